@@ -1,10 +1,11 @@
 """Extremely randomised trees in numpy: a model of tens or hundreds of trials that fits in milliseconds.
 
-All trees grow together, one level at a time, so that numpy and not Python visits the nodes. Strategies ask it what
-to train next, reports what mattered. This file knows points and scores only, nothing of trials, genes or strategies.
+All trees grow together, one level at a time, so that numpy and not Python visits the nodes. Strategies use the model to
+choose trials, and reports use it to rate genes. This module knows points and scores only, not trials, genes or
+strategies.
 
-Source: Geurts, Ernst & Wehenkel, Extremely randomized trees, Machine Learning 63 (2006). The deviation
-between trees as uncertainty: Hutter, Hoos & Leyton-Brown, SMAC (LION 5, 2011).
+Sources: Geurts, Ernst & Wehenkel, Extremely randomized trees, Machine Learning 63 (2006); Hutter, Hoos &
+Leyton-Brown, SMAC (LION 5, 2011), for the deviation between trees as uncertainty.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ import numpy as np
 __all__ = ["Forest"]
 
 FEATURES = 0.5
-"""Share of the features that compete at a node: trees that differ say where the model is unsure."""
+"""Share of the features that compete at a node. It makes trees differ, and their deviation is the uncertainty."""
 
 
 @dataclass(frozen=True)
 class Forest:
     """Trees as arrays over all of their nodes; tree t has its root at node t.
 
-    A leaf leads to itself, so that all points may go down together for as many steps as the tallest tree has.
+    A leaf is its own child, so that all points can descend together, as many steps as the tallest tree has.
 
     Args:
-        feature: Feature asked at a node, shape (nodes,).
-        threshold: Points above it go right; infinite at a leaf. Shape (nodes,).
-        left: Left child, the right one being next to it; at a leaf the leaf itself. Shape (nodes,).
+        feature: Feature compared at a node, shape (nodes,).
+        threshold: Value above which points go right; infinite at a leaf. Shape (nodes,).
+        left: Left child, followed by the right one; at a leaf the leaf itself. Shape (nodes,).
         mean: Mean score of the points at a node, shape (nodes,).
         relabel: Each tree's own order of the values of unordered features (see `fit`), shape (trees, features, values).
         unordered: Whether a feature has no order, shape (features,).
@@ -54,11 +55,11 @@ class Forest:
     ) -> Forest:
         """Grow one tree for each row of `samples`, down to pure leaves.
 
-        A feature without order is split as if it had one, drawn anew for each tree.
+        A feature without order is split by a random order of its values, drawn for each tree.
 
         Args:
-            points: Features of the points; those without order hold whole numbers from 0. Shape (points, features).
-            scores: What is to be predicted, shape (points,).
+            points: Features of the points; those without order are whole numbers from 0. Shape (points, features).
+            scores: Scores to predict, shape (points,).
             sizes: Number of values of each feature without order, 0 for one with an order. Shape (features,).
             samples: Indices of the points that each tree sees, shape (trees, sampled).
             rng: The only source of randomness.
@@ -110,8 +111,8 @@ def _grow(
 
     Args:
         x: Features of each tree's points, rows sorted by node. Shape (rows, features).
-        y: Their scores, shape (rows,).
-        node: The root at which each row begins, shape (rows,).
+        y: Scores of the rows, shape (rows,).
+        node: Root node of each row's tree, shape (rows,).
         rng: The only source of randomness.
     """
     levels = []
@@ -144,10 +145,10 @@ def _split(
     sums: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each node's feature and threshold, and whether it splits at all.
+    """Return each node's feature, its threshold and whether it splits, each of shape (nodes,).
 
-    One threshold is drawn for each feature, uniformly between its least and greatest value at the node;
-    the split that leaves the least squared error wins among a random share of the features.
+    One threshold is drawn for each feature, uniformly between its least and greatest value at the node. Among a
+    random share of the features, the split with the least squared error wins.
     """
     low, high = np.minimum.reduceat(x, starts), np.maximum.reduceat(x, starts)
     thresholds = low + rng.random(low.shape) * (high - low)
@@ -157,7 +158,7 @@ def _split(
     s = np.add.reduceat(lefts * y[:, None], starts)
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = s**2 / n + (sums[:, None] - s) ** 2 / (counts[:, None] - n)
-    # Features outside of the share compete only where no other one varies.
+    # Features outside the share compete only if no feature in it varies.
     luck = np.where(usable, rng.random(low.shape), 2.0)
     kept = np.sort(luck, axis=1)[:, max(0, round(FEATURES * low.shape[1]) - 1)][:, None]
     feature = np.argmax(np.where(usable & (luck <= kept), gain, -np.inf), axis=1)

@@ -1,4 +1,4 @@
-"""The small language of `--gene NAME=`: a gene as people type it."""
+"""Read and write genes in the notation of `--gene NAME=`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["parse_gene", "typed_gene", "typed_hints"]
 
 
 def parse_gene(name: str, text: str) -> Gene:
-    """Build a gene from what was typed behind `--gene NAME=`.
+    """Build a gene from the text typed after `--gene NAME=`.
 
     Args:
-        name: The gene's name, for messages.
+        name: Name of the gene, for messages.
         text: float(0,0.5), log(1e-5,1e-2), int(1,8) or int(32,256,32), choice(a,b), ordered(64,128),
-            a|b (ordered, if all are numbers), or a plain value, which fixes the gene. Behind it, if need be,
-            '@ VALUE', the default, '~ VALUE±SPREAD', where a good value is believed to lie (±2x: a factor, for log; +-
-            can be typed for ±), and 'when NAME=A|B', the values of another gene with which this one counts.
+            a|b (ordered, if all are numbers), or a plain value, which fixes the gene. Three optional parts may follow.
+            '@ VALUE' is the default. '~ VALUE±SPREAD' is the prior (±2x, a factor, for log; +- is accepted for ±).
+            'when NAME=A|B' lists the values of another gene for which this one is active.
 
     Raises:
-        SpaceError: It is none of these.
+        SpaceError: The text has another form, or its values are not allowed.
     """
 
     def _int(low: int, high: int, step: int = 1) -> Int:
@@ -64,7 +64,11 @@ def parse_gene(name: str, text: str) -> Gene:
 
 
 def _hints(text: str) -> tuple[str, dict[str, Any]]:
-    """Return a typed gene without what is known of it, and that as the gene's fields."""
+    """Split a typed gene; return its text without default, prior and condition, and these as fields of the gene.
+
+    Raises:
+        SpaceError: One of these parts is malformed.
+    """
     hints: dict[str, Any] = {}
     match = re.fullmatch(r"(.*?)\swhen\s+([^=]+?)\s*=(.*)", text)
     if match:
@@ -92,10 +96,10 @@ def _hints(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def typed_gene(gene: Gene) -> str:
-    """Return a gene as it is typed behind `--gene NAME=`.
+    """Return a gene in the notation of `--gene NAME=`.
 
-    `parse_gene` makes the same of it, if it can be typed at all: a logarithmic Int, several conditions and texts with
-    commas or bars in them cannot.
+    `parse_gene` reads it back, with three exceptions that have no notation: a logarithmic Int, several conditions,
+    and text values with commas or bars.
     """
     if isinstance(gene, Float):
         text = f"{'log' if gene.log else 'float'}({_typed(gene.low)},{_typed(gene.high)})"
@@ -110,7 +114,7 @@ def typed_gene(gene: Gene) -> str:
 
 
 def typed_hints(gene: Gene) -> str:
-    """Return what is known of a gene beside its values, as it is typed behind them; '' for nothing."""
+    """Return a gene's default, prior and condition in the notation of `--gene NAME=`; '' if it has none."""
     text = "" if gene.default is None else f" @ {_typed(gene.default)}"
     if gene.prior is not None:
         spread = "" if gene.spread is None else f"±{_typed(gene.spread)}{'x' if getattr(gene, 'log', False) else ''}"

@@ -1,10 +1,11 @@
-"""The trials of each genome, and the history as a strategy sees it where genomes may have several trials.
+"""The trials of each genome, and the history for a strategy if genomes may have several trials.
 
-`entries` gathers the trials of each genome: rungs, and extra seeds. A `View` shows each genome as proposed once and
-trained in full. It is made for one proposal, and most of it is never read, so a `Ledger` keeps its material between
-proposals, and a trial is made when it is read. Places are all that is known of losses at different budgets, or of
-pruned trials, which have no common scale; losses of one scale are given beside them (`scaled_losses`). Nothing here
-promotes, prunes or proposes.
+`entries` groups the trials of each genome: rungs and extra seeds. A `View` shows each genome as proposed once and
+trained in full. It is made for one proposal and most of it is never read. So a `Ledger` keeps its data between
+proposals, and a trial is made when it is read.
+
+Losses at different budgets, or of pruned trials, have no common scale, so a view shows their places (ranks).
+`scaled_losses` returns the losses that have one scale. Nothing here promotes, prunes or proposes.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ __all__ = ["Entry", "Ledger", "View", "averaged", "entries", "ledger_of", "place
 
 @dataclass
 class Entry:
-    """A genome and what was told of it.
+    """A genome and its reported results.
 
     Args:
         key: Identity of the genome.
-        birth: The candidate as which it was born first.
+        birth: First candidate that was proposed with it.
         results: Its trials with the run's first seed, by budget.
-        repeats: Its trials with further seeds.
-        curve: Points of its learning curve, over all of its results: (fraction, metrics).
+        repeats: Its trials with extra seeds.
+        curve: Points of its learning curve, from all of its results: (fraction, metrics).
     """
 
     key: str
@@ -44,19 +45,19 @@ class Entry:
 
     @property
     def latest(self) -> Trial:
-        """The trial with the largest budget, of the first seed."""
+        """Its trial with the largest budget and the first seed."""
         return self.results[max(self.results)]
 
     @property
     def failed(self) -> bool:
-        """Whether its latest trial gave no value and was not pruned either."""
+        """Whether its latest trial has no losses and was not pruned."""
         return not self.latest.ok and self.latest.outcome.status != "pruned"
 
     def losses(self, budget: float) -> tuple[float, ...] | None:
-        """Return its losses at a budget; the mean over seeds at a full training.
+        """Return its losses at a budget; at the full budget the mean over seeds.
 
         Returns:
-            None if it has none; infinities if it was pruned: it is worse than others, and no one knows by how much.
+            None if it has none; one infinity if it was pruned: it is worse than others by an unknown amount.
         """
         trial = self.results.get(budget)
         if trial is None or (trial.losses is None and trial.outcome.status != "pruned"):
@@ -69,7 +70,7 @@ class Entry:
 
 
 def averaged(trials: Sequence[Trial], objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> Trial:
-    """Return the first of several trials of one genome that are ok, with the mean of each metric that all have."""
+    """Return the first of a genome's trials, with the mean of each metric that all of them have; all must be ok."""
     first = trials[0]
     if len(trials) == 1:
         return first
@@ -80,7 +81,7 @@ def averaged(trials: Sequence[Trial], objectives: Sequence[Objective], constrain
 
 
 def entries(history: History) -> dict[str, Entry]:
-    """Return every genome of which something was told, in the order in which it first was."""
+    """Return every genome with a reported result by key, in the order of the first reports."""
 
     def step(found: dict[str, Entry], trial: Trial) -> dict[str, Entry]:
         key = genome_key(trial.genome)
@@ -96,7 +97,11 @@ def entries(history: History) -> dict[str, Entry]:
 
 
 def placed_by_rung(known: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield, for each rung, the places of genomes by what was known up to it, shape (genomes,); see `Ledger.places`."""
+    """Yield, for each rung, the places of genomes by the results up to it, shape (genomes,); see `Ledger.places`.
+
+    Args:
+        known: Losses at each rung, lowest first, NaN without a result, each of shape (genomes,).
+    """
     found = np.ones(len(known[0]))
     for number, losses in enumerate(known):
         group = np.flatnonzero(~np.isnan(losses))
@@ -108,7 +113,7 @@ def placed_by_rung(known: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _seats(found: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Return the places of a group, ascending, shape (group,); equal ones spread over the ranks that they share."""
+    """Return the places of a group, ascending, shape (group,); equal places are spread over the ranks they share."""
     seats = np.sort(found[group])
     if (seats[1:] != seats[:-1]).all():
         return np.asarray(seats)
@@ -120,21 +125,21 @@ def _seats(found: np.ndarray, group: np.ndarray) -> np.ndarray:
         if mine is not None and (count := int(mine.sum())) > 1:
             reach = (int(np.searchsorted(among, place, "right") - np.searchsorted(among, place)) - 1) / 2
             seats[mine] = np.linspace(place - reach, place + reach, count)
-            shared.update(seats[mine].tolist())  # a seat that another one has by itself may be among them
+            shared.update(seats[mine].tolist())  # one of them may equal another place
     return np.asarray(np.sort(seats))
 
 
 @dataclass
 class Ledger:
-    """What every view of a run is made of, and what rules look up, kept while the run goes on: the state of a fold.
+    """Table of genomes for the views and rules of a run; the state of a fold over its trials.
 
     Args:
-        objectives: Number of them.
-        rows: Key of a genome to its place in the order in which genomes were first told.
-        alive: Whether a genome's latest trial gave a value or was pruned.
-        violation: By how much it breaks constraints.
-        losses: By budget, the losses of each genome there; NaN where it has none.
-        births: Id of the birth of each genome.
+        objectives: Number of objectives.
+        rows: Row of each genome by key, in the order of first reports.
+        alive: Whether a genome's latest trial has losses or was pruned.
+        violation: Amount by which a genome breaks the constraints.
+        losses: Losses of each genome by budget; NaN if it has none.
+        births: Id of the first candidate of each genome.
     """
 
     objectives: int
@@ -146,7 +151,7 @@ class Ledger:
     _by_rung: dict[int, tuple[np.ndarray, list[np.ndarray]]] = field(default_factory=dict)
 
     def take(self, entry: Entry) -> None:
-        """Note what was told of a genome, all of it."""
+        """Update the row of a genome from all of its results."""
         row = self.rows.setdefault(entry.key, len(self.rows))
         self.births.set(row, entry.birth.id)
         self.alive.set(row, not entry.failed)
@@ -156,23 +161,26 @@ class Ledger:
             rows.set(row, self._row(entry.losses(budget)))
 
     def _row(self, losses: Sequence[float] | None) -> np.ndarray:
-        """Return losses as a row; of what was pruned there is one infinity, whatever the number of objectives."""
+        """Return losses as a row, shape (objectives,); the one infinity of a pruned trial fills it."""
         if losses is None:
             return np.full(self.objectives, math.nan)
         return np.array(losses) if len(losses) == self.objectives else np.full(self.objectives, math.inf)
 
     def scaled_losses(self, count: int) -> np.ndarray:
-        """Return the first losses of what was trained in full and keeps to constraints, shape (genomes,); else NaN."""
+        """Return the first losses of the first `count` genomes, shape (count,).
+
+        NaN for genomes that were not fully trained, that failed, or that break a constraint.
+        """
         losses = self.losses.get(1.0, Grown(*[math.nan] * self.objectives)).get(count)[:, 0]
         counts = (self.alive.get(count)[:, 0] > 0.0) & (self.violation.get(count)[:, 0] == 0.0) & np.isfinite(losses)
         return np.where(counts, losses, math.nan)
 
     def by_rung(self, losses: np.ndarray, objective: int) -> list[np.ndarray]:
-        """Return what `placed_by_rung` yields, kept while the losses stay the same.
+        """Return the list that `placed_by_rung` yields, cached while the losses stay the same.
 
         Args:
-            losses: Of genomes at each rung, shape (genomes, rungs).
-            objective: Whose they are.
+            losses: Losses at each rung, shape (genomes, rungs).
+            objective: Index of the objective.
         """
         known = self._by_rung.get(objective)
         if known is None or not np.array_equal(known[0], losses, equal_nan=True):
@@ -183,10 +191,16 @@ class Ledger:
         """Return the place of each genome in the order of each objective, from 1, shape (genomes, objectives).
 
         The results of the lowest rung order all genomes. Genomes that reached the next rung keep their places as a
-        group, and its results order them within the group; and so on to the full training. So two genomes are always
-        compared at a budget that both had, a result at a higher rung overrules one at a lower, and no genome loses a
-        place only because another one was trained longer. A genome that breaks a constraint comes behind all others in
-        every objective, by how much it does (Deb, 2000). NaN for failed genomes.
+        group, and its results order them within the group. This is repeated up to the full training run. So two
+        genomes are always compared at a budget that both had. A result at a higher rung overrules one at a lower rung.
+        No genome loses a place only because another one was trained longer.
+
+        Genomes that break a constraint follow all others in every objective, ordered by violation (Deb, 2000). NaN
+        for failed genomes.
+
+        Args:
+            count: Number of genomes, the first ones reported.
+            rungs: Budgets of the run, increasing to 1.
         """
         alive, violation = self.alive.get(count)[:, 0] > 0.0, self.violation.get(count)[:, 0]
         good, bad = np.flatnonzero(alive & (violation == 0.0)), np.flatnonzero(alive & (violation > 0.0))
@@ -202,14 +216,14 @@ class Ledger:
 
 @dataclass
 class _Births:
-    """The fresh births of a run as views show them, in their order: they only grow.
+    """The first candidates of a run's genomes, as views show them, in order of proposal; the lists only grow.
 
     Args:
-        ids: By the view's id, the run's.
-        number: By the run's id, the view's.
-        shown: The candidates.
-        units: Their unit coordinates.
-        seen: Genomes, as `History` keeps them.
+        ids: Id in the run of each candidate.
+        number: Id in the view by id in the run.
+        shown: Candidates with the view's ids.
+        units: Unit coordinates of each candidate, shape (genes,).
+        seen: Id in the view by (genome key, budget, replicate).
     """
 
     ids: list[int] = field(default_factory=list)
@@ -219,7 +233,7 @@ class _Births:
     seen: dict[tuple[str, float, int], int] = field(default_factory=dict)
 
     def take(self, one: Candidate, units: np.ndarray) -> _Births:
-        """Note a birth that counts."""
+        """Add a fresh candidate and its unit coordinates, shape (genes,)."""
         number = len(self.ids)
         self.ids.append(one.id)
         self.number[one.id] = number
@@ -231,14 +245,14 @@ class _Births:
 
 
 class View(History):
-    """A run as its strategy sees it under rules: each genome trained once and in full, its losses its places.
+    """A run for its strategy, with places instead of losses: each genome is shown as trained once and in full.
 
     Args:
         history: History of the run.
         rungs: Budgets of the run, increasing to 1.
-        barred: Returns whether a genome is known to break a constraint; such a genome counts as seen.
-        expected: Expected loss by genome key, where genomes are shown by that and not by what was measured: the places
-            that these genomes have are given out among them in this order, least first. For one objective.
+        barred: Function that returns whether a genome is known to break a constraint; it then counts as seen.
+        expected: Expected loss by genome key, for one objective. These genomes exchange their places so that the
+            lowest expected loss comes first, and not the lowest measured one. Empty: measured losses are used.
     """
 
     def __init__(
@@ -269,7 +283,7 @@ class View(History):
         self._trials: Made[Trial] = Made(count, self._made)
         known = np.isfinite(self._places).all(axis=1)
         rows = np.flatnonzero(known)
-        ids = ledger.births.get(count)[rows, 0]  # in the order of the view's own
+        ids = ledger.births.get(count)[rows, 0]  # same order as the view's ids
         self._order = rows[np.lexsort((ids, *reversed(self._places[rows].T)))].tolist()
         self._lost = np.flatnonzero(~known).tolist()
 
@@ -315,9 +329,9 @@ class View(History):
         return np.asarray(self._places[self._order])
 
     def scaled_losses(self) -> np.ndarray:
-        """Return the first losses of `ranking`: means over seeds, or the expected losses by which genomes are shown.
+        """Return the first losses of `ranking`: means over seeds, or expected losses if genomes are ranked by them.
 
-        NaN where budgets differ, since those losses have no common scale.
+        NaN in a run with several rungs, since its losses have no common scale.
         """
         return np.asarray(self._scaled[self._order])
 

@@ -1,7 +1,7 @@
 """Parts that the Gaussian processes share: features of genomes, the Matérn 5/2 kernel, and a fit in fixed time.
 
-Two values of a feature without order are as far apart as the ends of a scale. Products are by einsum, or in small
-pieces: BLAS would wake threads for large ones, and slots need the cores more.
+Two values of a feature without order have the distance of the two ends of a scale. Matrix products use einsum or
+small blocks: BLAS would start threads for large ones, and the slots need the cores.
 
 Source: Riedmiller & Braun, Rprop (ICNN 1993), for the fit.
 """
@@ -19,18 +19,18 @@ from evo_tune.genome.space import SearchSpace
 __all__ = ["covariance", "features_of", "matern", "most_probable", "sizes_of", "squares", "times", "weighted"]
 
 LENGTH, LENGTHS = 0.5, 1.0
-"""Prior of a length scale, in unit coordinates and for one gene: its median and the deviation of its logarithm."""
+"""Prior of a length scale for one gene, in unit coordinates: its median and the deviation of its logarithm."""
 
 ROOT = math.sqrt(5.0)
 
 ALONE = 200_000
-"""Multiplications of a matrix product that BLAS does in the calling thread."""
+"""Largest number of multiplications of a matrix product that BLAS does in the calling thread."""
 
 STEPS = 20
 """Steps of a fit: enough to tell genes that matter from others, few enough to be cheap."""
 
 FIRST, FASTER, SLOWER = 0.4, 1.2, 0.5
-"""First step of a fit, and its factors where the slope keeps its sign and where it turns."""
+"""First step of a fit, and its factors if the slope keeps its sign and if it changes it."""
 
 
 def sizes_of(space: SearchSpace) -> np.ndarray:
@@ -60,12 +60,17 @@ def squares(left: np.ndarray, right: np.ndarray, unordered: np.ndarray) -> np.nd
 
 
 def weighted(weights: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Return the weighted sum over the first axis."""
+    """Return the weighted sum over the first axis, shape (left, right).
+
+    Args:
+        weights: Weights, shape (features,).
+        parts: Matrices, shape (features, left, right).
+    """
     return np.asarray(np.einsum("f,fab->ab", weights, parts))
 
 
 def matern(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Matérn 5/2 kernel at squared distances and its derivative by them, both of their shape."""
+    """Return the Matérn 5/2 kernel at squared distances and its derivative by them, each of the same shape."""
     distance = ROOT * np.sqrt(distances)
     decay = np.exp(-distance)
     return (1.0 + distance + distance**2 / 3.0) * decay, -5.0 / 6.0 * (1.0 + distance) * decay
@@ -84,7 +89,7 @@ def covariance(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, unord
 
 
 def times(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return a matrix product, computed in column blocks that BLAS does without waking threads."""
+    """Return a matrix product, computed in column blocks so small that BLAS starts no threads."""
     width = max(1, ALONE // max(1, left.size))
     return np.concatenate([left @ right[:, at : at + width] for at in range(0, right.shape[1] or 1, width)], axis=1)
 

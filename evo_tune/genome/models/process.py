@@ -6,7 +6,7 @@ points. This module knows points and scores only, not trials, genes or strategie
 Sources: Rasmussen & Williams, Gaussian Processes for Machine Learning (MIT Press, 2006), chapters 2 and 5;
 Hvarfner, Hellsten & Nardi, Vanilla Bayesian optimization performs great in high dimensions (ICML 2024), for length
 scales that grow with the number of genes; Swersky, Snoek & Adams, Freeze-thaw Bayesian optimization (2014), for partial
-trainings.
+training runs.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ NOISE, NOISES = 0.02, 1.5
 """Prior of the noise variance, where scores have variance 1: its median and the deviation of its logarithm."""
 
 DRIFT, DRIFTS = 0.18, 1.0
-"""Prior of the drift, which says how fast the results of a genome lose their correlation as budgets differ: its median
-and the deviation of its logarithm. At the median, a ninth of a training has correlation .67 with all of it."""
+"""Prior of the drift: its median and the deviation of its logarithm. The drift is the rate at which a genome's results
+lose their correlation as budgets differ. At the median, a ninth of a training run has correlation 0.67 with all of it.
+"""
 
 
 @dataclass(frozen=True)
 class Process:
     """A Gaussian process with mean 0, variance 1, a Matérn 5/2 kernel and a length scale for each feature.
 
-    Two values of a feature without order are as far apart as the ends of a scale. Scores after different shares of a
-    training are correlated by exp(-drift * |difference of the shares' logarithms|), equally at every point.
+    Two values of a feature without order have the distance of the two ends of a scale. Scores after different shares
+    of a training run are correlated by exp(-drift * |difference of the shares' logarithms|), equally at every point.
 
     Args:
         points: Features of the points, shape (points, features).
@@ -42,7 +43,7 @@ class Process:
         inverse: Inverse of the covariance of the points, noise included, shape (points, points).
         weights: Inverse times scores, shape (points,).
         noise: Noise variance.
-        ages: Logarithms of the shares of a training after which the points were scored, 0 for a full training, shape
+        ages: Logarithms of the shares of a training run after which the points were scored, 0 for a full one, shape
             (points,). None if all were trained in full.
         drift: Rate at which scores after different shares lose their correlation.
         pending: Features of pending points, expected to get the predicted score, shape (pending, features).
@@ -91,7 +92,7 @@ class Process:
         return cls(points, unordered, relevance, inverse, inverse @ scores, noise, ages, drift)
 
     def expecting(self, pending: np.ndarray) -> Process:
-        """Return the process as if pending points had got exactly the score that it predicts for them.
+        """Return the process as if the score of each pending point were exactly its prediction.
 
         The mean does not change. The variance is that of a process fitted to these points as well.
 
@@ -102,7 +103,7 @@ class Process:
         return replace(self, pending=pending, surer=np.linalg.inv(theirs))
 
     def trust(self, share: float) -> float:
-        """Return the correlation of a score after a share of the training with the final score, 0 to 1."""
+        """Return the correlation of a score after a share of the training run with the final score, 0 to 1."""
         return math.exp(self.drift * math.log(share))
 
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,12 +116,12 @@ class Process:
         return self.weights @ shared, np.maximum(1.0 - explained, 1e-9)
 
     def updated(self, points: np.ndarray, ages: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the same as `predict`, for points that each have a score which the process was not fitted to.
+        """Return the same as `predict`, but condition each point on one more score of its own.
 
         Args:
             points: Features of the points, shape (points, features).
-            ages: Logarithms of the shares of a training after which they were scored, shape (points,).
-            scores: Their scores, shape (points,).
+            ages: Logarithms of the shares of a training run after which they were scored, shape (points,).
+            scores: Scores of the points, shape (points,).
         """
         kernel = self._kernel(self.points, points)
         known = np.zeros(len(self.points)) if self.ages is None else self.ages

@@ -1,9 +1,14 @@
-"""Expected losses of genomes over all seeds, estimated from noisy trainings, and the value of another training.
+"""Expected losses of genomes over all seeds, estimated from noisy training runs, and the value of another run.
 
-A loss is the sum of four parts, each with a fitted variance: a smooth function of the genome (a Gaussian process), a
-part of the genome's own, a part that a seed adds to all genomes (only where genomes share seeds; otherwise a lucky seed
-would count as the merit of its genomes), and noise. So the expected loss of a genome is shrunk towards that of similar
-genomes, the less the more seeds it has had. This module knows points, seeds and numbers only.
+A loss is the sum of four parts, each with a fitted variance:
+
+- a smooth function of the genome (a Gaussian process);
+- a part of this genome alone;
+- a part of the seed, equal for all genomes, only if genomes share seeds; it keeps a lucky seed from looking like merit;
+- noise.
+
+So the expected loss of a genome is shrunk towards that of similar genomes, less so with more seeds. This module
+knows points, seeds and numbers only.
 
 Sources: Rasmussen & Williams, Gaussian Processes for Machine Learning (MIT Press, 2006), chapters 2 and 5; Frazier,
 Powell & Dayanik, The knowledge-gradient policy for correlated normal beliefs (INFORMS Journal on Computing 21, 2009).
@@ -24,15 +29,15 @@ from evo_tune.genome.values import mean_of
 __all__ = ["Belief", "Trainings", "by_expectation", "fitted", "selected"]
 
 OWN, SHARED, NOISE = 0.02, 0.02, 0.05
-"""Medians of the priors of three variances, where losses have variance 1: the genome's own part, the seed's part, and
+"""Medians of the priors of three variances, if losses have variance 1: the part of the genome alone, of the seed, and
 noise."""
 
 VARIANCES = 1.5
 """Deviation of the logarithm of each of these variances."""
 
 WORST = 0.5
-"""Losses are cut at the median plus this share of its distance from the best. The size of bad losses says nothing about
-the good ones, and would hide their differences."""
+"""Losses are cut at the median plus this share of its distance from the best. Otherwise the size of bad losses would
+hide the differences between good ones."""
 
 FEWEST = 3
 """Smallest number of genomes to which the model is fitted. With fewer, the expected loss is the mean loss."""
@@ -41,21 +46,21 @@ LEADERS = 32
 """Number of genomes with the best means that are always in the model."""
 
 MOST = 72
-"""Largest number of trainings in the model, which bounds its cost in a long run."""
+"""Largest number of training runs in the model, which bounds its cost in a long search."""
 
 NODES = np.array([NormalDist().inv_cdf((place + 0.5) / 25) for place in range(25)])
-"""Equally probable outcomes of a training, in deviations, that represent all outcomes."""
+"""Equally probable outcomes of a training run, in standard deviations, that represent all outcomes."""
 
 
 @dataclass(frozen=True)
 class Trainings:
-    """Trainings of some genomes with some seeds.
+    """Training runs of some genomes with some seeds.
 
     Args:
         points: Features of the genomes, shape (genomes, features); those with an order are in [0, 1].
-        rows: Row of the genome of each training, shape (trainings,).
-        seeds: Seed number of each training, shape (trainings,).
-        losses: Loss of each training, shape (trainings,).
+        rows: Row of the genome of each training run, shape (trainings,).
+        seeds: Seed number of each training run, shape (trainings,).
+        losses: Loss of each training run, shape (trainings,).
         unordered: Whether a feature has no order, shape (features,).
         shared: Whether a seed number is the same seed for all genomes.
     """
@@ -69,12 +74,12 @@ class Trainings:
 
     @property
     def parts(self) -> list[np.ndarray]:
-        """Which trainings share the genome, the seed, and both, each of shape (trainings, trainings)."""
+        """Matrices of training runs that share the genome, the seed, and both, each (trainings, trainings)."""
         found = [np.equal.outer(one, one).astype(float) for one in (self.rows, self.seeds, np.arange(len(self.rows)))]
         return found if self.shared else [found[0], np.zeros_like(found[1]), found[2]]
 
     def scaled(self) -> tuple[np.ndarray, float, float]:
-        """Return the losses, cut (`WORST`) and scaled to mean 0 and variance 1; and the mean and deviation before."""
+        """Return the losses, cut (`WORST`) and scaled to mean 0 and variance 1; then their mean and deviation."""
         _, power = np.frexp(np.abs(self.losses).max())  # squares and sums of large losses would overflow
         small = np.ldexp(self.losses, -power)
         middle = float(np.median(small))
@@ -89,7 +94,7 @@ def selected(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
     Args:
         means: Mean loss of each genome, shape (genomes,).
-        counts: Number of trainings of each genome, shape (genomes,).
+        counts: Number of training runs of each genome, shape (genomes,).
     """
     order = np.argsort(means, kind="stable")
     if counts.sum() <= MOST:
@@ -127,8 +132,8 @@ class Belief:
     """Posterior of the losses of some genomes over all seeds.
 
     Args:
-        given: Trainings of the genomes.
-        logs: Result of `fitted` for these trainings or for earlier ones.
+        given: Training runs of the genomes.
+        logs: Result of `fitted` for these training runs or for earlier ones.
 
     Attributes:
         expected: Expected loss of each genome with a new seed, shape (genomes,).
@@ -152,11 +157,11 @@ class Belief:
         self.best = int(np.argmin(self._means))
 
     def of_seed(self, row: int, seed: int) -> float:
-        """Return the mean fall of the lowest expected loss by another training of a genome.
+        """Return the expected decrease of the lowest expected loss by another training run of a genome.
 
         Args:
             row: Row of the genome.
-            seed: Seed number of the training.
+            seed: Seed number of the training run.
         """
         shared = self._cross[row] + self._shared * (self._given.seeds == seed)
         known = self._inverse @ shared
@@ -165,7 +170,7 @@ class Belief:
         return self._scale * float(self._means.min() - _lowest(self._means, moved[:, None]).mean())
 
     def of_new(self, points: np.ndarray) -> float:
-        """Return the largest mean fall of the lowest expected loss by a training of one of some new genomes.
+        """Return the largest expected decrease of the lowest expected loss by training one of some new genomes.
 
         Args:
             points: Features of the new genomes, shape (points, features). They are trained with the first seed.
@@ -186,7 +191,7 @@ class Belief:
 
 
 def _lowest(means: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """Return the lowest mean after each outcome of each training, shape (trainings, nodes).
+    """Return the lowest mean after each outcome of each training run, shape (trainings, nodes).
 
     Args:
         means: Mean of each genome, shape (genomes,).
@@ -205,12 +210,12 @@ def by_expectation(
 ) -> dict[int, float]:
     """Return the expected losses of genomes with new seeds, by place of the genome, the lowest first.
 
-    The result has the best genomes and some others. With few genomes, or if seeds change nothing, the mean loss is
-    returned.
+    The result has the best genomes and some others. With few genomes, or if seeds do not change the loss, it has the
+    mean losses.
 
     Args:
         known: Losses of each genome by seed number, at least one.
-        points: Function that returns the features of the genomes in some places, shape (places, features).
+        points: Function that returns the features of the genomes at given places, shape (places, features).
         unordered: Whether a feature has no order, shape (features,).
         shared: See `Trainings`.
     """
