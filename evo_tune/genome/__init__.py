@@ -1,1 +1,1 @@
-"""What may vary, and what came of it, as plain data; it imports `errors` only."""
+"""Search spaces, genomes and trials as plain data."""

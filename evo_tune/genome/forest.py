@@ -81,7 +81,7 @@ class Forest:
         return found.mean(axis=0), found.var(axis=0)
 
     def leaves(self, points: np.ndarray) -> np.ndarray:
-        """Return the leaf in which each point ends in each tree, shape (trees, points)."""
+        """Return the leaf of each point in each tree, shape (trees, points)."""
         trees, count = len(self.relabel), len(points)
         x = np.broadcast_to(points, (trees, *points.shape))
         flat = _relabelled(x, self.relabel, self.unordered).ravel()

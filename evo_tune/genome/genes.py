@@ -1,11 +1,11 @@
-"""Genes: the dimensions of a search space, and how each moves.
+"""Genes: the dimensions of a search space, with their mutation and neighbours.
 
-Strategies never see values: they work in *unit coordinates*, one number in [0, 1] per gene, so one operator serves
-learning rates and head counts alike. This module knows nothing of spaces, strategies or trials.
+Strategies never see values. They work in *unit coordinates*, one number in [0, 1] per gene, so that one operator suits
+both learning rates and head counts. This module knows nothing of spaces, strategies or trials.
 
-A gene may have a prior: a normal distribution on its own scale around `prior`, cut off at its bounds, mixed with a
-little of the uniform one, so that nothing is ruled out. `when` names values of other genes; with other values the gene
-is held at its default, so that no two genomes differ in what does not count.
+A gene may have a prior: a normal distribution on the gene's scale around `prior`, cut off at the bounds. A small share
+of the uniform distribution is added, so that no value is ruled out. `when` lists values of other genes for which the
+gene is active. An inactive gene is kept at its default, so that genomes never differ only in inactive genes.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ __all__ = [
 
 
 When: TypeAlias = tuple[tuple[str, tuple[Value, ...]], ...]
-"""Names of other genes, each with the values of it with which a gene counts."""
+"""Condition of a gene: names of other genes, each with its values for which the gene is active."""
 
 
 DIGITS = 6
-"""Decimal digits to which a Float is resolved over its range: values stay short to read and to type, and
-`decode(encode(value))` gives the very same number back."""
+"""Decimal digits of resolution of a Float over its range: values stay short to read and type, and
+`decode(encode(value))` returns the same number."""
 
 LARGEST = 1e300
-"""Bound of a Float's bounds: their difference is finite too, and its inverse is a normal number."""
+"""Largest absolute value of a Float's bounds: their difference stays finite, and its inverse a normal number."""
 
 CELLS = 10**12
-"""Bound of the number of values of an Int: a unit coordinate must tell each from the next."""
+"""Largest number of values of an Int: unit coordinates must separate neighbouring values."""
 
 
 class Gene(ABC):
-    """One dimension of a search space; frozen, and equal when its description is equal.
+    """One dimension of a search space; immutable, and equal to any gene with the same description.
 
-    Every kind takes, beside its range and `default`, hints: `prior` and `spread`, where a good
-    value is believed to lie and how surely, and `when`, the values of other genes with which it counts at all.
+    Every kind has a range, a `default` and optional hints. `prior` is the value believed to be good and `spread` the
+    uncertainty of that belief. `when` lists the values of other genes for which the gene is active.
     """
 
     kind: ClassVar[str]
@@ -87,17 +87,17 @@ class Gene(ABC):
 
     @abstractmethod
     def check(self, value: object) -> Value:
-        """Return `value` as this gene holds it.
+        """Return `value` with the gene's own type and rounding.
 
         Raises:
-            SpaceError: It has the wrong type or lies outside; the text says what is allowed.
+            SpaceError: It has the wrong type or is out of range; the message names the allowed values.
         """
 
     def parse(self, text: str) -> Value:
-        """Return the value that a typed text stands for: 8, 3e-4, true, or a word.
+        """Return the value of a typed text: 8, 3e-4, true, or a word.
 
         Raises:
-            SpaceError: It stands for none that is allowed.
+            SpaceError: The text is not an allowed value.
         """
         for value in (read_value(text), text):
             try:
@@ -113,10 +113,10 @@ class Gene(ABC):
         Args:
             u: Unit coordinate.
             rng: The only source of randomness.
-            scale: Standard deviation of the step, in unit coordinates; ignored where there is no order.
+            scale: Standard deviation of the step, in unit coordinates; ignored for a choice without order.
 
         Returns:
-            A coordinate that decodes to another value wherever there is one.
+            A coordinate that decodes to another value, unless the gene has only one.
         """
 
     @abstractmethod
@@ -124,11 +124,11 @@ class Gene(ABC):
         """Return the unit coordinates one step away from `u`."""
 
     def describe(self) -> dict[str, Any]:
-        """Return plain data from which `gene_from` builds the gene again: its kind and its fields."""
+        """Return the gene's kind and fields as plain data; `gene_from` rebuilds the gene from them."""
         return {"kind": self.kind, **described({name: value for name, value in vars(self).items() if name[0] != "_"})}
 
     def middle(self) -> Value:
-        """Return the default, or where none is given the middle of the range (the first choice)."""
+        """Return the default, or else the middle of the range (of a choice without order, the first value)."""
         return self.decode(0.5) if self.default is None else self.default
 
     def _check_default(self) -> None:
@@ -144,12 +144,12 @@ class Gene(ABC):
 class Float(Gene):
     """A real number in [low, high], on a logarithmic scale if `log`.
 
-    Values are rounded to about a millionth of the range (of the value, if `log`), and less finely where
-    floating point would not give the same number back; what would be rounded as a bound is that bound itself.
+    Values are rounded to about a millionth of the range (of the value, if `log`). The rounding is coarser if floating
+    point could not reproduce the number. A value that rounds to the same number as a bound becomes that bound.
 
     Raises:
-        SpaceError: Bounds that are not finite, not in order or too close to tell values apart, or `log`
-            with a bound at or below zero.
+        SpaceError: The bounds are not finite, not in order or too close together, or `log` is set with a bound at or
+            below zero.
     """
 
     kind: ClassVar[str] = "float"
@@ -185,10 +185,10 @@ class Float(Gene):
     def _resolution(self) -> int:
         """Return the significant digits (if log) or decimal places to which values are rounded."""
         if self.log:
-            # Relative, finer still where the range spans little. exp(log(x)) errs by at most 2e-13 of x.
+            # Relative digits, more for a narrow range. exp(log(x)) has a relative error of at most 2e-13.
             wanted, exact = DIGITS + max(0, -exponent(math.log(self.high) - math.log(self.low))), 12
         else:
-            # low + u * (high - low) errs by a few units in the last of 16 digits of the larger bound.
+            # low + u * (high - low) has an error of a few units in the 16th digit of the larger bound.
             wanted = DIGITS - exponent(self.high - self.low)
             exact = 13 - exponent(max(abs(self.low), abs(self.high)))
         if exact < wanted - DIGITS + 2 or self.high - self.low < 1 / LARGEST:
@@ -209,7 +209,7 @@ class Float(Gene):
         return value + 0.0  # no negative zero: it would be another genome
 
     def decode(self, u: float) -> float:
-        if u <= 0.0 or u >= 1.0:  # exactly: computed, a bound half way between two rounded numbers may be another
+        if u <= 0.0 or u >= 1.0:  # computed bounds may be rounded to another number
             return (self.low if u <= 0.0 else self.high) + 0.0
         if self.log:
             low = math.log(self.low)
@@ -236,7 +236,7 @@ class Float(Gene):
             there = reflect(u + rng.normal(0.0, scale))
             if self.decode(there) != here:
                 return there
-            scale = max(2.0 * scale, 10.0**-DIGITS)  # a step too short to be a step
+            scale = max(2.0 * scale, 10.0**-DIGITS)  # the step was too short to change the value
 
     def neighbours(self, u: float) -> list[float]:
         return [v for v in (u - 0.1, u + 0.1) if 0.0 <= v <= 1.0]
@@ -247,8 +247,8 @@ class Int(Gene):
     """A whole number from low to high in steps of `step`, or on a logarithmic scale if `log`.
 
     Raises:
-        SpaceError: Bounds that are not whole, beyond 64 bits or not in order, a step that does not lead from low to
-            high, too many values, or `log` together with a step or with low below 1.
+        SpaceError: The bounds are not whole, not in order or beyond 64 bits. Or the step does not lead from low to
+            high, there are too many values, or `log` is combined with a step or with low below 1.
     """
 
     kind: ClassVar[str] = "int"
@@ -287,7 +287,7 @@ class Int(Gene):
         return (self.high - self.low) // self.step + 1
 
     def _log_bounds(self) -> tuple[float, float]:
-        # Half a unit on either side, so that the end values get their fair share of the scale.
+        # Half a unit on either side gives the end values their full share of the scale.
         return math.log(self.low - 0.5), math.log(self.high + 0.5)
 
     def decode(self, u: float) -> int:
@@ -328,11 +328,11 @@ class Int(Gene):
 
 @dataclass(frozen=True)
 class Choice(Gene):
-    """One of several plain values; with `ordered` (batch sizes, widths), neighbours are near each other.
+    """One of several plain values; with `ordered` (batch sizes, widths), adjacent values are neighbours.
 
     Raises:
-        SpaceError: No values, one given twice, or one that is not a plain number (of 64 bits if it is
-            whole), string (that UTF-8 can write) or bool.
+        SpaceError: There are no values or one is given twice. Or one is not a plain number (64 bits if whole), string
+            (writable as UTF-8) or bool.
     """
 
     kind: ClassVar[str] = "choice"
@@ -367,7 +367,7 @@ class Choice(Gene):
         for index, mine in enumerate(self.values):
             if type(mine) is type(value) and mine == value:
                 return index
-        for index, mine in enumerate(self.values):  # 8 stands for 8.0, but never for True
+        for index, mine in enumerate(self.values):  # 8 means 8.0, but never True
             if is_number(mine) and is_number(value) and mine == value:
                 return index
         allowed = ", ".join(str(mine) for mine in self.values)
@@ -400,10 +400,10 @@ _KINDS: dict[str, type[Gene]] = {kind.kind: kind for kind in (Float, Int, Choice
 
 
 def gene_from(description: Mapping[str, Any]) -> Gene:
-    """Build a gene from what `Gene.describe` returned.
+    """Build a gene from the result of `Gene.describe`.
 
     Raises:
-        SpaceError: The description is not of a known kind, or not one of that kind.
+        SpaceError: The kind is unknown, or the fields do not fit the kind.
     """
     fields = dict(description)
     kind = fields.pop("kind", None)
@@ -423,18 +423,18 @@ def gene_from(description: Mapping[str, Any]) -> Gene:
 
 
 def reflect(u: float) -> float:
-    """Fold a coordinate that left [0, 1] back into it, so that mutation does not pile up on the bounds."""
+    """Reflect a coordinate outside [0, 1] back into it, so that mutations do not accumulate at the bounds."""
     u = math.fmod(abs(u), 2.0)
     return 2.0 - u if u > 1.0 else u
 
 
 def exponent(value: float) -> int:
-    """Return the power of ten of a number's first digit."""
+    """Return the decimal exponent of a positive number."""
     return math.floor(math.log10(value))
 
 
 def cell(u: float, size: int) -> int:
-    """Return the cell of `size` in which a coordinate lies, from 0."""
+    """Return the index of a coordinate's cell among `size` equal cells, from 0."""
     return min(max(int(u * size), 0), size - 1)
 
 
@@ -444,7 +444,7 @@ def centre(index: int, size: int) -> float:
 
 
 def step_cell(u: float, size: int, rng: np.random.Generator, scale: float) -> float:
-    """Move to another cell of an ordered gene: a Gaussian step of at least one cell."""
+    """Return the coordinate of another cell of an ordered gene, after a Gaussian step of at least one cell."""
     if size == 1:
         return u
     here = cell(u, size)
@@ -466,10 +466,10 @@ UNSURE = 0.05
 
 
 def when_from(given: object) -> When | None:
-    """Return a condition, given as a dict of names to a value or several, as genes hold it.
+    """Return a condition as genes store it, from a dict of gene names to one value or several.
 
     Raises:
-        SpaceError: It is none.
+        SpaceError: `given` is not a condition.
     """
     if given is None:
         return None
@@ -486,7 +486,7 @@ def when_from(given: object) -> When | None:
 
 
 def described(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a gene as plain data, without hints that were not given."""
+    """Return the fields of a gene as plain data, without hints that are None."""
     plain = {name: value for name, value in fields.items() if value is not None or name not in HINTS}
     if "when" in plain:
         plain["when"] = {name: list(values) for name, values in plain["when"]}
@@ -497,10 +497,11 @@ HINTS = ("prior", "spread", "when")
 
 
 def check_hints(gene: Gene) -> None:
-    """Bring a gene's hints into the form in which it holds them; a prior is its default, if it has no other.
+    """Check and normalize a gene's hints; a gene without default gets its prior as default.
 
     Raises:
-        SpaceError: A prior outside, without spread or for a choice without order; a spread or a condition that is none.
+        SpaceError: The prior is out of range, without spread or for a choice without order. Or the spread or the
+            condition is malformed.
     """
     object.__setattr__(gene, "when", when_from(gene.when))
     if gene.prior is None and gene.spread is None:
@@ -533,7 +534,7 @@ def width(gene: Gene) -> float:
 
 
 def drawn(genes: Mapping[str, Gene], rng: np.random.Generator) -> np.ndarray:
-    """Return random unit coordinates from the genes' priors, uniform where there is none, shape (genes,)."""
+    """Return random unit coordinates from the genes' priors, uniform without a prior, shape (genes,)."""
     units = rng.random(len(genes))
     for place, gene in enumerate(genes.values()):
         if gene.prior is not None and rng.random() >= UNSURE:
@@ -545,10 +546,10 @@ def drawn(genes: Mapping[str, Gene], rng: np.random.Generator) -> np.ndarray:
 
 
 def beliefs(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
-    """Return the logarithm of how likely points are by the priors, 0 for the likeliest, shape (points,).
+    """Return the log density of points under the priors, relative to the most likely point, shape (points,).
 
     Args:
-        genes: Name to gene.
+        genes: Genes by name.
         units: Unit coordinates, shape (points, genes).
     """
     total = np.zeros(len(units))
@@ -560,7 +561,10 @@ def beliefs(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
 
 
 def inactive(genes: Mapping[str, Gene], genome: Genome) -> list[str]:
-    """Return the names of the genes that do not count in a genome; a condition on a gene that is not there holds."""
+    """Return the names of a genome's inactive genes.
+
+    A condition on a missing gene counts as met: it may be an optional gene that is off.
+    """
     if all(gene.when is None for gene in genes.values()):
         return []
 
@@ -575,17 +579,15 @@ def inactive(genes: Mapping[str, Gene], genome: Genome) -> list[str]:
 
 
 def _needed(genes: Mapping[str, Gene]) -> dict[str, set[str]]:
-    """Return the genes on which each one's condition rests, of those that are there."""
+    """Return, for each gene, the existing genes that its condition names."""
     return {name: {other for other, _ in gene.when or () if other in genes} for name, gene in genes.items()}
 
 
 def check_conditions(genes: Mapping[str, Gene]) -> None:
-    """Refuse conditions on values that there are not, and circles of them.
-
-    A gene that is not there may be an optional one that is off.
+    """Reject conditions on unknown genes or values, and circular conditions.
 
     Raises:
-        SpaceError: There is one.
+        SpaceError: There is such a condition.
     """
     for name, gene in genes.items():
         for other, values in gene.when or ():

@@ -1,8 +1,8 @@
-"""What a strategy may see: the completed trials that were reported to it, and the pending ones.
+"""The history that a strategy may read: completed trials that were reported to it, and pending ones.
 
-A strategy is a pure function of a `History` (law 1). Everything in it follows from the sequence of proposed candidates
-and reported results: no clock, no limits, no result that is recorded and not yet reported. It knows nothing of stores,
-slots or torch.
+A strategy is a pure function of a `History` (law 1). A history follows only from the sequence of proposed candidates
+and reported results. It has no clock, no limits and no results that are recorded but not yet reported. This module
+knows nothing of stores, slots or torch.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["Grown", "History", "Lesson", "Made", "RunHistory", "digest"]
 
 @dataclass(frozen=True)
 class Lesson:
-    """One earlier run.
+    """The results of one earlier run, used as a prior.
 
     Args:
-        name: Its name.
-        shared: Places of the genes that it had as well, shape (shared,).
-        units: Unit coordinates of its genomes, in the genes that it lacked those of the default. Shape (trials, genes).
-        losses: Their losses, shape (trials,).
-        memo: For what is computed from the others alone.
+        name: Name of the run.
+        shared: Indices of the genes that the run has too, shape (shared,).
+        units: Unit coordinates of its genomes, shape (trials, genes). Genes that it lacks have their defaults.
+        losses: Losses of its genomes, shape (trials,).
+        memo: Cache for values computed from the other fields alone.
     """
 
     name: str
@@ -46,9 +46,15 @@ class Lesson:
 
     @classmethod
     def of(cls, name: str, genomes: Sequence[Genome], losses: Sequence[float], space: SearchSpace) -> Lesson:
-        """Return what a run's trials say in a space: values outside of a gene's range are moved to its ends.
+        """Return the lesson of a run's trials in a space; values out of range move to the nearest allowed value.
 
-        A genome with a category that the space does not have is left out.
+        Genomes with a category that the space does not have are left out.
+
+        Args:
+            name: Name of the run.
+            genomes: Genomes of the run.
+            losses: Loss of each genome.
+            space: Space of the current run.
         """
         shared = [place for place, gene in enumerate(space.genes) if any(gene in genome for genome in genomes)]
         units, kept = [], []
@@ -61,7 +67,7 @@ class Lesson:
 
 
 def _moved(gene: Gene, value: Value) -> Value | None:
-    """Return the value of a gene that is nearest to one of another run's; None if there is nothing near."""
+    """Return the gene's value that is nearest to a value of another run; None if it has no comparable value."""
     try:
         return gene.check(value)
     except SpaceError:
@@ -78,7 +84,7 @@ def _moved(gene: Gene, value: Value) -> Value | None:
 
 
 def digest(genomes: Sequence[Mapping[str, Any]], losses: Sequence[float]) -> str:
-    """Return the SHA-256 of what was learned from, by which two runs tell whether it was the same."""
+    """Return the SHA-256 of genomes and losses, to check that two runs use the same earlier results."""
     return hashlib.sha256(json.dumps([list(genomes), list(losses)], sort_keys=True).encode()).hexdigest()
 
 
@@ -91,7 +97,7 @@ class Made(Sequence[Item]):
 
     Args:
         count: Number of items (int ≥ 0).
-        make: Returns the item at a place, counted from 0.
+        make: Function that returns the item at an index from 0.
     """
 
     def __init__(self, count: int, make: Callable[[int], Item]) -> None:
@@ -117,7 +123,7 @@ class Made(Sequence[Item]):
 
 
 class Grown:
-    """An array to which rows are added without copying the others.
+    """An array that grows by rows, with few copies of the earlier ones.
 
     Args:
         fill: Values of a row that was never set, one for each column.
@@ -134,13 +140,13 @@ class Grown:
         self._rows[row] = values
 
     def insert(self, row: int, values: Sequence[float], count: int) -> None:
-        """Insert a row among `count` rows; the rows from there on move by one."""
+        """Insert a row among the first `count` rows; the rows from `row` on move by one."""
         self.set(count, self._fill)
         self._rows[row + 1 : count + 1] = self._rows[row:count]
         self._rows[row] = values
 
     def get(self, count: int) -> np.ndarray:
-        """Return the first rows, shape (count, columns)."""
+        """Return the first `count` rows, shape (count, columns)."""
         while count > len(self._rows):
             self.set(len(self._rows), self._fill)
         return self._rows[:count]
@@ -152,8 +158,8 @@ class History(ABC):
     Args:
         space: Search space, repair included.
         objectives: Objectives, in order of importance.
-        constraints: Constraints; a trial that breaks one ranks behind those that do not.
-        lessons: Results of earlier runs. None of them counts as a trial.
+        constraints: Constraints; a trial that breaks one ranks behind those that meet all.
+        lessons: Results of earlier runs, which do not count as trials.
     """
 
     def __init__(
@@ -172,7 +178,7 @@ class History(ABC):
     @property
     @abstractmethod
     def trials(self) -> Sequence[Trial]:
-        """Completed trials, in the order in which they were reported."""
+        """Completed trials, in the order of their reports."""
 
     @property
     @abstractmethod
@@ -182,7 +188,7 @@ class History(ABC):
     @property
     @abstractmethod
     def fresh_births(self) -> Sequence[Candidate]:
-        """The first candidate of each genome, in the order of proposal; promotions and extra seeds are left out."""
+        """The first candidate of each genome, in the order of proposal, without promotions and extra seeds."""
 
     @property
     @abstractmethod
@@ -197,9 +203,9 @@ class History(ABC):
     @property
     @abstractmethod
     def ranking(self) -> Sequence[Trial]:
-        """Fully trained trials with losses, best first, looked up when they are read.
+        """Fully trained trials with losses, best first; each is looked up when it is read.
 
-        Trials that keep to the constraints come first; equal trials are ordered by age.
+        Trials that meet the constraints come first; equal trials are ordered by id.
         """
 
     @abstractmethod
@@ -208,14 +214,14 @@ class History(ABC):
 
     @abstractmethod
     def scaled_losses(self) -> np.ndarray:
-        """Return the first losses of `ranking` that have one scale, rising with the place, shape (trials,).
+        """Return the first losses of `ranking` on one common scale, ascending, shape (trials,).
 
-        NaN for trials whose loss is on another scale, or that are not ranked by their loss.
+        NaN for trials whose loss has another scale, or that are not ranked by their loss.
         """
 
     @abstractmethod
     def seen(self, genome: Genome, budget: float = 1.0, replicate: int = 0) -> bool:
-        """Return whether this was proposed before: a duplicate wastes a training."""
+        """Return whether this was proposed before; a duplicate would waste a training run."""
 
     @property
     def born_count(self) -> int:
@@ -233,19 +239,20 @@ class History(ABC):
 
     @property
     def best(self) -> Trial | None:
-        """The first of `ranking`, if any."""
+        """The first of `ranking`; None if it is empty."""
         return self.ranking[0] if self.ranking else None
 
     def fold(self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Trial], State]) -> State:
         """Return the left fold of `step` over `trials`.
 
-        The running state is kept, so a call costs only the trials reported since the last one. It stays a
-        memo of history: same trials, same state.
+        The state is kept, so a call processes only the trials reported since the last one. It depends on the
+        trials alone.
 
         Args:
-            key: Name of the fold; the same key must always come with the same `initial` and `step`.
-            initial: Returns the state before the first trial.
-            step: Takes the state and the next trial; returns the next state, which may be the same object.
+            key: Name of the fold; a key must always be used with the same `initial` and `step`.
+            initial: Function that returns the state before the first trial.
+            step: Function that takes the state and the next trial and returns the next state, which may be the same
+                object.
         """
         return self._folded(key, initial, step, self.trials)
 
@@ -266,7 +273,7 @@ class History(ABC):
 
 
 class RunHistory(History):
-    """The history of a run. The loop, and a replay, add candidates and results to it; strategies only read it.
+    """The history of a run. The search loop or a replay adds candidates and results; strategies only read it.
 
     Args:
         space: See `History`.
@@ -324,7 +331,7 @@ class RunHistory(History):
         return np.array(self._losses.get(len(self._ranked)))
 
     def scaled_losses(self) -> np.ndarray:
-        """Return the first losses of `ranking`; NaN for trials that break a constraint, which rank by how much."""
+        """Return the first losses of `ranking`; NaN for trials that break a constraint, as they rank by violation."""
         found = np.array(self._losses.get(len(self._ranked))[:, 0])
         found[bisect(self._ranked, 0.0, key=lambda row: row[0]) :] = np.nan
         return found
@@ -333,15 +340,18 @@ class RunHistory(History):
         return (genome_key(genome), budget, replicate) in self._seen
 
     def kept(self, genome: Genome) -> bool:
-        """Return whether a genome was proposed before the space was widened: it has the steps of that space."""
+        """Return whether a genome was proposed before the space was widened, with the steps of the earlier space."""
         return genome_key(genome) in self._early
 
     def born(self, candidate: Candidate, units: np.ndarray | None = None) -> None:
-        """Add a proposed candidate; ids come in order.
+        """Add a proposed candidate.
 
         Args:
-            candidate: The candidate.
-            units: Its unit coordinates, shape (genes,), where they are known already.
+            candidate: Candidate with the next id.
+            units: Unit coordinates of the candidate, shape (genes,), if known already.
+
+        Raises:
+            ValueError: The candidate does not have the next id.
         """
         if candidate.id != self.born_count:
             raise ValueError(f"candidate {candidate.id} is born out of order: expected {self.born_count}")
@@ -353,11 +363,11 @@ class RunHistory(History):
         self._seen.setdefault((genome_key(candidate.genome), candidate.budget, candidate.replicate), candidate.id)
 
     def widen(self, space: SearchSpace, lessons: Sequence[Lesson] = ()) -> None:
-        """Continue in a wider space: every genome stays as it is and gets its unit coordinates there.
+        """Continue in a wider space: genomes stay the same, and their unit coordinates are computed again.
 
         Args:
-            space: Space with every value that the one before had.
-            lessons: Results of earlier runs, in the coordinates of this space.
+            space: Space with all values of the current one.
+            lessons: Results of earlier runs, in the coordinates of the wider space.
         """
         genomes = {one.id: one.genome for one in (*self._out.values(), *(trial.candidate for trial in self._trials))}
         self.space, self.lessons = space, tuple(lessons)

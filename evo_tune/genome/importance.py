@@ -1,6 +1,6 @@
-"""How much of the spread in some losses a coordinate explains by itself: numbers in, a number out.
+"""Importance of a coordinate: the share of the losses' variance that it explains by itself.
 
-Reports show it for each gene, and strategies choose genes by it. It knows no trials and no genes.
+Reports show it for each gene, and strategies choose genes by it. This module knows numbers only, not trials or genes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ __all__ = ["importance", "rank_correlation", "ranks"]
 def importance(units: np.ndarray, losses: np.ndarray, unordered: bool = False) -> float:
     """Return the adjusted coefficient of determination of a one-way analysis of variance.
 
-    The points are put into up to four groups by coordinate, or one for each value where values have no order, and the
-    variance of the losses' ranks between groups is set against the whole. Ranks, because losses have long tails.
+    The points form up to four groups by quartile of the coordinate, or one group for each unordered value. The
+    variance of the losses' ranks between groups is divided by the total. Ranks are used because losses have long tails.
 
     Args:
         units: One coordinate of each point, shape (points,).
-        losses: Shape (points,).
-        unordered: Whether the coordinate is a value's without order: quartiles of it would mean nothing.
+        losses: Loss of each point, shape (points,).
+        unordered: Whether the coordinate's values have no order, so that quartiles would mean nothing.
 
     Returns:
-        0: explains nothing, 1: all.
+        A share from 0 (explains nothing) to 1 (explains all).
     """
     places, groups = ranks(losses), _groups(units, unordered)
     names, counts = np.unique(groups, return_counts=True)
@@ -38,9 +38,9 @@ def importance(units: np.ndarray, losses: np.ndarray, unordered: bool = False) -
 
 
 def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the ranks of values from 1, equal ones sharing the mean of theirs, shape (values,)."""
+    """Return the ranks of values from 1, shape (values,); equal values get their mean rank."""
     given = np.asarray(values)
-    order = np.argsort(given)  # not stable, and faster by that: equal ones are put together below
+    order = np.argsort(given)  # not stable, which is faster; equal values are joined below
     ordered, found = given[order], np.empty(len(given))
     other = ordered[1:] != ordered[:-1]
     ends = np.append(np.flatnonzero(other), len(given) - 1) if len(given) else np.empty(0, dtype=int)

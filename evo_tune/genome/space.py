@@ -27,22 +27,22 @@ class SearchSpace:
     """Named genes, and a repair that makes any combination of them valid.
 
     Args:
-        repair: Takes a genome and returns a valid one (heads must divide width). It must be a pure
-            function, keep every gene inside its bounds, and leave what it returned once unchanged. With a
-            second parameter it is given the genes as well, which a user may have replaced.
-        optional: Genes that are off until the user names them; a repair must do without them.
-        genes: Name to Gene.
+        repair: Function that takes a genome and returns a valid one (heads must divide width). It must be pure, keep
+            every gene inside its bounds, and return its own results unchanged. A second parameter receives the genes,
+            which a user may have replaced.
+        optional: Genes that are off until the user names them; the repair must work without them.
+        genes: Genes by name.
 
     Raises:
-        SpaceError: No genes, something that is not a Gene, a name that UTF-8 cannot write or that comes twice,
-            or a repair that is not a function.
+        SpaceError: There are no genes, a value is not a Gene, or a name is used twice or cannot be written as UTF-8.
+            Or a condition is wrong, or the repair is not a function.
     """
 
     genes: dict[str, Gene]
     repair: Callable[..., Genome] | None = field(compare=False)
     optional: dict[str, Gene] = field(compare=False)
     _gives_genes: bool = field(compare=False, repr=False)
-    """Whether the repair is given the genes as well: looked up once, as it is asked for with each genome."""
+    """Whether the repair also takes the genes; computed once, because each genome needs it."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class SearchSpace:
         object.__setattr__(self, "_gives_genes", repair is not None and _takes_two(repair))
 
     def including(self, names: Iterable[str]) -> SearchSpace:
-        """Return the space with those of its optional genes that are named; other names change nothing."""
+        """Return the space with the named optional genes switched on; other names are ignored."""
         names = set(names)
         on = {name: gene for name, gene in self.optional.items() if name in names}
         off = {name: gene for name, gene in self.optional.items() if name not in names}
@@ -85,7 +85,7 @@ class SearchSpace:
 
     @property
     def size(self) -> float:
-        """Upper bound of the number of different genomes (repair may map several to one)."""
+        """Upper bound on the number of different genomes (the repair may map several to one)."""
         sizes = [gene.size for gene in self.genes.values()]
         return math.inf if math.inf in sizes else math.prod(sizes)  # a product may be too large for a float
 
@@ -94,17 +94,17 @@ class SearchSpace:
         return self.snap(rng.random(len(self.genes)))
 
     def sample_prior(self, rng: np.random.Generator) -> Genome:
-        """Return a random valid genome from where good values are believed to lie; as `sample` without such beliefs."""
+        """Return a random valid genome from the genes' priors; genes without a prior are uniform as in `sample`."""
         return self.snap(drawn(self.genes, rng))
 
     def snap(self, units: Sequence[float] | np.ndarray) -> Genome:
-        """Decode and repair unit coordinates: the genome that would be trained.
+        """Return the valid genome at unit coordinates, decoded and repaired.
 
         Args:
             units: One coordinate per gene, shape (genes,).
 
         Raises:
-            SpaceError: The repair broke its contract.
+            SpaceError: The repair raised an exception or returned an invalid genome.
         """
         genome = {name: gene.decode(float(u)) for (name, gene), u in zip(self.genes.items(), units, strict=True)}
         return self._repaired(genome)
@@ -114,18 +114,18 @@ class SearchSpace:
         return np.array([gene.encode(genome[name]) for name, gene in self.genes.items()], dtype=np.float64)
 
     def default(self) -> Genome:
-        """Return the genome of every gene's default, repaired."""
+        """Return the repaired genome of all genes' defaults."""
         return self._repaired({name: gene.middle() for name, gene in self.genes.items()})
 
     def check(self, genome: Mapping[str, object], fill_defaults: bool = False) -> Genome:
-        """Return a genome given by a user as this space holds it, repaired.
+        """Check a user's genome; return it with the genes' own types, repaired.
 
         Args:
             genome: Values as read from a file or the command line.
-            fill_defaults: Give missing genes their defaults instead of refusing.
+            fill_defaults: Whether missing genes get their defaults instead of an error.
 
         Raises:
-            SpaceError: Unknown or missing genes, or a value that is not allowed; each is named.
+            SpaceError: A gene is unknown or missing, or a value is not allowed; the message names it.
         """
         unknown = sorted(str(name) for name in set(genome) - set(self.genes))
         if unknown:
@@ -142,10 +142,10 @@ class SearchSpace:
         return self._repaired(checked)
 
     def parse(self, texts: Mapping[str, str]) -> Genome:
-        """Return typed texts as values of their genes; unknown names stay, for `check` to name.
+        """Return typed texts as values of their genes; unknown names are kept, and `check` reports them.
 
         Raises:
-            SpaceError: A text stands for no allowed value.
+            SpaceError: A text is not an allowed value of its gene.
         """
         genome: Genome = {}
         for name, text in texts.items():
@@ -168,7 +168,7 @@ class SearchSpace:
             yield self._repaired(dict(zip(self.genes, cell, strict=True)))
 
     def _linear(self) -> list[Gene]:
-        """Return the genes with logarithmic Ints made linear, so that equal cells hit every value once."""
+        """Return the genes with logarithmic Ints made linear, so that equal cells yield each value once."""
         return [
             Int(gene.low, gene.high) if isinstance(gene, Int) and gene.log else gene for gene in self.genes.values()
         ]
@@ -189,11 +189,11 @@ class SearchSpace:
             raise SpaceError(f"repair({genome}) left the space: {error}") from None
 
     def _active(self, genome: Genome) -> Genome:
-        """Return the genome with the defaults of the genes that do not count with these values of others."""
+        """Return the genome with its inactive genes set to their defaults."""
         return {**genome, **{name: self.genes[name].middle() for name in inactive(self.genes, genome)}}
 
     def describe(self) -> dict[str, Any]:
-        """Return plain data for the manifest; the repair is code and stays with the evaluator."""
+        """Return the genes as plain data for the manifest; the repair is code and stays in the evaluator."""
         return {name: gene.describe() for name, gene in self.genes.items()}
 
 
@@ -206,17 +206,17 @@ def _takes_two(repair: Callable[..., Genome]) -> bool:
 
 
 def wider(genes: Mapping[str, Gene], given: Mapping[str, Gene]) -> dict[str, Gene]:
-    """Return the genes of a space with some of them widened, in their order.
+    """Return the genes of a space with some of them widened, in the same order.
 
-    Every value that a gene has had it keeps, so that whatever was trained keeps its place; what else a gene says (kind,
-    scale, order, condition) stays as it was.
+    A gene keeps all of its values, so that earlier trials stay valid. Its kind, scale, order and condition cannot
+    change.
 
     Args:
-        genes: Name to gene, as they are.
-        given: Those that are to be wider.
+        genes: Current genes by name.
+        given: Wider genes by name.
 
     Raises:
-        SpaceError: A gene is unknown, is another kind of thing, is not wider, or a value would be lost.
+        SpaceError: A gene is unknown, has another kind, scale, order or condition, is not wider, or loses a value.
     """
     for name, gene in given.items():
         if name not in genes:
@@ -245,7 +245,7 @@ def _check_wider(old: Gene, new: Gene) -> None:
 
 
 def _lost(old: Gene, new: Gene) -> tuple[list[Value], bool]:
-    """Return values that a gene has and another of its kind has not, and whether they have the same."""
+    """Return values of `old` that `new`, of the same kind, lacks, and whether both have the same range."""
     if isinstance(old, Choice) and isinstance(new, Choice):
         had, has = ([(type(value), value) for value in gene.values] for gene in (old, new))
         if odd := [value for kind, value in has if kind not in {kind for kind, _ in had}]:
@@ -265,7 +265,7 @@ def _lost(old: Gene, new: Gene) -> tuple[list[Value], bool]:
 
 
 def _typed(gene: Gene) -> str:
-    """Return a gene's range as `--gene` has it."""
+    """Return a gene's range in the notation of `--gene`."""
     if isinstance(gene, Choice):
         return f"{'ordered' if gene.ordered else 'choice'}({','.join(map(str, gene.values))})"
     assert isinstance(gene, Float | Int)

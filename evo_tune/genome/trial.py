@@ -1,7 +1,7 @@
-"""The data of a trial: a Candidate goes to a slot, an Outcome comes back, both make a Trial.
+"""The data of a trial: a Candidate goes to a slot, an Outcome comes back, and both make a Trial.
 
-All are frozen and plain: `vars` of one is the message that a worker receives or sends, and the store has the schema of
-each on disk. This module knows nothing of strategies, stores, processes or torch.
+All are immutable plain data. `vars` of one is the message to or from a worker, and the store defines their schema on
+disk. This module knows nothing of strategies, stores, processes or torch.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WARM_START = "warm-start"
 """Operator of a genome that the user gave, proposed right after the default."""
 
 PROMOTION = "promotion"
-"""Operator of a training that continues to the next rung."""
+"""Operator of a training run that continues to the next rung."""
 
 REPLICATE = "replicate"
 """Operator of an extra seed of a genome."""
@@ -63,9 +63,9 @@ class Constraint:
     """A bound on a metric.
 
     Args:
-        metric: Its name.
-        bound: The largest value allowed, or the smallest.
-        sign: 1 for a largest, -1 for a smallest value.
+        metric: Name of the metric.
+        bound: Largest or smallest allowed value.
+        sign: 1 if the bound is the largest value, -1 if it is the smallest.
     """
 
     metric: str
@@ -77,7 +77,7 @@ class Constraint:
         """Read METRIC<=NUMBER or METRIC>=NUMBER.
 
         Raises:
-            OptionError: It is neither.
+            OptionError: The text has another form.
         """
         found = re.fullmatch(r"\s*([^<>=]*[^<>=\s])\s*(<=|>=)\s*(\S+)\s*", text)
         try:
@@ -96,9 +96,9 @@ class Constraint:
         return f"{self.metric}{'<=' if self.sign > 0 else '>='}{bound}"
 
     def violation(self, metrics: Mapping[str, float]) -> float:
-        """Return by how much a value is beyond the bound, in units of the bound; 0 if it is not.
+        """Return the amount beyond the bound, in units of the bound; 0 if the constraint is met.
 
-        A metric that is missing or not a number is beyond any bound.
+        It is infinite for a metric that is missing or NaN.
         """
         value = metrics.get(self.metric, math.nan)
         if math.isnan(value):
@@ -107,10 +107,10 @@ class Constraint:
 
 
 def violation(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> float:
-    """Return the sum of the violations: 0 for what is feasible.
+    """Return the sum of the violations, 0 if all constraints are met.
 
-    Each is measured in units of its own bound, so that they can be added (Deb, An efficient constraint
-    handling method for genetic algorithms, Computer Methods in Applied Mechanics and Engineering 186, 2000).
+    Each is in units of its own bound, so that they can be added (Deb, An efficient constraint handling method for
+    genetic algorithms, Computer Methods in Applied Mechanics and Engineering 186, 2000).
     """
     return sum((constraint.violation(metrics) for constraint in constraints), 0.0)
 
@@ -119,7 +119,7 @@ Status: TypeAlias = Literal["ok", "failed", "diverged", "out_of_memory", "crashe
 STATUSES: tuple[str, ...] = get_args(Status)
 
 DECAYED = "decayed"
-"""Name of a value in a point of a curve: 1 once the final decay of the learning rate has begun."""
+"""Name of a value in curve points: 1 from the start of the final learning-rate decay on."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Objective:
         return self.sign * metrics[self.metric]
 
     def value(self, loss: float) -> float:
-        """Return the metric that a loss stands for."""
+        """Return the metric's value for a loss."""
         return self.sign * loss
 
     @property
@@ -151,7 +151,7 @@ class Objective:
         """Read METRIC:min or METRIC:max.
 
         Raises:
-            SpaceError: It is neither.
+            SpaceError: The text has another form.
         """
         metric, _, direction = text.rpartition(":")
         if not metric or direction not in ("min", "max"):
@@ -177,8 +177,8 @@ class Proposal:
 
     Args:
         genome: A snapped genome (see `SearchSpace.snap`).
-        operator: Name of what made the genome ('crossover+mutation'); for people.
-        parents: Ids of the trials from which the genome was bred.
+        operator: Name of the operation that made the genome ('crossover+mutation'), for display.
+        parents: Ids of the trials that the genome was bred from.
         budget: Fraction of the full training, 0 < budget ≤ 1.
         resumes: Id of the trial whose checkpoint it continues.
         replicate: Number of its seed: 0 for the first seed of a genome.
@@ -204,12 +204,12 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A proposed trial as it goes to a slot: one message out.
+    """A proposed trial as it is sent to a slot.
 
     Args:
         id: Position in the order of proposals, from 0.
         generation: Number of genomes proposed before it // population.
-        seed: Seed of its training (see `trial_seed`).
+        seed: Seed of its training run (see `trial_seed`).
         told_before: Number of results that had been reported when it was proposed.
         genome: See Proposal.
         operator: See Proposal.
@@ -218,8 +218,9 @@ class Candidate:
         resumes: See Proposal.
         replicate: See Proposal.
         stop_if: See Proposal; fixed when it is proposed.
-        test: Whether its training may use the test set: in the final comparison only, so it is not in the journal.
-        timing: Steps to be timed in place of a training. Only a forecast does that, so the journal does not know it.
+        test: Whether it may use the test set; only in the final comparison, so the journal does not record it.
+        timing: Number of steps to time instead of a training run; only in a forecast, so the journal does not record
+            it. 0 trains as usual.
     """
 
     id: int
@@ -238,7 +239,7 @@ class Candidate:
 
     @property
     def fresh(self) -> bool:
-        """Whether it counts for `--trials` and generations: the first trial of its genome does."""
+        """Whether it counts for `--trials` and generations: only the first trial of a genome counts."""
         return _is_fresh(self)
 
     @property
@@ -253,12 +254,12 @@ def _is_fresh(birth: Proposal | Candidate) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a candidate: one message back. A failure is a value here, never an exception.
+    """The result of a candidate, as a slot returns it. A failure is a value here, never an exception.
 
     Args:
         status: ok | failed | diverged | out_of_memory | crashed | timeout | pruned.
         metrics: Metrics that the evaluator returned; empty unless ok.
-        curve: What `context.report` was given: (fraction of the full training, metrics, `DECAYED` among them).
+        curve: Arguments of `context.report`: (fraction of the full training run, metrics including `DECAYED`).
         seconds: Wall time of the evaluation.
         device: Device of the evaluation ('cpu', 'cuda:0').
         error: Reason of a failure, one line; None if ok.
@@ -272,12 +273,13 @@ class Outcome:
     error: str | None = None
 
     def left_at(self, budget: float) -> float:
-        """Return the share of the full training after which a promotion continues: before a decay that is discarded.
+        """Return the share of the full training run where a promotion continues.
 
-        That is the last point before the decay, or the budget where the curve does not end with a decay.
+        A promotion discards the final decay, so this is the last point before it. It is the budget if the curve
+        does not end with a decay.
 
         Args:
-            budget: Budget of the candidate.
+            budget: Budget of the candidate (share of the full training run).
         """
         if budget == 1.0 or not self.curve or not self.curve[-1][1].get(DECAYED):
             return budget
@@ -290,9 +292,9 @@ class Trial:
     """A candidate and its outcome, as strategies see it.
 
     Args:
-        candidate: The candidate.
-        outcome: Its outcome.
-        told_order: Position in the order in which results were reported, from 0.
+        candidate: Evaluated candidate.
+        outcome: Outcome of the candidate.
+        told_order: Position in the order of reported results, from 0.
         losses: All objectives as numbers to minimize, all finite; None unless the status is ok.
         violation: Amount by which it breaks the constraints; 0 if it is feasible.
     """
@@ -312,10 +314,10 @@ class Trial:
         objectives: Sequence[Objective],
         constraints: Sequence[Constraint] = (),
     ) -> Trial:
-        """Make a trial, its losses computed from the objectives and its violation from the constraints.
+        """Return a trial, with losses computed from the objectives and the violation from the constraints.
 
-        An objective that is missing or not finite leaves it without losses, whatever the status says:
-        a NaN would win every comparison.
+        It has no losses if an objective is missing or not finite, even with status ok: comparisons with NaN would
+        give wrong rankings.
         """
         losses = None
         if outcome.status == "ok" and all(objective.metric in outcome.metrics for objective in objectives):
@@ -337,7 +339,7 @@ class Trial:
 
     @cached_property
     def key(self) -> str:
-        """The identity of its genome (see `genome_key`), worked out once: of a long run it is asked again and again."""
+        """Identity of its genome (see `genome_key`); cached, because a long run reads it often."""
         return genome_key(self.candidate.genome)
 
     @property
@@ -347,25 +349,25 @@ class Trial:
 
     @property
     def feasible(self) -> bool:
-        """Whether it has losses and keeps to the run's constraints."""
+        """Whether it has losses and meets the run's constraints."""
         return self.losses is not None and self.violation == 0.0
 
     @property
     def rankable(self) -> bool:
-        """Whether it may be a best, an elite or part of a front: ok, and trained in full."""
+        """Whether it may be the best, an elite or in a front: it has losses and was trained in full."""
         return self.losses is not None and self.candidate.whole
 
 
 def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, dict[str, float], str | None]:
-    """Judge what an evaluator returned.
+    """Check an evaluator's return value; return status, metrics and error.
 
     Args:
-        metrics: What it returned: it should be a dict of names to real numbers.
-        objectives: The metrics that it must hold.
+        metrics: Return value of the evaluator; valid if it is a dict of names to real numbers.
+        objectives: Objectives whose metrics it must have.
 
     Returns:
-        Status, metrics as plain floats under names that a file can hold, and a line saying what is
-        wrong: failed for a broken return value, diverged for an objective that is not finite.
+        The status (ok, failed for an invalid return value, or diverged for an objective that is not finite). The
+        metrics as plain floats under names writable as UTF-8, empty unless ok. The error in one line, None if ok.
     """
     if not isinstance(metrics, Mapping):
         kind = type(metrics).__name__
@@ -375,7 +377,7 @@ def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, 
         name = str(key).encode("utf-8", "backslashreplace").decode()
         try:
             plain[name] = float(value)
-        except Exception:  # anything may come out of a user's own __float__, or a tensor's
+        except Exception:  # __float__ of a user's class or a tensor may raise anything
             what = one_line(repr(value), LINE // 2)
             return "failed", {}, one_line(f"evaluate returned {name}={what}: expected a number")
     for objective in objectives:
@@ -388,12 +390,12 @@ def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, 
 
 
 def trial_seed(run_seed: int, replicate: int, key: str | None = None) -> int:
-    """Return the seed of a training: another for every replicate, the same for every genome, or one of its own.
+    """Return the seed of a training run.
 
     Args:
         run_seed: Seed of the run.
-        replicate: Number of the training of its genome.
-        key: The genome's identity, where it has seeds of its own; None: all have the same.
+        replicate: Seed number of the genome, from 0; each has another seed.
+        key: Identity of the genome, if each genome has its own seeds; None: all genomes share the seeds.
     """
     own = [] if key is None else np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype="<u4").tolist()
     return int(np.random.SeedSequence([run_seed, 1, replicate, *own]).generate_state(1)[0])

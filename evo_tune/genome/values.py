@@ -1,6 +1,6 @@
-"""What a genome is made of: plain values, told apart, checked and read from a typed text.
+"""Plain values of genomes: compare them, check them, and read them from typed text.
 
-A genome is a plain dict of gene name to value. This module knows nothing of genes: which values are allowed is theirs.
+A genome is a plain dict of gene name to value. This module knows nothing of genes, which define the allowed values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WHOLE = range(-(2**63), 2**63)
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
-"""Made once: `json.dumps` makes one in each call that has options."""
+"""Encoder, created once: `json.dumps` creates one in each call with options."""
 
 
 def genome_key(genome: Mapping[str, Value]) -> str:
@@ -34,33 +34,40 @@ def genome_key(genome: Mapping[str, Value]) -> str:
 
 
 def is_same(genome: Mapping[str, Any], other: Mapping[str, Value]) -> bool:
-    """Say whether two genomes are one, by type and value: 5.0 is not 5, and true is not 1."""
+    """Return whether two genomes are the same in type and value: 5.0 is not 5, and true is not 1."""
     if genome.keys() == other.keys() and all(map(_is_plainly_same, genome.values(), map(other.get, genome))):
         return True
     try:
         return genome_key(genome) == genome_key(other)
-    except (TypeError, ValueError, RecursionError):  # what is no plain data is nobody's
+    except (TypeError, ValueError, RecursionError):  # not plain data, so not a genome
         return False
 
 
 def _is_plainly_same(value: Any, other: Any) -> bool:
-    """Say whether two values are one, where that needs no JSON, which is ten times as slow; 0.0 and -0.0 are not."""
+    """Return whether two values are surely the same; False leaves the decision to JSON, which is ten times slower.
+
+    Floats of value 0 are left to JSON, because 0.0 and -0.0 differ there.
+    """
     kind = type(value)
     return kind is type(other) and value == other and (kind is int or kind is str or (kind is float and value != 0.0))
 
 
 def mean_of(values: Sequence[float] | Sequence[Sequence[float]]) -> np.ndarray:
-    """Return the means over the first axis, one row at least; of finite numbers they are, however large these are."""
+    """Return the means over the first axis, finite for all finite numbers, however large.
+
+    Args:
+        values: Numbers or rows of equal length, at least one.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         found = np.asarray(np.mean(values, axis=0))
-        if not np.isfinite(found).all() and np.isfinite(values).all():  # their sums are not
+        if not np.isfinite(found).all() and np.isfinite(values).all():  # only the sum overflows
             _, power = np.frexp(np.abs(values).max())
             found = np.asarray(np.ldexp(np.mean(np.ldexp(values, -power), axis=0), power))
     return found
 
 
 def read_value(text: str) -> Value:
-    """Return a typed text as a bool, a whole number, a number, or itself."""
+    """Return a typed text as a bool, int or float, or else as it is."""
     words = {"true": True, "false": False}
     if text.lower() in words:
         return words[text.lower()]
@@ -77,7 +84,7 @@ def is_number(value: object) -> bool:
 
 
 def is_whole(value: Any) -> bool:
-    # An int of any size, or a float without a fraction; int() of an infinite one would raise.
+    # An int of any size, or a float without a fraction; int() of an infinite float would raise.
     if isinstance(value, float | np.floating):
         return math.isfinite(value) and value == int(value)
     return is_number(value)
@@ -92,12 +99,12 @@ def plain(value: object) -> Value:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and math.isfinite(value):
-        return value + 0.0  # no negative zero: it equals zero, and is written otherwise
+        return value + 0.0  # no negative zero: it equals zero but is written differently
     if type(value) is int and value not in WHOLE:
         raise SpaceError(f"Choice: a value is {too_large(value)}; give a float, or a name and look it up")
     if type(value) is str and not is_writable(value):
         raise SpaceError(f"Choice: {value!r} cannot be written as UTF-8; give another name and look it up")
     for kind in (bool, int, str):
-        if type(value) is kind:  # an enum's member would come back from a file as another type
+        if type(value) is kind:  # an enum's member would have another type when read from a file
             return value
     raise SpaceError(f"Choice: {value!r} is not a plain number, string or bool; give a name and look it up")

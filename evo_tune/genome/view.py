@@ -251,8 +251,8 @@ class View(History):
         history: History of the run.
         rungs: Budgets of the run, increasing to 1.
         barred: Function that returns whether a genome is known to break a constraint; it then counts as seen.
-        expected: Expected loss by genome key, for one objective. These genomes exchange their places so that the
-            lowest expected loss comes first, and not the lowest measured one. Empty: measured losses are used.
+        expected: Expected loss by genome key, for one objective. The places of these genomes are redistributed among
+            them in this order, lowest first. Empty: measured losses decide all places.
     """
 
     def __init__(

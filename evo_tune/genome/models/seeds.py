@@ -2,10 +2,10 @@
 
 A loss is the sum of four parts, each with a fitted variance:
 
-- a smooth function of the genome (a Gaussian process);
-- a part of this genome alone;
-- a part of the seed, equal for all genomes, only if genomes share seeds; it keeps a lucky seed from looking like merit;
-- noise.
+- A smooth function of the genome (a Gaussian process).
+- A part of this genome alone.
+- A part of the seed, equal for all genomes, if genomes share seeds. Without it a lucky seed would look like merit.
+- Noise.
 
 So the expected loss of a genome is shrunk towards that of similar genomes, less so with more seeds. This module
 knows points, seeds and numbers only.
