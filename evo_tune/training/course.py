@@ -103,7 +103,7 @@ class Plan(Protocol):
 
 
 class Phase(Protocol):
-    """A part of a training in which the model's shape stays the same."""
+    """A part of a training with a constant model shape."""
 
     @property
     def windows(self) -> int:

@@ -51,7 +51,7 @@ def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) ->
         plan: The evaluator's description of the training.
         run: Device, seed, budget and folders; receives the learning curve.
         kind: Class of the task.
-        ranks: Processes that share each step, each of which calls this; None: one process.
+        ranks: Processes that share each step; all of them call this. None: one process.
 
     Returns:
         The finished run, and `Course.metrics`.

@@ -88,7 +88,7 @@ class Trainer:
         device: Device of the model.
         ranks: Processes that share each step, each with a `Trainer` with the same arguments. The source
             gives whole steps on each rank, and each rank takes its share.
-        late: Number of steps by which the host may lag behind the device when it reads verdicts; 0: it reads each
+        late: Number of steps sent to the device before the host reads the first one's verdict; 0: it reads each
             verdict before the update. None: 8 on a GPU, 0 elsewhere.
         compiled: Whether to compile the model's blocks.
 

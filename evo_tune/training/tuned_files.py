@@ -45,7 +45,7 @@ The model maps tokens to logits. The adapter belongs to this base and to no othe
 def write_tuned(
     folder: Path | str, task: TuningTask, course: Course, *, merged: bool, with_base: bool, notes: Mapping[str, Any]
 ) -> None:
-    """Write a tuned model in float32, whatever its training precision; its moving average, if any, in averaged/.
+    """Write a tuned model in float32 for any training precision; its moving average, if any, in averaged/.
 
     Args:
         folder: Folder to write; created if missing.

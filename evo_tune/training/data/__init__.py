@@ -1,1 +1,1 @@
-"""What a training reads: texts, tokens, windows, tables, batches."""
+"""Training data: texts, tokens, windows, tables, batches."""

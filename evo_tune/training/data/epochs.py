@@ -1,7 +1,7 @@
-"""Batches of a set of samples, epoch by epoch, augmented, with label smoothing and mixup.
+"""Batches of a set of samples, epoch by epoch, with augmentation, label smoothing and mixup.
 
-The order is a pure function of (seed, epoch), what is augmented and mixed one of (seed, step), so there is no position
-to save. Knows nothing of models.
+The order is a pure function of (seed, epoch), augmentation and mixup of (seed, step), so there is no position
+to save. This module is independent of models.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from evo_tune.training.hardware.device import MicroBatch, onto, seed_for
 
 
 def augmented(images: Tensor, augment: Augment, seed: int) -> Tensor:
-    """Return other images in their place.
+    """Return augmented images.
 
     Args:
-        images: (n, channels, height, width), pixel values; whole numbers of 8 bits for RandAugment.
-        augment: What is done to them.
-        seed: Of what happens to them.
+        images: (n, channels, height, width), pixel values; 8-bit integers for RandAugment.
+        augment: Augmentation to apply.
+        seed: Seed of the augmentation.
     """
     rng = np.random.default_rng(seed)
     count = len(images)
@@ -38,7 +38,7 @@ def augmented(images: Tensor, augment: Augment, seed: int) -> Tensor:
 
 
 def _moved(images: Tensor, moved: Tensor, mirrored: Tensor) -> Tensor:
-    """Move images by (rows, columns) and mirror some, their edges repeated."""
+    """Move images by (rows, columns), repeat their edges, and mirror some."""
     count, channels, height, width = images.shape
     rows = (torch.arange(height) + moved[0][:, None]).clamp(0, height - 1)
     columns = (torch.arange(width) + moved[1][:, None]).clamp(0, width - 1)
@@ -54,7 +54,7 @@ def _randomly_changed(images: Tensor, magnitude: int, seeds: list[int]) -> Tenso
 
     change = RandAugment(num_ops=2, magnitude=magnitude)
     changed = []
-    with torch.random.fork_rng(devices=[]):  # it draws from the global generator, which others may be using
+    with torch.random.fork_rng(devices=[]):  # RandAugment draws from the global generator, which others may use
         for image, seed in zip(images, seeds, strict=True):
             torch.manual_seed(seed)
             changed.append(change(image))
@@ -62,9 +62,9 @@ def _randomly_changed(images: Tensor, magnitude: int, seeds: list[int]) -> Tenso
 
 
 class Epochs:
-    """The batches of a training: each epoch visits every sample once, in an order of its own.
+    """The batches of a training: each epoch visits every sample once, in a different order.
 
-    The last batch of an epoch takes what is left, and is a step with its own n: no sample is dropped, and no
+    The last batch of an epoch takes the remaining samples, and is a step with its own n. No sample is dropped, and no
     batch spans two epochs.
 
     Args:
@@ -72,12 +72,12 @@ class Epochs:
         targets: (n,), class numbers; or (n, …), real numbers.
         classes: Number of classes; None: targets are real numbers, which have no label smoothing.
         batch: Samples in a step.
-        total: Samples in the full training; the last step takes what is left.
+        total: Samples in the full training; the last step takes the rest.
         seed: Seed of the order and of mixup.
-        label_smoothing: Share of the probability that is spread over all classes, below 1.
+        label_smoothing: Share of the probability that is spread over all classes, in [0, 1).
         mixup: α of mixup, 0 or more; 0: none. Inputs must then be numbers that can be averaged.
-        augment: What is done to the inputs of a step before they are mixed; None: nothing.
-        micro_batch: Samples in a micro-batch; None: a step in one piece.
+        augment: Augmentation of a step's inputs, before mixup; None: none.
+        micro_batch: Samples in a micro-batch; None: the whole step.
 
     Raises:
         RecipeError: A number is out of its range, or there is no sample.
@@ -121,17 +121,17 @@ class Epochs:
 
     @property
     def steps(self) -> int:
-        """Steps of the full training."""
+        """Number of steps of the full training."""
         return steps_of(self.total, len(self.inputs), self.batch)
 
     def window(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of a step (from 0).
 
         Returns:
-            Inputs, and targets as they are; with smoothing or mixup, classes as probabilities, (samples, classes).
+            Inputs, and targets unchanged; with smoothing or mixup, classes as probabilities, (samples, classes).
 
         Raises:
-            RecipeError: The step lies outside the full training.
+            RecipeError: The step is outside the full training.
         """
         check_integer("step", step, 0, self.steps - 1)
         epoch, place = divmod(step, self.epoch_steps)
@@ -147,7 +147,7 @@ class Epochs:
         return list(zip(*(torch.split(part, self.micro_batch) for part in (inputs, targets)), strict=True))
 
     def target_count(self, step: int) -> int:
-        """Return how many targets a step has: all that there are count."""
+        """Return the number of targets of a step, which all count."""
         each = self.targets[:1].numel()
         epoch, place = divmod(step, self.epoch_steps)
         left = min(len(self.inputs), self.total - epoch * len(self.inputs)) - place * self.batch
@@ -155,23 +155,23 @@ class Epochs:
 
     @property
     def nbytes(self) -> int | None:
-        """Bytes of the samples; None where what is done to them is done on the CPU."""
+        """Bytes of the samples; None if their augmentation must run on the CPU."""
         movable = self.augment is None or getattr(self.augment, "anywhere", False)
         return self.inputs.nbytes + self.targets.nbytes if movable else None
 
     def move_to(self, device: torch.device) -> None:
-        """Have the samples live on a device, and batches be made there."""
+        """Move the samples to a device, where batches are then made."""
         self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
 
     def _order(self, epoch: int) -> Tensor:
-        if self._epoch[0] != epoch:  # only a memo: drawn anew, it would be the same
+        if self._epoch[0] != epoch:  # only a cache: drawn again, it would be the same
             rng = np.random.default_rng(seed_for(self.seed, "order", epoch))
             self._epoch = (epoch, torch.from_numpy(rng.permutation(len(self.inputs))))
         return self._epoch[1]
 
 
 def steps_of(total: int, rows: int, batch: int) -> int:
-    """Return the steps of a training on so many samples, whose epochs are of so many rows; no step spans two epochs."""
+    """Return the number of steps of a training on `total` samples in epochs of `rows`; no step spans two epochs."""
     epochs, rest = divmod(total, rows)
     return epochs * optimizer_steps(rows, batch) + optimizer_steps(rest, batch)
 

@@ -1,7 +1,7 @@
-"""Windows of a token text: shuffled ones to train on, fixed ones to be judged by.
+"""Windows of a tokenized text: shuffled for training, fixed for evaluation.
 
-The training order is a pure function of (seed, epoch), and a batch one of (seed, step): there is no
-position to save. Knows nothing of models.
+The training order is a pure function of (seed, epoch), and a batch of (seed, step), so there is no
+position to save. This module is independent of models.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from evo_tune.training.hardware.device import IGNORE, MicroBatch, onto, seed_for
 
 
 class TrainingWindows:
-    """The batches of a training: each epoch visits the whole text once, in an order of its own.
+    """The batches of a training: each epoch visits the whole text once, in a different order.
 
-    An epoch cuts the text into windows of `context` tokens (each with the token that follows) from an
-    offset drawn for it, and shuffles them.
+    An epoch cuts the text into windows of `context` tokens (each with the token that follows) from a
+    random offset, and shuffles them.
 
     Args:
-        tokens: (n,), the text, of any integer type, on the CPU.
+        tokens: Tokens of the text, (n,), of any integer type, on the CPU.
         context: Tokens in a window.
         batch: Windows in a step.
-        total: Windows in the full training; the last step takes what is left.
+        total: Windows in the full training; the last step takes the rest.
         seed: Seed of the order.
-        micro_batch: Windows in a micro-batch; None: a step in one piece.
-        first_step: Number of its first step, where others come before (see `extend_trainer`).
-        ramp: How the batch grows to its size; None: it has it from the start.
-        first_window: Windows of the same length that were trained on before, after which these go on.
+        micro_batch: Windows in a micro-batch; None: the whole step.
+        first_step: Number of the first step, after those of earlier phases (see `extend_trainer`).
+        ramp: Growth of the batch to its size; None: full size from the start.
+        first_window: Number of windows of this length that earlier phases trained on; this phase continues after them.
 
     Raises:
-        RecipeError: A number is out of its range, or the text holds not even one window.
+        RecipeError: A number is out of its range, or the text is shorter than one window.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class TrainingWindows:
 
     @property
     def steps(self) -> int:
-        """Steps that its windows make."""
+        """Number of steps in these windows."""
         return len(self._bounds)
 
     def window(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of a step (from first_step on): inputs and targets, both (windows, context), int64.
 
         Raises:
-            RecipeError: The step lies outside the full training.
+            RecipeError: The step is outside the full training.
         """
         check_integer("step", step, self.first_step, self.first_step + self.steps - 1)
         first, last = self._bounds[step - self.first_step]
@@ -97,7 +97,7 @@ class TrainingWindows:
         return [(rows[:, :-1], rows[:, 1:]) for rows in torch.split(rows, self.micro_batch)]
 
     def target_count(self, step: int) -> int:
-        """Return how many targets a step has: all that there are count."""
+        """Return the number of targets of a step, which all count."""
         first, last = self._bounds[step - self.first_step]
         return (last - first) * self.context
 
@@ -107,11 +107,11 @@ class TrainingWindows:
         return self.tokens.nbytes
 
     def move_to(self, device: torch.device) -> None:
-        """Have the text live on a device, and batches be cut there."""
+        """Move the text to a device, where batches are then cut."""
         self.tokens, self._columns = self.tokens.to(device), self._columns.to(device)
 
     def _starts(self, first: int, last: int) -> Tensor:
-        """Return where windows number first..last−1 of the training begin in the text."""
+        """Return the start positions in the text of the training's windows `first` to `last` − 1."""
         pieces = []
         while first < last:
             epoch, place = divmod(first, self.epoch_windows)
@@ -121,7 +121,7 @@ class TrainingWindows:
         return torch.cat(pieces)
 
     def _order(self, epoch: int) -> Tensor:
-        if self._epoch[0] != epoch:  # only a memo: drawn anew, it would be the same
+        if self._epoch[0] != epoch:  # only a cache: drawn again, it would be the same
             rng = np.random.default_rng(seed_for(self.seed, "order", epoch))
             spare = len(self.tokens) - 1 - self.epoch_windows * self.context
             offset = int(rng.integers(0, min(spare, self.context - 1) + 1))
@@ -131,20 +131,20 @@ class TrainingWindows:
 
 
 def fixed_windows(tokens: Tensor, *, context: int, count: int, block: int = 1024) -> MicroBatch:
-    """Cut evenly spread blocks out of a text, to be scored in windows of `context` tokens.
+    """Cut evenly spaced blocks out of a text, to be scored in windows of `context` tokens.
 
-    Which tokens are scored depends on the text, `count` and `block` only, never on `context`: models
-    that see more or less at a time are judged by the same tokens.
+    The scored tokens depend only on the text, `count` and `block`, not on `context`, so models with
+    different contexts are evaluated on the same tokens.
 
     Args:
-        tokens: (n,), a held-out text, of any integer type, on the CPU.
+        tokens: Tokens of a held-out text, (n,), of any integer type, on the CPU.
         context: Tokens in a window.
-        count: Tokens to score, about: whole blocks, at least one, at most the text.
+        count: Approximate number of tokens to score: whole blocks, at least one, at most the text.
         block: Tokens in a block.
 
     Returns:
         Inputs and targets, both (windows, min(context, block)), int64; windows at the end of a block
-        are filled up with zeros as inputs and IGNORE as targets.
+        are padded with zeros as inputs and IGNORE as targets.
 
     Raises:
         RecipeError: A number is out of its range, or the text has fewer than two tokens.
@@ -166,21 +166,21 @@ def fixed_windows(tokens: Tensor, *, context: int, count: int, block: int = 1024
 def held_out_blocks(
     text: bytes, encode: Callable[[bytes], Tensor], *, context: int, count: int, block: int
 ) -> list[MicroBatch]:
-    """Cut evenly spread blocks of bytes out of a text, to be scored in windows of `context` tokens.
+    """Cut evenly spaced blocks of bytes out of a text, to be scored in windows of `context` tokens.
 
-    Which bytes are scored depends on the text, `count` and `block` only: models that see more or less at a time, and
-    models of other tokens, are judged by the same bytes. With bytes as tokens it is what `fixed_windows` gives.
+    The scored bytes depend only on the text, `count` and `block`, so models with different contexts or tokens are
+    evaluated on the same bytes. With bytes as tokens the result is that of `fixed_windows`.
 
     Args:
         text: A held-out text.
-        encode: Gives the tokens of a text, (n,), of any integer type.
+        encode: Function that returns the tokens of a text, (n,), of any integer type.
         context: Tokens in a window.
-        count: Bytes to score, about: whole blocks, at least one, at most the text.
+        count: Approximate number of bytes to score: whole blocks, at least one, at most the text.
         block: Bytes in a block.
 
     Returns:
-        Inputs and targets of each block, both (windows, context), int64; the last window is filled up with zeros as
-        inputs and IGNORE as targets. The first byte before a block is its first input.
+        Inputs and targets of each block, both (windows, context), int64; the last window is padded with zeros as
+        inputs and IGNORE as targets. The byte before a block is its first input.
 
     Raises:
         RecipeError: A number is out of its range, or the text has fewer than two bytes.
@@ -201,7 +201,7 @@ def held_out_blocks(
 
 
 def _block_starts(length: int, count: int, block: int) -> list[int]:
-    """Return where evenly spread blocks of a text of `length` begin."""
+    """Return the start positions of evenly spaced blocks in a text of `length`."""
     block = min(block, length - 1)
     blocks = max(1, min(round(count / block), (length - 1) // block))
     starts: list[int] = torch.linspace(0, length - 1 - block, blocks, dtype=torch.float64).long().tolist()
@@ -209,24 +209,24 @@ def _block_starts(length: int, count: int, block: int) -> list[int]:
 
 
 class TextMaterial:
-    """What a GPT is trained on and judged by: the material of a `Reading`.
+    """Training and evaluation data of a GPT, the material of a `Reading`.
 
     Args:
         corpus: The text.
-        count: Held-out bytes that are scored, about.
-        seed: Of the order in which the text is read.
+        count: Approximate number of held-out bytes to score.
+        seed: Seed of the training order.
     """
 
     def __init__(self, corpus: Corpus, *, count: int, seed: int) -> None:
         self.corpus, self.count, self.seed = corpus, count, seed
         tokens = corpus.tokens
-        # TrainingWindows indexes it: torch has no indexing of uint16.
+        # TrainingWindows indexes this tensor, and torch cannot index uint16.
         self.training = torch.from_numpy(tokens.copy() if corpus.vocab == 256 else tokens.astype("int32"))
         self.tokenizer = corpus.tokenizer
         _, self.held_out_text, self.test_text = corpus.split()
 
     def source(self, phase: Phase, micro_batch: int) -> TrainingWindows:
-        """Return the batches of a phase, with so many windows in one pass."""
+        """Return the batches of a phase, with `micro_batch` windows in one pass."""
         return TrainingWindows(
             self.training,
             context=phase.config.context,
@@ -242,7 +242,7 @@ class TextMaterial:
     def held_out(self, context: int, testing: bool = False) -> list[MicroBatch]:
         """Return blocks of the validation text, or of the test text, in windows of `context`.
 
-        The text is the same whatever the context.
+        The text is the same for any context.
         """
 
         def encode(text: bytes) -> Tensor:
@@ -252,11 +252,11 @@ class TextMaterial:
         return held_out_blocks(text, encode, context=context, count=self.count, block=self.corpus.block)
 
     def seen(self, context: int) -> MicroBatch:
-        """Return fixed windows of the text that is trained on."""
+        """Return fixed windows of the training text."""
         count = max(1, self.count // 4)
         return fixed_windows(self.training, context=context, count=count, block=self.corpus.block)
 
     def held_out_bytes(self, testing: bool = False) -> int:
-        """Return the bytes in the held-out blocks: as many blocks for any context, each as long."""
+        """Return the number of bytes in the held-out blocks, which is the same for any context."""
         block = min(self.corpus.block, len(self.test_text if testing else self.held_out_text) - 1)
         return block * len(self.held_out(block, testing))

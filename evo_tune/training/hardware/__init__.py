@@ -1,1 +1,1 @@
-"""What a training takes of a machine, and how it uses it: memory, precision, ranks, speed."""
+"""Use of the machine by a training: memory, precision, ranks, speed."""

@@ -1,4 +1,4 @@
-"""How a process computes: its seeds, its settings, its allocator, tensors on their way to a device."""
+"""Settings of a process: seeds, determinism, the allocator, and moving tensors to a device."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from torch.utils.checkpoint import checkpoint
 from evo_tune.options.bounds import check_integer
 
 IGNORE = -100
-"""A target of this value is padding and counts nowhere (torch's own convention)."""
+"""Target value of padding, which never counts (torch's own convention)."""
 
 MicroBatch: TypeAlias = "tuple[Tensor, Tensor]"
-"""Inputs and targets; the first dimension of both is the sample. Targets are class numbers, (…), or the
-probability of each class, (…, classes), of a floating type; the latter are all valid."""
+"""Inputs and targets; the first dimension of both is the sample. Targets are class numbers, (…), or
+floating-point probabilities of each class, (…, classes), which all count.
+"""
 
 
 def onto(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Return a tensor on a device; one that comes from the host to a GPU is pinned, so that nobody waits for it."""
+    """Return a tensor on a device; from the host to a GPU it is pinned, so that the copy does not wait."""
     if str(device).startswith("cuda") and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -44,13 +45,13 @@ _PURPOSES = {
 
 
 def seed_for(seed: int, purpose: str, *index: int) -> int:
-    """Return a seed of its own for one purpose.
+    """Return a separate seed for one purpose.
 
     Args:
-        seed: The training's seed, 0 to 2³² − 1.
-        purpose: 'weights', 'order' (of the data), 'noise' (of torch's own layers), 'dropout' (of ours, by layer),
-            'samples' (and by sample), 'mixing' (of samples), 'augmenting' (them) or 'growth' (of a model, midway).
-        index: Which one: a step, an epoch, a rank.
+        seed: Seed of the training, 0 to 2³² − 1.
+        purpose: 'weights', 'order' (of the data), 'noise' (of torch's own layers), 'dropout' (by layer),
+            'samples' (dropout by sample), 'mixing' (mixup), 'augmenting' (of samples) or 'growth' (of a model).
+        index: Further numbers, such as a step, an epoch or a rank.
 
     Raises:
         RecipeError: The seed is out of its range.
@@ -59,20 +60,20 @@ def seed_for(seed: int, purpose: str, *index: int) -> int:
 
 
 def seeds_for(seed: int, purpose: str, count: int, *index: int) -> list[int]:
-    """Return several seeds of one purpose, the first of them what `seed_for` returns.
+    """Return several seeds of one purpose; the first is that of `seed_for`.
 
     Raises:
         RecipeError: The seed is out of its range.
     """
     check_integer("seed", seed, 0, 2**32 - 1)
     words = np.random.SeedSequence([seed, _PURPOSES[purpose], *index]).generate_state(count, np.uint64)
-    return [int(word) >> 1 for word in words]  # torch takes 64 bits, numpy's legacy and files are happier with 63
+    return [int(word) >> 1 for word in words]  # 63 bits: signed 64-bit integers are safe in numpy and in files
 
 
 def seed_everything(seed: int, device: torch.device) -> None:
-    """Seed torch's global generators, from which torch's own layers draw."""
+    """Seed torch's global generators, which torch's own layers use."""
     if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)  # a tenth of the time of torch.manual_seed, which asks CUDA
+        torch.default_generator.manual_seed(seed)  # takes a tenth of the time of torch.manual_seed, which asks CUDA
     else:
         torch.manual_seed(seed)
 
@@ -80,7 +81,7 @@ def seed_everything(seed: int, device: torch.device) -> None:
 def _be_deterministic(yes: bool) -> None:
     """Switch torch's deterministic algorithms on or off.
 
-    torch's own function tells its compiler too, which takes a second to import and is not used here.
+    torch's own function also notifies its compiler, whose import takes a second and is not needed here.
     """
     switch = getattr(torch._C, "_set_deterministic_algorithms", None)
     if switch is None:
@@ -91,16 +92,16 @@ def _be_deterministic(yes: bool) -> None:
 
 @contextmanager
 def reproducible(threads: int, device: str = "cpu", *, strict: bool = True) -> Iterator[None]:
-    """Hold torch to deterministic algorithms and a number of threads; both are put back after.
+    """Set torch to deterministic algorithms and a number of threads; both are restored afterwards.
 
     Args:
-        threads: CPU threads, 1 or more. Results differ between numbers of threads, in the last bits.
-        device: Where the training will be; for CUDA it must be entered before CUDA is first used.
-        strict: Whether to: deterministic algorithms rule out some of the faster ones of a GPU, cuDNN's attention for
-            one.
+        threads: Number of CPU threads (int ≥ 1). Results differ between numbers of threads in the last bits.
+        device: Device of the training; for CUDA, enter the context before CUDA is first used.
+        strict: Whether to require deterministic algorithms. They exclude some of a GPU's faster ones, such as cuDNN's
+            attention.
 
     Raises:
-        RecipeError: threads is not a whole number from 1.
+        RecipeError: threads is not an integer of at least 1.
     """
     check_integer("threads", threads, 1)
     if torch.device(device).type == "cuda":
@@ -112,7 +113,7 @@ def reproducible(threads: int, device: str = "cpu", *, strict: bool = True) -> I
         if before[0] != threads:
             torch.set_num_threads(threads)
         _be_deterministic(strict)
-        # It would write NaN into every fresh buffer: a debugging aid that costs time in each step.
+        # A debugging aid that writes NaN into every new buffer, which costs time in each step.
         debugging.fill_uninitialized_memory = False
         yield
     finally:
@@ -121,17 +122,17 @@ def reproducible(threads: int, device: str = "cpu", *, strict: bool = True) -> I
         torch.set_num_threads(before[0])
 
 
-# From glibc's malloc.h. Above 32 MiB it takes no mapping threshold; so large a buffer pays for itself.
+# From glibc's malloc.h, which accepts mapping thresholds up to 32 MiB; mapping larger buffers is cheap enough.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_THRESHOLD = 32 * 2**20
 _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Have this process's allocator keep up to 2 GiB of freed memory from now on.
+    """Set this process's allocator to keep up to 2 GiB of freed memory.
 
     Returns:
-        Whether the allocator can: glibc's can; musl, macOS and Windows stay as they are.
+        Whether the allocator supports it: glibc's does; musl, macOS and Windows are unchanged.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -142,7 +143,7 @@ def keep_freed_memory() -> bool:
 
 
 def run_block(block: nn.Module, number: int, every: int | None, *inputs: Tensor | None) -> Tensor:
-    """Return the block's output, to be computed again if its number is a multiple of `every` (None: never)."""
+    """Return the block's output; if `every` divides its number, recompute it in the backward pass (None: never)."""
     if every is None or number % every or not torch.is_grad_enabled():
         output: Tensor = block(*inputs)
     else:

@@ -1,4 +1,4 @@
-"""Several processes that train together: how they are started, what they exchange, and how they end."""
+"""Several processes that train together: start, communication, and termination."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from evo_tune.training.hardware.memory import is_out_of_memory
 
 _NEWER, _OLDER = "forward_sync_buffers", "broadcast_buffers"
 _ALONE: dict[str, Any] = {_NEWER if _NEWER in inspect.signature(DistributedDataParallel).parameters else _OLDER: False}
-"""Leave buffers alone: what newer torch calls it, and older, whose name now warns."""
+"""Option not to synchronise buffers; newer torch renamed it and warns of the old name."""
 
 
 class RanksDiffer(RunError):
-    """Ranks that must hold the same weights do not: there is a bug, or a broken machine.
+    """Ranks that must have the same weights differ, because of a bug or a broken machine.
 
     Args:
-        ranks: Those whose weights are not rank 0's.
-        step: After how many steps it was seen.
+        ranks: Ranks whose weights differ from rank 0's.
+        step: Number of completed steps.
     """
 
     def __init__(self, ranks: Sequence[int], step: int) -> None:
@@ -62,23 +62,23 @@ class RanksDiffer(RunError):
 
 
 class PassTooLarge(torch.OutOfMemoryError):
-    """A rank has no memory for a pass that could be smaller. It cannot try again: the others wait for it.
+    """A rank has no memory for a pass that could be smaller. It cannot retry alone, since the other ranks wait for it.
 
-    So it ends, and with it all; whoever launched them may begin again with more parts (see `Ranks`).
+    So all ranks end, and the launching process may restart them with more parts (see `Ranks`).
     """
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The group of processes, as one of them sees it. `process_group` makes it.
+    """The group of processes, from the view of one of them. `process_group` makes it.
 
     Args:
-        rank: Which one this is, from 0.
-        size: How many there are.
-        device: Where this one's model is to be.
-        check_every: Steps between two looks at whether all hold the same weights; None: never.
-        parts: Into how many each micro-batch is cut from the first step on, since larger ones did not fit; it changes
-            no gradient.
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        device: Device of this process's model.
+        check_every: Steps between checks that all ranks have the same weights; None: never.
+        parts: Number of parts of each micro-batch from the first step on, because larger ones did not fit in memory;
+            it does not change the gradient.
     """
 
     rank: int
@@ -88,10 +88,10 @@ class Ranks:
     parts: int = 1
 
     def share(self, window: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
-        """Return this rank's part of a step: the parts of all ranks are the whole, each sample once.
+        """Return this rank's part of a step; all ranks' parts together contain each sample once.
 
-        Micro-batches go round; where their number does not come out even, they are cut first. A rank for
-        which nothing is left gets one sample without targets, since all must take part in each reduction.
+        Micro-batches are dealt in turn; if the number of ranks does not divide theirs, they are cut first. A rank
+        without samples gets one sample without targets, since all ranks must take part in each reduction.
         """
         if len(window) % self.size:
             pieces = ([part.tensor_split(self.size) for part in micro] for micro in window)
@@ -103,21 +103,21 @@ class Ranks:
         return mine
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return the sum of a tensor over all ranks, the same bits on each; on the CPU or on `device`."""
+        """Return the sum of a tensor over all ranks, bit-identical on each; the tensor is on the CPU or on `device`."""
         total = values.detach().clone()
         dist.all_reduce(total)
         return total
 
     def least(self, *numbers: int) -> list[int]:
-        """Return the least that any rank gives, number by number."""
+        """Return the minimum over all ranks of each number."""
         values = torch.tensor(numbers)
         dist.all_reduce(values, dist.ReduceOp.MIN)
         return [int(value) for value in values]
 
     def wrap(self, model: nn.Module) -> DistributedDataParallel:
-        """Return the model as one whose backward pass averages gradients over ranks; all begin as rank 0's.
+        """Return a model whose backward pass averages gradients over ranks; all ranks start with rank 0's weights.
 
-        Buffers are left alone during a pass, see `settle`.
+        Buffers are not synchronised during a pass, see `settle`.
         """
         return DistributedDataParallel(
             model,
@@ -127,9 +127,9 @@ class Ranks:
         )
 
     def synchronised(self, model: nn.Module) -> nn.Module:
-        """Return the model with batch norms that see all ranks' samples; the same one if it has none.
+        """Return the model with batch norms over all ranks' samples; the same model if it has none.
 
-        Only on GPUs: torch's SyncBatchNorm has no CPU form. There each rank norms by its own samples.
+        This works only on GPUs, since torch's SyncBatchNorm has no CPU version. On CPUs each rank uses its own samples.
         """
         if self.size == 1 or self.device.type != "cuda" or not _batch_norms(model):
             return model
@@ -137,11 +137,11 @@ class Ranks:
         return converted
 
     def out_of_memory(self, error: RuntimeError, *, smaller: bool) -> torch.OutOfMemoryError:
-        """Return what a rank without memory raises.
+        """Return the error to raise if a rank runs out of memory.
 
         Args:
-            error: What torch said.
-            smaller: Whether its passes could be smaller.
+            error: Error that torch raised.
+            smaller: Whether the rank's passes could be smaller.
         """
         text = f"rank {self.rank} is out of memory ({error})"
         if smaller:
@@ -149,14 +149,14 @@ class Ranks:
         return torch.OutOfMemoryError(f"{text}, and no pass of it can be smaller")
 
     def settle(self, model: nn.Module, step: int) -> None:
-        """End a step: take over rank 0's batch-norm statistics, and compare weights now and then.
+        """Finish a step: copy rank 0's batch norm statistics to all ranks, and regularly compare weights.
 
         Args:
-            model: The model itself, not what `wrap` returned.
-            step: How many steps are done.
+            model: The model itself, not the result of `wrap`.
+            step: Number of completed steps.
 
         Raises:
-            RanksDiffer: Some rank holds other weights than rank 0.
+            RanksDiffer: The weights of a rank differ from rank 0's.
         """
         for norm in _batch_norms(model):
             if not isinstance(norm, nn.SyncBatchNorm):
@@ -166,10 +166,10 @@ class Ranks:
             self.compare(model, step)
 
     def compare(self, model: nn.Module, step: int) -> None:
-        """Require that all ranks hold the same weights and buffers, to the bit.
+        """Require that the weights and buffers of all ranks are bit-identical.
 
         Raises:
-            RanksDiffer: Some rank holds others than rank 0; raised on every rank.
+            RanksDiffer: A rank differs from rank 0; raised on every rank.
         """
         digest = hashlib.sha256()
         for name, tensor in sorted(model.state_dict().items()):
@@ -188,14 +188,14 @@ def _batch_norms(model: nn.Module) -> list[nn.Module]:
 
 
 def check_ranks(ranks: int, device: str) -> None:
-    """Require a number of ranks that this machine can hold: on GPUs, one each.
+    """Require a number of ranks that this machine supports; on GPUs, at most one rank per GPU.
 
     Args:
-        ranks: How many processes on this machine.
-        device: 'cpu' or 'cuda', or one of several GPUs such as 'cuda:0', which means all that are seen.
+        ranks: Number of processes on this machine.
+        device: 'cpu' or 'cuda', or one of several GPUs such as 'cuda:0', which means all visible GPUs.
 
     Raises:
-        RecipeError: It is not a whole number from 1, or more than there are GPUs; or the device is neither.
+        RecipeError: ranks is not an integer of at least 1, or exceeds the number of GPUs; or the device is neither.
     """
     check_integer("ranks", ranks, 1)
     kind = torch.device(device).type
@@ -215,15 +215,15 @@ def process_group(
     init_method: str = "env://",
     parts: int = 1,
 ) -> Iterator[Ranks]:
-    """Join the other ranks, as torchrun's environment variables say, and leave them at the end.
+    """Join the other ranks according to torchrun's environment variables, and leave them at the end.
 
-    Leaving by an error breaks the group, so that the others, who may wait for this one, get an error at once.
+    An error breaks the group, so that other ranks that wait for this one get an error at once.
 
     Args:
         device: 'cpu' (gloo) or 'cuda' (NCCL, each rank on the GPU of its local rank).
-        timeout: Seconds that a rank waits for the others before it gives up.
+        timeout: Seconds that a rank waits for the others.
         check_every: See `Ranks`.
-        init_method: Where ranks find each other, as torch writes it.
+        init_method: URL where ranks find each other, in torch's format.
         parts: See `Ranks`.
 
     Raises:
@@ -239,7 +239,7 @@ def process_group(
     if torch.device(device).type == "cuda":
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
-    # Counts and hashes travel by gloo beside NCCL, so that they never wait for the GPU.
+    # Counts and hashes use gloo in addition to NCCL, so that they never wait for the GPU.
     backend = "gloo" if where.type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(
         backend, init_method=init_method, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
@@ -253,13 +253,13 @@ def process_group(
         else:
             dist.destroy_process_group()
         raise
-    # Replicas lie in cycles and hold on to the group: left to the end of the process, its threads would abort it.
+    # Replicas in reference cycles keep the group alive; its threads would abort the process at exit.
     gc.collect()
     dist.destroy_process_group()
 
 
 def _places() -> tuple[int, int, int, int]:
-    """Return rank, number of ranks, and both on this machine."""
+    """Return rank and number of ranks, then local rank and local number of ranks."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     values = [os.environ.get(name, "") for name in names]
     for name, value in zip(names, values, strict=True):
@@ -270,21 +270,22 @@ def _places() -> tuple[int, int, int, int]:
 
 
 GRACE = 2.0
-"""Seconds in which the other ranks may say what they saw, once one has failed: the first to fail is not
-always the first to be heard."""
+"""Seconds to wait for errors of other ranks after a failure, since the first failure is not always the first
+to be received.
+"""
 
 _ECHOES = ("connection", "gloo", "nccl", "peer", "abort")
-"""Words of an error that a rank has because another is gone."""
+"""Words in errors that a rank raises because another rank has ended."""
 
 
 class RankFailed(RunError):
-    """A rank failed, and with it all.
+    """A rank failed, so all ranks ended.
 
     Args:
-        rank: Which one, as far as can be told the first.
-        text: What it said.
-        status: 'diverged', 'out_of_memory' and the like, where the rank's error had one; else 'failed'.
-        smaller: Whether it was for a pass that could be smaller (see `PassTooLarge`).
+        rank: Number of the rank that probably failed first.
+        text: Its error message.
+        status: Status of the rank's error, such as 'diverged' or 'out_of_memory'; 'failed' if it had none.
+        smaller: Whether it failed for lack of memory in a pass that could be smaller (see `PassTooLarge`).
     """
 
     def __init__(self, rank: int, text: str, status: str = "failed", smaller: bool = False) -> None:
@@ -299,7 +300,7 @@ class RankFailed(RunError):
 
 
 class _Word(NamedTuple):
-    """What the launching process hears of a rank: one line, or with None that there will be no more."""
+    """A message from a rank to the launching process: one line, or None after the last one."""
 
     rank: int
     line: dict[str, Any] | None
@@ -316,22 +317,22 @@ def launch(
     on_message: Callable[[dict[str, Any]], None] | None = None,
     parts: int = 1,
 ) -> Any:
-    """Run `function(ranks, tell, **arguments)` in several processes and return what it returns in rank 0.
+    """Run `function(ranks, tell, **arguments)` in several processes and return rank 0's result.
 
     Args:
-        function: Stands at the top level of a file. It gets a `Ranks`, and a function that sends a dict to
+        function: Module-level function of a file. It gets a `Ranks`, and a function that sends a dict to
             this process.
         arguments: Plain data.
-        ranks: How many processes; on GPUs each has one of its own.
+        ranks: Number of processes; on GPUs each has its own.
         device: 'cpu' or 'cuda'.
-        threads: CPU threads of each.
+        threads: CPU threads of each process.
         timeout: Seconds that a rank waits for the others.
-        on_message: Called here with what rank 0 sends; what it raises ends the ranks and is raised here.
+        on_message: Function called here with each message of rank 0; its errors end the ranks and are raised.
         parts: See `Ranks`.
 
     Raises:
-        RecipeError: More ranks than GPUs, or a function that cannot be found again by its file and name.
-        RankFailed: A rank raised something, or died.
+        RecipeError: More ranks than GPUs, or a function that cannot be found by its file and name.
+        RankFailed: A rank raised an error or died.
     """
     check_ranks(ranks, device)
     check_integer("threads", threads, 1)
@@ -365,13 +366,13 @@ def launch(
 def _start(
     rank: int, size: int, order: Mapping[str, Any], threads: int, words: queue.SimpleQueue[_Word]
 ) -> subprocess.Popen[bytes]:
-    """Start one rank and a thread that reads what it says."""
+    """Start one rank and a thread that reads its messages."""
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     env = {**os.environ, **{name: str(value) for name, value in places.items()}}
     env["OMP_NUM_THREADS"] = str(threads)
-    env["PYTHONSAFEPATH"] = "1"  # nothing but what this process itself would import, and that is the next line's
+    env["PYTHONSAFEPATH"] = "1"  # import only from this process's path, set in the next line
     env["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    if sys.platform == "linux":  # one machine: nothing has to be open to others
+    if sys.platform == "linux":  # one machine, so no port need be open to others
         env.setdefault("GLOO_SOCKET_IFNAME", "lo")
         env.setdefault("NCCL_SOCKET_IFNAME", "lo")
     reading, writing = os.pipe()
@@ -389,7 +390,7 @@ def _start(
         os.close(writing)
     threading.Thread(target=_hear, args=(rank, reading, words), daemon=True).start()
     assert process.stdin is not None
-    # The pipe stays open as long as this process lives: its end is what a rank ends by.
+    # The pipe stays open while this process lives; a rank ends when it closes.
     process.stdin.write(json.dumps({**order, "channel": writing, "threads": threads}).encode() + b"\n")
     process.stdin.flush()
     return process
@@ -407,7 +408,7 @@ def _listen(
     words: queue.SimpleQueue[_Word],
     on_message: Callable[[dict[str, Any]], None] | None,
 ) -> Any:
-    """Return rank 0's result once all have one, or raise the error that came first."""
+    """Return rank 0's result after all ranks have finished, or raise the first error."""
     results: dict[int, Any] = {}
     while len(results) < len(processes):
         rank, line = words.get()
@@ -423,7 +424,7 @@ def _listen(
 
 
 def _fail(processes: list[subprocess.Popen[bytes]], words: queue.SimpleQueue[_Word], first: _Word) -> NoReturn:
-    """Raise the failure that explains the others: one that does not tell of another's, the earliest heard."""
+    """Raise the failure that caused the others: the earliest one that is not an echo of another."""
     heard = {first.rank: first}
     deadline = time.monotonic() + GRACE
     while len(heard) < len(processes) and (left := deadline - time.monotonic()) > 0:
@@ -455,10 +456,10 @@ def _is_echo(failure: RankFailed) -> bool:
 
 
 def main() -> int:
-    """Be a rank: read the order, do it, say how it went."""
+    """Run as a rank: read the order, execute it, and report the outcome."""
     order = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    channel = open(order["channel"], "w", encoding="utf-8", buffering=1)  # noqa: SIM115 # for life
+    channel = open(order["channel"], "w", encoding="utf-8", buffering=1)  # noqa: SIM115 # open until exit
 
     def say(line: dict[str, Any]) -> None:
         channel.write(json.dumps(line) + "\n")
@@ -475,11 +476,11 @@ def main() -> int:
             try:
                 result = function(ranks, lambda message: say({"message": message}), **order["arguments"])
                 say({"result": result if ranks.rank == 0 else None})
-            except BaseException as error:  # said before the group breaks, which makes the others fail as well
+            except BaseException as error:  # report before the group breaks, which makes other ranks fail too
                 say(_told(error))
                 raise
     except BaseException as error:
-        with contextlib.suppress(OSError):  # said twice, perhaps, and then nobody listens any more
+        with contextlib.suppress(OSError):  # may be a second report, after the reader has gone
             say(_told(error))
         if not isinstance(error, EvoTuneError | PassTooLarge) and not hasattr(error, "status"):
             traceback.print_exc()
@@ -496,19 +497,19 @@ def _told(error: BaseException) -> dict[str, Any]:
 
 
 def _load(path: Path, name: str) -> Callable[..., Any]:
-    """Import a file by its path, as plug-ins are, and return a function of it."""
+    """Import a file by its path, as for plug-ins, and return a function of it."""
     spec = importlib.util.spec_from_file_location(f"evo_tune_rank_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise RecipeError("file", str(path), "a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and typing look their module up
+    sys.modules[spec.name] = module  # dataclasses and typing look up their module here
     spec.loader.exec_module(module)
     function: Callable[..., Any] = getattr(module, name)
     return function
 
 
 def _end_with_parent() -> None:
-    """End at once when the process that started this one is gone, and with it the other end of the pipe."""
+    """Exit at once when the parent process ends, which closes the other end of the pipe."""
     os.read(0, 1)
     os._exit(1)
 

@@ -1,7 +1,7 @@
-"""What a device has of memory, what a training takes of it, and how large a pass may be.
+"""Memory of a device and of a training, and the largest pass that fits.
 
-Capacity is always the whole memory, never what happens to be free: what else runs there must not change how a training
-is cut into passes. The formulas and their constants are those of `recipe.hardware.memory`.
+Capacity is always the whole memory, never the free memory: other programs must not change how a training is cut into
+passes. The formulas and their constants are those of `recipe.hardware.memory`.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ from evo_tune.recipe.hardware.memory import (
 from evo_tune.recipe.models.gpt_config import GPTConfig
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where a container's limit stands, under cgroup v2 and v1."""
+"""Files with a container's limit, under cgroup v2 and v1."""
 
 _PROBE_ABOVE = 0.5
-"""Share of a GPU from which on a prediction is checked by a step: below it the formula may be off by a factor
-of 1.8 and nothing happens."""
+"""Share of a GPU's memory above which a step checks the prediction. Below it, an error of the formula by a factor
+of 1.8 does no harm.
+"""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out; on a CPU torch says so by a plain RuntimeError."""
+    """Return whether an error means that memory ran out; on a CPU torch raises a plain RuntimeError."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and tells_of_memory(str(error))
 
 
 def device_memory(device: torch.device | str = "cpu") -> float:
-    """Return the whole memory of a device, bytes: a GPU's own, or the machine's up to its container's limit.
+    """Return the whole memory of a device in bytes: a GPU's own, or the machine's up to its container's limit.
 
     Raises:
         RecipeError: The device is neither a CPU nor a CUDA GPU.
@@ -63,10 +64,10 @@ def device_memory(device: torch.device | str = "cpu") -> float:
 
 
 def measured_peak(device: torch.device | str, run: Callable[[], object]) -> float | None:
-    """Run something and return the most memory that torch held meanwhile, bytes; None on a CPU.
+    """Run a function and return torch's peak memory meanwhile, in bytes; None on a CPU.
 
-    On a CPU there is nothing honest to measure: a process keeps what it freed, so that its growth tells of
-    what ran in it before. There the prediction stands, whose activations agree with autograd's to 1%.
+    A CPU process keeps freed memory, so its growth depends on earlier work and is no useful measure. Use the prediction
+    there; its activations agree with autograd's to 1%.
     """
     device = torch.device(device)
     if device.type != "cuda":
@@ -82,13 +83,13 @@ def measured_peak(device: torch.device | str, run: Callable[[], object]) -> floa
 def calibrate_memory(device: torch.device | str, predicted: float, step: Callable[[], object]) -> float:
     """Return measured over predicted memory of one training step: a factor for `plan_memory`.
 
-    1 on a CPU, where the step is not even run; and 1 or more elsewhere, so that a probe which happened to
-    take little promises nothing.
+    The factor is at least 1, so that a step with little memory does not lower the prediction. On a CPU it is 1, and the
+    step is not run.
 
     Args:
-        device: Where the step runs.
-        predicted: Its peak by `predict_memory`, without the device's libraries, bytes.
-        step: Does one step, weights and moments included.
+        device: Device of the step.
+        predicted: Peak by `predict_memory`, without the device's libraries, in bytes.
+        step: Function that runs one step, including weights and moments.
 
     Raises:
         RecipeError: predicted is not above zero.
@@ -111,17 +112,17 @@ def fit_device(
     probe: Callable[[Fit], object] | None = None,
     **options: Any,
 ) -> Fit:
-    """Return how to train a model on a device within its whole memory; the same whatever else runs there.
+    """Return how to train a model within a device's whole memory, independent of other programs.
 
     Args:
-        config: The model.
-        batch: Sequences in a step, of one process.
-        device: Where. One whose memory torch does not tell (such as 'mps') gets the batch in one piece, and
-            the trainer's halving if that is too much.
+        config: Shape of the model.
+        batch: Sequences in a step of one process.
+        device: Device of the training. If torch cannot report its memory (such as 'mps'), the batch is one pass; the
+            trainer halves it if memory runs out.
         sharing: Processes of this training on this machine, which share a CPU's memory.
-        probe: Does one step as a fit says, from building the model on; on a GPU it corrects the formula
-            where the prediction is near the capacity. None: the formula is believed.
-        options: As in `predict_memory`; device and recompute left out.
+        probe: Function that builds the model and runs one step by a fit; on a GPU it corrects the formula
+            if the prediction is near the capacity. None: use the formula alone.
+        options: Options of `predict_memory`, except device and recompute.
 
     Raises:
         RecipeError: A field is out of its range, or not even one sequence fits.
@@ -140,9 +141,9 @@ def fit_device(
 
 
 def kept_bytes(model: nn.Module, inputs: Tensor, autocast: Callable[[], AbstractContextManager[object]]) -> float:
-    """Return the bytes that autograd keeps of a training pass, the model's own weights not counted, each storage once.
+    """Return the bytes that autograd keeps in a training pass, without the model's weights; each storage counts once.
 
-    The model is left as it was, batch norms' statistics included; randomness is used up.
+    The model is unchanged, including batch norm statistics; random numbers are drawn.
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -171,14 +172,14 @@ class PassMemory:
     """Predicts the memory of a training.
 
     Args:
-        model: On its device; recomputation is put in at `recompute`.
-        two: Inputs of two samples, as long as any.
-        autocast: Gives the context of a forward pass.
+        model: Model on its device; blocks are recomputed by `recompute`.
+        two: Inputs of two samples of the largest length.
+        autocast: Function that returns the context of a forward pass.
         optimizer: 'adamw', 'muon' (counted as AdamW) or 'sgd'.
-        ema: Whether an average of the weights is kept.
-        outputs: Numbers in the logits of one sample; they, their log-softmax and its gradient live at the same time.
-        blocks: Number of blocks of equal size that the model consists of, all but its ends.
-        recompute: Every so-manieth block is computed again; None: none.
+        ema: Whether there is a moving average of the weights.
+        outputs: Numbers in the logits of one sample; logits, log-softmax and its gradient exist at the same time.
+        blocks: Number of the model's blocks, of equal size.
+        recompute: Every n-th block is recomputed; None: none.
         block_input: Numbers in a block's input, for one sample.
     """
 
@@ -208,11 +209,11 @@ class PassMemory:
         self._states = weights + state_bytes(trained, optimizer=optimizer, ema=ema) - 4.0 * trained
 
     def __call__(self, batch: int, recompute: int | None = None) -> Memory:
-        """Return the memory of a training with so many samples in one pass."""
+        """Return the memory of a training with `batch` samples in one pass."""
         kept, every = batch * self._each, recompute or self.recompute
         if every is not None:
             again = -(-self._blocks // every)
-            # A block that is computed again keeps its input; one such block at a time is there in full.
+            # A recomputed block keeps its input; one such block at a time is in memory as a whole.
             kept *= min(1.0, (self._blocks - again + 1) / self._blocks)
             kept += 4.0 * batch * again * self._block_input
         return Memory(self._states, self._fixed + kept, batch * self._outputs, self._context)
@@ -222,9 +223,9 @@ def fit_pass(memory: Callable[[int], Memory], batch: int, device: torch.device |
     """Return the samples of the largest pass, by halving a batch, that takes at most 90% of a device's memory.
 
     Args:
-        memory: Predicts it.
+        memory: Function that predicts the memory of a number of samples.
         batch: Samples in a step of one process.
-        device: Where. One whose memory torch does not tell (such as 'mps') gets the batch in one piece.
+        device: Device of the training. If torch cannot report its memory (such as 'mps'), the batch is one pass.
         sharing: Processes of this training on this machine, which share a CPU's memory.
 
     Raises:

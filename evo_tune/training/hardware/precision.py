@@ -1,4 +1,4 @@
-"""In which precision products are computed, and which of them gains on a device."""
+"""Precision of matrix products, and the fastest precision of a device."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Precision:
 
     Args:
         name: 'fp32', 'tf32' (float32 whose products round their factors to 10 bits), 'bf16' or 'fp16'.
-        initial_scale: The loss's scale at the start, 1 or more; for fp16 only.
-        growth_interval: Steps in a row without overflow after which the scale doubles, 1 or more.
+        initial_scale: Initial loss scale, 1 or more; for fp16 only.
+        growth_interval: Consecutive steps without overflow after which the scale doubles (int ≥ 1).
 
     Raises:
         RecipeError: A field is out of its range.
@@ -46,28 +46,28 @@ class Precision:
         check_integer("growth_interval", self.growth_interval, 1)
 
     def check_device(self, device: torch.device) -> None:
-        """Require a device that computes in this precision; there is no silent change to another.
+        """Require that a device supports this precision; there is no silent fallback.
 
         Raises:
-            RecipeError: It does not.
+            RecipeError: The device does not support it.
         """
         if self.name == "fp32":
             return
         able = device.type in ("cpu", "cuda")
         if device.type == "cuda" and self.name == "bf16":
             able = torch.cuda.is_bf16_supported(including_emulation=False)
-        if self.name == "tf32":  # as bfloat16, from Ampere on
+        if self.name == "tf32":  # like bfloat16, supported from Ampere on
             able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         if not able:
             raise RecipeError("precision", self.name, f"one that {device} computes in, such as 'fp32'")
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """Return the context in which forward passes are to be done."""
+        """Return the context for forward passes."""
         return torch.autocast(device.type, dtype=_DTYPES[self.name]) if self.name in _DTYPES else nullcontext()
 
     @contextmanager
     def products(self) -> Iterator[None]:
-        """Have float32 matrices be multiplied as this precision says, forward and backward; put back after."""
+        """Multiply float32 matrices in this precision, forward and backward; the setting is restored afterwards."""
         if self.name != "tf32":
             yield
             return
@@ -79,24 +79,24 @@ class Precision:
             torch.set_float32_matmul_precision(before)
 
     def scaler(self, device: torch.device) -> torch.amp.GradScaler | None:
-        """Return the keeper of the loss's scale; None where none is needed."""
+        """Return the loss scaler; None if the precision needs none."""
         if self.name != "fp16":
             return None
         return torch.amp.GradScaler(device.type, init_scale=self.initial_scale, growth_interval=self.growth_interval)
 
 
 GAIN = 1.3
-"""How many times faster products must be in bfloat16: far from what those have that gain (2) and do not (1, less)."""
+"""Smallest speed-up of products in bfloat16: between that of CPUs that gain (2) and of others (1 or less)."""
 
 
 def fastest_precision(device: str | torch.device = "cpu", folder: Path | None = None, *, narrow: bool = False) -> str:
-    """Return the name of the `Precision` in which a device trains fastest: 'bf16', 'fp16' or 'fp32'.
+    """Return the name of a device's fastest `Precision` for training: 'bf16', 'fp16' or 'fp32'.
 
     Args:
-        device: A GPU is asked, and one without bfloat16 has fp16; a CPU is timed (a tenth of a second) with as
-            many threads as torch has now; any other computes in fp32.
-        folder: Where the answer is kept; None: the user's cache folder. A file that cannot be read is
-            written anew, and one that cannot be written is done without.
+        device: A GPU gives bf16, or fp16 if it does not support bfloat16. A CPU is timed (a tenth of a second)
+            with torch's current number of threads. Any other device gives fp32.
+        folder: Folder that caches the answer; None: the user's cache folder. An unreadable file is
+            rewritten; a failure to write is ignored.
         narrow: Whether products are so small that casts outweigh them on any CPU.
     """
     kind = torch.device(device).type
@@ -115,7 +115,7 @@ def fastest_precision(device: str | torch.device = "cpu", folder: Path | None = 
 
 
 def _measured() -> float:
-    """Return how many times faster a linear layer's three products are in bfloat16."""
+    """Return the speed-up of a linear layer's three products in bfloat16."""
     seconds: dict[torch.dtype, float] = {}
     dtypes = (torch.float32, torch.bfloat16)
     try:
@@ -123,19 +123,19 @@ def _measured() -> float:
             dtype: (torch.ones(1024, 128, dtype=dtype), torch.ones(512, 128, dtype=dtype, requires_grad=True))
             for dtype in dtypes
         }
-        for _ in range(6):  # by turns, and the best of each: others may be at work on this machine
+        for _ in range(6):  # alternate and take the best of each: other processes may slow some rounds down
             for dtype in dtypes:
                 before = time.perf_counter()
                 x = layers[dtype][0].detach().requires_grad_()
                 F.linear(x, layers[dtype][1]).sum().backward()  # type: ignore[no-untyped-call]
                 seconds[dtype] = min(seconds.get(dtype, 1e9), time.perf_counter() - before)
-    except RuntimeError:  # a processor or a build without these products
+    except RuntimeError:  # the processor or the torch build lacks these products
         return 0.0
     return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
 def _processor() -> str:
-    """Return what tells this processor from others: names alone do not, on virtual machines."""
+    """Return a description that identifies this processor; on virtual machines the name is not enough."""
     lines = [platform.machine(), platform.processor()]
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
@@ -146,7 +146,7 @@ def _processor() -> str:
 
 
 def _cache_folder() -> Path:
-    """Return the user's folder for what can be made again, as the system has it."""
+    """Return the user's cache folder on this operating system."""
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     elif sys.platform == "win32":
@@ -165,7 +165,7 @@ def _remembered(path: Path, key: str) -> float | None:
 
 
 def _remember(path: Path, answer: dict[str, object]) -> None:
-    """Write whole or not at all: workers may be asking at the same time."""
+    """Write a file atomically: several workers may write at the same time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(prefix=path.name, dir=path.parent)

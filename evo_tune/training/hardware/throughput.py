@@ -1,7 +1,7 @@
-"""Tokens per second, what share of a device's arithmetic they are (MFU), steps that fit in a time.
+"""Tokens per second, their share of a device's peak (MFU), and the number of steps that fit in a time.
 
-MFU is what the model needs over what the device could do in the time (PaLM, arXiv:2204.02311, appendix B):
-work done twice to save memory is not counted. Where the peak is not known there is no MFU.
+MFU is the model's required FLOPs over the device's peak FLOPs in the same time (PaLM, arXiv:2204.02311, appendix B).
+Recomputation to save memory does not count. If the peak is unknown there is no MFU.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from evo_tune.options.bounds import check_integer, check_name, check_number
 
 
 class Chip(NamedTuple):
-    """A chip.
+    """Data of a chip.
 
     Args:
-        names: What torch reports, without a leading 'NVIDIA', which older drivers leave out.
-        fp32: TFLOP/s in float32, without TF32, which torch leaves off.
-        tf32: TFLOP/s of float32 by TF32; None: it has none.
-        bf16: TFLOP/s in bfloat16; None: it has none.
+        names: Names that torch reports, without a leading 'NVIDIA', which older drivers omit.
+        fp32: TFLOP/s in float32, without TF32, which torch disables by default.
+        tf32: TFLOP/s of float32 by TF32; None: not supported.
+        bf16: TFLOP/s in bfloat16; None: not supported.
         fp16: TFLOP/s in float16.
-        bandwidth: Of its memory, GB/s.
-        source: Where this stands.
+        bandwidth: Memory bandwidth, GB/s.
+        source: Source of the data.
     """
 
     names: tuple[str, ...]
@@ -87,23 +87,23 @@ _BY_NAME = {name: row for row in CHIPS for name in row.names}
 
 
 def chip(device_name: str) -> Chip | None:
-    """Return the row of a chip by the name that `torch.cuda.get_device_name` gives; None if it has none."""
+    """Return the row of a chip by its name from `torch.cuda.get_device_name`; None if it has none."""
     return _BY_NAME.get(device_name.strip().removeprefix("NVIDIA "))
 
 
 SAFE = 1e-6
-"""Learning rate with which nothing diverges, for trainings that are thrown away."""
+"""Learning rate at which no training diverges, for trainings that are discarded."""
 
 WARM, TIMED = 3, 13
-"""Steps that are not timed, and after how many the timing ends."""
+"""Number of untimed steps, and the step at which timing ends."""
 
 
 def peak_flops(device_name: str, precision: str = "bf16") -> float | None:
-    """Return the peak of one device in FLOP/s; None if it is not in the table of chips, as no CPU is.
+    """Return the peak of one device in FLOP/s; None if it is not in the table of chips, as for any CPU.
 
     Args:
-        device_name: As `torch.cuda.get_device_name` gives it.
-        precision: 'fp32' (without TF32), 'tf32', 'bf16' or 'fp16'; what a chip lacks has no peak.
+        device_name: Name from `torch.cuda.get_device_name`.
+        precision: 'fp32' (without TF32), 'tf32', 'bf16' or 'fp16'; None is returned if the chip lacks it.
 
     Raises:
         RecipeError: An unknown precision.
@@ -115,13 +115,13 @@ def peak_flops(device_name: str, precision: str = "bf16") -> float | None:
 
 
 def mfu(flops_per_token: float, tokens_per_second: float, peak: float | None, *, devices: int = 1) -> float | None:
-    """Return the share of the peak that was used; None where the peak is unknown.
+    """Return the share of the peak that was used; None if the peak is unknown.
 
     Args:
-        flops_per_token: See `evo_tune.training.flops_per_token`; recomputation not included.
-        tokens_per_second: Of all devices together, padding not counted.
-        peak: Of one device, FLOP/s.
-        devices: How many.
+        flops_per_token: See `evo_tune.training.flops_per_token`; without recomputation.
+        tokens_per_second: Tokens per second of all devices together, without padding.
+        peak: Peak of one device, FLOP/s.
+        devices: Number of devices.
 
     Raises:
         RecipeError: A number is out of its range.
@@ -136,19 +136,18 @@ def mfu(flops_per_token: float, tokens_per_second: float, peak: float | None, *,
 
 
 class Throughput:
-    """Watches a training's steps, as `Trainer.run`'s on_step: tokens per second as a median.
+    """Measures a training's speed as the on_step of `Trainer.run`: the median of tokens per second.
 
-    A median, so that an evaluation or another process in between does not count, and after some steps, so
-    that neither does what is done once.
+    A median ignores occasional evaluations and other processes. The first steps are skipped because of one-time work.
 
     Args:
-        synchronise: Waits until the device has done what it was given, such as `torch.cuda.synchronize`;
-            None where it always has, as on a CPU.
-        skip: Steps at the beginning that are not measured, 0 or more.
-        clock: Gives seconds.
+        synchronise: Function that waits for the device, such as `torch.cuda.synchronize`; None if the device is
+            synchronous, as a CPU.
+        skip: Number of first steps that are not measured (int ≥ 0).
+        clock: Function that returns seconds.
 
     Raises:
-        RecipeError: skip is no whole number from 0.
+        RecipeError: skip is not an integer of at least 0.
     """
 
     def __init__(
@@ -167,14 +166,14 @@ class Throughput:
         self.start()
 
     def start(self) -> None:
-        """Begin to measure here: after an evaluation, say, whose time is none of the steps'."""
+        """Start to measure here, for example after an evaluation, whose time must not count."""
         self._last = self._now()
 
     def __call__(self, targets: int) -> None:
-        """Take note that a step is over.
+        """Record the end of a step.
 
         Args:
-            targets: Its tokens, padding not counted (`Step.targets`).
+            targets: Tokens of the step, without padding (`Step.targets`).
         """
         now, last = self._now(), self._last
         self._last = now
@@ -185,7 +184,7 @@ class Throughput:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Median over the measured steps; None if there was none."""
+        """Median over the measured steps; None without measured steps."""
         return statistics.median(self._rates) if self._rates else None
 
     def _now(self) -> float:
@@ -195,18 +194,18 @@ class Throughput:
 
 
 class Timed(Protocol):
-    """What can be timed: a trainer."""
+    """Interface of a training that can be timed, such as a trainer."""
 
     def run(self, until: int) -> Any:
         """Train up to a step."""
 
 
 def steps_in(seconds: float, trial: Timed) -> int:
-    """Return how many steps fit in so many seconds, 1 or more, by the median of ten after three.
+    """Return the number of steps that fit in a time, at least 1, by the median of ten steps after three.
 
     Args:
-        seconds: Above 0.
-        trial: At step 0, of `TIMED` steps at least; it is of no use after.
+        seconds: Time in seconds, above 0.
+        trial: Training at step 0, of at least `TIMED` steps; do not use it afterwards.
     """
     trial.run(WARM)
     times = []

@@ -16,7 +16,7 @@ from evo_tune.recipe.models.encoder_config import EncoderConfig
 from evo_tune.recipe.models.gpt_config import LONGEST_DROPPED, GPTConfig, by_products, window_chunks
 from evo_tune.training.models.dropout import Dropout
 
-_SLOW, _FAST = 1.0, 32.0  # turns within T: pairs below are interpolated, pairs above left alone (YaRN's α, β)
+_SLOW, _FAST = 1.0, 32.0  # turns within T: pairs below are interpolated, pairs above unchanged (YaRN's α, β)
 
 
 def rotary_frequencies(
@@ -25,14 +25,14 @@ def rotary_frequencies(
     """Return the angle per position of each pair of channels, in radians.
 
     Args:
-        head_dim: Channels of a head, an even number; above 2 for 'ntk'.
-        base: The slowest pair turns about 1/base radians a position.
-        context: Length T that the model was trained at.
+        head_dim: Channels of a head (even int); above 2 for 'ntk'.
+        base: Base of the frequencies; the slowest pair turns about 1/base radians per position.
+        context: Length T of the training, in tokens.
         stretch: s = T'/T, 1 or more; 1 changes nothing.
         method: 'linear', 'ntk' or 'yarn'.
 
     Returns:
-        (head_dim / 2), float64, falling.
+        (head_dim / 2), float64, descending.
 
     Raises:
         RecipeError: An odd head_dim, a stretch below 1, or an unknown method.
@@ -61,12 +61,13 @@ def rotary_table(length: int, frequencies: Tensor, gain: float = 1.0) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn queries or keys by their positions.
+    """Rotate queries or keys by their positions.
+
+    The rotation uses at least float32: in bfloat16, cosines and so distances are off by up to 1/256.
 
     Args:
-        x: (…, length, head_dim); channel i is paired with channel i + head_dim / 2. Turned in float32 at least: in
-            bfloat16 an angle's cosine is off by up to 1/256, and distances with it.
-        table: (2, length, head_dim / 2), as `rotary_table` gives.
+        x: (…, length, head_dim); channel i is paired with channel i + head_dim / 2.
+        table: (2, length, head_dim / 2), from `rotary_table`.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     cos, sin = table.to(wide)
@@ -80,7 +81,7 @@ def sinusoids(length: int, width: int, stretch: float = 1.0) -> Tensor:
     Args:
         length: Number of positions.
         width: Channels: sines in the first half, cosines in the second (one fewer if odd).
-        stretch: Positions are divided by it.
+        stretch: Divisor of the positions.
 
     Returns:
         (length, width), float64.
@@ -92,14 +93,14 @@ def sinusoids(length: int, width: int, stretch: float = 1.0) -> Tensor:
 
 
 def interpolate_positions(table: Tensor, length: int) -> Tensor:
-    """Return a learned table stretched to `length` positions, the first and the last kept as they are.
+    """Return a learned table stretched to `length` positions; the first and the last are unchanged.
 
     Args:
         table: (positions, width).
-        length: At least as many.
+        length: New number of positions, at least the old.
 
     Raises:
-        RecipeError: Fewer positions than the table has.
+        RecipeError: The length is smaller than the number of positions in the table.
     """
     if length < len(table):
         raise RecipeError("context", length, f"{len(table)} or more")
@@ -124,19 +125,19 @@ def attend(
 
     Args:
         q: (batch, heads, length, head_dim).
-        k: (batch, kv_heads, keys, head_dim); each is shared by heads / kv_heads queries' heads.
-        v: As `k`.
-        mask: Bool, (length, keys), or if not causal anything that broadcasts to (batch, heads, length, keys):
-            which keys each query may look at; None: all, or if causal itself and all earlier ones, of as many keys
-            as queries.
-        dropout: Drops weights; None: none are.
-        causal: What no mask means.
-        scale: By what q · k is multiplied; None: by 1/√head_dim.
+        k: (batch, kv_heads, keys, head_dim); each is shared by heads / kv_heads query heads.
+        v: Same shape as `k`.
+        mask: Bool: keys that each query may attend to, (length, keys), or if not causal broadcastable to
+            (batch, heads, length, keys). None: all keys, or if causal the query's own and earlier ones; then there must
+            be as many keys as queries.
+        dropout: Dropout of the weights; None: no dropout.
+        causal: Whether attention is causal without a mask.
+        scale: Factor of q · k; None: 1/√head_dim.
 
     Returns:
-        As `q`.
+        Same shape as `q`.
     """
-    if scale is not None:  # the plain product's own is 1/√head_dim
+    if scale is not None:  # the functions below multiply by 1/√head_dim
         q = q * (scale * math.sqrt(q.shape[-1]))
     if dropout is not None:
         return _attend_dropped(q, k, v, mask, dropout, causal)
@@ -157,7 +158,7 @@ def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropou
     kv_heads, keys = k.shape[1:3]
     bias = q.new_full((length, keys), -torch.inf)
     bias = bias.triu_(1) if mask is None else bias.masked_fill_(mask, 0.0)
-    # Heads that share a key stand below each other, as more queries of one product.
+    # Heads that share a key are stacked as additional queries of one product.
     shared = heads // kv_heads
     bias = bias.repeat(shared, 1) if shared > 1 else bias
     q = q.reshape(batch * kv_heads, shared * length, head_dim).contiguous()
@@ -170,7 +171,7 @@ def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropou
 
 
 def _attend_dropped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropout, causal: bool) -> Tensor:
-    """Attend with weights that are dropped; what is dropped for a sample does not depend on the others.
+    """Attend with dropout of the weights; a sample's dropout does not depend on the other samples.
 
     On a CPU torch's own function computes the same products.
     """
@@ -191,7 +192,7 @@ def _attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: D
 
 
 def _attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropout, causal: bool) -> Tensor:
-    """Attend by the fused kernel, a sample at a time, each with a seed of its own."""
+    """Attend by the fused kernel one sample at a time, each with its own seed."""
     assert dropout.noise is not None
     generator = torch.default_generator if q.device.type == "cpu" else torch.cuda.default_generators[q.device.index]
     before, rows = generator.get_state(), []
@@ -210,14 +211,14 @@ def _attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dro
                 enable_gqa=q.shape[1] != k.shape[1],
             )
         )
-    generator.set_state(before)  # for layers that are not ours
+    generator.set_state(before)  # other layers draw from this generator too
     return torch.cat(rows)
 
 
 def chunk_mask(chunk: int, window: int) -> Tensor:
-    """Return which keys the queries of a chunk may look at, (chunk, chunk + window - 1), bool.
+    """Return the keys that the queries of a chunk may attend to, (chunk, chunk + window - 1), bool.
 
-    The last `chunk` keys are the queries' own; query i may look at the keys i to i + window - 1.
+    The last `chunk` keys are at the queries' own positions; query i may attend to the keys i to i + window - 1.
     """
     ahead = torch.arange(chunk + window - 1) - torch.arange(chunk)[:, None]
     return (ahead >= 0) & (ahead < window)
@@ -226,18 +227,18 @@ def chunk_mask(chunk: int, window: int) -> Tensor:
 def attend_in_window(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: Dropout | None = None, scale: float | None = None
 ) -> Tensor:
-    """Return what `attend` returns for `window_mask`, but for rounding.
+    """Return the result of `attend` with `window_mask`, up to rounding.
 
     Args:
         q: (batch, heads, length, head_dim).
-        k: (batch, kv_heads, length, head_dim); each is shared by heads / kv_heads queries' heads.
-        v: As `k`.
-        mask: As `chunk_mask` gives; its shape says how long chunk and window are.
-        dropout: Drops weights, other ones in each chunk; None: none are.
+        k: (batch, kv_heads, length, head_dim); each is shared by heads / kv_heads query heads.
+        v: Same shape as `k`.
+        mask: Mask from `chunk_mask`; its shape gives the lengths of chunk and window.
+        dropout: Dropout of the weights, different in each chunk; None: no dropout.
         scale: See `attend`.
 
     Returns:
-        As `q`.
+        Same shape as `q`.
     """
     length, (chunk, reach) = q.shape[2], mask.shape
     window = reach - chunk + 1
@@ -245,22 +246,22 @@ def attend_in_window(
     for number, (first, start, end) in enumerate(window_chunks(window, length, chunk)):
         if dropout is not None:
             dropout.part = number
-        missing = first - (start - window + 1)  # keys before the first token, which the mask has room for
+        missing = first - (start - window + 1)  # columns of the mask for keys before the first token
         seen = mask[: end - start, missing : end - start + window - 1]
-        plain = first == start and end - start <= window  # all earlier tokens, of which kernels know more than of masks
+        plain = first == start and end - start <= window  # plain causal attention, which has faster kernels than masks
         keys, values = k[:, :, first:end], v[:, :, first:end]
         y = attend(q[:, :, start:end], keys, values, None if plain else seen, dropout, scale=scale)
         outputs.append(y.transpose(1, 2))
-    # Joined as layers hold them, (batch, length, heads, head_dim), so that no other copy is made.
+    # Joined in the layers' order, (batch, length, heads, head_dim), to avoid another copy.
     return torch.cat(outputs, 1).transpose(1, 2)
 
 
 class FlexMask(NamedTuple):
-    """Which tiles of the square of queries and keys are computed.
+    """Tiles of the matrix of queries and keys to compute.
 
     Args:
-        length: Tokens in the sequences that it is for.
-        mask: A BlockMask of torch's.
+        length: Length of the sequences, in tokens.
+        mask: BlockMask of torch.
     """
 
     length: int
@@ -269,12 +270,12 @@ class FlexMask(NamedTuple):
 
 @lru_cache(maxsize=8)
 def flex_mask(length: int, window: int, device: torch.device) -> FlexMask:
-    """Return the mask of a window for `attend_by_flex`; torch's compiler is imported for it.
+    """Return the mask of a window for `attend_by_flex`; this imports torch's compiler.
 
     Args:
         length: Tokens in a sequence.
-        window: Keys that a query sees, its own among them.
-        device: Where.
+        window: Keys that a query attends to, including its own.
+        device: Device of the mask.
     """
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -285,13 +286,13 @@ def flex_mask(length: int, window: int, device: torch.device) -> FlexMask:
 
 
 def attend_by_flex(q: Tensor, k: Tensor, v: Tensor, mask: FlexMask, scale: float | None = None) -> Tensor:
-    """Return what `attend_in_window` returns, but for rounding, by torch's flex_attention; to be compiled.
+    """Return the result of `attend_in_window`, up to rounding, by torch's flex_attention; must be compiled.
 
     Args:
         q: (batch, heads, length, head_dim).
         k: (batch, kv_heads, length, head_dim).
-        v: As `k`.
-        mask: As `flex_mask` gives.
+        v: Same shape as `k`.
+        mask: Mask from `flex_mask`.
         scale: See `attend`.
     """
     from torch.nn.attention.flex_attention import flex_attention
@@ -301,12 +302,12 @@ def attend_by_flex(q: Tensor, k: Tensor, v: Tensor, mask: FlexMask, scale: float
 
 
 class FusedLinear(nn.Linear):
-    """Several linear maps of the same inputs as one product; its weight has one below another.
+    """Several linear maps of the same inputs as one product; the rows of its weight are those of all maps in order.
 
     Args:
         inputs: Channels of the inputs.
-        maps: Outputs of each map; an optimizer that looks at whole matrices takes them apart.
-        bias: Whether they have biases.
+        maps: Output sizes of the maps; optimizers of whole matrices, such as Muon, split the weight by them.
+        bias: Whether the maps have biases.
     """
 
     def __init__(self, inputs: int, maps: tuple[int, ...], *, bias: bool) -> None:
@@ -317,17 +318,17 @@ class FusedLinear(nn.Linear):
 class Attention(nn.Module):
     """Multi-head self-attention, causal if the config says so.
 
-    With fewer key-value heads than heads, these are shared (GQA).
+    With fewer key-value heads than heads, heads share them (GQA).
 
     Args:
-        config: The model's shape.
-        windowed: Whether a mask is that of a window (see `chunk_mask`).
+        config: Shape of the model.
+        windowed: Whether the mask is that of a window (see `chunk_mask`).
     """
 
     def __init__(self, config: GPTConfig | EncoderConfig, *, windowed: bool = False) -> None:
         super().__init__()
         self.windowed = windowed
-        self.flex: FlexMask | None = None  # see `stepping.compiling`
+        self.flex: FlexMask | None = None  # set by `stepping.averaging.compile_blocks`
         self.heads, self.kv_heads = config.heads, config.key_value_heads
         self.dropout = Dropout(config.attention_dropout)  # of the weights between tokens
         self.causal, self.scale = config.causal, config.attention_scale
@@ -343,16 +344,16 @@ class Attention(nn.Module):
 
         Args:
             x: (batch, length, width).
-            rotation: (2, length, head_dim / 2), as `rotary_table` gives; None: queries and keys as they are.
-            mask: What broadcasts to (batch, heads, length, length), or of a window what `chunk_mask` gives; None: to
-                all tokens, or if causal to all earlier ones.
+            rotation: (2, length, head_dim / 2), from `rotary_table`; None: no rotation of queries and keys.
+            mask: Mask broadcastable to (batch, heads, length, length), or if windowed from `chunk_mask`; None:
+                all tokens, or if causal all earlier ones.
         """
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, self.heads + 2 * self.kv_heads, width // self.heads)
-        # Each (batch, length, heads, head_dim): in this order in memory, so that `y` below needs no copy.
+        # Each (batch, length, heads, head_dim): this memory order avoids a copy of `y` below.
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 2)
         if self.q_norm is not None and self.k_norm is not None:
-            dtype = self.q_norm.weight.dtype  # autocast leaves norms to their inputs' precision, which may be less
+            dtype = self.q_norm.weight.dtype  # under autocast norms use their inputs' precision, which may be lower
             q, k = self.q_norm(q.to(dtype)).to(q.dtype), self.k_norm(k.to(dtype)).to(k.dtype)
         if rotation is not None:
             q, k = rotate(q, rotation[:, :, None]), rotate(k, rotation[:, :, None])
@@ -369,7 +370,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU between them, or with a gate beside (SwiGLU, arXiv:2002.05202)."""
+    """Two linear layers with a GELU in between, or with a gate (SwiGLU, arXiv:2002.05202)."""
 
     def __init__(self, config: GPTConfig | EncoderConfig) -> None:
         super().__init__()
@@ -389,7 +390,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normed on the way in and added on the way out, times `config.branch`.
+    """Attention and feed-forward layer, each as pre-norm residual branch, multiplied by `config.branch`.
 
     `windowed` is as in `Attention`.
     """
@@ -401,11 +402,11 @@ class Block(nn.Module):
         self.attention = Attention(config, windowed=windowed)
         self.ffn_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
         self.ffn = FeedForward(config)
-        # Each a layer of its own, since each has its own noise.
+        # Separate layers, since each has its own noise.
         self.dropout: nn.Module = Dropout(config.dropout)
         self.ffn_dropout: nn.Module = Dropout(config.dropout)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        # One kernel, whatever the factor.
+        # One kernel for any factor.
         x = torch.add(x, self.dropout(self.attention(self.attention_norm(x), rotation, mask)), alpha=self.branch)
         return torch.add(x, self.ffn_dropout(self.ffn(self.ffn_norm(x))), alpha=self.branch)

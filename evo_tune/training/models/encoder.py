@@ -1,4 +1,4 @@
-"""Classifiers: an encoder of vectors, and those of images, texts and tables."""
+"""Classifiers: a base encoder, and its versions for images, texts and tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ C = TypeVar("C", bound="Classifier")
 
 
 class EncoderBlock(Block):
-    """A block whose residual branches are left out now and then."""
+    """A block with drop-path on its residual branches."""
 
     def __init__(self, config: EncoderConfig, drop_path: float) -> None:
         super().__init__(config)
@@ -33,20 +33,20 @@ class EncoderBlock(Block):
 
 
 class Classifier(nn.Module):
-    """Base of the classifiers: a subclass builds its own parts in `build` and maps inputs to logits.
+    """Base class of the classifiers: a subclass builds its own parts in `build` and maps inputs to logits.
 
     Args:
-        config: The shape.
-        seed: Seed of the initial weights, drawn on the CPU from a generator of their own.
+        config: Shape of the model.
+        seed: Seed of the initial weights, drawn on the CPU from a separate generator.
         labels: Names of the classes, in order; None: their numbers.
 
     Raises:
-        RecipeError: There are not as many labels as classes.
+        RecipeError: The number of labels differs from the number of classes.
     """
 
     config_class: ClassVar[type[EncoderConfig]]
     recompute: int | None = None
-    """Compute every so-manieth block again for the gradient: 1 for all of them; None: none."""
+    """Recompute every n-th block in the backward pass: 1 for all blocks; None: none."""
 
     def __init__(self, config: Any, seed: int = 0, *, labels: Sequence[str] | None = None) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Classifier(nn.Module):
         self.labels = [str(label) for label in (range(config.classes) if labels is None else labels)]
         if len(self.labels) != config.classes:
             raise RecipeError("labels", len(self.labels), f"as many as there are classes, {config.classes}")
-        with unfilled():  # the modules' own initialisation would be thrown away
+        with unfilled():  # the modules' own initialisation would be overwritten
             self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(EncoderBlock(config, share) for share in config.drop_paths)
             self.norm = nn.LayerNorm(config.width)
@@ -63,7 +63,7 @@ class Classifier(nn.Module):
         self.initialise(torch.Generator().manual_seed(seed))
 
     def build(self, config: Any) -> None:
-        """Make the parts that turn inputs into tokens; called where weights are not filled yet."""
+        """Build the parts that turn inputs into tokens; called before weights are initialised."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -89,14 +89,14 @@ class Classifier(nn.Module):
                 weight.zero_()
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Send tokens through the blocks.
+        """Pass tokens through the blocks.
 
         Args:
             x: (batch, tokens, width).
-            mask: (batch, 1, 1, tokens), bool: which tokens may be looked at; None: all.
+            mask: (batch, 1, 1, tokens), bool: tokens that may be attended to; None: all.
 
         Returns:
-            (batch, tokens, width), normed.
+            (batch, tokens, width), normalised.
         """
         x = self.dropout(x)
         for number, block in enumerate(self.blocks):
@@ -105,9 +105,9 @@ class Classifier(nn.Module):
         return normed
 
     def shortened(self, inputs: Tensor) -> Tensor:
-        """Return inputs on the CPU without what would be computed for nothing; where there is none, as they are.
+        """Return inputs on the CPU without unneeded parts, such as padding; unchanged by default.
 
-        It is asked of the host, before the inputs travel: a model that looks for it has its device waited for.
+        It is called on the host before inputs are moved: a check on the device would have to wait for it.
         """
         return inputs
 
@@ -116,8 +116,8 @@ class Classifier(nn.Module):
         """Return the probability of each class, (samples, classes), on the CPU; dropout is off.
 
         Args:
-            inputs: As `forward` takes them.
-            batch: Samples at a time.
+            inputs: Inputs of `forward`.
+            batch: Samples per pass.
         """
         if not len(inputs):
             return torch.empty(0, self.config.classes)
@@ -131,42 +131,42 @@ class Classifier(nn.Module):
         return torch.cat(parts)
 
     def names(self, inputs: Tensor) -> list[str]:
-        """Return the label of the likeliest class for each input, as `forward` takes them."""
+        """Return the label of the most likely class for each input of `forward`."""
         return [self.labels[number] for number in self.probabilities(inputs).argmax(-1).tolist()]
 
     def standardise(self, inputs: Tensor) -> None:
-        """Take note of the scale of the training samples, (n, …); one whose inputs have none does nothing."""
+        """Store the scale of the training samples, (n, …); by default do nothing."""
 
     def save(self, folder: Path | str, **notes: Any) -> None:
-        """Write model.safetensors and config.json, which `load` reads; nothing in them can run code.
+        """Write model.safetensors and config.json for `load`; the files cannot run code.
 
         Args:
-            folder: Where; made if it is not there.
-            notes: Plain data to keep in config.json beside shape and labels.
+            folder: Folder to write; created if missing.
+            notes: Plain data to add to shape and labels in config.json.
         """
         write_model(folder, self, {**self.to_json(), **notes})
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is needed beside the weights, as plain data."""
+        """Return the data that `load` needs in addition to the weights, as plain data."""
         return {"model": self.config.to_json(), "labels": self.labels}
 
     @classmethod
     def from_json(cls: type[C], data: Mapping[str, Any]) -> C:
-        """Build a model of the shape and with the names that `to_json` gave, its weights yet to be loaded."""
+        """Build a model from data that `to_json` returned; its weights are not loaded."""
         return cls(cls.config_class.from_json(data["model"]), labels=data["labels"])
 
     @classmethod
     def load(cls: type[C], folder: Path | str, device: torch.device | str = "cpu") -> C:
-        """Read a model that `save` wrote, ready for use (in eval mode).
+        """Read a model that `save` wrote, in eval mode.
 
         Raises:
-            RecipeError: The folder holds no such model.
+            RecipeError: The folder has no such model.
         """
         return read_model(folder, cls.from_json).to(device).eval()
 
 
 class ViT(Classifier):
-    """The model; see `Classifier` for its arguments."""
+    """A classifier of images; see `Classifier` for the arguments."""
 
     config_class = ViTConfig
     config: ViTConfig
@@ -174,7 +174,7 @@ class ViT(Classifier):
     deviation: Tensor
 
     def build(self, config: ViTConfig) -> None:
-        """Make patch embedding, positions and stem."""
+        """Build patch embedding, positions and stem."""
         self.patches = nn.Linear(config.patch_values, config.width)
         self.positions = nn.Embedding(config.tokens, config.width)
         self.cls = nn.Embedding(1, config.width) if config.pooling == "cls" else None
@@ -189,17 +189,17 @@ class ViT(Classifier):
         self.register_buffer("deviation", torch.ones(config.channels, 1, 1))
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw the positions as large as the embedded patches, about 1, and the rest as every classifier does.
+        """Draw the positions as large as the embedded patches, about 1, and the rest as in `Classifier`.
 
-        At 0.02 they are lost beside the patches: a mean over tokens cannot tell where what is, and small
-        models take long to find out.
+        At 0.02 they would be negligible next to the patches. A mean over tokens then loses positions, and small models
+        take long to learn them.
         """
         super().initialise(generator)
         with torch.no_grad():
             self.positions.weight.normal_(0.0, 1.0, generator=generator)
 
     def standardise(self, images: Tensor) -> None:
-        """Take the mean and deviation of each channel from training images, (n, channels, height, width)."""
+        """Store the mean and deviation of each channel of training images, (n, channels, height, width)."""
         values = images.double()
         self.mean.copy_(values.mean((0, 2, 3))[:, None, None])
         spread = values.std((0, 2, 3), correction=0)[:, None, None]
@@ -221,23 +221,23 @@ class ViT(Classifier):
         return logits
 
     def classify(self, images: Tensor) -> list[str]:
-        """Return the label of each image, (n, channels, height, width), in the pixel values of the training."""
+        """Return the label of each image, (n, channels, height, width), in pixel values as in training."""
         return self.names(images)
 
 
 class TextClassifier(Classifier):
-    """The model; see `Classifier` for its arguments."""
+    """A classifier of texts; see `Classifier` for the arguments."""
 
     config_class = TextConfig
     config: TextConfig
 
     def build(self, config: TextConfig) -> None:
-        """Make the embeddings of tokens and positions."""
+        """Build the embeddings of tokens and positions."""
         self.embedding = nn.Embedding(config.vocabulary + 1, config.width)
         self.positions = nn.Embedding(config.length, config.width)
 
     def shortened(self, inputs: Tensor) -> Tensor:
-        """Leave out the padding that all have, where that does not move what is dropped between which tokens."""
+        """Remove the padding common to all texts, unless attention dropout would then drop other weights."""
         return inputs if self.training and self.config.attention_dropout else without_padding(inputs)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -255,24 +255,24 @@ class TextClassifier(Classifier):
 
 
 def without_padding(tokens: Tensor) -> Tensor:
-    """Return texts on the CPU, (texts, length), without the padding that all of them have at their end."""
+    """Return texts on the CPU, (texts, length), without the trailing padding that all of them have."""
     longest = int((tokens != PADDING).sum(1).max()) if len(tokens) else 0
     return tokens[:, : max(1, longest)]
 
 
 class Quantiles(nn.Module):
-    """Gives each column of numbers a normal distribution, by rank: what outliers and skew cannot stretch.
+    """Maps each column of numbers to a normal distribution by rank, which limits the effect of outliers and skew.
 
-    Its quantiles are buffers of the model, so an exported one takes numbers as they come.
+    Its quantiles are buffers of the model, so an exported model accepts raw numbers.
 
-    A number becomes its place among the training rows' quantiles, between 0 and 1, linear between two of them; of equal
-    quantiles the middle is taken. The place becomes what a standard normal variable is below with that probability.
-    `sklearn.preprocessing.QuantileTransformer` does the same, but for the ends: there the smallest and the largest
-    number of the training rows stand 5.2 deviations out whatever they are, here half a quantile from 0 and 1.
+    A number becomes its position among the training rows' quantiles, between 0 and 1, with linear interpolation. Among
+    equal quantiles the middle is taken. The position becomes the standard normal value of that cumulative probability.
+    `sklearn.preprocessing.QuantileTransformer` does the same except at the ends. It maps the smallest and the largest
+    training number to 5.2 deviations; here they map to half a quantile from 0 and 1.
 
     Args:
         columns: Number of columns.
-        count: Quantiles of each, 2 or more.
+        count: Number of quantiles per column (int ≥ 2).
     """
 
     values: Tensor
@@ -282,7 +282,7 @@ class Quantiles(nn.Module):
         self.register_buffer("values", torch.linspace(0.0, 1.0, count).repeat(columns, 1))
 
     def learn(self, rows: Tensor) -> None:
-        """Take the quantiles of training rows, (n, columns), missing numbers (NaN) left out; of none: as they are."""
+        """Store the quantiles of training rows, (n, columns), ignoring NaN; a column without numbers is unchanged."""
         places = torch.linspace(0.0, 1.0, self.values.shape[1], dtype=torch.float64)
         for column, numbers in enumerate(rows.double().cpu().T):
             present = numbers[~numbers.isnan()].sort().values
@@ -292,13 +292,13 @@ class Quantiles(nn.Module):
                 self.values[column] = torch.maximum(low, low + (high - low) * (at - at.floor())).to(self.values)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return the numbers of rows, (batch, columns), without missing ones, as normal ones."""
+        """Return rows, (batch, columns), without missing numbers, mapped to normal distributions."""
         x = rows.T.contiguous()
         both = (self._place(x, right=False) + self._place(x, right=True)).T - 1.0  # -1 to 1
         return math.sqrt(2.0) * torch.erfinv(both * (1.0 - 1.0 / self.values.shape[1]))
 
     def _place(self, x: Tensor, right: bool) -> Tensor:
-        """Return where numbers, (columns, batch), lie among the quantiles, the first or the last of equal ones."""
+        """Return the position of numbers, (columns, batch), among quantiles, the first or the last of equal ones."""
         last = self.values.shape[1] - 1
         above = torch.searchsorted(self.values, x, right=right)
         lower = self.values.gather(1, (above - 1).clamp(0, last))
@@ -309,13 +309,13 @@ class Quantiles(nn.Module):
 
 
 class FTTransformer(Classifier):
-    """The model.
+    """A classifier of tables.
 
     Args:
-        config: Its shape.
+        config: Shape of the model.
         seed: Seed of the initial weights.
         labels: Names of the classes, in order; None: their numbers.
-        columns: What the columns are called and which categories they know; `classify` needs it.
+        columns: Names of the columns and their known categories; required by `classify`.
     """
 
     config_class = FTConfig
@@ -337,12 +337,12 @@ class FTTransformer(Classifier):
         self.register_buffer("mean", torch.zeros(config.numeric))
         self.register_buffer("deviation", torch.ones(config.numeric))
         self.quantiles = Quantiles(config.numeric, config.quantiles) if config.quantiles and config.numeric else None
-        # Embeddings of all categories lie in one table, one column's after another's: where each begins.
+        # One table has the embeddings of all columns' categories: the first row of each column.
         sizes = torch.tensor([0, *(number + 1 for number in config.categories)])
         self.register_buffer("first", sizes.cumsum(0)[:-1], persistent=False)
 
     def build(self, config: FTConfig) -> None:
-        """Make the tokens' weights. As embeddings they are spared by the weight decay, as in the paper."""
+        """Build the tokens' weights. As embeddings they have no weight decay, as in the paper."""
         rows, width = sum(number + 1 for number in config.categories), config.width
         self.weights = nn.Embedding(config.numeric, width) if config.numeric else None
         self.missing = nn.Embedding(config.numeric, width) if config.numeric else None
@@ -351,9 +351,9 @@ class FTTransformer(Classifier):
         self.blocks[0].attention_norm = nn.Identity()
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw the tokens' weights from ±1/√width, as in the paper, and the others as every classifier does.
+        """Draw the tokens' weights from ±1/√width, as in the paper, and the others as in `Classifier`.
 
-        The width is that of the base where there is one: tokens do not become smaller in a wider model.
+        The width is the base model's if there is one: tokens do not shrink in a wider model.
         """
         super().initialise(generator)
         scaling = self.config.scaling
@@ -366,7 +366,7 @@ class FTTransformer(Classifier):
                 self.missing.weight.zero_()
 
     def standardise(self, rows: Tensor) -> None:
-        """Take quantiles, mean and deviation of each numeric column from training rows, (n, columns), ignoring NaN."""
+        """Store quantiles, mean and deviation of each numeric column of training rows, (n, columns), ignoring NaN."""
         if self.quantiles is not None:
             self.quantiles.learn(rows[:, : self.config.numeric])
         values = rows[:, : self.config.numeric].double()
@@ -394,10 +394,10 @@ class FTTransformer(Classifier):
         return logits
 
     def classify(self, table: Mapping[str, Any]) -> list[str]:
-        """Return the label of each row of a table: column name to values, a DataFrame for one.
+        """Return the label of each row of a table, a mapping of column names to values such as a DataFrame.
 
         Raises:
-            RecipeError: A column is missing, or the model was made without the names of its columns.
+            RecipeError: A column is missing, or the model was built without column names.
         """
         if self.columns is None:
             raise RecipeError("columns", None, "a model that was given its Columns")

@@ -1,4 +1,4 @@
-"""A GPT, and how it continues a text."""
+"""A GPT, and text generation with it."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def continue_tokens(
     top_k: int | None = None,
     seed: int = 0,
 ) -> list[int]:
-    """Return the prompt and `length` sampled tokens; the training mode of the model is left as it was.
+    """Return the prompt and `length` sampled tokens; the model's training mode is restored.
 
     Args:
-        model: Maps (1, n) tokens to logits (1, n, vocab_size).
-        prompt: What to go on from, at least one token.
-        length: Number of tokens to add, 0 or more.
-        config: The model's shape; only its last `context` tokens are looked at.
-        temperature: Divides the logits; 0 takes the likeliest token.
-        top_k: Sample only among this many likeliest tokens.
+        model: Module that maps (1, n) tokens to logits (1, n, vocab_size).
+        prompt: Tokens to continue, at least one.
+        length: Number of tokens to add (int ≥ 0).
+        config: Shape of the model; only the last `context` tokens are used.
+        temperature: Divisor of the logits; 0 takes the most likely token.
+        top_k: Number of most likely tokens to sample from; None: all.
         seed: Seed of the sampling's own generator.
 
     Raises:
@@ -76,17 +76,17 @@ TOKENIZER = "tokenizer.json"
 
 
 class GPT(nn.Module):
-    """The model.
+    """A decoder-only Transformer for language.
 
     Args:
-        config: Its shape.
-        seed: Seed of the initial weights, which are drawn on the CPU from a generator of their own: the
-            same on every device, and no other randomness is used up or depended on.
-        recompute: Forget what every so-manieth block computed and compute it again for the gradient: 1 for
-            all of them; None: none. It changes memory and time, and no result.
+        config: Shape of the model.
+        seed: Seed of the initial weights, drawn on the CPU from a separate generator, so that they are
+            the same on every device and no other random numbers are affected.
+        recompute: Recompute every n-th block in the backward pass instead of storing its activations: 1 for
+            all blocks; None: none. It changes memory and time, not the result.
 
     Raises:
-        RecipeError: recompute is no whole number from 1.
+        RecipeError: recompute is not an integer of at least 1.
     """
 
     fixed: Tensor | None
@@ -100,7 +100,7 @@ class GPT(nn.Module):
         self.config = config
         self.recompute = recompute
         self.tokenizer: Tokenizer | None = Bytes() if config.vocab_size == 256 else None
-        with unfilled():  # the modules' own initialisation would be thrown away
+        with unfilled():  # the modules' own initialisation would be overwritten
             self.embedding = nn.Embedding(config.vocab_size, config.width)
             self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
             self.dropout = Dropout(config.dropout)
@@ -111,11 +111,11 @@ class GPT(nn.Module):
         self._register_tables()
 
     def _register_tables(self) -> None:
-        """Compute what follows from the shape alone, and is not saved with the weights."""
+        """Compute the tables that depend on the shape alone; they are not saved with the weights."""
         config, stretch = self.config, self.config.stretch
         fixed = rotation = mask = None
         if config.position == "sinusoidal":
-            # As large as the embeddings begin: 0.02 in root mean square.
+            # The size of the initial embeddings: 0.02 in root mean square.
             fixed = (0.02 * math.sqrt(2.0) * sinusoids(config.context, config.width, stretch)).float()
         if config.position == "rope":
             trained = config.extended_from or config.context
@@ -135,7 +135,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
-        """Draw the weights as `GPTConfig.init` says; norms begin as identities."""
+        """Draw the weights according to `GPTConfig.init`; norms begin as identities."""
         for name, parameter in self.named_parameters():
             if "norm" in name:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
@@ -150,26 +150,26 @@ class GPT(nn.Module):
             return 0.0 if residual else 1.0 / math.sqrt(weight.shape[1])
         scaling = self.config.scaling
         narrower = math.sqrt(scaling.wider(self.config.width)) if scaling is not None and hidden else 1.0
-        # With branches that are multiplied by 1 / m_L depth is accounted for.
+        # Branches multiplied by 1 / m_L already account for depth.
         depth = self.config.depth * self.config.branch
         return 0.02 / math.sqrt(2 * depth) / narrower if residual else 0.02 / narrower
 
     @property
     def in_pieces(self) -> bool:
-        """Whether logits are so many that a training is not to have them whole."""
+        """Whether the logits are so large that a training should not hold them all."""
         plain = self.head is None or type(self.head) is nn.Linear
         return plain and self.config.vocab_size >= LARGE_VOCABULARY
 
     def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
-        """Return logits for the token after each.
+        """Return logits for the token after each position.
 
         Args:
-            tokens: (batch, length), whole numbers below vocab_size; length up to the context.
-            read: What is to be done in place of making logits, with what they are made of, (batch, length, width), and
-                the head's weight, (vocab_size, width), where `in_pieces` says that this is all that a head is.
+            tokens: (batch, length), integers below vocab_size; length up to the context.
+            read: Function called instead of computing logits, with the head's inputs, (batch, length, width), and
+                weight, (vocab_size, width); for models with `in_pieces`.
 
         Returns:
-            (batch, length, vocab_size); or what `read` returns.
+            (batch, length, vocab_size); or the result of `read`.
 
         Raises:
             RecipeError: The sequence is longer than the context.
@@ -204,17 +204,17 @@ class GPT(nn.Module):
         """Continue a text, token by token.
 
         Args:
-            prompt: What to go on from; empty stands for a new line.
+            prompt: Text to continue; if empty, a new line.
             length: Number of tokens to add.
-            temperature: 1 samples as trained, less is safer, 0 takes the likeliest.
-            top_k: Sample only among this many likeliest tokens; None: among all.
-            seed: Same seed, same text.
+            temperature: Divisor of the logits; 1 samples from the model's distribution, 0 takes the most likely token.
+            top_k: Number of most likely tokens to sample from; None: all.
+            seed: Seed of the sampling; the same seed gives the same text.
 
         Returns:
-            The prompt and its continuation; bytes that are no valid UTF-8 become U+FFFD.
+            The prompt and its continuation; invalid UTF-8 becomes U+FFFD.
 
         Raises:
-            RecipeError: It is not known what the model's tokens stand for, or an argument is out of its range.
+            RecipeError: The model has no tokenizer, or an argument is out of its range.
         """
         if self.tokenizer is None:
             raise RecipeError("vocab_size", self.config.vocab_size, "256, or a `tokenizer` given to the model")
@@ -223,13 +223,13 @@ class GPT(nn.Module):
         return self.tokenizer.decode(tokens).decode("utf-8", errors="replace")
 
     def save(self, folder: Path | str, **notes: Any) -> None:
-        """Write what `load` reads; nothing in it can run code.
+        """Write the model to a folder for `load`; the files cannot run code.
 
         model.safetensors has the weights, config.json the shape, tokenizer.json the tokens if they are not bytes.
 
         Args:
-            folder: Where; made if it is not there.
-            notes: Plain data to keep in config.json beside the shape.
+            folder: Folder to write; created if missing.
+            notes: Plain data to add to config.json.
         """
         write_model(folder, self, {"model": self.config.to_json(), **notes})
         if isinstance(self.tokenizer, BPE):
@@ -237,10 +237,10 @@ class GPT(nn.Module):
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> GPT:
-        """Read a model that `save` wrote, ready for use (in eval mode).
+        """Read a model that `save` wrote, in eval mode.
 
         Raises:
-            RecipeError: The folder holds no such model, or weights of another shape than its config.json says.
+            RecipeError: The folder has no such model, or its weights do not fit its config.json.
         """
         model = read_model(folder, lambda config: cls(GPTConfig.from_json(config["model"])))
         tokenizer = Path(folder) / TOKENIZER

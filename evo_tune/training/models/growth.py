@@ -1,4 +1,4 @@
-"""Larger models that begin as a smaller one: the same function, or its weights where they fit."""
+"""Enlarge a model: the larger one computes the same function at first."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from evo_tune.training.models.gpt import GPT
 
 
 def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None, seed: int = 0) -> GPT:
-    """Return a larger model with the same outputs: to the bit if only deeper, else but for rounding.
+    """Return a larger model with the same outputs: bit-identical if only deeper, else up to rounding.
 
     Args:
-        model: It is left alone.
-        depth: Number of blocks, the model's or more; new ones stand evenly between the old.
-        ffn_mult: Width of the feed-forward layers as a multiple of the model's width, the model's or more.
-        seed: Seed of the new weights that do not begin at zero.
+        model: Model to enlarge; unchanged.
+        depth: Number of blocks, at least the model's; new blocks are spread evenly among the old.
+        ffn_mult: Width of the feed-forward layers as a multiple of the model's width, at least the model's.
+        seed: Seed of the new weights that are not initially zero.
 
     Raises:
-        RecipeError: Something would become smaller, or blocks with and without a window would change places.
+        RecipeError: A size would shrink, or blocks with and without a window would change places.
     """
     old = model.config
     depth, ffn_mult = depth or old.depth, ffn_mult or old.ffn_mult
@@ -49,14 +49,14 @@ def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None,
 
 
 def made_up(name: str, old: GPTConfig, new: GPTConfig) -> float:
-    """Return by what a parameter is multiplied so that the function stays, where the shape multiplies otherwise.
+    """Return the factor of a parameter that preserves the function although the shape's own multipliers change.
 
     A deeper model has smaller branches, a wider one smaller logits (see `Parametrisation`).
 
     Args:
-        name: Of a parameter.
-        old: The model's shape.
-        new: The shape of the one that continues it.
+        name: Name of a parameter.
+        old: Shape of the model.
+        new: Shape of the larger model.
     """
     if name.endswith((".out.weight", ".out.bias")):
         return old.branch / new.branch
@@ -79,7 +79,7 @@ def sources(model: GPT, grown: GPT) -> dict[str, str | None]:
 
 
 def _is_gated(name: str, config: GPTConfig) -> bool:
-    """Whether the first dimension of a parameter holds a SwiGLU's gates, then as many values."""
+    """Return whether the first dimension of a parameter has a SwiGLU's gates, then as many values."""
     return config.ffn == "swiglu" and ".ffn.up." in name
 
 
@@ -87,10 +87,10 @@ def _copy(target: Tensor, source: Tensor, *, gated: bool, clear: bool) -> None:
     """Copy a tensor into the corner of a larger one; a SwiGLU's gates and values are copied separately.
 
     Args:
-        target: Tensor to fill, with as many dimensions.
+        target: Tensor to fill, with as many dimensions as the source.
         source: Tensor to copy.
         gated: Whether the first dimension has the gates, then the values.
-        clear: Whether the rest becomes zero; else it stays.
+        clear: Whether to set the rest to zero; otherwise it is unchanged.
     """
     if clear:
         target.zero_()
@@ -100,12 +100,12 @@ def _copy(target: Tensor, source: Tensor, *, gated: bool, clear: bool) -> None:
 
 
 def enlarge(model: GPT, config: GPTConfig, seed: int = 0, *, recompute: int | None = None) -> GPT:
-    """Return a larger model with the same outputs: to the bit if only deeper, else but for rounding.
+    """Return a larger model with the same outputs: bit-identical if only deeper, else up to rounding.
 
     Args:
-        model: It is left alone; its shape is `small_of` the new one's.
-        config: The new shape.
-        seed: Seed of the new weights that do not begin at zero, and of the noise between copies.
+        model: Model to enlarge; unchanged. Its shape is `small_of` the new one's.
+        config: Shape of the larger model.
+        seed: Seed of the new weights that are not initially zero, and of the noise between copies.
         recompute: See `GPT`.
     """
     grown = GPT(config, seed, recompute=recompute).to(model.embedding.weight)
@@ -123,13 +123,13 @@ def enlarge(model: GPT, config: GPTConfig, seed: int = 0, *, recompute: int | No
 
 
 def carry_state(old: torch.optim.Optimizer, model: GPT, new: torch.optim.Optimizer, grown: GPT) -> None:
-    """Give a grown model's optimizer the old one's moments; new weights begin with none, as in a new training.
+    """Transfer an optimizer's moments to the optimizer of the grown model; new weights have none, as in a new training.
 
     Args:
-        old: The optimizer of `model`.
-        model: What was grown.
-        new: A fresh optimizer of `grown`, of the same kind.
-        grown: What `enlarge` or `grow` returned.
+        old: Optimizer of `model`.
+        model: Model before growth.
+        new: Fresh optimizer of `grown`, of the same kind.
+        grown: Model that `enlarge` or `grow` returned.
     """
     states = {p: state for part in getattr(old, "optimizers", [old]) for p, state in part.state.items()}
     theirs, maps = dict(model.named_parameters()), _Maps(model.config, grown.config)
@@ -149,21 +149,21 @@ def carry_state(old: torch.optim.Optimizer, model: GPT, new: torch.optim.Optimiz
 
 
 class _Maps:
-    """How each parameter of a larger GPT follows from the smaller one's."""
+    """Maps each parameter of a smaller GPT to the larger one's."""
 
     def __init__(self, old: GPTConfig, new: GPTConfig) -> None:
         self.old, self.new = old, new
         self.copies = copies(old.width, new.width)
-        self.shrunk = math.sqrt(self.copies * old.width / new.width)  # η: the standard deviation, by what it was
+        self.shrunk = math.sqrt(self.copies * old.width / new.width)  # η: new over old standard deviation
         self.stream = [i % old.width if i < self.copies * old.width else -1 for i in range(new.width)]
 
     def weight(self, name: str, old: Tensor, fresh: Tensor) -> Tensor:
-        """Return a parameter.
+        """Return the larger model's value of a parameter.
 
         Args:
-            name: Its name in a GPT.
-            old: The smaller model's.
-            fresh: The larger model's as it was drawn: what new rows are, and the noise.
+            name: Name of the parameter in a GPT.
+            old: Value in the smaller model.
+            fresh: Initial value in the larger model, used for new rows and for noise.
         """
         kind = name.split(".")[-1]
         if self._is_norm(name):
@@ -173,7 +173,7 @@ class _Maps:
             old = self._spread(old, 0)
         if columns == "made":
             return self._spread(old, 1)
-        if columns == "inner":  # what is new is multiplied by zero
+        if columns == "inner":  # new columns are zero
             return _taken(old, self._inner(name), 1)
         if columns == "read":
             old = self._shared(old, fresh, self._rows(rows, name))
@@ -186,14 +186,14 @@ class _Maps:
         return old
 
     def moment(self, name: str, value: Tensor, power: int) -> Tensor:
-        """Return what an optimizer keeps of a parameter's gradients.
+        """Return the larger model's value of an optimizer moment.
 
-        Of copies each has its share of the gradient, as the sum of all is the old one's.
+        Copies share the gradient equally, since its sum over all copies equals the old one.
 
         Args:
-            name: Of the parameter in a GPT.
-            value: Of the smaller model's.
-            power: 1 for a mean of gradients, 2 for one of their squares.
+            name: Name of the parameter in a GPT.
+            value: Moment in the smaller model.
+            power: 1 for a mean of gradients, 2 for a mean of their squares.
         """
         if self._is_norm(name):
             scale = self._norm_scale(name)
@@ -215,19 +215,19 @@ class _Maps:
         return name.split(".")[-2] in ("attention_norm", "ffn_norm", "norm")
 
     def _norm_scale(self, name: str) -> float:
-        """Return by what each copy of a norm's gain or bias is multiplied."""
+        """Return the factor of each copy of a norm's gain or bias."""
         scale = self.shrunk if name.endswith("weight") else 1.0
-        # Of a tied head each copy's column is the embedding's own, which cannot be shared out: so what it reads is.
+        # A tied head reads the embedding's own columns in every copy. They cannot be divided, so its input is.
         return scale / self.copies if name.startswith("norm.") and self.new.tied else scale
 
     def _norm(self, name: str, old: Tensor) -> Tensor:
         spread = self._spread(old, 0) * self._norm_scale(name)
-        if name.endswith("bias"):  # nothing reaches the channels of the mean
+        if name.endswith("bias"):  # the channels of the mean stay zero
             spread[self.copies * self.old.width :] = 0.0
         return spread
 
     def _axes(self, name: str) -> tuple[str, str]:
-        """Return what the rows and the columns of a parameter stand for; '' is what does not change."""
+        """Return the meaning of the rows and the columns of a parameter; '' for an axis that does not change."""
         parts = name.split(".")
         if parts[0] in ("embedding", "positions"):
             return "", "made"
@@ -237,10 +237,10 @@ class _Maps:
             return "inner", "read" if parts[-1] == "weight" else ""
         if parts[-2] == "out":
             return "stream", "inner" if parts[-1] == "weight" else ""
-        return "", ""  # gains of queries and keys
+        return "", ""  # gains of query and key norms
 
     def _rows(self, rows: str, name: str) -> list[int]:
-        """Return the old row of each new one; -1 where it is new."""
+        """Return the old row of each new row; -1 for a new one."""
         if rows != "inner":
             return list(range(self.new.vocab_size))
         if ".qkv." in name:
@@ -259,9 +259,9 @@ class _Maps:
         return [i if i < self.old.ffn_width else -1 for i in range(self.new.ffn_width)]
 
     def _heads(self, *, queries: bool, keys: bool = False) -> list[int]:
-        """Return the channels of heads: of the queries, and of keys and values too if asked.
+        """Return the old channel of each new channel of the queries, and of keys and values if asked; -1 for a new one.
 
-        Heads that share keys go on sharing them: the old ones are the first of each group, the old groups the first.
+        Heads that shared keys still share them: old heads come first in each group, and old groups come first.
         """
         old, new = self.old, self.new
         size = new.width // new.heads
@@ -278,13 +278,13 @@ class _Maps:
         return [place * size + i if place >= 0 else -1 for place in places for i in range(size)]
 
     def _spread(self, old: Tensor, axis: int) -> Tensor:
-        """Return what is written to the stream: copies, and their mean in the channels that are left."""
+        """Return values to write to the stream: copies, then their mean in the remaining channels."""
         left = self.new.width - self.copies * self.old.width
         mean = old.mean(axis, keepdim=True)
         return torch.cat([old] * self.copies + [mean] * left, axis)
 
     def _shared(self, old: Tensor, fresh: Tensor, rows: Sequence[int]) -> Tensor:
-        """Return what reads the stream: each copy a share of the weights, and the channels of the mean anything."""
+        """Return weights that read the stream, divided among the copies; those of the mean's channels are arbitrary."""
         width, count = self.old.width, self.copies
         taken = _taken(old, rows, 0)
         noise = fresh[:, : count * width].reshape(-1, count, width)

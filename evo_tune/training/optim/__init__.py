@@ -1,1 +1,1 @@
-"""How weights change: optimizers, schedules, gradients."""
+"""Optimizers, losses and gradients, and the checks for divergence and overfitting."""

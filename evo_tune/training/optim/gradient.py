@@ -1,8 +1,8 @@
 """The gradient of a step: summed over micro-batches exactly as in one large batch, its norm, and its clipping.
 
-All micro-batches of a step are there before the first forward pass, so the number n of counted targets is known, and
-each micro-batch contributes its *sum* of losses divided by n. The usual mean of means weighs short ones too much.
-Knows nothing of optimizers.
+All micro-batches of a step are available before the first forward pass, so the number n of counted targets is known.
+Each micro-batch contributes its *sum* of losses divided by n; a mean of means would weight short ones too much.
+This module is independent of optimizers.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ def accumulate(
     """Add the gradient of the step's mean loss to the parameters' `.grad`.
 
     Args:
-        model: Maps inputs to outputs. One with `in_pieces` is called with a function beside its inputs, to which it
-            gives what it makes logits of, and whose result it returns (see `GPT`).
-        window: The micro-batches of one step.
-        device: Where the model is.
-        loss: What is minimised; None: cross-entropy.
-        autocast: Gives the context of a forward pass.
-        scale: Multiplies what is minimised, and with it the gradient (see `Precision`).
-        ranks: The processes of which each has a part of the window, at least one micro-batch; the model is
-            then what `Ranks.wrap` returned.
-        before: Called with the number of each micro-batch before it is passed through the model.
-        targets: Counted targets of the window, with ranks of all of them; None: they are counted.
+        model: Module that maps inputs to outputs. If it has `in_pieces`, it is also given a function; it calls the
+            function with the head's inputs and weight, and returns its result (see `GPT`).
+        window: Micro-batches of one step.
+        device: Device of the model.
+        loss: Loss to minimise; None: cross-entropy.
+        autocast: Function that returns the context of a forward pass.
+        scale: Function that scales the minimised loss, and so the gradient (see `Precision`).
+        ranks: Processes that each have a part of the window, at least one micro-batch; the model must then
+            come from `Ranks.wrap`.
+        before: Function called with the number of each micro-batch before its forward pass.
+        targets: Counted targets of the window over all ranks; None: count them.
 
     Returns:
         The mean loss over all counted targets of the window (a scalar on `device`, without graph), and their number.
-        With ranks the number is that of all, and the loss is this one's summand of the mean.
+        With ranks, the number is over all ranks, and the loss is this rank's share of the mean.
 
     Raises:
-        RecipeError: No target counts, so that there is nothing to learn from.
+        RecipeError: No target counts.
     """
     loss = loss or CrossEntropy()
     if targets is None:
@@ -64,7 +64,7 @@ def accumulate(
         raise RecipeError("targets", 0, "at least one in a step that is not padding")
     total = torch.zeros((), device=device)
     for number, (inputs, aims) in enumerate(window):
-        # Gradients travel once a window. The forward pass too must be under no_sync: it is what prepares them.
+        # Gradients are reduced once per window. The forward pass must be under no_sync too: it prepares the reduction.
         silent = ranks is not None and number < len(window) - 1
         before(number)
         with model.no_sync() if silent else nullcontext():  # type: ignore[operator]
@@ -84,15 +84,15 @@ def _shares(
     scale: Callable[[Tensor], Tensor] | None,
     ranks: Ranks | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return a micro-batch's share of the mean loss, without graph, and what is to be minimised for it.
+    """Return a micro-batch's share of the mean loss, without graph, and the scalar to minimise for it.
 
-    Outputs are held by nothing but the graph, and those of a large vocabulary are never there whole.
+    Only the graph keeps the outputs, and the logits of a large vocabulary are never in memory as a whole.
     """
     inputs, targets = micro
-    # Gradients of ranks are averaged, and a sum is wanted.
+    # The ranks' gradients are averaged, but their sum is needed.
     times = 1.0 if ranks is None else float(ranks.size)
     if getattr(getattr(model, "module", model), "in_pieces", False):
-        factor = torch.full((), times / n, device=inputs.device)  # a kernel: to copy a number there would wait
+        factor = torch.full((), times / n, device=inputs.device)  # a kernel: copying a number would wait
         pieces = loss.of_pieces(targets, factor if scale is None else scale(factor))
         if pieces is not None:
             with autocast():
@@ -109,7 +109,7 @@ def _shares(
 
 
 def split(window: Sequence[MicroBatch], parts: int) -> list[MicroBatch]:
-    """Return the window with each micro-batch cut into up to `parts` smaller ones: the same gradient."""
+    """Return the window with each micro-batch cut into up to `parts` smaller ones, which gives the same gradient."""
     return [
         (inputs, targets)
         for micro in window
@@ -118,11 +118,11 @@ def split(window: Sequence[MicroBatch], parts: int) -> list[MicroBatch]:
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """Return the L2 norm over all gradients (a scalar); parameters without one count as zero."""
+    """Return the L2 norm over all gradients (a scalar); parameters without a gradient count as zero."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros(())
-    # The public `torch.nn.utils.get_total_norm` does the same, from torch 2.6 on; one norm after another is slower.
+    # Equivalent to the public `torch.nn.utils.get_total_norm` of torch 2.6; separate norms are slower.
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     return norm
 
@@ -131,13 +131,13 @@ def clip(parameters: Iterable[Tensor], norm: Number, limit: float | None) -> Num
     """Scale all gradients by min(1, limit / (norm + 1e-6)), as `torch.nn.utils.clip_grad_norm_` does.
 
     Args:
-        parameters: Those whose gradients `norm` was computed from.
-        norm: Their global norm: a number, or a float64 scalar on their device, for which nothing waits. If it is not
-            finite, the gradients are of no use afterwards.
+        parameters: Parameters whose gradients have the norm `norm`.
+        norm: Their global norm: a number, or a float64 scalar on their device, which is not waited for. If it is not
+            finite, the gradients are unusable afterwards.
         limit: Largest norm allowed, above 0; None or infinity: no limit.
 
     Returns:
-        The scale; 1.0: the gradients are as they were.
+        The scale; at 1.0 the gradients are unchanged.
 
     Raises:
         RecipeError: The limit is zero or negative.

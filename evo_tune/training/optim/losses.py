@@ -1,10 +1,10 @@
-"""What a training minimises: the mean loss over the counted targets of a step.
+"""Losses to minimise: the mean loss over the counted targets of a step.
 
-A loss says which targets count and sums the loss over them; `gradient.accumulate` divides by their number.
+A loss defines which targets count and sums the loss over them; `gradient.accumulate` divides by their number.
 
-The logits of a large vocabulary are the largest tensor of a training: with their log-softmax and its gradients 12 bytes
-for each token and word. `summed_in_pieces` never holds them whole: it makes the logits of some tokens, takes from them
-the loss and the gradients of what they were made of, and drops them. Knows nothing of models or steps.
+The logits of a large vocabulary are the largest tensor of a training: with their log-softmax and its gradients,
+12 bytes for each token and vocabulary entry. `summed_in_pieces` never holds all logits: it computes those of some
+tokens, their loss and gradients, and then frees them. This module is independent of models and steps.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Loss(ABC):
 
         Args:
             outputs: The model's outputs, at least float32.
-            targets: As the source gives them.
+            targets: Targets, as the source gives them.
         """
 
     def shares(self, outputs: Tensor, targets: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """Return a micro-batch's share of the step's mean loss, as it is reported and as it is minimised.
+        """Return a micro-batch's share of the step's mean loss, to report and to minimise.
 
         Args:
             outputs: See `summed`.
@@ -52,11 +52,11 @@ class Loss(ABC):
         return share, share
 
     def of_pieces(self, targets: Tensor, factor: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-        """Return what takes a head's inputs and weight instead of its outputs; None: this loss needs the outputs.
+        """Return a function of the head's inputs and weight that replaces the outputs; None: outputs are needed.
 
         Args:
             targets: See `summed`.
-            factor: Multiplies what is minimised.
+            factor: Factor of the minimised loss, a scalar.
         """
         del targets, factor
         return None
@@ -66,11 +66,11 @@ class Loss(ABC):
 class CrossEntropy(Loss):
     """Cross-entropy of logits (…, classes), in nats.
 
-    Targets are class numbers (…), of which IGNORE is padding and does not count; or the probability of each class
-    (…, classes), which all count.
+    Targets are class numbers (…), where IGNORE marks padding that does not count; or class probabilities (…, classes),
+    which all count.
 
     Args:
-        z_loss: Weight of `z_sum` in what is minimised (PaLM, arXiv:2204.02311).
+        z_loss: Weight of `z_sum` in the minimised loss (PaLM, arXiv:2204.02311).
     """
 
     z_loss: float = 0.0
@@ -131,20 +131,19 @@ def z_sum(logits: Tensor, targets: Tensor) -> Tensor:
 def summed_in_pieces(
     x: Tensor, weight: Tensor, *, targets: Tensor, z_loss: float = 0.0, factor: Tensor | float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of the logits x · weightᵀ, which are never there whole.
+    """Return the loss of the logits x · weightᵀ without holding all logits in memory.
 
     Args:
-        x: (…, width); under autocast the products are done in its precision, as those of a linear layer are, and all
-            else in float32.
+        x: (…, width); under autocast, products use its precision, as those of a linear layer do; the rest uses float32.
         weight: (vocabulary, width).
         targets: (…), class numbers or IGNORE.
-        z_loss: Weight of `z_sum` beside the cross-entropy.
-        factor: Multiplies what is minimised: a scalar. Here rather than afterwards, so that gradients that are computed
-            in float16 are as large as a scaled loss makes them.
+        z_loss: Weight of `z_sum` added to the cross-entropy.
+        factor: Scalar factor of the minimised loss. It is applied here, not afterwards, so that gradients computed in
+            float16 have the size of a scaled loss.
 
     Returns:
-        factor · (cross-entropy + z_loss · `z_sum`), summed, which has a gradient and can be gone back from once; and
-        the summed cross-entropy, nats, without.
+        factor · (cross-entropy + z_loss · `z_sum`), summed, with a gradient that can be propagated once; and
+        the summed cross-entropy in nats, without a gradient.
     """
     x, targets = x.flatten(0, -2), targets.flatten()
     kind = x.device.type
@@ -154,7 +153,7 @@ def summed_in_pieces(
 
 
 def losses_in_pieces(x: Tensor, weight: Tensor, *, targets: Tensor) -> Tensor:
-    """Return the cross-entropy of each target by the logits x · weightᵀ, (…), nats, 0 for IGNORE; it has no gradient.
+    """Return the cross-entropy of each target for the logits x · weightᵀ, (…), in nats, 0 for IGNORE; without gradient.
 
     Args:
         x: (…, width).
@@ -202,16 +201,16 @@ class _Pieces(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         slopes = tuple(None if slope is None else slope.mul_(by) for slope in ctx.slopes)
-        ctx.slopes = None  # in place, to need no second copy: so it can be done once only
+        ctx.slopes = None  # multiplied in place to save a copy, so backward works only once
         return *slopes, None, None, None, None
 
 
 def _piece(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return summed cross-entropy and squares of log Σ exp, and their weighted sum's gradient in the logits' place.
+    """Return the summed cross-entropy, the summed squares of log Σ exp, and the gradient of their weighted sum.
 
     Args:
-        logits: (tokens, vocabulary); used up.
-        targets: (tokens).
+        logits: (tokens, vocabulary); overwritten by the gradient.
+        targets: (tokens), class numbers or IGNORE.
         z_loss: Weight of the squares.
     """
     valid, aims = targets != IGNORE, targets.clamp(min=0)[:, None]

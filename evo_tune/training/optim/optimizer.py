@@ -1,4 +1,4 @@
-"""The optimizers: AdamW, SGD, and Muon for hidden matrices."""
+"""Optimizers: AdamW, SGD, and Muon for hidden matrices."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MATMULS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.modules.conv._Conv
 
 
 def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Split the trainable parameters into those that decay and those that do not, each exactly once.
+    """Split the trainable parameters into those with and without weight decay, each exactly once.
 
     Args:
         model: Any module. A parameter decays if it is a weight of a linear, attention or convolution
-            layer and is not an embedding elsewhere in the model; or if its module names it in `matrices`.
+            layer and is not an embedding elsewhere in the model. Modules may name more in `matrices`.
 
     Returns:
-        (decayed, not decayed), each in the model's own order.
+        (with decay, without decay), each in the model's own order.
     """
     matmul: set[nn.Parameter] = set()
     embedding: set[nn.Parameter] = set()
@@ -42,9 +42,9 @@ def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
 
 
 def factors_of(model: nn.Module, optimizer: str) -> dict[nn.Parameter, Factors]:
-    """Return by what the rates of each parameter are multiplied, as its `config.scaling` says; without one, nothing.
+    """Return the learning-rate factors of each parameter by the model's `config.scaling`; empty without one.
 
-    A model of which a part is frozen is not trained anew: its rates are one.
+    A model with frozen parameters is fine-tuned, not trained from scratch, so it has no factors.
 
     Args:
         model: Any module.
@@ -68,14 +68,14 @@ def _kind(name: str, matrix: bool) -> str:
 def split_by_factors(
     parameters: Sequence[nn.Parameter], factors: Mapping[nn.Parameter, Factors], *, decay: bool, lr: float, eps: float
 ) -> list[dict[str, Any]]:
-    """Return groups of parameters that share their factors, in the order of the first of each; none of no parameters.
+    """Return groups of parameters with equal factors, ordered by the first parameter of each; empty without parameters.
 
     Args:
-        parameters: All of which decay, or none.
-        factors: See `factors_of`; those that are not in it have ones.
-        decay: Whether they do.
+        parameters: Parameters that all have weight decay, or all have none.
+        factors: See `factors_of`; missing parameters have factors of 1.
+        decay: Whether the parameters have weight decay.
         lr: Peak learning rate.
-        eps: Adam's; 0: the optimizer has none.
+        eps: Adam's ε; 0: the optimizer has none.
     """
     same: dict[Factors, list[nn.Parameter]] = {}
     for parameter in parameters:
@@ -93,10 +93,9 @@ def split_by_factors(
 
 
 def parameter_groups(model: nn.Module, lr: float, optimizer: str, eps: float = 0.0) -> list[dict[str, Any]]:
-    """Return the groups of `decay_groups`, each in parts that share their factors, as an optimizer takes them.
+    """Return the groups of `decay_groups`, split by factors, in the format of an optimizer.
 
-    They carry `initial_lr` (the peak that schedules multiply) and `decay` (by what the trainer multiplies the weight
-    decay that it writes to them).
+    Each group has `initial_lr`, the peak that schedules multiply, and `decay`, the trainer's factor of weight decay.
     """
     factors = factors_of(model, optimizer)
     parts = zip(decay_groups(model), (True, False), strict=True)
@@ -113,9 +112,9 @@ class AdamW:
 
     Args:
         lr: Peak learning rate, above 0, up to 1.
-        beta1: Decay of the first moment, 0 up to below 1.
-        beta2: Decay of the second, 0 up to below 1: 0.95 for language models, 0.999 for classification.
-        eps: Added to the root of the second moment, above 0.
+        beta1: Decay of the first moment, in [0, 1).
+        beta2: Decay of the second moment, in [0, 1): 0.95 for language models, 0.999 for classification.
+        eps: Number added to the root of the second moment, above 0.
 
     Raises:
         RecipeError: A field is out of its range.
@@ -144,13 +143,13 @@ class AdamW:
 class SGD:
     """Options of stochastic gradient descent with momentum.
 
-    Its weight decay is the classical one, added to the gradient, so that momentum carries it along; it
-    is lr · λ a step, as AdamW's is, only without momentum.
+    The weight decay is added to the gradient, so momentum accumulates it. Without momentum it shrinks weights by lr · λ
+    a step, as AdamW does.
 
     Args:
         lr: Peak learning rate, above 0, up to 10.
-        momentum: 0 up to below 1.
-        nesterov: Whether to look ahead along the momentum (which must then be above 0).
+        momentum: Decay of the momentum, in [0, 1).
+        nesterov: Whether to use Nesterov momentum (requires a momentum above 0).
 
     Raises:
         RecipeError: A field is out of its range.
@@ -173,26 +172,26 @@ class SGD:
         options = {"momentum": self.momentum, "nesterov": self.nesterov, "fused": fused or None}
         optimizer = torch.optim.SGD(groups, lr=self.lr, **options)  # type: ignore[arg-type]
         if fused and self.momentum:
-            # As the first step makes them; left to it, a first step that is refused leaves them as they lay in memory.
+            # The first step would create them, but if it is refused it leaves them uninitialised.
             for parameter in (p for group in groups for p in group["params"]):
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
 
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic Newton-Schulz iteration (Jordan et al.): steepest at zero, and after five near 1, if not at it."""
+"""Coefficients of the quintic Newton-Schulz iteration (Jordan et al.): steepest at 0, near 1 after five iterations."""
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Return the trainable matrices that decay, without those of a module called `head`."""
+    """Return the trainable matrices with weight decay, except those of a module called `head`."""
     heads = {p for name, module in model.named_modules() if name.split(".")[-1] == "head" for p in module.parameters()}
     return [p for p in decay_groups(model)[0] if p.ndim == 2 and p not in heads]
 
 
 def fused_maps(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
-    """Return the outputs of each map that a weight holds, one below another, where that is more than one.
+    """Return the output sizes of the maps in each weight that stacks several maps along its rows.
 
-    A linear layer says so by an attribute `maps` (see `FusedLinear`).
+    A linear layer lists them in an attribute `maps` (see `FusedLinear`).
     """
     layers = (module for module in model.modules() if isinstance(module, nn.Linear))
     maps = ((layer.weight, getattr(layer, "maps", ())) for layer in layers)
@@ -200,10 +199,10 @@ def fused_maps(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Return about the nearest orthogonal matrix of each, in bfloat16: singular values between about 0.5 and 1.5.
+    """Return about the nearest orthogonal matrix of each, in bfloat16, with singular values of about 0.5 to 1.5.
 
     Args:
-        matrices: (n, rows, columns), no more rows than columns.
+        matrices: (n, rows, columns), with rows ≤ columns.
     """
     a, b, c = _COEFFICIENTS
     x = matrices.bfloat16()
@@ -215,14 +214,14 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class HiddenMatrices(torch.optim.Optimizer):
-    """Muon alone, over matrices; those of one shape are made orthogonal together, which is much the faster.
+    """Muon without AdamW, for matrices; those of one shape are orthogonalised together, which is much faster.
 
     Args:
-        groups: As every optimizer takes them.
-        lr: Learning rate; an update has the size of AdamW's, 0.2 in root mean square, at a rate of 1.
+        groups: Parameter groups, as for every torch optimizer.
+        lr: Learning rate; at a rate of 1 an update has a root mean square of 0.2, as AdamW's.
         momentum: Decay of the moving average of gradients.
-        nesterov: Whether to look ahead along it.
-        maps: Outputs of each map of a weight that holds several (see `fused_maps`).
+        nesterov: Whether to use Nesterov momentum.
+        maps: Output sizes of weights that stack several maps (see `fused_maps`).
     """
 
     def __init__(
@@ -264,7 +263,7 @@ class HiddenMatrices(torch.optim.Optimizer):
 
     @property
     def _kept(self) -> Tensor | None:
-        """1 if the step is taken, 0 if it is refused; None where nobody decides that on the device."""
+        """1 if the step is taken, 0 if it is refused; None if the device does not decide that."""
         refused: Tensor | None = getattr(self, "found_inf", None)
         return None if refused is None else 1.0 - refused
 
@@ -273,7 +272,7 @@ class HiddenMatrices(torch.optim.Optimizer):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         kept, share = self._kept, 1.0 - momentum
-        if kept is not None:  # a refused gradient may hold anything
+        if kept is not None:  # a refused gradient may contain NaN or infinity
             gradient = gradient.masked_fill(kept == 0.0, 0.0)
         average: Tensor = state["momentum_buffer"].lerp_(
             gradient, share if kept is None else (kept * share).to(gradient.dtype)
@@ -282,10 +281,10 @@ class HiddenMatrices(torch.optim.Optimizer):
 
 
 class OptimizerPair(torch.optim.Optimizer):
-    """Several optimizers that step together; its groups are theirs, the very same dicts.
+    """Several optimizers that step together and share their parameter groups (the same dicts).
 
     Args:
-        optimizers: Over parameters that do not overlap, each with at least one.
+        optimizers: Optimizers of disjoint parameters, each with at least one.
     """
 
     def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -306,21 +305,21 @@ class OptimizerPair(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        # Loading gives an optimizer new groups.
+        # Loading replaces an optimizer's groups.
         self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Muon:
-    """Options of Muon, and of AdamW beside it.
+    """Options of Muon for hidden matrices and AdamW for the rest.
 
     Args:
-        lr: Peak learning rate of both, above 0, up to 1: the one that suits AdamW.
-        momentum: Of the hidden matrices, 0 up to below 1.
-        nesterov: Whether to look ahead along the momentum.
-        beta1: Decay of AdamW's first moment, 0 up to below 1.
-        beta2: Decay of its second, 0 up to below 1.
-        eps: Added to the root of the second moment, above 0.
+        lr: Peak learning rate of both, above 0, up to 1, on AdamW's scale.
+        momentum: Decay of Muon's momentum, in [0, 1).
+        nesterov: Whether to use Nesterov momentum.
+        beta1: Decay of AdamW's first moment, in [0, 1).
+        beta2: Decay of AdamW's second moment, in [0, 1).
+        eps: Number added to the root of the second moment, above 0.
 
     Raises:
         RecipeError: A field is out of its range.
@@ -342,9 +341,9 @@ class Muon:
             raise RecipeError("nesterov", self.nesterov, "true or false")
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return the optimizers over a model's trainable parameters, as one.
+        """Return the optimizers over a model's trainable parameters, as one optimizer.
 
-        Its groups carry `initial_lr` and `decay`, as those of `parameter_groups` do.
+        Its groups have `initial_lr` and `decay`, as those of `parameter_groups`.
         """
         decayed, others = decay_groups(model)
         hidden = hidden_matrices(model)

@@ -1,4 +1,4 @@
-"""What is watched along a training: divergence, overfitting, and the best weights so far."""
+"""Checks during a training: divergence, early stopping, and the best weights so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evo_tune.recipe.optim.optimisation import Stopping
 
 
 def _frozen(model: nn.Module) -> set[str]:
-    named = model.named_parameters(remove_duplicate=False)  # a tied weight stands under each of its names
+    named = model.named_parameters(remove_duplicate=False)  # a tied weight is listed under each of its names
     return {name for name, parameter in named if not parameter.requires_grad}
 
 
@@ -26,17 +26,17 @@ def moving(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_moving(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load what `moving` returned; frozen weights stay as they are.
+    """Load a state returned by `moving`; frozen weights stay unchanged.
 
     Raises:
-        RuntimeError: It is another model's.
+        RuntimeError: The state belongs to another model.
     """
     frozen, own = _frozen(model), model.state_dict()
     model.load_state_dict({**{name: value for name, value in own.items() if name in frozen}, **state})
 
 
 def share_frozen(model: nn.Module, copy: nn.Module) -> None:
-    """Let a copy of a model have the model's own frozen weights, which are then in memory once."""
+    """Let a copy of a model share the model's frozen weights, so that they are in memory once."""
     for mine, other in zip(model.parameters(), copy.parameters(), strict=True):
         if not mine.requires_grad:
             other.data = mine.data
@@ -46,8 +46,8 @@ class Diverged(Exception):
     """The training diverged.
 
     Args:
-        reason: What was seen, in words.
-        step: The step (from 0) that was not taken.
+        reason: Description of the failure.
+        step: Step (from 0) that was not taken.
     """
 
     status: ClassVar[str] = "diverged"
@@ -62,20 +62,20 @@ class Diverged(Exception):
 
 
 Number: TypeAlias = Any
-"""A number that the host has, or a scalar tensor on a device: `judge` is the same arithmetic in float64 on both."""
+"""A Python number, or a scalar tensor on a device: `judge` does the same float64 arithmetic on both."""
 
 
 class Verdict(NamedTuple):
-    """What is decided of a step, and why.
+    """Decision on a step, with its reasons.
 
     Args:
-        loss: Mean loss of its batch.
-        norm: Norm of its gradient before clipping.
-        overflow: Whether only the loss's scale was too large: the step is left out, and nothing else of it counts.
-        refused: Whether the step must not be taken; so too every step after a lost one.
+        loss: Mean loss of the batch.
+        norm: Norm of the gradient before clipping.
+        overflow: Whether only the loss scale was too large; the step is then skipped and not counted.
+        refused: Whether the step must not be taken; true for all steps after divergence.
         average: Moving average of the loss.
         best: Lowest moving average.
-        high_steps: Steps in a row at which the average was high.
+        high_steps: Number of consecutive steps with a high average.
     """
 
     loss: Number
@@ -88,19 +88,19 @@ class Verdict(NamedTuple):
 
 
 class DivergenceWatch:
-    """Judges each step's loss and gradient norm.
+    """Detects divergence from each step's loss and gradient norm.
 
     Args:
-        warmup: Steps before which a high loss is forgiven.
-        ceiling: Loss above which a training is lost after warm-up, as a moving average; None: no
-            ceiling. 1.5 · ln(classes) is half as bad again as knowing nothing.
-        device: Where loss and norm are; None: they are numbers.
+        warmup: Number of steps before the ceiling applies.
+        ceiling: Loss above which a training counts as diverged after warm-up, as a moving average; None: no
+            ceiling. 1.5 · ln(classes) is 1.5 times the loss of random guessing.
+        device: Device of loss and norm; None: they are Python numbers.
     """
 
     DECAY = 0.95
     RISE = 3.0
     LEAST_RISE = 0.5
-    """A loss near zero triples by chance, as a classifier's does that has learnt its training set."""
+    """Smallest rise that counts: a loss near zero, as of a classifier that fits its training set, triples by chance."""
     PATIENCE = 50
 
     def __init__(self, warmup: int = 0, ceiling: float | None = None, device: torch.device | str | None = None) -> None:
@@ -115,13 +115,13 @@ class DivergenceWatch:
         self.restore({"average": math.nan, "best": math.inf, "high_steps": 0})
 
     def judge(self, step: int, loss: Number, norm: Number, overflow: Number | None = None) -> Verdict:
-        """Take note of a step that is about to be taken, and decide whether it may be.
+        """Record a step before it is taken, and decide whether to take it.
 
         Args:
-            step: Its number, from 0.
-            loss: Mean loss of its batch.
-            norm: Norm of its gradient before clipping.
-            overflow: See `Verdict`; None: no.
+            step: Step number, from 0.
+            loss: Mean loss of the batch.
+            norm: Norm of the gradient before clipping.
+            overflow: See `Verdict`; None: no overflow.
         """
         if self.device is not None:
             loss, norm = loss.double(), norm.double()
@@ -144,14 +144,14 @@ class DivergenceWatch:
         return Verdict(loss, norm, overflow, lost | overflow, average, best, high_steps)
 
     def check(self, step: int, verdict: Verdict) -> None:
-        """Raise if a step was refused.
+        """Raise an error if the training diverged at a step.
 
         Args:
-            step: Its number, from 0.
-            verdict: The verdict on it, as numbers.
+            step: Step number, from 0.
+            verdict: Verdict on the step, as Python numbers.
 
         Raises:
-            Diverged: It was not taken, and the training is lost.
+            Diverged: The step was refused, and not because of an overflow.
         """
         if verdict.overflow or not verdict.refused:
             return
@@ -165,11 +165,11 @@ class DivergenceWatch:
         raise Diverged(f"{average} is above {self.ceiling:.4g}", step)
 
     def state(self) -> dict[str, float]:
-        """Return what a checkpoint must keep."""
+        """Return the state to store in a checkpoint."""
         return {"average": float(self.average), "best": float(self.best), "high_steps": int(self.high_steps)}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from what `state` gave."""
+        """Restore a state returned by `state`."""
         self.average, self.best, self.high_steps = (
             self._number(state[name], torch.float64) for name in ("average", "best", "high_steps")
         )
@@ -190,7 +190,7 @@ def _least(one: Number, other: Number) -> Number:
 
 
 def _wild(value: Number) -> Number:
-    """Say whether a number is not finite."""
+    """Return whether a number is not finite."""
     return ~torch.isfinite(value) if isinstance(value, Tensor) else not math.isfinite(value)
 
 
@@ -198,10 +198,10 @@ class EarlyStopping:
     """Counts evaluations without improvement.
 
     Args:
-        patience: Evaluations without improvement after which to stop, 1 or more.
-        min_delta: Improvement needed, in units of the metric, 0 or more; a tie is none.
+        patience: Evaluations without improvement before stopping (int ≥ 1).
+        min_delta: Smallest improvement that counts, in units of the metric, 0 or more; a tie does not count.
         mode: 'min' or 'max'.
-        cycle: Evaluations in one cycle of a schedule with restarts, whose waves patience must outlast.
+        cycle: Evaluations in one cycle of a schedule with restarts; patience must be larger.
 
     Raises:
         RecipeError: A field is out of its range, or patience does not exceed a cycle.
@@ -224,15 +224,15 @@ class EarlyStopping:
 
     @classmethod
     def of(cls, options: Stopping) -> EarlyStopping | None:
-        """Return what stops a training early, at its beginning; None: nothing does."""
+        """Return a new early stopping for the options; None if they have no patience."""
         return None if options.patience is None else cls(patience=options.patience, min_delta=options.min_delta)
 
     def update(self, value: float, model: nn.Module) -> bool:
-        """Take note of one evaluation, keeping the model's weights if it is the best so far.
+        """Record one evaluation, and keep the model's weights if it is the best so far.
 
         Args:
-            value: The metric; NaN is no improvement.
-            model: What was evaluated.
+            value: Value of the metric; NaN is no improvement.
+            model: Evaluated model.
 
         Returns:
             Whether to stop now.
@@ -246,14 +246,14 @@ class EarlyStopping:
         return self.waited >= self.patience
 
     def restore_best(self, model: nn.Module) -> None:
-        """Put the best weights back; without any evaluation that counted, leave the model alone."""
+        """Restore the best weights; without a recorded improvement, leave the model unchanged."""
         if self.weights:
             load_moving(model, self.weights)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must keep."""
+        """Return the state to store in a checkpoint."""
         return {"best": self.best, "waited": self.waited, "weights": self.weights}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore a state returned by `state`."""
         self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]

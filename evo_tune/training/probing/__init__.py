@@ -1,1 +1,1 @@
-"""What a machine is good at, timed on it: products, attention, memory and the cost of asking for anything."""
+"""Measurements of a machine and of models: speed of products, attention, memory and launches; coordinate check."""

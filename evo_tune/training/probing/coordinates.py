@@ -1,15 +1,14 @@
-"""The coordinate check: whether a parametrisation keeps a model's activations, and what they learn, of one size.
+"""The coordinate check: whether a parametrisation keeps activations and their updates at one size.
 
-A few steps at a deliberately large learning rate, on one batch, at several widths and depths. Where a recipe is to
-transfer, the mean |x| of the residual stream after each block, and of its change since the beginning, neither grows nor
-vanishes with the size (Yang et al., arXiv:2203.03466, appendix D.1; against depth Dey et al., arXiv:2505.01618). The
-slopes are those of log |x| against log width and log depth, by least squares.
+It trains a few steps at a deliberately large learning rate, on one batch, at several widths and depths. It measures
+the mean |x| of the residual stream after each block, and of its change since initialisation. If a recipe transfers,
+neither grows nor vanishes with the size (Yang et al., arXiv:2203.03466, appendix D.1; for depth Dey et al.,
+arXiv:2505.01618). The slopes are those of log |x| over log width and log depth, by least squares.
 
-The rules are those of the limit, and a width is far from it while it has fewer channels than there are tokens to tell
-apart: updates for one disturb another. Muon, which moves every direction alike, shows that most. From outputs of zero
-its last block grows by a slope of .24, .17, .12 and .07 between widths 32, 64, 128, 256 and 512 where there are 64
-tokens, and by none from 32 to 256 where there are 8. Muon's rule is not to be bent to it; arXiv:2512.05620 finds
-likewise.
+The rules hold in the limit of large widths. A width with fewer channels than distinct tokens is far from it: updates
+for one token disturb another. Muon, which moves every direction alike, shows it most. With initial outputs of zero and
+64 tokens, its last block grows by a slope of .24, .17, .12 and .07 between widths 32, 64, 128, 256 and 512. With 8
+tokens it does not grow from 32 to 256. This is no reason to change Muon's rule; arXiv:2512.05620 finds likewise.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
 
 WIDTH = (-0.3, 0.1)
-"""Between what slopes against width may lie: what shrinks a little learns a little slowly, what grows blows up."""
+"""Allowed slopes over width: activations that shrink a little learn a little slowly, growing ones diverge."""
 
 DEPTH = (-0.1, 0.1)
-"""Between what slopes against depth may lie."""
+"""Allowed slopes over depth."""
 
 LARGE = {"adamw": 1e-2, "muon": 1e-2, "sgd": 0.3}
 """A deliberately large learning rate of each optimizer."""
@@ -47,14 +46,14 @@ HEAD, VOCABULARY, CONTEXT, WINDOWS = 16, 64, 32, 8
 
 @dataclass(frozen=True)
 class Slopes:
-    """How a model's activations go with one of its sizes.
+    """Slopes of a model's activations over one of its sizes.
 
     Args:
         against: 'width' or 'depth'.
-        sizes: At which it was trained.
-        activations: (steps, blocks): of the mean |x| after each block; against depth, after the last one only.
-        updates: Likewise, of the mean change of x since the beginning.
-        bounds: Between what they may lie; None: of this parametrisation nothing is asked.
+        sizes: Trained sizes.
+        activations: Slopes of the mean |x| after each block, (steps, blocks); for depth, after the last block only.
+        updates: Slopes of the mean change of x since initialisation, of the same shape.
+        bounds: Allowed slopes; None: no requirement for this parametrisation.
     """
 
     against: str
@@ -65,18 +64,18 @@ class Slopes:
 
     @property
     def least(self) -> float:
-        """The lowest slope of all."""
+        """Lowest of all slopes."""
         return float(min(self.activations.min(), self.updates.min()))
 
     @property
     def most(self) -> float:
-        """The highest slope of all; NaN where a training was lost."""
+        """Highest of all slopes; NaN if a training diverged."""
         both = np.concatenate([self.activations.ravel(), self.updates.ravel()])
         return float(both.max())
 
     @property
     def holds(self) -> bool:
-        """Whether all lie between the bounds."""
+        """Whether all slopes are within the bounds."""
         return self.bounds is None or (self.least >= self.bounds[0] and self.most <= self.bounds[1])
 
 
@@ -92,21 +91,21 @@ def check_coordinates(
     seed: int = 0,
     vocabulary: int = VOCABULARY,
 ) -> list[Slopes]:
-    """Return the slopes against width and depth.
+    """Return the slopes over width and depth.
 
-    A depth is asked of completep, and of standard, which is there to fail; mup leaves it open.
+    Slopes over depth have bounds for completep, and for standard, which should fail; mup makes no claim about depth.
 
     Args:
-        param: 'standard', 'mup' or 'completep'; the base model has the least width and depth.
+        param: 'standard', 'mup' or 'completep'; the base model has the smallest width and depth.
         optimizer: 'adamw', 'muon' or 'sgd'.
-        init: How weights begin (see `GPTConfig`). From outputs of zero, 'fan_in', the second and third step are larger
-            the more blocks there are.
-        widths: Multiples of 16, two or more; at the least depth.
-        depths: Two or more, at twice the least width; none: depth is not looked at.
-        steps: Of training, 1 or more.
+        init: Initialisation of the weights (see `GPTConfig`). With 'fan_in', outputs begin at zero, and updates at the
+            second and third step grow with the number of blocks.
+        widths: Multiples of 16, two or more; trained at the smallest depth.
+        depths: Two or more, trained at twice the smallest width; empty: skip the slopes over depth.
+        steps: Number of training steps (int ≥ 1).
         lr: Peak learning rate of the base model; None: a large one.
-        seed: Of weights and tokens.
-        vocabulary: Number of tokens, 2 or more.
+        seed: Seed of weights and tokens.
+        vocabulary: Number of tokens (int ≥ 2).
 
     Raises:
         RecipeError: An argument is out of its range.
@@ -145,7 +144,7 @@ def check_coordinates(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute with one thread: products this small only wait for more."""
+    """Compute with one thread, which is faster for products this small."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -162,7 +161,7 @@ def _check_sizes(name: str, sizes: Sequence[int], multiple: int) -> None:
 def _slopes(
     against: str, sizes: Sequence[int], trained: Sequence[NDArray[np.float64]], bounds: tuple[float, float] | None
 ) -> Slopes:
-    """Return the slopes of mean |x| and mean change, each (sizes, steps, blocks)."""
+    """Return the slopes of mean |x| and mean change, each (steps, blocks), over the sizes of the trainings."""
     x = np.log(sizes)
     x = x - x.mean()
     slopes = np.tensordot(x, np.log(np.array(trained)), axes=(0, 0)) / (x**2).sum()
@@ -196,7 +195,7 @@ def _train(model: GPT, optimizer: str, lr: float, steps: int, seed: int) -> NDAr
 
 
 def _batch(seed: int, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Return tokens of which each follows from the one before, so that there is something to learn."""
+    """Return tokens that each determine the next one, so that there is something to learn."""
     generator = torch.Generator().manual_seed(seed)
     next_one = torch.randperm(vocabulary, generator=generator)
     tokens = [torch.randint(0, vocabulary, (WINDOWS,), generator=generator)]
@@ -208,7 +207,7 @@ def _batch(seed: int, vocabulary: int) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _streams(model: GPT) -> Iterator[list[Tensor]]:
-    """Give the outputs of a model's blocks, in order, as they are computed."""
+    """Collect the outputs of a model's blocks, in order, as they are computed."""
     outputs: list[Tensor] = []
     hooks = [
         block.register_forward_hook(lambda _, __, output: outputs.append(output.detach())) for block in model.blocks

@@ -1,7 +1,7 @@
-"""Times what decides how fast a training is on a device: products, attention, memory, the cost of a launch.
+"""Measure what limits the speed of a training on a device: products, attention, memory, the cost of a launch.
 
-A figure is the best of several rounds: what else runs on a machine only makes it slower. What follows from the figures
-is said by `wants_of`. Knows nothing of models.
+A result is the best of several rounds, since other programs only make a machine slower. `wants_of` derives
+recommendations from the results. This module is independent of models.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from evo_tune.training.hardware.throughput import chip
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is timed.
+    """Sizes to time.
 
     Args:
         products: Sides of square products.
-        widths: Widths of a layer of four times as many outputs: one beside the other, multiples of less and more.
-        tokens: In a step, for all but `batches`.
-        vocabularies: Numbers of outputs of a head, alike in size.
-        width: Of the head, of attention and of `batches`.
-        head_sizes: Divisors of the width of attention, about.
+        widths: Widths of a layer with four times as many outputs; multiples of small and of large powers of two.
+        tokens: Tokens in a step, for all but `batches`.
+        vocabularies: Output sizes of a head, close to each other.
+        width: Width of the head, of attention and of `batches`.
+        head_sizes: Sizes of a head; they divide the width of attention, or nearly.
         length: Tokens in a sequence.
-        batches: Tokens in a step.
-        memory: Bytes that are copied.
-        seconds: About how long each round of one figure may take.
+        batches: Numbers of tokens in a step.
+        memory: Bytes to copy.
+        seconds: Approximate time of each round of one measurement.
     """
 
     products: tuple[int, ...]
@@ -77,15 +77,14 @@ GPU = Sizes(
 
 
 def probe_device(device: str = "cpu", sizes: Sizes | None = None) -> Timings:
-    """Time a device: some seconds.
+    """Time a device; this takes some seconds.
 
     Args:
-        device: As torch names it.
-        sizes: What is timed; None: what suits the kind of device.
+        device: Device in torch's notation.
+        sizes: Sizes to time; None: the default for the kind of device.
 
     Returns:
-        FLOP/s by precision and size, and so on (see `Timings`). Precisions that the device does not compute in are
-        left out.
+        FLOP/s by precision and size, and so on (see `Timings`), without precisions that the device does not support.
     """
     where, sizes = torch.device(device), sizes or (GPU if device.startswith("cuda") else CPU)
     clock = _Clock(where, sizes.seconds)
@@ -114,7 +113,7 @@ _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16,
 
 
 def _precisions(device: torch.device) -> Iterator[str]:
-    """Yield the precisions in which a training on a device may compute; a CPU's fp16 is for tests only."""
+    """Yield the precisions for training on a device; a CPU's fp16 is for tests only."""
     for name in _DTYPES:
         if device.type == "cpu" and name == "fp16":
             continue
@@ -132,19 +131,19 @@ def _set(precision: str) -> Iterator[None]:
 
 
 Work = tuple[float, Callable[[], object]]
-"""So much work, and what does it."""
+"""Amount of work, and a function that does it."""
 
 
 class _Clock:
-    """Times what a device does."""
+    """Times a device."""
 
     def __init__(self, device: torch.device, seconds: float) -> None:
         self.device, self._seconds = device, seconds
         alone = device.type == "cpu" and torch.get_num_threads() == 1
-        self._now = time.thread_time if alone else time.perf_counter  # what others run on the core is not counted
+        self._now = time.thread_time if alone else time.perf_counter  # excludes other programs on the core
 
     def speeds(self, works: Mapping[int, Work]) -> dict[int, float]:
-        """Return the work a second of each: the best of five rounds, by turns, since machines have good minutes."""
+        """Return each work per second, the best of five alternating rounds, since a machine's speed varies."""
         calls = {}
         for n, (_, run) in works.items():
             self._round(run, 1)
@@ -170,13 +169,13 @@ def _ones(clock: _Clock, dtype: torch.dtype, *shape: int) -> Tensor:
 
 
 def _layer(clock: _Clock, dtype: torch.dtype, rows: int, inputs: int, outputs: int) -> Work:
-    """Return the FLOPs of a linear layer, and it."""
+    """Return the FLOPs of a linear layer, and a function that runs it."""
     x, weight = _ones(clock, dtype, rows, inputs), _ones(clock, dtype, outputs, inputs)
     return 2.0 * rows * inputs * outputs, lambda: F.linear(x, weight)
 
 
 def _attention(clock: _Clock, dtype: torch.dtype, sizes: Sizes, head_size: int) -> Work:
-    """Return the FLOPs of causal attention, half of the square counted, and it."""
+    """Return the FLOPs of causal attention, counting half of the square, and a function that runs it."""
     heads, batch = max(1, sizes.width // head_size), max(1, sizes.tokens // sizes.length)
     q = _ones(clock, dtype, batch, heads, sizes.length, head_size)
     flops = 2.0 * batch * heads * head_size * sizes.length**2
@@ -184,19 +183,19 @@ def _attention(clock: _Clock, dtype: torch.dtype, sizes: Sizes, head_size: int) 
 
 
 def _copy(clock: _Clock, size: int) -> Work:
-    """Return the bytes that a copy reads and writes, and it."""
+    """Return the bytes that a copy reads and writes, and a function that runs it."""
     source, target = (_ones(clock, torch.uint8, size) for _ in range(2))
     return 2.0 * size, lambda: target.copy_(source)
 
 
 def _smallest(clock: _Clock) -> Work:
-    """Return the smallest of operations."""
+    """Return the work 1, and a function that runs a minimal operation."""
     one = _ones(clock, torch.float32, 1)
     return 1.0, lambda: one.add_(0.0)
 
 
 def _main(device: str, threads: str) -> None:
-    """Print timings of a device, and what it wants, as JSON."""
+    """Print a device's timings and recommendations as JSON."""
     torch.set_num_threads(int(threads))
     timings = probe_device(device)
     known = chip(timings.device)

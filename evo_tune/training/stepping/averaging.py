@@ -19,7 +19,7 @@ class Average(AveragedModel):
 
     Args:
         model: Model to average; buffers are copied, not averaged.
-        decay: Decay from which `warmed_up` computes dₜ.
+        decay: Final decay; `warmed_up` computes dₜ from it.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

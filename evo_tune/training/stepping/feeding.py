@@ -135,7 +135,7 @@ def can_refuse(optimizer: torch.optim.Optimizer) -> bool:
 
 
 class refusing:  # noqa: N801 # reads as what it is: a context
-    """Context in which an optimizer's step does nothing if `refused` is true, whatever the gradients contain.
+    """Context that skips an optimizer's step if `refused` is true, even if gradients are not finite.
 
     Args:
         optimizer: Optimizer for which `can_refuse` is true; others take the step regardless.

@@ -1,1 +1,1 @@
-"""What is trained beside a pre-trained model: LoRA, adapters, and their bases."""
+"""Fine-tuning of pre-trained models: LoRA, adapters, and their bases."""

@@ -1,4 +1,4 @@
-"""A pre-trained model as it is loaded, and the text that it is tuned to."""
+"""Load a pre-trained model and the text to tune it to."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def halve_frozen(model: nn.Module, precision: str) -> bool:
-    """Store the frozen matrices of a model in a precision, in place; with 'fp32' leave it alone.
+    """Store the frozen matrices of a model in a precision, in place; 'fp32' changes nothing.
 
-    Its passes are then to be done under that precision's autocast, those that judge included.
+    All later passes, including evaluations, must use that precision's autocast.
 
     Returns:
         Whether anything is stored in less than float32.
@@ -51,10 +51,10 @@ _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 class CausalLM(nn.Module):
-    """A Hugging Face model of language that maps tokens to logits, as a `GPT` does.
+    """A Hugging Face language model that maps tokens to logits, as a `GPT` does.
 
-    GPT-2's layers of transposed weights become linear ones, over the same memory. Its own dropout is switched off: its
-    noise would be another one for each way in which a step is cut into passes.
+    GPT-2's layers of transposed weights become linear layers over the same memory. The model's own dropout is disabled:
+    its noise would depend on how a step is cut into passes.
     """
 
     def __init__(self, model: Any) -> None:
@@ -73,7 +73,7 @@ class CausalLM(nn.Module):
 
     @torch.no_grad()
     def _check_head(self) -> bool:
-        """Whether logits are what the head makes of the last layer, and nothing is done to them after."""
+        """Return whether the logits are the head's product with the last layer, without later changes."""
         head = self.model.get_output_embeddings()
         if not self._has_plain_head() or len(head.weight) < LARGE_VOCABULARY:
             return False
@@ -90,7 +90,7 @@ class CausalLM(nn.Module):
 
     @property
     def in_pieces(self) -> bool:
-        """Whether logits are so many that a training is not to have them whole (see `GPT`)."""
+        """Whether the logits are so large that a training should not hold them all (see `GPT`)."""
         return self._head_is_all and self._has_plain_head()
 
     def _has_plain_head(self) -> bool:
@@ -98,16 +98,16 @@ class CausalLM(nn.Module):
         return type(head) is nn.Linear and not isinstance(head.bias, Tensor)
 
     def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
-        """Return logits for the token after each, or what `read` makes of the last layer and the head (see `GPT`)."""
+        """Return logits for the token after each, or the result of `read` (see `GPT`)."""
         if read is not None:
             return read(self._last_layer(tokens), self.model.get_output_embeddings().weight)
         return self.model(input_ids=tokens, use_cache=False).logits
 
     def recompute_blocks(self) -> None:
-        """Have every block computed again for the gradient.
+        """Recompute every block in the backward pass.
 
         Raises:
-            OptionError: The model has no way to.
+            OptionError: The model does not support it.
         """
         new, old = (
             "activation_checkpointing_enable",
@@ -119,7 +119,7 @@ class CausalLM(nn.Module):
             raise OptionError(f"-o recompute=1: {error}: leave it out") from error
 
     def original(self) -> Any:
-        """Return the model with its own layers back in their places; this one is of no use after."""
+        """Return the model with its original layers; do not use this one afterwards."""
         for name, layer in self._transposed:
             self.model.set_submodule(name, layer)
         return self.model
@@ -129,8 +129,8 @@ def load_pretrained(base: Base, device: torch.device | str = "cpu") -> GPT | Cau
     """Return the model of a folder, in float32 and in eval mode.
 
     Raises:
-        RecipeError: The weights are not those of the model that config.json names, or transformers is not
-            there or does not know it.
+        RecipeError: The weights do not fit the model in config.json, or transformers is not
+            installed or does not support it.
     """
     if base.gpt is not None:
         return GPT.load(base.folder, device)
@@ -142,7 +142,7 @@ def load_pretrained(base: Base, device: torch.device | str = "cpu") -> GPT | Cau
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise RecipeError("base", str(base.folder), f"a causal language model ({_first_line(error)})") from error
     missing = sorted(found["missing_keys"])
-    if missing:  # they would begin as noise
+    if missing:  # they would be random
         raise RecipeError("base", str(base.folder), f"all of its weights; {', '.join(missing)} are not there")
     return CausalLM(model.float().to(device)).eval()
 
@@ -164,12 +164,12 @@ def encode(base: Base, text: bytes) -> Tensor:
 
 
 def save_merged(model: nn.Module, base: Base, folder: Path, **notes: Any) -> None:
-    """Write a model in the format of its base, low-rank maps merged; it is of no use after.
+    """Write a model in the format of its base, with merged low-rank maps; do not use the model afterwards.
 
     Args:
-        model: From `load_pretrained`, with or without LoRA.
-        base: What it came from.
-        folder: Where; made if it is not there.
+        model: Model from `load_pretrained`, with or without LoRA.
+        base: Base of the model.
+        folder: Folder to write; created if missing.
         notes: Plain data to keep in config.json of a `GPT`.
     """
     fold_lora(model)
@@ -217,13 +217,13 @@ class TuningText:
     """A text in a base's tokens.
 
     Args:
-        training: (n,), to train on.
-        held_out: (m,), to judge by.
-        test: (k,), to test with.
-        tokens_per_byte: Of the held-out part.
-        test_tokens_per_byte: Of the part to test with.
+        training: Training tokens, (n,).
+        held_out: Validation tokens, (m,).
+        test: Test tokens, (k,).
+        tokens_per_byte: Tokens per byte of the validation part.
+        test_tokens_per_byte: Tokens per byte of the test part.
         context: Tokens in a window.
-        scored: Held-out tokens that are scored at the end.
+        scored: Number of held-out tokens in the final evaluation.
     """
 
     training: Tensor
@@ -235,39 +235,39 @@ class TuningText:
     scored: int
 
     def to_judge(self) -> MicroBatch:
-        """Return the windows that judge every training."""
+        """Return the windows that evaluate every training."""
         return fixed_windows(self.held_out, context=self.context, count=self.scored, block=self.context)
 
     def tested(self) -> TuningText:
-        """Return the same text, with the part to test with as the held-out one."""
+        """Return the same text with the test part as the held-out part."""
         return replace(self, held_out=self.test, tokens_per_byte=self.test_tokens_per_byte)
 
     def seen(self) -> MicroBatch:
-        """Return fixed windows of the text that is trained on."""
+        """Return fixed windows of the training text."""
         count = max(1, self.scored // 4)
         return fixed_windows(self.training, context=self.context, count=count, block=self.context)
 
 
 def tuning_text(base: Base, data: str, context: int, scored: int) -> TuningText:
-    """Return a text as it is tuned to.
+    """Return the text of a tuning.
 
     Args:
-        base: Gives the tokens.
+        base: Base that defines the tokens.
         data: File, folder or glob; empty: a part of Python's own documentation.
         context: Tokens in a window.
-        scored: Held-out tokens that are scored at the end.
+        scored: Number of held-out tokens in the final evaluation.
 
     Raises:
-        OptionError: It is too short.
-        RecipeError: It is missing or unreadable.
+        OptionError: The text is too short.
+        RecipeError: The text is missing or unreadable.
     """
     return TuningText(*_tokens(base.folder, base.sha256(), data, context), context, scored)
 
 
-@lru_cache(maxsize=1)  # a worker trains on the same text again and again
+@lru_cache(maxsize=1)  # a worker trains on the same text many times
 def _tokens(folder: Path, sha256: str, data: str, context: int) -> tuple[Tensor, Tensor, Tensor, float, float]:
-    """Return the tokens of all three parts, and the tokens in a byte of the second and the third."""
-    del sha256  # of the base, so that another one at the same place is not taken for it
+    """Return the tokens of all three parts, and the tokens per byte of the second and the third."""
+    del sha256  # the base's hash: a different base in the same folder must miss the cache
     training, held_out, test = read_tuning_text(data, context)
     base = read_base(folder)
     tokens = [encode(base, part) for part in (training, held_out, test)]

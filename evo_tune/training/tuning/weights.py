@@ -1,4 +1,4 @@
-"""New weights beside a pre-trained model: LoRA, DoRA and adapters, and how they are saved."""
+"""New weights for a pre-trained model: LoRA, DoRA and adapters, and their files."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from evo_tune.training.models.model_files import unfilled
 
 
 def matching_linears(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
-    """Return the linear layers that a pattern names, by their names (see `matching_names`).
+    """Return the linear layers that match patterns, by name (see `matching_names`).
 
     Raises:
-        RecipeError: A pattern names none; the error lists what there is.
+        RecipeError: A pattern matches no layer; the error lists the layers.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     return {name: linears[name] for name in matching_names(linears, targets)}
@@ -37,11 +37,11 @@ class LoRA:
     """Options of LoRA.
 
     Args:
-        rank: r, 1 up to the smaller side of each layer.
+        rank: Rank r, 1 up to the smaller side of each layer.
         alpha: α, above 0; the learned map is multiplied by α/r. None: 2r.
         dropout: Share of a layer's inputs that its learned map does not see, below 1.
-        targets: Which linear layers (see `matching_names`).
-        dora: Whether the lengths of the weights are learned as well: d_out more weights a layer.
+        targets: Patterns of linear layers (see `matching_names`).
+        dora: Whether to learn the norms of the weights too (DoRA): d_out more weights a layer.
 
     Raises:
         RecipeError: A field is out of its range.
@@ -64,15 +64,15 @@ class LoRA:
 
     @property
     def scale(self) -> float:
-        """α/r."""
+        """Factor α/r."""
         return 2.0 if self.alpha is None else self.alpha / self.rank
 
 
 class LowRank(nn.Module):
-    """A and B, and DoRA's lengths."""
+    """The matrices A and B, and DoRA's norms."""
 
     matrices = ("a", "b")
-    """What decays, and what Muon orthogonalises."""
+    """Weights with weight decay that Muon orthogonalises."""
 
     def __init__(self, layer: nn.Linear, options: LoRA, generator: torch.Generator) -> None:
         super().__init__()
@@ -92,10 +92,10 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.b @ self.a)
 
     def stretch(self, weight: Tensor) -> Tensor | None:
-        """Return m / ‖V‖, (d_out,), the norm taken as a constant (section 4.3 of the paper); None without DoRA."""
+        """Return m / ‖V‖, (d_out,), with the norm as a constant (section 4.3 of the paper); None without DoRA."""
         if self.lengths is None:
             return None
-        # In full, whatever the frozen weights are stored in: this is a division by what is nearly the same.
+        # In float32 for any storage of the frozen weights: the ratio of nearly equal numbers needs precision.
         with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
             norm = _lengths(self.direction(weight.to(self.lengths.dtype)))
         stretch: Tensor = self.lengths / norm
@@ -109,7 +109,7 @@ def _lengths(weight: Tensor) -> Tensor:
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer with a low-rank map beside it; weight and bias are those of `layer`, frozen."""
+    """A linear layer with an added low-rank map; weight and bias are those of `layer`, frozen."""
 
     def __init__(self, layer: nn.Linear, options: LoRA, generator: torch.Generator) -> None:
         nn.Module.__init__(self)
@@ -121,7 +121,7 @@ class LoRALinear(nn.Linear):
 
     @property
     def merged(self) -> bool:
-        """Whether the weight holds the learned map already."""
+        """Whether the weight already includes the learned map."""
         return self._unmerged is not None
 
     def forward(self, input: Tensor) -> Tensor:
@@ -132,13 +132,13 @@ class LoRALinear(nn.Linear):
         stretch = self.lora.stretch(self.weight)
         if stretch is None:
             return y + learned
-        # Added to y, not multiplied into it: while m / ‖V‖ is 1, y stays what it was to the bit.
+        # Added to y, not multiplied: while m / ‖V‖ is 1, y stays bit-identical.
         unbiased = y if self.bias is None else y - self.bias
         return y + (stretch - 1.0) * unbiased + stretch * learned
 
     @torch.no_grad()
     def merge(self, merged: bool = True) -> None:
-        """Add the learned map to the weight, or put the weight back to the bit."""
+        """Add the learned map to the weight, or restore the bit-identical original weight."""
         if merged == self.merged:
             return
         if self._unmerged is None:
@@ -154,17 +154,17 @@ def add_lora(model: nn.Module, options: LoRA, seed: int = 0) -> list[str]:
     """Freeze a model and give its target layers low-rank maps, in place: r · (d_in + d_out) weights each.
 
     Args:
-        model: Its outputs stay what they are.
+        model: Model to change; its outputs stay the same.
         options: Rank, scale, dropout and targets.
         seed: Seed of A.
 
     Returns:
-        The names of the layers.
+        Names of the layers.
 
     Raises:
-        RecipeError: A target names no linear layer, a rank is larger than a layer's smaller side, a layer
-            has a map already, or its weight belongs to another module too (a head that is the embedding:
-            merged, it would change both). The model is left alone.
+        RecipeError: A target matches no linear layer, a rank is larger than a layer's smaller side, a layer
+            already has a map, or its weight is shared with another module, such as a head tied to the embedding.
+            Merging would change both. The model is unchanged.
     """
     layers = matching_linears(model, options.targets)
     owners = [(name, module) for name, module in model.named_modules() if hasattr(module, "weight")]
@@ -183,14 +183,14 @@ def add_lora(model: nn.Module, options: LoRA, seed: int = 0) -> list[str]:
 
 
 def merge_lora(model: nn.Module, merged: bool = True) -> None:
-    """Merge all maps into their weights, for use without their cost; or with merged=False take them out."""
+    """Merge all maps into their weights to avoid their cost; with merged=False undo it."""
     for module in model.modules():
         if isinstance(module, LoRALinear):
             module.merge(merged)
 
 
 def fold_lora(model: nn.Module) -> None:
-    """Merge all maps for good, in place: plain linear layers under the names that they had at first."""
+    """Merge all maps permanently, in place: plain linear layers under their original names."""
     merge_lora(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, LoRALinear):
@@ -204,8 +204,8 @@ class Adapters:
     """Options of adapters.
 
     Args:
-        bottleneck: Width m, 1 or more.
-        targets: The linear layers after whose outputs they stand (see `matching_names`).
+        bottleneck: Width m (int ≥ 1).
+        targets: Patterns of the linear layers that get an adapter on their outputs (see `matching_names`).
 
     Raises:
         RecipeError: A field is out of its range.
@@ -220,17 +220,17 @@ class Adapters:
 
 
 class Adapter(nn.Module):
-    """The bottleneck: 2md + d + m weights at width d."""
+    """A bottleneck with residual connection: 2md + d + m weights at width d."""
 
     def __init__(self, width: int, bottleneck: int) -> None:
         super().__init__()
-        with unfilled():  # filled by add_adapters, without using up any other randomness
+        with unfilled():  # filled by add_adapters, so that no other random numbers are drawn
             self.down = nn.Linear(width, bottleneck)
             self.up = nn.Linear(bottleneck, width)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Begin as the identity."""
+        """Initialise as the identity."""
         self.down.weight.normal_(0.0, self.down.in_features**-0.5, generator=generator)
         for zero in (self.down.bias, self.up.weight, self.up.bias):
             zero.zero_()
@@ -241,18 +241,18 @@ class Adapter(nn.Module):
 
 
 def add_adapters(model: nn.Module, options: Adapters, seed: int = 0) -> list[str]:
-    """Freeze a model and put an adapter after each target layer, in place.
+    """Freeze a model and add an adapter after each target layer, in place.
 
     Args:
-        model: Its outputs stay what they are.
+        model: Model to change; its outputs stay the same.
         options: Width and targets.
         seed: Seed of the downward maps.
 
     Returns:
-        The names of the layers.
+        Names of the layers.
 
     Raises:
-        RecipeError: A target names no linear layer, or one that has an adapter. The model is left alone.
+        RecipeError: A target matches no linear layer, or one with an adapter. The model is unchanged.
     """
     layers = matching_linears(model, options.targets)
     for name, layer in layers.items():
@@ -264,7 +264,7 @@ def add_adapters(model: nn.Module, options: Adapters, seed: int = 0) -> list[str
         adapter = Adapter(layer.out_features, options.bottleneck)
         adapter.initialise(generator)
         layer.adapter = adapter.to(layer.weight).train(layer.training)
-        # A hook, so that the layer's weights keep their names; a function of the module, so that copies of
+        # A hook keeps the names of the layer's weights; a function of the module lets copies of
         # the model use their own adapter.
         layer.register_forward_hook(_adapt)
     return list(layers)
@@ -276,22 +276,22 @@ def _adapt(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
 
 
 def add_adapter(model: nn.Module, options: LoRA | Adapters, seed: int = 0) -> list[str]:
-    """Freeze a model and give it what is to be trained, in place; see `add_lora` and `add_adapters`."""
+    """Freeze a model and add LoRA or adapters, in place; see `add_lora` and `add_adapters`."""
     return add_lora(model, options, seed) if isinstance(options, LoRA) else add_adapters(model, options, seed)
 
 
 def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the weights that are not frozen, by name, on the CPU."""
+    """Return the trained (not frozen) weights, by name, on the CPU."""
     return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def save_adapter(model: nn.Module, options: LoRA | Adapters, folder: Path | str, **notes: Any) -> None:
-    """Write the trained weights and how they were put in; `load_adapter` reads them.
+    """Write the trained weights and the adapter's options for `load_adapter`.
 
     Args:
-        model: With the adapter.
-        options: What it was added with.
-        folder: Where; made if it is not there.
+        model: Model with the adapter.
+        options: Options that the adapter was added with.
+        folder: Folder to write; created if missing.
         notes: Plain data to keep in adapter.json.
     """
     folder = Path(folder)
@@ -302,10 +302,10 @@ def save_adapter(model: nn.Module, options: LoRA | Adapters, folder: Path | str,
 
 
 def load_adapter(model: nn.Module, folder: Path | str) -> LoRA | Adapters:
-    """Put a saved adapter into the model that it was trained for, in place, and return its options.
+    """Add a saved adapter to the model it was trained for, in place, and return its options.
 
     Raises:
-        RecipeError: The folder holds no adapter, or one for a model of another shape.
+        RecipeError: The folder has no adapter, or the adapter fits another model's shape.
     """
     folder = Path(folder)
     try:
