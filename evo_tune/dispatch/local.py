@@ -187,7 +187,7 @@ class LocalSlot(Slot):
         for stuck in self._stuck:
             stuck.wait_gone(0.0)  # reaps one that has died since
         with contextlib.suppress(OSError):
-            os.rmdir(self._task.trials_folder)  # if no trial has a folder
+            os.rmdir(self._task.trials_folder)  # only if no trial has a folder
 
 
 def _bury(worker: Process, folder: str | None) -> int | None:
@@ -197,7 +197,7 @@ def _bury(worker: Process, folder: str | None) -> int | None:
         None if the worker is gone; the process id of one that cannot be killed.
     """
     worker.kill()
-    gone = worker.wait_gone(DYING)  # until then it may hold the GPU's memory and write into the folder
+    gone = worker.wait_gone(DYING)  # until then it may use GPU memory and write to the folder
     worker.abandon()
     with contextlib.suppress(OSError):
         if folder is not None and os.path.getsize(worker.spool):

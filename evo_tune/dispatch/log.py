@@ -34,7 +34,7 @@ class Log:
         self._open()
         # Line buffering, because a killed process flushes nothing.
         sys.stdout, sys.stderr = (
-            open(fd, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 # for life
+            open(fd, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 # open until exit
             for fd in (1, 2)
         )
 

@@ -101,7 +101,7 @@ class Card:
         self.running[slot] = needed
         resting = []
         while self.given > self.memory:
-            resting.append(next(iter(self.idle)))  # the one that has been idle for longest
+            resting.append(next(iter(self.idle)))  # idle for longest
             del self.idle[resting[-1]]
         return Admitted(slot, tuple(resting))
 
@@ -166,7 +166,7 @@ class Forecast:
     def _predicted(self, genome: Genome) -> float | None:
         try:
             predicted = self._estimate(genome).get(PREDICTED, 0.0)
-        except EvoTuneError:  # the training will say so
+        except EvoTuneError:  # the training run will report it
             return None
         return predicted if predicted > 0 else None
 
@@ -328,7 +328,7 @@ class SharedSlot(Slot):
         cards.join(self)
 
     @property
-    def device(self) -> str:  # type: ignore[override] # that of its place, which may change
+    def device(self) -> str:  # type: ignore[override] # its place may change
         return self.place.device
 
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:

@@ -316,7 +316,7 @@ class Worker:
         try:
             run, *names = names_inside(folder)
             if os.path.isdir(run):
-                inside.remove(run, *names)  # of an earlier attempt
+                inside.remove(run, *names)  # left by an earlier attempt
             _refuse_link(context.resume_folder)
             if self._log:
                 self._log.begin(folder)
@@ -375,7 +375,7 @@ def _seed(seed: int, device: str) -> None:
     torch = sys.modules.get("torch")
     if hasattr(torch, "manual_seed"):
         if device == "cpu":
-            torch.default_generator.manual_seed(seed)  # type: ignore[union-attr] # 80 times faster than the next
+            torch.default_generator.manual_seed(seed)  # type: ignore[union-attr] # 80 times faster than torch.manual_seed
         else:
             torch.manual_seed(seed)  # type: ignore[union-attr]
 
@@ -428,9 +428,9 @@ def serve(fd: int, parent: int) -> None:
 
 def _isolate(task: Task, parent: int) -> tuple[Log, Telling]:
     """Give this process its own group and log, end it with its parent, and shield it from Ctrl-C."""
-    os.setpgid(0, 0)  # so that a kill reaches its subprocesses, and the terminal's Ctrl-C does not reach it
+    os.setpgid(0, 0)  # a kill reaches its subprocesses, the terminal's Ctrl-C does not reach it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while it started
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked during the start
     log = Log(task.folder(log_name(os.getpid())))
     telling = Telling(task.folder(telling_name(os.getpid())))
     faulthandler.enable(2)

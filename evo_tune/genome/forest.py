@@ -116,7 +116,7 @@ def _grow(
         rng: The only source of randomness.
     """
     levels = []
-    first = 0  # of this level's nodes
+    first = 0  # index of this level's first node
     while len(y):
         starts = np.flatnonzero(np.diff(node, prepend=-1))
         local = np.cumsum(np.diff(node, prepend=node[0]) > 0)  # each row's node within this level

@@ -355,7 +355,7 @@ class RunHistory(History):
         """
         if candidate.id != self.born_count:
             raise ValueError(f"candidate {candidate.id} is born out of order: expected {self.born_count}")
-        # First: it raises if the space has changed.
+        # This line comes first because it raises if the space has changed.
         self._units.append(self.space.encode(candidate.genome) if units is None else units)
         self._out[candidate.id] = candidate
         if candidate.fresh:
@@ -373,7 +373,7 @@ class RunHistory(History):
         self.space, self.lessons = space, tuple(lessons)
         self._units = [space.encode(genomes[id]) for id in range(len(genomes))]
         self._early = frozenset(map(genome_key, genomes.values()))
-        self._folds.clear()  # they are functions of the coordinates too
+        self._folds.clear()  # folds depend on the coordinates too
 
     def tell(self, id: int, outcome: Outcome) -> Trial:
         """Report the result of a pending candidate; return the completed trial."""

@@ -21,7 +21,7 @@ Value: TypeAlias = bool | int | float | str
 Genome: TypeAlias = dict[str, Value]
 
 WHOLE = range(-(2**63), 2**63)
-"""Whole numbers that a Parquet column holds: signed, of 64 bits."""
+"""Whole numbers that a Parquet column can store: signed, 64 bits."""
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

@@ -90,7 +90,7 @@ def _run(key: str, host: tuple[Any, ...], candidate: dict[str, Any], folder: str
     """Evaluate a candidate in the seat of this key; its first candidate opens it."""
     import distributed
 
-    distributed.secede()  # type: ignore[no-untyped-call] # seats are counted by us: many GPUs may have one thread
+    distributed.secede()  # type: ignore[no-untyped-call] # this module counts seats: GPUs may share a thread
     with _opening:
         if key not in _hosts:
             try:
@@ -193,7 +193,7 @@ class DaskEngine(Engine):
 
     def _watch(self) -> None:
         while not self._closing.wait(LOOK_EVERY):
-            with contextlib.suppress(Lost):  # no scheduler: nothing new
+            with contextlib.suppress(Lost):  # no answer: try again at the next look
                 self._look()
                 self._answered = time.monotonic()
             for address in list(self._silent):
@@ -222,7 +222,7 @@ class DaskEngine(Engine):
             with self._lock:
                 self._silent.setdefault(address, []).append(DaskSeat(self, address, machine, CPU, threads))
             return
-        except Exception as error:  # evo-tune is not installed there, or a GPU that was asked for is missing
+        except Exception as error:  # evo-tune is not installed there, or a requested GPU is missing
             self._set_aside(address, 0, f"the Dask worker at {address} cannot be used: {error}")
             return
         place = "" if self._cluster else f"{machine}/"
@@ -358,7 +358,7 @@ class DaskEngine(Engine):
                 _run, seat.key, host, candidate, folder, workers=[seat.address], allow_other_workers=False, pure=False
             )
             return future, Answer(self._client.loop, lambda: future)
-        except Exception as error:  # the client is closed, or its connection
+        except Exception as error:  # the client or its connection is closed
             raise Lost(f"the Dask worker at {seat.address} cannot be reached ({type(error).__name__})") from None
 
     def forget(self, future: Any) -> None:

@@ -154,7 +154,7 @@ def _place(file: Path, root: Path) -> str:
 
 
 def offer(devices: str | None, per_device: int, cores: int, ranks: int = 1) -> list[Device]:
-    """Return the device of each slot that this process can hold.
+    """Return the device of each slot that this process can run.
 
     Args:
         devices: Value of --devices; None uses the GPUs that this process sees, else the CPU.

@@ -65,7 +65,7 @@ def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
     if address is not None and (place := _place(address)) is not None:
         try:
             socket.create_connection(place, timeout=CONNECT).close()
-        except OSError as error:  # Ray would try for a minute and more
+        except OSError as error:  # Ray itself would retry for over a minute
             raise OptionError(f"--address {address}: no Ray answers there ({error})") from None
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -106,7 +106,7 @@ def _to_itself(ray: Any) -> Iterator[None]:
     constants, name = importlib.import_module("ray._private.ray_constants"), "ENABLE_RAY_CLUSTER"
     before, variable = getattr(constants, name, None), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
     given = os.environ.get(variable)
-    os.environ[variable] = "0"  # for the processes of Ray
+    os.environ[variable] = "0"  # for Ray's own processes
     setattr(constants, name, False)
     try:
         yield
@@ -199,7 +199,7 @@ class RayEngine(Engine):
         resources = ray.cluster_resources()
         self.on_gpu = cluster.devices != "cpu" and resources.get("GPU", 0) > 0
         ranks, cores = cluster.ranks, cluster.ranks * task.threads
-        each = ranks if ranks > 1 else 1 / cluster.per_device  # Ray takes no fraction of several
+        each = ranks if ranks > 1 else 1 / cluster.per_device  # Ray allows fractions only below one GPU
         self._each, self._cores = each, cores
         self._share = {"num_cpus": cores, "num_gpus": each if self.on_gpu else 0}
         self._room = self._places()

@@ -198,7 +198,7 @@ def _lowest(means: np.ndarray, moved: np.ndarray) -> np.ndarray:
         moved: Change of each mean by an outcome one deviation higher, shape (genomes, trainings).
     """
     reach = NODES[-1] * np.abs(moved).max(axis=1)
-    near = means - reach <= (means + reach).min()  # no outcome makes one of the others the best
+    near = means - reach <= (means + reach).min()  # no outcome makes another genome the best
     return np.asarray((means[near, None, None] + moved[near, :, None] * NODES).min(axis=0))
 
 
