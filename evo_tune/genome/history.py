@@ -49,12 +49,6 @@ class Lesson:
         """Return the lesson of a run's trials in a space; values out of range move to the nearest allowed value.
 
         Genomes with a category that the space does not have are left out.
-
-        Args:
-            name: Name of the run.
-            genomes: Genomes of the run.
-            losses: Loss of each genome.
-            space: Space of the current run.
         """
         shared = [place for place, gene in enumerate(space.genes) if any(gene in genome for genome in genomes)]
         units, kept = [], []

@@ -219,8 +219,7 @@ class Candidate:
         replicate: See Proposal.
         stop_if: See Proposal; fixed when it is proposed.
         test: Whether it may use the test set; only in the final comparison, so the journal does not record it.
-        timing: Number of steps to time instead of a training run; only in a forecast, so the journal does not record
-            it. 0 trains as usual.
+        timing: Steps to time instead of a training run, only in a forecast; not in the journal. 0 trains as usual.
     """
 
     id: int
@@ -275,11 +274,10 @@ class Outcome:
     def left_at(self, budget: float) -> float:
         """Return the share of the full training run where a promotion continues.
 
-        A promotion discards the final decay, so this is the last point before it. It is the budget if the curve
-        does not end with a decay.
+        A promotion discards the final decay, so this is the last point before it, or the budget without a decay.
 
         Args:
-            budget: Budget of the candidate (share of the full training run).
+            budget: Budget of the candidate.
         """
         if budget == 1.0 or not self.curve or not self.curve[-1][1].get(DECAYED):
             return budget
@@ -366,8 +364,8 @@ def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, 
         objectives: Objectives whose metrics it must have.
 
     Returns:
-        The status (ok, failed for an invalid return value, or diverged for an objective that is not finite). The
-        metrics as plain floats under names writable as UTF-8, empty unless ok. The error in one line, None if ok.
+        Status: ok, failed for an invalid return value, or diverged for an objective that is not finite. Metrics as
+        plain floats under names writable as UTF-8, empty unless ok. Error in one line, None if ok.
     """
     if not isinstance(metrics, Mapping):
         kind = type(metrics).__name__

@@ -46,18 +46,14 @@ def is_same(genome: Mapping[str, Any], other: Mapping[str, Value]) -> bool:
 def _is_plainly_same(value: Any, other: Any) -> bool:
     """Return whether two values are surely the same; False leaves the decision to JSON, which is ten times slower.
 
-    Floats of value 0 are left to JSON, because 0.0 and -0.0 differ there.
+    Zeros are left to JSON, because 0.0 and -0.0 differ there.
     """
     kind = type(value)
     return kind is type(other) and value == other and (kind is int or kind is str or (kind is float and value != 0.0))
 
 
 def mean_of(values: Sequence[float] | Sequence[Sequence[float]]) -> np.ndarray:
-    """Return the means over the first axis, finite for all finite numbers, however large.
-
-    Args:
-        values: Numbers or rows of equal length, at least one.
-    """
+    """Return the means over the first axis (≥ 1 row), finite for all finite numbers, however large."""
     with np.errstate(over="ignore", invalid="ignore"):
         found = np.asarray(np.mean(values, axis=0))
         if not np.isfinite(found).all() and np.isfinite(values).all():  # only the sum overflows

@@ -1,8 +1,8 @@
 """The trials of each genome, and the history for a strategy if genomes may have several trials.
 
 `entries` groups the trials of each genome: rungs and extra seeds. A `View` shows each genome as proposed once and
-trained in full. It is made for one proposal and most of it is never read. So a `Ledger` keeps its data between
-proposals, and a trial is made when it is read.
+trained in full. Each proposal makes a view, and reads little of it. So a `Ledger` keeps its data between proposals,
+and a trial is made when it is read.
 
 Losses at different budgets, or of pruned trials, have no common scale, so a view shows their places (ranks).
 `scaled_losses` returns the losses that have one scale. Nothing here promotes, prunes or proposes.

@@ -60,12 +60,7 @@ def squares(left: np.ndarray, right: np.ndarray, unordered: np.ndarray) -> np.nd
 
 
 def weighted(weights: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Return the weighted sum over the first axis, shape (left, right).
-
-    Args:
-        weights: Weights, shape (features,).
-        parts: Matrices, shape (features, left, right).
-    """
+    """Return the sum of parts, shape (features, left, right), weighted by weights, shape (features,)."""
     return np.asarray(np.einsum("f,fab->ab", weights, parts))
 
 
