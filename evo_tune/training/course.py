@@ -127,7 +127,7 @@ class Whole(NamedTuple):
 
 
 class Fitting(NamedTuple):
-    """How a step fits the device.
+    """Division of a step that fits the device.
 
     Args:
         micro_batch: Windows or samples in one pass.
@@ -274,7 +274,7 @@ class Task(ABC):
             phase: The phase.
             steps: Steps of the full training, over which schedules extend.
             lr: Peak learning rate; None: the plan's.
-            passes: How a step fits the device; None: determined here.
+            passes: Micro-batch and recomputation of a step; None: determined here.
             ranks: Processes that share each step; None: one process.
         """
         plan, options, run = self.plan, self.plan.options, self.run
@@ -552,7 +552,7 @@ class Judged:
 
     @property
     def mfu(self) -> float | None:
-        """Share of the device's peak FLOP/s that was used; None if not on a GPU."""
+        """Share of the device's peak FLOP/s that was used; None if not on a GPU, or if the peak is unknown."""
         trainer = self.trainer
         if trainer.device.type != "cuda":
             return None

@@ -27,7 +27,7 @@ def extend_context(model: GPT, context: int, method: str = "linear") -> GPT:
     Args:
         model: Model to extend; unchanged.
         context: New context in tokens, at least the old one.
-        method: 'linear'; with rotary positions also 'ntk' or 'yarn' (see `positions`).
+        method: 'linear'; with rotary positions also 'ntk' or 'yarn' (see `rotary_frequencies`).
 
     Raises:
         RecipeError: The context is shorter, or the model's positions do not support the method.
@@ -114,7 +114,7 @@ def next_trainer(
         trainer: Trainer of a `GPT`; do not use it afterwards.
         source: Source of the batches from the trainer's step on.
         config: Shape of the next phase's model.
-        extension: How positions are extended (see `extend_context`).
+        extension: Method to extend positions (see `extend_context`).
         recompute: See `GPT`.
     """
     old = cast(GPT, trainer.model).config

@@ -109,7 +109,7 @@ class Reading(Task):
         )
         micro, recompute = fit.micro_batch, fit.recompute
         if self.ranks is not None:
-            # All ranks use the smallest: if one ran out of memory later, the others would wait forever.
+            # All ranks use the smallest: if one ran out of memory later, the others would wait for it.
             micro, plain = self.ranks.least(micro, recompute is None)
             recompute = None if plain else 1
         return Fitting(micro, options.recompute or recompute)

@@ -76,7 +76,7 @@ def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) ->
             about = {"task": plan.identity, "precision": precision}
             save_checkpoint(run.folder / CHECKPOINT, {**about, **course.state()})
         if fork < stop and not course.stopped:
-            course.decay(stop)  # only to be judged: a longer training continues from the checkpoint
+            course.decay(stop)  # for the evaluation only: a longer training continues from the checkpoint
         return course, course.metrics(start if run.resume_folder else None, run.test)
 
 

@@ -67,7 +67,7 @@ class _Sent(NamedTuple):
         number: Step number, from 0.
         lr: Learning rate of the first group.
         targets: Number of counted targets.
-        values: Function that waits for and returns the fields of the `Verdict` and the gradient's scale.
+        values: Function that waits for and returns the fields of the `Verdict`, then the scale of clipping.
     """
 
     number: int
@@ -341,7 +341,7 @@ class Trainer:
             if self.noise is not None:
                 self.noise.end()
         if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)  # before anything looks at the gradient
+            self.scaler.unscale_(self.optimizer)  # before the gradient is read
         return loss
 
     def state(self) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def soft_targets(targets: Tensor, classes: int, smoothing: float = 0.0) -> Tenso
     Returns:
         (n, classes), float32.
     """
-    # Not F.one_hot, which looks at the numbers first.
+    # Not F.one_hot, which reads the class numbers first and so waits for the device.
     hot = targets.long()[:, None] == torch.arange(classes, device=targets.device)
     return hot.float() * (1.0 - smoothing) + smoothing / classes
 

@@ -166,7 +166,7 @@ class Ranks:
             self.compare(model, step)
 
     def compare(self, model: nn.Module, step: int) -> None:
-        """Require that the weights and buffers of all ranks are bit-identical.
+        """Raise an error unless the weights and buffers of all ranks are bit-identical.
 
         Raises:
             RanksDiffer: A rank differs from rank 0; raised on every rank.
@@ -188,7 +188,7 @@ def _batch_norms(model: nn.Module) -> list[nn.Module]:
 
 
 def check_ranks(ranks: int, device: str) -> None:
-    """Require a number of ranks that this machine supports; on GPUs, at most one rank per GPU.
+    """Raise an error if this machine does not support a number of ranks; on GPUs, at most one rank per GPU.
 
     Args:
         ranks: Number of processes on this machine.

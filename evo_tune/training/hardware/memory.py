@@ -81,7 +81,7 @@ def measured_peak(device: torch.device | str, run: Callable[[], object]) -> floa
 
 
 def calibrate_memory(device: torch.device | str, predicted: float, step: Callable[[], object]) -> float:
-    """Return measured over predicted memory of one training step: a factor for `plan_memory`.
+    """Return measured over predicted memory of one training step: the factor of `fit_memory`.
 
     The factor is at least 1, so that a step with little memory does not lower the prediction. On a CPU it is 1, and the
     step is not run.

@@ -46,7 +46,7 @@ class Precision:
         check_integer("growth_interval", self.growth_interval, 1)
 
     def check_device(self, device: torch.device) -> None:
-        """Require that a device supports this precision; there is no silent fallback.
+        """Raise an error if a device does not support this precision; there is no silent fallback.
 
         Raises:
             RecipeError: The device does not support it.

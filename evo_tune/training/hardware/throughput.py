@@ -118,7 +118,7 @@ def mfu(flops_per_token: float, tokens_per_second: float, peak: float | None, *,
     """Return the share of the peak that was used; None if the peak is unknown.
 
     Args:
-        flops_per_token: See `evo_tune.training.flops_per_token`; without recomputation.
+        flops_per_token: FLOPs of training on one token (see `gpt_config.flops_per_token`); without recomputation.
         tokens_per_second: Tokens per second of all devices together, without padding.
         peak: Peak of one device, FLOP/s.
         devices: Number of devices.

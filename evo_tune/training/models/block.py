@@ -227,7 +227,7 @@ def chunk_mask(chunk: int, window: int) -> Tensor:
 def attend_in_window(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: Dropout | None = None, scale: float | None = None
 ) -> Tensor:
-    """Return the result of `attend` with `window_mask`, up to rounding.
+    """Return the result of `attend` with the full mask of a window, up to rounding, chunk by chunk.
 
     Args:
         q: (batch, heads, length, head_dim).
@@ -330,7 +330,7 @@ class Attention(nn.Module):
         self.windowed = windowed
         self.flex: FlexMask | None = None  # set by `stepping.averaging.compile_blocks`
         self.heads, self.kv_heads = config.heads, config.key_value_heads
-        self.dropout = Dropout(config.attention_dropout)  # of the weights between tokens
+        self.dropout = Dropout(config.attention_dropout)  # drops attention weights
         self.causal, self.scale = config.causal, config.attention_scale
         width, head_dim = config.width, config.width // config.heads
         self.qkv = FusedLinear(width, (width, *2 * (self.kv_heads * head_dim,)), bias=config.bias)

@@ -112,7 +112,7 @@ class CausalLM(nn.Module):
         new, old = (
             "activation_checkpointing_enable",
             "gradient_checkpointing_enable",
-        )  # since transformers 5, and before
+        )  # since transformers 5, and for older versions
         try:
             getattr(self.model, new if hasattr(self.model, new) else old)({"use_reentrant": False})
         except ValueError as error:
