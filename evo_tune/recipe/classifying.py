@@ -96,7 +96,7 @@ def known_before(
 ) -> dict[str, float]:
     """Return the figures known before training: params, gpu_memory, and samples and flops of the full training.
 
-    Samples and flops are left out for a budget in seconds, which needs a timed run. gpu_memory is the GPU memory, in
+    For a budget in seconds, samples and flops are left out: it needs a timed run. gpu_memory is the GPU memory, in
     bytes, that a step needs in one pass (or in passes of micro_batch), in bf16 unless precision says otherwise.
 
     Args:

@@ -1,7 +1,7 @@
-"""A text: how it is read, split, and turned into tokens.
+"""Texts: reading, splitting and tokenisation.
 
-What is held out are bytes at the end of the text, the same for every model: the validation text, by which trials are
-judged, and the test text behind it. Tokens are learned from the rest only.
+The held-out bytes are at the end of the text, the same for every model: the validation text, which ranks trials, and
+then the test text. The tokenizer is learned from the remaining text only.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from evo_tune.options.bounds import check_integer
 from evo_tune.options.declare import Options, option
 
 HELD_OUT = 0.1
-"""Share of a text, at its end, that is never trained on: one half to choose by, the other to test with."""
+"""Held-out share at the end of a text: one half is for validation, the other for the test."""
 
 
 def read_text(data: str) -> bytes:
-    """Return the bytes of a file, of a folder's files (in order of their paths), or of a glob's.
+    """Return the bytes of a file, of a folder's files or of a glob's files, in order of their paths.
 
     Args:
-        data: Path or pattern; hidden files of a folder are left out. Empty: the text of `python_paragraphs`.
+        data: Path or pattern, without hidden files of a folder. Empty: the text of `python_paragraphs`.
 
     Raises:
-        RecipeError: There is nothing of that name, or it cannot be read.
+        RecipeError: The path does not exist or cannot be read.
     """
     if not data:
         return "\n\n".join(python_paragraphs()).encode()
@@ -54,13 +54,13 @@ def read_text(data: str) -> bytes:
 
 
 def python_paragraphs(first: tuple[str, ...] = ()) -> dict[str, str]:
-    """Return 373 kB of English that Python brings along: paragraphs in order, each with the topic that it is from.
+    """Return 373 kB of English from Python's own documentation, as paragraph to topic, in order.
 
-    Topics contain one another. Each paragraph stands once, or what is held out would have been trained on. The
-    text differs a little between Python versions.
+    Topics overlap. Each paragraph appears once, so that no held-out paragraph is also trained on. The text differs
+    slightly between Python versions.
 
     Args:
-        first: Topics whose names begin so come first, and keep the paragraphs that they share with others.
+        first: Prefixes of the topics that come first and keep the paragraphs they share with others.
     """
     from pydoc_data.topics import topics
 
@@ -72,15 +72,15 @@ def python_paragraphs(first: tuple[str, ...] = ()) -> dict[str, str]:
 
 
 def split_text(text: bytes, longest: int, data: str) -> tuple[bytes, bytes, bytes]:
-    """Return the text to train on, the text to choose by, and the text to test with, in this order.
+    """Return the training text, the validation text and the test text.
 
     Args:
-        text: The whole.
-        longest: Tokens in the longest window, taken for bytes.
-        data: Where it came from.
+        text: Full text.
+        longest: Tokens in the longest window, counted as bytes.
+        data: Source of the text, for the error message.
 
     Raises:
-        OptionError: It is empty, or too short for such windows.
+        OptionError: The text is empty, or too short for such windows.
     """
     needed = math.ceil(2 * (longest + 2) / HELD_OUT)
     if len(text) < needed:
@@ -95,29 +95,29 @@ def split_text(text: bytes, longest: int, data: str) -> tuple[bytes, bytes, byte
 
 
 _WORDS = r" ?[A-Za-z\x80-\xff]+| ?[0-9]+| ?[^ \t\n\r0-9A-Za-z\x80-\xff]+|[ \t\n\r]+"
-"""What merges stay inside of, over bytes read as Latin-1: any letter beyond ASCII is several bytes above 0x7f."""
+"""Pieces that merges cannot cross, over bytes read as Latin-1; non-ASCII letters are bytes above 0x7f."""
 
 _PIECE = 1 << 16
-"""Bytes that are given to the library at a time, to the next line's end: it keeps much beside each token."""
+"""Bytes per call of the library, up to the next line end; it needs much memory per token."""
 
 
 class Tokenizer(Protocol):
-    """Bytes to token numbers below `vocab_size`, and back."""
+    """Map from bytes to token numbers below `vocab_size`, and back."""
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens that a model has to know."""
+        """Number of tokens in a model's vocabulary."""
 
     def encode(self, text: bytes) -> np.ndarray:
-        """Return the tokens, (n,), of an unsigned type as small as holds them all."""
+        """Return the tokens, (n,), in the smallest unsigned type that fits the vocabulary."""
 
     def decode(self, tokens: Iterable[int]) -> bytes:
-        """Return the text of some tokens."""
+        """Return the text of the tokens."""
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """A token a byte."""
+    """Tokenizer with one token per byte."""
 
     vocab_size: int = 256
 
@@ -129,14 +129,14 @@ class Bytes:
 
 
 class BPE:
-    """Byte-pair tokens.
+    """Byte-pair tokenizer.
 
     Args:
-        data: The tokenizer as JSON, as `to_json` gives it.
-        vocab_size: Number of tokens that a model has to know: those it holds, or more.
+        data: JSON of the tokenizer, from `to_json`.
+        vocab_size: Number of tokens in a model's vocabulary, at least those of the tokenizer.
 
     Raises:
-        RecipeError: The library is not installed, or the data is none of its own.
+        RecipeError: The library is not installed, or the data is not its JSON.
     """
 
     def __init__(self, data: str, vocab_size: int) -> None:
@@ -152,11 +152,11 @@ class BPE:
 
     @classmethod
     def learn(cls, text: bytes, vocab_size: int) -> BPE:
-        """Learn the merges of a text: the same for the same text and the same version of the library.
+        """Learn the merges of a text; they depend only on the text and the library's version.
 
         Args:
-            text: What to learn from.
-            vocab_size: Number of tokens, above 256; a short text may give fewer merges.
+            text: Training text.
+            vocab_size: Number of tokens (int > 256); a short text may give fewer merges.
 
         Raises:
             RecipeError: The size is out of its range, or the library is not installed.
@@ -180,17 +180,17 @@ class BPE:
         return np.concatenate([np.empty(0, kind), *(np.array(ids, kind) for ids in pieces)])
 
     def decode(self, tokens: Iterable[int]) -> bytes:
-        # A model may know more tokens than the text had merges for; what they never stood for is nothing.
+        # A model's vocabulary may be larger than the tokenizer's; the extra tokens have no text.
         return b"".join(self._texts[token] for token in tokens if token < len(self._texts))
 
     def to_json(self) -> str:
-        """Return it as JSON."""
+        """Return the tokenizer as JSON."""
         text: str = self._made.to_str()
         return text
 
 
 def tokenizer_for(text: bytes, vocab_size: int) -> Tokenizer:
-    """Return the tokenizer of a text: bytes for a vocabulary of 256, else byte pairs learned from it.
+    """Return the tokenizer of a text: bytes for a vocabulary of 256, else learned byte pairs.
 
     Raises:
         RecipeError: See `BPE.learn`.
@@ -199,7 +199,7 @@ def tokenizer_for(text: bytes, vocab_size: int) -> Tokenizer:
 
 
 def _pieces(text: bytes) -> Iterator[str]:
-    """Cut a text at the line ends that follow each so many bytes, and read its bytes as Latin-1."""
+    """Yield pieces of a text, decoded as Latin-1, cut at a line end after `_PIECE` bytes (at most twice that)."""
     start = 0
     while start < len(text):
         found = re.compile(rb"\n").search(text, start + _PIECE, start + 2 * _PIECE)
@@ -209,7 +209,7 @@ def _pieces(text: bytes) -> Iterator[str]:
 
 
 def _library() -> Any:
-    # Threads of its own would be more than a training was given; and forks with them make it print warnings.
+    # Its own threads would exceed the training's share, and it prints warnings when forked with them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import tokenizers
@@ -221,74 +221,76 @@ def _library() -> Any:
 
 
 BLOCK = 4
-"""Bytes in a held-out block, for each token of the longest window: more than a byte-pair token usually has."""
+"""Bytes of a held-out block per token of the longest window; more than a byte-pair token usually has."""
 
 
 LEAST = 8192
-"""Fewest bytes that judge: with fewer, differences of 0.01 nats between genomes are lost in the choice of the bytes."""
+"""Minimum number of scored bytes; with fewer, sampling noise hides differences of 0.01 nats between genomes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Texts(Options):
-    """The text."""
+    """Text."""
 
-    data: str = option(
-        "", gene=None, help="File, folder (with all below it) or glob; empty: English that Python brings along"
-    )
+    data: str = option("", gene=None, help="Text: file, folder (recursive) or glob; empty: Python's own documentation")
     vocab: int = option(
-        256, bounds="[256, 65536]", unit="tokens", gene=None, help="256: a token is a byte; more: learned byte pairs"
+        256,
+        bounds="[256, 65536]",
+        unit="tokens",
+        gene=None,
+        help="Vocabulary size; 256: bytes; more: learned byte pairs",
     )
     context: int | None = option(
-        None, bounds="[2, inf)", unit="tokens", gene=None, help="In a window; none: the evaluator's gene"
+        None, bounds="[2, inf)", unit="tokens", gene=None, help="Tokens per window; none: the evaluator's gene"
     )
     eval_tokens: int | None = option(
         None,
         bounds="[1, inf)",
         unit="bytes",
         gene=None,
-        help="Of held-out text that are scored at the end; left out: for about 1% of a training's arithmetic",
+        help="Number of held-out bytes scored at the end; none: about 1% of the training's FLOPs",
     )
 
 
-@lru_cache(maxsize=1)  # a worker trains on the same text again and again
+@lru_cache(maxsize=1)  # a worker trains on the same text repeatedly
 def read(data: str) -> bytes:
-    """Return the whole text; see `read_text`."""
+    """Return the full text (see `read_text`)."""
     return read_text(data)
 
 
 def bytes_to_train_on(data: str) -> int:
-    """Return how many bytes of a text are trained on, whatever the windows; see `read_text`."""
+    """Return the number of training bytes of a text, for any window (see `read_text`)."""
     return round(len(read(data)) * (1 - HELD_OUT))
 
 
 def judging_bytes(tokens: float) -> int:
-    """Return how many bytes should judge a training of so many tokens: for about 1% of its arithmetic.
+    """Return the number of bytes to score for a training on `tokens` tokens, at about 1 % of its FLOPs.
 
-    To score a token takes a third of what training on it takes. It is the next power of two, so that budgets that are
-    nearly the same are judged by the same bytes, and `LEAST` at least.
+    Scoring a token costs a third of training on it. The result is rounded up to a power of two, so that similar budgets
+    score the same bytes, and is at least `LEAST`.
     """
     return max(LEAST, 1 << math.ceil(math.log2(max(1.0, 0.03 * tokens))))
 
 
 @lru_cache(maxsize=1)
 def _tokens(text: bytes, vocab: int) -> tuple[np.ndarray, Tokenizer]:
-    """Return the tokens of the text to train on, and the tokenizer that was learned from it."""
+    """Return the tokens of the training text and the tokenizer learned from it."""
     tokenizer = tokenizer_for(text, vocab)
     return tokenizer.encode(text), tokenizer
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text, split, and what judges by it.
+    """Split text with its tokenizer and tokens.
 
     Args:
-        data: Where it is (see `read_text`).
+        data: Path or pattern (see `read_text`).
         vocab: Number of tokens; 256: bytes.
-        longest: Tokens in the longest window that any genome may ask for.
+        longest: Longest window of any genome, in tokens.
 
     Raises:
         OptionError: The text is empty, or too short for such windows.
-        RecipeError: It is missing or unreadable.
+        RecipeError: The text is missing or unreadable.
     """
 
     data: str
@@ -300,30 +302,30 @@ class Corpus:
 
     @property
     def size(self) -> int:
-        """Bytes of the whole text."""
+        """Bytes of the full text."""
         return len(read(self.data))
 
     @property
     def block(self) -> int:
-        """Bytes in a held-out block."""
+        """Bytes per held-out block."""
         return BLOCK * self.longest
 
     def split(self) -> tuple[bytes, bytes, bytes]:
-        """Return the text to train on, the validation text and the test text."""
+        """Return the training text, the validation text and the test text."""
         return split_text(read(self.data), self.longest, self.data)
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What the tokens are; it has seen the text to train on only."""
+        """Tokenizer, learned from the training text only."""
         return _tokens(self.split()[0], self.vocab)[1]
 
     @property
     def tokens(self) -> np.ndarray:
-        """The tokens that are trained on, (n,); bytes as uint8."""
+        """Training tokens, (n,); bytes as uint8."""
         return _tokens(self.split()[0], self.vocab)[0]
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the text, of how it is split, and of the byte pairs learned from it.
+        """Return the SHA-256 of the text, its split, and its learned byte pairs.
 
         Raises:
             OptionError: The text has too few byte pairs for the longest window.

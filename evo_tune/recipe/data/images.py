@@ -1,4 +1,4 @@
-"""Images with labels: how they are read, and what may be done to them before they are trained on."""
+"""Labelled images: reading and augmentation."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from evo_tune.options.declare import Options, option
 
 @dataclass(frozen=True)
 class Images:
-    """Images (n, channels, height, width) in pixel values, their class numbers (n,), and the classes' names."""
+    """Images (n, channels, height, width) as pixel values, class numbers (n,), and names of the classes."""
 
     pixels: NDArray[Any]
     classes: NDArray[Any]
     labels: tuple[str, ...]
 
 
-@lru_cache(maxsize=1)  # a worker trains on the same images again and again
+@lru_cache(maxsize=1)  # a worker trains on the same images repeatedly
 def read_images(data: str, image_size: int) -> Images:
-    """Return the images of a folder or of an .npz file; the digits if there is no path.
+    """Return the images of a folder or an .npz file; without a path, the digits.
 
     Args:
-        data: Folder with one subfolder a class, or an .npz with the arrays images and labels; empty: the digits.
-        image_size: Pixels along the sides to which the images of a folder are resized.
+        data: Folder with a subfolder per class, or .npz with the arrays images and labels; empty: the digits.
+        image_size: Side in pixels to which images of a folder are resized.
 
     Raises:
-        OptionError: They cannot be read, or are not at least three of each of at least two classes.
+        OptionError: The images cannot be read, or there are fewer than two classes or three images of a class.
     """
     images = _read(data, image_size)
     if len(images.labels) < 2:
@@ -128,11 +128,11 @@ def _npz(path: Path, data: str) -> Images:
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to a batch of images.
+    """Augmentation of a batch of images.
 
     Args:
-        crop: Most pixels by which an image is moved, up or down and to the sides; what comes in repeats the edge.
-        flip: Whether every second image is mirrored, left to right.
+        crop: Maximum shift of an image in pixels, vertically and horizontally; the edge is repeated.
+        flip: Whether half of the images are mirrored left to right.
         magnitude: Strength of RandAugment's two operations (Cubuk et al., arXiv:1909.13719), 1 to 30; 0: none.
     """
 
@@ -142,41 +142,41 @@ class Augment:
 
     @property
     def anywhere(self) -> bool:
-        """Whether it is done where the images are; RandAugment draws and works image by image, on the CPU."""
+        """Whether it runs on the device of the images; RandAugment works image by image on the CPU."""
         return not self.magnitude
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmenting(Options):
-    """What is done to images before they are trained on."""
+    """Image augmentation."""
 
     crop: float | Literal["auto"] = option(
         "auto",
         bounds="[0, 0.5]",
         gene="0|0.0625|0.125|0.25",
-        help="Most by which an image is moved, as a share of a side; auto: an eighth of those in colour, 0 of others",
+        help="Maximum shift of an image, as a share of a side; auto: 1/8 for colour images, else 0",
     )
     flip: Literal["auto", "yes", "no"] = option(
-        "auto", help="Whether every second image is mirrored; auto: those in colour, since digits and letters are not"
+        "auto", help="Mirror half of the images; auto: colour images only, which are rarely digits or letters"
     )
     randaugment: int = option(
         0,
         bounds="[0, 30]",
         gene="0|5|9|15",
-        help="Strength of RandAugment (2 operations; torchvision does them); 0: none",
+        help="Strength of RandAugment (2 operations, needs torchvision); 0: none",
     )
 
     def augment(self, channels: int, height: int, width: int, whole: bool) -> Augment | None:
-        """Return what is done to images of this shape; None: nothing.
+        """Return the augmentation for images of this shape; None: none.
 
         Args:
-            channels: Of an image, 3 where it is in colour.
-            height: Pixels.
-            width: Pixels.
-            whole: Whether pixel values are whole numbers of 8 bits.
+            channels: Channels of an image; 3: colour.
+            height: Height in pixels.
+            width: Width in pixels.
+            whole: Whether pixel values are 8-bit integers.
 
         Raises:
-            OptionError: RandAugment does not take such images, or torchvision is not installed.
+            OptionError: RandAugment does not support such images, or torchvision is not installed.
         """
         if self.randaugment:
             self._check_randaugment(channels, whole)

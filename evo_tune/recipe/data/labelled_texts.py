@@ -1,4 +1,4 @@
-"""Labelled texts: how they are read, and how they become token numbers."""
+"""Labelled texts: reading and conversion to token numbers."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ SOURCES = {
     "sympy": ("core", "functions", "geometry", "matrices", "physics", "solvers", "stats"),
     "torch": ("nn", "optim", "distributions", "utils", "fx", "ao"),
 }
-"""Packages whose docstrings are the default data, and the folders of each that are read, where they exist."""
+"""Packages whose docstrings are the default data, each with the folders to read if they exist."""
 
 PER_SOURCE, SHORTEST = 800, 40
-"""Most docstrings of a package, and characters of the shortest."""
+"""Maximum number of docstrings per package, and minimum length of a docstring in characters."""
 
 DOCSTRING = re.compile(
     r'^[ \t]*(?:def|class)\s[^\n]*(?:\n[^\n]*){0,20}?:\n\s*[rR]?"""(.+?)(?:"""|\n\s*\n)', re.M | re.S
 )
-"""First paragraph of a function's or a class's docstring. To parse the files would take many times as long."""
+"""First paragraph of the docstring of a function or class. A parser would take many times as long."""
 
 
 def docstrings() -> list[tuple[str, str]]:
-    """Return the first paragraphs of docstrings, and the package of each, whose names are blotted out.
+    """Return pairs of a docstring's first paragraph and its package, with the packages' names masked.
 
     Raises:
         OptionError: One of the packages is not installed.
@@ -59,36 +59,36 @@ def docstrings() -> list[tuple[str, str]]:
             for paragraph in DOCSTRING.findall(file.read_text(encoding="utf-8", errors="replace")):
                 found.add(" ".join(names.sub("_", paragraph).split()))
         usable = [paragraph for paragraph in sorted(found) if len(paragraph) >= SHORTEST]
-        # By their hash: neither the first of the alphabet nor another sample in each process.
+        # Order by hash: a sample from the whole alphabet, the same in each process.
         usable.sort(key=lambda paragraph: hashlib.sha256(paragraph.encode("utf-8", "replace")).digest())
         rows += [(paragraph, package) for paragraph in usable[:PER_SOURCE]]
     return rows
 
 
 MOST_CLASSES = 1000
-"""More of them look like no classes."""
+"""Maximum number of classes; more suggest that the column is not a label."""
 
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Texts, their class numbers (n,), and the classes' names."""
+    """Texts, class numbers (n,), and names of the classes."""
 
     texts: tuple[str, ...]
     classes: NDArray[Any]
     labels: tuple[str, ...]
 
 
-@lru_cache(maxsize=1)  # a worker trains on the same texts again and again
+@lru_cache(maxsize=1)  # a worker trains on the same texts repeatedly
 def read_labelled_texts(data: str, text: str, label: str) -> LabelledTexts:
-    """Return the texts of a file, or the docstrings.
+    """Return the labelled texts of a file, or the docstrings.
 
     Args:
         data: CSV or JSONL file; empty: docstrings of installed packages.
-        text: Name of its column of texts.
-        label: Name of its column of labels.
+        text: Name of the column of texts.
+        label: Name of the column of labels.
 
     Raises:
-        OptionError: They cannot be read, a column is missing, or the labels are not those of two classes or more.
+        OptionError: The file cannot be read, a column is missing, or the labels are not two or more classes.
     """
     rows = _rows(data, text, label) if data else docstrings()
     labels, classes = np.unique([name for _, name in rows], return_inverse=True)
@@ -104,7 +104,7 @@ def read_labelled_texts(data: str, text: str, label: str) -> LabelledTexts:
 
 
 def _rows(data: str, text: str, label: str) -> list[tuple[str, str]]:
-    """Return text and label of each row of a file."""
+    """Return (text, label) of each row of a file."""
     path = Path(data).expanduser()
     if not path.is_file():
         raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or JSONL file, or leave it out")
@@ -146,15 +146,15 @@ def _jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 PADDING = 0
-"""The token that fills up a short text."""
+"""Token that pads a short text."""
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def tokens_of(text: str, config: TextConfig) -> list[int]:
-    """Return the first tokens of a text, from 1 on: its bytes in UTF-8, or hashes of its words in small letters.
+    """Return the first tokens of a text, numbered from 1: its UTF-8 bytes, or hashes of its lower-case words.
 
-    A text without any stands as a new line, so that there is something to read.
+    A text without tokens is replaced by a newline, so that no sample is empty.
     """
     if config.unit == "bytes":
         return [byte + 1 for byte in (text.encode("utf-8", "replace") or b"\n")[: config.length]]
@@ -163,7 +163,7 @@ def tokens_of(text: str, config: TextConfig) -> list[int]:
 
 
 def encode_texts(texts: Sequence[str], config: TextConfig) -> NDArray[np.int32]:
-    """Return the first tokens of each text, filled up with PADDING: (texts, length), int32."""
+    """Return the first tokens of each text, padded with PADDING: (texts, length), int32."""
     tokens = np.full((len(texts), config.length), PADDING, np.int32)
     for row, text in zip(tokens, texts, strict=True):
         found = tokens_of(text, config)

@@ -1,4 +1,4 @@
-"""Tables: how they are read, split, and turned into numbers."""
+"""Tables: reading, splitting and conversion to numbers."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 def stratified(classes: NDArray[np.int64], *shares: float) -> tuple[NDArray[np.int64], ...]:
-    """Split samples into those to train on and one part more for each share, to choose by and to test with for two.
+    """Split samples into a training part and one further part per share, such as validation and test.
 
-    Of each class every part has its share, to the nearest sample, and at least one. Which ones is drawn once and for
-    all: it depends on the classes, their order and the shares only.
+    Each part gets its share of each class, to the nearest sample, and at least one. The samples are drawn with a fixed
+    seed: they depend only on the classes, their order and the shares.
 
     Args:
         classes: (n,), class number of each sample.
-        shares: Of what is not to be trained on, each above 0, together below 1.
+        shares: Shares of the further parts, each above 0, sum below 1.
 
     Returns:
-        Numbers of the samples to train on, and of those of each part, all ascending.
+        Row numbers of the training part, then of each further part, all ascending.
 
     Raises:
-        RecipeError: There are fewer than two classes, or a class has not a sample for each part; or shares are out of
-            their range.
+        RecipeError: There are fewer than two classes, a class has too few samples for all parts, or a share is out of
+            its range.
     """
     check_number("held_out", sum(shares), "(0, 1)")
     for share in shares:
@@ -54,7 +54,7 @@ def stratified(classes: NDArray[np.int64], *shares: float) -> tuple[NDArray[np.i
 
 
 def _sizes(count: int, shares: Sequence[float]) -> list[int]:
-    """Return the samples of each part in a class of so many, which leave one at least to train on."""
+    """Return the samples per part for a class of `count` samples, leaving at least one for training."""
     sizes = [max(1, round(share * count)) for share in shares]
     while sum(sizes) >= count:
         sizes[sizes.index(max(sizes))] -= 1
@@ -62,7 +62,7 @@ def _sizes(count: int, shares: Sequence[float]) -> list[int]:
 
 
 def hash_of(*parts: bytes | NDArray[Any]) -> str:
-    """Return the SHA-256 of data and of how it is split: what a run's fingerprint is."""
+    """Return the SHA-256 of data and its split, the fingerprint of a run."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part if isinstance(part, bytes) else part.tobytes())
@@ -71,11 +71,11 @@ def hash_of(*parts: bytes | NDArray[Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns that a model looks at, in the order of its inputs: numeric ones first.
+    """Input columns of a model, in the order of its inputs: numeric columns first.
 
     Args:
         numeric: Names of the numeric columns.
-        categorical: Name of each other column to its categories, in order.
+        categorical: Name of each categorical column to its categories, in order.
     """
 
     numeric: tuple[str, ...]
@@ -83,32 +83,32 @@ class Columns:
 
     @classmethod
     def learn(cls, table: Mapping[str, Any], numeric: Sequence[str], categorical: Sequence[str]) -> Columns:
-        """Take note of the categories in a table of training rows.
+        """Return the columns with the categories found in the training rows.
 
         Args:
-            table: Column name to values, a DataFrame for one.
-            numeric: Names of numeric columns.
-            categorical: Names of the others.
+            table: Column name to values, for example a DataFrame.
+            numeric: Names of the numeric columns.
+            categorical: Names of the categorical columns.
         """
         found = {name: sorted({text for text in _texts(table[name]) if text is not None}) for name in categorical}
         return cls(numeric=tuple(numeric), categorical={name: tuple(categories) for name, categories in found.items()})
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, in the order of the inputs."""
+        """Names of all columns, in the order of the inputs."""
         return (*self.numeric, *self.categorical)
 
     def encode(self, table: Mapping[str, Any]) -> NDArray[np.float32]:
         """Return a table as numbers, (rows, columns), float32.
 
-        A missing number is NaN. A category is its place from 1 on, and 0 if it is missing or unknown; in
-        float32 places are exact up to 2²⁴.
+        A missing number is NaN. A category is its position, counted from 1, and 0 if missing or unknown. Positions are
+        exact in float32 up to 2²⁴.
 
         Args:
-            table: Column name to values; others than `names` are ignored.
+            table: Column name to values; columns not in `names` are ignored.
 
         Raises:
-            RecipeError: A column is missing, or one that is numeric holds something else.
+            RecipeError: A column is missing, or a numeric column has other values.
         """
         inputs = []
         for name in self.names:
@@ -124,18 +124,18 @@ class Columns:
         return np.stack(inputs, 1)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return the columns as plain data."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Columns:
-        """Build it from what `to_json` gave."""
+        """Return the columns from the data of `to_json`."""
         categorical = {name: tuple(categories) for name, categories in data["categorical"].items()}
         return cls(numeric=tuple(data["numeric"]), categorical=categorical)
 
 
 def _texts(values: Any) -> list[str | None]:
-    """Return values as texts; None where one is missing (None, NaN, pandas' NA)."""
+    """Return the values as texts; None for a missing value (None, NaN, pandas' NA)."""
     return [None if value is None or value != value or str(value) == "<NA>" else str(value) for value in _list(values)]
 
 
@@ -152,12 +152,12 @@ def _list(values: Any) -> list[Any]:
 
 
 MOST_CLASSES, MOST_CATEGORIES = 100, 1000
-"""More of them look like a target to be regressed, or like an identifier."""
+"""Maximum number of classes, and of categories; more suggest a regression target, or an identifier."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as numbers (n, columns; see `Columns`), their class numbers (n,), the split into rows, and the names."""
+    """Rows as numbers (n, columns; see `Columns`), class numbers (n,), row numbers of the split, and names."""
 
     inputs: NDArray[Any]
     classes: NDArray[Any]
@@ -168,20 +168,20 @@ class Table:
     labels: tuple[str, ...]
 
 
-@lru_cache(maxsize=1)  # a worker trains on the same table again and again
+@lru_cache(maxsize=1)  # a worker trains on the same table repeatedly
 def read_table(data: str, target: str, categorical: str, ignore: str, held_out: float, test: float) -> Table:
-    """Return a file's table, or the breast cancer data, as numbers, and how its rows are split.
+    """Return a file's table, or the breast cancer data, as numbers, with the split of its rows.
 
     Args:
-        data: CSV or Parquet file; empty: scikit-learn's breast cancer, 569 rows of 30 numbers.
-        target: The column to be told from the others.
-        categorical: Columns of numbers that are categories, with commas between them.
-        ignore: Columns to leave out, with commas between them.
-        held_out: Share of each class by which trials are judged.
-        test: Share of each class that is tested with.
+        data: CSV or Parquet file; empty: scikit-learn's breast cancer data, 569 rows of 30 numbers.
+        target: Name of the column to predict.
+        categorical: Comma-separated names of numeric columns to treat as categories.
+        ignore: Comma-separated names of columns to leave out.
+        held_out: Share of each class in the validation set.
+        test: Share of each class in the test set.
 
     Raises:
-        OptionError: It cannot be read, or there is no such column or one that cannot be used.
+        OptionError: The file cannot be read, or a column is missing or unusable.
     """
     frame, target = (_read(data), target) if data else (_breast_cancer(), "diagnosis")
     known = f"-o data={data} has the columns {', '.join(map(str, frame.columns))}"
@@ -216,7 +216,7 @@ def _read(data: str) -> pd.DataFrame:
         raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or Parquet file, or leave it out")
     try:
         frame = pd.read_parquet(path) if path.suffix in (".parquet", ".pq") else pd.read_csv(path)
-    except Exception as error:  # pandas and pyarrow raise half a dozen kinds
+    except Exception as error:  # pandas and pyarrow raise many types
         reason = " ".join(str(error).split())
         raise OptionError(f"-o data={data}: cannot read it as a table ({reason}): give a CSV or Parquet file") from None
     frame.columns = frame.columns.map(str)
@@ -258,7 +258,7 @@ def _classes(column: pd.Series[Any], target: str) -> tuple[tuple[str, ...], NDAr
 
 
 def _kinds(frame: pd.DataFrame, categorical: list[str]) -> tuple[list[str], list[str]]:
-    """Return the names of the numeric columns and of the others."""
+    """Return the names of the numeric columns and of the categorical ones."""
     from pandas.api import types
 
     numeric, others = [], []

@@ -125,8 +125,8 @@ class Wants:
 
     Args:
         precision: Precision of the fastest products if they gain 30 % or more; otherwise fp32.
-        width: Number of which a width should be a multiple.
-        vocabulary: Number of which a vocabulary should be a multiple.
+        width: Number that should divide a width.
+        vocabulary: Number that should divide a vocabulary's size.
         head_sizes: Channels of a head that are as fast as the best.
         batch: Size of a step below which the chip is idle half of the time or more. Unit: tokens.
     """

@@ -1,8 +1,8 @@
-"""How much memory a training takes, by formula: weights and moments, activations, logits.
+"""Memory of a training, by formula: weights and moments, activations, logits.
 
-Activations are counted as Korthikanti et al. (arXiv:2205.05198) do, for the tensors that the blocks here keep for the
-backward pass. `estimate` and the choice of passes use the same formulas and constants. A pass follows from the device's
-whole memory and not from what happens to be free, so that memory never becomes fitness.
+Activations are counted after Korthikanti et al. (arXiv:2205.05198), for the tensors that the blocks here keep for the
+backward pass. `estimate` and the choice of passes use the same formulas and constants. The pass size depends on the
+total memory of the device, not on its free memory, so that other processes cannot change a trial's result.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from evo_tune.recipe.models.gpt_config import (
 )
 
 MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
-"""Bytes of an optimizer's moments for each trained weight; Muon is counted as AdamW, an upper bound."""
+"""Optimizer to bytes of its moments per trained weight; Muon is counted as AdamW, an upper bound."""
 
 SHORT_LIVED = 1.1
-"""Peak over what is counted: a tenth more for what lives only for a moment."""
+"""Ratio of the peak to the counted memory; the rest is for short-lived tensors."""
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 LIBRARIES = {"cpu": 0.0, "cuda": 0.75 * 2**30}
-"""Bytes that the libraries of a device take."""
+"""Device to bytes used by its libraries."""
 
 USABLE = 0.9
-"""Share of a device's memory that a training may be predicted to take."""
+"""Maximum share of a device's memory for a predicted training."""
 
 
 class Memory(NamedTuple):
-    """A prediction, in bytes.
+    """Predicted memory, in bytes.
 
     Args:
-        states: Weights, gradients, moments and the average, if one is kept; of several ranks, what gradients are sent
-            from too.
-        activations: What the forward pass keeps for the backward pass.
-        logits: What of logits, their log-softmax and their gradients lives at the same time.
-        context: The device's libraries.
+        states: Weights, gradients, moments, and the weight average if any; with several ranks also the buffers of
+            gradient communication.
+        activations: Tensors that the forward pass keeps for the backward pass.
+        logits: Peak of logits, their log-softmax and their gradients.
+        context: Libraries of the device.
     """
 
     states: float
@@ -58,14 +58,14 @@ class Memory(NamedTuple):
 
     @property
     def peak(self) -> float:
-        """The sum, with what is short-lived."""
+        """Sum in bytes, with an allowance for short-lived tensors."""
         return SHORT_LIVED * (self.states + self.activations + self.logits) + self.context
 
     def needed(self, factor: float = 1.0) -> float:
-        """Return the memory of the smallest device that this fits into, bytes.
+        """Return the total memory of the smallest device that this fits into, in bytes.
 
         Args:
-            factor: Measured over predicted memory, the device's libraries aside, where a step was measured.
+            factor: Ratio of measured to predicted memory without libraries; 1.0 if not measured.
         """
         return (factor * (self.peak - self.context) + self.context) / USABLE
 
@@ -73,17 +73,17 @@ class Memory(NamedTuple):
 def state_bytes(
     trainable: int, *, frozen: int = 0, optimizer: str = "adamw", ema: bool = False, ranks: int = 1
 ) -> float:
-    """Return the bytes of weights, gradients and moments, in float32: with AdamW 16 a trainable weight.
+    """Return the bytes of weights, gradients and moments in float32; with AdamW 16 per trainable weight.
 
     Args:
-        trainable: Weights with a gradient.
-        frozen: Weights without.
+        trainable: Number of weights with a gradient.
+        frozen: Number of weights without a gradient.
         optimizer: 'adamw', 'muon' (counted as AdamW: an upper bound) or 'sgd'.
-        ema: Whether an average of the trainable weights is kept; it shares the others.
-        ranks: Processes that train together; with several, gradients have a second place, from which they are sent.
+        ema: Whether an average of the trainable weights is kept; it shares the frozen ones.
+        ranks: Number of data-parallel processes; with several, gradients have a second buffer for communication.
 
     Raises:
-        RecipeError: A number is out of its range, or an unknown optimizer.
+        RecipeError: A number is out of its range, or the optimizer is unknown.
     """
     check_integer("trainable", trainable, 0)
     check_integer("ranks", ranks, 1)
@@ -103,23 +103,23 @@ def activation_bytes(
     recompute: int | None = None,
     device: str = "cpu",
 ) -> float:
-    """Return the bytes that one forward pass keeps for the backward pass, logits not counted.
+    """Return the bytes that one forward pass keeps for the backward pass, without logits.
 
-    In a plain block 16 numbers a channel: 64 · bTd bytes in fp32; under autocast, where the residual
-    stream stays in float32, 36 · bTd and a copy of the block's weights, and on a CPU the weights between
-    tokens, 2 · heads · bT² (see `training.models.block`). A block to be computed again keeps its input only, and one
-    such block at a time is there in full.
+    A plain block keeps 16 numbers per channel: 64 · bTd bytes in fp32. Under autocast the residual stream stays in
+    float32, so that a block keeps 36 · bTd bytes and a copy of its weights. On a CPU the attention weights add
+    2 · heads · bT² (see `training.models.block`). A recomputed block keeps only its input, and one such block at a
+    time is in memory in full.
 
     Args:
-        config: The model.
-        batch: Sequences b in a micro-batch.
-        length: Tokens in a sequence, if shorter than the model's context.
+        config: Shape of the model.
+        batch: Sequences b per micro-batch.
+        length: Tokens T per sequence, at most the context; None: the context.
         precision: 'fp32', 'bf16' or 'fp16'.
-        recompute: As in `GPT`.
-        device: 'cpu' or 'cuda': masks of dropout are larger on a CPU, and dropped attention is not fused there.
+        recompute: Interval of recomputed blocks, as in `GPT`.
+        device: 'cpu' or 'cuda'. On a CPU dropout masks are larger, and attention with dropout is not fused.
 
     Raises:
-        RecipeError: A number is out of its range, or an unknown precision or device.
+        RecipeError: A number is out of its range, or the precision or device is unknown.
     """
     length = config.context if length is None else length
     check_integer("batch", batch, 1)
@@ -134,7 +134,7 @@ def activation_bytes(
     if precision != "fp32":
         copies = e * (config.matmul_parameters - d * config.vocab_size) / config.depth
         blocks = [block + copies for block in blocks]
-    ends = tokens * ((4 + e) * d + 8 + 8)  # the last norm, its two statistics, and the tokens themselves
+    ends = tokens * ((4 + e) * d + 8 + 8)  # the last norm, its two statistics, and the tokens
     ends += tokens * d * (1 if device == "cuda" else 4) if config.dropout else 0
     ends += e * d * config.vocab_size if precision != "fp32" else 0
     if recompute is None:
@@ -144,7 +144,7 @@ def activation_bytes(
 
 
 def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precision: str, device: str) -> float:
-    """Return the bytes that a block with a window keeps, copies of its weights not counted."""
+    """Return the bytes that a block with a window keeps, without copies of its weights."""
     d, f, heads = config.width, config.ffn_width, config.heads
     e = 4 if precision == "fp32" else 2
     chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
@@ -153,10 +153,10 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precis
     norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
     attention = e * (d + 2 * shared) + e * d
     if config.qk_norm:
-        # Inputs (a copy where they were in less than float32), scaled inputs, and their root mean squares.
+        # Inputs (a copy if in less than float32), scaled inputs, and their root mean squares.
         attention += (4 if e == 4 else 8) * (d + shared) + 4 * (heads + config.key_value_heads)
     if not all(plain):
-        # What was rotated or normed is new, and the values still hold the memory of what was not.
+        # Rotated or normalised queries and keys are new; the values keep the old tensor alive.
         attention += e * (d + shared) if config.position == "rope" or config.qk_norm else 0
     feed_forward = e * f * (4 if config.ffn == "swiglu" else 2)
     mask = 1 if device == "cuda" else e
@@ -166,23 +166,23 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precis
         queries, keys = end - start, end - first
         kept += batch * _unfused_bytes(config, queries, keys, device, plain=e if products else 0)
         if products:
-            # Keys that two chunks see are copied for each; where the fused kernel holds what all are cut from, all is.
+            # Keys of overlapping chunks are copied; where the fused kernel keeps the source tensor, all of it is kept.
             kept += batch * e * 2 * shared * (keys - queries)
             kept += 0 if all(plain) else batch * e * (d + 2 * shared) * queries
         elif window < length:
-            kept += batch * e * d * queries  # the chunk, beside what it is joined to
-            kept += queries * keys * mask if first < start or queries > window else 0  # on a CPU as numbers
+            kept += batch * e * d * queries  # the chunk, in addition to the joined tensor
+            kept += queries * keys * mask if first < start or queries > window else 0  # the mask; on a CPU as numbers
     return kept
 
 
 def _unfused_bytes(config: GPTConfig, queries: int, keys: int, device: str, *, plain: int) -> float:
-    """Return the bytes of weights between tokens, which the fused kernel never writes (see `training.models.block`)."""
+    """Return the bytes of attention weights, which the fused kernel does not store (see `training.models.block`)."""
     if plain:
         kept = plain * (3 if config.attention_dropout else 1)
     else:
-        dropped = 12 if device == "cpu" else 9 if queries <= LONGEST_DROPPED else 0  # weights, which, what is left
+        dropped = 12 if device == "cpu" else 9 if queries <= LONGEST_DROPPED else 0  # weights, mask, result
         kept = dropped if config.attention_dropout else 0
-    statistic = 0 if plain else 4 * config.heads * queries  # one of the softmax
+    statistic = 0 if plain else 4 * config.heads * queries  # one per query of the softmax
     return float(kept * config.heads * queries * keys + statistic)
 
 
@@ -195,19 +195,20 @@ def logit_bytes(
     z_loss: bool = False,
     frozen: bool = False,
 ) -> float:
-    """Return the bytes of what is there of logits and of what is made of them, where that is most.
+    """Return the peak bytes of logits and of the tensors computed from them.
 
-    A small vocabulary's are there whole, in float32: log-softmax, its gradient and the logits', 12 bytes each; the
-    z-loss keeps the logits too and has a gradient of its own. Of a large one there is a piece (see
-    `training.optim.losses`), in float32 and in what products are done in, and the head's and its inputs' gradients.
+    Logits of a small vocabulary are complete, in float32. Log-softmax, its gradient and the logits' gradient take 12
+    bytes per logit; the z-loss also keeps the logits and another gradient. Logits of a large vocabulary exist in pieces
+    (see `training.optim.losses`), in float32 and in the precision of products, with the gradients of the head and its
+    inputs.
 
     Args:
-        config: The model.
-        tokens: In a micro-batch.
+        config: Shape of the model.
+        tokens: Tokens per micro-batch.
         precision: 'fp32', 'bf16' or 'fp16'.
         device: 'cpu' or 'cuda'.
-        z_loss: Whether there is one.
-        frozen: Whether the head is not trained.
+        z_loss: Whether the loss has a z-loss.
+        frozen: Whether the head is frozen.
     """
     d, vocabulary = config.width, config.vocab_size
     if vocabulary < LARGE_VOCABULARY:
@@ -216,23 +217,23 @@ def logit_bytes(
     gradients = 4.0 * d * (tokens + (0 if frozen else vocabulary))
     if precision == "fp32":
         return 4.0 * words + gradients
-    # The head's gradient of one piece, on a CPU once more in float32 before it is added to the others'.
+    # The head's gradient of one piece; on a CPU also a float32 copy before it is added to the sum.
     added = 0.0 if frozen else (6.0 if device == "cpu" else 2.0) * d * vocabulary
     return max(6.0 * words, 2.0 * words + added) + gradients
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What the memory of a training depends on beside its model and batch.
+    """Settings that determine the memory of a training, apart from model and batch.
 
     Args:
         precision: 'fp32', 'bf16' or 'fp16'.
-        recompute: Every which block is computed again for the gradient; None: none is.
+        recompute: Interval of blocks that are recomputed in the backward pass; None: no block.
         device: 'cpu' or 'cuda'.
         optimizer: 'adamw', 'muon' or 'sgd'.
         ema: Whether an average of the trained weights is kept.
         z_loss: Whether the loss has a z-loss.
-        ranks: Processes that train together.
+        ranks: Number of data-parallel processes.
     """
 
     precision: str = "fp32"
@@ -245,7 +246,7 @@ class Setup:
 
     @property
     def number_bytes(self) -> int:
-        """Bytes of a number in products."""
+        """Bytes per number in products."""
         return 4 if self.precision == "fp32" else 2
 
     def states(self, trainable: int, *, frozen: int = 0) -> float:
@@ -267,13 +268,13 @@ def predict_memory(
     trainable: int | None = None,
     **setup: Any,
 ) -> Memory:
-    """Return the memory of a training of a GPT.
+    """Return the predicted memory of a training of a GPT.
 
     Args:
-        config: The model.
-        batch: Sequences in a micro-batch.
-        length: Tokens in a sequence, if shorter than the model's context.
-        trainable: Trained weights, if not all are (LoRA); the head then counts as frozen.
+        config: Shape of the model.
+        batch: Sequences per micro-batch.
+        length: Tokens T per sequence, at most the context; None: the context.
+        trainable: Number of trained weights, if not all (LoRA); the head then counts as frozen.
         setup: Fields of `Setup`.
 
     Raises:
@@ -290,11 +291,11 @@ def predict_memory(
 
 
 def encoder_memory(config: EncoderConfig, batch: int, **setup: Any) -> Memory:
-    """Return the memory of a training of a classifier, with samples as long as any may be.
+    """Return the predicted memory of a training of a classifier, with samples of maximum length.
 
     Args:
-        config: The model.
-        batch: Samples in a pass.
+        config: Shape of the model.
+        batch: Samples per pass.
         setup: Fields of `Setup`.
 
     Raises:
@@ -313,14 +314,14 @@ def encoder_memory(config: EncoderConfig, batch: int, **setup: Any) -> Memory:
 def largest_pass(
     memory: Callable[[int], Memory], batch: int, capacity: float, *, factor: float = 1.0, sample: str = "sample"
 ) -> int:
-    """Return the largest pass, by halving a batch, that takes at most 90% of a device's memory.
+    """Return the samples of the largest pass, by halving a batch, within 90 % of a device's memory.
 
     Args:
-        memory: Predicts the memory of a training with so many samples in a pass.
-        batch: Samples in a step of one process.
-        capacity: The device's whole memory, bytes.
+        memory: Function from samples per pass to predicted memory.
+        batch: Samples per step of one process.
+        capacity: Total memory of the device, in bytes.
         factor: See `Memory.needed`.
-        sample: What the error calls a sample.
+        sample: Word for a sample in the error message.
 
     Raises:
         RecipeError: Not even one sample fits.
@@ -334,12 +335,12 @@ def largest_pass(
 
 
 def fitting_micro_batch(config: GPTConfig, batch: int, capacity: float, *, factor: float = 1.0, **options: Any) -> int:
-    """Return the largest micro-batch of a GPT, by halving the batch, that takes at most 90% of a device's memory.
+    """Return the largest micro-batch of a GPT, by halving the batch, within 90 % of a device's memory.
 
     Args:
-        config: The model.
-        batch: Sequences in a step.
-        capacity: The device's whole memory, bytes.
+        config: Shape of the model.
+        batch: Sequences per step.
+        capacity: Total memory of the device, in bytes.
         factor: See `Memory.needed`.
         options: As in `predict_memory`.
 
@@ -355,12 +356,12 @@ def fitting_micro_batch(config: GPTConfig, batch: int, capacity: float, *, facto
 
 
 class Fit(NamedTuple):
-    """How a training fits into a device.
+    """Settings with which a training fits into a device.
 
     Args:
-        micro_batch: Sequences in a micro-batch.
-        recompute: As in `GPT`: None or 1.
-        memory: What it is predicted to take.
+        micro_batch: Sequences per micro-batch.
+        recompute: None, or 1 to recompute all blocks.
+        memory: Predicted memory.
     """
 
     micro_batch: int
@@ -369,17 +370,17 @@ class Fit(NamedTuple):
 
 
 def fit_memory(config: GPTConfig, batch: int, capacity: float, *, factor: float = 1.0, **options: Any) -> Fit:
-    """Return how to train within 90% of a device's memory; no result depends on it but in the last bits.
+    """Return the settings to train within 90 % of a device's memory; results change only by rounding.
 
-    The micro-batch is halved first, which costs little; only where not even one sequence fits are all
-    blocks computed again, a third more arithmetic, and then in as large a micro-batch as that allows.
+    The micro-batch is halved first, which costs little. If not even one sequence fits, all blocks are recomputed, at a
+    third more arithmetic, with the largest micro-batch that then fits.
 
     Args:
-        config: The model.
-        batch: Sequences in a step.
-        capacity: The device's whole memory, bytes (`device_memory`).
-        factor: Measured over predicted memory, where a step was measured (`calibrate_memory`).
-        options: As in `predict_memory`, recompute left out.
+        config: Shape of the model.
+        batch: Sequences per step.
+        capacity: Total memory of the device, in bytes (see `device_memory`).
+        factor: Ratio of measured to predicted memory, from `calibrate_memory`; 1.0 if not measured.
+        options: As in `predict_memory`, without recompute.
 
     Raises:
         RecipeError: A field is out of its range, or not even one sequence fits.
@@ -397,14 +398,14 @@ def fit_memory(config: GPTConfig, batch: int, capacity: float, *, factor: float 
 
 @dataclass(frozen=True, kw_only=True)
 class NewWeights:
-    """What is trained beside a base, as numbers.
+    """Numbers of the weights that are added to a base and trained.
 
     Args:
-        layers: Names of the layers that have some.
-        rank: r of LoRA; 0: there is none.
-        dora: Whether lengths are learnt too.
-        dropout: Share of a layer's inputs that its low-rank map does not see.
-        bottleneck: m of an adapter; 0: there is none.
+        layers: Names of the layers with added weights.
+        rank: Rank r of LoRA; 0: no LoRA.
+        dora: Whether DoRA's lengths are trained too.
+        dropout: Dropped share of the inputs of a layer's low-rank map.
+        bottleneck: Width m of an adapter; 0: no adapter.
     """
 
     layers: Collection[str]
@@ -414,18 +415,18 @@ class NewWeights:
     bottleneck: int = 0
 
     def count(self, base: Base) -> int:
-        """Return how many there are beside this base."""
+        """Return the number of added weights for this base."""
         return base.new_weights(self.layers, rank=self.rank, dora=self.dora, bottleneck=self.bottleneck)
 
     def kept(self, inputs: int, outputs: int, e: int, mask: int, *, bias: bool) -> float:
-        """Return the bytes a token that those of a layer keep for the backward pass.
+        """Return the bytes per token that the added weights of a layer keep for the backward pass.
 
         Args:
-            inputs: Of the layer.
-            outputs: Of the layer.
-            e: Bytes of a number in products.
-            mask: Bytes of a number that says whether an input is dropped; 0: nothing of that is kept.
-            bias: Whether the layer has one.
+            inputs: Number of inputs of the layer.
+            outputs: Number of outputs of the layer.
+            e: Bytes per number in products.
+            mask: Bytes per number of a dropout mask; 0: no mask is kept.
+            bias: Whether the layer has a bias.
         """
         if self.bottleneck:
             return float(e * (outputs + 2 * self.bottleneck))
@@ -434,13 +435,13 @@ class NewWeights:
 
 
 def tuning_memory(base: Base, new: NewWeights, window: int, batch: int, **setup: Any) -> Memory:
-    """Return the memory of a tuning.
+    """Return the predicted memory of a fine-tuning.
 
     Args:
-        base: What is tuned; its matrices are stored in the precision.
-        new: What is trained beside it.
-        window: Tokens in a window.
-        batch: Windows in a pass.
+        base: Base model, with matrices stored in the precision of the training.
+        new: Weights that are added and trained.
+        window: Tokens per window.
+        batch: Windows per pass.
         setup: Fields of `Setup`.
 
     Raises:
@@ -448,7 +449,7 @@ def tuning_memory(base: Base, new: NewWeights, window: int, batch: int, **setup:
     """
     made = Setup(**setup)
     e, trained = made.number_bytes, new.count(base)
-    frozen = e * base.parameters + (e * trained if e == 2 else 0)  # and copies of the new ones, for products
+    frozen = e * base.parameters + (e * trained if e == 2 else 0)  # and copies of the added weights, for products
     kept = batch * window * _kept_of_token(base, new, window, e, made.device)
     if made.recompute is not None:
         again = -(-base.depth // made.recompute)
@@ -460,18 +461,18 @@ def tuning_memory(base: Base, new: NewWeights, window: int, batch: int, **setup:
 
 
 def _kept_of_token(base: Base, new: NewWeights, window: int, e: int, device: str) -> float:
-    """Return the bytes that a pass keeps of one token for the backward pass, logits not counted."""
+    """Return the bytes per token that a pass keeps for the backward pass, without logits."""
     gpt, d = base.gpt, base.width
-    begun, kept = gpt is None, 0.0  # the layers of other files come in no order
+    begun, kept = gpt is None, 0.0  # layers of other files have no known order
     for name, (inputs, outputs) in base.linears.items():
         ours, ends_branch = name in new.layers, re.fullmatch(TARGETS["branch-outputs"], name) is not None
         attention = re.fullmatch(TARGETS["attention"], name) is not None
         first, begun = ours and not begun, begun or ours
         if not begun:
             continue
-        wide = 4 if new.dora else e  # what DoRA's lengths have been multiplied into is float32
+        wide = 4 if new.dora else e  # products with DoRA's lengths are float32
         if ours:
-            given = 4 if not ends_branch else e if attention else wide  # norms give float32
+            given = 4 if not ends_branch else e if attention else wide  # norms return float32
             bias = gpt.bias if gpt is not None else f"{name}.bias" in base.shapes
             kept += new.kept(inputs, outputs, e, 0 if first else 1 if device == "cuda" else given, bias=bias)
         if not ends_branch:
@@ -487,20 +488,22 @@ def _kept_of_token(base: Base, new: NewWeights, window: int, e: int, device: str
 
 
 def _attended(base: Base, new: NewWeights, window: int, e: int, device: str, inputs: int, *, ours: bool) -> float:
-    """Return the bytes a token of what attention gives, if it is not the inputs that a low-rank map keeps anyway."""
+    """Return the bytes per token that attention keeps, apart from inputs that a low-rank map keeps already."""
     gpt, heads = base.gpt, base.heads
     if gpt is not None and device == "cpu" and by_products("bf16" if e == 2 else "fp32", window) and not new.dora:
-        return float(e * heads * window)  # three plain products, of which the weights between tokens are kept
+        return float(e * heads * window)  # three plain products, which keep the attention weights
     kept = 4.0 * heads + (0 if ours and new.rank and not new.dropout else e * inputs)
     if gpt is not None and gpt.position == "rope" and not (new.dora and e == 2):
-        kept += e * (inputs + gpt.width * gpt.key_value_heads // heads)  # turned, while values hold what was not
+        kept += e * (
+            inputs + gpt.width * gpt.key_value_heads // heads
+        )  # rotated copies; values keep the unrotated tensor
     return kept
 
 
 def _activated(base: Base) -> int:
-    """Return how often what a feed-forward layer's activation makes is kept, beside what it is made of."""
+    """Return how many tensors of the activation's size a feed-forward layer keeps besides its input."""
     if base.gpt is not None:
         return 1 if base.gpt.ffn == "swiglu" else 0
-    if base.config.get("activation_function") == "gelu_new":  # computed term by term
+    if base.config.get("activation_function") == "gelu_new":  # computed as separate operations
         return 3
     return 1 if any("gate" in name for name in base.linears) else 0

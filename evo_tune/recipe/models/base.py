@@ -1,8 +1,7 @@
-"""A pre-trained model as a folder holds it, read without torch and without running anything in it.
+"""Description of a pre-trained model, read from its folder without torch and without running its code.
 
-A folder is one of `GPT.save`, or a Hugging Face one of a causal language model: config.json beside weights
-in safetensors. Names and shapes come from the headers, so that bad folders and targets are found, and sizes
-known, before a model is built.
+The folder is written by `GPT.save`, or is a Hugging Face causal language model with config.json and safetensors
+weights. Names and shapes are read from the headers, so that sizes and errors are known before a model is built.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ from evo_tune.recipe.models.gpt_config import GPTConfig
 
 
 def check_targets(targets: object) -> None:
-    """Require patterns, at least one.
+    """Require at least one pattern.
 
     Raises:
-        RecipeError: It is something else.
+        RecipeError: `targets` is anything else.
     """
     if not isinstance(targets, tuple) or not targets or not all(isinstance(t, str) and t for t in targets):
         raise RecipeError("targets", targets, "a tuple of patterns such as ('attention.qkv', 'ffn.*')")
 
 
 def matching_names(names: Collection[str], targets: Sequence[str]) -> list[str]:
-    """Return those names that a pattern fits, in their order.
+    """Return the names that match a pattern, in their order.
 
     Args:
-        names: Of linear layers.
-        targets: Each a whole name, its last parts, or either with * and ? in it: 'blocks.0.attention.qkv',
+        names: Names of linear layers.
+        targets: Patterns: a full name, its last parts, or either with * and ?: 'blocks.0.attention.qkv',
             'attention.qkv', 'qkv', 'blocks.*.ffn.*', '*' for all.
 
     Raises:
-        RecipeError: A pattern fits none; the error lists what there is.
+        RecipeError: A pattern matches no name; the error lists the names.
     """
     found: set[str] = set()
     for target in targets:
@@ -58,22 +57,25 @@ TARGETS = {
     "all-linear": r".*",
     "branch-outputs": r".*\.(out|o_proj|out_proj|c_proj|dense|down_proj|fc2|fc_out|dense_4h_to_h)",
 }
-"""Usual choices of layers, as expressions for their names: queries and values (with the keys, where one layer
-makes all three), the whole attention, all of a block, and what an adapter stands after."""
+"""Common choices of layers, as regular expressions of their names.
+
+The choices are queries and values (with keys if one layer computes all three), the whole attention, all layers of a
+block, and the layers that an adapter follows.
+"""
 
 _NOT_HIDDEN = re.compile(r".*(embed|wte|wpe|positions)|(.*\.)?(head|lm_head|score)\.")
-_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # their linear layers hold (inputs, outputs)
-_LARGEST_HEADER = 100_000_000  # bytes, as in the format's own reader
+_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # their linear weights have shape (inputs, outputs)
+_LARGEST_HEADER = 100_000_000  # bytes, the limit of the format's own reader
 
 
 @dataclass(frozen=True)
 class Base:
-    """A checkpoint to begin from.
+    """Pre-trained checkpoint.
 
     Args:
-        folder: Where it is.
-        config: Its config.json.
-        shapes: Shape of each tensor, by its name in the file. A GPT's follow from its config.
+        folder: Folder of the checkpoint.
+        config: Contents of config.json.
+        shapes: Tensor name in the file to shape; may be empty for a GPT, whose config determines them.
     """
 
     folder: Path
@@ -82,7 +84,7 @@ class Base:
 
     @cached_property
     def gpt(self) -> GPTConfig | None:
-        """The shape of one that `GPT.save` wrote; None for a Hugging Face folder."""
+        """Shape of a model written by `GPT.save`; None for a Hugging Face folder."""
         shape = self.config.get("model")
         return GPTConfig.from_json(shape) if isinstance(shape, dict) else None
 
@@ -98,7 +100,7 @@ class Base:
 
     @property
     def heads(self) -> int:
-        """Heads of attention."""
+        """Number of attention heads."""
         return self.gpt.heads if self.gpt else int(self._field("num_attention_heads", "n_head", "num_heads"))
 
     @property
@@ -108,7 +110,7 @@ class Base:
 
     @property
     def context(self) -> int | None:
-        """Longest sequence in tokens; None if nothing says."""
+        """Longest sequence in tokens; None if config.json does not say."""
         if self.gpt:
             return self.gpt.context
         fields = ("max_position_embeddings", "n_positions", "n_ctx")
@@ -121,7 +123,7 @@ class Base:
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of each linear layer of the blocks, by name: heads and embeddings are none."""
+        """Name to (inputs, outputs) of each linear layer of the blocks, without output head and embeddings."""
         if self.gpt is not None:
             return _linears_of(self.gpt)
         swap = self.config.get("model_type") in _TRANSPOSED
@@ -132,10 +134,10 @@ class Base:
         }
 
     def targets(self, names: str) -> tuple[str, ...]:
-        """Return the layers that a key of `TARGETS` means, or patterns with commas between them.
+        """Return the layers for a key of `TARGETS` or for comma-separated patterns.
 
         Raises:
-            RecipeError: There are none; the error lists what there is.
+            RecipeError: No layer matches; the error lists the layers.
         """
         if names not in TARGETS:
             patterns = tuple(part.strip() for part in names.split(",") if part.strip())
@@ -145,14 +147,14 @@ class Base:
         return tuple(name for name in self.linears if re.fullmatch(TARGETS[names], name))
 
     def has(self, choice: str) -> bool:
-        """Return whether a key of `TARGETS` means any of its layers."""
+        """Return whether any layer matches a key of `TARGETS`."""
         return any(re.fullmatch(TARGETS[choice], name) for name in self.linears)
 
     def window(self, context: int | None) -> int:
-        """Return the tokens in a window: as many as asked for, or as the base takes, up to 512.
+        """Return the tokens per window: `context`, or else the limit of the base, at most 512.
 
         Raises:
-            OptionError: More are asked for than the base takes.
+            OptionError: `context` is above the limit of the base.
         """
         longest = self.context or 1 << 20
         length = min(longest, 512) if context is None else context
@@ -161,15 +163,15 @@ class Base:
         return length
 
     def new_weights(self, layers: Iterable[str], *, rank: int = 0, dora: bool = False, bottleneck: int = 0) -> int:
-        """Return the number of weights that are trained beside some layers.
+        """Return the number of trained weights that are added to layers.
 
-        r · (d_in + d_out) a layer, d_out more for DoRA; 2md + d + m an adapter.
+        LoRA adds r · (d_in + d_out) per layer, DoRA d_out more, and an adapter 2md + d + m.
 
         Args:
-            layers: Their names.
-            rank: r of LoRA.
-            dora: Whether lengths are learnt too.
-            bottleneck: m of an adapter.
+            layers: Names of the layers.
+            rank: Rank r of LoRA.
+            dora: Whether DoRA's lengths are trained too.
+            bottleneck: Width m of an adapter.
         """
         sizes = [self.linears[name] for name in layers]
         if bottleneck:
@@ -177,13 +179,13 @@ class Base:
         return sum(rank * (inputs + outputs) + (outputs if dora else 0) for inputs, outputs in sizes)
 
     def flops_per_token(self, length: int, trainable: int) -> float:
-        """Return the FLOPs of training a part of the weights, or some beside them, on one token.
+        """Return the FLOPs per token of training some of the weights, or added ones.
 
-        4 a weight that multiplies and is frozen, since it needs no gradient of its own, 6 a trained one,
-        12 · d · T a layer for attention (see `flops.flops_per_token`).
+        A frozen multiplying weight counts 4, since it needs no gradient of its own, and a trained one 6. Attention
+        adds 12 · d · T per layer (see `gpt_config.flops_per_token`).
 
         Args:
-            length: Tokens T in a sequence.
+            length: Tokens T per sequence.
             trainable: Number of trained weights.
         """
         blocks = {found.group() for name in self.linears if (found := re.search(r".*?\.\d+(?=\.)", name))}
@@ -193,7 +195,7 @@ class Base:
         return 4.0 * multiply + 6.0 * trainable + 12.0 * self.width * keys
 
     def sha256(self) -> str:
-        """Return the hash of all that makes the model and its tokens what they are."""
+        """Return the SHA-256 of the files that determine the model and its tokenizer."""
         digest = hashlib.sha256()
         for path in sorted(self.folder.iterdir()):
             if path.suffix in (".safetensors", ".json", ".txt", ".model") and path.is_file():
@@ -219,7 +221,7 @@ def _linears_of(config: GPTConfig) -> dict[str, tuple[int, int]]:
     return {f"blocks.{block}.{name}": sizes for block in range(config.depth) for name, sizes in of_block.items()}
 
 
-@lru_cache(maxsize=64)  # by size and time: a worker asks before every training
+@lru_cache(maxsize=64)  # keyed by size and time, since a worker calls it before every training
 def _file_sha256(path: Path, size: int, changed: int) -> str:
     del size, changed
     digest = hashlib.sha256()
@@ -230,11 +232,11 @@ def _file_sha256(path: Path, size: int, changed: int) -> str:
 
 
 def read_base(folder: Path | str) -> Base:
-    """Read what a checkpoint's folder says of itself.
+    """Read the description of a checkpoint from its folder.
 
     Raises:
-        RecipeError: It is missing or no checkpoint, it holds only weights that can run code when they are
-            opened (pickles), or shapes and config.json do not belong together.
+        RecipeError: The folder is missing or not a checkpoint, it has only pickled weights, which can run code when
+            opened, or its shapes contradict config.json.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -278,7 +280,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _shapes(folder: Path, file: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes in a safetensors header: eight bytes of its length, then JSON."""
+    """Return the tensor shapes in a safetensors header, which is eight bytes of length, then JSON."""
     try:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")

@@ -1,8 +1,9 @@
-"""The shapes of the classifiers' encoders, and what follows from them by arithmetic: parameters, FLOPs, memory.
+"""Shapes of the classifiers' encoders, with their parameters, FLOPs and memory by arithmetic.
 
-No torch here, so that a search can know a model's size before it trains one. FLOPs are those of training on
-one sample, forward and backward, 2 a multiply-add, and agree with `torch.utils.flop_counter` where attention
-is computed by its plain formula. Element-wise work is not counted. Memory is what autograd keeps of one sample.
+This module does not load torch, so that a search can compute the size of a model before training. FLOPs are those of
+training on one sample, forward and backward, with 2 per multiply-add. They agree with `torch.utils.flop_counter` for
+attention by its plain formula. Element-wise operations are not counted. Memory is the memory that autograd keeps per
+sample.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ STEM = 16
 
 
 def nearest_divisor(width: int, heads: int, most: int) -> int:
-    """Return the number of heads up to `most` that divides the width and is nearest to `heads`, ties down."""
+    """Return the divisor of `width`, at most `most`, that is nearest to `heads`; the smaller one in a tie."""
     return min((n for n in range(1, most + 1) if width % n == 0), key=lambda n: (abs(n - heads), n))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(ModelConfig):
-    """What every encoder has: pre-norm blocks in which each token sees all others, and a linear head.
+    """Shape common to all encoders: pre-norm blocks with full attention, and a linear head.
 
     Args:
-        classes: Number of classes, 2 or more.
+        classes: Number C of classes (int ≥ 2).
         depth: Number L of blocks.
         width: Width d of the residual stream, a multiple of heads.
-        heads: Attention heads.
+        heads: Number of attention heads.
         ffn_mult: Width of the hidden layer of each block, as a multiple of d.
-        dropout: Share of the embeddings' and residual branches' outputs that is dropped, below 1.
-        attention_dropout: Share of the attention weights that is dropped, below 1.
-        drop_path: Share of the samples for which the last block is left out in training, below 1; for
-            earlier blocks it is less, in proportion, and 0 for the first (arXiv:1603.09382).
-        scaling: How it depends on its size; None: as ever.
+        dropout: Dropped share of the outputs of embeddings and residual branches, below 1.
+        attention_dropout: Dropped share of the attention weights, below 1.
+        drop_path: Share of the samples that skip the last block in training, below 1. It falls linearly to 0 at the
+            first block (arXiv:1603.09382).
+        scaling: Parametrisation by size; None: standard.
 
     Raises:
-        RecipeError: A field is out of its range, or does not fit another.
+        RecipeError: A field is out of its range or does not match another.
     """
 
     causal: ClassVar[bool] = False
@@ -74,7 +75,7 @@ class EncoderConfig(ModelConfig):
 
     @property
     def key_value_heads(self) -> int:
-        """Heads of keys and values."""
+        """Number of heads of keys and values."""
         return self.heads
 
     @property
@@ -84,70 +85,70 @@ class EncoderConfig(ModelConfig):
 
     @property
     def drop_paths(self) -> tuple[float, ...]:
-        """Share of the samples for which each block is left out."""
+        """Share of the samples that skip each block."""
         return tuple(self.drop_path * block / max(1, self.depth - 1) for block in range(self.depth))
 
     @property
     def tokens(self) -> int:
-        """Most tokens of a sample."""
+        """Maximum number of tokens per sample."""
         raise NotImplementedError
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters."""
+        """Number of trainable parameters."""
         raise NotImplementedError
 
     @property
     def encoder_parameters(self) -> int:
-        """Parameters of blocks, final norm and head: (4d² + 2df + 9d + f) L + 2d + dC + C."""
+        """Number of parameters of blocks, final norm and head: (4d² + 2df + 9d + f) L + 2d + dC + C."""
         d, f = self.width, self.ffn_width
         return self.depth * (4 * d * d + 2 * d * f + 9 * d + f) + 2 * d + d * self.classes + self.classes
 
     def encoder_flops(self, tokens: float) -> float:
-        """Return the FLOPs of blocks and head for one sample of so many tokens."""
+        """Return the training FLOPs of blocks and head for one sample of `tokens` tokens."""
         d, f = self.width, self.ffn_width
         per_token = 6.0 * (4 * d * d + 2 * d * f) + 12.0 * d * tokens
         return self.depth * tokens * per_token + 6.0 * d * self.classes
 
     def first_bytes(self, e: int) -> float:
-        """Return the bytes kept of one sample of what makes tokens of it, in products of `e` bytes a number."""
+        """Return the bytes per sample kept for the token embedding, with `e` bytes per number in products."""
         raise NotImplementedError
 
     def copied_parameters(self) -> int:
-        """Return the weights of products, of which there is a copy where these are in less than float32."""
+        """Return the number of weights that have a copy when products are in less than float32."""
         d, f = self.width, self.ffn_width
         return self.depth * (4 * d * d + 2 * d * f) + d * self.classes
 
     def block_bytes(self, e: int, mask: int) -> float:
-        """Return the bytes that one block keeps of one sample for the backward pass.
+        """Return the bytes per sample that one block keeps for the backward pass.
 
-        In float32 16 numbers a channel, as in a GPT's (see `memory.activation_bytes`).
+        In float32 these are 16 numbers per channel, as in a GPT (see `memory.activation_bytes`).
 
         Args:
-            e: Bytes of a number in products.
-            mask: Bytes of a number that says whether a channel is dropped.
+            e: Bytes per number in products.
+            mask: Bytes per number of a dropout mask.
         """
         tokens, d = self.tokens, self.width
         norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
         products = mask != 1 and not self.attention_dropout and by_products("fp32" if e == 4 else "bf16", tokens)
-        # Queries, keys, values, result; the weights between tokens, or one statistic of the softmax.
+        # Queries, keys, values, result; attention weights, or one statistic of the softmax.
         attention = 4 * e * d + self.heads * (e * tokens if products else 4)
         dropped = 2 * mask * d if self.dropout else 0
         between = (2 * e + mask) * self.heads * tokens if self.attention_dropout else 0
         return float(tokens * (norms + attention + 2 * e * self.ffn_width + dropped + between))
 
     def kept_bytes(self, e: int, mask: int, recompute: int | None = None) -> float:
-        """Return the bytes that a pass of one sample keeps for the backward pass, logits not counted.
+        """Return the bytes per sample that a pass keeps for the backward pass, without logits.
 
         Args:
             e: See `block_bytes`.
             mask: See `block_bytes`.
-            recompute: Every so-manieth block is computed again, so that of it there is its input only, and of one
-                such block at a time everything; None: none is.
+            recompute: Recompute every n-th block. Such a block keeps its input only, except one at a time, which is
+                in memory in full. None: no block.
         """
         tokens, d, block = self.tokens, self.width, self.block_bytes(e, mask)
         ends = self.first_bytes(e) + tokens * (4 * d + 8)  # the last norm's inputs and statistics
-        ends += tokens * d * (1 if mask == 1 else 4) if self.dropout else 0  # what is dropped there is in float32
+        ends += tokens * d * (1 if mask == 1 else 4) if self.dropout else 0  # dropout there is in float32
         if recompute is None:
             return ends + self.depth * block
         again = -(-self.depth // recompute)
@@ -156,14 +157,14 @@ class EncoderConfig(ModelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(EncoderConfig):
-    """A Vision Transformer (Dosovitskiy et al., arXiv:2010.11929): square patches of an image are its tokens.
+    """Shape of a Vision Transformer (Dosovitskiy et al., arXiv:2010.11929), whose tokens are square image patches.
 
     Args:
         channels: Channels of an image.
-        image_height: Its pixels from top to bottom, a multiple of patch.
-        image_width: Its pixels from left to right, a multiple of patch.
-        patch: Pixels along a side of a patch.
-        pooling: What the head sees: 'mean' of the tokens, or a token of its own, 'cls'.
+        image_height: Height of an image in pixels, a multiple of patch.
+        image_width: Width of an image in pixels, a multiple of patch.
+        patch: Side of a patch in pixels.
+        pooling: Input of the head: 'mean' of the tokens, or an extra token, 'cls'.
         stem: 'none', or 'conv': two 3 × 3 convolutions with BatchNorm before the patches
             (after arXiv:2106.14881).
     """
@@ -186,22 +187,22 @@ class ViTConfig(EncoderConfig):
 
     @property
     def patches(self) -> int:
-        """Patches of an image."""
+        """Number of patches per image."""
         return (self.image_height // self.patch) * (self.image_width // self.patch)
 
     @property
     def tokens(self) -> int:
-        """Tokens of an image."""
+        """Number of tokens per image."""
         return self.patches + (self.pooling == "cls")
 
     @property
     def patch_values(self) -> int:
-        """Numbers in a patch."""
+        """Number of values per patch."""
         return self.patch**2 * (self.channels if self.stem == "none" else STEM)
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters."""
+        """Number of trainable parameters."""
         d = self.width
         own = self.patch_values * d + d + self.tokens * d + (d if self.pooling == "cls" else 0)
         if self.stem == "conv":
@@ -210,7 +211,7 @@ class ViTConfig(EncoderConfig):
 
     @property
     def flops_per_sample(self) -> float:
-        """FLOPs of training on one image; the pixels themselves need no gradient."""
+        """Training FLOPs per image; the pixels need no gradient."""
         first = 4.0 if self.stem == "none" else 6.0
         own = first * self.patches * self.patch_values * self.width
         if self.stem == "conv":
@@ -218,24 +219,24 @@ class ViTConfig(EncoderConfig):
         return own + self.encoder_flops(self.tokens)
 
     def copied_parameters(self) -> int:
-        # The first product's weights are not needed for the gradient: pixels have none.
+        # No copy of the first product's weights is kept: pixels need no gradient.
         own = self.patch_values * self.width + 9 * STEM * STEM if self.stem == "conv" else 0
         return own + super().copied_parameters()
 
     def first_bytes(self, e: int) -> float:
-        """See `EncoderConfig`: patches; of a stem each convolution's inputs, and what norms and GELUs saw."""
+        """See `EncoderConfig`: patches; with a stem also the inputs of its convolutions, norms and GELUs."""
         pixels = self.image_height * self.image_width * (self.channels + 5 * STEM) if self.stem == "conv" else 0
         return float(e * (pixels + self.patches * self.patch_values))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FTConfig(EncoderConfig):
-    """FT-Transformer (Gorishniy et al., arXiv:2106.11959): each column of a table is a token, with one more to read.
+    """Shape of an FT-Transformer (Gorishniy et al., arXiv:2106.11959): one token per column, and one for the head.
 
     Args:
-        numeric: Number of numeric columns.
-        categories: Number of categories of each categorical column, 1 or more each.
-        quantiles: By how many quantiles numbers get a normal distribution (see `Quantiles`); 0: they are standardised.
+        numeric: Number of numeric columns (int ≥ 0).
+        categories: Number of categories of each categorical column (int ≥ 1).
+        quantiles: Number of quantiles that map numbers to a normal distribution (see `Quantiles`); 0: standardise.
     """
 
     numeric: int = 1
@@ -244,7 +245,7 @@ class FTConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "categories", tuple(self.categories))  # JSON knows lists only
+        object.__setattr__(self, "categories", tuple(self.categories))  # JSON has lists only
         check_integer("numeric", self.numeric, 0)
         check_integer("quantiles", self.quantiles, 0)
         if self.quantiles == 1:
@@ -256,55 +257,56 @@ class FTConfig(EncoderConfig):
 
     @property
     def tokens(self) -> int:
-        """Tokens of a row."""
+        """Number of tokens per row."""
         return self.numeric + len(self.categories) + 1
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters: a column of numbers has a weight, an offset and a stand-in for missing ones.
+        """Number of trainable parameters.
 
-        A column of categories has an embedding of each and of what is none of them, and an offset. The
-        first block has no norm before its attention.
+        A numeric column has a weight, an offset, and an embedding of missing values. A categorical column has an
+        offset, and an embedding for each category and for unknown ones. The first block has no norm before its
+        attention.
         """
         categorical = sum(number + 1 for number in self.categories) + len(self.categories)
         return self.width * (3 * self.numeric + categorical + 1 - 2) + self.encoder_parameters
 
     @property
     def flops_per_sample(self) -> float:
-        """FLOPs of training on one row."""
+        """Training FLOPs per row."""
         return self.encoder_flops(self.tokens)
 
     def first_bytes(self, e: int) -> float:
-        """See `EncoderConfig`: numbers, which are missing, which categories; but the first block has no norm."""
-        read = 4 * self.width  # by the head, of one token
+        """See `EncoderConfig`: numbers, missing-value masks and categories, less the first block's absent norm."""
+        read = 4 * self.width  # one token, the input of the head
         return 5.0 * self.numeric + 8.0 * len(self.categories) + read - self.tokens * (4 * self.width + 8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantiling(Options):
-    """How a table's numbers are brought to one scale."""
+    """Scaling of a table's numbers."""
 
     quantiles: int | Literal["auto"] | None = option(
         "auto",
         bounds="[2, 10000]",
-        help="Numbers by rank, made normal, which outliers cannot stretch: by how many quantiles of the training rows; "
-        "auto: a third of these rows, up to 1000; none: they are standardised",
+        help="Number of quantiles of the training rows that map numbers to a normal distribution, robust to outliers; "
+        "auto: a third of these rows, up to 1000; none: standardise instead",
     )
 
     def quantiles_of(self, rows: int) -> int:
-        """Return by how many quantiles of so many training rows; 0: none."""
+        """Return the number of quantiles for `rows` training rows; 0: none."""
         return min(1000, max(2, rows // 3)) if self.quantiles == "auto" else self.quantiles or 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(EncoderConfig):
-    """A text classifier: it sees the first tokens of a text, and reads their mean.
+    """Shape of a text classifier, which reads the first tokens of a text and averages them for the head.
 
     Args:
-        unit: What a token is: 'bytes', or 'words' and punctuation marks, each by its hash (arXiv:0902.2206): neither
-            has anything to be fitted to a text.
-        length: Tokens of a text that are seen, at most.
-        buckets: Number of hashes of words; words that share one are the same to the model.
+        unit: Kind of token: 'bytes', or 'words' (and punctuation marks) by their hash (arXiv:0902.2206). Neither is
+            fitted to the text.
+        length: Maximum number of tokens read per text.
+        buckets: Number of word hashes; words with the same hash share a token.
     """
 
     unit: str = "words"
@@ -319,23 +321,23 @@ class TextConfig(EncoderConfig):
 
     @property
     def tokens(self) -> int:
-        """Most tokens of a text."""
+        """Maximum number of tokens per text."""
         return self.length
 
     @property
     def vocabulary(self) -> int:
-        """Different tokens, padding not counted."""
+        """Number of different tokens, without padding."""
         return 256 if self.unit == "bytes" else self.buckets
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters: an embedding of each token and of padding, and one of each position."""
+        """Number of trainable parameters, with an embedding per token, per position and for padding."""
         return self.width * (self.vocabulary + 1 + self.length) + self.encoder_parameters
 
     def flops_per_sample(self, tokens: float) -> float:
-        """Return the FLOPs of training on one text of so many tokens."""
+        """Return the training FLOPs of one text of `tokens` tokens."""
         return self.encoder_flops(min(tokens, self.length))
 
     def first_bytes(self, e: int) -> float:
-        """See `EncoderConfig`: which tokens, and which of them count."""
+        """See `EncoderConfig`: the tokens and their padding mask."""
         return 12.0 * self.length

@@ -1,7 +1,7 @@
-"""The small model that a training begins with, as options and a shape. No torch here.
+"""Options and shape of a smaller model that is trained first and then grown, without torch.
 
-The shape follows from that of the end: the same width of a head, so that attention divides by the same root and
-positions turn by the same angles; and norms of the end that see the small model's mean and variance (see
+The smaller shape follows from the final one. Channels per head are equal, so that the attention scale and the rotary
+angles stay the same. The norms of the final model reproduce the small model's mean and variance (see
 `training.models.growth`).
 """
 
@@ -22,22 +22,22 @@ Bounds4 = tuple[int, int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Growing(Options):
-    """A training that begins with a smaller model."""
+    """Growth from a smaller model."""
 
     grow_from: str | None = option(
-        None, gene=None, help="DEPTHxWIDTH, 2x64 say: a smaller model that is trained first, and then grown"
+        None, gene=None, help="Smaller model that is trained first and then grown, as DEPTHxWIDTH, for example 2x64"
     )
-    grow_share: float = option(0.5, bounds="(0, 1)", help="Share of the budget that the smaller model is trained for")
+    grow_share: float = option(0.5, bounds="(0, 1)", help="Share of the budget for the smaller model")
 
     def check(self) -> None:
         self.small  # noqa: B018
 
     @property
     def small(self) -> tuple[int, int] | None:
-        """Depth and width of the smaller model; None: there is none.
+        """Depth and width of the smaller model; None: no growth.
 
         Raises:
-            OptionError: It is not written so.
+            OptionError: grow_from is not DEPTHxWIDTH.
         """
         if self.grow_from is None:
             return None
@@ -47,21 +47,21 @@ class Growing(Options):
         return int(found[1]), int(found[2])
 
     def settled(self: G, rungs: bool) -> G:
-        if rungs and self.grow_from is not None:  # a part of it is the training of another model
+        if rungs and self.grow_from is not None:  # a partial training would train another model
             raise OptionError(
                 "-o grow_from and trainings in part (--fidelity, --budget) are both given: give one of them"
             )
         return super().settled(rungs)
 
     def grown(self, config: GPTConfig) -> GPTConfig:
-        """Return the shape of a model with the norms that it has where it is grown; as it is where nothing is."""
+        """Return the shape with norm_eps of a grown model; unchanged if nothing is grown."""
         small = self.small
         if small is None or small[1] >= config.width:
             return config
         return replace(config, norm_eps=grown_eps(small[1], config.width))
 
     def shares(self, config: GPTConfig) -> list[tuple[float, GPTConfig]]:
-        """Return share of the budget and shape of the phases; of a model of the small one's size there is one phase.
+        """Return the budget share and shape of each phase; one phase if the model has the smaller size.
 
         Raises:
             RecipeError: See `small_of`.
@@ -71,14 +71,15 @@ class Growing(Options):
         return [(self.grow_share, small_of(config, *self.small)), (1.0 - self.grow_share, config)]
 
     def larger(self, depth: Bounds3, width: Bounds4) -> tuple[Bounds3, Bounds4]:
-        """Return a space's bounds without what is smaller than the smaller model.
+        """Return the bounds of a space, without models below the smaller model.
 
         Args:
-            depth: Low, high, default.
-            width: Low, high, step, default.
+            depth: Minimum, maximum, default.
+            width: Minimum, maximum, step, default.
 
         Raises:
-            OptionError: Nothing is left, or widths of another step, which would leave models without heads to share.
+            OptionError: The smaller model is above the space, or its width is not a multiple of the space's step, so
+                that models could not have equal channels per head.
         """
         if self.small is None:
             return depth, width
@@ -96,30 +97,30 @@ class Growing(Options):
         return (max(fewest, blocks), most, max(usual, blocks)), (least, widest, step, max(middle, least))
 
     def fits(self, head_dim: int) -> bool:
-        """Whether the smaller model, if there is one, can have heads of so many channels."""
+        """Return whether the smaller model, if any, can have heads of `head_dim` channels."""
         return self.small is None or self.small[1] % head_dim == 0
 
 
 def copies(small: int, width: int) -> int:
-    """Return how many channels continue each of the smaller model's; what is left over continues their mean."""
+    """Return the copies of each channel of the smaller model; remaining channels get the mean."""
     return width // small
 
 
 def grown_eps(small: int, width: int) -> float:
-    """Return what norms of a grown model add to a variance, which is smaller than it was: LEMON's η² · ε."""
+    """Return ε of the norms of a grown model, whose variance is smaller: LEMON's η² · ε."""
     return 1e-5 * (copies(small, width) * small / width)
 
 
 def small_of(config: GPTConfig, depth: int, width: int) -> GPTConfig:
-    """Return the shape of the model from which one is grown.
+    """Return the shape of the smaller model that grows into `config`.
 
     Args:
-        config: The shape at the end.
-        depth: Blocks at the beginning, as many or fewer.
-        width: Width at the beginning: as much or less, and a multiple of the width of a head.
+        config: Final shape.
+        depth: Number of blocks at the start, at most the final depth.
+        width: Width at the start, at most the final width, and a multiple of the channels per head.
 
     Raises:
-        RecipeError: Nothing smaller, or none from which the model can be grown as the same function.
+        RecipeError: The shape is not smaller, or it cannot be grown without changing the function.
     """
     head_dim, given = config.width // config.heads, f"{depth}x{width}"
     shape = f"depth {config.depth}, width {config.width}"
