@@ -164,7 +164,7 @@ class LawRate(Struct, forbid_unknown_fields=True, kw_only=True):
     """A learning rate according to a scaling law.
 
     Args:
-        law: Name of the law; 'this run' is the carried recipe.
+        law: Name of the law; 'this run' is the transferred recipe.
         source: Reference for the law.
         lr: Peak learning rate at the target; null if the law gives only a factor.
         at_run: Peak learning rate according to the law for the run's own training.
@@ -219,12 +219,12 @@ class Basin(Struct, forbid_unknown_fields=True, kw_only=True):
         width: Width of the model.
         depth: Blocks of the model.
         trainings: Number of probes of this size.
-        carried: Learning rate that was carried.
+        carried: Transferred learning rate.
         loss: Loss with that rate; null if it was not reached.
         best: Best learning rate of the probes.
         best_loss: Loss with that rate.
         optimum: Minimum of a parabola in log lr; null if it has none.
-        holds: Whether the loss of the carried rate is within 2 % of the best; null if unknown.
+        holds: Whether the loss of the transferred rate is within 2 % of the best; null if unknown.
     """
 
     width: int

@@ -82,7 +82,7 @@ def prepared(
 
     Args:
         evaluator: Evaluator of the run.
-        request: What the run searches.
+        request: The user's request.
         settings: Settings of the run.
         session: Settings of its first session.
         store: Folder of the runs that it learns from.

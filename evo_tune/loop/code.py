@@ -107,7 +107,7 @@ def remember(run: Run, evaluator: Evaluator) -> Evaluator:
         The evaluator; the file of a notebook's function is now in the run's folder.
 
     Raises:
-        StoreError: That file cannot be written.
+        StoreError: The file cannot be written.
     """
     if evaluator.origin == FUNCTION and not Reference.read(evaluator.reference).path:
         write_atomically(run.folder / OWN_FILE, evaluator.path.read_bytes())

@@ -1,8 +1,8 @@
 """The trainings of the final comparison: finalists and default on fresh seeds, outside ids and history (law 10).
 
-The best of many noisy results is partly luck: only seeds that took no part in the search show by how much it really
-beats the default. The results on disk decide which trainings are needed (`report.final_comparison`), so a comparison
-that was killed continues exactly, and any number of slots trains the same.
+The best of many noisy results is partly luck, so only seeds outside the search show its real gain over the default. The
+results on disk decide which trainings are needed (`report.final_comparison`). So a killed comparison continues exactly,
+and the trainings do not depend on the number of slots.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def comparison_jobs(run: Run, comparison: FinalComparison) -> dict[FreshTraining
     """Return the next trainings as jobs, which may run at the same time.
 
     Args:
-        run: A run with all its trials completed.
+        run: Run with all trials completed.
         comparison: The final comparison of the run.
     """
     return {one: _job(run, one) for one in comparison.state(results_of(run, comparison)).wanted}

@@ -1,7 +1,7 @@
 """One driver per slot: it fetches a job, runs it in the slot and reports the outcome, until no job is left.
 
-The module knows what each slot is doing, which outcomes are held back (`health` decides), what ends all drivers, and
-how Ctrl-C and SIGTERM arrive. It does not know what the jobs are for.
+The module knows the activity of each slot and the outcomes that are held back (`health` decides). It handles errors of
+drivers, Ctrl-C and SIGTERM. It does not know the purpose of the jobs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Job:
     Args:
         candidate: Candidate to evaluate.
         what: Description: 'trial 17', 'final comparison, trial 17'.
-        folder: Name of its folder, if it is not the folder of its trial.
+        folder: Name of the job's folder, if it differs from that of the trial.
     """
 
     candidate: Candidate
@@ -109,7 +109,7 @@ class Drivers:
         self._over = False
         """Whether no new jobs will come; `_again` may still have some."""
         self._named: set[str] = set()
-        """Devices whose setting aside was already reported."""
+        """Devices that were already reported as set aside."""
         self._started = time.monotonic()
 
     def drive(

@@ -167,7 +167,7 @@ class Leftovers:
     def exhausted(self) -> None:
         """Remove the checkpoints of all partial trainings, because no genome will be promoted any more.
 
-        That is the case when the strategy has no more proposals, not at a limit: a longer run promotes more.
+        Call it when the strategy has no more proposals, not at a limit, because a longer run promotes more genomes.
         """
         for candidate in self._run.candidates:
             if candidate.budget < 1.0:

@@ -19,7 +19,7 @@ from evo_tune.genome.trial import Outcome
 __all__ = ["SICK", "Health", "Verdict"]
 
 FAILING = ("failed", "crashed", "timeout", "out_of_memory")
-"""Statuses that a device may cause; with any other status the training took place."""
+"""Statuses that a device may cause. Any other status counts as a success here, because the training took place."""
 
 SICK = 3
 """Number of candidates in a row that fail on a device and succeed elsewhere before the device is set aside."""

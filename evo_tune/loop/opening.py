@@ -84,7 +84,7 @@ def timed(
 def forecast(
     manifest: Manifest, session: SessionSettings, slots: int, pace: Pace | None = None, run: Run | None = None
 ) -> Ahead | None:
-    """Return the forecast of a run, or of a run that would begin with this manifest; None while nothing is known.
+    """Return the forecast of a run, or of a new run with this manifest; None without measurements.
 
     Args:
         manifest: Manifest of the run.

@@ -1,8 +1,8 @@
 """Proposals: check a strategy's answer, make it a candidate at the right time, and verify it by replay.
 
-A strategy and an evaluator are the user's code. What they return is checked before it is recorded, so the journal never
-needs repair. `verify` proposes every candidate of a saved run again from its history alone: if all agree, nothing
-hidden shaped the run (law 1). Limits and slots are decided elsewhere.
+A strategy and an evaluator are the user's code. Their answers are checked before they are recorded, so the journal
+never needs repair. `verify` proposes every candidate of a saved run again from its history alone. If all agree, the run had
+no hidden state (law 1). Other modules decide limits and slots.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class Verification(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreement]:
-    """Propose every candidate of a run again and return those that come out differently.
+    """Propose every candidate of a run again and return those that differ.
 
     Args:
         run: Saved run, finished or not.

@@ -89,7 +89,7 @@ class Trained:
     Args:
         birth: First candidate with the genome.
         losses: Losses by number of the seed; empty if the result of the first seed does not count.
-        repeats: Number of reported extra seeds, whatever their outcome.
+        repeats: Number of reported extra seeds, with any outcome.
         began: Whether a partial training gave a value.
     """
 
@@ -165,8 +165,8 @@ class Doubt:
         If the first extra seeds change no loss, there are no more.
 
         Args:
-            out: Pending candidates. A genome with a pending seed is left out, and at most a quarter of the pending
-                candidates are extra seeds, because the effect of the new genomes among them is not known yet.
+            out: Pending candidates. A genome with a pending seed is left out. At most a quarter of the pending
+                candidates are extra seeds, because the results of the new genomes are not known yet.
             cost: Cost of a new genome, in full trainings; an extra seed costs one.
         """
         waiting = {genome_key(one.genome) for one in out if one.replicate}

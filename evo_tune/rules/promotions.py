@@ -20,7 +20,7 @@ from evo_tune.rules.fidelity import CAUTION, keep, trust
 __all__ = ["Rungs", "continued"]
 
 LEADERS = 3
-"""Number of fully trained leaders whose early ranks say how far down promotions must look."""
+"""Number of fully trained leaders whose early ranks set the minimum promoted share."""
 
 
 class Rungs:
