@@ -149,7 +149,7 @@ def time_trainings(
                 if number == 0 and outcome.metrics.get("seconds", math.inf) < QUICK:
                     with lock:
                         jobs.clear()
-        except (SlotClosed, SlotUnfit, NoMachine):  # the run itself reports it
+        except (SlotClosed, SlotUnfit, NoMachine):  # the run reports this error itself
             return
 
     with ThreadPoolExecutor(max(1, len(slots))) as threads:

@@ -224,7 +224,7 @@ def _version(package: str) -> str:
 
 def new_name(evaluator: str, store: Path) -> str:
     """Return a free name for a run, from the evaluator's name (ASCII, at most 50 characters) and the time."""
-    plain = unicodedata.normalize("NFKD", evaluator).encode("ascii", "ignore").decode()  # é is e and an accent
+    plain = unicodedata.normalize("NFKD", evaluator).encode("ascii", "ignore").decode()  # é becomes e plus an accent
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", plain)[:50].strip("-_") or "run"
     stem = f"{slug}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = [stem, *(f"{stem}-{number}" for number in range(2, 100))]
@@ -293,6 +293,6 @@ def reopened(store: Path, name: str | None, copy_as: str | None) -> Iterator[Run
         folder = copy_run(folder, store, copy_as)
     run = Run.open(folder, write=True)
     with given_up(run, remove=copy_as is not None):
-        if copy_as is not None and mine:  # a copy of a stranger's run stays a stranger's
+        if copy_as is not None and mine:  # a copy of a stranger's run is not trusted either
             remember_run(folder, run.manifest.identity)
         yield run

@@ -373,7 +373,7 @@ def _said(new: Gene, old: Gene) -> Gene:
         fields["log"] = old.log
     elif isinstance(new, Choice) and isinstance(old, Choice):
         fields["ordered"] = old.ordered  # without more knowledge, 2|4 counts as ordered and a|b does not
-        if all(type(value) is float for value in old.values):  # 8 was typed for 8.0
+        if all(type(value) is float for value in old.values):  # the user may type 8 for 8.0
             fields["values"] = tuple(float(value) if type(value) is int else value for value in new.values)
     if new.prior is None:
         fields |= {"prior": old.prior, "spread": old.spread}

@@ -257,7 +257,7 @@ def _function(run: Run, moved_to: str | None, trust: bool, ask: Ask | None) -> E
         remember_file(path)
     else:
         path = Path(reference.path) if reference.path else run.folder / OWN_FILE
-        if doubt(run.folder, run.manifest.identity):  # a file of the user's own may hold other functions as well
+        if doubt(run.folder, run.manifest.identity):  # for one function: the user's file may contain others
             what, shown = f"{run.manifest.identity} {reference}", f"the function {reference.name} of {str(path)!r}"
             allow_command(run.folder, run.manifest.identity, what, shown, (), trust, ask)
             trust = True

@@ -30,7 +30,7 @@ from evo_tune.store.run import Run
 __all__ = ["all_born", "check_hope", "check_noise", "limit_reached", "limited", "next_session"]
 
 GENERATIONS = 5
-"""Limit in generations of a run without any limit."""
+"""Default limit in generations, for a run without any limit."""
 
 SLACK = 1e-9
 """Tolerance for the budget, because sums of thirds are not exact."""

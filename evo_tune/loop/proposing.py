@@ -1,8 +1,8 @@
 """Proposals: check a strategy's answer, make it a candidate at the right time, and verify it by replay.
 
 A strategy and an evaluator are the user's code. Their answers are checked before they are recorded, so the journal
-never needs repair. `verify` proposes every candidate of a saved run again from its history alone. If all agree, the run had
-no hidden state (law 1). Other modules decide limits and slots.
+never needs repair. `verify` proposes every candidate of a saved run again from its history alone. If all agree, the run
+had no hidden state (law 1). Other modules decide limits and slots.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ Place: TypeAlias = tuple[float, tuple[float, ...], int]
 """Violation of constraints, mean losses, id of the first trial; the lowest leads."""
 
 ENOUGH = 8
-"""Least number of genomes with a loss for the model."""
+"""Minimum number of genomes with a loss for the model."""
 
 TRIED = 6
 """Number of genomes with the lowest predicted losses that are considered for an extra seed."""

@@ -182,7 +182,7 @@ def _checked(manifest: Manifest) -> Manifest:
     for name in (manifest.evaluator, manifest.strategy):
         if len(name) > LONGEST:
             raise ValueError(f"the name of the evaluator, or of the strategy, has {len(name)} characters")
-    manifest.constraints()  # raises
+    manifest.constraints()  # raises an error if one is not valid
     check_learned(manifest.learned)
     return manifest
 

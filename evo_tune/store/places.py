@@ -148,7 +148,7 @@ def lock_run(folder: Path) -> filelock.BaseFileLock:
     """
     lock = filelock.FileLock(folder / LOCK, thread_local=False)  # any thread may close a run
     try:
-        # Older versions of filelock open, and empty, whatever a link leads to.
+        # Older versions of filelock follow a link and empty its target.
         os.close(inside.open_to_write(folder, LOCK)[0])
         lock.acquire(timeout=0)
     except filelock.Timeout:

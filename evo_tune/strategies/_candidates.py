@@ -246,7 +246,7 @@ def rare_value(
     found, points = [], []
     for proposal in novelty.new(_with_value(history, drafts, gene, (value + 0.5) / sizes[gene], rng)):
         features = features_of(history.space.encode(proposal.genome)[None], sizes)[0]
-        if features[gene] == value:  # a repair may have changed it
+        if features[gene] == value:  # a repair may have changed the value
             found.append(proposal)
             points.append(features)
     if not found:
