@@ -204,8 +204,8 @@ class Disagreement(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     Args:
         id: Number of the trial.
         recorded: Proposal in the journal.
-        replayed: Proposal that the strategy makes now; null if it makes none. If it equals the recorded one, then the
-            seed, the generation or the number of results seen does not follow from the rules of the run.
+        replayed: Proposal that the strategy makes now; null if it makes none. If it equals the recorded one, the
+            seed, the generation or the number of results seen differs from the rules of the run.
     """
 
     id: int

@@ -52,7 +52,7 @@ WIDTH = 0.2
 """Standard deviation of a variant's steps, in unit coordinates."""
 
 GROWTH = 1.1
-"""The model is fitted again when the number of trainings has grown by this factor, which bounds its cost, and after
+"""Factor of growth in trainings after which the model is fitted again, which bounds its cost. It is also fitted after
 each extra seed, because these results are few and say most about the noise."""
 
 

@@ -229,8 +229,8 @@ def rare_value(
         rng: The only source of randomness.
 
     Returns:
-        A proposal; None while results improve, if each value is sufficiently tried, and with several objectives (their
-        weights differ for each proposal, so no trial stays the best).
+        A proposal; None while results improve, or if each value is sufficiently tried. Also None with several
+        objectives: their weights differ for each proposal, so no trial stays the best.
     """
     history = novelty.history
     best = history.best
@@ -297,8 +297,8 @@ def _with_value(
 def _promise(history: History, gene: int, value: int, points: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return the merits of candidates from the results of their value alone. Shape (candidates,).
 
-    With fewer than two results of the value, the merit is the distance from the trials with the value, or from all
-    trials if there are none.
+    With fewer than two results of the value, the merit is the squared distance from the nearest trial with the value,
+    or from the nearest of all trials if there are none.
 
     Args:
         history: History of the run.

@@ -44,7 +44,7 @@ ETA = 10.0
 
 SHRINK = 2.0**-10
 """Factor of all losses; exact, because it is a power of two. Without it, the difference of two of the largest floats
-would overflow to infinity, and a crowding distance of infinity by infinity is not a number."""
+would overflow to infinity. A crowding distance of infinity by infinity is not a number."""
 
 
 class _Numpy:

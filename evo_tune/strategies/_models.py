@@ -75,7 +75,7 @@ def spaced_scores(places: np.ndarray, losses: np.ndarray, rows: np.ndarray) -> n
     """Return scores that are linear in the loss for the better half, and normal scores for the rest.
 
     Normal scores make a smooth surface steepest at its minimum, because the best few scores are the farthest apart.
-    So the best result and the last one of the better half keep their normal scores, and the score between them is
+    So only the best result and the last one of the better half keep their normal scores. Between them the score is
     linear in the loss. The scale of the losses and the losses of the worse half still do not matter.
 
     Args:
