@@ -126,7 +126,13 @@ def until(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
     return found
 
 
-CLUSTERS = ("site-packages/ray/", "ray::", "multiprocessing.spawn", "multiprocessing.forkserver")
+CLUSTERS = (
+    "site-packages/ray/",
+    "ray::",
+    "multiprocessing.spawn",
+    "multiprocessing.resource_tracker",
+    "multiprocessing.forkserver",
+)
 """In the command lines of the processes of a cluster that the tests share."""
 
 
