@@ -184,7 +184,7 @@ class Training(Processes, Passes, Computing, StoppingInTime, Averaging, Clipping
 class ToZero(Scheduling):
     """Learning rate schedule that ends at zero, which suits short trainings of small models."""
 
-    # Not 0.1, as in long trainings of language models: a classifier gains most in its last steps.
+    # Not 0.1, as in long trainings of language models: a classifier does best in its last steps.
     min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
 
     def rates(self, steps: int, warmup: float) -> Schedule:

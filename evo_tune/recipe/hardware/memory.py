@@ -501,7 +501,7 @@ def _attended(base: Base, new: NewWeights, window: int, e: int, device: str, inp
 
 
 def _activated(base: Base) -> int:
-    """Return how many tensors of the activation's size a feed-forward layer keeps besides its input."""
+    """Return how many tensors of the activation's size a feed-forward layer keeps, besides the activation's input."""
     if base.gpt is not None:
         return 1 if base.gpt.ffn == "swiglu" else 0
     if base.config.get("activation_function") == "gelu_new":  # computed as separate operations

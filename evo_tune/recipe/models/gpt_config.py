@@ -70,7 +70,7 @@ LONGEST_PLAIN = 256
 Up to there they are faster than the fused kernel. At twice the length both are about equal; beyond, they are slower."""
 
 PLAIN_IN_FP32 = range(16, 49)
-"""Sequence lengths for plain products in float32: 1.1 to 1.9 times faster, most for no multiple of 16."""
+"""Sequence lengths for plain products in float32: 1.1 to 1.9 times faster, most if not a multiple of 16."""
 
 LONGEST_DROPPED = 512
 """Longest sequence, in tokens, for plain products with attention dropout on a GPU.
@@ -292,7 +292,12 @@ class Positions(Options):
 class Windows(Options):
     """Attention windows."""
 
-    window: int | None = option(None, bounds="[1, inf)", unit="tokens", help="Attention window; none: the context")
+    window: int | None = option(
+        None,
+        bounds="[1, inf)",
+        unit="tokens",
+        help="Tokens that a token attends to, at most the context; none: the context",
+    )
     window_pattern: str = option("S", help="Window of each block, repeated: S limited, L unlimited; SSSL for example")
 
 

@@ -13,10 +13,10 @@ At the base size a model is bit-identical to the standard one. m_N is width / ba
 | Adam's ε | / m_N | / m_N, in blocks / (m_N m_L) |
 
 Adam's ε scales with its gradients, because otherwise it would dominate them (Everett et al., arXiv:2407.05872). The
-values in and out of blocks follow EleutherAI's nanoGPT-mup, branch completep. That code used one value for both until
+values in and out of blocks follow EleutherAI's nanoGPT-mup, branch completep. The branch used one value for both until
 arXiv:2512.22382 found the error.
 
-Muon's updates here have AdamW's size, a root mean square of 0.2. Their spectral norm in an n × n matrix is 0.2 √n. That
+Muon's updates here have AdamW's size, a root mean square of 0.2. Their spectral norm in an n × n matrix is 0.2 √n. This
 norm should stay constant (Yang et al., arXiv:2310.17813), so Muon's rate scales with 1 / √m_N. Small widths deviate
 slightly from this limit (see `coordinates`).
 

@@ -102,7 +102,7 @@ class Growing(Options):
 
 
 def copies(small: int, width: int) -> int:
-    """Return the copies of each channel of the smaller model; remaining channels get the mean."""
+    """Return the number of copies of each channel of the smaller model; remaining channels get the mean."""
     return width // small
 
 

@@ -56,7 +56,7 @@ Self = TypeVar("Self", bound="Optimisation")
 
 @dataclass(frozen=True, kw_only=True)
 class Optimisation(Options):
-    """The optimizer and its loss."""
+    """Optimizer and loss."""
 
     optimizer: Literal["auto", "adamw", "muon", "sgd"] = option(
         "auto",
@@ -124,7 +124,7 @@ def check_clip(limit: float | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging(Options):
-    """A moving average of the weights."""
+    """Moving average of the weights."""
 
     ema: float | None = option(
         None, bounds="[0, 1)", help="Decay of the average, after a warm-up; reported as val_loss_ema; none: no average"
@@ -146,7 +146,7 @@ def warmed_up(decay: float, update: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Stopping(Options):
-    """Evaluations along the training."""
+    """Evaluations and early stopping."""
 
     evaluations: int = option(
         4,
@@ -161,7 +161,7 @@ class Stopping(Options):
         help="Stop after this many evaluations without an improvement, and keep the best",
     )
     min_delta: float = option(
-        0.0, bounds="[0, inf)", help="Smallest decrease of the loss that counts as an improvement"
+        0.0, bounds="[0, inf)", help="Decrease of the loss above which an evaluation counts as an improvement"
     )
 
 

@@ -29,7 +29,7 @@ def optimizer_steps(micro_batches: int, accumulation: int) -> int:
 
 
 def stop_step(steps: int, budget: float) -> int:
-    """Return the step at which a training with part of the full budget stops: ⌈budget · steps⌉.
+    """Return the number of steps in a training with part of the full budget: ⌈budget · steps⌉.
 
     Args:
         steps: Number of steps in the full training, the length of its schedules (int ≥ 1).
