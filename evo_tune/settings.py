@@ -116,6 +116,12 @@ class _Limits(Options):
         None, bounds="(0, inf)", unit="hours", help="Maximum number of hours, final comparison included."
     )
     stop_when_done: bool = option(False, help="Stop when further improvement is likely to be smaller than seed noise.")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class _Attempts(Options):
+    """Limits."""
+
     timeout: float | None = option(None, bounds="(0, inf)", unit="seconds", help="Time limit of one evaluation.")
     retries: int = option(0, bounds="[0, 10000]", help="Number of retries after a worker crash.")
 
@@ -155,7 +161,7 @@ class _Comparison(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionSettings(_Comparison, _Places, _Limits):
+class SessionSettings(_Comparison, _Places, _Attempts, _Limits):
     """Settings of one `run` or `resume`; its limits are totals over all sessions."""
 
     def check(self) -> None:
@@ -173,7 +179,7 @@ class SessionSettings(_Comparison, _Places, _Limits):
 
     def unlimited(self) -> SessionSettings:
         """Return the settings without limits."""
-        return replace(self, trials=None, generations=None, budget=None, hours=None, stop_when_done=False)
+        return replace(self, **{name: one.default for name, one in declared_in(_Limits).items()})
 
     def but(self, **changes: Any) -> SessionSettings:
         """Return the settings with some of them changed.

@@ -22,7 +22,8 @@ OF_RUN, OF_SESSION = declared_in(RunSettings), declared_in(SessionSettings)
 
 
 def flags(command: click.Command) -> dict[str, click.Option]:
-    return {one.name or "": one for one in command.params if isinstance(one, click.Option)}
+    params = command.get_params(click.Context(command))
+    return {one.name or "": one for one in params if isinstance(one, click.Option)}
 
 
 @pytest.mark.parametrize("name", [*OF_RUN, *OF_SESSION])

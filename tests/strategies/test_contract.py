@@ -1,4 +1,4 @@
-"""The contract of design.md, held against every strategy that can be found by name.
+"""The contract of strategies, tested with every strategy that can be found by name.
 
 A new strategy is under test as soon as its file exists. Each property holds over every space; the suite
 holds those that a space has little to do with over few, and the others are proofs.
