@@ -58,7 +58,7 @@ def test_every_command_line_is_understood(page: str, tmp_path: Path, monkeypatch
             pytest.fail(f"evo-tune {' '.join(words)}: {error}")
     for name, *words in mentioned(page):
         command = module_of(name).command
-        flags = {flag for one in command.params for flag in one.opts}
+        flags = {flag for one in command.get_params(click.Context(command)) for flag in one.opts}
         assert {word for word in words if word.startswith("-")} <= {*flags, "--help"}, f"evo-tune {name} {words}"
 
 
