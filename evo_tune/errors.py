@@ -16,19 +16,6 @@ Outcome (see `evo_tune.genome.trial`). This module imports nothing.
 
 from __future__ import annotations
 
-__all__ = [
-    "ClusterLost",
-    "EvoTuneError",
-    "OptionError",
-    "PluginError",
-    "RecipeError",
-    "RunError",
-    "SpaceError",
-    "StoreError",
-    "UsageError",
-    "tells_of_memory",
-]
-
 
 class EvoTuneError(Exception):
     """Root of the tree."""

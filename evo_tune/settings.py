@@ -18,8 +18,6 @@ from evo_tune.errors import OptionError
 from evo_tune.options.binding import bind
 from evo_tune.options.declare import AUTO, Options, declared_in, option
 
-__all__ = ["LIMITS", "PLACES", "RunSettings", "SessionSettings", "parse_rungs", "read_settings", "settings_of"]
-
 LIMITS = ("trials", "generations", "budget", "hours")
 """Settings that end a session. New limits replace all earlier ones."""
 

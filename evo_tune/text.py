@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["LINE", "cell", "is_writable", "of_cell", "one_line", "printable"]
-
 LINE = 400
 """Maximum characters of a line."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from evo_tune.report.charts.scale import TransferredRecipe
     from evo_tune.store.run import Run
 
-__all__ = ["BUDGETS", "genes_for", "in_lines", "note", "options_for", "wider_default"]
-
 WIDER = 1.5
 """Ratio of the two widths: large enough that the size matters, and not much more expensive."""
 

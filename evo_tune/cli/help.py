@@ -13,8 +13,6 @@ from typing import Any
 
 import click
 
-__all__ = ["FLAGS", "Command", "command"]
-
 FLAGS: Mapping[str, str] = {
     "Schedule": "steps lr warmup-fraction min-lr-ratio decay-fraction decay-shape cycle cycle-growth gamma",
     "Training": """trial from gene option ladder for-scale evaluator metric progress shell width depth batch

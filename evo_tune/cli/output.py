@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from evo_tune.forecast.timing import Pace
     from evo_tune.loop.search import Search
 
-__all__ = ["Progress", "Recent", "Stream", "patient", "print_closing", "progress_table", "watcher"]
-
 LAST = 6
 """Number of results in the live table."""
 

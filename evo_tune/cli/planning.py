@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from evo_tune.settings import RunSettings, SessionSettings
     from evo_tune.store.manifest import Manifest
 
-__all__ = ["Planned", "hours_alone", "plan", "print_plan"]
-
 FEWEST, MOST = 120, 600
 """Numbers of trainings, final comparison included, between which the evaluator's own budget fits the given time."""
 

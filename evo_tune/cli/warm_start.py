@@ -17,8 +17,6 @@ from evo_tune.store.table import GENE
 from evo_tune.text import of_cell, one_line
 from evo_tune.trust import inside
 
-__all__ = ["read_genomes"]
-
 LARGEST = 1 << 26
 """Maximum size of a file of genomes, in bytes."""
 

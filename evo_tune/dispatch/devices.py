@@ -22,23 +22,6 @@ from evo_tune.dispatch import smi
 from evo_tune.dispatch.limits import affinity, cpu_count, memory
 from evo_tune.errors import OptionError
 
-__all__ = [
-    "AUTO",
-    "CPU",
-    "MPS",
-    "ROCM",
-    "Device",
-    "Facts",
-    "Inventory",
-    "Plan",
-    "gpus",
-    "inventory",
-    "none_found",
-    "plan",
-    "trouble",
-]
-
-
 AUTO = "auto"
 """Value of `--per-device`: several slots on each GPU, which share its memory."""
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from evo_tune.errors import OptionError
 
-__all__ = ["affinity", "check_system", "cpu_count", "memory"]
-
 PROC = Path("/proc")
 CGROUP = PROC / "self" / "cgroup"
 """File that names the process's cgroups."""

@@ -18,8 +18,6 @@ from evo_tune.dispatch.process import Lost, Process
 from evo_tune.dispatch.slot import Slot, SlotClosed, SlotUnfit, Task, keep_log
 from evo_tune.genome.trial import Candidate, Outcome
 
-__all__ = ["LocalSlot"]
-
 LOADING = 300.0
 """Seconds that the evaluator's import may take, if there is a timeout; a longer timeout replaces it."""
 

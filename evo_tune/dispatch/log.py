@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from evo_tune.dispatch.slot import keep_log, names_inside
 from evo_tune.trust import inside
 
-__all__ = ["Log", "Telling", "log_name", "sweep", "telling_name"]
-
 
 class Log:
     """Redirection of this process's output into files, by file descriptor: C code and subprocesses are included.

@@ -19,9 +19,6 @@ from evo_tune.errors import EvoTuneError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome
 
-__all__ = ["CONTEXT", "Admitted", "Card", "Forecast", "SharedCards", "SharedSlot"]
-
-
 PREDICTED = "gpu_memory"
 """Metric in which `estimate` predicts torch's peak GPU memory, bytes."""
 

@@ -28,8 +28,6 @@ from evo_tune.genome.trial import Status
 from evo_tune.plugins.context import THREAD_VARIABLES
 from evo_tune.plugins.scripts.processes import kill_marked
 
-__all__ = ["Lost", "Process"]
-
 TICK = 0.5
 """Seconds between two checks of a silent worker. A timeout counts these ticks, so that a pause of the machine
 counts as at most one second."""

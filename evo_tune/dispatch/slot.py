@@ -20,9 +20,6 @@ from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import load_evaluator
 from evo_tune.trust import inside
 
-__all__ = ["UNKNOWN", "NoMachine", "Slot", "SlotClosed", "SlotUnfit", "Task", "keep_log", "names_inside"]
-
-
 UNKNOWN = "cluster"
 """Device name of a cluster slot that has no machine now."""
 

@@ -12,8 +12,6 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-__all__ = ["Gpu", "Listing", "listed", "look_up"]
-
 NO_GPU = "No devices were found"
 """Message with which nvidia-smi fails if there is a driver but no GPU; it is not an error here."""
 

@@ -40,9 +40,6 @@ from evo_tune.plugins.scripts.processes import kill_marked
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
-__all__ = ["WORKER", "Keeping", "Level", "Verdict", "Worker", "judge", "serve", "text_of"]
-
-
 POISONED = ("cuda error", "cudnn error", "hip error")
 
 

@@ -27,20 +27,6 @@ from evo_tune.store.comparison import read_comparison
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 
-__all__ = [
-    "ENOUGH",
-    "Ahead",
-    "Bounds",
-    "ComparisonTrainings",
-    "ahead",
-    "as_line",
-    "as_rows",
-    "comparison_ends",
-    "comparison_seconds",
-    "comparison_trainings",
-    "genome_cost",
-]
-
 ENOUGH = 3
 """Number of results that allow a forecast without timings. Timings count as much as this many results."""
 

@@ -20,8 +20,6 @@ from evo_tune.genome.trial import Trial
 from evo_tune.options.declare import Option
 from evo_tune.text import one_line
 
-__all__ = ["as_flags", "basin", "between", "probe_rates"]
-
 NEAR = 1.02
 """Maximum loss of a transferred rate in the basin, as a multiple of the best loss of its neighbours."""
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from evo_tune.options.bounds import check_number
 
-__all__ = ["LAWS", "Law", "Scale", "compute_optimal_tokens"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:

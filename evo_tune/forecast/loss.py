@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import UsageError
 
-__all__ = ["Observation", "Prediction", "ScalingLaw", "missing", "predict"]
-
 LEAST = 6
 """Minimum number of observations for a law."""
 

@@ -27,25 +27,6 @@ from evo_tune.store.comparison import read_comparison
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
 
-__all__ = [
-    "Aim",
-    "Basin",
-    "GeneMove",
-    "LawRate",
-    "MemoryFit",
-    "Recipe",
-    "ScaledRecipe",
-    "TargetLoss",
-    "TrainingSize",
-    "Wanted",
-    "carried",
-    "found_in",
-    "observations",
-    "parse_aim",
-    "recipe_at",
-    "scaled",
-]
-
 ALIKE = 1.3
 """Maximum factor between the sizes or texts of trainings of one kind."""
 

@@ -24,8 +24,6 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome, genome_key
 
-__all__ = ["STEPS", "TIMING", "Pace", "pace_of", "points", "time_trainings"]
-
 TIMING = "timing"
 """Entry in SUPPORTS of an evaluator that can time its steps."""
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Forest"]
-
 FEATURES = 0.5
 """Share of the features that compete at a node. It makes trees differ, and their deviation is the uncertainty."""
 

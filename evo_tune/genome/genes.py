@@ -22,28 +22,6 @@ import numpy as np
 from evo_tune.errors import SpaceError
 from evo_tune.genome.values import WHOLE, Genome, Value, genome_key, is_number, is_whole, plain, read_value, too_large
 
-__all__ = [
-    "Choice",
-    "Float",
-    "Gene",
-    "Int",
-    "When",
-    "beliefs",
-    "cell",
-    "centre",
-    "check_conditions",
-    "check_hints",
-    "described",
-    "drawn",
-    "exponent",
-    "gene_from",
-    "inactive",
-    "reflect",
-    "step_cell",
-    "when_from",
-]
-
-
 When: TypeAlias = tuple[tuple[str, tuple[Value, ...]], ...]
 """Condition of a gene: names of other genes, each with its values for which the gene is active."""
 

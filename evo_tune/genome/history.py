@@ -23,8 +23,6 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Constraint, Objective, Outcome, Trial
 from evo_tune.genome.values import Genome, Value, genome_key, is_number
 
-__all__ = ["Grown", "History", "Lesson", "Made", "RunHistory", "digest"]
-
 
 @dataclass(frozen=True)
 class Lesson:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["importance", "rank_correlation", "ranks"]
-
 
 def importance(units: np.ndarray, losses: np.ndarray, unordered: bool = False) -> float:
     """Return the adjusted coefficient of determination of a one-way analysis of variance.

@@ -12,8 +12,6 @@ from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import is_number, read_value
 from evo_tune.text import printable
 
-__all__ = ["parse_gene", "typed_gene", "typed_hints"]
-
 
 def parse_gene(name: str, text: str) -> Gene:
     """Build a gene from the text typed after `--gene NAME=`.

@@ -19,8 +19,6 @@ from evo_tune.genome.genes import Choice, Float, Gene, Int, centre, check_condit
 from evo_tune.genome.values import Genome, Value
 from evo_tune.text import is_writable
 
-__all__ = ["SearchSpace", "wider"]
-
 
 @dataclass(frozen=True, init=False)
 class SearchSpace:

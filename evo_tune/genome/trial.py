@@ -20,28 +20,6 @@ from evo_tune.errors import OptionError, SpaceError
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.text import LINE, one_line
 
-__all__ = [
-    "BY_HAND",
-    "DECAYED",
-    "DEFAULT",
-    "PROMOTION",
-    "REPLICATE",
-    "WARM_START",
-    "Candidate",
-    "Constraint",
-    "Maximize",
-    "Minimize",
-    "Objective",
-    "Outcome",
-    "Proposal",
-    "Status",
-    "Trial",
-    "conclude",
-    "trial_seed",
-    "violation",
-]
-
-
 DEFAULT = "default"
 """Operator of the default genome, the first trial of a run."""
 

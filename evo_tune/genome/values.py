@@ -15,8 +15,6 @@ import numpy as np
 from evo_tune.errors import SpaceError
 from evo_tune.text import is_writable
 
-__all__ = ["Genome", "Value", "genome_key", "is_same", "mean_of", "read_value"]
-
 Value: TypeAlias = bool | int | float | str
 Genome: TypeAlias = dict[str, Value]
 
@@ -76,10 +74,12 @@ def read_value(text: str) -> Value:
 
 
 def is_number(value: object) -> bool:
+    """Return whether a value is a number; a bool is none."""
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def is_whole(value: Any) -> bool:
+    """Return whether a value is a whole number, of any numeric type."""
     # An int of any size, or a float without a fraction; int() of an infinite float would raise.
     if isinstance(value, float | np.floating):
         return math.isfinite(value) and value == int(value)
@@ -87,11 +87,13 @@ def is_whole(value: Any) -> bool:
 
 
 def too_large(number: Any) -> str:
+    """Return the text of an error for a whole number that 64 bits cannot hold."""
     bits = int(number).bit_length()  # the number itself may be too long to print
     return f"a whole number of {bits} bits: expected one from -2**63 to 2**63 - 1"
 
 
 def plain(value: object) -> Value:
+    """Return a value as plain Python; numpy's scalars are converted."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and math.isfinite(value):

@@ -22,8 +22,6 @@ from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Candidate, Constraint, Objective, Trial
 from evo_tune.genome.values import Genome, genome_key, mean_of
 
-__all__ = ["Entry", "Ledger", "View", "averaged", "entries", "ledger_of", "placed_by_rung"]
-
 
 @dataclass
 class Entry:

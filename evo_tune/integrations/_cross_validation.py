@@ -29,8 +29,6 @@ with needing("evo_tune.sklearn", "sklearn"):
     from sklearn.exceptions import FitFailedWarning
     from sklearn.model_selection import cross_validate
 
-__all__ = ["HELD", "VARIABLE", "Held", "held_by"]
-
 VARIABLE = "EVO_TUNE_HELD_"
 """Prefix of the environment variable with the private folder; the random name follows."""
 

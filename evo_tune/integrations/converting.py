@@ -29,19 +29,6 @@ from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
-__all__ = [
-    "TOOLS",
-    "TRACKERS",
-    "Sink",
-    "check_track",
-    "convert",
-    "follow",
-    "opened_by",
-    "sink",
-    "tracking",
-    "usual_path",
-]
-
 
 class Sink(Protocol):
     """Target that runs are written into."""

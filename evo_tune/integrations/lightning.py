@@ -28,8 +28,6 @@ with needing("evo_tune.integrations.lightning", "lightning"):
     import torch
     from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
-__all__ = ["Report", "Resumable", "fit", "trainer"]
-
 CHECKPOINT = "rung.ckpt"
 """Name of a rung's checkpoint in its folder."""
 

@@ -22,8 +22,6 @@ from evo_tune.store.run import Run
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["MLflowDatabase"]
-
 METRICS, PARAMS = 900, 90
 """Metrics and parameters in one request; MLflow accepts 1000 and 100."""
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from optuna.storages import JournalStorage
     from optuna.trial import FrozenTrial
 
-__all__ = ["OptunaJournal"]
-
 
 class OptunaJournal:
     """Journal with the study of a run.

@@ -26,8 +26,6 @@ from evo_tune.errors import PluginError
 from evo_tune.genome.values import Value
 from evo_tune.plugins.context import Context, Pruned
 
-__all__ = ["last_step", "numbers", "on_ranks", "place", "report"]
-
 
 def on_ranks(
     function: Callable[..., Any],

@@ -17,8 +17,6 @@ from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
-__all__ = ["WHOLE", "Row", "Rows", "State", "distinct", "step_of"]
-
 WHOLE = 1000
 """Steps of a full training: tools index curves by whole numbers, and a step is a thousandth."""
 

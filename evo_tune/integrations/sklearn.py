@@ -39,8 +39,6 @@ with needing("evo_tune.sklearn", "sklearn"):
     from sklearn.model_selection._search import BaseSearchCV
     from sklearn.utils import check_random_state, indexable
 
-__all__ = ["EvoSearchCV"]
-
 EVALUATOR = Path(__file__).with_name("_cross_validation.py")
 
 

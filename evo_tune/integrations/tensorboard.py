@@ -27,8 +27,6 @@ from evo_tune.text import one_line
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-__all__ = ["TensorBoardFolder"]
-
 EVENTS = "events.out.tfevents.evo-tune"
 """Name of every event file; TensorBoard looks for 'tfevents' in it."""
 

@@ -26,8 +26,6 @@ with needing("evo_tune.integrations.transformers", "hf"):
     import accelerate  # noqa: F401  (the Trainer needs it)
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-__all__ = ["Report", "train", "training_arguments"]
-
 SPEED = ("runtime", "per_second", "epoch")
 """Endings of metrics that describe the machine rather than the model."""
 

@@ -53,8 +53,6 @@ from evo_tune.store.run import WIDENINGS, Run
 from evo_tune.text import is_writable
 from evo_tune.trust.decide import began, remember_run
 
-__all__ = ["Request", "earlier", "given_up", "new_name", "prepared", "reopened", "versions_of", "widened"]
-
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
 

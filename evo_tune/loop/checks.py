@@ -28,19 +28,6 @@ from evo_tune.plugins.strategy import Strategy
 from evo_tune.settings import RunSettings
 from evo_tune.store.run import Run
 
-__all__ = [
-    "as_before",
-    "check_ends",
-    "check_learning",
-    "check_metrics",
-    "check_own_trials",
-    "check_repair",
-    "check_suited",
-    "check_support",
-    "check_unchanged",
-    "with_defaults",
-]
-
 
 def check_repair(space: SearchSpace, samples: int = 20) -> None:
     """Try the repair on a few genomes, because a rare error would otherwise appear after hours.

@@ -39,18 +39,6 @@ from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.trust.decide import allow, allow_command, doubt, remember_file, remember_run
 
-__all__ = [
-    "Ask",
-    "believed",
-    "code_of",
-    "evaluator_of",
-    "hash_of",
-    "named_evaluator",
-    "place_of",
-    "remember",
-    "ruled",
-]
-
 OWN = "evo_tune.strategies."
 """Package of evo-tune's own strategies: their version is evo-tune's."""
 

@@ -20,8 +20,6 @@ from evo_tune.store.comparison import read_comparison, write_comparison
 from evo_tune.store.events import settled
 from evo_tune.store.run import Run
 
-__all__ = ["ComparisonJobs", "collect", "comparison_jobs"]
-
 
 def comparison_jobs(run: Run, comparison: FinalComparison) -> dict[FreshTraining, Job]:
     """Return the next trainings as jobs, which may run at the same time.

@@ -28,8 +28,6 @@ from evo_tune.loop.health import Health, Verdict
 from evo_tune.store.heartbeat import Busy, Heartbeat
 from evo_tune.store.run import TRIALS
 
-__all__ = ["OVER", "Drivers", "Fetched", "Interrupts", "Job", "Working"]
-
 TICK = 0.2
 """Seconds between two checks of signals and updates of the live table by the main thread."""
 

@@ -20,8 +20,6 @@ from evo_tune.store.learned import widen
 from evo_tune.store.run import TRIALS, Run
 from evo_tune.trust import inside
 
-__all__ = ["Generations", "Leftovers", "broken_strategy"]
-
 
 class Generations:
     """Keeps the files of generations in step with the journal.

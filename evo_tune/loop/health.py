@@ -16,8 +16,6 @@ from enum import Enum, auto
 
 from evo_tune.genome.trial import Outcome
 
-__all__ = ["SICK", "Health", "Verdict"]
-
 FAILING = ("failed", "crashed", "timeout", "out_of_memory")
 """Statuses that a device may cause. Any other status counts as a success here, because the training took place."""
 

@@ -27,8 +27,6 @@ from evo_tune.settings import LIMITS, SessionSettings
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
 
-__all__ = ["all_born", "check_hope", "check_noise", "limit_reached", "limited", "next_session"]
-
 GENERATIONS = 5
 """Default limit in generations, for a run without any limit."""
 

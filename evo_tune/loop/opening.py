@@ -24,8 +24,6 @@ from evo_tune.settings import SessionSettings
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import TRIALS, Run
 
-__all__ = ["forecast", "open_for", "plan_for", "slots_for", "timed"]
-
 
 def plan_for(session: SessionSettings, threads: int | None, options: Mapping[str, Any]) -> Plan:
     """Return the plan for the slots of this machine; with a running cluster, only the threads per slot matter.

@@ -29,18 +29,6 @@ from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
-__all__ = [
-    "Births",
-    "Disagreement",
-    "Verification",
-    "candidate_of",
-    "judged",
-    "other_strategy",
-    "other_versions",
-    "propose",
-    "verify",
-]
-
 
 def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Proposal | None:
     """Return proposal `id` of a run: the default genome, a warm start, or the answer of the strategy.

@@ -40,8 +40,6 @@ from evo_tune.store.table import table_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Search"]
-
 
 class Search(contextlib.AbstractContextManager["Search"]):
     """A run in progress: driven by `run()`, or by hand with `ask()` and `tell()` over the same journal.

@@ -18,8 +18,6 @@ from typing import Any, Literal, TypeVar
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.declare import Option, checked, declared_in, members
 
-__all__ = ["bind", "build", "call_with", "options_of", "split_assignments", "suggest", "typed"]
-
 Group = TypeVar("Group")
 
 

@@ -10,8 +10,6 @@ from collections.abc import Collection
 
 from evo_tune.errors import RecipeError
 
-__all__ = ["check_integer", "check_name", "check_number"]
-
 
 def check_integer(field: str, value: object, low: int, high: int | None = None) -> None:
     """Require a whole number in [low, high].

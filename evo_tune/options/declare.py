@@ -29,8 +29,6 @@ from typing import Any, Literal, TypeVar
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 
-__all__ = ["AUTO", "Option", "Options", "declared_in", "name_of", "option"]
-
 TYPES = (bool, int, float, str, Path, type(None))
 """Types of an option, beside Literal and unions of these. Each can be typed as text and saved as plain data."""
 

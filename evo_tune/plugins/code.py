@@ -6,8 +6,6 @@ import ast
 import hashlib
 from pathlib import Path
 
-__all__ = ["local_sources", "package_of", "source_hash"]
-
 PACKAGE = Path(__file__).parents[1]
 
 INSTALLED = ("site-packages", "dist-packages")

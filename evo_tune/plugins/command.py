@@ -27,8 +27,6 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.scripts.script import Script, Words, parse_patterns, parse_progress
 from evo_tune.text import one_line
 
-__all__ = ["COMMAND", "command_evaluator", "command_of", "is_command"]
-
 COMMAND = "command"
 """Origin of such an evaluator, and prefix of its reference."""
 

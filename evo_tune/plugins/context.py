@@ -8,8 +8,6 @@ from pathlib import Path
 
 from evo_tune.genome.trial import DECAYED, Objective
 
-__all__ = ["THREAD_VARIABLES", "Context", "Pruned"]
-
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",

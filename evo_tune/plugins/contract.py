@@ -15,8 +15,6 @@ from evo_tune.errors import EvoTuneError, PluginError
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 
-__all__ = ["SUPPORTS", "check_shape", "is_number", "is_test", "positional", "what_of", "where_given", "where_of"]
-
 SUPPORTS = ("budget", "curve", "timing")
 """Features that an evaluator may support. 'budget': it trains `context.budget` of a full training, and resumes from
 `context.resume_folder`. 'curve': it reports its first objective by `context.report`. 'timing': it times

@@ -42,8 +42,6 @@ from evo_tune.plugins.contract import (
 )
 from evo_tune.text import one_line
 
-__all__ = ["BoundEvaluator", "Evaluator"]
-
 
 @dataclass(frozen=True)
 class Evaluator:

@@ -30,8 +30,6 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.text import one_line
 
-__all__ = ["FUNCTION", "OWN_FILE", "Reference", "again", "function_evaluator", "sent"]
-
 FUNCTION = "function"
 """Origin of such an evaluator, and prefix of its reference."""
 

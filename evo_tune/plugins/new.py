@@ -19,8 +19,6 @@ from evo_tune.plugins.scripts.script import GIVEN
 from evo_tune.plugins.scripts.settings import OTHER, Setting, given_word, guess, metric_of, range_of, read_settings
 from evo_tune.text import one_line
 
-__all__ = ["Guessed", "check_name", "guessed", "render", "write"]
-
 TEMPLATES = Path(__file__).with_name("templates")
 
 STEPS, NO_STEPS = (

@@ -19,8 +19,6 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Proposal
 from evo_tune.options.declare import Options, option
 
-__all__ = ["Prospects", "Seen", "Strategy"]
-
 
 @dataclass(frozen=True)
 class Seen:

@@ -21,23 +21,6 @@ from evo_tune.report.recommendation import FreshValues, fresh_values, reported
 from evo_tune.report.summary import Further, further_of
 from evo_tune.store.run import Run
 
-__all__ = [
-    "Comparison",
-    "FreshSeeds",
-    "ListedRun",
-    "Metrics",
-    "RankedTrial",
-    "Recommendation",
-    "RunDetails",
-    "RunSummary",
-    "TrialSummary",
-    "listed_run",
-    "recommendations",
-    "run_details",
-    "run_summary",
-    "trial_summary",
-]
-
 Metrics: TypeAlias = dict[str, float | None]
 
 

@@ -27,8 +27,6 @@ from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key, mean_of
 from evo_tune.genome.view import Entry
 
-__all__ = ["Doubt", "Leader"]
-
 Place: TypeAlias = tuple[float, tuple[float, ...], int]
 """Violation of constraints, mean losses, id of the first trial; the lowest leads."""
 

@@ -19,8 +19,6 @@ from evo_tune.genome.importance import rank_correlation
 from evo_tune.genome.trial import DECAYED
 from evo_tune.genome.view import Entry
 
-__all__ = ["Curves", "audits_among", "expected_cost", "is_audit", "keep", "trust"]
-
 BELIEF = 0.6
 """Prior for the rank correlation of early and full results, before any measurement."""
 

@@ -25,8 +25,6 @@ from evo_tune.plugins.strategy import Prospects, Seen, Strategy
 from evo_tune.rules.fidelity import CAUTION, keep
 from evo_tune.rules.promotions import Rungs, continued
 
-__all__ = ["chosen", "prospects_of", "seen_of"]
-
 LEAST = 0.6
 """Minimum promoted share, as a fraction of the budgets' ratio: a good model may be more selective than halving."""
 

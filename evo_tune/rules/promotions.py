@@ -17,8 +17,6 @@ from evo_tune.genome.trial import PROMOTION, Proposal, Trial
 from evo_tune.genome.view import Entry
 from evo_tune.rules.fidelity import CAUTION, keep, trust
 
-__all__ = ["Rungs", "continued"]
-
 LEADERS = 3
 """Number of fully trained leaders whose early ranks set the minimum promoted share."""
 

@@ -23,8 +23,6 @@ from evo_tune.rules.learned import chosen, prospects_of
 from evo_tune.rules.promotions import Rungs
 from evo_tune.settings import RunSettings
 
-__all__ = ["Ruled"]
-
 ASKED = 4
 """Maximum number of times that the strategy is asked for a genome within the constraints."""
 

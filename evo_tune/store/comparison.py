@@ -24,8 +24,6 @@ from evo_tune.trust import inside
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["read_comparison", "write_comparison"]
-
 COMPARISON = "_comparison.parquet"
 
 LARGEST = 1 << 24

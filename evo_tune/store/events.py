@@ -21,22 +21,6 @@ from evo_tune.settings import SessionSettings, read_settings
 from evo_tune.store.journal import LONGEST
 from evo_tune.store.schema import Finite, Share, Spent, Whole
 
-__all__ = [
-    "Born",
-    "Changed",
-    "Ended",
-    "Event",
-    "Recorded",
-    "SessionBegun",
-    "Told",
-    "Widened",
-    "checked",
-    "outcome_from",
-    "read",
-    "settled",
-    "write",
-]
-
 Metrics: TypeAlias = dict[str, Finite | None]
 """Metrics by name; None for a value that is not finite, because JSON has no such number."""
 

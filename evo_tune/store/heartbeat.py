@@ -23,8 +23,6 @@ from evo_tune.store.places import HEARTBEAT, TRIALS
 from evo_tune.store.schema import Finite, Share, Whole
 from evo_tune.trust import inside
 
-__all__ = ["Beat", "Busy", "Curve", "Heartbeat", "in_flight", "last_beat"]
-
 PART = "_heartbeat.part"
 
 EVERY = 2.0

@@ -18,8 +18,6 @@ from evo_tune.errors import StoreError
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
-__all__ = ["JOURNAL", "LONGEST", "Journal", "not_understood", "uncollected", "write_atomically"]
-
 E = TypeVar("E")
 
 JOURNAL = "_journal.jsonl"

@@ -12,8 +12,6 @@ from evo_tune.genome.trial import Objective
 from evo_tune.store.manifest import MOST_LEARNED, Learned
 from evo_tune.store.run import Run
 
-__all__ = ["history_of", "learned_from", "replay", "widen"]
-
 
 def learned_from(run: Run, objective: Objective) -> Learned:
     """Return the results of an earlier run for the manifest of a new run.

@@ -24,18 +24,6 @@ from evo_tune.store.schema import Count, Finite, read_json
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
-__all__ = [
-    "FORMAT",
-    "MANIFEST",
-    "MOST_LEARNED",
-    "Learned",
-    "Manifest",
-    "check_learned",
-    "read_manifest",
-    "space_of",
-    "write_manifest",
-]
-
 FORMAT = 1
 """Version of the layout on disk. A run of another version is refused; CONTRIBUTING.md says what a new version takes."""
 

@@ -23,22 +23,6 @@ from evo_tune.store.manifest import MANIFEST, read_manifest, write_manifest
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
-__all__ = [
-    "HEARTBEAT",
-    "LOCK",
-    "REPORT",
-    "STORE",
-    "TRIALS",
-    "as_typed",
-    "check_trials",
-    "clear_stillborn",
-    "copy_run",
-    "find_run",
-    "free_folder",
-    "list_runs",
-    "lock_run",
-]
-
 STORE = "populations"
 """Default folder of the saved runs."""
 

@@ -8,8 +8,6 @@ from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta
 
-__all__ = ["Count", "Finite", "Share", "Spent", "Whole", "read_json"]
-
 Whole: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """An id, a count or a seed."""
 

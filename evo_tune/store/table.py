@@ -27,21 +27,6 @@ from evo_tune.trust import inside
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "from_trials",
-    "generation_is_whole",
-    "generation_path",
-    "opened",
-    "schema",
-    "schema_of",
-    "set_aside_generations",
-    "table_of",
-    "to_genome",
-    "to_outcome",
-    "write",
-    "write_generation",
-]
-
 GENE = "gene."
 METRIC = "metric."
 

@@ -19,8 +19,6 @@ from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._deap import Individual, crossover, mutate, seeded
 from evo_tune.strategies._proposals import fresh, spread, unseen
 
-__all__ = ["Breeder"]
-
 ATTEMPTS = 8
 """Maximum number of children tried before a random genome is proposed; each mutates more than the one before."""
 

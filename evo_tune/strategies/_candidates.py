@@ -23,8 +23,6 @@ from evo_tune.genome.trial import Proposal
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.strategies._models import POINTS, expected_improvement, normal_scores
 
-__all__ = ["RECENT", "Draft", "Merits", "Novelty", "rare_value", "search_around"]
-
 RECENT = 256
 """Maximum number of latest trials that are used, which bounds the cost of a proposal in a long run."""
 

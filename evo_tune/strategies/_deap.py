@@ -27,18 +27,6 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Trial
 from evo_tune.strategies._proposals import fold_seed
 
-__all__ = [
-    "Individual",
-    "best_of",
-    "crossover",
-    "crowded_tournament",
-    "mutate",
-    "seeded",
-    "select",
-    "select_by_reference",
-    "tournament",
-]
-
 ETA = 10.0
 """Crowding degree of simulated binary crossover: a child stays near one parent's value (Deb & Agrawal use 2 to 20)."""
 

@@ -34,8 +34,6 @@ from evo_tune.genome.models.gaussian import features_of
 from evo_tune.genome.models.process import Process
 from evo_tune.plugins.strategy import Seen
 
-__all__ = ["POINTS", "Earlier", "Learned", "Models", "expected_improvement", "normal_scores", "spaced_scores"]
-
 POINTS = 96
 """Maximum number of results that a model is fitted to, which bounds the cost of a proposal in a long run. From 100,
 OpenBLAS inverts a matrix with several threads, which is slower and takes cores from the slots."""

@@ -15,8 +15,6 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 
-__all__ = ["drawn", "fold_seed", "fresh", "spread", "unseen"]
-
 SAMPLES = 20
 """Number of random genomes from which `spread` takes the most remote one."""
 

@@ -28,8 +28,6 @@ from evo_tune.strategies._proposals import fresh
 if TYPE_CHECKING:
     from cmaes import CMAwM
 
-__all__ = ["CMA"]
-
 ATTEMPTS = 8
 """Draws tried before a random genome is taken."""
 

@@ -11,8 +11,6 @@ from evo_tune.options.declare import option
 from evo_tune.strategies._breeder import Breeder
 from evo_tune.strategies._deap import Individual, tournament
 
-__all__ = ["GA"]
-
 
 @dataclass(frozen=True)
 class GA(Breeder):

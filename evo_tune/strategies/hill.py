@@ -22,8 +22,6 @@ from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._proposals import spread
 
-__all__ = ["Hill"]
-
 
 @dataclass(frozen=True)
 class Hill(Strategy):

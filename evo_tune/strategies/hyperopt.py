@@ -26,8 +26,6 @@ from evo_tune.strategies._proposals import fresh
 if TYPE_CHECKING:
     from hyperopt import Trials
 
-__all__ = ["Hyperopt"]
-
 ATTEMPTS = 4
 """Suggestions tried before a random genome is taken; each costs as much as the first."""
 

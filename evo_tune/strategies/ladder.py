@@ -25,8 +25,6 @@ from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._proposals import unseen
 from evo_tune.strategies.ga import GA
 
-__all__ = ["Ladder", "Size", "parse_sizes"]
-
 GENES = ("depth", "width")
 
 

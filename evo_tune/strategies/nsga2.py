@@ -10,8 +10,6 @@ from evo_tune.genome.history import History
 from evo_tune.strategies._breeder import Breeder
 from evo_tune.strategies._deap import Individual, best_of, crowded_tournament, select
 
-__all__ = ["NSGA2"]
-
 
 @dataclass(frozen=True)
 class NSGA2(Breeder):

@@ -9,8 +9,6 @@ from typing import ClassVar
 from evo_tune.strategies._breeder import Breeder
 from evo_tune.strategies._deap import Individual, select_by_reference, tournament
 
-__all__ = ["NSGA3"]
-
 
 @dataclass(frozen=True)
 class NSGA3(Breeder):

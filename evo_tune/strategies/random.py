@@ -12,8 +12,6 @@ from evo_tune.genome.trial import Proposal
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._proposals import unseen
 
-__all__ = ["Random"]
-
 
 @dataclass(frozen=True)
 class Random(Strategy):

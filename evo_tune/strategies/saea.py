@@ -43,8 +43,6 @@ from evo_tune.strategies._models import (
 )
 from evo_tune.strategies._proposals import drawn, spread, unseen
 
-__all__ = ["SAEA"]
-
 BROOD = 4
 """Children bred for each parent."""
 

@@ -31,8 +31,6 @@ from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._proposals import spread
 
-__all__ = ["Staged"]
-
 COARSE = (DEFAULT, WARM_START, "coarse")
 """Operators of the trials of the first stage."""
 

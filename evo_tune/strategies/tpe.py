@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-__all__ = ["TPE", "distribution_of", "value_of"]
-
 ATTEMPTS = 8
 """Points tried before a random genome is taken; those that were proposed before count as running."""
 

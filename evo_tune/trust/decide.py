@@ -21,8 +21,6 @@ import filelock
 
 from evo_tune.errors import UsageError
 
-__all__ = ["allow", "allow_command", "began", "doubt", "is_identifier", "remember_file", "remember_run"]
-
 LARGEST = 1 << 20
 """Maximum bytes of the memory file."""
 

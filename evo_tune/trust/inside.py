@@ -16,22 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-__all__ = [
-    "DEEPEST",
-    "copy_file",
-    "exists",
-    "folder",
-    "is_link",
-    "move",
-    "open_to_read",
-    "open_to_write",
-    "read",
-    "remove",
-    "remove_all_but",
-    "replace",
-    "sync_folder",
-]
-
 Root: TypeAlias = Path | str | int
 """A path, or the descriptor of an open folder."""
 

@@ -27,8 +27,6 @@ from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import ClusterLost, OptionError, RunError
 
-__all__ = ["DaskEngine"]
-
 
 class Answer:
     """A pending answer.

@@ -26,8 +26,6 @@ from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.find import find_evaluator, local_sources, package_of, source_hash
 
-__all__ = ["Host", "Parcel", "offer", "versions"]
-
 LEASE = 60.0
 """Seconds without a sign of life from the parent after which a training run is killed: otherwise it would write
 into the folder that a resumed run uses."""

@@ -32,9 +32,6 @@ from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import ClusterLost, EvoTuneError, OptionError, RunError
 
-__all__ = ["RayEngine", "connect", "head_of", "imported"]
-
-
 CONNECT = 10.0
 """Seconds that a head has to answer the first connection."""
 

@@ -18,8 +18,6 @@ from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Outcome
 
-__all__ = ["ANSWER", "CLOSING", "Cluster", "Engine", "Lost", "RemoteSlot", "Seat"]
-
 TICK = 0.5
 """Seconds between two checks of a silent seat."""
 

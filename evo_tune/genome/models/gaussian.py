@@ -16,8 +16,6 @@ import numpy as np
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.space import SearchSpace
 
-__all__ = ["covariance", "features_of", "matern", "most_probable", "sizes_of", "squares", "times", "weighted"]
-
 LENGTH, LENGTHS = 0.5, 1.0
 """Prior of a length scale for one gene, in unit coordinates: its median and the deviation of its logarithm."""
 

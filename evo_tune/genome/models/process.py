@@ -18,8 +18,6 @@ import numpy as np
 
 from evo_tune.genome.models.gaussian import LENGTH, LENGTHS, covariance, matern, most_probable, squares, times, weighted
 
-__all__ = ["Process"]
-
 NOISE, NOISES = 0.02, 1.5
 """Prior of the noise variance, where scores have variance 1: its median and the deviation of its logarithm."""
 

@@ -26,8 +26,6 @@ import numpy as np
 from evo_tune.genome.models.gaussian import LENGTH, LENGTHS, covariance, matern, most_probable, squares, times, weighted
 from evo_tune.genome.values import mean_of
 
-__all__ = ["Belief", "Trainings", "by_expectation", "fitted", "selected"]
-
 OWN, SHARED, NOISE = 0.02, 0.02, 0.05
 """Medians of the priors of three variances, if losses have variance 1: the part of the genome alone, of the seed, and
 noise."""

@@ -16,8 +16,6 @@ from types import ModuleType
 from evo_tune.errors import UsageError
 from evo_tune.plugins.scripts.settings import UNKNOWN, value_of
 
-__all__ = ["main", "replaced"]
-
 CONSTANT = re.compile(r"[A-Za-z_][\w.]*=")
 
 

@@ -21,8 +21,6 @@ from evo_tune.errors import RunError, tells_of_memory
 from evo_tune.genome.trial import Status
 from evo_tune.text import one_line
 
-__all__ = ["Ended", "call", "kill_marked"]
-
 LONGEST = 1 << 16
 """Bytes of a line; longer lines come in parts."""
 

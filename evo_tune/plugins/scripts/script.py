@@ -25,8 +25,6 @@ from evo_tune.plugins.context import THREAD_VARIABLES, Context
 from evo_tune.plugins.scripts.processes import Ended, call
 from evo_tune.text import one_line
 
-__all__ = ["GIVEN", "Place", "Reading", "Script", "Words", "parse_patterns", "parse_progress"]
-
 GIVEN = ("seed", "device", "threads", "budget", "folder", "resume")
 """Placeholders that are no genes. `resume` is '' if there is nothing to resume from."""
 

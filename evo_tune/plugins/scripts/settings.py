@@ -20,19 +20,6 @@ from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.plugins.scripts.script import GIVEN
 from evo_tune.text import one_line
 
-__all__ = [
-    "OTHER",
-    "UNKNOWN",
-    "Found",
-    "Setting",
-    "given_word",
-    "guess",
-    "metric_of",
-    "range_of",
-    "read_settings",
-    "value_of",
-]
-
 LARGEST = 1 << 20
 """Maximum bytes of a script."""
 
