@@ -188,6 +188,7 @@ def test_imports_are_those_of_the_table() -> None:
     assert not wrong
 
 
+@pytest.mark.slow
 def test_no_files_import_each_other_in_a_circle() -> None:
     graph = {path: {file for file in inner(path) if file.name != "__init__.py"} for path in MODULES}
     try:
@@ -212,6 +213,7 @@ def test_inside_a_part_imports_go_up_the_table_only(part: str) -> None:
     assert not [f"{shown(path)} imports {shown(other)}" for path, other in wrong]
 
 
+@pytest.mark.slow
 def test_the_parent_of_a_run_can_plan_without_torch() -> None:
     assert "torch" not in loaded_after("import evo_tune.recipe.public")
     for path in EVALUATORS:

@@ -182,6 +182,7 @@ def test_a_name_that_exists(typed: Typed, small_run: str) -> None:
     says(typed("resume", small_run, "--as", small_run), 2, "exists")
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_exist(typed: Typed, small_run: str) -> None:
     for command in ("show", "best", "verify", "resume"):
         says(typed(command, "other"), 1, "'other'", "it holds one")

@@ -238,6 +238,7 @@ def test_evaluate_one_genome_by_hand(typed: Typed) -> None:
     assert "seven is forbidden (quick.py:14)" in failed.out
 
 
+@pytest.mark.slow
 def test_warm_start_from_files_and_runs(typed: Typed, small_run: str, folder: Path) -> None:
     (folder / "old.csv").write_text("x,depth,kind\n0.25,3,b\n-0.5,2,a\n")
     (folder / "best.json").write_text(typed("best", small_run, "--format", "json").out)

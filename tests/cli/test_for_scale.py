@@ -141,6 +141,7 @@ def test_the_report_has_a_part_about_it(searched: Callable[..., Run]) -> None:
     assert "2 (1.9 to 2.2)" in charts.parts(Material(run))["scale"].facts.values()
 
 
+@pytest.mark.slow
 def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

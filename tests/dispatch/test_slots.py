@@ -330,6 +330,7 @@ def test_what_a_candidate_says_arrives_and_so_does_what_came_of_it(open_one, tri
     assert failed.error.startswith("AssertionError: ({'x': 0.5}, 'hello', 2) (evaluator.py:")
 
 
+@pytest.mark.slow
 def test_other_slots_are_undisturbed(open_all):
     one, other = open_all("if genome['x'] == 0.5: os._exit(1)\ntime.sleep(0.6)\n" + OK, devices=(CPU, CPU))
     with ThreadPoolExecutor(2) as threads:  # both workers start at once

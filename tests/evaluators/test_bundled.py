@@ -118,6 +118,7 @@ def test_space_estimate_and_fingerprint_agree(evaluator: Evaluator, options: dic
     assert len(evaluator.summary) <= 120
 
 
+@pytest.mark.slow
 def test_it_trains_reports_and_comes_out_twice_the_same(
     evaluator: Evaluator, train: Train, plain: tuple[dict[str, float], Context], tmp_path: Path
 ) -> None:
@@ -328,6 +329,7 @@ def test_data_that_is_not_there_is_said_in_one_line(evaluator: Evaluator, option
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_parent_never_loads_torch(texts: Path, base: Path) -> None:
     code = (
         "import sys\n"

@@ -235,6 +235,7 @@ def test_same_seed_same_result_and_a_resumed_training_is_a_straight_one(
         train({"lr": 2e-2}, RESUME_FOLDER=tmp_path / "part", **given)
 
 
+@pytest.mark.slow
 @EVERY_PAIR
 def test_in_bf16_the_base_is_stored_in_half_and_what_is_trained_in_full(
     evaluator: Evaluator, base: str, method: str, tmp_path: Path

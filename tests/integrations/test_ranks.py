@@ -15,6 +15,7 @@ from tests.integrations import rank_functions
 GENOME = {"learning_rate": 3e-3, "per_device_train_batch_size": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("ranks")
 def test_rank_0_tells_the_curve_and_decides_for_all(tmp_path: Path, forked_ranks: None) -> None:
     context = Context(seed=5, folder=tmp_path)

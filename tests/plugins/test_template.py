@@ -43,6 +43,7 @@ def test_it_evaluates_quickly_and_repeats(evaluator: Evaluator, tmp_path: Path) 
     assert not (tmp_path / "trial").exists()
 
 
+@pytest.mark.slow
 def test_every_genome_is_valid_and_trains_to_a_number(evaluator: Evaluator, tmp_path: Path) -> None:
     options = evaluator.bind({})
     space = options.space

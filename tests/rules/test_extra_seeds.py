@@ -42,6 +42,7 @@ def further(runs: list[Simulation]) -> int:
     return sum(one.replicate > 0 for one in [one for each in runs for one in each.candidates])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["saea", "ga"])
 def test_genomes_that_were_trained_in_full_get_further_whole_trainings_where_seeds_differ(name: str) -> None:
     runs = [run(0.2, seed, name) for seed in range(3)]
@@ -88,6 +89,7 @@ def test_a_run_with_seeds_of_its_genomes_own_takes_none_for_shared(own: bool, mo
     assert set(told) == {not own}
 
 
+@pytest.mark.slow
 def test_those_that_did_not_go_on_are_known_to_be_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or genomes elsewhere would seem as good as those that were chosen to go on, and no seed be worth it."""
     told = further([run(0.2, seed) for seed in range(4)])

@@ -223,6 +223,7 @@ def test_it_learns_once_for_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_where_early_results_mislead_nearly_all_are_trained_in_full() -> None:
     shares = []
     for loss in (honest, misleading):

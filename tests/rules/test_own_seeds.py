@@ -53,6 +53,7 @@ def run(noisy: Path, name: str, **given: Any) -> Search:
     return Search(str(noisy), store=noisy.parent / "store", name=name, **settings).run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", RULES)
 def test_each_genome_keeps_its_own_and_the_run_resumes_and_replays(noisy: Path, rules: str) -> None:
     search = run(noisy, "whole", **RULES[rules])
@@ -69,6 +70,7 @@ def test_each_genome_keeps_its_own_and_the_run_resumes_and_replays(noisy: Path, 
     assert rows(again) == rows(search)
 
 
+@pytest.mark.slow
 def test_by_default_all_have_the_same(noisy: Path) -> None:
     for name, given in (("shared", "shared"), ("default", None)):
         search = run(noisy, name, trials=4, seeds=given)
@@ -90,6 +92,7 @@ def test_verify_says_of_a_candidate_that_its_seed_is_not_its_own(noisy: Path) ->
     other.close()
 
 
+@pytest.mark.slow
 def test_what_is_expected_takes_no_seed_for_a_shared_one(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the rule that weighs further seeds, and in what is recommended."""
     told: list[bool] = []

@@ -126,6 +126,7 @@ def births(run: Simulation) -> list[tuple[object, ...]]:
     return [(genome_key(c.genome), c.parents, c.budget, c.resumes, c.replicate, c.stop_if) for c in run.candidates]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["arrival", "proposal"])
 def test_a_run_resumed_at_any_cut_goes_on_the_same(strategy: Ruled, known: Simulation, order: str) -> None:
     run = known if order == "arrival" else simulate(strategy, slots=4, order="proposal", lag=3, births=16)
@@ -144,6 +145,7 @@ def test_a_run_resumed_at_any_cut_goes_on_the_same(strategy: Ruled, known: Simul
     assert set(strategy.survivors(history)) <= {trial.id for trial in history.trials}
 
 
+@pytest.mark.slow
 def test_in_birth_order_slots_and_speeds_do_not_matter(strategy: Ruled) -> None:
     one, four = (simulate(strategy, slots=n, order="proposal", lag=4, speed=n) for n in (1, 4))
     assert births(one) == births(four)
@@ -234,6 +236,7 @@ def by_worth(noise: float, births: int = 40, **fields: object) -> Simulation:
     return simulate(ruled("saea", rules), evaluate=trained(noise=noise), births=births, **fields)
 
 
+@pytest.mark.slow
 def test_further_seeds_are_for_where_seeds_differ() -> None:
     """The landscape's losses differ by about .5; where a seed changes nothing, it is tried once."""
     certain, uncertain = (
@@ -244,6 +247,7 @@ def test_further_seeds_are_for_where_seeds_differ() -> None:
     assert sum(uncertain) >= 4
 
 
+@pytest.mark.slow
 def test_the_better_genomes_get_further_seeds() -> None:
     again, all_of_them = [], []
     for seed in range(2):

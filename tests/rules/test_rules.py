@@ -124,6 +124,7 @@ def test_a_checkpoint_that_is_gone_costs_time_only(descent: Begin) -> None:
     assert search.trials[1].rankable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["arrival", "proposal"])
 def test_a_run_killed_anywhere_goes_on_the_same(
     descent: Begin, resume: Begin, tmp_path: Path, rules: dict[str, Any], order: str, fast_disk: None
@@ -258,6 +259,7 @@ def noisy(begin: Begin, tmp_path: Path) -> Begin:
     return make
 
 
+@pytest.mark.slow
 def test_further_seeds_by_worth_resume_and_replay(noisy: Begin, tmp_path: Path) -> None:
     search = noisy(name="whole", seed=1).run()
     whole = rows(search)

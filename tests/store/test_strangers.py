@@ -266,6 +266,7 @@ def bomb(table: pa.Table, kind: str) -> tuple[pa.Table, str]:
     }[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rows", "texts", "codec", "id", "status", "seed", "null", "types"])
 def test_a_final_comparison_that_stands_for_much_counts_as_none(run: Path, kind: str) -> None:
     path, saved = run / "_comparison.parquet", Run.open(run)

@@ -237,6 +237,7 @@ def hidden(candidate: Candidate) -> Outcome:
     return Outcome("ok", {"loss": 4.0 * away if right else 0.15 + 0.1 * away})
 
 
+@pytest.mark.slow
 def test_a_value_that_looked_worse_at_first_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saea, "SEARCHING", 0.0)
     monkeypatch.setattr(_models, "TREES", 10)

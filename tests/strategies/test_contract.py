@@ -194,6 +194,7 @@ def test_proposing_is_pure(strategy: Strategy, known: Simulation) -> None:
         assert strategy.propose(history, birth_rng(3, 99)) == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("space", "lag"),
     some([(space, lag) for space in SPACES for lag in (0, 2, 8)], *PACES),

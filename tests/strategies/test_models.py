@@ -113,6 +113,7 @@ def test_the_spacing_of_losses_matters_under_extra_seeds_and_pruning(rules: RunS
     assert births(1.0, rules=rules, smooth=0.0) == births(3.0, rules=rules, smooth=0.0)
 
 
+@pytest.mark.slow
 def test_it_comes_nearer_to_the_lowest_point_of_a_smooth_surface() -> None:
     space = SearchSpace(**{f"x{place}": Float(0, 1) for place in range(5)})
 

@@ -40,6 +40,7 @@ def told(space: SearchSpace, count: int, seed: int = 0) -> History:
     return history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", some([1, 4], 4))
 def test_it_needs_fewer_trainings_than_its_own_algorithm_without_a_model(slots: int) -> None:
     screened, bred, drawn = (
@@ -63,6 +64,7 @@ def test_only_the_order_of_losses_matters() -> None:
     assert run(1.0, 0.0, 1.0) == run(1e9, -5.0, 3.0)
 
 
+@pytest.mark.slow
 def test_failures_inform_where_not_to_go() -> None:
     space = SearchSpace(x=Float(0, 1), y=Float(0, 1), z=Float(0, 1))
 
@@ -193,6 +195,7 @@ def dominated(strategy: Strategy, seed: int) -> float:
     return area
 
 
+@pytest.mark.slow
 def test_with_two_objectives_it_dominates_more_than_nsga2() -> None:
     screened, bred = ([dominated(make(), seed) for seed in range(2)] for make in (SAEA, NSGA2))
     assert np.mean(screened) > np.mean(bred) + 0.03
@@ -276,6 +279,7 @@ def best_with(centre: float | None, seed: int, births: int = 25) -> float:
     return float((run.history.best.losses or (1.0,))[0])  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_good_prior_helps_and_an_adversarial_one_is_overcome() -> None:
     good, none, adversarial = ([best_with(centre, seed) for seed in range(1, 4)] for centre in (0.75, None, 0.2))
     assert np.median(good) < 0.5 * np.median(none)

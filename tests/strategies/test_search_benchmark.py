@@ -135,6 +135,7 @@ def test_hypervolume_by_hand(problems: ModuleType, points: list[tuple[float, flo
     assert problems.hypervolume(np.array(points).reshape(-1, 2)) == pytest.approx(area)
 
 
+@pytest.mark.slow
 def test_functions_are_zero_at_their_optimum_and_nowhere_lower(problems: ModuleType) -> None:
     for one in problems.FUNCTIONS:
         for seed in range(3):

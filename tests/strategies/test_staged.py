@@ -73,6 +73,7 @@ def test_the_grid_is_the_product_of_the_levels() -> None:
     assert "idle" not in varied
 
 
+@pytest.mark.slow
 def test_the_box_holds_the_optimum_and_the_grid_comes_nearer() -> None:
     inside, better = [], []
     for seed in range(5):

@@ -46,6 +46,7 @@ def test_a_part_imports_few_other_packages(part: ModuleType) -> None:
                 assert top != "evo_tune" or module.startswith(ROOMS), module
 
 
+@pytest.mark.slow
 def test_freed_memory_is_kept_where_glibc_is() -> None:
     code = (
         "import numpy, resource, time\n"

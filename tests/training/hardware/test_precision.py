@@ -115,6 +115,7 @@ def test_fields_out_of_range_are_refused(options: dict[str, object]) -> None:
         Precision(**options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_in_bf16_trainings_end_where_those_in_float32_do(
     make_trainer: Callable[..., Trainer], text: torch.Tensor
 ) -> None:

@@ -110,6 +110,7 @@ def test_the_table_tells_carried_from_best(benchmark: ModuleType, capsys: pytest
     assert worse["width 32 to 256   standard"] > 5.0
 
 
+@pytest.mark.slow
 def test_losses_ahead_are_scored(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark.losses_ahead(Fake(benchmark.Rows(None)), argparse.Namespace(tokens=50_000, seeds=2))
     lines = capsys.readouterr().out.replace("\r", "").splitlines()
