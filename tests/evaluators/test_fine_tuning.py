@@ -25,6 +25,8 @@ from evo_tune.training import GPT, Tuned, evaluate, load_pretrained, ready_base,
 from evo_tune.training import small_base as train_small_base
 from tests.hugging_face import make_folder
 
+pytestmark = pytest.mark.extended
+
 METHODS = ("lora", "dora", "adapter")
 PAIRS = [*(("gpt", method) for method in METHODS), ("llama", "lora"), ("gpt2", "dora"), ("", "adapter")]
 EVERY_PAIR = pytest.mark.parametrize(

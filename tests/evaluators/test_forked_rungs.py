@@ -20,6 +20,8 @@ from evo_tune.plugins.find import find_evaluator
 from evo_tune.recipe.optim.steps import Tail
 from evo_tune.store.manifest import read_manifest
 
+pytestmark = pytest.mark.extended
+
 TINY = {"size": "small", "tokens": 8192, "eval_tokens": 512, "schedule": "wsd", "fork": True, "decay_fraction": 0.2}
 """Sixteen steps."""
 

@@ -20,6 +20,8 @@ from evo_tune.training import GPT, Muon, Precision, Trainer
 from evo_tune.training.hardware.device import MicroBatch
 from tests.evaluators.test_option_effects import GENOMES, NAMES, Bench, _found, _value
 
+pytestmark = pytest.mark.extended
+
 BUSY = {"ema": 0.9, "z_loss": 1e-4, "label_smoothing": 0.1, "mixup": 0.2, "attention_dropout": 0.1}
 SIZES = {"context": 16, "length": 16}
 

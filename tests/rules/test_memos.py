@@ -20,6 +20,8 @@ from tests.conftest import benchmark
 from tests.rules import reference
 from tests.strategies.cases import OBJECTIVES, SPACES, some
 
+pytestmark = pytest.mark.extended
+
 SPACE = SPACES["mixed"]
 RUNGS = (1 / 9, 1 / 3, 1.0)
 FIDELITY = ",".join(map(str, RUNGS))

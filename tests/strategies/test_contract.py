@@ -29,6 +29,7 @@ from tests.strategies.cases import (
     SPACES,
     VARIANTS,
     failing,
+    is_slow,
     length,
     losses,
     objectives_of,
@@ -47,7 +48,9 @@ def over(*suite: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("space", some(SPACES, *suite))
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.extended if is_slow(one) else ()) for name, one in VARIANTS.items()]
+)
 def strategy(request: pytest.FixtureRequest) -> Strategy:
     return VARIANTS[request.param]
 

@@ -13,6 +13,8 @@ from evo_tune.recipe.models.starting import grown_eps, small_of
 from evo_tune.training import GPT, Trainer
 from evo_tune.training.models.growth import carry_state, enlarge
 
+pytestmark = pytest.mark.extended
+
 TOKENS = torch.randint(0, 16, (4, 8), generator=torch.Generator().manual_seed(0))
 
 OPTIONS = [
