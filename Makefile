@@ -18,7 +18,7 @@ help:  ## list the targets
 
 setup: .venv/stamp  ## make .venv and install evo-tune into it
 
-run: setup  ## evolve a small language model with the default settings (under 4 minutes on 2 cores)
+run: setup  ## evolve a small language model with the default settings (2 to 12 minutes on 2 cores)
 	$(BIN)/evo-tune run
 
 # Tests that `make test` leaves out and CI runs: see the markers in pyproject.toml.
