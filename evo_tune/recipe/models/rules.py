@@ -39,6 +39,13 @@ from evo_tune.options.declare import Options, option
 
 P = TypeVar("P", bound="Parametrising")
 
+KINDS = ("hidden", "block", "embedding", "head", "other")
+"""Kinds of parameters.
+
+'hidden': matrices in blocks; 'block': other parameters in blocks; 'embedding': embeddings of tokens and positions, and
+a head that shares their weights; 'head': the output head; 'other': the rest, such as the final norm.
+"""
+
 
 class Factors(NamedTuple):
     """Factors on the rates of a parameter group.
@@ -98,15 +105,15 @@ class Parametrisation:
 
         Args:
             optimizer: 'adamw', 'muon' or 'sgd'; 'adamw' for matrices that Muon does not update.
-            kind: 'hidden' (matrices in blocks), 'block' (other parameters in blocks) or 'other'.
+            kind: One of `KINDS`.
             width: Width of the model.
             depth: Depth of the model.
         """
         m, d = self.wider(width), self.deeper(depth)
         if optimizer == "sgd":
-            return Factors(lr={"hidden": d, "block": m * d, "other": m}[kind])
+            return Factors(lr={"hidden": d, "block": m * d}.get(kind, m))
         lr = {"adamw": 1.0 / m, "muon": 1.0 / math.sqrt(m)}[optimizer] if kind == "hidden" else 1.0
-        return Factors(lr=lr, eps=1.0 / m if kind == "other" else 1.0 / (m * d))
+        return Factors(lr=lr, eps=1.0 / (m * d) if kind in ("hidden", "block") else 1.0 / m)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,15 +54,34 @@ def factors_of(model: nn.Module, optimizer: str) -> dict[nn.Parameter, Factors]:
     scaling = getattr(config, "scaling", None)
     if config is None or scaling is None or not all(p.requires_grad for p in model.parameters()):
         return {}
-    matrices = set(decay_groups(model)[0])
     return {
-        weight: scaling.factors(optimizer, _kind(name, weight in matrices), config.width, config.depth)
-        for name, weight in model.named_parameters()
+        weight: scaling.factors(optimizer, kind, config.width, config.depth) for weight, kind in kinds_of(model).items()
     }
 
 
-def _kind(name: str, matrix: bool) -> str:
-    return "other" if not name.startswith("blocks.") else "hidden" if matrix else "block"
+def kinds_of(model: nn.Module) -> dict[nn.Parameter, str]:
+    """Return the kind of each parameter, one of `recipe.models.rules.KINDS`; blocks are in a module called `blocks`."""
+    matrices, heads = set(decay_groups(model)[0]), _of_heads(model)
+    embeddings = {
+        weight
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        for weight in module.parameters(recurse=False)
+    }
+    kinds: dict[nn.Parameter, str] = {}
+    for name, weight in model.named_parameters():
+        if name.startswith("blocks."):
+            kinds[weight] = "hidden" if weight in matrices else "block"
+        elif weight in embeddings:
+            kinds[weight] = "embedding"
+        else:
+            kinds[weight] = "head" if weight in heads else "other"
+    return kinds
+
+
+def _of_heads(model: nn.Module) -> set[nn.Parameter]:
+    """Return the parameters of modules called `head`."""
+    return {p for name, module in model.named_modules() if name.split(".")[-1] == "head" for p in module.parameters()}
 
 
 def split_by_factors(
@@ -184,7 +203,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """Return the trainable matrices with weight decay, except those of a module called `head`."""
-    heads = {p for name, module in model.named_modules() if name.split(".")[-1] == "head" for p in module.parameters()}
+    heads = _of_heads(model)
     return [p for p in decay_groups(model)[0] if p.ndim == 2 and p not in heads]
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig
 from evo_tune.training import GPT, SGD, AdamW, Trainer, decay_groups
+from evo_tune.training.optim.optimizer import kinds_of
 
 
 class Tied(nn.Module):
@@ -69,6 +70,26 @@ def test_a_gpt_decays_its_matrices_but_no_embedding(tied: bool) -> None:
     decayed = names(model, decay_groups(model)[0])
     blocks = {name for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2}
     assert decayed == blocks | (set() if tied else {"head.weight"})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_each_parameter_of_a_gpt_has_its_kind(tied: bool) -> None:
+    model = GPT(GPTConfig(depth=1, tied=tied, bias=True))
+    kinds = kinds_of(model)
+    found = {name: kinds[weight] for name, weight in model.named_parameters()}
+    assert found.pop("embedding.weight") == found.pop("positions.weight") == "embedding"
+    assert found.pop("norm.weight") == found.pop("norm.bias") == "other"
+    assert tied or found.pop("head.weight") == "head"
+    matrices = {name for name in found if name.endswith((".qkv.weight", ".out.weight", ".up.weight"))}
+    assert {name for name, kind in found.items() if kind == "hidden"} == matrices
+    assert {found[name] for name in found.keys() - matrices} == {"block"}
+
+
+def test_a_head_that_shares_the_embedding_has_the_embedding_s_kind() -> None:
+    model = Tied()
+    kinds = kinds_of(model)
+    assert kinds[model.head.weight] == kinds[model.bag.weight] == "embedding"
+    assert kinds[model.token] == kinds[model.linear.weight] == "other"
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
