@@ -78,7 +78,7 @@ def test_a_line_says_which_size_is_taken_and_that_text_is_short(
     assert module.remarks(module.Options(size="large", seconds=60)) == []
     (told,) = module.remarks(module.Options(size="large"))
     assert "a training of size=large reads the 336" in told
-    assert "bytes of text 17 times, and more than 4 times teaches little: give more text" in told
+    assert "bytes of text 18 times, and more than 4 times teaches little: give more text" in told
     (told,) = module.remarks(module.Options(size="small", data=short, tokens=864_000))
     assert "a training of size=small reads the 21,600 bytes of text 40 times" in told
     monkeypatch.setattr(module, "_wanted", lambda options, _=None: options.size.replace("auto", "large"))

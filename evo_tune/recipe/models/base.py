@@ -182,7 +182,7 @@ class Base:
         """Return the FLOPs per token of training some of the weights, or added ones.
 
         A frozen multiplying weight counts 4, since it needs no gradient of its own, and a trained one 6. Attention
-        adds 12 · d · T per layer (see `gpt_config.flops_per_token`).
+        adds 12 · d · (T + 1) / 2 per layer, or less with a window (see `gpt_config.flops_per_token`).
 
         Args:
             length: Tokens T per sequence.
@@ -191,7 +191,7 @@ class Base:
         blocks = {found.group() for name in self.linears if (found := re.search(r".*?\.\d+(?=\.)", name))}
         multiply = sum(inputs * outputs for inputs, outputs in self.linears.values()) + self.width * self.vocab_size
         gpt = self.gpt
-        keys = sum(gpt.keys(window, length) for window in gpt.windows) if gpt else len(blocks) * length
+        keys = sum(gpt.keys(window, length) for window in gpt.windows) if gpt else len(blocks) * (length + 1) / 2
         return 4.0 * multiply + 6.0 * trainable + 12.0 * self.width * keys
 
     def sha256(self) -> str:

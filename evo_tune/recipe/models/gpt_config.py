@@ -230,13 +230,24 @@ class GPTConfig(ModelConfig):
         """Queries per chunk of windowed attention, at least 32: about half a window, in at most 16 chunks."""
         return max(SHORTEST_CHUNK, -(-min(self.windows) // 2), -(-self.context // MOST_CHUNKS))
 
-    def keys(self, window: int, length: int) -> int:
-        """Return the number of keys that a block multiplies with each query, in a sequence of `length`.
+    def keys(self, window: int, length: int) -> float:
+        """Return the mean number of keys that a block multiplies with a query, in a sequence of `length`.
 
-        Without a window these are all keys, by the usual convention, although causal masking could skip half. With a
-        window they are the keys of a chunk, including the positions before the first token.
+        Without a window these are the query's own and earlier positions, (T + 1) / 2 on average. With a window they
+        are the computed keys: all keys of a chunk's mask, and only the earlier ones in chunks without a mask. A window
+        of more than about half the sequence therefore computes more keys than full attention.
+
+        Args:
+            window: Tokens that a token attends to, including itself.
+            length: Tokens T per sequence.
         """
-        return length if window >= length else min(length, self.chunk + window - 1)
+        if window >= length:
+            return (length + 1) / 2
+        computed = 0.0
+        for first, start, end in window_chunks(window, length, self.chunk):
+            queries, keys = end - start, end - first
+            computed += queries * ((queries + 1) / 2 if causal_chunk(first, start, end, window) else keys)
+        return computed / length
 
     @property
     def ffn_width(self) -> int:
@@ -402,15 +413,19 @@ def window_chunks(window: int, length: int, chunk: int) -> list[tuple[int, int, 
     return [(max(0, start - window + 1), start, min(start + chunk, length)) for start in starts]
 
 
+def causal_chunk(first: int, start: int, end: int, window: int) -> bool:
+    """Return whether plain causal attention, which has faster kernels than masks, gives a chunk of `window_chunks`."""
+    return first == start and end - start <= window
+
+
 def flops_per_token(config: GPTConfig, length: int | None = None) -> float:
     """Return the training FLOPs per token, forward and backward, with 2 FLOPs per multiply-add.
 
-    The formula is 6 · N + 12 · d · Σ K over the blocks (PaLM, arXiv:2204.02311, appendix B). N is the number of
-    multiplying weights, with the head but without embedding look-ups. K is the number of keys per query
-    (`GPTConfig.keys`). Without a window K is T, by the usual convention, although causal masking could skip half. With
-    a window K counts the computed keys, which are more than the attended ones.
-    `torch.utils.flop_counter` agrees exactly for attention by its plain formula. With a window the difference is the
-    positions before the first token: a few percent if the window is much shorter than the sequence.
+    The formula is 6 · N + 12 · d · Σ K over the blocks (PaLM, arXiv:2204.02311, appendix B, which takes K = T). N is
+    the number of multiplying weights, with the head but without embedding look-ups. K is the mean number of computed
+    keys per query (`GPTConfig.keys`): (T + 1) / 2 for full causal attention, since fused kernels skip the other half.
+    `torch.utils.flop_counter` counts the whole square of a causal attention, 2T / (T + 1) times as much, and with a
+    window agrees exactly apart from that factor on chunks without a mask.
 
     Args:
         config: Shape of the model.

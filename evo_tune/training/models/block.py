@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_name
 from evo_tune.recipe.models.encoder_config import EncoderConfig
-from evo_tune.recipe.models.gpt_config import LONGEST_DROPPED, GPTConfig, by_products, window_chunks
+from evo_tune.recipe.models.gpt_config import LONGEST_DROPPED, GPTConfig, by_products, causal_chunk, window_chunks
 from evo_tune.training.models.dropout import Dropout
 
 _SLOW, _FAST = 1.0, 32.0  # turns within T: pairs below are interpolated, pairs above unchanged (YaRN's α, β)
@@ -248,7 +248,7 @@ def attend_in_window(
             dropout.part = number
         missing = first - (start - window + 1)  # columns of the mask for keys before the first token
         seen = mask[: end - start, missing : end - start + window - 1]
-        plain = first == start and end - start <= window  # plain causal attention, which has faster kernels than masks
+        plain = causal_chunk(first, start, end, window)
         keys, values = k[:, :, first:end], v[:, :, first:end]
         y = attend(q[:, :, start:end], keys, values, None if plain else seen, dropout, scale=scale)
         outputs.append(y.transpose(1, 2))

@@ -5,19 +5,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig, flops_per_token
+from evo_tune.recipe.models.gpt_config import window_chunks
 from evo_tune.training import GPT, accumulate
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("depth", "width", "heads", "ffn_mult"), [(1, 16, 2, 4.0), (3, 48, 4, 8 / 3)])
-@pytest.mark.parametrize("length", [32, 20])
-def test_the_formula_counts_what_torch_counts(
+@pytest.mark.parametrize("length", [32, 20, 1])
+def test_torch_counts_the_formula_with_twice_the_causal_half(
     tied: bool, depth: int, width: int, heads: int, ffn_mult: float, length: int
 ) -> None:
     config = GPTConfig(vocab_size=50, context=32, depth=depth, width=width, heads=heads, ffn_mult=ffn_mult, tied=tied)
     model = GPT(config)
     tokens = torch.randint(0, 50, (3, length + 1))
-    assert counted(model, tokens) == flops_per_token(config, length) * 3 * length
+    weights = 6 * config.matmul_parameters
+    attention = flops_per_token(config, length) - weights
+    assert attention == 12 * width * depth * (length + 1) / 2
+    whole = attention * 2 * length / (length + 1)  # torch counts the whole square of queries and keys
+    assert counted(model, tokens) == pytest.approx((weights + whole) * 3 * length, rel=1e-12)
 
 
 def counted(model: GPT, tokens: torch.Tensor) -> int:
@@ -39,31 +44,40 @@ def counted(model: GPT, tokens: torch.Tensor) -> int:
 def test_options_keep_the_formula_exact(options: dict[str, object]) -> None:
     config = GPTConfig(vocab_size=50, context=32, depth=2, width=48, heads=4, **options)  # type: ignore[arg-type]
     tokens = torch.randint(0, 50, (3, 33))
-    assert counted(GPT(config), tokens) == flops_per_token(config) * 3 * 32
+    skipped = 12 * 48 * 2 * (32 - 1) / 2
+    assert counted(GPT(config), tokens) == (flops_per_token(config) + skipped) * 3 * 32
 
 
-@pytest.mark.parametrize("window", [1, 8, 16, 32])
+@pytest.mark.parametrize("window", [1, 8, 31, 32, 100, 128, 200])
 @pytest.mark.parametrize("options", [{}, {"window_pattern": "SL"}, {"kv_heads": 1, "position": "rope"}])
-def test_a_window_is_credited_with_what_it_saves(window: int, options: dict[str, object]) -> None:
-    """Within 3%, and never with more; a mask over the whole square would compute a fifth more."""
+def test_a_window_is_charged_with_the_keys_that_are_computed(window: int, options: dict[str, object]) -> None:
     config = GPTConfig(vocab_size=50, context=256, depth=2, width=48, heads=4, window=window, **options)  # type: ignore[arg-type]
     tokens = torch.randint(0, 50, (1, 257))
-    needed = flops_per_token(config) * 256
-    assert 0.97 * needed < counted(GPT(config), tokens) <= needed
-    assert needed < 0.9 * flops_per_token(GPTConfig(vocab_size=50, context=256, depth=2, width=48, heads=4)) * 256
+    # Chunks without a mask are causal: torch counts their whole square. Only the first chunk can be one of them.
+    first = min(config.chunk, 256)
+    half = first * (first - 1) / 2 if first <= window else 0
+    skipped = sum(256 * 255 / 2 if whole else half for whole in (size == 256 for size in config.windows))
+    assert counted(GPT(config), tokens) == flops_per_token(config) * 256 + 12 * 48 * skipped
 
 
-def test_a_window_costs_the_keys_that_its_chunks_see() -> None:
+def test_a_window_is_credited_with_no_more_than_it_saves() -> None:
     whole = GPTConfig(context=128, depth=4, width=48)
     some = GPTConfig(context=128, depth=4, width=48, window=8, window_pattern="SSSL")
     assert some.chunk == 32
-    assert flops_per_token(whole) - flops_per_token(some) == 12 * 48 * 3 * (128 - 39)
+    computed = sum((end - start) * (end - first) for first, start, end in window_chunks(8, 128, 32)) / 128
+    assert computed == (32 + 3 * 39) / 4
+    assert flops_per_token(whole) - flops_per_token(some) == 12 * 48 * 3 * (129 / 2 - computed)
     assert flops_per_token(whole, 8) == flops_per_token(some, 8)
-    # As the window grows the difference goes to nothing: none is cheaper by being one token shorter than the context.
-    costs = [flops_per_token(GPTConfig(context=128, width=48, window=window)) for window in range(1, 129)]
-    assert costs == sorted(costs)
-    assert costs[-1] == costs[-2] == flops_per_token(GPTConfig(context=128, width=48))
-    # Chunks are few, and about half of a window.
+
+
+def test_a_window_of_half_the_sequence_saves_nothing() -> None:
+    """Chunks with a mask compute all of their keys, and full attention only its causal half."""
+    half, whole = (GPTConfig(context=1024, depth=2, width=64, window=window) for window in (512, None))
+    assert 1.0 < flops_per_token(half) / flops_per_token(whole) < 1.05
+    assert flops_per_token(GPTConfig(context=1024, depth=2, width=64, window=128)) < 0.7 * flops_per_token(whole)
+
+
+def test_chunks_are_few_and_about_half_of_a_window() -> None:
     assert GPTConfig(context=4096, window=8).chunk == 256
     assert GPTConfig(context=4096, window=1024).chunk == 512
 
