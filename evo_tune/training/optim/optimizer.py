@@ -150,8 +150,9 @@ class AdamW:
         check_number("beta2", self.beta2, "[0, 1)")
         check_number("eps", self.eps, "(0, 1)")
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return the optimizer over a model's trainable parameters, in `parameter_groups`."""
+    def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
+        """Return the optimizer over a model's trainable parameters, in `parameter_groups`; always in float32."""
+        del precision
         groups = parameter_groups(model, self.lr, "adamw", self.eps)
         fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
         betas = (self.beta1, self.beta2)
@@ -184,8 +185,9 @@ class SGD:
         if not isinstance(self.nesterov, bool) or (self.nesterov and not self.momentum):
             raise RecipeError("nesterov", self.nesterov, "false, or true with a momentum above 0")
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return the optimizer over a model's trainable parameters, in `parameter_groups`."""
+    def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
+        """Return the optimizer over a model's trainable parameters, in `parameter_groups`; always in float32."""
+        del precision
         groups = parameter_groups(model, self.lr, "sgd")
         fused = all(p.device.type == "cuda" for group in groups for p in group["params"])
         options = {"momentum": self.momentum, "nesterov": self.nesterov, "fused": fused or None}
@@ -217,14 +219,25 @@ def fused_maps(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
     return {weight: sizes for weight, sizes in maps if len(sizes) > 1}
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """Return about the nearest orthogonal matrix of each, in bfloat16, with singular values of about 0.5 to 1.5.
+SMALLEST_IN_BF16 = 64
+"""Smallest shorter side of matrices that a CPU orthogonalises faster in bfloat16 than in float32, if it has hardware
+for bfloat16 (benchmarks/muon.py)."""
+
+
+def orthogonalised(matrices: Tensor, precision: str = "fp32") -> Tensor:
+    """Return about the nearest orthogonal matrix of each, with singular values of about 0.5 to 1.5.
 
     Args:
         matrices: (n, rows, columns), with rows ≤ columns.
+        precision: Precision of the training. 'bf16' and 'tf32', which only hardware with bfloat16 has, give products in
+            bfloat16, except of small matrices on a CPU. Others give float32.
+
+    Returns:
+        Same shape as `matrices`, in the type of the products.
     """
     a, b, c = _COEFFICIENTS
-    x = matrices.bfloat16()
+    small = matrices.device.type == "cpu" and matrices.shape[1] < SMALLEST_IN_BF16
+    x = matrices.bfloat16() if precision in ("bf16", "tf32") and not small else matrices.float()
     x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp_min(1e-7)
     for _ in range(5):
         gram = x @ x.mT
@@ -241,6 +254,7 @@ class HiddenMatrices(torch.optim.Optimizer):
         momentum: Decay of the moving average of gradients.
         nesterov: Whether to use Nesterov momentum.
         maps: Output sizes of weights that stack several maps (see `fused_maps`).
+        precision: Precision of the training (see `orthogonalised`).
     """
 
     def __init__(
@@ -251,9 +265,10 @@ class HiddenMatrices(torch.optim.Optimizer):
         momentum: float,
         nesterov: bool,
         maps: Mapping[Tensor, tuple[int, ...]],
+        precision: str = "fp32",
     ) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "nesterov": nesterov})
-        self.maps = maps
+        self.maps, self.precision = maps, precision
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -275,7 +290,7 @@ class HiddenMatrices(torch.optim.Optimizer):
                     part, change = (part, change) if lying else (part.mT, change.mT)
                     same.setdefault((part.shape[0], part.shape[1]), []).append((part, change))
             for (_, longer), pairs in same.items():
-                changes = orthogonalised(torch.stack([change for _, change in pairs]))
+                changes = orthogonalised(torch.stack([change for _, change in pairs]), self.precision)
                 changes = changes if self._kept is None else changes.masked_fill_(self._kept == 0.0, 0.0)
                 for (part, _), change in zip(pairs, changes, strict=True):
                     part.add_(change, alpha=-group["lr"] * 0.2 * math.sqrt(longer))
@@ -359,10 +374,14 @@ class Muon:
         if not isinstance(self.nesterov, bool):
             raise RecipeError("nesterov", self.nesterov, "true or false")
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+    def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
         """Return the optimizers over a model's trainable parameters, as one optimizer.
 
         Its groups have `initial_lr` and `decay`, as those of `parameter_groups`.
+
+        Args:
+            model: Any module.
+            precision: Precision of the training (see `orthogonalised`).
         """
         decayed, others = decay_groups(model)
         hidden = hidden_matrices(model)
@@ -371,7 +390,9 @@ class Muon:
         if hidden:
             of_muon: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov}
             groups = split_by_factors(hidden, factors_of(model, "muon"), decay=True, lr=self.lr, eps=0.0)
-            optimizers.append(HiddenMatrices(groups, lr=self.lr, maps=fused_maps(model), **of_muon))
+            optimizers.append(
+                HiddenMatrices(groups, lr=self.lr, maps=fused_maps(model), precision=precision, **of_muon)
+            )
         if rest or others:
             factors = factors_of(model, "adamw")
             plain = [

@@ -8,8 +8,8 @@ from torch import nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig, ViTConfig
-from evo_tune.training import GPT, Muon, Trainer, ViT
-from evo_tune.training.optim.optimizer import HiddenMatrices, fused_maps, hidden_matrices
+from evo_tune.training import GPT, Muon, Precision, Trainer, ViT
+from evo_tune.training.optim.optimizer import HiddenMatrices, fused_maps, hidden_matrices, orthogonalised
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -38,6 +38,58 @@ def test_an_update_is_orthogonal_and_of_the_size_of_adamws() -> None:
     assert float(update.square().mean().sqrt()) == pytest.approx(0.2, rel=0.25)
     values = torch.linalg.svdvals(update) / (0.2 * math.sqrt(256))
     assert 0.5 < float(values.min()) < float(values.max()) < 1.5  # five Newton-Schulz iterations come this near
+
+
+def iterated(matrices: torch.Tensor) -> torch.Tensor:
+    """Five Newton-Schulz iterations by singular values, in float64."""
+    u, values, v = torch.linalg.svd(matrices.double(), full_matrices=False)
+    values = values / values.norm(dim=1, keepdim=True)
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return u @ torch.diag_embed(values) @ v
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 64, 256), (1, 80, 96)])
+@pytest.mark.parametrize(
+    ("precision", "dtype", "least", "most"),
+    [
+        ("fp32", torch.float32, 0.0, 1e-5),
+        ("fp16", torch.float32, 0.0, 1e-5),
+        ("bf16", torch.bfloat16, 1e-3, 0.05),
+        ("tf32", torch.bfloat16, 1e-3, 0.05),
+    ],
+)
+def test_products_are_in_the_precision_of_the_training(
+    precision: str, dtype: torch.dtype, least: float, most: float, shape: tuple[int, ...]
+) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    expected, found = iterated(matrices), orthogonalised(matrices, precision)
+    assert found.dtype == dtype
+    assert least <= float((found - expected).norm() / expected.norm()) < most
+
+
+def test_a_cpu_takes_small_matrices_in_float32() -> None:
+    assert orthogonalised(torch.ones(1, 63, 64), "bf16").dtype == torch.float32
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-5), ("bf16", None)])
+def test_a_trainer_orthogonalises_in_its_own_precision(
+    make_trainer: Callable[..., Trainer], precision: str, most: float | None
+) -> None:
+    recipe = {"precision": Precision(name=precision)}
+    trainer = make_trainer(optimizer="muon", width=64, depth=1, recipe=recipe, clip=None)
+    weight = trainer.model.blocks[0].attention.out.weight  # type: ignore[union-attr, index]
+    before, gradient = weight.detach().clone(), torch.randn(64, 64, generator=torch.Generator().manual_seed(1))
+    trainer.set_rates()
+    group = trainer.optimizer.param_groups[0]
+    weight.grad = gradient
+    trainer.optimizer.step()
+    # The momentum's first average is a multiple of the gradient, which the normalisation cancels.
+    expected = (
+        before * (1.0 - group["lr"] * group["weight_decay"]) - group["lr"] * 0.2 * 8 * iterated(gradient[None])[0]
+    )
+    error = float((weight.detach() - expected).norm() / (expected - before).norm())
+    assert error < most if most is not None else 1e-3 < error < 0.05
 
 
 def test_a_model_of_vectors_is_left_to_adamw() -> None:
@@ -80,14 +132,14 @@ def test_fields_out_of_range_are_refused(field: str, value: object) -> None:
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9 has no Muon")
 @pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("shape", [(24, 16), (16, 24)])
+@pytest.mark.parametrize("shape", [(72, 64), (64, 72)])
 def test_on_one_map_it_is_torchs_own(shape: tuple[int, int], nesterov: bool) -> None:
     rng = torch.Generator().manual_seed(0)
     first = torch.randn(shape, generator=rng)
     ours, theirs = (torch.nn.Parameter(first.clone()) for _ in range(2))
     group = {"params": [ours], "weight_decay": 0.1}
     shared: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "nesterov": nesterov}
-    mine = HiddenMatrices([group], maps={}, **shared)
+    mine = HiddenMatrices([group], maps={}, precision="bf16", **shared)
     plain = torch.optim.Muon([theirs], weight_decay=0.1, adjust_lr_fn="match_rms_adamw", **shared)
     for _ in range(5):
         ours.grad = torch.randn(shape, generator=rng)
