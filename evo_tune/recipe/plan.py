@@ -14,7 +14,7 @@ from evo_tune.options.declare import Options, option
 from evo_tune.recipe.hardware.computing import Computing, Passes, Processes, in_memory
 from evo_tune.recipe.models.gpt_config import GPTConfig, flops_per_token
 from evo_tune.recipe.optim.optimisation import Averaging, Clipping, Optimisation, StoppingInTime
-from evo_tune.recipe.optim.schedule import Decaying, Schedule, Scheduling
+from evo_tune.recipe.optim.schedule import Decaying, Scheduling
 from evo_tune.recipe.optim.steps import BatchRamp, Bounds, steps_of
 
 
@@ -186,12 +186,6 @@ class ToZero(Scheduling):
 
     # Not 0.1, as in long trainings of language models: a classifier does best in its last steps.
     min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
-
-    def rates(self, steps: int, warmup: float) -> Schedule:
-        """Return the schedule over `steps` steps (see `Scheduling.rates`); a cycle of 0.1 is rounded down."""
-        schedule = super().rates(steps, warmup)
-        # Checkpoints resume only under the schedule that wrote them, and older ones have no cycle.
-        return replace(schedule, cycle=None) if self.cycle == 0.1 else schedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -274,8 +274,8 @@ def test_a_plan_counts_samples() -> None:
     assert Plan(epochs=1e-9).samples(10, 7.0) == 1
 
 
-def test_schedules_end_at_zero_and_those_of_old_checkpoints_are_known() -> None:
+def test_schedules_of_classifiers_end_at_zero() -> None:
     plan = Plan()
-    expected = Schedule(steps=20, warmup_fraction=0.1, min_lr_ratio=0.0, decay_fraction=plan.decay_fraction)
+    expected = Schedule(steps=20, warmup_fraction=0.1, min_lr_ratio=0.0, decay_fraction=plan.decay_fraction, cycle=2)
     assert plan.rates(20, 0.1) == expected
     assert Plan(cycle=0.25, schedule="sgdr").rates(20, 0.0).first_cycle == 5

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 from evo_tune.errors import OptionError, RecipeError
@@ -61,7 +63,8 @@ class Schedule:
         min_lr_ratio: Factor at the end, 0 to 1.
         decay_fraction: wsd: share of S for the final decay, above 0, up to 1.
         decay_shape: wsd: 'linear', 'sqrt' (1 − √u) or 'cosine'.
-        cycle: sgdr, cosine_step: steps of the first cycle, 1 or more; None: a tenth of S.
+        cycle: sgdr, cosine_step: steps of the first cycle, 1 or more; None: a tenth of S. sgdr stretches cycles so
+            that the last one ends with the training.
         cycle_growth: sgdr: ratio of the length of a cycle to the one before (int ≥ 1).
         gamma: sgdr, cosine_step: factor from cycle to cycle, above 0, up to 1.
 
@@ -98,7 +101,7 @@ class Schedule:
 
     @property
     def first_cycle(self) -> int:
-        """Number of steps in the first cycle of sgdr and cosine_step."""
+        """Number of steps in the first cycle of cosine_step, and of sgdr before it is stretched."""
         return max(1, self.steps // 10) if self.cycle is None else self.cycle
 
     def __call__(self, step: int) -> float:
@@ -184,14 +187,29 @@ def multi_step(schedule: Schedule, step: int) -> float:
 
 @shape("min_lr_ratio", "cycle", "cycle_growth", "gamma")
 def sgdr(schedule: Schedule, step: int) -> float:
-    """Restart a cosine at the end of each cycle, from a peak that falls by gamma (arXiv:1608.03983)."""
-    done, length, index = step - schedule.warmup, schedule.first_cycle, 0
-    while done >= length:
-        done, length, index = done - length, length * schedule.cycle_growth, index + 1
-        if schedule.cycle_growth == 1:
-            index, done = index + done // length, done % length
-    peak = max(schedule.gamma**index, schedule.min_lr_ratio)
-    return _cosine(peak, schedule.min_lr_ratio, done / length)
+    """Restart a cosine at the end of each cycle, from a peak that falls by gamma (arXiv:1608.03983).
+
+    The last cycle ends with the training. With A steps after the warm-up, a first cycle of C steps and growth g, n
+    cycles last G_n = 1 + g + … + g^(n-1) first cycles. The number of cycles is the n whose C · G_n is nearest to A by
+    ratio; all cycles are stretched by A / (C · G_n). Without a rest (A = C · G_n) they are those of the paper.
+    """
+    steps = max(1, schedule.steps - schedule.warmup)
+    ends = _cycle_ends(steps, schedule.first_cycle, schedule.cycle_growth)
+    place = min(step - schedule.warmup, steps) * ends[-1]  # in first cycles, times steps
+    index = min(bisect_right(ends, place // steps), len(ends) - 1)
+    start = ends[index - 1] if index else 0
+    u = (place - start * steps) / (steps * schedule.cycle_growth**index)
+    return _cosine(max(schedule.gamma**index, schedule.min_lr_ratio), schedule.min_lr_ratio, u)
+
+
+@lru_cache(maxsize=8)
+def _cycle_ends(steps: int, first: int, growth: int) -> tuple[int, ...]:
+    """Return the end of each cycle of `sgdr`, in first cycles: 1, 1 + g, 1 + g + g² and so on."""
+    ends = [1]
+    # The steps are nearer to one more cycle, by ratio, if they exceed the geometric mean.
+    while ends[-1] * (longer := 1 + growth * ends[-1]) * first**2 < steps**2:
+        ends.append(longer)
+    return tuple(ends)
 
 
 @shape("min_lr_ratio", "cycle", "gamma")
@@ -242,7 +260,9 @@ class Scheduling(Options):
     )
     decay_shape: str = option("linear", choices=DECAYS, help="wsd: shape of the decay")
     cycle: float = option(
-        0.1, bounds="(0, 1]", help="sgdr, cosine_step: length of the first cycle, as a share of the steps"
+        0.1,
+        bounds="(0, 1]",
+        help="sgdr, cosine_step: length of the first cycle, as a share of the steps; sgdr ends with a whole cycle",
     )
     cycle_growth: int = option(1, bounds="[1, inf)", help="sgdr: ratio of the length of a cycle to the one before")
     gamma: float = option(0.9, bounds="(0, 1]", help="sgdr, cosine_step: factor on the peak per cycle")

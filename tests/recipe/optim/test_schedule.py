@@ -41,16 +41,49 @@ def test_cosine_equals_torchs_warmup_and_cosine_in_sequence() -> None:
     assert [schedule(t) for t in range(steps)] == pytest.approx(torch_log(build, steps), abs=1e-13)
 
 
-@pytest.mark.parametrize("growth", [1, 2])
-def test_sgdr_without_decay_of_its_peak_is_torchs_warm_restarts(growth: int) -> None:
+@pytest.mark.parametrize(("growth", "steps"), [(1, 100), (2, 70), (2, 310), (3, 130)])
+def test_sgdr_without_decay_of_its_peak_is_torchs_warm_restarts(growth: int, steps: int) -> None:
     schedule = Schedule(
-        steps=100, name="sgdr", warmup_fraction=0, cycle=10, cycle_growth=growth, gamma=1.0, min_lr_ratio=0.05
+        steps=steps, name="sgdr", warmup_fraction=0, cycle=10, cycle_growth=growth, gamma=1.0, min_lr_ratio=0.05
     )
 
     def build(optimizer: torch.optim.Optimizer) -> object:
         return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 10, growth, eta_min=0.05)
 
-    assert [schedule(t) for t in range(100)] == pytest.approx(torch_log(build, 100), abs=1e-15)
+    assert [schedule(t) for t in range(steps)] == pytest.approx(torch_log(build, steps), abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("steps", "cycle", "growth", "peaks"),
+    [
+        (95, 10, 1, [0, 10, 19, 29, 38, 48, 57, 67, 76, 86]),  # 9.5 steps each
+        (94, 10, 1, [0, 11, 21, 32, 42, 53, 63, 74, 84]),  # 10.4 steps each: nine cycles are nearer
+        (100, 10, 2, [0, 15, 43]),  # 14.3, 28.6 and 57.1 steps
+        (30, 100, 1, [0]),
+    ],
+)
+def test_sgdr_ends_with_a_whole_cycle(steps: int, cycle: int, growth: int, peaks: list[int]) -> None:
+    schedule = Schedule(
+        steps=steps, name="sgdr", warmup_fraction=0, cycle=cycle, cycle_growth=growth, gamma=1.0, min_lr_ratio=0.0
+    )
+    rates = [schedule(t) for t in range(steps + 1)]
+    restarts = [t for t in range(1, steps) if rates[t] > rates[t - 1]]
+    assert [0, *restarts] == peaks
+    assert rates[steps] == 0.0
+
+
+@given(
+    steps=st.integers(2, 3000),
+    cycle=st.integers(1, 3000),
+    growth=st.integers(1, 4),
+    warmup=st.floats(0, 0.5),
+)
+def test_the_last_cycle_of_sgdr_is_over_at_the_end(steps: int, cycle: int, growth: int, warmup: float) -> None:
+    schedule = Schedule(
+        steps=steps, name="sgdr", warmup_fraction=warmup, cycle=cycle, cycle_growth=growth, min_lr_ratio=0.1
+    )
+    assert schedule(steps) == schedule(2 * steps) == pytest.approx(0.1)
+    assert schedule(schedule.warmup) == 1.0
 
 
 def test_sgdr_peaks_fall_by_gamma() -> None:
