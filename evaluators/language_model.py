@@ -1,6 +1,6 @@
 """A GPT on text: any file, folder or language, as bytes or byte pairs; minimises val_loss (nats per token).
 
-The text is read as bytes, so there is nothing to download. Its last tenth is held out: one half of that judges every
+The text is read as bytes, so there is nothing to download. A tenth of it is held out: one half of that judges every
 genome by the same bytes, the other is the test set; val_bpb compares vocabularies. What is held equal between genomes
 is one of three budgets: arithmetic (the default: a larger model sees less text, in about equal time), text or time.
 `evo-tune evaluators language_model` prints the options.
@@ -271,7 +271,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
 
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the text, of how it is split, and of the byte pairs learned from it."""
-    return Corpus(options.data, options.vocab, options.longest).fingerprint()
+    return Corpus(options.data, options.vocab, options.longest, options.holdout).fingerprint()
 
 
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:

@@ -144,7 +144,7 @@ class LanguageTask:
         Raises:
             UsageError: See `Corpus`.
         """
-        return Corpus(self.options.data, self.options.vocab, self.longest)
+        return Corpus(self.options.data, self.options.vocab, self.longest, self.options.holdout)
 
     @property
     def identity(self) -> dict[str, Any]:

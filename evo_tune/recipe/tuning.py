@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
-from evo_tune.recipe.data.corpus import python_paragraphs, read_text, split_text
 from evo_tune.recipe.data.tables import hash_of
+from evo_tune.recipe.data.texts import python_paragraphs, read_text, split_text
 from evo_tune.recipe.hardware.memory import NewWeights, tuning_memory
 from evo_tune.recipe.models.base import Base, read_base
 from evo_tune.recipe.plan import ToZero, Training

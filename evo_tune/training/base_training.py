@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ from filelock import FileLock
 
 from evo_tune.errors import RecipeError, StoreError
 from evo_tune.recipe import tuning as planned
+from evo_tune.recipe.data.cache import cache_folder
 from evo_tune.recipe.models.base import Base, read_base
 from evo_tune.recipe.models.gpt_config import GPTConfig
 from evo_tune.recipe.optim.schedule import Schedule, WeightDecay
@@ -37,7 +37,7 @@ def small_base() -> Path:
     Raises:
         StoreError: The cache cannot be written.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "evo-tune"
+    cache = cache_folder()
     folder = cache / f"base-{planned.small_base_key()[:16]}-torch-{version('torch')}"
     try:
         cache.mkdir(parents=True, exist_ok=True)

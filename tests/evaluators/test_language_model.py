@@ -19,8 +19,8 @@ from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.genome.notation import parse_gene
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe import Corpus, hidden_width
-from evo_tune.recipe.data.corpus import read
+from evo_tune.recipe import Corpus, hidden_width, read_text
+from evo_tune.recipe.data import prepared
 
 OFF = {
     "schedule": ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"),
@@ -382,10 +382,9 @@ def test_vocabularies_are_compared_by_the_byte(train: Callable[..., Any], defaul
 def test_byte_pairs_are_learned_from_the_training_part_only(module: ModuleType, tmp_path: Path) -> None:
     text = b"the cat sat on the mat " * 200
     prints = []
-    for ending in (b"zyx" * 170, b"xyz" * 170):
-        (tmp_path / "text").write_bytes(text + ending)
-        read.cache_clear()
-        prints.append(Corpus(str(tmp_path / "text"), 270, 128).tokenizer.to_json())  # type: ignore[attr-defined]
+    for ending in ("zyx", "xyz"):
+        (tmp_path / ending).write_bytes(text + ending.encode() * 170)
+        prints.append(Corpus(str(tmp_path / ending), 270, 128).tokenizer.to_json())  # type: ignore[attr-defined]
     assert prints[0] == prints[1]
     assert module.fingerprint(module.Options(size="small", vocab=270)) != module.fingerprint(
         module.Options(size="small", vocab=271)
@@ -443,9 +442,9 @@ def test_a_file_a_folder_and_a_glob(module: ModuleType, train: Callable[..., Any
     (tmp_path / "text" / ".hidden").write_bytes(b"no")
     (tmp_path / "text" / "b.txt").write_bytes("Zwölf Boxkämpfer jagen Viktor.\n".encode() * 100)
     (tmp_path / "text" / "deep" / "a.txt").write_bytes("いろはにほへと".encode() * 100)
-    both = read(str(tmp_path / "text"))
-    assert both == read(str(tmp_path / "text" / "b.txt")) + b"\n" + read(str(tmp_path / "text" / "deep"))
-    assert both == read(str(tmp_path / "text" / "**" / "*.txt"))
+    both = read_text(str(tmp_path / "text"))
+    assert both == read_text(str(tmp_path / "text" / "b.txt")) + b"\n" + read_text(str(tmp_path / "text" / "deep"))
+    assert both == read_text(str(tmp_path / "text" / "**" / "*.txt"))
     genome = {name: gene.middle() for name, gene in module.SPACE(module.Options(size="small")).genes.items()}
     assert train(genome, data=str(tmp_path / "text"))[0]["val_loss"] < 5.5
     prints = {
@@ -454,6 +453,18 @@ def test_a_file_a_folder_and_a_glob(module: ModuleType, train: Callable[..., Any
     }
     assert len(prints | {module.fingerprint(module.Options(size="small"))}) == 3
     assert all(re.fullmatch("[0-9a-f]{64}", one) for one in prints)
+
+
+@pytest.mark.parametrize("vocab", [256, 512])
+def test_a_training_on_a_mapped_text_is_the_same(
+    train: Callable[..., Any], default: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vocab: int
+) -> None:
+    found = []
+    for name, limit in (("plain", 1 << 30), ("mapped", 0)):
+        monkeypatch.setattr(prepared, "IN_MEMORY", {"bytes": limit, "pairs": limit})
+        (tmp_path / name).write_bytes(read_text("")[:50_000])
+        found.append(without_clock(train(default, data=str(tmp_path / name), vocab=vocab)[0]))
+    assert found[0] == found[1]
 
 
 def test_bad_text_says_what_and_what_next(module: ModuleType, tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ EFFECTS: dict[str, Effect] = {
     "profile": Effect("width 32, heads 16", sees="space"),
     "eval_tokens": Effect(1024),
     "data": Effect("{other}"),
+    "holdout": Effect("even"),
     "vocab": Effect(300),
     "context": Effect(16),
     "held_out": Effect(0.5),

@@ -20,6 +20,15 @@ from evo_tune.recipe.plan import Phase
 from evo_tune.training.hardware.device import IGNORE, MicroBatch, onto, seed_for
 
 
+def rows_at(tokens: Tensor, starts: Tensor, columns: Tensor) -> Tensor:
+    """Return the tokens at each start plus each column, (starts, columns), int64.
+
+    Tokens of type int16 have the bits of uint16, which torch indexes only in part.
+    """
+    rows = tokens[starts[:, None] + columns].long()
+    return rows & 0xFFFF if tokens.dtype == torch.int16 else rows
+
+
 class TrainingWindows:
     """The batches of a training: each epoch visits the whole text once, in a different order.
 
@@ -27,7 +36,7 @@ class TrainingWindows:
     random offset, and shuffles them.
 
     Args:
-        tokens: Tokens of the text, (n,), of any integer type, on the CPU.
+        tokens: Tokens of the text, (n,), of any integer type, on the CPU; int16 has the bits of uint16.
         context: Tokens in a window.
         batch: Windows in a step.
         total: Windows in the full training; the last step takes the rest.
@@ -93,7 +102,7 @@ class TrainingWindows:
         first, last = self._bounds[step - self.first_step]
         starts = self._starts(self.first_window + first, self.first_window + last)
         starts = onto(starts, self.tokens.device)
-        rows = self.tokens[starts[:, None] + self._columns].long()
+        rows = rows_at(self.tokens, starts, self._columns)
         return [(rows[:, :-1], rows[:, 1:]) for rows in torch.split(rows, self.micro_batch)]
 
     def target_count(self, step: int) -> int:
@@ -155,7 +164,7 @@ def fixed_windows(tokens: Tensor, *, context: int, count: int, block: int = 1024
         raise RecipeError("tokens", len(tokens), "a text of two tokens or more")
     starts = torch.tensor(_block_starts(len(tokens), count, block))
     block = min(block, len(tokens) - 1)
-    rows = tokens[starts[:, None] + torch.arange(block + 1)].long()
+    rows = rows_at(tokens, starts, torch.arange(block + 1))
     context = min(context, block)
     missing = -block % context
     inputs = torch.nn.functional.pad(rows[:, :-1], (0, missing))
@@ -164,7 +173,7 @@ def fixed_windows(tokens: Tensor, *, context: int, count: int, block: int = 1024
 
 
 def held_out_blocks(
-    text: bytes, encode: Callable[[bytes], Tensor], *, context: int, count: int, block: int
+    text: bytes | memoryview, encode: Callable[[bytes], Tensor], *, context: int, count: int, block: int
 ) -> list[MicroBatch]:
     """Cut evenly spaced blocks of bytes out of a text, to be scored in windows of `context` tokens.
 
@@ -191,7 +200,7 @@ def held_out_blocks(
         raise RecipeError("text", len(text), "two bytes or more")
     found = []
     for start in _block_starts(len(text), count, block):
-        piece = text[start : start + block + 1]
+        piece = bytes(text[start : start + block + 1])
         tokens = torch.cat([encode(piece[:1]), encode(piece[1:])]).long()
         missing = -(len(tokens) - 1) % context
         inputs = torch.nn.functional.pad(tokens[:-1], (0, missing))
@@ -219,11 +228,10 @@ class TextMaterial:
 
     def __init__(self, corpus: Corpus, *, count: int, seed: int) -> None:
         self.corpus, self.count, self.seed = corpus, count, seed
-        tokens = corpus.tokens
-        # TrainingWindows indexes this tensor, and torch cannot index uint16.
-        self.training = torch.from_numpy(tokens.copy() if corpus.vocab == 256 else tokens.astype("int32"))
-        self.tokenizer = corpus.tokenizer
-        _, self.held_out_text, self.test_text = corpus.split()
+        text = corpus.prepared
+        tokens = text.training if corpus.vocab == 256 else text.training.view(np.int16)
+        self.training = torch.from_numpy(tokens)  # not a copy: all workers map the same file
+        self.tokenizer, self.held_out_text, self.test_text = text.tokenizer, text.validation, text.test
 
     def source(self, phase: Phase, micro_batch: int) -> TrainingWindows:
         """Return the batches of a phase, with `micro_batch` windows in one pass."""

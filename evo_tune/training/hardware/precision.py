@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.recipe.data.cache import cache_folder
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -106,7 +106,7 @@ def fastest_precision(device: str | torch.device = "cpu", folder: Path | None = 
         return "fp32"
     key = f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     name = f"precision-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    path = (folder or _cache_folder()) / name
+    path = (folder or cache_folder()) / name
     gain = _remembered(path, key)
     if gain is None:
         gain = _measured()
@@ -143,17 +143,6 @@ def _processor() -> str:
     except OSError:
         pass
     return "; ".join(lines)
-
-
-def _cache_folder() -> Path:
-    """Return the user's cache folder on this operating system."""
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "evo-tune"
 
 
 def _remembered(path: Path, key: str) -> float | None:

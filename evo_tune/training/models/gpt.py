@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.recipe.data.corpus import BPE, Bytes, Tokenizer
+from evo_tune.recipe.data.tokens import BPE, Bytes, Tokenizer
 from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY, GPTConfig
 from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models.block import Block, chunk_mask, rotary_frequencies, rotary_table, sinusoids

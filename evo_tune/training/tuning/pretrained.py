@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.recipe.data.corpus import BPE, Bytes, Tokenizer
+from evo_tune.recipe.data.tokens import BPE, Bytes, Tokenizer
 from evo_tune.recipe.models.base import Base, read_base
 from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY
 from evo_tune.recipe.tuning import read_tuning_text

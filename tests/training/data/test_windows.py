@@ -104,3 +104,14 @@ def test_a_second_part_goes_on_in_the_text_where_the_first_one_stopped() -> None
     whole = TrainingWindows(text, context=8, batch=3, total=60, seed=1)
     rest = TrainingWindows(text, context=8, batch=3, total=30, seed=1, first_step=10, first_window=30)
     assert starts(rest, range(10, 20)) == starts(whole, range(10, 20))
+
+
+def test_tokens_beyond_int16_are_read_from_its_bits() -> None:
+    text = torch.arange(40_000, 40_100)
+    bits = text.to(torch.int32).to(torch.int16)
+    made = [TrainingWindows(tokens, context=8, batch=4, total=8, seed=1).window(1) for tokens in (text, bits)]
+    for one, other in zip(*made, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+    for one, other in zip(*(fixed_windows(tokens, context=8, count=50) for tokens in (text, bits)), strict=True):
+        assert torch.equal(one, other)
