@@ -16,6 +16,7 @@ from torch import nn
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.hardware.device import IGNORE, MicroBatch
 from evo_tune.training.hardware.distributed import Ranks
+from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.optim.losses import CrossEntropy, Loss, cross_entropy_sum, losses_in_pieces
 
 
@@ -53,6 +54,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     batch: int = 32,
     ranks: Ranks | None = None,
+    precision: Precision | None = None,
 ) -> Evaluation:
     """Evaluate a model on fixed windows, without dropout, gradients or random numbers.
 
@@ -64,6 +66,8 @@ def evaluate(
         batch: Windows per pass (int ≥ 1); it changes the speed, not the result.
         ranks: Processes that share the windows, each with the same model and the same windows. Each window
             is scored once; torch's sampler pads all shares to one length and so scores some windows twice.
+        precision: Precision of the model's computations; None: float32. Losses are at least float32, and their sum
+            is float64.
 
     Raises:
         RecipeError: batch is not an integer of at least 1.
@@ -71,7 +75,7 @@ def evaluate(
     _, targets = windows = _share(windows, ranks)
     loss = loss or CrossEntropy()
     in_pieces = torch.sum if isinstance(loss, CrossEntropy) else None
-    sums = over_batches(model, windows, device, batch, loss.summed, in_pieces)
+    sums = over_batches(model, windows, device, batch, loss.summed, in_pieces, precision=precision)
     # Summed on the CPU in float64, which some devices lack.
     nll = torch.stack(sums).cpu().double().sum() if sums else torch.zeros((), dtype=torch.float64)
     total = torch.stack((nll, torch.tensor(float(loss.count(targets)), dtype=torch.float64)))
@@ -94,8 +98,12 @@ def over_batches(
     batch: int,
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     of_losses: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    *,
+    precision: Precision | None = None,
 ) -> list[torch.Tensor]:
     """Return `score(logits, targets)` of each batch of windows: dropout off, no gradients, logits in float32.
+
+    The model computes in `precision`; None: in float32.
 
     If `of_losses` computes the same from the loss of each target, a large vocabulary's logits are made in pieces.
     """
@@ -112,7 +120,7 @@ def over_batches(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), (precision or Precision()).evaluating(torch.device(device)):
             return [
                 judged(shorten(inputs[first : first + batch]).to(device), targets[first : first + batch].to(device))
                 for first in range(0, len(inputs), batch)
@@ -128,6 +136,7 @@ def evaluate_by_position(
     device: torch.device | str = "cpu",
     batch: int = 32,
     ranks: Ranks | None = None,
+    precision: Precision | None = None,
 ) -> list[Evaluation]:
     """Evaluate a model as `evaluate` does, separately for each position of a window; the results add up to the whole.
 
@@ -145,7 +154,7 @@ def evaluate_by_position(
     def places(losses: torch.Tensor) -> torch.Tensor:
         return losses.sum(0).cpu().double()
 
-    parts = over_batches(model, windows, device, batch, by_position, places)
+    parts = over_batches(model, windows, device, batch, by_position, places, precision=precision)
     sums = sum(parts, torch.zeros(targets.shape[1], dtype=torch.float64))
     total = torch.stack((sums, (targets != IGNORE).sum(0).double()))
     if ranks is not None:
@@ -176,6 +185,7 @@ def score(
     device: torch.device | str = "cpu",
     batch: int = 256,
     ranks: Ranks | None = None,
+    precision: Precision | None = None,
 ) -> Scores:
     """Evaluate a classifier, without dropout, gradients or random numbers.
 
@@ -185,12 +195,13 @@ def score(
         device: Device of the model.
         batch: Samples per pass (int ≥ 1); it changes the speed, and the result only by rounding.
         ranks: Processes that share the samples, each with the same model and samples; all return the same scores.
+        precision: Precision of the model's computations; None: float32. Scores are computed in float64.
 
     Raises:
         RecipeError: batch is not an integer of at least 1.
     """
     mine = samples if ranks is None else (samples[0][ranks.rank :: ranks.size], samples[1][ranks.rank :: ranks.size])
-    parts = over_batches(model, mine, device, batch, lambda found, _: found.cpu())
+    parts = over_batches(model, mine, device, batch, lambda found, _: found.cpu(), precision=precision)
     logits = (torch.cat(parts) if ranks is None else _gathered(parts, len(samples[1]), ranks)).double()
     targets = samples[1].long()
     return Scores(

@@ -165,12 +165,11 @@ class Reading(Task):
     def judge(self, trainer: Trainer, blocks: Sequence[MicroBatch], model: nn.Module | None = None) -> Evaluation:
         """Evaluate the trainer's model, or another, on blocks of windows."""
         judged = trainer.model if model is None else model
-        return evaluate(judged, _joined(blocks), device=trainer.device, batch=_at_once(blocks), ranks=trainer.ranks)
+        return evaluate(judged, _joined(blocks), batch=_at_once(blocks), **trainer.evaluation)
 
     def judge_by_position(self, trainer: Trainer, blocks: Sequence[MicroBatch]) -> list[Evaluation]:
         """Evaluate the model as `judge` does, separately for each position of a window."""
-        windows, device, batch = _joined(blocks), trainer.device, _at_once(blocks)
-        return evaluate_by_position(trainer.model, windows, device=device, batch=batch, ranks=trainer.ranks)
+        return evaluate_by_position(trainer.model, _joined(blocks), batch=_at_once(blocks), **trainer.evaluation)
 
     def judged(self, course: Course, resumed: int | None) -> JudgedText:
         return JudgedText(self, course, resumed)

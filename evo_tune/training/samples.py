@@ -145,7 +145,7 @@ class Samples(Task):
     def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Evaluation | Scores:
         """Evaluate the trainer's model, or another, on samples."""
         judged = trainer.model if model is None else model
-        return evaluate(judged, samples, loss=self.loss, device=trainer.device, batch=256, ranks=trainer.ranks)
+        return evaluate(judged, samples, loss=self.loss, batch=256, **trainer.evaluation)
 
     def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
         return {"val_loss": self.judge(trainer, self.held_out).loss}
@@ -186,7 +186,7 @@ class Classified(Samples):
         return model
 
     def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Scores:
-        return score(trainer.model if model is None else model, samples, device=trainer.device, ranks=trainer.ranks)
+        return score(trainer.model if model is None else model, samples, **trainer.evaluation)
 
     def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
         scores = self.judge(trainer, self.held_out)

@@ -254,6 +254,11 @@ class Trainer:
         if self.gap is not None:
             self.gap.update(training, held_out)
 
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """Keywords for functions of `training.evaluation`: device, ranks and the training's precision."""
+        return {"device": self.device, "ranks": self.ranks, "precision": self.recipe.precision}
+
     def set_rates(self) -> float:
         """Set this step's learning rate and weight decay in each group; return the first group's learning rate."""
         factor = self.recipe.schedule(self.step)

@@ -183,10 +183,8 @@ class Tuned(Task):
 
     def judge(self, trainer: Trainer, windows: MicroBatch, model: nn.Module | None = None) -> Evaluation:
         """Evaluate the trainer's model, or another, on windows, in the precision of the stored base."""
-        device, batch = trainer.device, max(1, AT_ONCE // windows[0].shape[1])
-        with trainer.recipe.precision.autocast(device):
-            judged = trainer.model if model is None else model
-            return evaluate(judged, windows, device=device, batch=batch, ranks=trainer.ranks)
+        judged, batch = trainer.model if model is None else model, max(1, AT_ONCE // windows[0].shape[1])
+        return evaluate(judged, windows, batch=batch, **trainer.evaluation)
 
     def base_loss(self) -> float:
         """Return the loss of the base on the held-out text."""
@@ -235,5 +233,5 @@ def _loss_of_base(
     windows, model = tuning_text(base, data, context, scored).to_judge(), load_pretrained(base, device)
     model.requires_grad_(False)
     halve_frozen(model, precision)
-    with Precision(name=precision).autocast(torch.device(device)):
-        return evaluate(model, windows, device=device, batch=max(1, AT_ONCE // windows[0].shape[1])).loss
+    batch = max(1, AT_ONCE // windows[0].shape[1])
+    return evaluate(model, windows, device=device, batch=batch, precision=Precision(name=precision)).loss

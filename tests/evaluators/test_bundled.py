@@ -134,6 +134,25 @@ def test_it_trains_reports_and_comes_out_twice_the_same(
     assert without_clock(other, units) != without_clock(metrics, units)
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_evaluations_are_in_the_precision_of_the_training(train: Train, precision: str, dtype: str) -> None:
+    from torch import Tensor, nn
+    from torch.nn.modules.module import register_module_forward_hook
+
+    seen: set[str] = set()
+
+    def note(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Linear) and not module.training:
+            seen.add(str(output.dtype).removeprefix("torch."))
+
+    hook = register_module_forward_hook(note)
+    try:
+        train({"precision": precision})
+    finally:
+        hook.remove()
+    assert seen == {dtype}
+
+
 def test_its_test_set_is_told_where_it_is_asked_for_and_changes_nothing(
     train: Train, plain: tuple[dict[str, float], Context], evaluator: Evaluator
 ) -> None:

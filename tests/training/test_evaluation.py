@@ -7,7 +7,17 @@ import torch.nn.functional as F
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig
-from evo_tune.training import GPT, IGNORE, Evaluation, Trainer, evaluate, evaluate_by_position, fixed_windows
+from evo_tune.training import (
+    GPT,
+    IGNORE,
+    Evaluation,
+    Precision,
+    Trainer,
+    evaluate,
+    evaluate_by_position,
+    fixed_windows,
+    score,
+)
 
 CONFIG = GPTConfig(vocab_size=16, context=8, depth=2, width=16, heads=2, dropout=0.3)
 
@@ -84,3 +94,33 @@ def test_losses_by_position_average_to_the_loss(text: torch.Tensor) -> None:
     assert all(math.isnan(place.loss) for place in evaluate_by_position(model, (windows[0], nothing)))
     with pytest.raises(RecipeError, match="batch"):
         evaluate_by_position(model, windows, batch=0)
+
+
+@pytest.mark.parametrize("vocabulary", [16, 1024])  # a large one's logits are computed in pieces
+def test_in_bf16_the_model_computes_in_bf16_and_losses_are_summed_in_float64(
+    text: torch.Tensor, vocabulary: int
+) -> None:
+    model = GPT(GPTConfig(vocab_size=vocabulary, context=8, depth=2, width=32, heads=2), seed=1)
+    windows = fixed_windows(text, context=8, count=900, block=60)
+    low = Precision(name="bf16")
+    with torch.inference_mode(), low.autocast(torch.device("cpu")):
+        logits = model.eval()(windows[0])
+    assert logits.dtype == torch.bfloat16
+    targets = windows[1].flatten()
+    exact = F.cross_entropy(logits.double().flatten(0, 1), targets, ignore_index=IGNORE, reduction="none")
+    found = evaluate(model, windows, precision=low)
+    assert found.nll == pytest.approx(float(exact.sum()), rel=1e-6)
+    assert found.nll != evaluate(model, windows).nll
+    assert found.loss == pytest.approx(evaluate(model, windows).loss, rel=1e-2)
+    places = evaluate_by_position(model, windows, precision=low)
+    assert [place.nll for place in places] == pytest.approx(exact.view_as(windows[1]).sum(0).tolist(), rel=1e-6)
+
+
+def test_scores_of_a_classifier_are_computed_in_the_given_precision() -> None:
+    model = torch.nn.Linear(8, 3)
+    rng = torch.Generator().manual_seed(0)
+    samples = torch.randn(50, 8, generator=rng), torch.randint(0, 3, (50,), generator=rng)
+    with torch.inference_mode(), Precision(name="bf16").autocast(torch.device("cpu")):
+        expected = F.cross_entropy(model(samples[0]).double(), samples[1])
+    assert score(model, samples, precision=Precision(name="bf16")).loss == pytest.approx(float(expected), rel=1e-12)
+    assert score(model, samples).loss != pytest.approx(float(expected), rel=1e-6)

@@ -78,6 +78,12 @@ class Precision:
         finally:
             torch.set_float32_matmul_precision(before)
 
+    @contextmanager
+    def evaluating(self, device: torch.device) -> Iterator[None]:
+        """Compute forward passes without gradients as those of a training; used for evaluation."""
+        with self.products(), self.autocast(device):
+            yield
+
     def scaler(self, device: torch.device) -> torch.amp.GradScaler | None:
         """Return the loss scaler; None if the precision needs none."""
         if self.name != "fp16":
