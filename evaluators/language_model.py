@@ -266,12 +266,13 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
 def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
     sizes = {name: genome[name] for name in ("depth", "width", "heads", "dropout")}
     context = genome.get("context", options.context)
-    return options.grown(options.shape(vocab=options.vocab, context=context, scaling=options.scaling, **sizes))
+    shape = options.shape(vocab=options.vocab, context=context, scaling=options.scaling, **sizes)
+    return options.grown(replace(shape, boundary=options.boundary))
 
 
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the text, of how it is split, and of the byte pairs learned from it."""
-    return Corpus(options.data, options.vocab, options.longest, options.holdout).fingerprint()
+    return Corpus.of(options, options.longest).fingerprint()
 
 
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:

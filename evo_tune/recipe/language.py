@@ -144,7 +144,7 @@ class LanguageTask:
         Raises:
             UsageError: See `Corpus`.
         """
-        return Corpus(self.options.data, self.options.vocab, self.longest, self.options.holdout)
+        return Corpus.of(self.options, self.longest)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -22,6 +22,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name in ("text", "other"):
         letters = rng.choice(list(b"abcdefgh \n"), 30000).astype(np.uint8)
         (folder / f"{name}.txt").write_bytes(letters.tobytes())
+    documents = [bytes(rng.choice(list(b"abcdefgh \n"), 40).astype(np.uint8)) for _ in range(700)]
+    (folder / "documents.txt").write_bytes(b"<|endoftext|>".join(documents))
     for seed, name in enumerate(("base", "other base")):
         GPT(GPTConfig(context=64, depth=1, width=16, heads=2), seed=seed).save(folder / name)
     for name in ("texts", "other_texts"):

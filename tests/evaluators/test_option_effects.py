@@ -122,6 +122,7 @@ EFFECTS: dict[str, Effect] = {
     "eval_tokens": Effect(1024),
     "data": Effect("{other}"),
     "holdout": Effect("even"),
+    "documents": Effect("mask", given={"data": "{documents}"}),
     "vocab": Effect(300),
     "context": Effect(16),
     "held_out": Effect(0.5),

@@ -16,7 +16,7 @@ import numpy as np
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
 from evo_tune.recipe.data.prepared import Preparation, Prepared, prepare
-from evo_tune.recipe.data.texts import HELD_OUT, check_length, size_of
+from evo_tune.recipe.data.texts import BOUNDARY, HELD_OUT, check_length, size_of
 from evo_tune.recipe.data.tokens import Tokenizer
 
 BLOCK = 4
@@ -37,6 +37,11 @@ class Texts(Options):
         gene=None,
         help="Held-out tenth: tail, its end; even, documents drawn by a hash; auto: tail for one document",
     )
+    documents: Literal["join", "mask"] = option(
+        "join",
+        gene=None,
+        help="Documents in a window: join, as one text; mask, a token attends only to its own document",
+    )
     vocab: int = option(
         256,
         bounds="[256, 65536]",
@@ -54,6 +59,11 @@ class Texts(Options):
         gene=None,
         help="Number of held-out bytes scored at the end; none: about 1% of the training's FLOPs",
     )
+
+    @property
+    def boundary(self) -> int | None:
+        """Token that ends a document; None where documents are joined."""
+        return BOUNDARY[0] if self.documents == "mask" else None
 
 
 def bytes_to_train_on(data: str) -> int:
@@ -82,6 +92,7 @@ class Corpus:
         vocab: Number of tokens; 256: bytes.
         longest: Longest window of any genome, in tokens.
         holdout: See `Texts`.
+        documents: See `Texts`.
 
     Raises:
         OptionError: The text is empty, or too short for such windows.
@@ -92,6 +103,17 @@ class Corpus:
     vocab: int
     longest: int
     holdout: Literal["auto", "tail", "even"] = "auto"
+    documents: Literal["join", "mask"] = "join"
+
+    @classmethod
+    def of(cls, options: Texts, longest: int) -> Corpus:
+        """Return the text of options.
+
+        Args:
+            options: Options of the text.
+            longest: See `Corpus`.
+        """
+        return cls(options.data, options.vocab, longest, options.holdout, options.documents)
 
     def __post_init__(self) -> None:
         check_length(size_of(self.data), self.longest, self.data)
@@ -104,7 +126,7 @@ class Corpus:
             OptionError: A part of the text is too short for the longest window.
             RecipeError: See `prepare`.
         """
-        wanted = Preparation(self.data, self.vocab, self.holdout)
+        wanted = Preparation(self.data, self.vocab, self.holdout, self.documents)
         if not _prepare(wanted).sound:
             _prepare.cache_clear()
         return _prepare(wanted)

@@ -136,6 +136,7 @@ class GPTConfig(ModelConfig):
         norm_eps: ε that LayerNorms add to the variance, above 0; differs from 1e-5 only in grown models.
         ffn_multiple: Divisor of the width of a SwiGLU; 64 for model files without this field.
         scaling: Parametrisation by size; None: standard.
+        boundary: Token that ends a document: tokens attend only to tokens of their own document. None: to all.
 
     Raises:
         RecipeError: A field is out of its range or does not match another.
@@ -166,6 +167,7 @@ class GPTConfig(ModelConfig):
     norm_eps: float = 1e-5
     ffn_multiple: int = 8
     scaling: Parametrisation | None = None
+    boundary: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -197,6 +199,8 @@ class GPTConfig(ModelConfig):
             raise RecipeError("extension", self.extension, f"another for heads of width {head_dim}")
 
     def _check_attention(self) -> None:
+        if self.boundary is not None:
+            check_integer("boundary", self.boundary, 0, self.vocab_size - 1)
         if self.window is not None:
             check_integer("window", self.window, 1, self.context)
         if not isinstance(self.window_pattern, str) or not self.window_pattern or set(self.window_pattern) - {*"SL"}:

@@ -184,6 +184,8 @@ def _attend_dropped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropou
 
 
 def _attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropout | None = None) -> Tensor:
+    if q.shape[1] != k.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
@@ -213,6 +215,25 @@ def _attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dro
         )
     generator.set_state(before)  # other layers draw from this generator too
     return torch.cat(rows)
+
+
+def document_mask(tokens: Tensor, boundary: int, window: int) -> Tensor:
+    """Return the keys that each query may attend to: earlier ones of its document, and its own.
+
+    Args:
+        tokens: (batch, length), integers.
+        boundary: Token that ends a document; it belongs to the document.
+        window: Tokens that a query attends to, including its own.
+
+    Returns:
+        (batch, 1, length, length), bool.
+    """
+    ends = tokens == boundary
+    document = ends.cumsum(1) - ends.long()
+    back = torch.arange(tokens.shape[1], device=tokens.device)
+    back = back[:, None] - back
+    same = document[:, :, None] == document[:, None, :]
+    return (same & (back >= 0) & (back < window))[:, None]
 
 
 def chunk_mask(chunk: int, window: int) -> Tensor:
@@ -346,7 +367,8 @@ class Attention(nn.Module):
             x: (batch, length, width).
             rotation: (2, length, head_dim / 2), from `rotary_table`; None: no rotation of queries and keys.
             mask: Mask broadcastable to (batch, heads, length, length), or if windowed from `chunk_mask`; None:
-                all tokens, or if causal all earlier ones.
+                all tokens, or if causal all earlier ones. A mask of four dimensions is complete: it is causal if the
+                attention is.
         """
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, self.heads + 2 * self.kv_heads, width // self.heads)
@@ -359,12 +381,13 @@ class Attention(nn.Module):
             q, k = rotate(q, rotation[:, :, None]), rotate(k, rotation[:, :, None])
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         dropout = self.dropout if self.dropout.active else None
-        if self.flex is not None and mask is not None and dropout is None and length == self.flex.length:
+        whole = mask is not None and mask.ndim == 4
+        if whole or mask is None or not self.windowed:
+            y = attend(q, k, v, mask, dropout, causal=self.causal and not whole, scale=self.scale)
+        elif self.flex is not None and dropout is None and length == self.flex.length:
             y = attend_by_flex(q, k, v, self.flex, self.scale)
-        elif self.windowed and mask is not None:
-            y = attend_in_window(q, k, v, mask, dropout, self.scale)
         else:
-            y = attend(q, k, v, mask, dropout, causal=self.causal, scale=self.scale)
+            y = attend_in_window(q, k, v, mask, dropout, self.scale)
         attended: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, width))
         return attended
 

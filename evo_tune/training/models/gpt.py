@@ -16,7 +16,7 @@ from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.recipe.data.tokens import BPE, Bytes, Tokenizer
 from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY, GPTConfig
 from evo_tune.training.hardware.device import run_block
-from evo_tune.training.models.block import Block, chunk_mask, rotary_frequencies, rotary_table, sinusoids
+from evo_tune.training.models.block import Block, chunk_mask, document_mask, rotary_frequencies, rotary_table, sinusoids
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.model_files import read_model, unfilled, write_model
 
@@ -181,8 +181,9 @@ class GPT(nn.Module):
         table = self.fixed if self.positions is None else self.positions.weight
         x = self.dropout(x if table is None else x + table[:length])
         rotation = None if self.rotation is None else self.rotation[:, :length]
+        masks = {window: self._mask(tokens, window) for window in set(self.config.windows)}
         for number, (block, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
-            mask = self.mask if window < length else None
+            mask = masks[window]
             x = run_block(block, number, self.recompute, x, rotation, mask)
         x = self.norm(x)
         if self.config.readout != 1.0:
@@ -191,6 +192,12 @@ class GPT(nn.Module):
             return read(x, self.embedding.weight if self.head is None else self.head.weight)
         logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
         return logits
+
+    def _mask(self, tokens: Tensor, window: int) -> Tensor | None:
+        """Return the mask of blocks of a window (see `Attention`)."""
+        if self.config.boundary is not None:
+            return document_mask(tokens, self.config.boundary, window)
+        return self.mask if window < tokens.shape[1] else None
 
     def generate(
         self,
