@@ -225,6 +225,8 @@ def _canonical(genome: dict[str, Any], genes: Mapping[str, Gene], options: Optio
         genome["kv_heads"] = min(same, default=given)
     if "ffn_mult" in genome:
         genome["ffn_mult"] = _least_alike(genome, genes["ffn_mult"], genome.get("ffn", options.ffn))
+    if "lr_head" in genome and genome.get("tied", options.tied):
+        genome["lr_head"] = genes["lr_head"].middle()
     for name in genome.keys() & idle_fields(genome.get("schedule", options.schedule)):
         genome[name] = genes[name].middle()
     return genome

@@ -17,6 +17,7 @@ from evo_tune.recipe.hardware.memory import predict_memory
 from evo_tune.recipe.models.gpt_config import Decoder, GPTConfig, Positions, flops_per_token
 from evo_tune.recipe.models.rules import Parametrising
 from evo_tune.recipe.models.starting import Growing
+from evo_tune.recipe.optim.optimisation import GroupRates
 from evo_tune.recipe.optim.schedule import Scheduling
 from evo_tune.recipe.optim.steps import Ramping
 from evo_tune.recipe.plan import Budget, Phase, Training, plan_phases, spent
@@ -27,7 +28,7 @@ MOST_EPOCHS = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageOptions(
-    Profiling, Parametrising, Growing, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts
+    Profiling, Parametrising, Growing, GroupRates, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts
 ):
     """Training options of a GPT on a text.
 

@@ -26,6 +26,7 @@ from evo_tune.training.hardware.memory import is_out_of_memory
 from evo_tune.training.models.dropout import attach_noise
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss
+from evo_tune.training.optim.optimizer import Muon
 from evo_tune.training.optim.watching import (
     Diverged,
     DivergenceWatch,
@@ -260,10 +261,17 @@ class Trainer:
         return {"device": self.device, "ranks": self.ranks, "precision": self.recipe.precision}
 
     def set_rates(self) -> float:
-        """Set this step's learning rate and weight decay in each group; return the first group's learning rate."""
+        """Set this step's rates in each group: learning rate, weight decay and Muon's momentum.
+
+        Returns:
+            The first group's learning rate.
+        """
         factor = self.recipe.schedule(self.step)
-        decay = self._weight_decay()
+        decay, optimizer = self._weight_decay(), self.recipe.optimizer
+        momentum = optimizer.momentum_at(self.step, self.recipe.schedule.steps) if isinstance(optimizer, Muon) else None
         for group in self.optimizer.param_groups:
+            if momentum is not None and "momentum" in group:
+                group["momentum"] = momentum
             group["lr"] = group["initial_lr"] * factor
             group["weight_decay"] = decay * group["decay"]
         return float(self.optimizer.param_groups[0]["lr"])

@@ -24,6 +24,14 @@ OPTIONS: dict[str, dict[str, object]] = {
     "rope": {"position": "rope", "window": 5, "qk_norm": True},
     "llama": {"position": "rope", "kv_heads": 1, "ffn": "swiglu"},
     "sinusoidal": {"position": "sinusoidal"},
+    "modern": {
+        "optimizer": "muon",
+        "norm": "rmsnorm",
+        "ffn": "relu2",
+        "softcap": 15.0,
+        "value_embeddings": True,
+        "residual_scaling": True,
+    },
     "several": {
         "optimizer": "muon",
         "weight_decay": GapDecay(patience=1),

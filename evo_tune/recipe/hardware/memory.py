@@ -130,11 +130,14 @@ def activation_bytes(
         check_integer("recompute", recompute, 1)
     tokens, d = batch * length, config.width
     e = 4 if precision == "fp32" else 2
-    blocks = [_block_bytes(config, batch, window, length, precision, device) for window in config.windows]
+    blocks = [
+        _block_bytes(config, batch, window, length, precision, device, values=values)
+        for window, values in zip(config.windows, config.embeds_values, strict=True)
+    ]
     if precision != "fp32":
         copies = e * (config.matmul_parameters - d * config.vocab_size) / config.depth
         blocks = [block + copies for block in blocks]
-    ends = tokens * ((4 + e) * d + 8 + 8)  # the last norm, its two statistics, and the tokens
+    ends = tokens * ((4 + e) * d + _statistics(config) + 8)  # the last norm, its statistics, and the tokens
     ends += tokens * d * (1 if device == "cuda" else 4) if config.dropout else 0
     ends += e * d * config.vocab_size if precision != "fp32" else 0
     if recompute is None:
@@ -143,25 +146,32 @@ def activation_bytes(
     return ends + sum(blocks) - sum(again) + 4.0 * tokens * d * len(again) + max(again)
 
 
-def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precision: str, device: str) -> float:
-    """Return the bytes that a block with a window keeps, without copies of its weights."""
+def _block_bytes(
+    config: GPTConfig, batch: int, window: int, length: int, precision: str, device: str, *, values: bool
+) -> float:
+    """Return the bytes that a block with a window keeps, without copies of its weights.
+
+    `values` says whether the block has value embeddings.
+    """
     d, f, heads = config.width, config.ffn_width, config.heads
     e = 4 if precision == "fp32" else 2
     chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
     plain = [device == "cpu" and by_products(precision, end - first) for first, _, end in chunks]
     shared = d * config.key_value_heads // heads
-    norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
+    norms = 2 * ((4 + e) * d + _statistics(config))  # inputs from the residual stream, outputs, statistics
+    scaled = 4 * d if config.residual_scaling else 0  # the residual stream before its factor
     attention = e * (d + 2 * shared) + e * d
     if config.qk_norm:
-        # Inputs (a copy if in less than float32), scaled inputs, and their root mean squares.
-        attention += (4 if e == 4 else 8) * (d + shared) + 4 * (heads + config.key_value_heads)
+        # Inputs (a copy if in less than float32) and their inverse root mean squares.
+        attention += (0 if e == 4 else 4) * (d + shared) + 4 * (heads + config.key_value_heads)
     if not all(plain):
-        # Rotated or normalised queries and keys are new; the values keep the old tensor alive.
-        attention += e * (d + shared) if config.position == "rope" or config.qk_norm else 0
+        attention += _renewed_bytes(config, e, values=values)
+    elif config.qk_norm and e == 4:
+        attention += e * (d + 2 * shared)  # the layer's output, whose views are the norms' inputs
     feed_forward = e * f * (4 if config.ffn == "swiglu" else 2)
     mask = 1 if device == "cuda" else e
     dropped = 2 * mask * d if config.dropout else 0
-    kept = float(batch * length * (norms + attention + feed_forward + dropped))
+    kept = float(batch * length * (norms + scaled + attention + feed_forward + dropped))
     for (first, start, end), products in zip(chunks, plain, strict=True):
         queries, keys = end - start, end - first
         kept += batch * _unfused_bytes(config, queries, keys, device, plain=e if products else 0)
@@ -173,6 +183,27 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precis
             kept += batch * e * d * queries  # the chunk, in addition to the joined tensor
             kept += queries * keys * mask if first < start or queries > window else 0  # the mask; on a CPU as numbers
     return kept
+
+
+def _renewed_bytes(config: GPTConfig, e: int, *, values: bool) -> int:
+    """Return the bytes per token of queries, keys and values that are not views of their layer's output.
+
+    Args:
+        config: Shape of the model.
+        e: Bytes per number in products.
+        values: Whether the block has value embeddings.
+    """
+    d, shared = config.width, config.width * config.key_value_heads // config.heads
+    rotated = config.position == "rope" or config.qk_norm
+    new = e * ((d + shared) * rotated + shared * values)
+    # Only views keep the layer's output alive. A norm keeps its inputs, which are views in float32.
+    freed = rotated and values and not (config.qk_norm and e == 4)
+    return new - e * (d + 2 * shared) * freed
+
+
+def _statistics(config: GPTConfig) -> int:
+    """Return the bytes per token of a norm's statistics: mean and inverse deviation, or inverse root mean square."""
+    return 8 if config.norm == "layernorm" else 4
 
 
 def _unfused_bytes(config: GPTConfig, queries: int, keys: int, device: str, *, plain: int) -> float:
@@ -198,9 +229,9 @@ def logit_bytes(
     """Return the peak bytes of logits and of the tensors computed from them.
 
     Logits of a small vocabulary are complete, in float32. Log-softmax, its gradient and the logits' gradient take 12
-    bytes per logit; the z-loss also keeps the logits and another gradient. Logits of a large vocabulary exist in pieces
-    (see `training.optim.losses`), in float32 and in the precision of products, with the gradients of the head and its
-    inputs.
+    bytes per logit; the z-loss also keeps the logits and another gradient; a softcap keeps its tanh. Logits of a large
+    vocabulary exist in pieces (see `training.optim.losses`), in float32 and in the precision of products, with the
+    gradients of the head and its inputs, and the derivative of a softcap.
 
     Args:
         config: Shape of the model.
@@ -211,15 +242,16 @@ def logit_bytes(
         frozen: Whether the head is frozen.
     """
     d, vocabulary = config.width, config.vocab_size
+    bound = 4.0 if config.softcap else 0.0
     if vocabulary < LARGE_VOCABULARY:
-        return (20.0 if z_loss else 12.0) * tokens * vocabulary
+        return ((20.0 if z_loss else 12.0) + bound) * tokens * vocabulary
     words = min(tokens, tokens_in_piece(vocabulary, device)) * vocabulary
     gradients = 4.0 * d * (tokens + (0 if frozen else vocabulary))
     if precision == "fp32":
-        return 4.0 * words + gradients
+        return (4.0 + bound) * words + gradients
     # The head's gradient of one piece; on a CPU also a float32 copy before it is added to the sum.
     added = 0.0 if frozen else (6.0 if device == "cpu" else 2.0) * d * vocabulary
-    return max(6.0 * words, 2.0 * words + added) + gradients
+    return max(6.0 * words, (4.0 + bound) * words, 2.0 * words + added) + gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -455,7 +487,8 @@ def tuning_memory(base: Base, new: NewWeights, window: int, batch: int, **setup:
         again = -(-base.depth // made.recompute)
         kept *= (base.depth - again + 1) / base.depth
         kept += 4.0 * batch * window * base.width * again
-    head = GPTConfig(vocab_size=base.vocab_size, width=base.width, heads=1)
+    softcap = 0.0 if base.gpt is None else base.gpt.softcap
+    head = GPTConfig(vocab_size=base.vocab_size, width=base.width, heads=1, softcap=softcap)
     logits = made.logits(head, batch * window, frozen=True)
     return Memory(made.states(trained) + frozen, kept, logits, LIBRARIES[made.device])
 

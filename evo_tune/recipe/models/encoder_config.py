@@ -51,6 +51,8 @@ class EncoderConfig(ModelConfig):
     norm_eps: ClassVar[float] = 1e-5
     qk_norm: ClassVar[bool] = False
     ffn: ClassVar[str] = "gelu"
+    norm: ClassVar[str] = "layernorm"
+    residual_scaling: ClassVar[bool] = False
 
     classes: int
     depth: int = 4

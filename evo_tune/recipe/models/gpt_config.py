@@ -132,8 +132,14 @@ class GPTConfig(ModelConfig):
         window_pattern: Attention of each block, repeated from the first on: S for the window, L for all tokens.
         kv_heads: Heads of keys and values, a divisor of heads (grouped-query attention); None: heads.
         qk_norm: Whether queries and keys are normalised before their product.
-        ffn: 'gelu' or 'swiglu'.
-        norm_eps: ε that LayerNorms add to the variance, above 0; differs from 1e-5 only in grown models.
+        ffn: 'gelu', 'swiglu' or 'relu2' (squared ReLU; Primer, arXiv:2109.08668).
+        norm: 'layernorm' or 'rmsnorm' (arXiv:1910.07467).
+        softcap: Bound c of the logits, c · tanh(logits / c) (Gemma 2, arXiv:2408.00118); 0: no bound.
+        value_embeddings: Whether every second block, from the last one back, adds an embedding of each token to its
+            values. The embeddings begin at zero.
+        residual_scaling: Whether each block takes λ · x + μ · x₀ instead of the residual stream x, where x₀ is the
+            first block's input. λ and μ are learned; they begin at 1 and 0.
+        norm_eps: ε that norms add to the variance or mean square, above 0; differs from 1e-5 only in grown models.
         ffn_multiple: Divisor of the width of a SwiGLU; 64 for model files without this field.
         scaling: Parametrisation by size; None: standard.
         boundary: Token that ends a document: tokens attend only to tokens of their own document. None: to all.
@@ -164,6 +170,10 @@ class GPTConfig(ModelConfig):
     kv_heads: int | None = None
     qk_norm: bool = False
     ffn: str = "gelu"
+    norm: str = "layernorm"
+    softcap: float = 0.0
+    value_embeddings: bool = False
+    residual_scaling: bool = False
     norm_eps: float = 1e-5
     ffn_multiple: int = 8
     scaling: Parametrisation | None = None
@@ -180,7 +190,7 @@ class GPTConfig(ModelConfig):
         check_number("dropout", self.dropout, "[0, 1)")
         check_number("attention_dropout", self.attention_dropout, "[0, 1)")
         check_name("init", self.init, ("normal", "fan_in"))
-        for name in ("bias", "tied", "qk_norm"):
+        for name in ("bias", "tied", "qk_norm", "value_embeddings", "residual_scaling"):
             if not isinstance(getattr(self, name), bool):
                 raise RecipeError(name, getattr(self, name), "true or false")
         self._check_positions()
@@ -209,7 +219,9 @@ class GPTConfig(ModelConfig):
             check_integer("kv_heads", self.kv_heads, 1)
             if self.heads % self.kv_heads:
                 raise RecipeError("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
-        check_name("ffn", self.ffn, ("gelu", "swiglu"))
+        check_name("ffn", self.ffn, ("gelu", "swiglu", "relu2"))
+        check_name("norm", self.norm, ("layernorm", "rmsnorm"))
+        check_number("softcap", self.softcap, "[0, inf)")
         check_number("norm_eps", self.norm_eps, "(0, 1)")
         check_integer("ffn_multiple", self.ffn_multiple, 1)
 
@@ -228,6 +240,11 @@ class GPTConfig(ModelConfig):
         """Tokens that a token attends to, for each block."""
         letters = (self.window_pattern[layer % len(self.window_pattern)] for layer in range(self.depth))
         return tuple(self.context if self.window is None or letter == "L" else self.window for letter in letters)
+
+    @property
+    def embeds_values(self) -> tuple[bool, ...]:
+        """Whether each block has value embeddings."""
+        return tuple(self.value_embeddings and (self.depth - layer) % 2 == 1 for layer in range(self.depth))
 
     @property
     def chunk(self) -> int:
@@ -278,14 +295,16 @@ class GPTConfig(ModelConfig):
         """Number of trainable parameters, with a tied head counted once."""
         d = self.width
         norms = (2 * self.depth + 1) * d
-        if self.bias:
+        if self.bias and self.norm == "layernorm":
             norms *= 2
         if self.qk_norm:
             norms += self.depth * 2 * (d // self.heads)
         embeddings = (self.vocab_size + (self.context if self.position == "learned" else 0)) * d
+        embeddings += sum(self.embeds_values) * self.vocab_size * d * self.key_value_heads // self.heads
         biases = self.depth * self.block_outputs if self.bias else 0
+        scales = 2 * self.depth if self.residual_scaling else 0
         head = d * self.vocab_size
-        return self.matmul_parameters - head + norms + embeddings + biases + (0 if self.tied else head)
+        return self.matmul_parameters - head + norms + embeddings + biases + scales + (0 if self.tied else head)
 
 
 def hidden_width(width: int, ffn_mult: float, ffn: str = "gelu", multiple: int = 8) -> int:
@@ -320,7 +339,9 @@ class Windows(Options):
 class Architecture(Options):
     """Blocks."""
 
-    ffn: Literal["gelu", "swiglu"] = option("gelu", help="Type of the feed-forward layers")
+    ffn: Literal["gelu", "swiglu", "relu2"] = option(
+        "gelu", help="Type of the feed-forward layers; relu2 is the square of a ReLU"
+    )
     ffn_mult: float = option(
         4.0,
         bounds="(0, 64]",
@@ -332,7 +353,15 @@ class Architecture(Options):
         bounds="[1, inf)",
         help="Maximum heads of keys and values, rounded down to a divisor of heads; none: heads",
     )
+    norm: Literal["layernorm", "rmsnorm"] = option("layernorm", help="Norm of the inputs of each layer and of the head")
     qk_norm: bool = option(False, help="Normalise queries and keys before their product")
+    value_embeddings: bool = option(False, help="Add embeddings of the tokens to the values of every second block")
+    residual_scaling: bool = option(
+        False, help="Learn factors of the residual stream and of the first block's input, for each block"
+    )
+    softcap: float = option(
+        0.0, bounds="[0, inf)", gene="0.0|15.0|30.0", help="Bound c of the logits, by c·tanh(logits/c); 0: no bound"
+    )
     bias: bool = option(False, help="Add biases to linear layers and norms")
     tied: bool = option(True, help="Share the weights of embedding and output head")
     attention_dropout: float = option(0.0, bounds="[0, 1)", help="Dropout of the attention weights")
@@ -402,6 +431,10 @@ class Decoder(Extending, Architecture, Windows, Positions):
             kv_heads=divisor_below(heads, self.kv_heads),
             qk_norm=self.qk_norm,
             ffn=self.ffn,
+            norm=self.norm,
+            softcap=self.softcap,
+            value_embeddings=self.value_embeddings,
+            residual_scaling=self.residual_scaling,
             scaling=scaling,
         )
 

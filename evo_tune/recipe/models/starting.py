@@ -1,7 +1,7 @@
 """Options and shape of a smaller model that is trained first and then grown, without torch.
 
 The smaller shape follows from the final one. Channels per head are equal, so that the attention scale and the rotary
-angles stay the same. The norms of the final model reproduce the small model's mean and variance (see
+angles stay the same. The norms of the final model reproduce the small model's mean and variance, or mean square (see
 `training.models.growth`).
 """
 
@@ -111,6 +111,22 @@ def grown_eps(small: int, width: int) -> float:
     return 1e-5 * (copies(small, width) * small / width)
 
 
+def places(old: int, new: int) -> dict[int, int]:
+    """Return the number of each old block in a deeper model, where they are evenly spread.
+
+    Args:
+        old: Depth of the model.
+        new: Depth of the deeper model.
+    """
+    return {block: (block + 1) * new // old - 1 for block in range(old)}
+
+
+def keeps_values(old: GPTConfig, new: GPTConfig) -> bool:
+    """Return whether all blocks with value embeddings have them in a deeper model too."""
+    pairs = places(old.depth, new.depth).items()
+    return all(new.embeds_values[place] for block, place in pairs if old.embeds_values[block])
+
+
 def small_of(config: GPTConfig, depth: int, width: int) -> GPTConfig:
     """Return the shape of the smaller model that grows into `config`.
 
@@ -138,4 +154,7 @@ def small_of(config: GPTConfig, depth: int, width: int) -> GPTConfig:
         raise RecipeError(
             "grow_from", given, f"a width whose {heads} heads share keys as the model's {config.heads} do"
         )
-    return replace(config, depth=depth, width=width, heads=heads, kv_heads=kv_heads, norm_eps=1e-5)
+    small = replace(config, depth=depth, width=width, heads=heads, kv_heads=kv_heads, norm_eps=1e-5)
+    if not keeps_values(small, config):
+        raise RecipeError("grow_from", given, f"half the model's depth {config.depth} with value_embeddings, or all")
+    return small

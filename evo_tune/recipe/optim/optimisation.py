@@ -51,6 +51,45 @@ def scaled_betas(betas: tuple[float, float], batch: float, reference: float, rul
     return (first, second) if batch != reference else betas
 
 
+FIRST_MOMENTUM = 0.85
+"""Muon's momentum at the first step of its warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Factors on the learning rate of groups of parameters; hidden matrices have the learning rate itself.
+
+    Args:
+        embedding: Factor for embeddings of tokens, positions and values, and for a head that shares their weights.
+        head: Factor for a head with its own weights.
+        vectors: Factor for gains, biases and other parameters without two dimensions.
+
+    Raises:
+        RecipeError: A factor is out of its range.
+    """
+
+    embedding: float = 1.0
+    head: float = 1.0
+    vectors: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "head", "vectors"):
+            check_number(f"lr_{name}", getattr(self, name), "(0, 1000]")
+
+    def factor(self, kind: str, dimensions: int) -> float:
+        """Return the factor of a parameter.
+
+        Args:
+            kind: One of `recipe.models.rules.KINDS`.
+            dimensions: Number of its dimensions.
+        """
+        if kind == "embedding":
+            return self.embedding
+        if dimensions < 2:
+            return self.vectors
+        return self.head if kind == "head" else 1.0
+
+
 Self = TypeVar("Self", bound="Optimisation")
 
 
@@ -72,6 +111,12 @@ class Optimisation(Options):
     )
     eps: float = option(1e-8, bounds="(0, 1)", help="adamw, muon: added to the root of the second moment")
     momentum: float = option(0.95, bounds="[0, 0.99999]", help="muon, sgd: momentum of the gradient")
+    momentum_warmup: float = option(
+        0.0,
+        bounds="[0, 1]",
+        gene="0.0|0.1|0.3",
+        help="muon: share of the steps in which momentum rises from 0.85",
+    )
     lr_rule: Literal["none", "sqrt", "linear"] = option(
         "none",
         help="Scaling of the learning rate from the default batch to another; sqrt scales Adam's betas too",
@@ -90,6 +135,11 @@ class Optimisation(Options):
         return "adamw" if self.optimizer == "auto" else self.optimizer
 
     @property
+    def group_rates(self) -> Rates:
+        """Factors on the learning rate of groups of parameters."""
+        return Rates()
+
+    @property
     def lr_factor(self) -> float:
         """Factor on bounds and default of an AdamW learning rate for this optimizer."""
         return 50.0 if self.optimizer == "sgd" else 1.0
@@ -101,6 +151,31 @@ class Optimisation(Options):
             RecipeError: It is out of range.
         """
         check_number("lr", lr, "(0, 10]" if self.optimizer == "sgd" else "(0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRates(Optimisation):
+    """Learning rates of groups of parameters."""
+
+    lr_embedding: float = option(
+        1.0,
+        bounds="(0, 1000]",
+        gene="0.1|0.3|1.0|3.0|10.0",
+        help="Factor on the learning rate of embeddings, and of a tied head",
+    )
+    lr_head: float = option(
+        1.0, bounds="(0, 1000]", gene="0.1|0.3|1.0|3.0|10.0", help="Factor on the learning rate of an untied head"
+    )
+    lr_vectors: float = option(
+        1.0,
+        bounds="(0, 1000]",
+        gene="0.1|0.3|1.0|3.0|10.0",
+        help="Factor on the learning rate of gains, biases and residual factors",
+    )
+
+    @property
+    def group_rates(self) -> Rates:
+        return Rates(embedding=self.lr_embedding, head=self.lr_head, vectors=self.lr_vectors)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from evo_tune.options.bounds import check_name
 from evo_tune.recipe.models.encoder_config import EncoderConfig
 from evo_tune.recipe.models.gpt_config import LONGEST_DROPPED, GPTConfig, by_products, causal_chunk, window_chunks
 from evo_tune.training.models.dropout import Dropout
+from evo_tune.training.models.functions import RMSNorm, squared_relu
 
 _SLOW, _FAST = 1.0, 32.0  # turns within T: pairs below are interpolated, pairs above unchanged (YaRN's α, β)
 
@@ -344,9 +345,12 @@ class Attention(nn.Module):
     Args:
         config: Shape of the model.
         windowed: Whether the mask is that of a window (see `chunk_mask`).
+        vocabulary: Number of tokens with value embeddings; None: none.
     """
 
-    def __init__(self, config: GPTConfig | EncoderConfig, *, windowed: bool = False) -> None:
+    def __init__(
+        self, config: GPTConfig | EncoderConfig, *, windowed: bool = False, vocabulary: int | None = None
+    ) -> None:
         super().__init__()
         self.windowed = windowed
         self.flex: FlexMask | None = None  # set by `stepping.averaging.compile_blocks`
@@ -357,10 +361,17 @@ class Attention(nn.Module):
         self.qkv = FusedLinear(width, (width, *2 * (self.kv_heads * head_dim,)), bias=config.bias)
         self.out = nn.Linear(width, width, bias=config.bias)
         # Large queries and keys make attention collapse at high learning rates (arXiv:2302.05442).
-        self.q_norm = nn.RMSNorm(head_dim) if config.qk_norm else None
-        self.k_norm = nn.RMSNorm(head_dim) if config.qk_norm else None
+        self.q_norm = RMSNorm(head_dim) if config.qk_norm else None
+        self.k_norm = RMSNorm(head_dim) if config.qk_norm else None
+        self.values = None if vocabulary is None else nn.Embedding(vocabulary, self.kv_heads * head_dim)
 
-    def forward(self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Tensor | None = None,
+        mask: Tensor | None = None,
+        tokens: Tensor | None = None,
+    ) -> Tensor:
         """Attend.
 
         Args:
@@ -369,6 +380,7 @@ class Attention(nn.Module):
             mask: Mask broadcastable to (batch, heads, length, length), or if windowed from `chunk_mask`; None:
                 all tokens, or if causal all earlier ones. A mask of four dimensions is complete: it is causal if the
                 attention is.
+            tokens: (batch, length), required by value embeddings.
         """
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, self.heads + 2 * self.kv_heads, width // self.heads)
@@ -379,6 +391,8 @@ class Attention(nn.Module):
             q, k = self.q_norm(q.to(dtype)).to(q.dtype), self.k_norm(k.to(dtype)).to(k.dtype)
         if rotation is not None:
             q, k = rotate(q, rotation[:, :, None]), rotate(k, rotation[:, :, None])
+        if self.values is not None:
+            v = v + self.values(tokens).view(v.shape).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         dropout = self.dropout if self.dropout.active else None
         whole = mask is not None and mask.ndim == 4
@@ -393,11 +407,12 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU in between, or with a gate (SwiGLU, arXiv:2002.05202)."""
+    """Two linear layers with a GELU, a squared ReLU or a gate (SwiGLU, arXiv:2002.05202) in between."""
 
     def __init__(self, config: GPTConfig | EncoderConfig) -> None:
         super().__init__()
         self.gated = config.ffn == "swiglu"
+        self.activation = squared_relu if config.ffn == "relu2" else F.gelu
         self.up = FusedLinear(config.width, (config.ffn_width,) * (2 if self.gated else 1), bias=config.bias)
         self.out = nn.Linear(config.ffn_width, config.width, bias=config.bias)
 
@@ -407,29 +422,60 @@ class FeedForward(nn.Module):
             gate, value = hidden.chunk(2, -1)
             hidden = F.silu(gate) * value
         else:
-            hidden = F.gelu(hidden)
+            hidden = self.activation(hidden)
         y: Tensor = self.out(hidden)
         return y
+
+
+def norm_of(config: GPTConfig | EncoderConfig) -> nn.Module:
+    """Return a norm of the residual stream."""
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.width, eps=config.norm_eps)
+    return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
 
 
 class Block(nn.Module):
     """Attention and feed-forward layer, each as pre-norm residual branch, multiplied by `config.branch`.
 
-    `windowed` is as in `Attention`.
+    `windowed` and `vocabulary` are as in `Attention`.
     """
 
-    def __init__(self, config: GPTConfig | EncoderConfig, *, windowed: bool = False) -> None:
+    def __init__(
+        self, config: GPTConfig | EncoderConfig, *, windowed: bool = False, vocabulary: int | None = None
+    ) -> None:
         super().__init__()
         self.branch = config.branch
-        self.attention_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
-        self.attention = Attention(config, windowed=windowed)
-        self.ffn_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
+        self.attention_norm = norm_of(config)
+        self.attention = Attention(config, windowed=windowed, vocabulary=vocabulary)
+        self.ffn_norm = norm_of(config)
         self.ffn = FeedForward(config)
+        # λ and μ of `GPTConfig.residual_scaling`.
+        self.scales = nn.Parameter(torch.tensor([1.0, 0.0])) if config.residual_scaling else None
         # Separate layers, since each has its own noise.
         self.dropout: nn.Module = Dropout(config.dropout)
         self.ffn_dropout: nn.Module = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Tensor | None = None,
+        mask: Tensor | None = None,
+        tokens: Tensor | None = None,
+        first: Tensor | None = None,
+    ) -> Tensor:
+        """Return the residual stream after the block.
+
+        Args:
+            x: Residual stream, (batch, length, width).
+            rotation: See `Attention.forward`.
+            mask: See `Attention.forward`.
+            tokens: See `Attention.forward`.
+            first: Input of the first block, same shape as `x`; required by residual scaling.
+        """
+        if self.scales is not None:
+            assert first is not None
+            x = self.scales[0] * x + self.scales[1] * first
         # One kernel for any factor.
-        x = torch.add(x, self.dropout(self.attention(self.attention_norm(x), rotation, mask)), alpha=self.branch)
+        attended = self.attention(self.attention_norm(x), rotation, mask, tokens)
+        x = torch.add(x, self.dropout(attended), alpha=self.branch)
         return torch.add(x, self.ffn_dropout(self.ffn(self.ffn_norm(x))), alpha=self.branch)

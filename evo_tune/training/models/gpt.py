@@ -16,8 +16,17 @@ from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.recipe.data.tokens import BPE, Bytes, Tokenizer
 from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY, GPTConfig
 from evo_tune.training.hardware.device import run_block
-from evo_tune.training.models.block import Block, chunk_mask, document_mask, rotary_frequencies, rotary_table, sinusoids
+from evo_tune.training.models.block import (
+    Block,
+    chunk_mask,
+    document_mask,
+    norm_of,
+    rotary_frequencies,
+    rotary_table,
+    sinusoids,
+)
 from evo_tune.training.models.dropout import Dropout
+from evo_tune.training.models.functions import capped
 from evo_tune.training.models.model_files import read_model, unfilled, write_model
 
 
@@ -104,8 +113,11 @@ class GPT(nn.Module):
             self.embedding = nn.Embedding(config.vocab_size, config.width)
             self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
             self.dropout = Dropout(config.dropout)
-            self.blocks = nn.ModuleList(Block(config, windowed=window < config.context) for window in config.windows)
-            self.norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
+            self.blocks = nn.ModuleList(
+                Block(config, windowed=window < config.context, vocabulary=config.vocab_size if embeds else None)
+                for window, embeds in zip(config.windows, config.embeds_values, strict=True)
+            )
+            self.norm = norm_of(config)
             self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self._initialise(torch.Generator().manual_seed(seed))
         self._register_tables()
@@ -135,12 +147,14 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
-        """Draw the weights according to `GPTConfig.init`; norms begin as identities."""
+        """Draw the weights according to `GPTConfig.init`; norms and residual scaling begin as identities."""
         for name, parameter in self.named_parameters():
             if "norm" in name:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-            elif name.endswith("bias"):
+            elif name.endswith(("bias", ".values.weight")):
                 parameter.zero_()
+            elif name.endswith(".scales"):
+                parameter.copy_(torch.tensor([1.0, 0.0]))
             else:
                 parameter.normal_(0.0, self._std(name, parameter), generator=generator)
 
@@ -160,13 +174,13 @@ class GPT(nn.Module):
         plain = self.head is None or type(self.head) is nn.Linear
         return plain and self.config.vocab_size >= LARGE_VOCABULARY
 
-    def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
+    def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor, float], Any] | None = None) -> Any:
         """Return logits for the token after each position.
 
         Args:
             tokens: (batch, length), integers below vocab_size; length up to the context.
-            read: Function called instead of computing logits, with the head's inputs, (batch, length, width), and
-                weight, (vocab_size, width); for models with `in_pieces`.
+            read: Function called instead of computing logits, with the head's inputs, (batch, length, width), its
+                weight, (vocab_size, width), and the softcap; for models with `in_pieces`.
 
         Returns:
             (batch, length, vocab_size); or the result of `read`.
@@ -181,17 +195,18 @@ class GPT(nn.Module):
         table = self.fixed if self.positions is None else self.positions.weight
         x = self.dropout(x if table is None else x + table[:length])
         rotation = None if self.rotation is None else self.rotation[:, :length]
+        first = x if self.config.residual_scaling else None
         masks = {window: self._mask(tokens, window) for window in set(self.config.windows)}
         for number, (block, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
             mask = masks[window]
-            x = run_block(block, number, self.recompute, x, rotation, mask)
+            x = run_block(block, number, self.recompute, x, rotation, mask, tokens, first)
         x = self.norm(x)
         if self.config.readout != 1.0:
             x = x * self.config.readout
         if read is not None:
-            return read(x, self.embedding.weight if self.head is None else self.head.weight)
+            return read(x, self.embedding.weight if self.head is None else self.head.weight, self.config.softcap)
         logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
-        return logits
+        return capped(logits, self.config.softcap)
 
     def _mask(self, tokens: Tensor, window: int) -> Tensor | None:
         """Return the mask of blocks of a window (see `Attention`)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.models.gpt_config import GPTConfig
-from evo_tune.recipe.models.starting import copies
+from evo_tune.recipe.models.starting import copies, keeps_values, places
 from evo_tune.training.models.gpt import GPT
 
 
@@ -26,7 +26,7 @@ def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None,
         seed: Seed of the new weights that are not initially zero.
 
     Raises:
-        RecipeError: A size would shrink, or blocks with and without a window would change places.
+        RecipeError: A size would shrink, or blocks with and without a window or value embeddings would change places.
     """
     old = model.config
     depth, ffn_mult = depth or old.depth, ffn_mult or old.ffn_mult
@@ -36,6 +36,8 @@ def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None,
         raise RecipeError("ffn_mult", ffn_mult, f"{old.ffn_mult} or more")
     if depth > old.depth and len({*old.windows, *config.windows}) > 1:
         raise RecipeError("depth", depth, f"{old.depth} with window_pattern={old.window_pattern!r}")
+    if not keeps_values(old, config):
+        raise RecipeError("depth", depth, f"{old.depth} or {2 * old.depth} with value_embeddings")
     grown = GPT(config, seed, recompute=model.recompute)
     ours, theirs = dict(grown.named_parameters()), dict(model.named_parameters())
     with torch.no_grad():
@@ -65,14 +67,14 @@ def made_up(name: str, old: GPTConfig, new: GPTConfig) -> float:
 
 def sources(model: GPT, grown: GPT) -> dict[str, str | None]:
     """Return, for each parameter of the grown model, the name of the old one that it continues; None if it is new."""
-    old, new = model.config.depth, grown.config.depth
-    places = {(block + 1) * new // old - 1: block for block in range(old)}  # evenly spread
+    blocks = {place: block for block, place in places(model.config.depth, grown.config.depth).items()}
+    known = {name for name, _ in model.named_parameters()}
     found: dict[str, str | None] = {}
     for name, _ in grown.named_parameters():
         parts = name.split(".")
         if parts[0] == "blocks":
-            block = places.get(int(parts[1]))
-            found[name] = None if block is None else ".".join(("blocks", str(block), *parts[2:]))
+            source = ".".join(("blocks", str(blocks.get(int(parts[1]))), *parts[2:]))
+            found[name] = source if source in known else None
         else:
             found[name] = name
     return found
@@ -175,6 +177,8 @@ class _Maps:
             return self._spread(old, 1)
         if columns == "inner":  # new columns are zero
             return _taken(old, self._inner(name), 1)
+        if columns == "values":
+            return _taken(old, self._values(), 1)
         if columns == "read":
             old = self._shared(old, fresh, self._rows(rows, name))
         if rows == "inner":
@@ -209,6 +213,8 @@ class _Maps:
             value = _taken(value, self.stream, 1)
         elif columns == "inner":
             value = _taken(value, self._inner(name), 1)
+        elif columns == "values":
+            value = _taken(value, self._values(), 1)
         return value
 
     def _is_norm(self, name: str) -> bool:
@@ -221,7 +227,8 @@ class _Maps:
         return scale / self.copies if name.startswith("norm.") and self.new.tied else scale
 
     def _norm(self, name: str, old: Tensor) -> Tensor:
-        spread = self._spread(old, 0) * self._norm_scale(name)
+        # Gains of the remaining channels of an RMSNorm are not zero, or these channels would never learn.
+        spread = self._spread(old, 0, mean=True) * self._norm_scale(name)
         if name.endswith("bias"):  # the channels of the mean stay zero
             spread[self.copies * self.old.width :] = 0.0
         return spread
@@ -233,11 +240,13 @@ class _Maps:
             return "", "made"
         if parts[0] == "head":
             return "", "read"
+        if parts[-2] == "values":
+            return "", "values"
         if parts[-2] in ("qkv", "up"):
             return "inner", "read" if parts[-1] == "weight" else ""
         if parts[-2] == "out":
             return "stream", "inner" if parts[-1] == "weight" else ""
-        return "", ""  # gains of query and key norms
+        return "", ""  # gains of query and key norms, factors of the residual stream
 
     def _rows(self, rows: str, name: str) -> list[int]:
         """Return the old row of each new row; -1 for a new one."""
@@ -277,11 +286,22 @@ class _Maps:
                 places += [first + group if group < old.key_value_heads else -1 for group in groups]
         return [place * size + i if place >= 0 else -1 for place in places for i in range(size)]
 
-    def _spread(self, old: Tensor, axis: int) -> Tensor:
-        """Return values to write to the stream: copies, then their mean in the remaining channels."""
+    def _values(self) -> list[int]:
+        """Return the old channel of each new channel of value embeddings; -1 for a new one."""
+        size, known = self.new.width // self.new.heads, self.old.key_value_heads
+        return [i if i < known * size else -1 for i in range(self.new.key_value_heads * size)]
+
+    def _spread(self, old: Tensor, axis: int, *, mean: bool = False) -> Tensor:
+        """Return values to write to the stream: copies, then the same value in each remaining channel.
+
+        That value is the mean, which preserves mean and variance up to a factor. For an RMSNorm it is zero, which
+        preserves the mean square up to the same factor. `mean` takes the mean for both.
+        """
         left = self.new.width - self.copies * self.old.width
-        mean = old.mean(axis, keepdim=True)
-        return torch.cat([old] * self.copies + [mean] * left, axis)
+        rest = old.mean(axis, keepdim=True)
+        if self.new.norm == "rmsnorm" and not mean:
+            rest = torch.zeros_like(rest)
+        return torch.cat([old] * self.copies + [rest] * left, axis)
 
     def _shared(self, old: Tensor, fresh: Tensor, rows: Sequence[int]) -> Tensor:
         """Return weights that read the stream, divided among the copies; those of the mean's channels are arbitrary."""

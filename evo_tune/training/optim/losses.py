@@ -22,6 +22,10 @@ from torch import Tensor
 from evo_tune.errors import RecipeError
 from evo_tune.recipe.models.gpt_config import tokens_in_piece
 from evo_tune.training.hardware.device import IGNORE
+from evo_tune.training.models.functions import capped
+
+OfPieces = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""Function of the head's inputs, its weight and the softcap: `summed_in_pieces` with the other arguments given."""
 
 
 class Loss(ABC):
@@ -51,8 +55,8 @@ class Loss(ABC):
         share = self.summed(outputs, targets) / n
         return share, share
 
-    def of_pieces(self, targets: Tensor, factor: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-        """Return a function of the head's inputs and weight that replaces the outputs; None: outputs are needed.
+    def of_pieces(self, targets: Tensor, factor: Tensor) -> OfPieces | None:
+        """Return a function that replaces the outputs; None: outputs are needed.
 
         Args:
             targets: See `summed`.
@@ -85,7 +89,7 @@ class CrossEntropy(Loss):
         entropy = cross_entropy_sum(outputs, targets) / n
         return entropy, entropy + (self.z_loss / n) * z_sum(outputs, targets) if self.z_loss else entropy
 
-    def of_pieces(self, targets: Tensor, factor: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    def of_pieces(self, targets: Tensor, factor: Tensor) -> OfPieces | None:
         if targets.is_floating_point():
             return None
         return partial(summed_in_pieces, targets=targets, z_loss=self.z_loss, factor=factor)
@@ -129,13 +133,20 @@ def z_sum(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def summed_in_pieces(
-    x: Tensor, weight: Tensor, *, targets: Tensor, z_loss: float = 0.0, factor: Tensor | float = 1.0
+    x: Tensor,
+    weight: Tensor,
+    softcap: float = 0.0,
+    *,
+    targets: Tensor,
+    z_loss: float = 0.0,
+    factor: Tensor | float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of the logits x · weightᵀ without holding all logits in memory.
 
     Args:
         x: (…, width); under autocast, products use its precision, as those of a linear layer do; the rest uses float32.
         weight: (vocabulary, width).
+        softcap: Bound of the logits (see `capped`); 0: no bound.
         targets: (…), class numbers or IGNORE.
         z_loss: Weight of `z_sum` added to the cross-entropy.
         factor: Scalar factor of the minimised loss. It is applied here, not afterwards, so that gradients computed in
@@ -148,23 +159,26 @@ def summed_in_pieces(
     x, targets = x.flatten(0, -2), targets.flatten()
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    minimised, loss = _Pieces.apply(x, weight, targets, z_loss, factor, dtype)  # type: ignore[no-untyped-call]
+    minimised, loss = _Pieces.apply(x, weight, targets, softcap, z_loss, factor, dtype)  # type: ignore[no-untyped-call]
     return minimised, loss
 
 
-def losses_in_pieces(x: Tensor, weight: Tensor, *, targets: Tensor) -> Tensor:
+def losses_in_pieces(x: Tensor, weight: Tensor, softcap: float = 0.0, *, targets: Tensor) -> Tensor:
     """Return the cross-entropy of each target for the logits x · weightᵀ, (…), in nats, 0 for IGNORE; without gradient.
 
     Args:
         x: (…, width).
         weight: (vocabulary, width).
+        softcap: Bound of the logits (see `capped`); 0: no bound.
         targets: (…), class numbers or IGNORE.
     """
     size = tokens_in_piece(len(weight), x.device.type)
     with torch.no_grad():
         pairs = zip(x.flatten(0, -2).split(size), targets.flatten().split(size), strict=True)  # type: ignore[no-untyped-call]
         losses = [
-            F.cross_entropy(F.linear(rows, weight).float(), aims, ignore_index=IGNORE, reduction="none")
+            F.cross_entropy(
+                capped(F.linear(rows, weight).float(), softcap), aims, ignore_index=IGNORE, reduction="none"
+            )
             for rows, aims in pairs
         ]
     return torch.cat(losses).view_as(targets)
@@ -173,7 +187,14 @@ def losses_in_pieces(x: Tensor, weight: Tensor, *, targets: Tensor) -> Tensor:
 class _Pieces(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, z_loss: float, factor: Tensor | float, dtype: torch.dtype
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        softcap: float,
+        z_loss: float,
+        factor: Tensor | float,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         size = tokens_in_piece(len(weight), x.device.type)
         with torch.autocast(x.device.type, enabled=False):
@@ -184,7 +205,7 @@ class _Pieces(torch.autograd.Function):
             minimised = loss = torch.zeros((), dtype=wide, device=x.device)
             for first in range(0, len(x), size):
                 rows, aims = x[first : first + size].to(dtype), targets[first : first + size]
-                entropy, z, slope = _piece(F.linear(rows, low).to(wide), aims, z_loss)
+                entropy, z, slope = _piece(F.linear(rows, low).to(wide), aims, softcap, z_loss)
                 loss, minimised = loss + entropy, minimised + (entropy + z_loss * z) * factor
                 slope = slope.mul_(factor).to(dtype)
                 if of_x is not None:
@@ -202,17 +223,22 @@ class _Pieces(torch.autograd.Function):
     def backward(ctx: Any, by: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         slopes = tuple(None if slope is None else slope.mul_(by) for slope in ctx.slopes)
         ctx.slopes = None  # multiplied in place to save a copy, so backward works only once
-        return *slopes, None, None, None, None
+        return *slopes, None, None, None, None, None
 
 
-def _piece(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+def _piece(logits: Tensor, targets: Tensor, softcap: float, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the summed cross-entropy, the summed squares of log Σ exp, and the gradient of their weighted sum.
 
     Args:
         logits: (tokens, vocabulary); overwritten by the gradient.
         targets: (tokens), class numbers or IGNORE.
+        softcap: Bound of the logits (see `capped`); 0: no bound.
         z_loss: Weight of the squares.
     """
+    bend = None
+    if softcap:
+        bend = logits.div_(softcap).tanh_().square().neg_().add_(1.0)  # 1 − tanh², the derivative of the bound
+        logits.mul_(softcap)
     valid, aims = targets != IGNORE, targets.clamp(min=0)[:, None]
     largest = logits.amax(1, keepdim=True)
     picked = logits.gather(1, aims) - largest
@@ -224,4 +250,6 @@ def _piece(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tens
     weight = valid[:, None].to(slope.dtype)
     slope.mul_((1.0 + 2.0 * z_loss * z) * weight / total)
     slope.scatter_add_(1, aims, -weight)
+    if bend is not None:
+        slope.mul_(bend)
     return entropy, z.square().sum(), slope

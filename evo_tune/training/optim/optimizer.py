@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
 from evo_tune.recipe.models.rules import Factors
+from evo_tune.recipe.optim.optimisation import FIRST_MOMENTUM, Rates
 
 _MATMULS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.modules.conv._ConvNd)
 
@@ -70,10 +71,10 @@ def kinds_of(model: nn.Module) -> dict[nn.Parameter, str]:
     }
     kinds: dict[nn.Parameter, str] = {}
     for name, weight in model.named_parameters():
-        if name.startswith("blocks."):
-            kinds[weight] = "hidden" if weight in matrices else "block"
-        elif weight in embeddings:
+        if weight in embeddings:
             kinds[weight] = "embedding"
+        elif name.startswith("blocks."):
+            kinds[weight] = "hidden" if weight in matrices else "block"
         else:
             kinds[weight] = "head" if weight in heads else "other"
     return kinds
@@ -84,44 +85,73 @@ def _of_heads(model: nn.Module) -> set[nn.Parameter]:
     return {p for name, module in model.named_modules() if name.split(".")[-1] == "head" for p in module.parameters()}
 
 
-def split_by_factors(
-    parameters: Sequence[nn.Parameter], factors: Mapping[nn.Parameter, Factors], *, decay: bool, lr: float, eps: float
+class Scale(NamedTuple):
+    """Factors on the rates of a parameter.
+
+    Args:
+        factors: Factors of the parametrisation by size.
+        rate: Factor of `Rates` on the learning rate. The weight decay per step changes with it, as with any rate.
+    """
+
+    factors: Factors
+    rate: float
+
+
+def scales_of(model: nn.Module, optimizer: str, rates: Rates) -> dict[nn.Parameter, Scale]:
+    """Return the factors of each parameter.
+
+    Args:
+        model: Any module.
+        optimizer: See `Parametrisation.factors`.
+        rates: Factors of groups of parameters.
+    """
+    factors = factors_of(model, optimizer)
+    return {
+        weight: Scale(factors.get(weight, Factors()), rates.factor(kind, weight.ndim))
+        for weight, kind in kinds_of(model).items()
+    }
+
+
+def split_by_scale(
+    parameters: Sequence[nn.Parameter], scales: Mapping[nn.Parameter, Scale], *, decay: bool, lr: float, eps: float
 ) -> list[dict[str, Any]]:
     """Return groups of parameters with equal factors, ordered by the first parameter of each; empty without parameters.
 
     Args:
         parameters: Parameters that all have weight decay, or all have none.
-        factors: See `factors_of`; missing parameters have factors of 1.
+        scales: Factors of each parameter.
         decay: Whether the parameters have weight decay.
         lr: Peak learning rate.
         eps: Adam's ε; 0: the optimizer has none.
     """
-    same: dict[Factors, list[nn.Parameter]] = {}
+    same: dict[Scale, list[nn.Parameter]] = {}
     for parameter in parameters:
-        same.setdefault(factors.get(parameter, Factors()), []).append(parameter)
+        same.setdefault(scales[parameter], []).append(parameter)
     return [
         {
             "params": alike,
-            "decay": decay and factor.decay,
-            "initial_lr": lr * factor.lr,
+            "decay": decay and factors.decay,
+            "initial_lr": lr * factors.lr * rate,
             "weight_decay": 0.0,
-            **({"eps": eps * factor.eps} if eps else {}),
+            **({"eps": eps * factors.eps} if eps else {}),
         }
-        for factor, alike in same.items()
+        for (factors, rate), alike in same.items()
     ]
 
 
-def parameter_groups(model: nn.Module, lr: float, optimizer: str, eps: float = 0.0) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, lr: float, optimizer: str, eps: float = 0.0, rates: Rates | None = None
+) -> list[dict[str, Any]]:
     """Return the groups of `decay_groups`, split by factors, in the format of an optimizer.
 
     Each group has `initial_lr`, the peak that schedules multiply, and `decay`, the trainer's factor of weight decay.
     """
-    factors = factors_of(model, optimizer)
+    scales = scales_of(model, optimizer, rates or Rates())
     parts = zip(decay_groups(model), (True, False), strict=True)
     return [
         group
         for parameters, decay in parts
-        for group in split_by_factors(parameters, factors, decay=decay, lr=lr, eps=eps)
+        for group in split_by_scale(parameters, scales, decay=decay, lr=lr, eps=eps)
     ]
 
 
@@ -134,6 +164,7 @@ class AdamW:
         beta1: Decay of the first moment, in [0, 1).
         beta2: Decay of the second moment, in [0, 1): 0.95 for language models, 0.999 for classification.
         eps: Number added to the root of the second moment, above 0.
+        rates: Factors on the learning rate of groups of parameters.
 
     Raises:
         RecipeError: A field is out of its range.
@@ -143,6 +174,7 @@ class AdamW:
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
+    rates: Rates = field(default_factory=Rates)
 
     def __post_init__(self) -> None:
         check_number("lr", self.lr, "(0, 1]")
@@ -153,7 +185,7 @@ class AdamW:
     def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
         """Return the optimizer over a model's trainable parameters, in `parameter_groups`; always in float32."""
         del precision
-        groups = parameter_groups(model, self.lr, "adamw", self.eps)
+        groups = parameter_groups(model, self.lr, "adamw", self.eps, self.rates)
         fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
         betas = (self.beta1, self.beta2)
         return torch.optim.AdamW(groups, lr=self.lr, betas=betas, eps=self.eps, fused=fused)
@@ -170,6 +202,7 @@ class SGD:
         lr: Peak learning rate, above 0, up to 10.
         momentum: Decay of the momentum, in [0, 1).
         nesterov: Whether to use Nesterov momentum (requires a momentum above 0).
+        rates: Factors on the learning rate of groups of parameters.
 
     Raises:
         RecipeError: A field is out of its range.
@@ -178,6 +211,7 @@ class SGD:
     lr: float
     momentum: float = 0.9
     nesterov: bool = False
+    rates: Rates = field(default_factory=Rates)
 
     def __post_init__(self) -> None:
         check_number("lr", self.lr, "(0, 10]")
@@ -188,7 +222,7 @@ class SGD:
     def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
         """Return the optimizer over a model's trainable parameters, in `parameter_groups`; always in float32."""
         del precision
-        groups = parameter_groups(model, self.lr, "sgd")
+        groups = parameter_groups(model, self.lr, "sgd", rates=self.rates)
         fused = all(p.device.type == "cuda" for group in groups for p in group["params"])
         options = {"momentum": self.momentum, "nesterov": self.nesterov, "fused": fused or None}
         optimizer = torch.optim.SGD(groups, lr=self.lr, **options)  # type: ignore[arg-type]
@@ -351,9 +385,12 @@ class Muon:
         lr: Peak learning rate of both, above 0, up to 1, on AdamW's scale.
         momentum: Decay of Muon's momentum, in [0, 1).
         nesterov: Whether to use Nesterov momentum.
+        momentum_warmup: Share of the steps in which Muon's momentum rises linearly from 0.85, or from its final value
+            if that is smaller (modded-nanogpt); 0: constant.
         beta1: Decay of AdamW's first moment, in [0, 1).
         beta2: Decay of AdamW's second moment, in [0, 1).
         eps: Number added to the root of the second moment, above 0.
+        rates: Factors on the learning rate of groups of parameters.
 
     Raises:
         RecipeError: A field is out of its range.
@@ -362,17 +399,26 @@ class Muon:
     lr: float
     momentum: float = 0.95
     nesterov: bool = True
+    momentum_warmup: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
+    rates: Rates = field(default_factory=Rates)
 
     def __post_init__(self) -> None:
         check_number("lr", self.lr, "(0, 1]")
         for name in ("momentum", "beta1", "beta2"):
             check_number(name, getattr(self, name), "[0, 1)")
         check_number("eps", self.eps, "(0, 1)")
+        check_number("momentum_warmup", self.momentum_warmup, "[0, 1]")
         if not isinstance(self.nesterov, bool):
             raise RecipeError("nesterov", self.nesterov, "true or false")
+
+    def momentum_at(self, step: int, steps: int) -> float:
+        """Return Muon's momentum at a step of a training of `steps` steps."""
+        rising = self.momentum_warmup * steps
+        first = min(FIRST_MOMENTUM, self.momentum)
+        return self.momentum if step >= rising else first + (self.momentum - first) * step / rising
 
     def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
         """Return the optimizers over a model's trainable parameters, as one optimizer.
@@ -389,16 +435,17 @@ class Muon:
         optimizers: list[torch.optim.Optimizer] = []
         if hidden:
             of_muon: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov}
-            groups = split_by_factors(hidden, factors_of(model, "muon"), decay=True, lr=self.lr, eps=0.0)
+            scales = scales_of(model, "muon", self.rates)
+            groups = split_by_scale(hidden, scales, decay=True, lr=self.lr, eps=0.0)
             optimizers.append(
                 HiddenMatrices(groups, lr=self.lr, maps=fused_maps(model), precision=precision, **of_muon)
             )
         if rest or others:
-            factors = factors_of(model, "adamw")
+            scales = scales_of(model, "adamw", self.rates)
             plain = [
                 group
                 for parameters, decay in ((rest, True), (others, False))
-                for group in split_by_factors(parameters, factors, decay=decay, lr=self.lr, eps=self.eps)
+                for group in split_by_scale(parameters, scales, decay=decay, lr=self.lr, eps=self.eps)
             ]
             fused = all(p.device.type in ("cpu", "cuda") for p in (*rest, *others))
             betas = (self.beta1, self.beta2)

@@ -110,9 +110,10 @@ def optimizer_of(options: Optimisation, lr: float, batch: float, reference: floa
     """
     scaled = scale_lr(lr, batch, reference, options.lr_rule)
     beta1, beta2 = scaled_betas((options.beta1, options.beta2), batch, reference, options.lr_rule)
+    own: dict[str, Any] = {"lr": scaled, "rates": options.group_rates}
     betas: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "eps": options.eps}
     if options.optimizer_name == "adamw":
-        return AdamW(lr=scaled, **betas)
+        return AdamW(**own, **betas)
     if options.optimizer == "muon":
-        return Muon(lr=scaled, momentum=options.momentum, **betas)
-    return SGD(lr=scaled, momentum=options.momentum)
+        return Muon(**own, momentum=options.momentum, momentum_warmup=options.momentum_warmup, **betas)
+    return SGD(**own, momentum=options.momentum)

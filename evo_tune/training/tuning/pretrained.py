@@ -97,10 +97,10 @@ class CausalLM(nn.Module):
         head = self.model.get_output_embeddings()
         return type(head) is nn.Linear and not isinstance(head.bias, Tensor)
 
-    def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
+    def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor, float], Any] | None = None) -> Any:
         """Return logits for the token after each, or the result of `read` (see `GPT`)."""
         if read is not None:
-            return read(self._last_layer(tokens), self.model.get_output_embeddings().weight)
+            return read(self._last_layer(tokens), self.model.get_output_embeddings().weight, 0.0)
         return self.model(input_ids=tokens, use_cache=False).logits
 
     def recompute_blocks(self) -> None:

@@ -43,14 +43,21 @@ def saved_bytes(model: GPT, tokens: torch.Tensor, precision: str) -> int:
         {"window": 32, "window_pattern": "SL"},
         {"window": 8, "position": "rope", "kv_heads": 2},
         {"position": "sinusoidal", "ffn_mult": 2.0},
+        {"norm": "rmsnorm", "ffn": "relu2", "bias": True},
+        {"residual_scaling": True},
+        {"value_embeddings": True},
+        {"value_embeddings": True, "position": "rope"},
+        {"value_embeddings": True, "position": "rope", "qk_norm": True, "kv_heads": 2},
+        {"value_embeddings": True, "window": 32, "kv_heads": 1},
+        {"qk_norm": True, "context": 32},  # plain products in float32
     ],
     ids=lambda options: "-".join(options) or "plain",
 )
 def test_what_is_kept_is_what_the_formula_says(options: dict[str, object], precision: str) -> None:
-    config = GPTConfig(**SHAPE, **options)  # type: ignore[arg-type]
-    tokens = torch.zeros(4, 128, dtype=torch.long)
+    config = GPTConfig(**{**SHAPE, **options})  # type: ignore[arg-type]
+    tokens = torch.zeros(4, config.context, dtype=torch.long)
     measured = saved_bytes(GPT(config), tokens, precision)
-    assert activation_bytes(config, 4, precision=precision) == pytest.approx(measured, rel=0.01)
+    assert activation_bytes(config, 4, precision=precision) == pytest.approx(measured, rel=0.003)
 
 
 def test_a_plain_block_keeps_what_the_papers_count() -> None:

@@ -31,7 +31,11 @@ def configs(draw: st.DrawFn) -> GPTConfig:
         window_pattern=draw(st.sampled_from(["S", "SL", "SSSL"])),
         kv_heads=draw(st.none() | st.sampled_from([n for n in range(1, heads + 1) if heads % n == 0])),
         qk_norm=draw(st.booleans()),
-        ffn=draw(st.sampled_from(["gelu", "swiglu"])),
+        ffn=draw(st.sampled_from(["gelu", "swiglu", "relu2"])),
+        norm=draw(st.sampled_from(["layernorm", "rmsnorm"])),
+        softcap=draw(st.sampled_from([0.0, 15.0])),
+        value_embeddings=draw(st.booleans()),
+        residual_scaling=draw(st.booleans()),
     )
 
 
@@ -141,6 +145,11 @@ def test_dropout_is_off_in_eval(field: str) -> None:
         ("kv_heads", 0),
         ("qk_norm", 1),
         ("ffn", "relu"),
+        ("norm", "batchnorm"),
+        ("softcap", -1.0),
+        ("softcap", math.inf),
+        ("value_embeddings", 1),
+        ("residual_scaling", "yes"),
     ],
 )
 def test_shapes_out_of_range_are_refused(field: str, value: object) -> None:
@@ -263,6 +272,94 @@ def test_loading_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(RecipeError, match=r"what a model's save wrote"):
         GPT.load(tmp_path)
+
+
+def logits_of(model: GPT) -> torch.Tensor:
+    return model(torch.arange(30)[None]).detach()  # type: ignore[no-any-return]
+
+
+SMALL = {"depth": 3, "width": 32, "heads": 4, "init": "fan_in"}
+
+
+@pytest.mark.parametrize("options", [{"value_embeddings": True}, {"residual_scaling": True}], ids=str)
+def test_value_embeddings_and_residual_scaling_begin_without_effect(options: dict[str, bool]) -> None:
+    plain, model = GPT(GPTConfig(**SMALL), seed=1), GPT(GPTConfig(**SMALL, **options), seed=1)
+    assert torch.equal(logits_of(model), logits_of(plain))
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({"value_embeddings": True}, "blocks.0.attention.values.weight"), ({"residual_scaling": True}, "blocks.1.scales")],
+)
+def test_value_embeddings_and_residual_factors_have_a_gradient_at_once(options: dict[str, bool], name: str) -> None:
+    model = GPT(GPTConfig(**{**SMALL, "init": "normal"}, **options), seed=1)
+    tokens = torch.arange(31)[None]
+    F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    gradient = model.get_parameter(name).grad
+    assert gradient is not None
+    assert gradient[: 1 if name.endswith("scales") else 30].flatten(1 - gradient.ndim).any(-1).all()
+
+
+def test_every_second_block_from_the_last_has_value_embeddings() -> None:
+    found = [GPTConfig(depth=depth, value_embeddings=True).embeds_values for depth in (1, 2, 3, 4)]
+    assert found == [(True,), (False, True), (True, False, True), (False, True, False, True)]
+    assert not any(GPTConfig(depth=2).embeds_values)
+
+
+def test_value_embeddings_are_added_to_the_values() -> None:
+    """Without queries, attention is the mean over all tokens so far."""
+    attention = GPT(GPTConfig(**SMALL, value_embeddings=True, kv_heads=2), seed=1).blocks[0].attention
+    rng = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        attention.qkv.weight[:32] = 0.0
+        attention.values.weight.normal_(generator=rng)
+        attention.out.weight.copy_(torch.eye(32))
+    x, tokens = torch.randn(2, 5, 32, generator=rng), torch.randint(0, 256, (2, 5), generator=rng)
+    values = F.linear(x, attention.qkv.weight[-16:]) + attention.values.weight[tokens]
+    means = values.cumsum(1) / torch.arange(1, 6)[:, None]
+    repeated = means.view(2, 5, 2, 8).repeat_interleave(2, 2).flatten(2)
+    assert torch.allclose(attention(x, tokens=tokens), repeated, rtol=0, atol=1e-5)
+
+
+def test_a_scaled_block_takes_a_mixture_of_stream_and_first_input() -> None:
+    model, plain = (GPT(GPTConfig(**{**SMALL, "init": "normal"}, residual_scaling=on), seed=1) for on in (True, False))
+    rng = torch.Generator().manual_seed(2)
+    x, first = torch.randn(2, 5, 32, generator=rng), torch.randn(2, 5, 32, generator=rng)
+    with torch.no_grad():
+        model.blocks[1].scales.copy_(torch.tensor([0.5, 2.0]))
+    assert torch.allclose(model.blocks[1](x, first=first), plain.blocks[1](0.5 * x + 2.0 * first), rtol=0, atol=1e-6)
+
+
+def test_the_first_input_reaches_every_block() -> None:
+    model = GPT(GPTConfig(**SMALL, residual_scaling=True), seed=1)  # blocks are identities, since `out` is zero
+    with torch.no_grad():
+        for block, scales in zip(model.blocks, ([1.0, 1.0], [2.0, 0.0], [1.0, 3.0]), strict=True):
+            block.scales.copy_(torch.tensor(scales))
+    stream: list[torch.Tensor] = []
+    model.norm.register_forward_pre_hook(lambda module, inputs: stream.append(inputs[0]))
+    logits_of(model)
+    first = model.embedding.weight[:30] + model.positions.weight[:30]  # type: ignore[union-attr]
+    assert torch.allclose(stream[0][0], 7.0 * first, rtol=0, atol=1e-6)  # 2 · (1 + 1) + 3
+
+
+@pytest.mark.parametrize("norm", ["attention_norm", "ffn_norm", "norm"])
+def test_rmsnorm_replaces_every_norm_of_the_stream(norm: str) -> None:
+    model = GPT(GPTConfig(**SMALL, norm="rmsnorm", norm_eps=1e-3, bias=True), seed=1)
+    module = model.norm if norm == "norm" else getattr(model.blocks[1], norm)
+    x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(module(x), F.rms_norm(x, (32,), module.weight, 1e-3), rtol=0, atol=1e-6)
+
+
+def test_a_feed_forward_layer_of_relu2_squares_a_relu() -> None:
+    ffn = GPT(GPTConfig(**{**SMALL, "init": "normal"}, ffn="relu2"), seed=1).blocks[0].ffn
+    x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
+    expected = F.linear(F.relu(F.linear(x, ffn.up.weight)) ** 2, ffn.out.weight)
+    assert torch.allclose(ffn(x), expected, rtol=0, atol=1e-7)
+
+
+def test_a_softcap_bounds_the_logits_of_a_model() -> None:
+    plain, model = (GPT(GPTConfig(**SMALL, softcap=softcap), seed=1) for softcap in (0.0, 0.05))
+    assert torch.allclose(logits_of(model), 0.05 * torch.tanh(logits_of(plain) / 0.05), rtol=0, atol=1e-6)
 
 
 def test_text_is_generated_by_seed_and_within_context() -> None:

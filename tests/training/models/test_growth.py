@@ -10,7 +10,15 @@ from evo_tune.training import GPT, Trainer, carry_state, grow
 TOKENS = torch.randint(0, 16, (4, 8), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": True, "tied": False}, {"position": "rope", "ffn": "swiglu"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bias": True, "tied": False},
+        {"position": "rope", "ffn": "swiglu"},
+        {"norm": "rmsnorm", "ffn": "relu2", "value_embeddings": True, "residual_scaling": True, "softcap": 5.0},
+    ],
+)
 @pytest.mark.parametrize("depth", [2, 3, 4, 7])
 def test_more_blocks_are_the_same_function_to_the_bit(
     depth: int, options: dict[str, object], make_trainer: Callable[..., Trainer]
@@ -83,6 +91,10 @@ def test_what_would_change_the_function_is_refused() -> None:
     model = GPT(GPTConfig(context=8, depth=2, width=16, heads=2, window=4, window_pattern="SL"))
     with pytest.raises(RecipeError, match="window_pattern"):
         grow(model, depth=4)
+    values = GPT(GPTConfig(context=8, depth=3, width=16, heads=2, value_embeddings=True))
+    with pytest.raises(RecipeError, match="value_embeddings"):
+        grow(values, depth=4)  # block 0 would remain block 0, which has none
+    assert grow(values, depth=6).config.depth == 6
     plain = GPT(GPTConfig(context=8, depth=2, width=16, heads=2))
     with pytest.raises(RecipeError, match="depth"):
         grow(plain, depth=1)

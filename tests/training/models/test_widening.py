@@ -24,6 +24,9 @@ OPTIONS = [
     {"kv_heads": 2, "bias": True, "position": "rope"},
     {"kv_heads": 1, "ffn": "swiglu"},
     {"window": 3, "qk_norm": True},
+    {"norm": "rmsnorm", "ffn": "relu2", "bias": True, "softcap": 2.0},
+    {"norm": "rmsnorm", "tied": False, "residual_scaling": True},
+    {"value_embeddings": True, "kv_heads": 2, "position": "rope"},
 ]
 
 
@@ -163,6 +166,7 @@ def test_the_small_model_has_heads_of_the_same_width_that_share_keys_alike() -> 
         ((2, 32), {"position": "sinusoidal"}, "sinusoidal"),
         ((1, 64), {"window": 8, "window_pattern": "SL"}, "window_pattern"),
         ((2, 40), {"kv_heads": 4}, "share keys"),
+        ((3, 64), {"depth": 4, "value_embeddings": True}, "value_embeddings"),
     ],
 )
 def test_what_it_cannot_be_grown_from_is_refused(size: tuple[int, int], options: dict[str, object], told: str) -> None:

@@ -31,15 +31,16 @@ def case(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
-def test_loss_and_gradients_are_those_of_whole_logits(z_loss: float) -> None:
+def test_loss_and_gradients_are_those_of_whole_logits(z_loss: float, softcap: float) -> None:
     x, weight, targets = case(torch.float64)
-    logits = F.linear(x, weight)
+    logits = F.linear(x, weight) if not softcap else softcap * torch.tanh(F.linear(x, weight) / softcap)
     expected = cross_entropy_sum(logits, targets)
     (0.25 * (expected + z_loss * z_sum(logits, targets))).backward()
     whole = x.grad, weight.grad
     x.grad = weight.grad = None
-    minimised, loss = summed_in_pieces(x, weight, targets=targets, z_loss=z_loss, factor=0.25)
+    minimised, loss = summed_in_pieces(x, weight, softcap, targets=targets, z_loss=z_loss, factor=0.25)
     assert not loss.requires_grad
     assert loss.item() == pytest.approx(expected.item(), rel=1e-14)
     (3.0 * minimised).backward()  # type: ignore[no-untyped-call]
@@ -81,7 +82,7 @@ def model_of(vocab_size: int, *, lora: bool = False, **options: Any) -> GPT:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.02), ("fp16", 0.02)])
-@pytest.mark.parametrize("options", [{}, {"tied": False}, {"tied": False, "lora": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"tied": False, "softcap": 1.0}, {"tied": False, "lora": True}], ids=str)
 def test_a_model_of_many_words_learns_the_same_in_pieces(
     options: dict[str, Any], precision: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,12 +107,13 @@ def test_a_model_of_many_words_learns_the_same_in_pieces(
     assert calls == [1e-3, 1e-3]
 
 
-def test_a_model_of_many_words_is_judged_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("softcap", [0.0, 0.1])
+def test_a_model_of_many_words_is_judged_the_same_in_pieces(softcap: float, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = torch.randint(0, LARGE_VOCABULARY, (5, 17), generator=torch.Generator().manual_seed(2))
     window = tokens[:, :-1], tokens[:, 1:].clone()
     window[1][0, 4:] = IGNORE
     monkeypatch.setattr(losses, "tokens_in_piece", lambda vocab_size, device: 7)
-    model, found = model_of(LARGE_VOCABULARY), []
+    model, found = model_of(LARGE_VOCABULARY, softcap=softcap), []
     for in_pieces in (True, False):
         monkeypatch.setattr(GPT, "in_pieces", in_pieces)
         places = evaluate_by_position(model, window, batch=2)
@@ -151,8 +153,17 @@ def peak_bytes(model: GPT, tokens: torch.Tensor, precision: str, z_loss: float) 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("vocab_size", [256, 1000, 4096, 16384])
 def test_predicted_memory_is_what_a_profiler_sees(vocab_size: int, precision: str, z_loss: float) -> None:
-    config = GPTConfig(vocab_size=vocab_size, context=128, depth=2, width=64, heads=4)
-    tokens = torch.randint(0, vocab_size, (8, 128), generator=torch.Generator().manual_seed(0))
+    check_memory(GPTConfig(vocab_size=vocab_size, context=128, depth=2, width=64, heads=4), precision, z_loss)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("vocab_size", [1000, 4096])
+def test_predicted_memory_of_a_softcap_is_what_a_profiler_sees(vocab_size: int, precision: str) -> None:
+    check_memory(GPTConfig(vocab_size=vocab_size, context=128, depth=1, width=32, softcap=15.0), precision, 0.0)
+
+
+def check_memory(config: GPTConfig, precision: str, z_loss: float) -> None:
+    tokens = torch.randint(0, config.vocab_size, (8, 128), generator=torch.Generator().manual_seed(0))
     measured = peak_bytes(GPT(config), tokens, precision, z_loss)
     memory = predict_memory(config, 8, precision=precision, z_loss=z_loss > 0)
     assert memory.activations + memory.logits == pytest.approx(measured, rel=0.05)

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,6 +109,23 @@ def test_it_learns(optimizer: str, make_trainer: Callable[..., Trainer]) -> None
     assert sum(losses[-10:]) / 10 < 0.9 * losses[0]
 
 
+@pytest.mark.parametrize(("momentum", "first"), [(0.95, 0.85), (0.5, 0.5)])
+def test_momentum_rises_over_its_share_of_the_steps(
+    make_trainer: Callable[..., Trainer], momentum: float, first: float
+) -> None:
+    trainer = make_trainer(steps=20, optimizer="muon")
+    trainer.recipe = replace(trainer.recipe, optimizer=Muon(lr=0.01, momentum=momentum, momentum_warmup=0.5))
+    found = []
+    for step in (0, 5, 10, 19):
+        trainer.step = step
+        trainer.set_rates()
+        muon, adamw = trainer.optimizer.param_groups
+        found.append(muon["momentum"])
+        assert "momentum" not in adamw
+    assert found == pytest.approx([first, (first + momentum) / 2, momentum, momentum])
+    assert Muon(lr=0.01).momentum_at(0, 20) == 0.95
+
+
 def test_group_rates_keep_their_ratio(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer(optimizer="muon")
     trainer.optimizer.param_groups[1]["initial_lr"] *= 0.25
@@ -123,7 +141,15 @@ def test_group_rates_keep_their_ratio(make_trainer: Callable[..., Trainer]) -> N
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("lr", 2.0), ("momentum", 1.0), ("nesterov", "yes"), ("beta1", -0.1), ("beta2", math.nan), ("eps", 0.0)],
+    [
+        ("lr", 2.0),
+        ("momentum", 1.0),
+        ("momentum_warmup", 1.5),
+        ("nesterov", "yes"),
+        ("beta1", -0.1),
+        ("beta2", math.nan),
+        ("eps", 0.0),
+    ],
 )
 def test_fields_out_of_range_are_refused(field: str, value: object) -> None:
     with pytest.raises(RecipeError, match=field):

@@ -7,7 +7,9 @@ from torch import nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig
-from evo_tune.training import GPT, SGD, AdamW, Trainer, decay_groups
+from evo_tune.recipe.models.rules import Parametrisation
+from evo_tune.recipe.optim.optimisation import Rates
+from evo_tune.training import GPT, SGD, AdamW, Muon, Trainer, decay_groups
 from evo_tune.training.optim.optimizer import kinds_of
 
 
@@ -113,6 +115,40 @@ def test_with_zero_gradients_weights_shrink_by_the_product(
     for factor, group, old in zip((product, 1.0), trainer.optimizer.param_groups, before, strict=True):
         for parameter, was in zip(group["params"], old, strict=True):
             assert torch.allclose(parameter, factor * was, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("build", [AdamW, SGD, Muon])
+@pytest.mark.parametrize("tied", [True, False])
+def test_groups_of_parameters_have_their_own_rates(build: type[AdamW | SGD | Muon], tied: bool) -> None:
+    model = GPT(GPTConfig(depth=2, tied=tied, bias=True, value_embeddings=True, residual_scaling=True))
+    optimizer = build(lr=0.01, rates=Rates(embedding=2.0, head=3.0, vectors=5.0)).build(model)
+    names = {weight: name for name, weight in model.named_parameters()}
+    found = {names[p]: group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert found.pop("embedding.weight") == found.pop("positions.weight") == 0.02
+    assert found.pop("blocks.1.attention.values.weight") == 0.02
+    assert tied or found.pop("head.weight") == 0.03
+    for name, rate in found.items():
+        assert rate == (0.05 if model.get_parameter(name).ndim == 1 else 0.01), name
+
+
+def test_group_rates_multiply_those_of_the_parametrisation() -> None:
+    base = Parametrisation(name="mup", width=16, depth=2, head=16)
+    model = GPT(GPTConfig(width=64, heads=4, scaling=base))
+    plain, scaled = (AdamW(lr=0.01, rates=Rates(vectors=v)).build(model) for v in (1.0, 7.0))
+    rates = [
+        {p: (group["initial_lr"], group["decay"], group["eps"]) for group in made.param_groups for p in group["params"]}
+        for made in (plain, scaled)
+    ]
+    for weight, (lr, decay, eps) in rates[0].items():
+        assert rates[1][weight] == (lr * (7.0 if weight.ndim == 1 else 1.0), decay, eps)
+    assert {lr for lr, _, _ in rates[0].values()} == {0.01, 0.0025}
+
+
+@pytest.mark.parametrize("name", ["embedding", "head", "vectors"])
+def test_rates_out_of_range_are_refused(name: str) -> None:
+    for value in (0.0, math.nan, 1e4):
+        with pytest.raises(RecipeError, match=f"lr_{name}"):
+            Rates(**{name: value})
 
 
 def test_sgd_takes_the_textbook_step() -> None:
