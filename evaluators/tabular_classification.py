@@ -10,7 +10,7 @@ default) or passes over the rows (`-o epochs=30`).
 
 Gradient boosting is what a Transformer on a table has to be measured against. scikit-learn's
 HistGradientBoostingClassifier, with its defaults, is trained on the same rows once per worker, and its scores on the
-held-out ones stand beside each trial's as baseline_loss, baseline_auc and baseline_accuracy. `-o baseline=false`
+held-out ones stand beside each trial's as baseline_loss, baseline_auc and so on. `-o baseline=false`
 does without, and without scikit-learn.
 
 The default genome is FT-Transformer's own default (Gorishniy et al., arXiv:2106.11959, appendix: 3 blocks of width
@@ -158,7 +158,7 @@ def _boosted(*where: Any) -> Scores:
             "the baseline is scikit-learn's, which is not installed: pip install 'evo-tune[sklearn]', or "
             "-o baseline=false"
         ) from None
-    from evo_tune.training import Scores, auc
+    from evo_tune.training import Scores
 
     table = read_table(*where)
     first = len(table.columns.numeric)
@@ -168,9 +168,7 @@ def _boosted(*where: Any) -> Scores:
         model.fit(table.inputs[table.training], table.classes[table.training])
     found, truth = model.predict_proba(table.inputs[table.held_out]), table.classes[table.held_out]
     own = np.maximum(found[np.arange(len(truth)), truth], 1e-15)
-    return Scores(
-        loss=float(-np.log(own).mean()), accuracy=float((found.argmax(1) == truth).mean()), auc=auc(found, truth)
-    )
+    return Scores.of(found, truth, loss=float(-np.log(own).mean()))
 
 
 # ---------------------------------------------------------------- the space

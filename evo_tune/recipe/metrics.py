@@ -57,6 +57,17 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "accuracy", "", CLASSES, "share of those classified rightly", lambda t: t.judged.accuracy, test="test_accuracy"
     ),
+    Metric(
+        "balanced_accuracy",
+        "",
+        CLASSES,
+        "mean over the classes of their accuracy",
+        lambda t: t.judged.balanced_accuracy,
+        test="test_balanced_accuracy",
+    ),
+    Metric(
+        "macro_f1", "", CLASSES, "mean over the classes of their F1", lambda t: t.judged.macro_f1, test="test_macro_f1"
+    ),
     Metric("auc", "", CLASSES, "area under the ROC curve of held-out samples", lambda t: t.judged.auc, test="test_auc"),
     Metric("val_bpb", "bits per byte", WORDS, "val_loss for any tokens", lambda t: t.bits_per_byte, test="test_bpb"),
     Metric("perplexity", "", LANGUAGE, "exp(val_loss)", lambda t: math.exp(min(t.judged.loss, 700.0))),
@@ -102,6 +113,15 @@ METRICS: tuple[Metric, ...] = (
     Metric("baseline_loss", NATS, BASELINE, "val_loss of gradient boosting", lambda t: t.loss, "with baseline"),
     Metric("baseline_auc", "", BASELINE, "auc of gradient boosting", lambda t: t.auc, "with baseline"),
     Metric("baseline_accuracy", "", BASELINE, "accuracy of gradient boosting", lambda t: t.accuracy, "with baseline"),
+    Metric(
+        "baseline_balanced_accuracy",
+        "",
+        BASELINE,
+        "balanced_accuracy of gradient boosting",
+        lambda t: t.balanced_accuracy,
+        "with baseline",
+    ),
+    Metric("baseline_macro_f1", "", BASELINE, "macro_f1 of gradient boosting", lambda t: t.macro_f1, "with baseline"),
     Metric(
         "resumed_step",
         "",

@@ -169,13 +169,41 @@ class Scores:
     Args:
         loss: Cross-entropy, in nats per sample.
         accuracy: Share of the samples whose most likely class is correct (top-1).
+        balanced_accuracy: Mean over the classes of the share of their samples that are classified correctly; classes
+            without samples are left out.
+        macro_f1: Mean over the classes of F1, 2 TP / (2 TP + FP + FN); classes without samples that are never
+            predicted are left out.
         auc: Area under the ROC curve: of the second class of two, or the mean over all classes, each
             against the rest. NaN if a class is missing.
     """
 
     loss: float
     accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
     auc: float
+
+    @classmethod
+    def of(cls, probabilities: ArrayLike, classes: ArrayLike, loss: float) -> Scores:
+        """Return the scores of predicted probabilities.
+
+        Args:
+            probabilities: Class probabilities, (n, classes).
+            classes: Class numbers, (n,).
+            loss: See `Scores`.
+        """
+        found, truth = np.asarray(probabilities, float), np.asarray(classes)
+        predicted, number = found.argmax(1), found.shape[1]
+        right = np.bincount(truth[predicted == truth], minlength=number)
+        real, said = np.bincount(truth, minlength=number), np.bincount(predicted, minlength=number)
+        known, used = real > 0, real + said > 0
+        return cls(
+            loss=loss,
+            accuracy=float((predicted == truth).mean()),
+            balanced_accuracy=float((right[known] / real[known]).mean()),
+            macro_f1=float((2 * right[used] / (real + said)[used]).mean()),
+            auc=auc(found, truth),
+        )
 
 
 def score(
@@ -204,11 +232,8 @@ def score(
     parts = over_batches(model, mine, device, batch, lambda found, _: found.cpu(), precision=precision)
     logits = (torch.cat(parts) if ranks is None else _gathered(parts, len(samples[1]), ranks)).double()
     targets = samples[1].long()
-    return Scores(
-        loss=float(cross_entropy_sum(logits, targets)) / len(targets),
-        accuracy=float((logits.argmax(-1) == targets).double().mean()),
-        auc=auc(logits.softmax(-1).numpy(), targets.numpy()),
-    )
+    loss = float(cross_entropy_sum(logits, targets)) / len(targets)
+    return Scores.of(logits.softmax(-1).numpy(), targets.numpy(), loss)
 
 
 def _gathered(parts: list[torch.Tensor], count: int, ranks: Ranks) -> torch.Tensor:

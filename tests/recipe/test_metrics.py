@@ -22,5 +22,10 @@ def test_units_are_those_of_the_group() -> None:
 
 
 def test_what_has_no_value_is_left_out() -> None:
-    scores = SimpleNamespace(loss=0.5, accuracy=0.25, auc=None)
-    assert measured(scores, "baseline") == {"baseline_loss": 0.5, "baseline_accuracy": 0.25}
+    scores = SimpleNamespace(loss=0.5, accuracy=0.25, balanced_accuracy=0.2, macro_f1=0.1, auc=None)
+    assert measured(scores, "baseline") == {
+        "baseline_loss": 0.5,
+        "baseline_accuracy": 0.25,
+        "baseline_balanced_accuracy": 0.2,
+        "baseline_macro_f1": 0.1,
+    }

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 pytest.importorskip("sklearn")
-from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import stratified
-from evo_tune.training import auc, score
+from evo_tune.training import Scores, auc, score
 
 
 @given(data=st.data(), classes=st.integers(2, 4), coarse=st.booleans())
@@ -35,6 +35,29 @@ def test_auc_of_one_class_is_no_number() -> None:
     assert math.isnan(auc([[0.5, 0.5], [0.1, 0.9]], [1, 1]))
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true", "ignore:A single label was found")
+@given(data=st.data(), classes=st.integers(2, 5), most=st.integers(1, 4))
+def test_f1_and_balanced_accuracy_are_scikit_learns_with_classes_missing(
+    data: st.DataObject, classes: int, most: int
+) -> None:
+    n = data.draw(st.integers(1, 30))
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    truth, found = rng.integers(0, min(most, classes), n), rng.random((n, classes))
+    scores = Scores.of(found, truth, loss=0.5)
+    predicted = found.argmax(1)
+    assert scores.loss == 0.5
+    assert scores.accuracy == pytest.approx(accuracy_score(truth, predicted))
+    assert scores.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert scores.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0.0))
+
+
+def test_rare_classes_count_as_much_as_frequent_ones() -> None:
+    always_first = np.tile([0.9, 0.1], (10, 1))
+    scores = Scores.of(always_first, [0] * 9 + [1], loss=0.0)
+    assert (scores.accuracy, scores.balanced_accuracy) == (0.9, 0.5)
+    assert scores.macro_f1 == pytest.approx(9 / 19)  # F1 of 18/19 and 0
+
+
 def test_scores_are_scikit_learns_and_leave_no_trace() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)).train()
@@ -47,6 +70,8 @@ def test_scores_are_scikit_learns_and_leave_no_trace() -> None:
     for each in scores:
         assert each.loss == pytest.approx(log_loss(truth, found), rel=1e-5)
         assert each.accuracy == accuracy_score(truth, found.argmax(1))
+        assert each.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, found.argmax(1)))
+        assert each.macro_f1 == pytest.approx(f1_score(truth, found.argmax(1), average="macro"))
         assert each.auc == pytest.approx(roc_auc_score(truth, found, multi_class="ovr"), rel=1e-6)
 
 
