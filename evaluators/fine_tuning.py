@@ -150,6 +150,12 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     return options.known(_planned(genome, options, base), genome["batch"])
 
 
+def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
+    """Return the work of a step, whose cost a run measures."""
+    base = options.planned
+    return options.work(_planned(genome, options, base).count(base), genome["batch"])
+
+
 # ---------------------------------------------------------------- the training
 
 

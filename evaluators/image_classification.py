@@ -41,6 +41,7 @@ from evo_tune.recipe import (
     stratified,
     tests_of,
     units_of,
+    work_of,
 )
 
 if TYPE_CHECKING:
@@ -204,6 +205,13 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     )
 
 
+def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
+    """Return the work of a step, whose cost a run measures."""
+    config = _config(genome, options)
+    training, *_ = stratified(options.images.classes, options.held_out, options.test)
+    return work_of(genome, options, config, config.flops_per_sample, len(training))
+
+
 # ---------------------------------------------------------------- the training
 
 
@@ -225,6 +233,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
         flops_per_sample=config.flops_per_sample,
         reference=SIZES[options.size].batch.values[0],
         data=fingerprint(options),
+        work=work(genome, options),
         whole=config.stem == "conv",
         augment=options.augmented,
     )

@@ -64,7 +64,8 @@ class Size:
     def usual(self) -> dict[str, Any]:
         """Shape and budget of its default training."""
         shape = {"depth": self.depth.default, "width": self.width.default, "heads": self.heads.default}
-        return {**shape, "context": self.context[(len(self.context) - 1) // 2], "flops": self.flops}
+        context = self.context[(len(self.context) - 1) // 2]
+        return {**shape, "context": context, "batch": self.default_batch, "flops": self.flops}
 
 
 SIZES = {
@@ -141,7 +142,7 @@ class Options(LanguageOptions):
     save: bool = option(False, gene=None, help="Keep a checkpoint of a full training too")
 
     def settled(self, rungs: bool) -> Options:  # the optimizer is a gene of the tiny space, unless one is given
-        size = "tiny" if self.size == "auto" and not has_gpu() else self.size
+        size = self.size if self.size != "auto" else _size(self) if has_gpu() else "tiny"
         return replace(super(Options, replace(self, size=size)).settled(rungs), optimizer=self.optimizer)
 
     def check(self) -> None:
@@ -280,6 +281,11 @@ def fingerprint(options: Options) -> str:
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, flops and tokens of the full training, and gpu_memory."""
     return _task(genome, options).estimate()
+
+
+def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
+    """Return the work of a step, whose cost a run measures."""
+    return _task(genome, options).work()
 
 
 def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:

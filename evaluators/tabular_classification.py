@@ -44,6 +44,7 @@ from evo_tune.recipe import (
     read_table,
     tests_of,
     units_of,
+    work_of,
 )
 
 if TYPE_CHECKING:
@@ -219,6 +220,12 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     return known_before(genome, options, config=config, rows=rows, flops_per_sample=each)
 
 
+def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
+    """Return the work of a step, whose cost a run measures."""
+    config = _config(genome, options)
+    return work_of(genome, options, config, config.flops_per_sample, len(options.table.training))
+
+
 # ---------------------------------------------------------------- the training
 
 
@@ -240,6 +247,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
         flops_per_sample=config.flops_per_sample,
         reference=SIZES[options.size].batch.values[0],
         data=fingerprint(options),
+        work=work(genome, options),
     )
 
 

@@ -44,6 +44,7 @@ from evo_tune.recipe import (
     tests_of,
     tokens_of,
     units_of,
+    work_of,
 )
 
 if TYPE_CHECKING:
@@ -216,6 +217,13 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     return known_before(genome, options, config=config, rows=rows, flops_per_sample=each)
 
 
+def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
+    """Return the work of a step, whose cost a run measures."""
+    config = _config(genome, options)
+    rows, tokens = _seen(options.where, (options.held_out, options.test), config)
+    return work_of(genome, options, config, config.flops_per_sample(tokens), rows)
+
+
 # ---------------------------------------------------------------- the training
 
 
@@ -237,6 +245,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
         flops_per_sample=config.flops_per_sample(_seen(options.where, (options.held_out, options.test), config)[1]),
         reference=SIZES[options.size].batch.values[0],
         data=fingerprint(options),
+        work=work(genome, options),
     )
 
 

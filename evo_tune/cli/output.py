@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from evo_tune.forecast.timing import Pace
+    from evo_tune.loop.planning import RunPlan
     from evo_tune.loop.search import Search
+    from evo_tune.settings import SessionSettings
 
 LAST = 6
 """Number of results in the live table."""
@@ -656,3 +658,48 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
     yield f"saved in {run.folder}"
     more = f"evo-tune resume {name} --generations {report.further_generations(run)}"
     yield f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json"
+
+
+def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, form: str) -> None:
+    """Print the forecast of a run that is not started.
+
+    Args:
+        plan: The plan of the run.
+        session: Settings of its first session.
+        price: Price of an hour; None for no price.
+        form: 'table', 'json' or 'jsonl'.
+    """
+    from evo_tune.forecast.ahead import as_rows
+    from evo_tune.loop.opening import forecast
+
+    ahead = forecast(plan.manifest, session, plan.slots, plan.pace)
+    plugin = plan.evaluator.plugin
+    if form != "table":
+        shared.print_json(
+            PlannedRun(
+                evaluator=plugin.name,
+                slots=plan.slots,
+                device=plan.device,
+                options=plan.manifest.options,
+                seconds_timed=None if plan.pace is None else plan.pace.seconds,
+                forecast=ahead and ahead.priced(price),
+            )
+        )
+        return
+    shared.print_remarks(plan.evaluator)
+    shared.echo(f"plan: {plugin.name} on {plan.slots} x {plan.device}; no run is started, and nothing is written")
+    if plan.told:
+        shared.echo(plan.told)
+    if plan.pace is None:
+        own = plugin.origin == "file"
+        remedy = f"add 'timing' to SUPPORTS of {plugin.path} (docs/evaluators.md), or start the run; " if own else ""
+        shared.echo(f"the duration of its trainings is unknown: {remedy}a forecast follows after three trainings")
+    else:
+        times = (*plan.pace.seconds, *plan.pace.corners)
+        shared.echo(f"a full training of the default genome, from timed steps: {times[0]:.3g} s")
+        if len(times) > 1:
+            bounds = f"{min(times):.3g} to {max(times):.3g} s"
+            shared.echo(f"of {len(times)} genomes: {bounds}; expected in a search: about {plan.pace.usual:.3g} s")
+    if ahead is not None:
+        for row, text in as_rows(ahead.priced(price)).items():
+            shared.echo(f"  {row:<12} {text}")

@@ -12,7 +12,6 @@ from evo_tune.cli import _shared as shared
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from evo_tune.cli.planning import Planned
     from evo_tune.loop.search import Search
     from evo_tune.store.run import Run
 
@@ -58,7 +57,6 @@ def go(
     no_report: bool,
     tracks: Sequence[str] = (),
     price: float | None = None,
-    planned: Planned | None = None,
 ) -> int:
     """Run, show progress, write a report and print the result.
 
@@ -69,7 +67,6 @@ def go(
         no_report: Whether to write no report.
         tracks: Values of `--track`.
         price: Price of an hour; None for no price.
-        planned: Plan that was made before the run began, if any.
 
     Returns:
         Exit code: 1 if no trial has a value, 130 after an interrupt.
@@ -84,9 +81,10 @@ def go(
 
     if not quiet:
         shared.print_remarks(search.evaluator)
+        if search.told:
+            shared.echo(search.told, err=form != "table")
     before = len(search.saved.outcomes)
     silent = quiet or form != "table"
-    pace, planning = (None, 0.0) if planned is None else (planned.pace, planned.seconds)
     forecast = not silent and TIMING in search.evaluator.plugin.supports
     stream = Stream(search) if form == "jsonl" else None
     with ExitStack() as beside:
@@ -97,7 +95,7 @@ def go(
         watch = beside.enter_context(watcher(silent, price))
         look = watch if stream is None else patient(stream.look)
         try:
-            search.run(look, forecast=forecast, pace=pace, planning=planning)
+            search.run(look, forecast=forecast)
         finally:
             if stream is not None:
                 look(search)

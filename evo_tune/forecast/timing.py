@@ -34,7 +34,7 @@ CORNERS = (1, 2)
 """Indices of the corners in `points`."""
 
 RANDOM = 6
-"""Number of random genomes to time, besides the default, the middle and two corners of the space."""
+"""Number of random genomes to time, in addition to the default, the middle and two corners of the space."""
 
 LONGEST = 20.0
 """Seconds after which no new timing begins; the start of the workers is not included."""
@@ -93,36 +93,64 @@ class Pace:
         )
 
 
-def points(space: SearchSpace) -> list[Genome]:
-    """Return the genomes to time: the default, two corners of the space, its middle, and a few random ones."""
+def points(space: SearchSpace, more: int = 0) -> list[Genome]:
+    """Return the genomes to time: the default, two corners of the space, its middle, and a few random ones.
+
+    Args:
+        space: The search space.
+        more: Number of random genomes beyond `RANDOM`.
+    """
     rng, count = np.random.default_rng(0), len(space.genes)
-    units = [np.full(count, at) for at in (1.0, 0.0, 0.5)] + [rng.random(count) for _ in range(RANDOM)]
+    units = [np.full(count, at) for at in (1.0, 0.0, 0.5)] + [rng.random(count) for _ in range(RANDOM + more)]
     found = [space.default(), *(space.snap(at) for at in units)]
     return list({genome_key(genome): genome for genome in found}.values())
 
 
-def time_trainings(
-    slots: Sequence[Slot],
-    space: SearchSpace,
-    folder: Path,
-    watch: Callable[[], None] = lambda: None,
-    stopping: Callable[[], bool] = lambda: False,
-    longest: float = LONGEST,
-) -> Pace | None:
-    """Time a few steps of a few genomes, with all slots at work as in the run.
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How genomes are timed.
+
+    Args:
+        folder: Folder of the trials' folders; the files of the timings are removed from it.
+        watch: Function called about five times a second.
+        stopping: Function that returns whether to stop.
+        longest: Seconds after which no timing begins, except that of the first genome.
+        quick: Whether to time only the first genome if its training takes less than `QUICK`.
+    """
+
+    folder: Path
+    watch: Callable[[], None] = lambda: None
+    stopping: Callable[[], bool] = lambda: False
+    longest: float = LONGEST
+    quick: bool = True
+
+
+def time_trainings(slots: Sequence[Slot], space: SearchSpace, timing: Timing) -> Pace | None:
+    """Time a few steps of a few genomes; return the pace, or None if no timing succeeded.
 
     Args:
         slots: Open slots; they stay open, with their workers started.
         space: Search space of the genomes.
-        folder: Folder of the trials' folders; the files of the timings are removed from it.
-        watch: Function called about five times a second.
-        stopping: Function that returns whether to stop.
-        longest: Seconds after which no timing begins, except that of the default.
+        timing: How to time them.
+    """
+    return pace_of(*time_genomes(slots, points(space), timing))
+
+
+def time_genomes(
+    slots: Sequence[Slot], genomes: Sequence[Genome], timing: Timing
+) -> tuple[dict[int, Mapping[str, float]], int]:
+    """Time a few steps of genomes, with all slots at work as in a run.
+
+    Args:
+        slots: Open slots; they stay open, with their workers started.
+        genomes: Genomes to time, the most important one first.
+        timing: How to time them.
 
     Returns:
-        The pace; None if no timing succeeded.
+        The metrics of each timing that succeeded, by the index of its genome, and the largest memory of a worker in
+        bytes.
     """
-    jobs, lock = deque(enumerate(points(space))), threading.Lock()
+    jobs, lock = deque(enumerate(genomes)), threading.Lock()
     done: dict[int, Outcome] = {}
     memory = [0]
 
@@ -134,17 +162,17 @@ def time_trainings(
 
     def drive(slot: Slot) -> None:
         try:
-            if not slot.available or stopping():
+            if not slot.available or timing.stopping():
                 return
-            measure(slot, 0, space.default(), 1)  # warm-up, because the first steps of a worker are slow
+            measure(slot, 0, genomes[0], 1)  # warm-up, because the first steps of a worker are slow
             began = time.monotonic()
-            while not stopping():
+            while not timing.stopping():
                 with lock:
-                    if not jobs or (jobs[0][0] and time.monotonic() - began > longest):
+                    if not jobs or (jobs[0][0] and time.monotonic() - began > timing.longest):
                         return
                     number, genome = jobs.popleft()
                 outcome = done[number] = measure(slot, number, genome, STEPS)
-                if number == 0 and outcome.metrics.get("seconds", math.inf) < QUICK:
+                if timing.quick and number == 0 and outcome.metrics.get("seconds", math.inf) < QUICK:
                     with lock:
                         jobs.clear()
         except (SlotClosed, SlotUnfit, NoMachine):  # the run reports this error itself
@@ -154,13 +182,15 @@ def time_trainings(
         at_work = [threads.submit(drive, slot) for slot in slots]
         while not all(one.done() for one in at_work):
             time.sleep(TICK / 4)
-            watch()
+            timing.watch()
         for one in at_work:
             one.result()
-    for left in folder.glob(f"{TIMING}-*"):
+    for left in timing.folder.glob(f"{TIMING}-*"):
         shutil.rmtree(left, ignore_errors=True)
-    ok = {number: outcome.metrics for number, outcome in sorted(done.items()) if outcome.status == "ok"}
-    return pace_of(ok, memory[0])
+    sound: dict[int, Mapping[str, float]] = {
+        number: outcome.metrics for number, outcome in sorted(done.items()) if outcome.status == "ok"
+    }
+    return sound, memory[0]
 
 
 def pace_of(measured: Mapping[int, Mapping[str, float]], worker: int = 0) -> Pace | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, Task, open_slots, plan, sweep
 from evo_tune.forecast.ahead import ENOUGH, Ahead, ahead
-from evo_tune.forecast.timing import Pace, time_trainings
+from evo_tune.forecast.timing import Pace, Timing, time_trainings
 from evo_tune.genome.space import SearchSpace
 from evo_tune.loop.limits import limited
 from evo_tune.plugins.evaluator import BoundEvaluator
@@ -76,7 +76,7 @@ def timed(
     """
     if len(run.outcomes) >= ENOUGH:
         return None
-    return time_trainings(slots, space, run.folder / TRIALS, watch, stopping)
+    return time_trainings(slots, space, Timing(folder=run.folder / TRIALS, watch=watch, stopping=stopping))
 
 
 def forecast(

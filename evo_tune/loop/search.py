@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from evo_tune.dispatch import Slot
 from evo_tune.errors import StoreError, UsageError
-from evo_tune.forecast.timing import Pace
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
-from evo_tune.loop.begin import Request, given_up, new_name, prepared, reopened, widened
+from evo_tune.loop.begin import Request, given_up, new_name, reopened, widened
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import Ask, believed, code_of, named_evaluator, remember, ruled
 from evo_tune.loop.comparison import ComparisonJobs
@@ -26,6 +25,7 @@ from evo_tune.loop.driving import OVER, Drivers, Fetched, Interrupts, Job
 from evo_tune.loop.generations import Generations, Leftovers
 from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, next_session
 from evo_tune.loop.opening import open_for, timed
+from evo_tune.loop.planning import RunPlan, plan_run
 from evo_tune.loop.proposing import Births, judged
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import recommended
@@ -99,11 +99,12 @@ class Search(contextlib.AbstractContextManager["Search"]):
             fill_defaults=fill_defaults,
             learn_from=learn_from,
         )
-        manifest = prepared(plugin, request, of_run, session, Path(store))
+        plan = plan_run(plugin, request, of_run, session, Path(store))
+        manifest = plan.manifest
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, session)
         with given_up(run):
             bound = remember(run, plugin).bind(manifest.options)
-            self._begin(run, bound, ruled(manifest, bound, manifest.strategy), session)
+            self._begin(run, bound, ruled(manifest, bound, manifest.strategy), session, plan)
 
     @classmethod
     def resume(
@@ -148,15 +149,23 @@ class Search(contextlib.AbstractContextManager["Search"]):
             run.begin(session)
         return self
 
-    def _begin(self, run: Run, evaluator: BoundEvaluator, strategy: Ruled, session: SessionSettings) -> None:
+    def _begin(
+        self,
+        run: Run,
+        evaluator: BoundEvaluator,
+        strategy: Ruled,
+        session: SessionSettings,
+        plan: RunPlan | None = None,
+    ) -> None:
         self.saved, self.name = run, run.name
         self.evaluator, self.strategy, self.session = evaluator, strategy, session
         self._arrival = run.manifest.settings.order == "arrival"
         self.space = space_of(run.manifest, evaluator.space)
         self.finished: str | None = None  # why no more candidates will come
         self.stopping = False
-        self.pace: Pace | None = None  # times of a few steps, if they were measured
-        self._planning = 0.0  # seconds before the run began that `hours` includes
+        self.pace = None if plan is None else plan.pace  # times of a few steps, if they were measured
+        self._planning = 0.0 if plan is None else plan.seconds  # before the run began; `hours` includes it
+        self.told = "" if plan is None else plan.told  # the budget that was chosen for the run, in words
         self._status = ((-1, -1), "")
         self._changed = threading.Condition(threading.RLock())
         self.drivers = Drivers(run.folder, self.stop, lambda: self.stopping, self._changed)
@@ -268,8 +277,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         watch: Callable[[Search], None] = lambda search: None,
         *,
         forecast: bool = False,
-        pace: Pace | None = None,
-        planning: float = 0.0,
     ) -> Search:
         """Run trials in slots until a limit is reached.
 
@@ -278,21 +285,19 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
         Args:
             watch: Function that is called about five times a second, for a live table.
-            forecast: Whether to time a few steps first, unless `pace` is given.
-            pace: Times of a few steps that a plan took.
-            planning: Time of that planning, in seconds; `hours` includes it.
+            forecast: Whether to time a few steps first, unless the plan of the run did.
 
         Raises:
             StoreError: A result could not be written.
             RunError: The strategy or a driver failed.
         """
-        self.session, self.pace, self._planning = limited(self.session), pace, planning
+        self.session = limited(self.session)
         run, drivers = self.saved, self.drivers
         with Interrupts(self.stop, self.kill):
             try:
                 self._births.take_up()  # including candidates that were asked for by hand
                 drivers.slots = open_for(run, self.session, self.evaluator, self.space)
-                if forecast and pace is None:
+                if forecast and self.pace is None:
                     self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
                 drivers.drive(self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default)
                 if self.session.final_seeds:

@@ -281,14 +281,31 @@ class BoundEvaluator:
         Raises:
             PluginError: The function raises, or does not return numbers by name; the text names file and line.
         """
-        function = getattr(self.plugin.module, "estimate", None)
+        return self._amounts("estimate", genome)
+
+    def _amounts(self, name: str, genome: Genome) -> dict[str, float]:
+        """Return the numbers that a function of the file gives for a genome; none if there is no such function."""
+        function = getattr(self.plugin.module, name, None)
         if function is None:
             return {}
         known = self._call(function, dict(genome), values=self._of(genome))
         if isinstance(known, Mapping) and all(is_number(value) for value in known.values()):
             return dict(known)
-        where, what = where_given(self.plugin.path, "estimate"), one_line(f"estimate gives {known!r}")
+        where, what = where_given(self.plugin.path, name), one_line(f"{name} gives {known!r}")
         raise PluginError(f"{where}: {what}: expected a dict of metric names to numbers")
+
+    @property
+    def tells_work(self) -> bool:
+        """Whether the file declares the work of a step."""
+        return hasattr(self.plugin.module, "work")
+
+    def work(self, genome: Genome) -> dict[str, float]:
+        """Return the amount of each kind of work in a step, by name, from the file's `work`.
+
+        Raises:
+            PluginError: The function raises, or does not return numbers by name; the text names file and line.
+        """
+        return self._amounts("work", genome)
 
     def carry(self, genome: Genome, target: Mapping[str, Any]) -> Any:
         """Return a genome transferred to another size, as the file's `carry` returns it; see `forecast.scale.Recipe`.

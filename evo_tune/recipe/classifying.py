@@ -16,6 +16,7 @@ from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
 from evo_tune.recipe.data.images import Augment
 from evo_tune.recipe.data.tables import stratified
+from evo_tune.recipe.hardware.cost import encoder_work
 from evo_tune.recipe.hardware.memory import encoder_memory
 from evo_tune.recipe.models.encoder_config import EncoderConfig, nearest_divisor
 from evo_tune.recipe.models.rules import Parametrising
@@ -96,8 +97,8 @@ def known_before(
 ) -> dict[str, float]:
     """Return the figures known before training: params, gpu_memory, and samples and flops of the full training.
 
-    For a budget in seconds, samples and flops are left out: it needs a timed run. gpu_memory is the GPU memory, in
-    bytes, that a step needs in one pass (or in passes of micro_batch), in bf16 unless precision says otherwise.
+    Where the cost of a step was measured, seconds is the duration of the full training. gpu_memory is the GPU memory,
+    in bytes, that a step needs in one pass (or in passes of micro_batch), in bf16 unless precision says otherwise.
 
     Args:
         genome: Gene values; the rates are checked.
@@ -115,10 +116,27 @@ def known_before(
         check_whole(options, genome["batch"])
     options.check_genes(lr=genome["lr"], weight_decay=genome["weight_decay"], warmup=genome["warmup"])
     known = {"params": float(config.parameters), "gpu_memory": _gpu_memory(config, genome["batch"], options, whole)}
-    if options.seconds is not None:
-        return known
-    samples = options.samples(rows, flops_per_sample)
+    work = work_of(genome, options, config, flops_per_sample, rows)
+    samples = options.samples(rows, flops_per_sample, genome["batch"], work)
+    known |= options.predicted(work, samples / genome["batch"])
     return {**known, "samples": float(samples), "flops": samples * flops_per_sample}
+
+
+def work_of(
+    genome: Mapping[str, Any], options: Classifying, config: EncoderConfig, flops_per_sample: float, rows: int
+) -> dict[str, float]:
+    """Return the work of a step of a classifier (see `encoder_work`).
+
+    Args:
+        genome: Gene values.
+        options: Optimizer, evaluations and shares of held-out samples.
+        config: Shape of the model.
+        flops_per_sample: Training FLOPs per sample.
+        rows: Number of training samples.
+    """
+    held_out = rows * options.held_out / (1.0 - options.held_out - options.test)
+    judged = held_out * (options.evaluations + 1)
+    return encoder_work(config, flops_per_sample, genome["batch"], options.optimizer_name, judged)
 
 
 def _gpu_memory(config: EncoderConfig, batch: int, options: Classifying, whole: bool) -> float:
@@ -150,6 +168,7 @@ class SampleTask:
         whole: Whether a step must be one pass, as batch norm needs.
         augment: Augmentation of a step's inputs; None: none.
         loss: Function that returns the loss; None: squared error for numbers, cross-entropy for classes.
+        work: Work of a step, for a budget in time (see `encoder_work`); None: no such budget.
     """
 
     options: Plan
@@ -162,6 +181,7 @@ class SampleTask:
     whole: bool = False
     augment: Augment | None = None
     loss: Callable[[], Any] | None = None
+    work: Mapping[str, float] | None = None
 
     @property
     def targets(self) -> NDArray[Any]:

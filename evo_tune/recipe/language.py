@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from evo_tune.errors import OptionError
 from evo_tune.recipe.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
 from evo_tune.recipe.hardware.computing import Profiling
+from evo_tune.recipe.hardware.cost import Cost, gpt_work
 from evo_tune.recipe.hardware.memory import predict_memory
 from evo_tune.recipe.models.gpt_config import Decoder, GPTConfig, Positions, flops_per_token
 from evo_tune.recipe.models.rules import Parametrising
@@ -43,16 +44,13 @@ class LanguageOptions(
             raise OptionError(
                 "-o patience stops by a loss that -o extend_from changes the meaning of: give one of them"
             )
-        if self.extend_from is not None and self.seconds is not None:
-            raise OptionError("-o extend_from shares out flops or tokens: give one of these instead of -o seconds")
-        for name, given in (("ranks", self.ranks > 1), ("ramp_from", self.ramp_from is not None)):
-            if given and self.seconds is not None:
-                raise OptionError(f"-o {name} and -o seconds are both given: give flops or tokens beside {name}")
-        for name in ("extend_from", "patience", "seconds"):
+        if self.ranks > 1 and self.seconds is not None:
+            raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
+        for name in ("extend_from", "patience"):
             if self.grow_from is not None and getattr(self, name) is not None:
                 raise OptionError(f"-o grow_from and -o {name} are both given: give one of them")
 
-    def tokens_in(self, *, flops: float, context: int, **shape: Any) -> float:
+    def tokens_in(self, *, flops: float, context: int, batch: int, **shape: Any) -> float:
         """Return the tokens in a training of this shape, with the options' budget, or `flops` if there is none.
 
         Callers pass a size's default model, not a genome, so that all genomes of a search need the same text.
@@ -60,6 +58,10 @@ class LanguageOptions(
         if self.tokens is not None:
             return float(self.tokens)
         config = GPTConfig(vocab_size=self.vocab, context=self.context or context, **shape)
+        if self.seconds is not None and self.cost:
+            windows = max(1, batch // config.context)
+            work = gpt_work(config, windows, self.optimizer_name)
+            return self.steps_in_time(work) * windows * config.context
         return (self.flops or flops) / flops_per_token(config)
 
     def judging_bytes(self, **usual: Any) -> int:
@@ -92,7 +94,7 @@ class LanguageOptions(
             size: Size that is used.
             wanted: Size that would be used with enough text.
         """
-        epochs = 0.0 if self.seconds is not None else self.epochs(**sizes[wanted])
+        epochs = 0.0 if self.seconds is not None and not self.cost else self.epochs(**sizes[wanted])
         if epochs <= MOST_EPOCHS:
             return []
         text = f"the {bytes_to_train_on(self.data):,} bytes of text {epochs:.0f} times"
@@ -156,24 +158,51 @@ class LanguageTask:
         """Return the same training in another precision."""
         return replace(self, options=replace(self.options, precision=precision))
 
-    def phases(self) -> tuple[Phase, ...] | None:
-        """Return the phases of the training; None if the budget is in seconds."""
+    @property
+    def judged(self) -> float:
+        """Approximate number of tokens that all evaluations of the training score."""
+        return self.scored * (self.options.evaluations / 4 + 1.25)
+
+    def work(self, config: GPTConfig | None = None) -> dict[str, float]:
+        """Return the work of a step.
+
+        Args:
+            config: Shape of a phase; None: the final shape.
+        """
+        config = self.config if config is None else config
+        windows = max(1, self.batch // config.context)
+        return gpt_work(config, windows, self.options.optimizer_name, self.judged)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the phases of the training.
+
+        Raises:
+            OptionError: The budget is in seconds, and the cost of a step was not measured.
+        """
         options = self.options
-        if options.seconds is not None:
-            return None
         shares = options.shares(self.config)
         if options.extend_from is not None:
             short = replace(self.config, context=options.extend_from, extended_from=None)
             shares = [(1.0 - options.extend_share, short), (options.extend_share, self.config)]
-        flops = options.flops or self.flops
-        return plan_phases(shares, self.batch, tokens=options.tokens, flops=flops, ramp=options.ramp)
-
-    def phase(self, windows: int) -> Phase:
-        """Return the single phase of a training on `windows` windows."""
-        return Phase(config=self.config, windows=windows, per_step=max(1, self.batch // self.config.context))
+        if options.tokens is not None:
+            return plan_phases(shares, self.batch, options.tokens, lambda config: config.context, options.ramp)
+        if options.seconds is None:
+            flops = options.flops or self.flops
+            return plan_phases(
+                shares, self.batch, flops, lambda config: config.context * flops_per_token(config), options.ramp
+            )
+        steps = options.steps_in_time(self.work())
+        cost = Cost.parse(options.cost)
+        return plan_phases(
+            shares,
+            self.batch,
+            steps * cost.step(self.work()),
+            lambda config: cost.step(self.work(config)) / max(1, self.batch // config.context),
+            options.ramp,
+        )
 
     def estimate(self) -> dict[str, float]:
-        """Return the figures known before training: params, gpu_memory, and flops and tokens of the full training.
+        """Return the figures known before training: params, gpu_memory, and flops, tokens, seconds of the full one.
 
         gpu_memory is the GPU memory, in bytes, that a step needs in one pass (or in passes of micro_batch), in bf16
         unless precision says otherwise.
@@ -184,8 +213,9 @@ class LanguageTask:
         self.options.check_genes(lr=self.lr, weight_decay=self.weight_decay, warmup=self.warmup)
         phases = self.phases()
         known = {"params": float(self.config.parameters)}
-        known["gpu_memory"] = max(self._gpu_memory(phase) for phase in phases or (self.phase(1),))
-        return known if phases is None else {**known, **spent(phases, phases[-1].end)}
+        known["gpu_memory"] = max(self._gpu_memory(phase) for phase in phases)
+        known |= self.options.predicted(self.work(), phases[-1].end)
+        return {**known, **spent(phases, phases[-1].end)}
 
     def _gpu_memory(self, phase: Phase) -> float:
         """Return the GPU memory of a phase, per rank, without CUDA's own libraries, in bytes."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.options.declare import Options, option
+from evo_tune.options.declare import option
 from evo_tune.recipe.hardware.computing import Computing, Passes, Processes, in_memory
+from evo_tune.recipe.hardware.cost import Timed, Work
 from evo_tune.recipe.models.gpt_config import GPTConfig, flops_per_token
 from evo_tune.recipe.optim.optimisation import Averaging, Clipping, Optimisation, StoppingInTime
 from evo_tune.recipe.optim.schedule import Decaying, Scheduling
@@ -19,21 +20,14 @@ from evo_tune.recipe.optim.steps import BatchRamp, Bounds, steps_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget(Options):
-    """Budget, equal for all trainings: at most one of three."""
+class Budget(Timed):
+    """Budget, equal for all trainings: at most one of three; by default the time of the default genome."""
 
     flops: float | None = option(
         None, bounds="(0, 1e30]", gene=None, help="Budget in FLOPs; a larger model sees less text"
     )
     tokens: int | None = option(
         None, bounds="[1, 1e18]", gene=None, help="Budget in training tokens; favours large models"
-    )
-    seconds: float | None = option(
-        None,
-        bounds="(0, 1e9]",
-        unit="s",
-        gene=None,
-        help="Budget in time, estimated from ten timed steps; runs are not reproducible",
     )
 
     def check(self) -> None:
@@ -88,9 +82,8 @@ class Phase:
 def plan_phases(
     shares: Sequence[tuple[float, GPTConfig]],
     batch: int,
-    *,
-    tokens: float | None = None,
-    flops: float | None = None,
+    budget: float,
+    each: Callable[[GPTConfig], float],
     ramp: BatchRamp | None = None,
 ) -> tuple[Phase, ...]:
     """Divide a budget between phases, rounded to whole windows.
@@ -98,8 +91,8 @@ def plan_phases(
     Args:
         shares: Share of the budget and shape of each phase, by rising context, depth or width; shares sum to 1.
         batch: Tokens per step; at least one window.
-        tokens: Budget in tokens.
-        flops: Alternatively, budget in FLOPs (see `flops_per_token`).
+        budget: Budget, in any unit.
+        each: Function that returns what a window of a shape takes of the budget.
         ramp: Growth of the batch in the first phase, with its start in tokens; no effect if that is `batch` or more.
 
     Raises:
@@ -107,8 +100,7 @@ def plan_phases(
             or it is equal in all three.
     """
     check_integer("batch", batch, 1)
-    budget, name = (tokens, "tokens") if tokens is not None else (flops, "flops")
-    check_number(name, budget, "(0, inf)")
+    check_number("budget", budget, "(0, inf)")
     for (_, before), (_, after) in itertools.pairwise(shares):
         grows = (after.depth, after.width) != (before.depth, before.width)
         for side in ("depth", "width"):
@@ -116,8 +108,7 @@ def plan_phases(
         check_integer("context", after.context, before.context + (not grows))
     phases: list[Phase] = []
     for share, config in shares:
-        each = config.context * (1.0 if tokens is not None else flops_per_token(config))
-        windows = max(1, round(share * (budget or 0.0) / each))
+        windows = max(1, round(share * budget / each(config)))
         first, per_step = phases[-1].end if phases else 0, max(1, batch // config.context)
         growing = None
         if ramp is not None and not phases:
@@ -189,20 +180,13 @@ class ToZero(Scheduling):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(ToZero, Training):
-    """Budget, equal for all trainings: at most one."""
+class Plan(Timed, ToZero, Training):
+    """Budget, equal for all trainings: at most one; by default the time of the default genome."""
 
     flops: float | None = option(
         None, bounds="(0, inf)", gene=None, help="Budget in FLOPs; none: the default of the size"
     )
     epochs: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in passes over the training samples")
-    seconds: float | None = option(
-        None,
-        bounds="(0, 1e9]",
-        unit="s",
-        gene=None,
-        help="Budget in time, estimated from timed steps; runs are not reproducible",
-    )
     # Not 0.95, which suits language models: classifiers keep Adam's own default.
     beta2: float = option(
         0.999,
@@ -243,13 +227,20 @@ class Plan(ToZero, Training):
         """Budget in FLOPs if none is given."""
         return 2e10
 
-    def samples(self, rows: int, flops_per_sample: float) -> int:
+    def samples(self, rows: int, flops_per_sample: float, batch: int = 1, work: Work | None = None) -> int:
         """Return the samples that the full training visits, counting repetitions (int ≥ 1).
 
         Args:
             rows: Number of training samples.
             flops_per_sample: Training FLOPs per sample.
+            batch: Samples per step.
+            work: Work of a step, for a budget in time.
+
+        Raises:
+            OptionError: The budget is in time, and the cost of a step was not measured.
         """
+        if self.seconds is not None:
+            return max(1, round(self.steps_in_time(work or {}))) * batch
         flops = self.default_flops if self.flops is None else self.flops
         wanted = self.epochs * rows if self.epochs is not None else flops / flops_per_sample
         return max(1, round(wanted))

@@ -2,7 +2,15 @@
 
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.recipe.carrying import carry_language
-from evo_tune.recipe.classifying import ClassifierTask, Classifying, NumbersTask, SampleTask, divided, known_before
+from evo_tune.recipe.classifying import (
+    ClassifierTask,
+    Classifying,
+    NumbersTask,
+    SampleTask,
+    divided,
+    known_before,
+    work_of,
+)
 from evo_tune.recipe.data.corpus import Corpus, Texts
 from evo_tune.recipe.data.images import Augment, Augmenting, Images, read_images
 from evo_tune.recipe.data.labelled_texts import LabelledTexts, docstrings, encode_texts, read_labelled_texts, tokens_of
@@ -10,6 +18,7 @@ from evo_tune.recipe.data.tables import Columns, Table, hash_of, read_table, str
 from evo_tune.recipe.data.texts import python_paragraphs, read_text, split_text
 from evo_tune.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
 from evo_tune.recipe.hardware.computing import Computing, Passes, Processes, has_gpu
+from evo_tune.recipe.hardware.cost import Cost, encoder_work, gpt_work
 from evo_tune.recipe.hardware.memory import (
     Fit,
     Memory,

@@ -13,6 +13,7 @@ from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
 from evo_tune.recipe.data.tables import hash_of
 from evo_tune.recipe.data.texts import python_paragraphs, read_text, split_text
+from evo_tune.recipe.hardware.cost import Timed, tuning_work
 from evo_tune.recipe.hardware.memory import NewWeights, tuning_memory
 from evo_tune.recipe.models.base import Base, read_base
 from evo_tune.recipe.plan import ToZero, Training
@@ -70,7 +71,7 @@ TOKENS = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning(ToZero, Training):
+class Tuning(Timed, ToZero, Training):
     """Base model, text and trained weights."""
 
     data: str = option("", gene=None, help="Text: file, folder or glob; empty: a part of Python's own documentation")
@@ -90,9 +91,6 @@ class Tuning(ToZero, Training):
         None, bounds="[1, inf)", gene=None, help="Budget in training tokens; default without a budget: 65536"
     )
     flops: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in FLOPs")
-    seconds: float | None = option(
-        None, bounds="(0, 1e9]", unit="s", gene=None, help="Budget in time, from timed steps"
-    )
     weight_decay: float = option(0.0, bounds="[0, 1]", gene="log(1e-4,0.3)", help="Weight decay of the new weights")
     # Not 0.95, as for language models from scratch: tuning keeps Adam's own default.
     beta2: float = option(
@@ -122,25 +120,41 @@ class Tuning(ToZero, Training):
         """Tokens per window."""
         return self.planned.window(self.context)
 
-    def windows(self, trainable: int) -> int | None:
-        """Return the number of windows in the full training; None if the budget is in seconds.
+    def work(self, trainable: int, batch: int) -> dict[str, float]:
+        """Return the work of a step.
 
         Args:
             trainable: Number of trained weights.
+            batch: Windows per step.
+        """
+        judged = self.eval_tokens * (self.evaluations / 4 + 1.0)
+        return tuning_work(self.planned, self.window, batch, trainable, judged)
+
+    def windows(self, trainable: int, batch: int) -> int:
+        """Return the number of windows in the full training.
+
+        Args:
+            trainable: Number of trained weights.
+            batch: Windows per step.
+
+        Raises:
+            OptionError: The budget is in seconds, and the cost of a step was not measured.
         """
         if self.seconds is not None:
-            return None
+            return batch * max(1, round(self.steps_in_time(self.work(trainable, batch))))
         if self.flops is None:
             return max(1, round((self.tokens or TOKENS) / self.window))
         return max(1, round(self.flops / self.planned.flops_per_token(self.window, trainable) / self.window))
 
-    def spent(self, trainable: int) -> dict[str, float]:
-        """Return the tokens and FLOPs of the full training; empty if the budget is in seconds."""
-        windows = self.windows(trainable)
-        if windows is None:
-            return {}
+    def spent(self, trainable: int, batch: int) -> dict[str, float]:
+        """Return the tokens and FLOPs of the full training, and its seconds where a step's cost was measured."""
+        windows = self.windows(trainable, batch)
         tokens = windows * self.window
-        return {"tokens": float(tokens), "flops": tokens * self.planned.flops_per_token(self.window, trainable)}
+        return {
+            "tokens": float(tokens),
+            "flops": tokens * self.planned.flops_per_token(self.window, trainable),
+            **self.predicted(self.work(trainable, batch), -(-windows // batch)),
+        }
 
     def known(self, new: NewWeights, batch: int) -> dict[str, float]:
         """Return the figures known before a tuning: trainable_params, gpu_memory, tokens and flops.
@@ -163,7 +177,7 @@ class Tuning(ToZero, Training):
             **self.on_gpu,
         )
         memory, trainable = predicted.peak - predicted.context, new.count(base)
-        return {"trainable_params": float(trainable), "gpu_memory": memory, **self.spent(trainable)}
+        return {"trainable_params": float(trainable), "gpu_memory": memory, **self.spent(trainable, batch)}
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the text, its split, and the base (its files, or the recipe of the small base)."""

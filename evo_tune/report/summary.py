@@ -274,7 +274,8 @@ def _done(run: Run) -> list[tuple[float, float]]:
 def caveats(run: Run) -> list[str]:
     """Return why a repeated run would differ; `verify` passes all the same."""
     found = []
-    if run.manifest.options.get("seconds") is not None:
+    options = run.manifest.options
+    if options.get("seconds") is not None and not options.get("cost"):
         found.append("its budget is in seconds")
     times = [o.metric for o in run.objectives if o.metric == "seconds" or run.manifest.units.get(o.metric) in TIMES]
     if times:

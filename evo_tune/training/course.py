@@ -25,7 +25,7 @@ from evo_tune.recipe.metrics import measured, tests_of
 from evo_tune.recipe.optim.steps import Tail
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import measured_peak
-from evo_tune.training.hardware.throughput import SAFE, TIMED, Throughput, mfu, peak_flops, steps_in
+from evo_tune.training.hardware.throughput import Throughput, clock_for, mfu, peak_flops
 from evo_tune.training.optim.losses import Loss
 from evo_tune.training.optim.watching import EarlyStopping
 from evo_tune.training.stepping.feeding import Source
@@ -171,16 +171,8 @@ class Task(ABC):
         return None
 
     @abstractmethod
-    def planned(self) -> Sequence[Any] | None:
-        """Return the phases of the full training; None if its budget is in seconds."""
-
-    @abstractmethod
-    def phase(self, windows: int) -> Any:
-        """Return the phase of a training with one phase.
-
-        Args:
-            windows: Windows or samples to train on, repetitions counted.
-        """
+    def planned(self) -> Sequence[Any]:
+        """Return the phases of the full training."""
 
     @abstractmethod
     def model(self, phase: Any) -> nn.Module:
@@ -306,9 +298,8 @@ class Task(ABC):
         Raises:
             UsageError: The options do not fit the model, or the data cannot be used.
         """
-        options, planned = self.plan.options, self.planned()
-        # A budget in seconds is converted once; a resumed training keeps the result.
-        self.phases = [self.phase(saved["windows"] if saved else self._by_clock())] if planned is None else planned
+        options = self.plan.options
+        self.phases = self.planned()
         step = saved["trainer"]["step"] if saved else 0
         phase = next((phase for phase in self.phases if step <= phase.end), self.phases[-1])
         course = Course(
@@ -321,12 +312,6 @@ class Task(ABC):
         if saved:
             course.restore(saved)
         return course
-
-    def _by_clock(self) -> int:
-        """Return the windows or samples that fit the budget in seconds, by timing steps of a trial training."""
-        per_step: int = self.phase(1).per_step
-        trial = self.phase(per_step * TIMED)
-        return per_step * steps_in(self.plan.options.seconds, self.trainer(trial, trial.end, lr=SAFE))
 
 
 class Course:
@@ -446,35 +431,37 @@ class Course:
             warm: Number of untimed steps before them.
 
         Returns:
-            'seconds', from the current step to the end; 'judging', the part of them that does not grow with the budget.
+            'seconds', from the current step to the end; 'judging', the part of them that does not grow with the budget;
+            'step', the seconds of a step.
 
         Raises:
             Diverged: See `Trainer.run`.
         """
-        last = self.task.ends[0]
+        last, now = self.task.ends[0], clock_for(self.trainer.device)
         first = self.trainer.step + max(0, min(warm, last - self.trainer.step - 1))
         stop = min(first + steps, last)
         self.trainer.run(first)
-        done = [time.perf_counter()]
+        done = [now()]
         while self.trainer.step < stop and (done[-1] - done[0] < ENOUGH or len(done) < 4):
             self.trainer.run(self.trainer.step + 1)
-            done.append(time.perf_counter())
+            done.append(now())
         stop = self.trainer.step
         # The median: on a busy machine a few slow steps would dominate a mean.
         share = self.task.share(stop) - self.task.share(first)
-        stepping = median(b - a for a, b in pairwise(done)) * (stop - first) / share
-        done = [time.perf_counter()]
+        each = median(b - a for a, b in pairwise(done))
+        stepping = each * (stop - first) / share
+        done = [now()]
         self.task.on_the_way(self.trainer)
-        done.append(time.perf_counter())
+        done.append(now())
         measured(self.task.judged(self, None), self.task.group)
-        done.append(time.perf_counter())
+        done.append(now())
         judging = len(self.marks) * (done[1] - done[0]) + done[2] - done[1]
-        return {"seconds": stepping + judging, "judging": judging}
+        return {"seconds": stepping + judging, "judging": judging, "step": each}
 
     def state(self) -> dict[str, Any]:
         """Return the state to store in a checkpoint."""
         stopping = self.stopping and self.stopping.state()
-        return {"windows": self.task.phases[0].windows, "trainer": self.trainer.state(), "stopping": stopping}
+        return {"trainer": self.trainer.state(), "stopping": stopping}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore a state returned by `state`.

@@ -76,11 +76,8 @@ class Reading(Task):
     def ceiling(self) -> float:
         return 1.5 * math.log(self.plan.options.vocab)
 
-    def planned(self) -> Sequence[Phase] | None:
+    def planned(self) -> Sequence[Phase]:
         return self.plan.phases()
-
-    def phase(self, windows: int) -> Phase:
-        return self.plan.phase(windows)
 
     def model(self, phase: Phase) -> GPT:
         recompute = self.plan.options.recompute

@@ -76,13 +76,10 @@ class Samples(Task):
         """Counted targets per sample: 1 for a class, k for k real numbers."""
         return self.loss.count(self.examples.training[1][:1])
 
-    def planned(self) -> Sequence[Whole] | None:
-        options, rows = self.plan.options, len(self.examples.training[0])
-        return None if options.seconds is not None else [self.phase(options.samples(rows, self.plan.flops_per_sample))]
-
-    def phase(self, windows: int) -> Whole:
-        steps = steps_of(windows, len(self.examples.training[0]), self.plan.batch)
-        return Whole(windows, self.plan.batch, steps)
+    def planned(self) -> Sequence[Whole]:
+        plan, rows = self.plan, len(self.examples.training[0])
+        samples = plan.options.samples(rows, plan.flops_per_sample, plan.batch, plan.work)
+        return [Whole(samples, plan.batch, steps_of(samples, rows, plan.batch))]
 
     def model(self, phase: Whole) -> nn.Module:
         model: nn.Module = self.plan.build(seed_for(self.run.seed, "weights"))

@@ -7,12 +7,13 @@ gives device, seed, budget and folders. This module is independent of data and m
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any
+
+import torch
 
 from evo_tune.recipe.optim.steps import fork_step, stop_step
 from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
@@ -20,6 +21,7 @@ from evo_tune.training.course import Course, Plan, Run, Task
 from evo_tune.training.hardware import precision as probe
 from evo_tune.training.hardware.device import keep_freed_memory, reproducible
 from evo_tune.training.hardware.distributed import RankFailed, Ranks, launch
+from evo_tune.training.hardware.throughput import clock_for
 
 
 def evaluate_task(
@@ -60,7 +62,8 @@ def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) ->
         Diverged: The training diverged.
         UsageError: The checkpoint belongs to another training.
     """
-    began = time.perf_counter()
+    now = clock_for(torch.device(run.device))
+    began = now()
     keep_freed_memory()
     options, writes = plan.options, ranks is None or ranks.rank == 0
     with reproducible(run.threads, run.device, strict=getattr(options, "deterministic", True)):
@@ -68,7 +71,7 @@ def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) ->
         precision = _precision(plan, run, saved)
         course = kind(plan.in_precision(precision), run, ranks).course(saved)
         if run.timing:
-            return course, _timed(course, run.timing, time.perf_counter() - began, plan.save)
+            return course, _timed(course, run.timing, now() - began, plan.save)
         start, stop = course.trainer.step, stop_step(course.steps, run.budget)
         fork = max(start, fork_step(course.trainer.recipe.schedule, stop)) if options.fork else stop
         course.run(fork)
@@ -92,15 +95,16 @@ def _timed(course: Course, steps: int, built: float, saves: bool) -> dict[str, f
     """Return the predicted cost of a full training, from a few of its steps.
 
     Returns:
-        'seconds' and 'judging' (see `Course.timed`), including the time to build; 'memory', GPU memory in bytes;
-        'checkpoint', approximate bytes of a partial training's checkpoint; 'kept', those of a full training's.
+        'seconds', 'judging' and 'step' (see `Course.timed`), the first two including the time to build; 'memory', GPU
+        memory in bytes; 'checkpoint', approximate bytes of a partial training's checkpoint; 'kept', those of a full
+        training's.
     """
     found = course.timed(steps)
     # Weights, and at most two optimizer moments for each trained weight.
     held = sum(one.numel() * one.element_size() * (3 if one.requires_grad else 1) for one in course.model.parameters())
     memory = {"memory": course.peak_memory} if course.trainer.device.type == "cuda" else {}
-    took = {name: seconds + built for name, seconds in found.items()}
-    return {**took, **memory, "checkpoint": float(held), "kept": float(held) * saves}
+    took = {name: found[name] + built for name in ("seconds", "judging")}
+    return {**found, **took, **memory, "checkpoint": float(held), "kept": float(held) * saves}
 
 
 # ---------------------------------------------------------------- several processes

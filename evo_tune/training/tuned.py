@@ -113,12 +113,9 @@ class Tuned(Task):
         """FLOPs of training on one token."""
         return self.plan.base.flops_per_token(self.plan.options.window, self.plan.trainable)
 
-    def planned(self) -> Sequence[Whole] | None:
-        windows = self.plan.options.windows(self.plan.trainable)
-        return None if windows is None else [self.phase(windows)]
-
-    def phase(self, windows: int) -> Whole:
-        return Whole(windows, self.plan.batch, optimizer_steps(windows, self.plan.batch))
+    def planned(self) -> Sequence[Whole]:
+        windows = self.plan.options.windows(self.plan.trainable, self.plan.batch)
+        return [Whole(windows, self.plan.batch, optimizer_steps(windows, self.plan.batch))]
 
     def model(self, phase: Whole) -> nn.Module:
         plan, recompute = self.plan, self.plan.options.recompute

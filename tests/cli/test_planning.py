@@ -1,4 +1,4 @@
-"""`--dry-run`, the timing of a few steps, and `--hours` alone: what is told beforehand; and nothing is left of it."""
+"""The plan of a run: `--dry-run`, the timing of a few steps, and the budget of a training in time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import msgspec
 import pytest
 
 from evo_tune.cli.output import outputs
-from evo_tune.cli.planning import SHORTER, Planned, plan
 from evo_tune.loop.begin import Request
+from evo_tune.loop.planning import TRAININGS, RunPlan, needs_cost, plan_run
 from evo_tune.loop.search import Search
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import find_evaluator
 from evo_tune.settings import settings_of
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
@@ -66,7 +68,7 @@ def test_a_dry_run_tells_a_plan_and_leaves_no_file(timed: Path, typed: Typed, mo
     what = ("run", "timed.py", "-o", "pace=2", "--trials", "20", "--slots", "1", "--dry-run")
     done = typed(*what, "--price-per-hour", "3", "--name", "mine")
     assert done.code == 0, done
-    assert "2 s with the default genome" in done.out
+    assert "default genome, from timed steps: 2 s" in done.out
     assert "genomes      20" in done.out
     assert "at the given price" in done.out
     printed = typed(*what, "--format", "json").out
@@ -113,22 +115,123 @@ def test_timings_are_no_trials_and_a_run_tells_its_forecast(timed: Path, typed: 
         assert search.pace is None, "nobody asked"
 
 
-def planned(options: dict[str, str], **settings: Any) -> Planned:
-    return plan("timed.py", Request(options=options), *settings_of({"slots": 2, **settings}), Path("store"))
+PRICED = '''"""A training that takes as many seconds as a step costs, by its option seconds."""
+from dataclasses import dataclass
+
+from evo_tune import Float, Minimize, SearchSpace, option
+from evo_tune.recipe.hardware.cost import Timed
+
+SPACE = SearchSpace(size=Float(1.0, 8.0, default=2.0))
+OBJECTIVES = [Minimize("loss")]
+SUPPORTS = ["timing", "budget"]
+METRICS = {"loss": "", "steps": "", "seconds": "s"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Timed):
+    """Budget."""
+
+    tokens: int | None = option(None, gene=None)
+    short: bool = option(False, gene=None)
+
+
+def work(genome, options):
+    return {"step": 1.0, "size": genome["size"], "judged size": 10 * genome["size"]}
+
+
+def remarks(options):
+    return ["too long"] if options.short and (options.seconds or 0) > 3.0 else []
+
+
+def steps(genome, options):
+    return options.tokens or (1000 if options.seconds is None else round(options.steps_in_time(work(genome, options))))
+
+
+def estimate(genome, options):
+    return {"steps": float(steps(genome, options)), **options.predicted(work(genome, options), steps(genome, options))}
+
+
+def evaluate(genome, context, options: Options):
+    step = 1e-3 + 1e-3 * genome["size"]
+    if context.timing:
+        return {"seconds": 0.2 + 1000 * step, "judging": 0.1 + 0.01 * genome["size"], "step": step}
+    return {"loss": genome["size"] / steps(genome, options)}
+'''
+
+
+@pytest.fixture
+def priced(folder: Path) -> Evaluator:
+    (folder / "priced.py").write_text(PRICED)
+    return find_evaluator("priced.py", {}, {})
+
+
+def plan(plugin: Evaluator, options: dict[str, str] | None = None, forecast: bool = False, **settings: Any) -> RunPlan:
+    request = Request(options=options or {})
+    return plan_run(plugin, request, *settings_of({"slots": 2, **settings}), Path("store"), forecast)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("timed")
-def test_hours_alone_plan_how_long_a_training_is() -> None:
-    found = planned({"pace": "5"}, hours=0.05)
-    assert found.pace is not None
-    assert "0.05 h: -o flops=" in found.told
-    count = (180 - found.seconds) * 2 / found.pace.usual
-    assert count == pytest.approx(SHORTER, rel=0.1)
-    assert found.manifest.options["flops"] == float(found.options["flops"]) < 1e6
-    timed_again = planned({"pace": "5", **found.options}, hours=0.05)
-    assert timed_again.told == "", "a budget of the user's own stands"
-    assert timed_again.pace is not None
-    assert timed_again.pace.usual == pytest.approx(found.pace.usual, rel=0.05), "what was planned is what it takes"
-    assert planned({"pace": "5"}, hours=0.05, trials=9).told == "", "not alone"
+def test_without_a_budget_every_genome_gets_the_time_of_the_default(priced: Evaluator) -> None:
+    found = plan(priced)
+    options = found.manifest.options
+    assert options["seconds"] == pytest.approx(3.1, rel=0.1), "1000 steps of 3 ms, and evaluations"
+    assert f"-o seconds={options['seconds']:g}" in found.told
+    assert "default genome" in found.told
+    for size, steps in ((1.0, 1500), (2.0, 1000), (8.0, 333)):
+        known = found.evaluator.estimate({"size": size})
+        assert known["steps"] == pytest.approx(steps, rel=0.1)
+        assert known["seconds"] == pytest.approx(options["seconds"], rel=0.01)
     assert not Path("store").exists()
+    assert not needs_cost(found.evaluator), "a plan is made once"
+    again = priced.bind(options)
+    assert [again.estimate({"size": one}) for one in (1.0, 5.0)] == [
+        found.evaluator.estimate({"size": one}) for one in (1.0, 5.0)
+    ], "the manifest alone fixes the steps, on any machine"
+
+
+@pytest.mark.slow
+def test_hours_choose_the_time_of_a_training(priced: Evaluator) -> None:
+    found = plan(priced, hours=0.1)
+    room = (360 - found.seconds) * 2
+    assert found.manifest.options["seconds"] == pytest.approx(room / TRAININGS, rel=0.05)
+    assert "--hours" in found.told
+    least = plan(priced, hours=1e-4).manifest.options["seconds"]
+    assert least == pytest.approx(3.1 / 8, rel=0.1), "no shorter than an eighth of the evaluator's own"
+    enough = plan(priced, {"short": "true"}, hours=0.1)
+    assert enough.manifest.options["seconds"] == pytest.approx(3.1, rel=0.1)
+    assert "data" in enough.told
+
+
+@pytest.mark.slow
+def test_a_budget_that_was_given_stands(priced: Evaluator) -> None:
+    found = plan(priced, {"seconds": "2"})
+    assert (found.manifest.options["seconds"], found.told) == (2.0, "")
+    assert found.manifest.options["cost"]
+    counted = plan(priced, {"tokens": "50"}, hours=0.1)
+    assert (counted.manifest.options["cost"], counted.pace, counted.told) == ("", None, "")
+    assert counted.manifest.options["seconds"] is None
+    assert plan(priced, {"tokens": "50"}, forecast=True).pace is not None
+
+
+@pytest.mark.slow
+def test_a_search_plans_by_itself_and_resumes_to_the_same_steps(priced: Evaluator) -> None:
+    del priced
+    with Search("priced.py", store="store", name="run", trials=4, slots=1, order="proposal") as search:
+        search.run()
+        budget = search.saved.manifest.options["seconds"]
+        assert search.told
+    with Search.resume("run", store="store", trials=8) as longer:
+        longer.run()
+    assert longer.saved.manifest.options["seconds"] == budget
+    trials = longer.trials
+    assert len(trials) == 8
+    assert len({trial.outcome.metrics["steps"] for trial in trials}) > 4
+    assert all(trial.outcome.metrics["seconds"] == pytest.approx(budget, rel=0.01) for trial in trials)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("priced")
+def test_evaluate_measures_the_cost_for_a_budget_in_time(typed: Typed) -> None:
+    done = typed("evaluate", "priced.py", "-o", "seconds=2", "-g", "size=8", "--format", "json")
+    assert done.code == 0, done
+    assert json.loads(done.out)["metrics"]["steps"] == pytest.approx(200, rel=0.15)

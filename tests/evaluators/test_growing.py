@@ -145,7 +145,6 @@ def test_what_is_exported_is_the_grown_model(evaluator: Evaluator, tmp_path: Pat
     [
         ({"grow_from": "big"}, "expected DEPTHxWIDTH, such as 2x64"),
         ({"grow_from": "0x64"}, "expected DEPTHxWIDTH"),
-        ({"seconds": 1.0, "tokens": None}, "-o grow_from and -o seconds"),
         ({"patience": 3}, "-o grow_from and -o patience"),
         ({"extend_from": 32}, "-o grow_from and -o extend_from"),
         ({"grow_from": "9x32"}, "expected up to 4x"),

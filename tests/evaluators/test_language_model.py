@@ -21,6 +21,7 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.recipe import Corpus, hidden_width, read_text
 from evo_tune.recipe.data import prepared
+from evo_tune.recipe.hardware.cost import Cost
 
 OFF = {
     "schedule": ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"),
@@ -241,17 +242,30 @@ def test_flops_are_held_equal_across_sizes(train: Callable[..., Any], default: d
         assert metrics["flops"] == pytest.approx(2e9, rel=0.04)  # to a window
 
 
-def test_seconds_fix_the_steps_beforehand(
-    module: ModuleType, train: Callable[..., Any], default: dict[str, Any], tmp_path: Path
+COST = Cost({"step": 1e-3, "products": 1e-11}, start=0.01, judging=0.5).text()
+
+
+def test_a_time_buys_the_steps_that_the_measured_cost_allows(
+    module: ModuleType, train: Callable[..., Any], default: dict[str, Any]
 ) -> None:
     genome = {**default, "depth": 1, "width": 32}
-    metrics, context = train(genome, seconds=0.3, BUDGET=0.5)
-    assert 1 <= metrics["steps"] < 2000
-    # What is left goes by the steps that were fixed, not by another look at the clock.
-    rest, _ = train(genome, seconds=0.3, RESUME_FOLDER=tmp_path / "trial", FOLDER=tmp_path / "next")
-    assert rest["steps"] in (2 * metrics["steps"], 2 * metrics["steps"] - 1)
-    assert context.curve[-1][0] == pytest.approx(metrics["steps"] / rest["steps"])
-    assert "flops" not in module.estimate(genome, module.Options(size="small", seconds=0.3))
+    half, _ = train(genome, seconds=0.1, cost=COST, BUDGET=0.5)
+    whole, _ = train(genome, seconds=0.1, cost=COST)
+    assert half["steps"] == -(-whole["steps"] // 2)
+    options = module.Options(size="small", seconds=0.1, cost=COST)
+    work, cost = module.work(genome, options), Cost.parse(COST)
+    assert module.estimate(genome, options)["seconds"] == pytest.approx(0.1, rel=0.02)
+    larger = {**genome, "depth": 4, "width": 128}
+    assert cost.step(module.work(larger, options)) > cost.step(work)
+    tokens = [module.estimate(one, options)["tokens"] for one in (genome, larger)]
+    assert tokens[1] < tokens[0]
+    assert module.estimate(larger, options)["seconds"] == pytest.approx(0.1, rel=0.05), "equal time for every genome"
+
+
+def test_phases_share_a_time_by_what_their_steps_cost(module: ModuleType, default: dict[str, Any]) -> None:
+    options = module.Options(size="small", seconds=20.0, cost=COST, context=128, extend_from=32, extend_share=0.25)
+    genome = {name: value for name, value in default.items() if name != "context"}
+    assert module.estimate(genome, options)["seconds"] == pytest.approx(20.0, rel=0.05)
 
 
 def test_rungs_resumed_equal_one_training(train: Callable[..., Any], default: dict[str, Any], tmp_path: Path) -> None:
@@ -516,7 +530,6 @@ def test_bad_text_says_what_and_what_next(module: ModuleType, tmp_path: Path) ->
         ({"patience": 1, "schedule": "sgdr", "evaluations": 20}, "patience=1: expected more than the 2 evaluations"),
         ({"extend_from": 64}, "extend_from=64: expected less than -o context"),
         ({"extend_from": 64, "context": 64}, "extend_from=64"),
-        ({"extend_from": 64, "context": 128, "seconds": 1.0}, "instead of -o seconds"),
         ({"extend_from": 64, "context": 128, "patience": 1}, "-o patience"),
         ({"decay_shape": "round"}, "decay_shape='round'"),
         ({"cycle": 0.0}, "cycle=0"),

@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.recipe.hardware.cost import Cost
 
 SIZES = ("small", "medium", "large")
 
@@ -76,6 +77,9 @@ def test_a_line_says_which_size_is_taken_and_that_text_is_short(
 ) -> None:
     assert module.remarks(module.Options(size="large", data=long)) == []
     assert module.remarks(module.Options(size="large", seconds=60)) == []
+    cheap = Cost({"step": 1e-3}).text()
+    (told,) = module.remarks(module.Options(size="large", seconds=60, cost=cheap))
+    assert "times" in told, "the cost says how much text the time takes"
     (told,) = module.remarks(module.Options(size="large"))
     assert "a training of size=large reads the 336" in told
     assert "bytes of text 18 times, and more than 4 times teaches little: give more text" in told

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,8 +21,8 @@ from evo_tune.options.declare import Option, declared_in
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
 from evo_tune.recipe import ClassifierTask, Training
+from evo_tune.recipe.hardware.cost import Cost
 from evo_tune.training import Classified, session
-from evo_tune.training.hardware import throughput
 
 pytestmark = pytest.mark.xdist_group("option effects")  # what they share is trained once
 
@@ -57,6 +55,7 @@ WSD, SGDR, ROPE = {"schedule": "wsd", **LONGER}, {"schedule": "sgdr", "cycle": 0
 LONG = {"context": 64, "extend_from": 16}
 RISING = {"weight_decay": 0.01, "weight_decay_end": 1.0, "evaluations": 64, "tokens": 8192, "epochs": 12.0}
 EVALUATED = {"evaluations": 8, **LONGER}
+COST, DEARER = (Cost({"step": seconds}).text() for seconds in (1e-3, 2e-3))
 SMALLER = {"base_width": 16, "base_depth": 2, "base_head": 8}
 
 EFFECTS: dict[str, Effect] = {
@@ -119,7 +118,8 @@ EFFECTS: dict[str, Effect] = {
     "tokens": Effect(8192, sees="steps"),
     "flops": Effect(2e8, given={"flops": 5e7, "tokens": None, "epochs": None}, sees="steps"),
     "epochs": Effect(1.0, sees="steps"),
-    "seconds": Effect(0.02, given={"seconds": 1e-3, "tokens": None, "epochs": None}, sees="steps"),
+    "seconds": Effect(0.02, given={"seconds": 2e-3, "cost": COST, "tokens": None, "epochs": None}, sees="steps"),
+    "cost": Effect(DEARER, given={"seconds": 0.02, "cost": COST, "tokens": None, "epochs": None}, sees="steps"),
     "size": Effect(sees="space"),
     "profile": Effect("width 32, heads 16", sees="space"),
     "eval_tokens": Effect(1024),
@@ -213,13 +213,11 @@ class Bench:
             calls[0] += 1
             strict.add(torch.are_deterministic_algorithms_enabled())
 
-        ticks = count()
         hook = modules.register_module_forward_pre_hook(look)
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(session, "launch", launch)  # another test has real ones
                 patch.setattr(torch.nn.Module, "compile", lambda block: compiled.append(block))  # and compiles
-                patch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: next(ticks) * 1e-3))
                 metrics = options.evaluate(genome, made)
         finally:
             hook.remove()

@@ -22,6 +22,7 @@ from evo_tune.recipe import (
     stratified,
     units_of,
 )
+from evo_tune.recipe.hardware.cost import Cost
 from evo_tune.training import Classified, Course, Diverged, FTTransformer, ViT, score, train
 from evo_tune.training.hardware import precision as probe
 
@@ -221,12 +222,6 @@ def test_narrow_classifiers_gain_nothing_from_bf16(
     assert fit(tmp_path, options, {"width": width}, width=width)[0]["bf16"] == bf16
 
 
-def test_a_budget_in_seconds_is_kept_by_who_goes_on(tmp_path: Path) -> None:
-    part, _, _ = fit(tmp_path / "1", {"seconds": 0.3}, budget=0.5)
-    rest, _, _ = fit(tmp_path / "2", {"seconds": 99.0}, resume_folder=tmp_path / "1")
-    assert part["steps"] < rest["steps"] <= 2 * part["steps"]
-
-
 def test_a_lost_training_is_diverged(tmp_path: Path) -> None:
     class Lost(FTTransformer):
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -274,6 +269,8 @@ def test_a_plan_counts_samples() -> None:
     assert Plan(flops=100.0).samples(10, 7.0) == 14
     assert Plan().samples(10, 1e9) == Plan(flops=Plan().default_flops).samples(10, 1e9) == 20
     assert Plan(epochs=1e-9).samples(10, 7.0) == 1
+    cost = Cost({"step": 0.5}, start=1.0).text()
+    assert Plan(seconds=6.0, cost=cost).samples(10, 7.0, 32, {"step": 1.0}) == 10 * 32
 
 
 def test_schedules_of_classifiers_end_at_zero() -> None:

@@ -55,21 +55,29 @@ def command(
 ) -> int:
     """Train one genome and print its result; nothing is saved."""
     import tempfile
+    from pathlib import Path
 
     from evo_tune.cli.formats import GenomeResult
     from evo_tune.dispatch import Task, open_slots, plan
     from evo_tune.genome.notation import parse_gene
     from evo_tune.genome.trial import Candidate
+    from evo_tune.loop.begin import Request
     from evo_tune.loop.code import named_evaluator
+    from evo_tune.loop.planning import needs_cost, plan_run
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import is_command
+    from evo_tune.settings import settings_of
 
     if not 0 < budget <= 1:  # click lets nan pass
         raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")
     given, values = split_assignments(options, "-o"), split_assignments(genes, "-g")
     fixed = {name: parse_gene(name, value) for name, value in values.items()} if is_command(evaluator) else None
     plugin = named_evaluator(evaluator, fixed, given)
-    bound = plugin.bind(given).settled(budget < 1.0)
+    bound = plugin.bind(given)
+    if bound.options.get("seconds") is not None and needs_cost(bound):
+        settings = settings_of({"slots": 1, "devices": devices, "threads": threads})
+        bound = plan_run(plugin, Request(options=given), *settings, Path()).evaluator
+    bound = bound.settled(budget < 1.0)
     space = bound.space.including(values)
     genome = space.check(space.parse(values), fill_defaults=True)
     planned = plan(1, devices, 1, threads)

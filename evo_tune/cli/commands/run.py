@@ -136,14 +136,14 @@ def command(
 
     EVALUATOR is language_model by default, a small GPT.
     """
-    from dataclasses import replace
-
     from evo_tune.cli.flags import FIRST
-    from evo_tune.cli.planning import hours_alone, plan, print_plan
+    from evo_tune.cli.output import print_plan
     from evo_tune.cli.warm_start import read_genomes
     from evo_tune.loop.begin import Request
+    from evo_tune.loop.planning import plan_run
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
+    from evo_tune.plugins.find import find_evaluator
     from evo_tune.settings import settings_of
     from evo_tune.store.places import free_folder
 
@@ -171,20 +171,18 @@ def command(
         fill_defaults=fill_defaults,
         learn_from=learn_from,
     )
-    of_run, session = settings_of(settings)
-    planned = None
     if name is not None:
         free_folder(Path(store), name)
-    if dry_run or hours_alone(session):
-        planned = plan(evaluator, request, of_run, session, Path(store))
-        request = replace(request, options={**given, **planned.options})
-    if dry_run and planned is not None:
-        print_plan(planned, price_per_hour, form)
+    if dry_run:
+        # Not `named_evaluator`, which would note that the file is trusted: nothing is written here.
+        plugin = find_evaluator(evaluator, read, given)
+        of_run, session = settings_of(settings)
+        print_plan(
+            plan_run(plugin, request, of_run, session, Path(store), forecast=True), session, price_per_hour, form
+        )
         return 0
     search = Search(evaluator, store=store, name=name, **vars(request), **settings)
-    if planned is not None and planned.told and not quiet:
-        shared.echo(planned.told, err=form != "table")
-    return go(search, quiet, form, no_report, tracks, price_per_hour, planned)
+    return go(search, quiet, form, no_report, tracks, price_per_hour)
 
 
 def _aimed(

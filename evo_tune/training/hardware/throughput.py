@@ -1,4 +1,4 @@
-"""Tokens per second, their share of a device's peak (MFU), and the number of steps that fit in a time.
+"""Tokens per second, their share of a device's peak (MFU), and the clock that times a training.
 
 MFU is the model's required FLOPs over the device's peak FLOPs in the same time (PaLM, arXiv:2204.02311, appendix B).
 Recomputation to save memory does not count. If the peak is unknown there is no MFU.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
+
+import torch
 
 from evo_tune.options.bounds import check_integer, check_name, check_number
 
@@ -93,9 +95,6 @@ def chip(device_name: str) -> Chip | None:
 
 SAFE = 1e-6
 """Learning rate at which no training diverges, for trainings that are discarded."""
-
-WARM, TIMED = 3, 13
-"""Number of untimed steps, and the step at which timing ends."""
 
 
 def peak_flops(device_name: str, precision: str = "bf16") -> float | None:
@@ -193,24 +192,10 @@ class Throughput:
         return self._clock()
 
 
-class Timed(Protocol):
-    """Interface of a training that can be timed, such as a trainer."""
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """Return the clock that times a training on a device, in seconds.
 
-    def run(self, until: int) -> Any:
-        """Train up to a step."""
-
-
-def steps_in(seconds: float, trial: Timed) -> int:
-    """Return the number of steps that fit in a time, at least 1, by the median of ten steps after three.
-
-    Args:
-        seconds: Time in seconds, above 0.
-        trial: Training at step 0, of at least `TIMED` steps; do not use it afterwards.
+    A training in one thread of a CPU is timed by the processor time of this process, which excludes other programs on
+    the core.
     """
-    trial.run(WARM)
-    times = []
-    for step in range(WARM, TIMED):
-        before = time.perf_counter()
-        trial.run(step + 1)
-        times.append(time.perf_counter() - before)
-    return max(1, int(float(seconds) / statistics.median(times)))
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter

@@ -1,0 +1,200 @@
+"""The plan of a run before it begins: what its trainings take, the cost of a step, and the budget of a training.
+
+Some steps of a few genomes are timed in slots that are opened for the plan and closed again. No run begins and no file
+is left. Where no budget is given, all genomes get the same time: that of the default genome with the evaluator's own
+budget, or a share of `--hours`. A measured cost model turns the time into steps (`recipe.hardware.cost`). It is saved
+in the manifest, so the same manifest gives the same run on any machine.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from msgspec import structs
+
+from evo_tune.dispatch import Slot
+from evo_tune.errors import UsageError
+from evo_tune.forecast.timing import LONGEST, TIMING, Pace, Timing, pace_of, points, time_genomes
+from evo_tune.loop.begin import Request, prepared
+from evo_tune.loop.driving import Interrupts
+from evo_tune.loop.opening import plan_for, slots_for
+from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
+from evo_tune.recipe.hardware.cost import Cost, Measured, budgets_of
+from evo_tune.settings import RunSettings, SessionSettings
+from evo_tune.store.manifest import Manifest, space_of
+
+TRAININGS = 30
+"""Number of full trainings, final comparison included, that fit into `--hours` by the chosen budget."""
+
+SHORTEST = 1 / 8
+"""Smallest share of the evaluator's own budget that `--hours` may leave: shorter trainings say little about it."""
+
+TIME_SHARE = 0.05
+"""Maximum share of the hours for timing steps, apart from the start of workers."""
+
+MORE = 6
+"""Number of random genomes that are timed for the cost of a step, in addition to those of a forecast."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The plan of a run.
+
+    Args:
+        evaluator: Evaluator of the run, with its options.
+        manifest: Manifest with which it would begin.
+        slots: Number of slots.
+        device: Device of its slots.
+        pace: Times of its trainings; None if they were not timed.
+        told: The chosen budget in words; '' if none was chosen.
+        seconds: Duration of the planning.
+    """
+
+    evaluator: BoundEvaluator
+    manifest: Manifest
+    slots: int
+    device: str
+    pace: Pace | None
+    told: str = ""
+    seconds: float = 0.0
+
+
+def plan_run(
+    plugin: Evaluator,
+    request: Request,
+    settings: RunSettings,
+    session: SessionSettings,
+    store: Path,
+    forecast: bool = False,
+) -> RunPlan:
+    """Plan a run. Nothing is written.
+
+    Args:
+        plugin: Evaluator of the run.
+        request: The user's request.
+        settings: Settings of the run.
+        session: Settings of its first session.
+        store: Folder of the saved runs.
+        forecast: Whether to time steps even if the budget does not need it.
+
+    Raises:
+        UsageError: Something given is wrong, or the plan was interrupted.
+    """
+    began = time.monotonic()
+    asked = plugin.bind(request.options)
+    if priced := needs_cost(asked):
+        # A time is no number of steps before the cost is known, so steps are timed with the evaluator's own budget.
+        request = replace(request, options={**request.options, "seconds": None})
+    manifest = prepared(plugin, request, settings, session, store)
+    bound = plugin.bind(manifest.options)
+    if TIMING not in plugin.supports or not (forecast or priced):
+        planned = plan_for(session, manifest.threads, manifest.options)
+        return RunPlan(bound, manifest, len(planned.slots), planned.slots[0].name, None)
+    found = _time(bound, manifest, session, MORE if priced else 0)
+    pace, told = pace_of(found.rows, found.worker), ""
+    cost = _cost(bound, manifest, found) if priced else None
+    if cost is not None and pace is not None:
+        room = None
+        if session.hours is not None:
+            room = max(0.0, session.hours * 3600 - (time.monotonic() - began)) * found.slots
+        options, told = _budget(bound, manifest, cost, asked.options["seconds"], room)
+        bound = plugin.bind(options)
+        manifest = structs.replace(manifest, options=bound.options)
+        usual = bound.estimate(space_of(manifest, bound.space).default())["seconds"]
+        pace = replace(pace, seconds=(usual,), corners=(), judging=min(pace.judging, usual))
+    elif priced and asked.options["seconds"] is not None:
+        raise UsageError(f"-o seconds={asked.options['seconds']:g}: no step could be timed: give another budget")
+    return RunPlan(bound, manifest, found.slots, found.device, pace, told, time.monotonic() - began)
+
+
+def needs_cost(evaluator: BoundEvaluator) -> bool:
+    """Return whether the budget of a training is in time, and the cost of a step is still to be measured."""
+    options = evaluator.options
+    able = TIMING in evaluator.plugin.supports and evaluator.tells_work and "cost" in options
+    if not able or options["cost"] or options.get("ranks", 1) != 1:
+        return False
+    return set(budgets_of(options)) <= {"seconds"}
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """Timings in the slots of a plan, and what the slots are."""
+
+    rows: Mapping[int, Mapping[str, float]]
+    worker: int
+    slots: int
+    device: str
+
+
+def _time(evaluator: BoundEvaluator, manifest: Manifest, session: SessionSettings, more: int) -> _Timed:
+    slots: list[Slot] = []
+    stopped = threading.Event()
+    folder = Path(tempfile.mkdtemp(prefix="evo-tune-"))
+
+    def stop() -> None:
+        stopped.set()
+        for slot in slots:
+            slot.kill()
+
+    try:
+        with Interrupts(stop, stop):
+            slots += slots_for(manifest, session, evaluator, folder / "trials")
+            genomes = points(space_of(manifest, evaluator.space), more)
+            timing = Timing(
+                folder=folder / "trials",
+                stopping=stopped.is_set,
+                longest=LONGEST if session.hours is None else min(LONGEST, TIME_SHARE * session.hours * 3600),
+                quick=not more,
+            )
+            rows, worker = time_genomes(slots, genomes, timing)
+            device = slots[0].device
+    finally:
+        for slot in slots:
+            slot.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    if stopped.is_set():
+        raise UsageError("interrupted while a few steps were timed: nothing was begun")
+    return _Timed(rows, worker, len(slots), device)
+
+
+def _cost(evaluator: BoundEvaluator, manifest: Manifest, found: _Timed) -> Cost | None:
+    """Return the cost of a step by some timings; None without any."""
+    genomes = points(space_of(manifest, evaluator.space), MORE)
+    rows = {at: row for at, row in found.rows.items() if row.get("step", 0.0) > 0.0}
+    if not rows:
+        return None
+    return Cost.fit([Measured(evaluator.work(genomes[at]), row["step"], row["judging"]) for at, row in rows.items()])
+
+
+def _budget(
+    bound: BoundEvaluator, manifest: Manifest, cost: Cost, given: float | None, room: float | None
+) -> tuple[dict[str, Any], str]:
+    """Return the options with the measured cost and the budget in seconds, and the choice in words.
+
+    Args:
+        bound: Evaluator with the user's options, without a budget.
+        manifest: Manifest of the run.
+        cost: Cost of a step.
+        given: Budget in seconds that the user gave.
+        room: Slot seconds for all trainings; None: no limit.
+    """
+    priced = {**bound.options, "cost": cost.text()}
+    if given is not None:
+        return {**priced, "seconds": given}, ""
+    plugin, usual = bound.plugin, space_of(manifest, bound.space).default()
+    seconds = own = plugin.bind(priced).estimate(usual)["seconds"]
+    why = "the time of the default genome with the evaluator's own budget"
+    if room is not None:
+        seconds = max(room / TRAININGS, SHORTEST * own)
+        why = f"so that {room / seconds:.0f} full trainings fit into --hours"
+        while seconds > own and plugin.bind({**priced, "seconds": seconds}).remarks() != bound.remarks():
+            seconds, why = max(own, seconds / 1.25), "the most for which the evaluator finds its data sufficient"
+    seconds = float(f"{seconds:.3g}")
+    return {**priced, "seconds": seconds}, f"budget: {seconds:g} s a training (-o seconds={seconds:g}), {why}"
