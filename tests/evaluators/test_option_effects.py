@@ -186,7 +186,7 @@ class Bench:
     def _place(self, value: Any, tiny: dict[str, Any]) -> Any:
         if value == "{other}":
             value = "{" + OTHER[tiny["data"].strip("{}")] + "}"
-        return self.places[value.strip("{}")] if isinstance(value, str) and value.startswith("{") else value
+        return self.places.get(value.strip("{}"), value) if isinstance(value, str) else value
 
     def observe(self, effect: Effect, options: BoundEvaluator) -> dict[str, Any]:
         """Return what can be seen under these options: of the space, of what is exported, or of a training."""
