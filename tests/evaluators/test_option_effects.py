@@ -22,7 +22,7 @@ from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
 from evo_tune.recipe import ClassifierTask, Training
 from evo_tune.recipe.hardware.cost import Cost
-from evo_tune.training import Classified, session
+from evo_tune.training import Classified, EarlyStopping, session
 
 pytestmark = pytest.mark.xdist_group("option effects")  # what they share is trained once
 
@@ -91,6 +91,7 @@ EFFECTS: dict[str, Effect] = {
     "evaluations": Effect(8, sees="points", same="val_loss"),
     "patience": Effect(1, given={"min_delta": 100.0, **EVALUATED}, sees="steps"),
     "min_delta": Effect(100.0, given={"patience": 2, **EVALUATED}, sees="steps", genome={"lr": min}),
+    "smoothing": Effect(0.9, given={"patience": 8, **EVALUATED}, sees="best"),
     "precision": Effect("bf16"),
     "compile": Effect(True, sees="compiled", same="val_loss"),
     "deterministic": Effect(False, sees="strict", same="val_loss"),
@@ -203,7 +204,7 @@ class Bench:
 
     def _train(self, genome: dict[str, Any], options: BoundEvaluator, budget: float) -> dict[str, Any]:
         made = Context(seed=1, folder=self.folder, budget=budget)
-        calls, processes, strict, compiled = [0], [1], set(), []
+        calls, processes, strict, compiled, best = [0], [1], set(), [], [0.0]
 
         def launch(*_: Any, ranks: int, **__: Any) -> dict[str, float]:
             processes[0] = ranks
@@ -213,15 +214,22 @@ class Bench:
             calls[0] += 1
             strict.add(torch.are_deterministic_algorithms_enabled())
 
+        restore = EarlyStopping.restore_best
+
+        def restore_best(stopping: EarlyStopping, model: torch.nn.Module) -> None:
+            best[0] = stopping.best
+            restore(stopping, model)
+
         hook = modules.register_module_forward_pre_hook(look)
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(session, "launch", launch)  # another test has real ones
+                patch.setattr(EarlyStopping, "restore_best", restore_best)
                 patch.setattr(torch.nn.Module, "compile", lambda block: compiled.append(block))  # and compiles
                 metrics = options.evaluate(genome, made)
         finally:
             hook.remove()
-        seen = {"points": len(made.curve), "forwards": calls[0], "processes": processes[0]}
+        seen = {"points": len(made.curve), "forwards": calls[0], "processes": processes[0], "best": best[0]}
         seen |= {"strict": strict, "compiled": len(compiled)}
         return {**metrics, **seen, "checkpoint": self.folder.exists()}
 

@@ -238,6 +238,11 @@ class Stopping(Options):
     min_delta: float = option(
         0.0, bounds="[0, inf)", help="Decrease of the loss above which an evaluation counts as an improvement"
     )
+    smoothing: float = option(
+        0.0,
+        bounds="[0, 1)",
+        help="patience: decay of the moving average of the loss that counts instead of the loss; 0: the loss itself",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

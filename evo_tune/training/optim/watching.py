@@ -201,6 +201,9 @@ class EarlyStopping:
         patience: Evaluations without improvement before stopping (int ≥ 1).
         min_delta: Smallest improvement that counts, in units of the metric, 0 or more; a tie does not count.
         mode: 'min' or 'max'.
+        smoothing: Decay β of the moving average of the metric that is compared instead of the metric, in [0, 1). The
+            average of n values is (1 - β) · Σ β^(n-i) · x_i / (1 - β^n), corrected for its start as Adam's moments
+            (Kingma & Ba, arXiv:1412.6980). Non-finite values are left out.
         cycle: Evaluations in one cycle of a schedule with restarts; patience must be larger.
 
     Raises:
@@ -208,16 +211,25 @@ class EarlyStopping:
     """
 
     def __init__(
-        self, *, patience: int = 5, min_delta: float = 0.0, mode: str = "min", cycle: int | None = None
+        self,
+        *,
+        patience: int = 5,
+        min_delta: float = 0.0,
+        mode: str = "min",
+        smoothing: float = 0.0,
+        cycle: int | None = None,
     ) -> None:
         check_integer("patience", patience, 1)
         check_number("min_delta", min_delta, "[0, inf)")
         check_name("mode", mode, ("min", "max"))
+        check_number("smoothing", smoothing, "[0, 1)")
         if cycle is not None and patience <= cycle:
             raise RecipeError("patience", patience, f"more than the {cycle} evaluations of one cycle")
         self.patience = patience
         self.min_delta = min_delta
         self.sign = 1.0 if mode == "min" else -1.0
+        self.smoothing = smoothing
+        self.average, self.weight = 0.0, 0.0  # without correction, and the sum of its weights
         self.best = math.inf
         self.waited = 0
         self.weights: dict[str, Any] = {}
@@ -225,10 +237,12 @@ class EarlyStopping:
     @classmethod
     def of(cls, options: Stopping) -> EarlyStopping | None:
         """Return a new early stopping for the options; None if they have no patience."""
-        return None if options.patience is None else cls(patience=options.patience, min_delta=options.min_delta)
+        if options.patience is None:
+            return None
+        return cls(patience=options.patience, min_delta=options.min_delta, smoothing=options.smoothing)
 
     def update(self, value: float, model: nn.Module) -> bool:
-        """Record one evaluation, and keep the model's weights if it is the best so far.
+        """Record one evaluation, and keep the model's weights if the (smoothed) metric is the best so far.
 
         Args:
             value: Value of the metric; NaN is no improvement.
@@ -237,13 +251,21 @@ class EarlyStopping:
         Returns:
             Whether to stop now.
         """
-        loss = self.sign * value
+        loss = self._smoothed(self.sign * value)
         if loss < self.best - self.min_delta:
             self.best, self.waited = loss, 0
             self.weights = {name: tensor.detach().clone() for name, tensor in moving(model).items()}
         else:
             self.waited += 1
         return self.waited >= self.patience
+
+    def _smoothed(self, loss: float) -> float:
+        """Add a loss to the moving average, and return the average; a non-finite loss is returned as it is."""
+        if not self.smoothing or not math.isfinite(loss):
+            return loss
+        self.average += (1.0 - self.smoothing) * (loss - self.average)
+        self.weight += (1.0 - self.smoothing) * (1.0 - self.weight)
+        return self.average / self.weight
 
     def restore_best(self, model: nn.Module) -> None:
         """Restore the best weights; without a recorded improvement, leave the model unchanged."""
@@ -252,8 +274,10 @@ class EarlyStopping:
 
     def state(self) -> dict[str, Any]:
         """Return the state to store in a checkpoint."""
-        return {"best": self.best, "waited": self.waited, "weights": self.weights}
+        average = {"average": self.average, "weight": self.weight}
+        return {"best": self.best, "waited": self.waited, "weights": self.weights, **average}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a state returned by `state`."""
         self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]
+        self.average, self.weight = state["average"], state["weight"]
