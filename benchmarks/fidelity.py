@@ -8,6 +8,7 @@ A run ends when its cost is spent. Quality is the normalised regret of the best 
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 20
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 20 --strategies ga,saea,random
     python benchmarks/fidelity.py --tables ../shared/tables --strategies saea,saea:smooth=0 --trainings 30
+    python benchmarks/fidelity.py --tables ../shared/tables --methods 1 1/3,1 1/9,1/3,1 --at 5 10 20 30
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 3 --quick     in a minute
 
 'halving' is the same without the guard: no audits but the default, and the rungs' ratio whatever it misses.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +46,7 @@ METHODS = {
     "prune": RunSettings(prune=True),
     "rungs, prune": RunSettings(fidelity=THIRDS, prune=True),
 }
-"""By name: how genomes are trained; `naive` takes the guard out of the second."""
+"""By name: how genomes are trained; `naive` takes the guard out of the second. Any other name is taken as rungs."""
 
 SCRATCH = ("bpe_or_vocab", "layers", "width", "ffn", "heads", "lr")
 LORA = ("model", "lr", "batch_size", "lora_rank")
@@ -178,6 +180,17 @@ def play(table: Table, strategy: str, rules: RunSettings, seed: int, cost: float
     return Played(np.array(costs), np.array(regrets))
 
 
+def rules_of(method: str) -> RunSettings:
+    """Return the rules of a method: one of METHODS, or rungs as `--fidelity` takes them."""
+    return METHODS[method] if method in METHODS else RunSettings(fidelity=method)
+
+
+def against(runs: Sequence[Played], first: Sequence[Played], cost: float) -> str:
+    """Return the mean and standard error of the difference in regret to other runs of the same seeds."""
+    found = np.array([one.at(cost) - other.at(cost) for one, other in zip(runs, first, strict=True)])
+    return f"{found.mean():+.3f} ± {found.std(ddof=1) / np.sqrt(len(found)):.3f}"
+
+
 def mean(runs: Sequence[Played], cost: float) -> float:
     """Return the mean regret of runs at a cost."""
     return float(np.mean([run.at(cost) for run in runs]))
@@ -200,6 +213,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="runs of each method on each table, 2 or more")
     parser.add_argument("--strategies", default="ga,saea", help="who proposes, options after colons")
     parser.add_argument("--trainings", type=int, default=60, help="cost of the longest runs, in full trainings")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="names, or rungs such as 1/3,1")
+    parser.add_argument("--at", nargs="+", type=float, help="costs to tell; without it shares of --trainings")
     parser.add_argument("--quick", action="store_true", help="only ga, 30 trainings")
     given = parser.parse_args()
     found = list(tables(given.tables))
@@ -208,22 +223,26 @@ def main() -> None:
         return
     cost = 30 if given.quick else given.trainings
     for strategy in ["ga"] if given.quick else given.strategies.split(","):
-        costs = [cost / 3, cost / 2, cost * 2 / 3, cost]
+        costs = given.at or [cost / 3, cost / 2, cost * 2 / 3, cost]
+        cost = max(costs)
         print(
             f"\n{strategy}: regret after {', '.join(f'{one:g}' for one in costs)} full trainings' cost, and cost to the"
         )
-        print(f"regret that full trainings have after {cost}")
+        print(f"regret that the first method has after {cost:g}; below each, its difference to the first, by seed")
         for table in found:
             print(f"{table.name} ({len(table.curves)} curves)")
-            goal = np.inf
-            for name, rules in METHODS.items():
+            first: list[Played] = []
+            for name in given.methods:
                 print(f"\r{strategy}, {name} on {table.name}".ljust(70), end="\r", file=sys.stderr, flush=True)
                 with naive(name):
-                    runs = [play(table, strategy, rules, seed, cost) for seed in range(given.seeds)]
-                goal = mean(runs, cost) if name == "full trainings" else goal
-                needed = reached(runs, goal, cost)
+                    runs = [play(table, strategy, rules_of(name), seed, cost) for seed in range(given.seeds)]
+                first = first or runs
+                needed = reached(runs, mean(first, cost), cost)
                 columns = "".join(f"{shown(runs, one):>17}" for one in costs)
                 print(f"  {name:15}{columns}{needed:10.2f}{needed / cost:8.2f}")
+                if runs is not first:
+                    print(f"  {'':15}{''.join(f'{against(runs, first, one):>17}' for one in costs)}", flush=True)
+        print(f"{time.process_time():.0f} s of a processor in all")
 
 
 if __name__ == "__main__":

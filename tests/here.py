@@ -25,4 +25,4 @@ class Here(Slot):
     def close(self) -> None:
         pass
 
-    kill = close
+    kill = interrupt = close

@@ -641,6 +641,10 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
     elif end.default is not None and not end.default.feasible:
         yield f"the default does not keep to {limits}, so it is no fair opponent"
     yield verdict(end)
+    pending = len(run.candidates) - len(run.outcomes)
+    if pending and run.ended not in (None, "interrupted"):
+        hours = f"{run.sessions[-1].hours:g} hours"
+        yield f"{pending} trainings were ended by the limit of {hours}: a longer run trains them"
     yield from ends_of(run)
     if run.ended is not None and run.ended.startswith(DONE_BY_ITSELF):
         yield f"stopped, since {run.ended}"

@@ -57,6 +57,7 @@ def go(
     no_report: bool,
     tracks: Sequence[str] = (),
     price: float | None = None,
+    began: float | None = None,
 ) -> int:
     """Run, show progress, write a report and print the result.
 
@@ -67,10 +68,12 @@ def go(
         no_report: Whether to write no report.
         tracks: Values of `--track`.
         price: Price of an hour; None for no price.
+        began: Beginning of the command, in seconds of `time.monotonic`: `--hours` includes the time since then.
 
     Returns:
         Exit code: 1 if no trial has a value, 130 after an interrupt.
     """
+    import time
     from contextlib import ExitStack
 
     from evo_tune.cli.for_scale import note
@@ -95,7 +98,9 @@ def go(
         watch = beside.enter_context(watcher(silent, price))
         look = watch if stream is None else patient(stream.look)
         try:
-            search.run(look, forecast=forecast)
+            here = search.seconds - search.saved.resumed[-1]  # of this session
+            planning = 0.0 if began is None else max(0.0, time.monotonic() - began - here)
+            search.run(look, forecast=forecast, planning=planning)
         finally:
             if stream is not None:
                 look(search)

@@ -12,7 +12,7 @@ from evo_tune.dispatch.limits import check_system, cpu_count
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.log import sweep
 from evo_tune.dispatch.packing import Forecast, SharedCards, SharedSlot
-from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotUnfit, Task
+from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotInterrupted, SlotUnfit, Task
 from evo_tune.errors import OptionError
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Plan",
     "Slot",
     "SlotClosed",
+    "SlotInterrupted",
     "SlotUnfit",
     "Task",
     "cpu_count",

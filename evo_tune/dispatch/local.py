@@ -15,7 +15,7 @@ import warnings
 
 from evo_tune.dispatch.devices import Device
 from evo_tune.dispatch.process import Lost, Process
-from evo_tune.dispatch.slot import Slot, SlotClosed, SlotUnfit, Task, keep_log
+from evo_tune.dispatch.slot import Slot, SlotClosed, SlotInterrupted, SlotUnfit, Task, keep_log
 from evo_tune.genome.trial import Candidate, Outcome
 
 LOADING = 300.0
@@ -55,6 +55,7 @@ class LocalSlot(Slot):
         self._retries = retries
         self._lock = threading.Lock()
         self._closed = False
+        self._interrupted = False
         self._worker: Process | None = None
         self._spare: Process | None = None
         self._lost_one = False
@@ -82,6 +83,7 @@ class LocalSlot(Slot):
             return None
 
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
+        self._interrupted = False
         for _ in range(self._retries + 1):
             outcome = self._attempt(candidate, folder)
             if outcome.status != "crashed":
@@ -103,6 +105,8 @@ class LocalSlot(Slot):
                     f"{self.name}: its worker {left} on {self.device} cannot be killed ({lost}): it hangs in the "
                     "system, a driver or a file server; look there"
                 ) from None
+            if self._interrupted:
+                raise SlotInterrupted(f"{self.name} was interrupted") from None
             return Outcome(lost.status, seconds=time.monotonic() - began, device=self.device, error=str(lost))
         except BaseException:  # Ctrl-C in this thread: stop the worker too
             self._discard(None)
@@ -159,6 +163,12 @@ class LocalSlot(Slot):
         worker, self._worker = self._worker, None
         if worker is not None:
             _bury(worker, None)
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        worker = self._worker
+        if worker is not None:
+            worker.kill()
 
     def kill(self) -> None:
         self._closed = True

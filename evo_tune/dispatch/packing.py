@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from evo_tune.dispatch.local import LocalSlot
-from evo_tune.dispatch.slot import Slot, SlotClosed
+from evo_tune.dispatch.slot import Slot, SlotClosed, SlotInterrupted
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome
@@ -241,6 +241,7 @@ class SharedCards:
 
         Raises:
             SlotClosed: The slot was closed meanwhile.
+            SlotInterrupted: The slot was interrupted while it waited.
         """
         try:
             with self._changed:
@@ -248,10 +249,12 @@ class SharedCards:
                 self._waiting[slot] = needed, not stays
                 self._cards[slot.device].enter(slot.place.name, needed)
                 self._admit()
-                self._changed.wait_for(lambda: slot.place.closed or slot not in self._waiting)
+                self._changed.wait_for(lambda: slot.place.closed or slot.interrupted or slot not in self._waiting)
                 place = slot.place
             if place.closed:
                 raise SlotClosed(f"{slot.name} is closed")
+            if slot.interrupted:
+                raise SlotInterrupted(f"{slot.name} was interrupted")
             yield place
         finally:
             with self._changed:
@@ -321,6 +324,8 @@ class SharedSlot(Slot):
         """Local slot where it trains; only `SharedCards` changes it."""
         self.left = False
         """Whether it has left its device for good."""
+        self.interrupted = False
+        """Whether its current training was interrupted."""
         self._cards = cards
         cards.join(self)
 
@@ -335,6 +340,7 @@ class SharedSlot(Slot):
         return self._run(candidate, folder, stays=True)
 
     def _run(self, candidate: Candidate, folder: str | None, stays: bool) -> Outcome:
+        self.interrupted = False
         needed = self._cards.forecast.needed(candidate.genome)
         whole = self._cards.memory(self.device)
         needed = whole if needed is None else needed
@@ -367,6 +373,11 @@ class SharedSlot(Slot):
     @property
     def memory(self) -> int | None:
         return self.place.memory
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+        self.place.interrupt()
+        self._cards.wake()
 
     def kill(self) -> None:
         self.place.kill()

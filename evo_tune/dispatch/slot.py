@@ -28,6 +28,10 @@ class SlotClosed(RunError):
     """The slot was closed or killed: neither this call nor a later one returns an Outcome."""
 
 
+class SlotInterrupted(RunError):
+    """The training was ended by `Slot.interrupt`, without an Outcome; the slot can train again."""
+
+
 class SlotUnfit(RunError):
     """The slot cannot evaluate any candidate any more: try the candidate on another slot."""
 
@@ -102,7 +106,7 @@ class Task:
 class Slot(ABC):
     """A place that runs one evaluation at a time.
 
-    One thread at a time calls `run`; any thread may call `kill` and `close`.
+    One thread at a time calls `run`; any thread may call `interrupt`, `kill` and `close`.
 
     Attributes:
         name: Name in messages: 'slot 0'.
@@ -124,6 +128,7 @@ class Slot(ABC):
 
         Raises:
             SlotClosed: The slot is closed, or was killed meanwhile.
+            SlotInterrupted: The training was interrupted.
             SlotUnfit: The slot cannot train; the candidate is not the cause.
             NoMachine: The slot has no machine now.
         """
@@ -143,6 +148,10 @@ class Slot(ABC):
     @abstractmethod
     def kill(self) -> None:
         """Kill the worker and all that it started, at once; a current `run` raises SlotClosed."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """End a current training at once: its `run` raises SlotInterrupted. The slot stays open."""
 
     @property
     def available(self) -> bool:

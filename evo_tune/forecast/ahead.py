@@ -11,15 +11,16 @@ from __future__ import annotations
 import heapq
 import math
 import os
-from collections.abc import Sequence
-from itertools import pairwise
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from types import MappingProxyType
 
 from msgspec import Struct, structs
 
 from evo_tune.forecast.timing import Pace
-from evo_tune.report.final_comparison import looks
+from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results, looks
 from evo_tune.report.summary import costs
 from evo_tune.report.words import show_seconds
 from evo_tune.settings import SessionSettings
@@ -165,6 +166,8 @@ def ahead(
     wanted = by_births
     if session.budget is not None:
         wanted = min(wanted, max(0.0, session.budget - used - pending / 2))
+    if run is not None and run.planned is not None:  # only the final comparison is left
+        wanted = 0.0
     trainings = min(wanted, room)
     if not math.isfinite(trainings):
         return None
@@ -280,48 +283,57 @@ def comparison_seconds(session: SessionSettings, each: float, slots: int) -> tup
     """
     if not session.final_seeds:
         return 0.0, 0.0
-    ends = comparison_ends(session.final_seeds, [each] * session.finalists, each, slots)
+    comparison = FinalComparison(tuple(range(1, session.finalists + 1)), 0, session.final_seeds)
+    ends = comparison_ends(comparison, lambda id: each, slots)
     return ends[0], ends[-1]
 
 
-def comparison_ends(seeds: int, finalists: Sequence[float], default: float | None, slots: int) -> list[float]:
-    """Return the seconds after which a final comparison may end: one value for each look at its results.
+def comparison_ends(
+    comparison: FinalComparison,
+    seconds: Callable[[int], float],
+    slots: int,
+    results: Results = MappingProxyType({}),
+    busy: Sequence[float] = (),
+) -> list[float]:
+    """Return the seconds after which a final comparison may end: one value for each look that it still lacks.
 
-    It simulates the order of `report.final_comparison`. While the finalist is chosen, the default's seeds for the first
+    It simulates the order of `FinalComparison.state`. While the finalist is chosen, the default's seeds for the first
     look fill slots that would be idle. At each later look all slots wait for the last training.
 
     Args:
-        seeds: Value of `--final-seeds` (int ≥ 1).
-        finalists: Seconds of a training of each finalist, best first. The first one is assumed to be chosen.
-        default: Seconds of a training of the default genome; None without one, and then there is only one look.
+        comparison: Comparison with at least one seed and one finalist. Open choices fall on the first finalist.
+        seconds: Returns the seconds of a training of the genome of a trial.
         slots: Number of trainings at once (int ≥ 1).
+        results: Results so far; a running training counts as one.
+        busy: Seconds until each running training ends.
     """
-    free, ready = [0.0] * slots, 0.0
-    stops = looks(seeds)
-    filling = [] if default is None else [default] * stops[0]
+    free, ready = sorted([*busy, *[0.0] * (slots - len(busy))]), max(busy, default=0.0)
+    known, stops, default = dict(results), comparison.looks, comparison.default
+    filling = deque(comparison.lacking(stops[0], [default], known))
 
-    def begin(seconds: float, earliest: float) -> float:
-        end = max(heapq.heappop(free), earliest) + seconds
+    def begin(one: FreshTraining, earliest: float) -> float:
+        known[one] = 0.0
+        end = max(heapq.heappop(free), earliest) + seconds(one.id)
         heapq.heappush(free, end)
         return end
 
-    alive = list(finalists)
-    while len(alive) > 1:
-        done = max([begin(each, ready) for _ in range(math.ceil(seeds / 3)) for each in alive])
-        while filling and free[0] < done:
-            begin(filling.pop(), 0.0)
-        ready, alive = done, alive[: math.ceil(len(alive) / 2)]
-    for each in filling:  # needed for any chosen finalist, so these can start at once
-        begin(each, 0.0)
+    chosen, lacking = comparison.choose(known)
+    while lacking:
+        ready = max(begin(one, ready) for one in lacking)
+        while filling and free[0] < ready:
+            begin(filling.popleft(), 0.0)
+        chosen, lacking = comparison.choose(known)
+    if chosen is None:  # every finalist failed
+        return [max(free)]
     ends = []
-    for number, (before, look) in enumerate(pairwise([0, *stops])):
-        for _ in range(look - before):
-            if number and default is not None:
-                begin(default, ready)
-            begin(alive[0], ready)
-        ready = max(free)
-        ends.append(ready)
-    return ends[:1] if default is None else ends
+    for look in stops[:1] if default is None else stops:
+        if lacking := comparison.lacking(look, [default, chosen], known):
+            # The default's first seeds are needed for any chosen finalist, so these can start at once.
+            for one in sorted(lacking, key=lambda one: one.id != default):
+                begin(one, 0.0 if one in filling else ready)
+            ready = max(free)
+            ends.append(ready)
+    return ends
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ and the trainings do not depend on the number of slots.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from evo_tune.dispatch import Slot
 from evo_tune.genome.trial import Candidate, Outcome, Trial
+from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import OVER, Fetched, Job
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining
 from evo_tune.report.recommendation import comparison_of, fresh_seed, results_of
@@ -35,7 +37,12 @@ def _job(run: Run, one: FreshTraining) -> Job:
     seed = fresh_seed(run.manifest.settings.seed, one.number, one.purpose)
     tested = one.purpose == "report"
     candidate = replace(run.candidates[one.id], seed=seed, resumes=None, stop_if=(), test=tested)
-    return Job(candidate, f"final comparison, trial {one.id}", f"comparison-{one.id:06d}-{one.purpose}-{one.number}")
+    return Job(candidate, f"final comparison, trial {one.id}", _folder(one))
+
+
+def _folder(one: FreshTraining) -> str:
+    """Return the name of the folder of a training."""
+    return f"comparison-{one.id:06d}-{one.purpose}-{one.number}"
 
 
 def collect(run: Run, candidate: Candidate, outcome: Outcome) -> None:
@@ -51,15 +58,25 @@ class ComparisonJobs:
         run: Run that is open for writing. The first fetched job fixes its final comparison.
         changed: Lock of the run; notified after each result, and when the run stops.
         stopping: Returns whether no new job may start.
+        deadline: Limit in hours, by which the comparison is made smaller if it would not end in time; None for none.
     """
 
-    def __init__(self, run: Run, changed: threading.Condition, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        changed: threading.Condition,
+        stopping: Callable[[], bool],
+        deadline: Deadline | None = None,
+    ) -> None:
         self._run = run
         self._changed = changed
         self._stopping = stopping
+        self._deadline = deadline
         self._comparison: FinalComparison | None = None
-        self._out: set[str] = set()
-        """Folders of the running jobs."""
+        self._out: dict[FreshTraining, float] = {}
+        """Beginning of each running training, in seconds of `time.monotonic`."""
+        self._took: dict[int, list[float]] = {}
+        """Seconds of the trainings of this session, by trial id."""
 
     def fetch(self, slot: Slot) -> Fetched:
         """Return the next job, for any slot; None while the next jobs depend on running ones."""
@@ -68,15 +85,54 @@ class ComparisonJobs:
             if self._stopping():
                 return OVER
             self._comparison = self._comparison or comparison_of(self._run)
-            jobs = [job for job in comparison_jobs(self._run, self._comparison).values() if job.folder not in self._out]
+            if self._jobs():
+                self._shrink(self._comparison)
+            jobs = self._jobs()
             if not jobs:
                 return None if self._out else OVER
-            self._out.add(str(jobs[0].folder))
-            return jobs[0]
+            one, job = next(iter(jobs.items()))
+            self._out[one] = time.monotonic()
+            return job
+
+    def _jobs(self) -> dict[FreshTraining, Job]:
+        """Return the next jobs that are not running."""
+        assert self._comparison is not None
+        jobs = comparison_jobs(self._run, self._comparison)
+        return {one: job for one, job in jobs.items() if one not in self._out}
 
     def take(self, job: Job, outcome: Outcome) -> None:
         """Record the outcome of a job."""
         with self._changed:
             collect(self._run, job.candidate, outcome)
-            self._out.discard(str(job.folder))
+            one = next((one for one in self._out if _folder(one) == job.folder), None)
+            if one is not None:
+                del self._out[one]
+                self._took.setdefault(one.id, []).append(outcome.seconds)
             self._changed.notify_all()
+
+    def expired(self) -> bool:
+        """Return whether the time of the comparison is over, its running trainings included."""
+        return self._deadline is not None and self._deadline.left <= 0.0
+
+    def end(self) -> None:
+        """Reduce a comparison whose time is over to the trainings that have ended."""
+        with self._changed:
+            if self._comparison is not None and self._deadline is not None and self.expired():
+                self._out.clear()
+                self._shrink(self._comparison)
+
+    def _shrink(self, comparison: FinalComparison) -> None:
+        """Make the comparison smaller, and record that, if its next look would not be in time."""
+        if self._deadline is None:
+            return
+        now, results = time.monotonic(), results_of(self._run, comparison)
+        running = {one: now - began for one, began in self._out.items()}
+        fitting = self._deadline.fitting(comparison, results, running, self._seconds_of)
+        if fitting != comparison:
+            self._deadline.record(fitting)
+            self._comparison = comparison_of(self._run)
+
+    def _seconds_of(self, id: int) -> float:
+        """Return the predicted seconds of a training: the longest one of this genome, if it was trained here."""
+        assert self._deadline is not None
+        return max(self._took[id]) if id in self._took else self._deadline.seconds_of(id)

@@ -21,7 +21,7 @@ from typing import Any
 
 from joblib import Parallel, delayed
 
-from evo_tune.dispatch import UNKNOWN, NoMachine, Slot, SlotClosed, SlotUnfit
+from evo_tune.dispatch import UNKNOWN, NoMachine, Slot, SlotClosed, SlotInterrupted, SlotUnfit
 from evo_tune.errors import EvoTuneError, RunError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.health import Health, Verdict
@@ -106,6 +106,10 @@ class Drivers:
         """Ids of the candidates whose jobs were put back."""
         self._over = False
         """Whether no new jobs will come; `_again` may still have some."""
+        self._expired = False
+        """Whether the time for these jobs is over."""
+        self.interrupted = 0
+        """Number of trainings that were ended because their time was over."""
         self._named: set[str] = set()
         """Devices that were already reported as set aside."""
         self._started = time.monotonic()
@@ -116,6 +120,7 @@ class Drivers:
         take: Callable[[Job, Outcome], None],
         watch: Callable[[], None],
         default: Callable[[], Candidate | None] | None = None,
+        expired: Callable[[], bool] = lambda: False,
     ) -> None:
         """Run all jobs in the slots, except slots whose device is set aside.
 
@@ -125,10 +130,11 @@ class Drivers:
             watch: Function that this thread calls about five times a second.
             default: Returns the candidate of the default genome once it has succeeded. Without it every outcome is
                 taken as it is; with it, a failure that may be caused by the device is held back (see `health`).
+            expired: Returns whether the time for these jobs is over: running ones are then ended without an outcome.
         """
         self._at_work = {slot.name: slot for slot in self.slots if slot.device not in self.health.aside}
         self._again.clear()
-        self._over = False
+        self._over = self._expired = False
 
         def drive(slot: Slot) -> None:
             while (job := self._next(slot, fetch)) is not None:
@@ -142,12 +148,28 @@ class Drivers:
                         return
                 except NoMachine:
                     self._put_back(job)
+                except SlotInterrupted:  # it has no result; a resume trains it
+                    self.interrupted += 1
                 finally:
                     with self._changed:
                         self._out.discard(slot.name)
                         self._changed.notify_all()
 
-        self._in_background(drive, watch)
+        def look() -> None:
+            if self._expired or expired():
+                self._interrupt()
+            watch()
+
+        self._in_background(drive, look)
+
+    def _interrupt(self) -> None:
+        """End the running jobs without an outcome, and start no others. A repeated call does no harm."""
+        with self._changed:
+            self._expired = True
+            out = [slot for slot in self.slots if slot.name in self._out]
+            self._changed.notify_all()
+        for slot in out:
+            slot.interrupt()
 
     def beat(self) -> None:
         """Write a heartbeat for a run that is driven by hand; with slots, the main thread writes it."""
@@ -156,7 +178,7 @@ class Drivers:
 
     def _next(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> Job | None:
         """Wait for the next job of a slot and return it; None if there are no more jobs."""
-        while not self._stopping():  # jobs held back then have no result; a resume trains them
+        while not (self._stopping() or self._expired):  # jobs held back then have no result; a resume trains them
             ready = slot.available
             if slot.device in self.health.aside:
                 if not self._leave(slot, self.health.aside[slot.device]):

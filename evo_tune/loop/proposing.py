@@ -8,7 +8,7 @@ had no hidden state (law 1). Other modules decide limits and slots.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -134,6 +134,8 @@ class Births:
         self._generations = generations
         self._arrival = run.manifest.settings.order == "arrival"
         self._waiting: deque[Candidate] = deque()
+        self.refused = False
+        """Whether the last proposal was not made a candidate, because it would not fit."""
 
     def take_up(self) -> None:
         """Return every candidate without a result again, before any new one."""
@@ -147,11 +149,18 @@ class Births:
                 return candidate
         return None
 
-    def next(self, over: bool) -> Candidate | None:
-        """Return a new candidate; None if the strategy needs more results first.
+    def put_back(self, candidate: Candidate) -> None:
+        """Have a candidate wait again, before all others."""
+        self._waiting.appendleft(candidate)
+
+    def next(self, over: bool, fits: Callable[[Proposal], bool]) -> Candidate | None:
+        """Return a new candidate; None if the strategy needs more results first, or its proposal does not fit.
+
+        A proposal that does not fit is not recorded: it follows from the history, so a longer run makes it again.
 
         Args:
             over: Whether no new genome may be proposed, only further trials of known ones.
+            fits: Returns whether there is time for a proposal.
         """
         run, history, proposal = self._run, self._history, None
         ready = self._arrival or self._tell_up_to(history.born_count - run.manifest.settings.lag)
@@ -161,7 +170,8 @@ class Births:
             )
             # One result at a time: the proposal is the first one that the strategy makes.
             ready = proposal is None and not self._arrival and self._tell_up_to(len(run.told) + 1)
-        return None if proposal is None else self._bear(proposal)
+        self.refused = proposal is not None and not fits(proposal)
+        return None if proposal is None or self.refused else self._bear(proposal)
 
     def tell(self, ids: Sequence[int]) -> None:
         """Report recorded results to the strategy, in this order."""

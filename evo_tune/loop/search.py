@@ -16,11 +16,12 @@ from evo_tune.dispatch import Slot
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
+from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, Trial
 from evo_tune.loop.begin import Request, given_up, new_name, reopened, widened
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import Ask, believed, code_of, named_evaluator, remember, ruled
 from evo_tune.loop.comparison import ComparisonJobs
+from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import OVER, Drivers, Fetched, Interrupts, Job
 from evo_tune.loop.generations import Generations, Leftovers
 from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, next_session
@@ -166,6 +167,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.pace = None if plan is None else plan.pace  # times of a few steps, if they were measured
         self._planning = 0.0 if plan is None else plan.seconds  # before the run began; `hours` includes it
         self.told = "" if plan is None else plan.told  # the budget that was chosen for the run, in words
+        self.deadline: Deadline | None = None  # while it runs in slots with a limit in hours
+        self._refused = -1  # number of results when the next training would not have ended in time
         self._status = ((-1, -1), "")
         self._changed = threading.Condition(threading.RLock())
         self.drivers = Drivers(run.folder, self.stop, lambda: self.stopping, self._changed)
@@ -227,24 +230,48 @@ class Search(contextlib.AbstractContextManager["Search"]):
             self.drivers.beat()
             if self.stopping or self.finished:
                 return None
-            if (waiting := self._births.waiting()) is not None:
+            waiting = self._births.waiting()
+            if waiting is not None and self._fits(waiting):
                 return waiting
-            self.finished = self._limit()
+            if waiting is not None:  # a longer run trains it
+                self._births.put_back(waiting)
+            self.finished = self._hours_over() if waiting is not None else self._limit()
             return None if self.finished else self._birth()
 
     def _limit(self) -> str | None:
         """Return the reached limit in words; None if no limit is reached."""
-        run, slots = self.saved, len(self.drivers.slots)
-        return limit_reached(run, self.session, self.history, self.strategy, self.seconds + self._planning, slots)
+        seconds = self.seconds + self._planning
+        return limit_reached(self.saved, self.session, self.history, self.strategy, seconds, self.deadline)
+
+    def _hours_over(self) -> str:
+        assert self.deadline is not None
+        return self.deadline.in_words()
+
+    def _fits(self, proposal: Candidate | Proposal) -> bool:
+        """Return whether a training would end within the hours of the run."""
+        return self.deadline is None or self.deadline.fits(proposal)
 
     def _birth(self) -> Candidate | None:
         over = all_born(self.saved, self.session, self.history)
-        candidate = self._births.next(over is not None)
+        candidate = None
+        if self._refused != len(self.saved.recorded):  # a later result may lead to a shorter training
+            candidate = self._births.next(over is not None, self._fits)
+            if self._births.refused:
+                self._refused = len(self.saved.recorded)
         if candidate is None and not self.history.out:
-            self.finished = over or "the strategy has nothing more to propose"
-            if not over:
+            refused = self._refused == len(self.saved.recorded)
+            self.finished = self._hours_over() if refused else over or "the strategy has nothing more to propose"
+            if not (over or refused):
                 self._leftovers.exhausted()
         return candidate
+
+    def _expired(self) -> bool:
+        """Return whether the search must end now, its running trainings included."""
+        with self._changed:
+            if self.deadline is None or not self.deadline.is_over():
+                return False
+            self.finished = self.finished or self._hours_over()
+            return True
 
     def tell(self, candidate: Candidate, outcome: Outcome | Mapping[str, float]) -> None:
         """Report a result: write it to disk, then show it to the strategy in its order.
@@ -277,6 +304,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         watch: Callable[[Search], None] = lambda search: None,
         *,
         forecast: bool = False,
+        planning: float = 0.0,
     ) -> Search:
         """Run trials in slots until a limit is reached.
 
@@ -286,12 +314,13 @@ class Search(contextlib.AbstractContextManager["Search"]):
         Args:
             watch: Function that is called about five times a second, for a live table.
             forecast: Whether to time a few steps first, unless the plan of the run did.
+            planning: Seconds before the session began that `hours` includes; at least those of the plan.
 
         Raises:
             StoreError: A result could not be written.
             RunError: The strategy or a driver failed.
         """
-        self.session = limited(self.session)
+        self.session, self._planning = limited(self.session), max(self._planning, planning)
         run, drivers = self.saved, self.drivers
         with Interrupts(self.stop, self.kill):
             try:
@@ -299,15 +328,41 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 drivers.slots = open_for(run, self.session, self.evaluator, self.space)
                 if forecast and self.pace is None:
                     self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
-                drivers.drive(self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default)
-                if self.session.final_seeds:
-                    jobs = ComparisonJobs(run, self._changed, lambda: self.stopping)
-                    drivers.drive(jobs.fetch, jobs.take, lambda: watch(self))
+                self.deadline = self._deadline()
+                drivers.drive(
+                    self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default, self._expired
+                )
+                if self.session.final_seeds and not self.stopping:
+                    self._compare(lambda: watch(self))
             finally:
                 self.close()
         if drivers.error is not None:
             raise drivers.error
         return self
+
+    def _deadline(self) -> Deadline | None:
+        """Return the limit in hours of the session, if it has one."""
+        if self.session.hours is None:
+            return None
+        return Deadline(
+            run=self.saved,
+            session=self.session,
+            space=lambda: self.history.space,
+            estimate=self.evaluator.estimate,
+            slots=len(self.drivers.slots),
+            elapsed=lambda: self.seconds + self._planning,
+            pace=self.pace,
+        )
+
+    def _compare(self, watch: Callable[[], None]) -> None:
+        """Train the final comparison: as an earlier session planned it, or as it fits into the time that is left."""
+        planned = self.saved.planned is not None
+        if self.deadline is not None:
+            self.deadline.plan()
+        deadline = None if planned else self.deadline
+        jobs = ComparisonJobs(self.saved, self._changed, lambda: self.stopping, deadline)
+        self.drivers.drive(jobs.fetch, jobs.take, watch, expired=jobs.expired)
+        jobs.end()
 
     def _evaluated(self, job: Job, outcome: Outcome) -> None:
         self.tell(job.candidate, outcome)

@@ -33,6 +33,9 @@ CAP = 2
 LOOKS = 3
 """Most looks at the results."""
 
+FEWEST = 2
+"""Fewest reporting seeds: one pair has no standard error."""
+
 SPENDING = 3
 """Power of the spending function."""
 
@@ -102,34 +105,61 @@ class FinalComparison:
     Args:
         finalists: Trial ids, the best of the search first; ties go to the earlier one.
         default: Trial id of the default; None if it has no value: then only the chosen finalist is trained.
-        seeds: Number of seeds asked for: the comparison uses up to `CAP` times as many, each halving a third.
+        seeds: Number of seeds asked for: each halving uses a third of it. 0: no comparison.
+        planned: Numbers of reporting seeds at each look, increasing, where time allows fewer than `looks(seeds)`;
+            () for those. They may depend on the clock, but not on any loss, so `ALPHA` still bounds the error.
     """
 
     finalists: tuple[int, ...]
     default: int | None
     seeds: int
+    planned: tuple[int, ...] = ()
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of reporting seeds at each look."""
+        return self.planned or tuple(looks(self.seeds))
 
     @property
     def most_numbers(self) -> dict[Purpose, int]:
         """Most seeds of each purpose that the comparison may use."""
         halvings = math.ceil(math.log2(max(1, len(self.finalists))))
-        return {"choose": math.ceil(self.seeds / 3) * halvings, "report": CAP * self.seeds}
+        return {"choose": math.ceil(self.seeds / 3) * halvings, "report": self.looks[-1] if self.seeds else 0}
+
+    def smaller(self) -> list[FinalComparison]:
+        """Return the comparison and smaller ones, the largest first: with fewer seeds, then with fewer finalists."""
+        found, count = [], len(self.finalists)
+        while count and self.seeds:
+            whole = self.looks
+            fewer = [whole[:number] for number in range(len(whole), 0, -1)]
+            while fewer[-1][0] > FEWEST:
+                fewer.append((max(FEWEST, fewer[-1][0] * 3 // 4),))
+            found += [replace(self, finalists=self.finalists[:count], planned=planned) for planned in fewer]
+            count = math.ceil(count / 2) if count > 1 else 0
+        return found
 
     def state(self, results: Results) -> ComparisonState:
         """Return the state that follows from some results; results that were not wanted change nothing."""
         if not self.seeds or not self.finalists:
             return ComparisonState()
-        chosen, wanted = self._choose(results)
+        chosen, wanted = self.choose(results)
         if chosen is not None:
             return self._compare(chosen, results)
         # The default is needed whichever finalist is chosen, so it need not wait.
-        return ComparisonState((*wanted, *self._lacking(looks(self.seeds)[0], [self.default], results)))
+        return ComparisonState((*wanted, *self.lacking(self.looks[0], [self.default], results)))
 
-    def _lacking(self, look: int, ids: Sequence[int | None], results: Results) -> tuple[FreshTraining, ...]:
+    def lacking(self, look: int, ids: Sequence[int | None], results: Results) -> tuple[FreshTraining, ...]:
+        """Return the reporting trainings that some genomes lack at a look.
+
+        Args:
+            look: Number of reporting seeds.
+            ids: Trial ids of the genomes; None is skipped.
+            results: Results so far.
+        """
         needed = (FreshTraining(id, "report", number) for number in range(1, look + 1) for id in ids if id is not None)
         return tuple(one for one in needed if one not in results)
 
-    def _choose(self, results: Results) -> tuple[int | None, tuple[FreshTraining, ...]]:
+    def choose(self, results: Results) -> tuple[int | None, tuple[FreshTraining, ...]]:
         """Return the chosen finalist (None: open, or all failed) and the trainings that the next halving lacks."""
         alive, seeds = list(self.finalists), 0
         while len(alive) > 1:
@@ -145,12 +175,12 @@ class FinalComparison:
 
     def _compare(self, chosen: int, results: Results) -> ComparisonState:
         spent, found = 0.0, ComparisonState()
-        for look in looks(self.seeds):
-            if lacking := self._lacking(look, [self.default, chosen], results):
+        for look in self.looks:
+            if lacking := self.lacking(look, [self.default, chosen], results):
                 return replace(found, wanted=lacking, chosen=chosen, beats=None)
             if self.default is None:
                 return ComparisonState((), chosen, look)
-            share = look / (CAP * self.seeds)
+            share = look / self.looks[-1]
             level = ALPHA * share**SPENDING - spent
             spent += level
             found = _look(chosen, self.default, look, share, level, results)

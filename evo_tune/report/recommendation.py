@@ -167,12 +167,28 @@ def reported(run: Run) -> Objective:
 
 
 def comparison_of(run: Run) -> FinalComparison:
-    """Return the final comparison that the last session with one asked for.
+    """Return the final comparison of a run: the one that was planned to fit into its hours, else the one asked for."""
+    plan = run.planned
+    if plan is None:
+        return asked_comparison(run)
+    ranked_ids = {trial.id for trial in run.ranked()}  # a stranger's journal may name a genome by another trial
+    finalists = tuple(id for id in plan.finalists if id in ranked_ids)
+    default = plan.default if plan.default in ranked_ids else None
+    return FinalComparison(finalists, default, _asked(run)[0] if plan.looks else 0, plan.looks)
+
+
+def _asked(run: Run) -> tuple[int, int]:
+    """Return the numbers of seeds and of finalists that the last session with a final comparison asked for."""
+    wanting = [session for session in run.sessions if session.final_seeds][-1:]
+    return (wanting[0].final_seeds, wanting[0].finalists) if wanting else (0, 1)
+
+
+def asked_comparison(run: Run) -> FinalComparison:
+    """Return the final comparison that the last session with one asked for, however long it takes.
 
     With several objectives the only finalist is the best on the first one, because the result is the Pareto front.
     """
-    wanting = [session for session in run.sessions if session.final_seeds][-1:]
-    seeds, best = (wanting[0].final_seeds, wanting[0].finalists) if wanting else (0, 1)
+    seeds, best = _asked(run)
     trials = ranked(run)
     default = next((trial.id for trial in trials if is_default(trial, run)), None)
     first = trials[: best if len(run.objectives) == 1 else 1]

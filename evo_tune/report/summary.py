@@ -15,9 +15,17 @@ import numpy as np
 
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.importance import importance
-from evo_tune.genome.trial import Candidate, Trial
+from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.report.final_comparison import ComparisonState
-from evo_tune.report.recommendation import FreshValues, compared, is_default, predicted, recommended, reported
+from evo_tune.report.recommendation import (
+    FreshValues,
+    asked_comparison,
+    compared,
+    is_default,
+    predicted,
+    recommended,
+    reported,
+)
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 
@@ -29,6 +37,25 @@ ENOUGH = 20
 
 LEAST = 0.01
 """Least cost of a training, so that a run whose trainings all fail at once still reaches its budget."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A final comparison that was made smaller to end within the hours.
+
+    Args:
+        hours: Limit of the session.
+        finalists: Number of finalists that it has; 0: there is no comparison.
+        of_finalists: Number of finalists asked for.
+        seeds: Most reporting seeds that it may use.
+        of_seeds: Most reporting seeds of the comparison that was asked for.
+    """
+
+    hours: float
+    finalists: int
+    of_finalists: int
+    seeds: int
+    of_seeds: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +78,7 @@ class Closing:
         seeded: Seeds of the best's value in the search: 'one seed' or 'the mean of N seeds'.
         predicted: Predicted value of the best with other seeds (see `recommendation.predicted`); None if unknown.
         reported: Metric over fresh seeds: on the test set if the evaluator has one, else `metric`.
+        fitted: How the final comparison was made to fit into the hours; None if it is as asked for.
     """
 
     metric: str
@@ -68,6 +96,7 @@ class Closing:
     seeded: str = "one seed"
     predicted: float | None = None
     reported: str = ""
+    fitted: Fitted | None = None
 
     @property
     def tested(self) -> bool:
@@ -127,7 +156,17 @@ def closing(run: Run) -> Closing:
         seeded="one seed" if best is None else seeded(best, run),
         predicted=None if best is None else predicted(run, best),
         reported=reported(run).metric,
+        fitted=fitted(run),
     )
+
+
+def fitted(run: Run) -> Fitted | None:
+    """Return how a run's final comparison was made to fit into its hours; None if it is as asked for."""
+    plan, asked = run.planned, asked_comparison(run)
+    if plan is None or (len(plan.finalists), plan.looks) == (len(asked.finalists), asked.looks):
+        return None
+    hours, looks = run.sessions[-1].hours or 0.0, plan.looks or (0,)
+    return Fitted(hours, len(plan.finalists), len(asked.finalists), looks[-1], asked.looks[-1])
 
 
 # Trials.
@@ -233,7 +272,7 @@ def costs(run: Run) -> dict[int, float]:
     found: dict[int, float] = {}
     pace: float | None = None
     for candidate in run.candidates:
-        outcome, added = run.outcomes.get(candidate.id), _added(run, candidate)
+        outcome, added = run.outcomes.get(candidate.id), added_share(run, candidate)
         if outcome is None or outcome.status == "ok":
             found[candidate.id] = added
         elif outcome.curve:
@@ -244,8 +283,8 @@ def costs(run: Run) -> dict[int, float]:
     return found
 
 
-def _added(run: Run, candidate: Candidate) -> float:
-    """Return the share of a full training that a candidate adds to the one that it resumes."""
+def added_share(run: Run, candidate: Candidate | Proposal) -> float:
+    """Return the share of a full training that a candidate or a proposal adds to the one that it resumes."""
     if candidate.resumes is None:
         return candidate.budget
     budget, outcome = run.candidates[candidate.resumes].budget, run.outcomes.get(candidate.resumes)
@@ -258,16 +297,10 @@ def full_seconds(run: Run) -> float:
     return median(paces) if paces else 0.0
 
 
-def mean_seconds(run: Run) -> float:
-    """Return the seconds of a full training at the mean pace of all ok trainings; 0 without any."""
-    done = _done(run)
-    return sum(seconds for seconds, _ in done) / sum(added for _, added in done) if done else 0.0
-
-
 def _done(run: Run) -> list[tuple[float, float]]:
     """Return the seconds of each ok training, and its share of a full one."""
     oks = [run.candidates[id] for id in run.recorded if run.outcomes[id].status == "ok"]
-    rows = [(run.outcomes[one.id].seconds, _added(run, one)) for one in oks]
+    rows = [(run.outcomes[one.id].seconds, added_share(run, one)) for one in oks]
     return [(seconds, added) for seconds, added in rows if added > 0]
 
 

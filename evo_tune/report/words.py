@@ -74,7 +74,19 @@ def spread(row: FreshValues | None) -> str:
 
 
 def verdict(end: Closing) -> str:
-    """Return in one line whether the best beats the default."""
+    """Return in one line whether the best beats the default, and how the comparison was made to fit into the hours."""
+    said, fitted = _verdict(end), end.fitted
+    if fitted is None:
+        return said
+    if not fitted.finalists:
+        least = "2 seeds of the best and of the default"
+        return f"{said}; no final comparison: {least} did not fit into {fitted.hours:g} hours"
+    parts = [f"{fitted.finalists} of {fitted.of_finalists} finalists"] * (fitted.finalists < fitted.of_finalists)
+    parts += [f"{fitted.seeds} of at most {fitted.of_seeds} seeds"] * (fitted.seeds < fitted.of_seeds)
+    return f"{said}; to fit into {fitted.hours:g} hours, the final comparison had {' and '.join(parts)}"
+
+
+def _verdict(end: Closing) -> str:
     final = end.comparison
     if not end.evaluations:
         return "no evaluation finished"

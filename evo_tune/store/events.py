@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -19,7 +20,7 @@ from evo_tune.genome.genes import Gene, gene_from
 from evo_tune.genome.trial import Candidate, Outcome, Status
 from evo_tune.settings import SessionSettings, read_settings
 from evo_tune.store.journal import LONGEST
-from evo_tune.store.schema import Finite, Share, Spent, Whole
+from evo_tune.store.schema import Finite, Seeds, Share, Spent, Whole
 
 Metrics: TypeAlias = dict[str, Finite | None]
 """Metrics by name; None for a value that is not finite, because JSON has no such number."""
@@ -196,13 +197,28 @@ class Widened(_Event, tag="widened"):
         )
 
 
+class ComparisonPlanned(_Event, tag="comparison"):
+    """The final comparison that fits into the hours; it depends on the clock, so a resume does not plan it again."""
+
+    finalists: tuple[Whole, ...]
+    """Trial ids, the best first; empty if no comparison fits."""
+    default: Whole | None = None
+    """Trial id of the default genome; None if it has no value."""
+    looks: tuple[Seeds, ...] = ()
+    """Numbers of reporting seeds at each look, increasing."""
+
+    def __post_init__(self) -> None:
+        if any(low >= high for low, high in pairwise((0, *self.looks))) or bool(self.finalists) != bool(self.looks):
+            raise ValueError("its looks are not increasing numbers of seeds, or there are none for its finalists")
+
+
 class Ended(_Event, tag="ended"):
     """The session ended or was interrupted."""
 
     reason: str
 
 
-Event: TypeAlias = SessionBegun | Born | Recorded | Told | Changed | Widened | Ended
+Event: TypeAlias = SessionBegun | Born | Recorded | Told | Changed | Widened | ComparisonPlanned | Ended
 
 _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 """Decoder of every kind of event, by its tag."""

@@ -20,7 +20,19 @@ from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key, is_same
 from evo_tune.genome.view import averaged
 from evo_tune.settings import SessionSettings
-from evo_tune.store.events import Born, Changed, Ended, Event, Recorded, SessionBegun, Told, Widened, checked, read
+from evo_tune.store.events import (
+    Born,
+    Changed,
+    ComparisonPlanned,
+    Ended,
+    Event,
+    Recorded,
+    SessionBegun,
+    Told,
+    Widened,
+    checked,
+    read,
+)
 from evo_tune.store.journal import JOURNAL, Journal, not_understood, uncollected
 from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
 from evo_tune.store.places import TRIALS, check_trials, free_folder, lock_run
@@ -31,6 +43,9 @@ __all__ = ["TRIALS", "WIDENINGS", "Run"]
 
 WIDENINGS = 100
 """Maximum number of times that genes of a run are widened, because each time all genomes are checked again."""
+
+PLANNED_BY = ("hours", "final_seeds", "finalists")
+"""Settings of a session on which the planned final comparison depends."""
 
 
 class Run:
@@ -64,6 +79,8 @@ class Run:
         self.evaluator_hash = manifest.evaluator_hash
         self.fingerprint = manifest.fingerprint
         self.strategy_hash = manifest.strategy_hash
+        self.planned: ComparisonPlanned | None = None
+        """The final comparison that was planned by the clock; None after a later result, or under other limits."""
         self.ended: str | None = None
         """Reason why the last session ended; None while it runs, or if it was killed."""
         self.seconds = 0.0
@@ -225,6 +242,11 @@ class Run:
         now = _now()
         self._write(*(Told(id=id, time=now) for id in ids))
 
+    def plan_comparison(self, finalists: Sequence[int], default: int | None, looks: Sequence[int]) -> None:
+        """Record the final comparison that fits into the hours, durably; see `ComparisonPlanned`."""
+        event = ComparisonPlanned(finalists=tuple(finalists), default=default, looks=tuple(looks), time=_now())
+        self._write(event, sync=True)
+
     def end(self, reason: str) -> None:
         """End the session, durably."""
         self._write(Ended(reason=reason, time=_now()), sync=True)
@@ -258,13 +280,14 @@ class Run:
                 raise ValueError(f"result of candidate {event.id} is told out of order")
             self.told.append(event.id)
         elif isinstance(event, SessionBegun):
-            self.sessions.append(event.settings())
-            self.ended = None
+            self._apply_session(event.settings())
         elif isinstance(event, Changed):
             self.evaluator_hash, self.fingerprint = event.evaluator_hash, event.fingerprint
             self.strategy_hash = event.strategy_hash
         elif isinstance(event, Widened):
             self._apply_widened({name: one.gene() for name, one in event.genes.items()})
+        elif isinstance(event, ComparisonPlanned):
+            self._apply_planned(event)
         else:
             self.ended = event.reason
         self._count(event)
@@ -283,6 +306,19 @@ class Run:
             self.born_at[event.candidate.id] = event.time
         elif isinstance(event, SessionBegun):
             self.resumed.append(self.seconds)
+
+    def _apply_session(self, session: SessionSettings) -> None:
+        if self.sessions and any(getattr(session, name) != getattr(self.sessions[-1], name) for name in PLANNED_BY):
+            self.planned = None
+        self.sessions.append(session)
+        self.ended = None
+
+    def _apply_planned(self, plan: ComparisonPlanned) -> None:
+        ids = [*plan.finalists, *([] if plan.default is None else [plan.default])]
+        ranked = [id for id in ids if id in self.outcomes and self.trial(id).rankable]
+        if len(set(ranked)) != len(ids):
+            raise ValueError("the final comparison needs trials that were trained in full, each once")
+        self.planned = plan
 
     def _apply_widened(self, genes: Mapping[str, Gene]) -> None:
         if not genes or len(self.widened) >= WIDENINGS:
@@ -317,6 +353,7 @@ class Run:
         if outcome.status == "ok" and trial.losses is None:
             raise ValueError(f"result of candidate {id} is ok, and an objective is missing or not finite")
         self.outcomes[id] = outcome
+        self.planned = None
         self.recorded.append(id)
         for told in self.sequence(start=len(self._told_orders)):
             self._told_orders[told] = len(self._told_orders)

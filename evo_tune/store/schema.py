@@ -23,6 +23,9 @@ Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**6)]
 """A number of objects to make; bounded because the file may come from a stranger."""
 
+Seeds: TypeAlias = Annotated[int, Meta(ge=1, le=2000)]
+"""A number of fresh seeds: at most twice the largest `--final-seeds`."""
+
 DEEPEST = 50
 """Maximum nesting depth of lists and objects."""
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from slot_helpers import FIRST_LINE, alive, candidate, until
 
-from evo_tune.dispatch import CPU, Device, SlotClosed
+from evo_tune.dispatch import CPU, Device, SlotClosed, SlotInterrupted
 from evo_tune.dispatch.worker import Worker
 
 OK = "return {'loss': genome['x']}"
@@ -423,6 +423,20 @@ def test_kill_ends_a_run_at_once(open_one, wait):
         assert time.monotonic() - began < 1.0
     with pytest.raises(SlotClosed):
         slot.run(candidate())
+
+
+def test_an_interrupt_ends_a_training_and_the_slot_goes_on(open_one):
+    slot = open_one(f"if genome['x'] == 0.5:\n    time.sleep(60)\n{OK}")
+    slot.interrupt()  # nothing is running
+    assert slot.run(candidate(genome={"x": 0.75})).status == "ok"
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(slot.run, candidate())
+        while not future.done():
+            slot.interrupt()
+            time.sleep(0.2)
+        with pytest.raises(SlotInterrupted):
+            future.result(timeout=2)
+    assert slot.run(candidate(1, genome={"x": 0.75})).status == "ok"
 
 
 def test_close_is_final_and_may_be_repeated(open_one, tmp_path):

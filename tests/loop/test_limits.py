@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Condition
+from typing import Any
 
 import pytest
 
 from evo_tune.errors import RunError
 from evo_tune.forecast.ahead import CLOSING
+from evo_tune.forecast.timing import Pace
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop.limits import limit_reached
+from evo_tune.loop.comparison import ComparisonJobs
+from evo_tune.loop.deadline import Deadline
+from evo_tune.loop.driving import OVER, Job
 from evo_tune.loop.search import Search
-from evo_tune.report.summary import spent
-from evo_tune.settings import SessionSettings
+from evo_tune.report.recommendation import comparison_of
+from evo_tune.report.summary import closing, spent
+from evo_tune.report.words import verdict
 from evo_tune.store.run import Run
-from tests.conftest import drive
+from tests.conftest import QUICK, drive
 from tests.loop.cases import Begin
 
 
@@ -68,25 +74,104 @@ def test_a_failed_training_counts_whole_as_long_as_nothing_is_known(begin: Begin
     assert len(search.trials) == 2
 
 
-def test_hours_leave_room_for_the_final_comparison(begin: Begin) -> None:
-    search = begin(generations=None, hours=1.0, final_seeds=3, finalists=2)
+def deadline_of(search: Search, clock: list[float], slots: int = 2, **fields: Any) -> Deadline:
+    """Return the limit in hours of a search whose time is that of a list."""
+    return Deadline(
+        run=search.saved,
+        session=fields.pop("session", search.session),
+        space=lambda: search.space,
+        estimate=lambda genome: {},
+        slots=slots,
+        elapsed=lambda: clock[0],
+        **fields,
+    )
 
-    def reached(seconds: float, slots: int, session: SessionSettings = search.session) -> str | None:
-        return limit_reached(search.saved, session, search.history, search.strategy, seconds, slots)
 
-    assert reached(3599.0, 2) is None, "nothing is known"
-    for _ in range(2):
-        search.tell(search.ask(), Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=100.0))  # type: ignore[arg-type]
-    # Halfway between no training more and one, and between the race's looks: one finalist, 2, 4 or 6 seeds, two slots.
-    room = 100.0 * (0.5 + (2 + 6) / 2) + CLOSING
-    assert reached(3600.0 - room - 1, 2) is None
-    assert reached(3600.0 - room + 1, 2) == "1 hours are over, except for the final comparison"
-    assert reached(3600.0 - room + 1, 4) is None
-    assert search.ask() is not None
-    assert reached(3600.0 - room - 45, 2) is not None, "the run ends with what is in flight"
-    assert reached(3600.0 - room - 55, 2) is None
-    assert reached(3599.0, 0) is None, "driven by hand, there is no final comparison"
-    assert reached(3599.0, 2, search.session.but(final_seeds=0)) is None
+def after_two(begin: Begin, **fields: Any) -> Search:
+    """Return a search of an hour after two trainings of 100 s; the second one is the better."""
+    search = begin(generations=None, hours=1.0, **{"final_seeds": 3, "finalists": 2, **fields})
+    for loss in (1.0, 0.5):
+        search.tell(search.ask(), Outcome("ok", {"loss": loss, "cost": 1.0}, seconds=100.0))  # type: ignore[arg-type]
+    return search
+
+
+def test_hours_leave_room_for_a_training_and_the_final_comparison(begin: Begin) -> None:
+    fresh = begin(generations=None, hours=1.0, final_seeds=3, finalists=2)
+    clock = [3597.0]
+    assert deadline_of(fresh, clock).reached() is None, "nothing is known"
+    search = after_two(begin)
+    deadline, candidate = deadline_of(search, clock), search.ask()
+    assert candidate is not None
+    # The middle of the comparison's looks: one finalist and the default, 2, 4 or 6 seeds, two slots.
+    room = 100.0 * (2 + 6) / 2 + CLOSING
+    clock[0] = 3600.0 - room - 101
+    assert deadline.fits(candidate)
+    assert deadline.reached() is None
+    clock[0] = 3600.0 - room - 99
+    assert not deadline.fits(candidate)
+    assert deadline.reached() is None, "a shorter training may come"
+    clock[0] = 3600.0 - room + 1
+    assert deadline.reached() == "1 hours are over, except for the final comparison"
+    assert deadline_of(search, clock, slots=4).reached() is None
+    assert not deadline.is_over()
+    clock[0] = 3600.0 - 1.1 * 200.0 - CLOSING - 0.9
+    assert deadline.is_over(), "running trainings leave the time of the smallest comparison"
+    alone = deadline_of(search, clock, session=search.session.but(final_seeds=0))
+    assert alone.fits(candidate)
+    assert not alone.is_over()
+    clock[0] = 3598.1
+    assert alone.is_over()
+    assert alone.reached() == "1 hours are over"
+
+
+def test_timed_steps_tell_what_begins_before_anything_has_ended(begin: Begin) -> None:
+    search, clock = begin(generations=None, hours=1.0), [3540.0]
+    candidate = search.ask()
+    assert candidate is not None
+    assert deadline_of(search, clock, pace=Pace((50.0,))).fits(candidate)
+    assert not deadline_of(search, clock, pace=Pace((70.0,))).fits(candidate)
+
+
+def test_a_promotion_takes_what_it_adds(begin: Begin, tmp_path: Path) -> None:
+    parts = tmp_path / "parts.py"
+    parts.write_text(QUICK + "SUPPORTS = ['budget']\n")
+    search = begin(evaluator=str(parts), generations=None, hours=1.0, fidelity="1/4,1")
+    first = search.ask()
+    assert first is not None
+    search.tell(first, Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=30.0))
+    genome = first.genome
+    assert deadline_of(search, [0.0]).durations.expected(genome, 0.25) == pytest.approx(30.0)
+    promoted = search.ask()
+    assert promoted is not None
+    assert promoted.resumes == first.id
+    clock = [3600.0 - CLOSING - 89.0]
+    assert not deadline_of(search, clock).fits(promoted), "three quarters of 120 s"
+    clock[0] -= 2.0
+    assert deadline_of(search, clock).fits(promoted)
+
+
+def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: Begin, resume: Begin) -> None:
+    search = after_two(begin, name="run")
+    clock = [3600.0 - CLOSING - 1.1 * 200.0 - 1.0]
+    deadline_of(search, clock).plan()
+    planned = comparison_of(search.saved)
+    assert (planned.finalists, planned.default, planned.looks) == ((1,), 0, (2, 4, 6))
+    jobs = ComparisonJobs(search.saved, Condition(), lambda: False, deadline_of(search, clock))
+    job = jobs.fetch(None)  # type: ignore[arg-type]
+    assert isinstance(job, Job)
+    clock[0] += 150.0
+    jobs.take(job, Outcome("ok", {"loss": 1.0}, seconds=150.0))
+    assert jobs.fetch(None) is OVER  # type: ignore[arg-type]
+    assert comparison_of(search.saved).seeds == 0
+    assert comparison_of(search.saved) == comparison_of(Run.open(search.saved.folder))
+    assert "no final comparison" in verdict(closing(search.saved))
+    search.close()
+    again = resume("run")
+    assert comparison_of(again.saved).seeds == 0, "the same limits: the plan is not made anew"
+    again.close()
+    longer = resume("run", hours=2.0)
+    assert comparison_of(longer.saved).looks == (2, 4, 6)
+    assert longer.saved.planned is None
 
 
 def test_what_is_not_a_limit_is_kept_on_resume(begin: Begin, resume: Begin) -> None:

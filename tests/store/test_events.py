@@ -22,6 +22,7 @@ from evo_tune.store.events import (
     Birth,
     Born,
     Changed,
+    ComparisonPlanned,
     Ended,
     Event,
     Recorded,
@@ -102,6 +103,13 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Told, id=WHOLE, time=FINITE),
     st.builds(SessionBegun.of, SESSIONS, FINITE),
     st.builds(Changed, evaluator_hash=TEXT, fingerprint=TEXT, strategy_hash=TEXT, time=FINITE),
+    st.builds(
+        ComparisonPlanned,
+        finalists=st.lists(WHOLE, min_size=1, max_size=3).map(tuple),
+        default=st.none() | WHOLE,
+        looks=st.sampled_from([(2,), (2, 4, 6)]),
+        time=FINITE,
+    ),
     st.builds(Ended, reason=TEXT, time=FINITE),
 )
 

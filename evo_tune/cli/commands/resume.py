@@ -57,6 +57,10 @@ def command(
 
     Limits are totals: `--generations 8` continues a run of 5 generations for 3 more.
     """
+    import time
+
+    began = time.monotonic()
+
     from evo_tune.loop.search import Search
 
     wider = shared.read_genes(genes)
@@ -73,4 +77,4 @@ def command(
         ask=shared.asking(),
         **changes,
     )
-    return go(search, quiet, form, no_report, tracks, price_per_hour)
+    return go(search, quiet, form, no_report, tracks, price_per_hour, began=began)

@@ -136,6 +136,10 @@ def command(
 
     EVALUATOR is language_model by default, a small GPT.
     """
+    import time
+
+    began = time.monotonic()
+
     from evo_tune.cli.flags import FIRST
     from evo_tune.cli.output import print_plan
     from evo_tune.cli.warm_start import read_genomes
@@ -182,7 +186,7 @@ def command(
         )
         return 0
     search = Search(evaluator, store=store, name=name, **vars(request), **settings)
-    return go(search, quiet, form, no_report, tracks, price_per_hour)
+    return go(search, quiet, form, no_report, tracks, price_per_hour, began)
 
 
 def _aimed(

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
-from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed
+from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotInterrupted
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Outcome
 
@@ -187,6 +187,7 @@ class RemoteSlot(Slot):
         self._engine: Engine | None = engine
         self._seat: Seat | None = None
         self._closed = False
+        self._interrupted = False
         engine.join()
 
     @property
@@ -213,7 +214,7 @@ class RemoteSlot(Slot):
         return True
 
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
-        lost = 0
+        lost, self._interrupted = 0, False
         while True:
             seat = self._taken()
             began = time.monotonic()
@@ -231,7 +232,7 @@ class RemoteSlot(Slot):
                 self.move(str(error))
                 if self._engine is not None and not self._engine.has_seat():
                     raise NoMachine(f"{self.name} has left its machine, and there is no other now") from None
-            except BaseException:  # Ctrl-C in this thread: stop the training run too
+            except BaseException:  # an interrupt, or Ctrl-C in this thread: stop the training run too
                 with contextlib.suppress(Lost):
                     seat.kill()
                 self._give_up(seat)
@@ -267,6 +268,8 @@ class RemoteSlot(Slot):
     def _check_open(self) -> None:
         if self._closed:
             raise SlotClosed(f"{self.name} is closed")
+        if self._interrupted:
+            raise SlotInterrupted(f"{self.name} was interrupted")
 
     def _attempt(self, seat: Seat, candidate: Candidate, folder: str | None) -> Outcome:
         pending = seat.begin(vars(candidate), folder)
@@ -290,6 +293,9 @@ class RemoteSlot(Slot):
         if "unfit" in reply:
             raise _Unfit(reply["unfit"])
         return Outcome(**{**reply, "device": seat.device})
+
+    def interrupt(self) -> None:
+        self._interrupted = True  # the thread in `run` sees it at its next check
 
     def kill(self) -> None:
         self._closed = True

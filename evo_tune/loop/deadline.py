@@ -1,0 +1,201 @@
+"""The end of a run with a limit in hours: which trainings may begin, when running ones end, which comparison fits.
+
+A training begins only if it probably ends before the time that the final comparison needs. The comparison is planned
+from the durations of its genomes, and made smaller where it would not end in time. A training that takes longer than
+predicted is ended without a result, so a longer run trains it again. The plan depends on the clock, so it is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from evo_tune.forecast.ahead import CLOSING, comparison_ends, comparison_trainings
+from evo_tune.forecast.durations import Durations
+from evo_tune.forecast.timing import Pace
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Candidate, Proposal
+from evo_tune.genome.values import Genome
+from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results
+from evo_tune.report.recommendation import asked_comparison, results_of
+from evo_tune.report.summary import added_share
+from evo_tune.settings import SessionSettings
+from evo_tune.store.run import Run
+
+SHARE = 0.25
+"""Largest share of the hours that the final comparison may take, where it has to be smaller than asked for."""
+
+MOST = 0.5
+"""Largest share of the hours that the smallest comparison may take; beyond it there is none."""
+
+MARGIN = 1.1
+"""Factor on the predicted time of a comparison that must end in time."""
+
+RESTART = 1.0
+"""Seconds that a slot needs after its training was ended."""
+
+
+@dataclass
+class Deadline:
+    """The limit in hours of a session.
+
+    Args:
+        run: Run in progress.
+        session: Its session, with a limit in hours.
+        space: Returns the present space of the run.
+        estimate: Returns the metrics of a genome that are known before training.
+        slots: Number of slots (int ≥ 1).
+        elapsed: Returns the seconds that count towards the limit.
+        pace: Times of a few steps, if they were measured.
+    """
+
+    run: Run
+    session: SessionSettings
+    space: Callable[[], SearchSpace]
+    estimate: Callable[[Genome], Mapping[str, float]]
+    slots: int
+    elapsed: Callable[[], float]
+    pace: Pace | None = None
+    _known: tuple[int, Durations] | None = field(default=None, init=False)
+    _reserved: tuple[int, float, float] | None = field(default=None, init=False)
+
+    @property
+    def total(self) -> float:
+        """The limit in seconds."""
+        return (self.session.hours or 0.0) * 3600
+
+    @property
+    def left(self) -> float:
+        """Seconds until the trainings must have ended; the rest is for the report and the end of the workers."""
+        return self.total - CLOSING - self.elapsed()
+
+    @property
+    def durations(self) -> Durations:
+        """Predicted durations, from the results so far."""
+        results = len(self.run.recorded)
+        if self._known is None or self._known[0] != results:
+            self._known = results, Durations(self.run, self.space(), self.estimate, self.pace)
+        return self._known[1]
+
+    # The search.
+
+    def reached(self) -> str | None:
+        """Return the reached limit in words; None while a training may begin."""
+        if self.run.planned is not None or self.left <= self._reserve()[0]:
+            return self.in_words()
+        return None
+
+    def fits(self, proposal: Candidate | Proposal) -> bool:
+        """Return whether a training probably ends before the time that is reserved for the final comparison.
+
+        It may take longer: then it is ended (`is_over`), and no more is lost than the slot would have been idle.
+        """
+        if self._is_far():
+            return True
+        share = max(0.0, added_share(self.run, proposal))
+        return share == 0.0 or self.durations.expected(proposal.genome, share) <= self.left - self._reserve()[0]
+
+    def is_over(self) -> bool:
+        """Return whether the search must end now, its running trainings included."""
+        if self._is_far():
+            return False
+        least = self._reserve()[1]
+        return self.left <= least + (RESTART if least else 0.0)
+
+    def _is_far(self) -> bool:
+        """Return whether so much time is left that nothing needs to be predicted."""
+        longest = self.durations.longest
+        return 0.0 < longest * (comparison_trainings(self.session).most + self.slots) < self.left
+
+    def in_words(self) -> str:
+        """Return in words that the limit is reached."""
+        over = f"{self.session.hours:g} hours are over"
+        return f"{over}, except for the final comparison" if self._reserve()[0] > 0.0 and self.left > 0.0 else over
+
+    def _reserve(self) -> tuple[float, float]:
+        """Return the seconds to reserve for the final comparison: those wanted, and those of the smallest one."""
+        results = len(self.run.recorded)
+        if self._reserved is None or self._reserved[0] != results:
+            self._reserved = results, *self._reserves()
+        return self._reserved[1:]
+
+    def _reserves(self) -> tuple[float, float]:
+        if not self.session.final_seeds or not (usual := self.durations.usual):
+            return 0.0, 0.0
+        asked = asked_comparison(self.run)
+        if not asked.finalists:  # nothing has beaten the default yet
+            asked = FinalComparison(tuple(range(-self.session.finalists, 0)), asked.default, self.session.final_seeds)
+
+        def seconds(id: int) -> float:
+            return usual if id < 0 else self.seconds_of(id)
+
+        plans = asked.smaller()
+        ends = [comparison_ends(plan, seconds, self.slots) for plan in plans]
+        least = MARGIN * ends[-1][0]
+        if least > MOST * self.total:
+            return 0.0, 0.0
+        middles = [(one[0] + one[-1]) / 2 for one in ends]
+        wanted = next((middle for middle in middles if middle <= SHARE * self.total), least)
+        return max(wanted, least), least
+
+    def seconds_of(self, id: int) -> float:
+        """Return the predicted seconds of a full training of a trial's genome."""
+        low, high = self.durations.range_of(self.run.candidates[id].genome)
+        own = own_seconds(self.run, id)
+        # The load of the machine may have changed since its own training, and workers started during the first ones.
+        return min(max(own, low), high) if own else high
+
+    # The final comparison.
+
+    def plan(self) -> None:
+        """Plan the final comparison for the time that is left, and record it, unless that was done before."""
+        if self.run.planned is not None or not self.session.final_seeds:
+            return
+        asked = asked_comparison(self.run)
+        if asked.finalists:
+            self.record(self.fitting(asked, results_of(self.run, asked), {}, self.seconds_of))
+
+    def fitting(
+        self,
+        comparison: FinalComparison,
+        results: Results,
+        running: Mapping[FreshTraining, float],
+        seconds: Callable[[int], float],
+    ) -> FinalComparison | None:
+        """Return the largest comparison whose next look is in time; None if even the smallest one is too long.
+
+        Args:
+            comparison: The largest one.
+            results: Results so far.
+            running: Age of each running training, in seconds.
+            seconds: Returns the seconds of a full training of a trial's genome.
+        """
+        busy = [max(0.0, seconds(one.id) - age) for one, age in running.items()]
+        assumed = {**dict.fromkeys(running, 0.0), **results}
+        for plan in comparison.smaller():
+            if plan.state(results).over:
+                return plan
+            ends = comparison_ends(plan, seconds, self.slots, assumed, busy)
+            if MARGIN * (ends[0] if ends else max(busy, default=0.0)) <= self.left:
+                return plan
+        return None
+
+    def record(self, plan: FinalComparison | None) -> None:
+        """Record a plan; None for no comparison."""
+        if plan is None:
+            self.run.plan_comparison((), None, ())
+        else:
+            self.run.plan_comparison(plan.finalists, plan.default, plan.looks)
+
+
+def own_seconds(run: Run, id: int) -> float:
+    """Return the seconds of a genome's own full training, from all its parts; 0 if that is unknown."""
+    seconds, share, part = 0.0, 0.0, run.candidates[id]
+    while True:
+        outcome = run.outcomes.get(part.id)
+        if outcome is None:
+            return 0.0
+        seconds, share = seconds + outcome.seconds, share + added_share(run, part)
+        if part.resumes is None:
+            return seconds / share if share > 0 else 0.0
+        part = run.candidates[part.resumes]
