@@ -1,0 +1,51 @@
+"""A real run in a process of its own ends within its hours, whatever its trainings take."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from evo_tune.report.recommendation import compared
+from evo_tune.report.summary import closing
+from evo_tune.report.words import verdict
+from evo_tune.store.run import Run
+from tests.loop.cases import Begin
+
+HOURS = 20 / 3600
+
+ALLOWED = 3.0
+"""Seconds by which such a short run may be late."""
+
+
+def seconds_of(*words: str) -> float:
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "evo_tune", *words], capture_output=True, text=True, timeout=90)
+    assert done.returncode in (0, 1), done.stderr
+    return time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sleep", [1.0, 12.0])
+def test_a_process_ends_within_its_hours(quick: Path, tmp_path: Path, resume: Begin, sleep: float) -> None:
+    start = seconds_of("--version")
+    store = tmp_path / "store"
+    words = ("run", str(quick), "-o", f"sleep={sleep}", "--hours", f"{HOURS}", "--slots", "2", "--name", "run")
+    took = seconds_of(*words, "--store", str(store))
+    assert took <= HOURS * 3600 + start + ALLOWED
+    run = Run.open(store / "run")
+    assert run.seconds <= HOURS * 3600
+    assert "hours are over" in str(run.ended)
+    if sleep < 2.0:
+        found = compared(run)
+        assert found is not None
+        assert found.state.over
+    else:
+        assert len(run.outcomes) < len(run.candidates), "the last trainings were ended"
+        assert "no final comparison" in verdict(closing(run)) or closing(run).comparison is None
+    pending = {one.id for one in run.candidates} - set(run.outcomes)
+    again = resume("run", hours=1.0)
+    assert all(again.ask().id == id for id in sorted(pending)), "a longer run trains them first"
