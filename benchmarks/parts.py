@@ -1,9 +1,10 @@
 """Parts of a GPT and of its training, each changed alone: the loss against a base recipe in equal time.
 
-The base is a GPT of 4 blocks and width 128 on bytes, with rotary positions, trained by Muon under `wsd` to zero. A
-variant changes the options that its row in `VARIANTS` names. Its step is timed in turns with the base's, in CPU seconds
-on one thread, and it trains for as many steps as take the time of the base's. All variants have the same seeds, text
-and batches, so losses are compared in pairs.
+The base is a GPT of 4 blocks on bytes, with rotary positions, trained by Muon under `wsd` to zero. A variant changes
+the options that its row in `VARIANTS` names. Its step is timed in turns with the base's, in CPU seconds on one thread,
+and it trains for as many steps as take the time of the base's. All variants have the same seeds, text and batches, so
+losses are compared in pairs. The row of the base with fewer steps tells how much loss a part's time is worth; the last
+column subtracts that.
 
     python benchmarks/parts.py text.txt --rows rows.jsonl
 
@@ -26,10 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from transfer_trainings import LOST, Rows
 
-SIZE = {"vocab": 256, "context": 128, "depth": 4, "width": 128, "heads": 4, "dropout": 0.0}
-
-BATCH = 2048
-"""Tokens per step."""
+CONTEXT, DEPTH, HEAD = 128, 4, 32
+"""Tokens per window, blocks, and channels per head."""
 
 BASE: dict[str, Any] = {
     "lr": 0.01,
@@ -86,14 +85,16 @@ SCORED = 2**16
 """Held-out tokens that are scored."""
 
 
-class Text:
-    """The text: training windows and held-out windows.
+class Job:
+    """The text and the size of all trainings.
 
     Args:
         file: Any file; its bytes are the tokens.
+        width: Width of the models, a multiple of `HEAD`.
+        batch: Tokens per step.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, width: int, batch: int) -> None:
         import torch
 
         data = file.read_bytes()
@@ -101,13 +102,14 @@ class Text:
         tokens = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         split = len(tokens) * 9 // 10
         self.training, self.held_out = tokens[:split], tokens[split:]
+        self.width, self.batch = width, batch
 
 
-def trainer_of(text: Text, variant: str, steps: int, seed: int) -> Any:
+def trainer_of(job: Job, variant: str, steps: int, seed: int) -> Any:
     """Return the trainer of a variant.
 
     Args:
-        text: The text.
+        job: Text and size.
         variant: A key of `VARIANTS`.
         steps: Steps of the training.
         seed: Seed of weights and batches.
@@ -118,29 +120,30 @@ def trainer_of(text: Text, variant: str, steps: int, seed: int) -> Any:
     given = {**BASE, **VARIANTS[variant]}
     genes = {name: given.pop(name) for name in ("lr", "weight_decay", "warmup")}
     options = LanguageOptions(**given, precision=fastest_precision())
-    context, windows = SIZE["context"], BATCH // SIZE["context"]
-    source = TrainingWindows(text.training, context=context, batch=windows, total=steps * windows, seed=seed)
-    model = GPT(options.shape(**SIZE), seed=seed)
-    return Trainer(model, source, recipe_of(options, steps, batch=BATCH, reference=BATCH, **genes), seed=seed)
+    windows = job.batch // CONTEXT
+    source = TrainingWindows(job.training, context=CONTEXT, batch=windows, total=steps * windows, seed=seed)
+    size = {"vocab": 256, "context": CONTEXT, "depth": DEPTH, "width": job.width, "heads": job.width // HEAD}
+    model = GPT(options.shape(**size, dropout=0.0), seed=seed)
+    return Trainer(model, source, recipe_of(options, steps, batch=job.batch, reference=job.batch, **genes), seed=seed)
 
 
-def loss_of(text: Text, variant: str, steps: int, seed: int) -> float:
+def loss_of(job: Job, variant: str, steps: int, seed: int) -> float:
     """Return the held-out loss of a training, in nats per byte; LOST if it diverged."""
     from evo_tune.training import Diverged, evaluate, fixed_windows
 
-    trainer = trainer_of(text, variant, steps, seed)
+    trainer = trainer_of(job, variant, steps, seed)
     try:
         trainer.run(steps)
     except Diverged:
         return LOST
-    return evaluate(trainer.model, fixed_windows(text.held_out, context=SIZE["context"], count=SCORED)).loss
+    return evaluate(trainer.model, fixed_windows(job.held_out, context=CONTEXT, count=SCORED)).loss
 
 
-def time_ratio(text: Text, variant: str, rounds: int) -> float:
+def time_ratio(job: Job, variant: str, rounds: int) -> float:
     """Return how many times as long a step takes as the base's: the median of alternating steps."""
     if VARIANTS[variant] == {}:
         return 1.0
-    trainers = [trainer_of(text, name, rounds + 3, 0) for name in ("base", variant)]
+    trainers = [trainer_of(job, name, rounds + 3, 0) for name in ("base", variant)]
     for trainer in trainers:
         trainer.run(3)
 
@@ -157,12 +160,30 @@ def time_ratio(text: Text, variant: str, rounds: int) -> float:
     return statistics.median(ratios)
 
 
-def row(losses: list[float], base: list[float], ratio: float, variant: str) -> str:
-    """Return a row of the table; differences are paired by seed."""
-    differences = [loss - other for loss, other in zip(losses, base, strict=False)]
-    error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
-    mean = statistics.fmean(differences)
-    return f"| {variant} | {ratio:.3f} | {statistics.fmean(losses):.4f} | {mean:+.4f} ± {error:.4f} |"
+def table(losses: dict[str, list[float]], ratios: dict[str, float]) -> str:
+    """Return the table of all variants; differences from the base are paired by seed.
+
+    Args:
+        losses: Variant to losses, by seed.
+        ratios: Variant to the time of its step, as a multiple of the base's.
+    """
+    lines = ["| variant | time per step | loss | difference | difference per step |", "|---|---|---|---|---|"]
+    worth = math.nan  # loss per unit of log steps
+    for variant, found in losses.items():
+        differences = [loss - other for loss, other in zip(found, losses["base"], strict=False)]
+        error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+        mean = statistics.fmean(differences)
+        if variant == SHORTER:
+            worth = mean / -math.log(0.9)
+        in_steps = mean - worth * math.log(ratios[variant])
+        cells = [
+            f"{ratios[variant]:.3f}",
+            f"{statistics.fmean(found):.4f}",
+            f"{mean:+.4f} ± {error:.4f}",
+            f"{in_steps:+.4f}",
+        ]
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -171,32 +192,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, help="file whose bytes are the text")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--steps", type=int, default=140, help="steps of the base")
+    parser.add_argument("--width", type=int, default=64, help="width of the models")
+    parser.add_argument("--batch", type=int, default=1024, help="tokens per step")
+    parser.add_argument("--steps", type=int, default=500, help="steps of the base")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=30, help="pairs of timed steps")
+    parser.add_argument("--rounds", type=int, default=60, help="pairs of timed steps")
     parser.add_argument("--rows", type=Path, help="file of results, to which each training is added")
     given = parser.parse_args()
     torch.set_num_threads(1)
     from evo_tune.training import keep_freed_memory
 
     keep_freed_memory()
-    text, rows = Text(given.text), Rows(given.rows)
-    names = ["base", *(name for name in given.variants if name != "base")]
-    ratios, losses = {"base": 1.0}, {name: [] for name in names}
+    job, rows = Job(given.text, given.width, given.batch), Rows(given.rows)
+    names = list(dict.fromkeys(["base", SHORTER, *given.variants]))
+    ratios: dict[str, float] = {}
+    losses: dict[str, list[float]] = {name: [] for name in names}
     for seed in range(given.seeds):
         for name in names:
-            own = {**BASE, **VARIANTS[name]}
+            own = {**BASE, **VARIANTS[name], "width": job.width, "batch": job.batch}
             if name not in ratios:
-                timing = {"ratio": own, "size": SIZE, "rounds": given.rounds}
-                ratios[name] = rows.get(timing, lambda name=name: time_ratio(text, name, given.rounds))
+                timing = {"ratio": own, "rounds": given.rounds}
+                ratios[name] = rows.get(timing, lambda name=name: time_ratio(job, name, given.rounds))
             steps = round(given.steps / ratios[name] * (0.9 if name == SHORTER else 1.0))
-            training = {"loss": own, "size": SIZE, "steps": steps, "seed": seed, "text": text.digest}
-            loss = rows.get(training, lambda name=name, steps=steps, seed=seed: loss_of(text, name, steps, seed))
+            training = {"loss": own, "steps": steps, "seed": seed, "text": job.digest}
+            loss = rows.get(training, lambda name=name, steps=steps, seed=seed: loss_of(job, name, steps, seed))
             losses[name].append(loss)
             print(f"{name}, seed {seed}, {steps} steps: {loss:.4f}", file=sys.stderr, flush=True)
-    print("| variant | time per step | loss | difference from base |\n|---|---|---|---|")
-    for name in names:
-        print(row(losses[name], losses["base"], ratios[name], name))
+    print(table(losses, ratios))
 
 
 if __name__ == "__main__":

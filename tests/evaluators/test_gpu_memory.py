@@ -86,13 +86,18 @@ def test_blocks_to_be_computed_again_keep_their_input_only(every: int) -> None:
     assert formula - 16 * one == pytest.approx(kept(model, inputs_of(config, 16), "fp32"), rel=0.02)
 
 
+GPTS = ("gpt", "gated", "modern", "valued")
+
+
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, shape = tmp_path_factory.mktemp("bases"), {"context": 64, "depth": 2, "width": 64, "heads": 4}
     gated = {"kv_heads": 2, "ffn": "swiglu", "position": "rope", "bias": True, "dropout": 0.1}
-    for name, options in {"gpt": {}, "gated": gated}.items():
+    modern = {"norm": "rmsnorm", "ffn": "relu2", "residual_scaling": True}
+    valued = {"value_embeddings": True, "position": "rope", "kv_heads": 2}
+    for name, options in {"gpt": {}, "gated": gated, "modern": modern, "valued": valued}.items():
         GPT(GPTConfig(**{**shape, **options})).save(folder / name)
-    return {"gpt": folder / "gpt", "gated": folder / "gated"} | {
+    return {kind: folder / kind for kind in GPTS} | {
         kind: make_folder(folder / kind, kind) for kind in ("llama", "gpt2")
     }
 
@@ -121,7 +126,7 @@ def tuned(base: Path, name: str, precision: str) -> tuple[nn.Module, NewWeights]
     ("kind", "name", "precision"),
     [
         pytest.param(kind, name, precision, marks=[] if (k + n + p) % 2 == 0 else pytest.mark.proof)
-        for k, kind in enumerate(["gpt", "gated", "llama", "gpt2"])
+        for k, kind in enumerate([*GPTS, "llama", "gpt2"])
         for n, name in enumerate(NEW)
         for p, precision in enumerate(["fp32", "bf16"])
     ],
@@ -133,7 +138,7 @@ def test_what_a_tuning_keeps_is_what_the_formula_says(
     assert new.count(read_base(bases[kind])) == sum(p.numel() for p in model.parameters() if p.requires_grad)
     one, two = (kept(model, torch.zeros(n, 64, dtype=torch.long), precision) for n in (2, 4))
     predicted = tuning_memory(read_base(bases[kind]), new, 64, 2, precision=precision)
-    close = 0.01 if kind in ("gpt", "gated") else 0.3  # another's code makes other things in between
+    close = 0.01 if kind in GPTS else 0.3  # another's code makes other things in between
     assert predicted.activations == pytest.approx(two - one, rel=close)
 
 

@@ -511,25 +511,26 @@ def _kept_of_token(base: Base, new: NewWeights, window: int, e: int, device: str
         if not ends_branch:
             kept += (wide if ours and not attention else e) * outputs
             continue
-        kept += 4 * d + 8  # the next norm's inputs and statistics
+        kept += 4 * d + (8 if gpt is None else _statistics(gpt))  # the next norm's inputs and statistics
         kept += (1 if device == "cuda" else wide if ours else e) * d if gpt is not None and gpt.dropout else 0
         if attention:
-            kept += 0 if first else _attended(base, new, window, e, device, inputs, ours=ours)
+            values = gpt is not None and gpt.embeds_values[int(name.split(".")[1])]
+            kept += 0 if first else _attended(base, new, window, e, device, inputs, ours=ours, values=values)
         elif not (first and new.bottleneck):
             kept += _activated(base) * wide * inputs
     return kept
 
 
-def _attended(base: Base, new: NewWeights, window: int, e: int, device: str, inputs: int, *, ours: bool) -> float:
+def _attended(
+    base: Base, new: NewWeights, window: int, e: int, device: str, inputs: int, *, ours: bool, values: bool
+) -> float:
     """Return the bytes per token that attention keeps, apart from inputs that a low-rank map keeps already."""
     gpt, heads = base.gpt, base.heads
     if gpt is not None and device == "cpu" and by_products("bf16" if e == 2 else "fp32", window) and not new.dora:
         return float(e * heads * window)  # three plain products, which keep the attention weights
     kept = 4.0 * heads + (0 if ours and new.rank and not new.dropout else e * inputs)
-    if gpt is not None and gpt.position == "rope" and not (new.dora and e == 2):
-        kept += e * (
-            inputs + gpt.width * gpt.key_value_heads // heads
-        )  # rotated copies; values keep the unrotated tensor
+    if gpt is not None and not (new.dora and e == 2):
+        kept += _renewed_bytes(gpt, e, values=values)
     return kept
 
 

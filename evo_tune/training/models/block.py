@@ -388,9 +388,10 @@ class Attention(nn.Module):
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 2)
         if self.q_norm is not None and self.k_norm is not None:
             dtype = self.q_norm.weight.dtype  # under autocast norms use their inputs' precision, which may be lower
-            q, k = self.q_norm(q.to(dtype)).to(q.dtype), self.k_norm(k.to(dtype)).to(k.dtype)
+            q, k = self.q_norm(q.to(dtype)), self.k_norm(k.to(dtype))
         if rotation is not None:
             q, k = rotate(q, rotation[:, :, None]), rotate(k, rotation[:, :, None])
+        q, k = q.to(v.dtype), k.to(v.dtype)
         if self.values is not None:
             v = v + self.values(tokens).view(v.shape).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
