@@ -42,6 +42,7 @@ class _Training(Options):
         "1", unit="FRACTIONS", help="Rungs, in full trainings: train in steps, promote the best: 1/9,1/3,1."
     )
     prune: bool = option(False, help="Stop a training whose learning curve is hopeless.")
+    widen: bool = option(True, help="Widen the range of a gene by itself where the best trials are at its end.")
     for_scale: str = option(
         "", unit="WIDTHxDEPTH", help="Search small for a larger model: 1024x24, or 1024x24x1e9 with its tokens."
     )

@@ -75,4 +75,6 @@ def _flag(one: Option, default: Any) -> click.Option:
         attributes["metavar"] = one.unit
     told = "" if default is None or default is False or default == "" else f"  [default: {default}]"
     flag = f"--{one.name.replace('_', '-')}"
+    if one.default is True:
+        flag += f"/--no-{one.name.replace('_', '-')}"
     return SettingFlag([flag], default=None, title=one.group, help=one.help + told, **attributes)

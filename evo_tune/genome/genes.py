@@ -5,7 +5,8 @@ both learning rates and head counts. This module knows nothing of spaces, strate
 
 A gene may have a prior: a normal distribution on the gene's scale around `prior`, cut off at the bounds. A small share
 of the uniform distribution is added, so that no value is ruled out. `when` lists values of other genes for which the
-gene is active. An inactive gene is kept at its default, so that genomes never differ only in inactive genes.
+gene is active. An inactive gene is kept at its default, so that genomes never differ only in inactive genes. `widest`
+limits how far a run may widen the range by itself (see `genome.widening`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from evo_tune.genome.values import WHOLE, Genome, Value, genome_key, is_number, 
 When: TypeAlias = tuple[tuple[str, tuple[Value, ...]], ...]
 """Condition of a gene: names of other genes, each with its values for which the gene is active."""
 
+Limits: TypeAlias = tuple[int | float | None, int | float | None]
+"""Lowest and highest value to which a run may widen a range by itself; None for an end without a limit of its own."""
+
 
 DIGITS = 6
 """Decimal digits of resolution of a Float over its range: values stay short to read and type, and
@@ -41,7 +45,9 @@ class Gene(ABC):
     """One dimension of a search space; immutable, and equal to any gene with the same description.
 
     Every kind has a range, a `default` and optional hints. `prior` is the value believed to be good and `spread` the
-    uncertainty of that belief. `when` lists the values of other genes for which the gene is active.
+    uncertainty of that belief. `when` lists the values of other genes for which the gene is active. `widest` has the
+    lowest and the highest value to which a run may widen the range by itself. With the gene's own ends, it keeps its
+    range.
     """
 
     kind: ClassVar[str]
@@ -49,6 +55,7 @@ class Gene(ABC):
     prior: Value | None
     spread: float | None
     when: When | None
+    widest: Limits | None
 
     @property
     @abstractmethod
@@ -138,6 +145,7 @@ class Float(Gene):
     prior: float | None = None
     spread: float | None = None
     when: When | None = None
+    widest: Limits | None = None
     _digits: int = field(init=False, repr=False, compare=False)
     _ends: tuple[float, float] = field(init=False, repr=False, compare=False)  # the bounds, rounded
 
@@ -156,9 +164,13 @@ class Float(Gene):
         self._check_default()
 
     def times(self, factor: float) -> Float:
-        """Return the gene with its range and its default multiplied by a factor."""
+        """Return the gene with its range, its limits and its default multiplied by a factor."""
         default = None if self.default is None else self.default * factor
-        return replace(self, low=self.low * factor, high=self.high * factor, default=default)
+        widest = None
+        if self.widest is not None:
+            low, high = (None if limit is None else limit * factor for limit in self.widest)
+            widest = (low, high)
+        return replace(self, low=self.low * factor, high=self.high * factor, default=default, widest=widest)
 
     def _resolution(self) -> int:
         """Return the significant digits (if log) or decimal places to which values are rounded."""
@@ -238,6 +250,7 @@ class Int(Gene):
     prior: int | None = None
     spread: float | None = None
     when: When | None = None
+    widest: Limits | None = None
 
     def __post_init__(self) -> None:
         for name in ("low", "high", "step"):
@@ -320,6 +333,7 @@ class Choice(Gene):
     prior: Value | None = None
     spread: float | None = None
     when: When | None = None
+    widest: Limits | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, list | tuple | range) or not self.values:
@@ -391,6 +405,8 @@ def gene_from(description: Mapping[str, Any]) -> Gene:
         fields["values"] = tuple(fields["values"])
     if "when" in fields:
         fields["when"] = when_from(fields["when"])
+    if "widest" in fields:
+        fields["widest"] = tuple(fields["widest"])
     try:
         return _KINDS[kind](**fields)
     except TypeError as error:
@@ -468,20 +484,24 @@ def described(fields: Mapping[str, Any]) -> dict[str, Any]:
     plain = {name: value for name, value in fields.items() if value is not None or name not in HINTS}
     if "when" in plain:
         plain["when"] = {name: list(values) for name, values in plain["when"]}
+    if "widest" in plain:
+        plain["widest"] = list(plain["widest"])
     return plain
 
 
-HINTS = ("prior", "spread", "when")
+HINTS = ("prior", "spread", "when", "widest")
 
 
 def check_hints(gene: Gene) -> None:
     """Check and normalize a gene's hints; a gene without default gets its prior as default.
 
     Raises:
-        SpaceError: The prior is out of range, without spread or for a choice without order. Or the spread or the
-            condition is malformed.
+        SpaceError: The prior is out of range, without spread or for a choice without order. Or the spread, the
+            condition or `widest` is malformed.
     """
     object.__setattr__(gene, "when", when_from(gene.when))
+    if gene.widest is not None:
+        check_widest(gene)
     if gene.prior is None and gene.spread is None:
         return
     if gene.prior is None or gene.spread is None:
@@ -499,6 +519,38 @@ def check_hints(gene: Gene) -> None:
     object.__setattr__(gene, "spread", float(gene.spread))
     if gene.default is None:
         object.__setattr__(gene, "default", gene.prior)
+
+
+def check_widest(gene: Gene) -> None:
+    """Reject a `widest` that is not a pair of numbers (or None) around the gene's range.
+
+    Raises:
+        SpaceError: It is not, or the gene has no range of numbers.
+    """
+    given, ends = gene.widest, ends_of(gene)
+    if ends is None:
+        raise SpaceError(f"widest={given!r}: only a range of numbers can be widened; leave it out")
+    pair: Any = given if isinstance(given, list | tuple) and len(given) == 2 else ("", "")
+    if not all(limit is None or (is_number(limit) and abs(limit) <= LARGEST) for limit in pair):
+        raise SpaceError(f"widest={given!r}: expected (LOW, HIGH), each a number, or None for no limit of its own")
+    low, high = pair
+    if (low is not None and low > ends[0]) or (high is not None and high < ends[1]):
+        raise SpaceError(f"widest={given!r}: expected limits around the range from {ends[0]:g} to {ends[1]:g}")
+    object.__setattr__(gene, "widest", tuple(None if limit is None else plain(limit) for limit in (low, high)))
+
+
+def ends_of(gene: Gene) -> tuple[int | float, int | float] | None:
+    """Return the lowest and highest value of a gene; None without an order, or if a value is not a number.
+
+    The values of an ordered choice may fall; its first value then is the highest.
+    """
+    if isinstance(gene, Float | Int):
+        return gene.low, gene.high
+    assert isinstance(gene, Choice)
+    if not gene.ordered or not all(map(is_number, gene.values)):
+        return None
+    numbers = [value for value in gene.values if isinstance(value, int | float)]
+    return min(numbers), max(numbers)
 
 
 def width(gene: Gene) -> float:

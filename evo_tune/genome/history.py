@@ -282,6 +282,8 @@ class RunHistory(History):
         lessons: Sequence[Lesson] = (),
     ) -> None:
         super().__init__(space, objectives, constraints, lessons)
+        self.spaces = [space]
+        """The space at first and after each widening."""
         self._trials: list[Trial] = []
         self._out: dict[int, Candidate] = {}
         self._seen: dict[tuple[str, float, int], int] = {}
@@ -363,6 +365,7 @@ class RunHistory(History):
         """
         genomes = {one.id: one.genome for one in (*self._out.values(), *(trial.candidate for trial in self._trials))}
         self.space, self.lessons = space, tuple(lessons)
+        self.spaces.append(space)
         self._units = [space.encode(genomes[id]) for id in range(len(genomes))]
         self._early = frozenset(map(genome_key, genomes.values()))
         self._folds.clear()  # folds depend on the coordinates too

@@ -172,6 +172,7 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
                     trials=self.n_iter,
                     slots=slots,
                     devices="cpu",
+                    widen=False,  # as in scikit-learn, the user's space has all values that are tried
                 )
             with search:
                 self._run = token, search.name, held.identity

@@ -23,11 +23,10 @@ from typing import Any
 from evo_tune.errors import OptionError, SpaceError, StoreError, UsageError
 from evo_tune.forecast.scale import parse_aim
 from evo_tune.genome.genes import Gene
-from evo_tune.genome.space import SearchSpace, wider
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Constraint, Objective
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.checks import (
-    as_before,
     check_ends,
     check_learning,
     check_metrics,
@@ -40,16 +39,15 @@ from evo_tune.loop.checks import (
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.limits import check_noise
 from evo_tune.loop.opening import plan_for
+from evo_tune.loop.widening import limits_for
 from evo_tune.options.binding import suggest
-from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
+from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy
-from evo_tune.plugins.strategy import Strategy
-from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.learned import learned_from
 from evo_tune.store.manifest import Manifest, read_manifest
 from evo_tune.store.places import copy_run, find_run
-from evo_tune.store.run import WIDENINGS, Run
+from evo_tune.store.run import Run
 from evo_tune.text import is_writable
 from evo_tune.trust.decide import began, remember_run
 
@@ -133,6 +131,7 @@ def prepared(
         given_objectives=bool(given_goals),
         warm_start=_warm_start(space, request.warm_start, request.fill_defaults),
         learned=[learned_from(run, goals[0]) for run in learned],
+        limits=limits_for(bound, space, strategy, goals) if settings.widen else {},
         units=evaluator.metrics,
         tests=evaluator.tests,
         versions=versions_of((*SHAPING, *strategy.needs)),
@@ -227,32 +226,6 @@ def new_name(evaluator: str, store: Path) -> str:
     stem = f"{slug}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = [stem, *(f"{stem}-{number}" for number in range(2, 100))]
     return next(name for name in names if not (store / name).exists())
-
-
-def widened(run: Run, evaluator: BoundEvaluator, strategy: Strategy, genes: Mapping[str, Gene | None]) -> None:
-    """Widen the ranges of a run's genes for all new genomes, and record it in the journal.
-
-    Args:
-        run: Run that is open for writing.
-        evaluator: Evaluator of the run, which checks the ends of the new ranges.
-        strategy: Strategy of the run.
-        genes: Genes by name; if there are none, nothing changes.
-
-    Raises:
-        SpaceError: A gene is unknown or not wider, or the evaluator refuses a value.
-        PluginError: The strategy cannot search the new space.
-    """
-    if not genes:
-        return
-    given = as_before(genes, run.genes)
-    space = SearchSpace(evaluator.space.repair, None, **wider(run.genes, given))
-    check_repair(space)
-    check_ends(evaluator, space, given)
-    inner = strategy.inner if isinstance(strategy, Ruled) else strategy
-    check_suited(run.manifest.strategy, inner, space, run.objectives)
-    if len(run.widened) >= WIDENINGS:
-        raise SpaceError(f"--gene: the genes of this run were widened {WIDENINGS} times: begin another, --warm-start")
-    run.widen(given)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from evo_tune.genome.genes import Choice, Gene, Int
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Value, genome_key
+from evo_tune.genome.widening import with_limits
 from evo_tune.loop.code import cannot_resume, hash_of, place_of
 from evo_tune.options.binding import options_of, suggest
 from evo_tune.options.declare import AUTO, Option, members
@@ -48,17 +49,25 @@ def check_ends(evaluator: BoundEvaluator, space: SearchSpace, genes: Iterable[st
     Raises:
         SpaceError: The evaluator refuses a value.
     """
-    fields = evaluator.gene_options
     for name in genes:
         gene = space.genes[name]
         ends = gene.values if isinstance(gene, Choice) else (gene.decode(0.0), gene.decode(1.0))
         for value in ends:
             try:
-                if name in fields:
-                    fields[name].check(value)
-                evaluator.estimate(space.check({**space.default(), name: value}))
+                check_value(evaluator, space, name, value)
             except EvoTuneError as error:
                 raise SpaceError(f"--gene {name}, at {value}: {error}") from None
+
+
+def check_value(evaluator: BoundEvaluator, space: SearchSpace, name: str, value: Value) -> None:
+    """Let the evaluator check a value of a gene, in the default genome.
+
+    Raises:
+        EvoTuneError: The evaluator, or its option of this name, refuses the value.
+    """
+    if name in evaluator.gene_options:
+        evaluator.gene_options[name].check(value)
+    evaluator.estimate(space.check({**space.default(), name: value}))
 
 
 def check_learning(
@@ -213,9 +222,14 @@ def _other_ranges(run: Run, now: SearchSpace) -> str:
         *(name for name, gene in run.manifest.genes().items() if run.genes[name] != gene),
     }
     names = [name for name in run.genes if name in known and name not in given]
-    both = {name: [replace(gene, default=None) for gene in (run.genes[name], known[name])] for name in names}  # type: ignore[type-var]
+    both = {name: [_of_range(gene) for gene in (run.genes[name], known[name])] for name in names}
     told = [f"{name} is now {new}, and was {old}" for name, (old, new) in both.items() if repr(old) != repr(new)]
     return f"its genes have changed ({'; '.join(told)})" if told else ""
+
+
+def _of_range(gene: Gene) -> Gene:
+    """Return a gene without what may differ between the start of a run and a resume: default and limits."""
+    return replace(gene, default=None, widest=None)  # type: ignore[type-var]
 
 
 def _other_objectives(run: Run, evaluator: Evaluator) -> str:
@@ -306,6 +320,8 @@ def with_defaults(
             found[name] = _like(known[name], gene) if name in known else _for_field(fields[name], gene)
         except SpaceError as error:
             raise SpaceError(f"--gene {name}: {error}") from None
+        if name in known and found[name].widest is None:
+            found[name] = with_limits(found[name], known[name].widest)
         if gene.default is None:
             default = known[name].middle() if name in known else values.get(name)
             with contextlib.suppress(SpaceError):
@@ -355,6 +371,7 @@ def _said(new: Gene, old: Gene) -> Gene:
 
     If they do not fit, the new range is not wider, and the gene is returned unchanged.
     """
+    new = with_limits(new, old.widest if new.widest is None else new.widest)
     fields: dict[str, Any] = {"when": new.when or old.when}
     if isinstance(new, Int) and isinstance(old, Int) and new.step == 1:
         fields["log"] = old.log

@@ -172,6 +172,7 @@ def ruled(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> Ruled
         manifest.settings,
         manifest.constraints(),
         evaluator.estimate,
+        manifest.limits,
     )
 
 

@@ -15,7 +15,9 @@ import numpy as np
 from msgspec import Struct
 
 from evo_tune.errors import UsageError
+from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import RunHistory
+from evo_tune.genome.notation import typed_gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import DEFAULT, STATUSES, WARM_START, Candidate, Outcome, Proposal, conclude
 from evo_tune.genome.values import is_same
@@ -24,7 +26,8 @@ from evo_tune.loop.code import hash_of
 from evo_tune.loop.generations import Generations, broken_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import Ruled
-from evo_tune.store.learned import history_of, widen
+from evo_tune.rules.widening import Widening
+from evo_tune.store.learned import history_of, widen, widen_once
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
@@ -165,13 +168,22 @@ class Births:
         run, history, proposal = self._run, self._history, None
         ready = self._arrival or self._tell_up_to(history.born_count - run.manifest.settings.lag)
         while ready:
-            proposal = (
-                self._strategy.due(history) if over else propose(self._strategy, history, run, len(run.candidates))
-            )
+            proposal = self._strategy.due(history) if over else self._proposed()
             # One result at a time: the proposal is the first one that the strategy makes.
             ready = proposal is None and not self._arrival and self._tell_up_to(len(run.told) + 1)
         self.refused = proposal is not None and not fits(proposal)
         return None if proposal is None or self.refused else self._bear(proposal)
+
+    def _proposed(self) -> Proposal | None:
+        """Return the next proposal; before a new genome, widen the ranges whose ends the best trials have reached."""
+        run, history = self._run, self._history
+        while True:
+            proposal = propose(self._strategy, history, run, len(run.candidates))
+            found = self._strategy.widening(history) if proposal is not None and proposal.fresh else None
+            if found is None:
+                return proposal
+            run.widen({found.name: found.gene}, found.reason)
+            widen(history, run)
 
     def tell(self, ids: Sequence[int]) -> None:
         """Report recorded results to the strategy, in this order."""
@@ -211,6 +223,20 @@ class Disagreement(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     replayed: Proposal | None
 
 
+class RangeDisagreement(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A range that the run would not widen again, or would widen otherwise.
+
+    Args:
+        before: Number of the next trial.
+        recorded: Widened gene with the reason, as in the journal; null if it is missing there.
+        replayed: Widened gene with the reason that follow from the results; null if none follows.
+    """
+
+    before: int
+    recorded: str | None
+    replayed: str | None
+
+
 class Verification(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The result of replaying the proposals of a run.
 
@@ -218,17 +244,19 @@ class Verification(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         run: Name of the run.
         proposals: Number of proposals that were replayed.
         disagreements: Proposals that differ; the exit code is 1 if there are any.
+        ranges: Ranges that were widened otherwise than the results ask for; the exit code is 1 if there are any.
         notes: Changes since the run began, a sentence each.
     """
 
     run: str
     proposals: int
     disagreements: list[Disagreement]
+    ranges: list[RangeDisagreement]
     notes: list[str]
 
 
-def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreement]:
-    """Propose every candidate of a run again and return those that differ.
+def verify(run: Run, space: SearchSpace, strategy: Ruled) -> list[Disagreement | RangeDisagreement]:
+    """Propose every candidate and every automatic widening of a run again and return those that differ.
 
     Args:
         run: Saved run, finished or not.
@@ -238,19 +266,80 @@ def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreemen
     Raises:
         RunError: The strategy raised an error, so nothing can be verified.
     """
-    history = history_of(run, space)
-    order = run.sequence()
-    found = []
+    replay = _Replay(run, history_of(run, space), strategy)
     for candidate, told in zip(run.candidates, run.told_at_birth, strict=True):
-        for id in order[len(history.trials) : told]:
-            history.tell(id, run.outcomes[id])
-        widen(history, run)
-        replayed = propose(strategy, history, run, candidate.id)
+        replay.widened_until(candidate.id)
+        replay.tell_up_to(told)
+        replay.born(candidate)
+    replay.widened_until(len(run.candidates))
+    return replay.found
+
+
+class _Replay:
+    """The events of a run, proposed again one after the other.
+
+    Args:
+        run: Saved run.
+        history: Empty history of the run.
+        strategy: Strategy of the run.
+    """
+
+    def __init__(self, run: Run, history: RunHistory, strategy: Ruled) -> None:
+        self._run = run
+        self._history = history
+        self._strategy = strategy
+        self._order = run.sequence()
+        self.found: list[Disagreement | RangeDisagreement] = []
+
+    def tell_up_to(self, count: int) -> None:
+        """Report results to the history, up to a total number."""
+        for id in self._order[len(self._history.trials) : count]:
+            self._history.tell(id, self._run.outcomes[id])
+
+    def widened_until(self, id: int) -> None:
+        """Compare the widenings before a candidate with those that follow from the results, and apply the recorded."""
+        for one in self._run.widened[len(self._history.spaces) - 1 :]:
+            if one.proposed > id:
+                return
+            self.tell_up_to(one.seen)
+            if one.reason:
+                proposal = propose(self._strategy, self._history, self._run, id)
+                due = self._due(proposal)
+                recorded = _in_words(one.changed, one.reason)
+                if due is None or due.gene != one.changed.get(due.name) or recorded != _in_words(*_event(due)):
+                    replayed = None if due is None else _in_words(*_event(due))
+                    self.found.append(RangeDisagreement(before=id, recorded=recorded, replayed=replayed))
+            widen_once(self._history, self._run, one)
+
+    def born(self, candidate: Candidate) -> None:
+        """Compare a recorded candidate with the one that follows from the history, and add it."""
+        history, run = self._history, self._run
+        replayed = propose(self._strategy, history, run, candidate.id)
+        due = self._due(replayed)
+        missing = (
+            None
+            if due is None
+            else RangeDisagreement(before=candidate.id, recorded=None, replayed=_in_words(*_event(due)))
+        )
+        if missing is not None:
+            self.found.append(missing)
         recorded = Proposal(**{name: getattr(candidate, name) for name in Proposal.__dataclass_fields__})
         if replayed != recorded or not _consistent(candidate, history, run):
-            found.append(Disagreement(id=candidate.id, recorded=recorded, replayed=replayed))
+            self.found.append(Disagreement(id=candidate.id, recorded=recorded, replayed=replayed))
         history.born(candidate)
-    return found
+
+    def _due(self, proposal: Proposal | None) -> Widening | None:
+        """Return the range that is widened before a proposal is made a candidate."""
+        return self._strategy.widening(self._history) if proposal is not None and proposal.fresh else None
+
+
+def _event(due: Widening) -> tuple[dict[str, Gene], str]:
+    """Return the genes and the reason that a widening records."""
+    return {due.name: due.gene}, due.reason
+
+
+def _in_words(genes: Mapping[str, Gene], reason: str) -> str:
+    return f"{', '.join(f'{name}={typed_gene(gene)}' for name, gene in genes.items())}: {one_line(reason)}"
 
 
 def other_strategy(manifest: Manifest, place: str) -> str:

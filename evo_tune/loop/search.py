@@ -17,7 +17,7 @@ from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, Trial
-from evo_tune.loop.begin import Request, given_up, new_name, reopened, widened
+from evo_tune.loop.begin import Request, given_up, new_name, reopened
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import Ask, believed, code_of, named_evaluator, remember, ruled
 from evo_tune.loop.comparison import ComparisonJobs
@@ -28,6 +28,7 @@ from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, n
 from evo_tune.loop.opening import open_for, timed
 from evo_tune.loop.planning import RunPlan, plan_run
 from evo_tune.loop.proposing import Births, judged
+from evo_tune.loop.widening import widen_by_hand
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import recommended
 from evo_tune.rules.ruled import Ruled
@@ -144,7 +145,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             code = code_of(run, evaluator, trust, ask, strategy)
             check_unchanged(run, code[0], accept_changes, strategy)
             session = next_session(believed(run, changes), changes, run.manifest.settings.most_seeds)
-            widened(run, *code, genes or {})
+            widen_by_hand(run, *code, genes or {})
             self = cls.__new__(cls)
             self._begin(run, *code, session)
             run.begin(session)
@@ -161,7 +162,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.saved, self.name = run, run.name
         self.evaluator, self.strategy, self.session = evaluator, strategy, session
         self._arrival = run.manifest.settings.order == "arrival"
-        self.space = space_of(run.manifest, evaluator.space)
         self.finished: str | None = None  # why no more candidates will come
         self.stopping = False
         self.pace = None if plan is None else plan.pace  # times of a few steps, if they were measured
@@ -177,11 +177,11 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def _read_back(self) -> None:
         """Rebuild everything that is derived from the journal (law 2: resume is reading)."""
         run = self.saved
-        self.history = history_of(run, self.space)
+        space = space_of(run.manifest, self.evaluator.space)
+        self.history = history_of(run, space)
         self._leftovers = Leftovers(run)
-        self._generations = Generations(run, self.strategy, history_of(run, self.space))
+        self._generations = Generations(run, self.strategy, history_of(run, space))
         replay(self.history, run)
-        self.space = self.history.space  # with its present ranges
         self._births = Births(run, self.history, self.strategy, self._generations)
         if self._arrival:  # a torn tail may have recorded results without their report
             self._births.tell(run.sequence(start=len(run.told)))
@@ -199,6 +199,11 @@ class Search(contextlib.AbstractContextManager["Search"]):
         """The recommended trial so far; after a final comparison, the best one over its fresh seeds."""
         with self._changed:
             return recommended(self.saved)
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space with its present ranges."""
+        return self.history.space
 
     @property
     def status(self) -> str:

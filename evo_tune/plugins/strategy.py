@@ -78,6 +78,9 @@ class Strategy(Options, ABC):
     """Whether it decides itself on budgets, continuations or extra seeds. Runs with rules for these (`--fidelity`,
     `--prune`, `--seeds-per-trial`, `--subject-to`) refuse it."""
 
+    widens: ClassVar[bool] = True
+    """Whether ranges of genes may become wider during its run. Unit coordinates then change for all trials."""
+
     needs: ClassVar[Mapping[str, str]] = {}
     """Packages that evo-tune does not install and that it imports inside its functions; for each, what pip installs."""
 

@@ -6,21 +6,26 @@ a pure function of history (law 1), so resume and replay do not need to know it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from types import MappingProxyType
 
 import numpy as np
 
 from evo_tune.errors import EvoTuneError
-from evo_tune.genome.history import History
+from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.trial import REPLICATE, Candidate, Constraint, Proposal, Trial, violation
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.genome.view import Entry, View, entries
+from evo_tune.genome.widening import Range
 from evo_tune.plugins.strategy import Prospects, Strategy
 from evo_tune.rules.extra_seeds import Doubt, Leader
 from evo_tune.rules.fidelity import Curves, audits_among, is_audit
 from evo_tune.rules.learned import chosen, prospects_of
 from evo_tune.rules.promotions import Rungs
+from evo_tune.rules.widening import ENOUGH, Widening, due, leaders_wanted
 from evo_tune.settings import RunSettings
 
 ASKED = 4
@@ -28,6 +33,9 @@ ASKED = 4
 
 DRAWN = 500
 """Maximum number of random genomes that are tried after that."""
+
+CONSIDERED = 3
+"""Number of trials that are looked through for each leading genome, because some genomes have several seeds."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +58,14 @@ class Ruled(Strategy):
         settings: Settings of the run. Only those for rungs, pruning and seeds are used.
         constraints: Constraints on genomes.
         estimate: Returns the metrics of a genome that are known before training.
+        limits: Lowest and highest value up to which the run may widen a gene by itself, by name.
     """
 
     inner: Strategy
     settings: RunSettings
     constraints: tuple[Constraint, ...] = ()
     estimate: Callable[[Genome], Mapping[str, float]] = lambda genome: {}
+    limits: Mapping[str, Range] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -64,6 +74,7 @@ class Ruled(Strategy):
         settings: RunSettings,
         constraints: Sequence[Constraint] = (),
         estimate: Callable[[Genome], Mapping[str, float]] = lambda genome: {},
+        limits: Mapping[str, Range] = MappingProxyType({}),
     ) -> Ruled:
         """Return a strategy with the rules of a run around it; see the class for the arguments."""
         return cls(
@@ -72,6 +83,7 @@ class Ruled(Strategy):
             settings=settings,
             constraints=tuple(constraints),
             estimate=estimate,
+            limits=limits,
         )
 
     @property
@@ -118,6 +130,34 @@ class Ruled(Strategy):
             birth = known.doubt.next(history.out, known.rungs.cost())
             return None if birth is None else _further(birth, 1 + known.doubt.repeats(birth))
         return self._replicate(known.leader.first(), [one for _, one in out])
+
+    def widening(self, history: RunHistory) -> Widening | None:
+        """Return the range to widen before a new genome is proposed; None if there is none.
+
+        Several objectives have no single best genome, and one of them may always favour an end. So they widen nothing.
+        """
+        count = len(history.ranking)
+        if not self.limits or len(history.objectives) > 1 or count < max(self.population, ENOUGH):
+            return None
+        return due(history, self._leaders(history, leaders_wanted(count)), self.limits)
+
+    def _leaders(self, history: RunHistory, count: int) -> list[Candidate]:
+        """Return the first candidates of the best fully trained genomes within the constraints, best first.
+
+        Genomes are ordered by the losses that the rules for extra seeds predict, else by their means over seeds.
+        """
+        told = entries(history)
+        if self.settings.extra_seeds_by_gain:
+            expected = list(self._known(history).doubt.expected(history.out))[:count]
+            if expected:
+                return [told[key].birth for key in expected]
+        found: dict[str, Entry] = {}
+        for trial in islice(history.ranking, count * CONSIDERED):
+            if trial.feasible:
+                entry = told[genome_key(trial.genome)]
+                found.setdefault(entry.key, entry)
+        best = sorted(found.values(), key=lambda entry: (entry.losses(1.0) or (math.inf,), entry.birth.id))
+        return [entry.birth for entry in best[:count]]
 
     def _replicate(self, leader: Entry | None, out: Sequence[Candidate]) -> Proposal | None:
         """Return the next seed of the leading genome; None if it already has the maximum number of seeds."""

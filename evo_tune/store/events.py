@@ -173,6 +173,7 @@ class Range(Struct, forbid_unknown_fields=True):
     prior: Plain | UnsetType = UNSET
     spread: Finite | UnsetType = UNSET
     when: dict[str, list[Plain]] | UnsetType = UNSET
+    widest: tuple[int | Finite | None, int | Finite | None] | UnsetType = UNSET
 
     def gene(self) -> Gene:
         """Return the gene.
@@ -188,13 +189,14 @@ class Widened(_Event, tag="widened"):
     """These genes have wider ranges from here on."""
 
     genes: dict[str, Range]
+    reason: str = ""
+    """Reason in words; '' if the user widened them on resume."""
 
     @classmethod
-    def of(cls, genes: Mapping[str, Gene], time: float) -> Widened:
+    def of(cls, genes: Mapping[str, Gene], time: float, reason: str = "") -> Widened:
         """Return the event of wider genes."""
-        return cls(
-            genes=msgspec.convert({name: gene.describe() for name, gene in genes.items()}, dict[str, Range]), time=time
-        )
+        described = {name: gene.describe() for name, gene in genes.items()}
+        return cls(genes=msgspec.convert(described, dict[str, Range]), time=time, reason=reason)
 
 
 class ComparisonPlanned(_Event, tag="comparison"):

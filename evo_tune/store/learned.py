@@ -10,7 +10,7 @@ from evo_tune.genome.history import Lesson, RunHistory, digest
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.store.manifest import MOST_LEARNED, Learned
-from evo_tune.store.run import Run
+from evo_tune.store.run import Run, Widening
 
 
 def learned_from(run: Run, objective: Objective) -> Learned:
@@ -58,11 +58,17 @@ def _lessons(run: Run, space: SearchSpace) -> list[Lesson]:
 
 
 def widen(history: RunHistory, run: Run) -> None:
-    """Widen the space of a history if the space of the run was widened after as many candidates."""
-    for births, genes in run.widened:
-        if births == history.born_count:
-            space = SearchSpace(history.space.repair, None, **genes)
-            history.widen(space, _lessons(run, space))
+    """Widen the space of a history as its run did before the next candidate."""
+    for one in run.widened[len(history.spaces) - 1 :]:
+        if one.proposed > history.born_count:
+            break
+        widen_once(history, run, one)
+
+
+def widen_once(history: RunHistory, run: Run, widening: Widening) -> None:
+    """Widen the space of a history as one of its run's widenings says."""
+    space = SearchSpace(history.space.repair, None, **widening.genes)
+    history.widen(space, _lessons(run, space))
 
 
 def replay(history: RunHistory, run: Run) -> None:

@@ -59,6 +59,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         given_objectives: Whether the user gave the objectives in place of the evaluator's own.
         warm_start: Genomes that are trained right after the default.
         learned: Results of earlier runs, copied here so that replay and resume need nothing else.
+        limits: Lowest and highest value to which the run may widen a gene by itself, by name.
         units: Unit by metric name, for the Parquet files; '' for no unit.
         tests: Names of metrics on the test set, by their names in the search (see `Evaluator.tests`).
         versions: Versions of Python and of the packages that shape results.
@@ -83,6 +84,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     given_objectives: bool = False
     warm_start: list[Genome] = field(default_factory=list)
     learned: list[Learned] = field(default_factory=list)
+    limits: dict[str, tuple[int | Finite, int | Finite]] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     tests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -171,6 +173,8 @@ def _checked(manifest: Manifest) -> Manifest:
         if len(name) > LONGEST:
             raise ValueError(f"the name of the evaluator, or of the strategy, has {len(name)} characters")
     manifest.constraints()  # raises an error if one is not valid
+    if manifest.limits.keys() - manifest.space.keys():
+        raise ValueError("a limit is not of a gene")
     check_learned(manifest.learned)
     return manifest
 

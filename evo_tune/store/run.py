@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -19,6 +20,7 @@ from evo_tune.genome.space import wider
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key, is_same
 from evo_tune.genome.view import averaged
+from evo_tune.genome.widening import WIDENINGS, widest
 from evo_tune.settings import SessionSettings
 from evo_tune.store.events import (
     Born,
@@ -39,10 +41,26 @@ from evo_tune.store.places import TRIALS, check_trials, free_folder, lock_run
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
-__all__ = ["TRIALS", "WIDENINGS", "Run"]
+__all__ = ["TRIALS", "Run", "Widening"]
 
-WIDENINGS = 100
-"""Maximum number of times that genes of a run are widened, because each time all genomes are checked again."""
+
+@dataclass(frozen=True)
+class Widening:
+    """Ranges of genes that were widened.
+
+    Args:
+        proposed: Number of candidates before it.
+        seen: Number of results that the strategy had seen.
+        changed: The widened genes by name.
+        genes: All genes after it.
+        reason: Reason in words; '' if the user widened them on resume.
+    """
+
+    proposed: int
+    seen: int
+    changed: Mapping[str, Gene]
+    genes: Mapping[str, Gene]
+    reason: str
 
 PLANNED_BY = ("hours", "final_seeds", "finalists")
 """Settings of a session on which the planned final comparison depends."""
@@ -65,8 +83,7 @@ class Run:
         self.constraints = manifest.constraints()
         self.genes = manifest.genes()
         """Present genes by name."""
-        self.widened: list[tuple[int, dict[str, Gene]]] = []
-        """Number of candidates before each widening, and all genes after it."""
+        self.widened: list[Widening] = []
         self.journal = journal
         self.candidates: list[Candidate] = []
         self.outcomes: dict[int, Outcome] = {}
@@ -99,6 +116,8 @@ class Run:
         self._told_orders: dict[int, int] = {}
         self._trials: dict[int, Trial] = {}
         self._replicated = False
+        self._by_hand = False
+        """Whether the user widened ranges since the last session."""
         self._leader: tuple[float, tuple[float, ...], int] | None = None
         self._last_time = 0.0
         self._spent = 0.0
@@ -214,9 +233,14 @@ class Run:
         )
         self._write(event, sync=True)
 
-    def widen(self, genes: Mapping[str, Gene]) -> None:
-        """Record wider ranges of genes for all later candidates, durably."""
-        self._write(Widened.of(genes, _now()), sync=True)
+    def widen(self, genes: Mapping[str, Gene], reason: str = "") -> None:
+        """Record wider ranges of genes for all later candidates, durably.
+
+        Args:
+            genes: Genes with their wider ranges, by name.
+            reason: Reason in words; '' if the user widens them before a session.
+        """
+        self._write(Widened.of(genes, _now(), reason), sync=True)
 
     def bear(self, candidate: Candidate) -> Candidate:
         """Write a new candidate and return it as read from the journal.
@@ -271,6 +295,8 @@ class Run:
             self._apply(event)
 
     def _apply(self, event: Event) -> None:
+        if self._by_hand and isinstance(event, Born | Recorded):
+            raise ValueError("ranges were widened without a reason, and not before a session")
         if isinstance(event, Born):
             self._apply_born(event.candidate.candidate())
         elif isinstance(event, Recorded):
@@ -285,7 +311,7 @@ class Run:
             self.evaluator_hash, self.fingerprint = event.evaluator_hash, event.fingerprint
             self.strategy_hash = event.strategy_hash
         elif isinstance(event, Widened):
-            self._apply_widened({name: one.gene() for name, one in event.genes.items()})
+            self._apply_widened({name: one.gene() for name, one in event.genes.items()}, event.reason)
         elif isinstance(event, ComparisonPlanned):
             self._apply_planned(event)
         else:
@@ -310,6 +336,7 @@ class Run:
     def _apply_session(self, session: SessionSettings) -> None:
         if self.sessions and any(getattr(session, name) != getattr(self.sessions[-1], name) for name in PLANNED_BY):
             self.planned = None
+        self._by_hand = False
         self.sessions.append(session)
         self.ended = None
 
@@ -320,17 +347,23 @@ class Run:
             raise ValueError("the final comparison needs trials that were trained in full, each once")
         self.planned = plan
 
-    def _apply_widened(self, genes: Mapping[str, Gene]) -> None:
+    def _apply_widened(self, genes: Mapping[str, Gene], reason: str) -> None:
         if not genes or len(self.widened) >= WIDENINGS:
             raise ValueError(f"no gene is widened, or it is the time after the {WIDENINGS}th")
         self.genes = wider(self.genes, genes)
-        self.widened.append((len(self.candidates), self.genes))
+        self.widened.append(Widening(len(self.candidates), len(self.told), genes, self.genes, reason))
+        self._by_hand |= not reason
         self._early = {*map(genome_key, self.manifest.warm_start), *(genome_key(one.genome) for one in self.candidates)}
 
     def genes_at(self, id: int) -> dict[str, Gene]:
         """Return the genes at the time when a candidate was proposed."""
-        found = [genes for births, genes in self.widened if births <= id]
-        return found[-1] if found else self.manifest.genes()
+        found = [one.genes for one in self.widened if one.proposed <= id]
+        return dict(found[-1]) if found else self.manifest.genes()
+
+    @property
+    def widest_genes(self) -> dict[str, Gene]:
+        """The genes with the widest ranges that the run may give them by itself, by name."""
+        return {name: widest(gene, self.manifest.limits.get(name)) for name, gene in self.genes.items()}
 
     def _apply_born(self, candidate: Candidate) -> None:
         if candidate.id != len(self.candidates):

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -67,6 +67,8 @@ class Ladder(GA):
     depth · width², at equal cost of a training. The rest of the run goes to the best rung. A rung starts with the best
     genomes of the one before, at its own size.
     """
+
+    widens: ClassVar[bool] = False  # rungs are compared in one space
 
     sizes: str = option("", help="Sizes of the rungs, DEPTHxWIDTH with commas between: 2x64,4x96,6x128.")
     trials: int = option(0, bounds="[0, inf)", help="Trials by which a rung is judged; 0 is the population.")

@@ -46,6 +46,7 @@ class Staged(Strategy):
     """Staged tuning: spread out, then a grid among the best, then the winners over seeds; it ends by itself."""
 
     own_trials: ClassVar[bool] = True
+    widens: ClassVar[bool] = False  # the cells of the grid would move, and be trained again
 
     # A run without limits has 5 generations: at this size they hold the first two stages of up to 13 genes.
     population: int = option(30, bounds="[2, inf)", help="Number of trials in a generation.")

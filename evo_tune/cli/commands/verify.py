@@ -23,27 +23,43 @@ SHOWN = 5
 def command(run: str | None, store: str, evaluator: str | None, strategy: str | None, trust: bool, form: str) -> int:
     """Replay every proposal of RUN and report whether it agrees with the recorded one."""
     from evo_tune.loop.code import code_of, place_of
-    from evo_tune.loop.proposing import Verification, other_strategy, other_versions, verify
+    from evo_tune.loop.proposing import (
+        Disagreement,
+        RangeDisagreement,
+        Verification,
+        other_strategy,
+        other_versions,
+        verify,
+    )
     from evo_tune.store.manifest import space_of
 
     saved = shared.open_run(run, store)
     manifest = saved.manifest
     bound, rules = code_of(saved, evaluator, trust, shared.asking(), strategy)
-    found = verify(saved, space_of(manifest, bound.space), rules)
+    differing = verify(saved, space_of(manifest, bound.space), rules)
+    found = [one for one in differing if isinstance(one, Disagreement)]
+    ranges = [one for one in differing if isinstance(one, RangeDisagreement)]
     changed = other_strategy(manifest, place_of(manifest, strategy))
-    notes = ([changed] if changed else []) + (other_versions(manifest) if found else [])
+    notes = ([changed] if changed else []) + (other_versions(manifest) if differing else [])
     count = len(saved.candidates)
     if form == "json":
-        shared.print_json(Verification(run=saved.name, proposals=count, disagreements=found, notes=notes))
-        return 1 if found else 0
-    if not found:
+        shared.print_json(
+            Verification(run=saved.name, proposals=count, disagreements=found, ranges=ranges, notes=notes)
+        )
+        return 1 if differing else 0
+    if not differing:
         shared.echo(f"{saved.name}: all {count} proposals agree with the recorded ones")
     for row in found[:SHOWN]:
         replayed = shared.show_genome(row.replayed.genome) if row.replayed else "nothing"
         shared.echo(f"trial {row.id}: recorded {shared.show_genome(row.recorded.genome)}", err=True)
         shared.echo(f"  but replayed {replayed}", err=True)
+    for change in ranges[:SHOWN]:
+        shared.echo(f"before trial {change.before}: recorded {change.recorded or 'no wider range'}", err=True)
+        shared.echo(f"  but replayed {change.replayed or 'no wider range'}", err=True)
+    if ranges:
+        shared.echo(f"{saved.name}: {len(ranges)} changes of ranges do not agree", err=True)
     if found:
         shared.echo(f"{saved.name}: {len(found)} of {count} proposals do not agree", err=True)
     for note in notes:
         shared.echo(note, err=True)
-    return 1 if found else 0
+    return 1 if differing else 0

@@ -1,0 +1,195 @@
+"""Wider ranges of genes: one step beyond an end, and the limits up to which a run may take such steps by itself.
+
+A step multiplies the end of a logarithmic range by three, continues the progression of an ordered choice by one value,
+and extends a linear range by half of its width. No step crosses a natural end: zero, one for a share, and the end of a
+choice that is not of numbers. This module does not know trials, so it does not decide when a range is widened.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
+
+from evo_tune.errors import SpaceError
+from evo_tune.genome.genes import LARGEST, Choice, Float, Gene, Int, Limits, ends_of
+from evo_tune.genome.values import WHOLE, Value
+
+End: TypeAlias = Literal["low", "high"]
+"""An end of a range, in unit coordinates: 0 is 'low', 1 is 'high'."""
+
+ENDS: tuple[End, End] = ("low", "high")
+
+Range: TypeAlias = tuple[int | float, int | float]
+"""Lowest and highest value."""
+
+WIDENINGS = 100
+"""Maximum number of times that genes of a run are widened, because each time all genomes are checked again."""
+
+FACTOR = 3
+"""Factor of one step of a logarithmic range."""
+
+FARTHEST = 10
+"""Factor by which a run may move an end of a logarithmic range or of an ordered choice, if the gene sets no limit."""
+
+
+def end_value(gene: Gene, end: End) -> Value:
+    """Return the value at an end of a gene's range."""
+    return gene.decode(0.0 if end == "low" else 1.0)
+
+
+def limits_of(gene: Gene) -> Range | None:
+    """Return the lowest and highest value to which a run may widen a gene by itself; None if it may not.
+
+    An end without a limit in `Gene.widest` may move by a factor of ten if the scale is logarithmic or a choice of
+    positive numbers, else by the width of the range.
+    """
+    ends = ends_of(gene)
+    if ends is None or gene.size == 1:
+        return None
+    low, high = ends
+    if low > 0 and (isinstance(gene, Choice) or getattr(gene, "log", False)):
+        usual = _short(max(low / FARTHEST, 1 / LARGEST)), _short(min(high * FARTHEST, LARGEST))
+    else:
+        usual = low - (high - low), high + (high - low)
+    given = gene.widest or (None, None)
+    return usual[0] if given[0] is None else given[0], usual[1] if given[1] is None else given[1]
+
+
+def widened(gene: Gene, end: End, within: Range = (-math.inf, math.inf)) -> Gene | None:
+    """Return a gene with one step more at an end.
+
+    The default stays, so that the default genome and inactive genes keep their values.
+
+    Args:
+        gene: Gene of any kind.
+        end: End to move.
+        within: Lowest and highest value of the new range. A range stops there, and a choice takes no value beyond.
+
+    Returns:
+        None at a natural end, at the limit, and for a choice that is not an ordered one of numbers.
+    """
+    if ends_of(gene) is None or gene.size == 1:
+        return None
+    if isinstance(gene, Choice):
+        return _longer(gene, end, within)
+    assert isinstance(gene, Float | Int)
+    moved = _next_float(gene, end) if isinstance(gene, Float) else _next_int(gene, end)
+    if moved is None:
+        return None
+    moved = _clipped(gene, moved, within)
+    if not (moved < gene.low if end == "low" else moved > gene.high):
+        return None
+    changed: dict[str, Any] = {end: moved}
+    try:
+        return _kept(gene, **changed)
+    except SpaceError:  # more values than a gene may have
+        return None
+
+
+def widest(gene: Gene, limits: Range | None) -> Gene:
+    """Return a gene with all steps up to its limits; the gene itself if it has none."""
+    if limits is not None:
+        for end in ENDS:
+            while (more := widened(gene, end, limits)) is not None:
+                gene = more
+    return gene
+
+
+def _short(value: float) -> float:
+    """Return a computed end without the noise of floating point: 3e-05 for 3e-4 / 10."""
+    return float(f"{value:.6g}")
+
+
+def _kept(gene: Gene, **changed: Any) -> Gene:
+    """Return the gene with a wider range, its own default, and limits that include the range."""
+    wide = replace(gene, **changed, default=None, prior=None, spread=None, widest=None)  # type: ignore[type-var]
+    hints = {"default": wide.check(gene.middle()), "prior": gene.prior, "spread": gene.spread}
+    return with_limits(replace(wide, **hints), gene.widest)  # type: ignore[type-var]
+
+
+def with_limits(gene: Gene, limits: Limits | None) -> Gene:
+    """Return a gene with these limits, moved where its range goes beyond them; unchanged if it is not of numbers."""
+    ends = ends_of(gene)
+    if limits is not None and ends is not None:
+        low, high = limits
+        limits = (None if low is None else min(low, ends[0]), None if high is None else max(high, ends[1]))
+    return replace(gene, widest=limits if ends is not None else None)  # type: ignore[type-var]
+
+
+def _next_float(gene: Float, end: End) -> float | None:
+    """Return the next end of a real range; None at a natural end."""
+    low, high = gene.low, gene.high
+    is_share = low >= 0.0 and high <= 1.0
+    if end == "high" and high == 1.0 and is_share:
+        return None
+    if gene.log:
+        moved = low / FACTOR if end == "low" else high * FACTOR
+    elif end == "low":
+        if low == 0.0:
+            return None
+        moved = low - (min((high - low) / 2, low / 2) if low > 0.0 else (high - low) / 2)
+    else:
+        moved = high + (min((high - low) / 2, (1.0 - high) / 2) if is_share else (high - low) / 2)
+    return _short(moved) if 1 / LARGEST <= abs(moved) <= LARGEST else None
+
+
+def _next_int(gene: Int, end: End) -> int | None:
+    """Return the next end of a range of whole numbers; None at a natural end."""
+    if end == "low" and gene.low in (0, 1):
+        return None
+    if gene.log:
+        moved = max(1, gene.low // FACTOR) if end == "low" else gene.high * FACTOR
+    else:
+        room = gene.step * max(1, (gene.size - 1) // 2)
+        moved = gene.low - room if end == "low" else gene.high + room
+        if gene.low > 0 and moved < 1:
+            moved = 1 + (gene.low - 1) % gene.step
+    return moved if moved in WHOLE else None
+
+
+def _clipped(gene: Float | Int, moved: float, within: Range) -> float:
+    """Return a new end inside the limits, on the steps of the gene."""
+    if within[0] <= moved <= within[1]:
+        return moved
+    if isinstance(gene, Float):
+        return float(min(max(moved, within[0]), within[1]))
+    if moved < gene.low:
+        return gene.low - gene.step * ((gene.low - math.ceil(within[0])) // gene.step)
+    return gene.low + gene.step * ((math.floor(within[1]) - gene.low) // gene.step)
+
+
+def _longer(gene: Choice, end: End, within: Range) -> Choice | None:
+    """Return an ordered choice of numbers with one value more; None at a natural end or at the limit."""
+    numbers = [value for value in gene.values if isinstance(value, int | float)]
+    added = _continued(numbers if end == "high" else numbers[::-1])
+    if added is None or not within[0] <= added <= within[1]:
+        return None
+    values = (*gene.values, added) if end == "high" else (added, *gene.values)
+    wide = _kept(gene, values=values)
+    assert isinstance(wide, Choice)
+    return wide
+
+
+def _continued(values: Sequence[int | float]) -> int | float | None:
+    """Return the value that continues a progression after its last value; None if there is no sensible one.
+
+    The ratio of the last two values is kept, or their difference where they have no positive ratio. Whole numbers stay
+    multiples of the largest factor that all share: widths stay multiples of 64.
+    """
+    before, last = values[-2:]
+    rises = last > before
+    moved = last * last / before if before and last / before > 0 else 2.0 * last - before
+    if min(values) >= 0 and moved <= 0:
+        return None
+    added: int | float = _short(moved)
+    if all(type(value) is int for value in values):
+        if not abs(moved) < 2.0**62:
+            return None
+        step = math.gcd(*(int(value) for value in values))
+        added = int(moved) if moved == int(moved) else step * round(moved / step)
+        if last > 0 and added == 0:
+            return None
+    goes_on = added > last if rises else added < last
+    return added if goes_on and abs(added) <= LARGEST and added not in values else None
