@@ -70,7 +70,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(
-        lr=Float(1e-3, 6e-2, log=True, default=1e-2),
+        lr=Float(1e-3, 6e-2, log=True, default=1e-2, widest=(None, 1.0)),
         depth=Int(1, 4, default=2),
         heads=Int(1, 8, default=4),
         width=Int(16, 96, step=8, default=48),
@@ -81,7 +81,7 @@ SIZES = {
         flops=6e10,
     ),
     "small": Size(
-        lr=Float(3e-4, 3e-2, log=True, default=4e-3),
+        lr=Float(3e-4, 3e-2, log=True, default=4e-3, widest=(None, 1.0)),
         depth=Int(1, 4, default=2),
         heads=Int(1, 8, default=4),
         width=Int(32, 128, step=16, default=64),
@@ -92,7 +92,7 @@ SIZES = {
         flops=1.5e11,
     ),
     "medium": Size(
-        lr=Float(3e-4, 1e-2, log=True, default=2e-3),
+        lr=Float(3e-4, 1e-2, log=True, default=2e-3, widest=(None, 1.0)),
         depth=Int(2, 8, default=4),
         heads=Int(1, 12, default=4),
         width=Int(64, 384, step=32, default=256),
@@ -103,7 +103,7 @@ SIZES = {
         flops=2.5e13,
     ),
     "large": Size(
-        lr=Float(1e-4, 3e-3, log=True, default=6e-4),
+        lr=Float(1e-4, 3e-3, log=True, default=6e-4, widest=(None, 1.0)),
         depth=Int(4, 24, default=8),
         heads=Int(2, 32, default=8),
         width=Int(256, 1024, step=64, default=512),
@@ -179,14 +179,15 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         "depth": Int(depth[0], depth[1], default=depth[2]),
         "width": Int(width[0], width[1], step=width[2], default=width[3]),
         "heads": size.heads,
-        "dropout": Float(0.0, 0.3, default=0.0),
+        "dropout": Float(0.0, 0.3, default=0.0, widest=(0.0, 0.8)),
         "weight_decay": Float(0.01, 0.3, log=True, default=0.1),
         "warmup": Float(0.0, 0.1, default=0.05),
     }
     if options.size == "tiny" and options.optimizer == "auto":
         genes["optimizer"] = Choice(("adamw", "muon"), default="muon")
     if options.context is None:
-        genes["context"] = Choice(size.context, ordered=True, default=size.usual["context"])
+        ends = size.context[0], size.context[-1]  # the held-out text depends on the longest context
+        genes["context"] = Choice(size.context, ordered=True, default=size.usual["context"], widest=ends)
     return SearchSpace(repair, _optional_genes(options, size), **genes)
 
 

@@ -25,6 +25,7 @@ from evo_tune.report.charts.next_steps import ends_of
 from evo_tune.report.charts.scale import read_recipe
 from evo_tune.report.data import Metrics, RunSummary, TrialSummary, run_summary
 from evo_tune.report.final_comparison import CAP
+from evo_tune.report.ranges import as_range, as_sentence, ranges_line
 from evo_tune.report.summary import DONE_BY_ITSELF, Closing, further_of, in_words
 from evo_tune.report.words import fixed, sparkline, spread, verdict
 from evo_tune.store.comparison import COMPARISON, read_comparison
@@ -157,6 +158,20 @@ class Born(_Event, tag="born", kw_only=True):
     replicate: int
 
 
+class Widened(_Event, tag="widened", kw_only=True):
+    """A gene has a wider range for all later trials.
+
+    Args:
+        gene: Name of the gene.
+        range: Its new range.
+        reason: Why the run widened it.
+    """
+
+    gene: str
+    range: str
+    reason: str
+
+
 class Result(formats.TrainingResult, tag_field="event", tag="result", kw_only=True):
     """The result of a trial is on disk.
 
@@ -219,7 +234,7 @@ class End(RunSummary, tag_field="event", tag="end", kw_only=True):
     exit_code: int
 
 
-EVENTS = Begin | Born | Result | NewBest | Fresh | Stopping | End
+EVENTS = Begin | Born | Widened | Result | NewBest | Fresh | Stopping | End
 """The types of the lines that `run` and `resume` print with `--format jsonl`."""
 
 
@@ -255,25 +270,32 @@ def outputs() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def watcher(silent: bool, price: float | None = None) -> Iterator[Callable[[Search], None]]:
+def watcher(silent: bool, price: float | None = None, widened: int = 0) -> Iterator[Callable[[Search], None]]:
     """Yield a callback for `Search.run` that shows the progress: a table in a terminal, otherwise lines.
 
     Args:
         silent: Whether to show nothing.
         price: Price of an hour, for the cost; None for no cost.
+        widened: Number of times that ranges were widened before this session.
     """
-    forecast = _Forecast(price)
+    forecast, ranges = _Forecast(price), _Ranges(widened)
     console = shared.console()
     if silent:
         yield lambda search: None
     elif not console.is_terminal:
-        yield patient(_Lines(forecast).look)
+        yield patient(_Lines(forecast, ranges).look)
     else:
         from rich.live import Live
 
         recent = Recent()
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield patient(lambda search: live.update(progress_table(Progress(search, forecast), recent), refresh=True))
+
+            def look(search: Search) -> None:
+                for line in ranges.news(search):
+                    shared.echo(line)  # above the table, because Live redirects the output
+                live.update(progress_table(Progress(search, forecast), recent), refresh=True)
+
+            yield patient(look)
 
 
 def patient(look: Callable[[Search], None]) -> Callable[[Search], None]:
@@ -448,10 +470,27 @@ def progress_table(progress: Progress, recent: Recent) -> RenderableType:
     return Group(head, *shown, slots, *end)
 
 
+class _Ranges:
+    """Ranges that were widened since the last look.
+
+    Args:
+        told: Number of times that ranges were widened before.
+    """
+
+    def __init__(self, told: int) -> None:
+        self._told = told
+
+    def news(self, search: Search) -> Iterator[str]:
+        """Yield a line for each new widening."""
+        for one in list(search.saved.widened)[self._told :]:
+            self._told += 1
+            yield as_sentence(one)
+
+
 class _Lines:
     """Lines of progress: one when the best improves, and one now and then."""
 
-    def __init__(self, forecast: _Forecast) -> None:
+    def __init__(self, forecast: _Forecast, ranges: _Ranges) -> None:
         self._forecast = forecast
         self._end: float | None = None
         self._best: int | None = None
@@ -459,6 +498,7 @@ class _Lines:
         self._printed = time.monotonic()
         self._comparing = False
         self._status = ""
+        self._ranges = ranges
 
     def look(self, search: Search) -> None:
         """Print what is new."""
@@ -472,6 +512,8 @@ class _Lines:
         if ahead is not None and self._is_news(ahead):
             self._end = time.monotonic() + ahead.seconds.expected
             shared.echo(self._forecast.line())
+        for line in self._ranges.news(search):
+            shared.echo(line)
         if len(search.saved.outcomes) == self._done:
             return
         progress = Progress(search, self._forecast)
@@ -507,6 +549,7 @@ class Stream:
         self._compared = {_fresh_key(trial) for trial in read_comparison(search.saved)}
         self._written = _written(search.saved)
         self._best = None if search.saved.leader is None else search.saved.leader.id
+        self._widened = len(search.saved.widened)
         self._begun = self._stopping = False
 
     def look(self, search: Search) -> None:
@@ -535,6 +578,7 @@ class Stream:
         recorded, births = list(run.recorded), list(run.candidates)
         for candidate in births[self._births :]:
             yield from self._recorded(run, recorded[: run.told_at_birth[candidate.id]])  # known when it was proposed
+            yield from self._wider(run, candidate.id)
             self._births += 1
             yield Born(
                 id=candidate.id,
@@ -556,6 +600,14 @@ class Stream:
         if search.stopping and not self._stopping:
             self._stopping = True
             yield Stopping()
+
+    def _wider(self, run: Run, id: int) -> Iterator[Widened]:
+        """Yield the ranges that were widened before a candidate was proposed."""
+        while self._widened < len(run.widened) and run.widened[self._widened].proposed <= id:
+            one = run.widened[self._widened]
+            self._widened += 1
+            for name, gene in one.changed.items():
+                yield Widened(gene=name, range=as_range(gene), reason=one.reason)
 
     def _recorded(self, run: Run, ids: list[int]) -> Iterator[Result]:
         for id in ids[self._results :]:
@@ -645,6 +697,7 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
     if pending and run.ended not in (None, "interrupted"):
         hours = f"{run.sessions[-1].hours:g} hours"
         yield f"{pending} trainings were ended by the limit of {hours}: a longer run trains them"
+    yield from ranges_line(run)
     yield from ends_of(run)
     if run.ended is not None and run.ended.startswith(DONE_BY_ITSELF):
         yield f"stopped, since {run.ended}"

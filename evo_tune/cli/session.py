@@ -95,7 +95,7 @@ def go(
             from evo_tune.integrations.converting import tracking
 
             beside.enter_context(tracking(search.saved.folder, tracks))
-        watch = beside.enter_context(watcher(silent, price))
+        watch = beside.enter_context(watcher(silent, price, len(search.saved.widened)))
         look = watch if stream is None else patient(stream.look)
         try:
             here = search.seconds - search.saved.resumed[-1]  # of this session

@@ -19,9 +19,10 @@ def parse_gene(name: str, text: str) -> Gene:
     Args:
         name: Name of the gene, for messages.
         text: float(0,0.5), log(1e-5,1e-2), int(1,8) or int(32,256,32), choice(a,b), ordered(64,128),
-            a|b (ordered, if all are numbers), or a plain value, which fixes the gene. Three optional parts may follow.
+            a|b (ordered, if all are numbers), or a plain value, which fixes the gene. Four optional parts may follow.
             '@ VALUE' is the default. '~ VALUE±SPREAD' is the prior (±2x, a factor, for log; +- is accepted for ±).
-            'when NAME=A|B' lists the values of another gene for which this one is active.
+            'when NAME=A|B' lists the values of another gene for which this one is active. 'widest LOW..HIGH' has the
+            limits to which a run may widen the range by itself.
 
     Raises:
         SpaceError: The text has another form, or its values are not allowed.
@@ -57,17 +58,22 @@ def parse_gene(name: str, text: str) -> Gene:
         raise SpaceError(
             f"--gene {name}={whole} is not understood: expected float(LOW,HIGH), log(LOW,HIGH), int(LOW,HIGH[,STEP]), "
             "choice(A,B,…), ordered(A,B,…), A|B|… or a fixed value; then '@ DEFAULT', '~ VALUE±SPREAD' or 'when "
-            "NAME=A|B', if wanted"
+            "NAME=A|B' or 'widest LOW..HIGH', if wanted"
         ) from None
 
 
 def _hints(text: str) -> tuple[str, dict[str, Any]]:
-    """Split a typed gene; return its text without default, prior and condition, and these as fields of the gene.
+    """Split a typed gene; return its text without default, prior, condition and limits, and these as its fields.
 
     Raises:
         SpaceError: One of these parts is malformed.
     """
     hints: dict[str, Any] = {}
+    match = re.fullmatch(r"(.*?)\swidest\s+(.*?)\s*\.\.\s*(.*)", text)
+    if match:
+        text, hints["widest"] = match[1], tuple(read_value(part) if part else None for part in match.groups()[1:])
+    elif re.search(r"\swidest\s", text):
+        raise SpaceError("expected widest LOW..HIGH, such as widest 1e-6..1")
     match = re.fullmatch(r"(.*?)\swhen\s+([^=]+?)\s*=(.*)", text)
     if match:
         text, hints["when"] = match[1], {match[2]: [read_value(part.strip()) for part in match[3].split("|")]}
@@ -112,13 +118,15 @@ def typed_gene(gene: Gene) -> str:
 
 
 def typed_hints(gene: Gene) -> str:
-    """Return a gene's default, prior and condition in the notation of `--gene NAME=`; '' if it has none."""
+    """Return a gene's default, prior, condition and limits in the notation of `--gene NAME=`; '' if it has none."""
     text = "" if gene.default is None else f" @ {_typed(gene.default)}"
     if gene.prior is not None:
         spread = "" if gene.spread is None else f"±{_typed(gene.spread)}{'x' if getattr(gene, 'log', False) else ''}"
         text += f" ~ {_typed(gene.prior)}{spread}"
     for name, values in gene.when or ():
         text += f" when {name}={'|'.join(map(_typed, values))}"
+    if gene.widest is not None:
+        text += f" widest {'..'.join('' if limit is None else _typed(limit) for limit in gene.widest)}"
     return text
 
 

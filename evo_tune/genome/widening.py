@@ -8,7 +8,7 @@ choice that is not of numbers. This module does not know trials, so it does not 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -30,6 +30,9 @@ WIDENINGS = 100
 FACTOR = 3
 """Factor of one step of a logarithmic range."""
 
+STEPS = 8
+"""Maximum number of steps at an end."""
+
 FARTHEST = 10
 """Factor by which a run may move an end of a logarithmic range or of an ordered choice, if the gene sets no limit."""
 
@@ -43,7 +46,8 @@ def limits_of(gene: Gene) -> Range | None:
     """Return the lowest and highest value to which a run may widen a gene by itself; None if it may not.
 
     An end without a limit in `Gene.widest` may move by a factor of ten if the scale is logarithmic or a choice of
-    positive numbers, else by the width of the range.
+    positive numbers, else by the width of the range. It never moves by more than a factor of ten towards zero, nor by
+    more than three quarters of the way to the natural end of a share.
     """
     ends = ends_of(gene)
     if ends is None or gene.size == 1:
@@ -52,7 +56,10 @@ def limits_of(gene: Gene) -> Range | None:
     if low > 0 and (isinstance(gene, Choice) or getattr(gene, "log", False)):
         usual = _short(max(low / FARTHEST, 1 / LARGEST)), _short(min(high * FARTHEST, LARGEST))
     else:
-        usual = low - (high - low), high + (high - low)
+        room = high - low
+        usual = (max(low - room, low / FARTHEST) if low >= 0 else low - room), high + room
+        if _is_share(gene):
+            usual = usual[0], _short(min(usual[1], 1.0 - (1.0 - high) / 4))
     given = gene.widest or (None, None)
     return usual[0] if given[0] is None else given[0], usual[1] if given[1] is None else given[1]
 
@@ -90,16 +97,24 @@ def widened(gene: Gene, end: End, within: Range = (-math.inf, math.inf)) -> Gene
 
 def widest(gene: Gene, limits: Range | None) -> Gene:
     """Return a gene with all steps up to its limits; the gene itself if it has none."""
-    if limits is not None:
-        for end in ENDS:
-            while (more := widened(gene, end, limits)) is not None:
-                gene = more
+    for end in ENDS if limits is not None else ():
+        gene = [gene, *steps(gene, end, limits)][-1]
     return gene
 
 
-def _short(value: float) -> float:
+def steps(gene: Gene, end: End, limits: Range | None) -> Iterator[Gene]:
+    """Yield a gene after each step at an end up to its limits, at most STEPS of them; none without limits."""
+    for _ in range(STEPS if limits is not None else 0):
+        more = widened(gene, end, limits or (0, 0))
+        if more is None:
+            return
+        gene = more
+        yield gene
+
+
+def _short(value: float, digits: int = 12) -> float:
     """Return a computed end without the noise of floating point: 3e-05 for 3e-4 / 10."""
-    return float(f"{value:.6g}")
+    return float(f"{value:.{digits}g}")
 
 
 def _kept(gene: Gene, **changed: Any) -> Gene:
@@ -121,7 +136,7 @@ def with_limits(gene: Gene, limits: Limits | None) -> Gene:
 def _next_float(gene: Float, end: End) -> float | None:
     """Return the next end of a real range; None at a natural end."""
     low, high = gene.low, gene.high
-    is_share = low >= 0.0 and high <= 1.0
+    is_share = _is_share(gene)
     if end == "high" and high == 1.0 and is_share:
         return None
     if gene.log:
@@ -132,7 +147,12 @@ def _next_float(gene: Float, end: End) -> float | None:
         moved = low - (min((high - low) / 2, low / 2) if low > 0.0 else (high - low) / 2)
     else:
         moved = high + (min((high - low) / 2, (1.0 - high) / 2) if is_share else (high - low) / 2)
-    return _short(moved) if 1 / LARGEST <= abs(moved) <= LARGEST else None
+    return _short(moved, 6 if gene.log else 12) if 1 / LARGEST <= abs(moved) <= LARGEST else None
+
+
+def _is_share(gene: Gene) -> bool:
+    """Return whether a real gene's range is within 0 and 1, which are then its natural ends."""
+    return isinstance(gene, Float) and gene.low >= 0.0 and gene.high <= 1.0
 
 
 def _next_int(gene: Int, end: End) -> int | None:
@@ -191,5 +211,7 @@ def _continued(values: Sequence[int | float]) -> int | float | None:
         added = int(moved) if moved == int(moved) else step * round(moved / step)
         if last > 0 and added == 0:
             return None
+    elif min(values) >= 0 and max(values) <= 1 <= moved:  # shares, such as momenta
+        return None
     goes_on = added > last if rises else added < last
     return added if goes_on and abs(added) <= LARGEST and added not in values else None

@@ -94,7 +94,7 @@ def _trial(rows: Rows, row: Row) -> FrozenTrial:
     fields = _fields(rows, row)
     if row.state == "open" and rows.run.ended is not None:  # trained when the run is resumed
         fields |= {"state": TrialState.WAITING, "datetime_start": None}
-    kinds = {rows.genes[name]: _distribution(gene) for name, gene in rows.run.genes.items()}
+    kinds = {rows.genes[name]: _distribution(gene) for name, gene in rows.run.widest_genes.items()}
     params = {name: _param(kinds[name], value) for name, value in row.genome.items()}
     return FrozenTrial(number=row.id, trial_id=-1, value=None, params=params, distributions=kinds, **fields)
 

@@ -109,7 +109,7 @@ class TensorBoardFolder:
                     return
             raise UsageError(f"{self._what}: {folder} exists and is not of this run; choose another folder")
         folder.mkdir(parents=True)
-        genes = [hparams.HParam(rows.genes[name], _domain(gene)) for name, gene in rows.run.genes.items()]
+        genes = [hparams.HParam(rows.genes[name], _domain(gene)) for name, gene in rows.run.widest_genes.items()]
         if rows.parts:
             genes.append(hparams.HParam(rows.parts, hparams.RealInterval(0.0, 1.0)))
         metrics = [hparams.Metric(name) for name in rows.objectives]

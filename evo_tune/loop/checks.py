@@ -49,25 +49,17 @@ def check_ends(evaluator: BoundEvaluator, space: SearchSpace, genes: Iterable[st
     Raises:
         SpaceError: The evaluator refuses a value.
     """
+    fields = evaluator.gene_options
     for name in genes:
         gene = space.genes[name]
         ends = gene.values if isinstance(gene, Choice) else (gene.decode(0.0), gene.decode(1.0))
         for value in ends:
             try:
-                check_value(evaluator, space, name, value)
+                if name in fields:
+                    fields[name].check(value)
+                evaluator.estimate(space.check({**space.default(), name: value}))
             except EvoTuneError as error:
                 raise SpaceError(f"--gene {name}, at {value}: {error}") from None
-
-
-def check_value(evaluator: BoundEvaluator, space: SearchSpace, name: str, value: Value) -> None:
-    """Let the evaluator check a value of a gene, in the default genome.
-
-    Raises:
-        EvoTuneError: The evaluator, or its option of this name, refuses the value.
-    """
-    if name in evaluator.gene_options:
-        evaluator.gene_options[name].check(value)
-    evaluator.estimate(space.check({**space.default(), name: value}))
 
 
 def check_learning(

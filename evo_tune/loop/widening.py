@@ -12,8 +12,8 @@ from evo_tune.errors import EvoTuneError, SpaceError
 from evo_tune.genome.genes import Gene, ends_of
 from evo_tune.genome.space import SearchSpace, wider
 from evo_tune.genome.trial import Objective
-from evo_tune.genome.widening import ENDS, WIDENINGS, End, Range, end_value, limits_of, widened
-from evo_tune.loop.checks import as_before, check_ends, check_repair, check_suited, check_value
+from evo_tune.genome.widening import ENDS, WIDENINGS, End, Range, end_value, limits_of, steps
+from evo_tune.loop.checks import as_before, check_ends, check_repair, check_suited
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import Ruled
@@ -51,18 +51,12 @@ def limits_for(
 def _accepted(evaluator: BoundEvaluator, space: SearchSpace, name: str) -> Gene:
     """Return a gene with all steps up to its limits, or up to the first end that the evaluator refuses."""
     gene = space.genes[name]
-    limits = limits_of(gene)
-    if limits is None:
-        return gene
     for end in ENDS:
-        whole = gene
-        while (more := widened(whole, end, limits)) is not None:
-            whole = more
-        if whole is gene or _accepts(evaluator, space, name, whole, end):
-            gene = whole
-            continue
-        while (more := widened(gene, end, limits)) is not None and _accepts(evaluator, space, name, more, end):
-            gene = more
+        found = list(steps(gene, end, limits_of(space.genes[name])))
+        if found and not _accepts(evaluator, space, name, found[-1], end):
+            refused = [not _accepts(evaluator, space, name, one, end) for one in found]
+            found = found[: refused.index(True)]
+        gene = found[-1] if found else gene
     return gene
 
 
@@ -71,7 +65,9 @@ def _accepts(evaluator: BoundEvaluator, space: SearchSpace, name: str, wide: Gen
     value, trial = end_value(wide, end), SearchSpace(space.repair, None, **{**space.genes, name: wide})
     try:
         kept = trial.check({**trial.default(), name: value})
-        check_value(evaluator, trial, name, value)
+        if name in evaluator.gene_options:
+            evaluator.gene_options[name].check(value)
+        evaluator.estimate(kept)
     except EvoTuneError:
         return False
     return wide.when is not None or kept[name] == value  # a gene that is inactive by default keeps its default

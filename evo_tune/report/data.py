@@ -17,6 +17,7 @@ from evo_tune.report import summary
 from evo_tune.report.charts.next_steps import at_ends
 from evo_tune.report.charts.scale import TransferredRecipe, read_recipe
 from evo_tune.report.material import Material
+from evo_tune.report.ranges import wider_ranges
 from evo_tune.report.recommendation import FreshValues, fresh_values, reported
 from evo_tune.report.summary import Further, further_of
 from evo_tune.store.run import Run
@@ -112,7 +113,9 @@ class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
         gain_error: Standard error of the gain. Unit: the metric's.
         beaten: Whether the best beats the default (wrong in at most 5 % of runs); null if they were not compared.
         final_comparison: Results with fresh seeds.
-        at_ends: Genes whose best values are at an end of their range, each with a wider range for `--gene`.
+        at_ends: Genes whose best values are at an end of their range that the run does not widen by itself, each with a
+            wider range for `--gene`.
+        widened: Present range of each gene that was widened.
         further: Expected benefit of more trials; null if too little is known.
         scale: Recipe at the size of `--for-scale`; null without that flag, or without a recipe so far.
         finalist: Trial that was chosen among the finalists; null without a final comparison.
@@ -139,6 +142,7 @@ class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
     beaten: bool | None
     final_comparison: Comparison
     at_ends: dict[str, str]
+    widened: dict[str, str]
     further: Further | None
     scale: TransferredRecipe | None
     finalist: int | None
@@ -202,7 +206,9 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
         front: Pareto front; with one objective, the best trial.
         best_so_far: Each improvement: evaluations until then, value of the first objective, trial.
         importances: Share of the spread of the first objective that each gene explains by itself.
-        at_ends: Genes whose best values are at an end of their range, each with a wider range for `--gene`.
+        at_ends: Genes whose best values are at an end of their range that the run does not widen by itself, each with a
+            wider range for `--gene`.
+        widened: Present range of each gene that was widened.
     """
 
     run: str
@@ -222,6 +228,7 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
     best_so_far: list[tuple[int, float, int]]
     importances: dict[str, float]
     at_ends: dict[str, str]
+    widened: dict[str, str]
 
 
 def trial_summary(trial: Trial) -> TrialSummary:
@@ -287,6 +294,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
             default=None if default is None else _fresh_seeds(default, end.reported),
         ),
         at_ends=_wider(run),
+        widened=wider_ranges(run),
         further=further_of(run),
         scale=read_recipe(run),
         finalist=end.comparison.chosen if end.comparison else None,
@@ -349,6 +357,7 @@ def run_details(run: Run, top: int) -> RunDetails:
         best_so_far=summary.best_so_far(run),
         importances=summary.importances(run),
         at_ends=_wider(run),
+        widened=wider_ranges(run),
     )
 
 

@@ -31,7 +31,7 @@ NEAR = 0.05
 AGREE = 3
 """Minimum number of leaders at the end."""
 
-CHANCE = 0.01
+CHANCE = 0.05
 """Largest probability that as many leaders would be at the end if the gene did not matter."""
 
 

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import filelock
@@ -353,6 +354,7 @@ class Run:
         self.genes = wider(self.genes, genes)
         self.widened.append(Widening(len(self.candidates), len(self.told), genes, self.genes, reason))
         self._by_hand |= not reason
+        self.__dict__.pop("widest_genes", None)  # follows from the ranges
         self._early = {*map(genome_key, self.manifest.warm_start), *(genome_key(one.genome) for one in self.candidates)}
 
     def genes_at(self, id: int) -> dict[str, Gene]:
@@ -360,7 +362,7 @@ class Run:
         found = [one.genes for one in self.widened if one.proposed <= id]
         return dict(found[-1]) if found else self.manifest.genes()
 
-    @property
+    @cached_property
     def widest_genes(self) -> dict[str, Gene]:
         """The genes with the widest ranges that the run may give them by itself, by name."""
         return {name: widest(gene, self.manifest.limits.get(name)) for name, gene in self.genes.items()}

@@ -11,9 +11,10 @@ import pytest
 
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop.proposing import Disagreement, verify
+from evo_tune.loop.code import ruled
+from evo_tune.loop.proposing import Disagreement, RangeDisagreement, verify
 from evo_tune.loop.search import Search
-from evo_tune.plugins.find import find_evaluator, list_strategies, make_strategy
+from evo_tune.plugins.find import find_evaluator, list_strategies
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run
 from tests.conftest import drive, evaluate
@@ -22,10 +23,11 @@ from tests.strategies.cases import SMALL
 Begin = Callable[..., Search]
 
 
-def verified(folder: Path) -> list[Disagreement]:
+def verified(folder: Path) -> list[Disagreement | RangeDisagreement]:
     run = Run.open(folder)
-    space = space_of(run.manifest, find_evaluator(run.manifest.evaluator).bind(run.manifest.options).space)
-    return verify(run, space, make_strategy(run.manifest.strategy, run.manifest.strategy_options))
+    evaluator = find_evaluator(run.manifest.evaluator).bind(run.manifest.options)
+    space = space_of(run.manifest, evaluator.space)
+    return verify(run, space, ruled(run.manifest, evaluator, run.manifest.strategy))
 
 
 @pytest.mark.parametrize("order", ["arrival", "proposal"])

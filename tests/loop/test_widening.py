@@ -71,7 +71,7 @@ def wide(begin: Begin, tmp_path: Path) -> Begin:
     """Return a function that begins a run whose best genomes lie at the ends of their ranges."""
     path = tmp_path / "wide.py"
     path.write_text(WIDE)
-    return lambda **fields: begin(**{"evaluator": str(path), "generations": 3, **fields})
+    return lambda **fields: begin(**{"evaluator": str(path), "generations": 3, "widen": False, **fields})
 
 
 def disagreements(folder: Path) -> list[Disagreement]:

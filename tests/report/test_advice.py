@@ -7,48 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 from msgspec import structs
 
 from evo_tune import Choice, Float, Int, Outcome, SearchSpace
 from evo_tune.cli.commands.run import command as run_command
-from evo_tune.genome.genes import Gene
 from evo_tune.genome.notation import parse_gene
-from evo_tune.report.charts.next_steps import advice, ends_of, widened
+from evo_tune.report.charts.next_steps import advice, ends_of
 from evo_tune.report.data import run_details, run_summary
 from evo_tune.report.material import Material
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import Made
-
-
-@pytest.mark.parametrize(
-    ("gene", "end", "text"),
-    [
-        (Float(1e-3, 1e-2, log=True), "low", "log(0.00025,0.01)"),
-        (Float(1e-3, 1e-2, log=True), "high", "log(0.001,0.04)"),
-        (Float(1.0, 3.0), "high", "float(1,4)"),
-        (Float(1.0, 3.0), "low", "float(0,3)"),
-        (Float(-1.0, 1.0), "low", "float(-2,1)"),
-        (Float(0.0, 0.5), "low", None),
-        (Float(0.0, 1.0), "high", None),
-        (Int(2, 8), "high", "int(2,11)"),
-        (Int(2, 8), "low", "int(1,8)"),
-        (Int(32, 128, step=32), "high", "int(32,160,32)"),
-        (Int(32, 128, step=32), "low", None),
-        (Int(1, 8), "low", None),
-        (Choice((512, 1024, 2048), ordered=True), "high", "512|1024|2048|4096"),
-        (Choice((512, 1024, 2048), ordered=True), "low", "256|512|1024|2048"),
-        (Choice((1, 2), ordered=True), "low", None),
-        (Choice(("small", "large"), ordered=True), "high", None),
-        (Choice((48, 80), ordered=True), "low", "32|48|80"),
-        (Choice((48, 80), ordered=True), "high", "48|80|128"),
-    ],
-)
-def test_a_range_is_widened_where_its_end_is_no_natural_one(gene: Gene, end: str, text: str | None) -> None:
-    assert widened(gene, end) == text
-    if text is not None:
-        parse_gene("x", text)  # it can be typed
 
 
 def told(run: Run) -> list[str]:
@@ -73,11 +42,11 @@ def test_bests_at_the_end_of_a_range_are_told_with_the_gene_that_widens_it(made:
     run.candidates = [replace(c, genome={**c.genome, "lr": 1e-2}) if c.id % 5 == 1 else c for c in run.candidates]
     run = with_losses(run, lambda genome: -genome["lr"] + 1e-6 * abs(genome["depth"] - 4))
     text = next(line for line in told(run) if "--gene " in line)
-    assert "'lr=log(0.0001,0.04)'" in text
+    assert "'lr=log(0.0001,0.03)'" in text
     (line,) = ends_of(run)
     assert f"`evo-tune resume {run.name} --" in line
-    assert "--gene 'lr=log(0.0001,0.04)' --generations" in line
-    assert run_details(run, 1).at_ends == run_summary(run).at_ends == {"lr": "lr=log(0.0001,0.04)"}
+    assert "--gene 'lr=log(0.0001,0.03)' --generations" in line
+    assert run_details(run, 1).at_ends == run_summary(run).at_ends == {"lr": "lr=log(0.0001,0.03)"}
     assert f"evo-tune resume {run.name} --" in text
     assert "depth" not in text.split("--gene")[1]
     middle = with_losses(made(60, space=space), lambda genome: abs(genome["lr"] - 1e-3) + abs(genome["depth"] - 4))
@@ -102,9 +71,19 @@ def test_a_runs_command_is_advised_with_all_that_it_needs(made: Made) -> None:
     assert given["metrics"] == tuple(patterns.splitlines())
     assert (given["progress"], given["shell"], given["warm_start"]) == ("step/2000", True, (run.name,))
     genes = {name: parse_gene(name, text) for name, _, text in (gene.partition("=") for gene in given["genes"])}
-    assert genes == {"lr": Float(1e-4, 4e-2, log=True, default=3e-3), "kind": space.genes["kind"]}
+    assert genes == {"lr": Float(1e-4, 3e-2, log=True, default=3e-3), "kind": space.genes["kind"]}
     (line,) = ends_of(run)
-    assert "--gene 'lr=log(0.0001,0.04) @ 0.003' --generations" in line
+    assert "--gene 'lr=log(0.0001,0.03) @ 0.003' --generations" in line
+
+
+def test_what_the_run_widens_by_itself_is_not_advised_until_its_limit(made: Made) -> None:
+    run = made(60, space=SearchSpace(lr=Float(1e-4, 1e-2, log=True), depth=Int(1, 8)))
+    run.candidates = [replace(c, genome={**c.genome, "lr": 1e-2}) if c.id % 5 == 1 else c for c in run.candidates]
+    run = with_losses(run, lambda genome: -genome["lr"] + 1e-6 * abs(genome["depth"] - 4))
+    for limits, advised in (({"lr": (1e-5, 0.1)}, []), ({"lr": (1e-5, 1e-2)}, ["lr"]), ({"depth": (1, 16)}, ["lr"])):
+        run.manifest = structs.replace(run.manifest, limits=limits)
+        assert list(run_summary(run).at_ends) == advised
+        assert len(ends_of(run)) == len(advised)
 
 
 def test_one_best_at_an_end_is_told_though_the_others_lie_inside(made: Made) -> None:

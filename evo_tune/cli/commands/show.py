@@ -48,6 +48,7 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
 def _print_run(run: Run, top: int) -> None:
     from evo_tune.report import summary as report
     from evo_tune.report.charts.next_steps import ends_of
+    from evo_tune.report.ranges import ranges_line
 
     manifest, metric = run.manifest, run.objectives[0].metric
     shared.echo(
@@ -71,7 +72,7 @@ def _print_run(run: Run, top: int) -> None:
     if shares:
         told = "  ".join(f"{name} {share:.0%}" for name, share in shares.items())
         shared.echo(f"share of the spread in {metric} that each gene explains by itself: {told}")
-    for line in ends_of(run):
+    for line in [*ranges_line(run), *ends_of(run)]:
         shared.echo(line)
     pending = len(run.candidates) - len(run.outcomes)
     if pending:
@@ -133,6 +134,7 @@ def _rules(manifest: Manifest) -> list[str]:
         f"--fidelity {','.join(f'{rung:.3g}' for rung in settings.rungs)}": len(settings.rungs) > 1,
         **{f"--subject-to '{text}'": True for text in manifest.subject_to},
         "--prune": settings.prune,
+        "--no-widen": not settings.widen,
         f"--seeds-per-trial {settings.seeds_per_trial}": settings.most_seeds > 1,
         f"--seeds {'own' if settings.own_seeds else 'shared'}": settings.own_seeds != by_gain,  # equal by default
     }

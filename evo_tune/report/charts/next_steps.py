@@ -9,14 +9,13 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.notation import typed_gene, typed_hints
 from evo_tune.genome.trial import Trial
-from evo_tune.genome.values import Value, is_number
+from evo_tune.genome.widening import ENDS, End, widened
 from evo_tune.report import summary
 from evo_tune.report.drawing import Command, Part
 from evo_tune.report.material import Material, is_unordered
@@ -84,7 +83,7 @@ def _unended(material: Material) -> Iterator[Command]:
 
 
 def at_ends(material: Material) -> dict[str, AtEnd]:
-    """Return the genes whose best values are at an end of their range, by name."""
+    """Return the genes whose best values are at an end of their range that the run does not widen by itself."""
     found: dict[str, AtEnd] = {}
     if len(material.ranked) < ENOUGH:
         return found
@@ -94,8 +93,8 @@ def at_ends(material: Material) -> dict[str, AtEnd]:
             continue
         units = material.units[:, place]
         margin = NEAR if gene.size == math.inf else 0.51 / min(gene.size, 1e6)
-        for end, there in (("low", units <= margin), ("high", units >= 1.0 - margin)):
-            text = widened(gene, end)
+        for end, there in zip(ENDS, (units <= margin, units >= 1.0 - margin), strict=True):
+            text = _beyond(material, name, end)
             if there[0] and text is not None:
                 value, alike = show_value(material.ranked[0].genome[name]), int(there[:count].sum())
                 told = f"{name} = {value} ({alike} of the best {count} {'is' if alike == 1 else 'are'} at that end)"
@@ -164,67 +163,16 @@ def typed_run(material: Material, wider: Mapping[str, str]) -> str:
     return shlex.join(words) + (" --shell" if options.get("shell") is True else "")
 
 
-def widened(gene: Gene, end: str) -> str | None:
-    """Return a gene with more room at one end, as `--gene` takes it; None at a natural end.
+def _beyond(material: Material, name: str, end: End) -> str | None:
+    """Return a gene with one step more at an end, as `--gene` takes it; None at a natural end.
 
-    Args:
-        gene: An ordered gene.
-        end: 'low' or 'high'.
+    None also if the run can take this step by itself.
     """
-    if isinstance(gene, Float):
-        return _wider_float(gene, end)
-    if isinstance(gene, Int):
-        return _wider_int(gene, end)
-    assert isinstance(gene, Choice)
-    values = list(gene.values)
-    if len(values) < 2 or not all(map(is_number, values)):
+    gene, limits = material.genes[name], material.run.manifest.limits
+    wide = widened(gene, end)
+    if wide is None or (name in limits and widened(gene, end, limits[name]) is not None):
         return None
-    whole = all(type(value) is int for value in values)
-    numbers = [float(value) for value in values]
-    last, before = (numbers[-1], numbers[-2]) if end == "high" else (numbers[0], numbers[1])
-    beyond = last * last / before if before and last / before > 0 else 2 * last - before
-    if end == "low" and (beyond <= 0 or (last == 1 and whole)):
-        return None
-    added: Value = beyond
-    if whole:
-        step = math.gcd(*map(int, numbers))  # for example, widths stay multiples of 64
-        added = round(beyond) if beyond == int(beyond) else max(step, step * round(beyond / step))
-        if added in values:
-            return None
-    values = [added, *values] if end == "low" else [*values, added]
-    return "|".join(repr(value) if isinstance(value, float) else show_value(value) for value in values)
-
-
-def _wider_float(gene: Float, end: str) -> str | None:
-    low, high = gene.low, gene.high
-    if gene.log:
-        low, high = (low / 4, high) if end == "low" else (low, high * 4)
-        if low <= 0 or high >= 1e300:
-            return None
-    elif (end == "low" and low == 0.0) or (end == "high" and low >= 0.0 and high == 1.0):
-        return None  # a share, or a value that cannot be negative
-    else:
-        room = (high - low) / 2
-        low, high = (max(0.0, low - room) if low > 0 else low - room, high) if end == "low" else (low, high + room)
-    # The other bound keeps every digit: rounded, the range might lose a value.
-    bounds = f"{low:.3g},{_exact(high)}" if end == "low" else f"{_exact(low)},{high:.3g}"
-    return f"{'log' if gene.log else 'float'}({bounds})"
-
-
-def _exact(bound: float) -> str:
-    return repr(bound).removesuffix(".0")
-
-
-def _wider_int(gene: Int, end: str) -> str | None:
-    if end == "low" and gene.low in (0, 1):
-        return None
-    steps = max(1, (gene.size - 1) // 2)
-    low = gene.low - gene.step * steps if end == "low" else gene.low
-    high = gene.high + gene.step * steps if end == "high" else gene.high
-    if gene.low > 0:
-        while low < 1:
-            low += gene.step
-    return None if low >= gene.low and end == "low" else f"int({low},{high}{f',{gene.step}' if gene.step > 1 else ''})"
+    return typed_gene(replace(wide, default=None, prior=None, spread=None, when=None, widest=None))  # type: ignore[type-var]
 
 
 # Failures.

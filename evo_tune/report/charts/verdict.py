@@ -7,6 +7,7 @@ from typing import Any
 
 from evo_tune.report.drawing import Command, Part
 from evo_tune.report.material import Material
+from evo_tune.report.ranges import wider_ranges
 from evo_tune.report.summary import front
 from evo_tune.report.words import show_seconds, show_value, spread, verdict
 from evo_tune.store.places import as_typed
@@ -29,6 +30,8 @@ def part(material: Material) -> Part | None:
     if end.failures or end.pruned:
         facts["failed, pruned"] = f"{end.failures}, {end.pruned}"
     facts["time"] = show_seconds(end.seconds)
+    if run.widened:
+        facts["widened ranges"] = ", ".join(f"{name} {text}" for name, text in wider_ranges(run).items())
     said = verdict(end)
     first = "the objective" if len(run.objectives) == 1 else "the first objective"
     said = f"{said[:1].upper()}{said[1:]}. {material.metric} is {first}: {material.better} is better."

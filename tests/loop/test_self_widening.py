@@ -1,0 +1,332 @@
+"""Ranges that a run widens by itself: recorded before they are used, the same after a kill, and checked by `verify`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evo_tune.errors import StoreError
+from evo_tune.genome.genes import Choice, Float
+from evo_tune.loop.code import code_of
+from evo_tune.loop.proposing import Disagreement, RangeDisagreement, verify
+from evo_tune.loop.search import Search
+from evo_tune.store.manifest import space_of
+from evo_tune.store.run import Run
+from tests.conftest import cut_copy, drive, rows, survivors
+from tests.strategies.cases import some
+
+OUTSIDE = '''"""Its lowest loss is far above the range of lr and width, below that of batch, and inside that of x."""
+import math
+import time
+
+from evo_tune import Choice, Float, Int, Minimize, SearchSpace
+
+SPACE = SearchSpace(
+    lr=Float(1e-4, 1e-2, log=True), width=Int(16, 64, step=16), batch=Choice((16, 32, 64), ordered=True),
+    x=Float(-1.0, 1.0), kind=Choice(("a", "b")), fixed=Choice((8, 16, 32), ordered=True, widest=(8, 32)),
+)
+OBJECTIVES = [Minimize("loss")]
+METRICS = {"loss": "nats", "width": ""}
+SUPPORTS = ["budget", "curve"]
+
+
+def estimate(genome):
+    if genome["batch"] < 4:
+        raise ValueError("batch is too small")
+    return {"width": genome["width"]}
+
+
+def evaluate(genome, context, *, pause=0.0):
+    time.sleep(pause)
+    gaps = math.log(genome["lr"] / 0.08), (genome["width"] - 160) / 40, math.log(genome["batch"] / 4), genome["x"]
+    loss = sum(gap * gap for gap in gaps) + (genome["kind"] == "b") + 0.2 / context.budget
+    context.report(context.budget / 2, loss=loss + 1.0)
+    return {"loss": loss - genome["fixed"] / 1e3}
+'''
+
+RULES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "rungs": {"fidelity": "1/3,1", "prune": True, "seeds_per_trial": 2},
+    "auto": {"seeds_per_trial": "auto", "subject_to": ["width<=1000"]},
+}
+
+Begin = Callable[..., Search]
+
+
+@pytest.fixture
+def outside(begin: Begin, tmp_path: Path) -> Begin:
+    """Return a function that begins a run whose optimum is outside its ranges."""
+    path = tmp_path / "outside.py"
+    path.write_text(OUTSIDE)
+    return lambda **fields: begin(**{"evaluator": str(path), "trials": 40, "generations": None, **fields})
+
+
+def differing(folder: Path) -> list[Disagreement | RangeDisagreement]:
+    run = Run.open(folder)
+    plugin, strategy = code_of(run, None, True, None, None)
+    return verify(run, space_of(run.manifest, plugin.space), strategy)
+
+
+def evaluated(search: Search, candidate: Any) -> Any:
+    """Return what the evaluator would, without a worker."""
+    import math
+
+    genome = candidate.genome
+    gaps = math.log(genome["lr"] / 0.08), (genome["width"] - 160) / 40, math.log(genome["batch"] / 4), genome["x"]
+    loss = sum(gap * gap for gap in gaps) + (genome["kind"] == "b") + 0.2 / candidate.budget
+    return {"loss": loss - genome["fixed"] / 1e3, "width": float(genome["width"])}
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "_journal.jsonl").read_bytes().splitlines()]
+
+
+def changed(folder: Path, name: str, change: Callable[[list[dict[str, Any]]], Any]) -> Path:
+    """Make a copy of a run with a changed journal."""
+    copy = cut_copy(Run.open(folder), folder.with_name(name), 0)
+    lines = events(folder)
+    change(lines)
+    (copy / "_journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return copy
+
+
+def test_limits_come_from_genes_and_evaluator_and_are_saved(outside: Begin) -> None:
+    limits = outside(name="r").saved.manifest.limits
+    assert limits == {"lr": (1e-5, 0.1), "width": (16, 112), "batch": (4, 512), "x": (-3.0, 3.0)}
+    assert outside(widen=False).saved.manifest.limits == {}
+    assert outside(strategy="staged", strategy_options={"coarse": 4}).saved.manifest.limits == {}
+    assert outside(strategy="nsga2", objectives=["loss:min", "width:min"]).saved.manifest.limits == {}
+    typed = outside(
+        genes={"fixed": Choice((8, 16), ordered=True), "lr": Float(1e-4, 1e-3, log=True, widest=(None, 2e-3))}
+    )
+    assert typed.saved.manifest.limits["lr"] == (1e-5, 2e-3)
+    assert typed.saved.manifest.limits["fixed"] == (8, 32), "the evaluator's limits apply to the user's range too"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "rules"),
+    some(
+        [(strategy, rules) for strategy in ("saea", "ga", "tpe", "hill") for rules in RULES],
+        *(("saea", "none"), ("saea", "auto"), ("saea", "rungs"), ("ga", "rungs"), ("tpe", "auto"), ("hill", "none")),
+    ),
+)
+def test_a_run_widens_its_ranges_and_replays(
+    outside: Begin, resume: Begin, tmp_path: Path, strategy: str, rules: str
+) -> None:
+    search = drive(outside(name="r", strategy=strategy, **RULES[rules]), slots=3, evaluate=evaluated)
+    run = search.saved
+    assert run.widened
+    assert all(one.reason for one in run.widened)
+    assert any(
+        one.genome["lr"] > 1e-2 or one.genome["width"] > 64 or one.genome["batch"] < 16 for one in run.candidates
+    )
+    assert {"kind", "fixed"}.isdisjoint(name for one in run.widened for name in one.changed)
+    assert differing(run.folder) == []
+    more = drive(resume("r", trials=50), slots=3, evaluate=evaluated).saved
+    assert differing(more.folder) == []
+
+
+def test_a_range_is_recorded_before_a_genome_uses_it(outside: Begin) -> None:
+    run = drive(outside(name="r"), evaluate=evaluated).saved
+    kinds = [(event["event"], event) for event in events(run.folder)]
+    high, seen = 1e-2, 0
+    for kind, event in kinds:
+        if kind == "widened" and "lr" in event["genes"]:
+            high = event["genes"]["lr"]["high"]
+            seen += 1
+            assert "trials are at its high end" in event["reason"]
+        elif kind == "born":
+            assert event["candidate"]["genome"]["lr"] <= high
+    assert seen
+    assert high <= 0.1
+
+
+def test_without_it_ranges_stay(outside: Begin) -> None:
+    run = drive(outside(name="r", widen=False), evaluate=evaluated).saved
+    assert run.widened == []
+    assert max(one.genome["lr"] for one in run.candidates) <= 1e-2
+    assert differing(run.folder) == []
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_in_proposal_order_slots_do_not_matter(outside: Begin, rules: str) -> None:
+    given = {"strategy": "ga", "order": "proposal", "lag": 3, **RULES[rules]}
+    one, four = (drive(outside(**given), slots=slots, evaluate=evaluated).saved for slots in (1, 4))
+    assert rows(one) == rows(four)
+    assert one.widened
+    assert one.widened == four.widened
+
+
+@pytest.mark.parametrize("order", ["arrival", "proposal"])
+def test_a_run_cut_anywhere_around_it_resumes_to_the_same_end(
+    outside: Begin, resume: Begin, tmp_path: Path, order: str
+) -> None:
+    whole = drive(outside(name="r", strategy="ga", order=order, lag=1, trials=30), evaluate=evaluated).saved
+    places = [place for place, event in enumerate(events(whole.folder)) if event["event"] == "widened"]
+    assert len(places) >= 2
+    around: set[int] = set()
+    for place in places[:3]:
+        around.update((place, place + 1, place + 2))
+    for cut in around:
+        folder = cut_copy(whole, tmp_path / "store" / f"cut-{cut}", cut)
+        again = drive(resume(folder.name, trials=30, trust=True), evaluate=evaluated).saved
+        assert [rest[:3] for rest in rows(again)] == [rest[:3] for rest in rows(whole)]
+        assert again.widened == whole.widened
+        assert survivors(again.folder) == survivors(whole.folder)
+        assert differing(again.folder) == []
+
+
+def test_a_run_that_is_extended_equals_the_longer_one(outside: Begin, resume: Begin) -> None:
+    for number, rules in enumerate(RULES.values()):
+        longer = drive(outside(name=f"longer-{number}", strategy="ga", trials=30, **rules), evaluate=evaluated).saved
+        at = longer.widened[0].proposed
+        fresh = sum(one.fresh for one in longer.candidates[:at])
+        drive(outside(name=f"r-{number}", strategy="ga", trials=fresh, **rules), evaluate=evaluated)
+        extended = drive(resume(f"r-{number}", trials=30), evaluate=evaluated).saved
+        assert [rest[:3] for rest in rows(extended)] == [rest[:3] for rest in rows(longer)]
+        assert extended.widened == longer.widened
+
+
+def test_verify_fails_where_an_event_is_missing_added_or_altered(outside: Begin) -> None:
+    run = drive(outside(name="r", strategy="ga", trials=30), evaluate=evaluated).saved
+    folder, last = run.folder, run.widened[-1]
+    assert differing(folder) == []
+    place = [at for at, event in enumerate(events(folder)) if event["event"] == "widened"][-1]
+
+    def altered(lines: list[dict[str, Any]]) -> None:
+        (gene,) = lines[place]["genes"].values()
+        if "values" in gene:
+            gene["values"] = [gene["values"][0] / 2, *gene["values"]]
+        else:
+            gene["high"] = gene["high"] * 2
+
+    def another_reason(lines: list[dict[str, Any]]) -> None:
+        lines[place]["reason"] = "because"
+
+    def added(lines: list[dict[str, Any]]) -> None:
+        gene = {**run.genes["x"].describe(), "high": 9.0}
+        lines.insert(place, {**lines[place], "genes": {"x": gene}})
+
+    def too_early(lines: list[dict[str, Any]]) -> None:
+        lines.insert(10, lines.pop(place))
+
+    for change in (altered, another_reason, added, too_early):
+        try:
+            found = differing(changed(folder, change.__name__, change))
+        except StoreError:  # a later genome does not fit the range any more
+            continue
+        assert any(isinstance(one, RangeDisagreement) for one in found), change.__name__
+    missing = cut_copy(Run.open(folder), folder.with_name("missing"), place)
+    lines = [event for event in events(folder)[: place + 2] if event["event"] != "widened" or len(run.widened) > 1]
+    del lines[place]
+    inside = lines[place]["candidate"]["genome"]
+    for name, gene in run.genes_at(last.proposed - 1).items():  # a genome of the earlier ranges
+        inside[name] = gene.middle()
+    inside["x"] = 0.123
+    (missing / "_journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = differing(missing)
+    assert any(isinstance(one, RangeDisagreement) and one.recorded is None for one in found)
+
+
+FLOAT = {"kind": "float", "low": 1e-4, "high": 3e-2, "log": True, "default": 1e-3}
+
+HOSTILE: list[dict[str, Any]] = [
+    {"genes": {"lr": {**FLOAT, "high": 1e999}}},
+    {"genes": {"lr": {**FLOAT, "high": float("nan")}}},
+    {"genes": {"lr": {**FLOAT, "high": 1e-3}}},
+    {"genes": {"lr": {**FLOAT, "low": 2e-4}}},
+    {"genes": {"nothing": FLOAT}},
+    {"genes": {"lr": {**FLOAT, "widest": [1]}}},
+    {"genes": {"lr": {**FLOAT, "widest": ["a", 1]}}},
+    {"genes": {"lr": {**FLOAT, "widest": [1.0, 2.0]}}},
+    {"genes": {"kind": {"kind": "choice", "values": ["a", "b"], "ordered": False, "widest": [0, 1], "default": "a"}}},
+    {"genes": {}},
+    {"genes": {"lr": FLOAT}, "reason": 5},
+    {"genes": {"lr": FLOAT}, "reason": None},
+    {"genes": {"lr": FLOAT}, "reason": "at its end", "more": 1},
+]
+
+
+@pytest.mark.parametrize("event", HOSTILE, ids=str)
+def test_a_strangers_event_is_refused_in_a_line(outside: Begin, event: dict[str, Any]) -> None:
+    folder = drive(outside(name="r", trials=2), evaluate=evaluated).saved.folder
+    line = json.dumps({"event": "widened", "time": 1.0, "reason": "at its end", **event}).replace("Infinity", "1e999")
+    with (folder / "_journal.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(StoreError) as error:
+        Run.open(folder)
+    assert "_journal.jsonl" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_range_widened_by_the_run_cannot_pass_for_one_of_the_user(outside: Begin) -> None:
+    folder = drive(outside(name="r", strategy="ga"), evaluate=evaluated).saved.folder
+
+    def without_reason(lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            line.pop("reason", None) if line["event"] == "widened" else None
+
+    with pytest.raises(StoreError, match="without a reason, and not before a session"):
+        Run.open(changed(folder, "changed", without_reason))
+
+
+def test_a_strangers_limits_are_checked(outside: Begin) -> None:
+    folder = drive(outside(name="r", trials=2), evaluate=evaluated).saved.folder
+    manifest = json.loads((folder / "_run.json").read_text())
+    for limits in ({"nothing": [0, 1]}, {"lr": [0]}, {"lr": [0, "1"]}, {"lr": 5}, []):
+        (folder / "_run.json").write_text(json.dumps({**manifest, "limits": limits}))
+        with pytest.raises(StoreError, match="damaged"):
+            Run.open(folder)
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_end_of_one_that_was_not(outside: Begin, resume: Begin, tmp_path: Path) -> None:
+    """SIGKILL a real run once before and once after its first widening; `verify` agrees with what it became."""
+    path = tmp_path / "outside.py"
+    given = [
+        "-o",
+        "pause=0.03",
+        "--strategy",
+        "ga",
+        "--population",
+        "4",
+        "--order",
+        "proposal",
+        "--lag",
+        "1",
+        "--seed",
+        "1",
+    ]
+    words = [sys.executable, "-m", "evo_tune", "run", str(path), *given, "--slots", "2", "--trials", "40"]
+    words += ["--final-seeds", "0", "--no-report", "--quiet", "--store", str(tmp_path / "store")]
+    outside(name="made").saved.close()
+    subprocess.run([*words, "--name", "whole"], check=True, timeout=120)
+    whole = Run.open(tmp_path / "store" / "whole")
+    assert whole.widened
+    for name, wanted in (("before", b'"id":9'), ("after", b'"event":"widened"')):
+        process = subprocess.Popen([*words, "--name", name], start_new_session=True)
+        journal = tmp_path / "store" / name / "_journal.jsonl"
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not (journal.exists() and wanted in journal.read_bytes()):
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert (b'"event":"widened"' in journal.read_bytes()) is (name == "after")
+        again = [sys.executable, "-m", "evo_tune", "resume", name, "--no-report", "--quiet", "--store"]
+        subprocess.run([*again, str(tmp_path / "store")], check=True, timeout=120)
+        run = Run.open(tmp_path / "store" / name)
+        assert [(c.genome, c.told_before) for c in run.candidates] == [
+            (c.genome, c.told_before) for c in whole.candidates
+        ]
+        assert run.widened == whole.widened
+        assert differing(run.folder) == []
