@@ -168,18 +168,24 @@ class Births:
         run, history, proposal = self._run, self._history, None
         ready = self._arrival or self._tell_up_to(history.born_count - run.manifest.settings.lag)
         while ready:
-            proposal = self._strategy.due(history) if over else self._proposed()
+            proposal = self._strategy.due(history) if over else self._proposed(fits)
             # One result at a time: the proposal is the first one that the strategy makes.
             ready = proposal is None and not self._arrival and self._tell_up_to(len(run.told) + 1)
         self.refused = proposal is not None and not fits(proposal)
         return None if proposal is None or self.refused else self._bear(proposal)
 
-    def _proposed(self) -> Proposal | None:
-        """Return the next proposal; before a new genome, widen the ranges whose ends the best trials have reached."""
+    def _proposed(self, fits: Callable[[Proposal], bool]) -> Proposal | None:
+        """Return the next proposal; before a new genome, widen the ranges whose ends the best trials have reached.
+
+        Args:
+            fits: Returns whether there is time for a proposal; without time, no range is widened.
+        """
         run, history = self._run, self._history
         while True:
             proposal = propose(self._strategy, history, run, len(run.candidates))
-            found = self._strategy.widening(history) if proposal is not None and proposal.fresh else None
+            if proposal is None or not proposal.fresh or not fits(proposal):
+                return proposal
+            found = self._strategy.widening(history)
             if found is None:
                 return proposal
             run.widen({found.name: found.gene}, found.reason)

@@ -63,6 +63,7 @@ class Widening:
     genes: Mapping[str, Gene]
     reason: str
 
+
 PLANNED_BY = ("hours", "final_seeds", "finalists")
 """Settings of a session on which the planned final comparison depends."""
 
