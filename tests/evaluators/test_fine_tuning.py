@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 
 from evo_tune import Context, SearchSpace, training
 from evo_tune.errors import OptionError, RecipeError, UsageError
@@ -23,6 +24,7 @@ from evo_tune.recipe import GPTConfig, read_base
 from evo_tune.recipe import tuning as small_base
 from evo_tune.training import GPT, Tuned, evaluate, load_pretrained, ready_base, tuning_text
 from evo_tune.training import small_base as train_small_base
+from evo_tune.training.tuning.weights import LowRank
 from tests.hugging_face import make_folder
 
 pytestmark = pytest.mark.extended
@@ -434,3 +436,24 @@ def test_an_adapter_alone_goes_back_into_its_base(
     scope: dict[str, Any] = {}
     exec(snippet(folder), scope)
     assert loss(scope["model"], base) == pytest.approx(metrics["val_loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.parametrize("ratio", [0.5, 4.0])
+def test_low_rank_maps_are_multiplied_by_the_gene_alpha_ratio_at_any_rank(
+    train: Callable[..., dict[str, float]], gpt: Path, rank: int, ratio: float
+) -> None:
+    products: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def note(module: torch.nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if isinstance(module, LowRank):
+            plain = torch.nn.functional.linear(torch.nn.functional.linear(given[0], module.a), module.b)
+            products.append((output.detach().clone(), ratio * plain.detach()))
+
+    hook = register_module_forward_hook(note)
+    try:
+        train({"rank": rank, "alpha_ratio": ratio, "dropout": 0.0}, base=str(gpt))
+    finally:
+        hook.remove()
+    assert any(output.any() for output, _ in products)
+    assert all(torch.allclose(output, expected, rtol=1e-5, atol=1e-7) for output, expected in products)
