@@ -39,7 +39,9 @@ class _Training(Options):
         8, bounds="[0, 1000000000]", unit="trials", help="Number of trials that may be proposed ahead of results."
     )
     fidelity: str = option(
-        "1", unit="FRACTIONS", help="Rungs, in full trainings: train in steps, promote the best: 1/9,1/3,1."
+        AUTO,
+        unit="FRACTIONS",
+        help="Rungs, in full trainings: train in steps, promote the best: 1/9,1/3,1; auto: where they pay, else 1.",
     )
     prune: bool = option(False, help="Stop a training whose learning curve is hopeless.")
     widen: bool = option(True, help="Widen the range of a gene by itself where the best trials are at its end.")
@@ -48,12 +50,13 @@ class _Training(Options):
     )
 
     def check(self) -> None:
-        parse_rungs(self.fidelity)
+        if self.fidelity != AUTO:
+            parse_rungs(self.fidelity)
 
     @property
     def rungs(self) -> tuple[float, ...]:
-        """Budgets of the trials of a genome, increasing to 1."""
-        return parse_rungs(self.fidelity)
+        """Budgets of the trials of a genome, increasing to 1; full trainings until rungs are chosen for a new run."""
+        return (1.0,) if self.fidelity == AUTO else parse_rungs(self.fidelity)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -210,7 +213,7 @@ def settings_of(given: Mapping[str, Any]) -> tuple[RunSettings, SessionSettings]
     Raises:
         OptionError: A setting is unknown, of the wrong type or out of its bounds.
     """
-    rungs = given.get("fidelity", "1")
+    rungs = given.get("fidelity", AUTO)
     if not isinstance(rungs, str):
         parts = rungs if isinstance(rungs, Sequence) else [rungs]
         given = {**given, "fidelity": ",".join(map(str, parts))}

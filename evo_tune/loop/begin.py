@@ -41,6 +41,7 @@ from evo_tune.loop.limits import check_noise
 from evo_tune.loop.opening import plan_for
 from evo_tune.loop.widening import limits_for
 from evo_tune.options.binding import suggest
+from evo_tune.options.declare import AUTO
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy
 from evo_tune.settings import RunSettings, SessionSettings
@@ -125,7 +126,11 @@ def prepared(
         strategy=name,
         strategy_options=strategy.to_json(),
         strategy_hash=hash_of(name),
-        settings=replace(settings, seeds="own" if settings.own_seeds else "shared"),
+        settings=replace(
+            settings,
+            seeds="own" if settings.own_seeds else "shared",
+            fidelity="1" if settings.fidelity == AUTO else settings.fidelity,
+        ),
         threads=planned.threads,
         given_genes=sorted(given),
         given_objectives=bool(given_goals),

@@ -8,6 +8,7 @@ in the manifest, so the same manifest gives the same run on any machine.
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import threading
@@ -20,13 +21,18 @@ from typing import Any
 from msgspec import structs
 
 from evo_tune.dispatch import Slot
-from evo_tune.errors import UsageError
+from evo_tune.errors import EvoTuneError, UsageError
+from evo_tune.forecast.ahead import comparison_seconds
+from evo_tune.forecast.durations import ESTIMATED
 from evo_tune.forecast.timing import LONGEST, TIMING, Pace, Timing, pace_of, points, time_genomes
 from evo_tune.loop.begin import Request, prepared
+from evo_tune.loop.deadline import SHARE
 from evo_tune.loop.driving import Interrupts
 from evo_tune.loop.opening import plan_for, slots_for
+from evo_tune.options.declare import AUTO
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.recipe.hardware.cost import Cost, Measured, budgets_of
+from evo_tune.rules.fidelity import rungs_for
 from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.manifest import Manifest, space_of
 
@@ -94,9 +100,11 @@ def plan_run(
         request = replace(request, options={**request.options, "seconds": None})
     manifest = prepared(plugin, request, settings, session, store)
     bound = plugin.bind(manifest.options)
-    if TIMING not in plugin.supports or not (forecast or priced):
+    open_rungs = settings.fidelity == AUTO and "budget" in plugin.supports and session.hours is not None
+    if TIMING not in plugin.supports or not (forecast or priced or open_rungs):
         planned = plan_for(session, manifest.threads, manifest.options)
-        return RunPlan(bound, manifest, len(planned.slots), planned.slots[0].name, None)
+        plan = RunPlan(bound, manifest, len(planned.slots), planned.slots[0].name, None)
+        return with_rungs(plan, request, settings, session, store)
     found = _time(bound, manifest, session, MORE if priced else 0)
     pace, told = pace_of(found.rows, found.worker), ""
     cost = _cost(bound, manifest, found) if priced else None
@@ -105,13 +113,76 @@ def plan_run(
         if session.hours is not None:
             room = max(0.0, session.hours * 3600 - (time.monotonic() - began)) * found.slots
         options, told = _budget(bound, manifest, cost, asked.options["seconds"], room)
-        bound = plugin.bind(options)
+        request = replace(request, options={**request.options, **options})
+        bound = plugin.bind({**bound.options, **options})
         manifest = structs.replace(manifest, options=bound.options)
         usual = bound.estimate(space_of(manifest, bound.space).default())["seconds"]
         pace = replace(pace, seconds=(usual,), corners=(), judging=min(pace.judging, usual))
     elif priced and asked.options["seconds"] is not None:
         raise UsageError(f"-o seconds={asked.options['seconds']:g}: no step could be timed: give another budget")
-    return RunPlan(bound, manifest, found.slots, found.device, pace, told, time.monotonic() - began)
+    plan = RunPlan(bound, manifest, found.slots, found.device, pace, told, time.monotonic() - began)
+    return with_rungs(plan, request, settings, session, store)
+
+
+def with_rungs(
+    plan: RunPlan, request: Request, settings: RunSettings, session: SessionSettings, store: Path
+) -> RunPlan:
+    """Return the plan with the rungs that pay, where the settings leave them open (`--fidelity auto`).
+
+    Rungs change options that follow from them, such as the schedule, so the manifest is prepared again. They are
+    chosen for one objective and without earlier runs only: for these they were shown to pay.
+
+    Args:
+        plan: Plan with full trainings.
+        request: The user's request, with the chosen budget.
+        settings: Settings of the run.
+        session: Settings of its first session.
+        store: Folder of the saved runs.
+    """
+    if settings.fidelity != AUTO or len(plan.manifest.objectives) > 1 or plan.manifest.learned:
+        return plan
+    plugin, seconds = plan.evaluator.plugin, _seconds(plan)
+    trainings = affordable(plan.slots, plan.seconds, session, seconds)
+    rungs = rungs_for(trainings, seconds)
+    if rungs == "1" or "budget" not in plugin.supports or session.births(plan.manifest.population) <= trainings:
+        return plan
+    try:
+        manifest = prepared(plugin, request, replace(settings, fidelity=rungs), session, store)
+    except EvoTuneError:  # an option or the strategy does not go with rungs
+        return plan
+    fit = "" if session.hours is None else f" into {session.hours:g} hours"
+    told = f"rungs {rungs.replace(',', ', ')}: {trainings:.0f} full trainings of {seconds:.3g} s fit{fit}"
+    return replace(
+        plan,
+        evaluator=plugin.bind(manifest.options),
+        manifest=manifest,
+        told="\n".join(filter(None, [plan.told, told])),
+    )
+
+
+def _seconds(plan: RunPlan) -> float:
+    """Return the seconds of a full training, timed or as the evaluator predicts them; 0 if nothing is known."""
+    if plan.pace is not None:
+        return plan.pace.usual
+    usual = space_of(plan.manifest, plan.evaluator.space).default()
+    return plan.evaluator.estimate(usual).get(ESTIMATED, 0.0)
+
+
+def affordable(slots: int, planning: float, session: SessionSettings, seconds: float) -> float:
+    """Return the number of full trainings that a search may do before its final comparison; infinite without a limit.
+
+    Args:
+        slots: Number of slots.
+        planning: Seconds of the hours that are already spent.
+        session: Limits in hours and in full trainings.
+        seconds: Seconds of a full training.
+    """
+    found = math.inf if session.budget is None else session.budget
+    if session.hours is not None and seconds > 0.0:
+        hours = session.hours * 3600
+        comparison = min(sum(comparison_seconds(session, seconds, slots)) / 2, SHARE * hours)
+        found = min(found, max(0.0, hours - planning - comparison) * slots / seconds)
+    return found
 
 
 def needs_cost(evaluator: BoundEvaluator) -> bool:
@@ -176,7 +247,7 @@ def _cost(evaluator: BoundEvaluator, manifest: Manifest, found: _Timed) -> Cost 
 def _budget(
     bound: BoundEvaluator, manifest: Manifest, cost: Cost, given: float | None, room: float | None
 ) -> tuple[dict[str, Any], str]:
-    """Return the options with the measured cost and the budget in seconds, and the choice in words.
+    """Return the options for the measured cost and the budget in seconds, and the choice in words.
 
     Args:
         bound: Evaluator with the user's options, without a budget.
@@ -185,9 +256,10 @@ def _budget(
         given: Budget in seconds that the user gave.
         room: Slot seconds for all trainings; None: no limit.
     """
-    priced = {**bound.options, "cost": cost.text()}
+    chosen = {"cost": cost.text()}
+    priced = {**bound.options, **chosen}
     if given is not None:
-        return {**priced, "seconds": given}, ""
+        return {**chosen, "seconds": given}, ""
     plugin, usual = bound.plugin, space_of(manifest, bound.space).default()
     seconds = own = plugin.bind(priced).estimate(usual)["seconds"]
     why = "the time of the default genome with the evaluator's own budget"
@@ -197,4 +269,4 @@ def _budget(
         while seconds > own and plugin.bind({**priced, "seconds": seconds}).remarks() != bound.remarks():
             seconds, why = max(own, seconds / 1.25), "the most for which the evaluator finds its data sufficient"
     seconds = float(f"{seconds:.3g}")
-    return {**priced, "seconds": seconds}, f"budget: {seconds:g} s a training (-o seconds={seconds:g}), {why}"
+    return {**chosen, "seconds": seconds}, f"budget: {seconds:g} s a training (-o seconds={seconds:g}), {why}"

@@ -18,6 +18,7 @@ from evo_tune.genome.history import Grown
 from evo_tune.genome.importance import rank_correlation
 from evo_tune.genome.trial import DECAYED
 from evo_tune.genome.view import Entry
+from evo_tune.settings import parse_rungs
 
 BELIEF = 0.6
 """Prior for the rank correlation of early and full results, before any measurement."""
@@ -83,6 +84,28 @@ def expected_cost(rungs: Sequence[float], births: int) -> float:
         reaching *= max(low / high, keep(BELIEF, max(2, births), CAUTION))
         cost += reaching * (high - low)
     return audits + (1.0 - audits) * cost
+
+
+THIRDS = "1/9,1/3,1"
+"""Rungs of a run that may choose them (`--fidelity auto`)."""
+
+FEWEST, MOST = 10, 120
+"""Numbers of affordable full trainings between which rungs pay. With fewer, the audits take most of them, and with more
+even a search without rungs finds the best (benchmarks/README.md)."""
+
+FIRST = 3.0
+"""Shortest training of the first rung, in seconds: a start, a checkpoint and an evaluation cost nearly as much."""
+
+
+def rungs_for(trainings: float, seconds: float) -> str:
+    """Return the rungs that pay, as `--fidelity` takes them: '1' for none.
+
+    Args:
+        trainings: Number of full trainings that the limits of the run allow.
+        seconds: Seconds of a full training.
+    """
+    pays = FEWEST <= trainings <= MOST and seconds * min(parse_rungs(THIRDS)) >= FIRST
+    return THIRDS if pays else "1"
 
 
 LOOKS = (0.125, 0.25, 0.5)

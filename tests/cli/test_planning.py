@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ import msgspec
 import pytest
 
 from evo_tune.cli.output import outputs
-from evo_tune.loop.begin import Request
-from evo_tune.loop.planning import TRAININGS, RunPlan, needs_cost, plan_run
+from evo_tune.forecast.timing import Pace
+from evo_tune.loop.begin import Request, prepared
+from evo_tune.loop.planning import TRAININGS, RunPlan, affordable, needs_cost, plan_run, with_rungs
 from evo_tune.loop.search import Search
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
@@ -207,10 +210,11 @@ def test_a_budget_that_was_given_stands(priced: Evaluator) -> None:
     found = plan(priced, {"seconds": "2"})
     assert (found.manifest.options["seconds"], found.told) == (2.0, "")
     assert found.manifest.options["cost"]
-    counted = plan(priced, {"tokens": "50"}, hours=0.1)
+    counted = plan(priced, {"tokens": "50"}, hours=0.1, fidelity="1")
     assert (counted.manifest.options["cost"], counted.pace, counted.told) == ("", None, "")
     assert counted.manifest.options["seconds"] is None
     assert plan(priced, {"tokens": "50"}, forecast=True).pace is not None
+    assert plan(priced, {"tokens": "50"}, hours=0.1).pace is not None, "rungs are chosen by the length of a training"
 
 
 @pytest.mark.slow
@@ -227,6 +231,58 @@ def test_a_search_plans_by_itself_and_resumes_to_the_same_steps(priced: Evaluato
     assert len(trials) == 8
     assert len({trial.outcome.metrics["steps"] for trial in trials}) > 4
     assert all(trial.outcome.metrics["seconds"] == pytest.approx(budget, rel=0.01) for trial in trials)
+
+
+@pytest.fixture
+def parted(folder: Path) -> Evaluator:
+    (folder / "parted.py").write_text(TIMED.replace('["timing"]', '["timing", "budget"]'))
+    return find_evaluator("parted.py", {}, {})
+
+
+@pytest.mark.slow
+def test_long_trainings_get_rungs_before_the_run_begins(parted: Evaluator, timed: Path) -> None:
+    long = {"pace": "30"}
+    found = plan(parted, long, hours=0.25)
+    assert found.manifest.settings.fidelity == "1/9,1/3,1"
+    fit = re.search(r"^rungs 1/9, 1/3, 1: (\d+) full trainings of [\d.]+ s fit into 0.25 hours$", found.told)
+    assert fit is not None, found.told
+    assert found.pace is not None
+    assert int(fit[1]) == pytest.approx(affordable(2, found.seconds, SESSION, found.pace.usual), abs=1)
+    assert plan(parted, long, hours=0.25, fidelity="1").manifest.settings.fidelity == "1"
+    assert plan(parted, long, hours=0.01).told == "", "hardly a training fits"
+    assert plan(parted, {"pace": "2"}, hours=0.02).told == "", "the first rung would take less than 3 s"
+    assert plan(parted, long, hours=0.25, trials=20).told == "", "20 genomes are trained in full in less time"
+    able = find_evaluator(str(timed), {}, {})
+    assert plan(able, long, hours=0.25).manifest.settings.fidelity == "1", "it has no partial trainings"
+
+
+SESSION = settings_of({"hours": 0.25})[1]
+
+
+def test_the_final_comparison_takes_its_share_of_the_affordable_trainings() -> None:
+    assert affordable(2, 0.0, SESSION, 30.0) == 60.0
+    compared = settings_of({"hours": 0.25, "final_seeds": 3, "finalists": 2})[1]
+    assert 45.0 < affordable(2, 0.0, compared, 30.0) < 55.0
+    assert affordable(2, 450.0, SESSION, 30.0) == 30.0
+    assert affordable(2, 0.0, settings_of({"hours": 0.25, "budget": 7})[1], 30.0) == 7.0
+    assert affordable(2, 0.0, settings_of({"trials": 7})[1], 30.0) == math.inf
+
+
+def test_rungs_settle_the_schedule_and_what_refuses_them_goes_without(folder: Path) -> None:
+    plugin = find_evaluator("language_model")
+    settings, session = settings_of({"hours": 1.0, "slots": 1})
+
+    def planned(**options: object) -> RunPlan:
+        request = Request(options={"size": "small", "flops": 1e9, **options})
+        manifest = prepared(plugin, request, settings, session, folder)
+        before = RunPlan(plugin.bind(manifest.options), manifest, 1, "cpu", Pace((60.0,)))
+        return with_rungs(before, request, settings, session, folder)
+
+    found = planned()
+    assert len(found.manifest.settings.rungs) == 3
+    assert found.manifest.options["schedule"] == found.evaluator.options["schedule"] == "wsd"
+    assert found.manifest.options["fork"] is True
+    assert planned(grow_from="1x32").manifest.settings.rungs == (1.0,)
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Candidate, Constraint, Minimize, Outcome, Trial, violation
 from evo_tune.genome.view import Entry
-from evo_tune.rules.fidelity import Curves, audits_among, is_audit, keep, trust
-from evo_tune.settings import parse_rungs
+from evo_tune.rules.fidelity import Curves, audits_among, is_audit, keep, rungs_for, trust
+from evo_tune.settings import RunSettings, parse_rungs
 from tests.rules.reference import places
 
 RUNGS = (0.25, 1.0)
@@ -189,3 +189,15 @@ def test_a_violation_is_measured_in_bounds() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 17])
 def test_audits_are_listed_as_they_are_told(count: int) -> None:
     assert audits_among(count) == [number for number in range(count) if is_audit(number)]
+
+
+def test_rungs_are_chosen_where_they_pay() -> None:
+    assert rungs_for(10, 27.0) == rungs_for(120, 4000.0) == "1/9,1/3,1"
+    assert rungs_for(9.9, 27.0) == "1", "the audits would take most of it"
+    assert rungs_for(30, 26.0) == "1", "a first rung takes 3 s"
+    assert rungs_for(121, 60.0) == rungs_for(math.inf, 60.0) == "1"
+
+
+def test_open_rungs_are_full_trainings() -> None:
+    assert RunSettings().fidelity == "auto"
+    assert RunSettings().rungs == (1.0,)
