@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -58,8 +59,9 @@ def leaders_wanted(count: int) -> int:
 def due(history: RunHistory, leaders: Sequence[Candidate], limits: Mapping[str, Range]) -> Widening | None:
     """Return the first range that is to be widened; None if there is none.
 
-    A range is widened at an end if the best leader is there, with more of the others than chance explains. A range
-    that was widened at this end before is widened again only if these leaders are in the added part.
+    A range is widened at an end if the best leader is there, with more of the others than chance explains, and if some
+    genomes elsewhere were trained too. A range that was widened at this end before is widened again only if these
+    leaders are in the added part.
 
     Args:
         history: History of the run.
@@ -78,7 +80,7 @@ def due(history: RunHistory, leaders: Sequence[Candidate], limits: Mapping[str, 
                 continue
             wide = widened(gene, end, limits[name])
             values = [one.genome[name] for one, is_there in zip(leaders, there.tolist(), strict=True) if is_there]
-            if wide is not None and _are_new(values, history, name, end):
+            if wide is not None and _are_new(values, history, name, end) and _are_chosen(history, place, end, margin):
                 return Widening(name, wide, f"{len(values)} of the best {len(leaders)} trials are at its {end} end")
     return None
 
@@ -106,6 +108,13 @@ def _are_new(values: Sequence[Value], history: RunHistory, name: str, end: End) 
     now = end_value(history.space.genes[name], end)
     before = [space.genes[name] for space in history.spaces if end_value(space.genes[name], end) != now]
     return not before or sum(not _has(before[-1], value) for value in values) >= AGREE
+
+
+def _are_chosen(history: RunHistory, place: int, end: End, margin: float) -> bool:
+    """Return whether enough other values were trained in full, so that those at the end are not merely the default."""
+    units = (float(history.born_units[trial.id][place]) for trial in history.ranking)
+    others = (unit for unit in units if (unit > margin if end == "low" else unit < 1.0 - margin))
+    return len(list(islice(others, AGREE))) == AGREE
 
 
 def _has(gene: Gene, value: Value) -> bool:

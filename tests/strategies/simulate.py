@@ -7,7 +7,7 @@ see them) is what a journal holds, so a history can be rebuilt from any beginnin
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,7 +41,14 @@ class Refused:
     id: int
 
 
-Event = Born | Told | Refused
+@dataclass(frozen=True)
+class Widened:
+    """The ranges of genes became wider."""
+
+    space: SearchSpace
+
+
+Event = Born | Told | Refused | Widened
 
 
 def birth_rng(seed: int, id: int) -> np.random.Generator:
@@ -62,6 +69,8 @@ def rebuild(
             history.born(event.candidate)
         elif isinstance(event, Told):
             history.tell(event.id, event.outcome)
+        elif isinstance(event, Widened):
+            history.widen(event.space)
     return history
 
 
@@ -81,6 +90,7 @@ class Simulation:
         lag: How many results a birth may run ahead of, in proposal order.
         speed: Seed of the durations of trainings.
         warm: Genomes born right after the default.
+        wider: Space with wider ranges, by the number of births after which it takes effect.
     """
 
     strategy: Strategy
@@ -94,6 +104,7 @@ class Simulation:
     lag: int = 8
     speed: int = 0
     warm: Sequence[dict] = ()
+    wider: Mapping[int, SearchSpace] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -133,6 +144,9 @@ class Simulation:
         if full and not (self.rules and self.rules.settings.continues):
             return None
         id = self.history.born_count
+        if id in self.wider and self.history.space is not self.wider[id]:
+            self.history.widen(self.wider[id])
+            self.events.append(Widened(self.wider[id]))
         if self.order == "proposal" and not self._tell_up_to(id - self.lag):
             return None
         while (proposal := self._due() if full else self._propose(id)) is None:

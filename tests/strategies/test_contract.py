@@ -14,9 +14,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, SpaceError
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome
-from evo_tune.genome.values import genome_key
+from evo_tune.genome.values import Genome, genome_key
+from evo_tune.genome.widening import limits_of, widest
 from evo_tune.options.binding import options_of
 from evo_tune.options.declare import members
 from evo_tune.plugins.find import find_strategy, list_strategies, make_strategy
@@ -37,7 +39,7 @@ from tests.strategies.cases import (
     some,
     suited,
 )
-from tests.strategies.simulate import Born, Refused, Simulation, Told, birth_rng, rebuild
+from tests.strategies.simulate import Born, Refused, Simulation, Told, Widened, birth_rng, rebuild
 
 NAN, INF = float("nan"), float("inf")
 PACES = (("mixed", 0), ("mixed", 2), ("tiny", 2), ("mixed", 8))
@@ -168,6 +170,37 @@ def test_a_run_resumed_at_any_point_proposes_the_same(
         else:
             assert proposal is not None
             assert vars(proposal).items() <= vars(event.candidate).items()
+
+
+@pytest.mark.parametrize("space", ["mixed", "hints"])
+def test_ranges_may_become_wider(strategy: Strategy, space: str) -> None:
+    """Births use the wider ranges, are valid and not repeated, and follow from the history alone."""
+    first = suited(strategy, SPACES[space])
+    wide = SearchSpace(first.repair, **{name: widest(gene, limits_of(gene)) for name, gene in first.genes.items()})
+    given = {"evaluate": losses(wide), "wider": {8: wide}, "births": 30, "slots": 2}
+    run = simulate(strategy, space, **given)
+    assert any(isinstance(event, Widened) for event in run.events)
+    for candidate in run.candidates[8:]:
+        assert not candidate.fresh or genome_key(wide.check(candidate.genome)) == genome_key(candidate.genome)
+    identities = [(genome_key(c.genome), c.budget, c.replicate) for c in run.candidates]
+    assert len(set(identities)) == len(identities)
+    if strategy.widens:
+        assert any(not _is_in(first, candidate.genome) for candidate in run.candidates[8:])
+    for cut, event in enumerate(run.events):
+        if isinstance(event, Born) and event.candidate.id in (8, 9, 12):
+            history = rebuild(run.space, run.objectives, run.events[:cut])
+            proposal = replace(strategy).propose(history, birth_rng(run.seed, event.candidate.id))
+            assert proposal is not None
+            assert vars(proposal).items() <= vars(event.candidate).items()
+    assert births(run) == births(simulate(strategy, space, **given))
+
+
+def _is_in(space: SearchSpace, genome: Genome) -> bool:
+    try:
+        space.check(genome)
+    except SpaceError:
+        return False
+    return True
 
 
 @over("mixed", "tiny")
