@@ -73,6 +73,9 @@ def test_a_gene_that_cannot_be_read_says_what_was_typed(text: str) -> None:
         ("choice(a,b) @ b when depth=2", Choice(("a", "b"), default="b", when={"depth": 2})),
         ("float(0,0.5) @ 0.2 ~ 0.1±0.05", Float(0, 0.5, default=0.2, prior=0.1, spread=0.05)),
         ("a@b|c", Choice(("a@b", "c"))),
+        ("log(1e-4,1e-1) @ 3e-3 widest 1e-6..1", Float(1e-4, 1e-1, log=True, default=3e-3, widest=(1e-6, 1))),
+        ("16|32|64 widest ..128", Choice((16, 32, 64), ordered=True, widest=(None, 128))),
+        ("int(2,8) when a=b widest 1..", Int(2, 8, when={"a": "b"}, widest=(1, None))),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_known_of_a_gene_is_read_behind_it(text: str, gene: Gene) -> None:
@@ -95,6 +98,10 @@ def test_what_is_known_of_a_gene_is_read_behind_it(text: str, gene: Gene) -> Non
         "choice(a,b) ~ a±1",
         "float(0,1) when x",
         "float(0,1) when =3",
+        "float(0,1) widest 2",
+        "float(0,1) widest 0..0.5",
+        "float(0,1) widest 0..many",
+        "a|b widest 0..1",
     ],
 )
 def test_what_cannot_be_known_of_a_gene_says_what_was_typed(text: str) -> None:

@@ -139,6 +139,29 @@ def test_a_resumed_run_goes_on_in_the_same_files(begin: Begin, resume: Resume, t
     assert len(list(folder.glob("mine/trial-*"))) == 7
 
 
+def test_a_choice_that_the_run_widens_stays_one_distribution(begin: Begin, resume: Resume, tmp_path: Path) -> None:
+    """Optuna cannot continue a study in which the choices of a categorical parameter change."""
+    (tmp_path / "wide.py").write_text(
+        "from evo_tune import Choice, Float, Minimize, SearchSpace\n"
+        "SPACE = SearchSpace(batch=Choice((8, 16, 32, 64), ordered=True), x=Float(0, 1))\n"
+        "OBJECTIVES = [Minimize('loss')]\n"
+        "def evaluate(genome, context):\n    return {'loss': -genome['batch'] + genome['x']}\n"
+    )
+
+    def loss(search: Any, candidate: Any) -> dict[str, float]:
+        return {"loss": candidate.genome["x"] - candidate.genome["batch"]}
+
+    run = drive(begin("mine", evaluator=str(tmp_path / "wide.py"), generations=None, trials=10), evaluate=loss).saved
+    journal = tmp_path / "study.log"
+    followed(run, f"optuna:{journal}")
+    run = drive(resume("mine", trials=30), evaluate=loss).saved
+    assert run.widened
+    followed(run, f"optuna:{journal}")
+    assert [params["batch"] for _, _, _, params, *_ in told(journal)] == [one.genome["batch"] for one in run.candidates]
+    kinds = {str(trial.distributions["batch"]) for trial in studies(journal).get_all_trials(0)}
+    assert len(kinds) == 1
+
+
 def test_several_runs_share_a_file_and_never_a_study(begin: Begin, tmp_path: Path) -> None:
     one = drive(begin("one", trials=3), evaluate=evaluated).saved
     two = drive(begin("two", trials=2, seed=5), evaluate=evaluated).saved
