@@ -129,9 +129,8 @@ def test_a_list_may_hold_anything(data: tuple[np.ndarray, np.ndarray]) -> None:
 
 def test_no_value_outside_the_users_space_is_tried(data: tuple[np.ndarray, np.ndarray]) -> None:
     """As in scikit-learn; a run would widen the range, since the best values are at its end."""
-    search = searching(
-        Ridge(), {"alpha": Float(0.01, 1.0, log=True)}, n_iter=40, scoring=lambda model, x, y: model.alpha
-    )
+    scoring = {"scoring": lambda model, x, y: model.alpha}
+    search = searching(Ridge(), {"alpha": Float(0.01, 2.0, log=True)}, n_iter=40, strategy="ga", **scoring)
     values = [params["alpha"] for params in search.fit(*data).cv_results_["params"]]
     assert sum(value > 1.6 for value in values) >= 3
     assert max(values) <= 2.0
