@@ -51,7 +51,7 @@ from evo_tune.recipe.models.gpt_config import (
     flops_per_token,
     hidden_width,
 )
-from evo_tune.recipe.optim.optimisation import Averaging, Clipping, Optimisation, Stopping, scale_lr
+from evo_tune.recipe.optim.optimisation import Averaging, Clipping, GroupRates, Optimisation, Rates, Stopping, scale_lr
 from evo_tune.recipe.optim.schedule import (
     SCHEDULES,
     Decaying,
