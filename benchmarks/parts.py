@@ -55,6 +55,9 @@ BASE: dict[str, Any] = {
 SHORTER = "0.9 of the base's steps"
 """Variant that shows how much loss a part's time is worth."""
 
+RATES = {"decay_fraction": 0.5, "lr_embedding": 3.0, "momentum_warmup": 0.3}
+"""Rates that are better than the base's alone."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     SHORTER: {},
@@ -79,6 +82,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "z_loss 1e-4": {"z_loss": 1e-4},
     "init normal": {"init": "normal"},
     "lr 0.02": {"lr": 0.02},
+    "all rates": RATES,
+    "all rates, value embeddings": {**RATES, "value_embeddings": True},
+    "all rates, three parts": {**RATES, "value_embeddings": True, "residual_scaling": True, "softcap": 30.0},
+    "all rates, three parts, qk_norm": {
+        **RATES,
+        "value_embeddings": True,
+        "residual_scaling": True,
+        "softcap": 30.0,
+        "qk_norm": True,
+    },
+    "wsd, decay 0.8": {"decay_fraction": 0.8},
 }
 
 SCORED = 2**16
