@@ -146,6 +146,8 @@ class Ruled(Strategy):
 
         Genomes are ordered by the losses that the rules for extra seeds predict, else by their means over seeds.
         """
+        if self.settings.most_seeds == 1:
+            return [trial.candidate for trial in islice(history.ranking, count) if trial.feasible]
         told = entries(history)
         if self.settings.extra_seeds_by_gain:
             expected = list(self._known(history).doubt.expected(history.out))[:count]

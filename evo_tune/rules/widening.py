@@ -71,12 +71,15 @@ def due(history: RunHistory, leaders: Sequence[Candidate], limits: Mapping[str, 
     if not leaders or len(history.spaces) > WIDENINGS:
         return None
     units = np.stack([history.born_units[one.id] for one in leaders])
-    for place, (name, gene) in enumerate(history.space.genes.items()):
-        if name not in limits:
-            continue
-        margin = max(NEAR, 0.51 / gene.size)
+    genes = history.space.genes
+    margins = np.array([max(NEAR, 0.51 / gene.size) for gene in genes.values()])
+    names = list(genes)
+    for place in np.flatnonzero((units[0] <= margins) | (units[0] >= 1.0 - margins)).tolist():
+        name, margin = names[place], float(margins[place])
+        gene = genes[name]
+        needed = agreeing(len(leaders), max(NEAR, 1.0 / gene.size))
         for end, there in zip(ENDS, (units[:, place] <= margin, units[:, place] >= 1.0 - margin), strict=True):
-            if not there[0] or there.sum() < agreeing(len(leaders), max(NEAR, 1.0 / gene.size)):
+            if name not in limits or not there[0] or there.sum() < needed:
                 continue
             wide = widened(gene, end, limits[name])
             values = [one.genome[name] for one, is_there in zip(leaders, there.tolist(), strict=True) if is_there]

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from evo_tune.errors import StoreError
-from evo_tune.genome.genes import Choice, Float
+from evo_tune.errors import SpaceError, StoreError
+from evo_tune.genome.genes import Choice, Float, Gene
+from evo_tune.genome.values import Value
 from evo_tune.loop.code import code_of
 from evo_tune.loop.proposing import Disagreement, RangeDisagreement, verify
 from evo_tune.loop.search import Search
@@ -86,6 +87,14 @@ def evaluated(search: Search, candidate: Any) -> Any:
     return {"loss": loss - genome["fixed"] / 1e3, "width": float(genome["width"])}
 
 
+def is_in(gene: Gene, value: Value) -> bool:
+    try:
+        gene.check(value)
+    except SpaceError:
+        return False
+    return True
+
+
 def events(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "_journal.jsonl").read_bytes().splitlines()]
 
@@ -117,7 +126,7 @@ def test_limits_come_from_genes_and_evaluator_and_are_saved(outside: Begin) -> N
     ("strategy", "rules"),
     some(
         [(strategy, rules) for strategy in ("saea", "ga", "tpe", "hill") for rules in RULES],
-        *(("saea", "none"), ("saea", "auto"), ("saea", "rungs"), ("ga", "rungs"), ("tpe", "auto"), ("hill", "none")),
+        *(("saea", "none"), ("ga", "rungs"), ("ga", "auto"), ("hill", "none")),
     ),
 )
 def test_a_run_widens_its_ranges_and_replays(
@@ -127,12 +136,11 @@ def test_a_run_widens_its_ranges_and_replays(
     run = search.saved
     assert run.widened
     assert all(one.reason for one in run.widened)
-    assert any(
-        one.genome["lr"] > 1e-2 or one.genome["width"] > 64 or one.genome["batch"] < 16 for one in run.candidates
-    )
     assert {"kind", "fixed"}.isdisjoint(name for one in run.widened for name in one.changed)
     assert differing(run.folder) == []
-    more = drive(resume("r", trials=50), slots=3, evaluate=evaluated).saved
+    more = drive(resume("r", trials=55), slots=3, evaluate=evaluated).saved
+    at_first = run.manifest.genes()
+    assert any(not is_in(gene, one.genome[name]) for one in more.candidates for name, gene in at_first.items())
     assert differing(more.folder) == []
 
 
@@ -158,6 +166,7 @@ def test_without_it_ranges_stay(outside: Begin) -> None:
     assert differing(run.folder) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", RULES)
 def test_in_proposal_order_slots_do_not_matter(outside: Begin, rules: str) -> None:
     given = {"strategy": "ga", "order": "proposal", "lag": 3, **RULES[rules]}
@@ -167,6 +176,7 @@ def test_in_proposal_order_slots_do_not_matter(outside: Begin, rules: str) -> No
     assert one.widened == four.widened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["arrival", "proposal"])
 def test_a_run_cut_anywhere_around_it_resumes_to_the_same_end(
     outside: Begin, resume: Begin, tmp_path: Path, order: str
@@ -186,6 +196,7 @@ def test_a_run_cut_anywhere_around_it_resumes_to_the_same_end(
         assert differing(again.folder) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_extended_equals_the_longer_one(outside: Begin, resume: Begin) -> None:
     for number, rules in enumerate(RULES.values()):
         longer = drive(outside(name=f"longer-{number}", strategy="ga", trials=30, **rules), evaluate=evaluated).saved
@@ -195,6 +206,16 @@ def test_a_run_that_is_extended_equals_the_longer_one(outside: Begin, resume: Be
         extended = drive(resume(f"r-{number}", trials=30), evaluate=evaluated).saved
         assert [rest[:3] for rest in rows(extended)] == [rest[:3] for rest in rows(longer)]
         assert extended.widened == longer.widened
+
+
+def test_ranges_widened_by_hand_and_by_the_run_go_together(outside: Begin, resume: Begin) -> None:
+    before = len(drive(outside(name="r", strategy="ga", trials=25), evaluate=evaluated).saved.widened)
+    wide = Float(1e-4, 0.5, log=True)
+    run = drive(resume("r", genes={"lr": wide}, trials=45), evaluate=evaluated).saved
+    assert [one.reason for one in run.widened].count("") == 1
+    assert len(run.widened) > before + 1
+    assert run.genes["lr"].decode(1.0) == 0.5, "the run does not go beyond its limit, nor back to it"
+    assert differing(run.folder) == []
 
 
 def test_verify_fails_where_an_event_is_missing_added_or_altered(outside: Begin) -> None:
