@@ -263,10 +263,12 @@ class Search(contextlib.AbstractContextManager["Search"]):
             candidate = self._births.next(over is not None, self._fits)
             if self._births.refused:
                 self._refused = len(self.saved.recorded)
-        if candidate is None and not self.history.out:
-            refused = self._refused == len(self.saved.recorded)
-            self.finished = self._hours_over() if refused else over or "the strategy has nothing more to propose"
-            if not (over or refused):
+        refused = self._refused == len(self.saved.recorded)
+        if refused and len(self.saved.candidates) == len(self.saved.outcomes):  # no result will come
+            self.finished = self._hours_over()
+        elif candidate is None and not refused and not self.history.out:
+            self.finished = over or "the strategy has nothing more to propose"
+            if not over:
                 self._leftovers.exhausted()
         return candidate
 

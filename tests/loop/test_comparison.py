@@ -116,6 +116,27 @@ def test_a_final_comparison_that_was_stopped_goes_on_exactly(begin: Begin, resum
     assert comparison_jobs(again.saved, comparison_of(again.saved)) == {}
 
 
+@pytest.mark.usefixtures("here")
+def test_a_planned_comparison_is_completed_as_planned_though_its_hours_are_over(begin: Begin, resume: Begin) -> None:
+    drive(begin("run", trials=6, final_seeds=3, finalists=2), evaluate=falling)
+    run = resume("run", hours=1e-6).saved
+    run.plan_comparison((5,), 0, (2,))
+    run.close()
+
+    def stop_soon(search: Search) -> None:
+        if read_comparison(search.saved):
+            search.stop()
+
+    search = resume("run", slots=1).run(stop_soon)
+    assert len(search.trials) == 6
+    again = resume("run").run()
+    assert again.saved.ended == "1e-06 hours are over"
+    assert sorted(trial.id for trial in read_comparison(again.saved)) == [0, 0, 5, 5]
+    said = verdict(closing(again.saved))
+    assert "to fit into 1e-06 hours, the final comparison had 1 of 2 finalists and 2 of at most 6 seeds" in said
+    assert comparison_of(resume("run", finalists=3).saved).finalists == (5, 4, 3), "asked for anew"
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_new_best_is_trained_and_the_default_is_kept(begin: Begin, resume: Begin) -> None:

@@ -152,17 +152,22 @@ def ended(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_di
     return play
 
 
+def assert_in_time(ends: np.ndarray) -> None:
+    """Assert that runs of many trainings never end late, and on the average not early."""
+    assert (ends <= 1.0 + NEAR / 5).all(), ends
+    assert ends.mean() > 1.0 - NEAR, ends
+
+
 @pytest.mark.parametrize("slots", [2, *(pytest.param(n, marks=pytest.mark.proof) for n in (1, 4))])
 def test_hours_end_in_time_with_the_final_comparison(slots: int, ended: Play) -> None:
     ends = np.array([ended(World(slots, seed, 3600 * HOURS * slots / 150)) for seed in range(SEEDS)])
-    assert (ends <= 1.0 + NEAR / 5).all(), "never late"
-    assert ends.mean() > 1.0 - NEAR, "and not early"
+    assert_in_time(ends)
 
 
 @pytest.mark.slow
 def test_hours_end_in_time_where_trainings_come_to_take_twice_as_long(ended: Play) -> None:
     ends = np.array([ended(World(2, seed, 3600 * HOURS / 120, drift=2.0)) for seed in range(SEEDS + 1)])
-    assert (abs(ends - 1.0) < NEAR).mean() >= 0.75, ends
+    assert_in_time(ends)
 
 
 @pytest.mark.slow
@@ -171,7 +176,7 @@ def test_hours_end_in_time_though_the_machine_was_busy_for_a_while(
     busy: tuple[float, float, float], ended: Play
 ) -> None:
     ends = np.array([ended(World(2, seed, 3600 * HOURS / 120, busy=busy)) for seed in range(SEEDS)])
-    assert (abs(ends - 1.0) < NEAR).mean() >= 0.85, ends
+    assert_in_time(ends)
 
 
 @pytest.mark.parametrize("draw", [*range(4), *(pytest.param(draw, marks=pytest.mark.slow) for draw in range(4, 30))])
@@ -181,7 +186,8 @@ def test_hours_hold_whatever_trainings_take(draw: int, ended: Play) -> None:
     world = World(int(rng.integers(1, 6)), draw, each, wild=float(rng.uniform(0.0, 0.9)))
     seeds, finalists = int(rng.integers(0, 5)), int(rng.integers(1, 4))
     rungs = ("1", "1/3,1", "1/9,1/3,1")[draw % 3]
-    end = ended(world, final_seeds=seeds, finalists=finalists, fidelity=rungs)
+    order = ("arrival", "proposal")[draw // 3 % 2]
+    end = ended(world, final_seeds=seeds, finalists=finalists, fidelity=rungs, order=order)
     assert end <= 1.0 + TICK / (3600 * HOURS), (each, world.slots)
     found, run = compared(world.run), world.run
     assert found is None or found.state.over
