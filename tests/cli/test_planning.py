@@ -252,6 +252,8 @@ def test_long_trainings_get_rungs_before_the_run_begins(parted: Evaluator, timed
     assert plan(parted, long, hours=0.01).told == "", "hardly a training fits"
     assert plan(parted, {"pace": "2"}, hours=0.02).told == "", "the first rung would take less than 3 s"
     assert plan(parted, long, hours=0.25, trials=20).told == "", "20 genomes are trained in full in less time"
+    two = Request(options=long, objectives=["loss:min", "flops:min"])
+    assert plan_run(parted, two, *settings_of({"slots": 2, "hours": 0.25}), Path("store")).told == ""
     able = find_evaluator(str(timed), {}, {})
     assert plan(able, long, hours=0.25).manifest.settings.fidelity == "1", "it has no partial trainings"
 

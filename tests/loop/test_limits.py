@@ -11,8 +11,10 @@ import pytest
 
 from evo_tune.errors import RunError
 from evo_tune.forecast.ahead import CLOSING
+from evo_tune.forecast.durations import Durations
 from evo_tune.forecast.timing import Pace
 from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import OVER, Job
@@ -148,12 +150,17 @@ def test_a_promotion_takes_what_it_adds(begin: Begin, tmp_path: Path) -> None:
     assert not deadline_of(search, clock).fits(promoted), "three quarters of 120 s"
     clock[0] -= 2.0
     assert deadline_of(search, clock).fits(promoted)
+    search.tell(promoted, Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=45.0))
+    durations = deadline_of(search, clock).durations
+    assert durations.expected(genome, 0.75) == pytest.approx(45.0), "by other promotions"
+    assert durations.expected(genome, 0.25) == pytest.approx(30.0)
 
 
 def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: Begin, resume: Begin) -> None:
     search = after_two(begin, name="run")
     clock = [3600.0 - CLOSING - 1.1 * 200.0 - 1.0]
     deadline_of(search, clock).plan()
+    assert deadline_of(search, [0.0]).reached() is not None, "the search is over, even if a resume has more time"
     planned = comparison_of(search.saved)
     assert (planned.finalists, planned.default, planned.looks) == ((1,), 0, (2, 4, 6))
     jobs = ComparisonJobs(search.saved, Condition(), lambda: False, deadline_of(search, clock))
@@ -172,6 +179,50 @@ def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: 
     longer = resume("run", hours=2.0)
     assert comparison_of(longer.saved).looks == (2, 4, 6)
     assert longer.saved.planned is None
+
+
+def test_a_comparison_whose_time_is_over_keeps_what_is_complete(begin: Begin) -> None:
+    search = after_two(begin)
+    clock = [1000.0]
+    deadline_of(search, clock).plan()
+    jobs = ComparisonJobs(search.saved, Condition(), lambda: False, deadline_of(search, clock, slots=1))
+    for number in range(5):
+        job = jobs.fetch(None)  # type: ignore[arg-type]
+        assert isinstance(job, Job)
+        if number == 4:
+            break
+        loss = 1.0 - job.candidate.id / 9 + job.candidate.seed % 5 / 30
+        jobs.take(job, Outcome("ok", {"loss": loss}, seconds=100.0))
+    jobs.end()
+    assert comparison_of(search.saved).looks == (2, 4, 6), "there is time"
+    clock[0] = 3600.0
+    assert jobs.expired()
+    jobs.end()
+    assert comparison_of(search.saved).looks == (2,)
+    assert closing(search.saved).beaten is not None
+
+
+def test_a_later_result_makes_a_plan_outdated(begin: Begin) -> None:
+    search = after_two(begin)
+    candidate = search.ask()
+    assert candidate is not None
+    deadline_of(search, [1000.0]).plan()
+    assert search.saved.planned is not None
+    search.tell(candidate, {"loss": 0.1, "cost": 1.0})
+    assert search.saved.planned is None
+    assert comparison_of(search.saved).finalists == (candidate.id, 1)
+
+
+def test_an_evaluators_prediction_is_corrected_by_what_trainings_took(begin: Begin) -> None:
+    search = after_two(begin)
+    known = {genome_key(one.genome): 50.0 for one in search.saved.candidates}
+
+    def estimate(genome: Genome) -> dict[str, float]:
+        return {"seconds": known.get(genome_key(genome), 200.0)}
+
+    durations = Durations(search.saved, search.space, estimate, None)
+    assert durations.expected(search.saved.candidates[0].genome) == pytest.approx(100.0)
+    assert durations.expected({**search.saved.candidates[0].genome, "n": 64}, 0.5) == pytest.approx(200.0)
 
 
 def test_what_is_not_a_limit_is_kept_on_resume(begin: Begin, resume: Begin) -> None:

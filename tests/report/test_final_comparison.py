@@ -214,3 +214,19 @@ def test_one_look_is_students_test() -> None:
         mine, other = ([draws[FreshTraining(id, "report", n)] for n in (1, 2)] for id in (1, 0))
         p = stats.ttest_rel(other, mine, alternative="greater").pvalue
         assert made(1, 1).state(draws).beats == (p <= ALPHA)
+
+
+def test_the_last_look_of_a_shorter_comparison_may_spend_the_whole_error() -> None:
+    whole = FinalComparison((1,), 0, 3)
+    losses = {(0, 1): 1.0, (0, 2): 1.01, (1, 1): 0.9, (1, 2): 0.92}
+    results = {FreshTraining(id, "report", number): loss for (id, number), loss in losses.items()}
+    assert whole.state(results).beats is None
+    assert whole.state(results).wanted
+    assert FinalComparison((1,), 0, 3, (2,)).state(results).beats is True
+
+
+def test_smaller_comparisons_have_fewer_seeds_and_then_fewer_finalists() -> None:
+    found = [(len(one.finalists), one.looks) for one in FinalComparison((4, 3, 2), 0, 6).smaller()]
+    looks_of = [(4, 8, 12), (4, 8), (4,), (3,), (2,)]
+    assert found == [(count, looks) for count in (3, 2, 1) for looks in looks_of]
+    assert FinalComparison((), 0, 6).smaller() == []
