@@ -10,19 +10,26 @@ This file says what a genome is as a training; how to train is `evo_tune.trainin
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace, option
+from evo_tune.errors import OptionError
+from evo_tune.options.declare import declared_in
 from evo_tune.recipe import (
+    MOST_EPOCHS,
     Corpus,
+    GPTConfig,
     LanguageOptions,
     LanguageTask,
     carry_language,
     check_integer,
     divisor_below,
+    flops_per_token,
     has_gpu,
     hidden_width,
     idle_fields,
@@ -32,7 +39,6 @@ from evo_tune.recipe import (
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.recipe import GPTConfig
     from evo_tune.training import GPT, Ranks
 
 OBJECTIVES = [Minimize("val_loss")]
@@ -44,158 +50,249 @@ SUPPORTS = ["budget", "curve", "timing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """A search space: its genes, and what goes with them."""
+    """A default genome's shape and batch, from which the ranges of a search space follow.
 
-    lr: Float
-    depth: Int
-    heads: Int
-    width: Int
-    head_dim: tuple[int, int]
-    """Fewest and most channels of a head."""
-    context: tuple[int, ...]
-    """Tokens in a window."""
-    batch: tuple[int, ...]
-    """Tokens in a step."""
-    default_batch: int
-    flops: float
-    """Default budget."""
+    Args:
+        depth: Number of blocks.
+        width: Width of the model.
+        context: Tokens in a window.
+        batch: Tokens in a step.
+    """
+
+    depth: int
+    width: int
+    context: int
+    batch: int
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        """Return a size by its name, or by its notation: '4x128' or '4x128x64x1024' (depth, width, context, batch).
+
+        Raises:
+            OptionError: The text is neither.
+        """
+        if text in SIZES:
+            return SIZES[text]
+        numbers = [int(part) for part in text.split("x")] if SHAPED.fullmatch(text) else []
+        if len(numbers) not in (2, 4) or not all(1 <= number <= 1 << 20 for number in numbers) or numbers[1] % 8:
+            expected = f"auto, {', '.join(SIZES)}, or DEPTHxWIDTH with a width that is a multiple of 8, such as 4x128"
+            raise OptionError(f"-o size={text[:60]}: expected {expected}")
+        size = cls(depth=numbers[0], width=numbers[1], context=0, batch=0)
+        context, batch = numbers[2:] or _steps_of(size.tokens)
+        return replace(size, context=context, batch=max(batch, context))
+
+    def __str__(self) -> str:
+        return f"{self.depth}x{self.width}x{self.context}x{self.batch}"
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head: up to 64, fewer in narrow models so that there are three heads or more."""
+        return next(one for one in (64, 32, 16, 8) if self.width % one == 0 and (self.width >= 3 * one or one == 8))
+
+    @property
+    def heads(self) -> int:
+        """Number of attention heads."""
+        return self.width // self.head_dim
+
+    @property
+    def most_heads(self) -> int:
+        """Largest number of heads: those of 16 channels in the widest model, up to 32."""
+        return min(32, max(4, self.widths[1] // 16))
+
+    @property
+    def weights(self) -> int:
+        """Number of weights in the blocks, 12 d² each."""
+        return 12 * self.depth * self.width**2
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of a training that suits this size (see `LEAST_PER_WEIGHT`)."""
+        millions = max(1.0, self.weights / 1e6)
+        return self.weights * min(LEAST_PER_WEIGHT * math.sqrt(millions), MOST_PER_WEIGHT)
+
+    @property
+    def flops(self) -> float:
+        """Default budget: the FLOPs of such a training."""
+        shape = {"depth": self.depth, "width": self.width, "heads": self.heads, "context": self.context}
+        return float(f"{self.tokens * flops_per_token(GPTConfig(**shape)):.2g}")
 
     @property
     def usual(self) -> dict[str, Any]:
-        """Shape and budget of its default training."""
-        shape = {"depth": self.depth.default, "width": self.width.default, "heads": self.heads.default}
-        context = self.context[(len(self.context) - 1) // 2]
-        return {**shape, "context": context, "batch": self.default_batch, "flops": self.flops}
+        """Shape, batch and budget of the default training."""
+        shape = {"depth": self.depth, "width": self.width, "heads": self.heads, "context": self.context}
+        return {**shape, "batch": self.batch, "flops": self.flops}
+
+    @property
+    def lr(self) -> float:
+        """Default learning rate, of Muon and of AdamW: `BASE_LR` at width 128, inversely to the root of the width."""
+        return float(f"{BASE_LR * (128 / self.width) ** 0.5:.2g}")
+
+    @property
+    def step(self) -> int:
+        """Step of the widths."""
+        return next(one for one in (64, 32, 16, 8) if self.width >= 8 * one or one == 8)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Smallest and largest width."""
+        return max(16, self.width // 2 // self.step * self.step), 2 * self.width // self.step * self.step
+
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """Values of the gene context."""
+        return tuple(sorted({max(8, self.context // 2), *(self.context * 2**power for power in range(3))}))
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Values of the gene batch."""
+        return tuple(batch for batch in (self.batch * 2**power // 4 for power in range(5)) if batch >= 16)
+
+
+LEAST_PER_WEIGHT, MOST_PER_WEIGHT = 2.0, 20.0
+"""Tokens per weight of a good training: 2 up to 1 M weights, measured on nanoGPT's example (benchmarks/README.md); from
+there it rises with the root of the weights to Chinchilla's 20 (arXiv:2203.15556) at 100 M."""
+
+NEAR = 0.7
+"""Share of the suitable tokens for which a size still fits a budget."""
+
+BASE_LR = 0.01
+"""Best learning rate at width 128 (benchmarks/README.md); updates of Muon have the size of AdamW's."""
+
+SHAPED = re.compile(r"[0-9]{1,7}(x[0-9]{1,7}){1,3}")
+
+LADDER = ("1x32", "2x48", "2x64", "3x96", "4x128", "4x192", "6x256", "6x384", "8x512", "12x768", "16x1024", "24x1024")
+"""Sizes among which a budget chooses."""
+
+
+def _steps_of(tokens: float) -> tuple[int, int]:
+    """Return context and batch, in tokens, for a training of so many tokens.
+
+    The batch is Step Law's, 0.58 · D^0.571 (arXiv:2503.04715), to a power of two.
+    """
+    batch = 2 ** round(math.log2(max(64.0, 0.58 * tokens**0.571)))
+    contexts = ((1e6, 32), (1e7, 64), (1e8, 128), (1e9, 256), (1e10, 512), (math.inf, 1024))
+    return min(batch, next(context for most, context in contexts if tokens < most)), batch
 
 
 SIZES = {
-    "tiny": Size(
-        lr=Float(1e-3, 6e-2, log=True, default=1e-2, widest=(None, 1.0)),
-        depth=Int(1, 4, default=2),
-        heads=Int(1, 8, default=4),
-        width=Int(16, 96, step=8, default=48),
-        head_dim=(8, 96),
-        context=(8, 16, 32, 64, 128),
-        batch=(64, 128, 256, 512, 1024, 2048),
-        default_batch=512,
-        flops=6e10,
-    ),
-    "small": Size(
-        lr=Float(3e-4, 3e-2, log=True, default=4e-3, widest=(None, 1.0)),
-        depth=Int(1, 4, default=2),
-        heads=Int(1, 8, default=4),
-        width=Int(32, 128, step=16, default=64),
-        head_dim=(8, 128),
-        context=(64, 128),
-        batch=(512, 1024, 2048, 4096, 8192),
-        default_batch=512,
-        flops=1.5e11,
-    ),
-    "medium": Size(
-        lr=Float(3e-4, 1e-2, log=True, default=2e-3, widest=(None, 1.0)),
-        depth=Int(2, 8, default=4),
-        heads=Int(1, 12, default=4),
-        width=Int(64, 384, step=32, default=256),
-        head_dim=(16, 128),
-        context=(64, 128, 256),
-        batch=(2048, 4096, 8192, 16384, 32768),
-        default_batch=4096,
-        flops=2.5e13,
-    ),
-    "large": Size(
-        lr=Float(1e-4, 3e-3, log=True, default=6e-4, widest=(None, 1.0)),
-        depth=Int(4, 24, default=8),
-        heads=Int(2, 32, default=8),
-        width=Int(256, 1024, step=64, default=512),
-        head_dim=(16, 128),
-        context=(256, 512, 1024),
-        batch=(8192, 16384, 32768, 65536, 131072, 262144),
-        default_batch=32768,
-        flops=1e15,
-    ),
+    "tiny": Size(depth=2, width=48, context=32, batch=512),
+    "small": Size(depth=4, width=128, context=64, batch=1024),
+    "medium": Size(depth=6, width=256, context=128, batch=8192),
+    "large": Size(depth=12, width=768, context=1024, batch=131072),
 }
-USUAL = {name: size.usual for name, size in SIZES.items()}
 
 
-def _wanted(options: Options, device: str | None = None) -> str:
-    """Return the size that an 'auto' means that was not settled: large with a GPU and text enough, else small."""
-    return options.size if options.size != "auto" else "large" if has_gpu(device) else "small"
+def _size(options: Options, device: str | None = None) -> Size:
+    """Return the size; of an 'auto' that was not settled, the one that suits the budget."""
+    return Size.parse(options.size) if options.size != "auto" else _fitting(options, has_gpu(device))
 
 
-def _size(options: Options, device: str | None = None) -> str:
-    sizes = {name: usual for name, usual in USUAL.items() if name != "tiny"}
-    return options.fitting(sizes, _wanted(options, device)) if options.size == "auto" else options.size
+def _fitting(options: Options, gpu: bool) -> Size:
+    """Return the largest size of the ladder that reads as many tokens as suit it, within the budget.
+
+    Without a budget: tiny on a CPU; on a GPU, the largest that reads the text `MOST_EPOCHS` times or less.
+    """
+    ladder = [Size.parse(text) for text in LADDER]
+    if options.has_budget:
+        fits = [size for size in ladder if options.tokens_in(**size.usual) >= NEAR * size.tokens]
+    elif gpu:
+        fits = [size for size in ladder if size.tokens <= MOST_EPOCHS * options.bytes_to_train_on]
+    else:
+        fits = [SIZES["tiny"]]
+    return fits[-1] if fits else ladder[0]
 
 
 def remarks(options: Options) -> list[str]:
-    """Say where the text is too short for the size."""
-    return options.too_short(USUAL, _size(options), _wanted(options))
+    """Say where the text is too short for the budget."""
+    return options.too_short(**_size(options).usual)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(LanguageOptions):
     """The search, and what it leaves."""
 
-    size: Literal["auto", "tiny", "small", "medium", "large"] = option(
-        "auto", gene=None, help="Which space to search; auto: tiny, on a GPU the largest with text enough"
+    size: str = option(
+        "auto",
+        gene=None,
+        help="Space to search: tiny, small, medium, large, or around DEPTHxWIDTH; auto: what suits the budget",
     )
     save: bool = option(False, gene=None, help="Keep a checkpoint of a full training too")
 
-    def settled(self, rungs: bool) -> Options:  # the optimizer is a gene of the tiny space, unless one is given
-        size = self.size if self.size != "auto" else _size(self) if has_gpu() else "tiny"
-        return replace(super(Options, replace(self, size=size)).settled(rungs), optimizer=self.optimizer)
+    def settled(self, rungs: bool) -> Options:  # the optimizer is a gene, unless one is given
+        size = self.size
+        if size == "auto":
+            found = _size(self)
+            size = next((name for name, one in SIZES.items() if one == found), str(found))
+        made = replace(super(Options, replace(self, size=size)).settled(rungs), optimizer=self.optimizer)
+        return replace(made, schedule="wsd" if self.schedule == "auto" else made.schedule)
 
     def check(self) -> None:
-        largest = max(SIZES[_size(self)].batch)
-        for name in ("context", "micro_batch"):
-            if isinstance(getattr(self, name), int):
-                check_integer(name, getattr(self, name), 2, largest)
+        if self.size != "auto":
+            largest = max(Size.parse(self.size).batches)
+            for name in ("context", "micro_batch"):
+                if isinstance(getattr(self, name), int):
+                    check_integer(name, getattr(self, name), 2, largest)
 
     @property
     def usual(self) -> dict[str, Any]:
         """Shape and budget of the size's default training."""
-        return SIZES[_size(self)].usual
+        return _size(self).usual
 
     @property
     def longest(self) -> int:
         """Tokens in the longest window that any genome may ask for."""
-        return max(*SIZES[_size(self)].context, self.context or 0)
+        return max(*_size(self).contexts, self.context or 0)
+
+
+OPEN = {
+    "position": Choice(("learned", "rope")),
+    "qk_norm": Choice((False, True)),
+    "lr_embedding": Float(0.1, 10.0, log=True),
+    "decay_fraction": Float(0.1, 0.8, widest=(0.0, 1.0)),
+}
+"""Genes of options that matter at every size; an option that differs from its default is fixed instead."""
 
 
 def SPACE(options: Options) -> SearchSpace:  # noqa: N802
     """Return the genes under these options."""
-    size = SIZES[_size(options)]
+    size = _size(options)
 
     def repair(genome: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
         return _canonical({**genome, "heads": _sound_heads(genome, genes, size, options)}, genes, options)
 
-    batches = tuple(batch for batch in size.batch if batch >= (options.context or 0))
-    deep, wide = size.depth, size.width
-    widths = options.snapped((wide.low, wide.high, wide.step, wide.middle()))
-    depth, width = options.larger((deep.low, deep.high, deep.middle()), widths)
-    genes = {
-        "lr": size.lr.times(50 if options.optimizer == "sgd" else 1),
-        "batch": Choice(batches, ordered=True, default=max(size.default_batch, batches[0])),
+    batches = tuple(batch for batch in size.batches if batch >= (options.context or 0))
+    widths = options.snapped((*size.widths, size.step, size.width))
+    depth, width = options.larger((max(1, size.depth // 2), 2 * size.depth, size.depth), widths)
+    rate = Float(
+        float(f"{size.lr / 6:.2g}"), float(f"{size.lr * 6:.2g}"), log=True, default=size.lr, widest=(None, 1.0)
+    )
+    genes: dict[str, Gene] = {
+        "lr": rate.times(50 if options.optimizer == "sgd" else 1),
+        "batch": Choice(batches, ordered=True, default=max(size.batch, batches[0])),
         "depth": Int(depth[0], depth[1], default=depth[2]),
         "width": Int(width[0], width[1], step=width[2], default=width[3]),
-        "heads": size.heads,
+        "heads": Int(1, size.most_heads, default=size.heads),
         "dropout": Float(0.0, 0.3, default=0.0, widest=(0.0, 0.8)),
         "weight_decay": Float(0.01, 0.3, log=True, default=0.1),
         "warmup": Float(0.0, 0.1, default=0.05),
     }
-    if options.size == "tiny" and options.optimizer == "auto":
+    if options.optimizer == "auto":
         genes["optimizer"] = Choice(("adamw", "muon"), default="muon")
     if options.context is None:
-        ends = size.context[0], size.context[-1]  # the held-out text depends on the longest context
-        genes["context"] = Choice(size.context, ordered=True, default=size.usual["context"], widest=ends)
+        ends = size.contexts[0], size.contexts[-1]  # the held-out text depends on the longest context
+        genes["context"] = Choice(size.contexts, ordered=True, default=size.context, widest=ends)
+    declared = declared_in(Options)
+    for name, gene in OPEN.items():
+        if getattr(options, name) == declared[name].default:
+            genes[name] = replace(gene, default=declared[name].default)
     return SearchSpace(repair, _optional_genes(options, size), **genes)
 
 
 def _optional_genes(options: Options, size: Size) -> dict[str, Gene]:
     """Return those that depend on the space, the option being the default wherever it is among the values."""
-    longest = options.extend_from or options.context or max(size.context)
+    longest = options.extend_from or options.context or max(size.contexts)
     windows = (*(2**n for n in range(3, 20) if 2**n < longest), longest)
-    heads = tuple(2**n for n in range(6) if 2**n <= size.heads.high)
+    heads = tuple(2**n for n in range(6) if 2**n <= size.most_heads)
     genes: dict[str, Gene] = {}
     for name, values, most in (("window", windows, longest), ("kv_heads", heads, max(heads))):
         value = getattr(options, name) or most
@@ -205,7 +302,8 @@ def _optional_genes(options: Options, size: Size) -> dict[str, Gene]:
 
 def _sound_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: Size, options: Options) -> int:
     """Return the number of heads nearest to the gene's or the base head's, ties down, that leaves a multiple of 8."""
-    width, (low, high), most = genome["width"], size.head_dim, max(_values(genes["heads"]))
+    width, most = genome["width"], max(_values(genes["heads"]))
+    low, high = (8, 128) if size.width <= 128 else (16, 128)
     asked = genome["heads"] if options.scaling is None else width / options.scaling.head
     counts = [n for n in range(1, most + 1) if options.fits(width // n)] or range(1, most + 1)
     sound = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
@@ -250,15 +348,17 @@ def _values(gene: Gene) -> Sequence[Any]:
 
 def _task(genome: Mapping[str, Any], options: Options, device: str | None = None) -> LanguageTask:
     """Return a genome as a training."""
-    size = SIZES[_size(options, device)]
+    size = _size(options, device)
+    own = {name: genome[name] for name in ("optimizer", *OPEN) if name in genome}  # genes of the space that are options
+    options = replace(options, **own)
     return LanguageTask(
-        options=replace(options, optimizer=genome.get("optimizer", options.optimizer)),  # a gene of the tiny space
+        options=options,
         genome=genome,
         config=_config(genome, options),
         longest=options.longest,
         lr=genome["lr"],
         batch=genome["batch"],
-        reference=size.default_batch,
+        reference=size.batch,
         weight_decay=genome["weight_decay"],
         warmup=genome["warmup"],
         flops=size.flops,
@@ -311,7 +411,7 @@ def train_rank(
 
 def carry(genome: Mapping[str, Any], target: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """Return a genome at another size, and what its training takes there (see `training.carry_language`)."""
-    return carry_language(_task, genome, target, replace(options, size=_size(options)))
+    return carry_language(_task, genome, target, replace(options, size=str(_size(options))))
 
 
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:

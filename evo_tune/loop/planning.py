@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from msgspec import structs
-
 from evo_tune.dispatch import Slot
 from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.forecast.ahead import comparison_seconds
@@ -114,8 +112,9 @@ def plan_run(
             room = max(0.0, session.hours * 3600 - (time.monotonic() - began)) * found.slots
         options, told = _budget(bound, manifest, cost, asked.options["seconds"], room)
         request = replace(request, options={**request.options, **options})
-        bound = plugin.bind({**bound.options, **options})
-        manifest = structs.replace(manifest, options=bound.options)
+        # The budget may change what the evaluator takes for a suitable size, and so the space.
+        manifest = prepared(plugin, request, settings, session, store)
+        bound = plugin.bind(manifest.options)
         usual = bound.estimate(space_of(manifest, bound.space).default())["seconds"]
         pace = replace(pace, seconds=(usual,), corners=(), judging=min(pace.judging, usual))
     elif priced and asked.options["seconds"] is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError
+from evo_tune.options.declare import option
 from evo_tune.recipe.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
 from evo_tune.recipe.hardware.computing import Profiling
 from evo_tune.recipe.hardware.cost import Cost, gpt_work
@@ -37,6 +38,9 @@ class LanguageOptions(
     of the bases changes the genomes of a seed.
     """
 
+    # Not 0.1: short trainings gain from a decay to zero (arXiv:2502.15938).
+    min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
+
     def check(self) -> None:
         if self.extend_from is not None and (self.context is None or self.extend_from >= self.context):
             raise OptionError(f"-o extend_from={self.extend_from}: expected less than -o context, which must be given")
@@ -60,7 +64,7 @@ class LanguageOptions(
         config = GPTConfig(vocab_size=self.vocab, context=self.context or context, **shape)
         if self.seconds is not None and self.cost:
             windows = max(1, batch // config.context)
-            work = gpt_work(config, windows, self.optimizer_name)
+            work = gpt_work(config, windows, "muon" if self.optimizer == "auto" else self.optimizer)
             return self.steps_in_time(work) * windows * config.context
         return (self.flops or flops) / flops_per_token(config)
 
@@ -72,37 +76,24 @@ class LanguageOptions(
         """Return the passes of a size's default training over the text, counting a token as a byte."""
         return self.tokens_in(**usual) / bytes_to_train_on(self.data)
 
-    def fitting(self, sizes: Mapping[str, Mapping[str, Any]], wanted: str) -> str:
-        """Return the largest size, up to the wanted one, for which the text is long enough.
+    @property
+    def has_budget(self) -> bool:
+        """Whether a budget is set, and if it is a time, whether the cost of a step is known."""
+        return self.flops is not None or self.tokens is not None or (self.seconds is not None and bool(self.cost))
 
-        With a budget set by the user, return `wanted`: a smaller model would repeat the text more often.
+    @property
+    def bytes_to_train_on(self) -> int:
+        """Bytes of the text that are not held out."""
+        return bytes_to_train_on(self.data)
 
-        Args:
-            sizes: Size to default training, smallest first; the smallest is returned if none fits.
-            wanted: A key of sizes.
-        """
-        if any(budget is not None for budget in (self.flops, self.tokens, self.seconds)):
-            return wanted
-        smallest, *others = list(sizes)[: list(sizes).index(wanted) + 1]
-        return next((name for name in reversed(others) if self.epochs(**sizes[name]) <= MOST_EPOCHS), smallest)
-
-    def too_short(self, sizes: Mapping[str, Mapping[str, Any]], size: str, wanted: str) -> list[str]:
-        """Return the warnings for a text that is too short for the wanted size.
-
-        Args:
-            sizes: See `fitting`.
-            size: Size that is used.
-            wanted: Size that would be used with enough text.
-        """
-        epochs = 0.0 if self.seconds is not None and not self.cost else self.epochs(**sizes[wanted])
+    def too_short(self, **usual: Any) -> list[str]:
+        """Return a warning if the text is too short for the budget, given a size's default training."""
+        epochs = 0.0 if self.seconds is not None and not self.cost else self.epochs(**usual)
         if epochs <= MOST_EPOCHS:
             return []
-        text = f"the {bytes_to_train_on(self.data):,} bytes of text {epochs:.0f} times"
-        if size != wanted:
-            return [f"size={size}, since a training of size={wanted} would read {text}: give more text with -o data="]
         return [
-            f"a training of size={size} reads {text}, and more than {MOST_EPOCHS:.0f} times teaches little: give more "
-            "text with -o data=, a smaller size or a smaller budget"
+            f"a training reads the {self.bytes_to_train_on:,} bytes of text {epochs:.0f} times, and more than "
+            f"{MOST_EPOCHS:.0f} times teaches little: give more text with -o data= or a smaller budget"
         ]
 
 

@@ -29,7 +29,7 @@ from evo_tune.recipe.hardware.memory import (
     predict_memory,
     tuning_memory,
 )
-from evo_tune.recipe.language import LanguageOptions, LanguageTask
+from evo_tune.recipe.language import MOST_EPOCHS, LanguageOptions, LanguageTask
 from evo_tune.recipe.metrics import CLASSIFIER_METRICS, METRICS, Metric, measured, tests_of, units_of
 from evo_tune.recipe.models.base import TARGETS, Base, matching_names, read_base
 from evo_tune.recipe.models.encoder_config import (

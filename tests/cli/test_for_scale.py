@@ -27,7 +27,7 @@ from evo_tune.report.material import Material
 from evo_tune.store.run import Run
 from tests.here import Here
 
-SMALL = {"size": "small", "tokens": 4096}
+SMALL = {"size": "2x64x64x512", "tokens": 4096}
 
 
 def test_a_search_for_a_larger_model_has_two_widths_and_what_does_not_transfer_fixed() -> None:

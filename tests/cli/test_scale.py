@@ -71,7 +71,7 @@ def test_probes_are_a_run_and_a_file_that_trains_the_target_is_written(
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the log. " * 400, encoding="utf-8")
     store, runner = tmp_path / "runs", CliRunner()
-    given = {"data": str(text), "tokens": 2048, "eval_tokens": 512, "size": "small"}
+    given = {"data": str(text), "tokens": 2048, "eval_tokens": 512, "size": "2x64x64x512"}
     genes = {"width": Choice((32,)), "depth": Choice((1,))}
     with Search("language_model", options=given, genes=genes, trials=1, store=store, name="mine") as search:
         told = search.ask()

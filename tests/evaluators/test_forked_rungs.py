@@ -22,7 +22,14 @@ from evo_tune.store.manifest import read_manifest
 
 pytestmark = pytest.mark.extended
 
-TINY = {"size": "small", "tokens": 8192, "eval_tokens": 512, "schedule": "wsd", "fork": True, "decay_fraction": 0.2}
+TINY = {
+    "size": "2x64x64x512",
+    "tokens": 8192,
+    "eval_tokens": 512,
+    "schedule": "wsd",
+    "fork": True,
+    "decay_fraction": 0.2,
+}
 """Sixteen steps."""
 
 Train = Callable[..., tuple[dict[str, float], Context]]
@@ -130,7 +137,7 @@ def test_the_best_weights_of_a_rung_may_be_those_after_its_decay(train: Train, m
 def test_auto_is_settled_when_a_run_begins_and_stands_in_its_manifest(
     tmp_path: Path, given: dict[str, Any], fidelity: str, expected: tuple[str, bool]
 ) -> None:
-    options = {"size": "small", **given}
+    options = {"size": "2x64x64x512", **given}
     Search("language_model", options=options, fidelity=fidelity, store=tmp_path, name="run", trials=1).close()
     manifest = read_manifest(tmp_path / "run")
     assert (manifest.options["schedule"], manifest.options["fork"]) == expected
@@ -140,7 +147,7 @@ def test_auto_is_settled_when_a_run_begins_and_stands_in_its_manifest(
 
 
 def test_as_a_gene_the_schedule_is_never_auto(tmp_path: Path, evaluator: Evaluator) -> None:
-    settings: dict[str, Any] = {"options": {"size": "small"}, "fidelity": "1/9,1", "store": tmp_path, "trials": 1}
+    settings: dict[str, Any] = {"options": {"size": "2x64x64x512"}, "fidelity": "1/9,1", "store": tmp_path, "trials": 1}
     Search("language_model", genes={"schedule": None}, name="run", **settings).close()
     gene = read_manifest(tmp_path / "run").genes()["schedule"]
     assert isinstance(gene, Choice)

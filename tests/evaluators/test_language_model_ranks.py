@@ -12,7 +12,7 @@ from evo_tune.plugins.find import find_evaluator
 from evo_tune.recipe import GPTConfig, predict_memory
 from evo_tune.training.hardware import memory as capacity
 
-OPTIONS = {"size": "small", "tokens": 4096, "eval_tokens": 1024, "precision": "fp32"}
+OPTIONS = {"size": "2x64x64x512", "tokens": 4096, "eval_tokens": 1024, "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def evaluator() -> Evaluator:
 
 @pytest.fixture(scope="module")
 def default(evaluator: Evaluator) -> dict[str, Any]:
-    return evaluator.bind({"size": "small"}).space.default()
+    return {**evaluator.bind({"size": "2x64x64x512"}).space.default(), "optimizer": "adamw"}
 
 
 def judge(evaluator: Evaluator, genome: dict[str, Any], context: Context, **options: Any) -> dict[str, float]:
@@ -98,7 +98,8 @@ def test_more_ranks_than_gpus_are_refused_before_data_is_read(
 
 def test_a_gpus_memory_is_predicted_for_the_pass_of_one_rank(evaluator: Evaluator, default: dict[str, Any]) -> None:
     genome = {**default, "batch": 1024, "context": 64}
-    config = GPTConfig(context=64, depth=default["depth"], width=default["width"], heads=default["heads"])
+    shape = {name: default[name] for name in ("depth", "width", "heads", "position")}
+    config = GPTConfig(context=64, **shape)
 
     def predicted(**options: Any) -> float:
         return evaluator.bind({**OPTIONS, **options}).estimate(genome)["gpu_memory"]
@@ -113,7 +114,8 @@ def test_too_little_memory_changes_the_micro_batch_and_no_result(
     evaluator: Evaluator, default: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     default = {**default, "batch": 1024}
-    config = GPTConfig(context=64, depth=default["depth"], width=default["width"], heads=default["heads"])
+    shape = {name: default[name] for name in ("depth", "width", "heads", "position")}
+    config = GPTConfig(context=64, **shape)
     roomy = judge(evaluator, default, Context(seed=1, folder=tmp_path))
     assert roomy["micro_batch"] == 1024
     assert roomy["peak_memory"] == pytest.approx(predict_memory(config, 16).peak)

@@ -51,8 +51,8 @@ def test_the_same_bytes_judge_every_genome(module: ModuleType, given: dict[str, 
 
 def test_a_budget_of_ones_own_is_judged_by_its_share(module: ModuleType) -> None:
     def scored(**given: object) -> int:
-        options = module.Options(size="small", **given)
-        return int(options.judging_bytes(**module.SIZES["small"].usual))
+        options = module.Options(size="2x64x64x512", **given)
+        return int(options.judging_bytes(**options.usual))
 
     assert scored(tokens=5000) == scored(flops=1e8) == 8192, "the least"
     assert scored(tokens=2_000_000) == 65536
@@ -60,32 +60,22 @@ def test_a_budget_of_ones_own_is_judged_by_its_share(module: ModuleType) -> None
     assert scored(tokens=2_000_000, eval_tokens=1000) == 1000
 
 
-def test_auto_is_the_largest_size_with_text_enough(module: ModuleType, long: str, short: str) -> None:
+def test_auto_on_a_gpu_is_the_largest_size_with_text_enough(module: ModuleType, long: str, short: str) -> None:
     def size(data: str, device: str, **given: object) -> str:
         return str(module._size(module.Options(data=data, **given), device))
 
-    assert size(long, "cuda:0") == "large"
-    assert size("", "cuda:0") == "medium"
-    assert size(short, "cuda:0") == "small"
-    assert size(long, "cpu") == "small"
-    assert size("", "cuda:0", flops=1e12) == "large", "a budget of one's own: a smaller model would read more"
-    assert size("", "cuda:0", size="large") == "large"
+    assert size(long, "cuda:0").startswith("4x192")
+    assert size(short, "cuda:0").startswith("1x32")
+    assert size(long, "cpu") == str(module.SIZES["tiny"])
+    assert size("", "cuda:0", flops=1e12) == size("", "cpu", flops=1e12), "a budget decides on any device"
+    assert size("", "cuda:0", size="large") == str(module.SIZES["large"])
 
 
-def test_a_line_says_which_size_is_taken_and_that_text_is_short(
-    module: ModuleType, long: str, short: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert module.remarks(module.Options(size="large", data=long)) == []
+def test_a_warning_says_that_the_text_is_short(module: ModuleType, long: str, short: str) -> None:
+    assert module.remarks(module.Options(size="2x64", data=long)) == []
     assert module.remarks(module.Options(size="large", seconds=60)) == []
     cheap = Cost({"step": 1e-3}).text()
     (told,) = module.remarks(module.Options(size="large", seconds=60, cost=cheap))
     assert "times" in told, "the cost says how much text the time takes"
-    (told,) = module.remarks(module.Options(size="large"))
-    assert "a training of size=large reads the 336" in told
-    assert "bytes of text 18 times, and more than 4 times teaches little: give more text" in told
-    (told,) = module.remarks(module.Options(size="small", data=short, tokens=864_000))
-    assert "a training of size=small reads the 21,600 bytes of text 40 times" in told
-    monkeypatch.setattr(module, "_wanted", lambda options, _=None: options.size.replace("auto", "large"))
-    (told,) = module.remarks(module.Options())
-    assert told.startswith("size=medium, since a training of size=large would read the 336")
-    assert module.SPACE(module.Options()).describe() == module.SPACE(module.Options(size="medium")).describe()
+    (told,) = module.remarks(module.Options(size="2x64x64x512", data=short, tokens=864_000))
+    assert "reads the 21,600 bytes of text 40 times, and more than 4 times teaches little: give more text" in told

@@ -83,7 +83,7 @@ EFFECTS: dict[str, Effect] = {
     "gap_factor": Effect(
         50.0,
         given={**RISING, "gap_patience": 1, "schedule": "constant"},
-        genome={"lr": max, "weight_decay": 0.01, "label_smoothing": 0.0, "ffn_mult": 4},
+        genome={"lr": 0.03, "weight_decay": 0.01, "label_smoothing": 0.0, "ffn_mult": 4},
     ),
     "ramp_from": Effect(1, sees="steps", genome={"batch": max}),
     "ramp_share": Effect(1.0, given={"ramp_from": 1}, sees="steps", genome={"batch": max}),
@@ -121,9 +121,9 @@ EFFECTS: dict[str, Effect] = {
     "epochs": Effect(1.0, sees="steps"),
     "seconds": Effect(0.02, given={"seconds": 2e-3, "cost": COST, "tokens": None, "epochs": None}, sees="steps"),
     "cost": Effect(DEARER, given={"seconds": 0.02, "cost": COST, "tokens": None, "epochs": None}, sees="steps"),
-    "size": Effect(sees="space"),
+    "size": Effect("large", sees="space"),
     "profile": Effect("width 32, heads 16", sees="space"),
-    "eval_tokens": Effect(1024),
+    "eval_tokens": Effect(8192),
     "data": Effect("{other}"),
     "holdout": Effect("even"),
     "documents": Effect("mask", given={"data": "{documents}"}),
@@ -178,7 +178,8 @@ class Bench:
         """Return TINY with what is given of it, as far as the evaluator knows it."""
         tiny = TINY[self.evaluator.name]
         known = self.evaluator.options
-        plain = {"precision": "fp32", "size": "small", "micro_batch": None, "patience": None, "optimizer": "adamw"}
+        size = "2x64x64x512" if self.evaluator.name == "language_model" else "small"
+        plain = {"precision": "fp32", "size": size, "micro_batch": None, "patience": None, "optimizer": "adamw"}
         plain |= {"evaluations": 1, "baseline": False}
         bound = {**plain, **tiny, **given}
         bound = {name: value for name, value in bound.items() if name in known}

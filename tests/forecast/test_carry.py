@@ -36,7 +36,7 @@ def evaluator() -> Evaluator:
 
 
 def options(**given: Any) -> BoundEvaluator:
-    return evaluator().bind({"size": "small", "tokens": 400_000, **given})
+    return evaluator().bind({"size": "2x64x64x512", "tokens": 400_000, **given})
 
 
 def carry(given: dict[str, Any] | None = None, genome: dict[str, Any] | None = None, **target: Any) -> Recipe:

@@ -318,7 +318,7 @@ def hidden_width(width: int, ffn_mult: float, ffn: str = "gelu", multiple: int =
 class Positions(Options):
     """Positions."""
 
-    position: Literal["learned", "sinusoidal", "rope"] = option("learned", help="Position encoding")
+    position: Literal["learned", "sinusoidal", "rope"] = option("rope", help="Position encoding")
     rope_base: float = option(10000.0, bounds="(1, inf)", help="rope: base of the rotary angles")
 
 

@@ -241,7 +241,7 @@ class Stopping(Options):
     smoothing: float = option(
         0.0,
         bounds="[0, 1)",
-        help="patience: decay of the moving average of the loss that counts instead of the loss; 0: the loss itself",
+        help="patience: decay of the moving average of the loss that counts instead; 0: the loss itself",
     )
 
 
