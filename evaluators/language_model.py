@@ -241,7 +241,7 @@ class Options(LanguageOptions):
     @property
     def longest(self) -> int:
         """Tokens in the longest window that any genome may ask for."""
-        return max(*_size(self).contexts, self.context or 0)
+        return self.context or max(_size(self).contexts)
 
 
 OPEN = {
