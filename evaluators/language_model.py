@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import declared_in
 from evo_tune.recipe import (
     MOST_EPOCHS,
     Corpus,
@@ -281,10 +280,10 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
     if options.context is None:
         ends = size.contexts[0], size.contexts[-1]  # the held-out text depends on the longest context
         genes["context"] = Choice(size.contexts, ordered=True, default=size.context, widest=ends)
-    declared = declared_in(Options)
     for name, gene in OPEN.items():
-        if getattr(options, name) == declared[name].default:
-            genes[name] = replace(gene, default=declared[name].default)
+        usual = getattr(Options, name)  # a default of a dataclass
+        if getattr(options, name) == usual:
+            genes[name] = replace(gene, default=usual)
     return SearchSpace(repair, _optional_genes(options, size), **genes)
 
 
