@@ -246,7 +246,8 @@ class Options(LanguageOptions):
 OPEN = {
     "position": Choice(("learned", "rope")),
     "qk_norm": Choice((False, True)),
-    "lr_embedding": Float(0.1, 10.0, log=True),
+    "value_embeddings": Choice((False, True)),
+    "lr_embedding": Float(0.3, 30.0, log=True),
     "decay_fraction": Float(0.1, 0.8, widest=(0.0, 1.0)),
 }
 """Genes of options that matter at every size; an option that differs from its default is fixed instead."""
@@ -282,7 +283,8 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         genes["context"] = Choice(size.contexts, ordered=True, default=size.context, widest=ends)
     for name, gene in OPEN.items():
         usual = getattr(Options, name)  # a default of a dataclass
-        if getattr(options, name) == usual:
+        grown = name == "value_embeddings" and options.grow_from is not None  # not every depth can grow with them
+        if getattr(options, name) == usual and not grown:
             genes[name] = replace(gene, default=usual)
     return SearchSpace(repair, _optional_genes(options, size), **genes)
 

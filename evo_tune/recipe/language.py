@@ -40,6 +40,16 @@ class LanguageOptions(
 
     # Not 0.1: short trainings gain from a decay to zero (arXiv:2502.15938).
     min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
+    # These two by benchmarks/parts.py.
+    decay_fraction: float = option(
+        0.5, bounds="(0, 1]", gene="float(0.1,0.8)", help="wsd: share of the steps in the final decay"
+    )
+    lr_embedding: float = option(
+        3.0,
+        bounds="(0, 1000]",
+        gene="0.3|1.0|3.0|10.0",
+        help="Factor on the learning rate of embeddings, and of a tied head",
+    )
 
     def check(self) -> None:
         if self.extend_from is not None and (self.context is None or self.extend_from >= self.context):

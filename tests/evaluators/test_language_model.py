@@ -28,7 +28,6 @@ OFF = {
     "ffn": ("gelu", "swiglu", "relu2"),
     "norm": ("layernorm", "rmsnorm"),
     "softcap": (0.0, 15.0, 30.0),
-    "value_embeddings": (False, True),
     "residual_scaling": (False, True),
     "momentum_warmup": (0.0, 0.1, 0.3),
     "ffn_mult": (2.0, 2.667, 4.0),
@@ -119,11 +118,12 @@ def test_what_matters_is_a_gene_at_every_size_unless_an_option_is_given(evaluato
     for size in ("tiny", "small", "medium", "large", "3x96"):
         space = evaluator.bind({"size": size}).space
         usual = space.default()
-        own = ("optimizer", "position", "qk_norm", "lr_embedding", "decay_fraction")
-        assert [usual[name] for name in own] == ["muon", "rope", False, 1.0, 0.4]
+        own = ("optimizer", "position", "qk_norm", "value_embeddings", "lr_embedding", "decay_fraction")
+        assert [usual[name] for name in own] == ["muon", "rope", False, False, 3.0, 0.5]
         for gene in space.genes.values():
             assert 0.0 < gene.encode(gene.middle()) < 1.0 or gene.middle() in (0.0, False, "muon", "rope")
-    given = {"optimizer": "adamw", "position": "learned", "qk_norm": True, "lr_embedding": 3.0, "decay_fraction": 0.2}
+    given = {"optimizer": "adamw", "position": "learned", "qk_norm": True, "value_embeddings": True}
+    given |= {"lr_embedding": 1.0, "decay_fraction": 0.2}
     assert not set(given) & set(evaluator.bind(given).space.genes)
 
 
