@@ -1,17 +1,18 @@
 """From small to large: whether what was found on a small model holds on a larger one, and what is said of it before.
 
-All trainings are language_model's, on its own text, under one batch, one context and no dropout; a recipe is carried by
-`param=completep`, and `standard`, which carries nothing, stands beside it.
+All trainings are language_model's, under one batch, one context and no dropout. A recipe is transferred by
+`param=completep`, and compared with `param=standard`.
 
-    --part lr      the learning rate from width 32 and 64 to 256, and from 2 blocks to 8: the optimum by a parabola in
-                   log lr for each seed, and the loss at the carried rate against the best of a fine grid at the target
-                   (in factors of √2; for standard, which is only there to compare, of 2)
+    --part lr      the learning rate from a base to each size: the base's best rate of a grid in steps of √2, the loss
+                   at that rate under completep, and under standard at its own best rate of the same grid; where both
+                   best rates are, by a parabola in log lr for each seed
     --part genome  a recipe: a search of 40 trainings at width 64, carried to 256, against one there of equal FLOPs
     --part loss    the loss of a training of about 8 times the compute of the largest that was seen: how often it lies
                    within the interval of 80%, and how wide that is
     --part speed   how much longer a step under completep takes than one under standard, in pairs
 
-    python benchmarks/transfer.py --part lr --tokens 200000 --seeds 3 --rows rows.jsonl
+    python benchmarks/transfer.py --part lr --text FILE --size 128x2 256x2 --seeds 3 --rows rows.jsonl
+    python benchmarks/transfer.py --part lr --text FILE --size 128x2 --optimizer muon --untied --vocab 4096
 
 A training that stands in the file of rows is not made again: a part may be killed, go on, and be printed once more for
 nothing. One thread; --clock cpu counts the process's own seconds where others use the machine.
@@ -33,55 +34,84 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from transfer_trainings import BATCH, CONTEXT, HEAD, Rows, Trainer, excess, plain, scaling, valley
+from transfer_trainings import (
+    BATCH,
+    CONTEXT,
+    HEAD,
+    Rows,
+    Trainer,
+    Valley,
+    excess,
+    mean,
+    plain,
+    rate,
+    scaling,
+    valley,
+)
 
 from evo_tune import Choice, SearchSpace
 from evo_tune.forecast.loss import Observation, predict
 
-CASES: dict[str, tuple[tuple[int, int], tuple[int, int], float]] = {
-    "width 32 to 256": ((32, 2), (256, 2), 0.02),
-    "width 64 to 256": ((64, 2), (256, 2), 0.01),
-    "depth 2 to 8": ((64, 2), (64, 8), 0.01),
-}
-"""Width and depth where the rate is found and where it is carried, and how much worse it may be there."""
-
 # ---------------------------------------------------------------- the learning rate
+
+START = {"adamw": 0.0056, "muon": 0.016, "sgd": 0.13}
+"""Learning rate at which the search for the base's best begins."""
+
+COLUMNS = {
+    "": 17,
+    "best lr, base": 17,
+    "at that lr": 17,
+    "best lr": 17,
+    "standard's best": 17,
+    "at": 17,
+    "completep - standard": 22,
+}
 
 
 def learning_rates(trainer: Trainer, given: argparse.Namespace) -> None:
-    names = {
-        "": 29,
-        "best lr, small": 20,
-        "best lr, large": 20,
-        "at carried": 11,
-        "best": 8,
-        "worse by": 18,
-        "asked": 7,
-    }
-    print("".join(f"{name:>{width}}" for name, width in names.items()))
-    for case in CASES:
-        for param in ("completep", "standard"):
-            print(f"\r{learning_rate(trainer, given, case, param)}", flush=True)
+    print("".join(f"{name:>{width}}" for name, width in COLUMNS.items()))
+    for size in given.size:
+        print(f"\r{learning_rate(trainer, given, given.base, size)}", flush=True)
 
 
-def learning_rate(trainer: Trainer, given: argparse.Namespace, case: str, param: str) -> str:
-    """Return a row of the table."""
-    base, size, asked = CASES[case]
+def learning_rate(trainer: Trainer, given: argparse.Namespace, base: tuple[int, int], size: tuple[int, int]) -> str:
+    """Return a row of the table: means and standard errors over seeds, the difference paired by seed."""
+    own = trained_with(given)
+    tokens = given.tokens
+    if given.per_weight is not None:
+        tokens = round(given.per_weight * trainer.parameters(plain(size, 1e-3), **own))
 
-    def loss(lr: float, seed: int, at: tuple[int, int]) -> float:
-        return trainer.metrics(plain(at, lr), given.tokens, seed, **scaling(param, base, at))["loss"]
+    def losses(at: tuple[int, int], param: str) -> Callable[[float, int], float]:
+        scaled = {**own, **scaling(param, base, at)}
+        return lambda lr, seed: trainer.metrics(plain(at, lr), tokens, seed, **scaled)["loss"]
 
-    at, error = valley(lambda lr, seed: loss(lr, seed, base), 0.004, given.seeds).optimum
-    step = 1 if param == "completep" else 2
-    large = valley(lambda lr, seed: loss(lr, seed, size), math.exp(at), given.seeds, step)
-    carried = [loss(math.exp(at), seed, size) for seed in range(given.seeds)]
-    best = large.losses[large.best]
-    more, unsure = excess(carried, best)
-    small, there = (f"{math.exp(x):.4f} ± {100 * wide:.0f}%" for x, wide in ((at, error), large.optimum))
-    return (
-        f"{case:18}{param:11}{small:>20}{there:>20}{statistics.fmean(carried):>11.4f}{statistics.fmean(best):>8.4f}"
-        f"{f'{more:+.2%} ± {unsure:.2%}':>18}{f'{asked:.0%}' if param == 'completep' else '':>7}"
-    )
+    small = valley(losses(base, "standard"), START[given.optimizer], given.seeds)
+    transferred = valley(losses(size, "completep"), rate(small.best), given.seeds, descend=False)
+    there = [losses(size, "completep")(rate(small.best), seed) for seed in range(given.seeds)]
+    standard = valley(losses(size, "standard"), rate(small.best) * base[0] / size[0], given.seeds)
+    best = standard.losses[standard.best]
+    cells = [
+        f"{base[0]}x{base[1]} to {size[0]}x{size[1]}",
+        *(f"{rate(small.best):.4f}", mean(there)),
+        *(_optimum(transferred), mean(best), _optimum(standard)),
+        "{:+.2%} ± {:.2%}".format(*excess(there, best)),
+    ]
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, COLUMNS.values(), strict=True))
+
+
+def trained_with(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of all trainings that differ from the defaults."""
+    own: dict[str, Any] = {"optimizer": given.optimizer}
+    if given.text is not None:
+        own["data"] = str(given.text)
+    if given.vocab is not None:
+        own["vocab"] = given.vocab
+    return {**own, "tied": False} if given.untied else own
+
+
+def _optimum(found: Valley) -> str:
+    at, error = found.optimum
+    return f"{math.exp(at):.4f} ± {100 * error:.0f}%"
 
 
 # ---------------------------------------------------------------- whole recipes
@@ -258,6 +288,12 @@ def speeds(trainer: Trainer, given: argparse.Namespace) -> None:
         )
 
 
+def size_of(text: str) -> tuple[int, int]:
+    """Return the width and depth in a text such as 256x2."""
+    width, depth = text.split("x")
+    return int(width), int(depth)
+
+
 PARTS: dict[str, Callable[[Trainer, argparse.Namespace], None]] = {
     "lr": learning_rates,
     "genome": genomes,
@@ -269,6 +305,13 @@ PARTS: dict[str, Callable[[Trainer, argparse.Namespace], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=sorted(PARTS), nargs="+", default=list(PARTS))
+    parser.add_argument("--text", type=Path, help="text of --part lr, a file or folder; none: language_model's own")
+    parser.add_argument("--base", type=size_of, default=(32, 2), help="WIDTHxDEPTH of the base, for --part lr")
+    parser.add_argument("--size", type=size_of, nargs="+", default=[(256, 2), (64, 8)], help="WIDTHxDEPTH of targets")
+    parser.add_argument("--optimizer", choices=sorted(START), default="adamw", help="for --part lr")
+    parser.add_argument("--vocab", type=int, help="byte pairs, for --part lr; none: bytes")
+    parser.add_argument("--untied", action="store_true", help="give the head weights of its own, for --part lr")
+    parser.add_argument("--per-weight", type=float, help="tokens of a training for each weight of the target")
     parser.add_argument("--tokens", type=int, default=200_000, help="of text in a training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=Path, help="file of results, to which each training is added")

@@ -90,6 +90,11 @@ class Trainer:
         bound: BoundEvaluator = self.evaluator.bind(given).settled(rungs=False)
         return bound
 
+    def parameters(self, genome: dict[str, Any], **own: Any) -> float:
+        """Return the number of weights of a genome's model."""
+        found: float = self.options(1_000_000, **own).estimate(genome)["params"]
+        return found
+
     def metrics(self, genome: dict[str, Any], tokens: int, seed: int, **own: Any) -> dict[str, float]:
         """Return loss, params, tokens and flops of a training; its loss is LOST where it diverged."""
         from evo_tune.training import Diverged
@@ -167,27 +172,32 @@ def lowest(x: np.ndarray, y: np.ndarray) -> float:
     return float(at if x.min() <= at <= x.max() else x[np.argmin(y)])
 
 
-def valley(loss: Callable[[float, int], float], start: float, seeds: int, step: int = 1) -> Valley:
-    """Look for the best learning rate: by factors of 2 with one seed, then closely around it with all.
+def valley(loss: Callable[[float, int], float], start: float, seeds: int, *, descend: bool = True) -> Valley:
+    """Return the losses at the best learning rate and at the rates √2 times below and above it.
 
     Args:
-        loss: Of a rate and a seed.
+        loss: Loss of a rate and a seed.
         start: Rate to begin at.
-        seeds: How many, 1 or more.
-        step: Of the grid around, up to a factor of 2 on either side: 1 is √2, 2 is 2.
+        seeds: Number of seeds (int ≥ 1).
+        descend: Whether to move by factors of 2 with the first seed first. All seeds then move by factors of √2.
     """
     at = round(2 * math.log2(start / 0.004))
-    for move in (2, -2):
+    for move in (2, -2) if descend else ():
         while loss(rate(at + move), 0) < loss(rate(at), 0):
             at += move
     losses: dict[int, list[float]] = {}
     while True:
-        near = range(at - 2, at + 3, step)
-        for place in near:
+        for place in range(at - 1, at + 2):
             losses[place] = [loss(rate(place), seed) for seed in range(seeds)]
         at = Valley(losses).best
         if min(losses) < at < max(losses):
-            return Valley({place: one for place, one in losses.items() if abs(place - at) <= 2})
+            return Valley({place: one for place, one in losses.items() if abs(place - at) <= 1})
+
+
+def mean(losses: Sequence[float]) -> str:
+    """Return the mean of losses with its standard error, as text."""
+    error = statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
+    return f"{statistics.fmean(losses):.4f} ± {error:.4f}"
 
 
 def excess(carried: Sequence[float], best: Sequence[float]) -> tuple[float, float]:

@@ -312,6 +312,7 @@ class ModelSlopes(Struct, forbid_unknown_fields=True, kw_only=True):
     """The change of activations with one of the sizes of a model.
 
     Args:
+        of: stream (the residual stream after each block) or logits.
         against: width or depth.
         sizes: Sizes of the trained models.
         least: Lowest slope of log mean activation against log size, over all blocks and steps; null if not finite.
@@ -320,6 +321,7 @@ class ModelSlopes(Struct, forbid_unknown_fields=True, kw_only=True):
         holds: Whether the slopes are within the bounds.
     """
 
+    of: str
     against: str
     sizes: tuple[int, ...]
     least: float | None

@@ -16,7 +16,7 @@ import click
 FLAGS: Mapping[str, str] = {
     "Schedule": "steps lr warmup-fraction min-lr-ratio decay-fraction decay-shape cycle cycle-growth gamma",
     "Training": """trial from gene option ladder for-scale evaluator metric progress shell width depth batch
-        optimizer init widths depths""",
+        optimizer init untied widths depths""",
     "Search": """strategy strategy-option accept-changes trust population fidelity prune widen seed order lag
         warm-start learn-from fill-defaults""",
     "Limits": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",

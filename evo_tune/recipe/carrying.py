@@ -344,7 +344,7 @@ def _sized(task: LanguageTask) -> dict[str, Any]:
     embeddings = config.vocab_size + (config.context if config.position == "learned" else 0)
     hidden = 1.0
     if config.scaling is not None:
-        hidden = config.scaling.factors(task.options.optimizer_name, "hidden", config.width, config.depth).lr
+        hidden = config.scaling.factors(task.options.optimizer_name, "hidden", config).lr
     return {
         "width": config.width,
         "depth": config.depth,

@@ -17,9 +17,11 @@ def test_the_verdict_is_the_exit_code() -> None:
     good = CliRunner().invoke(cli, ["coordinates", "mup", *SMALL, "--format", "json"])
     assert good.exit_code == 0
     msgspec.json.decode(good.output, type=outputs()["coordinates"])
-    (row,) = json.loads(good.output)["slopes"]
-    assert row["holds"]
-    assert row["against"] == "width"
+    rows = json.loads(good.output)["slopes"]
+    assert [(row["of"], row["against"], row["holds"]) for row in rows] == [
+        ("stream", "width", True),
+        ("logits", "width", True),
+    ]
     bad = CliRunner().invoke(cli, ["coordinates", "standard", *SMALL], standalone_mode=False)
     assert bad.return_value == 1
     assert "does not keep the size of activations" in bad.output

@@ -36,18 +36,21 @@ PLACE = 135
     show_default=True,
     help="Initialisation of the weights.",
 )
+@click.option("--untied", is_flag=True, help="Give the output head weights of its own.")
 @click.option("--widths", default="32,64,128,256,512", show_default=True, help="Widths to train, multiples of 16.")
 @click.option("--depths", default="2,4,8,16", show_default=True, help="Depths to train; '' skips the depth.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Steps of each training.")
 @click.option("--lr", type=float, help="Peak learning rate at the smallest size.  [default: a large one]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and tokens.")
 @shared.format_option("table", "json")
-def command(param: str, optimizer: str, init: str, widths: str, depths: str, form: str, **training: Any) -> int:
+def command(
+    param: str, optimizer: str, init: str, untied: bool, widths: str, depths: str, form: str, **training: Any
+) -> int:
     """Run the coordinate check of a parametrisation (-o param=PARAM) on small GPTs.
 
-    Small GPTs are trained for a few steps with a large learning rate, which takes seconds. Their activations and the
-    changes of these must neither grow nor vanish with the width, and with completep with the depth. `standard` is the
-    control: it fails.
+    Small GPTs are trained for a few steps with a large learning rate, which takes seconds. Their residual stream, their
+    logits and the changes of these must neither grow nor vanish with the width, and with completep the stream must not
+    with the depth. `standard` is the control: it fails.
     """
     from evo_tune.cli.formats import CoordinateCheck, ModelSlopes
     from evo_tune.training.probing.coordinates import check_coordinates
@@ -56,12 +59,14 @@ def command(param: str, optimizer: str, init: str, widths: str, depths: str, for
         param,
         optimizer=optimizer,
         init=init,
+        tied=not untied,
         widths=_numbers("--widths", widths),
         depths=_numbers("--depths", depths),
         **training,
     )
     slopes = [
         ModelSlopes(
+            of=one.of,
             against=one.against,
             sizes=one.sizes,
             least=round(one.least, 4),
@@ -89,10 +94,10 @@ def command(param: str, optimizer: str, init: str, widths: str, depths: str, for
 
 def _line(one: ModelSlopes) -> str:
     sizes = ", ".join(map(str, one.sizes))
-    text = f"against {one.against} ({sizes}): {one.least:+.2f} to {one.most:+.2f}"
+    text = f"{one.of} against {one.against} ({sizes}): {one.least:+.2f} to {one.most:+.2f}"
     if one.asked is None:
         return f"{text}  (no bounds)"
-    return f"{text}  (bounds: {one.asked[0]:+.1f} to {one.asked[1]:+.1f})  {'holds' if one.holds else 'fails'}"
+    return f"{text}  (bounds: {one.asked[0]:+.2f} to {one.asked[1]:+.2f})  {'holds' if one.holds else 'fails'}"
 
 
 def _numbers(flag: str, text: str) -> list[int]:

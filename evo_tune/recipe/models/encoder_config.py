@@ -53,6 +53,7 @@ class EncoderConfig(ModelConfig):
     ffn: ClassVar[str] = "gelu"
     norm: ClassVar[str] = "layernorm"
     residual_scaling: ClassVar[bool] = False
+    tied: ClassVar[bool] = False
 
     classes: int
     depth: int = 4
@@ -63,6 +64,11 @@ class EncoderConfig(ModelConfig):
     attention_dropout: float = 0.0
     drop_path: float = 0.0
     scaling: Parametrisation | None = None
+
+    @property
+    def gradient(self) -> float:
+        """Size of the gradients outside of blocks and the head, relative to the base (see `models.rules`)."""
+        return 1.0 if self.scaling is None else 1.0 / self.scaling.wider(self.width)
 
     def __post_init__(self) -> None:
         super().__post_init__()

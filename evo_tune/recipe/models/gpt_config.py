@@ -41,9 +41,9 @@ class ModelConfig:
         return 1.0 if self.scaling is None else 1.0 / self.scaling.deeper(self.depth)
 
     @property
-    def readout(self) -> float:
-        """Factor on logits."""
-        return 1.0 if self.scaling is None else 1.0 / self.scaling.wider(self.width)
+    def gradient(self) -> float:
+        """Size of the gradients outside of blocks and the head, relative to the base (see `models.rules`)."""
+        return 1.0
 
     @property
     def attention_scale(self) -> float | None:

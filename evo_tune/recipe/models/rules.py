@@ -6,11 +6,19 @@ At the base size a model is bit-identical to the standard one. m_N is width / ba
 |---|---|---|
 | initial variance of hidden matrices | / m_N | / m_N |
 | ... of outputs of residual branches, in addition | / depth, as in GPT-2 | / base depth |
-| Adam's learning rate of hidden matrices | / m_N | / m_N |
-| logits | / m_N | / m_N |
+| Adam's learning rate of hidden matrices and of the head | / m_N | / m_N |
+| ... of embeddings, if the head shares the tokens' | / √m_N | / √m_N |
 | attention scale (1/√d₀ at the base's head size d₀) | √d₀ / d | √d₀ / d |
 | residual branches | | / m_L |
-| Adam's ε | / m_N | / m_N, in blocks / (m_N m_L) |
+| Adam's ε in blocks | | / m_L |
+
+Both papers divide logits by m_N. Here logits are the plain products of the head's weights, and these begin equally
+large at every width. Dividing assumes that all weights of an update agree with the final norm's outputs. They do so
+only in part (Everett et al., arXiv:2407.05872), and models of a few base widths then learn too slowly: the loss was 4 %
+higher than under the standard parametrisation at its own best rate (see benchmarks/README.md). A head with weights of
+its own learns as a hidden matrix, and embeddings keep their rate. Weights that are embedding and head have the
+geometric mean of both rates. Its ratio to Adam's hidden rate, √m_N, is also the one for large vocabularies (Hayou &
+Liu, arXiv:2506.15025).
 
 Adam's ε scales with its gradients, because otherwise it would dominate them (Everett et al., arXiv:2407.05872). The
 values in and out of blocks follow EleutherAI's nanoGPT-mup, branch completep. The branch used one value for both until
@@ -18,13 +26,14 @@ arXiv:2512.22382 found the error.
 
 Muon's updates here have AdamW's size, a root mean square of 0.2. Their spectral norm in an n × n matrix is 0.2 √n. This
 norm should stay constant (Yang et al., arXiv:2310.17813), so Muon's rate scales with 1 / √m_N. Small widths deviate
-slightly from this limit (see `coordinates`).
+slightly from this limit (see `coordinates`). With Muon, 1 / √m_N also takes the place of 1 / m_N in the head's rate.
 
-A gradient scales with 1 / m_N, and in blocks with 1 / (m_N m_L). Adam and Muon normalise it. SGD's rates compensate:
-times m_L in hidden matrices, times m_N m_L in vectors of blocks, times m_N elsewhere.
+A GPT's gradients keep their size, and in blocks scale with 1 / m_L. The head of an encoder begins at zero and its
+weights learn with 1 / m_N. So an encoder's gradients, except the head's, scale with 1 / m_N in addition, and Adam's ε
+with them. Adam and Muon normalise gradients. SGD's rates are Adam's divided by the gradient's factor.
 
 Weight decay is torch's λ, with a step of ηλ. To keep that step constant, λ scales inversely to η: times m_N for hidden
-matrices with Adam (Wang & Aitchison, arXiv:2405.13698; arXiv:2510.19093).
+matrices and the head with Adam (Wang & Aitchison, arXiv:2405.13698; arXiv:2510.19093).
 """
 
 from __future__ import annotations
@@ -32,7 +41,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from evo_tune.options.bounds import check_integer, check_name
 from evo_tune.options.declare import Options, option
@@ -62,6 +71,26 @@ class Factors(NamedTuple):
     def decay(self) -> float:
         """Factor on λ that keeps the decay per step constant."""
         return 1.0 / self.lr
+
+
+class Shape(Protocol):
+    """Properties of a model that the rules depend on."""
+
+    @property
+    def width(self) -> int:
+        """Width of the residual stream."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output head shares the embedding's weights."""
+
+    @property
+    def gradient(self) -> float:
+        """Size of the gradients outside of blocks, relative to the base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,20 +129,23 @@ class Parametrisation:
         """Return the factor on query-key products; None: the standard 1/√head."""
         return None if head == self.head else math.sqrt(self.head) / head
 
-    def factors(self, optimizer: str, kind: str, width: int, depth: int) -> Factors:
+    def factors(self, optimizer: str, kind: str, shape: Shape) -> Factors:
         """Return the factors for one kind of parameters.
 
         Args:
-            optimizer: 'adamw', 'muon' or 'sgd'; 'adamw' for matrices that Muon does not update.
+            optimizer: 'adamw', 'muon' or 'sgd'. With 'muon', AdamW updates what Muon does not.
             kind: One of `KINDS`.
-            width: Width of the model.
-            depth: Depth of the model.
+            shape: Shape of the model.
         """
-        m, d = self.wider(width), self.deeper(depth)
-        if optimizer == "sgd":
-            return Factors(lr={"hidden": d, "block": m * d}.get(kind, m))
-        lr = {"adamw": 1.0 / m, "muon": 1.0 / math.sqrt(m)}[optimizer] if kind == "hidden" else 1.0
-        return Factors(lr=lr, eps=1.0 / (m * d) if kind in ("hidden", "block") else 1.0 / m)
+        m = self.wider(shape.width)
+        hidden = 1.0 / math.sqrt(m) if optimizer == "muon" else 1.0 / m
+        # The weights of a tied head are both: the mean of the two factors on a log scale.
+        embedding = math.sqrt(hidden) if shape.tied else 1.0
+        lr = {"hidden": hidden, "head": hidden, "embedding": embedding}.get(kind, 1.0)
+        gradient = 1.0 if kind == "head" else shape.gradient
+        if kind in ("hidden", "block"):
+            gradient /= self.deeper(shape.depth)
+        return Factors(lr=lr / gradient) if optimizer == "sgd" else Factors(lr=lr, eps=gradient)
 
 
 @dataclass(frozen=True, kw_only=True)

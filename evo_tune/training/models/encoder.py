@@ -217,7 +217,7 @@ class ViT(Classifier):
         if self.cls is not None:
             x = torch.cat((self.cls.weight.expand(batch, 1, -1), x), 1)
         x = self.encode(x + self.positions.weight)
-        logits: Tensor = self.head((x.mean(1) if self.cls is None else x[:, 0]) * self.config.readout)
+        logits: Tensor = self.head(x.mean(1) if self.cls is None else x[:, 0])
         return logits
 
     def classify(self, images: Tensor) -> list[str]:
@@ -246,7 +246,7 @@ class TextClassifier(Classifier):
         embedded = self.embedding(tokens.long()) + self.positions.weight[: tokens.shape[1]]
         x = self.encode(embedded, present[:, None, None])
         weight = present[..., None].to(x.dtype)
-        logits: Tensor = self.head((x * weight).sum(1) / weight.sum(1) * self.config.readout)
+        logits: Tensor = self.head((x * weight).sum(1) / weight.sum(1))
         return logits
 
     def classify(self, texts: Sequence[str]) -> list[str]:
@@ -390,7 +390,7 @@ class FTTransformer(Classifier):
         if self.categories is not None:
             tokens.append(self.categories(rows[:, numeric:].long() + self.first))
         x = self.encode(torch.cat(tokens, 1) + self.offsets.weight)
-        logits: Tensor = self.head(torch.relu(x[:, 0]) * self.config.readout)
+        logits: Tensor = self.head(torch.relu(x[:, 0]))
         return logits
 
     def classify(self, table: Mapping[str, Any]) -> list[str]:

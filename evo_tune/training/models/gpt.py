@@ -201,8 +201,6 @@ class GPT(nn.Module):
             mask = masks[window]
             x = run_block(block, number, self.recompute, x, rotation, mask, tokens, first)
         x = self.norm(x)
-        if self.config.readout != 1.0:
-            x = x * self.config.readout
         if read is not None:
             return read(x, self.embedding.weight if self.head is None else self.head.weight, self.config.softcap)
         logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)

@@ -51,18 +51,14 @@ def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None,
 
 
 def made_up(name: str, old: GPTConfig, new: GPTConfig) -> float:
-    """Return the factor of a parameter that preserves the function although the shape's own multipliers change.
-
-    A deeper model has smaller branches, a wider one smaller logits (see `Parametrisation`).
+    """Return the factor of a parameter that preserves the function although a deeper model has smaller branches.
 
     Args:
         name: Name of a parameter.
         old: Shape of the model.
         new: Shape of the larger model.
     """
-    if name.endswith((".out.weight", ".out.bias")):
-        return old.branch / new.branch
-    return old.readout / new.readout if name.startswith("norm.") else 1.0
+    return old.branch / new.branch if name.endswith((".out.weight", ".out.bias")) else 1.0
 
 
 def sources(model: GPT, grown: GPT) -> dict[str, str | None]:

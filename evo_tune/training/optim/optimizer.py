@@ -55,9 +55,7 @@ def factors_of(model: nn.Module, optimizer: str) -> dict[nn.Parameter, Factors]:
     scaling = getattr(config, "scaling", None)
     if config is None or scaling is None or not all(p.requires_grad for p in model.parameters()):
         return {}
-    return {
-        weight: scaling.factors(optimizer, kind, config.width, config.depth) for weight, kind in kinds_of(model).items()
-    }
+    return {weight: scaling.factors(optimizer, kind, config) for weight, kind in kinds_of(model).items()}
 
 
 def kinds_of(model: nn.Module) -> dict[nn.Parameter, str]:
@@ -76,7 +74,7 @@ def kinds_of(model: nn.Module) -> dict[nn.Parameter, str]:
         elif name.startswith("blocks."):
             kinds[weight] = "hidden" if weight in matrices else "block"
         else:
-            kinds[weight] = "head" if weight in heads else "other"
+            kinds[weight] = "head" if weight in heads and weight.ndim > 1 else "other"
     return kinds
 
 
@@ -432,16 +430,15 @@ class Muon:
         decayed, others = decay_groups(model)
         hidden = hidden_matrices(model)
         rest = [p for p in decayed if p not in set(hidden)]
+        scales = scales_of(model, "muon", self.rates)
         optimizers: list[torch.optim.Optimizer] = []
         if hidden:
             of_muon: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov}
-            scales = scales_of(model, "muon", self.rates)
             groups = split_by_scale(hidden, scales, decay=True, lr=self.lr, eps=0.0)
             optimizers.append(
                 HiddenMatrices(groups, lr=self.lr, maps=fused_maps(model), precision=precision, **of_muon)
             )
         if rest or others:
-            scales = scales_of(model, "adamw", self.rates)
             plain = [
                 group
                 for parameters, decay in ((rest, True), (others, False))

@@ -1,14 +1,17 @@
 """The coordinate check: whether a parametrisation keeps activations and their updates at one size.
 
 It trains a few steps at a deliberately large learning rate, on one batch, at several widths and depths. It measures
-the mean |x| of the residual stream after each block, and of its change since initialisation. If a recipe transfers,
-neither grows nor vanishes with the size (Yang et al., arXiv:2203.03466, appendix D.1; for depth Dey et al.,
-arXiv:2505.01618). The slopes are those of log |x| over log width and log depth, by least squares.
+the mean |x| of the residual stream after each block and of the logits, and of their changes since initialisation. If a
+recipe transfers, neither grows nor vanishes with the size (Yang et al., arXiv:2203.03466, appendix D.1; for depth Dey
+et al., arXiv:2505.01618). The slopes are those of log |x| over log width and log depth, by least squares.
+
+Logits have wider bounds than the stream. Their rule is between two limits: weights of one update may all agree with the
+final norm's outputs, or be independent of them, and the sums differ by the root of the width (see `models.rules`).
 
 The rules hold in the limit of large widths. A width with fewer channels than distinct tokens is far from it: updates
 for one token disturb another. Muon, which moves every direction alike, shows it most. With initial outputs of zero and
-64 tokens, its last block grows by a slope of .24, .17, .12 and .07 between widths 32, 64, 128, 256 and 512. With 8
-tokens it does not grow from 32 to 256. This is no reason to change Muon's rule; arXiv:2512.05620 finds likewise.
+64 tokens, its last block grows by a slope of .13 between widths 32 and 64, and by .02 between 64 and 128. With 8 tokens
+it does not grow. This is no reason to change Muon's rule; arXiv:2512.05620 finds likewise.
 """
 
 from __future__ import annotations
@@ -32,8 +35,14 @@ from evo_tune.recipe.models.rules import Parametrisation
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
 
-WIDTH = (-0.3, 0.1)
-"""Allowed slopes over width: activations that shrink a little learn a little slowly, growing ones diverge."""
+WIDTH = (-0.6, 0.15)
+"""Allowed slopes over width: activations that shrink a little learn a little slowly, growing ones diverge.
+
+The rate of a tied embedding falls with the root of the width, and with it its part of the stream's changes.
+"""
+
+LOGITS = (-0.8, 0.8)
+"""Allowed slopes of logits over width."""
 
 DEPTH = (-0.1, 0.1)
 """Allowed slopes over depth."""
@@ -49,13 +58,16 @@ class Slopes:
     """Slopes of a model's activations over one of its sizes.
 
     Args:
+        of: 'stream' (the residual stream) or 'logits'.
         against: 'width' or 'depth'.
         sizes: Trained sizes.
-        activations: Slopes of the mean |x| after each block, (steps, blocks); for depth, after the last block only.
+        activations: Slopes of the mean |x|, (steps, places): after each block, or of logits; for depth, after the last
+            block.
         updates: Slopes of the mean change of x since initialisation, of the same shape.
         bounds: Allowed slopes; None: no requirement for this parametrisation.
     """
 
+    of: str
     against: str
     sizes: tuple[int, ...]
     activations: NDArray[np.float64]
@@ -90,8 +102,9 @@ def check_coordinates(
     lr: float | None = None,
     seed: int = 0,
     vocabulary: int = VOCABULARY,
+    tied: bool = True,
 ) -> list[Slopes]:
-    """Return the slopes over width and depth.
+    """Return the slopes of the stream and of logits over width, and of the stream over depth.
 
     Slopes over depth have bounds for completep, and for standard, which should fail; mup makes no claim about depth.
 
@@ -106,6 +119,7 @@ def check_coordinates(
         lr: Peak learning rate of the base model; None: a large one.
         seed: Seed of weights and tokens.
         vocabulary: Number of tokens (int ≥ 2).
+        tied: Whether the output head shares the embedding's weights.
 
     Raises:
         RecipeError: An argument is out of its range.
@@ -130,15 +144,20 @@ def check_coordinates(
             width=width,
             heads=width // HEAD,
             init=init,
+            tied=tied,
             scaling=scaling,
         )
         return _train(GPT(config, seed=seed), optimizer, lr, steps, seed)
 
     with _one_thread():
-        found = [_slopes("width", widths, [trained(width, fewest) for width in widths], WIDTH)]
+        wider = [trained(width, fewest) for width in widths]
+        found = [
+            _slopes("stream", "width", widths, [one[:, :, :-1] for one in wider], WIDTH),
+            _slopes("logits", "width", widths, [one[:, :, -1:] for one in wider], LOGITS),
+        ]
         if depths:
-            last = [trained(2 * base, depth)[:, :, -1:] for depth in depths]
-            found.append(_slopes("depth", depths, last, None if param == "mup" else DEPTH))
+            last = [trained(2 * base, depth)[:, :, -2:-1] for depth in depths]
+            found.append(_slopes("stream", "depth", depths, last, None if param == "mup" else DEPTH))
     return found
 
 
@@ -159,17 +178,21 @@ def _check_sizes(name: str, sizes: Sequence[int], multiple: int) -> None:
 
 
 def _slopes(
-    against: str, sizes: Sequence[int], trained: Sequence[NDArray[np.float64]], bounds: tuple[float, float] | None
+    of: str,
+    against: str,
+    sizes: Sequence[int],
+    trained: Sequence[NDArray[np.float64]],
+    bounds: tuple[float, float] | None,
 ) -> Slopes:
-    """Return the slopes of mean |x| and mean change, each (steps, blocks), over the sizes of the trainings."""
+    """Return the slopes of mean |x| and mean change, each (steps, places), over the sizes of the trainings."""
     x = np.log(sizes)
     x = x - x.mean()
     slopes = np.tensordot(x, np.log(np.array(trained)), axes=(0, 0)) / (x**2).sum()
-    return Slopes(against, tuple(sizes), slopes[0], slopes[1], bounds)
+    return Slopes(of, against, tuple(sizes), slopes[0], slopes[1], bounds)
 
 
 def _train(model: GPT, optimizer: str, lr: float, steps: int, seed: int) -> NDArray[np.float64]:
-    """Return mean |x| and mean change of the residual stream after each step and block: (2, steps, blocks)."""
+    """Return mean |x| and mean change of the stream after each block, and of logits: (2, steps, blocks + 1)."""
     kinds: dict[str, Any] = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
     built = kinds[optimizer](lr=lr).build(model)
     for group in built.param_groups:
@@ -180,7 +203,9 @@ def _train(model: GPT, optimizer: str, lr: float, steps: int, seed: int) -> NDAr
     with _streams(model) as streams:
         for step in range(steps + 1):
             streams.clear()
-            loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+            logits = model(inputs)
+            streams.append(logits.detach())
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
             if step:
                 changes = [now - then for now, then in zip(streams, first, strict=True)]
                 for into, tensors in zip(found, (streams, changes), strict=True):

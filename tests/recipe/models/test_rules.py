@@ -67,32 +67,74 @@ def test_at_the_base_size_an_encoder_is_the_standard_one_and_elsewhere_not(kind:
 
 
 def rates(optimizer: str, **shape: Any) -> dict[str, dict[str, Any]]:
-    model = gpt(COMPLETE, tied=False, **shape)
-    groups = KINDS[optimizer](lr=1e-2).build(model).param_groups
+    groups = KINDS[optimizer](lr=1e-2).build(model := gpt(COMPLETE, **shape)).param_groups
     names = {p: name for name, p in model.named_parameters()}
     return {names[p]: group for group in groups for p in group["params"]}
 
 
+WIDE = {"width": 128, "depth": 8, "heads": 8}
+"""m_N = m_L = 4."""
+
+
 @pytest.mark.parametrize(
-    ("optimizer", "hidden", "norm", "head"), [("adamw", 0.25, 1, 1), ("muon", 0.5, 1, 1), ("sgd", 4, 16, 4)]
+    ("optimizer", "hidden", "norm", "head", "embedding", "tied"),
+    [("adamw", 1 / 4, 1, 1 / 4, 1, 1 / 2), ("muon", 1 / 2, 1, 1 / 2, 1, 2**-0.5), ("sgd", 1, 4, 1 / 4, 1, 1 / 2)],
 )
 def test_rates_move_with_the_size_and_a_step_of_decay_does_not(
-    optimizer: str, hidden: float, norm: float, head: float
+    optimizer: str, hidden: float, norm: float, head: float, embedding: float, tied: float
 ) -> None:
-    found = rates(optimizer, width=128, depth=8, heads=8)
-    wanted = {"blocks.0.ffn.out.weight": hidden, "blocks.7.ffn_norm.weight": norm, "head.weight": head}
+    wanted = {
+        "blocks.0.ffn.out.weight": hidden,
+        "blocks.7.ffn_norm.weight": norm,
+        "norm.weight": 1.0,
+        "head.weight": head,
+        "embedding.weight": embedding,
+        "positions.weight": embedding,
+    }
+    found = rates(optimizer, tied=False, **WIDE)
     for name, factor in wanted.items():
         group = found[name]
         assert group["initial_lr"] == pytest.approx(1e-2 * factor)
-        assert group["initial_lr"] * group["decay"] == pytest.approx(0 if "norm" in name else 1e-2)
-    if optimizer == "adamw":
-        assert found["blocks.0.ffn.out.weight"]["eps"] == pytest.approx(1e-8 / 16)
-        assert found["embedding.weight"]["eps"] == pytest.approx(1e-8 / 4)
+        decayed = name in ("blocks.0.ffn.out.weight", "head.weight")
+        assert group["initial_lr"] * group["decay"] == pytest.approx(1e-2 if decayed else 0)
+    found = rates(optimizer, tied=True, **WIDE)
+    assert found["embedding.weight"]["initial_lr"] == pytest.approx(1e-2 * tied)
+    assert found["blocks.0.ffn.out.weight"]["initial_lr"] == pytest.approx(1e-2 * hidden)
 
 
-def test_what_multiplies_moves_with_the_size() -> None:
+def test_eps_moves_with_the_gradients() -> None:
+    found = rates("adamw", tied=False, **WIDE)
+    assert found["blocks.0.ffn.out.weight"]["eps"] == pytest.approx(1e-8 / 4)
+    assert {found[name]["eps"] for name in ("embedding.weight", "head.weight")} == {1e-8}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_rates_of_an_encoder_follow_its_head_that_begins_at_zero(kind: str) -> None:
+    made, config, _ = INPUTS[kind]
+    model = made(replace(config, width=128, depth=8, heads=8, scaling=COMPLETE), seed=1)
+    names = {p: name for name, p in model.named_parameters()}
+    for optimizer, weight, bias, hidden in (("adamw", 1 / 4, 1, 1 / 4), ("sgd", 1 / 4, 4, 4)):
+        groups = KINDS[optimizer](lr=1e-2).build(model).param_groups
+        found = {names[p]: group["initial_lr"] for group in groups for p in group["params"]}
+        factors = [weight, bias, hidden]
+        wanted = ["head.weight", "head.bias", "blocks.0.ffn.out.weight"]
+        assert [found[name] for name in wanted] == pytest.approx([1e-2 * factor for factor in factors])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_are_the_head_s_products_at_every_width(tied: bool) -> None:
+    model = gpt(COMPLETE, tied=tied, **WIDE)
+    normed: list[torch.Tensor] = []
+    model.norm.register_forward_hook(lambda _, __, output: normed.append(output))
+    logits = model(TOKENS[:, :-1])
+    head = model.embedding if model.head is None else model.head
+    assert torch.allclose(logits, normed[0] @ head.weight.T)
+    assert float(head.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+
+
+def test_multipliers_and_initial_weights_move_with_the_size() -> None:
     config = gpt(COMPLETE, width=128, depth=8, heads=4).config
-    assert (config.branch, config.readout) == (0.25, 0.25)
+    assert config.branch == 0.25
     assert config.attention_scale == pytest.approx(16**0.5 / 32)
     assert replace(config, scaling=replace(COMPLETE, name="mup")).branch == 1.0
     wide = gpt(COMPLETE, "normal", width=128, heads=8)

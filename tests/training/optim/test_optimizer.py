@@ -141,7 +141,7 @@ def test_group_rates_multiply_those_of_the_parametrisation() -> None:
     ]
     for weight, (lr, decay, eps) in rates[0].items():
         assert rates[1][weight] == (lr * (7.0 if weight.ndim == 1 else 1.0), decay, eps)
-    assert {lr for lr, _, _ in rates[0].values()} == {0.01, 0.0025}
+    assert {lr for lr, _, _ in rates[0].values()} == {0.01, 0.005, 0.0025}
 
 
 @pytest.mark.parametrize("name", ["embedding", "head", "vectors"])
