@@ -33,7 +33,7 @@ from evo_tune.dispatch.log import Log, Telling, log_name, telling_name
 from evo_tune.dispatch.slot import Task, names_inside
 from evo_tune.errors import EvoTuneError, StoreError, tells_of_memory
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome, Status, conclude
-from evo_tune.plugins.context import Context, Pruned
+from evo_tune.plugins.context import UNFINISHED, Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import local_sources
 from evo_tune.plugins.scripts.processes import kill_marked
@@ -279,6 +279,10 @@ class Worker:
         if self._telling and folder_name is None:
             self._telling.begin(candidate.id, context.curve)
         verdict = self._evaluate(candidate, context, folder)
+        if verdict.status != "ok":  # the next attempt, if there is one, must not continue from what has failed
+            with contextlib.suppress(OSError):
+                run, *names = names_inside(folder)
+                inside.remove(run, *names, UNFINISHED[0])
         if self._telling:
             self._telling.end()
         seconds = time.perf_counter() - began
@@ -312,8 +316,7 @@ class Worker:
     def _evaluate(self, candidate: Candidate, context: Context, folder: str) -> Verdict:
         try:
             run, *names = names_inside(folder)
-            if os.path.isdir(run):
-                inside.remove(run, *names)  # left by an earlier attempt
+            _empty(run, *names)
             _refuse_link(context.resume_folder)
             if self._log:
                 self._log.begin(folder)
@@ -375,6 +378,16 @@ def _seed(seed: int, device: str) -> None:
             torch.default_generator.manual_seed(seed)  # type: ignore[union-attr] # 80 times faster than torch.manual_seed
         else:
             torch.manual_seed(seed)  # type: ignore[union-attr]
+
+
+def _empty(run: str, *names: str) -> None:
+    """Remove what an earlier attempt left in a trial's folder, except the `UNFINISHED` files of a killed one."""
+    if not os.path.isdir(run):
+        return
+    if inside.exists(run, *names, UNFINISHED[0]):
+        inside.remove_all_but(run, *names, files=UNFINISHED)
+    else:
+        inside.remove(run, *names)
 
 
 def _refuse_link(folder: Path | None) -> None:

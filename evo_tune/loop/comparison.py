@@ -16,6 +16,7 @@ from evo_tune.dispatch import Slot
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import OVER, Fetched, Job
+from evo_tune.loop.generations import remove_unfinished
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining
 from evo_tune.report.recommendation import comparison_of, fresh_seed, results_of
 from evo_tune.store.comparison import read_comparison, write_comparison
@@ -104,6 +105,7 @@ class ComparisonJobs:
         """Record the outcome of a job."""
         with self._changed:
             collect(self._run, job.candidate, outcome)
+            remove_unfinished(self._run, str(job.folder))
             one = next((one for one in self._out if _folder(one) == job.folder), None)
             if one is not None:
                 del self._out[one]

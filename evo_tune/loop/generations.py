@@ -14,6 +14,7 @@ from collections.abc import Callable
 from evo_tune.errors import RunError
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.plugins.context import UNFINISHED
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.store import table
 from evo_tune.store.learned import widen
@@ -142,6 +143,17 @@ LOGS = ("log.txt", "error.txt")
 """Files in the folder of a trial that evo-tune writes itself."""
 
 
+def remove_unfinished(run: Run, folder: str) -> None:
+    """Remove the checkpoint inside a training whose result is recorded.
+
+    Args:
+        run: Run that is open for writing.
+        folder: Name of the training's folder.
+    """
+    with contextlib.suppress(OSError):
+        inside.remove(run.folder, TRIALS, folder, UNFINISHED[0])
+
+
 class Leftovers:
     """Removes checkpoints that no later trial can use, as results come in.
 
@@ -157,6 +169,7 @@ class Leftovers:
 
         A checkpoint is resumed at most once, and the checkpoint of a failed trial never.
         """
+        remove_unfinished(self._run, f"{candidate.id:06d}")
         if candidate.resumes is not None:
             self._remove(candidate.resumes)
         if outcome.status != "ok" and candidate.budget < 1.0:

@@ -19,6 +19,10 @@ THREAD_VARIABLES = (
 """Environment variables from which libraries take their number of threads."""
 
 
+UNFINISHED = ("unfinished.pt", "checkpoint.pt")
+"""Files of a killed evaluation that the next attempt finds in the trial's folder, if the first of them is there."""
+
+
 class Pruned(BaseException):
     """The learning curve passed a bound. Raised by `Context.report`; evaluators do not catch it."""
 
@@ -68,6 +72,11 @@ class Context:
         self.objectives = tuple(objectives)
         self._signs = {objective.metric: objective.sign for objective in objectives}
         self.curve: list[tuple[float, dict[str, float]]] = []
+
+    @property
+    def attempted(self) -> bool:
+        """Whether the trial's folder exists: an earlier attempt may have left the files in `UNFINISHED` there."""
+        return self._folder.is_dir()
 
     @property
     def folder(self) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.options.declare import option
+from evo_tune.options.declare import Options, option
 from evo_tune.recipe.hardware.computing import Computing, Passes, Processes, in_memory
 from evo_tune.recipe.hardware.cost import Timed, Work
 from evo_tune.recipe.models.gpt_config import GPTConfig, flops_per_token
@@ -144,7 +144,22 @@ def spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Processes, Passes, Computing, StoppingInTime, Averaging, Clipping, Decaying, Optimisation, Scheduling):
+class Resuming(Options):
+    """Long trainings."""
+
+    checkpoint_minutes: float | None = option(
+        10.0,
+        bounds="(0, inf)",
+        unit="minutes",
+        gene=None,
+        help="Time between checkpoints, from which a killed training continues; none: it starts again",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(
+    Resuming, Processes, Passes, Computing, StoppingInTime, Averaging, Clipping, Decaying, Optimisation, Scheduling
+):
     """Training options common to all models."""
 
     @property

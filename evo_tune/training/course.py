@@ -48,6 +48,10 @@ class Run(Protocol):
     timing: int
 
     @property
+    def attempted(self) -> bool:
+        """Return whether the folder exists, because an earlier attempt at this training was killed."""
+
+    @property
     def folder(self) -> Path:
         """Return the folder of this training."""
 
@@ -341,6 +345,11 @@ class Course:
         check_integer("evaluations", evaluations, 1)
         self.trainer, self.task = trainer, task
         self.stopping, self.report = stopping, report
+        self.between: Callable[[], bool] = lambda: False
+        """Function called between two steps, apart from ends of parts; it returns whether it took some time."""
+        self.decaying: tuple[int, int] | None = None
+        """Steps at which the decay of a partial training began and ends; None before it."""
+        self._until = 0
         self.steps = task.ends[-1]
         self.marks = {-(-self.steps * point // evaluations) for point in range(1, evaluations + 1)}
         self._targets, self._seconds = 0, 0.0
@@ -382,8 +391,8 @@ class Course:
         Raises:
             Diverged: See `Trainer.run`.
         """
-        schedule = Tail.of(self.trainer.recipe.schedule, self.trainer.step, stop)
-        self.trainer.recipe = replace(self.trainer.recipe, schedule=schedule)
+        if self.decaying is None:  # else it continues from a checkpoint inside the decay
+            self._begin_decay(self.trainer.step, stop)
 
         def decay() -> None:
             self._train(stop)
@@ -394,6 +403,11 @@ class Course:
 
         self._measured(decay)
 
+    def _begin_decay(self, fork: int, stop: int) -> None:
+        self.decaying = fork, stop
+        schedule = Tail.of(self.trainer.recipe.schedule, fork, stop)
+        self.trainer.recipe = replace(self.trainer.recipe, schedule=schedule)
+
     def _measured(self, work: Callable[[], None]) -> None:
         """Run a part of the training and record its peak memory."""
         self._peak = max(self._peak, measured_peak(self.trainer.device, work) or 0.0)
@@ -401,6 +415,7 @@ class Course:
     def _train(self, step: int) -> None:
         """Train up to a step, switching models at the end of each phase."""
         before, first = time.perf_counter(), self.trainer.targets
+        self._until = step
         self._watch.start()
         for end in self.task.ends[:-1]:
             if self.trainer.step <= end < step:
@@ -412,6 +427,9 @@ class Course:
 
     def _on_step(self, step: Step) -> None:
         self._watch(step.targets)
+        # At the end of a part an evaluation is due, which a training that continues from here would miss.
+        if self.trainer.step < self._until and self.between():
+            self._watch.start()
 
     def _tell(self, point: Mapping[str, float]) -> None:
         step = self.trainer.step
@@ -461,7 +479,7 @@ class Course:
     def state(self) -> dict[str, Any]:
         """Return the state to store in a checkpoint."""
         stopping = self.stopping and self.stopping.state()
-        return {"trainer": self.trainer.state(), "stopping": stopping}
+        return {"decay": self.decaying, "trainer": self.trainer.state(), "stopping": stopping}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore a state returned by `state`.
@@ -469,6 +487,8 @@ class Course:
         Raises:
             RecipeError: The state belongs to another training.
         """
+        if state.get("decay") is not None:
+            self._begin_decay(*state["decay"])
         self.trainer.restore(state["trainer"])
         if self.stopping is not None:
             self.stopping.restore(state["stopping"])

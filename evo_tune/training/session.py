@@ -22,6 +22,7 @@ from evo_tune.training.hardware import precision as probe
 from evo_tune.training.hardware.device import keep_freed_memory, reproducible
 from evo_tune.training.hardware.distributed import RankFailed, Ranks, launch
 from evo_tune.training.hardware.throughput import clock_for
+from evo_tune.training.unfinished import Unfinished
 
 
 def evaluate_task(
@@ -67,20 +68,40 @@ def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) ->
     keep_freed_memory()
     options, writes = plan.options, ranks is None or ranks.rank == 0
     with reproducible(run.threads, run.device, strict=getattr(options, "deterministic", True)):
-        saved = saved_in(run.resume_folder, plan.identity)
+        unfinished = Unfinished(plan, run, writes=writes)
+        saved = unfinished.saved or saved_in(run.resume_folder, plan.identity)
         precision = _precision(plan, run, saved)
         course = kind(plan.in_precision(precision), run, ranks).course(saved)
         if run.timing:
             return course, _timed(course, run.timing, now() - began, plan.save)
-        start, stop = course.trainer.step, stop_step(course.steps, run.budget)
-        fork = max(start, fork_step(course.trainer.recipe.schedule, stop)) if options.fork else stop
+        resumed = course.trainer.step if unfinished.saved or run.resume_folder else None
+        first = unfinished.saved.get("first", course.trainer.step)
+        unfinished.attend(course, precision=precision, first=first)
+        _train(course, plan, run, precision, first, writes)
+        return course, course.metrics(resumed, run.test)
+
+
+def _train(course: Course, plan: Plan, run: Run, precision: str, first: int, writes: bool) -> None:
+    """Train up to the run's budget, and write the checkpoint that a longer training continues from.
+
+    Args:
+        course: The training run.
+        plan: See `train`.
+        run: See `train`.
+        precision: Name of the precision.
+        first: Step from which this training was to start.
+        writes: Whether this process writes.
+    """
+    stop = stop_step(course.steps, run.budget)
+    if course.decaying is None:
+        fork = max(first, fork_step(course.trainer.recipe.schedule, stop)) if plan.options.fork else stop
         course.run(fork)
-        if writes and (plan.save or stop < course.steps):  # a longer training continues from it
+        if writes and (plan.save or stop < course.steps):
             about = {"task": plan.identity, "precision": precision}
             save_checkpoint(run.folder / CHECKPOINT, {**about, **course.state()})
-        if fork < stop and not course.stopped:
-            course.decay(stop)  # for the evaluation only: a longer training continues from the checkpoint
-        return course, course.metrics(start if run.resume_folder else None, run.test)
+        if fork >= stop or course.stopped:
+            return
+    course.decay(stop)  # for the evaluation only: a longer training continues from the checkpoint
 
 
 def _precision(plan: Plan, run: Run, saved: Mapping[str, Any]) -> str:
@@ -123,6 +144,7 @@ class Place:
         resume_folder: Folder of the training to continue; None: start from scratch.
         test: Whether to evaluate on the test set.
         timing: Number of steps to time; 0 in a training.
+        attempted: Whether an earlier attempt may have left files in the folder.
         tell: Function that sends a point of the learning curve to the main process.
     """
 
@@ -134,6 +156,7 @@ class Place:
     resume_folder: Path | None
     test: bool
     timing: int
+    attempted: bool
     tell: Callable[[dict[str, float]], None]
 
     @classmethod
@@ -174,7 +197,7 @@ def train_together(
     """
     if options["precision"] == "auto" and not run.resume_folder:  # all ranks need the same precision
         options = {**options, "precision": probe.fastest_precision(run.device, narrow=narrow)}
-    place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "test", "timing")}
+    place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "test", "timing", "attempted")}
     for name in ("folder", "resume_folder"):
         place[name] = getattr(run, name) and str(getattr(run, name))
     curve, parts = _Curve(run), 1

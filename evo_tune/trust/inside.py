@@ -219,10 +219,10 @@ def remove(root: Root, *names: str) -> None:
 
 
 def remove_all_but(root: Root, *names: str, files: tuple[str, ...]) -> None:
-    """Empty a folder inside a root, except files of these names; see `remove`."""
+    """Empty a folder inside a root, except regular files of these names; see `remove`."""
     with contextlib.suppress(FileNotFoundError), folder(root, *names) as at:
         for name in os.listdir(at):
-            if name not in files or stat.S_ISDIR(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
+            if name not in files or not stat.S_ISREG(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
                 _remove(at, name, 0)
 
 

@@ -65,8 +65,10 @@ def command(
     from evo_tune.loop.code import named_evaluator
     from evo_tune.loop.planning import needs_cost, plan_run
     from evo_tune.options.binding import split_assignments
+    from evo_tune.plugins.context import UNFINISHED
     from evo_tune.plugins.find import is_command
     from evo_tune.settings import settings_of
+    from evo_tune.trust import inside
 
     if not 0 < budget <= 1:  # click lets nan pass
         raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")
@@ -88,6 +90,7 @@ def command(
         try:
             candidate = Candidate(0, 0, seed, 0, genome, "by hand", budget=budget)
             outcome = slot.run(candidate)
+            inside.remove(task.trials_folder, f"{candidate.id:06d}", UNFINISHED[0])
         finally:
             slot.kill()
             slot.close()
