@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 OPTIONS = "size=small tokens=60000 eval_tokens=512 evaluations=2 precision=fp32 checkpoint_minutes=0.002"
 """Some 120 steps; a checkpoint every 0.1 seconds."""
-RUN = ["run", "language_model", "--trials", "1", "--slots", "1", "--quiet"]
+SESSION = ["--trials", "1", "--slots", "1", "--retries", "1", "--final-seeds", "0", "--quiet"]
 
 
 def evo_tune(*words: str) -> subprocess.Popen[bytes]:
@@ -26,7 +26,9 @@ def evo_tune(*words: str) -> subprocess.Popen[bytes]:
 
 
 def begun(name: str) -> subprocess.Popen[bytes]:
-    return evo_tune(*RUN, "--name", name, *(word for one in OPTIONS.split() for word in ("-o", one)))
+    return evo_tune(
+        "run", "language_model", *SESSION, "--name", name, *(word for one in OPTIONS.split() for word in ("-o", one))
+    )
 
 
 def wait_for_checkpoint(name: str, after: int = 0) -> int:
@@ -58,7 +60,7 @@ def test_a_training_continues_after_the_run_and_after_its_worker_is_killed(folde
     process.wait()
     while any(Path(f"/proc/{one}").exists() for one in workers):  # a worker ends after its parent
         time.sleep(0.02)
-    process = evo_tune("resume", "killed", "--quiet")
+    process = evo_tune("resume", "killed", *SESSION)
     wait_for_checkpoint("killed", written)
     for worker in workers_of(process.pid):
         os.kill(worker, signal.SIGKILL)

@@ -99,6 +99,7 @@ EFFECTS: dict[str, Effect] = {
     "recompute": Effect(1, sees="forwards", same="val_loss"),
     "ranks": Effect(2, sees="processes"),
     "save": Effect(True, sees="checkpoint", same="val_loss"),
+    "checkpoint_minutes": Effect(1e-9, sees="checkpoint", same="val_loss"),
     # Shapes.
     "rope_base": Effect(100.0, given=ROPE),
     "window": Effect(4),

@@ -34,6 +34,19 @@ def test_a_checkpoint_that_was_gone_on_from_is_removed_whatever_came_of_it(
     assert sorted(path.name for path in folder.iterdir()) == ["error.txt", "log.txt"]
 
 
+@pytest.mark.usefixtures("here")
+def test_the_checkpoint_inside_a_training_is_removed_once_its_result_is_recorded(
+    begin: Callable[..., Search], quick: Path
+) -> None:
+    write = '(context.folder / "unfinished.pt").write_text("x")\n    '
+    quick.write_text(quick.read_text().replace("    time.sleep(", f"    {write}time.sleep("))
+    folder = begin("run", trials=3, slots=1, final_seeds=1).run().saved.folder
+    trained = [path.name for path in (folder / "_trials").iterdir()]
+    assert len([name for name in trained if name.startswith("comparison")]) >= 2
+    assert len(trained) >= 5
+    assert list(folder.rglob("unfinished.pt")) == []
+
+
 RUNGS = """
 from evo_tune import Choice, Minimize, SearchSpace
 SPACE = SearchSpace(a=Choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 9)))
