@@ -57,6 +57,9 @@ from evo_tune.forecast.loss import Observation, predict
 START = {"adamw": 0.0056, "muon": 0.016, "sgd": 0.13}
 """Learning rate at which the search for the base's best begins."""
 
+RECIPE = {"position": "learned", "schedule": "cosine", "min_lr_ratio": 0.1, "lr_embedding": 1.0}
+"""Options of --part lr, so that its figures do not depend on the evaluator's defaults."""
+
 COLUMNS = {
     "": 17,
     "best lr, base": 17,
@@ -100,8 +103,8 @@ def learning_rate(trainer: Trainer, given: argparse.Namespace, base: tuple[int, 
 
 
 def trained_with(given: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of all trainings that differ from the defaults."""
-    own: dict[str, Any] = {"optimizer": given.optimizer}
+    """Return the options of all trainings that differ from the evaluator's defaults."""
+    own: dict[str, Any] = {**({} if given.defaults else RECIPE), "optimizer": given.optimizer}
     if given.text is not None:
         own["data"] = str(given.text)
     if given.vocab is not None:
@@ -311,6 +314,7 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=sorted(START), default="adamw", help="for --part lr")
     parser.add_argument("--vocab", type=int, help="byte pairs, for --part lr; none: bytes")
     parser.add_argument("--untied", action="store_true", help="give the head weights of its own, for --part lr")
+    parser.add_argument("--defaults", action="store_true", help="use the evaluator's defaults in --part lr")
     parser.add_argument("--per-weight", type=float, help="tokens of a training for each weight of the target")
     parser.add_argument("--tokens", type=int, default=200_000, help="of text in a training")
     parser.add_argument("--seeds", type=int, default=3)

@@ -76,6 +76,7 @@ GIVEN = {
     "text": None,
     "vocab": None,
     "untied": False,
+    "defaults": False,
 }
 
 
@@ -137,7 +138,13 @@ def test_tokens_for_each_weight_and_the_other_options_reach_each_training(benchm
     benchmark.learning_rates(fake, argparse.Namespace(**{**GIVEN, **changed, "size": [(64, 2)]}))
     for row in map(json.loads, fake.rows.known):
         assert {name: row[name] for name in own} == own
+        assert row["position"] == "learned"
         assert row["tokens"] == 20 * 98304
+
+
+def test_the_defaults_of_the_evaluator_stay_when_asked(benchmark: ModuleType) -> None:
+    given = argparse.Namespace(**{**GIVEN, "defaults": True})
+    assert benchmark.trained_with(given) == {"optimizer": "adamw"}
 
 
 @pytest.mark.slow
