@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import fmean
 
 from evo_tune.dispatch import Slot
 from evo_tune.genome.trial import Candidate, Outcome, Trial
@@ -125,7 +126,7 @@ class ComparisonJobs:
 
     def _shrink(self, comparison: FinalComparison) -> None:
         """Make the comparison smaller, and record that, if its next look would not be in time."""
-        if self._deadline is None:
+        if self._deadline is None or not comparison.finalists:
             return
         now, results = time.monotonic(), results_of(self._run, comparison)
         running = {one: now - began for one, began in self._out.items()}
@@ -135,6 +136,6 @@ class ComparisonJobs:
             self._comparison = comparison_of(self._run)
 
     def _seconds_of(self, id: int) -> float:
-        """Return the predicted seconds of a training: the longest one of this genome, if it was trained here."""
+        """Return the predicted seconds of a training: the mean of this genome's, if it was trained here."""
         assert self._deadline is not None
-        return max(self._took[id]) if id in self._took else self._deadline.seconds_of(id)
+        return fmean(self._took[id]) if id in self._took else self._deadline.seconds_of(id)

@@ -7,6 +7,7 @@ predicted is ended without a result, so a longer run trains it again. The plan d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -29,7 +30,10 @@ MOST = 0.5
 """Largest share of the hours that the smallest comparison may take; beyond it there is none."""
 
 MARGIN = 1.1
-"""Factor on the predicted time of a comparison that must end in time."""
+"""Factor on the predicted time of a comparison that is planned; none once it has begun."""
+
+HOPE = 1.5
+"""Ratio of the predicted time to the time that is left, up to which the smallest comparison is tried."""
 
 RESTART = 1.0
 """Seconds that a slot needs after its training was ended."""
@@ -153,7 +157,7 @@ class Deadline:
             return
         asked = asked_comparison(self.run)
         if asked.finalists:
-            self.record(self.fitting(asked, results_of(self.run, asked), {}, self.seconds_of))
+            self.record(self.fitting(asked, results_of(self.run, asked), {}, self.seconds_of, MARGIN))
 
     def fitting(
         self,
@@ -161,24 +165,30 @@ class Deadline:
         results: Results,
         running: Mapping[FreshTraining, float],
         seconds: Callable[[int], float],
+        margin: float = 1.0,
     ) -> FinalComparison | None:
         """Return the largest comparison whose next look is in time; None if even the smallest one is too long.
+
+        The smallest one is also returned while it may be in time (`HOPE`): no more than that time is lost.
 
         Args:
             comparison: The largest one.
             results: Results so far.
             running: Age of each running training, in seconds.
             seconds: Returns the seconds of a full training of a trial's genome.
+            margin: Factor on the predicted times.
         """
         busy = [max(0.0, seconds(one.id) - age) for one, age in running.items()]
         assumed = {**dict.fromkeys(running, 0.0), **results}
+        plan, end = None, math.inf
         for plan in comparison.smaller():
             if plan.state(results).over:
                 return plan
             ends = comparison_ends(plan, seconds, self.slots, assumed, busy)
-            if MARGIN * (ends[0] if ends else max(busy, default=0.0)) <= self.left:
+            end = ends[0] if ends else max(busy, default=0.0)
+            if margin * end <= self.left:
                 return plan
-        return None
+        return plan if end <= HOPE * self.left else None
 
     def record(self, plan: FinalComparison | None) -> None:
         """Record a plan; None for no comparison."""

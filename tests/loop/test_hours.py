@@ -15,7 +15,7 @@ from evo_tune.report.words import verdict
 from evo_tune.store.run import Run
 from tests.loop.cases import Begin
 
-HOURS = 20 / 3600
+HOURS = 24 / 3600
 
 ALLOWED = 3.0
 """Seconds by which such a short run may be late."""
@@ -29,8 +29,10 @@ def seconds_of(*words: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sleep", [1.0, 12.0])
+@pytest.mark.parametrize("sleep", [0.8, 40.0])
 def test_a_process_ends_within_its_hours(quick: Path, tmp_path: Path, resume: Begin, sleep: float) -> None:
+    if sleep < 2.0:  # else a training takes a tenth to twice as long
+        quick.write_text(quick.read_text().replace("(0.1 + 1.9 * noise)", "1.0"))
     start = seconds_of("--version")
     store = tmp_path / "store"
     words = ("run", str(quick), "-o", f"sleep={sleep}", "--hours", f"{HOURS}", "--slots", "2", "--name", "run")
@@ -45,7 +47,7 @@ def test_a_process_ends_within_its_hours(quick: Path, tmp_path: Path, resume: Be
         assert found.state.over
     else:
         assert len(run.outcomes) < len(run.candidates), "the last trainings were ended"
-        assert "no final comparison" in verdict(closing(run)) or closing(run).comparison is None
+        assert verdict(closing(run)) == "no evaluation finished"
     pending = {one.id for one in run.candidates} - set(run.outcomes)
     again = resume("run", hours=1.0)
     assert all(again.ask().id == id for id in sorted(pending)), "a longer run trains them first"

@@ -171,6 +171,10 @@ def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: 
     assert jobs.fetch(None) is OVER  # type: ignore[arg-type]
     assert comparison_of(search.saved).seeds == 0
     assert comparison_of(search.saved) == comparison_of(Run.open(search.saved.folder))
+    clock[0] = 3600.0
+    jobs.end()
+    events = search.saved.journal.path.read_text().count('"event":"comparison"')
+    assert events == 2, "a plan is recorded where it changes"
     assert "no final comparison" in verdict(closing(search.saved))
     search.close()
     again = resume("run")
