@@ -15,6 +15,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.training import CrossEntropy, Epochs, Samples, SquaredError, accumulate, train
+from evo_tune.training.course import Course
 
 RECIPE: dict[str, Any] = {
     "epochs": 40.0,
@@ -111,3 +112,15 @@ def test_the_loss_that_is_told_is_torchs_on_all_that_is_held_out(evaluator: Eval
     with torch.no_grad():
         expected = torch.nn.functional.mse_loss(course.model(inputs), numbers)
     assert metrics["val_loss"] == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_speed_counts_samples_and_not_their_numbers(
+    evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Course, "speed", property(lambda course: 60.0))  # numbers a second, two for each sample
+    bound = evaluator.bind({"epochs": 1.0})
+    assert bound.evaluate(bound.space.default(), Context(folder=tmp_path))["samples_per_second"] == 30.0
+
+
+def test_every_step_counts_as_clipped_under_a_tiny_limit(evaluator: Evaluator, tmp_path: Path) -> None:
+    assert fit(evaluator, tmp_path, {"epochs": 1.0, "clip": 1e-9})["clipped_fraction"] == 1.0

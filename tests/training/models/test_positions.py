@@ -23,6 +23,12 @@ def products(table: torch.Tensor) -> torch.Tensor:
     return rotate(q.expand(length, 16), table) @ rotate(k.expand(length, 16), table).T
 
 
+def test_sinusoids_are_as_large_as_initial_embeddings() -> None:
+    model = GPT(GPTConfig(position="sinusoidal", context=64, width=64))
+    assert model.fixed is not None
+    assert float(model.fixed.square().mean().sqrt()) == pytest.approx(0.02, rel=1e-5)
+
+
 @pytest.mark.parametrize("method", ["linear", "ntk", "yarn"])
 @pytest.mark.parametrize("stretch", [1.0, 4.0])
 def test_rotary_products_depend_on_the_distance_alone(method: str, stretch: float) -> None:

@@ -138,6 +138,23 @@ def test_an_adapter_saved_and_read_is_the_same_to_the_bit(folder: Path, options:
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
 
 
+@pytest.mark.parametrize(
+    ("options", "new"),
+    [
+        (LoRA(rank=2), {"rank": 2}),
+        (LoRA(rank=2, dora=True), {"rank": 2, "dora": True}),
+        (Adapters(bottleneck=3), {"bottleneck": 3}),
+    ],
+)
+def test_added_weights_are_counted_before_they_are_made(folder: Path, options: Any, new: dict[str, Any]) -> None:
+    base = read_base(folder)
+    targets = base.targets("branch-outputs" if isinstance(options, Adapters) else "qv")
+    model = load_pretrained(base)
+    add_adapter(model, type(options)(**{**vars(options), "targets": targets}))
+    added = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert base.new_weights(targets, **new) == added
+
+
 def test_an_adapter_for_another_model_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     model = load_pretrained(read_base(folders["gpt0"]))
     options = LoRA(rank=2, targets=("qkv",))
