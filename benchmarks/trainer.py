@@ -9,6 +9,7 @@ so that they share the machine's good and bad minutes but not an allocator's set
     python benchmarks/trainer.py --parts         which part gives how much
     python benchmarks/trainer.py --quality 30    30 random genomes trained both ways, and the noise of seeds
     python benchmarks/trainer.py --compile       what torch.compile costs, and what it gains
+    python benchmarks/trainer.py --profile       where the time of the plain loop and of ours goes, by torch's profiler
     python benchmarks/trainer.py --device cuda   the plain loop in bf16 autocast, and MFU
 
 On a machine that others use, --clock cpu counts the process's own seconds of CPU in place of the wall's; only on
@@ -116,7 +117,7 @@ def trainer_step(width: int, tokens: int, device: str, precision: str, compiled:
     return lambda: trainer.train_step().loss
 
 
-def prepared(what: str, width: int, tokens: int, device: str) -> Callable[[], float]:
+def prepared(what: str, width: int, tokens: int, device: str, precision: str | None) -> Callable[[], float]:
     """Return the step of one row of PARTS, or of one of the others."""
     from evo_tune.training import fastest_precision, keep_freed_memory
     from evo_tune.training.models import block as attention
@@ -128,18 +129,18 @@ def prepared(what: str, width: int, tokens: int, device: str) -> Callable[[], fl
         keep_freed_memory()
     if what == "autocast":
         attention.by_products = lambda precision, keys: False
-    precision = {"fused": "fp32", "memory": "fp32", "autocast": "bf16"}.get(what) or fastest_precision(device)
-    return trainer_step(width, tokens, device, precision, compiled)
+    own = {"fused": "fp32", "memory": "fp32", "autocast": "bf16"}.get(what) or precision or fastest_precision(device)
+    return trainer_step(width, tokens, device, own, compiled)
 
 
-def serve(what: str, width: int, tokens: int, threads: int, device: str, clock: str) -> None:
+def serve(what: str, width: int, tokens: int, threads: int, given: argparse.Namespace) -> None:
     """Time steps for the process at the other end of standard input: so many, for each line that comes."""
     import torch
 
-    now = time.process_time if clock == "cpu" else time.perf_counter
+    now = time.process_time if given.clock == "cpu" else time.perf_counter
     torch.set_num_threads(threads)
     before = time.perf_counter()
-    once = prepared(what, width, tokens, device)
+    once = prepared(what, width, tokens, given.device, given.precision)
     for _ in range(3):
         once()
     print(time.perf_counter() - before, flush=True)
@@ -156,6 +157,7 @@ class Runner:
     def __init__(self, what: str, width: int, tokens: int, threads: int, given: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "--serve", what, "--widths", str(width), "--tokens", str(tokens)]
         command += ["--threads", str(threads), "--device", given.device, "--clock", given.clock]
+        command += ["--precision", given.precision] if given.precision else []
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.start = self._read()
 
@@ -280,6 +282,24 @@ def quality(given: argparse.Namespace) -> None:
         print(f"{name:<20}{np.median(differences):>+19.4f}{size:>19.4f}{rank:>18.4f}")
 
 
+def profiled(given: argparse.Namespace) -> None:
+    """Print the share of each operation in the time of ten steps, for the plain loop and for the trainer."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.set_num_threads(given.threads[0])
+    for width in given.widths:
+        for what in ("plain", "trainer"):
+            once = prepared(what, width, given.tokens[0], given.device, given.precision)
+            for _ in range(3):
+                once()
+            with profile(activities=[ProfilerActivity.CPU]) as found:
+                for _ in range(10):
+                    once()
+            print(f"width {width}, {what}")
+            print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=48))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     numbers = {"type": lambda given: [int(number) for number in given.split(",")]}
@@ -287,6 +307,7 @@ def main() -> None:
     parser.add_argument("--tokens", default="2048", help="in a step", **numbers)
     parser.add_argument("--threads", default="1,2", **numbers)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", help="of the trainer; by default the fastest; fp32: as on a CPU without bf16")
     parser.add_argument("--rounds", type=int, default=9, help="of which the median is given")
     parser.add_argument("--seconds", type=float, default=1.0, help="about how long the plain loop has in each")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
@@ -295,12 +316,15 @@ def main() -> None:
     parser.add_argument("--flops", type=float, default=1e11, help="of each training with --quality")
     parser.add_argument("--seed", type=int, default=0, help="of the genomes of --quality")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        serve(given.serve, given.widths[0], given.tokens[0], given.threads[0], given.device, given.clock)
+        serve(given.serve, given.widths[0], given.tokens[0], given.threads[0], given)
     elif given.quality:
         quality(given)
+    elif given.profile:
+        profiled(given)
     else:
         (parts if given.parts else compiling if given.compile else speed)(given)
 
