@@ -1,0 +1,532 @@
+"""Real jobs: does our answer beat what users have today, our own default, and TPE with Hyperband, at equal time?
+
+A job is a text or a data set. Each contestant has the same time T for a training. A search has the wall time of ten
+trainings. Then the genome of each contestant is trained with fresh seeds, the same for all, and judged on the test
+part, which no search sees.
+
+    python benchmarks/real_jobs.py nanogpt users --nanogpt FOLDER --text FILE     nanoGPT's CPU example, on all cores
+    python benchmarks/real_jobs.py nanogpt default tpe search --text FILE         the other contestants
+    python benchmarks/real_jobs.py stdlib users default tpe search --nanogpt FOLDER
+    python benchmarks/real_jobs.py finetune users default tpe search              --text FILE: another text
+    python benchmarks/real_jobs.py labels users default tpe search
+    python benchmarks/real_jobs.py --summary real_jobs.jsonl                      the table of what was done so far
+
+Contestants:
+- users: nanoGPT's own program with its CPU configuration (nanogpt, stdlib); the defaults of peft's LoraConfig and of
+  transformers' TrainingArguments, with the learning rate of peft's examples (finetune); scikit-learn's MLPClassifier
+  with its defaults (labels)
+- default: the default genome
+- tpe: Optuna's TPE with its Hyperband pruner in our space, the default genome first. A pruned training costs what it
+  took, so it need not be resumed.
+- search: `evo-tune run` with --hours; everything else is the default.
+
+T is the time of nanoGPT's training on all cores, its evaluations excluded; in the other jobs, that of the evaluator's
+own budget; or --seconds. The cost of a step is measured once for each job, with all slots at work, and is then the
+same for all contestants. Results are appended to --out, and what it already has is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from transfer_trainings import Rows, mean
+
+from evo_tune import Search
+from evo_tune.genome.trial import trial_seed
+from evo_tune.loop.begin import Request
+from evo_tune.loop.planning import plan_run
+from evo_tune.plugins.context import Context, Pruned
+from evo_tune.plugins.evaluator import BoundEvaluator
+from evo_tune.plugins.find import find_evaluator
+from evo_tune.recipe.data.corpus import Corpus
+from evo_tune.report.recommendation import fresh_seed, recommended
+from evo_tune.settings import settings_of
+
+PARTS = ("users", "default", "tpe", "search")
+
+TRAININGS = 10
+"""Wall time of a search, in trainings."""
+
+FIRST_FRESH = 1001
+"""Number of the first fresh seed; no search uses it."""
+
+POINTS = 9
+"""Points of the curve in TPE's trainings: the resource that Hyperband divides, by 3 and by 9."""
+
+SCORED = 32768
+"""Held-out bytes that judge a training on a text: the same for each contestant."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job.
+
+    Args:
+        name: Its name.
+        evaluator: Evaluator of the job.
+        options: Options of the evaluator, without a budget.
+        slots: Trainings at the same time, one thread each.
+        fresh: Number of fresh seeds.
+        seconds: Time of a training in seconds; None: see the top of the file.
+        nanogpt: Folder of a checkout of nanoGPT; None: none.
+        steps: Steps of nanoGPT.
+    """
+
+    name: str
+    evaluator: str
+    options: dict[str, Any] = field(default_factory=dict)
+    slots: int = 2
+    fresh: int = 3
+    seconds: float | None = None
+    nanogpt: Path | None = None
+    steps: int = 2000
+
+
+JOBS = {
+    "nanogpt": "language_model",
+    "stdlib": "language_model",
+    "finetune": "fine_tuning",
+    "labels": "image_classification",
+}
+
+
+def standard_library() -> Path:
+    """Write the sources of Python's standard library, a document each, to a temporary file; return its path."""
+    top = Path(sysconfig.get_path("stdlib"))
+    left_out = {"site-packages", "dist-packages", "test", "tests"}
+    files = [path for path in sorted(top.rglob("*.py")) if not left_out & set(path.relative_to(top).parts)]
+    path = Path(tempfile.gettempdir()) / f"stdlib-{sys.version_info.major}.{sys.version_info.minor}.txt"
+    text = b"<|endoftext|>".join(one.read_bytes() for one in files)
+    if not path.is_file() or path.read_bytes() != text:
+        path.write_bytes(text)
+    return path
+
+
+# ---------------------------------------------------------------- equal time
+
+
+def planned(job: Job, rows: Rows, seconds: float | None) -> dict[str, Any]:
+    """Return all options of a training of the job, with the cost of a step, which is measured once.
+
+    Args:
+        job: The job.
+        rows: Results so far.
+        seconds: Time of a training; None: the evaluator's own.
+    """
+
+    def measure() -> dict[str, Any]:
+        given = job.options if seconds is None else {**job.options, "seconds": seconds}
+        settings = settings_of({"slots": job.slots, "fidelity": "1"})
+        return plan_run(find_evaluator(job.evaluator), Request(options=given), *settings, Path()).manifest.options
+
+    found: dict[str, Any] = {**rows.get({"job": job.name, "part": "plan"}, measure), **job.options}
+    if seconds is not None and found["seconds"] != seconds:
+        raise SystemExit(f"--seconds {seconds:g}: the file has trainings of {found['seconds']:g} s: give another --out")
+    return found
+
+
+def bound_of(job: Job, options: dict[str, Any]) -> BoundEvaluator:
+    """Return the evaluator with the options of a plan or a run."""
+    return find_evaluator(job.evaluator).bind(options)
+
+
+def train(job: Job, options: dict[str, Any], genome: dict[str, Any], seed: int) -> dict[str, float]:
+    """Train a genome and return test_loss, val_loss and the seconds it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        found = bound_of(job, options).evaluate(genome, Context(seed=seed, folder=folder, test=True))
+        return {"seconds": time.monotonic() - began, **{name: found[name] for name in ("test_loss", "val_loss")}}
+
+
+def one_thread() -> None:
+    """Give this process one thread, as a slot of a run has."""
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def pool_of(job: Job) -> ProcessPoolExecutor:
+    """Return as many processes of one thread as the job has slots."""
+    return ProcessPoolExecutor(job.slots, mp_context=multiprocessing.get_context("spawn"), initializer=one_thread)
+
+
+def judged(job: Job, options: dict[str, Any], genome: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Train a genome with fresh seeds, all slots at work, and return its result.
+
+    Args:
+        job: The job.
+        options: Options of the training, budget included.
+        genome: The genome.
+        seed: Seed of the contestant, from which the fresh seeds follow.
+    """
+    seeds = [fresh_seed(seed, FIRST_FRESH + number) for number in range(job.fresh)]
+    with pool_of(job) as pool:
+        found = list(pool.map(train, *zip(*[(job, options, genome, one) for one in seeds], strict=True)))
+    lists = {name: [one[name] for one in found] for name in ("test_loss", "val_loss", "seconds")}
+    return {**lists, "genome": genome, "searched": 0.0}
+
+
+# ---------------------------------------------------------------- contestants
+
+
+def default(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Train the default genome."""
+    return judged(job, options, bound_of(job, options).space.default(), seed)
+
+
+def search(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Search with the defaults of `evo-tune run`, in the time of ten trainings."""
+    budget = {"seconds": options["seconds"], "cost": options["cost"]}
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        found = Search(
+            job.evaluator,
+            options={**job.options, **budget},
+            hours=TRAININGS * options["seconds"] / 3600,
+            slots=job.slots,
+            seed=seed,
+            store=folder,
+        ).run()
+        searched = time.monotonic() - began
+        best, run = recommended(found.saved), found.saved
+        if best is None:
+            raise SystemExit(f"{job.name}: no training of the search succeeded: give a larger --seconds")
+        own = run.manifest.options
+        full = sum(trial.candidate.whole for trial in run.trials())
+        told = {"searched": searched, "trainings": len(run.outcomes), "full": full}
+        genome = best.genome
+    return {**judged(job, own, genome, seed), **told}
+
+
+class Reporting(Context):
+    """A context that reports the learning curve to Optuna, and stops where its pruner or the time says so."""
+
+    def __init__(self, trial: Any, deadline: float, **given: Any) -> None:
+        super().__init__(**given)
+        self.trial, self.deadline = trial, deadline
+
+    def report_all(self, fraction: float, metrics: Any, decayed: bool | None = None) -> None:
+        super().report_all(fraction, metrics, decayed)
+        self.trial.report(metrics["val_loss"], max(1, round(fraction * POINTS)))
+        if time.time() > self.deadline or (fraction < 1.0 and self.trial.should_prune()):
+            raise Pruned
+
+
+def study_of(journal: str, seed: int) -> Any:
+    """Return the study of a search by Optuna, which several processes share by a file."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        study_name="job",
+        storage=JournalStorage(JournalFileBackend(journal)),
+        sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+        pruner=optuna.pruners.HyperbandPruner(min_resource=1, max_resource=POINTS, reduction_factor=3),
+        load_if_exists=True,
+    )
+
+
+def tpe_worker(journal: str, job: Job, options: dict[str, Any], seed: int, number: int, deadline: float) -> None:
+    """Train what TPE proposes until the deadline, as one of several processes."""
+    from optuna.trial import TrialState
+
+    from evo_tune.strategies.tpe import distribution_of, value_of
+
+    bound = bound_of(job, options)
+    distributions = {name: distribution_of(gene) for name, gene in bound.space.genes.items()}
+    study = study_of(journal, seed + 1000 * number)
+    while time.time() < deadline:
+        trial = study.ask(distributions)
+        genome = {name: value_of(gene, trial.params[name]) for name, gene in bound.space.genes.items()}
+        genome = bound.space.check(genome)
+        trial.set_user_attr("genome", genome)
+        with tempfile.TemporaryDirectory() as folder:
+            context = Reporting(trial, deadline, seed=trial_seed(seed, 0), folder=folder)
+            try:
+                value = bound.evaluate(genome, context)["val_loss"]
+                study.tell(trial, value if time.time() <= deadline else None, state=TrialState.COMPLETE)
+            except Pruned:
+                study.tell(trial, state=TrialState.PRUNED)
+            except Exception:  # most likely it diverged; Optuna would record the same
+                study.tell(trial, state=TrialState.FAIL)
+
+
+def tpe(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Search with Optuna's TPE and Hyperband, in the time of ten trainings."""
+    from optuna.trial import TrialState
+
+    from evo_tune.strategies.tpe import parameter_of
+
+    space, curve = bound_of(job, options).space, {**options, "evaluations": POINTS}
+    with tempfile.TemporaryDirectory() as folder:
+        journal, began = str(Path(folder) / "optuna.log"), time.time()
+        deadline = began + TRAININGS * options["seconds"]
+        first = {name: parameter_of(space.genes[name], value) for name, value in space.default().items()}
+        study_of(journal, seed).enqueue_trial(first)
+        with pool_of(job) as pool:
+            at_work = [
+                pool.submit(tpe_worker, journal, job, curve, seed, number, deadline) for number in range(job.slots)
+            ]
+            for one in at_work:
+                one.result()
+        trials = study_of(journal, seed).trials
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        raise SystemExit(f"{job.name}: TPE completed no training: give a larger --seconds")
+    best = min(complete, key=lambda trial: trial.value)
+    told = {"searched": time.time() - began, "trainings": len(trials), "full": len(complete)}
+    return {**judged(job, options, best.user_attrs["genome"], seed), **told}
+
+
+# ---------------------------------------------------------------- what users have today
+
+PEFT = {"rank": 8, "alpha_ratio": 1.0, "dropout": 0.0, "targets": "qv", "lr": 1e-3, "batch": 8, "warmup": 0.0}
+"""peft's LoraConfig and transformers' TrainingArguments by default, and the learning rate of peft's examples."""
+
+
+def users(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Train what users of the job's evaluator have today."""
+    if job.name == "finetune":
+        linear = {**options, "schedule": "linear", "min_lr_ratio": 0.0}
+        return judged(job, linear, {**bound_of(job, options).space.default(), **PEFT}, seed)
+    with pool_of(job) as pool:
+        return pool.submit(perceptrons, job, options, seed).result()
+
+
+def perceptrons(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Fit scikit-learn's MLPClassifier with its defaults to the pixels, in [0, 1], of the same training part."""
+    from sklearn.metrics import log_loss
+    from sklearn.neural_network import MLPClassifier
+
+    from evo_tune.recipe import stratified
+
+    values = bound_of(job, options).values
+    images = values.images
+    training, held_out, test = stratified(images.classes, values.held_out, values.test)
+    pixels = images.pixels.reshape(len(images.pixels), -1).astype(np.float64)
+    pixels /= pixels.max()
+    found: dict[str, list[float]] = {"test_loss": [], "val_loss": [], "seconds": []}
+    for number in range(job.fresh):
+        began = time.monotonic()
+        model = MLPClassifier(random_state=fresh_seed(seed, FIRST_FRESH + number) % 2**32)
+        model.fit(pixels[training], images.classes[training])
+        found["seconds"].append(time.monotonic() - began)
+        for name, part in (("test_loss", test), ("val_loss", held_out)):
+            found[name].append(float(log_loss(images.classes[part], model.predict_proba(pixels[part]))))
+    return {**found, "genome": {"sklearn": "MLPClassifier()"}, "searched": 0.0}
+
+
+NANOGPT = (
+    "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 "
+    "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --dropout=0.0"
+)
+"""nanoGPT's CPU example, from its README."""
+
+SEEDED = """
+import runpy, sys, torch
+seed, folder, *sys.argv = sys.argv[1:]
+sys.path.insert(0, folder)
+given = torch.manual_seed
+torch.manual_seed = lambda _: given(int(seed))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""nanoGPT's program, which has no option for its seed."""
+
+
+def nanogpt(job: Job, rows: Rows, seed: int) -> dict[str, Any]:
+    """Train with nanoGPT on all cores, and judge its weights on the blocks that judge ours.
+
+    Its characters are the bytes of the text. It trains and validates on the same parts as we do.
+    """
+    if job.nanogpt is None:
+        raise SystemExit(f"{job.name} users: give a checkout of nanoGPT with --nanogpt FOLDER")
+    folder, began = job.nanogpt.resolve(), time.monotonic()
+    prepared = Corpus(job.options["data"], 256, 1024).prepared
+    texts = {"train": prepared.training, "val": np.frombuffer(prepared.validation, np.uint8)}
+    known = np.unique(np.concatenate([*texts.values(), np.frombuffer(prepared.test, np.uint8)]))
+    numbers = np.zeros(256, np.uint16)
+    numbers[known] = np.arange(len(known))
+    with tempfile.TemporaryDirectory() as made:
+        here = Path(made)
+        data = here / "data" / "shakespeare_char"
+        data.mkdir(parents=True)
+        for name, text in texts.items():
+            numbers[text].tofile(data / f"{name}.bin")
+        import pickle
+
+        (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": len(known)}))
+        for name in ("configurator.py", "config"):
+            (here / name).symlink_to(folder / name)
+        steps = [f"--{name}={job.steps}" for name in ("max_iters", "lr_decay_iters", "eval_interval")]
+        command = [sys.executable, "-c", SEEDED, str(1337 + seed), str(folder), str(folder / "train.py")]
+        log = subprocess.run(
+            [*command, *NANOGPT.split(), *steps], cwd=here, capture_output=True, text=True, check=False
+        )
+        if log.returncode:
+            raise SystemExit(f"nanoGPT ended with exit code {log.returncode}:\n{log.stderr[-2000:]}")
+        lines = re.findall(r"^iter (\d+): .*time ([\d.]+)ms", log.stdout, re.MULTILINE)
+        seconds = sum(float(ms) for at, ms in lines if int(at) % job.steps) / 1000
+        whole = time.monotonic() - began
+        options = planned(job, rows, job.seconds or plan_seconds(rows, job) or float(f"{seconds:.3g}"))
+        with pool_of(job) as pool:
+            checkpoint = here / "out-shakespeare-char" / "ckpt.pt"
+            found = pool.submit(judge_nanogpt, job, options, folder, checkpoint, numbers).result()
+    single = {name: [value] for name, value in found.items()}
+    return {**single, "seconds": [seconds], "whole": whole, "genome": {"nanoGPT": NANOGPT}, "searched": 0.0}
+
+
+def plan_seconds(rows: Rows, job: Job) -> float | None:
+    """Return the time of a training in the plan; None if there is no plan."""
+    plan = rows.known.get(json.dumps({"job": job.name, "part": "plan"}, sort_keys=True))
+    return None if plan is None else float(plan["seconds"])
+
+
+def judge_nanogpt(
+    job: Job, options: dict[str, Any], folder: Path, checkpoint: Path, numbers: np.ndarray
+) -> dict[str, float]:
+    """Return the losses of a checkpoint of nanoGPT on the test and validation blocks that judge our trainings.
+
+    Args:
+        job: The job.
+        options: Options of our trainings.
+        folder: Checkout of nanoGPT.
+        checkpoint: Its file.
+        numbers: Number of each byte in its vocabulary, (256,).
+    """
+    sys.path.insert(0, str(folder))
+    import model as theirs  # type: ignore[import-not-found]
+    import torch
+
+    from evo_tune.training.data.windows import TextMaterial
+
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    gpt = theirs.GPT(theirs.GPTConfig(**saved["model_args"]))
+    gpt.load_state_dict({name.removeprefix("_orig_mod."): one for name, one in saved["model"].items()})
+    gpt.eval()
+    values = bound_of(job, options).values
+    material = TextMaterial(Corpus.of(values, values.longest), count=SCORED, seed=0)
+    table, found = torch.from_numpy(numbers.astype(np.int64)), {}
+    for name, testing in (("test_loss", True), ("val_loss", False)):
+        total, count = 0.0, 0
+        for inputs, targets in material.held_out(gpt.config.block_size, testing):
+            asked = targets >= 0
+            with torch.no_grad():
+                logits, _ = gpt(table[inputs.long()], table[targets.clamp(min=0).long()])
+            losses = torch.nn.functional.cross_entropy(
+                logits[asked].double(), table[targets[asked].long()], reduction="sum"
+            )
+            total, count = total + float(losses), count + int(asked.sum())
+        found[name] = total / count
+    return found
+
+
+# ---------------------------------------------------------------- the table
+
+
+def summary(rows: Rows) -> None:
+    """Print a table for each job: losses on the test part, and differences paired by seed."""
+    results: dict[str, dict[str, dict[int, Any]]] = {}
+    for key, result in rows.known.items():
+        of = json.loads(key)
+        if of["part"] in PARTS:
+            results.setdefault(of["job"], {}).setdefault(of["part"], {})[of["seed"]] = result
+    for job, parts in results.items():
+        of_seed = {part: {at: one["test_loss"] for at, one in of.items()} for part, of in parts.items()}
+        print(f"\n### {job}\n\n| contestant | seeds | test loss | - default | - tpe | s a training | s of search |")
+        print("|---|---|---|---|---|---|---|")
+        losses = {part: {at: statistics.fmean(one) for at, one in of.items()} for part, of in of_seed.items()}
+        for part in (one for one in PARTS if one in parts):
+            mine = losses[part]
+            apart = []
+            for other in ("default", "tpe"):
+                pairs = [loss - losses[other][at] for at, loss in mine.items() if at in losses.get(other, {})]
+                apart.append(mean(pairs) if pairs and other != part else "")
+            took = statistics.fmean(second for one in parts[part].values() for second in one["seconds"])
+            searched = statistics.fmean(one["searched"] for one in parts[part].values())
+            cells = [part, str(len(mine)), mean(list(mine.values())), *apart, f"{took:.3g}", f"{searched:.3g}"]
+            print("| " + " | ".join(cells) + " |")
+    print("\n± is the standard error over seeds. A loss is a mean over fresh seeds; of nanoGPT, one training.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Real jobs at equal time.")
+    parser.add_argument("job", nargs="?", choices=JOBS)
+    parser.add_argument("parts", nargs="*", help="contestants: users, default, tpe, search; default: all")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="print the table of a file of results")
+    parser.add_argument("--out", type=Path, default=Path("real_jobs.jsonl"), help="file of results, read first")
+    parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", help="checkout of nanoGPT")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="text of nanogpt; another text of finetune")
+    parser.add_argument("--seconds", type=float, help="time of a training")
+    parser.add_argument("--seeds", default="0,1,2", help="seeds of each contestant")
+    parser.add_argument("--fresh", type=int, default=3, help="fresh seeds of each genome")
+    parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, help="trainings at the same time")
+    parser.add_argument("--nanogpt-steps", type=int, default=2000, help="steps of nanoGPT")
+    given = parser.parse_args()
+    if given.summary is not None:
+        summary(Rows(given.summary))
+        return
+    unknown = [part for part in given.parts if part not in PARTS]
+    if given.job is None or unknown or (given.job == "nanogpt" and given.text is None):
+        parser.error(f"expected a job, contestants of {', '.join(PARTS)}, and for nanogpt --text FILE")
+    play(job_of(given), given.parts or list(PARTS), [int(seed) for seed in given.seeds.split(",")], Rows(given.out))
+
+
+def job_of(given: argparse.Namespace) -> Job:
+    """Return the job that the command line names."""
+    options: dict[str, Any] = {}
+    if given.job != "labels":
+        options["data"] = str((given.text or standard_library()).resolve())
+        options["eval_tokens"] = SCORED
+    return Job(
+        name=given.job,
+        evaluator=JOBS[given.job],
+        options=options,
+        slots=given.slots,
+        fresh=given.fresh,
+        seconds=given.seconds,
+        nanogpt=given.nanogpt,
+        steps=given.nanogpt_steps,
+    )
+
+
+def play(job: Job, parts: list[str], seeds: list[int], rows: Rows) -> None:
+    """Have each contestant do the job with every seed, and print the table after each."""
+    programs = {"users": users, "default": default, "tpe": tpe, "search": search}
+    text = job.name in ("nanogpt", "stdlib")
+    for seed in seeds:
+        for part in parts:
+            of = {"job": job.name, "part": part, "seed": seed}
+            if part == "users" and text:
+                rows.get(of, lambda: nanogpt(job, rows, seed))  # noqa: B023
+            else:
+                seconds = job.seconds or plan_seconds(rows, job)
+                if text and seconds is None:
+                    raise SystemExit(f"{job.name}: the time of a training is not known: begin with users, or --seconds")
+                options = planned(job, rows, seconds)
+                rows.get(of, lambda: programs[part](job, options, seed))  # noqa: B023
+            summary(rows)
+
+
+if __name__ == "__main__":
+    main()
