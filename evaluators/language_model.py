@@ -34,6 +34,8 @@ from evo_tune.recipe import (
     idle_fields,
     tests_of,
     units_of,
+    usual_head,
+    usual_steps,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ class Size:
             expected = f"auto, {', '.join(SIZES)}, or DEPTHxWIDTH with a width that is a multiple of 8, such as 4x128"
             raise OptionError(f"-o size={text[:60]}: expected {expected}")
         size = cls(depth=numbers[0], width=numbers[1], context=0, batch=0)
-        context, batch = numbers[2:] or _steps_of(size.tokens)
+        context, batch = numbers[2:] or usual_steps(size.tokens)
         return replace(size, context=context, batch=max(batch, context))
 
     def __str__(self) -> str:
@@ -86,7 +88,7 @@ class Size:
     @property
     def head_dim(self) -> int:
         """Channels of a head: up to 64, fewer in narrow models so that there are three heads or more."""
-        return next(one for one in (64, 32, 16, 8) if self.width % one == 0 and (self.width >= 3 * one or one == 8))
+        return usual_head(self.width)
 
     @property
     def heads(self) -> int:
@@ -161,16 +163,6 @@ SHAPED = re.compile(r"[0-9]{1,7}(x[0-9]{1,7}){1,3}")
 
 LADDER = ("1x32", "2x48", "2x64", "3x96", "4x128", "4x192", "6x256", "6x384", "8x512", "12x768", "16x1024", "24x1024")
 """Sizes among which a budget chooses."""
-
-
-def _steps_of(tokens: float) -> tuple[int, int]:
-    """Return context and batch, in tokens, for a training of so many tokens.
-
-    The batch is Step Law's, 0.58 · D^0.571 (arXiv:2503.04715), to a power of two.
-    """
-    batch = 2 ** round(math.log2(max(64.0, 0.58 * tokens**0.571)))
-    contexts = ((1e6, 32), (1e7, 64), (1e8, 128), (1e9, 256), (1e10, 512), (math.inf, 1024))
-    return min(batch, next(context for most, context in contexts if tokens < most)), batch
 
 
 SIZES = {

@@ -1,12 +1,14 @@
 """`run --for-scale WIDTHxDEPTH`: a search whose recipe is transferred to a larger size.
 
-The search uses a parametrisation that transfers and fixes the genes that no rule transfers. It trains genomes at two
-widths and two budgets, from which the loss at the target is predicted (`forecast.loss`).
+The search trains proxies: two widths and two budgets, from which the loss at the target is predicted (`forecast.loss`).
+Where the target's own training is so cheap that a search can afford it, the search trains that size, and nothing is
+transferred.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.cli import _shared as shared
@@ -16,61 +18,189 @@ if TYPE_CHECKING:
     from evo_tune.forecast.scale import Aim
     from evo_tune.genome.genes import Gene
     from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
+    from evo_tune.recipe import LargeTraining, Proxy
     from evo_tune.report.charts.scale import TransferredRecipe
     from evo_tune.store.run import Run
 
-WIDER = 1.5
-"""Ratio of the two widths: large enough that the size matters, and not much more expensive."""
-
 BUDGETS = "1/4,1"
-"""Rungs of the search; each partial training has a complete schedule."""
+"""Rungs of a search with proxies; each partial training has a complete schedule."""
+
+TRAININGS = 30
+"""Trainings of a search, by which `--hours` or the target's own training are divided into budgets."""
+
+CHEAP = 20
+"""Multiple of the default budget up to which a target is searched at its own size, and of which a proxy's budget is."""
+
+PER_WEIGHT = 20
+"""Tokens per weight of a target without given tokens (arXiv:2203.15556)."""
 
 UNTRANSFERABLE = {"dropout": 0.0, "context": None, "window": None}
 """Genes that depend on the text and not on the size: fixed at this value; None: at the default of the space."""
 
 
-def options_for(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with a parametrisation that transfers, unless the user gave one."""
-    return {"param": "completep", **given}
+@dataclass(frozen=True, kw_only=True)
+class ScaleSearch:
+    """A search for a larger model.
+
+    Args:
+        options: Options of the evaluator.
+        genes: Genes that replace those of the evaluator.
+        first: Genomes that are trained first, after the default one.
+        fidelity: Rungs; None: as usual.
+        told: What was chosen and why, in one line.
+    """
+
+    options: dict[str, Any]
+    genes: dict[str, Any]
+    first: list[dict[str, Any]] = field(default_factory=list)
+    fidelity: str | None = None
+    told: str
 
 
-def genes_for(
-    aim: Aim, plugin: Evaluator, options: Mapping[str, Any], given: Mapping[str, Gene | None]
-) -> dict[str, Any]:
-    """Return the genes of a search: those given, two widths, one depth, and fixed ones.
+Rate = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
+"""Function that returns the FLOPs that all slots do in the given hours, for options and genes of a small training."""
+
+
+def search_for(
+    aim: Aim, plugin: Evaluator, given: Mapping[str, Any], genes: Mapping[str, Gene | None], able: Rate | None = None
+) -> ScaleSearch:
+    """Return the search for a larger model: of its own size where that is cheap, and of proxies otherwise.
 
     Args:
         aim: Size of the larger model.
         plugin: Evaluator of the search.
-        options: Options of the evaluator, with the parametrisation.
-        given: Genes that the user gave.
+        given: Options that the user gave.
+        genes: Genes that the user gave.
+        able: Measures the FLOPs that fit into `--hours`; None without `--hours`.
 
     Raises:
-        OptionError: The evaluator carries no recipe to another size.
+        OptionError: The evaluator carries no recipe to another size, or the width does not suit its heads.
     """
+    from evo_tune.recipe import proxy_for
+
+    if not hasattr(plugin.module, "carry") or not {"param", "size", "tokens"} <= plugin.options.keys():
+        raise OptionError(
+            f"--for-scale: evaluator {plugin.name} has no carry(genome, target, options), or no options param, size "
+            "and tokens; language_model has all"
+        )
+    if given.get("seconds"):
+        raise OptionError("--for-scale: expected no -o seconds=: give --hours, or -o tokens= or -o flops=")
+    target = target_of(aim, plugin, given)
+    if "size" in given:
+        return _at_given_size(target, plugin, given, genes)
+    own = _default_flops(plugin, given)
+    flops = max(own, min(target.flops / TRAININGS, CHEAP * own))
+    tokens = int(float(given["tokens"])) if given.get("tokens") else None
+    if given.get("flops") is not None:
+        flops = float(given["flops"])
+    elif tokens is None:
+        proxy = proxy_for(target, flops)
+        total = CHEAP * own * TRAININGS
+        why = f"it takes {target.flops:.2g} FLOPs, at most {CHEAP} times the default budget"
+        if able is not None and proxy is not None:
+            found = proxy_search(target, proxy, given, genes)
+            total = able(found.options, found.genes)
+            flops, why = total / TRAININGS, f"{total / target.flops:.0f} trainings of it fit into --hours"
+        if proxy is None or TRAININGS * target.flops <= total:
+            return _own_search(target, given, genes, why)
+    proxy = proxy_for(target, flops, tokens)
+    if proxy is None:
+        return _own_search(target, given, genes, "no smaller model resembles it")
+    return proxy_search(target, proxy, given, genes)
+
+
+def target_of(aim: Aim, plugin: Evaluator, given: Mapping[str, Any]) -> LargeTraining:
+    """Return the training for which a recipe is searched.
+
+    Raises:
+        OptionError: The width is not a multiple of the head width.
+    """
+    from evo_tune.recipe import LargeTraining, usual_head, usual_steps
+
+    head = int(given.get("base_head") or usual_head(aim.width))
+    if aim.width % head:
+        near = max(1, round(aim.width / head)) * head
+        raise OptionError(
+            f"--for-scale {aim.width}x{aim.depth}: expected a width that is a multiple of {head}, as a head has: "
+            f"{near}x{aim.depth}"
+        )
+    tokens = aim.tokens or PER_WEIGHT * 12 * aim.depth * aim.width**2
+    context = int(given.get("context") or usual_steps(tokens)[0])
+    return LargeTraining(width=aim.width, depth=aim.depth, tokens=tokens, context=context, head=head)
+
+
+def _default_flops(plugin: Evaluator, given: Mapping[str, Any]) -> float:
+    """Return the FLOPs of the training that the evaluator does without a size and a budget."""
+    options = {name: value for name, value in given.items() if name not in ("flops", "tokens")}
+    bound = plugin.bind(options).settled(rungs=True)
+    return bound.estimate(bound.space.default())["flops"]
+
+
+def _own_search(
+    target: LargeTraining, given: Mapping[str, Any], genes: Mapping[str, Gene | None], why: str
+) -> ScaleSearch:
+    """Return a search at the target's own size, so that nothing is transferred."""
+    from evo_tune.genome.genes import Choice
+    from evo_tune.recipe import usual_steps
+
+    batch = max(target.context, usual_steps(target.tokens)[1])
+    size = f"{target.depth}x{target.width}x{target.context}x{batch}"
+    there = f"{target.width}x{target.depth} on {target.tokens:,} tokens"
+    return ScaleSearch(
+        options={**given, "size": size, "tokens": target.tokens},
+        genes={"width": Choice((target.width,)), "depth": Choice((target.depth,)), **genes},
+        told=f"--for-scale: searches at the target's own size, {there}: {why}",
+    )
+
+
+def proxy_search(
+    target: LargeTraining, proxy: Proxy, given: Mapping[str, Any], genes: Mapping[str, Gene | None]
+) -> ScaleSearch:
+    """Return a search with proxies: two widths, one depth, batches about the usual one, and some genes fixed."""
     from evo_tune.genome.genes import Choice
 
-    if not hasattr(plugin.module, "carry") or "param" not in plugin.options:
-        raise OptionError(
-            f"--for-scale: evaluator {plugin.name} has no carry(genome, target, options), or no parametrisation; "
-            "language_model has both"
-        )
+    batches = proxy.batches
+    usual = max(proxy.batch, batches[0])
+    own: dict[str, Any] = {
+        "width": Choice((proxy.width, proxy.wider), ordered=True, default=proxy.width),
+        "depth": Choice((proxy.depth,)),
+        "dropout": Choice((0.0,)),
+        "batch": Choice(batches, ordered=True, default=usual),
+    }
+    if not given.get("context"):
+        own["context"] = Choice((target.context,))
+    fewer = "" if proxy.share > 0.99 else f", {proxy.share:.0%} of the target's tokens per weight (--hours allows more)"
+    told = (
+        f"--for-scale: searches with proxies of {proxy.width}x{proxy.depth} and {proxy.wider}x{proxy.depth} on "
+        f"{proxy.tokens:,} tokens{fewer}, context {proxy.context} as at the target"
+    )
+    base = {"param": "completep", "base_head": target.head, "size": proxy.size}
+    budget = {} if given.get("flops") is not None else {"tokens": proxy.tokens}
+    return ScaleSearch(options={**base, **budget, **given}, genes={**own, **genes}, fidelity=BUDGETS, told=told)
+
+
+def _at_given_size(
+    target: LargeTraining, plugin: Evaluator, given: Mapping[str, Any], genes: Mapping[str, Gene | None]
+) -> ScaleSearch:
+    """Return a search of the size that the user gave, with a second width.
+
+    Raises:
+        OptionError: That size is not below the target.
+    """
+    from evo_tune.genome.genes import Choice
+    from evo_tune.recipe import wider_of
+
+    options = {"param": "completep", **given}
     bound = plugin.bind(options).settled(rungs=True)
     space = bound.space
     usual = space.default()
     width, depth = int(usual["width"]), int(usual["depth"])
-    head = width // int(usual["heads"]) if "heads" in usual else bound.options["base_head"] or 1
-    wider = -(-int(WIDER * width) // head) * head
-    if aim.width < wider or aim.depth < depth:
+    head = int(bound.options["base_head"] or width // int(usual["heads"]))
+    wider = wider_of(width, head)
+    if target.width < wider or target.depth < depth or target.width % head:
         raise OptionError(
-            f"--for-scale {aim.width}x{aim.depth}: expected more than the search's own {wider}x{depth}; "
-            "what is no larger needs no scaling"
-        )
-    if aim.width % head:
-        near = round(aim.width / head) * head
-        raise OptionError(
-            f"--for-scale {aim.width}x{aim.depth}: expected a width that is a multiple of {head}, as a head has, which "
-            f"stays as it is: {near}x{aim.depth}"
+            f"--for-scale {target.width}x{target.depth}: expected at least the search's own {wider}x{depth}, and a "
+            f"multiple of {head}, as a head has; leave out -o size="
         )
     fixed = {
         name: Choice((usual[name] if value is None else value,))
@@ -78,7 +208,8 @@ def genes_for(
         if name in space.genes
     }
     sizes = {"width": Choice((width, wider), ordered=True, default=width), "depth": Choice((depth,))}
-    return {**fixed, **sizes, **given}
+    told = f"--for-scale: searches with the given size, {width}x{depth} and {wider}x{depth}"
+    return ScaleSearch(options=options, genes={**fixed, **sizes, **genes}, fidelity=BUDGETS, told=told)
 
 
 def wider_default(
@@ -129,10 +260,12 @@ def in_lines(run: Run, found: TransferredRecipe) -> Iterator[str]:
     )
     metric = run.objectives[0].metric
     if found.loss is None or found.low is None or found.high is None:
-        yield f"{metric} there: not identifiable: {found.why}"
+        yield f"{metric} there: not predicted: {found.why}"
     else:
-        yield f"{metric} there: {found.loss:.4g}, four fifths between {found.low:.4g} and {found.high:.4g}"
+        yield f"{metric} there: {found.loss:.4g}, 80 % between {found.low:.4g} and {found.high:.4g}"
+    if found.narrow:
+        yield found.narrow
     yield (
         f"carry it: evo-tune scale {as_typed(run.folder)} --width {found.width} --depth {found.depth} "
-        f"--tokens {found.tokens} --probe 3"
+        f"--tokens {found.tokens}"
     )

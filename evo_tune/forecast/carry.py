@@ -84,7 +84,7 @@ def between(found: TrainingSize, target: TrainingSize, wanted: Wanted, count: in
     """Return sizes between a run and a target, each with as much text as the run's training.
 
     Up to five probes use one size, halfway in log width and log depth. More probes use two sizes, at one third and two
-    thirds. Widths are multiples of the head width.
+    thirds. Widths are multiples of the head width. Where no size is in between, the target's own is used.
 
     Args:
         found: Size of the original run.
@@ -93,7 +93,7 @@ def between(found: TrainingSize, target: TrainingSize, wanted: Wanted, count: in
         count: Number of probes.
 
     Raises:
-        UsageError: There is no size in between.
+        UsageError: The run is of the target's size.
     """
     head = found.width // found.heads
     shares = (0.5,) if count < 6 else (1 / 3, 2 / 3)
@@ -102,13 +102,10 @@ def between(found: TrainingSize, target: TrainingSize, wanted: Wanted, count: in
         width = math.exp((1 - share) * math.log(found.width) + share * math.log(target.width))
         depth = math.exp((1 - share) * math.log(found.depth) + share * math.log(target.depth))
         sizes.append((max(head, round(width / head) * head), max(1, round(depth))))
-    ends = {(one.width, one.depth) for one in (found, target)}
-    sizes = [size for size in dict.fromkeys(sizes) if size not in ends]
-    if not sizes:
-        raise UsageError(
-            f"--probe: there is no size between {found.depth}x{found.width} and {target.depth}x{target.width}; "
-            "leave it out, and train the target"
-        )
+    here, there = ((one.width, one.depth) for one in (found, target))
+    if here == there:
+        raise UsageError(f"--probe: the run is of the target's size, {target.depth}x{target.width}; leave it out")
+    sizes = [size for size in dict.fromkeys(sizes) if size not in (here, there)] or [there]
     return [Wanted(width=width, depth=depth, tokens=round(found.tokens)) for width, depth in sizes]
 
 

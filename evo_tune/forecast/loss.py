@@ -49,6 +49,9 @@ average. Beyond it, the loss falls unevenly, because a model learns in phases: b
 doublings reduced it by 7, 13, 10, 8 and 15 %.
 """
 
+WIDE = 0.05
+"""Half of an interval, as a share of the loss, above which it is said what would narrow it."""
+
 DRAWS = 4_000
 """Number of laws drawn for an interval."""
 
@@ -110,6 +113,44 @@ class Prediction:
     high: float
     share: float
     law: ScalingLaw
+
+    @property
+    def half(self) -> float:
+        """Half of the interval, as a share of the loss."""
+        return (self.high - self.low) / 2 / self.loss
+
+
+def narrowing(observations: Sequence[Observation], parameters: float, tokens: float, found: Prediction) -> str:
+    """Return one line about what would narrow a prediction's interval; '' if it is within `WIDE`.
+
+    Each remedy is tried by adding the trainings that it would make, with the losses of the best law.
+
+    Args:
+        observations: Trainings behind the prediction.
+        parameters: Number of weights of the target.
+        tokens: Training text of the target in tokens.
+        found: The prediction.
+    """
+    if found.half <= WIDE:
+        return ""
+    most, longest = max(one.parameters for one in observations), max(one.tokens for one in observations)
+    between, longer = math.sqrt(most * parameters), min(tokens, 4 * longest)
+    larger = min(parameters, 4 * most)
+    remedies = {
+        "probes between the sizes (`evo-tune scale --probe 3`)": [(between, longest), (between, longest / 4)],
+        "a larger proxy (more --hours, or -o size=)": [(larger, longest), (larger, longest / 4)],
+        f"one more budget (-o tokens={longer:.0f})": [(most, longer)],
+        "a larger proxy on more tokens (more --hours)": [(larger, longer), (larger, longer / 4)],
+    }
+    halves = {}
+    for what, sizes in remedies.items():
+        added = [Observation(one, text, found.law(one, text)) for one, text in sizes * 3]
+        halves[what] = predict([*observations, *added], parameters, tokens).half
+    best = min(halves, key=halves.__getitem__)
+    wide = f"the interval is ±{found.half:.0%}, wider than ±{WIDE:.0%}"
+    if halves[best] >= found.half:
+        return f"{wide}: only a training nearer to the target would narrow it"
+    return f"{wide}: {best} would narrow it to about ±{halves[best]:.0%}"
 
 
 def missing(observations: Sequence[Observation]) -> str:

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 from evo_tune.forecast.laws import LAWS, Scale, compute_optimal_tokens
-from evo_tune.forecast.loss import Observation, ScalingLaw, missing, predict
+from evo_tune.forecast.loss import Observation, ScalingLaw, missing, narrowing, predict
 from evo_tune.genome.trial import DECAYED, Trial
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.charts.scale import TransferredRecipe
@@ -179,6 +179,7 @@ class TargetLoss(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults
         share: Share of cases within the interval.
         law: Fitted law.
         further: Weights or tokens of the target, divided by the largest that were trained.
+        narrow: What would narrow the interval; left out if it is within ±5 %.
     """
 
     metric: str
@@ -191,6 +192,7 @@ class TargetLoss(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults
     share: float | None = None
     law: ScalingLaw | None = None
     further: float | None = None
+    narrow: str = ""
 
 
 class Basin(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -326,7 +328,9 @@ def scaled(
         UsageError: The recipe cannot be transferred to this size.
     """
     recipe = recipe_at(evaluator, wanted, trial)
+    recipe.remarks += _at_an_end(run, trial)
     target, metric = recipe.target, run.objectives[0].metric
+    own = target.parameters == recipe.found.parameters and target.tokens == recipe.found.tokens
     seconds, speed = _seconds(trial, target, wanted)
     hours = None if seconds is None else seconds / 3600
     return ScaledRecipe(
@@ -334,7 +338,7 @@ def scaled(
         trial=trial.id,
         **msgspec.structs.asdict(recipe),
         laws=_rates(recipe),
-        loss=_loss(metric, observations([run, *others], metric), target),
+        loss=_loss(metric, [] if own else observations([run, *others], metric), target, own),
         optimal_tokens=compute_optimal_tokens(target.parameters),
         tokens_per_parameter=target.tokens / target.parameters,
         hours=hours,
@@ -419,9 +423,30 @@ def _rates(recipe: Recipe) -> list[LawRate]:
     return rows
 
 
-def _loss(metric: str, seen: Sequence[Observation], target: TrainingSize) -> TargetLoss:
-    """Return the predicted loss at the target, or the reason why it cannot be predicted."""
-    why = missing(seen)
+def _at_an_end(run: Run, trial: Trial) -> list[str]:
+    """Return a warning if the batch of a trial is at an end of its range, widened where the run did so."""
+    gene = run.genes.get("batch")
+    if gene is None or gene.size == 1:
+        return []
+    ends = [gene.decode(0.0), gene.decode(1.0)]
+    if trial.genome["batch"] not in ends:
+        return []
+    return [
+        f"batch {trial.genome['batch']} is at an end of its range, {ends[0]} to {ends[1]}: the best one may be "
+        f"beyond; widen it with `evo-tune resume --gene batch=…`, or give --batch"
+    ]
+
+
+def _loss(metric: str, seen: Sequence[Observation], target: TrainingSize, own: bool) -> TargetLoss:
+    """Return the predicted loss at the target, or the reason why it is not predicted.
+
+    Args:
+        metric: Name of the loss.
+        seen: Trainings behind the prediction.
+        target: Size of the target's training.
+        own: Whether the run trained at the target's own size.
+    """
+    why = "the run trained at this size, and its losses are those of the target" if own else missing(seen)
     if why:
         return TargetLoss(metric=metric, trainings=len(seen), identifiable=False, why=why)
     found = predict(seen, target.parameters, target.tokens)
@@ -439,6 +464,7 @@ def _loss(metric: str, seen: Sequence[Observation], target: TrainingSize) -> Tar
         share=found.share,
         law=found.law,
         further=further,
+        narrow=narrowing(seen, target.parameters, target.tokens, found),
     )
 
 
@@ -519,6 +545,7 @@ def carried(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe | None:
         low=told.loss.low,
         high=told.loss.high,
         why=told.loss.why,
+        narrow=told.loss.narrow,
     )
 
 

@@ -3,7 +3,7 @@
 | | rule | source |
 |---|---|---|
 | width, depth, heads | as requested; channels per head stay constant | arXiv:2203.03466 |
-| batch | grows with the training tokens to the power of 0.383 | Bergsma et al., arXiv:2505.13738 |
+| batch | by the ratio of Step Law's batches for the two trainings (see `proxies`) | arXiv:2503.04715 |
 | learning rate | constant across sizes (see `models.rules`) | arXiv:2203.03466, 2505.01618 |
 | ... with the batch | by the square root of the batch; SGD: in proportion | arXiv:2205.10287, 1706.02677 |
 | weight decay | constant time scale B / (ηλD) | Wang & Aitchison, arXiv:2405.13698 |
@@ -27,9 +27,7 @@ from evo_tune.recipe.data.corpus import bytes_to_train_on
 from evo_tune.recipe.hardware.memory import fit_memory
 from evo_tune.recipe.language import LanguageOptions, LanguageTask
 from evo_tune.recipe.models.gpt_config import GPTConfig
-
-BATCH_POWER = 0.383
-"""Exponent of the best batch as a function of training tokens (arXiv:2505.13738)."""
+from evo_tune.recipe.proxies import usual_batch
 
 TIME_POWER = 0.52
 """Exponent by which the best time scale of decay shrinks with tokens per parameter (arXiv:2505.13738).
@@ -136,10 +134,21 @@ class _Carrying:
     target: Target
 
     def done(self) -> Carried:
+        if self.same:
+            rows = [Row(name, "carried", value, value, "the same training") for name, value in self.genome.items()]
+            return Carried(dict(self.genome), {"flops": None, "seconds": None, "tokens": self.target.tokens}, rows, [])
         known = {row.gene: row for row in (*self._shape(), *self._rates(), *self._data())}
         rows = [known.get(name) or self._other(name, value) for name, value in self.genome.items()]
         values = {row.gene: row.target for row in rows}
         return Carried(values, self._options(known), rows, self._remarks())
+
+    @property
+    def same(self) -> bool:
+        """Whether the target is the training that was found."""
+        target = self.target
+        found = (self.config.width, self.config.depth, self.genome["batch"])
+        whole = abs(target.tokens - self.tokens) < self.genome["batch"]  # a training has whole steps
+        return whole and found == (target.width, target.depth, target.batch or self.genome["batch"])
 
     @property
     def head(self) -> int:
@@ -153,7 +162,8 @@ class _Carrying:
     def batch(self) -> int:
         """Tokens per step of the target, rounded to whole windows."""
         found = self.genome["batch"]
-        wanted = self.target.batch or found * 2 ** round(BATCH_POWER * math.log2(max(self.longer, 1e-9)))
+        usual = usual_batch(self.target.tokens) / usual_batch(self.tokens)
+        wanted = self.target.batch or found * 2 ** round(math.log2(usual))
         context = self.config.context
         return int(max(1, round(wanted / context)) * context)
 
@@ -191,7 +201,10 @@ class _Carrying:
             ("arXiv:2505.01618" if name == "completep" else "arXiv:2203.03466")
             + ("" if growth == 1.0 else f", {source}"),
         )
-        rise = f"text {self.longer:.3g} times to the power of {BATCH_POWER}, to a power of 2"
+        rise = (
+            f"by Step Law's batches, {usual_batch(self.tokens):,.0f} and {usual_batch(self.target.tokens):,.0f}, "
+            "to a power of 2"
+        )
         batch_rule = "as asked" if self.target.batch else rise
         rows = [
             lr,
@@ -201,7 +214,7 @@ class _Carrying:
                 genome["batch"],
                 self.batch,
                 batch_rule,
-                "" if self.target.batch else "arXiv:2505.13738",
+                "" if self.target.batch else "arXiv:2503.04715",
             ),
         ]
         constant, power = self._decays(wider / max(growth, 1e-12))

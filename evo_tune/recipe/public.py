@@ -65,4 +65,15 @@ from evo_tune.recipe.optim.schedule import (
 )
 from evo_tune.recipe.optim.steps import BatchRamp, Ramping, optimizer_steps, stop_step
 from evo_tune.recipe.plan import Budget, Phase, Plan, ToZero, Training, plan_phases, spent
+from evo_tune.recipe.proxies import (
+    NARROWEST,
+    SHALLOWEST,
+    LargeTraining,
+    Proxy,
+    proxy_for,
+    usual_batch,
+    usual_head,
+    usual_steps,
+    wider_of,
+)
 from evo_tune.recipe.tuning import Tuning, built_in_text, planned_small_base, read_tuning_text, small_base_key

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import evo_tune.loop.opening
 from evo_tune import Choice, Float, Search, load
 from evo_tune.cli import cli
-from evo_tune.cli.for_scale import genes_for, in_lines, note, options_for, wider_default
+from evo_tune.cli.for_scale import TRAININGS, in_lines, note, search_for, target_of, wider_default
 from evo_tune.cli.output import outputs
 from evo_tune.errors import OptionError
 from evo_tune.forecast.scale import observations, parse_aim
@@ -30,20 +30,63 @@ from tests.here import Here
 SMALL = {"size": "2x64x64x512", "tokens": 4096}
 
 
-def test_a_search_for_a_larger_model_has_two_widths_and_what_does_not_transfer_fixed() -> None:
+def test_a_given_size_is_searched_at_two_widths_with_what_does_not_transfer_fixed() -> None:
     aim, plugin = parse_aim("1024x24"), find_evaluator("bundled:language_model")
-    options = options_for(SMALL)
-    assert options["param"] == "completep"
-    genes = genes_for(aim, plugin, options, {"lr": Float(1e-3, 1e-2, log=True)})
-    assert genes["width"].values == (64, 96)
-    assert genes["depth"].values == (2,)
-    assert genes["dropout"].values == (0.0,)
-    assert {"lr", "context"} <= set(genes)
-    assert options_for({"param": "mup"})["param"] == "mup"
-    assert parse_aim("256x4x1e6").tokens == 10**6
-    (wide,) = wider_default(plugin, options, genes)
+    found = search_for(aim, plugin, SMALL, {"lr": Float(1e-3, 1e-2, log=True)})
+    assert found.options == {"param": "completep", **SMALL}
+    assert found.genes["width"].values == (64, 96)
+    assert found.genes["depth"].values == (2,)
+    assert found.genes["dropout"].values == (0.0,)
+    assert {"lr", "context"} <= set(found.genes)
+    assert search_for(aim, plugin, {**SMALL, "param": "mup"}, {}).options["param"] == "mup"
+    (wide,) = wider_default(plugin, found.options, found.genes)
     assert (wide["width"], wide["depth"], wide["dropout"]) == (96, 2, 0.0)
-    assert wider_default(plugin, options, {**genes, "width": Choice((64,))}) == [], "the user's own"
+    assert wider_default(plugin, found.options, {**found.genes, "width": Choice((64,))}) == [], "the user's own"
+
+
+def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usual_one() -> None:
+    aim, plugin = parse_aim("256x8x3e7"), find_evaluator("bundled:language_model")
+    found = search_for(aim, plugin, {}, {})
+    target = target_of(aim, plugin, {})
+    space = plugin.bind(found.options).settled(rungs=True).space.including(found.genes)
+    usual = space.default()
+    assert usual["context"] == target.context == 128
+    assert found.genes["width"].values[0] * 8 >= 256
+    assert usual["width"] // usual["heads"] == target.head == 64
+    assert usual["depth"] * 4 >= 8
+    assert min(found.genes["batch"].values) >= usual["batch"] / 2
+    assert found.fidelity == "1/4,1"
+    assert str(found.options["tokens"]) in found.told.replace(",", "")
+    assert search_for(aim, plugin, {"tokens": "5000"}, {}).options["tokens"] == "5000", "the user's own"
+    with pytest.raises(OptionError, match="seconds"):
+        search_for(aim, plugin, {"seconds": "5"}, {})
+
+
+def test_a_cheap_target_is_searched_at_its_own_size() -> None:
+    plugin = find_evaluator("bundled:language_model")
+    cheap = search_for(parse_aim("64x2x1e5"), plugin, {}, {})
+    assert "own size" in cheap.told
+    assert "\n" not in cheap.told
+    assert cheap.options["tokens"] == 100_000
+    assert cheap.options["size"].startswith("2x64x")
+    assert (cheap.genes["width"].values, cheap.genes["depth"].values) == ((64,), (2,))
+    assert (cheap.fidelity, cheap.first, cheap.options.get("param")) == (None, [], None)
+    dear = search_for(parse_aim("256x8x3e7"), plugin, {}, {})
+    assert "proxies" in dear.told
+
+
+def test_the_hours_decide_whether_the_target_itself_is_searched_and_how_large_proxies_are() -> None:
+    aim, plugin = parse_aim("128x4x1536000"), find_evaluator("bundled:language_model")
+    takes = target_of(aim, plugin, {}).flops
+
+    def within(trainings: float) -> dict[str, Any]:
+        return vars(search_for(aim, plugin, {}, {}, lambda options, genes: trainings * takes))
+
+    assert "own size" in within(TRAININGS + 1)["told"]
+    assert "proxies" in within(TRAININGS - 1)["told"]
+    tokens = [within(trainings)["options"]["tokens"] for trainings in (0.01, 1, 10)]
+    assert tokens == sorted(set(tokens)), "more hours, longer trainings"
+    assert "tokens per weight" in within(0.01)["told"], "fewer than the target's"
 
 
 @pytest.mark.parametrize(
@@ -57,8 +100,8 @@ def test_an_aim_that_is_none_is_said(text: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["language_model", "--for-scale", "32x2"], "expected more"),
-        (["language_model", "--for-scale", "250x4"], "a multiple of 16, as a head has, which stays as it is: 256x4"),
+        (["language_model", "-o", "size=2x64", "--for-scale", "32x2"], "expected at least the search's own 96x2"),
+        (["language_model", "--for-scale", "250x4"], "a multiple of 8, as a head has: 248x4"),
         (["image_classification", "--for-scale", "512x8"], "carry"),
         (["python train.py --lr {lr}", "--for-scale", "512x8"], "command"),
         (["language_model", "--for-scale", "512x8", "--ladder", "2x64"], "give one"),
@@ -98,8 +141,16 @@ def test_the_cost_is_a_share_of_the_targets_training(searched: Callable[..., Run
     first, second, last = in_lines(run, told)
     assert f"4e+09 FLOPs, {4e9 / told.takes:.2%} of" in first
     assert "on 1,000,000 tokens" in first
-    assert "not identifiable" in second
-    assert "--width 256 --depth 4 --tokens 1000000 --probe 3" in last
+    assert "not predicted" in second
+    assert "--width 256 --depth 4 --tokens 1000000" in last
+
+
+def test_a_wide_interval_is_said_with_what_would_narrow_it(searched: Callable[..., Run]) -> None:
+    run = searched({"flops": 1e9})
+    told = read_recipe(run)
+    assert told is not None
+    wide = msgspec.structs.replace(told, loss=2.0, low=1.5, high=2.5, narrow="the interval is ±25%: more --hours")
+    assert "the interval is ±25%: more --hours" in list(in_lines(run, wide))
 
 
 def test_without_tokens_there_are_twenty_a_weight(searched: Callable[..., Run]) -> None:
@@ -132,7 +183,7 @@ def test_the_report_has_a_part_about_it(searched: Callable[..., Run]) -> None:
     found = charts.parts(Material(run))["scale"]
     assert found.facts["cost of the search"] == f"{told.share:.2%} of that training"
     assert "No loss can be predicted" in found.reads
-    assert found.commands[0].typed.endswith("--width 256 --depth 4 --tokens 1000000 --probe 3")
+    assert found.commands[0].typed.endswith("--width 256 --depth 4 --tokens 1000000")
     write_recipe(run, msgspec.structs.replace(told, loss=2.0, low=1.9, high=2.2, why=""))
     figure = load(str(run.folder)).plot.scale()
     kinds = [trace.meta["kind"] for trace in figure.data]

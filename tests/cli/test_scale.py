@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from click.testing import CliRunner, Result
 
 from evo_tune import Choice, Search
 from evo_tune.cli import cli
-from evo_tune.forecast.scale import observations
+from evo_tune.forecast.scale import Wanted, observations, scaled
+from evo_tune.genome.trial import Outcome
 from evo_tune.store.run import Run
 from tests.here import Here
 
@@ -61,6 +63,53 @@ def test_wrong_input_is_one_line(store: Path) -> None:
         done = scale(store, *flags)
         assert done.exit_code
         assert said in str(done.output) + str(done.exception)
+
+
+def test_a_target_that_takes_longer_than_the_search_is_not_probed_by_default(store: Path) -> None:
+    done = scale(store, *WANTED)
+    assert "3 trainings at the target take about" in done.output
+    assert "not probed; --probe 3 is cheaper" in done.output
+    assert "not probed" not in scale(store, *WANTED, "--probe", "0").output
+
+
+def test_a_batch_at_an_end_of_its_range_is_said(tmp_path: Path) -> None:
+    given = {"data": str(SAMPLE.parents[1] / "README.md"), "tokens": 2048, "size": "2x64x64x512"}
+    for batch, said in ((128, True), (512, False)):
+        with Search("language_model", options=given, trials=1, store=tmp_path, name=f"b{batch}") as search:
+            told = search.ask()
+            assert told is not None
+            search.tell(told, {"val_loss": 2.5})
+        run = search.saved
+        trial = replace(
+            run.trials()[0], candidate=replace(run.trials()[0].candidate, genome={**told.genome, "batch": batch})
+        )
+        wanted = Wanted(width=128, depth=4, tokens=8192)
+        remarks = scaled(run, search.evaluator, wanted, trial=trial).remarks
+        assert any("at an end of its range, 128 to 2048" in one for one in remarks) == said
+
+
+@pytest.mark.slow
+def test_the_recipe_is_probed_at_an_affordable_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evo_tune.loop.opening.open_slots", lambda task, *_: [Here(task)])
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and the dog sat on the log. " * 400, encoding="utf-8")
+    store = tmp_path / "runs"
+    given = {"data": str(text), "tokens": 2048, "eval_tokens": 512, "size": "2x64x64x512"}
+    genes = {"width": Choice((32,)), "depth": Choice((1,))}
+    with Search("language_model", options=given, genes=genes, trials=1, store=store, name="mine") as search:
+        told = search.ask()
+        assert told is not None
+        metrics = {"val_loss": 2.5, "params": 3e4, "tokens": 2048.0, "flops": 4e8, "tokens_per_second": 1e4}
+        search.tell(told, Outcome("ok", metrics, seconds=1000.0))
+    wanted = ["scale", "mine", "--store", str(store), "--width", "64", "--depth", "2", "--tokens", "2048"]
+    done = CliRunner().invoke(cli, wanted)
+    assert done.exit_code == 0, done.output
+    assert "probing its learning rate, half and twice of it" in done.output
+    assert "probe at 2x64" in done.output
+    probes = Run.open(store / "mine-target-2x64").trials()
+    rates = sorted(trial.genome["lr"] / told.genome["lr"] for trial in probes)
+    assert rates == pytest.approx([0.5, 1.0, 2.0])
+    assert [(trial.genome["width"], trial.genome["depth"]) for trial in probes] == [(64, 2)] * 3
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from evo_tune.cli.config import _repeated
-from evo_tune.errors import OptionError, PluginError
+from evo_tune.errors import OptionError, PluginError, UsageError
 from evo_tune.forecast.carry import as_flags, basin, between, probe_rates
 from evo_tune.forecast.scale import GeneMove, Recipe, ScaledRecipe, TargetLoss, Wanted, recipe_at
 from evo_tune.genome.trial import Candidate, Outcome, Trial
@@ -58,8 +58,10 @@ def of_run(name: str, recipe: Recipe) -> ScaledRecipe:
 
 
 def test_at_its_own_size_a_recipe_is_itself() -> None:
-    told = carry(width=64, depth=2, tokens=400_000, batch=512)
-    assert told.genome == pytest.approx(GENOME)
+    told = carry(width=64, depth=2, tokens=400_000, batch=None)
+    assert told.genome == GENOME
+    assert {row.kind for row in told.rows} == {"carried"}
+    assert "param" not in told.options
     assert told.target.lr_hidden == pytest.approx(told.found.lr_hidden)
 
 
@@ -96,7 +98,7 @@ def test_more_than_four_epochs_are_said_and_fewer_than_one_drop_nothing() -> Non
 
 def test_the_batch_grows_with_the_text_to_whole_windows() -> None:
     told = carry(batch=None, tokens=400_000 * 64)
-    assert told.genome["batch"] == 512 * 4  # 64 ** 0.383 = 4.9
+    assert told.genome["batch"] == 512 * 8  # 64 ** 0.571 = 10.7, to a power of two
     assert carry(batch=1000).genome["batch"] % 64 == 0
 
 
@@ -151,6 +153,11 @@ def test_probes_lie_between_around_the_carried_rate() -> None:
     (one,) = between(told.found, told.target, wanted, 3)
     assert (one.width, one.depth, one.tokens) == (128, 4, 400_000)
     assert len(between(told.found, told.target, wanted, 6)) == 2
+    near = msgspec.structs.replace(told.target, width=80, depth=2)
+    (there,) = between(told.found, near, wanted, 3)
+    assert (there.width, there.depth) == (80, 2), "no size is in between"
+    with pytest.raises(UsageError, match="of the target's size"):
+        between(told.found, told.found, wanted, 3)
     assert probe_rates(1.0, 3) == [1.0, 0.5, 2.0]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import UsageError
-from evo_tune.forecast.loss import Observation, ScalingLaw, missing, predict
+from evo_tune.forecast.loss import Observation, ScalingLaw, missing, narrowing, predict
 
 TRUE = ScalingLaw(1.2, 40.0, 0.4, 150.0, 0.45, 0.0)
 SIZES, TEXTS = (3e4, 1e5, 3e5, 1e6), (1e5, 4e5, 1.6e6)
@@ -101,3 +101,17 @@ def test_a_few_probes_beside_a_search_of_one_size_and_budget_are_enough() -> Non
     probes = [Observation(3e5, tokens, law(3e5, tokens)) for tokens in (1e6, 1e6, 2.5e5)]
     assert missing(search + probes[:2]) == "one length of text: expected two at least, to see the effect of text"
     assert missing(search + probes) == ""
+
+
+def test_a_narrow_interval_needs_nothing_and_a_wide_one_is_said_with_a_remedy_in_one_line() -> None:
+    rows = observed()
+    near = predict(rows, 1e6, 1.6e6)
+    assert near.half < 0.05
+    assert narrowing(rows, 1e6, 1.6e6, near) == ""
+    far = predict(rows, 1e8, 1e9)
+    told = narrowing(rows, 1e8, 1e9, far)
+    assert told.startswith(f"the interval is ±{far.half:.0%}, wider than ±5%")
+    assert "would narrow it to about ±" in told
+    assert "\n" not in told
+    promised = float(told.rsplit("±", 1)[1].rstrip("%")) / 100
+    assert promised < far.half

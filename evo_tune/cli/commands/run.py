@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,14 @@ import click
 
 from evo_tune.cli import _shared as shared
 from evo_tune.cli.config import read_config
-from evo_tune.cli.for_scale import BUDGETS, genes_for, options_for, wider_default
+from evo_tune.cli.for_scale import ScaleSearch, search_for, wider_default
 from evo_tune.cli.help import command as made
 from evo_tune.cli.session import go, session_options
 from evo_tune.errors import OptionError
 
 if TYPE_CHECKING:
     from evo_tune.genome.genes import Gene
+    from evo_tune.plugins.evaluator import Evaluator
 
 PLACE = 10
 
@@ -161,8 +162,11 @@ def command(
         read = {**_genes_of_ladder(ladder, evaluator, given), **read}
     first: list[dict[str, Any]] = []
     if settings.get("for_scale"):
-        given, read, first = _aimed(settings["for_scale"], ladder, evaluator, given, read)
-        settings.setdefault("fidelity", BUDGETS)
+        found = _aimed(settings, ladder, evaluator, given, read, Path(store))
+        given, read, first = found.options, found.genes, found.first
+        if found.fidelity is not None:
+            settings.setdefault("fidelity", found.fidelity)
+        shared.echo(found.told, err=True)
     request = Request(
         options=given,
         strategy=strategy,
@@ -190,13 +194,20 @@ def command(
 
 
 def _aimed(
-    text: str, ladder: str | None, evaluator: str, given: dict[str, str], read: dict[str, Gene | None]
-) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """Return the options and genes of a search for a larger model, and the genomes that are born first.
+    settings: Mapping[str, Any],
+    ladder: str | None,
+    evaluator: str,
+    given: dict[str, str],
+    read: dict[str, Gene | None],
+    store: Path,
+) -> ScaleSearch:
+    """Return the search for a larger model.
 
     Raises:
-        OptionError: What it is for is no size, or does not go with something else.
+        OptionError: The target is no size, or does not go with something else.
     """
+    from dataclasses import replace
+
     from evo_tune.forecast.scale import parse_aim
     from evo_tune.plugins.find import find_evaluator, is_command
 
@@ -204,10 +215,36 @@ def _aimed(
         raise OptionError("--for-scale and --ladder are both given: give one of them")
     if is_command(evaluator):
         raise OptionError("--for-scale: a command carries no recipe to another size; language_model does")
-    aim, plugin = parse_aim(text), find_evaluator(evaluator)
-    options = options_for(given)
-    genes = genes_for(aim, plugin, options, read)
-    return options, genes, wider_default(plugin, options, genes)
+    aim, plugin = parse_aim(settings["for_scale"]), find_evaluator(evaluator)
+
+    def able(options: Mapping[str, Any], genes: Mapping[str, Any]) -> float:
+        return _flops_in_hours(plugin, options, genes, settings, store)
+
+    found = search_for(aim, plugin, given, read, able if settings.get("hours") else None)
+    if found.fidelity is None:
+        return found
+    return replace(found, first=wider_default(plugin, found.options, found.genes))
+
+
+def _flops_in_hours(
+    plugin: Evaluator,
+    options: Mapping[str, Any],
+    genes: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    store: Path,
+) -> float:
+    """Time a few steps of a small training, and return the FLOPs that all slots do in `--hours`."""
+    from evo_tune.loop.begin import Request
+    from evo_tune.loop.planning import plan_run
+    from evo_tune.settings import settings_of
+    from evo_tune.store.manifest import space_of
+
+    of_run, session = settings_of(settings)
+    plan = plan_run(plugin, Request(options=options, genes=genes), of_run, session, store, forecast=True)
+    usual = plan.evaluator.estimate(space_of(plan.manifest, plan.evaluator.space).default())
+    if plan.pace is None or session.hours is None:
+        raise OptionError("--for-scale with --hours: no step could be timed: leave out --hours, or give -o tokens=")
+    return usual["flops"] / plan.pace.usual * session.hours * 3600 * plan.slots
 
 
 def _of_command(evaluator: str, metrics: Sequence[str], progress: str | None, shell: bool) -> dict[str, str]:

@@ -26,6 +26,9 @@ MOST = 30
 PART = 1 / 4
 """Share of the text on which each probe is trained once more, so that the effect of the text can be measured."""
 
+AT_TARGET = 3
+"""Number of probes at the target by default: its learning rate, half of it, and twice of it."""
+
 SHORT = "-short"
 """Ending of the name of the run with these trainings."""
 
@@ -60,7 +63,12 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older 
 @click.option("--price-per-hour", "price", type=click.FloatRange(min=0), help="Price of an hour of one device.")
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), help="GiB of a GPU.  [default: 24, and 80]")
 @click.option("--with", "others", multiple=True, metavar="RUN", help="Further run on the same data, for the loss.")
-@click.option("--probe", type=click.IntRange(1, MOST), metavar="K", help="Train K probes at sizes in between.")
+@click.option(
+    "--probe",
+    type=click.IntRange(0, MOST),
+    metavar="K",
+    help="Train K probes at sizes in between.  [default: 3 at the target, if they take no longer than the search did]",
+)
 @click.option("--emit", type=click.Path(dir_okay=False, path_type=Path), help="File of flags for `run --config`.")
 @shared.store_option
 @shared.evaluator_option
@@ -95,13 +103,16 @@ def command(
     if emit is not None and emit.exists():
         raise UsageError(f"--emit {emit}: exists; choose another file")
     recipe = scaled(saved, bound, wanted, trial=found)  # before any probe, since it may fail
-    probes = Path(store) / f"{saved.name}-probe-{size}"
+    probes, there = (Path(store) / f"{saved.name}-{kind}-{size}" for kind in ("probe", "target"))
     basins = None
-    if probe is not None:
-        basins = _probe(saved, bound, wanted, recipe, found, probe, probes, quiet=form == "json")
+    quiet = form == "json"
+    if probe:
+        basins = _probe(saved, bound, wanted, recipe, found, probe, probes, quiet)
+    elif probe is None and _affordable(saved, recipe, quiet):
+        basins = _probe_target(saved, bound, recipe, there)
     known = [_on_same_data(saved, shared.open_run(other, store), other) for other in others]
     short = probes.with_name(probes.name + SHORT)
-    known += [Run.open(folder) for folder in (probes, short) if folder.is_dir()]
+    known += [Run.open(folder) for folder in (probes, short, there) if folder.is_dir()]
     recipe = scaled(saved, bound, wanted, trial=found, others=known)
     recipe.probe = basins
     name = f"{saved.name}-{size}"
@@ -124,6 +135,30 @@ def _on_same_data(run: Run, other: Run, given: str) -> Run:
     if other.manifest.fingerprint != run.manifest.fingerprint:
         raise UsageError(f"--with {given}: expected a run on the data of {run.name}; other losses cannot be compared")
     return other
+
+
+def _affordable(run: Run, recipe: ScaledRecipe, quiet: bool) -> bool:
+    """Return whether `AT_TARGET` trainings at the target take no longer than the search did; say what they take."""
+    own = recipe.target.parameters == recipe.found.parameters and recipe.target.tokens == recipe.found.tokens
+    if own or recipe.hours is None:
+        return False
+    takes, spent = AT_TARGET * recipe.hours, sum(trial.outcome.seconds for trial in run.trials()) / 3600
+    cost = f"{AT_TARGET} trainings at the target take about {takes:.3g} h, and the search took {spent:.3g} h"
+    affordable = takes <= spent
+    if not quiet:
+        what = "probing its learning rate, half and twice of it" if affordable else "not probed; --probe 3 is cheaper"
+        shared.echo(f"{cost}: {what}")
+    return affordable
+
+
+def _probe_target(run: Run, evaluator: BoundEvaluator, recipe: ScaledRecipe, folder: Path) -> list[Basin]:
+    """Train the recipe at the target with its learning rate, half of it and twice of it; return the result."""
+    from evo_tune.forecast.carry import basin, probe_rates
+
+    lr = float(recipe.genome["lr"])
+    genomes = [{**recipe.genome, "lr": rate} for rate in probe_rates(lr, AT_TARGET)]
+    trials = _train(run, evaluator.plugin, genomes, recipe.options, folder)
+    return basin(trials, run.objectives[0].metric, {recipe.target.width: lr})
 
 
 def _probe(
@@ -286,13 +321,12 @@ def _fit(row: MemoryFit) -> str:
 def _loss(loss: TargetLoss) -> str:
     law = loss.law
     if law is None or loss.further is None:
-        why = f"not identifiable: {loss.why} (`run --for-scale` makes them; --with RUN adds those of a run)"
-        return f"predicted {loss.metric}: {why}"
+        return f"{loss.metric} at the target: not predicted: {loss.why} (--with RUN adds the trainings of a run)"
     far = f"; {loss.further:.3g} times beyond what was trained" if loss.further > 1 else ""
     return (
         f"predicted {loss.metric}: {loss.loss:.4g}, {loss.share:.0%} between {loss.low:.4g} and {loss.high:.4g} "
         f"({law.floor:.3g} + {law.size:.3g}/N^{law.alpha:.2f} + {law.text:.3g}/D^{law.beta:.2f} from "
-        f"{loss.trainings} trainings{far})"
+        f"{loss.trainings} trainings{far})" + (f"; {loss.narrow}" if loss.narrow else "")
     )
 
 

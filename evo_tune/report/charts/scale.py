@@ -53,6 +53,7 @@ class TransferredRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only
         low: Lower end of its interval of 80 %.
         high: Upper end of that interval.
         why: Reason why no loss can be predicted, and what would help; '' if it can.
+        narrow: What would narrow the interval; '' if it is narrow, or there is none.
     """
 
     trial: Whole
@@ -68,6 +69,7 @@ class TransferredRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     low: Finite | None
     high: Finite | None
     why: str
+    narrow: str = ""
 
 
 def read_recipe(run: Run) -> TransferredRecipe | None:
@@ -173,7 +175,7 @@ def part(material: Material) -> Part | None:
     size = f"--width {recipe.width} --depth {recipe.depth} --tokens {recipe.tokens}"
     check = Command(
         "Show each gene at that size, and check the prediction with short trainings on the way:",
-        f"evo-tune scale {as_typed(material.run.folder)} {size} --probe 3",
+        f"evo-tune scale {as_typed(material.run.folder)} {size}",
     )
     said = (
         f"This search is for a model of {recipe.depth} blocks and width {recipe.width}. It took {recipe.spent:.3g} "
