@@ -159,8 +159,10 @@ def train(job: Job, options: dict[str, Any], genome: dict[str, Any], seed: int) 
 def one_thread() -> None:
     """Give this process one thread, as a slot of a run has."""
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    import sklearn.metrics  # before any training is timed, like torch
     import torch
 
+    del sklearn
     torch.set_num_threads(1)
 
 
@@ -208,12 +210,10 @@ def search(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
         ).run()
         searched = time.monotonic() - began
         best, run = recommended(found.saved), found.saved
-        if best is None:
-            raise SystemExit(f"{job.name}: no training of the search succeeded: give a larger --seconds")
         own = run.manifest.options
         full = sum(trial.candidate.whole for trial in run.trials())
         told = {"searched": searched, "trainings": len(run.outcomes), "full": full}
-        genome = best.genome
+        genome = bound_of(job, options).space.default() if best is None else best.genome
     return {**judged(job, own, genome, seed), **told}
 
 
@@ -292,11 +292,10 @@ def tpe(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
                 one.result()
         trials = study_of(journal, seed).trials
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not complete:
-        raise SystemExit(f"{job.name}: TPE completed no training: give a larger --seconds")
-    best = min(complete, key=lambda trial: trial.value)
+    best = min(complete, key=lambda trial: trial.value, default=None)
+    genome = space.default() if best is None else best.user_attrs["genome"]
     told = {"searched": time.time() - began, "trainings": len(trials), "full": len(complete)}
-    return {**judged(job, options, best.user_attrs["genome"], seed), **told}
+    return {**judged(job, options, genome, seed), **told}
 
 
 # ---------------------------------------------------------------- what users have today
