@@ -94,7 +94,7 @@ def search_for(
     if given.get("flops") is not None:
         flops = float(given["flops"])
     elif tokens is None:
-        proxy = proxy_for(target, flops)
+        proxy = proxy_for(target, CHEAP * own)  # the largest that is timed: small models do fewer FLOPs in a second
         total = CHEAP * own * TRAININGS
         why = f"it takes {target.flops:.2g} FLOPs, at most {CHEAP} times the default budget"
         if able is not None and proxy is not None:
