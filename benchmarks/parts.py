@@ -37,6 +37,7 @@ BASE: dict[str, Any] = {
     "schedule": "wsd",
     "min_lr_ratio": 0.0,
     "decay_fraction": 0.2,
+    "lr_embedding": 1.0,
     "weight_decay": 0.1,
     "warmup": 0.05,
     "init": "fan_in",

@@ -83,7 +83,7 @@ EFFECTS: dict[str, Effect] = {
     "gap_factor": Effect(
         50.0,
         given={**RISING, "gap_patience": 1, "schedule": "constant"},
-        genome={"lr": 0.03, "weight_decay": 0.01, "label_smoothing": 0.0, "ffn_mult": 4},
+        genome={"lr": 0.03, "weight_decay": 0.01, "lr_embedding": 1.0, "label_smoothing": 0.0, "ffn_mult": 4},
     ),
     "ramp_from": Effect(1, sees="steps", genome={"batch": max}),
     "ramp_share": Effect(1.0, given={"ramp_from": 1}, sees="steps", genome={"batch": max}),

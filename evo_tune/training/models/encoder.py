@@ -217,7 +217,8 @@ class ViT(Classifier):
         if self.cls is not None:
             x = torch.cat((self.cls.weight.expand(batch, 1, -1), x), 1)
         x = self.encode(x + self.positions.weight)
-        logits: Tensor = self.head(x.mean(1) if self.cls is None else x[:, 0])
+        # A copy, since a view would keep the states of all tokens for the backward pass.
+        logits: Tensor = self.head(x.mean(1) if self.cls is None else x[:, 0].contiguous())
         return logits
 
     def classify(self, images: Tensor) -> list[str]:
