@@ -477,6 +477,8 @@ class Block(nn.Module):
             assert first is not None
             x = self.scales[0] * x + self.scales[1] * first
         # One kernel for any factor.
-        attended = self.attention(self.attention_norm(x), rotation, mask, tokens)
-        x = torch.add(x, self.dropout(attended), alpha=self.branch)
+        # Without a name of its own, the attention's output is freed before the feed-forward layers.
+        x = torch.add(
+            x, self.dropout(self.attention(self.attention_norm(x), rotation, mask, tokens)), alpha=self.branch
+        )
         return torch.add(x, self.ffn_dropout(self.ffn(self.ffn_norm(x))), alpha=self.branch)
