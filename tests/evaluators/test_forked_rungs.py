@@ -29,6 +29,7 @@ TINY = {
     "schedule": "wsd",
     "fork": True,
     "decay_fraction": 0.2,
+    "min_lr_ratio": 0.1,
 }
 """Sixteen steps."""
 
@@ -127,7 +128,7 @@ def test_the_best_weights_of_a_rung_may_be_those_after_its_decay(train: Train, m
 @pytest.mark.parametrize(
     ("given", "fidelity", "expected"),
     [
-        ({}, "1", ("cosine", False)),
+        ({}, "1", ("wsd", False)),
         ({}, "1/9,1", ("wsd", True)),
         ({"schedule": "linear"}, "1/9,1", ("linear", True)),
         ({"schedule": "wsd"}, "1", ("wsd", False)),
@@ -137,7 +138,7 @@ def test_the_best_weights_of_a_rung_may_be_those_after_its_decay(train: Train, m
 def test_auto_is_settled_when_a_run_begins_and_stands_in_its_manifest(
     tmp_path: Path, given: dict[str, Any], fidelity: str, expected: tuple[str, bool]
 ) -> None:
-    options = {"size": "2x64x64x512", **given}
+    options = {"size": "2x64x64x512", "tokens": 8192, **given}
     Search("language_model", options=options, fidelity=fidelity, store=tmp_path, name="run", trials=1).close()
     manifest = read_manifest(tmp_path / "run")
     assert (manifest.options["schedule"], manifest.options["fork"]) == expected
@@ -147,7 +148,12 @@ def test_auto_is_settled_when_a_run_begins_and_stands_in_its_manifest(
 
 
 def test_as_a_gene_the_schedule_is_never_auto(tmp_path: Path, evaluator: Evaluator) -> None:
-    settings: dict[str, Any] = {"options": {"size": "2x64x64x512"}, "fidelity": "1/9,1", "store": tmp_path, "trials": 1}
+    settings: dict[str, Any] = {
+        "options": {"size": "2x64x64x512", "tokens": 8192},
+        "fidelity": "1/9,1",
+        "store": tmp_path,
+        "trials": 1,
+    }
     Search("language_model", genes={"schedule": None}, name="run", **settings).close()
     gene = read_manifest(tmp_path / "run").genes()["schedule"]
     assert isinstance(gene, Choice)
