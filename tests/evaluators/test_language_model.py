@@ -255,7 +255,7 @@ def test_it_learns_and_says_what_it_spent(
     assert metrics["tokens"] == 40_000
     assert set(metrics) == set(module.METRICS) - {"val_loss_ema", "context_gain", "mfu"}
     assert metrics["steps"] == math.ceil(40_000 / default["batch"])
-    assert metrics["final_lr_fraction"] == pytest.approx(0.1, abs=0.01)
+    assert metrics["final_lr_fraction"] == pytest.approx(0.0, abs=0.01)
     assert [fraction for fraction, _ in context.curve] == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=0.02)
     losses = [point["val_loss"] for _, point in context.curve]
     assert losses == sorted(losses, reverse=True)
