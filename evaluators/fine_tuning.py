@@ -4,11 +4,11 @@ The base (`-o base=FOLDER`) is a model that `evo-tune export` or `GPT.save` wrot
 causal language model (with the extra hf: local files, safetensors, none of the folder's code). Its weights stay as
 they are; a few new ones are trained. Without a base, a small one is trained once on a part of the built-in text and
 kept in the user's cache; it is then tuned to another part. The last tenth of the text is held out: one half judges
-every genome by the same tokens, the other is the test set. What is held equal is chosen by one of three budgets:
+every genome by the same tokens, the other is the test set. All genomes have the same budget:
 
-    -o tokens=65536  text (the default)
-    -o flops=1e11    arithmetic: more trained weights see less text
-    -o seconds=60    time, by ten steps that are timed
+    -o seconds=60    time (by default that of the default genome with tokens=65536)
+    -o tokens=65536  text
+    -o flops=1e11    arithmetic: with more trained weights, a genome sees less text
 
 This file knows how genomes become trainings; how to train is `evo_tune.training`'s. It is imported by the
 parent process too, so torch is imported inside functions only.

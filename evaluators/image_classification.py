@@ -3,8 +3,8 @@
 Data is a folder with one subfolder a class (`-o data=photos`; Pillow reads it), an .npz file with the arrays
 `images`, (n, height, width) or (n, height, width, channels), and `labels`, (n,), or by default the 1797 digits of 8 ×
 8 pixels that come with scikit-learn. A fifth of each class judges trials and a fifth is the test set, the same images
-for every genome and seed. What is held equal between genomes is arithmetic (`-o flops=2e10`, the default: a larger
-model sees fewer images) or passes over the images (`-o epochs=20`). Images in colour
+for every genome and seed. All genomes have the same budget: time (by default that of the default genome with
+`-o flops=2e10`), arithmetic (`-o flops=`) or passes over the images (`-o epochs=20`). Images in colour
 are moved a little and mirrored in training (`-o crop=0 -o flip=no` does without); others are not unless `-o crop=0.125`
 or `-o flip=yes` says so, for the digits become harder by it. `-o randaugment=9` changes images by RandAugment.
 

@@ -1,8 +1,8 @@
 """A GPT on text: any file, folder or language, as bytes or byte pairs; minimises val_loss (nats per token).
 
 The text is read as bytes, so there is nothing to download. A tenth of it is held out: one half of that judges every
-genome by the same bytes, the other is the test set; val_bpb compares vocabularies. What is held equal between genomes
-is one of three budgets: arithmetic (the default: a larger model sees less text, in about equal time), text or time.
+genome by the same bytes, the other is the test set; val_bpb compares vocabularies. All genomes have the same budget:
+time (the default), text (`-o tokens=`) or arithmetic (`-o flops=`). The budget also chooses the default size.
 `evo-tune evaluators language_model` prints the options.
 
 This file says what a genome is as a training; how to train is `evo_tune.training`'s, where torch is loaded.

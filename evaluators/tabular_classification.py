@@ -5,8 +5,8 @@ standardised by the training rows' mean and deviation, columns of texts are embe
 columns of numbers as categories too, and `-o ignore=id,date` leaves columns out. Missing values need no care: a
 missing number counts as the mean plus something learnt, a missing category, or one that no training row has, as a
 category of its own. Rows without a target are an error. A fifth of each class judges trials and a fifth is the test
-set, the same rows for every genome and seed. What is held equal between genomes is arithmetic (`-o flops=3e10`, the
-default) or passes over the rows (`-o epochs=30`).
+set, the same rows for every genome and seed. All genomes have the same budget: time (by default that of
+the default genome with `-o flops=3e10`), arithmetic (`-o flops=`) or passes over the rows (`-o epochs=30`).
 
 Gradient boosting is what a Transformer on a table has to be measured against. scikit-learn's
 HistGradientBoostingClassifier, with its defaults, is trained on the same rows once per worker, and its scores on the

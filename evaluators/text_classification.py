@@ -8,8 +8,9 @@ is imported to read it.
 
 A text is read as words and punctuation marks, each by its hash, or as bytes (`-o unit=bytes`, for languages that put
 no spaces between words): the first `length` of them (a gene; `-o length=256` fixes it). There is no tokenizer to fit.
-A fifth of each class judges trials and a fifth is the test set, the same texts for every genome and seed. What is
-held equal between genomes is arithmetic (`-o flops=2e10`, the default) or passes over the texts (`-o epochs=10`).
+A fifth of each class judges trials and a fifth is the test set, the same texts for every genome and seed. All
+genomes have the same budget: time (by default that of the default genome with `-o flops=2e10`), arithmetic
+(`-o flops=`) or passes over the texts (`-o epochs=10`).
 
 The default genome is a pre-norm encoder that reads the mean of its tokens (after fast baselines: Joulin et al.,
 arXiv:1607.01759), with the dropout and label smoothing of 0.1 of Vaswani et al. (arXiv:1706.03762), whose feed-forward

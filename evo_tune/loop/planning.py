@@ -195,7 +195,7 @@ def needs_cost(evaluator: BoundEvaluator) -> bool:
 
 @dataclass(frozen=True)
 class _Timed:
-    """Timings in the slots of a plan, and what the slots are."""
+    """Timings in the slots of a plan, with the number and the device of the slots."""
 
     rows: Mapping[int, Mapping[str, float]]
     worker: int
@@ -230,7 +230,7 @@ def _time(evaluator: BoundEvaluator, manifest: Manifest, session: SessionSetting
             slot.close()
         shutil.rmtree(folder, ignore_errors=True)
     if stopped.is_set():
-        raise UsageError("interrupted while a few steps were timed: nothing was begun")
+        raise UsageError("interrupted while a few steps were timed: no run was started")
     return _Timed(rows, worker, len(slots), device)
 
 

@@ -36,6 +36,9 @@ NOISE, SPREAD = 0.1, 2.0
 ITERATIONS = 100
 """Maximum number of Gauss-Newton iterations; some ten are enough."""
 
+LEAST_COST = 1e-30
+"""Smallest cost of a unit of work in seconds, so that the number of steps stays finite."""
+
 LEAST_SHARE = 0.1
 """Smallest share of a budget that is left for steps, where evaluations would take more."""
 
@@ -147,11 +150,11 @@ def _parsed(text: str) -> Cost:
     try:
         data = json.loads(text)
         cost = Cost({str(name): float(one) for name, one in data["each"].items()}, data["start"], data["judging"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise wrong from None
     numbers = [*cost.each.values(), cost.start, cost.judging]
-    known = all(isinstance(one, int | float) and 0 <= one < 1e9 for one in numbers) and any(cost.each.values())
-    if not known:
+    known = all(isinstance(one, int | float) and (one == 0 or LEAST_COST <= one < 1e9) for one in numbers)
+    if not known or not any(cost.each.values()):
         raise wrong
     return cost
 

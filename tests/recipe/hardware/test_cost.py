@@ -107,6 +107,8 @@ def test_more_work_costs_more() -> None:
         '{"each": {"step": 1e-3}, "start": "x", "judging": 0}',
         '{"each": {"step": 1e-3}, "start": Infinity, "judging": 0}',
         '{"each": {"step": 1e-3}, "start": 0, "judging": null}',
+        '{"each": {"step": 1e-300}, "start": 0, "judging": 0}',
+        '{"each": {"step": 1' + "0" * 400 + '}, "start": 0, "judging": 0}',
         "[" * 100_000,
     ],
 )
