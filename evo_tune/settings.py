@@ -247,7 +247,9 @@ def parse_rungs(text: str) -> tuple[float, ...]:
     try:
         rungs = tuple(float(Fraction(part.strip())) for part in text.split(","))
     except (ValueError, OverflowError, ZeroDivisionError):
-        raise OptionError(f"--fidelity {text}: expected fractions of a full training, such as 1/9,1/3,1") from None
+        raise OptionError(
+            f"--fidelity {text}: expected auto, or fractions of a full training, such as 1/9,1/3,1"
+        ) from None
     if not all(0.0 < rung <= 1.0 for rung in rungs):
         raise OptionError(f"--fidelity {text}: expected fractions above 0 and at most 1, such as 1/9,1/3,1")
     if any(low >= high for low, high in pairwise(rungs)):

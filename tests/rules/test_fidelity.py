@@ -46,10 +46,10 @@ def order(*told: Entry) -> str:
         ("0,1", "above 0 and at most 1"),
         ("1/3,2", "above 0 and at most 1"),
         ("-1,1", "above 0 and at most 1"),
-        ("a,1", "expected fractions of a full training"),
-        ("1/0,1", "expected fractions of a full training"),
-        ("nan,1", "expected fractions of a full training"),
-        ("", "expected fractions of a full training"),
+        ("a,1", "expected auto, or fractions of a full training"),
+        ("1/0,1", "expected auto, or fractions of a full training"),
+        ("nan,1", "expected auto, or fractions of a full training"),
+        ("", "expected auto, or fractions of a full training"),
     ],
 )
 def test_bad_rungs_are_named(text: str, expected: str) -> None:
