@@ -244,7 +244,7 @@ def _open(path: Path, wanted: Preparation, key: str) -> Prepared | None:
 def _header(file: BinaryIO) -> dict[str, Any] | None:
     try:
         header = json.loads(file.read(HEADER))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     sound = isinstance(header, dict) and all(isinstance(header.get(one), int) and header[one] >= 0 for one in SECTIONS)
     sound = sound and all(isinstance(header.get(one), str) for one in ("key", "sha256", "fingerprint"))

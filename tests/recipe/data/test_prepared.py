@@ -201,6 +201,7 @@ def _another(path: Path) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], None]] = {
+    "a deep header": lambda path: path.write_bytes(b"[" * module.HEADER + bytes(100)),
     "removed": Path.unlink,
     "emptied": lambda path: path.write_bytes(b""),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
