@@ -59,7 +59,7 @@ def test_the_page_is_made_from_the_declarations() -> None:
         ({"per_device": "many"}, "--per-device many: expected a whole number or auto"),
         ({"max_slots": 2}, "--max-slots is for clusters"),
         ({"backend": "ray", "per_device": "auto"}, "--per-device auto is for GPUs of this machine"),
-        ({"fidelity": None}, "--fidelity None: expected fractions"),
+        ({"fidelity": None}, "--fidelity None: expected auto, or fractions"),
     ],
 )
 def test_a_wrong_keyword_is_refused(tmp_path: Path, given: dict[str, Any], said: str) -> None:
