@@ -34,7 +34,7 @@ CORNERS = (1, 2)
 """Indices of the corners in `points`."""
 
 RANDOM = 6
-"""Number of random genomes to time, in addition to the default, the middle and two corners of the space."""
+"""Number of random genomes to time for a forecast, in addition to the default, the middle and two corners."""
 
 LONGEST = 20.0
 """Seconds after which no new timing begins; the start of the workers is not included."""
@@ -93,15 +93,17 @@ class Pace:
         )
 
 
-def points(space: SearchSpace, more: int = 0) -> list[Genome]:
+def points(space: SearchSpace, random: int = RANDOM, corners: bool = True) -> list[Genome]:
     """Return the genomes to time: the default, two corners of the space, its middle, and a few random ones.
 
     Args:
         space: The search space.
-        more: Number of random genomes beyond `RANDOM`.
+        random: Number of random genomes.
+        corners: Whether to include the corners.
     """
     rng, count = np.random.default_rng(0), len(space.genes)
-    units = [np.full(count, at) for at in (1.0, 0.0, 0.5)] + [rng.random(count) for _ in range(RANDOM + more)]
+    fixed = (1.0, 0.0, 0.5) if corners else (0.5,)
+    units = [np.full(count, at) for at in fixed] + [rng.random(count) for _ in range(random)]
     found = [space.default(), *(space.snap(at) for at in units)]
     return list({genome_key(genome): genome for genome in found}.values())
 
@@ -193,19 +195,22 @@ def time_genomes(
     return sound, memory[0]
 
 
-def pace_of(measured: Mapping[int, Mapping[str, float]], worker: int = 0) -> Pace | None:
+def pace_of(
+    measured: Mapping[int, Mapping[str, float]], worker: int = 0, corners: Sequence[int] = CORNERS
+) -> Pace | None:
     """Return the pace from timings; None without a valid timing.
 
     Args:
         measured: Metrics of each timing (see `docs/evaluators.md`), by its index in `points`.
         worker: Resident memory of a worker in bytes.
+        corners: Indices of the corners of the space.
     """
     sound = {at: row for at, row in measured.items() if math.isfinite(row["seconds"]) and row["seconds"] > 0}
     if not sound:
         return None
     rows = list(sound.values())
-    typical = tuple(row["seconds"] for at, row in sound.items() if at not in CORNERS)
-    corners = tuple(row["seconds"] for at, row in sound.items() if at in CORNERS)
+    typical = tuple(row["seconds"] for at, row in sound.items() if at not in corners)
+    extremes = tuple(row["seconds"] for at, row in sound.items() if at in corners)
     mean = {name: fmean(row.get(name, 0.0) for row in rows) for name in ("judging", "checkpoint", "kept")}
     largest = max(row.get("memory", 0.0) for row in rows)
-    return Pace(typical or corners, corners, worker=worker, memory=largest, **mean)
+    return Pace(typical or extremes, extremes, worker=worker, memory=largest, **mean)

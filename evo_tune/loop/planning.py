@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from evo_tune.dispatch import Slot
 from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.forecast.ahead import comparison_seconds
 from evo_tune.forecast.durations import ESTIMATED
-from evo_tune.forecast.timing import LONGEST, TIMING, Pace, Timing, pace_of, points, time_genomes
+from evo_tune.forecast.timing import CORNERS, LONGEST, TIMING, Pace, Timing, pace_of, points, time_genomes
+from evo_tune.genome.values import Genome
 from evo_tune.loop.begin import Request, prepared
 from evo_tune.loop.deadline import SHARE
 from evo_tune.loop.driving import Interrupts
@@ -43,8 +44,8 @@ SHORTEST = 1 / 8
 TIME_SHARE = 0.05
 """Maximum share of the hours for timing steps, apart from the start of workers."""
 
-MORE = 6
-"""Number of random genomes that are timed for the cost of a step, in addition to those of a forecast."""
+PRICED = 14
+"""Number of random genomes to time for the cost of a step, in addition to the default and the middle of the space."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,12 @@ def plan_run(
         planned = plan_for(session, manifest.threads, manifest.options)
         plan = RunPlan(bound, manifest, len(planned.slots), planned.slots[0].name, None)
         return with_rungs(plan, request, settings, session, store)
-    found = _time(bound, manifest, session, MORE if priced else 0)
-    pace, told = pace_of(found.rows, found.worker), ""
-    cost = _cost(bound, manifest, found) if priced else None
+    space = space_of(manifest, bound.space)
+    # The corners are left out of a cost: the slowest genome of a space may take more time than all others.
+    genomes = points(space, PRICED, corners=False) if priced else points(space)
+    found = _time(genomes, bound, manifest, session, quick=not priced)
+    pace, told = pace_of(found.rows, found.worker, () if priced else CORNERS), ""
+    cost = _cost(bound, genomes, found) if priced else None
     if cost is not None and pace is not None:
         room = None
         if session.hours is not None:
@@ -203,7 +207,9 @@ class _Timed:
     device: str
 
 
-def _time(evaluator: BoundEvaluator, manifest: Manifest, session: SessionSettings, more: int) -> _Timed:
+def _time(
+    genomes: Sequence[Genome], evaluator: BoundEvaluator, manifest: Manifest, session: SessionSettings, quick: bool
+) -> _Timed:
     slots: list[Slot] = []
     stopped = threading.Event()
     folder = Path(tempfile.mkdtemp(prefix="evo-tune-"))
@@ -216,12 +222,11 @@ def _time(evaluator: BoundEvaluator, manifest: Manifest, session: SessionSetting
     try:
         with Interrupts(stop, stop):
             slots += slots_for(manifest, session, evaluator, folder / "trials")
-            genomes = points(space_of(manifest, evaluator.space), more)
             timing = Timing(
                 folder=folder / "trials",
                 stopping=stopped.is_set,
                 longest=LONGEST if session.hours is None else min(LONGEST, TIME_SHARE * session.hours * 3600),
-                quick=not more,
+                quick=quick,
             )
             rows, worker = time_genomes(slots, genomes, timing)
             device = slots[0].device
@@ -234,13 +239,13 @@ def _time(evaluator: BoundEvaluator, manifest: Manifest, session: SessionSetting
     return _Timed(rows, worker, len(slots), device)
 
 
-def _cost(evaluator: BoundEvaluator, manifest: Manifest, found: _Timed) -> Cost | None:
+def _cost(evaluator: BoundEvaluator, genomes: Sequence[Genome], found: _Timed) -> Cost | None:
     """Return the cost of a step by some timings; None without any."""
-    genomes = points(space_of(manifest, evaluator.space), MORE)
     rows = {at: row for at, row in found.rows.items() if row.get("step", 0.0) > 0.0}
     if not rows:
         return None
-    return Cost.fit([Measured(evaluator.work(genomes[at]), row["step"], row["judging"]) for at, row in rows.items()])
+    timed = [Measured(evaluator.work(genomes[at]), row["step"], row["judging"]) for at, row in rows.items()]
+    return Cost.fit(timed, found.device)
 
 
 def _budget(

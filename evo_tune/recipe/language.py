@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
-from evo_tune.recipe.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
+from evo_tune.recipe.data.corpus import Corpus, Texts, bytes_to_train_on, held_out_bytes, judging_bytes
 from evo_tune.recipe.hardware.computing import Profiling
 from evo_tune.recipe.hardware.cost import Cost, gpt_work
 from evo_tune.recipe.hardware.memory import predict_memory
@@ -162,7 +162,8 @@ class LanguageTask:
     @property
     def judged(self) -> float:
         """Approximate number of tokens that all evaluations of the training score."""
-        return self.scored * (self.options.evaluations / 4 + 1.25)
+        held_out = min(self.scored, held_out_bytes(self.options.data))
+        return held_out * (self.options.evaluations / 4 + 1.0) + self.scored / 4
 
     def work(self, config: GPTConfig | None = None) -> dict[str, float]:
         """Return the work of a step.

@@ -33,7 +33,7 @@ from evo_tune.training.stepping.recipe import recipe_of
 from evo_tune.training.trainer import Step, Trainer
 
 ENOUGH = 1.5
-"""Seconds after which no more steps are timed, once there are three."""
+"""Seconds after which no more steps are timed, once there are three, of which the first is not counted."""
 
 
 class Run(Protocol):
@@ -446,7 +446,7 @@ class Course:
 
         Args:
             steps: Number of steps to time; fewer if the phase is shorter or the steps are slow.
-            warm: Number of untimed steps before them.
+            warm: Number of untimed steps before them; fewer if only few steps can be done.
 
         Returns:
             'seconds', from the current step to the end; 'judging', the part of them that does not grow with the budget;
@@ -455,19 +455,15 @@ class Course:
         Raises:
             Diverged: See `Trainer.run`.
         """
-        last, now = self.task.ends[0], clock_for(self.trainer.device)
-        first = self.trainer.step + max(0, min(warm, last - self.trainer.step - 1))
-        stop = min(first + steps, last)
-        self.trainer.run(first)
-        done = [now()]
-        while self.trainer.step < stop and (done[-1] - done[0] < ENOUGH or len(done) < 4):
-            self.trainer.run(self.trainer.step + 1)
+        first, now = self.trainer.step, clock_for(self.trainer.device)
+        last = min(first + warm + steps, self.task.ends[0])
+        done, targets = [now()], list[int]()
+        while self.trainer.step < last and (done[-1] - done[0] < ENOUGH or len(targets) < 3):
+            self.trainer.run(self.trainer.step + 1, lambda step: targets.append(step.targets))
             done.append(now())
-        stop = self.trainer.step
-        # The median: on a busy machine a few slow steps would dominate a mean.
-        share = self.task.share(stop) - self.task.share(first)
-        each = median(b - a for a, b in pairwise(done))
-        stepping = each * (stop - first) / share
+        share = self.task.share(self.trainer.step) - self.task.share(first)
+        each = _usual(list(pairwise(done)), targets, warm)
+        stepping = each * len(targets) / share
         done = [now()]
         self.task.on_the_way(self.trainer)
         done.append(now())
@@ -566,3 +562,17 @@ class Judged:
         peak = peak_flops(torch.cuda.get_device_name(trainer.device), trainer.recipe.precision.name)
         devices = 1 if trainer.ranks is None else trainer.ranks.size
         return mfu(self.flops_per_target, self.speed, peak, devices=devices)
+
+
+def _usual(times: Sequence[tuple[float, float]], targets: Sequence[int], warm: int) -> float:
+    """Return the median seconds of a full step: the last step of an epoch may be a small one.
+
+    A median, because on a busy machine a few slow steps would dominate a mean.
+
+    Args:
+        times: Start and end of each step, in seconds.
+        targets: Targets of each step.
+        warm: Number of first steps to leave out, if two full ones are left.
+    """
+    full = [end - start for (start, end), count in zip(times, targets, strict=True) if count > 0.75 * max(targets)]
+    return median(full[min(warm, max(0, len(full) - 2)) :])

@@ -71,6 +71,11 @@ def bytes_to_train_on(data: str) -> int:
     return round(size_of(data) * (1 - HELD_OUT))
 
 
+def held_out_bytes(data: str) -> int:
+    """Return the approximate number of bytes of the validation text, without reading it."""
+    return round(size_of(data) * HELD_OUT / 2)
+
+
 def judging_bytes(tokens: float) -> int:
     """Return the number of bytes to score for a training on `tokens` tokens, at about 1 % of its FLOPs.
 

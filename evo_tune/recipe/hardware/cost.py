@@ -8,19 +8,21 @@ in its own slots and fits the cost of each kind of work (`Cost.fit`). The costs 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
 from evo_tune.recipe.models.base import Base
 from evo_tune.recipe.models.encoder_config import EncoderConfig
 from evo_tune.recipe.models.gpt_config import GPTConfig
+
+Array = NDArray[np.float64]
 
 Work = Mapping[str, float]
 """Amount of each kind of work in a step, by name; with `JUDGED` before the name, in all evaluations of a training."""
@@ -30,8 +32,29 @@ JUDGED = "judged "
 AT_ONCE = 4096
 """Tokens in a pass of an evaluation."""
 
-NOISE, SPREAD = 0.1, 2.0
-"""Relative error of a measured step, and standard deviation of the prior of a cost's logarithm."""
+ON_CPU = {
+    "step": 1.5e-3,
+    "blocks": 1e-3,
+    "products": 6e-12,
+    "attention": 2e-11,
+    "scores": 5e-9,
+    "heads": 3e-6,
+    "elements": 1.2e-9,
+    "logits": 6e-9,
+    "weights": 5e-9,
+    "muon": 1e-3,
+    "orthogonalising": 6e-12,
+}
+"""Seconds of a unit of each kind of work on one core of a CPU. Only their ratios are used."""
+
+OVERHEAD = (0.03, 1.2)
+"""Usual `start` and `judging` (see `Cost`)."""
+
+NOISE = 0.1
+"""Relative error of a measured step."""
+
+KNOWN, UNKNOWN = 0.5, 2.0
+"""Standard deviation of the prior of a cost's logarithm: with `ON_CPU`, and on another device."""
 
 ITERATIONS = 100
 """Maximum number of Gauss-Newton iterations; some ten are enough."""
@@ -73,36 +96,31 @@ class Cost:
     judging: float = 0.0
 
     @classmethod
-    def fit(cls, points: Sequence[Measured]) -> Cost:
+    def fit(cls, points: Sequence[Measured], device: str = "cpu") -> Cost:
         """Return the costs that explain some timed genomes with the smallest relative errors.
 
-        The logarithm of a step's predicted seconds is fitted by Gauss-Newton in the logarithms of the costs, which
-        keeps these above zero. Each has a weak normal prior: that its kind of work takes an equal share of the time.
+        The logarithm of each cost has a normal prior, so a few genomes are enough. On a CPU its mean is `ON_CPU` times
+        the speed that the genomes show. On another device it is that each kind of work takes an equal share of the
+        time, which says little.
 
         Args:
             points: At least one. Work that none of them contains costs nothing.
+            device: Name of the device on which they were timed.
         """
+        on_cpu = device.endswith("cpu")
         found = {name for point in points for name, amount in point.work.items() if amount > 0}
         names = sorted(name for name in found if not name.startswith(JUDGED))
         work = np.array([[point.work.get(name, 0.0) for name in names] for point in points])
         seconds = np.array([point.step for point in points])
-        shares = work / seconds[:, None]  # units of work in a second, if it took all of the time
-        prior = -np.log(len(names) * np.array([column[column > 0].mean() for column in shares.T]))
-        logs, weight = prior.copy(), (NOISE / SPREAD) ** 2
-        for _ in range(ITERATIONS):
-            parts = work * np.exp(logs)
-            total = parts.sum(axis=1)
-            slopes = parts / total[:, None]
-            left = np.log(seconds) - np.log(total)
-            change = np.linalg.solve(
-                slopes.T @ slopes + weight * np.eye(len(names)), slopes.T @ left + weight * (prior - logs)
-            )
-            logs += np.clip(change, -1.0, 1.0)
-            if np.abs(change).max() < 1e-9:
-                break
-        each = {name: float(f"{math.exp(log):.6g}") for name, log in zip(names, logs, strict=True)}
-        start, judging = _line([(cls(each, judging=1.0).overhead(point.work), point.judging) for point in points])
-        return cls(each, float(f"{start:.6g}"), float(f"{judging:.6g}"))
+        each = 1.0 / np.array([column[column > 0].mean() for column in work.T])
+        if on_cpu:
+            each = np.array([ON_CPU[name] for name in names])
+        each = _fitted(work, seconds, each, np.full(len(names), KNOWN if on_cpu else UNKNOWN))
+        cost = cls({name: float(f"{one:.6g}") for name, one in zip(names, each, strict=True)}, judging=1.0)
+        overhead = np.array([[1.0, cost.overhead(point.work)] for point in points])
+        judging = np.array([point.judging for point in points])
+        start, factor = _fitted(overhead, judging, np.array(OVERHEAD), np.array([UNKNOWN, KNOWN]))
+        return cls(cost.each, float(f"{start:.6g}"), float(f"{factor:.6g}"))
 
     def step(self, work: Work) -> float:
         """Return the seconds of a step."""
@@ -131,17 +149,33 @@ class Cost:
         return _parsed(text)
 
 
-def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return the smallest y and the slope above it of y = a + b·x, both at least 0, with small relative errors."""
-    x, y = (np.array(side) for side in zip(*points, strict=True))
-    start = float(y.min())
-    for _ in range(20):  # alternate: each is the best one for the other
-        ratio = x / np.maximum(y, 1e-9)
-        rest = 1.0 - start / np.maximum(y, 1e-9)
-        slope = max(0.0, float((ratio * rest).sum() / max(1e-12, (ratio**2).sum())))
-        inverse = 1.0 / np.maximum(y, 1e-9)
-        start = max(0.0, float((inverse * (1.0 - slope * ratio)).sum() / (inverse**2).sum()))
-    return start, slope
+def _fitted(work: Array, seconds: Array, usual: Array, spread: Array) -> Array:
+    """Return costs of work, above 0, by Gauss-Newton in their logarithms.
+
+    Args:
+        work: Amount of each kind of work in each measurement, (measurements, kinds).
+        seconds: Measured seconds, (measurements,).
+        usual: Mean of the costs' prior up to a factor, (kinds,).
+        spread: Standard deviation of the prior of each cost's logarithm, (kinds,).
+
+    Returns:
+        Seconds of a unit of each kind, (kinds,).
+    """
+    seconds = np.maximum(seconds, 1e-9)
+    prior = np.log(usual) + np.median(np.log(seconds / (work @ usual)))
+    logs, weight = prior.copy(), (NOISE / spread) ** 2
+    for _ in range(ITERATIONS):
+        parts = work * np.exp(logs)
+        total = parts.sum(axis=1)
+        slopes = parts / total[:, None]
+        left = np.log(seconds / total)
+        curvature = slopes.T @ slopes + np.diag(weight)
+        change = np.linalg.solve(curvature, slopes.T @ left + weight * (prior - logs))
+        logs += np.clip(change, -1.0, 1.0)
+        if np.abs(change).max() < 1e-9:
+            break
+    costs: Array = np.exp(logs)
+    return costs
 
 
 @lru_cache(maxsize=16)  # read at each estimate of a genome

@@ -39,16 +39,18 @@ def shapes(rng: np.random.Generator, count: int) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("faster", [0.01, 1.0, 100.0])
-def test_a_fit_predicts_shapes_that_were_not_timed(seed: int, faster: float) -> None:
+@pytest.mark.parametrize(("device", "spread"), [("cpu", 0.5), ("cuda:0", 1.0)])
+def test_a_fit_predicts_shapes_that_were_not_timed(seed: int, faster: float, device: str, spread: float) -> None:
     rng = np.random.default_rng(seed)
-    true = Cost({name: one / faster for name, one in TRUE.items()}, start=0.2, judging=0.8)
+    each = {name: one / faster * np.exp(spread * rng.normal()) for name, one in TRUE.items()}
+    true = Cost(each, start=0.2 / faster, judging=0.8)
     points = [Measured(one, true.step(one), true.overhead(one)) for one in shapes(rng, 16)]
-    fitted = Cost.fit(points)
+    fitted = Cost.fit(points, device)
     others = shapes(rng, 30)
     errors = [abs(fitted.step(one) / true.step(one) - 1.0) for one in others]
-    assert np.median(errors) < 0.06
+    assert np.median(errors) < 0.12
     overheads = [abs(fitted.overhead(one) / true.overhead(one) - 1.0) for one in others]
-    assert np.median(overheads) < 0.1
+    assert np.median(overheads) < 0.12
 
 
 def test_one_timing_is_enough_for_its_own_shape() -> None:
@@ -56,6 +58,16 @@ def test_one_timing_is_enough_for_its_own_shape() -> None:
     fitted = Cost.fit([Measured(work, 0.01, 0.5)])
     assert fitted.step(work) == pytest.approx(0.01, rel=0.01)
     assert fitted.overhead(work) == pytest.approx(0.5, rel=0.01)
+
+
+def test_three_timings_on_a_cpu_predict_other_shapes() -> None:
+    medians = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        true = Cost({name: 3.0 * one * np.exp(0.3 * rng.normal()) for name, one in TRUE.items()})
+        fitted = Cost.fit([Measured(one, true.step(one), 0.1) for one in shapes(rng, 3)], "node 1 cpu")
+        medians.append(np.median([abs(fitted.step(one) / true.step(one) - 1.0) for one in shapes(rng, 30)]))
+    assert np.mean(medians) < 0.12
 
 
 def test_costs_are_the_same_after_a_round_trip_through_a_manifest() -> None:
