@@ -48,6 +48,10 @@ PRICED = 14
 """Number of random genomes to time for the cost of a step, in addition to the default and the middle of the space."""
 
 
+DEFAULT_COUNTS = 4
+"""Weight of the default genome in the fit of the cost."""
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """The plan of a run.
@@ -245,7 +249,8 @@ def _cost(evaluator: BoundEvaluator, genomes: Sequence[Genome], found: _Timed) -
     if not rows:
         return None
     timed = [Measured(evaluator.work(genomes[at]), row["step"], row["judging"]) for at, row in rows.items()]
-    return Cost.fit(timed, found.device)
+    # The default counts several times: it is trained in every run, and the best genomes are often like it.
+    return Cost.fit([timed[0]] * DEFAULT_COUNTS + timed[1:], found.device)
 
 
 def _budget(
