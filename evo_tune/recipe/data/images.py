@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats of image files, by Pillow's names. For others, such as EPS, Pillow may start another program."""
+
 
 @dataclass(frozen=True)
 class Images:
@@ -76,7 +79,7 @@ def _digits() -> Images:
 
 def _folder(path: Path, data: str, image_size: int) -> Images:
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise OptionError(
             f"-o data={data}: a folder of images is read by Pillow, which is not installed: "
@@ -92,10 +95,14 @@ def _folder(path: Path, data: str, image_size: int) -> Images:
     pixels = []
     for file in (file for found in files.values() for file in found):
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 small = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
-        except (UnidentifiedImageError, OSError) as error:
-            raise OptionError(f"-o data={data}: cannot read {file} as an image ({error}): remove it") from None
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = " ".join(str(error).split())
+            raise OptionError(
+                f"-o data={data}: cannot read {str(file)!r} as an image ({reason}): expected {', '.join(FORMATS)}; "
+                "remove it"
+            ) from None
         pixels.append(np.asarray(small).transpose(2, 0, 1))
     classes = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
     return Images(np.stack(pixels), classes, tuple(files))

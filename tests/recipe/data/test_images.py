@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,28 @@ def test_images_that_cannot_be_used(photos: Path, tmp_path: Path) -> None:
     refused(read_images, "is no folder and no .npz", str(tmp_path / "nowhere"), 32)
     (photos / "red" / "note.txt").write_text("no picture")
     refused(read_images, r"cannot read .*note\.txt as an image", str(photos), 32)
+
+
+def test_no_file_has_another_program_started(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow has Ghostscript render an EPS, whatever the name of its file."""
+    from PIL import EpsImagePlugin
+
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    (photos / "red" / "0.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    refused(read_images, r"cannot read '.*0\.png' as an image .* expected BMP, GIF, .*; remove it", str(photos), 32)
+    assert not (tmp_path / "started").exists()
+
+
+def test_an_image_that_is_huge_once_unpacked_is_a_line(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    refused(read_images, r"cannot read '.*' as an image \(.*decompression bomb.*\): expected BMP", str(photos), 32)
 
 
 def test_missing_extras_name_what_to_install(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
