@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from evo_tune.errors import OptionError, RecipeError
+from evo_tune.recipe.data.cache import open_own
 
 CHECKPOINT = "checkpoint.pt"
 """Name of the checkpoint file in a training's folder."""
@@ -52,8 +54,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: The file is damaged, or contains more than tensors and plain data.
     """
+    return _loaded(path, path)
+
+
+def _loaded(path: Path, source: Path | BinaryIO) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises several types of error for a foreign file
@@ -61,6 +67,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise RecipeError("checkpoint", str(path), "a file that save_checkpoint wrote")
     return state
+
+
+def own_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the checkpoint in a training's folder, which may have come from somebody else; empty if there is none.
+
+    A link and a file of another user are not loaded; a line on standard error, a trial's log, says so.
+
+    Raises:
+        RecipeError: See `load_checkpoint`.
+    """
+    file = open_own(path)
+    if file is not None:
+        with file:
+            return _loaded(path, file)
+    if os.path.lexists(path):
+        print(f"{path} is not loaded: expected a regular file that belongs to you", file=sys.stderr, flush=True)
+    return {}
 
 
 def saved_in(folder: Path | None, task: dict[str, Any]) -> dict[str, Any]:
@@ -74,10 +97,9 @@ def saved_in(folder: Path | None, task: dict[str, Any]) -> dict[str, Any]:
         OptionError: The checkpoint belongs to another training.
         RecipeError: The checkpoint is damaged.
     """
-    file = folder / CHECKPOINT if folder else None
-    if file is None or not file.is_file():
-        return {}
-    saved = load_checkpoint(file)
-    if saved["task"] != task:
-        raise OptionError(f"{file} belongs to {saved['task']}: expected {task}; train from scratch instead")
+    saved = own_checkpoint(folder / CHECKPOINT) if folder else {}
+    if saved and saved.get("task") != task:
+        raise OptionError(
+            f"{folder}/{CHECKPOINT} belongs to {saved.get('task')}: expected {task}; train from scratch instead"
+        )
     return saved

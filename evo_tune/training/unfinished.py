@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from evo_tune.errors import RecipeError
-from evo_tune.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from evo_tune.training.checkpoint import CHECKPOINT, own_checkpoint, save_checkpoint
 from evo_tune.training.course import Course, Plan, Run
 
 UNFINISHED = "unfinished.pt"
@@ -44,10 +44,8 @@ class Unfinished:
     def _read(self) -> Mapping[str, Any]:
         """Return what an earlier attempt saved; empty if it is missing, damaged, or of another training."""
         path = self._run.folder / UNFINISHED
-        if path.is_symlink() or not path.is_file():
-            return {}
         try:
-            saved = load_checkpoint(path)
+            saved = own_checkpoint(path)
         except (RecipeError, OSError):
             return {}
         if any(saved.get(name) != value for name, value in self._about.items()):

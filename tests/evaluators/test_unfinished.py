@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,25 @@ def test_another_training_does_not_continue_from_it(
     (tmp_path / "text").write_bytes(b"another text\n" * 9999)
     other = {name: str(tmp_path / "text") if name == "data" else value for name, value in other.items()}
     assert "resumed_step" not in train("killed", **other)[0]
+
+
+@pytest.mark.parametrize("how", ["a link", "another user's", "a folder"])
+def test_a_promotion_does_not_continue_from_somebody_elses_checkpoint(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    whole, _ = train("whole")
+    train("rung", BUDGET=0.4)
+    path = tmp_path / "rung" / "checkpoint.pt"
+    owner = os.geteuid()
+    if how == "another user's":
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    else:
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere") if how == "a link" else path.mkdir()
+    metrics, _ = train("promoted", RESUME_FOLDER=tmp_path / "rung")
+    assert metrics["resumed_step"] == 0
+    assert without_clock(metrics) == without_clock(whole)
+    assert f"{path} is not loaded: expected a regular file that belongs to you" in capsys.readouterr().err
 
 
 def _link(path: Path) -> None:

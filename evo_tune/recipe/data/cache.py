@@ -1,10 +1,12 @@
-"""The folder of the user's cache, for results that can be computed again at any time."""
+"""The folder of the user's cache, for results that can be computed again at any time; files that are the user's own."""
 
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 
 def cache_folder() -> Path:
@@ -17,5 +19,19 @@ def cache_folder() -> Path:
     elif sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        given = os.environ.get("XDG_CACHE_HOME", "")
+        base = Path(given if os.path.isabs(given) else "~/.cache").expanduser()  # a relative one is invalid
     return base / "evo-tune"
+
+
+def open_own(path: Path) -> BinaryIO | None:
+    """Open a regular file of this user for reading; None if it is missing, a link, or another user's."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    found = os.fstat(handle)
+    if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    return None

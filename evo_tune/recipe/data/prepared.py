@@ -12,7 +12,6 @@ import io
 import json
 import mmap
 import os
-import stat
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ import numpy as np
 from filelock import FileLock
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.data.cache import cache_folder
+from evo_tune.recipe.data.cache import cache_folder, open_own
 from evo_tune.recipe.data.texts import Gathered, Ranges, gather, size_of, split_evenly, split_tail
 from evo_tune.recipe.data.tokens import BPE, Bytes, Tokenizer, library_version, pieces_of, tokenizer_for
 
@@ -222,14 +221,12 @@ def _write(path: Path, wanted: Preparation) -> None:
 
 def _open(path: Path, wanted: Preparation, key: str) -> Prepared | None:
     """Map the file of a text; None if it is missing, damaged, or not this user's."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    file = open_own(path)
+    if file is None:
         return None
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        mine = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
-        header = _header(file) if mine else None
+    with file:
+        found = os.fstat(file.fileno())
+        header = None if found.st_mode & 0o022 else _header(file)
         if header is None or header["key"] != key:
             return None
         if found.st_size != HEADER + sum(header[name] for name in SECTIONS):
@@ -237,7 +234,7 @@ def _open(path: Path, wanted: Preparation, key: str) -> Prepared | None:
         if _digest(header, file) != header["sha256"]:
             return None
         # A private mapping: its pages are shared, but torch, which has no read-only tensors, cannot change the file.
-        content = memoryview(mmap.mmap(handle, 0, access=mmap.ACCESS_COPY))[HEADER:]
+        content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))[HEADER:]
     return _prepared(content, header, wanted, path=path, seen=_state(found))
 
 

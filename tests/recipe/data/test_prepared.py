@@ -233,6 +233,13 @@ def test_a_wrong_file_is_written_again(text: str, damage: Callable[[Path], None]
     assert [one.name for one in path.parent.iterdir() if "partial" in one.name] == []
 
 
+def test_a_relative_cache_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in ("cache", "./cache", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+        assert cache_folder() == tmp_path / ".cache" / "evo-tune"
+
+
 def test_another_users_file_is_not_used(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before, path = content(Preparation(text, 300)), file_of()
     seen = path.stat().st_ino
