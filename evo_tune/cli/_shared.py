@@ -150,7 +150,7 @@ per_device_option = click.option(
 )
 
 trust_option = click.option(
-    "--trust", is_flag=True, help="Execute the code files that RUN names, although you have not named them yourself."
+    "--trust", is_flag=True, help="Execute code and read paths that RUN names, although they are not known as yours."
 )
 
 

@@ -36,7 +36,7 @@ from evo_tune.loop.checks import (
     check_support,
     with_defaults,
 )
-from evo_tune.loop.code import hash_of
+from evo_tune.loop.code import hash_of, remember_copy
 from evo_tune.loop.limits import check_noise
 from evo_tune.loop.opening import plan_for
 from evo_tune.loop.widening import limits_for
@@ -46,11 +46,10 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy
 from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.learned import learned_from
-from evo_tune.store.manifest import Manifest, read_manifest
+from evo_tune.store.manifest import Manifest
 from evo_tune.store.places import copy_run, find_run
 from evo_tune.store.run import Run
 from evo_tune.text import is_writable
-from evo_tune.trust.decide import began, remember_run
 
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
@@ -125,7 +124,7 @@ def prepared(
         subject_to=constraints,
         strategy=name,
         strategy_options=strategy.to_json(),
-        strategy_hash=hash_of(name),
+        strategy_hash=hash_of(strategy),
         settings=replace(
             settings,
             seeds="own" if settings.own_seeds else "shared",
@@ -263,12 +262,9 @@ def reopened(store: Path, name: str | None, copy_as: str | None) -> Iterator[Run
         UsageError: The copy's name is taken.
         StoreError: There is no such run, or it cannot be opened.
     """
-    folder = find_run(store, name)
-    if copy_as is not None:
-        mine = began(folder, read_manifest(folder).identity)
-        folder = copy_run(folder, store, copy_as)
-    run = Run.open(folder, write=True)
+    original = find_run(store, name)
+    run = Run.open(original if copy_as is None else copy_run(original, store, copy_as), write=True)
     with given_up(run, remove=copy_as is not None):
-        if copy_as is not None and mine:  # a copy of a stranger's run is not trusted either
-            remember_run(folder, run.manifest.identity)
+        if copy_as is not None:
+            remember_copy(run, original)
         yield run

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Value, genome_key
 from evo_tune.genome.widening import with_limits
-from evo_tune.loop.code import cannot_resume, hash_of, place_of
+from evo_tune.loop.code import cannot_resume, hash_of
 from evo_tune.options.binding import options_of, suggest
 from evo_tune.options.declare import AUTO, Option, members
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
@@ -232,22 +233,22 @@ def _other_objectives(run: Run, evaluator: Evaluator) -> str:
     return f"its objectives have changed (now {', '.join(now)}, and were {', '.join(before)})"
 
 
-def check_unchanged(run: Run, evaluator: BoundEvaluator, accept_changes: bool, strategy: str | None = None) -> None:
+def check_unchanged(run: Run, evaluator: BoundEvaluator, strategy: Strategy, accept_changes: bool) -> None:
     """Refuse to continue a run whose evaluator, data or strategy has changed.
 
     Args:
         run: Run that is open for writing.
         evaluator: Present evaluator of the run.
-        strategy: New path of the strategy's file, if it has moved.
+        strategy: Present strategy of the run.
         accept_changes: Whether to note the change in the journal instead of refusing.
 
     Raises:
         StoreError: A change is not accepted, or the run cannot continue with it.
     """
     _check_genes(run, evaluator)
-    plugin, place = evaluator.plugin, place_of(run.manifest, strategy)
+    plugin = evaluator.plugin
     now = {"evaluator_hash": plugin.hash, "fingerprint": evaluator.fingerprint()}
-    now["strategy_hash"] = hash_of(place)
+    now["strategy_hash"] = hash_of(strategy)
     changed = []
     if now["evaluator_hash"] != run.evaluator_hash:
         changed.append(f"the evaluator's file {plugin.place} (or a module that it imports)")
@@ -255,7 +256,7 @@ def check_unchanged(run: Run, evaluator: BoundEvaluator, accept_changes: bool, s
         changed.append("the evaluator's data")
     why = "old and new results may not compare" if changed else "it would not go on as it began"
     if now["strategy_hash"] != run.strategy_hash:
-        changed.append(f"the strategy's file {place} (or a module that it imports)")
+        changed.append(f"the strategy's file {inspect.getfile(type(strategy))} (or a module that it imports)")
     if changed and not accept_changes:
         raise StoreError(
             f"{' and '.join(changed)} has changed since run {run.name} began, so {why}: "

@@ -2,7 +2,7 @@
 
 A run's folder may come from a stranger, and its manifest and journal may name any file and any address. All code that
 continues a run, replays it or retrains its genomes gets evaluator and strategy from here. The module `trust` remembers
-what the user named and began, and decides. Nothing is trained here.
+what the user named and began, as hashes, and decides. Nothing is trained here.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
-from evo_tune.genome.genes import Gene
+from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import (
@@ -32,18 +34,30 @@ from evo_tune.plugins.find import (
     source_hash,
 )
 from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, again, function_evaluator, sent
+from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import PLACES, SessionSettings
-from evo_tune.store.journal import write_atomically
-from evo_tune.store.manifest import Manifest
+from evo_tune.store.journal import JOURNAL, write_atomically
+from evo_tune.store.manifest import MANIFEST, Manifest, read_manifest
 from evo_tune.store.run import Run
-from evo_tune.trust.decide import allow, allow_command, doubt, remember_file, remember_run
+from evo_tune.text import printable
+from evo_tune.trust.decide import (
+    Ask,
+    Consent,
+    allow,
+    allow_command,
+    allow_run,
+    digest,
+    doubt,
+    is_remembered,
+    remember_file,
+    remember_run,
+    remembered,
+)
+from evo_tune.trust.outside import in_words, paths_outside
 
 OWN = "evo_tune.strategies."
 """Package of evo-tune's own strategies: their version is evo-tune's."""
-
-Ask = Callable[[str], bool]
-"""Function that asks the user a question; returns whether the answer is yes."""
 
 PREFIXES = ("bundled", "entry")
 """Prefixes of references to installed code."""
@@ -81,15 +95,20 @@ def named_evaluator(
         evaluator = find_evaluator(name, {**space.genes, **(genes or {})}, options)
     else:
         raise OptionError("space= is for functions, and for commands if it has no repair: files have SPACE")
-    if evaluator.origin == FUNCTION and Reference.read(evaluator.reference).path:
-        remember_file(evaluator.path)
-    if evaluator.origin == "file":
-        remember_file(evaluator.path)
+    is_file = evaluator.origin == "file" or (
+        evaluator.origin == FUNCTION and Reference.read(evaluator.reference).path != ""
+    )
+    if is_file:
+        _remember_file(evaluator.path)
     return evaluator
 
 
-def remember(run: Run, evaluator: Evaluator) -> Evaluator:
-    """Remember that this user began a run and named its strategy.
+def _remember_file(path: Path) -> None:
+    remember_file(path, source_hash(path))
+
+
+def remember(run: Run, evaluator: Evaluator, session: SessionSettings) -> Evaluator:
+    """Remember that this user began a run with a session, and named its strategy.
 
     Returns:
         The evaluator; the file of a notebook's function is now in the run's folder.
@@ -100,15 +119,64 @@ def remember(run: Run, evaluator: Evaluator) -> Evaluator:
     if evaluator.origin == FUNCTION and not Reference.read(evaluator.reference).path:
         write_atomically(run.folder / OWN_FILE, evaluator.path.read_bytes())
         evaluator = replace(evaluator, path=(run.folder / OWN_FILE).absolute())
-        _made_here.add(run.manifest.identity)
+        _remember_file(evaluator.path)
     if names_file(run.manifest.strategy):
-        remember_file(Path(run.manifest.strategy))
-    remember_run(run.folder, run.manifest.identity)
+        _remember_file(Path(run.manifest.strategy))
+    code = {CODE: evaluator.hash} if evaluator.origin == COMMAND else {}
+    remember_run(run.folder, {**held(run.manifest, run.genes), **code, **_places(session)})
     return evaluator
 
 
-_made_here: set[str] = set()
-"""Identities of the runs of notebook functions that this process began and whose files it therefore trusts."""
+def remember_session(run: Run, session: SessionSettings) -> None:
+    """Remember what the user gave to a run as they continue it: wider genes, and where it trains."""
+    remember_run(run.folder, {GENES: held(run.manifest, run.genes)[GENES], **_places(session)})
+
+
+def remember_copy(run: Run, original: Path) -> None:
+    """Remember a copy as far as its content is what the user gave to the original; that of a stranger's run is not.
+
+    Args:
+        run: The copy.
+        original: Folder of the original, which may have changed since.
+    """
+    manifest = msgspec.structs.replace(run.manifest, identity=read_manifest(original).identity)
+    mine = {} if doubt(original, held(manifest, run.genes)) else held(run.manifest, run.genes)
+    remember_run(run.folder, {**remembered(original), **mine})
+
+
+GENES = f"a value of a gene in {JOURNAL}"
+"""Name of the hash of the genes' values."""
+
+CODE = "the files of the command"
+"""Name of the hash of all files that a run's command names."""
+
+
+def held(manifest: Manifest, genes: Mapping[str, Gene]) -> dict[str, str]:
+    """Return the hashes of what determines what a run executes and reads, by name.
+
+    Args:
+        manifest: Manifest of the run.
+        genes: Its present genes. Only values that are text count: they may be names of files, or words of a command.
+    """
+    return {MANIFEST: digest(msgspec.to_builtins(manifest)), GENES: digest(sorted(_gene_texts(genes)))}
+
+
+def _places(session: SessionSettings) -> dict[str, str]:
+    """Return the hash of where a session trains, by name."""
+    return {"places": digest({name: getattr(session, name) for name in PLACES})}
+
+
+def _gene_texts(genes: Mapping[str, Gene]) -> set[str]:
+    return {text for gene in genes.values() if isinstance(gene, Choice) for text in _texts(gene.values)}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in plain data."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(one)
 
 
 def code_of(
@@ -117,23 +185,26 @@ def code_of(
     trust: bool = False,
     ask: Ask | None = None,
     strategy: str | None = None,
+    accept_changes: bool = False,
 ) -> tuple[BoundEvaluator, Ruled]:
     """Load the evaluator and the strategy of a saved run, if they may be executed.
 
     Args:
         run: Saved run.
         evaluator: New path of the evaluator's file, if it has moved; or the function itself.
-        trust: Whether the user trusts the files that the run names.
-        ask: Function that asks the user about a file that they have not named themselves; None without a terminal.
+        trust: Whether the user trusts all that the run names.
+        ask: Function that asks the user about what they have not named themselves; None without a terminal.
         strategy: New path of the strategy's file, if it has moved.
+        accept_changes: Whether files of code that the user named may have changed since.
 
     Raises:
-        UsageError: The evaluator or the strategy is not trusted.
+        UsageError: The evaluator, the strategy, or a path that they read is not trusted.
         PluginError: The evaluator or the strategy is missing or broken.
         StoreError: The evaluator does not accept the run's options.
     """
-    chosen = _allowed_strategy(run.manifest, trust, ask, strategy)
-    bound = bound_again(run, evaluator_of(run, evaluator, trust, ask))
+    user = Consent(trust, ask, accept_changes)
+    chosen = _allowed_strategy(run.manifest, user, strategy)
+    bound = bound_again(run, _evaluator_of(run, evaluator, user))
     return bound, ruled(run.manifest, bound, chosen)
 
 
@@ -176,48 +247,25 @@ def ruled(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> Ruled
     )
 
 
-def hash_of(strategy: str) -> str:
-    """Return the hash of a strategy's file and its local modules; '' for a strategy of evo-tune.
-
-    Raises:
-        PluginError: There is no such strategy, or it is broken.
-    """
-    found = find_strategy(strategy)
-    return "" if found.__module__.startswith(OWN) else source_hash(Path(inspect.getfile(found)))
-
-
-def place_of(manifest: Manifest, moved_to: str | None) -> str:
-    """Return the name or path of a saved run's strategy, which exists.
-
-    Args:
-        manifest: Manifest of the run.
-        moved_to: New path of the strategy's file, if it has moved.
-
-    Raises:
-        OptionError: The strategy is not a file, so it cannot have moved.
-        PluginError: The strategy is missing or broken.
-    """
-    name = manifest.strategy
-    is_file = names_file(name)
-    if moved_to is not None and not is_file:
-        raise OptionError(f"--strategy {moved_to}: the run's strategy {name} is no file that can move; leave it out")
-    try:
-        find_strategy(moved_to or name)
-    except PluginError as error:
-        if moved_to is None and is_file and not Path(name).is_file():
-            raise PluginError(f"{error}, or say where it is now: --strategy PATH") from None
-        raise
-    return moved_to or name
+def hash_of(strategy: Strategy) -> str:
+    """Return the hash of a strategy's file and its local modules; '' for a strategy of evo-tune."""
+    kind = type(strategy)
+    return "" if kind.__module__.startswith(OWN) else source_hash(Path(inspect.getfile(kind)))
 
 
 def evaluator_of(
     run: Run, moved_to: str | Callable[..., Any] | None = None, trust: bool = False, ask: Ask | None = None
 ) -> Evaluator:
-    """Load the evaluator of a saved run, if it may be executed; see `code_of`."""
-    manifest = run.manifest
+    """Load the evaluator of a saved run, if it may be executed and the run's options followed; see `code_of`."""
+    return _evaluator_of(run, moved_to, Consent(trust, ask))
+
+
+def _evaluator_of(run: Run, moved_to: str | Callable[..., Any] | None, user: Consent) -> Evaluator:
+    manifest, now = run.manifest, held(run.manifest, run.genes)
+    shown = allow_run(run.folder, now, _wishes(run, moved_to is not None), user) if doubt(run.folder, now) else user
     reference = manifest.evaluator
     if reference.startswith(f"{FUNCTION}:") and (moved_to is None or isinstance(moved_to, str)):
-        return _function(run, moved_to, trust, ask)
+        return _function(run, moved_to, shown)
     if moved_to is not None:
         space = None
         if not isinstance(moved_to, str):
@@ -225,7 +273,7 @@ def evaluator_of(
             space = again(moved_to, Reference.read(name), manifest.genes())
         return named_evaluator(moved_to, manifest.genes(), manifest.options, space)
     if reference.startswith(f"{COMMAND}:"):
-        return _command(run, trust, ask)
+        return _command(run, shown)
     if reference.partition(":")[0] in PREFIXES:
         return find_evaluator(reference)
     if not names_file(reference):  # it would be searched in ./evaluators, which may contain any code
@@ -234,77 +282,92 @@ def evaluator_of(
             "say which it is: --evaluator NAME or PATH"
         )
     remedy = "say --trust, or --evaluator PATH (from Python: trust=True)"
-    path = _allowed(Path(reference), "evaluator", trust, remedy, "or say where it is now: --evaluator PATH", ask)
+    path = _allowed(Path(reference), "evaluator", user, remedy, "or say where it is now: --evaluator PATH")
     return load_evaluator(path, reference, "file")
 
 
-def _function(run: Run, moved_to: str | None, trust: bool, ask: Ask | None) -> Evaluator:
+def _wishes(run: Run, named: bool) -> dict[str, Any]:
+    """Return what a run would do that its user may not know of, for `allow_run`.
+
+    Args:
+        run: Saved run.
+        named: Whether the user has named another evaluator.
+    """
+    manifest, wishes = run.manifest, {}
+    kind, _, text = manifest.evaluator.partition(":")
+    if kind == COMMAND and not named:
+        shell = " in a shell" if manifest.options.get("shell") else ""
+        wishes[f"executes the command {text!r}{shell}"] = None
+    if kind == FUNCTION and not named:  # one function: the user's file may contain others
+        reference = Reference.read(manifest.evaluator)
+        wishes[f"executes the function {reference.name} of {reference.path or OWN_FILE!r}"] = None
+    options = {} if kind == COMMAND else manifest.options  # those of a command are patterns, not paths
+    texts = {*_texts([options, manifest.strategy_options, manifest.warm_start]), *_gene_texts(run.genes)}
+    if paths := paths_outside(texts, run.folder):
+        wishes[f"reads {in_words(paths)}"] = paths
+    return wishes
+
+
+def _function(run: Run, moved_to: str | None, user: Consent) -> Evaluator:
     """Return the function of a run; its file is imported only if it may be executed."""
-    reference = Reference.read(run.manifest.evaluator)
+    reference, genes = Reference.read(run.manifest.evaluator), run.manifest.genes()
     if moved_to is not None:
-        path = Path(moved_to)
-        remember_file(path)
-    else:
-        path = Path(reference.path) if reference.path else run.folder / OWN_FILE
-        if doubt(run.folder, run.manifest.identity):  # for one function: the user's file may contain others
-            what, shown = f"{run.manifest.identity} {reference}", f"the function {reference.name} of {str(path)!r}"
-            allow_command(run.folder, run.manifest.identity, what, shown, (), trust, ask)
-            trust = True
-        if reference.path or run.manifest.identity not in _made_here:
-            remedy, if_gone = "say --trust (from Python: trust=True)", "or say where it is now: --evaluator PATH"
-            path = _allowed(path, "evaluator", trust, remedy, if_gone, ask)
-    return load_function(path, reference, run.manifest.genes())
+        evaluator = load_function(Path(moved_to), reference, genes)
+        _remember_file(evaluator.path)
+        return evaluator
+    path = Path(reference.path) if reference.path else run.folder / OWN_FILE
+    remedy, if_gone = "say --trust (from Python: trust=True)", "or say where it is now: --evaluator PATH"
+    return load_function(_allowed(path, "evaluator", user, remedy, if_gone), reference, genes)
 
 
-def _command(run: Run, trust: bool, ask: Ask | None) -> Evaluator:
+def _command(run: Run, user: Consent) -> Evaluator:
     """Return the command of a run that this user began or trusts; nothing is executed yet."""
     manifest = run.manifest
-    identity = f"{manifest.identity} {manifest.evaluator} {sorted(manifest.options.items())}"
     evaluator = find_evaluator(manifest.evaluator, manifest.genes(), manifest.options)
-    shown = f"the command {evaluator.summary!r}"
-    allow_command(run.folder, manifest.identity, identity, shown, evaluator.code or (), trust, ask)
+    allow_command(run.folder, evaluator.code or (), {CODE: evaluator.hash}, user)
     return evaluator
 
 
-def _allowed_strategy(manifest: Manifest, trust: bool, ask: Ask | None, moved_to: str | None) -> str:
-    """Return the name of a run's strategy, or the resolved path that the user allowed."""
+def _allowed_strategy(manifest: Manifest, user: Consent, moved_to: str | None) -> str:
+    """Return the name of a run's strategy, or the path that the user gave or allowed."""
+    name = manifest.strategy
     if moved_to is not None:
-        place = place_of(manifest, moved_to)
-        remember_file(Path(place))
-        return place
-    if not names_file(manifest.strategy):
-        return manifest.strategy
-    path, remedy = Path(manifest.strategy), "say --trust, or --strategy PATH (from Python: trust=True)"
-    return str(_allowed(path, "strategy", trust, remedy, "or say where it is now: --strategy PATH", ask))
+        if not names_file(name):
+            raise OptionError(
+                f"--strategy {moved_to}: the run's strategy {name} is no file that can move; leave it out"
+            )
+        find_strategy(moved_to)
+        _remember_file(Path(moved_to))
+        return moved_to
+    if not names_file(name):
+        return name
+    path, remedy = Path(name), "say --trust, or --strategy PATH (from Python: trust=True)"
+    return str(_allowed(path, "strategy", user, remedy, "or say where it is now: --strategy PATH"))
 
 
-def _allowed(path: Path, what: str, trust: bool, remedy: str, if_gone: str, ask: Ask | None) -> Path:
+def _allowed(path: Path, what: str, user: Consent, remedy: str, if_gone: str) -> Path:
     """Return the resolved path of a file that a run names, because a link could change after it was allowed."""
     if not os.path.isfile(path):
         raise PluginError(f"the run names the {what} {str(path)!r}, which is no file here: check the path, {if_gone}")
     real = Path(os.path.realpath(path))
-    allow(real, what, trust, remedy, ask)
+    allow(real, what, source_hash, remedy, user)
     return real
 
 
 def believed(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
-    """Return the settings of the last session, without places to train if the run may come from a stranger.
+    """Return the settings of the last session, without places to train that are not those that this user gave last.
 
     Args:
-        run: Saved run. Its places are used only if this user began it and nobody else may write it.
+        run: Saved run.
         changes: Settings that the user gives now; the warning does not name them.
     """
     last = run.sessions[-1] if run.sessions else SessionSettings()
-    why = doubt(run.folder, run.manifest.identity)
-    if not why:
+    if is_remembered(run.folder, _places(last)):
         return last
     usual = SessionSettings()
     strange = {name: value for name in PLACES if (value := getattr(last, name)) != getattr(usual, name)}
     told = [f"--{name.replace('_', '-')} {value}" for name, value in strange.items() if name not in changes]
     if told:
-        warnings.warn(
-            f"run {run.name} {why}, so what it says of where to train is not used "
-            f"({', '.join(told)}): give the flags that you want",
-            stacklevel=4,
-        )
+        text = f"run {run.name} names places to train that you have not given it here ({', '.join(told)})"
+        warnings.warn(printable(f"{text}: they are not used; give the flags that you want"), stacklevel=4)
     return last.but(**{name: getattr(usual, name) for name in PLACES})

@@ -7,6 +7,7 @@ had no hidden state (law 1). Other modules decide limits and slots.
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -348,15 +349,16 @@ def _in_words(genes: Mapping[str, Gene], reason: str) -> str:
     return f"{', '.join(f'{name}={typed_gene(gene)}' for name, gene in genes.items())}: {one_line(reason)}"
 
 
-def other_strategy(manifest: Manifest, place: str) -> str:
+def other_strategy(manifest: Manifest, strategy: Strategy) -> str:
     """Return a note if a strategy's file changed since the run began; '' if it did not.
 
     Args:
         manifest: Manifest of the run.
-        place: Present name or path of the strategy.
+        strategy: Present strategy of the run.
     """
-    if hash_of(place) == manifest.strategy_hash:
+    if hash_of(strategy) == manifest.strategy_hash:
         return ""
+    place = inspect.getfile(type(strategy))
     return f"the strategy's file {place} (or a module that it imports) has changed since the run began"
 
 

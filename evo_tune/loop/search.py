@@ -19,7 +19,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, Trial
 from evo_tune.loop.begin import Request, given_up, new_name, reopened
 from evo_tune.loop.checks import check_unchanged
-from evo_tune.loop.code import Ask, believed, code_of, named_evaluator, remember, ruled
+from evo_tune.loop.code import believed, code_of, named_evaluator, remember, remember_session, ruled
 from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import OVER, Drivers, Fetched, Interrupts, Job
@@ -38,6 +38,7 @@ from evo_tune.store.manifest import space_of
 from evo_tune.store.places import STORE
 from evo_tune.store.run import Run
 from evo_tune.store.table import table_of
+from evo_tune.trust.decide import Ask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +106,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         manifest = plan.manifest
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, session)
         with given_up(run):
-            bound = remember(run, plugin).bind(manifest.options)
+            bound = remember(run, plugin, session).bind(manifest.options)
             self._begin(run, bound, ruled(manifest, bound, manifest.strategy), session, plan)
 
     @classmethod
@@ -133,19 +134,20 @@ class Search(contextlib.AbstractContextManager["Search"]):
             evaluator: New path of the evaluator's file, if it has moved; or the function itself.
             strategy: New path of the strategy's file, if it has moved.
             genes: Genes of the run with wider ranges, which new genomes use.
-            trust: Whether to execute the evaluator and the strategy that the run names, although you never named them.
-            ask: Function that asks the user about each such file instead.
+            trust: Whether to execute code and read paths that the run names, although they are not known as yours.
+            ask: Function that asks the user about these instead.
             changes: Settings of the session that differ from the last session (`SessionSettings`).
 
         Raises:
-            UsageError: The copy's name is taken, a change is not allowed, or a file of code is not trusted.
+            UsageError: The copy's name is taken, a change is not allowed, or what the run names is not trusted.
             StoreError: There is no such run, or it cannot be continued.
         """
         with reopened(Path(store), name, copy_as) as run:
-            code = code_of(run, evaluator, trust, ask, strategy)
-            check_unchanged(run, code[0], accept_changes, strategy)
+            code = code_of(run, evaluator, trust, ask, strategy, accept_changes)
+            check_unchanged(run, code[0], code[1].inner, accept_changes)
             session = next_session(believed(run, changes), changes, run.manifest.settings.most_seeds)
             widen_by_hand(run, *code, genes or {})
+            remember_session(run, session)
             self = cls.__new__(cls)
             self._begin(run, *code, session)
             run.begin(session)

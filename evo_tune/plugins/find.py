@@ -29,7 +29,7 @@ from evo_tune.plugins.code import local_sources, package_of, source_hash
 from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
 from evo_tune.plugins.contract import what_of, where_of
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.function import FUNCTION, Reference, function_evaluator
+from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, function_evaluator
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.trust.decide import is_identifier
 
@@ -86,8 +86,6 @@ def find_evaluator(
         PluginError: There is no such evaluator, or it is broken.
         OptionError: A command does not go with the genes or options.
     """
-    if is_command(name):
-        return command_evaluator(name, genes, options)
     kind, _, rest = name.partition(":")
     if kind == "bundled":
         if not is_identifier(rest):
@@ -101,6 +99,8 @@ def find_evaluator(
                 "its file with --evaluator PATH"
             )
         return load_evaluator(installed[rest], name, "entry point")
+    if is_command(name):  # after the prefixes, with which a saved run names installed code
+        return command_evaluator(name, genes, options)
     if names_file(name):
         return load_evaluator(Path(name).absolute(), name, "file")
     for found, path, origin in _evaluator_files():
@@ -238,9 +238,12 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
         raise PluginError(f"cannot read the {kind} {path}: {error.strerror}; check the path") from None
     key = (str(path), content)
     package, root = package_of(path)
+    own = [path.parent, root]
+    if path.name == OWN_FILE:  # it imports no neighbour, and a run's folder may have come back with some
+        package, own = "", []
     # Console scripts lack the working directory. evo-tune's own folder comes before it, so that nothing in the working
     # directory is imported as evo-tune, even if an import hook that comes last serves evo-tune itself.
-    for folder in (str(path.parent), str(root), *([str(PACKAGE.parent), os.getcwd()] if named else [])):
+    for folder in (*map(str, own), *([str(PACKAGE.parent), os.getcwd()] if named else [])):
         if folder not in sys.path:
             sys.path.append(folder)
     if key not in _loaded:

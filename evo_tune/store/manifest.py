@@ -64,7 +64,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         tests: Names of metrics on the test set, by their names in the search (see `Evaluator.tests`).
         versions: Versions of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
-        identity: Random text that is unique to this run; `trust` remembers by it which runs the user began.
+        identity: Random text that is unique to this run.
         format_version: Version of the layout on disk.
     """
 

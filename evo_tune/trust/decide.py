@@ -1,8 +1,9 @@
-"""What the user trusts: files of code that they named themselves, and runs that they began themselves.
+"""What the user trusts: files of code that they named, and runs that they began, each as it was at that time.
 
 A run folder is input from a stranger until its owner says otherwise: it may name any file of this machine as its
-evaluator, and any address as its cluster. What may be executed, and connected to, is therefore remembered outside of
-all runs, in the user's own folder. This module decides and loads nothing; it knows neither runs nor plug-ins.
+evaluator, and any address as its cluster. A run of one's own may come back changed. What was trusted is therefore
+remembered outside of all runs, in the user's own folder, as hashes of content. This module decides and loads nothing;
+it knows neither runs nor plug-ins.
 """
 
 from __future__ import annotations
@@ -13,19 +14,56 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from evo_tune.errors import UsageError
+from evo_tune.text import printable
 
-LARGEST = 1 << 20
+LARGEST = 1 << 23
 """Maximum bytes of the memory file."""
 
 MOST = 2000
 """Maximum entries of each kind; the oldest are dropped first."""
+
+Ask = Callable[[str], bool]
+"""Function that asks the user a question; returns whether the answer is yes."""
+
+Held = Mapping[str, str]
+"""Hashes of what determines what a run executes, by name."""
+
+
+@dataclass(frozen=True)
+class Consent:
+    """What the user allows in this call.
+
+    Args:
+        trust: Whether everything that a run names is allowed.
+        ask: Function that asks the user a question; None without a terminal.
+        changes: Whether files of code that the user named may have changed since.
+    """
+
+    trust: bool = False
+    ask: Ask | None = None
+    changes: bool = False
+
+    def require(self, what: str, question: str, remedy: str) -> None:
+        """Ask about something, unless everything is allowed.
+
+        Raises:
+            UsageError: It is not allowed.
+        """
+        if not self.trust and not (self.ask is not None and self.ask(printable(f"{what}. {question}"))):
+            raise UsageError(printable(f"{what}: {remedy}"))
+
+
+def digest(data: Any) -> str:
+    """Return the SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def is_identifier(name: str) -> bool:
@@ -33,72 +71,84 @@ def is_identifier(name: str) -> bool:
     return name.isascii() and name.replace("-", "_").isidentifier()
 
 
-def allow(path: Path, what: str, trust: bool, remedy: str, ask: Callable[[str], bool] | None = None) -> None:
+def allow(path: Path, what: str, hash_of: Callable[[Path], str], remedy: str, user: Consent) -> None:
     """Allow the execution of a file of code that a saved run names, or refuse it.
 
     Args:
         path: The file.
         what: Kind of file, for messages: 'evaluator', 'strategy'.
-        trust: Whether the user has said that it can be trusted.
+        hash_of: Function that returns the hash of a file of code and its local modules.
         remedy: What to do instead, for messages.
-        ask: Function that asks the user a question; None without a terminal.
+        user: What the user allows.
 
     Raises:
-        UsageError: The user has never named the file, and does not allow it now.
+        UsageError: The user has never named the file, or it has changed since, and they do not allow it now.
     """
-    reason = _distrust(path)
-    if not reason:
-        return
-    text = f"the run names the {what} {str(path)!r}, {reason}"
-    if not trust and not (ask is not None and ask(f"{text}. Run its code?")):
-        raise UsageError(f"{text}: continuing would run its code; look at it, then {remedy}")
-    remember_file(path)
+    real = _real(path)
+    known = _remembered()["files"].get(str(real))
+    reason = ""
+    if known is None:
+        reason = "which you have not named yourself"
+    elif not user.changes and known != hash_of(real):
+        reason = "which has changed since you named it (or a module that it imports has)"
+        remedy = f"resume with --accept-changes, or {remedy}"
+    reason = reason or _writable_by_others(real)
+    if reason:
+        text = f"the run names the {what} {str(path)!r}, {reason}"
+        user.require(text, "Run its code?", f"continuing would run its code; look at it, then {remedy}")
+    if reason or user.changes:
+        remember_file(real, hash_of(real))
 
 
-def allow_command(
-    folder: Path,
-    identity: str,
-    what: str,
-    command: str,
-    files: Sequence[Path],
-    trust: bool,
-    ask: Callable[[str], bool] | None = None,
-) -> None:
-    """Allow the execution of a saved run's command, or of its function in a file, or refuse it.
+def allow_command(folder: Path, files: Sequence[Path], code: Mapping[str, str], user: Consent) -> None:
+    """Allow the execution of the files that a saved run's command names, or refuse it.
 
-    The permission is for this run only: the same command elsewhere may find other files.
+    Args:
+        folder: Folder of the run, whose command is allowed.
+        files: The files of code.
+        code: Hash of all of them, by its name.
+        user: What the user allows.
+
+    Raises:
+        UsageError: The files are not as they were when the user began or allowed the run, or others may write them.
+    """
+    reason = ""
+    if not user.changes and not is_remembered(folder, code):
+        reason = "one of which has changed, come or gone since you began or allowed the run"
+    reason = reason or next(filter(None, map(_writable_by_others, files)), "")
+    if reason:
+        named = ", ".join(repr(str(path)) for path in files) or "no file"
+        remedy = "look at them, then resume with --accept-changes, or give --trust (from Python: trust=True)"
+        user.require(f"the run's command names {named}, {reason}", "Execute it?", remedy)
+    remember_run(folder, code)
+
+
+def allow_run(folder: Path, held: Held, wishes: Mapping[str, Any], user: Consent) -> Consent:
+    """Allow what a saved run wishes that the user did not begin as it is now, or refuse it.
+
+    The permission is for this content of this run only.
 
     Args:
         folder: Folder of the run.
-        identity: Unique id in the run's manifest.
-        what: All that determines what is executed; permission is asked again when it changes.
-        command: The command in words: "the command 'python train.py'".
-        files: Its files of code.
-        trust: Whether the user has said that it can be trusted.
-        ask: Function that asks the user a question; None without a terminal.
+        held: See `doubt`.
+        wishes: All that it would do beside running files of code, in words ("executes the command 'python train.py'"),
+            with plain data that changes if that changes.
+        user: What the user allows.
+
+    Returns:
+        What the user allows of the files in the wishes: all of them, if the answer was yes.
 
     Raises:
-        UsageError: The user has not begun the run, and does not allow it now.
+        UsageError: The user does not allow it.
     """
-    others = next(filter(None, map(_writable_by_others, files)), "")
-    known = hashlib.sha256(what.encode("utf-8", "backslashreplace")).hexdigest()
-    reason = doubt(folder, identity)
-    if reason and _remembered()["commands"].get(str(_real(folder))) == known:
-        reason = ""
-    if not reason and not others:
-        return
-    text = f"the run executes {command}, {others or f'and it {reason}'}"
-    if not trust and not (ask is not None and ask(f"{text}. Execute it?")):
-        raise UsageError(f"{text}: look at it, then give --trust (from Python: trust=True)")
-    _remember("commands", str(_real(folder)), known)
-
-
-def _distrust(path: Path) -> str:
-    """Return why a file may not be executed without a question; '' if it may."""
-    real = _real(path)
-    if str(real) not in _remembered()["files"]:
-        return "which you have not named yourself"
-    return _writable_by_others(real)
+    reason, entry, key = doubt(folder, held), remembered(folder), digest([dict(held), dict(wishes)])
+    begun = held.keys() <= entry.keys()
+    if not reason or not (wishes or begun) or entry.get("allowed") == key:
+        return user
+    text = f"run {folder.name} {reason}" + (f"; it {' and '.join(wishes)}" if wishes else "")
+    user.require(text, "Go on?", "look at it, then give --trust (from Python: trust=True)")
+    remember_run(folder, {"allowed": key})
+    return replace(user, trust=True)
 
 
 def _writable_by_others(path: Path) -> str:
@@ -131,42 +181,44 @@ def _only_me(found: os.stat_result) -> bool:
     return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
-def remember_file(path: Path) -> None:
-    """Remember a file of code that the user named."""
-    _remember("files", str(_real(path)), True)
+def remember_file(path: Path, hash: str) -> None:
+    """Remember a file of code that the user named, with the hash of it and its local modules."""
+    _remember("files", str(_real(path)), hash)
 
 
-def remember_run(folder: Path, identity: str) -> None:
-    """Remember a run that the user began.
+def remember_run(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Remember hashes of what the user gave to a run, by name; earlier ones of other names stay.
 
     Args:
         folder: Folder of the run.
-        identity: Unique id in the run's manifest.
+        hashes: All of `doubt`'s `held` if the user began the run, or others.
     """
-    _remember("runs", str(_real(folder)), identity)
+    _remember("runs", str(_real(folder)), dict(hashes))
 
 
-def began(folder: Path, identity: str) -> bool:
-    """Return whether the user began the run in a folder, and nobody else can write it."""
-    return not doubt(folder, identity)
+def is_remembered(folder: Path, hashes: Mapping[str, str]) -> bool:
+    """Return whether the user gave these to the run in a folder."""
+    return hashes.items() <= remembered(folder).items()
 
 
-def doubt(folder: Path, identity: str) -> str:
+def doubt(folder: Path, held: Held) -> str:
     """Return why a run is not trusted, in words that follow its name; '' if it is.
 
     Args:
         folder: Folder of the run, where another run may have taken its place.
-        identity: Unique id in the run's manifest.
+        held: Hashes of what determines what the run executes. A name is that of a file, for messages.
     """
-    real = _real(folder)
-    if not identity or _remembered()["runs"].get(str(real)) != identity:
+    entry = remembered(folder)
+    if not held.keys() <= entry.keys():
         return "was not begun by you here"
-    try:
-        files = [real / entry.name for entry in os.scandir(real) if not entry.is_dir()]
-    except OSError as error:
-        return f"was begun by you, and cannot be looked at ({error.strerror})"
-    others = next(filter(None, map(_writable_by_others, [real, *files])), "")
-    return f"was begun by you, {others}" if others else ""
+    changed = ", ".join(name for name in held if entry[name] != held[name])
+    return f"was begun by you here and has changed since ({changed})" if changed else ""
+
+
+def remembered(folder: Path) -> dict[str, str]:
+    """Return the hashes that are remembered of the run in a folder, by name."""
+    entry: dict[str, str] = _remembered()["runs"].get(str(_real(folder)), {})
+    return entry
 
 
 def _real(path: Path) -> Path:
@@ -174,13 +226,15 @@ def _real(path: Path) -> Path:
 
 
 def _memory() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(base):  # invalid by the XDG specification: it would be a folder of whoever made this one
+        base = "~/.local/state"
     return Path(base).expanduser() / "evo-tune" / "trusted.json"
 
 
 def _remembered() -> dict[str, dict[str, Any]]:
     """Return the memory by kind and key; empty if others can write the file, or its content is invalid."""
-    nothing: dict[str, dict[str, Any]] = {"files": {}, "runs": {}, "commands": {}}
+    nothing: dict[str, dict[str, Any]] = {"files": {}, "runs": {}}
     try:
         file = os.open(_memory(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, RuntimeError):  # there is no home folder
@@ -198,16 +252,23 @@ def _remembered() -> dict[str, dict[str, Any]]:
         os.close(file)
     if not isinstance(data, dict) or not all(isinstance(data.get(kind), dict) for kind in nothing):
         return nothing
+    if not all(isinstance(entry, dict) for entry in data["runs"].values()):
+        return nothing
     return {kind: data[kind] for kind in nothing}
 
 
 def _remember(kind: str, key: str, value: Any) -> None:
-    """Add an entry as the newest one. If the folder cannot be written, the user is asked again next time."""
+    """Add an entry as the newest one; a dict is added to the one that is there.
+
+    If the folder cannot be written, the user is asked again next time.
+    """
     with contextlib.suppress(OSError, RuntimeError):
         memory = _memory()
         memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with filelock.FileLock(memory.parent / "trusted.lock"):  # runs that begin at the same time lose no entry
             known = _remembered()
+            if isinstance(value, dict):
+                value = {**known[kind].get(key, {}), **value}
             if known[kind].get(key) == value:
                 return
             known[kind].pop(key, None)

@@ -15,8 +15,8 @@ import pytest
 
 from evo_tune.cli import main
 from evo_tune.dispatch import Slot, Task
-from evo_tune.store.manifest import read_manifest
-from evo_tune.trust import decide as trust
+from evo_tune.loop.code import named_evaluator, remember
+from evo_tune.store.run import Run
 from tests.here import Here
 
 QUICK = '''"""A quadratic with a forbidden corner, for tests."""
@@ -118,6 +118,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_run(folder: Path, finished: Path) -> str:
     """A finished run of 8 trials named `one`, as if it had been begun here."""
     shutil.copytree(finished / "populations", folder / "populations")
-    trust.remember_run(folder / "populations" / "one", read_manifest(folder / "populations" / "one").identity)
-    trust.remember_file(folder / "quick.py")
+    run = Run.open(folder / "populations" / "one")
+    remember(run, named_evaluator("quick.py"), run.sessions[-1])
     return "one"

@@ -60,11 +60,7 @@ def test_a_run_of_a_script_prunes_fails_resumes_and_verifies(typed: Typed, folde
 
     script.write_text(TRAIN + "# other")
     changed = typed("resume", "one", *BRIEF, "--trials", "18")
-    assert (changed.code, "has changed since run one began" in changed.err, str(script) in changed.err) == (
-        1,
-        True,
-        True,
-    )
+    assert (changed.code, f"command names '{script}', one of which has changed" in changed.err) == (2, True)
     assert typed("resume", "one", *BRIEF, "--trials", "18", "--accept-changes").code == 0
 
 
@@ -77,7 +73,7 @@ def test_a_strangers_command_is_executed_when_the_user_says_so(typed: Typed, fol
 
     def resume(trials: int, *flags: str) -> tuple[int, bool]:
         done = typed("resume", "strange", *BRIEF, "--trials", str(trials), *flags)
-        refused = f"the run executes the command '{COMMAND}', and it was not begun by you here: look at it" in done.err
+        refused = f"was not begun by you here; it executes the command '{COMMAND}': look at it" in done.err
         return done.code, refused
 
     assert resume(2) == (2, True)
@@ -93,11 +89,54 @@ def test_a_strangers_command_is_executed_when_the_user_says_so(typed: Typed, fol
     assert resume(4)[0] == 2  # and of that command alone
 
 
+def test_a_command_that_came_back_changed_is_asked_about(typed: Typed, folder: Path, script: Path) -> None:
+    """The run's identity is in its manifest, which all who were sent the run have."""
+    assert typed("run", COMMAND, *GENES, *BRIEF, "--trials", "1", "--name", "one").code == 0
+    path = folder / "populations" / "one" / "_run.json"
+    before = path.read_text()
+    path.write_text(before.replace("train.py", f"train.py --a-long-word-{'x' * 400} ; touch pwned"))
+    for words in (["resume", "one", *BRIEF, "--trials", "2", "--accept-changes"], ["verify", "one"]):
+        done = typed(*words)
+        assert done.code == 2, done
+        assert "run one was begun by you here and has changed since (_run.json); it executes" in done.err
+        assert "touch pwned" in done.err, "the whole command is shown"
+    path.write_text(before)
+    assert typed("resume", "one", *BRIEF, "--trials", "2").code == 0
+    script.write_text("import os; open('pwned', 'w')\n" + TRAIN)
+    done = typed("resume", "one", *BRIEF, "--trials", "3")
+    assert (done.code, f"command names '{script}', one of which has changed" in done.err) == (
+        2,
+        True,
+    )
+    assert not (folder / "pwned").exists()
+
+
+def test_a_word_that_was_put_into_a_gene_is_asked_about(typed: Typed, folder: Path) -> None:
+    """What the journal says of wider genes reaches the command line, too."""
+    (folder / "loss.py").write_text("print('{\"v\": 1}')")
+    (folder / "other.py").write_text("open('pwned', 'w')")
+    words = ("--gene", "script=loss.py|none.py", "--objective", "v:min", *BRIEF, "--trials", "1", "--name", "one")
+    assert typed("run", f"{sys.executable} {{script}}", *words).code == 0
+    run = folder / "populations" / "one"
+    gene = {**json.loads((run / "_run.json").read_text())["space"]["script"]}
+    gene["values"] += ["other.py"]
+    event = {"event": "widened", "genes": {"script": gene}, "reason": "", "time": 1.0}
+    with (run / "_journal.jsonl").open("a") as journal:
+        journal.write(json.dumps(event) + "\n")
+    done = typed("resume", "one", *BRIEF, "--trials", "9")
+    assert (done.code, "has changed since (a value of a gene in _journal.jsonl); it executes" in done.err) == (
+        2,
+        True,
+    ), done
+    assert not (folder / "pwned").exists()
+
+
 def test_a_command_that_others_may_write_is_asked_about(typed: Typed, script: Path) -> None:
     assert typed("run", COMMAND, *GENES, *BRIEF, "--trials", "1", "--name", "one").code == 0
     script.chmod(0o666)
     done = typed("resume", "one", *BRIEF, "--trials", "2")
     assert (done.code, f"others may write {script}" in done.err) == (2, True)
+    assert typed("resume", "one", *BRIEF, "--trials", "2", "--accept-changes").code == 2
 
 
 @pytest.mark.parametrize(

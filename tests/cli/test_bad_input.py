@@ -192,7 +192,8 @@ def test_a_run_that_does_not_exist(typed: Typed, small_run: str) -> None:
 @pytest.mark.slow
 def test_an_evaluator_that_changed(typed: Typed, small_run: str, folder: Path) -> None:
     (folder / "quick.py").write_text(QUICK + "\n# changed\n")
-    says(typed("resume", small_run, "--generations", "3"), 1, "quick.py", "has changed", "--accept-changes")
+    says(typed("resume", small_run, "--generations", "3"), 2, "quick.py", "has changed", "--accept-changes")
+    says(typed("verify", small_run), 2, "quick.py", "has changed", "--trust")
     assert typed("resume", small_run, "--generations", "3", "--accept-changes", "--quiet").code == 0
     assert typed("resume", small_run, "--generations", "4", "--quiet").code == 0, "accepted once is accepted"
 

@@ -47,7 +47,7 @@ def test_a_run_without_a_value_fails(typed: Typed, folder: Path) -> None:
 
 def test_a_refused_copy_leaves_nothing(typed: Typed, small_run: str, folder: Path) -> None:
     (folder / "quick.py").write_text(QUICK + "\n# changed\n")
-    assert typed("resume", small_run, "--as", "copy").code == 1
+    assert typed("resume", small_run, "--as", "copy").code == 2
     assert not (folder / "populations" / "copy").exists()
     assert typed("resume", small_run, "--as", "copy", "--accept-changes", "--trials", "9", "--quiet").code == 0
 

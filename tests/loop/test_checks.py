@@ -21,12 +21,14 @@ def test_a_changed_evaluator_is_refused_unless_accepted(begin: Begin, resume: Be
     drive(begin("run", trials=5))
     (quick.parent / "helper.py").write_text("y = 1")
     quick.write_text(quick.read_text() + "\nimport helper\n")
-    with pytest.raises(StoreError, match=r"quick\.py \(or a module that it imports\) has changed.*--accept-changes"):
+    with pytest.raises(UsageError, match=r"quick\.py', which has changed since you named it.*--accept-changes"):
         resume("run")
+    with pytest.raises(StoreError, match=r"quick\.py \(or a module that it imports\) has changed.*--accept-changes"):
+        resume("run", trust=True)
     drive(resume("run", accept_changes=True, trials=6))
     assert len(drive(resume("run", trials=7)).trials) == 7, "what was accepted once is known"
     (quick.parent / "helper.py").write_text("y = 2")
-    with pytest.raises(StoreError, match="has changed"):
+    with pytest.raises(UsageError, match="has changed"):
         resume("run")
 
 

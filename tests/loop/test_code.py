@@ -1,4 +1,4 @@
-"""Which code of a run is executed, and which of its wishes are followed: what the user named and began."""
+"""Which code of a run is executed, and which of its wishes are followed: what the user named and began, unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from evo_tune.errors import EvoTuneError, PluginError, UsageError
-from evo_tune.loop.code import code_of, evaluator_of
+from evo_tune.genome.genes import Choice
+from evo_tune.loop.code import code_of, evaluator_of, held
 from evo_tune.loop.search import Search
 from evo_tune.plugins import find
 from evo_tune.store.manifest import read_manifest
@@ -85,6 +86,9 @@ def test_a_prefix_hides_no_path(stranger: Path, evil: Path, mark: Path) -> None:
         assert "\n" not in str(caught.value)
         with pytest.raises(PluginError):
             find.find_evaluator(reference)
+    for reference in (f"bundled:; touch {mark} {{x}}", f"entry:; touch {mark} {{x}}"):
+        with pytest.raises(PluginError, match=r"there is no (bundled|installed) evaluator"):
+            code_of(named(stranger, evaluator=reference, options={"shell": True}))
     assert not mark.exists()
 
 
@@ -134,7 +138,7 @@ def test_a_plain_name_is_not_looked_for_in_a_folder_of_evaluators(stranger: Path
 
 def test_what_was_allowed_is_what_is_loaded(stranger: Path, tmp_path: Path) -> None:
     """A link could be turned elsewhere between the question and the last of the workers."""
-    trust.remember_file(tmp_path / "quick.py")
+    trust.remember_file(tmp_path / "quick.py", find.source_hash(tmp_path / "quick.py"))
     (tmp_path / "link.py").symlink_to(tmp_path / "quick.py")
     assert evaluator_of(named(stranger, evaluator="link.py")).path == (tmp_path / "quick.py").resolve()
 
@@ -151,7 +155,7 @@ STRANGE = {"backend": "dask", "address": "tcp://evil:8786", "slots": 3, "devices
 
 def test_a_stranger_does_not_say_where_trainings_run(stranger: Path, tmp_path: Path) -> None:
     wishes(stranger, **STRANGE)
-    with pytest.warns(UserWarning, match=r"not begun by you here.*--backend dask, --address tcp://evil:8786") as told:
+    with pytest.warns(UserWarning, match=r"not given it here.*--backend dask, --address tcp://evil:8786") as told:
         search = Search.resume("run", store=tmp_path / "store", evaluator=str(tmp_path / "quick.py"))
     search.close()
     assert len(told) == 1
@@ -177,20 +181,150 @@ def test_a_run_of_the_users_own_goes_on_where_it_was(begin: Callable[..., Search
     assert (search.session.slots, search.session.devices) == (3, "cpu")
 
 
-def test_an_own_run_that_others_may_write_is_not_believed(begin: Callable[..., Search], tmp_path: Path) -> None:
+def test_a_journal_that_came_back_changed_says_not_where_to_train(begin: Callable[..., Search], tmp_path: Path) -> None:
     begin("own", trials=4, slots=2).close()
-    (tmp_path / "store" / "own" / "_journal.jsonl").chmod(0o666)
-    with pytest.warns(UserWarning, match=r"run own was begun by you, and others may write .*, so .* \(--slots 2\)"):
-        Search.resume("own", store=tmp_path / "store", trials=5).saved.close()
-
-
-def test_another_run_in_the_place_of_an_own_one_is_a_strangers(begin: Callable[..., Search], tmp_path: Path) -> None:
-    begin("mine", trials=4, slots=3).close()
-    named(tmp_path / "store" / "mine", identity="0" * 32)
-    with pytest.warns(UserWarning, match="not begun by you here"):
-        search = Search.resume("mine", store=tmp_path / "store")
+    wishes(tmp_path / "store" / "own", **STRANGE)
+    with pytest.warns(UserWarning, match=r"run own names places to train that you have not given it here .*tcp://evil"):
+        search = Search.resume("own", store=tmp_path / "store", trials=5, slots=1)
     search.close()
-    assert search.session.slots is None
+    assert (search.session.address, search.session.slots) == (None, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = Search.resume("own", store=tmp_path / "store")
+    again.close()
+    assert again.session.slots == 1, "what the user gave last"
+
+
+def returned(store: Path, begin: Callable[..., Search], evil: Path) -> dict[str, Path]:
+    """Begin runs, and return their folders: each comes back changed in one way."""
+    names = ("evaluator", "strategy", "options", "identity", "file", "module")
+    files = {name: Path(shutil.copy(evil.with_name("quick.py"), evil.with_name(f"{name}.py"))) for name in names}
+    (evil.parent / "neighbour_that_returns.py").write_text("")
+    files["module"].write_text("import neighbour_that_returns\n" + QUICK)
+    for name in names:
+        begin(name, evaluator=str(files[name]), trials=4).close()
+    named(store / "evaluator", evaluator=str(evil))
+    named(store / "strategy", strategy=str(evil))
+    named(store / "options", options={"sleep": 0.0, "failing": 0.5})
+    named(store / "identity", identity="0" * 32)
+    files["file"].write_text(evil.read_text())
+    (evil.parent / "neighbour_that_returns.py").write_text(evil.read_text())
+    return {name: store / name for name in names}
+
+
+def test_a_run_of_ones_own_that_came_back_changed_executes_nothing_unasked(
+    begin: Callable[..., Search], tmp_path: Path, evil: Path, mark: Path
+) -> None:
+    for name, run in returned(tmp_path / "store", begin, evil).items():
+        outside = name in ("file", "module")
+        said = (
+            f"{name if name == 'file' else ''}.*has changed since" if outside else r"has changed since \(_run\.json\)"
+        )
+        said = "names the strategy" if name == "strategy" else said
+        for load in (code_of, evaluator_of) if name != "strategy" else (code_of,):
+            with pytest.raises(UsageError, match=said) as caught:
+                load(Run.open(run))
+            assert "\n" not in str(caught.value)
+            assert "give --trust" in str(caught.value) or "say --trust" in str(caught.value)
+        if not outside:
+            with pytest.raises(UsageError, match=said):
+                code_of(Run.open(run), accept_changes=True)
+        assert not mark.exists(), name
+
+
+def test_a_run_that_came_back_changed_goes_on_once_the_user_says_so(
+    begin: Callable[..., Search], tmp_path: Path
+) -> None:
+    begin("mine", trials=4).close()
+    run = named(tmp_path / "store" / "mine", created="another time")
+    asked: list[str] = []
+    evaluator_of(run, ask=lambda text: not asked.append(text))
+    assert asked == ["run mine was begun by you here and has changed since (_run.json). Go on?"]
+    evaluator_of(run)  # said once
+
+
+def test_what_a_run_is_known_by_is_the_same_once_it_is_read_back(begin: Callable[..., Search], tmp_path: Path) -> None:
+    for number, fields in enumerate(
+        (
+            {"options": {"sleep": 1}, "warm_start": [{"x": 1, "n": 2, "kind": True}], "fidelity": "1"},
+            {"subject_to": ["cost<=1e3"], "strategy": "saea", "threads": 1},
+        )
+    ):
+        search = begin(f"run-{number}", **fields)
+        search.close()
+        run = Run.open(search.saved.folder)
+        assert held(run.manifest, run.genes) == held(search.saved.manifest, search.saved.genes)
+        assert trust.doubt(run.folder, held(run.manifest, run.genes)) == ""
+
+
+def test_values_that_the_user_adds_to_a_gene_are_their_own(begin: Callable[..., Search], tmp_path: Path) -> None:
+    begin("mine", trials=4).close()
+    genes = {"kind": Choice(("a", 2, True, "b"))}
+    Search.resume("mine", store=tmp_path / "store", genes=genes).close()
+    Search.resume("mine", store=tmp_path / "store").close()
+
+
+def test_a_folder_that_is_copied_over_a_run_of_ones_own_is_asked_about(
+    begin: Callable[..., Search], tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        begin(name, trials=4, slots=3).close()
+    store = tmp_path / "store"
+    shutil.rmtree(store / "one")
+    shutil.copytree(store / "two", store / "one")
+    with pytest.raises(UsageError, match=r"run one was begun by you here and has changed since \(_run\.json\)"):
+        Search.resume("one", store=store)
+    shutil.copytree(store / "two", store / "three")
+    with pytest.warns(UserWarning, match="not given it here"):
+        Search.resume("three", store=store).close()
+
+
+def test_a_strangers_run_reads_no_path_outside_of_its_folder_unasked(
+    stranger: Path, tmp_path: Path, evil: Path, mark: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "text").write_text("all work and no play\n" * 5000)
+    (stranger / "data").mkdir()
+    (stranger / "data" / "text").symlink_to(secret / "text")
+    gene = {"kind": "choice", "values": ["secret", "other"], "ordered": False, "default": None}
+    plain = json.loads((stranger / "_run.json").read_text())
+    for fields in (
+        {"options": {"data": "secret"}},
+        {"options": {"data": "~/x"}},
+        {"options": {"data": str(stranger / "data")}},
+        {"options": {"data": f"{stranger}/da*/*"}},
+        {"options": {}, "space": {**plain["space"], "data": gene}},
+        {"options": {}, "warm_start": [{"data": "secret"}]},
+        {"options": {}, "strategy_options": {**plain["strategy_options"], "file": "secret"}},
+    ):
+        run = named(stranger, **{**plain, "evaluator": "bundled:language_model", **fields})
+        with pytest.raises(
+            UsageError, match=r"was not begun by you here; it reads '/.*': look at it, then give --trust"
+        ):
+            evaluator_of(run)
+        with pytest.raises(UsageError, match="it reads"):
+            evaluator_of(run, "language_model")
+    asked: list[str] = []
+    run = named(stranger, **{**plain, "evaluator": "bundled:language_model", "options": {"data": "secret"}})
+    evaluator_of(run, ask=lambda text: not asked.append(text))
+    assert asked == [f"run run was not begun by you here; it reads '{secret.resolve()}'. Go on?"]
+    evaluator_of(run)  # said once
+    run = named(stranger, evaluator=str(evil), options={"sleep": "secret"})
+    with pytest.raises(UsageError, match=r"evaluator .*evil\.py.*have not named"):
+        evaluator_of(run, ask=lambda text: "evil" not in text)
+    run = named(stranger, **{**plain, "evaluator": "bundled:language_model", "options": {"data": "secret"}})
+    (secret / "more").symlink_to("/etc")
+    with pytest.raises(UsageError, match="'/etc'"):
+        evaluator_of(run)
+    assert not mark.exists()
+
+
+def test_a_strangers_run_reads_what_is_in_its_folder(stranger: Path) -> None:
+    (stranger / "data").mkdir()
+    (stranger / "data" / "text").write_text("all work and no play\n" * 5000)
+    options = {"data": str(stranger / "data")}
+    evaluator_of(named(stranger, evaluator="bundled:language_model", options=options))
 
 
 def test_every_run_has_an_identity_and_a_copy_has_its_own(begin: Callable[..., Search], tmp_path: Path) -> None:
@@ -203,13 +337,27 @@ def test_every_run_has_an_identity_and_a_copy_has_its_own(begin: Callable[..., S
     identities = {read_manifest(store / name).identity for name in ("one", "two", "three")}
     assert len(identities) == 3
     assert all(len(identity) == 32 and int(identity, 16) for identity in identities)
-    assert trust.began(store / "three", read_manifest(store / "three").identity)
+    assert doubt(store / "three") == ""
+
+
+def doubt(folder: Path) -> str:
+    run = Run.open(folder)
+    return trust.doubt(folder, held(run.manifest, run.genes))
+
+
+def test_a_copy_of_a_run_that_came_back_changed_is_asked_about(begin: Callable[..., Search], tmp_path: Path) -> None:
+    begin("mine", trials=4, slots=3).close()
+    named(tmp_path / "store" / "mine", identity="0" * 32)
+    wishes(tmp_path / "store" / "mine", slots=4)
+    with pytest.warns(UserWarning, match=r"not given it here \(--slots 4\)"):
+        Search.resume("mine", store=tmp_path / "store", copy_as="copy", trust=True).close()
+    assert doubt(tmp_path / "store" / "copy")
 
 
 def test_a_copy_of_a_strangers_run_stays_a_strangers(stranger: Path, tmp_path: Path) -> None:
     wishes(stranger, slots=3)
     for name in ("copy", "copy-of-copy"):
-        with pytest.warns(UserWarning, match="not begun by you here"):
+        with pytest.warns(UserWarning, match="not given it here"):
             Search.resume(
                 "run" if name == "copy" else "copy",
                 store=tmp_path / "store",
@@ -218,4 +366,4 @@ def test_a_copy_of_a_strangers_run_stays_a_strangers(stranger: Path, tmp_path: P
                 accept_changes=True,
             ).close()
         wishes(tmp_path / "store" / name, slots=3)
-        assert not trust.began(tmp_path / "store" / name, read_manifest(tmp_path / "store" / name).identity)
+        assert doubt(tmp_path / "store" / name) == "was not begun by you here"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.errors import RunError, StoreError
+from evo_tune.errors import RunError, UsageError
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows
@@ -89,7 +89,7 @@ def goes_on_once_mended(search: Search, resume: Begin, broken: Callable[..., Pat
     kept = rows(Run.open(search.saved.folder))
     assert len(kept) >= 4
     broken()
-    with pytest.raises(StoreError, match=r"the strategy's file .*broken\.py .*has changed since run run began"):
+    with pytest.raises(UsageError, match=r"names the strategy '.*broken\.py', which has changed .*--accept-changes"):
         resume("run")
     drive(resume("run", accept_changes=True))
     again = resume("run")

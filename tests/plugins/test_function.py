@@ -17,10 +17,9 @@ import pytest
 
 from evo_tune import Float, Search, SearchSpace, load
 from evo_tune.errors import EvoTuneError, PluginError, StoreError, UsageError
-from evo_tune.loop import code
 from evo_tune.loop.code import code_of
 from evo_tune.loop.proposing import verify
-from evo_tune.plugins.find import find_evaluator
+from evo_tune.plugins.find import find_evaluator, source_hash
 from evo_tune.settings import parse_rungs
 from evo_tune.store.run import Run
 from evo_tune.trust import decide as trust
@@ -125,23 +124,28 @@ def test_a_function_of_a_script_is_trained_and_the_run_resumes_and_verifies(scri
     assert verify(run, space, code_of(run)[1]) == []
     text = Path("mine.py").read_text()
     Path("mine.py").write_text(text + "# other")
-    with pytest.raises(StoreError, match=r"mine\.py .* has changed since run one began"):
+    with pytest.raises(UsageError, match=r"mine\.py', which has changed since you named it"):
         Search.resume("one", trials=7)
+    with pytest.raises(StoreError, match=r"mine\.py .* has changed since run one began"):
+        Search.resume("one", trials=7, trust=True)
     Path("mine.py").write_text(text.replace("def train", "def other"))
     with pytest.raises(PluginError, match=r"expected the run.s function train at its top level"):
-        Search.resume("one", trials=7)
+        Search.resume("one", trials=7, accept_changes=True)
     Path("other.py").write_text(text)
     Path("mine.py").unlink()
     assert len(Search.resume("one", evaluator="other.py", trials=7, accept_changes=True).run().trials) == 7
 
 
-def test_a_strangers_function_is_executed_when_the_user_says_so(script: ModuleType, monkeypatch: Any) -> None:
+def test_a_strangers_function_is_executed_when_the_user_says_so(
+    script: ModuleType, here: Path, monkeypatch: Any
+) -> None:
     Search(script.train, space=SPACE, name="one", **LIMITS).run()
-    monkeypatch.setenv("XDG_STATE_HOME", "elsewhere")
+    monkeypatch.setenv("XDG_STATE_HOME", str(here / "elsewhere"))
     for _ in range(2):
-        with pytest.raises(UsageError, match=r"executes the function train of 'mine\.py', and it was not begun by you"):
+        with pytest.raises(UsageError, match=r"not begun by you here; it executes the function train of 'mine\.py'"):
             Search.resume("one", trials=4)
-        trust.remember_file(Path("mine.py"))  # that allows what the user calls of it, not what a stranger does
+        # That allows what the user calls of it, not what a stranger does.
+        trust.remember_file(Path("mine.py"), source_hash(Path("mine.py")))
     assert len(Search.resume("one", trials=4, trust=True).run().trials) == 4
 
 
@@ -234,13 +238,30 @@ def test_a_function_of_a_notebook_travels_with_what_it_uses(cell: Cell, here: Pa
     assert "unused" not in saved
     assert len(Search.resume("one", trials=4).run().trials) == 4  # its own process
     assert len(Search.resume("one", copy_as="copy", trials=5, trust=True).run().trials) == 5
-    code._made_here.clear()  # another process
-    with pytest.raises(UsageError, match=r"_function\.py', which you have not named yourself"):
-        Search.resume("one", trials=5)
     changed = cell(NOTEBOOK.replace("sum(local)", "7"))
     with pytest.raises(StoreError, match="has changed since run one began"):
         Search.resume("one", evaluator=changed.train, trials=5)
-    assert len(Search.resume("one", trials=5, trust=True).run().trials) == 5
+    assert len(Search.resume("one", trials=5).run().trials) == 5
+    (here / "populations" / "one" / "_function.py").write_text(saved + "\nopen('pwned', 'w')")
+    with pytest.raises(UsageError, match=r"_function\.py', which has changed since you named it"):
+        Search.resume("one", trials=5)
+    assert not (here / "pwned").exists()
+
+
+def test_a_module_that_came_back_beside_a_function_of_a_notebook_is_not_imported(
+    cell: Cell, here: Path, monkeypatch: Any
+) -> None:
+    """A library may try to import what is not installed."""
+    text = (
+        "def train(genome, context):\n    import importlib\n    try: importlib.import_module('un' + 'installed')\n"
+        "    except ImportError: return {'loss': 0.0}"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Search(cell(text).train, space=SPACE, name="one", **LIMITS).close()
+    (here / "populations" / "one" / "uninstalled.py").write_text(f"open({str(here / 'pwned')!r}, 'w')")
+    (here / "populations" / "one" / "__init__.py").write_text(f"open({str(here / 'pwned')!r}, 'w')")
+    Search.resume("one", trials=4).run()
+    assert not (here / "pwned").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a user trusts: what they named and began themselves, as long as nobody else may write it."""
+"""What a user trusts: files that they named, and runs that they began, as long as they stay as they were."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import pytest
 
 from evo_tune.errors import UsageError
 from evo_tune.trust import decide as trust
+from evo_tune.trust.decide import Consent
+
+NO, YES = Consent(), Consent(trust=True)
 
 
 @pytest.fixture(autouse=True)
@@ -27,24 +30,47 @@ def code(tmp_path: Path) -> Path:
     return path
 
 
-def refused(path: Path, said: str) -> None:
+def content(path: Path) -> str:
+    return path.read_text()
+
+
+def allow(path: Path, user: Consent = NO) -> None:
+    trust.allow(path, "evaluator", content, "say --trust", user)
+
+
+def remember(path: Path) -> None:
+    trust.remember_file(path, content(path))
+
+
+def refused(path: Path, said: str, user: Consent = NO) -> None:
     with pytest.raises(UsageError) as caught:
-        trust.allow(path, "evaluator", False, "say --trust")
+        allow(path, user)
     message = str(caught.value)
     assert said in message
-    assert message.endswith("continuing would run its code; look at it, then say --trust")
+    assert "continuing would run its code; look at it, then " in message
+    assert message.endswith("say --trust")
     assert "\n" not in message
 
 
 def test_what_was_never_named_is_refused_until_the_user_says_so(code: Path) -> None:
     refused(code, "which you have not named yourself")
-    trust.allow(code, "evaluator", True, "")
-    trust.allow(code, "evaluator", False, "")  # said once
+    refused(code, "which you have not named yourself", Consent(changes=True))
+    allow(code, YES)
+    allow(code)  # said once
 
 
 def test_what_was_named_is_allowed(code: Path) -> None:
-    trust.remember_file(code)
-    trust.allow(code, "evaluator", False, "")
+    remember(code)
+    allow(code)
+
+
+def test_what_has_changed_since_it_was_named_is_refused_until_the_user_says_so(code: Path) -> None:
+    remember(code)
+    for text, user in (("import os", YES), ("import sys", Consent(changes=True))):
+        code.write_text(text)
+        refused(code, "which has changed since you named it")
+        allow(code, user)
+        allow(code)  # said once
 
 
 def test_an_answer_counts_and_is_remembered(code: Path) -> None:
@@ -55,31 +81,45 @@ def test_an_answer_counts_and_is_remembered(code: Path) -> None:
         return len(asked) > 1
 
     with pytest.raises(UsageError):
-        trust.allow(code, "strategy", False, "", ask)
-    trust.allow(code, "strategy", False, "", ask)
-    trust.allow(code, "strategy", False, "", ask)
+        allow(code, Consent(ask=ask))
+    allow(code, Consent(ask=ask))
+    allow(code, Consent(ask=ask))
     assert len(asked) == 2
-    assert asked[0].startswith(f"the run names the strategy {str(code)!r}, which you have not named")
+    assert asked[0].startswith(f"the run names the evaluator {str(code)!r}, which you have not named")
 
 
-@pytest.mark.parametrize(("mode", "whose"), [(0o666, "task.py"), (0o646, "task.py")])
-def test_a_file_that_others_may_write_is_not_trusted(code: Path, mode: int, whose: str) -> None:
-    trust.remember_file(code)
+def test_no_name_steers_the_terminal(tmp_path: Path) -> None:
+    code = tmp_path / "a\n\x1b[2K\u202ey" / "x.py"
+    code.parent.mkdir()
+    code.write_text("")
+    code.parent.chmod(0o777)
+    refused(code, "which you have not named yourself")
+    remember(code)
+    refused(code, r"others may write")
+    with pytest.raises(UsageError) as caught:
+        trust.allow_run(code.parent, HELD, {"executes it": None}, NO)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o646])
+def test_a_file_that_others_may_write_is_not_trusted(code: Path, mode: int) -> None:
+    remember(code)
     code.chmod(mode)
-    refused(code, f"and others may write {code.parent / whose}")
+    refused(code, f"and others may write {code}")
+    refused(code, f"and others may write {code}", Consent(changes=True))
 
 
 def test_a_folder_that_others_may_write_is_not_trusted(code: Path) -> None:
-    trust.remember_file(code)
+    remember(code)
     code.parent.chmod(0o777)
     refused(code, f"and others may write {code.parent}")
     code.parent.chmod(0o1777)  # as /tmp: others may not replace what is not theirs
-    trust.allow(code, "evaluator", False, "")
+    allow(code)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_a_file_of_another_user_is_not_trusted(code: Path) -> None:
-    trust.remember_file(code)
+    remember(code)
     os.chown(code, 12345, 12345)
     refused(code, "belongs to another user")
 
@@ -87,8 +127,8 @@ def test_a_file_of_another_user_is_not_trusted(code: Path) -> None:
 def test_a_link_is_what_it_points_to(code: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.py"
     link.symlink_to(code)
-    trust.remember_file(link)
-    trust.allow(code, "evaluator", False, "")
+    remember(link)
+    allow(code)
     other = tmp_path / "other.py"
     other.write_text("pass")
     link.unlink()
@@ -96,42 +136,50 @@ def test_a_link_is_what_it_points_to(code: Path, tmp_path: Path) -> None:
     refused(link, "which you have not named yourself")
 
 
-def test_a_run_is_known_by_its_place_and_its_identity(tmp_path: Path) -> None:
-    for name in ("run", "other", "old"):
-        (tmp_path / name).mkdir()
-    trust.remember_run(tmp_path / "run", "abc")
-    assert trust.began(tmp_path / "run", "abc")
-    assert not trust.began(tmp_path / "run", "abd")
-    assert not trust.began(tmp_path / "other", "abc")
-    assert not trust.began(tmp_path / "run", "")
-    trust.remember_run(tmp_path / "old", "")
-    assert not trust.began(tmp_path / "old", "")
+HELD = {"_run.json": "abc", "genes": "def"}
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "store" / "run"
-    folder.mkdir(parents=True, mode=0o755)
-    for name in ("_run.json", "_journal.jsonl"):
-        (folder / name).write_text("{}")
-        (folder / name).chmod(0o644)
-    trust.remember_run(folder, "abc")
-    return folder
+def test_a_run_is_known_by_its_place_and_its_content(tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    trust.remember_run(run, HELD)
+    assert trust.doubt(run, HELD) == ""
+    (tmp_path / "link").symlink_to(run)
+    assert trust.doubt(tmp_path / "link", HELD) == ""
+    assert trust.doubt(other, HELD) == "was not begun by you here"
+    assert trust.doubt(run, {**HELD, "_run.json": ""}) == "was begun by you here and has changed since (_run.json)"
+    assert "(_run.json, genes)" in trust.doubt(run, dict.fromkeys(HELD, "x"))
+    trust.remember_run(other, {"places": "x", "genes": "def"})
+    assert trust.doubt(other, HELD) == "was not begun by you here", "a part is not the run"
 
 
-@pytest.mark.parametrize("place", ["_journal.jsonl", "_run.json", ".", ".."])
-def test_a_run_that_others_may_write_is_not_believed(run: Path, place: str) -> None:
-    assert trust.began(run, "abc")
-    (run / place).chmod(0o666 if (run / place).is_file() else 0o777)
-    assert trust.doubt(run, "abc") == f"was begun by you, and others may write {(run / place).resolve()}"
-    assert not trust.began(run, "abc")
+def wish(folder: Path, user: Consent, held: dict[str, str] = HELD, **wishes: object) -> Consent:
+    return trust.allow_run(folder, held, wishes, user)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-@pytest.mark.parametrize("place", ["_journal.jsonl", "."])
-def test_a_run_that_belongs_to_another_user_is_not_believed(run: Path, place: str) -> None:
-    os.chown(run / place, 12345, 12345)
-    assert trust.doubt(run, "abc") == f"was begun by you, and {(run / place).resolve()} belongs to another user"
+def test_what_a_strangers_run_wishes_is_asked_about_once_for_this_content(tmp_path: Path) -> None:
+    assert wish(tmp_path, NO) == NO, "nothing is asked for"
+    with pytest.raises(UsageError, match=r"was not begun by you here; it reads: look at it, then give --trust"):
+        wish(tmp_path, Consent(changes=True), reads=["a"])
+    asked: list[str] = []
+    answered = wish(tmp_path, Consent(ask=lambda text: not asked.append(text)), reads=["a"])
+    assert answered.trust, "all else that the run names was shown as well"
+    assert asked == [f"run {tmp_path.name} was not begun by you here; it reads. Go on?"]
+    assert wish(tmp_path, NO, reads=["a"]) == NO, "said once"
+    for other in ({"reads": ["b"]}, {"reads": ["a"], "executes": None}):
+        with pytest.raises(UsageError):
+            wish(tmp_path, NO, **other)
+    with pytest.raises(UsageError):
+        wish(tmp_path, NO, {**HELD, "_run.json": "x"}, reads=["a"])
+
+
+def test_a_run_of_ones_own_is_asked_about_only_when_it_has_changed(tmp_path: Path) -> None:
+    trust.remember_run(tmp_path, HELD)
+    assert wish(tmp_path, NO, executes=None) == NO
+    changed = {**HELD, "_run.json": "x"}
+    with pytest.raises(UsageError, match=r"has changed since \(_run\.json\): look at it, then give --trust"):
+        wish(tmp_path, NO, changed)
+    wish(tmp_path, YES, changed)
+    wish(tmp_path, NO, changed)  # said once
 
 
 @pytest.mark.parametrize(
@@ -145,6 +193,7 @@ def test_a_run_that_belongs_to_another_user_is_not_believed(run: Path, place: st
         '{"files": {}}',
         "[" * 100_000,
         '{"files": {"x": 1}, "runs": 3}',
+        '{"files": {}, "runs": {"x": 3}}',
     ],
 )
 def test_a_damaged_memory_trusts_nothing_and_is_made_anew(memory: Path, code: Path, text: str) -> None:
@@ -152,18 +201,18 @@ def test_a_damaged_memory_trusts_nothing_and_is_made_anew(memory: Path, code: Pa
     memory.write_text(text)
     memory.chmod(0o600)
     refused(code, "which you have not named yourself")
-    trust.remember_file(code)
-    trust.allow(code, "evaluator", False, "")
+    remember(code)
+    allow(code)
 
 
 def test_a_memory_that_others_may_write_trusts_nothing(memory: Path, code: Path) -> None:
-    trust.remember_file(code)
+    remember(code)
     memory.chmod(0o666)
     refused(code, "which you have not named yourself")
 
 
 def test_a_memory_that_is_a_link_or_a_pipe_trusts_nothing(memory: Path, code: Path, tmp_path: Path) -> None:
-    trust.remember_file(code)
+    remember(code)
     memory.replace(tmp_path / "elsewhere.json")
     memory.symlink_to(tmp_path / "elsewhere.json")
     refused(code, "which you have not named yourself")
@@ -177,9 +226,21 @@ def test_a_home_that_cannot_be_written_costs_a_question_and_no_run(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    trust.remember_file(code)
+    remember(code)
     refused(code, "which you have not named yourself")
-    trust.allow(code, "evaluator", True, "")
+    allow(code, YES)
+
+
+def test_a_relative_state_folder_is_ignored(code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The XDG specification says so; it would be a folder of whoever made the working directory."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    remember(code)
+    for given in ("state", "./state", ""):
+        monkeypatch.setenv("XDG_STATE_HOME", given)
+        refused(code, "which you have not named yourself")
+    remember(code)
+    assert (tmp_path / "home" / ".local" / "state" / "evo-tune" / "trusted.json").is_file()
 
 
 def test_the_memory_is_for_the_user_alone_and_bounded(
@@ -187,8 +248,8 @@ def test_the_memory_is_for_the_user_alone_and_bounded(
 ) -> None:
     monkeypatch.setattr(trust, "MOST", 3)
     for number in range(5):
-        trust.remember_run(tmp_path / f"run-{number}", "x")
-    trust.remember_file(code)
+        trust.remember_run(tmp_path / f"run-{number}", HELD)
+    remember(code)
     assert memory.stat().st_mode & 0o077 == 0
     known = json.loads(memory.read_text())
     assert [Path(run).name for run in known["runs"]] == ["run-2", "run-3", "run-4"]

@@ -22,7 +22,7 @@ SHOWN = 5
 @shared.format_option("table", "json")
 def command(run: str | None, store: str, evaluator: str | None, strategy: str | None, trust: bool, form: str) -> int:
     """Replay every proposal of RUN and report whether it agrees with the recorded one."""
-    from evo_tune.loop.code import code_of, place_of
+    from evo_tune.loop.code import code_of
     from evo_tune.loop.proposing import (
         Disagreement,
         RangeDisagreement,
@@ -39,7 +39,7 @@ def command(run: str | None, store: str, evaluator: str | None, strategy: str | 
     differing = verify(saved, space_of(manifest, bound.space), rules)
     found = [one for one in differing if isinstance(one, Disagreement)]
     ranges = [one for one in differing if isinstance(one, RangeDisagreement)]
-    changed = other_strategy(manifest, place_of(manifest, strategy))
+    changed = other_strategy(manifest, rules.inner)
     notes = ([changed] if changed else []) + (other_versions(manifest) if differing else [])
     count = len(saved.candidates)
     if form == "json":
