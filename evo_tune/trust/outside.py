@@ -14,7 +14,10 @@ from pathlib import Path
 from evo_tune.text import is_writable
 
 MOST = 100_000
-"""Maximum number of files below a path in which links are looked for."""
+"""Maximum number of files in which links are looked for."""
+
+MOST_TEXTS = 10_000
+"""Maximum number of texts that are looked at."""
 
 SHOWN = 10
 """Maximum number of paths in a message."""
@@ -24,14 +27,14 @@ def paths_outside(texts: Iterable[str], folder: Path) -> list[str]:
     """Return the resolved paths outside of a folder that are read if texts are names of files, folders or patterns.
 
     A link counts if it leads out of the named folder, even to another place of the run, which is not searched. A file
-    with a second name (a hard link) counts too, since its other name may be anywhere.
+    with a second name (a hard link) counts too, since its other name may be anywhere. If there are too many texts or
+    files, the last entry says so.
     """
-    root, found = os.path.realpath(folder), set()
-    for place in filter(None, map(_place, texts)):
-        real = os.path.realpath(place)
-        if not _is_within(real, root):
-            found.add(real)
-        found.update(_ways_out(real))
+    root, distinct = os.path.realpath(folder), sorted(set(texts))
+    tops = {os.path.realpath(place) for place in map(_place, distinct[:MOST_TEXTS]) if place}
+    found = {top for top in tops if not _is_within(top, root)}.union(_ways_out(tops))
+    if len(distinct) > MOST_TEXTS:
+        found.add(f"~ more than {MOST_TEXTS} texts, not all of which were looked at")
     return sorted(found)
 
 
@@ -59,14 +62,14 @@ def _is_within(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def _ways_out(top: str) -> Iterator[str]:
-    """Yield the targets of links below a resolved path that lead out of it, and the files that have a second name."""
-    waiting, seen = [top], 0
+def _ways_out(tops: Iterable[str]) -> Iterator[str]:
+    """Yield the targets of links below resolved paths that lead out of these, and the files that have a second name."""
+    waiting, seen = [(top, top) for top in tops], 0
     while waiting:
-        here = waiting.pop()
+        here, top = waiting.pop()
         seen += 1
         if seen > MOST:
-            yield f"{top} (more than {MOST} files, not all of which were looked at)"
+            yield f"~ more than {MOST} files, not all of which were looked at"
             return
         try:
             if os.path.islink(here):
@@ -74,7 +77,7 @@ def _ways_out(top: str) -> Iterator[str]:
                 if not _is_within(target, top):
                     yield target
             elif os.path.isdir(here):
-                waiting += [os.path.join(here, name) for name in os.listdir(here)]
+                waiting += [(os.path.join(here, name), top) for name in os.listdir(here)]
             elif os.lstat(here).st_nlink > 1:
                 yield here
         except OSError:  # it cannot be read, so nothing is read

@@ -86,10 +86,13 @@ def test_a_second_name_of_a_file_is_named(run: Path, tmp_path: Path) -> None:
         assert paths_outside([text], run) == [os.path.realpath(run / "data" / "hard")]
 
 
-def test_a_folder_without_end_is_said_to_be_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_end_and_texts_without_number_are_said_to_be_so(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(outside, "MOST", 2)
-    data = os.path.realpath(run / "data")
-    assert paths_outside(["run/data"], run) == [f"{data} (more than 2 files, not all of which were looked at)"]
+    assert paths_outside(["run/data"], run) == ["~ more than 2 files, not all of which were looked at"]
+    monkeypatch.setattr(outside, "MOST_TEXTS", 2)
+    assert paths_outside(map(str, range(3)), run) == ["~ more than 2 texts, not all of which were looked at"]
 
 
 def test_many_paths_are_counted() -> None:
