@@ -293,7 +293,8 @@ def _wishes(run: Run, named: bool) -> dict[str, Any]:
         run: Saved run.
         named: Whether the user has named another evaluator.
     """
-    manifest, wishes = run.manifest, {}
+    manifest = run.manifest
+    wishes: dict[str, Any] = {}
     kind, _, text = manifest.evaluator.partition(":")
     if kind == COMMAND and not named:
         shell = " in a shell" if manifest.options.get("shell") else ""

@@ -60,7 +60,7 @@ def test_a_run_of_a_script_prunes_fails_resumes_and_verifies(typed: Typed, folde
 
     script.write_text(TRAIN + "# other")
     changed = typed("resume", "one", *BRIEF, "--trials", "18")
-    assert (changed.code, f"command names '{script}', one of which has changed" in changed.err) == (2, True)
+    assert (changed.code, f"'{script}'" in changed.err, "one of which has changed" in changed.err) == (2, True, True)
     assert typed("resume", "one", *BRIEF, "--trials", "18", "--accept-changes").code == 0
 
 
@@ -104,10 +104,7 @@ def test_a_command_that_came_back_changed_is_asked_about(typed: Typed, folder: P
     assert typed("resume", "one", *BRIEF, "--trials", "2").code == 0
     script.write_text("import os; open('pwned', 'w')\n" + TRAIN)
     done = typed("resume", "one", *BRIEF, "--trials", "3")
-    assert (done.code, f"command names '{script}', one of which has changed" in done.err) == (
-        2,
-        True,
-    )
+    assert (done.code, f"'{script}'" in done.err, "one of which has changed" in done.err) == (2, True, True)
     assert not (folder / "pwned").exists()
 
 

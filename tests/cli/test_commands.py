@@ -160,14 +160,15 @@ def test_verify_names_a_changed_strategy_and_changed_versions(typed: Typed, fold
     manifest = folder / "populations" / "mine" / "_run.json"
     fields = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**fields, "versions": {**fields["versions"], "numpy": "1.0"}}))
-    verified = typed("verify", "mine")
+    verified = typed("verify", "mine", "--trust")
     assert (verified.code, verified.err) == (0, ""), "what changed has changed nothing"
     changed = text.replace("return unseen", "rng.random()\n        return unseen")
     assert changed != text
     own.write_text(changed)
-    verified = typed("verify", "mine")
+    assert typed("verify", "mine").code == 2, "it is not executed unasked"
+    verified = typed("verify", "mine", "--trust")
     assert verified.code == 1
-    assert "the strategy's file own.py (or a module that it imports) has changed since the run began" in verified.err
+    assert f"the strategy's file {own} (or a module that it imports) has changed since the run began" in verified.err
     assert f"numpy was 1.0, and is {np.__version__}" in verified.err
     assert len(json.loads(typed("verify", "mine", "--format", "json").out)["notes"]) == 2
     own.rename(folder / "gone.py")

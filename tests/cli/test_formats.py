@@ -146,7 +146,7 @@ def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed
     assert {line.split()[0] for line in LOOKS} | alone == set(outputs())
     for line in LOOKS:
         name, *words = line.split()
-        more = ("--trust",) if name == "export" else ()
+        more = ("--trust",) if name in ("export", "scale", "verify") else ()
         printed.clear()
         done = typed(name, *words, "--format", "json", *more)
         assert read(name, done.out), (line, done)

@@ -71,7 +71,7 @@ def test_a_strategy_that_has_moved(begin: Begin, resume: Begin, tmp_path: Path) 
         resume("run", strategy=str(moved))
     drive(resume("run", strategy=str(moved), trials=7, accept_changes=True))
     moved.rename(own)
-    assert len(drive(resume("run", trials=8)).trials) == 8, "what was accepted once is known"
+    assert len(drive(resume("run", trials=8, trust=True)).trials) == 8, "what was accepted once is known"
 
 
 def test_a_strategy_that_is_no_file_cannot_have_moved(begin: Begin, resume: Begin) -> None:
@@ -193,7 +193,7 @@ def test_what_a_run_cannot_go_on_with_is_named(
     search(options={"bias": 5})
     task.write_text(TASK.replace(old, new))
     with pytest.raises(StoreError) as caught:
-        Search.resume("run", store=tmp_path / "store", accept_changes=accept)
+        Search.resume("run", store=tmp_path / "store", accept_changes=accept, trust=True)
     message = str(caught.value)
     assert message.startswith(f"run run cannot go on with {task} as it is now: ")
     assert cause in message

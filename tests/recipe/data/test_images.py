@@ -67,7 +67,7 @@ def test_images_that_cannot_be_used(photos: Path, tmp_path: Path) -> None:
     refused(read_images, "holds no images", str(tmp_path / "empty"), 32)
     refused(read_images, "is no folder and no .npz", str(tmp_path / "nowhere"), 32)
     (photos / "red" / "note.txt").write_text("no picture")
-    refused(read_images, r"cannot read .*note\.txt as an image", str(photos), 32)
+    refused(read_images, r"cannot read .*note\.txt' as an image", str(photos), 32)
 
 
 def test_no_file_has_another_program_started(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
