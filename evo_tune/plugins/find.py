@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import hashlib
 import importlib
 import importlib.metadata
@@ -14,6 +15,7 @@ import importlib.util
 import inspect
 import os
 import shlex
+import stat
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -53,6 +55,9 @@ __all__ = [
 ]
 
 PACKAGE = Path(__file__).parents[1]
+
+LARGEST = 1 << 24
+"""Maximum bytes of a plug-in's file."""
 
 EVALUATORS = "evo_tune.evaluators"
 STRATEGIES = "evo_tune.strategies"
@@ -143,7 +148,7 @@ def _evaluator_files() -> Iterator[tuple[str, Path, str]]:
 
 
 def _python_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
+    return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_") and path.is_file())
 
 
 def _entry_points(group: str) -> dict[str, Path]:
@@ -172,10 +177,24 @@ def _entry_points(group: str) -> dict[str, Path]:
 
 def _docstring_line(path: Path) -> str:
     try:
-        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    except (OSError, SyntaxError, ValueError) as error:
+        doc = ast.get_docstring(ast.parse(_source(path))) or ""
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"broken: {error}"
     return doc.partition("\n")[0]
+
+
+def _source(path: Path) -> bytes:
+    """Return the content of a plug-in's file.
+
+    Raises:
+        OSError: The file cannot be read, is no regular file (a FIFO is waited for, a device has no end), or too large.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if found.st_size > LARGEST:
+        raise OSError(errno.EFBIG, f"it has {found.st_size} bytes: expected at most {LARGEST}")
+    return path.read_bytes()
 
 
 def load_evaluator(path: Path, reference: str, origin: str) -> Evaluator:
@@ -233,7 +252,7 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
     """
     path = path.absolute()
     try:
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = hashlib.sha256(_source(path)).hexdigest()
     except OSError as error:
         raise PluginError(f"cannot read the {kind} {path}: {error.strerror}; check the path") from None
     key = (str(path), content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,18 @@ def test_richer_options_show_what_they_say_in_their_groups() -> None:
     assert (row["bounds"], row["gene"], row["help"], row["unit"]) == ("(0, 1]", "0.1|0.2", "Peak learning rate", "")
     assert evaluators._row(other)["default"] == "''"
     assert list(evaluators.option_rows([last])[0]) == ["option", "type", "default"]
+
+
+def test_what_has_no_end_in_a_strangers_folder_is_not_read(typed: Typed, folder: Path) -> None:
+    (folder / "evaluators").mkdir()
+    os.mkfifo(folder / "evaluators" / "pipe.py")
+    (folder / "evaluators" / "endless.py").symlink_to("/dev/zero")
+    with (folder / "evaluators" / "long.py").open("wb") as file:
+        file.truncate(2**40)
+    rows = {row["evaluator"]: row["what"] for row in json.loads(typed("evaluators", "--format", "json").out)}
+    assert "pipe" not in rows
+    assert "endless" not in rows
+    assert rows["long"].startswith("broken: ")
+    refused = typed("evaluators", "evaluators/pipe.py")
+    assert "it is no regular file" in refused.err
+    assert len(refused.err.splitlines()) == 1

@@ -180,7 +180,7 @@ def test_the_real_bundled_evaluators_are_found() -> None:
         ("./task", "cannot read the evaluator .*task: No such file"),
         (".", "no evaluator '.'"),
         ("", "no evaluator ''"),
-        ("../bundled/", "cannot read the evaluator .*bundled: Is a directory"),
+        ("../bundled/", "cannot read the evaluator .*bundled: it is no regular file"),
     ],
 )
 def test_what_is_not_there_is_named(bundled: Path, name: str, said: str) -> None:

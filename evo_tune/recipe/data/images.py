@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
+from evo_tune.recipe.data.reading import check_unpacked, most_unpacked
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of image files, by Pillow's names. For others, such as EPS, Pillow may start another program."""
@@ -111,9 +112,11 @@ def _folder(path: Path, data: str, image_size: int) -> Images:
 def _npz(path: Path, data: str) -> Images:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            unpacked = sum(member.file_size for member in arrays.zip.infolist())
+            check_unpacked(unpacked, most_unpacked(path.stat().st_size))
             found = {name: arrays[name] for name in ("images", "labels") if name in arrays}
             names = ", ".join(arrays) or "none"
-    except (OSError, ValueError, BadZipFile) as error:
+    except (OSError, ValueError, BadZipFile, MemoryError) as error:
         raise OptionError(f"-o data={data}: cannot read it ({error}); expected what numpy.savez writes") from None
     if len(found) < 2:
         raise OptionError(f"-o data={data} has the arrays {names}: expected images and labels")

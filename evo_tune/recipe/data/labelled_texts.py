@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
+from evo_tune.recipe.data.reading import read_csv
 from evo_tune.recipe.models.encoder_config import TextConfig
 
 SOURCES = {
@@ -110,7 +111,7 @@ def _rows(data: str, text: str, label: str) -> list[tuple[str, str]]:
         raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or JSONL file, or leave it out")
     try:
         rows = _jsonl(path) if path.suffix in (".jsonl", ".ndjson", ".json") else _csv(path)
-    except (ValueError, OSError) as error:  # a wrong encoding, JSON or CSV is a ValueError too
+    except Exception as error:  # pandas and the modules that unpack raise many types
         reason = " ".join(str(error).split())
         raise OptionError(f"-o data={data}: cannot read it ({reason}): give a CSV or JSONL file in UTF-8") from None
     known = list(dict.fromkeys(name for row in rows[:1000] for name in row))
@@ -127,9 +128,7 @@ def _rows(data: str, text: str, label: str) -> list[tuple[str, str]]:
 
 
 def _csv(path: Path) -> list[dict[str, Any]]:
-    import pandas as pd
-
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+    frame = read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
     rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return rows or [dict.fromkeys(frame.columns)]
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_number
+from evo_tune.recipe.data.reading import read_csv, read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,13 +210,11 @@ def read_table(data: str, target: str, categorical: str, ignore: str, held_out: 
 
 
 def _read(data: str) -> pd.DataFrame:
-    import pandas as pd
-
     path = Path(data).expanduser()
     if not path.is_file():
         raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or Parquet file, or leave it out")
     try:
-        frame = pd.read_parquet(path) if path.suffix in (".parquet", ".pq") else pd.read_csv(path)
+        frame = read_parquet(path) if path.suffix in (".parquet", ".pq") else read_csv(path)
     except Exception as error:  # pandas and pyarrow raise many types
         reason = " ".join(str(error).split())
         raise OptionError(f"-o data={data}: cannot read it as a table ({reason}): give a CSV or Parquet file") from None

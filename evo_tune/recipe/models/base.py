@@ -66,6 +66,8 @@ block, and the layers that an adapter follows.
 _NOT_HIDDEN = re.compile(r".*(embed|wte|wpe|positions)|(.*\.)?(head|lm_head|score)\.")
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # their linear weights have shape (inputs, outputs)
 _LARGEST_HEADER = 100_000_000  # bytes, the limit of the format's own reader
+_LARGEST_JSON = 1 << 26  # bytes; tokenizers of large models have 20 MB
+_FILES = (".safetensors", ".json", ".txt", ".model")
 
 
 @dataclass(frozen=True)
@@ -197,10 +199,9 @@ class Base:
     def sha256(self) -> str:
         """Return the SHA-256 of the files that determine the model and its tokenizer."""
         digest = hashlib.sha256()
-        for path in sorted(self.folder.iterdir()):
-            if path.suffix in (".safetensors", ".json", ".txt", ".model") and path.is_file():
-                stat = path.stat()
-                digest.update(f"{path.name}:{_file_sha256(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
+        for path in _files(self.folder):
+            stat = path.stat()
+            digest.update(f"{path.name}:{_file_sha256(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
         return digest.hexdigest()
 
     def _field(self, *names: str) -> Any:
@@ -241,6 +242,7 @@ def read_base(folder: Path | str) -> Base:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise RecipeError("base", str(folder), f"a folder with config.json and model.safetensors (from {Path.cwd()})")
+    _files(folder)
     config = _read_json(folder, folder / "config.json")
     shapes: dict[str, tuple[int, ...]] = {}
     for file in _weight_files(folder):
@@ -248,6 +250,27 @@ def read_base(folder: Path | str) -> Base:
     base = Base(folder.resolve(), config, shapes)
     _check(base)
     return base
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files that determine a model and its tokenizer, sorted.
+
+    All that reads the folder later relies on this check: opening a FIFO waits for ever, and a device has no end.
+
+    Raises:
+        RecipeError: One of them is no regular file, or too large a JSON file, or the folder cannot be read.
+    """
+    try:
+        named = [path for path in folder.iterdir() if path.suffix in _FILES]
+    except OSError as error:
+        raise RecipeError("base", str(folder), f"a folder that can be read ({error.strerror})") from error
+    found = sorted(path for path in named if path.exists() and not path.is_dir())
+    for path in found:
+        if not path.is_file():
+            raise RecipeError("base", str(folder), f"a {path.name} that is a regular file")
+        if path.suffix == ".json" and path.stat().st_size > _LARGEST_JSON:
+            raise RecipeError("base", str(folder), f"a {path.name} of at most {_LARGEST_JSON} bytes")
+    return found
 
 
 def _read_json(folder: Path, path: Path) -> dict[str, Any]:

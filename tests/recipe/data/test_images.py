@@ -98,3 +98,9 @@ def test_missing_extras_name_what_to_install(photos: Path, monkeypatch: pytest.M
     without(monkeypatch, "PIL")
     refused(read_images, r"pip install 'evo-tune\[sklearn\]'", "", 32)
     refused(read_images, r"pip install 'evo-tune\[images\]'", str(photos), 32)
+
+
+def test_arrays_that_unpack_to_a_thousand_times_their_size_are_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("evo_tune.recipe.data.reading.ALWAYS", 1 << 20)
+    np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((4000, 32, 32), np.uint8), labels=np.arange(4000) % 2)
+    refused(read_images, "unpacks to more than", str(tmp_path / "bomb.npz"), 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -52,3 +53,9 @@ def test_texts_that_cannot_be_used(tmp_path: Path) -> None:
         refused(read_labelled_texts, words, str(tmp_path / name), "text", label)
     (tmp_path / "latin.csv").write_bytes("text,label\nZwölf,1\n".encode("latin-1"))
     refused(read_labelled_texts, "UTF-8", str(tmp_path / "latin.csv"), "text", "label")
+
+
+def test_a_packed_file_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("evo_tune.recipe.data.reading.ALWAYS", 1 << 20)  # by itself, it would take seconds
+    (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(b"text,label\n" + b"a,1\n" * 10**6))
+    refused(read_labelled_texts, "unpacks to more than", str(tmp_path / "bomb.csv.gz"), "text", "label")

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from evo_tune.recipe import Table, read_table
+from evo_tune.recipe.data import reading
 from tests.recipe.data.refusals import refused, without
 
 
@@ -78,3 +81,25 @@ def test_a_missing_extra_names_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     read_table.cache_clear()
     without(monkeypatch, "sklearn")
     refused(read_table, r"pip install 'evo-tune\[sklearn\]'", "", "", "", "", 0.25, 0.25)
+
+
+def test_a_packed_table_is_read_unless_it_unpacks_to_a_thousand_times_its_size(
+    frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame.to_csv(tmp_path / "t.csv.gz", index=False)
+    frame.to_csv(tmp_path / "t.csv.xz", index=False)
+    assert read(tmp_path / "t.csv.gz").labels == read(tmp_path / "t.csv.xz").labels == ("no", "yes")
+    monkeypatch.setattr(reading, "ALWAYS", 1 << 20)  # by itself, it would take seconds to get there
+    pd.DataFrame({"x": [0] * 10**6, "bought": "yes"}).to_csv(tmp_path / "bomb.csv.gz", index=False)
+    refused(read, r"unpacks to more than \d+ bytes", tmp_path / "bomb.csv.gz")
+
+
+def test_a_table_of_too_many_rows_or_columns_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    column = pa.nulls(10**7, pa.int8())
+    with pq.ParquetWriter(tmp_path / "rows.parquet", pa.schema([("x", pa.int8()), ("bought", pa.int8())])) as writer:
+        for _ in range(30):
+            writer.write_table(pa.table({"x": column, "bought": column}))
+    assert (tmp_path / "rows.parquet").stat().st_size < 2**21
+    refused(read, "has 300000000 rows of 2 columns: expected at most", tmp_path / "rows.parquet")
+    (tmp_path / "columns.csv").write_text(",".join(f"c{n}" for n in range(300_000)) + "\n")
+    refused(read, "has 300000 columns: expected at most 20000", tmp_path / "columns.csv")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import socket
 import subprocess
@@ -372,3 +373,16 @@ def test_logits_that_are_changed_after_the_head_stay_whole(
     assert not pretrained.CausalLM(model.model).in_pieces
     handle.remove()
     assert pretrained.CausalLM(model.model).in_pieces
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_a_base_whose_files_have_no_end_is_refused(
+    folders: dict[str, Path], tmp_path: Path, name: str, kind: str
+) -> None:
+    shutil.copytree(folders["gpt0"], tmp_path / "base")
+    path = tmp_path / "base" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
+    with pytest.raises(RecipeError, match=f"expected a {name} that is a regular file"):
+        read_base(tmp_path / "base")

@@ -1,0 +1,124 @@
+"""Tables read within bounds: a small file must not fill the memory, whatever it unpacks to.
+
+The bounds are far above any table that a search of hyperparameters needs. This module knows files, not their meaning.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_TIMES, ALWAYS = 100, 1 << 28
+"""Maximum factor by which a file may grow when it is unpacked, and bytes to which any file may grow.
+
+Texts shrink to a twentieth at most; a file made to fill the memory shrinks to a thousandth.
+"""
+
+MOST_COLUMNS, MOST_CELLS = 20_000, 400_000_000
+"""Maximum columns of a table, and maximum rows times columns (3.2 GB as float64)."""
+
+LONGEST_HEADER = 1 << 24
+"""Maximum bytes of the first line of a CSV file."""
+
+PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+class _Counted(io.RawIOBase):
+    """A stream that ends with an error after a number of bytes."""
+
+    def __init__(self, stream: Any, most: int) -> None:
+        self._stream, self._most, self._read = stream, most, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        self._read += len(data)
+        check_unpacked(self._read, self._most)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def check_unpacked(size: int, most: int) -> None:
+    """Raise a ValueError if an unpacked size in bytes is above a limit."""
+    if size > most:
+        raise ValueError(f"it unpacks to more than {most} bytes, which is out of proportion: unpack it first")
+
+
+def most_unpacked(size: int) -> int:
+    """Return the maximum bytes to which a file of `size` bytes may be unpacked."""
+    return max(ALWAYS, MOST_TIMES * size)
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file for reading, and unpack it if its name ends with .gz, .bz2 or .xz.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: While reading: it unpacks to too much.
+    """
+    unpack = PACKED.get(path.suffix)
+    if unpack is None:
+        return path.open("rb")
+    return io.BufferedReader(_Counted(unpack(path), most_unpacked(path.stat().st_size)), 1 << 20)
+
+
+def read_csv(path: Path, **settings: Any) -> pd.DataFrame:
+    """Return the table of a CSV file, which may be packed (see `opened`).
+
+    Args:
+        path: The file.
+        settings: Arguments of `pandas.read_csv`.
+
+    Raises:
+        Exception: Any that pandas raises; ValueError for too many columns.
+    """
+    import pandas as pd
+
+    with opened(path) as file:  # pandas would take minutes to tell the number of a million columns
+        first = file.readline(LONGEST_HEADER + 1)
+    if len(first) > LONGEST_HEADER:
+        raise ValueError(f"its first line has more than {LONGEST_HEADER} bytes")
+    _check_columns(first.count(b",") + 1)
+    with opened(path) as file:
+        table: pd.DataFrame = pd.read_csv(file, **settings)
+    return table
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Return the table of a Parquet file.
+
+    Raises:
+        Exception: Any that pyarrow raises; ValueError for too many rows or columns, judged by the file's footer.
+    """
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    about = pq.read_metadata(path)
+    _check_columns(about.num_columns)
+    if about.num_rows * about.num_columns > MOST_CELLS:
+        raise ValueError(
+            f"it has {about.num_rows} rows of {about.num_columns} columns: expected at most {MOST_CELLS} cells; "
+            "take a sample of the rows"
+        )
+    sizes = (about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    check_unpacked(sum(sizes), most_unpacked(path.stat().st_size))
+    return pd.read_parquet(path)
+
+
+def _check_columns(count: int) -> None:
+    if count > MOST_COLUMNS:
+        raise ValueError(f"it has {count} columns: expected at most {MOST_COLUMNS}; leave some out")
