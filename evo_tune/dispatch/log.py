@@ -17,6 +17,14 @@ from collections.abc import Sequence
 from evo_tune.dispatch.slot import keep_log, names_inside
 from evo_tune.trust import inside
 
+LONGEST, KEPT = 1 << 24, 1 << 22
+"""Bytes of a log above which its middle is left out, and bytes that stay of its beginning and of its end.
+
+The journal is on the same disk: a training that prints without end must not fill it.
+"""
+
+LEFT_OUT = b"\n[evo-tune has left out a part of the output here: a log has at most 16 MiB]\n"
+
 
 class Log:
     """Redirection of this process's output into files, by file descriptor: C code and subprocesses are included.
@@ -61,12 +69,22 @@ class Log:
                 keep_log(self._path, self._target)
             self._target = None
 
+    def shorten(self) -> None:
+        """Leave out the middle of a log that has become too long; further output is appended."""
+        with self._lock, contextlib.suppress(OSError):
+            size = os.fstat(self._fd).st_size
+            if size > LONGEST:
+                end = os.pread(self._fd, KEPT, size - KEPT)
+                os.ftruncate(self._fd, KEPT)
+                os.write(self._fd, LEFT_OUT + end)
+
     def end(self) -> None:
         """Assign further output to no trial."""
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
         self.publish()
+        self.shorten()
         with self._lock:
             self._target = None
             if os.fstat(self._fd).st_size:

@@ -40,6 +40,9 @@ from evo_tune.plugins.scripts.processes import kill_marked
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
+MOST_TRACEBACK = 1 << 20
+"""Characters that are kept of the end of a traceback, whose error may say anything."""
+
 POISONED = ("cuda error", "cudnn error", "hip error")
 
 
@@ -108,7 +111,7 @@ def _write_traceback(error: BaseException, folder: str) -> None:
     with contextlib.suppress(Exception):
         run, *names = names_inside(folder)
         os.makedirs(run, exist_ok=True)
-        text = "".join(traceback.format_exception(error))
+        text = "".join(traceback.format_exception(error))[-MOST_TRACEBACK:]
         with inside.folder(run, *names, make=True) as at:
             inside.replace(at, "error.txt", text.encode("utf-8", "backslashreplace"), part=".error.part", sync=False)
 
@@ -452,6 +455,7 @@ def _watch(parent: int, log: Log, telling: Telling) -> None:
     """Publish output and curves as they grow; kill this process and all that it started once the parent is gone."""
     while os.getppid() == parent:
         log.publish()
+        log.shorten()
         telling.publish()
         time.sleep(TICK)
     log.remove()

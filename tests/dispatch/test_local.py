@@ -121,3 +121,27 @@ def test_a_system_without_process_groups_is_refused_as_a_run_begins(task_of, mon
     monkeypatch.setattr(dispatch, "check_system", refuse)
     with pytest.raises(OptionError, match="not here"):
         open_slots(task_of("return {'loss': 0.5}"), Plan((CPU,), 1))
+
+
+def test_a_flood_of_output_does_not_fill_the_disk(task_of, trials):
+    """While it goes on and at its end; the beginning and the end of the output stay."""
+    body = """
+        print("the beginning", flush=True)
+        for flood in range(2):
+            for _ in range(40):
+                os.write(1, b"x" * (1 << 20))
+            end = time.monotonic() + 10.0
+            while flood == 0 and os.fstat(1).st_size > 17 << 20 and time.monotonic() < end:
+                time.sleep(0.05)
+            assert flood or os.fstat(1).st_size < 17 << 20
+        print("the end")
+        return {"loss": 0.0}
+    """
+    (slot,) = open_slots(task_of(body), Plan((CPU,), 1))
+    assert slot.run(candidate()).error is None
+    slot.close()
+    log = (trials / "000000" / "log.txt").read_bytes()
+    assert len(log) < 17 << 20
+    assert log.startswith(b"the beginning")
+    assert log.endswith(b"the end\n")
+    assert b"evo-tune has left out a part of the output here" in log
