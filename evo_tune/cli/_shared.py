@@ -303,12 +303,13 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", spare: Seque
 
 def _fitting(rows: Sequence[Mapping[str, Any]], spare: Sequence[str], width: int) -> Sequence[Mapping[str, Any]]:
     """Return the rows without as many spare columns as it takes to fit; squeezed columns would be unreadable."""
-    for left_out in (None, *spare):
-        rows = [{name: value for name, value in row.items() if name != left_out} for row in rows]
-        widths = [max(len(printable(name)), *(len(show_value(row[name])) for row in rows)) for name in rows[0]]
-        if sum(widths) + 3 * len(widths) <= width:
+    widths = {name: 3 + max(len(printable(name)), *(len(show_value(row[name])) for row in rows)) for name in rows[0]}
+    total = sum(widths.values())
+    for name in spare:
+        if total <= width:
             break
-    return rows
+        total -= widths.pop(name, 0)
+    return [{name: row[name] for name in widths} for row in rows]
 
 
 def console() -> Any:

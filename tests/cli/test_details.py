@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from evo_tune.cli._shared import print_rows
 from tests.cli.conftest import QUICK, Typed
 
 
@@ -146,3 +147,12 @@ def test_an_export_takes_the_options_of_the_run_but_for_those_given(typed: Typed
         refused = typed("export", *words)
         assert refused.code == 2
         assert message in refused.err
+
+
+def test_a_table_of_twenty_thousand_columns_takes_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"gene {number}" for number in range(20_000)]
+    rows = [{"trial": trial, "loss": 0.5, **dict.fromkeys(names, 0.123456)} for trial in range(10)]
+    began = time.monotonic()
+    print_rows(rows, "table", spare=names)
+    assert time.monotonic() - began < 10.0
+    assert "0.5" in capsys.readouterr().out
