@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slot_helpers import HEAD, KINDS, OVER_CLUSTERS, until, workers
+from slot_helpers import HEAD, KINDS, OVER_CLUSTERS, note_processes, until, workers
 
 from evo_tune.dispatch import CPU, Device, Slot, Task, devices
 
@@ -29,6 +29,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (kept if wanted else left_out).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(autouse=True)
+def _processes() -> None:
+    note_processes()
 
 
 @pytest.fixture
@@ -65,7 +70,7 @@ def open_all(request: pytest.FixtureRequest, task_of: Callable[..., Task]) -> It
     yield make
     for slot in opened:
         slot.close()
-    assert until(lambda: not workers(), 5.0), workers()
+    assert until(lambda: not workers(), 5.0), [(one, one.cmdline()) for one in workers()]
 
 
 @pytest.fixture

@@ -133,16 +133,25 @@ CLUSTERS = (
     "multiprocessing.resource_tracker",
     "multiprocessing.forkserver",
 )
-"""In the command lines of the processes of a cluster that the tests share."""
+"""In the first words of the command lines of the processes of a cluster that the tests share."""
+
+
+_before: set[psutil.Process] = set()
+
+
+def note_processes() -> None:
+    """Have `workers` leave out what runs now: what an earlier test has left behind fails that test alone."""
+    _before.clear()
+    _before.update(psutil.Process().children(recursive=True))
 
 
 def workers() -> list[psutil.Process]:
-    """The processes that this one started and that still run, but for those of clusters."""
+    """The processes that this test started and that still run, but for those of clusters."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
-            words = " ".join(child.cmdline())
-            if alive(child.pid) and not any(name in words for name in CLUSTERS):
+            words = " ".join(child.cmdline()[:4])  # further words of a worker are its path, which may have Ray's folder
+            if child not in _before and alive(child.pid) and not any(name in words for name in CLUSTERS):
                 found.append(child)
         except psutil.NoSuchProcess:
             continue
