@@ -11,7 +11,7 @@ import pytest
 EXTRAS = {
     "bpe": ("tokenizers",),
     "cma": ("cmaes",),
-    "dask": ("distributed", "dask"),
+    "dask": ("distributed", "dask", "cryptography"),
     "docs": ("sphinx", "myst_parser", "furo"),
     "hf": ("transformers", "accelerate"),
     "hyperopt": ("hyperopt",),

@@ -300,7 +300,8 @@ def test_a_run_that_has_begun_is_kept_though_its_cluster_is_gone(quick, tmp_path
 def test_a_cluster_that_was_started_here_ends_with_its_client(task_of, monkeypatch):
     closed = []
     cluster = SimpleNamespace(close=lambda timeout: closed.append(timeout))
-    parts = SimpleNamespace(Client=fails, LocalCluster=lambda **settings: cluster)
+    security = SimpleNamespace(temporary=lambda: None)
+    parts = SimpleNamespace(Client=fails, LocalCluster=lambda **settings: cluster, Security=security)
     monkeypatch.setitem(sys.modules, "distributed", parts)
     with pytest.raises(OSError, match="nobody"):
         open_slots(task_of(OK), Plan((CPU,), 1), cluster=Cluster("dask"))

@@ -31,6 +31,7 @@ class Ray:
     def __init__(self, *answers: tuple[str, str]) -> None:
         self.answers, self.killed, self.asked = list(answers), 0, 0
         self.head: socket.socket | None = None
+        self.alive = True
         self.exceptions = SimpleNamespace(RayError=RuntimeError, GetTimeoutError=TimeoutError)
 
     def is_initialized(self) -> bool:
@@ -40,6 +41,9 @@ class Ray:
         if self.head is None:
             return SimpleNamespace()
         return SimpleNamespace(gcs_address=f"127.0.0.1:{self.head.getsockname()[1]}")
+
+    def nodes(self) -> list[dict[str, bool]]:
+        return [{"Alive": False}, {"Alive": self.alive}]
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 2.0}
@@ -121,7 +125,19 @@ def test_a_head_that_is_silent_for_long_is_a_lost_cluster(opened, head):
     assert (ray.asked, ray.killed) == (1, 0), "nothing is asked of a head that is gone"
 
 
-@pytest.mark.parametrize("question", ["cluster_resources", "options"])
+def test_a_cluster_without_a_live_node_is_lost_though_its_head_answers(opened, head):
+    ray, slot = opened(("node1/cpu", ""), head=head)
+    assert until(lambda: slot.available, 5.0)
+    ray.alive = False
+    began = time.monotonic()
+    with pytest.raises(ClusterLost, match="no node of the Ray cluster at this machine is alive any more"):
+        slot.run(candidate())
+    assert 0.4 < time.monotonic() - began < 10.0
+    slot.close()
+    assert (ray.asked, ray.killed) == (1, 0)
+
+
+@pytest.mark.parametrize("question", ["cluster_resources", "options", "nodes"])
 def test_a_head_that_listens_and_does_not_answer_holds_up_nobody(opened, monkeypatch, question):
     """A call to a service that died under it blocks, with the lock of whoever asks, until Ray ends the process."""
     forever = threading.Event()
@@ -167,6 +183,8 @@ def test_a_head_that_comes_back_in_time_is_asked_for_what_is_owed(opened, head, 
 
 def test_a_ray_of_ones_own_is_asked_for_by_name(monkeypatch):
     """Without one, what a killed `ray start` has left in a file is taken for a cluster that is alive."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "mine")
     given = []
     ray = SimpleNamespace(init=lambda **settings: given.append(settings), is_initialized=lambda: False)
     connect(ray, None, Plan((CPU,), 1), 1)
@@ -190,7 +208,8 @@ def test_an_address_where_nobody_listens_is_said_at_once():
 @pytest.mark.proof
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
-def test_a_run_whose_head_dies_ends_as_one_that_was_interrupted(quick, tmp_path):
+@pytest.mark.parametrize("victim", ["head", "raylet"])
+def test_a_run_whose_head_or_only_node_dies_ends_as_one_that_was_interrupted(quick, tmp_path, victim):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -213,7 +232,8 @@ def test_a_run_whose_head_dies_ends_as_one_that_was_interrupted(quick, tmp_path)
             assert until(lambda: told.exists() and b'"recorded"' in told.read_bytes(), 120.0)
             os.kill(begun.pid, signal.SIGKILL)
             for process in heads(folder):
-                process.kill()
+                if victim == "head" or process.name() == "raylet":
+                    process.kill()
             began = time.monotonic()
             _, printed = run.communicate(timeout=120.0)
             assert time.monotonic() - began < 60.0
@@ -223,13 +243,15 @@ def test_a_run_whose_head_dies_ends_as_one_that_was_interrupted(quick, tmp_path)
                     process.kill()
             begun.wait()
     last = printed.splitlines()[-1]
-    assert last.startswith(f"Error: the Ray head at 127.0.0.1:{port} does not answer any more; everything recorded"), (
-        printed
+    where = f"at 127.0.0.1:{port}"
+    dead = (
+        f"the Ray head {where} does not answer" if victim == "head" else f"no node of the Ray cluster {where} is alive"
     )
+    assert last.startswith(f"Error: {dead} any more; everything recorded"), printed
     assert run.returncode == 130
     saved = Run.open(Path(store / "lost"))
     assert saved.ended is not None
-    assert "the Ray head at" in saved.ended
+    assert dead in saved.ended
     assert all(trial.ok for trial in saved.trials())
 
 

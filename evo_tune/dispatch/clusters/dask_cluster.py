@@ -1,9 +1,9 @@
 """Slots on a Dask cluster: one for each thread of a worker, or for each GPU that a worker sees.
 
 The user starts the workers (dask-jobqueue, dask-cuda, `dask worker`); without an address a cluster is started on
-this machine. An evaluation is a future bound to one worker. Small messages bypass the task queue by `Client.run`.
-Every call has a deadline. A worker that misses it is set aside until it answers. A scheduler that stays silent means
-a lost cluster.
+this machine, which no other user of it can use. An evaluation is a future bound to one worker. Small messages bypass
+the task queue by `Client.run`. Every call has a deadline. A worker that misses it is set aside until it answers. A
+scheduler that stays silent means a lost cluster.
 """
 
 from __future__ import annotations
@@ -140,18 +140,20 @@ class DaskEngine(Engine):
         retries: See `LocalSlot`.
 
     Raises:
-        OptionError: Dask is not installed, or no scheduler answers at the address.
+        OptionError: Dask (for a cluster on this machine, cryptography as well) is not installed, or no scheduler
+            answers at the address.
     """
 
     def __init__(self, task: Task, cluster: Cluster, plan: Plan, timeout: float | None, retries: int) -> None:
         super().__init__()
         try:
             distributed: Any = importlib.import_module("distributed")
+            security = None if cluster.address else distributed.Security.temporary()
         except ImportError:
-            raise OptionError("--backend dask needs Dask: pip install 'evo-tune[dask]'") from None
+            raise OptionError("--backend dask needs Dask and cryptography: pip install 'evo-tune[dask]'") from None
         self._parcel, self._limits = Parcel.of(task, cluster.run), (timeout, retries)
         self._wanted = cluster
-        self._cluster = None if cluster.address else _local_cluster(distributed, plan)
+        self._cluster = None if cluster.address else _local_cluster(distributed, plan, security)
         try:
             self._client = distributed.Client(cluster.address or self._cluster, timeout=CONNECT, set_as_default=False)
         except BaseException as error:
@@ -365,17 +367,28 @@ class DaskEngine(Engine):
             self._within(CLOSING, lambda: self._client.cancel([future]))
 
 
-def _local_cluster(distributed: Any, plan: Plan) -> Any:
-    """Start a cluster on this machine: one worker for each slot on CPUs, or one for all GPUs."""
+NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+"""Dask's HTTP servers answer anybody who reaches them, and cannot be switched off."""
+
+
+def _local_cluster(distributed: Any, plan: Plan, security: Any) -> Any:
+    """Start a cluster on this machine: one worker for each slot on CPUs, or one for all GPUs.
+
+    Whoever reaches a scheduler can run code as its user. So only processes with the cluster's certificate get an
+    answer, on 127.0.0.1 too, and no port serves pages.
+    """
     many = len(plan.slots)
     workers, threads = (many, 1) if plan.slots[0] == CPU else (1, many)
-    return distributed.LocalCluster(
-        n_workers=workers,
-        threads_per_worker=threads,
-        dashboard_address="127.0.0.1:0",
-        silence_logs=logging.CRITICAL,
-        memory_limit=0,
-    )
+    with importlib.import_module("dask").config.set(NO_PAGES):
+        return distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            security=security,
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=logging.CRITICAL,
+            memory_limit=0,
+        )
 
 
 class DaskSeat(Seat):

@@ -4,9 +4,9 @@ Ray places the actors, sets CUDA_VISIBLE_DEVICES for them, and ends them with th
 resources waits in Ray's queue, and its slot is not available until Ray places it. An actor on a device that is set
 aside stays there, idle: it keeps its resources reserved, so that Ray places the next actor elsewhere.
 
-Ray waits a minute for a lost head and then ends the process that asked. So a thread here watches the head. Nothing is
-asked of a silent head, and a long silence means a lost cluster. Only that thread makes requests that may stay
-unanswered, and nothing waits for it.
+Ray waits a minute for a lost head and then ends the process that asked, and it waits for ever for a node where none is
+alive. So a thread here watches both. Nothing is asked of a silent cluster, and a long silence means a lost one. Only
+that thread makes requests that may stay unanswered, and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import importlib
 import logging
 import os
 import platform
+import secrets
 import signal
 import socket
 import sys
@@ -54,7 +55,9 @@ def imported() -> Any:
 
 
 def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
-    """Connect to a cluster, or start one here that ends with this thread and that no other machine can reach.
+    """Connect to a cluster, or start one here that ends with this thread.
+
+    No other machine can reach a cluster that was started here, and no other user of this one can use it.
 
     Raises:
         OptionError: No Ray cluster answers at the address.
@@ -71,6 +74,7 @@ def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
         gpus = {id for device in plan.slots for id in device.visible.split(",") if id}
         cores = len(plan.slots) * plan.threads * ranks
         here = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False}
+        _require_token(ray)
     with _own_signals(), _to_itself(ray) if here else contextlib.nullcontext():
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
@@ -90,6 +94,18 @@ def _place(address: str) -> tuple[str, int] | None:
     """Return host and port of an address HOST:PORT; None for any other, such as 'auto'."""
     host, _, port = address.rpartition(":")
     return (host.strip("[]"), int(port)) if host and "/" not in host and port.isdecimal() else None
+
+
+def _require_token(ray: Any) -> None:
+    """Have a Ray that starts now answer only who has a token, which this process and those of Ray get.
+
+    Ray's own default differs between versions, and its token is in a file that other users may be able to read.
+    """
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    with contextlib.suppress(AttributeError):  # what Ray has read when it was imported
+        ray._raylet.Config.initialize("")
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextlib.contextmanager
@@ -133,10 +149,13 @@ def _own_signals() -> Iterator[None]:
 
 
 LOOK_EVERY = 1.0
-"""Seconds between two checks of the head."""
+"""Seconds between two checks of the cluster."""
 
 SILENT = 20.0
-"""Seconds without an answer after which the head counts as lost; Ray itself ends this process after 60 s."""
+"""Seconds without an answer of the head, or without a live node, after which the cluster counts as lost.
+
+Ray itself ends this process after 60 s without an answer of the head.
+"""
 
 
 class _Actor:
@@ -187,7 +206,9 @@ class RayEngine(Engine):
         self._here = cluster.address is None
         self._address = cluster.address or "this machine"
         self.connected = True
-        """Whether the head answered the last check."""
+        """Whether the head answered the last check, and a node was alive."""
+        self._dead = self._no_head
+        """What a lost cluster lacks."""
         self._parcel = Parcel.of(task, cluster.run)
         self._host = (self._parcel, timeout, retries)
         self._mine = not ray.is_initialized()
@@ -266,21 +287,32 @@ class RayEngine(Engine):
                     self._counted = places
 
     def _look(self) -> bool:
+        """Return whether the head answers now, and a node is alive."""
+        answers = self._answers()
+        self.connected = answers and any(node["Alive"] for node in self._ray.nodes())
+        if self.connected:
+            self._answered = time.monotonic()
+        if not self.connected:
+            self._dead = f"no node of the Ray cluster at {self._address} is alive" if answers else self._no_head
+        return self.connected
+
+    @property
+    def _no_head(self) -> str:
+        return f"the Ray head at {self._address} does not answer"
+
+    def _answers(self) -> bool:
         """Return whether the head answers now."""
         if self._head is not None:
             try:
                 socket.create_connection(self._head, timeout=LOOK_EVERY).close()
             except OSError:
-                self.connected = False
                 return False
-        self._answered, self.connected = time.monotonic(), True
         return True
 
     @property
     def lost(self) -> bool:
-        """Whether the head has been silent for too long."""
-        silent = self._head is not None and time.monotonic() - self._answered > SILENT
-        return silent and not self._closing.is_set()
+        """Whether the head has been silent, or no node alive, for too long."""
+        return time.monotonic() - self._answered > SILENT and not self._closing.is_set()
 
     def has_seat(self) -> bool:
         if self.lost or self._failure is not None:
@@ -290,8 +322,7 @@ class RayEngine(Engine):
     def take(self) -> Seat | None:
         if self.lost:
             raise ClusterLost(
-                f"the Ray head at {self._address} does not answer any more; everything recorded is saved: "
-                "`evo-tune resume` goes on once it is back"
+                f"{self._dead} any more; everything recorded is saved: `evo-tune resume` goes on once it is back"
             )
         if self._failure is not None:
             raise RunError(f"Ray gives no place: {self._failure}") from self._failure
@@ -352,7 +383,7 @@ class RayEngine(Engine):
         self._parcel.remove_mark()
         self._closing.set()
         self._woken.set()
-        self._look()
+        self.connected = self.connected and self._answers()
         for seat in (*self._parked, *self._coming):
             seat.end()
         if self._mine and self.connected:
@@ -386,7 +417,7 @@ class RaySeat(Seat):
 
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:
         if self._engine.lost:  # a surviving actor still answers, until Ray ends this process
-            raise Lost("the Ray head is gone")
+            raise Lost("the Ray cluster is gone")
         return self._actor.run.remote(candidate, folder)
 
     def wait(self, pending: Any, seconds: float) -> dict[str, Any] | None:
@@ -395,7 +426,7 @@ class RaySeat(Seat):
             return reply
         except self._ray.exceptions.GetTimeoutError:
             if self._engine.lost:
-                raise Lost("the Ray head is gone") from None
+                raise Lost("the Ray cluster is gone") from None
             raise TimeoutError from None
         except self._ray.exceptions.RayError as error:
             raise Lost(f"the Ray actor on {self.device} is lost ({type(error).__name__})") from None
@@ -427,7 +458,7 @@ class RaySeat(Seat):
 
     def _ask(self, method: Any, within: float) -> Any:
         if self._engine.lost:
-            raise Lost("the Ray head is gone")
+            raise Lost("the Ray cluster is gone")
         try:
             return self._ray.get(method.remote(), timeout=within)
         except self._ray.exceptions.RayError as error:
