@@ -2,19 +2,23 @@
 
 Losses are drawn from normal distributions of standard deviation 1, those of one seed correlated over genomes. One
 finalist is better than the default by the effect, or all of them are (--better all); without an effect, whoever says
-'beats' is wrong. 'Before' trained all finalists and the default with N seeds, took the lowest mean, and said 'beats'
-from a gain of two errors on, as if seeds were not shared; it is shown with N, and with the N that costs what the
-comparison costs on average. The comparison is `evo_tune.report.final_comparison`, played as a run plays it.
+'beats' is wrong. --coarse shows that for metrics of few values. 'Before' trained all finalists and the default with N
+seeds, took the lowest mean, and said 'beats' from a gain of two errors on, as if seeds were not shared; it is shown
+with N, and with the N that costs what the comparison costs on average. The comparison is
+`evo_tune.report.final_comparison`, played as a run plays it.
 
     python benchmarks/comparison.py
     python benchmarks/comparison.py --finalists 5 --correlation 0.5 --effects 0,1 --tries 2000
+    python benchmarks/comparison.py --coarse
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -22,6 +26,20 @@ from evo_tune.report.final_comparison import FinalComparison, FreshTraining
 
 CHOOSE = 100
 """Seeds 1 to this are for reporting; those after it for choosing."""
+
+_SHARES = np.cumsum([math.comb(20, count) * 0.2**count * 0.8 ** (20 - count) for count in range(20)])
+_BOUNDS = np.array([NormalDist().inv_cdf(float(share)) for share in _SHARES])
+
+CAPS = (1, 2, 3, 5)
+"""What `--final-seeds` says with --coarse."""
+
+METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "continuous": lambda normal: normal,
+    "two-valued": lambda normal: (normal > 0.0).astype(float),
+    "rounded": np.round,  # to standard deviations
+    "binomial": lambda normal: np.searchsorted(_BOUNDS, normal) / 20,  # the errors in 20 samples, 4 on average
+}
+"""Losses made of normal ones, by name."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +68,19 @@ def draw(
 
 
 def race(
-    finalists: int, correlation: float, effect: float, every: bool, cap: int, tries: int, rng: np.random.Generator
+    finalists: int,
+    correlation: float,
+    effect: float,
+    every: bool,
+    cap: int,
+    tries: int,
+    rng: np.random.Generator,
+    metric: str = "continuous",
 ) -> Figures:
-    """Play the comparison, `cap` being what `--final-seeds` says."""
+    """Play the comparison, `cap` being what `--final-seeds` says; `metric` is a key of METRICS."""
     game, beats, spent, right = FinalComparison(tuple(range(1, finalists + 1)), 0, cap), 0, 0, 0
     for _ in range(tries):
-        losses = draw(finalists, correlation, effect, every, 2 * CHOOSE, rng)
+        losses = METRICS[metric](draw(finalists, correlation, effect, every, 2 * CHOOSE, rng))
         results: dict[FreshTraining, float | None] = {}
         while wanted := (state := game.state(results)).wanted:
             for one in wanted:
@@ -88,6 +113,22 @@ def _is_best(id: int, losses: np.ndarray) -> bool:
     return bool(means[id - 1] <= means.min() + 0.25)
 
 
+def coarse(tries: int) -> None:
+    """Print the share of 'beats' by metric: without an effect, and for one of 1.5 standard deviations."""
+    print(f"{tries} tries a cell: share that says 'beats' without an effect; with one of 1.5 sd")
+    print(f"{'metric':<12}{'finalists':<11}{'corr.':<7}" + "".join(f"--final-seeds {cap:<6}" for cap in CAPS))
+    for metric in METRICS:
+        for finalists, correlation in ((1, 0.0), (1, 0.5), (5, 0.0), (5, 0.5)):
+            cells = ""
+            for cap in CAPS:
+                found = [
+                    race(finalists, correlation, effect, False, cap, tries, _rng(effect), metric).beats
+                    for effect in (0.0, 1.5)
+                ]
+                cells += f"{f'{found[0]:.4f}; {found[1]:.3f}':<20}"
+            print(f"{metric:<12}{finalists:<11}{correlation:<7g}{cells}", flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,7 +138,11 @@ def main() -> None:
     parser.add_argument("--better", choices=("one", "all"), default="one", help="which finalists have the effect")
     parser.add_argument("--cap", type=int, default=3, help="what --final-seeds says (default 3)")
     parser.add_argument("--tries", type=int, default=20_000)
+    parser.add_argument("--coarse", action="store_true", help="only what metrics of few values change")
     given = parser.parse_args()
+    if given.coarse:
+        coarse(given.tries)
+        return
     effects = [float(text) for text in given.effects.split(",")]
     every = given.better == "all"
     print(f"{given.tries} tries a cell, --final-seeds {given.cap}, better: {given.better}")

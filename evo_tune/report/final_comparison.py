@@ -2,8 +2,9 @@
 
 It answers two questions, each with its own seeds. *Which finalist?* Sequential halving (Karnin, Koren & Somekh 2013)
 trains all finalists and keeps the better half. *Does it beat the default?* Both are trained on further seeds, which
-had no part in the choice, and compared seed by seed with Student's t. As in irace (López-Ibáñez et al. 2016), compared
-genomes share their seeds, and a decided comparison trains no more.
+had no part in the choice, and compared seed by seed with Student's t. If the metric takes few values, its step counts
+as further noise. As in irace (López-Ibáñez et al. 2016), compared genomes share their seeds, and a decided comparison
+trains no more.
 
 The second comparison has up to three looks at its results. Each look may end it with 'beats', and the looks share one
 error `ALPHA` by a spending function (Lan & DeMets 1983): after the share s of the cap, ALPHA · s³ is spent (Kim &
@@ -20,9 +21,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from statistics import fmean
 from typing import Literal, TypeAlias
+
+from evo_tune.genome.values import resolution
 
 ALPHA = 0.05
 """Highest probability of 'beats' for a finalist that is no better than the default."""
@@ -44,6 +46,9 @@ HOPELESS = 1.5
 
 ROUNDING = 1e-12
 """Relative difference that counts as rounding: some thousand times that of one operation."""
+
+COARSE = 1 / math.sqrt(6)
+"""Deviation of the difference of two losses that are rounded to a step, in steps."""
 
 LARGEST = 1e300
 """Losses of at least this size (and NaN) count as failures: their sums overflow."""
@@ -108,12 +113,14 @@ class FinalComparison:
         seeds: Number of seeds asked for: each halving uses a third of it. 0: no comparison.
         planned: Numbers of reporting seeds at each look, increasing, where time allows fewer than `looks(seeds)`;
             () for those. They may depend on the clock, but not on any loss, so `ALPHA` still bounds the error.
+        fine: Whether the metric takes so many values that equal losses of two seeds are no chance.
     """
 
     finalists: tuple[int, ...]
     default: int | None
     seeds: int
     planned: tuple[int, ...] = ()
+    fine: bool = False
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -183,62 +190,52 @@ class FinalComparison:
             share = look / self.looks[-1]
             level = ALPHA * share**SPENDING - spent
             spent += level
-            found = _look(chosen, self.default, look, share, level, results)
+            found = self._look(chosen, self.default, look, share, level, results)
             if found.beats is not None:
                 break
         return found
 
+    def _look(
+        self, chosen: int, default: int, look: int, share: float, level: float, results: Results
+    ) -> ComparisonState:
+        """Return the state after a look at so many seeds; `beats` is None if that stays open, or cannot be known."""
+        mine, other = (_losses(id, "report", look, results) for id in (chosen, default))
+        both = [(a, b) for a, b in zip(mine, other, strict=True) if a is not None and b is not None]
+        gains = [b - a for a, b in both]
+        gain = fmean(gains) if gains else math.nan
+        error = _error(gains, gain)
+        if any(a is None and b is not None for a, b in zip(mine, other, strict=True)):
+            beats: bool | None = False  # it failed where the default did not
+        elif len(gains) < 2:
+            beats = None
+        else:
+            losses = [loss for pair in both for loss in pair]
+            scale = ROUNDING * max(map(abs, losses))
+            gain, error = (number if abs(number) > scale else 0.0 for number in (gain, error))
+            step = 0.0 if self.fine else resolution(losses, scale)
+            beats = _beats(gain, error, step, len(gains), level, HOPELESS * share)
+            if beats is None and share == 1.0:
+                beats = False
+        return ComparisonState((), chosen, look, len(gains), gain, error, beats)
 
-def _look(chosen: int, default: int, look: int, share: float, level: float, results: Results) -> ComparisonState:
-    """Return the state after a look at so many seeds; `beats` is None if that stays open, or cannot be known."""
-    mine, other = (_losses(id, "report", look, results) for id in (chosen, default))
-    both = [(a, b) for a, b in zip(mine, other, strict=True) if a is not None and b is not None]
-    gains = [b - a for a, b in both]
-    gain = fmean(gains) if gains else math.nan
-    error = _error(gains, gain)
-    if any(a is None and b is not None for a, b in zip(mine, other, strict=True)):
-        beats: bool | None = False  # it failed where the default did not
-    elif len(gains) < 2:
-        beats = None
-    else:
-        scale = ROUNDING * max(abs(loss) for pair in both for loss in pair)
-        gain, error = (number if abs(number) > scale else 0.0 for number in (gain, error))
-        beats = _beats(both, gain, error, scale, level, HOPELESS * share)
-        if beats is None and share == 1.0:
-            beats = False
-    return ComparisonState((), chosen, look, len(gains), gain, error, beats)
 
-
-def _beats(
-    pairs: Sequence[tuple[float, float]], gain: float, error: float, scale: float, level: float, hopeless: float
-) -> bool | None:
+def _beats(gain: float, error: float, step: float, pairs: int, level: float, hopeless: float) -> bool | None:
     """Test the gain of one look; None if it is neither shown nor hopeless.
 
+    A metric of few values ties by chance, which makes errors too small. So the error of rounding to its step is added.
+
     Args:
-        pairs: Losses of the finalist and of the default, at least two pairs.
-        gain: Their mean difference.
+        gain: Mean difference of the pairs.
         error: Its standard error; 0 if all differences are the same.
-        scale: Largest difference that counts as rounding.
+        step: Step of the metric's values; 0 if it has none, so that equal differences are exact.
+        pairs: Number of pairs, at least two.
         level: Error probability that this look may spend.
         hopeless: Gain in standard errors below which more seeds are not worth their cost.
     """
-    if error:
-        if student_tail(gain / error, len(pairs) - 1) <= level:
-            return True
-        return False if gain < hopeless * error else None
-    if gain <= 0.0:
-        return False
-    # Either the seed changes nothing, and the difference is exact, or it changes both losses by the same. For a coarse
-    # metric the latter may be chance: its spread is then its resolution, the smallest step between two seeds.
-    step = _resolution(pairs, scale)
-    return True if not step or student_tail(gain * math.sqrt(len(pairs)) / step, len(pairs) - 1) <= level else None
-
-
-def _resolution(pairs: Sequence[tuple[float, float]], scale: float) -> float:
-    """Return the smallest difference of a genome's losses between seeds; 0 if the seed changes nothing."""
-    ordered = (sorted(losses) for losses in zip(*pairs, strict=True))
-    steps = [b - a for losses in ordered for a, b in pairwise(losses) if b - a > scale]
-    return min(steps, default=0.0)
+    whole = math.hypot(error, COARSE * step / math.sqrt(pairs))
+    if gain > 0.0 and (not whole or student_tail(gain / whole, pairs - 1) <= level):
+        return True
+    return False if gain <= 0.0 or gain < hopeless * error else None
 
 
 def looks(seeds: int) -> list[int]:

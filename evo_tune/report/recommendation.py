@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from evo_tune.genome.models.gaussian import features_of, sizes_of
-from evo_tune.genome.models.seeds import by_expectation
+from evo_tune.genome.models.seeds import by_expectation, is_fine
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Trial
 from evo_tune.genome.values import genome_key, is_same
@@ -174,7 +174,7 @@ def comparison_of(run: Run) -> FinalComparison:
     ranked_ids = {trial.id for trial in run.ranked()}  # a stranger's journal may name a genome by another trial
     finalists = tuple(id for id in plan.finalists if id in ranked_ids)
     default = plan.default if plan.default in ranked_ids else None
-    return FinalComparison(finalists, default, _asked(run)[0] if plan.looks else 0, plan.looks)
+    return FinalComparison(finalists, default, _asked(run)[0] if plan.looks else 0, plan.looks, _fine(run))
 
 
 def _asked(run: Run) -> tuple[int, int]:
@@ -193,7 +193,16 @@ def asked_comparison(run: Run) -> FinalComparison:
     default = next((trial.id for trial in trials if is_default(trial, run)), None)
     first = trials[: best if len(run.objectives) == 1 else 1]
     leaders = [trial.id for trial in first if trial.feasible == trials[0].feasible]
-    return FinalComparison(tuple(id for id in leaders if id != default), default, seeds)
+    return FinalComparison(tuple(id for id in leaders if id != default), default, seeds, fine=_fine(run))
+
+
+def _fine(run: Run) -> bool:
+    """Return whether equal losses of two seeds are no chance, judged by the trials of the search.
+
+    Of a metric on the test set the search knows nothing.
+    """
+    losses = [trial.losses[0] for trial in run.trials() if trial.rankable and trial.losses]
+    return reported(run) == run.objectives[0] and is_fine(losses)
 
 
 def results_of(run: Run, comparison: FinalComparison) -> dict[FreshTraining, float | None]:

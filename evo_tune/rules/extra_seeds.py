@@ -21,7 +21,7 @@ import numpy as np
 
 from evo_tune.genome.history import Grown
 from evo_tune.genome.models.gaussian import features_of, sizes_of
-from evo_tune.genome.models.seeds import Belief, Trainings, fitted, selected
+from evo_tune.genome.models.seeds import Belief, Trainings, fitted, seeds_change_nothing, selected
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key, mean_of
@@ -122,8 +122,6 @@ class Doubt:
         self._means, self._counts = Grown(math.inf), Grown(0.0)
         self._units = Grown(*[0.0] * len(self._sizes))
         self._told, self._due = 0, ENOUGH
-        self._same: bool | None = None
-        """Whether no extra seed changed a loss; None before the first extra seed."""
         self._learned: Trainings | None = None
         self._logs: np.ndarray | None = None
         self._memo: tuple[tuple[int, set[str]], tuple[np.ndarray, Belief] | None] = ((0, set()), None)
@@ -147,8 +145,6 @@ class Doubt:
             known.began = True
             return
         known.take(trial)
-        if trial.candidate.replicate and trial.candidate.replicate in known.losses:
-            self._same = self._same is not False and len(set(known.losses.values())) == 1
         self._means.set(row, float(mean_of(list(known.losses.values()))) if known.losses else math.inf)
         self._counts.set(row, len(known.losses))
         self._told += 1
@@ -160,7 +156,7 @@ class Doubt:
     def next(self, out: Sequence[Candidate], cost: float = 1.0) -> Candidate | None:
         """Return the first candidate of the genome whose extra seed gains most; None if a new genome gains more.
 
-        If the first extra seeds change no loss, there are no more.
+        If extra seeds change no loss, and that is no chance, there are no more.
 
         Args:
             out: Pending candidates. A genome with a pending seed is left out. At most a quarter of the pending
@@ -210,7 +206,7 @@ class Doubt:
         return self._memo[1]
 
     def _belief(self, going: set[str]) -> tuple[np.ndarray, Belief] | None:
-        if self._learned is None or self._same:
+        if self._learned is None or seeds_change_nothing([one.losses for one in self._known]):
             return None
         rows = np.append(self._selected(), self._left(going))
         given = self._trainings(rows)

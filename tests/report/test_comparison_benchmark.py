@@ -28,6 +28,16 @@ def test_false_alarms_are_at_most_5_percent(
     assert found.beats <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / tries)
 
 
+@pytest.mark.parametrize("tries", [1000, pytest.param(20_000, marks=pytest.mark.proof)])
+@pytest.mark.parametrize("cap", [1, 2, 3])
+@pytest.mark.parametrize("metric", ["two-valued", "rounded", "binomial"])
+def test_a_metric_of_few_values_raises_no_more_false_alarms(
+    benchmark: ModuleType, metric: str, cap: int, tries: int
+) -> None:
+    found = benchmark.race(1, 0.0, 0.0, False, cap, tries, np.random.default_rng(0), metric)
+    assert found.beats <= 0.05 + (3 * math.sqrt(0.05 * 0.95 / tries) if tries < 20_000 else 0.0)
+
+
 @TRIES
 @pytest.mark.parametrize("finalists", [2, 5])
 def test_a_difference_is_seen_more_often_than_before(benchmark: ModuleType, finalists: int, tries: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evo_tune import Float, SearchSpace
-from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key
 from evo_tune.genome.view import entries
 from evo_tune.plugins.find import make_strategy
@@ -158,3 +158,24 @@ def test_what_genomes_cost_is_what_they_took_on_the_average() -> None:
     reached = [entry.latest.candidate.budget for entry in entries(each.history).values()]
     assert rungs.cost() == pytest.approx(np.mean(reached))
     assert Rungs((1.0,), 1).cost() == 1.0
+
+
+@pytest.mark.parametrize(("places", "ties"), [(1, 6), (9, 1)])
+def test_one_tie_ends_the_extra_seeds_only_where_it_is_no_chance(places: int, ties: int) -> None:
+    """An accuracy in tenths ties by chance; a loss of nine places does not."""
+    rng, doubt = np.random.default_rng(0), Doubt(SPACE, 4)
+
+    def take(genome: dict[str, float], loss: float, replicate: int = 0) -> None:
+        candidate = Candidate(0, 0, 0, 0, genome, "test", replicate=replicate)
+        doubt.take(Trial(candidate, Outcome("ok", {}), 0, (loss,)), SPACE.encode(genome))
+
+    genomes = [{"x": float(x), "y": float(y)} for x, y in rng.random((12, 2))]
+    losses = [round(float(loss), places) for loss in rng.random(12)]
+    for genome, loss in zip(genomes, losses, strict=True):
+        take(genome, loss)
+    for tie in range(ties):
+        assert doubt.expected([]), "a model weighs extra seeds"
+        take(genomes[tie], losses[tie], 1)
+    assert not doubt.expected([])
+    take(genomes[-1], losses[-1] + 0.5, 1)
+    assert doubt.expected([]), "it is not for good"

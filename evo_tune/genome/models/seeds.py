@@ -24,7 +24,7 @@ from statistics import NormalDist
 import numpy as np
 
 from evo_tune.genome.models.gaussian import LENGTH, LENGTHS, covariance, matern, most_probable, squares, times, weighted
-from evo_tune.genome.values import mean_of
+from evo_tune.genome.values import mean_of, resolution
 
 OWN, SHARED, NOISE = 0.02, 0.02, 0.05
 """Medians of the priors of three variances, if losses have variance 1: the part of the genome alone, of the seed, and
@@ -45,6 +45,16 @@ LEADERS = 32
 
 MOST = 72
 """Largest number of training runs in the model, which bounds its cost in a long search."""
+
+FEWEST_FINE = 8
+"""Fewest different losses from which a metric may be known to be fine."""
+
+STEPS = 1000
+"""Least number of steps in the range of the losses (see `resolution`) for which equal losses are no chance."""
+
+TIES = 6
+"""Number of extra seeds without a change of the loss after which the seed is taken to change nothing, if equal losses
+may be chance."""
 
 NODES = np.array([NormalDist().inv_cdf((place + 0.5) / 25) for place in range(25)])
 """Equally probable outcomes of a training run, in standard deviations, that represent all outcomes."""
@@ -200,6 +210,29 @@ def _lowest(means: np.ndarray, moved: np.ndarray) -> np.ndarray:
     return np.asarray((means[near, None, None] + moved[near, :, None] * NODES).min(axis=0))
 
 
+def is_fine(losses: Sequence[float]) -> bool:
+    """Return whether a metric takes so many values that two seeds with equal losses are no chance.
+
+    Args:
+        losses: Losses of some trainings, no means. The best `LEADERS` count, since one bad loss would widen the range.
+    """
+    best = sorted(set(losses))[:LEADERS]
+    return len(best) >= FEWEST_FINE and 0.0 < STEPS * resolution(best) < best[-1] - best[0]
+
+
+def seeds_change_nothing(known: Sequence[Mapping[int, float]]) -> bool:
+    """Return whether the seed has no influence on the loss: no extra seed changed one, and that is no chance.
+
+    Args:
+        known: Losses of each genome by seed number; genomes without a loss are skipped.
+    """
+    repeated = [losses for losses in known if len(losses) > 1]
+    if any(len(set(losses.values())) > 1 for losses in repeated):
+        return False
+    ties = sum(len(losses) - 1 for losses in repeated)
+    return ties >= TIES or (ties > 0 and is_fine([next(iter(losses.values())) for losses in known if losses]))
+
+
 def by_expectation(
     known: Sequence[Mapping[int, float]],
     points: Callable[[Sequence[int]], np.ndarray],
@@ -219,8 +252,7 @@ def by_expectation(
     """
     means = np.array([float(mean_of(list(losses.values()))) for losses in known])
     kept: list[int] = selected(means, np.array([len(losses) for losses in known])).tolist()
-    again = [losses for losses in known if len(losses) > 1]
-    if len(kept) < FEWEST or (again and all(len(set(losses.values())) == 1 for losses in again)):
+    if len(kept) < FEWEST or seeds_change_nothing(known):
         return {place: float(means[place]) for place in sorted(kept, key=lambda place: means[place])}
     rows = [(place, *one) for place, genome in enumerate(kept) for one in known[genome].items()]
     numbers, seeds, losses = (np.array(column) for column in zip(*rows, strict=True))
