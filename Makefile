@@ -49,7 +49,7 @@ lint: setup  ## check style and types
 sample: setup  ## make populations/sample anew
 	rm -rf populations/sample
 	$(BIN)/evo-tune run --name sample --seed 1 --population 8 --generations 4 -o flops=2e9 --order proposal
-	rm -rf populations/sample/_lock populations/sample/_trials
+	rm -rf populations/sample/_trials
 
 options: setup  ## generate docs/options.md from the declarations of evaluators and strategies
 	$(BIN)/python docs/make_options.py

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
+from tests.journals import line_of
+
 __all__ = ["MUTATIONS", "outside_of", "snapshot"]
 
 FILES = (
@@ -25,7 +27,6 @@ FILES = (
     "generation-0001.parquet",
     "_comparison.parquet",
     "_heartbeat.json",
-    "_lock",
     "_trials",
     "_trials/000003",
     "_trials/000003/log.txt",
@@ -199,11 +200,13 @@ def changed(run: Path, name: str, line: int, wanted: list[int], new: int, how: s
         if name != "_journal.jsonl":
             path.write_text(json.dumps(with_value(json.loads(path.read_text()), wanted, new, how, paths)))
             return
-        lines = path.read_text().splitlines()
+        lines = path.read_text().splitlines(keepends=True)
         at = line % len(lines)
-        lines[at] = json.dumps(with_value(json.loads(lines[at]), wanted, new, how, paths))
-        path.write_text("".join(f"{one}\n" for one in lines))
-    except (ValueError, RecursionError, ZeroDivisionError):  # an earlier mutation left no JSON
+        event = json.loads(lines[at])
+        del event["crc32"]
+        lines[at] = line_of(json.dumps(with_value(event, wanted, new, how, paths)))
+        path.write_text("".join(lines))
+    except (ValueError, KeyError, TypeError, RecursionError, ZeroDivisionError):  # an earlier mutation left no JSON
         return
 
 
@@ -221,7 +224,11 @@ def shuffled(run: Path, kind: str, line: int) -> None:
                 "twice": [*lines[: at + 1], *lines[at:]],
                 "left out": [*lines[:at], *lines[at + 1 :]],
                 "backwards": lines[::-1],
-                "endless": [*lines[:at], b'{"event":"told","id":[' + b"[]," * (6 << 20) + b"[]]}\n", *lines[at:]],
+                "endless": [
+                    *lines[:at],
+                    line_of('{"event":"told","id":[' + "[]," * (5 << 20) + "[]]}").encode(),
+                    *lines[at:],
+                ],
                 "many": lines[:1] * 20_000 + lines[1:],
             }[kind]
         )

@@ -19,6 +19,7 @@ from evo_tune.cli import cli
 from evo_tune.errors import EvoTuneError
 from evo_tune.loop.search import Search
 from tests.conftest import QUICK
+from tests.journals import events_of, write_events
 
 pytestmark = pytest.mark.xdist_group("hostile")  # one run is made, and copied
 
@@ -124,10 +125,10 @@ def test_a_bomb_of_json_is_one_line_of_error(stranger, name, bomb):
 
 
 def edited(run: Path, change: Callable[[dict], None]) -> None:
-    lines = [json.loads(line) for line in (run / "_journal.jsonl").read_text().splitlines()]
+    lines = events_of(run)
     for line in lines:
         change(line)
-    (run / "_journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_events(run, lines)
 
 
 @pytest.mark.parametrize("id", ["../../../evil", -1, "000001/../../evil", 1e400])

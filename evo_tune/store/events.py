@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -19,7 +19,7 @@ from evo_tune.errors import OptionError, UsageError
 from evo_tune.genome.genes import Gene, gene_from
 from evo_tune.genome.trial import Candidate, Outcome, Status
 from evo_tune.settings import SessionSettings, read_settings
-from evo_tune.store.journal import LONGEST
+from evo_tune.store.journal import LONGEST, SEAL
 from evo_tune.store.schema import Finite, Seeds, Share, Spent, Whole
 
 Metrics: TypeAlias = dict[str, Finite | None]
@@ -226,49 +226,23 @@ _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 """Decoder of every kind of event, by its tag."""
 
 
-def read(line: bytes) -> Event | None:
-    """Return the event of a line; None if the line is not an event: cut off, overwritten, or of another file.
+def read(line: bytes) -> Event:
+    """Return the event of a line.
 
     Raises:
-        ValueError: The line is an event that violates the schema; the message says how.
+        ValueError: The line is not an event that the schema allows; the message says how.
     """
     try:
         return _DECODER.decode(line)
     except (msgspec.DecodeError, OptionError, ValueError, RecursionError) as error:
-        if len(line) > LONG and _is_event(line):
+        if len(line) > LONG:
             raise ValueError(str(error)) from None
-        data = _as_data(line) if len(line) <= LONG else None
-    if data is None:
-        return None
     try:
         # The decoder refuses half of a surrogate pair, which is allowed here.
-        event: Event = msgspec.convert(data, Event)
+        event: Event = msgspec.convert(json.loads(line), Event)
         return event
-    except (msgspec.ValidationError, OptionError, RecursionError) as error:
+    except (msgspec.ValidationError, OptionError, ValueError, RecursionError) as error:
         raise ValueError(str(error)) from None
-
-
-def _is_event(line: bytes) -> bool:
-    """Return whether a line is an event, without building its values, which may be very large."""
-    try:
-        msgspec.json.decode(line, type=_Tagged)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return False
-    return True
-
-
-class _Tagged(Struct):
-    """An event of any kind; the other fields are skipped."""
-
-    event: str
-
-
-def _as_data(line: bytes) -> dict[str, Any] | None:
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return data if isinstance(data, dict) and "event" in data else None
 
 
 def write(event: Event) -> bytes:
@@ -299,12 +273,9 @@ def checked(event: Event) -> tuple[bytes, Event]:
         line = write(event)
     except TypeError as error:
         raise ValueError(str(error)) from None
-    if len(line) >= LONGEST:
+    if len(line) >= LONGEST - SEAL:
         raise ValueError(f"it has {len(line)} bytes, expected less than {LONGEST}: report fewer points of a curve")
-    again = read(line)
-    if again is None:
-        raise ValueError("it is no event")
-    return line, again
+    return line, read(line)
 
 
 def settled(outcome: Outcome) -> Outcome:

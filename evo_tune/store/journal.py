@@ -1,15 +1,19 @@
 """Files that survive a crash at any byte: an append-only journal, and atomic writes.
 
-This module does not know the meaning of the events.
+Each line of the journal ends with its checksum, so damage is told apart from an unfinished line. This module does not
+know the meaning of the events.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import gc
 import os
+import re
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -28,9 +32,47 @@ LARGEST = 1 << 33
 LONGEST = 1 << 24
 """Maximum length of a line in bytes, a curve of 250,000 points; it bounds the memory for a stranger's file."""
 
+_SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
+
+SEAL = len(',"crc32":"01234567"}')
+"""Length in bytes of a line's checksum, with its key and the brace that ends the line."""
+
+
+class Removed(StoreError):
+    """Another program removed or replaced the journal while the run wrote it; the open file still has all events."""
+
+
+def sealed(event: bytes) -> bytes:
+    """Return the line of an event: the same JSON object with its checksum as the last key.
+
+    The checksum is the CRC-32 of all bytes before it, so it is checked without parsing.
+
+    Args:
+        event: A JSON object with at least one key, without line end.
+    """
+    return b'%b,"crc32":"%08x"}' % (event[:-1], zlib.crc32(event[:-1]))
+
+
+def unsealed(line: bytes) -> bytes | None:
+    """Return the event of a line without line end; None if its checksum is missing or does not match."""
+    body = line[:-SEAL]
+    return body + b"}" if line[-SEAL:] == b',"crc32":"%08x"}' % zlib.crc32(body) else None
+
+
+def _begins_with_event(tail: bytes) -> bool:
+    """Return whether a whole event is in an unfinished line: then its line end is damaged, and it is not torn."""
+    checksum, at = 0, 0
+    for seal in _SEAL.finditer(tail):
+        checksum, at = zlib.crc32(tail[at : seal.start()], checksum), seal.start()
+        if b"%08x" % checksum == seal[1]:
+            return True
+    return False
+
 
 class Journal:
-    """An append-only file of JSON lines that survives a crash at any byte.
+    """An append-only file of JSON lines with checksums that survives a crash at any byte.
+
+    One process at a time writes it: the lock is on the file itself, so it cannot be lost with another file.
 
     Args:
         path: Path of the file, which is created on the first append.
@@ -40,39 +82,43 @@ class Journal:
         self.path = path
         self._file: int | None = None
         self._end = 0
-        self._torn = False
-        """Whether the last line that was read is not an event."""
+        """Size in bytes of the whole events."""
+        self._torn = 0
+        """Size in bytes of the unfinished line after them."""
+        self._unended = False
+        """Whether the last event lacks its line end."""
 
-    def read(self, parse: Callable[[bytes], E | None]) -> Iterator[E]:
+    def read(self, parse: Callable[[bytes], E]) -> Iterator[E]:
         """Yield every complete event.
 
         A torn tail (an unfinished line of a killed process) is left out; `append` cuts it off.
 
         Args:
-            parse: Returns the event of a line, or None for a damaged one. It raises ValueError for a complete line
-                that it cannot understand, because such a line must not be cut off.
+            parse: Returns the event of a line without its checksum. It raises ValueError for one that it cannot
+                understand.
 
         Raises:
-            StoreError: A line before the last is damaged, a line is not understood, or the file cannot be read.
+            StoreError: A line is damaged or not understood, or the file cannot be read.
         """
-        self._end = 0
+        self._end, self._torn, self._unended = 0, 0, False
         for number, line in enumerate(self._lines(), 1):
-            if self._torn:
-                before = number - 2
-                raise StoreError(
-                    f"{self.path}: line {number - 1} is damaged, and it is not the last: restore the file from a "
-                    f"copy, or keep the {before} lines before it (head -n {before}) and resume"
-                )
-            event = self._parsed(line, number, parse)
-            if event is None:
-                self._torn = True
-            else:
+            is_ended = line.endswith(b"\n")
+            event = unsealed(line[:-1] if is_ended else line)
+            if event is not None:
                 self._end += len(line)
-                yield event
+                self._unended = not is_ended
+                yield self._parsed(event, number, parse)
+            elif is_ended or _begins_with_event(line):
+                raise StoreError(
+                    f"{self.path}: line {number} is damaged (its checksum does not match): restore the file from a "
+                    f"copy, remove the line if another program wrote it, or keep the {number - 1} lines before it "
+                    f"(head -n {number - 1}); then resume"
+                )
+            else:
+                self._torn = len(line)
 
     def _lines(self) -> Iterator[bytes]:
         """Yield the unchanged lines of the file, with their line ends."""
-        self._torn = False
         number = 1
         try:
             with inside.open_to_read(self.path.parent, self.path.name, limit=LARGEST) as file:
@@ -94,64 +140,174 @@ class Journal:
         """Whether no complete event was read or written."""
         return self._end == 0
 
-    def _parsed(self, line: bytes, number: int, parse: Callable[[bytes], E | None]) -> E | None:
+    @property
+    def is_claimed(self) -> bool:
+        """Whether this object may write the file."""
+        return self._file is not None
+
+    def _parsed(self, event: bytes, number: int, parse: Callable[[bytes], E]) -> E:
         try:
-            return parse(line) if line.endswith(b"\n") else None
+            return parse(event)
         except ValueError as error:
             raise StoreError(not_understood(self.path, number, error)) from None
 
-    def append(self, lines: Iterable[bytes], sync: bool) -> None:
-        """Append events in a single write.
+    def claim(self, make: bool = False) -> None:
+        """Open and lock the file, so that no other process writes it until `close` or the end of this process.
 
         Args:
-            lines: Lines of the events, without line ends.
+            make: Whether to make a missing file.
+
+        Raises:
+            BlockingIOError: Another process has claimed it.
+            OSError: The file is missing or not a regular file, it cannot be opened, or its file system has no locks.
+        """
+        file, is_new = inside.open_to_write(self.path.parent, self.path.name, append=True, make=make)
+        try:
+            _lock(file)
+            if not os.path.samestat(os.fstat(file), os.lstat(self.path)):  # replaced before it was locked
+                raise BlockingIOError(errno.EAGAIN, "another process replaces it")
+            if is_new:
+                inside.sync_folder(self.path.parent)
+        except BaseException as error:
+            if is_new and not isinstance(error, BlockingIOError):
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+            os.close(file)
+            raise
+        self._file = file
+
+    def clear(self) -> None:
+        """Remove all events from a claimed file.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        assert self._file is not None
+        os.ftruncate(self._file, 0)
+        self._end, self._torn, self._unended = 0, 0, False
+
+    def append(self, events: Iterable[bytes], sync: bool) -> None:
+        """Append events.
+
+        Args:
+            events: Events as JSON objects, without line ends.
             sync: Whether to return only when they are safe on disk.
 
         Raises:
-            StoreError: The events cannot be written; earlier events stay readable.
+            StoreError: The events cannot be written, or another program has changed, replaced or removed the file;
+                earlier events stay as they are.
         """
-        data = b"".join(line + b"\n" for line in lines)
+        data = b"\n" * self._unended + b"".join(sealed(event) + b"\n" for event in events)
         try:
             if self._file is None:
-                self._file = self._open()
+                self.claim(make=True)
+            assert self._file is not None
+            self._require_size(self._end + self._torn)
+            self._cut_torn_tail()
             if self._end + len(data) > LARGEST:
                 raise OSError(errno.EFBIG, f"it would be larger than {LARGEST >> 30} GiB")
-            written = os.write(self._file, data)
-            if written != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _write(self._file, data)
             if sync:
                 os.fsync(self._file)
         except OSError as error:
-            self._retreat()
+            self._retreat(data)
             raise _refused(self.path, error) from error
+        self._require_size(self._end + len(data))  # another program may have written since the first check
         self._end += len(data)
+        self._unended = False
 
-    def _open(self) -> int:
-        file, is_new = inside.open_to_write(self.path.parent, self.path.name, append=True)
-        torn = os.fstat(file).st_size - self._end
-        if torn > 0:
-            os.ftruncate(file, self._end)
-            warnings.warn(f"{self.path}: cut off a torn tail of {torn} bytes; it held no whole result", stacklevel=4)
-        if is_new:
-            inside.sync_folder(self.path.parent)
-        return file
+    def _require_size(self, size: int) -> None:
+        """Require that the claimed file is the one at the path, has no other name, and is as this object left it.
 
-    def _retreat(self) -> None:
-        """Remove partially written events; if that fails too, the next append cuts them off."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
+        Args:
+            size: Expected size in bytes.
+
+        Raises:
+            StoreError: Another program has changed, replaced or removed it.
+        """
+        assert self._file is not None
+        here = os.fstat(self._file)
+        try:
+            is_there = os.path.samestat(here, os.lstat(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            raise Removed(f"{self.path} was removed while the run wrote it") from None
+        if not is_there:
+            raise Removed(f"{self.path} was replaced by another file while the run wrote it")
+        if here.st_nlink > 1:
+            raise StoreError(
+                f"{self.path} has a second name (a hard link) now: remove the other name, then `evo-tune resume`"
+            )
+        if here.st_size != size:
+            raise StoreError(
+                f"{self.path} was changed by another program while the run wrote it: it has {here.st_size} bytes, "
+                f"expected {size}; stop that program, then `evo-tune resume`, which names the damaged line"
+            )
+
+    def _cut_torn_tail(self) -> None:
+        assert self._file is not None
+        if self._torn:
+            os.ftruncate(self._file, self._end)
+            text = f"{self.path}: cut off a torn tail of {self._torn} bytes; it held no whole result"
+            self._torn = 0
+            warnings.warn(text, stacklevel=4)
+
+    def _retreat(self, data: bytes) -> None:
+        """Remove the written part of these lines; if that fails too, the next append cuts it off."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            written = os.fstat(self._file).st_size - self._end
+            if 0 < written <= len(data) and os.pread(self._file, written, self._end) == data[:written]:
+                self._torn = written
                 os.ftruncate(self._file, self._end)
-            self.close()
+                self._torn = 0
+
+    def rescue(self, path: Path, events: Iterable[bytes]) -> None:
+        """Write the events of a claimed file that was removed, and further ones, to another path.
+
+        Raises:
+            OSError: The disk refuses.
+            StoreError: The disk refuses.
+        """
+        assert self._file is not None
+        other = Journal(path)
+        try:
+            other.claim(make=True)
+            assert other._file is not None
+            for at in range(0, self._end, 1 << 20):
+                _write(other._file, os.pread(self._file, min(1 << 20, self._end - at), at))
+            other._end, other._unended = self._end, self._unended
+            other.append(events, sync=True)
+        finally:
+            other.close()
 
     def close(self) -> None:
-        """Close the file; idempotent."""
+        """Close the file, which ends the claim; idempotent."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
 
+def _lock(file: int) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        what = f"its file system cannot lock files (flock: {error.strerror})"
+        raise OSError(error.errno, what) from None
+
+
+def _write(file: int, data: bytes) -> None:
+    """Write all data; the error of a short write is that of the next one: no space, or a limit of the file's size."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
 def _refused(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"cannot write {path}: {error.strerror}; mend that, then `evo-tune resume`: nothing is lost")
+    kept = "" if error.errno == errno.ENOENT else ": nothing is lost"  # a missing folder may have had all results
+    return StoreError(f"cannot write {path}: {error.strerror}; mend that, then `evo-tune resume`{kept}")
 
 
 def not_understood(path: Path, number: int, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Folders of runs: where they are, which names are free, the lock of the process that writes, and copies.
+"""Folders of runs: where they are, which names are free, the lock of the writing process, and copies.
 
 This module does not know what the files of a run contain.
 """
@@ -14,19 +14,16 @@ import uuid
 import warnings
 from pathlib import Path
 
-import filelock
 import msgspec
 
 from evo_tune.errors import StoreError, UsageError
-from evo_tune.store.journal import JOURNAL
+from evo_tune.store.journal import JOURNAL, Journal
 from evo_tune.store.manifest import MANIFEST, read_manifest, write_manifest
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
 STORE = "populations"
 """Default folder of the saved runs."""
-
-LOCK = "_lock"
 
 HEARTBEAT = "_heartbeat.json"
 """File that a running session writes every few seconds."""
@@ -95,7 +92,7 @@ def free_folder(store: Path, name: str) -> Path:
     return folder
 
 
-STILLBORN = {LOCK, JOURNAL, f"{MANIFEST}.part"}
+STILLBORN = {JOURNAL, f"{MANIFEST}.part"}
 """Names of the files in a folder before it is a run."""
 
 BEGUN = 1 << 16
@@ -105,7 +102,7 @@ BEGUN = 1 << 16
 def clear_stillborn(folder: Path) -> None:
     """Remove the files of a run that never began, unless another process is beginning it now."""
     if folder.exists():
-        with lock_run(folder):
+        with contextlib.closing(lock_run(folder, make=True)):
             for name in STILLBORN:
                 inside.remove(folder, name)
             folder.rmdir()  # fails if other files are left
@@ -124,25 +121,34 @@ def _is_stillborn(folder: Path) -> bool:
         return False
 
 
-def lock_run(folder: Path) -> filelock.BaseFileLock:
-    """Lock a run for writing.
+def lock_run(folder: Path, make: bool = False) -> Journal:
+    """Return the journal of a run, locked for writing until it is closed.
+
+    Args:
+        folder: Folder of the run.
+        make: Whether to make a missing journal, for a new run.
 
     Raises:
-        StoreError: Another process writes the run, or the folder cannot be written.
+        StoreError: Another process writes the run, its journal is missing, or it cannot be written.
     """
-    lock = filelock.FileLock(folder / LOCK, thread_local=False)  # any thread may close a run
+    journal = Journal(folder / JOURNAL)
     try:
-        # Older versions of filelock follow a link and empty its target.
-        os.close(inside.open_to_write(folder, LOCK)[0])
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
+        journal.claim(make)
+    except BlockingIOError:
         raise StoreError(
             f"{folder} is in use by another process: wait for it or stop it; a copy goes on beside it "
             f"(evo-tune resume {as_typed(folder)} --as NAME)"
         ) from None
+    except FileNotFoundError:
+        raise StoreError(missing(folder)) from None
     except OSError as error:
-        raise StoreError(f"cannot write {folder}: {error.strerror} ({LOCK}); choose another --store") from None
-    return lock
+        raise StoreError(f"cannot write {folder}: {error.strerror} ({JOURNAL}); choose another --store") from None
+    return journal
+
+
+def missing(folder: Path) -> str:
+    """Return the error message for a run without its journal, whose first line was written before the manifest."""
+    return f"{folder / JOURNAL} is missing or empty, and the run had begun: restore it from a copy"
 
 
 def check_trials(folder: Path) -> None:
@@ -227,5 +233,5 @@ def _copy(source: int, target: int, place: str, others: list[str]) -> None:
 
 def _is_left_out(name: str, top: bool) -> bool:
     if top:
-        return name in (LOCK, HEARTBEAT, REPORT) or name.endswith(".part")
+        return name in (HEARTBEAT, REPORT) or name.endswith(".part")
     return name.startswith(".worker-")  # output of a killed worker

@@ -6,14 +6,16 @@ plain data: opening a run's folder cannot execute code. This module does not kno
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import filelock
+import msgspec
 
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
 from evo_tune.genome.genes import Gene
@@ -36,9 +38,9 @@ from evo_tune.store.events import (
     checked,
     read,
 )
-from evo_tune.store.journal import JOURNAL, Journal, not_understood, uncollected
+from evo_tune.store.journal import JOURNAL, Journal, Removed, not_understood, uncollected
 from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
-from evo_tune.store.places import TRIALS, check_trials, free_folder, lock_run
+from evo_tune.store.places import TRIALS, as_typed, check_trials, free_folder, lock_run, missing
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -112,7 +114,6 @@ class Run:
         """By candidate with a result: time of the result, in seconds since 1970."""
         self.resumed: list[float] = []
         """`seconds` when each session began."""
-        self._lock: filelock.BaseFileLock | None = None
         self._metrics: set[str] = set()
         self._early: set[str] = set()
         self._told_orders: dict[int, int] = {}
@@ -163,19 +164,23 @@ class Run:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from None
-        lock = lock_run(folder)
+        try:
+            journal = lock_run(folder, make=True)
+        except StoreError:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # fails if it is another process's
+            raise
         try:
             free_folder(store, name)  # another process may have been faster
-            inside.remove(folder, JOURNAL)
-            run = cls(folder, manifest, Journal(folder / JOURNAL), [])
-            run._lock = lock
+            journal.clear()
+            run = cls(folder, manifest, journal, [])
             run.begin(session)
             write_manifest(folder, manifest)
             inside.sync_folder(store)
         except BaseException as error:
             if not isinstance(error, UsageError):
                 shutil.rmtree(folder, ignore_errors=True)
-            lock.release()
+            journal.close()
             if isinstance(error, OSError):
                 raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from None
             raise
@@ -193,33 +198,27 @@ class Run:
             StoreError: The run is missing or damaged, or another process is writing it.
         """
         manifest = read_manifest(folder)
-        lock = lock_run(folder) if write else None
-        journal = Journal(folder / JOURNAL)
+        journal = lock_run(folder) if write else Journal(folder / JOURNAL)
         try:
             with uncollected():
                 run = cls(folder, manifest, journal, journal.read(read))
-            if journal.is_empty:  # its first line was written before the manifest
-                raise StoreError(f"{journal.path} is missing or empty, and the run had begun: restore it from a copy")
+            if journal.is_empty:
+                raise StoreError(missing(folder))
             if write:
                 check_trials(folder)
         except BaseException:
-            if lock is not None:
-                lock.release()
+            journal.close()
             raise
-        run._lock = lock
         return run
 
     @property
     def closed(self) -> bool:
         """Whether the run is not open for writing."""
-        return self._lock is None
+        return not self.journal.is_claimed
 
     def close(self) -> None:
-        """Close the journal and release the lock; idempotent."""
+        """Close the journal, which releases its lock; idempotent."""
         self.journal.close()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
 
     # Events are written first, then applied by the same code that reads them back.
 
@@ -292,9 +291,29 @@ class Run:
         except ValueError as error:
             what = f"{self.journal.path}: {type(events[0]).__name__} cannot be saved ({one_line(str(error))})"
             raise StoreError(f"{what}: mend the evaluator or the strategy that it came from") from None
-        self.journal.append([line for line, _ in made], sync)
+        lines = [line for line, _ in made]
+        try:
+            self.journal.append(lines, sync)
+        except Removed as error:
+            raise StoreError(f"{error}: {self._rescue(lines)}") from None
         for _, event in made:
             self._apply(event)
+
+    def _rescue(self, lines: Sequence[bytes]) -> str:
+        """Save this run, whose journal was removed, as a new run; return the outcome in words.
+
+        Args:
+            lines: Events that are not in the journal yet.
+        """
+        folder = self.folder.with_name(f"{self.name[:90]}-rescued")
+        try:
+            folder.mkdir(parents=True)
+            self.journal.rescue(folder / JOURNAL, lines)
+            write_manifest(folder, msgspec.structs.replace(self.manifest, identity=uuid.uuid4().hex))
+        except (OSError, StoreError) as error:
+            what = one_line(str(error))
+            return f"results since its last copy are lost, because {folder} cannot be made ({what}); restore the copy"
+        return f"all results are saved in {folder}, without checkpoints; `evo-tune resume {as_typed(folder)}`"
 
     def _apply(self, event: Event) -> None:
         if self._by_hand and isinstance(event, Born | Recorded):

@@ -146,19 +146,26 @@ def read(root: Root, *names: str, limit: int) -> bytes:
     return data
 
 
-def open_to_write(root: Root, *names: str, append: bool = False) -> tuple[int, bool]:
-    """Open a regular file inside a root for writing without truncating it; a missing file is made.
+def open_to_write(root: Root, *names: str, append: bool = False, make: bool = True) -> tuple[int, bool]:
+    """Open a regular file inside a root for reading and writing without truncating it.
+
+    Args:
+        root: See `folder`.
+        names: Names of the folders inside, and of the file.
+        append: Whether each write goes to the end of the file.
+        make: Whether to make a missing file.
 
     Returns:
         Its descriptor, and whether it is new.
 
     Raises:
-        OSError: The file is a link, no regular file, has a second name, or the disk refuses.
+        OSError: The file is missing, a link, no regular file, has a second name, or the disk refuses.
     """
     flags = os.O_RDWR | (os.O_APPEND if append else 0)
     with folder(root, *names[:-1]) as at:
-        with contextlib.suppress(FileExistsError):
-            return _new(at, names[-1], flags), True
+        if make:
+            with contextlib.suppress(FileExistsError):
+                return _new(at, names[-1], flags), True
         return _open(at, names[-1], flags), False
 
 

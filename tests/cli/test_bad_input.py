@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -255,10 +256,28 @@ def test_two_processes_on_one_run(typed: Typed, folder: Path) -> None:
 
 def test_a_manifest_of_the_future(typed: Typed, small_run: str, folder: Path) -> None:
     manifest = folder / "populations" / small_run / "_run.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 9'))
-    says(typed("show", small_run), 1, "format 9", "format 1")
+    manifest.write_text(manifest.read_text().replace('"format_version": 2', '"format_version": 9'))
+    says(typed("show", small_run), 1, "format 9", "format 2")
     shutil.copy(folder / "quick.py", manifest)
     says(typed("resume", small_run), 1, "_run.json is damaged")
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_ends_the_run_as_interrupted(folder: Path, typed: Typed) -> None:
+    words = ["run", "quick.py", "--name", "shut", "-o", "sleep=0.15", "--trials", "1000"]
+    ours, theirs = pty.openpty()
+    command = ["setsid", "--ctty", sys.executable, "-m", "evo_tune", *words]
+    process = subprocess.Popen(command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    journal = folder / "populations" / "shut" / "_journal.jsonl"
+    deadline = time.monotonic() + 30
+    while not (journal.exists() and b'"recorded"' in journal.read_bytes()):
+        assert time.monotonic() < deadline
+        os.read(ours, 1 << 16)
+    os.close(ours)
+    process.wait(timeout=30)
+    assert '"event":"ended","reason":"interrupted"' in journal.read_text()
+    assert typed("resume", "shut", "--trials", "6", "--quiet", "--final-seeds", "0").code == 0
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from evo_tune.cli import output
 from evo_tune.cli.warm_start import read_genomes
 from evo_tune.loop.search import Search
 from tests.cli.conftest import Typed
+from tests.journals import events_of, write_events
 
 STEER = "\x1b]52;c;ZXZpbA==\x07\x1b]0;title\x07\x1b[2J\x9b2J\u202egpj\u2066\u200f\U000e0065\u2028\nfake line\x7f"
 """Clipboard, title, clear screen, text turned around, tags, line breaks."""
@@ -40,7 +41,7 @@ def hostile(folder: Path, small_run: str) -> str:
     manifest["space"]["kind"]["values"] = [f"=cmd|a {STEER}", "b"]
     manifest["versions"] = {STEER: STEER}
     (run / "_run.json").write_text(json.dumps(manifest))
-    lines = [json.loads(line) for line in (run / "_journal.jsonl").read_text().splitlines()]
+    lines = events_of(run)
     for line in lines:
         if line["event"] == "born":
             line["candidate"]["operator"] = f"=1+1 {STEER}"
@@ -51,7 +52,7 @@ def hostile(folder: Path, small_run: str) -> str:
             line["outcome"]["metrics"][f"=more {STEER}"] = 1.0
         if line["event"] == "end":
             line["reason"] = f"-over {STEER}"
-    (run / "_journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_events(run, lines)
     (run / "_comparison.parquet").unlink()
     return small_run
 

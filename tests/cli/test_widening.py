@@ -11,6 +11,7 @@ import pytest
 from evo_tune.cli.output import as_sentence
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
+from tests.journals import write_events
 
 STEEP = '''"""Falls with x and n, far beyond their ranges."""
 from evo_tune import Float, Int, Minimize, SearchSpace
@@ -86,7 +87,8 @@ def test_a_program_reads_of_it_before_the_genome_that_uses_it(typed: Typed, stee
 def test_verify_says_what_was_altered(typed: Typed, steep: Path) -> None:
     typed(*WORDS, "--name", "wide")
     journal = steep / "populations" / "wide" / "_journal.jsonl"
-    journal.write_text(journal.read_text().replace("trials are at its high end", "trials liked it", 1))
+    lines = journal.read_text().replace("trials are at its high end", "trials liked it", 1).splitlines()
+    write_events(journal.parent, map(json.loads, lines))
     found = typed("verify", "wide")
     assert found.code == 1
     assert "trials liked it" in found.err

@@ -21,6 +21,7 @@ from evo_tune.store.manifest import read_manifest
 from evo_tune.store.run import Run
 from evo_tune.trust import decide as trust
 from tests.conftest import QUICK
+from tests.journals import events_of, write_events
 
 EVIL_STRATEGY = """
 from dataclasses import dataclass
@@ -71,11 +72,11 @@ def named(run: Path, **fields: Any) -> Run:
 
 def wishes(run: Path, **fields: Any) -> None:
     """Write other fields into the session of a run's journal."""
-    lines = [json.loads(line) for line in (run / "_journal.jsonl").read_text().splitlines()]
+    lines = events_of(run)
     for line in lines:
         if line["event"] == "session":
             line["session"].update(fields)
-    (run / "_journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_events(run, lines)
 
 
 def test_a_prefix_hides_no_path(stranger: Path, evil: Path, mark: Path) -> None:

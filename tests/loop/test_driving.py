@@ -78,8 +78,10 @@ def test_a_disk_that_fills_up_during_a_run(begin: Begin, resume: Begin, monkeypa
     journal, write, room = search.saved.journal.path, os.write, itertools.count()
 
     def fill(file: int, data: bytes) -> int:
-        full = os.path.samestat(os.fstat(file), journal.stat()) and next(room) > 18
-        return write(file, data[:7] if full else data)
+        number = next(room) if os.path.samestat(os.fstat(file), journal.stat()) else 0
+        if number > 19:
+            raise OSError(28, "No space left on device")
+        return write(file, data[:7] if number == 19 else data)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", fill)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from evo_tune.plugins.find import find_evaluator, list_strategies
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run
 from tests.conftest import drive, evaluate
+from tests.journals import events_of, write_events
 from tests.strategies.cases import SMALL
 
 Begin = Callable[..., Search]
@@ -75,12 +75,11 @@ def test_an_unfinished_run_agrees(begin: Begin) -> None:
 
 
 def tamper(folder: Path, id: int, change: Callable[[dict[str, Any]], Any]) -> None:
-    path = folder / "_journal.jsonl"
-    events = [json.loads(line) for line in path.read_bytes().splitlines()]
+    events = events_of(folder)
     for event in events:
         if event["event"] == "born" and event["candidate"]["id"] == id:
             change(event["candidate"])
-    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    write_events(folder, events)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +109,11 @@ def test_tampering_is_noticed(begin: Begin, order: str, change: Callable[[dict[s
 
 def test_a_tampered_result_is_noticed_in_what_was_bred_from_it(begin: Begin) -> None:
     folder = drive(begin(generations=6)).saved.folder
-    path = folder / "_journal.jsonl"
-    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    lines = events_of(folder)
     for event in lines:
         if event["event"] == "recorded" and event["id"] == 6:
             event["outcome"]["metrics"]["loss"] = -99.0
-    path.write_text("".join(json.dumps(event) + "\n" for event in lines))
+    write_events(folder, lines)
     assert all(disagreement.id > 6 for disagreement in verified(folder))
     assert verified(folder)
 

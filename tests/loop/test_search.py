@@ -178,7 +178,7 @@ def test_resumed_after_a_line_was_torn(begin: Begin, resume: Begin) -> None:
     data = whole.saved.journal.path.read_bytes()
     for number, end in enumerate(range(len(data) // 3, len(data), len(data) // 13)):
         folder = cut_copy(whole.saved, whole.saved.folder.with_name(f"cut-{number}"), 1)
-        (folder / "_journal.jsonl").write_bytes(data[:end].removesuffix(b"\n"))  # else, now and then, a whole line
+        (folder / "_journal.jsonl").write_bytes(data[:end].rstrip(b"}\n"))  # else, now and then, a whole line
         with pytest.warns(UserWarning, match="torn tail"):
             again = resume(f"cut-{number}")
         assert rows(drive(again)) == rows(whole)

@@ -23,6 +23,7 @@ from evo_tune.loop.search import Search
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy, drive, rows, survivors
+from tests.journals import events_of, line_of, write_events
 from tests.strategies.cases import some
 
 OUTSIDE = '''"""Its lowest loss is far above the range of lr and width, below that of batch, and inside that of x."""
@@ -95,16 +96,12 @@ def is_in(gene: Gene, value: Value) -> bool:
     return True
 
 
-def events(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "_journal.jsonl").read_bytes().splitlines()]
-
-
 def changed(folder: Path, name: str, change: Callable[[list[dict[str, Any]]], Any]) -> Path:
     """Make a copy of a run with a changed journal."""
     copy = cut_copy(Run.open(folder), folder.with_name(name), 0)
-    lines = events(folder)
+    lines = events_of(folder)
     change(lines)
-    (copy / "_journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_events(copy, lines)
     return copy
 
 
@@ -146,7 +143,7 @@ def test_a_run_widens_its_ranges_and_replays(
 
 def test_a_range_is_recorded_before_a_genome_uses_it(outside: Begin) -> None:
     run = drive(outside(name="r"), evaluate=evaluated).saved
-    kinds = [(event["event"], event) for event in events(run.folder)]
+    kinds = [(event["event"], event) for event in events_of(run.folder)]
     high, seen = 1e-2, 0
     for kind, event in kinds:
         if kind == "widened" and "lr" in event["genes"]:
@@ -182,7 +179,7 @@ def test_a_run_cut_anywhere_around_it_resumes_to_the_same_end(
     outside: Begin, resume: Begin, tmp_path: Path, order: str
 ) -> None:
     whole = drive(outside(name="r", strategy="ga", order=order, lag=1, trials=30), evaluate=evaluated).saved
-    places = [place for place, event in enumerate(events(whole.folder)) if event["event"] == "widened"]
+    places = [place for place, event in enumerate(events_of(whole.folder)) if event["event"] == "widened"]
     assert len(places) >= 2
     around: set[int] = set()
     for place in places[:3]:
@@ -222,7 +219,7 @@ def test_verify_fails_where_an_event_is_missing_added_or_altered(outside: Begin)
     run = drive(outside(name="r", strategy="ga", trials=30), evaluate=evaluated).saved
     folder, last = run.folder, run.widened[-1]
     assert differing(folder) == []
-    place = [at for at, event in enumerate(events(folder)) if event["event"] == "widened"][-1]
+    place = [at for at, event in enumerate(events_of(folder)) if event["event"] == "widened"][-1]
 
     def altered(lines: list[dict[str, Any]]) -> None:
         (gene,) = lines[place]["genes"].values()
@@ -248,13 +245,13 @@ def test_verify_fails_where_an_event_is_missing_added_or_altered(outside: Begin)
             continue
         assert any(isinstance(one, RangeDisagreement) for one in found), change.__name__
     missing = cut_copy(Run.open(folder), folder.with_name("missing"), place)
-    lines = [event for event in events(folder)[: place + 2] if event["event"] != "widened" or len(run.widened) > 1]
+    lines = [event for event in events_of(folder)[: place + 2] if event["event"] != "widened" or len(run.widened) > 1]
     del lines[place]
     inside = lines[place]["candidate"]["genome"]
     for name, gene in run.genes_at(last.proposed - 1).items():  # a genome of the earlier ranges
         inside[name] = gene.middle()
     inside["x"] = 0.123
-    (missing / "_journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_events(missing, lines)
     found = differing(missing)
     assert any(isinstance(one, RangeDisagreement) and one.recorded is None for one in found)
 
@@ -283,7 +280,7 @@ def test_a_strangers_event_is_refused_in_a_line(outside: Begin, event: dict[str,
     folder = drive(outside(name="r", trials=2), evaluate=evaluated).saved.folder
     line = json.dumps({"event": "widened", "time": 1.0, "reason": "at its end", **event}).replace("Infinity", "1e999")
     with (folder / "_journal.jsonl").open("a") as file:
-        file.write(line + "\n")
+        file.write(line_of(line))
     with pytest.raises(StoreError) as error:
         Run.open(folder)
     assert "_journal.jsonl" in str(error.value)

@@ -24,6 +24,7 @@ from evo_tune.report.charts.next_steps import ends_of
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import WIDENINGS, Run
 from tests.conftest import cut_copy, drive, rows, survivors
+from tests.journals import line_of
 from tests.strategies.cases import some
 
 WIDE = '''"""Descends faster the larger x and lr are, far beyond their ranges."""
@@ -242,7 +243,7 @@ def test_a_strangers_event_is_data_and_refused_where_it_is_no_widening(wide: Beg
     folder = drive(wide(name="r", strategy="random", generations=1)).saved.folder
     line = json.dumps({"event": "widened", "time": 1.0, "genes": genes}).replace("Infinity", "1e999")
     with (folder / "_journal.jsonl").open("a") as file:
-        file.write(line + "\n")
+        file.write(line_of(line))
     with pytest.raises(StoreError) as error:
         Run.open(folder)
     assert "_journal.jsonl" in str(error.value)
@@ -254,7 +255,7 @@ def test_a_strangers_journal_cannot_widen_without_end(wide: Begin) -> None:
     with (folder / "_journal.jsonl").open("a") as file:
         for number in range(WIDENINGS + 1):
             gene = {"kind": "int", "low": 1, "high": 5 + number, "log": True, "default": None}
-            file.write(json.dumps({"event": "widened", "time": 1.0, "genes": {"depth": gene}}) + "\n")
+            file.write(line_of({"event": "widened", "time": 1.0, "genes": {"depth": gene}}))
     with pytest.raises(StoreError, match="the time after the 100th"):
         Run.open(folder)
 

@@ -27,7 +27,7 @@ def run(made: Made, tmp_path: Path) -> Path:
 @pytest.fixture
 def address(run: Path) -> Iterator[str]:
     """Where a run is watched, while another process holds its lock."""
-    lock = lock_run(run)
+    journal = lock_run(run)
     words = [sys.executable, "-m", "evo_tune", "watch", "going", "--store", str(run.parent)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -36,7 +36,7 @@ def address(run: Path) -> Iterator[str]:
         yield told.split()[1]
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) in (0, 130)
-    lock.release()
+    journal.close()
 
 
 def ask(address: str, method: str = "GET", **headers: str) -> tuple[int, str, Any]:

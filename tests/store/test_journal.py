@@ -1,4 +1,4 @@
-"""The journal and whole-or-nothing writes: torn at every byte, damaged, on a full disk."""
+"""The journal and whole-or-nothing writes: torn at every byte, damaged, changed by others, on a full disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from evo_tune.errors import StoreError
-from evo_tune.store.journal import Journal, write_atomically
+from evo_tune.store.journal import Journal, sealed, write_atomically
 from evo_tune.store.run import Run
 
 EVENTS: list[dict[str, Any]] = [
@@ -26,15 +26,12 @@ EVENTS: list[dict[str, Any]] = [
 ]
 
 
-def parse(line: bytes) -> dict[str, Any] | None:
+def parse(line: bytes) -> dict[str, Any]:
     """Read the lines of these tests as a run reads its own; 'strange' stands for what its schema does not know."""
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(event, dict) and event.get("event") == "strange":
+    event: dict[str, Any] = json.loads(line)
+    if event["event"] == "strange":
         raise ValueError("strange")
-    return event if isinstance(event, dict) and "event" in event else None
+    return event
 
 
 def lines(*events: dict[str, Any]) -> list[bytes]:
@@ -71,7 +68,7 @@ def test_events_come_back_in_order_over_several_openings(path: Path, written: by
 
 def test_torn_at_every_byte_of_the_last_line(path: Path, written: bytes) -> None:
     last = written.rindex(b"\n", 0, -1) + 1
-    for length in range(last, len(written)):
+    for length in range(last, len(written) - 1):
         path.write_bytes(written[:length])
         journal = Journal(path)
         assert list(journal.read(parse)) == EVENTS[:2]
@@ -85,8 +82,32 @@ def test_torn_at_every_byte_of_the_last_line(path: Path, written: bytes) -> None
         assert path.read_bytes() == written
 
 
-@pytest.mark.parametrize("tail", [b"\0" * 300, b'{"event":"to\rld"', b"\xff\xfe\n", b"[]\n", b"[" * 100_000, b"null\n"])
-def test_any_garbage_at_the_end_is_a_torn_tail(path: Path, written: bytes, tail: bytes) -> None:
+def test_a_whole_event_without_its_line_end_is_kept(path: Path, written: bytes) -> None:
+    path.write_bytes(written[:-1])
+    journal = Journal(path)
+    assert list(journal.read(parse)) == EVENTS
+    journal.append(lines({"event": "told", "id": 9}), sync=True)
+    journal.close()
+    assert path.read_bytes().startswith(written)
+    assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "told", "id": 9}]
+
+
+@pytest.mark.parametrize("bit", [0, 5])
+def test_a_flipped_bit_is_named_and_nothing_is_cut(path: Path, written: bytes, bit: int) -> None:
+    """Each byte of the file in turn: in a value, in a checksum, and a line end."""
+    for at in range(len(written)):
+        data = bytearray(written)
+        data[at] ^= 1 << bit
+        path.write_bytes(data)
+        journal = Journal(path)
+        line = written.count(b"\n", 0, at) + 1
+        with pytest.raises(StoreError, match=rf"_journal\.jsonl: line {line} is damaged .*head -n {line - 1}\)"):
+            list(journal.read(parse))
+        assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 300, b'{"event":"to\rld"', b"\xff\xfe", b"[" * 100_000])
+def test_garbage_without_a_line_end_is_a_torn_tail(path: Path, written: bytes, tail: bytes) -> None:
     path.write_bytes(written + tail)
     journal = Journal(path)
     assert list(journal.read(parse)) == EVENTS
@@ -96,10 +117,13 @@ def test_any_garbage_at_the_end_is_a_torn_tail(path: Path, written: bytes, tail:
     assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "told", "id": 9}]
 
 
-@pytest.mark.parametrize("damage", [b'{"event":"rec', b"\0\0", b"[1]", b"", b"7", b'{"other":1}', b'{"event":"\rx'])
-def test_damage_before_the_last_line_is_an_error_that_names_the_line(path: Path, written: bytes, damage: bytes) -> None:
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize(
+    "damage", [b'{"event":"rec', b"\0\0", b"[1]", b"", b'{"event":"told","id":0}', b'{"event":"\rx']
+)
+def test_a_damaged_line_is_an_error_that_names_it(path: Path, written: bytes, damage: bytes, after: int) -> None:
     lines = written.splitlines(keepends=True)
-    path.write_bytes(lines[0] + damage + b"\n" + lines[2])
+    path.write_bytes(lines[0] + damage + b"\n" + lines[2] * after)
     with pytest.raises(StoreError, match=r"_journal\.jsonl: line 2 is damaged.*head -n 1\)") as caught:
         list(Journal(path).read(parse))
     assert "\n" not in str(caught.value)
@@ -107,7 +131,7 @@ def test_damage_before_the_last_line_is_an_error_that_names_the_line(path: Path,
 
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_whole_line_that_means_nothing_is_never_cut_off(path: Path, written: bytes, after: int) -> None:
-    path.write_bytes(b"".join(line + b"\n" for line in lines(EVENTS[0], {"event": "strange"}, *EVENTS[:after])))
+    path.write_bytes(b"".join(sealed(line) + b"\n" for line in lines(EVENTS[0], {"event": "strange"}, *EVENTS[:after])))
     with pytest.raises(StoreError, match=r"_journal\.jsonl: line 2 is not understood \(strange\); restore") as caught:
         list(Journal(path).read(parse))
     assert "\n" not in str(caught.value)
@@ -119,11 +143,22 @@ def test_an_unreadable_journal_is_an_error(path: Path) -> None:
         list(Journal(path).read(parse))
 
 
+def full_after(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Let the disk be full after so many bytes of the next write."""
+    write, left = os.write, [size]
+
+    def written(file: int, data: Any) -> int:
+        if not left:
+            raise OSError(28, "No space left on device")
+        return write(file, data[: left.pop()])
+
+    monkeypatch.setattr(os, "write", written)
+
+
 def test_a_short_write_leaves_what_was_there(path: Path, written: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(path)
     list(journal.read(parse))
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:5]))
+    full_after(monkeypatch, 5)
     with pytest.raises(StoreError, match="No space left on device; mend that, then `evo-tune resume`"):
         journal.append(lines({"event": "told", "id": 1}), sync=True)
     assert path.read_bytes() == written
@@ -142,8 +177,7 @@ def test_a_failing_disk_never_leaves_damage_in_the_middle(
     journal = Journal(path)
     list(journal.read(parse))
     journal.append(lines({"event": "told", "id": 1}), sync=True)
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:5]))
+    full_after(monkeypatch, 5)
     monkeypatch.setattr(os, "ftruncate", refuse)
     with pytest.raises(StoreError):
         journal.append(lines({"event": "told", "id": 2}), sync=True)
@@ -178,7 +212,7 @@ FULL = """
     import json, resource, sys
     from pathlib import Path
     from evo_tune.errors import StoreError
-    from evo_tune.store.journal import Journal, write_atomically
+    from evo_tune.store.journal import Journal, sealed, write_atomically
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     journal = Journal(Path(sys.argv[1]))
@@ -189,6 +223,7 @@ FULL = """
             written += 1
     except StoreError as error:
         print(written, error)
+    journal.close()
     assert [event["id"] for event in list(Journal(Path(sys.argv[1])).read(json.loads))] == list(range(written))
     try:
         write_atomically(Path(sys.argv[2]), bytes(2000))
@@ -205,7 +240,7 @@ def test_a_file_size_limit_is_a_store_error(path: Path) -> None:
     first, second = ended.stdout.splitlines()
     count, _, message = first.partition(" ")
     assert int(count) > 20
-    assert message.startswith(f"cannot write {path}: ")
+    assert message.startswith(f"cannot write {path}: File too large")
     assert second.startswith(f"cannot write {other}: File too large")
     assert other.read_bytes() == b"old"
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["_journal.jsonl", "generation-0000.parquet"]

@@ -99,13 +99,13 @@ def test_a_disk_that_fills_up_at_the_start_leaves_the_name_free(
     assert drive(begin("mine")).trials
 
 
-@pytest.mark.parametrize("at", ["folder", "lock", "journal", "part"])
+@pytest.mark.parametrize("at", ["folder", "journal", "part"])
 def test_a_death_before_the_manifest_leaves_the_name_free(begin: Begin, tmp_path: Path, at: str) -> None:
     other = begin("other")
     other.saved.close()
     folder = tmp_path / "store" / "mine"
     folder.mkdir()
-    for step, name in (("lock", "_lock"), ("journal", "_journal.jsonl"), ("part", "_run.json.part")):
+    for step, name in (("journal", "_journal.jsonl"), ("part", "_run.json.part")):
         if at == "folder":
             break
         source = other.saved.folder / name

@@ -15,6 +15,7 @@ from evo_tune.store.places import list_runs
 from evo_tune.store.run import Run
 from evo_tune.store.table import table_of
 from tests.conftest import drive
+from tests.journals import events_of, write_events
 
 Begin = Callable[..., Search]
 
@@ -24,10 +25,9 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
 
 
 def forge(change: Callable[[list[dict[str, Any]]], Any], folder: Path) -> None:
-    path = folder / "_journal.jsonl"
-    events = [json.loads(line) for line in path.read_bytes().splitlines()]
+    events = events_of(folder)
     change(events)
-    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    write_events(folder, events)
 
 
 @pytest.mark.parametrize(

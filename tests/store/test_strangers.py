@@ -25,10 +25,11 @@ from evo_tune.store.comparison import read_comparison, write_comparison
 from evo_tune.store.heartbeat import Busy, Heartbeat, last_beat
 from evo_tune.store.journal import Journal
 from evo_tune.store.manifest import read_manifest
-from evo_tune.store.places import HEARTBEAT, clear_stillborn, copy_run, free_folder, list_runs, lock_run
+from evo_tune.store.places import HEARTBEAT, clear_stillborn, copy_run, free_folder, list_runs
 from evo_tune.store.run import Run
 from evo_tune.store.table import generation_is_whole
 from tests.conftest import drive
+from tests.journals import events_of, write_events
 
 Begin = Callable[..., Search]
 
@@ -65,10 +66,9 @@ def refused(do: Callable[[], object], *said: str, kind: type[EvoTuneError] = Sto
 
 
 def change_journal(run: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
-    path = run / "_journal.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = events_of(run)
     change(lines)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_events(run, lines)
 
 
 @pytest.mark.parametrize("name", ["_run.json", "_journal.jsonl"])
@@ -117,11 +117,11 @@ def test_a_line_that_is_too_long_is_named(run: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_journal_cannot_be_made_larger_than_it_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "LARGEST", 100)
+    monkeypatch.setattr(journals, "LARGEST", 120)
     journal = Journal(tmp_path / "_journal.jsonl")
     journal.append([b"x" * 90], sync=False)
     refused(lambda: journal.append([b"x" * 90], sync=False), "larger than")
-    assert (tmp_path / "_journal.jsonl").stat().st_size == 91
+    assert (tmp_path / "_journal.jsonl").stat().st_size == 110
 
 
 @pytest.mark.parametrize(
@@ -152,12 +152,11 @@ def test_a_manifest_of_strange_numbers_is_one_line(run: Path, change: Callable[[
     assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.parametrize("name", ["_lock", "_trials", "_trials/000000"])
+@pytest.mark.parametrize("name", ["_trials", "_trials/000000"])
 def test_nothing_is_written_or_removed_through_a_link(run: Path, outside: Path, resume: Begin, name: str) -> None:
     shutil.rmtree(run / "_trials", ignore_errors=True)
     (run / name).parent.mkdir(exist_ok=True)
-    (run / name).unlink(missing_ok=True)
-    (run / name).symlink_to(outside / "precious" if name == "_lock" else outside / name.removeprefix("_trials/"))
+    (run / name).symlink_to(outside / name.removeprefix("_trials/"))
     if name == "_trials":
         (run / name).unlink()
         (run / name).symlink_to(outside)
@@ -166,12 +165,6 @@ def test_nothing_is_written_or_removed_through_a_link(run: Path, outside: Path, 
         search.close()
     else:
         refused(lambda: resume("mine", trials=8), "cannot write", "it is a link")
-
-
-def test_a_lock_is_made_where_there_is_none(run: Path) -> None:
-    (run / "_lock").unlink()
-    with lock_run(run), pytest.raises(StoreError, match="in use by another process"):
-        lock_run(run)
 
 
 @pytest.mark.parametrize("name", [HEARTBEAT, "_heartbeat.part"])
@@ -215,7 +208,7 @@ def test_a_copy_is_without_links_and_what_is_no_file(run: Path, outside: Path) -
     with pytest.warns(UserWarning, match=r"the copy is without \S+ and 2 more: neither file nor folder, or a link"):
         copy = copy_run(run, run.parent, "copy")
     assert [path.name for path in (copy / "_trials" / "000000").iterdir()] == ["state"]
-    assert not any(os.path.lexists(copy / name) for name in ("folder", "fifo", "_lock"))
+    assert not any(os.path.lexists(copy / name) for name in ("folder", "fifo"))
     assert len(Run.open(copy).trials()) == 6
 
 
@@ -232,10 +225,9 @@ def test_a_copy_that_is_refused_leaves_nothing(run: Path, outside: Path) -> None
 def test_a_name_that_is_a_link_is_taken(run: Path, outside: Path) -> None:
     empty = outside.parent / "empty"
     empty.mkdir()
-    (empty / "_lock").write_text("mine")
+    (empty / "_journal.jsonl").write_text("mine")
     (run.parent / "new").symlink_to(empty)
     refused(lambda: free_folder(run.parent, "new"), "exists", kind=UsageError)
-    (empty / "_lock").unlink()
     (run.parent / "real").mkdir()
     (run.parent / "real" / "_journal.jsonl").symlink_to(outside / "precious")
     refused(lambda: free_folder(run.parent, "real"), "exists", kind=UsageError)

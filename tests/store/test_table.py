@@ -98,9 +98,7 @@ def test_a_run_is_one_table_for_pandas_and_duckdb(begin: Callable[..., Search]) 
     drive(search, evaluate=failing)
     write_comparison(search.saved, [search.saved.trial(0)])
     folder = search.saved.folder
-    assert {"_run.json", "_journal.jsonl", "_lock", "_comparison.parquet", "_trials"} <= {
-        p.name for p in folder.iterdir()
-    }
+    assert {"_run.json", "_journal.jsonl", "_comparison.parquet", "_trials"} <= {p.name for p in folder.iterdir()}
     frame = pd.read_parquet(folder)
     assert sorted(frame["id"]) == list(range(16))
     glob = f"{folder}/generation-*.parquet"
