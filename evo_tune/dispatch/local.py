@@ -193,7 +193,8 @@ class LocalSlot(Slot):
             worker.leave(GRACE)
             self._discard(None)  # kills processes that its evaluations left running too
         for stuck in self._stuck:
-            stuck.wait_gone(0.0)  # reaps one that has died since
+            stuck.wait_gone(0.1)
+            stuck.abandon()  # reaps one that has died since
         with contextlib.suppress(OSError):
             os.rmdir(self._task.trials_folder)  # only if no trial has a folder
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -26,11 +27,14 @@ from evo_tune.dispatch.slot import Task
 from evo_tune.dispatch.worker import WORKER
 from evo_tune.genome.trial import Status
 from evo_tune.plugins.context import THREAD_VARIABLES
-from evo_tune.plugins.scripts.processes import kill_marked
+from evo_tune.plugins.scripts.processes import kill_marked, kill_strays
 
 TICK = 0.5
 """Seconds between two checks of a silent worker. A timeout counts these ticks, so that a pause of the machine
 counts as at most one second."""
+
+SHORT = 0.005
+"""Seconds between two checks of a process that is expected to end."""
 
 STALL = 60.0
 """Seconds after which an incomplete message that makes no progress is abandoned."""
@@ -80,6 +84,8 @@ class Process:
         ours.settimeout(STALL)
         self._socket, self._file = ours, ours.makefile("rwb")
         self.pid = self._process.pid
+        self._reaping = threading.Lock()
+        """Held while the process is reaped, or a signal is sent to its group."""
         self.spool = task.folder(log_name(self.pid))  # its output, until moved to a trial's folder
         self.telling = task.folder(telling_name(self.pid))  # curve of the current training run
         self._send((task, device.inside))
@@ -142,29 +148,51 @@ class Process:
 
     def _lost(self) -> Lost:
         """Return the error that says how the process ended."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
-        code = self._process.returncode
+        self.wait_gone(1.0)
+        code = self._exit_code()
         if code is None:
             return Lost("crashed", "worker died: nobody knows how")
         return Lost("crashed", f"worker died: {f'killed by signal {-code}' if code < 0 else f'exit code {code}'}")
 
+    def _exit_code(self) -> int | None:
+        """Return the exit code, -N after signal N; None while the process runs.
+
+        A dead process is not reaped here: until `abandon` does it, no other process can get its id.
+        """
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except (AttributeError, ChildProcessError):  # macOS before Python 3.13; reaped already
+            return self._process.poll()
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
     def gone(self) -> bool:
         """Return whether the process is dead."""
-        return self._process.poll() is not None
+        return self._exit_code() is not None
 
     def wait_gone(self, seconds: float) -> bool:
         """Wait up to `seconds` until the process is dead; return whether it is."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
-        return self.gone()
+        end = time.monotonic() + seconds
+        while not (gone := self.gone()) and time.monotonic() < end:
+            time.sleep(SHORT)
+        return gone
 
     def kill(self) -> None:
-        """Kill the process, its group (which may outlive it) and its processes that left the group."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except OSError:  # no such group: all are gone, or the worker has not created it yet
-            self._process.kill()
+        """Kill the process, its group (which may outlive it) and its processes that left the group.
+
+        Once the process is reaped, its id may be that of another process or group. Then only processes that carry its
+        mark are killed.
+        """
+        with self._reaping:
+            if not self.gone():
+                os.kill(self.pid, signal.SIGSTOP)  # so that it sends no reply about the loss of a stray
+                kill_strays(self.pid)
+            if self._process.returncode is None:  # not reaped
+                try:
+                    os.killpg(self.pid, signal.SIGKILL)
+                except OSError:  # no such group: all are gone, or the worker has not created it yet
+                    self._process.kill()
         kill_marked(self._mark)
 
     def leave(self, seconds: float) -> None:
@@ -174,10 +202,12 @@ class Process:
         self.wait_gone(seconds)
 
     def abandon(self) -> None:
-        """Close the connection to a dead worker."""
+        """Close the connection to a dead worker, and reap it."""
         with contextlib.suppress(OSError):
             self._file.close()
         self._socket.close()
+        with self._reaping:
+            self._process.poll()
 
 
 @contextlib.contextmanager

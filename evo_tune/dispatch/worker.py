@@ -6,6 +6,7 @@ module does not know the parent's side. It uses torch only where the evaluator h
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import errno
@@ -36,7 +37,7 @@ from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outc
 from evo_tune.plugins.context import UNFINISHED, Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import local_sources
-from evo_tune.plugins.scripts.processes import kill_marked
+from evo_tune.plugins.scripts.processes import Adopted, adopt_orphans, kill_marked, kill_strays
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -222,6 +223,7 @@ class Worker:
         self._home = os.getcwd()
         self._uncollected = 0.0
         self._keeping = Keeping()
+        self._adopted = Adopted()
 
     @cached_property
     def evaluator(self) -> BoundEvaluator:
@@ -344,6 +346,7 @@ class Worker:
 
     def _tidy(self, seconds: float, status: Status) -> bool:
         """Clean up the process for the next evaluation; return whether it can run one."""
+        self._adopted.reap()
         torch = sys.modules.get("torch")
         on_gpu = hasattr(torch, "cuda") and torch.cuda.is_initialized()  # type: ignore[union-attr]
         self._uncollected += seconds
@@ -442,6 +445,8 @@ def serve(fd: int, parent: int) -> None:
 def _isolate(task: Task, parent: int) -> tuple[Log, Telling]:
     """Give this process its own group and log, end it with its parent, and shield it from Ctrl-C."""
     os.setpgid(0, 0)  # a kill reaches its subprocesses, the terminal's Ctrl-C does not reach it
+    adopt_orphans()
+    atexit.register(_end_strays, os.getpid())  # the first one is called last; after this process nobody finds them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked during the start
     log = Log(task.folder(log_name(os.getpid())))
@@ -449,6 +454,12 @@ def _isolate(task: Task, parent: int) -> tuple[Log, Telling]:
     faulthandler.enable(2)
     threading.Thread(target=_watch, args=(parent, log, telling), name="watchdog", daemon=True).start()
     return log, telling
+
+
+def _end_strays(worker: int) -> None:
+    """Kill what the evaluations have left running in other process groups; do nothing in a fork of the worker."""
+    if os.getpid() == worker:
+        kill_strays(worker)
 
 
 def _watch(parent: int, log: Log, telling: Telling) -> None:
@@ -460,6 +471,7 @@ def _watch(parent: int, log: Log, telling: Telling) -> None:
         time.sleep(TICK)
     log.remove()
     telling.remove()
+    kill_strays(os.getpid())
     if mark := os.environ.get(WORKER):
         kill_marked(f"{WORKER}={mark}")
     os.killpg(os.getpgrp(), signal.SIGKILL)

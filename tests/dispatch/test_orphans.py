@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from slot_helpers import alive, until
+from slot_helpers import alive, candidate, until
 
 PARENT = """\
 import signal, sys, threading
@@ -83,6 +83,91 @@ def test_a_parent_killed_while_its_worker_starts(start):
     _, errors = parent.communicate(timeout=5)
     assert until(lambda: not any(alive(pid) for pid in pids), 4.0)
     assert errors == ""
+
+
+STRAYS = """
+    direct = subprocess.Popen(["env", "-i", "setsid", "sleep", "600"])
+    subprocess.run(f"env -i setsid sleep 600 & echo {direct.pid} $! > {context.folder}/strays.part", shell=True)
+    time.sleep(0.2)  # until they have left the group
+    os.rename(context.folder / "strays.part", context.folder / "strays")
+    """
+"""Starts two processes in sessions of their own, with empty environments; the second one's parent is dead."""
+
+needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="finding strays needs Linux's /proc")
+
+
+def strays(trials: Path) -> list[int]:
+    return [int(pid) for pid in (trials / "000000" / "strays").read_text().split()]
+
+
+@needs_proc
+@pytest.mark.parametrize(("end", "status"), [("time.sleep(60)", "timeout"), ("return {'loss': 0.0}", "ok")])
+def test_a_process_without_group_and_mark_dies_with_its_worker(open_one, trials, end, status):
+    slot = open_one(f"{STRAYS}\n    {end}", timeout=2.0)
+    assert slot.run(candidate()).status == status
+    slot.close()
+    assert len(strays(trials)) == 2
+    assert until(lambda: not any(alive(pid) for pid in strays(trials)), 2.0)
+
+
+@needs_proc
+def test_a_process_without_group_and_mark_dies_with_a_killed_parent(start, trials):
+    parent = start(f"{STRAYS}\n    time.sleep(600)", "slot.run(candidate())")
+    assert until(lambda: (trials / "000000" / "strays").exists())
+    parent.kill()
+    parent.communicate(timeout=5)
+    assert until(lambda: not any(alive(pid) for pid in strays(trials)), 4.0)
+
+
+@needs_proc
+def test_dead_orphans_do_not_pile_up(open_one):
+    slot = open_one("subprocess.run('sleep 0 &', shell=True)\ntime.sleep(0.1)\nreturn {'loss': 0.0}")
+    for number in range(5):
+        assert slot.run(candidate(number)).status == "ok"
+    assert len(psutil.Process(slot.pid).children()) <= 2
+
+
+def test_an_evaluator_learns_how_a_process_ended_that_it_started_for_the_trial_before(open_one):
+    body = (
+        "held.append(subprocess.Popen('exit 3', shell=True))\ntime.sleep(0.1)\nreturn {'loss': float(held[0].wait())}"
+    )
+    slot = open_one(body, top="\nheld = []\n")
+    assert [slot.run(candidate(number)).metrics["loss"] for number in range(3)] == [3.0, 3.0, 3.0]
+
+
+def with_id(pid: int) -> subprocess.Popen[bytes] | None:
+    """Start a process that has this id, and its own group; None if the id is not free."""
+    for _ in range(20):
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        if process.pid == pid:
+            return process
+        process.kill()
+        process.wait()
+    return None
+
+
+@pytest.mark.skipif(not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK), reason="choosing an id needs root")
+def test_a_process_with_the_id_of_a_dead_worker_is_not_killed(open_one):
+    slot = open_one("return {'loss': 0.0}")
+    slot.run(candidate())
+    worker = slot.pid
+    os.kill(worker, signal.SIGKILL)
+    assert until(lambda: slot.pid is None)
+    try:
+        other = with_id(worker)
+    except OSError:
+        pytest.skip("choosing an id needs a right that root does not have here")
+    slot.run(candidate(1))
+    other = other or with_id(worker)
+    slot.kill()
+    slot.close()
+    assert other is not None, "a dead worker is reaped in the end"
+    try:
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_ctrl_c_does_not_reach_the_worker(start):

@@ -1,12 +1,13 @@
 """Run a script as a process: read its output line by line, and leave no process behind.
 
 The script stays in the process group of its worker, so that killing the group reaches it too. To end a script alone, or
-what a finished script left running, its processes are found by a mark in their environment.
+what a finished script left running, its processes are found by a mark in their environment, or as descendants.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import selectors
 import signal
@@ -15,7 +16,8 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from evo_tune.errors import RunError, tells_of_memory
 from evo_tune.genome.trial import Status
@@ -32,6 +34,9 @@ ROUNDS = 50
 
 TAIL = 50
 """Last lines of each stream that are searched for the reason of a failure."""
+
+PR_SET_CHILD_SUBREAPER = 36
+"""Option of prctl(2)."""
 
 MARK = "EVO_TUNE_CALL"
 """Environment variable that marks a script and all its processes."""
@@ -150,22 +155,111 @@ def kill_marked(mark: str) -> None:
     Args:
         mark: NAME=VALUE with a unique value.
     """
+    wanted = mark.encode()
+    _kill_all(lambda: [pid for pid in _others() if _is_marked(pid, wanted)], lambda pid: _is_marked(pid, wanted))
+
+
+def kill_strays(root: int) -> None:
+    """Kill the descendants of a process that left its group: they may have another environment, hence no mark.
+
+    Args:
+        root: Process id of the ancestor, which is alive and, after `adopt_orphans`, the parent of all its orphans.
+    """
+    _kill_all(lambda: _strays(root), lambda pid: pid in _strays(root))
+
+
+def adopt_orphans() -> None:
+    """Make orphaned descendants children of this process (a subreaper), so that `kill_strays` finds them."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+class Adopted:
+    """Orphans that this process inherited. It must reap them, and nobody waits for them."""
+
+    def __init__(self) -> None:
+        self._dead: set[int] = set()
+
+    def reap(self) -> None:
+        """Reap the children that were dead at the last call already: other code may wait for a newer one."""
+        with contextlib.suppress(OSError, AttributeError):
+            if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return
+            own = os.getpid()
+            dead = {pid for pid, row in _table().items() if row.parent == own and row.state == "Z"}
+            for pid in dead & self._dead:
+                os.waitpid(pid, os.WNOHANG)
+            self._dead = dead
+
+
+def _kill_all(find: Callable[[], Iterable[int]], is_meant: Callable[[int], bool]) -> None:
+    """Kill processes until none is found.
+
+    Args:
+        find: Returns the ids of the processes.
+        is_meant: Returns whether a process is meant, because its id may belong to another process by now.
+    """
     for _ in range(ROUNDS):
-        found = _marked(mark)
+        found = list(find())
         for pid in found:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                _kill(pid, is_meant)
         if not found:
             break
         time.sleep(0.002)
 
 
-def _marked(mark: str) -> list[int]:
-    wanted, found = mark.encode(), []
+def _kill(pid: int, is_meant: Callable[[int], bool]) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except (AttributeError, OSError):  # a system without pidfds
+        os.kill(pid, signal.SIGKILL)
+        return
+    try:
+        if is_meant(pid):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    finally:
+        os.close(handle)
+
+
+def _others() -> list[int]:
+    """Return the ids of all processes but this one; none without /proc."""
     with contextlib.suppress(OSError):
-        for name in os.listdir("/proc"):
-            if name.isdecimal() and int(name) != os.getpid():
-                with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-                    if wanted in file.read(1 << 20).split(b"\0"):  # empty for a dead process
-                        found.append(int(name))
-    return found
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != os.getpid()]
+    return []
+
+
+def _is_marked(pid: int, wanted: bytes) -> bool:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        return wanted in file.read(1 << 20).split(b"\0")  # empty for a dead process
+    return False
+
+
+class _Row(NamedTuple):
+    """What /proc says of a process."""
+
+    state: str
+    parent: int
+    group: int
+
+
+def _table() -> dict[int, _Row]:
+    """Return all processes but this one by id."""
+    table = {}
+    for pid in _others():
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+            state, parent, group = file.read().rpartition(b")")[2].split()[:3]  # the name may have spaces
+            table[pid] = _Row(state.decode(), int(parent), int(group))
+    return table
+
+
+def _strays(root: int) -> list[int]:
+    table = _table()
+    found: set[int] = set()
+    newest = {root}
+    while newest:
+        newest = {pid for pid, row in table.items() if row.parent in newest} - found
+        found |= newest
+    return [pid for pid in found if table[pid].group != root and table[pid].state != "Z"]
