@@ -219,7 +219,7 @@ class Fresh(_Event, tag="fresh", kw_only=True):
 
 
 class Stopping(_Event, tag="stopping", kw_only=True):
-    """No further training will start, after Ctrl-C, SIGTERM or an error that is reported at the end."""
+    """No further training will start, after Ctrl-C, SIGTERM, SIGHUP or an error that is reported at the end."""
 
 
 class End(RunSummary, tag_field="event", tag="end", kw_only=True):

@@ -1,7 +1,7 @@
 """One driver per slot: it fetches a job, runs it in the slot and reports the outcome, until no job is left.
 
 The module knows the activity of each slot and the outcomes that are held back (`health` decides). It handles errors of
-drivers, Ctrl-C and SIGTERM. It does not know the purpose of the jobs.
+drivers, Ctrl-C, SIGTERM and SIGHUP. It does not know the purpose of the jobs.
 """
 
 from __future__ import annotations
@@ -325,8 +325,9 @@ class Drivers:
 
 
 class Interrupts:
-    """Calls `stop` on the first Ctrl-C, and `kill` on the second or on SIGTERM.
+    """Calls `stop` on the first Ctrl-C, and `kill` on the second, on SIGTERM, or on SIGHUP (a closed terminal).
 
+    An ignored SIGHUP (`nohup`) stays ignored.
     Outside the main thread (a notebook's worker, a test) it does nothing, because Python allows no handlers there.
 
     Args:
@@ -342,8 +343,9 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -351,7 +353,7 @@ class Interrupts:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        act = self._kill if self._interrupted or number == signal.SIGTERM else self._stop
+        act = self._kill if self._interrupted or number != signal.SIGINT else self._stop
         self._interrupted = True
         # Not in the handler itself: the interrupted code may hold the same lock.
         threading.Thread(target=act, daemon=True).start()

@@ -317,8 +317,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
     ) -> Search:
         """Run trials in slots until a limit is reached.
 
-        The first Ctrl-C lets running trials finish; the second, or SIGTERM, stops at once. In both cases the run is
-        saved and can be resumed.
+        The first Ctrl-C lets running trials finish; the second, SIGTERM or SIGHUP stops at once. The run is saved, and
+        can be resumed.
 
         Args:
             watch: Function that is called about five times a second, for a live table.

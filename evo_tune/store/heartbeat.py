@@ -64,6 +64,7 @@ class _Sign(Struct):
     host: Name
     time: Finite
     slots: tuple[Busy, ...]
+    started: Annotated[str, Meta(max_length=20)] = ""
 
 
 class Heartbeat:
@@ -87,7 +88,7 @@ class Heartbeat:
         if now < self._next:
             return
         self._next = now + EVERY
-        sign = _Sign(os.getpid(), platform.node(), time.time(), tuple(look()))
+        sign = _Sign(os.getpid(), platform.node(), time.time(), tuple(look()), _started(os.getpid()))
         with contextlib.suppress(OSError, ValueError):  # a name that is not valid UTF-8
             data = msgspec.json.encode(sign)
             inside.replace(self._folder, HEARTBEAT, data, part=PART, sync=False)
@@ -108,12 +109,14 @@ class Beat:
         host: Machine of the run.
         age: Time since the heartbeat, in seconds; the clocks of two machines may differ a little.
         slots: Work of the slots at that time.
+        started: Start of the process as in /proc, which tells it from a later one with its id; '' if unknown.
     """
 
     pid: int
     host: str
     age: float
     slots: tuple[Busy, ...]
+    started: str = ""
 
     @property
     def alive(self) -> bool:
@@ -125,8 +128,9 @@ class Beat:
         except ProcessLookupError:
             return False
         except OSError:  # a process of another user
-            return True
-        return True
+            pass
+        now = _started(self.pid)
+        return not (now and self.started) or now == self.started
 
 
 def last_beat(folder: Path) -> Beat | None:
@@ -135,7 +139,16 @@ def last_beat(folder: Path) -> Beat | None:
         sign = msgspec.json.decode(inside.read(folder, HEARTBEAT, limit=LARGEST), type=_Sign)
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
-    return Beat(sign.pid, sign.host, max(0.0, time.time() - sign.time), sign.slots)
+    return Beat(sign.pid, sign.host, max(0.0, time.time() - sign.time), sign.slots, sign.started)
+
+
+def _started(pid: int) -> str:
+    """Return the start of a process in clock ticks since the machine started; '' without /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[19].decode()  # the name before may have spaces
+    except (OSError, IndexError):
+        return ""
 
 
 LARGEST_CURVE = 1 << 20

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, sent to a run in a process of its own."""
+"""Ctrl-C, SIGTERM and SIGHUP, sent to a run in a process of its own."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ RUN = """
 class Running:
     """A run in a process of its own, as started from a terminal."""
 
-    def __init__(self, quick: Path, store: Path, sleep: float) -> None:
+    def __init__(self, quick: Path, store: Path, sleep: float, *before: str) -> None:
         self.mark = uuid.uuid4().hex
         self.journal = store / "run" / "_journal.jsonl"
         script = textwrap.dedent(RUN).replace("SLEEP", str(sleep))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", script, str(quick), str(store)],
+            [*before, sys.executable, "-c", script, str(quick), str(store)],
             env={**os.environ, "EVO_TUNE_TEST": self.mark},
             start_new_session=True,
             stdout=subprocess.PIPE,
@@ -73,11 +73,11 @@ class Running:
 
 
 @pytest.fixture
-def running(quick: Path, tmp_path: Path) -> Iterator[Callable[[float], Running]]:
+def running(quick: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]:
     begun: list[Running] = []
 
-    def start(sleep: float) -> Running:
-        begun.append(Running(quick, tmp_path / "store", sleep))
+    def start(sleep: float, *before: str) -> Running:
+        begun.append(Running(quick, tmp_path / "store", sleep, *before))
         return begun[-1]
 
     yield start
@@ -89,7 +89,7 @@ def running(quick: Path, tmp_path: Path) -> Iterator[Callable[[float], Running]]
 
 
 @pytest.mark.slow
-def test_ctrl_c_once_finishes_what_is_in_flight(running: Callable[[float], Running], resume: Begin) -> None:
+def test_ctrl_c_once_finishes_what_is_in_flight(running: Callable[..., Running], resume: Begin) -> None:
     run = running(0.15)
     run.wait_for(b'"recorded"', 3)
     run.interrupt()
@@ -104,7 +104,7 @@ def test_ctrl_c_once_finishes_what_is_in_flight(running: Callable[[float], Runni
     assert agrees(search)
 
 
-def test_ctrl_c_twice_stops_at_once(running: Callable[[float], Running], resume: Begin) -> None:
+def test_ctrl_c_twice_stops_at_once(running: Callable[..., Running], resume: Begin) -> None:
     run = running(100.0)
     run.wait_for(b'"born"', 2)
     run.interrupt()
@@ -118,10 +118,21 @@ def test_ctrl_c_twice_stops_at_once(running: Callable[[float], Running], resume:
     assert agrees(search)
 
 
-def test_sigterm_stops_at_once(running: Callable[[float], Running], resume: Begin) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_at_once(running: Callable[..., Running], resume: Begin, number: signal.Signals) -> None:
     run = running(100.0)
     run.wait_for(b'"born"', 2)
-    run.process.terminate()
+    run.process.send_signal(number)
     assert run.end() == "interrupted 2 0\n"
     assert run.left() == []
     assert len(drive(resume("run", trials=3)).trials) == 3
+
+
+@pytest.mark.slow
+def test_nohup_keeps_a_run_alive(running: Callable[..., Running]) -> None:
+    run = running(0.15, "nohup")
+    run.wait_for(b'"recorded"', 2)
+    run.process.send_signal(signal.SIGHUP)
+    run.wait_for(b'"recorded"', 6)
+    run.process.terminate()
+    assert run.process.wait(timeout=60) == 0

@@ -49,6 +49,7 @@ def test_a_dead_process_is_dead_and_another_machine_is_judged_by_age(tmp_path):
     for pid, host, age, alive in [
         (child.pid, sign["host"], 0.0, False),
         (os.getpid(), sign["host"], 100.0, True),  # paused, or a slow disk
+        (os.getppid(), sign["host"], 1.0, False),  # another process with the id of a dead run
         (child.pid, "far", 5.0, True),
         (child.pid, "far", heartbeat.LONG + 5, False),
     ]:

@@ -111,9 +111,13 @@ def command(
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Make SIGTERM raise, as Ctrl-C does, so that no process and no folder is left behind."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Make SIGTERM and SIGHUP raise, as Ctrl-C does, so that no process and no folder is left behind."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handled = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # nohup
+    for number in handled:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)  # None: not Python's
+        for number, handler in handled.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
