@@ -18,6 +18,13 @@ to it:
     newborn    another run is begun, and the power goes before it is one: its name must be free, or the run go on
     second     a second parent wants the same run: it must be refused
     copy       a copy of the run goes on beside it to the end
+    hup        the terminal is closed: it must stop as after SIGTERM, and the journal must say so
+    nolocks    a session finds a file system without locks: it must stop and say so
+    scribble   another program appends a line to the journal: the run must stop, and the line must be named
+    swap       another program puts a copy in the place of the journal: the run must stop, and save all results beside
+    move       the folder of the run is moved away: the same
+    flip       a bit of the journal is flipped: a resume must name the line, and cut nothing
+    recycle    a worker is killed, and another program's process gets its id: it must live on
 
 A parent that is dead is followed by a resume; a run that ends before all rounds are over is extended. Faults of the
 genomes themselves are results: some raise, return NaN, hang until the timeout, or ask for more memory than there is.
@@ -52,7 +59,14 @@ from chaos_session import MUTANTS, RULES
 
 from evo_tune.store.run import Run
 
-AIMED = {"fsync": ("power",), "lock": ("second",), "truncate": ("disk",), "rename": ("newborn",)}
+AIMED = {
+    "fsync": ("power",),
+    "lock": ("second",),
+    "checks": ("scribble",),
+    "checksum": ("flip",),
+    "truncate": ("disk",),
+    "rename": ("newborn",),
+}
 """By mutant: the faults that are thrown at it."""
 
 

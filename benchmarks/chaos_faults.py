@@ -1,7 +1,7 @@
 """One run and what is done to it: the faults of benchmarks/chaos.py, and what is checked after each.
 
 It knows which process is killed when, and what must hold then; what happens inside a session is chaos_session's, what
-is read from the disk chaos_checks'.
+is read from the disk chaos_checks', and what other programs do to a run chaos_others'.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 import chaos_session
 import psutil
 from chaos_checks import Violation, check_whole, compare, left_over, told_and_lost
+from chaos_others import flip, has_begun, move, recycle, scribble, swap
 from chaos_session import RULES, Plan, lose, protect
 
 from evo_tune.store.journal import JOURNAL
@@ -34,10 +35,16 @@ MARK = "EVO_TUNE_CHAOS"
 FAULTS = (
     *("worker", "parent", "all", "term", "int", "exit", "segfault", "pause"),
     *("disk", "readonly", "power", "clock", "newborn", "second", "copy"),
+    *("hup", "nolocks", "scribble", "swap", "move", "flip", "recycle"),
 )
 
-ENDING = ("disk", "readonly", "power")
+SIGNALS = {"term": signal.SIGTERM, "int": signal.SIGINT, "hup": signal.SIGHUP}
+
+ENDING = ("disk", "readonly", "power", "nolocks")
 """Those that must end a session."""
+
+AT_WORK = {"scribble": scribble, "swap": swap, "move": move}
+"""What other programs do to the files of a run that is at work, and must stop."""
 
 GRACE = 30.0
 """Seconds that a run has after SIGTERM; SLURM and Kubernetes give as many by default."""
@@ -86,6 +93,8 @@ class Chaos:
         self.journal = b""
         self.cluster: tuple[str, str] = ("joblib", "")
         self.parent: subprocess.Popen[str] | None = None
+        self.bystanders: list[subprocess.Popen[bytes]] = []
+        """Processes that are none of the run's, and must outlive it."""
         self.store.mkdir()
         shutil.copy(Path(__file__).with_name("chaos_evaluator.py"), folder / "quick.py")
 
@@ -124,14 +133,25 @@ class Chaos:
             (self.folder / fault).touch()
         elif fault in ("worker", "pause", "second", "all"):
             {"worker": self.kill_other, "pause": self.pause, "second": self.intrude, "all": self.kill_all}[fault]()
-        elif fault in ("term", "int"):
+        elif fault in SIGNALS:
             self.interrupt(fault)
+        elif fault == "recycle":
+            recycle(self)
+        elif fault in AT_WORK:
+            if self.wait_ready(self.parent):  # before, it would find no run
+                AT_WORK[fault](self)
+                self.bury()
         else:
             self.parent.kill()
             self.parent.wait()
             if fault in ENDING:
                 self.bury()
                 self.suffer(fault)
+            elif fault == "flip":
+                self.bury()
+                if has_begun(self):
+                    flip(self)
+                    self.bury()
             elif fault in ("copy", "newborn"):
                 self.bury()
                 self.copy() if fault == "copy" else self.bear()
@@ -170,16 +190,16 @@ class Chaos:
                 process.resume()
 
     def interrupt(self, fault: str) -> None:
-        """Send SIGTERM to the parent, or Ctrl-C to all that a terminal would send it to.
+        """Send SIGTERM or SIGHUP to the parent, or Ctrl-C to all that a terminal would send it to.
 
         Raises:
             Violation: The run does not stop in time, or not cleanly.
         """
         assert self.parent is not None
         assert self.parent.stderr is not None
-        number = signal.SIGTERM if fault == "term" else signal.SIGINT
+        number = SIGNALS[fault]
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.parent.pid, number) if fault == "int" else self.parent.terminate()
+            os.killpg(self.parent.pid, number) if fault == "int" else self.parent.send_signal(number)
         try:
             code = self.parent.wait(GRACE)
         except subprocess.TimeoutExpired:
@@ -187,6 +207,8 @@ class Chaos:
         # Before it has installed its handler, or after its end, the signal has its plain effect.
         if code not in (0, -number):
             raise Violation(f"{number.name} ended the run with {code}:\n{self.parent.stderr.read()}")
+        if code == 0 and Run.open(self.store / "chaos").ended is None:
+            raise Violation(f"{number.name} ended the run, and its journal does not say so")
         self.bury()
 
     def intrude(self) -> None:
@@ -316,6 +338,21 @@ class Chaos:
         _, alive = psutil.wait_procs(left, PATIENCE)
         if left := [words for words in map(_words, alive) if words]:
             raise Violation(f"{len(left)} processes are left behind: {left}")
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """End the bystanders.
+
+        Raises:
+            Violation: The run has killed one.
+        """
+        while self.bystanders:
+            bystander = self.bystanders.pop()
+            killed = bystander.poll() is not None
+            bystander.kill()
+            bystander.wait()
+            if killed:
+                raise Violation("the run has killed a process that had the id of a dead worker")
 
     def check_kept(self) -> None:
         """Check that a journal only ever grows, and holds every result that was told.
@@ -367,6 +404,8 @@ class Chaos:
 
     def close(self) -> None:
         """Leave no process behind."""
+        with contextlib.suppress(Violation):
+            self.dismiss()
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()

@@ -1,14 +1,16 @@
 """One session of the run that benchmarks/chaos.py disturbs: what the parent process does, and what befalls it.
 
 It is started anew for each session, with a `Plan` as its argument. It knows how troubles of the disk are made (full,
-write-protected, a power cut) and how evo-tune is broken on purpose (MUTANTS); who is killed when, and what must hold
-afterwards, is chaos.py's.
+write-protected, without locks, a power cut) and how evo-tune is broken on purpose (MUTANTS); who is killed when, and
+what must hold afterwards, is chaos.py's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import fcntl
 import json
 import os
 import random
@@ -18,7 +20,9 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,8 @@ RULES: dict[str, dict[str, Any]] = {
 MUTANTS = {
     "fsync": "nothing waits for the disk",
     "lock": "a run is not locked",
+    "checks": "a journal that another program has changed is written on",
+    "checksum": "checksums are not checked",
     "truncate": "half a write is not taken back",
     "rename": "files are written in place, not beside it and renamed",
 }
@@ -56,7 +62,7 @@ class Plan:
         name: Of the run.
         rules: Of RULES.
         generations: In all.
-        trouble: 'disk', 'readonly', 'clock', 'power' or ''.
+        trouble: 'disk', 'readonly', 'nolocks', 'clock', 'power' or ''.
         cut: With 'power': before how many steps on the disk it comes.
         mutant: Of MUTANTS, or ''.
         copy_as: Name of a copy that goes on in place of the run, or ''.
@@ -95,6 +101,8 @@ def drive(plan: Plan) -> None:
     elif plan.trouble == "readonly":
         obey_modes()
         protect(store, True)
+    elif plan.trouble == "nolocks":
+        fcntl.flock = partial(refuse_lock, fcntl.flock)
     elif plan.trouble == "clock":
         real = time.time
         time.time = lambda: real() - 3600.0
@@ -107,6 +115,13 @@ def drive(plan: Plan) -> None:
     say_ready(folder / plan.ready)
     search.run()
     time.sleep(plan.linger)
+
+
+def refuse_lock(flock: Callable[[Any, int], None], file: Any, how: int) -> None:
+    """As fcntl.flock where the store has no locks."""
+    if isinstance(file, int) and journal.JOURNAL in _path(file):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    flock(file, how)
 
 
 def say_ready(path: Path) -> None:
@@ -261,19 +276,16 @@ def mutate(mutant: str) -> None:
     if mutant == "fsync":
         os.fsync = lambda fd: None
     elif mutant == "lock":
-        run.lock_run = lambda folder: NoLock()  # type: ignore[assignment,return-value]
+        fcntl.flock = lambda file, how: None
+    elif mutant == "checks":
+        journal.Journal._require_size = lambda self, size: None  # type: ignore[method-assign]
+    elif mutant == "checksum":
+        journal.unsealed = lambda line: line[: -journal.SEAL] + b"}"
     elif mutant == "truncate":
         truncate = os.ftruncate
         os.ftruncate = lambda fd, size: None if journal.JOURNAL in _path(fd) else truncate(fd, size)
     else:
         inside.replace = in_place
-
-
-class NoLock:
-    """A lock that holds nobody off."""
-
-    def release(self) -> None:
-        """Do nothing."""
 
 
 def in_place(root: inside.Root, name: str, data: bytes, part: str, sync: bool = True) -> None:

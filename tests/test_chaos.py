@@ -58,7 +58,16 @@ def test_who_comes_once_a_parent_has_let_go_of_the_run_is_no_intruder(
         chaos.parent.stderr.close()
 
 
+def test_what_other_programs_do_to_a_run_costs_no_result() -> None:
+    faults = ["flip", "move", "nolocks", "recycle", "scribble", "swap"]
+    kinds = ", ".join(f"1 {fault}" for fault in faults)
+    printed = chaos("--rounds", "6", "--seed", "3", "--rules", "proposal", "--faults", *faults)
+    assert printed.startswith(f"proposal: 6 faults ({kinds})")
+
+
 def test_what_is_broken_on_purpose_is_noticed() -> None:
-    printed = chaos("--mutants", "lock", "truncate", "--rounds", "4")
-    assert "a second parent was let into a run that is in use" in printed
+    printed = chaos("--mutants", "lock", "checks", "checksum", "truncate", "--rounds", "4")
+    assert "a second parent" in printed
+    assert "the run wrote on behind a foreign line" in printed
+    assert "a flipped bit is not named" in printed
     assert "the journal ends with half an event" in printed
