@@ -199,9 +199,9 @@ def test_a_failed_resume_lets_the_lock_go(begin: Begin, resume: Begin, quick: Pa
     text = quick.read_text()
     quick.write_text("SPACE = 1 / 0")
     with pytest.raises(UsageError, match="ZeroDivisionError"):
-        resume("mine")
+        resume("mine", accept_changes=True)
     quick.write_text(text)
-    assert len(resume("mine").trials) == 5
+    assert len(resume("mine", accept_changes=True).trials) == 5
 
 
 def test_the_latest_run_is_found_and_unknown_names_are_told(begin: Begin, tmp_path: Path) -> None:
