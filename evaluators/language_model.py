@@ -108,8 +108,8 @@ class Size:
     @property
     def tokens(self) -> float:
         """Tokens of a training that suits this size (see `LEAST_PER_WEIGHT`)."""
-        millions = max(1.0, self.weights / 1e6)
-        return self.weights * min(LEAST_PER_WEIGHT * math.sqrt(millions), MOST_PER_WEIGHT)
+        share = math.log(max(1.0, self.weights / 1e6)) / math.log(100)
+        return self.weights * min(LEAST_PER_WEIGHT * (MOST_PER_WEIGHT / LEAST_PER_WEIGHT) ** share, MOST_PER_WEIGHT)
 
     @property
     def flops(self) -> float:
@@ -131,7 +131,7 @@ class Size:
     @property
     def step(self) -> int:
         """Step of the widths."""
-        return next(one for one in (64, 32, 16, 8) if self.width >= 8 * one or one == 8)
+        return next(one for one in (64, 32, 16, 8) if self.width >= 6 * one or one == 8)
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -149,9 +149,9 @@ class Size:
         return tuple(batch for batch in (self.batch * 2**power // 4 for power in range(5)) if batch >= 16)
 
 
-LEAST_PER_WEIGHT, MOST_PER_WEIGHT = 2.0, 20.0
-"""Tokens per weight of a good training: 2 up to 1 M weights, measured on nanoGPT's example (benchmarks/README.md); from
-there it rises with the root of the weights to Chinchilla's 20 (arXiv:2203.15556) at 100 M."""
+LEAST_PER_WEIGHT, MOST_PER_WEIGHT = 7.0, 20.0
+"""Tokens per weight of a good training: 7 up to 1 M weights, measured on nanoGPT's example (benchmarks/README.md); from
+there it rises by a power of the weights to Chinchilla's 20 (arXiv:2203.15556) at 100 M."""
 
 NEAR = 0.7
 """Share of the suitable tokens for which a size still fits a budget."""
@@ -161,14 +161,17 @@ BASE_LR = 0.01
 
 SHAPED = re.compile(r"[0-9]{1,7}(x[0-9]{1,7}){1,3}")
 
-LADDER = ("1x32", "2x48", "2x64", "3x96", "4x128", "4x192", "6x256", "6x384", "8x512", "12x768", "16x1024", "24x1024")
+LADDER = (
+    *("1x32", "2x32", "2x48", "2x64", "3x64", "3x96", "3x128", "4x128", "4x192"),
+    *("6x256", "6x384", "8x512", "12x768", "16x1024", "24x1024"),
+)
 """Sizes among which a budget chooses."""
 
 
 SIZES = {
-    "tiny": Size(depth=2, width=48, context=32, batch=512),
-    "small": Size(depth=4, width=128, context=64, batch=1024),
-    "medium": Size(depth=6, width=256, context=128, batch=8192),
+    "tiny": Size(depth=2, width=32, context=32, batch=512),
+    "small": Size(depth=3, width=96, context=128, batch=2048),
+    "medium": Size(depth=6, width=256, context=256, batch=8192),
     "large": Size(depth=12, width=768, context=1024, batch=131072),
 }
 

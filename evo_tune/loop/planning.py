@@ -22,7 +22,7 @@ from evo_tune.dispatch import Slot
 from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.forecast.ahead import comparison_seconds
 from evo_tune.forecast.durations import ESTIMATED
-from evo_tune.forecast.timing import CORNERS, LONGEST, TIMING, Pace, Timing, pace_of, points, time_genomes
+from evo_tune.forecast.timing import LONGEST, TIMING, Pace, Timing, pace_of, points, time_genomes
 from evo_tune.genome.values import Genome
 from evo_tune.loop.begin import Request, prepared
 from evo_tune.loop.deadline import SHARE
@@ -108,25 +108,63 @@ def plan_run(
         planned = plan_for(session, manifest.threads, manifest.options)
         plan = RunPlan(bound, manifest, len(planned.slots), planned.slots[0].name, None)
         return with_rungs(plan, request, settings, session, store)
-    space = space_of(manifest, bound.space)
-    # The corners are left out of a cost: the slowest genome of a space may take more time than all others.
-    genomes = points(space, PRICED, corners=False) if priced else points(space)
-    found = _time(genomes, bound, manifest, session, quick=not priced)
-    pace, told = pace_of(found.rows, found.worker, () if priced else CORNERS), ""
-    cost = _cost(bound, genomes, found) if priced else None
-    if cost is not None and pace is not None:
-        room = None
-        if session.hours is not None:
-            room = max(0.0, session.hours * 3600 - (time.monotonic() - began)) * found.slots
-        options, told = _budget(bound, manifest, cost, asked.options["seconds"], room)
+    if priced:
+        return _priced(plugin, request, asked.options["seconds"], settings, session, store)
+    found = _time(points(space_of(manifest, bound.space)), bound, manifest, session, quick=True)
+    pace = pace_of(found.rows, found.worker)
+    plan = RunPlan(bound, manifest, found.slots, found.device, pace, "", time.monotonic() - began)
+    return with_rungs(plan, request, settings, session, store)
+
+
+def _priced(
+    plugin: Evaluator,
+    request: Request,
+    seconds: float | None,
+    settings: RunSettings,
+    session: SessionSettings,
+    store: Path,
+) -> RunPlan:
+    """Return the plan of a run with a budget in time: measure the cost of a step, and choose the time.
+
+    Args:
+        plugin: Evaluator of the run.
+        request: The user's request, without a budget.
+        seconds: The user's budget in time; None: it is chosen.
+        settings: Settings of the run.
+        session: Settings of its first session.
+        store: Folder of the saved runs.
+
+    Raises:
+        UsageError: No step could be timed, but the budget needs it.
+    """
+    began, told = time.monotonic(), ""
+    manifest = prepared(plugin, request, settings, session, store)
+    bound = plain = plugin.bind(manifest.options)
+    for first in (True, False):
+        space = space_of(manifest, bound.space)
+        # The corners are left out: the slowest genome of a space may take more time than all others.
+        genomes = points(space, PRICED, corners=False)
+        found = _time(genomes, bound, manifest, session, quick=False)
+        pace, cost = pace_of(found.rows, found.worker, ()), _cost(bound, genomes, found)
+        if cost is None or pace is None:
+            if seconds is not None:
+                raise UsageError(f"-o seconds={seconds:g}: no step could be timed: give another budget")
+            break
+        options: dict[str, Any] = {"cost": cost.text()}
+        if first:
+            room = None
+            if session.hours is not None:
+                room = max(0.0, session.hours * 3600 - (time.monotonic() - began)) * found.slots
+            options, told = _budget(plain, manifest, cost, seconds, room)
         request = replace(request, options={**request.options, **options})
-        # The budget may change what the evaluator takes for a suitable size, and so the space.
         manifest = prepared(plugin, request, settings, session, store)
         bound = plugin.bind(manifest.options)
-        usual = bound.estimate(space_of(manifest, bound.space).default())["seconds"]
-        pace = replace(pace, seconds=(usual,), corners=(), judging=min(pace.judging, usual))
-    elif priced and asked.options["seconds"] is not None:
-        raise UsageError(f"-o seconds={asked.options['seconds']:g}: no step could be timed: give another budget")
+        usual = space_of(manifest, bound.space).default()
+        taken = bound.estimate(usual)["seconds"]
+        pace = replace(pace, seconds=(taken,), corners=(), judging=min(pace.judging, taken))
+        if usual == space.default():
+            break
+        # Else the budget has changed the size that suits it, and so the space: the cost is measured there once more.
     plan = RunPlan(bound, manifest, found.slots, found.device, pace, told, time.monotonic() - began)
     return with_rungs(plan, request, settings, session, store)
 

@@ -18,7 +18,7 @@ NARROWEST, SHALLOWEST = 8, 4
 WIDER = 1.5
 """Ratio of the two widths of a search: large enough that the size matters, and not much more expensive."""
 
-CONTEXTS = ((1e6, 32), (1e7, 64), (1e8, 128), (1e9, 256), (1e10, 512), (math.inf, 1024))
+CONTEXTS = ((3e5, 32), (1.5e6, 64), (3e7, 128), (3e8, 256), (3e9, 512), (math.inf, 1024))
 """Usual context of a training of fewer tokens than the first number."""
 
 
