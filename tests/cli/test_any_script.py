@@ -17,6 +17,7 @@ import pytest
 from evo_tune import load
 from evo_tune.store.manifest import read_manifest
 from tests.cli.conftest import Typed
+from tests.journals import line_of
 
 TRAIN = """
 import json, os, sys
@@ -119,7 +120,7 @@ def test_a_word_that_was_put_into_a_gene_is_asked_about(typed: Typed, folder: Pa
     gene["values"] += ["other.py"]
     event = {"event": "widened", "genes": {"script": gene}, "reason": "", "time": 1.0}
     with (run / "_journal.jsonl").open("a") as journal:
-        journal.write(json.dumps(event) + "\n")
+        journal.write(line_of(event))
     done = typed("resume", "one", *BRIEF, "--trials", "9")
     assert (done.code, "has changed since (a value of a gene in _journal.jsonl); it executes" in done.err) == (
         2,
