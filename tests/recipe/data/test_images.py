@@ -67,7 +67,7 @@ def test_images_that_cannot_be_used(photos: Path, tmp_path: Path) -> None:
     refused(read_images, "holds no images", str(tmp_path / "empty"), 32)
     refused(read_images, "is no folder and no .npz", str(tmp_path / "nowhere"), 32)
     (photos / "red" / "note.txt").write_text("no picture")
-    refused(read_images, r"cannot read .*note\.txt' as an image", str(photos), 32)
+    refused(read_images, r"cannot read '.*note\.txt' as an image .* expected BMP, GIF, .*; remove it", str(photos), 32)
 
 
 def test_no_file_has_another_program_started(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_no_file_has_another_program_started(photos: Path, tmp_path: Path, monke
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     (photos / "red" / "0.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
-    refused(read_images, r"cannot read '.*0\.png' as an image .* expected BMP, GIF, .*; remove it", str(photos), 32)
+    refused(read_images, "cannot read", str(photos), 32)
     assert not (tmp_path / "started").exists()
 
 
