@@ -5,6 +5,7 @@
     │   ├── SpaceError          a gene, a genome or a search space
     │   ├── OptionError         an option of an evaluator or a strategy
     │   ├── PluginError         an evaluator or strategy that is missing or broken
+    │   │   └── UnguardedError  a script whose search every worker would begin; it ends the script (exit code 1)
     │   └── RecipeError         a field of the training recipe
     ├── StoreError              a saved run cannot be read, written or resumed (exit code 1)
     └── RunError                a run cannot continue (exit code 1)
@@ -39,6 +40,17 @@ class OptionError(UsageError):
 
 class PluginError(UsageError):
     """An evaluator or a strategy cannot be found or loaded, or breaks its contract."""
+
+
+class UnguardedError(PluginError, SystemExit):
+    """A script begins a search outside `if __name__ == "__main__":`.
+
+    It is a SystemExit too: where nothing catches it, Python prints its line without a traceback and ends.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = f"Error: {text}"
 
 
 class RecipeError(UsageError):

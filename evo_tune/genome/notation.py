@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import is_number, read_value
-from evo_tune.text import printable
+from evo_tune.text import one_line, printable
+
+
+def read_space(given: SearchSpace | Mapping[str, Gene | str]) -> SearchSpace:
+    """Return a search space; of a dict, each value is a gene, or its text as in `--gene NAME=TEXT`.
+
+    Raises:
+        SpaceError: It is something else, or a gene is wrong.
+    """
+    if isinstance(given, SearchSpace):
+        return given
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        shown = one_line(repr(given), 80)
+        raise SpaceError(f"space={shown}: expected SearchSpace(…) or a dict, such as {{'lr': Float(1e-4, 1e-1)}}")
+    genes = {name: parse_gene(name, gene) if isinstance(gene, str) else gene for name, gene in given.items()}
+    return SearchSpace(None, None, **genes)
 
 
 def parse_gene(name: str, text: str) -> Gene:

@@ -19,6 +19,7 @@ import msgspec
 
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 from evo_tune.genome.genes import Choice, Gene
+from evo_tune.genome.notation import read_space
 from evo_tune.genome.space import SearchSpace
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import (
@@ -67,7 +68,7 @@ def named_evaluator(
     name: str | Callable[..., Any],
     genes: Mapping[str, Gene | None] | None = None,
     options: Mapping[str, Any] | None = None,
-    space: SearchSpace | None = None,
+    space: SearchSpace | Mapping[str, Gene | str] | None = None,
 ) -> Evaluator:
     """Load the evaluator that the user names; a file is trusted from now on.
 
@@ -75,10 +76,11 @@ def named_evaluator(
         name: Name, path or command of an evaluator; or a function.
         genes: Genes that the user gave.
         options: Options that the user gave.
-        space: Search space of a function or a command.
+        space: Search space of a function or a command, or a dict of its genes.
 
     Raises:
         PluginError: There is no such evaluator, or it is broken.
+        SpaceError: The space is none.
         OptionError: The evaluator is a command, which does not allow these genes or options.
         UsageError: A file that begins a search is being imported.
     """
@@ -87,6 +89,7 @@ def named_evaluator(
             f"{importing()} begins a search while it is imported as an evaluator, as every worker does: put that under "
             'if __name__ == "__main__":'
         )
+    space = None if space is None else read_space(space)
     if not isinstance(name, str):
         evaluator = function_evaluator(*sent(name, space), space, None)
     elif space is None:
@@ -223,7 +226,7 @@ def bound_again(run: Run, evaluator: Evaluator) -> BoundEvaluator:
 def cannot_resume(run: Run, evaluator: Evaluator, cause: str) -> str:
     """Return the error message for a run whose evaluator has changed too much."""
     place = evaluator.place
-    return f"run {run.name} cannot go on with {place} as it is now: {cause}; change that back, or start a new run"
+    return f"run {run.name} cannot continue with the present {place}: {cause}; undo the change, or start a new run"
 
 
 def ruled(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> Ruled:

@@ -49,7 +49,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
     Args:
         evaluator: Name, path or reference of an evaluator's file, a command, or a function (docs/scripts.md).
-        space: Search space of a function or a command.
+        space: Search space of a function or a command: a SearchSpace, or a dict of genes or their texts as in `--gene`.
         options: Options of the evaluator.
         strategy: Name or path of a strategy; by default `saea`.
         strategy_options: Options of the strategy.
@@ -73,7 +73,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self,
         evaluator: str | Callable[..., Any] = "language_model",
         *,
-        space: SearchSpace | None = None,
+        space: SearchSpace | Mapping[str, Gene | str] | None = None,
         options: Mapping[str, Any] | None = None,
         strategy: str | None = None,
         strategy_options: Mapping[str, Any] | None = None,

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from evo_tune.errors import PluginError
+from evo_tune.errors import PluginError, UnguardedError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.plugins.evaluator import Evaluator
@@ -117,7 +117,9 @@ def function_evaluator(
 
 
 def _no_space() -> SearchSpace:
-    raise PluginError("a function has no genes of its own: give Search(function, space=SearchSpace(…), objectives=[…])")
+    raise PluginError(
+        "a function has no genes of its own: give Search(function, space={'lr': Float(…)}, objectives=['loss:min'])"
+    )
 
 
 def _attributes(function: Callable[..., Any]) -> set[str]:
@@ -230,7 +232,8 @@ def _check_file(path: Path, *functions: Any) -> None:
     """Refuse a file from which a worker could not import the functions.
 
     Raises:
-        PluginError: A function is not at the top level, or the import of the file would begin a search.
+        PluginError: A function is not at the top level.
+        UnguardedError: The import of the file would begin a search.
     """
     tree = ast.parse(path.read_bytes())
     above = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
@@ -245,7 +248,7 @@ def _check_file(path: Path, *functions: Any) -> None:
             continue
         for call in (one for one in ast.walk(node) if isinstance(one, ast.Call)):
             if ast.unparse(call.func).rpartition(".")[2] == "Search":
-                raise PluginError(
+                raise UnguardedError(
                     f"{path}:{call.lineno}: every worker imports this file and would begin its own search: put the "
                     'search under if __name__ == "__main__":'
                 )

@@ -188,6 +188,27 @@ def test_what_a_function_needs_beside_itself_is_said(script: ModuleType) -> None
         Search("language_model", space=SPACE, name="one")
 
 
+def test_a_space_is_a_dict_of_genes_too(script: ModuleType, here: Path) -> None:
+    for given in ({"x": Float(0.0, 1.0, default=0.5)}, {"x": "float(0,1) @ 0.5"}):
+        with Search(script.train, space=given, name=f"run{len(list(here.glob('populations/*')))}", **LIMITS) as search:
+            assert search.space.genes == SPACE.genes
+    wrong = [
+        ({"x": [1, 2]}, r"gene 'x': \[1, 2\] is not a Gene"),
+        ([1], r"space=\[1\]: expected SearchSpace\(…\) or a dict"),
+    ]
+    for given, said in wrong:
+        with pytest.raises(EvoTuneError, match=said):
+            Search(script.train, space=given, name="wrong", **LIMITS)  # type: ignore[arg-type]
+
+
+def test_a_script_without_the_guard_ends_with_a_line_and_no_traceback(here: Path) -> None:
+    text = "from evo_tune import Search\n\ndef train(genome, context):\n    return {'loss': 1}\n\n"
+    (here / "plain.py").write_text(f"{text}Search(train, space={{'x': 'float(0,1)'}}, objectives=['loss:min'])\n")
+    done = subprocess.run([sys.executable, "plain.py"], cwd=here, capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert done.stderr.startswith(f"Error: {here / 'plain.py'}:6: every worker imports this file")
+
+
 def test_a_search_outside_of_the_guard_is_refused_here_and_in_workers(script: ModuleType, here: Path) -> None:
     text = SCRIPT + "\nevo_tune.Search(train)\n"
     (here / "mine.py").write_text(text)
