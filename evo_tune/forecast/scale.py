@@ -284,7 +284,7 @@ def found_in(run: Run, id: int | None = None) -> Trial:
         best = recommended(run)
         if best is None:
             raise StoreError(
-                f"run {run.name} has no full training with a value: `evo-tune show {as_typed(run.folder)}` tells why"
+                f"run {run.name} has no full training with a value: `evo-tune show {as_typed(run.folder)}` prints why"
             )
         return best
     known = {trial.id: trial for trial in run.trials()}

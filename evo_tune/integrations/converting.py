@@ -223,7 +223,7 @@ class _Tracker:
     def _warn(self, why: str) -> None:
         tool = self._text.partition(":")[0]
         warnings.warn(
-            f"--track {self._text} is given up ({why}); the run goes on, and is saved as ever: "
+            f"--track {self._text} is given up ({why}); the run continues, and all its results are saved: "
             f"`evo-tune convert {self._folder} --to {tool}` writes it afterwards",
             stacklevel=2,
         )

@@ -254,13 +254,13 @@ def check_unchanged(run: Run, evaluator: BoundEvaluator, strategy: Strategy, acc
         changed.append(f"the evaluator's file {plugin.place} (or a module that it imports)")
     if now["fingerprint"] != run.fingerprint:
         changed.append("the evaluator's data")
-    why = "old and new results may not compare" if changed else "it would not go on as it began"
+    why = "old and new results may not be comparable" if changed else "later proposals would differ"
     if now["strategy_hash"] != run.strategy_hash:
         changed.append(f"the strategy's file {inspect.getfile(type(strategy))} (or a module that it imports)")
     if changed and not accept_changes:
         raise StoreError(
             f"{' and '.join(changed)} has changed since run {run.name} began, so {why}: "
-            "--accept-changes goes on all the same"
+            "--accept-changes continues nevertheless"
         )
     if changed:
         run.change(**now)

@@ -259,7 +259,7 @@ class Drivers:
             named, self._named = device in self._named, {*self._named, device}
         if not (named and device in self.health.aside):
             what = device if device in self.health.aside else slot.name
-            warnings.warn(f"{what} is set aside: {why}; the run goes on without it", stacklevel=2)
+            warnings.warn(f"{what} is set aside: {why}; the run continues without it", stacklevel=2)
         return False
 
     def _in_background(self, drive: Callable[[Slot], None], watch: Callable[[], None]) -> None:

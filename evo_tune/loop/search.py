@@ -297,7 +297,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
         outcome = judged(outcome, run)
         with self._changed:
             if candidate.id in run.outcomes or candidate not in run.candidates[candidate.id : candidate.id + 1]:
-                raise UsageError(f"candidate {candidate.id} is not out: tell each result once, as ask() gave it")
+                raise UsageError(
+                    f"candidate {candidate.id} is not pending: report the result of each candidate of ask() once"
+                )
             run.record(candidate.id, outcome, tell=self._arrival)
             if self._arrival:
                 self.history.tell(candidate.id, run.outcomes[candidate.id])

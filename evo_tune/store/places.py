@@ -82,12 +82,13 @@ def free_folder(store: Path, name: str) -> Path:
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name.endswith(".parquet"):
         raise UsageError(
-            f"a run cannot be named {name!r}: expected up to 100 letters, digits, '.', '_', '-', the first no sign"
+            f"a run cannot be named {name!r}: expected up to 100 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or digit"
         )
     folder = store / name
     if os.path.lexists(folder) and not _is_stillborn(folder):
         is_run = os.path.lexists(folder / MANIFEST)
-        go_on = f", or go on with it: evo-tune resume {as_typed(folder)}" if is_run else ""
+        go_on = f", or continue it: evo-tune resume {as_typed(folder)}" if is_run else ""
         raise UsageError(f"{folder} exists: choose another name{go_on}")
     return folder
 
@@ -136,7 +137,7 @@ def lock_run(folder: Path, make: bool = False) -> Journal:
         journal.claim(make)
     except BlockingIOError:
         raise StoreError(
-            f"{folder} is in use by another process: wait for it or stop it; a copy goes on beside it "
+            f"{folder} is in use by another process: wait for it or stop it, or continue a copy "
             f"(evo-tune resume {as_typed(folder)} --as NAME)"
         ) from None
     except FileNotFoundError:

@@ -196,7 +196,7 @@ def test_a_tracker_that_hangs_or_fails_costs_the_run_a_warning(begin: Begin, tmp
     assert rows(search) == rows(plain)
     texts = sorted(str(one.message) for one in said)
     assert len(texts) == 2
-    assert "hung.log is given up (it does not answer); the run goes on" in texts[0]
+    assert "hung.log is given up (it does not answer); the run continues" in texts[0]
     assert "taken.log is no journal of Optuna's" in texts[1]
     assert "evo-tune convert" in texts[0]
     assert (tmp_path / "taken.log").read_text() == "these are my notes\n"

@@ -67,7 +67,7 @@ def test_a_strategy_that_has_moved(begin: Begin, resume: Begin, tmp_path: Path) 
         resume("run")
     assert len(drive(resume("run", strategy=str(moved), trials=6)).trials) == 6
     moved.write_text(moved.read_text() + "\n")
-    with pytest.raises(StoreError, match=r"the strategy's file .*own\.py \(or a module.*would not go on as it began"):
+    with pytest.raises(StoreError, match=r"the strategy's file .*own\.py \(or a module.*later proposals would differ"):
         resume("run", strategy=str(moved))
     drive(resume("run", strategy=str(moved), trials=7, accept_changes=True))
     moved.rename(own)
@@ -195,6 +195,6 @@ def test_what_a_run_cannot_go_on_with_is_named(
     with pytest.raises(StoreError) as caught:
         Search.resume("run", store=tmp_path / "store", accept_changes=accept, trust=True)
     message = str(caught.value)
-    assert message.startswith(f"run run cannot go on with {task} as it is now: ")
+    assert message.startswith(f"run run cannot continue with the present {task}: ")
     assert cause in message
     assert message.endswith("start a new run")

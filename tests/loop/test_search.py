@@ -41,11 +41,11 @@ def test_ask_and_tell(begin: Begin) -> None:
     assert fourth is not None
     assert third.told_before == 2
     assert search.ask() is None
-    assert search.finished == "all 4 births are made"
+    assert search.finished == "the limit of 4 trials is reached"
     search.tell(fourth, {"loss": 0.1})
     search.tell(third, {"loss": 0.2})
     search.close()
-    assert search.saved.ended == "all 4 births are made"
+    assert search.saved.ended == "the limit of 4 trials is reached"
     assert list(pd.read_parquet(search.saved.folder)["id"]) == [0, 1, 2, 3]
     frame = search.frame()
     assert list(frame["metric.loss"]) == [0.5, 0.25, 0.2, 0.1]
@@ -61,11 +61,11 @@ def test_a_result_is_told_once_and_only_for_what_is_out(begin: Begin, resume: Be
     assert foreign is not None
     search.tell(candidate, {"loss": 1.0})
     for wrong in (candidate, replace(candidate, id=1), replace(candidate, id=-1), foreign):
-        with pytest.raises(UsageError, match=f"candidate {wrong.id} is not out: tell each result once"):
+        with pytest.raises(UsageError, match=f"candidate {wrong.id} is not pending: report the result"):
             search.tell(wrong, {"loss": 0.5})
     born = search.ask()
     assert born is not None
-    with pytest.raises(UsageError, match="candidate 1 is not out"):
+    with pytest.raises(UsageError, match="candidate 1 is not pending"):
         search.tell(replace(born, seed=3), {"loss": 0.5})
     search.close()
     again = resume("one")

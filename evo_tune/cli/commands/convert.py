@@ -31,7 +31,7 @@ PLACE = 125
 @shared.store_option
 @shared.format_option("table", "json")
 def command(run: str | None, tool: str, output: str | None, store: str, form: str) -> None:
-    """Write RUN for another tool: Optuna's dashboard, TensorBoard or MLflow.
+    """Write RUN for Optuna's dashboard, TensorBoard or MLflow.
 
     RUN is the latest one by default. Existing files are not overwritten.
     """

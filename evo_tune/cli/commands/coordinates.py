@@ -46,11 +46,11 @@ PLACE = 135
 def command(
     param: str, optimizer: str, init: str, untied: bool, widths: str, depths: str, form: str, **training: Any
 ) -> int:
-    """Run the coordinate check of a parametrisation (-o param=PARAM) on small GPTs.
+    """Run the coordinate check of a parametrisation.
 
-    Small GPTs are trained for a few steps with a large learning rate, which takes seconds. Their residual stream, their
-    logits and the changes of these must neither grow nor vanish with the width, and with completep the stream must not
-    with the depth. `standard` is the control: it fails.
+    The parametrisation is that of -o param=PARAM. Small GPTs are trained for a few steps with a large learning rate,
+    which takes seconds. Their residual stream, their logits and the changes of these must neither grow nor vanish with
+    the width, and with completep the stream must not with the depth. `standard` is the control: it fails.
     """
     from evo_tune.cli.formats import CoordinateCheck, ModelSlopes
     from evo_tune.training.probing.coordinates import check_coordinates

@@ -35,9 +35,9 @@ def command(
     probe: bool,
     form: str,
 ) -> None:
-    """Print the slots that a run with these flags would have, and the reasons.
+    """Print the slots that a run would have, and why.
 
-    No training is started. Only --probe loads torch.
+    The flags are those of `run`. No training is started. Only --probe loads torch.
     """
     from msgspec import structs
 

@@ -56,20 +56,32 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older 
 @shared.run_argument
 @click.option("--width", type=click.IntRange(min=1), required=True, help="Width of the target model.")
 @click.option("--depth", type=click.IntRange(min=1), required=True, help="Blocks of the target model.")
-@click.option("--tokens", type=Count(), required=True, help="Length of its training in tokens, such as 1e9.")
-@click.option("--batch", type=Count(), help="Tokens in a step.  [default: by rule]")
-@click.option("--trial", type=click.IntRange(min=0), help="Trial whose recipe is carried instead of the best.")
+@click.option("--tokens", type=Count(), required=True, help="Length of the target's training in tokens, such as 1e9.")
+@click.option("--batch", type=Count(), help="Tokens in a step of the target's training.  [default: by a rule]")
+@click.option("--trial", type=click.IntRange(min=0), help="Trial whose recipe is transferred instead of the best.")
 @click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="Tokens a second of the target's training.")
 @click.option("--price-per-hour", "price", type=click.FloatRange(min=0), help="Price of an hour of one device.")
-@click.option("--memory", type=click.FloatRange(min=0, min_open=True), help="GiB of a GPU.  [default: 24, and 80]")
-@click.option("--with", "others", multiple=True, metavar="RUN", help="Further run on the same data, for the loss.")
+@click.option(
+    "--memory", type=click.FloatRange(min=0, min_open=True), help="Memory of a GPU, in GiB.  [default: 24, and 80]"
+)
+@click.option(
+    "--with",
+    "others",
+    multiple=True,
+    metavar="RUN",
+    help="Another run on the same data, which improves the predicted loss.",
+)
 @click.option(
     "--probe",
     type=click.IntRange(0, MOST),
     metavar="K",
     help="Train K probes at sizes in between.  [default: 3 at the target, if they take no longer than the search did]",
 )
-@click.option("--emit", type=click.Path(dir_okay=False, path_type=Path), help="File of flags for `run --config`.")
+@click.option(
+    "--emit",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write with the recipe as flags, for `evo-tune run --config`.",
+)
 @shared.store_option
 @shared.evaluator_option
 @shared.trust_option
@@ -86,9 +98,9 @@ def command(
     form: str,
     **target: Any,
 ) -> int:
-    """Carry the best recipe of RUN to another size.
+    """Transfer the best recipe of RUN to another size.
 
-    The cost and the loss of the training there are predicted. Each gene is carried, scaled by a rule, or reported as
+    The cost and the loss of the training there are predicted. Each gene is kept, scaled by a rule, or reported as
     not transferable. Published laws of the learning rate are shown for comparison, with the range of their fit.
     """
     from evo_tune.forecast.scale import Wanted, found_in, scaled

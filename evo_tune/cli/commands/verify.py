@@ -21,7 +21,10 @@ SHOWN = 5
 @shared.trust_option
 @shared.format_option("table", "json")
 def command(run: str | None, store: str, evaluator: str | None, strategy: str | None, trust: bool, form: str) -> int:
-    """Replay every proposal of RUN and report whether it agrees with the recorded one."""
+    """Replay all proposals of RUN and compare them.
+
+    Each proposal is made again from the results that were known at the time, and must equal the recorded one.
+    """
     from evo_tune.loop.code import code_of
     from evo_tune.loop.proposing import (
         Disagreement,
