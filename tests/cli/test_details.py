@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from evo_tune.cli import exporting
 from evo_tune.cli._shared import print_rows
 from tests.cli.conftest import QUICK, Typed
 
@@ -90,7 +91,7 @@ def test_hints_can_be_typed(typed: Typed, folder: Path, store: str) -> None:
     assert typed(*shlex.split(hint)[1:]).code == 0, hint
     elsewhere = typed("resume", str(folder / store / "one"))  # by path, with nothing left to do
     assert elsewhere.code == 0
-    assert "Nothing was left to do: all 3 births are made" in elsewhere.err
+    assert "Nothing was left to do: the limit of 3 trials is reached" in elsewhere.err
     assert typed(*shlex.split(elsewhere.out.rpartition("next: ")[2].partition("   |")[0])[1:]).code == 0
 
 
@@ -124,6 +125,44 @@ def test_a_narrow_terminal_leaves_columns_out() -> None:
     assert list(_fitting(rows, ("operator", "generation"), 200)[0]) == ["trial", "loss", "operator", "generation"]
     assert list(_fitting(rows, ("operator", "generation"), 34)[0]) == ["trial", "loss", "generation"]
     assert list(_fitting(rows, ("operator", "generation"), 10)[0]) == ["trial", "loss"]
+
+
+EXPORTS = """
+from evo_tune import Float, Minimize, SearchSpace
+SPACE = SearchSpace(x=Float(0, 1))
+OBJECTIVES = [Minimize("loss")]
+SUPPORTS = ["timing"]
+def estimate(genome, *, flops: float = 1e6):
+    return {"flops": flops}
+def evaluate(genome, context, *, scales: bool = True, flops: float = 1e6):
+    if context.timing:
+        return {"seconds": 10.0 / context.threads if scales else 10.0 * context.threads}
+    return {"loss": genome["x"]}
+def export(genome, context, folder, *, scales, flops):
+    context.report(0.5, loss=0.25)
+    (folder / "threads").write_text(str(context.threads))
+    return {"loss": 0.5}
+"""
+
+
+def test_an_export_tells_its_progress_and_takes_the_faster_number_of_threads(
+    typed: Typed, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "cpu_count", lambda: 4)
+    (folder / "exports.py").write_text(EXPORTS)
+    words = ["--trials", "1", "--slots", "1", "--final-seeds", "0", "--name", "r", "--quiet"]
+    assert typed("run", "exports.py", *words).code == 0
+    short = typed("export", "r", "short", "-o", "flops=2e6")
+    assert "on cpu with 1 thread, as in the trial; about 0 s" in short.out, short
+    assert "  50%  loss 0.25  0 s" in short.out
+    monkeypatch.setattr(exporting, "WORTH", 0.0)
+    assert (
+        "with 4 threads, measured by a few steps; 1 thread: 10 s, 4 threads: 2 s; about 2 s"
+        in typed("export", "r", "more").out
+    )
+    assert "with 1 thread, measured" in typed("export", "r", "one", "-o", "scales=false").out
+    assert "with 3 threads, as given; its duration is unknown" in typed("export", "r", "given", "--threads", "3").out
+    assert [(folder / name / "threads").read_text() for name in ("short", "more", "one", "given")] == list("1413")
 
 
 def test_an_export_takes_the_options_of_the_run_but_for_those_given(typed: Typed, folder: Path) -> None:

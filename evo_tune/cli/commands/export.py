@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -16,8 +17,8 @@ from evo_tune.cli.help import command as made
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 
 if TYPE_CHECKING:
+    from evo_tune.cli.exporting import Pace
     from evo_tune.genome.trial import Candidate
-    from evo_tune.plugins.context import Context
     from evo_tune.plugins.evaluator import Evaluator
     from evo_tune.store.run import Run
 
@@ -37,7 +38,9 @@ PLACE = 120
 @shared.option_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the training.")
 @click.option("--devices", metavar="LIST", help="Device to use: 'cpu', or a GPU by number.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: those of the trial, or all cores if faster]"
+)
 @shared.store_option
 @shared.evaluator_option
 @shared.trust_option
@@ -64,7 +67,9 @@ def command(
     """
     import tempfile
 
+    from evo_tune.cli.exporting import Told, in_threads, pace_of
     from evo_tune.cli.formats import ExportedModel
+    from evo_tune.dispatch import plan
     from evo_tune.loop.code import evaluator_of
     from evo_tune.options.binding import split_assignments
 
@@ -88,14 +93,21 @@ def command(
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make {target}: {error.strerror}; choose another DIR") from None
+    planned = plan(1, devices, 1, threads)
+    pace = pace_of(saved, bound, candidate, planned, threads)
+    genome, errs = shared.show_genome(candidate.genome), form == "json"
+    shared.echo(f"training trial {candidate.id} of {saved.name}: {genome}", err=errs)
     shared.echo(
-        f"training trial {candidate.id} of {saved.name}: {shared.show_genome(candidate.genome)}", err=form == "json"
+        f"on {planned.slots[0].name} with {in_threads(pace.threads)}, {pace.reason}; {_forecast(pace)}", err=errs
     )
     # An evaluator may print anything; only the JSON belongs on standard output.
     aside = contextlib.redirect_stdout(sys.stderr) if form == "json" else contextlib.nullcontext()
+    os.environ["CUDA_VISIBLE_DEVICES"] = planned.slots[0].visible  # before torch is imported
     with tempfile.TemporaryDirectory() as scratch, aside:
-        context = _context(seed, devices, threads, Path(scratch))
-        metrics = bound.export(candidate.genome, context, target)
+        here = {"device": planned.slots[0].inside, "threads": pace.threads, "seed": seed, "folder": Path(scratch)}
+        context = Told(pace.seconds, saved.objectives[0], errs, **here)
+        with context.lines():
+            metrics = bound.export(candidate.genome, context, target)
     model = ExportedModel(
         run=saved.name,
         trial=candidate.id,
@@ -134,12 +146,5 @@ def _with_budget(
     return {**options, **dict.fromkeys(options.keys() & {"flops", "tokens", "seconds"} if given else ()), **given}
 
 
-def _context(seed: int, devices: str | None, threads: int | None, folder: Path) -> Context:
-    """Return a context for a training in this process: on all cores, or on the first GPU of the machine."""
-    from evo_tune.dispatch import cpu_count, plan
-    from evo_tune.plugins.context import Context
-
-    planned = plan(1, devices, 1, threads)
-    device = planned.slots[0]
-    os.environ["CUDA_VISIBLE_DEVICES"] = device.visible  # before torch is imported
-    return Context(device.inside, threads or cpu_count(), seed, folder=folder)
+def _forecast(pace: Pace) -> str:
+    return "its duration is unknown" if math.isnan(pace.seconds) else f"about {shared.show_seconds(pace.seconds)}"
