@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evo_tune import Choice, Float, Minimize, SearchSpace, option
-from evo_tune.recipe import Base, NewWeights, Tuning, check_integer, check_number, tests_of, units_of
+from evo_tune.recipe import Base, NewWeights, Tuning, check_integer, check_number, foreign_text, tests_of, units_of
 
 if TYPE_CHECKING:
     from evo_tune import Context
@@ -47,6 +47,11 @@ class Options(Tuning):
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the text, how it is split, and the base: its files, or how the small one is made."""
     return options.fingerprint()
+
+
+def remarks(options: Options) -> list[str]:
+    """Say where the text is not UTF-8."""
+    return foreign_text(options.data)
 
 
 # ---------------------------------------------------------------- the space

@@ -29,6 +29,7 @@ from evo_tune.recipe import (
     check_integer,
     divisor_below,
     flops_per_token,
+    foreign_text,
     has_gpu,
     hidden_width,
     idle_fields,
@@ -197,8 +198,8 @@ def _fitting(options: Options, gpu: bool) -> Size:
 
 
 def remarks(options: Options) -> list[str]:
-    """Say where the text is too short for the budget."""
-    return options.too_short(**_size(options).usual)
+    """Say where the text is not UTF-8, or too short for the budget."""
+    return [*foreign_text(options.data), *options.too_short(**_size(options).usual)]
 
 
 @dataclass(frozen=True, kw_only=True)

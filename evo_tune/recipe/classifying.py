@@ -5,6 +5,7 @@ This module knows neither genomes nor search spaces: gene values are passed as a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -95,7 +96,7 @@ def known_before(
     flops_per_sample: float,
     whole: bool = False,
 ) -> dict[str, float]:
-    """Return the figures known before training: params, gpu_memory, and samples and flops of the full training.
+    """Return the figures known before training: params, gpu_memory, and steps, samples and flops of the full one.
 
     Where the cost of a step was measured, seconds is the duration of the full training. gpu_memory is the GPU memory,
     in bytes, that a step needs in one pass (or in passes of micro_batch), in bf16 unless precision says otherwise.
@@ -118,8 +119,9 @@ def known_before(
     known = {"params": float(config.parameters), "gpu_memory": _gpu_memory(config, genome["batch"], options, whole)}
     work = work_of(genome, options, config, flops_per_sample, rows)
     samples = options.samples(rows, flops_per_sample, genome["batch"], work)
-    known |= options.predicted(work, samples / genome["batch"])
-    return {**known, "samples": float(samples), "flops": samples * flops_per_sample}
+    steps = samples / genome["batch"]
+    known |= options.predicted(work, steps)
+    return {**known, "steps": float(math.ceil(steps)), "samples": float(samples), "flops": samples * flops_per_sample}
 
 
 def work_of(

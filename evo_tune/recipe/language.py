@@ -204,7 +204,7 @@ class LanguageTask:
         )
 
     def estimate(self) -> dict[str, float]:
-        """Return the figures known before training: params, gpu_memory, and flops, tokens, seconds of the full one.
+        """Return the figures known before training: params, gpu_memory; steps, flops, tokens, seconds of the full one.
 
         gpu_memory is the GPU memory, in bytes, that a step needs in one pass (or in passes of micro_batch), in bf16
         unless precision says otherwise.
@@ -217,7 +217,7 @@ class LanguageTask:
         known = {"params": float(self.config.parameters)}
         known["gpu_memory"] = max(self._gpu_memory(phase) for phase in phases)
         known |= self.options.predicted(self.work(), phases[-1].end)
-        return {**known, **spent(phases, phases[-1].end)}
+        return {**known, "steps": float(phases[-1].end), **spent(phases, phases[-1].end)}
 
     def _gpu_memory(self, phase: Phase) -> float:
         """Return the GPU memory of a phase, per rank, without CUDA's own libraries, in bytes."""

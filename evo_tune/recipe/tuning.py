@@ -147,13 +147,15 @@ class Tuning(Timed, ToZero, Training):
         return max(1, round(self.flops / self.planned.flops_per_token(self.window, trainable) / self.window))
 
     def spent(self, trainable: int, batch: int) -> dict[str, float]:
-        """Return the tokens and FLOPs of the full training, and its seconds where a step's cost was measured."""
+        """Return the steps, tokens and FLOPs of the full training, and its seconds where a step's cost was measured."""
         windows = self.windows(trainable, batch)
         tokens = windows * self.window
+        steps = -(-windows // batch)
         return {
+            "steps": float(steps),
             "tokens": float(tokens),
             "flops": tokens * self.planned.flops_per_token(self.window, trainable),
-            **self.predicted(self.work(trainable, batch), -(-windows // batch)),
+            **self.predicted(self.work(trainable, batch), steps),
         }
 
     def known(self, new: NewWeights, batch: int) -> dict[str, float]:

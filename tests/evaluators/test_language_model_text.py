@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from evo_tune.plugins.find import find_evaluator
@@ -69,6 +70,25 @@ def test_auto_on_a_gpu_is_the_largest_size_with_text_enough(module: ModuleType, 
     assert size(long, "cpu") == str(module.SIZES["tiny"])
     assert size("", "cuda:0", flops=1e12) == size("", "cpu", flops=1e12), "a budget decides on any device"
     assert size("", "cuda:0", size="large") == str(module.SIZES["large"])
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (b"plain text\n" * 9000, ""),
+        ("Grüße, мир, 世界\n".encode() * 9000, ""),
+        ("Grüße\n".encode("latin-1") * 9000, "text in another encoding, such as Latin-1"),
+        ("Grüße\n".encode("utf-16") * 9000, "UTF-16"),
+        ("plain\n".encode("utf-16-le") * 9000, "UTF-16"),
+        (np.random.default_rng(0).bytes(60_000), "binary data"),
+    ],
+)
+def test_a_warning_says_that_a_file_is_not_utf8(module: ModuleType, tmp_path: Path, written: bytes, said: str) -> None:
+    (tmp_path / "one.txt").write_bytes(written)
+    (tmp_path / "two.txt").write_bytes(b"text\n" * 9000)
+    found = module.remarks(module.Options(size="2x64", data=str(tmp_path), tokens=1000))
+    assert len(found) == bool(said)
+    assert not said or f"{tmp_path / 'one.txt'} looks like {said}, not like UTF-8 text: the model" in found[0]
 
 
 def test_a_warning_says_that_the_text_is_short(module: ModuleType, long: str, short: str) -> None:

@@ -6,6 +6,7 @@ need not fit in memory.
 
 from __future__ import annotations
 
+import codecs
 import glob
 import hashlib
 import math
@@ -33,6 +34,11 @@ BLOCKS = 200
 """A longer document than this fraction of the text is drawn in blocks of about that size."""
 
 _CHUNK = 1 << 20
+
+_LOOKED_AT, _BEGINNING = 100, 1 << 16
+"""Files, and bytes of each, that are looked at to tell text from other data."""
+
+_BINARY = "binary data"
 
 
 def files_of(data: str) -> list[Path]:
@@ -78,6 +84,50 @@ def size_of(data: str) -> int:
         return len(read_text(""))
     files = files_of(data)
     return sum(file.stat().st_size for file in files) + len(files) - 1
+
+
+def foreign_text(data: str) -> list[str]:
+    """Return a warning if a text is not UTF-8, judged by the beginning of its first files; [] if it is.
+
+    Args:
+        data: See `read_text`.
+
+    Raises:
+        RecipeError: See `read_text`.
+    """
+    found = []
+    for file in files_of(data)[:_LOOKED_AT] if data else []:
+        try:
+            with file.open("rb") as opened:
+                kind = _kind_of(opened.read(_BEGINNING))
+        except OSError as error:
+            raise RecipeError("data", data, f"text that can be read: {error.filename}: {error.strerror}") from error
+        if kind:
+            found.append((file, kind))
+    if not found:
+        return []
+    (file, kind), others = found[0], f" (and {len(found) - 1} other files)" if len(found) > 1 else ""
+    remedy = "leave it out with a glob, -o data='DIR/**/*.txt'" if kind == _BINARY else "convert it with iconv -t UTF-8"
+    return [
+        f"{file} looks like {kind}, not like UTF-8 text{others}: the model learns these bytes as they are; {remedy}"
+    ]
+
+
+def _kind_of(beginning: bytes) -> str:
+    """Return what the beginning of a file looks like; '' for UTF-8 text."""
+    if not beginning:
+        return ""
+    counts = np.bincount(np.frombuffer(beginning, np.uint8), minlength=256)
+    zeros, steering = counts[0] / len(beginning), counts[:32].sum() - counts[[0, 9, 10, 12, 13]].sum()
+    if beginning[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or (zeros > 0.1 and not steering):
+        return "UTF-16"
+    if steering + counts[0] > 0.02 * len(beginning):
+        return _BINARY
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(beginning)  # it may end within a character
+    except UnicodeDecodeError:
+        return "text in another encoding, such as Latin-1"
+    return ""
 
 
 def python_paragraphs(first: tuple[str, ...] = ()) -> dict[str, str]:
