@@ -107,7 +107,7 @@ def _events(
     for at, _, event in sorted(made, key=lambda row: row[:2]):
         event.spent = round(at, 3)  # type: ignore[attr-defined]
         yield event
-    yield Ended(reason=f"all {trials} births are made", time=began + max(free), spent=round(max(free), 3))
+    yield Ended(reason=f"the limit of {trials} trials is reached", time=began + max(free), spent=round(max(free), 3))
 
 
 def _birth(

@@ -36,17 +36,22 @@ class _Training(Options):
         "arrival", help="Order in which results are used; proposal: the same run for any number of slots."
     )
     lag: int = option(
-        8, bounds="[0, 1000000000]", unit="trials", help="Number of trials that may be proposed ahead of results."
+        8,
+        bounds="[0, 1000000000]",
+        unit="trials",
+        help="With --order proposal: number of trials that may be proposed ahead of results.",
     )
     fidelity: str = option(
         AUTO,
         unit="FRACTIONS",
-        help="Rungs, in full trainings: train in steps, promote the best: 1/9,1/3,1; auto: where they pay, else 1.",
+        help="Rungs: partial trainings of which the best are promoted, such as 1/9,1/3,1; auto: where they pay.",
     )
     prune: bool = option(False, help="Stop a training whose learning curve is hopeless.")
     widen: bool = option(True, help="Widen the range of a gene by itself where the best trials are at its end.")
     for_scale: str = option(
-        "", unit="WIDTHxDEPTH", help="Search small for a larger model: 1024x24, or 1024x24x1e9 with its tokens."
+        "",
+        unit="WIDTHxDEPTH",
+        help="Search with smaller models for a larger one: 1024x24, or 1024x24x1e9 with its tokens.",
     )
 
     def check(self) -> None:
@@ -64,10 +69,13 @@ class _Seeds(Options):
     """Evaluation."""
 
     seeds_per_trial: int | Literal["auto"] = option(
-        1, bounds="[1, 1000000]", help="Seeds per trial for the best; auto: extra seeds while they pay."
+        1,
+        bounds="[1, 1000000]",
+        help="Number of seeds of the leading genomes; auto: extra seeds while they are worth more than new genomes.",
     )
     seeds: Literal["own", "shared"] | None = option(
-        None, help="Seeds of each genome's own, or shared by all; by default shared, with --seeds-per-trial auto own."
+        None,
+        help="own: other seeds for each genome; shared: the same; by default own with --seeds-per-trial auto.",
     )
 
     @property
@@ -126,6 +134,9 @@ class _Attempts(Options):
 
     timeout: float | None = option(None, bounds="(0, inf)", unit="seconds", help="Time limit of one evaluation.")
     retries: int = option(0, bounds="[0, 10000]", help="Number of retries after a worker crash.")
+    give_up_after: int = option(
+        3, bounds="[0, 10000]", help="Stop if the first N trials all fail with the same error; 0: never."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -157,7 +168,9 @@ class _Comparison(Options):
     """Evaluation."""
 
     final_seeds: int = option(
-        0, bounds="[0, 1000]", help="Fresh seeds of the final comparison, at most twice as many; 0: none."
+        0,
+        bounds="[0, 1000]",
+        help="Number of fresh seeds in the final comparison, which may use twice as many; 0: no comparison.",
     )
     finalists: int = option(1, bounds="[1, 1000]", help="Number of finalists of the final comparison.")
 

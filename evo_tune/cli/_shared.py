@@ -6,6 +6,7 @@ that is printed. Tests compare the completed names with those that the commands 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from evo_tune.errors import OptionError, StoreError
+from evo_tune.errors import EvoTuneError, OptionError, StoreError
 from evo_tune.report.words import show_genome as show_genome
 from evo_tune.report.words import show_seconds as show_seconds
 from evo_tune.report.words import show_value as show_value
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from evo_tune.genome.genes import Gene
+    from evo_tune.genome.space import SearchSpace
     from evo_tune.genome.trial import Trial
     from evo_tune.plugins.evaluator import BoundEvaluator
     from evo_tune.store.run import Run
@@ -194,7 +196,7 @@ def recommended_trial(run: Run) -> Trial:
     best = recommended(run)
     if best is None:
         raise StoreError(
-            f"run {run.name} has no full training with a value: `evo-tune show {as_typed(run.folder)}` tells why"
+            f"run {run.name} has no full training with a value: `evo-tune show {as_typed(run.folder)}` prints why"
         )
     return best
 
@@ -211,9 +213,31 @@ def echo(text: str = "", err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
-def print_remarks(evaluator: BoundEvaluator) -> None:
-    """Print the remarks of an evaluator about its options on standard error."""
-    for line in evaluator.remarks():
+FEW_STEPS = 10
+"""Fewest steps of a training that passes without a remark."""
+
+
+def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: SearchSpace | None = None) -> None:
+    """Print the remarks of an evaluator about its options, and about trainings of few steps, on standard error.
+
+    Args:
+        evaluator: Evaluator with its options.
+        genome: Genome to train, or the default one of a search.
+        space: Space of a search; None for a single training.
+    """
+    found = evaluator.remarks()
+    trained = {f"batch={genome.get('batch', '?')}": genome}
+    if space is not None and "batch" in space.genes:
+        largest = space.snap(space.encode({**genome, "batch": space.genes["batch"].decode(1.0)}))
+        trained[f"batch={largest['batch']}, the largest of its range"] = largest
+    for what, one in trained.items():
+        with contextlib.suppress(EvoTuneError):  # the training reports it
+            steps = evaluator.estimate(dict(one)).get("steps", math.inf)
+            if steps < FEW_STEPS:
+                few = f"only {steps:.0f} step{'s' if steps > 1 else ''}"
+                found.append(f"with {what}, a training has {few}: give a larger budget, more data, or smaller batches")
+                break
+    for line in found:
         echo(f"{evaluator.plugin.name}: {line}", err=True)
 
 

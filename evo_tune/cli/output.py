@@ -48,6 +48,24 @@ LAST = 6
 FORECAST_EVERY = 2.0
 """Least time between two forecasts in seconds."""
 
+LEAST_NEWS = 5.0
+"""Seconds by which the end of a run must leave the interval of its last forecast before another one is printed."""
+
+MOST_CAUSES = 5
+"""Most causes of failures to print while a run goes on."""
+
+MOST_FAILURES = 3
+"""Most causes of failures to print at the end of a run without a value."""
+
+ENDINGS = {
+    "failed": "failed",
+    "diverged": "diverged",
+    "out_of_memory": "ran out of memory",
+    "crashed": "crashed",
+    "timeout": "timed out",
+}
+"""Statuses of failures as verbs."""
+
 LINE_EVERY = 10.0
 """Least time between two lines without a better best, in seconds."""
 
@@ -270,20 +288,20 @@ def outputs() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def watcher(silent: bool, price: float | None = None, widened: int = 0) -> Iterator[Callable[[Search], None]]:
+def watcher(silent: bool, run: Run, price: float | None = None) -> Iterator[Callable[[Search], None]]:
     """Yield a callback for `Search.run` that shows the progress: a table in a terminal, otherwise lines.
 
     Args:
         silent: Whether to show nothing.
+        run: The run before this session.
         price: Price of an hour, for the cost; None for no cost.
-        widened: Number of times that ranges were widened before this session.
     """
-    forecast, ranges = _Forecast(price), _Ranges(widened)
+    forecast, news = _Forecast(price), _News(run)
     console = shared.console()
     if silent:
         yield lambda search: None
     elif not console.is_terminal:
-        yield patient(_Lines(forecast, ranges).look)
+        yield patient(_Lines(forecast, news).look)
     else:
         from rich.live import Live
 
@@ -291,7 +309,7 @@ def watcher(silent: bool, price: float | None = None, widened: int = 0) -> Itera
         with Live(console=console, auto_refresh=False, transient=True) as live:
 
             def look(search: Search) -> None:
-                for line in ranges.news(search):
+                for line in news.since(search):
                     shared.echo(line)  # above the table, because Live redirects the output
                 live.update(progress_table(Progress(search, forecast), recent), refresh=True)
 
@@ -343,7 +361,7 @@ class _Forecast:
 
     def line(self) -> str:
         """Return the forecast in one line."""
-        return "forecast: after three trainings" if self.ahead is None else as_line(self.ahead)
+        return "forecast: available after three trainings" if self.ahead is None else as_line(self.ahead)
 
 
 class Progress:
@@ -353,10 +371,7 @@ class Progress:
         run = search.saved
         self.search = search
         self.done = len(run.outcomes)
-        births = search.session.births(run.manifest.population)
-        # Extra trials of a genome count once they are proposed: nobody knows how many more there will be.
-        more = sum(not candidate.fresh for candidate in list(run.candidates))
-        self.total = max(int(births) + more, len(run.candidates)) if math.isfinite(births) else None
+        self.total = report.planned_trials(run, search.session)
         statuses = [outcome.status for outcome in list(run.outcomes.values())]
         self.pruned = statuses.count("pruned")
         self.failed = len(statuses) - self.pruned - statuses.count("ok")
@@ -470,35 +485,45 @@ def progress_table(progress: Progress, recent: Recent) -> RenderableType:
     return Group(head, *shown, slots, *end)
 
 
-class _Ranges:
-    """Ranges that were widened since the last look.
+class _News:
+    """Ranges that were widened since the last look, and the first failure of each cause.
 
     Args:
-        told: Number of times that ranges were widened before.
+        run: Run whose earlier events are no news.
     """
 
-    def __init__(self, told: int) -> None:
-        self._told = told
+    def __init__(self, run: Run) -> None:
+        self._widened = len(run.widened)
+        self._results = len(run.recorded)
+        self._causes = {outcome.cause for outcome in run.outcomes.values()}
 
-    def news(self, search: Search) -> Iterator[str]:
-        """Yield a line for each new widening."""
-        for one in list(search.saved.widened)[self._told :]:
-            self._told += 1
+    def since(self, search: Search) -> Iterator[str]:
+        """Yield a line for each."""
+        for one in list(search.saved.widened)[self._widened :]:
+            self._widened += 1
             yield as_sentence(one)
+        for id in list(search.saved.recorded)[self._results :]:
+            self._results += 1
+            outcome = search.saved.outcomes[id]
+            if outcome.status in ("ok", "pruned") or outcome.cause in self._causes or search.drivers.error:
+                continue
+            self._causes.add(outcome.cause)
+            if len(self._causes) <= MOST_CAUSES:
+                yield f"trial {id} {ENDINGS[outcome.status]}: {outcome.error}"
 
 
 class _Lines:
     """Lines of progress: one when the best improves, and one now and then."""
 
-    def __init__(self, forecast: _Forecast, ranges: _Ranges) -> None:
+    def __init__(self, forecast: _Forecast, news: _News) -> None:
         self._forecast = forecast
-        self._end: float | None = None
+        self._ends: tuple[float, float] | None = None
         self._best: int | None = None
         self._done = -1
         self._printed = time.monotonic()
         self._comparing = False
         self._status = ""
-        self._ranges = ranges
+        self._news = news
 
     def look(self, search: Search) -> None:
         """Print what is new."""
@@ -510,9 +535,10 @@ class _Lines:
             shared.echo(f"final comparison: {who} against the default, on up to {most} fresh seeds each")
         ahead = self._forecast.update(search)
         if ahead is not None and self._is_news(ahead):
-            self._end = time.monotonic() + ahead.seconds.expected
+            now = time.monotonic()
+            self._ends = now + ahead.seconds.low, now + ahead.seconds.high
             shared.echo(self._forecast.line())
-        for line in self._ranges.news(search):
+        for line in self._news.since(search):
             shared.echo(line)
         if len(search.saved.outcomes) == self._done:
             return
@@ -531,9 +557,9 @@ class _Lines:
         )
 
     def _is_news(self, ahead: Ahead) -> bool:
-        """Return whether a forecast is the first one, or its end has moved by a quarter of the remaining time."""
+        """Return whether a forecast is the first one, or its end is outside the interval of the last printed one."""
         end = time.monotonic() + ahead.seconds.expected
-        return self._end is None or abs(end - self._end) > max(5.0, 0.25 * ahead.seconds.expected)
+        return self._ends is None or not self._ends[0] - LEAST_NEWS < end < self._ends[1] + LEAST_NEWS
 
 
 class Stream:
@@ -682,6 +708,8 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
         yield f"best genome: {shared.show_genome(end.best.genome)}"
     if end.predicted is not None and end.fresh_best is None:
         yield f"predicted {end.metric} with other seeds: {end.predicted:.6g}"
+    if end.baseline is not None:
+        yield f"baseline without a search: {end.metric} {end.baseline:.6g} on the validation set"
     if len(run.objectives) > 1:
         yield f"Pareto front: {len(report.front(run))} trials (evo-tune best {name} shows them)"
     if len(run.manifest.settings.rungs) > 1:
@@ -689,10 +717,13 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
         yield f"{counts}: the cost of {report.spent(run):.1f} full trainings"
     limits = ", ".join(run.manifest.subject_to)
     if end.best is not None and not end.best.feasible:
-        yield f"no full training keeps to {limits}: the best is the one that comes nearest"
+        yield f"no full training satisfies {limits}: the best is the one that violates them least"
     elif end.default is not None and not end.default.feasible:
-        yield f"the default does not keep to {limits}, so it is no fair opponent"
+        yield f"the default genome does not satisfy {limits}, so the comparison with it is not fair"
     yield verdict(end)
+    if end.best is None and not end.partial:
+        yield from _failed(run)
+        return
     pending = len(run.candidates) - len(run.outcomes)
     if pending and run.ended not in (None, "interrupted"):
         hours = f"{run.sessions[-1].hours:g} hours"
@@ -717,6 +748,14 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
     yield f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json"
 
 
+def _failed(run: Run) -> Iterator[str]:
+    """Yield the causes for which no trial of a run has a value, and what to look at."""
+    for text, ids in report.failures(run)[:MOST_FAILURES]:
+        yield f"  {len(ids)} of {len(run.outcomes)} trials {text} (trial {ids[0]}{', …' if ids[1:] else ''})"
+    yield f"saved in {run.folder}"
+    yield f"next: correct the cause, then start a new run; `evo-tune show {as_typed(run.folder)}` lists the failures"
+
+
 def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, form: str) -> None:
     """Print the forecast of a run that is not started.
 
@@ -728,6 +767,7 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, for
     """
     from evo_tune.forecast.ahead import as_rows
     from evo_tune.loop.opening import forecast
+    from evo_tune.store.manifest import space_of
 
     ahead = forecast(plan.manifest, session, plan.slots, plan.pace)
     plugin = plan.evaluator.plugin
@@ -743,7 +783,8 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, for
             )
         )
         return
-    shared.print_remarks(plan.evaluator)
+    space = space_of(plan.manifest, plan.evaluator.space)
+    shared.print_remarks(plan.evaluator, space.default(), space)
     shared.echo(f"plan: {plugin.name} on {plan.slots} x {plan.device}; no run is started, and nothing is written")
     if plan.told:
         shared.echo(plan.told)

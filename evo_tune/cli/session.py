@@ -83,7 +83,7 @@ def go(
     from evo_tune.store.places import as_typed
 
     if not quiet:
-        shared.print_remarks(search.evaluator)
+        shared.print_remarks(search.evaluator, search.space.default(), search.space)
         if search.told:
             shared.echo(search.told, err=form != "table")
     before = len(search.saved.outcomes)
@@ -95,7 +95,7 @@ def go(
             from evo_tune.integrations.converting import tracking
 
             beside.enter_context(tracking(search.saved.folder, tracks))
-        watch = beside.enter_context(watcher(silent, price, len(search.saved.widened)))
+        watch = beside.enter_context(watcher(silent, search.saved, price))
         look = watch if stream is None else patient(stream.look)
         try:
             here = search.seconds - search.saved.resumed[-1]  # of this session
@@ -114,7 +114,7 @@ def go(
         print_closing(run, form, search.status, report)
     if search.stopping:
         if not quiet:
-            shared.echo(f"Interrupted. Go on with: evo-tune resume {as_typed(run.folder)}", err=True)
+            shared.echo(f"Interrupted. Continue with: evo-tune resume {as_typed(run.folder)}", err=True)
     elif len(run.outcomes) == before and not quiet:
         shared.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
     return code
@@ -128,6 +128,6 @@ def _report(run: Run) -> Path | None:
     try:
         return write_beside(run)
     except Exception as error:
-        again = f"the run is saved all the same, and `evo-tune report {as_typed(run.folder)}` tries again"
+        again = f"the run is saved, and `evo-tune report {as_typed(run.folder)}` tries again"
         shared.echo(f"Warning: no report was written ({type(error).__name__}: {error}); {again}", err=True)
         return None

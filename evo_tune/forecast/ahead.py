@@ -11,10 +11,12 @@ from __future__ import annotations
 import heapq
 import math
 import os
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from types import MappingProxyType
 
 from msgspec import Struct, structs
@@ -155,9 +157,7 @@ def ahead(
     cost = genome_cost(manifest, max(1, int(births) if math.isfinite(births) else 100), promoted)
     # The more genomes the run has trained, the more their own cost counts.
     cost = (cost * manifest.population + used) / (manifest.population + fresh)
-    least, most = comparison_seconds(session, each, slots)
-    compared = 0 if run is None else len(read_comparison(run)) * each / slots
-    least, most = max(0.0, least - compared), max(0.0, most - compared)
+    least, most = _comparison_left(run, session, each, slots, births > fresh)
     until = math.inf
     if session.hours is not None:
         until = max(0.0, session.hours * 3600 - (0.0 if run is None else run.elapsed))
@@ -172,11 +172,13 @@ def ahead(
     if not math.isfinite(trainings):
         return None
     tail = (1.0 - 1.0 / slots) * each / 2 if trainings else 0.0
-    search = trainings * each / slots + tail
-    expected = search + (least + most) / 2 + CLOSING
+    between = 0.0 if run is None else _between(run) * len(done) / used if used else 0.0
+    search = trainings * (each + between) / slots + tail
+    opening = _opening(run, pace)
+    expected = opening + search + (least + most) / 2 + CLOSING
     error = _error(pace, seconds, trainings)
-    low = max(0.0, search * math.exp(-BOUNDS * error) - tail) + least
-    high = search * math.exp(BOUNDS * error) + tail + most + 2 * CLOSING
+    low = opening / 2 + max(0.0, search * math.exp(-BOUNDS * error) - tail) + least
+    high = 1.5 * opening + search * math.exp(BOUNDS * error) + tail + most + 2 * CLOSING
     if wanted > room:  # the clock ends the run
         low, expected, high = until - (most - least) / 2 - tail, until, until + (most - least) / 2 + CLOSING
     genomes = fresh + round(trainings / cost)
@@ -205,6 +207,56 @@ def _each(pace: Pace | None, seconds: Sequence[float], trainings: float) -> floa
     known = ENOUGH if pace is not None else 0
     prior = pace.usual if pace is not None else 0.0
     return (known * prior + sum(seconds)) / (known + trainings) if known + trainings > 0 else 0.0
+
+
+def _comparison_left(
+    run: Run | None, session: SessionSettings, each: float, slots: int, more: bool
+) -> tuple[float, float]:
+    """Return the shortest and the longest time that the final comparison still takes.
+
+    Args:
+        run: The run so far; None before it begins.
+        session: Number of seeds and finalists.
+        each: Seconds of a full training.
+        slots: Number of trainings at once.
+        more: Whether the run proposes more genomes, so that the finalists may change.
+    """
+    least, most = comparison_seconds(session, each, slots)
+    done = [] if run is None else read_comparison(run)
+    kept = done
+    if run is not None and more:  # a new finalist needs fresh trainings; those of the default stay
+        kept = [trial for trial in done if trial.genome == run.candidates[0].genome]
+    return max(0.0, least - len(done) * each / slots), max(0.0, most - len(kept) * each / slots)
+
+
+def _opening(run: Run | None, pace: Pace | None) -> float:
+    """Return the seconds until the workers of a session train: they start, and import the evaluator.
+
+    It is measured by timings, or else by the first result of an earlier session.
+    """
+    known = 0.0 if pace is None else pace.start
+    if run is None or not run.resumed:
+        return known
+    now, starts, finished = run.resumed[-1], [], list(run.finished.items())
+    for began, end in pairwise([*run.resumed, math.inf]):
+        first = next((one for one in finished if began < one[1] <= end), None)
+        if first is not None and began == now:
+            return 0.0
+        if first is not None:
+            starts.append(first[1] - began - run.outcomes[first[0]].seconds)
+    if not known and starts:
+        known = max(0.0, min(starts))
+    return max(0.0, known - (run.elapsed - now))
+
+
+def _between(run: Run) -> float:
+    """Return the seconds of a slot between two trainings, median: a proposal, and the way to the worker and back."""
+    born, came = dict(run.born_at), dict(run.came_at)  # copies, because the slots' threads write more
+    events = sorted([*born.values(), *came.values()])
+    births = [time for id, time in born.items() if run.told_at_birth[id]]
+    waits = [time - events[bisect_left(events, time) - 1] for time in births]
+    ways = [time - born[id] - run.outcomes[id].seconds for id, time in came.items()]
+    return sum(max(0.0, median(found)) for found in (waits, ways) if found)
 
 
 def genome_cost(manifest: Manifest, genomes: int, promoted: float) -> float:

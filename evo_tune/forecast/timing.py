@@ -58,6 +58,7 @@ class Pace:
         memory: Largest memory on a GPU in bytes; 0 on a CPU.
         checkpoint: Mean bytes that a partial training leaves for its promotion; 0 if unknown.
         kept: Mean bytes that a full training leaves.
+        start: Seconds that a worker takes to start and to train its first step; 0 if unknown.
     """
 
     seconds: tuple[float, ...]
@@ -67,6 +68,7 @@ class Pace:
     memory: float = 0.0
     checkpoint: float = 0.0
     kept: float = 0.0
+    start: float = 0.0
 
     @property
     def usual(self) -> float:
@@ -149,12 +151,12 @@ def time_genomes(
         timing: How to time them.
 
     Returns:
-        The metrics of each timing that succeeded, by the index of its genome, and the largest memory of a worker in
-        bytes.
+        The metrics of each timing that succeeded and the seconds of the slowest start ("start"), by the index of its
+        genome, and the largest memory of a worker in bytes.
     """
     jobs, lock = deque(enumerate(genomes)), threading.Lock()
     done: dict[int, Outcome] = {}
-    memory = [0]
+    memory, starts = [0], [0.0]
 
     def measure(slot: Slot, number: int, genome: Genome, steps: int) -> Outcome:
         candidate = Candidate(0, 0, 0, 0, genome, TIMING, timing=steps)
@@ -166,8 +168,10 @@ def time_genomes(
         try:
             if not slot.available or timing.stopping():
                 return
+            opened = time.monotonic()
             measure(slot, 0, genomes[0], 1)  # warm-up, because the first steps of a worker are slow
             began = time.monotonic()
+            starts.append(began - opened)
             while not timing.stopping():
                 with lock:
                     if not jobs or (jobs[0][0] and time.monotonic() - began > timing.longest):
@@ -190,7 +194,9 @@ def time_genomes(
     for left in timing.folder.glob(f"{TIMING}-*"):
         shutil.rmtree(left, ignore_errors=True)
     sound: dict[int, Mapping[str, float]] = {
-        number: outcome.metrics for number, outcome in sorted(done.items()) if outcome.status == "ok"
+        number: {**outcome.metrics, "start": max(starts)}
+        for number, outcome in sorted(done.items())
+        if outcome.status == "ok"
     }
     return sound, memory[0]
 
@@ -211,6 +217,6 @@ def pace_of(
     rows = list(sound.values())
     typical = tuple(row["seconds"] for at, row in sound.items() if at not in corners)
     extremes = tuple(row["seconds"] for at, row in sound.items() if at in corners)
-    mean = {name: fmean(row.get(name, 0.0) for row in rows) for name in ("judging", "checkpoint", "kept")}
+    mean = {name: fmean(row.get(name, 0.0) for row in rows) for name in ("judging", "checkpoint", "kept", "start")}
     largest = max(row.get("memory", 0.0) for row in rows)
     return Pace(typical or extremes, extremes, worker=worker, memory=largest, **mean)

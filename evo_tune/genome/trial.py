@@ -96,6 +96,9 @@ def violation(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -
 Status: TypeAlias = Literal["ok", "failed", "diverged", "out_of_memory", "crashed", "timeout", "pruned"]
 STATUSES: tuple[str, ...] = get_args(Status)
 
+VARYING = re.compile(r"; its last line: .*|\{[^{}]*\}|(?<!\w)(['\"`]).*?\1(?!\w)|[-+]?\d[\w.+-]*", re.DOTALL)
+"""Parts of an error that say nothing about its cause: genomes, quoted texts, numbers, the last line of a script."""
+
 DECAYED = "decayed"
 """Name of a value in curve points: 1 from the start of the final learning-rate decay on."""
 
@@ -248,6 +251,11 @@ class Outcome:
     seconds: float = 0.0
     device: str = ""
     error: str | None = None
+
+    @property
+    def cause(self) -> str:
+        """Status and error, without quoted texts and numbers: these differ between trials that fail alike."""
+        return f"{self.status}: {VARYING.sub('…', self.error or '')}"
 
     def left_at(self, budget: float) -> float:
         """Return the share of the full training run where a promotion continues.

@@ -63,7 +63,7 @@ def limit_reached(
         deadline: Limit in hours of a run in slots, with the final comparison; None for a run driven by hand.
     """
     if session.budget is not None and spent(run) >= session.budget - SLACK:
-        return f"the training of {session.budget:g} full ones is spent"
+        return f"the budget of {session.budget:g} full trainings is spent"
     born = all_born(run, session, history)
     if done := done_enough(session, history, run.manifest.population):
         return done
@@ -103,22 +103,34 @@ def all_born(run: Run, session: SessionSettings, history: History) -> str | None
     more = history.fresh_count - births
     if more < 0:
         return None
-    return f"all {births:.0f} births are made" + (f", and {more:.0f} more before" if more else "")
+    return f"the limit of {births:.0f} trials is reached" + (f" (the run has {births + more:.0f})" if more else "")
 
 
-def check_hope(run: Run) -> None:
-    """Refuse to continue if every result of a whole generation is a failure.
+def check_hope(run: Run, session: SessionSettings) -> None:
+    """Refuse to continue if the first trials all failed for one reason, or if a whole generation has no value.
+
+    Args:
+        run: Run in progress.
+        session: Its `give_up_after` is the number of first trials; 0 allows any failures.
 
     Raises:
-        RunError: No result is ok; the message names the last error.
+        RunError: No trial has a value; the message has the error.
     """
-    outcomes = run.outcomes
-    if len(outcomes) < run.manifest.population or any(one.status == "ok" for one in outcomes.values()):
+    outcomes, patience = run.outcomes, session.give_up_after
+    if not patience or any(one.status == "ok" for one in outcomes.values()):
         return
-    last = outcomes[run.recorded[-1]]
+    alike = {one.cause for one in outcomes.values()}
+    first, last = outcomes[run.recorded[0]], outcomes[run.recorded[-1]]
+    same = len(outcomes) >= patience and len(alike) == 1 and first.status == "failed"
+    if not same and len(outcomes) < run.manifest.population:
+        return
     devices = Counter(one.device or "?" for one in outcomes.values())
     where = ", ".join(f"{many} on {device}" for device, many in devices.items())
-    raise RunError(
-        f"all {len(outcomes)} evaluations so far ended without a value ({where}), the last with {last.status}: "
-        f"{last.error}; mend that and start a new run, or `evo-tune resume {as_typed(run.folder)} --accept-changes`"
+    again = f"correct this and start a new run, or continue with `evo-tune resume {as_typed(run.folder)}"
+    if same:
+        said = f"the first {len(outcomes)} trials failed alike ({where}): {first.error}"
+        raise RunError(f"{said}; {again} --accept-changes`")
+    said = (
+        f"all {len(outcomes)} trials so far ended without a value ({where}), the last with {last.status}: {last.error}"
     )
+    raise RunError(f"{said}; {again} --give-up-after 0`")

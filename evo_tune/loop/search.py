@@ -378,7 +378,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def _evaluated(self, job: Job, outcome: Outcome) -> None:
         self.tell(job.candidate, outcome)
         with self._changed:
-            check_hope(self.saved)
+            check_hope(self.saved, self.session)
 
     def _next(self, slot: Slot) -> Fetched:
         """Return the next candidate as a job, for any slot."""

@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +20,9 @@ from typing import Any
 from evo_tune.errors import OptionError, PluginError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Candidate
 from evo_tune.genome.values import Genome
-from evo_tune.options.binding import bind, options_of
+from evo_tune.options.binding import bind, options_of, suggest
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.scripts.script import Script, Words, parse_patterns, parse_progress
@@ -35,6 +36,10 @@ LARGEST = 1 << 20
 
 LONGEST = 4000
 """Maximum characters of a command."""
+
+
+INTERPRETERS = re.compile(r"(?:python|pypy)[\d.]*|bash|sh|dash|zsh|Rscript|julia|perl|ruby")
+"""Programs whose first argument that is no flag is a script."""
 
 
 def is_command(name: str) -> bool:
@@ -96,19 +101,38 @@ def command_evaluator(
         SUPPORTS=supports,
         UNSUPPORTED=unsupported,
         evaluate=evaluate,
-        remarks=lambda **_: _remarks(words),
+        remarks=lambda **_: _remarks(words, bool(patterns)),
     )
     return Evaluator(module, _name(words), f"{COMMAND}:{text}", Path(__file__), COMMAND, tuple(_files(words)))
 
 
-def command_of(reference: str, genome: Genome, options: Mapping[str, Any]) -> str:
-    """Return a run's command with a genome in it, for a shell; '' if its evaluator is not a command."""
+def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any], device: str, threads: int) -> str:
+    """Return the command that trains a candidate of a run once more in full, for a shell; '' without a command.
+
+    Args:
+        reference: Evaluator of the run.
+        candidate: Trial to train, with its seed.
+        options: Options of the evaluator.
+        device: Device of its training.
+        threads: CPU threads of its training.
+    """
     kind, _, text = reference.partition(":")
     if kind != COMMAND:
         return ""
+    folder = f"trial-{candidate.id}"
+    given = {
+        "seed": candidate.seed,
+        "device": device,
+        "threads": threads,
+        "budget": 1.0,
+        "folder": folder,
+        "resume": "",
+    }
     shell = options.get("shell") is True
-    words = Words(text, shell).put(genome)
-    return words[0] if shell else shlex.join(words)
+    words = Words(text, shell)
+    put = words.put({**given, **candidate.genome})
+    make = f"mkdir -p {folder} && " if "folder" in words.names else ""
+    return make + (put[0] if shell else shlex.join(put))
 
 
 def _evaluate_of(command: str) -> Callable[..., dict[str, float]]:
@@ -127,26 +151,63 @@ def _no_space() -> SearchSpace:
 
 
 def _check_program(words: Words) -> None:
-    """Refuse a program that does not exist.
+    """Refuse a program, or a script of an interpreter, that does not exist.
 
     Raises:
-        PluginError: The program is not found.
+        PluginError: The program or the script is not found.
     """
     first = words.words[0]
-    if not words.shell and "{" not in first and shutil.which(first) is None:
+    if words.shell or "{" in first:
+        return
+    if shutil.which(first) is None:
         raise PluginError(
             f"{one_line(first, 100)!r} is neither an evaluator nor a program that can be started: expected a command "
             "such as 'python train.py --lr {lr}', an existing .py file, or a name that `evo-tune evaluators` lists"
         )
+    script = _script(words.words)
+    if script is not None and not os.path.exists(script):
+        folder = os.path.dirname(script) or "."
+        near = suggest(os.path.basename(script), os.listdir(folder) if os.path.isdir(folder) else [])
+        raise PluginError(
+            f"there is no script {one_line(script, 100)!r}{near}: expected a file, by its path from "
+            f"{one_line(os.getcwd(), 200)}, where evo-tune runs"
+        )
 
 
-def _remarks(words: Words) -> list[str]:
-    if "seed" in words.names:
-        return []
-    return [
-        "the command has no {seed}: if the script does not read EVO_TUNE_SEED, extra seeds differ by chance or not at "
-        "all; --final-seeds 0 leaves them out"
-    ]
+def _script(words: Sequence[str]) -> str | None:
+    """Return the script that an interpreter is given; None for another program, a module, or a placeholder."""
+    if not INTERPRETERS.fullmatch(os.path.basename(words[0])):
+        return None
+    rest = iter(words[1:])
+    for word in rest:
+        if word in ("-W", "-X"):
+            next(rest, None)
+        elif not word.startswith("-"):
+            return None if "{" in word else word
+        elif word in ("-", "-c", "-e", "-m") or (word[1] != "-" and word[-1] in "cem"):
+            return None
+    return None
+
+
+def _remarks(words: Words, described: bool) -> list[str]:
+    """Return remarks about a command.
+
+    Args:
+        words: The command.
+        described: Whether `--metric` says how the script prints its metrics.
+    """
+    found = []
+    if not described:
+        found.append(
+            "metrics are read from lines of JSON, or from numbers behind the objective's name, such as 'val loss: 0.5' "
+            "for val_loss; --metric NAME=PATTERN describes other lines"
+        )
+    if "seed" not in words.names:
+        found.append(
+            "the command has no {seed}: if the script does not read EVO_TUNE_SEED, extra seeds differ by chance or not "
+            "at all; --final-seeds 0 leaves them out"
+        )
+    return found
 
 
 def _parts(words: Words) -> list[str]:

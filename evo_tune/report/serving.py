@@ -24,6 +24,7 @@ from evo_tune.report.charts.curves import curves, shown_metric
 from evo_tune.report.drawing import SERIES, TRAINED, Color, Drawn, Part, Spec, as_json, figure, line, safe
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.page import Library, about, figures_of, page, plotly_script, policy, section_html
+from evo_tune.report.summary import results_of
 from evo_tune.report.words import show_seconds, show_value
 from evo_tune.store.heartbeat import Beat, Curve, in_flight, last_beat
 from evo_tune.store.journal import JOURNAL
@@ -55,7 +56,7 @@ RUNNING = {"kind": "running"}
 def now(material: Material) -> tuple[str, Part]:
     """Return what a run is doing, in one line and as a part of its page."""
     folder = material.run.folder
-    beat = None if material.run.ended is not None else last_beat(folder)
+    beat = None if material.run.ended is not None else last_beat(folder, material.run.outcomes)
     running = in_flight(folder) if beat is not None and beat.alive else {}
     running = {id: curve for id, curve in running.items() if id not in material.run.outcomes}
     metric = shown_metric(material) or material.metric
@@ -78,7 +79,7 @@ def now(material: Material) -> tuple[str, Part]:
 def state(material: Material, beat: Beat | None) -> str:
     """Return in one line what a run is doing, and when it may end."""
     run = material.run
-    done = f"{len(run.outcomes)} of {len(run.candidates)} proposed trials have a result"
+    done = results_of(run)
     if run.ended is not None:
         return f"Ended: {run.ended}. {done}."
     if beat is None or not beat.alive:

@@ -26,6 +26,7 @@ from evo_tune.report.recommendation import (
     recommended,
     reported,
 )
+from evo_tune.settings import SessionSettings
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 
@@ -125,6 +126,15 @@ class Closing:
     def beaten(self) -> bool | None:
         """Whether the best beats the default by the test in `final_comparison`; None if that was not tested."""
         return self._compared.beats
+
+    @property
+    def baseline(self) -> float | None:
+        """Value of the evaluator's baseline, a method without a search; None if it reports none.
+
+        Its metric is named as the objective: baseline_loss beside val_loss.
+        """
+        metrics = {} if self.best is None else self.best.outcome.metrics
+        return metrics.get(f"baseline_{self.metric.removeprefix('val_')}")
 
     @property
     def _compared(self) -> ComparisonState:
@@ -247,6 +257,24 @@ def proposed(run: Run) -> int:
     return sum(candidate.fresh for candidate in run.candidates)
 
 
+def planned_trials(run: Run, session: SessionSettings) -> int | None:
+    """Return the number of trials at the limit of a session, as far as it is known; None without such a limit.
+
+    Further trials of a genome count once they are proposed.
+    """
+    births = session.births(run.manifest.population)
+    more = sum(not candidate.fresh for candidate in list(run.candidates))
+    return max(int(births) + more, len(run.candidates)) if math.isfinite(births) else None
+
+
+def results_of(run: Run) -> str:
+    """Return in words how many trials have a result, of all trials that the limit allows."""
+    total = planned_trials(run, run.sessions[-1]) if run.sessions else None
+    done, pending = len(run.outcomes), len(run.candidates) - len(run.outcomes)
+    text = f"{done} of {total} trials have a result" if total else f"{done} trials have a result"
+    return f"{text}, {pending} pending" if pending else text
+
+
 def trained_in_full(run: Run) -> int:
     """Return the number of full trainings, pending ones included."""
     return sum(candidate.budget == 1.0 for candidate in run.candidates)
@@ -325,12 +353,16 @@ def statuses(run: Run) -> dict[str, int]:
 
 
 def failures(run: Run) -> list[tuple[str, list[int]]]:
-    """Return each error with its status, and the ids of its trials; the most frequent first."""
+    """Return the failed trials by their cause: the first error with its status, and the ids; the most frequent first.
+
+    Errors that differ only in numbers and quoted texts have the same cause.
+    """
     groups: dict[str, list[int]] = {}
     for id, outcome in run.outcomes.items():
         if outcome.status not in ("ok", "pruned"):
-            groups.setdefault(f"{outcome.status}: {outcome.error}", []).append(id)
-    return sorted(groups.items(), key=lambda item: -len(item[1]))
+            groups.setdefault(outcome.cause, []).append(id)
+    named = [(f"{run.outcomes[ids[0]].status}: {run.outcomes[ids[0]].error}", ids) for ids in groups.values()]
+    return sorted(named, key=lambda item: -len(item[1]))
 
 
 # Whether more trials are likely to improve the result.

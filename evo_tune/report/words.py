@@ -93,7 +93,7 @@ def _verdict(end: Closing) -> str:
     if end.best is None and end.partial:
         return f"{end.partial} partial trainings gave a value, no full one has finished: `evo-tune resume` continues"
     if end.best is None:
-        return "no evaluation gave a value: `evo-tune show` prints the errors"
+        return "no trial has a value"
     if end.default is None:
         return "the default genome has no value, so the best cannot be compared with it"
     if final is None and end.best.id == end.default.id:

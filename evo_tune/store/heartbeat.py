@@ -11,8 +11,8 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Container
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -133,13 +133,25 @@ class Beat:
         return not (now and self.started) or now == self.started
 
 
-def last_beat(folder: Path) -> Beat | None:
-    """Return the last heartbeat of a run; None if there is none."""
+def last_beat(folder: Path, done: Container[int] = ()) -> Beat | None:
+    """Return the last heartbeat of a run; None if there is none.
+
+    Args:
+        folder: Folder of the run.
+        done: Ids of the trials with a result: a slot that trained one at the heartbeat does so no more.
+    """
     try:
         sign = msgspec.json.decode(inside.read(folder, HEARTBEAT, limit=LARGEST), type=_Sign)
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
-    return Beat(sign.pid, sign.host, max(0.0, time.time() - sign.time), sign.slots, sign.started)
+    slots = tuple(replace(one, what="") if _trial_of(one.what) in done else one for one in sign.slots)
+    return Beat(sign.pid, sign.host, max(0.0, time.time() - sign.time), slots, sign.started)
+
+
+def _trial_of(what: str) -> int:
+    """Return the trial that a slot trains, -1 for none."""
+    found = re.match(r"trial (\d{1,15})\b", what)
+    return int(found[1]) if found else -1
 
 
 def _started(pid: int) -> str:

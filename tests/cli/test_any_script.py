@@ -160,6 +160,56 @@ def test_what_is_wrong_is_said_before_anything_is_made(typed: Typed, folder: Pat
     assert not (folder / "steps").exists()
 
 
+SAYS = """
+import sys
+for step in (1, 2):
+    print(f"step {step}: val loss {float(sys.argv[1]) + 1 / step:.4f}")
+"""
+
+
+def test_a_script_that_prints_text_needs_no_metric(typed: Typed, script: Path) -> None:
+    script.write_text(SAYS)
+    words = ("--gene", "lr=float(0,1)", "--objective", "val_loss:min", "--trials", "4", "--name", "one")
+    done = typed("run", f"{sys.executable} train.py {{lr}}", *words, "--final-seeds", "0", "--no-report")
+    assert done.code == 0, done
+    assert "numbers behind the objective's name, such as 'val loss: 0.5' for val_loss" in done.err
+    trial = load("populations/one").trials[0]
+    assert trial.outcome.metrics == {"val_loss": pytest.approx(trial.candidate.genome["lr"] + 0.5, abs=1e-4)}
+    assert "evo-tune: val_loss was read from lines such as 'val loss" in done.out  # or in the trial's log.txt
+
+
+def test_a_run_whose_first_trials_fail_alike_stops_and_names_the_remedy(typed: Typed, script: Path) -> None:
+    script.write_text(SAYS.replace("val loss", "error"))
+    words = ("--gene", "lr=float(0,1)", "--objective", "val_loss:min", "--final-seeds", "0")
+    command = f"{sys.executable} train.py {{lr}}"
+    done = typed("run", command, *words, "--name", "one")
+    assert (done.code, len(load("populations/one").trials)) == (1, 3), done
+    assert "Error: the first 3 trials failed alike (3 on cpu): the script printed no val_loss, but 'error " in done.err
+    assert "add --metric 'val_loss=error' if that is it; correct this and start a new run" in done.err
+    assert "3 x failed: the script printed no val_loss" in typed("show", "one").out
+    assert typed("run", command, *words, "--name", "two", "--metric", "val_loss=error", "--trials", "2").code == 0
+
+    few = typed("run", command, *words, "--name", "few", "--trials", "2")
+    assert few.code == 1
+    assert few.out.count("trial 0 failed: the script printed no val_loss, but 'error ") == 1, few
+    assert "2 of 2 trials failed: the script printed no val_loss" in few.out
+    assert "evo-tune show few" in few.out
+    assert not any(word in few.out for word in ("resume", "best few")), few
+    many = typed("run", command, *words, "--name", "many", "--trials", "5", "--give-up-after", "0")
+    assert "5 of 5 trials failed" in many.out, many
+
+
+def test_a_script_that_does_not_exist_is_an_error_before_anything_runs(typed: Typed, folder: Path) -> None:
+    for words in ("tran.py {lr}", "-u -W ignore tran.py --lr {lr}"):
+        done = typed("run", f"{sys.executable} {words}", "--gene", "lr=1|2", "--objective", "v:min")
+        assert (done.code, "there is no script 'tran.py' (did you mean train.py?)" in done.err) == (2, True), done
+    assert not (folder / "populations").exists()
+    for words in ("-c 'print({lr})'", "-m tran {lr}", "{script}"):
+        genes = ("--gene", "lr=1|2") if "{lr}" in words else ("--gene", "script=1|2")
+        done = typed("run", f"{sys.executable} {words}", *genes, "--objective", "v:min", *BRIEF, "--trials", "1")
+        assert "there is no script" not in done.err
+
+
 def test_a_program_that_is_not_there_and_flags_without_a_command(typed: Typed) -> None:
     assert "'pyton3' is neither an evaluator nor a program" in typed("run", "pyton3 x {lr}", "--gene", "lr=1").err
     assert "--metric is for a command" in typed("run", "quick.py", "--metric", "loss").err

@@ -229,6 +229,29 @@ def test_what_an_evaluator_remarks_is_said_beside_the_results(typed: Typed, fold
     assert "bias" not in typed("evaluate", "quick.py").err
 
 
+STEPS = """
+from evo_tune import Choice, Minimize, SearchSpace
+SPACE = SearchSpace(batch=Choice((8, 64, 1024), ordered=True, default=8))
+OBJECTIVES = [Minimize("loss")]
+def steps(genome, samples):
+    return {"steps": max(1, samples // genome["batch"])}
+def estimate(genome, *, samples: int = 1024):
+    return steps(genome, samples)
+def evaluate(genome, context, *, samples: int = 1024):
+    return {"loss": 1.0, **steps(genome, samples)}
+"""
+
+
+def test_trainings_of_few_steps_are_said_before_they_begin(typed: Typed, folder: Path) -> None:
+    (folder / "steps.py").write_text(STEPS)
+    few = "a training has only 1 step: give a larger budget, more data, or smaller batches"
+    run = ("run", "steps.py", "--trials", "1", "--final-seeds", "0", "--no-report")
+    assert f"with batch=1024, the largest of its range, {few}" in typed(*run).err
+    assert f"with batch=8, {few.replace('1 step', '2 steps')}" in typed(*run, "-o", "samples=16").err
+    assert typed(*run, "-o", "samples=100000").err == ""
+    assert f"with batch=1024, {few}" in typed("evaluate", "steps.py", "-g", "batch=1024").err
+
+
 def test_evaluate_one_genome_by_hand(typed: Typed) -> None:
     result = typed("evaluate", "quick.py", "-g", "x=0.5", "-g", "depth=2", "-o", "bias=1", "--format", "json")
     data = json.loads(result.out)

@@ -9,11 +9,17 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
 from evo_tune import Outcome
+from evo_tune.cli import output
 from evo_tune.cli.output import Progress, Recent, progress_table
+from evo_tune.forecast.ahead import Bounds
+from evo_tune.forecast.timing import Pace
+from evo_tune.loop import opening
 from evo_tune.loop.driving import Working
+from evo_tune.loop.opening import forecast
 from evo_tune.loop.search import Search
 from evo_tune.report.words import sparkline
 
@@ -47,6 +53,24 @@ def test_the_table_shows_what_came_and_what_is_in_flight(begin: Callable[..., Se
     search.tell(candidate, {"loss": 0.5, "cost": 1.0})
     assert "last results   5: 0.5   4: 1" in shown(search, seen), "what came since the last look is added"
     search.drivers.slots = []
+
+
+def test_lines_repeat_a_forecast_only_if_the_end_leaves_its_interval(
+    begin: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = begin(trials=12, strategy="random")
+    known = forecast(search.saved.manifest, search.session, 1, Pace((10.0,)))
+    assert known is not None
+    monkeypatch.setattr(output, "FORECAST_EVERY", 0.0)
+    with output.watcher(False, search.saved) as look:
+        for low, expected, high in [(80, 100, 130), (95, 120, 150), (60, 85, 100), (110, 150, 200), (110, 151, 200)]:
+            bounds = Bounds(low=low, expected=expected, high=high)
+            found = structs.replace(known, seconds=bounds)
+            monkeypatch.setattr(opening, "forecast", lambda *_, found=found: found)
+            search.pace = Pace((float(expected),))  # a new one updates the forecast at once
+            look(search)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("forecast")]
+    assert [line.split(" (")[0] for line in lines] == ["forecast: about 1 min 40 s", "forecast: about 2 min 30 s"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tests.cli.conftest import Typed
 
 def test_status_of_a_run_that_has_ended(typed: Typed, small_run: str) -> None:
     result = typed("status", small_run)
-    assert "one: ended: all 8 births are made" in result.out
+    assert "one: ended: the limit of 8 trials is reached" in result.out
     assert "8 of 8 trials have a result" in result.out
     assert not Path("populations/one/_heartbeat.json").exists()
     told = json.loads(typed("status", "--format", "json").out)
@@ -37,12 +37,12 @@ def test_status_while_a_run_lives_and_after_it_was_killed(typed: Typed, folder: 
         assert f"process {process.pid}" in told.out
         assert "trial 0" in told.out
         assert "MiB" in told.out
-        assert "0 of 2 trials have a result, 0 failed; no value yet" in told.out
+        assert "0 of 4 trials have a result, 2 pending; 0 failed; no value yet" in told.out
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     told = typed("status", "busy")
-    assert "busy: killed, or its machine is away" in told.out
+    assert "busy: killed, or its machine cannot be reached" in told.out
     assert "`evo-tune resume busy` continues it" in told.out
 
 
@@ -68,17 +68,20 @@ def test_status_of_a_run_that_is_driven_by_hand(typed: Typed, folder: Path) -> N
         told = typed("status", "hand")
         assert "hand: running (last sign of life" in told.out
         assert f"process {process.pid}" in told.out
-        assert "3 of 4 trials have a result, 1 failed, 1 pruned; best loss 1.0" in told.out
+        assert "3 of 4 trials have a result, 1 pending; 1 failed, 1 pruned; best loss 1.0" in told.out
         assert "a program drives it (ask and tell)" in told.out
         row = json.loads(typed("status", "hand", "--format", "json").out)
         assert (row["failed"], row["pruned"], row["slots"]) == (1, 1, [])
     finally:
         process.kill()
         process.communicate()
-    assert "hand: killed, or its machine is away (last sign" in typed("status", "hand").out
+    assert "hand: killed, or its machine cannot be reached (last sign" in typed("status", "hand").out
     sign = folder / "populations" / "hand" / "_heartbeat.json"
     sign.write_text(json.dumps({**json.loads(sign.read_text()), "host": "far", "time": 0.0}))
-    assert "hand: killed, or its machine is away, or a program drives it and is busy" in typed("status", "hand").out
+    assert (
+        "hand: killed, or its machine cannot be reached, or a program drives it and is busy"
+        in typed("status", "hand").out
+    )
 
 
 def test_devices_says_what_a_run_would_use_and_why(typed: Typed) -> None:

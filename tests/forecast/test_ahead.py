@@ -155,6 +155,29 @@ def test_a_forecast_in_words_and_as_data(begin: Begin) -> None:
     assert f"; {priced.cost.expected:.2f} at the given price" in line
 
 
+def left(search: Search, pace: Pace | None = None) -> float:
+    found = forecast(search.saved.manifest, search.session, 1, pace, search.saved)
+    assert found is not None
+    return found.seconds.expected
+
+
+def test_the_start_of_the_workers_and_the_time_between_trainings_count(begin: Begin) -> None:
+    search = begin(trials=10, generations=None)
+    assert left(search, Pace((10.0,), start=6.0)) - left(search, Pace((10.0,))) == pytest.approx(6.0, abs=0.5)
+    for _ in range(5):
+        candidate = search.ask()
+        assert candidate is not None
+        search.tell(candidate, Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=1.0))
+    run, usual = search.saved, left(search)
+    run.born_at, run.came_at = {id: 10.0 * id for id in range(5)}, {id: 10.0 * id + 4.0 for id in range(5)}
+    assert left(search) - usual == pytest.approx(5 * (6.0 + 3.0), abs=0.5), "to propose, and to the worker and back"
+    usual = left(search)
+    run.finished, run.seconds, run.resumed = {id: 9.0 + id for id in range(5)}, 50.0, [0.0, 50.0]
+    assert left(search) - usual == pytest.approx(9.0 - 1.0, abs=0.5), "a resumed run starts its workers again"
+    run.finished[4] = 51.0
+    assert left(search) == pytest.approx(usual, abs=0.5), "they have started"
+
+
 def test_a_few_long_genomes_do_not_make_a_first_forecast_too_long(begin: Begin) -> None:
     """As language_model was timed on two cores: its default run took 2.7 times the default's seconds for a training."""
     timed = (5.55, 7.92, 51.83, 177.85, 23.29, 2.18, 7.05, 48.21)

@@ -40,7 +40,7 @@ def test_limits_are_totals_and_new_ones_replace_the_old(begin: Begin, resume: Be
 def test_the_smaller_of_two_limits_holds(begin: Begin, resume: Begin) -> None:
     assert len(drive(begin("run", generations=2, trials=5)).trials) == 5
     assert drive(begin("hours", generations=None, hours=1e-9)).trials == []
-    assert drive(resume("hours", hours=5.0, trials=1)).finished == "all 1 births are made"
+    assert drive(resume("hours", hours=5.0, trials=1)).finished == "the limit of 1 trials is reached"
 
 
 def failing_at_once(search: Search, candidate: Candidate) -> Outcome:
@@ -60,7 +60,7 @@ def test_a_budget_counts_what_a_failed_training_had(begin: Begin, resume: Begin)
     assert len(failed) >= 3
     assert len(run.outcomes) > 6
     assert spent(Run.open(run.folder)) == spent(run), "a pure function of the journal"
-    assert drive(resume("run")).finished == "the training of 5 full ones is spent"
+    assert drive(resume("run")).finished == "the budget of 5 full trainings is spent"
 
 
 def test_failures_that_cost_nothing_end_a_budget_too(begin: Begin) -> None:
@@ -260,8 +260,12 @@ def test_run_ends_where_the_space_does(begin: Begin, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_run_with_no_value_at_all_gives_up(begin: Begin, resume: Begin) -> None:
+    failing = {"options": {"failing": 1.0}, "generations": 20, "slots": 1}
     with pytest.raises(
-        RunError, match=r"all \d evaluations so far ended without a value .*, the last with failed: .*luck"
+        RunError, match=r"the first 3 trials failed alike \(3 on cpu\): ValueError: no luck .*--accept-changes"
     ):
-        begin("run", options={"failing": 1.0}, generations=20, slots=1).run()
+        begin("alike", **failing).run()
+    with pytest.raises(RunError, match=r"all 4 trials so far ended without a value .*, the last with failed: .*luck"):
+        begin("run", **failing, give_up_after=9).run()
     assert len(Run.open(resume("run").saved.folder).trials()) == 4
+    assert len(begin("on", **{**failing, "generations": 2}, give_up_after=0).run().trials) == 8

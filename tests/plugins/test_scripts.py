@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 
 from evo_tune import Context, Minimize, Script
 from evo_tune.errors import OptionError
+from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.code import local_sources
 from evo_tune.plugins.command import command_evaluator, command_of, is_command
 from evo_tune.plugins.context import Pruned
@@ -28,7 +31,7 @@ TELLS = "import json,os,sys; print(json.dumps(sys.argv[1:])); print(json.dumps(d
 
 
 def context(folder: Path, **fields: Any) -> Context:
-    return Context(folder=folder / "trial", objectives=[Minimize("v")], **fields)
+    return Context(**{"folder": folder / "trial", "objectives": [Minimize("v")], **fields})
 
 
 def python(text: str, *words: str) -> str:
@@ -76,11 +79,16 @@ def test_a_command_in_a_shell_has_pipes_and_variables(tmp_path: Path) -> None:
     assert Script(text, ["v"], shell=True).run({"x": 1}, context(tmp_path)) == {"v": 41.0}
 
 
-def test_a_command_is_shown_as_it_would_be_typed() -> None:
-    assert command_of("command:p --lr {lr} --s {seed} '{n}'", {"lr": 1e-5, "n": "a b"}, {}) == (
-        "p --lr 1e-05 --s '{seed}' 'a b'"
-    )
-    assert command_of("bundled:language_model", {}, {}) == ""
+def test_a_command_is_shown_as_it_would_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all placeholders filled: it runs as it is."""
+    trial = Candidate(7, 0, 5, 0, {"lr": 1e-5, "n": "a b"}, "random")
+    text = "p --lr {lr} {n} -s {seed} --steps {budget*40} {threads} {device} {resume?-r} {{x}}"
+    assert command_of(f"command:{text}", trial, {}, "cuda:0", 2) == "p --lr 1e-05 'a b' -s 5 --steps 40 2 cuda:0 '{x}'"
+    assert command_of("bundled:language_model", trial, {}, "cpu", 1) == ""
+    monkeypatch.chdir(tmp_path)
+    made = command_of("command:touch {folder}/{n}", trial, {}, "cpu", 1)
+    subprocess.run(made, shell=True, check=True)
+    assert (tmp_path / "trial-7" / "a b").is_file()
 
 
 # What does not go together is said in a line, before anything runs.
@@ -171,6 +179,58 @@ def test_patterns_find_numbers_as_people_print_them(line: str, pattern: str) -> 
     assert read([line, "nothing here, nor 7"], [pattern]).metrics == {"v": 0.125}
 
 
+@pytest.mark.parametrize(
+    ("name", "lines", "value"),
+    [
+        ("val_loss", ["step 10: val loss 3.5", "step 20: val loss 2.1555"], 2.1555),
+        ("val_loss", ["iter 3 loss 9, Val-Loss: nan"], math.nan),
+        ("val_loss", [" 5%|# | 4/9 [00:01<00:02, 3.1it/s, val_loss=3]", "9/9 [00:02, 1.0s/it, val_loss=2]"], 2.0),
+        ("loss", ["train loss 3", "loss: 2.5", "train loss 1"], 2.5),
+        ("loss", ["the val loss 2.5"], 2.5),
+        ("accuracy", ["{'accuracy': '0.81'}", "accuracy = 9e-1"], 0.9),
+        ("v", ["v 5", '{"v": 1}', "v 7"], 1.0),
+    ],
+)
+def test_without_patterns_an_objective_is_found_by_its_name(name: str, lines: list[str], value: float) -> None:
+    reading = read(lines, [], objectives=[Minimize(name)])
+    assert reading.metrics == {name: pytest.approx(value, nan_ok=True)}
+
+
+def test_numbers_found_by_their_names_make_a_curve() -> None:
+    reading = read(["v is off", "step 10: v 3", "step 20: v 2"], [], "step/20")
+    assert reading._context.curve == [(0.5, {"step": 10.0, "v": 3.0}), (1.0, {"step": 20.0, "v": 2.0})]
+    assert [point["v"] for _, point in read(["best v 9", "v 3", "v 2"], [])._context.curve] == [3.0, 2.0]
+    assert [point["v"] for _, point in read(["v 3", '{"v": 2}', '{"v": 1}'], [])._context.curve] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("printed", "said", "value"),
+    [
+        (
+            ["validation loss 2.1"],
+            "printed no v, but 'validation loss 2.1': add --metric 'v=validation loss' if that",
+            2.1,
+        ),
+        (["epoch 3", "acc@5: 0.5 (top)"], "but 'acc@5: 0.5', 'epoch 3': add --metric 'v=acc@\\d+' if that is it", 0.5),
+        (
+            ["train v 2", "test v 3"],
+            "several numbers named v, 'train v 2', 'test v 3': add --metric 'v=train v' to",
+            2.0,
+        ),
+        (["[train] v 2", "[test] v 3"], "'v 2', 'v 3': add --metric 'v=train\\] v' to choose one", 2.0),
+    ],
+)
+def test_the_error_of_a_missing_objective_names_the_flag_that_reads_it(
+    tmp_path: Path, printed: list[str], said: str, value: float
+) -> None:
+    command = python(f"print({chr(10).join(printed)!r})")
+    with pytest.raises(Ended) as caught:
+        Script(command).run({}, context(tmp_path))
+    assert said in str(caught.value)
+    flag = re.findall(r"--metric '(.*?)'", str(caught.value))
+    assert Script(command, flag).run({}, context(tmp_path))["v"] == value
+
+
 def test_a_training_that_diverged_does_not_count_as_it_was_before() -> None:
     assert math.isnan(read(["v=1.0", "v=nan"], ["v"]).metrics["v"])
     assert read(["v=1.0", "v=-inf"], ["v"]).metrics["v"] == -math.inf
@@ -249,6 +309,13 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         ("raise ValueError('too deep')", "failed", "ValueError: too deep (exit code 1)"),
         ("import sys; print('no luck'); sys.exit(3)", "failed", "no luck (exit code 3)"),
         ("import sys; sys.exit(3)", "failed", "it printed nothing (exit code 3)"),
+        (
+            "import sys\nfor line in ("
+            "'Traceback (most recent call last):', '  File', 'KeyError: 1', 'launcher failed'):\n"
+            "  print(line, file=sys.stderr)\nsys.exit(1)",
+            "failed",
+            "KeyError: 1 (exit code 1)",
+        ),
         ("raise MemoryError", "out_of_memory", "MemoryError (exit code 1)"),
         (
             "raise RuntimeError('CUDA out of memory.')",

@@ -40,14 +40,20 @@ def going(made: Made, tmp_path: Path) -> Run:
 
 def test_the_state_says_whether_it_runs_and_until_when(going: Run, made: Made) -> None:
     line, part = now(Material(going))
-    assert line.startswith(f"Running. {len(going.outcomes)} of {len(going.candidates)} proposed trials have a result")
+    pending = len(going.candidates) - len(going.outcomes)
+    assert line.startswith(f"Running. {len(going.outcomes)} of 80 trials have a result, {pending} pending;")
     assert " left at the pace so far, until " in line
     assert [row["training"] for row in part.rows][-1] == "none"
     (going.folder / "_heartbeat.json").unlink()
     assert now(Material(going))[0].startswith("Not running now.")
     line, part = now(Material(made()))
-    assert line.startswith("Ended: all 80 births are made.")
+    assert line.startswith("Ended: the limit of 80 trials is reached.")
     assert part.rows == []
+
+
+def test_a_trial_with_a_result_is_in_training_no_more(going: Run) -> None:
+    beat(going.folder, f"trial {going.recorded[-1]}", "final comparison, trial 1")
+    assert [row["training"] for row in now(Material(going))[1].rows] == ["none", "final comparison, trial 1"]
 
 
 def test_the_time_left_is_the_pending_trainings_at_the_mean_pace(going: Run) -> None:

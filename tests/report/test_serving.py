@@ -94,7 +94,7 @@ def test_the_page_follows_the_run(run: Path, address: str, made: Made, browse: O
     lines = (made().folder / "_journal.jsonl").read_bytes().splitlines(keepends=True)
     with (run / "_journal.jsonl").open("ab") as journal:
         journal.write(b"".join(lines[160:]))
-    page.locator("#state", has_text="Ended: all 80 births are made").wait_for(timeout=30_000)
+    page.locator("#state", has_text="Ended: the limit of 80 trials is reached").wait_for(timeout=30_000)
     opened.until(f"document.querySelectorAll('#course-0 .trace.scatter .point').length > {before}")
     assert opened.said == []
     assert all(asked.startswith(address) for asked in opened.asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -37,6 +38,15 @@ def test_the_verdict_tells_the_spread_between_seeds(gain: float, error: float, b
     assert words in verdict(end)
 
 
+def test_the_baseline_of_the_task_is_that_of_the_objective() -> None:
+    end = ended(0.1, 0.1, True)
+    assert end.baseline is None
+    assert end.best is not None
+    outcome = Outcome("ok", {"val_loss": 1.0, "baseline_loss": 0.5, "baseline_auc": 0.7})
+    told = replace(end, metric="val_loss", best=replace(end.best, outcome=outcome))
+    assert (told.baseline, replace(told, metric="auc").baseline) == (0.5, 0.7)
+
+
 def test_errors_are_gathered_the_commonest_first(made: Made) -> None:
     run = made(12)
     run.outcomes = {
@@ -46,6 +56,13 @@ def test_errors_are_gathered_the_commonest_first(made: Made) -> None:
         )
     }
     assert failures(run) == [("crashed: b", [2, 4]), ("failed: a", [1]), ("failed: b", [5])]
+
+
+def test_errors_that_differ_in_numbers_and_quoted_texts_have_one_cause(made: Made) -> None:
+    run = made(4)
+    errors = ["size 32 is not 'a b'", "size -1.5e3 is not 'c'", "shape is not 'c'", "size 7 is not 'd'"]
+    run.outcomes = {id: Outcome("failed", error=error) for id, error in enumerate(errors)}
+    assert failures(run) == [(f"failed: {errors[0]}", [0, 1, 3]), (f"failed: {errors[2]}", [2])]
 
 
 def test_the_hint_to_go_on_asks_for_three_generations_more(promoted: Run) -> None:

@@ -48,7 +48,7 @@ def test_a_decay_that_is_thrown_away_is_counted(forked: Run) -> None:
     assert {None, 0.1, 0.5} == set(before)
     assert spent(run) == pytest.approx(sum(costs[rung] for rung in before))
     assert 4.0 - 1e-9 <= spent(run) < 4.0 + 0.6
-    assert run.ended == "the training of 4 full ones is spent"
+    assert run.ended == "the budget of 4 full trainings is spent"
 
 
 def test_each_point_of_a_saved_curve_says_whether_it_is_decayed(forked: Run) -> None:

@@ -150,7 +150,7 @@ def test_in_birth_order_the_number_of_slots_does_not_matter(
 
 def test_a_limit_counts_genomes_and_leaves_no_promotion_out(descent: Begin, resume: Begin, fast_disk: None) -> None:
     run = drive(descent("run", fidelity="1/9,1/3,1", generations=None, trials=9), slots=3, evaluate=train).saved
-    assert run.ended == "all 9 births are made"
+    assert run.ended == "the limit of 9 trials is reached"
     assert sum(candidate.fresh for candidate in run.candidates) == 9
     assert run.candidates[-1].budget == 1.0
     assert run.leader is not None
@@ -173,7 +173,7 @@ def test_warm_starts_are_born_whatever_else_is_due(descent: Begin, fast_disk: No
 
 def test_a_budget_in_full_trainings_ends_the_run(descent: Begin, resume: Begin, fast_disk: None) -> None:
     run = drive(descent("run", fidelity="1/9,1/3,1", generations=None, budget=5.0), evaluate=train).saved
-    assert run.ended == "the training of 5 full ones is spent"
+    assert run.ended == "the budget of 5 full trainings is spent"
     assert 5.0 - 1e-9 <= spent(run) < 5.0 + 2 / 3
     again = drive(resume("run", budget=6.0), evaluate=train).saved
     assert 6.0 - 1e-9 <= spent(again) < 6.0 + 2 / 3

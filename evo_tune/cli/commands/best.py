@@ -70,5 +70,6 @@ def _print_one(run: Run, best: Trial) -> None:
     shared.echo(f"{text} (trial {best.id} of run {run.name})")
     for gene, value in best.genome.items():
         shared.echo(f"  {gene:<12} {value}")
-    if typed := command_of(run.manifest.evaluator, best.genome, run.manifest.options):
+    manifest, device = run.manifest, best.outcome.device or "cpu"
+    if typed := command_of(manifest.evaluator, best.candidate, manifest.options, device, manifest.threads):
         shared.echo(f"train it: {typed}")

@@ -83,7 +83,7 @@ def command(
     space = bound.space.including(values)
     genome = space.check(space.parse(values), fill_defaults=True)
     planned = plan(1, devices, 1, threads)
-    shared.print_remarks(bound)
+    shared.print_remarks(bound, genome)
     with _interruptible(), tempfile.TemporaryDirectory() as scratch:
         task = Task.of(bound, plugin.objectives, folder or scratch, planned.threads)
         slot = open_slots(task, planned, timeout, 0)[0]

@@ -50,7 +50,7 @@ def _setting_flags() -> list[click.Option]:
 @click.option(
     "--ladder",
     metavar="SIZES",
-    help="Sizes (depth x width) tried in order while they pay: 2x64,4x96,6x128.",
+    help="Model sizes (depth x width) to try in order while larger ones are better: 2x64,4x96,6x128.",
 )
 @click.option(
     "--gene",
@@ -67,12 +67,12 @@ def _setting_flags() -> list[click.Option]:
     "metrics",
     multiple=True,
     metavar="NAME=PATTERN",
-    help="For a command: pattern of a metric in its output, 'val_loss=val loss ([0-9.]+)'.  [default: JSON]",
+    help="For a command: pattern of a metric in its output, 'val_loss=val loss'.  [default: JSON, or by name]",
 )
 @click.option(
     "--progress",
     metavar="N|STEP/N",
-    help="For a command: progress at a printed line, by count (20) or a metric (step/2000), for --prune.",
+    help="For a command: number of lines with the objective (20), or a metric and its end (step/2000); for --prune.",
 )
 @click.option("--shell", is_flag=True, help="For a command: run it with /bin/sh; values are quoted.")
 @click.option("--population", type=click.IntRange(min=2), help="Trials in a generation.  [default: 12]")

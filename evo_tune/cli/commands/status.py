@@ -32,7 +32,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
     from evo_tune.store.heartbeat import last_beat
 
     saved = shared.open_run(run, store)
-    beat = None if saved.ended is not None else last_beat(saved.folder)
+    beat = None if saved.ended is not None else last_beat(saved.folder, saved.outcomes)
     running = beat is not None and beat.alive
     statuses = [outcome.status for outcome in saved.outcomes.values()]
     slots = beat.slots if beat is not None else ()
@@ -65,20 +65,21 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
         age: Seconds since its last sign of life.
     """
     from evo_tune.forecast.ahead import as_line
+    from evo_tune.report.summary import results_of
     from evo_tune.report.words import fixed
 
     best, metric = run.leader, run.objectives[0].metric
     value = "no value yet" if best is None else f"best {metric} {fixed(best.outcome.metrics[metric])} (trial {best.id})"
     counts = f"{status.failed} failed" + (f", {status.pruned} pruned" if status.pruned else "")
     shared.echo(f"{status.run}: {status.state}")
-    shared.echo(f"{status.results} of {status.births} trials have a result, {counts}; {value}")
+    shared.echo(f"{results_of(run)}; {counts}; {value}")
     shared.echo(f"last event {shared.show_seconds(status.seconds_since_last_event)} ago")
     if not status.running:
         return
     if not status.slots:
         shared.echo("no slot is open: the run is starting, or a program drives it (ask and tell)")
         return
-    shared.echo("forecast: after three trainings" if status.forecast is None else as_line(status.forecast))
+    shared.echo("forecast: available after three trainings" if status.forecast is None else as_line(status.forecast))
     shared.print_table([_row(busy, age) for busy in status.slots])
 
 
@@ -86,7 +87,7 @@ def _row(busy: Busy, age: float) -> dict[str, Any]:
     return {
         "slot": busy.slot,
         "device": busy.device,
-        "at work on": busy.what or "waits",
+        "work": busy.what or "none",
         "for": shared.show_seconds(busy.seconds + age),
         "memory": None if busy.memory is None else f"{busy.memory / 2**20:.0f} MiB",
     }
@@ -102,9 +103,9 @@ def _state(saved: Run, beat: Beat | None) -> str:
         return f"ended: {saved.ended}"
     resume = f"`evo-tune resume {as_typed(saved.folder)}` continues it"
     if beat is None:
-        return f"not running, and not ended by itself; {resume}"
+        return f"not running, although it has not ended; {resume}"
     last = f"last sign of life {shared.show_seconds(beat.age)} ago on {beat.host}, process {beat.pid}"
     if beat.alive:
         return f"running ({last})"
     by_hand = "" if beat.slots or beat.host == platform.node() else ", or a program drives it and is busy"
-    return f"killed, or its machine is away{by_hand} ({last}); if it is dead, {resume}"
+    return f"killed, or its machine cannot be reached{by_hand} ({last}); if it was killed, {resume}"

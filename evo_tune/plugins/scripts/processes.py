@@ -98,8 +98,8 @@ def call(words: Sequence[str], environment: Mapping[str, str], shell: bool, take
 
 
 def _failure(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:
-    lines = tails["err"] or tails["out"]
-    said = one_line(lines[-1], 300) if lines else "it printed nothing"
+    lines = list(tails["err"] or tails["out"])
+    said = one_line(_reason(lines), 300) if lines else "it printed nothing"
     if any(map(tells_of_memory, lines)):
         return Ended(f"{said} (exit code {code})", "out_of_memory")
     if code > 0:
@@ -107,6 +107,13 @@ def _failure(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:
     with contextlib.suppress(ValueError):
         return Ended(f"the script was killed by {signal.Signals(-code).name}; its last line: {said}", "crashed")
     return Ended(f"the script was killed by signal {-code}; its last line: {said}", "crashed")
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """Return the exception of the first traceback of Python, else the last line: launchers print more after it."""
+    begun = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    after = lines[begun[0] + 1 :] if begun else []
+    return next((line for line in after if line[:1] not in (" ", "|")), lines[-1])
 
 
 def _lines(script: subprocess.Popen[bytes]) -> Iterator[tuple[str, str]]:

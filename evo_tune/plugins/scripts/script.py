@@ -3,8 +3,8 @@
 A command has placeholders: `{lr}` is the value of a gene, `{seed}` and the like describe the trial, `{name?yes:no}` is
 one of two texts, `{budget*2000}` the steps of a partial training, and `{{` and `}}` are braces. Values are inserted
 after the command was split into words, so no value can inject code. Metrics are read from the output: JSON objects, or
-numbers that patterns find. The last value of each metric counts, and each line with an objective is a point of the
-learning curve.
+numbers that patterns find, or, without patterns, numbers behind the names of the objectives. The last value of each
+metric counts, and each line with an objective is a point of the learning curve.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import os
 import re
 import shlex
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,8 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.values import Genome
 from evo_tune.options.binding import suggest
 from evo_tune.plugins.context import THREAD_VARIABLES, Context
-from evo_tune.plugins.scripts.processes import Ended, call
+from evo_tune.plugins.scripts.printed import NUMBER, Named, advice, escaped, named, suggestions
+from evo_tune.plugins.scripts.processes import TAIL, Ended, call
 from evo_tune.text import one_line
 
 GIVEN = ("seed", "device", "threads", "budget", "folder", "resume")
@@ -30,9 +32,6 @@ GIVEN = ("seed", "device", "threads", "budget", "folder", "resume")
 
 BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 STEPS = re.compile(r"budget\s*\*\s*(\d{1,15})")
-
-NUMBER = r"[-+]?(?:\d[\d_]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?:nan|inf(?:inity)?)\b)"
-"""A printed number. It may be nan, so that a diverged training does not count with its last finite value."""
 
 MOST_METRICS, MOST_POINTS = 500, 1000
 """Metrics of a script, and points of its learning curve, that are kept."""
@@ -47,7 +46,8 @@ class Script:
         command: Program and arguments, split as a shell would, with placeholders: {GENE}, {seed}, {device}, {threads},
             {budget}, {budget*2000} (steps, of 2000 in a full training), {folder} (the trial's folder), {resume} (folder
             of the trial to resume from, or nothing), {NAME?YES:NO}. A list of words is not split.
-        metrics: NAME=PATTERN or NAME for each metric (see `parse_patterns`); none: lines that are JSON objects.
+        metrics: NAME=PATTERN or NAME for each metric (see `parse_patterns`); none: lines that are JSON objects, else
+            text with the objective's name and a number, 'val loss: 2.1' for val_loss.
         progress: Place of a point on the learning curve: '20', 'step/2000', 'fraction' (see `parse_progress`).
         shell: Whether /bin/sh runs the command, with quoted values.
 
@@ -89,17 +89,24 @@ class Script:
         last = call(self.words.put({**given, **genome}), environment, self.words.shell, reading.take)
         missing = [goal.metric for goal in context.objectives if goal.metric not in reading.metrics]
         if missing and missing != ["seconds"]:
-            expected = self._expected(missing[0])
-            raise Ended(f"the script printed no {missing[0]}: expected {expected}; its last line: {last or '(none)'}")
-        reading.end()
+            raise Ended(self._missing(missing[0], reading, last))
+        for line in reading.end():
+            print(line)  # into the log of the trial
         return reading.metrics
 
-    def _expected(self, name: str) -> str:
-        if name in self.patterns:
-            return "a line in which its --metric finds a number"
+    def _missing(self, name: str, reading: Reading, last: str) -> str:
+        """Return why an objective has no value, and what to do."""
+        if ways := reading.unclear(name):
+            return f"the script prints several numbers named {name}, {advice(name, ways)} to choose one"
+        found = [(one.text, escaped(one.label)) for one in suggestions(reading.last, name)]
+        if found and name not in self.patterns:
+            return f"the script printed no {name}, but {advice(name, found)} if that is it"
+        expected = f"a line that is a JSON object, {{\"{name}\": 0.5}}, or '{name} 0.5'"
         if self.patterns:
-            return f"--metric '{name}=PATTERN' to say where it is"
-        return f"a line that is a JSON object, {{\"{name}\": 0.5}}, or --metric '{name}=PATTERN'"
+            expected = "a line in which its --metric finds a number"
+        if self.patterns and name not in self.patterns:
+            expected = f"--metric '{name}=PATTERN' to say where it is"
+        return f"the script printed no {name}: expected {expected}; its last line: {last or '(none)'}"
 
 
 class Words:
@@ -271,18 +278,27 @@ def parse_progress(text: str) -> Place | None:
 class Reading:
     """Reader of a script's output that reports its learning curve.
 
+    Without patterns, the best source of a metric counts: JSON objects, else text in which the name alone stands before
+    the number, else text in which more words do.
+
     Args:
-        patterns: Pattern of each metric; none: lines that are JSON objects are read.
+        patterns: Pattern of each metric; none: metrics are read by their names.
         place: Place of a point; None: unknown until the end, when the points are spread evenly.
         context: Context of the evaluation.
     """
 
     def __init__(self, patterns: Patterns, place: Place | None, context: Context) -> None:
         self.metrics: dict[str, float] = {}
+        self.last: deque[str] = deque(maxlen=TAIL)
+        """Last lines of the output."""
         self._patterns = patterns
         self._place = place
         self._context = context
         self._goals = {objective.metric for objective in context.objectives}
+        self._sources: dict[str, dict[tuple[str, ...], Named]] = {}
+        """For each metric that was found in text: the kinds of lines, by their words before the name."""
+        self._json: set[str] = set()
+        """Metrics that were found in JSON objects."""
         self._since: dict[str, float] = {}
         self._kept: list[dict[str, float]] = []
         self._every, self._count, self._last = 1, 0, 0.0
@@ -293,7 +309,9 @@ class Reading:
         Raises:
             Pruned: The learning curve passed a bound.
         """
-        found = self._by_patterns(line) if self._patterns else _json(line)
+        if line.strip():
+            self.last.append(line)
+        found = self._by_patterns(line) if self._patterns else self._by_names(line)
         if not found:
             return
         room = MOST_METRICS - len(self.metrics)
@@ -309,10 +327,21 @@ class Reading:
             else:
                 self._report(self._share(self._place), point)
 
-    def end(self) -> None:
-        """Report the points that waited for their places; call it when the script has ended well."""
+    def unclear(self, name: str) -> list[tuple[str, str]]:
+        """Return the kinds of lines that have a metric, as texts with their patterns; [] if there are not several."""
+        ways = self._sources.get(name, {}).values()
+        return [(one.text, one.pattern) for one in ways] if len(ways) > 1 and name not in self._json else []
+
+    def end(self) -> list[str]:
+        """Report the points that waited for their places; call it when the script has ended well.
+
+        Returns:
+            A line for each objective that was found in text, which says how it was read.
+        """
         for number, point in enumerate(self._kept, 1):
             self._report(self._context.budget * min(1.0, number * self._every / self._count), point)
+        read = {name: next(iter(ways.values())) for name, ways in self._sources.items() if name not in self._json}
+        return [f"evo-tune: {name} was read from lines such as {one.text!r}" for name, one in read.items()]
 
     def _by_patterns(self, line: str) -> dict[str, float]:
         found = {}
@@ -323,6 +352,41 @@ class Reading:
                 except (TypeError, ValueError):  # the group did not match, or matched no number (1.2.3)
                     continue
         return found
+
+    def _by_names(self, line: str) -> dict[str, float]:
+        """Return the numbers of a JSON object; of text, those of objectives and of the progress."""
+        found = _json(line)
+        if found:
+            self._restart(found.keys() & self._sources.keys() - self._json)
+            self._json |= found.keys()
+            return found
+        goals = self._goals - self._json - {"seconds"}  # those are measured
+        progress = set() if self._place is None else {self._place.metric, str(self._place.total)}
+        for name in goals | progress:
+            one = named(line, name)
+            if one is not None and (name not in goals or self._is_clear(name, one)):
+                found[name] = one.value
+        return found
+
+    def _is_clear(self, name: str, one: Named) -> bool:
+        """Note a kind of line that has a metric; return whether it is the only one of the best source."""
+        ways = self._sources.setdefault(name, {})
+        known = next(iter(ways.values()), None)
+        if known is not None and known.exact and not one.exact:
+            return False
+        if known is not None and one.exact and not known.exact:
+            ways.clear()
+            self._restart({name})
+        ways.setdefault(one.context, one)
+        if len(ways) > 1:
+            self.metrics.pop(name, None)
+        return len(ways) == 1
+
+    def _restart(self, names: Iterable[str]) -> None:
+        """Forget the points of the curve, because a better source of an objective was found."""
+        if self._goals & {*names}:
+            self._kept, self._since = [], {}
+            self._every, self._count = 1, 0
 
     def _share(self, place: Place) -> float:
         at = self.metrics.get(place.metric, 0.0) if place.metric else float(self._count)

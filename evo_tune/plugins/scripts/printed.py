@@ -1,0 +1,130 @@
+"""Find metrics in ordinary lines of text, for a script of which no `--metric` says how it prints them.
+
+A metric is found by its own name, whatever separates the words: `val loss: 2.1` is a value of val_loss. The module also
+suggests what a `--metric` could read. It runs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from evo_tune.text import one_line
+
+NUMBER = r"[-+]?(?:\d[\d_]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?:nan|inf(?:inity)?)\b)"
+"""A printed number. It may be nan, so that a diverged training does not count with its last finite value."""
+
+WORD = r"[^\W\d_][\w/@-]*"
+LABELLED = re.compile(rf"(?<![\w/@-])({WORD}(?: {WORD}){{0,3}})[^\w.+-]+({NUMBER})", re.IGNORECASE)
+"""Up to four words, and the number behind them."""
+
+LONGEST = 2000
+"""Characters of a line that are searched: the pattern takes quadratic time."""
+
+MOST = 3
+"""Most suggestions."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A number in a line of text.
+
+    Args:
+        label: Words right before the number.
+        value: The number.
+        text: Label and number as they were printed.
+        before: Text of the line before the label.
+    """
+
+    label: str
+    value: float
+    text: str
+    before: str
+
+
+@dataclass(frozen=True)
+class Named:
+    """A value of a metric that was found by its name.
+
+    Args:
+        value: The value.
+        exact: Whether the label is the name alone; otherwise, it ends with the name.
+        context: Words before the name, which tell kinds of lines apart: ('train',) in 'train loss 2.1'.
+        text: Label and number as they were printed.
+        pattern: Pattern for `--metric` that finds this kind of line.
+    """
+
+    value: float
+    exact: bool
+    context: tuple[str, ...]
+    text: str
+    pattern: str
+
+
+def labelled(line: str) -> Iterator[Labelled]:
+    """Yield each number of a line that has words before it."""
+    line = line[:LONGEST]
+    for match in LABELLED.finditer(line):
+        yield Labelled(match[1], float(match[2]), match[0].strip(), line[: match.start()])
+
+
+def named(line: str, name: str) -> Named | None:
+    """Return the value of a metric in a line, found by its name; None if there is none. The last exact one counts.
+
+    Args:
+        line: Printed line.
+        name: Name of the metric. Case does not count, and '_', '-', '/' and spaces are equal.
+    """
+    wanted = _words(name)
+    if not wanted or wanted[-1] not in line.lower():
+        return None
+    found = None
+    for one in labelled(line):
+        words = _words(one.label)
+        exact = words == wanted
+        if words[-len(wanted) :] == wanted and (found is None or exact or not found.exact):
+            others = [*_words(one.before), *words[: -len(wanted)]]
+            context = tuple(word for word in others if word.isalpha() and len(word) > 2)  # no numbers, no units
+            found = Named(one.value, exact, context, one.text, _pattern(one))
+    return found
+
+
+def suggestions(lines: Iterable[str], name: str) -> list[Labelled]:
+    """Return the numbers in lines that may be a metric: those whose labels share most words with its name come first.
+
+    Args:
+        lines: Last lines of the output.
+        name: Name of the metric.
+    """
+    latest = {one.label: one for line in lines for one in labelled(line)}
+    wanted = {*_words(name)}
+    by_time = reversed(latest.values())
+    return sorted(by_time, key=lambda one: -len(wanted & {*_words(one.label)}))[:MOST]
+
+
+def advice(name: str, found: Iterable[tuple[str, str]]) -> str:
+    """Return 'A' or 'B' with the flag that reads the first one.
+
+    Args:
+        name: Name of the metric.
+        found: Printed texts with the patterns that find them, the likeliest first.
+    """
+    texts, patterns = zip(*found, strict=True)
+    shown = ", ".join(f"'{one_line(text, 60)}'" for text in texts)
+    return f"{shown}: add --metric '{one_line(f'{name}={patterns[0]}', 100)}'"
+
+
+def escaped(text: str) -> str:
+    """Return a text as a pattern that finds it, with any number in place of its numbers."""
+    return re.sub(r"\d+", r"\\d+", re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", text))
+
+
+def _pattern(one: Labelled) -> str:
+    """Return the pattern of a label, with the word before it if that is on the line."""
+    before = re.search(rf"{WORD}[^A-Za-z]*$", one.before)
+    return escaped((before[0] if before else "") + one.label)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
