@@ -59,6 +59,23 @@ def test_the_course_is_that_of_the_summary(material: Material) -> None:
     assert went.failed.sum() == material.closing.failures
 
 
+def test_one_genome_is_recommended_and_marked_in_all_charts(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The final comparison may choose another one than the best of the search."""
+    chosen, first = (Material(made()).ranked[place] for place in (3, 0))
+    for module in ("material", "summary"):
+        monkeypatch.setattr(f"evo_tune.report.{module}.recommended", lambda run: chosen)
+    found = charts.parts(Material(made()))
+    assert f"trial {chosen.id}" in " ".join(found["verdict"].facts)
+    said = f"The star is the recommended trial {chosen.id}; trial {first.id} was the best on one seed and is not"
+    assert said in found["course"].reads
+    for name, at in (("course", {chosen.id}), ("parallel", set())):
+        marked = [one for one in found[name].figures[0].figure["data"] if one["name"].startswith("recommended")]
+        assert len(marked) == 1
+        assert {*marked[0].get("customdata", ())} == at
+        assert at or marked[0]["name"] == f"recommended (trial {chosen.id})"
+    assert f"Trial {chosen.id} and its" in found["lineage"].reads
+
+
 def test_cost_and_time_end_where_the_run_does(material: Material) -> None:
     assert course.course(material, "cost").x[-1] == pytest.approx(spent(material.run))
     assert course.course(material, "time").x[-1] == pytest.approx(material.run.seconds, abs=1e-3)

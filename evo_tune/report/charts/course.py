@@ -77,7 +77,8 @@ def draw(material: Material | Sequence[Material], by: By = "evaluations") -> Spe
         unit, name = plot.time_unit(max((float(one.x[-1]) for one in courses if len(one.x)), default=0.0))
         title = f"{name} of work"
     if len(several) == 1:
-        traces = [*_marks(first, courses[0], unit), _line(courses[0], unit, "best so far", Color.BEST)]
+        traces = [*_marks(first, courses[0], unit), _line(courses[0], unit, "best so far", plot.SERIES[1])]
+        traces += _recommended(first, courses[0], unit)
         known = np.append(known, first.objective.sign * first.worst_shown if len(first.losses) else known[-1:])
     else:
         names = enumerate(zip(several, courses, strict=True))
@@ -94,6 +95,15 @@ def _line(went: Course, unit: float, name: str, color: str) -> dict[str, Any]:
         x, y, ids = np.append(x, went.x[-1]), np.append(y, y[-1]), np.append(ids, ids[-1])
     hover = "best so far %{y:.5g}<br>trial %{customdata}<extra></extra>"
     return plot.steps(x / unit, y, name, color, customdata=ids, hovertemplate=hover, meta={"kind": "best"})
+
+
+def _recommended(material: Material, went: Course, unit: float) -> list[dict[str, Any]]:
+    """Return the mark of the recommended trial."""
+    at = np.flatnonzero((went.id == material.best.id) & ~np.isnan(went.value)) if material.best else np.array([], int)
+    star = {"symbol": "star", "size": 14, "color": Color.BEST}
+    hover = "recommended: trial %{customdata}, %{y:.5g} in the search<extra></extra>"
+    more = {"customdata": went.id[at], "hovertemplate": hover, "marker": star, "meta": {"kind": "recommended"}}
+    return [plot.points(went.x[at] / unit, went.value[at], "recommended", Color.BEST, **more)] if len(at) else []
 
 
 def _marks(material: Material, went: Course, unit: float) -> list[dict[str, Any]]:
@@ -121,6 +131,17 @@ def _marks(material: Material, went: Course, unit: float) -> list[dict[str, Any]
     return traces
 
 
+def _leading(material: Material) -> str:
+    """Return which trial the star is, and which one leads on the search's own seeds where that is another."""
+    if material.best is None:
+        return ""
+    said = f" The star is the recommended trial {material.best.id}"
+    first = material.ranked[0].id if material.ranked else material.best.id
+    if first == material.best.id or len(material.run.objectives) > 1:
+        return f"{said}."
+    return f"{said}; trial {first} was the best on {material.closing.seeded} and is not recommended."
+
+
 def part(material: Material) -> Part | None:
     """Return the part; None if no full training has a value."""
     figures = {by: draw(material, by) for by in get_args(By)}
@@ -141,7 +162,7 @@ def part(material: Material) -> Part | None:
     return Part(
         "Course",
         f"The orange line is the best {material.metric} so far and the dotted line the default; grey points are full "
-        f"trainings{failed}. If the line still {way} at the end, more trials are likely to help.",
+        f"trainings{failed}.{_leading(material)} If the line still {way} at the end, more trials are likely to help.",
         drawn,
         rows=[
             {"evaluations": int(i) + 1, "trial": int(found.id[i]), material.metric: float(found.best[i])}

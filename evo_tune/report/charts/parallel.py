@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.genes import Choice
-from evo_tune.report.drawing import Color, Drawn, Part, Spec, figure, line, points, safe
+from evo_tune.report.drawing import SERIES, Color, Drawn, Part, Spec, figure, line, points, safe
 from evo_tune.report.material import Material
 from evo_tune.report.words import show_value
 
@@ -80,8 +80,9 @@ def draw(material: Material) -> Spec | None:
     )
     traces = [
         _trace(material, drawn, ~best, "others", Color.OTHERS, 1.0, opacity=0.35),
-        _trace(material, drawn, best, f"best {best.sum()}", Color.BEST, 1.6, opacity=0.8),
+        _trace(material, drawn, best, f"best {best.sum()} in the search", SERIES[1], 1.6, opacity=0.8),
         marks,
+        *_recommended(material, names),
     ]
     texts = [safe(name, 18) for name in (*names, material.metric)]
     titles: dict[str, Any] = {"tickmode": "array", "tickvals": list(range(count)), "ticktext": texts, "side": "top"}
@@ -97,6 +98,20 @@ def draw(material: Material) -> Spec | None:
         margin={"l": 16, "r": 48, "t": 84, "b": 36},  # a slanted title extends beyond its axis
         legend={"orientation": "h", "x": 0, "y": -0.02, "yanchor": "top"},
     )
+
+
+def _recommended(material: Material, names: list[str]) -> list[dict[str, Any]]:
+    """Return the line of the recommended genome, which no filter hides; [] if it has no line."""
+    rank = next((n for n, one in enumerate(material.ranked) if material.best and one.id == material.best.id), None)
+    if rank is None:
+        return []
+    genes, low, high = list(material.genes), float(material.losses.min()), material.worst_shown
+    reach = (min(material.losses[rank], high) - low) / ((high - low) or 1.0)
+    y = [*material.units[rank][[genes.index(name) for name in names]], 1.0 - reach]
+    text = f"trial {material.ranked[rank].id}, recommended: {material.values[rank]:.5g}"
+    more = {"text": [text] * len(y), "hovertemplate": "%{text}<extra></extra>", "meta": {"kind": "recommended"}}
+    name = f"recommended (trial {material.ranked[rank].id})"
+    return [line(np.arange(float(len(y))), np.round(y, 4), name, Color.BEST, 3.0, **more)]
 
 
 def _trace(
@@ -141,9 +156,9 @@ def part(material: Material) -> Part | None:
     ]
     return Part(
         "Parallel coordinates",
-        "Each line is a genome. If the best lines are close together on an axis, that gene's value matters. Drag along "
-        "an axis to keep only the lines that pass there (with Shift for further ranges; a double click shows all), or "
-        "use the sliders below.",
+        "Each line is a genome; the thick one is the recommended one. If the best lines are close together on an axis, "
+        "that gene's value matters. Drag along an axis to keep only the lines that pass there (with Shift for further "
+        "ranges; a double click shows all), or use the sliders below.",
         [Drawn(found, axes=(*names, material.metric))],
         note=" ".join(filter(None, notes)),
     )

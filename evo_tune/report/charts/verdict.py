@@ -23,12 +23,16 @@ def part(material: Material) -> Part | None:
         if trial is not None:
             value = spread(row) if row is not None else f"{trial.outcome.metrics[end.metric]:.5g}"
             facts[f"{name}: {end.metric if row is None else end.reported} (trial {trial.id})"] = value
+    if end.baseline is not None:
+        facts[f"baseline: {end.metric} of a standard method"] = f"{end.baseline:.5g}"
     error = "" if math.isnan(end.gain_error) else f" ± {end.gain_error:.2g}"
     if not math.isnan(end.gain) and end.best is not None and end.default is not None and end.best.id != end.default.id:
         facts["gain over the default"] = f"{end.gain:.4g}{error}"
     facts["evaluations"] = f"{end.evaluations}"
-    if end.failures or end.pruned:
-        facts["failed, pruned"] = f"{end.failures}, {end.pruned}"
+    if end.failures:
+        facts["failed"] = f"{end.failures}"
+    if end.pruned:
+        facts["pruned"] = f"{end.pruned}"
     facts["time"] = show_seconds(end.seconds)
     if run.widened:
         facts["widened ranges"] = ", ".join(f"{name} {text}" for name, text in wider_ranges(run).items())
