@@ -115,7 +115,7 @@ for step in range(1, 21):
 def furnish(folder: Path, page: str) -> None:
     """Put into a folder what a page's reader has: a text, a table, a script, flags, genomes, the sample."""
     (folder / "corpus").mkdir()
-    (folder / "corpus" / "text.txt").write_bytes((text_of("README.md") * 4 + text_of("evaluators.md")).encode())
+    (folder / "corpus" / "text.txt").write_bytes((text_of("running.md") * 3 + text_of("evaluators.md")).encode())
     rows = [f"{number % 7},{number * number % 11},{'ab'[number % 7 > 3]}" for number in range(80)]
     (folder / "table.csv").write_text("\n".join(["width,height,kind", *rows]) + "\n")
     (folder / "run.toml").write_text(
