@@ -65,7 +65,7 @@ def test_auto_on_a_gpu_is_the_largest_size_with_text_enough(module: ModuleType, 
     def size(data: str, device: str, **given: object) -> str:
         return str(module._size(module.Options(data=data, **given), device))
 
-    assert size(long, "cuda:0").startswith("4x192")
+    assert size(long, "cuda:0").startswith("4x128")
     assert size(short, "cuda:0").startswith("1x32")
     assert size(long, "cpu") == str(module.SIZES["tiny"])
     assert size("", "cuda:0", flops=1e12) == size("", "cpu", flops=1e12), "a budget decides on any device"
