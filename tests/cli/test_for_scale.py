@@ -50,7 +50,7 @@ def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usu
     target = target_of(aim, plugin, {})
     space = plugin.bind(found.options).settled(rungs=True).space.including(found.genes)
     usual = space.default()
-    assert usual["context"] == target.context == 128
+    assert usual["context"] == target.context == 256
     assert found.genes["width"].values[0] * 8 >= 256
     assert usual["width"] // usual["heads"] == target.head == 64
     assert usual["depth"] * 4 >= 8
