@@ -33,6 +33,7 @@ from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import recommended
 from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import SessionSettings, settings_of
+from evo_tune.store.journal import Removed
 from evo_tune.store.learned import history_of, replay
 from evo_tune.store.manifest import space_of
 from evo_tune.store.places import STORE
@@ -411,8 +412,13 @@ class Search(contextlib.AbstractContextManager["Search"]):
                     reason = "interrupted" if self.stopping else (self.finished or "closed")
                     self.saved.end(reason)
                 else:
-                    with contextlib.suppress(StoreError):  # the disk may have ended the run
+                    try:
                         self.saved.end(str(self.drivers.error))
+                    except Removed as error:  # it says where the results are saved
+                        if not isinstance(self.drivers.error, Removed):
+                            self.drivers.error = error
+                    except StoreError:  # the disk may have ended the run
+                        pass
             finally:
                 self.saved.close()
 

@@ -295,7 +295,7 @@ class Run:
         try:
             self.journal.append(lines, sync)
         except Removed as error:
-            raise StoreError(f"{error}: {self._rescue(lines)}") from None
+            raise Removed(f"{error}: {self._rescue(lines)}") from None
         for _, event in made:
             self._apply(event)
 

@@ -213,3 +213,20 @@ def test_an_evaluator_that_removes_its_run_loses_no_result(begin: Begin, resume:
     with pytest.raises(StoreError, match=r"was removed while the run wrote it: all results are saved in .*-rescued"):
         drive(search, evaluate=evil)
     assert len(resume("mine-rescued", trust=True).saved.outcomes) == 6
+
+
+def test_a_folder_that_is_gone_before_its_table_is_written_is_saved_too(
+    begin: Begin, here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = begin("mine", trials=8, slots=1)
+    record, folder = search.saved.record, search.saved.folder
+
+    def recorded(*given: Any, **named: Any) -> None:
+        record(*given, **named)
+        if len(search.saved.outcomes) == 4:
+            shutil.rmtree(folder)
+
+    monkeypatch.setattr(search.saved, "record", recorded)
+    with pytest.raises(StoreError, match=r"was removed while the run wrote it: all results are saved in .*-rescued"):
+        search.run()
+    assert len(Run.open(folder.with_name("mine-rescued")).outcomes) == 4
