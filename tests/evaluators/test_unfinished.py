@@ -54,7 +54,8 @@ def train(evaluator: Evaluator, tmp_path: Path) -> Train:
     def run(folder: str, **options: Any) -> tuple[dict[str, float], Context]:
         given = {name.lower(): options.pop(name) for name in list(options) if name.isupper()}
         bound = evaluator.bind({**TINY, **options})
-        genome = {**bound.space.default(), "batch": 512, "depth": 1, "width": 32, "heads": 4, "dropout": 0.1, "lr": 1e-2}
+        small = {"batch": 512, "depth": 1, "width": 32, "heads": 4}
+        genome = {**bound.space.default(), **small, "dropout": 0.1, "lr": 1e-2}
         context = Context(**{"seed": 1, "folder": tmp_path / folder, **given})
         return bound.evaluate(genome, context), context
 
