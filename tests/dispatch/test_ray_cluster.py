@@ -230,7 +230,7 @@ def test_a_run_whose_head_or_only_node_dies_ends_as_one_that_was_interrupted(qui
             time.sleep(5.0)
             run = subprocess.Popen([sys.executable, "-m", "evo_tune", *words], env=environment, stderr=pipe, text=True)
             assert until(lambda: told.exists() and b'"recorded"' in told.read_bytes(), 120.0)
-            os.kill(begun.pid, signal.SIGKILL)
+            os.kill(begun.pid, signal.SIGKILL if victim == "head" else signal.SIGSTOP)  # it would end all the others
             for process in heads(folder):
                 if victim == "head" or process.name() == "raylet":
                     process.kill()
@@ -241,6 +241,7 @@ def test_a_run_whose_head_or_only_node_dies_ends_as_one_that_was_interrupted(qui
             for process in heads(folder):
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
+            begun.kill()
             begun.wait()
     last = printed.splitlines()[-1]
     where = f"at 127.0.0.1:{port}"
