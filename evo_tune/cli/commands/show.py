@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 PLACE = 50
 
+MOST_SHARES = 20
+"""Most genes to print with the spread that they explain, the largest share first."""
+
 MOST_FAILURES = 5
 """Most kinds of errors to print, the commonest first."""
 
@@ -70,7 +73,8 @@ def _print_run(run: Run, top: int) -> None:
         shared.echo(f"  {len(ids)} x {text} (trial {ids[0]}{', …' if ids[1:] else ''})")
     shares = report.importances(run)
     if shares:
-        told = "  ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        told = "  ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:MOST_SHARES])
+        told += f"  and {others} others less" if (others := len(shares) - MOST_SHARES) > 0 else ""
         shared.echo(f"share of the spread in {metric} that each gene explains by itself: {told}")
     for line in [*ranges_line(run), *ends_of(run)]:
         shared.echo(line)
