@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 pytest.importorskip("distributed")
+import dask
 import distributed
 from slot_helpers import alive, candidate, dask_address, dask_cluster, open_dask, open_ray, start_ray, until
 
@@ -278,6 +279,19 @@ def test_an_address_where_nobody_is(task_of, cluster, message, monkeypatch):
     monkeypatch.setattr("evo_tune.dispatch.clusters.dask_cluster.CONNECT", 1.0)
     with pytest.raises(OptionError, match=message):
         open_slots(task_of(OK), Plan((CPU,), 1), cluster=cluster)
+
+
+def test_a_cluster_with_tls_needs_a_certificate(task_of, tmp_path, monkeypatch):
+    address, name = "tls://127.0.0.1:9", "DASK_DISTRIBUTED__COMM__TLS__CA_FILE"
+    with pytest.raises(OptionError, match=rf"needs a certificate \(none is configured\): set {name}, "):
+        open_slots(task_of(OK), Plan((CPU,), 1), cluster=Cluster("dask", address))
+    with (
+        dask.config.set(
+            {f"distributed.comm.tls.{one}": str(tmp_path / "none.pem") for one in ("ca-file", "client.cert")}
+        ),
+        pytest.raises(OptionError, match=r"needs a certificate .*No such file"),
+    ):
+        open_slots(task_of(OK), Plan((CPU,), 1), cluster=Cluster("dask", address))
 
 
 def test_a_run_that_finds_no_cluster_leaves_no_folder(quick, tmp_path, monkeypatch):

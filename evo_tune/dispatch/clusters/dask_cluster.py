@@ -151,6 +151,8 @@ class DaskEngine(Engine):
             security = None if cluster.address else distributed.Security.temporary()
         except ImportError:
             raise OptionError("--backend dask needs Dask and cryptography: pip install 'evo-tune[dask]'") from None
+        if cluster.address and cluster.address.startswith("tls://"):
+            _check_certificate(distributed, cluster.address)
         self._parcel, self._limits = Parcel.of(task, cluster.run), (timeout, retries)
         self._wanted = cluster
         self._cluster = None if cluster.address else _local_cluster(distributed, plan, security)
@@ -365,6 +367,22 @@ class DaskEngine(Engine):
         """Cancel a future whose worker has left."""
         with contextlib.suppress(Lost):
             self._within(CLOSING, lambda: self._client.cancel([future]))
+
+
+def _check_certificate(distributed: Any, address: str) -> None:
+    """Require a certificate for a cluster with TLS: without one, Dask's client waits for 20 s to say that it has none.
+
+    Raises:
+        OptionError: None is configured, or it cannot be read.
+    """
+    try:
+        found = distributed.Security().get_connection_args("client").get("ssl_context")
+        reason = "" if found is not None else "none is configured"
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        reason = str(error)
+    if reason:
+        names = ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
+        raise OptionError(f"--address {address} needs a certificate ({reason}): set {names} to its files")
 
 
 NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
