@@ -100,8 +100,8 @@ class Cost:
         """Return the costs that explain some timed genomes with the smallest relative errors.
 
         The logarithm of each cost has a normal prior, so a few genomes are enough. On a CPU its mean is `ON_CPU` times
-        the speed that the genomes show. On another device it is that each kind of work takes an equal share of the
-        time, which says little.
+        the speed that the genomes show. On another device, and for an evaluator's own kinds of work, it is that each
+        kind takes an equal share of the time, which says little.
 
         Args:
             points: At least one. Work that none of them contains costs nothing.
@@ -112,10 +112,11 @@ class Cost:
         names = sorted(name for name in found if not name.startswith(JUDGED))
         work = np.array([[point.work.get(name, 0.0) for name in names] for point in points])
         seconds = np.array([point.step for point in points])
-        each = 1.0 / np.array([column[column > 0].mean() for column in work.T])
-        if on_cpu:
-            each = np.array([ON_CPU[name] for name in names])
-        each = _fitted(work, seconds, each, np.full(len(names), KNOWN if on_cpu else UNKNOWN))
+        known = [on_cpu and name in ON_CPU for name in names]
+        shares = (work / seconds[:, None]).T  # units in a second, if this kind of work took all of it
+        equal = [1.0 / (len(names) * share[share > 0].mean()) for share in shares]
+        usual = [ON_CPU[name] if one else each for name, one, each in zip(names, known, equal, strict=True)]
+        each = _fitted(work, seconds, np.array(usual), np.where(known, KNOWN, UNKNOWN))
         cost = cls({name: float(f"{one:.6g}") for name, one in zip(names, each, strict=True)}, judging=1.0)
         overhead = np.array([[1.0, cost.overhead(point.work)] for point in points])
         judging = np.array([point.judging for point in points])

@@ -70,6 +70,12 @@ def test_three_timings_on_a_cpu_predict_other_shapes() -> None:
     assert np.mean(medians) < 0.12
 
 
+def test_an_evaluator_may_have_its_own_kinds_of_work() -> None:
+    points = [Measured({"step": 1.0, "pixels": n}, 1e-3 + 1e-6 * n, 0.1) for n in (100.0, 1000.0, 20000.0)]
+    fitted = Cost.fit(points)
+    assert fitted.step({"step": 1.0, "pixels": 5000.0}) == pytest.approx(6e-3, rel=0.1)
+
+
 def test_costs_are_the_same_after_a_round_trip_through_a_manifest() -> None:
     cost = Cost(TRUE, 0.1, 0.7)
     assert Cost.parse(cost.text()) == cost
