@@ -12,7 +12,7 @@ import evo_tune.recipe.public as recipe
 import evo_tune.training as training
 
 KNOWN = ("torch", "numpy", "safetensors", "tokenizers", "transformers", "evo_tune", "filelock")
-READERS = ("pandas", "sklearn", "PIL", "torchvision")
+READERS = ("pyarrow", "pandas", "sklearn", "PIL", "torchvision")
 """What reads files and sample data: for the readers in data/ only."""
 ROOMS = ("evo_tune.errors", "evo_tune.options", "evo_tune.recipe", "evo_tune.training")
 
