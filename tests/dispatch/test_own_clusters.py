@@ -103,7 +103,10 @@ def test_dasks_ports_want_the_certificate(started: Callable[[str], Any]) -> None
 @pytest.mark.slow
 def test_rays_ports_want_the_token(started: Callable[[str], Any]) -> None:
     code = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ray.nodes()[0]['Alive'])"
+    before = {*Path("/tmp").glob("ray-*")}
     with started("ray") as ports:
+        (folder,) = {*Path("/tmp").glob("ray-*")} - before
+        assert folder.stat().st_mode & 0o777 == 0o700, "others write in Ray's own folders"
         is_closed(ports)
         (head,) = (address for address, name in ports.items() if name == "gcs_server")
         for mode in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}):
@@ -112,3 +115,4 @@ def test_rays_ports_want_the_token(started: Callable[[str], Any]) -> None:
                 command = [sys.executable, "-c", code, head]
                 asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60.0)
                 assert "True" not in asked.stdout, mode
+    assert not folder.exists()

@@ -18,9 +18,11 @@ import logging
 import os
 import platform
 import secrets
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -73,7 +75,8 @@ def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
     if address is None:
         gpus = {id for device in plan.slots for id in device.visible.split(",") if id}
         cores = len(plan.slots) * plan.threads * ranks
-        here = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False}
+        folder = _private_folder()
+        here = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False, "_temp_dir": folder}
         _require_token(ray)
     with _own_signals(), _to_itself(ray) if here else contextlib.nullcontext():
         try:
@@ -94,6 +97,16 @@ def _place(address: str) -> tuple[str, int] | None:
     """Return host and port of an address HOST:PORT; None for any other, such as 'auto'."""
     host, _, port = address.rpartition(":")
     return (host.strip("[]"), int(port)) if host and "/" not in host and port.isdecimal() else None
+
+
+def _private_folder() -> str:
+    """Return a folder for Ray's sockets and files that only this user can enter; it is removed with this process.
+
+    Ray lets everybody write its folders, the given one included. The path is short: a socket's has at most 107 bytes.
+    """
+    private = tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR") or "/tmp")
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    return os.path.join(private, "r")
 
 
 def _require_token(ray: Any) -> None:
