@@ -191,6 +191,6 @@ def test_evaluate_settles_it_by_its_budget(budget: str, last: float, told: list[
         "json",
     ]
     result = CliRunner().invoke(cli, [*words, "-o", "size=2x64x64x512", "--budget", budget], catch_exceptions=False)
-    outcome = json.loads(result.output)
+    outcome = json.loads(result.stdout)
     assert outcome["metrics"]["final_lr_fraction"] == pytest.approx(last, abs=0.001)
     assert [point["decayed"] for _, point in outcome["curve"]] == told
