@@ -41,12 +41,11 @@ TRAININGS = 30
 SHORTEST = 1 / 8
 """Smallest share of the evaluator's own budget that `--hours` may leave: shorter trainings say little about it."""
 
-TIME_SHARE = 0.05
-"""Maximum share of the hours for timing steps, apart from the start of workers."""
+TIME_SHARE = 0.025
+"""Maximum share of the hours for a round of timing, apart from the start of workers. There are at most two rounds."""
 
 PRICED = 14
 """Number of random genomes to time for the cost of a step, in addition to the default and the middle of the space."""
-
 
 DEFAULT_COUNTS = 4
 """Weight of the default genome in the fit of the cost."""
@@ -109,7 +108,7 @@ def plan_run(
         plan = RunPlan(bound, manifest, len(planned.slots), planned.slots[0].name, None)
         return with_rungs(plan, request, settings, session, store)
     if priced:
-        return _priced(plugin, request, asked.options["seconds"], settings, session, store)
+        return _priced(plugin, request, manifest, asked.options["seconds"], settings, session, store, began)
     found = _time(points(space_of(manifest, bound.space)), bound, manifest, session, quick=True)
     pace = pace_of(found.rows, found.worker)
     plan = RunPlan(bound, manifest, found.slots, found.device, pace, "", time.monotonic() - began)
@@ -119,35 +118,38 @@ def plan_run(
 def _priced(
     plugin: Evaluator,
     request: Request,
+    manifest: Manifest,
     seconds: float | None,
     settings: RunSettings,
     session: SessionSettings,
     store: Path,
+    began: float,
 ) -> RunPlan:
     """Return the plan of a run with a budget in time: measure the cost of a step, and choose the time.
 
     Args:
         plugin: Evaluator of the run.
         request: The user's request, without a budget.
+        manifest: Manifest of this request.
         seconds: The user's budget in time; None: it is chosen.
         settings: Settings of the run.
         session: Settings of its first session.
         store: Folder of the saved runs.
+        began: When the planning began, by `time.monotonic`.
 
     Raises:
         UsageError: No step could be timed, but the budget needs it.
     """
-    began, told = time.monotonic(), ""
-    manifest = prepared(plugin, request, settings, session, store)
+    pace, told = None, ""
     bound = plain = plugin.bind(manifest.options)
     for first in (True, False):
         space = space_of(manifest, bound.space)
         # The corners are left out: the slowest genome of a space may take more time than all others.
         genomes = points(space, PRICED, corners=False)
         found = _time(genomes, bound, manifest, session, quick=False)
-        pace, cost = pace_of(found.rows, found.worker, ()), _cost(bound, genomes, found)
-        if cost is None or pace is None:
-            if seconds is not None:
+        timed, cost = pace_of(found.rows, found.worker, ()), _cost(bound, genomes, found)
+        if cost is None or timed is None:  # in the second round, the cost of the first one stays
+            if first and seconds is not None:
                 raise UsageError(f"-o seconds={seconds:g}: no step could be timed: give another budget")
             break
         options: dict[str, Any] = {"cost": cost.text()}
@@ -161,7 +163,7 @@ def _priced(
         bound = plugin.bind(manifest.options)
         usual = space_of(manifest, bound.space).default()
         taken = bound.estimate(usual)["seconds"]
-        pace = replace(pace, seconds=(taken,), corners=(), judging=min(pace.judging, taken))
+        pace = replace(timed, seconds=(taken,), judging=min(timed.judging, taken))
         if usual == space.default():
             break
         # Else the budget has changed the size that suits it, and so the space: the cost is measured there once more.
@@ -286,9 +288,10 @@ def _cost(evaluator: BoundEvaluator, genomes: Sequence[Genome], found: _Timed) -
     rows = {at: row for at, row in found.rows.items() if row.get("step", 0.0) > 0.0}
     if not rows:
         return None
-    timed = [Measured(evaluator.work(genomes[at]), row["step"], row["judging"]) for at, row in rows.items()]
+    timed = {at: Measured(evaluator.work(genomes[at]), row["step"], row["judging"]) for at, row in rows.items()}
     # The default counts several times: it is trained in every run, and the best genomes are often like it.
-    return Cost.fit([timed[0]] * DEFAULT_COUNTS + timed[1:], found.device)
+    default = [timed[0]] * (DEFAULT_COUNTS - 1) if 0 in timed else []
+    return Cost.fit([*timed.values(), *default], found.device)
 
 
 def _budget(

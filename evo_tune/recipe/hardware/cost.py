@@ -54,7 +54,7 @@ NOISE = 0.1
 """Relative error of a measured step."""
 
 KNOWN, UNKNOWN = 0.5, 2.0
-"""Standard deviation of the prior of a cost's logarithm: with `ON_CPU`, and on another device."""
+"""Standard deviation of the prior of a cost's logarithm: with `ON_CPU`, and without."""
 
 ITERATIONS = 100
 """Maximum number of Gauss-Newton iterations; some ten are enough."""
@@ -96,7 +96,7 @@ class Cost:
     judging: float = 0.0
 
     @classmethod
-    def fit(cls, points: Sequence[Measured], device: str = "cpu") -> Cost:
+    def fit(cls, points: Sequence[Measured], device: str) -> Cost:
         """Return the costs that explain some timed genomes with the smallest relative errors.
 
         The logarithm of each cost has a normal prior, so a few genomes are enough. On a CPU its mean is `ON_CPU` times

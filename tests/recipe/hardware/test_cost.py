@@ -55,7 +55,7 @@ def test_a_fit_predicts_shapes_that_were_not_timed(seed: int, faster: float, dev
 
 def test_one_timing_is_enough_for_its_own_shape() -> None:
     (work,) = shapes(np.random.default_rng(0), 1)
-    fitted = Cost.fit([Measured(work, 0.01, 0.5)])
+    fitted = Cost.fit([Measured(work, 0.01, 0.5)], "cpu")
     assert fitted.step(work) == pytest.approx(0.01, rel=0.01)
     assert fitted.overhead(work) == pytest.approx(0.5, rel=0.01)
 
@@ -72,7 +72,7 @@ def test_three_timings_on_a_cpu_predict_other_shapes() -> None:
 
 def test_an_evaluator_may_have_its_own_kinds_of_work() -> None:
     points = [Measured({"step": 1.0, "pixels": n}, 1e-3 + 1e-6 * n, 0.1) for n in (100.0, 1000.0, 20000.0)]
-    fitted = Cost.fit(points)
+    fitted = Cost.fit(points, "cpu")
     assert fitted.step({"step": 1.0, "pixels": 5000.0}) == pytest.approx(6e-3, rel=0.1)
 
 
