@@ -218,6 +218,27 @@ def test_a_budget_that_was_given_stands(priced: Evaluator) -> None:
 
 
 @pytest.mark.slow
+def test_the_cost_is_measured_in_the_space_that_the_budget_chooses(folder: Path) -> None:
+    source = PRICED.replace(
+        "SPACE = SearchSpace(size=Float(1.0, 8.0, default=2.0))",
+        "def SPACE(options):\n"
+        "    low = 20.0 if (options.seconds or 0) >= 2 else 1.0\n"
+        "    return SearchSpace(size=Float(low, 8 * low, default=2 * low))\n",
+    ).replace('step = 1e-3 + 1e-3 * genome["size"]', 'step = 1e-3 * genome["size"] * (5 if genome["size"] > 10 else 1)')
+    (folder / "priced.py").write_text(source)
+    found = plan(find_evaluator("priced.py", {}, {}), {"seconds": "2"})
+    assert found.evaluator.estimate({"size": 40.0})["steps"] == pytest.approx((2.0 - 0.5) / 0.2, rel=0.15)
+
+
+@pytest.mark.slow
+def test_a_default_that_cannot_be_timed_leaves_the_cost_to_the_others(folder: Path) -> None:
+    source = PRICED.replace("    if context.timing:", '    if context.timing:\n        assert genome["size"] != 2.0')
+    (folder / "priced.py").write_text(source)
+    found = plan(find_evaluator("priced.py", {}, {}), {"seconds": "2"})
+    assert found.evaluator.estimate({"size": 8.0})["steps"] == pytest.approx(1.8 / 9e-3, rel=0.15)
+
+
+@pytest.mark.slow
 def test_a_search_plans_by_itself_and_resumes_to_the_same_steps(priced: Evaluator) -> None:
     del priced
     with Search("priced.py", store="store", name="run", trials=4, slots=1, order="proposal") as search:

@@ -50,6 +50,15 @@ def test_the_same_bytes_judge_every_genome(module: ModuleType, given: dict[str, 
     assert module._task(small, options).scored == module._task(large, options).scored
 
 
+def test_no_more_text_is_judged_than_is_held_out(module: ModuleType, long: str, short: str) -> None:
+    def judged(data: str) -> float:
+        options = module.Options(data=data, size="1x32", eval_tokens=50_000, evaluations=4)
+        return module._task(module.SPACE(options).default(), options).judged  # type: ignore[no-any-return]
+
+    assert judged(long) == 2 * 50_000 + 12_500
+    assert judged(short) == 2 * 1200 + 12_500, "a twentieth of 24,000 bytes"
+
+
 def test_a_budget_of_ones_own_is_judged_by_its_share(module: ModuleType) -> None:
     def scored(**given: object) -> int:
         options = module.Options(size="2x64x64x512", **given)

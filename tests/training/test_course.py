@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +71,23 @@ def test_evaluations_leave_no_trace(make_course: Callable[..., Course]) -> None:
     for course in courses:
         course.run(20)
     assert told(courses[0]) == told(courses[1])
+
+
+def test_a_small_last_step_is_not_the_time_of_a_step(
+    make_course: Callable[..., Course], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course, now = make_course(), [0.0]
+    course.task.phases = [Phase(config=course.model.config, windows=10, per_step=4)]  # type: ignore[arg-type,attr-defined]
+    windows = iter([4, 4, 2])
+
+    def run(until: int, on_step: Callable[[SimpleNamespace], None]) -> None:
+        course.trainer.step, done = until, next(windows)
+        now[0] += done
+        on_step(SimpleNamespace(targets=done))
+
+    monkeypatch.setattr("evo_tune.training.course.clock_for", lambda device: lambda: now[0])
+    monkeypatch.setattr(course.trainer, "run", run)
+    assert course.timed(10)["step"] == 4.0
 
 
 def test_reports_come_at_fixed_steps_of_the_whole(make_course: Callable[..., Course]) -> None:
