@@ -8,10 +8,9 @@ category of its own. Rows without a target are an error. A fifth of each class j
 set, the same rows for every genome and seed. All genomes have the same budget: time (by default that of
 the default genome with `-o flops=3e10`), arithmetic (`-o flops=`) or passes over the rows (`-o epochs=30`).
 
-Gradient boosting is what a Transformer on a table has to be measured against. scikit-learn's
-HistGradientBoostingClassifier, with its defaults, is trained on the same rows once per worker, and its scores on the
-held-out ones stand beside each trial's as baseline_loss, baseline_auc and so on. `-o baseline=false`
-does without, and without scikit-learn.
+The baseline is gradient boosting: scikit-learn's HistGradientBoostingClassifier with its defaults. It is trained once
+per worker on the same rows. Each trial has its scores on the held-out rows as baseline_loss, baseline_auc and so on.
+`-o baseline=false` leaves the baseline out, and does not need scikit-learn.
 
 The default genome is FT-Transformer's own default (Gorishniy et al., arXiv:2106.11959, appendix: 3 blocks of width
 192 with 8 heads, feed-forward layers of 4/3, dropout 0.1, weight decay 1e-5), smaller and with a larger learning rate

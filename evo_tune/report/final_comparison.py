@@ -1,7 +1,7 @@
 """The final comparison: which trainings on fresh seeds it still needs, and its verdict.
 
 It answers two questions, each with its own seeds. *Which finalist?* Sequential halving (Karnin, Koren & Somekh 2013)
-trains all finalists and keeps the better half. *Does it beat the default?* Both are trained on further seeds, which
+trains all finalists and keeps the better half. *Does it beat the default?* Both are trained on extra seeds, which
 had no part in the choice, and compared seed by seed with Student's t. If the metric takes few values, its step counts
 as further noise. As in irace (López-Ibáñez et al. 2016), compared genomes share their seeds, and a decided comparison
 trains no more.
