@@ -255,7 +255,7 @@ class Outcome:
     @property
     def cause(self) -> str:
         """Status and error, without quoted texts and numbers: these differ between trials that fail alike."""
-        return f"{self.status}: {VARYING.sub('…', self.error or '')}"
+        return f"{self.status}: {VARYING.sub('…', (self.error or '')[:LINE])}"
 
     def left_at(self, budget: float) -> float:
         """Return the share of the full training run where a promotion continues.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -63,6 +64,13 @@ def test_errors_that_differ_in_numbers_and_quoted_texts_have_one_cause(made: Mad
     errors = ["size 32 is not 'a b'", "size -1.5e3 is not 'c'", "shape is not 'c'", "size 7 is not 'd'"]
     run.outcomes = {id: Outcome("failed", error=error) for id, error in enumerate(errors)}
     assert failures(run) == [(f"failed: {errors[0]}", [0, 1, 3]), (f"failed: {errors[2]}", [2])]
+
+
+def test_an_error_of_any_length_has_a_cause_at_once(made: Made) -> None:
+    run, began = made(1), time.monotonic()
+    run.outcomes = {0: Outcome("failed", error=" 'a'b" * 100_000)}
+    assert len(failures(run)) == 1
+    assert time.monotonic() - began < 2.0, "the cause is found in the square of an error's length"
 
 
 def test_the_hint_to_go_on_asks_for_three_generations_more(promoted: Run) -> None:
