@@ -305,7 +305,7 @@ def _wishes(run: Run, named: bool) -> dict[str, Any]:
     if kind == FUNCTION and not named:  # one function: the user's file may contain others
         reference = Reference.read(manifest.evaluator)
         wishes[f"executes the function {reference.name} of {reference.path or OWN_FILE!r}"] = None
-    options = {} if kind == COMMAND else manifest.options  # those of a command are patterns, not paths
+    options = {} if kind == COMMAND and not named else manifest.options  # those of a command are patterns, not paths
     texts = {*_texts([options, manifest.strategy_options, manifest.warm_start]), *_gene_texts(run.genes)}
     if paths := paths_outside(texts, run.folder):
         wishes[f"reads {in_words(paths)}"] = paths
