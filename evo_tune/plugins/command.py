@@ -178,13 +178,15 @@ def _script(words: Sequence[str]) -> str | None:
     """Return the script that an interpreter is given; None for another program, a module, or a placeholder."""
     if not INTERPRETERS.fullmatch(os.path.basename(words[0])):
         return None
+    # The flags of other interpreters may take a value, which is no script.
+    is_python = os.path.basename(words[0]).startswith(("python", "pypy"))
     rest = iter(words[1:])
     for word in rest:
         if word in ("-W", "-X"):
             next(rest, None)
         elif not word.startswith("-"):
             return None if "{" in word else word
-        elif word in ("-", "-c", "-e", "-m") or (word[1] != "-" and word[-1] in "cem"):
+        elif not is_python or word in ("-", "-c", "-m") or (word[1] != "-" and word[-1] in "cm"):
             return None
     return None
 

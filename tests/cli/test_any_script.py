@@ -185,7 +185,7 @@ def test_a_run_whose_first_trials_fail_alike_stops_and_names_the_remedy(typed: T
     done = typed("run", command, *words, "--name", "one")
     assert (done.code, len(load("populations/one").trials)) == (1, 3), done
     assert "Error: the first 3 trials failed alike (3 on cpu): the script printed no val_loss, but 'error " in done.err
-    assert "add --metric 'val_loss=error' if that is it; correct this and start a new run" in done.err
+    assert "add --metric val_loss=error if that is it; correct this and start a new run" in done.err
     assert "3 x failed: the script printed no val_loss" in typed("show", "one").out
     assert typed("run", command, *words, "--name", "two", "--metric", "val_loss=error", "--trials", "2").code == 0
 
@@ -204,9 +204,13 @@ def test_a_script_that_does_not_exist_is_an_error_before_anything_runs(typed: Ty
         done = typed("run", f"{sys.executable} {words}", "--gene", "lr=1|2", "--objective", "v:min")
         assert (done.code, "there is no script 'tran.py' (did you mean train.py?)" in done.err) == (2, True), done
     assert not (folder / "populations").exists()
-    for words in ("-c 'print({lr})'", "-m tran {lr}", "{script}"):
-        genes = ("--gene", "lr=1|2") if "{lr}" in words else ("--gene", "script=1|2")
-        done = typed("run", f"{sys.executable} {words}", *genes, "--objective", "v:min", *BRIEF, "--trials", "1")
+    other = f"{shutil.which('sh')} -o errexit ./run.sh {{lr}}"  # the value of a flag is no script
+    for command in (
+        *(f"{sys.executable} {words}" for words in ("-c 'print({lr})'", "-m tran {lr}", "{script}")),
+        other,
+    ):
+        genes = ("--gene", "lr=1|2") if "{lr}" in command else ("--gene", "script=1|2")
+        done = typed("run", command, *genes, "--objective", "v:min", *BRIEF, "--trials", "1")
         assert "there is no script" not in done.err
 
 

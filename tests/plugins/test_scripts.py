@@ -22,6 +22,7 @@ from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.code import local_sources
 from evo_tune.plugins.command import command_evaluator, command_of, is_command
 from evo_tune.plugins.context import Pruned
+from evo_tune.plugins.scripts.printed import named
 from evo_tune.plugins.scripts.processes import Ended
 from evo_tune.plugins.scripts.script import Reading, Words, parse_patterns, parse_progress
 
@@ -350,3 +351,8 @@ def test_output_of_any_kind_is_read(tmp_path: Path) -> None:
 
 def test_a_worker_for_commands_loads_no_torch() -> None:
     assert not any(b"torch" in source.read_bytes() for source in local_sources(command_evaluator("true {x}").path))
+
+
+@pytest.mark.parametrize("line", ["loss saved to model: 12_loss.pt", "epoch: 3_best loss 0.5", "loss: 1__0"])
+def test_an_underscore_after_a_number_is_no_part_of_it(line: str) -> None:
+    assert all(math.isfinite(one.value) for one in [named(line, "loss")] if one is not None)

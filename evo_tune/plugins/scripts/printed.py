@@ -7,12 +7,13 @@ suggests what a `--metric` could read. It runs nothing.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from evo_tune.text import one_line
 
-NUMBER = r"[-+]?(?:\d[\d_]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?:nan|inf(?:inity)?)\b)"
+NUMBER = r"[-+]?(?:\d+(?:_\d+)*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?:nan|inf(?:inity)?)\b)"
 """A printed number. It may be nan, so that a diverged training does not count with its last finite value."""
 
 WORD = r"[^\W\d_][\w/@-]*"
@@ -112,7 +113,7 @@ def advice(name: str, found: Iterable[tuple[str, str]]) -> str:
     """
     texts, patterns = zip(*found, strict=True)
     shown = ", ".join(f"'{one_line(text, 60)}'" for text in texts)
-    return f"{shown}: add --metric '{one_line(f'{name}={patterns[0]}', 100)}'"
+    return f"{shown}: add --metric {shlex.quote(one_line(f'{name}={patterns[0]}', 300))}"
 
 
 def escaped(text: str) -> str:

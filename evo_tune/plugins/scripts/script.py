@@ -23,7 +23,7 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.values import Genome
 from evo_tune.options.binding import suggest
 from evo_tune.plugins.context import THREAD_VARIABLES, Context
-from evo_tune.plugins.scripts.printed import NUMBER, Named, advice, escaped, named, suggestions
+from evo_tune.plugins.scripts.printed import MOST, NUMBER, Named, advice, escaped, named, suggestions
 from evo_tune.plugins.scripts.processes import TAIL, Ended, call
 from evo_tune.text import one_line
 
@@ -358,7 +358,7 @@ class Reading:
         found = _json(line)
         if found:
             self._restart(found.keys() & self._sources.keys() - self._json)
-            self._json |= found.keys()
+            self._json |= found.keys() & self._goals
             return found
         goals = self._goals - self._json - {"seconds"}  # those are measured
         progress = set() if self._place is None else {self._place.metric, str(self._place.total)}
@@ -377,7 +377,8 @@ class Reading:
         if known is not None and one.exact and not known.exact:
             ways.clear()
             self._restart({name})
-        ways.setdefault(one.context, one)
+        if len(ways) < MOST:
+            ways.setdefault(one.context, one)
         if len(ways) > 1:
             self.metrics.pop(name, None)
         return len(ways) == 1
