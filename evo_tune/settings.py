@@ -135,7 +135,9 @@ class _Attempts(Options):
     timeout: float | None = option(None, bounds="(0, inf)", unit="seconds", help="Time limit of one evaluation.")
     retries: int = option(0, bounds="[0, 10000]", help="Number of retries after a worker crash.")
     give_up_after: int = option(
-        3, bounds="[0, 10000]", help="Stop if the first N trials all fail with the same error; 0: never."
+        3,
+        bounds="[0, 10000]",
+        help="Stop if the first N trials fail with the same error, or a generation has no value; 0: never.",
     )
 
 
