@@ -7,6 +7,7 @@ plain data: opening a run's folder cannot execute code. This module does not kno
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 import uuid
@@ -305,7 +306,10 @@ class Run:
         Args:
             lines: Events that are not in the journal yet.
         """
-        folder = self.folder.with_name(f"{self.name[:90]}-rescued")
+        stem = f"{self.name[:85]}-rescued"
+        names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
+        free = (one for one in map(self.folder.with_name, names) if not os.path.lexists(one))
+        folder = next(free, self.folder.with_name(stem))
         try:
             folder.mkdir(parents=True)
             self.journal.rescue(folder / JOURNAL, lines)

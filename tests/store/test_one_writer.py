@@ -108,9 +108,16 @@ def test_a_run_whose_journal_is_gone_is_saved_beside_it(
 
 
 def test_results_are_called_lost_where_they_are(search: Search) -> None:
+    store = search.saved.folder.parent
+    shutil.rmtree(store)
+    store.touch()
+    assert "results since its last copy are lost" in refused(search)
+
+
+def test_an_earlier_rescue_is_left_as_it_is(search: Search) -> None:
     search.saved.folder.with_name("mine-rescued").touch()
     shutil.rmtree(search.saved.folder)
-    assert "results since its last copy are lost" in refused(search)
+    assert "mine-rescued-2, without checkpoints" in refused(search)
 
 
 def test_two_writers_end_with_every_result(search: Search, resume: Begin) -> None:
