@@ -1,8 +1,8 @@
 """Real jobs: does our answer beat what users have today, our own default, and TPE with Hyperband, at equal time?
 
 A job is a text or a data set. Each contestant has the same time T for a training. A search has the wall time of ten
-trainings. Then the genome of each contestant is trained with fresh seeds, the same for all, and judged on the test
-part, which no search sees.
+trainings on all slots; with half of the slots, give twice --trainings. Then the genome of each contestant is trained
+with fresh seeds, the same for all, and judged on the test part, which no search sees.
 
     python benchmarks/real_jobs.py nanogpt users --nanogpt FOLDER --text FILE     nanoGPT's CPU example, on all cores
     python benchmarks/real_jobs.py nanogpt default tpe search --text FILE         the other contestants
@@ -62,9 +62,6 @@ from evo_tune.settings import settings_of
 
 PARTS = ("users", "default", "tpe", "search")
 
-TRAININGS = 10
-"""Wall time of a search, in trainings."""
-
 FIRST_FRESH = 1001
 """Number of the first fresh seed; no search uses it."""
 
@@ -88,6 +85,8 @@ class Job:
         seconds: Time of a training in seconds; None: see the top of the file.
         nanogpt: Folder of a checkout of nanoGPT; None: none.
         steps: Steps of nanoGPT.
+        trainings: Wall time of a search, in trainings.
+        keep: Folder for the runs of `search`; None: they are not kept.
     """
 
     name: str
@@ -98,6 +97,8 @@ class Job:
     seconds: float | None = None
     nanogpt: Path | None = None
     steps: int = 2000
+    trainings: float = 10.0
+    keep: Path | None = None
 
 
 JOBS = {
@@ -196,17 +197,17 @@ def default(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def search(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Search with the defaults of `evo-tune run`, in the time of ten trainings."""
+    """Search with the defaults of `evo-tune run`."""
     budget = {"seconds": options["seconds"], "cost": options["cost"]}
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
         found = Search(
             job.evaluator,
             options={**job.options, **budget},
-            hours=TRAININGS * options["seconds"] / 3600,
+            hours=job.trainings * options["seconds"] / 3600,
             slots=job.slots,
             seed=seed,
-            store=folder,
+            store=job.keep or folder,
         ).run()
         searched = time.monotonic() - began
         best, run = recommended(found.saved), found.saved
@@ -273,7 +274,7 @@ def tpe_worker(journal: str, job: Job, options: dict[str, Any], seed: int, numbe
 
 
 def tpe(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Search with Optuna's TPE and Hyperband, in the time of ten trainings."""
+    """Search with Optuna's TPE and Hyperband."""
     from optuna.trial import TrialState
 
     from evo_tune.strategies.tpe import parameter_of
@@ -281,7 +282,7 @@ def tpe(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
     space, curve = bound_of(job, options).space, {**options, "evaluations": POINTS}
     with tempfile.TemporaryDirectory() as folder:
         journal, began = str(Path(folder) / "optuna.log"), time.time()
-        deadline = began + TRAININGS * options["seconds"]
+        deadline = began + job.trainings * options["seconds"]
         first = {name: parameter_of(space.genes[name], value) for name, value in space.default().items()}
         study_of(journal, seed).enqueue_trial(first)
         with pool_of(job) as pool:
@@ -480,6 +481,8 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2", help="seeds of each contestant")
     parser.add_argument("--fresh", type=int, default=3, help="fresh seeds of each genome")
     parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, help="trainings at the same time")
+    parser.add_argument("--trainings", type=float, default=10.0, help="wall time of a search, in trainings")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="folder for the runs of search, to look at")
     parser.add_argument("--nanogpt-steps", type=int, default=2000, help="steps of nanoGPT")
     given = parser.parse_args()
     if given.summary is not None:
@@ -506,6 +509,8 @@ def job_of(given: argparse.Namespace) -> Job:
         seconds=given.seconds,
         nanogpt=given.nanogpt,
         steps=given.nanogpt_steps,
+        trainings=given.trainings,
+        keep=given.keep,
     )
 
 
