@@ -23,6 +23,7 @@ from evo_tune.genome.trial import Candidate
 from evo_tune.loop import opening
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context
+from evo_tune.store import table
 from evo_tune.store.run import Run
 from tests.extras import extra_missed_by, reason
 from tests.here import Here
@@ -177,6 +178,12 @@ def resume(tmp_path: Path) -> Iterator[Callable[..., Search]]:
 def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let fsync do nothing: for tests that write much and lose no power."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each file of trials have 4 genomes, so that a short run has several."""
+    monkeypatch.setattr(table, "ROWS", 4)
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ __all__ = ["MUTATIONS", "outside_of", "snapshot"]
 FILES = (
     "_run.json",
     "_journal.jsonl",
-    "generation-0000.parquet",
-    "generation-0001.parquet",
+    "trials-0000.parquet",
+    "trials-0001.parquet",
     "_comparison.parquet",
     "_heartbeat.json",
     "_trials",
@@ -35,19 +35,19 @@ NAMES = (
     *FILES,
     "_heartbeat.part",
     "_run.json.part",
-    "_generation-0001.parquet.part",
+    "_trials-0001.parquet.part",
     "_comparison.parquet.part",
-    "_generation-0009.parquet.aside",
-    "generation-0009.parquet",
+    "_trials-0009.parquet.aside",
+    "trials-0009.parquet",
     "_trials/000002",
     "_trials/000003/error.txt",
 )
 """What is there, and what is made for a while."""
 
 STRANGE = (
-    "generation-\u00b2\u00b2\u00b2\u00b2.parquet",
-    "generation-99999999999999999999.parquet",
-    "generation-.parquet",
+    "trials-\u00b2\u00b2\u00b2\u00b2.parquet",
+    "trials-99999999999999999999.parquet",
+    "trials-.parquet",
     "a\x1b[2Jb\nc",
     "x" * 255,
     "-rf",
@@ -269,7 +269,7 @@ def parquet(run: Path, name: str, kind: str) -> None:
 
 name, number = st.sampled_from(NAMES), st.integers(0, 50)
 json_name = st.sampled_from(("_run.json", "_journal.jsonl", "_journal.jsonl", "_heartbeat.json"))
-parquet_name = st.sampled_from(("_comparison.parquet", "generation-0000.parquet"))
+parquet_name = st.sampled_from(("_comparison.parquet", "trials-0000.parquet"))
 targets = st.sampled_from(("precious", "folder", "missing", "fifo", "/dev/zero", "/dev/full", "/etc/passwd"))
 hows = st.sampled_from(("kin", "kin", "kin", "kin", "any", "any", "key"))
 text = st.sampled_from(("[", '{"a":', "9", "\x00", '"', "[[],", '{"event":"told","id":0}\n'))

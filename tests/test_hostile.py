@@ -84,7 +84,7 @@ def listing(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and "__pycache__" not in str(p)}
 
 
-FILES = ("_run.json", "_journal.jsonl", "generation-0000.parquet", "_comparison.parquet", "_heartbeat.json")
+FILES = ("_run.json", "_journal.jsonl", "trials-0000.parquet", "_comparison.parquet", "_heartbeat.json")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -99,7 +99,7 @@ def test_a_pickle_in_place_of_any_file_is_not_opened(stranger, tmp_path, name):
 def test_parquet_with_crafted_metadata_runs_nothing(stranger, tmp_path):
     mark = tmp_path / "ran"
     bomb = pickle.dumps(Bomb(mark))
-    for file in stranger.glob("generation-*.parquet"):
+    for file in stranger.glob("trials-*.parquet"):
         table = pq.read_table(file)
         crafted = {b"pandas": bomb, b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:schema": bomb}
         pq.write_table(table.replace_schema_metadata(crafted), file)
@@ -108,7 +108,7 @@ def test_parquet_with_crafted_metadata_runs_nothing(stranger, tmp_path):
         pa.binary(),
         metadata={b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": bomb},
     )
-    pq.write_table(pa.table([pa.array([b"1"])], schema=pa.schema([extension])), stranger / "generation-0009.parquet")
+    pq.write_table(pa.table([pa.array([b"1"])], schema=pa.schema([extension])), stranger / "trials-0009.parquet")
     look_at_all(stranger)
     assert not mark.exists()
 

@@ -1,15 +1,14 @@
-"""Files that are derived from recorded results: generations and checkpoints.
+"""Files that are derived from recorded results: Parquet files of trials, and checkpoints.
 
-The module writes the file of each closed generation and removes checkpoints that no trial can use. A generation is
-closed when all of its trials are reported. Its survivors are those of the strategy at that moment, so the files can be
-rebuilt identically from the journal. In proposal order, results are recorded before the strategy sees them; the files
-follow the record.
+A file of trials has the trials of many generations. It is written again, with all its rows, when one of its generations
+closes, that is, when all trials of the generation are reported. The survivors of a generation are those of the strategy
+at that moment, so the files can be rebuilt identically from the journal. In proposal order, results are recorded before
+the strategy sees them; the files follow the record. The module also removes checkpoints that no trial can use.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 
 from evo_tune.errors import RunError
 from evo_tune.genome.history import RunHistory
@@ -23,7 +22,7 @@ from evo_tune.trust import inside
 
 
 class Generations:
-    """Keeps the files of generations in step with the journal.
+    """Keeps the files of trials in step with the journal.
 
     Args:
         run: Run that is open for writing.
@@ -36,67 +35,67 @@ class Generations:
         self._strategy = strategy
         self._history = history
         self._members: dict[int, list[int]] = {}
+        """Ids of the candidates of each file, by its number."""
         self._untold: dict[int, int] = {}
-        self._survivors: dict[int, list[int]] = {}
+        self._survivors: dict[int, frozenset[int]] = {}
+        """Survivors of each closed generation."""
         self._untouched: set[int] = set()
-        """Generations whose files contain all recorded results."""
+        """Files that contain all recorded results."""
         self._saved = 0
         """Number of results in complete files; they are replayed only when needed."""
         self._metrics = run.metric_names
 
     def born(self, candidate: Candidate) -> None:
         """Note a new candidate."""
-        self._members.setdefault(candidate.generation, []).append(candidate.id)
+        self._members.setdefault(self._file(candidate.generation), []).append(candidate.id)
         self._untold[candidate.generation] = self._untold.get(candidate.generation, 0) + 1
 
     def read_back(self) -> None:
         """Read an opened run and repair its files: lost, damaged, unfinished or unknown ones.
 
-        If the last session saved all of them, as it does at its end, nothing is replayed before the next result.
+        If the last session saved all of them, as it does at its end, nothing is replayed before the next result. After
+        a session that was killed, all of them are written again: a file may have all rows and old survivors.
         """
         for candidate in self._run.candidates:
             self.born(candidate)
-        table.set_aside_generations(self._run, self._members)
+        table.set_aside_files(self._run, self._members)
         self._saved = len(self._run.sequence())
-        rows = {generation: len(self._recorded_members(generation)) for generation in self._members}
-        self._untouched = {
-            generation for generation in rows if table.generation_is_whole(self._run, generation, rows[generation])
-        }
-        if self._run.ended is not None and all(
-            generation in self._untouched for generation in rows if rows[generation]
-        ):
+        numbers = {number for number in self._members if self._recorded(number)}
+        if self._run.ended is not None:
+            self._untouched = {
+                number for number in numbers if table.file_is_whole(self._run, number, len(self._recorded(number)))
+            }
+        if numbers == self._untouched:
             return
-        self._catch_up()
-        for generation in self._members.keys() - self._untouched:
-            if generation in self._survivors or table.generation_path(self._run, generation).exists():
-                self._write(generation)
+        for number in sorted(numbers - self._untouched):
+            self._write(number)
         self._untouched.clear()
 
     def recorded(self) -> None:
-        """Process the results since the last call, and write the generations that they close."""
+        """Process the results since the last call, and write the files of the generations that they close."""
         self._untouched.clear()
         self._catch_up()
-        self._follow(self._write)
+        stale = {self._file(generation) for generation in self._follow()}
         if self._run.metric_names != self._metrics:  # one schema for all files: the older ones are widened
             self._metrics = self._run.metric_names
-            for generation in self._members:
-                if table.generation_path(self._run, generation).exists():
-                    self._write(generation)
+            stale |= {number for number in self._members if table.file_path(self._run, number).exists()}
+        for number in sorted(stale):
+            self._write(number)
 
     def stop(self) -> None:
-        """Write the open generations with their results so far, unless their files are up to date."""
-        for generation in self._members:
-            if generation not in self._survivors and generation not in self._untouched:
-                self._write(generation)
+        """Write the files of open generations with the results so far, unless they are up to date."""
+        unfinished = {self._file(generation) for generation in self._untold.keys() - self._survivors.keys()}
+        for number in sorted(unfinished - self._untouched):
+            self._write(number)
 
     def _catch_up(self) -> None:
         """Process the results of earlier sessions, whose files exist."""
         if len(self._history.trials) < self._saved:
-            self._follow(lambda generation: None, self._saved)
+            self._follow(self._saved)
 
-    def _follow(self, closed: Callable[[int], None], until: int | None = None) -> None:
-        """Report recorded results to the history, up to a total number; call `closed` for each closed generation."""
-        told = len(self._history.trials)
+    def _follow(self, until: int | None = None) -> list[int]:
+        """Report recorded results to the history, up to a total number; return the generations that they close."""
+        told, closed = len(self._history.trials), []
         for id in self._run.sequence(start=told)[: None if until is None else until - told]:
             # Candidates are added as late as possible: when others were proposed depends on the number of slots.
             while self._history.born_count <= id:
@@ -107,28 +106,34 @@ class Generations:
             self._untold[generation] -= 1
             if not self._untold[generation] and self._is_full(generation):
                 self._survivors[generation] = self._survivors_now()
-                closed(generation)
+                closed.append(generation)
+        return closed
 
     def _is_full(self, generation: int) -> bool:
         return self._history.fresh_count >= (generation + 1) * self._run.manifest.population
 
-    def _survivors_now(self) -> list[int]:
+    def _survivors_now(self) -> frozenset[int]:
         try:
-            return list(self._strategy.survivors(self._history))
+            return frozenset(self._strategy.survivors(self._history))
         except Exception as error:
             raise broken_strategy(self._run.manifest.strategy, "survivors", error) from error
 
-    def _recorded_members(self, generation: int) -> list[int]:
-        return [id for id in self._members[generation] if id in self._run.outcomes]
+    def _file(self, generation: int) -> int:
+        return table.file_of(self._run, generation)
 
-    def _write(self, generation: int) -> None:
+    def _recorded(self, number: int) -> list[int]:
+        return [id for id in self._members[number] if id in self._run.outcomes]
+
+    def _write(self, number: int) -> None:
+        """Write a file with all of its recorded results; an open generation has the survivors of this moment."""
         self._catch_up()
-        survivors = self._survivors.get(generation)
-        if survivors is None:
-            survivors = self._survivors_now()
-        trials = [self._run.trial(id) for id in self._recorded_members(generation)]
-        if trials:
-            table.write_generation(self._run, generation, trials, survivors)
+        trials = [self._run.trial(id) for id in self._recorded(number)]
+        if not trials:
+            return
+        is_open = any(trial.candidate.generation not in self._survivors for trial in trials)
+        now = self._survivors_now() if is_open else frozenset()
+        living = [one.id for one in trials if one.id in self._survivors.get(one.candidate.generation, now)]
+        table.write_file(self._run, number, trials, living)
 
 
 def broken_strategy(name: str, function: str, error: Exception) -> RunError:

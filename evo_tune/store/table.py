@@ -1,4 +1,4 @@
-"""Trials as Arrow tables, and the Parquet files of a run's generations.
+"""Trials as Arrow tables, and the Parquet files of a run.
 
 All files of a run have one explicit schema, made from its genes and metrics. It is never guessed from values: a column
 that is null throughout the first file would break the reading of the others. The files are derived from the journal
@@ -8,6 +8,7 @@ and can be rebuilt. pyarrow is imported when a table is made.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -154,37 +155,50 @@ def write(path: Path, rows: pa.Table) -> None:
 
 
 LARGEST = 1 << 26
-"""Maximum size of a Parquet file to read, in bytes: a generation of about 200,000 trials."""
+"""Maximum size of a Parquet file to read, in bytes: about 200,000 trials."""
 
 
 def table_of(run: Run, trials: Sequence[Trial], survivors: Iterable[int] = ()) -> pa.Table:
-    """Return trials as an Arrow table, with the common schema of the run's generations so far."""
+    """Return trials as an Arrow table, with the common schema of the run's files so far."""
     return from_trials(trials, survivors, schema_of(run))
 
 
 def schema_of(run: Run) -> pa.Schema:
-    """Return the common schema of the run's generations so far."""
+    """Return the common schema of the run's files so far."""
     return schema(run.genes, run.metric_names, run.manifest.units)
 
 
-def write_generation(run: Run, generation: int, trials: Sequence[Trial], survivors: Iterable[int]) -> None:
-    """Write the file of a generation, atomically.
+ROWS = 1024
+"""Number of genomes in a file, rounded up to whole generations: more would make each closed generation cost more."""
+
+
+def file_of(run: Run, generation: int) -> int:
+    """Return the number of the file that contains a generation.
+
+    It depends on the population alone. So a trial is in the same file from its first row on, and a reader that finds
+    several files never reads a trial twice.
+    """
+    return generation // math.ceil(ROWS / run.manifest.population)
+
+
+def file_path(run: Run, number: int) -> Path:
+    """Return the path of a file of trials."""
+    return run.folder / f"trials-{number:04d}.parquet"
+
+
+def write_file(run: Run, number: int, trials: Sequence[Trial], survivors: Iterable[int]) -> None:
+    """Write all trials of a file, which replaces the file atomically.
 
     Raises:
         StoreError: The file cannot be written.
     """
-    write(generation_path(run, generation), table_of(run, trials, survivors))
+    write(file_path(run, number), table_of(run, trials, survivors))
 
 
-def generation_path(run: Run, generation: int) -> Path:
-    """Return the path of a generation's file."""
-    return run.folder / f"generation-{generation:04d}.parquet"
-
-
-def generation_is_whole(run: Run, generation: int, rows: int) -> bool:
-    """Return whether a generation's file exists, is readable, and has the run's schema and `rows` rows."""
+def file_is_whole(run: Run, number: int, rows: int) -> bool:
+    """Return whether a file of trials exists, is readable, and has the run's schema and `rows` rows."""
     try:
-        with opened(run, generation_path(run, generation).name) as file:
+        with opened(run, file_path(run, number).name) as file:
             whole: bool = file.schema_arrow.equals(schema_of(run)) and file.metadata.num_rows == rows
             return whole
     except (OSError, ValueError):  # missing, truncated, or not Parquet
@@ -212,16 +226,20 @@ def opened(run: Run, name: str, limit: int = LARGEST, texts: Sequence[str] = ())
     return pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(texts), **limits)
 
 
-def set_aside_generations(run: Run, known: Iterable[int]) -> None:
-    """Rename the files of generations that are not in the journal, so that no reader uses them.
+def set_aside_files(run: Run, known: Iterable[int]) -> None:
+    """Rename the files of trials that are not in the journal, so that no reader uses them.
 
     Such files exist if a journal was cut or lost. They are kept, because they may be the only copy of the results.
+
+    Args:
+        run: Run that is open for writing.
+        known: Numbers of the files of the trials in the journal.
 
     Raises:
         StoreError: A file cannot be renamed.
     """
-    ours = {generation_path(run, generation).name for generation in known}
-    for path in sorted(run.folder.glob("generation-*.parquet")):
+    ours = {file_path(run, number).name for number in known}
+    for path in sorted(run.folder.glob("trials-*.parquet")):
         if path.name not in ours:
             aside = path.with_name(f"_{path.name}.aside")
             said = one_line(f"the journal knows nothing of {path}: renamed to {aside.name}")

@@ -229,7 +229,7 @@ def test_a_journal_damaged_in_the_middle(typed: Typed, small_run: str, folder: P
 
 
 def test_a_parquet_file_cut_in_half_is_made_anew(typed: Typed, small_run: str, folder: Path) -> None:
-    path = folder / "populations" / small_run / "generation-0000.parquet"
+    path = folder / "populations" / small_run / "trials-0000.parquet"
     before = pd.read_parquet(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert typed("resume", small_run, "--quiet").code == 0
@@ -256,8 +256,8 @@ def test_two_processes_on_one_run(typed: Typed, folder: Path) -> None:
 
 def test_a_manifest_of_the_future(typed: Typed, small_run: str, folder: Path) -> None:
     manifest = folder / "populations" / small_run / "_run.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 2', '"format_version": 9'))
-    says(typed("show", small_run), 1, "format 9", "format 2")
+    manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 9'))
+    says(typed("show", small_run), 1, "format 9", "format 3")
     shutil.copy(folder / "quick.py", manifest)
     says(typed("resume", small_run), 1, "_run.json is damaged")
 

@@ -60,7 +60,7 @@ def test_a_pipe_that_closes_does_not_end_the_run(typed: Typed, folder: Path) -> 
     subprocess.run(f"{words} --final-seeds 0 | head -1", shell=True, cwd=folder, capture_output=True, timeout=60)
     table = folder / "populations" / "piped"
     deadline = time.monotonic() + 30
-    while len(list(table.glob("generation-*"))) < 1 and time.monotonic() < deadline:
+    while len(list(table.glob("trials-*"))) < 1 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert len(pd.read_parquet(table)) == 12
 

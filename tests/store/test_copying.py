@@ -31,7 +31,7 @@ def test_a_copy_of_a_run_in_use(begin: Begin, resume: Begin) -> None:
         candidate = search.ask()
         assert candidate is not None
         search.tell(candidate, {"loss": candidate.id + 1.0})
-    (search.saved.folder / "_generation-0001.parquet.part").write_bytes(b"being written")
+    (search.saved.folder / "_trials-0001.parquet.part").write_bytes(b"being written")
     copy = resume("mine", copy_as="copy")
     assert rows(copy) == rows(search)
     assert not list(copy.saved.folder.glob("*.part"))

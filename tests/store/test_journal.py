@@ -233,7 +233,7 @@ FULL = """
 
 
 def test_a_file_size_limit_is_a_store_error(path: Path) -> None:
-    other = path.with_name("generation-0000.parquet")
+    other = path.with_name("trials-0000.parquet")
     other.write_bytes(b"old")
     script = textwrap.dedent(FULL)
     ended = subprocess.run([sys.executable, "-c", script, path, other], capture_output=True, text=True, check=True)
@@ -243,7 +243,7 @@ def test_a_file_size_limit_is_a_store_error(path: Path) -> None:
     assert message.startswith(f"cannot write {path}: File too large")
     assert second.startswith(f"cannot write {other}: File too large")
     assert other.read_bytes() == b"old"
-    assert sorted(entry.name for entry in path.parent.iterdir()) == ["_journal.jsonl", "generation-0000.parquet"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["_journal.jsonl", "trials-0000.parquet"]
 
 
 @pytest.fixture

@@ -27,18 +27,18 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
 def test_a_run_of_another_format_is_refused(begin: Begin) -> None:
     folder = drive(begin("mine")).saved.folder
     manifest = json.loads((folder / "_run.json").read_text())
-    (folder / "_run.json").write_text(json.dumps({**manifest, "format_version": 1, "old_field": 1}))
-    with pytest.raises(StoreError, match=r"_run\.json is of format 1, and this .* reads format 2 only"):
+    (folder / "_run.json").write_text(json.dumps({**manifest, "format_version": 2, "old_field": 1}))
+    with pytest.raises(StoreError, match=r"_run\.json is of format 2, and this .* reads format 3 only"):
         Run.open(folder)
     del manifest["format_version"]
     (folder / "_run.json").write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match=r"is of an unreleased format, .* reads format 2 only: begin a new run"):
+    with pytest.raises(StoreError, match=r"is of an unreleased format, .* reads format 3 only: begin a new run"):
         Run.open(folder)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", '{"format_version": 2}', "{", "[" * 100_000, "\udc80", '{"format_version": 2, "evil": 1}'],
+    ["", "[]", "null", '{"format_version": 3}', "{", "[" * 100_000, "\udc80", '{"format_version": 3, "evil": 1}'],
     ids=["empty", "list", "null", "bare", "cut", "deep", "bytes", "field"],
 )
 def test_a_damaged_manifest_is_refused(begin: Begin, text: str) -> None:

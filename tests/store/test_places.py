@@ -119,7 +119,7 @@ def test_a_death_before_the_manifest_leaves_the_name_free(begin: Begin, tmp_path
     assert len(Run.open(folder).sessions) == 1
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "generation-0000.parquet", "_journal.jsonl"])
+@pytest.mark.parametrize("name", ["notes.txt", "trials-0000.parquet", "_journal.jsonl"])
 def test_a_folder_that_holds_anything_else_is_taken(begin: Begin, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "store" / "mine"
     folder.mkdir(parents=True)

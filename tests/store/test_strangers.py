@@ -27,7 +27,7 @@ from evo_tune.store.journal import Journal
 from evo_tune.store.manifest import read_manifest
 from evo_tune.store.places import HEARTBEAT, clear_stillborn, copy_run, free_folder, list_runs
 from evo_tune.store.run import Run
-from evo_tune.store.table import generation_is_whole
+from evo_tune.store.table import file_is_whole
 from tests.conftest import drive
 from tests.journals import events_of, write_events
 
@@ -273,7 +273,7 @@ def test_a_final_comparison_that_stands_for_much_counts_as_none(run: Path, kind:
 
 
 def test_a_generation_that_is_a_link_or_huge_is_written_again(run: Path, outside: Path, resume: Begin) -> None:
-    path = run / "generation-0000.parquet"
+    path = run / "trials-0000.parquet"
     whole = path.read_bytes()
     for kind in ("link", "huge"):
         path.unlink()
@@ -282,15 +282,15 @@ def test_a_generation_that_is_a_link_or_huge_is_written_again(run: Path, outside
         else:
             path.touch()
             os.truncate(path, 1 << 40)
-        assert not generation_is_whole(Run.open(run), 0, 4)
-        (run / "_generation-0000.parquet.part").symlink_to(outside / "precious")
+        assert not file_is_whole(Run.open(run), 0, 6)
+        (run / "_trials-0000.parquet.part").symlink_to(outside / "precious")
         resume("mine", trials=6).close()
         assert path.read_bytes() == whole
         assert not path.is_symlink()
 
 
-@pytest.mark.parametrize("name", ["generation-\u00b2\u00b2.parquet", "generation-1.parquet", "generation-x\n.parquet"])
-def test_files_with_the_name_of_no_generation_are_set_aside(run: Path, resume: Begin, name: str) -> None:
+@pytest.mark.parametrize("name", ["trials-\u00b2\u00b2.parquet", "trials-1.parquet", "trials-x\n.parquet"])
+def test_files_with_the_name_of_no_file_of_trials_are_set_aside(run: Path, resume: Begin, name: str) -> None:
     (run / name).write_bytes(b"x")
     with pytest.warns(UserWarning, match="renamed to") as told:
         resume("mine", trials=6).close()

@@ -21,8 +21,10 @@ from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 from evo_tune.loop.search import Search
 from evo_tune.store import table
 from evo_tune.store.comparison import read_comparison, write_comparison
-from evo_tune.store.table import generation_path
+from evo_tune.store.table import file_path
 from tests.conftest import drive, evaluate, rows, survivors
+
+pytestmark = pytest.mark.usefixtures("small_files")
 
 GENES: dict[str, Gene] = {
     "x": Float(0.0, 1.0),
@@ -85,7 +87,7 @@ def test_text_that_is_no_unicode_can_be_stored() -> None:
 
 def test_a_cut_file_is_never_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = table.schema(GENES, ["loss"], {})
-    path = tmp_path / "generation-0000.parquet"
+    path = tmp_path / "trials-0000.parquet"
     table.write(path, table.from_trials([trial(0, Outcome("ok", {"loss": 1.0}))], [], columns))
     assert pq.read_table(path).num_rows == 1
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
@@ -101,7 +103,7 @@ def test_a_run_is_one_table_for_pandas_and_duckdb(begin: Callable[..., Search]) 
     assert {"_run.json", "_journal.jsonl", "_comparison.parquet", "_trials"} <= {p.name for p in folder.iterdir()}
     frame = pd.read_parquet(folder)
     assert sorted(frame["id"]) == list(range(16))
-    glob = f"{folder}/generation-*.parquet"
+    glob = f"{folder}/trials-*.parquet"
     counted = duckdb.sql(
         f"select generation, count(*), min(\"metric.loss\") from '{glob}' group by 1 order by 1"
     ).fetchall()
@@ -127,7 +129,7 @@ def test_the_schema_is_the_same_where_a_column_holds_nothing_yet(begin: Callable
         return Outcome("failed", error="no") if candidate.id < 4 else evaluate(search, candidate)
 
     search = drive(begin(), evaluate=first_generation_fails)
-    schemas = [pq.read_schema(path) for path in sorted(search.saved.folder.glob("generation-*.parquet"))]
+    schemas = [pq.read_schema(path) for path in sorted(search.saved.folder.glob("trials-*.parquet"))]
     assert len(schemas) == 3
     assert all(schema.equals(schemas[0], check_metadata=True) for schema in schemas)
     assert schemas[0].field("metric.cost").metadata == {b"unit": b"s"}
@@ -204,7 +206,7 @@ def test_generation_files_are_rebuilt(begin: Callable[..., Search], resume: Call
     drive(search)
     folder, before = search.saved.folder, files(search)
     marked = survivors(folder)
-    assert sorted(before) == ["generation-0000.parquet", "generation-0001.parquet", "generation-0002.parquet"]
+    assert sorted(before) == ["trials-0000.parquet", "trials-0001.parquet", "trials-0002.parquet"]
     for name, data in before.items():
         path = folder / name
         if damage == "lost":
@@ -224,10 +226,10 @@ def test_generation_files_are_rebuilt(begin: Callable[..., Search], resume: Call
 def test_an_unfinished_generation_is_replaced(begin: Callable[..., Search], resume: Callable[..., Search]) -> None:
     search = drive(begin("run", trials=6))
     assert len(pd.read_parquet(search.saved.folder)) == 6
-    assert len(pq.read_table(generation_path(search.saved, 1), partitioning=None)) == 2
+    assert len(pq.read_table(file_path(search.saved, 1), partitioning=None)) == 2
     drive(resume("run", trials=12))
     whole = drive(begin("whole", trials=12))
-    assert len(pq.read_table(generation_path(search.saved, 1), partitioning=None)) == 4
+    assert len(pq.read_table(file_path(search.saved, 1), partitioning=None)) == 4
     assert rows(whole) == rows(resume("run"))
     assert survivors(search.saved.folder) == survivors(whole.saved.folder)
 
@@ -239,10 +241,10 @@ def test_files_that_the_journal_knows_nothing_of_are_set_aside(
     journal = search.saved.journal.path
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:17]))  # by hand: five results are left
-    with pytest.warns(UserWarning, match="knows nothing of .*generation-0002.parquet: renamed"):
+    with pytest.warns(UserWarning, match="knows nothing of .*trials-0002.parquet: renamed"):
         again = resume("run")
     assert len(pd.read_parquet(again.saved.folder)) == len(again.trials) == 5
-    assert (again.saved.folder / "_generation-0002.parquet.aside").exists()
+    assert (again.saved.folder / "_trials-0002.parquet.aside").exists()
     drive(again)
     assert rows(again) == rows(drive(begin("whole")))
 
@@ -251,9 +253,9 @@ def test_a_disk_that_refuses_a_generation_loses_nothing(
     begin: Callable[..., Search], resume: Callable[..., Search]
 ) -> None:
     search = begin("run")
-    blocked = generation_path(search.saved, 1)
+    blocked = file_path(search.saved, 1)
     blocked.mkdir()  # a folder there: the rename is refused
-    with pytest.raises(StoreError, match=r"cannot write .*generation-0001\.parquet: Is a directory"):
+    with pytest.raises(StoreError, match=r"cannot write .*trials-0001\.parquet: Is a directory"):
         drive(search)
     search.saved.close()
     blocked.rmdir()
