@@ -21,6 +21,7 @@ EXTRAS = {
     "optuna": ("optuna",),
     "plots": ("matplotlib",),
     "ray": ("ray",),
+    "series": ("statsmodels",),
     "sklearn": ("sklearn",),
     "tensorboard": ("tensorboard",),
     "web": ("starlette", "uvicorn"),

@@ -1,0 +1,271 @@
+"""Times of series: reading a column, finding its frequency, and positions on a regular grid.
+
+This module knows times, not the values at these times.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo_tune.errors import OptionError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DAY = 86_400_000_000_000
+"""Nanoseconds of a day."""
+
+HORIZONS = {24: 48, 7: 14, 5: 10, 52: 13, 12: 18, 4: 8}
+"""Season to default horizon, as in the M4 competition (Makridakis et al. 2020); business days: two weeks."""
+
+NO_SEASON, LONGEST = 6, 96
+"""Default horizon without a season (M4's for years), and the largest default horizon."""
+
+NAMED = {
+    ("months", 1): "monthly",
+    ("months", 3): "quarterly",
+    ("months", 12): "yearly",
+    ("business", 1): "business days",
+    ("fixed", 7 * DAY): "weekly",
+    ("fixed", DAY): "daily",
+    ("fixed", DAY // 24): "hourly",
+}
+
+
+def read_times(column: pd.Series[Any], name: str) -> pd.Series[Any]:
+    """Return a column as times without a zone (datetime64), or as whole numbers (int64).
+
+    Texts are dates in any one format that pandas reads. Whole numbers of eight digits that are dates, such as 20240131,
+    are dates; other whole numbers, such as years, are steps. Times with a zone become UTC; if all of them are at
+    midnight of their zone, they stay dates of that zone.
+
+    Args:
+        column: The column.
+        name: Its name, for messages.
+
+    Raises:
+        OptionError: A row has no time, a value is no time, or the zones differ.
+    """
+    import pandas as pd
+    from pandas.api import types
+
+    if column.isna().any():
+        row = int(np.flatnonzero(column.isna())[0]) + 1
+        raise OptionError(f"time column {name!r}: row {row} has no time: fill it in, or remove the row")
+    if types.is_bool_dtype(column) or types.is_timedelta64_dtype(column):
+        raise OptionError(f"time column {name!r} holds {column.dtype}: expected dates, or whole numbers")
+    if types.is_numeric_dtype(column):
+        return _whole_numbers(column, name)
+    times = column if types.is_datetime64_any_dtype(column) else _parsed(column, name)
+    if getattr(times.dt, "tz", None) is not None:
+        local = times.dt.tz_localize(None)
+        times = local if (local == local.dt.normalize()).all() else times.dt.tz_convert("UTC").dt.tz_localize(None)
+    found: pd.Series[Any] = pd.Series(times.to_numpy("datetime64[ns]"), index=column.index)
+    return found
+
+
+def _whole_numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
+    import pandas as pd
+
+    numbers = column.to_numpy(float)
+    if not np.isfinite(numbers).all() or (numbers != np.round(numbers)).any() or np.abs(numbers).max() >= 2**53:
+        raise OptionError(f"time column {name!r} holds numbers that are not whole: expected dates, or whole numbers")
+    whole = column.astype("int64")
+    if whole.between(10_000_101, 99_991_231).all():
+        dates: pd.Series[Any] = pd.to_datetime(whole.astype(str), format="%Y%m%d", errors="coerce")
+        if dates.notna().all():
+            return dates
+    return whole
+
+
+def _parsed(column: pd.Series[Any], name: str) -> pd.Series[Any]:
+    """Return texts as times."""
+    import pandas as pd
+
+    texts, reason = column.astype(str), ""
+    for how in ({}, {"dayfirst": True}, {"format": "ISO8601"}):
+        try:
+            with warnings.catch_warnings():  # of a format that pandas finds with difficulty: its result is checked
+                warnings.simplefilter("ignore")
+                found: Any = pd.to_datetime(texts, **how)
+            if not isinstance(found.dtype, np.dtype | pd.DatetimeTZDtype) or found.dtype == object:
+                raise ValueError("mixed timezones")
+            return found  # type: ignore[no-any-return]
+        except (ValueError, TypeError, OverflowError) as error:
+            reason = reason or str(error)
+    if any(word in reason.lower() for word in ("timezone", "tz-aware", "tz-naive")) or len(set(map(_zone, texts))) > 1:
+        raise OptionError(
+            f"time column {name!r} has times of several time zones: expected one; write all in UTC, as "
+            "2024-01-31T12:00Z"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bad = pd.to_datetime(texts, errors="coerce", format="mixed", utc=True).isna().to_numpy()
+    row = int(np.flatnonzero(bad)[0]) if bad.any() else 0
+    what = f"row {row + 1} has {texts.iloc[row]!r}" if bad.any() else "its rows have several formats"
+    raise OptionError(f"time column {name!r}: {what}: expected dates of one format, such as 2024-01-31 12:00")
+
+
+def _zone(text: str) -> str:
+    """Return the offset from UTC that ends a text; '' if none does."""
+    found = re.search(r":\d\d(?:\.\d+)?\s*(Z|[+-]\d\d:?\d\d)$", text)
+    return found[1] if found else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Regular times: an origin and equal steps.
+
+    Args:
+        kind: 'months' (steps of calendar months), 'business' (Monday to Friday), 'fixed' (nanoseconds) or 'whole'
+            (whole numbers).
+        step: Months, days, nanoseconds or numbers in a step (int ≥ 1).
+        origin: Time at position 0: nanoseconds since 1970, or a whole number.
+        month_end: Whether times of kind 'months' are the last days of months.
+    """
+
+    kind: str
+    step: int
+    origin: int
+    month_end: bool = False
+
+    @classmethod
+    def of(cls, times: Sequence[NDArray[Any]]) -> Grid:
+        """Find the frequency of some series.
+
+        Args:
+            times: Sorted different times of each series: datetime64[ns] or int64.
+
+        Raises:
+            OptionError: No series has two times.
+        """
+        import pandas as pd
+
+        numbers = [one.astype("int64") for one in times if len(one)]
+        gaps = np.concatenate([np.diff(one) for one in numbers]) if numbers else np.empty(0, "int64")
+        if not len(gaps):
+            raise OptionError("no series has two times, so there is no frequency: expected a series with a past")
+        origin = int(min(one[0] for one in numbers))
+        usual = int(np.median(gaps))
+        if times[0].dtype.kind == "i":
+            return cls(kind="whole", step=_usual(gaps), origin=origin)
+        if usual >= 28 * DAY and (gaps % (7 * DAY)).any():
+            ends = all(bool(pd.DatetimeIndex(one).is_month_end.all()) for one in times)
+            return cls(kind="months", step=max(1, round(usual / (30.4375 * DAY))), origin=origin, month_end=ends)
+        weekdays = all(bool(np.is_busday(one.astype("datetime64[D]")).all()) for one in times)
+        whole_days = not any((one % DAY).any() for one in numbers)
+        if usual == DAY and weekdays and whole_days and (gaps >= 3 * DAY).any():
+            return cls(kind="business", step=1, origin=origin)
+        return cls(kind="fixed", step=_usual(gaps), origin=origin)
+
+    @property
+    def name(self) -> str:
+        """The frequency in words: 'monthly', 'every 15 minutes', 'whole numbers'."""
+        if self.kind == "whole":
+            return "whole numbers" if self.step == 1 else f"whole numbers, every {self.step}"
+        if (self.kind, self.step) in NAMED:
+            return NAMED[self.kind, self.step]
+        if self.kind == "months":
+            return f"every {self.step} months"
+        for unit, size in (("day", DAY), ("hour", DAY // 24), ("minute", DAY // 1440), ("second", DAY // 86400)):
+            count, rest = divmod(self.step, size)
+            if not rest:
+                return f"every {unit}" if count == 1 else f"every {count} {unit}s"
+        return f"every {self.step} ns"
+
+    @property
+    def season(self) -> int:
+        """Usual number of steps in a season: a year of months and weeks, a week of days, a day of hours; 1: none."""
+        if self.kind == "months":
+            return 12 // self.step if 12 % self.step == 0 else 1
+        if self.kind == "business":
+            return 5
+        if self.kind == "whole":
+            return 1
+        if self.step in (7 * DAY, DAY):
+            return 52 if self.step == 7 * DAY else 7
+        a_day = DAY // self.step
+        return a_day if DAY % self.step == 0 and a_day <= 1440 else 1
+
+    @property
+    def horizon(self) -> int:
+        """Default horizon in steps."""
+        return HORIZONS.get(self.season, min(self.season, LONGEST) if self.season > 1 else NO_SEASON)
+
+    def positions(self, times: NDArray[Any], name: str) -> NDArray[np.int64]:
+        """Return the position of each time on the grid (int64).
+
+        Args:
+            times: datetime64[ns] or int64.
+            name: Name of the column, for messages.
+
+        Raises:
+            OptionError: A time is not on the grid, or of another kind.
+        """
+        if (times.dtype.kind == "i") != (self.kind == "whole"):
+            raise OptionError(f"time column {name!r}: expected {'whole numbers' if self.kind == 'whole' else 'dates'}")
+        if self.kind == "months":
+            months = times.astype("datetime64[M]").astype("int64")
+            offset = months - int(np.datetime64(self.origin, "ns").astype("datetime64[M]").astype("int64"))
+            found, rest = np.divmod(offset, self.step)
+        elif self.kind == "business":
+            days, first = times.astype("datetime64[D]"), np.datetime64(self.origin, "ns").astype("datetime64[D]")
+            found, rest = np.busday_count(first, days), (~np.is_busday(days)).astype("int64")
+            rest = rest | (times.astype("int64") % DAY != 0)
+        else:
+            found, rest = np.divmod(times.astype("int64") - self.origin, self.step)
+        if rest.any():
+            wrong = times[np.flatnonzero(rest)[0]]
+            raise OptionError(
+                f"time column {name!r}: {_shown(wrong)} is not one of the {self.name} times from "
+                f"{self.shown(0)}: round the times, or aggregate to regular ones"
+            )
+        return np.asarray(found, "int64")
+
+    def times(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the times at positions, datetime64[ns], or int64 for kind 'whole'."""
+        import pandas as pd
+
+        if self.kind == "whole":
+            return self.origin + self.step * positions
+        origin = np.datetime64(self.origin, "ns")
+        if self.kind == "business":
+            return np.busday_offset(origin.astype("datetime64[D]"), positions).astype("datetime64[ns]")
+        if self.kind == "fixed":
+            return origin + (self.step * positions).astype("timedelta64[ns]")
+        first = pd.Timestamp(origin)
+        made = pd.DatetimeIndex([first + pd.DateOffset(months=int(self.step * at)) for at in positions])
+        ended: Any = made + pd.offsets.MonthEnd(0) if self.month_end else made
+        return np.asarray(ended, "datetime64[ns]")
+
+    def shown(self, position: int) -> str:
+        """Return a time in words, as short as the frequency allows."""
+        return _shown(self.times(np.array([position]))[0])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the grid as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Grid:
+        """Return the grid from the data of `to_json`."""
+        return cls(**data)
+
+
+def _usual(gaps: NDArray[np.int64]) -> int:
+    """Return the most frequent gap; the smallest of several."""
+    values, counts = np.unique(gaps, return_counts=True)
+    return int(values[counts.argmax()])
+
+
+def _shown(time: Any) -> str:
+    if np.issubdtype(type(time), np.integer):
+        return str(time)
+    return str(time.astype("datetime64[s]")).removesuffix("T00:00:00")
