@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-NAMES = ("language_model", "fine_tuning", "image_classification", "tabular_classification", "text_classification")
+NAMES = ("language_model", "fine_tuning", "image_classification", "tabular", "text_classification")
 KINDS = ("plain", "adamw", "default")
 WARM = 3
 

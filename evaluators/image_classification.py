@@ -180,7 +180,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> ViTConfig:
     images = options.images
     _, channels, height, width = images.pixels.shape
     return ViTConfig(
-        classes=len(images.labels),
+        outputs=len(images.labels),
         channels=channels,
         image_height=height,
         image_width=width,
@@ -284,9 +284,9 @@ def export(genome: Mapping[str, Any], context: Context, folder: Path | str, opti
 
     One process trains, whatever ranks says. Returns what `evaluate` returns.
     """
-    from evo_tune.training import export_classifier
+    from evo_tune.training import export_encoder
 
-    return export_classifier(_task(genome, options), context, folder, USAGE)
+    return export_encoder(_task(genome, options), context, folder, USAGE)
 
 
 def load(folder: Path | str) -> ViT:

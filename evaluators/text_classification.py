@@ -189,7 +189,7 @@ SPACE = search_space
 
 def _config(genome: Mapping[str, Any], options: Options) -> TextConfig:
     return TextConfig(
-        classes=len(options.texts.labels),
+        outputs=len(options.texts.labels),
         unit=options.unit,
         buckets=options.buckets,
         length=genome.get("length", options.length),
@@ -292,9 +292,9 @@ def export(genome: Mapping[str, Any], context: Context, folder: Path | str, opti
 
     One process trains, whatever ranks says. Returns what `evaluate` returns.
     """
-    from evo_tune.training import export_classifier
+    from evo_tune.training import export_encoder
 
-    return export_classifier(_task(genome, options), context, folder, USAGE)
+    return export_encoder(_task(genome, options), context, folder, USAGE)
 
 
 def load(folder: Path | str) -> TextClassifier:

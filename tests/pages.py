@@ -72,7 +72,7 @@ def shortened(what: list[str] | str) -> list[str] | str:
     if isinstance(what, str):
         return what.replace('"tokens": 5000', '"tokens": 1500, "eval_tokens": 1000')
     words = [re.sub(r"^(tokens|epochs)=\S+$", lambda m: f"{m[1]}={TOY[m[1]]}", word) for word in what]
-    known = {"tabular_classification", "image_classification", "text_classification", *TRAINED} & {*words}
+    known = {"tabular", "image_classification", "text_classification", *TRAINED} & {*words}
     if words[1] in ("run", "evaluate") and (known or len(words) == 2 or words[2].startswith("-")):
         name = next(iter(known), "language_model")
         budget = TRAINED.get(name, "epochs")

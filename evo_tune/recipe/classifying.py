@@ -29,10 +29,16 @@ class Classifying(Parametrising, Plan):
     """Held-out data, search space and checkpoints."""
 
     held_out: float = option(
-        0.2, bounds="(0, 1)", gene=None, help="Share of each class in the validation set, which ranks the trials"
+        0.2,
+        bounds="(0, 1)",
+        gene=None,
+        help="Share of the samples (of each class) in the validation set, which ranks trials",
     )
     test: float = option(
-        0.2, bounds="(0, 1)", gene=None, help="Share of each class in the test set, which no search sees"
+        0.2,
+        bounds="(0, 1)",
+        gene=None,
+        help="Share of the samples (of each class) in the test set, which no search sees",
     )
     size: Literal["small", "large"] = option(
         "small",
@@ -288,3 +294,20 @@ class NumbersTask(SampleTask):
     @property
     def parts(self) -> tuple[NDArray[np.int64], ...]:
         return self.split
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressionTask(NumbersTask):
+    """A training that predicts one real number per sample.
+
+    Args:
+        numbers: (n, 1), the targets in their own unit, float64. The model is trained on standardised ones.
+        scale: Mean and standard deviation of the training samples' targets.
+    """
+
+    options: Classifying
+    scale: tuple[float, float]
+
+    @property
+    def save(self) -> bool:
+        return self.options.save

@@ -15,8 +15,8 @@ from typing import Any
 CLASSES, LANGUAGE, TUNING, BASELINE = ("classes",), ("language",), ("tuning",), ("baseline",)
 """Groups: classifiers, language models, fine-tuned models, and baselines of classifiers."""
 
-NUMBERS = ("samples",)
-"""Group of trainings on samples whose targets are real numbers."""
+NUMBERS, REGRESSION = ("samples", "regression"), ("regression",)
+"""Groups of trainings on samples whose targets are real numbers: any, and one number per sample in its own unit."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,17 @@ METRICS: tuple[Metric, ...] = (
         "macro_f1", "", CLASSES, "mean over the classes of their F1", lambda t: t.judged.macro_f1, test="test_macro_f1"
     ),
     Metric("auc", "", CLASSES, "area under the ROC curve of held-out samples", lambda t: t.judged.auc, test="test_auc"),
+    Metric(
+        "rmse",
+        "",
+        REGRESSION,
+        "root of the mean squared error",
+        lambda t: t.judged.rmse,
+        "of numbers",
+        test="test_rmse",
+    ),
+    Metric("mae", "", REGRESSION, "mean absolute error", lambda t: t.judged.mae, "of numbers", test="test_mae"),
+    Metric("r2", "", REGRESSION, "coefficient of determination", lambda t: t.judged.r2, "of numbers", test="test_r2"),
     Metric("val_bpb", "bits per byte", WORDS, "val_loss for any tokens", lambda t: t.bits_per_byte, test="test_bpb"),
     Metric("perplexity", "", LANGUAGE, "exp(val_loss)", lambda t: math.exp(min(t.judged.loss, 700.0))),
     Metric("val_loss_first_half", PER_TOKEN, LANGUAGE, "of each window's first half", lambda t: t.halves[0].loss),
@@ -149,7 +160,7 @@ def measured(training: Any, group: str) -> dict[str, float]:
 
     Args:
         training: Finished training that the rows of this group read.
-        group: 'classes', 'samples', 'language', 'tuning' or 'baseline'.
+        group: 'classes', 'samples', 'regression', 'language', 'tuning' or 'baseline'.
     """
     rows = [(row.name, row.of) for row in METRICS if group in row.groups and row.of is not None]
     found = {name: of(training) for name, of in rows}

@@ -6,6 +6,7 @@ from evo_tune.recipe.classifying import (
     ClassifierTask,
     Classifying,
     NumbersTask,
+    RegressionTask,
     SampleTask,
     divided,
     known_before,
@@ -14,7 +15,7 @@ from evo_tune.recipe.classifying import (
 from evo_tune.recipe.data.corpus import Corpus, Texts
 from evo_tune.recipe.data.images import Augment, Augmenting, Images, read_images
 from evo_tune.recipe.data.labelled_texts import LabelledTexts, docstrings, encode_texts, read_labelled_texts, tokens_of
-from evo_tune.recipe.data.tables import Columns, Table, hash_of, read_table, stratified
+from evo_tune.recipe.data.tables import Columns, Table, Where, divided_rows, hash_of, read_table, stratified
 from evo_tune.recipe.data.texts import foreign_text, python_paragraphs, read_text, split_text
 from evo_tune.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
 from evo_tune.recipe.hardware.computing import Computing, Passes, Processes, has_gpu

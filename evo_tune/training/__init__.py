@@ -6,11 +6,13 @@ from evo_tune.training.course import Course, Fitting, Judged, Task, Whole
 from evo_tune.training.data.epochs import Epochs, augmented, mix, soft_targets
 from evo_tune.training.data.windows import TextMaterial, TrainingWindows, fixed_windows, held_out_blocks
 from evo_tune.training.evaluation import (
+    Errors,
     Evaluation,
     Scores,
     auc,
     evaluate,
     evaluate_by_position,
+    outputs_of,
     score,
 )
 from evo_tune.training.extension import extend_context, extend_trainer, grow_trainer
@@ -20,7 +22,7 @@ from evo_tune.training.hardware.memory import calibrate_memory, device_memory, f
 from evo_tune.training.hardware.precision import Precision, fastest_precision
 from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
 from evo_tune.training.models.dropout import Dropout, DropPath
-from evo_tune.training.models.encoder import Classifier, FTTransformer, TextClassifier, ViT
+from evo_tune.training.models.encoder import Encoder, FTTransformer, TextClassifier, ViT
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.growth import carry_state, grow
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
@@ -28,7 +30,7 @@ from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon, decay_groups
 from evo_tune.training.optim.watching import Diverged, DivergenceWatch, EarlyStopping
 from evo_tune.training.reading import Material, Reading, export_language
-from evo_tune.training.samples import Classified, Samples, export_classifier, write_classifier
+from evo_tune.training.samples import Classified, Regressed, Samples, export_encoder, write_encoder
 from evo_tune.training.session import Place, evaluate_task, train, train_together
 from evo_tune.training.stepping.averaging import average_of
 from evo_tune.training.stepping.recipe import Recipe, optimizer_of, recipe_of

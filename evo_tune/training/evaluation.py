@@ -1,4 +1,4 @@
-"""Evaluation of a model: the loss on text, also by position, and the scores of a classifier."""
+"""Evaluation of a model: the loss on text, also by position, a classifier's scores, and errors of real numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -206,7 +207,40 @@ class Scores:
         )
 
 
-def score(
+@dataclass(frozen=True)
+class Errors:
+    """Errors of predicted real numbers on one set of samples.
+
+    Args:
+        loss: Mean squared error of standardised targets, a share of the training targets' variance.
+        rmse: Root of the mean squared error, in the target's unit.
+        mae: Mean absolute error, in the target's unit.
+        r2: Coefficient of determination: 1 − squared errors / squared deviations from the mean of these targets. If
+            all these targets are equal, 1 for exact predictions and 0 for others.
+    """
+
+    loss: float
+    rmse: float
+    mae: float
+    r2: float
+
+    @classmethod
+    def of(cls, predicted: ArrayLike, truth: ArrayLike, deviation: float = 1.0) -> Errors:
+        """Return the errors of predictions.
+
+        Args:
+            predicted: Predicted numbers, (n,), in the target's unit.
+            truth: True numbers, (n,).
+            deviation: Standard deviation of the training targets, above 0.
+        """
+        real = np.asarray(truth, np.float64)
+        errors = np.asarray(predicted, np.float64) - real
+        square, spread = float(np.mean(errors**2)), float(np.mean((real - real.mean()) ** 2))
+        r2 = 1.0 - square / spread if spread else float(square == 0.0)
+        return cls(square / deviation**2, math.sqrt(square), float(np.abs(errors).mean()), r2)
+
+
+def outputs_of(
     model: nn.Module,
     samples: MicroBatch,
     *,
@@ -214,32 +248,45 @@ def score(
     batch: int = 256,
     ranks: Ranks | None = None,
     precision: Precision | None = None,
-) -> Scores:
-    """Evaluate a classifier, without dropout, gradients or random numbers.
+) -> torch.Tensor:
+    """Return a model's outputs for samples, (samples, outputs), on the CPU; without dropout and gradients.
 
     Args:
-        model: Module that maps inputs to logits (samples, classes); its training mode is restored.
-        samples: Inputs and class numbers.
+        model: Module that maps inputs to outputs, (samples, outputs); its training mode is restored.
+        samples: Inputs and targets; the targets are not used.
         device: Device of the model.
         batch: Samples per pass (int ≥ 1); it changes the speed, and the result only by rounding.
-        ranks: Processes that share the samples, each with the same model and samples; all return the same scores.
-        precision: Precision of the model's computations; None: float32. Scores are computed in float64.
+        ranks: Processes that share the samples, each with the same model and samples; all return the same outputs.
+        precision: Precision of the model's computations; None: float32.
 
     Raises:
         RecipeError: batch is not an integer of at least 1.
     """
-    mine = samples if ranks is None else (samples[0][ranks.rank :: ranks.size], samples[1][ranks.rank :: ranks.size])
-    parts = over_batches(model, mine, device, batch, lambda found, _: found.cpu(), precision=precision)
-    logits = (torch.cat(parts) if ranks is None else _gathered(parts, len(samples[1]), ranks)).double()
-    targets = samples[1].long()
+    inputs = samples[0] if ranks is None else samples[0][ranks.rank :: ranks.size]
+    parts = over_batches(model, (inputs, inputs), device, batch, lambda found, _: found.cpu(), precision=precision)
+    return torch.cat(parts) if ranks is None else _gathered(parts, len(samples[0]), ranks)
+
+
+def score(model: nn.Module, samples: MicroBatch, **how: Any) -> Scores:
+    """Evaluate a classifier: its outputs are logits. Scores are computed in float64.
+
+    Args:
+        model: See `outputs_of`.
+        samples: Inputs and class numbers.
+        how: Device, batch, ranks and precision, as in `outputs_of`.
+
+    Raises:
+        RecipeError: batch is not an integer of at least 1.
+    """
+    logits, targets = outputs_of(model, samples, **how).double(), samples[1].long()
     loss = float(cross_entropy_sum(logits, targets)) / len(targets)
     return Scores.of(logits.softmax(-1).numpy(), targets.numpy(), loss)
 
 
 def _gathered(parts: list[torch.Tensor], count: int, ranks: Ranks) -> torch.Tensor:
-    """Return the logits of all samples from each rank's share."""
-    classes = int(ranks.sum(torch.tensor(parts[0].shape[1] if parts and ranks.rank == 0 else 0)))
-    everyone = torch.zeros(count, classes)
+    """Return the outputs for all samples from each rank's share."""
+    outputs = int(ranks.sum(torch.tensor(parts[0].shape[1] if parts and ranks.rank == 0 else 0)))
+    everyone = torch.zeros(count, outputs)
     if parts:
         everyone[ranks.rank :: ranks.size] = torch.cat(parts)
     return ranks.sum(everyone)  # each row comes from one rank; the others add zeros

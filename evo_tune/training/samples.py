@@ -1,4 +1,4 @@
-"""Tasks on samples with targets, evaluated on all held-out samples; export of classifiers to folders."""
+"""Tasks on samples with targets, evaluated on all held-out samples; export of encoders to folders."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evo_tune.options.declare import Options
-from evo_tune.recipe.classifying import ClassifierTask, SampleTask, check_whole
+from evo_tune.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_whole
 from evo_tune.training.course import Course, Fitting, Judged, Run, Task, Whole
 from evo_tune.training.data.epochs import Epochs, steps_of
-from evo_tune.training.evaluation import Evaluation, Scores, evaluate, score
+from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, outputs_of, score
 from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
-from evo_tune.training.models.encoder import Classifier
+from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
 from evo_tune.training.session import train
 from evo_tune.training.trainer import Trainer
@@ -58,10 +58,18 @@ class Samples(Task):
     def examples(self) -> Examples:
         """Samples of each part."""
         inputs, targets = torch.from_numpy(self.plan.inputs), torch.from_numpy(self.plan.targets)
-        targets = targets.float() if targets.is_floating_point() else targets.long()
+        targets = self.exactly(targets)
         rows = [torch.from_numpy(part) for part in self.plan.parts]
         training, held_out, test = ((inputs[part], targets[part]) for part in rows)
         return Examples(training, held_out, test)
+
+    def exactly(self, targets: Tensor) -> Tensor:
+        """Return targets as they are judged."""
+        return targets.float() if targets.is_floating_point() else targets.long()
+
+    def trained_on(self, targets: Tensor) -> Tensor:
+        """Return judged targets as they are trained on."""
+        return targets
 
     @cached_property
     def loss(self) -> Loss:
@@ -83,7 +91,7 @@ class Samples(Task):
 
     def model(self, phase: Whole) -> nn.Module:
         model: nn.Module = self.plan.build(seed_for(self.run.seed, "weights"))
-        if isinstance(model, Classifier):
+        if isinstance(model, Encoder):
             model.standardise(self.examples.training[0])
             model.recompute = self.plan.options.recompute
         return model.to(self.run.device)
@@ -92,7 +100,7 @@ class Samples(Task):
         inputs, targets = self.examples.training
         return Epochs(
             inputs,
-            targets,
+            self.trained_on(targets),
             classes=self.classes,
             batch=phase.per_step,
             total=phase.windows,
@@ -119,9 +127,9 @@ class Samples(Task):
         options, device = self.plan.options, torch.device(self.run.device)
         inputs, targets = self.examples.training
         shape: dict[str, Any] = {"outputs": targets[:1].numel()}
-        if isinstance(model, Classifier):
+        if isinstance(model, Encoder):
             config = model.config
-            shape = {"outputs": config.classes, "blocks": config.depth, "block_input": config.tokens * config.width}
+            shape = {"outputs": config.outputs, "blocks": config.depth, "block_input": config.tokens * config.width}
         return PassMemory(
             model,
             torch.ones(2, *inputs.shape[1:], dtype=inputs.dtype, device=device),
@@ -139,7 +147,9 @@ class Samples(Task):
         """Inputs and targets for evaluation."""
         return self.examples.test if self.testing else self.examples.held_out
 
-    def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Evaluation | Scores:
+    def judge(
+        self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None
+    ) -> Evaluation | Scores | Errors:
         """Evaluate the trainer's model, or another, on samples."""
         judged = trainer.model if model is None else model
         return evaluate(judged, samples, loss=self.loss, batch=256, **trainer.evaluation)
@@ -177,9 +187,9 @@ class Classified(Samples):
         assert self.classes is not None
         return 1.5 * math.log(self.classes)
 
-    def model(self, phase: Whole) -> Classifier:
-        model = cast(Classifier, super().model(phase))
-        self.classes = model.config.classes
+    def model(self, phase: Whole) -> Encoder:
+        model = cast(Encoder, super().model(phase))
+        self.classes = model.config.outputs
         return model
 
     def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Scores:
@@ -188,6 +198,29 @@ class Classified(Samples):
     def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
         scores = self.judge(trainer, self.held_out)
         return {"val_loss": scores.loss, "accuracy": scores.accuracy}
+
+
+class Regressed(Samples):
+    """Predict real numbers; also report errors in their own unit."""
+
+    group = "regression"
+    plan: RegressionTask
+
+    def exactly(self, targets: Tensor) -> Tensor:
+        return targets.double()  # in their own unit, and float32 would round what is reported
+
+    def trained_on(self, targets: Tensor) -> Tensor:
+        mean, deviation = self.plan.scale
+        return ((targets - mean) / deviation).float()
+
+    def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Errors:
+        mean, deviation = self.plan.scale
+        found = outputs_of(trainer.model if model is None else model, samples, **trainer.evaluation).double()
+        return Errors.of(mean + deviation * found[:, 0].numpy(), samples[1][:, 0].numpy(), deviation)
+
+    def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
+        errors = self.judge(trainer, self.held_out)
+        return {"val_loss": errors.loss, "rmse": errors.rmse}
 
 
 class JudgedSamples(Judged):
@@ -217,7 +250,7 @@ class JudgedSamples(Judged):
 AVERAGED = "\nThe folder averaged has the moving average of the weights, as a model of its own.\n"
 
 
-def write_classifier(
+def write_encoder(
     folder: Path | str,
     course: Course,
     metrics: Mapping[str, float],
@@ -227,7 +260,7 @@ def write_classifier(
     options: Options,
     seed: int,
 ) -> None:
-    """Write a trained classifier to a folder: weights, config.json and README.md; its average in averaged/.
+    """Write a trained encoder to a folder: weights, config.json and README.md; its average in averaged/.
 
     Args:
         folder: Folder to write; created if missing.
@@ -240,18 +273,20 @@ def write_classifier(
     """
     folder, average = Path(folder), course.trainer.averaged
     notes = {"genome": dict(genome), "options": options.to_json(), "seed": seed, "metrics": dict(metrics)}
-    model = cast("Classifier", course.model)
+    model = cast("Encoder", course.model)
     model.save(folder, **notes)
     if average is not None:
-        cast("Classifier", average.module).save(folder / "averaged", **notes)
+        cast("Encoder", average.module).save(folder / "averaged", **notes)
     shape = model.config.to_json()
     text = usage.format(**{**shape, **metrics, "folder": str(folder), "labels": ", ".join(model.labels)})
     (folder / "README.md").write_text(text + (AVERAGED if average is not None else ""), encoding="utf-8")
 
 
-def export_classifier(task: ClassifierTask, run: Run, folder: Path | str, usage: str) -> dict[str, float]:
-    """Train a classifier in one process, write it to a folder (see `write_classifier`), and return its metrics."""
+def export_encoder(
+    task: SampleTask, run: Run, folder: Path | str, usage: str, kind: type[Samples] = Classified
+) -> dict[str, float]:
+    """Train an encoder in one process, write it to a folder (see `write_encoder`), and return its metrics."""
     alone = replace(task, options=replace(task.options, ranks=1))
-    course, metrics = train(alone, run, Classified)
-    write_classifier(folder, course, metrics, usage, genome=task.genome, options=task.options, seed=run.seed)
+    course, metrics = train(alone, run, kind)
+    write_encoder(folder, course, metrics, usage, genome=task.genome, options=task.options, seed=run.seed)
     return metrics

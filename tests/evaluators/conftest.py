@@ -41,6 +41,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name in ("table", "other_table"):
         columns = {"a": rng.normal(size=120), "b": rng.integers(0, 4, 120), "c": rng.normal(size=120)}
         columns |= {"y1": ((columns["a"] > 0) ^ (rng.random(120) < 0.2)).astype(int), "y2": rng.integers(0, 3, 120)}
+        columns["gaps"] = ["" if n % 10 == 0 else n % 3 for n in range(120)]
         lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
         (folder / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
     _write_images(folder, rng)

@@ -24,7 +24,7 @@ def images() -> Evaluator:
 
 @pytest.fixture(scope="module")
 def tables() -> Evaluator:
-    return find_evaluator("bundled:tabular_classification")
+    return find_evaluator("bundled:tabular")
 
 
 @pytest.fixture(scope="module")
@@ -121,13 +121,60 @@ def test_the_baseline_is_scikit_learns_on_the_same_rows(tables: Evaluator) -> No
     table = tables.module.Options().table
     with threadpool_limits(1):
         model = HistGradientBoostingClassifier(random_state=0).fit(
-            table.inputs[table.training], table.classes[table.training]
+            table.inputs[table.training], table.target.values[table.training]
         )
-    found, truth = model.predict_proba(table.inputs[table.held_out]), table.classes[table.held_out]
+    found, truth = model.predict_proba(table.inputs[table.held_out]), table.target.values[table.held_out]
     baseline = tables.module._baseline(tables.module.Options())
     assert baseline["baseline_auc"] == pytest.approx(roc_auc_score(truth, found[:, 1]))
     assert baseline["baseline_loss"] == pytest.approx(log_loss(truth, found))
     assert baseline["baseline_accuracy"] == model.score(table.inputs[table.held_out], truth)
+
+
+@pytest.fixture
+def prices(tmp_path: Path) -> Path:
+    """A file whose number follows from a number and a text together."""
+    rng = np.random.default_rng(3)
+    size, town = rng.normal(50.0, 9.0, 150), rng.choice(["A", "B"], 150)
+    price = 1e4 * (size + np.where(town == "A", 30.0, 0.0)) + rng.normal(0.0, 1e4, 150)
+    pd.DataFrame({"size": size, "town": town, "price": price}).to_csv(tmp_path / "prices.csv", index=False)
+    return tmp_path / "prices.csv"
+
+
+def test_numbers_are_predicted_in_their_own_unit_as_reported(tables: Evaluator, prices: Path, tmp_path: Path) -> None:
+    from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+
+    options = tables.bind({"data": str(prices), "target": "price", "epochs": 50.0, "baseline": False})
+    metrics = options.export(options.space.default(), Context(seed=1, folder=tmp_path / "t"), tmp_path / "model")
+    assert metrics["r2"] > 0.8
+    assert metrics["val_loss"] < 0.2  # of the training rows' variance
+    assert "label_smoothing" not in options.space.genes
+    model, test = tables.module.load(tmp_path / "model"), options.values.table.test
+    frame = pd.read_csv(prices)
+    found, truth = model.predict(frame)[test], frame["price"][test]
+    assert metrics["test_rmse"] == pytest.approx(root_mean_squared_error(truth, found), rel=1e-6)
+    assert metrics["test_mae"] == pytest.approx(mean_absolute_error(truth, found), rel=1e-6)
+    assert metrics["test_r2"] == pytest.approx(r2_score(truth, found), rel=1e-6)
+    with pytest.raises(EvoTuneError, match="of the number 'price': expected one of classes: use predict"):
+        model.classify(frame)
+
+
+def test_a_training_on_numbers_goes_on_and_shares_its_steps(tables: Evaluator, prices: Path, tmp_path: Path) -> None:
+    def fit(folder: str, ranks: int = 1, **context: Any) -> dict[str, float]:
+        bound = tables.bind({"data": str(prices), "target": "price", "epochs": 4.0, "baseline": False, "ranks": ranks})
+        found: dict[str, float] = bound.evaluate(
+            bound.space.default(), Context(seed=1, folder=tmp_path / folder, **context)
+        )
+        return {name: value for name, value in found.items() if name != "samples_per_second"}
+
+    whole = fit("whole")
+    fit("part", budget=0.5)
+    rest = fit("rest", resume_folder=tmp_path / "part")
+    assert rest.pop("resumed_step") > 0
+    assert rest == whole
+    both = fit("both", ranks=2)
+    assert [both[name] for name in ("rmse", "mae", "r2")] == pytest.approx(
+        [whole[name] for name in ("rmse", "mae", "r2")], rel=1e-3
+    )
 
 
 @pytest.mark.slow
@@ -181,6 +228,7 @@ def test_without_scikit_learn_the_baseline_says_how_to_do_without(
     tables: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables.module._boosted.cache_clear()
+    _ = tables.module.Options().table  # the default data is scikit-learn's too
     without(monkeypatch, "sklearn")
     with pytest.raises(OptionError, match="baseline=false"):
         tables.module._baseline(tables.module.Options())

@@ -29,7 +29,7 @@ from evo_tune.training import (
     GPT,
     AdamW,
     Adapters,
-    Classifier,
+    Encoder,
     FTTransformer,
     LoRA,
     Precision,
@@ -44,8 +44,8 @@ from evo_tune.training.tuning.pretrained import halve_frozen
 from tests.hugging_face import make_folder
 
 CPU = torch.device("cpu")
-SHAPE: dict[str, Any] = {"classes": 3, "depth": 2, "width": 32, "heads": 4}
-ENCODERS: dict[str, tuple[type[Classifier], EncoderConfig]] = {
+SHAPE: dict[str, Any] = {"outputs": 3, "depth": 2, "width": 32, "heads": 4}
+ENCODERS: dict[str, tuple[type[Encoder], EncoderConfig]] = {
     "vit": (ViT, ViTConfig(**SHAPE, patch=8, drop_path=0.1, ffn_mult=2.0)),
     "vit-cls-dropout": (ViT, ViTConfig(**SHAPE, patch=8, pooling="cls", dropout=0.1)),
     "vit-conv": (ViT, ViTConfig(**SHAPE, patch=8, channels=1, stem="conv")),
@@ -197,7 +197,7 @@ CHANGES: tuple[tuple[dict[str, Any], Callable[[float, float], bool]], ...] = (
 )
 
 
-@pytest.fixture(params=["fine_tuning", "image_classification", "tabular_classification", "text_classification"])
+@pytest.fixture(params=["fine_tuning", "image_classification", "tabular", "text_classification"])
 def evaluator(request: pytest.FixtureRequest) -> Evaluator:
     return find_evaluator(f"bundled:{request.param}")
 

@@ -17,6 +17,7 @@ import torch
 from torch.nn.modules import module as modules
 
 from evo_tune import Choice, Context
+from evo_tune.errors import OptionError
 from evo_tune.options.declare import Option, declared_in
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
@@ -140,6 +141,8 @@ EFFECTS: dict[str, Effect] = {
     "targets": Effect("qv", sees="trainable_params"),
     "keep": Effect("adapter", sees="exported"),
     "target": Effect("y2"),
+    "task": Effect("regression", sees="r2"),
+    "drop_unlabelled": Effect(True, given={"target": "gaps"}, sees="refused"),
     "categorical": Effect("b"),
     "ignore": Effect("a"),
     "baseline": Effect(True, sees="baseline_auc", same="val_loss"),
@@ -154,7 +157,7 @@ TINY: dict[str, dict[str, Any]] = {
     "language_model": {"data": "{text}", "tokens": 4096, "eval_tokens": 512, "context": 64},
     "text_classification": {"data": "{texts}", "epochs": 2.0, "length": 16},
     "image_classification": {"data": "{images}", "epochs": 2.0, "image_size": 8},
-    "tabular_classification": {"data": "{table}", "target": "y1", "epochs": 2.0},
+    "tabular": {"data": "{table}", "target": "y1", "epochs": 2.0},
 }
 """Trainings of a fraction of a second, on data of which little can be learnt but by heart."""
 
@@ -162,7 +165,7 @@ GENOMES: dict[str, dict[str, Any]] = {
     "language_model": {"width": 32, "depth": 1, "heads": 2, "batch": 512},
     "image_classification": {"batch": min, "depth": min},
     "text_classification": {"batch": min, "depth": 1},
-    "tabular_classification": {"batch": min, "depth": 1},
+    "tabular": {"batch": min, "depth": 1},
 }
 
 
@@ -193,6 +196,11 @@ class Bench:
 
     def observe(self, effect: Effect, options: BoundEvaluator) -> dict[str, Any]:
         """Return what can be seen under these options: of the space, of what is exported, or of a training."""
+        if effect.sees == "refused":
+            try:
+                return {"refused": bool(options.space) and None}
+            except OptionError as error:
+                return {"refused": str(error)}
         space = options.space
         if effect.sees == "space":
             return {"space": repr(space.genes)}
@@ -256,7 +264,7 @@ def another(one: Option, now: Any, space: Any) -> Any:
 ALIKE = ("image_classification", "text_classification")
 """Their courses are built of what a table's is built of, by the same lines: see the test of it."""
 
-CORE = ("language_model", "tabular_classification")
+CORE = ("language_model", "tabular")
 """The language evaluator and the classifier for which `make test` runs every option of the recipe."""
 
 COMMON = {*declared_in(Training), "epochs", "flops", "seconds", "held_out"} - {"recompute"}
@@ -275,7 +283,7 @@ _observed: dict[str, dict[str, Any]] = {}
 
 def _before(bench: Bench, effect: Effect, options: Any) -> dict[str, Any]:
     """Return what can be seen without the other value: once for all options that need the same in order to matter."""
-    sees = effect.sees if effect.sees in ("space", "exported") else "training"
+    sees = effect.sees if effect.sees in ("space", "exported", "refused") else "training"
     key = repr((bench.evaluator.name, sees, effect.genome, effect.budget, sorted(options.options.items())))
     if key not in _observed:
         _observed[key] = bench.observe(effect, options)
@@ -286,7 +294,7 @@ def test_every_row_is_an_option_of_some_evaluator() -> None:
     assert EFFECTS.keys() - {option for _, option in CASES} == set()
 
 
-@pytest.mark.parametrize("name", [*ALIKE, "tabular_classification"])
+@pytest.mark.parametrize("name", [*ALIKE, "tabular"])
 def test_courses_that_are_alike_are_built_of_the_options_that_were_given(
     name: str, places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ RNG = torch.Generator().manual_seed(5)
 IMAGES = torch.randint(0, 256, (60, 1, 4, 4), generator=RNG).to(torch.uint8)
 BRIGHT = (IMAGES.float().mean((1, 2, 3)) > 127).long()
 SHAPE = {
-    "classes": 2,
+    "outputs": 2,
     "depth": 2,
     "width": 16,
     "heads": 2,
@@ -227,7 +227,7 @@ def test_a_lost_training_is_diverged(tmp_path: Path) -> None:
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
             return super().forward(rows) * math.inf
 
-    config = FTConfig(classes=2, depth=1, width=8, heads=1, numeric=1)
+    config = FTConfig(outputs=2, depth=1, width=8, heads=1, numeric=1)
     task = ClassifierTask(
         options=Classifying(epochs=2.0, **FP32),  # type: ignore[arg-type]
         build=lambda seed: Lost(config),

@@ -4,12 +4,15 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig
 from evo_tune.training import (
     GPT,
     IGNORE,
+    Errors,
     Evaluation,
     Precision,
     Trainer,
@@ -124,3 +127,22 @@ def test_scores_of_a_classifier_are_computed_in_the_given_precision() -> None:
         expected = F.cross_entropy(model(samples[0]).double(), samples[1])
     assert score(model, samples, precision=Precision(name="bf16")).loss == pytest.approx(float(expected), rel=1e-12)
     assert score(model, samples).loss != pytest.approx(float(expected), rel=1e-6)
+
+
+NUMBERS = st.floats(-1e6, 1e6, width=32)
+
+
+@given(pairs=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=30), deviation=st.floats(0.01, 100.0))
+def test_errors_of_numbers_are_scikit_learns(pairs: list[tuple[float, float]], deviation: float) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    predicted, truth = zip(*pairs, strict=True)
+    errors = Errors.of(predicted, truth, deviation)
+    assert errors.rmse == pytest.approx(metrics.root_mean_squared_error(truth, predicted))
+    assert errors.mae == pytest.approx(metrics.mean_absolute_error(truth, predicted))
+    assert errors.r2 == pytest.approx(metrics.r2_score(truth, predicted), rel=1e-6)
+    assert errors.loss == pytest.approx((errors.rmse / deviation) ** 2)
+
+
+def test_of_equal_targets_r2_says_whether_they_were_met() -> None:
+    assert Errors.of([2.0, 2.0], [2.0, 2.0]).r2 == 1.0
+    assert Errors.of([2.0, 3.0], [2.0, 2.0]).r2 == 0.0

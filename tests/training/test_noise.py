@@ -47,11 +47,11 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "recompute": lambda: GPT(GPTConfig(vocab_size=16, context=10, **SHAPE), seed=1, recompute=1),
     "lora": lambda: tuned(LoRA(rank=2, dropout=0.3)),
     "adapters": lambda: tuned(Adapters(bottleneck=4)),
-    "vit": lambda: ViT(ViTConfig(classes=3, image_height=4, image_width=4, patch=2, drop_path=0.3, **SHAPE), seed=1),
-    "table": lambda: FTTransformer(FTConfig(classes=3, numeric=5, drop_path=0.3, **SHAPE), seed=1),
-    "text": lambda: TextClassifier(TextConfig(classes=3, length=9, buckets=20, drop_path=0.3, **SHAPE), seed=1),
+    "vit": lambda: ViT(ViTConfig(outputs=3, image_height=4, image_width=4, patch=2, drop_path=0.3, **SHAPE), seed=1),
+    "table": lambda: FTTransformer(FTConfig(outputs=3, numeric=5, drop_path=0.3, **SHAPE), seed=1),
+    "text": lambda: TextClassifier(TextConfig(outputs=3, length=9, buckets=20, drop_path=0.3, **SHAPE), seed=1),
     "text trimmed": lambda: TextClassifier(
-        TextConfig(classes=3, length=9, buckets=20, **{**SHAPE, "attention_dropout": 0.0}), seed=1
+        TextConfig(outputs=3, length=9, buckets=20, **{**SHAPE, "attention_dropout": 0.0}), seed=1
     ),
 }
 

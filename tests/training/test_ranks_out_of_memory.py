@@ -18,7 +18,7 @@ OPTIONS: dict[str, Any] = {"epochs": 4.0, "precision": "fp32", "optimizer": "sgd
 
 
 def task_of(options: dict[str, Any]) -> ClassifierTask:
-    rng, shape = np.random.default_rng(0), FTConfig(classes=2, depth=1, width=8, heads=2, numeric=3, dropout=0.2)
+    rng, shape = np.random.default_rng(0), FTConfig(outputs=2, depth=1, width=8, heads=2, numeric=3, dropout=0.2)
     rows = rng.normal(size=(60, 3)).astype(np.float32)
     return ClassifierTask(
         options=Classifying(**options),

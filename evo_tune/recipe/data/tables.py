@@ -54,6 +54,27 @@ def stratified(classes: NDArray[np.int64], *shares: float) -> tuple[NDArray[np.i
     return tuple(np.flatnonzero(part == number) for number in range(len(shares) + 1))
 
 
+def divided_rows(count: int, *shares: float) -> tuple[NDArray[np.int64], ...]:
+    """Split samples without classes, as `stratified` splits those of one class: drawn with a fixed seed.
+
+    Args:
+        count: Number of samples.
+        shares: See `stratified`.
+
+    Raises:
+        RecipeError: There are too few samples for all parts, or a share is out of its range.
+    """
+    check_number("held_out", sum(shares), "(0, 1)")
+    for share in shares:
+        check_number("held_out", share, "(0, 1)")
+    if count < len(shares) + 2:
+        raise RecipeError("rows", count, f"{len(shares) + 2} rows or more")
+    rows = np.random.default_rng(0).permutation(count)
+    ends = np.cumsum(_sizes(count, shares)[::-1])
+    parts = np.split(rows, ends)
+    return tuple(np.sort(part) for part in parts[::-1])
+
+
 def _sizes(count: int, shares: Sequence[float]) -> list[int]:
     """Return the samples per part for a class of `count` samples, leaving at least one for training."""
     sizes = [max(1, round(share * count)) for share in shares]
@@ -155,50 +176,100 @@ def _list(values: Any) -> list[Any]:
 MOST_CLASSES, MOST_CATEGORIES = 100, 1000
 """Maximum number of classes, and of categories; more suggest a regression target, or an identifier."""
 
+MANY_NUMBERS = 20
+"""Most different whole numbers of a target that are taken for classes."""
+
 
 @dataclass(frozen=True)
-class Table:
-    """Rows as numbers (n, columns; see `Columns`), class numbers (n,), row numbers of the split, and names."""
-
-    inputs: NDArray[Any]
-    classes: NDArray[Any]
-    training: NDArray[Any]
-    held_out: NDArray[Any]
-    test: NDArray[Any]
-    columns: Columns
-    labels: tuple[str, ...]
-
-
-@lru_cache(maxsize=1)  # a worker trains on the same table repeatedly
-def read_table(data: str, target: str, categorical: str, ignore: str, held_out: float, test: float) -> Table:
-    """Return a file's table, or the breast cancer data, as numbers, with the split of its rows.
+class Where:
+    """A table to read, and how; plain data that identifies the result of `read_table`.
 
     Args:
         data: CSV or Parquet file; empty: scikit-learn's breast cancer data, 569 rows of 30 numbers.
         target: Name of the column to predict.
         categorical: Comma-separated names of numeric columns to treat as categories.
         ignore: Comma-separated names of columns to leave out.
-        held_out: Share of each class in the validation set.
-        test: Share of each class in the test set.
+        held_out: Share of the rows in the validation set; of classes, of each class.
+        test: The same of the test set.
+        task: 'classification', 'regression' or 'auto' (see `_target`).
+        drop_unlabelled: Whether to leave out rows without a target.
+    """
+
+    data: str
+    target: str
+    categorical: str = ""
+    ignore: str = ""
+    held_out: float = 0.2
+    test: float = 0.2
+    task: str = "auto"
+    drop_unlabelled: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """The column to predict.
+
+    Args:
+        name: Its name.
+        values: (rows,), class numbers (int64), or real numbers (float64).
+        labels: Names of the classes; empty for real numbers.
+        decided: How the task was decided, in words.
+    """
+
+    name: str
+    values: NDArray[Any]
+    labels: tuple[str, ...]
+    decided: str
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows as numbers (n, columns; see `Columns`), the target, and row numbers of the split."""
+
+    inputs: NDArray[Any]
+    target: Target
+    training: NDArray[Any]
+    held_out: NDArray[Any]
+    test: NDArray[Any]
+    columns: Columns
+
+    @property
+    def regression(self) -> bool:
+        """Whether the target is a real number."""
+        return not self.target.labels
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of the training rows' real target; a deviation of 0 counts as 1."""
+        values = self.target.values[self.training]
+        return float(values.mean()), float(values.std()) or 1.0
+
+
+@lru_cache(maxsize=1)  # a worker trains on the same table repeatedly
+def read_table(where: Where) -> Table:
+    """Return a file's table, or the breast cancer data, as numbers, with the split of its rows.
 
     Raises:
         OptionError: The file cannot be read, or a column is missing or unusable.
     """
-    frame, target = (_read(data), target) if data else (_breast_cancer(), "diagnosis")
-    known = f"-o data={data} has the columns {', '.join(map(str, frame.columns))}"
+    frame, target = (_read(where.data), where.target) if where.data else (_breast_cancer(), "diagnosis")
+    known = f"-o data={where.data} has the columns {_listed(frame.columns)}"
     names = {
         option: [name for name in text.split(",") if name]
-        for option, text in (("categorical", categorical), ("ignore", ignore))
+        for option, text in (("categorical", where.categorical), ("ignore", where.ignore))
     }
     for option, given in (("target", [target]), *names.items()):
         for name in given:
             if name not in frame.columns:
                 raise OptionError(f"-o {option}={name}: no such column; {known}")
-    labels, classes = _classes(frame[target], target)
+    frame = _labelled(frame, target, where.drop_unlabelled)
+    found = _target(frame[target], where.task)
     frame = frame.drop(columns=[target, *names["ignore"]], errors="ignore")
     if not len(frame.columns):
         raise OptionError(f"{known}: expected one at least beside target and ignore")
-    training, held, tested = stratified(classes, held_out, test)
+    shares = where.held_out, where.test
+    parts = stratified(found.values, *shares) if found.labels else divided_rows(len(frame), *shares)
+    training, held, tested = parts
     columns = Columns.learn(frame.iloc[training], *_kinds(frame, names["categorical"]))
     for name, categories in columns.categorical.items():
         if len(categories) > MOST_CATEGORIES:
@@ -206,7 +277,13 @@ def read_table(data: str, target: str, categorical: str, ignore: str, held_out: 
                 f"column {name!r} holds {len(categories)} different texts: expected at most {MOST_CATEGORIES}; "
                 f"leave it out with -o ignore={name}"
             )
-    return Table(columns.encode(frame), classes, training, held, tested, columns, labels)
+    return Table(columns.encode(frame), found, training, held, tested, columns)
+
+
+def _listed(names: Any, most: int = 30) -> str:
+    """Return names in one line, with the number of those that do not fit."""
+    shown, more = list(map(str, names))[:most], len(names) - most
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def _read(data: str) -> pd.DataFrame:
@@ -237,23 +314,97 @@ def _breast_cancer() -> pd.DataFrame:
     return frame
 
 
-def _classes(column: pd.Series[Any], target: str) -> tuple[tuple[str, ...], NDArray[Any]]:
-    """Return the names of the classes and each row's class number."""
-    if column.isna().any():
-        missing = int(column.isna().sum())
-        raise OptionError(f"-o target={target}: {missing} of {len(column)} rows have none: remove them")
-    labels, classes = np.unique(column.to_numpy(), return_inverse=True)
-    if not 2 <= len(labels) <= MOST_CLASSES:
+def _labelled(frame: pd.DataFrame, target: str, drop: bool) -> pd.DataFrame:
+    """Return the rows that have a target.
+
+    Raises:
+        OptionError: None has, or some have none and are not to be left out.
+    """
+    missing = frame[target].isna()
+    count = int(missing.sum())
+    if count == len(frame):
+        raise OptionError(f"-o target={target}: none of the {len(frame)} rows has a value: choose another column")
+    if count and not drop:
         raise OptionError(
-            f"-o target={target} has {len(labels)} different values: expected 2 to {MOST_CLASSES} classes"
+            f"-o target={target}: {count} of {len(frame)} rows have none: remove them, or leave them out with "
+            "-o drop_unlabelled=true"
+        )
+    return frame[~missing].reset_index(drop=True) if count else frame
+
+
+def _target(column: pd.Series[Any], task: str) -> Target:
+    """Return the target of a column without missing values, as classes or as real numbers.
+
+    With the task 'auto', numbers are regression if they have fractions, or more than `MANY_NUMBERS` different values.
+    Texts that are all numbers count as numbers. Other texts, and true and false, are classes.
+
+    Raises:
+        OptionError: The task does not fit the column.
+    """
+    import pandas as pd
+    from pandas.api import types
+
+    name, auto = str(column.name), task == "auto"
+    numbers = None if types.is_bool_dtype(column) else pd.to_numeric(column, errors="coerce")
+    if types.is_datetime64_any_dtype(column) or types.is_timedelta64_dtype(column) or types.is_complex_dtype(column):
+        raise OptionError(f"-o target={name} is of type {column.dtype}: expected numbers or classes")
+    if numbers is None or numbers.isna().any():
+        if task == "regression":
+            wrong = next(iter(column if numbers is None else column[numbers.isna()]))
+            raise OptionError(
+                f"-o task=regression: -o target={name} has the value {str(wrong)[:80]!r}, which is no number: expected "
+                "numbers only, or -o task=classification"
+            )
+        return _classes(column, name, "classification, since its values are not numbers")
+    values = np.array(numbers, np.float64)  # a copy, for torch: it is writable
+    count, whole = len(np.unique(values)), bool((values == np.round(values)).all())
+    kind = f"{count} different {'whole numbers' if whole else 'numbers'}"
+    if auto:
+        task = "classification" if whole and count <= MANY_NUMBERS else "regression"
+        other = "regression" if task == "classification" else "classification"
+        decided = f"{task}, since it has {kind} (-o task={other} otherwise)"
+    else:
+        decided = f"{task}, by -o task; it has {kind}"
+    return _classes(column, name, decided) if task == "classification" else _numeric(values, name, decided)
+
+
+def _numeric(values: NDArray[np.float64], name: str, decided: str) -> Target:
+    if len(values) < 4:
+        raise OptionError(f"-o target={name}: {len(values)} rows: expected 4 at least, to train on, judge by and test")
+    if not np.isfinite(values).all():
+        raise OptionError(
+            f"-o target={name}: {int((~np.isfinite(values)).sum())} of {len(values)} rows have infinity: expected "
+            "finite numbers"
+        )
+    if np.abs(values).max() > MOST_NUMBER:
+        raise OptionError(f"-o target={name}: {np.abs(values).max():g} is above {MOST_NUMBER:g}: use another unit")
+    if values.min() == values.max():
+        raise OptionError(f"-o target={name} is {values[0]:g} in every row: expected different values")
+    return Target(name, values, (), decided)
+
+
+MOST_NUMBER = 1e100
+"""Largest number of a target: a sum of squares must be finite."""
+
+
+def _classes(column: pd.Series[Any], name: str, decided: str) -> Target:
+    values = column.to_numpy()
+    try:
+        labels, classes = np.unique(values, return_inverse=True)
+    except TypeError:  # a column of several types
+        labels, classes = np.unique(np.array([str(value) for value in values]), return_inverse=True)
+    if not 2 <= len(labels) <= MOST_CLASSES:
+        numbers = "; -o task=regression predicts numbers" if len(labels) > 2 else ""
+        raise OptionError(
+            f"-o target={name} has {len(labels)} different values: expected 2 to {MOST_CLASSES} classes{numbers}"
         )
     rarest = int(np.bincount(classes).argmin())
     if (count := np.bincount(classes)[rarest]) < 3:
         raise OptionError(
-            f"-o target={target}: {count} of class {labels[rarest]!s}: expected at least 3 rows of each, "
+            f"-o target={name}: {count} of class {labels[rarest]!s}: expected at least 3 rows of each, "
             "to train on, to judge trials by and to test with"
         )
-    return tuple(map(str, labels)), classes
+    return Target(name, classes, tuple(map(str, labels)), decided)
 
 
 def _kinds(frame: pd.DataFrame, categorical: list[str]) -> tuple[list[str], list[str]]:
@@ -271,8 +422,16 @@ def _kinds(frame: pd.DataFrame, categorical: list[str]) -> tuple[list[str], list
             raise OptionError(f"column {name!r} is of type {column.dtype}: expected numbers or texts; -o ignore={name}")
         if name in categorical or not types.is_numeric_dtype(column):
             others.append(name)
-        elif np.isinf(column.to_numpy(float, na_value=np.nan)).any():
-            raise OptionError(f"column {name!r} holds infinite numbers: expected finite ones; -o ignore={name}")
+        elif np.isinf(_as_float32(column)).any():
+            raise OptionError(
+                f"column {name!r} holds infinite numbers, or some too large for float32: expected finite ones; "
+                f"-o ignore={name}"
+            )
         else:
             numeric.append(name)
     return numeric, others
+
+
+def _as_float32(column: pd.Series[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        return column.to_numpy(float, na_value=np.nan).astype(np.float32)

@@ -340,7 +340,7 @@ def encoder_memory(config: EncoderConfig, batch: int, **setup: Any) -> Memory:
     copies = made.number_bytes * config.copied_parameters() if made.precision != "fp32" else 0
     mask = 1 if made.device == "cuda" else made.number_bytes
     kept = copies + batch * config.kept_bytes(made.number_bytes, mask, made.recompute)
-    return Memory(made.states(config.parameters), kept, 20.0 * batch * config.classes, LIBRARIES[made.device])
+    return Memory(made.states(config.parameters), kept, 20.0 * batch * config.outputs, LIBRARIES[made.device])
 
 
 def largest_pass(

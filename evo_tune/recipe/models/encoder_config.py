@@ -31,7 +31,7 @@ class EncoderConfig(ModelConfig):
     """Shape common to all encoders: pre-norm blocks with full attention, and a linear head.
 
     Args:
-        classes: Number C of classes (int ≥ 2).
+        outputs: Number C of outputs: of classes, or of real numbers (int ≥ 1).
         depth: Number L of blocks.
         width: Width d of the residual stream, a multiple of heads.
         heads: Number of attention heads.
@@ -55,7 +55,7 @@ class EncoderConfig(ModelConfig):
     residual_scaling: ClassVar[bool] = False
     tied: ClassVar[bool] = False
 
-    classes: int
+    outputs: int
     depth: int = 4
     width: int = 64
     heads: int = 4
@@ -72,7 +72,7 @@ class EncoderConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integer("classes", self.classes, 2)
+        check_integer("outputs", self.outputs, 1)
         for name in ("depth", "width", "heads"):
             check_integer(name, getattr(self, name), 1)
         if self.width % self.heads:
@@ -110,13 +110,13 @@ class EncoderConfig(ModelConfig):
     def encoder_parameters(self) -> int:
         """Number of parameters of blocks, final norm and head: (4d² + 2df + 9d + f) L + 2d + dC + C."""
         d, f = self.width, self.ffn_width
-        return self.depth * (4 * d * d + 2 * d * f + 9 * d + f) + 2 * d + d * self.classes + self.classes
+        return self.depth * (4 * d * d + 2 * d * f + 9 * d + f) + 2 * d + d * self.outputs + self.outputs
 
     def encoder_flops(self, tokens: float) -> float:
         """Return the training FLOPs of blocks and head for one sample of `tokens` tokens."""
         d, f = self.width, self.ffn_width
         per_token = 6.0 * (4 * d * d + 2 * d * f) + 12.0 * d * tokens
-        return self.depth * tokens * per_token + 6.0 * d * self.classes
+        return self.depth * tokens * per_token + 6.0 * d * self.outputs
 
     def first_bytes(self, e: int) -> float:
         """Return the bytes per sample kept for the token embedding, with `e` bytes per number in products."""
@@ -125,7 +125,7 @@ class EncoderConfig(ModelConfig):
     def copied_parameters(self) -> int:
         """Return the number of weights that have a copy when products are in less than float32."""
         d, f = self.width, self.ffn_width
-        return self.depth * (4 * d * d + 2 * d * f) + d * self.classes
+        return self.depth * (4 * d * d + 2 * d * f) + d * self.outputs
 
     def block_bytes(self, e: int, mask: int) -> float:
         """Return the bytes per sample that one block keeps for the backward pass.

@@ -1,4 +1,4 @@
-"""Classifiers: a base encoder, and its versions for images, texts and tables."""
+"""Encoders with a linear head: a base class, and its versions for images, texts and tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
@@ -19,7 +21,7 @@ from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.model_files import read_model, unfilled, write_model
 
-C = TypeVar("C", bound="Classifier")
+C = TypeVar("C", bound="Encoder")
 
 
 class EncoderBlock(Block):
@@ -32,16 +34,16 @@ class EncoderBlock(Block):
             self.ffn_dropout = nn.Sequential(self.ffn_dropout, DropPath(drop_path))
 
 
-class Classifier(nn.Module):
-    """Base class of the classifiers: a subclass builds its own parts in `build` and maps inputs to logits.
+class Encoder(nn.Module):
+    """Base class of the encoders: a subclass builds its own parts in `build` and maps inputs to outputs.
 
     Args:
         config: Shape of the model.
         seed: Seed of the initial weights, drawn on the CPU from a separate generator.
-        labels: Names of the classes, in order; None: their numbers.
+        labels: Names of the outputs (classes, or the predicted number), in order; None: their numbers.
 
     Raises:
-        RecipeError: The number of labels differs from the number of classes.
+        RecipeError: The number of labels differs from the number of outputs.
     """
 
     config_class: ClassVar[type[EncoderConfig]]
@@ -51,14 +53,14 @@ class Classifier(nn.Module):
     def __init__(self, config: Any, seed: int = 0, *, labels: Sequence[str] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.labels = [str(label) for label in (range(config.classes) if labels is None else labels)]
-        if len(self.labels) != config.classes:
-            raise RecipeError("labels", len(self.labels), f"as many as there are classes, {config.classes}")
+        self.labels = [str(label) for label in (range(config.outputs) if labels is None else labels)]
+        if len(self.labels) != config.outputs:
+            raise RecipeError("labels", len(self.labels), f"as many as there are outputs, {config.outputs}")
         with unfilled():  # the modules' own initialisation would be overwritten
             self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(EncoderBlock(config, share) for share in config.drop_paths)
             self.norm = nn.LayerNorm(config.width)
-            self.head = nn.Linear(config.width, config.classes)
+            self.head = nn.Linear(config.width, config.outputs)
             self.build(config)
         self.initialise(torch.Generator().manual_seed(seed))
 
@@ -112,23 +114,26 @@ class Classifier(nn.Module):
         return inputs
 
     @torch.inference_mode()
-    def probabilities(self, inputs: Tensor, batch: int = 256) -> Tensor:
-        """Return the probability of each class, (samples, classes), on the CPU; dropout is off.
+    def outputs(self, inputs: Tensor, batch: int = 256) -> Tensor:
+        """Return the outputs of `forward`, (samples, outputs), float32 on the CPU; dropout is off.
 
         Args:
             inputs: Inputs of `forward`.
             batch: Samples per pass.
         """
         if not len(inputs):
-            return torch.empty(0, self.config.classes)
+            return torch.empty(0, self.config.outputs)
         was_training, device = self.training, self.head.weight.device
         self.eval()
         try:
             pieces = (self.shortened(part).to(device) for part in torch.split(inputs, batch))
-            parts = [self(piece).float().softmax(-1).cpu() for piece in pieces]
+            return torch.cat([self(piece).float().cpu() for piece in pieces])
         finally:
             self.train(was_training)
-        return torch.cat(parts)
+
+    def probabilities(self, inputs: Tensor, batch: int = 256) -> Tensor:
+        """Return the probability of each class, (samples, classes); see `outputs`."""
+        return self.outputs(inputs, batch).softmax(-1)
 
     def names(self, inputs: Tensor) -> list[str]:
         """Return the label of the most likely class for each input of `forward`."""
@@ -165,8 +170,8 @@ class Classifier(nn.Module):
         return read_model(folder, cls.from_json).to(device).eval()
 
 
-class ViT(Classifier):
-    """A classifier of images; see `Classifier` for the arguments."""
+class ViT(Encoder):
+    """A classifier of images; see `Encoder` for the arguments."""
 
     config_class = ViTConfig
     config: ViTConfig
@@ -189,7 +194,7 @@ class ViT(Classifier):
         self.register_buffer("deviation", torch.ones(config.channels, 1, 1))
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw the positions as large as the embedded patches, about 1, and the rest as in `Classifier`.
+        """Draw the positions as large as the embedded patches, about 1, and the rest as in `Encoder`.
 
         At 0.02 they would be negligible next to the patches. A mean over tokens then loses positions, and small models
         take long to learn them.
@@ -226,8 +231,8 @@ class ViT(Classifier):
         return self.names(images)
 
 
-class TextClassifier(Classifier):
-    """A classifier of texts; see `Classifier` for the arguments."""
+class TextClassifier(Encoder):
+    """A classifier of texts; see `Encoder` for the arguments."""
 
     config_class = TextConfig
     config: TextConfig
@@ -309,14 +314,16 @@ class Quantiles(nn.Module):
         return ((above - 1 + share) / last).clamp(0.0, 1.0)
 
 
-class FTTransformer(Classifier):
-    """A classifier of tables.
+class FTTransformer(Encoder):
+    """A model of tables: a classifier, or with a scale a regression of one number.
 
     Args:
         config: Shape of the model.
         seed: Seed of the initial weights.
-        labels: Names of the classes, in order; None: their numbers.
-        columns: Names of the columns and their known categories; required by `classify`.
+        labels: Names of the classes, in order, or of the predicted number; None: their numbers.
+        columns: Names of the columns and their known categories; required by `classify` and `predict`.
+        scale: Mean and standard deviation of the predicted number, whose standardised value is the output; None: the
+            outputs are logits of classes.
     """
 
     config_class = FTConfig
@@ -332,9 +339,11 @@ class FTTransformer(Classifier):
         *,
         labels: Sequence[str] | None = None,
         columns: Columns | None = None,
+        scale: Sequence[float] | None = None,
     ) -> None:
         super().__init__(config, seed, labels=labels)
         self.columns = columns
+        self.scale = scale if scale is None else (float(scale[0]), float(scale[1]))
         self.register_buffer("mean", torch.zeros(config.numeric))
         self.register_buffer("deviation", torch.ones(config.numeric))
         self.quantiles = Quantiles(config.numeric, config.quantiles) if config.quantiles and config.numeric else None
@@ -352,7 +361,7 @@ class FTTransformer(Classifier):
         self.blocks[0].attention_norm = nn.Identity()
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw the tokens' weights from ±1/√width, as in the paper, and the others as in `Classifier`.
+        """Draw the tokens' weights from ±1/√width, as in the paper, and the others as in `Encoder`.
 
         The width is the base model's if there is one: tokens do not shrink in a wider model.
         """
@@ -379,7 +388,7 @@ class FTTransformer(Classifier):
         self.deviation.copy_(torch.where(spread > 0, spread, 1.0))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return logits, (batch, classes), of rows as `Columns.encode` gives them, (batch, columns)."""
+        """Return outputs, (batch, outputs), of rows as `Columns.encode` gives them, (batch, columns)."""
         numeric = self.config.numeric
         tokens = [self.offsets.weight.new_zeros(len(rows), 1, self.config.width)]
         if self.weights is not None and self.missing is not None:
@@ -394,18 +403,41 @@ class FTTransformer(Classifier):
         logits: Tensor = self.head(torch.relu(x[:, 0]))
         return logits
 
-    def classify(self, table: Mapping[str, Any]) -> list[str]:
-        """Return the label of each row of a table, a mapping of column names to values such as a DataFrame.
+    def encoded(self, table: Mapping[str, Any]) -> Tensor:
+        """Return the rows of a table, a mapping of column names to values such as a DataFrame, as inputs of `forward`.
 
         Raises:
             RecipeError: A column is missing, or the model was built without column names.
         """
         if self.columns is None:
             raise RecipeError("columns", None, "a model that was given its Columns")
-        return self.names(torch.from_numpy(self.columns.encode(table)))
+        return torch.from_numpy(self.columns.encode(table))
+
+    def classify(self, table: Mapping[str, Any]) -> list[str]:
+        """Return the label of each row of a table (see `encoded`).
+
+        Raises:
+            RecipeError: The model predicts a number, or `encoded` raises it.
+        """
+        if self.scale is not None:
+            raise RecipeError("model", f"one of the number {self.labels[0]!r}", "one of classes: use predict")
+        return self.names(self.encoded(table))
+
+    def predict(self, table: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Return the predicted number of each row of a table (see `encoded`), (rows,), in the target's unit.
+
+        Raises:
+            RecipeError: The model predicts classes, or `encoded` raises it.
+        """
+        if self.scale is None:
+            raise RecipeError("model", f"one of {len(self.labels)} classes", "one of a number: use classify")
+        mean, deviation = self.scale
+        numbers: NDArray[np.float64] = mean + deviation * self.outputs(self.encoded(table))[:, 0].double().numpy()
+        return numbers
 
     def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "columns": None if self.columns is None else self.columns.to_json()}
+        columns = None if self.columns is None else self.columns.to_json()
+        return {**super().to_json(), "columns": columns, "scale": self.scale}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FTTransformer:
@@ -414,4 +446,5 @@ class FTTransformer(Classifier):
             FTConfig.from_json(data["model"]),
             labels=data["labels"],
             columns=None if columns is None else Columns.from_json(columns),
+            scale=data["scale"],
         )

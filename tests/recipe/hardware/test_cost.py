@@ -106,7 +106,7 @@ def test_more_work_costs_more() -> None:
     ):
         assert Cost(TRUE).step(more) > Cost(TRUE).step(base)
     assert base[JUDGED + "products"] == pytest.approx(base["products"] * 1000 / 512 / 3)
-    table = FTConfig(classes=2, depth=2, width=16, heads=2, numeric=5)
+    table = FTConfig(outputs=2, depth=2, width=16, heads=2, numeric=5)
     small, large = (encoder_work(table, table.flops_per_sample, batch, "adamw") for batch in (8, 64))
     assert Cost(TRUE).step(large) > Cost(TRUE).step(small)
 

@@ -22,9 +22,9 @@ COMPLETE = Parametrisation(name="completep", width=32, depth=2, head=16)
 TOKENS = torch.randint(0, 64, (4, 17), generator=torch.Generator().manual_seed(3))
 
 INPUTS: dict[str, Any] = {
-    "vit": (ViT, ViTConfig(classes=3, image_height=8, image_width=8, **BASE), torch.rand(4, 3, 8, 8)),
-    "table": (FTTransformer, FTConfig(classes=3, numeric=3, **BASE), torch.rand(4, 3)),
-    "text": (TextClassifier, TextConfig(classes=3, buckets=50, **BASE), torch.randint(1, 50, (4, 9))),
+    "vit": (ViT, ViTConfig(outputs=3, image_height=8, image_width=8, **BASE), torch.rand(4, 3, 8, 8)),
+    "table": (FTTransformer, FTConfig(outputs=3, numeric=3, **BASE), torch.rand(4, 3)),
+    "text": (TextClassifier, TextConfig(outputs=3, buckets=50, **BASE), torch.randint(1, 50, (4, 9))),
 }
 KINDS: dict[str, Any] = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
 

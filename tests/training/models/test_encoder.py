@@ -23,11 +23,11 @@ from evo_tune.recipe import (
     encode_texts,
     nearest_divisor,
 )
-from evo_tune.training import GPT, Classifier, DropPath, FTTransformer, TextClassifier, ViT, accumulate, decay_groups
+from evo_tune.training import GPT, DropPath, Encoder, FTTransformer, TextClassifier, ViT, accumulate, decay_groups
 
-SHAPE = {"classes": 3, "depth": 2, "width": 16, "heads": 2, "ffn_mult": 1.5}
+SHAPE = {"outputs": 3, "depth": 2, "width": 16, "heads": 2, "ffn_mult": 1.5}
 
-MODELS: dict[str, Classifier] = {
+MODELS: dict[str, Encoder] = {
     "vit": ViT(ViTConfig(image_height=8, image_width=4, patch=2, **SHAPE)),
     "vit cls": ViT(ViTConfig(channels=1, image_height=4, image_width=4, patch=2, pooling="cls", **SHAPE)),
     "vit conv": ViT(ViTConfig(image_height=4, image_width=4, patch=4, stem="conv", **SHAPE)),
@@ -39,7 +39,7 @@ MODELS: dict[str, Classifier] = {
 }
 
 
-def inputs_of(model: Classifier, count: int = 5) -> torch.Tensor:
+def inputs_of(model: Encoder, count: int = 5) -> torch.Tensor:
     rng, config = torch.Generator().manual_seed(1), model.config
     if isinstance(config, ViTConfig):
         return torch.rand(count, config.channels, config.image_height, config.image_width, generator=rng)
@@ -50,7 +50,7 @@ def inputs_of(model: Classifier, count: int = 5) -> torch.Tensor:
     return torch.cat([numbers, *codes], 1)
 
 
-def shaken(model: Classifier) -> Classifier:
+def shaken(model: Encoder) -> Encoder:
     """Return a copy of a model whose every weight is drawn at random: fresh ones have blocks that do nothing."""
     copy = type(model)(model.config)
     rng = torch.Generator().manual_seed(2)
@@ -164,8 +164,8 @@ def test_drop_path_keeps_whole_samples_and_the_mean(share: float) -> None:
 
 
 def test_drop_path_grows_with_depth() -> None:
-    assert EncoderConfig(classes=2, depth=3, drop_path=0.2).drop_paths == (0.0, 0.1, 0.2)
-    assert EncoderConfig(classes=2, depth=1, drop_path=0.2).drop_paths == (0.0,)
+    assert EncoderConfig(outputs=2, depth=3, drop_path=0.2).drop_paths == (0.0, 0.1, 0.2)
+    assert EncoderConfig(outputs=2, depth=1, drop_path=0.2).drop_paths == (0.0,)
 
 
 # ---------------------------------------------------------------- tables
@@ -249,7 +249,7 @@ def test_texts_are_cut_into_words_or_bytes() -> None:
 @pytest.mark.parametrize(
     ("kind", "fields", "field"),
     [
-        (EncoderConfig, {"classes": 1}, "classes"),
+        (EncoderConfig, {"outputs": 0}, "outputs"),
         (EncoderConfig, {"width": 30, "heads": 4}, "heads"),
         (EncoderConfig, {"drop_path": 1.0}, "drop_path"),
         (EncoderConfig, {"dropout": math.nan}, "dropout"),
@@ -265,15 +265,15 @@ def test_texts_are_cut_into_words_or_bytes() -> None:
 )
 def test_shapes_out_of_bounds_are_refused(kind: type[EncoderConfig], fields: dict[str, Any], field: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        kind(**{"classes": 2, **fields})
+        kind(**{"outputs": 2, **fields})
     assert caught.value.field == field
 
 
 def test_unknown_fields_and_missing_labels_are_refused() -> None:
     with pytest.raises(RecipeError, match="patches"):
-        ViTConfig.from_json({"classes": 2, "patches": 3})
+        ViTConfig.from_json({"outputs": 2, "patches": 3})
     with pytest.raises(RecipeError, match="labels"):
-        ViT(ViTConfig(classes=2), labels=["one"])
+        ViT(ViTConfig(outputs=2), labels=["one"])
 
 
 @given(width=st.integers(1, 200), heads=st.integers(1, 12), most=st.integers(1, 12))

@@ -18,7 +18,7 @@ from evo_tune.training import FTTransformer
 from evo_tune.training.models.encoder import Quantiles
 from tests.training.models.test_encoder import shaken
 
-SHAPE = {"classes": 2, "depth": 1, "width": 8, "heads": 2}
+SHAPE = {"outputs": 2, "depth": 1, "width": 8, "heads": 2}
 
 
 def columns(rows: int = 200) -> np.ndarray:

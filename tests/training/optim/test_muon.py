@@ -202,6 +202,6 @@ def test_queries_keys_values_gate_and_value_are_made_orthogonal_each(
 
 
 def test_encoders_have_their_maps_taken_apart_too() -> None:
-    model = ViT(ViTConfig(classes=3, depth=1, width=32, heads=4))
+    model = ViT(ViTConfig(outputs=3, depth=1, width=32, heads=4))
     block: Any = model.blocks[0]
     assert fused_maps(model) == {block.attention.qkv.weight: (32, 32, 32)}

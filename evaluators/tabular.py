@@ -1,10 +1,13 @@
-"""An FT-Transformer on a table: CSV or Parquet, or scikit-learn's breast cancer; minimises val_loss (nats).
+"""An FT-Transformer on a table: CSV or Parquet, or scikit-learn's breast cancer; minimises val_loss.
 
-`-o data=FILE -o target=COLUMN` names the table and what is to be told from its other columns. Columns of numbers are
+`-o data=FILE -o target=COLUMN` names the table and the column to predict from the others. A target of numbers with
+fractions, or of more than 20 different ones, is regression, any other classification; `-o task=` says otherwise.
+val_loss is the cross-entropy in nats, or the squared error as a share of the target's variance. Columns of numbers are
 standardised by the training rows' mean and deviation, columns of texts are embedded; `-o categorical=a,b` takes
 columns of numbers as categories too, and `-o ignore=id,date` leaves columns out. Missing values need no care: a
 missing number counts as the mean plus something learnt, a missing category, or one that no training row has, as a
-category of its own. Rows without a target are an error. A fifth of each class judges trials and a fifth is the test
+category of its own. Rows without a target are an error unless `-o drop_unlabelled=true` leaves them out. A fifth of
+the rows, and of each class, judges trials and a fifth is the test
 set, the same rows for every genome and seed. All genomes have the same budget: time (by default that of
 the default genome with `-o flops=3e10`), arithmetic (`-o flops=`) or passes over the rows (`-o epochs=30`).
 
@@ -21,10 +24,10 @@ is `evo_tune.training`'s. The parent process imports this file too, so torch is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -35,7 +38,9 @@ from evo_tune.recipe import (
     Classifying,
     FTConfig,
     Quantiling,
+    RegressionTask,
     Table,
+    Where,
     divided,
     hash_of,
     known_before,
@@ -48,12 +53,12 @@ from evo_tune.recipe import (
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import FTTransformer, Ranks, Scores
+    from evo_tune.training import FTTransformer, Ranks, Samples, Scores
 
 OBJECTIVES = [Minimize("val_loss")]
 
-METRICS = units_of("classes", "baseline")
-TEST = tests_of("classes")
+METRICS = units_of("classes", "regression", "baseline")
+TEST = tests_of("classes", "regression")
 SUPPORTS = ["budget", "curve", "timing"]
 
 
@@ -96,7 +101,16 @@ class Options(Classifying, Quantiling):
     sizes = SIZES
 
     data: str = option("", gene=None, help="CSV or Parquet file; empty: scikit-learn's breast cancer")
-    target: str = option("", gene=None, help="The column to be told from the others")
+    target: str = option("", gene=None, help="The column to predict from the others")
+    task: Literal["auto", "classification", "regression"] = option(
+        "auto",
+        gene=None,
+        help="What the target is; auto: a number with fractions or with more than 20 values is regression, the rest is "
+        "classification",
+    )
+    drop_unlabelled: bool = option(
+        False, gene=None, help="Leave out rows without a target; otherwise they are an error"
+    )
     categorical: str = option("", gene=None, help="Columns of numbers that are categories, with commas between them")
     ignore: str = option("", gene=None, help="Columns to leave out, with commas between them")
     baseline: bool = option(True, gene=None, help="Whether gradient boosting is trained too, once per worker")
@@ -115,19 +129,14 @@ class Options(Classifying, Quantiling):
             OptionError: One is missing.
         """
         if self.data and not self.target:
-            raise OptionError(f"-o data={self.data} needs -o target=COLUMN: the column to be told from the others")
+            raise OptionError(f"-o data={self.data} needs -o target=COLUMN: the column to predict from the others")
         if not self.data and (self.target or self.categorical):
             raise OptionError("-o target and -o categorical name columns of a file: give one with -o data=FILE")
 
     @property
-    def where(self) -> tuple[str, str, str, str, float, float]:
-        """What `read_table` takes."""
-        return self.data, self.target, self.categorical, self.ignore, self.held_out, self.test
-
-    @property
     def table(self) -> Table:
         """What there is to learn from."""
-        return read_table(*self.where)
+        return read_table(Where(**{field.name: getattr(self, field.name) for field in fields(Where)}))
 
 
 # ---------------------------------------------------------------- the rows
@@ -136,19 +145,21 @@ class Options(Classifying, Quantiling):
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the table and of how it is split."""
     table = options.table
-    first = f"{table.columns}{table.labels}".encode()
-    return hash_of(first, table.inputs, table.classes, table.training, table.held_out, table.test)
+    first = f"{table.columns}{table.target.labels}".encode()
+    return hash_of(first, table.inputs, table.target.values, table.training, table.held_out, table.test)
 
 
 # ---------------------------------------------------------------- gradient boosting, to compare with
 
 
 def _baseline(options: Options) -> dict[str, float]:
-    return measured(_boosted(*options.where), "baseline") if options.baseline else {}
+    if not options.baseline or options.table.regression:
+        return {}
+    return measured(_boosted(options.table), "baseline")
 
 
 @lru_cache(maxsize=1)  # once per worker
-def _boosted(*where: Any) -> Scores:
+def _boosted(table: Table) -> Scores:
     """Return how well gradient boosting with its defaults tells the same rows."""
     try:
         from sklearn.ensemble import HistGradientBoostingClassifier
@@ -160,13 +171,12 @@ def _boosted(*where: Any) -> Scores:
         ) from None
     from evo_tune.training import Scores
 
-    table = read_table(*where)
     first = len(table.columns.numeric)
     few = [len(categories) < 255 for categories in table.columns.categorical.values()]  # it takes no more
     model = HistGradientBoostingClassifier(random_state=0, categorical_features=[False] * first + few)
     with threadpool_limits(1):  # small tables gain nothing from more threads, and lose much on busy cores
-        model.fit(table.inputs[table.training], table.classes[table.training])
-    found, truth = model.predict_proba(table.inputs[table.held_out]), table.classes[table.held_out]
+        model.fit(table.inputs[table.training], table.target.values[table.training])
+    found, truth = model.predict_proba(table.inputs[table.held_out]), table.target.values[table.held_out]
     own = np.maximum(found[np.arange(len(truth)), truth], 1e-15)
     return Scores.of(found, truth, loss=float(-np.log(own).mean()))
 
@@ -180,8 +190,8 @@ def search_space(options: Options) -> SearchSpace:
     Raises:
         OptionError: An option is out of its range, or the table cannot be used.
     """
-    _ = options.table  # it can be read
     size = SIZES[options.size]
+    of_classes = {} if options.table.regression else {"label_smoothing": Float(0.0, 0.2, default=0.0)}
     return SearchSpace(
         lambda genome: divided(genome, size.heads.high),
         lr=size.lr.times(options.lr_factor),
@@ -192,7 +202,7 @@ def search_space(options: Options) -> SearchSpace:
         ffn_mult=Float(1.0, 4.0, default=1.333333),
         dropout=Float(0.0, 0.5, default=0.1),
         weight_decay=Float(1e-6, 0.3, log=True, default=1e-5),
-        label_smoothing=Float(0.0, 0.2, default=0.0),
+        **of_classes,
         warmup=Float(0.0, 0.1, default=0.05),
     )
 
@@ -203,7 +213,7 @@ SPACE = search_space
 def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
     table = options.table
     return FTConfig(
-        classes=len(table.labels),
+        outputs=len(table.target.labels) or 1,
         numeric=len(table.columns.numeric),
         categories=tuple(len(categories) for categories in table.columns.categorical.values()),
         quantiles=options.quantiles_of(len(table.training)),
@@ -228,26 +238,37 @@ def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 # ---------------------------------------------------------------- the training
 
 
-def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
+def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask | RegressionTask:
     """Return a genome as a training."""
 
     def build(seed: int) -> FTTransformer:
         from evo_tune.training import FTTransformer
 
-        return FTTransformer(config, seed=seed, labels=table.labels, columns=table.columns)
+        return FTTransformer(config, seed=seed, labels=labels, columns=table.columns, scale=scale)
 
     table, config = options.table, _config(genome, options)
-    return ClassifierTask(
-        options=options,
-        genome=genome,
-        build=build,
-        inputs=table.inputs,
-        classes=table.classes,
-        flops_per_sample=config.flops_per_sample,
-        reference=SIZES[options.size].batch.values[0],
-        data=fingerprint(options),
-        work=work(genome, options),
-    )
+    target, scale = table.target, table.scale if table.regression else None
+    labels = target.labels or (target.name,)
+    shared: dict[str, Any] = {
+        "options": options,
+        "genome": genome,
+        "build": build,
+        "inputs": table.inputs,
+        "flops_per_sample": config.flops_per_sample,
+        "reference": SIZES[options.size].batch.values[0],
+        "data": fingerprint(options),
+        "work": work(genome, options),
+    }
+    if scale is None:
+        return ClassifierTask(**shared, classes=target.values)
+    parts = table.training, table.held_out, table.test
+    return RegressionTask(**shared, numbers=target.values[:, None], split=parts, scale=scale)
+
+
+def _kind(options: Options) -> type[Samples]:
+    from evo_tune.training import Classified, Regressed
+
+    return Regressed if options.table.regression else Classified
 
 
 def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
@@ -259,18 +280,19 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     Raises:
         Diverged: The training was lost.
     """
-    from evo_tune.training import Classified, evaluate_task
+    from evo_tune.training import evaluate_task
 
-    return {**evaluate_task(_task(genome, options), Classified, train_rank, context), **_baseline(options)}
+    return {**evaluate_task(_task(genome, options), _kind(options), train_rank, context), **_baseline(options)}
 
 
 def train_rank(
     ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
 ) -> dict[str, float]:
     """Be one of the processes that train together."""
-    from evo_tune.training import Classified, Place, train
+    from evo_tune.training import Place, train
 
-    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), Classified, ranks)[1]
+    given = Options(**options)
+    return train(_task(genome, given), Place.of(ranks, tell, run), _kind(given), ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -278,15 +300,26 @@ def train_rank(
 USAGE = """# An FT-Transformer, found by evo-tune
 
     from evo_tune.training import FTTransformer
-    model = FTTransformer.load({folder!r})
-    table = {{name: [None] for name in model.columns.names}}
-    print(model.classify(table))
+    model = FTTransformer.load({{folder!r}})
+    table = {{{{name: [None] for name in model.columns.names}}}}
+    print(model.{method}(table))
 
 Put your table in place of that one, whose one row is missing: a pandas DataFrame for one, with the same columns.
-`model.columns.encode(table)` makes numbers of it, of which `probabilities` gives the probability of each class.
+{more}
 model.safetensors holds the weights, config.json the shape, columns and categories, the genome, the options and the
-metrics: an AUC of {test_auc:.4f} on test rows.
+metrics: {result} on test rows.
 """
+
+OF_CLASSES = {
+    "method": "classify",
+    "more": "`model.probabilities(model.encoded(table))` gives the probability of each class.",
+    "result": "an AUC of {test_auc:.4f}",
+}
+OF_NUMBERS = {
+    "method": "predict",
+    "more": "It predicts the number {labels}, in the unit of the training table.",
+    "result": "an R² of {test_r2:.4f}",
+}
 
 
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
@@ -294,9 +327,10 @@ def export(genome: Mapping[str, Any], context: Context, folder: Path | str, opti
 
     One process trains, whatever ranks says. Returns what `evaluate` returns, the baseline aside.
     """
-    from evo_tune.training import export_classifier
+    from evo_tune.training import export_encoder
 
-    return export_classifier(_task(genome, options), context, folder, USAGE)
+    usage = USAGE.format(**(OF_NUMBERS if options.table.regression else OF_CLASSES))
+    return export_encoder(_task(genome, options), context, folder, usage, _kind(options))
 
 
 def load(folder: Path | str) -> FTTransformer:
