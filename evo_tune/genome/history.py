@@ -144,6 +144,24 @@ class Grown:
         return self._rows[:count]
 
 
+@dataclass(frozen=True)
+class Arrays:
+    """A history as arrays of numbers, for models; features are those of `SearchSpace.to_features`.
+
+    Args:
+        x: Features of the fully trained trials with losses, in the order of `ranking`. Shape (trials, features).
+        y: Their losses, lower is better; places in a run whose losses have no common scale (see
+            docs/strategies.md). Shape (trials, objectives).
+        failed: Features of the failed trials, in the order of `failed`. Shape (failed, features).
+        pending: Features of the pending trials, in the order of `out`. Shape (pending, features).
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    failed: np.ndarray
+    pending: np.ndarray
+
+
 class History(ABC):
     """The trials that a strategy may use; read-only.
 
@@ -233,6 +251,18 @@ class History(ABC):
     def best(self) -> Trial | None:
         """The first of `ranking`; None if it is empty."""
         return self.ranking[0] if self.ranking else None
+
+    def arrays(self) -> Arrays:
+        """Return the history as arrays of numbers, for a model; new arrays at each call."""
+        losses = self.ranked_losses()
+        if len(self.objectives) == 1 and np.isfinite(scaled := self.scaled_losses()).all():
+            losses = scaled[:, None]
+        done, failed, pending = ([one.id for one in some] for some in (self.ranking, self.failed, self.out))
+        return Arrays(self._features(done), losses, self._features(failed), self._features(pending))
+
+    def _features(self, ids: Sequence[int]) -> np.ndarray:
+        units = np.array([self.born_units[id] for id in ids]).reshape(-1, len(self.space.genes))
+        return self.space.to_features(units)
 
     def fold(self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Trial], State]) -> State:
         """Return the left fold of `step` over `trials`.

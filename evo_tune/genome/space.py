@@ -111,6 +111,41 @@ class SearchSpace:
         """Return the unit coordinates of a valid genome, shape (genes,), float64."""
         return np.array([gene.encode(genome[name]) for name, gene in self.genes.items()], dtype=np.float64)
 
+    def to_features(self, units: np.ndarray) -> np.ndarray:
+        """Return genomes as numbers for a model without categories, shape (points, features), all in [0, 1].
+
+        A gene with an order is one feature, its unit coordinate. A Choice without order is one feature per value: 1 for
+        the genome's value, 0 for the others.
+
+        Args:
+            units: Unit coordinates, shape (points, genes).
+        """
+        blocks = []
+        for gene, column in zip(self.genes.values(), np.asarray(units, dtype=np.float64).T, strict=True):
+            count = int(gene.size) if isinstance(gene, Choice) and not gene.ordered else 0
+            values = np.minimum(column * count, count - 1).astype(int)
+            blocks.append(np.eye(count)[values] if count else column[:, None])
+        return np.concatenate(blocks, axis=1)
+
+    def from_features(self, features: Sequence[float] | np.ndarray) -> Genome:
+        """Return the valid genome at features, decoded and repaired; the inverse of `to_features`.
+
+        A Choice without order gets the value with the highest feature, so features between 0 and 1 are allowed.
+
+        Args:
+            features: Features of one genome, shape (features,).
+
+        Raises:
+            SpaceError: The repair raised an exception or returned an invalid genome.
+        """
+        units, start = [], 0
+        for gene in self.genes.values():
+            count = int(gene.size) if isinstance(gene, Choice) and not gene.ordered else 0
+            block = np.asarray(features[start : start + max(1, count)])
+            units.append(centre(int(block.argmax()), count) if count else float(np.clip(block[0], 0.0, 1.0)))
+            start += len(block)
+        return self.snap(units)
+
     def default(self) -> Genome:
         """Return the repaired genome of all genes' defaults."""
         return self._repaired({name: gene.middle() for name, gene in self.genes.items()})

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.genes import Int
+from evo_tune.genome.genes import Choice, Int
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
+from evo_tune.genome.view import View
 
 SPACE = SearchSpace(n=Int(0, 9), m=Int(0, 9))
 OBJECTIVES = (Minimize("loss"), Minimize("cost"))
@@ -25,6 +26,31 @@ def candidate(id: int, n: int = 0, **fields: object) -> Candidate:
 
 def ok(loss: float, cost: float = 0.0) -> Outcome:
     return Outcome("ok", {"loss": loss, "cost": cost})
+
+
+def test_arrays_have_results_failures_and_pending_trials() -> None:
+    history = RunHistory(SearchSpace(n=Int(0, 9), kind=Choice(("a", "b", "c"))), OBJECTIVES[:1])
+    empty = history.arrays()
+    assert (empty.x.shape, empty.y.shape, empty.failed.shape, empty.pending.shape) == ((0, 4), (0, 1), (0, 4), (0, 4))
+    for id, kind in enumerate("abca"):
+        history.born(Candidate(id, 0, 0, 0, {"n": id, "kind": kind}, "given"))
+    history.tell(2, ok(3.0))
+    history.tell(0, ok(5.0))
+    history.tell(1, Outcome("failed"))
+    arrays = history.arrays()
+    assert np.allclose(arrays.x, [[0.25, 0, 0, 1], [0.05, 1, 0, 0]])  # the best first
+    assert np.allclose(arrays.y, [[3.0], [5.0]])
+    assert np.allclose(arrays.failed, [[0.15, 0, 1, 0]])
+    assert np.allclose(arrays.pending, [[0.35, 1, 0, 0]])
+
+
+@pytest.mark.parametrize(("rungs", "y"), [((1.0,), [[0.1], [7.0]]), ((0.5, 1.0), [[0.5], [1.5]])])
+def test_arrays_of_a_run_with_rules_have_losses_or_places(rungs: tuple[float, ...], y: list[list[float]]) -> None:
+    history = RunHistory(SPACE, OBJECTIVES[:1])
+    for id, loss in enumerate([7.0, 0.1]):
+        history.born(candidate(id, id))
+        history.tell(id, ok(loss))
+    assert np.allclose(View(history, rungs, lambda genome: False).arrays().y, y)
 
 
 def test_births_and_results_move_from_out_to_told() -> None:

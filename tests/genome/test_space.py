@@ -30,6 +30,18 @@ def test_snapping_is_idempotent(kinds: list[Gene], seed: int) -> None:
     assert genome_key(space.check(json.loads(genome_key(genome)))) == genome_key(genome)
 
 
+@given(st.lists(genes(), min_size=1, max_size=5), SEED)
+def test_features_are_in_the_unit_box_and_lead_back_to_the_genome(kinds: list[Gene], seed: int) -> None:
+    space = SearchSpace(**{f"g{i}": gene for i, gene in enumerate(kinds)})
+    rng = np.random.default_rng(seed)
+    genomes = [space.sample(rng) for _ in range(3)]
+    features = space.to_features(np.stack([space.encode(genome) for genome in genomes]))
+    sizes = [gene.size if isinstance(gene, Choice) and not gene.ordered else 1 for gene in kinds]
+    assert features.shape == (3, sum(sizes))
+    assert ((features >= 0.0) & (features <= 1.0)).all()
+    assert [genome_key(space.from_features(row)) for row in features] == [genome_key(genome) for genome in genomes]
+
+
 @given(st.lists(st.one_of(st.integers(1, 4).map(lambda n: Int(3, 2 + n)), choices()), min_size=1, max_size=3))
 @settings(max_examples=30)
 def test_a_grid_holds_every_genome_once(kinds: list[Gene]) -> None:
