@@ -217,10 +217,7 @@ def export(genome: Mapping[str, Any], context: Context, folder: Path | str, opti
     One process trains, whatever ranks says. An adapter (method=adapter) cannot be merged, and is always written alone;
     the small base is written beside an adapter for it, in base/. Returns what `evaluate` returns.
     """
-    from evo_tune.training import Tuned, train, write_tuned
+    from evo_tune.training import export_tuned
 
-    task = _task(genome, options)
-    course, metrics = train(task, context, Tuned)
-    notes = {"genome": dict(genome), "options": options.to_json(), "seed": context.seed, "metrics": metrics}
-    write_tuned(folder, task, course, merged=options.keep == "merged", with_base=not options.base, notes=notes)
-    return metrics
+    merged, with_base = options.keep == "merged", not options.base
+    return export_tuned(_task(genome, options), context, folder, merged=merged, with_base=with_base)

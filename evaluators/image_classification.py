@@ -264,33 +264,12 @@ def train_rank(
 
 # ---------------------------------------------------------------- the model, to keep
 
-USAGE = """# A Vision Transformer, found by evo-tune
-
-    import torch
-    from evo_tune.training import ViT
-    model = ViT.load({folder!r})
-    images = torch.zeros(1, {channels}, {image_height}, {image_width})
-    print(model.classify(images))
-
-Put your images in place of the zeros: (n, {channels}, {image_height}, {image_width}), in the pixel values of
-the training data. `probabilities` gives the probability of each class. model.safetensors holds the weights,
-config.json the shape, the classes, the genome, the options and the metrics: {test_accuracy:.1%} of the test images
-classified rightly.
-"""
-
 
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
-    """Train a genome once more and write it as something to use: weights, config.json and README.md.
+    """Train a genome once more and write it as something to use: weights and config.json.
 
     One process trains, whatever ranks says. Returns what `evaluate` returns.
     """
     from evo_tune.training import export_encoder
 
-    return export_encoder(_task(genome, options), context, folder, USAGE)
-
-
-def load(folder: Path | str) -> ViT:
-    """Return a model that `export` wrote."""
-    from evo_tune.training import ViT
-
-    return ViT.load(folder)
+    return export_encoder(_task(genome, options), context, folder)

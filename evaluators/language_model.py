@@ -41,7 +41,7 @@ from evo_tune.recipe import (
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import GPT, Ranks
+    from evo_tune.training import Ranks
 
 OBJECTIVES = [Minimize("val_loss")]
 
@@ -412,14 +412,7 @@ def carry(genome: Mapping[str, Any], target: Mapping[str, Any], options: Options
 
 
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
-    """Train a genome once more, in one process; write weights, config.json and README.md; return the metrics."""
+    """Train a genome once more, in one process; write weights and config.json; return the metrics."""
     from evo_tune.training import export_language
 
     return export_language(_task(genome, options, context.device), context, folder)
-
-
-def load(folder: Path | str) -> GPT:
-    """Return a model that `export` wrote."""
-    from evo_tune.training import GPT
-
-    return GPT.load(folder)

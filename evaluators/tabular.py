@@ -297,44 +297,12 @@ def train_rank(
 
 # ---------------------------------------------------------------- the model, to keep
 
-USAGE = """# An FT-Transformer, found by evo-tune
-
-    from evo_tune.training import FTTransformer
-    model = FTTransformer.load({{folder!r}})
-    table = {{{{name: [None] for name in model.columns.names}}}}
-    print(model.{method}(table))
-
-Put your table in place of that one, whose one row is missing: a pandas DataFrame for one, with the same columns.
-{more}
-model.safetensors holds the weights, config.json the shape, columns and categories, the genome, the options and the
-metrics: {result} on test rows.
-"""
-
-OF_CLASSES = {
-    "method": "classify",
-    "more": "`model.probabilities(model.encoded(table))` gives the probability of each class.",
-    "result": "an AUC of {test_auc:.4f}",
-}
-OF_NUMBERS = {
-    "method": "predict",
-    "more": "It predicts the number {labels}, in the unit of the training table.",
-    "result": "an R² of {test_r2:.4f}",
-}
-
 
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
-    """Train a genome once more and write it as something to use: weights, config.json and README.md.
+    """Train a genome once more and write it as something to use: weights and config.json.
 
     One process trains, whatever ranks says. Returns what `evaluate` returns, the baseline aside.
     """
     from evo_tune.training import export_encoder
 
-    usage = USAGE.format(**(OF_NUMBERS if options.table.regression else OF_CLASSES))
-    return export_encoder(_task(genome, options), context, folder, usage, _kind(options))
-
-
-def load(folder: Path | str) -> FTTransformer:
-    """Return a model that `export` wrote."""
-    from evo_tune.training import FTTransformer
-
-    return FTTransformer.load(folder)
+    return export_encoder(_task(genome, options), context, folder, _kind(options))

@@ -275,30 +275,12 @@ def train_rank(
 
 # ---------------------------------------------------------------- the model, to keep
 
-USAGE = """# A text classifier, found by evo-tune
-
-    from evo_tune.training import TextClassifier
-    model = TextClassifier.load({folder!r})
-    print(model.classify(["Return the shortest path between two nodes."]))
-
-It tells the classes {labels}. `probabilities`, of what `encode_texts` makes of texts, gives the probability of each.
-model.safetensors holds the weights, config.json the shape, the classes, the genome, the options and the metrics:
-{test_accuracy:.1%} of the test texts classified rightly.
-"""
-
 
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
-    """Train a genome once more and write it as something to use: weights, config.json and README.md.
+    """Train a genome once more and write it as something to use: weights and config.json.
 
     One process trains, whatever ranks says. Returns what `evaluate` returns.
     """
     from evo_tune.training import export_encoder
 
-    return export_encoder(_task(genome, options), context, folder, USAGE)
-
-
-def load(folder: Path | str) -> TextClassifier:
-    """Return a model that `export` wrote."""
-    from evo_tune.training import TextClassifier
-
-    return TextClassifier.load(folder)
+    return export_encoder(_task(genome, options), context, folder)

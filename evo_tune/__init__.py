@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evo_tune.plugins.context import Context
     from evo_tune.plugins.scripts.script import Script
     from evo_tune.plugins.strategy import Strategy
+    from evo_tune.prediction.loading import load_model
     from evo_tune.report.loading import load
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ _HOMES = {
     "Strategy": "plugins.strategy",
     "Trial": "genome.trial",
     "load": "report.loading",
+    "load_model": "prediction.loading",
     "option": "options.declare",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "Strategy",
     "Trial",
     "load",
+    "load_model",
     "option",
 ]
 

@@ -33,6 +33,9 @@ LINES, EVALUATOR_LINES = 700, 300
 """Longest file."""
 
 
+WITH_TORCH = {"training", "prediction"}
+"""Rooms that load torch; all others import them inside functions only."""
+
 HEAVY = {"torch", "optuna", "hyperopt", "cmaes"}
 """What is imported where it is used: it takes long, or may not be installed."""
 
@@ -221,11 +224,12 @@ def test_the_parent_of_a_run_can_plan_without_torch() -> None:
         assert "torch" not in loaded_after(code), path.name
 
 
-def test_other_rooms_import_training_inside_functions_only() -> None:
-    for path in (path for path in MODULES if room_of(path) != "training"):
+def test_other_rooms_import_those_with_torch_inside_functions_only() -> None:
+    heavy = tuple(f"evo_tune.{room}" for room in WITH_TORCH)
+    for path in (path for path in MODULES if room_of(path) not in WITH_TORCH):
         top = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = {name for node in top for name in _named(node)}
-        assert not {name for name in names if name.startswith("evo_tune.training")}, shown(path)
+        assert not {name for name in names if name.startswith(heavy)}, shown(path)
 
 
 def test_deap_is_imported_in_one_file() -> None:
@@ -234,7 +238,7 @@ def test_deap_is_imported_in_one_file() -> None:
 
 
 def test_torch_and_extras_are_imported_inside_functions_only() -> None:
-    for path in (path for path in MODULES if room_of(path) != "training"):
+    for path in (path for path in MODULES if room_of(path) not in WITH_TORCH):
         top = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
         names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
@@ -276,7 +280,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 def test_importing_is_light() -> None:
-    names = sorted(PUBLIC - {"Search", "load"})
+    names = sorted(PUBLIC - {"Search", "load", "load_model"})
     loaded = loaded_after(f"import evo_tune\nfor name in {names!r}:\n    getattr(evo_tune, name)")
     assert "numpy" in loaded
     assert not loaded & {"torch", "deap", "pandas", "pyarrow", "joblib", "msgspec", "click", "rich"}

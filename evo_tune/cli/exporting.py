@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evo_tune.cli import _shared as shared
 from evo_tune.dispatch import Plan, Task, cpu_count, open_slots
@@ -22,8 +22,14 @@ from evo_tune.forecast.timing import TIMING, Timing, time_genomes
 from evo_tune.genome.trial import Candidate, Objective
 from evo_tune.loop.deadline import own_seconds
 from evo_tune.plugins.context import Context
-from evo_tune.plugins.evaluator import BoundEvaluator
+from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
+from evo_tune.report.recommendation import fresh_values, reported
+from evo_tune.report.summary import closing
+from evo_tune.report.words import verdict
 from evo_tune.store.run import Run
+
+if TYPE_CHECKING:
+    from evo_tune.prediction.card import Origin
 
 WORTH = 60.0
 """Shortest training in seconds for which numbers of threads are compared: the comparison takes some seconds itself."""
@@ -108,6 +114,38 @@ def _measured(bound: BoundEvaluator, candidate: Candidate, planned: Plan, thread
             for slot in slots:
                 slot.close()
     return rows[0]["seconds"] if 0 in rows else math.inf
+
+
+def origin_of(run: Run, plugin: Evaluator, candidate: Candidate, command: str) -> Origin:
+    """Return what the model card says of a model's run: its final comparison, its baseline and its verdict.
+
+    Args:
+        run: The run.
+        plugin: Its evaluator.
+        candidate: The trial that was trained.
+        command: The command that trained it.
+    """
+    from evo_tune.prediction.card import Origin, Result
+
+    metric, results = reported(run).metric, []
+    for row in fresh_values(run):
+        whose = "this genome" if row.id == candidate.id else "the default genome" if row.id == 0 else f"trial {row.id}"
+        if row.values:
+            error = None if math.isnan(row.error) else row.error
+            results.append(Result(metric, row.mean, error, f"{whose}, {len(row.values)} fresh seeds"))
+    known = run.outcomes.get(candidate.id)
+    for name, value in (known.metrics if known else {}).items():
+        if name.startswith("baseline_"):
+            results.append(Result(name, value, None, "the baseline, on the validation samples"))
+    return Origin(
+        run=run.name,
+        trial=candidate.id,
+        evaluator=plugin.name,
+        summary=plugin.summary,
+        command=command,
+        results=results,
+        verdict=verdict(closing(run)),
+    )
 
 
 class Told(Context):

@@ -113,6 +113,30 @@ class ExportedModel(Struct, forbid_unknown_fields=True, kw_only=True):
     metrics: Mapping[str, Any]
 
 
+class Predicted(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Predictions of an exported model.
+
+    Args:
+        model: Folder of the model.
+        task: Task of the model: tabular-classification, text-generation, …
+        rows: Number of predictions.
+        output: File that has them; null without `--output`.
+        predictions: The predictions, one object for each sample; null with `--output` or `--prompt`.
+        metrics: Metrics of the predictions if INPUT has the targets, by name. Unit: the metric's.
+        remarks: Differences between INPUT and the training data, each in one line.
+        text: Continuation of the prompt; null without `--prompt`.
+    """
+
+    model: str
+    task: str
+    rows: int
+    output: str | None
+    predictions: list[dict[str, Any]] | None
+    metrics: Mapping[str, Any]
+    remarks: list[str]
+    text: str | None
+
+
 class EvaluatorSummary(Struct, forbid_unknown_fields=True, kw_only=True):
     """An evaluator that can be used by name.
 

@@ -279,6 +279,7 @@ def outputs() -> dict[str, Any]:
         "new": formats.NewEvaluator,
         "evaluate": formats.GenomeResult,
         "export": formats.ExportedModel,
+        "predict": formats.Predicted,
         "scale": ScaledRecipe,
         "coordinates": formats.CoordinateCheck,
         "schedule": list[formats.ScheduleStep],

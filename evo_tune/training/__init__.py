@@ -30,13 +30,13 @@ from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon, decay_groups
 from evo_tune.training.optim.watching import Diverged, DivergenceWatch, EarlyStopping
 from evo_tune.training.reading import Material, Reading, export_language
-from evo_tune.training.samples import Classified, Regressed, Samples, export_encoder, write_encoder
+from evo_tune.training.samples import Classified, Regressed, Samples, export_encoder
 from evo_tune.training.session import Place, evaluate_task, train, train_together
 from evo_tune.training.stepping.averaging import average_of
 from evo_tune.training.stepping.recipe import Recipe, optimizer_of, recipe_of
 from evo_tune.training.trainer import Step, Trainer
 from evo_tune.training.tuned import Tuned, TuningTask
-from evo_tune.training.tuned_files import write_tuned
+from evo_tune.training.tuned_files import export_tuned
 from evo_tune.training.tuning.pretrained import TuningText, encode, load_pretrained, save_merged, tuning_text
 from evo_tune.training.tuning.weights import (
     Adapters,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import fit_device
 from evo_tune.training.hardware.throughput import SAFE
 from evo_tune.training.models.gpt import GPT
+from evo_tune.training.notes import notes_of
 from evo_tune.training.session import train
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer
@@ -164,10 +165,6 @@ class Reading(Task):
         judged = trainer.model if model is None else model
         return evaluate(judged, _joined(blocks), batch=_at_once(blocks), **trainer.evaluation)
 
-    def judge_by_position(self, trainer: Trainer, blocks: Sequence[MicroBatch]) -> list[Evaluation]:
-        """Evaluate the model as `judge` does, separately for each position of a window."""
-        return evaluate_by_position(trainer.model, _joined(blocks), batch=_at_once(blocks), **trainer.evaluation)
-
     def judged(self, course: Course, resumed: int | None) -> JudgedText:
         return JudgedText(self, course, resumed)
 
@@ -188,9 +185,7 @@ class JudgedText(Judged):
         super().__init__(course, resumed, flops=cost["flops"], flops_per_target=flops_per_token(config))
         self.micro_batch *= config.context
         self.blocks = reading.held_out(trainer)
-        places = reading.judge_by_position(trainer, self.blocks)
-        half = len(places) // 2
-        self.halves = [sum(part, Evaluation(0.0, 0)) for part in (places[:half], places[half:])]
+        self.halves = judge_halves(trainer.model, self.blocks, **trainer.evaluation)
         self.judged = self.halves[0] + self.halves[1]
         self.bits_per_byte = self.judged.nll / math.log(2.0) / reading.material.held_out_bytes(reading.testing)
         self.seen = reading.judge(trainer, [reading.material.seen(config.context)])
@@ -209,6 +204,20 @@ class JudgedText(Judged):
         return self.reading.judge(self.trainer, short).loss - self.judged.loss
 
 
+def judge_halves(model: nn.Module, blocks: Sequence[MicroBatch], **how: Any) -> tuple[Evaluation, Evaluation]:
+    """Evaluate a model on blocks of windows, separately for the first and the second half of each window.
+
+    Args:
+        model: The model.
+        blocks: See `held_out_blocks`.
+        how: Device, ranks and precision, as in `evaluate`.
+    """
+    places = evaluate_by_position(model, _joined(blocks), batch=_at_once(blocks), **how)
+    half = len(places) // 2
+    first, second = (sum(part, Evaluation(0.0, 0)) for part in (places[:half], places[half:]))
+    return first, second
+
+
 def _joined(blocks: Sequence[MicroBatch]) -> MicroBatch:
     return torch.cat([inputs for inputs, _ in blocks]), torch.cat([targets for _, targets in blocks])
 
@@ -217,22 +226,8 @@ def _at_once(blocks: Sequence[MicroBatch]) -> int:
     return max(1, AT_ONCE // blocks[0][0].shape[1])
 
 
-USAGE = """# A GPT, found by evo-tune
-
-    from evo_tune.training import GPT
-    model = GPT.load({folder!r})
-    print(model.generate("The ", 200))
-
-`generate` takes `temperature`, `top_k` and `seed` as well. model.safetensors holds the weights, config.json
-the shape, the genome, the options and the metrics: {test_bpb:.3f} bits per byte on the test text.{more}
-"""
-
-TOKENS = " tokenizer.json has\nits tokens; `pip install tokenizers` reads it."
-AVERAGED = "\n\nThe folder averaged has the moving average of the weights, as a model of its own."
-
-
 def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[str, float]:
-    """Train in one process, write weights, config.json and README.md to a folder, and return the metrics.
+    """Train in one process, write weights and config.json to a folder, and return the metrics.
 
     Args:
         task: Training to run.
@@ -240,13 +235,12 @@ def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[st
         folder: Folder to write; created if missing. Its `averaged` has the moving average of the weights, if any.
     """
     course, metrics = train(task, run, Reading)
-    average, folder, options = course.trainer.averaged, Path(folder), task.options
-    notes = {"genome": dict(task.genome), "options": options.to_json(), "seed": run.seed, "metrics": metrics}
-    for model, into in ((course.model, folder), (average and average.module, folder / "averaged")):
+    trainer, folder = course.trainer, Path(folder)
+    judged = {"block": task.corpus.block, "count": task.scored}
+    average = trainer.averaged and trainer.averaged.module
+    for model, into in ((course.model, folder), (average, folder / "averaged")):
         if model is not None:
+            own = metrics if model is course.model else {"val_loss": metrics["val_loss_ema"]}
             cast(GPT, model).tokenizer = task.corpus.tokenizer
-            cast(GPT, model).save(into, **notes)
-    more = (TOKENS if options.vocab != 256 else "") + (AVERAGED if average is not None else "")
-    text = USAGE.format(folder=str(folder), test_bpb=metrics["test_bpb"], more=more)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+            cast(GPT, model).save(into, **notes_of(task, run, trainer.recipe.precision.name, own, judged=judged))
     return metrics

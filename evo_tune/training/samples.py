@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from evo_tune.options.declare import Options
 from evo_tune.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_whole
 from evo_tune.training.course import Course, Fitting, Judged, Run, Task, Whole
 from evo_tune.training.data.epochs import Epochs, steps_of
@@ -22,6 +21,7 @@ from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.encoder import Encoder
+from evo_tune.training.notes import notes_of
 from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
 from evo_tune.training.session import train
 from evo_tune.training.trainer import Trainer
@@ -247,46 +247,27 @@ class JudgedSamples(Judged):
         return self.task.judge(self.trainer, self.task.held_out, model).loss
 
 
-AVERAGED = "\nThe folder averaged has the moving average of the weights, as a model of its own.\n"
-
-
-def write_encoder(
-    folder: Path | str,
-    course: Course,
-    metrics: Mapping[str, float],
-    usage: str,
-    *,
-    genome: Mapping[str, Any],
-    options: Options,
-    seed: int,
-) -> None:
-    """Write a trained encoder to a folder: weights, config.json and README.md; its average in averaged/.
+def export_encoder(
+    task: SampleTask, run: Run, folder: Path | str, kind: type[Samples] = Classified
+) -> dict[str, float]:
+    """Train an encoder in one process, write weights and config.json to a folder, and return its metrics.
 
     Args:
-        folder: Folder to write; created if missing.
-        course: The finished training run.
-        metrics: Metrics of the run, for config.json and README.md.
-        usage: Text of README.md with fields {folder!r}, {labels}, names of metrics and of the model's shape.
-        genome: Values of the genes.
-        options: The evaluator's options.
-        seed: Seed of the training.
+        task: Training to run.
+        run: Device, seed, budget and folders.
+        folder: Folder to write; created if missing. Its `averaged` has the moving average of the weights, if any.
+        kind: Class of the task.
     """
-    folder, average = Path(folder), course.trainer.averaged
-    notes = {"genome": dict(genome), "options": options.to_json(), "seed": seed, "metrics": dict(metrics)}
-    model = cast("Encoder", course.model)
-    model.save(folder, **notes)
-    if average is not None:
-        cast("Encoder", average.module).save(folder / "averaged", **notes)
-    shape = model.config.to_json()
-    text = usage.format(**{**shape, **metrics, "folder": str(folder), "labels": ", ".join(model.labels)})
-    (folder / "README.md").write_text(text + (AVERAGED if average is not None else ""), encoding="utf-8")
-
-
-def export_encoder(
-    task: SampleTask, run: Run, folder: Path | str, usage: str, kind: type[Samples] = Classified
-) -> dict[str, float]:
-    """Train an encoder in one process, write it to a folder (see `write_encoder`), and return its metrics."""
     alone = replace(task, options=replace(task.options, ranks=1))
     course, metrics = train(alone, run, kind)
-    write_encoder(folder, course, metrics, usage, genome=task.genome, options=task.options, seed=run.seed)
+    trainer, parts = course.trainer, dict(zip(("training", "held_out", "test"), task.parts, strict=True))
+    more: dict[str, Any] = {"rows": {name: len(rows) for name, rows in parts.items()}}
+    if task.inputs.ndim == 4:  # images: their values say which files and arrays are alike
+        low, high = float(task.inputs.min()), float(task.inputs.max())
+        more["inputs"] = {"dtype": str(task.inputs.dtype), "low": low, "high": high}
+    average = trainer.averaged and trainer.averaged.module
+    for model, into in ((course.model, Path(folder)), (average, Path(folder) / "averaged")):
+        if model is not None:
+            own = metrics if model is course.model else {"val_loss": metrics["val_loss_ema"]}
+            cast(Encoder, model).save(into, **notes_of(task, run, trainer.recipe.precision.name, own, **more))
     return metrics

@@ -95,14 +95,14 @@ class Tuned(Task):
     plan: TuningTask
 
     @cached_property
-    def _whole_text(self) -> TuningText:
+    def whole_text(self) -> TuningText:
         options = self.plan.options
         return tuning_text(self.plan.base, options.data, options.window, options.eval_tokens)
 
     @property
     def text(self) -> TuningText:
         """The text in the base's tokens."""
-        return self._whole_text.tested() if self.testing else self._whole_text
+        return self.whole_text.tested() if self.testing else self.whole_text
 
     @property
     def ceiling(self) -> float:
@@ -174,14 +174,11 @@ class Tuned(Task):
 
     def parts(self) -> tuple[MicroBatch, MicroBatch]:
         """Return the held-out windows used for the curve, and the others."""
-        inputs, targets = self.text.to_judge()
-        curve = torch.arange(len(inputs)) % 4 == 0
-        return (inputs[curve], targets[curve]), (inputs[~curve], targets[~curve])
+        return divided_windows(self.text.to_judge())
 
     def judge(self, trainer: Trainer, windows: MicroBatch, model: nn.Module | None = None) -> Evaluation:
         """Evaluate the trainer's model, or another, on windows, in the precision of the stored base."""
-        judged, batch = trainer.model if model is None else model, max(1, AT_ONCE // windows[0].shape[1])
-        return evaluate(judged, windows, batch=batch, **trainer.evaluation)
+        return judge_windows(trainer.model if model is None else model, windows, **trainer.evaluation)
 
     def base_loss(self) -> float:
         """Return the loss of the base on the held-out text."""
@@ -191,6 +188,24 @@ class Tuned(Task):
 
     def judged(self, course: Course, resumed: int | None) -> JudgedTuning:
         return JudgedTuning(self, course, resumed)
+
+
+def divided_windows(windows: MicroBatch) -> tuple[MicroBatch, MicroBatch]:
+    """Return every fourth window, and the others."""
+    inputs, targets = windows
+    curve = torch.arange(len(inputs)) % 4 == 0
+    return (inputs[curve], targets[curve]), (inputs[~curve], targets[~curve])
+
+
+def judge_windows(model: nn.Module, windows: MicroBatch, **how: Any) -> Evaluation:
+    """Evaluate a model on windows.
+
+    Args:
+        model: The model.
+        windows: Inputs and targets.
+        how: Device, ranks and precision, as in `evaluate`.
+    """
+    return evaluate(model, windows, batch=max(1, AT_ONCE // windows[0].shape[1]), **how)
 
 
 class JudgedTuning(Judged):

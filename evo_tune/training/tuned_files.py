@@ -1,97 +1,98 @@
-"""Write a tuned model to a folder: merged in the format of its base, or the adapter alone; notes and README.md."""
+"""Write a tuned model to a folder: merged in the format of its base, or the adapter alone; and the notes on it."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from evo_tune.recipe.models.base import Base
-from evo_tune.training.course import Course
-from evo_tune.training.tuned import TuningTask, tuned_model
-from evo_tune.training.tuning.pretrained import save_merged
-from evo_tune.training.tuning.weights import Adapters, LoRA, save_adapter, trained_weights
+from evo_tune.recipe.models.base import read_base
+from evo_tune.training.course import Run
+from evo_tune.training.evaluation import Evaluation
+from evo_tune.training.hardware.device import reproducible
+from evo_tune.training.notes import notes_of
+from evo_tune.training.session import train
+from evo_tune.training.tuned import Tuned, TuningTask, divided_windows, judge_windows, tuned_model
+from evo_tune.training.tuning.pretrained import TuningText, load_pretrained, save_merged
+from evo_tune.training.tuning.weights import LoRA, load_adapter, save_adapter, trained_weights
 
-README = """# A language model tuned by evo-tune
-
-{snippet}
-
-fine_tuning.json has the genome, the options and the metrics: {before:.4f} nats per token on held-out text before,
-{after:.4f} after ({bpb:.3f} bits per byte).
-"""
-
-MERGED_GPT = """    from evo_tune.training import GPT
-    model = GPT.load({folder!r})
-    print(model.generate("The ", 200))"""
-
-MERGED_HUGGING_FACE = """    from transformers import AutoModelForCausalLM, AutoTokenizer
-    model = AutoModelForCausalLM.from_pretrained({folder!r})
-    tokenizer = AutoTokenizer.from_pretrained({folder!r})
-    prompt = tokenizer("The ", return_tensors="pt", return_token_type_ids=False)
-    print(tokenizer.decode(model.generate(**prompt, max_new_tokens=50)[0]))"""
-
-ADAPTER = """    from evo_tune.recipe import read_base
-    from evo_tune.training import load_adapter, load_pretrained
-    model = load_pretrained(read_base({base!r}))
-    load_adapter(model, {folder!r})
-
-The model maps tokens to logits. The adapter belongs to this base and to no other."""
+NOTES = "fine_tuning.json"
 
 
-def write_tuned(
-    folder: Path | str, task: TuningTask, course: Course, *, merged: bool, with_base: bool, notes: Mapping[str, Any]
-) -> None:
-    """Write a tuned model in float32 for any training precision; its moving average, if any, in averaged/.
+def export_tuned(task: TuningTask, run: Run, folder: Path | str, *, merged: bool, with_base: bool) -> dict[str, float]:
+    """Tune in one process, write the model in float32, and return the metrics of the written model.
+
+    Merging rounds, and a base that was stored in bf16 is written in full. So val_loss, val_bpb and their values on the
+    test set are computed again, from the files.
 
     Args:
-        folder: Folder to write; created if missing.
         task: Plan of the tuning; adapters cannot be merged and are always written alone.
-        course: The finished training run.
+        run: Device, seed, budget and folders.
+        folder: Folder to write; created if missing. Its `averaged` has the moving average of the weights, if any.
         merged: Whether to merge the learned weights into the base and write the base's format.
         with_base: Whether to copy the base of an adapter to base/.
-        notes: Plain data for fine_tuning.json, including the metrics.
     """
-    folder, average = Path(folder), course.trainer.averaged
-    model = tuned_model(task, trained_weights(course.model))
-    _write(folder, model, task.base, task.new, merged=merged, with_base=with_base, notes=notes)
+    task = replace(task, options=replace(task.options, ranks=1))
+    course, metrics = train(task, run, Tuned)
+    average, folder = course.trainer.averaged, Path(folder)
     if average is not None:
-        loss = notes["metrics"]["val_loss_ema"]
-        told = {**notes["metrics"], "val_loss": loss}
-        told["val_bpb"] *= loss / notes["metrics"]["val_loss"]
-        model = tuned_model(task, trained_weights(average.module))
-        about = {**notes, "metrics": told}
-        _write(folder / "averaged", model, task.base, task.new, merged=merged, with_base=with_base, notes=about)
+        found = _written(folder / "averaged", task, run, average.module, metrics, merged=merged, with_base=with_base)
+        metrics["val_loss_ema"] = found["val_loss"]
+    return _written(folder, task, run, course.model, metrics, merged=merged, with_base=with_base)
 
 
-def _write(
-    folder: Path,
-    model: nn.Module,
-    base: Base,
-    new: LoRA | Adapters,
-    *,
-    merged: bool,
-    with_base: bool,
-    notes: Mapping[str, Any],
-) -> None:
-    origin = str(base.folder)
-    if merged and isinstance(new, LoRA):
+def _written(
+    folder: Path, task: TuningTask, run: Run, network: nn.Module, metrics: Mapping[str, float], **how: bool
+) -> dict[str, float]:
+    """Write a tuned model and the notes on it, and return its metrics."""
+    _write(folder, task, trained_weights(network), **how)
+    text = Tuned(task, run).whole_text
+    judged = {**metrics, **_judged(load_written(folder, task), text, run)}
+    notes = notes_of(task, run, "fp32", judged, judged={"block": text.context, "count": text.scored})
+    (folder / NOTES).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+    return judged
+
+
+def _write(folder: Path, task: TuningTask, trained: Mapping[str, Tensor], *, merged: bool, with_base: bool) -> None:
+    model, base = tuned_model(task, trained), task.base
+    if merged and isinstance(task.new, LoRA):
         save_merged(model, base, folder)
-        snippet = MERGED_GPT if base.gpt else MERGED_HUGGING_FACE
-    else:
-        if with_base:
-            origin = str(shutil.copytree(base.folder, folder / "base"))
-        save_adapter(model, new, folder, base=origin, base_sha256=base.sha256())
-        snippet = ADAPTER
-    (folder / "fine_tuning.json").write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
-    metrics = notes["metrics"]
-    text = README.format(
-        snippet=snippet.format(folder=str(folder), base=origin),
-        before=metrics["base_val_loss"],
-        after=metrics["val_loss"],
-        bpb=metrics["val_bpb"],
-    )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+        return
+    origin = str(base.folder)
+    if with_base:
+        origin = str(shutil.copytree(base.folder, folder / "base"))
+    save_adapter(model, task.new, folder, base=origin, base_sha256=base.sha256())
+
+
+def load_written(folder: Path, task: TuningTask) -> nn.Module:
+    """Return the model that was written for a tuning."""
+    if not (folder / "adapter.json").exists():
+        return load_pretrained(read_base(folder))
+    model = load_pretrained(task.base)
+    load_adapter(model, folder)
+    return model.eval()
+
+
+def judge_text(model: nn.Module, text: TuningText, **how: Any) -> Evaluation:
+    """Evaluate a model on the windows that judge a tuning; see `judge_windows`."""
+    first, others = (judge_windows(model, part, **how) for part in divided_windows(text.to_judge()))
+    return first + others
+
+
+def _judged(model: nn.Module, text: TuningText, run: Run) -> dict[str, float]:
+    """Return loss and bits per byte on the held-out part, and on the test part if the run has one."""
+    found: dict[str, float] = {}
+    model = model.to(run.device)
+    with reproducible(run.threads, run.device):
+        for loss, bits, part in (("val_loss", "val_bpb", text), ("test_loss", "test_bpb", text.tested())):
+            if loss == "val_loss" or run.test:
+                judged = judge_text(model, part, device=run.device)
+                size = judged.count / part.tokens_per_byte
+                found |= {loss: judged.loss, bits: judged.nll / math.log(2.0) / size}
+    return found

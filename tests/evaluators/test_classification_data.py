@@ -14,6 +14,7 @@ from evo_tune import Context
 from evo_tune.errors import EvoTuneError, OptionError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.training import FTTransformer
 from tests.recipe.data.refusals import without
 
 
@@ -201,7 +202,7 @@ def test_numbers_are_ranked_among_the_training_rows_and_what_is_exported_carries
         given |= {"data": str(tmp_path / f"{name}.csv"), "target": "y", "epochs": 1.0, "baseline": False}
         options = tables.bind(given)
         options.export(options.space.default(), Context(seed=1, folder=tmp_path / "t"), tmp_path / name)
-        return tables.module.load(tmp_path / name), options.values.table
+        return FTTransformer.load(tmp_path / name), options.values.table
 
     rng = np.random.default_rng(1)
     frame = pd.DataFrame({"a": rng.lognormal(size=90), "y": rng.integers(0, 2, 90)})

@@ -3,7 +3,6 @@
 import inspect
 import json
 import math
-import re
 import shutil
 import subprocess
 import sys
@@ -16,10 +15,12 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_hook
 
+import evo_tune
 from evo_tune import Context, SearchSpace, training
 from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.prediction.language import LanguageModel
 from evo_tune.recipe import GPTConfig, read_base
 from evo_tune.recipe import tuning as small_base
 from evo_tune.training import GPT, Tuned, evaluate, load_pretrained, ready_base, tuning_text
@@ -402,26 +403,22 @@ def exported(evaluator: Evaluator, folder: Path, **given: Any) -> dict[str, floa
     return metrics
 
 
-def snippet(folder: Path) -> str:
-    return "\n".join(re.findall(r"^    (.+)$", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
-
-
 def loss(model: torch.nn.Module, base: str) -> float:
     of = read_base(base or train_small_base())
     windows = tuning_text(of, "", of.window(None), 512).to_judge()
     return evaluate(model.eval(), windows).loss
 
 
-def test_a_merged_model_is_one_of_its_base_s_kind(
-    evaluator: Evaluator, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_merged_model_is_one_of_its_base_s_kind(evaluator: Evaluator, base: str, tmp_path: Path) -> None:
     folder = tmp_path / "tuned model"
     metrics = exported(evaluator, folder, base=base)
     merged = load_pretrained(read_base(folder))
     assert loss(merged, base) == pytest.approx(metrics["val_loss"], abs=1e-5)
     assert not list(folder.glob("adapter*"))
-    exec(snippet(folder), {})
-    assert capsys.readouterr().out.startswith("The ")
+    model = evo_tune.load_model(folder)
+    assert isinstance(model, LanguageModel)
+    assert model.generate("The ", 9, seed=1) == "".join(["The ", *model.stream("The ", 9, seed=1)])
+    assert len(model.generate("The ", 9)) > 4
 
 
 @pytest.mark.parametrize("given", [{"keep": "adapter", "method": "dora"}, {"method": "adapter"}])
@@ -433,9 +430,8 @@ def test_an_adapter_alone_goes_back_into_its_base(
     metrics = exported(evaluator, folder, base=base, **given)
     assert not (folder / "model.safetensors").exists()
     assert (folder / "base").exists() == (not base)  # the cache is no place to point at
-    scope: dict[str, Any] = {}
-    exec(snippet(folder), scope)
-    assert loss(scope["model"], base) == pytest.approx(metrics["val_loss"], abs=1e-6)
+    model = evo_tune.load_model(folder, base=base or None)
+    assert loss(model.network, base) == pytest.approx(metrics["val_loss"], abs=1e-6)
 
 
 @pytest.mark.parametrize("rank", [1, 4])

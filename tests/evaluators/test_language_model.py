@@ -1,6 +1,5 @@
 """The bundled language model: its space, its options, its budgets, and the model that it leaves."""
 
-import json
 import math
 import random
 import re
@@ -22,6 +21,7 @@ from evo_tune.plugins.find import find_evaluator
 from evo_tune.recipe import Corpus, hidden_width, read_text
 from evo_tune.recipe.data import prepared
 from evo_tune.recipe.hardware.cost import Cost
+from evo_tune.training import GPT
 
 OFF = {
     "schedule": ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"),
@@ -581,30 +581,17 @@ def test_an_exported_model_keeps_its_tokens_and_its_average(
     options = module.Options(size="2x64x64x512", eval_tokens=1024, vocab=300, ema=0.9, tokens=4096)
     module.export(default, Context(seed=1, test=True, folder=tmp_path / "trial"), tmp_path / "model", options)
     assert {path.name for path in (tmp_path / "model").iterdir()} >= {"tokenizer.json", "averaged"}
-    models = [module.load(tmp_path / name) for name in ("model", "model/averaged")]
+    models = [GPT.load(tmp_path / name) for name in ("model", "model/averaged")]
     assert all(model.generate("The ", 5).startswith("The ") for model in models)
     last, average = (model.embedding.weight for model in models)
     assert (last != average).any()
 
 
-def test_an_exported_model_writes_text_as_its_readme_says(
-    module: ModuleType, default: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "best model"
-    context = Context(seed=1, test=True, folder=tmp_path / "trial")
+def test_an_export_trains_up_to_the_budget(module: ModuleType, default: dict[str, Any], tmp_path: Path) -> None:
+    folder, context = tmp_path / "best model", Context(seed=1, test=True, folder=tmp_path / "trial")
     metrics = module.export(default, context, folder, module.Options(size="2x64x64x512", eval_tokens=1024, tokens=4096))
     assert metrics["tokens"] == pytest.approx(4096, abs=32)  # to a window
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert config["genome"] == default
-    assert config["metrics"]["val_loss"] == metrics["val_loss"]
-    snippet = re.findall(r"^    (.+)$", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(snippet) == 3
-    exec("\n".join(snippet), {})
-    text = capsys.readouterr().out
-    assert text.startswith("The ")
-    assert len(text) > 100
-    assert text.strip() == module.load(folder).generate("The ", 200).strip()
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
 # ---------------------------------------------------------------- the documentation

@@ -14,7 +14,7 @@ import evo_tune.training as training
 KNOWN = ("torch", "numpy", "safetensors", "tokenizers", "transformers", "evo_tune", "filelock")
 READERS = ("pyarrow", "pandas", "sklearn", "PIL", "torchvision")
 """What reads files and sample data: for the readers in data/ only."""
-ROOMS = ("evo_tune.errors", "evo_tune.options", "evo_tune.recipe", "evo_tune.training")
+ROOMS = ("evo_tune.errors", "evo_tune.trust", "evo_tune.options", "evo_tune.recipe", "evo_tune.training")
 
 
 def public(part: ModuleType) -> dict[str, object]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ PLACE = 120
 @click.option("--tokens", type=click.IntRange(min=1), help="Length of the training instead of the run's budget.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Duration of the training instead.")
 @shared.option_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the training.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the training.  [default: that of the trial]")
 @click.option("--devices", metavar="LIST", help="Device to use: 'cpu', or a GPU by number.")
 @click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: those of the trial, or all cores if faster]"
@@ -52,7 +53,7 @@ def command(
     tokens: int | None,
     seconds: float | None,
     options: tuple[str, ...],
-    seed: int,
+    seed: int | None,
     devices: str | None,
     threads: int | None,
     store: str,
@@ -62,12 +63,13 @@ def command(
 ) -> None:
     """Train the best genome of RUN once more and save the model.
 
-    DIR gets the weights, a config, and a README.md with a snippet that loads and uses them; it must be new or empty.
-    The options are those of the run, except for those given here.
+    DIR gets the weights, a config, and a README.md, the model card; it must be new or empty. `evo-tune predict DIR`
+    uses the model. Options and seed are those of the trial, except for those given here: on the same device with the
+    same number of threads, the model has the metrics of the trial.
     """
     import tempfile
 
-    from evo_tune.cli.exporting import Told, in_threads, pace_of
+    from evo_tune.cli.exporting import Told, in_threads, origin_of, pace_of
     from evo_tune.cli.formats import ExportedModel
     from evo_tune.dispatch import plan
     from evo_tune.loop.code import evaluator_of
@@ -95,6 +97,7 @@ def command(
         raise StoreError(f"cannot make {target}: {error.strerror}; choose another DIR") from None
     planned = plan(1, devices, 1, threads)
     pace = pace_of(saved, bound, candidate, planned, threads)
+    chosen = candidate.seed if seed is None else seed
     genome, errs = shared.show_genome(candidate.genome), form == "json"
     shared.echo(f"training trial {candidate.id} of {saved.name}: {genome}", err=errs)
     shared.echo(
@@ -103,11 +106,16 @@ def command(
     # An evaluator may print anything; only the JSON belongs on standard output.
     aside = contextlib.redirect_stdout(sys.stderr) if form == "json" else contextlib.nullcontext()
     os.environ["CUDA_VISIBLE_DEVICES"] = planned.slots[0].visible  # before torch is imported
+    from evo_tune.prediction.card import write_card
+
     with tempfile.TemporaryDirectory() as scratch, aside:
-        here = {"device": planned.slots[0].inside, "threads": pace.threads, "seed": seed, "folder": Path(scratch)}
+        here = {"device": planned.slots[0].inside, "threads": pace.threads, "seed": chosen, "folder": Path(scratch)}
         context = Told(pace.seconds, saved.objectives[0], errs, **here)
         with context.lines():
             metrics = bound.export(candidate.genome, context, target)
+            flags: dict[str, Any] = {"trial": trial, "tokens": tokens, "seconds": seconds, "seed": seed}
+            typed = _typed(saved.name, folder, {**flags, "threads": threads}, options)
+            write_card(target, origin_of(saved, plugin, candidate, typed), metrics, candidate.genome)
     model = ExportedModel(
         run=saved.name,
         trial=candidate.id,
@@ -122,8 +130,13 @@ def command(
     for name, value in metrics.items():
         shared.echo(f"  {name:<21} {shared.show_value(value)}")
     shared.echo(f"wrote {target}: {', '.join(model.files) or 'nothing'}")
-    if "README.md" in model.files:
-        shared.echo(f"how to use it: {target / 'README.md'}")
+    shared.echo(f"how to use it: {target / 'README.md'}")
+
+
+def _typed(run: str, folder: str, given: Mapping[str, Any], options: Sequence[str]) -> str:
+    """Return the command as it was typed, but for the device and the store."""
+    flags = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["evo-tune", "export", run, folder, *flags, *(word for one in options for word in ("-o", one))])
 
 
 def _candidate(run: Run, trial: int | None) -> Candidate:

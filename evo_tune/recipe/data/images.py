@@ -78,14 +78,32 @@ def _digits() -> Images:
     return Images(digits.images[:, None].astype(np.uint8), digits.target, tuple(map(str, digits.target_names)))
 
 
-def _folder(path: Path, data: str, image_size: int) -> Images:
+def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Return an image file as pixels of a shape (channels, height, width), one channel for grey or three for colour.
+
+    Raises:
+        OptionError: Pillow is not installed, or cannot read the file.
+    """
     try:
         from PIL import Image
     except ImportError:
         raise OptionError(
-            f"-o data={data}: a folder of images is read by Pillow, which is not installed: "
-            "pip install 'evo-tune[images]', or give an .npz"
+            "image files are read by Pillow, which is not installed: pip install 'evo-tune[images]', or give an .npz"
         ) from None
+    channels, height, width = shape
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            small = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise OptionError(
+            f"cannot read {str(path)!r} as an image ({reason}): expected {', '.join(FORMATS)}; remove it"
+        ) from None
+    pixels = np.asarray(small)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _folder(path: Path, data: str, image_size: int) -> Images:
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     files = {
         folder.name: sorted(f for f in folder.rglob("*") if f.is_file() and f.name[0] != ".") for folder in folders
@@ -93,33 +111,39 @@ def _folder(path: Path, data: str, image_size: int) -> Images:
     files = {name: found for name, found in files.items() if found}
     if not files:
         raise OptionError(f"-o data={data} holds no images: expected one subfolder a class, with its images inside")
-    pixels = []
-    for file in (file for found in files.values() for file in found):
-        try:
-            with Image.open(file, formats=FORMATS) as image:
-                small = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = " ".join(str(error).split())
-            raise OptionError(
-                f"-o data={data}: cannot read {str(file)!r} as an image ({reason}): expected {', '.join(FORMATS)}; "
-                "remove it"
-            ) from None
-        pixels.append(np.asarray(small).transpose(2, 0, 1))
+    shape = (3, image_size, image_size)
+    try:
+        pixels = [read_image(file, shape) for found in files.values() for file in found]
+    except OptionError as error:
+        raise OptionError(f"-o data={data}: {error}") from None
     classes = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
     return Images(np.stack(pixels), classes, tuple(files))
 
 
-def _npz(path: Path, data: str) -> Images:
+def read_npz(path: Path, given: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an .npz file that a file of images may have, within bounds and without pickles.
+
+    Args:
+        path: The file.
+        given: What the user gave, for messages: '-o data=FILE'.
+
+    Raises:
+        OptionError: It cannot be read.
+    """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             unpacked = sum(member.file_size for member in arrays.zip.infolist())
             check_unpacked(unpacked, most_unpacked(path.stat().st_size))
-            found = {name: arrays[name] for name in ("images", "labels") if name in arrays}
-            names = ", ".join(arrays) or "none"
-    except (OSError, ValueError, BadZipFile, MemoryError) as error:
-        raise OptionError(f"-o data={data}: cannot read it ({error}); expected what numpy.savez writes") from None
-    if len(found) < 2:
-        raise OptionError(f"-o data={data} has the arrays {names}: expected images and labels")
+            return {name: arrays[name] for name in arrays}
+    except (OSError, ValueError, AttributeError, BadZipFile, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise OptionError(f"{given}: cannot read it ({reason}); expected what numpy.savez writes") from None
+
+
+def _npz(path: Path, data: str) -> Images:
+    found = read_npz(path, f"-o data={data}")
+    if not {"images", "labels"} <= found.keys():
+        raise OptionError(f"-o data={data} has the arrays {', '.join(found) or 'none'}: expected images and labels")
     pixels, labels = found["images"], found["labels"]
     if pixels.ndim not in (3, 4) or pixels.dtype.kind not in "uif" or not np.isfinite(pixels).all():
         raise OptionError(

@@ -9,7 +9,7 @@ import bz2
 import gzip
 import io
 import lzma
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -88,14 +88,27 @@ def read_csv(path: Path, **settings: Any) -> pd.DataFrame:
     """
     import pandas as pd
 
+    _check_header(path)
+    with opened(path) as file:
+        table: pd.DataFrame = pd.read_csv(file, **settings)
+    return table
+
+
+def csv_parts(path: Path, rows: int, **settings: Any) -> Iterator[pd.DataFrame]:
+    """Yield the table of a CSV file in parts of `rows` rows; see `read_csv`."""
+    import pandas as pd
+
+    _check_header(path)
+    with opened(path) as file, pd.read_csv(file, chunksize=rows, **settings) as parts:
+        yield from parts
+
+
+def _check_header(path: Path) -> None:
     with opened(path) as file:  # pandas would take minutes to tell the number of a million columns
         first = file.readline(LONGEST_HEADER + 1)
     if len(first) > LONGEST_HEADER:
         raise ValueError(f"its first line has more than {LONGEST_HEADER} bytes")
     _check_columns(first.count(b",") + 1)
-    with opened(path) as file:
-        table: pd.DataFrame = pd.read_csv(file, **settings)
-    return table
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
@@ -108,15 +121,29 @@ def read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     about = pq.read_metadata(path)
-    _check_columns(about.num_columns)
+    _check_footer(path, about)
     if about.num_rows * about.num_columns > MOST_CELLS:
         raise ValueError(
             f"it has {about.num_rows} rows of {about.num_columns} columns: expected at most {MOST_CELLS} cells; "
             "take a sample of the rows"
         )
+    return pd.read_parquet(path)
+
+
+def parquet_parts(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    """Yield the table of a Parquet file in parts of `rows` rows; see `read_parquet`. It may have any number of rows."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        _check_footer(path, file.metadata)
+        for batch in file.iter_batches(rows):
+            yield batch.to_pandas()
+
+
+def _check_footer(path: Path, about: Any) -> None:
+    _check_columns(about.num_columns)
     sizes = (about.row_group(number).total_byte_size for number in range(about.num_row_groups))
     check_unpacked(sum(sizes), most_unpacked(path.stat().st_size))
-    return pd.read_parquet(path)
 
 
 def _check_columns(count: int) -> None:

@@ -120,6 +120,11 @@ class Columns:
         """Names of all columns, in the order of the inputs."""
         return (*self.numeric, *self.categorical)
 
+    @property
+    def sizes(self) -> tuple[int, tuple[int, ...]]:
+        """Number of numeric columns, and of the categories of each categorical one."""
+        return len(self.numeric), tuple(map(len, self.categorical.values()))
+
     def encode(self, table: Mapping[str, Any]) -> NDArray[np.float32]:
         """Return a table as numbers, (rows, columns), float32.
 

@@ -280,6 +280,10 @@ class FTConfig(EncoderConfig):
         return self.width * (3 * self.numeric + categorical + 1 - 2) + self.encoder_parameters
 
     @property
+    def tables(self) -> int:
+        return self.numeric * (self.quantiles + 2)
+
+    @property
     def flops_per_sample(self) -> float:
         """Training FLOPs per row."""
         return self.encoder_flops(self.tokens)

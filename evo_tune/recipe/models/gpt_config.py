@@ -46,6 +46,16 @@ class ModelConfig:
         return 1.0
 
     @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        raise NotImplementedError
+
+    @property
+    def tables(self) -> int:
+        """Number of values that a model computes from its shape alone, which are not saved."""
+        return 0
+
+    @property
     def attention_scale(self) -> float | None:
         """Factor on query-key products; None: 1/√head_dim."""
         return None if self.scaling is None else self.scaling.attention_scale(self.width // self.heads)
@@ -245,6 +255,11 @@ class GPTConfig(ModelConfig):
     def embeds_values(self) -> tuple[bool, ...]:
         """Whether each block has value embeddings."""
         return tuple(self.value_embeddings and (self.depth - layer) % 2 == 1 for layer in range(self.depth))
+
+    @property
+    def tables(self) -> int:
+        positions = 0 if self.position == "learned" else self.context * self.width
+        return positions + (self.chunk * (self.chunk + min(self.windows)) if min(self.windows) < self.context else 0)
 
     @property
     def chunk(self) -> int:

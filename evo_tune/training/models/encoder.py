@@ -167,7 +167,7 @@ class Encoder(nn.Module):
         Raises:
             RecipeError: The folder has no such model.
         """
-        return read_model(folder, cls.from_json).to(device).eval()
+        return read_model(folder, cls.config_class.from_json, cls.from_json).to(device).eval()
 
 
 class ViT(Encoder):
@@ -342,6 +342,9 @@ class FTTransformer(Encoder):
         scale: Sequence[float] | None = None,
     ) -> None:
         super().__init__(config, seed, labels=labels)
+        if columns is not None and columns.sizes != (config.numeric, config.categories):
+            expected = config.numeric, config.categories
+            raise RecipeError("columns", columns.sizes, f"those of the model's shape, {expected}")
         self.columns = columns
         self.scale = scale if scale is None else (float(scale[0]), float(scale[1]))
         self.register_buffer("mean", torch.zeros(config.numeric))

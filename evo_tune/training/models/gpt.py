@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +27,28 @@ from evo_tune.training.models.block import (
 )
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.functions import capped
-from evo_tune.training.models.model_files import read_model, unfilled, write_model
+from evo_tune.training.models.model_files import read_model, read_written, unfilled, write_model
 
 
-def continue_tokens(
+def stream_tokens(
     model: nn.Module,
     prompt: Sequence[int],
     length: int,
-    config: GPTConfig,
     *,
+    context: int | None,
+    vocab_size: int,
     temperature: float = 1.0,
     top_k: int | None = None,
     seed: int = 0,
-) -> list[int]:
-    """Return the prompt and `length` sampled tokens; the model's training mode is restored.
+) -> Iterator[int]:
+    """Yield `length` sampled tokens that continue a prompt; the model must be in eval mode.
 
     Args:
         model: Module that maps (1, n) tokens to logits (1, n, vocab_size).
         prompt: Tokens to continue, at least one.
         length: Number of tokens to add (int ≥ 0).
-        config: Shape of the model; only the last `context` tokens are used.
+        context: Number of last tokens that are used; None: all.
+        vocab_size: Number of tokens that the model knows.
         temperature: Divisor of the logits; 0 takes the most likely token.
         top_k: Number of most likely tokens to sample from; None: all.
         seed: Seed of the sampling's own generator.
@@ -57,20 +59,40 @@ def continue_tokens(
     check_integer("length", length, 0)
     check_number("temperature", temperature, "[0, inf)")
     if top_k is not None:
-        check_integer("top_k", top_k, 1, config.vocab_size)
+        check_integer("top_k", top_k, 1, vocab_size)
+    check_integer("seed", seed, 0, 2**63 - 1)
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     tokens = list(prompt)
+    for _ in range(length):
+        with torch.inference_mode():
+            seen = torch.tensor([tokens if context is None else tokens[-context:]], device=device)
+            tokens.append(_sample(model(seen)[0, -1].float().cpu(), temperature, top_k, generator))
+        yield tokens[-1]
+
+
+def continue_tokens(
+    model: nn.Module, prompt: Sequence[int], length: int, config: GPTConfig, **sampling: Any
+) -> list[int]:
+    """Return the prompt and `length` sampled tokens; the model's training mode is restored.
+
+    Args:
+        model: See `stream_tokens`.
+        prompt: See `stream_tokens`.
+        length: See `stream_tokens`.
+        config: Shape of the model; only the last `context` tokens are used.
+        sampling: temperature, top_k and seed, as in `stream_tokens`.
+
+    Raises:
+        RecipeError: An argument is out of its range.
+    """
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
-            for _ in range(length):
-                seen = torch.tensor([tokens[-config.context :]], device=device)
-                tokens.append(_sample(model(seen)[0, -1].float().cpu(), temperature, top_k, generator))
+        sampling |= {"context": config.context, "vocab_size": config.vocab_size}
+        return [*prompt, *stream_tokens(model, prompt, length, **sampling)]
     finally:
         model.train(was_training)
-    return tokens
 
 
 def _sample(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
@@ -251,9 +273,8 @@ class GPT(nn.Module):
             folder: Folder to write; created if missing.
             notes: Plain data to add to config.json.
         """
-        write_model(folder, self, {"model": self.config.to_json(), **notes})
-        if isinstance(self.tokenizer, BPE):
-            (Path(folder) / TOKENIZER).write_text(self.tokenizer.to_json(), encoding="utf-8")
+        tokens = {TOKENIZER: self.tokenizer.to_json()} if isinstance(self.tokenizer, BPE) else {}
+        write_model(folder, self, {"model": self.config.to_json(), **notes}, tokens)
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> GPT:
@@ -262,8 +283,11 @@ class GPT(nn.Module):
         Raises:
             RecipeError: The folder has no such model, or its weights do not fit its config.json.
         """
-        model = read_model(folder, lambda config: cls(GPTConfig.from_json(config["model"])))
-        tokenizer = Path(folder) / TOKENIZER
-        if tokenizer.is_file():
-            model.tokenizer = BPE(tokenizer.read_text(encoding="utf-8"), model.config.vocab_size)
-        return model.to(device).eval()
+
+        def build(config: dict[str, Any]) -> GPT:
+            model = cls(GPTConfig.from_json(config["model"]))
+            if TOKENIZER in config["files"]:
+                model.tokenizer = BPE(read_written(folder, config, TOKENIZER).decode(), model.config.vocab_size)
+            return model
+
+        return read_model(folder, GPTConfig.from_json, build).to(device).eval()

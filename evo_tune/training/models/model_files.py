@@ -1,20 +1,26 @@
-"""Build models without initial weights, write them to a folder and read them."""
+"""Build models without initial weights, write them to a folder and read them.
+
+A folder that is read may be a stranger's: `trust.inside` opens its files, sizes are bounded, and nothing is executed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from evo_tune.errors import RecipeError
+from evo_tune.trust import inside
 
 
 class _Unfilled(TorchFunctionMode):
@@ -41,34 +47,104 @@ def unfilled() -> Iterator[None]:
 
 M = TypeVar("M", bound=nn.Module)
 
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
-def write_model(folder: Path | str, model: nn.Module, config: dict[str, Any]) -> None:
-    """Write weights and config to a folder, which is created if missing."""
+LARGEST_JSON, LARGEST_WEIGHTS, LARGEST_TABLES = 1 << 26, 1 << 36, 1 << 28
+"""Maximum bytes of a JSON file and of the weights, and maximum numbers in tables that are computed from the shape."""
+
+ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,  # RecursionError too
+    MemoryError,
+    SafetensorError,
+)
+"""Errors of a file that is damaged, or was made to do damage."""
+
+
+def write_model(folder: Path | str, model: nn.Module, config: dict[str, Any], texts: Mapping[str, str] = {}) -> None:
+    """Write weights and config to a folder, which is created if missing.
+
+    Args:
+        folder: Folder to write.
+        model: The model.
+        config: Plain data for config.json; the model's class and the SHA-256 of the other files are added.
+        texts: Further files, by name.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(weights, folder / WEIGHTS)
+    for name, text in texts.items():
+        (folder / name).write_bytes(text.encode())
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS, *texts)}
+    about = {"class": type(model).__name__, **config, "files": files}
+    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def read_model(folder: Path | str, build: Callable[[dict[str, Any]], M]) -> M:
-    """Return the model that `write_model` wrote.
+def read_json(folder: Path | str, name: str) -> dict[str, Any]:
+    """Return the object in a JSON file of a folder that may be a stranger's.
+
+    Raises:
+        RecipeError: The file is missing, a link, too large or too deep, or no object.
+    """
+    try:
+        data = json.loads(inside.read(folder, name, limit=LARGEST_JSON))
+    except ERRORS as error:
+        raise RecipeError("folder", str(folder), f"a folder with {name}, {_wrote(error)}") from None
+    if not isinstance(data, dict):
+        raise RecipeError("folder", str(folder), f"what a model's save wrote ({name} is no object)")
+    return data
+
+
+def read_written(folder: Path | str, config: Mapping[str, Any], name: str) -> bytes:
+    """Return the content of a file that config.json lists, which must be what was written.
+
+    Raises:
+        OSError: The file is missing, a link, or too large.
+        ValueError: It was altered.
+    """
+    with inside.open_to_read(folder, name, limit=LARGEST_WEIGHTS) as file:
+        data = file.read(os.fstat(file.fileno()).st_size)  # without a size, a buffer for the limit would be made
+    if hashlib.sha256(data).hexdigest() != config["files"][name]:
+        raise ValueError(f"{name} was altered since it was written: copy the folder again")
+    return data
+
+
+def read_model(
+    folder: Path | str, shape_of: Callable[[dict[str, Any]], Any], build: Callable[[dict[str, Any]], M]
+) -> M:
+    """Return the model that `write_model` wrote. The folder may be a stranger's: nothing of it is executed.
 
     Args:
         folder: Folder to read.
+        shape_of: Function that makes the shape (`ModelConfig`) of the entry model of the config. It is compared with
+            the weights before a model is built, so that no config takes more memory than its weights do.
         build: Function that builds a model of the right shape from the config.
 
     Raises:
         RecipeError: The folder has no such model, or its weights do not fit its config.
     """
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise RecipeError("folder", str(folder), f"a folder with {name}, as a model's save writes")
+    config = read_json(folder, CONFIG)
     try:
-        model = build(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RecipeError("folder", str(folder), f"what a model's save wrote ({what})") from error
+        weights = load(read_written(folder, config, WEIGHTS))
+        count = sum(tensor.numel() for tensor in weights.values())
+        if not 0 < config["model"]["depth"] <= len(weights):
+            raise ValueError(f"{len(weights)} tensors are no {config['model']['depth']} blocks")
+        shape = shape_of(config["model"])
+        if shape.parameters > count or shape.tables > LARGEST_TABLES:
+            raise ValueError(f"{count} weights, where {CONFIG} has a model of {shape.parameters}")
+        model = build(config)
+        model.load_state_dict(weights)
+    except ERRORS as error:
+        raise RecipeError("folder", str(folder), _wrote(error)) from None
     return model
+
+
+def _wrote(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) else str(error)
+    return f"what a model's save wrote ({type(error).__name__}: {' '.join(str(text).split())[:300]})"

@@ -156,7 +156,7 @@ def encode(base: Base, text: bytes) -> Tensor:
     if base.gpt is not None:
         return torch.from_numpy(_tokenizer_of_gpt(base).encode(text).astype("int32"))
     words = text.decode("utf-8", errors="replace")
-    tokens = torch.tensor(_tokenizer(base)(words, add_special_tokens=False, verbose=False)["input_ids"])
+    tokens = torch.tensor(tokenizer_of(base)(words, add_special_tokens=False, verbose=False)["input_ids"])
     if len(tokens) and int(tokens.max()) >= base.vocab_size:
         allowed = f"a tokenizer of {base.vocab_size} tokens, not one that gives {int(tokens.max())}"
         raise RecipeError("base", str(base.folder), allowed)
@@ -178,7 +178,7 @@ def save_merged(model: nn.Module, base: Base, folder: Path, **notes: Any) -> Non
         return
     assert isinstance(model, CausalLM)
     model.original().save_pretrained(folder)
-    _tokenizer(base).save_pretrained(folder)
+    tokenizer_of(base).save_pretrained(folder)
 
 
 def _tokenizer_of_gpt(base: Base) -> Tokenizer:
@@ -191,7 +191,12 @@ def _tokenizer_of_gpt(base: Base) -> Tokenizer:
     return Bytes()
 
 
-def _tokenizer(base: Base) -> Any:
+def tokenizer_of(base: Base) -> Any:
+    """Return the tokenizer of a Hugging Face folder.
+
+    Raises:
+        RecipeError: There is none.
+    """
     try:
         return _transformers().AutoTokenizer.from_pretrained(base.folder, **_LOCAL)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -11,15 +12,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.recipe.models.base import check_targets, matching_names
 from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.models.model_files import unfilled
+from evo_tune.training.models.model_files import ERRORS, read_json, read_written, unfilled
 
 
 def matching_linears(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
@@ -285,6 +285,9 @@ def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
 
+ADAPTER, WEIGHTS = "adapter.json", "adapter.safetensors"
+
+
 def save_adapter(model: nn.Module, options: LoRA | Adapters, folder: Path | str, **notes: Any) -> None:
     """Write the trained weights and the adapter's options for `load_adapter`.
 
@@ -296,9 +299,10 @@ def save_adapter(model: nn.Module, options: LoRA | Adapters, folder: Path | str,
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(trained_weights(model), folder / "adapter.safetensors")
-    about = {"method": type(options).__name__, "options": asdict(options), **notes}
-    (folder / "adapter.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    save_file(trained_weights(model), folder / WEIGHTS)
+    files = {WEIGHTS: hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
+    about = {"method": type(options).__name__, "options": asdict(options), **notes, "files": files}
+    (folder / ADAPTER).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def load_adapter(model: nn.Module, folder: Path | str) -> LoRA | Adapters:
@@ -307,15 +311,18 @@ def load_adapter(model: nn.Module, folder: Path | str) -> LoRA | Adapters:
     Raises:
         RecipeError: The folder has no adapter, or the adapter fits another model's shape.
     """
-    folder = Path(folder)
+    about = read_json(folder, ADAPTER)
     try:
-        about = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "adapter.safetensors")
+        weights = load(read_written(folder, about, WEIGHTS))
+        widest = max((side for weight in weights.values() for side in weight.shape), default=0)
+        if max(about["options"].get("rank", 0), about["options"].get("bottleneck", 0)) > widest:
+            raise ValueError("its weights are smaller than its options")
         kind = {"LoRA": LoRA, "Adapters": Adapters}[about["method"]]
         options: LoRA | Adapters = kind(**{**about["options"], "targets": tuple(about["options"]["targets"])})
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        what = f"a folder with adapter.json and adapter.safetensors, as save_adapter writes ({error})"
-        raise RecipeError("adapter", str(folder), what) from error
+    except ERRORS as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        what = f"a folder with adapter.json and adapter.safetensors, as save_adapter writes ({reason})"
+        raise RecipeError("adapter", str(folder), what) from None
     add_adapter(model, options)
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     shapes = ({name: p.shape for name, p in those.items()} for those in (own, weights))

@@ -1,0 +1,165 @@
+"""`evo-tune predict`: predict with an exported model, or continue a prompt."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
+from evo_tune.errors import EvoTuneError, StoreError, UsageError
+from evo_tune.text import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evo_tune.prediction.model import Model, Predictions
+    from evo_tune.prediction.writing import Writer
+
+PLACE = 125
+
+EVERY = 1.0
+"""Seconds between two lines of progress in a terminal."""
+
+MOST_ROWS = 10_000
+"""Most rows in the JSON on standard output."""
+
+
+@made(
+    "predict",
+    "evo-tune predict model new.csv --output predicted.csv",
+    "evo-tune predict model new.csv --keep id  # to standard output, with the column id",
+    "evo-tune predict model --prompt 'The ' --length 500  # a language model writes",
+)
+@click.argument("model", metavar="MODEL", shell_complete=shared.complete_folders)
+@click.argument("data", metavar="[INPUT]", required=False, shell_complete=shared.complete_files)
+@click.option("--output", metavar="FILE", help="New file to write: .csv, .parquet or .jsonl.  [default: print CSV]")
+@click.option("--keep", metavar="COLUMNS", help="Columns of INPUT to copy, with commas between them.")
+@click.option("--prompt", help="Text that a language model continues.")
+@click.option("--length", type=click.IntRange(min=0), metavar="N", help="Tokens to add to the prompt.  [default: 200]")
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), help="Randomness of the text; 0: the likeliest.  [default: 0.8]"
+)
+@click.option("--top-k", type=click.IntRange(min=1), metavar="K", help="Sample from the K likeliest tokens only.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the text.  [default: 0]")
+@click.option("--base", metavar="DIR", help="Base of an adapter that was exported alone.")
+@click.option("--device", default="cpu", show_default=True, metavar="NAME", help="Device: 'cpu', 'cuda:0'.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: those of the training]")
+@shared.format_option("csv", "json")
+def command(
+    model: str,
+    data: str | None,
+    output: str | None,
+    keep: str | None,
+    prompt: str | None,
+    base: str | None,
+    device: str,
+    threads: int | None,
+    form: str,
+    **sampling: Any,
+) -> None:
+    """Predict with the model in the folder MODEL.
+
+    INPUT is a CSV or Parquet file for a model of tables; such a file or JSON lines, a text or a folder of texts for a
+    model of texts; an image, a folder of images or an .npz file for a model of images. A language model continues
+    --prompt, or scores the texts of INPUT. If INPUT has the targets, the metrics are printed too. MODEL may come from a
+    stranger: nothing in it is executed.
+    """
+    given = {name: value for name, value in sampling.items() if value is not None}
+    if (data is None) == (prompt is None):
+        raise UsageError("expected INPUT or --prompt TEXT: evo-tune predict MODEL INPUT")
+    if prompt is None and given:
+        raise UsageError(f"--{next(iter(given)).replace('_', '-')} belongs to --prompt: leave it out")
+    from evo_tune.prediction.loading import load_model
+
+    _require_device(device)
+    loaded = load_model(model, device=device, threads=threads, base=base)
+    if prompt is not None:
+        if output or keep:
+            raise UsageError("--output and --keep belong to INPUT: leave them out")
+        _write_text(loaded, prompt, given, form)
+        return
+    columns = [name for name in (keep or "").split(",") if name]
+    _predict(loaded, str(data), None if output is None else Path(output).expanduser(), columns, form)
+
+
+def _require_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {name}: {reason}; `evo-tune devices` lists those of this machine") from None
+
+
+def _predict(model: Model, data: str, output: Path | None, keep: list[str], form: str) -> None:
+    from evo_tune.prediction.writing import Writer, plain_rows
+
+    began, found = time.monotonic(), model.predictions(data, keep)
+    rows: list[dict[str, Any]] | None = [] if form == "json" and output is None else None
+    with Writer(output).kept() as writer:
+        for frame in _told(found, writer):
+            if rows is None:
+                writer.write(frame)
+            elif len(rows) + len(frame) > MOST_ROWS:
+                raise UsageError(f"INPUT has more than {MOST_ROWS} rows: give --output FILE as well")
+            else:
+                rows += plain_rows(frame)
+        metrics = found.metrics
+    for remark in found.remarks:
+        shared.echo(remark, err=True)
+    if form == "json":
+        written = None if output is None else str(output)
+        _print_json(model, found.rows, metrics=metrics, output=written, predictions=rows, remarks=found.remarks)
+        return
+    for name, value in metrics.items():
+        shared.echo(f"  {name:<21} {shared.show_value(value)}", err=True)
+    if output is not None:
+        took = shared.show_seconds(time.monotonic() - began)
+        shared.echo(f"wrote {output}: {found.rows} predictions in {took}", err=True)
+
+
+def _print_json(model: Model, rows: int, **more: Any) -> None:
+    from evo_tune.cli.formats import Predicted
+
+    nothing: dict[str, Any] = {"output": None, "predictions": None, "metrics": {}, "remarks": [], "text": None}
+    shared.print_json(Predicted(model=str(model.folder), task=model.task, rows=rows, **{**nothing, **more}))
+
+
+def _told(found: Predictions, writer: Writer) -> Iterator[pd.DataFrame]:
+    """Yield the parts; in a terminal, print the progress now and then. An error says what is written already."""
+    shown, said, began = sys.stderr.isatty(), time.monotonic(), time.monotonic()
+    try:
+        for frame in found:
+            yield frame
+            if shown and time.monotonic() - said >= EVERY:
+                said = time.monotonic()
+                shared.echo(f"{found.rows} predictions, {found.rows / (said - began):.0f} a second", err=True)
+    except EvoTuneError as error:
+        if not writer.rows or writer.path is None:
+            raise
+        raise StoreError(f"{error}; {writer.path} has the first {writer.rows} predictions") from None
+
+
+def _write_text(model: Model, prompt: str, sampling: dict[str, Any], form: str) -> None:
+    """Print the continuation of a prompt as it is sampled."""
+    from evo_tune.prediction.language import LanguageModel
+
+    if not isinstance(model, LanguageModel):
+        raise UsageError(f"--prompt: {model.folder} is a model of {model.task}: give INPUT instead")
+    pieces = model.stream(prompt, **sampling)
+    if form == "json":
+        _print_json(model, 1, text="".join(pieces))
+        return
+    for piece in chain([prompt], pieces):  # a terminal obeys nothing but line ends and tabs
+        click.echo("".join(one if one in "\n\t" else printable(one) for one in re.split(r"([\n\t])", piece)), nl=False)
+        sys.stdout.flush()
+    click.echo()

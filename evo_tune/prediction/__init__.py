@@ -1,0 +1,1 @@
+"""Exported models: loading them from their folders, their predictions, and their model cards."""

@@ -1,0 +1,32 @@
+"""What an exported model's folder says of its training: what judged it, how, and on which data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from evo_tune.training.course import Plan, Run
+
+
+def notes_of(plan: Plan, run: Run, precision: str, metrics: Mapping[str, float], **more: Any) -> dict[str, Any]:
+    """Return the notes on a training, as plain data for a model's folder.
+
+    Args:
+        plan: The evaluator's description of the training.
+        run: Device, threads and seed.
+        precision: Name of the precision in which the metrics were computed.
+        metrics: Metrics of the training.
+        more: What only models of this kind need.
+    """
+    evaluated = {"device": torch.device(run.device).type, "threads": run.threads, "precision": precision}
+    return {
+        "genome": dict(plan.genome),
+        "options": plan.options.to_json(),
+        "seed": run.seed,
+        "metrics": dict(metrics),
+        "data": plan.identity["data"],
+        "evaluated": evaluated,
+        **more,
+    }
