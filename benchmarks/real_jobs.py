@@ -18,7 +18,7 @@ Contestants:
 - default: the default genome
 - tpe: Optuna's TPE with its Hyperband pruner in our space, the default genome first. A pruned training costs what it
   took, so it need not be resumed.
-- search: `evo-tune run` with --hours; everything else is the default.
+- search: `evo-tune run` with --hours and its defaults, final comparison included.
 
 T is the time of nanoGPT's training on all cores, its evaluations excluded; in the other jobs, that of the evaluator's
 own budget; or --seconds. The cost of a step is measured once for each job, with all slots at work, and is then the
@@ -50,6 +50,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from transfer_trainings import Rows, mean
 
 from evo_tune import Search
+from evo_tune.cli.flags import FIRST
 from evo_tune.genome.trial import trial_seed
 from evo_tune.loop.begin import Request
 from evo_tune.loop.planning import plan_run
@@ -208,6 +209,8 @@ def search(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
             slots=job.slots,
             seed=seed,
             store=job.keep or folder,
+            final_seeds=FIRST["final_seeds"],
+            finalists=FIRST["finalists"],
         ).run()
         searched = time.monotonic() - began
         best, run = recommended(found.saved), found.saved
