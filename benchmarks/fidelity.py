@@ -9,6 +9,7 @@ A run ends when its cost is spent. Quality is the normalised regret of the best 
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 20 --strategies ga,saea,random
     python benchmarks/fidelity.py --tables ../shared/tables --strategies saea,saea:smooth=0 --trainings 30
     python benchmarks/fidelity.py --tables ../shared/tables --methods 1 1/3,1 1/9,1/3,1 --at 5 10 20 30
+    python benchmarks/fidelity.py --tables ../shared/tables --strategies saea --only taskset --methods 1 1/9,1/3,1
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 3 --quick     in a minute
 
 'halving' is the same without the guard: no audits but the default, and the rungs' ratio whatever it misses.
@@ -20,7 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from taskset import tasks
 
 from evo_tune import Choice, Minimize, SearchSpace
 from evo_tune.genome.history import RunHistory
@@ -58,21 +63,38 @@ class Table:
 
     Args:
         name: For people.
-        genes: Columns that are genes; text has no order.
-        frame: One row per genome: genes, and `curve`, its losses at equal steps up to the full training.
+        space: Search space.
+        curves: Losses at equal steps up to the full training, by the values of the genes; NaN once it has diverged.
     """
 
-    def __init__(self, name: str, genes: Sequence[str], frame: pd.DataFrame) -> None:
-        self.name = name
+    def __init__(self, name: str, space: SearchSpace, curves: Mapping[tuple[Any, ...], np.ndarray]) -> None:
+        self.name, self.space = name, space
+        # The trainers of these tables keep their best weights, so a curve is its best so far.
+        self.curves = {key: np.minimum.accumulate(curve) for key, curve in curves.items()}
+        final = np.array([curve[-1] for curve in self.curves.values()])
+        self.best, self.median = float(np.nanmin(final)), float(np.nanmedian(final))
+
+    @classmethod
+    def of(cls, name: str, genes: Sequence[str], frame: pd.DataFrame, unordered: Sequence[str] = ()) -> Table:
+        """Return the table of a frame.
+
+        Args:
+            name: For people.
+            genes: Columns that are genes; text has no order.
+            frame: One row per genome: genes, and `curve`.
+            unordered: Columns of numbers without an order.
+        """
         frame = frame.drop_duplicates(list(genes))
         values = {gene: tuple(sorted(set(frame[gene].tolist()))) for gene in genes}
-        ordered = {gene: not isinstance(values[gene][0], str) for gene in genes}
-        self.space = SearchSpace(None, **{gene: Choice(values[gene], ordered=ordered[gene]) for gene in genes})
+        ordered = {gene: not isinstance(values[gene][0], str) and gene not in unordered for gene in genes}
+        space = SearchSpace(None, **{gene: Choice(values[gene], ordered=ordered[gene]) for gene in genes})
         keys = zip(*(frame[gene].tolist() for gene in genes), strict=True)
-        # The trainers of these tables keep their best weights, so a curve is its best so far.
-        self.curves = {key: np.minimum.accumulate(curve) for key, curve in zip(keys, frame["curve"], strict=True)}
-        final = np.array([curve[-1] for curve in self.curves.values()])
-        self.best, self.median = float(final.min()), float(np.median(final))
+        return cls(name, space, dict(zip(keys, frame["curve"], strict=True)))
+
+    def at(self, seed: int) -> Table:
+        """Return the table on which the run of a seed is played."""
+        del seed
+        return self
 
     def train(self, candidate: Candidate, start: float) -> tuple[Outcome, float]:
         """Return what comes of a candidate whose training has come to `start`, and where it ended.
@@ -87,14 +109,72 @@ class Table:
         points: list[tuple[float, dict[str, float]]] = []
         for fraction, loss in zip(fractions.tolist(), curve.tolist(), strict=True):
             if start < fraction <= end:
+                if np.isnan(loss):
+                    return Outcome("diverged", curve=tuple(points)), fraction
                 points.append((fraction, {"loss": loss}))
                 if any(fraction >= at and loss > bound for at, _, bound in candidate.stop_if):
                     return Outcome("pruned", curve=tuple(points)), fraction
         return Outcome("ok", {"loss": float(curve[round(end * len(curve)) - 1])}, tuple(points)), end
 
 
+class Studies(Table):
+    """Tables of the same genomes, each trained with other random numbers; each seed of a run plays on one of them.
+
+    Args:
+        name: For people.
+        studies: The tables.
+    """
+
+    def __init__(self, name: str, studies: Sequence[Table]) -> None:
+        self.name, self.studies, self.curves = name, studies, studies[0].curves
+
+    def at(self, seed: int) -> Table:
+        return self.studies[seed % len(self.studies)]
+
+
+def taskset(folder: Path) -> Iterator[Table]:
+    """Yield the tasks of TaskSet that are there."""
+    for task in tasks(folder):
+        curves = {key: task.curves[row, 1:] for key, row in task.rows.items()}
+        yield Table(f"taskset, {task.name}", task.space, curves)
+
+
+FRACTIONS = np.arange(1, 28) / 27
+"""Shares of the longest training at which an AlgoPerf curve is read."""
+
+
+def algoperf(folder: Path) -> Iterator[Table]:
+    """Yield the workloads of AlgoPerf that are there, by framework: 25 or 30 genomes, in five studies.
+
+    A genome is an optimizer and the number of one of its five settings, neither of which has an order. A full training
+    has the steps of the workload's longest one; one that ended before keeps its best.
+    """
+    if not (folder / "algoperf_curves/trials.parquet").is_file():
+        return
+    trials = pd.read_parquet(folder / "algoperf_curves/trials.parquet")
+    points = pd.read_parquet(folder / "algoperf_curves/curves_long.parquet").dropna(subset="objective")
+    curves = dict(list(points.sort_values("step").groupby("trial")))
+    trials = trials[trials.trial.isin(curves.keys())]
+    for (workload, framework), group in trials.groupby(["workload", "framework"]):
+        steps = FRACTIONS * group.last_step.max()
+        sign = 1.0 if group.lower_is_better.iloc[0] else -1.0
+        best = [np.minimum.accumulate(sign * curves[trial].objective.to_numpy()) for trial in group.trial]
+        last = [np.searchsorted(curves[trial].step, steps, side="right") - 1 for trial in group.trial]
+        group = group.assign(curve=[one[np.maximum(0, at)] for one, at in zip(best, last, strict=True)])
+        genes, name = ("submission", "point"), f"algoperf, {workload}, {framework}"
+        studies = [Table.of(name, genes, study, unordered=genes) for _, study in group.groupby("study")]
+        yield Studies(name, studies)
+
+
 def tables(folder: Path) -> Iterator[Table]:
     """Yield the tables that are there."""
+    yield from transformers(folder)
+    yield from taskset(folder)
+    yield from algoperf(folder)
+
+
+def transformers(folder: Path) -> Iterator[Table]:
+    """Yield the tables of Transformers that are there."""
     if (folder / "nanogpt_shakespeare128/runs.parquet").is_file():
         runs = pd.read_parquet(folder / "nanogpt_shakespeare128/runs.parquet")
         curves = pd.read_parquet(folder / "nanogpt_shakespeare128/curves_long.parquet")
@@ -102,7 +182,7 @@ def tables(folder: Path) -> Iterator[Table]:
         runs = runs[runs.max_iters == 2000].reset_index(drop=True)
         steps = np.arange(250, 2001, 250)  # some were measured there, the others every 100 steps
         runs["curve"] = [np.interp(steps, curves[exp].iter, curves[exp].val_loss) for exp in runs.exp]
-        yield Table("nanogpt", NANO, runs)
+        yield Table.of("nanogpt", NANO, runs)
     if (folder / "nmthpo/curves_meta.parquet").is_file():
         meta = pd.read_parquet(folder / "nmthpo/curves_meta.parquet")
         curves = pd.read_parquet(folder / "nmthpo/curves_long.parquet").sort_values("checkpoint")
@@ -122,7 +202,7 @@ def tables(folder: Path) -> Iterator[Table]:
                 .rename(columns={f"curve_{metric}": "curve"})
                 .dropna(subset=["curve", *genes])
             )
-            yield Table(name, genes, frame)
+            yield Table.of(name, genes, frame)
 
 
 @contextmanager
@@ -154,6 +234,7 @@ class Played:
 
 def play(table: Table, strategy: str, rules: RunSettings, seed: int, cost: float) -> Played:
     """Play one run, one training at a time."""
+    table = table.at(seed)
     name, *options = strategy.split(":")
     ruled = Ruled.of(make_strategy(name, dict(one.split("=", 1) for one in options)), rules)
     history = RunHistory(table.space, [Minimize("loss")])
@@ -215,9 +296,11 @@ def main() -> None:
     parser.add_argument("--trainings", type=int, default=60, help="cost of the longest runs, in full trainings")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="names, or rungs such as 1/3,1")
     parser.add_argument("--at", nargs="+", type=float, help="costs to tell; without it shares of --trainings")
+    parser.add_argument("--only", default="", help="tables whose names begin like this")
+    parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--quick", action="store_true", help="only ga, 30 trainings")
     given = parser.parse_args()
-    found = list(tables(given.tables))
+    found = [table for table in tables(given.tables) if table.name.startswith(given.only)]
     if not found:
         print(f"nothing to measure: {given.tables} holds none of the tables; they are no part of this project")
         return
@@ -235,7 +318,8 @@ def main() -> None:
             for name in given.methods:
                 print(f"\r{strategy}, {name} on {table.name}".ljust(70), end="\r", file=sys.stderr, flush=True)
                 with naive(name):
-                    runs = [play(table, strategy, rules_of(name), seed, cost) for seed in range(given.seeds)]
+                    seeds = range(given.first, given.first + given.seeds)
+                    runs = [play(table, strategy, rules_of(name), seed, cost) for seed in seeds]
                 first = first or runs
                 needed = reached(runs, mean(first, cost), cost)
                 columns = "".join(f"{shown(runs, one):>17}" for one in costs)

@@ -211,6 +211,7 @@ MAKERS = {
     "optuna tpe": lambda run: Optuna(run, "TPESampler"),
     "optuna tpe, constant liar": lambda run: Optuna(run, "TPESampler", constant_liar=True),
     "optuna gp": lambda run: Optuna(run, "GPSampler"),
+    "optuna cma-es": lambda run: Optuna(run, "CmaEsSampler", warn_independent_sampling=False),
     "optuna random": lambda run: Optuna(run, "RandomSampler"),
     "optuna nsga2": lambda run: Optuna(run, "NSGAIISampler"),
     "optuna default": lambda run: Optuna(run, None),

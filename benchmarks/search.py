@@ -77,7 +77,7 @@ NO_RULES = RunSettings()
 CLOSE = 0.05
 """Regret that counts as found."""
 
-PEERS = ("smac", "hyperopt", "nevergrad", "optuna", "torch", "setuptools<81")
+PEERS = ("smac", "hyperopt", "nevergrad", "optuna", "cmaes", "torch", "setuptools<81")
 """What the environment of the others holds; torch is for Optuna's Gaussian process, setuptools for Hyperopt."""
 
 
