@@ -34,6 +34,11 @@ def one_line(text: str, longest: int = LINE) -> str:
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
+def counted(count: int, thing: str) -> str:
+    """Return a number of things in words: 1 result, 2 results."""
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
 def printable(text: str) -> str:
     """Return a text with escapes in place of unsafe characters, line breaks included.
 

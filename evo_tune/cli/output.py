@@ -32,7 +32,7 @@ from evo_tune.store.comparison import COMPARISON, read_comparison
 from evo_tune.store.heartbeat import Busy, in_flight
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
-from evo_tune.text import printable
+from evo_tune.text import counted, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -712,7 +712,7 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
     if end.baseline is not None:
         yield f"baseline without a search: {end.metric} {end.baseline:.6g} on the validation set"
     if len(run.objectives) > 1:
-        yield f"Pareto front: {len(report.front(run))} trials (evo-tune best {name} shows them)"
+        yield f"Pareto front: {counted(len(report.front(run)), 'trial')} (`evo-tune best {name}`)"
     if len(run.manifest.settings.rungs) > 1:
         counts = f"{report.proposed(run)} genomes, {report.trained_in_full(run)} of them trained in full"
         yield f"{counts}: the cost of {report.spent(run):.1f} full trainings"
@@ -741,7 +741,7 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
         yield status
     pruned = f", {end.pruned} pruned" if end.pruned else ""
     seconds = shared.show_seconds(end.seconds)
-    yield f"{end.evaluations} evaluations, {end.failures} of them failed{pruned}, in {seconds}"
+    yield f"{counted(end.evaluations, 'evaluation')}, {end.failures} of them failed{pruned}, in {seconds}"
     if reasons := report.caveats(run):
         yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"
     yield f"saved in {run.folder}"

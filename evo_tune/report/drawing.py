@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from evo_tune.genome.genes import Choice, Float, Gene, Int
+from evo_tune.genome.values import Value
 from evo_tune.report.words import show_value
 from evo_tune.text import one_line
 
@@ -88,6 +89,23 @@ class Command:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table of any length. The page's script sorts and filters it, and shows a few rows at a time.
+
+    Args:
+        columns: Values by the column's name, each of shape (rows,); None where there is none.
+        choice: Column by whose values a list filters.
+        links: Column of paths from the folder of the page; a page elsewhere shows them as text.
+        marked: Indices of the rows that are emphasised.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    choice: str
+    links: str
+    marked: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
 class Part:
     """One part of a report. Its texts may be any text: the page escapes them.
 
@@ -101,6 +119,7 @@ class Part:
         rows_title: Title of the table.
         rows_open: Whether the table is open at first.
         note: What the part leaves out, if anything.
+        table: A table of any length.
     """
 
     title: str
@@ -112,6 +131,7 @@ class Part:
     rows_title: str = "The numbers"
     rows_open: bool = False
     note: str = ""
+    table: Table | None = None
 
 
 def safe(text: object, longest: int = LONGEST) -> str:
@@ -186,6 +206,15 @@ def gene_axis(name: str, gene: Gene) -> dict[str, Any]:
     if isinstance(gene, Float | Int) and gene.log:
         return axis(safe(name), **log_axis(gene.low, gene.high))
     return axis(safe(name), type="linear")
+
+
+def gene_places(gene: Gene, values: Iterable[Value]) -> list[float]:
+    """Return the positions of values on a gene's axis."""
+    if not isinstance(gene, Choice):
+        return [float(value) for value in values]
+    # The type tells True from 1, and 1 from 1.0.
+    index = {(type(value), value): float(place) for place, value in enumerate(gene.values)}
+    return [index[type(value), value] for value in values]
 
 
 def time_unit(longest: float) -> tuple[float, str]:

@@ -18,6 +18,7 @@ from evo_tune.report.material import Material
 from evo_tune.report.page import about, section_html, text, write_report
 from evo_tune.store.places import STORE, find_run
 from evo_tune.store.run import Run
+from evo_tune.text import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +96,7 @@ class Results:
         best, metric = self.best, self._material.metric
         value = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5g}"
         trial = "" if best is None else f" (trial {best.id})"
-        return f"<run {self.name}: {len(self._material.trials)} results, {value}{trial}>"
+        return f"<run {self.name}: {counted(len(self._material.trials), 'result')}, {value}{trial}>"
 
     def _repr_html_(self) -> str:
         """Return the verdict and what to do next, for a notebook, with every text escaped."""

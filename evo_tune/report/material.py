@@ -274,9 +274,26 @@ class Model:
         grid = self.grids[gene]
         points = np.tile(point, (len(grid), 1))
         points[:, gene] = grid
-        found = self.forest.mean[self.forest.leaves(_features(points, self.sizes))]
-        scores = Band.over(found.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1))
+        scores = Band.over(self._scores(points))
         return Band(self._loss(scores.mean), self._loss(scores.low), self._loss(scores.high))
+
+    def across(self, point: np.ndarray, x: int, y: int) -> np.ndarray:
+        """Return the predicted losses over the grids of two genes, shape (points of y, points of x).
+
+        Args:
+            point: Unit coordinates of all genes, which the other genes keep, shape (genes,).
+            x: Index of one gene.
+            y: Index of the other gene.
+        """
+        wide, high = len(self.grids[x]), len(self.grids[y])
+        points = np.tile(point, (wide * high, 1))
+        points[:, x], points[:, y] = np.tile(self.grids[x], high), np.repeat(self.grids[y], wide)
+        return self._loss(self._scores(points).mean(axis=0)).reshape(high, wide)
+
+    def _scores(self, points: np.ndarray) -> np.ndarray:
+        """Return the predicted normal scores of points, shape (bootstraps, points)."""
+        found = self.forest.mean[self.forest.leaves(_features(points, self.sizes))]
+        return np.asarray(found.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1))
 
     def _loss(self, scores: np.ndarray) -> np.ndarray:
         return np.asarray(np.interp(scores, self.scores, self.losses))

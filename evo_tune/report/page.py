@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +24,7 @@ from typing import Any, get_args
 from evo_tune.errors import StoreError
 from evo_tune.report import charts
 from evo_tune.report.charts import course
-from evo_tune.report.drawing import SERIES, Command, Drawn, Part, as_json
+from evo_tune.report.drawing import SERIES, Command, Drawn, Part, Table, as_json
 from evo_tune.report.material import Material
 from evo_tune.report.summary import spent
 from evo_tune.report.words import show_genome, show_seconds, show_value, spread
@@ -34,7 +35,13 @@ from evo_tune.text import printable
 from evo_tune.trust import inside
 
 MOST_ROWS = 200
-"""Most rows of a table."""
+"""Most rows of a table that the page's script does not show in parts."""
+
+FIRST_ROWS = 20
+"""Rows of a long table that the page shows at a time, the first ones without its script."""
+
+SHORT = 36
+"""Longest text of a table cell that has no line break, in characters."""
 
 # The page.
 
@@ -63,6 +70,11 @@ def text(value: object) -> str:
     return html.escape(printable(str(value)), quote=True)
 
 
+def prose(value: str) -> str:
+    """Return sentences as HTML: `text` with what is between backticks as code."""
+    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", text(value))
+
+
 def page(title: str, about: Mapping[str, str], parts: Mapping[str, Part], library: Library, **data: Any) -> str:
     """Return the page.
 
@@ -75,7 +87,8 @@ def page(title: str, about: Mapping[str, str], parts: Mapping[str, Part], librar
     """
     figures = {id: spec for name, part in parts.items() for id, spec in figures_of(name, part).items()}
     # JSON that cannot close the element that holds it.
-    held = as_json({"figures": figures, **data})
+    tables = {id: spec for name, part in parts.items() for id, spec in tables_of(name, part).items()}
+    held = as_json({"figures": figures, "tables": tables, **data})
     held = held.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     body = {
         "title": text(title),
@@ -124,9 +137,18 @@ def figures_of(name: str, part: Part) -> dict[str, Any]:
     return {f"{name}-{number}": drawn.figure for number, drawn in enumerate(part.figures)}
 
 
+def tables_of(name: str, part: Part) -> dict[str, Any]:
+    """Return a part's long table, if it has one, by the id of its place in the page, as the page's script reads it."""
+    if part.table is None:
+        return {}
+    found = part.table
+    columns = {"names": list(found.columns), "columns": list(found.columns.values()), "rows": FIRST_ROWS}
+    return {f"{name}-table": {**columns, "choice": found.choice, "links": found.links, "marked": [*found.marked]}}
+
+
 def section_html(name: str, part: Part) -> str:
     """Return a part as HTML; the page's script draws its figures."""
-    pieces = [f'<section id="{name}"><h2>{text(part.title)}</h2>', f'<p class="reads">{text(part.reads)}</p>']
+    pieces = [f'<section id="{name}"><h2>{text(part.title)}</h2>', f'<p class="reads">{prose(part.reads)}</p>']
     if part.facts:
         pieces.append(f'<dl class="facts">{_facts(part.facts, _fact)}</dl>')
     if part.figures:
@@ -136,9 +158,11 @@ def section_html(name: str, part: Part) -> str:
     if part.commands:
         pieces.append(f'<ol class="steps">{"".join(map(_command, part.commands))}</ol>')
     if part.note:
-        pieces.append(f'<p class="note">{text(part.note)}</p>')
+        pieces.append(f'<p class="note">{prose(part.note)}</p>')
     if part.rows:
         pieces.append(_table(part, name))
+    if part.table is not None:
+        pieces.append(_long_table(part.table, f"{name}-table"))
     return "".join(pieces) + "</section>"
 
 
@@ -147,9 +171,9 @@ def _facts(facts: Mapping[str, str], shown: Any) -> str:
 
 
 def _fact(value: str) -> str:
-    """Return a fact, its error in small type."""
-    large, sign, rest = value.partition(" ±")
-    return text(large) + (f" <small>{text(f'±{rest}')}</small>" if sign else "")
+    """Return a fact, its error or its remark in brackets in small type."""
+    large, *rest = re.split(r" (?=[±(])", value, maxsplit=1)
+    return text(large) + "".join(f" <small>{text(one)}</small>" for one in rest)
 
 
 def _figure(drawn: Drawn, id: str, part: Part) -> str:
@@ -185,22 +209,48 @@ def _filters(drawn: Drawn, id: str) -> str:
 
 def _command(command: Command) -> str:
     typed = f"<pre><code>{text(command.typed)}</code></pre>" if command.typed else ""
-    return f"<li><p>{text(command.why)}</p>{typed}</li>"
+    return f"<li><p>{prose(command.why)}</p>{typed}</li>"
 
 
 def _table(part: Part, name: str) -> str:
-    columns = list(part.rows[0])
-    numeric = {c: all(isinstance(row.get(c), int | float) or row.get(c) is None for row in part.rows) for c in columns}
-    kind = {column: ' class="number"' if numeric[column] else "" for column in columns}
-    head = "".join(f'<th scope="col"{kind[column]}>{text(column)}</th>' for column in columns)
-    rows = "".join(
-        "<tr>" + "".join(f"<td{kind[c]}>{text(_shown(row.get(c)))}</td>" for c in columns) + "</tr>"
-        for row in part.rows[:MOST_ROWS]
-    )
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    table = _rows_html({column: [row.get(column) for row in part.rows] for column in part.rows[0]}, MOST_ROWS)
     more = f'<p class="note">The first {MOST_ROWS} of {len(part.rows)}.</p>' if len(part.rows) > MOST_ROWS else ""
     opened = " open" if part.rows_open else ""
     return f'<details id="{name}-rows"{opened}><summary>{text(part.rows_title)}</summary>{table}{more}</details>'
+
+
+def _long_table(table: Table, id: str) -> str:
+    """Return a long table's first rows; the page's script shows the tools, and the other rows."""
+    found = table.columns[table.choice]
+    kinds = "".join(f"<option>{text(one)}</option>" for one in sorted(set(found)))
+    tools = (
+        '<p class="bar" data-part="tools" hidden>'
+        f'<label>Filter <input type="search" id="{id}-words" data-part="words" autocomplete="off"></label>'
+        f'<label>{text(table.choice)} <select id="{id}-choice" data-part="choice"><option value="">any</option>{kinds}'
+        "</select></label></p>"
+    )
+    pager = (
+        f'<p class="bar"><button type="button" data-part="back" hidden>Previous</button>'
+        f'<button type="button" data-part="on" hidden>Next</button>'
+        f'<span data-part="said" aria-live="polite">The first {FIRST_ROWS} of {len(found)} rows.</span></p>'
+    )
+    return f'<div class="long" id="{id}">{tools}{_rows_html(table.columns, FIRST_ROWS)}{pager}</div>'
+
+
+def _rows_html(columns: Mapping[str, Sequence[Any]], most: int) -> str:
+    """Return the first rows of a table."""
+    kind = {name: _class(column) for name, column in columns.items()}
+    head = "".join(f'<th scope="col"{kind[name]}>{text(name)}</th>' for name in columns)
+    cells = [[f"<td{kind[name]}>{text(_shown(one))}</td>" for one in column[:most]] for name, column in columns.items()]
+    rows = "".join(f"<tr>{''.join(row)}</tr>" for row in zip(*cells, strict=True))
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _class(column: Sequence[object]) -> str:
+    """Return the class of a column's cells: numbers and short texts have no line breaks."""
+    if all(one is None or isinstance(one, int | float) for one in column):
+        return ' class="number"'
+    return ' class="whole"' if max(len(str(one)) for one in column) <= SHORT else ""
 
 
 def _shown(value: object) -> str:
@@ -263,7 +313,10 @@ def report(runs: Sequence[Run], library: Library) -> str:
     """
     materials = [Material(run) for run in runs]
     if len(materials) == 1:
-        return page(materials[0].name, about(materials[0]), charts.parts(materials[0]), library)
+        one = materials[
+            0
+        ]  # a page beside the plotly script is in the run's folder, so it can link to other files there
+        return page(one.name, about(one), charts.parts(one), library, linked=bool(library.path))
     title = f"{len(materials)} runs side by side"
     return page(title, {"runs": ", ".join(one.name for one in materials)}, compared(materials), library)
 
@@ -314,9 +367,17 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
 def compared(materials: Sequence[Material]) -> dict[str, Part]:
     """Return the parts that compare runs, by name."""
     found = {"verdict": _runs(materials)}
-    # Each run has one line; colours repeat after six runs, and the legend tells them apart.
-    figures = [(by, course.draw(materials, by)) for by in get_args(course.By)]
-    drawn = [Drawn(made, f"By {course.TITLES[by]}") for by, made in figures if made is not None]
+    # Each run has one line; colours repeat after six runs, and the legend tells them apart. Values of different tasks
+    # have no common axis.
+    tasks: dict[tuple[str, str], list[Material]] = {}
+    for material in materials:
+        task = (material.run.manifest.evaluator, material.run.manifest.objectives[0])
+        tasks.setdefault(task, []).append(material)
+    drawn = []
+    for (evaluator, objective), alike in tasks.items():
+        of = f", {objective} of {evaluator}" if len(tasks) > 1 else ""
+        figures = [(by, course.draw(alike, by)) for by in get_args(course.By)]
+        drawn += [Drawn(made, f"By {course.TITLES[by]}{of}") for by, made in figures if made is not None]
     if drawn:
         found["course"] = Part(
             "Side by side",

@@ -23,7 +23,7 @@ from evo_tune.report import charts
 from evo_tune.report.charts.curves import curves, shown_metric
 from evo_tune.report.drawing import SERIES, TRAINED, Color, Drawn, Part, Spec, as_json, figure, line, safe
 from evo_tune.report.material import LARGEST, Material
-from evo_tune.report.page import Library, about, figures_of, page, plotly_script, policy, section_html
+from evo_tune.report.page import Library, about, figures_of, page, plotly_script, policy, section_html, tables_of
 from evo_tune.report.summary import results_of
 from evo_tune.report.words import show_seconds, show_value
 from evo_tune.store.heartbeat import Beat, Curve, in_flight, last_beat
@@ -252,6 +252,7 @@ class Following:
             "order": list(parts),
             "parts": {name: section_html(name, part) for name, part in changed.items()},
             "figures": {id: spec for name, part in changed.items() for id, spec in figures_of(name, part).items()},
+            "tables": {id: spec for name, part in changed.items() for id, spec in tables_of(name, part).items()},
         }
 
 

@@ -29,6 +29,7 @@ from evo_tune.report.recommendation import (
 from evo_tune.settings import SessionSettings
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
+from evo_tune.text import counted
 
 TIMES = ("s", "ms", "1/s", "tokens/s")
 """Units of metrics that depend on the machine."""
@@ -271,7 +272,8 @@ def results_of(run: Run) -> str:
     """Return in words how many trials have a result, of all trials that the limit allows."""
     total = planned_trials(run, run.sessions[-1]) if run.sessions else None
     done, pending = len(run.outcomes), len(run.candidates) - len(run.outcomes)
-    text = f"{done} of {total} trials have a result" if total else f"{done} trials have a result"
+    some = f"{counted(done, 'trial')} {'has' if done == 1 else 'have'} a result"
+    text = f"{done} of {total} trials have a result" if total else some
     return f"{text}, {pending} pending" if pending else text
 
 

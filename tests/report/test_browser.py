@@ -172,6 +172,52 @@ def test_each_axis_has_its_title_and_no_generation_is_below_the_first(
     assert -0.05 * last < first < 0
 
 
+# The table of trials.
+
+
+def column(opened: Opened, name: str) -> list[str]:
+    """Return the cells of a column of the table of trials, as they are shown."""
+    place = opened.page.locator("#trials-table th").all_inner_texts().index(name) + 1
+    return list(opened.page.locator(f"#trials-table tbody td:nth-child({place})").all_inner_texts())
+
+
+def test_trials_are_sorted_filtered_and_paged(browse: Open, alone: Any, made: Made) -> None:
+    run = made()
+    opened = browse(alone(run))
+    table = opened.page.locator("#trials-table")
+    rows, said = table.locator("tbody tr"), table.locator('[data-part="said"]')
+    assert column(opened, "trial") == [str(id) for id in range(20)]
+    table.get_by_role("button", name="Next").click()
+    assert column(opened, "trial") == [str(id) for id in range(20, 40)]
+    table.get_by_role("button", name="loss", exact=True).click()
+    losses = sorted(one.metrics["loss"] for one in run.outcomes.values() if "loss" in one.metrics)
+    assert [float(value) for value in column(opened, "loss")] == pytest.approx(losses[:20], rel=1e-4)
+    table.get_by_role("button", name="loss", exact=True).click()
+    assert [float(value) for value in column(opened, "loss")] == pytest.approx(losses[:-21:-1], rel=1e-4)
+    failed = sum(one.status == "diverged" for one in run.outcomes.values())
+    table.locator("select").select_option("diverged")
+    assert rows.count() == failed > 0
+    table.locator("select").select_option("")
+    table.locator("input").fill(f"loss<{(losses[4] + losses[5]) / 2} ok")
+    assert rows.count() == 5
+    assert said.inner_text() == f"1 to 5 of 5 matching rows, {len(run.candidates)} in all"
+    table.locator("input").fill("no such thing")
+    assert said.inner_text() == f"No row of {len(run.candidates)} matches."
+    assert opened.said == []
+
+
+def test_a_trial_links_to_its_log_only_in_the_runs_folder(browse: Open, alone: Any, made: Made, tmp_path: Path) -> None:
+    folder = cut_copy(made(), tmp_path / "store" / "logs", 60)
+    (folder / "_trials" / "000002").mkdir(parents=True)
+    (folder / "_trials" / "000002" / "error.txt").write_text("what went wrong")
+    opened = browse(write_beside(Run.open(folder)))
+    opened.page.locator("#trials-table a").click()
+    assert opened.page.locator("body").inner_text() == "what went wrong"
+    opened = browse(alone(Run.open(folder)))
+    assert opened.count("#trials-table a") == 0
+    assert "_trials/000002/error.txt" in column(opened, "log")
+
+
 # Brushing.
 
 
@@ -386,3 +432,9 @@ def usable(opened: Opened, run: Run) -> None:
     opened.page.locator("#parallel-0").scroll_into_view_if_needed()
     drag(opened, "parallel-0", 1, 0.5, 1.0)
     assert "genomes are shown" in opened.page.locator("#parallel-0-said").inner_text()
+    table = opened.page.locator("#trials-table")
+    table.locator("input").fill("status=ok")
+    table.get_by_role("button", name="loss", exact=True).click()
+    assert table.locator("tbody tr").count() == 20
+    best = min(trial.losses[0] for trial in run.trials() if trial.losses)
+    assert float(column(opened, "loss")[0]) == pytest.approx(best, rel=1e-4)

@@ -14,7 +14,7 @@ import pytest
 from evo_tune import Search
 from evo_tune.genome.trial import Outcome
 from evo_tune.report import charts
-from evo_tune.report.charts import course, curves, front, lineage, parallel, resources, seeds, slots
+from evo_tune.report.charts import course, curves, front, lineage, pairs, parallel, resources, seeds, slots, trials
 from evo_tune.report.drawing import as_plotly, log_axis, safe, thinned
 from evo_tune.report.material import Material
 from evo_tune.report.recommendation import fresh_values
@@ -25,16 +25,17 @@ from tests.report.conftest import SAMPLE, Made
 
 
 def test_parts_come_in_the_order_of_what_matters() -> None:
-    order = ["verdict", "next_steps", "course", "lineage", "parallel", "slices", "importances", "curves"]
-    assert charts.names() == [*order, "front", "resources", "scale", "slots", "seeds"]
+    order = ["verdict", "next_steps", "course", "lineage", "parallel", "slices", "pairs", "importances"]
+    order.append("curves")
+    assert charts.names() == [*order, "front", "resources", "scale", "slots", "seeds", "trials"]
     found = charts.parts(Material(Run.open(SAMPLE)))
-    assert list(found) == [*order, "resources", "slots", "seeds"]  # one objective has no front
+    assert list(found) == [*order, "resources", "slots", "seeds", "trials"]  # one objective has no front
     assert all(part.title and part.reads.endswith(".") for part in found.values())
 
 
 def test_a_run_that_has_only_begun_says_so_and_nothing_else(made: Made, tmp_path: Path) -> None:
     found = charts.parts(Material(Run.open(cut_copy(made(), tmp_path / "begun", 3))))
-    assert list(found) == ["verdict", "next_steps"]
+    assert list(found) == ["verdict", "next_steps", "trials"]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,57 @@ def test_every_chart_has_figures_of_its_own(name: str, made: Made) -> None:
     drawn = as_plotly(figure)  # plotly checks each property
     assert type(drawn).__name__ == "Figure"
     assert drawn.to_json()
+
+
+# All trials.
+
+
+def test_the_table_has_every_trial_with_its_genome_and_result(made: Made, tmp_path: Path) -> None:
+    run = Run.open(cut_copy(made(), tmp_path / "cut", 60))
+    found = trials.columns(Material(run))
+    assert {len(column) for column in found.values()} == {len(run.candidates)}
+    assert set(run.genes) < set(found)
+    assert found["status"].count("pending") == len(run.candidates) - len(run.outcomes)
+    for id, outcome in run.outcomes.items():
+        row = {name: column[id] for name, column in found.items()}
+        assert (row["trial"], row["status"]) == (id, outcome.status)
+        assert row["loss"] == pytest.approx(outcome.metrics.get("loss"), rel=1e-5)
+        assert (row["error"] is None) == (outcome.error is None)
+
+
+def test_the_table_names_the_logs_that_exist_and_follows_no_link(made: Made, tmp_path: Path) -> None:
+    folder = cut_copy(made(), tmp_path / "logs", 60)
+    (folder / "_trials" / "000002").mkdir(parents=True)
+    (folder / "_trials" / "000002" / "log.txt").write_text("hello")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "log.txt").write_text("mine")
+    (folder / "_trials" / "000001").symlink_to(tmp_path / "elsewhere")
+    found = trials.columns(Material(Run.open(folder)))["log"]
+    assert found[:4] == [None, None, "_trials/000002/log.txt", None]
+
+
+# Two genes at once.
+
+
+def test_the_background_of_a_pair_is_the_models_prediction(material: Material) -> None:
+    model = material.model
+    assert model is not None
+    found = model.across(material.units[0], 1, 2)
+    assert found.shape == (len(model.grids[2]), len(model.grids[1]))
+    point = material.units[0].copy()
+    point[2] = model.grids[2][5]
+    assert found[5] == pytest.approx(model.along(point, 1).mean)
+
+
+def test_a_pair_can_be_chosen_and_few_results_have_no_background(made: Made, material: Material) -> None:
+    names = list(material.genes)[:2]
+    drawn = pairs.draw(material, *names)
+    assert drawn is not None
+    assert [drawn["layout"][axis]["title"]["text"] for axis in ("xaxis", "yaxis")] == names
+    assert [one["type"] for one in drawn["data"]] == ["heatmap", "scatter", "scatter"]
+    few = pairs.draw(Material(made(15)))
+    assert few is not None
+    assert "heatmap" not in [one["type"] for one in few["data"]]
 
 
 # Course.

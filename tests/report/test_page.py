@@ -18,7 +18,17 @@ import pytest
 
 from evo_tune.errors import StoreError
 from evo_tune.report.drawing import Command, Drawn, Part, as_json
-from evo_tune.report.page import Library, inline_library, page, plotly_script, report, write_beside, write_report
+from evo_tune.report.material import Material
+from evo_tune.report.page import (
+    Library,
+    compared,
+    inline_library,
+    page,
+    plotly_script,
+    report,
+    write_beside,
+    write_report,
+)
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import HOSTILE, SAMPLE, Made
@@ -50,6 +60,21 @@ def test_no_text_of_a_run_is_html() -> None:
     data = next(body for attributes, body in scripts(made) if "json" in attributes)
     assert not re.search("[<>&]", data)
     assert json.loads(data)["figures"]["verdict-0"]["data"][0]["name"].startswith("&lt;/script&gt;")
+
+
+def test_sentences_show_commands_as_code() -> None:
+    made = page("t", {}, {"verdict": Part("t", "Run `evo-tune <resume>` now.", note="`a`")}, Library(path="x"))
+    assert "Run <code>evo-tune &lt;resume&gt;</code> now." in made
+    assert "<code>a</code>" in made
+
+
+def test_runs_of_different_tasks_have_axes_of_their_own(made: Made) -> None:
+    runs = [made(80), made(80, seed=3), made(90, seed=4, objectives=("params:min", "loss:min"))]
+    captions = [one.caption for one in compared([Material(run) for run in runs])["course"].figures]
+    assert len(captions) == 6
+    assert captions[0].startswith("By evaluations, loss:min of ")
+    assert captions[3].startswith("By evaluations, params:min of ")
+    assert len(compared([Material(run) for run in runs[:2]])["course"].figures) == 3
 
 
 def test_the_policy_names_each_script_by_its_hash() -> None:

@@ -52,11 +52,13 @@ def _print_run(run: Run, top: int) -> None:
     from evo_tune.report import summary as report
     from evo_tune.report.charts.next_steps import ends_of
     from evo_tune.report.ranges import ranges_line
+    from evo_tune.text import counted
 
     manifest, metric = run.manifest, run.objectives[0].metric
+    done = counted(len(run.outcomes), "evaluation")
     shared.echo(
         f"{run.name}: {manifest.evaluator}, strategy {manifest.strategy}, seed {manifest.settings.seed}, "
-        f"{', '.join(manifest.objectives)}, {len(run.outcomes)} evaluations in {shared.show_seconds(run.seconds)}"
+        f"{', '.join(manifest.objectives)}, {done} in {shared.show_seconds(run.seconds)}"
     )
     rules = _rules(manifest)
     if rules:

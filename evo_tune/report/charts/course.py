@@ -11,6 +11,7 @@ import numpy as np
 from evo_tune.report import drawing as plot
 from evo_tune.report.drawing import Color, Drawn, Part, Spec
 from evo_tune.report.material import LARGEST, Material
+from evo_tune.text import counted
 
 PLACE = 20
 
@@ -155,7 +156,9 @@ def part(material: Material) -> Part | None:
     beyond = int((material.losses > material.worst_shown).sum())
     notes = [
         plot.drawn_of(plot.MOST_MARKS, int((~np.isnan(found.value)).sum()), "results"),
-        f"{beyond} results far worse than the others are drawn at the edge." if beyond else "",
+        f"{counted(beyond, 'result')} far worse than the others {'is' if beyond == 1 else 'are'} drawn at the edge."
+        if beyond
+        else "",
     ]
     way = "falls" if material.better == "lower" else "rises"
     failed = ", crosses are failures" if found.failed.any() else ""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from evo_tune.genome.genes import Choice, Gene
-from evo_tune.genome.values import Value
+from evo_tune.genome.genes import Choice
 from evo_tune.report import drawing as plot
 from evo_tune.report.drawing import SERIES, Color, Drawn, Part, Spec
 from evo_tune.report.material import Material
@@ -37,7 +35,7 @@ def draw(material: Material, gene: str | None = None) -> Spec | None:
     ids = [trial.id for trial in kept]
     losses = np.array([trial.losses[0] for trial in kept if trial.losses])
     shown = material.objective.sign * np.minimum(losses, material.worst_shown)
-    x = _places(genes[name], (trial.genome[name] for trial in kept))
+    x = plot.gene_places(genes[name], (trial.genome[name] for trial in kept))
     more: dict[str, Any] = {"hovertemplate": plot.TRIAL, "showlegend": False}
     mark = {"size": 10, "symbol": "diamond"}
     traces = [
@@ -46,15 +44,6 @@ def draw(material: Material, gene: str | None = None) -> Spec | None:
         plot.points(x[:1], shown[:1], "best", Color.BEST, customdata=ids[:1], marker=mark, **more),
     ]
     return plot.figure(traces, plot.gene_axis(name, genes[name]), plot.safe(material.metric), 240, showlegend=False)
-
-
-def _places(gene: Gene, values: Iterable[Value]) -> list[float]:
-    """Return the positions of values on a gene's axis."""
-    if not isinstance(gene, Choice):
-        return [float(value) for value in values]
-    # The type tells True from 1, and 1 from 1.0.
-    index = {(type(value), value): float(place) for place, value in enumerate(gene.values)}
-    return [index[type(value), value] for value in values]
 
 
 def _model(material: Material, name: str) -> list[dict[str, Any]]:
@@ -67,7 +56,7 @@ def _model(material: Material, name: str) -> list[dict[str, Any]]:
     band, sign = material.model.along(material.units[0], place), material.objective.sign
     mean, ends = sign * band.mean, (sign * band.low, sign * band.high)
     low, high = np.minimum(*ends), np.maximum(*ends)
-    x = np.array(_places(gene, (gene.decode(float(unit)) for unit in material.model.grids[place])))
+    x = np.array(plot.gene_places(gene, (gene.decode(float(unit)) for unit in material.model.grids[place])))
     if isinstance(gene, Choice):
         mark = {"symbol": "line-ew", "size": 14, "line": {"width": 2.5, "color": color}}
         error = plot.bars(mean, low, high, color, thickness=1.5, width=4)

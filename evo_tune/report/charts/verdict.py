@@ -9,8 +9,9 @@ from evo_tune.report.drawing import Command, Part
 from evo_tune.report.material import Material
 from evo_tune.report.ranges import wider_ranges
 from evo_tune.report.summary import front
-from evo_tune.report.words import show_seconds, show_value, spread, verdict
+from evo_tune.report.words import show_value, spread, verdict
 from evo_tune.store.places import as_typed
+from evo_tune.text import counted
 
 PLACE = 0
 
@@ -28,12 +29,8 @@ def part(material: Material) -> Part | None:
     error = "" if math.isnan(end.gain_error) else f" ± {end.gain_error:.2g}"
     if not math.isnan(end.gain) and end.best is not None and end.default is not None and end.best.id != end.default.id:
         facts["gain over the default"] = f"{end.gain:.4g}{error}"
-    facts["evaluations"] = f"{end.evaluations}"
-    if end.failures:
-        facts["failed"] = f"{end.failures}"
-    if end.pruned:
-        facts["pruned"] = f"{end.pruned}"
-    facts["time"] = show_seconds(end.seconds)
+    others = [f"{count} {name}" for name, count in (("failed", end.failures), ("pruned", end.pruned)) if count]
+    facts["evaluations"] = f"{end.evaluations}" + (f" ({', '.join(others)})" if others else "")
     if run.widened:
         facts["widened ranges"] = ", ".join(f"{name} {text}" for name, text in wider_ranges(run).items())
     said = verdict(end)
@@ -61,7 +58,7 @@ def _title(material: Material) -> str:
     if end.best is None:
         return "No full training has a value yet"
     if len(run.objectives) > 1:
-        return f"{len(front(run))} trials on the Pareto front"
+        return f"{counted(len(front(run)), 'trial')} on the Pareto front"
     if end.default is not None and end.best.id == end.default.id:
         return "Nothing beat the default"
     if end.beaten is None:
