@@ -1,6 +1,6 @@
 # `make` lists the targets. `make run` and `make test` set up everything themselves, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-extended proofs lint sample options settings docs picture json bench clean
+.PHONY: help setup run test test-extended proofs lint sample options settings docs picture json bench audit clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -70,6 +70,15 @@ json: setup  ## generate the tables of docs/json.md from the types that commands
 bench: setup  ## install what the benchmarks compare with, then list them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@grep -E '^python benchmarks/' benchmarks/README.md || true
+
+audit: setup  ## look for known vulnerabilities of the versions in constraints.txt, where pip-audit and its data can be had
+	@$(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit \
+	  || { echo "not audited: pip-audit cannot be installed here"; exit 0; }; \
+	rm -f .venv/audit/found.json; \
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --format json \
+	  --output .venv/audit/found.json 2> .venv/audit/log; code=$$?; \
+	[ -s .venv/audit/found.json ] || { echo "not audited: $$(tail -n 1 .venv/audit/log)"; exit 0; }; \
+	tail -n 1 .venv/audit/log; exit $$code
 
 clean:  ## remove .venv and caches (saved runs stay)
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

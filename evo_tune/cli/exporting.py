@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from evo_tune.cli import _shared as shared
 from evo_tune.dispatch import Plan, Task, cpu_count, open_slots
+from evo_tune.dispatch.devices import CPU
 from evo_tune.errors import EvoTuneError
 from evo_tune.forecast.timing import TIMING, Timing, time_genomes
 from evo_tune.genome.trial import Candidate, Objective
@@ -36,6 +37,9 @@ WORTH = 60.0
 
 EVERY = 30.0
 """Seconds after which a line is printed if the training has reported nothing."""
+
+PROGRESS_EVERY = 5.0
+"""Least seconds between two lines of progress: an evaluator may report after each step."""
 
 WORK = ("flops", "tokens", "samples", "steps")
 """Metrics of `estimate` by which trainings of one genome are compared, the best one first."""
@@ -71,12 +75,7 @@ def pace_of(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: Plan
     if threads is not None:
         return Pace(threads, seconds if threads == usual else math.nan, "as given")
     trial = Pace(usual, seconds, "as in the trial")
-    if (
-        planned.slots[0].name != "cpu"
-        or all_cores <= usual
-        or not seconds >= WORTH
-        or TIMING not in bound.plugin.supports
-    ):
+    if planned.slots[0] != CPU or all_cores <= usual or not seconds >= WORTH or TIMING not in bound.plugin.supports:
         return trial
     measured = {count: _measured(bound, candidate, planned, count) for count in (usual, all_cores)}
     count = min(measured, key=lambda one: measured[one])
@@ -162,11 +161,15 @@ class Told(Context):
         super().__init__(objectives=[objective], **fields)
         self._expected, self._metric, self._err = expected, objective.metric, err
         self._began = self._said = time.monotonic()
+        self._due = self._began  # time of the next line of progress
 
     def report_all(self, fraction: float, metrics: Mapping[str, float], decayed: bool | None = None) -> None:
         super().report_all(fraction, metrics, decayed)
         elapsed = time.monotonic() - self._began
         self._expected = elapsed / fraction
+        if self._began + elapsed < self._due:
+            return
+        self._due = self._began + elapsed + PROGRESS_EVERY
         value = f"  {self._metric} {shared.show_value(metrics[self._metric])}" if self._metric in metrics else ""
         self._say(f"{fraction:>5.0%}{value}", elapsed)
 

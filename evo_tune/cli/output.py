@@ -54,9 +54,6 @@ LEAST_NEWS = 5.0
 MOST_CAUSES = 5
 """Most causes of failures to print while a run goes on."""
 
-MOST_FAILURES = 3
-"""Most causes of failures to print at the end of a run without a value."""
-
 ENDINGS = {
     "failed": "failed",
     "diverged": "diverged",
@@ -751,8 +748,7 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
 
 def _failed(run: Run) -> Iterator[str]:
     """Yield the causes for which no trial of a run has a value, and what to look at."""
-    for text, ids in report.failures(run)[:MOST_FAILURES]:
-        yield f"  {len(ids)} of {len(run.outcomes)} trials {text} (trial {ids[0]}{', …' if ids[1:] else ''})"
+    yield from report.failure_lines(run)
     yield f"saved in {run.folder}"
     yield f"next: correct the cause, then start a new run; `evo-tune show {as_typed(run.folder)}` lists the failures"
 

@@ -407,7 +407,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
             if self.saved.closed:
                 return
             try:
-                if self.drivers.error is None:
+                if self.saved.rescued:  # nothing more can be written, and the error says where the results are
+                    pass
+                elif self.drivers.error is None:
                     self._generations.stop()
                     reason = "interrupted" if self.stopping else (self.finished or "closed")
                     self.saved.end(reason)
@@ -415,8 +417,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                     try:
                         self.saved.end(str(self.drivers.error))
                     except Removed as error:  # it says where the results are saved
-                        if not isinstance(self.drivers.error, Removed):
-                            self.drivers.error = error
+                        self.drivers.error = error
                     except StoreError:  # the disk may have ended the run
                         pass
             finally:

@@ -367,6 +367,18 @@ def failures(run: Run) -> list[tuple[str, list[int]]]:
     return sorted(named, key=lambda item: -len(item[1]))
 
 
+MOST_FAILURES = 5
+"""Most causes of failures that are printed, the most frequent first."""
+
+
+def failure_lines(run: Run) -> list[str]:
+    """Return a line for each cause of failed trials."""
+    return [
+        f"  {len(ids)} of {counted(len(run.outcomes), 'trial')} {text} (trial {ids[0]}{', …' if ids[1:] else ''})"
+        for text, ids in failures(run)[:MOST_FAILURES]
+    ]
+
+
 # Whether more trials are likely to improve the result.
 #
 # A model of the losses themselves. A search proposes genomes near its best ones, so its latest losses tell what its

@@ -122,6 +122,7 @@ class Doubt:
         self._means, self._counts = Grown(math.inf), Grown(0.0)
         self._units = Grown(*[0.0] * len(self._sizes))
         self._told, self._due = 0, ENOUGH
+        self._alike: bool | None = None  # whether no extra seed changed a loss so far; None before the first one
         self._learned: Trainings | None = None
         self._logs: np.ndarray | None = None
         self._memo: tuple[tuple[int, set[str]], tuple[np.ndarray, Belief] | None] = ((0, set()), None)
@@ -147,6 +148,8 @@ class Doubt:
         known.take(trial)
         self._means.set(row, float(mean_of(list(known.losses.values()))) if known.losses else math.inf)
         self._counts.set(row, len(known.losses))
+        if len(known.losses) > 1:
+            self._alike = self._alike is not False and len(set(known.losses.values())) == 1
         self._told += 1
         tells = self._told >= self._due or (trial.candidate.replicate > 0 and self._learned is not None)
         if tells and len(rows := self._selected()) >= ENOUGH:
@@ -206,7 +209,7 @@ class Doubt:
         return self._memo[1]
 
     def _belief(self, going: set[str]) -> tuple[np.ndarray, Belief] | None:
-        if self._learned is None or seeds_change_nothing([one.losses for one in self._known]):
+        if self._learned is None or (self._alike and seeds_change_nothing([one.losses for one in self._known])):
             return None
         rows = np.append(self._selected(), self._left(going))
         given = self._trainings(rows)

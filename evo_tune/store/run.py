@@ -120,6 +120,7 @@ class Run:
         self._told_orders: dict[int, int] = {}
         self._trials: dict[int, Trial] = {}
         self._replicated = False
+        self.rescued = False  # whether the journal was removed; what could be saved is in another folder
         self._by_hand = False
         """Whether the user widened ranges since the last session."""
         self._leader: tuple[float, tuple[float, ...], int] | None = None
@@ -296,6 +297,7 @@ class Run:
         try:
             self.journal.append(lines, sync)
         except Removed as error:
+            self.rescued = True
             raise Removed(f"{error}: {self._rescue(lines)}") from None
         for _, event in made:
             self._apply(event)

@@ -139,7 +139,8 @@ def evaluate(genome, context, *, scales: bool = True, flops: float = 1e6):
         return {"seconds": 10.0 / context.threads if scales else 10.0 * context.threads}
     return {"loss": genome["x"]}
 def export(genome, context, folder, *, scales, flops):
-    context.report(0.5, loss=0.25)
+    for step in range(100):
+        context.report(0.5 + step / 200, loss=0.25)
     (folder / "threads").write_text(str(context.threads))
     return {"loss": 0.5}
 """
@@ -155,6 +156,7 @@ def test_an_export_tells_its_progress_and_takes_the_faster_number_of_threads(
     short = typed("export", "r", "short", "-o", "flops=2e6")
     assert "on cpu with 1 thread, as in the trial; about 0 s" in short.out, short
     assert "  50%  loss 0.25  0 s" in short.out
+    assert short.out.count("loss 0.25") == 1, "a line every few seconds, not one for each point"
     monkeypatch.setattr(exporting, "WORTH", 0.0)
     assert (
         "with 4 threads, measured by a few steps; 1 thread: 10 s, 4 threads: 2 s; about 2 s"

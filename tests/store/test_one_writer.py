@@ -114,6 +114,15 @@ def test_results_are_called_lost_where_they_are(search: Search) -> None:
     assert "results since its last copy are lost" in refused(search)
 
 
+def test_a_removed_run_is_saved_once_and_its_end_says_nothing_else(search: Search) -> None:
+    candidate = search.saved.candidates[-1]
+    shutil.rmtree(search.saved.folder)
+    with pytest.raises(StoreError, match="all results are saved in"):
+        search.tell(candidate, evaluate(search, candidate))
+    search.close()
+    assert [path.name for path in search.saved.folder.parent.glob("mine*")] == ["mine-rescued"]
+
+
 def test_an_earlier_rescue_is_left_as_it_is(search: Search) -> None:
     search.saved.folder.with_name("mine-rescued").touch()
     shutil.rmtree(search.saved.folder)

@@ -20,9 +20,6 @@ PLACE = 50
 MOST_SHARES = 20
 """Most genes to print with the spread that they explain, the largest share first."""
 
-MOST_FAILURES = 5
-"""Most kinds of errors to print, the commonest first."""
-
 
 @made("show")
 @shared.run_argument
@@ -71,8 +68,8 @@ def _print_run(run: Run, top: int) -> None:
         )
     counts = "  ".join(f"{count} {status}" for status, count in report.statuses(run).items())
     shared.echo(f"results: {counts or 'none yet'}")
-    for text, ids in report.failures(run)[:MOST_FAILURES]:
-        shared.echo(f"  {len(ids)} x {text} (trial {ids[0]}{', …' if ids[1:] else ''})")
+    for line in report.failure_lines(run):
+        shared.echo(line)
     shares = report.importances(run)
     if shares:
         told = "  ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:MOST_SHARES])
