@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import tempfile
 import threading
 import time
@@ -83,6 +84,58 @@ def pace_of(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: Plan
         return trial
     shown = ", ".join(f"{in_threads(one)}: {shared.show_seconds(time)}" for one, time in measured.items())
     return Pace(count, measured[count], f"measured by a few steps; {shown}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training of a model that is kept.
+
+    Args:
+        run: The run.
+        bound: Evaluator with the options of the training.
+        candidate: The trial whose genome is trained.
+        planned: Device of the training.
+        pace: How it is trained.
+        seed: Seed of the training.
+        command: The command, for the model card.
+    """
+
+    run: Run
+    bound: BoundEvaluator
+    candidate: Candidate
+    planned: Plan
+    pace: Pace
+    seed: int
+    command: str
+
+    def run_in(self) -> str:
+        """Return the device and the predicted duration in words."""
+        pace = self.pace
+        time = "its duration is unknown" if math.isnan(pace.seconds) else f"about {shared.show_seconds(pace.seconds)}"
+        return f"on {self.planned.slots[0].name} with {in_threads(pace.threads)}, {pace.reason}; {time}"
+
+    def write(self, target: Path, scratch: Path, err: bool) -> dict[str, Any]:
+        """Train, and write the model with its card; print the progress. Return the metrics.
+
+        Args:
+            target: Folder of the model.
+            scratch: Folder of the training.
+            err: Whether to print on standard error.
+        """
+        candidate, slot = self.candidate, self.planned.slots[0]
+        genome = shared.show_genome(candidate.genome)
+        shared.echo(f"training trial {candidate.id} of {self.run.name}: {genome}", err=err)
+        shared.echo(self.run_in(), err=err)
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible  # before torch is imported
+        from evo_tune.prediction.card import write_card
+
+        here = {"device": slot.inside, "threads": self.pace.threads, "seed": self.seed, "folder": scratch}
+        context = Told(self.pace.seconds, self.run.objectives[0], err, **here)
+        with context.lines():
+            metrics = self.bound.export(candidate.genome, context, target)
+            origin = origin_of(self.run, self.bound.plugin, candidate, self.command)
+            write_card(target, origin, metrics, candidate.genome)
+        return metrics
 
 
 def in_threads(count: int) -> str:

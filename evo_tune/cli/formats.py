@@ -113,6 +113,24 @@ class ExportedModel(Struct, forbid_unknown_fields=True, kw_only=True):
     metrics: Mapping[str, Any]
 
 
+class AutoModel(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The model at the end of `auto`.
+
+    Args:
+        run: Name of the run.
+        evaluator: Evaluator that the data was taken for.
+        why: Why, in words.
+        model: Folder of the model.
+        verdict: What to use, how much better it is, and on which data that was measured, in lines.
+    """
+
+    run: str
+    evaluator: str
+    why: str
+    model: str
+    verdict: list[str]
+
+
 class Predicted(Struct, forbid_unknown_fields=True, kw_only=True):
     """Predictions of an exported model.
 

@@ -18,12 +18,12 @@ FLAGS: Mapping[str, str] = {
     "Training": """trial from gene option ladder for-scale evaluator metric progress shell width depth batch
         base prompt length temperature top-k
         optimizer init untied widths depths""",
-    "Search": """strategy strategy-option accept-changes trust population fidelity prune widen seed order lag
+    "Search": """target strategy strategy-option accept-changes trust population fidelity prune widen seed order lag
         warm-start learn-from fill-defaults""",
     "Limits": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",
     "Devices": "slots device devices per-device threads backend address max-slots memory speed",
     "Evaluation": "objective subject-to seeds-per-trial seeds final-seeds finalists with probe",
-    "Output": """name as store folder config emit output keep png track no-report price-per-hour quiet
+    "Output": """out name as store folder config emit output keep png track no-report price-per-hour quiet
         format help""",
 }
 """Titles of the groups and names of their flags, both in the order of the help; all others are in 'Other flags'."""

@@ -260,6 +260,7 @@ def outputs() -> dict[str, Any]:
     from evo_tune.report.data import ListedRun, Recommendation, RunDetails
 
     return {
+        "auto": formats.AutoModel,
         "run": RunSummary,
         "run --dry-run": PlannedRun,
         "resume": RunSummary,

@@ -64,7 +64,7 @@ def go(
     Args:
         search: Search to run.
         quiet: Whether to print nothing but errors.
-        form: 'table', 'json' or 'jsonl'.
+        form: 'table', 'json', 'jsonl', or 'none' for nothing on standard output.
         no_report: Whether to write no report.
         tracks: Values of `--track`.
         price: Price of an hour; None for no price.
@@ -76,6 +76,7 @@ def go(
     import time
     from contextlib import ExitStack
 
+    from evo_tune.cli.auto import keep
     from evo_tune.cli.for_scale import note
     from evo_tune.cli.output import Stream, patient, print_closing, watcher
     from evo_tune.forecast.timing import TIMING
@@ -110,8 +111,11 @@ def go(
     code = 130 if search.stopping else 0 if search.best is not None else 1
     if stream is not None:
         stream.end(run_summary(run, search.status, report), code)
-    elif form == "json" or not quiet:
+    elif form == "json" or (form == "table" and not quiet):
         print_closing(run, form, search.status, report)
+    kept = keep(search, err=form != "table")
+    if kept is not None and not quiet:
+        shared.echo(f"the model is in {kept}", err=form != "table")
     if search.stopping:
         if not quiet:
             shared.echo(f"Interrupted. Continue with: evo-tune resume {as_typed(run.folder)}", err=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +16,6 @@ from evo_tune.cli.help import command as made
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 
 if TYPE_CHECKING:
-    from evo_tune.cli.exporting import Pace
     from evo_tune.genome.trial import Candidate
     from evo_tune.plugins.evaluator import Evaluator
     from evo_tune.store.run import Run
@@ -69,7 +66,7 @@ def command(
     """
     import tempfile
 
-    from evo_tune.cli.exporting import Told, in_threads, origin_of, pace_of
+    from evo_tune.cli.exporting import Training, pace_of
     from evo_tune.cli.formats import ExportedModel
     from evo_tune.dispatch import plan
     from evo_tune.loop.code import evaluator_of
@@ -97,25 +94,13 @@ def command(
         raise StoreError(f"cannot make {target}: {error.strerror}; choose another DIR") from None
     planned = plan(1, devices, 1, threads)
     pace = pace_of(saved, bound, candidate, planned, threads)
-    chosen = candidate.seed if seed is None else seed
-    genome, errs = shared.show_genome(candidate.genome), form == "json"
-    shared.echo(f"training trial {candidate.id} of {saved.name}: {genome}", err=errs)
-    shared.echo(
-        f"on {planned.slots[0].name} with {in_threads(pace.threads)}, {pace.reason}; {_forecast(pace)}", err=errs
-    )
+    flags: dict[str, Any] = {"trial": trial, "tokens": tokens, "seconds": seconds, "seed": seed, "threads": threads}
+    typed = _typed(saved.name, folder, flags, options)
+    made = Training(saved, bound, candidate, planned, pace, candidate.seed if seed is None else seed, typed)
     # An evaluator may print anything; only the JSON belongs on standard output.
     aside = contextlib.redirect_stdout(sys.stderr) if form == "json" else contextlib.nullcontext()
-    os.environ["CUDA_VISIBLE_DEVICES"] = planned.slots[0].visible  # before torch is imported
-    from evo_tune.prediction.card import write_card
-
     with tempfile.TemporaryDirectory() as scratch, aside:
-        here = {"device": planned.slots[0].inside, "threads": pace.threads, "seed": chosen, "folder": Path(scratch)}
-        context = Told(pace.seconds, saved.objectives[0], errs, **here)
-        with context.lines():
-            metrics = bound.export(candidate.genome, context, target)
-            flags: dict[str, Any] = {"trial": trial, "tokens": tokens, "seconds": seconds, "seed": seed}
-            typed = _typed(saved.name, folder, {**flags, "threads": threads}, options)
-            write_card(target, origin_of(saved, plugin, candidate, typed), metrics, candidate.genome)
+        metrics = made.write(target, Path(scratch), err=form == "json")
     model = ExportedModel(
         run=saved.name,
         trial=candidate.id,
@@ -157,7 +142,3 @@ def _with_budget(
         if name not in plugin.options:
             raise OptionError(f"--{name}: evaluator {plugin.name} has no option {name!r}; leave the flag out")
     return {**options, **dict.fromkeys(options.keys() & {"flops", "tokens", "seconds"} if given else ()), **given}
-
-
-def _forecast(pace: Pace) -> str:
-    return "its duration is unknown" if math.isnan(pace.seconds) else f"about {shared.show_seconds(pace.seconds)}"

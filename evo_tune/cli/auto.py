@@ -1,0 +1,364 @@
+"""`evo-tune auto`: which task a data set is taken for, and the model that is trained at the end of such a run.
+
+A run of `auto` is a run like any other. Beside its files it has `_auto.json`, which asks for a model at the end, and
+`_model`, that model. So `resume` finishes it after a kill. This module composes what `run` and `export` do.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from evo_tune.cli import _shared as shared
+from evo_tune.errors import StoreError, UsageError
+from evo_tune.store.places import TRIALS
+from evo_tune.text import one_line
+from evo_tune.trust import inside
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evo_tune.loop.search import Search
+    from evo_tune.store.run import Run
+
+NOTE, MODEL, TRAINING = "_auto.json", "_model", "auto"
+"""Files in a run's folder: the wish for a model, the model, and the folder of its training in `_trials`."""
+
+IMAGES = {".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+TABLES = {".csv", ".parquet", ".pq"}
+LINES = {".jsonl", ".ndjson", ".json"}
+PACKED = {".gz", ".bz2", ".xz"}
+
+TARGETS = ("target", "label", "class", "y")
+"""Names of columns that are taken for the target if exactly one of them is there."""
+
+LONG = 30
+"""Mean characters of a column of texts from which it is a text to read, and no category."""
+
+LOOKED = 1000
+"""Rows that are looked at."""
+
+MODEL_SHARE = {"language_model": 0.3}
+"""Share of the hours for the final training, where it gets more budget than a trial."""
+
+USUAL_SHARE = 0.1
+"""The same where it has the budget of a trial: thirty trainings fit into the hours (`loop.planning`)."""
+
+SLACK = 1.1
+"""Factor of the time that is left to the budget in seconds of the final training: it is judged and written as well."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The task that a data set is taken for.
+
+    Args:
+        evaluator: Reference of the evaluator.
+        options: Its options.
+        why: Why, in words.
+        otherwise: Flags of the command that would say otherwise.
+    """
+
+    evaluator: str
+    options: dict[str, str] = field(default_factory=dict)
+    why: str = ""
+    otherwise: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the data leaves open.
+
+    Args:
+        text: The question.
+        choices: Answers: the target's column, by the words that are offered.
+        flag: Flag that answers it: '--target'.
+    """
+
+    text: str
+    choices: Sequence[str]
+    flag: str
+
+
+def look(data: str, target: str | None) -> Taken | Question:
+    """Return the task of a data set, or the question that it leaves open.
+
+    Args:
+        data: Path of the data.
+        target: Column to predict, if the user gave one.
+
+    Raises:
+        UsageError: There is no such data, or no task for it.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return _folder(path, data)
+    if not path.is_file():
+        raise UsageError(f"DATA {data} is no file and no folder (from {Path.cwd()}): give the path of your data")
+    kind = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+    if kind in TABLES or kind in LINES:
+        return _table(path, data, target, kind in LINES)
+    if target is not None:
+        raise UsageError(f"--target {target}: {data} is no table with columns: leave it out")
+    if kind == ".npz":
+        return Taken("bundled:image_classification", {"data": data}, "it is a file of arrays")
+    if kind in IMAGES:
+        raise UsageError(f"DATA {data} is one image: expected a folder with one subfolder for each class")
+    other = "a table or labelled texts: a name that ends with .csv, .parquet or .jsonl"
+    return Taken("bundled:language_model", {"data": data}, f"it is a text file (for {other})")
+
+
+def _folder(path: Path, data: str) -> Taken:
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name[0] != "."]
+    if not files:
+        raise UsageError(f"DATA {data} is an empty folder: expected texts, or images in one subfolder for each class")
+    images = [file for file in files if file.suffix.lower() in IMAGES]
+    if 2 * len(images) <= len(files):
+        return Taken(
+            "bundled:language_model", {"data": data}, f"it has {len(files) - len(images)} files that are no images"
+        )
+    classes = {file.relative_to(path).parts[0] for file in images if file.parent != path}
+    if len(classes) < 2:
+        raise UsageError(f"DATA {data} has images, but not in two subfolders: expected one subfolder for each class")
+    words = f"it has {len(images)} images in {len(classes)} subfolders"
+    return Taken("bundled:image_classification", {"data": data}, words)
+
+
+def _table(path: Path, data: str, target: str | None, lines: bool) -> Taken | Question:
+    frame = _rows(path, data, lines)
+    names = list(frame.columns)
+    if target is None:
+        named = [name for name in names if name.lower() in TARGETS]
+        if len(named) != 1:
+            return Question(f"{data} has {len(names)} columns: which one is to be predicted?", names, "--target")
+        target = named[0]
+    if target not in names:
+        raise UsageError(f"--target {target}: no such column; {data} has {one_line(', '.join(names))}")
+    texts = [name for name in names if name != target and _is_long(frame[name])]
+    if texts and (lines or len(names) == 2):
+        words = f"the column {one_line(texts[0], 60)!r} has texts, and {one_line(target, 60)!r} their labels"
+        options = {"data": data, "text": texts[0], "label": target}
+        return Taken(
+            "bundled:text_classification", options, words, "" if lines else f"--evaluator tabular --target {target}"
+        )
+    if lines:
+        raise UsageError(f"DATA {data} has no column of texts: expected one beside {target}; write a table as CSV")
+    why = f"it is a table, and {one_line(target, 60)!r} its target"
+    otherwise = f"--evaluator text_classification -o text={texts[0]} -o label={target}" if texts else ""
+    return Taken("bundled:tabular", {"data": data, "target": target}, why, otherwise)
+
+
+def _rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
+    """Return the first rows of a table, or of a file of JSON lines."""
+    import pandas as pd
+
+    from evo_tune.recipe.data.reading import csv_parts, opened, parquet_parts
+
+    found: pd.DataFrame
+    try:
+        if lines:
+            with opened(path) as file:
+                found = pd.read_json(file, lines=True, nrows=LOOKED)
+        else:
+            parts = parquet_parts if path.suffix in (".parquet", ".pq") else csv_parts
+            found = next(iter(parts(path, LOOKED)), pd.DataFrame())
+    except Exception as error:  # pandas and pyarrow raise many types
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
+        kind = "JSON lines" if lines else "a table"
+        raise UsageError(f"DATA {data}: cannot read it as {kind} ({reason}): give a CSV or Parquet file") from None
+    if not len(found):
+        raise UsageError(f"DATA {data} has no rows: expected a table with a row of names, and rows")
+    found.columns = found.columns.map(str)
+    return found
+
+
+def _is_long(column: pd.Series[Any]) -> bool:
+    texts = [value for value in column.tolist() if isinstance(value, str)]
+    return bool(texts) and sum(map(len, texts)) / len(texts) >= LONG
+
+
+def settled(data: str, target: str | None, evaluator: str | None, options: dict[str, str]) -> Taken:
+    """Return the task of a data set; ask on a terminal what the data leaves open.
+
+    Args:
+        data: Path of the data.
+        target: Column to predict, if the user gave one.
+        evaluator: Name of the evaluator, if the user gave one.
+        options: Options that the user gave.
+
+    Raises:
+        UsageError: Something is left open, and standard input is no terminal.
+    """
+    import click
+
+    if evaluator is not None:
+        given = {"data": data, **({"target": target} if target is not None else {})}
+        return Taken(evaluator, {**given, **options}, "by --evaluator")
+    found = look(data, target)
+    if isinstance(found, Question):
+        if shared.asking() is None:
+            choices = one_line(", ".join(found.choices))
+            raise UsageError(f"{found.text} give {found.flag} NAME: one of {choices}")
+        shared.echo(found.text, err=True)
+        answer = click.prompt("column", type=click.Choice(list(found.choices)), err=True)
+        found = look(data, answer)
+    assert isinstance(found, Taken), "the question was answered"
+    return Taken(found.evaluator, {**found.options, **options}, found.why, found.otherwise)
+
+
+def search_hours(hours: float, evaluator: str) -> float:
+    """Return the hours of the search, so that the final training fits into the rest.
+
+    Args:
+        hours: Hours for all.
+        evaluator: Name of the evaluator.
+    """
+    return hours * (1.0 - MODEL_SHARE.get(evaluator, USUAL_SHARE))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The model at the end
+
+
+class Wish(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a run of `auto` is to end with.
+
+    Args:
+        hours: Hours for all, from the beginning of the run; None: no limit.
+        seconds: Budget of the final training; None: not chosen yet, or that of a trial.
+    """
+
+    hours: float | None = None
+    seconds: float | None = None
+
+
+def write_wish(run: Run, wish: Wish) -> None:
+    """Note beside a run that it is to end with a model.
+
+    Raises:
+        StoreError: The disk refuses.
+    """
+    try:
+        inside.replace(run.folder, NOTE, msgspec.json.encode(wish), f"{NOTE}.part")
+    except OSError as error:
+        raise StoreError(f"cannot write {run.folder / NOTE}: {error.strerror}") from None
+
+
+def read_wish(run: Run) -> Wish | None:
+    """Return what `write_wish` noted; None for a run that was not begun by `auto`."""
+    try:
+        return msgspec.json.decode(inside.read(run.folder, NOTE, limit=1 << 12), type=Wish)
+    except (OSError, msgspec.DecodeError, RecursionError):
+        return None
+
+
+def keep(search: Search, err: bool) -> Path | None:
+    """Train the recommended genome once more at the end of a run of `auto`, and keep the model in the run's folder.
+
+    The budget is chosen once and noted, so an attempt after a kill trains the same model.
+
+    Args:
+        search: The run, at its end.
+        err: Whether to print on standard error.
+
+    Returns:
+        Folder of the model; None if the run asked for none, was interrupted, or has no value.
+
+    Raises:
+        StoreError: A file of the run is a link, or the disk refuses.
+    """
+    run, wish = search.saved, read_wish(search.saved)
+    if wish is None or search.stopping or search.best is None:
+        return None
+    target = run.folder / MODEL
+    try:
+        if not inside.exists(run.folder, MODEL):
+            if wish.seconds is None and (seconds := _longer(search, wish.hours)) is not None:
+                wish = Wish(hours=wish.hours, seconds=seconds)
+                write_wish(run, wish)
+            _train(search, wish.seconds, err)
+        with inside.folder(run.folder, MODEL):
+            return target
+    except OSError as error:
+        raise StoreError(f"cannot keep the model in {target}: {error.strerror}") from None
+
+
+def _longer(search: Search, hours: float | None) -> float | None:
+    """Return the seconds of the final training; None for the budget of a trial, which suits all but language models."""
+    usual = search.evaluator.options.get("seconds")
+    if search.evaluator.plugin.name not in MODEL_SHARE or hours is None or usual is None:
+        return None
+    left = (hours * 3600.0 - search.seconds) / SLACK
+    return round(left, 1) if left > usual else None
+
+
+def _train(search: Search, seconds: float | None, err: bool) -> None:
+    from evo_tune.cli.exporting import Training, pace_of
+    from evo_tune.dispatch import plan
+
+    run, plugin, best = search.saved, search.evaluator.plugin, search.best
+    assert best is not None, "asked before"
+    budget = {} if seconds is None else {"seconds": seconds}
+    bound = plugin.bind({**run.manifest.options, **budget}).settled(rungs=False)
+    planned = plan(1, None, 1, None)
+    pace = pace_of(run, bound, best.candidate, planned, None)
+    part, name = run.folder / f"{MODEL}.part", shlex.quote(run.name)
+    inside.remove(run.folder, part.name)
+    with inside.folder(run.folder, TRIALS, TRAINING, make=True):  # neither is a link
+        pass
+    made = Training(run, bound, best.candidate, planned, pace, best.candidate.seed, f"evo-tune resume {name}")
+    metrics = made.write(part, run.folder / TRIALS / TRAINING, err)
+    inside.move(run.folder, (part.name,), (MODEL,))
+    inside.remove(run.folder, TRIALS, TRAINING)
+    for metric, value in metrics.items():
+        if metric in run.manifest.tests.values():
+            shared.echo(f"  {metric:<21} {shared.show_value(value)}", err=err)
+
+
+def copy_model(model: Path, target: Path) -> None:
+    """Copy a model to the folder that the user gave; after a kill there is all of it or nothing.
+
+    Raises:
+        StoreError: The disk refuses.
+    """
+    part = target.with_name(f"{target.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(model, part, symlinks=True)
+        if target.is_dir():
+            target.rmdir()
+        part.rename(target)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror}; the model is in {model}") from None
+
+
+def final_words(search: Search, model: Path, seconds: float) -> list[str]:
+    """Return the verdict of a run of `auto`, in lines.
+
+    Args:
+        search: The run, at its end.
+        model: Folder of the model.
+        seconds: Duration of all.
+    """
+    from evo_tune.report.recommendation import fresh_values, reported
+    from evo_tune.report.summary import closing
+    from evo_tune.report.words import spread, verdict
+
+    run, best = search.saved, search.best
+    assert best is not None, "there is a model"
+    fresh = {row.id: row for row in fresh_values(run)}
+    value = f", {reported(run).metric} {spread(fresh[best.id])} over fresh seeds" if best.id in fresh else ""
+    where = "the test set" if run.manifest.tests else "held-out data"
+    data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
+    return [
+        f"use {model}: trial {best.id} of run {run.name}{value}",
+        verdict(closing(run)),
+        f"measured on {where} of {data}; all took {shared.show_seconds(seconds)}",
+    ]

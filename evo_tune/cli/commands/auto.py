@@ -1,0 +1,132 @@
+"""`evo-tune auto`: from a data set to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
+from evo_tune.errors import UsageError
+
+if TYPE_CHECKING:
+    from evo_tune.loop.search import Search
+    from evo_tune.plugins.evaluator import Evaluator
+
+PLACE = 25
+
+
+@made(
+    "auto",
+    "evo-tune auto table.csv --target price --hours 0.5 --out model",
+    "evo-tune auto photos/ --hours 2  # one subfolder for each class",
+    "evo-tune auto corpus/ --hours 8  # a language model",
+)
+@click.argument("data", metavar="DATA", shell_complete=shared.complete_files)
+@click.option("--target", metavar="COLUMN", help="Column of a table to predict.")
+@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Hours for all.  [default: 1]")
+@click.option("--trials", type=click.IntRange(min=1), help="Maximum number of trials, instead of or beside --hours.")
+@click.option("--out", metavar="MODEL", help="Folder of the model.  [default: _model in the run's folder]")
+@click.option("--evaluator", metavar="NAME", help="Evaluator, if the data is taken for another task.")
+@shared.option_option
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
+@click.option("--slots", type=click.IntRange(min=1), help="Trainings at the same time.")
+@click.option("--devices", metavar="LIST", help="Devices: cpu, cuda, or GPUs by number: 0,2.")
+@click.option("--name", metavar="NAME", help="Name of the run; that of a run of auto is continued.")
+@shared.store_option
+@click.option("--quiet", is_flag=True, help="Print the verdict only.")
+@shared.format_option("table", "json")
+def command(
+    data: str,
+    target: str | None,
+    hours: float | None,
+    trials: int | None,
+    out: str | None,
+    evaluator: str | None,
+    options: tuple[str, ...],
+    name: str | None,
+    store: str,
+    quiet: bool,
+    form: str,
+    **given: Any,
+) -> int:
+    """Look at DATA, search for the best genome, and train a model with it.
+
+    The run is one like any other: `resume` continues it after a stop, up to the model. `run` and `export` do the same
+    in steps, with more flags.
+    """
+    import time
+
+    began = time.monotonic()
+    from evo_tune.cli.auto import copy_model, final_words, settled
+    from evo_tune.cli.formats import AutoModel
+    from evo_tune.cli.session import go
+    from evo_tune.options.binding import split_assignments
+    from evo_tune.plugins.find import find_evaluator
+
+    model = None if out is None else Path(out).expanduser()
+    if model is not None and model.exists() and (not model.is_dir() or any(model.iterdir())):
+        raise UsageError(f"--out {model} exists and is not an empty folder: choose another")
+    taken = settled(data, target, evaluator, split_assignments(options, "-o"))
+    otherwise = f"; otherwise: evo-tune auto {data} {taken.otherwise}" if taken.otherwise else ""
+    plugin = find_evaluator(taken.evaluator, {}, taken.options)
+    shared.echo(f"{data} is taken for {plugin.name}: {taken.why}{otherwise}", err=True)
+    hours = 1.0 if hours is None and trials is None else hours
+    limits = {key: value for key, value in {"trials": trials, **given}.items() if value is not None}
+    search = _begun(plugin, taken.options, hours, limits, name, Path(store))
+    code = go(search, quiet, "none" if form == "json" else form, False, began=began)
+    made_in = search.saved.folder / "_model"
+    if not made_in.is_dir() or search.stopping:
+        return code or 1
+    if model is not None:
+        copy_model(made_in, model)
+    lines = final_words(search, model or made_in, time.monotonic() - began)
+    if form == "json":
+        run = search.saved
+        place = str(model or made_in)
+        shared.print_json(AutoModel(run=run.name, evaluator=plugin.name, why=taken.why, model=place, verdict=lines))
+        return code
+    for line in lines:
+        shared.echo(line)
+    return code
+
+
+def _begun(
+    plugin: Evaluator,
+    options: dict[str, str],
+    hours: float | None,
+    limits: dict[str, Any],
+    name: str | None,
+    store: Path,
+) -> Search:
+    """Return a new run, or the run of this name if `auto` began it with the same evaluator and data.
+
+    Args:
+        plugin: The evaluator.
+        options: Its options.
+        hours: Hours for all; None: no limit.
+        limits: Settings of the run.
+        name: Name of the run; None for a new one.
+        store: Folder of the runs.
+
+    Raises:
+        UsageError: There is another run of this name.
+    """
+    from evo_tune.cli.auto import Wish, read_wish, search_hours, write_wish
+    from evo_tune.cli.flags import FIRST
+    from evo_tune.loop.search import Search
+    from evo_tune.store.manifest import MANIFEST
+    from evo_tune.store.run import Run
+
+    if name is not None and (store / name / MANIFEST).exists():
+        run = Run.open(store / name)
+        same = run.manifest.evaluator == plugin.reference and read_wish(run) is not None
+        if not same or run.manifest.options.get("data") != options.get("data"):
+            raise UsageError(f"--name {name}: there is another run of this name: choose another name")
+        return Search.resume(name, store=store, ask=shared.asking())
+    timed = {} if hours is None else {"hours": search_hours(hours, plugin.name)}
+    search = Search(plugin.reference, options=options, store=store, name=name, **{**FIRST, **limits, **timed})
+    write_wish(search.saved, Wish(hours=hours))
+    return search

@@ -1,0 +1,192 @@
+"""`evo-tune auto`: what a data set is taken for, and the model at the end, whatever is killed on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import evo_tune
+from evo_tune.cli import exporting
+from evo_tune.cli.auto import Question, Taken, look
+from evo_tune.errors import UsageError
+from tests.cli.conftest import Typed
+from tests.pages import ROOT
+
+TABLE = "width,height,kind\n" + "".join(f"{n % 7},{n * n % 11},{'ab'[n % 7 > 3]}\n" for n in range(80))
+
+
+def texts(count: int = 40) -> list[dict[str, str]]:
+    return [{"body": f"number {n} is a number of the {n % 2} kind", "label": f"k{n % 2}"} for n in range(count)]
+
+
+@pytest.fixture
+def data(folder: Path) -> Path:
+    """A folder with data of each kind."""
+    (folder / "table.csv").write_text(TABLE)
+    (folder / "named.csv").write_text(TABLE.replace("kind", "Target"))
+    (folder / "texts.csv").write_text("body,label\n" + "".join(f"{row['body']},{row['label']}\n" for row in texts()))
+    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, texts())))
+    (folder / "numbers.jsonl").write_text('{"a": 1, "label": 2}\n')
+    (folder / "prose.txt").write_text("a text\n" * 100)
+    (folder / "empty.csv").write_text("")
+    np.savez(folder / "images.npz", images=np.zeros((9, 4, 4)), labels=np.arange(9) % 3)
+    for place in ("photos/cat", "photos/dog", "loose", "corpus/deep", "nothing"):
+        (folder / place).mkdir(parents=True)
+    for place in ("photos/cat/1.png", "photos/dog/2.jpg", "loose/1.png"):
+        (folder / place).write_bytes(b"")
+    (folder / "corpus" / "deep" / "one.md").write_text("a text")
+    return folder
+
+
+TAKEN = {
+    "table.csv": ("tabular", {"target": "kind"}, "kind"),
+    "named.csv": ("tabular", {"target": "Target"}, None),
+    "texts.csv": ("text_classification", {"text": "body", "label": "label"}, None),
+    "texts.jsonl": ("text_classification", {"text": "body", "label": "label"}, "label"),
+    "prose.txt": ("language_model", {}, None),
+    "images.npz": ("image_classification", {}, None),
+    "photos": ("image_classification", {}, None),
+    "corpus": ("language_model", {}, None),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_data_set_is_taken_for_its_task_and_why_is_said(name: str, data: Path) -> None:
+    evaluator, options, target = TAKEN[name]
+    found = look(name, target)
+    assert isinstance(found, Taken)
+    assert found.evaluator == f"bundled:{evaluator}"
+    assert found.options == {"data": name, **options}
+    assert found.why
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "told"),
+    [
+        ("no/such", None, "no file and no folder"),
+        ("nothing", None, "is an empty folder"),
+        ("loose", None, "one subfolder for each class"),
+        ("photos/cat/1.png", None, "is one image"),
+        ("prose.txt", "kind", "is no table"),
+        ("table.csv", "price", "no such column"),
+        ("empty.csv", None, "cannot read it as a table"),
+        ("numbers.jsonl", None, "no column of texts"),
+    ],
+)
+def test_data_without_a_task_is_refused(name: str, target: str | None, told: str, data: Path) -> None:
+    with pytest.raises(UsageError, match=told) as caught:
+        look(name, target)
+    assert "\n" not in str(caught.value)
+
+
+def test_looking_at_data_does_not_load_torch(data: Path) -> None:
+    code = "import sys\nfrom evo_tune.cli.auto import look\n"
+    code += "for name in ('named.csv', 'texts.jsonl', 'photos', 'corpus', 'images.npz'):\n    look(name, None)\n"
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=data, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+
+
+def test_what_the_data_leaves_open_is_asked_on_a_terminal_and_an_error_elsewhere(
+    data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(look("table.csv", None), Question)
+    done = typed("auto", "table.csv")
+    assert done.code == 2
+    assert "which one is to be predicted? give --target NAME: one of width, height, kind" in done.err
+    assert not (data / "populations").exists()
+    answers = []
+
+    def prompt(text: str, **given: object) -> str:
+        answers.append(text)
+        return "kind"
+
+    monkeypatch.setattr("click.prompt", prompt)
+    monkeypatch.setattr("evo_tune.cli._shared.asking", lambda: lambda question: True)
+    from evo_tune.cli.auto import settled
+
+    assert settled("table.csv", None, None, {}).options["target"] == "kind"
+    assert answers
+
+
+AUTO = [
+    "auto",
+    "table.csv",
+    "--target",
+    "kind",
+    "-o",
+    "epochs=1",
+    "-o",
+    "baseline=false",
+    "--trials",
+    "2",
+    "--slots",
+    "1",
+    "--name",
+    "mine",
+]
+
+
+def weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_killed_on_the_way_it_ends_with_the_same_model(
+    data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = typed(*AUTO, "--out", "whole", "--store", "other")
+    assert whole.code == 0, whole
+    assert "table.csv is taken for tabular" in whole.err
+    for words in ("use whole: trial", "over fresh seeds", "the default", "measured on the test set of table.csv"):
+        assert words in whole.out, words
+    assert "README.md" in {path.name for path in (data / "whole").iterdir()}
+    write, killed = exporting.Training.write, []
+
+    def kill(*given: object, **more: object) -> None:
+        killed.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting.Training, "write", kill)
+    for words in (AUTO, ["resume", "mine"], [*AUTO, "--out", "model"]):
+        assert typed(*words).code == 130
+        assert not (data / "populations" / "mine" / "_model").exists()
+    assert len(killed) == 3
+    monkeypatch.setattr(exporting.Training, "write", write)
+    assert typed("resume", "mine").code == 0
+    again = typed(*AUTO, "--out", "model")
+    assert again.code == 0, again
+    assert weights(data / "model") == weights(data / "whole") == weights(data / "populations" / "mine" / "_model")
+    for words in (["show", "mine"], ["verify", "mine"], ["report", "mine"], ["resume", "mine", "--as", "copy"]):
+        assert typed(*words).code == 0, words
+    model = evo_tune.load_model("model")
+    assert model.about.metrics["test_loss"] > 0.0
+    other = typed("auto", "named.csv", *AUTO[4:])
+    assert "there is another run of this name" in other.err
+
+
+@pytest.mark.slow
+def test_a_strangers_wish_writes_nothing_outside_of_the_run(data: Path, typed: Typed) -> None:
+    assert typed(*AUTO).code == 0
+    run, outside = data / "populations" / "mine", data / "outside"
+    outside.mkdir()
+    (run / "_model").rename(data / "kept")
+    (run / "_model").symlink_to(outside)
+    done = typed("resume", "mine")
+    assert (done.code, "it is a link" in done.err) == (1, True), done
+    (run / "_model").unlink()
+    (run / "_model.part").symlink_to(outside)
+    (run / "_auto.json").write_text('{"hours": 1, "seconds": null, "data": "/etc"}')
+    assert typed("resume", "mine").code == 0
+    assert not list(outside.iterdir())
+    assert weights(run / "_model") == weights(data / "kept")
+    (run / "_model").rename(data / "more")
+    (run / "_auto.json").write_text("[" * 100000)
+    assert typed("resume", "mine").code == 0
+    assert not (run / "_model").exists()
