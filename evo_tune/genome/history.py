@@ -127,7 +127,7 @@ class Grown:
 
     def set(self, row: int, values: Sequence[float] | np.ndarray | float) -> None:
         """Set a row."""
-        if row >= len(self._rows):
+        while row >= len(self._rows):
             self._rows = np.concatenate([self._rows, np.tile(self._fill, (len(self._rows), 1))])
         self._rows[row] = values
 

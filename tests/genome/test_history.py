@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Int
-from evo_tune.genome.history import RunHistory
+from evo_tune.genome.history import Grown, RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 from evo_tune.genome.view import View
@@ -152,3 +152,10 @@ def test_a_fold_visits_each_trial_once() -> None:
         assert history.fold("count", int, step) == id + 1
     assert visits == list(range(50))
     assert history.fold("another", int, step) == 50
+
+
+def test_a_row_far_behind_the_last_one_can_be_set() -> None:
+    rows = Grown(math.nan)
+    rows.set(1000, 2.0)
+    assert rows.get(1001)[1000] == 2.0
+    assert np.isnan(rows.get(1000)).all()
