@@ -45,9 +45,12 @@ def table_parts(path: Path, **settings: Any) -> Iterator[Any]:
         for frame in parts:
             frame.columns = frame.columns.map(str)
             yield frame
+    except UsageError:
+        raise
+    except UnicodeDecodeError:
+        remedy = "convert it, for example with iconv -f latin1 -t utf-8"
+        raise UsageError(f"INPUT {path} is not UTF-8 text: {remedy}") from None
     except Exception as error:  # pandas and pyarrow raise many types
-        if isinstance(error, UsageError):
-            raise
         reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise UsageError(f"INPUT {path}: cannot read it as a table ({reason}): give a CSV or Parquet file") from None
 

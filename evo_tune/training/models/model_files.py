@@ -146,5 +146,5 @@ def read_model(
 
 
 def _wrote(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) else str(error)
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
     return f"what a model's save wrote ({type(error).__name__}: {' '.join(str(text).split())[:300]})"
