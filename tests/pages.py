@@ -80,6 +80,8 @@ def shortened(what: list[str] | str) -> list[str] | str:
             words += ["-o", f"{budget}={TOY[budget]}"]
         if name == "language_model" and "--config" not in words:
             words += ["-o", "eval_tokens=1000"]
+    if words[1] == "auto":
+        words += ["-o", f"epochs={TOY['epochs']}"]
     if "--tokens" in words:
         words[words.index("--tokens") + 1] = TOY["tokens"]
     words = [

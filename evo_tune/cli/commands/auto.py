@@ -72,6 +72,8 @@ def command(
     taken = settled(data, target, evaluator, split_assignments(options, "-o"))
     otherwise = f"; otherwise: evo-tune auto {data} {taken.otherwise}" if taken.otherwise else ""
     plugin = find_evaluator(taken.evaluator, {}, taken.options)
+    if not hasattr(plugin.module, "export"):
+        raise UsageError(f"--evaluator {plugin.name}: it has no export(genome, context, folder): use `evo-tune run`")
     shared.echo(f"{data} is taken for {plugin.name}: {taken.why}{otherwise}", err=True)
     hours = 1.0 if hours is None and trials is None else hours
     limits = {key: value for key, value in {"trials": trials, **given}.items() if value is not None}
