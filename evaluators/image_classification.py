@@ -56,6 +56,7 @@ OBJECTIVES = [Minimize("val_loss")]
 METRICS = units_of("classes")
 TEST = tests_of("classes")
 SUPPORTS = ["budget", "curve", "timing"]
+BASELINE = "a linear model on pixels"
 
 TOKENS = (4, 256)
 """Fewest and most patches that an image may be cut into."""
@@ -133,6 +134,19 @@ def fingerprint(options: Options) -> str:
     parts = stratified(images.classes, options.held_out, options.test)
     first = f"{images.pixels.shape}{images.pixels.dtype}{images.labels}".encode()
     return hash_of(first, images.pixels, images.classes.astype(np.int64), *parts)
+
+
+def baseline(options: Options) -> dict[str, float]:
+    """Return the metrics of a logistic regression on pixels, on the same images.
+
+    Raises:
+        OptionError: scikit-learn is not installed.
+    """
+    from evo_tune.training import linear_on_pixels
+
+    images = options.images
+    parts = stratified(images.classes, options.held_out, options.test)
+    return linear_on_pixels(images.pixels, images.classes, parts)
 
 
 # ---------------------------------------------------------------- the space

@@ -7,13 +7,12 @@ standardised by the training rows' mean and deviation, columns of texts are embe
 columns of numbers as categories too, and `-o ignore=id,date` leaves columns out. Missing values need no care: a
 missing number counts as the mean plus something learnt, a missing category, or one that no training row has, as a
 category of its own. Rows without a target are an error unless `-o drop_unlabelled=true` leaves them out. A fifth of
-the rows, and of each class, judges trials and a fifth is the test
-set, the same rows for every genome and seed. All genomes have the same budget: time (by default that of
-the default genome with `-o flops=3e10`), arithmetic (`-o flops=`) or passes over the rows (`-o epochs=30`).
+the rows, and of each class, judges trials and a fifth is the test set, the same rows for every genome and seed. All
+genomes have the same budget: time (by default that of the default genome with `-o flops=3e10`), arithmetic
+(`-o flops=`) or passes over the rows (`-o epochs=30`).
 
-The baseline is gradient boosting: scikit-learn's HistGradientBoostingClassifier with its defaults. It is trained once
-per worker on the same rows. Each trial has its scores on the held-out rows as baseline_loss, baseline_auc and so on.
-`-o baseline=false` leaves the baseline out, and does not need scikit-learn.
+The baseline is gradient boosting: scikit-learn's HistGradientBoosting with its defaults, on the same rows. A run trains
+it once and compares the best trial with it; `--no-baseline` leaves it out.
 
 The default genome is FT-Transformer's own default (Gorishniy et al., arXiv:2106.11959, appendix: 3 blocks of width
 192 with 8 heads, feed-forward layers of 4/3, dropout 0.1, weight decay 1e-5), smaller and with a larger learning rate
@@ -25,11 +24,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
@@ -44,7 +40,6 @@ from evo_tune.recipe import (
     divided,
     hash_of,
     known_before,
-    measured,
     read_table,
     tests_of,
     units_of,
@@ -53,13 +48,14 @@ from evo_tune.recipe import (
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import FTTransformer, Ranks, Samples, Scores
+    from evo_tune.training import FTTransformer, Ranks, Samples
 
 OBJECTIVES = [Minimize("val_loss")]
 
-METRICS = units_of("classes", "regression", "baseline")
+METRICS = units_of("classes", "regression")
 TEST = tests_of("classes", "regression")
 SUPPORTS = ["budget", "curve", "timing"]
+BASELINE = "gradient boosting"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +109,6 @@ class Options(Classifying, Quantiling):
     )
     categorical: str = option("", gene=None, help="Columns of numbers that are categories, with commas between them")
     ignore: str = option("", gene=None, help="Columns to leave out, with commas between them")
-    baseline: bool = option(True, gene=None, help="Whether gradient boosting is trained too, once per worker")
     # Small tables are learnt by heart soon after they are learnt. The patience is that of the paper.
     evaluations: int = option(
         32, bounds="[1, 10000]", gene=None, help="How many, each on all held-out samples: the learning curve"
@@ -149,36 +144,15 @@ def fingerprint(options: Options) -> str:
     return hash_of(first, table.inputs, table.target.values, table.training, table.held_out, table.test)
 
 
-# ---------------------------------------------------------------- gradient boosting, to compare with
+def baseline(options: Options) -> dict[str, float]:
+    """Return the metrics of gradient boosting with its defaults, on the same rows.
 
+    Raises:
+        OptionError: scikit-learn is not installed.
+    """
+    from evo_tune.training import boosted
 
-def _baseline(options: Options) -> dict[str, float]:
-    if not options.baseline or options.table.regression:
-        return {}
-    return measured(_boosted(options.table), "baseline")
-
-
-@lru_cache(maxsize=1)  # once per worker
-def _boosted(table: Table) -> Scores:
-    """Return how well gradient boosting with its defaults tells the same rows."""
-    try:
-        from sklearn.ensemble import HistGradientBoostingClassifier
-        from threadpoolctl import threadpool_limits  # comes with it
-    except ImportError:
-        raise OptionError(
-            "the baseline is scikit-learn's, which is not installed: pip install 'evo-tune[sklearn]', or "
-            "-o baseline=false"
-        ) from None
-    from evo_tune.training import Scores
-
-    first = len(table.columns.numeric)
-    few = [len(categories) < 255 for categories in table.columns.categorical.values()]  # it takes no more
-    model = HistGradientBoostingClassifier(random_state=0, categorical_features=[False] * first + few)
-    with threadpool_limits(1):  # small tables gain nothing from more threads, and lose much on busy cores
-        model.fit(table.inputs[table.training], table.target.values[table.training])
-    found, truth = model.predict_proba(table.inputs[table.held_out]), table.target.values[table.held_out]
-    own = np.maximum(found[np.arange(len(truth)), truth], 1e-15)
-    return Scores.of(found, truth, loss=float(-np.log(own).mean()))
+    return boosted(options.table)
 
 
 # ---------------------------------------------------------------- the space
@@ -282,7 +256,7 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     """
     from evo_tune.training import evaluate_task
 
-    return {**evaluate_task(_task(genome, options), _kind(options), train_rank, context), **_baseline(options)}
+    return evaluate_task(_task(genome, options), _kind(options), train_rank, context)
 
 
 def train_rank(
@@ -301,7 +275,7 @@ def train_rank(
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write it as something to use: weights and config.json.
 
-    One process trains, whatever ranks says. Returns what `evaluate` returns, the baseline aside.
+    One process trains, whatever ranks says. Returns what `evaluate` returns.
     """
     from evo_tune.training import export_encoder
 

@@ -57,6 +57,7 @@ OBJECTIVES = [Minimize("val_loss")]
 METRICS = units_of("classes")
 TEST = tests_of("classes")
 SUPPORTS = ["budget", "curve", "timing"]
+BASELINE = "a linear model on TF-IDF"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,19 @@ def fingerprint(options: Options) -> str:
     texts = options.texts
     parts = stratified(texts.classes, options.held_out, options.test)
     return hash_of(json.dumps([texts.labels, texts.texts]).encode(), texts.classes.astype(np.int64), *parts)
+
+
+def baseline(options: Options) -> dict[str, float]:
+    """Return the metrics of a logistic regression on TF-IDF, on the same texts.
+
+    Raises:
+        OptionError: scikit-learn is not installed.
+    """
+    from evo_tune.training import linear_on_words
+
+    texts = options.texts
+    parts = stratified(texts.classes, options.held_out, options.test)
+    return linear_on_words(texts.texts, texts.classes, parts, options.unit)
 
 
 # ---------------------------------------------------------------- the space

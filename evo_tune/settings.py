@@ -174,6 +174,7 @@ class _Comparison(Options):
         bounds="[0, 1000]",
         help="Number of fresh seeds in the final comparison, which may use twice as many; 0: no comparison.",
     )
+    baseline: bool = option(True, help="Train the evaluator's baseline once, to compare the best trial with.")
     finalists: int = option(1, bounds="[1, 1000]", help="Number of finalists of the final comparison.")
 
 

@@ -185,10 +185,9 @@ def origin_of(run: Run, plugin: Evaluator, candidate: Candidate, command: str) -
         if row.values:
             error = None if math.isnan(row.error) else row.error
             results.append(Result(metric, row.mean, error, f"{whose}, {len(row.values)} fresh seeds"))
-    known = run.outcomes.get(candidate.id)
-    for name, value in (known.metrics if known else {}).items():
-        if name.startswith("baseline_"):
-            results.append(Result(name, value, None, "the baseline, on the validation samples"))
+    end = closing(run)
+    if end.baseline is not None and end.baseline.value is not None:
+        results.append(Result(end.baseline.metric, end.baseline.value, None, f"{end.baseline.name}, the baseline"))
     return Origin(
         run=run.name,
         trial=candidate.id,
@@ -196,7 +195,7 @@ def origin_of(run: Run, plugin: Evaluator, candidate: Candidate, command: str) -
         summary=plugin.summary,
         command=command,
         results=results,
-        verdict=verdict(closing(run)),
+        verdict=verdict(end),
     )
 
 

@@ -22,7 +22,7 @@ FLAGS: Mapping[str, str] = {
         warm-start learn-from fill-defaults""",
     "Limits": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",
     "Devices": "slots device devices per-device threads backend address max-slots memory speed",
-    "Evaluation": "objective subject-to seeds-per-trial seeds final-seeds finalists with probe",
+    "Evaluation": "objective subject-to seeds-per-trial seeds final-seeds finalists baseline with probe",
     "Output": """out name as store folder config emit output keep png track no-report price-per-hour quiet
         format help""",
 }

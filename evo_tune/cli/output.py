@@ -27,7 +27,7 @@ from evo_tune.report.data import Metrics, RunSummary, TrialSummary, run_summary
 from evo_tune.report.final_comparison import CAP
 from evo_tune.report.ranges import as_range, as_sentence, ranges_line
 from evo_tune.report.summary import DONE_BY_ITSELF, Closing, further_of, in_words
-from evo_tune.report.words import fixed, sparkline, spread, verdict
+from evo_tune.report.words import against_baseline, fixed, sparkline, spread, verdict
 from evo_tune.store.comparison import COMPARISON, read_comparison
 from evo_tune.store.heartbeat import Busy, in_flight
 from evo_tune.store.places import as_typed
@@ -708,7 +708,7 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
     if end.predicted is not None and end.fresh_best is None:
         yield f"predicted {end.metric} with other seeds: {end.predicted:.6g}"
     if end.baseline is not None:
-        yield f"baseline without a search: {end.metric} {end.baseline:.6g} on the validation set"
+        yield against_baseline(end.baseline)
     if len(run.objectives) > 1:
         yield f"Pareto front: {counted(len(report.front(run)), 'trial')} (`evo-tune best {name}`)"
     if len(run.manifest.settings.rungs) > 1:

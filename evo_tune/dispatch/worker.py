@@ -329,6 +329,8 @@ class Worker:
             _settle_torch(self.task.threads)
             _seed(candidate.seed, self.device)
             began = time.perf_counter()
+            if candidate.baseline:
+                return Verdict(*conclude(evaluator.baseline(), ()))
             returned = evaluator.evaluate(candidate.genome, context)
             if candidate.timing:
                 return Verdict(*conclude(returned, (TIMED,)))

@@ -201,6 +201,7 @@ class Candidate:
         stop_if: See Proposal; fixed when it is proposed.
         test: Whether it may use the test set; only in the final comparison, so the journal does not record it.
         timing: Steps to time instead of a training run, only in a forecast; not in the journal. 0 trains as usual.
+        baseline: Whether to train the evaluator's baseline instead of the genome; not in the journal.
     """
 
     id: int
@@ -216,6 +217,7 @@ class Candidate:
     stop_if: tuple[tuple[float, str, float], ...] = ()
     test: bool = False
     timing: int = 0
+    baseline: bool = False
 
     @property
     def fresh(self) -> bool:

@@ -217,7 +217,7 @@ class Drivers:
         # A repeated job runs on a device that was chosen for it.
         again = job.candidate.id in self._doubtful
         outcome = (slot.run_here if again else slot.run)(job.candidate, job.folder)
-        if default is None:
+        if default is None or job.candidate.baseline:
             return outcome
         device, id = slot.device, job.candidate.id
         with self._changed:

@@ -341,6 +341,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 if forecast and self.pace is None:
                     self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
                 self.deadline = self._deadline()
+                self._wants_baseline = self._lacks_baseline()
                 drivers.drive(
                     self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default, self._expired
                 )
@@ -351,6 +352,15 @@ class Search(contextlib.AbstractContextManager["Search"]):
         if drivers.error is not None:
             raise drivers.error
         return self
+
+    def _lacks_baseline(self) -> bool:
+        """Return whether the evaluator's baseline is still to be trained; a failed one is trained again on resume."""
+        known = self.saved.baseline
+        return self.session.baseline and bool(self.evaluator.plugin.baseline) and (not known or known[1].status != "ok")
+
+    def _baseline(self) -> Candidate:
+        genome = self.history.space.default()  # packing asks for the memory of a genome
+        return Candidate(-1, 0, 0, 0, genome, "baseline", baseline=True)
 
     def _deadline(self) -> Deadline | None:
         """Return the limit in hours of the session, if it has one."""
@@ -377,6 +387,10 @@ class Search(contextlib.AbstractContextManager["Search"]):
         jobs.end()
 
     def _evaluated(self, job: Job, outcome: Outcome) -> None:
+        if job.candidate.baseline:
+            with self._changed:
+                self.saved.record_baseline(self.evaluator.plugin.baseline, outcome)
+            return
         self.tell(job.candidate, outcome)
         with self._changed:
             check_hope(self.saved, self.session)
@@ -384,6 +398,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def _next(self, slot: Slot) -> Fetched:
         """Return the next candidate as a job, for any slot."""
         with self._changed:
+            if self._wants_baseline:
+                self._wants_baseline = False
+                return Job(self._baseline(), "baseline", "baseline")
             candidate = self.ask()
             if candidate is not None:
                 return Job(candidate, f"trial {candidate.id}")

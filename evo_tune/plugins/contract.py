@@ -81,6 +81,14 @@ def check_shape(module: ModuleType, path: Path, origin: str) -> None:
     if isinstance(supports, str) or not isinstance(supports, Sequence) or not set(supports) <= set(SUPPORTS):
         raise refuse("SUPPORTS", f"SUPPORTS is {supports!r}: expected a list of {', '.join(map(repr, SUPPORTS))}")
 
+    name, function = getattr(module, "BASELINE", ""), getattr(module, "baseline", None)
+    if not isinstance(name, str) or bool(name) != callable(function):
+        raise refuse(
+            "BASELINE",
+            f"BASELINE is {name!r} and baseline is {function!r}: expected a name, such as BASELINE = 'linear model', "
+            "and a function baseline(options) that returns its metrics",
+        )
+
 
 def _is_texts(given: Any) -> bool:
     return isinstance(given, Mapping) and all(isinstance(text, str) for pair in given.items() for text in pair)

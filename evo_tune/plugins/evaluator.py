@@ -1,8 +1,8 @@
 """An evaluator: its file as a plug-in (`Evaluator`), and the plug-in with its options (`BoundEvaluator`).
 
 An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, and optionally METRICS, TEST, SUPPORTS,
-`estimate`, `fingerprint`, `remarks`, `carry` and `export`. Its options are keyword parameters of
-`evaluate(genome, context, *, steps=300)`, or a dataclass (see `options.declare`) in
+`estimate`, `fingerprint`, `remarks`, BASELINE with `baseline`, `carry` and `export`. Its options are keyword parameters
+of `evaluate(genome, context, *, steps=300)`, or a dataclass (see `options.declare`) in
 `evaluate(genome, context, options: Options)`; then the other functions take the same `options` last.
 
 `Evaluator.bind` checks and converts the options that a user gave, once. All functions of the file are called through
@@ -103,6 +103,11 @@ class Evaluator:
     def tests(self) -> dict[str, str]:
         """Names of the metrics of the test set, by the metric that a search sees (TEST)."""
         return dict(getattr(self.module, "TEST", {}))
+
+    @property
+    def baseline(self) -> str:
+        """Name of the method that the best trial is compared with (BASELINE); '' if the file declares none."""
+        return str(getattr(self.module, "BASELINE", ""))
 
     def is_test(self, name: str) -> bool:
         """Return whether a metric is of the test set: named in TEST, or 'test_…' if there is a TEST."""
@@ -329,6 +334,10 @@ class BoundEvaluator:
         else:
             returned = evaluate(dict(genome), context, self._of(genome))
         return {**self.estimate(genome), **returned} if isinstance(returned, Mapping) else returned
+
+    def baseline(self) -> Any:
+        """Train the file's baseline; return its metrics, those of the test set included. Errors are the file's own."""
+        return self._call(self.plugin.module.baseline)
 
     def export(self, genome: Genome, context: Context, folder: Path) -> dict[str, Any]:
         """Call the file's `export`, which trains once more and writes a model; return its metrics.

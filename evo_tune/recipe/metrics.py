@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-CLASSES, LANGUAGE, TUNING, BASELINE = ("classes",), ("language",), ("tuning",), ("baseline",)
-"""Groups: classifiers, language models, fine-tuned models, and baselines of classifiers."""
+CLASSES, LANGUAGE, TUNING = ("classes",), ("language",), ("tuning",)
+"""Groups: classifiers, language models, and fine-tuned models."""
 
 NUMBERS, REGRESSION = ("samples", "regression"), ("regression",)
 """Groups of trainings on samples whose targets are real numbers: any, and one number per sample in its own unit."""
@@ -121,18 +121,6 @@ METRICS: tuple[Metric, ...] = (
     Metric("val_loss_ema", PER_TOKEN, WORDS, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
     Metric("context_gain", PER_TOKEN, LANGUAGE, "gain of long windows", lambda t: t.context_gain, "with extend_from"),
     Metric("mfu", "", ALL, "share of the device's peak", lambda t: t.mfu, "on a GPU whose peak is known"),
-    Metric("baseline_loss", NATS, BASELINE, "val_loss of gradient boosting", lambda t: t.loss, "with baseline"),
-    Metric("baseline_auc", "", BASELINE, "auc of gradient boosting", lambda t: t.auc, "with baseline"),
-    Metric("baseline_accuracy", "", BASELINE, "accuracy of gradient boosting", lambda t: t.accuracy, "with baseline"),
-    Metric(
-        "baseline_balanced_accuracy",
-        "",
-        BASELINE,
-        "balanced_accuracy of gradient boosting",
-        lambda t: t.balanced_accuracy,
-        "with baseline",
-    ),
-    Metric("baseline_macro_f1", "", BASELINE, "macro_f1 of gradient boosting", lambda t: t.macro_f1, "with baseline"),
     Metric(
         "resumed_step",
         "",
@@ -160,7 +148,7 @@ def measured(training: Any, group: str) -> dict[str, float]:
 
     Args:
         training: Finished training that the rows of this group read.
-        group: 'classes', 'samples', 'regression', 'language', 'tuning' or 'baseline'.
+        group: 'classes', 'samples', 'regression', 'language' or 'tuning'.
     """
     rows = [(row.name, row.of) for row in METRICS if group in row.groups and row.of is not None]
     found = {name: of(training) for name, of in rows}

@@ -97,6 +97,30 @@ class Comparison(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults
     default: FreshSeeds | None = None
 
 
+class AgainstBaseline(Struct, forbid_unknown_fields=True):
+    """The evaluator's baseline, a method that is trained once on the same data, beside the best trial.
+
+    Args:
+        name: Name of the method.
+        metric: Metric of the comparison: `reported` with a final comparison, else `metric`.
+        value: Value of the method; null if it has none.
+        best: Value of the best trial, over fresh seeds if there are any; null without a best trial.
+        gain: By how much the best is better. Unit: the metric's.
+        error: Standard error of `best` over fresh seeds. Unit: the metric's.
+        beaten: Whether the best beats the baseline by a t test over seeds; null if the difference is not clear.
+        problem: Why the method has no value; '' if it has one.
+    """
+
+    name: str
+    metric: str
+    value: float | None
+    best: float | None
+    gain: float | None
+    error: float | None
+    beaten: bool | None
+    problem: str
+
+
 class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
     """The state and the outcome of a run.
 
@@ -112,6 +136,7 @@ class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
         gain: Improvement of the best over the default, with the same fresh seeds. Unit: the metric's.
         gain_error: Standard error of the gain. Unit: the metric's.
         beaten: Whether the best beats the default (wrong in at most 5 % of runs); null if they were not compared.
+        baseline: The evaluator's baseline beside the best; null if none was trained.
         final_comparison: Results with fresh seeds.
         at_ends: Genes whose best values are at an end of their range that the run does not widen by itself, each with a
             wider range for `--gene`.
@@ -140,6 +165,7 @@ class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
     gain: float | None
     gain_error: float | None
     beaten: bool | None
+    baseline: AgainstBaseline | None
     final_comparison: Comparison
     at_ends: dict[str, str]
     widened: dict[str, str]
@@ -289,6 +315,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         gain=end.gain,
         gain_error=end.gain_error,
         beaten=end.beaten,
+        baseline=None if end.baseline is None else AgainstBaseline(**vars(end.baseline)),
         final_comparison=Comparison(
             best=None if best is None else _fresh_seeds(best, end.reported),
             default=None if default is None else _fresh_seeds(default, end.reported),

@@ -16,6 +16,7 @@ import numpy as np
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.importance import importance
 from evo_tune.genome.trial import Candidate, Proposal, Trial
+from evo_tune.report.baseline import Baseline, baseline_of
 from evo_tune.report.final_comparison import ComparisonState
 from evo_tune.report.recommendation import (
     FreshValues,
@@ -81,6 +82,7 @@ class Closing:
         predicted: Predicted value of the best with other seeds (see `recommendation.predicted`); None if unknown.
         reported: Metric over fresh seeds: on the test set if the evaluator has one, else `metric`.
         fitted: How the final comparison was made to fit into the hours; None if it is as asked for.
+        baseline: The evaluator's baseline beside the best; None if none was trained.
     """
 
     metric: str
@@ -99,6 +101,7 @@ class Closing:
     predicted: float | None = None
     reported: str = ""
     fitted: Fitted | None = None
+    baseline: Baseline | None = None
 
     @property
     def tested(self) -> bool:
@@ -127,15 +130,6 @@ class Closing:
     def beaten(self) -> bool | None:
         """Whether the best beats the default by the test in `final_comparison`; None if that was not tested."""
         return self._compared.beats
-
-    @property
-    def baseline(self) -> float | None:
-        """Value of the evaluator's baseline, a method without a search; None if it reports none.
-
-        Its metric is named as the objective: baseline_loss beside val_loss.
-        """
-        metrics = {} if self.best is None else self.best.outcome.metrics
-        return metrics.get(f"baseline_{self.metric.removeprefix('val_')}")
 
     @property
     def _compared(self) -> ComparisonState:
@@ -168,6 +162,7 @@ def closing(run: Run) -> Closing:
         predicted=None if best is None else predicted(run, best),
         reported=reported(run).metric,
         fitted=fitted(run),
+        baseline=baseline_of(run, best, rows.get(best.id) if best else None),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.text import printable
 
 if TYPE_CHECKING:
+    from evo_tune.report.baseline import Baseline
     from evo_tune.report.final_comparison import ComparisonState
     from evo_tune.report.recommendation import FreshValues
     from evo_tune.report.summary import Closing
@@ -124,3 +125,24 @@ def _difference(end: Closing, final: ComparisonState) -> str:
     errors = f"{final.gain / final.error:.1f} standard errors" if final.error else "no spread between seeds"
     how = f"{errors}, paired over {final.pairs} fresh seeds" + (", on the test set" if end.tested else "")
     return f"difference: {fixed(final.gain)} ± {fixed(final.error)}: {said} ({how})"
+
+
+def against_baseline(found: Baseline) -> str:
+    """Return in one line, without a full stop, whether the best beats the baseline."""
+    name = found.name
+    if found.value is None:
+        return f"{name} has no value to compare with: {found.problem}"
+    if found.best is None:
+        return f"{name}: {found.metric} {fixed(found.value)}"
+    pair = f"{found.metric} {fixed(found.best)} against {fixed(found.value)}"
+    if math.isnan(found.error):
+        better = "better" if found.gain > 0.0 else "not better"
+        return f"the best trial is {better} than {name} on one seed: {pair}, on data by which the best was chosen"
+    size = f"by {fixed(abs(found.gain))} ± {fixed(found.error)}"
+    if found.beaten is None:
+        return f"the best trial does not clearly beat {name}: {pair}, a difference of {fixed(found.gain)} ± " + fixed(
+            found.error
+        )
+    if found.beaten:
+        return f"the best trial beats {name} {size}: {pair}"
+    return f"{name} beats the best trial {size}: {pair}; use {name}, or train longer"

@@ -33,7 +33,7 @@ LONG = 1 << 20
 
 
 class Birth(Struct, forbid_unknown_fields=True):
-    """A Candidate in the journal: its fields in their order, without `test` and `timing`, which no trial has."""
+    """A Candidate in the journal: its fields in their order, without test, timing and baseline, which no trial has."""
 
     id: Whole
     generation: Whole
@@ -214,13 +214,27 @@ class ComparisonPlanned(_Event, tag="comparison"):
             raise ValueError("its looks are not increasing numbers of seeds, or there are none for its finalists")
 
 
+class BaselineTrained(_Event, tag="baseline"):
+    """The evaluator's baseline was trained, on its present data. It is no trial: no strategy sees it."""
+
+    name: str
+    outcome: Result
+
+    @classmethod
+    def of(cls, name: str, outcome: Outcome, time: float) -> BaselineTrained:
+        """Return the event of a baseline's result."""
+        return cls(name=name, outcome=Recorded.of(0, outcome, time).outcome, time=time)
+
+
 class Ended(_Event, tag="ended"):
     """The session ended or was interrupted."""
 
     reason: str
 
 
-Event: TypeAlias = SessionBegun | Born | Recorded | Told | Changed | Widened | ComparisonPlanned | Ended
+Event: TypeAlias = (
+    SessionBegun | Born | Recorded | Told | Changed | Widened | ComparisonPlanned | BaselineTrained | Ended
+)
 
 _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 """Decoder of every kind of event, by its tag."""

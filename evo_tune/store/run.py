@@ -27,6 +27,7 @@ from evo_tune.genome.view import averaged
 from evo_tune.genome.widening import WIDENINGS, widest
 from evo_tune.settings import SessionSettings
 from evo_tune.store.events import (
+    BaselineTrained,
     Born,
     Changed,
     ComparisonPlanned,
@@ -103,6 +104,8 @@ class Run:
         self.strategy_hash = manifest.strategy_hash
         self.planned: ComparisonPlanned | None = None
         """The final comparison that was planned by the clock; None after a later result, or under other limits."""
+        self.baseline: tuple[str, Outcome] | None = None
+        """Name and last result of the baseline of the present evaluator and data; None if it was not trained."""
         self.ended: str | None = None
         """Reason why the last session ended; None while it runs, or if it was killed."""
         self.seconds = 0.0
@@ -274,6 +277,10 @@ class Run:
         event = ComparisonPlanned(finalists=tuple(finalists), default=default, looks=tuple(looks), time=_now())
         self._write(event, sync=True)
 
+    def record_baseline(self, name: str, outcome: Outcome) -> None:
+        """Write the result of the evaluator's baseline, durably."""
+        self._write(BaselineTrained.of(name, outcome, _now()), sync=True)
+
     def end(self, reason: str) -> None:
         """End the session, durably."""
         self._write(Ended(reason=reason, time=_now()), sync=True)
@@ -337,10 +344,13 @@ class Run:
         elif isinstance(event, Changed):
             self.evaluator_hash, self.fingerprint = event.evaluator_hash, event.fingerprint
             self.strategy_hash = event.strategy_hash
+            self.baseline = None
         elif isinstance(event, Widened):
             self._apply_widened({name: one.gene() for name, one in event.genes.items()}, event.reason)
         elif isinstance(event, ComparisonPlanned):
             self._apply_planned(event)
+        elif isinstance(event, BaselineTrained):
+            self.baseline = event.name, event.outcome.outcome()
         else:
             self.ended = event.reason
         self._count(event)

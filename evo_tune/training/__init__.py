@@ -1,6 +1,7 @@
 """The engine: models, optimizers and the training loop, on torch. `evo_tune.recipe` defines its options."""
 
 from evo_tune.training.base_training import ready_base, small_base
+from evo_tune.training.baselines import boosted, linear_on_pixels, linear_on_words, metrics_of
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
 from evo_tune.training.course import Course, Fitting, Judged, Task, Whole
 from evo_tune.training.data.epochs import Epochs, augmented, mix, soft_targets

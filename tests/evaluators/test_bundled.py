@@ -67,7 +67,7 @@ def options(evaluator: Evaluator, texts: Path, base: Path) -> dict[str, Any]:
     places = {"{texts}": str(texts), "{base}": str(base)}
     given = {name: places.get(value, value) for name, value in given.items()}
     size = "2x64x64x512" if evaluator.name == "language_model" else "small"
-    given |= {"size": size, "evaluations": 2, "baseline": False}
+    given |= {"size": size, "evaluations": 2}
     return evaluator.bind({name: value for name, value in given.items() if name in known}).options
 
 
@@ -176,10 +176,8 @@ def test_its_test_set_is_told_where_it_is_asked_for_and_changes_nothing(
     assert all(evaluator.is_test(name) for name in evaluator.tests.values())
 
 
-def test_what_it_returns_is_what_it_declares(
-    train: Train, plain: tuple[dict[str, float], Context], evaluator: Evaluator
-) -> None:
-    metrics, _ = train({"baseline": True}) if "baseline" in evaluator.options else plain
+def test_what_it_returns_is_what_it_declares(plain: tuple[dict[str, float], Context], evaluator: Evaluator) -> None:
+    metrics, _ = plain
     assert metrics.keys() - evaluator.metrics.keys() == set()
     assert evaluator.metrics.keys() - metrics.keys() <= SOMETIMES
     known = {(row.name, row.unit) for row in METRICS}
@@ -335,6 +333,16 @@ def test_no_budget_is_given_twice_and_none_is_nothing(evaluator: Evaluator, opti
     for name in budgets:
         with pytest.raises((OptionError, RecipeError), match=name):
             _ = evaluator.bind({**options, **dict.fromkeys(budgets), name: 0.0}).space
+
+
+def test_its_baseline_has_the_objective_and_its_test(evaluator: Evaluator, options: dict[str, Any]) -> None:
+    if not evaluator.baseline:
+        pytest.skip("it declares none")
+    pytest.importorskip("sklearn")
+    status, metrics, _ = conclude(evaluator.bind(options).baseline(), ())
+    assert status == "ok"
+    assert {"val_loss", "test_loss"} <= set(metrics) <= {*evaluator.metrics, *evaluator.tests.values()}
+    assert evaluator.bind(options).baseline() == metrics
 
 
 @pytest.mark.parametrize("name", ["min_lr_ratio", "decay_fraction", "clip"])

@@ -145,7 +145,6 @@ EFFECTS: dict[str, Effect] = {
     "drop_unlabelled": Effect(True, given={"target": "gaps"}, sees="refused"),
     "categorical": Effect("b"),
     "ignore": Effect("a"),
-    "baseline": Effect(True, sees="baseline_auc", same="val_loss"),
     "text": Effect("other_text"),
     "label": Effect("other_label"),
     "length": Effect(4),
@@ -184,7 +183,7 @@ class Bench:
         known = self.evaluator.options
         size = "2x64x64x512" if self.evaluator.name == "language_model" else "small"
         plain = {"precision": "fp32", "size": size, "micro_batch": None, "patience": None, "optimizer": "adamw"}
-        plain |= {"evaluations": 1, "baseline": False}
+        plain |= {"evaluations": 1}
         bound = {**plain, **tiny, **given}
         bound = {name: value for name, value in bound.items() if name in known}
         return self.evaluator.bind({name: self._place(value, tiny) for name, value in bound.items()})

@@ -148,7 +148,7 @@ def _tuning(**options: Any) -> Case:
     return Case("fine_tuning", prose, tuned_rows, more)
 
 
-SHORT = {"epochs": 1.0, "evaluations": 2, "baseline": False}
+SHORT = {"epochs": 1.0, "evaluations": 2}
 LANGUAGE = {"size": "2x64x64x512", "evaluations": 2, "tokens": 3072}
 
 TABLE = {**SHORT, "categorical": "code"}

@@ -84,7 +84,7 @@ def test_an_exported_trial_is_that_trial_and_its_card_tells_the_final_comparison
     from tests.prediction.cases import table
 
     data = table(folder)
-    words = f"run tabular -o data={data} -o target=kind -o ignore=price -o epochs=1 -o baseline=false --name mine"
+    words = f"run tabular -o data={data} -o target=kind -o ignore=price -o epochs=1 --no-baseline --name mine"
     done = typed(*words.split(), "--trials", "3", "--final-seeds", "2", "--finalists", "1", "--quiet", "--no-report")
     assert done.code == 0, done
     assert typed("export", "mine", "model", "--trial", "1", "--threads", "1").code == 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import pytest
 
-from evo_tune.recipe import METRICS, measured, units_of
+from evo_tune.recipe import METRICS, Metric, measured, units_of
 
 
 def test_each_group_has_a_name_once() -> None:
-    for group in ("classes", "samples", "regression", "language", "tuning", "baseline"):
+    for group in ("classes", "samples", "regression", "language", "tuning"):
         names = [row.name for row in METRICS if group in row.groups]
         assert len(names) == len(set(names)) > 0
     assert all(row.meaning and "\n" not in row.meaning for row in METRICS)
@@ -17,15 +17,11 @@ def test_each_group_has_a_name_once() -> None:
 def test_units_are_those_of_the_group() -> None:
     assert units_of("classes")["val_loss"] == "nats"
     assert units_of("tuning")["val_loss"] == "nats per token"
-    assert units_of("classes", "baseline") == {**units_of("classes"), **units_of("baseline")}
+    assert units_of("classes", "regression") == {**units_of("classes"), **units_of("regression")}
     assert "resumed_step" not in units_of("classes")  # a column only where trials have it
 
 
-def test_what_has_no_value_is_left_out() -> None:
-    scores = SimpleNamespace(loss=0.5, accuracy=0.25, balanced_accuracy=0.2, macro_f1=0.1, auc=None)
-    assert measured(scores, "baseline") == {
-        "baseline_loss": 0.5,
-        "baseline_accuracy": 0.25,
-        "baseline_balanced_accuracy": 0.2,
-        "baseline_macro_f1": 0.1,
-    }
+def test_what_has_no_value_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Metric(name, "", ("group",), "of a test", lambda t, name=name: t.get(name)) for name in "ab"]
+    monkeypatch.setattr("evo_tune.recipe.metrics.METRICS", tuple(rows))
+    assert measured({"a": 1.0}, "group") == {"a": 1.0}

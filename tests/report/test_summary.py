@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -37,15 +36,6 @@ def test_the_verdict_tells_the_spread_between_seeds(gain: float, error: float, b
     end = ended(gain, error, beats)
     assert (end.gain, end.beaten) == (gain, beats)
     assert words in verdict(end)
-
-
-def test_the_baseline_of_the_task_is_that_of_the_objective() -> None:
-    end = ended(0.1, 0.1, True)
-    assert end.baseline is None
-    assert end.best is not None
-    outcome = Outcome("ok", {"val_loss": 1.0, "baseline_loss": 0.5, "baseline_auc": 0.7})
-    told = replace(end, metric="val_loss", best=replace(end.best, outcome=outcome))
-    assert (told.baseline, replace(told, metric="auc").baseline) == (0.5, 0.7)
 
 
 def test_errors_are_gathered_the_commonest_first(made: Made) -> None:

@@ -9,7 +9,7 @@ from evo_tune.report.drawing import Command, Part
 from evo_tune.report.material import Material
 from evo_tune.report.ranges import wider_ranges
 from evo_tune.report.summary import front
-from evo_tune.report.words import show_value, spread, verdict
+from evo_tune.report.words import against_baseline, show_value, spread, verdict
 from evo_tune.store.places import as_typed
 from evo_tune.text import counted
 
@@ -25,7 +25,8 @@ def part(material: Material) -> Part | None:
             value = spread(row) if row is not None else f"{trial.outcome.metrics[end.metric]:.5g}"
             facts[f"{name}: {end.metric if row is None else end.reported} (trial {trial.id})"] = value
     if end.baseline is not None:
-        facts[f"baseline: {end.metric} of a standard method"] = f"{end.baseline:.5g}"
+        known = "-" if end.baseline.value is None else f"{end.baseline.value:.5g}"
+        facts[f"{end.baseline.name}: {end.baseline.metric}"] = known
     error = "" if math.isnan(end.gain_error) else f" ± {end.gain_error:.2g}"
     if not math.isnan(end.gain) and end.best is not None and end.default is not None and end.best.id != end.default.id:
         facts["gain over the default"] = f"{end.gain:.4g}{error}"
@@ -36,6 +37,9 @@ def part(material: Material) -> Part | None:
     said = verdict(end)
     first = "the objective" if len(run.objectives) == 1 else "the first objective"
     said = f"{said[:1].upper()}{said[1:]}. {material.metric} is {first}: {material.better} is better."
+    if end.baseline is not None:
+        beside = against_baseline(end.baseline)
+        said += f" {beside[:1].upper()}{beside[1:]}."
     if error:
         said += " Numbers after ± are standard errors over fresh seeds."
     if end.tested:
