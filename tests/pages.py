@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +73,7 @@ def shortened(what: list[str] | str) -> list[str] | str:
     if isinstance(what, str):
         return what.replace('"tokens": 5000', '"tokens": 1500, "eval_tokens": 1000')
     words = [re.sub(r"^(tokens|epochs)=\S+$", lambda m: f"{m[1]}={TOY[m[1]]}", word) for word in what]
-    known = {"tabular", "image_classification", "text_classification", *TRAINED} & {*words}
+    known = {"forecasting", "tabular", "image_classification", "text_classification", *TRAINED} & {*words}
     if words[1] in ("run", "evaluate") and (known or len(words) == 2 or words[2].startswith("-")):
         name = next(iter(known), "language_model")
         budget = TRAINED.get(name, "epochs")
@@ -120,6 +121,9 @@ def furnish(folder: Path, page: str) -> None:
     (folder / "corpus" / "text.txt").write_bytes((text_of("running.md") * 3 + text_of("evaluators.md")).encode())
     rows = [f"{number % 7},{number * number % 11},{'ab'[number % 7 > 3]}" for number in range(80)]
     (folder / "table.csv").write_text("\n".join(["width,height,kind", *rows]) + "\n")
+    days = [date(2024, 1, 1) + timedelta(day) for day in range(120)]
+    sold = [f"{day},{shop},{day.day + 20 * (day.weekday() > 4)}" for day in days for shop in ("north", "south")]
+    (folder / "sales.csv").write_text("\n".join(["day,shop,sold", *sold]) + "\n")
     (folder / "run.toml").write_text(
         'trials = 2\nfinal-seeds = 0\nname = "fromtoml"\n[option]\ntokens = 1500\neval_tokens = 1000\n'
     )

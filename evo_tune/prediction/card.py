@@ -99,6 +99,7 @@ def task_of(config: Mapping[str, Any]) -> str:
     """Return the task of a model, as Hugging Face names it; '' if it is none of evo-tune's kinds."""
     kind = "regression" if config.get("scale") else "classification"
     names = {"FTTransformer": f"tabular-{kind}", "TextClassifier": "text-classification", "ViT": "image-classification"}
+    names["Forecaster"] = "time-series-forecasting"
     if not config:
         return ""
     return names.get(str(config.get("class")), "text-generation")
@@ -183,13 +184,14 @@ def _use(task: str, config: Mapping[str, Any]) -> str:
         return "## Use\n\nThe files have the evaluator's own format: its documentation says how to load them."
     inputs, python = {
         "tabular": ("new.csv --output predicted.csv", 'model.predict(pandas.read_csv("new.csv"))'),
+        "time": ("past.csv --output forecast.csv", 'model.predict(pandas.read_csv("past.csv"))'),
         "text": ("new.csv --output predicted.csv", 'model.predict(["a text"])'),
         "image": ("photos/ --output predicted.csv", 'model.predict(["photo.png"])'),
     }.get(task.split("-")[0], ("", ""))
     if task == "text-generation":
         inputs, python = "--prompt 'The '", 'model.generate("The ", 200)'
     more = "\nmodel.predict_proba(…)  # the probability of each class of model.classes_" if "classif" in task else ""
-    first = "import pandas\n" if task.startswith("tabular") else ""
+    first = "import pandas\n" if task.startswith(("tabular", "time")) else ""
     base = config.get("base") and "class" not in config
     note = "\n\nIt is an adapter: if there is no folder `base` here, give its base with `--base`." if base else ""
     return (
@@ -218,12 +220,14 @@ def _results(results: Sequence[Result], verdict: str) -> str:
 def _data(about: About, config: Mapping[str, Any]) -> str:
     options = about.options
     rows = [("file", md(Path(str(options.get("data") or "")).name) or "the evaluator's default data")]
-    for name in ("target", "text", "label"):
+    for name in ("time", "key", "target", "text", "label"):
         if options.get(name):
             rows.append((name, md(options[name])))
     if about.data:
         rows.append(("SHA-256 of data and split", f"`{_code(about.data)}`"))
     rows += [(f"samples: {md(name)}", str(count)) for name, count in about.rows.items()]
+    if isinstance(form := config.get("series"), dict):
+        rows += [(f"series: {md(name)}", md(value)) for name, value in form.items() if not isinstance(value, dict)]
     labels = config.get("labels")
     if isinstance(labels, list) and labels:
         rows.append(("classes", _names(labels)))
@@ -271,6 +275,11 @@ def _limits(task: str, config: Mapping[str, Any]) -> list[str]:
     if task.startswith("tabular"):
         found.append("Categories that the training rows do not have count as missing. Other columns are ignored.")
     shape = config.get("model")
+    if isinstance(shape, dict) and task.startswith("time"):
+        found.append(
+            f"It reads the last {shape.get('context')} values of a series and forecasts {shape.get('horizon')}. The "
+            "frequency must be that of the training table."
+        )
     if isinstance(shape, dict) and task.startswith("image"):
         found.append(f"Images are resized to {shape.get('image_height')} by {shape.get('image_width')} pixels.")
     if isinstance(shape, dict) and task == "text-classification":

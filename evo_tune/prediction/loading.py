@@ -17,11 +17,12 @@ from evo_tune.prediction.about import About, about_of
 from evo_tune.prediction.images import Pictures
 from evo_tune.prediction.language import ForeignTokens, LanguageModel, OwnTokens
 from evo_tune.prediction.model import ClassifierModel, Model, Reader, RegressionModel
+from evo_tune.prediction.series import ForecastModel, Past
 from evo_tune.prediction.tables import Tables
 from evo_tune.prediction.texts import Texts
 from evo_tune.recipe.models.base import read_base
 from evo_tune.text import one_line
-from evo_tune.training import GPT, FTTransformer, TextClassifier, ViT, load_adapter, load_pretrained
+from evo_tune.training import GPT, Forecaster, FTTransformer, TextClassifier, ViT, load_adapter, load_pretrained
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.models.model_files import CONFIG, read_json
 from evo_tune.training.tuned_files import NOTES
@@ -37,7 +38,14 @@ def _tables(network: Any, about: About) -> Tables:
     return Tables(about, network.columns)
 
 
+def _past(network: Any, about: About) -> Past:
+    if network.series is None:
+        raise RecipeError("series", None, "the columns and the frequency, as export writes them")
+    return Past(about, network)
+
+
 ENCODERS: dict[str, tuple[type[Encoder], Callable[[Any, About], Reader]]] = {
+    "Forecaster": (Forecaster, _past),
     "FTTransformer": (FTTransformer, _tables),
     "TextClassifier": (TextClassifier, lambda network, about: Texts(about, network.config)),
     "ViT": (ViT, lambda network, about: Pictures(about, network.config, network.labels)),
@@ -72,6 +80,8 @@ def load_model(
         loader, reader_of = ENCODERS[kind]
         network, about = loader.load(place, device), about_of(place, config)
         reader = reader_of(network, about)
+        if isinstance(reader, Past):
+            return ForecastModel(reader, place, network, about, **more)
         of = RegressionModel if getattr(network, "scale", None) else ClassifierModel
         return of(reader, place, network, about, **more)
     if kind == "GPT" or "model_type" in config:

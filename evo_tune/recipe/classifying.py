@@ -101,6 +101,7 @@ def known_before(
     rows: int,
     flops_per_sample: float,
     whole: bool = False,
+    held_out: int | None = None,
 ) -> dict[str, float]:
     """Return the figures known before training: params, gpu_memory, and steps, samples and flops of the full one.
 
@@ -114,6 +115,7 @@ def known_before(
         rows: Number of training samples.
         flops_per_sample: Training FLOPs per sample.
         whole: Whether a step must be one pass, as batch norm needs.
+        held_out: Number of validation samples; None: by the option held_out.
 
     Raises:
         OptionError: A step must be one pass, and is not.
@@ -123,7 +125,7 @@ def known_before(
         check_whole(options, genome["batch"])
     options.check_genes(lr=genome["lr"], weight_decay=genome["weight_decay"], warmup=genome["warmup"])
     known = {"params": float(config.parameters), "gpu_memory": _gpu_memory(config, genome["batch"], options, whole)}
-    work = work_of(genome, options, config, flops_per_sample, rows)
+    work = work_of(genome, options, config, flops_per_sample, rows, held_out)
     samples = options.samples(rows, flops_per_sample, genome["batch"], work)
     steps = samples / genome["batch"]
     known |= options.predicted(work, steps)
@@ -131,9 +133,14 @@ def known_before(
 
 
 def work_of(
-    genome: Mapping[str, Any], options: Classifying, config: EncoderConfig, flops_per_sample: float, rows: int
+    genome: Mapping[str, Any],
+    options: Classifying,
+    config: EncoderConfig,
+    flops_per_sample: float,
+    rows: int,
+    held_out: int | None = None,
 ) -> dict[str, float]:
-    """Return the work of a step of a classifier (see `encoder_work`).
+    """Return the work of a step of an encoder (see `encoder_work`).
 
     Args:
         genome: Gene values.
@@ -141,9 +148,10 @@ def work_of(
         config: Shape of the model.
         flops_per_sample: Training FLOPs per sample.
         rows: Number of training samples.
+        held_out: Number of validation samples; None: by the option held_out.
     """
-    held_out = rows * options.held_out / (1.0 - options.held_out - options.test)
-    judged = held_out * (options.evaluations + 1)
+    share = options.held_out / (1.0 - options.held_out - options.test)
+    judged = (rows * share if held_out is None else held_out) * (options.evaluations + 1)
     return encoder_work(config, flops_per_sample, genome["batch"], options.optimizer_name, judged)
 
 

@@ -15,8 +15,13 @@ from typing import Any
 CLASSES, LANGUAGE, TUNING = ("classes",), ("language",), ("tuning",)
 """Groups: classifiers, language models, and fine-tuned models."""
 
-NUMBERS, REGRESSION = ("samples", "regression"), ("regression",)
-"""Groups of trainings on samples whose targets are real numbers: any, and one number per sample in its own unit."""
+NUMBERS, REGRESSION, SERIES = ("samples", "regression", "series"), ("regression",), ("series",)
+"""Groups of trainings on samples whose targets are real numbers: any, one number per sample in its own unit, and the
+next values of a time series."""
+
+
+THETA = ("theta",)
+"""Group of the forecasts of the Theta method."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,11 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("mae", "", REGRESSION, "mean absolute error", lambda t: t.judged.mae, "of numbers", test="test_mae"),
     Metric("r2", "", REGRESSION, "coefficient of determination", lambda t: t.judged.r2, "of numbers", test="test_r2"),
+    Metric("mase", "", SERIES, "mean absolute scaled error", lambda t: t.judged.mase, test="test_mase"),
+    Metric("smape", "%", SERIES, "symmetric mean absolute error", lambda t: t.judged.smape, test="test_smape"),
+    Metric(
+        "quantile_loss", "", SERIES, "scaled quantile loss", lambda t: t.judged.quantile_loss, test="test_quantile_loss"
+    ),
     Metric("val_bpb", "bits per byte", WORDS, "val_loss for any tokens", lambda t: t.bits_per_byte, test="test_bpb"),
     Metric("perplexity", "", LANGUAGE, "exp(val_loss)", lambda t: math.exp(min(t.judged.loss, 700.0))),
     Metric("val_loss_first_half", PER_TOKEN, LANGUAGE, "of each window's first half", lambda t: t.halves[0].loss),
@@ -121,6 +131,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("val_loss_ema", PER_TOKEN, WORDS, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
     Metric("context_gain", PER_TOKEN, LANGUAGE, "gain of long windows", lambda t: t.context_gain, "with extend_from"),
     Metric("mfu", "", ALL, "share of the device's peak", lambda t: t.mfu, "on a GPU whose peak is known"),
+    Metric("theta_loss", "", THETA, "val_loss of the Theta method", lambda t: t.loss, "with compare=theta"),
+    Metric("theta_mase", "", THETA, "mase of the Theta method", lambda t: t.mase, "with compare=theta"),
     Metric(
         "resumed_step",
         "",
@@ -148,7 +160,7 @@ def measured(training: Any, group: str) -> dict[str, float]:
 
     Args:
         training: Finished training that the rows of this group read.
-        group: 'classes', 'samples', 'regression', 'language' or 'tuning'.
+        group: 'classes', 'samples', 'regression', 'series', 'language', 'tuning' or 'theta'.
     """
     rows = [(row.name, row.of) for row in METRICS if group in row.groups and row.of is not None]
     found = {name: of(training) for name, of in rows}

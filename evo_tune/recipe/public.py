@@ -13,11 +13,14 @@ from evo_tune.recipe.classifying import (
     work_of,
 )
 from evo_tune.recipe.data.corpus import Corpus, Texts
+from evo_tune.recipe.data.forecasts import Divided, ForecastScores, divide, seasonal_naive, theta
 from evo_tune.recipe.data.images import Augment, Augmenting, Images, read_images
 from evo_tune.recipe.data.labelled_texts import LabelledTexts, docstrings, encode_texts, read_labelled_texts, tokens_of
+from evo_tune.recipe.data.series import Found, Series, SeriesFormat, find_series
 from evo_tune.recipe.data.tables import Columns, Table, Where, divided_rows, hash_of, read_table, stratified
 from evo_tune.recipe.data.texts import foreign_text, python_paragraphs, read_text, split_text
 from evo_tune.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
+from evo_tune.recipe.forecasting import PATCHES, Forecasting, ForecastTask
 from evo_tune.recipe.hardware.computing import Computing, Passes, Processes, has_gpu
 from evo_tune.recipe.hardware.cost import Cost, encoder_work, gpt_work
 from evo_tune.recipe.hardware.memory import (
@@ -36,6 +39,7 @@ from evo_tune.recipe.models.base import TARGETS, Base, matching_names, read_base
 from evo_tune.recipe.models.encoder_config import (
     EncoderConfig,
     FTConfig,
+    PatchConfig,
     Quantiling,
     TextConfig,
     ViTConfig,

@@ -17,6 +17,7 @@ from evo_tune.training.evaluation import (
     score,
 )
 from evo_tune.training.extension import extend_context, extend_trainer, grow_trainer
+from evo_tune.training.forecasting import Forecasted
 from evo_tune.training.hardware.device import IGNORE, keep_freed_memory, reproducible, seed_for
 from evo_tune.training.hardware.distributed import RankFailed, Ranks, RanksDiffer, launch, process_group
 from evo_tune.training.hardware.memory import calibrate_memory, device_memory, fit_device, measured_peak
@@ -24,10 +25,11 @@ from evo_tune.training.hardware.precision import Precision, fastest_precision
 from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
 from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.encoder import Encoder, FTTransformer, TextClassifier, ViT
+from evo_tune.training.models.forecaster import Forecaster
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.growth import carry_state, grow
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
-from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
+from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon, decay_groups
 from evo_tune.training.optim.watching import Diverged, DivergenceWatch, EarlyStopping
 from evo_tune.training.reading import Material, Reading, export_language

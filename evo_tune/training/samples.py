@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_whole
+from evo_tune.recipe.data.forecasts import ForecastScores
 from evo_tune.training.course import Course, Fitting, Judged, Run, Task, Whole
 from evo_tune.training.data.epochs import Epochs, steps_of
 from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, outputs_of, score
@@ -149,7 +150,7 @@ class Samples(Task):
 
     def judge(
         self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None
-    ) -> Evaluation | Scores | Errors:
+    ) -> Evaluation | Scores | Errors | ForecastScores:
         """Evaluate the trainer's model, or another, on samples."""
         judged = trainer.model if model is None else model
         return evaluate(judged, samples, loss=self.loss, batch=256, **trainer.evaluation)

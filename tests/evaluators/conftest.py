@@ -44,9 +44,19 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         columns["gaps"] = ["" if n % 10 == 0 else n % 3 for n in range(120)]
         lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
         (folder / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
+    _write_series(folder, rng)
     _write_images(folder, rng)
     found = {path.name.partition(".")[0]: str(path) for path in folder.iterdir()}
     return found
+
+
+def _write_series(folder: Path, rng: np.random.Generator) -> None:
+    days = np.datetime64("2024-01-01") + np.arange(120)
+    for name in ("series", "other_series"):
+        columns = {"day": days, "step": np.arange(120), "shop": np.arange(120) // 60}
+        columns |= {letters: rng.normal(size=120).cumsum() for letters in ("a", "y1", "y2")}
+        lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+        (folder / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _write_images(folder: Path, rng: np.random.Generator) -> None:

@@ -31,6 +31,7 @@ TINY: dict[str, dict[str, Any]] = {
     "language_model": {"tokens": 3072, "eval_tokens": 512},
     "text_classification": {"data": "{texts}", "epochs": 3.0},
     "image_classification": {"epochs": 0.2},
+    "forecasting": {"horizon": 6, "epochs": 4.0},
 }
 """Options with which a training takes a fraction of a second; others are trained for half an epoch."""
 
@@ -105,7 +106,7 @@ def without_clock(metrics: dict[str, float], units: dict[str, str]) -> dict[str,
 SOMETIMES = {row.name for row in METRICS if row.when}
 
 
-def tests_of(evaluator: Evaluator) -> set[str]:
+def _declared_tests(evaluator: Evaluator) -> set[str]:
     """Return the metrics of the test set that the default data has."""
     return {test for shown, test in evaluator.tests.items() if shown not in SOMETIMES}
 
@@ -167,7 +168,7 @@ def test_its_test_set_is_told_where_it_is_asked_for_and_changes_nothing(
 ) -> None:
     metrics, told = plain[0], train(test=True)[0]
     assert evaluator.tests
-    assert told.keys() - metrics.keys() == tests_of(evaluator)
+    assert told.keys() - metrics.keys() == _declared_tests(evaluator)
     assert without_clock({name: told[name] for name in metrics}, evaluator.metrics) == without_clock(
         metrics, evaluator.metrics
     )
@@ -319,7 +320,7 @@ def test_an_export_writes_weights_and_the_metrics_of_all_parts(
     folder, bound = tmp_path / "a model", evaluator.bind(options)
     metrics = bound.export(bound.space.default(), Context(folder=tmp_path / "t"), folder)
     assert set(metrics) <= set(evaluator.metrics) | set(evaluator.tests.values())
-    assert tests_of(evaluator) <= set(metrics)
+    assert _declared_tests(evaluator) <= set(metrics)
     assert {"config.json", "model.safetensors"} <= {path.name for path in folder.iterdir()}
     assert load_model(folder).about.metrics == metrics
 

@@ -19,6 +19,7 @@ from evo_tune.recipe import (
     GPTConfig,
     Memory,
     NewWeights,
+    PatchConfig,
     TextConfig,
     ViTConfig,
     encoder_memory,
@@ -30,6 +31,7 @@ from evo_tune.training import (
     AdamW,
     Adapters,
     Encoder,
+    Forecaster,
     FTTransformer,
     LoRA,
     Precision,
@@ -52,6 +54,10 @@ ENCODERS: dict[str, tuple[type[Encoder], EncoderConfig]] = {
     "ft-numbers": (FTTransformer, FTConfig(**SHAPE, numeric=12, quantiles=8, ffn_mult=1.333)),
     "ft-dropout": (FTTransformer, FTConfig(**SHAPE, numeric=5, categories=(4, 5, 6), dropout=0.1)),
     "text": (TextClassifier, TextConfig(**SHAPE, length=32, dropout=0.1, ffn_mult=1.0)),
+    "series": (
+        Forecaster,
+        PatchConfig(**{**SHAPE, "outputs": 9}, context=64, patch=8, horizon=3, levels=(0.1, 0.5, 0.9), dropout=0.1),
+    ),
     "bytes": (TextClassifier, TextConfig(**SHAPE, length=32, unit="bytes")),
 }
 
@@ -61,6 +67,8 @@ def inputs_of(config: EncoderConfig, samples: int) -> Tensor:
         return torch.ones(samples, config.channels, config.image_height, config.image_width, dtype=torch.uint8)
     if isinstance(config, FTConfig):
         return torch.ones(samples, config.numeric + len(config.categories))
+    if isinstance(config, PatchConfig):
+        return torch.rand(samples, config.context)
     return torch.ones(samples, config.tokens, dtype=torch.int32)
 
 
@@ -197,7 +205,7 @@ CHANGES: tuple[tuple[dict[str, Any], Callable[[float, float], bool]], ...] = (
 )
 
 
-@pytest.fixture(params=["fine_tuning", "image_classification", "tabular", "text_classification"])
+@pytest.fixture(params=["fine_tuning", "forecasting", "image_classification", "tabular", "text_classification"])
 def evaluator(request: pytest.FixtureRequest) -> Evaluator:
     return find_evaluator(f"bundled:{request.param}")
 

@@ -36,7 +36,8 @@ def predicted(exported: Exported, rows: Path, folder: Path, *flags: str) -> dict
 def test_every_evaluator_that_can_export_has_a_case() -> None:
     names = {path.stem for path in bundled_evaluators().glob("*.py") if path.name[0] != "_"}
     can = {name for name in names if hasattr(find_evaluator(f"bundled:{name}").module, "export")}
-    assert can == {case.evaluator for case in CASES.values()}
+    future = {"forecasting"}  # its output are new rows: tests/evaluators/test_forecasting.py has its promises
+    assert can - future == {case.evaluator for case in CASES.values()}
 
 
 @pytest.mark.parametrize("test", [False, True])

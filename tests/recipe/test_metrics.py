@@ -8,7 +8,7 @@ from evo_tune.recipe import METRICS, Metric, measured, units_of
 
 
 def test_each_group_has_a_name_once() -> None:
-    for group in ("classes", "samples", "regression", "language", "tuning"):
+    for group in ("classes", "samples", "regression", "series", "language", "tuning", "theta"):
         names = [row.name for row in METRICS if group in row.groups]
         assert len(names) == len(set(names)) > 0
     assert all(row.meaning and "\n" not in row.meaning for row in METRICS)

@@ -63,7 +63,7 @@ class Windows:
         return self.start[:, None] + np.arange(horizon)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Divided:
     """Series with their split.
 
@@ -219,6 +219,25 @@ def naive_error(values: Array, known: NDArray[np.bool_], season: int) -> float:
 # ---------------------------------------------------------------- scores
 
 
+def in_units(outputs: Array, centres: Array, scales: Array, levels: int) -> Array:
+    """Return a model's outputs as forecasts in the units of the series, with quantiles in order.
+
+    Sorting never makes the quantile loss larger (Chernozhukov et al. 2010, https://doi.org/10.3982/ECTA7880).
+
+    Args:
+        outputs: (windows, horizon · levels), standardised.
+        centres: (windows,), see `Divided`.
+        scales: (windows,), see `Divided`.
+        levels: Number of quantiles; 0: the outputs are means.
+
+    Returns:
+        (windows, horizon, max(1, levels)).
+    """
+    each = np.sort(outputs.reshape(len(outputs), -1, max(1, levels)), axis=2)
+    forecast: Array = centres[:, None, None] + scales[:, None, None] * each
+    return forecast
+
+
 @dataclass(frozen=True)
 class ForecastScores:
     """Scores of the forecasts of some windows. Values that were missing in the file do not count.
@@ -227,13 +246,13 @@ class ForecastScores:
         loss: Mean loss in units of the scale of each series: the quantile loss, or the squared error.
         mase: Mean absolute error of the median or mean, divided by the scale of its series (Hyndman & Koehler 2006).
         smape: 200 |y − ŷ| / (|y| + |ŷ|), mean, in percent (as in M4); 0 where both are 0.
-        quantile_loss: Mean over quantiles of the quantile loss, divided by the scale; None without quantiles.
+        quantile_loss: Mean over quantiles of the quantile loss, divided by the scale; a mean counts as the median.
     """
 
     loss: float
     mase: float
     smape: float
-    quantile_loss: float | None = None
+    quantile_loss: float
 
     @classmethod
     def of(cls, forecast: Array, truth: Array, scales: Array, quantiles: Sequence[float]) -> ForecastScores:
@@ -250,13 +269,13 @@ class ForecastScores:
         error = np.abs(truth - point)
         size = np.abs(truth) + np.abs(point)
         relative = np.where(size > 0, 200.0 * error / np.where(size > 0, size, 1.0), 0.0 * size)
-        pinball = pinball_loss(forecast, truth, quantiles) / scale[..., None] if quantiles else None
-        loss = float(np.nanmean(((truth - point) / scale) ** 2 if pinball is None else pinball))
+        pinball = pinball_loss(forecast, truth, quantiles or (0.5,)) / scale[..., None]
+        quantile_loss = float(np.nanmean(pinball))
         return cls(
-            loss=loss,
+            loss=quantile_loss if quantiles else float(np.nanmean(((truth - point) / scale) ** 2)),
             mase=float(np.nanmean(error / scale)),
             smape=float(np.nanmean(relative)),
-            quantile_loss=None if pinball is None else loss,
+            quantile_loss=quantile_loss,
         )
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, RecipeError
+from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.data.times import Grid, read_times
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ PASSENGERS = """
 360 342 406 396 420 472 548 559 463 407 362 405 417 391 419 461 472 535 622 606 508 461 390 432
 """
 """Thousands of airline passengers in each month of 1949 to 1960 (Box & Jenkins 1976, series G): the default data."""
+
+MOST_MISSING = 0.2
+"""Largest share of missing values in a series. They are filled, and not scored."""
 
 LOOKED_AT = 20
 """Values of a column of texts that show whether it holds dates."""
@@ -63,7 +67,6 @@ class SeriesFormat:
         targets: Names of the columns of values; one if there is a key.
         grid: The regular times.
         season: Steps of a season (int ≥ 1).
-        missing: Largest share of missing values in a series that are filled.
     """
 
     time: str
@@ -71,7 +74,11 @@ class SeriesFormat:
     targets: tuple[str, ...]
     grid: Grid
     season: int
-    missing: float
+
+    def __post_init__(self) -> None:
+        check_integer("season", self.season, 1)
+        if not all(isinstance(name, str) for name in (self.time, self.key, *self.targets)):
+            raise RecipeError("targets", self.targets, "names of columns")
 
     def read(self, table: Mapping[str, Any]) -> list[Series]:
         """Return the series of a table with these columns.
@@ -109,10 +116,10 @@ class SeriesFormat:
             )
         length = int(at[-1] - at[0]) + 1
         lost = 1.0 - int((~np.isnan(values)).sum()) / length
-        if lost > self.missing:
+        if lost > MOST_MISSING:
             raise OptionError(
                 f"series {name!r}: {lost:.0%} of its {length} {self.grid.name} values are missing: expected at most "
-                f"{self.missing:.0%}; aggregate to a lower frequency, leave it out, or give -o missing={lost:.2f}"
+                f"{MOST_MISSING:.0%}; aggregate to a lower frequency, or leave the series out"
             )
         on_grid = np.full(length, np.nan)
         on_grid[at - at[0]] = values
@@ -186,7 +193,6 @@ def find_series(
     target: str = "",
     ignore: str = "",
     season: int | None = None,
-    missing: float = 0.1,
 ) -> Found:
     """Find the series in a table.
 
@@ -197,7 +203,6 @@ def find_series(
         target: Comma-separated names of the columns of values; '': all others.
         ignore: Comma-separated names of columns to leave out.
         season: Steps of a season; None: by the frequency (see `Grid.season`).
-        missing: Largest share of missing values in a series.
 
     Raises:
         OptionError: A column is missing or has unusable values, or the times have no frequency.
@@ -209,7 +214,7 @@ def find_series(
     targets = _targets(frame.drop(columns=[time, *keys], errors="ignore"), _names(frame, "target", target), key)
     parts, unsorted, merged = _parts(frame, time, key, targets)
     grid = Grid.of([times for _, times, _ in parts])
-    made = SeriesFormat(time=time, key=key, targets=targets, grid=grid, season=season or grid.season, missing=missing)
+    made = SeriesFormat(time=time, key=key, targets=targets, grid=grid, season=season or grid.season)
     series = (made._regular(*part) for part in parts)
     series_left = tuple(one for one in series if len(one.values))
     if not series_left:

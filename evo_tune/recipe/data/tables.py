@@ -257,7 +257,7 @@ def read_table(where: Where) -> Table:
     Raises:
         OptionError: The file cannot be read, or a column is missing or unusable.
     """
-    frame, target = (_read(where.data), where.target) if where.data else (_breast_cancer(), "diagnosis")
+    frame, target = (read_file(where.data), where.target) if where.data else (_breast_cancer(), "diagnosis")
     known = f"-o data={where.data} has the columns {_listed(frame.columns)}"
     names = {
         option: [name for name in text.split(",") if name]
@@ -291,7 +291,12 @@ def _listed(names: Any, most: int = 30) -> str:
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
-def _read(data: str) -> pd.DataFrame:
+def read_file(data: str) -> pd.DataFrame:
+    """Return the table in a CSV or Parquet file, with texts as names of its columns.
+
+    Raises:
+        OptionError: There is no such file, it cannot be read, or two columns have the same name.
+    """
     path = Path(data).expanduser()
     if not path.is_file():
         raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or Parquet file, or leave it out")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
+from evo_tune.options.bounds import check_integer, check_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,6 +136,11 @@ class Grid:
     step: int
     origin: int
     month_end: bool = False
+
+    def __post_init__(self) -> None:
+        check_name("kind", self.kind, ("months", "business", "fixed", "whole"))
+        check_integer("step", self.step, 1, 2**62)
+        check_integer("origin", self.origin, -(2**62), 2**62)
 
     @classmethod
     def of(cls, times: Sequence[NDArray[Any]]) -> Grid:

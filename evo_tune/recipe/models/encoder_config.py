@@ -107,16 +107,21 @@ class EncoderConfig(ModelConfig):
         raise NotImplementedError
 
     @property
+    def head_inputs(self) -> int:
+        """Number of inputs of the head."""
+        return self.width
+
+    @property
     def encoder_parameters(self) -> int:
-        """Number of parameters of blocks, final norm and head: (4d² + 2df + 9d + f) L + 2d + dC + C."""
+        """Number of parameters of blocks, final norm and head of h inputs: (4d² + 2df + 9d + f) L + 2d + hC + C."""
         d, f = self.width, self.ffn_width
-        return self.depth * (4 * d * d + 2 * d * f + 9 * d + f) + 2 * d + d * self.outputs + self.outputs
+        return self.depth * (4 * d * d + 2 * d * f + 9 * d + f) + 2 * d + (self.head_inputs + 1) * self.outputs
 
     def encoder_flops(self, tokens: float) -> float:
         """Return the training FLOPs of blocks and head for one sample of `tokens` tokens."""
         d, f = self.width, self.ffn_width
         per_token = 6.0 * (4 * d * d + 2 * d * f) + 12.0 * d * tokens
-        return self.depth * tokens * per_token + 6.0 * d * self.outputs
+        return self.depth * tokens * per_token + 6.0 * self.head_inputs * self.outputs
 
     def first_bytes(self, e: int) -> float:
         """Return the bytes per sample kept for the token embedding, with `e` bytes per number in products."""
@@ -125,7 +130,7 @@ class EncoderConfig(ModelConfig):
     def copied_parameters(self) -> int:
         """Return the number of weights that have a copy when products are in less than float32."""
         d, f = self.width, self.ffn_width
-        return self.depth * (4 * d * d + 2 * d * f) + d * self.outputs
+        return self.depth * (4 * d * d + 2 * d * f) + self.head_inputs * self.outputs
 
     def block_bytes(self, e: int, mask: int) -> float:
         """Return the bytes per sample that one block keeps for the backward pass.
@@ -235,6 +240,65 @@ class ViTConfig(EncoderConfig):
         """See `EncoderConfig`: patches; with a stem also the inputs of its convolutions, norms and GELUs."""
         pixels = self.image_height * self.image_width * (self.channels + 5 * STEM) if self.stem == "conv" else 0
         return float(e * (pixels + self.patches * self.patch_values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchConfig(EncoderConfig):
+    """Shape of a PatchTST (Nie et al., arXiv:2211.14730), whose tokens are patches of the past of one series.
+
+    Patches overlap by half. As in the paper, the last value is repeated so that the last patch ends beyond the past,
+    and the head reads all tokens.
+
+    Args:
+        context: Values of the past that are read.
+        patch: Values in a patch, at most context.
+        horizon: Values to forecast.
+        levels: Quantiles to forecast, in order; empty: the mean. There are `horizon` outputs for each.
+    """
+
+    context: int
+    patch: int
+    horizon: int
+    levels: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "levels", tuple(self.levels))  # JSON has lists only
+        check_integer("context", self.context, 1)
+        check_integer("patch", self.patch, 1, self.context)
+        check_integer("horizon", self.horizon, 1)
+        for level in self.levels:
+            check_number("levels", level, "(0, 1)")
+        check_integer("outputs", self.outputs, each := self.horizon * max(1, len(self.levels)), each)
+
+    @property
+    def stride(self) -> int:
+        """Values between the starts of two patches."""
+        return max(1, self.patch // 2)
+
+    @property
+    def tokens(self) -> int:
+        """Number of patches."""
+        return (self.context - self.patch) // self.stride + 2
+
+    @property
+    def head_inputs(self) -> int:
+        """Number of inputs of the head: those of all tokens."""
+        return self.tokens * self.width
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters, with the embedding of patches and of their positions."""
+        return (self.patch + 1 + self.tokens) * self.width + self.encoder_parameters
+
+    @property
+    def flops_per_sample(self) -> float:
+        """Training FLOPs of one window; its values need no gradient."""
+        return 4.0 * self.tokens * self.patch * self.width + self.encoder_flops(self.tokens)
+
+    def first_bytes(self, e: int) -> float:
+        """See `EncoderConfig`: the patches, and the inputs of the head."""
+        return float(e * self.tokens * (self.patch + self.width))
 
 
 @dataclass(frozen=True, kw_only=True)

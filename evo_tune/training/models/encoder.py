@@ -60,7 +60,7 @@ class Encoder(nn.Module):
             self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(EncoderBlock(config, share) for share in config.drop_paths)
             self.norm = nn.LayerNorm(config.width)
-            self.head = nn.Linear(config.width, config.outputs)
+            self.head = nn.Linear(config.head_inputs, config.outputs)
             self.build(config)
         self.initialise(torch.Generator().manual_seed(seed))
 

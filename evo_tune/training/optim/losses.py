@@ -108,6 +108,28 @@ class SquaredError(Loss):
         return F.mse_loss(outputs, targets.to(outputs.dtype), reduction="sum")
 
 
+@dataclass(frozen=True)
+class QuantileLoss(Loss):
+    """Mean over quantiles q of max(q (y − ŷ), (q − 1) (y − ŷ)) (Koenker & Bassett 1978).
+
+    Targets are real numbers, (samples, n), which all count. Outputs are (samples, n · quantiles), the quantiles of a
+    target next to each other.
+
+    Args:
+        levels: The quantiles, each in (0, 1).
+    """
+
+    levels: tuple[float, ...]
+
+    def count(self, targets: Tensor) -> int:
+        return targets.numel()
+
+    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        errors = targets[..., None].to(outputs.dtype) - outputs.view(*targets.shape, len(self.levels))
+        each = zip(self.levels, errors.unbind(-1), strict=True)
+        return torch.stack([torch.maximum(q * error, (q - 1.0) * error).sum() for q, error in each]).mean()
+
+
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the summed cross-entropy in nats.
 

@@ -1,0 +1,271 @@
+"""A PatchTST on time series: CSV or Parquet, or airline passengers; minimises val_loss (scaled quantile loss).
+
+`-o data=FILE` names a table with a time column (`-o time=`). Each column of numbers is a series (`-o target=a,b`), or
+one column is, with a key that tells several series apart (`-o key=shop -o target=sold`). The model reads the last
+`context` steps of a series and forecasts the next `-o horizon=` at once, as quantiles (`-o levels=0.1,0.5,0.9`) or as a
+mean (`-o loss=mse`). All series share the weights, and each is forecast from its own past.
+
+The frequency is found, and with it the season (`-o season=`) and a horizon. A missing value takes that of a season
+before and is not scored; more than a fifth missing is refused. Each series is split by time: the last fifth is the test
+part (`-o test=`), the fifth before it judges trials (`-o held_out=`). No training window reaches into these parts.
+Losses are in units of each series' scale, the mean absolute error of the seasonal naive forecast in its training part,
+so that MASE and losses compare series of any size.
+
+The baseline is the seasonal naive forecast on the same windows; a run compares the best trial with it. With
+`-o compare=theta`, each trial has the scores of statsmodels' Theta method too, as theta_loss and theta_mase (extra
+`series`).
+
+The default genome is PatchTST (Nie et al., arXiv:2211.14730: patches that overlap by half, dropout 0.2, windows that
+are standardised by themselves) in a size that fits the data, with layer norms in place of batch norms. How to train is
+`evo_tune.training`'s. The parent process imports this file too, so torch is imported inside functions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
+from evo_tune.recipe import (
+    PATCHES,
+    Divided,
+    Forecasting,
+    ForecastScores,
+    ForecastTask,
+    PatchConfig,
+    divided,
+    known_before,
+    measured,
+    seasonal_naive,
+    tests_of,
+    theta,
+    units_of,
+    work_of,
+)
+
+if TYPE_CHECKING:
+    from evo_tune import Context
+    from evo_tune.training import Forecaster, Ranks
+
+OBJECTIVES = [Minimize("val_loss")]
+
+METRICS = units_of("series", "theta")
+TEST = tests_of("series")
+SUPPORTS = ["budget", "curve", "timing"]
+BASELINE = "the seasonal naive forecast"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A search space: its default budget, and genes that differ between sizes."""
+
+    flops: float
+    lr: Float
+    batch: Choice
+    depth: Int
+    width: Int
+    heads: Int
+    patch: int
+    """The default length of a patch."""
+
+
+Method = Callable[[Divided, Any, Sequence[float]], Any]
+"""Returns the forecasts of windows; see `seasonal_naive`."""
+
+SIZES = {
+    "small": Size(
+        flops=3e10,
+        lr=Float(1e-4, 3e-2, log=True, default=1e-3),
+        batch=Choice((32, 64, 128, 256), ordered=True, default=32),
+        depth=Int(1, 4, default=2),
+        width=Int(16, 64, step=8, default=32),
+        heads=Int(1, 8, default=4),
+        patch=8,
+    ),
+    "large": Size(
+        flops=1e14,
+        lr=Float(1e-5, 3e-3, log=True, default=1e-4),
+        batch=Choice((128, 256, 512, 1024), ordered=True, default=128),
+        depth=Int(1, 6, default=3),
+        width=Int(64, 512, step=64, default=128),
+        heads=Int(1, 16, default=16),
+        patch=16,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Forecasting):
+    """What it is compared with."""
+
+    sizes = SIZES
+
+    compare: Literal["none", "theta"] = option(
+        "none", gene=None, help="A method that is scored on the same windows: theta, of statsmodels"
+    )
+    # Few values are soon learnt by heart.
+    evaluations: int = option(
+        32, bounds="[1, 10000]", gene=None, help="How many, each on all validation windows: the learning curve"
+    )
+    patience: int | None = option(
+        8, bounds="[1, inf)", unit="evaluations", help="Stop after so many without an improvement; take the best"
+    )
+
+
+def fingerprint(options: Options) -> str:
+    """Return the SHA-256 of the series and of how they are split."""
+    return options.fingerprint()
+
+
+def remarks(options: Options) -> list[str]:
+    """Return what was found in the file, a line each."""
+    return options.lines()
+
+
+# ---------------------------------------------------------------- to compare with
+
+
+def baseline(options: Options) -> dict[str, float]:
+    """Return the metrics of the seasonal naive forecast on the same windows."""
+    from evo_tune.training import metrics_of
+
+    series, levels = options.divided, options.quantiles
+    return metrics_of("series", *(_scores(series, levels, seasonal_naive, test) for test in (False, True)))
+
+
+@lru_cache(maxsize=2)  # once per worker
+def _scores(series: Divided, levels: tuple[float, ...], method: Method, test: bool = False) -> ForecastScores:
+    """Return how well a method forecasts the windows of a part."""
+    windows = series.test if test else series.held_out
+    forecast = method(series, windows, levels)
+    return ForecastScores.of(forecast, series.truth(windows), series.scales[windows.series], levels)
+
+
+# ---------------------------------------------------------------- the space
+
+
+def search_space(options: Options) -> SearchSpace:
+    """Return the genes under these options and for series of this length.
+
+    Raises:
+        OptionError: An option is out of its range, or the series cannot be used.
+    """
+    size, (contexts, usual) = SIZES[options.size], options.contexts()
+    patches = [patch for patch in PATCHES if patch <= contexts[-1] // 2]
+
+    def repaired(genome: dict[str, Any]) -> dict[str, Any]:
+        fits = [patch for patch in patches if patch <= min(genome["patch"], genome["context"])]
+        return divided({**genome, "patch": fits[-1]}, size.heads.high)
+
+    return SearchSpace(
+        repaired,
+        lr=size.lr.times(options.lr_factor),
+        batch=size.batch,
+        context=Choice(contexts, ordered=True, default=usual),
+        patch=Choice(patches, ordered=True, default=max(patch for patch in patches if patch <= min(size.patch, usual))),
+        depth=size.depth,
+        width=size.width,
+        heads=size.heads,
+        ffn_mult=Float(1.0, 4.0, default=2.0),
+        dropout=Float(0.0, 0.5, default=0.2),
+        weight_decay=Float(1e-5, 0.3, log=True, default=1e-2),
+        warmup=Float(0.0, 0.1, default=0.05),
+    )
+
+
+SPACE = search_space
+
+
+def _config(genome: Mapping[str, Any], options: Options) -> PatchConfig:
+    levels, horizon = options.quantiles, options.divided.horizon
+    return PatchConfig(
+        outputs=horizon * max(1, len(levels)),
+        horizon=horizon,
+        levels=levels,
+        scaling=options.scaling,
+        **{name: genome[name] for name in ("context", "patch", "depth", "width", "heads", "ffn_mult", "dropout")},
+    )
+
+
+def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
+    """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
+    config, held_out = _config(genome, options), len(options.divided.held_out)
+    rows, each = len(options.divided.training(genome["context"])), config.flops_per_sample
+    return known_before(genome, options, config=config, rows=rows, flops_per_sample=each, held_out=held_out)
+
+
+def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
+    """Return the work of a step, whose cost a run measures."""
+    config, series = _config(genome, options), options.divided
+    rows, held_out = len(series.training(genome["context"])), len(series.held_out)
+    return work_of(genome, options, config, config.flops_per_sample, rows, held_out)
+
+
+# ---------------------------------------------------------------- the training
+
+
+def _task(genome: Mapping[str, Any], options: Options) -> ForecastTask:
+    """Return a genome as a training."""
+
+    def build(seed: int) -> Forecaster:
+        from evo_tune.training import Forecaster
+
+        numbers = zip(series.series, series.centres.tolist(), series.scales.tolist(), strict=True)
+        scales = {one.name: (centre, scale) for one, centre, scale in numbers}
+        return Forecaster(config, seed=seed, series=options.found.format, scales=scales)
+
+    series, config = options.divided, _config(genome, options)
+    return ForecastTask(
+        options=options,
+        genome=genome,
+        build=build,
+        inputs=series.standardised,
+        divided=series,
+        context=config.context,
+        flops_per_sample=config.flops_per_sample,
+        reference=SIZES[options.size].batch.values[0],
+        data=fingerprint(options),
+        work=work(genome, options),
+    )
+
+
+def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
+    """Train one genome and judge it on the validation windows.
+
+    Returns:
+        The metrics in METRICS that it has; resumed_step if it was to go on from a checkpoint.
+
+    Raises:
+        Diverged: The training was lost.
+    """
+    from evo_tune.training import Forecasted, evaluate_task
+
+    metrics = evaluate_task(_task(genome, options), Forecasted, train_rank, context)
+    if options.compare == "none":
+        return metrics
+    return metrics | measured(_scores(options.divided, options.quantiles, theta), "theta")
+
+
+def train_rank(
+    ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
+) -> dict[str, float]:
+    """Be one of the processes that train together."""
+    from evo_tune.training import Forecasted, Place, train
+
+    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), Forecasted, ranks)[1]
+
+
+# ---------------------------------------------------------------- the model, to keep
+
+
+def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
+    """Train a genome once more and write it as something to use: weights and config.json.
+
+    One process trains, whatever ranks says. Returns what `evaluate` returns, other methods aside.
+    """
+    from evo_tune.training import Forecasted, export_encoder
+
+    return export_encoder(_task(genome, options), context, folder, Forecasted)

@@ -1,0 +1,164 @@
+"""A Transformer that forecasts time series from patches of their past."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evo_tune.errors import OptionError, RecipeError
+from evo_tune.recipe.data.forecasts import in_units, naive_error
+from evo_tune.recipe.data.series import Series, SeriesFormat
+from evo_tune.recipe.models.encoder_config import PatchConfig
+from evo_tune.training.models.encoder import Encoder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EPS = 1e-5
+"""Added to the variance of a window, in squared units of the series' scale."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The past of some series.
+
+    Args:
+        inputs: Standardised values, (series, context).
+        centres: (series,), see `Divided`.
+        scales: (series,), see `Divided`.
+    """
+
+    inputs: Tensor
+    centres: NDArray[np.float64]
+    scales: NDArray[np.float64]
+
+    def in_units(self, outputs: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
+        """Return outputs of the model as forecasts, (series, horizon, max(1, levels)); see `in_units`."""
+        return in_units(outputs, self.centres, self.scales, levels)
+
+
+class Forecaster(Encoder):
+    """PatchTST (Nie et al., arXiv:2211.14730): each series is forecast from its own past, all by the same weights.
+
+    A window is standardised by its own mean and deviation, and the forecast gets them back (RevIN, Kim et al. 2022,
+    without its learnt scale).
+
+    Args:
+        config: Shape of the model.
+        seed: Seed of the initial weights.
+        series: How a table holds series; required by `forecast`.
+        scales: Centre and scale of each series of the training data, by name (see `Divided`).
+    """
+
+    config_class = PatchConfig
+    config: PatchConfig
+
+    def __init__(
+        self,
+        config: PatchConfig,
+        seed: int = 0,
+        *,
+        series: SeriesFormat | None = None,
+        scales: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        super().__init__(config, seed)
+        self.series = series
+        self.scales = {name: (float(centre), float(scale)) for name, (centre, scale) in (scales or {}).items()}
+        for name, (centre, scale) in self.scales.items():
+            if not (np.isfinite(centre) and 0.0 < scale < np.inf):
+                raise RecipeError("scales", {name: (centre, scale)}, "finite numbers, the scale above 0")
+
+    def build(self, config: PatchConfig) -> None:
+        """Build the embeddings of patches and positions."""
+        self.patches = nn.Linear(config.patch, config.width)
+        self.positions = nn.Embedding(config.tokens, config.width)
+
+    def forward(self, past: Tensor) -> Tensor:
+        """Return the standardised forecast, (batch, horizon · levels), of standardised values, (batch, context)."""
+        config = self.config
+        mean = past.mean(1, keepdim=True)
+        deviation = (past.var(1, keepdim=True, correction=0) + EPS).sqrt()
+        x = F.pad((past - mean) / deviation, (0, config.stride), mode="replicate")
+        x = x.unfold(1, config.patch, config.stride)[:, : config.tokens].contiguous()
+        x = self.encode(self.patches(x) + self.positions.weight)
+        forecast: Tensor = self.head(x.flatten(1)).float() * deviation + mean
+        return forecast
+
+    def prepared(self, series: Sequence[Series]) -> Prepared:
+        """Return the standardised past of series; a shorter past than the context is extended by its first value.
+
+        A series whose name is not of the training data is scaled by its own values.
+        """
+        context = self.config.context
+        known = np.array([self._scale(one) for one in series])
+        places = [np.maximum(0, np.arange(-context, 0) + len(one.values)) for one in series]
+        past = np.array([one.values[at] for one, at in zip(series, places, strict=True)])
+        standard = ((past - known[:, :1]) / known[:, 1:]).astype(np.float32)
+        return Prepared(torch.from_numpy(standard), known[:, 0], known[:, 1])
+
+    def forecast(self, table: Mapping[str, Any]) -> pd.DataFrame:
+        """Forecast what follows the last value of each series of a table, such as a DataFrame.
+
+        Returns:
+            The time, the series' name, and a column for each quantile, such as 0.1, or mean; a row per step.
+
+        Raises:
+            OptionError: A column is missing or has unusable values, or the frequency is another one.
+            RecipeError: The model was built without a format of series.
+        """
+        import pandas as pd
+
+        series = self.read(table)
+        made = self.prepared(series)
+        found = made.in_units(self.outputs(made.inputs).double().numpy(), len(self.config.levels))
+        quantiles = dict(zip(self.columns, found.reshape(-1, len(self.columns)).T, strict=True))
+        forecast: pd.DataFrame = pd.DataFrame({**self.keys(series), **quantiles})
+        return forecast
+
+    def read(self, table: Mapping[str, Any]) -> list[Series]:
+        """Return the series of a table that have values; see `forecast` for the errors."""
+        if self.series is None:
+            raise RecipeError("series", None, "a model that was given how a table holds series")
+        series = [one for one in self.series.read(table) if len(one.values)]
+        if not series:
+            raise OptionError(f"no column of {', '.join(self.series.targets)} has a value to forecast from")
+        return series
+
+    def keys(self, series: Sequence[Series]) -> dict[str, NDArray[Any]]:
+        """Return the times and names of forecasts, by name of the column: `horizon` rows for each series."""
+        assert self.series is not None
+        ahead = np.arange(self.config.horizon)
+        times = [self.series.grid.times(one.first + len(one.values) + ahead) for one in series]
+        names = np.repeat([one.name for one in series], len(ahead))
+        return {self.series.time: np.concatenate(times), self.series.key or "series": names}
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of a forecast."""
+        return [str(level) for level in self.config.levels] or ["mean"]
+
+    def _scale(self, one: Series) -> tuple[float, float]:
+        """Return the centre and scale of a series."""
+        assert self.series is not None
+        error = naive_error(one.values, one.known, self.series.season)
+        return self.scales.get(one.name, (float(one.values.mean()), error if error > 0 else 1.0))
+
+    def to_json(self) -> dict[str, Any]:
+        series = None if self.series is None else self.series.to_json()
+        return {"model": self.config.to_json(), "series": series, "scales": self.scales}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Forecaster:
+        series = data["series"]
+        return cls(
+            PatchConfig.from_json(data["model"]),
+            series=None if series is None else SeriesFormat.from_json(series),
+            scales=data["scales"],
+        )

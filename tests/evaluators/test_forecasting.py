@@ -1,0 +1,153 @@
+"""The forecasting evaluator: what it learns, what it says of the data, and what its exported model forecasts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evo_tune import Context, load_model
+from evo_tune.cli import cli
+from evo_tune.errors import EvoTuneError
+from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
+from evo_tune.plugins.find import find_evaluator
+from evo_tune.recipe import ForecastScores
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Evaluator:
+    return find_evaluator("bundled:forecasting")
+
+
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two shops of very different size with a rhythm of seven days that a week before tells badly: it alternates."""
+    rng, days = np.random.default_rng(1), np.arange(400)
+    week = np.sin(2 * np.pi * days / 7) * np.where(days // 7 % 2, 1.0, -0.5)
+    parts = [
+        pd.DataFrame({"day": pd.date_range("2023-01-01", periods=400), "shop": name, "sold": size * (week + noise)})
+        for name, size, noise in (("big", 1e5, rng.normal(0, 0.1, 400)), ("small", 3.0, rng.normal(0, 0.1, 400)))
+    ]
+    path = tmp_path_factory.mktemp("shops") / "shops.csv"
+    pd.concat(parts).sample(frac=1.0, random_state=1).to_csv(path, index=False)
+    return str(path)
+
+
+def bound(evaluator: Evaluator, **given: Any) -> BoundEvaluator:
+    return evaluator.bind(given)
+
+
+def test_a_rhythm_is_learnt_and_beats_the_seasonal_naive_forecast(evaluator: Evaluator, shops: str) -> None:
+    options = bound(evaluator, data=shops, key="shop", target="sold", horizon=7, epochs=12.0)
+    genome, naive = {**options.space.default(), "lr": 3e-3, "dropout": 0.0}, options.baseline()
+    metrics = options.evaluate(genome, Context(seed=1, test=True))
+    assert naive["mase"] == pytest.approx(1.0, abs=0.15)
+    assert set(naive) == {"val_loss", "mase", "smape", "quantile_loss"} | set(evaluator.tests.values())
+    assert metrics["val_loss"] == metrics["quantile_loss"]
+    for name in naive:
+        assert metrics[name] < 0.7 * naive[name], name
+
+
+def test_what_was_found_is_said_before_anything_is_trained(evaluator: Evaluator, shops: str) -> None:
+    assert bound(evaluator, data=shops, key="shop", target="sold").remarks() == [
+        "2 series of 400 values, daily, 2023-01-01 to 2024-02-04; season 7; times in column 'day'",
+        "no value is missing",
+        "the rows were not in order of time: they are sorted",
+        "horizon 14; the first series has 240 values to train on, 80 for validation, and 80 for the test; "
+        "134 windows for validation and 134 for the test",
+    ]
+
+
+@pytest.mark.parametrize("loss", ["quantile", "mse"])
+def test_an_exported_model_forecasts_what_was_judged(
+    evaluator: Evaluator, shops: str, tmp_path: Path, loss: str
+) -> None:
+    """The test windows one after the other, each as a user would ask for it: a table that ends before the horizon."""
+    options = bound(evaluator, data=shops, key="shop", target="sold", horizon=20, epochs=1.0, loss=loss)
+    metrics = options.export(options.space.default(), Context(seed=1, folder=tmp_path / "t"), tmp_path / "model")
+    model, frame = load_model(tmp_path / "model"), pd.read_csv(shops, parse_dates=["day"]).sort_values("day")
+    days = pd.date_range("2023-01-01", periods=400)
+    forecasts, truth, scales = [], [], []
+    for name in ("big", "small"):
+        sold = frame[frame["shop"] == name]["sold"].to_numpy()
+        for start in range(320, 381):
+            past = frame[(frame["day"] < days[start]) & (frame["shop"] == name)]
+            forecasts.append(model.predict(past).drop(columns=["day", "shop"]).to_numpy())
+            truth.append(sold[start : start + 20])
+            scales.append(np.abs(sold[7:240] - sold[: 240 - 7]).mean())
+    levels = (0.1, 0.5, 0.9) if loss == "quantile" else ()
+    scores = ForecastScores.of(np.array(forecasts), np.array(truth), np.array(scales), levels)
+    for name in ("loss", "mase", "smape"):
+        assert getattr(scores, name) == pytest.approx(metrics[f"test_{name}"], rel=1e-6)
+
+
+def test_a_table_of_the_past_becomes_a_table_of_the_future(
+    evaluator: Evaluator, shops: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = bound(evaluator, data=shops, key="shop", target="sold", horizon=5, epochs=1.0)
+    options.export(options.space.default(), Context(seed=1, folder=tmp_path / "t"), tmp_path / "model")
+    other = pd.read_csv(shops).replace({"shop": {"small": "new"}}).assign(note="x")
+    other.to_csv(tmp_path / "past.csv", index=False)
+    words = ["predict", str(tmp_path / "model"), str(tmp_path / "past.csv"), "--output", str(tmp_path / "f.csv")]
+    cli.main(words, standalone_mode=False)
+    forecast = pd.read_csv(tmp_path / "f.csv")
+    assert forecast.columns.tolist() == ["day", "shop", "0.1", "0.5", "0.9"]
+    assert forecast["shop"].tolist() == ["big"] * 5 + ["new"] * 5
+    assert forecast["day"].tolist()[:2] == ["2024-02-05", "2024-02-06"]
+    told = capsys.readouterr().err
+    assert "columns that the model does not know are ignored: note" in told
+    assert "series that the model never saw are scaled by themselves: new" in told
+    model = load_model(tmp_path / "model")
+    pd.testing.assert_frame_equal(
+        model.predict(other).drop(columns="day"), forecast.drop(columns="day"), check_exact=False
+    )
+    scores = model.evaluate(pd.read_csv(shops))
+    assert set(scores) == {"loss", "mase", "smape", "quantile_loss"}
+    with pytest.raises(EvoTuneError, match="is not one of the daily times"):
+        model.predict(other.assign(day=pd.date_range("2023-01-01", periods=800, freq="h")))
+
+
+def test_values_after_the_training_part_change_no_weight(evaluator: Evaluator, shops: str, tmp_path: Path) -> None:
+    frame = pd.read_csv(shops)
+    frame.loc[frame["day"] >= "2023-08-29", "sold"] *= -7.0  # day 240
+    frame.to_csv(tmp_path / "other.csv", index=False)
+    weights = []
+    for number, data in enumerate((shops, str(tmp_path / "other.csv"))):
+        given = {"key": "shop", "target": "sold", "horizon": 7, "epochs": 1.0, "patience": None}
+        options = bound(evaluator, data=data, **given)
+        folder = tmp_path / f"{number}"
+        options.export(options.space.default(), Context(seed=1, folder=tmp_path / "t"), folder)
+        weights.append((folder / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_contexts_are_seasons_that_leave_half_of_the_windows(evaluator: Evaluator, shops: str) -> None:
+    space = bound(evaluator, data=shops, key="shop", target="sold", horizon=14).space
+    assert space.genes["context"].values == (14, 21, 28, 42, 56, 84, 112)  # type: ignore[attr-defined]
+    genome = space.repair({**space.default(), "context": 14, "patch": 32})
+    assert genome["patch"] == 8
+    short = bound(evaluator, data=shops, key="shop", target="sold", horizon=70).space
+    assert max(short.genes["context"].values) == 84  # type: ignore[attr-defined]
+
+
+def test_wrong_options_and_series_cost_nothing(evaluator: Evaluator, shops: str) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"levels": "0.1,0.9"}, "levels=0.1,0.9: expected rising numbers between 0 and 1, 0.5 among them"),
+        ({"levels": "0.5,median"}, "levels=0.5,median"),
+        ({"time": "day"}, "-o time names a column of a file: give one with -o data=FILE"),
+        ({"horizon": 60}, "horizon=60: the longest series has 144 values: expected at least"),
+        (
+            {"data": shops, "target": "sold"},
+            "400 times occur twice .*: if the file has several series, give -o key=COLUMN",
+        ),
+        ({"data": shops}, "column 'shop' holds text: if it tells the series apart, give -o key=shop"),
+        ({"held_out": 0.6, "test": 0.5}, "held_out"),
+        ({"horizon": 0}, "horizon"),
+    ]
+    for given, words in cases:
+        with pytest.raises(EvoTuneError, match=words) as caught:
+            _ = bound(evaluator, **given).space
+        assert "\n" not in str(caught.value)
