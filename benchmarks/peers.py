@@ -3,8 +3,9 @@
 `search.py` runs this file with the Python of that environment. It reads one message a line from standard
 input and answers on standard output, in JSON: {"play": method, "genes": ..., "seed": ..., "objectives": ...,
 "evaluations": ...} begins a run, {"ask": handle} is answered by the point to try, {"tell": handle, "losses":
-[...] or null} takes a result. A point has one number a gene: a real number in [0, 1], or the index of a
-value. It knows nothing of evo_tune, which need not be installed there.
+[...] or null} takes a result, its constraints after the losses. A point has one number a gene: a real number in
+[0, 1], the index of a value, or null for a gene that is not active (Optuna only). It knows nothing of evo_tune, which
+need not be installed there.
 
 A failure is told as a failure where a tool knows such a thing (Optuna, Hyperopt), and otherwise as the worst
 loss so far (Nevergrad, SMAC3, whose forest refuses the infinite cost of a crash).
@@ -24,7 +25,7 @@ from typing import Any, Protocol
 REAL, ORDERED, UNORDERED = "real", "ordered", "unordered"
 """Kinds of genes: a real number, the index of a value on a scale, the index of a category."""
 
-Point = list[float]
+Point = list[float | None]
 
 
 class Peer(Protocol):
@@ -38,7 +39,7 @@ class Peer(Protocol):
 
 
 class Optuna:
-    """A sampler of Optuna with its defaults.
+    """A sampler of Optuna with its defaults. It is told constraints, and asks for active genes only.
 
     Args:
         run: The message that began the run; `first`, if given, is the first point.
@@ -51,7 +52,10 @@ class Optuna:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.failed = optuna.trial.TrialState.FAIL
-        self.genes: list[tuple[str, int]] = run["genes"]
+        self.genes: list[tuple[str, int, list[Any]]] = run["genes"]
+        self.objectives = run["objectives"]
+        if run.get("constraints"):
+            options["constraints_func"] = lambda trial: trial.user_attrs["limits"]
         self.study = optuna.create_study(
             directions=["minimize"] * run["objectives"],
             sampler=getattr(optuna.samplers, sampler)(seed=run["seed"], **options) if sampler else None,
@@ -64,8 +68,10 @@ class Optuna:
     def ask(self) -> tuple[Any, Point]:
         trial = self.study.ask()
         point: Point = []
-        for place, (kind, size) in enumerate(self.genes):
-            if kind == REAL:
+        for place, (kind, size, when) in enumerate(self.genes):
+            if not all(point[other] in values for other, values in when):
+                point.append(None)
+            elif kind == REAL:
                 point.append(trial.suggest_float(f"g{place}", 0.0, 1.0))
             elif kind == ORDERED:
                 point.append(trial.suggest_int(f"g{place}", 0, size - 1))
@@ -77,7 +83,8 @@ class Optuna:
         if losses is None:
             self.study.tell(handle, state=self.failed)
         else:
-            self.study.tell(handle, losses)
+            handle.set_user_attr("limits", losses[self.objectives :])
+            self.study.tell(handle, losses[: self.objectives])
 
 
 class Hyperopt:
@@ -90,7 +97,7 @@ class Hyperopt:
         self.hyperopt = hyperopt
         self.rng = np.random.default_rng(run["seed"])
         space = []
-        for place, (kind, size) in enumerate(run["genes"]):
+        for place, (kind, size, _) in enumerate(run["genes"]):
             if kind == REAL:
                 space.append(hyperopt.hp.uniform(f"g{place}", 0.0, 1.0))
             elif kind == ORDERED and size > 1:
@@ -145,7 +152,7 @@ class Nevergrad:
         import nevergrad as ng
 
         genes = []
-        for kind, size in run["genes"]:
+        for kind, size, _ in run["genes"]:
             if kind == REAL:
                 genes.append(ng.p.Scalar(lower=0.0, upper=1.0))
             elif kind == ORDERED and size > 1:
@@ -177,7 +184,7 @@ class SMAC3:
 
         self.value, self.status = TrialValue, StatusType
         space = ConfigSpace.ConfigurationSpace(seed=run["seed"])
-        for place, (kind, size) in enumerate(run["genes"]):
+        for place, (kind, size, _) in enumerate(run["genes"]):
             name = f"g{place}"
             if kind == REAL:
                 space.add(ConfigSpace.Float(name, (0.0, 1.0)))

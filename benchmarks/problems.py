@@ -44,6 +44,7 @@ class Instance:
         objectives: Number of losses.
         floor: Regret of a search that saw every cell of a table: above zero only with noise.
         regret: Gives that of a genome which a search recommends, where this is what is counted.
+        constraints: Number of values that follow the losses in a result and must not exceed 0.
     """
 
     space: SearchSpace
@@ -52,6 +53,7 @@ class Instance:
     objectives: int = 1
     floor: float = 0.0
     regret: Callable[[dict[str, Any]], float] | None = None
+    constraints: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Problem:
 
     Args:
         name: For people.
-        group: 'tables', 'noisy', 'seeds', 'one seed', 'functions' or 'fronts'.
+        group: 'tables', 'noisy', 'seeds', 'one seed', 'functions', 'conditions' or 'fronts'.
         instance: Makes the instance of a seed.
     """
 
@@ -72,11 +74,12 @@ class Problem:
 def regrets(results: Sequence[Result], best: float, median: float) -> np.ndarray:
     """Return the normalised regret after each evaluation: that of the genome which looks best so far.
 
-    (loss - best) / (median - best): 0 is the best there is, 1 the median; infinite until one has not failed.
+    (loss - best) / (median - best): 0 is the best there is, 1 the median; infinite until one has neither failed nor
+    broken a constraint (a value above 0 after the loss).
     """
     found, told, course = np.inf, np.inf, []
     for seen, true in results:
-        if seen is not None and true is not None and seen[0] < told:
+        if seen is not None and true is not None and seen[0] < told and all(value <= 0.0 for value in seen[1:]):
             told, found = seen[0], true[0]
         course.append((found - best) / (median - best))
     return np.array(course)
@@ -389,4 +392,140 @@ FUNCTIONS = [
     function("rugged", REALS, rugged),
     function("branches", REALS, branches),
     function("sparse", MANY, sparse),
+]
+
+
+# Functions with a condition that the ones above lack. Each is made from a generator, which draws the optimum.
+
+Made = tuple[SearchSpace, Callable[[Units], Losses | None], float]
+"""Space, function of unit coordinates, and the lowest loss."""
+
+
+def condition(name: str, make: Callable[[np.random.Generator], Made], constraints: int = 0) -> Problem:
+    """Return a problem from a function that draws its space, its losses and the lowest of them."""
+
+    def instance(seed: int) -> Instance:
+        rng = np.random.default_rng([30, seed])
+        space, losses, best = make(rng)
+
+        def evaluate(genome: dict[str, Any]) -> Result:
+            found = losses(dict(zip(space.genes, space.encode(genome), strict=True)))
+            return found, found
+
+        draws = [evaluate(space.sample(rng))[0] for _ in range(999)]
+        median = float(np.median([draw[0] for draw in draws if draw and all(value <= 0.0 for value in draw[1:])]))
+        return Instance(space, evaluate, lambda results: regrets(results, best, median), constraints=constraints)
+
+    return Problem(name, "conditions", instance)
+
+
+def floats(count: int) -> SearchSpace:
+    """Return a space of real numbers in [0, 1]."""
+    return SearchSpace(**{f"x{place}": Float(0.0, 1.0) for place in range(count)})
+
+
+def sphere(count: int) -> Callable[[np.random.Generator], Made]:
+    """Squared distance from a point, of `count` genes."""
+
+    def make(rng: np.random.Generator) -> Made:
+        best = rng.random(count)
+        return floats(count), lambda u: (float(((np.array([*u.values()]) - best) ** 2).mean()),), 0.0
+
+    return make
+
+
+def constrained(rng: np.random.Generator) -> Made:
+    """Five genes; the lowest point is beyond an active bound, and a band leaves a fifth of the space feasible."""
+    best, across, along = rng.uniform(0.25, 0.75, 5), rng.normal(size=5), rng.normal(size=5)
+    across /= np.linalg.norm(across)
+    along -= across * (along @ across)
+    along /= np.linalg.norm(along)
+
+    def losses(u: Units) -> Losses:
+        away = np.array([*u.values()]) - best
+        loss = ((away - 0.4 * across) ** 2).sum() - 0.16
+        return float(loss), float(away @ across), float((away @ along) ** 2 - 0.02)
+
+    return floats(5), losses, 0.0
+
+
+def memory(rng: np.random.Generator) -> Made:
+    """Larger models are better until they are out of memory, as 40 % of the space is; lr moves with the size."""
+    space = SearchSpace(
+        depth=Int(1, 16),
+        width=Choice((32, 48, 64, 96, 128, 192, 256, 384, 512), ordered=True),
+        batch=Choice((4, 8, 16, 32, 64, 128, 256, 512), ordered=True),
+        lr=Float(1e-5, 1e-1, log=True),
+        dropout=Float(0.0, 0.5),
+    )
+    shares, lr, dropout, centre = rng.dirichlet([4.0] * 3), rng.uniform(0.4, 0.9), rng.random(), rng.uniform(0.2, 0.8)
+    sizes = [(d, w, b) for d in range(16) for w in range(9) for b in range(8)]
+    units = (np.array(sizes) + 0.5) / (16, 9, 8)
+    needed = units @ shares
+    edge = float(np.quantile(needed, 0.6))
+    quality = 0.6 * (1.0 - needed) + 0.3 * (units[:, 2] - centre) ** 2
+
+    def losses(u: Units) -> Losses | None:
+        size = np.array([u["depth"], u["width"], u["batch"]])
+        if size @ shares > edge:
+            return None
+        loss = 0.6 * (1.0 - size @ shares) + 0.3 * (u["batch"] - centre) ** 2
+        loss += (u["lr"] - lr + 0.4 * (size @ shares)) ** 2 + 0.2 * (u["dropout"] - dropout) ** 2
+        return (float(loss),)
+
+    return space, losses, float(quality[needed <= edge].min())
+
+
+def conditional(rng: np.random.Generator) -> Made:
+    """Each kind has three genes of its own; that of the best one counts more, so it looks worse at first."""
+    kinds, good = ("a", "b", "c"), int(rng.integers(1, 3))
+    own = {f"{kind}{place}": Float(0.0, 1.0, when={"kind": kind}) for kind in kinds for place in range(3)}
+    space = SearchSpace(kind=Choice(kinds), x0=Float(0.0, 1.0), x1=Float(0.0, 1.0), **own)
+    best = dict(zip(space.genes, rng.random(12), strict=True))
+
+    def losses(u: Units) -> Losses:
+        kind = int(3 * u["kind"])
+        shared = sum((u[gene] - best[gene]) ** 2 for gene in ("x0", "x1"))
+        mine = sum((u[f"{kinds[kind]}{place}"] - best[f"{kinds[kind]}{place}"]) ** 2 for place in range(3))
+        return (float(0.3 * shared + (1.5 * mine if kind == good else 0.2 + 0.2 * mine)),)
+
+    return space, losses, 0.0
+
+
+def few_matter(count: int) -> Callable[[np.random.Generator], Made]:
+    """Four of `count` genes matter, two of them only together."""
+
+    def make(rng: np.random.Generator) -> Made:
+        genes = [f"x{place}" for place in rng.choice(count, 4, replace=False)]
+        best = rng.random(4)
+
+        def losses(u: Units) -> Losses:
+            away = np.array([u[gene] for gene in genes]) - best
+            return (float((away**2).sum() + away[0] * away[1]),)
+
+        return floats(count), losses, 0.0
+
+    return make
+
+
+def plateau(rng: np.random.Generator) -> Made:
+    """Six whole numbers; the loss changes with every third of them only."""
+    best = rng.integers(0, 21, 6)
+    space = SearchSpace(**{f"n{place}": Int(0, 20) for place in range(6)})
+
+    def losses(u: Units) -> Losses:
+        return (float(sum(abs(int(21 * value) - one) // 3 for value, one in zip(u.values(), best, strict=True))),)
+
+    return space, losses, 0.0
+
+
+CONDITIONS = [
+    condition("sphere, 3 genes", sphere(3)),
+    condition("sphere, 8 genes", sphere(8)),
+    condition("sphere, 20 genes", sphere(20)),
+    condition("active constraint", constrained, constraints=2),
+    condition("out of memory", memory),
+    condition("conditional", conditional),
+    condition("4 of 50 genes", few_matter(50)),
+    condition("plateau", plateau),
 ]

@@ -23,6 +23,7 @@ With two objectives (--fronts) regret is the share of the table's hypervolume th
     python benchmarks/search.py --tables ../shared/tables --seeds 20 --further     further seeds of a genome
     python benchmarks/search.py --tables ../shared/tables --seeds 20 --ablation    the parts of saea instead
     python benchmarks/search.py --tables ../shared/tables --seeds 3 --quick        ours only, in a few minutes
+    python benchmarks/search.py --problems conditions --seeds 10 --evaluations 50  constraints, failures, branches
     python benchmarks/search.py --cost                                             milliseconds of a proposal
 
 The others run in an environment of their own, which the script makes in the user's cache, or at
@@ -53,20 +54,20 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from problems import FUNCTIONS, Instance, Losses, Problem, Result, tables
+from problems import CONDITIONS, FUNCTIONS, Instance, Losses, Problem, Result, tables
 
 from evo_tune import Choice, Float, Minimize
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.models.gaussian import features_of, sizes_of
 from evo_tune.genome.models.seeds import by_expectation
-from evo_tune.genome.trial import DEFAULT, Candidate, Outcome, Proposal
+from evo_tune.genome.trial import DEFAULT, Candidate, Constraint, Outcome, Proposal
 from evo_tune.genome.values import genome_key
 from evo_tune.genome.view import entries
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import RunSettings
 
-BUDGETS = (10, 20, 40, 60, 100, 192, 384)
+BUDGETS = (10, 20, 40, 50, 60, 100, 192, 384)
 """Numbers of evaluations after which the regret is told."""
 
 RANKED = (20, 40, 60)
@@ -106,9 +107,11 @@ class Ours:
     """
 
     def __init__(self, instance: Instance, seed: int, name: str, rules: RunSettings = NO_RULES, **options: Any) -> None:
-        self.strategy = Ruled.of(make_strategy(name, options), rules)
+        constraints = [Constraint(f"limit{place}", 0.0, 1.0) for place in range(instance.constraints)]
+        self.strategy = Ruled.of(make_strategy(name, options), rules, constraints)
         self.objectives = [Minimize(f"loss{place}") for place in range(instance.objectives)]
-        self.history = RunHistory(instance.space, self.objectives)
+        self.metrics = [one.metric for one in (*self.objectives, *constraints)]
+        self.history = RunHistory(instance.space, self.objectives, constraints)
         self.seed = seed
 
     def ask(self) -> tuple[Any, dict[str, Any]]:
@@ -125,7 +128,7 @@ class Ours:
         if losses is None:
             outcome = Outcome("failed", error="no such cell")
         else:
-            outcome = Outcome("ok", {goal.metric: loss for goal, loss in zip(self.objectives, losses, strict=True)})
+            outcome = Outcome("ok", dict(zip(self.metrics, losses, strict=True)))
         self.history.tell(handle, outcome)
 
     def recommended(self) -> dict[str, Any] | None:
@@ -165,15 +168,19 @@ class Peer:
         self.best: tuple[float, dict[str, Any] | None] = (np.inf, None)
         self.out: dict[int, dict[str, Any]] = {}
         run = {"play": method, "seed": seed, "objectives": instance.objectives, "evaluations": evaluations}
-        genes = [_kind(gene) for gene in self.space.genes.values()]
+        run["constraints"] = instance.constraints
+        genes = [_kind(gene, self.space) for gene in self.space.genes.values()]
         first = [_number(gene, self.space.default()[name]) for name, gene in self.space.genes.items()]
         line.send(**run, genes=genes, first=first if default else None)
 
     def ask(self) -> tuple[Any, dict[str, Any]]:
         self.asked += 1
         point = self.line.send(ask=self.asked)
-        genes = self.space.genes.items()
-        genome = {name: _value(gene, number) for (name, gene), number in zip(genes, point, strict=True)}
+        genes, default = self.space.genes.items(), self.space.default()
+        genome = {
+            name: default[name] if number is None else _value(gene, number)
+            for (name, gene), number in zip(genes, point, strict=True)
+        }
         self.out[self.asked] = genome
         return self.asked, genome
 
@@ -187,10 +194,16 @@ class Peer:
         return self.best[1]
 
 
-def _kind(gene: Any) -> tuple[str, int]:
+def _kind(gene: Any, space: Any) -> tuple[str, int, list[tuple[int, list[int]]]]:
+    """Return a gene's kind, size and condition: indices of genes, each with the indices of its values."""
+    names = list(space.genes)
+    when = [
+        (names.index(other), [int(_number(space.genes[other], value)) for value in values])
+        for other, values in gene.when or ()
+    ]
     if isinstance(gene, Float):
-        return "real", 0
-    return "unordered" if isinstance(gene, Choice) and not gene.ordered else "ordered", int(gene.size)
+        return "real", 0, when
+    return "unordered" if isinstance(gene, Choice) and not gene.ordered else "ordered", int(gene.size), when
 
 
 def _value(gene: Any, number: float) -> Any:
@@ -271,6 +284,7 @@ METHODS: dict[str, Maker] = {
     "nevergrad ngopt": peer("nevergrad ngopt"),
     "smac3": peer("smac3"),
     "optuna gp": peer("optuna gp"),
+    "optuna gp, default first": peer("optuna gp", default=True),
 }
 
 FRONTS: dict[str, Maker] = {
@@ -322,10 +336,12 @@ class Played:
     Args:
         regrets: After each evaluation, shape (evaluations,).
         asking: Milliseconds per proposal.
+        failed: Share of trainings that failed or broke a constraint.
     """
 
     regrets: np.ndarray
     asking: float
+    failed: float = 0.0
 
     @property
     def needed(self) -> float:
@@ -378,7 +394,8 @@ def play(maker: Maker, problem: Problem, seed: int, evaluations: int, slots: int
         found = np.array(course + course[-1:] * (evaluations - len(course)))
     else:
         found = instance.regrets(results)
-    return Played(found, 1000 * seconds / evaluations)
+    failed = [told is None or any(value > 0.0 for value in told[instance.objectives :]) for told, _ in results]
+    return Played(found, 1000 * seconds / evaluations, float(np.mean(failed)))
 
 
 def _looked_at(player: Player, instance: Instance, course: list[float]) -> float:
@@ -393,7 +410,7 @@ class Record:
     """The runs played so far, by method, problem and seed, and the CSV file in which they stand, if any.
 
     Args:
-        path: The file; a run is a row: method, problem, seed, milliseconds, the regret after each evaluation.
+        path: The file; a run is a row: method, problem, seed, milliseconds, share of failures, regrets.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -401,28 +418,28 @@ class Record:
         self.runs: dict[tuple[str, str, int], Played] = {}
         if path and path.is_file():
             with open(path, newline="", encoding="utf-8") as file:
-                for method, problem, seed, asking, *regrets in csv.reader(file):
+                for method, problem, seed, asking, failed, *regrets in csv.reader(file):
                     if method != "method":
-                        played = Played(np.array(regrets, dtype=float), float(asking))
+                        played = Played(np.array(regrets, dtype=float), float(asking), float(failed))
                         self.runs[method, problem, int(seed)] = played
         elif path:
-            self._append(["method", "problem", "seed", "ms", *range(1, max(BUDGETS) + 1)])
+            self._append(["method", "problem", "seed", "ms", "failed", *range(1, max(BUDGETS) + 1)])
 
     def add(self, method: str, problem: str, seed: int, played: Played) -> None:
         """Note a run, on disk as well."""
         self.runs[method, problem, seed] = played
         if self.path:
             regrets = [f"{regret:.6g}" for regret in played.regrets]
-            self._append([method, problem, seed, f"{played.asking:.3f}", *regrets])
+            self._append([method, problem, seed, f"{played.asking:.3f}", f"{played.failed:.3f}", *regrets])
 
     def _append(self, row: list[Any]) -> None:
         assert self.path is not None
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(row)
 
-    def of(self, method: str, problem: str, seeds: int) -> list[Played]:
+    def of(self, method: str, problem: str, seeds: Iterable[int]) -> list[Played]:
         """Return the runs of one method on one problem."""
-        return [self.runs[method, problem, seed] for seed in range(seeds) if (method, problem, seed) in self.runs]
+        return [self.runs[method, problem, seed] for seed in seeds if (method, problem, seed) in self.runs]
 
 
 Runs = dict[str, list[Played]]
@@ -453,6 +470,24 @@ def ranks(results: dict[str, Runs], budgets: Iterable[int]) -> dict[str, float]:
             means = np.array([reached(results[name][problem], budget).mean() for name in names])
             places.append([1 + (means < mean).sum() + ((means == mean).sum() - 1) / 2 for mean in means])
     return dict(zip(names, np.mean(places, axis=0), strict=True))
+
+
+def conditions(results: dict[str, Runs], budget: int) -> None:
+    """Print, for each problem, mean and standard error of the regret after `budget`, and the share of failures.
+
+    The functions are smooth, so regrets span powers of ten, and no mean over problems is taken.
+    """
+    width = max(map(len, results))
+    print(f"\nconditions: regret at {budget}, and the share of failed trainings")
+    for problem in next(iter(results.values())):
+        print(f"  {problem}")
+        for name, runs in results.items():
+            found = reached(runs[problem], budget)
+            mean, error = found.mean(), found.std(ddof=1) / np.sqrt(len(found))
+            failed = np.mean([run.failed for run in runs[problem]])
+            print(
+                f"    {name:{width}} {mean:10.2g} ± {error:8.2g}  median {np.median(found):8.2g}  failed {failed:5.1%}"
+            )
 
 
 def report(group: str, results: dict[str, Runs], budgets: Sequence[int]) -> None:
@@ -522,6 +557,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="How many trainings a search needs, on tables of trained networks.")
     parser.add_argument("--tables", type=Path, default=Path("../shared/tables"), help="folder of the tables")
     parser.add_argument("--seeds", type=int, default=20, help="runs of each method on each problem, 2 or more")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first run (choose on other seeds)")
     parser.add_argument("--evaluations", type=int, default=100, help="trainings of a run, 20 or more")
     parser.add_argument("--slots", default="1", help="trainings at a time: a number, or several as 1,8,96")
     parser.add_argument("--ablation", action="store_true", help="the parts of saea instead of its opponents")
@@ -561,22 +597,25 @@ def main() -> None:
         given.evaluations, methods = 40, {name: methods[name] for name in QUICK if name in methods}
     wanted = given.methods or (SLOTS if given.slots != [1] and methods is METHODS else methods)
     methods = {name: maker for name, maker in methods.items() if name in wanted}
-    problems = [*tables(given.tables), *FUNCTIONS]
-    if len(problems) == len(FUNCTIONS):
+    found = tables(given.tables)
+    problems = [*found, *FUNCTIONS, *CONDITIONS]
+    if not found:
         print(f"nothing to measure in {given.tables}: it holds none of the tables; they are no part of this project")
+    wanted_problems = given.problems or {problem.group for problem in problems} - {"conditions"}
     problems = [
         problem
         for problem in problems
         if (problem.group == "fronts") == given.fronts
         and (problem.group in ("seeds", "one seed")) == given.further
-        and (not given.problems or problem.name in given.problems or problem.group in given.problems)
+        and (problem.name in wanted_problems or problem.group in wanted_problems)
     ]
     if not methods or not problems:
         print("no method or no problem of these names")
         return
     record, line = Record(given.csv), Line(given.peers_env)
     rows = {at_once(name, slots): (maker, slots) for slots in given.slots for name, maker in methods.items()}
-    for seed in range(given.seeds):  # outermost: whenever it is stopped, all have had about as many seeds
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    for seed in seeds:  # outermost: whenever it is stopped, all have had about as many seeds
         for problem in problems:
             for name, (maker, slots) in rows.items():
                 if (name, problem.name, seed) not in record.runs:
@@ -587,7 +626,10 @@ def main() -> None:
     groups: dict[str, dict[str, Runs]] = {}
     for group in dict.fromkeys(problem.group for problem in problems):
         names = [problem.name for problem in problems if problem.group == group]
-        groups[group] = {method: {name: record.of(method, name, given.seeds) for name in names} for method in rows}
+        groups[group] = {method: {name: record.of(method, name, seeds) for name in names} for method in rows}
+        if group == "conditions":
+            conditions(groups[group], min(50, given.evaluations) if given.evaluations < 200 else given.evaluations)
+            continue
         report(group, groups[group], [budget for budget in BUDGETS if budget <= given.evaluations])
     for problem in problems:
         if problem.group == "noisy":

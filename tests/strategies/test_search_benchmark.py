@@ -148,6 +148,35 @@ def test_functions_are_zero_at_their_optimum_and_nowhere_lower(problems: ModuleT
             assert all(true is None or true[0] > 0.0 for _, true in map(instance.evaluate, other))
 
 
+def test_conditions_have_no_lower_loss_than_their_best(problems: ModuleType) -> None:
+    for one in problems.CONDITIONS:
+        instance, rng = one.instance(1), np.random.default_rng(2)
+        results = [instance.evaluate(instance.space.sample(rng)) for _ in range(300)]
+        assert instance.regrets(results)[-1] >= 0.0
+        assert {len(told) for told, _ in results if told} == {1 + instance.constraints}
+    failed = [told is None for told, _ in _results(problems, "out of memory")]
+    broken = [told[1] > 0.0 or told[2] > 0.0 for told, _ in _results(problems, "active constraint")]
+    assert np.mean(failed) == pytest.approx(0.4, abs=0.1)
+    assert 0.5 < np.mean(broken) < 0.95
+
+
+def _results(problems: ModuleType, name: str) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
+    instance = next(one for one in problems.CONDITIONS if one.name == name).instance(1)
+    rng = np.random.default_rng(3)
+    return [instance.evaluate(instance.space.sample(rng)) for _ in range(300)]
+
+
+def test_a_genome_that_breaks_a_constraint_is_no_best(problems: ModuleType) -> None:
+    results = [((1.0, 0.1), (1.0,)), ((3.0, -0.1), (3.0,)), ((2.0, 0.0), (2.0,)), (None, None)]
+    assert problems.regrets(results, 0.0, 4.0).tolist() == [np.inf, 0.75, 0.5, 0.5]
+
+
+def test_failures_and_broken_constraints_are_counted(search: ModuleType, problems: ModuleType) -> None:
+    one = next(one for one in problems.CONDITIONS if one.name == "active constraint")
+    played = search.play(search.METHODS["random"], one, 0, 40, 1, None)
+    assert 0.4 < played.failed < 1.0
+
+
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("method", ["saea", "ga", "random", "hill"])
 def test_a_small_table_is_known_in_the_end(search: ModuleType, table: object, method: str, slots: int) -> None:
@@ -187,13 +216,18 @@ def test_a_run_that_was_played_is_not_played_again(search: ModuleType, table: ob
     record.add("random", "table", 0, played)
     again = search.Record(tmp_path / "runs.csv")
     assert again.runs.keys() == {("random", "table", 0)}
-    assert again.of("random", "table", 5)[0].regrets == pytest.approx(played.regrets, rel=1e-5)
+    assert again.of("random", "table", range(5))[0].regrets == pytest.approx(played.regrets, rel=1e-5)
 
 
 def test_peers_answer_in_lines() -> None:
     pytest.importorskip("optuna")
     messages = [
-        {"play": "optuna random", "genes": [["real", 0], ["ordered", 4], ["unordered", 3]], "seed": 1, "objectives": 1},
+        {
+            "play": "optuna random",
+            "genes": [["real", 0, []], ["ordered", 4, []], ["unordered", 3, []]],
+            "seed": 1,
+            "objectives": 1,
+        },
         {"ask": 1},
         {"tell": 1, "losses": [0.5]},
         {"ask": 2},
