@@ -590,6 +590,17 @@ def beliefs(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
     return total
 
 
+def slopes_of_beliefs(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
+    """Return the gradient of `beliefs` by the unit coordinates, both of shape (points, genes)."""
+    found = np.zeros(units.shape)
+    for place, gene in enumerate(genes.values()):
+        if gene.prior is not None:
+            away = (units[:, place] - gene.encode(gene.prior)) / width(gene)
+            near = (1.0 - UNSURE) * np.exp(-0.5 * away**2)
+            found[:, place] = -near * away / (near + UNSURE) / width(gene)
+    return found
+
+
 def inactive(genes: Mapping[str, Gene], genome: Genome) -> list[str]:
     """Return the names of a genome's inactive genes.
 
@@ -606,6 +617,32 @@ def inactive(genes: Mapping[str, Gene], genome: Genome) -> list[str]:
             for other, values in genes[name].when or ()
         )
     return [name for name in genes if not counts[name]]
+
+
+Condition: TypeAlias = tuple[int, tuple[tuple[int, Gene, tuple[Value, ...]], ...]]
+"""Index of a gene, and the indices of the genes that its condition names, each with the values that meet it."""
+
+
+def conditions(genes: Mapping[str, Gene]) -> list[Condition]:
+    """Return the genes with a condition, each after those that its condition names."""
+    places = {name: place for place, name in enumerate(genes)}
+    found = []
+    for name in TopologicalSorter(_needed(genes)).static_order():
+        needed = tuple(
+            (places[other], genes[other], values) for other, values in genes[name].when or () if other in genes
+        )
+        if needed:
+            found.append((places[name], needed))
+    return found
+
+
+def meets(gene: Gene, values: tuple[Value, ...], units: np.ndarray) -> np.ndarray:
+    """Return whether unit coordinates of a gene decode to one of some values, shape (points,)."""
+    if isinstance(gene, Choice):  # the usual case, without a loop over points
+        cells = np.clip((units * gene.size).astype(int), 0, gene.size - 1)
+        return np.asarray(np.isin(cells, [cell(gene.encode(value), gene.size) for value in values]))
+    checked = [gene.check(value) for value in values]
+    return np.array([gene.decode(u) in checked for u in units.tolist()], dtype=bool)
 
 
 def _needed(genes: Mapping[str, Gene]) -> dict[str, set[str]]:

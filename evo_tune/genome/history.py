@@ -223,10 +223,21 @@ class History(ABC):
         """Return the losses of `ranking`, shape (trials, objectives)."""
 
     @abstractmethod
-    def scaled_losses(self) -> np.ndarray:
-        """Return the first losses of `ranking` on one common scale, ascending, shape (trials,).
+    def bare_losses(self) -> np.ndarray:
+        """Return the losses of `ranking` as if there were no constraints, shape (trials, objectives)."""
 
-        NaN for trials whose loss has another scale, or that are not ranked by their loss.
+    @abstractmethod
+    def scaled_losses(self) -> np.ndarray:
+        """Return the first losses of `ranking` on one common scale, shape (trials,).
+
+        They ascend among the trials that meet the constraints. NaN for trials whose loss has another scale.
+        """
+
+    @abstractmethod
+    def excesses(self) -> np.ndarray:
+        """Return by how much the trials of `ranking` exceed each constraint, shape (trials, constraints).
+
+        Negative where a constraint is met by a margin, NaN where a trial lacks the metric.
         """
 
     @abstractmethod
@@ -254,8 +265,8 @@ class History(ABC):
 
     def arrays(self) -> Arrays:
         """Return the history as arrays of numbers, for a model; new arrays at each call."""
-        losses = self.ranked_losses()
-        if len(self.objectives) == 1 and np.isfinite(scaled := self.scaled_losses()).all():
+        losses, scaled = self.ranked_losses(), self.scaled_losses()
+        if len(self.objectives) == 1 and np.isfinite(scaled).all() and (self.excesses() <= 0.0).all():
             losses = scaled[:, None]
         done, failed, pending = ([one.id for one in some] for some in (self.ranking, self.failed, self.out))
         return Arrays(self._features(done), losses, self._features(failed), self._features(pending))
@@ -322,6 +333,7 @@ class RunHistory(History):
         self._failed: list[Trial] = []
         self._ranked: list[tuple[float, tuple[float, ...], int, Trial]] = []
         self._losses = Grown(*[0.0] * len(self.objectives))
+        self._excesses = Grown(*[0.0] * len(self.constraints))
         self._early: frozenset[str] = frozenset()
 
     @property
@@ -354,11 +366,14 @@ class RunHistory(History):
     def ranked_losses(self) -> np.ndarray:
         return np.array(self._losses.get(len(self._ranked)))
 
+    def bare_losses(self) -> np.ndarray:
+        return self.ranked_losses()
+
     def scaled_losses(self) -> np.ndarray:
-        """Return the first losses of `ranking`; NaN for trials that break a constraint, as they rank by violation."""
-        found = np.array(self._losses.get(len(self._ranked))[:, 0])
-        found[bisect(self._ranked, 0.0, key=lambda row: row[0]) :] = np.nan
-        return found
+        return np.array(self._losses.get(len(self._ranked))[:, 0])
+
+    def excesses(self) -> np.ndarray:
+        return np.array(self._excesses.get(len(self._ranked)))
 
     def seen(self, genome: Genome, budget: float = 1.0, replicate: int = 0) -> bool:
         return (genome_key(genome), budget, replicate) in self._seen
@@ -410,5 +425,7 @@ class RunHistory(History):
             mine = (trial.violation, trial.losses, trial.id, trial)
             place = bisect(self._ranked, mine[:3], key=lambda row: row[:3])
             self._losses.insert(place, trial.losses, len(self._ranked))
+            excesses = [one.excess(outcome.metrics) for one in self.constraints]
+            self._excesses.insert(place, excesses, len(self._ranked))
             self._ranked.insert(place, mine)
         return trial

@@ -15,7 +15,19 @@ from typing import Any
 import numpy as np
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.genes import Choice, Float, Gene, Int, centre, check_conditions, drawn, inactive
+from evo_tune.genome.genes import (
+    Choice,
+    Condition,
+    Float,
+    Gene,
+    Int,
+    centre,
+    check_conditions,
+    conditions,
+    drawn,
+    inactive,
+    meets,
+)
 from evo_tune.genome.values import Genome, Value
 from evo_tune.text import is_writable
 
@@ -41,6 +53,7 @@ class SearchSpace:
     optional: dict[str, Gene] = field(compare=False)
     _gives_genes: bool = field(compare=False, repr=False)
     """Whether the repair also takes the genes; computed once, because each genome needs it."""
+    _conditions: list[Condition] = field(compare=False, repr=False)
 
     def __init__(
         self,
@@ -68,6 +81,7 @@ class SearchSpace:
         object.__setattr__(self, "repair", repair)
         object.__setattr__(self, "optional", dict(optional))
         object.__setattr__(self, "_gives_genes", repair is not None and _takes_two(repair))
+        object.__setattr__(self, "_conditions", conditions(genes))
 
     def including(self, names: Iterable[str]) -> SearchSpace:
         """Return the space with the named optional genes switched on; other names are ignored."""
@@ -145,6 +159,33 @@ class SearchSpace:
             units.append(centre(int(block.argmax()), count) if count else float(np.clip(block[0], 0.0, 1.0)))
             start += len(block)
         return self.snap(units)
+
+    @property
+    def conditional(self) -> np.ndarray:
+        """Whether each gene has a condition, shape (genes,)."""
+        found = np.zeros(len(self.genes), dtype=bool)
+        found[[place for place, _ in self._conditions]] = True
+        return found
+
+    @property
+    def branching(self) -> list[int]:
+        """Indices of the genes that conditions of others name."""
+        return sorted({other for _, needed in self._conditions for other, *_ in needed})
+
+    def active(self, units: np.ndarray) -> np.ndarray:
+        """Return whether each gene is active, before any repair.
+
+        Args:
+            units: Unit coordinates, shape (points, genes).
+
+        Returns:
+            Shape (points, genes).
+        """
+        found = np.ones(units.shape, dtype=bool)
+        for place, needed in self._conditions:
+            for other, gene, values in needed:
+                found[:, place] &= found[:, other] & meets(gene, values, units[:, other])
+        return found
 
     def default(self) -> Genome:
         """Return the repaired genome of all genes' defaults."""

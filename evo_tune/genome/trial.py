@@ -73,15 +73,17 @@ class Constraint:
         bound = repr(self.bound).removesuffix(".0")
         return f"{self.metric}{'<=' if self.sign > 0 else '>='}{bound}"
 
+    def excess(self, metrics: Mapping[str, float]) -> float:
+        """Return the amount beyond the bound, negative within it; NaN for a metric that is missing."""
+        return self.sign * (metrics.get(self.metric, math.nan) - self.bound)
+
     def violation(self, metrics: Mapping[str, float]) -> float:
         """Return the amount beyond the bound, in units of the bound; 0 if the constraint is met.
 
         It is infinite for a metric that is missing or NaN.
         """
-        value = metrics.get(self.metric, math.nan)
-        if math.isnan(value):
-            return math.inf
-        return max(0.0, self.sign * (value - self.bound)) / (abs(self.bound) or 1.0)
+        excess = self.excess(metrics)
+        return math.inf if math.isnan(excess) else max(0.0, excess) / (abs(self.bound) or 1.0)
 
 
 def violation(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> float:

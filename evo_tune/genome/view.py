@@ -138,6 +138,8 @@ class Ledger:
         violation: Amount by which a genome breaks the constraints.
         losses: Losses of each genome by budget; NaN if it has none.
         births: Id of the first candidate of each genome.
+        constraints: Constraints of the run.
+        excesses: Amount beyond the bound of each constraint, by its latest trial.
     """
 
     objectives: int
@@ -146,7 +148,9 @@ class Ledger:
     violation: Grown = field(default_factory=lambda: Grown(0.0))
     losses: dict[float, Grown] = field(default_factory=dict)
     births: Grown = field(default_factory=lambda: Grown(0.0))
-    _by_rung: dict[int, tuple[np.ndarray, list[np.ndarray]]] = field(default_factory=dict)
+    constraints: tuple[Constraint, ...] = ()
+    excesses: Grown = field(default_factory=Grown)
+    _by_rung: dict[tuple[int, bool], tuple[np.ndarray, list[np.ndarray]]] = field(default_factory=dict)
 
     def take(self, entry: Entry) -> None:
         """Update the row of a genome from all of its results."""
@@ -154,6 +158,7 @@ class Ledger:
         self.births.set(row, entry.birth.id)
         self.alive.set(row, not entry.failed)
         self.violation.set(row, entry.latest.violation)
+        self.excesses.set(row, [one.excess(entry.latest.outcome.metrics) for one in self.constraints])
         for budget in entry.results:
             rows = self.losses.setdefault(budget, Grown(*[math.nan] * self.objectives))
             rows.set(row, self._row(entry.losses(budget)))
@@ -167,25 +172,26 @@ class Ledger:
     def scaled_losses(self, count: int) -> np.ndarray:
         """Return the first losses of the first `count` genomes, shape (count,).
 
-        NaN for genomes that were not fully trained, that failed, or that break a constraint.
+        NaN for genomes that were not fully trained, or that failed.
         """
         losses = self.losses.get(1.0, Grown(*[math.nan] * self.objectives)).get(count)[:, 0]
-        counts = (self.alive.get(count)[:, 0] > 0.0) & (self.violation.get(count)[:, 0] == 0.0) & np.isfinite(losses)
+        counts = (self.alive.get(count)[:, 0] > 0.0) & np.isfinite(losses)
         return np.where(counts, losses, math.nan)
 
-    def by_rung(self, losses: np.ndarray, objective: int) -> list[np.ndarray]:
+    def by_rung(self, losses: np.ndarray, objective: int, constrained: bool = True) -> list[np.ndarray]:
         """Return the list that `placed_by_rung` yields, cached while the losses stay the same.
 
         Args:
             losses: Losses at each rung, shape (genomes, rungs).
             objective: Index of the objective.
+            constrained: See `places`.
         """
-        known = self._by_rung.get(objective)
+        known = self._by_rung.get((objective, constrained))
         if known is None or not np.array_equal(known[0], losses, equal_nan=True):
-            known = self._by_rung[objective] = losses.copy(), list(placed_by_rung(list(losses.T)))
+            known = self._by_rung[objective, constrained] = losses.copy(), list(placed_by_rung(list(losses.T)))
         return known[1]
 
-    def places(self, count: int, rungs: Sequence[float]) -> np.ndarray:
+    def places(self, count: int, rungs: Sequence[float], constrained: bool = True) -> np.ndarray:
         """Return the place of each genome in the order of each objective, from 1, shape (genomes, objectives).
 
         The results of the lowest rung order all genomes. Genomes that reached the next rung keep their places as a
@@ -199,8 +205,10 @@ class Ledger:
         Args:
             count: Number of genomes, the first ones reported.
             rungs: Budgets of the run, increasing to 1.
+            constrained: Whether genomes that break a constraint follow all others.
         """
-        alive, violation = self.alive.get(count)[:, 0] > 0.0, self.violation.get(count)[:, 0]
+        alive = self.alive.get(count)[:, 0] > 0.0
+        violation = self.violation.get(count)[:, 0] if constrained else np.zeros(count)
         good, bad = np.flatnonzero(alive & (violation == 0.0)), np.flatnonzero(alive & (violation > 0.0))
         found = np.full((count, self.objectives), math.nan)
         found[bad] = (len(good) + ranks(violation[bad]))[:, None]
@@ -208,7 +216,9 @@ class Ledger:
             nothing = Grown(*[math.nan] * self.objectives)
             at = [self.losses.get(rung, nothing).get(count)[good] for rung in rungs]
             for objective in range(self.objectives):
-                found[good, objective] = self.by_rung(np.stack([rows[:, objective] for rows in at], 1), objective)[-1]
+                found[good, objective] = self.by_rung(
+                    np.stack([rows[:, objective] for rows in at], 1), objective, constrained
+                )[-1]
         return found
 
 
@@ -260,7 +270,7 @@ class View(History):
         barred: Callable[[Genome], bool],
         expected: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        super().__init__(history.space, history.objectives, lessons=history.lessons)
+        super().__init__(history.space, history.objectives, history.constraints, history.lessons)
         self._barred = barred
         self._entries = list(entries(history).values())
         self._births: _Births = history.fold_births(
@@ -270,12 +280,15 @@ class View(History):
         self._out = [self._births.shown[number] for number in sorted(numbers)]
         ledger, count = ledger_of(history), len(self._entries)
         self._places = ledger.places(count, rungs)
+        self._bare = ledger.places(count, rungs, constrained=False) if history.constraints else self._places
+        self._excesses = ledger.excesses.get(count)
         self._scaled = np.full(count, math.nan)
         if len(rungs) == 1 and not expected:
             self._scaled = ledger.scaled_losses(count)
         if expected:
             mine = [ledger.rows[key] for key in expected]
-            self._places[mine, 0] = np.sort(self._places[mine, 0])
+            for places in (self._places, *([self._bare] if history.constraints else [])):
+                places[mine, 0] = np.sort(places[mine, 0])
             if len(rungs) == 1:
                 self._scaled[mine] = list(expected.values())
         self._trials: Made[Trial] = Made(count, self._made)
@@ -326,6 +339,12 @@ class View(History):
     def ranked_losses(self) -> np.ndarray:
         return np.asarray(self._places[self._order])
 
+    def bare_losses(self) -> np.ndarray:
+        return np.asarray(self._bare[self._order])
+
+    def excesses(self) -> np.ndarray:
+        return np.asarray(self._excesses[self._order])
+
     def scaled_losses(self) -> np.ndarray:
         """Return the first losses of `ranking`: means over seeds, or expected losses if genomes are ranked by them.
 
@@ -345,4 +364,8 @@ def ledger_of(history: History) -> Ledger:
         ledger.take(told[genome_key(trial.genome)])
         return ledger
 
-    return history.fold((__name__, "ledger"), lambda: Ledger(len(history.objectives)), step)
+    def begin() -> Ledger:
+        excesses = Grown(*[math.nan] * len(history.constraints))
+        return Ledger(len(history.objectives), constraints=history.constraints, excesses=excesses)
+
+    return history.fold((__name__, "ledger"), begin, step)

@@ -93,7 +93,6 @@ class Breeder(Strategy):
     def _children(self, history: History, rng: np.random.Generator, pool: Sequence[Individual]) -> Iterator[Proposal]:
         """Yield children, each mutated more than the one before, because the first may exist already."""
         space = history.space
-        rate = self.mutation / len(space.genes)
         scale = max(FINEST, self.scale / math.sqrt(1.0 + len(history.trials) / self.population))
         for attempt in range(ATTEMPTS):
             with seeded(rng):
@@ -102,7 +101,7 @@ class Breeder(Strategy):
                 if crossed:
                     units = crossover(first.units, second.units, space)
             more = 1.0 + attempt / 2
-            genome = space.snap(mutate(units, space, rng, rate * more, min(1.0, scale * more)))
+            genome = space.snap(mutate(units, space, rng, self.mutation * more, min(1.0, scale * more)))
             if crossed:
                 yield Proposal(genome, "crossover+mutation", (first.id, second.id))
             else:

@@ -45,14 +45,26 @@ STALLED = 12
 """Results without a new best after which a search has stalled; at least the number of pending trials, which were
 proposed without knowing these results."""
 
+PROGRESS = 0.02
+"""Least improvement of the best loss, as a share of its distance from the median, that counts as a new best."""
+
 ENOUGH = 2.0
 """A value counts as sufficiently tried after this factor times the square root of the number of all trials."""
 
 CHILDREN, RANDOM = 24, 36
 """Candidates with a rare value: bred ones and random ones."""
 
+CLIMBS = 30
+"""Steps of a climb along the gradient."""
+
+FIRST, FASTER, SLOWER = 0.03, 1.2, 0.5
+"""First step of a climb in unit coordinates, and its factors if the slope keeps its sign and if it changes it."""
+
 Merits = Callable[[np.ndarray], np.ndarray]
 """Function from unit coordinates, shape (points, genes), to merits, shape (points,); higher is better."""
+
+Slopes = Callable[[np.ndarray], np.ndarray]
+"""Function from unit coordinates to the gradients of the merits, both of shape (points, genes)."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,15 @@ class Novelty:
                 yield proposal
 
 
+def best_among(novelty: Novelty, drafts: Sequence[Draft], merits: Merits) -> Proposal | None:
+    """Return the genome with the highest merit among drafts; None if no draft is new."""
+    best = _best_new(novelty, drafts, merits, ())
+    if not best:
+        return None
+    encoded = np.stack([novelty.history.space.encode(one.genome) for one in best])
+    return best[int(np.argmax(merits(encoded)))]
+
+
 def search_around(
     novelty: Novelty, drafts: Sequence[Draft], merits: Merits, rng: np.random.Generator
 ) -> Proposal | None:
@@ -165,6 +186,29 @@ def search_around(
     return list(found.values())[int(np.argmax(merit))]
 
 
+def climbed(drafts: Sequence[Draft], merits: Merits, slopes: Slopes, space: SearchSpace) -> list[Draft]:
+    """Return the LIKED drafts with the highest merits after a climb along the gradient of the merit.
+
+    The genes with an order move, all at once, by Rprop (Riedmiller & Braun, 1993). Each draft ends at the best point of
+    its way.
+    """
+    units = np.stack([np.asarray(one.units, dtype=np.float64) for one in drafts])
+    top = np.argsort(-merits(_rounded(space, units)), kind="stable")[:LIKED]
+    here = units[top]
+    best, merit = here.copy(), merits(here)
+    size, last = np.full(here.shape, FIRST), np.zeros(here.shape)
+    for _ in range(CLIMBS):
+        uphill = slopes(here)
+        turned = np.sign(uphill * last)
+        size *= np.where(turned > 0, FASTER, np.where(turned < 0, SLOWER, 1.0))
+        last = np.where(turned < 0, 0.0, uphill)
+        here = np.clip(here + np.sign(last) * size, 0.0, 1.0)
+        found = merits(here)
+        better = found > merit
+        best[better], merit[better] = here[better], found[better]
+    return [Draft(row, "climbed", drafts[place].parents) for row, place in zip(best, top.tolist(), strict=True)]
+
+
 def _best_new(novelty: Novelty, young: Sequence[Draft], merits: Merits, known: Iterable[str]) -> list[Proposal]:
     """Return the LIKED drafts with the highest merits that are new and not known."""
     likely = merits(_rounded(novelty.history.space, np.stack([one.units for one in young])))
@@ -181,7 +225,7 @@ def _best_new(novelty: Novelty, young: Sequence[Draft], merits: Merits, known: I
 
 
 def _varied(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, scale: float) -> np.ndarray:
-    """Return coordinates with each gene mutated with probability 1 / genes, and at least one gene in each row.
+    """Return coordinates with each active gene mutated with probability 1 / active genes, at least one in each row.
 
     Args:
         units: Unit coordinates. Shape (points, genes).
@@ -193,9 +237,10 @@ def _varied(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, sca
     Returns:
         Mutated coordinates. Shape (points, genes).
     """
-    count, genes = units.shape
-    struck = rng.random(units.shape) < 1.0 / genes
-    struck[np.arange(count), rng.integers(genes, size=count)] = True
+    active = space.active(units)
+    drawn = np.where(active, rng.random(units.shape), np.inf)
+    struck = drawn < 1.0 / active.sum(axis=1, keepdims=True)
+    struck[np.arange(len(units)), np.argmin(drawn, axis=1)] = True
     widths = np.array([max(scale, 0.7 / gene.size) for gene in space.genes.values()])
     moved = np.abs(units + widths * rng.normal(size=units.shape)) % 2.0
     moved = np.where(moved > 1.0, 2.0 - moved, moved)  # reflected at the bounds
@@ -216,6 +261,8 @@ def rare_value(
 ) -> Proposal | None:
     """Return a proposal with the rarest value of the genes without order, if the search has stalled.
 
+    A gene that conditions of others name divides the space into branches, and these are tried from the start.
+
     The best genes under one value need not be the best under another. The models know most about the surroundings of
     the best genome, so they reject a value after two trials at a bad place. When the search has stalled, a Gaussian
     process of the rarest value's own results looks for an improvement on the best of these.
@@ -234,10 +281,10 @@ def rare_value(
     best = history.best
     if probability == 0.0 or best is None or len(history.objectives) > 1:
         return None
-    if len(history.trials) - 1 - best.told_order <= max(STALLED, len(history.out)):
-        return None
-    sizes = sizes_of(history.space)
-    rare = _rarest(features_of(_recent(history), sizes), sizes, rng)
+    sizes, counts = sizes_of(history.space), sizes_of(history.space)
+    if not _stalled(history):
+        counts[np.setdiff1d(np.arange(len(counts)), history.space.branching)] = 0
+    rare = _rarest(features_of(_recent(history), sizes), counts, rng)
     if rare is None or rng.random() >= probability:
         return None
     gene, value = rare
@@ -252,6 +299,16 @@ def rare_value(
     return found[int(np.argmax(_promise(history, gene, value, np.stack(points), sizes)))]
 
 
+def _stalled(history: History) -> bool:
+    """Return whether the latest results have not improved the best loss, or by less than PROGRESS."""
+    before = len(history.trials) - 1 - max(STALLED, len(history.out))
+    place = next((place for place, one in enumerate(history.ranking) if one.told_order < before), None)
+    if place is None or place == 0:
+        return place == 0
+    losses = history.scaled_losses() / 2.0  # the difference of whole ones may overflow
+    return bool(losses[place] - losses[0] < PROGRESS * (np.nanmedian(losses) - losses[0]))
+
+
 def _recent(history: History) -> np.ndarray:
     """Return the unit coordinates of the latest trials. Shape (trials, genes)."""
     return np.stack(history.born_units[-RECENT:])
@@ -262,7 +319,7 @@ def _rarest(features: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -
 
     Args:
         features: Features of the trials. Shape (trials, genes).
-        sizes: See `sizes_of`.
+        sizes: See `sizes_of`; 0 for a gene that is left out as well.
         rng: Generator that breaks ties.
 
     Returns:
@@ -282,7 +339,13 @@ def _rarest(features: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -
 def _with_value(
     history: History, drafts: Iterable[Draft], gene: int, unit: float, rng: np.random.Generator
 ) -> Iterator[Draft]:
-    """Yield drafts whose gene has this unit coordinate: some of the given ones, and random ones."""
+    """Yield drafts whose gene has this unit coordinate: variants of its best, some of the given ones, random ones."""
+    ids = [one.id for one in history.ranking[:RECENT] if abs(history.born_units[one.id][gene] - unit) < ANY][:ROUNDS]
+    if ids:
+        varied = _varied(
+            np.stack([history.born_units[id] for id in ids]).repeat(VARIANTS, 0), history.space, rng, WIDEST
+        )
+        yield from (Draft(row, "chance", (ids[place // VARIANTS],)) for place, row in enumerate(varied))
     for one in islice(drafts, CHILDREN):
         units = np.array(one.units, dtype=np.float64)
         units[gene] = unit

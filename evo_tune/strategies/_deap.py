@@ -220,19 +220,20 @@ def crossover(first: Sequence[float], second: Sequence[float], space: SearchSpac
 
 
 def mutate(
-    units: Sequence[float], space: SearchSpace, rng: np.random.Generator, rate: float, scale: float
+    units: Sequence[float], space: SearchSpace, rng: np.random.Generator, expected: float, scale: float
 ) -> list[float]:
-    """Return coordinates with each gene mutated with probability `rate`, and at least one gene mutated.
+    """Return coordinates with some active genes mutated, at least one.
 
     Args:
         units: Unit coordinates. Shape (genes,).
         space: Search space of the genes.
         rng: The only source of randomness.
-        rate: Probability for each gene.
+        expected: Expected number of mutated genes, before the minimum of one.
         scale: Standard deviation of a step, in unit coordinates.
     """
-    struck = rng.random(len(units)) < rate
+    active = space.active(np.asarray(units)[None])[0]
+    struck = active & (rng.random(len(units)) < expected / active.sum())
     if not struck.any():
-        struck[rng.integers(len(units))] = True
+        struck[rng.choice(np.flatnonzero(active))] = True
     genes = space.genes.values()
     return [gene.mutate(u, rng, scale) if hit else u for gene, u, hit in zip(genes, units, struck, strict=True)]

@@ -69,34 +69,41 @@ def normal_scores(places: np.ndarray, count: int) -> np.ndarray:
     return np.array([-normal.inv_cdf((place - 0.375) / (count + 0.25)) for place in places])
 
 
-def spaced_scores(places: np.ndarray, losses: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return scores that are linear in the loss for the better half, and normal scores for the rest.
+def spaced_scores(places: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Return scores that are linear in the loss for the better half, and fall with its logarithm for the rest.
 
     Normal scores make a smooth surface steepest at its minimum, because the best few scores are the farthest apart.
-    So only the best result and the last one of the better half keep their normal scores. Between them the score is
-    linear in the loss. The scale of the losses and the losses of the worse half still do not matter.
+    These are as smooth as the losses, and still neither the scale of the losses nor outliers matter.
 
     Args:
-        places: Places of all results, 1 for the best. Shape (results,).
-        losses: Losses of all results, rising with the place; NaN for a loss that is not used. Shape (results,).
-        rows: Indices of the results whose scores are returned. Shape (rows,).
+        places: Places of the results, 1 for the best, used where the losses have no scale. Shape (results,).
+        losses: Losses of the results, NaN for one that is not known, which counts as the worst. Shape (results,).
 
     Returns:
-        Scores. Shape (rows,).
+        Scores with mean 0 and variance 1, best highest. Shape (results,).
     """
-    count = len(places)
-    scores = normal_scores(places[rows], count)
-    better = np.flatnonzero((places <= (count + 1) / 2) & np.isfinite(losses))
-    if not len(better):
-        return scores
-    first, last = better[np.argmin(places[better])], better[np.argmax(places[better])]
-    span = losses[last] / 2.0 - losses[first] / 2.0  # halves, because the whole may overflow
+    known = np.isfinite(losses)
+    halves = losses[known] / 2.0  # the difference of whole ones may overflow
+    middle = float(np.median(halves)) if known.any() else 0.0
+    span = middle - float(halves.min(initial=middle))
     if not span > 0.0:
-        return scores
-    high, low = normal_scores(places[[first, last]], count)
-    spaced = losses[rows] <= losses[last]
-    scores[spaced] = low + (high - low) * ((losses[last] / 2.0 - losses[rows][spaced] / 2.0) / span)
-    return scores
+        return normal_scores(places, len(places))
+    beyond = np.minimum(halves - middle, 1e9 * span) / span
+    scores = np.empty(len(losses))
+    scores[known] = np.where(beyond > 0.0, -np.log1p(np.maximum(beyond, 0.0)), -beyond)
+    scores[~known] = scores[known].min()
+    return np.asarray((scores - scores.mean()) / scores.std())
+
+
+def log_normal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logs of the normal density and of the normal distribution function, each of the shape of `z`.
+
+    Far below zero the function is lost in rounding. There the log uses the asymptotic value density / -z.
+    """
+    density = -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)
+    below = np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z.tolist()])
+    far = density - np.log(np.maximum(-z, 1.0))
+    return density, np.where(z > -30.0, np.log(np.maximum(below, 1e-300)), far)
 
 
 def expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) -> np.ndarray:
@@ -131,6 +138,7 @@ class Models:
         scores: np.ndarray,
         pending: np.ndarray,
         sizes: np.ndarray,
+        kinds: np.ndarray,
         rng: np.random.Generator,
         alone: bool = False,
         process: Process | None = None,
@@ -145,12 +153,13 @@ class Models:
             scores: Scores of the points. Shape (points,).
             pending: Features of pending points. Shape (pending, features).
             sizes: Number of values of each feature without order, 0 for one with an order. Shape (features,).
+            kinds: Kind of each feature (see `Layout`). Shape (features,).
             rng: The only source of randomness.
             alone: Whether the process predicts alone.
             process: A process that is already fitted; None fits one to the points.
         """
         if process is None:
-            process = Process.fit(points, scores, sizes > 0)
+            process = Process.fit(points, scores, kinds)
         if len(pending):
             expected, _ = process.predict(pending)
             kept = np.argsort(-expected, kind="stable")[:PENDING]

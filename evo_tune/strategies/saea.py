@@ -22,22 +22,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from evo_tune.genome.genes import beliefs
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.models.gaussian import features_of, sizes_of
+from evo_tune.genome.models.gaussian import Layout, features_of, sizes_of
+from evo_tune.genome.models.process import NOISE, PRECISE, Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Seen, Strategy
-from evo_tune.strategies._candidates import RECENT, Draft, Merits, Novelty, rare_value, search_around
+from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, met, success
+from evo_tune.strategies._candidates import RECENT, Draft, Novelty, best_among, climbed, rare_value, search_around
 from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, seeded, tournament
 from evo_tune.strategies._models import (
     POINTS,
     Earlier,
     Learned,
     Models,
-    expected_improvement,
     normal_scores,
     spaced_scores,
 )
@@ -48,6 +48,9 @@ BROOD = 4
 
 LEADERS = 3
 """Best trials whose neighbours are candidates."""
+
+NEAR = 24
+"""Genes in which neighbours of a leader are candidates; drawn for each proposal where there are more."""
 
 IMMIGRANTS = 12
 """Random candidates."""
@@ -64,6 +67,17 @@ TRUST = 10.0
 
 TAUGHT = (1, 3)
 """Ids of the first trials that are the best genomes of earlier runs."""
+
+UNKNOWN = {"crashed": 0.0}
+"""Labels of failures whose cause may be the machine: they tell neither that a genome fails nor that it does not."""
+
+BEARABLE, PRICE = 0.05, 3.0
+"""Share of failures without a price, and price of each further one: by so much the power of the probability of success
+rises. Where all that is safe is known, expected improvement is larger beyond an edge, however likely a failure is."""
+
+SMOOTH, MOSTLY = 0.01, 0.9
+"""Mean squared error of the prediction of a good result from the others below which a surface is smooth, and the share
+of the proposals in which the process then judges alone."""
 
 FINEST = 0.02
 """Smallest standard deviation of a mutation, in unit coordinates."""
@@ -114,22 +128,22 @@ class SAEA(Strategy):
             # Where many slots ask before there are results, later trials are random: the farther apart many genomes
             # are, the more of them have extreme values.
             return self._lesson(history) or (spread if history.fresh_count < self.first else drawn)(history, rng)
-        places = _places(history.ranked_losses(), len(history.failed), rng)
-        drafts = list(self._drafts(history, rng, self._parents(history, places)))
-        novelty = Novelty.of(history, self.apart * _step(history, self.population))
+        trade = _trade(history, rng)
+        drafts = list(self._drafts(history, rng, self._parents(history, trade)))
+        step = self.apart * _step(history, self.population)
         if learned is None:
-            rare = rare_value(novelty, drafts, self.chances, rng)
+            rare = rare_value(Novelty.of(history, step), drafts, self.chances, rng)
             if rare is not None:
                 return rare
-            merits = self._merits(history, places, rng)
+            acquisition = self._acquisition(history, trade, rng)
         else:  # a partial result cannot be a new best, so it does not show that a search has stalled
-            merits = self._learned_merits(history, learned, rng)
-        if rng.random() < SEARCHING:
-            return search_around(novelty, drafts, merits, rng) or unseen(history, rng)
-        found = list(novelty.new(drafts))
-        if not found:
-            return unseen(history, rng)
-        return found[int(np.argmax(merits(np.stack([history.space.encode(one.genome) for one in found]))))]
+            acquisition = self._learned_acquisition(history, learned, rng)
+        novelty = Novelty.of(history, step * min(1.0, acquisition.noise / NOISE))
+        search = acquisition.sure or rng.random() < SEARCHING
+        if search and acquisition.smooth:
+            drafts += climbed(drafts, acquisition, acquisition.slopes, history.space)
+        found = search_around(novelty, drafts, acquisition, rng) if search else best_among(novelty, drafts, acquisition)
+        return found or unseen(history, rng)
 
     def _lesson(self, history: History) -> Proposal | None:
         """Return the best new genome of an earlier run, of each run in turn; None if this proposal is not for one."""
@@ -139,13 +153,13 @@ class SAEA(Strategy):
         drafts = (Draft(lesson.units[row], "learned") for row in np.argsort(lesson.losses, kind="stable"))
         return next(Novelty.of(history, 0.0).new(drafts), None)
 
-    def _parents(self, history: History, places: np.ndarray) -> list[Individual]:
-        """Return the trials that may become parents, the best first."""
+    def _parents(self, history: History, trade: np.ndarray) -> list[Individual]:
+        """Return the trials that may become parents, the best first; those that meet the constraints come first."""
         if len(history.objectives) > 1:
+            places = _places(history.ranked_losses(), trade)
             place_of = {one.id: float(places[row]) for row, one in best_of(history, self.population).items()}
         else:
-            ids = [trial.id for trial in history.ranking[: self.population]]
-            place_of = dict(zip(ids, places.tolist(), strict=False))
+            place_of = {trial.id: float(row) for row, trial in enumerate(history.ranking[: self.population])}
         pool = [Individual(id, (place,), history.born_units[id].tolist()) for id, place in place_of.items()]
         return sorted(pool, key=lambda one: (one.losses, one.id))
 
@@ -163,73 +177,120 @@ class SAEA(Strategy):
             pairs = [(tournament(pool, 2), tournament(pool, 2)) for _ in range(BROOD * len(pool))]
             crossed = [crossover(a.units, b.units, space) if a.id != b.id else a.units for a, b in pairs]
         for (first, second), units in zip(pairs, crossed, strict=True):
-            mutated = mutate(units, space, rng, 1.0 / len(space.genes), scale)
+            mutated = mutate(units, space, rng, 1.0, scale)
             if first.id == second.id:
                 yield Draft(mutated, "mutation", (first.id,))
             else:
                 yield Draft(mutated, "crossover+mutation", (first.id, second.id))
+        genes = list(enumerate(space.genes.values()))
         for leader in pool[:LEADERS]:
-            for place, gene in enumerate(space.genes.values()):
+            some = rng.permutation(len(genes))[:NEAR].tolist() if len(genes) > NEAR else range(len(genes))
+            for place, gene in (genes[one] for one in some):
                 for u in gene.neighbours(leader.units[place]):
                     units = list(leader.units)
                     units[place] = u
                     yield Draft(units, "neighbour", (leader.id,))
         yield from (Draft(rng.random(len(space.genes)), "random") for _ in range(IMMIGRANTS))
 
-    def _merits(self, history: History, places: np.ndarray, rng: np.random.Generator) -> Merits:
-        """Return a judge of candidates that is fitted to at most POINTS full trainings.
+    def _acquisition(self, history: History, trade: np.ndarray, rng: np.random.Generator) -> Acquisition:
+        """Return a judge of candidates from full trainings.
 
-        In a long run half of these are the best, the others random.
+        Scores are those that the losses have without constraints and failures; both are factors of their own. At most
+        POINTS trials are used. In a long run half of these are the best, the others random.
         """
-        sizes, alone = sizes_of(history.space), self._is_smooth(history, rng)
-        rows = np.arange(len(places))
-        if len(rows) > POINTS:
-            order = np.argsort(places, kind="stable")
-            rows = np.append(order[: POINTS // 2], _some(order[POINTS // 2 :], rng))
-        if alone:
-            losses = np.append(history.scaled_losses(), np.full(len(history.failed), math.nan))
-            scores = spaced_scores(places, losses, rows)
-        else:
-            scores = normal_scores(places[rows], len(places))
-        points = features_of(np.stack([history.born_units[one.id] for one in _trials(history, rows)]), sizes)
-        earlier = Earlier.of(history.lessons, points, scores, sizes)
-        models = Models.fit(points, scores - earlier(points), _pending(history, sizes), sizes, rng, alone)
-        return _judge(models, float(scores.max()), history, earlier)
+        layout = Layout.of(history.space)
+        places, excesses = _places(history.bare_losses(), trade), history.excesses()
+        feasible = ~(excesses > 0.0).any(axis=1) & ~np.isnan(excesses).any(axis=1)
+        lost = history.failed[-(POINTS // 4) :]
+        rows, room = np.arange(len(places)), POINTS - len(lost)
+        if len(rows) > room:
+            order = np.lexsort((places, ~feasible))
+            rows = np.append(order[: POINTS // 2], rng.choice(order[POINTS // 2 :], room - POINTS // 2, replace=False))
+        units = np.stack([history.born_units[history.ranking[row].id] for row in rows.tolist()])
+        scores = spaced_scores(places, history.scaled_losses())[rows]
+        process, sure = self._smooth(history, layout.features(units), scores, layout, rng)
+        known = units
+        if process is None:  # the forest knows edges, so failures share the places behind all others
+            behind = np.full(len(lost), len(places) + (len(history.failed) + 1) / 2)
+            scores = normal_scores(np.append(places[rows], behind), len(places) + len(history.failed))
+            known = np.stack([*units, *(history.born_units[one.id] for one in lost)])
+        points, plain = layout.features(known), features_of(known, layout.counts)
+        earlier = Earlier.of(history.lessons, plain, scores, layout.counts)
+        if earlier.lessons and process is not None:
+            process = Process.fit(points, scores - earlier(plain), layout.kinds, noises=PRECISE)
+        own, pending = scores - earlier(plain), _pending(history, layout)
+        alone = process is not None
+        models = Models.fit(points, own, pending, layout.sizes, layout.kinds, rng, alone, process)
+        limits = [met(layout, units, column) for column in excesses[rows].T]
+        factors: list[Factor | None] = [*limits, _success(history, layout, rng), self._prior(history)]
+        if feasible[rows].any():  # before that, any trial that meets the constraints is an improvement
+            best = float(scores[: len(rows)][feasible[rows]].max())
+            factors.append(Improvement(models, layout, best, earlier))
+        return Acquisition([one for one in factors if one is not None], models.process.noise, sure)
 
-    def _learned_merits(self, history: History, learned: Learned, rng: np.random.Generator) -> Merits:
+    def _learned_acquisition(self, history: History, learned: Learned, rng: np.random.Generator) -> Acquisition:
         """Return a judge of candidates that knows partial trainings as well.
 
-        The `told_order` of a trial in this history is its row in what was learned.
+        The `told_order` of a trial in this history is its row in what was learned. Trials that failed or break a
+        constraint rank behind all others.
         """
-        sizes = sizes_of(history.space)
+        layout = Layout.plain(history.space)
         kept = np.arange(len(history.ranking) + len(history.failed))
         if len(kept) > POINTS:
-            kept = np.append(kept[: POINTS // 2], _some(kept[POINTS // 2 :], rng))
+            kept = np.append(kept[: POINTS // 2], rng.choice(kept[POINTS // 2 :], POINTS - POINTS // 2, replace=False))
         rows = np.array([one.told_order for one in _trials(history, kept)])
-        points, scores = features_of(learned.seen.encoded(rows), sizes), learned.scores(rows)
-        alone = self._is_smooth(history, rng)
-        models = Models.fit(points, scores, _pending(history, sizes), sizes, rng, alone, learned.process)
-        return _judge(models, learned.best, history)
+        points, scores = layout.features(learned.seen.encoded(rows)), learned.scores(rows)
+        alone = len(history.objectives) == 1 and self.smooth > 0.0 and rng.random() < self.smooth
+        pending = _pending(history, layout)
+        models = Models.fit(points, scores, pending, layout.sizes, layout.kinds, rng, alone, learned.process)
+        factors = [Improvement(models, layout, learned.best), self._prior(history)]
+        return Acquisition([one for one in factors if one is not None], learned.process.noise)
 
-    def _is_smooth(self, history: History, rng: np.random.Generator) -> bool:
-        """Draw whether the process judges alone; nothing is drawn where it never does."""
+    def _prior(self, history: History) -> Prior | None:
+        """Return the priors of the genes; None if no gene has one."""
+        genes = history.space.genes
+        if all(gene.prior is None for gene in genes.values()):
+            return None
+        return Prior(genes, TRUST / history.fresh_count)
+
+    def _smooth(
+        self, history: History, points: np.ndarray, scores: np.ndarray, layout: Layout, rng: np.random.Generator
+    ) -> tuple[Process | None, bool]:
+        """Return a process that judges alone, or None if this proposal is not for one, and whether it is precise.
+
+        It judges a share of the proposals, which is larger where it predicts each good result well from the others.
+
+        Args:
+            history: History of the run.
+            points: Features of the results, shape (results, genes).
+            scores: Scores of the results that are spaced as the losses, shape (results,).
+            layout: Features of the space.
+            rng: The only source of randomness; nothing is drawn where no process ever judges alone.
+        """
         if self.smooth == 0.0 or len(history.objectives) > 1:
-            return False
-        return rng.random() < self.smooth
+            return None, False
+        draw = rng.random()
+        if draw >= max(self.smooth, MOSTLY):
+            return None, False
+        process = Process.fit(points, scores, layout.kinds, noises=PRECISE)
+        better = scores > np.median(scores)
+        sure = better.any() and float(np.mean(process.left_out()[better] ** 2)) < SMOOTH
+        return (process, bool(sure)) if draw < self.smooth or sure else (None, False)
 
 
-def _judge(models: Models, best: float, history: History, earlier: Earlier | None = None) -> Merits:
-    """Return a judge of candidates: log expected improvement over the best score, plus the log prior of the genes."""
-    genes, sizes, weight = history.space.genes, sizes_of(history.space), TRUST / history.fresh_count
-
-    def merits(units: np.ndarray) -> np.ndarray:
-        features = features_of(units, sizes)
-        mean, deviation = models.predict(features)
-        if earlier is not None:
-            mean = mean + earlier(features)
-        return expected_improvement(mean, deviation, best) + weight * beliefs(genes, units)
-
-    return merits
+def _success(history: History, layout: Layout, rng: np.random.Generator) -> Factor | None:
+    """Return the probability that a training does not fail; None while none has failed."""
+    failed = history.failed[-POINTS // 2 :]
+    if not failed:
+        return None
+    rows, room = np.arange(len(history.ranking)), POINTS - len(failed)
+    if len(rows) > room:
+        rows = np.append(rows[: POINTS // 4], rng.choice(rows[POINTS // 4 :], room - POINTS // 4, replace=False))
+    trials = [*(history.ranking[row] for row in rows.tolist()), *failed]
+    labels = np.array([UNKNOWN.get(one.outcome.status, -1.0 if one.losses is None else 1.0) for one in trials])
+    beyond = float((labels < 0.0).sum()) - BEARABLE * len(history.trials)
+    units = np.stack([history.born_units[one.id] for one in trials])
+    return success(layout, units, labels, 1.0 + PRICE * max(0.0, beyond))
 
 
 def _trials(history: History, places: np.ndarray) -> list[Trial]:
@@ -238,15 +299,10 @@ def _trials(history: History, places: np.ndarray) -> list[Trial]:
     return [ranking[at] if at < len(ranking) else failed[at - len(ranking)] for at in places.tolist()]
 
 
-def _pending(history: History, sizes: np.ndarray) -> np.ndarray:
+def _pending(history: History, layout: Layout) -> np.ndarray:
     """Return the features of the latest pending trials, shape (pending, genes)."""
     units = [history.born_units[one.id] for one in history.out[-RECENT:]]
-    return features_of(np.stack(units), sizes) if units else np.empty((0, len(sizes)))
-
-
-def _some(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return half of POINTS random rows."""
-    return np.asarray(rng.choice(rows, POINTS - POINTS // 2, replace=False))
+    return layout.features(np.stack(units)) if units else np.empty((0, len(layout.sizes)))
 
 
 def _step(history: History, population: int) -> float:
@@ -254,20 +310,23 @@ def _step(history: History, population: int) -> float:
     return 0.3 / math.sqrt(1.0 + len(history.trials) / population)
 
 
-def _places(losses: np.ndarray, failures: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the places of the ranked trials, then of the failed ones, from 1, the best. Shape (ranked + failures,).
+def _trade(history: History, rng: np.random.Generator) -> np.ndarray:
+    """Return random weights of several objectives, shape (objectives,); nothing is drawn for a single one."""
+    count = len(history.objectives)
+    return rng.dirichlet(np.ones(count)) if count > 1 else np.ones(1)
 
-    Failed trials share the places behind all others, whatever their number. Several objectives are ranked one by one
-    and become one by an augmented Tchebycheff norm with random weights, so any point of the front, also in a dent of
-    it, is the best for some weights.
+
+def _places(losses: np.ndarray, trade: np.ndarray) -> np.ndarray:
+    """Return the places of trials by their losses, from 1, the best. Shape (trials,).
+
+    Several objectives are ranked one by one and become one by an augmented Tchebycheff norm with random weights, so any
+    point of the front, also in a dent of it, is the best for some weights.
 
     Args:
-        losses: Losses of the ranked trials, shape (ranked, objectives).
-        failures: Number of failed trials.
-        rng: The only source of randomness.
+        losses: Losses of the trials, shape (trials, objectives).
+        trade: Weights of the objectives, shape (objectives,).
     """
-    if losses.shape[1] > 1:
-        share = rng.dirichlet(np.ones(losses.shape[1]))
-        weighted = share * np.stack([ranks(column) for column in losses.T], axis=1)
+    if len(trade) > 1:
+        weighted = trade * np.stack([ranks(column) for column in losses.T], axis=1)
         losses = weighted.max(axis=1, keepdims=True) + AUGMENT * weighted.sum(axis=1, keepdims=True)
-    return np.append(ranks(losses[:, 0]), np.full(failures, len(losses) + (failures + 1) / 2))
+    return ranks(losses[:, 0])

@@ -84,11 +84,8 @@ def of_one_scale(history: History, view: View) -> None:
     told = entries(history)
     for trial, loss in zip(full.ranked(), full.scaled_losses().tolist(), strict=True):
         entry = told[genome_key(trial.genome)]
-        mean = None if entry.latest.violation or entry.failed else entry.losses(1.0)
+        mean = None if entry.failed else entry.losses(1.0)
         assert loss == mean[0] if mean is not None and np.isfinite(mean).all() else np.isnan(loss)
-    known = full.scaled_losses()[~np.isnan(full.scaled_losses())]
-    if len(history.objectives) == 1:
-        assert np.all(np.diff(known) >= 0.0)
     keys = [genome_key(trial.genome) for trial in reversed(full.ranked()[:5])]
     expected = {key: float(place) for place, key in enumerate(keys)}
     shown = View(history, (1.0,), lambda genome: False, expected)
@@ -98,16 +95,24 @@ def of_one_scale(history: History, view: View) -> None:
     assert np.isnan(View(history, RUNGS, lambda genome: False, expected).scaled_losses()).all()
 
 
-def test_losses_of_a_history_are_of_one_scale_but_for_those_that_break_a_constraint() -> None:
+def test_losses_and_excesses_are_known_beside_the_order_by_constraints() -> None:
+    """A history and a view of it agree: violators rank last, and their losses and metrics are still known."""
     history = RunHistory(SPACES["mixed"], OBJECTIVES[:1], [Constraint.parse("size<=0.8")])
     rng = np.random.default_rng(0)
     for id in range(30):
         history.born(Candidate(id, 0, 0, id, SPACES["mixed"].sample(rng), "random"))
-        history.tell(id, outcome(rng, 1.0))
-    losses = [trial.losses[0] if trial.feasible and trial.losses else None for trial in history.ranked()]
-    assert None in losses
-    assert [None if np.isnan(loss) else loss for loss in history.scaled_losses()] == losses
-    assert np.isnan(RunHistory(SPACES["mixed"], OBJECTIVES[:1]).scaled_losses()).all()
+        history.tell(id, Outcome("ok", {"loss": rng.random(), "size": rng.random()}))
+    ranked = history.ranked()
+    losses = [trial.losses[0] for trial in ranked if trial.losses]
+    assert not all(trial.feasible for trial in ranked)
+    assert history.scaled_losses().tolist() == history.bare_losses()[:, 0].tolist() == losses
+    wanted = [trial.outcome.metrics["size"] - 0.8 for trial in ranked]
+    assert history.excesses()[:, 0] == pytest.approx(wanted)
+    view = View(history, (1.0,), lambda genome: False)
+    assert [trial.id for trial in view.ranked()] == [trial.id for trial in ranked]
+    assert view.excesses()[:, 0] == pytest.approx(wanted)
+    assert np.argsort(view.bare_losses()[:, 0]).tolist() == np.argsort(losses).tolist()
+    assert view.scaled_losses().tolist() == losses
 
 
 def test_items_are_made_once_when_they_are_read() -> None:

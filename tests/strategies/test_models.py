@@ -30,24 +30,22 @@ SQUARE = SearchSpace(x=Float(0, 1), y=Float(0, 1))
 
 def spaced(losses: list[float], failures: int = 0) -> np.ndarray:
     """Return the scores of results in the order of their losses, failures behind them."""
-    count = len(losses) + failures
     places = np.append(np.arange(1.0, len(losses) + 1), np.full(failures, len(losses) + (failures + 1) / 2))
     known = np.append(np.sort(losses), np.full(failures, np.nan))
-    return spaced_scores(places, known, np.arange(count))
+    return spaced_scores(places, known)
 
 
 WHOLE = st.lists(st.integers(-1000, 1000).map(float), min_size=1, max_size=40)
 
 
 @given(WHOLE, st.integers(0, 10))
-def test_spaced_scores_keep_the_order_and_the_worse_half(losses: list[float], failures: int) -> None:
-    scores, count = spaced(losses, failures), len(losses) + failures
-    plain = normal_scores(np.arange(1.0, len(losses) + 1), count)
+def test_spaced_scores_keep_the_order_and_have_variance_one(losses: list[float], failures: int) -> None:
+    scores = spaced(losses, failures)
     assert np.all(np.diff(scores) <= 1e-12)
-    assert scores[0] == pytest.approx(plain[0])
-    behind = np.arange(1, len(losses) + 1) > (count + 1) / 2
-    behind &= np.sort(losses) > np.sort(losses)[~behind][-1]
-    assert np.allclose(scores[: len(losses)][behind], plain[behind])
+    assert np.all(scores[len(losses) :] == scores[-1])
+    if len(set(losses)) > 2 and np.median(losses) > min(losses):
+        assert scores.mean() == pytest.approx(0.0, abs=1e-9)
+        assert scores.std() == pytest.approx(1.0)
 
 
 @given(WHOLE, st.floats(0.01, 100.0), st.floats(-100.0, 100.0))
@@ -59,7 +57,7 @@ def test_scores_of_the_better_half_are_as_far_apart_as_their_losses() -> None:
     scores = spaced([1.0, 2.0, 4.0, 7.0, 11.0, 12.0, 100.0, 1e9, 1e10], 1)
     steps = np.diff(scores[:5])
     assert np.allclose(steps / steps[0], [1.0, 2.0, 3.0, 4.0])
-    assert np.all(scores[5:9] == normal_scores(np.arange(6.0, 10.0), 10))
+    assert scores[7] - scores[8] == pytest.approx(np.log(10.0) * (scores[0] - scores[4]), rel=1e-3)
 
 
 @pytest.mark.parametrize("losses", [[-1.5e308, 0.0, 1.5e308, 1.6e308, 1.7e308], [0.0, 5e-324, 1e-323, 1.0, 2.0]])
@@ -72,7 +70,7 @@ def test_extreme_losses_get_finite_ordered_scores(losses: list[float]) -> None:
 def test_equal_or_unknown_losses_keep_their_normal_scores() -> None:
     assert np.array_equal(spaced([3.0] * 6), normal_scores(np.arange(1.0, 7.0), 6))
     places, unknown = np.arange(1.0, 5.0), np.full(4, np.nan)
-    assert np.array_equal(spaced_scores(places, unknown, np.arange(4)), normal_scores(places, 4))
+    assert np.array_equal(spaced_scores(places, unknown), normal_scores(places, 4))
 
 
 def births(power: float, scale: float = 1.0, rules: RunSettings | None = None, **options: Any) -> list[Genome]:
@@ -191,8 +189,8 @@ def test_of_equal_predictions_the_less_certain_one_is_worth_more() -> None:
 
 def test_proposals_maximise_the_predicted_full_training(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    merits = saea.SAEA._learned_merits
-    monkeypatch.setattr(saea.SAEA, "_learned_merits", lambda *given: asked.append(1) or merits(*given))
+    judge = saea.SAEA._learned_acquisition
+    monkeypatch.setattr(saea.SAEA, "_learned_acquisition", lambda *given: asked.append(1) or judge(*given))
     monkeypatch.setattr(saea, "rare_value", lambda *given: pytest.fail("results in part are no chance"))
     strategy = ruled("saea", RunSettings(fidelity=FIDELITY))
     run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(honest), births=30).run()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +19,20 @@ from evo_tune.genome.space import SearchSpace
 
 LENGTH, LENGTHS = 0.5, 1.0
 """Prior of a length scale for one gene, in unit coordinates: its median and the deviation of its logarithm."""
+
+ORDERED, UNORDERED, CONDITIONAL = 0, 1, 2
+"""Kinds of features: a scale, values without order, and a scale that only some points have."""
+
+ABSENT = -1.0
+"""Value of a conditional feature of a point that does not have it."""
+
+APART = 0.25
+"""Squared distance in a conditional feature of two points, of which one does not have it. The points that have it are
+on a half circle around those that do not, with its ends at distance 1. So the kernel stays positive definite (Swersky
+et al., Raiders of the lost architecture: kernels for Bayesian optimization in conditional parameter spaces, 2013)."""
+
+FEW = 16
+"""Number of features up to which a kernel is computed feature by feature."""
 
 ROOT = math.sqrt(5.0)
 
@@ -50,11 +65,82 @@ def features_of(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.where(sizes > 0, np.minimum(np.floor(units * sizes), sizes - 1), units)
 
 
-def squares(left: np.ndarray, right: np.ndarray, unordered: np.ndarray) -> np.ndarray:
-    """Return the squared distances of points in each feature, shape (features, left, right)."""
+@dataclass(frozen=True)
+class Layout:
+    """The features of a space in which a conditional gene counts only where it is active.
+
+    Args:
+        space: Search space.
+        counts: Number of values of each gene without order, 0 for one with an order, shape (genes,).
+        sizes: The same, and one more for a conditional gene without order: for points in which it is not active.
+        kinds: Kind of each feature, shape (genes,).
+    """
+
+    space: SearchSpace
+    counts: np.ndarray
+    sizes: np.ndarray
+    kinds: np.ndarray
+
+    @classmethod
+    def of(cls, space: SearchSpace) -> Layout:
+        """Return the layout of a space."""
+        counts, conditional = sizes_of(space), space.conditional
+        kinds = np.where(counts > 0, UNORDERED, np.where(conditional, CONDITIONAL, ORDERED))
+        return cls(space, counts, np.where((counts > 0) & conditional, counts + 1, counts), kinds)
+
+    @classmethod
+    def plain(cls, space: SearchSpace) -> Layout:
+        """Return the layout in which inactive genes count with their coordinates."""
+        counts = sizes_of(space)
+        return cls(space, counts, counts, np.where(counts > 0, UNORDERED, ORDERED))
+
+    def features(self, units: np.ndarray) -> np.ndarray:
+        """Return the features of genomes at unit coordinates, both of shape (points, genes)."""
+        found, absent = features_of(units, self.counts), self.sizes > self.counts
+        if not absent.any() and not (self.kinds == CONDITIONAL).any():
+            return found
+        hidden = (absent | (self.kinds == CONDITIONAL)) & ~self.space.active(units)
+        return np.where(hidden, np.where(absent, self.counts, ABSENT), found)
+
+
+def squares(left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the squared distances of points in each feature, shape (features, left, right).
+
+    Args:
+        left: Features of points, shape (left, features).
+        right: Features of points, shape (right, features).
+        kinds: Kind of each feature, or whether it has no order. Shape (features,).
+    """
     steps = np.abs(left.T[:, :, None] - right.T[:, None, :])
+    unordered, some = kinds == UNORDERED, kinds == CONDITIONAL
     steps[unordered] = steps[unordered] > 0
-    return np.asarray(steps**2)
+    steps **= 2
+    if some.any():
+        one, other = (points.T[some] >= 0.0 for points in (left, right))
+        both, chord = one[:, :, None] & other[:, None, :], np.sin(0.5 * np.pi * np.sqrt(steps[some])) ** 2
+        steps[some] = np.where(both, chord, np.where(one[:, :, None] ^ other[:, None, :], APART, 0.0))
+    return np.asarray(steps)
+
+
+def pulled_apart(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the sum over `left` of a matrix times the derivatives of `squares` by `right`, shape (right, features).
+
+    They are 0 for features without order, and where one of the points does not have the feature.
+
+    Args:
+        matrix: Factors of the derivatives, shape (left, right).
+        left: Features of points, shape (left, features).
+        right: Features of points, shape (right, features).
+        kinds: Kind of each feature, or whether it has no order. Shape (features,).
+    """
+    found = 2.0 * (matrix.sum(axis=0)[:, None] * right - times(matrix.T, left))
+    found[:, kinds == UNORDERED] = 0.0
+    some = kinds == CONDITIONAL
+    if some.any():
+        one, other = left.T[some][:, :, None], right.T[some][:, None, :]
+        steep = np.where((one >= 0.0) & (other >= 0.0), 0.5 * np.pi * np.sin(np.pi * (other - one)), 0.0)
+        found[:, some] = np.einsum("fab,ab->bf", steep, matrix)
+    return np.asarray(found)
 
 
 def weighted(weights: np.ndarray, parts: np.ndarray) -> np.ndarray:
@@ -69,16 +155,52 @@ def matern(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (1.0 + distance + distance**2 / 3.0) * decay, -5.0 / 6.0 * (1.0 + distance) * decay
 
 
-def covariance(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, unordered: np.ndarray) -> np.ndarray:
-    """Return the kernel of points, shape (left, right).
+def distances(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the squared distances of points, weighted by relevance and summed over features. Shape (left, right).
+
+    Features with an order are one matrix product, however many they are.
 
     Args:
         relevance: Inverse squared length scale of each feature, shape (features,).
         left: Features of points, shape (left, features).
         right: Features of points, shape (right, features).
-        unordered: Whether a feature has no order, shape (features,).
+        kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
-    return matern(weighted(relevance, squares(left, right, unordered)))[0]
+    plain = kinds == ORDERED
+    one, other = (points[:, plain] * np.sqrt(relevance[plain]) for points in (left, right))
+    found = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2.0 * times(one, other.T)
+    if not plain.all():
+        found += weighted(relevance[~plain], squares(left[:, ~plain], right[:, ~plain], kinds[~plain]))
+    return np.asarray(np.maximum(found, 0.0))
+
+
+def pulled(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the sum of the squared distances in each feature times a matrix, shape (features,); see `distances`.
+
+    Args:
+        matrix: Factors of the distances, shape (left, right).
+        left: Features of points, shape (left, features).
+        right: Features of points, shape (right, features).
+        kinds: Kind of each feature, or whether it has no order. Shape (features,).
+    """
+    plain, found = kinds == ORDERED, np.empty(len(kinds))
+    one, other = left[:, plain], right[:, plain]
+    sums = matrix.sum(axis=1) @ one**2 + matrix.sum(axis=0) @ other**2
+    found[plain] = sums - 2.0 * (one * times(matrix, other)).sum(axis=0)
+    if not plain.all():
+        special = squares(left[:, ~plain], right[:, ~plain], kinds[~plain])
+        found[~plain] = np.einsum("fab,ab->f", special, matrix)
+    return found
+
+
+def covariance(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the kernel of points, shape (left, right); see `distances` for the arguments.
+
+    With few features it is exact: the matrix product of `distances` leaves a rounding error between equal points.
+    """
+    if len(kinds) <= FEW:
+        return matern(weighted(relevance, squares(left, right, kinds)))[0]
+    return matern(distances(relevance, left, right, kinds))[0]
 
 
 def times(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -16,10 +16,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evo_tune.genome.models.gaussian import LENGTH, LENGTHS, covariance, matern, most_probable, squares, times, weighted
+from evo_tune.genome.models.gaussian import (
+    LENGTH,
+    LENGTHS,
+    covariance,
+    distances,
+    matern,
+    most_probable,
+    pulled,
+    pulled_apart,
+    times,
+)
 
 NOISE, NOISES = 0.02, 1.5
 """Prior of the noise variance, where scores have variance 1: its median and the deviation of its logarithm."""
+
+PRECISE = 2.5
+"""Deviation of the logarithm of the noise variance where values may have no noise at all, and where it matters."""
 
 DRIFT, DRIFTS = 0.18, 1.0
 """Prior of the drift: its median and the deviation of its logarithm. The drift is the rate at which a genome's results
@@ -36,7 +49,7 @@ class Process:
 
     Args:
         points: Features of the points, shape (points, features).
-        unordered: Whether a feature has no order, shape (features,).
+        kinds: Kind of each feature (see `Layout`), or whether it has no order. Shape (features,).
         relevance: Inverse squared length scale of each feature, shape (features,).
         inverse: Inverse of the covariance of the points, noise included, shape (points, points).
         weights: Inverse times scores, shape (points,).
@@ -50,7 +63,7 @@ class Process:
     """
 
     points: np.ndarray
-    unordered: np.ndarray
+    kinds: np.ndarray
     relevance: np.ndarray
     inverse: np.ndarray
     weights: np.ndarray
@@ -62,32 +75,37 @@ class Process:
 
     @classmethod
     def fit(
-        cls, points: np.ndarray, scores: np.ndarray, unordered: np.ndarray, ages: np.ndarray | None = None
+        cls,
+        points: np.ndarray,
+        scores: np.ndarray,
+        kinds: np.ndarray,
+        ages: np.ndarray | None = None,
+        noises: float = NOISES,
     ) -> Process:
         """Return a process with length scales, noise and drift near their most probable values.
 
         Args:
             points: Features of the points; those with an order are in [0, 1]. Shape (points, features).
             scores: Scores of the points, with mean 0 and variance 1 or less, shape (points,).
-            unordered: Whether a feature has no order, shape (features,).
+            kinds: See the class.
             ages: See the class.
+            noises: Deviation of the logarithm of the noise variance in its prior.
         """
-        steps = squares(points, points, unordered)
         apart = None if ages is None else np.abs(ages[:, None] - ages[None, :])
-        features = len(steps)
+        features = len(kinds)
         # Logarithms of relevances (-2 log length), then of the noise, then of the drift if there is one.
         middle = np.append(np.full(features, -2.0 * math.log(LENGTH * math.sqrt(features))), math.log(NOISE))
-        spread = np.append(np.full(features, 2.0 * LENGTHS), NOISES)
+        spread = np.append(np.full(features, 2.0 * LENGTHS), noises)
         if apart is not None:
             middle, spread = np.append(middle, math.log(DRIFT)), np.append(spread, DRIFTS)
-        logs = most_probable(lambda logs: _gradient(steps, scores, logs, apart), middle, spread)
+        logs = most_probable(lambda logs: _gradient(points, kinds, scores, logs, apart), middle, spread)
         relevance, noise = np.exp(logs[:features]), math.exp(logs[features])
-        kernel, _ = matern(weighted(relevance, steps))
+        kernel = covariance(relevance, points, points, kinds)
         drift = 0.0 if apart is None else math.exp(logs[-1])
         if apart is not None:
             kernel *= np.exp(-drift * apart)
         inverse = np.linalg.inv(kernel + noise * np.eye(len(kernel)))
-        return cls(points, unordered, relevance, inverse, inverse @ scores, noise, ages, drift)
+        return cls(points, kinds, relevance, inverse, inverse @ scores, noise, ages, drift)
 
     def expecting(self, pending: np.ndarray) -> Process:
         """Return the process as if the score of each pending point were exactly its prediction.
@@ -113,6 +131,37 @@ class Process:
             explained += (further * times(self.surer, further)).sum(axis=0)
         return self.weights @ shared, np.maximum(1.0 - explained, 1e-9)
 
+    def left_out(self) -> np.ndarray:
+        """Return the error of the prediction of each score from all others, shape (points,).
+
+        Rasmussen & Williams, equation 5.12.
+        """
+        return np.asarray(self.weights / np.diag(self.inverse))
+
+    def slopes(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return what `predict` does, and the gradients of both by the features with an order.
+
+        Args:
+            points: Features of the points, shape (points, features).
+
+        Returns:
+            Mean and variance, each of shape (points,), then their gradients, each of shape (points, features).
+        """
+        known = self.points if self.pending is None else np.concatenate([self.points, self.pending])
+        _, decline = matern(distances(self.relevance, known, points, self.kinds))
+        if self.ages is not None:
+            decline[: len(self.points)] *= np.exp(-self.drift * np.abs(self.ages))[:, None]
+        pulls = 2.0 * times(self.inverse, self._shared(points))
+        if self.pending is not None and self.surer is not None:
+            nearer = 2.0 * times(self.surer, self._covariance(self.pending, points))
+            pulls = pulls - times(times(self.inverse, self._shared(self.pending)), nearer)
+            pulls = np.concatenate([pulls, nearer])
+        weights = np.zeros(len(known))
+        weights[: len(self.points)] = self.weights
+        rising = self.relevance * pulled_apart(weights[:, None] * decline, known, points, self.kinds)
+        falling = self.relevance * pulled_apart(pulls * decline, known, points, self.kinds)
+        return (*self.predict(points), rising, -falling)
+
     def updated(self, points: np.ndarray, ages: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the same as `predict`, but condition each point on one more score of its own.
 
@@ -134,7 +183,7 @@ class Process:
 
     def _kernel(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Return the prior covariance of points, shape (left, right)."""
-        return covariance(self.relevance, left, right, self.unordered)
+        return covariance(self.relevance, left, right, self.kinds)
 
     def _shared(self, points: np.ndarray) -> np.ndarray:
         """Return the prior covariance of the fitted points and of final scores at points, shape (fitted, points)."""
@@ -149,20 +198,22 @@ class Process:
         return np.asarray(self._kernel(left, right) - times(one.T, times(self.inverse, other)))
 
 
-def _gradient(steps: np.ndarray, scores: np.ndarray, logs: np.ndarray, apart: np.ndarray | None = None) -> np.ndarray:
+def _gradient(
+    points: np.ndarray, kinds: np.ndarray, scores: np.ndarray, logs: np.ndarray, apart: np.ndarray | None = None
+) -> np.ndarray:
     """Return the gradient of the log likelihood by log relevances, log noise and, if any, log drift, shape (logs,).
 
     Rasmussen & Williams, equation 5.9.
     """
-    relevance, noise = np.exp(logs[: len(steps)]), math.exp(logs[len(steps)])
-    kernel, slope = matern(weighted(relevance, steps))
+    relevance, noise = np.exp(logs[: len(kinds)]), math.exp(logs[len(kinds)])
+    kernel, slope = matern(distances(relevance, points, points, kinds))
     if apart is not None:
         likeness = np.exp(-math.exp(logs[-1]) * apart)
         kernel, slope = kernel * likeness, slope * likeness
     inverse = np.linalg.inv(kernel + noise * np.eye(len(kernel)))
     weights = inverse @ scores
     pull = np.outer(weights, weights) - inverse
-    found = 0.5 * np.append(relevance * np.einsum("fab,ab->f", steps, pull * slope), noise * np.trace(pull))
+    found = 0.5 * np.append(relevance * pulled(pull * slope, points, points, kinds), noise * np.trace(pull))
     if apart is None:
         return found
     return np.append(found, -0.5 * math.exp(logs[-1]) * (pull * kernel * apart).sum())

@@ -41,7 +41,7 @@ def test_the_gradient_is_that_of_the_likelihood() -> None:
         return float(multivariate_normal(np.zeros(12), kernel + np.exp(logs[-1]) * np.eye(12)).logpdf(scores))
 
     logs = np.array([1.0, 0.3, 0.5, -2.0])
-    assert np.allclose(_gradient(parts, scores, logs), approx_fprime(logs, likelihood, 1e-6), atol=1e-3)
+    assert np.allclose(_gradient(x, FREE, scores, logs), approx_fprime(logs, likelihood, 1e-6), atol=1e-3)
 
 
 def test_predictions_are_those_of_scikit_learn() -> None:
@@ -123,7 +123,7 @@ def test_the_gradient_by_the_drift_is_that_of_the_likelihood() -> None:
         return float(multivariate_normal(np.zeros(12), kernel + np.exp(logs[3]) * np.eye(12)).logpdf(scores))
 
     logs = np.array([1.0, 0.3, 0.5, -2.0, -0.7])
-    assert np.allclose(_gradient(steps, scores, logs, apart), approx_fprime(logs, likelihood, 1e-6), atol=1e-3)
+    assert np.allclose(_gradient(x, FREE, scores, logs, apart), approx_fprime(logs, likelihood, 1e-6), atol=1e-3)
 
 
 def partly(trusted: bool) -> Process:

@@ -1,0 +1,146 @@
+"""The acquisition of saea: each factor says what it should, and its gradient is that of its logarithm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import approx_fprime
+
+from evo_tune.genome.genes import Choice, Float, Int, beliefs
+from evo_tune.genome.history import RunHistory
+from evo_tune.genome.models.gaussian import Layout
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Candidate, Constraint, Outcome
+from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, met, success
+from evo_tune.strategies._models import Models
+from evo_tune.strategies.saea import SAEA, _success
+from tests.strategies.cases import OBJECTIVES
+from tests.strategies.simulate import Simulation, birth_rng
+
+SPACE = SearchSpace(
+    x=Float(0, 1, prior=0.3, spread=0.2),
+    kind=Choice(("a", "b", "c")),
+    alone=Float(0, 1, when={"kind": "a"}),
+    n=Int(1, 9),
+    other=Choice(("u", "v"), when={"kind": "b"}),
+)
+LAYOUT = Layout.of(SPACE)
+UNITS = np.stack([SPACE.encode(SPACE.snap(row)) for row in birth_rng(0, 0).random((40, 5))])
+
+
+def improvement(scores: np.ndarray, pending: int = 0) -> Improvement:
+    scores, points = (scores - scores.mean()) / scores.std(), LAYOUT.features(UNITS)
+    waiting = LAYOUT.features(UNITS[:pending] + 0.05)
+    models = Models.fit(points, scores, waiting, LAYOUT.sizes, LAYOUT.kinds, birth_rng(0, 1), alone=True)
+    return Improvement(models, LAYOUT, float(scores.max()))
+
+
+NOISY = -((UNITS[:, 0] - 0.4) ** 2) + 0.3 * birth_rng(0, 2).normal(size=len(UNITS))
+
+
+def factors() -> dict[str, Factor | None]:
+    labels = np.where(UNITS[:, 0] + UNITS[:, 3] > 1.1, -1.0, 1.0)
+    return {
+        "improvement": improvement(NOISY, pending=3),
+        "success": success(LAYOUT, UNITS, labels, 2.0),
+        "constraint": met(LAYOUT, UNITS, UNITS[:, 0] - UNITS[:, 3] + 0.2 * birth_rng(0, 3).normal(size=len(UNITS))),
+        "prior": Prior(SPACE.genes, 0.7),
+    }
+
+
+@pytest.mark.parametrize("name", [*factors(), "all"])
+def test_slopes_are_those_of_the_logarithm(name: str) -> None:
+    known = factors()
+    factor = Acquisition([one for one in known.values() if one], 0.1) if name == "all" else known[name]
+    assert factor is not None
+    logs = factor if isinstance(factor, Acquisition) else factor.logs
+    for point in birth_rng(1, 0).random((4, 5)):
+        wanted = approx_fprime(point, lambda at: float(logs(at[None])[0]), 1e-7)
+        wanted[[1, 4]] = 0.0  # genes without order
+        assert factor.slopes(point[None])[0] == pytest.approx(wanted, rel=1e-2, abs=1e-4)
+
+
+def test_more_improvement_is_expected_where_scores_are_high() -> None:
+    factor = improvement(-((UNITS[:, 0] - 0.4) ** 2))
+    near, far = UNITS[:1].copy(), UNITS[:1].copy()
+    near[:, 0], far[:, 0] = 0.4, 0.95
+    assert factor.logs(near) > factor.logs(far) + 1.0
+
+
+def test_a_region_of_failures_is_improbable_and_its_power_makes_it_more_so() -> None:
+    labels = np.where(UNITS[:, 0] > 0.6, -1.0, 1.0)
+    low, high = np.full((1, 5), 0.5), np.full((1, 5), 0.5)
+    low[:, 0], high[:, 0] = 0.3, 0.9
+    one, three = success(LAYOUT, UNITS, labels, 1.0), success(LAYOUT, UNITS, labels, 3.0)
+    assert one is not None
+    assert three is not None
+    assert np.exp(one.logs(low))[0] > 0.9 > 0.1 > np.exp(one.logs(high))[0]
+    assert three.logs(high) == pytest.approx(3.0 * one.logs(high))
+    assert success(LAYOUT, UNITS, np.ones(len(UNITS)), 1.0) is None
+
+
+def test_out_of_memory_is_a_region_and_a_lost_node_is_none() -> None:
+    def chance(status: str) -> float:
+        history = RunHistory(SPACE, OBJECTIVES[:1])
+        for id, row in enumerate(UNITS):
+            history.born(Candidate(id, 0, 0, id, SPACE.snap(row), "random"))
+            lost = row[0] > 0.6
+            history.tell(id, Outcome(status, error="?") if lost else Outcome("ok", {"loss": 1.0}))  # type: ignore[arg-type]
+        factor, there = _success(history, LAYOUT, birth_rng(0, 0)), np.full((1, 5), 0.5)
+        there[:, 0] = 0.9
+        assert factor is not None
+        return float(np.exp(factor.logs(there))[0]) ** (1.0 / factor.power)  # type: ignore[attr-defined]
+
+    assert chance("out_of_memory") < 0.1
+    assert chance("crashed") > 0.4
+
+
+def test_the_probability_of_a_constraint_falls_across_its_bound() -> None:
+    excess = UNITS[:, 0] - 0.5
+    excess[3] = np.nan  # a metric that a trial lacks
+    factor = met(LAYOUT, UNITS, excess)
+    assert factor is not None
+    points = np.full((3, 5), 0.5)
+    points[:, 0] = (0.3, 0.5, 0.7)
+    chances = np.exp(factor.logs(points))
+    assert chances[0] > 0.95 > 0.9 > chances[1] > 0.1 > 0.05 > chances[2]
+    assert met(LAYOUT, UNITS, np.full(len(UNITS), np.nan)) is None
+
+
+def test_the_prior_counts_with_its_weight() -> None:
+    assert Prior(SPACE.genes, 0.5).logs(UNITS) == pytest.approx(0.5 * beliefs(SPACE.genes, UNITS))
+
+
+def test_a_run_ends_at_an_active_constraint() -> None:
+    """The lowest loss is beyond the bound x + y ≤ 1, so the best feasible point is on it, at (0.6, 0.4)."""
+    space = SearchSpace(x=Float(0, 1), y=Float(0, 1))
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        x, y = space.encode(candidate.genome)
+        return Outcome("ok", {"loss": (x - 0.8) ** 2 + (y - 0.6) ** 2, "sum": x + y})
+
+    found = []
+    for seed in range(2):
+        run = Simulation(SAEA(), space, OBJECTIVES[:1], evaluate, births=0, seed=seed)
+        run.history = RunHistory(space, OBJECTIVES[:1], [Constraint.parse("sum<=1")])
+        run.births = 35
+        best = run.run().history.best
+        assert best is not None
+        assert best.feasible
+        found.append((best.losses or (1.0,))[0])
+    assert max(found) < 0.08 + 0.01
+
+
+def test_few_trainings_fail_where_large_models_are_better_until_they_fail() -> None:
+    space = SearchSpace(depth=Int(1, 16), width=Int(1, 16), lr=Float(0, 1))
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        units = space.encode(candidate.genome)
+        if units[0] + units[1] > 1.2:
+            return Outcome("out_of_memory", error="too large")
+        return Outcome("ok", {"loss": float(-units[0] - 0.5 * units[1] + (units[2] - 0.5) ** 2)})
+
+    for seed in range(2):
+        history = Simulation(SAEA(), space, OBJECTIVES[:1], evaluate, births=60, seed=seed).run().history
+        assert sum(not trial.ok for trial in history.trials[20:]) <= 6
+        assert (history.best.losses or (0.0,))[0] < -1.05  # type: ignore[union-attr]
