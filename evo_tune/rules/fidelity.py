@@ -33,15 +33,17 @@ CAUTION = 1.5
 def is_audit(number: int) -> bool:
     """Return whether new genome `number` (promotions and extra seeds not counted) is an audit: always trained in full.
 
-    Audits are the default genome and the genomes 1, 2, 4, 8, …: many at first, when little is known, and few in a
-    long run. Only genomes that were not selected by their early results can show that these mislead.
+    Audits are the default genome and the genomes 1, 4, 16, 64, …: few in a long run. Only genomes that were not
+    selected by their early results can show that these mislead. The powers of two would take most of a short run, and
+    fewer audits would miss misleading results (benchmarks/README.md).
     """
-    return number & (number - 1) == 0
+    return number == 0 or (number & (number - 1) == 0 and number.bit_length() % 2 == 1)
 
 
 def audits_among(count: int) -> list[int]:
     """Return the numbers of the audits among `count` new genomes; see `is_audit`."""
-    return [number for number in (0, *(2**power for power in range(count.bit_length()))) if number < count]
+    powers = range(0, count.bit_length(), 2)
+    return [number for number in (0, *(2**power for power in powers)) if number < count]
 
 
 def trust(early: Sequence[float] | np.ndarray, late: Sequence[float] | np.ndarray) -> float:

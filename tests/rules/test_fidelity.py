@@ -65,8 +65,8 @@ def test_rungs_are_read_exactly() -> None:
     assert parse_rungs("1") == (1.0,)
 
 
-def test_audits_are_many_at_first_and_few_later() -> None:
-    assert [number for number in range(40) if is_audit(number)] == [0, 1, 2, 4, 8, 16, 32]
+def test_audits_become_rarer() -> None:
+    assert [number for number in range(200) if is_audit(number)] == [0, 1, 4, 16, 64]
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1), st.integers(1, 1000), st.floats(0, 3))
@@ -186,7 +186,7 @@ def test_a_violation_is_measured_in_bounds() -> None:
     assert Constraint.parse("x<=0").violation({"x": 3.0}) == 3.0
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 17])
+@pytest.mark.parametrize("count", [0, 1, 2, 4, 5, 17, 200])
 def test_audits_are_listed_as_they_are_told(count: int) -> None:
     assert audits_among(count) == [number for number in range(count) if is_audit(number)]
 
