@@ -54,6 +54,12 @@ def evaluate(genome: dict[str, Any], context: Context, *, held: str = "", space:
     return _cross_validation.held_by(held).scores(genome)
 
 
+def drawn(distribution: Any, quantile: float) -> Any:
+    """Return the value of a distribution of scipy at a quantile: whole if the distribution is discrete."""
+    value = float(distribution.ppf(quantile))
+    return int(value) if hasattr(distribution, "pmf") else value
+
+
 @dataclasses.dataclass
 class Held:
     """Estimator and data of a search.
@@ -68,6 +74,7 @@ class Held:
         error_score: Score of a failed fit, or 'raise'.
         return_train_score: Whether to score the training parts as well.
         values: Values by label, for each gene whose values are not plain data.
+        distributions: Distribution of each parameter whose gene is the quantile of its value.
         identity: Hash of data and estimator. A run continues only with the same ones. Workers receive it.
     """
 
@@ -80,6 +87,7 @@ class Held:
     error_score: Any
     return_train_score: bool
     values: dict[str, dict[Value, Any]]
+    distributions: dict[str, Any] = dataclasses.field(default_factory=dict)
     identity: str = ""
 
     def __post_init__(self) -> None:
@@ -89,7 +97,8 @@ class Held:
 
     def decoded(self, genome: Genome) -> dict[str, Any]:
         """Return a genome as parameters of the estimator."""
-        return {name: self.values.get(name, {}).get(value, value) for name, value in genome.items()}
+        known = {name: self.values.get(name, {}).get(value, value) for name, value in genome.items()}
+        return known | {name: drawn(one, float(known[name])) for name, one in self.distributions.items()}
 
     def scores(self, genome: Genome) -> dict[str, float]:
         """Return 'split0_test_score', 'split0_fit_time', … and the mean scores.

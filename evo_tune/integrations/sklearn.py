@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import secrets
 import shutil
@@ -22,7 +23,7 @@ import joblib
 import numpy as np
 
 from evo_tune.errors import OptionError, RunError, SpaceError, UsageError
-from evo_tune.genome.genes import Choice, Gene
+from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Value
 from evo_tune.integrations import needing
@@ -51,8 +52,9 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
 
     Args:
         estimator: Unfitted estimator with `set_params`.
-        param_space: For each parameter ('C', or 'svc__C' in a pipeline) `Float(…)`, `Int(…)`, `Choice([…])`, or a list
-            of any values.
+        param_space: For each parameter ('C', or 'svc__C' in a pipeline) `Float(…)`, `Int(…)`, `Choice([…])`, a list of
+            any values, or a frozen distribution of scipy as in RandomizedSearchCV. `uniform`, `loguniform` and
+            `randint` become ranges; of any other, the search proposes quantiles from 0.001 to 0.999.
         n_iter: Maximum number of genomes.
         strategy: Strategy of evo-tune; None: `saea`.
         scoring: As in GridSearchCV. With several metrics, the one that `refit` names is the objective, or all of them.
@@ -125,12 +127,13 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
                 "cv.split and cv.get_n_splits return inconsistent results. "
                 f"Expected {len(splits)} splits, got {self.n_splits_}"
             )
-        genes, values = _space(self.param_space, self.estimator)
+        genes, values, distributions = _space(self.param_space, self.estimator)
         scoring = getattr(scorers, "_scorers", scorers)
         kept = {name: value for name, value in params.items() if name != "groups" and value is not None}
         held = Held(
-            clone(self.estimator), x, y, kept, splits, scoring, self.error_score, self.return_train_score, values
-        )
+            clone(self.estimator), x, y, kept, splits, scoring, self.error_score, self.return_train_score, values,
+            distributions,
+        )  # fmt: skip
         names = [refit_metric] if isinstance(refit_metric, str) else list(scoring)
         trials = self._search(held, genes, [f"mean_test_{name}:max" for name in names])
         self._take(held, trials, refit_metric)
@@ -246,34 +249,73 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
         return hasattr(self, "cv_results_")
 
 
-def _space(given: Mapping[str, Any], estimator: Any) -> tuple[dict[str, Gene], dict[str, dict[Value, Any]]]:
-    """Return the genes, with the estimator's own parameters as defaults where possible, and the values of labels.
+EDGE = 1e-3
+"""Lowest quantile that is proposed of a distribution; the highest one is as far from 1."""
+
+
+def _space(
+    given: Mapping[str, Any], estimator: Any
+) -> tuple[dict[str, Gene], dict[str, dict[Value, Any]], dict[str, Any]]:
+    """Return the genes, with the estimator's own parameters as defaults where possible, and how they are decoded.
+
+    Returns:
+        The genes; the values of labels; and the distributions of the genes that are quantiles.
 
     Raises:
-        UsageError: The values of a parameter are neither a gene nor a list.
+        UsageError: The values of a parameter are neither a gene, a list nor a distribution.
     """
     if not isinstance(given, Mapping) or not given:
         raise UsageError(
-            f"param_space is {given!r}: expected a dict of parameter names to Float, Int, Choice or a list"
+            f"param_space is {given!r}: expected a dict of parameter names to Float, Int, Choice, a list or a "
+            "distribution of scipy"
         )
     own = estimator.get_params() if hasattr(estimator, "get_params") else {}
     genes: dict[str, Gene] = {}
     values: dict[str, dict[Value, Any]] = {}
+    distributions: dict[str, Any] = {}
     for name, one in given.items():
-        gene = one
-        if not isinstance(one, Gene):
+        gene, default = one, own.get(name)
+        if hasattr(one, "ppf") and hasattr(one, "support"):
+            gene, whole = _drawn(one)
+            if not whole:
+                distributions[name], default = one, _quantile(one, default)
+        elif not isinstance(one, Gene):
             if isinstance(one, str | bytes | Mapping) or not hasattr(one, "__iter__"):
-                raise UsageError(f"param_space[{name!r}] is {one!r}: expected Float, Int, Choice or a list of values")
+                raise UsageError(
+                    f"param_space[{name!r}] is {one!r}: expected Float, Int, Choice, a list of values or a "
+                    "frozen distribution of scipy.stats"
+                )
             gene, values[name] = _choice(list(one))
         labels = values.get(name, {})
-        default = own.get(name)
         for label, value in labels.items():
             default = label if value is own.get(name) else default
         if gene.default is None:
             with contextlib.suppress(SpaceError, OptionError, TypeError):  # a value outside of the gene is no default
                 gene = dataclasses.replace(gene, default=default)
         genes[name] = gene
-    return genes, values
+    return genes, values, distributions
+
+
+def _drawn(distribution: Any) -> tuple[Gene, bool]:
+    """Return the gene of a frozen distribution, and whether it is the range of the values, not of their quantiles."""
+    kind = getattr(getattr(distribution, "dist", None), "name", "")
+    low, high = (float(end) for end in distribution.support())
+    if kind == "uniform":
+        return Float(low, high), True
+    if kind in ("loguniform", "reciprocal") and math.isclose(distribution.ppf(0.5), math.sqrt(max(0.0, low * high))):
+        return Float(low, high, log=True), True  # not if it is moved by loc
+    if kind == "randint" and high > low:
+        return Int(int(low), int(high)), True
+    return Float(EDGE, 1.0 - EDGE), False
+
+
+def _quantile(distribution: Any, value: Any) -> float | None:
+    """Return the quantile of a value in a distribution; None if there is none."""
+    try:
+        middle = 0.5 * distribution.pmf(value) if hasattr(distribution, "pmf") else 0.0  # a step may be rounded away
+        return float(distribution.cdf(value) - middle)
+    except TypeError:  # such as a text
+        return None
 
 
 def _choice(values: list[Any]) -> tuple[Choice, dict[Value, Any]]:

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
+from scipy import stats
 from sklearn.base import BaseEstimator, clone
+from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -75,7 +77,7 @@ LEFT_OPEN = {"check_supervised_y_2d"}
 @pytest.mark.slow
 def test_it_passes_the_checks_of_scikit_learn() -> None:
     given = {"n_iter": 1, "cv": 2, "error_score": "raise", "random_state": 0}
-    assert failed_checks(EvoSearchCV(Ridge(), {"alpha": Float(0.1, 1.0)}, **given)) <= LEFT_OPEN
+    assert failed_checks(EvoSearchCV(Ridge(), {"alpha": stats.expon(0.1)}, **given)) <= LEFT_OPEN
 
 
 @pytest.mark.proof
@@ -114,6 +116,28 @@ def test_the_first_genome_is_the_estimators_own(data: tuple[np.ndarray, np.ndarr
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=7.0))
     first = searching(pipeline, space, n_iter=2).fit(*data).cv_results_["params"][0]
     assert first == {"logisticregression__C": 7.0, "standardscaler__with_mean": True}
+
+
+def test_distributions_of_scipy_are_searched_as_random_search_draws_them(data: tuple[np.ndarray, np.ndarray]) -> None:
+    space = {
+        "learning_rate": stats.loguniform(1e-2, 1.0), "subsample": stats.uniform(0.5, 0.5),
+        "max_depth": stats.randint(1, 5), "n_estimators": stats.poisson(8), "ccp_alpha": stats.expon(scale=0.01),
+    }  # fmt: skip
+    model = GradientBoostingClassifier(n_estimators=9, ccp_alpha=0.005, random_state=0)
+    search = searching(model, space, n_iter=60, strategy="random").fit(*data)
+    params = search.cv_results_["params"]
+    assert {name: params[0][name] for name in ("n_estimators", "max_depth", "learning_rate")} == {
+        "n_estimators": 9, "max_depth": 3, "learning_rate": 0.1
+    }  # fmt: skip
+    assert params[0]["ccp_alpha"] == pytest.approx(0.005)
+    for name, distribution in space.items():
+        values = [one[name] for one in params[1:]]
+        assert {type(value) for value in values} == {int if hasattr(distribution, "pmf") else float}
+        if not hasattr(distribution, "pmf"):
+            assert stats.kstest(values, distribution.cdf).pvalue > 1e-3
+    assert {one["max_depth"] for one in params} == {1, 2, 3, 4}
+    assert abs(np.mean([one["n_estimators"] for one in params[1:]]) - 8) < 2
+    assert search.best_estimator_.get_params()["n_estimators"] == search.best_params_["n_estimators"]
 
 
 def test_a_list_may_hold_anything(data: tuple[np.ndarray, np.ndarray]) -> None:
