@@ -24,6 +24,7 @@ EXTRAS = {
     "series": ("statsmodels",),
     "sklearn": ("sklearn",),
     "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
     "web": ("starlette", "uvicorn"),
 }
 """Extras of pyproject.toml and the modules that each of them installs."""

@@ -29,7 +29,7 @@ def session_options(function: Command) -> Command:
                 multiple=True,
                 metavar="TOOL:PATH",
                 callback=_read_tracks,
-                help="Also write for another tool: tensorboard:DIR or optuna:FILE; repeatable.",
+                help="Also write for another tool: tensorboard:DIR, optuna:FILE or wandb:DIR; repeatable.",
             ),
             shared.price_option,
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),

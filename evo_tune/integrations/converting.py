@@ -48,7 +48,7 @@ class _Tool(NamedTuple):
     ending: str
     """Ending of the usual file name."""
     opened: str
-    """Command that opens the file or folder."""
+    """Command that opens the file or folder, or sends it to the tool's server."""
     pages: str = ""
     """Module that this command needs and the extra does not bring; '' for none."""
 
@@ -56,11 +56,12 @@ class _Tool(NamedTuple):
 TOOLS = {
     "optuna": _Tool("optuna:OptunaJournal", "-optuna.log", "optuna-dashboard {}"),
     "tensorboard": _Tool("tensorboard:TensorBoardFolder", "-tensorboard", "tensorboard --logdir {}"),
+    "wandb": _Tool("wandb:WandbFolder", "-wandb", "wandb sync {}/wandb/*run-*"),
     "mlflow": _Tool("mlflow:MLflowDatabase", "-mlflow.db", "mlflow ui --backend-store-uri sqlite:///{}", "flask"),
 }
 """Tools by name. Each has a module in this folder, and an extra of its name."""
 
-TRACKERS = ("tensorboard", "optuna")
+TRACKERS = ("tensorboard", "optuna", "wandb")
 """Tools that a run can be written for while it goes on."""
 
 
@@ -140,7 +141,7 @@ def tracking(folder: Path, tracks: Sequence[str], patience: float = PATIENCE) ->
 
     Args:
         folder: Folder of the run.
-        tracks: Targets: tensorboard:DIR or optuna:FILE.
+        tracks: Targets: tensorboard:DIR, optuna:FILE or wandb:DIR.
         patience: Seconds that the trackers get at the end.
 
     Raises:
@@ -168,7 +169,7 @@ def check_track(text: str) -> Sink:
     """
     tool, colon, path = text.partition(":")
     if not colon or not path or tool not in TRACKERS:
-        raise OptionError(f"--track {text!r} is not understood: expected tensorboard:DIR or optuna:FILE")
+        raise OptionError(f"--track {text!r} is not understood: expected tensorboard:DIR, optuna:FILE or wandb:DIR")
     return sink(tool, Path(path), f"--track {text}")
 
 
@@ -177,7 +178,7 @@ class _Tracker:
 
     Args:
         folder: Folder of the run.
-        text: Target: tensorboard:DIR or optuna:FILE.
+        text: Target: tensorboard:DIR, optuna:FILE or wandb:DIR.
     """
 
     def __init__(self, folder: Path, text: str) -> None:
@@ -234,7 +235,7 @@ def follow(folder: Path, text: str, ended: threading.Event) -> None:
 
     Args:
         folder: Folder of the run.
-        text: Target: tensorboard:DIR or optuna:FILE.
+        text: Target: tensorboard:DIR, optuna:FILE or wandb:DIR.
         ended: Set at the end of the run.
 
     Raises:
@@ -272,7 +273,7 @@ def main(folder: str, text: str) -> None:
 
     Args:
         folder: Folder of the run.
-        text: Target: tensorboard:DIR or optuna:FILE.
+        text: Target: tensorboard:DIR, optuna:FILE or wandb:DIR.
     """
     with contextlib.suppress(OSError):
         os.nice(10)  # trainings have priority

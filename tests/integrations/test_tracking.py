@@ -217,5 +217,5 @@ def test_what_cannot_be_tracked_is_refused_before_anything_is_made(track: str, q
     given = ["run", str(quick), "--store", str(tmp_path / "store"), "--track", track]
     done = CliRunner().invoke(cli, given)
     assert isinstance(done.exception, OptionError)
-    assert "expected tensorboard:DIR or optuna:FILE" in str(done.exception)
+    assert "expected tensorboard:DIR, optuna:FILE or wandb:DIR" in str(done.exception)
     assert not (tmp_path / "store").exists()

@@ -17,9 +17,10 @@ PLACE = 125
 @click.option(
     "--to",
     "tool",
-    type=click.Choice(["optuna", "tensorboard", "mlflow"]),
+    type=click.Choice(["optuna", "tensorboard", "mlflow", "wandb"]),
     required=True,
-    help="Target tool. optuna: a journal file; tensorboard: a folder of event files; mlflow: an SQLite database.",
+    help="Target tool. optuna: a journal file; tensorboard: a folder of event files; mlflow: an SQLite database; "
+    "wandb: a folder of offline runs.",
 )
 @click.option(
     "-o",
@@ -31,7 +32,7 @@ PLACE = 125
 @shared.store_option
 @shared.format_option("table", "json")
 def command(run: str | None, tool: str, output: str | None, store: str, form: str) -> None:
-    """Write RUN for Optuna's dashboard, TensorBoard or MLflow.
+    """Write RUN for Optuna's dashboard, TensorBoard, MLflow or Weights & Biases.
 
     RUN is the latest one by default. Existing files are not overwritten.
     """

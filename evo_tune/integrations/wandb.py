@@ -1,0 +1,102 @@
+"""Write a run for Weights & Biases: a W&B run for each trial with a result, in a group of the run's name.
+
+W&B writes offline by default: nothing leaves the machine before `wandb sync`. `WANDB_MODE=online` in the environment
+sends each trial when it ends, and `WANDB_PROJECT` names the project. W&B cannot append to an offline run of an earlier
+process, so a trial is written once, after its result. What it would collect by itself, such as program, host and the
+load of the machine, is switched off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evo_tune.errors import UsageError
+from evo_tune.integrations import needing, quiet
+from evo_tune.integrations.rows import Row, Rows
+from evo_tune.store.heartbeat import Curve
+from evo_tune.store.run import Run
+
+PROJECT = "evo-tune"
+"""Default project."""
+
+LONGEST = 12
+"""Characters of a run's identity in the ids of its W&B runs."""
+
+
+class WandbFolder:
+    """Folder in which W&B writes a folder for each trial; several runs may share it.
+
+    Args:
+        path: The folder.
+        what: Flag that the user wrote, for errors.
+
+    Raises:
+        UsageError: The extra `wandb` is not installed, or the path is not a folder.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path = path
+        self._written: set[int] | None = None
+        with needing(what, "wandb"):
+            import wandb  # noqa: F401
+        if os.path.lexists(path) and not path.is_dir():
+            raise UsageError(f"{what}: {path} is no folder; choose another")
+
+    def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
+        """Write the trials that have a result and are not written yet, with their learning curves.
+
+        Args:
+            run: The run.
+            flying: Not used: W&B gets a trial after its result.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        rows = Rows(run)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self._written is None:
+            self._written = {id for id in run.outcomes if any(self.path.glob(f"wandb/*run-*-{_id(run, id)}"))}
+        for id in sorted(run.outcomes.keys() - self._written):
+            self._write(rows, rows.row(id))
+            self._written.add(id)
+
+    def _write(self, rows: Rows, row: Row) -> None:
+        import wandb
+
+        settings = wandb.Settings(
+            console="off", silent=True, disable_git=True, save_code=False, host="evo-tune", program="evo-tune",
+            x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
+        )  # fmt: skip
+        with quiet("wandb"):
+            made = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", PROJECT),
+                dir=self.path,
+                mode=_mode(),
+                id=_id(rows.run, row.id),
+                name=f"{rows.name} {row.id}",
+                group=rows.name,
+                job_type=row.state,
+                config=_config(rows, row),
+                settings=settings,
+            )
+            for step, metrics in row.curve:
+                made.log(metrics, step=step)
+            made.summary.update(row.metrics)
+            made.finish(exit_code=1 if row.state == "failed" else 0)
+
+
+def _mode() -> Any:
+    return os.environ.get("WANDB_MODE", "offline")
+
+
+def _id(run: Run, id: int) -> str:
+    """Return the id of a trial's W&B run, which is the same in every session."""
+    return f"{run.manifest.identity[:LONGEST]}-{id}"
+
+
+def _config(rows: Rows, row: Row) -> dict[str, Any]:
+    """Return the genome of a trial, and other facts about the trial and its run below names of their own."""
+    return {**row.genome, "trial": {"id": row.id, **row.facts}, "run": rows.facts}
