@@ -17,6 +17,7 @@ EXTRAS = {
     "hyperopt": ("hyperopt",),
     "images": ("PIL", "torchvision"),
     "lightning": ("lightning",),
+    "mcp": ("mcp",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "optuna": ("optuna",),
     "plots": ("matplotlib",),

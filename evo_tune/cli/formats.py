@@ -350,6 +350,30 @@ class ShellScript(Struct, forbid_unknown_fields=True, kw_only=True):
     script: str
 
 
+class AgentTool(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A tool for coding agents.
+
+    Args:
+        name: Name of the tool.
+        what: What it does, in one line.
+    """
+
+    name: str
+    what: str
+
+
+class AgentTools(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The tools that `evo-tune mcp` serves.
+
+    Args:
+        folders: Folders that the tools may use.
+        tools: The tools.
+    """
+
+    folders: list[str]
+    tools: list[AgentTool]
+
+
 class ModelSlopes(Struct, forbid_unknown_fields=True, kw_only=True):
     """The change of activations with one of the sizes of a model.
 

@@ -268,6 +268,7 @@ def outputs() -> dict[str, Any]:
         "status": RunStatus,
         "show": RunDetails,
         "watch": formats.WatchedRun,
+        "mcp": formats.AgentTools,
         "best": Recommendation | list[Recommendation],
         "report": formats.WrittenReport,
         "convert": formats.ConvertedRun,

@@ -65,6 +65,7 @@ LOOKS = [
     "schedule cosine --steps 5",
     "devices",
     "completion zsh",
+    "mcp .",
 ]
 
 

@@ -1,0 +1,355 @@
+"""What a coding agent may do over MCP: start, continue, watch, stop and read runs, in folders that were named.
+
+Each tool is a command line of evo-tune in a process of its own, so it can do nothing that the command line could not. A
+run that it starts is a run as any other, and goes on if the agent leaves. This module refuses names of files that are
+outside of the folder, links included; the code that a run executes is not watched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from evo_tune.errors import StoreError, UsageError
+from evo_tune.plugins.find import is_command
+from evo_tune.store.manifest import MANIFEST
+from evo_tune.store.places import STORE, TRIALS
+from evo_tune.text import one_line, printable
+from evo_tune.trust import inside
+from evo_tune.trust.outside import in_words, paths_outside
+
+START = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from evo_tune.cli import main; main()"
+"""Code of a command's process: it takes this process's path, and imports nothing from the working directory."""
+
+BEGINS = 60.0
+"""Seconds that a run has to begin before `start` answers."""
+
+LONGEST_LOG, LARGEST_LOG = 20_000, 1 << 28
+"""Characters that are returned of the end of a log, and the most bytes of a log that is read."""
+
+MOST = 50
+"""Most trials that `results` returns."""
+
+
+class Workplace:
+    """The folders that an agent may use, and the runs that it has started in them.
+
+    Args:
+        folders: Existing folders, as the user named them. The runs of each are in its `populations`.
+
+    Raises:
+        UsageError: One of them is no folder.
+    """
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        for one in folders:
+            if not os.path.isdir(one):
+                raise UsageError(f"{one} is no folder: expected existing folders, such as '.'")
+        self.folders = [os.path.realpath(one) for one in folders]
+        self._started: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
+
+    @property
+    def tools(self) -> dict[str, Callable[..., str]]:
+        """The tools by name; docstrings and annotations describe them to the agent."""
+        made = (self.start, self.resume, self.status, self.results, self.runs, self.log, self.stop)
+        return {tool.__name__: tool for tool in made}
+
+    def start(
+        self,
+        name: str,
+        evaluator: str = "language_model",
+        options: dict[str, str | int | float | bool] | None = None,
+        genes: list[str] | None = None,
+        objectives: list[str] | None = None,
+        trials: int | None = None,
+        hours: float | None = None,
+        slots: int | None = None,
+        seed: int | None = None,
+        folder: str = "",
+    ) -> str:
+        """Start a run, and return its state once it has begun.
+
+        Give a limit: trials or hours. The run goes on in the background; `status` watches it.
+
+        Args:
+            name: Name of the new run.
+            evaluator: A bundled evaluator, the path of an evaluator's file in the folder, or the command of a Python
+                script in the folder with a placeholder for each gene: 'python train.py --lr {lr}'.
+            options: Options of the evaluator by name.
+            genes: Genes as the flag --gene takes them: 'lr=log(1e-4,1e-2)', 'depth=int(1,8)', 'kind=a|b'.
+            objectives: METRIC:min or METRIC:max.
+            trials: Maximum number of trials.
+            hours: Maximum time in hours.
+            slots: Number of trainings at the same time.
+            seed: Seed of the search.
+            folder: One of the named folders; by default the first.
+        """
+        root = self._root(folder)
+        words = [*(f"-o{key}={_typed(value)}" for key, value in (options or {}).items())]
+        words += [f"--gene={one}" for one in genes or ()] + [f"--objective={one}" for one in objectives or ()]
+        words += _flags(trials=trials, hours=hours, slots=slots, seed=seed)
+        _check_evaluator(root, evaluator)
+        _check_paths(root, [*map(_typed, (options or {}).values()), *(genes or ())])
+        if inside.exists(root, STORE, _plain(name)):
+            raise UsageError(f"run {name} exists: choose another name, or use `resume`")
+        return self._begin(root, name, ["run", f"--name={name}", *words, "--", evaluator])
+
+    def resume(
+        self,
+        name: str,
+        trials: int | None = None,
+        hours: float | None = None,
+        slots: int | None = None,
+        folder: str = "",
+    ) -> str:
+        """Continue a saved run, and return its state. Limits are totals, so give a larger one.
+
+        Args:
+            name: Name of the run.
+            trials: Maximum number of trials, those of earlier sessions included.
+            hours: Maximum time in hours of all sessions.
+            slots: Number of trainings at the same time.
+            folder: One of the named folders; by default the first.
+        """
+        root = self._run(folder, name)
+        return self._begin(root, name, ["resume", *_flags(trials=trials, hours=hours, slots=slots), "--", name])
+
+    def status(self, name: str, folder: str = "") -> str:
+        """Return the state of a run as JSON: whether it is running, its best trial, its forecast and its slots.
+
+        Args:
+            name: Name of the run.
+            folder: One of the named folders; by default the first.
+        """
+        return _typed_in(self._run(folder, name), ["status", "--format=json", "--", name])
+
+    def results(self, name: str, top: int = 10, folder: str = "") -> str:
+        """Return the results of a run as JSON: the recommended trial, the best ones, failures, importances.
+
+        Args:
+            name: Name of the run.
+            top: Number of best trials, at most 50.
+            folder: One of the named folders; by default the first.
+        """
+        words = ["show", f"--top={min(max(1, top), MOST)}", "--format=json", "--", name]
+        return _typed_in(self._run(folder, name), words)
+
+    def runs(self, folder: str = "") -> str:
+        """Return all runs of a folder as JSON.
+
+        Args:
+            folder: One of the named folders; by default the first.
+        """
+        root = self._root(folder)
+        self._check_store(root)
+        return _typed_in(root, ["list", "--format=json"])
+
+    def log(self, name: str, trial: int, folder: str = "") -> str:
+        """Return the end of what a trial's training printed, or the traceback of its error.
+
+        Args:
+            name: Name of the run.
+            trial: Number of the trial.
+            folder: One of the named folders; by default the first.
+        """
+        root = self._run(folder, name)
+        for file in ("error.txt", "log.txt"):
+            if inside.exists(root, STORE, name, TRIALS, f"{trial:06d}", file):
+                found = inside.read(root, STORE, name, TRIALS, f"{trial:06d}", file, limit=LARGEST_LOG)
+                lines = found.decode("utf-8", "replace")[-LONGEST_LOG:].splitlines()
+                return "\n".join(map(printable, lines))
+        return f"trial {trial} of {name} has no log"
+
+    def stop(self, name: str, folder: str = "") -> str:
+        """Stop a run that was started here, as Ctrl-C does: running trials finish and are saved.
+
+        A second call stops at once; trials that are lost run again with `resume`.
+
+        Args:
+            name: Name of the run.
+            folder: One of the named folders; by default the first.
+        """
+        process = self._started.get((self._root(folder), _plain(name)))
+        if process is None:
+            raise UsageError(f"run {name} was not started here: stop it where it runs, with Ctrl-C")
+        if process.poll() is not None:
+            return f"run {name} has ended already"
+        process.send_signal(signal.SIGINT)
+        return f"run {name} is stopping: its running trials finish; `stop` again stops at once"
+
+    def _root(self, folder: str) -> str:
+        """Return a named folder."""
+        root = self.folders[0] if not folder else os.path.realpath(folder)
+        if root not in self.folders:
+            raise UsageError(f"folder {folder!r} was not named at the start: expected one of {', '.join(self.folders)}")
+        return root
+
+    def _run(self, folder: str, name: str) -> str:
+        """Return the named folder of a run that is in it, and not behind a link."""
+        root = self._root(folder)
+        with _plain_error(f"there is no run {name} in {root}"), inside.folder(root, STORE, _plain(name)):
+            return root
+
+    def _check_store(self, root: str) -> None:
+        if inside.exists(root, STORE):
+            with _plain_error(f"{STORE} in {root} cannot be used"), inside.folder(root, STORE):
+                pass
+
+    def _begin(self, root: str, name: str, words: list[str]) -> str:
+        """Start a command that runs in the background, and return its state once its run is saved."""
+        self._check_store(root)
+        known = self._started.get((root, name))
+        if known is not None and known.poll() is None:
+            raise UsageError(f"run {name} is running already: `status` watches it")
+        said = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        process = _process(root, [words[0], "--quiet", *words[1:]], said)
+        self._started[root, name] = process
+        until = time.monotonic() + BEGINS
+        while time.monotonic() < until and process.poll() is None:
+            if words[0] == "run" and inside.exists(root, STORE, name, MANIFEST):
+                break
+            time.sleep(0.2)
+            if words[0] == "resume" and time.monotonic() > until - BEGINS + 3.0:  # an error comes at once
+                break
+        if process.poll():
+            raise StoreError(_last_line(said) or f"evo-tune {words[0]} ended with code {process.returncode}")
+        if not inside.exists(root, STORE, name, MANIFEST):
+            return f"run {name} is being planned; `status` will tell when it has begun"
+        return self.status(name, root)
+
+
+class _plain_error:  # noqa: N801  (used as a function)
+    """Context that makes a usage error of an error of the system."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            raise UsageError(f"{self._what}: {error.strerror}") from None
+
+
+def _process(root: str, words: Sequence[str], said: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-c", START, "\n".join(path for path in sys.path if path), *words],
+        cwd=root,
+        stdin=subprocess.DEVNULL,  # ours is the protocol's
+        stdout=said,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _typed_in(root: str, words: Sequence[str]) -> str:
+    """Return what a command prints in a folder.
+
+    Raises:
+        StoreError: It ended with an error.
+    """
+    with tempfile.TemporaryFile() as said:
+        if _process(root, words, said).wait():
+            raise StoreError(_last_line(said))
+        said.seek(0)
+        return said.read().decode("utf-8", "replace")
+
+
+def _last_line(said: IO[bytes]) -> str:
+    said.seek(0)
+    lines = said.read().decode("utf-8", "replace").strip().splitlines()
+    return one_line(lines[-1]).removeprefix("Error: ") if lines else ""
+
+
+def _flags(**given: float | None) -> list[str]:
+    return [f"--{name}={value}" for name, value in given.items() if value is not None]
+
+
+def _typed(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _plain(name: str) -> str:
+    """Return a run's name, which is no path and no flag."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise UsageError(f"{name!r} is no name of a run: expected letters, digits, '.', '_' and '-'")
+    return name
+
+
+def _check_evaluator(root: str, text: str) -> None:
+    """Check that an evaluator is bundled, or a file or a Python script in the folder."""
+    if is_command(text):
+        words = shlex.split(text)
+        if words[0] not in ("python", "python3") or len(words) < 2:
+            raise UsageError(f"{words[0]!r} is not started here: expected 'python SCRIPT.py …' with a script in {root}")
+        _check_file(root, words[1])
+        _check_paths(root, words[1:])
+    elif re.fullmatch(r"\w+", text):
+        _check_paths(root, [text, f"{text}.py", f"evaluators/{text}.py"])
+    else:
+        _check_file(root, text.partition(":")[0])
+
+
+def _check_file(root: str, path: str) -> None:
+    """Check that a path is that of a file in the folder, with no link on the way."""
+    parts = Path(path).parts
+    with _plain_error(f"{path!r} is no file in {root} that can be used"):
+        if os.path.isabs(path) or not parts:
+            raise UsageError(f"{path!r}: expected the path of a file in {root}, without a link on the way")
+        with inside.open_to_read(root, *parts, limit=LARGEST_LOG):
+            pass
+
+
+def _check_paths(root: str, texts: Sequence[str]) -> None:
+    """Check that texts name nothing outside of the folder, as a whole or behind '='."""
+    each = {part for text in texts for part in (text, text.rpartition("=")[2]) if part}
+    named = [one if one.startswith(("/", "~")) else os.path.join(root, one) for one in each]
+    if found := paths_outside(named, Path(root)):
+        raise UsageError(f"{in_words(found)}: outside of {root}, where this server may not read")
+
+
+def server(place: Workplace) -> Any:
+    """Return the MCP server of a workplace.
+
+    Raises:
+        UsageError: The extra `mcp` is not installed.
+    """
+    try:
+        from mcp.server import MCPServer
+        from mcp.server.mcpserver.exceptions import ToolError
+    except ImportError as error:
+        raise UsageError(f"mcp needs more than is installed ({error}): pip install 'evo-tune[mcp]'") from None
+    from functools import wraps
+
+    from evo_tune.errors import EvoTuneError
+
+    made = MCPServer(
+        "evo-tune",
+        instructions="Searches hyperparameters and architectures by evolution. Start a run, watch its status, read its "
+        f"results. Folders: {', '.join(place.folders)}.",
+        log_level="ERROR",
+    )
+
+    def told(tool: Callable[..., str]) -> Callable[..., str]:
+        @wraps(tool)
+        def answer(*given: Any, **named: Any) -> str:
+            try:
+                return tool(*given, **named)
+            except (EvoTuneError, OSError) as error:
+                raise ToolError(one_line(str(error))) from None
+
+        return answer
+
+    for tool in place.tools.values():
+        made.add_tool(told(tool))
+    return made

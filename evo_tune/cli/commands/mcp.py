@@ -1,0 +1,35 @@
+"""`evo-tune mcp`: serve tools for coding agents, over standard input and output."""
+
+from __future__ import annotations
+
+import click
+
+from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
+
+PLACE = 145
+
+
+@made(
+    "mcp", "evo-tune mcp .                # started by the agent's program, not typed", "evo-tune mcp . --format json"
+)
+@click.argument("folders", metavar="FOLDER…", nargs=-1, required=True)
+@shared.format_option("mcp", "json")
+def command(folders: tuple[str, ...], form: str) -> None:
+    """Serve tools for a coding agent that start, watch, stop and read runs in FOLDERs.
+
+    It speaks the Model Context Protocol over standard input and output, and opens no port. Files outside of the folders
+    are refused, links included. It needs the extra `mcp`. `--format json` lists the tools and ends.
+    """
+    from evo_tune.cli.agents import Workplace, server
+
+    place = Workplace(folders)
+    if form == "json":
+        from evo_tune.cli.formats import AgentTool, AgentTools
+
+        tools = [
+            AgentTool(name=name, what=(tool.__doc__ or "").partition("\n")[0]) for name, tool in place.tools.items()
+        ]
+        shared.print_json(AgentTools(folders=place.folders, tools=tools))
+        return
+    server(place).run("stdio")

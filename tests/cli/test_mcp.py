@@ -1,0 +1,159 @@
+"""`evo-tune mcp`: a real client starts, watches, stops and reads runs, and cannot leave the named folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evo_tune.cli.agents import Workplace, server
+from evo_tune.errors import UsageError
+from evo_tune.store.run import Run
+from tests.cli.conftest import Typed
+from tests.extras import need
+
+SCRIPT = "import sys, time; time.sleep(float(sys.argv[2])); print('training'); print('val_loss:', float(sys.argv[1]))\n"
+GIVEN = {"genes": ["lr=log(1e-4,1e-2)"], "objectives": ["val_loss:min"], "slots": 1}
+
+
+def using(folder: Path, do: Callable[[Any], Awaitable[None]]) -> None:
+    """Use the tools of a server of one folder, which is a process of its own."""
+    need("mcp")
+    import anyio
+    from mcp import Client, StdioServerParameters, stdio_client
+
+    async def run() -> None:
+        words = ["-m", "evo_tune", "mcp", str(folder)]
+        async with Client(stdio_client(StdioServerParameters(command=sys.executable, args=words))) as client:
+            await do(client)
+
+    anyio.run(run)
+
+
+async def call(client: Any, tool: str, **given: Any) -> str:
+    found = await client.call_tool(tool, given)
+    text = str(found.content[0].text)
+    assert not found.is_error, text
+    return text
+
+
+async def until(client: Any, name: str, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    deadline = time.monotonic() + 100
+    while True:
+        state = dict(json.loads(await call(client, "status", name=name)))
+        if reached(state):
+            return state
+        assert time.monotonic() < deadline, state
+
+
+def ended(state: dict[str, Any]) -> bool:
+    return str(state["state"]).startswith("ended")
+
+
+@pytest.mark.slow
+def test_a_client_starts_watches_reads_and_continues_a_run(folder: Path) -> None:
+    (folder / "train.py").write_text(SCRIPT)
+
+    async def do(client: Any) -> None:
+        names = [tool.name for tool in (await client.list_tools()).tools]
+        assert names == ["start", "resume", "status", "results", "runs", "log", "stop"]
+        await call(client, "start", name="mine", evaluator="python train.py {lr} 0", trials=3, **GIVEN)
+        state = await until(client, "mine", ended)
+        assert state["results"] == 3
+        assert len(json.loads(await call(client, "results", name="mine", top=2))["best"]) == 2
+        assert [row["run"] for row in json.loads(await call(client, "runs"))] == ["mine"]
+        assert "training" in await call(client, "log", name="mine", trial=1)
+        await call(client, "resume", name="mine", trials=5)
+        await until(client, "mine", lambda state: state["results"] == 5 and ended(state))
+
+    using(folder, do)
+    run = Run.open(folder / "populations" / "mine")
+    assert len(run.outcomes) == 5
+    assert run.ended is not None
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_as_by_ctrl_c_and_only_where_it_was_started(folder: Path) -> None:
+    (folder / "train.py").write_text(SCRIPT)
+
+    async def do(client: Any) -> None:
+        await call(client, "start", name="long", evaluator="python train.py {lr} 0.3", trials=500, **GIVEN)
+        await until(client, "long", lambda state: state["results"] >= 2)
+        assert "is stopping" in await call(client, "stop", name="long")
+        assert (await until(client, "long", ended))["state"] == "ended: interrupted"
+
+    async def other(client: Any) -> None:
+        found = await client.call_tool("stop", {"name": "long"})
+        assert found.is_error
+        assert "was not started here" in found.content[0].text
+
+    using(folder, do)
+    using(folder, other)
+
+
+@pytest.fixture
+def place(folder: Path, small_run: str) -> Workplace:
+    """A folder with a script, and with links to a run and to files outside of it."""
+    mine, outside = folder / "mine", folder / "outside"
+    (mine / "populations").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "train.py").write_text(SCRIPT)
+    (mine / "train.py").write_text(SCRIPT)
+    (mine / "linked.py").symlink_to(outside / "train.py")
+    (mine / "data").symlink_to(outside)
+    shutil.move(folder / "populations" / small_run, outside / "hers")
+    (mine / "populations" / "hers").symlink_to(outside / "hers")
+    return Workplace([str(mine)])
+
+
+@pytest.mark.parametrize(
+    ("tool", "given"),
+    [
+        ("start", {"name": "a", "evaluator": "../outside/train.py"}),
+        ("start", {"name": "a", "evaluator": "linked.py"}),
+        ("start", {"name": "a", "evaluator": "data/train.py"}),
+        ("start", {"name": "a", "evaluator": "python linked.py {lr}"}),
+        ("start", {"name": "a", "evaluator": "python -c 'print({lr})'"}),
+        ("start", {"name": "a", "evaluator": "sh train.py {lr}"}),
+        ("start", {"name": "a", "evaluator": "python train.py {lr} --data=/etc/passwd"}),
+        ("start", {"name": "a", "options": {"data": "/etc/passwd"}}),
+        ("start", {"name": "a", "options": {"data": "../outside/train.py"}}),
+        ("start", {"name": "a", "options": {"data": "data"}}),
+        ("start", {"name": "a", "options": {"data": "~"}}),
+        ("start", {"name": "../a"}),
+        ("start", {"name": "--help"}),
+        ("start", {"name": "hers"}),
+        ("start", {"name": "a", "folder": ".."}),
+        ("resume", {"name": "hers", "trials": 9}),
+        ("status", {"name": "hers"}),
+        ("status", {"name": "../outside/hers"}),
+        ("results", {"name": "hers"}),
+        ("results", {"name": "/etc"}),
+        ("log", {"name": "hers", "trial": 0}),
+        ("stop", {"name": "hers"}),
+    ],
+)
+def test_nothing_outside_of_the_folders_is_used(place: Workplace, tool: str, given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        place.tools[tool](**given)
+
+
+def test_a_store_that_is_a_link_is_not_used(place: Workplace, folder: Path) -> None:
+    (folder / "mine" / "populations").rename(folder / "elsewhere")
+    (folder / "mine" / "populations").symlink_to(folder / "elsewhere")
+    for use in (place.tools["runs"], lambda: place.tools["start"]("a", "python train.py {lr}", genes=["lr=1|2"])):
+        with pytest.raises(UsageError, match="it is a link"):
+            use()
+
+
+def test_the_extra_and_the_folders_are_named(folder: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "none is no folder: expected existing folders" in typed("mcp", "none").err
+    monkeypatch.setitem(sys.modules, "mcp.server", None)
+    with pytest.raises(UsageError, match=r"pip install 'evo-tune\[mcp\]'"):
+        server(Workplace([str(folder)]))
