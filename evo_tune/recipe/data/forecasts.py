@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
@@ -85,22 +86,22 @@ class Divided:
     scales: Array
     centres: Array
 
-    @property
+    @cached_property
     def firsts(self) -> NDArray[np.int64]:
         """Place of each series' first value in `values`; (series,)."""
         return np.cumsum([0, *(len(one.values) for one in self.series)])[:-1]
 
-    @property
+    @cached_property
     def values(self) -> Array:
         """Values of all series, one after the other."""
         return np.concatenate([one.values for one in self.series])
 
-    @property
+    @cached_property
     def known(self) -> NDArray[np.bool_]:
         """Whether each of `values` was in the file; others are not scored."""
         return np.concatenate([one.known for one in self.series])
 
-    @property
+    @cached_property
     def standardised(self) -> NDArray[np.float32]:
         """`values` less the centre of their series, divided by its scale; float32."""
         lengths = [len(one.values) for one in self.series]
@@ -111,12 +112,17 @@ class Divided:
         """Return all windows of the training parts with `context` values before them, and one for a short series."""
         return self._windows(lambda number: _all(self.ends[number, 0] - self.horizon, context))
 
-    @property
+    def count(self, context: int) -> int:
+        """Return the number of training windows; see `training`."""
+        last = self.ends[:, 0] - self.horizon
+        return int((last - np.minimum(context, last) + 1).sum())
+
+    @cached_property
     def held_out(self) -> Windows:
         """Windows of the validation parts, evenly spaced."""
         return self._evaluated(self.ends[:, 0], self.ends[:, 1])
 
-    @property
+    @cached_property
     def test(self) -> Windows:
         """Windows of the test parts, evenly spaced."""
         return self._evaluated(self.ends[:, 1], np.array([len(one.values) for one in self.series]))

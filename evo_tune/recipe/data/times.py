@@ -20,8 +20,8 @@ from evo_tune.options.bounds import check_integer, check_name
 if TYPE_CHECKING:
     import pandas as pd
 
-DAY = 86_400_000_000_000
-"""Nanoseconds of a day."""
+DAY, SECOND = 86_400_000_000_000, 1_000_000_000
+"""Nanoseconds of a day and of a second."""
 
 HORIZONS = {24: 48, 7: 14, 5: 10, 52: 13, 12: 18, 4: 8}
 """Season to default horizon, as in the M4 competition (Makridakis et al. 2020); business days: two weeks."""
@@ -139,7 +139,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         check_name("kind", self.kind, ("months", "business", "fixed", "whole"))
-        check_integer("step", self.step, 1, 2**62)
+        check_integer("step", self.step, 1, {"months": 1200, "business": 1}.get(self.kind, 2**62))
         check_integer("origin", self.origin, -(2**62), 2**62)
 
     @classmethod
@@ -236,20 +236,22 @@ class Grid:
         return np.asarray(found, "int64")
 
     def times(self, positions: NDArray[np.int64]) -> NDArray[Any]:
-        """Return the times at positions, datetime64[ns], or int64 for kind 'whole'."""
-        import pandas as pd
-
+        """Return the times at positions, as datetime64 of seconds or nanoseconds; int64 for kind 'whole'."""
         if self.kind == "whole":
             return self.origin + self.step * positions
-        origin = np.datetime64(self.origin, "ns")
-        if self.kind == "business":
-            return np.busday_offset(origin.astype("datetime64[D]"), positions).astype("datetime64[ns]")
+        unit, size = ("ns", 1) if (self.origin | self.step * (self.kind == "fixed")) % SECOND else ("s", SECOND)
+        origin: Any = np.array(self.origin // size).astype(f"datetime64[{unit}]")
         if self.kind == "fixed":
-            return origin + (self.step * positions).astype("timedelta64[ns]")
-        first = pd.Timestamp(origin)
-        made = pd.DatetimeIndex([first + pd.DateOffset(months=int(self.step * at)) for at in positions])
-        ended: Any = made + pd.offsets.MonthEnd(0) if self.month_end else made
-        return np.asarray(ended, "datetime64[ns]")
+            return np.asarray(origin + (self.step // size * positions).astype(f"timedelta64[{unit}]"))
+        first = origin.astype("datetime64[D]")
+        if self.kind == "business":
+            days = np.busday_offset(first, positions)
+        else:
+            months = origin.astype("datetime64[M]") + self.step * positions
+            starts, after = months.astype("datetime64[D]"), (months + 1).astype("datetime64[D]")
+            last = after - np.timedelta64(1, "D")
+            days = last if self.month_end else np.minimum(starts + (first - first.astype("datetime64[M]")), last)
+        return np.asarray(days + (origin - first))
 
     def shown(self, position: int) -> str:
         """Return a time in words, as short as the frequency allows."""

@@ -43,6 +43,7 @@ def test_parts_follow_each_other_in_time_for_every_series(
     except OptionError as error:
         assert "longest series" in str(error)  # noqa: PT017
         return
+    assert found.count(context) == len(found.training(context))
     parts = [one.ahead(horizon) for one in (found.training(context), found.held_out, found.test)]
     owners = [one.series for one in (found.training(context), found.held_out, found.test)]
     for number, first in enumerate(found.firsts):

@@ -43,6 +43,18 @@ def test_a_frequency_is_found_and_its_times_are_made_again(code: str) -> None:
     assert Grid.from_json(grid.to_json()) == grid
 
 
+def test_times_far_ahead_and_at_any_hour_and_day_of_a_month() -> None:
+    grid = Grid.of([pd.date_range("2024-01-30T06:30", periods=2, freq=pd.DateOffset(months=1)).to_numpy("M8[ns]")])
+    assert [str(one) for one in grid.times(np.array([0, 1, 2, 13]))] == [
+        "2024-01-30T06:30:00",
+        "2024-02-29T06:30:00",
+        "2024-03-30T06:30:00",
+        "2025-02-28T06:30:00",
+    ]
+    years = Grid.of([pd.date_range("2000-01-01", periods=9, freq="YS").to_numpy("datetime64[ns]")])
+    assert str(years.times(np.array([1000]))[0]).startswith("3000-01-01")
+
+
 @given(st.sets(st.integers(0, 199), min_size=150), st.sampled_from(["MS", "ME", "D", "h", "W-MON", "B"]))
 def test_gaps_do_not_change_the_frequency(there: set[int], code: str) -> None:
     times = pd.date_range("2001-01-31", periods=200, freq=code).to_numpy("datetime64[ns]")[sorted(there)]
