@@ -6,6 +6,7 @@ A run of `auto` is a run like any other. Beside its files it has `_auto.json`, w
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -134,6 +135,8 @@ def _folder(path: Path, data: str) -> Taken:
 def _table(path: Path, data: str, target: str | None, lines: bool) -> Taken | Question:
     frame = _rows(path, data, lines)
     names = list(frame.columns)
+    if not lines and target in (None, *names) and (series := _series(frame, data, target)) is not None:
+        return series
     if target is None:
         named = [name for name in names if name.lower() in TARGETS]
         if len(named) != 1:
@@ -153,6 +156,27 @@ def _table(path: Path, data: str, target: str | None, lines: bool) -> Taken | Qu
     why = f"it is a table, and {one_line(target, 60)!r} its target"
     otherwise = f"--evaluator text_classification -o text={texts[0]} -o label={target}" if texts else ""
     return Taken("bundled:tabular", {"data": data, "target": target}, why, otherwise)
+
+
+def _series(frame: pd.DataFrame, data: str, target: str | None) -> Taken | None:
+    """Return the task of a table that has time series and nothing else; None for another table.
+
+    It has one column of regular times, perhaps one column of texts that tells the series apart, and numbers.
+    """
+    from pandas.api import types
+
+    from evo_tune.recipe.data.series import find_series
+
+    for key in ("", *(name for name in frame.columns if not types.is_numeric_dtype(frame[name]))):
+        with contextlib.suppress(UsageError):  # it has no series with this key
+            form = find_series(frame, key=key, target=target or "").format
+            if len(form.columns) < len(frame.columns):
+                continue  # other columns may help to predict
+            options = {"data": data, "time": form.time, "key": key, "target": target or ""}
+            why = f"its column {one_line(form.time, 60)!r} has {form.grid.name} times, and the others are series"
+            otherwise = f"--evaluator tabular --target {target or form.targets[0]}"
+            return Taken("bundled:forecasting", {name: text for name, text in options.items() if text}, why, otherwise)
+    return None
 
 
 def _rows(path: Path, data: str, lines: bool) -> pd.DataFrame:

@@ -57,7 +57,8 @@ def small_base() -> Path:
 
 def _is_sound(folder: Path) -> bool:
     try:
-        return read_base(folder).sha256() == (folder / "sha256").read_text()
+        base = read_base(folder)
+        return "files" in base.config and base.sha256() == (folder / "sha256").read_text()
     except (OSError, ValueError, RecipeError):
         return False
 

@@ -35,6 +35,12 @@ def data(folder: Path) -> Path:
     (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, texts())))
     (folder / "numbers.jsonl").write_text('{"a": 1, "label": 2}\n')
     (folder / "prose.txt").write_text("a text\n" * 100)
+    days = [f"2024-01-{n:02}" for n in range(1, 31)]
+    (folder / "series.csv").write_text("day,sold\n" + "".join(f"{day},{n % 7}\n" for n, day in enumerate(days)))
+    shops = "".join(f"{day},{shop},{n % 7}\n" for n, day in enumerate(days) for shop in ("Ulm", "Bonn"))
+    (folder / "shops.csv").write_text("day,shop,sold\n" + shops)
+    rain = "".join(f"{day},{n % 3},{n % 7}\n" for n, day in enumerate(days))
+    (folder / "rain.csv").write_text("day,rain,sold\n" + rain)
     (folder / "empty.csv").write_text("")
     np.savez(folder / "images.npz", images=np.zeros((9, 4, 4)), labels=np.arange(9) % 3)
     for place in ("photos/cat", "photos/dog", "loose", "corpus/deep", "nothing"):
@@ -48,6 +54,9 @@ def data(folder: Path) -> Path:
 TAKEN = {
     "table.csv": ("tabular", {"target": "kind"}, "kind"),
     "named.csv": ("tabular", {"target": "Target"}, None),
+    "series.csv": ("forecasting", {"time": "day"}, None),
+    "shops.csv": ("forecasting", {"time": "day", "key": "shop", "target": "sold"}, "sold"),
+    "rain.csv": ("tabular", {"target": "sold"}, "sold"),
     "texts.csv": ("text_classification", {"text": "body", "label": "label"}, None),
     "texts.jsonl": ("text_classification", {"text": "body", "label": "label"}, "label"),
     "prose.txt": ("language_model", {}, None),
@@ -88,8 +97,8 @@ def test_data_without_a_task_is_refused(name: str, target: str | None, told: str
 
 def test_looking_at_data_does_not_load_torch(data: Path) -> None:
     code = "import sys\nfrom evo_tune.cli.auto import look\n"
-    code += "for name in ('named.csv', 'texts.jsonl', 'photos', 'corpus', 'images.npz'):\n    look(name, None)\n"
-    code += "assert 'torch' not in sys.modules"
+    names = ["named.csv", "series.csv", "texts.jsonl", "photos", "corpus", "images.npz"]
+    code += f"for name in {names}:\n    look(name, None)\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=data, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
 
 

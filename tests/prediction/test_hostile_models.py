@@ -61,7 +61,7 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a link beside": ("classes", lambda at: (at / "more").symlink_to("/"), "is a link"),
     "a pipe": ("classes", lambda at: swapped(at, "config.json", os.mkfifo), "is no regular file"),
     "a folder for a file": ("classes", lambda at: swapped(at, "config.json", Path.mkdir), "no regular file"),
-    "a hash of another place": ("prose", lambda at: edit(at, files={"../../x": "0"}), "model.safetensors"),
+    "a hash of another place": ("prose", lambda at: edit(at, files={"../../x": "0"}), "no SHA-256 of model"),
     "altered weights": ("classes", lambda at: flip(at / "model.safetensors"), "was altered"),
     "altered tokens": ("byte pairs", lambda at: flip(at / "tokenizer.json"), "was altered"),
     "cut weights": ("classes", lambda at: os.truncate(at / "model.safetensors", 100), "was altered"),

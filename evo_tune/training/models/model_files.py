@@ -108,9 +108,12 @@ def read_written(folder: Path | str, config: Mapping[str, Any], name: str) -> by
         OSError: The file is missing, a link, or too large.
         ValueError: It was altered.
     """
+    hashes = config.get("files")
+    if not isinstance(hashes, dict) or name not in hashes:
+        raise ValueError(f"{CONFIG} has no SHA-256 of {name}: export the model again")
     with inside.open_to_read(folder, name, limit=LARGEST_WEIGHTS) as file:
         data = file.read(os.fstat(file.fileno()).st_size)  # without a size, a buffer for the limit would be made
-    if hashlib.sha256(data).hexdigest() != config["files"][name]:
+    if hashlib.sha256(data).hexdigest() != hashes[name]:
         raise ValueError(f"{name} was altered since it was written: copy the folder again")
     return data
 
