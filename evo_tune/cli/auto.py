@@ -373,7 +373,7 @@ def final_words(search: Search, model: Path, seconds: float) -> list[str]:
     """
     from evo_tune.report.recommendation import fresh_values, reported
     from evo_tune.report.summary import closing
-    from evo_tune.report.words import spread, verdict
+    from evo_tune.report.words import against_baseline, spread, verdict
 
     run, best = search.saved, search.best
     assert best is not None, "there is a model"
@@ -381,8 +381,12 @@ def final_words(search: Search, model: Path, seconds: float) -> list[str]:
     value = f", {reported(run).metric} {spread(fresh[best.id])} over fresh seeds" if best.id in fresh else ""
     where = "the test set" if run.manifest.tests else "held-out data"
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
+    end, use = closing(run), f"use {model}: "
+    if end.baseline is not None and end.baseline.beaten is False:
+        use = f"use {end.baseline.name} rather than {model}: "
     return [
-        f"use {model}: trial {best.id} of run {run.name}{value}",
-        verdict(closing(run)),
+        f"{use}trial {best.id} of run {run.name}{value}",
+        verdict(end),
+        *([] if end.baseline is None else [against_baseline(end.baseline)]),
         f"measured on {where} of {data}; all took {shared.show_seconds(seconds)}",
     ]
