@@ -34,6 +34,7 @@ from evo_tune.recipe import (
     ClassifierTask,
     Classifying,
     ViTConfig,
+    counted,
     divided,
     hash_of,
     known_before,
@@ -134,6 +135,14 @@ def fingerprint(options: Options) -> str:
     parts = stratified(images.classes, options.held_out, options.test)
     first = f"{images.pixels.shape}{images.pixels.dtype}{images.labels}".encode()
     return hash_of(first, images.pixels, images.classes.astype(np.int64), *parts)
+
+
+def describe(options: Options) -> list[str]:
+    """Return what was read: images, their size, and the classes."""
+    images = options.images
+    count, channels, height, width = images.pixels.shape
+    colour = {1: "grey", 3: "in colour"}.get(channels, f"of {channels} channels")
+    return [f"{count} images of {height} by {width} pixels, {colour}", counted(images.labels, images.classes)]
 
 
 def baseline(options: Options) -> dict[str, float]:

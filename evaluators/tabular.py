@@ -2,14 +2,17 @@
 
 `-o data=FILE -o target=COLUMN` names the table and the column to predict from the others. A target of numbers with
 fractions, or of more than 20 different ones, is regression, any other classification; `-o task=` says otherwise.
-val_loss is the cross-entropy in nats, or the squared error as a share of the target's variance. Columns of numbers are
-standardised by the training rows' mean and deviation, columns of texts are embedded; `-o categorical=a,b` takes
-columns of numbers as categories too, and `-o ignore=id,date` leaves columns out. Missing values need no care: a
-missing number counts as the mean plus something learnt, a missing category, or one that no training row has, as a
-category of its own. Rows without a target are an error unless `-o drop_unlabelled=true` leaves them out. A fifth of
-the rows, and of each class, judges trials and a fifth is the test set, the same rows for every genome and seed. All
-genomes have the same budget: time (by default that of the default genome with `-o flops=3e10`), arithmetic
-(`-o flops=`) or passes over the rows (`-o epochs=30`).
+val_loss is the cross-entropy in nats, or the squared error as a share of the target's variance.
+
+Columns of numbers are brought to one scale by the training rows, columns of texts are embedded; `-o categorical=a,b`
+takes columns of numbers as categories too, and `-o ignore=a,b` leaves columns out. A date becomes seven numbers: year,
+month, day, day of the week and of the year, second of the day, days since 1970. Columns that are constant, count the
+rows or have another text in every row are left out: `evo-tune describe` says what each column is taken for. A missing
+number counts as the mean plus something learnt, a missing category, or one that no training row has, as another. Rows
+without a target are an error unless `-o drop_unlabelled=true` leaves them out. A fifth of the rows, and of each class,
+judges trials and a fifth is the test set, the same rows for every genome and seed. All genomes have the same budget:
+time (by default that of the default genome with `-o flops=3e10`), arithmetic (`-o flops=`) or passes over the rows (`-o
+epochs=30`).
 
 The baseline is gradient boosting: scikit-learn's HistGradientBoosting with its defaults, on the same rows. A run trains
 it once and compares the best trial with it; `--no-baseline` leaves it out.
@@ -37,6 +40,7 @@ from evo_tune.recipe import (
     RegressionTask,
     Table,
     Where,
+    described,
     divided,
     hash_of,
     known_before,
@@ -137,6 +141,11 @@ class Options(Classifying, Quantiling):
 # ---------------------------------------------------------------- the rows
 
 
+def describe(options: Options) -> list[str]:
+    """Return what was read: rows, target, and the kind of each column."""
+    return described(options.table)
+
+
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the table and of how it is split."""
     table = options.table
@@ -186,10 +195,11 @@ SPACE = search_space
 
 def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
     table = options.table
+    numeric, categories = table.columns.sizes
     return FTConfig(
         outputs=len(table.target.labels) or 1,
-        numeric=len(table.columns.numeric),
-        categories=tuple(len(categories) for categories in table.columns.categorical.values()),
+        numeric=numeric,
+        categories=categories,
         quantiles=options.quantiles_of(len(table.training)),
         scaling=options.scaling,
         **{name: genome[name] for name in ("depth", "width", "heads", "ffn_mult", "dropout")},

@@ -36,6 +36,7 @@ from evo_tune.recipe import (
     Classifying,
     LabelledTexts,
     TextConfig,
+    counted,
     divided,
     encode_texts,
     hash_of,
@@ -155,6 +156,15 @@ def fingerprint(options: Options) -> str:
     texts = options.texts
     parts = stratified(texts.classes, options.held_out, options.test)
     return hash_of(json.dumps([texts.labels, texts.texts]).encode(), texts.classes.astype(np.int64), *parts)
+
+
+def describe(options: Options) -> list[str]:
+    """Return what was read: texts, their words, and the classes."""
+    texts = options.texts
+    words = np.array([len(text.split()) for text in texts.texts])
+    size = sum(len(text.encode("utf-8", "replace")) for text in texts.texts)
+    lengths = f"{np.median(words):.0f} words at the median, {np.percentile(words, 90):.0f} at the 90th percentile"
+    return [f"{len(words)} texts of {size} bytes: {lengths}", counted(texts.labels, texts.classes)]
 
 
 def baseline(options: Options) -> dict[str, float]:

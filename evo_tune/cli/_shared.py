@@ -217,14 +217,23 @@ FEW_STEPS = 10
 """Fewest steps of a training that passes without a remark."""
 
 
+DESCRIBED = 9
+"""Most lines about the data that are printed before anything is trained."""
+
+
 def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: SearchSpace | None = None) -> None:
-    """Print the remarks of an evaluator about its options, and about trainings of few steps, on standard error.
+    """Print what an evaluator has read, and remarks about its options and trainings of few steps, on standard error.
 
     Args:
         evaluator: Evaluator with its options.
         genome: Genome to train, or the default one of a search.
         space: Space of a search; None for a single training.
     """
+    name, said = evaluator.plugin.name, evaluator.describe()
+    for line in said[:DESCRIBED]:
+        echo(f"{name}: {line}", err=True)
+    if len(said) > DESCRIBED:
+        echo(f"{name}: and {len(said) - DESCRIBED} more lines: evo-tune describe {name}, with the same -o", err=True)
     found = evaluator.remarks()
     trained = {f"batch={genome.get('batch', '?')}": genome}
     if space is not None and "batch" in space.genes:

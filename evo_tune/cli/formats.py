@@ -155,6 +155,20 @@ class Predicted(Struct, forbid_unknown_fields=True, kw_only=True):
     text: str | None
 
 
+class DescribedData(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What an evaluator reads of its data, as `describe` prints it.
+
+    Args:
+        evaluator: Name of the evaluator.
+        fingerprint: Identity of the data; '' if the evaluator declares none.
+        lines: What it says, a line each.
+    """
+
+    evaluator: str
+    fingerprint: str
+    lines: list[str]
+
+
 class EvaluatorSummary(Struct, forbid_unknown_fields=True, kw_only=True):
     """An evaluator that can be used by name.
 

@@ -273,6 +273,7 @@ def outputs() -> dict[str, Any]:
         "report": formats.WrittenReport,
         "convert": formats.ConvertedRun,
         "verify": Verification,
+        "describe": formats.DescribedData,
         "evaluators": list[formats.EvaluatorSummary] | formats.DeclaredEvaluator,
         "strategies": list[formats.StrategySummary],
         "new": formats.NewEvaluator,

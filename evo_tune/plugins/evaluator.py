@@ -1,8 +1,8 @@
 """An evaluator: its file as a plug-in (`Evaluator`), and the plug-in with its options (`BoundEvaluator`).
 
 An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, and optionally METRICS, TEST, SUPPORTS,
-`estimate`, `fingerprint`, `remarks`, BASELINE with `baseline`, `carry` and `export`. Its options are keyword parameters
-of `evaluate(genome, context, *, steps=300)`, or a dataclass (see `options.declare`) in
+`estimate`, `fingerprint`, `describe`, `remarks`, BASELINE with `baseline`, `carry` and `export`. Its options are
+keyword parameters of `evaluate(genome, context, *, steps=300)`, or a dataclass (see `options.declare`) in
 `evaluate(genome, context, options: Options)`; then the other functions take the same `options` last.
 
 `Evaluator.bind` checks and converts the options that a user gave, once. All functions of the file are called through
@@ -278,6 +278,15 @@ class BoundEvaluator:
             PluginError: The function raises; the text names file and line.
         """
         function = getattr(self.plugin.module, "remarks", None)
+        return [] if function is None else [one_line(str(text)) for text in self._call(function)]
+
+    def describe(self) -> list[str]:
+        """Return what the file's `describe` says of the data that was read, one line each; empty if it has none.
+
+        Raises:
+            PluginError: The function raises; the text names file and line.
+        """
+        function = getattr(self.plugin.module, "describe", None)
         return [] if function is None else [one_line(str(text)) for text in self._call(function)]
 
     def estimate(self, genome: Genome) -> dict[str, float]:

@@ -17,7 +17,17 @@ from evo_tune.recipe.data.forecasts import Divided, ForecastScores, divide, seas
 from evo_tune.recipe.data.images import Augment, Augmenting, Images, read_images
 from evo_tune.recipe.data.labelled_texts import LabelledTexts, docstrings, encode_texts, read_labelled_texts, tokens_of
 from evo_tune.recipe.data.series import Found, Series, SeriesFormat, find_series
-from evo_tune.recipe.data.tables import Columns, Table, Where, divided_rows, hash_of, read_table, stratified
+from evo_tune.recipe.data.tables import (
+    Columns,
+    Table,
+    Where,
+    counted,
+    described,
+    divided_rows,
+    hash_of,
+    read_table,
+    stratified,
+)
 from evo_tune.recipe.data.texts import foreign_text, python_paragraphs, read_text, split_text
 from evo_tune.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
 from evo_tune.recipe.forecasting import PATCHES, Forecasting, ForecastTask

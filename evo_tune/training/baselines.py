@@ -92,7 +92,7 @@ def boosted(table: Table) -> dict[str, float]:
 
         kind = HistGradientBoostingRegressor if table.regression else HistGradientBoostingClassifier
         few = [len(categories) <= MOST_CATEGORIES for categories in table.columns.categorical.values()]
-        model = kind(random_state=0, categorical_features=[False] * len(table.columns.numeric) + few)
+        model = kind(random_state=0, categorical_features=[False] * table.columns.sizes[0] + few)
         parts, values = (table.training, table.held_out, table.test), table.target.values
         if not table.regression:
             return _scores(model, table.inputs.__getitem__, values, parts)

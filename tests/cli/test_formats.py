@@ -52,6 +52,7 @@ LOOKS = [
     "convert one --to optuna",
     "verify one",
     "watch one",
+    "describe tabular",
     "evaluators",
     "evaluators ./quick.py",
     "strategies",

@@ -161,7 +161,7 @@ def test_numbers_are_predicted_in_their_own_unit_as_reported(tables: Evaluator, 
     assert metrics["r2"] > 0.8
     assert metrics["val_loss"] < 0.2  # of the training rows' variance
     assert "label_smoothing" not in options.space.genes
-    model, test = tables.module.load(tmp_path / "model"), options.values.table.test
+    model, test = FTTransformer.load(tmp_path / "model"), options.values.table.test
     frame = pd.read_csv(prices)
     found, truth = model.predict(frame)[test], frame["price"][test]
     assert metrics["test_rmse"] == pytest.approx(root_mean_squared_error(truth, found), rel=1e-6)

@@ -122,7 +122,7 @@ HEAD = "width,town,code,open\n"
 INPUTS: dict[str, tuple[str, str, str | bytes, str]] = {
     "an empty file": ("classes", "a.csv", "", "cannot read it as a table"),
     "no table": ("classes", "a.parquet", "PAR1nonsense", "cannot read it as a table"),
-    "another encoding": ("classes", "a.csv", (HEAD + "1,Köln,1,True").encode("utf-16"), "is not UTF-8"),
+    "another encoding": ("classes", "a.csv", (HEAD + "1,Köln,1,True").encode("latin-1"), "is not UTF-8"),
     "a missing column": ("classes", "a.csv", "width,town\n1,Ulm\n", "has no column open, code"),
     "text in a number column": ("classes", "a.csv", HEAD + "wide,Ulm,1,True\n", "'width'.*wide"),
     "an infinite number": ("classes", "a.csv", HEAD + "inf,Ulm,1,True\n", "infinite numbers"),

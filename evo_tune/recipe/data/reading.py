@@ -6,9 +6,12 @@ The bounds are far above any table that a search of hyperparameters needs. This 
 from __future__ import annotations
 
 import bz2
+import codecs
+import csv
 import gzip
 import io
 import lzma
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -88,9 +91,12 @@ def read_csv(path: Path, **settings: Any) -> pd.DataFrame:
     """
     import pandas as pd
 
-    _check_header(path)
-    with opened(path) as file:
-        table: pd.DataFrame = pd.read_csv(file, **settings)
+    settings = {"encoding": _check_header(path), **settings}
+    try:
+        with opened(path) as file:
+            table: pd.DataFrame = pd.read_csv(file, **settings)
+    except UnicodeDecodeError as error:
+        raise _other_encoding(path, error) from None
     return table
 
 
@@ -98,17 +104,40 @@ def csv_parts(path: Path, rows: int, **settings: Any) -> Iterator[pd.DataFrame]:
     """Yield the table of a CSV file in parts of `rows` rows; see `read_csv`."""
     import pandas as pd
 
-    _check_header(path)
+    settings = {"encoding": _check_header(path), **settings}
     with opened(path) as file, pd.read_csv(file, chunksize=rows, **settings) as parts:
         yield from parts
 
 
-def _check_header(path: Path) -> None:
+def _check_header(path: Path) -> str:
+    """Return the encoding of a CSV file, UTF-8 unless its first bytes say otherwise.
+
+    Raises:
+        ValueError: Its first line is too long, has too many columns, or names one twice.
+    """
     with opened(path) as file:  # pandas would take minutes to tell the number of a million columns
         first = file.readline(LONGEST_HEADER + 1)
     if len(first) > LONGEST_HEADER:
         raise ValueError(f"its first line has more than {LONGEST_HEADER} bytes")
     _check_columns(first.count(b",") + 1)
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    names = next(csv.reader([first.decode("utf-8-sig", "replace")]), [])
+    twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
+    if twice:
+        raise ValueError(f"two columns are named {twice[0][:80]!r}: rename one")
+    return "utf-8-sig"
+
+
+def _other_encoding(path: Path, error: UnicodeDecodeError) -> ValueError:
+    """Return the error of a file that is not UTF-8: what it is likely to be, and how to convert it."""
+    byte = error.object[error.start]
+    guess = "Windows-1252" if byte in range(0x80, 0xA0) else "ISO-8859-1 or Windows-1252"
+    name = "WINDOWS-1252"
+    return ValueError(
+        f"it is not UTF-8 (byte 0x{byte:02x}), but likely {guess}: convert it with iconv -f {name} -t UTF-8 "
+        f"{path.name} > new.csv"
+    )
 
 
 def read_parquet(path: Path) -> pd.DataFrame:

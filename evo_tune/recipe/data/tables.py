@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_number
+from evo_tune.recipe.data.kinds import PARTS, Column, column_of, date_numbers, in_lines
 from evo_tune.recipe.data.reading import read_csv, read_parquet
 
 if TYPE_CHECKING:
@@ -93,37 +94,47 @@ def hash_of(*parts: bytes | NDArray[Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Input columns of a model, in the order of its inputs: numeric columns first.
+    """Input columns of a model, in the order of its inputs: numbers, the numbers of dates, categories.
 
     Args:
         numeric: Names of the numeric columns.
         categorical: Name of each categorical column to its categories, in order.
+        dates: Name of each column of dates to their format (see `kinds.FORMATS`).
     """
 
     numeric: tuple[str, ...]
     categorical: dict[str, tuple[str, ...]]
+    dates: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def learn(cls, table: Mapping[str, Any], numeric: Sequence[str], categorical: Sequence[str]) -> Columns:
+    def learn(
+        cls,
+        table: Mapping[str, Any],
+        numeric: Sequence[str],
+        categorical: Sequence[str],
+        dates: Mapping[str, str] | None = None,
+    ) -> Columns:
         """Return the columns with the categories found in the training rows.
 
         Args:
             table: Column name to values, for example a DataFrame.
             numeric: Names of the numeric columns.
             categorical: Names of the categorical columns.
+            dates: See `Columns`.
         """
         found = {name: sorted({text for text in _texts(table[name]) if text is not None}) for name in categorical}
-        return cls(numeric=tuple(numeric), categorical={name: tuple(categories) for name, categories in found.items()})
+        categories = {name: tuple(known) for name, known in found.items()}
+        return cls(numeric=tuple(numeric), categorical=categories, dates=dict(dates or {}))
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all columns, in the order of the inputs."""
-        return (*self.numeric, *self.categorical)
+        return (*self.numeric, *self.dates, *self.categorical)
 
     @property
     def sizes(self) -> tuple[int, tuple[int, ...]]:
-        """Number of numeric columns, and of the categories of each categorical one."""
-        return len(self.numeric), tuple(map(len, self.categorical.values()))
+        """Number of numbers in a row, those of dates included, and of the categories of each categorical column."""
+        return len(self.numeric) + len(PARTS) * len(self.dates), tuple(map(len, self.categorical.values()))
 
     def encode(self, table: Mapping[str, Any]) -> NDArray[np.float32]:
         """Return a table as numbers, (rows, columns), float32.
@@ -146,6 +157,8 @@ class Columns:
                 inputs.append(
                     np.array([0 if text is None else places.get(text, 0) for text in _texts(table[name])], np.float32)
                 )
+            elif name in self.dates:
+                inputs += list(date_numbers(table[name], self.dates[name]).T)
             else:
                 inputs.append(_numbers(name, table[name]))
         return np.stack(inputs, 1)
@@ -158,7 +171,7 @@ class Columns:
     def from_json(cls, data: Mapping[str, Any]) -> Columns:
         """Return the columns from the data of `to_json`."""
         categorical = {name: tuple(categories) for name, categories in data["categorical"].items()}
-        return cls(numeric=tuple(data["numeric"]), categorical=categorical)
+        return cls(numeric=tuple(data["numeric"]), categorical=categorical, dates=dict(data["dates"]))
 
 
 def _texts(values: Any) -> list[str | None]:
@@ -178,8 +191,8 @@ def _list(values: Any) -> list[Any]:
     return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
-MOST_CLASSES, MOST_CATEGORIES = 100, 1000
-"""Maximum number of classes, and of categories; more suggest a regression target, or an identifier."""
+MOST_CLASSES = 100
+"""Maximum number of classes; more suggest a regression target, or an identifier."""
 
 MANY_NUMBERS = 20
 """Most different whole numbers of a target that are taken for classes."""
@@ -237,6 +250,10 @@ class Table:
     held_out: NDArray[Any]
     test: NDArray[Any]
     columns: Columns
+    found: dict[str, Column]
+    """The kind of each column, by name."""
+    dropped: int
+    """Number of rows that were left out because they have no target."""
 
     @property
     def regression(self) -> bool:
@@ -267,22 +284,59 @@ def read_table(where: Where) -> Table:
         for name in given:
             if name not in frame.columns:
                 raise OptionError(f"-o {option}={name}: no such column; {known}")
+    every = len(frame)
+    given = frame.drop(columns=[target, *names["ignore"]], errors="ignore")
+    found = {name: column_of(given[name], name in names["categorical"]) for name in given.columns}
     frame = _labelled(frame, target, where.drop_unlabelled)
-    found = _target(frame[target], where.task)
-    frame = frame.drop(columns=[target, *names["ignore"]], errors="ignore")
-    if not len(frame.columns):
-        raise OptionError(f"{known}: expected one at least beside target and ignore")
+    aim = _target(frame[target], where.task)
+    kinds: dict[str, list[str]] = {"number": [], "category": [], "date": []}
+    for one in found.values():
+        kinds.setdefault(one.kind, []).append(one.name)
+    if not any(kinds[kind] for kind in ("number", "category", "date")):
+        out = "; ".join(f"{one.name}: {one.kind}, {one.how}" for one in list(found.values())[:5])
+        raise OptionError(f"{known}: expected one to learn from beside target and ignore ({out or 'there is none'})")
     shares = where.held_out, where.test
-    parts = stratified(found.values, *shares) if found.labels else divided_rows(len(frame), *shares)
-    training, held, tested = parts
-    columns = Columns.learn(frame.iloc[training], *_kinds(frame, names["categorical"]))
-    for name, categories in columns.categorical.items():
-        if len(categories) > MOST_CATEGORIES:
-            raise OptionError(
-                f"column {name!r} holds {len(categories)} different texts: expected at most {MOST_CATEGORIES}; "
-                f"leave it out with -o ignore={name}"
-            )
-    return Table(columns.encode(frame), found, training, held, tested, columns)
+    training, held, tested = stratified(aim.values, *shares) if aim.labels else divided_rows(len(frame), *shares)
+    dates = {name: found[name].format for name in kinds["date"]}
+    columns = Columns.learn(frame.iloc[training], kinds["number"], kinds["category"], dates)
+    return Table(
+        columns.encode({name: frame[name] for name in columns.names}),
+        aim,
+        training,
+        held,
+        tested,
+        columns,
+        found,
+        every - len(frame),
+    )
+
+
+def described(table: Table) -> list[str]:
+    """Return what was read of a table, a line each: rows, target, and the kind of each column."""
+    rows, target = len(table.inputs), table.target
+    split = (
+        f"{len(table.training)} to train on, {len(table.held_out)} to judge trials by, {len(table.test)} to test with"
+    )
+    dropped = f"; {table.dropped} more without a target are left out" if table.dropped else ""
+    found = [f"{rows} rows: {split}{dropped}", f"target {target.name}: {target.decided}"]
+    if table.regression:
+        values = target.values
+        found.append(f"its range: {values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}")
+    else:
+        found.append(counted(target.labels, target.values))
+    return found + in_lines(table.found, rows + table.dropped)
+
+
+def counted(labels: Sequence[str], classes: NDArray[Any]) -> str:
+    """Return the number of samples of each class in one line, the largest class first.
+
+    Args:
+        labels: Names of the classes.
+        classes: (n,), class numbers.
+    """
+    counts = np.bincount(classes, minlength=len(labels)).tolist()
+    pairs = sorted(zip(labels, counts, strict=True), key=lambda pair: -pair[1])
+    return f"{len(labels)} classes: {_listed([f'{name} {count}' for name, count in pairs], 8)}"
 
 
 def _listed(names: Any, most: int = 30) -> str:
@@ -415,33 +469,3 @@ def _classes(column: pd.Series[Any], name: str, decided: str) -> Target:
             "to train on, to judge trials by and to test with"
         )
     return Target(name, classes, tuple(map(str, labels)), decided)
-
-
-def _kinds(frame: pd.DataFrame, categorical: list[str]) -> tuple[list[str], list[str]]:
-    """Return the names of the numeric columns and of the categorical ones."""
-    from pandas.api import types
-
-    numeric, others = [], []
-    for name in frame.columns:
-        column = frame[name]
-        if (
-            types.is_datetime64_any_dtype(column)
-            or types.is_timedelta64_dtype(column)
-            or types.is_complex_dtype(column)
-        ):
-            raise OptionError(f"column {name!r} is of type {column.dtype}: expected numbers or texts; -o ignore={name}")
-        if name in categorical or not types.is_numeric_dtype(column):
-            others.append(name)
-        elif np.isinf(_as_float32(column)).any():
-            raise OptionError(
-                f"column {name!r} holds infinite numbers, or some too large for float32: expected finite ones; "
-                f"-o ignore={name}"
-            )
-        else:
-            numeric.append(name)
-    return numeric, others
-
-
-def _as_float32(column: pd.Series[Any]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        return column.to_numpy(float, na_value=np.nan).astype(np.float32)

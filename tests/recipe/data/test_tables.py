@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evo_tune.recipe import Table, Where, divided_rows, read_table
+from evo_tune.errors import OptionError
+from evo_tune.recipe import Columns, Table, Where, described, divided_rows, read_table
 from evo_tune.recipe.data import reading
+from evo_tune.recipe.data.kinds import column_of
 from tests.recipe.data.refusals import refused, without
 
 
@@ -96,7 +99,8 @@ def test_rows_without_a_target_are_left_out_if_asked(frame: pd.DataFrame, tmp_pa
     refused(read, "30 of 120 rows have none: .* -o drop_unlabelled=true", tmp_path / "t.csv")
     table = read(tmp_path / "t.csv", drop_unlabelled=True)
     assert len(table.inputs) == len(table.target.values) == 90
-    assert table.inputs[:3, 0].tolist() == [1, 2, 3]  # the column id: inputs and targets are of the same rows
+    numbers = frame["number"][[n % 4 > 0 for n in range(120)]].to_numpy(np.float32)
+    assert np.array_equal(table.inputs[:, 0], numbers, equal_nan=True)  # inputs and targets are of the same rows
     assert table.target.values[:3] == pytest.approx([0.1, 0.2, 0.3])
 
 
@@ -109,7 +113,6 @@ def test_rows_are_divided_by_their_number_alone() -> None:
 
 
 def test_tables_that_cannot_be_used(frame: pd.DataFrame, tmp_path: Path) -> None:
-    dates = frame.assign(day=pd.Timestamp("2020-01-01"))
     cases: list[tuple[pd.DataFrame, dict[str, str], str]] = [
         (frame, {"target": "sold"}, "target=sold: no such column; .* has the columns id, number, colour, shop, bought"),
         (frame, {"ignore": "name"}, "ignore=name: no such column"),
@@ -125,15 +128,102 @@ def test_tables_that_cannot_be_used(frame: pd.DataFrame, tmp_path: Path) -> None
         (frame[:3].assign(bought=[0.5, 1.5, 2.5]), {}, "bought: 3 rows: expected 4 at least"),
         (frame.assign(bought="yes"), {}, "1 different values"),
         (frame.assign(bought=["once"] + ["no"] * 119), {}, "1 of class once: expected at least 3 rows of each"),
-        (frame[["bought"]], {}, "expected one at least beside target"),
-        (frame.assign(number=np.inf), {}, "'number' holds infinite numbers"),
-        (dates, {}, "'day' is of type datetime"),
+        (frame[["bought"]], {}, "expected one to learn from beside target"),
+        (frame.assign(number=[np.inf, *range(119)]), {}, "'number' holds infinite numbers"),
+        (frame[["id", "bought"]], {}, "expected one to learn from .*id: identifier, counts the rows"),
+        (frame[["bought"]].assign(a=1, b=None), {}, "a: constant, the same in every row; b: constant, no value"),
+        (frame[["bought"]].assign(a=[[1]] * 120), {}, "column 'a' holds no plain values"),
     ]
     for number, (table, given, words) in enumerate(cases):
         table.to_parquet(tmp_path / f"{number}.parquet")
         refused(lambda path, given=given: read(path, **given), words, tmp_path / f"{number}.parquet")
     (tmp_path / "no.parquet").write_text("a,b\n1,2\n")
     refused(read, "cannot read it as a table", tmp_path / "no.parquet", "a")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "how"),
+    [
+        (["7", "x", "7.5"] * 10, "category", "3 texts"),
+        (list(range(5, 35)), "identifier", "counts the rows"),
+        ([float(n**2) for n in range(30)], "number", "0 to 841"),
+        ([f"name {n}" for n in range(30)], "identifier", "a different text in every row"),
+        (["a"] * 30, "constant", "the same in every row"),
+        ([None] * 30, "constant", "no value in any row"),
+        (["a", None, "b"] * 10, "category", "2 texts"),
+        ([1, "a", 2.5] * 10, "category", "3 values of mixed types: float, int"),
+        ([True, False, True] * 10, "number", "true and false"),
+        ([f"2020-01-{n:02}" for n in range(1, 31)], "date", "30 dates as ISO8601"),
+        ([f"2020-01-{n:02}T10:00:00+02:00" for n in range(1, 31)], "date", "30 dates as ISO8601"),
+        ([f"{n:02}/01/2020" for n in range(1, 31)], "date", "30 dates as %d/%m/%Y"),
+        ([f"01/{n:02}/2020" for n in range(1, 31)], "date", "30 dates as %m/%d/%Y"),
+        ([f"{n:02}.01.2020" for n in range(1, 31)], "date", "30 dates as %d.%m.%Y"),
+        (["01/02/2020", "03/04/2020"] * 15, "date", "2 dates as %d/%m/%Y (but they may be %m/%d/%Y)"),
+        (["2020-01-01", "01/02/2020", "1.2.2020"] * 10, "category", "3 texts"),
+    ],
+)
+def test_the_kind_of_a_column_is_decided_and_said(values: list[Any], kind: str, how: str) -> None:
+    found = column_of(pd.Series(values, name="a", dtype=object if kind != "number" else None).infer_objects(), False)
+    assert (found.kind, found.how) == (kind, how)
+
+
+def test_a_date_becomes_numbers_and_a_model_reads_it_alike(frame: pd.DataFrame, tmp_path: Path) -> None:
+    days = pd.date_range("2019-12-31 06:30", periods=120, freq="D")
+    frame.assign(day=days.strftime("%Y-%m-%d %H:%M")).to_csv(tmp_path / "t.csv", index=False)
+    frame.assign(day=days).to_parquet(tmp_path / "t.parquet")
+    one, two = read(tmp_path / "t.csv"), read(tmp_path / "t.parquet")
+    assert np.array_equal(one.inputs, two.inputs, equal_nan=True)
+    assert one.columns.sizes[0] == 2 + 7
+    first = one.columns.names.index("day")
+    assert one.inputs[0, first : first + 6].tolist() == [2019, 12, 31, 1, 365, 6 * 3600 + 1800]
+    assert one.inputs[1, first : first + 3].tolist() == [2020, 1, 1]
+    again = Columns.from_json(json.loads(json.dumps(one.columns.to_json())))
+    rows = {name: [None] for name in again.names}
+    assert np.isnan(again.encode(rows)[0, first : first + 7]).all()
+    rows["day"] = ["2021-05-04"]
+    assert again.encode(rows)[0, first : first + 3].tolist() == [2021, 5, 4]
+
+
+def test_what_was_read_is_said(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame.assign(same=1).to_csv(tmp_path / "t.csv", index=False)
+    said = described(read(tmp_path / "t.csv"))
+    assert said[0] == "120 rows: 60 to train on, 30 to judge trials by, 30 to test with"
+    assert said[1] == "target bought: classification, since its values are not numbers"
+    assert said[2].startswith("2 classes: ")
+    assert said[3] == "3 columns to learn from: 2 of kind number, 1 of kind category"
+    assert said[4] == "13 of 360 cells are missing"
+    assert said[5:7] == [
+        "left out: id (identifier: counts the rows)",
+        "left out: same (constant: the same in every row)",
+    ]
+    assert said[8] == "colour: category, 3 texts, 5 missing"
+
+
+def test_other_encodings_are_read_or_named_with_the_remedy(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame = frame.assign(colour="grün", number=range(0, 240, 2))
+    frame["colour"] = np.where(frame["id"] % 2, "grün", "weiß")
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        frame.to_csv(tmp_path / f"{encoding}.csv", index=False, encoding=encoding)
+        assert read(tmp_path / f"{encoding}.csv").columns.categorical["colour"] == ("grün", "weiß")
+    frame.to_csv(tmp_path / "old.csv", index=False, encoding="cp1252")
+    refused(read, "is not UTF-8 .* likely .*Windows-1252: convert it with iconv -f WINDOWS-1252", tmp_path / "old.csv")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,a\n1,2,3\n")
+    refused(read, "two columns are named 'a': rename one", tmp_path / "t.csv", "b")
+
+
+def test_ten_thousand_columns_are_said_in_lines_that_are_cut(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    names = [f"c{n}" for n in range(10_000)]
+    frame = pd.DataFrame(rng.normal(size=(40, 10_000)), columns=names).assign(bought=rng.integers(0, 2, 40))
+    frame.to_parquet(tmp_path / "wide.parquet")
+    table = read(tmp_path / "wide.parquet")
+    assert table.inputs.shape == (40, 10_000)
+    with pytest.raises(OptionError, match=r"and 9971 more$") as caught:
+        read(tmp_path / "wide.parquet", "sold")
+    assert len(str(caught.value)) < 400
 
 
 def test_a_missing_extra_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

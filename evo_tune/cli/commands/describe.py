@@ -1,0 +1,30 @@
+"""`evo-tune describe`: say what an evaluator reads of its data. Nothing is trained or written."""
+
+from __future__ import annotations
+
+import click
+
+from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
+
+PLACE = 85
+
+
+@made("describe", "evo-tune describe tabular -o data=table.csv -o target=kind")
+@click.argument("evaluator", shell_complete=shared.complete_evaluators)
+@click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the evaluator.")
+@shared.format_option("table", "json")
+def command(evaluator: str, options: tuple[str, ...], form: str) -> None:
+    """Say what an evaluator reads of its data: sizes, classes, and the kind of each column with its reason."""
+    from evo_tune.cli.formats import DescribedData
+    from evo_tune.loop.code import named_evaluator
+    from evo_tune.options.binding import split_assignments
+
+    given = split_assignments(options, "-o")
+    bound = named_evaluator(evaluator, None, given).bind(given)
+    lines = bound.describe()
+    if form == "json":
+        shared.print_json(DescribedData(evaluator=bound.plugin.name, fingerprint=bound.fingerprint(), lines=lines))
+        return
+    for line in lines or [f"{bound.plugin.name} says nothing of its data"]:
+        shared.echo(line)

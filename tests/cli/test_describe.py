@@ -1,0 +1,46 @@
+"""`evo-tune describe`, and the lines about the data that a run prints first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.cli.conftest import Typed
+
+
+@pytest.fixture
+def table(folder: Path) -> Path:
+    numbers = {f"c{k}": [n * k % 13 for n in range(60)] for k in range(1, 16)}
+    kinds = ["b" if n % 3 else "a" for n in range(60)]
+    frame = pd.DataFrame({"id": range(60), "kind": kinds, "price": [n % 11 + 0.5 for n in range(60)], **numbers})
+    frame.to_csv(folder / "table.csv", index=False)
+    return folder / "table.csv"
+
+
+def test_it_says_all_that_was_read(typed: Typed, table: Path) -> None:
+    done = typed("describe", "tabular", "-o", f"data={table}", "-o", "target=price")
+    assert done.code == 0, done
+    lines = done.out.splitlines()
+    assert lines[0].startswith("60 rows: 36 to train on")
+    assert any(line.startswith("target price: ") for line in lines)
+    assert "left out: id (identifier: counts the rows)" in lines
+    assert any(line.startswith("c15: number, ") for line in lines)
+    found = json.loads(typed("describe", "tabular", "-o", f"data={table}", "-o", "target=kind", "--format", "json").out)
+    assert found["lines"][2] == "2 classes: b 40, a 20"
+
+
+def test_before_a_training_it_is_cut(typed: Typed, table: Path) -> None:
+    words = ("evaluate", "tabular", "-o", f"data={table}", "-o", "target=kind", "-o", "epochs=0.5")
+    done = typed(*words)
+    assert done.code == 0, done
+    said = [line for line in done.err.splitlines() if line.startswith("tabular: ")]
+    assert said[0].startswith("tabular: 60 rows")
+    assert "more lines: evo-tune describe tabular, with the same -o" in done.err
+    assert len([line for line in said if "more lines" not in line and "step" not in line]) == 9
+
+
+def test_an_evaluator_that_says_nothing_is_no_error(typed: Typed) -> None:
+    assert "says nothing of its data" in typed("describe", "fine_tuning").out
