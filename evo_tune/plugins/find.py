@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, get_origin
 
 from evo_tune.errors import EvoTuneError, PluginError
 from evo_tune.genome.genes import Gene
@@ -396,7 +396,8 @@ def _strategy_class(module: ModuleType, name: str) -> type[Strategy]:
     classes = [
         thing
         for thing in vars(module).values()
-        if isinstance(thing, type) and issubclass(thing, Strategy) and thing.__module__ == module.__name__
+        if isinstance(thing, type) and get_origin(thing) is None  # Python 3.10 calls list[int] a type
+        if issubclass(thing, Strategy) and thing.__module__ == module.__name__
     ]
     for one in classes:
         lost = sorted(set(inspect.get_annotations(one)) - {*one.__dataclass_fields__})
