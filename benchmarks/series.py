@@ -70,7 +70,7 @@ def row(name: str, data: Path, trials: int, seeds: int) -> list[str]:
 
     options = {"data": str(data), "flops": 3e10}
     evaluator = find_evaluator("bundled:forecasting").bind(options)
-    print("\n".join(evaluator.remarks()), flush=True)
+    print("\n".join(evaluator.describe()), flush=True)
     series, levels = evaluator.values.divided, evaluator.values.quantiles
     windows = series.test
     about = series.truth(windows), series.scales[windows.series], levels

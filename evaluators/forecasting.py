@@ -120,7 +120,7 @@ def fingerprint(options: Options) -> str:
     return options.fingerprint()
 
 
-def remarks(options: Options) -> list[str]:
+def describe(options: Options) -> list[str]:
     """Return what was found in the file, a line each."""
     return options.lines()
 

@@ -52,7 +52,7 @@ def test_a_rhythm_is_learnt_and_beats_the_seasonal_naive_forecast(evaluator: Eva
 
 
 def test_what_was_found_is_said_before_anything_is_trained(evaluator: Evaluator, shops: str) -> None:
-    assert bound(evaluator, data=shops, key="shop", target="sold").remarks() == [
+    assert bound(evaluator, data=shops, key="shop", target="sold").describe() == [
         "2 series of 400 values, daily, 2023-01-01 to 2024-02-04; season 7; times in column 'day'",
         "no value is missing",
         "the rows were not in order of time: they are sorted",
