@@ -48,6 +48,7 @@ OBJECTIVES = [Minimize("val_loss")]
 METRICS = units_of("language")
 TEST = tests_of("language")
 SUPPORTS = ["budget", "curve", "timing"]
+BASELINE = "an n-gram model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,6 +375,15 @@ def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the text, of how it is split, and of the byte pairs learned from it."""
     return Corpus.of(options, options.longest).fingerprint()
+
+
+def baseline(options: Options) -> dict[str, float]:
+    """Return the metrics of an n-gram model, on the same held-out text."""
+    from evo_tune.training import TextMaterial, ngram_entropy
+
+    scored = options.judging_bytes(**_size(options).usual)
+    material = TextMaterial(Corpus.of(options, options.longest), count=scored, seed=0)
+    return ngram_entropy(material, options.longest)
 
 
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:

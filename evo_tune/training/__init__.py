@@ -28,6 +28,7 @@ from evo_tune.training.models.encoder import Encoder, FTTransformer, TextClassif
 from evo_tune.training.models.forecaster import Forecaster
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.growth import carry_state, grow
+from evo_tune.training.ngrams import ngram_entropy
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon, decay_groups
