@@ -426,7 +426,7 @@ def test_a_strategy_may_be_the_users_own(tmp_path: Path, install: Callable[..., 
         (STRATEGY + "\nclass Other(Climb): ...", "found Climb, Other"),
         ("from evo_tune import Strategy\nfrom evo_tune.strategies.ga import GA", "found none"),
         ("1 / 0", r"climb\.py:1: ZeroDivisionError: division by zero; the strategy cannot be imported"),
-        (STRATEGY.replace("frozen=True", ""), r"climb\.py:[45]: TypeError: cannot inherit non-frozen"),
+        (STRATEGY.replace("frozen=True", ""), r"climb\.py:[56]: TypeError: cannot inherit non-frozen"),
     ],
 )
 def test_a_broken_strategy_says_what_is_wrong(tmp_path: Path, source: str, said: str) -> None:
