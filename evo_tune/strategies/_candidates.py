@@ -60,6 +60,10 @@ CLIMBS = 30
 FIRST, FASTER, SLOWER = 0.03, 1.2, 0.5
 """First step of a climb in unit coordinates, and its factors if the slope keeps its sign and if it changes it."""
 
+FLAT = 0.02
+"""Share of the steepest slope of a climb below which a gene does not move. A gene that seems not to matter would move
+to its bound, and be the same in all results from there on, so nothing more would be learned of it."""
+
 Merits = Callable[[np.ndarray], np.ndarray]
 """Function from unit coordinates, shape (points, genes), to merits, shape (points,); higher is better."""
 
@@ -97,7 +101,8 @@ class Novelty:
     Args:
         history: History of the run.
         units: Unit coordinates of the best and the latest trials. Shape (trials, genes).
-        least: Minimum differences by gene; a new genome reaches at least one of them for each trial. Shape (genes,).
+        least: Minimum differences by gene; a new genome reaches at least one of them for each trial. Shape (trials,
+            genes).
     """
 
     history: History
@@ -105,20 +110,26 @@ class Novelty:
     least: np.ndarray
 
     @classmethod
-    def of(cls, history: History, apart: float) -> Novelty:
+    def of(cls, history: History, apart: float, pending: float | None = None) -> Novelty:
         """Return the rule for a history.
 
         Args:
             history: History of the run.
             apart: Minimum difference in one gene, in unit coordinates. In a gene with few values or without order, any
                 difference is enough. With 0, every genome that was not tried is new.
+            pending: The same for pending trials, whose results may still show that another place is better; None for
+                `apart`.
         """
         genes = history.space.genes
         few = np.array([gene.size < MANY for gene in genes.values()]) | (sizes_of(history.space) > 0)
-        ids = [trial.id for trial in history.ranking[:POINTS]] if apart > 0.0 else []
-        recent = history.born_units[-RECENT:] if apart > 0.0 else []
-        units = np.array([*(history.born_units[id] for id in ids), *recent]).reshape(-1, len(genes))
-        return cls(history, units, np.where(few, ANY, apart))
+        ids: list[int] = []
+        if apart > 0.0:
+            ids = [trial.id for trial in history.ranking[:POINTS]]
+            ids += range(max(0, history.born_count - RECENT), history.born_count)
+        waits = np.isin(ids, [one.id for one in history.out])
+        distances = np.where(waits, apart if pending is None else pending, apart)[:, None]
+        units = np.array([history.born_units[id] for id in ids]).reshape(-1, len(genes))
+        return cls(history, units, np.where(few, ANY, distances))
 
     def __call__(self, genome: Genome) -> bool:
         """Return whether a genome is new."""
@@ -196,9 +207,11 @@ def climbed(drafts: Sequence[Draft], merits: Merits, slopes: Slopes, space: Sear
     top = np.argsort(-merits(_rounded(space, units)), kind="stable")[:LIKED]
     here = units[top]
     best, merit = here.copy(), merits(here)
-    size, last = np.full(here.shape, FIRST), np.zeros(here.shape)
+    size, last, steepest = np.full(here.shape, FIRST), np.zeros(here.shape), np.zeros(here.shape)
     for _ in range(CLIMBS):
         uphill = slopes(here)
+        steepest = np.maximum(steepest, np.abs(uphill))
+        uphill[steepest < FLAT * steepest.max(axis=1, keepdims=True)] = 0.0
         turned = np.sign(uphill * last)
         size *= np.where(turned > 0, FASTER, np.where(turned < 0, SLOWER, 1.0))
         last = np.where(turned < 0, 0.0, uphill)

@@ -138,7 +138,7 @@ class SAEA(Strategy):
             acquisition = self._acquisition(history, trade, rng)
         else:  # a partial result cannot be a new best, so it does not show that a search has stalled
             acquisition = self._learned_acquisition(history, learned, rng)
-        novelty = Novelty.of(history, step * min(1.0, acquisition.noise / NOISE))
+        novelty = Novelty.of(history, step * min(1.0, acquisition.noise / NOISE), step)
         search = acquisition.sure or rng.random() < SEARCHING
         if search and acquisition.smooth:
             drafts += climbed(drafts, acquisition, acquisition.slopes, history.space)

@@ -13,12 +13,14 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.strategies import _candidates, _models, saea
 from evo_tune.strategies._candidates import (
+    LIKED,
     RECENT,
     STALLED,
     Draft,
     Novelty,
     _rounded,
     _varied,
+    climbed,
     rare_value,
     search_around,
 )
@@ -53,6 +55,23 @@ def test_rounds_come_nearer_to_what_the_models_like(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(_candidates, "ROUNDS", 0)
     assert searched < 0.2 * distance()
     assert searched < 0.02
+
+
+def test_a_climb_ends_at_the_top_and_leaves_genes_that_hardly_matter_alone() -> None:
+    space = SearchSpace(x=Float(0, 1), y=Float(0, 1), z=Float(0, 1))
+    target, weight = np.array([0.613, 0.287, 1.0]), np.array([1.0, 1.0, 1e-4])
+    drafts = [Draft(row, "random", (3,)) for row in birth_rng(1, 0).random((20, 3))]
+
+    def merits(units: np.ndarray) -> np.ndarray:
+        return np.asarray(-(weight * (units - target) ** 2).sum(axis=1))
+
+    ends = climbed(drafts, merits, lambda units: -2.0 * weight * (units - target), space)
+    assert len(ends) == LIKED
+    begun_at = {round(float(one.units[2]), 9) for one in drafts}
+    for one in ends:
+        assert np.abs(np.asarray(one.units) - target)[:2].max() < 0.05
+        assert one.parents == (3,)
+    assert sum(round(float(one.units[2]), 9) in begun_at for one in ends) >= LIKED // 2
 
 
 def test_search_skips_seen_genomes_until_none_is_left() -> None:
