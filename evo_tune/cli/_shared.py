@@ -213,6 +213,12 @@ def echo(text: str = "", err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
+def echo_piece(text: str) -> None:
+    """Print a piece of a text at once; the terminal obeys nothing in it but line ends and tabs."""
+    click.echo("".join(one if one in "\n\t" else printable(one) for one in re.split(r"([\n\t])", text)), nl=False)
+    sys.stdout.flush()
+
+
 FEW_STEPS = 10
 """Fewest steps of a training that passes without a remark."""
 

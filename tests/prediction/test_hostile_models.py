@@ -51,6 +51,8 @@ def linked(path: Path, target: str) -> None:
     path.symlink_to(target)
 
 
+COLUMNS = ("numeric", "categorical", "dates")
+
 ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no config": ("classes", lambda at: (at / "config.json").unlink(), "has no config.json"),
     "no weights": ("classes", lambda at: (at / "model.safetensors").unlink(), "No such file"),
@@ -76,7 +78,11 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a long context": ("prose", lambda at: edit(at, context=10**11, position="rope"), "where config.json has a model"),
     "many quantiles": ("numbers", lambda at: edit(at, quantiles=10**12), "where config.json has a model of"),
     "another shape": ("classes", lambda at: edit(at, depth=1), "."),
-    "fewer columns": ("classes", lambda at: edit(at, columns={"numeric": [], "categorical": {}}), "columns"),
+    "fewer columns": (
+        "classes",
+        lambda at: edit(at, columns={"numeric": [], "categorical": {}, "dates": {}}),
+        "columns",
+    ),
     "columns of no kind": ("classes", lambda at: edit(at, columns=[1]), "."),
     "labels of no kind": ("classes", lambda at: edit(at, labels=7), "."),
     "a shape of text": ("classes", lambda at: edit(at, width="wide"), "."),

@@ -153,7 +153,7 @@ def test_an_outcome_is_settled_by_one_trip_through_the_journal(outcome: Outcome)
         assert settled.metrics[name] == value or (math.isnan(settled.metrics[name]) and not math.isfinite(value))
 
 
-LEFT_OUT = ("test", "timing")
+LEFT_OUT = ("test", "timing", "baseline")
 """Of a candidate: no trial has them."""
 
 

@@ -12,8 +12,10 @@ import evo_tune.recipe.public as recipe
 import evo_tune.training as training
 
 KNOWN = ("torch", "numpy", "safetensors", "tokenizers", "transformers", "evo_tune", "filelock")
-READERS = ("pyarrow", "pandas", "sklearn", "PIL", "torchvision")
-"""What reads files and sample data: for the readers in data/ only."""
+READERS = ("pyarrow", "pandas", "sklearn", "PIL", "torchvision", "statsmodels", "threadpoolctl")
+"""Packages that read files and sample data, or that trainings are compared with."""
+READING = ("data", "baselines", "forecaster")
+"""Folders and files that may import them."""
 ROOMS = ("evo_tune.errors", "evo_tune.trust", "evo_tune.options", "evo_tune.recipe", "evo_tune.training")
 
 
@@ -41,7 +43,7 @@ def test_a_part_imports_few_other_packages(part: ModuleType) -> None:
                 modules = [node.module or ""]
             for module in modules:
                 top = module.split(".")[0]
-                known = KNOWN + READERS if path.parent.name == "data" else KNOWN
+                known = KNOWN + READERS if {path.parent.name, path.stem} & set(READING) else KNOWN
                 assert top in sys.stdlib_module_names or top in known, module
                 assert top != "evo_tune" or module.startswith(ROOMS), module
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ import click
 from evo_tune.cli import _shared as shared
 from evo_tune.cli.help import command as made
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
-from evo_tune.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,7 +157,6 @@ def _write_text(model: Model, prompt: str, sampling: dict[str, Any], form: str) 
     if form == "json":
         _print_json(model, 1, text="".join(pieces))
         return
-    for piece in chain([prompt], pieces):  # a terminal obeys nothing but line ends and tabs
-        click.echo("".join(one if one in "\n\t" else printable(one) for one in re.split(r"([\n\t])", piece)), nl=False)
-        sys.stdout.flush()
-    click.echo()
+    for piece in chain([prompt], pieces):
+        shared.echo_piece(piece)
+    shared.echo()
