@@ -127,9 +127,17 @@ def card(origin: Origin, about: About, config: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+AUTOLINK = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
+"""Places in an address; a backslash there keeps Markdown from making a link of it."""
+
+LIST = re.compile(r"^(\d*)(?=[-+=.)](?:\s|$))")
+"""Place before the sign of a list."""
+
+
 def md(text: object) -> str:
-    """Return text of unknown origin as Markdown that shows it on one line, and nothing else."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~&$:@/])", r"\\\1", one_line(str(text), 200))
+    """Return text of unknown origin as Markdown that shows it on one line: no link, no list, no HTML."""
+    line = re.sub(r"([\\`*_{}\[\]#|<>~&$@])", r"\\\1", one_line(str(text), 200))
+    return LIST.sub(r"\1\\", AUTOLINK.sub(r"\\", line))
 
 
 def _yaml(value: object) -> str:

@@ -95,3 +95,19 @@ def test_an_exported_trial_is_that_trial_to_the_last_digit(typed: Typed, folder:
     assert "evo-tune export mine model --trial 1 --threads 1" in text
     assert find_evaluator("bundled:tabular").summary[:20] in text.replace("\\", "")
     assert pd.read_csv(data)["kind"].nunique() == len(model.predict_proba(pd.read_csv(data))[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a-b, 1.5: c!", "a-b, 1.5: c!"),
+        ("-0.5", "-0.5"),
+        ("https://x.y", r"https:\//x.y"),
+        ("www.x.y", r"www\.x.y"),
+        ("1. x", r"1\. x"),
+        ("- x", r"\- x"),
+        ("[a](b)", r"\[a\](b)"),
+    ],
+)
+def test_only_what_markdown_obeys_is_escaped(text: str, shown: str) -> None:
+    assert md(text) == shown
