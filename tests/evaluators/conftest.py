@@ -44,8 +44,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         columns["gaps"] = ["" if n % 10 == 0 else n % 3 for n in range(120)]
         lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
         (folder / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
-    _write_series(folder, rng)
     _write_images(folder, rng)
+    _write_series(folder, rng)
     found = {path.name.partition(".")[0]: str(path) for path in folder.iterdir()}
     return found
 
