@@ -319,6 +319,8 @@ def _stalled(history: History) -> bool:
     if place is None or place == 0:
         return place == 0
     losses = history.scaled_losses() / 2.0  # the difference of whole ones may overflow
+    if np.isnan(losses[place]) or np.isnan(losses[0]):
+        return False
     return bool(losses[place] - losses[0] < PROGRESS * (np.nanmedian(losses) - losses[0]))
 
 

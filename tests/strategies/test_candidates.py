@@ -200,6 +200,12 @@ def test_results_pending_at_the_time_of_the_best_do_not_count_as_stalled() -> No
     assert chance(standing(STALLED + 6, out=STALLED + 5)) == "c"
 
 
+def test_losses_of_different_scales_are_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = standing(STALLED)
+    monkeypatch.setattr(history, "scaled_losses", lambda: np.full(len(history.ranking), np.nan))
+    assert chance(history) is None
+
+
 def test_a_value_with_enough_trials_is_not_tried_again() -> None:
     assert chance(standing(STALLED + 1, "abc")) == chance(standing(STALLED + 1, "acb")) is not None
     assert chance(standing(600, "aaab")) == "c"
