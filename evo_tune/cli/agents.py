@@ -311,8 +311,8 @@ def _check_file(root: str, path: str) -> None:
 
 
 def _check_paths(root: str, texts: Sequence[str]) -> None:
-    """Check that texts name nothing outside of the folder, as a whole or behind '='."""
-    each = {part for text in texts for part in (text, text.rpartition("=")[2]) if part}
+    """Check that texts name nothing outside of the folder, as a whole, behind '=' or as one of the values of a gene."""
+    each = {part for text in texts for part in (text, text.rpartition("=")[2], *re.split(r"[=|]", text)) if part}
     named = [one if one.startswith(("/", "~")) else os.path.join(root, one) for one in each]
     if found := paths_outside(named, Path(root)):
         raise UsageError(f"{in_words(found)}: outside of {root}, where this server may not read")

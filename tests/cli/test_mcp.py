@@ -126,6 +126,8 @@ def place(folder: Path, small_run: str) -> Workplace:
         ("start", {"name": "a", "options": {"data": "../outside/train.py"}}),
         ("start", {"name": "a", "options": {"data": "data"}}),
         ("start", {"name": "a", "options": {"data": "~"}}),
+        ("start", {"name": "a", "evaluator": "python train.py {lr} {k}", "genes": ["lr=1|2", "k=a|/etc/passwd"]}),
+        ("start", {"name": "a", "evaluator": "python train.py {lr} {k}", "genes": ["lr=1|2", "k=/etc/passwd|a"]}),
         ("start", {"name": "../a"}),
         ("start", {"name": "--help"}),
         ("start", {"name": "hers"}),
