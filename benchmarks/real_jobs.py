@@ -209,8 +209,7 @@ def search(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
             slots=job.slots,
             seed=seed,
             store=job.keep or folder,
-            final_seeds=FIRST["final_seeds"],
-            finalists=FIRST["finalists"],
+            **FIRST,
         ).run()
         searched = time.monotonic() - began
         best, run = recommended(found.saved), found.saved

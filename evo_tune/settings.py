@@ -68,10 +68,11 @@ class _Training(Options):
 class _Seeds(Options):
     """Evaluation."""
 
-    seeds_per_trial: int | Literal["auto"] = option(
+    seeds_per_trial: int | Literal["auto"] | None = option(
         1,
         bounds="[1, 1000000]",
-        help="Number of seeds of the leading genomes; auto: extra seeds while they are worth more than new genomes.",
+        help="Number of seeds of the leading genomes; auto: extra seeds while they are worth more than new genomes; "
+        "`evo-tune run` uses auto with --hours or --budget.",
     )
     seeds: Literal["own", "shared"] | None = option(
         None,
@@ -86,7 +87,7 @@ class _Seeds(Options):
     @property
     def most_seeds(self) -> int:
         """Maximum number of seeds of a genome."""
-        return CAP if isinstance(self.seeds_per_trial, str) else self.seeds_per_trial
+        return CAP if isinstance(self.seeds_per_trial, str) else self.seeds_per_trial or 1
 
     @property
     def own_seeds(self) -> bool:

@@ -86,7 +86,6 @@ def prepared(
     Raises:
         UsageError: Something given is unknown, of the wrong type or out of range.
     """
-    check_noise(session, settings.most_seeds)
     if settings.for_scale:
         parse_aim(settings.for_scale)
     bound = evaluator.bind(request.options)
@@ -112,6 +111,10 @@ def prepared(
     check_suited(name, strategy, space, goals)
     check_learning(name, strategy, space, goals, learned)
     constraints = _constraints(evaluator, goals, known, request.subject_to)
+    if settings.seeds_per_trial is None:
+        possible = evaluator.seeded and len(goals) == 1 and not strategy.own_trials
+        settings = replace(settings, seeds_per_trial="auto" if possible and _by_training(session) else 1)
+    check_noise(session, settings.most_seeds)
     check_support(evaluator, goals, settings)
     check_own_trials(name, strategy, settings, constraints)
     return Manifest(
@@ -142,6 +145,12 @@ def prepared(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         identity=uuid.uuid4().hex,
     )
+
+
+def _by_training(session: SessionSettings) -> bool:
+    """Return whether all trainings count towards the limits, extra seeds included: then these cost no extra time."""
+    trained = session.hours is not None or session.budget is not None
+    return trained and session.trials is None and session.generations is None
 
 
 def earlier(sources: Iterable[str | Path], store: Path) -> list[Run]:

@@ -100,6 +100,7 @@ def command_evaluator(
         METRICS=dict.fromkeys(patterns, ""),
         SUPPORTS=supports,
         UNSUPPORTED=unsupported,
+        SEEDED="seed" in words.names,
         evaluate=evaluate,
         remarks=lambda **_: _remarks(words, bool(patterns)),
     )

@@ -109,6 +109,11 @@ class Evaluator:
         """Name of the method that the best trial is compared with (BASELINE); '' if the file declares none."""
         return str(getattr(self.module, "BASELINE", ""))
 
+    @property
+    def seeded(self) -> bool:
+        """Whether a training is known to use its seed (SEEDED); only a command can be without."""
+        return bool(getattr(self.module, "SEEDED", True))
+
     def is_test(self, name: str) -> bool:
         """Return whether a metric is of the test set: named in TEST, or 'test_…' if there is a TEST."""
         return is_test(name, self.tests)

@@ -165,7 +165,6 @@ def test_killed_on_the_way_it_ends_with_the_same_model(
     assert weights(data / "model") == weights(data / "whole") == weights(data / "populations" / "mine" / "_model")
     for words in (["show", "mine"], ["verify", "mine"], ["report", "mine"], ["resume", "mine", "--as", "copy"]):
         assert typed(*words).code == 0, words
-    assert "--seeds-per-trial auto" in typed("show", "mine").out
     model = evo_tune.load_model("model")
     assert model.about.metrics["test_loss"] > 0.0
     other = typed("auto", "named.csv", *AUTO[4:])

@@ -84,6 +84,32 @@ def test_show_says_why_the_first_is_not_the_one_that_looks_best(
     assert best[0]["metrics"]["loss"] == first
 
 
+@pytest.mark.usefixtures("noisy")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--budget", "3"], "auto"),
+        (["--budget", "3", "--seeds-per-trial", "1"], 1),
+        (["--budget", "3", "--trials", "3"], 1),
+        (["--budget", "3", "--objective", "loss:min", "--objective", "size:min", "--finalists", "1"], 1),
+        (["--budget", "3", "--strategy", "staged"], 1),
+    ],
+)
+def test_extra_seeds_are_the_default_where_all_trainings_count(typed: Typed, given: list[str], told: object) -> None:
+    assert typed("run", "noisy.py", "--final-seeds", "0", *given, "--name", "mine").code == 0
+    data = json.loads(typed("show", "mine", "--format", "json").out)
+    assert data["settings"]["seeds_per_trial"] == told
+
+
+def test_a_command_without_a_seed_gets_no_extra_ones(typed: Typed, folder: Path) -> None:
+    (folder / "train.py").write_text("import sys\nprint('loss', float(sys.argv[1]))\n")
+    for seed, told in (("", 1), (" {seed}", "auto")):
+        given = ("--gene", "x=float(0,1)", "--objective", "loss:min", "--budget", "1", "--final-seeds", "0")
+        assert typed("run", "python train.py {x}" + seed, *given, "--name", f"run-{told}").code == 0
+        data = json.loads(typed("show", f"run-{told}", "--format", "json").out)
+        assert data["settings"]["seeds_per_trial"] == told
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("noisy")
 def test_seeds_of_their_own_are_typed_shown_and_refused(typed: Typed) -> None:

@@ -119,7 +119,6 @@ def _begun(
     from evo_tune.cli.auto import Wish, read_wish, search_hours, write_wish
     from evo_tune.cli.flags import FIRST
     from evo_tune.loop.search import Search
-    from evo_tune.options.declare import AUTO
     from evo_tune.store.manifest import MANIFEST
     from evo_tune.store.run import Run
 
@@ -130,8 +129,7 @@ def _begun(
             raise UsageError(f"--name {name}: there is another run of this name: choose another name")
         return Search.resume(name, store=store, ask=shared.asking())
     timed = {} if hours is None else {"hours": search_hours(hours, plugin.name)}
-    # Seeds often differ as much as genomes. Extra seeds cost nothing where they do not (benchmarks/README.md).
-    settings = {**FIRST, "seeds_per_trial": AUTO, **limits, **timed}
+    settings = {**FIRST, **limits, **timed}
     search = Search(plugin.reference, options=options, store=store, name=name, **settings)
     write_wish(search.saved, Wish(hours=hours))
     return search
