@@ -1,22 +1,26 @@
 # `make` lists the targets. `make run` and `make test` set up everything themselves, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-extended proofs lint sample options settings docs picture json bench audit clean
+.PHONY: help setup run test tests test-extended proofs lint sample options settings docs picture json bench audit \
+  release try-wheel clean
 
 PYTHON ?= python3
 BIN := .venv/bin
+# What of pyproject.toml's extras is installed into .venv: `dev` is all, `test` what the tests need themselves.
+EXTRAS ?= dev
+STAMP := .venv/stamp$(filter-out -dev,-$(EXTRAS))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 # The stamp is newer than pyproject.toml once everything that it names is installed.
-.venv/stamp: pyproject.toml
+$(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "evo-tune needs Python 3.10 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	touch $@
 
-setup: .venv/stamp  ## make .venv and install evo-tune into it
+setup: $(STAMP)  ## make .venv and install evo-tune into it
 
 run: setup  ## evolve a small language model with the default settings (2 to 12 minutes on 2 cores)
 	$(BIN)/evo-tune run
@@ -25,8 +29,10 @@ run: setup  ## evolve a small language model with the default settings (2 to 12 
 EXTENDED := slow or cluster or extended
 
 # Without compiled files on disk, hundreds of processes would compile the same modules again.
-test test-extended: export PYTHONDONTWRITEBYTECODE :=
-test: setup lint  ## lint, then the tests to run before every commit
+tests test-extended: export PYTHONDONTWRITEBYTECODE :=
+test: lint tests  ## lint, then the tests to run before every commit
+
+tests: setup  ## these tests alone; with EXTRAS=test in a new .venv: those that need no optional package
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ($(EXTENDED))"
 
 test-extended: setup  ## the tests that `make test` leaves out: clusters, browsers, every evaluator with every option
@@ -80,5 +86,16 @@ audit: setup  ## look for known vulnerabilities of the versions in constraints.t
 	[ -s .venv/audit/found.json ] || { echo "not audited: $$(tail -n 1 .venv/audit/log)"; exit 0; }; \
 	tail -n 1 .venv/audit/log; exit $$code
 
+release: setup  ## build sdist, wheel and the tag's notes in dist/, and check them: see RELEASING.md
+	$(BIN)/python .ci/release.py
+
+try-wheel:  ## install the wheel of dist/ into an empty environment, and run it in an empty folder
+	rm -rf build/try
+	$(PYTHON) -m venv build/try
+	build/try/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	mkdir build/try/folder
+	cd build/try/folder && ../bin/evo-tune run --trials 4
+	build/try/bin/python .ci/release.py sizes
+
 clean:  ## remove .venv and caches (saved runs stay)
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

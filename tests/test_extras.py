@@ -17,7 +17,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 def test_every_extra_of_the_project_that_a_test_may_need_is_listed() -> None:
     text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     part = text.partition("[project.optional-dependencies]")[2].partition("[project.scripts]")[0]
-    assert {*re.findall(r"^(\w+) = \[", part, re.MULTILINE)} - {"dev", "bench"} == {*extras.EXTRAS}
+    assert {*re.findall(r"^(\w+) = \[", part, re.MULTILINE)} - {"bench", "dev", "test"} == {*extras.EXTRAS}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The wheel by itself: built, unpacked into an empty place, and used from an empty folder."""
+"""The wheel by itself: built as `make release` does, unpacked into an empty place, and used from an empty folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import evo_tune
+from tests.test_release import release
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -18,15 +21,9 @@ ROOT = Path(__file__).parents[1]
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with nothing but the wheel's content in it; dependencies come from this environment."""
     place = tmp_path_factory.mktemp("wheel")
-    sources = place / "sources"  # a build leaves its traces where it builds
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, tracked.split("\0")):
-        if (ROOT / name).is_file():
-            (sources / name).parent.mkdir(parents=True, exist_ok=True)
-            (sources / name).write_bytes((ROOT / name).read_bytes())
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"  # as pip calls it
-    subprocess.run([sys.executable, "-c", build, str(place)], cwd=sources, check=True, capture_output=True)
-    (wheel,) = place.glob("*.whl")
+    sdist, wheel = release.build(place)
+    release.check_contents(sdist, wheel)
+    assert release.version_of(wheel) == evo_tune.__version__
     with zipfile.ZipFile(wheel) as content:
         content.extractall(place / "lib")  # as pip does: it has no scripts or data of its own
     return place / "lib"
@@ -80,12 +77,3 @@ def test_the_main_job_with_nothing_but_the_wheel(installed: Path, tmp_path: Path
     assert int(typed(["export", "r1", "model", "--tokens", "1500"], then=use)[-1]) > 0
     module = [sys.executable, "-m", "evo_tune", "--version"]
     assert subprocess.run(module, cwd=tmp_path, env=env, capture_output=True).stdout.startswith(b"evo-tune, version ")
-
-
-@pytest.mark.slow
-def test_the_wheel_has_files_that_are_not_python(installed: Path) -> None:
-    package = ROOT / "evo_tune"
-    files = [path.relative_to(package) for path in package.rglob("*") if path.is_file() and path.suffix != ".py"]
-    wanted = [path for path in files if "__pycache__" not in path.parts]
-    assert Path("plugins/templates/evaluator.py.txt") in wanted
-    assert not [path for path in wanted if not (installed / "evo_tune" / path).is_file()]
