@@ -130,7 +130,7 @@ def notes(changelog: str, version: str, tagged: bool) -> str:
     if version not in parts and tagged:
         raise Wrong(f"CHANGELOG.md has no part '## {version} - DATE': rename 'Unreleased', and begin a new one")
     text = parts.get(version, parts.get("Unreleased", "")).strip()
-    return re.sub(r"^##(#+) ", r"\1 ", text, flags=re.MULTILINE) + "\n"
+    return re.sub(r"^#(##+) ", r"\1 ", text, flags=re.MULTILINE) + "\n"
 
 
 def release(folder: Path, tag: str) -> None:
