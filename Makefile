@@ -1,7 +1,7 @@
 # `make` lists the targets. `make run` and `make test` set up everything themselves, in .venv.
 .DEFAULT_GOAL := help
 .PHONY: help setup run test tests test-extended proofs lint sample options settings docs picture json bench audit \
-  release try-wheel clean
+  public release try-wheel clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -85,6 +85,9 @@ audit: setup  ## look for known vulnerabilities of the versions in constraints.t
 	  --output .venv/audit/found.json 2> .venv/audit/log; code=$$?; \
 	[ -s .venv/audit/found.json ] || { echo "not audited: $$(tail -n 1 .venv/audit/log)"; exit 0; }; \
 	tail -n 1 .venv/audit/log; exit $$code
+
+public: setup  ## record the public names in tests/public.txt: see docs/stability.md
+	$(BIN)/python -m tests.public
 
 release: setup  ## build sdist, wheel and the tag's notes in dist/, and check them: see RELEASING.md
 	$(BIN)/python .ci/release.py

@@ -51,6 +51,7 @@ SHOWN = {
     "project/changelog": "CHANGELOG.md",
     "project/architecture": "ARCHITECTURE.md",
     "project/contributing": "CONTRIBUTING.md",
+    "project/releasing": "RELEASING.md",
     "project/security": "SECURITY.md",
     "project/benchmarks": "benchmarks/README.md",
 }

@@ -1,0 +1,179 @@
+"""Where the tests of a module are: `python -m tests.where evo_tune/store/journal.py` (or evo_tune.store.journal).
+
+The tests of `evo_tune/a/b/c.py` are in `tests/a/b/test_c.py`, or in a folder above, `tests/a/test_c.py`. Where they are
+elsewhere, `ELSEWHERE` says so. Test files beside these that import the module are printed after them.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+PACKAGE = ROOT / "evo_tune"
+
+ELSEWHERE = {
+    "__init__": "test_architecture test_public",
+    "__main__": "test_wheel",
+    "cli/__init__": "cli/test_commands cli/test_help",
+    "cli/_shared": "cli/test_printing",
+    "cli/agents": "cli/test_mcp",
+    "cli/commands": "cli/test_commands cli/test_formats",
+    "cli/exporting": "cli/test_details",
+    "cli/flags": "test_settings",
+    "cli/output": "cli/test_live cli/test_ends cli/test_formats",
+    "cli/session": "cli/test_commands",
+    "dispatch/__init__": "dispatch/test_slots",
+    "dispatch/clusters": "dispatch/test_clusters",
+    "dispatch/limits": "dispatch/test_local",
+    "dispatch/log": "dispatch/test_telling",
+    "dispatch/process": "dispatch/test_local dispatch/test_orphans",
+    "dispatch/slot": "dispatch/test_slots",
+    "dispatch/smi": "dispatch/test_devices",
+    "dispatch/worker": "dispatch/test_slots dispatch/test_keeping",
+    "forecast/durations": "loop/test_limits",
+    "forecast/scale": "cli/test_scale forecast/test_carry",
+    "forecast/timing": "cli/test_planning forecast/test_ahead",
+    "integrations/__init__": "integrations/test_tracking",
+    "integrations/_cross_validation": "integrations/test_sklearn",
+    "integrations/mlflow": "integrations/test_converting integrations/test_tracking",
+    "integrations/optuna": "integrations/test_converting integrations/test_tracking",
+    "integrations/rows": "integrations/test_converting",
+    "integrations/tensorboard": "integrations/test_converting integrations/test_tracking",
+    "loop/deadline": "loop/test_limits loop/test_hours",
+    "loop/planning": "cli/test_planning",
+    "options/bounds": "options/test_declare",
+    "plugins/code": "plugins/test_scripts plugins/test_plugins",
+    "plugins/command": "plugins/test_scripts",
+    "plugins/context": "plugins/test_evaluator",
+    "plugins/contract": "plugins/test_evaluator",
+    "plugins/find": "plugins/test_plugins",
+    "plugins/new": "plugins/test_template",
+    "plugins/scripts": "plugins/test_scripts plugins/test_from_script",
+    "plugins/strategy": "plugins/test_plugins strategies/test_contract",
+    "prediction": "prediction/test_contract prediction/test_predicting",
+    "prediction/about": "prediction/test_card",
+    "recipe/__init__": "training/test_package",
+    "recipe/carrying": "forecast/test_carry",
+    "recipe/classifying": "training/test_classifier_building evaluators/test_classification_data",
+    "recipe/data/cache": "recipe/data/test_prepared",
+    "recipe/data/corpus": "evaluators/test_language_model recipe/data/test_prepared",
+    "recipe/data/kinds": "recipe/data/test_tables",
+    "recipe/data/reading": "recipe/data/test_tables recipe/data/test_labelled_texts",
+    "recipe/data/texts": "recipe/data/test_text",
+    "recipe/data/tokens": "recipe/data/test_tokenizer",
+    "recipe/forecasting": "evaluators/test_forecasting",
+    "recipe/hardware/computing": "recipe/hardware/test_profile",
+    "recipe/language": "evaluators/test_language_model",
+    "recipe/models/base": "training/tuning/test_pretrained",
+    "recipe/models/encoder_config": "recipe/hardware/test_cost training/models/test_encoder",
+    "recipe/models/gpt_config": "recipe/hardware/test_flops training/models/test_gpt",
+    "recipe/models/starting": "recipe/models/test_rules",
+    "recipe/optim/optimisation": "recipe/optim/test_scaling training/optim/test_optimizer",
+    "recipe/optim/steps": "recipe/optim/test_accounting recipe/optim/test_fork recipe/optim/test_ramp",
+    "recipe/plan": "recipe/test_phases",
+    "recipe/public": "training/test_package",
+    "recipe/tuning": "evaluators/test_fine_tuning",
+    "report/baseline": "loop/test_baseline",
+    "report/charts": "report/test_charts report/test_page",
+    "report/charts/__init__": "report/test_charts report/test_page",
+    "report/charts/next_steps": "report/test_advice",
+    "report/charts/scale": "cli/test_for_scale",
+    "report/data": "report/test_advice cli/test_formats",
+    "report/drawing": "report/test_charts",
+    "report/material": "report/test_model report/test_charts",
+    "report/ranges": "cli/test_widening",
+    "report/words": "report/test_summary loop/test_comparison",
+    "rules/promotions": "rules/test_extra_seeds rules/test_fidelity",
+    "sklearn": "integrations/test_sklearn",
+    "store/comparison": "loop/test_comparison store/test_table",
+    "store/learned": "loop/test_learning",
+    "store/schema": "store/test_events store/test_manifest",
+    "strategies/__init__": "strategies/test_proposals",
+    "strategies/_breeder": "strategies/test_ga",
+    "strategies/random": "strategies/test_contract",
+    "training/__init__": "training/test_package",
+    "training/baselines": "evaluators/test_bundled evaluators/test_classification_data",
+    "training/checkpoint": "training/test_resume test_hostile",
+    "training/forecasting": "evaluators/test_forecasting",
+    "training/hardware/device": "training/hardware/test_distributed training/test_noise",
+    "training/hardware/memory": "training/hardware/test_capacity evaluators/test_gpu_memory",
+    "training/models/block": "training/models/test_attention training/models/test_positions",
+    "training/models/model_files": "training/models/test_unfilled",
+    "training/notes": "prediction/test_card",
+    "training/optim/watching": "training/optim/test_divergence training/optim/test_early_stopping",
+    "training/probing/timing": "training/probing/test_probing",
+    "training/reading": "training/test_building evaluators/test_language_model",
+    "training/samples": "training/test_classifier_building evaluators/test_regression",
+    "training/session": "training/test_building training/test_ranks_out_of_memory",
+    "training/stepping/averaging": "training/optim/test_ema",
+    "training/stepping/feeding": "training/stepping/test_late",
+    "training/stepping/recipe": "training/test_building training/test_trainer",
+    "training/tuned": "evaluators/test_fine_tuning",
+    "training/tuned_files": "evaluators/test_fine_tuning prediction/test_contract",
+    "training/tuning/weights": "training/tuning/test_lora",
+    "training/unfinished": "evaluators/test_unfinished",
+}
+"""Module or folder, from `evo_tune/`, and its test files, from `tests/`; a folder's row is for each of its modules."""
+
+
+def modules() -> list[str]:
+    """Return the modules of the package with more than a docstring, as paths from it without `.py`."""
+    files = [path for path in PACKAGE.rglob("*.py") if len(ast.parse(path.read_bytes()).body) > 1]
+    return sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in files)
+
+
+def named(module: str) -> list[Path]:
+    """Return the files with the tests of a module: at the mirrored path, or a folder above, and those of its row.
+
+    Args:
+        module: Path from `evo_tune/` without `.py`, as `modules` has it.
+    """
+    path = Path(module)
+    mirrored = [folder / f"test_{path.name.lstrip('_')}.py" for folder in path.parents if path.parts[1:]]
+    mirrored = mirrored or [Path(f"test_{path.name}.py")]
+    found = [TESTS / one for one in mirrored[: max(1, len(mirrored) - 1)] if (TESTS / one).is_file()]
+    row = ELSEWHERE.get(module) or ELSEWHERE.get(path.parent.as_posix(), "")
+    return [*found, *(TESTS / f"{name}.py" for name in row.split() if TESTS / f"{name}.py" not in found)]
+
+
+def importing(module: str) -> Iterator[Path]:
+    """Yield the test files that import a module by its own name."""
+    name = ".".join(["evo_tune", *Path(module).parts]).removesuffix(".__init__")
+    for path in sorted(TESTS.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            source = node.module if isinstance(node, ast.ImportFrom) else None
+            if name in (source, *names, *(f"{source}.{one}" for one in names)):
+                yield path
+                break
+
+
+def known(text: str) -> str:
+    """Return the module that a user typed, as `modules` has it: a path, or a dotted name.
+
+    Raises:
+        SystemExit: There is no such module.
+    """
+    path = text.removesuffix(".py").replace(".", "/").removeprefix(f"{PACKAGE}/").removeprefix("evo_tune/")
+    for module in (path, f"{path}/__init__"):
+        if (PACKAGE / f"{module}.py").is_file():
+            return module
+    raise SystemExit(f"there is no module {text!r}: expected a path such as evo_tune/store/journal.py")
+
+
+def main(words: list[str]) -> None:
+    """Print the test files of each module that was named."""
+    if not words:
+        raise SystemExit(__doc__)
+    for module in map(known, words):
+        found = named(module)
+        for path in [*found, *(path for path in importing(module) if path not in found)]:
+            print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
