@@ -75,7 +75,7 @@ json: setup  ## generate the tables of docs/json.md from the types that commands
 
 bench: setup  ## install what the benchmarks compare with, then list them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
-	@grep -E '^python benchmarks/' benchmarks/README.md || true
+	@grep -ohE 'python benchmarks/[a-z_]+\.py[^`|]*' benchmarks/README.md
 
 audit: setup  ## look for known vulnerabilities of the versions in constraints.txt, where pip-audit and its data can be had
 	@$(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit \

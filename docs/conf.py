@@ -54,8 +54,12 @@ SHOWN = {
     "project/releasing": "RELEASING.md",
     "project/security": "SECURITY.md",
     "project/benchmarks": "benchmarks/README.md",
+    "project/benchmark-log": "benchmarks/LOG.md",
 }
 """Pages that are files elsewhere in the repository."""
+
+MENTIONED = re.compile(r"(?<![\w/])(?:docs/[\w-]+|benchmarks/(?:README|LOG)|[A-Z]{6,})\.md\b")
+"""A page's path in a sentence."""
 
 
 def _pages() -> dict[str, str]:
@@ -96,7 +100,7 @@ def _with_links(text: str, page: str, folder: Path) -> str:
             if number % 2:
                 links[number] = re.sub(r"\[([^\]\n]*)\]\(([^)#\s]*)(#[^)\s]*)?\)", linked, part)
             else:
-                links[number] = re.sub(r"(?<![\w/])(?:docs/[\w-]+|benchmarks/README|[A-Z]{6,})\.md\b", mentioned, part)
+                links[number] = MENTIONED.sub(mentioned, part)
         parts[place] = "".join(links)
     return "".join(parts)
 

@@ -152,14 +152,14 @@ class Size:
 
 
 LEAST_PER_WEIGHT, MOST_PER_WEIGHT = 7.0, 20.0
-"""Tokens per weight of a good training: 7 up to 1 M weights, measured on nanoGPT's example (benchmarks/README.md); from
+"""Tokens per weight of a good training: 7 up to 1 M weights, measured on nanoGPT's example (benchmarks/LOG.md); from
 there it rises by a power of the weights to Chinchilla's 20 (arXiv:2203.15556) at 100 M."""
 
 NEAR = 0.7
 """Share of the suitable tokens for which a size still fits a budget."""
 
 BASE_LR = 0.01
-"""Best learning rate at width 128 (benchmarks/README.md); updates of Muon have the size of AdamW's."""
+"""Best learning rate at width 128 (benchmarks/LOG.md); updates of Muon have the size of AdamW's."""
 
 SHAPED = re.compile(r"[0-9]{1,7}(x[0-9]{1,7}){1,3}")
 

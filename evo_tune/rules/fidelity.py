@@ -35,7 +35,7 @@ def is_audit(number: int) -> bool:
 
     Audits are the default genome and the genomes 1, 4, 16, 64, …: few in a long run. Only genomes that were not
     selected by their early results can show that these mislead. The powers of two would take most of a short run, and
-    fewer audits would miss misleading results (benchmarks/README.md).
+    fewer audits would miss misleading results (benchmarks/LOG.md).
     """
     return number == 0 or (number & (number - 1) == 0 and number.bit_length() % 2 == 1)
 
@@ -93,7 +93,7 @@ THIRDS = "1/9,1/3,1"
 
 FEWEST, MOST = 10, 120
 """Numbers of affordable full trainings between which rungs pay. With fewer, the audits take most of them, and with more
-even a search without rungs finds the best (benchmarks/README.md)."""
+even a search without rungs finds the best (benchmarks/LOG.md)."""
 
 FIRST = 3.0
 """Shortest training of the first rung, in seconds: a start, a checkpoint and an evaluation cost nearly as much."""
