@@ -1,7 +1,7 @@
 # `make` lists the targets. `make run` and `make test` set up everything themselves, in .venv.
 .DEFAULT_GOAL := help
 .PHONY: help setup run test tests test-extended proofs lint sample options settings docs picture json bench audit \
-  public release try-wheel clean
+  files public release try-wheel clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -72,6 +72,9 @@ picture: setup  ## make the README's picture of a report anew (needs chromium)
 
 json: setup  ## generate the tables of docs/json.md from the types that commands print
 	$(BIN)/python docs/make_json.py
+
+files: setup  ## generate the tables of docs/files.md from the types that are written to disk
+	$(BIN)/python docs/make_files.py
 
 bench: setup  ## install what the benchmarks compare with, then list them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

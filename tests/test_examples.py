@@ -15,6 +15,7 @@ from evo_tune.genome.trial import conclude
 from evo_tune.loop.proposing import verify
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator, load_evaluator
+from tests.public import script
 
 DOCS = Path(__file__).parent.parent / "docs"
 EXAMPLES = DOCS / "examples"
@@ -267,6 +268,11 @@ def test_the_documented_files_are_there_and_no_others(store: Path) -> None:
     page = (DOCS / "files.md").read_text()
     for path in (store / "populations" / "RUN").iterdir():
         assert path.name in page
+
+
+def test_the_tables_are_made_from_the_types() -> None:
+    page = (DOCS / "files.md").read_text(encoding="utf-8")
+    assert script("docs/make_files.py").generated(page) == page, "run `make files`"
 
 
 def test_the_documented_columns_are_those_of_a_run(store: Path) -> None:

@@ -160,10 +160,11 @@ class Proposal:
 
     Args:
         genome: A snapped genome (see `SearchSpace.snap`).
-        operator: Name of the operation that made the genome ('crossover+mutation'), for display.
+        operator: How the genome was made, for display: 'default', 'warm-start', 'promotion', 'replicate', 'from
+            scratch', or a name of the strategy's own ('crossover+mutation').
         parents: Ids of the trials that the genome was bred from.
         budget: Fraction of the full training, 0 < budget ≤ 1.
-        resumes: Id of the trial whose checkpoint it continues.
+        resumes: Id of the trial whose checkpoint it continues; None for a training from the start.
         replicate: Number of its seed: 0 for the first seed of a genome.
         stop_if: Bounds (fraction, metric, loss bound) beyond which it is pruned.
     """
@@ -241,7 +242,7 @@ class Outcome:
     """The result of a candidate, as a slot returns it. A failure is a value here, never an exception.
 
     Args:
-        status: ok | failed | diverged | out_of_memory | crashed | timeout | pruned.
+        status: 'ok', or why it has no value: 'failed', 'diverged', 'out_of_memory', 'crashed', 'timeout', 'pruned'.
         metrics: Metrics that the evaluator returned; empty unless ok.
         curve: Arguments of `context.report`: (fraction of the full training run, metrics including `DECAYED`).
         seconds: Wall time of the evaluation.

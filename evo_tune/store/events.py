@@ -87,17 +87,26 @@ def _numbers(metrics: Metrics) -> dict[str, float]:
 
 
 class _Event(Struct, tag_field="event", forbid_unknown_fields=True, kw_only=True):
+    """An event of the journal.
+
+    Args:
+        time: Time of writing, in seconds since 1970.
+        spent: Seconds since the session began, by a monotonic clock: what `--hours` counts. 0 for an event that a
+            resume writes before its session.
+    """
+
     time: Finite
-    """Time of writing, in seconds since 1970."""
     spent: Spent = 0.0
-    """Seconds since the session began, by a monotonic clock; 0 for an event that a resume writes before its session."""
 
 
 class SessionBegun(_Event, tag="session"):
-    """`run` or `resume` began."""
+    """`run` or `resume` began.
+
+    Args:
+        session: Settings of the session by name.
+    """
 
     session: dict[str, Plain | None]
-    """Settings of the session by name."""
 
     def __post_init__(self) -> None:
         self.settings()
@@ -120,7 +129,11 @@ class SessionBegun(_Event, tag="session"):
 
 
 class Born(_Event, tag="born"):
-    """A candidate was proposed."""
+    """A candidate was proposed.
+
+    Args:
+        candidate: The candidate.
+    """
 
     candidate: Birth
 
@@ -131,7 +144,12 @@ class Born(_Event, tag="born"):
 
 
 class Recorded(_Event, tag="recorded"):
-    """A result was recorded."""
+    """A result was recorded.
+
+    Args:
+        id: Trial id.
+        outcome: The result.
+    """
 
     id: Whole
     outcome: Result
@@ -146,13 +164,23 @@ class Recorded(_Event, tag="recorded"):
 
 
 class Told(_Event, tag="told"):
-    """The strategy sees a result from here on."""
+    """The strategy sees a result from here on.
+
+    Args:
+        id: Trial id.
+    """
 
     id: Whole
 
 
 class Changed(_Event, tag="changed"):
-    """The evaluator, its data or the strategy's file changed, and the user accepted it."""
+    """The evaluator, its data or the strategy's file changed, and the user accepted it (`--accept-changes`).
+
+    Args:
+        evaluator_hash: SHA-256 of the evaluator's code from here on.
+        fingerprint: Identity of the data from here on.
+        strategy_hash: SHA-256 of the strategy's file from here on; '' for a strategy of evo-tune.
+    """
 
     evaluator_hash: str
     fingerprint: str
@@ -160,7 +188,22 @@ class Changed(_Event, tag="changed"):
 
 
 class Range(Struct, forbid_unknown_fields=True):
-    """A gene as `Gene.describe` returns it; fields that its kind does not use are left out."""
+    """A gene as `Gene.describe` returns it; fields that its kind does not use are left out.
+
+    Args:
+        kind: 'float', 'int' or 'choice'.
+        low: Lowest value of a float or int.
+        high: Highest value of a float or int.
+        log: Whether a float or int has a logarithmic scale.
+        step: Distance between the values of an int.
+        values: Values of a choice, in their order.
+        ordered: Whether neighbouring values of a choice are similar.
+        default: Value in the default genome; null: the middle.
+        prior: Value around which random genomes are drawn.
+        spread: Standard deviation around the prior, in unit coordinates.
+        when: Values of other genes with which it is active, by gene.
+        widest: Lowest and highest value to which its range may be widened; null for no limit.
+    """
 
     kind: Literal["float", "int", "choice"]
     low: int | Finite | UnsetType = UNSET
@@ -186,11 +229,15 @@ class Range(Struct, forbid_unknown_fields=True):
 
 
 class Widened(_Event, tag="widened"):
-    """These genes have wider ranges from here on."""
+    """These genes have wider ranges from here on.
+
+    Args:
+        genes: Wider genes by name.
+        reason: Reason in words; '' if the user widened them on resume.
+    """
 
     genes: dict[str, Range]
     reason: str = ""
-    """Reason in words; '' if the user widened them on resume."""
 
     @classmethod
     def of(cls, genes: Mapping[str, Gene], time: float, reason: str = "") -> Widened:
@@ -200,14 +247,17 @@ class Widened(_Event, tag="widened"):
 
 
 class ComparisonPlanned(_Event, tag="comparison"):
-    """The final comparison that fits into the hours; it depends on the clock, so a resume does not plan it again."""
+    """The final comparison that fits into the hours; it depends on the clock, so a resume does not plan it again.
+
+    Args:
+        finalists: Trial ids, the best first; empty if no comparison fits.
+        default: Trial id of the default genome; null if it has no value.
+        looks: Numbers of reporting seeds at each look, increasing.
+    """
 
     finalists: tuple[Whole, ...]
-    """Trial ids, the best first; empty if no comparison fits."""
     default: Whole | None = None
-    """Trial id of the default genome; None if it has no value."""
     looks: tuple[Seeds, ...] = ()
-    """Numbers of reporting seeds at each look, increasing."""
 
     def __post_init__(self) -> None:
         if any(low >= high for low, high in pairwise((0, *self.looks))) or bool(self.finalists) != bool(self.looks):
@@ -215,7 +265,12 @@ class ComparisonPlanned(_Event, tag="comparison"):
 
 
 class BaselineTrained(_Event, tag="baseline"):
-    """The evaluator's baseline was trained, on its present data. It is no trial: no strategy sees it."""
+    """The evaluator's baseline was trained, on its present data. It is no trial: no strategy sees it.
+
+    Args:
+        name: Name of the baseline.
+        outcome: Its result.
+    """
 
     name: str
     outcome: Result
@@ -227,7 +282,11 @@ class BaselineTrained(_Event, tag="baseline"):
 
 
 class Ended(_Event, tag="ended"):
-    """The session ended or was interrupted."""
+    """The session ended or was interrupted; the event is missing if its process was killed.
+
+    Args:
+        reason: Reason in words.
+    """
 
     reason: str
 

@@ -212,7 +212,7 @@ class Learned(TypedDict):
 
     Args:
         name: Name of the run.
-        sha256: SHA-256 of genomes and losses, from `genome.lessons.digest`.
+        sha256: SHA-256 of genomes and losses, from `genome.history.digest`.
         genomes: Genomes of its full trainings, best first.
         losses: Loss of each genome, to be minimised.
     """
