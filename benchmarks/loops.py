@@ -184,7 +184,7 @@ def profiled(name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("evaluators", nargs="*", default=NAMES)
-    parser.add_argument("--rounds", type=int, default=9, help="of which the median is given")
+    parser.add_argument("--rounds", type=int, default=9, help="the median of them is shown")
     parser.add_argument("--seconds", type=float, default=1.0, help="about how long the plain loop has in each")
     parser.add_argument("--profile", metavar="NAME")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)

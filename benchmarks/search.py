@@ -562,7 +562,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--slots", default="1", help="trainings at a time: a number, or several as 1,8,96")
     parser.add_argument("--ablation", action="store_true", help="the parts of saea instead of its opponents")
     parser.add_argument("--fronts", action="store_true", help="two objectives instead of one")
-    parser.add_argument("--further", action="store_true", help="noisy tables, further seeds of a genome at full cost")
+    parser.add_argument("--further", action="store_true", help="noisy tables, extra seeds of a genome at full cost")
     parser.add_argument("--quick", action="store_true", help="ours only, 40 evaluations")
     parser.add_argument("--cost", action="store_true", help="print what a proposal costs, and nothing else")
     parser.add_argument("--methods", help="only these, separated by semicolons")

@@ -308,7 +308,7 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2", **numbers)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", help="of the trainer; by default the fastest; fp32: as on a CPU without bf16")
-    parser.add_argument("--rounds", type=int, default=9, help="of which the median is given")
+    parser.add_argument("--rounds", type=int, default=9, help="the median of them is shown")
     parser.add_argument("--seconds", type=float, default=1.0, help="about how long the plain loop has in each")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--parts", action="store_true")

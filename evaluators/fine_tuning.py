@@ -40,7 +40,7 @@ class Options(Tuning):
     """The base, the text, and what is trained."""
 
     keep: Literal["merged", "adapter"] = option(
-        "merged", gene=None, help="What export writes: the base with what was learnt merged into it, or only that"
+        "merged", gene=None, help="Weights that export writes: base and adapter merged, or the adapter alone"
     )
 
 

@@ -108,7 +108,7 @@ class Options(Forecasting):
     )
     # Few values are soon learnt by heart.
     evaluations: int = option(
-        32, bounds="[1, 10000]", gene=None, help="How many, each on all validation windows: the learning curve"
+        32, bounds="[1, 10000]", gene=None, help="Number of evaluations on all validation windows: the learning curve"
     )
     patience: int | None = option(
         8, bounds="[1, inf)", unit="evaluations", help="Stop after so many without an improvement; take the best"

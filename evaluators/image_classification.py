@@ -111,7 +111,9 @@ class Options(Classifying, Augmenting):
     image_size: int = option(
         32, bounds="[2, 1024]", unit="pixels", gene=None, help="Sides to which the images of a folder are resized"
     )
-    pooling: Literal["mean", "cls"] = option("mean", help="What the head reads: the tokens' mean, or one of its own")
+    pooling: Literal["mean", "cls"] = option(
+        "mean", help="Input of the head: the mean of the tokens, or a token of its own"
+    )
     stem: Literal["none", "conv"] = option("none", help="conv: two convolutions with BatchNorm before the patches")
 
     @property

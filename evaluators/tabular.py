@@ -105,8 +105,7 @@ class Options(Classifying, Quantiling):
     task: Literal["auto", "classification", "regression"] = option(
         "auto",
         gene=None,
-        help="What the target is; auto: a number with fractions or with more than 20 values is regression, the rest is "
-        "classification",
+        help="Kind of task; auto: regression for a number with fractions or more than 20 values, else classification",
     )
     drop_unlabelled: bool = option(
         False, gene=None, help="Leave out rows without a target; otherwise they are an error"
@@ -115,7 +114,7 @@ class Options(Classifying, Quantiling):
     ignore: str = option("", gene=None, help="Columns to leave out, with commas between them")
     # Small tables are learnt by heart soon after they are learnt. The patience is that of the paper.
     evaluations: int = option(
-        32, bounds="[1, 10000]", gene=None, help="How many, each on all held-out samples: the learning curve"
+        32, bounds="[1, 10000]", gene=None, help="Number of evaluations on all held-out samples: the learning curve"
     )
     patience: int | None = option(
         16, bounds="[1, inf)", unit="evaluations", help="Stop after so many without an improvement; take the best"

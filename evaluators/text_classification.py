@@ -109,7 +109,7 @@ class Options(Classifying):
     data: str = option("", gene=None, help="CSV or JSONL file; empty: docstrings of installed packages")
     text: str = option("text", gene=None, help="Name of the column of texts")
     label: str = option("label", gene=None, help="Name of the column of labels")
-    unit: Literal["words", "bytes"] = option("words", help="What a text is cut into: what its tokens are")
+    unit: Literal["words", "bytes"] = option("words", help="Tokens of a text")
     buckets: int = option(
         65536,
         bounds="[1, 16777216]",
@@ -121,7 +121,7 @@ class Options(Classifying):
         bounds="[2, 4096]",
         unit="tokens",
         gene=None,
-        help="How much of a text is read, from its start; left out, it is a gene",
+        help="Number of tokens read from the start of a text; by default a gene",
     )
     # At these sizes far ahead of AdamW: see docs/evaluators.md.
     optimizer: Literal["adamw", "muon", "sgd"] = option(

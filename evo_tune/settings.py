@@ -33,7 +33,7 @@ class _Training(Options):
 
     seed: int = option(0, bounds="[0, inf)", help="Seed of the run.")
     order: Literal["arrival", "proposal"] = option(
-        "arrival", help="Order in which results are used; proposal: the same run for any number of slots."
+        "arrival", help="Order of the results for the strategy; proposal: the same run for any number of slots."
     )
     lag: int = option(
         8,
@@ -44,7 +44,7 @@ class _Training(Options):
     fidelity: str = option(
         AUTO,
         unit="FRACTIONS",
-        help="Rungs: partial trainings of which the best are promoted, such as 1/9,1/3,1; auto: where they pay.",
+        help="Rungs: partial trainings, the best of them promoted, such as 1/9,1/3,1; auto: where they pay.",
     )
     prune: bool = option(False, help="Stop a training whose learning curve is hopeless.")
     widen: bool = option(True, help="Widen the range of a gene by itself where the best trials are at its end.")

@@ -393,7 +393,7 @@ class RunHistory(History):
             ValueError: The candidate does not have the next id.
         """
         if candidate.id != self.born_count:
-            raise ValueError(f"candidate {candidate.id} is born out of order: expected {self.born_count}")
+            raise ValueError(f"candidate {candidate.id} is out of order: expected {self.born_count}")
         # This line comes first because it raises if the space has changed.
         self._units.append(self.space.encode(candidate.genome) if units is None else units)
         self._out[candidate.id] = candidate

@@ -115,7 +115,7 @@ def _valid(proposal: object, history: RunHistory) -> Proposal:
     if not 0.0 < proposal.budget <= 1.0:
         raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")
     if proposal.resumes is not None and not 0 <= proposal.resumes < history.born_count:
-        raise ValueError(f"proposed resumes={proposal.resumes}, which was never born")
+        raise ValueError(f"proposed resumes={proposal.resumes}, which was never proposed")
     return proposal
 
 

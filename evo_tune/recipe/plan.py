@@ -152,7 +152,7 @@ class Resuming(Options):
         bounds="(0, inf)",
         unit="minutes",
         gene=None,
-        help="Time between checkpoints, from which a killed training continues; none: it starts again",
+        help="Time between checkpoints; a killed training continues from the last one. none: it starts again",
     )
 
 

@@ -337,7 +337,7 @@ class Run:
             self._apply_recorded(event.id, event.outcome.outcome())
         elif isinstance(event, Told):
             if event.id != self._next_told():
-                raise ValueError(f"result of candidate {event.id} is told out of order")
+                raise ValueError(f"result of candidate {event.id} is reported out of order")
             self.told.append(event.id)
         elif isinstance(event, SessionBegun):
             self._apply_session(event.settings())
@@ -405,21 +405,21 @@ class Run:
 
     def _apply_born(self, candidate: Candidate) -> None:
         if candidate.id != len(self.candidates):
-            raise ValueError(f"candidate {candidate.id} is born out of order")
+            raise ValueError(f"candidate {candidate.id} is out of order")
         if candidate.genome.keys() != self.genes.keys():
             raise ValueError(f"candidate {candidate.id} has other genes than the run")
         held = {name: gene.check(candidate.genome[name]) for name, gene in self.genes.items()}
         if not is_same(candidate.genome, held) and genome_key(candidate.genome) not in self._early:
             raise ValueError(f"candidate {candidate.id} has {candidate.genome}, which its genes hold as {held}")
         if candidate.resumes is not None and candidate.resumes >= candidate.id:
-            raise ValueError(f"candidate {candidate.id} resumes {candidate.resumes}, which was not born before it")
+            raise ValueError(f"candidate {candidate.id} resumes {candidate.resumes}, which was not proposed before it")
         self._replicated |= candidate.replicate > 0
         self.candidates.append(candidate)
         self.told_at_birth.append(len(self.told))
 
     def _apply_recorded(self, id: int, outcome: Outcome) -> None:
         if id in self.outcomes or id >= len(self.candidates):
-            raise ValueError(f"result of candidate {id} is recorded twice, or without a birth")
+            raise ValueError(f"result of candidate {id} is recorded twice, or without its candidate")
         trial = Trial.of(self.candidates[id], outcome, -1, self.objectives, self.constraints)
         if outcome.status == "ok" and trial.losses is None:
             raise ValueError(f"result of candidate {id} is ok, and an objective is missing or not finite")
@@ -437,7 +437,7 @@ class Run:
         """Return the id of the result that the strategy sees next."""
         next_told = self.sequence(start=len(self.told))
         if not next_told:
-            raise ValueError("a result is told that is not recorded")
+            raise ValueError("a result is reported that is not recorded")
         return next_told[0]
 
     # Values derived from the events.

@@ -21,7 +21,9 @@ class GA(Breeder):
     """
 
     # High, because a run has tens of trials and not thousands.
-    tournament: int = option(6, bounds="[1, inf)", help="Number of survivors of which the best becomes a parent.")
+    tournament: int = option(
+        6, bounds="[1, inf)", help="Number of survivors in a tournament; the best becomes a parent."
+    )
     elites: int = option(2, bounds="[0, inf)", help="Earlier survivors that compete with a new generation.")
 
     def check(self) -> None:

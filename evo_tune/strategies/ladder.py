@@ -71,7 +71,7 @@ class Ladder(GA):
     widens: ClassVar[bool] = False  # rungs are compared in one space
 
     sizes: str = option("", help="Sizes of the rungs, DEPTHxWIDTH with commas between: 2x64,4x96,6x128.")
-    trials: int = option(0, bounds="[0, inf)", help="Trials by which a rung is judged; 0 is the population.")
+    trials: int = option(0, bounds="[0, inf)", help="Trials that judge a rung; 0: the population.")
     # 0.02 nats is about the effect of another seed on the default language model: a smaller gain may be noise.
     threshold: float = option(
         0.02, bounds="(-inf, inf)", unit="units of the objective", help="Smallest gain for each doubling of size."

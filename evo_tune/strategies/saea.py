@@ -100,7 +100,7 @@ class SAEA(Strategy):
         0.25,
         bounds="[0, inf)",
         unit="standard deviations of a mutation",
-        help="Least difference in one gene from the best and latest trials; it shrinks as a run goes on.",
+        help="Least difference in one gene from the best and latest trials; it shrinks during a run.",
     )
 
     several_objectives: ClassVar[bool] = True

@@ -68,7 +68,7 @@ def test_births_and_results_move_from_out_to_told() -> None:
 
 def test_ids_come_in_order_and_results_once() -> None:
     history = RunHistory(SPACE, OBJECTIVES)
-    with pytest.raises(ValueError, match="candidate 1 is born out of order: expected 0"):
+    with pytest.raises(ValueError, match="candidate 1 is out of order: expected 0"):
         history.born(candidate(1))
     history.born(candidate(0))
     history.tell(0, ok(1.0))

@@ -55,7 +55,10 @@ AT_FIVE = "if history.born_count == 5: "
         ({"propose": AT_FIVE + "genome['y'] = 1"}, r"ValueError in propose\(\): proposed .*, which is not snapped"),
         ({"propose": AT_FIVE + "genome['n'] = 5.0"}, r"ValueError in propose\(\): proposed .*, which is not snapped"),
         ({"propose": AT_FIVE + "return Proposal(genome, 'x', budget=0.0)"}, r"proposed budget=0\.0, expected more"),
-        ({"propose": AT_FIVE + "return Proposal(genome, 'x', resumes=9)"}, r"proposed resumes=9, which was never born"),
+        (
+            {"propose": AT_FIVE + "return Proposal(genome, 'x', resumes=9)"},
+            r"proposed resumes=9, which was never proposed",
+        ),
         ({"survivors": "if len(history.trials) > 3: 1 / 0"}, r"raised ZeroDivisionError in survivors\(\)"),
     ],
 )

@@ -49,7 +49,7 @@ class Growing(Options):
     def settled(self: G, rungs: bool) -> G:
         if rungs and self.grow_from is not None:  # a partial training would train another model
             raise OptionError(
-                "-o grow_from and trainings in part (--fidelity, --budget) are both given: give one of them"
+                "-o grow_from and partial trainings (--fidelity, --budget) are both given: give one of them"
             )
         return super().settled(rungs)
 

@@ -115,7 +115,7 @@ class Optimisation(Options):
         0.0,
         bounds="[0, 1]",
         gene="0.0|0.1|0.3",
-        help="muon: share of the steps in which momentum rises from 0.85",
+        help="muon: share of the steps during which momentum rises from 0.85",
     )
     lr_rule: Literal["none", "sqrt", "linear"] = option(
         "none",
