@@ -134,7 +134,7 @@ def plugin_names() -> Iterator[tuple[str, list[str]]]:
 
     text = "".join((ROOT / "evo_tune" / "plugins" / f"{name}.py").read_text() for name in ("evaluator", "contract"))
     asked = re.findall(r'module, "(\w+)"|module\.([A-Za-z]\w+)|_amounts\("(\w+)"', text)
-    yield "evaluator file", sorted({"".join(one) for one in asked} - {"__doc__"})
+    yield "evaluator file", sorted({"".join(one) for one in asked} - {"__doc__", "SEEDED"})  # SEEDED: commands only
     for path in sorted((ROOT / "evaluators").glob("[!_]*.py")):
         plugin = find_evaluator(f"bundled:{path.stem}")
         yield f"evaluator {path.stem} -o", sorted(plugin.options)
