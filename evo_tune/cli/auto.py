@@ -7,15 +7,16 @@ A run of `auto` is a run like any other. Beside its files it has `_auto.json`, w
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from evo_tune.cli import _shared as shared
 from evo_tune.errors import StoreError, UsageError
@@ -26,7 +27,10 @@ from evo_tune.trust import inside
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evo_tune.cli.exporting import Pace
     from evo_tune.loop.search import Search
+    from evo_tune.plugins.evaluator import BoundEvaluator
+    from evo_tune.report.summary import Closing
     from evo_tune.store.run import Run
 
 NOTE, MODEL, TRAINING = "_auto.json", "_model", "auto"
@@ -43,17 +47,20 @@ TARGETS = ("target", "label", "class", "y")
 LONG = 30
 """Mean characters of a column of texts from which it is a text to read, and no category."""
 
+LARGEST = 1 << 24
+"""Most bytes of a model's config.json."""
+
 LOOKED = 1000
 """Rows that are looked at."""
 
 MODEL_SHARE = {"language_model": 0.3}
 """Share of the hours for the final training, where it gets more budget than a trial."""
 
-USUAL_SHARE = 0.1
-"""The same where it has the budget of a trial: thirty trainings fit into the hours (`loop.planning`)."""
+SLACK = 1.05
+"""Factor on the predicted time of the final training, which no later training can make up for."""
 
-SLACK = 1.1
-"""Factor of the time that is left to the budget in seconds of the final training: it is judged and written as well."""
+STARTING = 5.0
+"""Seconds for the final training to import torch and read the data, and for the model to be written."""
 
 
 @dataclass(frozen=True)
@@ -237,14 +244,17 @@ def settled(data: str, target: str | None, evaluator: str | None, options: dict[
     return Taken(found.evaluator, {**found.options, **options}, found.why, found.otherwise)
 
 
-def search_hours(hours: float, evaluator: str) -> float:
-    """Return the hours of the search, so that the final training fits into the rest.
+def left_for_model(search: Search) -> Callable[[float], float]:
+    """Return the function that gives the seconds of the hours to leave for the final training.
 
-    Args:
-        hours: Hours for all.
-        evaluator: Name of the evaluator.
+    Its argument is the predicted time of one more training of the best genome in seconds; 0 while nothing is known.
     """
-    return hours * (1.0 - MODEL_SHARE.get(evaluator, USUAL_SHARE))
+    share = MODEL_SHARE.get(search.evaluator.plugin.name, 0.0)
+
+    def left(training: float) -> float:
+        return max(share * 3600.0 * (search.session.hours or 0.0), SLACK * training + STARTING)
+
+    return left
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -255,12 +265,12 @@ class Wish(Struct, forbid_unknown_fields=True, kw_only=True):
     """What a run of `auto` is to end with.
 
     Args:
-        hours: Hours for all, from the beginning of the run; None: no limit.
         seconds: Budget of the final training; None: not chosen yet, or that of a trial.
+        threads: CPU threads of the final training; None: not chosen yet.
     """
 
-    hours: float | None = None
     seconds: float | None = None
+    threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
 
 
 def write_wish(run: Run, wish: Wish) -> None:
@@ -283,13 +293,14 @@ def read_wish(run: Run) -> Wish | None:
         return None
 
 
-def keep(search: Search, err: bool) -> Path | None:
+def keep(search: Search, elapsed: Callable[[], float], err: bool) -> Path | None:
     """Train the recommended genome once more at the end of a run of `auto`, and keep the model in the run's folder.
 
-    The budget is chosen once and noted, so an attempt after a kill trains the same model.
+    Budget and threads are chosen once and noted, so an attempt after a kill trains the same model.
 
     Args:
         search: The run, at its end.
+        elapsed: Returns the seconds that count towards the hours.
         err: Whether to print on standard error.
 
     Returns:
@@ -304,40 +315,67 @@ def keep(search: Search, err: bool) -> Path | None:
     target = run.folder / MODEL
     try:
         if not inside.exists(run.folder, MODEL):
-            if wish.seconds is None and (seconds := _longer(search, wish.hours)) is not None:
-                wish = Wish(hours=wish.hours, seconds=seconds)
+            if wish.threads is None:
+                wish = _settled(search, elapsed)
                 write_wish(run, wish)
-            _train(search, wish.seconds, err)
+            _train(search, wish, err)
         with inside.folder(run.folder, MODEL):
             return target
     except OSError as error:
         raise StoreError(f"cannot keep the model in {target}: {error.strerror}") from None
 
 
-def _longer(search: Search, hours: float | None) -> float | None:
-    """Return the seconds of the final training; None for the budget of a trial, which suits all but language models."""
-    usual = search.evaluator.options.get("seconds")
-    if search.evaluator.plugin.name not in MODEL_SHARE or hours is None or usual is None:
-        return None
-    left = (hours * 3600.0 - search.seconds) / SLACK
-    return round(left, 1) if left > usual else None
+def _settled(search: Search, elapsed: Callable[[], float]) -> Wish:
+    """Return the budget and the threads of the final training.
+
+    A language model trains for the rest of the hours. Other models get the budget of a trial: more makes them overfit.
+    """
+    hours, usual = search.session.hours, search.evaluator.options.get("seconds")
+
+    def left() -> float:
+        return ((hours or 0.0) * 3600.0 - elapsed() - STARTING) / SLACK
+
+    longer = left() if search.evaluator.plugin.name in MODEL_SHARE and hours and usual else 0.0
+    seconds = longer if usual and longer > usual else None
+    pace = _pace(search, Wish(seconds=seconds))
+    if seconds is not None and pace.seconds > 0.0:  # at the speed of the trials, and of all threads
+        seconds = round(max(usual or 0.0, seconds * left() / pace.seconds), 1)
+    return Wish(seconds=seconds, threads=pace.threads)
 
 
-def _train(search: Search, seconds: float | None, err: bool) -> None:
-    from evo_tune.cli.exporting import Training, pace_of
+def _bound(search: Search, wish: Wish) -> BoundEvaluator:
+    budget = {} if wish.seconds is None else {"seconds": wish.seconds}
+    return search.evaluator.plugin.bind({**search.saved.manifest.options, **budget}).settled(rungs=False)
+
+
+def _pace(search: Search, wish: Wish) -> Pace:
+    from evo_tune.cli.exporting import pace_of
     from evo_tune.dispatch import plan
 
-    run, plugin, best = search.saved, search.evaluator.plugin, search.best
+    assert search.best is not None, "asked before"
+    bound = _bound(search, wish)
+    return pace_of(search.saved, bound, search.best.candidate, plan(1, None, 1, None), wish.threads)
+
+
+def _train(search: Search, wish: Wish, err: bool) -> None:
+    from evo_tune.cli.exporting import Training
+    from evo_tune.dispatch import plan
+
+    run, best = search.saved, search.best
     assert best is not None, "asked before"
-    budget = {} if seconds is None else {"seconds": seconds}
-    bound = plugin.bind({**run.manifest.options, **budget}).settled(rungs=False)
-    planned = plan(1, None, 1, None)
-    pace = pace_of(run, bound, best.candidate, planned, None)
     part, name = run.folder / f"{MODEL}.part", shlex.quote(run.name)
     inside.remove(run.folder, part.name)
     with inside.folder(run.folder, TRIALS, TRAINING, make=True):  # neither is a link
         pass
-    made = Training(run, bound, best.candidate, planned, pace, best.candidate.seed, f"evo-tune resume {name}")
+    made = Training(
+        run=run,
+        bound=_bound(search, wish),
+        candidate=best.candidate,
+        planned=plan(1, None, 1, None),
+        pace=_pace(search, wish),
+        seed=best.candidate.seed,
+        command=f"evo-tune resume {name}",
+    )
     metrics = made.write(part, run.folder / TRIALS / TRAINING, err)
     inside.move(run.folder, (part.name,), (MODEL,))
     inside.remove(run.folder, TRIALS, TRAINING)
@@ -379,14 +417,53 @@ def final_words(search: Search, model: Path, seconds: float) -> list[str]:
     assert best is not None, "there is a model"
     fresh = {row.id: row for row in fresh_values(run)}
     value = f", {reported(run).metric} {spread(fresh[best.id])} over fresh seeds" if best.id in fresh else ""
-    where = "the test set" if run.manifest.tests else "held-out data"
+    where = "the test set" if run.manifest.tests and value else "held-out data"
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
-    end, use = closing(run), f"use {model}: "
-    if end.baseline is not None and end.baseline.beaten is False:
-        use = f"use {end.baseline.name} rather than {model}: "
+    end, own = closing(run), _metrics(model)
     return [
-        f"{use}trial {best.id} of run {run.name}{value}",
+        f"use {_better(run, end, own, model)}: trial {best.id} of run {run.name}{value}",
         verdict(end),
         *([] if end.baseline is None else [against_baseline(end.baseline)]),
+        *_on_test_set(run, own),
         f"measured on {where} of {data}; all took {shared.show_seconds(seconds)}",
     ]
+
+
+def _metrics(model: Path) -> dict[str, float | None]:
+    """Return the metrics in a model's folder; none for the files of another evaluator."""
+    from evo_tune.prediction.about import About
+
+    try:
+        return msgspec.json.decode(inside.read(model, "config.json", limit=LARGEST), type=About).metrics
+    except (OSError, msgspec.DecodeError, RecursionError):
+        return {}
+
+
+def _better(run: Run, end: Closing, own: Mapping[str, float | None], model: Path) -> str:
+    """Return what to use: the model, or the baseline where the model is not better.
+
+    They are compared over the fresh seeds of the final comparison, or else by the model's own value on the test set.
+    """
+    from evo_tune.report.recommendation import reported
+
+    if run.baseline is None or end.baseline is None or end.baseline.value is None:
+        return str(model)
+    goal, gain = reported(run), end.baseline.gain
+    value, other = own.get(goal.metric), run.baseline[1].metrics.get(goal.metric)
+    if math.isnan(end.baseline.error) and value is not None and other is not None:
+        gain = goal.sign * (other - value)
+    if end.baseline.beaten is True or not gain <= 0.0:
+        return str(model)
+    simple = "" if end.baseline.beaten is False else ", which is simpler and not worse,"
+    return f"{end.baseline.name}{simple} rather than {model}"
+
+
+def _on_test_set(run: Run, own: Mapping[str, float | None]) -> list[str]:
+    """Return in one line the metrics of the model on the test set, each beside that of the baseline."""
+    name, outcome = run.baseline or ("", None)
+    known = {} if outcome is None else outcome.metrics
+    names = [test for test in run.manifest.tests.values() if test in own]
+    beside = {test: f" ({shared.show_value(known[test])})" for test in names if test in known}
+    shown = [f"{test} {shared.show_value(own[test])}{beside.get(test, '')}" for test in names]
+    whose = f", in brackets {name}" if beside else ""
+    return [f"the model on the test set{whose}: {', '.join(shown)}"] if shown else []

@@ -74,7 +74,7 @@ def pace_of(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: Plan
     usual, all_cores = run.manifest.threads, cpu_count()
     seconds = _like_the_trial(run, bound, candidate)
     if threads is not None:
-        return Pace(threads, seconds if threads == usual else math.nan, "as given")
+        return Pace(threads, seconds, "as in the trial") if threads == usual else Pace(threads, math.nan, "as given")
     trial = Pace(usual, seconds, "as in the trial")
     if planned.slots[0] != CPU or all_cores <= usual or not seconds >= WORTH or TIMING not in bound.plugin.supports:
         return trial

@@ -76,7 +76,7 @@ def go(
     import time
     from contextlib import ExitStack
 
-    from evo_tune.cli.auto import keep
+    from evo_tune.cli.auto import keep, left_for_model, read_wish
     from evo_tune.cli.for_scale import note
     from evo_tune.cli.output import Stream, patient, print_closing, watcher
     from evo_tune.forecast.timing import TIMING
@@ -101,7 +101,9 @@ def go(
         try:
             here = search.seconds - search.saved.resumed[-1]  # of this session
             planning = 0.0 if began is None else max(0.0, time.monotonic() - began - here)
-            search.run(look, forecast=forecast, planning=planning)
+            after = left_for_model(search) if read_wish(search.saved) is not None else lambda training: 0.0
+            clock = time.monotonic() - search.seconds - planning  # as if all sessions were one
+            search.run(look, forecast=forecast, planning=planning, after=after)
         finally:
             if stream is not None:
                 look(search)
@@ -113,7 +115,7 @@ def go(
         stream.end(run_summary(run, search.status, report), code)
     elif form == "json" or (form == "table" and not quiet):
         print_closing(run, form, search.status, report)
-    kept = keep(search, err=form != "table")
+    kept = keep(search, lambda: time.monotonic() - clock, err=form != "table")
     if kept is not None and not quiet:
         shared.echo(f"the model is in {kept}", err=form != "table")
     if search.stopping:

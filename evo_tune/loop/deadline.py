@@ -51,6 +51,8 @@ class Deadline:
         slots: Number of slots (int ≥ 1).
         elapsed: Returns the seconds that count towards the limit.
         pace: Times of a few steps, if they were measured.
+        after: Returns the seconds to leave after the final comparison, from those of one more training of the best
+            genome: `evo-tune auto` trains a model then.
     """
 
     run: Run
@@ -60,8 +62,10 @@ class Deadline:
     slots: int
     elapsed: Callable[[], float]
     pace: Pace | None = None
+    after: Callable[[float], float] = lambda training: 0.0
     _known: tuple[int, Durations] | None = field(default=None, init=False)
     _reserved: tuple[int, float, float] | None = field(default=None, init=False)
+    _kept: tuple[int, float] | None = field(default=None, init=False)
 
     @property
     def total(self) -> float:
@@ -70,8 +74,8 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds until the trainings must have ended; the rest is for the report and the end of the workers."""
-        return self.total - CLOSING - self.elapsed()
+        """Seconds until the trainings must have ended. The end of the workers, the report and `after` need the rest."""
+        return self.total - CLOSING - self._rest() - self.elapsed()
 
     @property
     def durations(self) -> Durations:
@@ -113,8 +117,22 @@ class Deadline:
 
     def in_words(self) -> str:
         """Return in words that the limit is reached."""
-        over = f"{self.session.hours:g} hours are over"
-        return f"{over}, except for the final comparison" if self._reserve()[0] > 0.0 and self.left > 0.0 else over
+        over, left = f"{self.session.hours:g} hours are over", []
+        if self._reserve()[0] > 0.0 and self.left > 0.0:
+            left.append("the final comparison")
+        if self._rest() > 0.0:
+            left.append("the final training")
+        return f"{over}, except for {' and '.join(left)}" if left else over
+
+    def _rest(self) -> float:
+        """Return the seconds to leave after the final comparison: for the slowest genome that may be the best."""
+        results = len(self.run.recorded)
+        if self._kept is None or self._kept[0] != results:
+            asked = asked_comparison(self.run)
+            ids = [id for id in (*asked.finalists, asked.default) if id is not None] if asked.finalists else []
+            training = max((self.seconds_of(id) for id in ids), default=self.durations.usual)
+            self._kept = results, self.after(training)
+        return self._kept[1]
 
     def _reserve(self) -> tuple[float, float]:
         """Return the seconds to reserve for the final comparison: those wanted, and those of the smallest one."""

@@ -317,6 +317,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         *,
         forecast: bool = False,
         planning: float = 0.0,
+        after: Callable[[float], float] = lambda training: 0.0,
     ) -> Search:
         """Run trials in slots until a limit is reached.
 
@@ -327,6 +328,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             watch: Function that is called about five times a second, for a live table.
             forecast: Whether to time a few steps first, unless the plan of the run did.
             planning: Seconds before the session began that `hours` includes; at least those of the plan.
+            after: Returns the seconds of `hours` to leave after the run (see `Deadline`).
 
         Raises:
             StoreError: A result could not be written.
@@ -340,7 +342,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 drivers.slots = open_for(run, self.session, self.evaluator, self.space)
                 if forecast and self.pace is None:
                     self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
-                self.deadline = self._deadline()
+                self.deadline = self._deadline(after)
                 self._wants_baseline = self._lacks_baseline()
                 drivers.drive(
                     self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default, self._expired
@@ -362,7 +364,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         genome = self.history.space.default()  # packing asks for the memory of a genome
         return Candidate(-1, 0, 0, 0, genome, "baseline", baseline=True)
 
-    def _deadline(self) -> Deadline | None:
+    def _deadline(self, after: Callable[[float], float]) -> Deadline | None:
         """Return the limit in hours of the session, if it has one."""
         if self.session.hours is None:
             return None
@@ -374,6 +376,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             slots=len(self.drivers.slots),
             elapsed=lambda: self.seconds + self._planning,
             pace=self.pace,
+            after=after,
         )
 
     def _compare(self, watch: Callable[[], None]) -> None:

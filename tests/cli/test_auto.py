@@ -182,12 +182,12 @@ def test_a_strangers_wish_writes_nothing_outside_of_the_run(data: Path, typed: T
     assert (done.code, "it is a link" in done.err) == (1, True), done
     (run / "_model").unlink()
     (run / "_model.part").symlink_to(outside)
-    (run / "_auto.json").write_text('{"hours": 1.0, "seconds": null}')
+    (run / "_auto.json").write_text('{"seconds": null, "threads": null}')
     assert typed("resume", "mine").code == 0
     assert not list(outside.iterdir())
     assert weights(run / "_model") == weights(data / "kept")
     (run / "_model").rename(data / "more")
-    for text in ("[" * 100000, '{"hours": 1.0, "options": {"data": "/etc"}}'):
+    for text in ("[" * 100000, '{"seconds": 1.0, "options": {"data": "/etc"}}'):
         (run / "_auto.json").write_text(text)
         assert typed("resume", "mine").code == 0
         assert not (run / "_model").exists()

@@ -19,7 +19,7 @@ from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import Job
 from evo_tune.loop.search import Search
-from evo_tune.report.recommendation import compared, comparison_of
+from evo_tune.report.recommendation import compared, comparison_of, recommended
 from evo_tune.report.summary import added_share, closing
 from evo_tune.report.words import verdict
 from evo_tune.store.run import Run
@@ -129,7 +129,7 @@ def ended(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_di
     parts = tmp_path / "parts.py"
     parts.write_text(QUICK + "SUPPORTS = ['budget']\n")
 
-    def play(world: World, **fields: Any) -> float:
+    def play(world: World, after: float = 0.0, **fields: Any) -> float:
         monkeypatch.setattr(time, "time", lambda: world.now)
         monkeypatch.setattr(time, "monotonic", lambda: world.now)
         given = {"final_seeds": 3, "finalists": 2, "generations": None, "strategy": "ga", "population": 8}
@@ -141,6 +141,7 @@ def ended(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_di
             estimate=lambda genome: {"seconds": world.known(genome)} if world.known else {},
             slots=world.slots,
             elapsed=lambda: search.seconds,
+            after=lambda training: after * training,
         )
         world.search(search)
         assert world.interrupted or search.finished is not None
@@ -162,6 +163,20 @@ def assert_in_time(ends: np.ndarray) -> None:
 def test_hours_end_in_time_with_the_final_comparison(slots: int, ended: Play) -> None:
     ends = np.array([ended(World(slots, seed, 3600 * HOURS * slots / 150)) for seed in range(SEEDS)])
     assert_in_time(ends)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_hours_leave_the_time_of_trainings_after_the_comparison(slots: int, ended: Play) -> None:
+    ends = []
+    for seed in range(SEEDS):
+        world = World(slots, seed, 3600 * HOURS * slots / 150)
+        end = ended(world, after=10.0)
+        assert world.run is not None
+        best = recommended(world.run)
+        assert best is not None
+        ends.append(end + sum(world.seconds(best.genome) for _ in range(10)) / (3600 * HOURS))
+    assert max(ends) <= 1.0 + NEAR, ends
+    assert np.mean(ends) > 1.0 - NEAR, ends
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def _begun(
     Raises:
         UsageError: There is another run of this name.
     """
-    from evo_tune.cli.auto import Wish, read_wish, search_hours, write_wish
+    from evo_tune.cli.auto import Wish, read_wish, write_wish
     from evo_tune.cli.flags import FIRST
     from evo_tune.loop.search import Search
     from evo_tune.store.manifest import MANIFEST
@@ -128,8 +128,8 @@ def _begun(
         if not same or run.manifest.options.get("data") != options.get("data"):
             raise UsageError(f"--name {name}: there is another run of this name: choose another name")
         return Search.resume(name, store=store, ask=shared.asking())
-    timed = {} if hours is None else {"hours": search_hours(hours, plugin.name)}
+    timed = {} if hours is None else {"hours": hours}
     settings = {**FIRST, **limits, **timed}
     search = Search(plugin.reference, options=options, store=store, name=name, **settings)
-    write_wish(search.saved, Wish(hours=hours))
+    write_wish(search.saved, Wish())
     return search
