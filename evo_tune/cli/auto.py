@@ -454,7 +454,8 @@ def _better(run: Run, end: Closing, own: Mapping[str, float | None], model: Path
         gain = goal.sign * (other - value)
     if end.baseline.beaten is True or not gain <= 0.0:
         return str(model)
-    simple = "" if end.baseline.beaten is False else ", which is simpler and not worse,"
+    clear = end.baseline.beaten is False or math.isnan(end.baseline.error)
+    simple = "" if clear else ", which is simpler and not worse,"
     return f"{end.baseline.name}{simple} rather than {model}"
 
 
