@@ -32,6 +32,7 @@ from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.recipe import (
     PATCHES,
     Divided,
+    EncoderSize,
     Forecasting,
     ForecastScores,
     ForecastTask,
@@ -59,15 +60,9 @@ BASELINE = "the seasonal naive forecast"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
-    """A search space: its default budget, and genes that differ between sizes."""
+class Size(EncoderSize):
+    """A search space of forecasts."""
 
-    flops: float
-    lr: Float
-    batch: Choice
-    depth: Int
-    width: Int
-    heads: Int
     patch: int
     """The default length of a patch."""
 
@@ -162,13 +157,10 @@ def search_space(options: Options) -> SearchSpace:
 
     return SearchSpace(
         repaired,
-        lr=size.lr.times(options.lr_factor),
-        batch=size.batch,
+        **size.steps(options.lr_factor),
         context=Choice(contexts, ordered=True, default=usual),
         patch=Choice(patches, ordered=True, default=max(patch for patch in patches if patch <= min(size.patch, usual))),
-        depth=size.depth,
-        width=size.width,
-        heads=size.heads,
+        **size.shape,
         ffn_mult=Float(1.0, 4.0, default=2.0),
         dropout=Float(0.0, 0.5, default=0.2),
         weight_decay=Float(1e-5, 0.3, log=True, default=1e-2),

@@ -33,10 +33,9 @@ from evo_tune.recipe import (
     Augmenting,
     ClassifierTask,
     Classifying,
+    EncoderSize,
     ViTConfig,
-    counted,
     divided,
-    hash_of,
     known_before,
     read_images,
     stratified,
@@ -64,15 +63,9 @@ TOKENS = (4, 256)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
-    """A search space: its default budget, and genes that differ between sizes."""
+class Size(EncoderSize):
+    """A search space of images."""
 
-    flops: float
-    lr: Float
-    batch: Choice
-    depth: Int
-    width: Int
-    heads: Int
     tokens: int
     """About how many patches an image is cut into by default."""
 
@@ -133,18 +126,12 @@ class Options(Classifying, Augmenting):
 
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the images, their labels and of how they are split."""
-    images = options.images
-    parts = stratified(images.classes, options.held_out, options.test)
-    first = f"{images.pixels.shape}{images.pixels.dtype}{images.labels}".encode()
-    return hash_of(first, images.pixels, images.classes.astype(np.int64), *parts)
+    return options.images.fingerprint(options.held_out, options.test)
 
 
 def describe(options: Options) -> list[str]:
     """Return what was read: images, their size, and the classes."""
-    images = options.images
-    count, channels, height, width = images.pixels.shape
-    colour = {1: "grey", 3: "in colour"}.get(channels, f"of {channels} channels")
-    return [f"{count} images of {height} by {width} pixels, {colour}", counted(images.labels, images.classes)]
+    return options.images.lines()
 
 
 def baseline(options: Options) -> dict[str, float]:
@@ -181,14 +168,11 @@ def search_space(options: Options) -> SearchSpace:
         )
     return SearchSpace(
         lambda genome: divided(genome, size.heads.high),
-        lr=size.lr.times(options.lr_factor),
-        batch=size.batch,
+        **size.steps(options.lr_factor),
         patch=Choice(
             patches, ordered=True, default=min(patches, key=lambda p: abs(height * width // p**2 - size.tokens))
         ),
-        depth=size.depth,
-        width=size.width,
-        heads=size.heads,
+        **size.shape,
         ffn_mult=Choice((1, 2, 4), ordered=True, default=2 if options.size == "small" else 4),
         weight_decay=Float(1e-5, 0.3, log=True, default=0.05),
         label_smoothing=Float(0.0, 0.2, default=0.0),

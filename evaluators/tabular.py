@@ -35,6 +35,7 @@ from evo_tune.errors import OptionError
 from evo_tune.recipe import (
     ClassifierTask,
     Classifying,
+    EncoderSize,
     FTConfig,
     Quantiling,
     RegressionTask,
@@ -62,20 +63,8 @@ SUPPORTS = ["budget", "curve", "timing"]
 BASELINE = "gradient boosting"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """A search space: its default budget, and genes that differ between sizes."""
-
-    flops: float
-    lr: Float
-    batch: Choice
-    depth: Int
-    width: Int
-    heads: Int
-
-
 SIZES = {
-    "small": Size(
+    "small": EncoderSize(
         flops=3e10,
         lr=Float(1e-4, 3e-2, log=True, default=1e-3),
         batch=Choice((32, 64, 128, 256), ordered=True, default=32),
@@ -83,7 +72,7 @@ SIZES = {
         width=Int(16, 64, step=8, default=32),
         heads=Int(1, 8, default=4),
     ),
-    "large": Size(
+    "large": EncoderSize(
         flops=1e14,
         lr=Float(1e-5, 1e-3, log=True, default=1e-4),
         batch=Choice((256, 512, 1024, 2048), ordered=True, default=256),
@@ -176,11 +165,8 @@ def search_space(options: Options) -> SearchSpace:
     of_classes = {} if options.table.regression else {"label_smoothing": Float(0.0, 0.2, default=0.0)}
     return SearchSpace(
         lambda genome: divided(genome, size.heads.high),
-        lr=size.lr.times(options.lr_factor),
-        batch=size.batch,
-        depth=size.depth,
-        width=size.width,
-        heads=size.heads,
+        **size.steps(options.lr_factor),
+        **size.shape,
         ffn_mult=Float(1.0, 4.0, default=1.333333),
         dropout=Float(0.0, 0.5, default=0.1),
         weight_decay=Float(1e-6, 0.3, log=True, default=1e-5),

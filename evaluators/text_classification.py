@@ -20,31 +20,25 @@ layers of 4 `size=large` has too; it is trained by Muon (`-o optimizer=adamw` is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.recipe import (
     ClassifierTask,
     Classifying,
+    EncoderSize,
     LabelledTexts,
     TextConfig,
-    counted,
     divided,
     encode_texts,
-    hash_of,
     known_before,
     read_labelled_texts,
     stratified,
     tests_of,
-    tokens_of,
     units_of,
     work_of,
 )
@@ -62,15 +56,9 @@ BASELINE = "a linear model on TF-IDF"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
-    """A search space: its default budget, and genes that differ between sizes."""
+class Size(EncoderSize):
+    """A search space of texts."""
 
-    flops: float
-    lr: Float
-    batch: Choice
-    depth: Int
-    width: Int
-    heads: Int
     ffn_mult: Choice
     length: Choice
     """Tokens of a text that are read."""
@@ -138,14 +126,13 @@ class Options(Classifying):
             raise OptionError("-o text and -o label name columns of a file: give one with -o data=FILE")
 
     @property
-    def where(self) -> tuple[str, str, str]:
-        """What `read_labelled_texts` takes."""
-        return self.data, self.text, self.label
-
-    @property
     def texts(self) -> LabelledTexts:
         """What there is to learn from."""
-        return read_labelled_texts(*self.where)
+        return read_labelled_texts(self.data, self.text, self.label)
+
+    def seen(self, config: TextConfig) -> tuple[int, float]:
+        """Return the number of training texts, and the mean number of their tokens that are read."""
+        return self.texts.seen((self.held_out, self.test), config)
 
 
 # ---------------------------------------------------------------- the texts
@@ -153,18 +140,12 @@ class Options(Classifying):
 
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the texts, their labels and of how they are split."""
-    texts = options.texts
-    parts = stratified(texts.classes, options.held_out, options.test)
-    return hash_of(json.dumps([texts.labels, texts.texts]).encode(), texts.classes.astype(np.int64), *parts)
+    return options.texts.fingerprint(options.held_out, options.test)
 
 
 def describe(options: Options) -> list[str]:
     """Return what was read: texts, their words, and the classes."""
-    texts = options.texts
-    words = np.array([len(text.split()) for text in texts.texts])
-    size = sum(len(text.encode("utf-8", "replace")) for text in texts.texts)
-    lengths = f"{np.median(words):.0f} words at the median, {np.percentile(words, 90):.0f} at the 90th percentile"
-    return [f"{len(words)} texts of {size} bytes: {lengths}", counted(texts.labels, texts.classes)]
+    return options.texts.lines()
 
 
 def baseline(options: Options) -> dict[str, float]:
@@ -192,11 +173,8 @@ def search_space(options: Options) -> SearchSpace:
     _ = options.texts  # they can be read
     size = SIZES[options.size]
     genes = {
-        "lr": size.lr.times(options.lr_factor),
-        "batch": size.batch,
-        "depth": size.depth,
-        "width": size.width,
-        "heads": size.heads,
+        **size.steps(options.lr_factor),
+        **size.shape,
         "ffn_mult": size.ffn_mult,
         "dropout": Float(0.0, 0.5, default=0.1),
         "weight_decay": Float(1e-4, 0.3, log=True, default=0.1),
@@ -222,22 +200,13 @@ def _config(genome: Mapping[str, Any], options: Options) -> TextConfig:
     )
 
 
-@lru_cache(maxsize=64)
-def _seen(where: tuple[str, str, str], shares: tuple[float, float], config: TextConfig) -> tuple[int, float]:
-    """Return the number of training texts, and the mean number of their tokens that are read."""
-    texts = read_labelled_texts(*where)
-    training, *_ = stratified(texts.classes, *shares)
-    sizes = [len(tokens_of(texts.texts[row], config)) for row in training]
-    return len(sizes), sum(sizes) / len(sizes)
-
-
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, gpu_memory, and flops and samples of the full training.
 
     FLOPs are those of texts of mean length.
     """
     config = _config(genome, options)
-    rows, tokens = _seen(options.where, (options.held_out, options.test), config)
+    rows, tokens = options.seen(config)
     each = config.flops_per_sample(tokens)
     return known_before(genome, options, config=config, rows=rows, flops_per_sample=each)
 
@@ -245,7 +214,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
     config = _config(genome, options)
-    rows, tokens = _seen(options.where, (options.held_out, options.test), config)
+    rows, tokens = options.seen(config)
     return work_of(genome, options, config, config.flops_per_sample(tokens), rows)
 
 
@@ -267,7 +236,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
         build=build,
         inputs=encode_texts(texts.texts, config),
         classes=texts.classes,
-        flops_per_sample=config.flops_per_sample(_seen(options.where, (options.held_out, options.test), config)[1]),
+        flops_per_sample=config.flops_per_sample(options.seen(config)[1]),
         reference=SIZES[options.size].batch.values[0],
         data=fingerprint(options),
         work=work(genome, options),

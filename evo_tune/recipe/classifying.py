@@ -47,8 +47,8 @@ class Classifying(Parametrising, Plan):
     )
     save: bool = option(False, gene=None, help="Keep a checkpoint of full trainings too")
 
-    sizes: ClassVar[Mapping[str, Any]] = {}
-    """Size to search space: `flops` (default budget) and genes, including `width`, `depth` and `heads`."""
+    sizes: ClassVar[Mapping[str, EncoderSize]] = {}
+    """Size to search space."""
 
     @property
     def usual(self) -> dict[str, int]:
@@ -58,7 +58,37 @@ class Classifying(Parametrising, Plan):
     @property
     def default_flops(self) -> float:
         """Default budget of the size, in FLOPs."""
-        return float(self.sizes[self.size].flops) if self.sizes else super().default_flops
+        return self.sizes[self.size].flops if self.sizes else super().default_flops
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSize:
+    """A search space of an encoder: its default budget, and the genes that differ between sizes.
+
+    Args:
+        flops: Default budget of a training. Unit: FLOPs.
+        lr: Gene of the learning rate.
+        batch: Gene of the samples per step; its first value is the one at which the learning rate was found.
+        depth: Gene of the number of blocks.
+        width: Gene of the channels.
+        heads: Gene of the attention heads.
+    """
+
+    flops: float
+    lr: Any
+    batch: Any
+    depth: Any
+    width: Any
+    heads: Any
+
+    def steps(self, lr_factor: float) -> dict[str, Any]:
+        """Return the genes of a step, with the learning rate times a factor."""
+        return {"lr": self.lr.times(lr_factor), "batch": self.batch}
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Genes of the model's shape."""
+        return {"depth": self.depth, "width": self.width, "heads": self.heads}
 
 
 def divided(genome: Mapping[str, Any], most: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from evo_tune.recipe.carrying import carry_language
 from evo_tune.recipe.classifying import (
     ClassifierTask,
     Classifying,
+    EncoderSize,
     NumbersTask,
     RegressionTask,
     SampleTask,
@@ -28,7 +29,7 @@ from evo_tune.recipe.data.tables import (
     read_table,
     stratified,
 )
-from evo_tune.recipe.data.texts import foreign_text, python_paragraphs, read_text, split_text
+from evo_tune.recipe.data.texts import described_text, foreign_text, python_paragraphs, read_text, split_text
 from evo_tune.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
 from evo_tune.recipe.forecasting import PATCHES, Forecasting, ForecastTask
 from evo_tune.recipe.hardware.computing import Computing, Passes, Processes, has_gpu
@@ -91,4 +92,5 @@ from evo_tune.recipe.proxies import (
     usual_steps,
     wider_of,
 )
+from evo_tune.recipe.sizes import GPT_SIZES, LADDER, GPTSize, fitting_size
 from evo_tune.recipe.tuning import Tuning, built_in_text, planned_small_base, read_tuning_text, small_base_key

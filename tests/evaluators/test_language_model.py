@@ -18,7 +18,7 @@ from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.genome.notation import parse_gene
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe import Corpus, hidden_width, read_text
+from evo_tune.recipe import LADDER, Corpus, GPTSize, hidden_width, read_text
 from evo_tune.recipe.data import prepared
 from evo_tune.recipe.hardware.cost import Cost
 from evo_tune.training import GPT
@@ -145,8 +145,8 @@ def test_a_budget_chooses_the_size(module: ModuleType) -> None:
     by_seconds = [weights(seconds=10.0**power, cost=COST) for power in range(-2, 6)]
     assert by_seconds == sorted(by_seconds)
     assert by_seconds[0] < by_seconds[-1]
-    for size in module.LADDER:
-        own = module.Size.parse(size)
+    for size in LADDER:
+        own = GPTSize.parse(size)
         assert module._size(module.Options(flops=own.flops)) == own, "its own budget suits it"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.recipe import GPT_SIZES
 from evo_tune.recipe.hardware.cost import Cost
 
 SIZES = ("small", "medium", "large")
@@ -76,9 +77,9 @@ def test_auto_on_a_gpu_is_the_largest_size_with_text_enough(module: ModuleType, 
 
     assert size(long, "cuda:0").startswith("4x128")
     assert size(short, "cuda:0").startswith("1x32")
-    assert size(long, "cpu") == str(module.SIZES["tiny"])
+    assert size(long, "cpu") == str(GPT_SIZES["tiny"])
     assert size("", "cuda:0", flops=1e12) == size("", "cpu", flops=1e12), "a budget decides on any device"
-    assert size("", "cuda:0", size="large") == str(module.SIZES["large"])
+    assert size("", "cuda:0", size="large") == str(GPT_SIZES["large"])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
 from evo_tune.recipe.data.reading import check_unpacked, most_unpacked
+from evo_tune.recipe.data.tables import counted, hash_of, stratified
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of image files, by Pillow's names. For others, such as EPS, Pillow may start another program."""
@@ -27,6 +28,17 @@ class Images:
     pixels: NDArray[Any]
     classes: NDArray[Any]
     labels: tuple[str, ...]
+
+    def fingerprint(self, *shares: float) -> str:
+        """Return the SHA-256 of the images, their labels and of how they are split into these shares."""
+        first = f"{self.pixels.shape}{self.pixels.dtype}{self.labels}".encode()
+        return hash_of(first, self.pixels, self.classes.astype(np.int64), *stratified(self.classes, *shares))
+
+    def lines(self) -> list[str]:
+        """Return what was read, a line each: images, their size, and the classes."""
+        count, channels, height, width = self.pixels.shape
+        colour = {1: "grey", 3: "in colour"}.get(channels, f"of {channels} channels")
+        return [f"{count} images of {height} by {width} pixels, {colour}", counted(self.labels, self.classes)]
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same images repeatedly

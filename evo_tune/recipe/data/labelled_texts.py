@@ -8,7 +8,7 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.recipe.data.reading import read_csv
+from evo_tune.recipe.data.tables import counted, hash_of, stratified
 from evo_tune.recipe.models.encoder_config import TextConfig
 
 SOURCES = {
@@ -77,6 +78,34 @@ class LabelledTexts:
     texts: tuple[str, ...]
     classes: NDArray[Any]
     labels: tuple[str, ...]
+    _seen: dict[Any, tuple[int, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Results of `seen`, which is asked for each genome."""
+
+    def fingerprint(self, *shares: float) -> str:
+        """Return the SHA-256 of the texts, their labels and of how they are split into these shares."""
+        parts = stratified(self.classes, *shares)
+        return hash_of(json.dumps([self.labels, self.texts]).encode(), self.classes.astype(np.int64), *parts)
+
+    def lines(self) -> list[str]:
+        """Return what was read, a line each: texts, their words, and the classes."""
+        words = np.array([len(text.split()) for text in self.texts])
+        size = sum(len(text.encode("utf-8", "replace")) for text in self.texts)
+        lengths = f"{np.median(words):.0f} words at the median, {np.percentile(words, 90):.0f} at the 90th percentile"
+        return [f"{len(words)} texts of {size} bytes: {lengths}", counted(self.labels, self.classes)]
+
+    def seen(self, shares: tuple[float, float], config: TextConfig) -> tuple[int, float]:
+        """Return the number of training texts, and the mean number of their tokens that are read.
+
+        Args:
+            shares: Shares of the samples for validation and for the test.
+            config: Shape of the model; its length is the most tokens of a text that are read.
+        """
+        key = (shares, config)
+        if key not in self._seen:
+            training, *_ = stratified(self.classes, *shares)
+            sizes = [len(tokens_of(self.texts[row], config)) for row in training]
+            self._seen[key] = len(sizes), sum(sizes) / len(sizes)
+        return self._seen[key]
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same texts repeatedly

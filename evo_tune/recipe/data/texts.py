@@ -40,6 +40,16 @@ _LOOKED_AT, _BEGINNING = 100, 1 << 16
 
 _BINARY = "binary data"
 
+VOCABULARIES = tuple(2**power for power in range(16, 8, -1))
+"""Vocabularies of byte pairs that are advised, the largest first."""
+
+BYTES_PER_ENTRY = 4000
+"""Bytes of text for an entry of the vocabulary, so that each is seen often: about 1,000 tokens on average. A rare entry
+learns too little, which is the limit found for translation (95 % of entries 100 times or more, arXiv:2004.02334)."""
+
+MOST_READ = 1 << 26
+"""Bytes of a file in which documents are counted."""
+
 
 def files_of(data: str) -> list[Path]:
     """Return a file, a folder's files or a glob's files, in order of their paths.
@@ -111,6 +121,42 @@ def foreign_text(data: str) -> list[str]:
     return [
         f"{file} looks like {kind}, not like UTF-8 text{others}: the model learns these bytes as they are; {remedy}"
     ]
+
+
+def described_text(data: str) -> list[str]:
+    """Return what a text has, a line each: files, documents, bytes, and the vocabulary that suits so much text.
+
+    Args:
+        data: See `read_text`.
+
+    Raises:
+        RecipeError: See `read_text`.
+    """
+    size, files = size_of(data), len(files_of(data)) if data else 1
+    documents = "each file is one document"
+    if files == 1:
+        found, whole = _documents_in(data)
+        documents = f"{'' if whole else 'at least '}{found} documents, divided by {SEPARATOR.decode()}"
+        documents = documents if found > 1 else "one document"
+    held_out = round(size * HELD_OUT / 2)
+    vocab = next((one for one in VOCABULARIES if size >= one * BYTES_PER_ENTRY), 256)
+    advice = f"-o vocab={vocab}: byte pairs" if vocab > 256 else "-o vocab=256: bytes"
+    largest = f"each entry has {BYTES_PER_ENTRY:,} bytes to be learned from" if vocab > 256 else "it is short"
+    return [
+        f"{files} file{'s' * (files != 1)} with {size:,} bytes; {documents}",
+        f"{held_out:,} bytes judge trials, and as many are the test text",
+        f"vocabulary that suits so much text in any language: {advice}, since {largest}; val_bpb compares vocabularies",
+    ]
+
+
+def _documents_in(data: str) -> tuple[int, bool]:
+    """Return the number of documents in the beginning of a text that is one file, and whether that is all of it."""
+    found, read = 0, 0
+    for piece, ended in _read(data, mark=False):
+        read, found = read + len(piece), found + ended
+        if read > MOST_READ:
+            return found, False
+    return found, True
 
 
 def _kind_of(beginning: bytes) -> str:
