@@ -201,9 +201,11 @@ def _rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
             parts = parquet_parts if path.suffix in (".parquet", ".pq") else csv_parts
             found = next(iter(parts(path, LOOKED)), pd.DataFrame())
     except Exception as error:  # pandas and pyarrow raise many types
-        reason = one_line(f"{type(error).__name__}: {error}", 200)
-        kind = "JSON lines" if lines else "a table"
-        raise UsageError(f"DATA {data}: cannot read it as {kind} ({reason}): give a CSV or Parquet file") from None
+        reason = one_line(str(error) or type(error).__name__, 300)
+        kind, wanted = "a table", "give a CSV file in UTF-8, or a Parquet file"
+        if lines:
+            kind, wanted = "JSON lines", "give a file with one JSON object on each line"
+        raise UsageError(f"DATA {data}: cannot read it as {kind} ({reason}): {wanted}") from None
     if not len(found):
         raise UsageError(f"DATA {data} has no rows: expected a table with a row of names, and rows")
     found.columns = found.columns.map(str)

@@ -74,13 +74,14 @@ class GPTSize:
     def tokens(self) -> float:
         """Tokens of a training that suits this size (see `LEAST_PER_WEIGHT`)."""
         share = math.log(max(1.0, self.weights / 1e6)) / math.log(100)
-        return self.weights * min(LEAST_PER_WEIGHT * (MOST_PER_WEIGHT / LEAST_PER_WEIGHT) ** share, MOST_PER_WEIGHT)
+        rising = LEAST_PER_WEIGHT * float((MOST_PER_WEIGHT / LEAST_PER_WEIGHT) ** share)
+        return self.weights * min(rising, MOST_PER_WEIGHT)
 
     @property
     def flops(self) -> float:
         """Default budget: the FLOPs of such a training."""
-        shape = {"depth": self.depth, "width": self.width, "heads": self.heads, "context": self.context}
-        return float(f"{self.tokens * flops_per_token(GPTConfig(**shape)):.2g}")
+        config = GPTConfig(depth=self.depth, width=self.width, heads=self.heads, context=self.context)
+        return float(f"{self.tokens * flops_per_token(config):.2g}")
 
     @property
     def usual(self) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def test_wrong_options_and_series_cost_nothing(evaluator: Evaluator, shops: str)
         ({"horizon": 60}, "horizon=60: the longest series has 144 values: expected at least"),
         (
             {"data": shops, "target": "sold"},
-            "400 times occur twice .*: if the file has several series, give -o key=COLUMN",
+            "occurs twice .*, as do 399 other times: if the file has several series, give -o key=COLUMN",
         ),
         ({"data": shops}, "column 'shop' holds text: if it tells the series apart, give -o key=shop"),
         ({"held_out": 0.6, "test": 0.5}, "held_out"),

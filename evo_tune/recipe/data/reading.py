@@ -105,8 +105,11 @@ def csv_parts(path: Path, rows: int, **settings: Any) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
     settings = {"encoding": _check_header(path), **settings}
-    with opened(path) as file, pd.read_csv(file, chunksize=rows, **settings) as parts:
-        yield from parts
+    try:
+        with opened(path) as file, pd.read_csv(file, chunksize=rows, **settings) as parts:
+            yield from parts
+    except UnicodeDecodeError as error:
+        raise _other_encoding(path, error) from None
 
 
 def _check_header(path: Path) -> str:

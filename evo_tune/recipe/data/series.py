@@ -341,8 +341,8 @@ def _without_repeats(name: str, times: NDArray[Any], values: NDArray[np.float64]
     if len(differ):
         hint = "remove one" if key else "if the file has several series, give -o key=COLUMN"
         raise OptionError(
-            f"series {name!r}: {len(differ)} times occur twice with different values, the first is "
-            f"{str(times[differ[0]]).removesuffix('T00:00:00.000000000')}: {hint}"
+            f"series {name!r}: {str(times[differ[0]]).removesuffix('T00:00:00.000000000')} occurs twice with different "
+            f"values{f', as do {len(differ) - 1} other times' if len(differ) > 1 else ''}: {hint}"
         )
     return np.setdiff1d(np.arange(len(times)), again)
 

@@ -457,10 +457,12 @@ def _classes(column: pd.Series[Any], name: str, decided: str) -> Target:
         labels, classes = np.unique(values, return_inverse=True)
     except TypeError:  # a column of several types
         labels, classes = np.unique(np.array([str(value) for value in values]), return_inverse=True)
-    if not 2 <= len(labels) <= MOST_CLASSES:
-        numbers = "; -o task=regression predicts numbers" if len(labels) > 2 else ""
+    if len(labels) == 1:
+        raise OptionError(f"-o target={name} is {labels[0]!s} in every row: expected two or more classes")
+    if len(labels) > MOST_CLASSES:
         raise OptionError(
-            f"-o target={name} has {len(labels)} different values: expected 2 to {MOST_CLASSES} classes{numbers}"
+            f"-o target={name} has {len(labels)} different values: expected 2 to {MOST_CLASSES} classes; -o "
+            "task=regression predicts numbers"
         )
     rarest = int(np.bincount(classes).argmin())
     if (count := np.bincount(classes)[rarest]) < 3:

@@ -96,7 +96,7 @@ def test_tables_that_cannot_be_used_are_refused_in_one_line(wide: pd.DataFrame) 
         (
             broken(wide, "day", 4, "2024-01-04"),
             {},
-            "1 times occur twice with different values, the first is 2024-01-04: if",
+            "2024-01-04 occurs twice with different values: if",
         ),
         (wide.drop(index=range(5, 30)), {}, "'north': 62% of its 40 daily values are missing: expected at most 20%"),
         (wide.head(1), {}, "no series has two times"),
