@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import platform
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +124,14 @@ def test_a_bomb_of_json_is_one_line_of_error(stranger, name, bomb):
     for code, error in look_at_all(stranger)[1:]:
         assert code == 1
         assert len(error.splitlines()) == 1, error
+
+
+def test_a_journal_without_a_session_is_shown_all_the_same(stranger):
+    write_events(stranger, [line for line in events_of(stranger) if line["event"] not in ("session", "ended")])
+    slot = {"slot": "a", "device": "cpu", "what": "", "seconds": 1, "memory": None}
+    sign = {"pid": os.getpid(), "host": platform.node(), "time": time.time(), "slots": [slot]}
+    (stranger / "_heartbeat.json").write_text(json.dumps(sign))
+    assert [code for code, _ in look_at_all(stranger)] == [0] * len(LOOKS)
 
 
 def edited(run: Path, change: Callable[[dict], None]) -> None:

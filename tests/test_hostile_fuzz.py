@@ -35,10 +35,13 @@ from tests.hostile_folder import MUTATIONS, outside_of, snapshot
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "6"))
 
 SECONDS = 10.0
-"""Of computing that a command may take; it takes a tenth of one."""
+"""Of computing that a command may take; it takes a tenth of one. On a slow machine it may take more: see `allowed`."""
 
-WAITING = 120.0
-"""Seconds until a command that computes nothing has hung, on a machine however busy."""
+TIMES = 100
+"""By which a command on a hostile folder may compute longer than the same command on the untouched folder."""
+
+WAITING = 60.0
+"""Seconds that a command may sleep. Waiting for a processor does not count."""
 
 MEMORY = 2 << 30
 """Bytes that a command may take."""
@@ -110,12 +113,22 @@ class Hangs(BaseException):
     """A command takes too long; nothing that it catches."""
 
 
+def asleep(since: float) -> float:
+    """Return the seconds since a time in which this thread neither computed nor waited for a processor."""
+    delayed = Path("/proc/thread-self/schedstat")
+    ready = int(delayed.read_text().split()[1]) / 1e9 if delayed.exists() else 0.0
+    return time.monotonic() - time.thread_time() - ready - since
+
+
 @contextlib.contextmanager
-def bounded() -> Iterator[None]:
-    """Let what is done here neither hang nor take all memory."""
+def bounded(seconds: float) -> Iterator[None]:
+    """Let what is done here neither compute longer than this, nor sleep for long, nor take all memory."""
+    began, computed = asleep(0.0), time.process_time()
 
     def ring(number: int, frame: Any) -> None:
-        raise Hangs("".join(traceback.format_stack(frame)[-8:]))
+        if number == signal.SIGPROF or asleep(began) > WAITING:
+            took = f"{time.process_time() - computed:.1f} s of computing, {asleep(began):.1f} s asleep"
+            raise Hangs(took + "\n" + "".join(traceback.format_stack(frame)[-8:]))
 
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -124,8 +137,8 @@ def bounded() -> Iterator[None]:
         if pages:
             most = pages * resource.getpagesize() + MEMORY
             resource.setrlimit(resource.RLIMIT_AS, (most, limits[1]))
-        signal.setitimer(signal.ITIMER_REAL, WAITING)
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -135,9 +148,9 @@ def bounded() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-def ended(words: tuple[str, ...]) -> tuple[int, list[str], str]:
+def ended(words: tuple[str, ...], seconds: float) -> tuple[int, list[str], str]:
     """Type a command; return its exit code, each of its messages, and what it printed."""
-    with warnings.catch_warnings(record=True) as told, bounded():
+    with warnings.catch_warnings(record=True) as told, bounded(seconds):
         warnings.simplefilter("always")
         try:
             done = CliRunner().invoke(cli, [*words, "--store", "store"])
@@ -153,6 +166,25 @@ def ended(words: tuple[str, ...]) -> tuple[int, list[str], str]:
     return done.exit_code, messages, done.output
 
 
+def fresh(home: Path) -> None:
+    """Put an untouched run into the store, and remove what commands have made of the last one."""
+    for folder in ("store/run", "store/copy", "out"):
+        shutil.rmtree(home / folder, ignore_errors=True)
+    shutil.copytree(home.parent / "base", home / "store" / "run")
+
+
+@pytest.fixture(scope="module")
+def allowed(home: Path) -> tuple[float, ...]:
+    """Return the seconds of computing that each of COMMANDS may take: measured on the untouched run, here and now."""
+    fresh(home)
+    took = []
+    for words in COMMANDS:
+        began = time.process_time()
+        ended(words, WAITING)
+        took.append(time.process_time() - began)
+    return tuple(max(SECONDS, TIMES * one) for one in took)
+
+
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -162,22 +194,20 @@ def ended(words: tuple[str, ...]) -> tuple[int, list[str], str]:
 )
 @given(st.lists(MUTATIONS, min_size=1, max_size=3))
 @pytest.mark.slow
-@pytest.mark.timeout(240 + 10 * EXAMPLES)
+@pytest.mark.timeout(240 + 60 * EXAMPLES)
 def test_every_command_ends_and_touches_nothing_outside(
-    home: Path, mutations: list[tuple[Callable[..., None], Any]]
+    home: Path, allowed: tuple[float, ...], mutations: list[tuple[Callable[..., None], Any]]
 ) -> None:
     top, store = home.parent, home / "store"
     run, copy = store / "run", store / "copy"
     own = (run, copy, home / "out")
-    for folder in own:
-        shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(top / "base", run)
+    fresh(home)
     evil = (run / "evil.py").read_bytes()
     for change, *values in mutations:
         change(run, *values)
     before = snapshot(top, (*own, top / "state"))
-    for words in COMMANDS:
-        code, messages, printed = ended(words)
+    for words, seconds in zip(COMMANDS, allowed, strict=True):
+        code, messages, printed = ended(words, seconds)
         note(f"{' '.join(words)}: {code} {messages}")
         assert code in (0, 1, 2), (words, messages, printed)
         assert all(len(message.splitlines()) == 1 for message in messages), (words, messages)

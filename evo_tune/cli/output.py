@@ -727,7 +727,7 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
         return
     pending = len(run.candidates) - len(run.outcomes)
     if pending and run.ended not in (None, "interrupted"):
-        hours = f"{run.sessions[-1].hours:g} hours"
+        hours = f"{run.session.hours:g} hours"
         yield f"{pending} trainings were ended by the limit of {hours}: a longer run trains them"
     yield from ranges_line(run)
     yield from ends_of(run)

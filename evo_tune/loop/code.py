@@ -365,7 +365,7 @@ def believed(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
         run: Saved run.
         changes: Settings that the user gives now; the warning does not name them.
     """
-    last = run.sessions[-1] if run.sessions else SessionSettings()
+    last = run.session
     if is_remembered(run.folder, _places(last)):
         return last
     usual = SessionSettings()

@@ -96,7 +96,7 @@ def left(material: Material, slots: int) -> float:
     run = material.run
     if not run.sessions or not run.outcomes or not slots:
         return math.nan
-    session = run.sessions[-1]
+    session = run.session
     births = session.births(run.manifest.population)
     until = math.inf if session.hours is None else session.hours * 3600 - run.seconds
     more = max(0.0, births - sum(candidate.fresh for candidate in run.candidates))

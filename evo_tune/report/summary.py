@@ -171,7 +171,7 @@ def fitted(run: Run) -> Fitted | None:
     plan, asked = run.planned, asked_comparison(run)
     if plan is None or (len(plan.finalists), plan.looks) == (len(asked.finalists), asked.looks):
         return None
-    hours, looks = run.sessions[-1].hours or 0.0, plan.looks or (0,)
+    hours, looks = run.session.hours or 0.0, plan.looks or (0,)
     return Fitted(hours, len(plan.finalists), len(asked.finalists), looks[-1], asked.looks[-1])
 
 
@@ -265,7 +265,7 @@ def planned_trials(run: Run, session: SessionSettings) -> int | None:
 
 def results_of(run: Run) -> str:
     """Return in words how many trials have a result, of all trials that the limit allows."""
-    total = planned_trials(run, run.sessions[-1]) if run.sessions else None
+    total = planned_trials(run, run.session)
     done, pending = len(run.outcomes), len(run.candidates) - len(run.outcomes)
     some = f"{counted(done, 'trial')} {'has' if done == 1 else 'have'} a result"
     text = f"{done} of {total} trials have a result" if total else some

@@ -142,6 +142,11 @@ class Run:
         return self.folder.name
 
     @property
+    def session(self) -> SessionSettings:
+        """Settings of the last session; the defaults if the journal has none, as a damaged one may."""
+        return self.sessions[-1] if self.sessions else SessionSettings()
+
+    @property
     def last_event(self) -> float:
         """Time of the journal's last event, in seconds since 1970."""
         return self._last_time

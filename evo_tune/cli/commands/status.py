@@ -36,7 +36,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
     running = beat is not None and beat.alive
     statuses = [outcome.status for outcome in saved.outcomes.values()]
     slots = beat.slots if beat is not None else ()
-    ahead = forecast(saved.manifest, saved.sessions[-1], len(slots), run=saved) if running and slots else None
+    ahead = forecast(saved.manifest, saved.session, len(slots), run=saved) if running and slots else None
     status = RunStatus(
         run=saved.name,
         state=_state(saved, beat),
