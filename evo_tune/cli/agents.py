@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +38,9 @@ LONGEST_LOG, LARGEST_LOG = 20_000, 1 << 28
 
 MOST = 50
 """Most trials that `results` returns."""
+
+SEPARATORS = r"[=|,;:(){}?@\s]+"
+"""What may be before or behind a path in an option, in a gene or in a word of a command."""
 
 
 class Workplace:
@@ -97,6 +100,7 @@ class Workplace:
         words = [*(f"-o{key}={_typed(value)}" for key, value in (options or {}).items())]
         words += [f"--gene={one}" for one in genes or ()] + [f"--objective={one}" for one in objectives or ()]
         words += _flags(trials=trials, hours=hours, slots=slots, seed=seed)
+        _check_names(options or {})
         _check_evaluator(root, evaluator)
         _check_paths(root, [*map(_typed, (options or {}).values()), *(genes or ())])
         if inside.exists(root, STORE, _plain(name)):
@@ -286,12 +290,22 @@ def _plain(name: str) -> str:
     return name
 
 
+def _check_names(options: Mapping[str, object]) -> None:
+    """Check that options have plain names, and that none hands a command to a shell."""
+    for name in options:
+        if not re.fullmatch(r"[A-Za-z]\w*", name) or name.lower() == "shell":
+            raise UsageError(f"option {one_line(repr(name), 60)} cannot be given here: expected the name of an option")
+
+
 def _check_evaluator(root: str, text: str) -> None:
     """Check that an evaluator is bundled, or a file or a Python script in the folder."""
     if is_command(text):
         words = shlex.split(text)
         if words[0] not in ("python", "python3") or len(words) < 2:
             raise UsageError(f"{words[0]!r} is not started here: expected 'python SCRIPT.py …' with a script in {root}")
+        for word in words:  # a value that is joined to other text could make any path
+            if re.search("[{}]", word) and not re.fullmatch(r"([^{}=]*=)?\{[^{}]*\}", word):
+                raise UsageError(f"{word!r}: expected placeholders that are whole words, or behind '='")
         _check_file(root, words[1])
         _check_paths(root, words[1:])
     elif re.fullmatch(r"\w+", text):
@@ -304,16 +318,18 @@ def _check_file(root: str, path: str) -> None:
     """Check that a path is that of a file in the folder, with no link on the way."""
     parts = Path(path).parts
     with _plain_error(f"{path!r} is no file in {root} that can be used"):
-        if os.path.isabs(path) or not parts:
+        if os.path.isabs(path) or not parts or path.startswith("-"):
             raise UsageError(f"{path!r}: expected the path of a file in {root}, without a link on the way")
         with inside.open_to_read(root, *parts, limit=LARGEST_LOG):
             pass
 
 
 def _check_paths(root: str, texts: Sequence[str]) -> None:
-    """Check that texts name nothing outside of the folder, as a whole, behind '=' or as one of the values of a gene."""
-    each = {part for text in texts for part in (text, text.rpartition("=")[2], *re.split(r"[=|]", text)) if part}
-    named = [one if one.startswith(("/", "~")) else os.path.join(root, one) for one in each]
+    """Check that texts name nothing outside of the folder, as a whole or in a part, such as one value of a gene."""
+    patterns = (r"\Z", "=", r"[=|]", SEPARATORS)
+    parts = {part.strip() for text in texts for pattern in patterns for part in re.split(pattern, text)}
+    each = parts | {part[2:] for part in parts if re.match("-[^-]", part)}  # -d/etc
+    named = [one if one.startswith(("/", "~")) else os.path.join(root, one) for one in each if one]
     if found := paths_outside(named, Path(root)):
         raise UsageError(f"{in_words(found)}: outside of {root}, where this server may not read")
 

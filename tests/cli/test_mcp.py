@@ -107,6 +107,7 @@ def place(folder: Path, small_run: str) -> Workplace:
     (mine / "train.py").write_text(SCRIPT)
     (mine / "linked.py").symlink_to(outside / "train.py")
     (mine / "data").symlink_to(outside)
+    (mine / "-c").write_text("")
     shutil.move(folder / "populations" / small_run, outside / "hers")
     (mine / "populations" / "hers").symlink_to(outside / "hers")
     return Workplace([str(mine)])
@@ -128,6 +129,25 @@ def place(folder: Path, small_run: str) -> Workplace:
         ("start", {"name": "a", "options": {"data": "~"}}),
         ("start", {"name": "a", "evaluator": "python train.py {lr} {k}", "genes": ["lr=1|2", "k=a|/etc/passwd"]}),
         ("start", {"name": "a", "evaluator": "python train.py {lr} {k}", "genes": ["lr=1|2", "k=/etc/passwd|a"]}),
+        *(
+            ("start", {"name": "a", "evaluator": f"python train.py {words}", "genes": ["lr=1|2", *genes]})
+            for words, *genes in (
+                ("{k}", "k=choice(/etc/passwd,a)"),
+                ("{k}", "k=choice(a,../outside/train.py)"),
+                ("{k}", "k=choice(a,b) @ /etc/passwd"),
+                ("{k}", "k=choice(../outside,b) when lr=1"),
+                ("{lr?/etc/passwd:no}",),
+                ("{k}/outside/train.py", "k=choice(..,a)"),
+                ("da{k}", "k=choice(ta,a)"),
+                ("{lr} -d/etc/passwd",),
+                ("{lr} file:/etc/passwd",),
+                ("{lr} train.py,/etc/passwd",),
+            )
+        ),
+        ("start", {"name": "a", "evaluator": "python train.py {lr}; touch a", "options": {"shell": True}}),
+        ("start", {"name": "a", "options": {"data=/etc/passwd": ""}}),
+        ("start", {"name": "a", "options": {"": "data=x"}}),
+        ("start", {"name": "a", "evaluator": "python -c {lr}", "genes": ["lr=1|2"]}),
         ("start", {"name": "../a"}),
         ("start", {"name": "--help"}),
         ("start", {"name": "hers"}),
