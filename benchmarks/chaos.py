@@ -25,6 +25,9 @@ to it:
     move       the folder of the run is moved away: the same
     flip       a bit of the journal is flipped: a resume must name the line, and cut nothing
     recycle    a worker is killed, and another program's process gets its id: it must live on
+    betray     an evaluation appends a line to the journal: as scribble
+    returned   the folder comes back with a command in its manifest: a resume must execute nothing, and ask
+    flood      an evaluation prints 48 MiB: its log must not be longer than 16 MiB
 
 A parent that is dead is followed by a resume; a run that ends before all rounds are over is extended. Faults of the
 genomes themselves are results: some raise, return NaN, hang until the timeout, or ask for more memory than there is.
@@ -62,10 +65,14 @@ from evo_tune.store.run import Run
 AIMED = {
     "fsync": ("power",),
     "lock": ("second",),
-    "checks": ("scribble",),
+    "checks": ("scribble", "betray"),
     "checksum": ("flip",),
     "truncate": ("disk",),
     "rename": ("newborn",),
+    "trust": ("returned",),
+    "pid": ("recycle",),
+    "cap": ("flood",),
+    "nodes": ("raylet",),
 }
 """By mutant: the faults that are thrown at it."""
 
@@ -112,7 +119,11 @@ def break_on_purpose(mutants: Sequence[str], rounds: int, seed: int) -> bool:
     missed = 0
     for number, mutant in enumerate(mutants):
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-            chaos = Chaos(Path(folder), seed + number, AIMED[mutant], mutant=mutant)
+            where, faults = Path(folder), AIMED[mutant]
+            if mutant == "nodes":
+                chaos: Chaos = ClusterChaos(where, seed + number, "ray", faults, mutant)
+            else:
+                chaos = Chaos(where, seed + number, faults, mutant=mutant)
             violation, _ = storm(chaos, rounds)
         missed += not violation
         noticed = (

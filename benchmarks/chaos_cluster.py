@@ -3,6 +3,7 @@
     stop       one of the cluster's workers is stopped for a while
     host       one of them is killed
     scheduler  the scheduler is killed, and with it the cluster: the run must stop and say so; then there is a new one
+    raylet     (Ray) the process that keeps the only node is killed: as for the scheduler
     parent     the run's own process is killed
 
 Here the run goes on after each; in the end it is compared as any other is, with the same run made on two slots of this
@@ -18,13 +19,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 from chaos_checks import Violation
 from chaos_faults import Chaos
 
-FAULTS = ("stop", "host", "scheduler", "parent")
+FAULTS = {"dask": ("stop", "host", "scheduler", "parent"), "ray": ("stop", "host", "scheduler", "raylet", "parent")}
 
 LONG = 12
 """Generations at first: a cluster is slow to begin."""
@@ -52,10 +54,12 @@ class ClusterChaos(Chaos):
         folder: An empty folder for it all.
         seed: Of the moments and the victims.
         backend: 'dask' or 'ray'.
+        faults: Which are thrown; none: all of the backend's FAULTS.
+        mutant: See `Chaos`.
     """
 
-    def __init__(self, folder: Path, seed: int, backend: str) -> None:
-        super().__init__(folder, seed, FAULTS)
+    def __init__(self, folder: Path, seed: int, backend: str, faults: Sequence[str] = (), mutant: str = "") -> None:
+        super().__init__(folder, seed, faults or FAULTS[backend], mutant=mutant)
         self.backend, self.generations = backend, LONG
         self.members: list[subprocess.Popen[bytes]] = []
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # a Ray that no other machine can reach
@@ -122,7 +126,10 @@ class ClusterChaos(Chaos):
         self.thrown[fault] += 1
         hosts = self.hosts()
         if fault == "scheduler":
-            self.lose_scheduler()
+            self.lose(lambda one: one.pid == self.members[0].pid or "gcs_server" in one.name())
+        elif fault == "raylet":
+            psutil.Process(self.members[0].pid).suspend()  # it would end all the others
+            self.lose(lambda one: one.name() == "raylet")
         elif hosts:
             victim = self.random.choice(hosts)
             with contextlib.suppress(psutil.Error):
@@ -149,8 +156,11 @@ class ClusterChaos(Chaos):
             time.sleep(0.02)
         time.sleep(self.random.uniform(0.0, 0.5))
 
-    def lose_scheduler(self) -> None:
+    def lose(self, is_needed: Callable[[psutil.Process], bool]) -> None:
         """Kill what holds the cluster together, and let the run go on with a new one.
+
+        Args:
+            is_needed: Returns whether a process is killed.
 
         Raises:
             Violation: The run does not notice.
@@ -159,15 +169,15 @@ class ClusterChaos(Chaos):
         assert self.parent.stderr is not None
         for process in self.family():
             with contextlib.suppress(psutil.Error):
-                if process.pid == self.members[0].pid or "gcs_server" in process.name():
+                if is_needed(process):
                     process.kill()
         try:
             code = self.parent.wait(NOTICED)
         except subprocess.TimeoutExpired:
-            raise Violation(f"{NOTICED:g} s after its scheduler the run has not ended") from None
+            raise Violation(f"{NOTICED:g} s after its cluster the run has not ended") from None
         text = self.parent.stderr.read()
         if code and not any(words in text for words in SAID):
-            raise Violation(f"without its scheduler the run ended with {code}:\n{text}")
+            raise Violation(f"without its cluster the run ended with {code}:\n{text}")
         self.bury()
         self.close_cluster()
         self.cluster = (self.backend, self.open_cluster())

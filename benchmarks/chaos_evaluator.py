@@ -27,7 +27,7 @@ def evaluate(genome, context):
         raise RuntimeError(f"{context.folder} is not empty: {os.listdir(context.folder)}")
     mine = context.folder / "owner"
     mine.write_text(str(os.getpid()))
-    suffer()
+    suffer(context)
     if genome["n"] % 3 == 0:
         print(f"training {genome} to {context.budget}")
     done = begun(genome, context)
@@ -58,14 +58,21 @@ def begun(genome, context):
     return 0.0
 
 
-def suffer():
-    """Die as the machine wants it: one evaluation takes the fault, and is tried again."""
-    for fault in ("exit", "segfault"):
+def suffer(context):
+    """Die as the machine wants it, print without end, or write to the journal: one evaluation takes the fault."""
+    for fault in ("exit", "segfault", "flood", "betray"):
         try:
             os.unlink(Path(__file__).with_name(fault))
         except FileNotFoundError:
             continue
-        ctypes.string_at(0) if fault == "segfault" else os._exit(3)
+        if fault == "flood":
+            for _ in range(48):
+                os.write(1, b"x" * (1 << 20))
+        elif fault == "betray":
+            with open(context.folder.parents[1] / "_journal.jsonl", "a") as file:
+                file.write("loss 0.5\n")
+        else:
+            ctypes.string_at(0) if fault == "segfault" else os._exit(3)
 
 
 def fail(draw):

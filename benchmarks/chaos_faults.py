@@ -22,7 +22,7 @@ from pathlib import Path
 import chaos_session
 import psutil
 from chaos_checks import Violation, check_whole, compare, left_over, told_and_lost
-from chaos_others import flip, has_begun, move, recycle, scribble, swap
+from chaos_others import betray, come_back, flip, has_begun, move, recycle, scribble, swap
 from chaos_session import RULES, Plan, lose, protect
 
 from evo_tune.store.journal import JOURNAL
@@ -36,6 +36,7 @@ FAULTS = (
     *("worker", "parent", "all", "term", "int", "exit", "segfault", "pause"),
     *("disk", "readonly", "power", "clock", "newborn", "second", "copy"),
     *("hup", "nolocks", "scribble", "swap", "move", "flip", "recycle"),
+    *("betray", "returned", "flood"),
 )
 
 SIGNALS = {"term": signal.SIGTERM, "int": signal.SIGINT, "hup": signal.SIGHUP}
@@ -43,8 +44,11 @@ SIGNALS = {"term": signal.SIGTERM, "int": signal.SIGINT, "hup": signal.SIGHUP}
 ENDING = ("disk", "readonly", "power", "nolocks")
 """Those that must end a session."""
 
-AT_WORK = {"scribble": scribble, "swap": swap, "move": move}
-"""What other programs do to the files of a run that is at work, and must stop."""
+AT_WORK = {"scribble": scribble, "swap": swap, "move": move, "betray": betray}
+"""What is done to the files of a run that is at work, and must stop."""
+
+AT_REST = {"flip": flip, "returned": come_back}
+"""What is done to the files of a run whose parent is dead, and a resume must find."""
 
 GRACE = 30.0
 """Seconds that a run has after SIGTERM; SLURM and Kubernetes give as many by default."""
@@ -129,7 +133,7 @@ class Chaos:
         """Do something to the run, which is at work."""
         assert self.parent is not None
         self.thrown[fault] += 1
-        if fault in ("exit", "segfault"):
+        if fault in ("exit", "segfault", "flood"):
             (self.folder / fault).touch()
         elif fault in ("worker", "pause", "second", "all"):
             {"worker": self.kill_other, "pause": self.pause, "second": self.intrude, "all": self.kill_all}[fault]()
@@ -147,10 +151,10 @@ class Chaos:
             if fault in ENDING:
                 self.bury()
                 self.suffer(fault)
-            elif fault == "flip":
+            elif fault in AT_REST:
                 self.bury()
                 if has_begun(self):
-                    flip(self)
+                    AT_REST[fault](self)
                     self.bury()
             elif fault in ("copy", "newborn"):
                 self.bury()

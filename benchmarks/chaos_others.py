@@ -6,6 +6,7 @@ A run that finds its journal changed, replaced or removed must stop, say so, and
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -32,18 +33,32 @@ LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 
 
 def scribble(chaos: Chaos) -> None:
-    """Append a line to the journal of a run at work.
-
-    Raises:
-        Violation: The run writes on, or the line is not named.
-    """
-    journal = chaos.store / "chaos" / JOURNAL
+    """Append a line to the journal of a run at work; see `_named`."""
 
     def append() -> None:
-        with journal.open("ab") as file:
+        with (chaos.store / "chaos" / JOURNAL).open("ab") as file:
             file.write(NOISE)
 
-    code, text = _changed(chaos, append)
+    _named(chaos, *_changed(chaos, append))
+
+
+def betray(chaos: Chaos) -> None:
+    """Have an evaluation append a line to the journal of its run; see `_named`."""
+    wish = chaos.folder / "betray"
+    code, text = _changed(chaos, wish.touch)
+    if wish.exists():  # the run had no evaluation left to begin
+        wish.unlink()
+    else:
+        _named(chaos, code, text)
+
+
+def _named(chaos: Chaos, code: int, text: str) -> None:
+    """Check a run into whose journal a line was written, and remove the line.
+
+    Raises:
+        Violation: The run has written on, or the line is not named.
+    """
+    journal = chaos.store / "chaos" / JOURNAL
     if code and not ("was changed by another program" in text or "is damaged" in text):
         raise Violation(f"a foreign line ended the run with {code}:\n{text}")
     if not code and not journal.read_bytes().endswith(NOISE):
@@ -130,6 +145,26 @@ def flip(chaos: Chaos) -> None:
     if journal.read_bytes() != damaged:
         raise Violation("a damaged journal was changed")
     journal.write_bytes(before)
+
+
+def come_back(chaos: Chaos) -> None:
+    """Have the folder of the run come back with a command in its manifest, resume, and put the manifest back.
+
+    Raises:
+        Violation: The command is executed, or nobody is asked about it.
+    """
+    manifest, mark = chaos.store / "chaos" / MANIFEST, chaos.folder / "executed"
+    before = manifest.read_bytes()
+    command = f"sh -c 'touch {mark}; echo loss 1' {{x}} {{y}} {{n}} {{kind}}"
+    manifest.write_text(json.dumps({**json.loads(before), "evaluator": f"command:{command}"}))
+    chaos.parent = chaos.start()
+    assert chaos.parent.stderr is not None
+    text, code = chaos.parent.stderr.read(), chaos.parent.wait()
+    if mark.exists():
+        raise Violation("a run that came back changed has executed a command")
+    if not code or "trust=True" not in text:
+        raise Violation(f"a run that came back changed ended with {code}:\n{text}")
+    manifest.write_bytes(before)
 
 
 def recycle(chaos: Chaos) -> None:

@@ -19,14 +19,18 @@ import shutil
 import signal
 import stat
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
 from evo_tune import Search
+from evo_tune.dispatch import process
+from evo_tune.dispatch.clusters import ray_cluster
+from evo_tune.loop import code
 from evo_tune.store import journal, run
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.trust import inside
@@ -49,6 +53,10 @@ MUTANTS = {
     "checksum": "checksums are not checked",
     "truncate": "half a write is not taken back",
     "rename": "files are written in place, not beside it and renamed",
+    "trust": "what the user began is compared neither with the manifest nor with the files of a command",
+    "pid": "the group of a dead worker is killed",
+    "cap": "a log is never cut",
+    "nodes": "a Ray cluster without a node counts as connected",
 }
 """Ways in which evo-tune is broken on purpose: the storm must notice each."""
 
@@ -281,11 +289,32 @@ def mutate(mutant: str) -> None:
         journal.Journal._require_size = lambda self, size: None  # type: ignore[method-assign]
     elif mutant == "checksum":
         journal.unsealed = lambda line: line[: -journal.SEAL] + b"}"
+    elif mutant == "trust":
+        code.doubt = lambda folder, held: ""
+        code.allow_command = lambda *given: None
+    elif mutant == "pid":
+        process.Process.kill = partialmethod(kill_group_later, process.Process.kill)  # type: ignore[assignment]
+    elif mutant == "cap":
+        uncut = "import evo_tune.dispatch.log as log; log.Log.shorten = lambda self: None\nserve("
+        process.PROGRAM = process.PROGRAM.replace("serve(", uncut)
+    elif mutant == "nodes":
+        ray_cluster.RayEngine._look = ray_cluster.RayEngine._answers  # type: ignore[method-assign]
     elif mutant == "truncate":
         truncate = os.ftruncate
         os.ftruncate = lambda fd, size: None if journal.JOURNAL in _path(fd) else truncate(fd, size)
     else:
         inside.replace = in_place
+
+
+def kill_group_later(worker: process.Process, kill: Callable[[process.Process], None]) -> None:
+    """As `Process.kill`, and once more by the id alone, when the process may be reaped."""
+
+    def again() -> None:
+        with contextlib.suppress(OSError):
+            os.killpg(worker.pid, signal.SIGKILL)
+
+    kill(worker)
+    threading.Timer(0.5, again).start()
 
 
 def in_place(root: inside.Root, name: str, data: bytes, part: str, sync: bool = True) -> None:
