@@ -178,9 +178,28 @@ class ClusterChaos(Chaos):
         text = self.parent.stderr.read()
         if code and not any(words in text for words in SAID):
             raise Violation(f"without its cluster the run ended with {code}:\n{text}")
+        self.renew()
+
+    def renew(self) -> None:
+        """Put a new cluster in the place of one that the run has lost."""
         self.bury()
         self.close_cluster()
         self.cluster = (self.backend, self.open_cluster())
+
+    def extend(self) -> None:
+        """As for every run; but on a busy computer Ray may take its only machine for dead, and end it."""
+        assert self.parent is not None
+        while self.parent.wait() and self.backend == "ray" and not self.is_alive("raylet"):
+            self.thrown["starved"] += 1
+            self.renew()
+            self.parent = self.start()
+        super().extend()
+
+    def is_alive(self, name: str) -> bool:
+        """Return whether a process of the cluster with this name is alive."""
+        with contextlib.suppress(psutil.Error):
+            return any(one.name() == name and one.status() != psutil.STATUS_ZOMBIE for one in self.family())
+        return False
 
     def compare_undisturbed(self) -> None:
         self.close_cluster()

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from evo_tune.cli import cli
@@ -47,6 +47,10 @@ MEMORY = 2 << 30
 """Bytes that a command may take."""
 
 EXPORT = """
+BASELINE = "the mean"
+
+def baseline():
+    return {"loss": 0.5}
 
 def export(genome, context, folder):
     (folder / "model.txt").write_text(str(genome))
@@ -63,6 +67,7 @@ COMMANDS = (
     ("report", "run"),
     ("verify", "run"),
     ("export", "run", "out"),
+    ("run", "quick.py", "--name", "learnt", "--learn-from", "run", "--trials", "3", "--final-seeds", "0"),
     ("resume", "run", "--as", "copy", "--trials", "6", "--final-seeds", "0", "--accept-changes", "--slots", "1"),
     ("resume", "run", "--trials", "6", "--final-seeds", "0", "--accept-changes", "--slots", "1"),
     ("resume", "run", "--trials", "8", "--accept-changes", "--slots", "2"),
@@ -168,7 +173,7 @@ def ended(words: tuple[str, ...], seconds: float) -> tuple[int, list[str], str]:
 
 def fresh(home: Path) -> None:
     """Put an untouched run into the store, and remove what commands have made of the last one."""
-    for folder in ("store/run", "store/copy", "out"):
+    for folder in ("store/run", "store/copy", "store/learnt", "out"):
         shutil.rmtree(home / folder, ignore_errors=True)
     shutil.copytree(home.parent / "base", home / "store" / "run")
 
@@ -190,6 +195,7 @@ def allowed(home: Path) -> tuple[float, ...]:
     deadline=None,
     database=None,
     derandomize=EXAMPLES <= 12,
+    phases=[Phase.generate, Phase.shrink],  # the phase that explains traces each line: commands are ten times as slow
     suppress_health_check=list(HealthCheck),
 )
 @given(st.lists(MUTATIONS, min_size=1, max_size=3))
@@ -199,8 +205,8 @@ def test_every_command_ends_and_touches_nothing_outside(
     home: Path, allowed: tuple[float, ...], mutations: list[tuple[Callable[..., None], Any]]
 ) -> None:
     top, store = home.parent, home / "store"
-    run, copy = store / "run", store / "copy"
-    own = (run, copy, home / "out")
+    run = store / "run"
+    own = (run, store / "copy", store / "learnt", home / "out")
     fresh(home)
     evil = (run / "evil.py").read_bytes()
     for change, *values in mutations:
