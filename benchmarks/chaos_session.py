@@ -298,12 +298,20 @@ def mutate(mutant: str) -> None:
         uncut = "import evo_tune.dispatch.log as log; log.Log.shorten = lambda self: None\nserve("
         process.PROGRAM = process.PROGRAM.replace("serve(", uncut)
     elif mutant == "nodes":
-        ray_cluster.RayEngine._look = ray_cluster.RayEngine._answers  # type: ignore[method-assign]
+        ray_cluster.RayEngine._look = look_at_head  # type: ignore[method-assign]
     elif mutant == "truncate":
         truncate = os.ftruncate
         os.ftruncate = lambda fd, size: None if journal.JOURNAL in _path(fd) else truncate(fd, size)
     else:
         inside.replace = in_place
+
+
+def look_at_head(engine: ray_cluster.RayEngine) -> bool:
+    """As `RayEngine._look`, but any head that answers will do."""
+    engine.connected = engine._answers()
+    if engine.connected:
+        engine._answered = time.monotonic()
+    return engine.connected
 
 
 def kill_group_later(worker: process.Process, kill: Callable[[process.Process], None]) -> None:
