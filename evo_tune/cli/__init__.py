@@ -146,8 +146,15 @@ def _give_up_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+LONGEST = 2000
+"""Maximum characters of an error or a warning: a name or a value of somebody's data may have millions."""
+
+
 def _print_problem(kind: str, message: object) -> None:
-    shared.echo(f"{kind}: {' '.join(str(message).splitlines())}", err=True)
+    text = " ".join(str(message).splitlines())
+    if len(text) > LONGEST:  # the end says what to do next
+        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+    shared.echo(f"{kind}: {text}", err=True)
 
 
 def _fail(message: str, code: int) -> None:

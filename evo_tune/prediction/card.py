@@ -218,7 +218,7 @@ def _results(results: Sequence[Result], verdict: str) -> str:
     if not results:
         return ""
     rows = [
-        (f"`{_code(one.name)}`", f"{one.value:.6g}", "" if one.error is None else f"± {one.error:.2g}", md(one.of))
+        (md(one.name), f"{one.value:.6g}", "" if one.error is None else f"± {one.error:.2g}", md(one.of))
         for one in results
     ]
     told = f"\n\n{md(verdict)}" if verdict else ""
@@ -232,7 +232,7 @@ def _data(about: About, config: Mapping[str, Any]) -> str:
         if options.get(name):
             rows.append((name, md(options[name])))
     if about.data:
-        rows.append(("SHA-256 of data and split", f"`{_code(about.data)}`"))
+        rows.append(("SHA-256 of data and split", md(about.data)))
     rows += [(f"samples: {md(name)}", str(count)) for name, count in about.rows.items()]
     if isinstance(form := config.get("series"), dict):
         rows += [(f"series: {md(name)}", md(value)) for name, value in form.items() if not isinstance(value, dict)]
@@ -258,7 +258,7 @@ def _training(origin: Origin, about: About) -> str:
         ("trial", str(origin.trial)),
         ("evo-tune", md(__version__)),
         ("seed", "" if about.seed is None else str(about.seed)),
-        ("device, threads, precision", ", ".join(map(str, vars_of(about.evaluated)))),
+        ("device, threads, precision", ", ".join(md(value) for value in vars_of(about.evaluated))),
     ]
     told = _rows(("", ""), [fact for fact in facts if fact[1]])
     typed = f"\n\n```sh\n{_code(origin.command)}\n```" if origin.command else ""
@@ -285,13 +285,13 @@ def _limits(task: str, config: Mapping[str, Any]) -> list[str]:
     shape = config.get("model")
     if isinstance(shape, dict) and task.startswith("time"):
         found.append(
-            f"It reads the last {shape.get('context')} values of a series and forecasts {shape.get('horizon')}. The "
-            "frequency must be that of the training table."
+            f"It reads the last {md(shape.get('context'))} values of a series and forecasts "
+            f"{md(shape.get('horizon'))}. The frequency must be that of the training table."
         )
     if isinstance(shape, dict) and task.startswith("image"):
-        found.append(f"Images are resized to {shape.get('image_height')} by {shape.get('image_width')} pixels.")
+        found.append(f"Images are resized to {md(shape.get('image_height'))} by {md(shape.get('image_width'))} pixels.")
     if isinstance(shape, dict) and task == "text-classification":
-        found.append(f"It reads the first {shape.get('length')} {md(shape.get('unit'))} of a text.")
+        found.append(f"It reads the first {md(shape.get('length'))} {md(shape.get('unit'))} of a text.")
     if task == "text-generation":
         found.append("It writes text that resembles its training text. What it says may be false.")
     return found

@@ -110,6 +110,9 @@ def test_errors_and_warnings_are_one_line_that_steers_nothing(typed: Typed, caps
         assert result.code == 2 or words[0] == "show"
         assert len(result.err.splitlines()) == 1
         assert not steering(result.err)
+    long = typed("show", "x" * 100_000).err
+    assert len(long) < 2100
+    assert long.endswith("\n")
     evo_tune.cli._warn(f"careful {STEER}", UserWarning)
     assert not steering(capsys.readouterr().err)
 

@@ -11,7 +11,7 @@ import pytest
 import evo_tune
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.prediction.about import About
-from evo_tune.prediction.card import CARD, Origin, Result, card, md, write_card
+from evo_tune.prediction.card import CARD, Origin, Result, card, md, task_of, write_card
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
 from tests.prediction.conftest import Exported
@@ -53,19 +53,23 @@ def test_a_card_is_valid_and_says_where_the_model_is_from(exported: Exported) ->
     assert "## Limits" in text
 
 
-def test_names_from_data_are_shown_and_not_obeyed() -> None:
+@pytest.mark.parametrize("kind", ["FTTransformer", "TextClassifier", "ViT", "Forecaster"])
+def test_names_from_data_are_shown_and_not_obeyed(kind: str) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="extra hf")
     options, metrics = {"data": EVIL, "target": EVIL}, {"test_accuracy": 0.5}
     about = About(genome={EVIL: EVIL}, options=options, metrics=metrics, rows={"test": 9})
     columns = {"numeric": [EVIL], "categorical": {EVIL: [EVIL]}}
-    config = {"class": "FTTransformer", "labels": [EVIL, "b"], "columns": columns}
+    shape = dict.fromkeys(("context", "horizon", "image_height", "image_width", "length", "unit"), EVIL)
+    config = {"class": kind, "labels": [EVIL, "b"], "columns": columns, "series": {"time": EVIL}, "model": shape}
     text = card(Origin(EVIL, 0, EVIL, EVIL, EVIL, [Result(EVIL, 1.0, None, EVIL)], EVIL), about, config)
     assert "\x1b" not in text
-    outside = re.sub(r"```.*?```|`[^`\n]*`", "", text.split("---\n", 2)[2], flags=re.DOTALL)
+    body = re.sub(r"```.*?```", "", text.split("---\n", 2)[2], flags=re.DOTALL)
+    assert not re.search(r"^\|.*(?<!\\)`", body, re.MULTILINE), "a bar ends code in a table"
+    outside = re.sub(r"`[^`\n]*`", "", body)
     assert not re.search(r"(?<!\\)<", outside)
     assert not re.search(r"(?<!\\)\]\(", outside)
     assert text.count("\n---\n") == 1, "the front matter ends once"
-    assert hub.ModelCard(text).data.pipeline_tag == "tabular-classification"
+    assert hub.ModelCard(text).data.pipeline_tag == task_of(config)
 
 
 def test_an_evaluator_keeps_a_card_of_its_own(tmp_path: Path) -> None:

@@ -157,7 +157,10 @@ def _rows(data: str, text: str, label: str) -> list[tuple[str, str]]:
 
 
 def _csv(path: Path) -> list[dict[str, Any]]:
-    frame = read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+    texts: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
+    frame = read_csv(path, nrows=MOST_ROWS + 1, **texts)
+    if len(frame) > MOST_ROWS:
+        raise ValueError(f"it has more than {MOST_ROWS} rows: take a sample of them")
     rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return rows or [dict.fromkeys(frame.columns)]
 
@@ -172,6 +175,9 @@ def _jsonl(path: Path) -> list[dict[str, Any]]:
             rows.append(row)
     return rows
 
+
+MOST_ROWS = 5_000_000
+"""Maximum number of texts of a CSV file, which may be packed: short rows take fifty times their size in memory."""
 
 PADDING = 0
 """Token that pads a short text."""

@@ -59,3 +59,9 @@ def test_a_packed_file_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_
     monkeypatch.setattr("evo_tune.recipe.data.reading.ALWAYS", 1 << 20)  # by itself, it would take seconds
     (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(b"text,label\n" + b"a,1\n" * 10**6))
     refused(read_labelled_texts, "unpacks to more than", str(tmp_path / "bomb.csv.gz"), "text", "label")
+
+
+def test_more_rows_than_memory_can_hold_are_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("evo_tune.recipe.data.labelled_texts.MOST_ROWS", 8)
+    (tmp_path / "many.csv").write_text("text,label\n" + "a,1\nb,2\nc,1\n" * 3)
+    refused(read_labelled_texts, "more than 8 rows", str(tmp_path / "many.csv"), "text", "label")
