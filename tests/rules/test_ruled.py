@@ -274,7 +274,8 @@ def test_a_strategy_is_shown_genomes_in_the_order_of_what_is_expected_of_them() 
 
 @pytest.mark.parametrize("cap", [2, 4])
 def test_no_genome_gets_more_seeds_than_there_may_be(cap: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extra_seeds, "PRICE", 0.0)  # a new genome is worth nothing
+    # With a price of 0 the rounding of gains near 0 would decide, and NumPy versions round differently.
+    monkeypatch.setattr(extra_seeds, "PRICE", -1.0)  # an extra seed is worth more than a new genome
     monkeypatch.setattr(settings, "CAP", cap)
     strategy = ruled("random", RunSettings(seeds_per_trial="auto", seeds="shared"))
     run = simulate(strategy, evaluate=trained(noise=0.3), births=14)
@@ -282,7 +283,7 @@ def test_no_genome_gets_more_seeds_than_there_may_be(cap: int, monkeypatch: pyte
 
 
 def test_further_seeds_are_at_most_a_quarter_of_what_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extra_seeds, "PRICE", 0.0)
+    monkeypatch.setattr(extra_seeds, "PRICE", -1.0)
     strategy = ruled("random", RunSettings(seeds_per_trial="auto", seeds="shared"))
     run = simulate(strategy, evaluate=trained(noise=0.3), births=30, slots=6)
     out: dict[int, bool] = {}
