@@ -127,6 +127,10 @@ def _elsewhere(error: click.UsageError) -> str:
     names = {param.name for param in error.ctx.command.params} if error.ctx else set()
     if not isinstance(error, click.NoSuchOption) or not {"options", "genes"} <= names:
         return ""
+    from evo_tune.plugins.command import is_interpreter
+
+    if is_interpreter(sys.argv[2] if len(sys.argv) > 2 else ""):
+        return "; put the command of a script in quotes"
     return "; an evaluator's option is set by -o NAME=VALUE, a gene by --gene NAME=VALUE"
 
 

@@ -211,19 +211,30 @@ class Told(Context):
 
     def __init__(self, expected: float, objective: Objective, err: bool, **fields: Any) -> None:
         super().__init__(objectives=[objective], **fields)
-        self._expected, self._metric, self._err = expected, objective.metric, err
+        self._predicted, self._metric, self._err = expected, objective.metric, err
+        self._expected = expected  # from the beginning, with the time that libraries take to load
+        self._first: tuple[float, float] | None = None  # the first report: its share, and its seconds
         self._began = self._said = time.monotonic()
         self._due = self._began  # time of the next line of progress
 
     def report_all(self, fraction: float, metrics: Mapping[str, float], decayed: bool | None = None) -> None:
         super().report_all(fraction, metrics, decayed)
         elapsed = time.monotonic() - self._began
-        self._expected = elapsed / fraction
+        self._expected = elapsed + self._left(fraction, elapsed)
         if self._began + elapsed < self._due:
             return
         self._due = self._began + elapsed + PROGRESS_EVERY
         value = f"  {self._metric} {shared.show_value(metrics[self._metric])}" if self._metric in metrics else ""
         self._say(f"{fraction:>5.0%}{value}", elapsed)
+
+    def _left(self, fraction: float, elapsed: float) -> float:
+        """Return the seconds that are left: by the prediction, then by the pace since the first report."""
+        if self._first is None:
+            self._first = fraction, elapsed
+            known = not math.isnan(self._predicted)
+            return (1.0 - fraction) * (self._predicted if known else elapsed / fraction)
+        share, began = self._first
+        return (1.0 - fraction) * (elapsed - began) / max(fraction - share, 1e-9)
 
     @contextlib.contextmanager
     def lines(self) -> Iterator[None]:

@@ -63,6 +63,8 @@ ENDINGS = {
 }
 """Statuses of failures as verbs."""
 
+STOPPING = "stopping after the pending trials; press Ctrl-C again to stop at once"
+
 LINE_EVERY = 10.0
 """Least time between two lines without a better best, in seconds."""
 
@@ -342,7 +344,7 @@ class _Forecast:
         self.ahead: Ahead | None = None
         self.further = ""
         self._price = price
-        self._next = 0.0
+        self._made = self._next = 0.0
         self._pace: Pace | None = None
 
     def update(self, search: Search) -> Ahead | None:
@@ -353,12 +355,16 @@ class _Forecast:
             began, self._pace = time.monotonic(), search.pace
             slots = len(search.drivers.slots)
             found = forecast(search.saved.manifest, search.session, slots, search.pace, search.saved)
-            self.ahead = found and found.priced(self._price)
+            self.ahead, self._made = found and found.priced(self._price), began
             further = further_of(search.saved)
             self.further = "" if further is None else in_words(further)
             # The forecast of a long run takes a while, and the main thread must not hold the drivers up.
             self._next = time.monotonic() + max(FORECAST_EVERY, 50 * (time.monotonic() - began))
         return self.ahead
+
+    def moment(self, seconds: float) -> float:
+        """Return the monotonic time that is so many seconds after the last update: between updates time passes."""
+        return self._made + seconds
 
     def line(self) -> str:
         """Return the forecast in one line."""
@@ -392,7 +398,7 @@ class Progress:
     def left(self) -> float:
         """Seconds until the end: by the forecast, or by the hours that remain; NaN if neither is known."""
         if self.ahead is not None:
-            return self.ahead.seconds.expected
+            return max(0.0, self.forecast.moment(self.ahead.seconds.expected) - time.monotonic())
         hours = self.search.session.hours
         return math.nan if hours is None else hours * 3600 - self.search.seconds
 
@@ -482,7 +488,7 @@ def progress_table(progress: Progress, recent: Recent) -> RenderableType:
         last and f"last results   {last}",
     ]
     shown = [printable(line) for line in lines if line]
-    end = ["stopping after the pending trials; press Ctrl-C again to stop at once"] if search.stopping else []
+    end = [STOPPING] if search.stopping else []
     return Group(head, *shown, slots, *end)
 
 
@@ -522,7 +528,7 @@ class _Lines:
         self._best: int | None = None
         self._done = -1
         self._printed = time.monotonic()
-        self._comparing = False
+        self._comparing = self._stopping = False
         self._status = ""
         self._news = news
 
@@ -536,11 +542,13 @@ class _Lines:
             shared.echo(f"final comparison: {who} against the default, on up to {most} fresh seeds each")
         ahead = self._forecast.update(search)
         if ahead is not None and self._is_news(ahead):
-            now = time.monotonic()
-            self._ends = now + ahead.seconds.low, now + ahead.seconds.high
+            self._ends = self._forecast.moment(ahead.seconds.low), self._forecast.moment(ahead.seconds.high)
             shared.echo(self._forecast.line())
         for line in self._news.since(search):
             shared.echo(line)
+        if search.stopping and not self._stopping:
+            self._stopping = True
+            shared.echo(STOPPING)
         if len(search.saved.outcomes) == self._done:
             return
         progress = Progress(search, self._forecast)
@@ -559,7 +567,7 @@ class _Lines:
 
     def _is_news(self, ahead: Ahead) -> bool:
         """Return whether a forecast is the first one, or its end is outside the interval of the last printed one."""
-        end = time.monotonic() + ahead.seconds.expected
+        end = self._forecast.moment(ahead.seconds.expected)
         return self._ends is None or not self._ends[0] - LEAST_NEWS < end < self._ends[1] + LEAST_NEWS
 
 
@@ -745,7 +753,9 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
     if reasons := report.caveats(run):
         yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"
     yield f"saved in {run.folder}"
-    more = f"evo-tune resume {name} --generations {report.further_generations(run)}"
+    reached = run.ended not in (None, "interrupted")
+    limit = f" {report.further_limit(run)}" if reached else ""
+    more = f"evo-tune resume {name}{limit}"
     yield f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json"
 
 

@@ -84,7 +84,8 @@ def go(
     from evo_tune.store.places import as_typed
 
     if not quiet:
-        shared.print_remarks(search.evaluator, search.space.default(), search.space)
+        if not search.saved.candidates:  # a resumed run has said them
+            shared.print_remarks(search.evaluator, search.space.default(), search.space)
         if search.told:
             shared.echo(search.told, err=form != "table")
     before = len(search.saved.outcomes)

@@ -13,6 +13,9 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import is_number, read_value
 from evo_tune.text import one_line, printable
 
+RANGE = re.compile(r"\[.*,.*\]|-?[\d.e+-]+\s*(?:\.\.|to)\s*-?[\d.e+-]+", re.IGNORECASE)
+"""Text of a range in another notation. As a fixed value it would be one text."""
+
 
 def read_space(given: SearchSpace | Mapping[str, Gene | str]) -> SearchSpace:
     """Return a search space; of a dict, each value is a gene, or its text as in `--gene NAME=TEXT`.
@@ -64,6 +67,8 @@ def parse_gene(name: str, text: str) -> Gene:
         "ordered": lambda: Choice(tuple(values), ordered=True),
     }
     try:
+        if kind == "fixed" and RANGE.fullmatch(text.strip()):
+            raise SpaceError("expected a range as float(LOW,HIGH), log(LOW,HIGH) or int(LOW,HIGH), or values as A|B|…")
         if kind in makers and "" in values:
             raise SpaceError("a value is empty; expected one, and one between any two commas or bars")
         made = makers[kind]()

@@ -125,12 +125,11 @@ def check_hope(run: Run, session: SessionSettings) -> None:
     if not same and len(outcomes) < run.manifest.population:
         return
     devices = Counter(one.device or "?" for one in outcomes.values())
-    where = ", ".join(f"{many} on {device}" for device, many in devices.items())
+    each = ", ".join(f"{many} on {device}" for device, many in devices.items())
+    where = f" ({each})" if len(devices) > 1 else ""
     again = f"correct this and start a new run, or continue with `evo-tune resume {as_typed(run.folder)}"
     if same:
-        said = f"the first {len(outcomes)} trials failed alike ({where}): {first.error}"
+        said = f"the first {len(outcomes)} trials failed alike{where}: {first.error}"
         raise RunError(f"{said}; {again} --accept-changes`")
-    said = (
-        f"all {len(outcomes)} trials so far ended without a value ({where}), the last with {last.status}: {last.error}"
-    )
+    said = f"all {len(outcomes)} trials so far ended without a value{where}, the last with {last.status}: {last.error}"
     raise RunError(f"{said}; {again} --give-up-after 0`")

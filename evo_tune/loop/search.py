@@ -7,6 +7,7 @@ lock; joblib runs one driver per slot. Only this module decides which results a 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -313,7 +314,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
     def run(
         self,
-        watch: Callable[[Search], None] = lambda search: None,
+        watch: Callable[[Search], None] | None = None,
         *,
         forecast: bool = False,
         planning: float = 0.0,
@@ -322,10 +323,11 @@ class Search(contextlib.AbstractContextManager["Search"]):
         """Run trials in slots until a limit is reached.
 
         The first Ctrl-C lets running trials finish; the second, SIGTERM or SIGHUP stops at once. The run is saved, and
-        can be resumed.
+        can be resumed. Afterwards `stopping` says whether it was interrupted.
 
         Args:
-            watch: Function that is called about five times a second, for a live table.
+            watch: Function that is called about five times a second, for a live table that also shows a Ctrl-C.
+                None: a line on standard error answers the first Ctrl-C.
             forecast: Whether to time a few steps first, unless the plan of the run did.
             planning: Seconds before the session began that `hours` includes; at least those of the plan.
             after: Returns the seconds of `hours` to leave after the run (see `Deadline`).
@@ -336,7 +338,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         """
         self.session, self._planning = limited(self.session), max(self._planning, planning)
         run, drivers = self.saved, self.drivers
-        with Interrupts(self.stop, self.kill):
+        stop, watch = (self.stop, watch) if watch else (self._stop_aloud, lambda search: None)
+        with Interrupts(stop, self.kill):
             try:
                 self._births.take_up()  # including candidates that were asked for by hand
                 drivers.slots = open_for(run, self.session, self.evaluator, self.space)
@@ -414,6 +417,10 @@ class Search(contextlib.AbstractContextManager["Search"]):
         with self._changed:
             self.stopping = True
             self._changed.notify_all()
+
+    def _stop_aloud(self) -> None:
+        self.stop()
+        print("stopping after the running trials; press Ctrl-C again to stop at once", file=sys.stderr)
 
     def kill(self) -> None:
         """Stop at once; running trials are lost and run again on resume."""

@@ -38,6 +38,12 @@ LONGEST = 4000
 """Maximum characters of a command."""
 
 
+NO_SEED = (
+    "the command has no {seed}: unless the script reads EVO_TUNE_SEED, extra seeds may all give the same result; "
+    "--final-seeds 0 leaves them out"
+)
+"""Remark about a command without a placeholder for the seed."""
+
 INTERPRETERS = re.compile(r"(?:python|pypy)[\d.]*|bash|sh|dash|zsh|Rscript|julia|perl|ruby")
 """Programs whose first argument that is no flag is a script."""
 
@@ -102,7 +108,7 @@ def command_evaluator(
         UNSUPPORTED=unsupported,
         SEEDED="seed" in words.names,
         evaluate=evaluate,
-        remarks=lambda **_: _remarks(words, bool(patterns)),
+        remarks=lambda **_: [] if "seed" in words.names else [NO_SEED],
     )
     return Evaluator(module, _name(words), f"{COMMAND}:{text}", Path(__file__), COMMAND, tuple(_files(words)))
 
@@ -175,9 +181,14 @@ def _check_program(words: Words) -> None:
         )
 
 
+def is_interpreter(word: str) -> bool:
+    """Return whether a word is the name or path of a program that runs scripts."""
+    return INTERPRETERS.fullmatch(os.path.basename(word)) is not None
+
+
 def _script(words: Sequence[str]) -> str | None:
     """Return the script that an interpreter is given; None for another program, a module, or a placeholder."""
-    if not INTERPRETERS.fullmatch(os.path.basename(words[0])):
+    if not is_interpreter(words[0]):
         return None
     # The flags of other interpreters may take a value, which is no script.
     is_python = os.path.basename(words[0]).startswith(("python", "pypy"))
@@ -190,27 +201,6 @@ def _script(words: Sequence[str]) -> str | None:
         elif not is_python or word in ("-", "-c", "-m") or (word[1] != "-" and word[-1] in "cm"):
             return None
     return None
-
-
-def _remarks(words: Words, described: bool) -> list[str]:
-    """Return remarks about a command.
-
-    Args:
-        words: The command.
-        described: Whether `--metric` says how the script prints its metrics.
-    """
-    found = []
-    if not described:
-        found.append(
-            "metrics are read from lines of JSON, or from numbers behind the objective's name, such as 'val loss: 0.5' "
-            "for val_loss; --metric NAME=PATTERN describes other lines"
-        )
-    if "seed" not in words.names:
-        found.append(
-            "the command has no {seed}: if the script does not read EVO_TUNE_SEED, extra seeds differ by chance or not "
-            "at all; --final-seeds 0 leaves them out"
-        )
-    return found
 
 
 def _parts(words: Words) -> list[str]:

@@ -20,6 +20,9 @@ SUPPORTS = ("budget", "curve", "timing")
 `context.resume_folder`. 'curve': it reports its first objective by `context.report`. 'timing': it times
 `context.timing` steps and returns the seconds of a full training."""
 
+AS_COMMAND = "; a script is run by its command, such as 'python train.py --lr {lr}'"
+"""Hint for a file that is no evaluator."""
+
 CALLED = ("command", "function")
 """Origins of evaluators whose genes and objectives come from the caller."""
 
@@ -41,7 +44,7 @@ def check_shape(module: ModuleType, path: Path, origin: str) -> None:
 
     for name, example in (("SPACE", "SPACE = SearchSpace(…)"), ("OBJECTIVES", "OBJECTIVES = [Minimize(…)]")):
         if not hasattr(module, name):
-            raise PluginError(f"{path}: expected {example}, found no {name}; `evo-tune new` shows one")
+            raise PluginError(f"{path}: expected {example}, found no {name}; `evo-tune new` shows one{AS_COMMAND}")
     if not callable(getattr(module, "evaluate", None)):
         raise PluginError(f"{path}: expected a function evaluate(genome, context), found none")
     count = len(positional(module.evaluate))

@@ -29,7 +29,7 @@ from evo_tune.genome.genes import Gene
 from evo_tune.options.binding import build, options_of, suggest
 from evo_tune.plugins.code import local_sources, package_of, source_hash
 from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
-from evo_tune.plugins.contract import what_of, where_of
+from evo_tune.plugins.contract import AS_COMMAND, what_of, where_of
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, function_evaluator
 from evo_tune.plugins.strategy import Strategy
@@ -303,10 +303,18 @@ def _execute(path: Path, name: str, kind: str) -> ModuleType:
         del sys.modules[name]
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise PluginError(f"{where_of(error, path)}: {what_of(error)}; the {kind} cannot be imported") from error
+        hint = AS_COMMAND if kind == "evaluator" and not _mentions_space(path) else ""
+        raise PluginError(f"{where_of(error, path)}: {what_of(error)}; the {kind} cannot be imported{hint}") from error
     finally:
         _importing.pop()
     return module
+
+
+def _mentions_space(path: Path) -> bool:
+    try:
+        return b"SPACE" in path.read_bytes()
+    except OSError:
+        return False
 
 
 def find_strategy(name: str) -> type[Strategy]:

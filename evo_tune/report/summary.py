@@ -277,9 +277,12 @@ def trained_in_full(run: Run) -> int:
     return sum(candidate.budget == 1.0 for candidate in run.candidates)
 
 
-def further_generations(run: Run) -> int:
-    """Return a limit in generations that continues a run for three more."""
-    return max(2, -(-proposed(run) // run.manifest.population) + 3)
+def further_limit(run: Run) -> str:
+    """Return the flag that continues a run: of more trials if these were its limit, else of three more generations."""
+    more, trials = 3 * run.manifest.population, run.sessions[-1].trials if run.sessions else None
+    if trials is not None:
+        return f"--trials {trials + min(trials, more)}"
+    return f"--generations {max(2, -(-(proposed(run) + more) // run.manifest.population))}"
 
 
 def spent(run: Run) -> float:
@@ -433,7 +436,8 @@ def noise_of(trials: Sequence[Trial]) -> float:
     squares, freedom = 0.0, 0
     for losses in seeds.values():
         if len(losses) > 1:
-            squares += float(np.var(losses)) * len(losses)
+            spread = float(np.var(losses)) if len(set(losses)) > 1 else 0.0  # of equal losses it is a rounding error
+            squares += spread * len(losses)
             freedom += len(losses) - 1
     return math.sqrt(squares / freedom) if freedom > 1 else math.nan
 
@@ -503,7 +507,5 @@ def in_words(found: Further) -> str:
     """Return the prospect as words without a full stop."""
     percent = 100 * found.chance
     chance = "less than 1%" if percent < 0.5 else "more than 99%" if percent > 99.5 else f"{percent:.0f}%"
-    return (
-        f"the next {found.trainings} trainings have a chance of {chance} to improve the best by more than the noise "
-        f"between seeds ({found.noise:.3g})"
-    )
+    noise = f" by more than the noise between seeds ({found.noise:.3g})" if found.noise else ""
+    return f"the next {found.trainings} trainings have a chance of {chance} to improve the best{noise}"

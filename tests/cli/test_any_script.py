@@ -109,6 +109,13 @@ def test_a_command_that_came_back_changed_is_asked_about(typed: Typed, folder: P
     assert not (folder / "pwned").exists()
 
 
+def test_a_command_without_quotes_is_told_to_have_them(typed: Typed, script: Path) -> None:
+    done = typed("run", "python3", "train.py", "--lr", "{lr}", "--objective", "v:min")
+    assert (done.code, "put the command of a script in quotes" in done.err) == (2, True), done
+    done = typed("run", "train.py", "--gene", "lr=log(1e-4,1e-2)", "--objective", "v:min")
+    assert (done.code, "'python train.py --lr {lr}'" in done.err) == (2, True), done
+
+
 def test_a_word_that_was_put_into_a_gene_is_asked_about(typed: Typed, folder: Path) -> None:
     """What the journal says of wider genes reaches the command line, too."""
     (folder / "loss.py").write_text("print('{\"v\": 1}')")
@@ -172,10 +179,13 @@ def test_a_script_that_prints_text_needs_no_metric(typed: Typed, script: Path) -
     words = ("--gene", "lr=float(0,1)", "--objective", "val_loss:min", "--trials", "4", "--name", "one")
     done = typed("run", f"{sys.executable} train.py {{lr}}", *words, "--final-seeds", "0", "--no-report")
     assert done.code == 0, done
-    assert "numbers behind the objective's name, such as 'val loss: 0.5' for val_loss" in done.err
+    assert done.err.count("has no {seed}") == 1
     trial = load("populations/one").trials[0]
     assert trial.outcome.metrics == {"val_loss": pytest.approx(trial.candidate.genome["lr"] + 0.5, abs=1e-4)}
     assert "evo-tune: val_loss was read from lines such as 'val loss" in done.out  # or in the trial's log.txt
+    more = typed("resume", "one", "--trials", "5", "--no-report")
+    assert more.code == 0
+    assert "{seed}" not in more.err, "what was said at the start is not said again"
 
 
 def test_a_run_whose_first_trials_fail_alike_stops_and_names_the_remedy(typed: Typed, script: Path) -> None:
@@ -184,7 +194,7 @@ def test_a_run_whose_first_trials_fail_alike_stops_and_names_the_remedy(typed: T
     command = f"{sys.executable} train.py {{lr}}"
     done = typed("run", command, *words, "--name", "one")
     assert (done.code, len(load("populations/one").trials)) == (1, 3), done
-    assert "Error: the first 3 trials failed alike (3 on cpu): the script printed no val_loss, but 'error " in done.err
+    assert "Error: the first 3 trials failed alike: the script printed no val_loss, but 'error " in done.err
     assert "add --metric val_loss=error if that is it; correct this and start a new run" in done.err
     assert "3 of 3 trials failed: the script printed no val_loss" in typed("show", "one").out
     assert typed("run", command, *words, "--name", "two", "--metric", "val_loss=error", "--trials", "2").code == 0

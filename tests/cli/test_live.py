@@ -73,6 +73,23 @@ def test_lines_repeat_a_forecast_only_if_the_end_leaves_its_interval(
     assert [line.split(" (")[0] for line in lines] == ["forecast: about 1 min 40 s", "forecast: about 2 min 30 s"]
 
 
+def test_time_passes_between_two_forecasts(
+    begin: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search, clock = begin(trials=12, strategy="random"), SimpleNamespace(now=0.0)
+    known = forecast(search.saved.manifest, search.session, 1, Pace((10.0,)))
+    assert known is not None
+    found = structs.replace(known, seconds=Bounds(low=8.0, expected=10.0, high=12.0))
+    monkeypatch.setattr(opening, "forecast", lambda *_: found)
+    monkeypatch.setattr(output, "FORECAST_EVERY", 1e9)
+    monkeypatch.setattr(output.time, "monotonic", lambda: clock.now)
+    with output.watcher(False, search.saved) as look:
+        for clock.now in (0.0, 9.0, 18.0):
+            look(search)
+    assert capsys.readouterr().out.count("forecast") == 1
+    assert Progress(search).left == 10.0
+
+
 @pytest.mark.parametrize(
     ("values", "bars"),
     [([], ""), ([float("inf")], ""), ([2.0], "▁"), ([1.0, 1.0], "▁▁"), ([0.0, 1.0], "▁█"), ([1e308, -1e308], "")],

@@ -49,6 +49,9 @@ def test_a_gene_is_read_from_the_command_line(text: str, gene: Gene) -> None:
         "float(,1)",
         "a|",
         "1|1",
+        "1e-4..1e-2",
+        "0.1 to 0.5",
+        "[1e-4, 1e-2]",
     ],
 )
 def test_a_gene_that_cannot_be_read_says_what_was_typed(text: str) -> None:

@@ -35,6 +35,7 @@ class Running:
 
     def __init__(self, quick: Path, store: Path, sleep: float, *before: str) -> None:
         self.mark = uuid.uuid4().hex
+        self.said = ""
         self.journal = store / "run" / "_journal.jsonl"
         script = textwrap.dedent(RUN).replace("SLEEP", str(sleep))
         self.process = subprocess.Popen(
@@ -55,12 +56,13 @@ class Running:
 
     def interrupt(self) -> None:
         """Press Ctrl-C: the whole foreground group of the terminal gets it."""
+        self.said = "stopping after the running trials; press Ctrl-C again to stop at once\n"
         os.killpg(self.process.pid, signal.SIGINT)
 
     def end(self) -> str:
         out, errors = self.process.communicate(timeout=60)
         assert self.process.returncode == 0, errors
-        assert errors == ""
+        assert errors == self.said
         return out
 
     def left(self) -> list[psutil.Process]:

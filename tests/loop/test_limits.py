@@ -261,11 +261,9 @@ def test_run_ends_where_the_space_does(begin: Begin, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("here")
 def test_a_run_with_no_value_at_all_gives_up(begin: Begin, resume: Begin) -> None:
     failing = {"options": {"failing": 1.0}, "generations": 20, "slots": 1}
-    with pytest.raises(
-        RunError, match=r"the first 3 trials failed alike \(3 on cpu\): ValueError: no luck .*--accept-changes"
-    ):
+    with pytest.raises(RunError, match=r"the first 3 trials failed alike: ValueError: no luck .*--accept-changes"):
         begin("alike", **failing).run()
-    with pytest.raises(RunError, match=r"all 4 trials so far ended without a value .*, the last with failed: .*luck"):
+    with pytest.raises(RunError, match=r"all 4 trials so far ended without a value, the last with failed: .*luck"):
         begin("run", **failing, give_up_after=9).run()
     assert len(Run.open(resume("run").saved.folder).trials()) == 4
     assert len(begin("on", **{**failing, "generations": 2}, give_up_after=0).run().trials) == 8

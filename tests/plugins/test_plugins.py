@@ -196,7 +196,7 @@ def test_what_is_not_there_is_named(bundled: Path, name: str, said: str) -> None
         ("x = 1\ndef f(:\n  pass", ":2: ", "SyntaxError: "),
         ("x = 1\n\nraise ValueError('no\\nluck')", ":3: ", "ValueError: no luck; the evaluator cannot be imported"),
         ("import no_such_module_at_all", ":1: ", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
-        ("import sys\nsys.exit(3)", ":2: ", "SystemExit: 3"),
+        ("import sys\nsys.exit(3)", ":2: ", "SystemExit: 3; the evaluator cannot be imported; a script is run by its "),
         ("def f():\n    return missing\nf()", ":2: ", "NameError: name 'missing' is not defined"),
         ("from evo_tune import Float\nFloat(2, 1)", ":2: ", "Float(2.0, 1.0): low must be below high"),
         ("from evo_tune import Nothing", ":1: ", "ImportError: cannot import name 'Nothing'"),

@@ -218,6 +218,11 @@ def test_numbers_found_by_their_names_make_a_curve() -> None:
             "several numbers named v, 'train v 2', 'test v 3': add --metric 'v=train v' to",
             2.0,
         ),
+        (
+            ["train v 2, test v 3"],
+            "several numbers named v, 'train v 2', 'test v 3': add --metric 'v=train v' to",
+            2.0,
+        ),
         (["[train] v 2", "[test] v 3"], "'v 2', 'v 3': add --metric 'v=train\\] v' to choose one", 2.0),
     ],
 )
@@ -355,4 +360,4 @@ def test_a_worker_for_commands_loads_no_torch() -> None:
 
 @pytest.mark.parametrize("line", ["loss saved to model: 12_loss.pt", "epoch: 3_best loss 0.5", "loss: 1__0"])
 def test_an_underscore_after_a_number_is_no_part_of_it(line: str) -> None:
-    assert all(math.isfinite(one.value) for one in [named(line, "loss")] if one is not None)
+    assert all(math.isfinite(one.value) for one in named(line, "loss"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
 from evo_tune.report.summary import Further, chance, further_of, in_words, noise_of
@@ -77,6 +77,13 @@ def test_a_run_that_was_cut_stops_where_the_whole_one_did(begin: Begin, tmp_path
     cut_copy(whole, tmp_path / "store" / "cut", lines // 2)
     again = drive(Search.resume("cut", store=tmp_path / "store", trust=True), evaluate=bowl).saved
     assert [one.genome for one in again.candidates] == [one.genome for one in whole.candidates]
+
+
+def test_equal_losses_of_all_seeds_are_no_noise() -> None:
+    made = [Candidate(id, 0, id, 0, {"x": id % 2}, "-") for id in range(6)]
+    trials = [Trial(one, Outcome("ok", {"loss": 0.1}), one.id, (0.06 + 0.1 * (one.id % 2),)) for one in made]
+    assert noise_of(trials) == 0.0
+    assert in_words(Further(0.5, 12, 0.0)) == "the next 12 trainings have a chance of 50% to improve the best"
 
 
 def test_without_noise_nothing_is_said(begin: Begin, fast_disk: None) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.report.final_comparison import ComparisonState
-from evo_tune.report.summary import Closing, failures, further_generations, proposed, trained_in_full
+from evo_tune.report.summary import Closing, failures, further_limit, proposed, trained_in_full
 from evo_tune.report.words import fixed, verdict
+from evo_tune.settings import SessionSettings
 from evo_tune.store.run import Run
 from tests.report.conftest import Made
 
@@ -63,12 +64,21 @@ def test_an_error_of_any_length_has_a_cause_at_once(made: Made) -> None:
     assert time.monotonic() - began < 2.0, "the cause is found in the square of an error's length"
 
 
-def test_the_hint_to_go_on_asks_for_three_generations_more(promoted: Run) -> None:
+def test_the_hint_to_continue_asks_for_three_more_generations(promoted: Run) -> None:
     run = promoted
     assert proposed(run) == len({str(candidate.genome) for candidate in run.candidates})
     assert trained_in_full(run) < len(run.candidates)
+    run.sessions = [SessionSettings()]
     whole, part = divmod(proposed(run), run.manifest.population)
-    assert further_generations(run) == whole + (part > 0) + 3
+    assert further_limit(run) == f"--generations {whole + (part > 0) + 3}"
+
+
+@pytest.mark.parametrize(("trials", "more"), [(6, 12), (600, 600 + 3 * 12)])
+def test_the_hint_to_continue_a_run_that_trials_limited_is_in_trials(trials: int, more: int, made: Made) -> None:
+    run = made(6)
+    assert run.manifest.population == 12
+    run.sessions = [SessionSettings(trials=trials)]
+    assert further_limit(run) == f"--trials {more}"
 
 
 @pytest.mark.parametrize(("value", "shown"), [(1.5, "1.50000"), (-0.1234567, "-0.12346"), (-1.7e308, "-1.7e+308")])

@@ -70,8 +70,8 @@ def labelled(line: str) -> Iterator[Labelled]:
         yield Labelled(match[1], float(match[2]), match[0].strip(), line[: match.start()])
 
 
-def named(line: str, name: str) -> Named | None:
-    """Return the value of a metric in a line, found by its name; None if there is none. The last exact one counts.
+def named(line: str, name: str) -> list[Named]:
+    """Return the values of a metric in a line, found by its name: the last exact one, or else all.
 
     Args:
         line: Printed line.
@@ -79,15 +79,15 @@ def named(line: str, name: str) -> Named | None:
     """
     wanted = _words(name)
     if not wanted or wanted[-1] not in line.lower():
-        return None
-    found = None
+        return []
+    found: list[Named] = []
     for one in labelled(line):
         words = _words(one.label)
         exact = words == wanted
-        if words[-len(wanted) :] == wanted and (found is None or exact or not found.exact):
+        if words[-len(wanted) :] == wanted and (exact or not any(other.exact for other in found)):
             others = [*_words(one.before), *words[: -len(wanted)]]
             context = tuple(word for word in others if word.isalpha() and len(word) > 2)  # no numbers, no units
-            found = Named(one.value, exact, context, one.text, _pattern(one))
+            found = [*([] if exact else found), Named(one.value, exact, context, one.text, _pattern(one))]
     return found
 
 

@@ -363,9 +363,10 @@ class Reading:
         goals = self._goals - self._json - {"seconds"}  # those are measured
         progress = set() if self._place is None else {self._place.metric, str(self._place.total)}
         for name in goals | progress:
-            one = named(line, name)
-            if one is not None and (name not in goals or self._is_clear(name, one)):
-                found[name] = one.value
+            ways = named(line, name)
+            clear = [name not in goals or self._is_clear(name, one) for one in ways]  # notes each of them
+            if clear and all(clear):
+                found[name] = ways[-1].value
         return found
 
     def _is_clear(self, name: str, one: Named) -> bool:

@@ -112,7 +112,7 @@ def ends_of(run: Run) -> list[str]:
 def _widening(run: Run, found: Sequence[AtEnd]) -> str:
     """Return the command that continues a run in wider ranges."""
     genes = " ".join(f"--gene {shlex.quote(one.wider)}" for one in found)
-    return f"evo-tune resume {as_typed(run.folder)} {genes} --generations {summary.further_generations(run)}"
+    return f"evo-tune resume {as_typed(run.folder)} {genes} {summary.further_limit(run)}"
 
 
 def _ends(material: Material) -> Iterator[Command]:
@@ -229,7 +229,7 @@ def _going_on(material: Material) -> Iterator[Command]:
     count = len(run.outcomes)
     if not steps or count < ENOUGH or len(run.objectives) > 1:
         return
-    more = f"evo-tune resume {as_typed(run.folder)} --generations {summary.further_generations(run)}"
+    more = f"evo-tune resume {as_typed(run.folder)} {summary.further_limit(run)}"
     early = [value for evaluations, value, _ in steps if evaluations <= 2 * count // 3]
     if not early:
         return
