@@ -133,7 +133,9 @@ class _Limits(Options):
 class _Attempts(Options):
     """Limits."""
 
-    timeout: float | None = option(None, bounds="(0, inf)", unit="seconds", help="Time limit of one evaluation.")
+    timeout: float | None = option(
+        None, bounds="(0, inf)", unit="seconds", help="Time limit of one evaluation, in seconds."
+    )
     retries: int = option(0, bounds="[0, 10000]", help="Number of retries after a worker crash.")
     give_up_after: int = option(
         3,

@@ -730,6 +730,8 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
     elif end.default is not None and not end.default.feasible:
         yield f"the default genome does not satisfy {limits}, so the comparison with it is not fair"
     yield verdict(end)
+    if alike := report.genomes_of_one_value(run):
+        yield f"all {alike} genomes have the same {end.metric}: check that the training uses the values of the genes"
     if end.best is None and not end.partial:
         yield from _failed(run)
         return

@@ -96,7 +96,7 @@ LAWS = (
     ),
     Law(
         "GPT-3",
-        "arXiv:2005.14165, table 2.1, as Kaplan et al. (arXiv:2001.08361) put it",
+        "arXiv:2005.14165, table 2.1; as a formula in arXiv:2001.08361",
         {"parameters": (1e6, 1e10)},
         lambda scale: max(1e-5, 0.003239 - 0.0001395 * math.log(scale.parameters)),
     ),

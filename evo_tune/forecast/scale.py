@@ -397,7 +397,7 @@ def _rates(recipe: Recipe) -> list[LawRate]:
     rows = [
         LawRate(
             law="this run",
-            source="found, and carried by its parametrisation",
+            source="the best genome, transferred by its parametrisation",
             lr=target.lr,
             at_run=rate,
             moved=target.lr,

@@ -113,9 +113,12 @@ def find_evaluator(
             reference = f"{'entry' if origin == 'entry point' else origin}:{name}"
             return load_evaluator(path, str(path) if origin == "file" else reference, origin)
     known = sorted({found for found, _, _ in _evaluator_files()})
+    hint = f"`evo-tune new {name}` writes a template"
+    if os.path.exists(name):
+        hint = f"give data as -o data={name}, or let `evo-tune auto {name}` choose the evaluator"
     raise PluginError(
         f"there is no evaluator {name!r}{suggest(name, known)}: expected a path to a .py file or one of "
-        f"{', '.join(known)}; `evo-tune new {name}` writes a template"
+        f"{', '.join(known)}; {hint}"
     )
 
 

@@ -224,6 +224,12 @@ def best_so_far(run: Run) -> list[tuple[int, float, int]]:
     return steps
 
 
+def genomes_of_one_value(run: Run) -> int:
+    """Return the number of genomes with a value if there are at least three, all with the same values; otherwise 0."""
+    trials = run.ranked()  # one of each genome
+    return len(trials) if len(trials) >= 3 and len({trial.losses for trial in trials}) == 1 else 0
+
+
 def importances(run: Run) -> dict[str, float]:
     """Return the share of the variance of the first objective that each gene explains alone (see `importance`).
 

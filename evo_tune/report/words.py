@@ -96,7 +96,8 @@ def _verdict(end: Closing) -> str:
     if end.best is None:
         return "no trial has a value"
     if end.default is None:
-        return "the default genome has no value, so the best cannot be compared with it"
+        another = "give another one in a new run, such as --gene 'NAME=LOW|HIGH @ DEFAULT'"
+        return f"the default genome has no value, so the best cannot be compared with it: {another}"
     if final is None and end.best.id == end.default.id:
         return "nothing beat the default genome"
     if final is None:

@@ -188,6 +188,23 @@ def test_a_script_that_prints_text_needs_no_metric(typed: Typed, script: Path) -
     assert "{seed}" not in more.err, "what was said at the start is not said again"
 
 
+def test_a_script_that_ignores_its_genes_is_noticed(typed: Typed, script: Path) -> None:
+    script.write_text("print('val loss 2.5')")
+    words = (
+        "--gene",
+        "lr=float(0,1)",
+        "--objective",
+        "val_loss:min",
+        "--trials",
+        "3",
+        "--final-seeds",
+        "0",
+        "--no-report",
+    )
+    done = typed("run", f"{sys.executable} train.py {{lr}}", *words)
+    assert (done.code, "all 3 genomes have the same val_loss: check that" in done.out) == (0, True), done
+
+
 def test_a_run_whose_first_trials_fail_alike_stops_and_names_the_remedy(typed: Typed, script: Path) -> None:
     script.write_text(SAYS.replace("val loss", "error"))
     words = ("--gene", "lr=float(0,1)", "--objective", "val_loss:min", "--final-seeds", "0")

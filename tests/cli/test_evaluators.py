@@ -77,6 +77,12 @@ def test_an_unknown_name_ends_with_one_line(typed: Typed) -> None:
     assert "there is no evaluator 'langage_model' (did you mean language_model?)" in refused.err
 
 
+def test_data_in_place_of_an_evaluator_is_told_where_it_belongs(typed: Typed, folder: Path) -> None:
+    (folder / "table.csv").write_text("a,b\n1,2\n")
+    refused = typed("run", "table.csv")
+    assert (refused.code, "-o data=table.csv, or let `evo-tune auto table.csv`" in refused.err) == (2, True), refused
+
+
 def test_richer_options_show_what_they_say_in_their_groups() -> None:
     first = Option("lr", float, 0.1, "Peak learning rate", "(0, 1]", gene="0.1|0.2", group="Optimizer")
     other = Option("data", str, "")
