@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 
 from evo_tune.cli import _shared as shared
 from evo_tune.errors import StoreError, UsageError
+from evo_tune.recipe.data.texts import foreign_text
 from evo_tune.store.places import TRIALS
 from evo_tune.text import one_line
 from evo_tune.trust import inside
@@ -119,6 +120,9 @@ def look(data: str, target: str | None) -> Taken | Question:
         return Taken("bundled:image_classification", {"data": data}, "it is a file of arrays")
     if kind in IMAGES:
         raise UsageError(f"DATA {data} is one image: expected a folder with one subfolder for each class")
+    if foreign := foreign_text(str(path)):
+        anyway = f"`evo-tune run language_model -o data={shlex.quote(data)}` trains on it as it is"
+        raise UsageError(f"DATA {foreign[0]}; {anyway}")
     other = "a table or labelled texts: a name that ends with .csv, .parquet or .jsonl"
     return Taken("bundled:language_model", {"data": data}, f"it is a text file (for {other})")
 

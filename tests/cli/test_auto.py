@@ -35,6 +35,7 @@ def data(folder: Path) -> Path:
     (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, texts())))
     (folder / "numbers.jsonl").write_text('{"a": 1, "label": 2}\n')
     (folder / "prose.txt").write_text("a text\n" * 100)
+    (folder / "bytes.bin").write_bytes(bytes(range(256)) * 40)
     days = [f"2024-01-{n:02}" for n in range(1, 31)]
     (folder / "series.csv").write_text("day,sold\n" + "".join(f"{day},{n % 7}\n" for n, day in enumerate(days)))
     shops = "".join(f"{day},{shop},{n % 7}\n" for n, day in enumerate(days) for shop in ("Ulm", "Bonn"))
@@ -83,6 +84,7 @@ def test_a_data_set_is_taken_for_its_task_and_why_is_said(name: str, data: Path)
         ("nothing", None, "is an empty folder"),
         ("loose", None, "one subfolder for each class"),
         ("photos/cat/1.png", None, "is one image"),
+        ("bytes.bin", None, "looks like .*, not like UTF-8 text.* as they are"),
         ("prose.txt", "kind", "is no table"),
         ("table.csv", "price", "no such column"),
         ("empty.csv", None, "cannot read it as a table"),
