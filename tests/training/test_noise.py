@@ -184,3 +184,26 @@ def test_long_texts_on_a_gpu_are_attended_one_by_one_each_with_its_seed() -> Non
     layer.noise.begin(1, range(2), torch.device("cpu"))
     first, second = _attend_one_by_one(*same, None, layer, True)
     assert not torch.equal(first, second)
+
+
+def test_noise_of_torchs_own_layers_follows_from_seed_and_step() -> None:
+    """A pre-trained model has layers such as `nn.Dropout`, which draw from torch's generator."""
+    masks: list[bytes] = []
+
+    def begun() -> Trainer:
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Embedding(16, 8), nn.Dropout(0.5), nn.Linear(8, 16))
+        model[1].register_forward_hook(lambda layer, inputs, output: masks.append((output == 0).numpy().tobytes()))
+        recipe = Recipe(optimizer=SGD(lr=0.1), schedule=Schedule(steps=6), weight_decay=WeightDecay(start=0.0))
+        text = torch.randint(0, 16, (400,), generator=torch.Generator().manual_seed(5))
+        return Trainer(model, TrainingWindows(text, context=10, batch=4, total=24, seed=3), recipe, seed=3)
+
+    whole, first, second = begun(), begun(), begun()
+    whole.run(6)
+    first.run(3)
+    torch.manual_seed(99)  # another process would have another state
+    second.restore(first.state())
+    second.run(6)
+    assert len(set(masks[:6])) == 6
+    assert masks[6:] == masks[:6]
+    assert torch.equal(second.model[2].weight, whole.model[2].weight)  # type: ignore[index]
