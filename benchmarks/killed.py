@@ -1,9 +1,11 @@
 """Kill a run with one long training several times, and compare its end with that of an undisturbed run.
 
-    python benchmarks/killed.py --tokens 6000000 --every 20 --kills 3
+    python benchmarks/killed.py --tokens 6000000 --every 20 --apart 60 --kills 3
 
-A kill is a SIGKILL of the run's process; its worker ends with it. It loses the time since the last checkpoint, and the
-time that `evo-tune resume` needs until the training continues: the time to its next checkpoint minus the pause.
+A kill is a SIGKILL of the run's process; its worker ends with it. It comes when most of a pause between two checkpoints
+is over. It loses the time since the last checkpoint, and the time that `evo-tune resume` needs until the training
+continues: the time to its next checkpoint minus the pause. Both runs keep their last checkpoint (`-o save=true`), whose
+tensors are compared: weights, moments of the optimizer, states of generators.
 """
 
 from __future__ import annotations
@@ -14,9 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from evo_tune import load
+from evo_tune.training import load_checkpoint
 
 SESSION = ["--trials", "1", "--slots", "1", "--final-seeds", "0", "--quiet"]
 
@@ -33,24 +40,57 @@ def newer(file: Path, than: float) -> float:
     return file.stat().st_mtime
 
 
+def tensors(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield all tensors of a nested state with the path to each; a number is a tensor of no dimensions."""
+    if isinstance(state, torch.Tensor):
+        yield name, state
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            yield from tensors(value, f"{name}/{key}")
+    elif isinstance(state, (list, tuple)):
+        for place, value in enumerate(state):
+            yield from tensors(value, f"{name}/{place}")
+    elif isinstance(state, (int, float)):
+        yield name, torch.tensor(state, dtype=torch.float64)
+
+
+def compare_weights() -> None:
+    """Print which tensors differ between the last checkpoints of both runs."""
+    whole, killed = (
+        dict(tensors(load_checkpoint(Path(f"populations/{name}/_trials/000000/checkpoint.pt"))["trainer"]))
+        for name in ("whole", "killed")
+    )
+    assert whole.keys() == killed.keys()
+    different = [name for name, tensor in whole.items() if not torch.equal(tensor, killed[name])]
+    print(f"of {len(whole)} tensors and numbers in the checkpoints differ: {', '.join(different) or 'none'}")
+
+
 def main() -> None:
     """Train twice, once with kills, and print what they cost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=6_000_000)
     parser.add_argument("--every", type=float, default=20.0, help="seconds between checkpoints")
+    parser.add_argument(
+        "--apart", type=float, default=0.0, help="seconds of a session before the checkpoint of its kill"
+    )
     parser.add_argument("--kills", type=int, default=3)
     given = parser.parse_args()
     os.chdir(tempfile.mkdtemp())
-    options = {"size": "small", "tokens": given.tokens, "checkpoint_minutes": given.every / 60.0}
+    options = {"size": "small", "tokens": given.tokens, "save": True, "checkpoint_minutes": given.every / 60.0}
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     file = Path("populations/killed/_trials/000000/unfinished.pt")
     process, began = evo_tune("run", "language_model", *SESSION, *words, "--name", "killed"), time.time()
     for kill in range(given.kills + 1):
         written = newer(file, began)
-        print(f"checkpoint of {file.stat().st_size / 1e6:.1f} MB", f"{written - began - given.every:.1f} s to begin")
+        print(
+            f"checkpoint of {file.stat().st_size / 1e6:.1f} MB",
+            f"{written - began - given.every:.1f} s to begin",
+            flush=True,
+        )
         if kill == given.kills:
             break
-        time.sleep(given.every / 2.0)
+        newer(file, began + given.apart)
+        time.sleep(0.9 * given.every)
         process.kill()
         process.wait()
         print(f"kill {kill + 1}: {time.time() - file.stat().st_mtime:.1f} s of training lost", flush=True)
@@ -60,6 +100,7 @@ def main() -> None:
     assert evo_tune("run", "language_model", *SESSION, *words, "--name", "whole").wait() == 0
     whole, killed = (load(f"populations/{name}").trials[0].outcome for name in ("whole", "killed"))
     print(f"undisturbed: {whole.seconds:.0f} s; killed, its last attempt: {killed.seconds:.0f} s")
+    compare_weights()
     different = {name for name in whole.metrics if whole.metrics[name] != killed.metrics[name]}
     print(f"metrics that differ: {', '.join(sorted(different)) or 'none'}; curves equal: {whole.curve == killed.curve}")
 

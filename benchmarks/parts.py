@@ -79,6 +79,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "momentum warm-up 0.3": {"momentum_warmup": 0.3},
     "lr_embedding 0.3": {"lr_embedding": 0.3},
     "lr_embedding 3": {"lr_embedding": 3.0},
+    "lr_vectors 0.3": {"lr_vectors": 0.3},
+    "lr_vectors 3": {"lr_vectors": 3.0},
     "untied, lr_head 0.3": {"tied": False, "lr_head": 0.3},
     "z_loss 1e-4": {"z_loss": 1e-4},
     "init normal": {"init": "normal"},

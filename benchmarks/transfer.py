@@ -1,21 +1,22 @@
-"""From small to large: whether what was found on a small model holds on a larger one, and what is said of it before.
+"""Transfer from a small model to a larger one: the learning rate, whole recipes, predicted losses, and speed.
 
-All trainings are language_model's, under one batch, one context and no dropout. A recipe is transferred by
-`param=completep`, and compared with `param=standard`.
+All trainings are language_model's, with one batch size, one context and no dropout. `param=completep` transfers a
+recipe, and `param=standard` is the control.
 
-    --part lr      the learning rate from a base to each size: the base's best rate of a grid in steps of √2, the loss
-                   at that rate under completep, and under standard at its own best rate of the same grid; where both
-                   best rates are, by a parabola in log lr for each seed
-    --part genome  a recipe: a search of 40 trainings at width 64, carried to 256, against one there of equal FLOPs
-    --part loss    the loss of a training of about 8 times the compute of the largest that was seen: how often it lies
-                   within the interval of 80%, and how wide that is
-    --part speed   how much longer a step under completep takes than one under standard, in pairs
+    --part lr      The learning rate. The base's best rate is taken from a grid in steps of √2. Printed are the loss at
+                   that rate under completep, the loss under standard at its own best rate, and both best rates, by
+                   a parabola in log lr for each seed. With --flat all rates are bottoms of parabolas.
+    --part genome  A recipe: a search of 40 trainings at width 64, transferred to 256, against a search there with
+                   equal FLOPs.
+    --part loss    The predicted loss of a training with about 8 times the compute of the largest training seen: how
+                   often the loss is within the 80 % interval, and the width of the interval.
+    --part speed   Time of a step under completep relative to standard, in pairs.
 
     python benchmarks/transfer.py --part lr --text FILE --size 128x2 256x2 --seeds 3 --rows rows.jsonl
-    python benchmarks/transfer.py --part lr --text FILE --size 128x2 --optimizer muon --untied --vocab 4096
+    python benchmarks/transfer.py --part lr --text FILE --size 128x2 --optimizer muon --untied --flat
 
-A training that stands in the file of rows is not made again: a part may be killed, go on, and be printed once more for
-nothing. One thread; --clock cpu counts the process's own seconds where others use the machine.
+A training in the file of rows is not repeated, so a part can be killed and started again. One thread; --clock cpu
+counts the seconds of the process itself, for machines with other users.
 """
 
 from __future__ import annotations
@@ -88,14 +89,18 @@ def learning_rate(trainer: Trainer, given: argparse.Namespace, base: tuple[int, 
         scaled = {**own, **scaling(param, base, at)}
         return lambda lr, seed: trainer.metrics(plain(at, lr), tokens, seed, **scaled)["loss"]
 
-    small = valley(losses(base, "standard"), START[given.optimizer], given.seeds)
-    transferred = valley(losses(size, "completep"), rate(small.best), given.seeds, descend=False)
-    there = [losses(size, "completep")(rate(small.best), seed) for seed in range(given.seeds)]
-    standard = valley(losses(size, "standard"), rate(small.best) * base[0] / size[0], given.seeds)
-    best = standard.losses[standard.best]
+    def chosen(found: Valley) -> float:
+        return math.exp(found.optimum[0]) if given.flat else rate(found.best)
+
+    small = valley(losses(base, "standard"), START[given.optimizer], given.seeds, reach=2 if given.flat else 1)
+    lr = chosen(small)
+    transferred = valley(losses(size, "completep"), lr, given.seeds, descend=False)
+    there = [losses(size, "completep")(lr, seed) for seed in range(given.seeds)]
+    standard = valley(losses(size, "standard"), lr * base[0] / size[0], given.seeds)
+    best = [losses(size, "standard")(chosen(standard), seed) for seed in range(given.seeds)]
     cells = [
         f"{base[0]}x{base[1]} to {size[0]}x{size[1]}",
-        *(f"{rate(small.best):.4f}", mean(there)),
+        *(f"{lr:.4f}", mean(there)),
         *(_optimum(transferred), mean(best), _optimum(standard)),
         "{:+.2%} ± {:.2%}".format(*excess(there, best)),
     ]
@@ -315,6 +320,9 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, help="byte pairs, for --part lr; none: bytes")
     parser.add_argument("--untied", action="store_true", help="give the head weights of its own, for --part lr")
     parser.add_argument("--defaults", action="store_true", help="use the evaluator's defaults in --part lr")
+    parser.add_argument(
+        "--flat", action="store_true", help="train at the bottoms of parabolas, at the base through five rates"
+    )
     parser.add_argument("--per-weight", type=float, help="tokens of a training for each weight of the target")
     parser.add_argument("--tokens", type=int, default=200_000, help="of text in a training")
     parser.add_argument("--seeds", type=int, default=3)

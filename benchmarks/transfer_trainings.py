@@ -27,10 +27,10 @@ LOST = 99.0
 
 
 class Rows:
-    """A file of results, a JSON object a line; what stands in it is not computed again.
+    """A file of results, one JSON object per line; a result in the file is not computed again.
 
     Args:
-        file: Made if it is not there; None: nothing is kept.
+        file: The file, created if missing; None: results are kept in memory only.
     """
 
     def __init__(self, file: Path | None) -> None:
@@ -72,7 +72,7 @@ class Trainer:
     """Trains genomes of language_model in this process, on one thread.
 
     Args:
-        rows: What is known already.
+        rows: Earlier results.
     """
 
     def __init__(self, rows: Rows) -> None:
@@ -126,7 +126,7 @@ def plain(size: tuple[int, int], lr: float) -> dict[str, Any]:
 
 
 def scaling(param: str, base: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
-    """Return the options of a parametrisation; at its base all are the standard one, to the bit, and named so."""
+    """Return the options of a parametrisation; at its base each is bit-identical to standard, so there are none."""
     if param == "standard" or base == size:
         return {}
     return {"param": param, "base_width": base[0], "base_depth": base[1], "base_head": HEAD}
@@ -172,14 +172,17 @@ def lowest(x: np.ndarray, y: np.ndarray) -> float:
     return float(at if x.min() <= at <= x.max() else x[np.argmin(y)])
 
 
-def valley(loss: Callable[[float, int], float], start: float, seeds: int, *, descend: bool = True) -> Valley:
-    """Return the losses at the best learning rate and at the rates √2 times below and above it.
+def valley(
+    loss: Callable[[float, int], float], start: float, seeds: int, *, descend: bool = True, reach: int = 1
+) -> Valley:
+    """Return the losses at the best learning rate, and at the rates next to it in steps of √2.
 
     Args:
         loss: Loss of a rate and a seed.
         start: Rate to begin at.
         seeds: Number of seeds (int ≥ 1).
         descend: Whether to move by factors of 2 with the first seed first. All seeds then move by factors of √2.
+        reach: Rates on each side of the best (int ≥ 1).
     """
     at = round(2 * math.log2(start / 0.004))
     for move in (2, -2) if descend else ():
@@ -187,11 +190,11 @@ def valley(loss: Callable[[float, int], float], start: float, seeds: int, *, des
             at += move
     losses: dict[int, list[float]] = {}
     while True:
-        for place in range(at - 1, at + 2):
+        for place in range(at - reach, at + reach + 1):
             losses[place] = [loss(rate(place), seed) for seed in range(seeds)]
         at = Valley(losses).best
-        if min(losses) < at < max(losses):
-            return Valley({place: one for place, one in losses.items() if abs(place - at) <= 1})
+        if min(losses) <= at - reach and at + reach <= max(losses):
+            return Valley({place: one for place, one in losses.items() if abs(place - at) <= reach})
 
 
 def mean(losses: Sequence[float]) -> str:
@@ -201,6 +204,6 @@ def mean(losses: Sequence[float]) -> str:
 
 
 def excess(carried: Sequence[float], best: Sequence[float]) -> tuple[float, float]:
-    """Return by what share losses of a carried rate lie above the best rate's, paired by seed: mean, standard error."""
+    """Return the excess of losses at a transferred rate, as a share of the best: mean and standard error over seeds."""
     shares = [one / other - 1.0 for one, other in zip(carried, best, strict=True)]
     return statistics.fmean(shares), statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else math.nan

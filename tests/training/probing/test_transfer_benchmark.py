@@ -47,6 +47,12 @@ def test_a_parabola_finds_the_bottom_from_wherever_it_begins(
     assert abs(math.log(pieces.rate(found.best) / best)) <= math.log(2) / 4 + 1e-9
 
 
+def test_a_flat_valley_is_fitted_by_two_rates_on_each_side(pieces: ModuleType) -> None:
+    found = pieces.valley(bowl(0.0045), 0.03, 2, descend=False, reach=2)
+    assert sorted(found.losses) == [found.best + step for step in (-2, -1, 0, 1, 2)]
+    assert math.exp(found.optimum[0]) == pytest.approx(0.0045, rel=0.01)
+
+
 def test_the_error_is_that_of_the_seeds(pieces: ModuleType) -> None:
     at, error = pieces.valley(bowl(0.004, noise=0.1), 0.004, 3).optimum
     assert at == pytest.approx(math.log(0.004))
@@ -77,6 +83,7 @@ GIVEN = {
     "vocab": None,
     "untied": False,
     "defaults": False,
+    "flat": False,
 }
 
 
@@ -130,6 +137,16 @@ def test_the_table_compares_with_standard_at_its_own_best(
     assert float(large[7]) == pytest.approx(0.0055, rel=0.02)
     assert float(large[13]) == pytest.approx(0.0055 / 8, rel=0.02)
     assert all(abs(float(row[16].rstrip("%"))) < 0.2 for row in (small, large))
+
+
+def test_a_flat_valley_gives_the_rates_at_the_bottoms_of_parabolas(
+    benchmark: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = Fake(benchmark.Rows(None))
+    benchmark.learning_rates(fake, argparse.Namespace(**{**GIVEN, "size": [(64, 2)], "flat": True}))
+    row = capsys.readouterr().out.replace("\r", "").splitlines()[1].split()
+    assert float(row[3]) == pytest.approx(0.0055, rel=0.01)
+    assert abs(float(row[16].rstrip("%"))) < 0.01
 
 
 def test_tokens_for_each_weight_and_the_other_options_reach_each_training(benchmark: ModuleType) -> None:
