@@ -135,8 +135,8 @@ def known_before(
 ) -> dict[str, float]:
     """Return the figures known before training: params, gpu_memory, and steps, samples and flops of the full one.
 
-    Where the cost of a step was measured, seconds is the duration of the full training. gpu_memory is the GPU memory,
-    in bytes, that a step needs in one pass (or in passes of micro_batch), in bf16 unless precision says otherwise.
+    If the cost of a step was measured, seconds is the duration of the full training. gpu_memory is in bytes: the GPU
+    memory of a step in one pass, or in passes of micro_batch. It assumes bf16 unless precision is given.
 
     Args:
         genome: Gene values; the rates are checked.

@@ -1,4 +1,4 @@
-"""What an exported model's folder says of its training: what judged it, how, and on which data."""
+"""Notes on a training in the folder of an exported model: genome, options, data, and how it was evaluated."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def notes_of(plan: Plan, run: Run, precision: str, metrics: Mapping[str, float],
     Args:
         plan: The evaluator's description of the training.
         run: Device, threads and seed.
-        precision: Name of the precision in which the metrics were computed.
+        precision: Name of the precision of the evaluation.
         metrics: Metrics of the training.
-        more: What only models of this kind need.
+        more: Notes of this kind of model only.
     """
     evaluated = {"device": torch.device(run.device).type, "threads": run.threads, "precision": precision}
     return {

@@ -89,7 +89,7 @@ def _train(course: Course, plan: Plan, run: Run, precision: str, first: int, wri
         plan: See `train`.
         run: See `train`.
         precision: Name of the precision.
-        first: Step from which this training was to start.
+        first: First step of this training, attempts that were killed included.
         writes: Whether this process writes.
     """
     stop = stop_step(course.steps, run.budget)

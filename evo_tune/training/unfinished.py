@@ -1,6 +1,6 @@
-"""Checkpoints inside a training, from which another attempt at the same training continues after a kill.
+"""Checkpoints inside a training: after a kill, another attempt at the same training continues from the last one.
 
-The file is in the training's folder while the training runs. Whoever records the result removes it.
+The file is in the training's folder while the training runs. The run removes it when it records the result.
 """
 
 from __future__ import annotations

@@ -303,8 +303,8 @@ def pinball_loss(forecast: Array, truth: Array, quantiles: Sequence[float]) -> A
 def seasonal_naive(divided: Divided, windows: Windows, quantiles: Sequence[float]) -> Array:
     """Return the last known season as the forecast, (windows, horizon, outputs).
 
-    Quantiles around it are those of the differences between values of the training part that are as many seasons apart,
-    less their median, so that the median is the plain seasonal naive forecast.
+    Its quantiles come from differences between values of the training part that are as many seasons apart. Their median
+    is subtracted, so the median forecast is the plain seasonal naive one.
 
     Args:
         divided: The series.

@@ -137,7 +137,7 @@ def read_npz(path: Path, given: str) -> dict[str, NDArray[Any]]:
 
     Args:
         path: The file.
-        given: What the user gave, for messages: '-o data=FILE'.
+        given: The user's words, for messages: '-o data=FILE'.
 
     Raises:
         OptionError: It cannot be read.

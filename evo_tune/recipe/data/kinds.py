@@ -42,8 +42,8 @@ class Column:
 
     Args:
         name: Its name.
-        kind: What it is taken for.
-        how: How that was decided, in words.
+        kind: Kind of the column.
+        how: Reason for the kind, in words.
         missing: Number of its cells without a value.
         format: Format of its dates.
     """

@@ -1,4 +1,4 @@
-"""Tables read within bounds: a small file must not fill the memory, whatever it unpacks to.
+"""Tables read within bounds: no small file may fill the memory when it is unpacked.
 
 The bounds are far above any table that a search of hyperparameters needs. This module knows files, not their meaning.
 """

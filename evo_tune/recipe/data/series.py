@@ -59,7 +59,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesFormat:
-    """How a table holds series: all that is needed to read another table of the same kind.
+    """Layout of series in a table: all that is needed to read another table of the same kind.
 
     Args:
         time: Name of the time column.
@@ -152,10 +152,10 @@ def filled(values: NDArray[np.float64], season: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in a file.
+    """Series read from a file.
 
     Args:
-        format: How the file holds the series.
+        format: Layout of the series in the file.
         series: The series, in order of their names' first appearance or, with a key, of the key.
         sorted: Whether the rows had to be sorted.
         merged: Number of rows that repeated another one and were left out.

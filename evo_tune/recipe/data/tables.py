@@ -231,7 +231,7 @@ class Target:
         name: Its name.
         values: (rows,), class numbers (int64), or real numbers (float64).
         labels: Names of the classes; empty for real numbers.
-        decided: How the task was decided, in words.
+        decided: Reason for the task, in words.
     """
 
     name: str

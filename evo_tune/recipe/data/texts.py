@@ -360,7 +360,7 @@ def _hash_of(document: bytes | memoryview) -> int:
 
 
 def _joined(bounds: np.ndarray) -> Ranges:
-    """Return ranges of which neighbours are joined."""
+    """Return the ranges, with neighbours joined."""
     if not len(bounds):
         return []
     breaks = np.flatnonzero(bounds[1:, 0] != bounds[:-1, 1])

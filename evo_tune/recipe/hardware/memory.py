@@ -230,8 +230,8 @@ def logit_bytes(
 
     Logits of a small vocabulary are complete, in float32. Log-softmax, its gradient and the logits' gradient take 12
     bytes per logit; the z-loss also keeps the logits and another gradient; a softcap keeps its tanh. Logits of a large
-    vocabulary exist in pieces (see `training.optim.losses`), in float32 and in the precision of products, with the
-    gradients of the head and its inputs, and the derivative of a softcap.
+    vocabulary exist in pieces (see `training.optim.losses`), in float32 and in the precision of products. The gradients
+    of the head and its inputs, and the derivative of a softcap, are in memory with them.
 
     Args:
         config: Shape of the model.

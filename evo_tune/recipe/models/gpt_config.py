@@ -147,8 +147,8 @@ class GPTConfig(ModelConfig):
         softcap: Bound c of the logits, c · tanh(logits / c) (Gemma 2, arXiv:2408.00118); 0: no bound.
         value_embeddings: Whether every second block, from the last one back, adds an embedding of each token to its
             values. The embeddings begin at zero.
-        residual_scaling: Whether each block takes λ · x + μ · x₀ instead of the residual stream x, where x₀ is the
-            first block's input. λ and μ are learned; they begin at 1 and 0.
+        residual_scaling: Whether the input of each block is λ · x + μ · x₀ instead of the residual stream x. x₀ is the
+            first block's input; λ and μ are learned, from 1 and 0.
         norm_eps: ε that norms add to the variance or mean square, above 0; differs from 1e-5 only in grown models.
         ffn_multiple: Divisor of the width of a SwiGLU; 64 for model files without this field.
         scaling: Parametrisation by size; None: standard.
@@ -476,8 +476,8 @@ def flops_per_token(config: GPTConfig, length: int | None = None) -> float:
     The formula is 6 · N + 12 · d · Σ K over the blocks (PaLM, arXiv:2204.02311, appendix B, which takes K = T). N is
     the number of multiplying weights, with the head but without embedding look-ups. K is the mean number of computed
     keys per query (`GPTConfig.keys`): (T + 1) / 2 for full causal attention, since fused kernels skip the other half.
-    `torch.utils.flop_counter` counts the whole square of a causal attention, 2T / (T + 1) times as much, and with a
-    window agrees exactly apart from that factor on chunks without a mask.
+    `torch.utils.flop_counter` counts the whole square of causal attention, 2T / (T + 1) times as much. With a window
+    it counts the same, except for that factor on chunks without a mask.
 
     Args:
         config: Shape of the model.

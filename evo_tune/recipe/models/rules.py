@@ -13,12 +13,11 @@ At the base size a model is bit-identical to the standard one. m_N is width / ba
 | Adam's ε in blocks | | / m_L |
 
 Both papers divide logits by m_N. Here logits are the plain products of the head's weights, and these begin equally
-large at every width. Dividing assumes that all weights of an update agree with the final norm's outputs. They do so
-only in part (Everett et al., arXiv:2407.05872), and models of a few base widths then learn too slowly: the loss was 4 %
-higher than under the standard parametrisation at its own best rate (see benchmarks/LOG.md). A head with weights of
-its own learns as a hidden matrix, and embeddings keep their rate. Weights that are embedding and head have the
-geometric mean of both rates. Its ratio to Adam's hidden rate, √m_N, is also the one for large vocabularies (Hayou &
-Liu, arXiv:2506.15025).
+large at every width. Dividing assumes that all weights of an update agree with the final norm's outputs. They agree
+only partly (Everett et al., arXiv:2407.05872), so models of a few base widths learn too slowly: the loss was 4 % higher
+than under the standard parametrisation at its own best rate (benchmarks/LOG.md). An untied head learns as a hidden
+matrix, and embeddings keep their rate. A tied head has the geometric mean of both rates. Its ratio to Adam's hidden
+rate, √m_N, is also the one for large vocabularies (Hayou & Liu, arXiv:2506.15025).
 
 Adam's ε scales with its gradients, because otherwise it would dominate them (Everett et al., arXiv:2407.05872). The
 values in and out of blocks follow EleutherAI's nanoGPT-mup, branch completep. The branch used one value for both until

@@ -23,7 +23,7 @@ from evo_tune.training.hardware.device import IGNORE, MicroBatch, onto, seed_for
 def rows_at(tokens: Tensor, starts: Tensor, columns: Tensor) -> Tensor:
     """Return the tokens at each start plus each column, (starts, columns), int64.
 
-    Tokens of type int16 have the bits of uint16, which torch indexes only in part.
+    Tokens of type int16 have the bits of uint16, for which torch lacks some kinds of indexing.
     """
     rows = tokens[starts[:, None] + columns].long()
     return rows & 0xFFFF if tokens.dtype == torch.int16 else rows

@@ -53,7 +53,7 @@ class Forecaster(Encoder):
     Args:
         config: Shape of the model.
         seed: Seed of the initial weights.
-        series: How a table holds series; required by `forecast`.
+        series: Layout of series in a table; required by `forecast`.
         scales: Centre and scale of each series of the training data, by name (see `Divided`).
     """
 

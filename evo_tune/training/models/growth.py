@@ -290,7 +290,7 @@ class _Maps:
     def _spread(self, old: Tensor, axis: int, *, mean: bool = False) -> Tensor:
         """Return values to write to the stream: copies, then the same value in each remaining channel.
 
-        That value is the mean, which preserves mean and variance up to a factor. For an RMSNorm it is zero, which
+        The value is the mean, which preserves mean and variance up to a factor. For an RMSNorm it is zero, which
         preserves the mean square up to the same factor. `mean` takes the mean for both.
         """
         left = self.new.width - self.copies * self.old.width
