@@ -7,10 +7,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
+from evo_tune import Context
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.recipe import GPT_SIZES
+from evo_tune.recipe.data.texts import BOUNDARY
 from evo_tune.recipe.hardware.cost import Cost
+from evo_tune.training import GPT
 
 SIZES = ("small", "medium", "large")
 
@@ -109,3 +113,16 @@ def test_a_warning_says_that_the_text_is_short(module: ModuleType, long: str, sh
     assert "times" in told, "the cost says how much text the time takes"
     (told,) = module.remarks(module.Options(size="2x64x64x512", data=short, tokens=864_000))
     assert "reads the 21,600 bytes of text 40 times, and more than 4 times teaches little: give more text" in told
+
+
+@pytest.mark.parametrize("documents", ["join", "mask"])
+def test_a_trained_model_reads_documents_as_the_option_says(
+    documents: str, places: dict[str, str], tmp_path: Path
+) -> None:
+    tiny = {"size": "1x32", "tokens": 1024, "eval_tokens": 256, "data": places["documents"]}
+    bound = find_evaluator("language_model").bind({**tiny, "documents": documents})
+    bound.export(bound.space.default(), Context(seed=1, folder=tmp_path / "trial"), tmp_path / "model")
+    model, end = GPT.load(tmp_path / "model"), BOUNDARY[0]
+    with torch.no_grad():
+        one, other = (model(torch.tensor([[*first, end, *b"ab"]]))[0, -2:] for first in (b"cd", b"gh"))
+    assert torch.allclose(one, other, atol=1e-6) == (documents == "mask")
