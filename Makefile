@@ -1,7 +1,7 @@
 # `make` lists the targets. `make run` and `make test` set up everything themselves, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test tests test-extended proofs lint sample options settings docs picture json bench audit \
-  files public release try-wheel clean
+.PHONY: help setup run test tests test-extended proofs lint sample docs picture bench audit \
+  public release try-wheel clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -57,24 +57,12 @@ sample: setup  ## make populations/sample anew
 	$(BIN)/evo-tune run --name sample --seed 1 --population 8 --generations 4 -o flops=2e9 --order proposal
 	rm -rf populations/sample/_trials
 
-options: setup  ## generate docs/options.md from the declarations of evaluators and strategies
-	$(BIN)/python docs/make_options.py
-
-settings: setup  ## generate docs/settings.md from evo_tune/settings.py
-	$(BIN)/python docs/make_settings.py
-
 docs: setup  ## make the documentation site in docs/_build, without a network
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 	@echo "docs/_build/index.html"
 
 picture: setup  ## make the README's picture of a report anew (needs chromium)
 	$(BIN)/python docs/make_picture.py
-
-json: setup  ## generate the tables of docs/json.md from the types that commands print
-	$(BIN)/python docs/make_json.py
-
-files: setup  ## generate the tables of docs/files.md from the types that are written to disk
-	$(BIN)/python docs/make_files.py
 
 bench: setup  ## install what the benchmarks compare with, then list them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

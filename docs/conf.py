@@ -13,8 +13,9 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(DOCS)]
 
+from generated import filled, pages  # noqa: E402
 from sphinx.util.nodes import make_refnode  # noqa: E402
 
 import evo_tune  # noqa: E402
@@ -115,7 +116,7 @@ def _source(app: Any, page: str, source: list[str]) -> None:
         if more:
             source[0] += "\n```{toctree}\n:caption: More\n\n" + "\n".join(more) + "\n```\n"
     else:
-        source[0] = _with_links(source[0], page, DOCS)
+        source[0] = _with_links(filled(source[0]), page, DOCS)
 
 
 def _property(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
@@ -139,5 +140,6 @@ def _public(app: Any, env: Any, node: Any, content: Any) -> Any:
 def setup(app: Any) -> None:
     """Have Sphinx call us."""
     app.connect("source-read", _source)
+    app.connect("env-get-outdated", lambda *_: [*SHOWN, *(page.removesuffix(".md") for page in pages())])
     app.connect("autodoc-process-docstring", _property, priority=100)
     app.connect("missing-reference", _public)

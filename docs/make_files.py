@@ -1,13 +1,12 @@
-"""Generate the tables of docs/files.md from the types that are written to disk; `make files` runs it.
+"""Generate the tables of docs/files.md from the types that are written to disk: see generated.py.
 
 A table has one row for each key: its type in words, and its entry under `Args:` in the docstring of the type.
 """
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -20,10 +19,6 @@ from evo_tune.genome.trial import Candidate, Outcome, Proposal, Trial
 from evo_tune.genome.values import Genome, Value
 from evo_tune.settings import RunSettings
 from evo_tune.store import events, manifest, table
-
-PAGE = Path(__file__).with_name("files.md")
-
-BLOCK = re.compile(r"(<!-- make files: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 SAME_AS = {events.Birth: Candidate, events.Result: Outcome}
 """Types on disk that have the fields of another type, and no texts of their own."""
@@ -139,13 +134,8 @@ def journal_block() -> list[str]:
     return [*rows("event, key, type", lines()), *(x for kind in list(TITLES)[:3] for x in part(kind, 3))]
 
 
-BLOCKS = {"columns": columns_block, "manifest": manifest_block, "journal": journal_block}
-
-
-def generated(page: str) -> str:
-    """Return a page with its tables written anew."""
-    return BLOCK.sub(lambda match: "\n".join([match[1].rstrip(), *BLOCKS[match[2]](), match[3]]), page)
-
-
-if __name__ == "__main__":
-    PAGE.write_text(generated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+PARTS: dict[str, Callable[[], str]] = {
+    "columns": lambda: "\n".join(columns_block()),
+    "manifest": lambda: "\n".join(manifest_block()),
+    "journal": lambda: "\n".join(journal_block()),
+}

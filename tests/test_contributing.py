@@ -47,8 +47,6 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / FILE.match(body)[1]  # type: ignore[index]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(body, encoding="utf-8")
-    for script in re.findall(r"`make (settings|options)`", TEXT):
-        run(folder, f"docs/make_{script}.py")
     return folder
 
 

@@ -270,22 +270,17 @@ def test_the_documented_files_are_there_and_no_others(store: Path) -> None:
         assert path.name in page
 
 
-def test_the_tables_are_made_from_the_types() -> None:
-    page = (DOCS / "files.md").read_text(encoding="utf-8")
-    assert script("docs/make_files.py").generated(page) == page, "run `make files`"
-
-
 def test_the_documented_columns_are_those_of_a_run(store: Path) -> None:
     import pandas
 
-    rows = re.findall(r"^\| `([a-z_]+|gene\.NAME|metric\.NAME)` \|", (DOCS / "files.md").read_text(), re.M)
+    rows = re.findall(r"^\| `([a-z_]+|gene\.NAME|metric\.NAME)` \|", filled("files.md"), re.M)
     columns = pandas.read_parquet(store / "populations" / "RUN").columns
     named = [re.sub(r"^(gene|metric)\..*", r"\1.NAME", name) for name in columns]
     assert list(dict.fromkeys(named)) == rows[: rows.index("survivor") + 1]
 
 
 def test_the_documented_manifest_and_events_are_those_of_a_run(store: Path) -> None:
-    page = (DOCS / "files.md").read_text()
+    page = filled("files.md")
     run = store / "populations" / "RUN"
     assert all(f"`{field}`" in page for field in json.loads((run / "_run.json").read_text()))
     events = [json.loads(line) for line in (run / "_journal.jsonl").read_text().splitlines()]
@@ -315,6 +310,25 @@ def test_documented_sql_reads_a_run(title: str, store: Path, monkeypatch: pytest
 
 ROOT = DOCS.parent
 PAGES = sorted([*DOCS.glob("*.md"), ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "populations/README.md"])
+
+
+def filled(page: str) -> str:
+    """Return a page of docs/ with its generated parts, as `make docs` shows it."""
+    return str(script("docs/generated.py").filled((DOCS / page).read_text(encoding="utf-8")))
+
+
+def test_generated_parts_are_all_there_and_their_links_lead_to_a_title() -> None:
+    pages = script("docs/generated.py").pages()
+    assert pages == ["files.md", "json.md", "options.md", "settings.md"]
+    for page in pages:
+        text = filled(page)
+        assert "<!-- generated" not in text
+        titles = {
+            re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.M)
+        }
+        links = re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text)
+        assert all((DOCS / file).exists() for file, _ in links), page
+        assert {anchor for file, anchor in links if anchor and not file} <= titles, page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
