@@ -121,8 +121,8 @@ for step in range(1, 21):
 def furnish(folder: Path, page: str) -> None:
     """Put into a folder what a page's reader has: a text, a table, a script, flags, genomes, the sample."""
     (folder / "corpus").mkdir()
-    text = (text_of("running.md") * 3 + text_of("evaluators.md")).encode()
-    (folder / "corpus" / "text.txt").write_bytes(text[:CORPUS])
+    text = (text_of("running.md") + text_of("evaluators.md")).encode()
+    (folder / "corpus" / "text.txt").write_bytes((text * (CORPUS // len(text) + 1))[:CORPUS])
     rows = [f"{number % 7},{number * number % 11},{'ab'[number % 7 > 3]}" for number in range(80)]
     (folder / "table.csv").write_text("\n".join(["width,height,kind", *rows]) + "\n")
     days = [date(2024, 1, 1) + timedelta(day) for day in range(120)]
