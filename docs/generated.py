@@ -19,10 +19,24 @@ import make_settings  # noqa: E402
 
 MARK = re.compile(r"<!-- generated: (\w+) -->")
 
+
+def rows(letter: str) -> str:
+    """Return the table of parts.txt whose rows begin with a letter: P for parts of the recipe, E for mistakes."""
+    lines = ["| | file | test |", "| --- | --- | --- |"]
+    for line in (DOCS / "parts.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith(letter):
+            name, *cells = line.split(" | ")
+            marked = [", ".join(f"`{one}`" for one in cell.split()) for cell in cells]
+            lines.append(f"| {' | '.join([name, *marked])} |")
+    return "\n".join(lines)
+
+
 PARTS = {
     "options": make_options.generated,
     "settings": make_settings.generated,
     "json": make_json.generated,
+    "parts": lambda: rows("P"),
+    "mistakes": lambda: rows("E"),
     **make_files.PARTS,
 }
 

@@ -319,7 +319,7 @@ def filled(page: str) -> str:
 
 def test_generated_parts_are_all_there_and_their_links_lead_to_a_title() -> None:
     pages = script("docs/generated.py").pages()
-    assert pages == ["files.md", "json.md", "options.md", "settings.md"]
+    assert pages == ["files.md", "json.md", "options.md", "settings.md", "training.md"]
     for page in pages:
         text = filled(page)
         assert "<!-- generated" not in text

@@ -8,9 +8,10 @@ import pytest
 
 import evo_tune
 import evo_tune.training as training
+from tests.public import script
 
 TESTS = Path(__file__).parents[1]
-PAGE = (TESTS.parent / "docs" / "training.md").read_text(encoding="utf-8")
+PAGE = script("docs/generated.py").filled((TESTS.parent / "docs" / "training.md").read_text(encoding="utf-8"))
 ROWS = [row.split(" | ") for row in re.findall(r"^\| ((?:P|E)\d+ .*) \|$", PAGE, re.M)]
 
 
