@@ -15,7 +15,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.options.binding import options_of
-from evo_tune.plugins.find import find_strategy, list_strategies, make_strategy
+from evo_tune.plugins.find import find_strategy, list_strategies
 from evo_tune.plugins.strategy import Strategy
 
 OBJECTIVES: tuple[Objective, ...] = (Minimize("loss"), Minimize("cost"))
@@ -59,11 +59,10 @@ def variants() -> dict[str, Strategy]:
     """Return every strategy known by name, with a small population, plain and with its notable options."""
     found = {}
     for name, _ in list_strategies():
-        found[name] = make_strategy(name, {"population": 4, **SMALL.get(name, {})})
-        if "generational" in options_of(find_strategy(name)):
-            found[f"{name}-generational"] = make_strategy(
-                name, {"population": 4, "generational": True, **SMALL.get(name, {})}
-            )
+        kind, options = find_strategy(name), {"population": 4, **SMALL.get(name, {})}
+        found[name] = kind(**options)  # also without the package that it needs: its tests are then skipped
+        if "generational" in options_of(kind):
+            found[f"{name}-generational"] = kind(**options, generational=True)
     return found
 
 

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import BPE, Bytes, GPTConfig, read_text, tokenizer_for
 from evo_tune.training import GPT, IGNORE, fixed_windows, held_out_blocks
+from tests.extras import need
+
+need("bpe")
 
 TEXT = ("Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. いろはにほへと 1234, 567\n" * 60).encode()
 LEARNED = BPE.learn(TEXT, 300)
