@@ -76,6 +76,7 @@ ELSEWHERE = {
     "recipe/optim/steps": "recipe/optim/test_accounting recipe/optim/test_fork recipe/optim/test_ramp",
     "recipe/plan": "recipe/test_phases",
     "recipe/public": "training/test_package",
+    "recipe/sizes": "evaluators/test_language_model",
     "recipe/tuning": "evaluators/test_fine_tuning",
     "report/baseline": "loop/test_baseline",
     "report/charts": "report/test_charts report/test_page",

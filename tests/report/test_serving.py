@@ -16,6 +16,7 @@ import pytest
 
 from evo_tune.store.places import lock_run
 from tests.conftest import cut_copy
+from tests.extras import need
 from tests.report.conftest import Made, Open
 
 
@@ -27,6 +28,7 @@ def run(made: Made, tmp_path: Path) -> Path:
 @pytest.fixture
 def address(run: Path) -> Iterator[str]:
     """Where a run is watched, while another process holds its lock."""
+    need("web")
     journal = lock_run(run)
     words = [sys.executable, "-m", "evo_tune", "watch", "going", "--store", str(run.parent)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:

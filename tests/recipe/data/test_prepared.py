@@ -20,6 +20,7 @@ from evo_tune.recipe.data import texts
 from evo_tune.recipe.data.cache import cache_folder
 from evo_tune.recipe.data.prepared import Preparation, prepare
 from evo_tune.recipe.data.texts import SEPARATOR, gather, size_of, split_evenly
+from tests.extras import need
 
 LINES = b"".join(b"%d: the quick brown fox jumps over dog %d\n" % (n, n * n) for n in range(900))
 
@@ -161,6 +162,7 @@ def test_the_file_has_what_memory_would_have(text: str, vocab: int, monkeypatch:
 
 
 def test_a_text_is_tokenised_once(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("bpe")
     written: list[Path] = []
     write = module._write
     monkeypatch.setattr(module, "_write", lambda path, wanted: (written.append(path), write(path, wanted)))
