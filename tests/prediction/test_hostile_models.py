@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import pickle
 import resource
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,34 @@ def edit(folder: Path, **entries: Any) -> None:
     config.update({name: value for name, value in entries.items() if name in config})
     config["model"].update({name: value for name, value in entries.items() if name in config["model"]})
     path.write_text(json.dumps(config))
+
+
+def forged(folder: Path, header: bytes | dict[str, Any] | None, data: bytes = b"", size: int | None = None) -> None:
+    """Write other weights with their hash: a header, JSON or bytes, of which the file says another size if given.
+
+    Without a header, the tensors stay.
+    """
+    path = folder / "model.safetensors"
+    if header is not None:
+        text = json.dumps(header).encode() if isinstance(header, dict) else header
+        path.write_bytes(struct.pack("<Q", len(text) if size is None else size) + text + data)
+    config = json.loads((folder / "config.json").read_text())
+    config["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def retyped(folder: Path, to: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Write the weights anew, each tensor changed, with their hash."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    save_file({name: to(tensor).contiguous() for name, tensor in load_file(path).items()}, path)
+    forged(folder, None)
+
+
+HUGE = {"x": {"dtype": "F32", "shape": [2**31, 2**31], "data_offsets": [0, 2**64 - 1]}}
+
+OUT = {"x": {"dtype": "F32", "shape": [4], "data_offsets": [2**40, 2**40 + 16]}}
 
 
 def swapped(folder: Path, name: str, make: Callable[[Path], object]) -> None:
@@ -88,6 +119,12 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a shape of text": ("classes", lambda at: edit(at, width="wide"), "."),
     "notes of no kind": ("classes", lambda at: edit(at, metrics=[1]), "export wrote"),
     "endless threads": ("classes", lambda at: edit(at, evaluated={"threads": 10**6}), "threads"),
+    "no tensors": ("classes", lambda at: forged(at, {}), "."),
+    "a header beyond the file": ("classes", lambda at: forged(at, b"{}", size=2**63), "."),
+    "a header that is deep": ("classes", lambda at: forged(at, b'{"a":' * 10**5), "."),
+    "a tensor beyond all": ("classes", lambda at: forged(at, HUGE), "."),
+    "a tensor out of the file": ("classes", lambda at: forged(at, OUT, b"x" * 16), "."),
+    "weights of another shape": ("classes", lambda at: retyped(at, lambda one: one[..., :1]), "."),
     "a scale of no kind": ("numbers", lambda at: edit(at, scale="ab"), "."),
 }
 
@@ -131,6 +168,15 @@ def test_a_pickle_is_never_opened(file: str, copied: Copied, tmp_path: Path) -> 
     assert not mark.exists()
     pickle.loads(pickle.dumps(Bomb(mark)))
     assert mark.exists(), "the bomb works"
+
+
+def test_weights_that_give_no_probabilities_are_named(copied: Copied) -> None:
+    folder = copied("prose")
+    with pytest.raises(EvoTuneError, match="temperature=1e-300 is not allowed"):
+        evo_tune.load_model(folder).generate("The ", 5, temperature=1e-300)
+    retyped(folder, lambda one: one * math.nan)
+    with pytest.raises(EvoTuneError, match="a model whose logits are finite"):
+        evo_tune.load_model(folder).generate("The ", 5)
 
 
 def test_code_in_the_folder_is_not_executed(copied: Copied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def stream_tokens(
         seed: Seed of the sampling's own generator.
 
     Raises:
-        RecipeError: An argument is out of its range.
+        RecipeError: An argument is out of its range, or the model gives no probabilities.
     """
     check_integer("length", length, 0)
     check_number("temperature", temperature, "[0, inf)")
@@ -100,7 +100,10 @@ def _sample(logits: Tensor, temperature: float, top_k: int | None, generator: to
         return int(logits.argmax())
     if top_k is not None:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
-    return int(torch.multinomial((logits / temperature).softmax(0), 1, generator=generator))
+    shares = (logits / temperature).softmax(0)
+    if not shares.isfinite().all():
+        raise RecipeError("temperature", temperature, "a larger one, or a model whose logits are finite numbers")
+    return int(torch.multinomial(shares, 1, generator=generator))
 
 
 TOKENIZER = "tokenizer.json"
