@@ -73,6 +73,10 @@ def build(kind: type[Group], given: Mapping[str, Any], owner: str, flag: str) ->
         raise _refused(error.field, error.value, error.allowed, owner, flag) from None
 
 
+LONGEST = 300
+"""Maximum characters of a refused value in an error: it may come from a stranger's run."""
+
+
 def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
     """Return the value of every option: the given value, converted and checked, or the default.
 
@@ -117,7 +121,9 @@ def _bound(given: Any, option: Option, owner: str, flag: str) -> Any:
 
 
 def _refused(name: str, value: object, expected: str, owner: str, flag: str) -> OptionError:
-    return OptionError(f"{typed(flag, name, value)}: expected {expected} (an option of {owner})")
+    given = typed(flag, name, value)
+    given = given if len(given) <= LONGEST else f"{given[:LONGEST]}…"
+    return OptionError(f"{given}: expected {expected} (an option of {owner})")
 
 
 def typed(flag: str, name: str, value: object) -> str:

@@ -126,6 +126,12 @@ def test_a_wrong_value_is_refused_with_the_expected_kind(name: str, text: object
     assert str(caught.value) == f"-o {name}={text}: expected {expected} (an option of my_task)"
 
 
+def test_a_refused_value_of_any_length_gives_a_short_error() -> None:
+    with pytest.raises(OptionError, match="x…: expected") as caught:
+        bound(tokens="x" * 10**6)
+    assert len(str(caught.value)) < 500
+
+
 def test_missing_options_keep_their_defaults() -> None:
     assert bound() == {
         "tokens": 1000,
