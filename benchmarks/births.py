@@ -3,11 +3,13 @@
 A run is grown to so many trials by random genomes under its rules, in memory, with a quadratic in place of trainings.
 Then the strategy proposes by turns with results, and the processor's milliseconds of each proposal are counted: those
 of new genomes, and those of further trials. `--commands` writes a run to disk through `Search.ask` and `tell` and
-times `status`, `show` and the opening of `resume` as processes of their own.
+times `status`, `show` and the opening of `resume` as processes of their own. `--genes` counts what a proposal of
+saea costs in a space of so many genes, in trials 20 to 60 of a run.
 
     python benchmarks/births.py
     python benchmarks/births.py --rules prune seeds_per_trial --strategies saea --trials 3000
     python benchmarks/births.py --commands
+    python benchmarks/births.py --genes 10 50 200
 """
 
 from __future__ import annotations
@@ -260,6 +262,23 @@ def timed(words: list[str], folder: Path, rounds: int = 3) -> list[tuple[float, 
     return found
 
 
+def by_genes(counts: Sequence[int]) -> None:
+    """Print the processor's milliseconds of a proposal of saea, by the number of genes, of which four matter."""
+    print(f"{'genes':<8}{'mean':>8}{'median':>8}   milliseconds of a processor, trials 20 to 60")
+    for count in counts:
+        space = SearchSpace(**{f"x{place}": Float(0.0, 1.0) for place in range(count)})
+        history, strategy, spent = RunHistory(space, OBJECTIVES[:1]), make_strategy("saea", {}), []
+        for id in range(60):
+            began = time.process_time()
+            proposal = strategy.propose(history, np.random.default_rng([0, 0, id])) if id else None
+            spent.append(1e3 * (time.process_time() - began))
+            genome = proposal.genome if proposal else space.default()
+            history.born(Candidate(id, id // 12, 0, id, genome, proposal.operator if proposal else "default"))
+            loss = float(((space.encode(genome)[:4] - 0.3) ** 2).sum())
+            history.tell(id, Outcome("ok", {"loss": loss}))
+        print(f"{count:<8}{statistics.fmean(spent[20:]):8.1f}{statistics.median(spent[20:]):8.1f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rules", nargs="*", choices=RULES, default=list(RULES))
@@ -267,7 +286,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--births", type=int, default=30, help="new genomes that are timed")
     parser.add_argument("--commands", action="store_true", help="time status, show and resume instead")
+    parser.add_argument("--genes", nargs="+", type=int, help="cost by the number of genes instead")
     given = parser.parse_args()
+    if given.genes:
+        by_genes(given.genes)
+        return
     if given.commands:
         for rules in given.rules:
             print(rules)

@@ -213,7 +213,7 @@ class Float(Gene):
             u = (math.log(value) - low) / (math.log(self.high) - low)
         else:
             u = (value - self.low) / (self.high - self.low)
-        return min(max(u, 0.0), 1.0)
+        return 0.0 if u < 0.0 else 1.0 if u > 1.0 else u
 
     def check(self, value: object) -> float:
         if not is_number(value) or not self.low <= value <= self.high:  # type: ignore[operator]

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,11 @@ class SearchSpace:
             start += len(block)
         return self.snap(units)
 
+    @cached_property
+    def unordered(self) -> np.ndarray:
+        """Whether each gene is a Choice without order, shape (genes,)."""
+        return np.array([isinstance(gene, Choice) and not gene.ordered for gene in self.genes.values()])
+
     @property
     def conditional(self) -> np.ndarray:
         """Whether each gene has a condition, shape (genes,)."""
@@ -264,6 +270,8 @@ class SearchSpace:
 
     def _active(self, genome: Genome) -> Genome:
         """Return the genome with its inactive genes set to their defaults."""
+        if not self._conditions:
+            return genome
         return {**genome, **{name: self.genes[name].middle() for name in inactive(self.genes, genome)}}
 
     def describe(self) -> dict[str, Any]:

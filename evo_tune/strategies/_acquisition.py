@@ -41,8 +41,8 @@ class Factor(ABC):
         """Return the logarithm at unit coordinates of shape (points, genes). Shape (points,)."""
 
     @abstractmethod
-    def slopes(self, units: np.ndarray) -> np.ndarray:
-        """Return the gradient of the logarithm by the coordinates of genes with an order. Shape (points, genes)."""
+    def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `logs` does, and its gradient, shape (points, genes), 0 for genes without an order."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class Improvement(Factor):
             mean = mean + self.earlier(features_of(units, self.earlier.sizes))
         return expected_improvement(mean, deviation, self.best)
 
-    def slopes(self, units: np.ndarray) -> np.ndarray:
+    def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean, variance, rising, widening = self.models.process.slopes(self.layout.features(units))
         deviation = np.sqrt(variance)
         density, below = log_normal((mean - self.best) / deviation)
         gained = expected_improvement(mean, deviation, self.best)
         by_mean, by_deviation = np.exp(np.minimum(below - gained, 50.0)), np.exp(np.minimum(density - gained, 50.0))
-        return np.asarray(by_mean[:, None] * rising + (by_deviation / (2.0 * deviation))[:, None] * widening)
+        return gained, by_mean[:, None] * rising + (by_deviation / (2.0 * deviation))[:, None] * widening
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,14 @@ class Below(Factor):
         mean, variance = self.process.predict(self.layout.features(units))
         return self.power * log_normal((self.limit - mean) / np.sqrt(variance + self.noise))[1]
 
-    def slopes(self, units: np.ndarray) -> np.ndarray:
+    def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean, variance, rising, widening = self.process.slopes(self.layout.features(units))
         variance = variance + self.noise
         z = (self.limit - mean) / np.sqrt(variance)
         density, below = log_normal(z)
         by_z = self.power * np.exp(np.minimum(density - below, 50.0)) / np.sqrt(variance)
-        return np.asarray(-by_z[:, None] * (rising + (0.5 * z / np.sqrt(variance))[:, None] * widening))
+        falling = by_z[:, None] * (rising + (0.5 * z / np.sqrt(variance))[:, None] * widening)
+        return self.power * below, -falling
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class Prior(Factor):
     def logs(self, units: np.ndarray) -> np.ndarray:
         return self.weight * beliefs(self.genes, units)
 
-    def slopes(self, units: np.ndarray) -> np.ndarray:
-        return self.weight * slopes_of_beliefs(self.genes, units)
+    def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.logs(units), self.weight * slopes_of_beliefs(self.genes, units)
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,10 @@ class Acquisition:
         """Return the logarithm of the acquisition at unit coordinates, shape (points, genes). Shape (points,)."""
         return np.asarray(np.sum([factor.logs(units) for factor in self.factors], axis=0))
 
-    def slopes(self, units: np.ndarray) -> np.ndarray:
-        """Return the gradient of the logarithm by the coordinates of genes with an order. Shape (points, genes)."""
-        return np.asarray(np.sum([factor.slopes(units) for factor in self.factors], axis=0))
+    def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what a call does, and its gradient, shape (points, genes), 0 for genes without an order."""
+        logs, slopes = zip(*(factor.slopes(units) for factor in self.factors), strict=True)
+        return np.asarray(np.sum(logs, axis=0)), np.asarray(np.sum(slopes, axis=0))
 
 
 def success(layout: Layout, units: np.ndarray, labels: np.ndarray, power: float) -> Below | None:

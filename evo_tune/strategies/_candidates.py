@@ -9,7 +9,7 @@ This module knows spaces and merits, not how the merits were learned.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -67,8 +67,8 @@ to its bound, and be the same in all results from there on, so nothing more woul
 Merits = Callable[[np.ndarray], np.ndarray]
 """Function from unit coordinates, shape (points, genes), to merits, shape (points,); higher is better."""
 
-Slopes = Callable[[np.ndarray], np.ndarray]
-"""Function from unit coordinates to the gradients of the merits, both of shape (points, genes)."""
+Slopes = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Function from unit coordinates, shape (points, genes), to merits and their gradients, of the shape of the former."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,15 @@ class Novelty:
 
     def __call__(self, genome: Genome) -> bool:
         """Return whether a genome is new."""
+        return self.encoded(genome) is not None
+
+    def encoded(self, genome: Genome) -> np.ndarray | None:
+        """Return the unit coordinates of a genome, shape (genes,); None if it is not new."""
         if self.history.seen(genome):
-            return False
-        if not len(self.units):
-            return True
-        steps = np.abs(self.units - self.history.space.encode(genome))
-        return bool((steps >= self.least).any(axis=1).all())
+            return None
+        units = self.history.space.encode(genome)
+        far = (np.abs(self.units - units) >= self.least).any(axis=1)
+        return units if far.all() else None
 
     def new(self, drafts: Iterable[Draft]) -> Iterator[Proposal]:
         """Yield the distinct new genomes among drafts; each draft is snapped only when it is needed."""
@@ -153,11 +156,10 @@ class Novelty:
 
 def best_among(novelty: Novelty, drafts: Sequence[Draft], merits: Merits) -> Proposal | None:
     """Return the genome with the highest merit among drafts; None if no draft is new."""
-    best = _best_new(novelty, drafts, merits, ())
+    best = list(_best_new(novelty, drafts, merits, ()).values())
     if not best:
         return None
-    encoded = np.stack([novelty.history.space.encode(one.genome) for one in best])
-    return best[int(np.argmax(merits(encoded)))]
+    return best[int(np.argmax(merits(np.stack([units for _, units in best]))))][0]
 
 
 def search_around(
@@ -189,8 +191,8 @@ def search_around(
             young = [Draft(row, "searched", proposals[place].parents) for row, place in zip(varied, top, strict=True)]
         best = _best_new(novelty, young, merits, found)
         if best:
-            encoded = np.stack([space.encode(one.genome) for one in best])
-            found |= {genome_key(one.genome): one for one in best}
+            encoded = np.stack([row for _, row in best.values()])
+            found |= {key: proposal for key, (proposal, _) in best.items()}
             units, merit = np.concatenate([units, encoded]), np.append(merit, merits(encoded))
         if not found:
             return None
@@ -206,32 +208,35 @@ def climbed(drafts: Sequence[Draft], merits: Merits, slopes: Slopes, space: Sear
     units = np.stack([np.asarray(one.units, dtype=np.float64) for one in drafts])
     top = np.argsort(-merits(_rounded(space, units)), kind="stable")[:LIKED]
     here = units[top]
-    best, merit = here.copy(), merits(here)
+    best, merit = here.copy(), np.full(len(here), -np.inf)
     size, last, steepest = np.full(here.shape, FIRST), np.zeros(here.shape), np.zeros(here.shape)
     for _ in range(CLIMBS):
-        uphill = slopes(here)
+        found, uphill = slopes(here)
+        better = found > merit
+        best[better], merit[better] = here[better], found[better]
         steepest = np.maximum(steepest, np.abs(uphill))
         uphill[steepest < FLAT * steepest.max(axis=1, keepdims=True)] = 0.0
         turned = np.sign(uphill * last)
         size *= np.where(turned > 0, FASTER, np.where(turned < 0, SLOWER, 1.0))
         last = np.where(turned < 0, 0.0, uphill)
         here = np.clip(here + np.sign(last) * size, 0.0, 1.0)
-        found = merits(here)
-        better = found > merit
-        best[better], merit[better] = here[better], found[better]
+    better = merits(here) > merit
+    best[better] = here[better]
     return [Draft(row, "climbed", drafts[place].parents) for row, place in zip(best, top.tolist(), strict=True)]
 
 
-def _best_new(novelty: Novelty, young: Sequence[Draft], merits: Merits, known: Iterable[str]) -> list[Proposal]:
-    """Return the LIKED drafts with the highest merits that are new and not known."""
+def _best_new(
+    novelty: Novelty, young: Sequence[Draft], merits: Merits, known: Container[str]
+) -> dict[str, tuple[Proposal, np.ndarray]]:
+    """Return the LIKED drafts with the highest merits that are new and not known, by key, each with its coordinates."""
     likely = merits(_rounded(novelty.history.space, np.stack([one.units for one in young])))
-    known, best = set(known), []
+    best: dict[str, tuple[Proposal, np.ndarray]] = {}
     for index in np.argsort(-likely, kind="stable"):
         proposal = young[index].proposal(novelty.history.space)
         key = genome_key(proposal.genome)
-        if key not in known and novelty(proposal.genome):
-            known.add(key)
-            best.append(proposal)
+        units = None if key in known or key in best else novelty.encoded(proposal.genome)
+        if units is not None:
+            best[key] = proposal, units
             if len(best) == LIKED:
                 break
     return best

@@ -21,7 +21,6 @@ from deap.tools import crossover as deap_crossover
 from deap.tools import emo as deap_emo
 from deap.tools import selection as deap_selection
 
-from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Trial
@@ -205,18 +204,16 @@ def crossover(first: Sequence[float], second: Sequence[float], space: SearchSpac
     Genes with an order use simulated binary crossover (Deb & Agrawal, 1995), which gives a value near that of one
     parent. A gene without order is taken from either parent.
     """
-    child = list(first)
-    ordered = [not isinstance(gene, Choice) or gene.ordered for gene in space.genes.values()]
-    for kind in (True, False):
-        places = [place for place, is_ordered in enumerate(ordered) if is_ordered is kind]
-        one, other = [first[place] for place in places], [second[place] for place in places]
-        if kind:
+    child, mate = np.array(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    for places, ordered in ((~space.unordered, True), (space.unordered, False)):
+        one, other = child[places].tolist(), mate[places].tolist()
+        if ordered:
             tools.cxSimulatedBinaryBounded(one, other, ETA, 0.0, 1.0)
         else:
             tools.cxUniform(one, other, 0.5)
-        for place, u in zip(places, one, strict=True):
-            child[place] = u
-    return child
+        child[places] = one
+    units: list[float] = child.tolist()
+    return units
 
 
 def mutate(

@@ -65,7 +65,7 @@ def test_a_climb_ends_at_the_top_and_leaves_genes_that_hardly_matter_alone() -> 
     def merits(units: np.ndarray) -> np.ndarray:
         return np.asarray(-(weight * (units - target) ** 2).sum(axis=1))
 
-    ends = climbed(drafts, merits, lambda units: -2.0 * weight * (units - target), space)
+    ends = climbed(drafts, merits, lambda units: (merits(units), -2.0 * weight * (units - target)), space)
     assert len(ends) == LIKED
     begun_at = {round(float(one.units[2]), 9) for one in drafts}
     for one in ends:

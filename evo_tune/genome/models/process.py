@@ -124,12 +124,24 @@ class Process:
 
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the final score of each point, without noise, each of shape (points,)."""
+        mean, variance, *_ = self._predicted(points)
+        return mean, variance
+
+    def _predicted(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return mean and variance, and by how much each fitted and each pending point explains each point.
+
+        Returns:
+            Mean and variance, each of shape (points,), and weights of shapes (fitted, points) and (pending, points),
+            the last one None without pending points.
+        """
         shared = self._shared(points)
-        explained = (shared * times(self.inverse, shared)).sum(axis=0)
+        fitted, waiting = times(self.inverse, shared), None
+        explained = (shared * fitted).sum(axis=0)
         if self.pending is not None and self.surer is not None:
-            further = self._covariance(self.pending, points)
-            explained += (further * times(self.surer, further)).sum(axis=0)
-        return self.weights @ shared, np.maximum(1.0 - explained, 1e-9)
+            further = self._kernel(self.pending, points) - times(self._shared(self.pending).T, fitted)
+            waiting = times(self.surer, further)
+            explained += (further * waiting).sum(axis=0)
+        return self.weights @ shared, np.maximum(1.0 - explained, 1e-9), fitted, waiting
 
     def left_out(self) -> np.ndarray:
         """Return the error of the prediction of each score from all others, shape (points,).
@@ -151,16 +163,16 @@ class Process:
         _, decline = matern(distances(self.relevance, known, points, self.kinds))
         if self.ages is not None:
             decline[: len(self.points)] *= np.exp(-self.drift * np.abs(self.ages))[:, None]
-        pulls = 2.0 * times(self.inverse, self._shared(points))
-        if self.pending is not None and self.surer is not None:
-            nearer = 2.0 * times(self.surer, self._covariance(self.pending, points))
-            pulls = pulls - times(times(self.inverse, self._shared(self.pending)), nearer)
-            pulls = np.concatenate([pulls, nearer])
+        mean, variance, fitted, waiting = self._predicted(points)
+        pulls = 2.0 * fitted
+        if self.pending is not None and waiting is not None:
+            pulls = pulls - times(times(self.inverse, self._shared(self.pending)), 2.0 * waiting)
+            pulls = np.concatenate([pulls, 2.0 * waiting])
         weights = np.zeros(len(known))
         weights[: len(self.points)] = self.weights
         rising = self.relevance * pulled_apart(weights[:, None] * decline, known, points, self.kinds)
         falling = self.relevance * pulled_apart(pulls * decline, known, points, self.kinds)
-        return (*self.predict(points), rising, -falling)
+        return mean, variance, rising, -falling
 
     def updated(self, points: np.ndarray, ages: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the same as `predict`, but condition each point on one more score of its own.
