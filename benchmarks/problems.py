@@ -62,7 +62,7 @@ class Problem:
 
     Args:
         name: For people.
-        group: 'tables', 'noisy', 'seeds', 'one seed', 'functions', 'conditions' or 'fronts'.
+        group: 'tables', 'noisy', 'seeds', 'one seed', 'functions', 'noise', 'conditions' or 'fronts'.
         instance: Makes the instance of a seed.
     """
 
@@ -278,7 +278,9 @@ def tables(folder: Path) -> list[Problem]:
 Shape = Callable[[dict[str, float], dict[str, Any], np.random.Generator], float | None]
 
 
-def function(name: str, space: SearchSpace, shape: Callable[..., float | None], noise: float = 0.0) -> Problem:
+def function(
+    name: str, space: SearchSpace, shape: Callable[..., float | None], noise: float = 0.0, group: str = "functions"
+) -> Problem:
     """Return a function as a problem: its lowest value is 0, at an optimum drawn for each seed.
 
     Args:
@@ -286,6 +288,7 @@ def function(name: str, space: SearchSpace, shape: Callable[..., float | None], 
         space: Where to search.
         shape: Takes unit coordinates as a dict of gene to number, and the optimum's; None is a failure.
         noise: Standard deviation of what the search is told, as a share of the median; drawn anew for each training.
+        group: See `Problem`.
     """
     names = list(space.genes)
 
@@ -311,7 +314,7 @@ def function(name: str, space: SearchSpace, shape: Callable[..., float | None], 
         counted = regret if noise else None  # what looks best and what is recommended may differ
         return Instance(space, evaluate, lambda results: regrets(results, 0.0, median), regret=counted)
 
-    return Problem(name, "functions", instance)
+    return Problem(name, group, instance)
 
 
 MIXED = SearchSpace(
@@ -392,6 +395,13 @@ FUNCTIONS = [
     function("rugged", REALS, rugged),
     function("branches", REALS, branches),
     function("sparse", MANY, sparse),
+]
+
+NOISY = [
+    function("bowl with little noise", MIXED, bowl, noise=0.03, group="noise"),
+    function("valley with noise", MIXED, valley, noise=0.1, group="noise"),
+    function("rugged with noise", REALS, rugged, noise=0.1, group="noise"),
+    function("sparse with noise", MANY, sparse, noise=0.1, group="noise"),
 ]
 
 

@@ -24,6 +24,7 @@ With two objectives (--fronts) regret is the share of the table's hypervolume th
     python benchmarks/search.py --tables ../shared/tables --seeds 20 --ablation    the parts of saea instead
     python benchmarks/search.py --tables ../shared/tables --seeds 3 --quick        ours only, in a few minutes
     python benchmarks/search.py --problems conditions --seeds 10 --evaluations 50  constraints, failures, branches
+    python benchmarks/search.py --problems noise --seeds 10 --evaluations 60       more functions with noise
     python benchmarks/search.py --cost                                             milliseconds of a proposal
 
 The others run in an environment of their own, which the script makes in the user's cache, or at
@@ -54,7 +55,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from problems import CONDITIONS, FUNCTIONS, Instance, Losses, Problem, Result, tables
+from problems import CONDITIONS, FUNCTIONS, NOISY, Instance, Losses, Problem, Result, tables
 
 from evo_tune import Choice, Float, Minimize
 from evo_tune.genome.history import RunHistory
@@ -598,10 +599,10 @@ def main() -> None:
     wanted = given.methods or (SLOTS if given.slots != [1] and methods is METHODS else methods)
     methods = {name: maker for name, maker in methods.items() if name in wanted}
     found = tables(given.tables)
-    problems = [*found, *FUNCTIONS, *CONDITIONS]
+    problems = [*found, *FUNCTIONS, *NOISY, *CONDITIONS]
     if not found:
         print(f"nothing to measure in {given.tables}: it holds none of the tables; they are no part of this project")
-    wanted_problems = given.problems or {problem.group for problem in problems} - {"conditions"}
+    wanted_problems = given.problems or {problem.group for problem in problems} - {"conditions", "noise"}
     problems = [
         problem
         for problem in problems
