@@ -264,17 +264,17 @@ def hidden(candidate: Candidate) -> Outcome:
 
 @pytest.mark.slow
 def test_a_value_that_looked_worse_at_first_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In ten runs in a row at least nine find it, without rare values at most seven."""
     monkeypatch.setattr(saea, "SEARCHING", 0.0)
     monkeypatch.setattr(_models, "TREES", 10)
 
-    def found(chances: float, seed: int) -> object:
-        strategy = SAEA(chances=chances, smooth=0.0)  # the process alone may find it
-        run = Simulation(strategy, KINDS, OBJECTIVES[:1], hidden, births=45, seed=seed).run()
-        return run.history.best and run.history.best.genome["kind"]
+    def found(chances: float, seed: int) -> bool:
+        strategy = SAEA(chances=chances, smooth=0.0)  # the process alone finds it in most runs
+        best = Simulation(strategy, KINDS, OBJECTIVES[:1], hidden, births=45, seed=seed).run().history.best
+        return best is not None and best.genome["kind"] == "c"
 
-    seeds = (1, 5, 7)  # in each of which it is given up after three to five births
-    assert [found(0.0, seed) for seed in seeds] == ["a"] * 3
-    assert [found(0.5, seed) for seed in seeds] == ["c"] * 3
+    assert sum(found(0.5, seed) for seed in range(10)) >= 9
+    assert sum(found(0.0, seed) for seed in range(10)) <= 7
 
 
 def test_a_rare_value_costs_little_more_in_a_long_run() -> None:

@@ -64,6 +64,26 @@ def test_only_the_order_of_losses_matters() -> None:
     assert run(1.0, 0.0, 1.0) == run(1e9, -5.0, 3.0)
 
 
+@pytest.mark.slow
+def test_failures_inform_where_not_to_go() -> None:
+    """The best is at the edge of where trainings fail; a third of random genomes fail."""
+    space = SearchSpace(x=Float(0, 1), y=Float(0, 1), z=Float(0, 1))
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        units = space.encode(candidate.genome)
+        if units[0] + units[1] > 1.2:
+            return Outcome("out_of_memory", error="too large")
+        return Outcome("ok", {"loss": float(-units[0] - units[1] + (units[2] - 0.5) ** 2)})
+
+    failed, best = [], []
+    for seed in range(8):
+        history = Simulation(SAEA(), space, OBJECTIVES[:1], evaluate, births=60, seed=seed, slots=2).run().history
+        failed.append(np.mean([not trial.ok for trial in history.trials[20:]]))
+        best.append((history.best.losses or (0.0,))[0])  # type: ignore[union-attr]
+    assert np.mean(failed) < 0.2
+    assert max(best) < -1.19
+
+
 def fitted(history: History, monkeypatch: pytest.MonkeyPatch, smooth: float = 0.0) -> tuple[np.ndarray, ...]:
     """Return points, scores and pending points to which the models of a proposal are fitted."""
     given: list[tuple[np.ndarray, ...]] = []
