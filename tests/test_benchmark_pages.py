@@ -43,5 +43,5 @@ def test_entries_of_the_log_are_dated_short_and_newest_first() -> None:
     assert len(entries) == PAGES["LOG.md"].count("\n## ")
     assert all(later >= earlier for (later, _), (earlier, _) in pairwise(entries))
     for _, body in entries:
-        lines = [line for line in body.splitlines() if line.strip() and not line.startswith("```")]
+        lines = [line for line in body.splitlines() if line.strip() and not line.startswith(("```", "python "))]
         assert len(lines) <= 10, lines[0]
