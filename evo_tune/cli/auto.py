@@ -108,6 +108,8 @@ def look(data: str, target: str | None) -> Taken | Question:
     """
     path = Path(data).expanduser()
     if path.is_dir():
+        if target is not None:
+            raise UsageError(f"--target {target}: {data} is a folder, no table with columns: leave it out")
         return _folder(path, data)
     if not path.is_file():
         raise UsageError(f"DATA {data} is no file and no folder (from {Path.cwd()}): give the path of your data")

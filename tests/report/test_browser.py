@@ -391,6 +391,8 @@ def test_paper_gets_charts_of_its_own_width(plain: Opened) -> None:
     opened.page.emulate_media(media="print", color_scheme="dark")
     assert opened.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not opened.page.locator("nav").is_visible()
+    breaks = "[...new Set([...document.querySelectorAll('p')].map(one => getComputedStyle(one).breakInside))]"
+    assert opened.value(breaks) == ["avoid"], "no paragraph is split across pages"
     opened.page.emulate_media(media="screen", color_scheme="light")
     opened.value("window.dispatchEvent(new Event('afterprint'))")
     opened.until(f"{width.format('lineage-0')} === {before}")
