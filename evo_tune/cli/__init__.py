@@ -90,8 +90,8 @@ def main() -> None:
         _end_at_once(str(error), error.exit_code)
     except EvoTuneError as error:
         _fail(str(error), error.exit_code)
-    except click.exceptions.Abort:
-        _fail("interrupted", 130)
+    except click.exceptions.Abort as error:  # of a KeyboardInterrupt
+        _fail(str(error.__cause__ or "") or "interrupted", 130)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)

@@ -396,7 +396,7 @@ def as_line(ahead: Ahead) -> str:
     """Return a forecast in one line."""
     rows = as_rows(ahead)
     comparison = f", {rows['final comparison']}" if ahead.final_comparison.most else ""
-    parts = [f"forecast: {_time(ahead)}", f"{ahead.genomes} genomes{comparison}"]
+    parts = [f"forecast: {_time(ahead)}", f"{ahead.genomes} genome{'s' * (ahead.genomes != 1)}{comparison}"]
     return "; ".join(parts + [rows[name] for name in ("memory", "disk", "cost") if name in rows])
 
 

@@ -93,7 +93,8 @@ def plan_run(
         forecast: Whether to time steps even if the budget does not need it.
 
     Raises:
-        UsageError: Something given is wrong, or the plan was interrupted.
+        UsageError: Something given is wrong.
+        KeyboardInterrupt: Ctrl-C came while steps were timed.
     """
     began = time.monotonic()
     asked = plugin.bind(request.options)
@@ -279,7 +280,7 @@ def _time(
             slot.close()
         shutil.rmtree(folder, ignore_errors=True)
     if stopped.is_set():
-        raise UsageError("interrupted while a few steps were timed: no run was started")
+        raise KeyboardInterrupt("interrupted while a few steps were timed: no run was started")
     return _Timed(rows, worker, len(slots), device)
 
 

@@ -10,10 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from evo_tune.forecast.timing import Timing
+from evo_tune.loop import planning
 from tests.cli.conftest import QUICK, Result, Typed
 
 
@@ -278,6 +281,22 @@ def test_a_closed_terminal_ends_the_run_as_interrupted(folder: Path, typed: Type
     process.wait(timeout=30)
     assert '"event":"ended","reason":"interrupted"' in journal.read_text()
     assert typed("resume", "shut", "--trials", "6", "--quiet", "--final-seeds", "0").code == 0
+
+
+def test_ctrl_c_while_steps_are_timed_starts_no_run(
+    typed: Typed, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(slots: list[Any], genomes: object, timing: Timing) -> tuple[dict[int, Any], Any]:
+        signal.raise_signal(signal.SIGINT)
+        while not timing.stopping():
+            time.sleep(0.01)
+        return {}, None
+
+    monkeypatch.setattr(planning, "time_genomes", interrupted)
+    done = typed("run", "-o", "seconds=1", "--trials", "1")
+    assert done.code == 130, done
+    assert done.err.endswith("Error: interrupted while a few steps were timed: no run was started\n")
+    assert not (folder / "populations").exists() or not list((folder / "populations").glob("*/_run.json"))
 
 
 @pytest.mark.slow

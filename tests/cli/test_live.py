@@ -79,14 +79,15 @@ def test_time_passes_between_two_forecasts(
     search, clock = begin(trials=12, strategy="random"), SimpleNamespace(now=0.0)
     known = forecast(search.saved.manifest, search.session, 1, Pace((10.0,)))
     assert known is not None
-    found = structs.replace(known, seconds=Bounds(low=8.0, expected=10.0, high=12.0))
+    found = structs.replace(known, seconds=Bounds(low=8.0, expected=10.0, high=12.0), genomes=1)
     monkeypatch.setattr(opening, "forecast", lambda *_: found)
     monkeypatch.setattr(output, "FORECAST_EVERY", 1e9)
     monkeypatch.setattr(output.time, "monotonic", lambda: clock.now)
     with output.watcher(False, search.saved) as look:
         for clock.now in (0.0, 9.0, 18.0):
             look(search)
-    assert capsys.readouterr().out.count("forecast") == 1
+    printed = capsys.readouterr().out
+    assert (printed.count("forecast"), "; 1 genome," in printed) == (1, True), printed
     assert Progress(search).left == 10.0
 
 

@@ -91,7 +91,7 @@ def test_one_best_at_an_end_is_told_though_the_others_lie_inside(made: Made) -> 
     run.candidates = [replace(c, genome={**c.genome, "lr": 1e-2}) if c.id == 7 else c for c in run.candidates]
     run = with_losses(run, lambda genome: -1.0 if genome["lr"] == 1e-2 else abs(genome["lr"] - 1e-3))
     (line,) = ends_of(run)
-    assert "lr = 0.01 (1 of the best 6 is at that end)" in line
+    assert "lr (1 of the best 6 trials is at its high end, 0.01)" in line
 
 
 def test_failures_are_told_with_where_they_happen_and_what_may_help(made: Made) -> None:

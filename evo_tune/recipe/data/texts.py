@@ -141,11 +141,10 @@ def described_text(data: str) -> list[str]:
     held_out = round(size * HELD_OUT / 2)
     vocab = next((one for one in VOCABULARIES if size >= one * BYTES_PER_ENTRY), 256)
     advice = f"-o vocab={vocab}: byte pairs" if vocab > 256 else "-o vocab=256: bytes"
-    largest = f"each entry has {BYTES_PER_ENTRY:,} bytes to be learned from" if vocab > 256 else "it is short"
     return [
         f"{files} file{'s' * (files != 1)} with {size:,} bytes; {documents}",
         f"{held_out:,} bytes judge trials, and as many are the test text",
-        f"vocabulary that suits so much text in any language: {advice}, since {largest}; val_bpb compares vocabularies",
+        f"suggested vocabulary for a text of this length: {advice}; val_bpb compares vocabularies",
     ]
 
 

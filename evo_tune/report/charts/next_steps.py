@@ -97,7 +97,8 @@ def at_ends(material: Material) -> dict[str, AtEnd]:
             text = _beyond(material, name, end)
             if there[0] and text is not None:
                 value, alike = show_value(material.ranked[0].genome[name]), int(there[:count].sum())
-                told = f"{name} = {value} ({alike} of the best {count} {'is' if alike == 1 else 'are'} at that end)"
+                are = "is" if alike == 1 else "are"
+                told = f"{name} ({alike} of the best {count} trials {are} at its {end} end, {value})"
                 # Genes from a file keep their defaults when they are widened; a command's have only what is typed.
                 found[name] = AtEnd(told, f"{name}={text}{typed_hints(gene) if _is_command(material) else ''}")
     return found
