@@ -1,6 +1,6 @@
 """Make the picture of a report in docs/pictures anew: `make picture`, which needs chromium.
 
-The report is the sample run's, drawn by a browser; the picture puts some of its parts side by side, in 64 colours so
+The report is the sample run's, drawn by a browser; the picture puts some of its parts side by side, in 128 colours so
 that it stays small.
 """
 
@@ -62,7 +62,7 @@ def main() -> None:
         whole = side_by_side([[shot(page, id, most) for id, most in parts] for parts in COLUMNS])
         browser.close()
     PICTURE.parent.mkdir(exist_ok=True)
-    whole.quantize(64, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+    whole.quantize(128, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
     size = PICTURE.stat().st_size
     print(f"{PICTURE.relative_to(ROOT)}: {size / 1000:.0f} kB")
     if size > MOST:

@@ -42,8 +42,8 @@ SCRIPT = "plotly.min.js"
 REST = 4.0
 """Least pause between two readings of a run, as a multiple of the time that reading and drawing took."""
 
-LAST = 6
-"""Number of latest results shown."""
+LAST = 4
+"""Number of latest results shown: whole rows on a screen (five columns) and on a phone (two)."""
 
 ENOUGH = 5
 """Fewest finished trainings from which the end of a running one is predicted."""

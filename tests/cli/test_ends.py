@@ -19,6 +19,6 @@ def test_the_closing_table_and_show_tell_which_ranges_to_widen(capsys: pytest.Ca
     print_closing(Run.open(STORE / "sample"), "table")
     shown = CliRunner().invoke(cli, ["show", "sample", "--store", str(STORE)], catch_exceptions=False).output
     for text in (capsys.readouterr().out, shown):
-        found = re.search(r"at an end of its range: (\w+) = ", text)
+        found = re.search(r"at an end of its range: (\w+) \(", text)
         assert found is not None, "the best of the sample is at no end: take another run"
         assert f"`evo-tune resume sample --gene '{found[1]}=" in text

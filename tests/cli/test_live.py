@@ -87,7 +87,7 @@ def test_time_passes_between_two_forecasts(
         for clock.now in (0.0, 9.0, 18.0):
             look(search)
     printed = capsys.readouterr().out
-    assert (printed.count("forecast"), "; 1 genome," in printed) == (1, True), printed
+    assert (printed.count("forecast"), "; 1 genome; " in printed) == (1, True), printed
     assert Progress(search).left == 10.0
 
 

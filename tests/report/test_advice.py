@@ -45,7 +45,7 @@ def test_bests_at_the_end_of_a_range_are_told_with_the_gene_that_widens_it(made:
     assert "'lr=log(0.0001,0.03)'" in text
     (line,) = ends_of(run)
     assert f"`evo-tune resume {run.name} --" in line
-    assert "--gene 'lr=log(0.0001,0.03)' --generations" in line
+    assert "--gene 'lr=log(0.0001,0.03)' --trials 96" in line
     assert run_details(run, 1).at_ends == run_summary(run).at_ends == {"lr": "lr=log(0.0001,0.03)"}
     assert f"evo-tune resume {run.name} --" in text
     assert "depth" not in text.split("--gene")[1]
@@ -73,7 +73,7 @@ def test_a_runs_command_is_advised_with_all_that_it_needs(made: Made) -> None:
     genes = {name: parse_gene(name, text) for name, _, text in (gene.partition("=") for gene in given["genes"])}
     assert genes == {"lr": Float(1e-4, 3e-2, log=True, default=3e-3), "kind": space.genes["kind"]}
     (line,) = ends_of(run)
-    assert "--gene 'lr=log(0.0001,0.03) @ 0.003' --generations" in line
+    assert "--gene 'lr=log(0.0001,0.03) @ 0.003' --trials 96" in line
 
 
 def test_what_the_run_widens_by_itself_is_not_advised_until_its_limit(made: Made) -> None:
