@@ -1,41 +1,32 @@
-"""`evo-tune auto`: which task a data set is taken for, and the model that is trained at the end of such a run.
+"""`evo-tune auto`: which task a data set is taken for, and the verdict at the end of such a run.
 
-A run of `auto` is a run like any other. Beside its files it has `_auto.json`, which asks for a model at the end, and
-`_model`, that model. So `resume` finishes it after a kill. This module composes what `run` and `export` do.
+The search is that of `run`, and `final_training` trains the model.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Meta, Struct
 
 from evo_tune.cli import _shared as shared
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.recipe.data.texts import foreign_text
-from evo_tune.store.places import TRIALS
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from evo_tune.cli.exporting import Pace
     from evo_tune.loop.search import Search
-    from evo_tune.plugins.evaluator import BoundEvaluator
     from evo_tune.report.summary import Closing
     from evo_tune.store.run import Run
-
-NOTE, MODEL, TRAINING = "_auto.json", "_model", "auto"
-"""Files in a run's folder: the wish for a model, the model, and the folder of its training in `_trials`."""
 
 IMAGES = {".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 TABLES = {".csv", ".parquet", ".pq"}
@@ -53,15 +44,6 @@ LARGEST = 1 << 24
 
 LOOKED = 1000
 """Rows that are looked at."""
-
-MODEL_SHARE = {"language_model": 0.3}
-"""Share of the hours for the final training, where it gets more budget than a trial."""
-
-SLACK = 1.05
-"""Factor on the predicted time of the final training, which no later training can make up for."""
-
-STARTING = 5.0
-"""Seconds for the final training to import torch and read the data, and for the model to be written."""
 
 
 @dataclass(frozen=True)
@@ -250,146 +232,6 @@ def settled(data: str, target: str | None, evaluator: str | None, options: dict[
         found = look(data, answer)
     assert isinstance(found, Taken), "the question was answered"
     return Taken(found.evaluator, {**found.options, **options}, found.why, found.otherwise)
-
-
-def left_for_model(search: Search) -> Callable[[float], float]:
-    """Return the function that gives the seconds of the hours to leave for the final training.
-
-    Its argument is the predicted time of one more training of the best genome in seconds; 0 while nothing is known.
-    """
-    share = MODEL_SHARE.get(search.evaluator.plugin.name, 0.0)
-
-    def left(training: float) -> float:
-        return max(share * 3600.0 * (search.session.hours or 0.0), SLACK * training + STARTING)
-
-    return left
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The model at the end
-
-
-class Wish(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a run of `auto` is to end with.
-
-    Args:
-        seconds: Budget of the final training; None: not chosen yet, or that of a trial.
-        threads: CPU threads of the final training; None: not chosen yet.
-    """
-
-    seconds: float | None = None
-    threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
-
-
-def write_wish(run: Run, wish: Wish) -> None:
-    """Note beside a run that it is to end with a model.
-
-    Raises:
-        StoreError: The disk refuses.
-    """
-    try:
-        inside.replace(run.folder, NOTE, msgspec.json.encode(wish), f"{NOTE}.part")
-    except OSError as error:
-        raise StoreError(f"cannot write {run.folder / NOTE}: {error.strerror}") from None
-
-
-def read_wish(run: Run) -> Wish | None:
-    """Return what `write_wish` noted; None for a run that was not begun by `auto`."""
-    try:
-        return msgspec.json.decode(inside.read(run.folder, NOTE, limit=1 << 12), type=Wish)
-    except (OSError, msgspec.DecodeError, RecursionError):
-        return None
-
-
-def keep(search: Search, elapsed: Callable[[], float], err: bool) -> Path | None:
-    """Train the recommended genome once more at the end of a run of `auto`, and keep the model in the run's folder.
-
-    Budget and threads are chosen once and noted, so an attempt after a kill trains the same model.
-
-    Args:
-        search: The run, at its end.
-        elapsed: Returns the seconds that count towards the hours.
-        err: Whether to print on standard error.
-
-    Returns:
-        Folder of the model; None if the run asked for none, was interrupted, or has no value.
-
-    Raises:
-        StoreError: A file of the run is a link, or the disk refuses.
-    """
-    run, wish = search.saved, read_wish(search.saved)
-    if wish is None or search.stopping or search.best is None:
-        return None
-    target = run.folder / MODEL
-    try:
-        if not inside.exists(run.folder, MODEL):
-            if wish.threads is None:
-                wish = _settled(search, elapsed)
-                write_wish(run, wish)
-            _train(search, wish, err)
-        with inside.folder(run.folder, MODEL):
-            return target
-    except OSError as error:
-        raise StoreError(f"cannot keep the model in {target}: {error.strerror}") from None
-
-
-def _settled(search: Search, elapsed: Callable[[], float]) -> Wish:
-    """Return the budget and the threads of the final training.
-
-    A language model trains for the rest of the hours. Other models get the budget of a trial: more makes them overfit.
-    """
-    hours, usual = search.session.hours, search.evaluator.options.get("seconds")
-
-    def left() -> float:
-        return ((hours or 0.0) * 3600.0 - elapsed() - STARTING) / SLACK
-
-    longer = left() if search.evaluator.plugin.name in MODEL_SHARE and hours and usual else 0.0
-    seconds = longer if usual and longer > usual else None
-    pace = _pace(search, Wish(seconds=seconds))
-    if seconds is not None and pace.seconds > 0.0:  # at the speed of the trials, and of all threads
-        seconds = round(max(usual or 0.0, seconds * left() / pace.seconds), 1)
-    return Wish(seconds=seconds, threads=pace.threads)
-
-
-def _bound(search: Search, wish: Wish) -> BoundEvaluator:
-    budget = {} if wish.seconds is None else {"seconds": wish.seconds}
-    return search.evaluator.plugin.bind({**search.saved.manifest.options, **budget}).settled(rungs=False)
-
-
-def _pace(search: Search, wish: Wish) -> Pace:
-    from evo_tune.cli.exporting import pace_of
-    from evo_tune.dispatch import plan
-
-    assert search.best is not None, "asked before"
-    bound = _bound(search, wish)
-    return pace_of(search.saved, bound, search.best.candidate, plan(1, None, 1, None), wish.threads)
-
-
-def _train(search: Search, wish: Wish, err: bool) -> None:
-    from evo_tune.cli.exporting import Training
-    from evo_tune.dispatch import plan
-
-    run, best = search.saved, search.best
-    assert best is not None, "asked before"
-    part, name = run.folder / f"{MODEL}.part", shlex.quote(run.name)
-    inside.remove(run.folder, part.name)
-    with inside.folder(run.folder, TRIALS, TRAINING, make=True):  # neither is a link
-        pass
-    made = Training(
-        run=run,
-        bound=_bound(search, wish),
-        candidate=best.candidate,
-        planned=plan(1, None, 1, None),
-        pace=_pace(search, wish),
-        seed=best.candidate.seed,
-        command=f"evo-tune resume {name}",
-    )
-    metrics = made.write(part, run.folder / TRIALS / TRAINING, err)
-    inside.move(run.folder, (part.name,), (MODEL,))
-    inside.remove(run.folder, TRIALS, TRAINING)
-    for metric, value in metrics.items():
-        if metric in run.manifest.tests.values():
-            shared.echo(f"  {metric:<21} {shared.show_value(value)}", err=err)
 
 
 def copy_model(model: Path, target: Path) -> None:

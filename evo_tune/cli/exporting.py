@@ -42,7 +42,7 @@ EVERY = 30.0
 PROGRESS_EVERY = 5.0
 """Least seconds between two lines of progress: an evaluator may report after each step."""
 
-WORK = ("flops", "tokens", "samples", "steps")
+WORK = ("seconds", "flops", "tokens", "samples", "steps")
 """Metrics of `estimate` by which trainings of one genome are compared, the best one first."""
 
 
@@ -180,14 +180,15 @@ def origin_of(run: Run, plugin: Evaluator, candidate: Candidate, command: str) -
     from evo_tune.prediction.card import Origin, Result
 
     metric, results = reported(run).metric, []
+    same = candidate.genome == run.candidates[candidate.id].genome
+    own = "this genome" if same else f"trial {candidate.id}, the recipe at its size in the search"
     for row in fresh_values(run):
-        whose = "this genome" if row.id == candidate.id else "the default genome" if row.id == 0 else f"trial {row.id}"
+        whose = own if row.id == candidate.id else "the default genome" if row.id == 0 else f"trial {row.id}"
         if row.values:
             error = None if math.isnan(row.error) else row.error
             results.append(Result(metric, row.mean, error, f"{whose}, {len(row.values)} fresh seeds"))
-    end = closing(run)
-    if end.baseline is not None and end.baseline.value is not None:
-        results.append(Result(end.baseline.metric, end.baseline.value, None, f"{end.baseline.name}, the baseline"))
+    if run.baseline is not None and metric in run.baseline[1].metrics:
+        results.append(Result(metric, run.baseline[1].metrics[metric], None, f"{run.baseline[0]}, the baseline"))
     return Origin(
         run=run.name,
         trial=candidate.id,
@@ -195,7 +196,7 @@ def origin_of(run: Run, plugin: Evaluator, candidate: Candidate, command: str) -
         summary=plugin.summary,
         command=command,
         results=results,
-        verdict=verdict(end),
+        verdict=verdict(closing(run)),
     )
 
 

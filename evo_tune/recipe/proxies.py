@@ -126,6 +126,35 @@ def _shapes(target: LargeTraining) -> Iterator[tuple[int, int]]:
             yield width, depth
 
 
+def larger_shape(width: int, depth: int, head: int, times: float) -> tuple[int, int] | None:
+    """Return width and depth of a larger model with about so many times the weights, in the same proportions.
+
+    It is within the factors between a proxy and its target, and its width is a multiple of the channels of a head.
+
+    Args:
+        width: Width of the model.
+        depth: Number of its blocks.
+        head: Channels of a head.
+        times: Largest ratio of the weights.
+
+    Returns:
+        None if no such model has more weights.
+    """
+    weights = depth * width**2
+    shapes = [
+        (wide, deep)
+        for wide in range(width, NARROWEST * width + 1, head)
+        for deep in range(depth, SHALLOWEST * depth + 1)
+        if weights < deep * wide**2 <= times * weights
+    ]
+
+    def distance(shape: tuple[int, int]) -> float:
+        wide, deep = shape
+        return math.log(times * weights / (deep * wide**2)) + abs(math.log(wide * depth / (width * deep)))
+
+    return min(shapes, key=distance, default=None)
+
+
 def wider_of(width: int, head: int) -> int:
     """Return the second width of a search: `WIDER` times the first, up to whole heads."""
     return -(-int(WIDER * width) // head) * head

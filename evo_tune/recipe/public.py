@@ -86,6 +86,7 @@ from evo_tune.recipe.proxies import (
     SHALLOWEST,
     LargeTraining,
     Proxy,
+    larger_shape,
     proxy_for,
     usual_batch,
     usual_head,

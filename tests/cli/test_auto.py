@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import evo_tune
-from evo_tune.cli import exporting
+from evo_tune.cli import exporting, final_training
 from evo_tune.cli.auto import Question, Taken, look
 from evo_tune.errors import UsageError
+from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
 from tests.pages import ROOT
 
@@ -172,6 +173,32 @@ def test_killed_on_the_way_it_ends_with_the_same_model(
     assert model.about.metrics["test_loss"] > 0.0
     other = typed("auto", "named.csv", *AUTO[4:])
     assert "there is another run of this name" in other.err
+
+
+@pytest.mark.slow
+def test_a_language_model_is_trained_for_the_rest_of_the_hours_at_a_larger_size(
+    data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(final_training, "STARTING", 0.0)
+    monkeypatch.setattr(exporting, "own_seconds", lambda *_: 0.2)  # a busy machine makes the trial slow
+    (data / "prose.txt").write_text("".join(f"{n} times {n % 7} is {n * (n % 7)}.\n" for n in range(20000)))
+    words = ["auto", "prose.txt", "-o", "seconds=0.2", "--trials", "1", "--slots", "1", "--name", "mine"]
+    assert typed(*words).code == 0
+    run = data / "populations" / "mine"
+    (run / "_model").rename(data / "small")
+    (run / "_auto.json").write_text("{}")
+    hours = (Run.open(run).seconds + 8.0) / 3600.0
+    done = typed("resume", "mine", "--trials", "1", "--hours", f"{hours:.6f}")
+    assert done.code == 0, done
+    assert "the recipe is transferred from" in done.out, done
+    wish = json.loads((run / "_auto.json").read_text())
+    larger, small = (evo_tune.load_model(folder).about.genome for folder in (run / "_model", data / "small"))
+    assert (larger["width"], larger["depth"]) == (wish["width"], wish["depth"])
+    assert larger["depth"] * larger["width"] ** 2 >= 1.5 * small["depth"] * small["width"] ** 2
+    first = weights(run / "_model")
+    (run / "_model").rename(data / "kept")
+    assert typed("resume", "mine").code == 0
+    assert weights(run / "_model") == first, "the size was chosen once"
 
 
 @pytest.mark.slow

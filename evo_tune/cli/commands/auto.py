@@ -116,7 +116,7 @@ def _begun(
     Raises:
         UsageError: There is another run of this name.
     """
-    from evo_tune.cli.auto import Wish, read_wish, write_wish
+    from evo_tune.cli.final_training import Wish, read_wish, write_wish
     from evo_tune.cli.flags import FIRST
     from evo_tune.loop.search import Search
     from evo_tune.store.manifest import MANIFEST

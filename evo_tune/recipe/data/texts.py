@@ -142,8 +142,8 @@ def described_text(data: str) -> list[str]:
     vocab = next((one for one in VOCABULARIES if size >= one * BYTES_PER_ENTRY), 256)
     advice = f"-o vocab={vocab}: byte pairs" if vocab > 256 else "-o vocab=256: bytes"
     return [
-        f"{files} file{'s' * (files != 1)} with {size:,} bytes; {documents}",
-        f"{held_out:,} bytes judge trials, and as many are the test text",
+        f"{files} file{'s' * (files != 1)} with {size} bytes; {documents}",
+        f"{held_out} bytes judge trials, and as many are the test text",
         f"suggested vocabulary for a text of this length: {advice}; val_bpb compares vocabularies",
     ]
 
