@@ -259,6 +259,7 @@ def final_words(search: Search, model: Path, seconds: float) -> list[str]:
         model: Folder of the model.
         seconds: Duration of all.
     """
+    from evo_tune.cli.final_training import read_wish
     from evo_tune.report.recommendation import fresh_values, reported
     from evo_tune.report.summary import closing
     from evo_tune.report.words import against_baseline, spread, verdict
@@ -267,13 +268,16 @@ def final_words(search: Search, model: Path, seconds: float) -> list[str]:
     assert best is not None, "there is a model"
     fresh = {row.id: row for row in fresh_values(run)}
     value = f", {reported(run).metric} {spread(fresh[best.id])} over fresh seeds" if best.id in fresh else ""
+    wish = read_wish(run)
+    if longer := wish is not None and wish.seconds is not None:
+        value = f", trained for {shared.show_seconds(wish.seconds)}"  # no value of the final comparison is the model's
     where = "the test set" if run.manifest.tests and value else "held-out data"
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
     end, own = closing(run), _metrics(model)
     return [
-        f"use {_better(run, end, own, model)}: trial {best.id} of run {run.name}{value}",
+        f"use {_better(run, end, own, model, longer)}: trial {best.id} of run {run.name}{value}",
         verdict(end),
-        *([] if end.baseline is None else [against_baseline(end.baseline)]),
+        *([] if end.baseline is None or longer else [against_baseline(end.baseline)]),
         *_on_test_set(run, own),
         f"measured on {where} of {data}; all took {shared.show_seconds(seconds)}",
     ]
@@ -289,23 +293,30 @@ def _metrics(model: Path) -> dict[str, float | None]:
         return {}
 
 
-def _better(run: Run, end: Closing, own: Mapping[str, float | None], model: Path) -> str:
+def _better(run: Run, end: Closing, own: Mapping[str, float | None], model: Path, longer: bool) -> str:
     """Return what to use: the model, or the baseline where the model is not better.
 
     They are compared over the fresh seeds of the final comparison, or else by the model's own value on the test set.
+
+    Args:
+        run: The run.
+        end: Its result.
+        own: Metrics of the model.
+        model: Folder of the model.
+        longer: Whether the model was trained longer than the trials of the final comparison.
     """
     from evo_tune.report.recommendation import reported
 
     if run.baseline is None or end.baseline is None or end.baseline.value is None:
         return str(model)
-    goal, gain = reported(run), end.baseline.gain
+    goal, gain, beaten = reported(run), end.baseline.gain, end.baseline.beaten
     value, other = own.get(goal.metric), run.baseline[1].metrics.get(goal.metric)
-    if math.isnan(end.baseline.error) and value is not None and other is not None:
-        gain = goal.sign * (other - value)
-    if end.baseline.beaten is True or not gain <= 0.0:
+    alone = longer or math.isnan(end.baseline.error)
+    if alone and value is not None and other is not None:
+        gain, beaten = goal.sign * (other - value), None
+    if beaten is True or not gain <= 0.0:
         return str(model)
-    clear = end.baseline.beaten is False or math.isnan(end.baseline.error)
-    simple = "" if clear else ", which is simpler and not worse,"
+    simple = "" if alone or beaten is False else ", which is simpler and not worse,"
     return f"{end.baseline.name}{simple} rather than {model}"
 
 

@@ -192,13 +192,21 @@ def test_a_language_model_is_trained_for_the_rest_of_the_hours_at_a_larger_size(
     assert done.code == 0, done
     assert "the recipe is transferred from" in done.out, done
     wish = json.loads((run / "_auto.json").read_text())
-    larger, small = (evo_tune.load_model(folder).about.genome for folder in (run / "_model", data / "small"))
+    about = evo_tune.load_model(run / "_model").about
+    larger, small = about.genome, evo_tune.load_model(data / "small").about.genome
     assert (larger["width"], larger["depth"]) == (wish["width"], wish["depth"])
     assert larger["depth"] * larger["width"] ** 2 >= 1.5 * small["depth"] * small["width"] ** 2
     first = weights(run / "_model")
     (run / "_model").rename(data / "kept")
     assert typed("resume", "mine").code == 0
     assert weights(run / "_model") == first, "the size was chosen once"
+    again = typed(*words).out
+    saved = Run.open(run)
+    assert saved.baseline is not None
+    better = (about.metrics["test_loss"] or 9.9) < saved.baseline[1].metrics["test_loss"]
+    use = "use " if better else "use an n-gram model rather than "
+    assert f"{use}populations/mine/_model: trial 0 of run mine, trained for" in again
+    assert "the model on the test set, in brackets an n-gram model: test_loss" in again
 
 
 @pytest.mark.slow
