@@ -117,9 +117,8 @@ def _folder(path: Path, data: str) -> Taken:
         raise UsageError(f"DATA {data} is an empty folder: expected texts, or images in one subfolder for each class")
     images = [file for file in files if file.suffix.lower() in IMAGES]
     if 2 * len(images) <= len(files):
-        return Taken(
-            "bundled:language_model", {"data": data}, f"it has {len(files) - len(images)} files that are no images"
-        )
+        words = f"it is a folder of {len(files) - len(images)} files that are not images"
+        return Taken("bundled:language_model", {"data": data}, words)
     classes = {file.relative_to(path).parts[0] for file in images if file.parent != path}
     if len(classes) < 2:
         raise UsageError(f"DATA {data} has images, but not in two subfolders: expected one subfolder for each class")
