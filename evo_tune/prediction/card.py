@@ -178,7 +178,7 @@ def _front_matter(origin: Origin, about: About, task: str, results: Sequence[Res
 
 def _introduction(origin: Origin, task: str) -> str:
     what = f"A model for {task.replace('-', ' ')}" if task else "A model"
-    told = f" The evaluator: {md(origin.summary)}" if origin.summary else ""
+    told = f" Summary of the evaluator: {md(origin.summary)}" if origin.summary else ""
     return f"{what}, found by evo-tune {__version__} with the evaluator `{_code(origin.evaluator)}`.{told}"
 
 
@@ -203,7 +203,7 @@ def _use(task: str, config: Mapping[str, Any]) -> str:
     base = config.get("base") and "class" not in config
     note = "\n\nIt is an adapter: if there is no folder `base` here, give its base with `--base`." if base else ""
     return (
-        "## Use\n\n`DIR` is this folder. Loading it executes nothing of it.\n\n"
+        "## Use\n\n`DIR` is this folder. Loading it executes no code from it.\n\n"
         f"```sh\nevo-tune predict DIR {inputs}\n```\n\n"
         f'```python\n{first}import evo_tune\n\nmodel = evo_tune.load_model("DIR")\n{python}{more}\n```{note}'
     )
