@@ -43,8 +43,8 @@ STARTING = 5.0
 """Seconds for the final training to import torch and read the data, and for the model to be written."""
 
 ENOUGH = 4.0
-"""Least ratio of the final training to a trial, in FLOPs, for a larger model: with twice the weights and twice the
-tokens, both in proportion (arXiv:2203.15556). Below it, the same size trains longer."""
+"""Least ratio of the tokens of the final training to those that suit its size (`GPTSize.tokens`) for a larger model: it
+has twice the weights and reads half of the tokens. With fewer, the larger model was worse (benchmarks/LOG.md)."""
 
 Size = Annotated[int, Meta(ge=1, le=2**40)]
 
@@ -161,15 +161,15 @@ def _chosen(search: Search, elapsed: Callable[[], float], err: bool) -> Wish:
 
 def _larger(search: Search, wish: Wish) -> tuple[Wish, str]:
     """Return the wish with the largest size for which its seconds are enough, and the choice in words."""
-    from evo_tune.recipe import larger_shape
+    from evo_tune.recipe import GPTSize, larger_shape
 
     best, seconds = search.best, wish.seconds or 0.0
     assert best is not None, "asked before"
-    usual = search.evaluator.settled(rungs=False).estimate(best.genome)
     longer = _planned(search, wish).bound.estimate(best.genome)
-    ratio = longer["flops"] / usual["flops"]
-    said = f"the final training has {seconds:g} s, {ratio:.3g} times the FLOPs of a trial"
     genome: dict[str, Any] = dict(best.genome)
+    suited = GPTSize(width=genome["width"], depth=genome["depth"], context=0, batch=0).tokens
+    ratio = longer["tokens"] / suited
+    said = f"the final training has {seconds:g} s, for {ratio:.3g} times the tokens that suit the size of the trial"
     head = genome["width"] // genome["heads"]
     found = None
     if ratio >= ENOUGH:

@@ -16,6 +16,7 @@ import evo_tune
 from evo_tune.cli import exporting, final_training
 from evo_tune.cli.auto import Question, Taken, look
 from evo_tune.errors import UsageError
+from evo_tune.recipe import sizes
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
 from tests.pages import ROOT
@@ -180,9 +181,23 @@ def test_a_language_model_is_trained_for_the_rest_of_the_hours_at_a_larger_size(
     data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(final_training, "STARTING", 0.0)
+    monkeypatch.setattr(sizes, "LEAST_PER_WEIGHT", 0.5)
     monkeypatch.setattr(exporting, "own_seconds", lambda *_: 0.2)  # a busy machine makes the trial slow
     (data / "prose.txt").write_text("".join(f"{n} times {n % 7} is {n * (n % 7)}.\n" for n in range(20000)))
-    words = ["auto", "prose.txt", "-o", "seconds=0.2", "--trials", "1", "--slots", "1", "--name", "mine"]
+    words = [
+        "auto",
+        "prose.txt",
+        "-o",
+        "seconds=0.2",
+        "-o",
+        "size=tiny",
+        "--trials",
+        "1",
+        "--slots",
+        "1",
+        "--name",
+        "mine",
+    ]
     assert typed(*words).code == 0
     run = data / "populations" / "mine"
     (run / "_model").rename(data / "small")
