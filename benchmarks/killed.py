@@ -73,11 +73,14 @@ def main() -> None:
     parser.add_argument(
         "--apart", type=float, default=0.0, help="seconds of a session before the checkpoint of its kill"
     )
+    parser.add_argument("--together", action="store_true", help="train the undisturbed run at the same time")
     parser.add_argument("--kills", type=int, default=3)
     given = parser.parse_args()
     os.chdir(tempfile.mkdtemp())
     options = {"size": "small", "tokens": given.tokens, "save": True, "checkpoint_minutes": given.every / 60.0}
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    undisturbed = ("run", "language_model", *SESSION, *words, "--name", "whole")
+    twin = evo_tune(*undisturbed) if given.together else None
     file = Path("populations/killed/_trials/000000/unfinished.pt")
     process, began = evo_tune("run", "language_model", *SESSION, *words, "--name", "killed"), time.time()
     for kill in range(given.kills + 1):
@@ -97,7 +100,7 @@ def main() -> None:
         time.sleep(2.0)  # the worker ends
         process, began = evo_tune("resume", "killed", *SESSION), time.time()
     assert process.wait() == 0
-    assert evo_tune("run", "language_model", *SESSION, *words, "--name", "whole").wait() == 0
+    assert (twin or evo_tune(*undisturbed)).wait() == 0
     whole, killed = (load(f"populations/{name}").trials[0].outcome for name in ("whole", "killed"))
     print(f"undisturbed: {whole.seconds:.0f} s; killed, its last attempt: {killed.seconds:.0f} s")
     compare_weights()
