@@ -71,11 +71,9 @@ TAUGHT = (1, 3)
 UNKNOWN = {"crashed": 0.0}
 """Labels of failures whose cause may be the machine: they tell neither that a genome fails nor that it does not."""
 
-BEARABLE, HIGHEST = 0.05, 30.0
-"""Share of failures without a price, and most failures beyond it that count. Each multiplies the power of the
-probability of success by e. A price that rises more slowly has no effect once all that is safe is known: there the
-logarithm of the expected improvement falls without bound, so it is larger beyond an edge, however likely a failure is.
-"""
+BEARABLE, PRICE = 0.05, 3.0
+"""Share of failures without a price, and price of each further one: by so much the power of the probability of success
+rises. Where all that is safe is known, expected improvement is larger beyond an edge, however likely a failure is."""
 
 SMOOTH, MOSTLY = 0.01, 0.9
 """Mean squared error of the prediction of a good result from the others below which a surface is smooth, and the share
@@ -292,7 +290,7 @@ def _success(history: History, layout: Layout, rng: np.random.Generator) -> Fact
     labels = np.array([UNKNOWN.get(one.outcome.status, -1.0 if one.losses is None else 1.0) for one in trials])
     beyond = float((labels < 0.0).sum()) - BEARABLE * len(history.trials)
     units = np.stack([history.born_units[one.id] for one in trials])
-    return success(layout, units, labels, math.exp(min(max(0.0, beyond), HIGHEST)))
+    return success(layout, units, labels, 1.0 + PRICE * max(0.0, beyond))
 
 
 def _trials(history: History, places: np.ndarray) -> list[Trial]:
