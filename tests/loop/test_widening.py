@@ -276,7 +276,7 @@ def test_a_failed_birth_after_it_is_a_value_too(wide: Begin, resume: Begin) -> N
 def test_what_is_advised_where_the_best_lie_at_an_end_can_be_typed(wide: Begin) -> None:
     search = wide(name="r", strategy="ga", population=8, generations=6)
     run = drive(search, evaluate=lambda search, one: {"loss": -float(one.genome["width"])}).saved
-    line = next(line for line in ends_of(Run.open(run.folder)) if " width = " in line)
+    line = next(line for line in ends_of(Run.open(run.folder)) if " width" in line)
     words = shlex.split(line.split("`")[1])
     assert words[:3] == ["evo-tune", "resume", "r"]
     more = ["--final-seeds", "0", "--no-report", "--quiet"]
