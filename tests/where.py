@@ -23,6 +23,7 @@ ELSEWHERE = {
     "cli/agents": "cli/test_mcp",
     "cli/commands": "cli/test_commands cli/test_formats",
     "cli/exporting": "cli/test_details",
+    "cli/final_training": "cli/test_auto",
     "cli/flags": "test_settings",
     "cli/output": "cli/test_live cli/test_ends cli/test_formats",
     "cli/session": "cli/test_commands",

@@ -49,7 +49,7 @@ WRONG: dict[str, tuple[str | bytes, list[str], list[str]]] = {
     "texts in a series": (series(["much"] * 84), ["--evaluator", "forecasting"], ["sold"]),
     "a series with few values": (series(["", "", "1"] * 28), ["--evaluator", "forecasting"], ["sold"]),
     "a constant series": (series([1.0] * 84), ["--evaluator", "forecasting"], ["sold"]),
-    "a short series": (series([1, 2, 3], DAYS[:3]), ["--evaluator", "forecasting"], ["sold"]),
+    "a short series": (series([1, 2, 3], DAYS[:3]), ["--evaluator", "forecasting"], ["3 values", "expected at least"]),
     "texts without labels": (
         csv(((f"a long text about things of number {n}", "") for n in range(40)), "text,label"),
         [],
@@ -69,7 +69,7 @@ def one_error(done: Result, *words: str) -> None:
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_tables_and_series_are_refused_in_one_line(name: str, typed: Typed, folder: Path) -> None:
     data, given, words = WRONG[name]
-    path = folder / "data.csv"  # tables are cached by their path
+    path = folder / f"{list(WRONG).index(name)}.csv"  # tables are cached by their path, and folders are used again
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
     before = sorted(folder.rglob("*"))
     done = typed("auto", str(path), *given, "--trials", "1")
