@@ -86,8 +86,8 @@ def shortened(what: list[str] | str) -> list[str] | str:
     if "--tokens" in words:
         words[words.index("--tokens") + 1] = TOY["tokens"]
     words = [
-        re.sub(r"^(\S*-4x|)256(x4|)$", r"\g<1>96\2", word) for word in words
-    ]  # the width of the target that is searched for
+        re.sub(r"^(\S*-4x|)256(x4|)$", r"\g<1>128\2", word) for word in words
+    ]  # the width of the target, larger than that of both proxies
     for flag, most in (("--trials", 6 if "--for-scale" in words else 3), ("--population", 2)):
         if flag in words and words[1] == "run":
             at = words.index(flag) + 1

@@ -101,7 +101,9 @@ def command_names() -> Iterator[tuple[str, list[str]]]:
 
 
 def _hidden(parameter: click.Parameter) -> bool:
-    return isinstance(parameter, click.Option) and parameter.hidden
+    if not isinstance(parameter, click.Option):
+        return False
+    return parameter.hidden or "--help" in parameter.opts  # click lists it only after a command has run
 
 
 def json_names() -> Iterator[tuple[str, list[str]]]:
