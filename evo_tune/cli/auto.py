@@ -296,7 +296,8 @@ def _metrics(model: Path) -> dict[str, float | None]:
 def _better(run: Run, end: Closing, own: Mapping[str, float | None], model: Path, longer: bool) -> str:
     """Return what to use: the model, or the baseline where the model is not better.
 
-    They are compared over the fresh seeds of the final comparison, or else by the model's own value on the test set.
+    They are compared over the fresh seeds of the final comparison, or else by the model's own value on the test set. A
+    model whose own value is worse than the baseline's is not recommended either: its training was an unlucky one.
 
     Args:
         run: The run.
@@ -311,9 +312,10 @@ def _better(run: Run, end: Closing, own: Mapping[str, float | None], model: Path
         return str(model)
     goal, gain, beaten = reported(run), end.baseline.gain, end.baseline.beaten
     value, other = own.get(goal.metric), run.baseline[1].metrics.get(goal.metric)
-    alone = longer or math.isnan(end.baseline.error)
-    if alone and value is not None and other is not None:
-        gain, beaten = goal.sign * (other - value), None
+    own_gain = math.nan if value is None or other is None else goal.sign * (other - value)
+    alone = longer or math.isnan(end.baseline.error) or (own_gain < 0.0 and not gain <= 0.0)
+    if alone and not math.isnan(own_gain):
+        gain, beaten = own_gain, None
     if beaten is True or not gain <= 0.0:
         return str(model)
     simple = "" if alone or beaten is False else ", which is simpler and not worse,"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -222,6 +223,37 @@ def test_a_language_model_is_trained_for_the_rest_of_the_hours_at_a_larger_size(
     use = "use " if better else "use an n-gram model rather than "
     assert f"{use}populations/mine/_model: trial 0 of run mine, trained for" in again
     assert "the model on the test set, in brackets an n-gram model: test_loss" in again
+
+
+@pytest.mark.slow
+def test_a_model_worse_than_the_baseline_is_not_recommended_whatever_other_seeds_gave(
+    folder: Path, typed: Typed
+) -> None:
+    rng = random.Random(1)  # labels without a pattern: boosting learns them by heart, and loses
+    rows = "".join(f"{rng.random()},{rng.random()},{rng.choice('ab')}\n" for _ in range(300))
+    (folder / "noise.csv").write_text("width,height,kind\n" + rows)
+    words = [
+        "auto",
+        "noise.csv",
+        "--target",
+        "kind",
+        "-o",
+        "epochs=1",
+        "--trials",
+        "3",
+        "--slots",
+        "1",
+        "--name",
+        "mine",
+    ]
+    first = typed(*words)
+    assert "\nuse populations/mine/_model: trial 0 of run mine, test_loss" in first.out, first
+    config = folder / "populations" / "mine" / "_model" / "config.json"
+    about = json.loads(config.read_text())
+    about["metrics"]["test_loss"] = 99.0
+    config.write_text(json.dumps(about))
+    again = typed(*words)
+    assert "\nuse gradient boosting rather than populations/mine/_model: trial 0" in again.out, again
 
 
 @pytest.mark.slow
