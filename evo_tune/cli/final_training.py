@@ -2,8 +2,8 @@
 
 A run of `auto` is a run like any other. Beside its files it has `_auto.json`, which asks for a model at the end, and
 `_model`, that model. So `resume` finishes it after a kill. A language model trains for the rest of the hours; where
-these are enough, its recipe is transferred to a larger size first. Other models get the budget of a trial, because more
-makes them overfit.
+these are enough, its recipe is transferred to a larger size first. Other models get the budget of a trial, for which
+their genome was chosen.
 """
 
 from __future__ import annotations
