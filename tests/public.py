@@ -164,7 +164,9 @@ def public() -> dict[str, list[str]]:
         found.update(python_names(importlib.import_module(place), names))
     for place in ENGINE:
         module = importlib.import_module(place)
-        names = [name for name in vars(module) if not name.startswith("_") and name != "annotations"]
+        shown = {name: one for name, one in vars(module).items() if not name.startswith("_") and name != "annotations"}
+        # Which submodules are there depends on what was imported before.
+        names = [name for name, one in shown.items() if not isinstance(one, ModuleType)]
         found[f"{place.removesuffix('.public')} (provisional)"] = sorted(names)
     for part in (command_names(), json_names(), file_names(), plugin_names()):
         found.update(part)
