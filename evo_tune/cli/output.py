@@ -737,8 +737,8 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
         return
     pending = len(run.candidates) - len(run.outcomes)
     if pending and run.ended not in (None, "interrupted"):
-        hours = f"{run.session.hours:g} hours"
-        yield f"{pending} trainings were ended by the limit of {hours}: a longer run trains them"
+        trainings = "1 training was" if pending == 1 else f"{pending} trainings were"
+        yield f"{trainings} ended by the limit of {run.session.hours:g} hours; a longer run continues"
     yield from ranges_line(run)
     yield from ends_of(run)
     if run.ended is not None and run.ended.startswith(DONE_BY_ITSELF):
