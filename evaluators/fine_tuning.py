@@ -86,7 +86,7 @@ def search_space(options: Options) -> SearchSpace:
     adapter: dict[str, Any] = {"bottleneck": Choice(BOTTLENECKS, ordered=True, default=16)}
     if options.method == "adapter":
         base.targets(options.targets or "branch-outputs")
-        return SearchSpace(**common, **adapter)
+        return SearchSpace(**common, **adapter).near_default()
     lora = _lora_genes(options, base)
     optional = {"method": Choice(("lora", "dora", "adapter"), default=options.method), **adapter}
 
@@ -95,7 +95,7 @@ def search_space(options: Options) -> SearchSpace:
         unused = lora if genome.get("method", options.method) == "adapter" else adapter
         return {**genome, **{name: genes[name].middle() for name in unused if name in genome}}
 
-    return SearchSpace(repair, optional=optional, **common, **lora)
+    return SearchSpace(repair, optional=optional, **common, **lora).near_default()
 
 
 SPACE = search_space

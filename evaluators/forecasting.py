@@ -165,7 +165,7 @@ def search_space(options: Options) -> SearchSpace:
         dropout=Float(0.0, 0.5, default=0.2),
         weight_decay=Float(1e-5, 0.3, log=True, default=1e-2),
         warmup=Float(0.0, 0.1, default=0.05),
-    )
+    ).near_default()
 
 
 SPACE = search_space

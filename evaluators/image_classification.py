@@ -179,7 +179,7 @@ def search_space(options: Options) -> SearchSpace:
         mixup=Float(0.0, 0.8, default=0.2),
         drop_path=Float(0.0, 0.2, default=0.0),
         warmup=Float(0.0, 0.1, default=0.05),
-    )
+    ).near_default()
 
 
 SPACE = search_space

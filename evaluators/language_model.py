@@ -143,7 +143,7 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         grown = name == "value_embeddings" and options.grow_from is not None  # not every depth can grow with them
         if getattr(options, name) == usual and not grown:
             genes[name] = replace(gene, default=usual)
-    return SearchSpace(repair, _optional_genes(options, size), **genes)
+    return SearchSpace(repair, _optional_genes(options, size), **genes).near_default()
 
 
 def _optional_genes(options: Options, size: GPTSize) -> dict[str, Gene]:

@@ -172,7 +172,7 @@ def search_space(options: Options) -> SearchSpace:
         weight_decay=Float(1e-6, 0.3, log=True, default=1e-5),
         **of_classes,
         warmup=Float(0.0, 0.1, default=0.05),
-    )
+    ).near_default()
 
 
 SPACE = search_space

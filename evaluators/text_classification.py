@@ -183,7 +183,7 @@ def search_space(options: Options) -> SearchSpace:
     }
     if options.length is None:
         genes["length"] = size.length
-    return SearchSpace(lambda genome: divided(genome, size.heads.high), **genes)
+    return SearchSpace(lambda genome: divided(genome, size.heads.high), **genes).near_default()
 
 
 SPACE = search_space

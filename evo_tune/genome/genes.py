@@ -3,10 +3,9 @@
 Strategies never see values. They work in *unit coordinates*, one number in [0, 1] per gene, so that one operator suits
 both learning rates and head counts. This module knows nothing of spaces, strategies or trials.
 
-A gene may have a prior: a normal distribution on the gene's scale around `prior`, cut off at the bounds. A small share
-of the uniform distribution is added, so that no value is ruled out. `when` lists values of other genes for which the
-gene is active. An inactive gene is kept at its default, so that genomes never differ only in inactive genes. `widest`
-limits how far a run may widen the range by itself (see `genome.widening`).
+A gene may have a prior (see `genome.priors`). `when` lists values of other genes for which the gene is active. An
+inactive gene is kept at its default, so that genomes never differ only in inactive genes. `widest` limits how far a run
+may widen the range by itself (see `genome.widening`).
 """
 
 from __future__ import annotations
@@ -45,9 +44,10 @@ class Gene(ABC):
     """One dimension of a search space; immutable, and equal to any gene with the same description.
 
     Every kind has a range, a `default` and optional hints. `prior` is the value believed to be good and `spread` the
-    uncertainty of that belief. `when` lists the values of other genes for which the gene is active. `widest` has the
-    lowest and the highest value to which a run may widen the range by itself. With the gene's own ends, it keeps its
-    range.
+    uncertainty of that belief: a factor for a logarithmic gene, a distance for other genes with an order, and the
+    probability that another value is better for a Choice without order. `when` lists the values of other genes for
+    which the gene is active. `widest` has the lowest and the highest value to which a run may widen the range by
+    itself. With the gene's own ends, it keeps its range.
     """
 
     kind: ClassVar[str]
@@ -453,10 +453,7 @@ def step_cell(u: float, size: int, rng: np.random.Generator, scale: float) -> fl
     return centre(there, size)
 
 
-# Priors and conditions.
-
-UNSURE = 0.05
-"""Share of the uniform distribution in a prior."""
+# Hints.
 
 
 def when_from(given: object) -> When | None:
@@ -496,8 +493,7 @@ def check_hints(gene: Gene) -> None:
     """Check and normalize a gene's hints; a gene without default gets its prior as default.
 
     Raises:
-        SpaceError: The prior is out of range, without spread or for a choice without order. Or the spread, the
-            condition or `widest` is malformed.
+        SpaceError: The prior is out of range or without spread. Or the spread, the condition or `widest` is malformed.
     """
     object.__setattr__(gene, "when", when_from(gene.when))
     if gene.widest is not None:
@@ -506,11 +502,12 @@ def check_hints(gene: Gene) -> None:
         return
     if gene.prior is None or gene.spread is None:
         raise SpaceError(f"prior={gene.prior}, spread={gene.spread}: give both, or neither")
-    if getattr(gene, "ordered", True) is False:
-        raise SpaceError(f"prior={gene.prior!r}: a choice without order has no spread around a value; give a default")
-    log, least = getattr(gene, "log", False), 1.0 if getattr(gene, "log", False) else 0.0
-    if not is_number(gene.spread) or not least < gene.spread < math.inf:
-        what = "a factor above 1, as the gene is logarithmic" if log else "a number above 0"
+    least, most, what = 0.0, math.inf, "a number above 0"
+    if getattr(gene, "log", False):
+        least, what = 1.0, "a factor above 1, as the gene is logarithmic"
+    elif not getattr(gene, "ordered", True):
+        most, what = 1.0, "the probability that another value is better, above 0 and below 1"
+    if not is_number(gene.spread) or not least < gene.spread < most:
         raise SpaceError(f"spread={gene.spread!r} is not allowed: expected {what}")
     try:
         object.__setattr__(gene, "prior", gene.check(gene.prior))
@@ -551,54 +548,6 @@ def ends_of(gene: Gene) -> tuple[int | float, int | float] | None:
         return None
     numbers = [value for value in gene.values if isinstance(value, int | float)]
     return min(numbers), max(numbers)
-
-
-def width(gene: Gene) -> float:
-    """Return the standard deviation of a gene's prior in unit coordinates."""
-    assert gene.spread is not None
-    if getattr(gene, "log", False):
-        return math.log(gene.spread) / (math.log(gene.high) - math.log(gene.low))  # type: ignore[attr-defined]
-    if math.isinf(gene.size):
-        return gene.spread / (gene.high - gene.low)  # type: ignore[attr-defined, no-any-return]
-    return gene.spread / (getattr(gene, "step", 1) * gene.size)
-
-
-def drawn(genes: Mapping[str, Gene], rng: np.random.Generator) -> np.ndarray:
-    """Return random unit coordinates from the genes' priors, uniform without a prior, shape (genes,)."""
-    units = rng.random(len(genes))
-    for place, gene in enumerate(genes.values()):
-        if gene.prior is not None and rng.random() >= UNSURE:
-            middle, deviation = gene.encode(gene.prior), width(gene)
-            near = middle + deviation * rng.normal(size=64)
-            inside = near[(near >= 0.0) & (near <= 1.0)]
-            units[place] = inside[0] if len(inside) else middle
-    return units
-
-
-def beliefs(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
-    """Return the log density of points under the priors, relative to the most likely point, shape (points,).
-
-    Args:
-        genes: Genes by name.
-        units: Unit coordinates, shape (points, genes).
-    """
-    total = np.zeros(len(units))
-    for place, gene in enumerate(genes.values()):
-        if gene.prior is not None:
-            away = (units[:, place] - gene.encode(gene.prior)) / width(gene)
-            total += np.log((1.0 - UNSURE) * np.exp(-0.5 * away**2) + UNSURE)
-    return total
-
-
-def slopes_of_beliefs(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
-    """Return the gradient of `beliefs` by the unit coordinates, both of shape (points, genes)."""
-    found = np.zeros(units.shape)
-    for place, gene in enumerate(genes.values()):
-        if gene.prior is not None:
-            away = (units[:, place] - gene.encode(gene.prior)) / width(gene)
-            near = (1.0 - UNSURE) * np.exp(-0.5 * away**2)
-            found[:, place] = -near * away / (near + UNSURE) / width(gene)
-    return found
 
 
 def inactive(genes: Mapping[str, Gene], genome: Genome) -> list[str]:

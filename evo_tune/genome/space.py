@@ -25,10 +25,10 @@ from evo_tune.genome.genes import (
     centre,
     check_conditions,
     conditions,
-    drawn,
     inactive,
     meets,
 )
+from evo_tune.genome.priors import drawn, near_default
 from evo_tune.genome.values import Genome, Value
 from evo_tune.text import is_writable
 
@@ -90,6 +90,17 @@ class SearchSpace:
         on = {name: gene for name, gene in self.optional.items() if name in names}
         off = {name: gene for name, gene in self.optional.items() if name not in names}
         return SearchSpace(self.repair, off, **self.genes, **on)
+
+    def near_default(self) -> SearchSpace:
+        """Return the space with a prior around the default of each gene that has none, for defaults of an expert.
+
+        A search then begins near the default. The prior loses weight as results come in. A gene that a user replaces
+        has no prior, unless the user gives one.
+        """
+        genes, optional = (
+            {name: near_default(gene) for name, gene in one.items()} for one in (self.genes, self.optional)
+        )
+        return SearchSpace(self.repair, optional, **genes)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evo_tune.genome.genes import Gene, beliefs, slopes_of_beliefs
+from evo_tune.genome.genes import Gene
 from evo_tune.genome.models.gaussian import Layout, features_of
 from evo_tune.genome.models.process import PRECISE, Process
+from evo_tune.genome.priors import beliefs, slopes_of_beliefs
 from evo_tune.strategies._models import Earlier, Models, expected_improvement, log_normal
 
 UNSURE = 0.05

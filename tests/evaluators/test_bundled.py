@@ -129,6 +129,11 @@ def test_space_estimate_and_fingerprint_agree(evaluator: Evaluator, options: dic
 
 
 @pytest.mark.slow
+def test_a_search_begins_near_the_default(evaluator: Evaluator, options: dict[str, Any]) -> None:
+    genes = evaluator.bind(options).space.genes
+    assert all(gene.prior == gene.default is not None for gene in genes.values() if gene.size > 1)
+
+
 def test_it_trains_reports_and_comes_out_twice_the_same(
     evaluator: Evaluator, train: Train, plain: tuple[dict[str, float], Context], tmp_path: Path
 ) -> None:

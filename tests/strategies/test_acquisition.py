@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
 
-from evo_tune.genome.genes import Choice, Float, Int, beliefs
+from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.models.gaussian import Layout
+from evo_tune.genome.priors import beliefs
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, met, success
