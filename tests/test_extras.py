@@ -42,6 +42,12 @@ def test_other_errors_are_no_reason_to_skip(monkeypatch: pytest.MonkeyPatch) -> 
     assert extras.extra_missed_by(AssertionError("1 == 2")) is None
 
 
+def test_an_error_names_an_extra_of_the_project_where_there_is_one() -> None:
+    package = Path(__file__).parents[1] / "evo_tune"
+    named = {name for path in package.rglob("*.py") for name in re.findall(r"pip install (\w[\w-]*)", path.read_text())}
+    assert named == set()
+
+
 def test_need_skips_and_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "ray")
     with pytest.raises(pytest.skip.Exception, match=r"pip install 'evo-tune\[ray\]'"):

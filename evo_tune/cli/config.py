@@ -58,6 +58,8 @@ def _read(path: str) -> str:
     """
     if not Path(path).is_file() and Path(path).exists() and not Path(path).is_dir():
         raise ValueError("it is no regular file")
+    if not Path(path).stat().st_size:
+        return ""  # /proc/kmsg has a size of 0, and reading it waits forever
     with open(path, encoding="utf-8") as file:
         text = file.read(LARGEST + 1)
     if len(text) > LARGEST:

@@ -230,4 +230,4 @@ def _is_code(path: Path) -> bool:
         found = path.stat()
     except (OSError, ValueError):
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST
+    return stat.S_ISREG(found.st_mode) and 0 < found.st_size <= LARGEST  # 0: perhaps /proc/kmsg, which has no end

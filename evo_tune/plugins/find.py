@@ -190,11 +190,14 @@ def _source(path: Path) -> bytes:
     """Return the content of a plug-in's file.
 
     Raises:
-        OSError: The file cannot be read, is no regular file (a FIFO is waited for, a device has no end), or too large.
+        OSError: The file cannot be read, is no regular file (a FIFO is waited for, a device has no end), too large, or
+            empty. A file of the kernel such as /proc/kmsg has a size of 0, and reading it may wait forever.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file")
+    if not found.st_size:
+        raise OSError(errno.ENODATA, "it is empty")
     if found.st_size > LARGEST:
         raise OSError(errno.EFBIG, f"it has {found.st_size} bytes: expected at most {LARGEST}")
     return path.read_bytes()

@@ -44,9 +44,10 @@ def read_text_file(path: Path) -> bytes:
         UsageError: It cannot be read, or is too large.
     """
     try:
-        if path.stat().st_size > LARGEST_TEXT:
+        size = path.stat().st_size
+        if size > LARGEST_TEXT:
             raise UsageError(f"INPUT {path} has more than {LARGEST_TEXT} bytes: split it")
-        return path.read_bytes()
+        return path.read_bytes() if size else b""  # /proc/kmsg has a size of 0, and reading it waits forever
     except OSError as error:
         raise UsageError(f"INPUT {path}: cannot read it ({error.strerror})") from None
 

@@ -57,3 +57,20 @@ def test_texts_are_described_with_the_vocabulary_that_suits_them(typed: Typed, f
     lines = typed("describe", "language_model", "-o", "data=texts").out.splitlines()
     assert lines[0] == "2 files with 9000001 bytes; each file is one document"
     assert "-o vocab=2048: byte pairs" in lines[2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("describe", "KERNEL"),
+        ("describe", "tabular", "-o", "data=KERNEL", "-o", "target=a"),
+        ("auto", "KERNEL"),
+        ("new", "mine", "--from", "KERNEL"),
+    ],
+)
+def test_a_file_of_the_kernel_is_empty(typed: Typed, folder: Path, words: tuple[str, ...]) -> None:
+    """Reading /proc/kmsg waits forever; its size is 0, as that of /proc/uptime, which a failing test reads at once."""
+    done = typed(*(word.replace("KERNEL", "/proc/uptime") for word in words))
+    assert done.code == 2, done
+    assert "is empty" in done.err
+    assert "Error: " in done.err.splitlines()[-1]

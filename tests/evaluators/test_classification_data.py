@@ -83,7 +83,7 @@ def test_randaugment_without_torchvision_is_refused(
     with np.load(pixels) as file:
         np.savez(pixels, images=file["images"].astype(np.uint8), labels=file["labels"])
     monkeypatch.setattr("evo_tune.recipe.data.images.find_spec", lambda name: None)
-    with pytest.raises(OptionError, match="pip install torchvision"):
+    with pytest.raises(OptionError, match=r"pip install 'evo-tune\[images\]'"):
         _ = images.bind({"data": pixels, "randaugment": 9}).space
 
 

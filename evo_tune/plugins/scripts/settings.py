@@ -116,8 +116,10 @@ def read_settings(path: Path) -> Found:
     """
     shown = one_line(str(path), 200)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError(f"--from {shown}: it is no regular file; expected a Python script")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:  # reading /proc/kmsg, of size 0, waits forever
+            what = "empty" if stat.S_ISREG(status.st_mode) else "no regular file"
+            raise UsageError(f"--from {shown}: it is {what}; expected a Python script")
         with open(path, "rb") as file:
             data = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:

@@ -240,5 +240,5 @@ class Augmenting(Options):
             )
         if find_spec("torchvision") is None:
             raise OptionError(
-                f"{name} is done by torchvision, which is not installed: pip install torchvision, or give 0"
+                f"{name} is done by torchvision, which is not installed: pip install 'evo-tune[images]', or give 0"
             )

@@ -71,8 +71,10 @@ def opened(path: Path) -> BinaryIO:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: While reading: it unpacks to too much.
+        ValueError: It is empty. While reading: it unpacks to too much.
     """
+    if not path.stat().st_size:
+        raise ValueError("it is empty")  # /proc/kmsg has a size of 0, and reading it waits forever
     unpack = PACKED.get(path.suffix)
     if unpack is None:
         return path.open("rb")

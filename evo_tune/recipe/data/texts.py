@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import glob
 import hashlib
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ def foreign_text(data: str) -> list[str]:
     found = []
     for file in files_of(data)[:_LOOKED_AT] if data else []:
         try:
-            with file.open("rb") as opened:
+            with _open(file) as opened:
                 kind = _kind_of(opened.read(_BEGINNING))
         except OSError as error:
             raise RecipeError("data", data, f"text that can be read: {error.filename}: {error.strerror}") from error
@@ -206,7 +207,7 @@ def _read(data: str, *, mark: bool) -> Iterator[tuple[bytes, bool]]:
     files = files_of(data)
     try:
         for number, file in enumerate(files):
-            with file.open("rb") as opened:
+            with _open(file) as opened:
                 if len(files) == 1:
                     yield from _separated(opened, BOUNDARY if mark else SEPARATOR)
                 else:
@@ -216,6 +217,11 @@ def _read(data: str, *, mark: bool) -> Iterator[tuple[bytes, bool]]:
             yield b"" if last else BOUNDARY if mark else b"\n", True
     except OSError as error:
         raise RecipeError("data", data, f"text that can be read: {error.filename}: {error.strerror}") from error
+
+
+def _open(file: Path) -> BinaryIO:
+    """Open a file; an empty one stays closed. /proc/kmsg has a size of 0 bytes, and reading it waits forever."""
+    return file.open("rb") if file.stat().st_size else io.BytesIO()
 
 
 def _separated(file: BinaryIO, ending: bytes) -> Iterator[tuple[bytes, bool]]:

@@ -168,7 +168,6 @@ def _library() -> Any:
     try:
         import tokenizers
     except ModuleNotFoundError:
-        raise RecipeError(
-            "vocab", "byte pairs", "256, or the library that learns them: pip install tokenizers"
-        ) from None
+        what = "256, or an installed tokenizers, which learns them: pip install 'evo-tune[bpe]'"
+        raise RecipeError("vocab", "byte pairs", what) from None
     return tokenizers

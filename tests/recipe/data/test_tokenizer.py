@@ -60,7 +60,7 @@ def test_what_is_wrong_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(RecipeError, match="tokenizer="):
         BPE("{}", 300)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(RecipeError, match=r"pip install tokenizers"):
+    with pytest.raises(RecipeError, match=r"pip install 'evo-tune\[bpe\]'"):
         BPE.learn(TEXT, 300)
 
 
