@@ -290,7 +290,7 @@ def figure(
         "yaxis": _styled(y),
         **layout,
     }
-    if made["showlegend"]:
+    if made["showlegend"] and "margin" not in layout:
         made["margin"] = {**made["margin"], "t": 40}
     return {"data": [dict(trace) for trace in traces], "layout": made}
 

@@ -283,11 +283,17 @@ def trained_in_full(run: Run) -> int:
     return sum(candidate.budget == 1.0 for candidate in run.candidates)
 
 
-def further_limit(run: Run) -> str:
-    """Return the flag that continues a run: of more trials if these were its limit, else of three more generations."""
+def further_trials(run: Run) -> int:
+    """Return how many trials `further_limit` adds: three generations, but not more than the limit of trials was."""
     more, trials = 3 * run.manifest.population, run.sessions[-1].trials if run.sessions else None
+    return more if trials is None else min(trials, more)
+
+
+def further_limit(run: Run) -> str:
+    """Return the flag that continues a run: of more trials if these were its limit, else of more generations."""
+    more, trials = further_trials(run), run.sessions[-1].trials if run.sessions else None
     if trials is not None:
-        return f"--trials {trials + min(trials, more)}"
+        return f"--trials {trials + more}"
     return f"--generations {max(2, -(-(proposed(run) + more) // run.manifest.population))}"
 
 

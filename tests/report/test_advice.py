@@ -109,7 +109,8 @@ def test_failures_are_told_with_where_they_happen_and_what_may_help(made: Made) 
 def test_more_trials_are_recommended_while_the_last_ones_helped(made: Made) -> None:
     order = iter(range(1000))
     falling = with_losses(made(60), lambda genome: 100.0 - next(order))
-    assert "still gained 20 in loss: continue." in told(falling)[-1]
+    assert "still gained 20 in loss: continue. 36 more take about " in told(falling)[-1]
+    assert told(falling)[-1].endswith(" --trials 96"), "as many more as its time was given for"
     assert f"evo-tune resume {falling.name}" in told(falling)[-1]
     order = iter(range(1000))
     still = with_losses(made(60), lambda genome: float(next(order)))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
-from evo_tune import Outcome
+from evo_tune import Float, Outcome, SearchSpace
 from evo_tune.report.charts import parallel
 from evo_tune.report.drawing import MOST_MARKS
 from evo_tune.report.material import Material
@@ -170,6 +172,21 @@ def test_each_axis_has_its_title_and_no_generation_is_below_the_first(
     assert len(ticks) <= 12
     first, last = opened.value("document.getElementById('lineage-0')._fullLayout.xaxis.range")
     assert -0.05 * last < first < 0
+
+
+def test_the_titles_of_many_axes_are_whole_and_apart(browse: Open, alone: Any, made: Made) -> None:
+    """A title that is slanted by 45 degrees needs 12 pixels across its text."""
+    names = ("learning_rate_of_the_head", *(f"a_name_of_gene_{number}" for number in range(14)))
+    opened = browse(alone(made(40, space=SearchSpace(**{name: Float(0.0, 1.0) for name in names}))))
+    lefts, tops, top = opened.value(
+        "(() => { const boxes = [...document.querySelectorAll('#parallel-0 .xtick text')]"
+        ".map(one => one.getBoundingClientRect());"
+        "return [boxes.map(one => one.left), boxes.map(one => one.top),"
+        " document.getElementById('parallel-0').getBoundingClientRect().top]; })()"
+    )
+    assert len(lefts) == 16
+    assert min(tops) >= top
+    assert min(np.diff(sorted(lefts))) * math.sin(math.pi / 4) > 12
 
 
 # The table of trials.

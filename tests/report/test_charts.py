@@ -197,12 +197,13 @@ def test_changes_name_the_genes_that_differ_from_the_nearest_parent(made: Made) 
 # Parallel coordinates, slices, curves.
 
 
-def test_all_of_the_best_are_among_the_lines(made: Made) -> None:
+def test_the_best_are_among_the_lines(made: Made) -> None:
     material = Material(made(900))
     drawn = parallel.lines(material)
     kept, places = drawn.ranks, drawn.places
     assert len(kept) <= parallel.MOST < len(material.ranked)
-    assert set(range(round(0.1 * len(material.ranked)))) <= set(kept.tolist())
+    assert set(range(parallel.MOST_BEST)) <= set(kept.tolist())
+    assert drawn.best.sum() == parallel.MOST_BEST < round(0.1 * len(material.ranked))
     assert places.shape == (len(kept), len(parallel.axes(material)) + 1)
     assert ((places >= 0) & (places <= 1)).all()
     assert places[0, -1] == 1.0  # the best is on top

@@ -251,8 +251,9 @@ def _going_on(material: Material) -> Iterator[Command]:
             f"({show_value(noise)}): more trials are likely to gain little, and --seeds-per-trial 2 would tell more."
         )
     else:
-        took = show_seconds(run.seconds / 3)
-        why = f"still gained {show_value(gain)} in {material.metric}: continue. As many again take about {took}:"
+        added = summary.further_trials(run)
+        took = show_seconds(run.seconds / count * added)
+        why = f"still gained {show_value(gain)} in {material.metric}: continue. {added} more take about {took}:"
     yield Command(f"{pace} {why}", more)
 
 

@@ -17,6 +17,9 @@ PLACE = 40
 MOST = 600
 """Most lines drawn."""
 
+MOST_BEST = 60
+"""Most of them that are among the best: hundreds would be one area."""
+
 MOST_AXES = 16
 """Most genes with an axis."""
 
@@ -48,9 +51,9 @@ def axes(material: Material) -> list[str]:
 
 
 def lines(material: Material) -> Lines:
-    """Return the lines: those of the best tenth if there is room, and an even choice of the others."""
+    """Return the lines: those of the best tenth, at most `MOST_BEST`, and an even choice of the others."""
     count = len(material.ranked)
-    top = min(max(1, round(TOP * count)), MOST // 2)
+    top = min(max(1, round(TOP * count)), MOST_BEST)
     kept = np.arange(count)
     if count > MOST:
         kept = np.unique(np.append(np.arange(top), np.linspace(top, count - 1, MOST - top).round().astype(int)))
@@ -86,16 +89,17 @@ def draw(material: Material) -> Spec | None:
     ]
     texts = [safe(name, 18) for name in (*names, material.metric)]
     titles: dict[str, Any] = {"tickmode": "array", "tickvals": list(range(count)), "ticktext": texts, "side": "top"}
-    titles |= {"ticklabeloverflow": "allow", "tickangle": -20 if count > 7 else 0}
+    slanted = count > 7  # steeply, so that no title reaches into the next one where 17 axes share a page of paper
+    titles |= {"ticklabeloverflow": "allow", "tickangle": -45 if slanted else 0}
     rule = {"color": Color.DEFAULT, "width": 1}
     return figure(
         traces,
         {**titles, "range": [-0.65, count - 0.85], "showgrid": False, "fixedrange": True},
         {"range": [-0.06, 1.06], "visible": False, "fixedrange": True},
-        height=400,
+        height=432 if slanted else 356,
         shapes=[{"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": rule} for at in range(count)],
         dragmode="select",
-        margin={"l": 16, "r": 48, "t": 84, "b": 36},  # a slanted title extends beyond its axis
+        margin={"l": 16, "r": 64, "t": 116 if slanted else 40, "b": 36},  # a slanted title extends beyond its axis
         legend={"orientation": "h", "x": 0, "y": -0.02, "yanchor": "top"},
     )
 
