@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 
 setup: $(STAMP)  ## make .venv and install evo-tune into it
 
-run: setup  ## evolve a small language model with the default settings (2 to 12 minutes on 2 cores)
+run: setup  ## evolve a small language model with the default settings (3 minutes of search)
 	$(BIN)/evo-tune run
 
 # Tests that `make test` leaves out and CI runs: see the markers in pyproject.toml.

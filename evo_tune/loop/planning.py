@@ -2,8 +2,9 @@
 
 Some steps of a few genomes are timed in slots that are opened for the plan and closed again. No run begins and no file
 is left. Where no budget is given, all genomes get the same time: that of the default genome with the evaluator's own
-budget, or a share of `--hours`. A measured cost model turns the time into steps (`recipe.hardware.cost`). It is saved
-in the manifest, so the same manifest gives the same run on any machine.
+budget, a share of `--hours`, or, without any option and limit, a share of three minutes. A measured cost model turns
+the time into steps (`recipe.hardware.cost`). It is saved in the manifest, so the same manifest gives the same run on
+any machine.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from evo_tune.genome.values import Genome
 from evo_tune.loop.begin import Request, prepared
 from evo_tune.loop.deadline import SHARE
 from evo_tune.loop.driving import Interrupts
+from evo_tune.loop.limits import GENERATIONS
 from evo_tune.loop.opening import plan_for, slots_for
 from evo_tune.options.declare import AUTO
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
@@ -39,7 +41,10 @@ TRAININGS = 30
 """Number of full trainings, final comparison included, that fit into `--hours` by the chosen budget."""
 
 SHORTEST = 1 / 8
-"""Smallest share of the evaluator's own budget that `--hours` may leave: shorter trainings say little about it."""
+"""Smallest share of the evaluator's own budget that a limit in time leaves: shorter trainings say little about it."""
+
+SHOWN = 180.0
+"""Seconds of a search without options and limits, such as that of `make run`, on a machine of any speed."""
 
 TIME_SHARE = 0.025
 """Maximum share of the hours for a round of timing, apart from the start of workers. There are at most two rounds."""
@@ -97,7 +102,7 @@ def plan_run(
         KeyboardInterrupt: Ctrl-C came while steps were timed.
     """
     began = time.monotonic()
-    asked = plugin.bind(request.options)
+    asked, free = plugin.bind(request.options), not request.options and not session.limited
     if priced := needs_cost(asked):
         # A time is no number of steps before the cost is known, so steps are timed with the evaluator's own budget.
         request = replace(request, options={**request.options, "seconds": None})
@@ -109,7 +114,8 @@ def plan_run(
         plan = RunPlan(bound, manifest, len(planned.slots), planned.slots[0].name, None)
         return with_rungs(plan, request, settings, session, store)
     if priced:
-        return _priced(plugin, request, manifest, asked.options["seconds"], settings, session, store, began)
+        seconds = asked.options["seconds"]
+        return _priced(plugin, request, manifest, seconds, free, settings, session, store, began)
     found = _time(points(space_of(manifest, bound.space)), bound, manifest, session, quick=True)
     pace = pace_of(found.rows, found.worker)
     plan = RunPlan(bound, manifest, found.slots, found.device, pace, "", time.monotonic() - began)
@@ -121,6 +127,7 @@ def _priced(
     request: Request,
     manifest: Manifest,
     seconds: float | None,
+    free: bool,
     settings: RunSettings,
     session: SessionSettings,
     store: Path,
@@ -133,6 +140,7 @@ def _priced(
         request: The user's request, without a budget.
         manifest: Manifest of this request.
         seconds: The user's budget in time; None: it is chosen.
+        free: Whether the user gave neither options nor limits.
         settings: Settings of the run.
         session: Settings of its first session.
         store: Folder of the saved runs.
@@ -157,7 +165,11 @@ def _priced(
         if first:
             room = None
             if session.hours is not None:
-                room = max(0.0, session.hours * 3600 - (time.monotonic() - began)) * found.slots
+                left = max(0.0, session.hours * 3600 - (time.monotonic() - began))
+                room = _Room(left * found.slots, TRAININGS, "--hours")
+            elif free:
+                trainings = GENERATIONS * manifest.population
+                room = _Room(SHOWN * found.slots, trainings, f"{SHOWN / 60:.0f} minutes of search")
             options, told = _budget(plain, manifest, cost, seconds, room)
         request = replace(request, options={**request.options, **options})
         manifest = prepared(plugin, request, settings, session, store)
@@ -295,8 +307,23 @@ def _cost(evaluator: BoundEvaluator, genomes: Sequence[Genome], found: _Timed) -
     return Cost.fit([*timed.values(), *default], found.device)
 
 
+@dataclass(frozen=True)
+class _Room:
+    """Time for trainings.
+
+    Args:
+        seconds: Slot seconds.
+        trainings: Number of trainings that fit.
+        where: The time in words.
+    """
+
+    seconds: float
+    trainings: int
+    where: str
+
+
 def _budget(
-    bound: BoundEvaluator, manifest: Manifest, cost: Cost, given: float | None, room: float | None
+    bound: BoundEvaluator, manifest: Manifest, cost: Cost, given: float | None, room: _Room | None
 ) -> tuple[dict[str, Any], str]:
     """Return the options for the measured cost and the budget in seconds, and the choice in words.
 
@@ -305,7 +332,7 @@ def _budget(
         manifest: Manifest of the run.
         cost: Cost of a step.
         given: Budget in seconds that the user gave.
-        room: Slot seconds for all trainings; None: no limit.
+        room: Time for all trainings; None: no limit.
     """
     chosen = {"cost": cost.text()}
     priced = {**bound.options, **chosen}
@@ -315,8 +342,8 @@ def _budget(
     seconds = own = plugin.bind(priced).estimate(usual)["seconds"]
     why = "the time of the default genome with the evaluator's own budget"
     if room is not None:
-        seconds = max(room / TRAININGS, SHORTEST * own)
-        why = f"so that {room / seconds:.0f} full trainings fit into --hours"
+        seconds = max(room.seconds / room.trainings, SHORTEST * own)
+        why = f"so that {room.seconds / seconds:.0f} full trainings fit into {room.where}"
         while seconds > own and plugin.bind({**priced, "seconds": seconds}).remarks() != bound.remarks():
             seconds, why = max(own, seconds / 1.25), "the most for which the evaluator finds its data sufficient"
     seconds = float(f"{seconds:.3g}")

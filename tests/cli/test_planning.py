@@ -175,7 +175,7 @@ def plan(plugin: Evaluator, options: dict[str, str] | None = None, forecast: boo
 
 @pytest.mark.slow
 def test_without_a_budget_every_genome_gets_the_time_of_the_default(priced: Evaluator) -> None:
-    found = plan(priced)
+    found = plan(priced, generations=5)
     options = found.manifest.options
     assert options["seconds"] == pytest.approx(3.1, rel=0.1), "1000 steps of 3 ms, and evaluations"
     assert f"-o seconds={options['seconds']:g}" in found.told
@@ -190,6 +190,15 @@ def test_without_a_budget_every_genome_gets_the_time_of_the_default(priced: Eval
     assert [again.estimate({"size": one}) for one in (1.0, 5.0)] == [
         found.evaluator.estimate({"size": one}) for one in (1.0, 5.0)
     ], "the manifest alone fixes the steps, on any machine"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slowness", [1, 10])
+def test_without_options_and_limits_the_search_takes_three_minutes_on_any_machine(folder: Path, slowness: int) -> None:
+    (folder / "priced.py").write_text(PRICED.replace("+ 1e-3 * genome", f"+ {slowness}e-3 * genome"))
+    found = plan(find_evaluator("priced.py", {}, {}))
+    assert found.manifest.options["seconds"] == pytest.approx(180 * 2 / 60)
+    assert "60 full trainings fit into 3 minutes of search" in found.told
 
 
 @pytest.mark.slow
