@@ -23,7 +23,7 @@ def read(path: Path, text: str) -> dict[str, Any]:
     """Return what `run` takes from a file with this text."""
     path.write_text(text, encoding="utf-8")
     ctx = click.Context(run_command)
-    config = next(parameter for parameter in run_command.params if parameter.name == "config")
+    config = next(parameter for parameter in run_command.get_params(ctx) if parameter.name == "config")
     read_config(ctx, config, str(path))
     return dict(ctx.default_map or {})
 
@@ -100,7 +100,7 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_bytes(b"name = '\xe9'")
     ctx = click.Context(run_command)
-    config = next(parameter for parameter in run_command.params if parameter.name == "config")
+    config = next(parameter for parameter in run_command.get_params(ctx) if parameter.name == "config")
     with pytest.raises(OptionError, match=r"run\.toml: .*utf-8.*; expected a TOML file"):
         read_config(ctx, config, str(path))
 
@@ -165,7 +165,7 @@ def test_a_bomb_of_toml_is_refused_at_once(tmp_path: Path, text: str, said: str)
 def test_flags_are_not_read_from_what_never_ends(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.toml")
     ctx = click.Context(run_command)
-    config = next(parameter for parameter in run_command.params if parameter.name == "config")
+    config = next(parameter for parameter in run_command.get_params(ctx) if parameter.name == "config")
     for path in (tmp_path / "run.toml", Path("/dev/zero")):
         with pytest.raises(OptionError, match="no regular file"):
             read_config(ctx, config, str(path))
