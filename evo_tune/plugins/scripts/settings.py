@@ -118,8 +118,8 @@ def read_settings(path: Path) -> Found:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or not status.st_size:  # reading /proc/kmsg, of size 0, waits forever
-            what = "empty" if stat.S_ISREG(status.st_mode) else "no regular file"
-            raise UsageError(f"--from {shown}: it is {what}; expected a Python script")
+            kind = "empty" if stat.S_ISREG(status.st_mode) else "no regular file"
+            raise UsageError(f"--from {shown}: it is {kind}; expected a Python script")
         with open(path, "rb") as file:
             data = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
