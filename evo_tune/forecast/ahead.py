@@ -22,6 +22,7 @@ from types import MappingProxyType
 from msgspec import Struct, structs
 
 from evo_tune.forecast.timing import Pace
+from evo_tune.genome.trial import Outcome
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results, looks
 from evo_tune.report.summary import costs
 from evo_tune.report.words import show_seconds
@@ -32,6 +33,9 @@ from evo_tune.store.run import Run
 
 ENOUGH = 3
 """Number of results that allow a forecast without timings. Timings count as much as this many results."""
+
+IMPORTS = 60.0
+"""Seconds below which a training may have spent most of its time on imports, if it was the first of its worker."""
 
 DRIFT = 0.5
 """Expected change of the mean time as the search concentrates, in standard deviations of the genomes' times."""
@@ -140,18 +144,22 @@ def ahead(
         run: The run so far; None before it begins.
 
     Returns:
-        The forecast; None with neither timings nor `ENOUGH` results.
+        The forecast; None with neither timings nor `ENOUGH` results, or with none that tells the time of a training.
     """
     done = [] if run is None else list(run.outcomes.items())
     if (pace is None and len(done) < ENOUGH) or not slots:
         return None
-    seconds = [outcome.seconds for _, outcome in done]
+    later = [] if run is None else _later(run)
+    if pace is None and not later and fmean(outcome.seconds for _, outcome in done) < IMPORTS:
+        return None
+    seconds = [outcome.seconds for _, outcome in later or done]
     fresh = 0 if run is None else sum(run.candidates[id].fresh for id, _ in done)
     by_id = {} if run is None else costs(run)
     used = sum(by_id[id] for id, _ in done)
     pending = sum(by_id.values()) - used
     # A search concentrates on good genomes, so later results predict the rest better.
-    late = done[len(done) // 2 :] if len(done) >= 2 * manifest.population else done
+    late = later or done
+    late = late[len(late) // 2 :] if len(late) >= 2 * manifest.population else late
     each = _each(pace, [outcome.seconds for _, outcome in late], sum(by_id[id] for id, _ in late))
     births = session.births(manifest.population)
     cost = genome_cost(manifest, max(1, int(births) if math.isfinite(births) else 100), promoted)
@@ -194,6 +202,19 @@ def ahead(
         on_gpu=pace is not None and pace.memory > 0,
         disk=_disk(manifest, int(made), pace, run),
     )
+
+
+def _later(run: Run) -> list[tuple[int, Outcome]]:
+    """Return the results of trainings that were not the first of their worker, which may import torch in `evaluate`.
+
+    The workers of a session get their first trainings before its first result.
+    """
+    born, came, finished = dict(run.born_at), dict(run.came_at), dict(run.finished)  # the slots' threads write more
+    sessions = {id: bisect_left(run.resumed, seconds) for id, seconds in finished.items()}
+    first: dict[int, float] = {}
+    for id, session in sessions.items():
+        first[session] = min(came[id], first.get(session, math.inf))
+    return [(id, run.outcomes[id]) for id, session in sessions.items() if born[id] > first[session]]
 
 
 def _each(pace: Pace | None, seconds: Sequence[float], trainings: float) -> float:
