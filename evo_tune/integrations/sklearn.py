@@ -14,6 +14,7 @@ import math
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -113,6 +114,7 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
             params: Further arguments of the estimator's `fit`; `groups` for the splitter.
 
         Raises:
+            KeyboardInterrupt: Ctrl-C; `best_params_`, `best_score_` and `cv_results_` have the evaluations so far.
             RunError: An evaluation failed and error_score is 'raise'; with one slot, the original error is raised.
             ValueError: Every fit of every genome failed.
         """
@@ -135,7 +137,10 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
             distributions,
         )  # fmt: skip
         names = [refit_metric] if isinstance(refit_metric, str) else list(scoring)
-        trials = self._search(held, genes, [f"mean_test_{name}:max" for name in names])
+        trials, interrupted = self._search(held, genes, [f"mean_test_{name}:max" for name in names])
+        if interrupted:
+            self._keep(held, trials, refit_metric)
+            raise KeyboardInterrupt
         self._take(held, trials, refit_metric)
         self.scorer_ = scoring
         if self.refit:
@@ -145,8 +150,8 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
                 self.feature_names_in_ = best.feature_names_in_
         return self
 
-    def _search(self, held: Held, genes: Mapping[str, Gene], objectives: list[str]) -> list[Trial]:
-        """Search and return every trial."""
+    def _search(self, held: Held, genes: Mapping[str, Gene], objectives: list[str]) -> tuple[list[Trial], bool]:
+        """Search, and return every trial and whether Ctrl-C ended the search."""
         slots = joblib.effective_n_jobs(self.n_jobs) if self.n_jobs is not None else 1
         private = Path(tempfile.mkdtemp(prefix="evo-tune-"))  # readable by its user only
         before: tuple[str, str, str] | None = getattr(self, "_run", None) if self.warm_start and self.store else None
@@ -179,11 +184,14 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
                 )
             with search:
                 self._run = token, search.name, held.identity
-                if slots > 1:
-                    self._in_slots(search, held, private, token)
-                else:
-                    self._here(search, held)
-                return list(search.trials)
+                try:
+                    if slots > 1:
+                        self._in_slots(search, held, private, token)
+                    else:
+                        self._here(search, held)
+                except KeyboardInterrupt:  # not raised from here, since nobody wants to see where in a fit it came
+                    return list(search.trials), True
+                return list(search.trials), False
         finally:
             del HELD[token]
             os.environ.pop(VARIABLE + token, None)
@@ -202,10 +210,13 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
         joblib.dump(data, private / "data.joblib")
         (private / "rest.pickle").write_bytes(cloudpickle.dumps(rest))  # also pickles classes of a notebook
         os.environ[VARIABLE + token] = str(private)
-        said = 0
+        said, stopping = 0, False
 
         def watch(search: Search) -> None:
-            nonlocal said
+            nonlocal said, stopping
+            if search.stopping and not stopping and not (self.error_score == "raise" and _failure(search.trials)):
+                stopping = True
+                _warn("stopping after the running cross-validations; press Ctrl-C again to stop at once")
             if len(search.saved.outcomes) > said:
                 said = len(search.saved.outcomes)
                 self._say(search)
@@ -218,6 +229,16 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
             raise RunError(failure)
         if search.stopping and len(search.trials) < self.n_iter:
             raise KeyboardInterrupt
+
+    def _keep(self, held: Held, trials: Sequence[Trial], refit_metric: Any) -> None:
+        """Set the results of an interrupted search, and say on standard error what there is."""
+        kept = ""
+        self.__dict__.pop("best_estimator_", None)  # of an earlier fit
+        with contextlib.suppress(ValueError):  # no fit has ended, or all failed
+            self._take(held, trials, refit_metric)
+            kept = ": best_params_ and cv_results_ have these, and no model is fitted"
+        more = "; fit with warm_start=True continues" if self.store else ""
+        _warn(f"interrupted after {len(trials)} of {self.n_iter} evaluations{kept}{more}")
 
     def _say(self, search: Search) -> None:
         if self.verbose > 0:
@@ -247,6 +268,10 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "cv_results_")
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 EDGE = 1e-3

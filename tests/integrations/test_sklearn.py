@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import runpy
+import signal
 import stat
 import tempfile
 import warnings
@@ -262,6 +263,32 @@ def test_a_run_goes_on_from_the_same_object_only(
         search.set_params(n_iter=9).fit(data[0] + 1, data[1])
     with pytest.raises(RunError, match=r"resume it from the same object by fit\(X, y\) with warm_start=True"):
         Search.resume("mine", store=tmp_path, trials=9)
+
+
+@pytest.mark.parametrize("slots", [None, pytest.param(2, marks=pytest.mark.slow)])
+def test_ctrl_c_keeps_the_results_so_far(
+    slots: int | None, data: tuple[np.ndarray, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent, calls, sent = os.getpid(), tmp_path / "calls", tmp_path / "sent"
+
+    def score(estimator: Any, x: Any, y: Any) -> float:
+        with calls.open("a") as file:
+            file.write("x")
+        if calls.stat().st_size > 4 and not sent.exists():
+            sent.touch()
+            os.kill(parent, signal.SIGINT)
+        return float(estimator.score(x, y))
+
+    search = searching(scoring=score, n_jobs=slots)
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(*data)
+    done = len(search.cv_results_["params"])
+    assert 1 <= done < 6
+    assert search.best_params_ in search.cv_results_["params"]
+    assert not hasattr(search, "best_estimator_")
+    said = capsys.readouterr().err
+    assert f"interrupted after {done} of 6 evaluations: best_params_ and cv_results_ have these" in said
+    assert ("press Ctrl-C again to stop at once" in said) == (slots is not None)
 
 
 @pytest.mark.parametrize("space", [{}, [], {"C": 3}, {"C": "log"}, None])
