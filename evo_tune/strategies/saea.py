@@ -88,7 +88,7 @@ class SAEA(Strategy):
     """Surrogate-assisted evolution: breed many children, train the one that models find most promising."""
 
     first: int = option(
-        6, bounds="[2, inf)", help="Trials spread over the space before the models are used, the default included."
+        4, bounds="[2, inf)", help="Trials spread over the space before the models are used, the default included."
     )
     smooth: float = option(
         0.5, bounds="[0, 1]", help="Probability that the Gaussian process judges alone, with one objective."
