@@ -11,6 +11,10 @@ A run ends when its cost is spent. Quality is the normalised regret of the best 
     python benchmarks/fidelity.py --tables ../shared/tables --methods 1 1/3,1 1/9,1/3,1 --at 5 10 20 30
     python benchmarks/fidelity.py --tables ../shared/tables --strategies saea --only taskset --methods 1 1/9,1/3,1
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 3 --quick     in a minute
+    python benchmarks/fidelity.py --tables ../shared/tables --strategies saea --default .03 .12 --at 2 3 5 10
+
+With --default the run of each seed begins with a genome of another rank, as an expert's guess would be, and each method
+is played without and with priors around it (`SearchSpace.near_default`).
 
 'halving' is the same without the guard: no audits but the default, and the rungs' ratio whatever it misses.
 The tables are no part of this project, and nothing is measured where they are absent.
@@ -23,7 +27,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import product, repeat
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -261,6 +267,26 @@ def play(table: Table, strategy: str, rules: RunSettings, seed: int, cost: float
     return Played(np.array(costs), np.array(regrets))
 
 
+def begun(table: Table, seed: int, ranks: Sequence[float], near: bool) -> Table:
+    """Return a table of one seed whose default genome has a rank between two shares of the ranked genomes.
+
+    Args:
+        table: The table.
+        seed: Seed of the run.
+        ranks: Lowest and highest share.
+        near: Whether the genes have priors around this default.
+    """
+    table = copy(table.at(seed))
+    known = sorted((float(curve[-1]), key) for key, curve in table.curves.items() if np.isfinite(curve[-1]))
+    key = known[int(len(known) * np.random.default_rng([seed, 99]).uniform(*ranks))][1]
+    genes = {
+        name: replace(gene, default=value) for (name, gene), value in zip(table.space.genes.items(), key, strict=True)
+    }
+    space = SearchSpace(None, **genes)
+    table.space = space.near_default() if near else space
+    return table
+
+
 def rules_of(method: str) -> RunSettings:
     """Return the rules of a method: one of METHODS, or rungs as `--fidelity` takes them."""
     return METHODS[method] if method in METHODS else RunSettings(fidelity=method)
@@ -288,6 +314,15 @@ def reached(runs: Sequence[Played], regret: float, cost: float) -> float:
     return next((c for c in np.arange(0.25, cost + 0.25, 0.25) if mean(runs, c) <= regret + 1e-12), np.inf)
 
 
+def tell(methods: Mapping[str, Sequence[Played]], costs: Sequence[float]) -> None:
+    """Print the regret of the last method, and its difference to the first."""
+    first, (name, runs) = next(iter(methods.values())), list(methods.items())[-1]
+    needed = reached(runs, mean(first, max(costs)), max(costs))
+    print(f"  {name:15}{''.join(f'{shown(runs, one):>17}' for one in costs)}{needed:10.2f}{needed / max(costs):8.2f}")
+    if runs is not first:
+        print(f"  {'':15}{''.join(f'{against(runs, first, one):>17}' for one in costs)}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What rungs and pruning save, on tables of learning curves.")
     parser.add_argument("--tables", type=Path, default=Path("../shared/tables"), help="folder of the tables")
@@ -296,6 +331,7 @@ def main() -> None:
     parser.add_argument("--trainings", type=int, default=60, help="cost of the longest runs, in full trainings")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="names, or rungs such as 1/3,1")
     parser.add_argument("--at", nargs="+", type=float, help="costs to tell; without it shares of --trainings")
+    parser.add_argument("--default", nargs=2, type=float, metavar="SHARE", help="rank of the default, from and to")
     parser.add_argument("--only", default="", help="tables whose names begin like this")
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--quick", action="store_true", help="only ga, 30 trainings")
@@ -312,20 +348,23 @@ def main() -> None:
             f"\n{strategy}: regret after {', '.join(f'{one:g}' for one in costs)} full trainings' cost, and cost to the"
         )
         print(f"regret that the first method has after {cost:g}; below each, its difference to the first, by seed")
+        every: dict[str, list[Played]] = {}
         for table in found:
             print(f"{table.name} ({len(table.curves)} curves)")
-            first: list[Played] = []
-            for name in given.methods:
+            here: dict[str, list[Played]] = {}
+            for name, near in product(given.methods, (False, True) if given.default else (False,)):
                 print(f"\r{strategy}, {name} on {table.name}".ljust(70), end="\r", file=sys.stderr, flush=True)
                 with naive(name):
                     seeds = range(given.first, given.first + given.seeds)
-                    runs = [play(table, strategy, rules_of(name), seed, cost) for seed in seeds]
-                first = first or runs
-                needed = reached(runs, mean(first, cost), cost)
-                columns = "".join(f"{shown(runs, one):>17}" for one in costs)
-                print(f"  {name:15}{columns}{needed:10.2f}{needed / cost:8.2f}")
-                if runs is not first:
-                    print(f"  {'':15}{''.join(f'{against(runs, first, one):>17}' for one in costs)}", flush=True)
+                    played = [begun(table, seed, given.default, near) if given.default else table for seed in seeds]
+                    runs = [play(*one, cost) for one in zip(played, repeat(strategy), repeat(rules_of(name)), seeds)]
+                here[name + near * ", near"] = runs
+                every.setdefault(name + near * ", near", []).extend(runs)
+                tell(here, costs)
+        if len(found) > 1:
+            print("all of these")
+            for count in range(1, len(every) + 1):
+                tell(dict(list(every.items())[:count]), costs)
         print(f"{time.process_time():.0f} s of a processor in all")
 
 
