@@ -15,8 +15,9 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 
-SAMPLES = 20
-"""Number of random genomes from which `spread` takes the most remote one."""
+SAMPLES, LIKELY = 20, 3
+"""Number of random genomes from which `spread` takes the most remote one, without priors and with. The most remote one
+of many that follow a prior is the least likely one."""
 
 DRAWS = 32
 """Number of random genomes tried before a finite space is enumerated."""
@@ -35,7 +36,8 @@ def spread(history: History, rng: np.random.Generator) -> Proposal | None:
     warm starts count. Genes with a prior are drawn from it.
     """
     space = history.space
-    samples = [space.sample_prior(rng) for _ in range(SAMPLES)]
+    likely = any(gene.prior is not None for gene in space.genes.values())
+    samples = [space.sample_prior(rng) for _ in range(LIKELY if likely else SAMPLES)]
     new = [genome for genome in samples if not history.seen(genome)]
     if not new or not history.born_count:
         return unseen(history, rng)

@@ -9,6 +9,7 @@ import pytest
 
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History, RunHistory
+from evo_tune.genome.priors import beliefs
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.genome.values import Genome, genome_key
@@ -53,6 +54,15 @@ def test_spread_keeps_away_from_existing_genomes() -> None:
         proposal = spread(history, birth_rng(seed, 0))
         assert proposal is not None
         assert max(proposal.genome.values()) > 0.7  # type: ignore[type-var,operator]
+
+
+def test_spread_genomes_are_likely_under_the_priors() -> None:
+    space = SearchSpace(**{f"x{n}": Float(0, 1, prior=0.5, spread=0.1) for n in range(12)})
+    histories = [grow(history_of(space, space.default()), spread, 3, seed) for seed in range(20)]
+    found = [units for history in histories for units in history.born_units[1:]]
+    likely = beliefs(space.genes, np.stack(found))
+    random = beliefs(space.genes, np.stack([space.encode(space.sample_prior(birth_rng(9, n))) for n in range(200)]))
+    assert likely.mean() > np.quantile(random, 0.2)
 
 
 def test_choices_without_order_are_all_equally_far() -> None:
