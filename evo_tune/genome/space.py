@@ -184,6 +184,11 @@ class SearchSpace:
         found[[place for place, _ in self._conditions]] = True
         return found
 
+    @cached_property
+    def has_priors(self) -> bool:
+        """Whether a gene has a prior."""
+        return any(gene.prior is not None for gene in self.genes.values())
+
     @property
     def branching(self) -> list[int]:
         """Indices of the genes that conditions of others name."""

@@ -36,8 +36,7 @@ def spread(history: History, rng: np.random.Generator) -> Proposal | None:
     warm starts count. Genes with a prior are drawn from it.
     """
     space = history.space
-    likely = any(gene.prior is not None for gene in space.genes.values())
-    samples = [space.sample_prior(rng) for _ in range(LIKELY if likely else SAMPLES)]
+    samples = [space.sample_prior(rng) for _ in range(LIKELY if space.has_priors else SAMPLES)]
     new = [genome for genome in samples if not history.seen(genome)]
     if not new or not history.born_count:
         return unseen(history, rng)

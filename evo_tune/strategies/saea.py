@@ -65,6 +65,9 @@ AUGMENT = 0.05
 TRUST = 10.0
 """Number of trials at which expected improvement and a prior have equal weight; before, the prior has more."""
 
+LIKELY_FIRST = 4
+"""Most trials before the models are used where genes have priors."""
+
 TAUGHT = (1, 3)
 """Ids of the first trials that are the best genomes of earlier runs."""
 
@@ -88,7 +91,9 @@ class SAEA(Strategy):
     """Surrogate-assisted evolution: breed many children, train the one that models find most promising."""
 
     first: int = option(
-        4, bounds="[2, inf)", help="Trials spread over the space before the models are used, the default included."
+        6,
+        bounds="[2, inf)",
+        help="Trials spread over the space before the models are used, the default included; at most 4 with priors.",
     )
     smooth: float = option(
         0.5, bounds="[0, 1]", help="Probability that the Gaussian process judges alone, with one objective."
@@ -111,7 +116,11 @@ class SAEA(Strategy):
         return self._next(history, rng, None)
 
     def learn(self, seen: Seen, space: SearchSpace) -> Learned | None:
-        return Learned.of(seen, sizes_of(space)) if len(seen.ids) >= self.first else None
+        return Learned.of(seen, sizes_of(space)) if len(seen.ids) >= self._first(space) else None
+
+    def _first(self, space: SearchSpace) -> int:
+        """Return the number of trials before the models are used: with priors, less of the space is to be covered."""
+        return min(self.first, LIKELY_FIRST) if space.has_priors else self.first
 
     def propose_learned(self, history: History, prospects: Learned, rng: np.random.Generator) -> Proposal | None:
         return self._next(history, rng, prospects)
@@ -124,10 +133,11 @@ class SAEA(Strategy):
             rng: The only source of randomness.
             learned: Predictions from partial trainings; None where all trials are trained in full.
         """
-        if history.fresh_count < self.first or len(history.ranking) < self.first // 2:
+        first = self._first(history.space)
+        if history.fresh_count < first or len(history.ranking) < first // 2:
             # Where many slots ask before there are results, later trials are random: the farther apart many genomes
             # are, the more of them have extreme values.
-            return self._lesson(history) or (spread if history.fresh_count < self.first else drawn)(history, rng)
+            return self._lesson(history) or (spread if history.fresh_count < first else drawn)(history, rng)
         trade = _trade(history, rng)
         drafts = list(self._drafts(history, rng, self._parents(history, trade)))
         step = self.apart * _step(history, self.population)
@@ -248,10 +258,7 @@ class SAEA(Strategy):
 
     def _prior(self, history: History) -> Prior | None:
         """Return the priors of the genes; None if no gene has one."""
-        genes = history.space.genes
-        if all(gene.prior is None for gene in genes.values()):
-            return None
-        return Prior(genes, TRUST / history.fresh_count)
+        return Prior(history.space.genes, TRUST / history.fresh_count) if history.space.has_priors else None
 
     def _smooth(
         self, history: History, points: np.ndarray, scores: np.ndarray, layout: Layout, rng: np.random.Generator

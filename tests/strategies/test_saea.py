@@ -225,6 +225,7 @@ def test_proposals_ahead_of_results_are_drawn_from_priors() -> None:
         return Outcome("ok", {"loss": candidate.genome["x"]})
 
     run = Simulation(SAEA(), space, OBJECTIVES[:1], evaluate, births=30, slots=30).run()
+    assert [one.operator for one in run.candidates[1:5]] == ["spread"] * 3 + ["random"]
     ahead = [one for one in run.candidates if one.operator == "random"]
     assert len(ahead) > 20
     assert np.mean([abs(one.genome["x"] - 0.2) < 0.1 for one in ahead]) > 0.8
