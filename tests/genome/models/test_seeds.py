@@ -176,6 +176,13 @@ def test_if_seeds_change_nothing_the_mean_loss_is_expected() -> None:
     }
 
 
+def test_without_a_second_seed_nothing_is_taken_for_noise() -> None:
+    given, _ = noisy(np.random.default_rng(0), 0.0)
+    known = [{0: loss} for loss in given.losses[:40].tolist()]
+    found = by_expectation(known, lambda rows: given.points[list(rows)], given.unordered)
+    assert list(found.items()) == sorted(enumerate(given.losses[:40].tolist()), key=lambda one: one[1])
+
+
 @pytest.mark.parametrize("power", [-900, -3, 10, 1020])
 def test_the_scale_of_the_loss_does_not_matter(power: int) -> None:
     given = trainings(9, np.random.default_rng(4))
