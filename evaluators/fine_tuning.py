@@ -189,7 +189,7 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     a learning rate about ten times that of full fine-tuning (LoRA, arXiv:2106.09685; QLoRA, arXiv:2305.14314).
 
     Returns:
-        The metrics in METRICS that it has; resumed_step if it was to go on from a checkpoint.
+        Metrics of METRICS; resumed_step if the training continued from a checkpoint.
 
     Raises:
         Diverged: The training was lost.
@@ -214,8 +214,8 @@ def train_rank(
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write the tuned model, in the format of its base, or the adapter alone.
 
-    One process trains, whatever ranks says. An adapter (method=adapter) cannot be merged, and is always written alone;
-    the small base is written beside an adapter for it, in base/. Returns what `evaluate` returns.
+    One process trains, with any value of ranks. An adapter (method=adapter) cannot be merged, and is always written
+    alone; the small base is written next to an adapter for it, in base/. Returns the metrics of `evaluate`.
     """
     from evo_tune.training import export_tuned
 

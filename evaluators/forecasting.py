@@ -228,7 +228,7 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     """Train one genome and judge it on the validation windows.
 
     Returns:
-        The metrics in METRICS that it has; resumed_step if it was to go on from a checkpoint.
+        Metrics of METRICS; resumed_step if the training continued from a checkpoint.
 
     Raises:
         Diverged: The training was lost.
@@ -256,7 +256,7 @@ def train_rank(
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write it as something to use: weights and config.json.
 
-    One process trains, whatever ranks says. Returns what `evaluate` returns, other methods aside.
+    One process trains, with any value of ranks. Returns what `evaluate` returns, other methods aside.
     """
     from evo_tune.training import Forecasted, export_encoder
 

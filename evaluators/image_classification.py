@@ -116,7 +116,7 @@ class Options(Classifying, Augmenting):
 
     @property
     def augmented(self) -> Callable[[Tensor, int], Tensor] | None:
-        """What is done to the images that are trained on, given a seed; None: nothing."""
+        """Augmentation of the training images, given a seed; None: nothing."""
         pixels = self.images.pixels
         return self.augment(*pixels.shape[1:], whole=pixels.dtype == np.uint8)
 
@@ -252,7 +252,7 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     """Train one genome and judge it on the held-out images.
 
     Returns:
-        The metrics in METRICS that it has; resumed_step if it was to go on from a checkpoint.
+        Metrics of METRICS; resumed_step if the training continued from a checkpoint.
 
     Raises:
         Diverged: The training was lost.
@@ -277,7 +277,7 @@ def train_rank(
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write it as something to use: weights and config.json.
 
-    One process trains, whatever ranks says. Returns what `evaluate` returns.
+    One process trains, with any value of ranks. Returns what `evaluate` returns.
     """
     from evo_tune.training import export_encoder
 

@@ -257,7 +257,7 @@ def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 
 
 def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
-    """Train one genome and judge it on the held-out text; return METRICS, and resumed_step if it was to go on.
+    """Train one genome and evaluate it on the held-out text; return METRICS, and resumed_step after a checkpoint.
 
     Raises `Diverged` where the training was lost.
     """

@@ -244,7 +244,7 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     """Train one genome and judge it on the held-out rows.
 
     Returns:
-        The metrics in METRICS that it has; resumed_step if it was to go on from a checkpoint.
+        Metrics of METRICS; resumed_step if the training continued from a checkpoint.
 
     Raises:
         Diverged: The training was lost.

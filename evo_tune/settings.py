@@ -214,10 +214,10 @@ class SessionSettings(_Comparison, _Places, _Attempts, _Limits):
         return SessionSettings(**bind({**self.to_json(), **changes}, declared_in(SessionSettings), "a session", "--"))
 
     def births(self, population: int) -> float:
-        """Return the maximum number of new genomes by `trials` and `generations`.
+        """Return the maximum number of genomes by `trials` and `generations`; infinity if neither is set.
 
         Args:
-            population: New genomes per generation.
+            population: Number of genomes per generation (int ≥ 1).
         """
         by_generation = math.inf if self.generations is None else self.generations * population
         return min(by_generation, math.inf if self.trials is None else self.trials)

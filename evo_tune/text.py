@@ -64,7 +64,7 @@ def cell(value: object) -> object:
 
 
 def of_cell(text: str) -> str:
-    """Return the text from which `cell` made a cell, if it had no unsafe characters."""
+    """Return the text that `cell` made a cell of, if it had no unsafe characters."""
     return text[1:] if text.startswith("'") and _is_computed(text) else text
 
 

@@ -209,7 +209,7 @@ def asking() -> Callable[[str], bool] | None:
 
 
 def echo(text: str = "", err: bool = False) -> None:
-    """Print a line in which the terminal obeys nothing, since parts of it may come from a run or a file."""
+    """Print a line without control characters, since parts of it may come from a run or a file."""
     click.echo(printable(text), err=err)
 
 

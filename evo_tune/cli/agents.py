@@ -1,8 +1,8 @@
-"""What a coding agent may do over MCP: start, continue, watch, stop and read runs, in folders that were named.
+"""The tools of a coding agent over MCP: start, continue, watch, stop and read runs, in folders that were named.
 
-Each tool is a command line of evo-tune in a process of its own, so it can do nothing that the command line could not. A
-run that it starts is a run as any other, and goes on if the agent leaves. This module refuses names of files that are
-outside of the folder, links included; the code that a run executes is not watched.
+Each tool runs a command of evo-tune in a process of its own, so it can do nothing that the command line could not. A
+run that it starts continues if the agent leaves. This module refuses names of files that are outside of the folder,
+links included; the code that a run executes is not watched.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Workplace:
     ) -> str:
         """Start a run, and return its state once it has begun.
 
-        Give a limit: trials or hours. The run goes on in the background; `status` watches it.
+        Give a limit: trials or hours. The run continues in the background; `status` watches it.
 
         Args:
             name: Name of the new run.
@@ -302,7 +302,7 @@ def _check_evaluator(root: str, text: str) -> None:
     if is_command(text):
         words = shlex.split(text)
         if words[0] not in ("python", "python3") or len(words) < 2:
-            raise UsageError(f"{words[0]!r} is not started here: expected 'python SCRIPT.py …' with a script in {root}")
+            raise UsageError(f"program {words[0]!r} is refused: expected 'python SCRIPT.py …' with a script in {root}")
         for word in words:  # a value that is joined to other text could make any path
             if re.search("[{}]", word) and not re.fullmatch(r"([^{}=]*=)?\{[^{}]*\}", word):
                 raise UsageError(f"{word!r}: expected placeholders that are whole words, or behind '='")
@@ -344,7 +344,7 @@ def server(place: Workplace) -> Any:
         from mcp.server import MCPServer
         from mcp.server.mcpserver.exceptions import ToolError
     except ImportError as error:
-        raise UsageError(f"mcp needs more than is installed ({error}): pip install 'evo-tune[mcp]'") from None
+        raise UsageError(f"evo-tune mcp needs an extra ({error}): pip install 'evo-tune[mcp]'") from None
     from functools import wraps
 
     from evo_tune.errors import EvoTuneError

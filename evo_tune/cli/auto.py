@@ -100,7 +100,7 @@ def look(data: str, target: str | None) -> Taken | Question:
     if kind in TABLES or kind in LINES:
         return _table(path, data, target, kind in LINES)
     if target is not None:
-        raise UsageError(f"--target {target}: {data} is no table with columns: leave it out")
+        raise UsageError(f"--target {target}: {data} is not a table: leave --target out")
     if kind == ".npz":
         return Taken("bundled:image_classification", {"data": data}, "it is a file of arrays")
     if kind in IMAGES:
@@ -195,7 +195,7 @@ def _rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
             kind, wanted = "JSON lines", "give a file with one JSON object on each line"
         raise UsageError(f"DATA {data}: cannot read it as {kind} ({reason}): {wanted}") from None
     if not len(found):
-        raise UsageError(f"DATA {data} has no rows: expected a table with a row of names, and rows")
+        raise UsageError(f"DATA {data} has no rows: expected a line of column names and at least one row")
     found.columns = found.columns.map(str)
     return found
 
@@ -323,7 +323,7 @@ def _better(run: Run, end: Closing, own: Mapping[str, float | None], model: Path
 
 
 def _on_test_set(run: Run, own: Mapping[str, float | None]) -> list[str]:
-    """Return in one line the metrics of the model on the test set, each beside that of the baseline."""
+    """Return one line with the metrics of the model and of the baseline on the test set."""
     name, outcome = run.baseline or ("", None)
     known = {} if outcome is None else outcome.metrics
     names = [test for test in run.manifest.tests.values() if test in own]

@@ -57,7 +57,7 @@ def _read(path: str) -> str:
         ValueError: It is no text file, or it is too large.
     """
     if not Path(path).is_file() and Path(path).exists() and not Path(path).is_dir():
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     if not Path(path).stat().st_size:
         return ""  # /proc/kmsg has a size of 0, and reading it waits forever
     with open(path, encoding="utf-8") as file:

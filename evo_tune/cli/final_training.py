@@ -50,7 +50,7 @@ Size = Annotated[int, Meta(ge=1, le=2**40)]
 
 
 class Wish(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a run of `auto` is to end with. A larger size is given by width, depth and tokens together.
+    """The final training of a run of `auto`. A larger size is given by width, depth and tokens together.
 
     Args:
         seconds: Budget of the final training; None: not chosen yet, or that of a trial.

@@ -1,6 +1,6 @@
 """`run --for-scale WIDTHxDEPTH`: a search whose recipe is transferred to a larger size.
 
-The search trains proxies: two widths and two budgets, from which the loss at the target is predicted (`forecast.loss`).
+The search trains proxies of two widths on two budgets. They predict the loss at the target (`forecast.loss`).
 Where the target's own training is so cheap that a search can afford it, the search trains that size, and nothing is
 transferred.
 """
@@ -47,7 +47,7 @@ class ScaleSearch:
         genes: Genes that replace those of the evaluator.
         first: Genomes that are trained first, after the default one.
         fidelity: Rungs; None: as usual.
-        told: What was chosen and why, in one line.
+        told: Choice and its reason, in one line.
     """
 
     options: dict[str, Any]
@@ -185,7 +185,7 @@ def _at_given_size(
     """Return a search of the size that the user gave, with a second width.
 
     Raises:
-        OptionError: That size is not below the target.
+        OptionError: The size is not below the target.
     """
     from evo_tune.genome.genes import Choice
     from evo_tune.recipe import wider_of
@@ -217,8 +217,8 @@ def wider_default(
 ) -> list[dict[str, Any]]:
     """Return the default genome at the largest width, which is trained second.
 
-    So both widths are trained in part and in full whatever the search comes to prefer: its first births are. Empty
-    where the user's own genes leave one width.
+    The first two genomes are always trained on both budgets, so both widths have partial and full trainings. The list
+    is empty if the user's own genes leave one width.
     """
     from evo_tune.genome.space import SearchSpace
     from evo_tune.loop.checks import with_defaults

@@ -102,7 +102,7 @@ class ExportedModel(Struct, forbid_unknown_fields=True, kw_only=True):
         genome: Values of the genes, by name.
         folder: Folder that was written.
         files: Names of the files in it.
-        metrics: Metrics of this training, by name. Unit: the metric's.
+        metrics: Metrics of this training by name, each in its own unit.
     """
 
     run: str
@@ -121,7 +121,7 @@ class AutoModel(Struct, forbid_unknown_fields=True, kw_only=True):
         evaluator: Evaluator that the data was taken for.
         why: Why, in words.
         model: Folder of the model.
-        verdict: What to use, how much better it is, and on which data that was measured, in lines.
+        verdict: Verdict in lines: the model to use, how much better it is, and on which data this was measured.
     """
 
     run: str
@@ -156,7 +156,7 @@ class Predicted(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class DescribedData(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What an evaluator reads of its data, as `describe` prints it.
+    """Description of the data by an evaluator, as `describe` prints it.
 
     Args:
         evaluator: Name of the evaluator.

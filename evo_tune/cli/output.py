@@ -418,7 +418,7 @@ class Recent:
         self._next = 0.0
 
     def best(self, search: Search) -> str:
-        """Return the best value after each result as a row of bars; `results` updates it."""
+        """Return a text with one bar per result, as high as the best value so far; `results` adds new results to it."""
         return sparkline([search.saved.objectives[0].value(loss) for loss in self._best])
 
     def results(self, search: Search) -> str:

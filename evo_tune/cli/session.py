@@ -128,7 +128,7 @@ def go(
 
 
 def _report(run: Run) -> Path | None:
-    """Write a run's report; whatever keeps it from being written costs a warning, and never the run."""
+    """Write a run's report; an error while writing it is a warning, and never ends the run."""
     from evo_tune.report.page import write_beside
     from evo_tune.store.places import as_typed
 

@@ -31,7 +31,7 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
         store: Folder of the saved runs.
 
     Raises:
-        UsageError: It is none of these, cannot be read as what it is, or holds no genome.
+        UsageError: It is none of these, cannot be read, or has no genome.
     """
     path = Path(source)
     if path.suffix == ".csv" and path.is_file():
@@ -46,7 +46,7 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
         best = front(run) if len(run.objectives) > 1 else run.ranked()[: run.manifest.population]
         genomes = [trial.genome for trial in best]
     if not genomes:
-        raise UsageError(f"--warm-start {source}: it holds no genome")
+        raise UsageError(f"--warm-start {source}: expected at least one genome, found none")
     return genomes
 
 

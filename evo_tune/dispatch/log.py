@@ -122,7 +122,7 @@ Curve = Sequence[tuple[float, dict[str, float]]]
 
 
 def telling_name(pid: int) -> str:
-    """Return the name of a worker's curve file in the trials' folder."""
+    """Return the file name, in the folder of all trials, of the learning curve that worker process `pid` writes."""
     return f".worker-{pid}.json"
 
 

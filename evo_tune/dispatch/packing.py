@@ -83,7 +83,12 @@ class Card:
         return not self.waiting and sum(self.running.values()) + needed <= self.memory
 
     def enter(self, slot: str, needed: int) -> None:
-        """Queue a slot for `needed` bytes, its own worker's context included."""
+        """Add a slot to the queue for this GPU's memory.
+
+        Args:
+            slot: Name of the slot.
+            needed: Bytes that its training needs, those of its worker process included.
+        """
         self.waiting[slot] = min(needed, self.memory)
 
     def admit(self) -> Admitted | None:

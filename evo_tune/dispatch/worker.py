@@ -158,7 +158,7 @@ class Keeping:
         self._own, self._gpu = Level(), Level()
 
     def after_evaluation(self) -> int:
-        """Return the bytes that this process keeps in excess, 0 if none."""
+        """Return the bytes that this process keeps beyond the accepted limit, 0 if none."""
         own = _own_memory()
         if own is not None and self._own.is_high(own):
             gc.collect()

@@ -77,8 +77,8 @@ class ComparisonTrainings(Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Number of trainings of the final comparison; both fields are 0 without one.
 
     Args:
-        fewest: Trainings of a comparison that is decided early.
-        most: Trainings of a comparison that uses all its seeds.
+        fewest: Number of trainings if the comparison is decided as early as possible.
+        most: Number of trainings if it uses all its seeds.
     """
 
     fewest: int

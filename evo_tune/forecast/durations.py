@@ -39,7 +39,7 @@ class Durations:
     Args:
         run: Run with its results.
         space: Present space of the run.
-        estimate: Returns the metrics of a genome that are known before training.
+        estimate: Function that returns the metrics of a genome that are known before its training.
         pace: Times of a few steps, if they were measured; they predict until `LIKE` trainings have ended.
     """
 

@@ -179,7 +179,7 @@ class TargetLoss(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults
         share: Share of cases within the interval.
         law: Fitted law.
         further: Weights or tokens of the target, divided by the largest that were trained.
-        narrow: What would narrow the interval; left out if it is within ±5 %.
+        narrow: Advice that would narrow the interval; left out if it is within ±5 %.
     """
 
     metric: str

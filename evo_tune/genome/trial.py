@@ -160,7 +160,7 @@ class Proposal:
 
     Args:
         genome: A snapped genome (see `SearchSpace.snap`).
-        operator: How the genome was made, for display: 'default', 'warm-start', 'promotion', 'replicate', 'from
+        operator: Origin of the genome, for display: 'default', 'warm-start', 'promotion', 'replicate', 'from
             scratch', or a name of the strategy's own ('crossover+mutation').
         parents: Ids of the trials that the genome was bred from.
         budget: Fraction of the full training, 0 < budget ≤ 1.

@@ -38,7 +38,7 @@ FARTHEST = 10
 
 
 def end_value(gene: Gene, end: End) -> Value:
-    """Return the value at an end of a gene's range."""
+    """Return the lowest (end 'low') or highest ('high') value of a gene's range."""
     return gene.decode(0.0 if end == "low" else 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Write a run for another tool: once (`convert`), or continuously while it goes on (`--track`).
+"""Write a run for another tool: once (`convert`), or continuously during the run (`--track`).
 
 A tracker is a process of its own that reads the run's folder, so the run never waits for it, and a tracker that dies or
 hangs costs a warning. It ends when its standard input closes: at the end of the run, or with the process that started

@@ -2,8 +2,8 @@
 
 W&B writes offline by default: nothing leaves the machine before `wandb sync`. `WANDB_MODE=online` in the environment
 sends each trial when it ends, and `WANDB_PROJECT` names the project. W&B cannot append to an offline run of an earlier
-process, so a trial is written once, after its result. What it would collect by itself, such as program, host and the
-load of the machine, is switched off.
+process, so a trial is written once, after its result. Its collection of program, host and load of the machine is
+switched off.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LONGEST = 12
 
 
 class WandbFolder:
-    """Folder in which W&B writes a folder for each trial; several runs may share it.
+    """Folder for the folders of trials that W&B writes; several runs may share it.
 
     Args:
         path: The folder.

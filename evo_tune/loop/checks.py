@@ -302,9 +302,7 @@ def with_defaults(
         if name not in known:
             _check_field(fields[name], gene)
         if name in fields and AUTO in fields[name].choices and isinstance(gene, Choice) and AUTO in gene.values:
-            raise SpaceError(
-                f"--gene {name}: auto is settled once, when the run begins: expected the values themselves"
-            )
+            raise SpaceError(f"--gene {name}: auto cannot be a value of a gene: give the values that auto chooses from")
         if gene is None:
             continue
         if not isinstance(gene, Gene):

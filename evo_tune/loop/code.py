@@ -352,7 +352,7 @@ def _allowed_strategy(manifest: Manifest, user: Consent, moved_to: str | None) -
 def _allowed(path: Path, what: str, user: Consent, remedy: str, if_gone: str) -> Path:
     """Return the resolved path of a file that a run names, because a link could change after it was allowed."""
     if not os.path.isfile(path):
-        raise PluginError(f"the run names the {what} {str(path)!r}, which is no file here: check the path, {if_gone}")
+        raise PluginError(f"the {what} of the run, {str(path)!r}, is not a file here: check the path, {if_gone}")
     real = Path(os.path.realpath(path))
     allow(real, what, source_hash, remedy, user)
     return real

@@ -60,7 +60,7 @@ class ComparisonJobs:
         run: Run that is open for writing. The first fetched job fixes its final comparison.
         changed: Lock of the run; notified after each result, and when the run stops.
         stopping: Returns whether no new job may start.
-        deadline: Limit in hours, by which the comparison is made smaller if it would not end in time; None for none.
+        deadline: Limit in hours: the comparison is smaller if it would not end in time; None for none.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Wider ranges in a run: how far each may go, and ranges that the user widens by hand on resume.
 
-The limits are settled when a run begins and saved in its manifest. What widens a range later therefore needs neither
-the evaluator nor the machine (law 2). `rules.widening` decides when.
+The limits are settled when a run begins and saved in its manifest. So widening a range later needs neither the
+evaluator nor the machine (law 2). `rules.widening` decides when.
 """
 
 from __future__ import annotations

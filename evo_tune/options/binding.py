@@ -84,7 +84,7 @@ def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, fl
         given: Values by option name. Strings, as a user types them, are converted to the declared type.
         options: The declared options by name.
         owner: Name of the plug-in or command that declares them, for error messages ("language_model").
-        flag: How a user gives them, for error messages: "-o" for `-o name=value`, "--" for `--name value`.
+        flag: Command-line prefix, for error messages: "-o" for `-o name=value`, "--" for `--name value`.
 
     Raises:
         OptionError: An option is unknown, missing, of the wrong type or out of its bounds.

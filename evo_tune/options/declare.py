@@ -1,4 +1,4 @@
-"""Declaration of options: one field of a frozen dataclass holds everything that is known about an option.
+"""Declaration of options: one field of a frozen dataclass has all facts about an option.
 
 A group of options is written beside the code that it configures. Groups are combined as mixins:
 
@@ -11,7 +11,7 @@ A group of options is written beside the code that it configures. Groups are com
         def check(self) -> None: ...  # combinations that the group does not allow
 
 The recipe, strategies and run settings declare their options this way. Checks, error messages, flags, the manifest,
-lists, documentation tables and genes are made from the declaration. How a user's text becomes a value is in `binding`.
+lists, documentation tables and genes are made from the declaration. `binding` converts a user's text to a value.
 """
 
 from __future__ import annotations

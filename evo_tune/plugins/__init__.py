@@ -1,1 +1,1 @@
-"""What users write, and where it is found: the contracts of evaluators and strategies."""
+"""Contracts of evaluators and strategies, which users write, and the search for their files."""

@@ -73,7 +73,7 @@ class Evaluator:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of its code, by which a run notices a change."""
+        """SHA-256 of its code; a run compares it to notice a change."""
         return source_hash(*((self.path,) if self.code is None else self.code))
 
     @property
@@ -139,7 +139,7 @@ class Evaluator:
 
     @property
     def unsupported(self) -> dict[str, str]:
-        """What the user can do, by entry of SUPPORTS that is missing, if the evaluator says so."""
+        """Remedy by missing entry of SUPPORTS, if the evaluator names one."""
         return dict(getattr(self.module, "UNSUPPORTED", {}))
 
     @cached_property
@@ -240,7 +240,7 @@ class BoundEvaluator:
         return {name: one for name, one in self.plugin.options.items() if name not in self._own_space.genes}
 
     def _of(self, genome: Genome) -> Any:
-        """Return a copy of the options in which genes replace the options of the same name.
+        """Return a copy of the options, with genes in place of the options of the same name.
 
         It is a copy because a dataclass of a user's file need not be frozen, and all trainings of a worker share this
         object.

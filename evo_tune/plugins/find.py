@@ -65,7 +65,7 @@ STRATEGIES = "evo_tune.strategies"
 
 
 def bundled_evaluators() -> Path:
-    """Return the folder of the bundled evaluators: inside the package of a wheel, or beside it in a checkout."""
+    """Return the folder of the bundled evaluators: inside the package of a wheel, or next to it in a checkout."""
     inside = PACKAGE / "evaluators"
     return inside if inside.is_dir() else PACKAGE.parent / "evaluators"
 
@@ -286,7 +286,7 @@ class _FromSource(SourceFileLoader):
     """Loader that always compiles the text of a module, and neither reads nor writes a compiled copy.
 
     Python accepts a compiled copy if size and second agree. So it would execute the first version of a file that was
-    written twice within a second, or whatever somebody has put into `__pycache__`.
+    written twice within a second, or a file that somebody has put into `__pycache__`.
     """
 
     def get_code(self, fullname: str) -> CodeType:

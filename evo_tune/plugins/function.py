@@ -175,12 +175,12 @@ def sent(function: Callable[..., Any], space: SearchSpace | None) -> tuple[Refer
 
 
 def again(function: Callable[..., Any], reference: Reference, genes: Mapping[str, Gene]) -> SearchSpace:
-    """Return the space of a saved run that the user resumes with a function.
+    """Return the search space of a saved run that the user resumes with a function.
 
     Args:
-        function: The function.
-        reference: Name in the run's manifest.
-        genes: Genes of the run.
+        function: Training function that the user gave.
+        reference: Names of the function and its repair in the run's manifest.
+        genes: Genes of the run by name.
 
     Raises:
         PluginError: The repair of the run's space is not in the function's file.
@@ -195,7 +195,7 @@ def _check_travels(function: Any) -> None:
     """Refuse an object that has no name at the top level of a file.
 
     Raises:
-        PluginError: That is so; the text says why.
+        PluginError: It has none; the text says why.
     """
     what = one_line(getattr(function, "__qualname__", "") or repr(function), 80)
     reason = ""
@@ -229,7 +229,7 @@ def _file_of(function: Any) -> Path | None:
 
 
 def _check_file(path: Path, *functions: Any) -> None:
-    """Refuse a file from which a worker could not import the functions.
+    """Refuse a file whose functions a worker could not import.
 
     Raises:
         PluginError: A function is not at the top level.

@@ -1,4 +1,4 @@
-"""What an exported model's folder says of its training, read as declared types: the folder may be a stranger's."""
+"""Facts about a training in an exported model's folder, read as declared types: the folder may be a stranger's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Count = Annotated[int, Meta(ge=1, le=2**40)]
 
 
 class Evaluated(Struct, frozen=True):
-    """How the metrics were computed; the same gives the same digits.
+    """Settings with which the metrics were computed; the same settings give the same digits.
 
     Args:
         device: Kind of device: 'cpu', 'cuda'.

@@ -34,7 +34,7 @@ class Result:
         name: Name of the metric.
         value: Its value, or the mean over seeds.
         error: Standard error; None if unknown.
-        of: What the value is of, in words.
+        of: Data or seed that the value belongs to, in words.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Origin:
         summary: First line of the evaluator's documentation.
         command: Command that trained the model.
         results: Results of the run's final comparison and of baselines.
-        verdict: What the run found, in one line; '' for nothing.
+        verdict: Result of the run, in one line; '' for nothing.
     """
 
     run: str

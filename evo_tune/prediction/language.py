@@ -122,7 +122,7 @@ class LanguageModel(Model):
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader of the scores must know, each in one line."""
+        """Notes for a reader of the scores, each in one line."""
         return list(self._remarks.values())
 
     def stream(

@@ -156,7 +156,7 @@ class SampleModel(Model, Generic[R]):
 
     @property
     def remarks(self) -> list[str]:
-        """What differs from the training data, each in one line."""
+        """Differences from the training data, each in one line."""
         return list(self.reader.remarks.values())
 
     def outputs(self, data: Any) -> NDArray[np.float64]:
@@ -219,7 +219,7 @@ class ClassifierModel(SampleModel[R]):
 
     @property
     def classes_(self) -> NDArray[np.str_]:
-        """Names of the classes, (classes,), in the order of the probabilities."""
+        """Names of the classes in the order of the probabilities, shape (classes,)."""
         return np.array(self.network.labels)
 
     def predict(self, data: Any) -> NDArray[np.str_]:
@@ -383,6 +383,6 @@ class Predictions:
 
     @property
     def remarks(self) -> list[str]:
-        """What differs from the training data, each in one line."""
+        """Differences from the training data, each in one line."""
         found: list[str] = self._model.remarks
         return found

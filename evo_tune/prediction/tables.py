@@ -112,7 +112,7 @@ class Tables(Reader):
             self.remarks["columns"] = f"columns that the model does not know are ignored: {listed(unknown)}"
 
     def _categories(self, name: str, values: Any) -> list[str | None]:
-        """Return values as the training table writes them; an unknown one is missing, and is told of."""
+        """Return values as the training table writes them; an unknown one is missing, and a note names it."""
         given = list(values.tolist() if hasattr(values, "tolist") else values)
         places, known = self._places[name].of(given), self.columns.categorical[name]
         unseen = {str(value) for value, place in zip(given, places, strict=True) if np.isnan(place)} - {"nan", "None"}

@@ -66,7 +66,7 @@ class Drawn:
         figure: The figure.
         caption: One line of any text; '' for none.
         narrow: Whether the page may place it beside other figures.
-        axes: Names of the axes by which the page's script lets a reader filter lines.
+        axes: Names of the axes that filter lines, by the page's script.
     """
 
     figure: Spec
@@ -118,7 +118,7 @@ class Part:
         rows: Table rows, each with the same keys.
         rows_title: Title of the table.
         rows_open: Whether the table is open at first.
-        note: What the part leaves out, if anything.
+        note: Note on what the part leaves out; empty if nothing.
         table: A table of any length.
     """
 

@@ -125,7 +125,7 @@ class Plots:
             try:
                 spec = draw(self._material, *args, **options)
             except (KeyError, ValueError) as error:
-                raise UsageError(f"plot.{name} cannot be drawn: there is no {error}") from None
+                raise UsageError(f"plot.{name}: the run has no {error}") from None
             return None if spec is None else as_plotly(spec)
 
         drawn.__name__, drawn.__doc__ = name, draw.__doc__

@@ -1,4 +1,4 @@
-"""What the charts of a report are made from: one run, read once, and a model of its results. Draws nothing.
+"""The data of a report's charts: one run, read once, and a model of its results. Draws nothing.
 
 `Material` computes each value when it is first asked for. `Model` says which genes mattered, in two ways. *Functional
 analysis of variance* (Hutter, Hoos & Leyton-Brown, An efficient approach for assessing hyperparameter importance, ICML

@@ -81,7 +81,7 @@ def page(title: str, about: Mapping[str, str], parts: Mapping[str, Part], librar
     Args:
         title: Title.
         about: Facts below the title, by name.
-        parts: Parts in order, by the names by which the page links to them.
+        parts: Parts in order, by the names of their links in the page.
         library: The plotly script.
         data: Further data for the page's own script.
     """
@@ -407,7 +407,7 @@ def _runs(materials: Sequence[Material]) -> Part:
 
 
 def _loss(material: Material) -> float:
-    """Return the loss by which runs are compared: over fresh seeds if known, else that of the search."""
+    """Return the loss that compares runs: over fresh seeds if known, else that of the search."""
     row = material.closing.fresh_best
     if row is not None and row.values:
         return material.objective.sign * row.mean

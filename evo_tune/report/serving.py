@@ -309,7 +309,7 @@ def application(following: Following, token: str) -> Starlette:
 
 
 def _missing(error: ImportError) -> UsageError:
-    return UsageError(f"watch needs a server ({error}): pip install 'evo-tune[web]'")
+    return UsageError(f"evo-tune watch needs an extra ({error}): pip install 'evo-tune[web]'")
 
 
 def serve(folder: Path, port: int, tell: Callable[[str], object]) -> None:

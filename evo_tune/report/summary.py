@@ -1,4 +1,4 @@
-"""What a saved run says: its best trials, Pareto front, cost, failures, and whether more trials may improve it.
+"""Summary of a saved run: best trials, Pareto front, cost, failures, and whether more trials may improve it.
 
 Pure functions of a run. They print nothing, load no evaluator and train nothing.
 """
@@ -81,7 +81,7 @@ class Closing:
         seeded: Seeds of the best's value in the search: 'one seed' or 'the mean of N seeds'.
         predicted: Predicted value of the best with other seeds (see `recommendation.predicted`); None if unknown.
         reported: Metric over fresh seeds: on the test set if the evaluator has one, else `metric`.
-        fitted: How the final comparison was made to fit into the hours; None if it is as asked for.
+        fitted: Plan that made the final comparison fit into the hours; None if it is as asked for.
         baseline: The evaluator's baseline beside the best; None if none was trained.
     """
 

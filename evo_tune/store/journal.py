@@ -1,6 +1,6 @@
 """Files that survive a crash at any byte: an append-only journal, and atomic writes.
 
-Each line of the journal ends with its checksum, so damage is told apart from an unfinished line. This module does not
+Each line of the journal ends with its checksum, so damage differs from an unfinished line. This module does not
 know the meaning of the events.
 """
 

@@ -100,6 +100,6 @@ def saved_in(folder: Path | None, task: dict[str, Any]) -> dict[str, Any]:
     saved = own_checkpoint(folder / CHECKPOINT) if folder else {}
     if saved and saved.get("task") != task:
         raise OptionError(
-            f"{folder}/{CHECKPOINT} belongs to {saved.get('task')}: expected {task}; train from scratch instead"
+            f"{folder}/{CHECKPOINT} belongs to {saved.get('task')}: expected {task}; remove it to train from scratch"
         )
     return saved

@@ -36,7 +36,7 @@ AT_ONCE = 4096
 
 
 class Material(Protocol):
-    """Training batches and evaluation windows."""
+    """A text as training batches and evaluation windows, for `Reading`."""
 
     def source(self, phase: Phase, micro_batch: int) -> Source:
         """Return the batches of a phase."""

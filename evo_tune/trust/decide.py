@@ -1,9 +1,9 @@
-"""What the user trusts: files of code that they named, and runs that they began, each as it was at that time.
+"""Decides whether code may run: the user trusts files that they named and runs that they began, while unchanged.
 
 A run folder is input from a stranger until its owner says otherwise: it may name any file of this machine as its
-evaluator, and any address as its cluster. A run of one's own may come back changed. What was trusted is therefore
-remembered outside of all runs, in the user's own folder, as hashes of content. This module decides and loads nothing;
-it knows neither runs nor plug-ins.
+evaluator, and any address as its cluster. A run of one's own may come back changed. So evo-tune remembers hashes of
+trusted content outside of all runs, in the user's own folder. This module decides and loads nothing; it knows neither
+runs nor plug-ins.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Held = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Consent:
-    """What the user allows in this call.
+    """Permission of the user for this call.
 
     Args:
         trust: Whether everything that a run names is allowed.
@@ -136,7 +136,7 @@ def allow_run(folder: Path, held: Held, wishes: Mapping[str, Any], user: Consent
         user: What the user allows.
 
     Returns:
-        What the user allows of the files in the wishes: all of them, if the answer was yes.
+        Files that the user allows: all of those in the wishes if the answer was yes.
 
     Raises:
         UsageError: The user does not allow it.

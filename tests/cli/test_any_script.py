@@ -323,7 +323,7 @@ def test_what_the_page_says_works(typed: Typed, folder: Path, monkeypatch: pytes
     assert typed(*shlex.split(command[0])[1:-1], "1", *BRIEF).code == 0
     (folder / "train.py").write_text("LR = 0.1\nDATA = 'x'\nprint('{\"val_loss\": %f}' % LR)\n")
     written = typed(*shlex.split(command[1])[1:])
-    assert "guessed genes: LR; check them, and the candidates that are comments (1)" in written.out, written
+    assert "genes guessed from the script: LR; check them, and 1 more in comments of the file" in written.out, written
     assert typed("evaluate", "mine").code == 0
     assert typed("run", "mine", *BRIEF, "--trials", "2").code == 0
     for number, block in enumerate(blocks):

@@ -175,7 +175,7 @@ def test_verify_names_a_changed_strategy_and_changed_versions(typed: Typed, fold
     for command in ("verify", "resume"):
         gone = typed(command, "mine")
         assert gone.code == 2
-        assert "the run names the strategy 'own.py', which is no file here" in gone.err
+        assert "the strategy of the run, 'own.py', is not a file here" in gone.err
         assert "or say where it is now: --strategy PATH" in gone.err
     (folder / "found").mkdir()
     (folder / "found" / "own.py").write_text(text)

@@ -167,5 +167,5 @@ def test_flags_are_not_read_from_what_never_ends(tmp_path: Path) -> None:
     ctx = click.Context(run_command)
     config = next(parameter for parameter in run_command.get_params(ctx) if parameter.name == "config")
     for path in (tmp_path / "run.toml", Path("/dev/zero")):
-        with pytest.raises(OptionError, match="no regular file"):
+        with pytest.raises(OptionError, match="not a regular file"):
             read_config(ctx, config, str(path))

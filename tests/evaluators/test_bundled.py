@@ -285,7 +285,7 @@ def test_a_checkpoint_knows_its_data_by_what_is_in_it(train: Train, tmp_path: Pa
     assert re.fullmatch("[0-9a-f]{64}", saved["task"]["data"])
     saved["task"]["data"] = "0" * 64
     torch.save(saved, tmp_path / "1" / "checkpoint.pt")
-    with pytest.raises(OptionError, match="train from scratch instead"):
+    with pytest.raises(OptionError, match="remove it to train from scratch"):
         train(folder=tmp_path / "2", resume_folder=tmp_path / "1")
 
 

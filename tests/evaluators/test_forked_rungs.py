@@ -159,7 +159,7 @@ def test_as_a_gene_the_schedule_is_never_auto(tmp_path: Path, evaluator: Evaluat
     assert isinstance(gene, Choice)
     assert "auto" not in gene.values
     assert gene.default == "wsd", "what the run would have without it"
-    with pytest.raises(SpaceError, match="--gene schedule: auto is settled once, when the run begins"):
+    with pytest.raises(SpaceError, match="--gene schedule: auto cannot be a value of a gene"):
         Search("language_model", genes={"schedule": Choice(("auto", "wsd"))}, **settings)
     assert "auto" not in evaluator.bind({}).space.optional["schedule"].values  # type: ignore[attr-defined]
 

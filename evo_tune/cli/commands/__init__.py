@@ -1,6 +1,6 @@
-"""One file per command, which is known by being here: `NAME.py` is what `evo-tune NAME` does.
+"""One file per command: `NAME.py` is the command `evo-tune NAME`.
 
-Each has `command`, made with `click.command("NAME")`, and `PLACE`, its place in the help: the lower, the earlier. All
-of them are imported for the help, so what takes long to import stands inside functions. What commands share lies one
-floor up; no command imports another.
+Each has `command`, made with `click.command("NAME")`, and `PLACE`, its place in the help: the lower, the earlier. The
+help imports all of them, so slow imports are inside functions. Code that commands share is in `evo_tune/cli`; no
+command imports another.
 """

@@ -40,7 +40,7 @@ def command(name: str, script: str | None, form: str) -> None:
         shared.echo(f"wrote {path}")
     if guess is not None and form == "table":
         genes, others = ", ".join(guess.genes), len(guess.others)
-        shared.echo(f"guessed genes: {genes}; check them, and the candidates that are comments ({others})")
+        shared.echo(f"genes guessed from the script: {genes}; check them, and {others} more in comments of the file")
     if guess is not None and guess.needed:
         shared.echo(f"Warning: {script} needs {', '.join(guess.needed)}: add it to ALWAYS in {path}", err=True)
     if (bundled_evaluators() / path.name).is_file():

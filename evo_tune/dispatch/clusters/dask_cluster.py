@@ -392,7 +392,7 @@ NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "dist
 def _local_cluster(distributed: Any, plan: Plan, security: Any) -> Any:
     """Start a cluster on this machine: one worker for each slot on CPUs, or one for all GPUs.
 
-    Whoever reaches a scheduler can run code as its user. So only processes with the cluster's certificate get an
+    Everybody who reaches a scheduler can run code as its user. So only processes with the cluster's certificate get an
     answer, on 127.0.0.1 too, and no port serves pages.
     """
     many = len(plan.slots)

@@ -200,14 +200,14 @@ class _Actor:
 
 
 class RayEngine(Engine):
-    """A Ray cluster.
+    """Opens slots on a Ray cluster, each of them an actor.
 
     Args:
         task: Settings common to all candidates.
         cluster: Address and options of the cluster.
         plan: Slots of this machine, for a cluster that is started here.
-        timeout: See `LocalSlot`.
-        retries: See `LocalSlot`.
+        timeout: Time limit of one evaluation, in seconds; None for no limit.
+        retries: Number of retries after a crash of a worker process.
 
     Raises:
         OptionError: Ray is not installed, or no Ray cluster answers at the address.

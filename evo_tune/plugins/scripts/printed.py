@@ -1,7 +1,7 @@
-"""Find metrics in ordinary lines of text, for a script of which no `--metric` says how it prints them.
+"""Find metrics in ordinary lines of text, for a script without `--metric`.
 
-A metric is found by its own name, whatever separates the words: `val loss: 2.1` is a value of val_loss. The module also
-suggests what a `--metric` could read. It runs nothing.
+A metric is found by its own name, with any separator between its words: `val loss: 2.1` is a value of val_loss. The
+module also suggests what a `--metric` could read. It runs nothing.
 """
 
 from __future__ import annotations

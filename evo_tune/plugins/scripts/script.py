@@ -239,7 +239,7 @@ def parse_patterns(texts: Iterable[str]) -> dict[str, re.Pattern[str]]:
 
 @dataclass(frozen=True)
 class Place:
-    """How to find the place of a point on the learning curve.
+    """Rule for the place of a point on the learning curve.
 
     Args:
         metric: Name of a metric that grows with training; '' to count points.

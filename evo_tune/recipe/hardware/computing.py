@@ -65,7 +65,7 @@ class Processes(Options):
 
 
 def in_memory(precision: str) -> str:
-    """Return the precision in which a training is stored; tf32 is stored as fp32."""
+    """Return the precision of stored weights; that of tf32 is fp32."""
     return "fp32" if precision == "tf32" else precision
 
 

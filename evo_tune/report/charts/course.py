@@ -1,4 +1,4 @@
-"""The course of a run: its best value so far by evaluations, cost and time, with failures; or that of several runs."""
+"""Progress of one run or several: the best value so far by evaluations, cost and time, with failures."""
 
 from __future__ import annotations
 

@@ -29,9 +29,9 @@ class Curve:
     """The learning curve of a training.
 
     Args:
-        trial: Its trial.
-        x: Share of a full training, shape (points,).
-        y: Metric, shape (points,).
+        trial: Trial of the training.
+        x: Shares of a full training at the points, shape (points,).
+        y: Values of the shown metric, shape (points,).
     """
 
     trial: Trial

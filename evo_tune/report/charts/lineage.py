@@ -89,7 +89,7 @@ def _gain(material: Material, id: int) -> float | None:
 
 
 def changes(material: Material, id: int) -> str:
-    """Return the genes in which a trial differs from its nearest parent, as text."""
+    """Return the genes that differ between a trial and its nearest parent, as text."""
     mine, candidates = material.run.candidates[id], material.run.candidates
     parents = [candidates[parent].genome for parent in _parents(mine)]
     if not parents:

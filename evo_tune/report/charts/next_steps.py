@@ -1,4 +1,4 @@
-"""What to do next: ranges to widen, failures and their fixes, and whether more trials are likely to improve the result.
+"""Advice: ranges to widen, failures and their fixes, and whether more trials are likely to improve the result.
 
 Each recommendation follows from counts that it states; a run with too few results gets none.
 """

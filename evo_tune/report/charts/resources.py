@@ -32,7 +32,7 @@ def amounts(material: Material, resource: str) -> np.ndarray:
 
 
 def known(material: Material) -> list[str]:
-    """Return the resources in which genomes differ."""
+    """Return the resources that differ between genomes."""
     objectives = {goal.metric for goal in material.run.objectives[:1]}
     found = []
     for resource in RESOURCES:
@@ -58,7 +58,7 @@ def draw(material: Material, resource: str | None = None) -> Spec | None:
 
     Args:
         material: The run.
-        resource: Name of a metric, or 'seconds'; by default the first in which genomes differ.
+        resource: Name of a metric, or 'seconds'; by default the first that differs between genomes.
     """
     if resource is None:
         resource = next(iter(known(material)), None)

@@ -37,7 +37,7 @@ LARGEST_FILE = 1 << 16
 
 
 class TransferredRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The recipe of a run at the size of `--for-scale`, and the cost of the search beside that of the training there.
+    """The recipe of a run at the size of `--for-scale`, and the costs of the search and of the training there.
 
     Args:
         trial: Trial with the recipe.

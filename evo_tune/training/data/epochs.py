@@ -106,7 +106,7 @@ class Epochs:
         if micro_batch is not None:
             check_integer("micro_batch", micro_batch, 1)
         if not len(inputs) == len(targets) > 0:
-            raise RecipeError("targets", len(targets), f"one for each of {len(inputs)} inputs, and at least one")
+            raise RecipeError("targets", len(targets), f"as many as inputs ({len(inputs)}), at least 1")
         self.inputs, self.targets = inputs, targets
         self.classes = classes
         self.batch = batch

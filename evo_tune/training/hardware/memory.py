@@ -169,17 +169,17 @@ def kept_bytes(model: nn.Module, inputs: Tensor, autocast: Callable[[], Abstract
 
 
 class PassMemory:
-    """Predicts the memory of a training.
+    """Predicts the memory of a training from two forward passes of its model.
 
     Args:
-        model: Model on its device; blocks are recomputed by `recompute`.
+        model: Model on its device.
         two: Inputs of two samples of the largest length.
         autocast: Function that returns the context of a forward pass.
         optimizer: 'adamw', 'muon' (counted as AdamW) or 'sgd'.
         ema: Whether there is a moving average of the weights.
         outputs: Numbers in the logits of one sample; logits, log-softmax and its gradient exist at the same time.
         blocks: Number of the model's blocks, of equal size.
-        recompute: Every n-th block is recomputed; None: none.
+        recompute: n (int ≥ 1) if every n-th block is recomputed in the backward pass; None if none is.
         block_input: Numbers in a block's input, for one sample.
     """
 

@@ -413,7 +413,7 @@ class FTTransformer(Encoder):
             RecipeError: A column is missing, or the model was built without column names.
         """
         if self.columns is None:
-            raise RecipeError("columns", None, "a model that was given its Columns")
+            raise RecipeError("columns", None, "a model that was built with columns=Columns(…)")
         return torch.from_numpy(self.columns.encode(table))
 
     def classify(self, table: Mapping[str, Any]) -> list[str]:
@@ -433,7 +433,7 @@ class FTTransformer(Encoder):
             RecipeError: The model predicts classes, or `encoded` raises it.
         """
         if self.scale is None:
-            raise RecipeError("model", f"one of {len(self.labels)} classes", "one of a number: use classify")
+            raise RecipeError("model", f"{len(self.labels)} classes", "a model of a number: use classify for classes")
         mean, deviation = self.scale
         numbers: NDArray[np.float64] = mean + deviation * self.outputs(self.encoded(table))[:, 0].double().numpy()
         return numbers

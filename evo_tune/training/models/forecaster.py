@@ -125,7 +125,7 @@ class Forecaster(Encoder):
     def read(self, table: Mapping[str, Any]) -> list[Series]:
         """Return the series of a table that have values; see `forecast` for the errors."""
         if self.series is None:
-            raise RecipeError("series", None, "a model that was given how a table holds series")
+            raise RecipeError("series", None, "a model that was built with series=SeriesFormat(…)")
         series = [one for one in self.series.read(table) if len(one.values)]
         if not series:
             raise OptionError(f"no column of {', '.join(self.series.targets)} has a value to forecast from")

@@ -114,14 +114,14 @@ def read_written(folder: Path | str, config: Mapping[str, Any], name: str) -> by
     with inside.open_to_read(folder, name, limit=LARGEST_WEIGHTS) as file:
         data = file.read(os.fstat(file.fileno()).st_size)  # without a size, a buffer for the limit would be made
     if hashlib.sha256(data).hexdigest() != hashes[name]:
-        raise ValueError(f"{name} was altered since it was written: copy the folder again")
+        raise ValueError(f"{name} was altered after the export: copy the folder again")
     return data
 
 
 def read_model(
     folder: Path | str, shape_of: Callable[[dict[str, Any]], Any], build: Callable[[dict[str, Any]], M]
 ) -> M:
-    """Return the model that `write_model` wrote. The folder may be a stranger's: nothing of it is executed.
+    """Return the model that `write_model` wrote, without executing anything in the folder.
 
     Args:
         folder: Folder to read.

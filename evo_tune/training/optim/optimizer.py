@@ -305,7 +305,7 @@ class HiddenMatrices(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         if closure is not None:
-            raise NotImplementedError("Muon takes no closure")
+            raise NotImplementedError("Muon.step: expected no closure, call it without arguments")
         for group in self.param_groups:
             same: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
             for weight in group["params"]:
@@ -361,7 +361,7 @@ class OptimizerPair(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         if closure is not None:
-            raise NotImplementedError("a pair of optimizers takes no closure")
+            raise NotImplementedError("step of a pair of optimizers: expected no closure, call it without arguments")
         for optimizer in self.optimizers:
             optimizer.step()
 
