@@ -89,7 +89,7 @@ def test_a_data_set_is_taken_for_its_task_and_why_is_said(name: str, data: Path)
         ("photos/cat/1.png", None, "is one image"),
         ("corpus", "kind", "--target kind: corpus is a folder"),
         ("bytes.bin", None, "looks like .*, not like UTF-8 text.* as they are"),
-        ("prose.txt", "kind", "is no table"),
+        ("prose.txt", "kind", "is not a table"),
         ("table.csv", "price", "no such column"),
         ("empty.csv", None, "cannot read it as a table"),
         ("numbers.jsonl", None, "no column of texts"),

@@ -148,7 +148,7 @@ def test_what_was_allowed_is_what_is_loaded(stranger: Path, tmp_path: Path) -> N
 def test_what_is_no_file_is_said_at_once(stranger: Path, path: str) -> None:
     with pytest.raises(EvoTuneError) as caught:
         code_of(named(stranger, evaluator=path if path.endswith(".py") else f"./{path}"))
-    assert "is no file here: check the path" in str(caught.value)
+    assert "is not a file here: check the path" in str(caught.value)
 
 
 STRANGE = {"backend": "dask", "address": "tcp://evil:8786", "slots": 3, "devices": "cpu", "max_slots": 5}
