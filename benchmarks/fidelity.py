@@ -282,7 +282,7 @@ def begun(table: Table, seed: int, ranks: Sequence[float], near: bool) -> Table:
     genes = {
         name: replace(gene, default=value) for (name, gene), value in zip(table.space.genes.items(), key, strict=True)
     }
-    space = SearchSpace(None, **genes)
+    space = SearchSpace(table.space.repair, **genes)
     table.space = space.near_default() if near else space
     return table
 
