@@ -162,7 +162,7 @@ def proxy_search(
     batches = proxy.batches
     usual = max(proxy.batch, batches[0])
     own: dict[str, Any] = {
-        "width": Choice((proxy.width, proxy.wider), ordered=True, default=proxy.width),
+        "width": _two_widths(proxy.width, proxy.wider),
         "depth": Choice((proxy.depth,)),
         "dropout": Choice((0.0,)),
         "batch": Choice(batches, ordered=True, default=usual),
@@ -177,6 +177,13 @@ def proxy_search(
     base = {"param": "completep", "base_head": target.head, "size": proxy.size}
     budget = {} if given.get("flops") is not None else {"tokens": proxy.tokens}
     return ScaleSearch(options={**base, **budget, **given}, genes={**own, **genes}, fidelity=BUDGETS, told=told)
+
+
+def _two_widths(width: int, wider: int) -> Gene:
+    """Return the gene of the widths of the proxies; the wider one is best, which must not widen the range."""
+    from evo_tune.genome.genes import Choice
+
+    return Choice((width, wider), ordered=True, default=width, widest=(width, wider))
 
 
 def _at_given_size(
@@ -207,7 +214,7 @@ def _at_given_size(
         for name, value in UNTRANSFERABLE.items()
         if name in space.genes
     }
-    sizes = {"width": Choice((width, wider), ordered=True, default=width), "depth": Choice((depth,))}
+    sizes = {"width": _two_widths(width, wider), "depth": Choice((depth,))}
     told = f"--for-scale: searches with the given size, {width}x{depth} and {wider}x{depth}"
     return ScaleSearch(options=options, genes={**fixed, **sizes, **genes}, fidelity=BUDGETS, told=told)
 

@@ -63,7 +63,7 @@ class Deadline:
     elapsed: Callable[[], float]
     pace: Pace | None = None
     after: Callable[[float], float] = lambda training: 0.0
-    _known: tuple[int, Durations] | None = field(default=None, init=False)
+    _known: tuple[int, SearchSpace, Durations] | None = field(default=None, init=False)
     _reserved: tuple[int, float, float] | None = field(default=None, init=False)
     _kept: tuple[int, float] | None = field(default=None, init=False)
 
@@ -79,11 +79,11 @@ class Deadline:
 
     @property
     def durations(self) -> Durations:
-        """Predicted durations, from the results so far."""
-        results = len(self.run.recorded)
-        if self._known is None or self._known[0] != results:
-            self._known = results, Durations(self.run, self.space(), self.estimate, self.pace)
-        return self._known[1]
+        """Predicted durations, from the results so far and in the present space, which a run may widen."""
+        results, space = len(self.run.recorded), self.space()
+        if self._known is None or self._known[0] != results or self._known[1] is not space:
+            self._known = results, space, Durations(self.run, space, self.estimate, self.pace)
+        return self._known[2]
 
     # The search.
 

@@ -34,7 +34,7 @@ def test_a_given_size_is_searched_at_two_widths_with_what_does_not_transfer_fixe
     aim, plugin = parse_aim("1024x24"), find_evaluator("bundled:language_model")
     found = search_for(aim, plugin, SMALL, {"lr": Float(1e-3, 1e-2, log=True)})
     assert found.options == {"param": "completep", **SMALL}
-    assert found.genes["width"].values == (64, 96)
+    assert found.genes["width"].values == found.genes["width"].widest == (64, 96)
     assert found.genes["depth"].values == (2,)
     assert found.genes["dropout"].values == (0.0,)
     assert {"lr", "context"} <= set(found.genes)

@@ -16,8 +16,11 @@ import pytest
 
 from evo_tune.errors import SpaceError, StoreError
 from evo_tune.genome.genes import Choice, Float, Gene
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Proposal
 from evo_tune.genome.values import Value
 from evo_tune.loop.code import code_of
+from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.proposing import Disagreement, RangeDisagreement, verify
 from evo_tune.loop.search import Search
 from evo_tune.store.manifest import space_of
@@ -116,6 +119,17 @@ def test_limits_come_from_genes_and_evaluator_and_are_saved(outside: Begin) -> N
     )
     assert typed.saved.manifest.limits["lr"] == (1e-5, 2e-3)
     assert typed.saved.manifest.limits["fixed"] == (8, 32), "the evaluator's limits apply to the user's range too"
+
+
+def test_a_limit_in_hours_predicts_the_duration_of_a_genome_in_a_widened_range(outside: Begin) -> None:
+    run = drive(outside(name="r", trials=12, hours=1.0, widen=False), slots=1, evaluate=evaluated).saved
+    space = SearchSpace(**run.genes)
+    wide = SearchSpace(**{**run.genes, "batch": Choice((8, 16, 32, 64), ordered=True)})
+    spaces = [space]
+    deadline = Deadline(run, run.sessions[-1], lambda: spaces[-1], lambda genome: {}, 1, lambda: 3500.0)
+    assert deadline.fits(Proposal(space.default(), "random"))
+    spaces.append(wide)  # between two results
+    assert deadline.fits(Proposal({**space.default(), "batch": 8}, "random"))
 
 
 @pytest.mark.slow
