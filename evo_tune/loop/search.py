@@ -344,7 +344,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 self._births.take_up()  # including candidates that were asked for by hand
                 drivers.slots = open_for(run, self.session, self.evaluator, self.space)
                 if forecast and self.pace is None:
-                    self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
+                    self.pace = timed(
+                        run, self.space, drivers.slots, lambda: self._watch_timing(watch), lambda: self.stopping
+                    )
                 self.deadline = self._deadline(after)
                 self._wants_baseline = self._lacks_baseline()
                 drivers.drive(
@@ -357,6 +359,12 @@ class Search(contextlib.AbstractContextManager["Search"]):
         if drivers.error is not None:
             raise drivers.error
         return self
+
+    def _watch_timing(self, watch: Callable[[Search], None]) -> None:
+        """Watch while steps are timed; an interrupt stops at once, since no trial is running that it could lose."""
+        watch(self)
+        if self.stopping:
+            self.drivers.kill()
 
     def _lacks_baseline(self) -> bool:
         """Return whether the evaluator's baseline is still to be trained; a failed one is trained again on resume."""

@@ -106,6 +106,27 @@ def test_ctrl_c_once_finishes_what_is_in_flight(running: Callable[..., Running],
     assert agrees(search)
 
 
+TIMED = """
+import time
+from evo_tune import Float, Minimize, SearchSpace
+SPACE = SearchSpace(x=Float(0.0, 1.0))
+OBJECTIVES = [Minimize("loss")]
+SUPPORTS = ["timing"]
+def evaluate(genome, context):
+    time.sleep(100 if context.timing else 0)
+    return {"loss": genome["x"], "seconds": 1.0}
+"""
+
+
+def test_an_interrupt_while_steps_are_timed_waits_for_no_step(begin: Begin, tmp_path: Path) -> None:
+    (tmp_path / "timed.py").write_text(TIMED)
+    search = begin(evaluator=str(tmp_path / "timed.py"), trials=2, generations=None, slots=1)
+    began = time.monotonic()
+    search.run(lambda search: search.stop(), forecast=True)
+    assert time.monotonic() - began < 60
+    assert (search.trials, search.saved.ended) == ([], "interrupted")
+
+
 def test_ctrl_c_twice_stops_at_once(running: Callable[..., Running], resume: Begin) -> None:
     run = running(100.0)
     run.wait_for(b'"born"', 2)
