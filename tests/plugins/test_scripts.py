@@ -22,7 +22,7 @@ from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.code import local_sources
 from evo_tune.plugins.command import command_evaluator, command_of, is_command
 from evo_tune.plugins.context import Pruned
-from evo_tune.plugins.scripts.printed import named
+from evo_tune.plugins.scripts.printed import named, suggestions
 from evo_tune.plugins.scripts.processes import Ended
 from evo_tune.plugins.scripts.script import Reading, Words, parse_patterns, parse_progress
 
@@ -202,6 +202,12 @@ def test_numbers_found_by_their_names_make_a_curve() -> None:
     assert reading._context.curve == [(0.5, {"step": 10.0, "v": 3.0}), (1.0, {"step": 20.0, "v": 2.0})]
     assert [point["v"] for _, point in read(["best v 9", "v 3", "v 2"], [])._context.curve] == [3.0, 2.0]
     assert [point["v"] for _, point in read(["v 3", '{"v": 2}', '{"v": 1}'], [])._context.curve] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(("metric", "first"), [("val_loss", "final error"), ("test_score", "accuracy")])
+def test_a_number_of_the_same_kind_is_suggested_first(metric: str, first: str) -> None:
+    lines = ["final error: 0.1 (accuracy 0.9)", "final error: 0.1, accuracy 0.9, epoch 3"]
+    assert suggestions(lines, metric)[0].label == first
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,13 @@ MOST = 3
 """Most suggestions."""
 
 
+KINDS = (
+    {"bpb", "cost", "err", "error", "loss", "mae", "mse", "nll", "perplexity", "ppl", "regret", "rmse"},
+    {"acc", "accuracy", "auc", "bleu", "f1", "precision", "r2", "recall", "reward", "score"},
+)
+"""Words of metrics that are minimised, and of those that are maximised."""
+
+
 @dataclass(frozen=True)
 class Labelled:
     """A number in a line of text.
@@ -92,7 +99,9 @@ def named(line: str, name: str) -> list[Named]:
 
 
 def suggestions(lines: Iterable[str], name: str) -> list[Labelled]:
-    """Return the numbers in lines that may be a metric: those whose labels share most words with its name come first.
+    """Return the numbers in lines that may be a metric, the likeliest first.
+
+    A label that shares words with the metric's name is likelier, and then one that has a word of the same kind.
 
     Args:
         lines: Last lines of the output.
@@ -100,8 +109,10 @@ def suggestions(lines: Iterable[str], name: str) -> list[Labelled]:
     """
     latest = {one.label: one for line in lines for one in labelled(line)}
     wanted = {*_words(name)}
+    alike = {word for kind in KINDS if kind & wanted for word in kind}
     by_time = reversed(latest.values())
-    return sorted(by_time, key=lambda one: -len(wanted & {*_words(one.label)}))[:MOST]
+    words = {label: {*_words(label)} for label in latest}
+    return sorted(by_time, key=lambda one: (-len(wanted & words[one.label]), not alike & words[one.label]))[:MOST]
 
 
 def advice(name: str, found: Iterable[tuple[str, str]]) -> str:
