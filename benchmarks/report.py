@@ -1,4 +1,4 @@
-"""What a report costs: seconds to write it, megabytes on disk, and seconds until a browser has drawn it.
+"""What a report costs: seconds to write it, megabytes on disk, elements, and seconds until a browser has drawn it.
 
 CPU seconds stand beside those of the clock: of this process, and of the browser's thread that draws.
 
@@ -149,14 +149,14 @@ def _browser() -> str | None:
     return next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
 
 
-def drawn_in(path: Path) -> tuple[float, float]:
-    """Return the seconds from opening a page until all of its charts are drawn, and those of its thread's CPU.
+def drawn_in(path: Path) -> tuple[float, float, float]:
+    """Return the seconds until all charts of a page are drawn, those of its thread on a CPU, and its elements.
 
     NaN without a browser.
     """
     chromium = _browser()
     if chromium is None:
-        return math.nan, math.nan
+        return math.nan, math.nan, math.nan
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
@@ -169,15 +169,16 @@ def drawn_in(path: Path) -> tuple[float, float]:
         page.wait_for_selector("html[data-drawn]", state="attached", timeout=120_000)
         took = time.perf_counter() - began
         found = {row["name"]: row["value"] for row in metrics.send("Performance.getMetrics")["metrics"]}
+        elements = page.evaluate("document.querySelectorAll('*').length")
         browser.close()
-    return took, found["TaskDuration"]
+    return took, found["TaskDuration"], elements
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[60, 1000, 10_000])
     counts = parser.parse_args().trials
-    names = ("trials", "read s", "write s", "CPU s", "page MB", "library MB", "drawn s", "CPU s")
+    names = ("trials", "read s", "write s", "CPU s", "page MB", "library MB", "drawn s", "CPU s", "elements")
     print(*(f"{name:>10}" for name in names))
     with tempfile.TemporaryDirectory() as home, mock.patch.object(os, "fsync"):
         for count in counts:
@@ -191,9 +192,9 @@ def main() -> None:
             wrote, cpu = time.perf_counter() - began, time.process_time() - cpu
             page = (folder / REPORT).stat().st_size / 1e6
             library = sum(path.stat().st_size for path in folder.parent.glob("_plotly-*")) / 1e6
-            drawn, painted = drawn_in(folder / REPORT)
+            drawn, painted, elements = drawn_in(folder / REPORT)
             row = (read, wrote, cpu, page, library, drawn, painted)
-            print(f"{count:>10}", *(f"{value:>10.2f}" for value in row))
+            print(f"{count:>10}", *(f"{value:>10.2f}" for value in row), f"{elements:>10.0f}")
 
 
 if __name__ == "__main__":
