@@ -488,8 +488,13 @@ def progress_table(progress: Progress, recent: Recent) -> RenderableType:
         last and f"last results   {last}",
     ]
     shown = [printable(line) for line in lines if line]
-    end = [STOPPING] if search.stopping else []
+    end = [STOPPING] if _interrupted(search) else []
     return Group(head, *shown, slots, *end)
+
+
+def _interrupted(search: Search) -> bool:
+    """Return whether Ctrl-C came; a run that stops on an error stops its trials by itself."""
+    return search.stopping and search.drivers.error is None
 
 
 class _News:
@@ -546,7 +551,7 @@ class _Lines:
             shared.echo(self._forecast.line())
         for line in self._news.since(search):
             shared.echo(line)
-        if search.stopping and not self._stopping:
+        if _interrupted(search) and not self._stopping:
             self._stopping = True
             shared.echo(STOPPING)
         if len(search.saved.outcomes) == self._done:

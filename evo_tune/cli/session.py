@@ -58,6 +58,7 @@ def go(
     tracks: Sequence[str] = (),
     price: float | None = None,
     began: float | None = None,
+    again: str | None = None,
 ) -> int:
     """Run, show progress, write a report and print the result.
 
@@ -69,6 +70,7 @@ def go(
         tracks: Values of `--track`.
         price: Price of an hour; None for no price.
         began: Beginning of the command, in seconds of `time.monotonic`: `--hours` includes the time since then.
+        again: How to continue after an interrupt, in words; None: `evo-tune resume`.
 
     Returns:
         Exit code: 1 if no trial has a value, 130 after an interrupt.
@@ -121,7 +123,8 @@ def go(
         shared.echo(f"the model is in {kept}", err=form != "table")
     if search.stopping:
         if not quiet:
-            shared.echo(f"Interrupted. Continue with: evo-tune resume {as_typed(run.folder)}", err=True)
+            again = again or f"evo-tune resume {as_typed(run.folder)}"
+            shared.echo(f"Interrupted. Continue with: {again}", err=True)
     elif len(run.outcomes) == before and not quiet:
         shared.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
     return code

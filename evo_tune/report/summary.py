@@ -293,7 +293,7 @@ def further_limit(run: Run) -> str:
     """Return the flag that continues a run: of more trials if these were its limit, else of more generations."""
     more, trials = further_trials(run), run.sessions[-1].trials if run.sessions else None
     if trials is not None:
-        return f"--trials {trials + more}"
+        return f"--trials {max(trials, proposed(run)) + more}"  # a resumed run may have more than its last limit
     return f"--generations {max(2, -(-(proposed(run) + more) // run.manifest.population))}"
 
 

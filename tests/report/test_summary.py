@@ -73,7 +73,7 @@ def test_the_hint_to_continue_asks_for_three_more_generations(promoted: Run) -> 
     assert further_limit(run) == f"--generations {whole + (part > 0) + 3}"
 
 
-@pytest.mark.parametrize(("trials", "more"), [(6, 12), (600, 600 + 3 * 12)])
+@pytest.mark.parametrize(("trials", "more"), [(6, 12), (600, 600 + 3 * 12), (2, 6 + 2)])
 def test_the_hint_to_continue_a_run_that_trials_limited_is_in_trials(trials: int, more: int, made: Made) -> None:
     run = made(6)
     assert run.manifest.population == 12

@@ -78,12 +78,15 @@ def command(
     hours = 1.0 if hours is None and trials is None else hours
     limits = {key: value for key, value in {"trials": trials, **given}.items() if value is not None}
     search = _begun(plugin, taken.options, hours, limits, name, Path(store))
-    code = go(search, quiet, "none" if form == "json" else form, False, began=began)
+    again = f"the same command with --name {search.saved.name}"
+    code = go(search, quiet, "none" if form == "json" else form, False, began=began, again=again)
     made_in = search.saved.folder / "_model"
     if not made_in.is_dir() or search.stopping:
         return code or 1
     if model is not None:
         copy_model(made_in, model)
+        if form == "table" and not quiet:
+            shared.echo(f"a copy of the model is in {model}")
     lines = final_words(search, model or made_in, time.monotonic() - began)
     if form == "json":
         run = search.saved
