@@ -241,9 +241,9 @@ def by_expectation(
 ) -> dict[int, float]:
     """Return the expected losses of genomes with new seeds, by place of the genome, the lowest first.
 
-    The result has the best genomes and some others. It has the mean losses with few genomes, if seeds do not change the
-    loss, and if no genome has two seeds: then noise cannot be told from a loss that changes much from genome to genome,
-    and the predictions of a few genomes are nearly equal.
+    The result has the best genomes and some others. It has the mean losses with few genomes, and if seeds do not change
+    the loss. It also has them if there are no more genomes than genes and none has two seeds: then noise cannot be told
+    from a loss that changes much from genome to genome, and the predictions are nearly equal.
 
     Args:
         known: Losses of each genome by seed number, at least one.
@@ -253,8 +253,8 @@ def by_expectation(
     """
     means = np.array([float(mean_of(list(losses.values()))) for losses in known])
     kept: list[int] = selected(means, np.array([len(losses) for losses in known])).tolist()
-    single = all(len(losses) == 1 for losses in known)
-    if len(kept) < FEWEST or single or seeds_change_nothing(known):
+    unclear = len(known) <= len(unordered) and all(len(losses) == 1 for losses in known)
+    if len(kept) < FEWEST or unclear or seeds_change_nothing(known):
         return {place: float(means[place]) for place in sorted(kept, key=lambda place: means[place])}
     rows = [(place, *one) for place, genome in enumerate(kept) for one in known[genome].items()]
     numbers, seeds, losses = (np.array(column) for column in zip(*rows, strict=True))

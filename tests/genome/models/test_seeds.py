@@ -176,11 +176,16 @@ def test_if_seeds_change_nothing_the_mean_loss_is_expected() -> None:
     }
 
 
-def test_without_a_second_seed_nothing_is_taken_for_noise() -> None:
-    given, _ = noisy(np.random.default_rng(0), 0.0)
-    known = [{0: loss} for loss in given.losses[:40].tolist()]
-    found = by_expectation(known, lambda rows: given.points[list(rows)], given.unordered)
-    assert list(found.items()) == sorted(enumerate(given.losses[:40].tolist()), key=lambda one: one[1])
+def test_with_few_genomes_of_one_seed_nothing_is_taken_for_noise() -> None:
+    rng = np.random.default_rng(0)
+    points, losses = rng.random((11, 12)), rng.random(11).tolist()
+    for second in (False, True):
+        known = [{0: loss} for loss in losses]
+        if second:
+            known[0][1] = losses[0] + 0.5
+        found = by_expectation(known, lambda rows: points[list(rows)], np.zeros(12, dtype=bool))
+        ranked = sorted(enumerate(losses), key=lambda one: one[1])
+        assert (list(found.items()) == ranked) == (not second)
 
 
 @pytest.mark.parametrize("power", [-900, -3, 10, 1020])
