@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from evo_tune.genome.genes import Choice, Float, Gene, Int, cell, centre
+from evo_tune.genome.genes import Choice, Float, Gene, Int, meets
 
 UNSURE = 0.05
 """Share of the uniform distribution in a prior."""
@@ -65,9 +65,7 @@ def drawn(genes: Mapping[str, Gene], rng: np.random.Generator) -> np.ndarray:
             units[place] = inside[0] if len(inside) else middle
         else:
             assert gene.spread is not None
-            others = [at for at in range(int(gene.size)) if at != cell(middle, int(gene.size))]
-            away = rng.random() < gene.spread and others
-            units[place] = centre(int(rng.choice(others)), int(gene.size)) if away else middle
+            units[place] = gene.mutate(middle, rng, 1.0) if rng.random() < gene.spread else middle
     return units
 
 
@@ -87,10 +85,8 @@ def beliefs(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
             share = np.exp(-0.5 * ((units[:, place] - middle) / width(gene)) ** 2)
         else:
             assert gene.spread is not None
-            size = int(gene.size)
-            other = gene.spread / (1.0 - gene.spread) / max(1, size - 1)
-            mine = np.clip((units[:, place] * size).astype(int), 0, size - 1) == cell(middle, size)
-            share = np.where(mine, 1.0, other)
+            other = gene.spread / (1.0 - gene.spread) / max(1, gene.size - 1)
+            share = np.where(meets(gene, (gene.prior,), units[:, place]), 1.0, other)
         total += np.log((1.0 - UNSURE) * share + UNSURE)
     return total
 
