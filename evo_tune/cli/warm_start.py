@@ -25,9 +25,9 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
     """Return the genomes of a source, not yet checked against a space.
 
     Args:
-        source: A CSV (columns NAME or gene.NAME), a JSON file (a list of genomes, or what
-            `evo-tune best --format json` prints), or the name or path of a saved run, whose best
-            trials, one population of them, are taken; of one with several objectives the whole front.
+        source: A CSV with columns NAME or gene.NAME, a JSON file, or the name or path of a saved run. The JSON is a
+            list of genomes, or the output of `evo-tune best --format json`. Of a run, the best trials are taken, one
+            population of them. Of a run with several objectives, the whole front is taken.
         store: Folder of the saved runs.
 
     Raises:

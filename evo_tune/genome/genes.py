@@ -44,10 +44,10 @@ class Gene(ABC):
     """One dimension of a search space; immutable, and equal to any gene with the same description.
 
     Every kind has a range, a `default` and optional hints. `prior` is the value believed to be good and `spread` the
-    uncertainty of that belief: a factor for a logarithmic gene, a distance for other genes with an order, and the
-    probability that another value is better for a Choice without order. `when` lists the values of other genes for
-    which the gene is active. `widest` has the lowest and the highest value to which a run may widen the range by
-    itself. With the gene's own ends, it keeps its range.
+    uncertainty of that belief. The spread of a logarithmic gene is a factor, and that of other genes with an order a
+    distance. For a Choice without order it is the probability that another value is better. `when` lists the values of
+    other genes for which the gene is active. `widest` has the lowest and the highest value to which a run may widen the
+    range by itself. With the gene's own ends, it keeps its range.
     """
 
     kind: ClassVar[str]

@@ -1,11 +1,16 @@
 """The data of a report's charts: one run, read once, and a model of its results. Draws nothing.
 
-`Material` computes each value when it is first asked for. `Model` says which genes mattered, in two ways. *Functional
-analysis of variance* (Hutter, Hoos & Leyton-Brown, An efficient approach for assessing hyperparameter importance, ICML
-2014): the share of the variance of a forest's prediction over the whole space that one gene explains alone, by its
-exact marginal in each tree. *PED-ANOVA* (Watanabe, Bansal & Hutter, PED-ANOVA: efficiently quantifying hyperparameter
-importance in arbitrary subspaces, IJCAI 2023): how the best tenth of the trials differ from all trials along a gene.
+`Material` computes each value when it is first asked for. `Model` says in two ways which genes mattered:
+
+- Functional analysis of variance: the share of the variance of a forest's prediction that one gene explains alone.
+  The variance is over the whole space, and the marginal of each tree is exact.
+- PED-ANOVA: how the best tenth of the trials differ from all trials along a gene.
+
 Both are computed over bootstraps of the trials, whose spread says how reliable they are.
+
+Sources: Hutter, Hoos & Leyton-Brown, An efficient approach for assessing hyperparameter importance (ICML 2014);
+Watanabe, Bansal & Hutter, PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary subspaces (IJCAI
+2023).
 """
 
 from __future__ import annotations

@@ -242,8 +242,8 @@ def by_expectation(
     """Return the expected losses of genomes with new seeds, by place of the genome, the lowest first.
 
     The result has the best genomes and some others. It has the mean losses with few genomes, and if seeds do not change
-    the loss. It also has them if there are no more genomes than genes and none has two seeds: then noise cannot be told
-    from a loss that changes much from genome to genome, and the predictions are nearly equal.
+    the loss. It also has them if there are no more genomes than genes and none has two seeds. In this case the model
+    cannot tell noise from a loss that changes much between genomes, and its predictions are nearly equal.
 
     Args:
         known: Losses of each genome by seed number, at least one.
