@@ -189,7 +189,7 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
                         self._in_slots(search, held, private, token)
                     else:
                         self._here(search, held)
-                except KeyboardInterrupt:  # not raised from here, since nobody wants to see where in a fit it came
+                except KeyboardInterrupt:  # a traceback would only show a place inside of a fit
                     return list(search.trials), True
                 return list(search.trials), False
         finally:
