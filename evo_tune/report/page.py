@@ -266,16 +266,46 @@ LARGEST = 1 << 25
 """Largest plotly script, in bytes."""
 
 
-def plotly_script() -> bytes:
-    """Return plotly's script, with one pair of brackets added.
+TRACES = ("bar", "heatmap")
+"""Kinds of traces that charts use, besides scatter, which plotly always has."""
 
-    A browser compiles a function in brackets at once. Without them it first skims all 4.8 MB, then compiles.
+
+def plotly_script() -> bytes:
+    """Return plotly's script, changed in two places so that a browser starts it in less than half of the time.
+
+    It registers only the kinds of traces in `TRACES`. And one pair of brackets is added: a browser compiles a function
+    in brackets at once. Without them it first skims all 4.8 MB, then compiles. A script of an unknown form is returned
+    as it is.
     """
     where = distribution("plotly").locate_file("plotly/package_data/plotly.min.js")  # importing plotly takes longer
     found = Path(str(where)).read_bytes()
     if found.count(OPENS) != 1 or not found.rstrip().endswith(CLOSES):
         return found
-    return found.rstrip().removesuffix(CLOSES).replace(OPENS, OPENS.replace(b"()", b"(()")) + b"\n})));\n"
+    return _few_traces(found).rstrip().removesuffix(CLOSES).replace(OPENS, OPENS.replace(b"()", b"(()")) + b"\n})));\n"
+
+
+def _few_traces(script: bytes) -> bytes:
+    """Return plotly's script without the registration of traces that no chart uses."""
+    listed = re.search(rb"\.register\(\[((?:[\w$]+\(\),?)+)\]\)", script)
+    kept = [_call(script, kind) for kind in TRACES]
+    if listed is None or not set(kept) <= set(listed[1].split(b",")):
+        return script
+    return script[: listed.start(1)] + b",".join(kept) + script[listed.end(1) :]
+
+
+def _call(script: bytes, kind: str) -> bytes:
+    """Return the call that loads a kind of trace in plotly's script, where a module of one line names another; or b''.
+
+    `var A=W((e,t)=>{"use strict";t.exports=B()}), …, B=W((e,t)=>{"use strict"; … moduleType:"trace",name:KIND` gives
+    `A()`.
+    """
+    begins = script.rfind(b'=>{"use strict";', 0, max(0, script.find(b'moduleType:"trace",name:"%b"' % kind.encode())))
+    inner = re.search(rb"([\w$]+)=[\w$]+\(\([\w$,]*\)$", script[max(0, begins - 60) : max(0, begins)])
+    if inner is None:
+        return b""
+    exports = rb'\b([\w$]+)=[\w$]+\(\([\w$]+,([\w$]+)\)=>\{"use strict";\2\.exports=%b\(\)\}\)' % re.escape(inner[1])
+    outer = re.search(exports, script)
+    return outer[1] + b"()" if outer else b""
 
 
 def inline_library() -> Library:

@@ -425,7 +425,8 @@ def test_what_is_not_seen_is_painted_once_all_is_drawn(plain: Opened) -> None:
 
 
 def test_a_thousand_trials_are_drawn_in_two_seconds(large: tuple[Opened, float]) -> None:
-    assert 0.1 < large[1] < 2.0 * LARGE / 1000
+    assert 0.1 < large[1] < 2.0
+    assert large[0].count("*") < 16_000  # seconds depend on the machine, elements do not
 
 
 @pytest.mark.slow
@@ -443,7 +444,7 @@ def usable(opened: Opened, run: Run) -> None:
     """Check that a report is no more than a browser can hold, and that it can be filtered."""
     assert opened.said == []
     marks = opened.count(".point")
-    assert marks < 25_000
+    assert marks < 10_000
     assert opened.marks("course-0") <= 2 * MOST_MARKS
     assert (
         f"{MOST_MARKS} of {len(Material(run).ranked)} results are drawn" in opened.page.locator("#course").inner_text()

@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import StoreError
+from evo_tune.report import charts
 from evo_tune.report.drawing import Command, Drawn, Part, as_json
 from evo_tune.report.material import Material
 from evo_tune.report.page import (
+    TRACES,
     Library,
     compared,
     inline_library,
@@ -167,11 +169,19 @@ def test_a_thousand_trials_are_written_in_a_second(made: Made) -> None:
     assert time.process_time() - began < 1.0
 
 
-def test_the_script_is_the_librarys_but_for_a_pair_of_brackets() -> None:
+def test_the_script_is_the_librarys_but_for_a_pair_of_brackets_and_traces_without_a_chart() -> None:
     theirs = (files("plotly") / "package_data" / "plotly.min.js").read_bytes().rstrip()
-    ours = plotly_script().rstrip()
-    assert len(ours) == len(theirs) + 2
-    assert ours.replace(b": this, (() => {", b": this, () => {").removesuffix(b"})));") + b"}));" == theirs
+    ours = plotly_script().rstrip().replace(b": this, (() => {", b": this, () => {").removesuffix(b"})));") + b"}));"
+    listed = re.compile(rb"(?<=\.register\(\[)[\w$(),]+(?=\]\))")
+    assert listed.sub(b"", ours) == listed.sub(b"", theirs)
+    (kept,), (every,) = listed.findall(ours), listed.findall(theirs)
+    assert kept.count(b"()") == len(TRACES) < every.count(b"()")
+
+
+def test_all_traces_of_charts_are_registered(made: Made) -> None:
+    runs = [made(120), made(80, objectives=("loss:min", "params:min")), Run.open(SAMPLE)]
+    figures = [drawn.figure for run in runs for part in charts.parts(Material(run)).values() for drawn in part.figures]
+    assert {trace["type"] for one in figures for trace in one["data"]} == {"scatter", *TRACES}
 
 
 def test_another_shape_of_the_script_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

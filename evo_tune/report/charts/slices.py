@@ -13,7 +13,7 @@ from evo_tune.report.material import Material
 
 PLACE = 50
 
-MOST = 400
+MOST = 200
 """Most points drawn for one gene."""
 
 MOST_GENES = 24

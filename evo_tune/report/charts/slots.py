@@ -17,8 +17,8 @@ from evo_tune.report.words import show_seconds
 
 PLACE = 100
 
-MOST = 800
-"""Most trainings drawn."""
+MOST = 400
+"""Most trainings drawn: the last ones, since a gap between two bars is idle time only if none is left out."""
 
 MOST_NAMES = 30
 """Most slots with a label."""
@@ -99,16 +99,17 @@ def draw(material: Material) -> Spec | None:
     longest = max((one.end for one in work), default=0.0)
     if longest <= 0:
         return None
-    kept = [work[i] for i in plot.thinned(len(work), MOST)]
+    kept = work[-MOST:]
+    first = min(one.start for one in kept) if len(work) > MOST else 0.0
     unit, title = plot.time_unit(longest)
     groups = {kind: [one for one in kept if (one.status if one.status in KINDS else "") == kind] for kind in KINDS}
     traces = [_bars(mine, unit, *KINDS[kind]) for kind, mine in groups.items() if mine]
-    shapes = plot.rules(at / unit for at in material.run.resumed[1:][:50] if 0 < at < LARGEST)
+    shapes = plot.rules(at / unit for at in material.run.resumed[1:][:50] if first < at < LARGEST)
     y = {**plot.names_axis(names, 20), "showgrid": False}
     if len(names) > MOST_NAMES:
         y |= {"tickvals": [], "ticktext": []}
     height = 120 + max(26, min(30 * len(names), 480))
-    x = plot.axis(f"{title} of work", rangemode="tozero")
+    x = plot.axis(f"{title} of work", range=[first / unit, 1.01 * longest / unit])
     return plot.figure(traces, x, y, height=height, barmode="overlay", shapes=shapes)
 
 
@@ -142,5 +143,5 @@ def part(material: Material) -> Part | None:
             for lane, (name, share) in enumerate(zip(names[:50], shares, strict=False))
         ],
         rows_title="Idle time by slot",
-        note=plot.drawn_of(MOST, len(work), "trainings"),
+        note=f"The last {MOST} of {len(work)} trainings are drawn." if len(work) > MOST else "",
     )
