@@ -571,7 +571,12 @@ class _Lines:
         )
 
     def _is_news(self, ahead: Ahead) -> bool:
-        """Return whether a forecast is the first one, or its end is outside the interval of the last printed one."""
+        """Return whether a forecast is the first one, or its end is outside the interval of the last printed one.
+
+        That nothing is left to do is no news.
+        """
+        if not ahead.seconds.high:
+            return False
         end = self._forecast.moment(ahead.seconds.expected)
         return self._ends is None or not self._ends[0] - LEAST_NEWS < end < self._ends[1] + LEAST_NEWS
 

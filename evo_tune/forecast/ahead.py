@@ -24,6 +24,7 @@ from msgspec import Struct, structs
 from evo_tune.forecast.timing import Pace
 from evo_tune.genome.trial import Outcome
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results, looks
+from evo_tune.report.recommendation import comparison_of, results_of
 from evo_tune.report.summary import costs
 from evo_tune.report.words import show_seconds
 from evo_tune.settings import SessionSettings
@@ -165,7 +166,7 @@ def ahead(
     cost = genome_cost(manifest, max(1, int(births) if math.isfinite(births) else 100), promoted)
     # The more genomes the run has trained, the more their own cost counts.
     cost = (cost * manifest.population + used) / (manifest.population + fresh)
-    least, most = _comparison_left(run, session, each, slots, births > fresh)
+    least, most = _comparison_left(run, session, each, slots, births > fresh or len(by_id) > len(done))
     until = math.inf
     if session.hours is not None:
         until = max(0.0, session.hours * 3600 - (0.0 if run is None else run.elapsed))
@@ -189,6 +190,8 @@ def ahead(
     high = 1.5 * opening + search * math.exp(BOUNDS * error) + tail + most + 2 * CLOSING
     if wanted > room:  # the clock ends the run
         low, expected, high = until - (most - least) / 2 - tail, until, until + (most - least) / 2 + CLOSING
+    elif not trainings and not most and len(by_id) == len(done):  # no worker starts
+        low = expected = high = 0.0
     genomes = fresh + round(trainings / cost)
     made = int(births) if trainings == by_births else min(genomes, births)
     return Ahead(
@@ -240,8 +243,12 @@ def _comparison_left(
         session: Number of seeds and finalists.
         each: Seconds of a full training.
         slots: Number of trainings at once.
-        more: Whether the run proposes more genomes, so that the finalists may change.
+        more: Whether the run proposes or trains more genomes, so that the finalists may change.
     """
+    if run is not None and not more:
+        comparison = comparison_of(run)
+        if not comparison.state(results_of(run, comparison)).wanted:
+            return 0.0, 0.0
     least, most = comparison_seconds(session, each, slots)
     done = [] if run is None else read_comparison(run)
     kept = done

@@ -178,6 +178,13 @@ def test_the_start_of_the_workers_and_the_time_between_trainings_count(begin: Be
     assert left(search) == pytest.approx(usual, abs=0.5), "they have started"
 
 
+def test_a_run_with_nothing_left_takes_no_time(begin: Begin, resume: Begin, fast_disk: None) -> None:
+    search = begin(trials=4, generations=None, slots=1, final_seeds=2)
+    search.run()
+    assert left(search) == 0.0
+    assert left(resume(search.name, trials=5, generations=None)) > 0.0
+
+
 @pytest.mark.parametrize("slots", [1, 4])
 def test_the_first_training_of_a_worker_does_not_count_since_it_imports_torch(begin: Begin, slots: int) -> None:
     search = begin(trials=30, generations=None)
