@@ -128,7 +128,7 @@ def notes(changelog: str, version: str, tagged: bool) -> str:
     """
     parts = dict(re.findall(r"^## \[?([^]\s]+)\]?[^\n]*\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL))
     if version not in parts and tagged:
-        raise Wrong(f"CHANGELOG.md has no part '## {version} - DATE': rename 'Unreleased', and begin a new one")
+        raise Wrong(f"CHANGELOG.md has no part '## [{version}] - DATE': rename '[Unreleased]', and begin a new one")
     text = parts.get(version, parts.get("Unreleased", "")).strip()
     return re.sub(r"^#(##+) ", r"\1 ", text, flags=re.MULTILINE) + "\n"
 

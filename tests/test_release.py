@@ -62,14 +62,14 @@ def test_settings_of_services_can_be_read(name: str) -> None:
     assert loaded(name)
 
 
-CHANGES = "# Changelog\n\n## Unreleased\n\n- x\n\n## 1.1.0 - 2027-01-02\n\n### Added\n\n- y\n\n## 1.0.0\n\n- z\n"
+CHANGES = "# Changelog\n\n## [Unreleased]\n\n- x\n\n## [1.1.0] - 2027-01-02\n\n### Added\n\n- y\n\n## [1.0.0]\n\n- z\n"
 
 
 def test_the_notes_of_a_tag_are_its_part_of_the_changelog() -> None:
     assert release.notes(CHANGES, "1.1.0", tagged=True) == "## Added\n\n- y\n"
     assert release.notes(CHANGES, "1.0.0", tagged=True) == "- z\n"
     assert release.notes(CHANGES, "1.2.0", tagged=False) == "- x\n"
-    with pytest.raises(release.Wrong, match=r"CHANGELOG\.md has no part '## 1\.2\.0 - DATE'"):
+    with pytest.raises(release.Wrong, match=r"CHANGELOG\.md has no part '## \[1\.2\.0\] - DATE'"):
         release.notes(CHANGES, "1.2.0", tagged=True)
 
 
