@@ -202,7 +202,7 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
 def train_rank(
     ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
 ) -> dict[str, float]:
-    """Be one of the processes that train together."""
+    """Train as one of the processes of a training."""
     from evo_tune.training import Place, Tuned, train
 
     return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), Tuned, ranks)[1]
@@ -214,8 +214,8 @@ def train_rank(
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write the tuned model, in the format of its base, or the adapter alone.
 
-    One process trains, with any value of ranks. An adapter (method=adapter) cannot be merged, and is always written
-    alone; the small base is written next to an adapter for it, in base/. Returns the metrics of `evaluate`.
+    One process trains, even if ranks is larger. An adapter (method=adapter) cannot be merged, so it is always written
+    alone. An adapter of the bundled small base is written with this base, in base/. Returns the metrics of `evaluate`.
     """
     from evo_tune.training import export_tuned
 

@@ -92,10 +92,10 @@ def look(data: str, target: str | None) -> Taken | Question:
     path = Path(data).expanduser()
     if path.is_dir():
         if target is not None:
-            raise UsageError(f"--target {target}: {data} is a folder, no table with columns: leave it out")
+            raise UsageError(f"--target {target}: {data} is a folder, and only a table has columns: leave --target out")
         return _folder(path, data)
     if not path.is_file():
-        raise UsageError(f"DATA {data} is no file and no folder (from {Path.cwd()}): give the path of your data")
+        raise UsageError(f"DATA {data} is neither a file nor a folder (from {Path.cwd()}): give the path of your data")
     kind = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
     if kind in TABLES or kind in LINES:
         return _table(path, data, target, kind in LINES)

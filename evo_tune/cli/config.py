@@ -38,7 +38,7 @@ def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None
     for key, value in given.items():
         flag = flags.get(key.replace("-", "_"))
         if flag is None or flag.name is None or flag is parameter:
-            raise OptionError(f"--config {path}: {key!r} is no flag of run; `evo-tune run --help` lists them")
+            raise OptionError(f"--config {path}: {key!r} is not a flag of run; `evo-tune run --help` lists them")
         if flag.name in defaults:
             raise OptionError(f"--config {path}: {key} is given twice, by two names: give it once")
         try:

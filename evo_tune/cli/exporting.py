@@ -67,8 +67,8 @@ def pace_of(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: Plan
     Args:
         run: Run with the trial.
         bound: Evaluator with the options of the training.
-        candidate: The trial.
-        planned: Device of the training.
+        candidate: Trial to train again.
+        planned: Plan of the slots, with the device of the training.
         threads: Number of threads that the user gives; None for the choice.
     """
     usual, all_cores = run.manifest.threads, cpu_count()

@@ -231,7 +231,7 @@ class _Tracker:
 
 
 def follow(folder: Path, text: str, ended: threading.Event) -> None:
-    """Write a run for a tool until the run has ended, and once more after that.
+    """Write the results of a run for a tool while the run continues, and once more at its end.
 
     Args:
         folder: Folder of the run.

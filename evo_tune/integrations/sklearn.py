@@ -231,7 +231,7 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
             raise KeyboardInterrupt
 
     def _keep(self, held: Held, trials: Sequence[Trial], refit_metric: Any) -> None:
-        """Set the results of an interrupted search, and say on standard error what there is."""
+        """Set the attributes for the results of an interrupted search, and warn that it is incomplete."""
         kept = ""
         self.__dict__.pop("best_estimator_", None)  # of an earlier fit
         with contextlib.suppress(ValueError):  # no fit has ended, or all failed

@@ -41,7 +41,7 @@ def check_repair(space: SearchSpace, samples: int = 20) -> None:
     for genome in [space.default(), *(space.sample(rng) for _ in range(samples))]:
         again = space.check(genome)
         if genome_key(again) != genome_key(genome):
-            raise SpaceError(f"repair changes its own result: it returned {genome}, and of that made {again}")
+            raise SpaceError(f"repair must return its own result unchanged: it returned {genome}, and for that {again}")
 
 
 def check_ends(evaluator: BoundEvaluator, space: SearchSpace, genes: Iterable[str]) -> None:

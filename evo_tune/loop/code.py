@@ -86,8 +86,8 @@ def named_evaluator(
     """
     if importing() is not None:
         raise UsageError(
-            f"{importing()} begins a search while it is imported as an evaluator, as every worker does: put that under "
-            'if __name__ == "__main__":'
+            f"{importing()} begins a search while it is imported, and each worker imports it: put the search "
+            'under if __name__ == "__main__":'
         )
     space = None if space is None else read_space(space)
     if not isinstance(name, str):
@@ -97,7 +97,9 @@ def named_evaluator(
     elif is_command(name) and space.repair is None:
         evaluator = find_evaluator(name, {**space.genes, **(genes or {})}, options)
     else:
-        raise OptionError("space= is for functions, and for commands if it has no repair: files have SPACE")
+        raise OptionError(
+            "space= is for a function, or a command if the space has no repair: a file defines SPACE instead"
+        )
     is_file = evaluator.origin == "file" or (
         evaluator.origin == FUNCTION and Reference.read(evaluator.reference).path != ""
     )
@@ -136,10 +138,10 @@ def remember_session(run: Run, session: SessionSettings) -> None:
 
 
 def remember_copy(run: Run, original: Path) -> None:
-    """Remember a copy as far as its content is what the user gave to the original; that of a stranger's run is not.
+    """Remember the parts of a copy that the user gave to the original; none, if somebody else changed the original.
 
     Args:
-        run: The copy.
+        run: Copied run.
         original: Folder of the original, which may have changed since.
     """
     manifest = msgspec.structs.replace(run.manifest, identity=read_manifest(original).identity)

@@ -157,11 +157,11 @@ def _forecast(run: Run, evaluator: BoundEvaluator, space: SearchSpace, planned: 
     lacking = ""
     forecast = Forecast(evaluator.estimate)
     if not planned.memory:
-        lacking = "nvidia-smi does not tell what memory each GPU has"
+        lacking = "nvidia-smi does not report the memory of each GPU"
     elif forecast.needed(space.default()) is None:
         lacking = f"{evaluator.plugin.name} predicts no gpu_memory (docs/evaluators.md)"
     if lacking:
-        only = "so each GPU has one training at a time; --per-device K gives it K"
+        only = "so each GPU runs one training at a time; --per-device K runs K"
         warnings.warn(f"--per-device {AUTO}: {lacking}, {only}", stacklevel=5)
         return None
     for trial in run.trials():

@@ -159,7 +159,7 @@ def _priced(
         timed, cost = pace_of(found.rows, found.worker, ()), _cost(bound, genomes, found)
         if cost is None or timed is None:  # in the second round, the cost of the first one stays
             if first and seconds is not None:
-                raise UsageError(f"-o seconds={seconds:g}: no step could be timed: give another budget")
+                raise UsageError(f"-o seconds={seconds:g}: no training step could be timed; give another budget")
             break
         options: dict[str, Any] = {"cost": cost.text()}
         if first:

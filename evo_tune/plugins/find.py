@@ -382,7 +382,7 @@ def _known_strategies() -> Iterator[tuple[str, type[Strategy] | EvoTuneError]]:
 
 
 def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
-    """Return a strategy with its options bound.
+    """Return the strategy of a name or path, with checked options.
 
     Raises:
         PluginError: There is none of that name, it is broken, or a package that it needs is not installed.

@@ -228,7 +228,7 @@ class JudgedSamples(Judged):
     """A finished training on samples.
 
     Args:
-        task: The task.
+        task: Task with the data and the loss.
         course: See `Judged`.
         resumed: See `Judged`.
     """

@@ -84,7 +84,7 @@ def test_a_data_set_is_taken_for_its_task_and_why_is_said(name: str, data: Path)
 @pytest.mark.parametrize(
     ("name", "target", "told"),
     [
-        ("no/such", None, "no file and no folder"),
+        ("no/such", None, "neither a file nor a folder"),
         ("nothing", None, "is an empty folder"),
         ("loose", None, "one subfolder for each class"),
         ("photos/cat/1.png", None, "is one image"),

@@ -55,7 +55,7 @@ def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None
     assert typed("verify", name).code == 0
     told = re.search(r"predicted loss with other seeds: (\S+)", made.out)
     assert told
-    assert f"({told[1]} is predicted with others)" in typed("best", name).out
+    assert f"({told[1]} is predicted over other seeds)" in typed("best", name).out
     assert float(told[1]) > data["best"][0]["metrics"]["loss"], "what was seen is luck, in part"
     plain = typed(*RUN, "--name", "plain")
     assert plain.code == 0

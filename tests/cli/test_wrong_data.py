@@ -85,7 +85,7 @@ def images(folder: Path, classes: dict[str, bytes]) -> None:
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "an empty folder": (lambda folder: (folder / "data").mkdir(), [], ["empty folder"]),
-    "no folder": (lambda folder: None, [], ["no file and no folder"]),
+    "no folder": (lambda folder: None, [], ["neither a file nor a folder"]),
     "images of one class": (lambda folder: images(folder, {f"cat/{n}.png": b"" for n in range(4)}), [], ["subfolder"]),
     "broken images": (
         lambda folder: images(folder, {f"{kind}/{n}.png": b"no image" for kind in ("cat", "dog") for n in range(4)}),

@@ -184,7 +184,7 @@ def test_what_a_function_needs_beside_itself_is_said(script: ModuleType) -> None
         Search(script.train, space=SPACE, name="one")
     with pytest.raises(EvoTuneError, match=r"--fidelity: wrapped does not look at context\.budget"):
         Search(script.wrapped, space=SPACE, fidelity=(0.5, 1), name="one", **LIMITS)
-    with pytest.raises(EvoTuneError, match="space= is for functions"):
+    with pytest.raises(EvoTuneError, match="space= is for a function"):
         Search("language_model", space=SPACE, name="one")
 
 

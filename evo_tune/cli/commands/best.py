@@ -60,7 +60,7 @@ def _print_one(run: Run, best: Trial) -> None:
     text = f"{best.outcome.metrics[metric]:.6g} on {seeded(best, run)}"
     expected = predicted(run, best)
     if expected is not None:
-        text += f" ({expected:.6g} is predicted with others)"
+        text += f" ({expected:.6g} is predicted over other seeds)"
     fresh = next((row for row in fresh_values(run) if row.id == best.id), None)
     if fresh is None:
         text = f"{metric} {text}"

@@ -152,7 +152,9 @@ def _write_text(model: Model, prompt: str, sampling: dict[str, Any], form: str) 
     from evo_tune.prediction.language import LanguageModel
 
     if not isinstance(model, LanguageModel):
-        raise UsageError(f"--prompt: {model.folder} is a model of {model.task}: give INPUT instead")
+        raise UsageError(
+            f"--prompt is for language models, and {model.folder} is a model of {model.task}: give INPUT instead"
+        )
     pieces = model.stream(prompt, **sampling)
     if form == "json":
         _print_json(model, 1, text="".join(pieces))

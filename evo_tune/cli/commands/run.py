@@ -259,7 +259,8 @@ def _of_command(evaluator: str, metrics: Sequence[str], progress: str | None, sh
     given = {name: value for name, value in given.items() if value}
     if given and not is_command(evaluator):
         raise OptionError(
-            f"--{next(iter(given))} is for a command, such as 'python train.py --lr {{lr}}', and {evaluator} is none"
+            f"--{next(iter(given))} is for a command such as 'python train.py --lr {{lr}}', and {evaluator} is none: "
+            "leave it out"
         )
     return given
 

@@ -70,7 +70,7 @@ class Parcel:
 
     @property
     def mark(self) -> Path:
-        """A file in the trials' folder; a machine that sees it shares the folder with the parent."""
+        """Path of a file in the trials' folder; a machine that sees the file shares this folder with the parent."""
         return Path(self.task.trials_folder, f".run-{self.run}")
 
     def set_mark(self) -> None:

@@ -314,7 +314,7 @@ class RayEngine(Engine):
         return f"the Ray head at {self._address} does not answer"
 
     def _answers(self) -> bool:
-        """Return whether the head answers now."""
+        """Return whether the head node accepts a connection."""
         if self._head is not None:
             try:
                 socket.create_connection(self._head, timeout=LOOK_EVERY).close()

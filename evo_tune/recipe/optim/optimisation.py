@@ -95,7 +95,7 @@ Self = TypeVar("Self", bound="Optimisation")
 
 @dataclass(frozen=True, kw_only=True)
 class Optimisation(Options):
-    """Optimizer and loss."""
+    """Options of the optimizer, its learning rates and the loss."""
 
     optimizer: Literal["auto", "adamw", "muon", "sgd"] = option(
         "auto",

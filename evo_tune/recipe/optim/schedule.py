@@ -322,7 +322,7 @@ class WeightDecay:
         """Return λ at `step` (int ≥ 0) of `steps`; after the last step it is `end`.
 
         Raises:
-            RecipeError: Either is not a whole number in its range.
+            RecipeError: `step` or `steps` is not a whole number in its range.
         """
         check_integer("step", step, 0)
         check_integer("steps", steps, 1)

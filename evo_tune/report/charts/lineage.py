@@ -102,7 +102,7 @@ def changes(material: Material, id: int) -> str:
 
 
 def draw(material: Material, id: int | None = None) -> Spec | None:
-    """Return the figure; None if the trial has no ancestors, or without a recommended trial.
+    """Return the figure; None if no trial is recommended, or the recommended one has no ancestors.
 
     Args:
         material: The run.

@@ -197,7 +197,7 @@ def held_out_blocks(
     for name, value in (("context", context), ("count", count), ("block", block)):
         check_integer(name, value, 1)
     if len(text) < 2:
-        raise RecipeError("text", len(text), "two bytes or more")
+        raise RecipeError("length of text", len(text), "two bytes or more")
     found = []
     for start in _block_starts(len(text), count, block):
         piece = bytes(text[start : start + block + 1])

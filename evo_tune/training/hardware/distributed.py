@@ -202,7 +202,7 @@ def check_ranks(ranks: int, device: str) -> None:
     check_name("device of ranks", kind, ("cpu", "cuda"))
     if kind == "cuda" and ranks > torch.cuda.device_count():
         raise RecipeError(
-            "ranks", ranks, f"at most the {torch.cuda.device_count()} GPUs seen here: NCCL wants one each"
+            "ranks", ranks, f"at most {torch.cuda.device_count()}, the number of GPUs: NCCL needs one for each rank"
         )
 
 

@@ -433,7 +433,7 @@ class FTTransformer(Encoder):
             RecipeError: The model predicts classes, or `encoded` raises it.
         """
         if self.scale is None:
-            raise RecipeError("model", f"{len(self.labels)} classes", "a model of a number: use classify for classes")
+            raise RecipeError("model", f"{len(self.labels)} classes", "a regression model; use classify for classes")
         mean, deviation = self.scale
         numbers: NDArray[np.float64] = mean + deviation * self.outputs(self.encoded(table))[:, 0].double().numpy()
         return numbers

@@ -128,7 +128,7 @@ class Forecaster(Encoder):
             raise RecipeError("series", None, "a model that was built with series=SeriesFormat(…)")
         series = [one for one in self.series.read(table) if len(one.values)]
         if not series:
-            raise OptionError(f"no column of {', '.join(self.series.targets)} has a value to forecast from")
+            raise OptionError(f"none of the columns {', '.join(self.series.targets)} has a value to forecast from")
         return series
 
     def keys(self, series: Sequence[Series]) -> dict[str, NDArray[Any]]:

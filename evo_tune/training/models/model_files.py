@@ -87,7 +87,7 @@ def write_model(folder: Path | str, model: nn.Module, config: dict[str, Any], te
 
 
 def read_json(folder: Path | str, name: str) -> dict[str, Any]:
-    """Return the object in a JSON file of a folder that may be a stranger's.
+    """Return the object in a JSON file, of a folder that may come from somebody else.
 
     Raises:
         RecipeError: The file is missing, a link, too large or too deep, or no object.
@@ -97,12 +97,12 @@ def read_json(folder: Path | str, name: str) -> dict[str, Any]:
     except ERRORS as error:
         raise RecipeError("folder", str(folder), f"a folder with {name}, {_wrote(error)}") from None
     if not isinstance(data, dict):
-        raise RecipeError("folder", str(folder), f"what a model's save wrote ({name} is no object)")
+        raise RecipeError("folder", str(folder), f"a folder that a model's save wrote ({name} is no object)")
     return data
 
 
 def read_written(folder: Path | str, config: Mapping[str, Any], name: str) -> bytes:
-    """Return the content of a file that config.json lists, which must be what was written.
+    """Return the content of a file after a check against its SHA-256 in config.json.
 
     Raises:
         OSError: The file is missing, a link, or too large.
@@ -137,7 +137,7 @@ def read_model(
         weights = load(read_written(folder, config, WEIGHTS))
         count = sum(tensor.numel() for tensor in weights.values())
         if not 0 < config["model"]["depth"] <= len(weights):
-            raise ValueError(f"{len(weights)} tensors are no {config['model']['depth']} blocks")
+            raise ValueError(f"{len(weights)} tensors are too few for {config['model']['depth']} blocks")
         shape = shape_of(config["model"])
         if shape.parameters > count or shape.tables > LARGEST_TABLES:
             raise ValueError(f"{count} weights, where {CONFIG} has a model of {shape.parameters}")

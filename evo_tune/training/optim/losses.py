@@ -189,10 +189,10 @@ def losses_in_pieces(x: Tensor, weight: Tensor, softcap: float = 0.0, *, targets
     """Return the cross-entropy of each target for the logits x · weightᵀ, (…), in nats, 0 for IGNORE; without gradient.
 
     Args:
-        x: (…, width).
-        weight: (vocabulary, width).
+        x: Inputs of the head, (…, width).
+        weight: Weight of the head, (vocabulary, width).
         softcap: Bound of the logits (see `capped`); 0: no bound.
-        targets: (…), class numbers or IGNORE.
+        targets: Class numbers or IGNORE, (…).
     """
     size = tokens_in_piece(len(weight), x.device.type)
     with torch.no_grad():

@@ -328,7 +328,7 @@ def load_adapter(model: nn.Module, folder: Path | str) -> LoRA | Adapters:
     shapes = ({name: p.shape for name, p in those.items()} for those in (own, weights))
     wrong = sorted({name for name, _ in set.symmetric_difference(*(set(those.items()) for those in shapes))})
     if wrong:
-        raise RecipeError("adapter", str(folder), f"one for this model; these differ: {', '.join(wrong)}")
+        raise RecipeError("adapter", str(folder), f"an adapter of this model; these weights differ: {', '.join(wrong)}")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])
