@@ -20,6 +20,7 @@ import numpy as np
 
 from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.report import charts
+from evo_tune.report.charts import next_steps
 from evo_tune.report.charts.curves import curves, shown_metric
 from evo_tune.report.drawing import SERIES, TRAINED, Color, Drawn, Part, Spec, as_json, figure, line, safe
 from evo_tune.report.material import LARGEST, Material
@@ -56,7 +57,7 @@ RUNNING = {"kind": "running"}
 def now(material: Material) -> tuple[str, Part]:
     """Return what a run is doing, in one line and as a part of its page."""
     folder = material.run.folder
-    beat = None if material.run.ended is not None else last_beat(folder, material.run.outcomes)
+    beat = _beat(material)
     running = in_flight(folder) if beat is not None and beat.alive else {}
     running = {id: curve for id, curve in running.items() if id not in material.run.outcomes}
     metric = shown_metric(material) or material.metric
@@ -74,6 +75,11 @@ def now(material: Material) -> tuple[str, Part]:
         rows_title="Slots",
         rows_open=True,
     )
+
+
+def _beat(material: Material) -> Beat | None:
+    """Return the last heartbeat of a run that has not ended."""
+    return None if material.run.ended is not None else last_beat(material.run.folder, material.run.outcomes)
 
 
 def state(material: Material, beat: Beat | None) -> str:
@@ -159,7 +165,7 @@ def _slots(material: Material, beat: Beat | None, running: Mapping[int, Curve], 
                 "slot": busy.slot,
                 "device": busy.device,
                 "training": busy.what or "none",
-                "for": show_seconds(busy.seconds + beat.age),
+                "for": show_seconds(busy.seconds + beat.age) if busy.what else "",
                 "done": f"{curve[-1][0]:.0%}" if curve else "",
                 f"{metric} so far": show_value(here) if here is not None else "",
                 "predicted end": "" if end is None else f"{end.value:.4g} ({end.low:.4g} to {end.high:.4g})",
@@ -234,7 +240,13 @@ class Following:
                 line, part = now(self.material)
             except (OSError, EvoTuneError) as error:  # a half-written line, a shared folder that is away
                 line, part = str(error), Part("Now", "The run cannot be read.")
-            return self._version, line, {"now": part, **self._parts}
+            beat, parts = _beat(self.material), {"now": part, **self._parts}
+            if beat is None or not beat.alive:
+                return self._version, line, parts
+            if (found := next_steps.part(self.material, running=True)) is not None:
+                return f"{self._version}-running", line, {**parts, "next_steps": found}
+            parts.pop("next_steps", None)
+            return f"{self._version}-running", line, parts
 
     def page(self) -> str:
         """Return the whole page."""

@@ -45,6 +45,8 @@ def data(folder: Path) -> Path:
     shops = "".join(f"{day},{shop},{n % 7}\n" for n, day in enumerate(days) for shop in ("Ulm", "Bonn"))
     (folder / "shops.csv").write_text("day,shop,sold\n" + shops)
     rain = "".join(f"{day},{n % 3},{n % 7}\n" for n, day in enumerate(days))
+    born = "".join(f"{day},{n % 7},{'ab'[n % 2]}\n" for n, day in enumerate(days))
+    (folder / "born.csv").write_text("day,size,kind\n" + born)
     (folder / "rain.csv").write_text("day,rain,sold\n" + rain)
     (folder / "empty.csv").write_text("")
     np.savez(folder / "images.npz", images=np.zeros((9, 4, 4)), labels=np.arange(9) % 3)
@@ -61,6 +63,7 @@ TAKEN = {
     "named.csv": ("tabular", {"target": "Target"}, None),
     "series.csv": ("forecasting", {"time": "day"}, None),
     "shops.csv": ("forecasting", {"time": "day", "key": "shop", "target": "sold"}, "sold"),
+    "born.csv": ("tabular", {"target": "kind"}, "kind"),
     "rain.csv": ("tabular", {"target": "sold"}, "sold"),
     "texts.csv": ("text_classification", {"text": "body", "label": "label"}, None),
     "texts.jsonl": ("text_classification", {"text": "body", "label": "label"}, "label"),

@@ -122,3 +122,9 @@ def test_a_run_that_has_not_ended_is_told_how_it_goes_on(made: Made, tmp_path: P
     first, *others = told(run)
     assert first.endswith(f"evo-tune resume cut --store {tmp_path}")
     assert not [line for line in others if "--gene " in line or "last third" in line], "too few results for advice"
+
+
+def test_a_running_run_is_told_of_failures_only(made: Made) -> None:
+    found = advice(Material(made()), running=True)
+    assert found
+    assert not [one for one in found if one.typed], "no command continues a run that is running"

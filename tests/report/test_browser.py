@@ -410,6 +410,11 @@ def test_paper_gets_charts_of_its_own_width(plain: Opened) -> None:
     assert not opened.page.locator("nav").is_visible()
     breaks = "[...new Set([...document.querySelectorAll('p')].map(one => getComputedStyle(one).breakInside))]"
     assert opened.value(breaks) == ["avoid"], "no paragraph is split across pages"
+    opened.page.set_viewport_size({"width": 660, "height": 900})
+    table = "document.querySelector('#trials-table .scroll')"
+    assert opened.value(f"{table}.scrollWidth <= {table}.clientWidth"), "paper has no room to scroll"
+    assert opened.value(f"getComputedStyle({table}.querySelector('td'), '::before').content").startswith('"trial')
+    opened.page.set_viewport_size({"width": 1280, "height": 900})
     opened.page.emulate_media(media="screen", color_scheme="light")
     opened.value("window.dispatchEvent(new Event('afterprint'))")
     opened.until(f"{width.format('lineage-0')} === {before}")

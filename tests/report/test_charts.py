@@ -129,6 +129,15 @@ def test_one_genome_is_recommended_and_marked_in_all_charts(made: Made, monkeypa
     assert f"Trial {chosen.id} and its" in found["lineage"].reads
 
 
+def test_a_bad_beginning_does_not_flatten_the_course(made: Made) -> None:
+    material = Material(made(400))
+    assert np.nanmax(course.course(material).best) > material.worst_shown, "else this test says nothing"
+    figure = course.draw(material)
+    assert figure is not None
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert low < material.losses.min() < material.worst_shown < high < 1.2 * material.worst_shown
+
+
 def test_cost_and_time_end_where_the_run_does(material: Material) -> None:
     assert course.course(material, "cost").x[-1] == pytest.approx(spent(material.run))
     assert course.course(material, "time").x[-1] == pytest.approx(material.run.seconds, abs=1e-3)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune.report.material import Material
-from evo_tune.report.serving import left, now, predicted
+from evo_tune.report.serving import Following, left, now, predicted
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import Made
@@ -49,6 +49,16 @@ def test_the_state_says_whether_it_runs_and_until_when(going: Run, made: Made) -
     line, part = now(Material(made()))
     assert line.startswith("Ended: the limit of 80 trials is reached.")
     assert part.rows == []
+
+
+def test_the_page_of_a_running_run_does_not_advise_to_continue_it(going: Run) -> None:
+    following = Following(going.folder)
+    version, _, parts = following.look()
+    assert "resume" not in str(parts["next_steps"].commands)
+    (going.folder / "_heartbeat.json").unlink()
+    later, _, parts = following.look()
+    assert "resume" in str(parts["next_steps"].commands)
+    assert later != version, "the page asks for it"
 
 
 def test_a_trial_with_a_result_is_in_training_no_more(going: Run) -> None:

@@ -273,6 +273,8 @@ def _targets(frame: pd.DataFrame, named: list[str], key: str) -> tuple[str, ...]
     """Return the names of the columns of values, of a table without its time and key."""
     from pandas.api import types
 
+    if gone := [name for name in named if name not in frame.columns]:
+        raise OptionError(f"-o target={gone[0]}: this column has the times or the key: expected one of values")
     names = named or [str(name) for name in frame.columns]
     if not names:
         raise OptionError("there is no column of values beside the time: expected a number at each time")

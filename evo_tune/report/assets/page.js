@@ -156,6 +156,7 @@
       columns.forEach((column, at) => {
         const cell = made.insertCell();
         cell.className = heads[at].className;
+        cell.dataset.name = names[at]; // shown on paper
         if (linked && names[at] === links && column[row] !== null) {
           const link = cell.appendChild(document.createElement("a"));
           link.setAttribute("href", column[row]);

@@ -80,7 +80,9 @@ def draw(material: Material | Sequence[Material], by: By = "evaluations") -> Spe
     if len(several) == 1:
         traces = [*_marks(first, courses[0], unit), _line(courses[0], unit, "best so far", plot.SERIES[1])]
         traces += _recommended(first, courses[0], unit)
-        known = np.append(known, first.objective.sign * first.worst_shown if len(first.losses) else known[-1:])
+        if len(first.losses):  # the line may begin far above the results
+            sign = first.objective.sign
+            known = sign * np.minimum(np.append(sign * known, first.worst_shown), first.worst_shown)
     else:
         names = enumerate(zip(several, courses, strict=True))
         traces = [_line(went, unit, plot.safe(one.name), plot.SERIES[n % len(plot.SERIES)]) for n, (one, went) in names]

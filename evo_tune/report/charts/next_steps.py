@@ -58,16 +58,23 @@ class AtEnd:
     wider: str
 
 
-def part(material: Material) -> Part | None:
+def part(material: Material, running: bool = False) -> Part | None:
     """Return the part; None without a recommendation."""
-    commands = advice(material)
+    commands = advice(material, running)
     if not commands:
         return None
     return Part("What to do next", "Based on counts in this run, the most useful first.", commands=commands)
 
 
-def advice(material: Material) -> list[Command]:
-    """Return the recommendations, the most useful first."""
+def advice(material: Material, running: bool = False) -> list[Command]:
+    """Return the recommendations, the most useful first.
+
+    Args:
+        material: The run.
+        running: Whether the run is known to be running, so that it needs no command that continues it.
+    """
+    if running:
+        return [*_failures(material)]
     return [*_unended(material), *_ends(material), *_failures(material), *_going_on(material)]
 
 

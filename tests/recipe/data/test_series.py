@@ -87,6 +87,7 @@ def test_tables_that_cannot_be_used_are_refused_in_one_line(wide: pd.DataFrame) 
         (wide.assign(also=wide["day"]), {}, r"2 columns hold times \(day, also\)"),
         (wide, {"time": "date"}, "time=date: no such column; there are day, north, south"),
         (wide, {"target": "west"}, "target=west: no such column"),
+        (wide, {"target": "day"}, "target=day: this column has the times or the key"),
         (wide[["day"]], {}, "no column of values beside the time"),
         (shops, {}, "column 'shop' holds text: if it tells the series apart, give -o key=shop"),
         (shops, {"key": "shop"}, "needs one column of values, of north, south: give -o target=COLUMN"),
