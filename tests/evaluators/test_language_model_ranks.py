@@ -92,7 +92,7 @@ def test_more_ranks_than_gpus_are_refused_before_data_is_read(
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(RecipeError, match=r"ranks=2 .*at most the 1 GPUs"):
+    with pytest.raises(RecipeError, match=r"ranks=2 .*at most 1, the number of GPUs"):
         judge(evaluator, default, Context(device="cuda:0", folder=tmp_path), ranks=2, data=str(tmp_path / "missing"))
 
 

@@ -104,7 +104,7 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no JSON": ("classes", lambda at: (at / "config.json").write_bytes(b"\xff\x00"), "config.json"),
     "another class": ("classes", lambda at: edit(at, **{"class": "os.system"}), "names the class 'os.system'"),
     "a wide model": ("classes", lambda at: edit(at, width=10**9), "where config.json has a model of"),
-    "an endless model": ("prose", lambda at: edit(at, depth=10**12), "no 1000000000000 blocks"),
+    "an endless model": ("prose", lambda at: edit(at, depth=10**12), "too few for 1000000000000 blocks"),
     "a number beyond all": ("prose", lambda at: edit(at, width=10**400), "."),
     "a long context": ("prose", lambda at: edit(at, context=10**11, position="rope"), "where config.json has a model"),
     "many quantiles": ("numbers", lambda at: edit(at, quantiles=10**12), "where config.json has a model of"),

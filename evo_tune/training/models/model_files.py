@@ -95,7 +95,7 @@ def read_json(folder: Path | str, name: str) -> dict[str, Any]:
     try:
         data = json.loads(inside.read(folder, name, limit=LARGEST_JSON))
     except ERRORS as error:
-        raise RecipeError("folder", str(folder), f"a folder with {name}, {_wrote(error)}") from None
+        raise RecipeError("folder", str(folder), f"{_wrote(error)}, with a readable {name}") from None
     if not isinstance(data, dict):
         raise RecipeError("folder", str(folder), f"a folder that a model's save wrote ({name} is no object)")
     return data
@@ -150,4 +150,4 @@ def read_model(
 
 def _wrote(error: BaseException) -> str:
     text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-    return f"what a model's save wrote ({type(error).__name__}: {' '.join(str(text).split())[:300]})"
+    return f"a folder that a model's save wrote ({type(error).__name__}: {' '.join(str(text).split())[:300]})"

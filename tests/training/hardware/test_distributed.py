@@ -195,7 +195,7 @@ def test_fields_out_of_range_are_refused(options: dict[str, Any], field: str) ->
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_ranks(2, "cuda:0")
-    with pytest.raises(RecipeError, match=r"ranks=3 .*at most the 2 GPUs"):
+    with pytest.raises(RecipeError, match=r"ranks=3 .*at most 2, the number of GPUs"):
         check_ranks(3, "cuda:0")
     for ranks in (0, True, 1.5):
         with pytest.raises(RecipeError, match="ranks"):

@@ -143,7 +143,7 @@ def test_what_cannot_be_launched_is_refused_at_once() -> None:
     with pytest.raises(RecipeError, match="function"):
         launch(lambda ranks, tell: None, {}, ranks=2)
     if not torch.cuda.is_available():
-        with pytest.raises(RecipeError, match="at most the 0 GPUs"):
+        with pytest.raises(RecipeError, match="at most 0, the number of GPUs"):
             launch(add_up, {}, ranks=2, device="cuda:0")
     error = RankFailed(1, "no room", "out_of_memory")
     made = error.__reduce__()
