@@ -138,7 +138,7 @@ def against_baseline(found: Baseline) -> str:
     pair = f"{found.metric} {fixed(found.best)} against {fixed(found.value)}"
     if math.isnan(found.error):
         better = "better" if found.gain > 0.0 else "not better"
-        return f"the best trial is {better} than {name} on one seed: {pair}, on data by which the best was chosen"
+        return f"the best trial is {better} than {name} on one seed: {pair}, on the data that chose the best"
     size = f"by {fixed(abs(found.gain))} ± {fixed(found.error)}"
     if found.beaten is None:
         return f"the best trial does not clearly beat {name}: {pair}, a difference of {fixed(found.gain)} ± " + fixed(

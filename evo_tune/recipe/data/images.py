@@ -59,7 +59,7 @@ def read_images(data: str, image_size: int) -> Images:
     if (count := np.bincount(images.classes)[rarest]) < 3:
         raise OptionError(
             f"-o data={data}: {count} of class {images.labels[rarest]!r}: expected at least 3 images of each, "
-            "to train on, to judge trials by and to test with"
+            "for training, validation and test"
         )
     return images
 

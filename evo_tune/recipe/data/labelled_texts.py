@@ -128,7 +128,7 @@ def read_labelled_texts(data: str, text: str, label: str) -> LabelledTexts:
     if counts.min() < 3:
         raise OptionError(
             f"-o data={data}: {counts.min()} of class {labels[counts.argmin()]!s}: expected at least 3 texts of each, "
-            "to train on, to judge trials by and to test with"
+            "for training, validation and test"
         )
     return LabelledTexts(tuple(string for string, _ in rows), classes, tuple(map(str, labels)))
 

@@ -314,9 +314,7 @@ def read_table(where: Where) -> Table:
 def described(table: Table) -> list[str]:
     """Return what was read of a table, a line each: rows, target, and the kind of each column."""
     rows, target = len(table.inputs), table.target
-    split = (
-        f"{len(table.training)} to train on, {len(table.held_out)} to judge trials by, {len(table.test)} to test with"
-    )
+    split = f"{len(table.training)} for training, {len(table.held_out)} for validation, {len(table.test)} for the test"
     dropped = f"; {table.dropped} more without a target are left out" if table.dropped else ""
     found = [f"{rows} rows: {split}{dropped}", f"target {target.name}: {target.decided}"]
     if table.regression:
@@ -434,7 +432,9 @@ def _target(column: pd.Series[Any], task: str) -> Target:
 
 def _numeric(values: NDArray[np.float64], name: str, decided: str) -> Target:
     if len(values) < 4:
-        raise OptionError(f"-o target={name}: {len(values)} rows: expected 4 at least, to train on, judge by and test")
+        raise OptionError(
+            f"-o target={name}: {len(values)} rows: expected 4 at least, for training, validation and test"
+        )
     if not np.isfinite(values).all():
         raise OptionError(
             f"-o target={name}: {int((~np.isfinite(values)).sum())} of {len(values)} rows have infinity: expected "
@@ -468,6 +468,6 @@ def _classes(column: pd.Series[Any], name: str, decided: str) -> Target:
     if (count := np.bincount(classes)[rarest]) < 3:
         raise OptionError(
             f"-o target={name}: {count} of class {labels[rarest]!s}: expected at least 3 rows of each, "
-            "to train on, to judge trials by and to test with"
+            "for training, validation and test"
         )
     return Target(name, classes, tuple(map(str, labels)), decided)

@@ -144,7 +144,7 @@ def described_text(data: str) -> list[str]:
     advice = f"-o vocab={vocab}: byte pairs" if vocab > 256 else "-o vocab=256: bytes"
     return [
         f"{files} file{'s' * (files != 1)} with {size} bytes; {documents}",
-        f"{held_out} bytes judge trials, and as many are the test text",
+        f"{held_out} bytes are the validation set, and as many the test set",
         f"suggested vocabulary for a text of this length: {advice}; val_bpb compares vocabularies",
     ]
 
