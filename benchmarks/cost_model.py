@@ -1,6 +1,6 @@
 """The cost of a step: predicted against measured seconds, of steps and of whole trainings of a fixed time.
 
-    python benchmarks/cost_model.py --slots 1,2                the three spaces, 30 random genomes each; half an hour
+    python benchmarks/cost_model.py --slots 1,2                four spaces, 30 random genomes each; half an hour
     python benchmarks/cost_model.py --slots 1 --genomes 2 --trainings 1 --seconds 1 --spaces digits   a trial of it
 
 In each space the cost is measured as a run measures it (`plan_run`). Then ten steps of random genomes of the space,
@@ -40,6 +40,7 @@ SPACES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": ("language_model", {"size": "tiny"}),
     "4x128": ("language_model", {"size": "4x128"}),
     "digits": ("image_classification", {}),
+    "tuning": ("fine_tuning", {}),
 }
 """Evaluator and options of each space."""
 

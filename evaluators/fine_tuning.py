@@ -59,10 +59,17 @@ def remarks(options: Options) -> list[str]:
 RANKS, BOTTLENECKS, BATCHES = (2, 4, 8, 16, 32, 64), (4, 8, 16, 32, 64), (4, 8, 16, 32, 64)
 
 LR = {
-    "small": Float(2e-4, 2e-2, log=True, default=1e-2),
+    "small": Float(2e-4, 2e-2, log=True, default=5e-3),
     "large": Float(2e-5, 2e-3, log=True, default=2e-4),
 }
-"""The gene lr, for bases narrower than 256 and others: small models take ten times as much."""
+"""The gene lr, for small bases and others: small models take ten times as much."""
+
+USUAL_RANK = {"small": 32, "large": 16}
+"""Default rank of LoRA. Small bases are better with 32 (benchmarks/LOG.md)."""
+
+
+def _kind(base: Base) -> Literal["small", "large"]:
+    return "small" if base.width < 256 else "large"
 
 
 NUMBERS = {"dropout": "[0, 1)", "alpha_ratio": "(0, inf)"}
@@ -79,7 +86,7 @@ def search_space(options: Options) -> SearchSpace:
     base = options.planned
     base.window(options.context)
     common: dict[str, Any] = {
-        "lr": LR["small" if base.width < 256 else "large"].times(options.lr_factor),
+        "lr": LR[_kind(base)].times(options.lr_factor),
         "batch": Choice(BATCHES, ordered=True, default=BATCHES[0]),
         "warmup": Float(0.0, 0.1, default=0.05),
     }
@@ -107,7 +114,7 @@ def _lora_genes(options: Options, base: Base) -> dict[str, Any]:
     smallest = min(min(base.linears[name]) for name in chosen)
     ranks = tuple(rank for rank in RANKS if rank <= smallest) or (1,)
     genes: dict[str, Any] = {
-        "rank": Choice(ranks, ordered=True, default=min(16, ranks[-1])),
+        "rank": Choice(ranks, ordered=True, default=min(USUAL_RANK[_kind(base)], ranks[-1])),
         "alpha_ratio": Choice((0.5, 1.0, 2.0, 4.0), ordered=True, default=2.0),
         "dropout": Choice((0.0, 0.05, 0.1), ordered=True, default=0.05),
     }
@@ -158,7 +165,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
     base = options.planned
-    return options.work(_planned(genome, options, base).count(base), genome["batch"])
+    return options.work(_planned(genome, options, base), genome["batch"])
 
 
 # ---------------------------------------------------------------- the training
@@ -174,7 +181,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> TuningTask:
         genome=genome,
         base=base,
         new=_new_weights(genome, options, base),
-        trainable=_planned(genome, options, base).count(base),
+        numbers=_planned(genome, options, base),
         lr=genome["lr"],
         batch=genome["batch"],
         reference=BATCHES[0],
@@ -185,8 +192,9 @@ def _task(genome: Mapping[str, Any], options: Options) -> TuningTask:
 def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
     """Tune the base with one genome and judge it on the held-out text.
 
-    The default genome is the usual recipe: all linear layers, rank 16, α/r 2, dropout 0.05, no weight decay, and
-    a learning rate about ten times that of full fine-tuning (LoRA, arXiv:2106.09685; QLoRA, arXiv:2305.14314).
+    The default genome is the usual recipe: all linear layers, rank 16 (small bases: 32), α/r 2, dropout 0.05, no weight
+    decay, and a learning rate about ten times that of full fine-tuning (LoRA, arXiv:2106.09685; QLoRA,
+    arXiv:2305.14314).
 
     Returns:
         Metrics of METRICS; resumed_step if the training continued from a checkpoint.

@@ -120,42 +120,43 @@ class Tuning(Timed, ToZero, Training):
         """Tokens per window."""
         return self.planned.window(self.context)
 
-    def work(self, trainable: int, batch: int) -> dict[str, float]:
+    def work(self, new: NewWeights, batch: int) -> dict[str, float]:
         """Return the work of a step.
 
         Args:
-            trainable: Number of trained weights.
+            new: Weights that are trained.
             batch: Windows per step.
         """
         judged = self.eval_tokens * (self.evaluations / 4 + 1.0)
-        return tuning_work(self.planned, self.window, batch, trainable, judged)
+        return tuning_work(self.planned, new, self.window, batch, judged)
 
-    def windows(self, trainable: int, batch: int) -> int:
+    def windows(self, new: NewWeights, batch: int) -> int:
         """Return the number of windows in the full training.
 
         Args:
-            trainable: Number of trained weights.
+            new: Weights that are trained.
             batch: Windows per step.
 
         Raises:
             OptionError: The budget is in seconds, and the cost of a step was not measured.
         """
         if self.seconds is not None:
-            return batch * max(1, round(self.steps_in_time(self.work(trainable, batch))))
+            return batch * max(1, round(self.steps_in_time(self.work(new, batch))))
         if self.flops is None:
             return max(1, round((self.tokens or TOKENS) / self.window))
-        return max(1, round(self.flops / self.planned.flops_per_token(self.window, trainable) / self.window))
+        base = self.planned
+        return max(1, round(self.flops / base.flops_per_token(self.window, new.count(base)) / self.window))
 
-    def spent(self, trainable: int, batch: int) -> dict[str, float]:
+    def spent(self, new: NewWeights, batch: int) -> dict[str, float]:
         """Return the steps, tokens and FLOPs of the full training, and its seconds where a step's cost was measured."""
-        windows = self.windows(trainable, batch)
+        base, windows = self.planned, self.windows(new, batch)
         tokens = windows * self.window
         steps = -(-windows // batch)
         return {
             "steps": float(steps),
             "tokens": float(tokens),
-            "flops": tokens * self.planned.flops_per_token(self.window, trainable),
-            **self.predicted(self.work(trainable, batch), steps),
+            "flops": tokens * base.flops_per_token(self.window, new.count(base)),
+            **self.predicted(self.work(new, batch), steps),
         }
 
     def known(self, new: NewWeights, batch: int) -> dict[str, float]:
@@ -178,8 +179,8 @@ class Tuning(Timed, ToZero, Training):
             windows,
             **self.on_gpu,
         )
-        memory, trainable = predicted.peak - predicted.context, new.count(base)
-        return {"trainable_params": float(trainable), "gpu_memory": memory, **self.spent(trainable, batch)}
+        memory = predicted.peak - predicted.context
+        return {"trainable_params": float(new.count(base)), "gpu_memory": memory, **self.spent(new, batch)}
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the text, its split, and the base (its files, or the recipe of the small base)."""

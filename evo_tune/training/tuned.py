@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError
+from evo_tune.recipe.hardware.memory import NewWeights
 from evo_tune.recipe.models.base import Base, read_base
 from evo_tune.recipe.optim.steps import optimizer_steps
 from evo_tune.recipe.tuning import Tuning
@@ -40,7 +41,7 @@ class TuningTask:
         genome: Values of the genes, plain data. A checkpoint belongs to one genome.
         base: The pre-trained model.
         new: Weights to train in addition to the base.
-        trainable: Number of trained weights.
+        numbers: The same weights as plain numbers.
         lr: Peak learning rate, at the reference batch.
         batch: Windows in a step.
         reference: Batch for which learning rates are given (see `scale_lr`).
@@ -51,7 +52,7 @@ class TuningTask:
     genome: Mapping[str, Any]
     base: Base
     new: LoRA | Adapters
-    trainable: int
+    numbers: NewWeights
     lr: float
     batch: int
     reference: int
@@ -111,10 +112,11 @@ class Tuned(Task):
     @property
     def flops_per_token(self) -> float:
         """FLOPs of training on one token."""
-        return self.plan.base.flops_per_token(self.plan.options.window, self.plan.trainable)
+        plan = self.plan
+        return plan.base.flops_per_token(plan.options.window, plan.numbers.count(plan.base))
 
     def planned(self) -> Sequence[Whole]:
-        windows = self.plan.options.windows(self.plan.trainable, self.plan.batch)
+        windows = self.plan.options.windows(self.plan.numbers, self.plan.batch)
         return [Whole(windows, self.plan.batch, optimizer_steps(windows, self.plan.batch))]
 
     def model(self, phase: Whole) -> nn.Module:
@@ -225,7 +227,7 @@ class JudgedTuning(Judged):
         self.bits_per_byte = self.judged.bits * task.text.tokens_per_byte
         self.seen = task.judge(trainer, task.text.seen())
         self.base_loss = task.base_loss()
-        self.trainable, self.tokens = task.plan.trainable, trainer.targets
+        self.trainable, self.tokens = task.plan.numbers.count(task.plan.base), trainer.targets
 
     def _on_all(self, model: nn.Module) -> Evaluation:
         first, others = (self.task.judge(self.trainer, part, model) for part in self.task.parts())

@@ -23,6 +23,7 @@ from evo_tune.plugins.find import find_evaluator
 from evo_tune.prediction.language import LanguageModel
 from evo_tune.recipe import GPTConfig, read_base
 from evo_tune.recipe import tuning as small_base
+from evo_tune.recipe.hardware.cost import Cost
 from evo_tune.training import GPT, Tuned, evaluate, load_pretrained, ready_base, tuning_text
 from evo_tune.training import small_base as train_small_base
 from evo_tune.training.tuning.weights import LowRank
@@ -144,7 +145,19 @@ def test_the_learning_rate_and_the_rank_suit_the_base(evaluator: Evaluator, gpt:
     assert max(space_of(evaluator, base=str(gpt)).genes["rank"].values) == 16
     assert space_of(evaluator, base=str(gpt)).genes["lr"].high == 2e-2
     GPT(GPTConfig(context=8, depth=1, width=256, heads=2, vocab_size=16)).save(tmp_path)
-    assert space_of(evaluator, base=str(tmp_path)).genes["lr"].high == 2e-3
+    large = space_of(evaluator, base=str(tmp_path))
+    assert large.genes["lr"].high == 2e-3
+    assert large.default()["rank"] < space_of(evaluator).default()["rank"]
+
+
+def test_each_layer_with_added_weights_and_dropout_take_time(evaluator: Evaluator, gpt: Path) -> None:
+    bound = evaluator.bind({"base": str(gpt)})
+    least = {**bound.space.default(), "targets": "qv", "dropout": 0.0, "rank": 2}
+    plain = bound.work(least)
+    for more, kind in (({"targets": "all-linear"}, "layers"), ({"dropout": 0.1}, "dropped"), ({"rank": 4}, "weights")):
+        assert bound.work({**least, **more})[kind] > plain[kind]
+    cost = Cost(dict.fromkeys(plain, 1e-9))
+    assert cost.step(bound.work({**least, "dropout": 0.1})) > cost.step(plain)
 
 
 def test_named_layers_take_the_place_of_the_gene(evaluator: Evaluator, gpt: Path) -> None:

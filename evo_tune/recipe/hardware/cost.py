@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
+from evo_tune.recipe.hardware.memory import NewWeights
 from evo_tune.recipe.models.base import Base
 from evo_tune.recipe.models.encoder_config import EncoderConfig
 from evo_tune.recipe.models.gpt_config import GPTConfig
@@ -41,6 +42,9 @@ ON_CPU = {
     "heads": 3e-6,
     "elements": 1.2e-9,
     "logits": 6e-9,
+    "added": 1.2e-9,
+    "dropped": 5e-9,
+    "layers": 2e-4,
     "weights": 5e-9,
     "muon": 1e-3,
     "orthogonalising": 6e-12,
@@ -314,22 +318,27 @@ def encoder_work(
     return found
 
 
-def tuning_work(base: Base, window: int, windows: int, trainable: int, judged: float) -> dict[str, float]:
+def tuning_work(base: Base, new: NewWeights, window: int, windows: int, judged: float) -> dict[str, float]:
     """Return the work of a step that tunes a pre-trained model.
 
     Args:
         base: The pre-trained model.
+        new: Weights that are added and trained.
         window: Tokens per window.
         windows: Windows in the step.
-        trainable: Number of trained weights.
         judged: Tokens that all evaluations of a training score.
     """
+    trainable, sizes = new.count(base), [base.linears[name] for name in new.layers]
     passing = {
         "products": base.flops_per_token(window, trainable),
         "elements": float(base.depth * base.width),
         "logits": float(base.vocab_size),
+        "added": float(sum(inputs + outputs for inputs, outputs in sizes)),
     }
-    return {**_work(passing, base.depth, window * windows, judged), "weights": float(trainable)}
+    found = _work(passing, base.depth, window * windows, judged)
+    dropped = sum(inputs for inputs, _ in sizes) * window * windows if new.dropout else 0
+    # Each layer with added weights launches some more kernels.
+    return {**found, "layers": float(len(sizes)), "dropped": float(dropped), "weights": float(trainable)}
 
 
 BUDGETS = ("flops", "tokens", "epochs", "seconds")
