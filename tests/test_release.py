@@ -97,6 +97,6 @@ def test_what_is_not_meant_to_be_released_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tag", ["v0.0.0", "1.0"])
 def test_a_tag_that_is_not_the_version_is_refused(tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(release, "built", lambda folder: "0.1.0")
-    with pytest.raises(release.Wrong, match=f"the tag is {tag}, and the version 0.1.0: expected v0.1.0"):
+    monkeypatch.setattr(release, "built", lambda folder: "1.2.0")
+    with pytest.raises(release.Wrong, match=f"the tag is {tag}, and the version 1.2.0: expected v1.2.0"):
         release.release(tmp_path / "dist", tag)

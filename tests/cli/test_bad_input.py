@@ -17,6 +17,7 @@ import pytest
 
 from evo_tune.forecast.timing import Timing
 from evo_tune.loop import planning
+from evo_tune.store.manifest import FORMAT
 from tests.cli.conftest import QUICK, Result, Typed
 
 
@@ -259,8 +260,8 @@ def test_two_processes_on_one_run(typed: Typed, folder: Path) -> None:
 
 def test_a_manifest_of_the_future(typed: Typed, small_run: str, folder: Path) -> None:
     manifest = folder / "populations" / small_run / "_run.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 9'))
-    says(typed("show", small_run), 1, "format 9", "format 3")
+    manifest.write_text(manifest.read_text().replace(f'"format_version": {FORMAT}', '"format_version": 9'))
+    says(typed("show", small_run), 1, "format 9", f"format {FORMAT}")
     shutil.copy(folder / "quick.py", manifest)
     says(typed("resume", small_run), 1, "_run.json is damaged")
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from evo_tune.errors import StoreError
 from evo_tune.loop.search import Search
 from evo_tune.settings import RunSettings
-from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
+from evo_tune.store.manifest import FORMAT, Manifest, read_manifest, write_manifest
 from evo_tune.store.run import Run
 from tests.conftest import drive
 
 Begin = Callable[..., Search]
+NOTHING = f'{{"format_version": {FORMAT}}}'
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
@@ -27,18 +28,22 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
 def test_a_run_of_another_format_is_refused(begin: Begin) -> None:
     folder = drive(begin("mine")).saved.folder
     manifest = json.loads((folder / "_run.json").read_text())
-    (folder / "_run.json").write_text(json.dumps({**manifest, "format_version": 2, "old_field": 1}))
-    with pytest.raises(StoreError, match=r"_run\.json is of format 2, and this .* reads format 3 only"):
+    (folder / "_run.json").write_text(json.dumps({**manifest, "format_version": FORMAT + 1, "old_field": 1}))
+    with pytest.raises(
+        StoreError, match=rf"_run\.json is of format {FORMAT + 1}, and this .* reads format {FORMAT} only"
+    ):
         Run.open(folder)
     del manifest["format_version"]
     (folder / "_run.json").write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match=r"is of an unreleased format, .* reads format 3 only: begin a new run"):
+    with pytest.raises(
+        StoreError, match=rf"is of an unreleased format, .* reads format {FORMAT} only: begin a new run"
+    ):
         Run.open(folder)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", '{"format_version": 3}', "{", "[" * 100_000, "\udc80", '{"format_version": 3, "evil": 1}'],
+    ["", "[]", "null", NOTHING, "{", "[" * 100_000, "\udc80", NOTHING.replace("}", ', "evil": 1}')],
     ids=["empty", "list", "null", "bare", "cut", "deep", "bytes", "field"],
 )
 def test_a_damaged_manifest_is_refused(begin: Begin, text: str) -> None:
