@@ -171,7 +171,8 @@ def _slots(material: Material, beat: Beat | None, running: Mapping[int, Curve], 
                 "predicted end": "" if end is None else f"{end.value:.4g} ({end.low:.4g} to {end.high:.4g})",
             }
         )
-    return rows
+    known = {name for row in rows for name, value in row.items() if value}  # scripts tell nothing before they end
+    return [{name: value for name, value in row.items() if name in known} for row in rows]
 
 
 def _drawn(material: Material, running: Mapping[int, Curve], metric: str) -> Spec | None:

@@ -63,7 +63,9 @@ def test_the_page_of_a_running_run_does_not_advise_to_continue_it(going: Run) ->
 
 def test_a_trial_with_a_result_is_in_training_no_more(going: Run) -> None:
     beat(going.folder, f"trial {going.recorded[-1]}", "final comparison, trial 1")
-    assert [row["training"] for row in now(Material(going))[1].rows] == ["none", "final comparison, trial 1"]
+    rows = now(Material(going))[1].rows
+    assert [row["training"] for row in rows] == ["none", "final comparison, trial 1"]
+    assert list(rows[0]) == ["slot", "device", "training", "for"], "no column is empty"
 
 
 def test_the_time_left_is_the_pending_trainings_at_the_mean_pace(going: Run) -> None:
