@@ -395,7 +395,7 @@ def test_bad_folders_are_found_before_anything_is_trained(evaluator: Evaluator, 
 
 def test_bad_text_says_what_and_what_next(evaluator: Evaluator, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_bytes(b"x" * 679)
-    for name, message in (("missing.txt", "is no file, folder or glob"), ("short.txt", "at least 680")):
+    for name, message in (("missing.txt", "there is no such file or folder"), ("short.txt", "at least 680")):
         with pytest.raises(UsageError, match=message) as caught:
             fingerprint_of(evaluator, data=str(tmp_path / name))
         assert name in str(caught.value)

@@ -524,8 +524,8 @@ def test_bad_text_says_what_and_what_next(module: ModuleType, tmp_path: Path) ->
     (tmp_path / "enough.txt").write_bytes(b"x" * 5160)
     (tmp_path / "folder").mkdir()
     for name, message in (
-        ("missing.txt", "is no file, folder or glob"),
-        ("*.md", "is no file, folder or glob"),
+        ("missing.txt", "there is no such file or folder"),
+        ("*.md", "there is no such file or folder"),
         ("folder", "holds no files"),
         ("empty.txt", "is empty: expected at least 5160"),
         ("short.txt", "holds 5159 bytes: expected at least 5160 .*smaller -o context"),

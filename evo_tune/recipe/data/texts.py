@@ -68,7 +68,7 @@ def files_of(data: str) -> list[Path]:
         found = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
     files = sorted(file for file in found if file.is_file())
     if not files:
-        what = "which holds no files" if path.is_dir() else "is no file, folder or glob with a match"
+        what = "which holds no files" if path.is_dir() else "there is no such file or folder, and no match of a glob"
         raise RecipeError("data", data, f"a path to text ({what}, from {Path.cwd()}), or nothing for the built-in text")
     return files
 

@@ -94,7 +94,8 @@
     "=": (a, b) => a === b,
     "!=": (a, b) => a !== b,
   };
-  const shown = (value) => (value === null ? "-" : typeof value === "number" ? String(Number(value.toPrecision(5))) : String(value));
+  const short = (value) => (Math.abs(value) < 1e9 ? String(value) : value.toExponential());
+  const shown = (value) => (value === null ? "-" : typeof value === "number" ? short(Number(value.toPrecision(5))) : String(value));
 
   function table(id, { names, columns, rows, choice, links, marked }, linked) {
     const place = document.getElementById(id);
@@ -156,7 +157,8 @@
       columns.forEach((column, at) => {
         const cell = made.insertCell();
         cell.className = heads[at].className;
-        cell.dataset.name = names[at]; // shown on paper
+        cell.dataset.name = names[at]; // shown on paper, where a cell without a value is left out
+        cell.classList.toggle("none", column[row] === null);
         if (linked && names[at] === links && column[row] !== null) {
           const link = cell.appendChild(document.createElement("a"));
           link.setAttribute("href", column[row]);
