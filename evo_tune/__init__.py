@@ -1,4 +1,4 @@
-"""evo-tune: find the architecture and hyperparameters with which a Transformer trains best, by evolution.
+"""evo-tune: find the hyperparameters and the architecture with which a model trains best.
 
 This module has the public names. Importing it loads neither torch nor DEAP nor pandas.
 """

@@ -71,10 +71,10 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name=PROG)
 def cli() -> None:
-    """Find the architecture and the hyperparameters with which a Transformer trains best on your task, by evolution.
+    """Find the hyperparameters and the architecture with which a model trains best on your data and hardware.
 
     Start with `evo-tune run`: it tunes a small language model on text that comes with Python, on the devices of this
-    machine, and saves every evaluation in ./populations.
+    machine, and saves every trial in ./populations.
     """
 
 

@@ -38,6 +38,9 @@ METAVARS: Mapping[type[click.ParamType[Any]], str] = {
 }
 """Names of values in the help, by the type of a flag without a name of its own."""
 
+KINDS: Mapping[type[click.ParamType[Any]], str] = {click.IntRange: "whole number", click.FloatRange: "number"}
+"""What an error says a value is not, for types whose own names only programmers know."""
+
 
 class Formatter(click.HelpFormatter):
     """click's formatter with colours in a terminal."""
@@ -102,6 +105,8 @@ class Command(click.Command):
             if isinstance(param, click.Option) and param.metavar is None and not isinstance(param.type, click.Choice):
                 kinds = (name for kind, name in METAVARS.items() if isinstance(param.type, kind))
                 param.metavar = next(kinds, None)
+            if (kind := KINDS.get(type(param.type))) is not None:
+                param.type.name = kind
         return super().get_params(ctx)
 
     def groups(self, ctx: click.Context) -> dict[str, list[click.Option]]:

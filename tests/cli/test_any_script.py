@@ -205,6 +205,11 @@ def test_a_script_that_ignores_its_genes_is_noticed(typed: Typed, script: Path) 
     assert (done.code, "all 3 genomes have the same val_loss: check that" in done.out) == (0, True), done
 
 
+def test_new_tells_of_comments_only_if_it_wrote_some(typed: Typed, folder: Path) -> None:
+    (folder / "train.py").write_text("LR = 0.1\nprint('val_loss', LR)\n")
+    assert "genes guessed from the script: LR; check them\n" in typed("new", "mine", "--from", "train.py").out
+
+
 def test_a_run_whose_first_trials_fail_alike_stops_and_names_the_remedy(typed: Typed, script: Path) -> None:
     script.write_text(SAYS.replace("val loss", "error"))
     words = ("--gene", "lr=float(0,1)", "--objective", "val_loss:min", "--final-seeds", "0")

@@ -75,6 +75,11 @@ def test_usage_that_click_finds(typed: Typed, given: list[str]) -> None:
     assert "Error: Invalid value for" in result.err
 
 
+def test_a_number_that_is_none_is_called_so(typed: Typed) -> None:
+    assert "'--trials': 'abc' is not a valid whole number" in typed("run", "quick.py", "--trials", "abc").err
+    assert "'--hours': 'x' is not a valid number" in typed("run", "quick.py", "--hours", "x").err
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

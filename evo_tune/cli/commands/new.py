@@ -39,8 +39,8 @@ def command(name: str, script: str | None, form: str) -> None:
     else:
         shared.echo(f"wrote {path}")
     if guess is not None and form == "table":
-        genes, others = ", ".join(guess.genes), len(guess.others)
-        shared.echo(f"genes guessed from the script: {genes}; check them, and {others} more in comments of the file")
+        others = f", and {len(guess.others)} more in comments of the file" if guess.others else ""
+        shared.echo(f"genes guessed from the script: {', '.join(guess.genes)}; check them{others}")
     if guess is not None and guess.needed:
         shared.echo(f"Warning: {script} needs {', '.join(guess.needed)}: add it to ALWAYS in {path}", err=True)
     if (bundled_evaluators() / path.name).is_file():
