@@ -95,7 +95,7 @@ class World:
     def grow(self, strategy: Ruled) -> None:
         """Have one candidate born without a view of the run: what is due, or a random genome; and one told."""
         history, rules = self.history, strategy.settings
-        proposal = strategy.due(history) if history.born_count else self._default()
+        proposal = strategy.due(history) if history.proposed_count else self._default()
         if proposal is None:
             proposal = Proposal(SPACE.sample(self.rng), "random", budget=rules.rungs[0])
         self._born(proposal, strategy)
@@ -103,9 +103,9 @@ class World:
     def step(self, strategy: Ruled) -> tuple[Proposal, float]:
         """Have one candidate born, and one told once the slots are full; return it and its milliseconds."""
         history = self.history
-        generator = np.random.default_rng([self.seed, 0, history.born_count])
+        generator = np.random.default_rng([self.seed, 0, history.proposed_count])
         began = time.process_time()
-        proposal = strategy.propose(history, generator) if history.born_count else self._default()
+        proposal = strategy.propose(history, generator) if history.proposed_count else self._default()
         cost = 1e3 * (time.process_time() - began)
         assert proposal is not None
         self._born(proposal, strategy)
@@ -115,15 +115,15 @@ class World:
         history = self.history
         history.born(
             Candidate(
-                id=history.born_count,
+                id=history.proposed_count,
                 generation=history.fresh_count // strategy.population,
                 seed=trial_seed(self.seed, proposal.replicate),
                 told_before=len(history.trials),
                 **{name: getattr(proposal, name) for name in Proposal.__dataclass_fields__},
             )
         )
-        if len(history.out) >= self.slots:
-            one = history.out[0]
+        if len(history.pending) >= self.slots:
+            one = history.pending[0]
             history.tell(one.id, self.trained(one))
 
     def trained(self, one: Candidate) -> Outcome:

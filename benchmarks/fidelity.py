@@ -248,7 +248,7 @@ def play(table: Table, strategy: str, rules: RunSettings, seed: int, cost: float
     ended: dict[int, float] = {}
     costs, regrets = [], []
     while spent < cost - 1e-9:
-        id = history.born_count
+        id = history.proposed_count
         rng = np.random.default_rng([seed, 0, id])
         default = Proposal(table.space.default(), DEFAULT, budget=rules.rungs[0])
         proposal: Any = ruled.propose(history, rng) if id else default

@@ -116,7 +116,7 @@ class Ours:
         self.seed = seed
 
     def ask(self) -> tuple[Any, dict[str, Any]]:
-        history, id = self.history, self.history.born_count
+        history, id = self.history, self.history.proposed_count
         rng = np.random.default_rng([self.seed, 0, id])
         proposal = self.strategy.propose(history, rng) if id else Proposal(history.space.default(), DEFAULT)
         if proposal is None:
@@ -139,7 +139,7 @@ class Ours:
             return None
         if not self.strategy.settings.extra_seeds_by_gain:
             return min(told, key=lambda one: (one.losses(1.0), one.birth.id)).birth.genome
-        sizes, units = sizes_of(self.history.space), self.history.born_units
+        sizes, units = sizes_of(self.history.space), self.history.proposed_units
         known = [
             {one.candidate.replicate: one.losses[0] for one in (entry.results[1.0], *entry.repeats) if one.losses}
             for entry in told

@@ -153,7 +153,7 @@ class Arrays:
         y: Their losses, lower is better; places in a run whose losses have no common scale (see
             docs/strategies.md). Shape (trials, objectives).
         failed: Features of the failed trials, in the order of `failed`. Shape (failed, features).
-        pending: Features of the pending trials, in the order of `out`. Shape (pending, features).
+        pending: Features of the pending trials, in the order of `pending` of the history. Shape (pending, features).
     """
 
     x: np.ndarray
@@ -192,17 +192,17 @@ class History(ABC):
 
     @property
     @abstractmethod
-    def out(self) -> Sequence[Candidate]:
+    def pending(self) -> Sequence[Candidate]:
         """Pending candidates, in the order of their proposal."""
 
     @property
     @abstractmethod
-    def fresh_births(self) -> Sequence[Candidate]:
+    def fresh_proposals(self) -> Sequence[Candidate]:
         """The first candidate of each genome, in the order of proposal, without promotions and extra seeds."""
 
     @property
     @abstractmethod
-    def born_units(self) -> Sequence[np.ndarray]:
+    def proposed_units(self) -> Sequence[np.ndarray]:
         """Unit coordinates of every candidate, completed or pending, by id; each of shape (genes,)."""
 
     @property
@@ -245,14 +245,14 @@ class History(ABC):
         """Return whether this was proposed before; a duplicate would waste a training run."""
 
     @property
-    def born_count(self) -> int:
+    def proposed_count(self) -> int:
         """Number of candidates proposed: the id of the next one."""
-        return len(self.born_units)
+        return len(self.proposed_units)
 
     @property
     def fresh_count(self) -> int:
         """Number of genomes proposed."""
-        return len(self.fresh_births)
+        return len(self.fresh_proposals)
 
     def ranked(self) -> list[Trial]:
         """Return `ranking` as a list."""
@@ -268,11 +268,11 @@ class History(ABC):
         losses, scaled = self.ranked_losses(), self.scaled_losses()
         if len(self.objectives) == 1 and np.isfinite(scaled).all() and (self.excesses() <= 0.0).all():
             losses = scaled[:, None]
-        done, failed, pending = ([one.id for one in some] for some in (self.ranking, self.failed, self.out))
+        done, failed, pending = ([one.id for one in some] for some in (self.ranking, self.failed, self.pending))
         return Arrays(self._features(done), losses, self._features(failed), self._features(pending))
 
     def _features(self, ids: Sequence[int]) -> np.ndarray:
-        units = np.array([self.born_units[id] for id in ids]).reshape(-1, len(self.space.genes))
+        units = np.array([self.proposed_units[id] for id in ids]).reshape(-1, len(self.space.genes))
         return self.space.to_features(units)
 
     def fold(self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Trial], State]) -> State:
@@ -289,11 +289,11 @@ class History(ABC):
         """
         return self._folded(key, initial, step, self.trials)
 
-    def fold_births(
+    def fold_proposals(
         self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Candidate], State]
     ) -> State:
-        """Return the left fold of `step` over `fresh_births`; see `fold`."""
-        return self._folded(key, initial, step, self.fresh_births)
+        """Return the left fold of `step` over `fresh_proposals`; see `fold`."""
+        return self._folded(key, initial, step, self.fresh_proposals)
 
     def _folded(
         self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Item], State], items: Sequence[Item]
@@ -341,15 +341,15 @@ class RunHistory(History):
         return self._trials
 
     @property
-    def out(self) -> Sequence[Candidate]:
+    def pending(self) -> Sequence[Candidate]:
         return [self._out[id] for id in sorted(self._out)]
 
     @property
-    def fresh_births(self) -> Sequence[Candidate]:
+    def fresh_proposals(self) -> Sequence[Candidate]:
         return self._fresh
 
     @property
-    def born_units(self) -> Sequence[np.ndarray]:
+    def proposed_units(self) -> Sequence[np.ndarray]:
         return self._units
 
     @property
@@ -392,8 +392,8 @@ class RunHistory(History):
         Raises:
             ValueError: The candidate does not have the next id.
         """
-        if candidate.id != self.born_count:
-            raise ValueError(f"candidate {candidate.id} is out of order: expected {self.born_count}")
+        if candidate.id != self.proposed_count:
+            raise ValueError(f"candidate {candidate.id} is out of order: expected {self.proposed_count}")
         # This line comes first because it raises if the space has changed.
         self._units.append(self.space.encode(candidate.genome) if units is None else units)
         self._out[candidate.id] = candidate

@@ -273,10 +273,10 @@ class View(History):
         super().__init__(history.space, history.objectives, history.constraints, history.lessons)
         self._barred = barred
         self._entries = list(entries(history).values())
-        self._births: _Births = history.fold_births(
-            (__name__, "births"), _Births, lambda births, one: births.take(one, history.born_units[one.id])
+        self._births: _Births = history.fold_proposals(
+            (__name__, "births"), _Births, lambda births, one: births.take(one, history.proposed_units[one.id])
         )
-        numbers = [self._births.number[one.id] for one in history.out if one.fresh]
+        numbers = [self._births.number[one.id] for one in history.pending if one.fresh]
         self._out = [self._births.shown[number] for number in sorted(numbers)]
         ledger, count = ledger_of(history), len(self._entries)
         self._places = ledger.places(count, rungs)
@@ -317,15 +317,15 @@ class View(History):
         return self._trials
 
     @property
-    def out(self) -> Sequence[Candidate]:
+    def pending(self) -> Sequence[Candidate]:
         return self._out
 
     @property
-    def fresh_births(self) -> Sequence[Candidate]:
+    def fresh_proposals(self) -> Sequence[Candidate]:
         return self._births.shown
 
     @property
-    def born_units(self) -> Sequence[np.ndarray]:
+    def proposed_units(self) -> Sequence[np.ndarray]:
         return self._births.units
 
     @property

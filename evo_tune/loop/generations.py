@@ -98,9 +98,9 @@ class Generations:
         told, closed = len(self._history.trials), []
         for id in self._run.sequence(start=told)[: None if until is None else until - told]:
             # Candidates are added as late as possible: when others were proposed depends on the number of slots.
-            while self._history.born_count <= id:
+            while self._history.proposed_count <= id:
                 widen(self._history, self._run)
-                self._history.born(self._run.candidates[self._history.born_count])
+                self._history.born(self._run.candidates[self._history.proposed_count])
             trial = self._history.tell(id, self._run.outcomes[id])
             generation = trial.candidate.generation
             self._untold[generation] -= 1

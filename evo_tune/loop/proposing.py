@@ -62,7 +62,7 @@ def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Propo
 def candidate_of(proposal: Proposal, history: RunHistory, run: Run) -> Candidate:
     """Return a proposal as the next candidate of a run, with its id, generation and seed."""
     return Candidate(
-        id=history.born_count,
+        id=history.proposed_count,
         generation=history.fresh_count // run.manifest.population,
         seed=run.manifest.seed_of(proposal.genome, proposal.replicate),
         told_before=len(history.trials),
@@ -114,7 +114,7 @@ def _valid(proposal: object, history: RunHistory) -> Proposal:
         raise ValueError(f"proposed {proposal.genome}, which is not snapped: see SearchSpace.snap")
     if not 0.0 < proposal.budget <= 1.0:
         raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")
-    if proposal.resumes is not None and not 0 <= proposal.resumes < history.born_count:
+    if proposal.resumes is not None and not 0 <= proposal.resumes < history.proposed_count:
         raise ValueError(f"proposed resumes={proposal.resumes}, which was never proposed")
     return proposal
 
@@ -167,7 +167,7 @@ class Births:
             fits: Returns whether there is time for a proposal.
         """
         run, history, proposal = self._run, self._history, None
-        ready = self._arrival or self._tell_up_to(history.born_count - run.manifest.settings.lag)
+        ready = self._arrival or self._tell_up_to(history.proposed_count - run.manifest.settings.lag)
         while ready:
             proposal = self._strategy.due(history) if over else self._proposed(fits)
             # One result at a time: the proposal is the first one that the strategy makes.

@@ -213,7 +213,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def status(self) -> str:
         """Status of the strategy in one line; '' if it reports none."""
         with self._changed:  # cached, because a live table asks often
-            at = (self.history.born_count, len(self.history.trials))
+            at = (self.history.proposed_count, len(self.history.trials))
             if self._status[0] != at:
                 self._status = (at, self.strategy.status(self.history))
             return self._status[1]
@@ -270,7 +270,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         refused = self._refused == len(self.saved.recorded)
         if refused and len(self.saved.candidates) == len(self.saved.outcomes):  # no result will come
             self.finished = self._hours_over()
-        elif candidate is None and not refused and not self.history.out:
+        elif candidate is None and not refused and not self.history.pending:
             self.finished = over or "the strategy has nothing more to propose"
             if not over:
                 self._leftovers.exhausted()

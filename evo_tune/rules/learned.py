@@ -75,7 +75,7 @@ def seen_of(history: History, rungs: Sequence[float]) -> Seen | None:
     failed = ~alive
     places[failed] = math.nan
     places[failed, -1] = alive.sum() + (failed.sum() + 1) / 2
-    return Seen(tuple(rungs), places, ledger.births.get(count)[:, 0], history.born_units)
+    return Seen(tuple(rungs), places, ledger.births.get(count)[:, 0], history.proposed_units)
 
 
 def chosen(rungs: Rungs, prospects: Prospects, promoted: set[tuple[str, float]]) -> Proposal | None:

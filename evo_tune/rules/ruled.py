@@ -113,9 +113,9 @@ class Ruled(Strategy):
         """Return the promotion or extra seed that is due before any new genome; None if none is due."""
         if not self.settings.continues:
             return None
-        out = [(genome_key(one.genome), one) for one in history.out]
+        out = [(genome_key(one.genome), one) for one in history.pending]
         promoted = {(key, one.budget) for key, one in out if not one.replicate}
-        births = history.fresh_births
+        births = history.fresh_proposals
         audits = {genome_key(births[number].genome) for number in audits_among(len(births))}
         known = self._known(history)
         if self._learns(history):
@@ -127,7 +127,7 @@ class Ruled(Strategy):
         if due is not None:
             return self._bounded(due, history) if genome_key(due.genome) not in audits else due
         if self.settings.extra_seeds_by_gain:
-            birth = known.doubt.next(history.out, known.rungs.cost())
+            birth = known.doubt.next(history.pending, known.rungs.cost())
             return None if birth is None else _further(birth, 1 + known.doubt.repeats(birth))
         return self._replicate(known.leader.first(), [one for _, one in out])
 
@@ -150,7 +150,7 @@ class Ruled(Strategy):
             return [trial.candidate for trial in islice(history.ranking, count) if trial.feasible]
         told = entries(history)
         if self.settings.extra_seeds_by_gain:
-            expected = list(self._known(history).doubt.expected(history.out))[:count]
+            expected = list(self._known(history).doubt.expected(history.pending))[:count]
             if expected:
                 return [told[key].birth for key in expected]
         found: dict[str, Entry] = {}
@@ -216,7 +216,7 @@ class Ruled(Strategy):
             if self.settings.prune:
                 known.curves.take(entry)
             if self.settings.extra_seeds_by_gain:
-                known.doubt.take(trial, history.born_units[trial.id])
+                known.doubt.take(trial, history.proposed_units[trial.id])
             elif self.settings.most_seeds > 1:
                 known.leader.take(entry)
             return known
@@ -224,7 +224,7 @@ class Ruled(Strategy):
         return history.fold((__name__, self.settings), begin, step)
 
     def _view(self, history: History) -> View:
-        expected = self._known(history).doubt.expected(history.out) if self.settings.extra_seeds_by_gain else {}
+        expected = self._known(history).doubt.expected(history.pending) if self.settings.extra_seeds_by_gain else {}
         return View(history, self.settings.rungs, lambda genome: self._excess(genome) > 0.0, expected)
 
     def _excess(self, genome: Genome) -> float:

@@ -70,7 +70,7 @@ def due(history: RunHistory, leaders: Sequence[Candidate], limits: Mapping[str, 
     """
     if not leaders or len(history.spaces) > WIDENINGS:
         return None
-    units = np.stack([history.born_units[one.id] for one in leaders])
+    units = np.stack([history.proposed_units[one.id] for one in leaders])
     genes = history.space.genes
     margins = np.array([max(NEAR, 0.51 / gene.size) for gene in genes.values()])
     names = list(genes)
@@ -115,7 +115,7 @@ def _are_new(values: Sequence[Value], history: RunHistory, name: str, end: End) 
 
 def _are_chosen(history: RunHistory, place: int, end: End, margin: float) -> bool:
     """Return whether enough other values were trained in full, so that those at the end are not merely the default."""
-    units = (float(history.born_units[trial.id][place]) for trial in history.ranking)
+    units = (float(history.proposed_units[trial.id][place]) for trial in history.ranking)
     others = (unit for unit in units if (unit > margin if end == "low" else unit < 1.0 - margin))
     return len(list(islice(others, AGREE))) == AGREE
 

@@ -60,7 +60,7 @@ def _lessons(run: Run, space: SearchSpace) -> list[Lesson]:
 def widen(history: RunHistory, run: Run) -> None:
     """Widen the space of a history as its run did before the next candidate."""
     for one in run.widened[len(history.spaces) - 1 :]:
-        if one.proposed > history.born_count:
+        if one.proposed > history.proposed_count:
             break
         widen_once(history, run, one)
 

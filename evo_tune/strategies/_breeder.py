@@ -52,7 +52,7 @@ class Breeder(Strategy):
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         if self.generational:
             last = history.fresh_count // self.population - 1
-            if any(candidate.generation <= last for candidate in history.out):
+            if any(candidate.generation <= last for candidate in history.pending):
                 return None
             pool = self._generations(history).survivors(self, last)
         else:
@@ -68,7 +68,7 @@ class Breeder(Strategy):
         if not self.generational:
             return [one.id for one in self._steady(history)]
         proposed = history.fresh_count // self.population - 1
-        complete = min([proposed, *(candidate.generation - 1 for candidate in history.out)])
+        complete = min([proposed, *(candidate.generation - 1 for candidate in history.pending)])
         generations = self._generations(history)
         pool = generations.survivors(self, complete)
         # Before the first generation is complete, and if all of it failed, select among all results so far.

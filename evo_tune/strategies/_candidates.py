@@ -125,10 +125,10 @@ class Novelty:
         ids: list[int] = []
         if apart > 0.0:
             ids = [trial.id for trial in history.ranking[:POINTS]]
-            ids += range(max(0, history.born_count - RECENT), history.born_count)
-        waits = np.isin(ids, [one.id for one in history.out])
+            ids += range(max(0, history.proposed_count - RECENT), history.proposed_count)
+        waits = np.isin(ids, [one.id for one in history.pending])
         distances = np.where(waits, apart if pending is None else pending, apart)[:, None]
-        units = np.array([history.born_units[id] for id in ids]).reshape(-1, len(genes))
+        units = np.array([history.proposed_units[id] for id in ids]).reshape(-1, len(genes))
         return cls(history, units, np.where(few, ANY, distances))
 
     def __call__(self, genome: Genome) -> bool:
@@ -319,7 +319,7 @@ def rare_value(
 
 def _stalled(history: History) -> bool:
     """Return whether the latest results have not improved the best loss, or by less than PROGRESS."""
-    before = len(history.trials) - 1 - max(STALLED, len(history.out))
+    before = len(history.trials) - 1 - max(STALLED, len(history.pending))
     place = next((place for place, one in enumerate(history.ranking) if one.told_order < before), None)
     if place is None or place == 0:
         return place == 0
@@ -331,7 +331,7 @@ def _stalled(history: History) -> bool:
 
 def _recent(history: History) -> np.ndarray:
     """Return the unit coordinates of the latest trials. Shape (trials, genes)."""
-    return np.stack(history.born_units[-RECENT:])
+    return np.stack(history.proposed_units[-RECENT:])
 
 
 def _rarest(features: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
@@ -360,10 +360,12 @@ def _with_value(
     history: History, drafts: Iterable[Draft], gene: int, unit: float, rng: np.random.Generator
 ) -> Iterator[Draft]:
     """Yield drafts whose gene has this unit coordinate: variants of its best, some of the given ones, random ones."""
-    ids = [one.id for one in history.ranking[:RECENT] if abs(history.born_units[one.id][gene] - unit) < ANY][:ROUNDS]
+    ids = [one.id for one in history.ranking[:RECENT] if abs(history.proposed_units[one.id][gene] - unit) < ANY][
+        :ROUNDS
+    ]
     if ids:
         varied = _varied(
-            np.stack([history.born_units[id] for id in ids]).repeat(VARIANTS, 0), history.space, rng, WIDEST
+            np.stack([history.proposed_units[id] for id in ids]).repeat(VARIANTS, 0), history.space, rng, WIDEST
         )
         yield from (Draft(row, "chance", (ids[place // VARIANTS],)) for place, row in enumerate(varied))
     for one in islice(drafts, CHILDREN):
@@ -390,13 +392,13 @@ def _promise(history: History, gene: int, value: int, points: np.ndarray, sizes:
     """
 
     def of(ids: list[int]) -> np.ndarray:
-        units = np.array([history.born_units[id] for id in ids]).reshape(-1, len(sizes))
+        units = np.array([history.proposed_units[id] for id in ids]).reshape(-1, len(sizes))
         features = features_of(units, sizes)
         return np.asarray(features[features[:, gene] == value])
 
     good = of([trial.id for trial in history.ranking[:RECENT]])[:POINTS]
     failed = of([trial.id for trial in history.failed[-RECENT:]])[-POINTS:]
-    pending = of([one.id for one in history.out[-RECENT:]])
+    pending = of([one.id for one in history.pending[-RECENT:]])
     known = np.concatenate([good, failed])
     if len(known) < 2:
         there = np.concatenate([known, pending])

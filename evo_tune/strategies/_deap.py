@@ -84,7 +84,7 @@ class Individual:
     def of(cls, trial: Trial, history: History) -> Individual:
         """Return a rankable trial as an individual."""
         assert trial.losses is not None
-        return cls(trial.id, trial.losses, history.born_units[trial.id].tolist())
+        return cls(trial.id, trial.losses, history.proposed_units[trial.id].tolist())
 
 
 @contextmanager

@@ -38,9 +38,9 @@ def spread(history: History, rng: np.random.Generator) -> Proposal | None:
     space = history.space
     samples = [space.sample_prior(rng) for _ in range(LIKELY if space.has_priors else SAMPLES)]
     new = [genome for genome in samples if not history.seen(genome)]
-    if not new or not history.born_count:
+    if not new or not history.proposed_count:
         return unseen(history, rng)
-    distances = _distances(space, np.stack([space.encode(genome) for genome in new]), np.stack(history.born_units))
+    distances = _distances(space, np.stack([space.encode(genome) for genome in new]), np.stack(history.proposed_units))
     return Proposal(new[int(np.argmax(distances.min(axis=1)))], "spread")
 
 

@@ -76,7 +76,7 @@ class CMA(Strategy):
 
         def step(state: State, trial: Trial) -> State:
             if trial.candidate.operator in LEARNED and (trial.rankable or not trial.ok):
-                state.add(trial, history.born_units[trial.id][varied])
+                state.add(trial, history.proposed_units[trial.id][varied])
             if state.distribution.should_stop():
                 return State(_distribution(space, varied, self.sigma, 2 * state.distribution.population_size))
             return state

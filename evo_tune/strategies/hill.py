@@ -50,7 +50,7 @@ class Hill(Strategy):
         """Yield the neighbours of a trial, large steps first, those of one size in random order."""
         space = history.space
         genes = list(space.genes.values())
-        here = history.born_units[top.id]
+        here = history.proposed_units[top.id]
         size = self.step
         while size >= self.finest:
             moves = [(place, u) for place, gene in enumerate(genes) for u in _moves(gene, float(here[place]), size)]

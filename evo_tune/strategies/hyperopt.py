@@ -57,7 +57,7 @@ class Hyperopt(Strategy):
             seed = int(rng.integers(2**31))
             with np.errstate(all="ignore"):  # a range of 1e300 overflows in it
                 found = tpe.suggest(
-                    [history.born_count], domain, trials, seed, n_startup_jobs=self.first, verbose=False
+                    [history.proposed_count], domain, trials, seed, n_startup_jobs=self.first, verbose=False
                 )
             point = found[0]["misc"]["vals"]
             genome = {name: _value(gene, point[name][0]) for name, gene in genes.items()}
@@ -102,7 +102,7 @@ def _trials(history: History, genes: Mapping[str, Gene]) -> Trials:
     from hyperopt import Trials
 
     docs = {trial.id: (trial.genome, _result(trial.losses)) for trial in history.trials if _counts(trial)}
-    docs.update({one.id: (one.genome, {"status": "new"}) for one in history.out})
+    docs.update({one.id: (one.genome, {"status": "new"}) for one in history.pending})
     trials = Trials()
     trials.insert_trial_docs([_doc(id, *docs[id], genes) for id in sorted(docs)])
     trials.refresh()

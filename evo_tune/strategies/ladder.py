@@ -107,7 +107,7 @@ class Ladder(GA):
             return self._breed(climb.rungs, history, rng)
         for rung in sorted(climb.rungs, key=lambda rung: rung.best_loss):
             proposal = rung.own(super().propose(rung.history, rng))
-            if proposal is not None or rung.history.out:
+            if proposal is not None or rung.history.pending:
                 return proposal
         return None
 
@@ -184,7 +184,7 @@ class Rung:
         self.size = size
         self.count = count
         self.history = RunHistory(_fixed(history.space, size), history.objectives)
-        candidates = sorted([*(trial.candidate for trial in history.trials), *history.out], key=lambda one: one.id)
+        candidates = sorted([*(trial.candidate for trial in history.trials), *history.pending], key=lambda one: one.id)
         members = [one for one in candidates if all(one.genome[name] == getattr(size, name) for name in GENES)]
         self.ids = [one.id for one in members]
         places = {id: place for place, id in enumerate(self.ids)}
@@ -203,7 +203,7 @@ class Rung:
     @property
     def is_judged(self) -> bool:
         """Whether all of these are complete; fewer are enough if the rung has no further genome."""
-        out = [candidate.id for candidate in self.history.out]
+        out = [candidate.id for candidate in self.history.pending]
         if len(self.ids) >= self.count:
             return not out or min(out) >= self.count
         return not out and unseen(self.history, np.random.default_rng(0)) is None

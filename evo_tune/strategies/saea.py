@@ -170,7 +170,7 @@ class SAEA(Strategy):
             place_of = {one.id: float(places[row]) for row, one in best_of(history, self.population).items()}
         else:
             place_of = {trial.id: float(row) for row, trial in enumerate(history.ranking[: self.population])}
-        pool = [Individual(id, (place,), history.born_units[id].tolist()) for id, place in place_of.items()]
+        pool = [Individual(id, (place,), history.proposed_units[id].tolist()) for id, place in place_of.items()]
         return sorted(pool, key=lambda one: (one.losses, one.id))
 
     def survivors(self, history: History) -> Sequence[int]:
@@ -216,14 +216,14 @@ class SAEA(Strategy):
         if len(rows) > room:
             order = np.lexsort((places, ~feasible))
             rows = np.append(order[: POINTS // 2], rng.choice(order[POINTS // 2 :], room - POINTS // 2, replace=False))
-        units = np.stack([history.born_units[history.ranking[row].id] for row in rows.tolist()])
+        units = np.stack([history.proposed_units[history.ranking[row].id] for row in rows.tolist()])
         scores = spaced_scores(places, history.scaled_losses())[rows]
         process, sure = self._smooth(history, layout.features(units), scores, layout, rng)
         known = units
         if process is None:  # the forest knows edges, so failures share the places behind all others
             behind = np.full(len(lost), len(places) + (len(history.failed) + 1) / 2)
             scores = normal_scores(np.append(places[rows], behind), len(places) + len(history.failed))
-            known = np.stack([*units, *(history.born_units[one.id] for one in lost)])
+            known = np.stack([*units, *(history.proposed_units[one.id] for one in lost)])
         points, plain = layout.features(known), features_of(known, layout.counts)
         earlier = Earlier.of(history.lessons, plain, scores, layout.counts)
         if earlier.lessons and process is not None:
@@ -296,7 +296,7 @@ def _success(history: History, layout: Layout, rng: np.random.Generator) -> Fact
     trials = [*(history.ranking[row] for row in rows.tolist()), *failed]
     labels = np.array([UNKNOWN.get(one.outcome.status, -1.0 if one.losses is None else 1.0) for one in trials])
     beyond = float((labels < 0.0).sum()) - BEARABLE * len(history.trials)
-    units = np.stack([history.born_units[one.id] for one in trials])
+    units = np.stack([history.proposed_units[one.id] for one in trials])
     return success(layout, units, labels, 1.0 + PRICE * max(0.0, beyond))
 
 
@@ -308,7 +308,7 @@ def _trials(history: History, places: np.ndarray) -> list[Trial]:
 
 def _pending(history: History, layout: Layout) -> np.ndarray:
     """Return the features of the latest pending trials, shape (pending, genes)."""
-    units = [history.born_units[one.id] for one in history.out[-RECENT:]]
+    units = [history.proposed_units[one.id] for one in history.pending[-RECENT:]]
     return layout.features(np.stack(units)) if units else np.empty((0, len(layout.sizes)))
 
 

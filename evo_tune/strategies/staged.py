@@ -68,7 +68,7 @@ class Staged(Strategy):
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         coarse = [trial for trial in history.trials if trial.candidate.operator in COARSE]
-        pending = [one for one in history.out if one.operator in COARSE]
+        pending = [one for one in history.pending if one.operator in COARSE]
         good = sum(trial.rankable for trial in coarse)
         # If most trials fail, the stage goes on until there is an elite, or the space is used up.
         if len(coarse) + len(pending) < self._wanted(history) or good + len(pending) < self._elite(history):
@@ -78,7 +78,7 @@ class Staged(Strategy):
         if pending:
             return None
         cell = next((one for one in self.grid(history, coarse) if not history.seen(one.genome)), None)
-        if cell is not None or any(one.operator == "grid" for one in history.out):
+        if cell is not None or any(one.operator == "grid" for one in history.pending):
             return cell
         return next((one for one in self._again(history) if not history.seen(one.genome, 1.0, one.replicate)), None)
 
@@ -100,7 +100,7 @@ class Staged(Strategy):
         ranked = sorted((t for t in coarse if t.rankable), key=lambda trial: (trial.losses or (), trial.id))
         if not ranked:
             return []
-        units = np.stack([history.born_units[trial.id] for trial in ranked])
+        units = np.stack([history.proposed_units[trial.id] for trial in ranked])
         losses = np.array([trial.losses[0] for trial in ranked if trial.losses])
         elite = units[: self._elite(history)]
         levels = [_levels(gene, elite[:, place], self.levels) for place, gene in enumerate(space.genes.values())]

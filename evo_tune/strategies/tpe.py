@@ -74,7 +74,7 @@ class TPE(Strategy):
 
         study = optuna.create_study(directions=["minimize"] * len(history.objectives), sampler=self._sampler(seed))
         known: dict[int, FrozenTrial] = history.fold(__name__, dict, lambda known, trial: _with(known, trial, history))
-        known = {**known, **{one.id: _frozen(history, one.genome, "RUNNING", None) for one in history.out}}
+        known = {**known, **{one.id: _frozen(history, one.genome, "RUNNING", None) for one in history.pending}}
         study.add_trials(known[id] for id in sorted(known))
         return study
 

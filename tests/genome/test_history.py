@@ -57,13 +57,13 @@ def test_births_and_results_move_from_out_to_told() -> None:
     history = RunHistory(SPACE, OBJECTIVES)
     for id in range(4):
         history.born(candidate(id, id))
-    assert [c.id for c in history.out] == [0, 1, 2, 3]
+    assert [c.id for c in history.pending] == [0, 1, 2, 3]
     history.tell(2, ok(1.0))
     history.tell(0, Outcome("failed"))
-    assert [c.id for c in history.out] == [1, 3]
+    assert [c.id for c in history.pending] == [1, 3]
     assert [(t.id, t.told_order, t.ok) for t in history.trials] == [(2, 0, True), (0, 1, False)]
-    assert history.born_count == 4
-    assert np.allclose(history.born_units[3], [0.35, 0.05])
+    assert history.proposed_count == 4
+    assert np.allclose(history.proposed_units[3], [0.35, 0.05])
 
 
 def test_ids_come_in_order_and_results_once() -> None:
@@ -83,7 +83,7 @@ def test_a_genome_that_is_not_of_the_space_is_not_born() -> None:
     history = RunHistory(SearchSpace(n=Int(0, 9), m=Int(0, 9), more=Int(0, 1)), OBJECTIVES)
     with pytest.raises((KeyError, SpaceError)):
         history.born(candidate(0))
-    assert (history.born_count, list(history.out)) == (0, [])
+    assert (history.proposed_count, list(history.pending)) == (0, [])
 
 
 def test_a_duplicate_is_the_same_genome_budget_and_replicate() -> None:

@@ -61,9 +61,9 @@ def agree(one: View, other: View) -> None:
     assert list(one.trials) == list(other.trials)
     assert one.ranked() == other.ranked() == list(one.ranking)
     assert one.best == (one.ranked() or [None])[0]
-    assert list(one.out) == list(other.out)
+    assert list(one.pending) == list(other.pending)
     assert one.ids == other.ids
-    assert one.born_count == one.fresh_count == len(one.ids)
+    assert one.proposed_count == one.fresh_count == len(one.ids)
     assert list(one.failed) == [trial for trial in one.trials if not trial.ok]
     assert one.ranked_losses().tolist() == [list(trial.losses or ()) for trial in one.ranked()]
 

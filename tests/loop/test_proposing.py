@@ -24,7 +24,7 @@ class Broken(Strategy):
     def propose(self, history, rng):
         genome = history.space.sample(rng)
         {propose}
-        return Proposal(genome, "random", [history.born_count - 1])
+        return Proposal(genome, "random", [history.proposed_count - 1])
 
     def survivors(self, history):
         {survivors}
@@ -42,7 +42,7 @@ def broken(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-AT_FIVE = "if history.born_count == 5: "
+AT_FIVE = "if history.proposed_count == 5: "
 
 
 @pytest.mark.parametrize(

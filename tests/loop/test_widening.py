@@ -152,7 +152,7 @@ def test_units_are_those_of_the_new_space_and_memos_are_made_anew(wide: Begin, r
     place = search.space.names.index("x")
     for one in search.saved.candidates:
         expected = (one.genome["x"] + 0.3) / 0.6
-        assert search.history.born_units[one.id][place] == pytest.approx(expected)
+        assert search.history.proposed_units[one.id][place] == pytest.approx(expected)
     assert search.space.genes["x"].low == -0.3
 
 

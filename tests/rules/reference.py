@@ -24,16 +24,16 @@ Told = Sequence[Entry]
 def due(settings: RunSettings, history: History) -> Proposal | None:
     """Return the further trial that is due, without its bounds."""
     told = list(entries(history).values())
-    out = [(genome_key(one.genome), one) for one in history.out]
-    births = history.fresh_births
+    out = [(genome_key(one.genome), one) for one in history.pending]
+    births = history.fresh_proposals
     audits = {genome_key(births[number].genome) for number in audits_among(len(births))}
     promoted = {(key, one.budget) for key, one in out if not one.replicate}
     found = promotion(told, promoted, audits, settings.rungs)
     if settings.extra_seeds_by_gain:
         doubt = Doubt(history.space, settings.most_seeds, not settings.own_seeds)
         for trial in history.trials:
-            doubt.take(trial, history.born_units[trial.id])
-        birth = doubt.next(history.out, cost(told, settings.rungs))
+            doubt.take(trial, history.proposed_units[trial.id])
+        birth = doubt.next(history.pending, cost(told, settings.rungs))
         if found or birth is None:
             return found
         return Proposal(birth.genome, REPLICATE, birth.parents, replicate=1 + doubt.repeats(birth))

@@ -101,7 +101,7 @@ def test_nothing_is_expected_of_those_that_did_not_go_on() -> None:
     each = run(0.2, 0)
     doubt = Doubt(SPACE, 4)
     for trial in each.history.trials:
-        doubt.take(trial, each.history.born_units[trial.id])
+        doubt.take(trial, each.history.proposed_units[trial.id])
     full = {key for key, entry in entries(each.history).items() if entry.losses(1.0) is not None}
     assert doubt.expected([]).keys() == full
     assert len(full) < 26, "or this shows nothing"
@@ -115,7 +115,7 @@ def test_whoever_goes_on_just_now_is_not_taken_for_worse(monkeypatch: pytest.Mon
     )
     doubt = Doubt(SPACE, 4)
     for trial in each.history.trials:
-        doubt.take(trial, each.history.born_units[trial.id])
+        doubt.take(trial, each.history.proposed_units[trial.id])
     left = [entry.latest for entry in entries(each.history).values() if entry.losses(1.0) is None]
     out = [replace(left[0].candidate, budget=1.0, resumes=left[0].id)]
     for told in ([], out, out, []):
@@ -144,7 +144,7 @@ def test_the_dearer_a_new_genome_is_the_sooner_a_further_seed_is_worth_it(cost: 
     for count in range(10, len(each.history.trials), 3):
         doubts.append(Doubt(SPACE, 4))
         for trial in each.history.trials[:count]:
-            doubts[-1].take(trial, each.history.born_units[trial.id])
+            doubts[-1].take(trial, each.history.proposed_units[trial.id])
     assert sum(due(cost / 2)) <= sum(due(cost)) <= sum(due(2 * cost))
     assert sum(due(0.01)) < sum(due(100.0))
 

@@ -85,7 +85,7 @@ def at_the_first_rung(count: int) -> History:
     for number in audits_among(count):
         last = number
         for budget in (MIDDLE, WHOLE):
-            id = history.born_count
+            id = history.proposed_count
             one = Candidate(id, 0, 0, id, genomes[number], "promotion", budget=budget, resumes=last)
             history.born(one)
             history.tell(id, Outcome("ok", {"loss": float(count - number)}))
@@ -95,13 +95,13 @@ def at_the_first_rung(count: int) -> History:
 
 def going_on(history: History, strategy: Ruled) -> list[int]:
     """Return the births that go on beyond the first rung, in their order, as they would with many slots."""
-    number = {genome_key(one.genome): at for at, one in enumerate(history.fresh_births)}
+    number = {genome_key(one.genome): at for at, one in enumerate(history.fresh_proposals)}
     found = []
     while (due := strategy.due(history)) is not None:
         assert due.budget == MIDDLE
         assert number[genome_key(due.genome)] not in found
         found.append(number[genome_key(due.genome)])
-        history.born(Candidate(history.born_count, 0, 0, len(history.trials), **vars(due)))
+        history.born(Candidate(history.proposed_count, 0, 0, len(history.trials), **vars(due)))
     return found
 
 
@@ -123,7 +123,7 @@ def test_the_less_early_results_are_trusted_the_more_go_on() -> None:
 def test_it_looks_as_far_down_as_the_leader_came_from() -> None:
     history = at_the_first_rung(24)
     assert history.best is not None
-    assert history.best.genome == history.fresh_births[16].genome  # the eighth of the 24 at the first rung
+    assert history.best.genome == history.fresh_proposals[16].genome  # the eighth of the 24 at the first rung
     later = ruled(Knowing(hope=lambda rows: rows.astype(float)))
     assert sorted(going_on(history, later)) == [17, 18, 19, 20, 21, 22, 23]
 
@@ -131,9 +131,9 @@ def test_it_looks_as_far_down_as_the_leader_came_from() -> None:
 def test_audits_are_trained_in_full_before_anything_else() -> None:
     run = Simulation(ruled(SAEA(population=4)), SPACE, objectives=LOSS, evaluate=trained(misleading), births=20).run()
     ended = {genome_key(trial.genome) for trial in run.history.ranked()}
-    assert {genome_key(run.history.fresh_births[at].genome) for at in (0, 1, 4, 16)} <= ended
+    assert {genome_key(run.history.fresh_proposals[at].genome) for at in (0, 1, 4, 16)} <= ended
     for at in (1, 4):
-        mine = [c.id for c in run.candidates if c.genome == run.history.fresh_births[at].genome]
+        mine = [c.id for c in run.candidates if c.genome == run.history.fresh_proposals[at].genome]
         assert mine == list(range(mine[0], mine[0] + 3))
 
 
@@ -149,7 +149,7 @@ def test_what_is_learned_is_a_function_of_history(loop: dict[str, Any]) -> None:
     for cut, event in enumerate(run.events):
         if isinstance(event, Born) and event.candidate.id:
             history = rebuild(SPACE, LOSS, run.events[:cut])
-            proposal = strategy.propose(history, birth_rng(run.seed, history.born_count))
+            proposal = strategy.propose(history, birth_rng(run.seed, history.proposed_count))
             assert proposal is not None
             assert vars(proposal).items() <= vars(event.candidate).items()
         elif isinstance(event, Told):
@@ -173,8 +173,8 @@ def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
     strategy, rng, seen = ruled(make_strategy(name, {}), rules), np.random.default_rng(4), set()
     for one in births(rules, rng, history, 120):
         history.born(one)
-        while len(history.out) > 3:
-            late = history.out[int(rng.integers(3))]
+        while len(history.pending) > 3:
+            late = history.pending[int(rng.integers(3))]
             history.tell(late.id, outcome(rng, late, False))
         wanted = reference.due(rules, history)
         assert strategy.due(history) == wanted
@@ -184,7 +184,7 @@ def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
 
 def test_what_was_seen_is_what_was_known_up_to_each_rung() -> None:
     history = at_the_first_rung(6)
-    lost = history.born_count
+    lost = history.proposed_count
     history.born(Candidate(lost, 0, 0, lost, SPACE.sample(birth_rng(9, 9)), "random", budget=FIRST))
     history.tell(lost, Outcome("failed", error="no luck"))
     seen = seen_of(history, RUNGS)
@@ -194,7 +194,7 @@ def test_what_was_seen_is_what_was_known_up_to_each_rung() -> None:
     assert seen.places[[4, 1, 0], 2].tolist() == [2.0, 5.0, 6.0]
     assert np.isnan(seen.places[6, :2]).all()
     assert seen.places[6, 2] == 7.0
-    assert np.array_equal(seen.encoded(np.array([2])), [history.born_units[2]])
+    assert np.array_equal(seen.encoded(np.array([2])), [history.proposed_units[2]])
 
 
 def test_nothing_is_learned_before_one_genome_was_trained_in_full() -> None:

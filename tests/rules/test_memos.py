@@ -87,8 +87,8 @@ def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole:
     seen, curves = set(), Curves("loss", 1.0)
     for one in births(settings, rng, history, count):
         history.born(one)
-        while len(history.out) > 3:
-            late = history.out[int(rng.integers(3))]
+        while len(history.pending) > 3:
+            late = history.pending[int(rng.integers(3))]
             history.tell(late.id, outcome(rng, late, whole))
             curves.take(entries(history)[genome_key(late.genome)])
         due, wanted = strategy.due(history), reference.due(settings, history)

@@ -134,7 +134,7 @@ def test_a_run_resumed_at_any_cut_goes_on_the_same(strategy: Ruled, known: Simul
         if isinstance(event, Told) or (isinstance(event, Born) and event.candidate.id == 0):
             continue
         history = rebuild(SPACE, run.objectives, run.events[:cut], strategy.constraints)
-        proposal = replace(strategy).propose(history, birth_rng(run.seed, history.born_count))
+        proposal = replace(strategy).propose(history, birth_rng(run.seed, history.proposed_count))
         if isinstance(event, Refused):
             assert proposal is None
         else:
@@ -171,7 +171,7 @@ def test_every_trial_is_where_the_rules_want_it(strategy: Ruled, known: Simulati
 
 
 def test_what_is_due_is_done_at_the_limit(strategy: Ruled, known: Simulation) -> None:
-    assert not known.history.out
+    assert not known.history.pending
     assert strategy.due(known.history) is None
 
 
@@ -264,7 +264,7 @@ def test_a_strategy_is_shown_genomes_in_the_order_of_what_is_expected_of_them() 
         run = by_worth(0.4, births=24, seed=seed)
         doubt = extra_seeds.Doubt(SPACE, 4)
         for trial in run.history.trials:
-            doubt.take(trial, run.history.born_units[trial.id])
+            doubt.take(trial, run.history.proposed_units[trial.id])
         shown = [genome_key(run.candidates[id].genome) for id in run.strategy.survivors(run.history)]
         assert shown == list(doubt.expected([]))[:4]
         seen = sorted((entry.losses(1.0), key) for key, entry in entries(run.history).items() if entry.losses(1.0))
@@ -317,7 +317,7 @@ def test_a_constraint_that_nothing_keeps_does_not_end_the_run() -> None:
     impossible = (Constraint.parse("width<=3"),)
     run = simulate(ruled("random", constraints=impossible, known=True), births=8)
     assert len(run.candidates) in (1, 8)
-    assert not run.history.out
+    assert not run.history.pending
 
 
 def test_a_strategy_with_budgets_of_its_own_is_refused() -> None:

@@ -140,7 +140,7 @@ def test_a_range_widens_again_only_for_genomes_in_the_added_part() -> None:
     found.widen(SearchSpace(None, None, **{**SPACE.genes, "y": first.gene}))
     assert decided(found) is None, "the range has room now"
     for number, y in enumerate((1.99, 1.98, 1.97)):
-        id = found.born_count
+        id = found.proposed_count
         found.born(Candidate(id, 0, 0, id, {**MIDDLE, "y": y}, "random", (), 1.0))
         found.tell(id, Outcome("ok", {"loss0": -10.0 + number, "size": 1.0}))
     again = decided(found)
@@ -155,7 +155,7 @@ def test_seeds_are_averaged_and_a_lucky_one_does_not_lead() -> None:
     """With extra seeds the genomes at the end turn out to be worse than they looked."""
     found = history(*AT_END)
     for place in range(5):
-        id = found.born_count
+        id = found.proposed_count
         genome = found.trials[place].genome
         found.born(Candidate(id, 0, 0, id, dict(genome), "replicate", (), 1.0, None, 1))
         found.tell(id, Outcome("ok", {"loss0": 100.0, "size": 1.0}))

@@ -135,7 +135,7 @@ class Simulation:
             self.recorded[candidate.id] = self.evaluate(candidate)
             if self.order == "arrival":
                 self._tell(candidate.id)
-        assert self.history.fresh_count >= self.births or not self.history.out, "deadlock"
+        assert self.history.fresh_count >= self.births or not self.history.pending, "deadlock"
         return self
 
     def ask(self) -> Candidate | None:
@@ -143,7 +143,7 @@ class Simulation:
         full = self.history.fresh_count >= self.births
         if full and not (self.rules and self.rules.settings.continues):
             return None
-        id = self.history.born_count
+        id = self.history.proposed_count
         if id in self.wider and self.history.space is not self.wider[id]:
             self.history.widen(self.wider[id])
             self.events.append(Widened(self.wider[id]))

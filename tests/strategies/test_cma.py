@@ -90,7 +90,7 @@ def test_after_convergence_it_restarts_with_twice_the_population() -> None:
         return Outcome("ok", {"loss": float(((space.encode(candidate.genome) - 0.3) ** 2).sum())})
 
     run = Simulation(CMA(population=4), space, OBJECTIVES[:1], evaluate, births=400).run()
-    far = [np.abs(units - 0.3).max() > 0.1 for units in run.history.born_units]
+    far = [np.abs(units - 0.3).max() > 0.1 for units in run.history.proposed_units]
     assert not any(far[150:200])
     assert any(far[300:])
 

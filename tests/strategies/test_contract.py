@@ -76,7 +76,7 @@ def simulate(strategy: Strategy, space: str, fail: float = 0.0, births: int = 40
 
 def is_complete(run: Simulation, space: str) -> bool:
     """Whether as many different genomes were born as could be, or the strategy has ended the run by itself."""
-    ended = isinstance(run.strategy, Staged) and isinstance(run.events[-1], Refused) and not run.history.out
+    ended = isinstance(run.strategy, Staged) and isinstance(run.events[-1], Refused) and not run.history.pending
     wanted = min(run.births, SIZES.get(space, run.births))
     return ended or len({genome_key(candidate.genome) for candidate in run.candidates}) == wanted
 
@@ -110,7 +110,7 @@ def test_proposals_are_valid_and_never_repeated(strategy: Strategy, space: str, 
 def test_an_exhausted_space_ends_the_run(strategy: Strategy, space: str) -> None:
     run = simulate(strategy, space, births=ENDLESS, slots=3)
     assert isinstance(run.events[-1], Refused)
-    assert not run.history.out
+    assert not run.history.pending
     assert is_complete(run, space)
 
 
@@ -164,7 +164,7 @@ def test_a_run_resumed_at_any_point_proposes_the_same(
         if isinstance(event, Told) or (isinstance(event, Born) and event.candidate.id == 0):
             continue
         history = rebuild(run.space, run.objectives, run.events[:cut])
-        proposal = replace(strategy).propose(history, birth_rng(run.seed, history.born_count))
+        proposal = replace(strategy).propose(history, birth_rng(run.seed, history.proposed_count))
         if isinstance(event, Refused):
             assert proposal is None
         else:
@@ -273,7 +273,7 @@ def test_strategies_learn_from_warm_starts(strategy: Strategy) -> None:
     small = {"depth": 1, "width": 32}  # on the first rung of a ladder
     warm = [space.check({**space.sample(rng), **small, "heads": 1 + n % 2}) for n in range(5)]
 
-    def fresh_births(sign: float, ids: range) -> list[str]:
+    def fresh_proposals(sign: float, ids: range) -> list[str]:
         def evaluate(candidate: Candidate) -> Outcome:
             good = losses(space)(candidate)
             shown = dict.fromkeys(good.metrics, sign * (10.0 + candidate.id))
@@ -283,9 +283,9 @@ def test_strategies_learn_from_warm_starts(strategy: Strategy) -> None:
         return [genome_key(candidate.genome) for candidate in run.candidates if candidate.fresh]
 
     everything, given = range(1, 10**6), range(1, 1 + len(warm))
-    if fresh_births(1.0, everything) == fresh_births(-1.0, everything):
+    if fresh_proposals(1.0, everything) == fresh_proposals(-1.0, everything):
         pytest.skip("learns from nothing")
-    assert fresh_births(1.0, given) != fresh_births(-1.0, given)
+    assert fresh_proposals(1.0, given) != fresh_proposals(-1.0, given)
 
 
 @pytest.mark.parametrize("warm", some([0, 9], 9))

@@ -107,7 +107,7 @@ def grow(history: History, strategy: Strategy, births: int) -> float:
     """Return the least time of some births in seconds: the noise of a busy machine only ever adds."""
     times = []
     for _ in range(births):
-        id = history.born_count
+        id = history.proposed_count
         start = time.perf_counter()
         proposal = strategy.propose(history, birth_rng(0, id))
         times.append(time.perf_counter() - start)

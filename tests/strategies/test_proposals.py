@@ -31,13 +31,13 @@ def history_of(space: SearchSpace, *genomes: Genome, told: int = 0) -> History:
 
 
 def nearest(history: History) -> float:
-    return min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(history.born_units, 2))
+    return min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(history.proposed_units, 2))
 
 
 def grow(history: History, make: object, births: int, seed: int) -> History:
     for _ in range(births):
-        proposal = make(history, birth_rng(seed, history.born_count))  # type: ignore[operator]
-        history.born(Candidate(history.born_count, 0, 0, 0, proposal.genome, proposal.operator))
+        proposal = make(history, birth_rng(seed, history.proposed_count))  # type: ignore[operator]
+        history.born(Candidate(history.proposed_count, 0, 0, 0, proposal.genome, proposal.operator))
     return history
 
 
@@ -59,7 +59,7 @@ def test_spread_keeps_away_from_existing_genomes() -> None:
 def test_spread_genomes_are_likely_under_the_priors() -> None:
     space = SearchSpace(**{f"x{n}": Float(0, 1, prior=0.5, spread=0.1) for n in range(12)})
     histories = [grow(history_of(space, space.default()), spread, 3, seed) for seed in range(20)]
-    found = [units for history in histories for units in history.born_units[1:]]
+    found = [units for history in histories for units in history.proposed_units[1:]]
     likely = beliefs(space.genes, np.stack(found))
     random = beliefs(space.genes, np.stack([space.encode(space.sample_prior(birth_rng(9, n))) for n in range(200)]))
     assert likely.mean() > np.quantile(random, 0.2)
@@ -68,7 +68,7 @@ def test_spread_genomes_are_likely_under_the_priors() -> None:
 def test_choices_without_order_are_all_equally_far() -> None:
     space = SearchSpace(kind=Choice(tuple("abcdefgh")), x=Float(0, 1))
     history = grow(history_of(space), spread, 8, 0)
-    assert len({history.out[id].genome["kind"] for id in range(8)}) >= 6
+    assert len({history.pending[id].genome["kind"] for id in range(8)}) >= 6
 
 
 def test_the_first_unseen_child_is_taken() -> None:
@@ -128,13 +128,13 @@ def test_a_large_space_counts_as_exhausted_after_many_draws(monkeypatch: pytest.
     monkeypatch.setattr(_proposals, "LAST_DRAWS", 200)
     space = SearchSpace(repair=lambda genome: {"x": float(round(genome["x"]))}, x=Float(0, 1))
     history = grow(history_of(space), unseen, 2, 0)
-    assert {candidate.genome["x"] for candidate in history.out} == {0.0, 1.0}
+    assert {candidate.genome["x"] for candidate in history.pending} == {0.0, 1.0}
     assert unseen(history, birth_rng(0, 9)) is None
 
 
 def test_random_proposals_are_uniform_on_the_scale_of_each_gene() -> None:
     history = grow(history_of(SPACES["mixed"]), unseen, 400, 0)
-    drawn = np.stack([units[[0, 6]] for units in history.born_units])  # lr, on its log scale, and dropout
+    drawn = np.stack([units[[0, 6]] for units in history.proposed_units])  # lr, on its log scale, and dropout
     assert np.allclose(drawn.mean(axis=0), 0.5, atol=0.06)
     assert np.allclose(drawn.std(axis=0), np.sqrt(1 / 12), atol=0.03)
 

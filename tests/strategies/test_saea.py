@@ -36,7 +36,7 @@ def told(space: SearchSpace, count: int, seed: int = 0) -> History:
     history = RunHistory(space, OBJECTIVES[:1])
     for id in range(count):
         history.born(Candidate(id, id // 12, 0, id, space.snap(rng.random(len(space.genes))), "random"))
-        history.tell(id, losses(space)(history.out[0]))
+        history.tell(id, losses(space)(history.pending[0]))
     return history
 
 
@@ -111,11 +111,11 @@ def test_pending_trials_take_no_place_of_results(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("count", [20, 200])
 def test_a_smooth_proposal_learns_each_genomes_own_loss(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     history = with_some_out(count, 3)
-    for one in history.out[:2]:
+    for one in history.pending[:2]:
         history.tell(one.id, Outcome("failed", error="no luck"))
     points, scores, _ = fitted(history, monkeypatch, smooth=1.0)
     sizes = sizes_of(history.space)
-    own = {tuple(features_of(history.born_units[one.id], sizes)): one.losses for one in history.ranked()}
+    own = {tuple(features_of(history.proposed_units[one.id], sizes)): one.losses for one in history.ranked()}
     middle = float(np.median([one.losses[0] for one in history.ranked() if one.losses]))
     better = [row for row in range(len(points)) if own[tuple(points[row])][0] < middle]  # type: ignore[index]
     losses = [own[tuple(points[row])][0] for row in better]  # type: ignore[index]
@@ -145,7 +145,7 @@ def test_a_promising_place_does_not_seem_worse_for_being_tried(alone: bool) -> N
 def test_in_a_long_run_models_learn_from_the_best_and_some_others(monkeypatch: pytest.MonkeyPatch) -> None:
     history = told(SPACES["one-float"], 1_000)
     points, scores, _ = fitted(history, monkeypatch)
-    best = [history.born_units[trial.id][0] for trial in history.ranked()]
+    best = [history.proposed_units[trial.id][0] for trial in history.ranked()]
     assert points.shape == (POINTS, 1)
     assert points[: POINTS // 2, 0].tolist() == best[: POINTS // 2]
     assert np.all(np.diff(scores[: POINTS // 2]) < 0)
@@ -205,7 +205,7 @@ def test_proposals_made_together_do_not_crowd() -> None:
         proposal = SAEA().propose(history, birth_rng(0, id))
         assert proposal is not None
         history.born(Candidate(id, 0, 0, 30, proposal.genome, proposal.operator))
-    units = [history.born_units[id] for id in range(30, 38)]
+    units = [history.proposed_units[id] for id in range(30, 38)]
     assert min(float(np.abs(a - b).max()) for a, b in itertools.combinations(units, 2)) > 0.01
 
 
