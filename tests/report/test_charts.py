@@ -274,6 +274,22 @@ def test_trainings_of_a_slot_do_not_overlap(material: Material) -> None:
         assert all(b.start >= a.end - slots.SLACK for a, b in pairwise(mine))
 
 
+def test_a_long_run_shows_its_last_trainings_without_false_gaps(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "MOST", 40)
+    material = Material(made(200))
+    figure = slots.draw(material)
+    assert figure is not None
+    work, names = slots.timeline(material)
+    drawn = {
+        (round(60 * base, 3), lane) for one in figure["data"] for base, lane in zip(one["base"], one["y"], strict=True)
+    }
+    assert drawn == {(round(one.start, 3), one.lane) for one in work[-40:]}
+    first, last = (60 * end for end in figure["layout"]["xaxis"]["range"])
+    assert first == pytest.approx(work[-40].start)
+    assert last > max(one.end for one in work)
+    assert max(slots.idle(work[-40:], len(names))) < 0.2
+
+
 def test_idle_time_is_what_is_left_of_a_slot() -> None:
     work = [slots.Work(0, 0, 0.0, 4.0, "ok"), slots.Work(1, 1, 0.0, 1.0, "ok"), slots.Work(2, 1, 3.0, 4.0, "ok")]
     assert slots.idle(work, 2) == pytest.approx([0.0, 0.5])
