@@ -254,8 +254,8 @@ def fresh_values(run: Run) -> tuple[FreshValues, ...]:
 def recommended(run: Run) -> Trial | None:
     """Return the trial to recommend: the finalist that the final comparison chose, else the best of the search.
 
-    The default genome is recommended instead if it was better on the reporting seeds: fewer failures, or the same
-    number and a better mean.
+    The default genome is recommended instead if it was as good on the reporting seeds: fewer failures, or the same
+    number and a mean that is no worse.
     """
     found = compared(run) if len(run.objectives) == 1 else None
     if found is None or not found.values:
@@ -267,4 +267,4 @@ def recommended(run: Run) -> Trial | None:
         return chosen
     failures = {row.id: row.failures for row in found.values}
     more = failures[chosen.id] - failures[default.id]
-    return default if more > 0 or (more == 0 and found.state.gain < 0) else chosen
+    return default if more > 0 or (more == 0 and found.state.gain <= 0) else chosen

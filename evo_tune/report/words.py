@@ -110,10 +110,11 @@ def _verdict(end: Closing) -> str:
         return f"on all {final.seeds} fresh seeds the best or the default failed: they cannot be compared"
     if end.best.id == final.chosen:
         return _difference(end, final)
-    if final.gain < 0.0:
+    if final.gain <= 0.0:
         error = "" if math.isnan(final.error) else f" ± {fixed(final.error)}"
         where = "on fresh seeds and the test set" if end.tested else "on fresh seeds"
-        worse = f"trial {final.chosen}, the finalist, is {fixed(-final.gain)}{error} worse"
+        worse = f"{fixed(-final.gain)}{error} worse" if final.gain else "exactly as good"
+        worse = f"trial {final.chosen}, the finalist, is {worse}"
         return f"nothing beat the default genome: {where} {worse}"
     return f"trial {final.chosen}, the best finalist, failed on fresh seeds where the default did not: use the default"
 

@@ -187,6 +187,13 @@ def test_a_default_that_is_better_on_fresh_seeds_is_recommended(begin: Begin, re
     assert "nothing beat the default genome: on fresh seeds trial 5, the finalist, is 0.55556" in verdict(end)
 
 
+def test_a_finalist_that_trains_exactly_as_the_default_is_not_recommended(begin: Begin, resume: Begin) -> None:
+    drive(begin("run", trials=6), evaluate=falling)
+    end = settled(resume("run", final_seeds=3).saved, lambda id, purpose, number: 1.0 + number / 9)
+    assert (end.best and end.best.id, end.beaten, end.gain) == (0, False, 0.0)
+    assert "nothing beat the default genome: on fresh seeds trial 5, the finalist, is exactly as good" in verdict(end)
+
+
 def test_failures_are_counted(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
     run = resume("run", final_seeds=3).saved
