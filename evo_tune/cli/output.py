@@ -775,6 +775,11 @@ def _failed(run: Run) -> Iterator[str]:
     """Yield the causes for which no trial of a run has a value, and what to look at."""
     yield from report.failure_lines(run)
     yield f"saved in {run.folder}"
+    if not run.outcomes:
+        hours = run.session.hours
+        longer = f" --hours {2 * hours:g}" if hours is not None and run.ended not in (None, "interrupted") else ""
+        yield f"next: evo-tune resume {as_typed(run.folder)}{longer}"
+        return
     yield f"next: correct the cause, then start a new run; `evo-tune show {as_typed(run.folder)}` lists the failures"
 
 
@@ -808,8 +813,8 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, for
     space = space_of(plan.manifest, plan.evaluator.space)
     shared.print_remarks(plan.evaluator, space.default(), space)
     shared.echo(f"plan: {plugin.name} on {plan.slots} x {plan.device}; no run is started, and nothing is written")
-    if plan.told:
-        shared.echo(plan.told)
+    for line in plan.told.splitlines():
+        shared.echo(line)
     if plan.pace is None:
         own = plugin.origin == "file"
         remedy = f"add 'timing' to SUPPORTS of {plugin.path} (docs/evaluators.md), or start the run; " if own else ""

@@ -88,8 +88,8 @@ def go(
     if not quiet:
         if not search.saved.candidates:  # a resumed run has said them
             shared.print_remarks(search.evaluator, search.space.default(), search.space)
-        if search.told:
-            shared.echo(search.told, err=form != "table")
+        for line in search.told.splitlines():
+            shared.echo(line, err=form != "table")
     before = len(search.saved.outcomes)
     silent = quiet or form != "table"
     forecast = not silent and TIMING in search.evaluator.plugin.supports
@@ -125,7 +125,7 @@ def go(
         if not quiet:
             again = again or f"evo-tune resume {as_typed(run.folder)}"
             shared.echo(f"Interrupted. Continue with: {again}", err=True)
-    elif len(run.outcomes) == before and not quiet:
+    elif len(run.outcomes) == before > 0 and not quiet:
         shared.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
     return code
 

@@ -205,6 +205,15 @@ def test_a_script_that_ignores_its_genes_is_noticed(typed: Typed, script: Path) 
     assert (done.code, "all 3 genomes have the same val_loss: check that" in done.out) == (0, True), done
 
 
+def test_hours_too_short_for_a_training_ask_for_more(typed: Typed, script: Path) -> None:
+    script.write_text("import time\ntime.sleep(60)\n")
+    words = ("--gene", "lr=float(0,1)", "--objective", "loss:min", "--hours", "0.0004", "--name", "one")
+    done = typed("run", f"{sys.executable} train.py {{lr}}", *words)
+    assert "no evaluation finished" in done.out
+    assert "next: evo-tune resume one --hours 0.0008" in done.out
+    assert "Nothing was left to do" not in done.err
+
+
 def test_new_tells_of_comments_only_if_it_wrote_some(typed: Typed, folder: Path) -> None:
     (folder / "train.py").write_text("LR = 0.1\nprint('val_loss', LR)\n")
     assert "genes guessed from the script: LR; check them\n" in typed("new", "mine", "--from", "train.py").out

@@ -7,13 +7,14 @@ import math
 import os
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from evo_tune.cli.output import outputs
+from evo_tune.cli.output import outputs, print_plan
 from evo_tune.forecast.timing import Pace
 from evo_tune.loop.begin import Request, prepared
 from evo_tune.loop.planning import TRAININGS, RunPlan, affordable, needs_cost, plan_run, with_rungs
@@ -270,12 +271,16 @@ def parted(folder: Path) -> Evaluator:
 
 
 @pytest.mark.slow
-def test_long_trainings_get_rungs_before_the_run_begins(parted: Evaluator, timed: Path) -> None:
+def test_long_trainings_get_rungs_before_the_run_begins(
+    parted: Evaluator, timed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     long = {"pace": "30"}
     found = plan(parted, long, hours=0.25)
     assert found.manifest.settings.fidelity == "1/9,1/3,1"
     fit = re.search(r"^rungs 1/9, 1/3, 1: (\d+) full trainings of [\d.]+ s fit into 0.25 hours$", found.told)
     assert fit is not None, found.told
+    print_plan(replace(found, told="the budget\nthe rungs"), SESSION, None, "table")
+    assert "\nthe budget\nthe rungs\n" in capsys.readouterr().out, "a line each"
     assert found.pace is not None
     assert int(fit[1]) == pytest.approx(affordable(2, found.seconds, SESSION, found.pace.usual), abs=1)
     assert plan(parted, long, hours=0.25, fidelity="1").manifest.settings.fidelity == "1"

@@ -93,7 +93,7 @@ def read_csv(path: Path, **settings: Any) -> pd.DataFrame:
     """
     import pandas as pd
 
-    settings = {"encoding": _check_header(path), **settings}
+    settings = {"encoding": _check_header(path, settings.get("sep", ",")), **settings}
     try:
         with opened(path) as file:
             table: pd.DataFrame = pd.read_csv(file, **settings)
@@ -106,7 +106,7 @@ def csv_parts(path: Path, rows: int, **settings: Any) -> Iterator[pd.DataFrame]:
     """Yield the table of a CSV file in parts of `rows` rows; see `read_csv`."""
     import pandas as pd
 
-    settings = {"encoding": _check_header(path), **settings}
+    settings = {"encoding": _check_header(path, settings.get("sep", ",")), **settings}
     try:
         with opened(path) as file, pd.read_csv(file, chunksize=rows, **settings) as parts:
             yield from parts
@@ -114,11 +114,11 @@ def csv_parts(path: Path, rows: int, **settings: Any) -> Iterator[pd.DataFrame]:
         raise _other_encoding(path, error) from None
 
 
-def _check_header(path: Path) -> str:
+def _check_header(path: Path, separator: str) -> str:
     """Return the encoding of a CSV file, UTF-8 unless its first bytes say otherwise.
 
     Raises:
-        ValueError: Its first line is too long, has too many columns, or names one twice.
+        ValueError: Its first line is too long, has too many columns or another separator, or names one twice.
     """
     with opened(path) as file:  # pandas would take minutes to tell the number of a million columns
         first = file.readline(LONGEST_HEADER + 1)
@@ -131,6 +131,10 @@ def _check_header(path: Path) -> str:
     twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
     if twice:
         raise ValueError(f"two columns are named {twice[0][:80]!r}: rename one")
+    other = next((one for one in ";\t|" if len(names) == 1 and one in names[0] and separator == ","), None)
+    if other is not None:
+        convert = f"pandas.read_csv({path.name!r}, sep={other!r}).to_csv('new.csv', index=False)"
+        raise ValueError(f"its columns are separated by {other!r}, not by commas: convert it with {convert}")
     return "utf-8-sig"
 
 

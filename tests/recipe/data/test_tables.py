@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,13 @@ def test_other_encodings_are_read_or_named_with_the_remedy(frame: pd.DataFrame, 
         assert read(tmp_path / f"{encoding}.csv").columns.categorical["colour"] == ("grün", "weiß")
     frame.to_csv(tmp_path / "old.csv", index=False, encoding="cp1252")
     refused(read, "is not UTF-8 .* likely .*Windows-1252: convert it with iconv -f WINDOWS-1252", tmp_path / "old.csv")
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_another_separator_is_named_with_the_remedy(frame: pd.DataFrame, tmp_path: Path, separator: str) -> None:
+    frame.to_csv(tmp_path / "t.csv", index=False, sep=separator)
+    words = f"separated by {separator!r}, not by commas: convert it with pandas.read_csv('t.csv', sep={separator!r})"
+    refused(read, re.escape(words), tmp_path / "t.csv")
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
