@@ -27,6 +27,16 @@ from evo_tune.strategies._models import Earlier, Models, expected_improvement, l
 UNSURE = 0.05
 """Variance that is added to the prediction of success, so that a few failures near a point do not rule it out."""
 
+PREDICTABLE, SHARP = 0.2, 0.05
+"""Share of the variance of success that is predicted from the other trials above which failures are a region, and the
+largest noise variance there. Trials at both sides of an edge look like noise, which hides it. Failures at random seldom
+have a share above 0.1."""
+
+ANYWHERE, IN_REGION = (0.05, 3.0), (0.03, 5.0)
+"""Share of failures without a price, and price of each further one: by so much the power of the probability of success
+rises. Where all that is safe is known, expected improvement is larger beyond an edge, however likely a failure is. A
+region can be avoided, so fewer failures are borne."""
+
 LARGEST = 3.0
 """Largest value of a constraint that a model is fitted to, in standard deviations; larger ones are cut."""
 
@@ -162,19 +172,24 @@ class Acquisition:
         return np.asarray(np.sum(logs, axis=0)), np.asarray(np.sum(slopes, axis=0))
 
 
-def success(layout: Layout, units: np.ndarray, labels: np.ndarray, power: float) -> Below | None:
-    """Return the probability that a training does not fail; None if all labels are equal.
+def success(layout: Layout, units: np.ndarray, labels: np.ndarray, trials: int) -> Below | None:
+    """Return the probability that a training does not fail, to a power; None if all labels are equal.
 
     Args:
         layout: Features of the space.
-        units: Unit coordinates of trials, shape (trials, genes).
-        labels: 1 for a trial that succeeded, -1 for one that failed, between for an unknown cause. Shape (trials,).
-        power: Power of the probability.
+        units: Unit coordinates of trials, shape (labels, genes).
+        labels: 1 for a trial that succeeded, -1 for one that failed, between for an unknown cause. Shape (labels,).
+        trials: Number of all trials, of which too many may have failed.
     """
     if not len(labels) or labels.min() == labels.max():
         return None
     process = Process.fit(layout.features(units), -labels, layout.kinds)
-    return Below(process, layout, 0.0, process.noise + UNSURE, power)
+    region = 1.0 - float(np.mean(process.left_out() ** 2)) / float(labels.var()) > PREDICTABLE
+    bearable, price = IN_REGION if region else ANYWHERE
+    beyond = float((labels < 0.0).sum()) - bearable * trials
+    if region and process.noise > SHARP:
+        process = process.with_noise(SHARP)
+    return Below(process, layout, 0.0, process.noise + UNSURE, 1.0 + price * max(0.0, beyond))
 
 
 def met(layout: Layout, units: np.ndarray, excess: np.ndarray) -> Below | None:

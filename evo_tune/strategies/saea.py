@@ -74,10 +74,6 @@ TAUGHT = (1, 3)
 UNKNOWN = {"crashed": 0.0}
 """Labels of failures whose cause may be the machine: they tell neither that a genome fails nor that it does not."""
 
-BEARABLE, PRICE = 0.05, 3.0
-"""Share of failures without a price, and price of each further one: by so much the power of the probability of success
-rises. Where all that is safe is known, expected improvement is larger beyond an edge, however likely a failure is."""
-
 SMOOTH, MOSTLY = 0.01, 0.9
 """Mean squared error of the prediction of a good result from the others below which a surface is smooth, and the share
 of the proposals in which the process then judges alone."""
@@ -295,9 +291,8 @@ def _success(history: History, layout: Layout, rng: np.random.Generator) -> Fact
         rows = np.append(rows[: POINTS // 4], rng.choice(rows[POINTS // 4 :], room - POINTS // 4, replace=False))
     trials = [*(history.ranking[row] for row in rows.tolist()), *failed]
     labels = np.array([UNKNOWN.get(one.outcome.status, -1.0 if one.losses is None else 1.0) for one in trials])
-    beyond = float((labels < 0.0).sum()) - BEARABLE * len(history.trials)
     units = np.stack([history.proposed_units[one.id] for one in trials])
-    return success(layout, units, labels, 1.0 + PRICE * max(0.0, beyond))
+    return success(layout, units, labels, len(history.trials))
 
 
 def _trials(history: History, places: np.ndarray) -> list[Trial]:

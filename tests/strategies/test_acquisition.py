@@ -43,7 +43,7 @@ def factors() -> dict[str, Factor | None]:
     labels = np.where(UNITS[:, 0] + UNITS[:, 3] > 1.1, -1.0, 1.0)
     return {
         "improvement": improvement(NOISY, pending=3),
-        "success": success(LAYOUT, UNITS, labels, 2.0),
+        "success": success(LAYOUT, UNITS, labels, 60),
         "constraint": met(LAYOUT, UNITS, UNITS[:, 0] - UNITS[:, 3] + 0.2 * birth_rng(0, 3).normal(size=len(UNITS))),
         "prior": Prior(SPACE.genes, 0.7),
     }
@@ -74,12 +74,43 @@ def test_a_region_of_failures_is_improbable_and_its_power_makes_it_more_so() -> 
     labels = np.where(UNITS[:, 0] > 0.6, -1.0, 1.0)
     low, high = np.full((1, 5), 0.5), np.full((1, 5), 0.5)
     low[:, 0], high[:, 0] = 0.3, 0.9
-    one, three = success(LAYOUT, UNITS, labels, 1.0), success(LAYOUT, UNITS, labels, 3.0)
-    assert one is not None
-    assert three is not None
-    assert np.exp(one.logs(low))[0] > 0.9 > 0.1 > np.exp(one.logs(high))[0]
-    assert three.logs(high) == pytest.approx(3.0 * one.logs(high))
-    assert success(LAYOUT, UNITS, np.ones(len(UNITS)), 1.0) is None
+    few, many = success(LAYOUT, UNITS, labels, 2000), success(LAYOUT, UNITS, labels, 40)
+    assert few is not None
+    assert many is not None
+    assert np.exp(few.logs(low))[0] > 0.9 > 0.1 > np.exp(few.logs(high))[0]
+    assert few.power == 1.0 < many.power
+    assert many.logs(high) == pytest.approx(many.power * few.logs(high))
+    assert success(LAYOUT, UNITS, np.ones(len(UNITS)), 40) is None
+
+
+def test_a_failure_in_a_region_has_a_price_sooner_than_one_at_random() -> None:
+    """As many fail in both, but only a region can be avoided."""
+    last = np.sort(UNITS[:, 0])[-8]
+    region = success(LAYOUT, UNITS, np.where(UNITS[:, 0] >= last, -1.0, 1.0), 200)
+    random = success(LAYOUT, UNITS, np.where(np.arange(len(UNITS)) % 5 == 0, -1.0, 1.0), 200)
+    assert region is not None
+    assert random is not None
+    assert region.power > random.power == 1.0
+
+
+def test_an_edge_is_found_from_trials_near_it() -> None:
+    """Trials at both sides of a slanting edge look like noise to a process."""
+    space = SearchSpace(**{name: Float(0, 1) for name in "abcde"})
+
+    def near(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        units = birth_rng(seed, 0).random((20 * count, 5))
+        beyond = units[:, :3].sum(axis=1) - 1.5
+        close = np.flatnonzero(np.abs(beyond) < 0.3)[:count]
+        return units[close], np.where(beyond[close] > 0.0, -1.0, 1.0)
+
+    said = []
+    for seed in range(4):
+        factor = success(Layout.of(space), *near(30, seed), 30)
+        assert factor is not None
+        units, labels = near(400, seed + 100)
+        chance = np.exp(factor.logs(units) / factor.power)
+        said.append(np.where(labels > 0.0, chance, 1.0 - chance).mean())
+    assert np.mean(said) > 0.7
 
 
 def test_out_of_memory_is_a_region_and_a_lost_node_is_none() -> None:

@@ -118,6 +118,13 @@ class Process:
         theirs = self._covariance(pending, pending) + self.noise * np.eye(len(pending))
         return replace(self, pending=pending, surer=np.linalg.inv(theirs))
 
+    def with_noise(self, noise: float) -> Process:
+        """Return the process with another noise variance and the same length scales, without pending points."""
+        matrix = np.linalg.inv(self.inverse)
+        inverse = np.linalg.inv(matrix + (noise - self.noise) * np.eye(len(matrix)))
+        weights = inverse @ (matrix @ self.weights)
+        return replace(self, inverse=inverse, weights=weights, noise=noise, pending=None, surer=None)
+
     def trust(self, share: float) -> float:
         """Return the correlation of a score after a share of the training run with the final score, 0 to 1."""
         return math.exp(self.drift * math.log(share))

@@ -95,6 +95,16 @@ def test_many_equal_points_are_fitted() -> None:
     assert np.isfinite(variance).all()
 
 
+def test_with_less_noise_a_process_follows_its_scores() -> None:
+    x, asked = points(25, 0), points(40, 8)
+    scores = np.random.default_rng(3).normal(size=25)
+    noisy = Process.fit(x, scores, FREE)
+    exact = noisy.with_noise(1e-6)
+    assert noisy.noise > 0.1
+    assert np.abs(exact.predict(x)[0] - scores).max() < 1e-2 < 0.1 < np.abs(noisy.predict(x)[0] - scores).max()
+    assert np.allclose(exact.with_noise(noisy.noise).predict(asked), noisy.predict(asked), atol=1e-6)
+
+
 def test_pending_points_change_the_variance_and_not_the_mean() -> None:
     process, out, asked = fitted(25), points(6, 7), points(40, 8)
     believing = process.expecting(out)
