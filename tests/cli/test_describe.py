@@ -24,7 +24,7 @@ def test_it_says_all_that_was_read(typed: Typed, table: Path) -> None:
     done = typed("describe", "tabular", "-o", f"data={table}", "-o", "target=price")
     assert done.code == 0, done
     lines = done.out.splitlines()
-    assert lines[0].startswith("60 rows: 36 to train on")
+    assert lines[0].startswith("60 rows: 36 for training")
     assert any(line.startswith("target price: ") for line in lines)
     assert "left out: id (identifier: counts the rows)" in lines
     assert any(line.startswith("c15: number, ") for line in lines)
