@@ -104,7 +104,7 @@ def test_a_mean_is_one_column_and_years_stay_numbers() -> None:
 def test_what_cannot_be_forecast_is_said_in_one_line(model: Forecaster) -> None:
     frame = table()
     empty = frame.assign(north=np.nan, south=np.nan)
-    cases = [(frame.drop(columns="south"), "no column 'south'"), (empty, "no column of")]
+    cases = [(frame.drop(columns="south"), "no column 'south'"), (empty, "none of the columns")]
     for given, words in cases:
         with pytest.raises(OptionError, match=words) as caught:
             model.forecast(given)
