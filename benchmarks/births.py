@@ -118,7 +118,7 @@ class World:
                 id=history.proposed_count,
                 generation=history.fresh_count // strategy.population,
                 seed=trial_seed(self.seed, proposal.replicate),
-                told_before=len(history.trials),
+                reported_before=len(history.trials),
                 **{name: getattr(proposal, name) for name in Proposal.__dataclass_fields__},
             )
         )

@@ -78,7 +78,7 @@ def _compare(disturbed: Run, undisturbed: Run, table: pd.DataFrame) -> None:
         raise Violation(f"{disturbed.name} has {numbers[0]} trials, the undisturbed run {numbers[1]}")
     for one, other in zip(disturbed.trials(), undisturbed.trials(), strict=True):
         mine, theirs = one.outcome, other.outcome
-        same = one.candidate == other.candidate and one.told_order == other.told_order
+        same = one.candidate == other.candidate and one.reported_order == other.reported_order
         if not same or (mine.status, mine.metrics, mine.curve) != (theirs.status, theirs.metrics, theirs.curve):
             raise Violation(f"trials differ:\n{one}\n{other}")
     theirs = _timeless(undisturbed)

@@ -50,7 +50,7 @@ def evaluate(genome, context, *, steps: int = 0):
 
 
 def candidate(id: int) -> Candidate:
-    return Candidate(id=id, generation=0, seed=id, told_before=0, genome={"x": 0.5}, operator="benchmark")
+    return Candidate(id=id, generation=0, seed=id, reported_before=0, genome={"x": 0.5}, operator="benchmark")
 
 
 def task(folder: Path, steps: int, threads: int = 1) -> Task:

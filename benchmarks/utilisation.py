@@ -39,7 +39,7 @@ def evaluate(genome, context):
 def shares(journal: Path, slots: int) -> tuple[float, float]:
     """Return the share of slot time in evaluations, of the whole run and while there was work to begin."""
     events = [json.loads(line) for line in journal.read_bytes().splitlines()]
-    born = [event["time"] for event in events if event["event"] == "born"]
+    born = [event["time"] for event in events if event["event"] == "proposed"]
     results = [event for event in events if event["event"] == "recorded"]
     spans = [(event["time"] - event["outcome"]["seconds"], event["time"]) for event in results]
 

@@ -39,7 +39,7 @@ COLUMNS = {
     "metric.NAME": "A metric of any trial, one column for each: objectives, then those of METRICS, then by name. Null "
     "unless ok.",
     "parents": "Ids of the trials that the genome was bred from.",
-    "told_order": "Position in the order of reported results, from 0; null if it was not reported to the strategy yet.",
+    "reported_order": "Position in the order of reported results, from 0; null before that.",
     "survivor": "Whether it was in the population when its generation closed; only for the last trial of its genome.",
 }
 """Texts of columns that are no field of a type."""
@@ -123,7 +123,7 @@ def journal_block() -> list[str]:
 
     def lines() -> Iterator[tuple[str, ...]]:
         common = [*get_type_hints(events._Event)]
-        for name, kind, text in (one for one in described(events.Told) if one[0] in common):
+        for name, kind, text in (one for one in described(events.Reported) if one[0] in common):
             yield "all", f"`{name}`", kind, text
         for event in get_args(events.Event):
             tag = f"`{event.__struct_config__.tag}`"

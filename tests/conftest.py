@@ -238,7 +238,9 @@ def drive(search: Search, slots: int = 1, evaluate: Callable[[Search, Candidate]
 def rows(run: Run | Search) -> list[tuple[Any, ...]]:
     """Return everything about each trial that does not depend on time, by id."""
     saved = run.saved if isinstance(run, Search) else run
-    return [(t.candidate, t.outcome.status, t.outcome.metrics, t.outcome.error, t.told_order) for t in saved.trials()]
+    return [
+        (t.candidate, t.outcome.status, t.outcome.metrics, t.outcome.error, t.reported_order) for t in saved.trials()
+    ]
 
 
 def survivors(folder: Path) -> list[tuple[int, bool]]:

@@ -226,7 +226,7 @@ def shuffled(run: Path, kind: str, line: int) -> None:
                 "backwards": lines[::-1],
                 "endless": [
                     *lines[:at],
-                    line_of('{"event":"told","id":[' + "[]," * (5 << 20) + "[]]}").encode(),
+                    line_of('{"event":"reported","id":[' + "[]," * (5 << 20) + "[]]}").encode(),
                     *lines[at:],
                 ],
                 "many": lines[:1] * 20_000 + lines[1:],
@@ -274,7 +274,7 @@ json_name = st.sampled_from(("_run.json", "_journal.jsonl", "_journal.jsonl", "_
 parquet_name = st.sampled_from(("_comparison.parquet", "trials-0000.parquet"))
 targets = st.sampled_from(("precious", "folder", "missing", "fifo", "/dev/zero", "/dev/full", "/etc/passwd"))
 hows = st.sampled_from(("kin", "kin", "kin", "kin", "any", "any", "key"))
-text = st.sampled_from(("[", '{"a":', "9", "\x00", '"', "[[],", '{"event":"told","id":0}\n'))
+text = st.sampled_from(("[", '{"a":', "9", "\x00", '"', "[[],", '{"event":"reported","id":0}\n'))
 
 
 def made(change: Callable[..., None], *values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:

@@ -116,7 +116,7 @@ def test_parquet_with_crafted_metadata_runs_nothing(stranger, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bomb", ["[" * 100_000, '{"a":' * 50_000, "9" * 100_000, '{"event": "born"}\n' * 3, "\x00" * 1000]
+    "bomb", ["[" * 100_000, '{"a":' * 50_000, "9" * 100_000, '{"event": "proposed"}\n' * 3, "\x00" * 1000]
 )
 @pytest.mark.parametrize("name", ["_run.json", "_journal.jsonl"])
 def test_a_bomb_of_json_is_one_line_of_error(stranger, name, bomb):
@@ -149,7 +149,7 @@ def test_an_id_cannot_lead_out_of_the_folder(stranger, tmp_path, id):
     (victim / "precious").write_text("x")
 
     def change(line: dict) -> None:
-        if line["event"] == "born":
+        if line["event"] == "proposed":
             line["candidate"]["resumes"] = id
         if line["event"] == "recorded" and line["id"] == 5:
             line["id"] = id

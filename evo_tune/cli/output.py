@@ -96,7 +96,7 @@ class RunStatus(Struct, forbid_unknown_fields=True, kw_only=True):
         run: Name of the run.
         state: Whether it is running, has ended or was killed, in words.
         running: Whether the run gave a recent sign of life.
-        births: Number of proposed trials.
+        proposed: Number of proposed trials.
         results: Number of trials with a result.
         failed: Number of results that failed.
         pruned: Number of trainings that were stopped early.
@@ -109,7 +109,7 @@ class RunStatus(Struct, forbid_unknown_fields=True, kw_only=True):
     run: str
     state: str
     running: bool
-    births: int
+    proposed: int
     results: int
     failed: int
     pruned: int
@@ -137,7 +137,7 @@ class Begin(_Event, tag="begin", kw_only=True):
         strategy: Strategy, by name or file.
         objectives: METRIC:min or METRIC:max.
         seed: Seed of the run.
-        births: Number of trials of earlier sessions; they are not repeated.
+        proposed: Number of trials of earlier sessions; they are not repeated.
         results: Number of those trials that have a result.
     """
 
@@ -147,11 +147,11 @@ class Begin(_Event, tag="begin", kw_only=True):
     strategy: str
     objectives: list[str]
     seed: int
-    births: int
+    proposed: int
     results: int
 
 
-class Born(_Event, tag="born", kw_only=True):
+class Proposed(_Event, tag="proposed", kw_only=True):
     """A trial was proposed.
 
     Args:
@@ -251,7 +251,7 @@ class End(RunSummary, tag_field="event", tag="end", kw_only=True):
     exit_code: int
 
 
-EVENTS = Begin | Born | Widened | Result | NewBest | Fresh | Stopping | End
+EVENTS = Begin | Proposed | Widened | Result | NewBest | Fresh | Stopping | End
 """The types of the lines that `run` and `resume` print with `--format jsonl`."""
 
 
@@ -617,7 +617,7 @@ class Stream:
                 strategy=run.manifest.strategy,
                 objectives=run.manifest.objectives,
                 seed=run.manifest.settings.seed,
-                births=self._births,
+                proposed=self._births,
                 results=self._results,
             )
         recorded, births = list(run.recorded), list(run.candidates)
@@ -625,7 +625,7 @@ class Stream:
             yield from self._recorded(run, recorded[: run.told_at_birth[candidate.id]])  # known when it was proposed
             yield from self._wider(run, candidate.id)
             self._births += 1
-            yield Born(
+            yield Proposed(
                 id=candidate.id,
                 generation=candidate.generation,
                 operator=candidate.operator,

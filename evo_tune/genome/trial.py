@@ -194,7 +194,7 @@ class Candidate:
         id: Position in the order of proposals, from 0.
         generation: Number of genomes proposed before it // population.
         seed: Seed of its training run (see `trial_seed`).
-        told_before: Number of results that had been reported when it was proposed.
+        reported_before: Number of results that had been reported when it was proposed.
         genome: See Proposal.
         operator: See Proposal.
         parents: See Proposal.
@@ -210,7 +210,7 @@ class Candidate:
     id: int
     generation: int
     seed: int
-    told_before: int
+    reported_before: int
     genome: Genome
     operator: str
     parents: tuple[int, ...] = ()
@@ -283,14 +283,14 @@ class Trial:
     Args:
         candidate: Evaluated candidate.
         outcome: Outcome of the candidate.
-        told_order: Position in the order of reported results, from 0.
+        reported_order: Position in the order of reported results, from 0.
         losses: All objectives as numbers to minimize, all finite; None unless the status is ok.
         violation: Amount by which it breaks the constraints; 0 if it is feasible.
     """
 
     candidate: Candidate
     outcome: Outcome
-    told_order: int
+    reported_order: int
     losses: tuple[float, ...] | None
     violation: float = 0.0
 
@@ -299,7 +299,7 @@ class Trial:
         cls,
         candidate: Candidate,
         outcome: Outcome,
-        told_order: int,
+        reported_order: int,
         objectives: Sequence[Objective],
         constraints: Sequence[Constraint] = (),
     ) -> Trial:
@@ -314,7 +314,7 @@ class Trial:
         if losses is not None and not all(math.isfinite(loss) for loss in losses):
             losses = None
         beyond = violation(constraints, outcome.metrics) if losses is not None else 0.0
-        return cls(candidate, outcome, told_order, losses, beyond)
+        return cls(candidate, outcome, reported_order, losses, beyond)
 
     @property
     def id(self) -> int:

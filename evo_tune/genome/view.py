@@ -75,7 +75,7 @@ def averaged(trials: Sequence[Trial], objectives: Sequence[Objective], constrain
     names = [name for name in first.outcome.metrics if all(name in trial.outcome.metrics for trial in trials)]
     metrics = {name: float(mean_of([trial.outcome.metrics[name] for trial in trials])) for name in names}
     outcome = replace(first.outcome, metrics=metrics)
-    return Trial.of(first.candidate, outcome, first.told_order, objectives, constraints)
+    return Trial.of(first.candidate, outcome, first.reported_order, objectives, constraints)
 
 
 def entries(history: History) -> dict[str, Entry]:

@@ -65,7 +65,7 @@ def candidate_of(proposal: Proposal, history: RunHistory, run: Run) -> Candidate
         id=history.proposed_count,
         generation=history.fresh_count // run.manifest.population,
         seed=run.manifest.seed_of(proposal.genome, proposal.replicate),
-        told_before=len(history.trials),
+        reported_before=len(history.trials),
         **{name: getattr(proposal, name) for name in Proposal.__dataclass_fields__},
     )
 
@@ -370,9 +370,9 @@ def other_versions(manifest: Manifest) -> list[str]:
 
 
 def _consistent(candidate: Candidate, history: RunHistory, run: Run) -> bool:
-    """Return whether generation, seed and told_before follow from the rules of the run."""
+    """Return whether generation, seed and reported_before follow from the rules of the run."""
     return (
         candidate.generation == history.fresh_count // run.manifest.population
         and candidate.seed == run.manifest.seed_of(candidate.genome, candidate.replicate)
-        and candidate.told_before == len(history.trials)
+        and candidate.reported_before == len(history.trials)
     )

@@ -38,7 +38,7 @@ class Birth(Struct, forbid_unknown_fields=True):
     id: Whole
     generation: Whole
     seed: Whole
-    told_before: Whole
+    reported_before: Whole
     genome: dict[str, Plain]
     operator: str
     parents: tuple[Whole, ...]
@@ -128,7 +128,7 @@ class SessionBegun(_Event, tag="session"):
             raise ValueError(str(error)) from None
 
 
-class Born(_Event, tag="born"):
+class Proposed(_Event, tag="proposed"):
     """A candidate was proposed.
 
     Args:
@@ -138,7 +138,7 @@ class Born(_Event, tag="born"):
     candidate: Birth
 
     @classmethod
-    def of(cls, candidate: Candidate, time: float) -> Born:
+    def of(cls, candidate: Candidate, time: float) -> Proposed:
         """Return the event of a new candidate."""
         return cls(candidate=Birth(*(getattr(candidate, name) for name in Birth.__struct_fields__)), time=time)
 
@@ -163,7 +163,7 @@ class Recorded(_Event, tag="recorded"):
         return cls(id=id, outcome=result, time=time)
 
 
-class Told(_Event, tag="told"):
+class Reported(_Event, tag="reported"):
     """The strategy sees a result from here on.
 
     Args:
@@ -292,7 +292,7 @@ class Ended(_Event, tag="ended"):
 
 
 Event: TypeAlias = (
-    SessionBegun | Born | Recorded | Told | Changed | Widened | ComparisonPlanned | BaselineTrained | Ended
+    SessionBegun | Proposed | Recorded | Reported | Changed | Widened | ComparisonPlanned | BaselineTrained | Ended
 )
 
 _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

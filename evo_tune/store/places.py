@@ -117,7 +117,7 @@ def _is_stillborn(folder: Path) -> bool:
         names = set(os.listdir(folder))
         if not names <= STILLBORN:
             return False
-        return JOURNAL not in names or b'"born"' not in inside.read(folder, JOURNAL, limit=BEGUN)
+        return JOURNAL not in names or b'"proposed"' not in inside.read(folder, JOURNAL, limit=BEGUN)
     except OSError:
         return False
 

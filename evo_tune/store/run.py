@@ -28,14 +28,14 @@ from evo_tune.genome.widening import WIDENINGS, widest
 from evo_tune.settings import SessionSettings
 from evo_tune.store.events import (
     BaselineTrained,
-    Born,
     Changed,
     ComparisonPlanned,
     Ended,
     Event,
+    Proposed,
     Recorded,
+    Reported,
     SessionBegun,
-    Told,
     Widened,
     checked,
     read,
@@ -258,7 +258,7 @@ class Run:
 
         It is not synced: a candidate that is lost in a power cut is proposed again identically.
         """
-        self._write(Born.of(candidate, _now()))
+        self._write(Proposed.of(candidate, _now()))
         return self.candidates[-1]
 
     def record(self, id: int, outcome: Outcome, tell: bool) -> None:
@@ -270,12 +270,12 @@ class Run:
             tell: Whether the strategy sees it at once.
         """
         now = _now()
-        self._write(Recorded.of(id, outcome, now), *([Told(id=id, time=now)] if tell else []), sync=True)
+        self._write(Recorded.of(id, outcome, now), *([Reported(id=id, time=now)] if tell else []), sync=True)
 
     def tell(self, ids: Sequence[int]) -> None:
         """Write that the strategy sees recorded results, in this order."""
         now = _now()
-        self._write(*(Told(id=id, time=now) for id in ids))
+        self._write(*(Reported(id=id, time=now) for id in ids))
 
     def plan_comparison(self, finalists: Sequence[int], default: int | None, looks: Sequence[int]) -> None:
         """Record the final comparison that fits into the hours, durably; see `ComparisonPlanned`."""
@@ -334,13 +334,13 @@ class Run:
         return f"all results are saved in {folder}, without checkpoints; `evo-tune resume {as_typed(folder)}`"
 
     def _apply(self, event: Event) -> None:
-        if self._by_hand and isinstance(event, Born | Recorded):
+        if self._by_hand and isinstance(event, Proposed | Recorded):
             raise ValueError("ranges were widened without a reason, and not before a session")
-        if isinstance(event, Born):
+        if isinstance(event, Proposed):
             self._apply_born(event.candidate.candidate())
         elif isinstance(event, Recorded):
             self._apply_recorded(event.id, event.outcome.outcome())
-        elif isinstance(event, Told):
+        elif isinstance(event, Reported):
             if event.id != self._next_told():
                 raise ValueError(f"result of candidate {event.id} is reported out of order")
             self.told.append(event.id)
@@ -370,7 +370,7 @@ class Run:
         if isinstance(event, Recorded):
             self.finished[event.id] = self.seconds
             self.came_at[event.id] = event.time
-        elif isinstance(event, Born):
+        elif isinstance(event, Proposed):
             self.born_at[event.candidate.id] = event.time
         elif isinstance(event, SessionBegun):
             self.resumed.append(self.seconds)
@@ -457,11 +457,11 @@ class Run:
         return list(range(start, end))
 
     def trial(self, id: int) -> Trial:
-        """Return a recorded result as a trial; told_order is -1 if it is not known yet."""
+        """Return a recorded result as a trial; reported_order is -1 if it is not known yet."""
         order, candidate, outcome = self._told_orders.get(id, -1), self.candidates[id], self.outcomes[id]
         known = self._trials.get(id)
         same = known is not None and known.candidate is candidate and known.outcome is outcome
-        if known is None or not same or known.told_order != order:
+        if known is None or not same or known.reported_order != order:
             known = self._trials[id] = Trial.of(candidate, outcome, order, self.objectives, self.constraints)
         return known
 

@@ -60,8 +60,8 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
             pa.field("replicate", whole),
             number("budget", "fraction of the full training"),
             pa.field("resumes", whole),
-            pa.field("told_before", whole),
-            pa.field("told_order", whole),
+            pa.field("reported_before", whole),
+            pa.field("reported_order", whole),
             number("seconds", "s"),
             pa.field("device", text),
             pa.field("error", text),
@@ -119,7 +119,7 @@ def _row(trial: Trial, survivor: bool, as_json: Sequence[str]) -> dict[str, Any]
     row |= {name: json.dumps(row[name]) for name in as_json}
     # A message may not be valid UTF-8, for example with an undecodable file name.
     row["error"] = outcome.error and outcome.error.encode("utf-8", "backslashreplace").decode()
-    row["told_order"] = None if trial.told_order < 0 else trial.told_order
+    row["reported_order"] = None if trial.reported_order < 0 else trial.reported_order
     return row
 
 

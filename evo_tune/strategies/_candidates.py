@@ -320,7 +320,7 @@ def rare_value(
 def _stalled(history: History) -> bool:
     """Return whether the latest results have not improved the best loss, or by less than PROGRESS."""
     before = len(history.trials) - 1 - max(STALLED, len(history.pending))
-    place = next((place for place, one in enumerate(history.ranking) if one.told_order < before), None)
+    place = next((place for place, one in enumerate(history.ranking) if one.reported_order < before), None)
     if place is None or place == 0:
         return place == 0
     losses = history.scaled_losses() / 2.0  # the difference of whole ones may overflow

@@ -237,14 +237,14 @@ class SAEA(Strategy):
     def _learned_acquisition(self, history: History, learned: Learned, rng: np.random.Generator) -> Acquisition:
         """Return a judge of candidates that knows partial trainings as well.
 
-        The `told_order` of a trial in this history is its row in what was learned. Trials that failed or break a
+        The `reported_order` of a trial in this history is its row in what was learned. Trials that failed or break a
         constraint rank behind all others.
         """
         layout = Layout.plain(history.space)
         kept = np.arange(len(history.ranking) + len(history.failed))
         if len(kept) > POINTS:
             kept = np.append(kept[: POINTS // 2], rng.choice(kept[POINTS // 2 :], POINTS - POINTS // 2, replace=False))
-        rows = np.array([one.told_order for one in _trials(history, kept)])
+        rows = np.array([one.reported_order for one in _trials(history, kept)])
         points, scores = layout.features(learned.seen.encoded(rows)), learned.scores(rows)
         alone = len(history.objectives) == 1 and self.smooth > 0.0 and rng.random() < self.smooth
         pending = _pending(history, layout)

@@ -327,6 +327,6 @@ def test_ctrl_c_once_finishes_what_is_in_flight(folder: Path, typed: Typed) -> N
     assert "press Ctrl-C again to stop at once" in out
     assert "|   evo-tune resume cut   |" in out, "its limit has not been reached"
     text = journal.read_text()
-    assert text.count('"born"') == text.count('"recorded"'), "what was in flight is finished and recorded"
+    assert text.count('"proposed"') == text.count('"recorded"'), "what was in flight is finished and recorded"
     assert typed("resume", "cut", "--trials", "6", "--quiet", "--final-seeds", "0").code == 0
     assert typed("verify", "cut").code == 0

@@ -80,7 +80,7 @@ def kind_of(event: Any) -> str:
 
 
 def about(event: Any, id: int) -> bool:
-    return kind_of(event) in ("born", "result") and event.id == id
+    return kind_of(event) in ("proposed", "result") and event.id == id
 
 
 def events(printed: str) -> list[Any]:
@@ -175,14 +175,14 @@ def test_events_come_as_they_happen_and_none_is_missing(typed: Typed, folder: Pa
     kinds = [kind_of(one) for one in told]
     assert (kinds[0], kinds[-1], done.code, told[-1].exit_code) == ("begin", "end", 0, 0)
     for id in range(8):
-        assert [kind for kind, one in zip(kinds, told, strict=True) if about(one, id)] == ["born", "result"]
+        assert [kind for kind, one in zip(kinds, told, strict=True) if about(one, id)] == ["proposed", "result"]
     good = [one.metrics["loss"] for one in told if kind_of(one) == "result" and one.status == "ok"]
     assert [one.value for one in told if kind_of(one) == "best"][-1] == min(good)
     assert kinds.count("fresh") >= 2, "the closing race is told, too"
     assert [one.time for one in told] == sorted(one.time for one in told)
     again = events(typed("resume", "mine", *words, "9").out)
-    assert (again[0].births, again[0].results) == (8, 8)
-    assert [one.id for one in again if kind_of(one) == "born"] == [8], "nothing is told twice"
+    assert (again[0].proposed, again[0].results) == (8, 8)
+    assert [one.id for one in again if kind_of(one) == "proposed"] == [8], "nothing is told twice"
 
 
 @pytest.mark.slow

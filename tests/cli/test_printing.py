@@ -43,7 +43,7 @@ def hostile(folder: Path, small_run: str) -> str:
     (run / "_run.json").write_text(json.dumps(manifest))
     lines = events_of(run)
     for line in lines:
-        if line["event"] == "born":
+        if line["event"] == "proposed":
             line["candidate"]["operator"] = f"=1+1 {STEER}"
             line["candidate"]["genome"]["kind"] = f"=cmd|a {STEER}"
         if line["event"] == "recorded" and line["id"] == 3:

@@ -23,7 +23,7 @@ def test_status_of_a_run_that_has_ended(typed: Typed, small_run: str) -> None:
     assert "8 of 8 trials have a result" in result.out
     assert not Path("populations/one/_heartbeat.json").exists()
     told = json.loads(typed("status", "--format", "json").out)
-    assert (told["run"], told["births"], told["slots"]) == ("one", 8, [])
+    assert (told["run"], told["proposed"], told["slots"]) == ("one", 8, [])
 
 
 def test_status_while_a_run_lives_and_after_it_was_killed(typed: Typed, folder: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_program_reads_of_it_before_the_genome_that_uses_it(typed: Typed, stee
         if line["event"] == "widened" and line["gene"] == "x":
             high = float(line["range"].rstrip("]").split(", ")[1])
             assert "at its high end" in line["reason"]
-        elif line["event"] == "born":
+        elif line["event"] == "proposed":
             assert line["genome"]["x"] <= high
     assert high > 1e-2
     assert [line["event"] for line in lines].count("widened") == len(Run.open(steep / "populations" / "wide").widened)

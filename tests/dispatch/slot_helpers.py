@@ -159,5 +159,11 @@ def workers() -> list[psutil.Process]:
 
 
 def candidate(id: int = 0, **fields: Any) -> Candidate:
-    values: dict[str, Any] = {"generation": 0, "seed": 7, "told_before": 0, "genome": {"x": 0.5}, "operator": "test"}
+    values: dict[str, Any] = {
+        "generation": 0,
+        "seed": 7,
+        "reported_before": 0,
+        "genome": {"x": 0.5},
+        "operator": "test",
+    }
     return Candidate(id=id, **{**values, **fields})

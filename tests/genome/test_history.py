@@ -61,7 +61,7 @@ def test_births_and_results_move_from_out_to_told() -> None:
     history.tell(2, ok(1.0))
     history.tell(0, Outcome("failed"))
     assert [c.id for c in history.pending] == [1, 3]
-    assert [(t.id, t.told_order, t.ok) for t in history.trials] == [(2, 0, True), (0, 1, False)]
+    assert [(t.id, t.reported_order, t.ok) for t in history.trials] == [(2, 0, True), (0, 1, False)]
     assert history.proposed_count == 4
     assert np.allclose(history.proposed_units[3], [0.35, 0.05])
 

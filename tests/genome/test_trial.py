@@ -27,7 +27,7 @@ from evo_tune.genome.trial import (
 
 
 def test_fresh_births_count() -> None:
-    born = {"id": 1, "generation": 0, "seed": 0, "told_before": 0, "genome": {"n": 1}, "operator": ""}
+    born = {"id": 1, "generation": 0, "seed": 0, "reported_before": 0, "genome": {"n": 1}, "operator": ""}
     assert Candidate(**born).fresh  # type: ignore[arg-type]
     assert Candidate(**born, budget=0.5).fresh  # type: ignore[arg-type]
     assert not Candidate(**born, resumes=0).fresh  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ def trial_of(outcome: Outcome, budget: float = 1.0) -> Trial:
 def test_losses_are_all_minimised() -> None:
     trial = trial_of(Outcome("ok", {"loss": 1.0, "acc": 0.5, "other": math.nan}))
     assert trial.losses == (1.0, -0.5)
-    assert (trial.id, trial.genome, trial.told_order) == (3, {"n": 1}, 7)
+    assert (trial.id, trial.genome, trial.reported_order) == (3, {"n": 1}, 7)
     assert trial.ok
     assert trial.rankable
 

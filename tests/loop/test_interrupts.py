@@ -129,7 +129,7 @@ def test_an_interrupt_while_steps_are_timed_waits_for_no_step(begin: Begin, tmp_
 
 def test_ctrl_c_twice_stops_at_once(running: Callable[..., Running], resume: Begin) -> None:
     run = running(100.0)
-    run.wait_for(b'"born"', 2)
+    run.wait_for(b'"proposed"', 2)
     run.interrupt()
     time.sleep(0.5)
     assert run.process.poll() is None, "the first one waits for what is in flight"
@@ -144,7 +144,7 @@ def test_ctrl_c_twice_stops_at_once(running: Callable[..., Running], resume: Beg
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_at_once(running: Callable[..., Running], resume: Begin, number: signal.Signals) -> None:
     run = running(100.0)
-    run.wait_for(b'"born"', 2)
+    run.wait_for(b'"proposed"', 2)
     run.process.send_signal(number)
     assert run.end() == "interrupted 2 0\n"
     assert run.left() == []

@@ -77,7 +77,7 @@ def test_an_unfinished_run_agrees(begin: Begin) -> None:
 def tamper(folder: Path, id: int, change: Callable[[dict[str, Any]], Any]) -> None:
     events = events_of(folder)
     for event in events:
-        if event["event"] == "born" and event["candidate"]["id"] == id:
+        if event["event"] == "proposed" and event["candidate"]["id"] == id:
             change(event["candidate"])
     write_events(folder, events)
 
@@ -86,16 +86,16 @@ def tamper(folder: Path, id: int, change: Callable[[dict[str, Any]], Any]) -> No
     "change",
     [
         lambda candidate: candidate["genome"].update(x=0.123456),
-        lambda candidate: candidate.update(told_before=candidate["told_before"] - 1),
-        lambda candidate: candidate.update(told_before=0),
-        lambda candidate: candidate.update(told_before=1000),
+        lambda candidate: candidate.update(reported_before=candidate["reported_before"] - 1),
+        lambda candidate: candidate.update(reported_before=0),
+        lambda candidate: candidate.update(reported_before=1000),
         lambda candidate: candidate.update(parents=[1, 2, 3]),
         lambda candidate: candidate.update(operator="magic"),
         lambda candidate: candidate.update(seed=candidate["seed"] + 1),
         lambda candidate: candidate.update(generation=0),
         lambda candidate: candidate.update(budget=0.5),
     ],
-    ids=["genome", "told_before", "told_none", "told_more", "parents", "operator", "seed", "generation", "budget"],
+    ids=["genome", "reported_before", "told_none", "told_more", "parents", "operator", "seed", "generation", "budget"],
 )
 @pytest.mark.parametrize("order", ["arrival", "proposal"])
 def test_tampering_is_noticed(begin: Begin, order: str, change: Callable[[dict[str, Any]], Any]) -> None:

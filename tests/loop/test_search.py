@@ -24,7 +24,7 @@ def test_ask_and_tell(begin: Begin) -> None:
     search = begin(generations=1)
     first = search.ask()
     assert first is not None
-    assert (first.id, first.generation, first.told_before, first.operator) == (0, 0, 0, "default")
+    assert (first.id, first.generation, first.reported_before, first.operator) == (0, 0, 0, "default")
     assert first.genome == search.space.default()
     second = search.ask()
     assert second is not None
@@ -33,13 +33,13 @@ def test_ask_and_tell(begin: Begin) -> None:
     search.tell(second, {"loss": 0.25, "cost": 3})
     search.tell(first, Outcome("ok", {"loss": 0.5}, seconds=1.5, device="mine"))
     assert [trial.id for trial in search.trials] == [0, 1]
-    assert [trial.told_order for trial in search.trials] == [1, 0]
+    assert [trial.reported_order for trial in search.trials] == [1, 0]
     assert search.best is not None
     assert (search.best.id, search.best.outcome.metrics) == (1, {"loss": 0.25, "cost": 3.0})
     third, fourth = search.ask(), search.ask()
     assert third is not None
     assert fourth is not None
-    assert third.told_before == 2
+    assert third.reported_before == 2
     assert search.ask() is None
     assert search.finished == "the limit of 4 trials is reached"
     search.tell(fourth, {"loss": 0.1})
@@ -205,8 +205,8 @@ def test_in_birth_order_slots_change_nothing(begin: Begin, way: dict[str, Any], 
     assert [rows(run) for run in runs] == [rows(runs[0])] * 4
     assert [survivors(run.saved.folder) for run in runs] == [survivors(runs[0].saved.folder)] * 4
     for trial in runs[0].trials:
-        assert trial.candidate.told_before >= trial.id - lag
-        assert trial.told_order == trial.id
+        assert trial.candidate.reported_before >= trial.id - lag
+        assert trial.reported_order == trial.id
     assert all(agrees(run) for run in runs)
 
 
@@ -216,7 +216,7 @@ def test_in_birth_order_slots_change_nothing(begin: Begin, way: dict[str, Any], 
 def test_in_arrival_order_everything_told_is_seen(begin: Begin, way: dict[str, Any], slots: int) -> None:
     search = drive(begin(generations=4, **way), slots, some_fail)
     assert agrees(search)
-    assert sorted(trial.told_order for trial in search.trials) == list(range(16))
+    assert sorted(trial.reported_order for trial in search.trials) == list(range(16))
 
 
 def test_in_birth_order_a_result_that_came_early_waits_its_turn(begin: Begin) -> None:
@@ -228,12 +228,12 @@ def test_in_birth_order_a_result_that_came_early_waits_its_turn(begin: Begin) ->
     assert search.finished is None
     search.tell(one, {"loss": 1.0})
     assert search.ask() is None, "result 0 must be told first"
-    assert search.trials[0].told_order == -1
+    assert search.trials[0].reported_order == -1
     assert search.best is not None, "what is recorded can be seen; strategies cannot"
     search.tell(zero, {"loss": 2.0})
     two = search.ask()
     assert two is not None
-    assert two.told_before == 1
+    assert two.reported_before == 1
 
 
 @pytest.fixture

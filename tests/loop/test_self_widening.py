@@ -164,7 +164,7 @@ def test_a_range_is_recorded_before_a_genome_uses_it(outside: Begin) -> None:
             high = event["genes"]["lr"]["high"]
             seen += 1
             assert "trials are at its high end" in event["reason"]
-        elif kind == "born":
+        elif kind == "proposed":
             assert event["candidate"]["genome"]["lr"] <= high
     assert seen
     assert high <= 0.1
@@ -357,8 +357,8 @@ def test_a_killed_run_resumes_to_the_end_of_one_that_was_not(outside: Begin, res
         again = [sys.executable, "-m", "evo_tune", "resume", name, "--no-report", "--quiet", "--store"]
         subprocess.run([*again, str(tmp_path / "store")], check=True, timeout=120)
         run = Run.open(tmp_path / "store" / name)
-        assert [(c.genome, c.told_before) for c in run.candidates] == [
-            (c.genome, c.told_before) for c in whole.candidates
+        assert [(c.genome, c.reported_before) for c in run.candidates] == [
+            (c.genome, c.reported_before) for c in whole.candidates
         ]
         assert run.widened == whole.widened
         assert differing(run.folder) == []

@@ -20,15 +20,15 @@ from evo_tune.settings import SessionSettings
 from evo_tune.store import events
 from evo_tune.store.events import (
     Birth,
-    Born,
     Changed,
     ComparisonPlanned,
     Ended,
     Event,
+    Proposed,
     Recorded,
+    Reported,
     Result,
     SessionBegun,
-    Told,
     Widened,
     read,
     write,
@@ -58,7 +58,7 @@ CANDIDATES = st.builds(
     id=WHOLE,
     generation=WHOLE,
     seed=st.integers(0, 2**32 - 1),
-    told_before=WHOLE,
+    reported_before=WHOLE,
     genome=st.dictionaries(TEXT, VALUE, min_size=1, max_size=4),
     operator=TEXT,
     parents=st.lists(WHOLE, max_size=3).map(tuple),
@@ -99,9 +99,9 @@ WIDER = st.sampled_from(
 )
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Widened.of, st.dictionaries(TEXT, WIDER, max_size=3), FINITE),
-    st.builds(Born.of, CANDIDATES, FINITE),
+    st.builds(Proposed.of, CANDIDATES, FINITE),
     st.builds(Recorded.of, WHOLE, OUTCOMES, FINITE),
-    st.builds(Told, id=WHOLE, time=FINITE),
+    st.builds(Reported, id=WHOLE, time=FINITE),
     st.builds(SessionBegun.of, SESSIONS, FINITE),
     st.builds(Changed, evaluator_hash=TEXT, fingerprint=TEXT, strategy_hash=TEXT, time=FINITE),
     st.builds(
@@ -136,8 +136,8 @@ def test_a_gene_survives_the_journal(gene: Gene) -> None:
 
 @given(CANDIDATES)
 def test_a_candidate_survives_the_journal(candidate: Candidate) -> None:
-    event = read(write(Born.of(candidate, 1.0)))
-    assert isinstance(event, Born)
+    event = read(write(Proposed.of(candidate, 1.0)))
+    assert isinstance(event, Proposed)
     assert event.candidate.candidate() == candidate
     assert repr(event.candidate.candidate()) == repr(candidate), "1, 1.0 and true are three values"
     assert pickle.loads(pickle.dumps(candidate)) == candidate
@@ -171,7 +171,7 @@ def test_the_sample_journal_would_be_written_the_same() -> None:
         assert sealed(write(read(event))) == line
 
 
-BORN = json.loads(write(Born.of(Candidate(1, 0, 7, 0, {"n": 1}, "given", stop_if=((0.5, "loss", 1.0),)), 1.0)))
+BORN = json.loads(write(Proposed.of(Candidate(1, 0, 7, 0, {"n": 1}, "given", stop_if=((0.5, "loss", 1.0),)), 1.0)))
 RECORDED = json.loads(write(Recorded.of(1, Outcome("ok", {"loss": 1.0}, ((0.5, {"loss": 2.0}),)), 1.0)))
 SESSION = json.loads(write(SessionBegun.of(SessionSettings(trials=3), 1.0)))
 DEEP: Any = "[" * 90_000 + "]" * 90_000
@@ -201,7 +201,7 @@ def refused(line: bytes) -> str:
 @pytest.mark.parametrize(
     ("event", "path"),
     [
-        *((BORN, ("candidate", name)) for name in ("id", "generation", "seed", "told_before", "replicate")),
+        *((BORN, ("candidate", name)) for name in ("id", "generation", "seed", "reported_before", "replicate")),
         (BORN, ("candidate", "parents", 0)),
         (RECORDED, ("id",)),
     ],
@@ -247,7 +247,7 @@ def test_a_genome_is_names_and_plain_values(value: Any) -> None:
     [
         (BORN, ("event",), "evil"),
         (BORN, ("event",), []),
-        (BORN, ("event",), "told"),
+        (BORN, ("event",), "reported"),
         (BORN, ("evil",), 1),
         (BORN, ("candidate", "evil"), 1),
         (BORN, ("candidate", "operator"), 1),
@@ -277,7 +277,7 @@ def test_a_missing_field_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"[]", b"null", b"7", b'{"other":1}', b'{"event":"born"', b"\xff", b"[" * 100_000]
+    "line", [b"", b"[]", b"null", b"7", b'{"other":1}', b'{"event":"proposed"', b"\xff", b"[" * 100_000]
 )
 def test_what_is_no_event_at_all_is_refused(line: bytes) -> None:
     assert refused(line)
@@ -286,11 +286,11 @@ def test_what_is_no_event_at_all_is_refused(line: bytes) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Born.of(Candidate(0, 0, 0, 0, {"n": 1}, "given", parents=("a",)), 1.0),  # type: ignore[arg-type]
-        lambda: Born.of(Candidate(0, 0, 0, 0, {"n": 1}, "given", budget=math.nan), 1.0),
-        lambda: Born.of(Candidate(0, 0, 0, 0, {"n": object()}, "given"), 1.0),  # type: ignore[dict-item]
-        lambda: Told(id=-1, time=1.0),
-        lambda: Told(id=True, time=1.0),
+        lambda: Proposed.of(Candidate(0, 0, 0, 0, {"n": 1}, "given", parents=("a",)), 1.0),  # type: ignore[arg-type]
+        lambda: Proposed.of(Candidate(0, 0, 0, 0, {"n": 1}, "given", budget=math.nan), 1.0),
+        lambda: Proposed.of(Candidate(0, 0, 0, 0, {"n": object()}, "given"), 1.0),  # type: ignore[dict-item]
+        lambda: Reported(id=-1, time=1.0),
+        lambda: Reported(id=True, time=1.0),
     ],
 )
 def test_what_could_not_be_read_back_is_not_written(make: Callable[[], Event]) -> None:

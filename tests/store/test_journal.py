@@ -20,9 +20,9 @@ from evo_tune.store.journal import Journal, sealed, write_atomically
 from evo_tune.store.run import Run
 
 EVENTS: list[dict[str, Any]] = [
-    {"event": "born", "id": 0},
+    {"event": "proposed", "id": 0},
     {"event": "recorded", "id": 0, "text": "naïve\r\n"},
-    {"event": "told", "id": 0},
+    {"event": "reported", "id": 0},
 ]
 
 
@@ -59,10 +59,10 @@ def test_a_missing_journal_is_empty(path: Path) -> None:
 def test_events_come_back_in_order_over_several_openings(path: Path, written: bytes) -> None:
     again = Journal(path)
     assert list(again.read(parse)) == EVENTS
-    again.append(lines({"event": "born", "id": 1}), sync=False)
+    again.append(lines({"event": "proposed", "id": 1}), sync=False)
     again.close()
     again.close()
-    assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "born", "id": 1}]
+    assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "proposed", "id": 1}]
     assert path.read_bytes().startswith(written)
 
 
@@ -86,10 +86,10 @@ def test_a_whole_event_without_its_line_end_is_kept(path: Path, written: bytes) 
     path.write_bytes(written[:-1])
     journal = Journal(path)
     assert list(journal.read(parse)) == EVENTS
-    journal.append(lines({"event": "told", "id": 9}), sync=True)
+    journal.append(lines({"event": "reported", "id": 9}), sync=True)
     journal.close()
     assert path.read_bytes().startswith(written)
-    assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "told", "id": 9}]
+    assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "reported", "id": 9}]
 
 
 @pytest.mark.parametrize("bit", [0, 5])
@@ -112,14 +112,14 @@ def test_garbage_without_a_line_end_is_a_torn_tail(path: Path, written: bytes, t
     journal = Journal(path)
     assert list(journal.read(parse)) == EVENTS
     with pytest.warns(UserWarning, match=r"_journal\.jsonl: cut off a torn tail"):
-        journal.append(lines({"event": "told", "id": 9}), sync=True)
+        journal.append(lines({"event": "reported", "id": 9}), sync=True)
     journal.close()
-    assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "told", "id": 9}]
+    assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "reported", "id": 9}]
 
 
 @pytest.mark.parametrize("after", [0, 1])
 @pytest.mark.parametrize(
-    "damage", [b'{"event":"rec', b"\0\0", b"[1]", b"", b'{"event":"told","id":0}', b'{"event":"\rx']
+    "damage", [b'{"event":"rec', b"\0\0", b"[1]", b"", b'{"event":"reported","id":0}', b'{"event":"\rx']
 )
 def test_a_damaged_line_is_an_error_that_names_it(path: Path, written: bytes, damage: bytes, after: int) -> None:
     lines = written.splitlines(keepends=True)
@@ -160,12 +160,12 @@ def test_a_short_write_leaves_what_was_there(path: Path, written: bytes, monkeyp
     list(journal.read(parse))
     full_after(monkeypatch, 5)
     with pytest.raises(StoreError, match="No space left on device; mend that, then `evo-tune resume`"):
-        journal.append(lines({"event": "told", "id": 1}), sync=True)
+        journal.append(lines({"event": "reported", "id": 1}), sync=True)
     assert path.read_bytes() == written
     monkeypatch.undo()
-    journal.append(lines({"event": "told", "id": 1}), sync=True)
+    journal.append(lines({"event": "reported", "id": 1}), sync=True)
     journal.close()
-    assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "told", "id": 1}]
+    assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "reported", "id": 1}]
 
 
 def test_a_failing_disk_never_leaves_damage_in_the_middle(
@@ -176,14 +176,14 @@ def test_a_failing_disk_never_leaves_damage_in_the_middle(
 
     journal = Journal(path)
     list(journal.read(parse))
-    journal.append(lines({"event": "told", "id": 1}), sync=True)
+    journal.append(lines({"event": "reported", "id": 1}), sync=True)
     full_after(monkeypatch, 5)
     monkeypatch.setattr(os, "ftruncate", refuse)
     with pytest.raises(StoreError):
-        journal.append(lines({"event": "told", "id": 2}), sync=True)
+        journal.append(lines({"event": "reported", "id": 2}), sync=True)
     monkeypatch.undo()
     with pytest.warns(UserWarning, match="torn tail of 5 bytes"):
-        journal.append(lines({"event": "told", "id": 3}), sync=True)
+        journal.append(lines({"event": "reported", "id": 3}), sync=True)
     journal.close()
     assert [event["id"] for event in list(Journal(path).read(parse))] == [0, 0, 0, 1, 3]
 
@@ -196,7 +196,7 @@ def test_what_cannot_be_synced_is_not_kept(path: Path, written: bytes, monkeypat
     list(journal.read(parse))
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StoreError, match="Input/output error"):
-        journal.append(lines({"event": "told", "id": 1}), sync=True)
+        journal.append(lines({"event": "reported", "id": 1}), sync=True)
     assert list(Journal(path).read(parse)) == EVENTS
 
 
@@ -219,7 +219,7 @@ FULL = """
     written = 0
     try:
         while True:
-            journal.append([b'{"event":"told","id":%d}' % written], sync=True)
+            journal.append([b'{"event":"reported","id":%d}' % written], sync=True)
             written += 1
     except StoreError as error:
         print(written, error)
@@ -262,7 +262,10 @@ def test_a_full_disk_keeps_every_whole_event(small_disk: Path) -> None:
     journal = Journal(small_disk / "_journal.jsonl")
     written = itertools.count()
     with pytest.raises(StoreError, match="No space left on device"):
-        all(None is journal.append(lines({"event": "told", "id": id, "text": "x" * 50}), sync=True) for id in written)
+        all(
+            None is journal.append(lines({"event": "reported", "id": id, "text": "x" * 50}), sync=True)
+            for id in written
+        )
     assert [event["id"] for event in list(Journal(journal.path).read(parse))] == list(range(next(written) - 1))
     with pytest.raises(StoreError, match="No space left on device; mend that, then `evo-tune resume`"):
         write_atomically(small_disk / "x.parquet", bytes(50_000))

@@ -151,7 +151,7 @@ def test_a_second_name_stops_the_run(search: Search, resume: Begin) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["loss 0.5\n", "loss 0.5", line_of({"event": "told", "id": 3, "time": 1.0, "spent": 0})]
+    "text", ["loss 0.5\n", "loss 0.5", line_of({"event": "reported", "id": 3, "time": 1.0, "spent": 0})]
 )
 def test_what_another_program_appends_stops_the_run_and_is_named(search: Search, resume: Begin, text: str) -> None:
     journal = search.saved.journal.path

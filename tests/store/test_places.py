@@ -123,7 +123,7 @@ def test_a_death_before_the_manifest_leaves_the_name_free(begin: Begin, tmp_path
 def test_a_folder_that_holds_anything_else_is_taken(begin: Begin, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "store" / "mine"
     folder.mkdir(parents=True)
-    (folder / name).write_text('{"event":"born"}')
+    (folder / name).write_text('{"event":"proposed"}')
     with pytest.raises(UsageError, match="mine exists"):
         begin("mine")
     assert [path.name for path in folder.iterdir()] == [name]

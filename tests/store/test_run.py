@@ -45,7 +45,7 @@ def forge(change: Callable[[list[dict[str, Any]]], Any], folder: Path) -> None:
         lambda events: events[1]["candidate"].update(genome=[]),
         lambda events: events[1].pop("time"),
         lambda events: events[1].update(event="evil"),
-        lambda events: events[1].update(event="told", id=0),
+        lambda events: events[1].update(event="reported", id=0),
         lambda events: events[2].update(id=3),
         lambda events: events[2].update(id=-1),
         lambda events: events[2].update(id=[]),

@@ -158,7 +158,7 @@ class Simulation:
             id=id,
             generation=self.history.fresh_count // self.strategy.population,
             seed=trial_seed(self.seed, proposal.replicate),
-            told_before=len(self.history.trials),
+            reported_before=len(self.history.trials),
             **vars(proposal),
         )
         self.history.born(candidate)

@@ -82,7 +82,7 @@ def is_complete(run: Simulation, space: str) -> bool:
 
 
 def births(run: Simulation) -> list[tuple[str, tuple[int, ...], float, int]]:
-    return [(genome_key(c.genome), c.parents, c.budget, c.told_before) for c in run.candidates]
+    return [(genome_key(c.genome), c.parents, c.budget, c.reported_before) for c in run.candidates]
 
 
 @pytest.mark.parametrize(

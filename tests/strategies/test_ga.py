@@ -39,8 +39,8 @@ def test_a_generation_is_bred_from_the_one_before_it() -> None:
         born = [c for c in run.candidates if c.generation == generation]
         before = [t for t in trials.values() if t.candidate.generation == generation - 1 and t.ok]
         pool = sorted([*pool[:2], *before], key=lambda t: (t.losses or (), t.id))[:6]
-        assert [c.told_before for c in born] == sorted(c.told_before for c in born)
-        assert all(c.told_before >= 6 * generation for c in born)
+        assert [c.reported_before for c in born] == sorted(c.reported_before for c in born)
+        assert all(c.reported_before >= 6 * generation for c in born)
         assert all(set(c.parents) <= {t.id for t in pool} for c in born)
         assert any(c.parents for c in born)
     assert any(isinstance(event, Refused) for event in run.events)

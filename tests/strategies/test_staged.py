@@ -51,8 +51,8 @@ def test_the_stages_follow_each_other_and_the_run_ends(slots: int) -> None:
     assert len(coarse) == 30
     assert len(finalists) == 5 * 3
     assert isinstance(run.events[-1], Refused)
-    assert grid[0].told_before == 30
-    assert finalists[0].told_before == 30 + len(grid)
+    assert grid[0].reported_before == 30
+    assert finalists[0].reported_before == 30 + len(grid)
     assert {c.replicate for c in finalists} == {1, 2, 3}
     assert len({genome_key(c.genome) for c in finalists}) == 5
     assert Staged().population * 5 > run.history.fresh_count  # so a run without limits gets to the end

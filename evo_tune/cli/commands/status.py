@@ -41,7 +41,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
         run=saved.name,
         state=_state(saved, beat),
         running=running,
-        births=len(saved.candidates),
+        proposed=len(saved.candidates),
         results=len(statuses),
         failed=len(statuses) - statuses.count("pruned") - statuses.count("ok"),
         pruned=statuses.count("pruned"),
