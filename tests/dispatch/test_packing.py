@@ -363,12 +363,12 @@ def test_a_run_gives_a_card_no_more_than_it_has_and_trains_everything(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("memory", "why"), [("10000", "quick predicts no gpu_memory"), ("[N/A]", "nvidia-smi does not tell")]
+    ("memory", "why"), [("10000", "quick predicts no gpu_memory"), ("[N/A]", "nvidia-smi does not report")]
 )
 def test_where_memory_is_not_known_each_gpu_has_one_training_and_a_line_says_why(quick, machine, tmp_path, memory, why):
     machine(smi=answering(**{"GPU-a": f"A GPU, {memory}, {memory}"}))
     search = Search(str(quick), per_device="auto", trials=2, store=tmp_path / "store")
-    with pytest.warns(UserWarning, match=f"--per-device auto: {why}.*, so each GPU has one training at a time"):
+    with pytest.warns(UserWarning, match=f"--per-device auto: {why}.*, so each GPU runs one training at a time"):
         search.run()
     assert [trial.outcome.device for trial in search.trials] == ["cuda:0"] * 2
 
