@@ -97,6 +97,8 @@ def test_timings_are_no_trials_and_a_run_tells_its_forecast(timed: Path, typed: 
     what = (
         "run",
         "timed.py",
+        "-o",
+        "pace=0.3",
         "--trials",
         "6",
         "--final-seeds",
