@@ -573,7 +573,7 @@ class _Lines:
     def _is_news(self, ahead: Ahead) -> bool:
         """Return whether a forecast is the first one, or its end is outside the interval of the last printed one.
 
-        That nothing is left to do is no news.
+        A forecast of 0 s is not news: nothing is left to do.
         """
         if not ahead.seconds.high:
             return False

@@ -179,7 +179,7 @@ def success(layout: Layout, units: np.ndarray, labels: np.ndarray, trials: int) 
         layout: Features of the space.
         units: Unit coordinates of trials, shape (labels, genes).
         labels: 1 for a trial that succeeded, -1 for one that failed, between for an unknown cause. Shape (labels,).
-        trials: Number of all trials, of which too many may have failed.
+        trials: Number of all trials. A share of them may fail without a price.
     """
     if not len(labels) or labels.min() == labels.max():
         return None

@@ -197,7 +197,7 @@ class Rung:
 
     @property
     def judged(self) -> list[Trial]:
-        """The successful trials by which the rung is judged, best first."""
+        """The successful trials that judge the rung, best first."""
         return [trial for trial in self.history.ranked() if trial.id < self.count]
 
     @property

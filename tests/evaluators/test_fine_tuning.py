@@ -154,7 +154,8 @@ def test_each_layer_with_added_weights_and_dropout_take_time(evaluator: Evaluato
     bound = evaluator.bind({"base": str(gpt)})
     least = {**bound.space.default(), "targets": "qv", "dropout": 0.0, "rank": 2}
     plain = bound.work(least)
-    for more, kind in (({"targets": "all-linear"}, "layers"), ({"dropout": 0.1}, "dropped"), ({"rank": 4}, "weights")):
+    wide = {"targets": "all-linear"}
+    for more, kind in ((wide, "layers"), (wide, "added"), ({"dropout": 0.1}, "dropped"), ({"rank": 4}, "weights")):
         assert bound.work({**least, **more})[kind] > plain[kind]
     cost = Cost(dict.fromkeys(plain, 1e-9))
     assert cost.step(bound.work({**least, "dropout": 0.1})) > cost.step(plain)
