@@ -12,8 +12,8 @@ recipe, and `param=standard` is the control.
                    often the loss is within the 80 % interval, and the width of the interval.
     --part speed   Time of a step under completep relative to standard, in pairs.
 
-    python benchmarks/transfer.py --part lr --text FILE --size 128x2 256x2 --seeds 3 --rows rows.jsonl
-    python benchmarks/transfer.py --part lr --text FILE --size 128x2 --optimizer muon --untied --flat
+    python benchmarks/transfer.py --part lr --text FILE --size 2x128 2x256 --seeds 3 --rows rows.jsonl
+    python benchmarks/transfer.py --part lr --text FILE --size 2x128 --optimizer muon --untied --flat
 
 A training in the file of rows is not repeated, so a part can be killed and started again. One thread; --clock cpu
 counts the seconds of the process itself, for machines with other users.
@@ -96,7 +96,7 @@ def learning_rate(trainer: Trainer, given: argparse.Namespace, base: tuple[int, 
     lr = chosen(small)
     transferred = valley(losses(size, "completep"), lr, given.seeds, descend=False)
     there = [losses(size, "completep")(lr, seed) for seed in range(given.seeds)]
-    standard = valley(losses(size, "standard"), lr * base[0] / size[0], given.seeds)
+    standard = valley(losses(size, "standard"), lr * base[1] / size[1], given.seeds)
     best = [losses(size, "standard")(chosen(standard), seed) for seed in range(given.seeds)]
     cells = [
         f"{base[0]}x{base[1]} to {size[0]}x{size[1]}",
@@ -128,8 +128,8 @@ def _optimum(found: Valley) -> str:
 TRAININGS = 40
 """Of a search at the small size."""
 
-SMALL, LARGE = (64, 2), (256, 2)
-"""Width and depth where recipes are looked for, and where they are wanted."""
+SMALL, LARGE = (2, 64), (2, 256)
+"""Depth and width where recipes are looked for, and where they are wanted."""
 
 
 def searched(trainer: Trainer, size: tuple[int, int], tokens: int, seed: int, count: int) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def searched(trainer: Trainer, size: tuple[int, int], tokens: int, seed: int, co
     from search import Ours
 
     options = trainer.options(tokens)
-    space, (width, depth) = options.space, size
+    space, (depth, width) = options.space, size
     fixed = {"width": Choice((width,)), "depth": Choice((depth,)), "heads": Choice((width // HEAD,))}
     genes = {**space.genes, **fixed}
     player = Ours(SimpleNamespace(space=SearchSpace(None, **genes), objectives=1), seed, "saea")  # type: ignore[arg-type]
@@ -157,7 +157,7 @@ def genomes(trainer: Trainer, given: argparse.Namespace) -> None:
     tokens, differences = given.tokens, []
     for seed in range(given.seeds):
         small = searched(trainer, SMALL, tokens, seed, TRAININGS)
-        target = {"width": LARGE[0], "depth": LARGE[1], "tokens": tokens, "batch": None, "memory": None}
+        target = {"depth": LARGE[0], "width": LARGE[1], "tokens": tokens, "batch": None, "memory": None}
         carried = trainer.options(tokens).carry(small, target)
         own = {name: carried["options"][name] for name in ("param", "base_width", "base_depth", "base_head")}
         # As much arithmetic: that of the search, and of the training that it is carried to.
@@ -169,7 +169,7 @@ def genomes(trainer: Trainer, given: argparse.Namespace) -> None:
         theirs = [trainer.metrics(large, tokens, one)["loss"] for one in fresh]
         differences.append(statistics.fmean(ours) / statistics.fmean(theirs) - 1.0)
         print(
-            f"\rsearch {seed}: {TRAININGS} trainings at width {SMALL[0]}, carried to {LARGE[0]}: "
+            f"\rsearch {seed}: {TRAININGS} trainings at width {SMALL[1]}, carried to {LARGE[1]}: "
             f"{statistics.fmean(ours):.4f}; {count} trainings there: {statistics.fmean(theirs):.4f}; "
             f"{differences[-1]:+.1%} (asked: below 0)",
             flush=True,
@@ -194,11 +194,11 @@ CARRIED = 0.0055
 
 
 def losses_ahead(trainer: Trainer, given: argparse.Namespace) -> None:
-    base = (SEEN[0], 2)
+    base = (2, SEEN[0])
 
     def trained(width: int, tokens: int, seed: int) -> dict[str, float]:
-        own = scaling("completep", base, (width, 2))
-        return trainer.metrics(plain((width, 2), CARRIED), tokens, seed, **own)
+        own = scaling("completep", base, (2, width))
+        return trainer.metrics(plain((2, width), CARRIED), tokens, seed, **own)
 
     tries: dict[int, list[tuple[bool, float, float]]] = {}
     for tokens in (given.tokens // 2, given.tokens, 2 * given.tokens):
@@ -297,9 +297,11 @@ def speeds(trainer: Trainer, given: argparse.Namespace) -> None:
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """Return the width and depth in a text such as 256x2."""
-    width, depth = text.split("x")
-    return int(width), int(depth)
+    """Return the depth and width in a text such as 2x256."""
+    depth, width = map(int, text.split("x"))
+    if depth > width:
+        raise argparse.ArgumentTypeError(f"{text}: expected DEPTHxWIDTH: did you mean {width}x{depth}?")
+    return depth, width
 
 
 PARTS: dict[str, Callable[[Trainer, argparse.Namespace], None]] = {
@@ -314,8 +316,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=sorted(PARTS), nargs="+", default=list(PARTS))
     parser.add_argument("--text", type=Path, help="text of --part lr, a file or folder; none: language_model's own")
-    parser.add_argument("--base", type=size_of, default=(32, 2), help="WIDTHxDEPTH of the base, for --part lr")
-    parser.add_argument("--size", type=size_of, nargs="+", default=[(256, 2), (64, 8)], help="WIDTHxDEPTH of targets")
+    parser.add_argument("--base", type=size_of, default=(2, 32), help="DEPTHxWIDTH of the base, for --part lr")
+    parser.add_argument("--size", type=size_of, nargs="+", default=[(2, 256), (8, 64)], help="DEPTHxWIDTH of targets")
     parser.add_argument("--optimizer", choices=sorted(START), default="adamw", help="for --part lr")
     parser.add_argument("--vocab", type=int, help="byte pairs, for --part lr; none: bytes")
     parser.add_argument("--untied", action="store_true", help="give the head weights of its own, for --part lr")

@@ -119,8 +119,8 @@ class Trainer:
 
 
 def plain(size: tuple[int, int], lr: float) -> dict[str, Any]:
-    """Return the genome of a size (width, depth) with nothing but a learning rate of its own."""
-    width, depth = size
+    """Return the genome of a size (depth, width) with nothing but a learning rate of its own."""
+    depth, width = size
     shape = {"width": width, "depth": depth, "heads": width // HEAD, "context": CONTEXT}
     return {"lr": lr, "batch": BATCH, **shape, "dropout": 0.0, "weight_decay": 0.1, "warmup": 0.05}
 
@@ -129,7 +129,7 @@ def scaling(param: str, base: tuple[int, int], size: tuple[int, int]) -> dict[st
     """Return the options of a parametrisation; at its base each is bit-identical to standard, so there are none."""
     if param == "standard" or base == size:
         return {}
-    return {"param": param, "base_width": base[0], "base_depth": base[1], "base_head": HEAD}
+    return {"param": param, "base_depth": base[0], "base_width": base[1], "base_head": HEAD}
 
 
 # ---------------------------------------------------------------- a learning rate

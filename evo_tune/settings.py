@@ -50,8 +50,8 @@ class _Training(Options):
     widen: bool = option(True, help="Widen the range of a gene by itself where the best trials are at its end.")
     for_scale: str = option(
         "",
-        unit="WIDTHxDEPTH",
-        help="Search with smaller models for a larger one: 1024x24, or 1024x24x1e9 with its tokens.",
+        unit="DEPTHxWIDTH",
+        help="Search with smaller models for a larger one: 24x1024, or 24x1024x1e9 with its tokens.",
     )
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""`run --for-scale WIDTHxDEPTH`: a search whose recipe is transferred to a larger size.
+"""`run --for-scale DEPTHxWIDTH`: a search whose recipe is transferred to a larger size.
 
 The search trains proxies of two widths on two budgets. They predict the loss at the target (`forecast.loss`).
 Where the target's own training is so cheap that a search can afford it, the search trains that size, and nothing is
@@ -121,8 +121,8 @@ def target_of(aim: Aim, plugin: Evaluator, given: Mapping[str, Any]) -> LargeTra
     if aim.width % head:
         near = max(1, round(aim.width / head)) * head
         raise OptionError(
-            f"--for-scale {aim.width}x{aim.depth}: expected a width that is a multiple of {head}, as a head has: "
-            f"{near}x{aim.depth}"
+            f"--for-scale {aim.depth}x{aim.width}: expected a width that is a multiple of {head}, as a head has: "
+            f"{aim.depth}x{near}"
         )
     tokens = aim.tokens or PER_WEIGHT * 12 * aim.depth * aim.width**2
     context = int(given.get("context") or usual_steps(tokens)[0])
@@ -145,7 +145,7 @@ def _own_search(
 
     batch = max(target.context, usual_steps(target.tokens)[1])
     size = f"{target.depth}x{target.width}x{target.context}x{batch}"
-    there = f"{target.width}x{target.depth} on {target.tokens:,} tokens"
+    there = f"{target.depth}x{target.width} on {target.tokens:,} tokens"
     return ScaleSearch(
         options={**given, "size": size, "tokens": target.tokens},
         genes={"width": Choice((target.width,)), "depth": Choice((target.depth,)), **genes},
@@ -171,7 +171,7 @@ def proxy_search(
         own["context"] = Choice((target.context,))
     fewer = "" if proxy.share > 0.99 else f", {proxy.share:.0%} of the target's tokens per weight (--hours allows more)"
     told = (
-        f"--for-scale: searches with proxies of {proxy.width}x{proxy.depth} and {proxy.wider}x{proxy.depth} on "
+        f"--for-scale: searches with proxies of {proxy.depth}x{proxy.width} and {proxy.depth}x{proxy.wider} on "
         f"{proxy.tokens:,} tokens{fewer}, context {proxy.context} as at the target"
     )
     base = {"param": "completep", "base_head": target.head, "size": proxy.size}
@@ -206,7 +206,7 @@ def _at_given_size(
     wider = wider_of(width, head)
     if target.width < wider or target.depth < depth or target.width % head:
         raise OptionError(
-            f"--for-scale {target.width}x{target.depth}: expected at least the search's own {wider}x{depth}, and a "
+            f"--for-scale {target.depth}x{target.width}: expected at least the search's own {depth}x{wider}, and a "
             f"multiple of {head}, as a head has; leave out -o size="
         )
     fixed = {
@@ -215,7 +215,7 @@ def _at_given_size(
         if name in space.genes
     }
     sizes = {"width": _two_widths(width, wider), "depth": Choice((depth,))}
-    told = f"--for-scale: searches with the given size, {width}x{depth} and {wider}x{depth}"
+    told = f"--for-scale: searches with the given size, {depth}x{width} and {depth}x{wider}"
     return ScaleSearch(options=options, genes={**fixed, **sizes, **genes}, fidelity=BUDGETS, told=told)
 
 
@@ -260,19 +260,19 @@ def in_lines(run: Run, found: TransferredRecipe) -> Iterator[str]:
     from evo_tune.store.places import as_typed
 
     enough = "" if found.given_tokens else ", 20 a weight"
-    size = f"{found.width}x{found.depth}"
+    size = f"{found.depth}x{found.width}"
     yield (
         f"the recipe took {found.spent:.3g} FLOPs, {found.share:.2%} of the {found.takes:.3g} that the target, "
         f"{size} on {found.tokens:,} tokens{enough}, takes"
     )
     metric = run.objectives[0].metric
     if found.loss is None or found.low is None or found.high is None:
-        yield f"{metric} there: not predicted: {found.why}"
+        yield f"predicted {metric} of the target: none: {found.why}"
     else:
-        yield f"{metric} there: {found.loss:.4g}, 80 % between {found.low:.4g} and {found.high:.4g}"
+        yield f"predicted {metric} of the target: {found.loss:.4g} (80 % interval {found.low:.4g} to {found.high:.4g})"
     if found.narrow:
         yield found.narrow
     yield (
-        f"carry it: evo-tune scale {as_typed(run.folder)} --width {found.width} --depth {found.depth} "
+        f"transfer it: evo-tune scale {as_typed(run.folder)} --depth {found.depth} --width {found.width} "
         f"--tokens {found.tokens}"
     )

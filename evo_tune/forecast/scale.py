@@ -19,6 +19,7 @@ from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 from evo_tune.forecast.laws import LAWS, Scale, compute_optimal_tokens
 from evo_tune.forecast.loss import Observation, ScalingLaw, missing, narrowing, predict
 from evo_tune.genome.trial import DECAYED, Trial
+from evo_tune.options.bounds import check_depth_first
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.charts.scale import TransferredRecipe
 from evo_tune.report.recommendation import recommended
@@ -488,13 +489,13 @@ class Aim:
     """Target of a search for a larger model.
 
     Args:
-        width: Width of the model.
         depth: Number of blocks.
+        width: Width of the model.
         tokens: Training text in tokens; None: compute-optimal.
     """
 
-    width: int
     depth: int
+    width: int
     tokens: int | None = None
 
 
@@ -502,17 +503,18 @@ def parse_aim(text: str) -> Aim:
     """Parse the value of `--for-scale`.
 
     Args:
-        text: WIDTHxDEPTH or WIDTHxDEPTHxTOKENS, such as 1024x24x1e9.
+        text: DEPTHxWIDTH or DEPTHxWIDTHxTOKENS, such as 24x1024x1e9.
 
     Raises:
-        OptionError: The text is something else.
+        OptionError: The text is something else, or the depth exceeds the width.
     """
     match = re.fullmatch(r"(\d{1,9})x(\d{1,9})(?:x(\d+(?:\.\d*)?(?:e\d{1,2})?))?", text, re.ASCII)
-    width, depth = (int(match[1]), int(match[2])) if match else (0, 0)
+    depth, width = (int(match[1]), int(match[2])) if match else (0, 0)
     tokens = float(match[3]) if match and match[3] else None
     if not (0 < width <= LARGEST and 0 < depth <= LARGEST) or not (tokens is None or 1 <= tokens < 2**63):
-        raise OptionError(f"--for-scale {text}: expected WIDTHxDEPTH or WIDTHxDEPTHxTOKENS, such as 1024x24x1e9")
-    return Aim(width=width, depth=depth, tokens=None if tokens is None else int(tokens))
+        raise OptionError(f"--for-scale {text}: expected DEPTHxWIDTH or DEPTHxWIDTHxTOKENS, such as 24x1024x1e9")
+    check_depth_first(f"--for-scale {text}", depth, width)
+    return Aim(depth=depth, width=width, tokens=None if tokens is None else int(tokens))
 
 
 def carried(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe | None:

@@ -55,7 +55,7 @@ def option(
         default: Default value; an option without one is required.
         help: One line of help.
         bounds: Interval of a number, in mathematical notation: '(0, 1]', '[1, inf)'.
-        unit: Unit of a number, or notation of a text: 'URL', 'WIDTHxDEPTH'.
+        unit: Unit of a number, or notation of a text: 'URL', 'DEPTHxWIDTH'.
         choices: Allowed values where a `Literal` cannot list them: a registry, read at each check.
         gene: Range of the gene that `--gene NAME` makes of the option, in the notation of `--gene`: '0.9|0.95|0.99',
             'float(0.1,0.7)'. Not needed for choices, a Literal or a bool, which list their values. None: the option

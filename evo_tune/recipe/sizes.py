@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evo_tune.errors import OptionError
+from evo_tune.options.bounds import check_depth_first
 from evo_tune.recipe.language import MOST_EPOCHS, LanguageOptions
 from evo_tune.recipe.models.gpt_config import GPTConfig, flops_per_token
 from evo_tune.recipe.proxies import usual_head, usual_steps
@@ -34,11 +35,13 @@ class GPTSize:
         """Return a size by its name, or by its notation: '4x128' or '4x128x64x1024' (depth, width, context, batch).
 
         Raises:
-            OptionError: The text is neither.
+            OptionError: The text is neither, or the depth exceeds the width.
         """
         if text in GPT_SIZES:
             return GPT_SIZES[text]
         numbers = [int(part) for part in text.split("x")] if SHAPED.fullmatch(text) else []
+        if len(numbers) > 1:
+            check_depth_first(f"-o size={text}", *numbers[:2])
         if len(numbers) not in (2, 4) or not all(1 <= number <= 1 << 20 for number in numbers) or numbers[1] % 8:
             names = ", ".join(GPT_SIZES)
             expected = f"auto, {names}, or DEPTHxWIDTH with a width that is a multiple of 8, such as 4x128"

@@ -20,6 +20,7 @@ from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Proposal, Trial
+from evo_tune.options.bounds import check_depth_first
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._proposals import unseen
@@ -47,12 +48,14 @@ def parse_sizes(text: str) -> tuple[Size, ...]:
     """Read '2x64,4x96,6x128'.
 
     Raises:
-        OptionError: The text is not such a list, or a size is not larger than the one before.
+        OptionError: The text is not such a list, a depth exceeds its width, or a size is not above the one before.
     """
     parts = [re.fullmatch(r"\s*(\d{1,6})x(\d{1,6})\s*", part) for part in text.split(",")]
     sizes = tuple(Size(int(part[1]), int(part[2])) for part in parts if part)
     if len(sizes) < len(parts) or min(min(size) for size in sizes) < 1:
         raise OptionError(f"sizes={text}: expected DEPTHxWIDTH, and a comma between two: 2x64,4x96,6x128")
+    for size in sizes:
+        check_depth_first(f"sizes={text}", *size)
     for small, large in itertools.pairwise(sizes):
         if large.cost <= small.cost:
             raise OptionError(f"sizes={text}: {large} is not larger than {small}: expected depth · width² to rise")

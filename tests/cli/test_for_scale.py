@@ -31,7 +31,7 @@ SMALL = {"size": "2x64x64x512", "tokens": 4096}
 
 
 def test_a_given_size_is_searched_at_two_widths_with_what_does_not_transfer_fixed() -> None:
-    aim, plugin = parse_aim("1024x24"), find_evaluator("bundled:language_model")
+    aim, plugin = parse_aim("24x1024"), find_evaluator("bundled:language_model")
     found = search_for(aim, plugin, SMALL, {"lr": Float(1e-3, 1e-2, log=True)})
     assert found.options == {"param": "completep", **SMALL}
     assert found.genes["width"].values == found.genes["width"].widest == (64, 96)
@@ -45,7 +45,7 @@ def test_a_given_size_is_searched_at_two_widths_with_what_does_not_transfer_fixe
 
 
 def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usual_one() -> None:
-    aim, plugin = parse_aim("256x8x3e7"), find_evaluator("bundled:language_model")
+    aim, plugin = parse_aim("8x256x3e7"), find_evaluator("bundled:language_model")
     found = search_for(aim, plugin, {}, {})
     target = target_of(aim, plugin, {})
     space = plugin.bind(found.options).settled(rungs=True).space.including(found.genes)
@@ -64,19 +64,19 @@ def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usu
 
 def test_a_cheap_target_is_searched_at_its_own_size() -> None:
     plugin = find_evaluator("bundled:language_model")
-    cheap = search_for(parse_aim("64x2x1e5"), plugin, {}, {})
+    cheap = search_for(parse_aim("2x64x1e5"), plugin, {}, {})
     assert "own size" in cheap.told
     assert "\n" not in cheap.told
     assert cheap.options["tokens"] == 100_000
     assert cheap.options["size"].startswith("2x64x")
     assert (cheap.genes["width"].values, cheap.genes["depth"].values) == ((64,), (2,))
     assert (cheap.fidelity, cheap.first, cheap.options.get("param")) == (None, [], None)
-    dear = search_for(parse_aim("256x8x3e7"), plugin, {}, {})
+    dear = search_for(parse_aim("8x256x3e7"), plugin, {}, {})
     assert "proxies" in dear.told
 
 
 def test_the_hours_decide_whether_the_target_itself_is_searched_and_how_large_proxies_are() -> None:
-    aim, plugin = parse_aim("128x4x1536000"), find_evaluator("bundled:language_model")
+    aim, plugin = parse_aim("4x128x1536000"), find_evaluator("bundled:language_model")
     takes = target_of(aim, plugin, {}).flops
 
     def within(trainings: float) -> dict[str, Any]:
@@ -90,21 +90,21 @@ def test_the_hours_decide_whether_the_target_itself_is_searched_and_how_large_pr
 
 
 @pytest.mark.parametrize(
-    "text", ["1024", "0x4", "256x4x", "256x4xmuch", "256x4x1.2.3", "9999999x4", "256x4x0.5", "256x4x1e99", "²x4"]
+    "text", ["1024", "0x4", "4x256x", "4x256xmuch", "4x256x1.2.3", "9999999x4", "4x256x0.5", "4x256x1e99", "²x4"]
 )
 def test_an_aim_that_is_none_is_said(text: str) -> None:
-    with pytest.raises(OptionError, match="WIDTHxDEPTH"):
+    with pytest.raises(OptionError, match="DEPTHxWIDTH"):
         parse_aim(text)
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["language_model", "-o", "size=2x64", "--for-scale", "32x2"], "expected at least the search's own 96x2"),
-        (["language_model", "--for-scale", "250x4"], "a multiple of 8, as a head has: 248x4"),
-        (["image_classification", "--for-scale", "512x8"], "carry"),
-        (["python train.py --lr {lr}", "--for-scale", "512x8"], "command"),
-        (["language_model", "--for-scale", "512x8", "--ladder", "2x64"], "give one"),
+        (["language_model", "-o", "size=2x64", "--for-scale", "2x32"], "expected at least the search's own 2x96"),
+        (["language_model", "--for-scale", "4x250"], "a multiple of 8, as a head has: 4x248"),
+        (["image_classification", "--for-scale", "8x512"], "carry"),
+        (["python train.py --lr {lr}", "--for-scale", "8x512"], "command"),
+        (["language_model", "--for-scale", "8x512", "--ladder", "2x64"], "give one"),
     ],
 )
 def test_what_does_not_go_together_makes_no_run(flags: list[str], said: str, tmp_path: Path) -> None:
@@ -114,13 +114,36 @@ def test_what_does_not_go_together_makes_no_run(flags: list[str], said: str, tmp
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "meant"),
+    [
+        (["--for-scale", "256x4x1e6"], "4x256"),
+        (["-o", "size=128x4"], "4x128"),
+        (["-o", "size=64x8x64x512"], "8x64"),
+        (["-o", "grow_from=32x1"], "1x32"),
+        (["--ladder", "2x64,96x4"], "4x96"),
+    ],
+)
+def test_a_size_with_the_width_first_is_refused_with_the_right_order(
+    flags: list[str], meant: str, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(
+        cli, ["run", "language_model", *flags, "--store", str(tmp_path / "runs"), "--trials", "1"]
+    )
+    assert done.exit_code
+    assert (
+        f"{flags[1]}: expected DEPTHxWIDTH, the depth first: did you mean {meant}?" in str(done.exception) + done.output
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.fixture
 def searched(tmp_path: Path) -> Callable[..., Run]:
-    """Return a function that makes a run of known trainings, for a model of 256x4."""
+    """Return a function that makes a run of known trainings, for a model of 4x256."""
 
     def make(*known: dict[str, float], tokens: str = "x1e6") -> Run:
         genes = {"width": Choice((64, 96), ordered=True, default=64), "depth": Choice((2,))}
-        given: dict[str, Any] = {"options": SMALL, "genes": genes, "trials": len(known), "for_scale": f"256x4{tokens}"}
+        given: dict[str, Any] = {"options": SMALL, "genes": genes, "trials": len(known), "for_scale": f"4x256{tokens}"}
         with Search("language_model", store=tmp_path, name="mine", final_seeds=0, **given) as search:
             for metrics in known:
                 told = search.ask()
@@ -141,8 +164,8 @@ def test_the_cost_is_a_share_of_the_targets_training(searched: Callable[..., Run
     first, second, last = in_lines(run, told)
     assert f"4e+09 FLOPs, {4e9 / told.takes:.2%} of" in first
     assert "on 1,000,000 tokens" in first
-    assert "not predicted" in second
-    assert "--width 256 --depth 4 --tokens 1000000" in last
+    assert second.startswith("predicted val_loss of the target: none: ")
+    assert "--depth 4 --width 256 --tokens 1000000" in last
 
 
 def test_a_wide_interval_is_said_with_what_would_narrow_it(searched: Callable[..., Run]) -> None:
@@ -183,7 +206,7 @@ def test_the_report_has_a_part_about_it(searched: Callable[..., Run]) -> None:
     found = charts.parts(Material(run))["scale"]
     assert found.facts["cost of the search"] == f"{told.share:.2%} of that training"
     assert "No loss can be predicted" in found.reads
-    assert found.commands[0].typed.endswith("--width 256 --depth 4 --tokens 1000000")
+    assert found.commands[0].typed.endswith("--depth 4 --width 256 --tokens 1000000")
     write_recipe(run, msgspec.structs.replace(told, loss=2.0, low=1.9, high=2.2, why=""))
     figure = load(str(run.folder)).plot.scale()
     kinds = [trace.meta["kind"] for trace in figure.data]
@@ -201,7 +224,7 @@ def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resu
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the log. " * 400, encoding="utf-8")
     options = [f"-o{name}={value}" for name, value in {"data": text, "tokens": 4096, "eval_tokens": 512}.items()]
-    flags = ["--for-scale", "128x4x1e5", "--final-seeds", "0", "--format", "json", "--name", "mine", "--threads", "1"]
+    flags = ["--for-scale", "4x128x1e5", "--final-seeds", "0", "--format", "json", "--name", "mine", "--threads", "1"]
     done = CliRunner().invoke(cli, ["run", "language_model", *options, *flags, "--trials", "2"])
     assert done.exit_code == 0, done.output + str(done.exception)
     told = msgspec.json.decode(done.stdout, type=outputs()["run"]).scale
@@ -231,13 +254,13 @@ def test_a_recipe_that_cannot_be_carried_is_a_warning(
     searched: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = searched({"flops": 1e9})
-    manifest = msgspec.structs.replace(run.manifest, settings=replace(run.manifest.settings, for_scale="250x4"))
+    manifest = msgspec.structs.replace(run.manifest, settings=replace(run.manifest.settings, for_scale="4x250"))
     (run.folder / "_run.json").write_bytes(msgspec.json.encode(manifest))
     note(Run.open(run.folder), find_evaluator("bundled:language_model").bind(manifest.options))
-    assert capsys.readouterr().err.startswith("Warning: --for-scale 250x4: ")
+    assert capsys.readouterr().err.startswith("Warning: --for-scale 4x250: ")
 
 
 def test_python_refuses_a_size_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="WIDTHxDEPTH"):
+    with pytest.raises(OptionError, match="DEPTHxWIDTH"):
         Search("language_model", options=SMALL, for_scale="large", store=tmp_path, trials=1)
     assert not list(tmp_path.iterdir())

@@ -61,7 +61,7 @@ LOOKS = [
     "evaluate quick.py",
     "evaluate quick.py -g depth=7",
     "export one model",
-    "scale one --width 64 --depth 2 --tokens 1e6 --speed 1e3",
+    "scale one --depth 2 --width 64 --tokens 1e6 --speed 1e3",
     "coordinates mup --widths 32,64 --depths 1,2 --steps 1",
     "schedule cosine --steps 5",
     "devices",

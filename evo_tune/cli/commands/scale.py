@@ -50,8 +50,8 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older 
 
 @made(
     "scale",
-    "evo-tune scale mine --width 1024 --depth 24 --tokens 1e9",
-    "evo-tune scale mine --width 256 --depth 4 --tokens 1e7 --probe 3 --emit target.toml",
+    "evo-tune scale mine --depth 24 --width 1024 --tokens 1e9",
+    "evo-tune scale mine --depth 4 --width 256 --tokens 1e7 --probe 3 --emit target.toml",
 )
 @shared.run_argument
 @click.option("--width", type=click.IntRange(min=1), required=True, help="Width of the target model.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from evo_tune.errors import OptionError, RecipeError
+from evo_tune.options.bounds import check_depth_first
 from evo_tune.options.declare import Options, option
 from evo_tune.recipe.models.gpt_config import GPTConfig, divisor_below
 
@@ -37,14 +38,16 @@ class Growing(Options):
         """Depth and width of the smaller model; None: no growth.
 
         Raises:
-            OptionError: grow_from is not DEPTHxWIDTH.
+            OptionError: grow_from is not DEPTHxWIDTH, or its depth exceeds its width.
         """
         if self.grow_from is None:
             return None
         found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", self.grow_from)
         if found is None:
             raise OptionError(f"-o grow_from={self.grow_from}: expected DEPTHxWIDTH, such as 2x64")
-        return int(found[1]), int(found[2])
+        depth, width = int(found[1]), int(found[2])
+        check_depth_first(f"-o grow_from={self.grow_from}", depth, width)
+        return depth, width
 
     def settled(self: G, rungs: bool) -> G:
         if rungs and self.grow_from is not None:  # a partial training would train another model

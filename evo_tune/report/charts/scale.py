@@ -154,7 +154,7 @@ def draw(material: Material) -> Spec | None:
 def _target(recipe: TransferredRecipe) -> dict[str, Any]:
     """Return the mark of the predicted loss, with its interval."""
     loss, low, high = (np.array([value or 0.0]) for value in (recipe.loss, recipe.low, recipe.high))
-    name, mark = f"{recipe.width}x{recipe.depth}, predicted", {"symbol": "diamond", "size": 11}
+    name, mark = f"{recipe.depth}x{recipe.width}, predicted", {"symbol": "diamond", "size": 11}
     more = {"hovertemplate": "%{y:.5g} after %{x:.3g} FLOPs<extra>predicted</extra>", "meta": {"kind": "target"}}
     error = plot.bars(loss, low, high, Color.BEST)
     return plot.points([recipe.takes], loss, name, Color.BEST, marker=mark, error_y=error, **more)
@@ -166,13 +166,13 @@ def part(material: Material) -> Part | None:
     if recipe is None:
         return None
     facts = {
-        "target": f"{recipe.width}x{recipe.depth}, {recipe.tokens:,} tokens",
+        "target": f"{recipe.depth}x{recipe.width}, {recipe.tokens:,} tokens",
         "cost of the search": f"{recipe.share:.2%} of that training",
         "peak learning rate at the target": f"{recipe.lr:.3g}",
     }
     if recipe.loss is not None and recipe.low is not None and recipe.high is not None:
         facts[f"predicted {material.metric}"] = f"{recipe.loss:.4g} ({recipe.low:.4g} to {recipe.high:.4g})"
-    size = f"--width {recipe.width} --depth {recipe.depth} --tokens {recipe.tokens}"
+    size = f"--depth {recipe.depth} --width {recipe.width} --tokens {recipe.tokens}"
     check = Command(
         "Show each gene at that size, and check the prediction with short trainings on the way:",
         f"evo-tune scale {as_typed(material.run.folder)} {size}",

@@ -76,8 +76,8 @@ GIVEN = {
     "seeds": 3,
     "tokens": 1000,
     "per_weight": None,
-    "base": (32, 2),
-    "size": [(64, 2), (256, 2)],
+    "base": (2, 32),
+    "size": [(2, 64), (2, 256)],
     "optimizer": "adamw",
     "text": None,
     "vocab": None,
@@ -132,7 +132,7 @@ def test_the_table_compares_with_standard_at_its_own_best(
     fake = Fake(benchmark.Rows(None))
     benchmark.learning_rates(fake, argparse.Namespace(**GIVEN))
     small, large = (line.split() for line in capsys.readouterr().out.replace("\r", "").splitlines()[1:])
-    assert small[:3] == ["32x2", "to", "64x2"]
+    assert small[:3] == ["2x32", "to", "2x64"]
     assert small[3] == large[3] == "0.0057"
     assert float(large[7]) == pytest.approx(0.0055, rel=0.02)
     assert float(large[13]) == pytest.approx(0.0055 / 8, rel=0.02)
@@ -143,7 +143,7 @@ def test_a_flat_valley_gives_the_rates_at_the_bottoms_of_parabolas(
     benchmark: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = Fake(benchmark.Rows(None))
-    benchmark.learning_rates(fake, argparse.Namespace(**{**GIVEN, "size": [(64, 2)], "flat": True}))
+    benchmark.learning_rates(fake, argparse.Namespace(**{**GIVEN, "size": [(2, 64)], "flat": True}))
     row = capsys.readouterr().out.replace("\r", "").splitlines()[1].split()
     assert float(row[3]) == pytest.approx(0.0055, rel=0.01)
     assert abs(float(row[16].rstrip("%"))) < 0.01
@@ -152,7 +152,7 @@ def test_a_flat_valley_gives_the_rates_at_the_bottoms_of_parabolas(
 def test_tokens_for_each_weight_and_the_other_options_reach_each_training(benchmark: ModuleType) -> None:
     fake, own = Fake(benchmark.Rows(None)), {"optimizer": "muon", "data": "text", "vocab": 512, "tied": False}
     changed = {"per_weight": 20.0, "optimizer": "muon", "text": Path("text"), "vocab": 512, "untied": True}
-    benchmark.learning_rates(fake, argparse.Namespace(**{**GIVEN, **changed, "size": [(64, 2)]}))
+    benchmark.learning_rates(fake, argparse.Namespace(**{**GIVEN, **changed, "size": [(2, 64)]}))
     for row in map(json.loads, fake.rows.known):
         assert {name: row[name] for name in own} == own
         assert row["position"] == "learned"
