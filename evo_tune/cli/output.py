@@ -690,7 +690,13 @@ def _written(run: Run) -> int:
         return 0
 
 
-def print_closing(run: Run, form: str, status: str = "", report_file: Path | None = None) -> None:
+def print_closing(
+    run: Run,
+    form: str,
+    status: str = "",
+    report_file: Path | None = None,
+    needed: tuple[float, float] | None = None,
+) -> None:
     """Print the best and the default, the cost of the run, its folder and the next commands.
 
     Args:
@@ -698,6 +704,7 @@ def print_closing(run: Run, form: str, status: str = "", report_file: Path | Non
         form: 'table' or 'json'.
         status: Progress message of its strategy.
         report_file: File of its report; None without one.
+        needed: For a run without results: seconds of a training, and hours that are enough (see `Deadline.needed`).
     """
     if form == "json":
         shared.print_json(run_summary(run, status, report_file))
@@ -707,7 +714,7 @@ def print_closing(run: Run, form: str, status: str = "", report_file: Path | Non
     trials = {"best": end.best, "default": end.default}
     if rows := [_closing_row(name, trial, end) for name, trial in trials.items() if trial is not None]:
         shared.print_table(rows)
-    for line in _closing_lines(run, end, status):
+    for line in _closing_lines(run, end, status, needed):
         shared.echo(line)
     if report_file is not None:
         shared.echo(f"report: {report_file}")
@@ -721,7 +728,7 @@ def _closing_row(name: str, trial: Trial, end: Closing) -> dict[str, Any]:
     return {**row, f"{end.metric}, {end.seeded}": trial.outcome.metrics[end.metric]}
 
 
-def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
+def _closing_lines(run: Run, end: Closing, status: str, needed: tuple[float, float] | None) -> Iterator[str]:
     name = as_typed(run.folder)
     if end.best is not None:
         yield f"best genome: {shared.show_genome(end.best.genome)}"
@@ -743,7 +750,7 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
     if alike := report.genomes_of_one_value(run):
         yield f"all {alike} genomes have the same {end.metric}: check that the training uses the values of the genes"
     if end.best is None and not end.partial:
-        yield from _failed(run)
+        yield from _failed(run, needed)
         return
     pending = len(run.candidates) - len(run.outcomes)
     if pending and run.ended not in (None, "interrupted"):
@@ -771,13 +778,17 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
     yield f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json"
 
 
-def _failed(run: Run) -> Iterator[str]:
-    """Yield the causes for which no trial of a run has a value, and what to look at."""
+def _failed(run: Run, needed: tuple[float, float] | None) -> Iterator[str]:
+    """Yield the causes for which no trial of a run has a value, and the next command; `needed`: see `print_closing`."""
     yield from report.failure_lines(run)
+    hours = run.session.hours
+    if needed is not None:
+        enough = f"{needed[1]:g} hours are enough for {run.manifest.population} and the final comparison"
+        yield f"a training takes about {shared.show_seconds(needed[0])}, too long for {hours:g} hours; {enough}"
     yield f"saved in {run.folder}"
     if not run.outcomes:
-        hours = run.session.hours
-        longer = f" --hours {2 * hours:g}" if hours is not None and run.ended not in (None, "interrupted") else ""
+        reached = run.ended not in (None, "interrupted")
+        longer = f" --hours {needed[1] if needed else 2 * hours:g}" if hours is not None and reached else ""
         yield f"next: evo-tune resume {as_typed(run.folder)}{longer}"
         return
     yield f"next: correct the cause, then start a new run; `evo-tune show {as_typed(run.folder)}` lists the failures"

@@ -117,7 +117,9 @@ def go(
     if stream is not None:
         stream.end(run_summary(run, search.status, report), code)
     elif form == "json" or (form == "table" and not quiet):
-        print_closing(run, form, search.status, report)
+        short = None if run.outcomes or search.deadline is None or search.stopping else search.deadline
+        needed = None if short is None else short.needed(run.manifest.population)
+        print_closing(run, form, search.status, report, needed)
     kept = keep(search, lambda: time.monotonic() - clock, err=form != "table")
     if kept is not None and not quiet:
         shared.echo(f"the model is in {kept}", err=form != "table")

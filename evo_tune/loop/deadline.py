@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from evo_tune.forecast.ahead import CLOSING, comparison_ends, comparison_trainings
+from evo_tune.forecast.ahead import CLOSING, comparison_ends, comparison_seconds, comparison_trainings
 from evo_tune.forecast.durations import Durations
 from evo_tune.forecast.timing import Pace
 from evo_tune.genome.space import SearchSpace
@@ -116,13 +116,33 @@ class Deadline:
         return 0.0 < longest * (comparison_trainings(self.session).most + self.slots) < self.left
 
     def in_words(self) -> str:
-        """Return in words that the limit is reached."""
-        over, left = f"{self.session.hours:g} hours are over", []
+        """Return in words that the limit is reached; the text is true during and after the final comparison."""
+        hours, left = f"{self.session.hours:g} hours", []
         if self._reserve()[0] > 0.0 and self.left > 0.0:
             left.append("the final comparison")
         if self._rest() > 0.0:
             left.append("the final training")
-        return f"{over}, except for {' and '.join(left)}" if left else over
+        if not left:
+            return f"{hours} are over"
+        return f"the search's part of {hours} is over (the rest is for {' and '.join(left)})"
+
+    def needed(self, trainings: int) -> tuple[float, float] | None:
+        """Return the seconds of a training, and the hours in which some more and the final comparison probably end.
+
+        Args:
+            trainings: Number of full trainings.
+
+        Returns:
+            Both; None if the duration of a training is unknown.
+        """
+        each = self.durations.expected(self.space().default())
+        if not each:
+            return None
+        compared = comparison_seconds(self.session, each, self.slots)[1]
+        ahead = MARGIN * (math.ceil(trainings / self.slots) * each + compared)
+        # The next session starts its workers again, and the time of this one counts.
+        total = 2 * self.elapsed() + ahead + self._rest() + CLOSING
+        return each, float(f"{total / 3600:.2g}")
 
     def _rest(self) -> float:
         """Return the seconds to leave after the final comparison: for the slowest genome that may be the best."""

@@ -113,7 +113,7 @@ def test_hours_leave_room_for_a_training_and_the_final_comparison(begin: Begin) 
     assert not deadline.fits(candidate)
     assert deadline.reached() is None, "a shorter training may come"
     clock[0] = 3600.0 - room + 1
-    assert deadline.reached() == "1 hours are over, except for the final comparison"
+    assert deadline.reached() == "the search's part of 1 hours is over (the rest is for the final comparison)"
     assert deadline_of(search, clock, slots=4).reached() is None
     assert not deadline.is_over()
     clock[0] = 3600.0 - 1.1 * 200.0 - CLOSING - 0.9
@@ -124,6 +124,21 @@ def test_hours_leave_room_for_a_training_and_the_final_comparison(begin: Begin) 
     clock[0] = 3598.1
     assert alone.is_over()
     assert alone.reached() == "1 hours are over"
+
+
+def test_hours_that_are_needed_let_a_generation_and_the_final_comparison_begin(begin: Begin) -> None:
+    search, pace = begin(generations=None, hours=0.01), Pace((70.0,))
+    assert deadline_of(search, [10.0]).needed(4) is None, "nothing is known"
+    found = deadline_of(search, [10.0], pace=pace).needed(4)
+    assert found is not None
+    assert found[0] == 70.0
+    longer, candidate = search.session.but(hours=found[1]), search.ask()
+    assert candidate is not None
+    for begun, fits in (0, True), (70, True), (1000, False):
+        assert deadline_of(search, [20.0 + begun], session=longer, pace=pace).fits(candidate) == fits
+    wider = deadline_of(search, [10.0], slots=4, pace=pace).needed(4)
+    assert wider is not None
+    assert wider[1] < found[1]
 
 
 def test_timed_steps_tell_what_begins_before_anything_has_ended(begin: Begin) -> None:
