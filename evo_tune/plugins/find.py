@@ -80,7 +80,8 @@ def find_evaluator(
 ) -> Evaluator:
     """Load an evaluator.
 
-    A file in ./evaluators has precedence over an entry point, and that over a bundled evaluator.
+    A file in ./evaluators has precedence over an entry point, and that over a bundled evaluator. A bundled evaluator
+    that is not used is said in a warning.
 
     Args:
         name: Name, path, command, or reference of a manifest.
@@ -108,10 +109,14 @@ def find_evaluator(
         return command_evaluator(name, genes, options)
     if names_file(name):
         return load_evaluator(Path(name).absolute(), name, "file")
-    for found, path, origin in _evaluator_files():
-        if found == name:
-            reference = f"{'entry' if origin == 'entry point' else origin}:{name}"
-            return load_evaluator(path, str(path) if origin == "file" else reference, origin)
+    same = [(path, origin) for found, path, origin in _evaluator_files() if found == name]
+    if same:
+        (path, origin), *hidden = same
+        if "bundled" in [other for _, other in hidden]:
+            told = f"uses {path}, not the bundled evaluator {name}: write bundled:{name} for that one"
+            warnings.warn(told, stacklevel=1)  # its place is the same for all callers, so it is printed once
+        reference = f"{'entry' if origin == 'entry point' else origin}:{name}"
+        return load_evaluator(path, str(path) if origin == "file" else reference, origin)
     known = sorted({found for found, _, _ in _evaluator_files()})
     hint = f"`evo-tune new {name}` writes a template"
     if os.path.exists(name):

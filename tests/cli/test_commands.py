@@ -194,6 +194,21 @@ def test_a_pareto_front(typed: Typed) -> None:
     assert typed("verify", "two").code == 0
 
 
+def test_a_file_that_hides_a_bundled_evaluator_is_said_and_commands_that_read_do_not_execute_it(
+    typed: Typed, folder: Path
+) -> None:
+    own = folder / "evaluators" / "tabular.py"
+    own.parent.mkdir()
+    own.write_text((folder / "quick.py").read_text())
+    done = typed("run", "tabular", "--trials", "1", "--final-seeds", "0", "--name", "one")
+    assert done.code == 0, done
+    assert done.err.count("uses evaluators/tabular.py, not the bundled evaluator tabular: write bundled:tabular") == 1
+    assert "not the bundled" not in typed("evaluators", "bundled:tabular").err
+    own.write_text("raise SystemExit('it was executed')")
+    for words in (["list"], ["show"], ["status"], ["best"], ["report"], ["evaluators"], ["run", "--help"]):
+        assert typed(*words).code == 0, words
+
+
 def test_evaluators_and_strategies_are_listed(typed: Typed, folder: Path) -> None:
     (folder / "evaluators").mkdir()
     (folder / "evaluators" / "language_model.py").write_text('"""My own."""\n')

@@ -124,13 +124,15 @@ def test_an_evaluator_is_found_by_name(bundled: Path, install: Callable[..., Pat
     assert find_evaluator("task").summary == "Bundled."
 
     path = install("task", "some_package.evaluators", TASK.format(doc="Installed."))
-    found = find_evaluator("task")
+    with pytest.warns(match="not the bundled evaluator task: write bundled:task"):
+        found = find_evaluator("task")
     assert (found.name, found.reference, found.path, found.origin) == ("task", "entry:task", path, "entry point")
     assert found.summary == "Installed."
 
     write(Path("evaluators/task.py"), TASK.format(doc="The user's own."))
-    assert find_evaluator("task").summary == "The user's own."
-    assert find_evaluator("task").reference == "evaluators/task.py"
+    with pytest.warns(match="uses evaluators/task.py, not the bundled evaluator task"):
+        found = find_evaluator("task")
+    assert (found.summary, found.reference) == ("The user's own.", "evaluators/task.py")
 
     # A manifest's reference goes on meaning what it meant.
     assert find_evaluator("bundled:task").summary == "Bundled."
