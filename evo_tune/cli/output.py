@@ -265,6 +265,7 @@ def outputs() -> dict[str, Any]:
         "auto": formats.AutoModel,
         "run": RunSummary,
         "run --dry-run": PlannedRun,
+        "auto --dry-run": PlannedRun,
         "resume": RunSummary,
         "list": list[ListedRun],
         "status": RunStatus,

@@ -11,12 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 import evo_tune
 from evo_tune.cli import exporting, final_training
 from evo_tune.cli.auto import Question, Taken, look
+from evo_tune.cli.output import outputs
 from evo_tune.errors import UsageError
 from evo_tune.recipe import sizes
 from evo_tune.store.run import Run
@@ -139,6 +141,20 @@ AUTO = ["auto", "table.csv", "--target", "kind", "-o", "epochs=1", "--trials", "
 
 def weights(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_dry_run_says_the_task_the_columns_and_the_time_and_leaves_no_file(data: Path, typed: Typed) -> None:
+    before = set(data.rglob("*"))
+    words = ("auto", "table.csv", "--target", "kind", "-o", "epochs=1", "--hours", "0.1", "--slots", "1", "--dry-run")
+    done = typed(*words)
+    assert done.code == 0, done
+    assert "table.csv is taken for tabular: it is a table, and 'kind' its target" in done.err
+    assert "width" in done.err, "each column is described"
+    assert "plan: tabular on 1 x cpu; no run is started, and nothing is written" in done.out
+    assert "the training of the model at the end is part of the 0.1 hours" in done.out
+    planned = msgspec.json.decode(typed(*words, "--format", "json").out, type=outputs()["auto --dry-run"])
+    assert planned.options["target"] == "kind"
+    assert set(data.rglob("*")) == before
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def test_every_command_prints_json_and_its_keys_are_written_down(name: str) -> N
     assert "json" in formats.type.choices
     assert ("jsonl" in formats.type.choices) == (name in ("run", "resume"))
     assert name in outputs(), "its output has no declared type"
-    assert set(outputs()) == {*names(), "run --dry-run"}
+    assert set(outputs()) == {*names(), "run --dry-run", "auto --dry-run"}
 
 
 @pytest.fixture
@@ -144,7 +144,15 @@ def test_only_declared_types_are_printed() -> None:
 
 @pytest.mark.slow
 def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed, printed: list[Any]) -> None:
-    alone = {"run", "run --dry-run", "resume", "coordinates", "predict", "auto"}  # these have tests of their own
+    alone = {
+        "run",
+        "run --dry-run",
+        "resume",
+        "coordinates",
+        "predict",
+        "auto",
+        "auto --dry-run",
+    }  # these have tests of their own
     assert {line.split()[0] for line in LOOKS} | alone == set(outputs())
     for line in LOOKS:
         name, *words = line.split()

@@ -36,6 +36,7 @@ PLACE = 25
 @click.option("--devices", metavar="LIST", help="Devices: cpu, cuda, or GPUs by number: 0,2.")
 @click.option("--name", metavar="NAME", help="Name of the run; that of a run of auto is continued.")
 @shared.store_option
+@click.option("--dry-run", is_flag=True, help="Print the task, what was read, and a forecast, without starting a run.")
 @click.option("--quiet", is_flag=True, help="Print the verdict only.")
 @shared.format_option("table", "json")
 def command(
@@ -48,6 +49,7 @@ def command(
     options: tuple[str, ...],
     name: str | None,
     store: str,
+    dry_run: bool,
     quiet: bool,
     form: str,
     **given: Any,
@@ -61,6 +63,7 @@ def command(
 
     began = time.monotonic()
     from evo_tune.cli.auto import copy_model, final_words, settled
+    from evo_tune.cli.flags import FIRST
     from evo_tune.cli.formats import AutoModel
     from evo_tune.cli.session import go
     from evo_tune.options.binding import split_assignments
@@ -76,8 +79,12 @@ def command(
         raise UsageError(f"--evaluator {plugin.name}: it has no export(genome, context, folder): use `evo-tune run`")
     shared.echo(f"{data} is taken for {plugin.name}: {taken.why}{otherwise}", err=True)
     hours = 1.0 if hours is None and trials is None else hours
-    limits = {key: value for key, value in {"trials": trials, **given}.items() if value is not None}
-    search = _begun(plugin, taken.options, hours, limits, name, Path(store))
+    flags = {"trials": trials, "hours": hours, **given}
+    settings = {**FIRST, **{key: value for key, value in flags.items() if value is not None}}
+    if dry_run:
+        _print_plan(plugin, taken.options, settings, name, Path(store), form)
+        return 0
+    search = _begun(plugin, taken.options, settings, name, Path(store))
     again = f"the same command with --name {search.saved.name}"
     code = go(search, quiet, "none" if form == "json" else form, False, began=began, again=again)
     made_in = search.saved.folder / "_model"
@@ -98,21 +105,38 @@ def command(
     return code
 
 
+def _print_plan(
+    plugin: Evaluator, options: dict[str, str], settings: dict[str, Any], name: str | None, store: Path, form: str
+) -> None:
+    """Print what a new run would read and how long it would take; see `_begun`. Nothing is written.
+
+    Raises:
+        UsageError: There is a run of this name, or something given is wrong.
+    """
+    from evo_tune.cli.output import print_plan
+    from evo_tune.loop.begin import Request
+    from evo_tune.loop.planning import plan_run
+    from evo_tune.settings import settings_of
+    from evo_tune.store.places import free_folder
+
+    if name is not None:
+        free_folder(store, name)
+    of_run, session = settings_of(settings)
+    print_plan(plan_run(plugin, Request(options=options), of_run, session, store, forecast=True), session, None, form)
+    if form == "table":
+        part = "not in this time" if session.hours is None else f"part of the {session.hours:g} hours"
+        shared.echo(f"the training of the model at the end is {part}")
+
+
 def _begun(
-    plugin: Evaluator,
-    options: dict[str, str],
-    hours: float | None,
-    limits: dict[str, Any],
-    name: str | None,
-    store: Path,
+    plugin: Evaluator, options: dict[str, str], settings: dict[str, Any], name: str | None, store: Path
 ) -> Search:
     """Return a new run, or the run of this name if `auto` began it with the same evaluator and data.
 
     Args:
         plugin: The evaluator.
         options: Its options.
-        hours: Hours for all; None: no limit.
-        limits: Settings of the run.
+        settings: Settings of the run.
         name: Name of the run; None for a new one.
         store: Folder of the runs.
 
@@ -120,7 +144,6 @@ def _begun(
         UsageError: There is another run of this name.
     """
     from evo_tune.cli.final_training import Wish, read_wish, write_wish
-    from evo_tune.cli.flags import FIRST
     from evo_tune.loop.search import Search
     from evo_tune.store.manifest import MANIFEST
     from evo_tune.store.run import Run
@@ -131,8 +154,6 @@ def _begun(
         if not same or run.manifest.options.get("data") != options.get("data"):
             raise UsageError(f"--name {name}: there is another run of this name: choose another name")
         return Search.resume(name, store=store, ask=shared.asking())
-    timed = {} if hours is None else {"hours": hours}
-    settings = {**FIRST, **limits, **timed}
     search = Search(plugin.reference, options=options, store=store, name=name, **settings)
     write_wish(search.saved, Wish())
     return search
