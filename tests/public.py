@@ -35,6 +35,7 @@ OUTSIDE = {
     "evo_tune.prediction.language": ("LanguageModel",),
     "evo_tune.prediction.model": ("ClassifierModel", "RegressionModel"),
     "evo_tune.prediction.series": ("ForecastModel",),
+    "evo_tune.report.loading": ("Results",),
 }
 """Public names in other modules than `evo_tune` itself, as docs/api.md and docs/integrations.md have them."""
 
@@ -158,10 +159,12 @@ def script(path: str) -> ModuleType:
 def public() -> dict[str, list[str]]:
     """Return the public names by owner, as the code has them."""
     import evo_tune
+    from evo_tune.report import charts
 
     found = dict(python_names(evo_tune, evo_tune.__all__))
     for place, names in OUTSIDE.items():
         found.update(python_names(importlib.import_module(place), names))
+    found["evo_tune.report.loading.Results.plot"] = charts.names()
     for place in ENGINE:
         module = importlib.import_module(place)
         shown = {name: one for name, one in vars(module).items() if not name.startswith("_") and name != "annotations"}

@@ -81,7 +81,7 @@ class Results:
 
     @cached_property
     def plot(self) -> Plots:
-        """The charts: `plot.course()`, `plot.lineage()`, …; `dir(run.plot)` lists them."""
+        """The charts: `plot.history()`, `plot.lineage()`, …; `dir(run.plot)` lists them."""
         return Plots(self._material)
 
     def report(self, path: str | Path) -> Path:

@@ -23,7 +23,7 @@ from typing import Any, get_args
 
 from evo_tune.errors import StoreError
 from evo_tune.report import charts
-from evo_tune.report.charts import course
+from evo_tune.report.charts import history
 from evo_tune.report.drawing import SERIES, Command, Drawn, Part, Table, as_json
 from evo_tune.report.material import Material
 from evo_tune.report.summary import spent
@@ -406,10 +406,10 @@ def compared(materials: Sequence[Material]) -> dict[str, Part]:
     drawn = []
     for (evaluator, objective), alike in tasks.items():
         of = f", {objective} of {evaluator}" if len(tasks) > 1 else ""
-        figures = [(by, course.draw(alike, by)) for by in get_args(course.By)]
-        drawn += [Drawn(made, f"By {course.TITLES[by]}{of}") for by, made in figures if made is not None]
+        figures = [(by, history.draw(alike, by)) for by in get_args(history.By)]
+        drawn += [Drawn(made, f"By {history.TITLES[by]}{of}") for by, made in figures if made is not None]
     if drawn:
-        found["course"] = Part(
+        found["history"] = Part(
             "Side by side",
             "The best value so far of each run. Evaluations show which strategy learns most from each trial, cost "
             "shows what a full training buys, and time shows how long you wait.",

@@ -104,7 +104,7 @@ def test_the_samples_report_is_drawn_whole_and_in_silence(sample: tuple[Opened, 
     assert opened.asked == [path.resolve().as_uri()]
     material = Material(Run.open(SAMPLE))
     count = len(material.ranked)
-    for chart in ("course-0", "course-1", "course-2"):
+    for chart in ("history-0", "history-1", "history-2"):
         assert opened.marks(chart) == len(material.trials) + 1  # failures too; the recommended trial has a second mark
     assert opened.marks("slices-0") >= count + 1
     assert opened.count("#slots-0 .bars .point") == len(material.trials)
@@ -122,7 +122,7 @@ def test_failures_rungs_and_pruned_trainings_are_drawn(browse: Open, alone: Any,
     opened = browse(alone(run))
     failed = [id for id, outcome in run.outcomes.items() if outcome.status not in ("ok", "pruned")]
     assert failed
-    assert opened.count("#course-0 .trace.scatter:nth-of-type(2) .point") == len(failed)
+    assert opened.count("#history-0 .trace.scatter:nth-of-type(2) .point") == len(failed)
     assert opened.count("#curves-0 .shapelayer path") == 2  # the rungs below the full training
     pruned = [outcome for outcome in run.outcomes.values() if outcome.status == "pruned"]
     assert pruned
@@ -143,7 +143,7 @@ def test_two_objectives_have_their_front(browse: Open, alone: Any, made: Made) -
 def test_several_runs_are_drawn_side_by_side(browse: Open, alone: Any, made: Made) -> None:
     opened = browse(alone(made(80), made(80, seed=3)))
     assert opened.said == []
-    for chart in ("course-0", "course-1", "course-2"):
+    for chart in ("history-0", "history-1", "history-2"):
         assert opened.count(f"#{chart} .scatterlayer .js-line") == 2
     assert opened.count("#verdict tbody tr") == 2
 
@@ -294,7 +294,7 @@ def test_hostile_text_is_text(browse: Open, alone: Any, made: Made) -> None:
     run.ended = HOSTILE
     opened = browse(alone(run))
     opened.page.mouse.move(600, 400)
-    for chart in ("course-0", "slots-0", "lineage-0", "slices-0"):
+    for chart in ("history-0", "slots-0", "lineage-0", "slices-0"):
         for mark in opened.page.locator(f"#{chart} .point").all()[:6]:
             mark.hover(force=True)
     assert opened.value("window.hacked") is None
@@ -450,9 +450,9 @@ def usable(opened: Opened, run: Run) -> None:
     assert opened.said == []
     marks = opened.count(".point")
     assert marks < 10_000
-    assert opened.marks("course-0") <= 2 * MOST_MARKS
+    assert opened.marks("history-0") <= 2 * MOST_MARKS
     assert (
-        f"{MOST_MARKS} of {len(Material(run).ranked)} results are drawn" in opened.page.locator("#course").inner_text()
+        f"{MOST_MARKS} of {len(Material(run).ranked)} results are drawn" in opened.page.locator("#history").inner_text()
     )
     opened.page.locator("#parallel-0").scroll_into_view_if_needed()
     drag(opened, "parallel-0", 1, 0.5, 1.0)

@@ -14,7 +14,7 @@ import pytest
 from evo_tune import Search
 from evo_tune.genome.trial import Outcome
 from evo_tune.report import charts
-from evo_tune.report.charts import course, curves, front, lineage, pairs, parallel, resources, seeds, slots, trials
+from evo_tune.report.charts import curves, front, history, lineage, pairs, parallel, resources, seeds, slots, trials
 from evo_tune.report.drawing import as_plotly, log_axis, safe, thinned
 from evo_tune.report.material import Material
 from evo_tune.report.recommendation import fresh_values
@@ -25,7 +25,7 @@ from tests.report.conftest import SAMPLE, Made
 
 
 def test_parts_come_in_the_order_of_what_matters() -> None:
-    order = ["verdict", "next_steps", "course", "lineage", "parallel", "slices", "pairs", "importances"]
+    order = ["verdict", "next_steps", "history", "lineage", "parallel", "slices", "pairs", "importances"]
     order += ["curves", "front", "resources", "scale", "slots", "seeds", "trials"]
     assert charts.names() == order
     found = charts.parts(Material(Run.open(SAMPLE)))
@@ -104,8 +104,8 @@ def test_a_pair_can_be_chosen_and_few_results_have_no_background(made: Made, mat
 # Course.
 
 
-def test_the_course_is_that_of_the_summary(material: Material) -> None:
-    went = course.course(material)
+def test_the_history_is_that_of_the_summary(material: Material) -> None:
+    went = history.progress(material)
     turns = [i for i in range(len(went.best)) if i == 0 or went.best[i] != went.best[i - 1]]
     turns = [i for i in turns if not math.isnan(went.best[i])]
     assert [(i + 1, went.best[i], went.id[i]) for i in turns] == best_so_far(material.run)
@@ -120,8 +120,8 @@ def test_one_genome_is_recommended_and_marked_in_all_charts(made: Made, monkeypa
     found = charts.parts(Material(made()))
     assert f"trial {chosen.id}" in " ".join(found["verdict"].facts)
     said = f"The star is the recommended trial {chosen.id}; trial {first.id} was the best on one seed and is not"
-    assert said in found["course"].reads
-    for name, at in (("course", {chosen.id}), ("parallel", set())):
+    assert said in found["history"].reads
+    for name, at in (("history", {chosen.id}), ("parallel", set())):
         marked = [one for one in found[name].figures[0].figure["data"] if one["name"].startswith("recommended")]
         assert len(marked) == 1
         assert {*marked[0].get("customdata", ())} == at
@@ -129,19 +129,19 @@ def test_one_genome_is_recommended_and_marked_in_all_charts(made: Made, monkeypa
     assert f"Trial {chosen.id} and its" in found["lineage"].reads
 
 
-def test_a_bad_beginning_does_not_flatten_the_course(made: Made) -> None:
+def test_a_bad_beginning_does_not_flatten_the_history(made: Made) -> None:
     material = Material(made(400))
-    assert np.nanmax(course.course(material).best) > material.worst_shown, "else this test says nothing"
-    figure = course.draw(material)
+    assert np.nanmax(history.progress(material).best) > material.worst_shown, "else this test says nothing"
+    figure = history.draw(material)
     assert figure is not None
     low, high = figure["layout"]["yaxis"]["range"]
     assert low < material.losses.min() < material.worst_shown < high < 1.2 * material.worst_shown
 
 
 def test_cost_and_time_end_where_the_run_does(material: Material) -> None:
-    assert course.course(material, "cost").x[-1] == pytest.approx(spent(material.run))
-    assert course.course(material, "time").x[-1] == pytest.approx(material.run.seconds, abs=1e-3)
-    assert (np.diff(course.course(material, "time").x) >= 0).all()
+    assert history.progress(material, "cost").x[-1] == pytest.approx(spent(material.run))
+    assert history.progress(material, "time").x[-1] == pytest.approx(material.run.seconds, abs=1e-3)
+    assert (np.diff(history.progress(material, "time").x) >= 0).all()
 
 
 def test_a_pause_between_sessions_is_no_time(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_loading_writes_and_locks_nothing(tmp_path: Path) -> None:
         run = evo_tune.load("mine", store=tmp_path)
         run.frame()
         run._repr_html_()
-        run.plot.course()
+        run.plot.history()
     os.chmod(tmp_path / "mine", 0o755)
     assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
 
@@ -62,15 +62,15 @@ def test_every_chart_is_a_figure_of_the_library(loaded: Results) -> None:
     assert found.pop("front") is None  # one objective
     assert found.pop("scale") is None  # no larger model
     assert all(isinstance(figure, go.Figure) for figure in found.values())
-    assert loaded.plot.course.__doc__ is not None
-    assert loaded.plot.course(by="time").layout.xaxis.title.text.endswith(" of work")
+    assert loaded.plot.history.__doc__ is not None
+    assert loaded.plot.history(by="time").layout.xaxis.title.text.endswith(" of work")
     assert loaded.plot.slices("lr").layout.xaxis.title.text == "lr"
     child = [trial.id for trial in loaded.trials if trial.candidate.parents][-1]
     assert loaded.plot.lineage(id=child) is not None
 
 
 def test_what_there_is_not_is_told(loaded: Results) -> None:
-    with pytest.raises(AttributeError, match="there is no chart 'corse': expected one of course"):
+    with pytest.raises(AttributeError, match="there is no chart 'corse': expected one of curves"):
         loaded.plot.corse()
     with pytest.raises(UsageError, match=r"plot\.slices"):
         loaded.plot.slices("learning_rate")

@@ -72,11 +72,11 @@ def test_sentences_show_commands_as_code() -> None:
 
 def test_runs_of_different_tasks_have_axes_of_their_own(made: Made) -> None:
     runs = [made(80), made(80, seed=3), made(90, seed=4, objectives=("params:min", "loss:min"))]
-    captions = [one.caption for one in compared([Material(run) for run in runs])["course"].figures]
+    captions = [one.caption for one in compared([Material(run) for run in runs])["history"].figures]
     assert len(captions) == 6
     assert captions[0].startswith("By evaluations, loss:min of ")
     assert captions[3].startswith("By evaluations, params:min of ")
-    assert len(compared([Material(run) for run in runs[:2]])["course"].figures) == 3
+    assert len(compared([Material(run) for run in runs[:2]])["history"].figures) == 3
 
 
 def test_the_policy_names_each_script_by_its_hash() -> None:

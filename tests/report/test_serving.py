@@ -91,13 +91,13 @@ def impatient(page: Any) -> None:
 def test_the_page_follows_the_run(run: Path, address: str, made: Made, browse: Open) -> None:
     opened = browse(address, before=impatient)
     page = opened.page
-    before = opened.marks("course-0")
+    before = opened.marks("history-0")
     assert "Not running now" in page.locator("#state").inner_text()
     lines = (made().folder / "_journal.jsonl").read_bytes().splitlines(keepends=True)
     with (run / "_journal.jsonl").open("ab") as journal:
         journal.write(b"".join(lines[160:]))
     page.locator("#state", has_text="Ended: the limit of 80 trials is reached").wait_for(timeout=30_000)
-    opened.until(f"document.querySelectorAll('#course-0 .trace.scatter .point').length > {before}")
+    opened.until(f"document.querySelectorAll('#history-0 .trace.scatter .point').length > {before}")
     assert opened.said == []
     assert all(asked.startswith(address) for asked in opened.asked)
 

@@ -23,7 +23,7 @@ HOVER = "trial %{customdata}<br>%{text}<extra></extra>"
 
 
 @dataclass(frozen=True)
-class Course:
+class Progress:
     """Results in the order in which they came, each array of shape (results,).
 
     Args:
@@ -47,8 +47,8 @@ class Course:
         return np.asarray(found[~np.isnan(self.best[found])])
 
 
-def course(material: Material, by: By = "evaluations") -> Course:
-    """Return the course of a run."""
+def progress(material: Material, by: By = "evaluations") -> Progress:
+    """Return the progress of a run."""
     run, sign = material.run, material.objective.sign
     ids = np.array(run.recorded, dtype=int)
     trials = [material.by_id[id] for id in run.recorded]
@@ -63,74 +63,74 @@ def course(material: Material, by: By = "evaluations") -> Course:
         x = np.array([run.finished[id] for id in run.recorded], dtype=float)
     else:
         x = np.arange(1.0, len(ids) + 1.0)
-    return Course(ids, x, sign * losses, sign * np.where(np.isinf(best), np.nan, best), failed)
+    return Progress(ids, x, sign * losses, sign * np.where(np.isinf(best), np.nan, best), failed)
 
 
 def draw(material: Material | Sequence[Material], by: By = "evaluations") -> Spec | None:
     """Return the figure of one run, or of several together; None if no full training has a value."""
     several = [material] if isinstance(material, Material) else list(material)
-    courses = [course(one, by) for one in several]
-    known = np.concatenate([one.best[one.turns] for one in courses])
+    found = [progress(one, by) for one in several]
+    known = np.concatenate([one.best[one.turns] for one in found])
     if not len(known):
         return None
     unit, title, first = 1.0, TITLES[by], several[0]
     if by == "time":
-        unit, name = plot.time_unit(max((float(one.x[-1]) for one in courses if len(one.x)), default=0.0))
+        unit, name = plot.time_unit(max((float(one.x[-1]) for one in found if len(one.x)), default=0.0))
         title = f"{name} of work"
     if len(several) == 1:
-        traces = [*_marks(first, courses[0], unit), _line(courses[0], unit, "best so far", plot.SERIES[1])]
-        traces += _recommended(first, courses[0], unit)
+        traces = [*_marks(first, found[0], unit), _line(found[0], unit, "best so far", plot.SERIES[1])]
+        traces += _recommended(first, found[0], unit)
         if len(first.losses):  # the line may begin far above the results
             sign = first.objective.sign
             known = sign * np.minimum(np.append(sign * known, first.worst_shown), first.worst_shown)
     else:
-        names = enumerate(zip(several, courses, strict=True))
-        traces = [_line(went, unit, plot.safe(one.name), plot.SERIES[n % len(plot.SERIES)]) for n, (one, went) in names]
+        names = enumerate(zip(several, found, strict=True))
+        traces = [_line(seen, unit, plot.safe(one.name), plot.SERIES[n % len(plot.SERIES)]) for n, (one, seen) in names]
     low, high = float(known.min()), float(known.max())
     room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     y = plot.axis(plot.safe(first.metric), range=[low - room, high + room])
     return plot.figure(traces, plot.axis(title, rangemode="tozero"), y)
 
 
-def _line(went: Course, unit: float, name: str, color: str) -> dict[str, Any]:
-    x, y, ids = went.x[went.turns], went.best[went.turns], went.id[went.turns]
+def _line(seen: Progress, unit: float, name: str, color: str) -> dict[str, Any]:
+    x, y, ids = seen.x[seen.turns], seen.best[seen.turns], seen.id[seen.turns]
     if len(x):
-        x, y, ids = np.append(x, went.x[-1]), np.append(y, y[-1]), np.append(ids, ids[-1])
+        x, y, ids = np.append(x, seen.x[-1]), np.append(y, y[-1]), np.append(ids, ids[-1])
     hover = "best so far %{y:.5g}<br>trial %{customdata}<extra></extra>"
     return plot.steps(x / unit, y, name, color, customdata=ids, hovertemplate=hover, meta={"kind": "best"})
 
 
-def _recommended(material: Material, went: Course, unit: float) -> list[dict[str, Any]]:
+def _recommended(material: Material, seen: Progress, unit: float) -> list[dict[str, Any]]:
     """Return the mark of the recommended trial."""
-    at = np.flatnonzero((went.id == material.best.id) & ~np.isnan(went.value)) if material.best else np.array([], int)
+    at = np.flatnonzero((seen.id == material.best.id) & ~np.isnan(seen.value)) if material.best else np.array([], int)
     star = {"symbol": "star", "size": 14, "color": Color.BEST}
     hover = "recommended: trial %{customdata}, %{y:.5g} in the search<extra></extra>"
-    more = {"customdata": went.id[at], "hovertemplate": hover, "marker": star, "meta": {"kind": "recommended"}}
-    return [plot.points(went.x[at] / unit, went.value[at], "recommended", Color.BEST, **more)] if len(at) else []
+    more = {"customdata": seen.id[at], "hovertemplate": hover, "marker": star, "meta": {"kind": "recommended"}}
+    return [plot.points(seen.x[at] / unit, seen.value[at], "recommended", Color.BEST, **more)] if len(at) else []
 
 
-def _marks(material: Material, went: Course, unit: float) -> list[dict[str, Any]]:
+def _marks(material: Material, seen: Progress, unit: float) -> list[dict[str, Any]]:
     """Return the results, the value of the default, and the failures."""
     sign, worst = material.objective.sign, material.worst_shown
 
     def marks(which: np.ndarray, y: np.ndarray, texts: list[str], name: str, color: str, **more: Any) -> dict[str, Any]:
-        more |= {"customdata": went.id[which], "text": texts, "hovertemplate": HOVER}
-        return plot.points(went.x[which] / unit, y, name, color, **more)
+        more |= {"customdata": seen.id[which], "text": texts, "hovertemplate": HOVER}
+        return plot.points(seen.x[which] / unit, y, name, color, **more)
 
-    there, failed = np.flatnonzero(~np.isnan(went.value)), np.flatnonzero(went.failed)
+    there, failed = np.flatnonzero(~np.isnan(seen.value)), np.flatnonzero(seen.failed)
     there, failed = there[plot.thinned(len(there), plot.MOST_MARKS)], failed[plot.thinned(len(failed), plot.MOST_MARKS)]
-    shown = sign * np.minimum(sign * went.value[there], worst)
-    texts = [f"{value:.5g}" for value in went.value[there]]
+    shown = sign * np.minimum(sign * seen.value[there], worst)
+    texts = [f"{value:.5g}" for value in seen.value[there]]
     traces = [marks(there, shown, texts, "full trainings", Color.FAINT, meta={"kind": "result"})]
     if len(failed):
-        texts = [plot.safe(material.run.outcomes[id].error or "", 120) for id in went.id[failed]]
+        texts = [plot.safe(material.run.outcomes[id].error or "", 120) for id in seen.id[failed]]
         cross = {"symbol": "x-thin", "size": 8, "line": {"width": 1.5, "color": plot.SERIES[3]}}
         y = np.full(len(failed), sign * worst)
         traces.append(marks(failed, y, texts, "failed", plot.SERIES[3], marker=cross, meta={"kind": "failed"}))
     if material.default is not None and material.default.losses:
         y = np.full(2, sign * min(material.default.losses[0], worst))
         dots = {"line": {"dash": "dot"}, "hoverinfo": "skip"}
-        traces.append(plot.steps(np.array([0.0, went.x[-1] / unit]), y, "default", Color.DEFAULT, 1.5, **dots))
+        traces.append(plot.steps(np.array([0.0, seen.x[-1] / unit]), y, "default", Color.DEFAULT, 1.5, **dots))
     return traces
 
 
@@ -154,7 +154,7 @@ def part(material: Material) -> Part | None:
     for one in drawn:
         layout = one.figure["layout"]
         layout |= {"showlegend": False, "margin": {**layout["margin"], "t": 16}}  # the text explains the marks
-    found = course(material)
+    found = progress(material)
     beyond = int((material.losses > material.worst_shown).sum())
     notes = [
         plot.drawn_of(plot.MOST_MARKS, int((~np.isnan(found.value)).sum()), "results"),
@@ -165,7 +165,7 @@ def part(material: Material) -> Part | None:
     way = "falls" if material.better == "lower" else "rises"
     failed = ", crosses are failures" if found.failed.any() else ""
     return Part(
-        "Course",
+        "History",
         f"The orange line is the best {material.metric} so far and the dotted line the default; grey points are full "
         f"trainings{failed}.{_leading(material)} If the line still {way} at the end, more trials are likely to help.",
         drawn,
