@@ -117,7 +117,7 @@ class World:
             Candidate(
                 id=history.proposed_count,
                 generation=history.fresh_count // strategy.population,
-                seed=trial_seed(self.seed, proposal.replicate),
+                seed=trial_seed(self.seed, proposal.extra_seed),
                 reported_before=len(history.trials),
                 **{name: getattr(proposal, name) for name in Proposal.__dataclass_fields__},
             )

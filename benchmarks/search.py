@@ -141,7 +141,7 @@ class Ours:
             return min(told, key=lambda one: (one.losses(1.0), one.birth.id)).birth.genome
         sizes, units = sizes_of(self.history.space), self.history.proposed_units
         known = [
-            {one.candidate.replicate: one.losses[0] for one in (entry.results[1.0], *entry.repeats) if one.losses}
+            {one.candidate.extra_seed: one.losses[0] for one in (entry.results[1.0], *entry.repeats) if one.losses}
             for entry in told
         ]
         order = by_expectation(

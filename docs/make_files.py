@@ -20,7 +20,7 @@ from evo_tune.genome.values import Genome, Value
 from evo_tune.settings import RunSettings
 from evo_tune.store import events, manifest, table
 
-SAME_AS = {events.Birth: Candidate, events.Result: Outcome}
+SAME_AS = {events.CandidateRecord: Candidate, events.Result: Outcome}
 """Types on disk that have the fields of another type, and no texts of their own."""
 
 NAMES = {
@@ -31,7 +31,12 @@ NAMES = {
 }
 """Types that are described elsewhere."""
 
-TITLES = {events.Birth: "Candidate", events.Result: "Outcome", events.Range: "Gene", manifest.Learned: "Earlier run"}
+TITLES = {
+    events.CandidateRecord: "Candidate",
+    events.Result: "Outcome",
+    events.Range: "Gene",
+    manifest.Learned: "Earlier run",
+}
 """Titles of the tables of types that are part of others."""
 
 COLUMNS = {

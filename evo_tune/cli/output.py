@@ -162,7 +162,7 @@ class Proposed(_Event, tag="proposed", kw_only=True):
         genome: Values of the genes, by name.
         budget: Share of a full training at which it stops. Unit: full trainings.
         resumes: Trial whose training it continues.
-        replicate: Number of its seed; the first seed of a genome is 0.
+        extra_seed: Number of the extra seed; 0: the first seed of the genome.
     """
 
     id: int
@@ -172,7 +172,7 @@ class Proposed(_Event, tag="proposed", kw_only=True):
     genome: Genome
     budget: float
     resumes: int | None
-    replicate: int
+    extra_seed: int
 
 
 class Widened(_Event, tag="widened", kw_only=True):
@@ -429,7 +429,7 @@ class Recent:
         for id in list(run.recorded[len(self._results) :]):
             trial = run.trial(id)
             loss = trial.losses[0] if trial.losses else math.inf
-            counts = trial.rankable and trial.feasible and not trial.candidate.replicate
+            counts = trial.rankable and trial.feasible and not trial.candidate.extra_seed
             before = self._best[-1] if self._best else math.inf
             self._best.append(min(before, loss) if counts else before)
             value = shared.show_value(objective.value(loss)) if trial.losses else trial.outcome.status
@@ -634,7 +634,7 @@ class Stream:
                 genome=candidate.genome,
                 budget=candidate.budget,
                 resumes=candidate.resumes,
-                replicate=candidate.replicate,
+                extra_seed=candidate.extra_seed,
             )
         yield from self._recorded(run, recorded)
         leader = run.leader

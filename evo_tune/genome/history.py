@@ -241,7 +241,7 @@ class History(ABC):
         """
 
     @abstractmethod
-    def seen(self, genome: Genome, budget: float = 1.0, replicate: int = 0) -> bool:
+    def seen(self, genome: Genome, budget: float = 1.0, extra_seed: int = 0) -> bool:
         """Return whether this was proposed before; a duplicate would waste a training run."""
 
     @property
@@ -375,8 +375,8 @@ class RunHistory(History):
     def excesses(self) -> np.ndarray:
         return np.array(self._excesses.get(len(self._ranked)))
 
-    def seen(self, genome: Genome, budget: float = 1.0, replicate: int = 0) -> bool:
-        return (genome_key(genome), budget, replicate) in self._seen
+    def seen(self, genome: Genome, budget: float = 1.0, extra_seed: int = 0) -> bool:
+        return (genome_key(genome), budget, extra_seed) in self._seen
 
     def kept(self, genome: Genome) -> bool:
         """Return whether a genome was proposed before the space was widened, with the steps of the earlier space."""
@@ -399,7 +399,7 @@ class RunHistory(History):
         self._out[candidate.id] = candidate
         if candidate.fresh:
             self._fresh.append(candidate)
-        self._seen.setdefault((genome_key(candidate.genome), candidate.budget, candidate.replicate), candidate.id)
+        self._seen.setdefault((genome_key(candidate.genome), candidate.budget, candidate.extra_seed), candidate.id)
 
     def widen(self, space: SearchSpace, lessons: Sequence[Lesson] = ()) -> None:
         """Continue in a wider space: genomes stay the same, and their unit coordinates are computed again.

@@ -29,7 +29,7 @@ WARM_START = "warm-start"
 PROMOTION = "promotion"
 """Operator of a training run that continues to the next rung."""
 
-REPLICATE = "replicate"
+EXTRA_SEED = "extra-seed"
 """Operator of an extra seed of a genome."""
 
 BY_HAND = "by hand"
@@ -160,12 +160,12 @@ class Proposal:
 
     Args:
         genome: A snapped genome (see `SearchSpace.snap`).
-        operator: Origin of the genome, for display: 'default', 'warm-start', 'promotion', 'replicate', 'from
+        operator: Origin of the genome, for display: 'default', 'warm-start', 'promotion', 'extra-seed', 'from
             scratch', or a name of the strategy's own ('crossover+mutation').
         parents: Ids of the trials that the genome was bred from.
         budget: Fraction of the full training, 0 < budget ≤ 1.
         resumes: Id of the trial whose checkpoint it continues; None for a training from the start.
-        replicate: Number of its seed: 0 for the first seed of a genome.
+        extra_seed: Number of the extra seed; 0: the first seed of the genome.
         stop_if: Bounds (fraction, metric, loss bound) beyond which it is pruned.
     """
 
@@ -174,7 +174,7 @@ class Proposal:
     parents: tuple[int, ...] = ()
     budget: float = 1.0
     resumes: int | None = None
-    replicate: int = 0
+    extra_seed: int = 0
     stop_if: tuple[tuple[float, str, float], ...] = ()
 
     @property
@@ -200,7 +200,7 @@ class Candidate:
         parents: See Proposal.
         budget: See Proposal.
         resumes: See Proposal.
-        replicate: See Proposal.
+        extra_seed: See Proposal.
         stop_if: See Proposal; fixed when it is proposed.
         test: Whether it may use the test set; only in the final comparison, so the journal does not record it.
         timing: Steps to time instead of a training run, only in a forecast; not in the journal. 0 trains as usual.
@@ -216,7 +216,7 @@ class Candidate:
     parents: tuple[int, ...] = ()
     budget: float = 1.0
     resumes: int | None = None
-    replicate: int = 0
+    extra_seed: int = 0
     stop_if: tuple[tuple[float, str, float], ...] = ()
     test: bool = False
     timing: int = 0
@@ -234,7 +234,7 @@ class Candidate:
 
 
 def _is_fresh(birth: Proposal | Candidate) -> bool:
-    return birth.resumes is None and birth.replicate == 0
+    return birth.resumes is None and birth.extra_seed == 0
 
 
 @dataclass(frozen=True)
@@ -378,13 +378,13 @@ def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, 
     return "ok", plain, None
 
 
-def trial_seed(run_seed: int, replicate: int, key: str | None = None) -> int:
+def trial_seed(run_seed: int, extra_seed: int, key: str | None = None) -> int:
     """Return the seed of a training run.
 
     Args:
         run_seed: Seed of the run.
-        replicate: Seed number of the genome, from 0; each has another seed.
+        extra_seed: Number of the extra seed; 0: the first seed of the genome.
         key: Identity of the genome, if each genome has its own seeds; None: all genomes share the seeds.
     """
     own = [] if key is None else np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype="<u4").tolist()
-    return int(np.random.SeedSequence([run_seed, 1, replicate, *own]).generate_state(1)[0])
+    return int(np.random.SeedSequence([run_seed, 1, extra_seed, *own]).generate_state(1)[0])

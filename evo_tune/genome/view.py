@@ -84,7 +84,7 @@ def entries(history: History) -> dict[str, Entry]:
     def step(found: dict[str, Entry], trial: Trial) -> dict[str, Entry]:
         key = genome_key(trial.genome)
         entry = found.setdefault(key, Entry(key, trial.candidate))
-        if trial.candidate.replicate:
+        if trial.candidate.extra_seed:
             entry.repeats.append(trial)
         else:
             entry.results[trial.candidate.budget] = trial
@@ -231,7 +231,7 @@ class _Births:
         number: Id in the view by id in the run.
         shown: Candidates with the view's ids.
         units: Unit coordinates of each candidate, shape (genes,).
-        seen: Id in the view by (genome key, budget, replicate).
+        seen: Id in the view by (genome key, budget, extra_seed).
     """
 
     ids: list[int] = field(default_factory=list)
@@ -248,7 +248,7 @@ class _Births:
         parents = tuple(self.number[parent] for parent in one.parents if parent in self.number)
         self.shown.append(replace(one, id=number, parents=parents, budget=1.0, stop_if=()))
         self.units.append(units)
-        self.seen.setdefault((genome_key(one.genome), 1.0, one.replicate), number)
+        self.seen.setdefault((genome_key(one.genome), 1.0, one.extra_seed), number)
         return self
 
 
@@ -352,8 +352,8 @@ class View(History):
         """
         return np.asarray(self._scaled[self._order])
 
-    def seen(self, genome: Genome, budget: float = 1.0, replicate: int = 0) -> bool:
-        return (genome_key(genome), budget, replicate) in self._births.seen or self._barred(genome)
+    def seen(self, genome: Genome, budget: float = 1.0, extra_seed: int = 0) -> bool:
+        return (genome_key(genome), budget, extra_seed) in self._births.seen or self._barred(genome)
 
 
 def ledger_of(history: History) -> Ledger:

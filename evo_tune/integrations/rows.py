@@ -203,7 +203,7 @@ def _facts(candidate: Candidate) -> dict[str, Any]:
         "generation": candidate.generation,
         "budget": candidate.budget,
         "seed": candidate.seed,
-        "replicate": candidate.replicate,
+        "extra_seed": candidate.extra_seed,
     }
     return facts if candidate.resumes is None else {**facts, "resumes": candidate.resumes}
 

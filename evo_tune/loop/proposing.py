@@ -64,7 +64,7 @@ def candidate_of(proposal: Proposal, history: RunHistory, run: Run) -> Candidate
     return Candidate(
         id=history.proposed_count,
         generation=history.fresh_count // run.manifest.population,
-        seed=run.manifest.seed_of(proposal.genome, proposal.replicate),
+        seed=run.manifest.seed_of(proposal.genome, proposal.extra_seed),
         reported_before=len(history.trials),
         **{name: getattr(proposal, name) for name in Proposal.__dataclass_fields__},
     )
@@ -373,6 +373,6 @@ def _consistent(candidate: Candidate, history: RunHistory, run: Run) -> bool:
     """Return whether generation, seed and reported_before follow from the rules of the run."""
     return (
         candidate.generation == history.fresh_count // run.manifest.population
-        and candidate.seed == run.manifest.seed_of(candidate.genome, candidate.replicate)
+        and candidate.seed == run.manifest.seed_of(candidate.genome, candidate.extra_seed)
         and candidate.reported_before == len(history.trials)
     )

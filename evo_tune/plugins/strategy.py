@@ -116,7 +116,7 @@ class Strategy(Options, ABC):
             rng: New generator for each call, and the only source of randomness.
 
         Returns:
-            A proposal whose genome is snapped and was not proposed before with this budget and replicate. None means
+            A proposal whose genome is snapped and was not proposed before with this budget and extra seed. None means
             that results are needed first; None without a pending trial ends the run.
         """
 

@@ -90,7 +90,7 @@ def _modelled(run: Run, found: Sequence[Trial]) -> dict[int, float]:
     seeds: dict[str, dict[int, float]] = {}
     for trial in run.trials():
         if trial.rankable and trial.feasible and trial.losses is not None:
-            seeds.setdefault(genome_key(trial.genome), {})[trial.candidate.replicate] = trial.losses[0]
+            seeds.setdefault(genome_key(trial.genome), {})[trial.candidate.extra_seed] = trial.losses[0]
     space = SearchSpace(None, None, **run.genes)
     sizes = sizes_of(space)
 

@@ -217,7 +217,7 @@ def best_so_far(run: Run) -> list[tuple[int, float, int]]:
     lowest = math.inf
     for count, id in enumerate(run.recorded, 1):
         trial = run.trial(id)
-        counts = trial.rankable and trial.feasible and not trial.candidate.replicate
+        counts = trial.rankable and trial.feasible and not trial.candidate.extra_seed
         if counts and trial.losses is not None and trial.losses[0] < lowest:
             lowest = trial.losses[0]
             steps.append((count, run.objectives[0].value(lowest), id))

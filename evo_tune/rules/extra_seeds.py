@@ -98,10 +98,10 @@ class Trained:
 
     def take(self, trial: Trial) -> None:
         """Add a result."""
-        self.repeats += trial.candidate.replicate > 0
+        self.repeats += trial.candidate.extra_seed > 0
         if trial.feasible and trial.losses is not None:
-            self.losses[trial.candidate.replicate] = trial.losses[0]
-        elif not trial.candidate.replicate:
+            self.losses[trial.candidate.extra_seed] = trial.losses[0]
+        elif not trial.candidate.extra_seed:
             self.losses.clear()
 
 
@@ -151,7 +151,7 @@ class Doubt:
         if len(known.losses) > 1:
             self._alike = self._alike is not False and len(set(known.losses.values())) == 1
         self._told += 1
-        tells = self._told >= self._due or (trial.candidate.replicate > 0 and self._learned is not None)
+        tells = self._told >= self._due or (trial.candidate.extra_seed > 0 and self._learned is not None)
         if tells and len(rows := self._selected()) >= ENOUGH:
             self._due = math.ceil(GROWTH * self._told)
             self._learned, self._logs = self._trainings(np.append(rows, self._left(set()))), None
@@ -166,7 +166,7 @@ class Doubt:
                 candidates are extra seeds, because the results of the new genomes are not known yet.
             cost: Cost of a new genome, in full trainings; an extra seed costs one.
         """
-        waiting = {genome_key(one.genome) for one in out if one.replicate}
+        waiting = {genome_key(one.genome) for one in out if one.extra_seed}
         believed = self._believed(out)
         if believed is None or 4 * len(waiting) > len(out):
             return None

@@ -16,7 +16,7 @@ import numpy as np
 
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.history import History, RunHistory
-from evo_tune.genome.trial import REPLICATE, Candidate, Constraint, Proposal, Trial, violation
+from evo_tune.genome.trial import EXTRA_SEED, Candidate, Constraint, Proposal, Trial, violation
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.genome.view import Entry, View, entries
 from evo_tune.genome.widening import Range
@@ -114,7 +114,7 @@ class Ruled(Strategy):
         if not self.settings.continues:
             return None
         out = [(genome_key(one.genome), one) for one in history.pending]
-        promoted = {(key, one.budget) for key, one in out if not one.replicate}
+        promoted = {(key, one.budget) for key, one in out if not one.extra_seed}
         births = history.fresh_proposals
         audits = {genome_key(births[number].genome) for number in audits_among(len(births))}
         known = self._known(history)
@@ -129,7 +129,7 @@ class Ruled(Strategy):
         if self.settings.extra_seeds_by_gain:
             birth = known.doubt.next(history.pending, known.rungs.cost())
             return None if birth is None else _further(birth, 1 + known.doubt.repeats(birth))
-        return self._replicate(known.leader.first(), [one for _, one in out])
+        return self._extra_seed(known.leader.first(), [one for _, one in out])
 
     def widening(self, history: RunHistory) -> Widening | None:
         """Return the range to widen before a new genome is proposed; None if there is none.
@@ -161,11 +161,11 @@ class Ruled(Strategy):
         best = sorted(found.values(), key=lambda entry: (entry.losses(1.0) or (math.inf,), entry.birth.id))
         return [entry.birth for entry in best[:count]]
 
-    def _replicate(self, leader: Entry | None, out: Sequence[Candidate]) -> Proposal | None:
+    def _extra_seed(self, leader: Entry | None, out: Sequence[Candidate]) -> Proposal | None:
         """Return the next seed of the leading genome; None if it already has the maximum number of seeds."""
         if leader is None or self.settings.most_seeds == 1:
             return None
-        waiting = [one for one in out if one.replicate and genome_key(one.genome) == leader.key]
+        waiting = [one for one in out if one.extra_seed and genome_key(one.genome) == leader.key]
         seeds = 1 + len(leader.repeats) + len(waiting)
         if seeds >= self.settings.most_seeds:
             return None
@@ -261,4 +261,4 @@ class Ruled(Strategy):
 
 def _further(birth: Candidate, number: int) -> Proposal:
     """Return the proposal to train a genome with extra seed `number`."""
-    return Proposal(birth.genome, REPLICATE, birth.parents, replicate=number)
+    return Proposal(birth.genome, EXTRA_SEED, birth.parents, extra_seed=number)

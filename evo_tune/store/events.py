@@ -32,7 +32,7 @@ LONG = 1 << 20
 """Length in bytes above which an invalid line is not parsed a second time."""
 
 
-class Birth(Struct, forbid_unknown_fields=True):
+class CandidateRecord(Struct, forbid_unknown_fields=True):
     """A Candidate in the journal: its fields in their order, without test, timing and baseline, which no trial has."""
 
     id: Whole
@@ -44,7 +44,7 @@ class Birth(Struct, forbid_unknown_fields=True):
     parents: tuple[Whole, ...]
     budget: Share = 1.0
     resumes: Whole | None = None
-    replicate: Whole = 0
+    extra_seed: Whole = 0
     stop_if: tuple[tuple[Finite, str, Finite], ...] = ()
 
     def candidate(self) -> Candidate:
@@ -135,12 +135,15 @@ class Proposed(_Event, tag="proposed"):
         candidate: The candidate.
     """
 
-    candidate: Birth
+    candidate: CandidateRecord
 
     @classmethod
     def of(cls, candidate: Candidate, time: float) -> Proposed:
         """Return the event of a new candidate."""
-        return cls(candidate=Birth(*(getattr(candidate, name) for name in Birth.__struct_fields__)), time=time)
+        return cls(
+            candidate=CandidateRecord(*(getattr(candidate, name) for name in CandidateRecord.__struct_fields__)),
+            time=time,
+        )
 
 
 class Recorded(_Event, tag="recorded"):

@@ -97,9 +97,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         """Number of new genomes in a generation."""
         return int(self.strategy_options["population"])
 
-    def seed_of(self, genome: Genome, replicate: int) -> int:
-        """Return the seed of a genome's training with seed number `replicate`."""
-        return trial_seed(self.settings.seed, replicate, genome_key(genome) if self.settings.own_seeds else None)
+    def seed_of(self, genome: Genome, extra_seed: int) -> int:
+        """Return the seed of a genome's training; `extra_seed` is 0 for its first one."""
+        return trial_seed(self.settings.seed, extra_seed, genome_key(genome) if self.settings.own_seeds else None)
 
     def parsed_objectives(self) -> tuple[Objective, ...]:
         """Return the objectives."""

@@ -122,7 +122,7 @@ class Run:
         self._early: set[str] = set()
         self._told_orders: dict[int, int] = {}
         self._trials: dict[int, Trial] = {}
-        self._replicated = False
+        self._has_extra_seeds = False
         self.rescued = False  # whether the journal was removed; what could be saved is in another folder
         self._by_hand = False
         """Whether the user widened ranges since the last session."""
@@ -418,7 +418,7 @@ class Run:
             raise ValueError(f"candidate {candidate.id} has {candidate.genome}, which its genes hold as {held}")
         if candidate.resumes is not None and candidate.resumes >= candidate.id:
             raise ValueError(f"candidate {candidate.id} resumes {candidate.resumes}, which was not proposed before it")
-        self._replicated |= candidate.replicate > 0
+        self._has_extra_seeds |= candidate.extra_seed > 0
         self.candidates.append(candidate)
         self.told_at_birth.append(len(self.told))
 
@@ -434,7 +434,7 @@ class Run:
         for told in self.sequence(start=len(self._told_orders)):
             self._told_orders[told] = len(self._told_orders)
         self._metrics.update(outcome.metrics)
-        if trial.rankable and trial.losses is not None and not trial.candidate.replicate:
+        if trial.rankable and trial.losses is not None and not trial.candidate.extra_seed:
             mine = trial.violation, trial.losses, id
             self._leader = mine if self._leader is None else min(self._leader, mine)
 
@@ -490,7 +490,7 @@ class Run:
     @property
     def leader(self) -> Trial | None:
         """First of `ranked`, if any: the leader of the search, which the final comparison may not recommend."""
-        if self._replicated:  # a mean can move either way
+        if self._has_extra_seeds:  # a mean can move either way
             return next(iter(self.ranked()), None)
         return None if self._leader is None else self.trial(self._leader[2])
 

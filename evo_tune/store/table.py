@@ -57,7 +57,7 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
             pa.field("parents", pa.list_(whole)),
             pa.field("operator", text),
             pa.field("seed", whole),
-            pa.field("replicate", whole),
+            pa.field("extra_seed", whole),
             number("budget", "fraction of the full training"),
             pa.field("resumes", whole),
             pa.field("reported_before", whole),

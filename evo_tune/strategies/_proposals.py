@@ -118,7 +118,7 @@ class Remaining:
     def without(self, trial: Trial) -> Remaining:
         """Remove the genome of a trial; the last genome moves to its index."""
         candidate = trial.candidate
-        full = candidate.budget == 1.0 and candidate.replicate == 0
+        full = candidate.budget == 1.0 and candidate.extra_seed == 0
         place = self._places.pop(genome_key(candidate.genome), None) if full else None
         if place is not None:
             last = self.genomes.pop()

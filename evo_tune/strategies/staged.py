@@ -57,7 +57,7 @@ class Staged(Strategy):
     genes: int = option(4, bounds="[1, inf)", help="Largest number of genes that vary in the grid.")
     levels: int = option(3, bounds="[2, inf)", help="Levels of each gene of the grid.")
     finalists: int = option(5, bounds="[0, inf)", help="Genomes trained again; 0 ends the run after the grid.")
-    replicates: int = option(3, bounds="[1, inf)", help="Extra seeds of each finalist.")
+    extra_seeds: int = option(3, bounds="[1, inf)", help="Extra seeds of each finalist.")
     cheap: str = option(
         "params", help="Metric, or 'seconds', that chooses among equal finalists; 'none' takes the best mean."
     )
@@ -80,7 +80,7 @@ class Staged(Strategy):
         cell = next((one for one in self.grid(history, coarse) if not history.seen(one.genome)), None)
         if cell is not None or any(one.operator == "grid" for one in history.pending):
             return cell
-        return next((one for one in self._again(history) if not history.seen(one.genome, 1.0, one.replicate)), None)
+        return next((one for one in self._again(history) if not history.seen(one.genome, 1.0, one.extra_seed)), None)
 
     def survivors(self, history: History) -> Sequence[int]:
         won = self.winner(history)
@@ -138,10 +138,10 @@ class Staged(Strategy):
 
     def _again(self, history: History) -> list[Proposal]:
         """Return the proposals of the third stage."""
-        finalists = [trial for trial in history.ranked() if trial.candidate.replicate == 0][: self.finalists]
+        finalists = [trial for trial in history.ranked() if trial.candidate.extra_seed == 0][: self.finalists]
         return [
-            Proposal(one.genome, "finalist", (one.id,), replicate=number)
-            for number in range(1, self.replicates + 1)
+            Proposal(one.genome, "finalist", (one.id,), extra_seed=number)
+            for number in range(1, self.extra_seeds + 1)
             for one in finalists
         ]
 

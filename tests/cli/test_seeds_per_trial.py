@@ -74,8 +74,8 @@ def test_show_says_why_the_first_is_not_the_one_that_looks_best(
 ) -> None:
     losses = {0: [1.0, 1.3, newcomer], 1: [1.2]}
     with Search("noisy.py", strategy="random", seeds_per_trial=2, trials=9, name="byhand") as search:
-        while (candidate := search.ask()) is not None and losses[candidate.replicate]:
-            search.tell(candidate, {"loss": losses[candidate.replicate].pop(0), "size": 1.0})
+        while (candidate := search.ask()) is not None and losses[candidate.extra_seed]:
+            search.tell(candidate, {"loss": losses[candidate.extra_seed].pop(0), "size": 1.0})
             if not losses[0]:
                 break
     shown = " ".join(typed("show", "byhand").out.split())

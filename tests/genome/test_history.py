@@ -86,18 +86,18 @@ def test_a_genome_that_is_not_of_the_space_is_not_born() -> None:
     assert (history.proposed_count, list(history.pending)) == (0, [])
 
 
-def test_a_duplicate_is_the_same_genome_budget_and_replicate() -> None:
+def test_a_duplicate_is_the_same_genome_budget_and_extra_seed() -> None:
     history = RunHistory(SPACE, OBJECTIVES)
     genome = {"n": 1, "m": 0}
     history.born(candidate(0, 1))
     history.born(candidate(1, 1, budget=0.5))
     assert history.seen(genome)
     assert history.seen(genome, budget=0.5)
-    assert not history.seen(genome, replicate=1)
+    assert not history.seen(genome, extra_seed=1)
     assert not history.seen({"n": 2, "m": 0})
-    history.born(candidate(2, 1, replicate=1))
+    history.born(candidate(2, 1, extra_seed=1))
     history.born(candidate(3, 1, resumes=1))
-    assert history.seen(genome, replicate=1)
+    assert history.seen(genome, extra_seed=1)
     assert history.fresh_count == 2
 
 

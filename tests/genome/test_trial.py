@@ -31,7 +31,7 @@ def test_fresh_births_count() -> None:
     assert Candidate(**born).fresh  # type: ignore[arg-type]
     assert Candidate(**born, budget=0.5).fresh  # type: ignore[arg-type]
     assert not Candidate(**born, resumes=0).fresh  # type: ignore[arg-type]
-    assert not Candidate(**born, replicate=1).fresh  # type: ignore[arg-type]
+    assert not Candidate(**born, extra_seed=1).fresh  # type: ignore[arg-type]
 
 
 def test_parents_may_be_given_as_a_list() -> None:
@@ -161,8 +161,8 @@ def test_good_metrics_become_plain_numbers() -> None:
 
 
 @pytest.mark.parametrize("keys", [[None], ['{"lr":0.1}', '{"lr":0.2}', None]], ids=["shared", "own"])
-def test_every_replicate_is_trained_with_another_seed_and_every_genome_that_has_its_own(keys: list[str | None]) -> None:
-    seeds = [trial_seed(run, replicate, key) for run in range(20) for replicate in range(20) for key in keys]
+def test_every_extra_seed_is_another_seed_and_every_genome_that_has_its_own(keys: list[str | None]) -> None:
+    seeds = [trial_seed(run, extra_seed, key) for run in range(20) for extra_seed in range(20) for key in keys]
     assert len(set(seeds)) == 400 * len(keys)
     assert all(0 <= seed < 2**32 for seed in seeds)
-    assert seeds == [trial_seed(run, replicate, key) for run in range(20) for replicate in range(20) for key in keys]
+    assert seeds == [trial_seed(run, extra_seed, key) for run in range(20) for extra_seed in range(20) for key in keys]

@@ -39,7 +39,7 @@ def test_what_is_kept_says_what_is_told_anew(objectives: int) -> None:
             one = old[int(rng.integers(len(old)))]
             higher = [rung for rung in RUNGS if rung > one.budget]
             budget = higher[0] if higher else 1.0
-            base = replace(base, genome=one.genome, budget=budget, resumes=one.id, replicate=0 if higher else id)
+            base = replace(base, genome=one.genome, budget=budget, resumes=one.id, extra_seed=0 if higher else id)
         told = None if id % 10 == 9 else outcome(rng, base.budget)
         events.append((base, told))
         kept.born(base)

@@ -15,7 +15,7 @@ from evo_tune.cli import cli
 from evo_tune.errors import EvoTuneError, SpaceError, StoreError
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.notation import parse_gene
-from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.genome.trial import EXTRA_SEED, PROMOTION, Candidate, Outcome
 from evo_tune.genome.values import genome_key
 from evo_tune.loop.code import code_of
 from evo_tune.loop.proposing import Disagreement, verify
@@ -141,7 +141,7 @@ def test_old_genomes_keep_their_values_to_the_last_digit_and_may_be_trained_furt
     drive(second, evaluate=lambda search, one: {"loss": float(one.genome["x"]) % 1 + one.id / 1e3 - 2 * one.budget})
     further = [one for one in second.saved.candidates[len(fine) :] if not one.fresh]
     old = {genome_key(genome) for genome in fine}
-    for kind in ("promotion", "replicate"):
+    for kind in (PROMOTION, EXTRA_SEED):
         assert any(genome_key(one.genome) in old and one.operator == kind for one in further)
     assert disagreements(second.saved.folder) == []
 

@@ -49,7 +49,7 @@ def test_it_grows_with_the_trainings_and_falls_with_the_noise() -> None:
 
 def bowl(search: Search, candidate: Candidate) -> Outcome:
     """Fall to a floor that no genome gets below, but for a little noise."""
-    noise = 0.02 * np.random.default_rng([candidate.id, candidate.replicate]).normal()
+    noise = 0.02 * np.random.default_rng([candidate.id, candidate.extra_seed]).normal()
     x = float(candidate.genome["x"])  # type: ignore[arg-type]
     return Outcome("ok", {"loss": max(0.0, abs(x - 0.4) - 0.3) + noise, "cost": 1.0}, seconds=1.0)
 

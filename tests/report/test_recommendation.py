@@ -41,10 +41,10 @@ def told(begin: Begin, tmp_path: Path) -> Callable[..., Search]:
         while True:
             candidate = search.ask()
             assert candidate is not None
-            losses = again if candidate.replicate else fresh
+            losses = again if candidate.extra_seed else fresh
             if not losses:
                 return search
-            loss, size = losses.pop(0), large.pop(0) if large and not candidate.replicate else 0.0
+            loss, size = losses.pop(0), large.pop(0) if large and not candidate.extra_seed else 0.0
             search.tell(candidate, {"size": size} if loss is None else {"loss": loss, "size": size})
 
     return tell

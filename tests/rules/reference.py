@@ -10,7 +10,7 @@ import numpy as np
 
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.trial import DECAYED, PROMOTION, REPLICATE, Candidate, Proposal
+from evo_tune.genome.trial import DECAYED, EXTRA_SEED, PROMOTION, Candidate, Proposal
 from evo_tune.genome.values import genome_key
 from evo_tune.genome.view import Entry, entries, placed_by_rung
 from evo_tune.rules.extra_seeds import Doubt
@@ -27,7 +27,7 @@ def due(settings: RunSettings, history: History) -> Proposal | None:
     out = [(genome_key(one.genome), one) for one in history.pending]
     births = history.fresh_proposals
     audits = {genome_key(births[number].genome) for number in audits_among(len(births))}
-    promoted = {(key, one.budget) for key, one in out if not one.replicate}
+    promoted = {(key, one.budget) for key, one in out if not one.extra_seed}
     found = promotion(told, promoted, audits, settings.rungs)
     if settings.extra_seeds_by_gain:
         doubt = Doubt(history.space, settings.most_seeds, not settings.own_seeds)
@@ -36,8 +36,8 @@ def due(settings: RunSettings, history: History) -> Proposal | None:
         birth = doubt.next(history.pending, cost(told, settings.rungs))
         if found or birth is None:
             return found
-        return Proposal(birth.genome, REPLICATE, birth.parents, replicate=1 + doubt.repeats(birth))
-    return found or replicate(told, out, settings.most_seeds)
+        return Proposal(birth.genome, EXTRA_SEED, birth.parents, extra_seed=1 + doubt.repeats(birth))
+    return found or leader_again(told, out, settings.most_seeds)
 
 
 def cost(told: Told, rungs: Sequence[float]) -> float:
@@ -128,16 +128,16 @@ def _value_at(entry: Entry, metric: str, sign: float, look: float) -> float | No
     return values[-1] if values and math.isfinite(values[-1]) else None
 
 
-def replicate(told: Told, out: Sequence[tuple[str, Candidate]], seeds: int) -> Proposal | None:
+def leader_again(told: Told, out: Sequence[tuple[str, Candidate]], seeds: int) -> Proposal | None:
     """Return the further seed that is due."""
     full = [entry for entry in told if (trial := entry.results.get(1.0)) and trial.ok]
     if seeds == 1 or not full:
         return None
     leader = min(full, key=lambda entry: (entry.results[1.0].violation, entry.losses(1.0), entry.birth.id))
-    had = 1 + len(leader.repeats) + sum(key == leader.key and one.replicate > 0 for key, one in out)
+    had = 1 + len(leader.repeats) + sum(key == leader.key and one.extra_seed > 0 for key, one in out)
     if had >= seeds:
         return None
-    return Proposal(leader.birth.genome, REPLICATE, leader.birth.parents, replicate=had)
+    return Proposal(leader.birth.genome, EXTRA_SEED, leader.birth.parents, extra_seed=had)
 
 
 def places(told: Sequence[Entry], rungs: Sequence[float], objectives: int) -> dict[str, tuple[float, ...]]:

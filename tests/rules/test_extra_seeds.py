@@ -39,7 +39,7 @@ def run(noise: float, seed: int, name: str = "saea", own_seeds: bool = False, sl
 
 
 def further(runs: list[Simulation]) -> int:
-    return sum(one.replicate > 0 for one in [one for each in runs for one in each.candidates])
+    return sum(one.extra_seed > 0 for one in [one for each in runs for one in each.candidates])
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def of_what_ended(each: Simulation) -> None:
     """Check that further seeds are whole trainings of genomes that were trained in full."""
     full: set[str] = set()
     for trial in each.history.trials:
-        if trial.candidate.replicate:
+        if trial.candidate.extra_seed:
             assert trial.candidate.budget == 1.0
             assert genome_key(trial.genome) in full
         elif trial.candidate.budget == 1.0:
@@ -165,8 +165,8 @@ def test_one_tie_ends_the_extra_seeds_only_where_it_is_no_chance(places: int, ti
     """An accuracy in tenths ties by chance; a loss of nine places does not."""
     rng, doubt = np.random.default_rng(0), Doubt(SPACE, 4)
 
-    def take(genome: dict[str, float], loss: float, replicate: int = 0) -> None:
-        candidate = Candidate(0, 0, 0, 0, genome, "test", replicate=replicate)
+    def take(genome: dict[str, float], loss: float, extra_seed: int = 0) -> None:
+        candidate = Candidate(0, 0, 0, 0, genome, "test", extra_seed=extra_seed)
         doubt.take(Trial(candidate, Outcome("ok", {}), 0, (loss,)), SPACE.encode(genome))
 
     genomes = [{"x": float(x), "y": float(y)} for x, y in rng.random((12, 2))]

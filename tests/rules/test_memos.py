@@ -70,7 +70,7 @@ def births(settings: RunSettings, rng: np.random.Generator, known: History, coun
             if higher:
                 one = replace(one, genome=last.genome, budget=higher[0], resumes=last.id)
             elif rng.random() < 0.8:
-                one = replace(one, genome=last.genome, budget=1.0, replicate=1 + len(entry.repeats))
+                one = replace(one, genome=last.genome, budget=1.0, extra_seed=1 + len(entry.repeats))
             else:  # a strategy that does not look at what was born
                 one = replace(one, genome=last.genome)
         yield one

@@ -59,10 +59,10 @@ def test_each_genome_keeps_its_own_and_the_run_resumes_and_replays(noisy: Path, 
     search = run(noisy, "whole", **RULES[rules])
     trials, seeds = search.saved.trials(), {}
     for trial in trials:
-        seeds.setdefault((trial.key, trial.candidate.replicate), set()).add(trial.candidate.seed)
+        seeds.setdefault((trial.key, trial.candidate.extra_seed), set()).add(trial.candidate.seed)
     assert all(len(of) == 1 for of in seeds.values()), "a genome goes on with the seed that it began with"
     assert len({seed for of in seeds.values() for seed in of}) == len(seeds), "no two have the same"
-    assert (max(trial.candidate.replicate for trial in trials) > 0) == ("seeds_per_trial" in RULES[rules])
+    assert (max(trial.candidate.extra_seed for trial in trials) > 0) == ("seeds_per_trial" in RULES[rules])
     assert (min(trial.candidate.budget for trial in trials) < 1.0) == ("fidelity" in RULES[rules])
     assert agree(search.saved, search)
     copy = cut_copy(search.saved, noisy.parent / "store" / "cut", 13)

@@ -123,7 +123,7 @@ def simulate(strategy: Strategy, **fields: object) -> Simulation:
 
 
 def births(run: Simulation) -> list[tuple[object, ...]]:
-    return [(genome_key(c.genome), c.parents, c.budget, c.resumes, c.replicate, c.stop_if) for c in run.candidates]
+    return [(genome_key(c.genome), c.parents, c.budget, c.resumes, c.extra_seed, c.stop_if) for c in run.candidates]
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def test_every_trial_is_where_the_rules_want_it(strategy: Ruled, known: Simulati
             assert before.ok
             assert before.genome == candidate.genome
             assert rungs.index(candidate.budget) == rungs.index(before.candidate.budget) + 1
-    assert max(Counter((genome_key(c.genome), c.budget, c.replicate) for c in run.candidates).values()) == 1
+    assert max(Counter((genome_key(c.genome), c.budget, c.extra_seed) for c in run.candidates).values()) == 1
     default = [trial for trial in told.values() if trial.genome == run.candidates[0].genome]
     assert any(trial.rankable or not trial.ok for trial in default)  # trained in full, whatever it shows
 
@@ -227,7 +227,7 @@ def test_the_leader_has_had_all_its_seeds() -> None:
     seeds = len(means[min(means, key=lambda key: np.mean(means[key]))])
     assert seeds == 3
     assert 30 + 2 <= len(run.candidates) <= 30 + 2 * 20
-    assert {c.seed for c in run.candidates if c.replicate == 1}.isdisjoint({c.seed for c in run.candidates if c.fresh})
+    assert {c.seed for c in run.candidates if c.extra_seed == 1}.isdisjoint({c.seed for c in run.candidates if c.fresh})
 
 
 def by_worth(noise: float, births: int = 40, **fields: object) -> Simulation:
@@ -240,7 +240,7 @@ def by_worth(noise: float, births: int = 40, **fields: object) -> Simulation:
 def test_further_seeds_are_for_where_seeds_differ() -> None:
     """The landscape's losses differ by about .5; where a seed changes nothing, it is tried once."""
     certain, uncertain = (
-        [sum(one.replicate > 0 for one in by_worth(noise, seed=seed).candidates) for seed in range(2)]
+        [sum(one.extra_seed > 0 for one in by_worth(noise, seed=seed).candidates) for seed in range(2)]
         for noise in (0.0, 0.5)
     )
     assert max(certain) <= 1
@@ -253,8 +253,8 @@ def test_the_better_genomes_get_further_seeds() -> None:
     for seed in range(2):
         run = by_worth(0.1, seed=seed)
         for one in run.candidates:
-            (again if one.replicate else all_of_them).append(honest(SPACE.encode(one.genome), 1.0))
-        assert len({(genome_key(one.genome), one.replicate) for one in run.candidates}) == len(run.candidates)
+            (again if one.extra_seed else all_of_them).append(honest(SPACE.encode(one.genome), 1.0))
+        assert len({(genome_key(one.genome), one.extra_seed) for one in run.candidates}) == len(run.candidates)
     assert np.mean(again) < 0.8 * np.mean(all_of_them)
 
 
@@ -279,7 +279,7 @@ def test_no_genome_gets_more_seeds_than_there_may_be(cap: int, monkeypatch: pyte
     monkeypatch.setattr(settings, "CAP", cap)
     strategy = ruled("random", RunSettings(seeds_per_trial="auto", seeds="shared"))
     run = simulate(strategy, evaluate=trained(noise=0.3), births=14)
-    assert max(one.replicate for one in run.candidates) == cap - 1
+    assert max(one.extra_seed for one in run.candidates) == cap - 1
 
 
 def test_further_seeds_are_at_most_a_quarter_of_what_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,9 +290,9 @@ def test_further_seeds_are_at_most_a_quarter_of_what_is_out(monkeypatch: pytest.
     most = 0
     for event in run.events:
         if isinstance(event, Born):
-            if event.candidate.replicate:
+            if event.candidate.extra_seed:
                 assert 4 * sum(out.values()) <= len(out)
-            out[event.candidate.id] = event.candidate.replicate > 0
+            out[event.candidate.id] = event.candidate.extra_seed > 0
             most = max(most, sum(out.values()))
         elif isinstance(event, Told):
             del out[event.id]

@@ -206,7 +206,7 @@ def test_the_incumbent_is_told_by_its_mean(descent: Begin, fast_disk: None) -> N
     run = drive(descent(seeds_per_trial=3), evaluate=train).saved
     assert run.leader is not None
     seeds = [t for t in run.trials() if t.genome == run.leader.genome]
-    assert sorted(trial.candidate.replicate for trial in seeds) == [0, 1, 2]
+    assert sorted(trial.candidate.extra_seed for trial in seeds) == [0, 1, 2]
     assert run.leader.losses == (pytest.approx(sum(t.losses[0] for t in seeds if t.losses) / 3),)
     assert len(run.ranked()) == len({json.dumps(trial.genome) for trial in run.trials()}) == 12
 
@@ -263,7 +263,7 @@ def noisy(begin: Begin, tmp_path: Path) -> Begin:
 def test_further_seeds_by_worth_resume_and_replay(noisy: Begin, tmp_path: Path) -> None:
     search = noisy(name="whole", seed=1).run()
     whole = rows(search)
-    assert sum(row[0].replicate > 0 for row in whole) >= 2
+    assert sum(row[0].extra_seed > 0 for row in whole) >= 2
     assert agree(search.saved, search)
     for cut in (13, 24):
         copy = cut_copy(search.saved, tmp_path / "store" / f"cut-{cut}", cut)
@@ -275,7 +275,7 @@ def test_where_seeds_change_nothing_one_is_tried_at_most(noisy: Begin, tmp_path:
     path = tmp_path / "certain.py"
     path.write_text(NOISY.replace("0.2 * noise", "0.0 * noise"))
     search = noisy(evaluator=str(path), strategy="random", trials=20).run()
-    assert sum(one.replicate > 0 for one in search.saved.candidates) <= 1
+    assert sum(one.extra_seed > 0 for one in search.saved.candidates) <= 1
 
 
 @pytest.mark.parametrize("seeds_per_trial", ["auto", 1])

@@ -11,7 +11,7 @@ import pytest
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Candidate, Constraint, Minimize, Outcome
+from evo_tune.genome.trial import EXTRA_SEED, Candidate, Constraint, Minimize, Outcome
 from evo_tune.genome.widening import WIDENINGS, Range
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.ruled import Ruled
@@ -157,7 +157,7 @@ def test_seeds_are_averaged_and_a_lucky_one_does_not_lead() -> None:
     for place in range(5):
         id = found.proposed_count
         genome = found.trials[place].genome
-        found.born(Candidate(id, 0, 0, id, dict(genome), "replicate", (), 1.0, None, 1))
+        found.born(Candidate(id, 0, 0, id, dict(genome), EXTRA_SEED, (), 1.0, None, 1))
         found.tell(id, Outcome("ok", {"loss0": 100.0, "size": 1.0}))
     assert decided(found, seeds_per_trial=2) is None
 

@@ -19,7 +19,7 @@ from evo_tune.genome.trial import STATUSES, Candidate, Outcome
 from evo_tune.settings import SessionSettings
 from evo_tune.store import events
 from evo_tune.store.events import (
-    Birth,
+    CandidateRecord,
     Changed,
     ComparisonPlanned,
     Ended,
@@ -64,7 +64,7 @@ CANDIDATES = st.builds(
     parents=st.lists(WHOLE, max_size=3).map(tuple),
     budget=st.floats(0, 1, exclude_min=True),
     resumes=st.none() | WHOLE,
-    replicate=st.integers(0, 5),
+    extra_seed=st.integers(0, 5),
     stop_if=st.lists(st.tuples(st.floats(0, 1), TEXT, FINITE), max_size=2).map(tuple),
 )
 COUNT = st.none() | st.integers(1, 10**9)
@@ -158,7 +158,9 @@ LEFT_OUT = ("test", "timing", "baseline")
 
 
 def test_the_schema_has_the_fields_of_what_it_stands_for() -> None:
-    assert list(Birth.__struct_fields__) == [field.name for field in fields(Candidate) if field.name not in LEFT_OUT]
+    assert list(CandidateRecord.__struct_fields__) == [
+        field.name for field in fields(Candidate) if field.name not in LEFT_OUT
+    ]
     assert list(Result.__struct_fields__) == [field.name for field in fields(Outcome)]
 
 
@@ -201,7 +203,7 @@ def refused(line: bytes) -> str:
 @pytest.mark.parametrize(
     ("event", "path"),
     [
-        *((BORN, ("candidate", name)) for name in ("id", "generation", "seed", "reported_before", "replicate")),
+        *((BORN, ("candidate", name)) for name in ("id", "generation", "seed", "reported_before", "extra_seed")),
         (BORN, ("candidate", "parents", 0)),
         (RECORDED, ("id",)),
     ],

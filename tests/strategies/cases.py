@@ -26,7 +26,7 @@ SMALL = {
     "hyperopt": {"first": 4},
     "ladder": {"sizes": "1x32,2x64,4x96", "trials": 6},
     "saea": {"first": 4},
-    "staged": {"coarse": 8, "genes": 2, "finalists": 2, "replicates": 2},
+    "staged": {"coarse": 8, "genes": 2, "finalists": 2, "extra_seeds": 2},
     "tpe": {"first": 4},
 }
 """Options with which every part of a strategy works in a run of a few births, and those that it must be given. Most

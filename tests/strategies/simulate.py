@@ -157,7 +157,7 @@ class Simulation:
         candidate = Candidate(
             id=id,
             generation=self.history.fresh_count // self.strategy.population,
-            seed=trial_seed(self.seed, proposal.replicate),
+            seed=trial_seed(self.seed, proposal.extra_seed),
             reported_before=len(self.history.trials),
             **vars(proposal),
         )

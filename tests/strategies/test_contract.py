@@ -101,7 +101,7 @@ def test_proposals_are_valid_and_never_repeated(strategy: Strategy, space: str, 
         assert candidate.operator
         assert all(parent < candidate.id for parent in candidate.parents)
         assert 0.0 < candidate.budget <= 1.0
-    identities = [(genome_key(c.genome), c.budget, c.replicate) for c in run.candidates]
+    identities = [(genome_key(c.genome), c.budget, c.extra_seed) for c in run.candidates]
     assert len(set(identities)) == len(identities)
     assert is_complete(run, space)
 
@@ -182,7 +182,7 @@ def test_ranges_may_become_wider(strategy: Strategy, space: str) -> None:
     assert any(isinstance(event, Widened) for event in run.events)
     for candidate in run.candidates[8:]:
         assert not candidate.fresh or genome_key(wide.check(candidate.genome)) == genome_key(candidate.genome)
-    identities = [(genome_key(c.genome), c.budget, c.replicate) for c in run.candidates]
+    identities = [(genome_key(c.genome), c.budget, c.extra_seed) for c in run.candidates]
     assert len(set(identities)) == len(identities)
     if strategy.widens:
         assert any(not _is_in(first, candidate.genome) for candidate in run.candidates[8:])

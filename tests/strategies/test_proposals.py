@@ -110,11 +110,11 @@ def test_enumeration_is_a_function_of_history() -> None:
     assert len(draws) == 3
 
 
-def test_other_budgets_and_replicates_leave_room() -> None:
+def test_other_budgets_and_extra_seeds_leave_room() -> None:
     space = SearchSpace(n=Int(1, 2))
     history = RunHistory(space, OBJECTIVES[:1])
     history.born(Candidate(0, 0, 0, 0, {"n": 1}, "given", budget=0.5))
-    history.born(Candidate(1, 0, 0, 0, {"n": 2}, "given", replicate=1))
+    history.born(Candidate(1, 0, 0, 0, {"n": 2}, "given", extra_seed=1))
     for id in range(2):
         history.tell(id, Outcome("ok", {"loss": 0.0}))
     for id in (2, 3):

@@ -27,7 +27,7 @@ OPTIMUM = np.array([0.6, 0.3, 0.55])
 def quadratic(candidate: Candidate) -> Outcome:
     """Return a bowl whose lowest point is known; `idle` changes nothing, other seeds change a little."""
     units = SPACE.encode(candidate.genome)
-    noise = 0.001 * np.random.default_rng([candidate.replicate, int(units[0] * 1e6)]).normal()
+    noise = 0.001 * np.random.default_rng([candidate.extra_seed, int(units[0] * 1e6)]).normal()
     loss = float(((units[:3] - OPTIMUM) ** 2).sum()) + 0.2 * (candidate.genome["kind"] != "b") + noise
     return Outcome("ok", {"loss": loss, "params": float(candidate.genome["depth"])}, seconds=1.0)
 
@@ -53,7 +53,7 @@ def test_the_stages_follow_each_other_and_the_run_ends(slots: int) -> None:
     assert isinstance(run.events[-1], Refused)
     assert grid[0].reported_before == 30
     assert finalists[0].reported_before == 30 + len(grid)
-    assert {c.replicate for c in finalists} == {1, 2, 3}
+    assert {c.extra_seed for c in finalists} == {1, 2, 3}
     assert len({genome_key(c.genome) for c in finalists}) == 5
     assert Staged().population * 5 > run.history.fresh_count  # so a run without limits gets to the end
 
@@ -106,7 +106,7 @@ def test_if_most_trials_fail_the_first_stage_continues() -> None:
 def trials_of(*losses: float, cost: float, seconds: float = 1.0) -> list[Trial]:
     candidate = Candidate(0, 0, 0, 0, {"cost": cost}, "finalist")
     return [
-        Trial(replace(candidate, replicate=number), Outcome("ok", {"params": cost}, seconds=seconds), 0, (loss,))
+        Trial(replace(candidate, extra_seed=number), Outcome("ok", {"params": cost}, seconds=seconds), 0, (loss,))
         for number, loss in enumerate(losses)
     ]
 

@@ -113,7 +113,7 @@ def _print_trials(run: Run, top: int) -> None:
 
 
 def _title(run: Run, top: int, trials: Sequence[Trial], compared: bool) -> str:
-    several = any(candidate.replicate for candidate in run.candidates)
+    several = any(candidate.extra_seed for candidate in run.candidates)
     seeds = "means over seeds where there are several" if several else "one seed each"
     first = "; first, the choice of the final comparison" if compared else _first(run, trials)
     return f"the best {top} ({seeds}{first})"

@@ -52,7 +52,7 @@ def progress(material: Material, by: By = "evaluations") -> Progress:
     run, sign = material.run, material.objective.sign
     ids = np.array(run.recorded, dtype=int)
     trials = [material.by_id[id] for id in run.recorded]
-    counted = [t.rankable and t.feasible and not t.candidate.replicate for t in trials]
+    counted = [t.rankable and t.feasible and not t.candidate.extra_seed for t in trials]
     losses = np.array([t.losses[0] if ok and t.losses else np.nan for t, ok in zip(trials, counted, strict=True)])
     losses[np.abs(losses) > LARGEST] = np.nan
     best = np.minimum.accumulate(np.where(np.isnan(losses), np.inf, losses)) if len(losses) else losses
