@@ -158,18 +158,18 @@ def genomes(trainer: Trainer, given: argparse.Namespace) -> None:
     for seed in range(given.seeds):
         small = searched(trainer, SMALL, tokens, seed, TRAININGS)
         target = {"depth": LARGE[0], "width": LARGE[1], "tokens": tokens, "batch": None, "memory": None}
-        carried = trainer.options(tokens).carry(small, target)
-        own = {name: carried["options"][name] for name in ("param", "base_width", "base_depth", "base_head")}
-        # As much arithmetic: that of the search, and of the training that it is carried to.
-        each, one = carried["found"]["flops"], carried["target"]["flops"]
+        transferred = trainer.options(tokens).transfer(small, target)
+        own = {name: transferred["options"][name] for name in ("param", "base_width", "base_depth", "base_head")}
+        # As much arithmetic: that of the search, and of the training that it is transferred to.
+        each, one = transferred["found"]["flops"], transferred["target"]["flops"]
         count = math.ceil((TRAININGS * each + one) / one)
         large = searched(trainer, LARGE, tokens, seed, count)
         fresh = [9000 + 2 * seed, 9001 + 2 * seed]
-        ours = [trainer.metrics(carried["genome"], tokens, one, **own)["loss"] for one in fresh]
+        ours = [trainer.metrics(transferred["genome"], tokens, one, **own)["loss"] for one in fresh]
         theirs = [trainer.metrics(large, tokens, one)["loss"] for one in fresh]
         differences.append(statistics.fmean(ours) / statistics.fmean(theirs) - 1.0)
         print(
-            f"\rsearch {seed}: {TRAININGS} trainings at width {SMALL[1]}, carried to {LARGE[1]}: "
+            f"\rsearch {seed}: {TRAININGS} trainings at width {SMALL[1]}, transferred to {LARGE[1]}: "
             f"{statistics.fmean(ours):.4f}; {count} trainings there: {statistics.fmean(theirs):.4f}; "
             f"{differences[-1]:+.1%} (asked: below 0)",
             flush=True,
@@ -190,7 +190,7 @@ TEXT = 410_000
 """Most tokens of a training: 1.2 times the text's bytes, which is about as good as new (arXiv:2305.16264)."""
 
 CARRIED = 0.0055
-"""Learning rate of all of them: the best at width 32, which completep carries."""
+"""Learning rate of all of them: the best at width 32, which completep transfers."""
 
 
 def losses_ahead(trainer: Trainer, given: argparse.Namespace) -> None:

@@ -23,7 +23,6 @@ from evo_tune.recipe import (
     GPTSize,
     LanguageOptions,
     LanguageTask,
-    carry_language,
     check_integer,
     described_text,
     divisor_below,
@@ -33,6 +32,7 @@ from evo_tune.recipe import (
     hidden_width,
     idle_fields,
     tests_of,
+    transfer_language,
     units_of,
 )
 
@@ -276,9 +276,9 @@ def train_rank(
     return train(_task(genome, Options(**options), place.device), place, Reading, ranks)[1]
 
 
-def carry(genome: Mapping[str, Any], target: Mapping[str, Any], options: Options) -> dict[str, Any]:
-    """Return a genome at another size, and what its training takes there (see `training.carry_language`)."""
-    return carry_language(_task, genome, target, replace(options, size=str(_size(options))))
+def transfer(genome: Mapping[str, Any], target: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """Return a genome at another size, and what its training takes there (see `training.transfer_language`)."""
+    return transfer_language(_task, genome, target, replace(options, size=str(_size(options))))
 
 
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:

@@ -204,7 +204,7 @@ def _planned(search: Search, wish: Wish) -> _Planned:
     tokens = int(search.evaluator.estimate(best.genome)["tokens"])
     plain = plugin.bind({**options, "seconds": None, "cost": "", "tokens": tokens}).settled(rungs=False)
     target = {"width": wish.width, "depth": wish.depth, "tokens": wish.tokens}
-    moved = plain.carry(best.genome, target)
+    moved = plain.transfer(best.genome, target)
     changed = {name: value for name, value in moved["options"].items() if name not in ("flops", "tokens", "seconds")}
     bound = plugin.bind({**options, **changed, **budget}).settled(rungs=False)
     return _Planned(bound, replace(best.candidate, genome=moved["genome"]))

@@ -74,13 +74,13 @@ def search_for(
         able: Measures the FLOPs that fit into `--hours`; None without `--hours`.
 
     Raises:
-        OptionError: The evaluator carries no recipe to another size, or the width does not suit its heads.
+        OptionError: The evaluator transfers no recipe to another size, or the width does not suit its heads.
     """
     from evo_tune.recipe import proxy_for
 
-    if not hasattr(plugin.module, "carry") or not {"param", "size", "tokens"} <= plugin.options.keys():
+    if not hasattr(plugin.module, "transfer") or not {"param", "size", "tokens"} <= plugin.options.keys():
         raise OptionError(
-            f"--for-scale: evaluator {plugin.name} has no carry(genome, target, options), or no options param, size "
+            f"--for-scale: evaluator {plugin.name} has no transfer(genome, target, options), or no options param, size "
             "and tokens; language_model has all"
         )
     if given.get("seconds"):
@@ -245,11 +245,11 @@ def note(run: Run, evaluator: BoundEvaluator) -> None:
     """Write the recipe at the target size beside the run; an error becomes a warning."""
     if not run.manifest.settings.for_scale:
         return
-    from evo_tune.forecast.scale import carried
+    from evo_tune.forecast.scale import transferred
     from evo_tune.report.charts.scale import write_recipe
 
     try:
-        if (found := carried(run, evaluator)) is not None:
+        if (found := transferred(run, evaluator)) is not None:
             write_recipe(run, found)
     except EvoTuneError as error:
         shared.echo(f"Warning: --for-scale {run.manifest.settings.for_scale}: {error}", err=True)

@@ -397,8 +397,8 @@ class ModelSlopes(Struct, forbid_unknown_fields=True, kw_only=True):
         sizes: Sizes of the trained models.
         least: Lowest slope of log mean activation against log size, over all blocks and steps; null if not finite.
         most: Highest slope; null if not finite.
-        asked: Bounds for the slopes; null if this parametrisation has none.
-        holds: Whether the slopes are within the bounds.
+        bounds: Bounds for the slopes; null if this parametrisation has none.
+        passed: Whether the slopes are within the bounds.
     """
 
     of: str
@@ -406,8 +406,8 @@ class ModelSlopes(Struct, forbid_unknown_fields=True, kw_only=True):
     sizes: tuple[int, ...]
     least: float | None
     most: float | None
-    asked: tuple[float, float] | None
-    holds: bool
+    bounds: tuple[float, float] | None
+    passed: bool
 
 
 class CoordinateCheck(Struct, forbid_unknown_fields=True, kw_only=True):

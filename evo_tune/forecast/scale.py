@@ -1,6 +1,6 @@
 """Transfer a run's recipe to another size, and forecast the training there.
 
-The transfer itself is the evaluator's `carry`. This module adds the published laws, the loss that the run's trainings
+The evaluator's `transfer` does the transfer. This module adds the published laws, the loss that the run's trainings
 predict at the target, the hours and the price. It reads runs and writes nothing.
 """
 
@@ -62,7 +62,7 @@ class Wanted:
 
     @property
     def target(self) -> dict[str, Any]:
-        """The `target` argument of the evaluator's `carry`."""
+        """The `target` argument of the evaluator's `transfer`."""
         return {name: getattr(self, name) for name in ("width", "depth", "tokens", "batch", "memory")}
 
 
@@ -71,7 +71,7 @@ class GeneMove(Struct, forbid_unknown_fields=True, kw_only=True):
 
     Args:
         gene: Name of the gene.
-        kind: carried, scaled or not transferable.
+        kind: kept, scaled or not transferable.
         found: Value in the run.
         target: Value at the target.
         factor: Target value divided by the found one; null unless both are numbers.
@@ -196,34 +196,34 @@ class TargetLoss(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults
     narrow: str = ""
 
 
-class Basin(Struct, forbid_unknown_fields=True, kw_only=True):
+class ProbeResult(Struct, forbid_unknown_fields=True, kw_only=True):
     """The result of probes at a size between the run and the target.
 
     Args:
         width: Width of the model.
         depth: Blocks of the model.
         trainings: Number of probes of this size.
-        carried: Transferred learning rate.
+        transferred: Transferred learning rate.
         loss: Loss with that rate; null if it was not reached.
         best: Best learning rate of the probes.
         best_loss: Loss with that rate.
         optimum: Minimum of a parabola in log lr; null if it has none.
-        holds: Whether the loss of the transferred rate is within 2 % of the best; null if unknown.
+        confirmed: Whether the loss of the transferred rate is within 2 % of the best; null if unknown.
     """
 
     width: int
     depth: int
     trainings: int
-    carried: float
+    transferred: float
     loss: float | None
     best: float
     best_loss: float
     optimum: float | None
-    holds: bool | None
+    confirmed: bool | None
 
 
 class Recipe(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A recipe at another size, as `carry` of an evaluator returns it.
+    """A recipe at another size, as `transfer` of an evaluator returns it.
 
     Args:
         genome: Genome at the target.
@@ -270,7 +270,7 @@ class ScaledRecipe(Recipe, kw_only=True):
     hours: float | None
     speed: str
     price: float | None
-    probe: list[Basin] | None = None
+    probe: list[ProbeResult] | None = None
     emitted: str | None = None
 
 
@@ -300,15 +300,15 @@ def recipe_at(evaluator: BoundEvaluator, wanted: Wanted, trial: Trial) -> Recipe
     """Return the recipe of a trial at another size.
 
     Raises:
-        PluginError: `carry` of the evaluator returns something other than a recipe.
+        PluginError: `transfer` of the evaluator returns something other than a recipe.
         UsageError: The recipe cannot be transferred to this size.
     """
-    given = evaluator.carry(trial.genome, wanted.target)
+    given = evaluator.transfer(trial.genome, wanted.target)
     try:
         return msgspec.convert(given, Recipe)
     except msgspec.ValidationError as error:
         raise PluginError(
-            f"evaluator {evaluator.plugin.name}: carry returns no recipe ({error}); docs/evaluators.md lists its keys"
+            f"evaluator {evaluator.plugin.name}: no recipe from transfer() ({error}); docs/evaluators.md lists its keys"
         ) from None
 
 
@@ -325,7 +325,7 @@ def scaled(
         others: Runs at other sizes, whose trainings count for the predicted loss too.
 
     Raises:
-        PluginError: `carry` of the evaluator returns something other than a recipe.
+        PluginError: `transfer` of the evaluator returns something other than a recipe.
         UsageError: The recipe cannot be transferred to this size.
     """
     recipe = recipe_at(evaluator, wanted, trial)
@@ -517,7 +517,7 @@ def parse_aim(text: str) -> Aim:
     return Aim(depth=depth, width=width, tokens=None if tokens is None else int(tokens))
 
 
-def carried(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe | None:
+def transferred(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe | None:
     """Return a run's recipe at the target of its `--for-scale`; None without a target or a recipe.
 
     Raises:

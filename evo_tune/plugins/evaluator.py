@@ -1,7 +1,7 @@
 """An evaluator: its file as a plug-in (`Evaluator`), and the plug-in with its options (`BoundEvaluator`).
 
 An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, and optionally METRICS, TEST, SUPPORTS,
-`estimate`, `fingerprint`, `describe`, `remarks`, BASELINE with `baseline`, `carry` and `export`. Its options are
+`estimate`, `fingerprint`, `describe`, `remarks`, BASELINE with `baseline`, `transfer` and `export`. Its options are
 keyword parameters of `evaluate(genome, context, *, steps=300)`, or a dataclass (see `options.declare`) in
 `evaluate(genome, context, options: Options)`; then the other functions take the same `options` last.
 
@@ -326,16 +326,16 @@ class BoundEvaluator:
         """
         return self._amounts("work", genome)
 
-    def carry(self, genome: Genome, target: Mapping[str, Any]) -> Any:
-        """Return a genome transferred to another size, as the file's `carry` returns it; see `forecast.scale.Recipe`.
+    def transfer(self, genome: Genome, target: Mapping[str, Any]) -> Any:
+        """Return a genome at another size, as the file's `transfer` returns it; see `forecast.scale.Recipe`.
 
         Raises:
-            PluginError: The file has no `carry`, or it raises; the text names file and line.
+            PluginError: The file has no `transfer`, or it raises; the text names file and line.
         """
-        function = getattr(self.plugin.module, "carry", None)
+        function = getattr(self.plugin.module, "transfer", None)
         if function is None:
             raise PluginError(
-                f"evaluator {self.plugin.name} has no carry(genome, target, options), so nothing is known of it at "
+                f"evaluator {self.plugin.name} has no transfer(genome, target, options), so nothing is known of it at "
                 "another size; language_model has one"
             )
         return self._call(function, dict(genome), dict(target), values=self._of(genome))

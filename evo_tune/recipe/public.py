@@ -1,7 +1,6 @@
 """The public names of `evo_tune.recipe`."""
 
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.recipe.carrying import carry_language
 from evo_tune.recipe.classifying import (
     ClassifierTask,
     Classifying,
@@ -94,4 +93,5 @@ from evo_tune.recipe.proxies import (
     wider_of,
 )
 from evo_tune.recipe.sizes import GPT_SIZES, LADDER, GPTSize, fitting_size
+from evo_tune.recipe.transferring import transfer_language
 from evo_tune.recipe.tuning import Tuning, built_in_text, planned_small_base, read_tuning_text, small_base_key

@@ -18,7 +18,7 @@ def test_the_verdict_is_the_exit_code() -> None:
     assert good.exit_code == 0
     msgspec.json.decode(good.output, type=outputs()["coordinates"])
     rows = json.loads(good.output)["slopes"]
-    assert [(row["of"], row["against"], row["holds"]) for row in rows] == [
+    assert [(row["of"], row["against"], row["passed"]) for row in rows] == [
         ("stream", "width", True),
         ("logits", "width", True),
     ]

@@ -102,7 +102,7 @@ def test_an_aim_that_is_none_is_said(text: str) -> None:
     [
         (["language_model", "-o", "size=2x64", "--for-scale", "2x32"], "expected at least the search's own 2x96"),
         (["language_model", "--for-scale", "4x250"], "a multiple of 8, as a head has: 4x248"),
-        (["image_classification", "--for-scale", "8x512"], "carry"),
+        (["image_classification", "--for-scale", "8x512"], "transfer"),
         (["python train.py --lr {lr}", "--for-scale", "8x512"], "command"),
         (["language_model", "--for-scale", "8x512", "--ladder", "2x64"], "give one"),
     ],

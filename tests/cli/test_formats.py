@@ -33,10 +33,10 @@ def export(genome, context, folder):
     return {"loss": float("nan")}
 
 
-def carry(genome, target):
+def transfer(genome, target):
     names = "width depth heads context parameters without_embeddings tokens flops batch steps lr lr_hidden"
     size = dict.fromkeys(names.split(), 2)
-    row = dict(gene="x", kind="carried", found=1, target=1, rule="", source="", factor=1.0)
+    row = dict(gene="x", kind="kept", found=1, target=1, rule="", source="", factor=1.0)
     fit = dict(memory=24.0, ranks=1, micro_batch=None, passes=None, recompute=None, predicted=None)
     told = dict(genome=genome, options={}, rows=[row], remarks=["one"], found=size, fits=[fit])
     return {**told, "target": {**size, "epochs": 0.5}}

@@ -132,7 +132,7 @@ def test_probes_are_a_run_and_a_file_that_trains_the_target_is_written(
     assert done.exit_code == 0, done.output
     (row,) = json.loads(done.output)["probe"]
     assert row["trainings"] == 2
-    assert row["holds"] is not None
+    assert row["confirmed"] is not None
     assert 32 < row["width"] < 64 or row["depth"] == 2
     probe = Run.open(store / "mine-probe-4x64")
     short = Run.open(store / "mine-probe-4x64-short")

@@ -71,8 +71,8 @@ def command(
             sizes=one.sizes,
             least=round(one.least, 4),
             most=round(one.most, 4),
-            asked=one.bounds,
-            holds=one.holds,
+            bounds=one.bounds,
+            passed=one.passed,
         )
         for one in found
     ]
@@ -81,12 +81,12 @@ def command(
     else:
         for one in slopes:
             shared.echo(_line(one))
-    if all(one.holds for one in slopes):
+    if all(one.passed for one in slopes):
         return 0
     mend = "" if param == "completep" else "; try -o param=completep"
     shared.echo(
-        f"{param} with {optimizer} does not keep the size of activations: what is found at one size does not hold at "
-        f"another{mend}",
+        f"{param} with {optimizer} does not keep the size of activations: a genome that is good at one size may not be "
+        f"good at another{mend}",
         err=True,
     )
     return 1
@@ -95,9 +95,9 @@ def command(
 def _line(one: ModelSlopes) -> str:
     sizes = ", ".join(map(str, one.sizes))
     text = f"{one.of} against {one.against} ({sizes}): {one.least:+.2f} to {one.most:+.2f}"
-    if one.asked is None:
+    if one.bounds is None:
         return f"{text}  (no bounds)"
-    return f"{text}  (bounds: {one.asked[0]:+.2f} to {one.asked[1]:+.2f})  {'holds' if one.holds else 'fails'}"
+    return f"{text}  (bounds: {one.bounds[0]:+.2f} to {one.bounds[1]:+.2f})  {'passes' if one.passed else 'fails'}"
 
 
 def _numbers(flag: str, text: str) -> list[int]:

@@ -214,7 +214,7 @@ def _aimed(
     if ladder is not None:
         raise OptionError("--for-scale and --ladder are both given: give one of them")
     if is_command(evaluator):
-        raise OptionError("--for-scale: a command carries no recipe to another size; language_model does")
+        raise OptionError("--for-scale: a command transfers no recipe to another size; language_model does")
     aim, plugin = parse_aim(settings["for_scale"]), find_evaluator(evaluator)
 
     def able(options: Mapping[str, Any], genes: Mapping[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""`evo-tune scale`: carry the recipe of a run to another size, and predict the cost and the loss of its training."""
+"""`evo-tune scale`: transfer the recipe of a run to another size, and predict the cost and the loss of its training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evo_tune.cli.help import command as made
 from evo_tune.errors import OptionError, UsageError
 
 if TYPE_CHECKING:
-    from evo_tune.forecast.scale import Basin, GeneMove, LawRate, MemoryFit, ScaledRecipe, TargetLoss, Wanted
+    from evo_tune.forecast.scale import GeneMove, LawRate, MemoryFit, ProbeResult, ScaledRecipe, TargetLoss, Wanted
     from evo_tune.genome.trial import Trial
     from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
     from evo_tune.store.run import Run
@@ -116,17 +116,17 @@ def command(
         raise UsageError(f"--emit {emit}: exists; choose another file")
     recipe = scaled(saved, bound, wanted, trial=found)  # before any probe, since it may fail
     probes, there = (Path(store) / f"{saved.name}-{kind}-{size}" for kind in ("probe", "target"))
-    basins = None
+    probed = None
     quiet = form == "json"
     if probe:
-        basins = _probe(saved, bound, wanted, recipe, found, probe, probes, quiet)
+        probed = _probe(saved, bound, wanted, recipe, found, probe, probes, quiet)
     elif probe is None and _affordable(saved, recipe, quiet):
-        basins = _probe_target(saved, bound, recipe, there)
+        probed = _probe_target(saved, bound, recipe, there)
     known = [_on_same_data(saved, shared.open_run(other, store), other) for other in others]
     short = probes.with_name(probes.name + SHORT)
     known += [Run.open(folder) for folder in (probes, short, there) if folder.is_dir()]
     recipe = scaled(saved, bound, wanted, trial=found, others=known)
-    recipe.probe = basins
+    recipe.probe = probed
     name = f"{saved.name}-{size}"
     if emit is not None:
         _emit(emit, bound.plugin, name, recipe, saved)
@@ -163,14 +163,14 @@ def _affordable(run: Run, recipe: ScaledRecipe, quiet: bool) -> bool:
     return affordable
 
 
-def _probe_target(run: Run, evaluator: BoundEvaluator, recipe: ScaledRecipe, folder: Path) -> list[Basin]:
+def _probe_target(run: Run, evaluator: BoundEvaluator, recipe: ScaledRecipe, folder: Path) -> list[ProbeResult]:
     """Train the recipe at the target with its learning rate, half of it and twice of it; return the result."""
-    from evo_tune.forecast.carry import basin, probe_rates
+    from evo_tune.forecast.probes import probe_rates, probe_results
 
     lr = float(recipe.genome["lr"])
     genomes = [{**recipe.genome, "lr": rate} for rate in probe_rates(lr, AT_TARGET)]
     trials = _train(run, evaluator.plugin, genomes, recipe.options, folder)
-    return basin(trials, run.objectives[0].metric, {recipe.target.width: lr})
+    return probe_results(trials, run.objectives[0].metric, {recipe.target.width: lr})
 
 
 def _probe(
@@ -182,7 +182,7 @@ def _probe(
     count: int,
     folder: Path,
     quiet: bool,
-) -> list[Basin]:
+) -> list[ProbeResult]:
     """Train probes between the size of the run and the target, and return the result at each size.
 
     Args:
@@ -197,7 +197,7 @@ def _probe(
     """
     from dataclasses import replace
 
-    from evo_tune.forecast.carry import basin, between, probe_rates
+    from evo_tune.forecast.probes import between, probe_rates, probe_results
     from evo_tune.forecast.scale import recipe_at
 
     sizes = between(recipe.found, recipe.target, wanted, count)
@@ -219,7 +219,7 @@ def _probe(
         ]
         trials = _train(run, evaluator.plugin, genomes, there[0].options, folder.with_name(folder.name + ending))
     rates = {size.width: float(one.genome["lr"]) for size, one in zip(sizes, there, strict=True)}
-    return basin(trials, run.objectives[0].metric, rates)
+    return probe_results(trials, run.objectives[0].metric, rates)
 
 
 def _train(
@@ -262,7 +262,7 @@ def _train(
 
 
 def _emit(path: Path, plugin: Evaluator, name: str, recipe: ScaledRecipe, run: Run) -> None:
-    from evo_tune.forecast.carry import as_flags
+    from evo_tune.forecast.probes import as_flags
 
     reference = plugin.name if plugin.origin == "bundled" else plugin.reference
     try:
@@ -273,7 +273,7 @@ def _emit(path: Path, plugin: Evaluator, name: str, recipe: ScaledRecipe, run: R
 
 def _print(recipe: ScaledRecipe) -> None:
     target, found = recipe.target, recipe.found
-    shared.print_table([_gene(row) for row in recipe.rows], f"trial {recipe.trial} of {recipe.run}, carried")
+    shared.print_table([_gene(row) for row in recipe.rows], f"trial {recipe.trial} of {recipe.run} at the target size")
     for remark in recipe.remarks:
         shared.echo(f"note: {remark}")
     shared.print_table([_law(row) for row in recipe.laws], "peak learning rates")
@@ -292,7 +292,7 @@ def _print(recipe: ScaledRecipe) -> None:
         *(f"memory: {_fit(fit)}" for fit in recipe.fits),
         f"hours: {hours} on one device ({recipe.speed}){price}",
         _loss(recipe.loss),
-        *(_basin(basin) for basin in recipe.probe or ()),
+        *(_probe_line(row) for row in recipe.probe or ()),
     ]
     for line in lines:
         shared.echo(line)
@@ -301,7 +301,7 @@ def _print(recipe: ScaledRecipe) -> None:
 def _gene(row: GeneMove) -> dict[str, Any]:
     from msgspec import structs
 
-    factor = "" if row.factor is None or row.kind == "carried" else f"x{row.factor:.3g}"
+    factor = "" if row.factor is None or row.kind == "kept" else f"x{row.factor:.3g}"
     return {**structs.asdict(row), "factor": factor}
 
 
@@ -342,13 +342,13 @@ def _loss(loss: TargetLoss) -> str:
     )
 
 
-def _basin(row: Basin) -> str:
+def _probe_line(row: ProbeResult) -> str:
     where = f"probe at {row.depth}x{row.width}"
-    if row.holds is None:
+    if row.confirmed is None:
         return f"{where}: {row.trainings} training{'s' * (row.trainings > 1)} are too few to tell"
     best = "" if row.optimum is None else f", lowest at {row.optimum:.3g} by a parabola"
-    verdict = "the basin holds" if row.holds else "the basin does not hold"
+    verdict = "confirmed" if row.confirmed else "not confirmed"
     return (
-        f"{where}: {verdict}: {row.loss:.4g} at the carried {row.carried:.3g}, the best "
+        f"{where}: the transferred learning rate {row.transferred:.3g} is {verdict}: loss {row.loss:.4g}, the best "
         f"{row.best_loss:.4g} at {row.best:.3g}{best}"
     )

@@ -86,7 +86,7 @@ class Slopes:
         return float(both.max())
 
     @property
-    def holds(self) -> bool:
+    def passed(self) -> bool:
         """Whether all slopes are within the bounds."""
         return self.bounds is None or (self.least >= self.bounds[0] and self.most <= self.bounds[1])
 

@@ -23,7 +23,7 @@ def test_completep_keeps_the_size_of_stream_and_logits(optimizer: str, tied: boo
     assert [(one.of, one.against) for one in found] == [("stream", "width"), ("logits", "width"), ("stream", "depth")]
     bounds = [(-0.6, 0.15), (-0.8, 0.8), (-0.1, 0.1)]
     assert all(low <= one.least <= one.most <= high for one, (low, high) in zip(found, bounds, strict=True))
-    assert all(one.holds for one in found)
+    assert all(one.passed for one in found)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -37,7 +37,7 @@ def test_logits_that_move_with_the_width_fail(monkeypatch: pytest.MonkeyPatch, p
 
     monkeypatch.setattr(GPT, "forward", scaled)
     logits = check_coordinates("completep", tied=tied, **WIDTHS)[1]
-    assert not logits.holds
+    assert not logits.passed
     assert logits.least < -1.0 if power < 0 else logits.most > 1.0
 
 
@@ -50,11 +50,11 @@ def test_a_rate_that_grows_with_the_width_fails(monkeypatch: pytest.MonkeyPatch,
         return own._replace(lr=own.lr * self.wider(shape.width)) if of == kind else own
 
     monkeypatch.setattr(Parametrisation, "factors", faster)
-    assert not all(one.holds for one in check_coordinates("completep", tied=False, **WIDTHS))
+    assert not all(one.passed for one in check_coordinates("completep", tied=False, **WIDTHS))
 
 
 def test_mup_keeps_the_size_from_outputs_of_zero_too() -> None:
-    assert all(one.holds for one in check_coordinates("mup", init="fan_in", **WIDTHS))
+    assert all(one.passed for one in check_coordinates("mup", init="fan_in", **WIDTHS))
 
 
 def test_with_muon_from_outputs_of_zero_a_width_of_fewer_channels_than_tokens_is_far_from_the_limit() -> None:
@@ -67,10 +67,10 @@ def test_the_control_fails_and_mup_against_depth_does() -> None:
     width, _, depth = check_coordinates("standard", **SHORT)
     assert width.most > 0.5
     assert depth.most > 0.5
-    assert not width.holds
-    assert not depth.holds
+    assert not width.passed
+    assert not depth.passed
     width, _, depth = check_coordinates("mup", **SHORT)
-    assert width.holds
+    assert width.passed
     assert depth.most > 0.5
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from evo_tune.errors import UsageError
-from evo_tune.forecast.scale import Basin, ScaledRecipe, TrainingSize, Wanted
+from evo_tune.forecast.scale import ProbeResult, ScaledRecipe, TrainingSize, Wanted
 from evo_tune.genome.trial import Trial
 from evo_tune.options.declare import Option
 from evo_tune.text import one_line
 
 NEAR = 1.02
-"""Maximum loss of a transferred rate in the basin, as a multiple of the best loss of its neighbours."""
+"""Maximum loss of a confirmed transferred rate, as a multiple of the best loss of its neighbours."""
 
 
 def as_flags(
@@ -47,7 +47,7 @@ def as_flags(
     }
     size = f"depth {told.target.depth}, width {told.target.width}"
     lines = [
-        f"# A recipe of run {one_line(str(told.run))}, carried to {size}:",
+        f"# A recipe of run {one_line(str(told.run))}, transferred to {size}:",
         "# evo-tune run --config FILE",
         f"evaluator = {_toml(evaluator)}",
         f"name = {_toml(name)}",
@@ -120,8 +120,8 @@ def probe_rates(lr: float, count: int) -> list[float]:
     return [lr * 2.0**step for step in steps]
 
 
-def basin(trials: Sequence[Trial], metric: str, rates: Mapping[int, float]) -> list[Basin]:
-    """Return for each probed size whether the transferred learning rate is in the basin of the loss.
+def probe_results(trials: Sequence[Trial], metric: str, rates: Mapping[int, float]) -> list[ProbeResult]:
+    """Return for each probed size whether the transferred learning rate is about the best of its neighbours.
 
     Args:
         trials: Trials of the probes.
@@ -135,21 +135,21 @@ def basin(trials: Sequence[Trial], metric: str, rates: Mapping[int, float]) -> l
             sizes.setdefault(key, []).append((float(trial.genome["lr"]), trial.outcome.metrics[metric]))
     rows = []
     for (width, depth), points in sorted(sizes.items()):
-        carried = rates[width]
+        transferred = rates[width]
         best, best_loss = min(points, key=lambda point: point[1])
-        own = next((loss for lr, loss in points if math.isclose(lr, carried, rel_tol=1e-6)), None)
+        own = next((loss for lr, loss in points if math.isclose(lr, transferred, rel_tol=1e-6)), None)
         known = own is not None and len(points) > 1
         rows.append(
-            Basin(
+            ProbeResult(
                 width=width,
                 depth=depth,
                 trainings=len(points),
-                carried=carried,
+                transferred=transferred,
                 loss=own,
                 best=best,
                 best_loss=best_loss,
                 optimum=_optimum(points),
-                holds=bool(own is not None and own <= NEAR * best_loss) if known else None,
+                confirmed=bool(own is not None and own <= NEAR * best_loss) if known else None,
             )
         )
     return rows

@@ -68,7 +68,7 @@ class Row(NamedTuple):
 
     Args:
         gene: Name of the gene.
-        kind: 'carried' (unchanged), 'scaled', or 'not transferable' (unchanged; a new search is better).
+        kind: 'kept' (unchanged), 'scaled', or 'not transferable' (unchanged; a new search is better).
         found: Value in the recipe that was found.
         target: Value at the target size.
         rule: Reason for the value.
@@ -105,7 +105,7 @@ class Carried(NamedTuple):
     remarks: list[str]
 
 
-def carried(
+def transferred(
     genome: Mapping[str, Any], options: LanguageOptions, config: GPTConfig, tokens: float, epochs: float, target: Target
 ) -> Carried:
     """Return a recipe transferred to another size.
@@ -135,7 +135,7 @@ class _Carrying:
 
     def done(self) -> Carried:
         if self.same:
-            rows = [Row(name, "carried", value, value, "the same training") for name, value in self.genome.items()]
+            rows = [Row(name, "kept", value, value, "the same training") for name, value in self.genome.items()]
             return Carried(dict(self.genome), {"flops": None, "seconds": None, "tokens": self.target.tokens}, rows, [])
         known = {row.gene: row for row in (*self._shape(), *self._rates(), *self._data())}
         rows = [known.get(name) or self._other(name, value) for name, value in self.genome.items()]
@@ -196,7 +196,7 @@ class _Carrying:
         source = "arXiv:1706.02677" if sgd else "arXiv:2205.10287"
         name = self.parametrisation["param"]
         lr = Row(
-            *("lr", "carried" if growth == 1.0 else "scaled", genome["lr"], genome["lr"] * growth),
+            *("lr", "kept" if growth == 1.0 else "scaled", genome["lr"], genome["lr"] * growth),
             f"{name} keeps it" + (f"; {how}" if growth != 1.0 else ""),
             ("arXiv:2505.01618" if name == "completep" else "arXiv:2203.03466")
             + ("" if growth == 1.0 else f", {source}"),
@@ -261,7 +261,7 @@ class _Carrying:
         return rows
 
     def _other(self, name: str, value: Any) -> Row:
-        return Row(name, "carried", value, value, "a share or a kind")
+        return Row(name, "kept", value, value, "a share or a kind")
 
     @property
     def parametrisation(self) -> dict[str, Any]:
@@ -307,7 +307,7 @@ MEMORY = (24.0, 80.0)
 """Memory of the GPUs that are reported by default, in GiB."""
 
 
-def carry_language(
+def transfer_language(
     task_of: Callable[[Mapping[str, Any], Any], LanguageTask],
     genome: Mapping[str, Any],
     target: Mapping[str, Any],
@@ -335,7 +335,7 @@ def carry_language(
         raise OptionError(f"-o seconds={options.seconds}: expected a run with a budget in tokens or flops, to scale it")
     tokens = found.estimate()["tokens"]
     epochs = wanted.tokens / bytes_to_train_on(options.data)
-    moved = carried(genome, found.options, found.config, tokens, epochs, wanted)
+    moved = transferred(genome, found.options, found.config, tokens, epochs, wanted)
     # Keep the run's number of scored bytes: the default of a longer training is larger, and the losses would differ.
     moved = moved._replace(options={**moved.options, "eval_tokens": found.scored})
     larger = task_of(moved.genome, replace(options, **moved.options))
