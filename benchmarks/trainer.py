@@ -35,7 +35,7 @@ PARTS = {
     "fused": "+ fused AdamW, one norm, no copies of data",
     "memory": "+ freed memory is kept",
     "autocast": "+ products in bf16",
-    "trainer": "+ attention by plain products: this trainer",
+    "trainer": "+ attention by plain products or wider heads: this trainer",
 }
 
 
@@ -123,12 +123,13 @@ def prepared(what: str, width: int, tokens: int, device: str, precision: str | N
     from evo_tune.training.models import block as attention
 
     compiled = what.endswith("compiled")
+    if not what.startswith("trainer"):  # torch's attention as it is
+        attention.by_products = lambda precision, keys: False
+        attention.added_channels = lambda precision, head_dim, keys: 0
     if what.startswith("plain"):
         return plain_step(width, tokens, device, compiled)
     if what != "fused":
         keep_freed_memory()
-    if what == "autocast":
-        attention.by_products = lambda precision, keys: False
     own = {"fused": "fp32", "memory": "fp32", "autocast": "bf16"}.get(what) or precision or fastest_precision(device)
     return trainer_step(width, tokens, device, own, compiled)
 

@@ -20,6 +20,7 @@ from evo_tune.recipe.models.gpt_config import (
     LARGE_VOCABULARY,
     LONGEST_DROPPED,
     GPTConfig,
+    added_channels,
     by_products,
     tokens_in_piece,
     window_chunks,
@@ -157,6 +158,8 @@ def _block_bytes(
     e = 4 if precision == "fp32" else 2
     chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
     plain = [device == "cpu" and by_products(precision, end - first) for first, _, end in chunks]
+    padded = [_added(config, precision, end - first, device) for first, _, end in chunks]
+    copied = [products or added > 0 for products, added in zip(plain, padded, strict=True)]
     shared = d * config.key_value_heads // heads
     norms = 2 * ((4 + e) * d + _statistics(config))  # inputs from the residual stream, outputs, statistics
     scaled = 4 * d if config.residual_scaling else 0  # the residual stream before its factor
@@ -164,7 +167,7 @@ def _block_bytes(
     if config.qk_norm:
         # Inputs (a copy if in less than float32) and their inverse root mean squares.
         attention += (0 if e == 4 else 4) * (d + shared) + 4 * (heads + config.key_value_heads)
-    if not all(plain):
+    if not all(copied):
         attention += _renewed_bytes(config, e, values=values)
     elif config.qk_norm and e == 4:
         attention += e * (d + 2 * shared)  # the layer's output, whose views are the norms' inputs
@@ -172,17 +175,25 @@ def _block_bytes(
     mask = 1 if device == "cuda" else e
     dropped = 2 * mask * d if config.dropout else 0
     kept = float(batch * length * (norms + scaled + attention + feed_forward + dropped))
-    for (first, start, end), products in zip(chunks, plain, strict=True):
+    for (first, start, end), products, added in zip(chunks, plain, padded, strict=True):
         queries, keys = end - start, end - first
         kept += batch * _unfused_bytes(config, queries, keys, device, plain=e if products else 0)
-        if products:
+        if products or added:
             # Keys of overlapping chunks are copied; where the fused kernel keeps the source tensor, all of it is kept.
             kept += batch * e * 2 * shared * (keys - queries)
-            kept += 0 if all(plain) else batch * e * (d + 2 * shared) * queries
-        elif window < length:
-            kept += batch * e * d * queries  # the chunk, in addition to the joined tensor
+            kept += 0 if all(copied) else batch * e * (d + 2 * shared) * queries
+        if added:  # zeros beside queries, keys, values and result, and the result without them
+            kept += batch * e * (queries * (d + 2 * added * heads) + 2 * keys * added * config.key_value_heads)
+        if window < length and not products:
+            kept += 0 if added else batch * e * d * queries  # the chunk, in addition to the joined tensor
             kept += queries * keys * mask if first < start or queries > window else 0  # the mask; on a CPU as numbers
     return kept
+
+
+def _added(config: GPTConfig, precision: str, keys: int, device: str) -> int:
+    """Return `added_channels` on this device."""
+    fused = device == "cpu" and not config.attention_dropout
+    return added_channels(precision, config.width // config.heads, keys) if fused else 0
 
 
 def _renewed_bytes(config: GPTConfig, e: int, *, values: bool) -> int:
@@ -528,6 +539,8 @@ def _attended(
     gpt, heads = base.gpt, base.heads
     if gpt is not None and device == "cpu" and by_products("bf16" if e == 2 else "fp32", window) and not new.dora:
         return float(e * heads * window)  # three plain products, which keep the attention weights
+    if gpt is not None and (added := _added(gpt, "bf16" if e == 2 else "fp32", window, device)):
+        return 4.0 * heads + e * (gpt.width + 2 * added * (heads + gpt.key_value_heads))
     kept = 4.0 * heads + (0 if ours and new.rank and not new.dropout else e * inputs)
     if gpt is not None and not (new.dora and e == 2):
         kept += _renewed_bytes(gpt, e, values=values)

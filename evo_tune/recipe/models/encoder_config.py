@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import Options, option
-from evo_tune.recipe.models.gpt_config import ModelConfig, by_products
+from evo_tune.recipe.models.gpt_config import ModelConfig, added_channels, by_products
 from evo_tune.recipe.models.rules import Parametrisation
 
 STEM = 16
@@ -143,9 +143,12 @@ class EncoderConfig(ModelConfig):
         """
         tokens, d = self.tokens, self.width
         norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
-        products = mask != 1 and not self.attention_dropout and by_products("fp32" if e == 4 else "bf16", tokens)
+        on_cpu, precision = mask != 1 and not self.attention_dropout, "fp32" if e == 4 else "bf16"
+        products = on_cpu and by_products(precision, tokens)
         # Queries, keys, values, result; attention weights, or one statistic of the softmax.
         attention = 4 * e * d + self.heads * (e * tokens if products else 4)
+        if on_cpu and (added := added_channels(precision, d // self.heads, tokens)):
+            attention += e * (4 * added * self.heads + d)  # zeros beside these, and the result without them
         dropped = 2 * mask * d if self.dropout else 0
         between = (2 * e + mask) * self.heads * tokens if self.attention_dropout else 0
         return float(tokens * (norms + attention + 2 * e * self.ffn_width + dropped + between))

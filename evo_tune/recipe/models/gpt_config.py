@@ -5,6 +5,7 @@ This module does not load torch, so that a search can compute the size of a mode
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
@@ -82,6 +83,10 @@ Up to there they are faster than the fused kernel. At twice the length both are 
 PLAIN_IN_FP32 = range(16, 49)
 """Sequence lengths for plain products in float32: 1.1 to 1.9 times faster, most if not a multiple of 16."""
 
+NARROW_HEAD = 16
+"""Channels of a head below which the fused kernel in float32 is slow on an AMD CPU: there MKL's products with 8 columns
+take 2.4 times as long as with 16 (benchmarks/LOG.md)."""
+
 LONGEST_DROPPED = 512
 """Longest sequence, in tokens, for plain products with attention dropout on a GPU.
 
@@ -102,6 +107,30 @@ def by_products(precision: str, keys: int) -> bool:
         keys: Number of keys per query.
     """
     return keys <= LONGEST_PLAIN if precision == "bf16" else precision == "fp32" and keys in PLAIN_IN_FP32
+
+
+def _made_by_amd() -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return "AuthenticAMD" in file.read(1000)
+    except OSError:  # not Linux; Windows names the maker here
+        return "AuthenticAMD" in os.environ.get("PROCESSOR_IDENTIFIER", "")
+
+
+AMD = _made_by_amd()
+"""Whether this machine's CPU is made by AMD."""
+
+
+def added_channels(precision: str, head_dim: int, keys: int) -> int:
+    """Return the channels of zeros that attention on a CPU adds to each head to be faster.
+
+    Args:
+        precision: See `by_products`.
+        head_dim: Channels of a head.
+        keys: Number of keys per query; with few keys the copies cost more than they save.
+    """
+    slow = AMD and precision == "fp32" and keys >= PLAIN_IN_FP32.stop
+    return max(0, NARROW_HEAD - head_dim) if slow else 0
 
 
 def tokens_in_piece(vocab_size: int, device: str) -> int:

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_name
 from evo_tune.recipe.models.encoder_config import EncoderConfig
-from evo_tune.recipe.models.gpt_config import LONGEST_DROPPED, GPTConfig, by_products, causal_chunk, window_chunks
+from evo_tune.recipe.models.gpt_config import (
+    LONGEST_DROPPED,
+    GPTConfig,
+    added_channels,
+    by_products,
+    causal_chunk,
+    window_chunks,
+)
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.functions import RMSNorm, squared_relu
 
@@ -142,16 +149,24 @@ def attend(
         q = q * (scale * math.sqrt(q.shape[-1]))
     if dropout is not None:
         return _attend_dropped(q, k, v, mask, dropout, causal)
-    if q.device.type == "cpu" and by_products(_PRECISIONS.get(q.dtype, ""), k.shape[2]):
-        return _attend_plainly(q, k, v, mask) if causal else _attend_all(q, k, v, mask)
-    return F.scaled_dot_product_attention(
+    head_dim, added = q.shape[-1], 0
+    if q.device.type == "cpu":
+        precision, keys = _PRECISIONS.get(q.dtype, ""), k.shape[2]
+        if by_products(precision, keys):
+            return _attend_plainly(q, k, v, mask) if causal else _attend_all(q, k, v, mask)
+        added = added_channels(precision, head_dim, keys)
+    if added:
+        q, k, v = (F.pad(x, (0, added)) for x in (q, k, v))
+    y = F.scaled_dot_product_attention(
         q,
         k,
         v,
         attn_mask=mask,
         is_causal=causal and mask is None,
+        scale=1.0 / math.sqrt(head_dim),
         enable_gqa=q.shape[1] != k.shape[1],
     )
+    return y[..., :head_dim] if added else y
 
 
 def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropout | None = None) -> Tensor:

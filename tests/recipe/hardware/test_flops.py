@@ -52,13 +52,13 @@ def test_options_keep_the_formula_exact(options: dict[str, object]) -> None:
 @pytest.mark.parametrize("window", [1, 8, 31, 32, 100, 128, 200])
 @pytest.mark.parametrize("options", [{}, {"window_pattern": "SL"}, {"kv_heads": 1, "position": "rope"}])
 def test_a_window_is_charged_with_the_keys_that_are_computed(window: int, options: dict[str, object]) -> None:
-    config = GPTConfig(vocab_size=50, context=256, depth=2, width=48, heads=4, window=window, **options)  # type: ignore[arg-type]
+    config = GPTConfig(vocab_size=50, context=256, depth=2, width=64, heads=4, window=window, **options)  # type: ignore[arg-type]
     tokens = torch.randint(0, 50, (1, 257))
     # Chunks without a mask are causal: torch counts their whole square. Only the first chunk can be one of them.
     first = min(config.chunk, 256)
     half = first * (first - 1) / 2 if first <= window else 0
     skipped = sum(256 * 255 / 2 if whole else half for whole in (size == 256 for size in config.windows))
-    assert counted(GPT(config), tokens) == flops_per_token(config) * 256 + 12 * 48 * skipped
+    assert counted(GPT(config), tokens) == flops_per_token(config) * 256 + 12 * 64 * skipped
 
 
 def test_a_window_is_credited_with_no_more_than_it_saves() -> None:
