@@ -128,7 +128,7 @@ def test_a_bomb_of_json_is_one_line_of_error(stranger, name, bomb):
 
 def test_a_journal_without_a_session_is_shown_all_the_same(stranger):
     write_events(stranger, [line for line in events_of(stranger) if line["event"] not in ("session", "ended")])
-    slot = {"slot": "a", "device": "cpu", "what": "", "seconds": 1, "memory": None}
+    slot = {"slot": "a", "device": "cpu", "work": "", "seconds": 1, "memory": None}
     sign = {"pid": os.getpid(), "host": platform.node(), "time": time.time(), "slots": [slot]}
     (stranger / "_heartbeat.json").write_text(json.dumps(sign))
     assert [code for code, _ in look_at_all(stranger)] == [0] * len(LOOKS)

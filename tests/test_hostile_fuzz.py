@@ -99,7 +99,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (trial / "log.txt").write_text("x")
         (home / "store" / "base").rename(top / "base")
         (top / "base" / "evil.py").write_text(evil)
-        slot = {"slot": "a", "device": "cpu", "what": "", "seconds": 1, "memory": None}
+        slot = {"slot": "a", "device": "cpu", "work": "", "seconds": 1, "memory": None}
         sign = {"pid": 1, "host": platform.node(), "time": time.time(), "slots": [slot]}
         (top / "base" / "_heartbeat.json").write_text(json.dumps(sign))
         journal = top / "base" / "_journal.jsonl"

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 
 from evo_tune.options.declare import Option
-from evo_tune.recipe.hardware.computing import Timings, Wants
+from evo_tune.recipe.hardware.computing import Suited, Timings
 
 # As in `genome.values` and `report.data`, which take longer to import.
 Value: TypeAlias = bool | int | float | str
@@ -174,14 +174,14 @@ class EvaluatorSummary(Struct, forbid_unknown_fields=True, kw_only=True):
 
     Args:
         evaluator: Name of the evaluator.
-        found: Origin (file, entry point or bundled), and the evaluators of the same name that it hides.
-        what: First line of its docstring.
+        origin: Origin (file, entry point or bundled), and the evaluators of the same name that it hides.
+        summary: First line of its docstring.
         file: File of the evaluator.
     """
 
     evaluator: str
-    found: str
-    what: str
+    origin: str
+    summary: str
     file: str
 
 
@@ -262,13 +262,13 @@ class StrategySummary(Struct, forbid_unknown_fields=True, kw_only=True):
     Args:
         strategy: Name of the strategy.
         objectives: one, several, or - if it cannot be loaded.
-        what: First line of its docstring, or the error that it raises.
+        summary: First line of its docstring, or the error that it raises.
         options: Options of the strategy.
     """
 
     strategy: str
     objectives: str
-    what: str
+    summary: str
     options: list[DeclaredOption]
 
 
@@ -304,7 +304,7 @@ class PlannedSlot(Struct, forbid_unknown_fields=True, kw_only=True):
     Args:
         slot: Name of the slot.
         device: cpu, or the name of a GPU in CUDA's numbering.
-        what: Model of the GPU; - on a CPU.
+        model: Model of the GPU; - on a CPU.
         threads: CPU threads of a training.
         memory: Memory of the device; null if unknown. Unit: bytes.
         free: Free memory of the device; null if unknown. Unit: bytes.
@@ -313,7 +313,7 @@ class PlannedSlot(Struct, forbid_unknown_fields=True, kw_only=True):
 
     slot: str
     device: str
-    what: str
+    model: str
     threads: int
     memory: int | None
     free: int | None
@@ -326,13 +326,13 @@ class ProbedDevice(Struct, forbid_unknown_fields=True, kw_only=True):
     Args:
         name: Name of the device, as slots have it.
         timings: Measured speeds.
-        wants: Sizes and precision that suit the device.
+        suited: Sizes and precision that suit the device.
         known: Data sheet of the device; null if it is not in the table.
     """
 
     name: str
     timings: Timings
-    wants: Wants
+    suited: Suited
     known: dict[str, Any] | None
 
 
@@ -369,11 +369,11 @@ class AgentTool(Struct, forbid_unknown_fields=True, kw_only=True):
 
     Args:
         name: Name of the tool.
-        what: What it does, in one line.
+        summary: What it does, in one line.
     """
 
     name: str
-    what: str
+    summary: str
 
 
 class AgentTools(Struct, forbid_unknown_fields=True, kw_only=True):

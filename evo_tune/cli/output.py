@@ -17,7 +17,7 @@ from msgspec import Struct, field, structs
 from evo_tune.cli import _shared as shared
 from evo_tune.cli import formats
 from evo_tune.cli.for_scale import in_lines
-from evo_tune.forecast.ahead import Ahead, as_line
+from evo_tune.forecast.ahead import RunForecast, as_line
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Value
 from evo_tune.report import summary as report
@@ -29,7 +29,7 @@ from evo_tune.report.ranges import as_range, as_sentence, ranges_line
 from evo_tune.report.summary import DONE_BY_ITSELF, Closing, further_of, in_words
 from evo_tune.report.words import against_baseline, fixed, sparkline, spread, verdict
 from evo_tune.store.comparison import COMPARISON, read_comparison
-from evo_tune.store.heartbeat import Busy, in_flight
+from evo_tune.store.heartbeat import SlotWork, in_flight
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
 from evo_tune.text import counted, printable
@@ -86,7 +86,7 @@ class PlannedRun(Struct, forbid_unknown_fields=True, kw_only=True):
     device: str
     options: dict[str, Value | None]
     seconds_timed: tuple[float, ...] | None
-    forecast: Ahead | None
+    forecast: RunForecast | None
 
 
 class RunStatus(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -115,8 +115,8 @@ class RunStatus(Struct, forbid_unknown_fields=True, kw_only=True):
     pruned: int
     best: TrialSummary | None
     seconds_since_last_event: float
-    forecast: Ahead | None
-    slots: tuple[Busy, ...]
+    forecast: RunForecast | None
+    slots: tuple[SlotWork, ...]
 
 
 def _now() -> float:
@@ -342,13 +342,13 @@ class _Forecast:
     """The forecast of a run. It reads all results, so it is updated only every few seconds."""
 
     def __init__(self, price: float | None = None) -> None:
-        self.ahead: Ahead | None = None
+        self.ahead: RunForecast | None = None
         self.further = ""
         self._price = price
         self._made = self._next = 0.0
         self._pace: Pace | None = None
 
-    def update(self, search: Search) -> Ahead | None:
+    def update(self, search: Search) -> RunForecast | None:
         """Return the forecast; None while nothing can be predicted."""
         from evo_tune.loop.opening import forecast
 
@@ -571,7 +571,7 @@ class _Lines:
             f"{shared.show_seconds(search.seconds)} elapsed{left}"
         )
 
-    def _is_news(self, ahead: Ahead) -> bool:
+    def _is_news(self, ahead: RunForecast) -> bool:
         """Return whether a forecast is the first one, or its end is outside the interval of the last printed one.
 
         A forecast of 0 s is not news: nothing is left to do.

@@ -86,7 +86,7 @@ class ComparisonTrainings(Struct, frozen=True, forbid_unknown_fields=True, kw_on
     most: int
 
 
-class Ahead(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RunForecast(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The forecast of a run.
 
     Args:
@@ -113,7 +113,7 @@ class Ahead(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     disk: float
     cost: Bounds | None = None
 
-    def priced(self, price: float | None) -> Ahead:
+    def priced(self, price: float | None) -> RunForecast:
         """Return the forecast with its cost.
 
         Args:
@@ -133,7 +133,7 @@ def ahead(
     promoted: float,
     pace: Pace | None = None,
     run: Run | None = None,
-) -> Ahead | None:
+) -> RunForecast | None:
     """Forecast a run.
 
     Args:
@@ -194,7 +194,7 @@ def ahead(
         low = expected = high = 0.0
     genomes = fresh + round(trainings / cost)
     made = int(births) if trainings == by_births else min(genomes, births)
-    return Ahead(
+    return RunForecast(
         genomes=max(int(made), fresh),
         full_trainings=trainings,
         seconds_of_each=each,
@@ -420,7 +420,7 @@ def comparison_ends(
 # The forecast as text and as data
 
 
-def as_line(ahead: Ahead) -> str:
+def as_line(ahead: RunForecast) -> str:
     """Return a forecast in one line."""
     rows = as_rows(ahead)
     comparison = f", {rows['final comparison']}" if ahead.final_comparison.most else ""
@@ -428,7 +428,7 @@ def as_line(ahead: Ahead) -> str:
     return "; ".join(parts + [rows[name] for name in ("memory", "disk", "cost") if name in rows])
 
 
-def as_rows(ahead: Ahead) -> dict[str, str]:
+def as_rows(ahead: RunForecast) -> dict[str, str]:
     """Return a forecast as named rows of text; see `as_line`."""
     each, race = show_seconds(ahead.seconds_of_each), ahead.final_comparison
     rows = {
@@ -445,7 +445,7 @@ def as_rows(ahead: Ahead) -> dict[str, str]:
     return rows
 
 
-def _time(ahead: Ahead) -> str:
+def _time(ahead: RunForecast) -> str:
     low, high = show_seconds(ahead.seconds.low), show_seconds(ahead.seconds.high)
     return f"about {show_seconds(ahead.seconds.expected)} ({low} to {high})"
 

@@ -179,7 +179,7 @@ class TargetLoss(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults
         high: Upper end of the interval.
         share: Share of cases within the interval.
         law: Fitted law.
-        further: Weights or tokens of the target, divided by the largest that were trained.
+        extrapolation: Weights or tokens of the target, divided by the largest that were trained.
         narrow: Advice that would narrow the interval; left out if it is within ±5 %.
     """
 
@@ -192,7 +192,7 @@ class TargetLoss(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults
     high: float | None = None
     share: float | None = None
     law: ScalingLaw | None = None
-    further: float | None = None
+    extrapolation: float | None = None
     narrow: str = ""
 
 
@@ -451,7 +451,7 @@ def _loss(metric: str, seen: Sequence[Observation], target: TrainingSize, own: b
     if why:
         return TargetLoss(metric=metric, trainings=len(seen), identifiable=False, why=why)
     found = predict(seen, target.parameters, target.tokens)
-    further = max(
+    extrapolation = max(
         target.parameters / max(one.parameters for one in seen), target.tokens / max(one.tokens for one in seen)
     )
     return TargetLoss(
@@ -464,7 +464,7 @@ def _loss(metric: str, seen: Sequence[Observation], target: TrainingSize, own: b
         high=found.high,
         share=found.share,
         law=found.law,
-        further=further,
+        extrapolation=extrapolation,
         narrow=narrowing(seen, target.parameters, target.tokens, found),
     )
 

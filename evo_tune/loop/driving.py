@@ -25,7 +25,7 @@ from evo_tune.dispatch import UNKNOWN, NoMachine, Slot, SlotClosed, SlotInterrup
 from evo_tune.errors import EvoTuneError, RunError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.health import Health, Verdict
-from evo_tune.store.heartbeat import Busy, Heartbeat
+from evo_tune.store.heartbeat import Heartbeat, SlotWork
 from evo_tune.store.run import TRIALS
 
 TICK = 0.2
@@ -279,12 +279,12 @@ class Drivers:
             thread.join()
             raise
 
-    def _busy(self) -> list[Busy]:
+    def _busy(self) -> list[SlotWork]:
         rows = []
         for slot in self.slots:
             working = self.working.get(slot.name, Working("", self._started))
             what = f"{working.what} (waits for room)" if slot.waits else working.what
-            rows.append(Busy(slot.name, slot.device, what, time.monotonic() - working.since, slot.memory))
+            rows.append(SlotWork(slot.name, slot.device, what, time.monotonic() - working.since, slot.memory))
         return rows
 
     def _guarded(self, drive: Callable[[Slot], None], slot: Slot) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, Task, open_slots, plan, sweep
-from evo_tune.forecast.ahead import ENOUGH, Ahead, ahead
+from evo_tune.forecast.ahead import ENOUGH, RunForecast, ahead
 from evo_tune.forecast.timing import Pace, Timing, time_trainings
 from evo_tune.genome.space import SearchSpace
 from evo_tune.loop.limits import limited
@@ -81,7 +81,7 @@ def timed(
 
 def forecast(
     manifest: Manifest, session: SessionSettings, slots: int, pace: Pace | None = None, run: Run | None = None
-) -> Ahead | None:
+) -> RunForecast | None:
     """Return the forecast of a run, or of a new run with this manifest; None without measurements.
 
     Args:

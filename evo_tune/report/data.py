@@ -19,7 +19,7 @@ from evo_tune.report.charts.scale import TransferredRecipe, read_recipe
 from evo_tune.report.material import Material
 from evo_tune.report.ranges import wider_ranges
 from evo_tune.report.recommendation import FreshValues, fresh_values, reported
-from evo_tune.report.summary import Further, further_of
+from evo_tune.report.summary import MoreTrials, further_of
 from evo_tune.store.run import Run
 
 Metrics: TypeAlias = dict[str, float | None]
@@ -53,14 +53,14 @@ class FreshSeeds(Struct, forbid_unknown_fields=True, kw_only=True):
         mean: Mean over the seeds; null without any. Unit: the metric's.
         error: Standard error of the mean; null for fewer than two seeds. Unit: the metric's.
         values: One value for each successful seed. Unit: the metric's.
-        failures: Number of seeds whose training failed.
+        failed: Number of seeds whose training failed.
     """
 
     metric: str
     mean: float | None
     error: float | None
     values: tuple[float, ...]
-    failures: int
+    failed: int
 
 
 class RankedTrial(TrialSummary, kw_only=True):
@@ -141,12 +141,12 @@ class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
         at_ends: Genes whose best values are at an end of their range that the run does not widen by itself, each with a
             wider range for `--gene`.
         widened: Present range of each gene that was widened.
-        further: Expected benefit of more trials; null if too little is known.
+        more_trials: Expected benefit of more trials; null if too little is known.
         scale: Recipe at the size of `--for-scale`; null without that flag, or without a recipe so far.
         finalist: Trial that was chosen among the finalists; null without a final comparison.
         pairs: Number of seeds shared by best and default; null without a final comparison.
         evaluations: Number of results so far.
-        failures: Number of results that failed.
+        failed: Number of results that failed.
         pruned: Number of trainings that were stopped early.
         trainings: Cost of all results. Unit: full trainings.
         seconds: Time spent in all sessions. Unit: s.
@@ -169,12 +169,12 @@ class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
     final_comparison: Comparison
     at_ends: dict[str, str]
     widened: dict[str, str]
-    further: Further | None
+    more_trials: MoreTrials | None
     scale: TransferredRecipe | None
     finalist: int | None
     pairs: int | None
     evaluations: int
-    failures: int
+    failed: int
     pruned: int
     trainings: float
     seconds: float
@@ -193,7 +193,7 @@ class ListedRun(Struct, forbid_unknown_fields=True, kw_only=True):
         failed: Number of results that failed.
         objective: Metric of the first objective.
         best: Value of the best trial. Unit: the metric's.
-        of: Seeds behind that value: one, several, or fresh ones.
+        seeds: Seeds behind that value: one, several, or fresh ones.
         seconds: Time spent in all sessions. Unit: s.
         ended: Reason why its last session ended; null if it is running or was killed.
         created: Time at which the run began, in ISO 8601.
@@ -206,7 +206,7 @@ class ListedRun(Struct, forbid_unknown_fields=True, kw_only=True):
     failed: int
     objective: str
     best: float | None
-    of: str | None
+    seeds: str | None
     seconds: float
     ended: str | None
     created: str
@@ -270,7 +270,7 @@ def trial_summary(trial: Trial) -> TrialSummary:
 
 
 def _fresh_seeds(row: FreshValues, metric: str) -> FreshSeeds:
-    return FreshSeeds(metric=metric, mean=row.mean, error=row.error, values=row.values, failures=row.failures)
+    return FreshSeeds(metric=metric, mean=row.mean, error=row.error, values=row.values, failed=row.failures)
 
 
 def _ranked(run: Run, most: int) -> list[RankedTrial]:
@@ -322,12 +322,12 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         ),
         at_ends=_wider(run),
         widened=wider_ranges(run),
-        further=further_of(run),
+        more_trials=further_of(run),
         scale=read_recipe(run),
         finalist=end.comparison.chosen if end.comparison else None,
         pairs=end.comparison.pairs if end.comparison else None,
         evaluations=end.evaluations,
-        failures=end.failures,
+        failed=end.failures,
         pruned=end.pruned,
         trainings=round(summary.spent(run), 6),
         seconds=round(end.seconds, 3),
@@ -352,7 +352,7 @@ def listed_run(run: Run) -> ListedRun:
         failed=end.failures,
         objective=end.metric,
         best=best,
-        of=seeds,
+        seeds=seeds,
         seconds=round(end.seconds, 3),
         ended=run.ended,
         created=run.manifest.created,

@@ -157,15 +157,15 @@ def _slots(material: Material, beat: Beat | None, running: Mapping[int, Curve], 
         return []
     rows = []
     for busy in beat.slots:
-        curve = next((curve for id, curve in running.items() if busy.what.split(" (")[0] == f"trial {id}"), ())
+        curve = next((curve for id, curve in running.items() if busy.work.split(" (")[0] == f"trial {id}"), ())
         end = predicted(material, curve, metric)
         here = curve[-1][1].get(metric) if curve else None
         rows.append(
             {
                 "slot": busy.slot,
                 "device": busy.device,
-                "training": busy.what or "none",
-                "for": show_seconds(busy.seconds + beat.age) if busy.what else "",
+                "training": busy.work or "none",
+                "for": show_seconds(busy.seconds + beat.age) if busy.work else "",
                 "done": f"{curve[-1][0]:.0%}" if curve else "",
                 f"{metric} so far": show_value(here) if here is not None else "",
                 "predicted end": "" if end is None else f"{end.value:.4g} ({end.low:.4g} to {end.high:.4g})",

@@ -419,7 +419,7 @@ DONE_BY_ITSELF = "no further improvement is likely: "
 
 
 @dataclass(frozen=True)
-class Further:
+class MoreTrials:
     """The expected benefit of more trainings.
 
     Args:
@@ -459,7 +459,7 @@ def chance(losses: Sequence[float], noise: float, trainings: int) -> float:
 
     Args:
         losses: Finite losses of the search's genomes, in the order of their results.
-        noise: See `Further`.
+        noise: See `MoreTrials`.
         trainings: Number of next trainings.
 
     Returns:
@@ -488,7 +488,7 @@ def _since(losses: Sequence[float], noise: float) -> int:
     return since
 
 
-def further(trials: Sequence[Trial], trainings: int, fresh: Sequence[Trial] = ()) -> Further | None:
+def further(trials: Sequence[Trial], trainings: int, fresh: Sequence[Trial] = ()) -> MoreTrials | None:
     """Return the prospect of more trainings; None if too little is known, for example the noise between seeds.
 
     Args:
@@ -504,10 +504,10 @@ def further(trials: Sequence[Trial], trainings: int, fresh: Sequence[Trial] = ()
         if trial.rankable and trial.feasible and trial.losses is not None:
             firsts.setdefault(trial.key, trial.losses[0])
     found = chance(list(firsts.values()), noise, trainings)
-    return None if math.isnan(found) else Further(found, trainings, noise)
+    return None if math.isnan(found) else MoreTrials(found, trainings, noise)
 
 
-def further_of(run: Run) -> Further | None:
+def further_of(run: Run) -> MoreTrials | None:
     """Return the prospect of one more generation; seeds of the final comparison count for the noise."""
     if len(run.objectives) > 1:
         return None
@@ -515,7 +515,7 @@ def further_of(run: Run) -> Further | None:
     return further(trials, run.manifest.population, read_comparison(run))
 
 
-def in_words(found: Further) -> str:
+def in_words(found: MoreTrials) -> str:
     """Return the prospect as words without a full stop."""
     percent = 100 * found.chance
     chance = "less than 1%" if percent < 0.5 else "more than 99%" if percent > 99.5 else f"{percent:.0f}%"

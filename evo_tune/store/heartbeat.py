@@ -39,20 +39,20 @@ Name = Annotated[str, Meta(max_length=1000)]
 
 
 @dataclass(frozen=True)
-class Busy:
+class SlotWork:
     """The present work of a slot.
 
     Args:
         slot: Name of the slot.
         device: Device of the slot.
-        what: 'trial 17', or '' while it waits.
+        work: 'trial 17', or '' while it waits.
         seconds: Time since that work began. Unit: s.
         memory: Resident memory of the worker; null if unknown. Unit: bytes.
     """
 
     slot: Name
     device: Name
-    what: Name
+    work: Name
     seconds: Finite
     memory: Whole | None
 
@@ -63,7 +63,7 @@ class _Sign(Struct):
     pid: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     host: Name
     time: Finite
-    slots: tuple[Busy, ...]
+    slots: tuple[SlotWork, ...]
     started: Annotated[str, Meta(max_length=20)] = ""
 
 
@@ -78,7 +78,7 @@ class Heartbeat:
         self._folder = folder
         self._next = 0.0
 
-    def beat(self, look: Callable[[], list[Busy]]) -> None:
+    def beat(self, look: Callable[[], list[SlotWork]]) -> None:
         """Write a heartbeat if the last one is old enough.
 
         Args:
@@ -115,7 +115,7 @@ class Beat:
     pid: int
     host: str
     age: float
-    slots: tuple[Busy, ...]
+    slots: tuple[SlotWork, ...]
     started: str = ""
 
     @property
@@ -144,13 +144,13 @@ def last_beat(folder: Path, done: Container[int] = ()) -> Beat | None:
         sign = msgspec.json.decode(inside.read(folder, HEARTBEAT, limit=LARGEST), type=_Sign)
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
-    slots = tuple(replace(one, what="") if _trial_of(one.what) in done else one for one in sign.slots)
+    slots = tuple(replace(one, work="") if _trial_of(one.work) in done else one for one in sign.slots)
     return Beat(sign.pid, sign.host, max(0.0, time.time() - sign.time), slots, sign.started)
 
 
-def _trial_of(what: str) -> int:
+def _trial_of(work: str) -> int:
     """Return the trial that a slot trains, -1 for none."""
-    found = re.match(r"trial (\d{1,15})\b", what)
+    found = re.match(r"trial (\d{1,15})\b", work)
     return int(found[1]) if found else -1
 
 

@@ -213,8 +213,8 @@ def test_evaluators_and_strategies_are_listed(typed: Typed, folder: Path) -> Non
     (folder / "evaluators").mkdir()
     (folder / "evaluators" / "language_model.py").write_text('"""My own."""\n')
     rows = {row["evaluator"]: row for row in json.loads(typed("evaluators", "--format", "json").out)}
-    assert rows["language_model"]["found"] == "file (hides bundled)"
-    assert rows["language_model"]["what"] == "My own."
+    assert rows["language_model"]["origin"] == "file (hides bundled)"
+    assert rows["language_model"]["summary"] == "My own."
     strategies = {row["strategy"] for row in json.loads(typed("strategies", "--format", "json").out)}
     assert {"ga", "nsga2", "random"} <= strategies
 

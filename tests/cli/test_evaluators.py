@@ -36,7 +36,7 @@ def test_with_a_name_it_says_all_that_the_evaluator_declares(typed: Typed) -> No
 
 def test_its_data_is_the_same_in_json_and_csv(typed: Typed) -> None:
     data = json.loads(typed("evaluators", "quick.py", "--format", "json").out)
-    assert data["what"] == "A quadratic with a forbidden corner, for tests."
+    assert data["summary"] == "A quadratic with a forbidden corner, for tests."
     assert data["objectives"] == [{"metric": "loss", "direction": "min"}]
     assert data["metrics"] == {"loss": "", "cost": "s"}
     assert data["supports"] == []
@@ -101,7 +101,7 @@ def test_what_has_no_end_in_a_strangers_folder_is_not_read(typed: Typed, folder:
     (folder / "evaluators" / "endless.py").symlink_to("/dev/zero")
     with (folder / "evaluators" / "long.py").open("wb") as file:
         file.truncate(2**40)
-    rows = {row["evaluator"]: row["what"] for row in json.loads(typed("evaluators", "--format", "json").out)}
+    rows = {row["evaluator"]: row["summary"] for row in json.loads(typed("evaluators", "--format", "json").out)}
     assert "pipe" not in rows
     assert "endless" not in rows
     assert rows["long"].startswith("broken: ")

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from evo_tune.cli.output import outputs
-from evo_tune.recipe.hardware.computing import wants_of
+from evo_tune.recipe.hardware.computing import suited_of
 from tests.cli.conftest import Typed
 from tests.training.probing.test_probing import CARD
 
@@ -20,7 +20,7 @@ from tests.training.probing.test_probing import CARD
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Have a process for each device that says what an H100 might; the commands that were run."""
     known = {"bf16": 989.0, "bandwidth": 3350.0}
-    answer = {"timings": dataclasses.asdict(CARD), "wants": dataclasses.asdict(wants_of(CARD)), "known": known}
+    answer = {"timings": dataclasses.asdict(CARD), "suited": dataclasses.asdict(suited_of(CARD)), "known": known}
     asked: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -41,7 +41,7 @@ def test_each_device_is_timed_once_and_what_it_wants_is_told(typed: Typed, timed
     assert "fewer than 16384 tokens a step" in told.out
     printed = typed("devices", "--devices", "cpu", "--slots", "2", "--probe", "--format", "json").out
     as_json = msgspec.json.decode(printed.encode(), type=outputs()["devices"])  # as docs/json.md promises it
-    assert as_json.probed[0].wants.batch == 16384
+    assert as_json.probed[0].suited.batch == 16384
     assert json.loads(typed("devices", "--devices", "cpu", "--format", "json").out)["probed"] == []
 
 

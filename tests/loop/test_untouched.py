@@ -131,7 +131,7 @@ def test_everything_that_tells_of_fresh_seeds_says_test(begin: Begin, quick: Pat
     assert "test_loss over fresh seeds" in typed("show", "run").replace("\n", " ")
     shown = json.loads(typed("show", "run", "--format", "json"))
     assert shown["best"][0]["fresh_seeds"]["metric"] == "test_loss"
-    assert json.loads(typed("list", "--format", "json"))[0]["of"].endswith("fresh seeds, test_loss")
+    assert json.loads(typed("list", "--format", "json"))[0]["seeds"].endswith("fresh seeds, test_loss")
     exported = typed("export", "run", str(tmp_path / "out"), "--evaluator", str(quick), "--trust")
     assert "test_loss" in exported
 

@@ -466,7 +466,7 @@ def test_a_broken_strategy_has_a_row_that_says_so(install: Callable[..., Path]) 
     )
     result = CliRunner().invoke(strategies_command, ["--format", "json"], catch_exceptions=False)
     rows = {row["strategy"]: row for row in json.loads(result.stdout)}
-    assert rows["broken"]["what"].startswith("broken: ")
+    assert rows["broken"]["summary"].startswith("broken: ")
     assert (rows["broken"]["objectives"], rows["broken"]["options"]) == ("-", [])
     told = [(option["option"], option["required"], option["default"]) for option in rows["needing"]["options"]]
     assert told == [("population", False, 12), ("step", True, None)]

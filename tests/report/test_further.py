@@ -12,7 +12,7 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
-from evo_tune.report.summary import Further, chance, further_of, in_words, noise_of
+from evo_tune.report.summary import MoreTrials, chance, further_of, in_words, noise_of
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy, drive
 from tests.loop.cases import Begin
@@ -83,7 +83,7 @@ def test_equal_losses_of_all_seeds_are_no_noise() -> None:
     made = [Candidate(id, 0, id, 0, {"x": id % 2}, "-") for id in range(6)]
     trials = [Trial(one, Outcome("ok", {"loss": 0.1}), one.id, (0.06 + 0.1 * (one.id % 2),)) for one in made]
     assert noise_of(trials) == 0.0
-    assert in_words(Further(0.5, 12, 0.0)) == "the next 12 trainings have a chance of 50% to improve the best"
+    assert in_words(MoreTrials(0.5, 12, 0.0)) == "the next 12 trainings have a chance of 50% to improve the best"
 
 
 def test_without_noise_nothing_is_said(begin: Begin, fast_disk: None) -> None:
@@ -100,6 +100,6 @@ def test_without_noise_nothing_is_said(begin: Begin, fast_disk: None) -> None:
     [(0.0, "less than 1%"), (0.004, "less than 1%"), (0.006, "1%"), (0.42, "42%"), (0.996, "more than 99%")],
 )
 def test_nothing_is_said_to_be_impossible_or_certain(found: float, said: str) -> None:
-    assert in_words(Further(found, 12, 0.01)).startswith(
+    assert in_words(MoreTrials(found, 12, 0.01)).startswith(
         f"the next 12 trainings have a chance of {said} to improve the best"
     )

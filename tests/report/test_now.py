@@ -20,7 +20,7 @@ from tests.report.conftest import Made
 
 def beat(folder: Path, *what: str) -> None:
     usual = {"device": "cpu", "seconds": 2.0, "memory": None}
-    slots = [{"slot": f"slot {number}", "what": one, **usual} for number, one in enumerate(what)]
+    slots = [{"slot": f"slot {number}", "work": one, **usual} for number, one in enumerate(what)]
     sign = {"pid": os.getpid(), "host": platform.node(), "time": time.time(), "slots": slots}
     (folder / "_heartbeat.json").write_text(json.dumps(sign))
 

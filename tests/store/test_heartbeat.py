@@ -11,9 +11,9 @@ import time
 import pytest
 
 from evo_tune.store import heartbeat
-from evo_tune.store.heartbeat import HEARTBEAT, Busy, Heartbeat, last_beat
+from evo_tune.store.heartbeat import HEARTBEAT, Heartbeat, SlotWork, last_beat
 
-ROWS = [Busy("slot 0", "cpu", "trial 3", 1.5, 123), Busy("slot 1", "node7/cuda:0", "", 0.0, None)]
+ROWS = [SlotWork("slot 0", "cpu", "trial 3", 1.5, 123), SlotWork("slot 1", "node7/cuda:0", "", 0.0, None)]
 
 
 def test_a_sign_is_read_back(tmp_path):

@@ -22,7 +22,7 @@ from evo_tune.errors import EvoTuneError, StoreError, UsageError
 from evo_tune.loop.search import Search
 from evo_tune.store import journal as journals
 from evo_tune.store.comparison import read_comparison, write_comparison
-from evo_tune.store.heartbeat import Busy, Heartbeat, last_beat
+from evo_tune.store.heartbeat import Heartbeat, SlotWork, last_beat
 from evo_tune.store.journal import Journal
 from evo_tune.store.manifest import read_manifest
 from evo_tune.store.places import HEARTBEAT, clear_stillborn, copy_run, free_folder, list_runs
@@ -171,7 +171,7 @@ def test_nothing_is_written_or_removed_through_a_link(run: Path, outside: Path, 
 def test_a_sign_of_life_is_not_written_through_a_link(run: Path, outside: Path, name: str) -> None:
     (run / name).symlink_to(outside / "precious")
     assert last_beat(run) is None
-    Heartbeat(run).beat(lambda: [Busy("slot 0", "cpu", "", 0.0, None)])
+    Heartbeat(run).beat(lambda: [SlotWork("slot 0", "cpu", "", 0.0, None)])
     assert last_beat(run) is not None
     Heartbeat(run).stop()
     assert not os.path.lexists(run / HEARTBEAT)

@@ -52,7 +52,7 @@ def command(
             PlannedSlot(
                 slot=f"slot {number}",
                 device=device.name,
-                what=facts.what,
+                model=facts.what,
                 threads=planned.threads,
                 memory=facts.total,
                 free=facts.free,
@@ -113,19 +113,19 @@ def _probed(planned: Plan) -> list[ProbedDevice]:
 
 
 def _print_probed(one: ProbedDevice) -> None:
-    timings, wants, known = one.timings, one.wants, one.known or {}
+    timings, suited, known = one.timings, one.suited, one.known or {}
     rows = [
         {"GFLOP/s by side": name, **{str(side): f"{speed / 1e9:,.0f}" for side, speed in speeds.items()}}
         for name, speeds in timings.products.items()
     ]
     shared.print_table(rows, title=f"{one.name}: {timings.device}")
-    heads = ", ".join(map(str, wants.head_sizes))
-    peak = known.get(wants.precision)
+    heads = ", ".join(map(str, suited.head_sizes))
+    peak = known.get(suited.precision)
     sheet = f" (data sheet: {1e3 * peak:,.0f} GFLOP/s, {known['bandwidth']:,.0f} GB/s)" if peak else ""
     for line in (
-        f"fastest precision of products: {wants.precision}{sheet}",
-        f"widths: multiples of {wants.width}; vocabularies: multiples of {wants.vocabulary}; head sizes: {heads}",
-        f"with fewer than {wants.batch} tokens a step it idles half of the time or more",
+        f"fastest precision of products: {suited.precision}{sheet}",
+        f"widths: multiples of {suited.width}; vocabularies: multiples of {suited.vocabulary}; head sizes: {heads}",
+        f"with fewer than {suited.batch} tokens a step it idles half of the time or more",
         f"memory: {timings.bandwidth / 1e9:,.1f} GB/s; smallest operation: {timings.launch * 1e6:.1f} µs",
     ):
         shared.echo(line)

@@ -34,7 +34,7 @@ def command(name: str | None, form: str) -> None:
         _print_one(find_evaluator(name), form)
         return
     found = [
-        EvaluatorSummary(evaluator=name, found=origin, what=summary, file=str(path))
+        EvaluatorSummary(evaluator=name, origin=origin, summary=summary, file=str(path))
         for name, origin, path, summary in list_evaluators()
     ]
     if form == "json":
@@ -42,7 +42,9 @@ def command(name: str | None, form: str) -> None:
     elif form == "csv":
         shared.print_rows([structs.asdict(one) for one in found], form)
     else:  # without the file: a long path would squeeze the rest
-        shared.print_rows([{"evaluator": one.evaluator, "found": one.found, "what": one.what} for one in found], form)
+        shared.print_rows(
+            [{"evaluator": one.evaluator, "origin": one.origin, "summary": one.summary} for one in found], form
+        )
 
 
 def groups_of(options: Iterable[Option]) -> dict[str, list[Option]]:
@@ -75,8 +77,8 @@ def _print_json(plugin: Evaluator) -> None:
     shared.print_json(
         DeclaredEvaluator(
             evaluator=plugin.name,
-            found=plugin.origin,
-            what=plugin.summary,
+            origin=plugin.origin,
+            summary=plugin.summary,
             file=str(plugin.path),
             objectives=[DeclaredObjective(metric=one.metric, direction=one.direction) for one in plugin.objectives],
             metrics=plugin.metrics,
@@ -90,7 +92,7 @@ def _print_json(plugin: Evaluator) -> None:
 def _print_facts(plugin: Evaluator) -> None:
     units = [f"{name} ({unit})" if unit else name for name, unit in plugin.metrics.items()]
     shared.echo(f"{plugin.name}: {plugin.summary}")
-    shared.echo(f"found: {plugin.origin}, {plugin.path}")
+    shared.echo(f"origin: {plugin.origin}, {plugin.path}")
     shared.echo(f"objectives: {', '.join(one.describe() for one in plugin.objectives)}")
     shared.echo(f"metrics: {', '.join(units) or 'not declared'}")
     if plugin.tests:

@@ -52,7 +52,7 @@ def _row(run: ListedRun) -> dict[str, Any]:
         "failed": run.failed,
         "objective": run.objective,
         "best": run.best,
-        "of": run.of,
+        "seeds": run.seeds,
         "wall time": shared.show_seconds(run.seconds),
         "ended": run.ended or "not yet, or killed",
         "created": run.created,

@@ -28,7 +28,7 @@ def command(folders: tuple[str, ...], form: str) -> None:
         from evo_tune.cli.formats import AgentTool, AgentTools
 
         tools = [
-            AgentTool(name=name, what=(tool.__doc__ or "").partition("\n")[0]) for name, tool in place.tools.items()
+            AgentTool(name=name, summary=(tool.__doc__ or "").partition("\n")[0]) for name, tool in place.tools.items()
         ]
         shared.print_json(AgentTools(folders=place.folders, tools=tools))
         return

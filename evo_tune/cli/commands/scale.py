@@ -332,9 +332,9 @@ def _fit(row: MemoryFit) -> str:
 
 def _loss(loss: TargetLoss) -> str:
     law = loss.law
-    if law is None or loss.further is None:
+    if law is None or loss.extrapolation is None:
         return f"{loss.metric} at the target: not predicted: {loss.why} (--with RUN adds the trainings of a run)"
-    far = f"; {loss.further:.3g} times beyond what was trained" if loss.further > 1 else ""
+    far = f"; {loss.extrapolation:.3g} times beyond what was trained" if loss.extrapolation > 1 else ""
     return (
         f"predicted {loss.metric}: {loss.loss:.4g}, {loss.share:.0%} between {loss.low:.4g} and {loss.high:.4g} "
         f"({law.floor:.3g} + {law.size:.3g}/N^{law.alpha:.2f} + {law.text:.3g}/D^{law.beta:.2f} from "

@@ -10,7 +10,7 @@ from evo_tune.cli.help import command as made
 
 if TYPE_CHECKING:
     from evo_tune.cli.output import RunStatus
-    from evo_tune.store.heartbeat import Beat, Busy
+    from evo_tune.store.heartbeat import Beat, SlotWork
     from evo_tune.store.run import Run
 
 PLACE = 40
@@ -83,11 +83,11 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
     shared.print_table([_row(busy, age) for busy in status.slots])
 
 
-def _row(busy: Busy, age: float) -> dict[str, Any]:
+def _row(busy: SlotWork, age: float) -> dict[str, Any]:
     return {
         "slot": busy.slot,
         "device": busy.device,
-        "work": busy.what or "none",
+        "work": busy.work or "none",
         "for": shared.show_seconds(busy.seconds + age),
         "memory": None if busy.memory is None else f"{busy.memory / 2**20:.0f} MiB",
     }

@@ -30,7 +30,7 @@ def command(form: str) -> None:
             StrategySummary(
                 strategy=name,
                 objectives="-" if strategy is None else "several" if strategy.several_objectives else "one",
-                what=summary,
+                summary=summary,
                 options=[DeclaredOption.of(option) for option in options.values()],
             )
         )
@@ -45,6 +45,6 @@ def _row(one: StrategySummary) -> dict[str, str]:
     return {
         "strategy": one.strategy,
         "objectives": one.objectives,
-        "what": one.what,
+        "summary": one.summary,
         "options": ", ".join(options),
     }

@@ -120,7 +120,7 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Wants:
+class Suited:
     """Sizes and precision that suit a device.
 
     Args:
@@ -138,13 +138,13 @@ class Wants:
     batch: int
 
 
-def wants_of(timings: Timings) -> Wants:
+def suited_of(timings: Timings) -> Suited:
     """Return the sizes and precision that suit a device."""
     best = {name: max(speeds.values()) for name, speeds in timings.products.items()}
     fastest = max(best, key=lambda name: best[name])
     good = _as_fast(timings.head_sizes)
     busy = max(timings.batches.values())
-    return Wants(
+    return Suited(
         precision=fastest if best[fastest] >= GAIN * best["fp32"] else "fp32",
         width=_multiple(timings.widths),
         vocabulary=_multiple(timings.vocabularies),
@@ -226,5 +226,5 @@ def _timed() -> str:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         why = f"this machine could not be timed ({last})"
         raise OptionError(f"-o profile=true: {why}: expected false, or a GPU that is free")
-    wants = json.loads(done.stdout)["wants"]
-    return f"width {wants['width']}, heads {' '.join(map(str, wants['head_sizes']))}"
+    suited = json.loads(done.stdout)["suited"]
+    return f"width {suited['width']}, heads {' '.join(map(str, suited['head_sizes']))}"

@@ -19,7 +19,7 @@ from evo_tune.genome.widening import ENDS, End, widened
 from evo_tune.report import summary
 from evo_tune.report.drawing import Command, Part
 from evo_tune.report.material import Material, is_unordered
-from evo_tune.report.summary import DONE, Further, further_of, in_words
+from evo_tune.report.summary import DONE, MoreTrials, further_of, in_words
 from evo_tune.report.words import show_seconds, show_value
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
@@ -264,7 +264,7 @@ def _going_on(material: Material) -> Iterator[Command]:
     yield Command(f"{pace} {why}", more)
 
 
-def _judged(found: Further) -> str:
+def _judged(found: MoreTrials) -> str:
     if found.chance < DONE:
         return "more trials are likely to gain little. Widen the space, or start again. To continue anyway:"
     return "continue." if found.chance > 0.5 else "whether to continue depends on the cost of a training."

@@ -1,6 +1,6 @@
 """Measure what limits the speed of a training on a device: products, attention, memory, the cost of a launch.
 
-A result is the best of several rounds, since other programs only make a machine slower. `wants_of` derives
+A result is the best of several rounds, since other programs only make a machine slower. `suited_of` derives
 recommendations from the results. This module is independent of models.
 """
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.hardware.computing import Timings, wants_of
+from evo_tune.recipe.hardware.computing import Timings, suited_of
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.throughput import chip
 
@@ -199,7 +199,7 @@ def _main(device: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
     timings = probe_device(device)
     known = chip(timings.device)
-    answer = {"timings": asdict(timings), "wants": asdict(wants_of(timings)), "known": known and known._asdict()}
+    answer = {"timings": asdict(timings), "suited": asdict(suited_of(timings)), "known": known and known._asdict()}
     print(json.dumps(answer))
 
 

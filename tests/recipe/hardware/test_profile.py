@@ -12,7 +12,7 @@ import pytest
 
 from evo_tune.errors import OptionError
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe.hardware.computing import Profiling, wants_of
+from evo_tune.recipe.hardware.computing import Profiling, suited_of
 from tests.training.probing.test_probing import CARD
 
 H100 = "width 8, heads 64 128"
@@ -62,7 +62,7 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         asked.append(command)
-        text = json.dumps({"wants": dataclasses.asdict(wants_of(CARD))})
+        text = json.dumps({"suited": dataclasses.asdict(suited_of(CARD))})
         return subprocess.CompletedProcess(command, 0, text, "")
 
     monkeypatch.setattr("evo_tune.recipe.hardware.computing.subprocess.run", run)
