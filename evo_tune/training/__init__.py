@@ -3,7 +3,6 @@
 from evo_tune.training.base_training import ready_base, small_base
 from evo_tune.training.baselines import boosted, linear_on_pixels, linear_on_words, metrics_of
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
-from evo_tune.training.course import Course, Fitting, Judged, Task, Whole
 from evo_tune.training.data.epochs import Epochs, augmented, mix, soft_targets
 from evo_tune.training.data.windows import TextMaterial, TrainingWindows, fixed_windows, held_out_blocks
 from evo_tune.training.evaluation import (
@@ -39,6 +38,7 @@ from evo_tune.training.session import Place, evaluate_task, train, train_togethe
 from evo_tune.training.stepping.averaging import average_of
 from evo_tune.training.stepping.recipe import Recipe, optimizer_of, recipe_of
 from evo_tune.training.trainer import Step, Trainer
+from evo_tune.training.training_run import Fitting, Judged, Task, TrainingRun, Whole
 from evo_tune.training.tuned import Tuned, TuningTask
 from evo_tune.training.tuned_files import export_tuned
 from evo_tune.training.tuning.pretrained import TuningText, encode, load_pretrained, save_merged, tuning_text

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from evo_tune.training.course import Plan, Run
+from evo_tune.training.training_run import Plan, Run
 
 
 def notes_of(plan: Plan, run: Run, precision: str, metrics: Mapping[str, float], **more: Any) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from evo_tune.recipe.hardware.memory import Fit, predict_memory
 from evo_tune.recipe.language import LanguageTask
 from evo_tune.recipe.models.gpt_config import flops_per_token
 from evo_tune.recipe.plan import Phase, phase_of, spent
-from evo_tune.training.course import Course, Fitting, Judged, Run, Task
 from evo_tune.training.data.windows import TextMaterial
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
 from evo_tune.training.extension import next_trainer
@@ -30,6 +29,7 @@ from evo_tune.training.notes import notes_of
 from evo_tune.training.session import train
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer
+from evo_tune.training.training_run import Fitting, Judged, Run, Task, TrainingRun
 
 AT_ONCE = 4096
 """Maximum number of tokens in one evaluation pass."""
@@ -165,8 +165,8 @@ class Reading(Task):
         judged = trainer.model if model is None else model
         return evaluate(judged, _joined(blocks), batch=_at_once(blocks), **trainer.evaluation)
 
-    def judged(self, course: Course, resumed: int | None) -> JudgedText:
-        return JudgedText(self, course, resumed)
+    def judged(self, training_run: TrainingRun, resumed: int | None) -> JudgedText:
+        return JudgedText(self, training_run, resumed)
 
 
 class JudgedText(Judged):
@@ -174,15 +174,15 @@ class JudgedText(Judged):
 
     Args:
         reading: Task of the training.
-        course: See `Judged`.
+        training_run: See `Judged`.
         resumed: See `Judged`.
     """
 
-    def __init__(self, reading: Reading, course: Course, resumed: int | None) -> None:
-        self.reading, trainer = reading, course.trainer
+    def __init__(self, reading: Reading, training_run: TrainingRun, resumed: int | None) -> None:
+        self.reading, trainer = reading, training_run.trainer
         config = reading.phase_of(trainer).config
         cost = spent(reading.phases, trainer.step)
-        super().__init__(course, resumed, flops=cost["flops"], flops_per_target=flops_per_token(config))
+        super().__init__(training_run, resumed, flops=cost["flops"], flops_per_target=flops_per_token(config))
         self.micro_batch *= config.context
         self.blocks = reading.held_out(trainer)
         self.halves = judge_halves(trainer.model, self.blocks, **trainer.evaluation)
@@ -234,13 +234,13 @@ def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[st
         run: Device, seed, budget and folders.
         folder: Folder to write; created if missing. Its `averaged` has the moving average of the weights, if any.
     """
-    course, metrics = train(task, run, Reading)
-    trainer, folder = course.trainer, Path(folder)
+    training_run, metrics = train(task, run, Reading)
+    trainer, folder = training_run.trainer, Path(folder)
     judged = {"block": task.corpus.block, "count": task.scored}
     average = trainer.averaged and trainer.averaged.module
-    for model, into in ((course.model, folder), (average, folder / "averaged")):
+    for model, into in ((training_run.model, folder), (average, folder / "averaged")):
         if model is not None:
-            own = metrics if model is course.model else {"val_loss": metrics["val_loss_ema"]}
+            own = metrics if model is training_run.model else {"val_loss": metrics["val_loss_ema"]}
             cast(GPT, model).tokenizer = task.corpus.tokenizer
             cast(GPT, model).save(into, **notes_of(task, run, trainer.recipe.precision.name, own, judged=judged))
     return metrics

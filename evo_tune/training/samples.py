@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from evo_tune.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_whole
 from evo_tune.recipe.data.forecasts import ForecastScores
-from evo_tune.training.course import Course, Fitting, Judged, Run, Task, Whole
 from evo_tune.training.data.epochs import Epochs, steps_of
 from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, outputs_of, score
 from evo_tune.training.hardware.device import MicroBatch, seed_for
@@ -26,6 +25,7 @@ from evo_tune.training.notes import notes_of
 from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
 from evo_tune.training.session import train
 from evo_tune.training.trainer import Trainer
+from evo_tune.training.training_run import Fitting, Judged, Run, Task, TrainingRun, Whole
 
 SEEN = 1000
 """Maximum number of training samples for the training loss."""
@@ -161,8 +161,8 @@ class Samples(Task):
     def seen_loss(self, trainer: Trainer) -> float:
         return self.judge(trainer, self.examples.seen).loss
 
-    def judged(self, course: Course, resumed: int | None) -> JudgedSamples:
-        return JudgedSamples(self, course, resumed)
+    def judged(self, training_run: TrainingRun, resumed: int | None) -> JudgedSamples:
+        return JudgedSamples(self, training_run, resumed)
 
 
 class Classified(Samples):
@@ -229,15 +229,15 @@ class JudgedSamples(Judged):
 
     Args:
         task: Task with the data and the loss.
-        course: See `Judged`.
+        training_run: See `Judged`.
         resumed: See `Judged`.
     """
 
-    def __init__(self, task: Samples, course: Course, resumed: int | None) -> None:
-        self.task, trainer = task, course.trainer
+    def __init__(self, task: Samples, training_run: TrainingRun, resumed: int | None) -> None:
+        self.task, trainer = task, training_run.trainer
         self.samples = trainer.targets // task.targets_each
         each = task.plan.flops_per_sample
-        super().__init__(course, resumed, flops=self.samples * each, flops_per_target=each)
+        super().__init__(training_run, resumed, flops=self.samples * each, flops_per_target=each)
         self.speed /= task.targets_each
         self.judged = task.judge(trainer, task.held_out)
         self.seen = task.judge(trainer, task.examples.seen)
@@ -260,15 +260,15 @@ def export_encoder(
         kind: Class of the task.
     """
     alone = replace(task, options=replace(task.options, ranks=1))
-    course, metrics = train(alone, run, kind)
-    trainer, parts = course.trainer, dict(zip(("training", "held_out", "test"), task.parts, strict=True))
+    training_run, metrics = train(alone, run, kind)
+    trainer, parts = training_run.trainer, dict(zip(("training", "held_out", "test"), task.parts, strict=True))
     more: dict[str, Any] = {"rows": {name: len(rows) for name, rows in parts.items()}}
     if task.inputs.ndim == 4:  # images: their values say which files and arrays are alike
         low, high = float(task.inputs.min()), float(task.inputs.max())
         more["inputs"] = {"dtype": str(task.inputs.dtype), "low": low, "high": high}
     average = trainer.averaged and trainer.averaged.module
-    for model, into in ((course.model, Path(folder)), (average, Path(folder) / "averaged")):
+    for model, into in ((training_run.model, Path(folder)), (average, Path(folder) / "averaged")):
         if model is not None:
-            own = metrics if model is course.model else {"val_loss": metrics["val_loss_ema"]}
+            own = metrics if model is training_run.model else {"val_loss": metrics["val_loss_ema"]}
             cast(Encoder, model).save(into, **notes_of(task, run, trainer.recipe.precision.name, own, **more))
     return metrics

@@ -17,11 +17,11 @@ import torch
 
 from evo_tune.recipe.optim.steps import fork_step, stop_step
 from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
-from evo_tune.training.course import Course, Plan, Run, Task
 from evo_tune.training.hardware import precision as probe
 from evo_tune.training.hardware.device import keep_freed_memory, reproducible
 from evo_tune.training.hardware.distributed import RankFailed, Ranks, launch
 from evo_tune.training.hardware.throughput import clock_for
+from evo_tune.training.training_run import Plan, Run, Task, TrainingRun
 from evo_tune.training.unfinished import Unfinished
 
 
@@ -47,7 +47,7 @@ def evaluate_task(
     return train_together(train_rank, run, plan.options.to_json(), narrow=plan.narrow, genome=genome)
 
 
-def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) -> tuple[Course, dict[str, float]]:
+def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) -> tuple[TrainingRun, dict[str, float]]:
     """Train up to the run's budget, from its checkpoint if there is one.
 
     Args:
@@ -57,7 +57,7 @@ def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) ->
         ranks: Processes that share each step; all of them call this. None: one process.
 
     Returns:
-        The finished run, and `Course.metrics`.
+        The finished run, and `TrainingRun.metrics`.
 
     Raises:
         Diverged: The training diverged.
@@ -71,37 +71,37 @@ def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) ->
         unfinished = Unfinished(plan, run, writes=writes)
         saved = unfinished.saved or saved_in(run.resume_folder, plan.identity)
         precision = _precision(plan, run, saved)
-        course = kind(plan.in_precision(precision), run, ranks).course(saved)
+        training_run = kind(plan.in_precision(precision), run, ranks).training_run(saved)
         if run.timing:
-            return course, _timed(course, run.timing, now() - began, plan.save)
-        resumed = course.trainer.step if unfinished.saved or run.resume_folder else None
-        first = unfinished.saved.get("first", course.trainer.step)
-        unfinished.attend(course, precision=precision, first=first)
-        _train(course, plan, run, precision, first, writes)
-        return course, course.metrics(resumed, run.test)
+            return training_run, _timed(training_run, run.timing, now() - began, plan.save)
+        resumed = training_run.trainer.step if unfinished.saved or run.resume_folder else None
+        first = unfinished.saved.get("first", training_run.trainer.step)
+        unfinished.attend(training_run, precision=precision, first=first)
+        _train(training_run, plan, run, precision, first, writes)
+        return training_run, training_run.metrics(resumed, run.test)
 
 
-def _train(course: Course, plan: Plan, run: Run, precision: str, first: int, writes: bool) -> None:
+def _train(training_run: TrainingRun, plan: Plan, run: Run, precision: str, first: int, writes: bool) -> None:
     """Train up to the run's budget, and write the checkpoint that a longer training continues from.
 
     Args:
-        course: The training run.
+        training_run: The training run.
         plan: See `train`.
         run: See `train`.
         precision: Name of the precision.
         first: First step of this training, attempts that were killed included.
         writes: Whether this process writes.
     """
-    stop = stop_step(course.steps, run.budget)
-    if course.decaying is None:
-        fork = max(first, fork_step(course.trainer.recipe.schedule, stop)) if plan.options.fork else stop
-        course.run(fork)
-        if writes and (plan.save or stop < course.steps):
+    stop = stop_step(training_run.steps, run.budget)
+    if training_run.decaying is None:
+        fork = max(first, fork_step(training_run.trainer.recipe.schedule, stop)) if plan.options.fork else stop
+        training_run.run(fork)
+        if writes and (plan.save or stop < training_run.steps):
             about = {"task": plan.identity, "precision": precision}
-            save_checkpoint(run.folder / CHECKPOINT, {**about, **course.state()})
-        if fork >= stop or course.stopped:
+            save_checkpoint(run.folder / CHECKPOINT, {**about, **training_run.state()})
+        if fork >= stop or training_run.stopped:
             return
-    course.decay(stop)  # for the evaluation only: a longer training continues from the checkpoint
+    training_run.decay(stop)  # for the evaluation only: a longer training continues from the checkpoint
 
 
 def _precision(plan: Plan, run: Run, saved: Mapping[str, Any]) -> str:
@@ -112,18 +112,20 @@ def _precision(plan: Plan, run: Run, saved: Mapping[str, Any]) -> str:
     return str(saved.get("precision", "fp32")) if saved else probe.fastest_precision(run.device, narrow=plan.narrow)
 
 
-def _timed(course: Course, steps: int, built: float, saves: bool) -> dict[str, float]:
+def _timed(training_run: TrainingRun, steps: int, built: float, saves: bool) -> dict[str, float]:
     """Return the predicted cost of a full training, from a few of its steps.
 
     Returns:
-        'seconds', 'judging' and 'step' (see `Course.timed`), the first two including the time to build; 'memory', GPU
-        memory in bytes; 'checkpoint', approximate bytes of a partial training's checkpoint; 'kept', those of a full
+        'seconds', 'judging' and 'step' (see `TrainingRun.timed`), the first two including the time to build; 'memory',
+        GPU memory in bytes; 'checkpoint', approximate bytes of a partial training's checkpoint; 'kept', those of a full
         training's.
     """
-    found = course.timed(steps)
+    found = training_run.timed(steps)
     # Weights, and at most two optimizer moments for each trained weight.
-    held = sum(one.numel() * one.element_size() * (3 if one.requires_grad else 1) for one in course.model.parameters())
-    memory = {"memory": course.peak_memory} if course.trainer.device.type == "cuda" else {}
+    held = sum(
+        one.numel() * one.element_size() * (3 if one.requires_grad else 1) for one in training_run.model.parameters()
+    )
+    memory = {"memory": training_run.peak_memory} if training_run.trainer.device.type == "cuda" else {}
     took = {name: found[name] + built for name in ("seconds", "judging")}
     return {**found, **took, **memory, "checkpoint": float(held), "kept": float(held) * saves}
 

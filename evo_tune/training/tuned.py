@@ -17,7 +17,6 @@ from evo_tune.recipe.hardware.memory import NewWeights
 from evo_tune.recipe.models.base import Base, read_base
 from evo_tune.recipe.optim.steps import optimizer_steps
 from evo_tune.recipe.tuning import Tuning
-from evo_tune.training.course import Course, Fitting, Judged, Task, Whole
 from evo_tune.training.data.windows import TrainingWindows
 from evo_tune.training.evaluation import Evaluation, evaluate
 from evo_tune.training.hardware.device import MicroBatch, seed_for
@@ -25,6 +24,7 @@ from evo_tune.training.hardware.memory import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.trainer import Trainer
+from evo_tune.training.training_run import Fitting, Judged, Task, TrainingRun, Whole
 from evo_tune.training.tuning.pretrained import CausalLM, TuningText, halve_frozen, load_pretrained, tuning_text
 from evo_tune.training.tuning.weights import Adapters, LoRA, add_adapter
 
@@ -188,8 +188,8 @@ class Tuned(Task):
         where = (plan.base.folder, plan.base.sha256(), options.data, options.window, options.eval_tokens)
         return _loss_of_base(*where, run.device, run.threads, options.precision)
 
-    def judged(self, course: Course, resumed: int | None) -> JudgedTuning:
-        return JudgedTuning(self, course, resumed)
+    def judged(self, training_run: TrainingRun, resumed: int | None) -> JudgedTuning:
+        return JudgedTuning(self, training_run, resumed)
 
 
 def divided_windows(windows: MicroBatch) -> tuple[MicroBatch, MicroBatch]:
@@ -215,13 +215,13 @@ class JudgedTuning(Judged):
 
     Args:
         task: The task.
-        course: See `Judged`.
+        training_run: See `Judged`.
         resumed: See `Judged`.
     """
 
-    def __init__(self, task: Tuned, course: Course, resumed: int | None) -> None:
-        self.task, trainer, each = task, course.trainer, task.flops_per_token
-        super().__init__(course, resumed, flops=trainer.targets * each, flops_per_target=each)
+    def __init__(self, task: Tuned, training_run: TrainingRun, resumed: int | None) -> None:
+        self.task, trainer, each = task, training_run.trainer, task.flops_per_token
+        super().__init__(training_run, resumed, flops=trainer.targets * each, flops_per_target=each)
         self.micro_batch *= task.text.context
         self.judged = self._on_all(trainer.model)
         self.bits_per_byte = self.judged.bits * task.text.tokens_per_byte

@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from evo_tune.recipe.models.base import read_base
-from evo_tune.training.course import Run
 from evo_tune.training.evaluation import Evaluation
 from evo_tune.training.hardware.device import reproducible
 from evo_tune.training.notes import notes_of
 from evo_tune.training.session import train
+from evo_tune.training.training_run import Run
 from evo_tune.training.tuned import Tuned, TuningTask, divided_windows, judge_windows, tuned_model
 from evo_tune.training.tuning.pretrained import TuningText, load_pretrained, save_merged
 from evo_tune.training.tuning.weights import LoRA, load_adapter, save_adapter, trained_weights
@@ -39,12 +39,12 @@ def export_tuned(task: TuningTask, run: Run, folder: Path | str, *, merged: bool
         with_base: Whether to copy the base of an adapter to base/.
     """
     task = replace(task, options=replace(task.options, ranks=1))
-    course, metrics = train(task, run, Tuned)
-    average, folder = course.trainer.averaged, Path(folder)
+    training_run, metrics = train(task, run, Tuned)
+    average, folder = training_run.trainer.averaged, Path(folder)
     if average is not None:
         found = _written(folder / "averaged", task, run, average.module, metrics, merged=merged, with_base=with_base)
         metrics["val_loss_ema"] = found["val_loss"]
-    return _written(folder, task, run, course.model, metrics, merged=merged, with_base=with_base)
+    return _written(folder, task, run, training_run.model, metrics, merged=merged, with_base=with_base)
 
 
 def _written(

@@ -11,7 +11,7 @@ from typing import Any
 
 from evo_tune.errors import RecipeError
 from evo_tune.training.checkpoint import CHECKPOINT, own_checkpoint, save_checkpoint
-from evo_tune.training.course import Course, Plan, Run
+from evo_tune.training.training_run import Plan, Run, TrainingRun
 
 UNFINISHED = "unfinished.pt"
 """Name of the file (see `evo_tune.plugins.context.UNFINISHED`)."""
@@ -53,14 +53,14 @@ class Unfinished:
         # After the fork the state before the decay must be there too: a longer training continues from it.
         return saved if saved["decay"] is None or (path.parent / CHECKPOINT).is_file() else {}
 
-    def attend(self, course: Course, **notes: Any) -> None:
+    def attend(self, training_run: TrainingRun, **notes: Any) -> None:
         """Report the points of earlier attempts, and write a checkpoint every so many minutes from now on.
 
         Args:
-            course: The training run, in the state of `saved`.
+            training_run: The training run, in the state of `saved`.
             notes: Plain data to save as well.
         """
-        curve, report = list(self.saved.get("curve", [])), course.report
+        curve, report = list(self.saved.get("curve", [])), training_run.report
         for share, point, decayed in curve:
             report(share, point, decayed)
 
@@ -68,7 +68,7 @@ class Unfinished:
             curve.append((share, dict(point), decayed))
             report(share, point, decayed)
 
-        course.report = noted
+        training_run.report = noted
         if self._pause is None:
             return
         pause, due = self._pause, self._clock() + self._pause
@@ -77,8 +77,10 @@ class Unfinished:
             nonlocal due
             if self._clock() < due:
                 return False
-            save_checkpoint(self._run.folder / UNFINISHED, {**self._about, **notes, "curve": curve, **course.state()})
+            save_checkpoint(
+                self._run.folder / UNFINISHED, {**self._about, **notes, "curve": curve, **training_run.state()}
+            )
             due = self._clock() + pause
             return True
 
-        course.between = save
+        training_run.between = save

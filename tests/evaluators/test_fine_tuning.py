@@ -201,8 +201,10 @@ def test_what_was_estimated_is_what_is_trained_and_base_weights_are_the_same_to_
 ) -> None:
     options = evaluator.module.Options(base=base, method=method, tokens=1024, eval_tokens=512, precision="fp32")
     genome = {**space_of(evaluator, base=base, method=method).default(), "lr": 1e-2}
-    course, metrics = training.train(evaluator.module._task(genome, options), Context(seed=1, folder=tmp_path), Tuned)
-    trainer = course.trainer
+    training_run, metrics = training.train(
+        evaluator.module._task(genome, options), Context(seed=1, folder=tmp_path), Tuned
+    )
+    trainer = training_run.trainer
     known = estimate_of(evaluator, genome, base=base, method=method, tokens=1024)
     assert known.pop("gpu_memory") > 0.0
     assert {name: metrics[name] for name in known} == known

@@ -277,7 +277,7 @@ def another(one: Option, now: Any, space: Any) -> Any:
 
 
 ALIKE = ("image_classification", "text_classification")
-"""Their courses are built of what a table's is built of, by the same lines: see the test of it."""
+"""Their training runs are built of what a table's is built of, by the same lines: see the test of it."""
 
 CORE = ("language_model", "tabular")
 """The language evaluator and the classifier for which `make test` runs every option of the recipe."""
@@ -311,23 +311,23 @@ def test_every_row_is_an_option_of_some_evaluator() -> None:
 
 
 @pytest.mark.parametrize("name", [*ALIKE, "tabular"])
-def test_courses_that_are_alike_are_built_of_the_options_that_were_given(
+def test_training_runs_that_are_alike_are_built_of_the_options_that_were_given(
     name: str, places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hence what an option of all of them does to one course it does to each; that each does it is a proof."""
+    """Hence what an option of all of them does to one training run it does to each; that each does it is a proof."""
     built: list[tuple[Any, Any]] = []
 
-    def train(task: Any, run: Any, course: Any) -> tuple[None, dict[str, float]]:
-        built.append((task, course))
+    def train(task: Any, run: Any, kind: Any) -> tuple[None, dict[str, float]]:
+        built.append((task, kind))
         return None, {}
 
     monkeypatch.setattr(session, "train", train)
     bench = Bench(_found(name), places, tmp_path)
     options = bench.options({})
     options.evaluate(options.space.default(), Context())
-    ((task, course),) = built
+    ((task, kind),) = built
     assert type(task) is ClassifierTask
-    assert course is Classified
+    assert kind is Classified
     assert {one: getattr(task.options, one) for one in options.options} == options.options
 
 

@@ -15,7 +15,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.training import CrossEntropy, Epochs, Samples, SquaredError, accumulate, train
-from evo_tune.training.course import Course
+from evo_tune.training.training_run import TrainingRun
 
 RECIPE: dict[str, Any] = {
     "epochs": 40.0,
@@ -107,17 +107,17 @@ def test_mixup_averages_numbers_and_label_smoothing_is_refused() -> None:
 def test_the_loss_that_is_told_is_torchs_on_all_that_is_held_out(evaluator: Evaluator, tmp_path: Path) -> None:
     options = evaluator.options_type(**RECIPE)  # type: ignore[misc]
     plan = evaluator.module._task(evaluator.bind({}).space.default(), options)
-    course, metrics = train(plan, Context(seed=3, folder=tmp_path), Samples)
-    inputs, numbers = course.task.held_out  # type: ignore[attr-defined]
+    training_run, metrics = train(plan, Context(seed=3, folder=tmp_path), Samples)
+    inputs, numbers = training_run.task.held_out  # type: ignore[attr-defined]
     with torch.no_grad():
-        expected = torch.nn.functional.mse_loss(course.model(inputs), numbers)
+        expected = torch.nn.functional.mse_loss(training_run.model(inputs), numbers)
     assert metrics["val_loss"] == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_speed_counts_samples_and_not_their_numbers(
     evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Course, "speed", property(lambda course: 60.0))  # numbers a second, two for each sample
+    monkeypatch.setattr(TrainingRun, "speed", property(lambda self: 60.0))  # numbers a second, two for each sample
     bound = evaluator.bind({"epochs": 1.0})
     assert bound.evaluate(bound.space.default(), Context(folder=tmp_path))["samples_per_second"] == 30.0
 

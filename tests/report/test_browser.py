@@ -112,7 +112,7 @@ def test_the_samples_report_is_drawn_whole_and_in_silence(sample: tuple[Opened, 
     assert opened.marks("importances-0") == 2 * len(material.genes)
     titles = opened.page.locator("h2").all_inner_texts()
     assert material.best is not None
-    assert titles[:4] == [f"Trial {material.best.id} beats the default", "What to do next", "Course", "Lineage"]
+    assert titles[:4] == [f"Trial {material.best.id} beats the default", "What to do next", "History", "Lineage"]
     mean = next(row.mean for row in fresh_values(material.run) if row.id == material.best.id)
     assert f"{mean:.5f}" in opened.page.locator("#verdict").inner_text()
 

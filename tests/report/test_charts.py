@@ -101,7 +101,7 @@ def test_a_pair_can_be_chosen_and_few_results_have_no_background(made: Made, mat
     assert "heatmap" not in [one["type"] for one in few["data"]]
 
 
-# Course.
+# History.
 
 
 def test_the_history_is_that_of_the_summary(material: Material) -> None:

@@ -23,7 +23,7 @@ from evo_tune.recipe import (
     units_of,
 )
 from evo_tune.recipe.hardware.cost import Cost
-from evo_tune.training import Classified, Course, Diverged, FTTransformer, ViT, score, train
+from evo_tune.training import Classified, Diverged, FTTransformer, TrainingRun, ViT, score, train
 from evo_tune.training.hardware import precision as probe
 
 RNG = torch.Generator().manual_seed(5)
@@ -47,7 +47,7 @@ SOMETIMES = {"val_loss_ema", "mfu", "gpu_memory"}  # the last is the evaluator's
 
 def fit(
     folder: Path, options: dict[str, Any], config: dict[str, Any] | None = None, **given: Any
-) -> tuple[dict[str, float], Context, Course]:
+) -> tuple[dict[str, float], Context, TrainingRun]:
     """Train a small ViT; keywords go to the context, the task, or the genome."""
     own = {name: given.pop(name) for name in ("budget", "resume_folder", "test") if name in given}
     run = Context(**{"seed": 3, "folder": folder, **own})
@@ -63,8 +63,8 @@ def fit(
         whole=shape.stem == "conv",
         genome={**GENES, **given},
     )
-    course, metrics = train(task, run, Classified)
-    return metrics, run, course
+    training_run, metrics = train(task, run, Classified)
+    return metrics, run, training_run
 
 
 def without_clock(metrics: dict[str, float]) -> dict[str, float]:
@@ -91,11 +91,11 @@ def test_it_learns_and_says_what_it_spent(tmp_path: Path) -> None:
 
 def test_the_test_set_is_judged_where_it_is_asked_for_and_changes_nothing_else(tmp_path: Path) -> None:
     metrics, _, _ = fit(tmp_path / "a", {"epochs": 6.0, "patience": 2, "evaluations": 6})
-    more, _, course = fit(tmp_path / "b", {"epochs": 6.0, "patience": 2, "evaluations": 6}, test=True)
+    more, _, training_run = fit(tmp_path / "b", {"epochs": 6.0, "patience": 2, "evaluations": 6}, test=True)
     told = {name: more.pop(name) for name in recipe.tests_of("classes").values()}
     assert without_clock(more) == without_clock(metrics)
     parts = stratified(BRIGHT.numpy(), 1 / 6, 1 / 6)
-    held, test = (score(course.model, (IMAGES[part], BRIGHT[part])) for part in parts[1:])
+    held, test = (score(training_run.model, (IMAGES[part], BRIGHT[part])) for part in parts[1:])
     scores = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
     assert metrics["val_loss"] == held.loss
     assert {name: metrics[name] for name in scores} == {name: getattr(held, name) for name in scores}
@@ -154,8 +154,8 @@ def test_passes_change_no_gradient(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from evo_tune.training.hardware import memory as passes
 
-    whole, _, course = fit(tmp_path, {"epochs": 3.0})
-    needed = course.task.predicted_peak(course.trainer, 5)
+    whole, _, training_run = fit(tmp_path, {"epochs": 3.0})
+    needed = training_run.task.predicted_peak(training_run.trainer, 5)
     monkeypatch.setattr(passes, "device_memory", lambda device: needed / 0.9)
     split, _, _ = fit(tmp_path, {"epochs": 3.0})
     assert split["micro_batch"] == 4  # by halving 16
@@ -168,12 +168,12 @@ def test_what_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_average_is_judged_and_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     plain, _, _ = fit(tmp_path, {"epochs": 6.0})
-    raw, _, course = fit(tmp_path, {"epochs": 6.0, "ema": 0.0})
+    raw, _, training_run = fit(tmp_path, {"epochs": 6.0, "ema": 0.0})
     assert raw["val_loss"] == plain["val_loss"] == pytest.approx(raw["val_loss_ema"], rel=1e-6)
-    averaged, _, course = fit(tmp_path, {"epochs": 6.0, "ema": 0.9})
-    average = cast(ViT, course.trainer.averaged.module)  # type: ignore[union-attr]
-    held_out = course.task.examples.held_out  # type: ignore[attr-defined]
-    own = course.task.judge(course.trainer, held_out, average).loss  # type: ignore[attr-defined]
+    averaged, _, training_run = fit(tmp_path, {"epochs": 6.0, "ema": 0.9})
+    average = cast(ViT, training_run.trainer.averaged.module)  # type: ignore[union-attr]
+    held_out = training_run.task.examples.held_out  # type: ignore[attr-defined]
+    own = training_run.task.judge(training_run.trainer, held_out, average).loss  # type: ignore[attr-defined]
     assert averaged["val_loss"] == plain["val_loss"]
     assert averaged["val_loss_ema"] == own != averaged["val_loss"]
     stopped, run, _ = fit(tmp_path, {"epochs": 6.0, "patience": 1, "min_delta": 9.0, "evaluations": 9})
@@ -203,14 +203,14 @@ def test_a_step_with_a_batch_norm_is_not_halved_when_memory_runs_out(tmp_path: P
             return found
 
     for stem in ("none", "conv"):
-        _, _, course = fit(tmp_path, {"epochs": 1.0}, {"stem": stem}, budget=0.3)
-        course.trainer.replica = cast(torch.nn.Module, Scarce(course.trainer.model))
+        _, _, training_run = fit(tmp_path, {"epochs": 1.0}, {"stem": stem}, budget=0.3)
+        training_run.trainer.replica = cast(torch.nn.Module, Scarce(training_run.trainer.model))
         if stem == "conv":
             with pytest.raises(RuntimeError, match="not enough memory"):
-                course.run(course.steps)
+                training_run.run(training_run.steps)
         else:
-            course.run(course.steps)
-            assert course.trainer.parts == 2
+            training_run.run(training_run.steps)
+            assert training_run.trainer.parts == 2
 
 
 @pytest.mark.parametrize(("width", "bf16"), [(16, 0), (256, 1)])

@@ -1,7 +1,7 @@
 """Tasks and their training runs: phases, evaluations on the way, early stopping, and the final metrics.
 
-A `Task` supplies data, model, loss and metrics; trainers are built of them the same way for every task. A `Course` is
-one training run. It reports the same whether it runs in one go or in parts, because evaluations with an effect are at
+A `Task` supplies data, model, loss and metrics; trainers are built of them the same way for every task. A `TrainingRun`
+is one training. It reports the same whether it runs in one go or in parts, because evaluations with an effect are at
 fixed steps of the full training. This module knows nothing of checkpoint folders or searches.
 """
 
@@ -157,7 +157,7 @@ class Task(ABC):
     def __init__(self, plan: Any, run: Run, ranks: Ranks | None = None) -> None:
         self.plan, self.run, self.ranks = plan, run, ranks
         self.phases: Sequence[Any] = ()
-        """Phases of the full training, set by `course`."""
+        """Phases of the full training, set by `training_run`."""
         self.testing = False
         """Whether the test set takes the place of the held-out data."""
         self._passes: dict[Any, Fitting] = {}
@@ -213,7 +213,7 @@ class Task(ABC):
         """Return the loss on fixed training data."""
 
     @abstractmethod
-    def judged(self, course: Course, resumed: int | None) -> Judged:
+    def judged(self, training_run: TrainingRun, resumed: int | None) -> Judged:
         """Return the object that provides the metrics of the rows of the group."""
 
     # Overridden by tasks with several phases.
@@ -293,7 +293,7 @@ class Task(ABC):
             model, source, recipe, loss=self.loss, seed=run.seed, device=run.device, ranks=ranks, compiled=compiled
         )
 
-    def course(self, saved: Mapping[str, Any]) -> Course:
+    def training_run(self, saved: Mapping[str, Any]) -> TrainingRun:
         """Return the training run at step 0, or at the step of a checkpoint.
 
         Args:
@@ -306,7 +306,7 @@ class Task(ABC):
         self.phases = self.planned()
         step = saved["trainer"]["step"] if saved else 0
         phase = next((phase for phase in self.phases if step <= phase.end), self.phases[-1])
-        course = Course(
+        training_run = TrainingRun(
             self.trainer(phase, self.phases[-1].end, ranks=self.ranks),
             self,
             evaluations=options.evaluations,
@@ -314,11 +314,11 @@ class Task(ABC):
             report=lambda share, point, decayed: self.run.report(share, decayed=decayed, **point),
         )
         if saved:
-            course.restore(saved)
-        return course
+            training_run.restore(saved)
+        return training_run
 
 
-class Course:
+class TrainingRun:
     """One training run: trains a model through its phases, evaluates it during training and judges it at the end.
 
     Args:
@@ -532,17 +532,19 @@ class Judged:
     """A finished training run that provides the metrics of `metrics.METRICS`. Each task adds its own attributes.
 
     Args:
-        course: Training run with the weights to judge.
+        training_run: Training run with the weights to judge.
         resumed: Step of the checkpoint that the run continued from; None if there was none.
         flops: FLOPs of the training.
         flops_per_target: FLOPs of training on one target (token or sample) in the last phase.
     """
 
-    def __init__(self, course: Course, resumed: int | None, *, flops: float, flops_per_target: float) -> None:
-        self.course, self.trainer, self.resumed = course, course.trainer, resumed
+    def __init__(
+        self, training_run: TrainingRun, resumed: int | None, *, flops: float, flops_per_target: float
+    ) -> None:
+        self.training_run, self.trainer, self.resumed = training_run, training_run.trainer, resumed
         self.flops, self.flops_per_target = flops, flops_per_target
-        self.speed, self.peak_memory = course.speed, course.peak_memory
-        self.micro_batch = float(course.largest_pass)
+        self.speed, self.peak_memory = training_run.speed, training_run.peak_memory
+        self.micro_batch = float(training_run.largest_pass)
 
     def loss_of(self, model: nn.Module) -> float:
         """Return the loss of a model on the held-out data."""
