@@ -33,7 +33,7 @@ class _Training(Options):
 
     seed: int = option(0, bounds="[0, inf)", help="Seed of the run.")
     order: Literal["arrival", "proposal"] = option(
-        "arrival", help="Order of the results for the strategy; proposal: the same run for any number of slots."
+        "arrival", help="Order in which the strategy sees results; proposal: the same run for any number of slots."
     )
     lag: int = option(
         8,
@@ -44,10 +44,10 @@ class _Training(Options):
     fidelity: str = option(
         AUTO,
         unit="FRACTIONS",
-        help="Rungs: partial trainings, the best of them promoted, such as 1/9,1/3,1; auto: where they pay.",
+        help="Rungs, as shares of a full training, such as 1/9,1/3,1; the best are promoted; auto: if rungs pay.",
     )
     prune: bool = option(False, help="Stop a training whose learning curve is hopeless.")
-    widen: bool = option(True, help="Widen the range of a gene by itself where the best trials are at its end.")
+    widen: bool = option(True, help="Widen the range of a gene automatically if the best trials are at its end.")
     for_scale: str = option(
         "",
         unit="DEPTHxWIDTH",
@@ -76,7 +76,8 @@ class _Seeds(Options):
     )
     seeds: Literal["own", "shared"] | None = option(
         None,
-        help="own: other seeds for each genome; shared: the same; by default own with --seeds-per-trial auto.",
+        help="Seeds of the genomes: own, different for each; shared, the same for all; by default own with "
+        "--seeds-per-trial auto.",
     )
 
     @property
@@ -117,7 +118,7 @@ class _Limits(Options):
     """Limits."""
 
     generations: int | None = option(
-        None, bounds="[1, 1000000000]", help="Maximum number of generations; 5 where no limit is given."
+        None, bounds="[1, 1000000000]", help="Maximum number of generations; 5 without any limit."
     )
     trials: int | None = option(None, bounds="[1, 1000000000]", help="Maximum number of trials.")
     budget: float | None = option(
@@ -177,7 +178,7 @@ class _Comparison(Options):
         bounds="[0, 1000]",
         help="Number of fresh seeds in the final comparison, which may use twice as many; 0: no comparison.",
     )
-    baseline: bool = option(True, help="Train the evaluator's baseline once, to compare the best trial with.")
+    baseline: bool = option(True, help="Train the evaluator's baseline once, and compare the best trial with it.")
     finalists: int = option(1, bounds="[1, 1000]", help="Number of finalists of the final comparison.")
 
 

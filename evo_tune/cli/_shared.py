@@ -131,7 +131,7 @@ store_option = click.option(
 )
 
 evaluator_option = click.option(
-    "--evaluator", metavar="PATH", help="New place of the evaluator's file, if it has moved."
+    "--evaluator", metavar="PATH", help="New path of the evaluator's file, if it has moved."
 )
 
 
@@ -152,7 +152,9 @@ per_device_option = click.option(
 )
 
 trust_option = click.option(
-    "--trust", is_flag=True, help="Execute code and read paths that RUN names, although they are not known as yours."
+    "--trust",
+    is_flag=True,
+    help="Trust RUN, which others may have written: execute the code and read the paths that it names.",
 )
 
 

@@ -26,15 +26,19 @@ PLACE = 25
 )
 @click.argument("data", metavar="DATA", shell_complete=shared.complete_files)
 @click.option("--target", metavar="COLUMN", help="Column of a table to predict.")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Hours for all.  [default: 1]")
-@click.option("--trials", type=click.IntRange(min=1), help="Maximum number of trials, instead of or beside --hours.")
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Maximum number of hours, final training included.  [default: 1]",
+)
+@click.option("--trials", type=click.IntRange(min=1), help="Maximum number of trials, with or without --hours.")
 @click.option("--out", metavar="MODEL", help="Folder of the model.  [default: _model in the run's folder]")
-@click.option("--evaluator", metavar="NAME", help="Evaluator, if the data is taken for another task.")
+@click.option("--evaluator", metavar="NAME", help="Evaluator to use instead of the recognised one.")
 @shared.option_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
 @click.option("--slots", type=click.IntRange(min=1), help="Trainings at the same time.")
 @click.option("--devices", metavar="LIST", help="Devices: cpu, cuda, or GPUs by number: 0,2.")
-@click.option("--name", metavar="NAME", help="Name of the run; that of a run of auto is continued.")
+@click.option("--name", metavar="NAME", help="Name of the run; an earlier run of `auto` with this name is continued.")
 @shared.store_option
 @click.option("--dry-run", is_flag=True, help="Print the task, what was read, and a forecast, without starting a run.")
 @click.option("--quiet", is_flag=True, help="Print the verdict only.")
@@ -56,8 +60,8 @@ def command(
 ) -> int:
     """Look at DATA, search for the best genome, and train a model with it.
 
-    The run is one like any other: `resume` continues it after a stop, up to the model. `run` and `export` do the same
-    in steps, with more flags.
+    It is a run like any other. After a stop, `resume` continues it and trains the model. `run` and `export` do the same
+    in two steps, with more flags.
     """
     import time
 

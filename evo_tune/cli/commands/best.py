@@ -21,8 +21,8 @@ PLACE = 60
 def command(run: str | None, store: str, form: str) -> None:
     """Print the best genome of RUN, or its Pareto front.
 
-    After a final comparison, it is the chosen finalist with its value over fresh seeds, which were not used to choose
-    it, on the test set if the evaluator has one. Otherwise, it is the best of the search with its value there.
+    After a final comparison, this is its winner. The value is the mean over fresh seeds, which had no part in the
+    choice, on the test set if the evaluator has one. Without a comparison, this is the best trial of the search.
 
     `evo-tune best RUN --format json` prints it for programs and for `--warm-start` of another run.
     """

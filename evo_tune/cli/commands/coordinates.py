@@ -48,9 +48,10 @@ def command(
 ) -> int:
     """Run the coordinate check of a parametrisation.
 
-    The parametrisation is that of -o param=PARAM. Small GPTs are trained for a few steps with a large learning rate,
-    which takes seconds. Their residual stream, their logits and the changes of these must neither grow nor vanish with
-    the width, and with completep the stream must not with the depth. `standard` is the control: it fails.
+    A parametrisation is a value of -o param=. The check trains small GPTs for a few steps at a large learning rate,
+    which takes seconds. The sizes of their residual stream, of their logits and of the changes of both must not depend
+    on the width. With completep, the residual stream must not depend on the depth either. `standard` is the control,
+    which fails.
     """
     from evo_tune.cli.formats import CoordinateCheck, ModelSlopes
     from evo_tune.training.probing.coordinates import check_coordinates

@@ -15,7 +15,10 @@ PLACE = 85
 @click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the evaluator.")
 @shared.format_option("table", "json")
 def command(evaluator: str, options: tuple[str, ...], form: str) -> None:
-    """Say what an evaluator reads of its data: sizes, classes, and the kind of each column with its reason."""
+    """Describe an evaluator's data: sizes, classes, and the kind of each column.
+
+    Each kind has its reason.
+    """
     from evo_tune.cli.formats import DescribedData
     from evo_tune.loop.code import named_evaluator
     from evo_tune.options.binding import split_assignments

@@ -23,7 +23,7 @@ PLACE = 80
 def command(name: str | None, form: str) -> None:
     """List the evaluators that can be used by name, and their origin.
 
-    With NAME: the metrics, features and options of that evaluator.
+    With NAME, print the metrics, features and options of that evaluator.
     """
     from msgspec import structs
 

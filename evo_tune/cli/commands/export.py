@@ -31,8 +31,14 @@ PLACE = 120
 @shared.run_argument
 @click.argument("folder", metavar="DIR", required=False, shell_complete=shared.complete_folders)
 @click.option("--trial", type=click.IntRange(min=0), help="Trial to export instead of the best.")
-@click.option("--tokens", type=click.IntRange(min=1), help="Length of the training instead of the run's budget.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Duration of the training instead.")
+@click.option(
+    "--tokens", type=click.IntRange(min=1), help="Length of the training in tokens, instead of the run's budget."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Duration of the training in seconds, instead of the run's budget.",
+)
 @shared.option_option
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the training.  [default: that of the trial]")
 @click.option("--devices", metavar="LIST", help="Device to use: 'cpu', or a GPU by number.")
@@ -61,8 +67,8 @@ def command(
     """Train the best genome of RUN once more and save the model.
 
     DIR gets the weights, a config, and a README.md, the model card; it must be new or empty. `evo-tune predict DIR`
-    uses the model. Options and seed are those of the trial, except for those given here: on the same device with the
-    same number of threads, the model has the metrics of the trial.
+    uses the model. Options and seed are those of the trial unless you give others. Without changes, on the same device
+    and with the same number of threads, the model has the metrics of the trial.
     """
     import tempfile
 

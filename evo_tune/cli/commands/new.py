@@ -25,7 +25,7 @@ PLACE = 100
 def command(name: str, script: str | None, form: str) -> None:
     """Write ./evaluators/NAME.py, an evaluator to edit.
 
-    It runs as it is, or it calls your script.
+    The file runs as it is. With --from, it calls your script.
     """
     from evo_tune.cli.formats import NewEvaluator
     from evo_tune.plugins.find import bundled_evaluators

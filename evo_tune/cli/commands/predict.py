@@ -39,7 +39,7 @@ MOST_ROWS = 10_000
 @click.argument("model", metavar="MODEL", shell_complete=shared.complete_folders)
 @click.argument("data", metavar="[INPUT]", required=False, shell_complete=shared.complete_files)
 @click.option("--output", metavar="FILE", help="New file to write: .csv, .parquet or .jsonl.  [default: print CSV]")
-@click.option("--keep", metavar="COLUMNS", help="Columns of INPUT to copy, with commas between them.")
+@click.option("--keep", metavar="COLUMNS", help="Columns of INPUT to copy to the output, with commas between them.")
 @click.option("--prompt", help="Text that a language model continues.")
 @click.option("--length", type=click.IntRange(min=0), metavar="N", help="Tokens to add to the prompt.  [default: 200]")
 @click.option(
@@ -47,7 +47,7 @@ MOST_ROWS = 10_000
 )
 @click.option("--top-k", type=click.IntRange(min=1), metavar="K", help="Sample from the K likeliest tokens only.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the text.  [default: 0]")
-@click.option("--base", metavar="DIR", help="Base of an adapter that was exported alone.")
+@click.option("--base", metavar="DIR", help="Folder of the base model, for an adapter that was exported without it.")
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="Device: 'cpu', 'cuda:0'.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: those of the training]")
 @shared.format_option("csv", "json")
@@ -65,10 +65,10 @@ def command(
 ) -> None:
     """Predict with the model in the folder MODEL.
 
-    INPUT is a CSV or Parquet file for a model of tables; such a file or JSON lines, a text or a folder of texts for a
-    model of texts; an image, a folder of images or an .npz file for a model of images. A language model continues
-    --prompt, or scores the texts of INPUT. If INPUT has the targets, the metrics are printed too. MODEL may come from a
-    stranger: nothing in it is executed.
+    A model of tables takes a CSV or Parquet file as INPUT. A model of texts also takes JSON lines, a text file or a
+    folder of text files. A model of images takes an image, a folder of images or an .npz file. A language model
+    continues --prompt, or scores the texts of INPUT. If INPUT has the targets, the metrics are printed too. MODEL may
+    come from a stranger: nothing in it is executed.
     """
     given = {name: value for name, value in sampling.items() if value is not None}
     if (data is None) == (prompt is None):

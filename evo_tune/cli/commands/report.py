@@ -14,7 +14,7 @@ PLACE = 65
 
 @made("report")
 @click.argument("runs", metavar="[RUN]…", nargs=-1, shell_complete=shared.complete_runs)
-@click.option("-o", "--output", metavar="FILE", help="File to write, in one piece.  [default: in the run's folder]")
+@click.option("-o", "--output", metavar="FILE", help="File to write.  [default: in the run's folder]")
 @shared.store_option
 @shared.format_option("table", "json")
 def command(runs: tuple[str, ...], output: str | None, store: str, form: str) -> None:

@@ -26,7 +26,7 @@ def _setting_flags() -> list[click.Option]:
 @click.option("--as", "copy_as", metavar="NAME", help="Name of a copy to continue instead of the run.")
 @click.option("--accept-changes", is_flag=True, help="Continue although evaluator, data or strategy changed.")
 @shared.evaluator_option
-@click.option("--strategy", metavar="PATH", help="New place of the strategy's file, if it has moved.")
+@click.option("--strategy", metavar="PATH", help="New path of the strategy's file, if it has moved.")
 @click.option(
     "--gene",
     "genes",

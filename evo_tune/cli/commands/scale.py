@@ -59,7 +59,9 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older 
 @click.option("--tokens", type=Count(), required=True, help="Length of the target's training in tokens, such as 1e9.")
 @click.option("--batch", type=Count(), help="Tokens in a step of the target's training.  [default: by a rule]")
 @click.option("--trial", type=click.IntRange(min=0), help="Trial whose recipe is transferred instead of the best.")
-@click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="Tokens a second of the target's training.")
+@click.option(
+    "--speed", type=click.FloatRange(min=0, min_open=True), help="Speed of the target's training, in tokens per second."
+)
 @click.option("--price-per-hour", "price", type=click.FloatRange(min=0), help="Price of an hour of one device.")
 @click.option(
     "--memory", type=click.FloatRange(min=0, min_open=True), help="Memory of a GPU, in GiB.  [default: 24, and 80]"
@@ -75,7 +77,8 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older 
     "--probe",
     type=click.IntRange(0, MOST),
     metavar="K",
-    help="Train K probes at sizes in between.  [default: 3 at the target, if they take no longer than the search did]",
+    help="Number of probes between the run's size and the target's.  [default: 3 at the target, if they take no longer "
+    "than the search did]",
 )
 @click.option(
     "--emit",

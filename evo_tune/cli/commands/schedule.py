@@ -36,11 +36,13 @@ def _names() -> str:
 @click.option("--steps", type=int, required=True, help="Steps of the full training.")
 @click.option("--lr", type=float, default=3e-4, show_default=True, help="Peak learning rate.")
 @click.option("--warmup-fraction", type=float, help="Share of the steps for linear warm-up.  [default: 0.05]")
-@click.option("--min-lr-ratio", "--min-ratio", type=float, help="End as a share of the peak.  [default: 0.1]")
+@click.option("--min-lr-ratio", type=float, help="Final learning rate as a share of the peak.  [default: 0.1]")
 @click.option("--decay-fraction", type=float, help="wsd: share of the steps that decay.  [default: 0.4]")
 @click.option("--decay-shape", metavar="SHAPE", help="wsd: linear, sqrt or cosine decay.  [default: linear]")
 @click.option("--cycle", type=int, help="sgdr, cosine_step: steps of the first cycle.  [default: a tenth]")
-@click.option("--cycle-growth", type=int, help="sgdr: length of a cycle divided by that of the last one.  [default: 1]")
+@click.option(
+    "--cycle-growth", type=int, help="sgdr: length of a cycle divided by that of the one before.  [default: 1]"
+)
 @click.option("--gamma", type=float, help="sgdr, cosine_step: factor from cycle to cycle.  [default: 0.9]")
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="File for a drawing of the schedule.")
 @shared.format_option("chart", "csv", "json")

@@ -31,7 +31,7 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
 
     RUN is the latest one by default.
 
-    As CSV: one row for each evaluation, with the columns of the Parquet files.
+    With --format csv, print one row for each evaluation, with the columns of the Parquet files.
     """
     from evo_tune.report.data import run_details
     from evo_tune.store.table import table_of

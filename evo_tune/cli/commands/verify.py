@@ -17,11 +17,11 @@ SHOWN = 5
 @shared.run_argument
 @shared.store_option
 @shared.evaluator_option
-@click.option("--strategy", metavar="PATH", help="New place of the strategy's file, if it has moved.")
+@click.option("--strategy", metavar="PATH", help="New path of the strategy's file, if it has moved.")
 @shared.trust_option
 @shared.format_option("table", "json")
 def command(run: str | None, store: str, evaluator: str | None, strategy: str | None, trust: bool, form: str) -> int:
-    """Replay all proposals of RUN and compare them.
+    """Replay all proposals of RUN and compare them with the recorded ones.
 
     Each proposal is made again from the results that were known at the time, and must equal the recorded one.
     """

@@ -20,7 +20,7 @@ PLACE = 55
 def command(run: str | None, port: int, store: str, form: str) -> None:
     """Serve the report of RUN as a page that follows the run.
 
-    RUN is the latest one by default. Another process may write it, or another machine with a shared folder: `watch`
+    RUN is the latest one by default. It may run in another process, or on another machine with a shared folder. `watch`
     locks nothing, writes nothing, and does not slow the run. Only this machine can open the page, and its address
     contains a token. Ctrl-C ends it.
     """
