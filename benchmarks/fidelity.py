@@ -7,7 +7,7 @@ A run ends when its cost is spent. Quality is the normalised regret of the best 
 
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 20
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 20 --strategies ga,saea,random
-    python benchmarks/fidelity.py --tables ../shared/tables --strategies saea,saea:smooth=0 --trainings 30
+    python benchmarks/fidelity.py --tables ../shared/tables --strategies saea,saea:gp_only=0 --trainings 30
     python benchmarks/fidelity.py --tables ../shared/tables --methods 1 1/3,1 1/9,1/3,1 --at 5 10 20 30
     python benchmarks/fidelity.py --tables ../shared/tables --strategies saea --only taskset --methods 1 1/9,1/3,1
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 3 --quick     in a minute

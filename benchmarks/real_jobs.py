@@ -325,7 +325,7 @@ def perceptrons(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
 
     values = bound_of(job, options).values
     images = values.images
-    training, held_out, test = stratified(images.classes, values.held_out, values.test)
+    training, held_out, test = stratified(images.classes, values.validation, values.test)
     pixels = images.pixels.reshape(len(images.pixels), -1).astype(np.float64)
     pixels /= pixels.max()
     found: dict[str, list[float]] = {"test_loss": [], "val_loss": [], "seconds": []}

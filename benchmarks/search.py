@@ -304,10 +304,10 @@ SLOTS = ("saea", "ga", "random", "optuna tpe, constant liar")
 
 ABLATION: dict[str, Maker] = {
     "saea": ours("saea"),
-    "no chances": ours("saea", chances=0.0),
-    "not apart": ours("saea", apart=0.0),
-    "no smooth births": ours("saea", smooth=0.0),
-    "the process alone": ours("saea", smooth=1.0),
+    "no chances": ours("saea", rare_values=0.0),
+    "not apart": ours("saea", min_distance=0.0),
+    "no smooth births": ours("saea", gp_only=0.0),
+    "the process alone": ours("saea", gp_only=1.0),
 }
 """The default, and `saea` with an option changed."""
 

@@ -126,7 +126,7 @@ class Options(Classifying, Augmenting):
 
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the images, their labels and of how they are split."""
-    return options.images.fingerprint(options.held_out, options.test)
+    return options.images.fingerprint(options.validation, options.test)
 
 
 def describe(options: Options) -> list[str]:
@@ -143,7 +143,7 @@ def baseline(options: Options) -> dict[str, float]:
     from evo_tune.training import linear_on_pixels
 
     images = options.images
-    parts = stratified(images.classes, options.held_out, options.test)
+    parts = stratified(images.classes, options.validation, options.test)
     return linear_on_pixels(images.pixels, images.classes, parts)
 
 
@@ -203,7 +203,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> ViTConfig:
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
     config = _config(genome, options)
-    training, *_ = stratified(options.images.classes, options.held_out, options.test)
+    training, *_ = stratified(options.images.classes, options.validation, options.test)
     return known_before(
         genome,
         options,
@@ -217,7 +217,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
     config = _config(genome, options)
-    training, *_ = stratified(options.images.classes, options.held_out, options.test)
+    training, *_ = stratified(options.images.classes, options.validation, options.test)
     return work_of(genome, options, config, config.flops_per_sample, len(training))
 
 

@@ -132,7 +132,7 @@ class Options(Classifying):
 
     def seen(self, config: TextConfig) -> tuple[int, float]:
         """Return the number of training texts, and the mean number of their tokens that are read."""
-        return self.texts.seen((self.held_out, self.test), config)
+        return self.texts.seen((self.validation, self.test), config)
 
 
 # ---------------------------------------------------------------- the texts
@@ -140,7 +140,7 @@ class Options(Classifying):
 
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the texts, their labels and of how they are split."""
-    return options.texts.fingerprint(options.held_out, options.test)
+    return options.texts.fingerprint(options.validation, options.test)
 
 
 def describe(options: Options) -> list[str]:
@@ -157,7 +157,7 @@ def baseline(options: Options) -> dict[str, float]:
     from evo_tune.training import linear_on_words
 
     texts = options.texts
-    parts = stratified(texts.classes, options.held_out, options.test)
+    parts = stratified(texts.classes, options.validation, options.test)
     return linear_on_words(texts.texts, texts.classes, parts, options.unit)
 
 

@@ -28,7 +28,7 @@ from evo_tune.recipe.plan import Plan
 class Classifying(Parametrising, Plan):
     """Held-out data, search space and checkpoints."""
 
-    held_out: float = option(
+    validation: float = option(
         0.2,
         bounds="(0, 1)",
         gene=None,
@@ -145,7 +145,7 @@ def known_before(
         rows: Number of training samples.
         flops_per_sample: Training FLOPs per sample.
         whole: Whether a step must be one pass, as batch norm needs.
-        held_out: Number of validation samples; None: by the option held_out.
+        held_out: Number of validation samples; None: by the option validation.
 
     Raises:
         OptionError: A step must be one pass, and is not.
@@ -178,9 +178,9 @@ def work_of(
         config: Shape of the model.
         flops_per_sample: Training FLOPs per sample.
         rows: Number of training samples.
-        held_out: Number of validation samples; None: by the option held_out.
+        held_out: Number of validation samples; None: by the option validation.
     """
-    share = options.held_out / (1.0 - options.held_out - options.test)
+    share = options.validation / (1.0 - options.validation - options.test)
     judged = (rows * share if held_out is None else held_out) * (options.evaluations + 1)
     return encoder_work(config, flops_per_sample, genome["batch"], options.optimizer_name, judged)
 
@@ -306,7 +306,7 @@ class ClassifierTask(SampleTask):
 
     @property
     def parts(self) -> tuple[NDArray[np.int64], ...]:
-        return stratified(self.classes, self.options.held_out, self.options.test)
+        return stratified(self.classes, self.options.validation, self.options.test)
 
     @property
     def save(self) -> bool:

@@ -30,7 +30,7 @@ PATCHES = (2, 4, 8, 16, 32)
 class Forecasting(Classifying):
     """The series."""
 
-    held_out: float = option(
+    validation: float = option(
         0.2, bounds="(0, 1)", gene=None, help="Share of each series, before the test part, that ranks trials"
     )
     test: float = option(
@@ -92,7 +92,7 @@ class Forecasting(Classifying):
         Raises:
             OptionError: The file cannot be read, or no series of it can be used.
         """
-        return _divided(self._where, self.horizon, self.held_out, self.test)
+        return _divided(self._where, self.horizon, self.validation, self.test)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the series and of how they are split."""
@@ -139,10 +139,10 @@ def _found(data: str, time: str, key: str, target: str, ignore: str, season: int
 
 
 @lru_cache(maxsize=1)
-def _divided(where: tuple[Any, ...], horizon: int | None, held_out: float, test: float) -> Divided:
+def _divided(where: tuple[Any, ...], horizon: int | None, validation: float, test: float) -> Divided:
     found = _found(*where)
     steps = horizon or found.format.grid.horizon
-    return divide(found.series, horizon=steps, season=found.format.season, held_out=held_out, test=test)
+    return divide(found.series, horizon=steps, season=found.format.season, validation=validation, test=test)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,11 +28,11 @@ class Hill(Strategy):
     """Hill climbing with restarts: the first better neighbour, in ever smaller steps."""
 
     step: float = option(0.2, bounds="(0, 1]", unit="share of a gene's range", help="Largest step.")
-    finest: float = option(0.02, bounds="(0, 1]", unit="share of a gene's range", help="Smallest step.")
+    min_step: float = option(0.02, bounds="(0, 1]", unit="share of a gene's range", help="Smallest step.")
 
     def check(self) -> None:
-        if self.finest > self.step:
-            raise RecipeError("finest", self.finest, f"at most step={self.step}")
+        if self.min_step > self.step:
+            raise RecipeError("min_step", self.min_step, f"at most step={self.step}")
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         climbs = history.fold((__name__, self), Climbs, Climbs.add)
@@ -52,7 +52,7 @@ class Hill(Strategy):
         genes = list(space.genes.values())
         here = history.proposed_units[top.id]
         size = self.step
-        while size >= self.finest:
+        while size >= self.min_step:
             moves = [(place, u) for place, gene in enumerate(genes) for u in _moves(gene, float(here[place]), size)]
             for which in rng.permutation(len(moves)):
                 place, u = moves[which]

@@ -91,13 +91,13 @@ class SAEA(Strategy):
         bounds="[2, inf)",
         help="Trials spread over the space before the models are used, the default included; at most 4 with priors.",
     )
-    smooth: float = option(
+    gp_only: float = option(
         0.5, bounds="[0, 1]", help="Probability that the Gaussian process judges alone, with one objective."
     )
-    chances: float = option(
+    rare_values: float = option(
         0.5, bounds="[0, 1]", help="Probability of a rare value of an unordered gene while results do not improve."
     )
-    apart: float = option(
+    min_distance: float = option(
         0.25,
         bounds="[0, inf)",
         unit="standard deviations of a mutation",
@@ -136,9 +136,9 @@ class SAEA(Strategy):
             return self._lesson(history) or (spread if history.fresh_count < first else drawn)(history, rng)
         trade = _trade(history, rng)
         drafts = list(self._drafts(history, rng, self._parents(history, trade)))
-        step = self.apart * _step(history, self.population)
+        step = self.min_distance * _step(history, self.population)
         if learned is None:
-            rare = rare_value(Novelty.of(history, step), drafts, self.chances, rng)
+            rare = rare_value(Novelty.of(history, step), drafts, self.rare_values, rng)
             if rare is not None:
                 return rare
             acquisition = self._acquisition(history, trade, rng)
@@ -246,7 +246,7 @@ class SAEA(Strategy):
             kept = np.append(kept[: POINTS // 2], rng.choice(kept[POINTS // 2 :], POINTS - POINTS // 2, replace=False))
         rows = np.array([one.reported_order for one in _trials(history, kept)])
         points, scores = layout.features(learned.seen.encoded(rows)), learned.scores(rows)
-        alone = len(history.objectives) == 1 and self.smooth > 0.0 and rng.random() < self.smooth
+        alone = len(history.objectives) == 1 and self.gp_only > 0.0 and rng.random() < self.gp_only
         pending = _pending(history, layout)
         models = Models.fit(points, scores, pending, layout.sizes, layout.kinds, rng, alone, learned.process)
         factors = [Improvement(models, layout, learned.best), self._prior(history)]
@@ -270,15 +270,15 @@ class SAEA(Strategy):
             layout: Features of the space.
             rng: The only source of randomness; nothing is drawn where no process ever judges alone.
         """
-        if self.smooth == 0.0 or len(history.objectives) > 1:
+        if self.gp_only == 0.0 or len(history.objectives) > 1:
             return None, False
         draw = rng.random()
-        if draw >= max(self.smooth, MOSTLY):
+        if draw >= max(self.gp_only, MOSTLY):
             return None, False
         process = Process.fit(points, scores, layout.kinds, noises=PRECISE)
         better = scores > np.median(scores)
         sure = better.any() and float(np.mean(process.left_out()[better] ** 2)) < SMOOTH
-        return (process, bool(sure)) if draw < self.smooth or sure else (None, False)
+        return (process, bool(sure)) if draw < self.gp_only or sure else (None, False)
 
 
 def _success(history: History, layout: Layout, rng: np.random.Generator) -> Factor | None:

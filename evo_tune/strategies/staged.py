@@ -58,7 +58,7 @@ class Staged(Strategy):
     levels: int = option(3, bounds="[2, inf)", help="Levels of each gene of the grid.")
     finalists: int = option(5, bounds="[0, inf)", help="Genomes trained again; 0 ends the run after the grid.")
     extra_seeds: int = option(3, bounds="[1, inf)", help="Extra seeds of each finalist.")
-    cheap: str = option(
+    cost: str = option(
         "params", help="Metric, or 'seconds', that chooses among equal finalists; 'none' takes the best mean."
     )
 
@@ -127,7 +127,7 @@ class Staged(Strategy):
         for trial in again:
             if trial.rankable:
                 values.setdefault(genome_key(trial.genome), []).append(trial)
-        won = one_standard_error(list(values.values()), self.cheap)
+        won = one_standard_error(list(values.values()), self.cost)
         return won[0].genome if won else None
 
     def _wanted(self, history: History) -> int:
@@ -146,12 +146,12 @@ class Staged(Strategy):
         ]
 
 
-def one_standard_error(contenders: Sequence[Sequence[Trial]], cheap: str) -> Sequence[Trial]:
+def one_standard_error(contenders: Sequence[Sequence[Trial]], cost: str) -> Sequence[Trial]:
     """Return the cheapest contender whose mean loss is within one standard error of the best mean.
 
     Args:
         contenders: Successful trials of each genome over seeds, at least one for each.
-        cheap: Metric that measures cost, or 'seconds'. If a trial lacks it, the best mean wins.
+        cost: Metric that measures cost, or 'seconds'. If a trial lacks it, the best mean wins.
 
     Returns:
         The trials of the chosen genome; empty without contenders.
@@ -160,7 +160,7 @@ def one_standard_error(contenders: Sequence[Sequence[Trial]], cheap: str) -> Seq
         return []
     losses = [np.array([trial.losses[0] for trial in trials if trial.losses]) for trials in contenders]
     means = np.array([values.mean() for values in losses])
-    costs = np.array([np.mean([_cost(trial, cheap) for trial in trials]) for trials in contenders])
+    costs = np.array([np.mean([_cost(trial, cost) for trial in trials]) for trials in contenders])
     best = int(np.argmin(means))
     values = losses[best]
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
@@ -169,8 +169,8 @@ def one_standard_error(contenders: Sequence[Sequence[Trial]], cheap: str) -> Seq
     return contenders[min(np.flatnonzero(means <= means[best] + error).tolist(), key=lambda i: (costs[i], means[i]))]
 
 
-def _cost(trial: Trial, cheap: str) -> float:
-    return trial.outcome.seconds if cheap == "seconds" else trial.outcome.metrics.get(cheap, math.nan)
+def _cost(trial: Trial, cost: str) -> float:
+    return trial.outcome.seconds if cost == "seconds" else trial.outcome.metrics.get(cost, math.nan)
 
 
 def _levels(gene: Gene, elite: np.ndarray, count: int) -> list[float]:

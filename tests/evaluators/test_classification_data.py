@@ -62,7 +62,7 @@ def pixels(tmp_path: Path) -> str:
 def test_images_are_learnt(images: Evaluator, pixels: str) -> None:
     assert train(images, data=pixels, epochs=15.0)["accuracy"] == 1.0
     assert images.bind({"data": pixels}).space.genes["patch"].values == (1, 2)  # type: ignore[attr-defined]
-    given: list[dict[str, Any]] = [{}, {"data": pixels}, {"held_out": 0.5}, {"test": 0.3}]
+    given: list[dict[str, Any]] = [{}, {"data": pixels}, {"validation": 0.5}, {"test": 0.3}]
     assert len({images.bind(one).fingerprint() for one in given}) == 4
 
 
@@ -234,7 +234,7 @@ def test_columns_are_those_of_a_file_and_need_a_target(tables: Evaluator, table:
     refused(tables, "needs -o target=COLUMN", data=table)
     refused(tables, "give one with -o data=FILE", target="diagnosis")
     refused(tables, "target=sold: no such column", data=table, target="sold")
-    refused(tables, "held_out", held_out=1.0)
+    refused(tables, "validation", validation=1.0)
 
 
 def test_without_scikit_learn_the_baseline_names_what_to_install(

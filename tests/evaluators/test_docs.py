@@ -42,7 +42,7 @@ def test_the_page_of_options_is_made_of_the_declarations() -> None:
     }
     strategies = tables.pop("Strategies")
     assert tables == {path.stem: set(load_evaluator(path, f"bundled:{path.stem}", "bundled").options) for path in FILES}
-    assert {"smooth", "levels", "population"} < strategies
+    assert {"gp_only", "levels", "population"} < strategies
 
 
 def test_every_option_of_a_bundled_evaluator_says_what_it_is_for() -> None:

@@ -144,7 +144,7 @@ def test_wrong_options_and_series_cost_nothing(evaluator: Evaluator, shops: str)
             "occurs twice .*, as do 399 other times: if the file has several series, give -o key=COLUMN",
         ),
         ({"data": shops}, "column 'shop' holds text: if it tells the series apart, give -o key=shop"),
-        ({"held_out": 0.6, "test": 0.5}, "held_out"),
+        ({"validation": 0.6, "test": 0.5}, "validation"),
         ({"horizon": 0}, "horizon"),
     ]
     for given, words in cases:

@@ -128,11 +128,11 @@ EFFECTS: dict[str, Effect] = {
     "profile": Effect("width 32, heads 16", sees="space"),
     "eval_tokens": Effect(8192),
     "data": Effect("{other}"),
-    "holdout": Effect("even"),
+    "split": Effect("even"),
     "documents": Effect("mask", given={"data": "{documents}"}),
     "vocab": Effect(300),
     "context": Effect(16),
-    "held_out": Effect(0.5),
+    "validation": Effect(0.5),
     "image_size": Effect(16),
     "flip": Effect("no"),  # images in colour are mirrored
     "crop": Effect(0.25),
@@ -282,7 +282,7 @@ ALIKE = ("image_classification", "text_classification")
 CORE = ("language_model", "tabular")
 """The language evaluator and the classifier for which `make test` runs every option of the recipe."""
 
-COMMON = {*declared_in(Training), "epochs", "flops", "seconds", "held_out"} - {"recompute"}
+COMMON = {*declared_in(Training), "epochs", "flops", "seconds", "validation"} - {"recompute"}
 """Options of those lines alone; `recompute` is each model's own."""
 
 CASES = [(name, option) for name in NAMES for option in find_evaluator(f"bundled:{name}").options]

@@ -72,7 +72,7 @@ def texts(folder: Path) -> Path:
 def parts_of(bound: BoundEvaluator, classes: np.ndarray, test: bool) -> np.ndarray:
     from evo_tune.recipe import stratified
 
-    return stratified(classes, bound.values.held_out, bound.values.test)[2 if test else 1]
+    return stratified(classes, bound.values.validation, bound.values.test)[2 if test else 1]
 
 
 def text_rows(bound: BoundEvaluator, data: Path, test: bool, folder: Path) -> Path:

@@ -250,7 +250,7 @@ def test_random_genomes_with_the_value_are_candidates_too(monkeypatch: pytest.Mo
         history.born(Candidate(id, 0, 0, id, genome, "given"))
         history.tell(id, Outcome("ok", {"loss": float(id)}))
     monkeypatch.setattr(saea, "IMMIGRANTS", 0)
-    proposal = SAEA(chances=1.0).propose(history, birth_rng(0, 99))
+    proposal = SAEA(rare_values=1.0).propose(history, birth_rng(0, 99))
     assert proposal is not None
     assert (proposal.operator, proposal.genome["kind"]) == ("chance", "b")
 
@@ -269,7 +269,7 @@ def test_a_value_that_looked_worse_at_first_is_found(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_models, "TREES", 10)
 
     def found(chances: float, seed: int) -> bool:
-        strategy = SAEA(chances=chances, smooth=0.0)  # the process alone finds it in most runs
+        strategy = SAEA(rare_values=chances, gp_only=0.0)  # the process alone finds it in most runs
         best = Simulation(strategy, KINDS, OBJECTIVES[:1], hidden, births=45, seed=seed).run().history.best
         return best is not None and best.genome["kind"] == "c"
 

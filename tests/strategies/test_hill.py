@@ -58,7 +58,7 @@ def test_steps_become_small() -> None:
     def evaluate(candidate: Candidate) -> Outcome:
         return Outcome("ok", {"loss": float(((space.encode(candidate.genome) - [0.318, 0.641]) ** 2).sum())})
 
-    run = Simulation(Hill(finest=0.005), space, OBJECTIVES[:1], evaluate, births=80).run()
+    run = Simulation(Hill(min_step=0.005), space, OBJECTIVES[:1], evaluate, births=80).run()
     assert run.history.best is not None
     assert run.history.best.losses is not None
     assert run.history.best.losses[0] < 2 * 0.005**2
@@ -72,5 +72,5 @@ def test_if_neighbours_fail_it_continues_from_the_best() -> None:
 
 
 def test_a_smallest_step_above_the_largest_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"finest=0\.3 is not allowed: expected at most step=0\.2"):
-        Hill(finest=0.3)
+    with pytest.raises(RecipeError, match=r"min_step=0\.3 is not allowed: expected at most step=0\.2"):
+        Hill(min_step=0.3)

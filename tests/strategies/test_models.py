@@ -86,20 +86,20 @@ def births(power: float, scale: float = 1.0, rules: RunSettings | None = None, *
     return [one.genome for one in run.candidates]
 
 
-def test_the_spacing_of_losses_matters_with_smooth_only() -> None:
-    assert births(1.0, smooth=0.0) == births(3.0, smooth=0.0)
-    assert births(1.0, smooth=1.0) != births(3.0, smooth=1.0)
+def test_the_spacing_of_losses_matters_to_the_process_only() -> None:
+    assert births(1.0, gp_only=0.0) == births(3.0, gp_only=0.0)
+    assert births(1.0, gp_only=1.0) != births(3.0, gp_only=1.0)
     assert births(1.0) == births(1.0, scale=2.0**40)
 
 
 @pytest.mark.parametrize("rules", [None, RunSettings(fidelity="1/9,1/3,1")], ids=["plain", "rungs"])
 @pytest.mark.parametrize(("smooth", "asked"), [(1.0, False), (0.0, True)])
-def test_with_smooth_the_process_predicts_without_the_forest(
+def test_alone_the_process_predicts_without_the_forest(
     rules: RunSettings | None, smooth: float, asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grown, fit = [], Forest.fit
     monkeypatch.setattr(Forest, "fit", lambda *given: grown.append(1) or fit(*given))
-    births(1.0, rules=rules, smooth=smooth)
+    births(1.0, rules=rules, gp_only=smooth)
     assert bool(grown) is asked
 
 
@@ -107,8 +107,8 @@ def test_with_smooth_the_process_predicts_without_the_forest(
     "rules", [RunSettings(seeds_per_trial=2), RunSettings(prune=True)], ids=["seeds_per_trial", "prune"]
 )
 def test_the_spacing_of_losses_matters_under_extra_seeds_and_pruning(rules: RunSettings) -> None:
-    assert births(1.0, rules=rules, smooth=1.0) != births(3.0, rules=rules, smooth=1.0)
-    assert births(1.0, rules=rules, smooth=0.0) == births(3.0, rules=rules, smooth=0.0)
+    assert births(1.0, rules=rules, gp_only=1.0) != births(3.0, rules=rules, gp_only=1.0)
+    assert births(1.0, rules=rules, gp_only=0.0) == births(3.0, rules=rules, gp_only=0.0)
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_it_comes_nearer_to_the_lowest_point_of_a_smooth_surface() -> None:
         def evaluate(candidate: Candidate) -> Outcome:
             return Outcome("ok", {"loss": float(((space.encode(candidate.genome) - 0.3) ** 2).sum())})
 
-        run = Simulation(SAEA(smooth=smooth), space, OBJECTIVES[:1], evaluate, births=40, seed=seed).run()
+        run = Simulation(SAEA(gp_only=smooth), space, OBJECTIVES[:1], evaluate, births=40, seed=seed).run()
         return float((run.history.best.losses or (1.0,))[0])  # type: ignore[union-attr]
 
     with_it, without = ([best(smooth, seed) for seed in range(4)] for smooth in (0.5, 0.0))

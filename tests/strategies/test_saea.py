@@ -58,7 +58,9 @@ def test_only_the_order_of_losses_matters() -> None:
 
         return [
             c.genome
-            for c in Simulation(SAEA(smooth=0.0), SPACES["mixed"], OBJECTIVES[:1], evaluate, births=25).run().candidates
+            for c in Simulation(SAEA(gp_only=0.0), SPACES["mixed"], OBJECTIVES[:1], evaluate, births=25)
+            .run()
+            .candidates
         ]
 
     assert run(1.0, 0.0, 1.0) == run(1e9, -5.0, 3.0)
@@ -89,7 +91,7 @@ def fitted(history: History, monkeypatch: pytest.MonkeyPatch, smooth: float = 0.
     given: list[tuple[np.ndarray, ...]] = []
     fit = Models.fit
     monkeypatch.setattr(Models, "fit", lambda *all: given.append(all[:3]) or fit(*all))
-    SAEA(smooth=smooth)._acquisition(history, np.ones(1), birth_rng(0, 0))
+    SAEA(gp_only=smooth)._acquisition(history, np.ones(1), birth_rng(0, 0))
     monkeypatch.undo()
     return given[0]
 
@@ -251,7 +253,7 @@ def test_a_proposal_costs_little_more_in_a_long_run() -> None:
         history, times = told(SPACES["mixed"], count), []
         for id in range(8):
             start = time.process_time()
-            SAEA(chances=0.0).propose(history, birth_rng(0, id))  # a chance is cheaper, and rarer in a long run
+            SAEA(rare_values=0.0).propose(history, birth_rng(0, id))  # a chance is cheaper, and rarer in a long run
             times.append(time.process_time() - start)
         costs.append(min(times))
     assert costs[1] < 3 * costs[0]  # 30 times the results; what it costs in all, benchmarks/scale.py says
@@ -292,4 +294,4 @@ def nearest(strategy: SAEA) -> float:
 def test_proposals_differ_by_a_share_of_a_mutation() -> None:
     step = 0.3 / math.sqrt(1.0 + 40 / SAEA().population)
     assert nearest(SAEA()) >= 0.25 * step
-    assert nearest(SAEA(apart=0.0)) < 0.1 * step
+    assert nearest(SAEA(min_distance=0.0)) < 0.1 * step

@@ -122,7 +122,7 @@ def test_the_cheapest_within_one_standard_error_wins() -> None:
 
 
 def test_in_the_end_the_winner_survives() -> None:
-    strategy = Staged(cheap="none")
+    strategy = Staged(cost="none")
     run = run_of(strategy)
     trials = {trial.id: trial for trial in run.history.trials}
     won = {genome_key(trials[id].genome) for id in strategy.survivors(run.history)}

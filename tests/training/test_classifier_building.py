@@ -41,7 +41,7 @@ SHAPE = {
 }
 GENES: dict[str, Any] = {"lr": 3e-3, "batch": 16, "weight_decay": 0.05, "warmup": 0.1, "width": 16}
 NOISE = {"label_smoothing": 0.1, "mixup": 0.3}
-FP32 = {"precision": "fp32", "held_out": 1 / 6, "test": 1 / 6}
+FP32 = {"precision": "fp32", "validation": 1 / 6, "test": 1 / 6}
 SOMETIMES = {"val_loss_ema", "mfu", "gpu_memory"}  # the last is the evaluator's to say
 
 

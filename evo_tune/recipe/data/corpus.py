@@ -32,10 +32,10 @@ class Texts(Options):
     """Text."""
 
     data: str = option("", gene=None, help="Text: file, folder (recursive) or glob; empty: Python's own documentation")
-    holdout: Literal["auto", "tail", "even"] = option(
+    split: Literal["auto", "tail", "even"] = option(
         "auto",
         gene=None,
-        help="Held-out tenth: tail, its end; even, documents drawn by a hash; auto: tail for one document",
+        help="Held-out tenth: tail, the end of the text; even, documents drawn by a hash; auto: tail for one document",
     )
     documents: Literal["join", "mask"] = option(
         "join",
@@ -96,7 +96,7 @@ class Corpus:
         data: Path or pattern (see `read_text`).
         vocab: Number of tokens; 256: bytes.
         longest: Longest window of any genome, in tokens.
-        holdout: See `Texts`.
+        split: See `Texts`.
         documents: See `Texts`.
 
     Raises:
@@ -107,7 +107,7 @@ class Corpus:
     data: str
     vocab: int
     longest: int
-    holdout: Literal["auto", "tail", "even"] = "auto"
+    split: Literal["auto", "tail", "even"] = "auto"
     documents: Literal["join", "mask"] = "join"
 
     @classmethod
@@ -118,7 +118,7 @@ class Corpus:
             options: Options of the text.
             longest: See `Corpus`.
         """
-        return cls(options.data, options.vocab, longest, options.holdout, options.documents)
+        return cls(options.data, options.vocab, longest, options.split, options.documents)
 
     def __post_init__(self) -> None:
         check_length(size_of(self.data), self.longest, self.data)
@@ -131,7 +131,7 @@ class Corpus:
             OptionError: A part of the text is too short for the longest window.
             RecipeError: See `prepare`.
         """
-        wanted = Preparation(self.data, self.vocab, self.holdout, self.documents)
+        wanted = Preparation(self.data, self.vocab, self.split, self.documents)
         if not _prepare(wanted).sound:
             _prepare.cache_clear()
         return _prepare(wanted)
@@ -161,8 +161,8 @@ class Corpus:
         for name, part in (("validation", prepared.validation), ("test", prepared.test)):
             if len(part) <= self.longest:
                 raise OptionError(
-                    f"-o holdout={self.holdout}: the {name} text has {len(part)} bytes: expected more than "
-                    f"{self.longest}, the longest window; give more text that differs, or -o holdout=tail"
+                    f"-o split={self.split}: the {name} text has {len(part)} bytes: expected more than "
+                    f"{self.longest}, the longest window; give more text that differs, or -o split=tail"
                 )
         if len(prepared.training) <= self.longest:
             raise OptionError(

@@ -154,10 +154,10 @@ def _all(last: int, context: int) -> NDArray[np.int64]:
     return np.arange(min(context, last), last + 1)
 
 
-def divide(series: Sequence[Series], *, horizon: int, season: int, held_out: float, test: float) -> Divided:
+def divide(series: Sequence[Series], *, horizon: int, season: int, validation: float, test: float) -> Divided:
     """Split series by time and scale them.
 
-    The test part is the last `test` of the values of a series, and the validation part the `held_out` before it, each
+    The test part is the last `test` of the values of a series, and the validation part the `validation` before it, each
     at least one horizon. A series is left out if it is too short, or if its training part repeats itself exactly every
     season: its seasonal naive error is 0, so MASE is not defined.
 
@@ -165,19 +165,19 @@ def divide(series: Sequence[Series], *, horizon: int, season: int, held_out: flo
         series: The series.
         horizon: Steps to forecast (int ≥ 1).
         season: Steps of a season (int ≥ 1).
-        held_out: Share of the validation part, in (0, 1).
+        validation: Share of the validation part, in (0, 1).
         test: Share of the test part, in (0, 1).
 
     Raises:
         OptionError: No series is left.
         RecipeError: The shares leave nothing for training.
     """
-    check_number("held_out", held_out + test, "(0, 1)")
+    check_number("validation", validation + test, "(0, 1)")
     kept, ends, scales, left_out = [], [], [], {}
     for one in series:
         count = len(one.values)
-        validation, tested = (max(horizon, round(share * count)) for share in (held_out, test))
-        training = count - validation - tested
+        validated, tested = (max(horizon, round(share * count)) for share in (validation, test))
+        training = count - validated - tested
         if training < horizon + max(season + 1, SHORTEST):
             left_out[one.name] = f"{count} values are too few"
             continue
@@ -187,7 +187,7 @@ def divide(series: Sequence[Series], *, horizon: int, season: int, held_out: flo
             )
             continue
         kept.append(one)
-        ends.append((training, training + validation))
+        ends.append((training, training + validated))
         scales.append(scale)
     if not kept:
         raise OptionError(_none_left(series, horizon, season, left_out))

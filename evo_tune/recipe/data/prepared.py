@@ -54,13 +54,13 @@ class Preparation:
     Args:
         data: See `read_text`.
         vocab: Number of tokens; 256: bytes.
-        holdout: See `Texts`.
+        split: See `Texts`.
         documents: See `Texts`.
     """
 
     data: str
     vocab: int
-    holdout: Literal["auto", "tail", "even"] = "auto"
+    split: Literal["auto", "tail", "even"] = "auto"
     documents: Literal["join", "mask"] = "join"
 
     def gather(self, into: BinaryIO | None = None) -> Gathered:
@@ -69,13 +69,13 @@ class Preparation:
 
     def divide(self, text: bytes | memoryview, ends: np.ndarray) -> tuple[Ranges, Ranges, Ranges]:
         """Return the training text, the validation text and the test text."""
-        even = len(ends) > 1 if self.holdout == "auto" else self.holdout == "even"
+        even = len(ends) > 1 if self.split == "auto" else self.split == "even"
         return split_evenly(text, ends) if even else split_tail(len(text))
 
     def key(self, gathered: Gathered) -> str:
         """Return the SHA-256 of all that the file of a text depends on."""
         library = "" if self.vocab == 256 else library_version()
-        parts = [VERSION, gathered.sha256, self.vocab, self.holdout, self.documents, library]
+        parts = [VERSION, gathered.sha256, self.vocab, self.split, self.documents, library]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -38,9 +38,9 @@ def stratified(classes: NDArray[np.int64], *shares: float) -> tuple[NDArray[np.i
         RecipeError: There are fewer than two classes, a class has too few samples for all parts, or a share is out of
             its range.
     """
-    check_number("held_out", sum(shares), "(0, 1)")
+    check_number("validation", sum(shares), "(0, 1)")
     for share in shares:
-        check_number("held_out", share, "(0, 1)")
+        check_number("validation", share, "(0, 1)")
     names, counts = np.unique(classes, return_counts=True)
     if len(names) < 2:
         raise RecipeError("labels", f"{len(names)} class", "two classes or more")
@@ -65,9 +65,9 @@ def divided_rows(count: int, *shares: float) -> tuple[NDArray[np.int64], ...]:
     Raises:
         RecipeError: There are too few samples for all parts, or a share is out of its range.
     """
-    check_number("held_out", sum(shares), "(0, 1)")
+    check_number("validation", sum(shares), "(0, 1)")
     for share in shares:
-        check_number("held_out", share, "(0, 1)")
+        check_number("validation", share, "(0, 1)")
     if count < len(shares) + 2:
         raise RecipeError("rows", count, f"{len(shares) + 2} rows or more")
     rows = np.random.default_rng(0).permutation(count)
@@ -207,7 +207,7 @@ class Where:
         target: Name of the column to predict.
         categorical: Comma-separated names of numeric columns to treat as categories.
         ignore: Comma-separated names of columns to leave out.
-        held_out: Share of the rows in the validation set; of classes, of each class.
+        validation: Share of the rows in the validation set; of classes, of each class.
         test: The same of the test set.
         task: 'classification', 'regression' or 'auto' (see `_target`).
         drop_unlabelled: Whether to leave out rows without a target.
@@ -217,7 +217,7 @@ class Where:
     target: str
     categorical: str = ""
     ignore: str = ""
-    held_out: float = 0.2
+    validation: float = 0.2
     test: float = 0.2
     task: str = "auto"
     drop_unlabelled: bool = False
@@ -295,7 +295,7 @@ def read_table(where: Where) -> Table:
     if not any(kinds[kind] for kind in ("number", "category", "date")):
         out = "; ".join(f"{one.name}: {one.kind}, {one.how}" for one in list(found.values())[:5])
         raise OptionError(f"{known}: expected one to learn from beside target and ignore ({out or 'there is none'})")
-    shares = where.held_out, where.test
+    shares = where.validation, where.test
     training, held, tested = stratified(aim.values, *shares) if aim.labels else divided_rows(len(frame), *shares)
     dates = {name: found[name].format for name in kinds["date"]}
     columns = Columns.learn(frame.iloc[training], kinds["number"], kinds["category"], dates)

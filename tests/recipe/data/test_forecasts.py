@@ -23,7 +23,7 @@ def series(name: str, values: np.ndarray) -> Series:  # type: ignore[type-arg]
 
 @pytest.fixture(scope="module")
 def air() -> Divided:
-    return divide(find_series(passengers()).series, horizon=6, season=12, held_out=0.2, test=0.2)
+    return divide(find_series(passengers()).series, horizon=6, season=12, validation=0.2, test=0.2)
 
 
 @given(
@@ -31,15 +31,15 @@ def air() -> Divided:
     horizon=st.integers(1, 12),
     season=st.integers(1, 6),
     context=st.integers(1, 60),
-    held_out=st.floats(0.05, 0.4),
+    validation=st.floats(0.05, 0.4),
 )
 def test_parts_follow_each_other_in_time_for_every_series(
-    lengths: list[int], horizon: int, season: int, context: int, held_out: float
+    lengths: list[int], horizon: int, season: int, context: int, validation: float
 ) -> None:
     rng = np.random.default_rng(1)
     given_ = [series(str(number), rng.normal(size=length)) for number, length in enumerate(lengths)]
     try:
-        found = divide(given_, horizon=horizon, season=season, held_out=held_out, test=0.2)
+        found = divide(given_, horizon=horizon, season=season, validation=validation, test=0.2)
     except OptionError as error:
         assert "longest series" in str(error)  # noqa: PT017
         return
@@ -62,7 +62,7 @@ def test_nothing_of_a_later_part_changes_what_training_uses(air: Divided) -> Non
     changed = find_series(passengers()).series[0]
     training = int(air.ends[0, 0])
     other = np.concatenate([changed.values[:training], 1e6 * np.ones(len(changed.values) - training)])
-    again = divide([series("passengers", other)], horizon=6, season=12, held_out=0.2, test=0.2)
+    again = divide([series("passengers", other)], horizon=6, season=12, validation=0.2, test=0.2)
     assert np.array_equal(again.standardised[:training], air.standardised[:training])
     assert (again.scales, again.centres) == (air.scales, air.centres)
     windows = again.training(24)
@@ -106,7 +106,7 @@ def test_the_scale_is_the_naive_error_of_the_training_part(air: Divided) -> None
 
 
 def test_the_seasonal_naive_forecast_is_the_last_known_season(air: Divided) -> None:
-    far = divide(air.series, horizon=18, season=12, held_out=0.2, test=0.2)
+    far = divide(air.series, horizon=18, season=12, validation=0.2, test=0.2)
     numbers, windows = air.series[0].values, far.test
     forecast = seasonal_naive(far, windows, (0.1, 0.5, 0.9))
     for row, start in enumerate(windows.start):
@@ -120,7 +120,7 @@ def test_the_seasonal_naive_forecast_is_the_last_known_season(air: Divided) -> N
 
 def test_its_error_in_training_is_1_by_definition() -> None:
     """MASE of the seasonal naive forecast with a horizon of a step, on the windows that gave the scale."""
-    air = divide(find_series(passengers()).series, horizon=1, season=12, held_out=0.2, test=0.2)
+    air = divide(find_series(passengers()).series, horizon=1, season=12, validation=0.2, test=0.2)
     windows = air.training(12)
     scores = ForecastScores.of(seasonal_naive(air, windows, ()), air.truth(windows), air.scales[windows.series], ())
     assert scores.mase == pytest.approx(1.0)
@@ -129,7 +129,7 @@ def test_its_error_in_training_is_1_by_definition() -> None:
 def test_values_that_were_missing_are_not_scored() -> None:
     frame = passengers()
     frame.loc[140, "passengers"] = np.nan
-    found = divide(find_series(frame).series, horizon=6, season=12, held_out=0.2, test=0.2)
+    found = divide(find_series(frame).series, horizon=6, season=12, validation=0.2, test=0.2)
     truth = found.truth(found.test)
     assert np.isnan(truth).any()
     assert not np.isnan(found.values).any()
@@ -143,7 +143,7 @@ def test_series_without_a_naive_error_and_short_ones_are_left_out() -> None:
         series("short", rng.normal(size=8)),
         series("good", rng.normal(size=60)),
     )
-    found = divide([flat, short, good], horizon=4, season=2, held_out=0.2, test=0.2)
+    found = divide([flat, short, good], horizon=4, season=2, validation=0.2, test=0.2)
     assert [one.name for one in found.series] == ["good"]
     assert set(found.left_out) == {"flat", "short"}
     assert "MASE is not defined" in found.left_out["flat"]
@@ -152,7 +152,7 @@ def test_series_without_a_naive_error_and_short_ones_are_left_out() -> None:
         (short, "horizon=4: the longest series has 8 values: expected at"),
     ):
         with pytest.raises(OptionError, match=words) as caught:
-            divide([bad], horizon=4, season=2, held_out=0.2, test=0.2)
+            divide([bad], horizon=4, season=2, validation=0.2, test=0.2)
         assert "\n" not in str(caught.value)
 
 

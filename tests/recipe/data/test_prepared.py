@@ -138,7 +138,7 @@ def test_boundaries_take_the_place_of_what_is_between_documents(folder: Path, tm
 def test_a_text_of_equal_documents_is_refused(folder: Path) -> None:
     for file in folder.iterdir():
         file.write_bytes(b"the same text")
-    with pytest.raises(OptionError, match=r"-o holdout=auto: the test text has 0 bytes.*-o holdout=tail"):
+    with pytest.raises(OptionError, match=r"-o split=auto: the test text has 0 bytes.*-o split=tail"):
         Corpus(str(folder), 256, 8).fingerprint()
     Corpus(str(folder), 256, 8, "tail").fingerprint()
 

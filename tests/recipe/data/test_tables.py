@@ -21,7 +21,7 @@ from tests.recipe.data.refusals import refused, without
 
 
 def read(path: Path, target: str = "bought", **given: Any) -> Table:
-    return read_table(Where(str(path), target, held_out=0.25, test=0.25, **given))
+    return read_table(Where(str(path), target, validation=0.25, test=0.25, **given))
 
 
 @pytest.fixture(autouse=True)
