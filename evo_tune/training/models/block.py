@@ -155,7 +155,7 @@ def attend(
         if by_products(precision, keys):
             return _attend_plainly(q, k, v, mask) if causal else _attend_all(q, k, v, mask)
         added = added_channels(precision, head_dim, keys)
-    if added:
+    if added:  # zeros, which change no product
         q, k, v = (F.pad(x, (0, added)) for x in (q, k, v))
     y = F.scaled_dot_product_attention(
         q,
