@@ -839,4 +839,4 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, for
             shared.echo(f"of {len(times)} genomes: {bounds}; expected in a search: about {plan.pace.usual:.3g} s")
     if ahead is not None:
         for row, text in as_rows(ahead.priced(price)).items():
-            shared.echo(f"  {row:<12} {text}")
+            shared.echo(f"  {row:<16} {text}")

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from evo_tune.dispatch import smi
 from evo_tune.dispatch.limits import affinity, cpu_count, memory
 from evo_tune.errors import OptionError
+from evo_tune.text import counted
 
 AUTO = "auto"
 """Value of `--per-device`: several slots on each GPU, which share its memory."""
@@ -290,13 +291,13 @@ def _use(device: Device, facts: Facts, plan: Plan) -> str:
         return f"{name}: one training at a time, on all {device.visible.count(',') + 1} GPUs"
     if given is None:
         held = facts.total is not None and facts.free is not None and facts.free < USABLE * facts.total
-        beside = f"; others hold {_gib(facts.total - facts.free)} GiB of it now" if held else ""  # type: ignore[operator]
-        often = "one training at a time" if count == 1 else f"{count} trainings at once, whatever each takes"
+        beside = f"; other processes use {_gib(facts.total - facts.free)} GiB now" if held else ""  # type: ignore[operator]
+        often = "one training at a time" if count == 1 else f"{count} trainings at once, whatever memory each needs"
         return f"{name}: {often}{beside}"
     ours = facts.total is None or given >= int(USABLE * facts.total)
-    rest = f"{USABLE:.0%} of it" if ours else f"what others, who hold {_gib(facts.total - given)} GiB now, leave of it"  # type: ignore[operator]
-    slots = "one slot has" if count == 1 else f"{count} slots share out"
-    return f"{name}: {slots} {_gib(given)} GiB, {rest}; who waits for room here may go to another card that has it"
+    rest = f"{USABLE:.0%} of it" if ours else f"since other processes use {_gib(facts.total - given)} GiB now"  # type: ignore[operator]
+    slots = "one slot has" if count == 1 else f"{count} slots share"
+    return f"{name}: {slots} {_gib(given)} GiB, {rest}; a training that waits for room may move to another GPU"
 
 
 def _gib(amount: float) -> str:
@@ -306,7 +307,7 @@ def _gib(amount: float) -> str:
 def _facts(device: Device, known: dict[str, smi.Gpu]) -> Facts:
     if device == CPU:
         total, free = memory() or (None, None)
-        return Facts("-", total, free, "by a timing")
+        return Facts("-", total, free, "measured later")
     if not device.name.startswith("cuda"):
         return Facts("-", None, None, "fp32" if device == MPS else "bf16")
     found = [known[id] for id in device.visible.split(",") if id in known]
@@ -326,19 +327,19 @@ def _precision(capability: str | None) -> str:
 
 def _why(plan: Plan) -> Iterator[str]:
     cores, seen = cpu_count(), affinity()
-    quota = f", of {seen} that its container would show" if cores < seen else ""
-    yield f"this process may keep {cores} cores busy{quota}"
+    quota = f", of {seen} that its container shows" if cores < seen else ""
+    yield f"this process may use {counted(cores, 'core')}{quota}"
     if plan.slots[0] == CPU:
         yield f"no GPU is used: {none_found() if not gpus() else 'the CPU was asked for'}"
-        yield "one slot a core, one thread each: many slots of one thread outdo one of many threads"
-        yield f"precision: bf16 if a timing at the first training finds it faster{_bf16()}; --probe does it now"
+        yield "one slot per core with one thread each, which is faster than fewer slots with more threads"
+        yield f"precision: bf16 if the first training measures it as faster{_bf16()}; --probe measures it now"
     else:
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         yield "GPUs as nvidia-smi lists them" if given is None else f"GPUs by CUDA_VISIBLE_DEVICES={given}"
         if plan.memory:
             least = min(plan.memory.values()) / 2**30
-            yield f"slots of a GPU share out its memory ({least:.1f} GiB or more): a training begins when it fits"
-        yield "precision: bf16 from compute capability 8.0 on, which multiplies in it; fp16 below"
+            yield f"the slots of a GPU share its memory ({least:.1f} GiB or more): a training begins when it fits"
+        yield "precision: bf16 on GPUs with compute capability 8.0 or more, else fp16"
     yield "--devices, --slots, --per-device and --threads change this"
 
 

@@ -423,7 +423,7 @@ def comparison_ends(
 def as_line(ahead: RunForecast) -> str:
     """Return a forecast in one line."""
     rows = as_rows(ahead)
-    comparison = f", {rows['final comparison']}" if ahead.final_comparison.most else ""
+    comparison = f", {rows['final comparison']} of the final comparison" if ahead.final_comparison.most else ""
     parts = [f"forecast: {_time(ahead)}", f"{ahead.genomes} genome{'s' * (ahead.genomes != 1)}{comparison}"]
     return "; ".join(parts + [rows[name] for name in ("memory", "disk", "cost") if name in rows])
 
@@ -433,7 +433,7 @@ def as_rows(ahead: RunForecast) -> dict[str, str]:
     each, race = show_seconds(ahead.seconds_of_each), ahead.final_comparison
     rows = {
         "genomes": f"{ahead.genomes}, the cost of {ahead.full_trainings:.0f} full trainings of {each}",
-        "final comparison": f"{race.fewest} to {race.most} trainings of the final comparison" if race.most else "none",
+        "final comparison": _trainings(race) if race.most else "none",
         "time": f"{_time(ahead)}, with {ahead.slots} at the same time",
     }
     if ahead.memory_of_each:
@@ -443,6 +443,10 @@ def as_rows(ahead: RunForecast) -> dict[str, str]:
     if (cost := ahead.cost) is not None:
         rows["cost"] = f"{cost.expected:.2f} at the given price ({cost.low:.2f} to {cost.high:.2f})"
     return rows
+
+
+def _trainings(race: ComparisonTrainings) -> str:
+    return f"{race.most} trainings" if race.fewest == race.most else f"{race.fewest} to {race.most} trainings"
 
 
 def _time(ahead: RunForecast) -> str:

@@ -89,7 +89,7 @@ class Row(NamedTuple):
         return self.target / self.found if numbers and self.found else None
 
 
-class Carried(NamedTuple):
+class Transferred(NamedTuple):
     """A recipe at another size.
 
     Args:
@@ -107,7 +107,7 @@ class Carried(NamedTuple):
 
 def transferred(
     genome: Mapping[str, Any], options: LanguageOptions, config: GPTConfig, tokens: float, epochs: float, target: Target
-) -> Carried:
+) -> Transferred:
     """Return a recipe transferred to another size.
 
     Args:
@@ -121,11 +121,11 @@ def transferred(
     Raises:
         OptionError: The target's width is not a multiple of the channels per head.
     """
-    return _Carrying(genome, options, config, tokens, epochs, target).done()
+    return _Transfer(genome, options, config, tokens, epochs, target).done()
 
 
 @dataclass(frozen=True)
-class _Carrying:
+class _Transfer:
     genome: Mapping[str, Any]
     options: LanguageOptions
     config: GPTConfig
@@ -133,14 +133,16 @@ class _Carrying:
     epochs: float
     target: Target
 
-    def done(self) -> Carried:
+    def done(self) -> Transferred:
         if self.same:
             rows = [Row(name, "kept", value, value, "the same training") for name, value in self.genome.items()]
-            return Carried(dict(self.genome), {"flops": None, "seconds": None, "tokens": self.target.tokens}, rows, [])
+            return Transferred(
+                dict(self.genome), {"flops": None, "seconds": None, "tokens": self.target.tokens}, rows, []
+            )
         known = {row.gene: row for row in (*self._shape(), *self._rates(), *self._data())}
         rows = [known.get(name) or self._other(name, value) for name, value in self.genome.items()]
         values = {row.gene: row.target for row in rows}
-        return Carried(values, self._options(known), rows, self._remarks())
+        return Transferred(values, self._options(known), rows, self._remarks())
 
     @property
     def same(self) -> bool:
@@ -179,33 +181,33 @@ class _Carrying:
             raise OptionError(f"--width {target.width}: expected a multiple of {self.head}, as a head has: {near}")
         heads, mup = target.width // self.head, "arXiv:2203.03466"
         rows = [
-            Row("width", "scaled", genome["width"], target.width, "as asked"),
-            Row("depth", "scaled", genome["depth"], target.depth, "as asked"),
-            Row("heads", "scaled", genome["heads"], heads, f"{self.head} channels of a head stay", mup),
+            Row("width", "scaled", genome["width"], target.width, "given"),
+            Row("depth", "scaled", genome["depth"], target.depth, "given"),
+            Row("heads", "scaled", genome["heads"], heads, f"{self.head} channels per head, as in the run", mup),
         ]
         if "kv_heads" in genome:
             kept = max(1, heads * self.config.key_value_heads // self.config.heads)
-            rows.append(Row("kv_heads", "scaled", genome["kv_heads"], kept, "as many heads share keys"))
+            rows.append(Row("kv_heads", "scaled", genome["kv_heads"], kept, "the same number of heads share keys"))
         return rows
 
     def _rates(self) -> list[Row]:
         genome, wider = self.genome, self.wider
         sgd = self.options.optimizer_name == "sgd"
         growth = 1.0 if self.options.lr_rule != "none" else wider if sgd else wider**0.5
-        how = "in proportion to the batch" if sgd else "with the batch's root"
+        how = "times the ratio of batches" if sgd else "times the root of the ratio of batches"
         source = "arXiv:1706.02677" if sgd else "arXiv:2205.10287"
         name = self.parametrisation["param"]
         lr = Row(
             *("lr", "kept" if growth == 1.0 else "scaled", genome["lr"], genome["lr"] * growth),
-            f"{name} keeps it" + (f"; {how}" if growth != 1.0 else ""),
+            f"the same by {name}" + (f", {how}" if growth != 1.0 else ""),
             ("arXiv:2505.01618" if name == "completep" else "arXiv:2203.03466")
             + ("" if growth == 1.0 else f", {source}"),
         )
         rise = (
-            f"by Step Law's batches, {usual_batch(self.tokens):,.0f} and {usual_batch(self.target.tokens):,.0f}, "
-            "to a power of 2"
+            f"the ratio of Step Law's batches, {usual_batch(self.tokens):,.0f} and "
+            f"{usual_batch(self.target.tokens):,.0f}, as a power of 2"
         )
-        batch_rule = "as asked" if self.target.batch else rise
+        batch_rule = "given" if self.target.batch else rise
         rows = [
             lr,
             Row(
@@ -218,7 +220,7 @@ class _Carrying:
             ),
         ]
         constant, power = self._decays(wider / max(growth, 1e-12))
-        beside = f"B / (ηλD) stays; by tokens per parameter it would be {power:.3g} (arXiv:2505.13738)"
+        beside = f"the same B / (ηλD); {power:.3g} by tokens per parameter (arXiv:2505.13738)"
         rows.append(Row("weight_decay", "scaled", genome["weight_decay"], constant, beside, "arXiv:2405.13698"))
         return rows
 
@@ -244,24 +246,24 @@ class _Carrying:
                 "scaled",
                 genome["warmup"],
                 share,
-                "as many tokens, 2 / (1 - β2) steps at least",
+                "the same number of tokens, at least 2 / (1 - β2) steps",
                 "arXiv:1910.04209",
             )
         ]
         dropout = 0.0 if self.epochs < 1.0 else genome["dropout"]
         why = (
-            "follows the text: none is read twice"
+            "0, since no text is read twice"
             if self.epochs < 1.0
-            else f"follows the text: {self.epochs:.2g} epochs"
+            else f"depends on the text, which is read {self.epochs:.2g} times"
         )
         rows.append(Row("dropout", "not transferable", genome["dropout"], dropout, why))
         for name in ("context", "window"):
             if name in genome:
-                rows.append(Row(name, "not transferable", genome[name], genome[name], "a question of the text"))
+                rows.append(Row(name, "not transferable", genome[name], genome[name], "depends on the text"))
         return rows
 
     def _other(self, name: str, value: Any) -> Row:
-        return Row(name, "kept", value, value, "a share or a kind")
+        return Row(name, "kept", value, value, "does not depend on the size")
 
     @property
     def parametrisation(self) -> dict[str, Any]:
@@ -286,7 +288,7 @@ class _Carrying:
         if self.options.scaling is None:
             said.append(
                 f"the search ran under param=standard: its own size, {self.config.depth}x{self.config.width}, is "
-                "taken as the base, at which both are one"
+                "the base, at which completep equals standard"
             )
         if param == "mup" and target.depth != self.config.depth:
             said.append(
@@ -299,7 +301,7 @@ class _Carrying:
                 "give more text, or fewer --tokens"
             )
         if self.options.grow_from is not None or self.options.extend_from is not None:
-            said.append("grow_from and extend_from are kept as they are: look at them")
+            said.append("grow_from and extend_from are kept: check that they suit the target")
         return said
 
 

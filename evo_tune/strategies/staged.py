@@ -43,7 +43,7 @@ WIDER = 0.1
 
 @dataclass(frozen=True)
 class Staged(Strategy):
-    """Staged tuning: spread out, then a grid among the best, then the winners over seeds; it ends by itself."""
+    """Staged tuning: a spread-out sample, a grid among the best, extra seeds of the winners; then the run ends."""
 
     own_trials: ClassVar[bool] = True
     widens: ClassVar[bool] = False  # the cells of the grid would move, and be trained again
@@ -51,9 +51,9 @@ class Staged(Strategy):
     # A run without limits has 5 generations: at this size they hold the first two stages of up to 13 genes.
     population: int = option(30, bounds="[2, inf)", help="Number of trials in a generation.")
     coarse: int | None = option(
-        None, bounds="[2, inf)", help="Trials of the first stage; none is 5 for each gene, at least 30."
+        None, bounds="[2, inf)", help="Trials of the first stage; by default 5 for each gene, at least 30."
     )
-    elite: float = option(0.2, bounds="(0, 1]", help="Share of the first stage whose genomes span the box.")
+    elite: float = option(0.2, bounds="(0, 1]", help="Share of the first stage whose genomes bound the grid.")
     genes: int = option(4, bounds="[1, inf)", help="Largest number of genes that vary in the grid.")
     levels: int = option(3, bounds="[2, inf)", help="Levels of each gene of the grid.")
     finalists: int = option(5, bounds="[0, inf)", help="Genomes trained again; 0 ends the run after the grid.")

@@ -50,7 +50,7 @@ def test_texts_are_described_with_the_vocabulary_that_suits_them(typed: Typed, f
     (folder / "one.txt").write_text("a\n<|endoftext|>b\n<|endoftext|>" + "a longer text. " * 3000)
     lines = typed("describe", "language_model", "-o", "data=one.txt").out.splitlines()
     assert lines[0] == "1 file with 45030 bytes; 3 documents, divided by <|endoftext|>"
-    assert "-o vocab=256: bytes" in lines[2]
+    assert "bytes (-o vocab=256)" in lines[2]
     (folder / "texts").mkdir()
     for name in ("a.txt", "b.txt"):
         (folder / "texts" / name).write_bytes(b"word " * 900_000)

@@ -89,7 +89,7 @@ def test_devices_says_what_a_run_would_use_and_why(typed: Typed) -> None:
     assert result.out.count("slot ") >= 3
     assert "no GPU is used" in result.out
     assert "GiB" in result.out
-    assert "precision: bf16 if a timing at the first training finds it faster" in result.out
+    assert "precision: bf16 if the first training measures it as faster" in result.out
     told = json.loads(typed("devices", "--format", "json", "--slots", "1").out)
     assert [row["threads"] for row in told["slots"]] == [1]
     assert typed("devices", "--slots", "0").code == 2
@@ -104,7 +104,7 @@ def test_devices_times_a_cpu_if_asked_to(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     monkeypatch.setattr("evo_tune.cli.commands.devices._probed", lambda planned: [])  # see test_probing
     words = ["--devices", "cpu", "--slots", "1", "--threads", "3", "--format", "json"]
-    for flag, answer in (([], "by a timing"), (["--probe"], "3 fp8")):
+    for flag, answer in (([], "measured later"), (["--probe"], "3 fp8")):
         told = json.loads(CliRunner().invoke(devices_command, [*words, *flag]).output)
         assert [row["precision"] for row in told["slots"]] == [answer]
     torch.set_num_threads(before)
@@ -125,7 +125,7 @@ def test_devices_tells_a_gpu_by_its_model(typed: Typed, folder: Path) -> None:
         env["CUDA_VISIBLE_DEVICES"] = "0"
     result = typed("devices", "--per-device", "2", env=env)
     assert result.out.count("cuda:0") == 3  # two slots, and how the card is used
-    assert "cuda:0 (NVIDIA H100, 79.6 GiB): 2 trainings at once, whatever each takes" in result.out
+    assert "cuda:0 (NVIDIA H100, 79.6 GiB): 2 trainings at once, whatever memory each needs" in result.out
     assert "NVIDIA H100" in result.out
     assert "79.6 GiB" in result.out
     assert result.out.count("bf16") == 3, "of each slot, and why"

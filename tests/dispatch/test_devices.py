@@ -212,7 +212,7 @@ def test_what_is_known_of_a_gpu_is_told(machine, capability, precision):
     assert known.facts[0] == ("A GPU", 10 * 2**30, 9 * 2**30, precision)
     assert "GPUs by CUDA_VISIBLE_DEVICES=0,GPU-b" in known.why
     assert [facts.what for facts in inventory(plan(ranks=2)).facts] == ["2 x A GPU"]
-    assert any("share out its memory (9.0 GiB or more)" in line for line in inventory(plan(per_device="auto")).why)
+    assert any("share its memory (9.0 GiB or more)" in line for line in inventory(plan(per_device="auto")).why)
     assert inventory(plan(devices="cpu", slots=2)).facts[0].total == limits.memory()[0]
 
 
@@ -221,12 +221,12 @@ def test_how_each_card_is_used_is_told_with_the_reason(machine):
     two = {"GPU-a": "A GPU, 10240, 10240", "GPU-b": "A GPU, 10240, 2048"}
     machine(smi=answering(**two), cores=6)
     whole, taken = inventory(plan(per_device="auto")).cards
-    assert whole.startswith("cuda:0 (A GPU, 10.0 GiB): 3 slots share out 9.0 GiB, 90% of it")
-    assert taken.startswith("cuda:1 (A GPU, 10.0 GiB): 3 slots share out 2.0 GiB, what others, who hold 8.0 GiB now")
+    assert whole.startswith("cuda:0 (A GPU, 10.0 GiB): 3 slots share 9.0 GiB, 90% of it")
+    assert taken.startswith("cuda:1 (A GPU, 10.0 GiB): 3 slots share 2.0 GiB, since other processes use 8.0 GiB now")
     whole, taken = inventory(plan()).cards
     assert whole == "cuda:0 (A GPU, 10.0 GiB): one training at a time"
-    assert taken == "cuda:1 (A GPU, 10.0 GiB): one training at a time; others hold 8.0 GiB of it now"
-    assert "3 trainings at once, whatever each takes" in inventory(plan(per_device=3)).cards[0]
+    assert taken == "cuda:1 (A GPU, 10.0 GiB): one training at a time; other processes use 8.0 GiB now"
+    assert "3 trainings at once, whatever memory each needs" in inventory(plan(per_device=3)).cards[0]
     (both,) = inventory(plan(ranks=2)).cards
     assert both.endswith("one training at a time, on all 2 GPUs")
     assert inventory(plan(devices="cpu", slots=2)).cards == ()

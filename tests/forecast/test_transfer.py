@@ -71,7 +71,7 @@ def test_each_gene_has_its_rule() -> None:
     assert told.genome["lr"] == pytest.approx(0.004 * 2)  # four times the batch
     assert told.genome["weight_decay"] == pytest.approx(0.1 * 2 / 16)  # B / (ηλD) stays
     assert by_gene(told)["dropout"].kind == "not transferable"
-    assert all(row.source for row in told.rows if row.kind == "scaled" and row.rule != "as asked")
+    assert all(row.source for row in told.rows if row.kind == "scaled" and row.rule != "given")
     assert told.options["param"] == "completep"
     assert (told.options["base_width"], told.options["base_depth"], told.options["base_head"]) == (64, 2, 16)
     assert told.target.lr_hidden == pytest.approx(0.004 * 2 / 4)

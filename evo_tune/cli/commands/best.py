@@ -68,8 +68,9 @@ def _print_one(run: Run, best: Trial) -> None:
         name = "" if measured == metric else f"{metric} "
         text = f"{measured} {spread(fresh)} over fresh seeds, {name}{text} in the search"
     shared.echo(f"{text} (trial {best.id} of run {run.name})")
+    width = max(map(len, best.genome))
     for gene, value in best.genome.items():
-        shared.echo(f"  {gene:<12} {value}")
+        shared.echo(f"  {gene:<{width}} {value}")
     manifest, device = run.manifest, best.outcome.device or "cpu"
     if typed := command_of(manifest.evaluator, best.candidate, manifest.options, device, manifest.threads):
         shared.echo(f"train it: {typed}")

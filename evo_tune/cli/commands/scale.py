@@ -284,7 +284,7 @@ def _print(recipe: ScaledRecipe) -> None:
     hours = "unknown" if recipe.hours is None else f"{recipe.hours:,.3g}"
     epochs = "" if target.epochs is None else f"; the text is read {target.epochs:.3g} times"
     lines = [
-        f"hidden matrices: {found.lr_hidden:.3g} in the run, {target.lr_hidden:.3g} at the target",
+        f"learning rate of hidden matrices: {found.lr_hidden:.3g} in the run, {target.lr_hidden:.3g} at the target",
         "",
         f"model: depth {target.depth}, width {target.width}, {target.heads} heads, context {target.context}: "
         f"{target.parameters:,} weights, {target.without_embeddings:,} without embeddings",
@@ -317,7 +317,7 @@ def _law(row: LawRate) -> dict[str, Any]:
         "law": row.law,
         "for the run": number(row.at_run),
         "at the target": number(row.lr),
-        "moved from the run's": number(row.moved),
+        "run's, scaled by it": number(row.moved),
         "batch": number(row.batch),
         "outside of its fit": "; ".join(f"{what}: {text}" for what, text in outside.items() if text),
         "source": row.source,
@@ -328,7 +328,7 @@ def _fit(row: MemoryFit) -> str:
     where = f"{row.ranks} GPU{'s' * (row.ranks > 1)} of {row.memory:g} GiB"
     if row.micro_batch is None or row.passes is None:
         return f"not even one window fits into {where}"
-    again = ", blocks computed again" if row.recompute else ""
+    again = ", with recomputed blocks" if row.recompute else ""
     passes = f"{row.passes} pass{'es' * (row.passes > 1)}"
     return f"{where}: {row.micro_batch} windows at a time, {passes} a step{again}, {row.predicted:.3g} GiB"
 
@@ -339,8 +339,8 @@ def _loss(loss: TargetLoss) -> str:
         return f"{loss.metric} at the target: not predicted: {loss.why} (--with RUN adds the trainings of a run)"
     far = f"; {loss.extrapolation:.3g} times beyond what was trained" if loss.extrapolation > 1 else ""
     return (
-        f"predicted {loss.metric}: {loss.loss:.4g}, {loss.share:.0%} between {loss.low:.4g} and {loss.high:.4g} "
-        f"({law.floor:.3g} + {law.size:.3g}/N^{law.alpha:.2f} + {law.text:.3g}/D^{law.beta:.2f} from "
+        f"predicted {loss.metric}: {loss.loss:.4g} ({loss.share:.0%} interval {loss.low:.4g} to {loss.high:.4g}; "
+        f"{law.floor:.3g} + {law.size:.3g}/N^{law.alpha:.2f} + {law.text:.3g}/D^{law.beta:.2f} from "
         f"{loss.trainings} trainings{far})" + (f"; {loss.narrow}" if loss.narrow else "")
     )
 

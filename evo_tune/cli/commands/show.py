@@ -115,8 +115,8 @@ def _print_trials(run: Run, top: int) -> None:
 def _title(run: Run, top: int, trials: Sequence[Trial], compared: bool) -> str:
     several = any(candidate.extra_seed for candidate in run.candidates)
     seeds = "means over seeds where there are several" if several else "one seed each"
-    first = "; first, the choice of the final comparison" if compared else _first(run, trials)
-    return f"the best {top} ({seeds}{first})"
+    first = "; the choice of the final comparison is first" if compared else _first(run, trials)
+    return f"best trials, at most {top} ({seeds}{first})"
 
 
 def _first(run: Run, trials: Sequence[Trial]) -> str:

@@ -69,7 +69,9 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
     from evo_tune.report.words import fixed
 
     best, metric = run.leader, run.objectives[0].metric
-    value = "no value yet" if best is None else f"best {metric} {fixed(best.outcome.metrics[metric])} (trial {best.id})"
+    value = "no value yet"
+    if best is not None:
+        value = f"best {metric} {fixed(best.outcome.metrics[metric])} in the search (trial {best.id})"
     counts = f"{status.failed} failed" + (f", {status.pruned} pruned" if status.pruned else "")
     shared.echo(f"{status.run}: {status.state}")
     shared.echo(f"{results_of(run)}; {counts}; {value}")

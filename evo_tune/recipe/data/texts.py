@@ -141,11 +141,11 @@ def described_text(data: str) -> list[str]:
         documents = documents if found > 1 else "one document"
     held_out = round(size * HELD_OUT / 2)
     vocab = next((one for one in VOCABULARIES if size >= one * BYTES_PER_ENTRY), 256)
-    advice = f"-o vocab={vocab}: byte pairs" if vocab > 256 else "-o vocab=256: bytes"
+    advice = f"byte pairs (-o vocab={vocab})" if vocab > 256 else "bytes (-o vocab=256)"
     return [
         f"{files} file{'s' * (files != 1)} with {size} bytes; {documents}",
         f"{held_out} bytes are the validation set, and as many the test set",
-        f"suggested vocabulary for a text of this length: {advice}; val_bpb compares vocabularies",
+        f"suggested vocabulary for a text of this length: {advice}; compare vocabularies by val_bpb",
     ]
 
 
