@@ -56,7 +56,7 @@ def test_texts_are_described_with_the_vocabulary_that_suits_them(typed: Typed, f
         (folder / "texts" / name).write_bytes(b"word " * 900_000)
     lines = typed("describe", "language_model", "-o", "data=texts").out.splitlines()
     assert lines[0] == "2 files with 9000001 bytes; each file is one document"
-    assert "-o vocab=2048: byte pairs" in lines[2]
+    assert "byte pairs (-o vocab=2048)" in lines[2]
 
 
 @pytest.mark.parametrize(
