@@ -36,6 +36,7 @@ ELSEWHERE = {
     "dispatch/smi": "dispatch/test_devices",
     "dispatch/worker": "dispatch/test_slots dispatch/test_keeping",
     "forecast/durations": "loop/test_limits",
+    "forecast/probes": "forecast/test_transfer",
     "forecast/scale": "cli/test_scale forecast/test_transfer",
     "forecast/timing": "cli/test_planning forecast/test_ahead",
     "integrations/__init__": "integrations/test_tracking",
