@@ -85,9 +85,7 @@ def shortened(what: list[str] | str) -> list[str] | str:
         words += ["-o", f"epochs={TOY['epochs']}"]
     if "--tokens" in words:
         words[words.index("--tokens") + 1] = TOY["tokens"]
-    words = [
-        re.sub(r"^(\S*-4x|)256(x4|)$", r"\g<1>128\2", word) for word in words
-    ]  # the width of the target, larger than that of both proxies
+    words = [re.sub(r"^(\S*4x|)256$", r"\g<1>128", word) for word in words]  # the target is wider than both proxies
     for flag, most in (("--trials", 6 if "--for-scale" in words else 3), ("--population", 2)):
         if flag in words and words[1] == "run":
             at = words.index(flag) + 1
