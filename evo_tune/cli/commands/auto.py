@@ -58,7 +58,7 @@ def command(
     form: str,
     **given: Any,
 ) -> int:
-    """Look at DATA, search for the best genome, and train a model with it.
+    """Search for the best genome for DATA, and train a model.
 
     It is a run like any other. After a stop, `resume` continues it and trains the model. `run` and `export` do the same
     in two steps, with more flags.

@@ -32,7 +32,7 @@ PLACE = 125
 @shared.store_option
 @shared.format_option("table", "json")
 def command(run: str | None, tool: str, output: str | None, store: str, form: str) -> None:
-    """Write RUN for Optuna's dashboard, TensorBoard, MLflow or Weights & Biases.
+    """Write RUN for Optuna, TensorBoard, MLflow or W&B.
 
     RUN is the latest one by default. Existing files are not overwritten.
     """

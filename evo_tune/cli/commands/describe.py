@@ -15,9 +15,9 @@ PLACE = 85
 @click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the evaluator.")
 @shared.format_option("table", "json")
 def command(evaluator: str, options: tuple[str, ...], form: str) -> None:
-    """Describe an evaluator's data: sizes, classes, kinds of columns.
+    """Describe an evaluator's data, with the kind of each column.
 
-    It gives a reason for the kind of each column.
+    Sizes, classes and the reason for each kind are printed too.
     """
     from evo_tune.cli.formats import DescribedData
     from evo_tune.loop.code import named_evaluator

@@ -21,7 +21,7 @@ PLACE = 80
 @click.argument("name", required=False, shell_complete=shared.complete_evaluators)
 @shared.format_option("table", "json", "csv")
 def command(name: str | None, form: str) -> None:
-    """List the evaluators that can be used by name, and their origin.
+    """List the evaluators that can be used by name.
 
     With NAME, print the metrics, features and options of that evaluator.
     """

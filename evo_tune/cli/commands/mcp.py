@@ -16,9 +16,10 @@ PLACE = 145
 @click.argument("folders", metavar="FOLDER…", nargs=-1, required=True)
 @shared.format_option("mcp", "json")
 def command(folders: tuple[str, ...], form: str) -> None:
-    """Serve tools for a coding agent that start, watch, stop and read runs in FOLDERs.
+    """Serve tools for coding agents, over MCP.
 
-    It speaks the Model Context Protocol over standard input and output, and opens no port. Files outside of the folders
+    The tools start, watch, stop and read runs in FOLDERs. The command speaks the Model Context Protocol over standard
+    input and output, and opens no port. Files outside of the folders
     are refused, links included. It needs the extra `mcp`. `--format json` lists the tools and ends.
     """
     from evo_tune.cli.agents import Workplace, server

@@ -27,7 +27,7 @@ MOST_SHARES = 20
 @shared.store_option
 @shared.format_option("table", "json", "csv")
 def command(run: str | None, top: int, store: str, form: str) -> None:
-    """Show the best trials of RUN, its improvements and its failures.
+    """Show the best trials, improvements and failures of RUN.
 
     RUN is the latest one by default.
 

@@ -22,9 +22,9 @@ PLACE = 40
 @shared.price_option
 @shared.format_option("table", "json")
 def command(run: str | None, store: str, price_per_hour: float | None, form: str) -> None:
-    """Print the state of RUN, from any machine that sees its folder.
+    """Print the state of RUN.
 
-    RUN is the latest one by default.
+    RUN is the latest one by default. Any machine that sees its folder may be used.
     """
     from evo_tune.cli.output import RunStatus
     from evo_tune.loop.opening import forecast

@@ -21,7 +21,7 @@ SHOWN = 5
 @shared.trust_option
 @shared.format_option("table", "json")
 def command(run: str | None, store: str, evaluator: str | None, strategy: str | None, trust: bool, form: str) -> int:
-    """Replay all proposals of RUN and compare them with the recorded ones.
+    """Replay the proposals of RUN against the recorded ones.
 
     Each proposal is made again from the results that were known at the time, and must equal the recorded one.
     """
