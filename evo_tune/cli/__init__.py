@@ -75,6 +75,9 @@ def cli() -> None:
 
     Start with `evo-tune run`: it tunes a small language model on text that comes with Python, on the devices of this
     machine, and saves every trial in ./populations.
+
+    A gene is a hyperparameter, a genome is one configuration, and a trial is a genome with its result. A run is a
+    search with its saved trials.
     """
 
 
