@@ -24,7 +24,7 @@ import numpy as np
 
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.models.gaussian import Layout, features_of, sizes_of
+from evo_tune.genome.models.gaussian import Layout, features_of, sizes_of, spread_out
 from evo_tune.genome.models.process import NOISE, PRECISE, Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
@@ -73,6 +73,9 @@ TAUGHT = (1, 3)
 
 UNKNOWN = {"crashed": 0.0}
 """Labels of failures whose cause may be the machine: they tell neither that a genome fails nor that it does not."""
+
+SUCCESSES = 4 * POINTS
+"""Most successes of which those are chosen that tell where trainings fail, which bounds the cost in a long run."""
 
 SMOOTH, MOSTLY = 0.01, 0.9
 """Mean squared error of the prediction of a good result from the others below which a surface is smooth, and the share
@@ -228,7 +231,7 @@ class SAEA(Strategy):
         alone = process is not None
         models = Models.fit(points, own, pending, layout.sizes, layout.kinds, rng, alone, process)
         limits = [met(layout, units, column) for column in excesses[rows].T]
-        factors: list[Factor | None] = [*limits, _success(history, layout, rng), self._prior(history)]
+        factors: list[Factor | None] = [*limits, _success(history, layout), self._prior(history)]
         if feasible[rows].any():  # before that, any trial that meets the constraints is an improvement
             best = float(scores[: len(rows)][feasible[rows]].max())
             factors.append(Improvement(models, layout, best, earlier))
@@ -281,14 +284,20 @@ class SAEA(Strategy):
         return (process, bool(sure)) if draw < self.gp_only or sure else (None, False)
 
 
-def _success(history: History, layout: Layout, rng: np.random.Generator) -> Factor | None:
-    """Return the probability that a training does not fail; None while none has failed."""
+def _success(history: History, layout: Layout) -> Factor | None:
+    """Return the probability that a training does not fail; None while none has failed.
+
+    The successes that it is fitted to are spread out: most of the best are so much alike that any place with their
+    values of a few genes would look safe.
+    """
     failed = history.failed[-POINTS // 2 :]
     if not failed:
         return None
     rows, room = np.arange(len(history.ranking)), POINTS - len(failed)
     if len(rows) > room:
-        rows = np.append(rows[: POINTS // 4], rng.choice(rows[POINTS // 4 :], room - POINTS // 4, replace=False))
+        rows = np.linspace(0, len(rows) - 1, min(len(rows), SUCCESSES)).astype(int)
+        units = np.stack([history.proposed_units[history.ranking[row].id] for row in rows.tolist()])
+        rows = rows[spread_out(layout.features(units), layout.kinds, room)]
     trials = [*(history.ranking[row] for row in rows.tolist()), *failed]
     labels = np.array([UNKNOWN.get(one.outcome.status, -1.0 if one.losses is None else 1.0) for one in trials])
     units = np.stack([history.proposed_units[one.id] for one in trials])

@@ -113,6 +113,27 @@ def test_an_edge_is_found_from_trials_near_it() -> None:
     assert np.mean(said) > 0.7
 
 
+def test_what_is_known_of_a_region_of_failures_is_not_lost_in_a_long_run() -> None:
+    """A long run ends with hundreds of trials that are alike, and more than the model can be fitted to."""
+    space, safe, lost = SearchSpace(**{name: Float(0, 1) for name in "abcde"}), [], []
+    for seed in range(3):
+        history, rng, best = RunHistory(space, OBJECTIVES[:1]), birth_rng(seed, 0), np.full(5, 0.5)
+        alike = best + 0.01 * rng.normal(size=(300, 5))
+        for id, row in enumerate([*rng.random((40, 5)), *alike]):
+            history.born(Candidate(id, 0, 0, id, space.snap(row), "random"))
+            fine = Outcome("ok", {"loss": float(((row - best) ** 2).sum())})
+            history.tell(id, fine if row[:3].sum() < 1.7 else Outcome("failed", error="?"))
+        factor = _success(history, Layout.of(space))
+        assert factor is not None
+        units = birth_rng(seed, 1).random((300, 5))
+        units[:, 3:], beyond = 0.5, units[:, :3].sum(axis=1) - 1.7
+        chance = np.exp(factor.logs(units) / factor.power)  # type: ignore[attr-defined]
+        safe.append(chance[beyond < -0.1].mean())
+        lost.append(chance[beyond > 0.1].mean())
+    assert np.mean(safe) > 0.85
+    assert np.mean(lost) < 0.3
+
+
 def test_out_of_memory_is_a_region_and_a_lost_node_is_none() -> None:
     def chance(status: str) -> float:
         history = RunHistory(SPACE, OBJECTIVES[:1])
@@ -120,7 +141,7 @@ def test_out_of_memory_is_a_region_and_a_lost_node_is_none() -> None:
             history.born(Candidate(id, 0, 0, id, SPACE.snap(row), "random"))
             lost = row[0] > 0.6
             history.tell(id, Outcome(status, error="?") if lost else Outcome("ok", {"loss": 1.0}))  # type: ignore[arg-type]
-        factor, there = _success(history, LAYOUT, birth_rng(0, 0)), np.full((1, 5), 0.5)
+        factor, there = _success(history, LAYOUT), np.full((1, 5), 0.5)
         there[:, 0] = 0.9
         assert factor is not None
         return float(np.exp(factor.logs(there))[0]) ** (1.0 / factor.power)  # type: ignore[attr-defined]

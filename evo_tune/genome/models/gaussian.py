@@ -143,6 +143,23 @@ def pulled_apart(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds:
     return np.asarray(found)
 
 
+def spread_out(points: np.ndarray, kinds: np.ndarray, count: int) -> np.ndarray:
+    """Return the indices of up to `count` distinct points that are far from each other, the first point included.
+
+    Each is the farthest from those before it (Gonzalez, Theoretical Computer Science 38, 1985).
+
+    Args:
+        points: Features of points, shape (points, features).
+        kinds: Kind of each feature, or whether it has no order. Shape (features,).
+        count: Largest number of indices, 1 or more.
+    """
+    kept, away = [0], squares(points[:1], points, kinds).sum(axis=(0, 1))
+    while len(kept) < count and away.max() > 0.0:
+        kept.append(int(np.argmax(away)))
+        away = np.minimum(away, squares(points[kept[-1:]], points, kinds).sum(axis=(0, 1)))
+    return np.array(kept)
+
+
 def weighted(weights: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """Return the sum of parts, shape (features, left, right), weighted by weights, shape (features,)."""
     return np.asarray(np.einsum("f,fab->ab", weights, parts))
