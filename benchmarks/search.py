@@ -304,9 +304,9 @@ SLOTS = ("saea", "ga", "random", "optuna tpe, constant liar")
 
 ABLATION: dict[str, Maker] = {
     "saea": ours("saea"),
-    "no chances": ours("saea", rare_values=0.0),
-    "not apart": ours("saea", min_distance=0.0),
-    "no smooth births": ours("saea", gp_only=0.0),
+    "no rare values": ours("saea", rare_values=0.0),
+    "no min distance": ours("saea", min_distance=0.0),
+    "no gp_only": ours("saea", gp_only=0.0),
     "the process alone": ours("saea", gp_only=1.0),
 }
 """The default, and `saea` with an option changed."""

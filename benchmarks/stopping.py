@@ -1,8 +1,9 @@
 """When to stop: the chance that a report tells, and stopping by it, replayed on tables of networks that others trained.
 
 The default strategy plays each table; after every training it is asked for the chance that the next 12 improve by
-more than the seeds' noise (`report.further`), and then seen whether they did. Stopping where that chance is below 5%
-stands beside fixed patience: to stop after so many trainings in a row without an improvement by more than the noise.
+more than the seeds' noise (`summary.further_of`), and then seen whether they did. Stopping where that chance is
+below 5% stands beside fixed patience: to stop after so many trainings in a row without an improvement by more than
+the noise.
 The noise is that between a table's seeds, among its best tenth of cells; tables without seeds (translation, nanogpt)
 are given 2% of what lies between their median and their best.
 

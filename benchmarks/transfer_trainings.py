@@ -203,7 +203,7 @@ def mean(losses: Sequence[float]) -> str:
     return f"{statistics.fmean(losses):.4f} ± {error:.4f}"
 
 
-def excess(carried: Sequence[float], best: Sequence[float]) -> tuple[float, float]:
+def excess(transferred: Sequence[float], best: Sequence[float]) -> tuple[float, float]:
     """Return the excess of losses at a transferred rate, as a share of the best: mean and standard error over seeds."""
-    shares = [one / other - 1.0 for one, other in zip(carried, best, strict=True)]
+    shares = [one / other - 1.0 for one, other in zip(transferred, best, strict=True)]
     return statistics.fmean(shares), statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else math.nan

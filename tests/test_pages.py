@@ -101,7 +101,7 @@ def environment() -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_everything_in_the_readme_and_the_tutorial_works(tmp_path: Path) -> None:
-    """The tutorial carries a search to a large model: from `run --for-scale` over probes to the target, exported."""
+    """The tutorial transfers a search to a large model: from `run --for-scale` over probes to the target, exported."""
     pages = [("README.md", tmp_path / "readme"), ("scale.md", tmp_path / "scale")]
     for page, desk in pages:
         desk.mkdir()

@@ -159,10 +159,10 @@ def test_the_cost_is_a_share_of_the_targets_training(searched: Callable[..., Run
     run = searched({"flops": 1e9}, {"flops": 3e9})
     told = read_recipe(run)
     assert told is not None
-    assert told.spent == 4e9
-    assert told.share == 4e9 / told.takes
+    assert told.search_flops == 4e9
+    assert told.share == 4e9 / told.target_flops
     first, second, last = in_lines(run, told)
-    assert f"4e+09 FLOPs, {4e9 / told.takes:.2%} of" in first
+    assert f"4e+09 FLOPs, {4e9 / told.target_flops:.2%} of" in first
     assert "on 1,000,000 tokens" in first
     assert second.startswith("predicted val_loss of the target: none: ")
     assert "--depth 4 --width 256 --tokens 1000000" in last
@@ -238,7 +238,7 @@ def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resu
     assert len(seen) == 4, "each width in part and in full"
     assert len({one.parameters for one in seen}) == 2
     assert max(one.tokens for one in seen) > 2 * min(one.tokens for one in seen)
-    assert told.spent == pytest.approx(
+    assert told.search_flops == pytest.approx(
         sum(one.outcome.metrics["flops"] for one in run.trials() if one.rankable), rel=0.3
     )
     (run.folder / "_scale.json").unlink()
@@ -247,10 +247,10 @@ def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resu
     assert msgspec.json.decode(again.stdout, type=outputs()["resume"]).scale == told
     shown = CliRunner().invoke(cli, ["resume", "mine", "--trials", "2"])
     assert f"{told.share:.2%} of the" in shown.output
-    assert json.loads((run.folder / "_scale.json").read_text())["spent"] == told.spent
+    assert json.loads((run.folder / "_scale.json").read_text())["search_flops"] == told.search_flops
 
 
-def test_a_recipe_that_cannot_be_carried_is_a_warning(
+def test_a_recipe_that_cannot_be_transferred_is_a_warning(
     searched: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = searched({"flops": 1e9})

@@ -49,7 +49,7 @@ def test_the_interval_holds_as_often_as_it_says() -> None:
 
 
 def few(noise: float, seed: int) -> list[Observation]:
-    """Two sizes at two lengths, three trainings each: what a search that is to be carried has."""
+    """Two sizes at two lengths, three trainings each: what a search that is to be transferred has."""
     rng = np.random.default_rng(seed)
     cells = itertools.product((1e5, 2.2e5), (1e5, 4e5), range(3))
     return [Observation(n, d, TRUE(n, d) * float(np.exp(rng.normal(0, noise)))) for n, d, _ in cells]

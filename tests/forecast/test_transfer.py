@@ -148,7 +148,7 @@ def test_no_line_of_the_file_of_flags_is_a_strangers() -> None:
     assert evil not in read["option"]
 
 
-def test_probes_lie_between_around_the_carried_rate() -> None:
+def test_probes_lie_between_around_the_transferred_rate() -> None:
     told, wanted = transfer(), Wanted(width=256, depth=8, tokens=1)
     (one,) = between(told.found, told.target, wanted, 3)
     assert (one.width, one.depth, one.tokens) == (128, 4, 400_000)
@@ -179,7 +179,7 @@ def test_a_transferred_rate_about_the_best_is_confirmed(losses: tuple[float, ...
 
 
 @pytest.mark.parametrize("wrong", [{"rows": [{"gene": "lr"}]}, {"target": {}}, {"more": 1}])
-def test_a_carry_that_returns_no_recipe_is_an_error_of_the_evaluator(wrong: dict[str, Any]) -> None:
+def test_a_transfer_that_returns_no_recipe_is_an_error_of_the_evaluator(wrong: dict[str, Any]) -> None:
     good = msgspec.to_builtins(transfer())
     trial, wanted = SimpleNamespace(genome=GENOME), Wanted(width=256, depth=8, tokens=6_400_000)
 
