@@ -49,13 +49,14 @@ def test_a_dead_process_is_dead_and_another_machine_is_judged_by_age(tmp_path):
     for pid, host, age, alive in [
         (child.pid, sign["host"], 0.0, False),
         (os.getpid(), sign["host"], 100.0, True),  # paused, or a slow disk
-        (os.getppid(), sign["host"], 1.0, False),  # another process with the id of a dead run
         (child.pid, "far", 5.0, True),
         (child.pid, "far", heartbeat.LONG + 5, False),
     ]:
         changed = {**sign, "pid": pid, "host": host, "time": time.time() - age}
         (tmp_path / HEARTBEAT).write_text(json.dumps(changed))
         assert last_beat(tmp_path).alive is alive
+    (tmp_path / HEARTBEAT).write_text(json.dumps({**sign, "started": "1"}))  # another process has the dead run's id
+    assert last_beat(tmp_path).alive is False
 
 
 @pytest.mark.parametrize(
