@@ -262,8 +262,8 @@ def in_lines(run: Run, found: TransferredRecipe) -> Iterator[str]:
     enough = "" if found.given_tokens else ", 20 a weight"
     size = f"{found.depth}x{found.width}"
     yield (
-        f"the recipe took {found.spent:.3g} FLOPs, {found.share:.2%} of the {found.takes:.3g} that the target, "
-        f"{size} on {found.tokens:,} tokens{enough}, takes"
+        f"the recipe took {found.search_flops:.3g} FLOPs, {found.share:.2%} of the {found.target_flops:.3g} "
+        f"that the target, {size} on {found.tokens:,} tokens{enough}, takes"
     )
     metric = run.objectives[0].metric
     if found.loss is None or found.low is None or found.high is None:

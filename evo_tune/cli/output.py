@@ -769,7 +769,7 @@ def _closing_lines(run: Run, end: Closing, status: str, needed: tuple[float, flo
         yield status
     pruned = f", {end.pruned} pruned" if end.pruned else ""
     seconds = shared.show_seconds(end.seconds)
-    yield f"{counted(end.evaluations, 'evaluation')}, {end.failures} of them failed{pruned}, in {seconds}"
+    yield f"{counted(end.results, 'evaluation')}, {end.failures} of them failed{pruned}, in {seconds}"
     if reasons := report.caveats(run):
         yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"
     yield f"saved in {run.folder}"

@@ -532,7 +532,7 @@ def transferred(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe | None
         there = Wanted(width=aim.width, depth=aim.depth, tokens=1)
         tokens = int(compute_optimal_tokens(recipe_at(evaluator, there, best).target.parameters))
     told = scaled(run, evaluator, Wanted(width=aim.width, depth=aim.depth, tokens=tokens), trial=best)
-    spent, takes = _spent(run), told.target.flops
+    search_flops, target_flops = _spent(run), told.target.flops
     return TransferredRecipe(
         trial=best.id,
         width=aim.width,
@@ -540,9 +540,9 @@ def transferred(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe | None
         tokens=tokens,
         given_tokens=aim.tokens is not None,
         lr=told.target.lr,
-        spent=spent,
-        takes=takes,
-        share=spent / takes if takes > 0 else 0.0,
+        search_flops=search_flops,
+        target_flops=target_flops,
+        share=search_flops / target_flops if target_flops > 0 else 0.0,
         loss=told.loss.loss,
         low=told.loss.low,
         high=told.loss.high,

@@ -145,7 +145,7 @@ class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
         scale: Recipe at the size of `--for-scale`; null without that flag, or without a recipe so far.
         finalist: Trial that was chosen among the finalists; null without a final comparison.
         pairs: Number of seeds shared by best and default; null without a final comparison.
-        evaluations: Number of results so far.
+        results: Number of results so far.
         failed: Number of results that failed.
         pruned: Number of trainings that were stopped early.
         trainings: Cost of all results. Unit: full trainings.
@@ -173,7 +173,7 @@ class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
     scale: TransferredRecipe | None
     finalist: int | None
     pairs: int | None
-    evaluations: int
+    results: int
     failed: int
     pruned: int
     trainings: float
@@ -189,7 +189,7 @@ class ListedRun(Struct, forbid_unknown_fields=True, kw_only=True):
         run: Name of the run.
         evaluator: Evaluator as the run names it: bundled:NAME, entry:NAME or a file.
         strategy: Strategy, by name or file.
-        evaluations: Number of results so far.
+        results: Number of results so far.
         failed: Number of results that failed.
         objective: Metric of the first objective.
         best: Value of the best trial. Unit: the metric's.
@@ -202,7 +202,7 @@ class ListedRun(Struct, forbid_unknown_fields=True, kw_only=True):
     run: str
     evaluator: str
     strategy: str
-    evaluations: int
+    results: int
     failed: int
     objective: str
     best: float | None
@@ -226,7 +226,7 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
         trainings: Cost of all results. Unit: full trainings.
         ended: Reason why its last session ended; null if it is running or was killed.
         seconds: Time spent in all sessions. Unit: s.
-        evaluations: Number of results so far.
+        results: Number of results so far.
         statuses: Number of results by status: ok, failed, diverged, out_of_memory, crashed, timeout, pruned.
         best: Best trials, as many as `--top` says; the recommended one is first.
         front: Pareto front; with one objective, the best trial.
@@ -247,7 +247,7 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
     trainings: float
     ended: str | None
     seconds: float
-    evaluations: int
+    results: int
     statuses: dict[str, int]
     best: list[RankedTrial]
     front: list[TrialSummary]
@@ -326,7 +326,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         scale=read_recipe(run),
         finalist=end.comparison.chosen if end.comparison else None,
         pairs=end.comparison.pairs if end.comparison else None,
-        evaluations=end.evaluations,
+        results=end.results,
         failed=end.failures,
         pruned=end.pruned,
         trainings=round(summary.spent(run), 6),
@@ -348,7 +348,7 @@ def listed_run(run: Run) -> ListedRun:
         run=run.name,
         evaluator=run.manifest.evaluator,
         strategy=run.manifest.strategy,
-        evaluations=end.evaluations,
+        results=end.results,
         failed=end.failures,
         objective=end.metric,
         best=best,
@@ -377,7 +377,7 @@ def run_details(run: Run, top: int) -> RunDetails:
         trainings=round(summary.spent(run), 6),
         ended=run.ended,
         seconds=run.seconds,
-        evaluations=len(run.outcomes),
+        results=len(run.outcomes),
         statuses=summary.statuses(run),
         best=_ranked(run, top),
         front=[trial_summary(trial) for trial in summary.front(run)],

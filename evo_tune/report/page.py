@@ -457,7 +457,7 @@ def _row(material: Material) -> dict[str, Any]:
         "best": None if end.best is None else end.best.outcome.metrics[end.metric],
         "over fresh seeds": spread(end.fresh_best),
         "gain over the default": gain + error,
-        "evaluations": end.evaluations,
+        "evaluations": end.results,
         "cost, full trainings": round(spent(run), 1),
         "time": show_seconds(run.seconds),
         "best genome": "" if end.best is None else show_genome(end.best.genome),

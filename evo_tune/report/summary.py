@@ -72,7 +72,7 @@ class Closing:
         default: The default genome's full trial; None if it has no value.
         fresh_best: Values of the best over the reporting seeds of the final comparison; None without them.
         fresh_default: Values of the default over the same seeds; None without them.
-        evaluations: Number of recorded results.
+        results: Number of recorded results.
         failures: Number of results that are neither ok nor pruned.
         partial: Number of ok results of partial trainings.
         pruned: Number of pruned trainings.
@@ -91,7 +91,7 @@ class Closing:
     default: Trial | None
     fresh_best: FreshValues | None
     fresh_default: FreshValues | None
-    evaluations: int
+    results: int
     failures: int
     partial: int
     pruned: int
@@ -152,7 +152,7 @@ def closing(run: Run) -> Closing:
         default=default,
         fresh_best=rows.get(best.id) if best else None,
         fresh_default=rows.get(default.id) if default else None,
-        evaluations=len(run.outcomes),
+        results=len(run.outcomes),
         failures=len(run.outcomes) - counts.get("ok", 0) - counts.get("pruned", 0),
         partial=sum(outcome.status == "ok" and run.candidates[id].budget < 1 for id, outcome in run.outcomes.items()),
         pruned=counts.get("pruned", 0),

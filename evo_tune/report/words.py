@@ -89,7 +89,7 @@ def verdict(end: Closing) -> str:
 
 def _verdict(end: Closing) -> str:
     final = end.comparison
-    if not end.evaluations:
+    if not end.results:
         return "no evaluation finished"
     if end.best is None and end.partial:
         return f"{end.partial} partial trainings gave a value, no full one has finished: `evo-tune resume` continues"

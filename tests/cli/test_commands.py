@@ -115,7 +115,7 @@ def test_quiet_prints_nothing_and_json_only_json(typed: Typed, folder: Path) -> 
     result = typed("run", "quick.py", "--trials", "3", "--name", "b", "--format", "json")
     data = json.loads(result.out)
     assert data["run"] == "b"
-    assert data["evaluations"] == 3
+    assert data["results"] == 3
     assert data["best"]["genome"].keys() == {"x", "depth", "kind"}
 
 
@@ -138,7 +138,7 @@ def test_looking_at_a_run(typed: Typed, small_run: str) -> None:
     assert shown.code == 0, shown
     assert "best loss so far" in shown.out
     assert "results: " in shown.out
-    assert json.loads(typed("show", small_run, "--format", "json").out)["evaluations"] == 8
+    assert json.loads(typed("show", small_run, "--format", "json").out)["results"] == 8
     rows = typed("show", small_run, "--format", "csv").out.splitlines()
     assert len(rows) == 9
     assert rows[0].startswith("id,generation,status,gene.x,")
@@ -238,7 +238,7 @@ def test_what_an_evaluator_remarks_is_said_beside_the_results(typed: Typed, fold
     run = ("run", "quick.py", "--trials", "1", "--final-seeds", "0", "-o", "bias=5")
     told = typed(*run, "--format", "json")
     assert told.err.startswith("quick: a bias of 5 is large\n")
-    assert json.loads(told.out)["evaluations"] == 1
+    assert json.loads(told.out)["results"] == 1
     assert typed(*run, "--quiet").err == ""
     assert typed("evaluate", "quick.py", "-o", "bias=5").err.startswith("quick: a bias of 5 is large\n")
     assert "bias" not in typed("evaluate", "quick.py").err

@@ -172,8 +172,8 @@ def test_a_run_that_is_not_begun_prints_what_it_would_take(typed: Typed) -> None
 
 def test_a_run_and_its_continuation_print_how_they_ended(typed: Typed) -> None:
     words = ("--final-seeds", "0", "--format", "json", "--quiet", "--trials")
-    assert read("run", typed("run", "quick.py", "--name", "mine", *words, "2").out).evaluations == 2
-    assert read("resume", typed("resume", "mine", *words, "3").out).evaluations == 3
+    assert read("run", typed("run", "quick.py", "--name", "mine", *words, "2").out).results == 2
+    assert read("resume", typed("resume", "mine", *words, "3").out).results == 3
 
 
 def test_events_come_as_they_happen_and_none_is_missing(typed: Typed, folder: Path) -> None:

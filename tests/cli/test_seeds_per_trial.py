@@ -47,10 +47,10 @@ def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None
         shown = " ".join(typed("show", name).out.split())
         assert "--seeds-per-trial auto: the cost of" in shown
         data = json.loads(typed("show", name, "--format", "json").out)
-        if "; first, the one that is expected to be best with other seeds)" in shown and data["evaluations"] > 30:
+        if "; first, the one that is expected to be best with other seeds)" in shown and data["results"] > 30:
             break
     assert "; first, the one that is expected to be best with other seeds)" in shown
-    assert data["evaluations"] > 30
+    assert data["results"] > 30
     assert (data["settings"]["seeds_per_trial"], data["settings"]["seeds"]) == ("auto", "own")
     assert typed("verify", name).code == 0
     told = re.search(r"predicted loss with other seeds: (\S+)", made.out)
@@ -61,7 +61,7 @@ def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None
     assert plain.code == 0
     assert "expected" not in plain.out + typed("best", "plain").out
     data = json.loads(typed("show", "plain", "--format", "json").out)
-    assert (data["settings"]["seeds_per_trial"], data["evaluations"]) == (1, 30)
+    assert (data["settings"]["seeds_per_trial"], data["results"]) == (1, 30)
 
 
 @pytest.mark.usefixtures("noisy")

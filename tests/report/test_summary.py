@@ -19,7 +19,7 @@ from tests.report.conftest import Made
 def ended(gain: float, error: float, beats: bool) -> Closing:
     """Return the end of a run whose final comparison over three seeds gave these numbers."""
     trials = [Trial(Candidate(id, 0, id, 0, {"x": id}, "-"), Outcome("ok"), id, (0.0,)) for id in (0, 1)]
-    counts = dict.fromkeys(("evaluations", "failures", "partial", "pruned"), 9)
+    counts = dict.fromkeys(("results", "failures", "partial", "pruned"), 9)
     comparison = ComparisonState((), 1, 3, 3, gain, error, beats)
     return Closing("loss", "min", trials[1], trials[0], None, None, **counts, seconds=1.0, comparison=comparison)
 

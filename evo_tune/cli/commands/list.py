@@ -48,7 +48,7 @@ def _row(run: ListedRun) -> dict[str, Any]:
         "run": run.run,
         "evaluator": run.evaluator,
         "strategy": run.strategy,
-        "evaluations": run.evaluations,
+        "results": run.results,
         "failed": run.failed,
         "objective": run.objective,
         "best": run.best,

@@ -46,9 +46,9 @@ class TransferredRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only
         tokens: Length of its training. Unit: tokens.
         given_tokens: Whether the tokens were given; otherwise they are 20 for each weight.
         lr: Peak learning rate of the target.
-        spent: Cost of all trainings of the run, the final comparison included. Unit: FLOPs.
-        takes: Cost of the target's training. Unit: FLOPs.
-        share: `spent` divided by `takes`.
+        search_flops: Cost of all trainings of the run, the final comparison included. Unit: FLOPs.
+        target_flops: Cost of the target's training. Unit: FLOPs.
+        share: `search_flops` divided by `target_flops`.
         loss: Predicted first objective; null if it cannot be predicted.
         low: Lower end of its interval of 80 %.
         high: Upper end of that interval.
@@ -62,8 +62,8 @@ class TransferredRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     tokens: Whole
     given_tokens: bool
     lr: Finite
-    spent: Finite
-    takes: Finite
+    search_flops: Finite
+    target_flops: Finite
     share: Finite
     loss: Finite | None
     low: Finite | None
@@ -144,8 +144,8 @@ def draw(material: Material) -> Spec | None:
         more = {"customdata": ids, "hovertemplate": hover, "meta": {"kind": "training"}}
         traces.append(plot.points(x, y, f"{group[len(group) // 2].size:.3g} weights", color, **more))
     ends = [one.flops for group in sizes for one in group]
-    if recipe is not None and recipe.loss is not None and recipe.takes > 0:
-        ends.append(recipe.takes)
+    if recipe is not None and recipe.loss is not None and recipe.target_flops > 0:
+        ends.append(recipe.target_flops)
         traces.append(_target(recipe))
     across = plot.axis("FLOPs of the training", **plot.log_axis(min(ends), max(ends)))
     return plot.figure(traces, across, plot.safe(material.metric), height=280)
@@ -157,7 +157,7 @@ def _target(recipe: TransferredRecipe) -> dict[str, Any]:
     name, mark = f"{recipe.depth}x{recipe.width}, predicted", {"symbol": "diamond", "size": 11}
     more = {"hovertemplate": "%{y:.5g} after %{x:.3g} FLOPs<extra>predicted</extra>", "meta": {"kind": "target"}}
     error = plot.bars(loss, low, high, Color.BEST)
-    return plot.points([recipe.takes], loss, name, Color.BEST, marker=mark, error_y=error, **more)
+    return plot.points([recipe.target_flops], loss, name, Color.BEST, marker=mark, error_y=error, **more)
 
 
 def part(material: Material) -> Part | None:
@@ -178,8 +178,8 @@ def part(material: Material) -> Part | None:
         f"evo-tune scale {as_typed(material.run.folder)} {size}",
     )
     said = (
-        f"This search is for a model of {recipe.depth} blocks and width {recipe.width}. It took {recipe.spent:.3g} "
-        f"FLOPs; training that model takes {recipe.takes:.3g}. "
+        f"This search is for a model of {recipe.depth} blocks and width {recipe.width}. "
+        f"It took {recipe.search_flops:.3g} FLOPs; training that model takes {recipe.target_flops:.3g}. "
     )
     why = (
         f"No loss can be predicted: {recipe.why}." if recipe.why else "The prediction is from a law fitted to this run."

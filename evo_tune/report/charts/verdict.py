@@ -31,7 +31,7 @@ def part(material: Material) -> Part | None:
     if not math.isnan(end.gain) and end.best is not None and end.default is not None and end.best.id != end.default.id:
         facts["gain over the default"] = f"{end.gain:.4g}{error}"
     others = [f"{count} {name}" for name, count in (("failed", end.failures), ("pruned", end.pruned)) if count]
-    facts["evaluations"] = f"{end.evaluations}" + (f" ({', '.join(others)})" if others else "")
+    facts["evaluations"] = f"{end.results}" + (f" ({', '.join(others)})" if others else "")
     if run.widened:
         facts["widened ranges"] = ", ".join(f"{name} {text}" for name, text in wider_ranges(run).items())
     said = verdict(end)
