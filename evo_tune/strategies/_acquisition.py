@@ -20,7 +20,7 @@ import numpy as np
 
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.models.gaussian import Layout, features_of
-from evo_tune.genome.models.process import PRECISE, Process
+from evo_tune.genome.models.process import Process
 from evo_tune.genome.priors import beliefs, slopes_of_beliefs
 from evo_tune.strategies._models import Earlier, Models, expected_improvement, log_normal
 
@@ -208,5 +208,5 @@ def met(layout: Layout, units: np.ndarray, excess: np.ndarray) -> Below | None:
     scale = max(float(high - low) / 2.0, 1e-3 * float(values.std()))
     scores = np.clip((values - middle) / scale, -LARGEST, LARGEST)
     mean, deviation = float(scores.mean()), float(scores.std())
-    process = Process.fit(layout.features(units[known]), (scores - mean) / deviation, layout.kinds, noises=PRECISE)
+    process = Process.fit(layout.features(units[known]), (scores - mean) / deviation, layout.kinds, precise=True)
     return Below(process, layout, float(np.clip(-middle / scale, -LARGEST, LARGEST) - mean) / deviation, 0.0)

@@ -54,21 +54,8 @@ ENOUGH = 2.0
 CHILDREN, RANDOM = 24, 36
 """Candidates with a rare value: bred ones and random ones."""
 
-CLIMBS = 30
-"""Steps of a climb along the gradient."""
-
-FIRST, FASTER, SLOWER = 0.03, 1.2, 0.5
-"""First step of a climb in unit coordinates, and its factors if the slope keeps its sign and if it changes it."""
-
-FLAT = 0.02
-"""Share of the steepest slope of a climb below which a gene does not move. A gene that seems not to matter would move
-to its bound, and be the same in all results from there on, so nothing more would be learned of it."""
-
 Merits = Callable[[np.ndarray], np.ndarray]
 """Function from unit coordinates, shape (points, genes), to merits, shape (points,); higher is better."""
-
-Slopes = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Function from unit coordinates, shape (points, genes), to merits and their gradients, of the shape of the former."""
 
 
 @dataclass(frozen=True)
@@ -199,37 +186,11 @@ def search_around(
     return list(found.values())[int(np.argmax(merit))]
 
 
-def climbed(drafts: Sequence[Draft], merits: Merits, slopes: Slopes, space: SearchSpace) -> list[Draft]:
-    """Return the LIKED drafts with the highest merits after a climb along the gradient of the merit.
-
-    The genes with an order move, all at once, by Rprop (Riedmiller & Braun, 1993). Each draft ends at the best point of
-    its way.
-    """
-    units = np.stack([np.asarray(one.units, dtype=np.float64) for one in drafts])
-    top = np.argsort(-merits(_rounded(space, units)), kind="stable")[:LIKED]
-    here = units[top]
-    best, merit = here.copy(), np.full(len(here), -np.inf)
-    size, last, steepest = np.full(here.shape, FIRST), np.zeros(here.shape), np.zeros(here.shape)
-    for _ in range(CLIMBS):
-        found, uphill = slopes(here)
-        better = found > merit
-        best[better], merit[better] = here[better], found[better]
-        steepest = np.maximum(steepest, np.abs(uphill))
-        uphill[steepest < FLAT * steepest.max(axis=1, keepdims=True)] = 0.0
-        turned = np.sign(uphill * last)
-        size *= np.where(turned > 0, FASTER, np.where(turned < 0, SLOWER, 1.0))
-        last = np.where(turned < 0, 0.0, uphill)
-        here = np.clip(here + np.sign(last) * size, 0.0, 1.0)
-    better = merits(here) > merit
-    best[better] = here[better]
-    return [Draft(row, "climbed", drafts[place].parents) for row, place in zip(best, top.tolist(), strict=True)]
-
-
 def _best_new(
     novelty: Novelty, young: Sequence[Draft], merits: Merits, known: Container[str]
 ) -> dict[str, tuple[Proposal, np.ndarray]]:
     """Return the LIKED drafts with the highest merits that are new and not known, by key, each with its coordinates."""
-    likely = merits(_rounded(novelty.history.space, np.stack([one.units for one in young])))
+    likely = merits(rounded(novelty.history.space, np.stack([one.units for one in young])))
     best: dict[str, tuple[Proposal, np.ndarray]] = {}
     for index in np.argsort(-likely, kind="stable"):
         proposal = young[index].proposal(novelty.history.space)
@@ -266,7 +227,7 @@ def _varied(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, sca
     return np.where(struck, moved, units)
 
 
-def _rounded(space: SearchSpace, units: np.ndarray) -> np.ndarray:
+def rounded(space: SearchSpace, units: np.ndarray) -> np.ndarray:
     """Return unit coordinates with genes of few values moved to the middle of a value, nearly as in `encode`."""
     sizes = np.array([float(gene.size) for gene in space.genes.values()])
     few = sizes < MANY

@@ -116,7 +116,7 @@ def expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) -
     density = -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)
     below = np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z])
     near = np.log(np.maximum(np.exp(density) + z * below, 1e-300))
-    return np.asarray(np.log(deviation) + np.where(z > -5.0, near, density - 2.0 * np.log(np.maximum(-z, 5.0))))
+    return np.asarray(np.log(deviation) + np.where(z > -30.0, near, density - 2.0 * np.log(np.maximum(-z, 30.0))))
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,14 @@ import numpy as np
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.models.gaussian import Layout, features_of, sizes_of, spread_out
-from evo_tune.genome.models.process import NOISE, PRECISE, Process
+from evo_tune.genome.models.process import NOISE, Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Seen, Strategy
 from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, met, success
-from evo_tune.strategies._candidates import RECENT, Draft, Novelty, best_among, climbed, rare_value, search_around
+from evo_tune.strategies._candidates import RECENT, Draft, Novelty, best_among, rare_value, search_around
+from evo_tune.strategies._climb import climbed, nearby
 from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, seeded, tournament
 from evo_tune.strategies._models import (
     POINTS,
@@ -138,7 +139,8 @@ class SAEA(Strategy):
             # are, the more of them have extreme values.
             return self._lesson(history) or (spread if history.fresh_count < first else drawn)(history, rng)
         trade = _trade(history, rng)
-        drafts = list(self._drafts(history, rng, self._parents(history, trade)))
+        parents = self._parents(history, trade)
+        drafts = list(self._drafts(history, rng, parents))
         step = self.min_distance * _step(history, self.population)
         if learned is None:
             rare = rare_value(Novelty.of(history, step), drafts, self.rare_values, rng)
@@ -150,6 +152,7 @@ class SAEA(Strategy):
         novelty = Novelty.of(history, step * min(1.0, acquisition.noise / NOISE), step)
         search = acquisition.sure or rng.random() < SEARCHING
         if search and acquisition.smooth:
+            drafts += nearby(parents[:LEADERS], rng)
             drafts += climbed(drafts, acquisition, acquisition.slopes, history.space)
         found = search_around(novelty, drafts, acquisition, rng) if search else best_among(novelty, drafts, acquisition)
         return found or unseen(history, rng)
@@ -226,7 +229,7 @@ class SAEA(Strategy):
         points, plain = layout.features(known), features_of(known, layout.counts)
         earlier = Earlier.of(history.lessons, plain, scores, layout.counts)
         if earlier.lessons and process is not None:
-            process = Process.fit(points, scores - earlier(plain), layout.kinds, noises=PRECISE)
+            process = Process.fit(points, scores - earlier(plain), layout.kinds, precise=True)
         own, pending = scores - earlier(plain), _pending(history, layout)
         alone = process is not None
         models = Models.fit(points, own, pending, layout.sizes, layout.kinds, rng, alone, process)
@@ -278,7 +281,7 @@ class SAEA(Strategy):
         draw = rng.random()
         if draw >= max(self.gp_only, MOSTLY):
             return None, False
-        process = Process.fit(points, scores, layout.kinds, noises=PRECISE)
+        process = Process.fit(points, scores, layout.kinds, precise=True)
         better = scores > np.median(scores)
         sure = better.any() and float(np.mean(process.left_out()[better] ** 2)) < SMOOTH
         return (process, bool(sure)) if draw < self.gp_only or sure else (None, False)

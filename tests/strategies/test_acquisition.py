@@ -9,6 +9,7 @@ from scipy.optimize import approx_fprime
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.models.gaussian import Layout
+from evo_tune.genome.models.process import Process
 from evo_tune.genome.priors import beliefs
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
@@ -29,10 +30,11 @@ LAYOUT = Layout.of(SPACE)
 UNITS = np.stack([SPACE.encode(SPACE.snap(row)) for row in birth_rng(0, 0).random((40, 5))])
 
 
-def improvement(scores: np.ndarray, pending: int = 0) -> Improvement:
+def improvement(scores: np.ndarray, pending: int = 0, precise: bool = False) -> Improvement:
     scores, points = (scores - scores.mean()) / scores.std(), LAYOUT.features(UNITS)
     waiting = LAYOUT.features(UNITS[:pending] + 0.05)
-    models = Models.fit(points, scores, waiting, LAYOUT.sizes, LAYOUT.kinds, birth_rng(0, 1), alone=True)
+    process = Process.fit(points, scores, LAYOUT.kinds, precise=precise)
+    models = Models.fit(points, scores, waiting, LAYOUT.sizes, LAYOUT.kinds, birth_rng(0, 1), True, process)
     return Improvement(models, LAYOUT, float(scores.max()))
 
 
@@ -43,6 +45,7 @@ def factors() -> dict[str, Factor | None]:
     labels = np.where(UNITS[:, 0] + UNITS[:, 3] > 1.1, -1.0, 1.0)
     return {
         "improvement": improvement(NOISY, pending=3),
+        "precise improvement": improvement(NOISY, pending=3, precise=True),
         "success": success(LAYOUT, UNITS, labels, 60),
         "constraint": met(LAYOUT, UNITS, UNITS[:, 0] - UNITS[:, 3] + 0.2 * birth_rng(0, 3).normal(size=len(UNITS))),
         "prior": Prior(SPACE.genes, 0.7),
@@ -183,7 +186,7 @@ def test_a_run_ends_at_an_active_constraint() -> None:
         assert best is not None
         assert best.feasible
         found.append((best.losses or (1.0,))[0])
-    assert max(found) < 0.08 + 0.01
+    assert max(found) < 0.08 + 1e-4
 
 
 def test_few_trainings_fail_where_large_models_are_better_until_they_fail() -> None:
@@ -195,7 +198,9 @@ def test_few_trainings_fail_where_large_models_are_better_until_they_fail() -> N
             return Outcome("out_of_memory", error="too large")
         return Outcome("ok", {"loss": float(-units[0] - 0.5 * units[1] + (units[2] - 0.5) ** 2)})
 
-    for seed in range(2):
+    found = []
+    for seed in range(3):
         history = Simulation(SAEA(), space, OBJECTIVES[:1], evaluate, births=60, seed=seed).run().history
         assert sum(not trial.ok for trial in history.trials[20:]) <= 6
-        assert (history.best.losses or (0.0,))[0] < -1.05  # type: ignore[union-attr]
+        found.append((history.best.losses or (0.0,))[0])  # type: ignore[union-attr]
+    assert np.median(found) < -1.05

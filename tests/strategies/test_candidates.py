@@ -13,15 +13,13 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.strategies import _candidates, _models, saea
 from evo_tune.strategies._candidates import (
-    LIKED,
     RECENT,
     STALLED,
     Draft,
     Novelty,
-    _rounded,
     _varied,
-    climbed,
     rare_value,
+    rounded,
     search_around,
 )
 from evo_tune.strategies.saea import SAEA
@@ -57,23 +55,6 @@ def test_rounds_come_nearer_to_what_the_models_like(monkeypatch: pytest.MonkeyPa
     assert searched < 0.02
 
 
-def test_a_climb_ends_at_the_top_and_leaves_genes_that_hardly_matter_alone() -> None:
-    space = SearchSpace(x=Float(0, 1), y=Float(0, 1), z=Float(0, 1))
-    target, weight = np.array([0.613, 0.287, 1.0]), np.array([1.0, 1.0, 1e-4])
-    drafts = [Draft(row, "random", (3,)) for row in birth_rng(1, 0).random((20, 3))]
-
-    def merits(units: np.ndarray) -> np.ndarray:
-        return np.asarray(-(weight * (units - target) ** 2).sum(axis=1))
-
-    ends = climbed(drafts, merits, lambda units: (merits(units), -2.0 * weight * (units - target)), space)
-    assert len(ends) == LIKED
-    begun_at = {round(float(one.units[2]), 9) for one in drafts}
-    for one in ends:
-        assert np.abs(np.asarray(one.units) - target)[:2].max() < 0.05
-        assert one.parents == (3,)
-    assert sum(round(float(one.units[2]), 9) in begun_at for one in ends) >= LIKED // 2
-
-
 def test_search_skips_seen_genomes_until_none_is_left() -> None:
     space = SearchSpace(depth=Int(1, 3), kind=Choice(("a", "b")))
     history = begun(space)
@@ -95,11 +76,11 @@ def test_variants_stay_in_the_space_and_differ() -> None:
     assert (varied != units).mean() < 0.4
 
 
-def test_coordinates_of_genes_with_few_values_are_rounded_as_by_snapping() -> None:
+def test_coordinates_of_genes_with_few_values_arerounded_as_by_snapping() -> None:
     space = SearchSpace(x=Float(0, 1), depth=Int(1, 5), kind=Choice(("a", "b", "c")), batch=Choice((8, 16)))
     units = birth_rng(0, 0).random((50, 4))
     snapped = np.stack([space.encode(space.snap(row)) for row in units])
-    assert np.allclose(_rounded(space, units), snapped, atol=1e-5)
+    assert np.allclose(rounded(space, units), snapped, atol=1e-5)
 
 
 def grown(space: SearchSpace, *genomes: dict[str, object], told: int = 0) -> History:

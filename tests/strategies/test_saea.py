@@ -66,6 +66,29 @@ def test_only_the_order_of_losses_matters() -> None:
     assert run(1.0, 0.0, 1.0) == run(1e9, -5.0, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("genes", "births", "most"),
+    [
+        (3, 25, 1e-6),
+        pytest.param(8, 50, 1e-4, marks=pytest.mark.slow),
+        pytest.param(20, 50, 0.01, marks=pytest.mark.slow),
+    ],
+)
+def test_the_lowest_point_of_a_smooth_surface_is_found_precisely(genes: int, births: int, most: float) -> None:
+    """The loss is the mean squared distance from a point; that of a random genome is about 1 / 6."""
+    space, found = SearchSpace(**{f"x{place}": Float(0, 1) for place in range(genes)}), []
+    for seed in range(3):
+        best = birth_rng(seed, 999).random(genes)
+
+        def evaluate(candidate: Candidate, best: np.ndarray = best) -> Outcome:
+            return Outcome("ok", {"loss": float(((space.encode(candidate.genome) - best) ** 2).mean())})
+
+        run = Simulation(SAEA(), space, OBJECTIVES[:1], evaluate, births=births, seed=seed).run()
+        assert run.history.best is not None
+        found.append((run.history.best.losses or (1.0,))[0])
+    assert np.median(found) < most, found
+
+
 @pytest.mark.slow
 def test_failures_inform_where_not_to_go() -> None:
     """The best is at the edge of where trainings fail, so an improvement is always likelier beyond it than inside."""

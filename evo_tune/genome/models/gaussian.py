@@ -226,19 +226,23 @@ def times(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.concatenate([left @ right[:, at : at + width] for at in range(0, right.shape[1] or 1, width)], axis=1)
 
 
-def most_probable(slope: Callable[[np.ndarray], np.ndarray], middle: np.ndarray, spread: np.ndarray) -> np.ndarray:
+def most_probable(
+    slope: Callable[[np.ndarray], np.ndarray], middle: np.ndarray, spread: np.ndarray, reach: np.ndarray | None = None
+) -> np.ndarray:
     """Return values near the mode of a posterior with a normal prior, after a fixed number of steps. Shape (values,).
 
     Args:
         slope: Function that returns the gradient of the log likelihood, shape (values,), at some values.
         middle: Medians of the prior, shape (values,).
         spread: Deviations of the prior, shape (values,).
+        reach: Largest differences from the medians, shape (values,); None for three deviations.
     """
+    reach = 3.0 * spread if reach is None else reach
     values, size, last = middle.copy(), np.full(len(middle), FIRST), np.zeros(len(middle))
     for _ in range(STEPS):
         uphill = slope(values) - (values - middle) / spread**2
         turned = np.sign(uphill * last)
         size *= np.where(turned > 0, FASTER, np.where(turned < 0, SLOWER, 1.0))
         last = np.where(turned < 0, 0.0, uphill)
-        values = np.clip(values + np.sign(last) * size, middle - 3.0 * spread, middle + 3.0 * spread)
+        values = np.clip(values + np.sign(last) * size, middle - reach, middle + reach)
     return np.asarray(values)

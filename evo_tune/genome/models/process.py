@@ -31,8 +31,15 @@ from evo_tune.genome.models.gaussian import (
 NOISE, NOISES = 0.02, 1.5
 """Prior of the noise variance, where scores have variance 1: its median and the deviation of its logarithm."""
 
-PRECISE = 2.5
-"""Deviation of the logarithm of the noise variance where values may have no noise at all, and where it matters."""
+PRECISE = 4.0
+"""Deviation of the logarithm of the noise variance of a precise process, whose scores may have no noise at all."""
+
+ALIKE, TOLD_APART = 0.35, 20.0
+"""Deviation of the logarithm of a length scale of a precise process without points, and number of points per feature
+from which it is LENGTHS. With few points, a wide prior finds differences between features that are chance."""
+
+KNOWN = 5.0
+"""Number of scores of variance 1 that the prior of the scale of a precise process is worth."""
 
 DRIFT, DRIFTS = 0.18, 1.0
 """Prior of the drift: its median and the deviation of its logarithm. The drift is the rate at which a genome's results
@@ -42,7 +49,7 @@ lose their correlation as budgets differ. At the median, a ninth of a training r
 
 @dataclass(frozen=True)
 class Process:
-    """A Gaussian process with mean 0, variance 1, a Matérn 5/2 kernel and a length scale for each feature.
+    """A Gaussian process with mean 0, a Matérn 5/2 kernel and a length scale for each feature.
 
     Two values of a feature without order have the distance of the two ends of a scale. Scores after different shares
     of a training run are correlated by exp(-drift * |difference of the shares' logarithms|), equally at every point.
@@ -51,14 +58,15 @@ class Process:
         points: Features of the points, shape (points, features).
         kinds: Kind of each feature (see `Layout`), or whether it has no order. Shape (features,).
         relevance: Inverse squared length scale of each feature, shape (features,).
-        inverse: Inverse of the covariance of the points, noise included, shape (points, points).
+        inverse: Inverse of the covariance of the points, noise included, for scale 1, shape (points, points).
         weights: Inverse times scores, shape (points,).
         noise: Noise variance.
+        scale: Variance of the prior.
         ages: Logarithms of the shares of a training run after which the points were scored, 0 for a full one, shape
             (points,). None if all were trained in full.
         drift: Rate at which scores after different shares lose their correlation.
         pending: Features of pending points, expected to get the predicted score, shape (pending, features).
-        surer: Inverse of the covariance of the pending points given the others, noise included, shape
+        surer: Inverse of the covariance of the pending points given the others, noise included, for scale 1, shape
             (pending, pending).
     """
 
@@ -68,6 +76,7 @@ class Process:
     inverse: np.ndarray
     weights: np.ndarray
     noise: float
+    scale: float = 1.0
     ages: np.ndarray | None = None
     drift: float = 0.0
     pending: np.ndarray | None = None
@@ -80,32 +89,38 @@ class Process:
         scores: np.ndarray,
         kinds: np.ndarray,
         ages: np.ndarray | None = None,
-        noises: float = NOISES,
+        precise: bool = False,
     ) -> Process:
-        """Return a process with length scales, noise and drift near their most probable values.
+        """Return a process with length scales, noise, drift and scale near their most probable values.
 
         Args:
             points: Features of the points; those with an order are in [0, 1]. Shape (points, features).
             scores: Scores of the points, with mean 0 and variance 1 or less, shape (points,).
             kinds: See the class.
             ages: See the class.
-            noises: Deviation of the logarithm of the noise variance in its prior.
+            precise: Whether scores may have no noise at all. Then features matter about alike while points are few,
+                and the scale is fitted too; otherwise it is 1.
         """
         apart = None if ages is None else np.abs(ages[:, None] - ages[None, :])
         features = len(kinds)
         # Logarithms of relevances (-2 log length), then of the noise, then of the drift if there is one.
         middle = np.append(np.full(features, -2.0 * math.log(LENGTH * math.sqrt(features))), math.log(NOISE))
-        spread = np.append(np.full(features, 2.0 * LENGTHS), noises)
+        spread = np.append(np.full(features, 2.0 * LENGTHS), PRECISE if precise else NOISES)
         if apart is not None:
             middle, spread = np.append(middle, math.log(DRIFT)), np.append(spread, DRIFTS)
-        logs = most_probable(lambda logs: _gradient(points, kinds, scores, logs, apart), middle, spread)
+        reach = 3.0 * spread
+        if precise:
+            spread[:features] = 2.0 * (ALIKE + (LENGTHS - ALIKE) * min(1.0, len(points) / (TOLD_APART * features)))
+        logs = most_probable(lambda logs: _gradient(points, kinds, scores, logs, apart, precise), middle, spread, reach)
         relevance, noise = np.exp(logs[:features]), math.exp(logs[features])
         kernel = covariance(relevance, points, points, kinds)
         drift = 0.0 if apart is None else math.exp(logs[-1])
         if apart is not None:
             kernel *= np.exp(-drift * apart)
         inverse = np.linalg.inv(kernel + noise * np.eye(len(kernel)))
-        return cls(points, kinds, relevance, inverse, inverse @ scores, noise, ages, drift)
+        weights = inverse @ scores
+        scale = _scale(scores, weights) if precise else 1.0
+        return cls(points, kinds, relevance, inverse, weights, scale * noise, scale, ages, drift)
 
     def expecting(self, pending: np.ndarray) -> Process:
         """Return the process as if the score of each pending point were exactly its prediction.
@@ -115,13 +130,13 @@ class Process:
         Args:
             pending: Features of the points, shape (pending, features).
         """
-        theirs = self._covariance(pending, pending) + self.noise * np.eye(len(pending))
+        theirs = self._covariance(pending, pending) + self.noise / self.scale * np.eye(len(pending))
         return replace(self, pending=pending, surer=np.linalg.inv(theirs))
 
     def with_noise(self, noise: float) -> Process:
         """Return the process with another noise variance and the same length scales, without pending points."""
         matrix = np.linalg.inv(self.inverse)
-        inverse = np.linalg.inv(matrix + (noise - self.noise) * np.eye(len(matrix)))
+        inverse = np.linalg.inv(matrix + (noise - self.noise) / self.scale * np.eye(len(matrix)))
         weights = inverse @ (matrix @ self.weights)
         return replace(self, inverse=inverse, weights=weights, noise=noise, pending=None, surer=None)
 
@@ -148,7 +163,7 @@ class Process:
             further = self._kernel(self.pending, points) - times(self._shared(self.pending).T, fitted)
             waiting = times(self.surer, further)
             explained += (further * waiting).sum(axis=0)
-        return self.weights @ shared, np.maximum(1.0 - explained, 1e-9), fitted, waiting
+        return self.weights @ shared, self.scale * np.maximum(1.0 - explained, 1e-9), fitted, waiting
 
     def left_out(self) -> np.ndarray:
         """Return the error of the prediction of each score from all others, shape (points,).
@@ -179,7 +194,7 @@ class Process:
         weights[: len(self.points)] = self.weights
         rising = self.relevance * pulled_apart(weights[:, None] * decline, known, points, self.kinds)
         falling = self.relevance * pulled_apart(pulls * decline, known, points, self.kinds)
-        return mean, variance, rising, -falling
+        return mean, variance, rising, -self.scale * falling
 
     def updated(self, points: np.ndarray, ages: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the same as `predict`, but condition each point on one more score of its own.
@@ -196,33 +211,42 @@ class Process:
         explained = times(self.inverse, early)
         left = np.maximum(1.0 - (early * explained).sum(axis=0), 1e-9)
         common = np.exp(self.drift * ages) - (late * explained).sum(axis=0)
-        gain = common / (left + self.noise)
+        gain = common / (left + self.noise / self.scale)
         variance = 1.0 - (late * times(self.inverse, late)).sum(axis=0) - gain * common
-        return self.weights @ late + gain * (scores - self.weights @ early), np.maximum(variance, 1e-9)
+        return self.weights @ late + gain * (scores - self.weights @ early), self.scale * np.maximum(variance, 1e-9)
 
     def _kernel(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Return the prior covariance of points, shape (left, right)."""
+        """Return the prior covariance of points for scale 1, shape (left, right)."""
         return covariance(self.relevance, left, right, self.kinds)
 
     def _shared(self, points: np.ndarray) -> np.ndarray:
-        """Return the prior covariance of the fitted points and of final scores at points, shape (fitted, points)."""
+        """Return the prior covariance for scale 1 of the fitted points and of final scores at points.
+
+        Shape (fitted, points).
+        """
         kernel = self._kernel(self.points, points)
         if self.ages is not None:
             kernel *= np.exp(-self.drift * np.abs(self.ages))[:, None]
         return kernel
 
     def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Return the covariance of points given the fitted ones, without noise, shape (left, right)."""
+        """Return the covariance of points given the fitted ones, without noise, for scale 1. Shape (left, right)."""
         one, other = self._shared(left), self._shared(right)
         return np.asarray(self._kernel(left, right) - times(one.T, times(self.inverse, other)))
 
 
 def _gradient(
-    points: np.ndarray, kinds: np.ndarray, scores: np.ndarray, logs: np.ndarray, apart: np.ndarray | None = None
+    points: np.ndarray,
+    kinds: np.ndarray,
+    scores: np.ndarray,
+    logs: np.ndarray,
+    apart: np.ndarray | None = None,
+    scaled: bool = False,
 ) -> np.ndarray:
     """Return the gradient of the log likelihood by log relevances, log noise and, if any, log drift, shape (logs,).
 
-    Rasmussen & Williams, equation 5.9.
+    Rasmussen & Williams, equation 5.9. If `scaled`, noise is relative to the scale, which has its most probable value,
+    so the likelihood does not change with it.
     """
     relevance, noise = np.exp(logs[: len(kinds)]), math.exp(logs[len(kinds)])
     kernel, slope = matern(distances(relevance, points, points, kinds))
@@ -231,8 +255,18 @@ def _gradient(
         kernel, slope = kernel * likeness, slope * likeness
     inverse = np.linalg.inv(kernel + noise * np.eye(len(kernel)))
     weights = inverse @ scores
-    pull = np.outer(weights, weights) - inverse
+    pull = np.outer(weights, weights) / (_scale(scores, weights) if scaled else 1.0) - inverse
     found = 0.5 * np.append(relevance * pulled(pull * slope, points, points, kinds), noise * np.trace(pull))
     if apart is None:
         return found
     return np.append(found, -0.5 * math.exp(logs[-1]) * (pull * kernel * apart).sum())
+
+
+def _scale(scores: np.ndarray, weights: np.ndarray) -> float:
+    """Return the most probable variance of the prior, if its own prior is worth KNOWN scores of variance 1.
+
+    Args:
+        scores: Scores, shape (points,).
+        weights: Inverse of their covariance for scale 1, times the scores, shape (points,).
+    """
+    return (KNOWN + float(scores @ weights)) / (KNOWN + len(scores))

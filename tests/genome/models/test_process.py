@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import approx_fprime
+from scipy.optimize import approx_fprime, minimize_scalar
 from scipy.stats import multivariate_normal
 
 pytest.importorskip("sklearn")
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import Matern
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from evo_tune.genome.models.gaussian import matern, squares
-from evo_tune.genome.models.process import Process, _gradient
+from evo_tune.genome.models.process import KNOWN, Process, _gradient
 
 FREE = np.array([False, False, True])
 
@@ -56,6 +56,66 @@ def test_predictions_are_those_of_scikit_learn() -> None:
     mean, deviation = theirs.predict(asked, return_std=True)
     assert np.allclose(ours.predict(asked)[0], mean, atol=1e-6)
     assert np.allclose(ours.predict(asked)[1], deviation**2, atol=1e-6)
+
+
+def test_the_gradient_of_a_precise_process_is_that_at_the_most_probable_scale() -> None:
+    """The prior of the scale is an inverse gamma distribution, worth KNOWN scores of variance 1."""
+    x, scores = points(12, 1), 3.0 * np.random.default_rng(1).normal(size=12)
+    parts = squares(x, x, FREE)
+
+    def posterior(logs: np.ndarray) -> float:
+        kernel, _ = matern(np.tensordot(np.exp(logs[:-1]), parts, 1))
+        whole = kernel + np.exp(logs[-1]) * np.eye(12)
+
+        def at(scale: float) -> float:
+            prior = -0.5 * KNOWN * (np.log(scale) + 1.0 / scale)
+            return float(multivariate_normal(np.zeros(12), scale * whole).logpdf(scores)) + prior
+
+        return -float(minimize_scalar(lambda log: -at(np.exp(log)), bounds=(-5, 8), options={"xatol": 1e-9}).fun)
+
+    logs = np.array([1.0, 0.3, 0.5, -2.0])
+    found = _gradient(x, FREE, scores, logs, scaled=True)
+    assert np.allclose(found, approx_fprime(logs, posterior, 1e-5), atol=1e-2)
+
+
+def test_predictions_of_a_precise_process_are_those_of_scikit_learn() -> None:
+    x, asked = np.random.default_rng(2).random((15, 2)), np.random.default_rng(3).random((9, 2))
+    scores = 4.0 * (x[:, 0] - x[:, 1] ** 2)
+    ours = Process.fit(x, scores, np.array([False, False]), precise=True)
+    assert ours.scale > 2.0
+    kernel = ConstantKernel(ours.scale) * Matern(length_scale=1.0 / np.sqrt(ours.relevance), nu=2.5)
+    theirs = GaussianProcessRegressor(kernel, alpha=ours.noise, optimizer=None)
+    mean, deviation = theirs.fit(x, scores).predict(asked, return_std=True)
+    assert np.allclose(ours.predict(asked)[0], mean, atol=1e-6)
+    assert np.allclose(ours.predict(asked)[1], deviation**2, atol=1e-6)
+    waiting = np.random.default_rng(4).random((3, 2))
+    theirs.fit(np.concatenate([x, waiting]), np.append(scores, ours.predict(waiting)[0]))
+    assert np.allclose(
+        ours.expecting(waiting).predict(asked)[1], theirs.predict(asked, return_std=True)[1] ** 2, atol=1e-6
+    )
+
+
+def test_a_precise_process_knows_a_smooth_surface_of_many_features() -> None:
+    """With as many points as features, differences between length scales are chance."""
+    errors = []
+    for precise in (True, False):
+        rng = np.random.default_rng(5)
+        for _ in range(5):
+            best, x, asked = rng.random(20), rng.random((25, 20)), rng.random((200, 20))
+            scores, wanted = -((x - best) ** 2).sum(axis=1), -((asked - best) ** 2).sum(axis=1)
+            process = Process.fit(x, (scores - scores.mean()) / scores.std(), np.full(20, False), precise=precise)
+            errors.append(1.0 - np.corrcoef(process.predict(asked)[0], wanted)[0, 1])
+    assert np.mean(errors[:5]) < 0.8 * np.mean(errors[5:])
+
+
+@pytest.mark.parametrize("count", [20, 96])
+def test_a_precise_process_fits_values_without_noise_and_equal_ones(count: int) -> None:
+    x = np.linspace(0, 1, count)[:, None]
+    for scores in (-((x[:, 0] - 0.3) ** 2), np.zeros(count)):
+        mean, variance = Process.fit(x, scores, np.array([False]), precise=True).predict(x)
+        assert np.isfinite(mean).all()
+        assert (variance > 0.0).all()
+        assert np.abs(mean - scores).max() < 1e-3
 
 
 def test_relevant_features_get_short_length_scales() -> None:
