@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,8 @@ import pytest
 
 from evo_tune.cli import cli, module_of
 from evo_tune.genome.notation import parse_gene
-from evo_tune.options.binding import split_assignments
-from evo_tune.plugins.find import bundled_evaluators, find_evaluator
+from evo_tune.options.binding import options_of, split_assignments
+from evo_tune.plugins.find import PACKAGE, bundled_evaluators, find_evaluator, find_strategy
 from tests.pages import FENCE, PAGES, ROOT, command_lines, furnish, mentioned, shortened, text_of, typed
 
 BUNDLED = {path.stem for path in bundled_evaluators().glob("[!_]*.py")}
@@ -60,6 +61,18 @@ def test_every_command_line_is_understood(page: str, tmp_path: Path, monkeypatch
         command = module_of(name).command
         flags = {flag for one in command.get_params(click.Context(command)) for flag in one.opts}
         assert {word for word in words if word.startswith("-")} <= {*flags, "--help"}, f"evo-tune {name} {words}"
+
+
+def test_options_within_sentences_exist() -> None:
+    """Of a bundled evaluator (`-o name`) or strategy (`-s name`)."""
+    files = (PACKAGE / "strategies").glob("[!_]*.py")
+    known = {
+        "-o": {name for one in BUNDLED for name in find_evaluator(f"bundled:{one}").options} | {"name"},
+        "-s": {name for path in files for name in options_of(find_strategy(path.stem))} | {"name"},
+    }
+    for page in PAGES:
+        for flag, name in re.findall(r"(-[os]) ([a-z]\w*)(?=[=`])", FENCE.sub("", text_of(page))):
+            assert name in known[flag], f"{page}: {flag} {name}"
 
 
 def test_command_lines_are_found_and_one_that_is_wrong_is_not_understood() -> None:
