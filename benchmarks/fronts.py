@@ -109,7 +109,9 @@ def main() -> None:
     for method in given.methods:
         cells = []
         for name in SHAPES:
-            found = np.array([run.regrets[given.evaluations - 1] for run in record.of(method, name, given.seeds)])
+            found = np.array(
+                [run.regrets[given.evaluations - 1] for run in record.of(method, name, range(given.seeds))]
+            )
             cells.append(f"{found.mean():.3f} ± {found.std(ddof=1) / np.sqrt(len(found)):.3f}")
         print(f"{method:20}" + "".join(f"{cell:>18}" for cell in cells))
 

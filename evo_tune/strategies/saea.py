@@ -95,9 +95,7 @@ class SAEA(Strategy):
         bounds="[2, inf)",
         help="Trials spread over the space before the models are used, the default included; at most 4 with priors.",
     )
-    gp_only: float = option(
-        0.5, bounds="[0, 1]", help="Probability that the Gaussian process judges alone, with one objective."
-    )
+    gp_only: float = option(0.5, bounds="[0, 1]", help="Least probability that the Gaussian process judges alone.")
     rare_values: float = option(
         0.5, bounds="[0, 1]", help="Probability of a rare value of an unordered gene while results do not improve."
     )
@@ -146,7 +144,7 @@ class SAEA(Strategy):
             rare = rare_value(Novelty.of(history, step), drafts, self.rare_values, rng)
             if rare is not None:
                 return rare
-            acquisition = self._acquisition(history, trade, rng)
+            acquisition = self._acquisition(history, trade, parents, rng)
         else:  # a partial result cannot be a new best, so it does not show that a search has stalled
             acquisition = self._learned_acquisition(history, learned, rng)
         novelty = Novelty.of(history, step * min(1.0, acquisition.noise / NOISE), step)
@@ -204,7 +202,9 @@ class SAEA(Strategy):
                     yield Draft(units, "neighbour", (leader.id,))
         yield from (Draft(rng.random(len(space.genes)), "random") for _ in range(IMMIGRANTS))
 
-    def _acquisition(self, history: History, trade: np.ndarray, rng: np.random.Generator) -> Acquisition:
+    def _acquisition(
+        self, history: History, trade: np.ndarray, parents: Sequence[Individual], rng: np.random.Generator
+    ) -> Acquisition:
         """Return a judge of candidates from full trainings.
 
         Scores are those that the losses have without constraints and failures; both are factors of their own. At most
@@ -219,7 +219,7 @@ class SAEA(Strategy):
             order = np.lexsort((places, ~feasible))
             rows = np.append(order[: POINTS // 2], rng.choice(order[POINTS // 2 :], room - POINTS // 2, replace=False))
         units = np.stack([history.proposed_units[history.ranking[row].id] for row in rows.tolist()])
-        scores = spaced_scores(places, history.scaled_losses())[rows]
+        scores = spaced_scores(places, _one_loss(history, trade, parents))[rows]
         process, sure = self._smooth(history, layout.features(units), scores, layout, rng)
         known = units
         if process is None:  # the forest knows edges, so failures share the places behind all others
@@ -276,7 +276,7 @@ class SAEA(Strategy):
             layout: Features of the space.
             rng: The only source of randomness; nothing is drawn where no process ever judges alone.
         """
-        if self.gp_only == 0.0 or len(history.objectives) > 1:
+        if self.gp_only == 0.0:
             return None, False
         draw = rng.random()
         if draw >= max(self.gp_only, MOSTLY):
@@ -344,3 +344,21 @@ def _places(losses: np.ndarray, trade: np.ndarray) -> np.ndarray:
         weighted = trade * np.stack([ranks(column) for column in losses.T], axis=1)
         losses = weighted.max(axis=1, keepdims=True) + AUGMENT * weighted.sum(axis=1, keepdims=True)
     return ranks(losses[:, 0])
+
+
+def _one_loss(history: History, trade: np.ndarray, parents: Sequence[Individual]) -> np.ndarray:
+    """Return the losses of the trials on one scale, NaN where a loss has another scale. Shape (trials,).
+
+    Several objectives become one as in `_places`, but with their distances. Each is divided by its range among the
+    parents, which are near the front, so that an outlier does not hide the others.
+    """
+    if len(trade) == 1:
+        return history.scaled_losses()
+    losses = history.bare_losses() / 2.0  # the difference of whole ones may overflow
+    ids = {one.id for one in parents}
+    near = losses[[trial.id in ids for trial in history.ranking]]
+    span, whole = np.ptp(near, axis=0), np.ptp(losses, axis=0)
+    span = np.where(span > 0.0, span, np.where(whole > 0.0, whole, 1.0))
+    with np.errstate(over="ignore"):  # a loss that is infinite now has no scale, and counts as the worst
+        weighted = trade * (losses - losses.min(axis=0)) / span
+        return np.asarray(weighted.max(axis=1) + AUGMENT * weighted.sum(axis=1))

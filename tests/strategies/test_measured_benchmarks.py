@@ -26,6 +26,14 @@ def test_a_front_lacks_nothing_and_one_point_of_it_much(name: str, best: float) 
     assert (np.diff(lacking) <= 0.0).all()
 
 
+def test_the_benchmark_of_fronts_prints_a_row_for_each_method(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["fronts.py", "--seeds", "2", "--evaluations", "8", "--methods", "random", "nsga2"])
+    benchmark("fronts").main()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["lacking", "random", "nsga2"]
+
+
 def test_targets_of_coco_are_reached_by_distance() -> None:
     coco = benchmark("coco")
     assert coco.share(200.0) == 0.0

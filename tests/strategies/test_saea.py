@@ -114,7 +114,7 @@ def fitted(history: History, monkeypatch: pytest.MonkeyPatch, smooth: float = 0.
     given: list[tuple[np.ndarray, ...]] = []
     fit = Models.fit
     monkeypatch.setattr(Models, "fit", lambda *all: given.append(all[:3]) or fit(*all))
-    SAEA(gp_only=smooth)._acquisition(history, np.ones(1), birth_rng(0, 0))
+    SAEA(gp_only=smooth)._acquisition(history, np.ones(1), [], birth_rng(0, 0))
     monkeypatch.undo()
     return given[0]
 
@@ -213,6 +213,22 @@ def dominated(strategy: Strategy, seed: int) -> float:
 def test_with_two_objectives_it_dominates_more_than_nsga2() -> None:
     screened, bred = ([dominated(make(), seed) for seed in range(2)] for make in (SAEA, NSGA2))
     assert np.mean(screened) > np.mean(bred) + 0.03
+
+
+@pytest.mark.parametrize("scale", [1.0, pytest.param(1e6, marks=pytest.mark.slow)])
+def test_a_smooth_front_is_found_whatever_the_scale_of_an_objective(scale: float) -> None:
+    """DTLZ2: the front is a quarter of a circle, which lies where four genes are 0.5."""
+    space = SearchSpace(**{f"x{place}": Float(0, 1, default=0.8) for place in range(5)})
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        units = space.encode(candidate.genome)
+        radius, angle = 1.0 + ((units[1:] - 0.5) ** 2).sum(), units[0] * math.pi / 2.0
+        return Outcome("ok", {"loss": float(radius * np.cos(angle)), "cost": float(scale * radius * np.sin(angle))})
+
+    run = Simulation(SAEA(), space, OBJECTIVES, evaluate, births=60, seed=0).run()
+    found = np.array([trial.losses for trial in run.history.ranked() if trial.losses]) / [1.0, scale]
+    angles = np.arctan2(found[:, 1], found[:, 0])[np.hypot(*found.T) < 1.02]
+    assert (np.histogram(angles, 4, (0.0, math.pi / 2.0))[0] > 0).sum() >= 3
 
 
 def test_with_two_objectives_survivors_spread_over_the_front() -> None:
