@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from evo_tune.prediction.loading import load_model
     from evo_tune.report.loading import load
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _HOMES = {
     "Candidate": "genome.trial",

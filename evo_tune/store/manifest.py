@@ -24,7 +24,7 @@ from evo_tune.store.schema import Count, Finite, read_json
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
-FORMAT = 4
+FORMAT = 1
 """Version of the layout on disk. A run of another version is refused; CONTRIBUTING.md says what a new version takes."""
 
 MANIFEST = "_run.json"
