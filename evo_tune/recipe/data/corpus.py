@@ -35,7 +35,7 @@ class Texts(Options):
     split: Literal["auto", "tail", "even"] = option(
         "auto",
         gene=None,
-        help="Held-out tenth: tail, the end of the text; even, documents drawn by a hash; auto: tail for one document",
+        help="Held-out tenth: tail (end of the text), even (documents by a hash), auto (tail for one document)",
     )
     documents: Literal["join", "mask"] = option(
         "join",
