@@ -31,8 +31,8 @@ from evo_tune.genome.trial import Candidate
 from evo_tune.loop.begin import Request
 from evo_tune.loop.opening import slots_for
 from evo_tune.loop.planning import RunPlan, plan_run
+from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe.hardware.cost import Cost
 from evo_tune.settings import settings_of
 from evo_tune.store.run import Run
 

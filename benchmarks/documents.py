@@ -19,7 +19,7 @@ import torch
 
 from evo_tune import Context
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe import python_paragraphs
+from evo_tune.training.recipe import python_paragraphs
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-from evo_tune.recipe import Corpus
+from evo_tune.training.recipe import Corpus
 
 
 def write_text(path: Path, size: int) -> None:

@@ -13,9 +13,9 @@ import time
 
 import torch
 
-from evo_tune.recipe import GPTConfig
 from evo_tune.training import GPT, Muon, fastest_precision
 from evo_tune.training.optim import optimizer as optim
+from evo_tune.training.recipe import GPTConfig
 
 
 def step_of(width: int, precision: str) -> torch.optim.Optimizer:

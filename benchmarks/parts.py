@@ -131,8 +131,8 @@ def trainer_of(job: Job, variant: str, steps: int, seed: int) -> Any:
         steps: Steps of the training.
         seed: Seed of weights and batches.
     """
-    from evo_tune.recipe import LanguageOptions
     from evo_tune.training import GPT, Trainer, TrainingWindows, fastest_precision, recipe_of
+    from evo_tune.training.recipe import LanguageOptions
 
     given = {**BASE, **VARIANTS[variant]}
     genes = {name: given.pop(name) for name in ("lr", "weight_decay", "warmup")}

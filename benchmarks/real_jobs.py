@@ -57,9 +57,9 @@ from evo_tune.loop.planning import plan_run
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe.data.corpus import Corpus
 from evo_tune.report.recommendation import fresh_seed, recommended
 from evo_tune.settings import settings_of
+from evo_tune.training.recipe.data.corpus import Corpus
 
 PARTS = ("users", "default", "tpe", "search")
 
@@ -321,7 +321,7 @@ def perceptrons(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
     from sklearn.metrics import log_loss
     from sklearn.neural_network import MLPClassifier
 
-    from evo_tune.recipe import stratified
+    from evo_tune.training.recipe import stratified
 
     values = bound_of(job, options).values
     images = values.images

@@ -66,7 +66,7 @@ def row(name: str, data: Path, trials: int, seeds: int) -> list[str]:
     """Return a row of the table: the MASE of each method on the test part."""
     from evo_tune import Search
     from evo_tune.plugins.find import find_evaluator
-    from evo_tune.recipe import ForecastScores, seasonal_naive, theta
+    from evo_tune.training.recipe import ForecastScores, seasonal_naive, theta
 
     options = {"data": str(data), "flops": 3e10}
     evaluator = find_evaluator("bundled:forecasting").bind(options)

@@ -53,7 +53,7 @@ def text() -> Any:
 
 
 def shape(width: int) -> Any:
-    from evo_tune.recipe import GPTConfig
+    from evo_tune.training.recipe import GPTConfig
 
     return GPTConfig(context=CONTEXT, depth=DEPTH, width=width, heads=HEADS, init="fan_in")
 
@@ -212,7 +212,7 @@ def speed(given: argparse.Namespace) -> None:
 def mfu(width: int, tokens_per_second: float) -> str:
     import torch
 
-    from evo_tune.recipe import flops_per_token
+    from evo_tune.training.recipe import flops_per_token
 
     name = torch.cuda.get_device_name()
     peak = next((flops for card, flops in PEAK_FLOPS.items() if card in name), None)

@@ -51,7 +51,7 @@ from transfer_trainings import (
 )
 
 from evo_tune import Choice, SearchSpace
-from evo_tune.forecast.loss import Observation, predict
+from evo_tune.training.scale.loss import Observation, predict
 
 # ---------------------------------------------------------------- the learning rate
 
@@ -236,9 +236,9 @@ def stepper(param: str, width: int) -> Callable[[], None]:
     import torch
     import torch.nn.functional as F
 
-    from evo_tune.recipe import GPTConfig
-    from evo_tune.recipe.models.rules import Parametrisation
     from evo_tune.training import GPT, AdamW
+    from evo_tune.training.recipe import GPTConfig
+    from evo_tune.training.recipe.models.rules import Parametrisation
 
     torch.set_num_threads(1)
     base = Parametrisation(name="completep", width=width // 2, depth=1, head=HEAD)

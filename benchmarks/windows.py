@@ -14,8 +14,8 @@ from functools import partial
 
 import torch
 
-from evo_tune.recipe import GPTConfig, flops_per_token
 from evo_tune.training import GPT, Precision, accumulate
+from evo_tune.training.recipe import GPTConfig, flops_per_token
 
 
 def seconds(models: list[GPT], context: int, precision: str, rounds: int) -> list[float]:

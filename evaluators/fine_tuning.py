@@ -22,7 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evo_tune import Choice, Float, Minimize, SearchSpace, option
-from evo_tune.recipe import Base, NewWeights, Tuning, check_integer, check_number, foreign_text, tests_of, units_of
+from evo_tune.training.recipe import (
+    UNIT_COSTS,
+    Base,
+    NewWeights,
+    Tuning,
+    check_integer,
+    check_number,
+    foreign_text,
+    tests_of,
+    units_of,
+)
 
 if TYPE_CHECKING:
     from evo_tune import Context
@@ -33,6 +43,7 @@ OBJECTIVES = [Minimize("val_loss")]
 METRICS = units_of("tuning")
 TEST = tests_of("tuning")
 SUPPORTS = ["budget", "curve", "timing"]
+CPU_COSTS = UNIT_COSTS
 
 
 @dataclass(frozen=True, kw_only=True)

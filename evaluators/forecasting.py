@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
-from evo_tune.recipe import (
+from evo_tune.training.recipe import (
     PATCHES,
+    UNIT_COSTS,
     Divided,
     EncoderSize,
     Forecasting,
@@ -56,6 +57,7 @@ OBJECTIVES = [Minimize("val_loss")]
 METRICS = units_of("series", "theta")
 TEST = tests_of("series")
 SUPPORTS = ["budget", "curve", "timing"]
+CPU_COSTS = UNIT_COSTS
 BASELINE = "the seasonal naive forecast"
 
 

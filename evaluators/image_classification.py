@@ -29,7 +29,8 @@ import numpy as np
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
-from evo_tune.recipe import (
+from evo_tune.training.recipe import (
+    UNIT_COSTS,
     Augmenting,
     ClassifierTask,
     Classifying,
@@ -48,14 +49,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from evo_tune import Context
-    from evo_tune.recipe import Images
     from evo_tune.training import Ranks, ViT
+    from evo_tune.training.recipe import Images
 
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("classes")
 TEST = tests_of("classes")
 SUPPORTS = ["budget", "curve", "timing"]
+CPU_COSTS = UNIT_COSTS
 BASELINE = "a linear model on pixels"
 
 TOKENS = (4, 256)

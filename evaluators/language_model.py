@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace, option
-from evo_tune.recipe import (
+from evo_tune.training.recipe import (
     GPT_SIZES,
+    UNIT_COSTS,
     Corpus,
     GPTConfig,
     GPTSize,
@@ -45,6 +46,7 @@ OBJECTIVES = [Minimize("val_loss")]
 METRICS = units_of("language")
 TEST = tests_of("language")
 SUPPORTS = ["budget", "curve", "timing"]
+CPU_COSTS = UNIT_COSTS
 BASELINE = "an n-gram model"
 
 

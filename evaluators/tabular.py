@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
-from evo_tune.recipe import (
+from evo_tune.training.recipe import (
+    UNIT_COSTS,
     ClassifierTask,
     Classifying,
     EncoderSize,
@@ -60,6 +61,7 @@ OBJECTIVES = [Minimize("val_loss")]
 METRICS = units_of("classes", "regression")
 TEST = tests_of("classes", "regression")
 SUPPORTS = ["budget", "curve", "timing"]
+CPU_COSTS = UNIT_COSTS
 BASELINE = "gradient boosting"
 
 

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
-from evo_tune.recipe import (
+from evo_tune.training.recipe import (
+    UNIT_COSTS,
     ClassifierTask,
     Classifying,
     EncoderSize,
@@ -52,6 +53,7 @@ OBJECTIVES = [Minimize("val_loss")]
 METRICS = units_of("classes")
 TEST = tests_of("classes")
 SUPPORTS = ["budget", "curve", "timing"]
+CPU_COSTS = UNIT_COSTS
 BASELINE = "a linear model on TF-IDF"
 
 

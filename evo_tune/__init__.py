@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from evo_tune.plugins.context import Context
     from evo_tune.plugins.scripts.script import Script
     from evo_tune.plugins.strategy import Strategy
-    from evo_tune.prediction.loading import load_model
     from evo_tune.report.loading import load
+    from evo_tune.training.prediction.loading import load_model
 
 __version__ = "1.0.0"
 
@@ -44,7 +44,7 @@ _HOMES = {
     "Strategy": "plugins.strategy",
     "Trial": "genome.trial",
     "load": "report.loading",
-    "load_model": "prediction.loading",
+    "load_model": "training.prediction.loading",
     "option": "options.declare",
 }
 

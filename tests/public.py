@@ -32,14 +32,14 @@ OUTSIDE = {
     "evo_tune.integrations.transformers": ("train", "training_arguments"),
     "evo_tune.plugins.context": ("Pruned",),
     "evo_tune.plugins.scripts.processes": ("Ended",),
-    "evo_tune.prediction.language": ("LanguageModel",),
-    "evo_tune.prediction.model": ("ClassifierModel", "RegressionModel"),
-    "evo_tune.prediction.series": ("ForecastModel",),
+    "evo_tune.training.prediction.language": ("LanguageModel",),
+    "evo_tune.training.prediction.model": ("ClassifierModel", "RegressionModel"),
+    "evo_tune.training.prediction.series": ("ForecastModel",),
     "evo_tune.report.loading": ("Results",),
 }
 """Public names in other modules than `evo_tune` itself, as docs/api.md and docs/integrations.md have them."""
 
-ENGINE = ("evo_tune.recipe.public", "evo_tune.training")
+ENGINE = ("evo_tune.training.recipe.public", "evo_tune.training")
 """Modules whose names are provisional: they are recorded without their parameters."""
 
 

@@ -33,8 +33,20 @@ LINES, EVALUATOR_LINES = 700, 300
 """Longest file."""
 
 
-WITH_TORCH = {"training", "prediction"}
-"""Rooms that load torch; all others import them inside functions only."""
+HALF = PACKAGE / "training"
+"""The half that knows how models are trained; all else in the package is the half of the search."""
+
+ABOUT_MODELS = {
+    "evo_tune/cli/training/*",
+    *(f"evo_tune/cli/commands/{name}.py" for name in ("auto", "devices", "export", "predict", "scale")),
+}
+"""Files of the search half that may import training: the commands about trained models, and their parts."""
+
+FRONT_DOOR = PACKAGE / "__init__.py"
+"""It imports `load_model`, a public name, on first use."""
+
+TORCH_FREE = {"recipe", "scale"}
+"""Parts of training that load no torch."""
 
 HEAVY = {"torch", "optuna", "hyperopt", "cmaes"}
 """What is imported where it is used: it takes long, or may not be installed."""
@@ -49,17 +61,22 @@ def rooms() -> dict[str, set[str]]:
 
 
 @cache
-def rows(part: str) -> list[str]:
-    """Return the folders and files of a part of training, in the order of ARCHITECTURE.md's second table."""
+def rows() -> list[str]:
+    """Return the rows of training, in the order of ARCHITECTURE.md's second table."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    return re.findall(rf"^\| `{part}/(\w+|\*)` \|", text, re.MULTILINE)
+    return re.findall(r"^\| `((?:recipe|training)/(?:\w+|\*))` \|", text, re.MULTILINE)
 
 
 def row_of(path: Path) -> str:
-    """Return the row of a file of a part: its folder or name where that has a row, else '*'."""
-    part, inside = path.relative_to(PACKAGE).parts[:2]
-    name = inside.removesuffix(".py")
-    return name if name in rows(part) or not inside.endswith(".py") else "*"
+    """Return the row of a file of training: 'recipe/FOLDER' or 'training/FOLDER', with '*' for files at the top."""
+    parts = path.relative_to(HALF).parts
+    part, inside = ("recipe", parts[1:]) if parts[0] == "recipe" else ("training", parts)
+    return f"{part}/{inside[0] if len(inside) > 1 else '*'}"
+
+
+def loads_torch(path: Path) -> bool:
+    """Return whether a file may import torch at its top: those of training, except the recipe and the scale."""
+    return HALF in path.parents and path != HALF / "__init__.py" and path.relative_to(HALF).parts[0] not in TORCH_FREE
 
 
 def python_files(folder: Path) -> list[Path]:
@@ -205,31 +222,54 @@ def test_tests_mirror_the_rooms() -> None:
     assert folders <= {*rooms(), "evaluators"}
 
 
-@pytest.mark.parametrize("part", ["recipe", "training"])
-def test_inside_a_part_imports_go_up_the_table_only(part: str) -> None:
-    door = PACKAGE / part / "__init__.py"
-    files = [path for path in MODULES if room_of(path) == part and path != door]
-    order = {row: place for place, row in enumerate(rows(part))}
+def test_inside_training_imports_go_up_the_table_only() -> None:
+    doors = {HALF / "__init__.py", HALF / "public.py", HALF / "recipe/__init__.py", HALF / "recipe/public.py"}
+    files = [path for path in MODULES if HALF in path.parents and path not in doors]
+    order = {row: place for place, row in enumerate(rows())}
     assert {row_of(path) for path in files} == set(order)
-    pairs = [(path, other) for path in files for other in inner(path) if room_of(other) == part]
-    wrong = [(path, other) for path, other in pairs if other == door or order[row_of(other)] > order[row_of(path)]]
+    pairs = [(path, other) for path in files for other in inner(path) if HALF in other.parents]
+    public = order["training/*"]  # rows below it use the public names
+
+    def is_wrong(path: Path, other: Path) -> bool:
+        row = order[row_of(path)]
+        return row <= public if other in doors else order[row_of(other)] > row
+
+    assert not [f"{shown(path)} imports {shown(other)}" for path, other in pairs if is_wrong(path, other)]
+
+
+def test_of_the_search_only_commands_about_models_import_training() -> None:
+    search = [path for path in [*MODULES, FRONT_DOOR] if HALF not in path.parents]
+    users = {path for path in search for other in inner(path) if HALF in other.parents}
+    others = [path for path in users - {FRONT_DOOR} if not any(path.match(pattern) for pattern in ABOUT_MODELS)]
+    assert not [shown(path) for path in others]
+    assert {shown(path) for path in users} > {"evo_tune/cli/commands/scale.py"}, "the test sees imports"
+
+
+def test_training_imports_nothing_of_the_search_but_the_contract() -> None:
+    contract = {"errors", "text", "trust", "options", "genome", "plugins", "training", "__init__"}
+    wrong = [
+        (path, other)
+        for path in MODULES
+        if HALF in path.parents
+        for other in inner(path)
+        if room_of(other) not in contract
+    ]
     assert not [f"{shown(path)} imports {shown(other)}" for path, other in wrong]
 
 
 @pytest.mark.slow
 def test_the_parent_of_a_run_can_plan_without_torch() -> None:
-    assert "torch" not in loaded_after("import evo_tune.recipe.public")
+    assert "torch" not in loaded_after("import evo_tune.training.recipe.public")
     for path in EVALUATORS:
         code = f"import runpy\nrunpy.run_path({str(path)!r})"
         assert "torch" not in loaded_after(code), path.name
 
 
 def test_other_rooms_import_those_with_torch_inside_functions_only() -> None:
-    heavy = tuple(f"evo_tune.{room}" for room in WITH_TORCH)
-    for path in (path for path in MODULES if room_of(path) not in WITH_TORCH):
+    for path in (path for path in MODULES if not loads_torch(path)):
         top = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
-        names = {name for node in top for name in _named(node)}
-        assert not {name for name in names if name.startswith(heavy)}, shown(path)
+        files = {file for node in top for name in _named(node) if (file := file_of(name))}
+        assert not {shown(file) for file in files if loads_torch(file)}, shown(path)
 
 
 def test_deap_is_imported_in_one_file() -> None:
@@ -238,7 +278,7 @@ def test_deap_is_imported_in_one_file() -> None:
 
 
 def test_torch_and_extras_are_imported_inside_functions_only() -> None:
-    for path in (path for path in MODULES if room_of(path) not in WITH_TORCH):
+    for path in (path for path in MODULES if not loads_torch(path)):
         top = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
         names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
@@ -249,10 +289,10 @@ def test_torch_and_extras_are_imported_inside_functions_only() -> None:
 def test_evaluators_see_the_public_names_and_the_recipe(path: Path) -> None:
     names = set(imports(path))
     mine = {name for name in names if name.startswith("evo_tune.")}
-    assert all(name.split(".")[1] in {"errors", "recipe", "training"} for name in mine), f"{path.name} imports {mine}"
+    assert all(name.split(".")[1] in {"errors", "training"} for name in mine), f"{path.name} imports {mine}"
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and node.module == "evo_tune":
-            assert {alias.name for alias in node.names} <= PUBLIC | {"recipe", "training"}
+            assert {alias.name for alias in node.names} <= PUBLIC | {"training"}
     others = {other.stem for other in EVALUATORS} - {path.stem}
     assert not {name.partition(".")[0] for name in names} & ({"evaluators"} | others)
 
@@ -285,7 +325,7 @@ def test_importing_is_light() -> None:
     assert "numpy" in loaded
     assert not loaded & {"torch", "deap", "pandas", "pyarrow", "joblib", "msgspec", "click", "rich"}
     assert "numpy" not in loaded_after("import evo_tune")
-    assert "numpy" not in loaded_after("import evo_tune.recipe.optim.schedule")
+    assert "numpy" not in loaded_after("import evo_tune.training.recipe.optim.schedule")
     assert "msgspec" not in loaded_after("from evo_tune.cli import cli\ncli(['--help'], standalone_mode=False)")
 
 

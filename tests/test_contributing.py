@@ -18,7 +18,7 @@ from tests.test_release import ROOT, release
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 TESTS = [
-    *("tests/test_settings.py", "tests/loop/test_failures.py", "tests/recipe/optim/test_schedule.py"),
+    *("tests/test_settings.py", "tests/loop/test_failures.py", "tests/training/recipe/optim/test_schedule.py"),
     *("tests/report/test_charts.py", "tests/report/test_loading.py", "tests/evaluators/test_docs.py"),
     *("tests/strategies/test_docs.py", "tests/strategies/test_contract.py", "tests/strategies/test_climber.py"),
     "tests/test_where.py",

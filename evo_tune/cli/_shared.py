@@ -110,7 +110,7 @@ def _plugins(kind: str, folders: list[Path]) -> list[str]:
 
 def complete_schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of a schedule."""
-    from evo_tune.recipe.optim.schedule import SCHEDULES
+    from evo_tune.training.recipe.optim.schedule import SCHEDULES
 
     return _offered(SCHEDULES, incomplete)
 

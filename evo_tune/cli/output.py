@@ -16,7 +16,7 @@ from msgspec import Struct, field, structs
 
 from evo_tune.cli import _shared as shared
 from evo_tune.cli import formats
-from evo_tune.cli.for_scale import in_lines
+from evo_tune.cli.training.for_scale import in_lines
 from evo_tune.forecast.ahead import RunForecast, as_line
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Value
@@ -257,7 +257,7 @@ EVENTS = Begin | Proposed | Widened | Result | NewBest | Fresh | Stopping | End
 
 def outputs() -> dict[str, Any]:
     """Return the type that each command prints with `--format json`."""
-    from evo_tune.forecast.scale import ScaledRecipe
+    from evo_tune.cli.training.results import RESULTS
     from evo_tune.loop.proposing import Verification
     from evo_tune.report.data import ListedRun, Recommendation, RunDetails
 
@@ -283,10 +283,9 @@ def outputs() -> dict[str, Any]:
         "evaluate": formats.GenomeResult,
         "export": formats.ExportedModel,
         "predict": formats.Predicted,
-        "scale": ScaledRecipe,
+        **RESULTS,
         "coordinates": formats.CoordinateCheck,
         "schedule": list[formats.ScheduleStep],
-        "devices": formats.Devices,
         "completion": formats.ShellScript,
     }
 

@@ -78,9 +78,9 @@ def go(
     import time
     from contextlib import ExitStack
 
-    from evo_tune.cli.final_training import keep, left_for_model, read_wish
-    from evo_tune.cli.for_scale import note
     from evo_tune.cli.output import Stream, patient, print_closing, watcher
+    from evo_tune.cli.training.final_training import keep, left_for_model, read_wish
+    from evo_tune.cli.training.for_scale import note
     from evo_tune.forecast.timing import TIMING
     from evo_tune.report.data import run_summary
     from evo_tune.store.places import as_typed

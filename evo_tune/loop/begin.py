@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune.errors import OptionError, SpaceError, StoreError, UsageError
-from evo_tune.forecast.scale import parse_aim
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Constraint, Objective
@@ -42,6 +41,7 @@ from evo_tune.loop.opening import plan_for
 from evo_tune.loop.widening import limits_for
 from evo_tune.options.binding import suggest
 from evo_tune.options.declare import AUTO
+from evo_tune.options.sizes import parse_target_size
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy
 from evo_tune.settings import RunSettings, SessionSettings
@@ -87,7 +87,7 @@ def prepared(
         UsageError: Something given is unknown, of the wrong type or out of range.
     """
     if settings.for_scale:
-        parse_aim(settings.for_scale)
+        parse_target_size(settings.for_scale)
     bound = evaluator.bind(request.options)
     planned = plan_for(session, settings.threads, bound.options)
     bound = bound.settled(len(settings.rungs) > 1)

@@ -3,7 +3,7 @@
 Some steps of a few genomes are timed in slots that are opened for the plan and closed again. No run begins and no file
 is left. Where no budget is given, all genomes get the same time: that of the default genome with the evaluator's own
 budget, a share of `--hours`, or, without any option and limit, a share of three minutes. A measured cost model turns
-the time into steps (`recipe.hardware.cost`). It is saved in the manifest, so the same manifest gives the same run on
+the time into steps (`plugins.cost`). It is saved in the manifest, so the same manifest gives the same run on
 any machine.
 """
 
@@ -31,8 +31,8 @@ from evo_tune.loop.driving import Interrupts
 from evo_tune.loop.limits import GENERATIONS
 from evo_tune.loop.opening import plan_for, slots_for
 from evo_tune.options.declare import AUTO
+from evo_tune.plugins.cost import Cost, Measured, budgets_of
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
-from evo_tune.recipe.hardware.cost import Cost, Measured, budgets_of
 from evo_tune.rules.fidelity import rungs_for
 from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.manifest import Manifest, space_of
@@ -304,7 +304,7 @@ def _cost(evaluator: BoundEvaluator, genomes: Sequence[Genome], found: _Timed) -
     timed = {at: Measured(evaluator.work(genomes[at]), row["step"], row["judging"]) for at, row in rows.items()}
     # The default counts several times: it is trained in every run, and the best genomes are often like it.
     default = [timed[0]] * (DEFAULT_COUNTS - 1) if 0 in timed else []
-    return Cost.fit([*timed.values(), *default], found.device)
+    return Cost.fit([*timed.values(), *default], found.device, evaluator.plugin.cpu_costs)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Checks of numbers and names against their bounds.
 
-A bool is not a number here, and NaN is outside every interval. The errors are `RecipeError`, but for sizes.
+A bool is not a number here, and NaN is outside every interval. The errors are `RecipeError`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from evo_tune.errors import OptionError, RecipeError
+from evo_tune.errors import RecipeError
 
 
 def check_integer(field: str, value: object, low: int, high: int | None = None) -> None:
@@ -47,18 +47,3 @@ def check_name(field: str, value: object, names: Collection[str]) -> None:
     """
     if not isinstance(value, str) or value not in names:
         raise RecipeError(field, value, f"one of {', '.join(names)}")
-
-
-def check_depth_first(given: str, depth: int, width: int) -> None:
-    """Require a depth of at most the width, because sizes are written DEPTHxWIDTH and no model is deeper than wide.
-
-    Args:
-        given: The option with its value, for the message.
-        depth: Number of blocks.
-        width: Width of the model.
-
-    Raises:
-        OptionError: The depth exceeds the width, so the two are probably in the wrong order.
-    """
-    if depth > width:
-        raise OptionError(f"{given[:80]}: expected DEPTHxWIDTH, the depth first: did you mean {width}x{depth}?")

@@ -83,6 +83,9 @@ def check_shape(module: ModuleType, path: Path, origin: str) -> None:
     supports = getattr(module, "SUPPORTS", [])
     if isinstance(supports, str) or not isinstance(supports, Sequence) or not set(supports) <= set(SUPPORTS):
         raise refuse("SUPPORTS", f"SUPPORTS is {supports!r}: expected a list of {', '.join(map(repr, SUPPORTS))}")
+    costs = getattr(module, "CPU_COSTS", {})
+    if not isinstance(costs, Mapping) or not all(is_number(cost) and float(cost) > 0.0 for cost in costs.values()):
+        raise refuse("CPU_COSTS", f"CPU_COSTS is {costs!r}: expected a dict of kinds of work to seconds above 0")
 
     name, function = getattr(module, "BASELINE", ""), getattr(module, "baseline", None)
     if not isinstance(name, str) or bool(name) != callable(function):

@@ -110,6 +110,11 @@ class Evaluator:
         return str(getattr(self.module, "BASELINE", ""))
 
     @property
+    def cpu_costs(self) -> dict[str, float]:
+        """Usual seconds of a unit of each kind of work on a core of a CPU (CPU_COSTS)."""
+        return dict(getattr(self.module, "CPU_COSTS", {}))
+
+    @property
     def seeded(self) -> bool:
         """Whether a training is known to use its seed (SEEDED); only a command can be without."""
         return bool(getattr(self.module, "SEEDED", True))

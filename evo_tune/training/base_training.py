@@ -10,16 +10,16 @@ import torch
 from filelock import FileLock
 
 from evo_tune.errors import RecipeError, StoreError
-from evo_tune.recipe import tuning as planned
-from evo_tune.recipe.data.cache import cache_folder
-from evo_tune.recipe.models.base import Base, read_base
-from evo_tune.recipe.models.gpt_config import GPTConfig
-from evo_tune.recipe.optim.schedule import Schedule, WeightDecay
-from evo_tune.recipe.tuning import Tuning
 from evo_tune.training.data.windows import TrainingWindows
 from evo_tune.training.hardware.device import reproducible
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import AdamW
+from evo_tune.training.recipe import tuning as planned
+from evo_tune.training.recipe.data.cache import cache_folder
+from evo_tune.training.recipe.models.base import Base, read_base
+from evo_tune.training.recipe.models.gpt_config import GPTConfig
+from evo_tune.training.recipe.optim.schedule import Schedule, WeightDecay
+from evo_tune.training.recipe.tuning import Tuning
 from evo_tune.training.stepping.recipe import Recipe
 from evo_tune.training.trainer import Trainer
 

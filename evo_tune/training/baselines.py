@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
-from evo_tune.recipe.data.tables import Table
-from evo_tune.recipe.metrics import METRICS
 from evo_tune.training.evaluation import Errors, Scores
+from evo_tune.training.recipe.data.tables import Table
+from evo_tune.training.recipe.metrics import METRICS
 
 Parts = Sequence[NDArray[np.int64]]
 """Row numbers of the training, the held-out and the test part."""

@@ -12,11 +12,11 @@ from typing import cast
 import torch
 
 from evo_tune.options.bounds import check_integer
-from evo_tune.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.hardware.device import seed_for
 from evo_tune.training.models.block import interpolate_positions
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.growth import carry_state, enlarge
+from evo_tune.training.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evo_tune.recipe.data.forecasts import ForecastScores, Windows, in_units
-from evo_tune.recipe.forecasting import ForecastTask
 from evo_tune.training.evaluation import outputs_of
 from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.optim.losses import Loss, QuantileLoss, SquaredError
+from evo_tune.training.recipe.data.forecasts import ForecastScores, Windows, in_units
+from evo_tune.training.recipe.forecasting import ForecastTask
 from evo_tune.training.samples import SEEN, Examples, Samples
 from evo_tune.training.trainer import Trainer
 

@@ -12,11 +12,6 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from evo_tune.recipe.hardware.computing import in_memory
-from evo_tune.recipe.hardware.memory import Fit, predict_memory
-from evo_tune.recipe.language import LanguageTask
-from evo_tune.recipe.models.gpt_config import flops_per_token
-from evo_tune.recipe.plan import Phase, phase_of, spent
 from evo_tune.training.data.windows import TextMaterial
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
 from evo_tune.training.extension import next_trainer
@@ -26,6 +21,11 @@ from evo_tune.training.hardware.memory import fit_device
 from evo_tune.training.hardware.throughput import SAFE
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.notes import notes_of
+from evo_tune.training.recipe.hardware.computing import in_memory
+from evo_tune.training.recipe.hardware.memory import Fit, predict_memory
+from evo_tune.training.recipe.language import LanguageTask
+from evo_tune.training.recipe.models.gpt_config import flops_per_token
+from evo_tune.training.recipe.plan import Phase, phase_of, spent
 from evo_tune.training.session import train
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer

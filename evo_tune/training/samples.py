@@ -12,8 +12,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from evo_tune.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_whole
-from evo_tune.recipe.data.forecasts import ForecastScores
 from evo_tune.training.data.epochs import Epochs, steps_of
 from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, outputs_of, score
 from evo_tune.training.hardware.device import MicroBatch, seed_for
@@ -23,6 +21,8 @@ from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.notes import notes_of
 from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
+from evo_tune.training.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_whole
+from evo_tune.training.recipe.data.forecasts import ForecastScores
 from evo_tune.training.session import train
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import Fitting, Judged, Run, Task, TrainingRun, Whole

@@ -19,7 +19,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
-from evo_tune.recipe.optim.schedule import GapDecay, GapWatch, WeightDecay
 from evo_tune.training.hardware.device import seed_everything, seed_for
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import is_out_of_memory
@@ -36,6 +35,7 @@ from evo_tune.training.optim.watching import (
     moving,
     share_frozen,
 )
+from evo_tune.training.recipe.optim.schedule import GapDecay, GapWatch, WeightDecay
 from evo_tune.training.stepping.averaging import average_of, compile_blocks
 from evo_tune.training.stepping.feeding import LATE, Fed, Feed, Source, can_refuse, noted, refusing
 from evo_tune.training.stepping.recipe import Recipe

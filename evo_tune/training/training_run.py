@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 from evo_tune.options.bounds import check_integer
-from evo_tune.recipe.metrics import measured, tests_of
-from evo_tune.recipe.optim.steps import Tail
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import measured_peak
 from evo_tune.training.hardware.throughput import Throughput, clock_for, mfu, peak_flops
 from evo_tune.training.optim.losses import Loss
 from evo_tune.training.optim.watching import EarlyStopping
+from evo_tune.training.recipe.metrics import measured, tests_of
+from evo_tune.training.recipe.optim.steps import Tail
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.stepping.recipe import recipe_of
 from evo_tune.training.trainer import Step, Trainer
@@ -64,7 +64,7 @@ class Plan(Protocol):
 
     @property
     def options(self) -> Any:
-        """Training options (`evo_tune.recipe.Training`) and the task's own."""
+        """Training options (`evo_tune.training.recipe.Training`) and the task's own."""
 
     @property
     def genome(self) -> Mapping[str, Any]:

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError
-from evo_tune.recipe.hardware.memory import NewWeights
-from evo_tune.recipe.models.base import Base, read_base
-from evo_tune.recipe.optim.steps import optimizer_steps
-from evo_tune.recipe.tuning import Tuning
 from evo_tune.training.data.windows import TrainingWindows
 from evo_tune.training.evaluation import Evaluation, evaluate
 from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.memory import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.gpt import GPT
+from evo_tune.training.recipe.hardware.memory import NewWeights
+from evo_tune.training.recipe.models.base import Base, read_base
+from evo_tune.training.recipe.optim.steps import optimizer_steps
+from evo_tune.training.recipe.tuning import Tuning
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import Fitting, Judged, Task, TrainingRun, Whole
 from evo_tune.training.tuning.pretrained import CausalLM, TuningText, halve_frozen, load_pretrained, tuning_text

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from evo_tune.recipe.models.base import read_base
 from evo_tune.training.evaluation import Evaluation
 from evo_tune.training.hardware.device import reproducible
 from evo_tune.training.notes import notes_of
+from evo_tune.training.recipe.models.base import read_base
 from evo_tune.training.session import train
 from evo_tune.training.training_run import Run
 from evo_tune.training.tuned import Tuned, TuningTask, divided_windows, judge_windows, tuned_model

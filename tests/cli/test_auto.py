@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 import evo_tune
-from evo_tune.cli import exporting, final_training
-from evo_tune.cli.auto import Question, Taken, look
 from evo_tune.cli.output import outputs
+from evo_tune.cli.training import exporting, final_training
+from evo_tune.cli.training.auto import Question, Taken, look
 from evo_tune.errors import UsageError
-from evo_tune.recipe import sizes
 from evo_tune.store.run import Run
+from evo_tune.training.recipe import sizes
 from tests.cli.conftest import Typed
 from tests.pages import ROOT
 
@@ -108,7 +108,7 @@ def test_data_without_a_task_is_refused(name: str, target: str | None, told: str
 
 
 def test_looking_at_data_does_not_load_torch(data: Path) -> None:
-    code = "import sys\nfrom evo_tune.cli.auto import look\n"
+    code = "import sys\nfrom evo_tune.cli.training.auto import look\n"
     names = ["named.csv", "series.csv", "texts.jsonl", "photos", "corpus", "images.npz"]
     code += f"for name in {names}:\n    look(name, None)\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=data, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
@@ -130,7 +130,7 @@ def test_what_the_data_leaves_open_is_asked_on_a_terminal_and_an_error_elsewhere
 
     monkeypatch.setattr("click.prompt", prompt)
     monkeypatch.setattr("evo_tune.cli._shared.asking", lambda: lambda question: True)
-    from evo_tune.cli.auto import settled
+    from evo_tune.cli.training.auto import settled
 
     assert settled("table.csv", None, None, {}).options["target"] == "kind"
     assert answers

@@ -17,9 +17,9 @@ from click.shell_completion import ShellComplete
 from evo_tune.cli import COMPLETE, PROG, answer, cli
 from evo_tune.cli import _shared as shared
 from evo_tune.plugins.find import list_evaluators, list_strategies
-from evo_tune.recipe.optim.schedule import SCHEDULES
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.places import STORE
+from evo_tune.training.recipe.optim.schedule import SCHEDULES
 from tests.cli.conftest import Typed
 
 NASTY = ["$(touch owned)", "a b", "-rf", "x\ny", "x\033[31m", "`id`", "mine;ls", "a,b", "c'd", ".hidden", "ünder"]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from evo_tune.cli import exporting
 from evo_tune.cli._shared import print_rows
+from evo_tune.cli.training import exporting
 from tests.cli.conftest import QUICK, Typed
 
 

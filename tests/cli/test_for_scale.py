@@ -15,11 +15,12 @@ from click.testing import CliRunner
 import evo_tune.loop.opening
 from evo_tune import Choice, Float, Search, load
 from evo_tune.cli import cli
-from evo_tune.cli.for_scale import TRAININGS, in_lines, note, search_for, target_of, wider_default
 from evo_tune.cli.output import outputs
+from evo_tune.cli.training.for_scale import TRAININGS, in_lines, note, search_for, target_of, wider_default
+from evo_tune.cli.training.scaling import observations
 from evo_tune.errors import OptionError
-from evo_tune.forecast.scale import observations, parse_aim
 from evo_tune.genome.trial import Outcome
+from evo_tune.options.sizes import parse_target_size
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report import charts
 from evo_tune.report.charts.scale import read_recipe, write_recipe
@@ -31,23 +32,23 @@ SMALL = {"size": "2x64x64x512", "tokens": 4096}
 
 
 def test_a_given_size_is_searched_at_two_widths_with_what_does_not_transfer_fixed() -> None:
-    aim, plugin = parse_aim("24x1024"), find_evaluator("bundled:language_model")
-    found = search_for(aim, plugin, SMALL, {"lr": Float(1e-3, 1e-2, log=True)})
+    target_size, plugin = parse_target_size("24x1024"), find_evaluator("bundled:language_model")
+    found = search_for(target_size, plugin, SMALL, {"lr": Float(1e-3, 1e-2, log=True)})
     assert found.options == {"param": "completep", **SMALL}
     assert found.genes["width"].values == found.genes["width"].widest == (64, 96)
     assert found.genes["depth"].values == (2,)
     assert found.genes["dropout"].values == (0.0,)
     assert {"lr", "context"} <= set(found.genes)
-    assert search_for(aim, plugin, {**SMALL, "param": "mup"}, {}).options["param"] == "mup"
+    assert search_for(target_size, plugin, {**SMALL, "param": "mup"}, {}).options["param"] == "mup"
     (wide,) = wider_default(plugin, found.options, found.genes)
     assert (wide["width"], wide["depth"], wide["dropout"]) == (96, 2, 0.0)
     assert wider_default(plugin, found.options, {**found.genes, "width": Choice((64,))}) == [], "the user's own"
 
 
 def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usual_one() -> None:
-    aim, plugin = parse_aim("8x256x3e7"), find_evaluator("bundled:language_model")
-    found = search_for(aim, plugin, {}, {})
-    target = target_of(aim, plugin, {})
+    target_size, plugin = parse_target_size("8x256x3e7"), find_evaluator("bundled:language_model")
+    found = search_for(target_size, plugin, {}, {})
+    target = target_of(target_size, plugin, {})
     space = plugin.bind(found.options).settled(rungs=True).space.including(found.genes)
     usual = space.default()
     assert usual["context"] == target.context == 256
@@ -57,30 +58,30 @@ def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usu
     assert min(found.genes["batch"].values) >= usual["batch"] / 2
     assert found.fidelity == "1/4,1"
     assert str(found.options["tokens"]) in found.told.replace(",", "")
-    assert search_for(aim, plugin, {"tokens": "5000"}, {}).options["tokens"] == "5000", "the user's own"
+    assert search_for(target_size, plugin, {"tokens": "5000"}, {}).options["tokens"] == "5000", "the user's own"
     with pytest.raises(OptionError, match="seconds"):
-        search_for(aim, plugin, {"seconds": "5"}, {})
+        search_for(target_size, plugin, {"seconds": "5"}, {})
 
 
 def test_a_cheap_target_is_searched_at_its_own_size() -> None:
     plugin = find_evaluator("bundled:language_model")
-    cheap = search_for(parse_aim("2x64x1e5"), plugin, {}, {})
+    cheap = search_for(parse_target_size("2x64x1e5"), plugin, {}, {})
     assert "own size" in cheap.told
     assert "\n" not in cheap.told
     assert cheap.options["tokens"] == 100_000
     assert cheap.options["size"].startswith("2x64x")
     assert (cheap.genes["width"].values, cheap.genes["depth"].values) == ((64,), (2,))
     assert (cheap.fidelity, cheap.first, cheap.options.get("param")) == (None, [], None)
-    dear = search_for(parse_aim("8x256x3e7"), plugin, {}, {})
+    dear = search_for(parse_target_size("8x256x3e7"), plugin, {}, {})
     assert "proxies" in dear.told
 
 
 def test_the_hours_decide_whether_the_target_itself_is_searched_and_how_large_proxies_are() -> None:
-    aim, plugin = parse_aim("4x128x1536000"), find_evaluator("bundled:language_model")
-    takes = target_of(aim, plugin, {}).flops
+    target_size, plugin = parse_target_size("4x128x1536000"), find_evaluator("bundled:language_model")
+    takes = target_of(target_size, plugin, {}).flops
 
     def within(trainings: float) -> dict[str, Any]:
-        return vars(search_for(aim, plugin, {}, {}, lambda options, genes: trainings * takes))
+        return vars(search_for(target_size, plugin, {}, {}, lambda options, genes: trainings * takes))
 
     assert "own size" in within(TRAININGS + 1)["told"]
     assert "proxies" in within(TRAININGS - 1)["told"]
@@ -94,7 +95,7 @@ def test_the_hours_decide_whether_the_target_itself_is_searched_and_how_large_pr
 )
 def test_an_aim_that_is_none_is_said(text: str) -> None:
     with pytest.raises(OptionError, match="DEPTHxWIDTH"):
-        parse_aim(text)
+        parse_target_size(text)
 
 
 @pytest.mark.parametrize(

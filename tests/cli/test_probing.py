@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from evo_tune.cli.output import outputs
-from evo_tune.recipe.hardware.computing import suited_of
+from evo_tune.training.recipe.hardware.computing import suited_of
 from tests.cli.conftest import Typed
 from tests.training.probing.test_probing import CARD
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from evo_tune.cli import cli
 from evo_tune.errors import RecipeError, UsageError
-from evo_tune.recipe.optim.schedule import SCHEDULES, Schedule, Scheduling
+from evo_tune.training.recipe.optim.schedule import SCHEDULES, Schedule, Scheduling
 from tests.cli.conftest import Typed
 
 
@@ -107,7 +107,7 @@ def test_it_loads_neither_torch_nor_numpy() -> None:
 
 
 def test_the_help_names_the_schedules_and_the_default_decay(typed: Typed) -> None:
-    from evo_tune.recipe.optim.schedule import SCHEDULES, Scheduling
+    from evo_tune.training.recipe.optim.schedule import SCHEDULES, Scheduling
 
     shown = " ".join(typed("schedule", "--help").out.split())
     assert f"NAME is one of {', '.join(SCHEDULES)}." in shown

@@ -16,8 +16,8 @@ from tests.training.forked import forked_ranks as forked_ranks
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Files and folders of random data, by the names that stand in TINY and EFFECTS."""
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(1)
-    from evo_tune.recipe import GPTConfig
     from evo_tune.training import GPT
+    from evo_tune.training.recipe import GPTConfig
 
     for name in ("text", "other"):
         letters = rng.choice(list(b"abcdefgh \n"), 30000).astype(np.uint8)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evo_tune import Float, Int, Minimize, SearchSpace
-from evo_tune.recipe import NumbersTask, Plan, tests_of, units_of
+from evo_tune.training.recipe import NumbersTask, Plan, tests_of, units_of
 
 if TYPE_CHECKING:
     from evo_tune import Context

@@ -19,7 +19,7 @@ from evo_tune.genome.trial import conclude
 from evo_tune.options.declare import declared_in
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
-from evo_tune.recipe import METRICS, SCHEDULES, Schedule, Training
+from evo_tune.training.recipe import METRICS, SCHEDULES, Schedule, Training
 from tests.evaluators.test_option_effects import ALIKE, CORE
 
 pytestmark = pytest.mark.xdist_group("bundled")  # a plain training of each is made once
@@ -48,8 +48,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model to begin from that knows nothing yet."""
-    from evo_tune.recipe import GPTConfig
     from evo_tune.training import GPT
+    from evo_tune.training.recipe import GPTConfig
 
     path = tmp_path_factory.mktemp("base")
     GPT(GPTConfig(context=64, depth=1, width=16, heads=2)).save(path)

@@ -15,7 +15,7 @@ from evo_tune.errors import EvoTuneError, OptionError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.training import FTTransformer
-from tests.recipe.data.refusals import without
+from tests.training.recipe.data.refusals import without
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_randaugment_without_torchvision_is_refused(
 ) -> None:
     with np.load(pixels) as file:
         np.savez(pixels, images=file["images"].astype(np.uint8), labels=file["labels"])
-    monkeypatch.setattr("evo_tune.recipe.data.images.find_spec", lambda name: None)
+    monkeypatch.setattr("evo_tune.training.recipe.data.images.find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"pip install 'evo-tune\[images\]'"):
         _ = images.bind({"data": pixels, "randaugment": 9}).space
 

@@ -18,14 +18,14 @@ from torch.nn.modules.module import register_module_forward_hook
 import evo_tune
 from evo_tune import Context, SearchSpace, training
 from evo_tune.errors import OptionError, RecipeError, UsageError
+from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.prediction.language import LanguageModel
-from evo_tune.recipe import GPTConfig, read_base
-from evo_tune.recipe import tuning as small_base
-from evo_tune.recipe.hardware.cost import Cost
 from evo_tune.training import GPT, Tuned, evaluate, load_pretrained, ready_base, tuning_text
 from evo_tune.training import small_base as train_small_base
+from evo_tune.training.prediction.language import LanguageModel
+from evo_tune.training.recipe import GPTConfig, read_base
+from evo_tune.training.recipe import tuning as small_base
 from evo_tune.training.tuning.weights import LowRank
 from tests.hugging_face import make_folder
 

@@ -14,7 +14,7 @@ from evo_tune.cli import cli
 from evo_tune.errors import EvoTuneError
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe import ForecastScores
+from evo_tune.training.recipe import ForecastScores
 
 
 @pytest.fixture(scope="module")

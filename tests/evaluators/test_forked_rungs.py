@@ -17,8 +17,8 @@ from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe.optim.steps import Tail
 from evo_tune.store.manifest import read_manifest
+from evo_tune.training.recipe.optim.steps import Tail
 
 pytestmark = pytest.mark.extended
 

@@ -13,19 +13,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe import (
-    EncoderConfig,
-    FTConfig,
-    GPTConfig,
-    Memory,
-    NewWeights,
-    PatchConfig,
-    TextConfig,
-    ViTConfig,
-    encoder_memory,
-    read_base,
-    tuning_memory,
-)
 from evo_tune.training import (
     GPT,
     AdamW,
@@ -42,6 +29,19 @@ from evo_tune.training import (
     load_pretrained,
 )
 from evo_tune.training.hardware.memory import kept_bytes
+from evo_tune.training.recipe import (
+    EncoderConfig,
+    FTConfig,
+    GPTConfig,
+    Memory,
+    NewWeights,
+    PatchConfig,
+    TextConfig,
+    ViTConfig,
+    encoder_memory,
+    read_base,
+    tuning_memory,
+)
 from evo_tune.training.tuning.pretrained import halve_frozen
 from tests.hugging_face import make_folder
 
@@ -82,7 +82,7 @@ def kept(model: nn.Module, inputs: Tensor, precision: Any) -> float:
 def test_what_an_encoder_keeps_is_what_the_formula_says(
     name: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evo_tune.recipe.models.gpt_config.AMD", True)
+    monkeypatch.setattr("evo_tune.training.recipe.models.gpt_config.AMD", True)
     make, config = ENCODERS[name]
     measured = kept(make(config), inputs_of(config, 16), precision)
     assert encoder_memory(config, 16, precision=precision).activations == pytest.approx(measured, rel=0.01)
@@ -159,8 +159,8 @@ def test_what_a_tuning_keeps_is_what_the_formula_says(
 def test_what_a_tuning_keeps_with_wider_heads_is_what_the_formula_says(
     kind: str, name: str, bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evo_tune.recipe.models.gpt_config.AMD", True)
-    monkeypatch.setattr("evo_tune.recipe.models.gpt_config.NARROW_HEAD", 32)
+    monkeypatch.setattr("evo_tune.training.recipe.models.gpt_config.AMD", True)
+    monkeypatch.setattr("evo_tune.training.recipe.models.gpt_config.NARROW_HEAD", 32)
     test_what_a_tuning_keeps_is_what_the_formula_says(kind, name, "fp32", bases)
 
 

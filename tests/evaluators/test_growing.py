@@ -15,9 +15,9 @@ from evo_tune.cli import cli
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe import GPTConfig, flops_per_token
 from evo_tune.training import GPT, Trainer, TrainingWindows
 from evo_tune.training.extension import next_trainer
+from evo_tune.training.recipe import GPTConfig, flops_per_token
 
 TINY = {"size": "2x64x64x512", "tokens": 8192, "eval_tokens": 256, "grow_from": "1x32", "context": 64}
 SHAPE = {"depth": 2, "width": 48, "heads": 3, "dropout": 0.1, "lr": 1e-2, "batch": 512}

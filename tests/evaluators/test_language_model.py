@@ -17,12 +17,12 @@ from evo_tune.cli import cli
 from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.genome.notation import parse_gene
 from evo_tune.genome.priors import near_default
+from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe import LADDER, Corpus, GPTSize, hidden_width, read_text
-from evo_tune.recipe.data import prepared
-from evo_tune.recipe.hardware.cost import Cost
 from evo_tune.training import GPT
+from evo_tune.training.recipe import LADDER, Corpus, GPTSize, hidden_width, read_text
+from evo_tune.training.recipe.data import prepared
 
 OFF = {
     "schedule": ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"),

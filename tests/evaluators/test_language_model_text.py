@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from evo_tune import Context
+from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe import GPT_SIZES
-from evo_tune.recipe.data.texts import BOUNDARY
-from evo_tune.recipe.hardware.cost import Cost
 from evo_tune.training import GPT
+from evo_tune.training.recipe import GPT_SIZES
+from evo_tune.training.recipe.data.texts import BOUNDARY
 
 SIZES = ("small", "medium", "large")
 

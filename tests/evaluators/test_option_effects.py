@@ -19,11 +19,11 @@ from torch.nn.modules import module as modules
 from evo_tune import Choice, Context
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Option, declared_in
+from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
-from evo_tune.recipe import ClassifierTask, Training
-from evo_tune.recipe.hardware.cost import Cost
 from evo_tune.training import Classified, EarlyStopping, session
+from evo_tune.training.recipe import ClassifierTask, Training
 from tests.extras import need
 
 pytestmark = pytest.mark.xdist_group("option effects")  # what they share is trained once

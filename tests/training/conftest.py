@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import torch
 
-from evo_tune.recipe import GapDecay, GPTConfig, Schedule, WeightDecay
 from evo_tune.training import GPT, SGD, AdamW, Muon, Recipe, Trainer, TrainingWindows
+from evo_tune.training.recipe import GapDecay, GPTConfig, Schedule, WeightDecay
 from tests.training.forked import forked_ranks as forked_ranks
 
 

@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
-from evo_tune.recipe import GPTConfig, Schedule, WeightDecay
 from evo_tune.training import (
     GPT,
     IGNORE,
@@ -31,6 +30,7 @@ from evo_tune.training import (
     process_group,
 )
 from evo_tune.training.hardware.device import MicroBatch
+from evo_tune.training.recipe import GPTConfig, Schedule, WeightDecay
 
 STEPS = 4
 LENGTHS = [[12, 3, 7, 1, 9], [5, 12], [2], [11, 4, 4, 8, 1, 12]]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from evo_tune.errors import StoreError
-from evo_tune.recipe import read_base
-from evo_tune.recipe import tuning as small_base
 from evo_tune.training import base_training
+from evo_tune.training.recipe import read_base
+from evo_tune.training.recipe import tuning as small_base
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from evo_tune.recipe import Fit, GPTConfig, Memory, Phase
 from evo_tune.training import Fitting, Ranks, Reading, reading
+from evo_tune.training.recipe import Fit, GPTConfig, Memory, Phase
 
 
 class Other(Ranks):

@@ -13,8 +13,8 @@ pytest.importorskip("sklearn")
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import stratified
 from evo_tune.training import Scores, auc, score
+from evo_tune.training.recipe import stratified
 
 
 @given(data=st.data(), classes=st.integers(2, 4), coarse=st.booleans())

@@ -12,7 +12,10 @@ import torch
 
 from evo_tune import Context, recipe
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.recipe import (
+from evo_tune.plugins.cost import Cost
+from evo_tune.training import Classified, Diverged, FTTransformer, TrainingRun, ViT, score, train
+from evo_tune.training.hardware import precision as probe
+from evo_tune.training.recipe import (
     ClassifierTask,
     Classifying,
     FTConfig,
@@ -22,9 +25,6 @@ from evo_tune.recipe import (
     stratified,
     units_of,
 )
-from evo_tune.recipe.hardware.cost import Cost
-from evo_tune.training import Classified, Diverged, FTTransformer, TrainingRun, ViT, score, train
-from evo_tune.training.hardware import precision as probe
 
 RNG = torch.Generator().manual_seed(5)
 IMAGES = torch.randint(0, 256, (60, 1, 4, 4), generator=RNG).to(torch.uint8)

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GPTConfig
 from evo_tune.training import (
     GPT,
     IGNORE,
@@ -21,6 +20,7 @@ from evo_tune.training import (
     fixed_windows,
     score,
 )
+from evo_tune.training.recipe import GPTConfig
 
 CONFIG = GPTConfig(vocab_size=16, context=8, depth=2, width=16, heads=2, dropout=0.3)
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GPTConfig
-from evo_tune.recipe.models.starting import grown_eps
 from evo_tune.training import GPT, Trainer, TrainingWindows, extend_trainer, grow_trainer
 from evo_tune.training.extension import next_trainer
+from evo_tune.training.recipe import GPTConfig
+from evo_tune.training.recipe.models.starting import grown_eps
 
 
 def longer_source(text: torch.Tensor, first_step: int) -> TrainingWindows:

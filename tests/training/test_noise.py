@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from evo_tune.recipe import FTConfig, GPTConfig, Schedule, TextConfig, ViTConfig, WeightDecay
 from evo_tune.training import (
     GPT,
     SGD,
@@ -25,6 +24,7 @@ from evo_tune.training import (
 )
 from evo_tune.training.models.block import _attend_one_by_one
 from evo_tune.training.models.dropout import Noise, attach_noise
+from evo_tune.training.recipe import FTConfig, GPTConfig, Schedule, TextConfig, ViTConfig, WeightDecay
 
 SHAPE: dict[str, Any] = {"depth": 2, "width": 16, "heads": 2, "dropout": 0.2, "attention_dropout": 0.2}
 STEPS, BATCH = 3, 8

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from evo_tune.recipe import GPTConfig, predict_memory
 from evo_tune.training import GPT, Diverged, Muon, Precision, Ranks, Trainer, launch, measured_peak, reproducible
+from evo_tune.training.recipe import GPTConfig, predict_memory
 from tests.training.ranks_program import trainer_of
 
 Make = Callable[..., Trainer]

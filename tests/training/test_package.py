@@ -8,15 +8,15 @@ from types import ModuleType
 
 import pytest
 
-import evo_tune.recipe.public as recipe
 import evo_tune.training as training
+import evo_tune.training.recipe.public as recipe
 
 KNOWN = ("torch", "numpy", "safetensors", "tokenizers", "transformers", "evo_tune", "filelock")
 READERS = ("pyarrow", "pandas", "sklearn", "PIL", "torchvision", "statsmodels", "threadpoolctl")
 """Packages that read files and sample data, or that trainings are compared with."""
 READING = ("data", "baselines", "forecaster")
 """Folders and files that may import them."""
-ROOMS = ("evo_tune.errors", "evo_tune.trust", "evo_tune.options", "evo_tune.recipe", "evo_tune.training")
+ROOMS = ("evo_tune.errors", "evo_tune.trust", "evo_tune.options", "evo_tune.training.recipe", "evo_tune.training")
 
 
 def public(part: ModuleType) -> dict[str, object]:

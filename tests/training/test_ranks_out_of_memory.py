@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from evo_tune import Context
-from evo_tune.recipe import ClassifierTask, Classifying, FTConfig
 from evo_tune.training import Classified, FTTransformer, Place, RankFailed, Ranks, session, train, train_together
 from evo_tune.training import trainer as training_loop
+from evo_tune.training.recipe import ClassifierTask, Classifying, FTConfig
 
 GENOME = {"lr": 0.05, "batch": 16, "weight_decay": 0.0, "warmup": 0.0, "width": 8, "dropout": 0.2}
 OPTIONS: dict[str, Any] = {"epochs": 4.0, "precision": "fp32", "optimizer": "sgd", "ranks": 2, "evaluations": 3}

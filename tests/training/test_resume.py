@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GapDecay, WeightDecay
 from evo_tune.training import Precision, Trainer, load_checkpoint, reproducible, save_checkpoint, seed_for
+from evo_tune.training.recipe import GapDecay, WeightDecay
 
 OPTIONS: dict[str, dict[str, object]] = {
     "plain": {},

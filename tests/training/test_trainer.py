@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import Schedule, WeightDecay
 from evo_tune.training import Recipe, Trainer
+from evo_tune.training.recipe import Schedule, WeightDecay
 
 
 def same(first: Trainer, second: Trainer) -> bool:

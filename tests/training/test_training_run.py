@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GapDecay, Phase
 from evo_tune.training import (
     EarlyStopping,
     Reading,
@@ -21,6 +20,7 @@ from evo_tune.training import (
     fixed_windows,
     held_out_blocks,
 )
+from evo_tune.training.recipe import GapDecay, Phase
 
 
 @dataclass

@@ -66,10 +66,10 @@ def command(
     import time
 
     began = time.monotonic()
-    from evo_tune.cli.auto import copy_model, final_words, settled
     from evo_tune.cli.flags import FIRST
     from evo_tune.cli.formats import AutoModel
     from evo_tune.cli.session import go
+    from evo_tune.cli.training.auto import copy_model, final_words, settled
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
 
@@ -147,7 +147,7 @@ def _begun(
     Raises:
         UsageError: There is another run of this name.
     """
-    from evo_tune.cli.final_training import Wish, read_wish, write_wish
+    from evo_tune.cli.training.final_training import Wish, read_wish, write_wish
     from evo_tune.loop.search import Search
     from evo_tune.store.manifest import MANIFEST
     from evo_tune.store.run import Run

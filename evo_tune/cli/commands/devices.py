@@ -14,7 +14,7 @@ from evo_tune.cli.help import command as made
 from evo_tune.errors import RunError
 
 if TYPE_CHECKING:
-    from evo_tune.cli.formats import ProbedDevice
+    from evo_tune.cli.training.results import ProbedDevice
     from evo_tune.dispatch import Plan
 
 PLACE = 140
@@ -41,7 +41,7 @@ def command(
     """
     from msgspec import structs
 
-    from evo_tune.cli.formats import Devices, PlannedSlot
+    from evo_tune.cli.training.results import Devices, PlannedSlot
     from evo_tune.dispatch import CPU, inventory, plan
 
     planned = plan(slots, devices, per_device or 1, threads)
@@ -96,7 +96,7 @@ def _probed(planned: Plan) -> list[ProbedDevice]:
 
     import msgspec
 
-    from evo_tune.cli.formats import ProbedDevice
+    from evo_tune.cli.training.results import ProbedDevice
 
     found = []
     for device in {device.name: device for device in planned.slots}.values():

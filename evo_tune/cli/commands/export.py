@@ -72,8 +72,8 @@ def command(
     """
     import tempfile
 
-    from evo_tune.cli.exporting import Training, pace_of
     from evo_tune.cli.formats import ExportedModel
+    from evo_tune.cli.training.exporting import Training, pace_of
     from evo_tune.dispatch import plan
     from evo_tune.loop.code import evaluator_of
     from evo_tune.options.binding import split_assignments

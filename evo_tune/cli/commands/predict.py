@@ -18,8 +18,8 @@ from evo_tune.errors import EvoTuneError, StoreError, UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from evo_tune.prediction.model import Model, Predictions
-    from evo_tune.prediction.writing import Writer
+    from evo_tune.training.prediction.model import Model, Predictions
+    from evo_tune.training.prediction.writing import Writer
 
 PLACE = 125
 
@@ -75,7 +75,7 @@ def command(
         raise UsageError("expected INPUT or --prompt TEXT: evo-tune predict MODEL INPUT")
     if prompt is None and given:
         raise UsageError(f"--{next(iter(given)).replace('_', '-')} belongs to --prompt: leave it out")
-    from evo_tune.prediction.loading import load_model
+    from evo_tune.training.prediction.loading import load_model
 
     _require_device(device)
     loaded = load_model(model, device=device, threads=threads, base=base)
@@ -99,7 +99,7 @@ def _require_device(name: str) -> None:
 
 
 def _predict(model: Model, data: str, output: Path | None, keep: list[str], form: str) -> None:
-    from evo_tune.prediction.writing import Writer, plain_rows
+    from evo_tune.training.prediction.writing import Writer, plain_rows
 
     began, found = time.monotonic(), model.predictions(data, keep)
     rows: list[dict[str, Any]] | None = [] if form == "json" and output is None else None
@@ -149,7 +149,7 @@ def _told(found: Predictions, writer: Writer) -> Iterator[pd.DataFrame]:
 
 def _write_text(model: Model, prompt: str, sampling: dict[str, Any], form: str) -> None:
     """Print the continuation of a prompt as it is sampled."""
-    from evo_tune.prediction.language import LanguageModel
+    from evo_tune.training.prediction.language import LanguageModel
 
     if not isinstance(model, LanguageModel):
         raise UsageError(

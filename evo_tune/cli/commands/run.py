@@ -10,9 +10,9 @@ import click
 
 from evo_tune.cli import _shared as shared
 from evo_tune.cli.config import read_config
-from evo_tune.cli.for_scale import ScaleSearch, search_for, wider_default
 from evo_tune.cli.help import command as made
 from evo_tune.cli.session import go, session_options
+from evo_tune.cli.training.for_scale import ScaleSearch, search_for, wider_default
 from evo_tune.errors import OptionError
 
 if TYPE_CHECKING:
@@ -208,19 +208,19 @@ def _aimed(
     """
     from dataclasses import replace
 
-    from evo_tune.forecast.scale import parse_aim
+    from evo_tune.options.sizes import parse_target_size
     from evo_tune.plugins.find import find_evaluator, is_command
 
     if ladder is not None:
         raise OptionError("--for-scale and --ladder are both given: give one of them")
     if is_command(evaluator):
         raise OptionError("--for-scale: a command transfers no recipe to another size; language_model does")
-    aim, plugin = parse_aim(settings["for_scale"]), find_evaluator(evaluator)
+    target_size, plugin = parse_target_size(settings["for_scale"]), find_evaluator(evaluator)
 
     def able(options: Mapping[str, Any], genes: Mapping[str, Any]) -> float:
         return _flops_in_hours(plugin, options, genes, settings, store)
 
-    found = search_for(aim, plugin, given, read, able if settings.get("hours") else None)
+    found = search_for(target_size, plugin, given, read, able if settings.get("hours") else None)
     if found.fidelity is None:
         return found
     return replace(found, first=wider_default(plugin, found.options, found.genes))

@@ -13,10 +13,18 @@ from evo_tune.cli.help import command as made
 from evo_tune.errors import OptionError, UsageError
 
 if TYPE_CHECKING:
-    from evo_tune.forecast.scale import GeneMove, LawRate, MemoryFit, ProbeResult, ScaledRecipe, TargetLoss, Wanted
     from evo_tune.genome.trial import Trial
     from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
     from evo_tune.store.run import Run
+    from evo_tune.training.scale.recipe import (
+        GeneMove,
+        LawRate,
+        MemoryFit,
+        ProbeResult,
+        ScaledRecipe,
+        TargetLoss,
+        Wanted,
+    )
 
 PLACE = 115
 
@@ -106,18 +114,19 @@ def command(
     The cost and the loss of the training there are predicted. Each gene is kept, scaled by a rule, or reported as
     not transferable. Published laws of the learning rate are shown for comparison, with the range of their fit.
     """
-    from evo_tune.forecast.scale import Wanted, found_in, scaled
+    from evo_tune.cli.training.scaling import scale_run, trial_to_transfer
     from evo_tune.loop.code import bound_again, evaluator_of
     from evo_tune.store.run import Run
+    from evo_tune.training.scale.recipe import Wanted
 
     saved = shared.open_run(run, store)
     bound = bound_again(saved, evaluator_of(saved, evaluator, trust, shared.asking()))
-    found = found_in(saved, trial)
+    found = trial_to_transfer(saved, trial)
     wanted = Wanted(**target)
     size = f"{wanted.depth}x{wanted.width}"
     if emit is not None and emit.exists():
         raise UsageError(f"--emit {emit}: exists; choose another file")
-    recipe = scaled(saved, bound, wanted, trial=found)  # before any probe, since it may fail
+    recipe = scale_run(saved, bound, wanted, trial=found)  # before any probe, since it may fail
     probes, there = (Path(store) / f"{saved.name}-{kind}-{size}" for kind in ("probe", "target"))
     probed = None
     quiet = form == "json"
@@ -128,7 +137,7 @@ def command(
     known = [_on_same_data(saved, shared.open_run(other, store), other) for other in others]
     short = probes.with_name(probes.name + SHORT)
     known += [Run.open(folder) for folder in (probes, short, there) if folder.is_dir()]
-    recipe = scaled(saved, bound, wanted, trial=found, others=known)
+    recipe = scale_run(saved, bound, wanted, trial=found, others=known)
     recipe.probe = probed
     name = f"{saved.name}-{size}"
     if emit is not None:
@@ -168,7 +177,7 @@ def _affordable(run: Run, recipe: ScaledRecipe, quiet: bool) -> bool:
 
 def _probe_target(run: Run, evaluator: BoundEvaluator, recipe: ScaledRecipe, folder: Path) -> list[ProbeResult]:
     """Train the recipe at the target with its learning rate, half of it and twice of it; return the result."""
-    from evo_tune.forecast.probes import probe_rates, probe_results
+    from evo_tune.training.scale.probes import probe_rates, probe_results
 
     lr = float(recipe.genome["lr"])
     genomes = [{**recipe.genome, "lr": rate} for rate in probe_rates(lr, AT_TARGET)]
@@ -200,8 +209,8 @@ def _probe(
     """
     from dataclasses import replace
 
-    from evo_tune.forecast.probes import between, probe_rates, probe_results
-    from evo_tune.forecast.scale import recipe_at
+    from evo_tune.training.scale.probes import between, probe_rates, probe_results
+    from evo_tune.training.scale.recipe import recipe_at
 
     sizes = between(recipe.found, recipe.target, wanted, count)
     shares = [count // len(sizes) + (place < count % len(sizes)) for place in range(len(sizes))]
@@ -265,7 +274,7 @@ def _train(
 
 
 def _emit(path: Path, plugin: Evaluator, name: str, recipe: ScaledRecipe, run: Run) -> None:
-    from evo_tune.forecast.probes import as_flags
+    from evo_tune.training.scale.probes import as_flags
 
     reference = plugin.name if plugin.origin == "bundled" else plugin.reference
     try:

@@ -26,7 +26,7 @@ LANDMARKS = 12
 
 
 def _names() -> str:
-    from evo_tune.recipe.optim.schedule import SCHEDULES
+    from evo_tune.training.recipe.optim.schedule import SCHEDULES
 
     return f"NAME is one of {', '.join(SCHEDULES)}."
 
@@ -48,7 +48,7 @@ def _names() -> str:
 @shared.format_option("chart", "csv", "json")
 def command(name: str, lr: float, png: Path | None, form: str, **fields: Any) -> None:
     """Print the learning rate of each step of a schedule."""
-    from evo_tune.recipe.optim.schedule import Schedule, Scheduling
+    from evo_tune.training.recipe.optim.schedule import Schedule, Scheduling
 
     given = {field: value for field, value in fields.items() if value is not None}
     schedule = Schedule(name=name, **{"decay_fraction": Scheduling().decay_fraction, **given})

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.recipe.data.images import Augment
-from evo_tune.recipe.optim.steps import optimizer_steps
 from evo_tune.training.hardware.device import MicroBatch, onto, seed_for
+from evo_tune.training.recipe.data.images import Augment
+from evo_tune.training.recipe.optim.steps import optimizer_steps
 
 
 def augmented(images: Tensor, augment: Augment, seed: int) -> Tensor:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
-from evo_tune.recipe.data.corpus import Corpus
-from evo_tune.recipe.optim.steps import BatchRamp, steps_of
-from evo_tune.recipe.plan import Phase
 from evo_tune.training.hardware.device import IGNORE, MicroBatch, onto, seed_for
+from evo_tune.training.recipe.data.corpus import Corpus
+from evo_tune.training.recipe.optim.steps import BatchRamp, steps_of
+from evo_tune.training.recipe.plan import Phase
 
 
 def rows_at(tokens: Tensor, starts: Tensor, columns: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError, tells_of_memory
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.recipe.hardware.memory import (
+from evo_tune.training.recipe.hardware.memory import (
     LIBRARIES,
     Fit,
     Memory,
@@ -26,7 +26,7 @@ from evo_tune.recipe.hardware.memory import (
     predict_memory,
     state_bytes,
 )
-from evo_tune.recipe.models.gpt_config import GPTConfig
+from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Files with a container's limit, under cgroup v2 and v1."""

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_name
-from evo_tune.recipe.models.encoder_config import EncoderConfig
-from evo_tune.recipe.models.gpt_config import (
+from evo_tune.training.models.dropout import Dropout
+from evo_tune.training.models.functions import RMSNorm, squared_relu
+from evo_tune.training.recipe.models.encoder_config import EncoderConfig
+from evo_tune.training.recipe.models.gpt_config import (
     LONGEST_DROPPED,
     GPTConfig,
     added_channels,
@@ -21,8 +23,6 @@ from evo_tune.recipe.models.gpt_config import (
     causal_chunk,
     window_chunks,
 )
-from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.models.functions import RMSNorm, squared_relu
 
 _SLOW, _FAST = 1.0, 32.0  # turns within T: pairs below are interpolated, pairs above unchanged (YaRN's α, β)
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.data.labelled_texts import PADDING, encode_texts
-from evo_tune.recipe.data.tables import Columns
-from evo_tune.recipe.models.encoder_config import STEM, EncoderConfig, FTConfig, TextConfig, ViTConfig
 from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.model_files import read_model, unfilled, write_model
+from evo_tune.training.recipe.data.labelled_texts import PADDING, encode_texts
+from evo_tune.training.recipe.data.tables import Columns
+from evo_tune.training.recipe.models.encoder_config import STEM, EncoderConfig, FTConfig, TextConfig, ViTConfig
 
 C = TypeVar("C", bound="Encoder")
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.recipe.data.forecasts import in_units, naive_error
-from evo_tune.recipe.data.series import Series, SeriesFormat
-from evo_tune.recipe.models.encoder_config import PatchConfig
 from evo_tune.training.models.encoder import Encoder
+from evo_tune.training.recipe.data.forecasts import in_units, naive_error
+from evo_tune.training.recipe.data.series import Series, SeriesFormat
+from evo_tune.training.recipe.models.encoder_config import PatchConfig
 
 if TYPE_CHECKING:
     import pandas as pd

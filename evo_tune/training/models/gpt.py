@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.recipe.data.tokens import BPE, Bytes, Tokenizer
-from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY, GPTConfig
 from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models.block import (
     Block,
@@ -28,6 +26,8 @@ from evo_tune.training.models.block import (
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.functions import capped
 from evo_tune.training.models.model_files import read_model, read_written, unfilled, write_model
+from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer
+from evo_tune.training.recipe.models.gpt_config import LARGE_VOCABULARY, GPTConfig
 
 
 def stream_tokens(

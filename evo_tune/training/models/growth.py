@@ -11,9 +11,9 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
-from evo_tune.recipe.models.gpt_config import GPTConfig
-from evo_tune.recipe.models.starting import copies, keeps_values, places
 from evo_tune.training.models.gpt import GPT
+from evo_tune.training.recipe.models.gpt_config import GPTConfig
+from evo_tune.training.recipe.models.starting import copies, keeps_values, places
 
 
 def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None, seed: int = 0) -> GPT:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.optim.optimisation import check_clip
 from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.optim.losses import CrossEntropy, Loss
 from evo_tune.training.optim.watching import Number
+from evo_tune.training.recipe.optim.optimisation import check_clip
 
 
 def accumulate(

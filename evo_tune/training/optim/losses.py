@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.models.gpt_config import tokens_in_piece
 from evo_tune.training.hardware.device import IGNORE
 from evo_tune.training.models.functions import capped
+from evo_tune.training.recipe.models.gpt_config import tokens_in_piece
 
 OfPieces = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """Function of the head's inputs, its weight and the softcap: `summed_in_pieces` with the other arguments given."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
-from evo_tune.recipe.models.rules import Factors
-from evo_tune.recipe.optim.optimisation import FIRST_MOMENTUM, Rates
+from evo_tune.training.recipe.models.rules import Factors
+from evo_tune.training.recipe.optim.optimisation import FIRST_MOMENTUM, Rates
 
 _MATMULS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.modules.conv._ConvNd)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.recipe.optim.optimisation import Stopping
+from evo_tune.training.recipe.optim.optimisation import Stopping
 
 
 def _frozen(model: nn.Module) -> set[str]:

@@ -30,10 +30,10 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.recipe.models.gpt_config import GPTConfig
-from evo_tune.recipe.models.rules import Parametrisation
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
+from evo_tune.training.recipe.models.gpt_config import GPTConfig
+from evo_tune.training.recipe.models.rules import Parametrisation
 
 WIDTH = (-0.6, 0.15)
 """Allowed slopes over width: activations that shrink a little learn a little slowly, growing ones diverge.

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.hardware.computing import Timings, suited_of
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.throughput import chip
+from evo_tune.training.recipe.hardware.computing import Timings, suited_of
 
 
 @dataclass(frozen=True)

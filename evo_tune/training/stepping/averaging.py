@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from evo_tune.options.bounds import check_number
-from evo_tune.recipe.optim.optimisation import warmed_up
 from evo_tune.training.models.block import Attention, flex_mask
 from evo_tune.training.models.dropout import noise_stays_eager
+from evo_tune.training.recipe.optim.optimisation import warmed_up
 
 
 class Average(AveragedModel):

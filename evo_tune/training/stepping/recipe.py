@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from evo_tune.options.bounds import check_number
-from evo_tune.recipe.optim.optimisation import Optimisation, check_clip, scale_lr, scaled_betas
-from evo_tune.recipe.optim.schedule import GapDecay, Schedule, WeightDecay
-from evo_tune.recipe.plan import Training
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
+from evo_tune.training.recipe.optim.optimisation import Optimisation, check_clip, scale_lr, scaled_betas
+from evo_tune.training.recipe.optim.schedule import GapDecay, Schedule, WeightDecay
+from evo_tune.training.recipe.plan import Training
 
 
 @dataclass(frozen=True, kw_only=True)

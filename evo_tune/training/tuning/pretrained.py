@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.recipe.data.tokens import BPE, Bytes, Tokenizer
-from evo_tune.recipe.models.base import Base, read_base
-from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY
-from evo_tune.recipe.tuning import read_tuning_text
 from evo_tune.training.data.windows import fixed_windows
 from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.models.gpt import GPT, TOKENIZER
+from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer
+from evo_tune.training.recipe.models.base import Base, read_base
+from evo_tune.training.recipe.models.gpt_config import LARGE_VOCABULARY
+from evo_tune.training.recipe.tuning import read_tuning_text
 from evo_tune.training.tuning.weights import fold_lora
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

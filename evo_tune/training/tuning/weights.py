@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.recipe.models.base import check_targets, matching_names
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.model_files import ERRORS, read_json, read_written, unfilled
+from evo_tune.training.recipe.models.base import check_targets, matching_names
 
 
 def matching_linears(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from evo_tune.errors import OptionError
-from evo_tune.recipe.data.images import Augment, Augmenting
 from evo_tune.training import Epochs
 from evo_tune.training.data.epochs import augmented
+from evo_tune.training.recipe.data.images import Augment, Augmenting
 
 
 def numbered(count: int = 40, channels: int = 3, height: int = 6, width: int = 8) -> torch.Tensor:
@@ -94,6 +94,6 @@ def test_what_randaugment_does_not_take_is_refused(monkeypatch: pytest.MonkeyPat
             OptionError, match="randaugment=9 takes images of 1 or 3 channels in whole numbers of 8 bits"
         ):
             Augmenting(randaugment=9).augment(channels, 8, 8, whole)
-    monkeypatch.setattr("evo_tune.recipe.data.images.find_spec", lambda name: None)
+    monkeypatch.setattr("evo_tune.training.recipe.data.images.find_spec", lambda name: None)
     with pytest.raises(OptionError, match="done by torchvision, which is not installed"):
         Augmenting(randaugment=9).augment(3, 8, 8, True)

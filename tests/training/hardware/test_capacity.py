@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import Fit, GPTConfig, fit_memory, predict_memory
 from evo_tune.training import calibrate_memory, device_memory, fit_device, measured_peak
 from evo_tune.training.hardware import memory as capacity
+from evo_tune.training.recipe import Fit, GPTConfig, fit_memory, predict_memory
 
 
 def physical() -> float:
@@ -86,8 +86,8 @@ def test_a_fit_goes_by_the_whole_memory_and_on_a_gpu_by_a_probe_where_it_is_clos
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_prediction_is_near_what_was_measured() -> None:
-    from evo_tune.recipe import GPTConfig, predict_memory
     from evo_tune.training import GPT, AdamW, accumulate
+    from evo_tune.training.recipe import GPTConfig, predict_memory
 
     config = GPTConfig(context=256, depth=4, width=256, heads=4)
     tokens = torch.zeros(16, 256, dtype=torch.long)

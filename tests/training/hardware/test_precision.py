@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import Schedule, WeightDecay
 from evo_tune.training import AdamW, Diverged, Precision, Recipe, Trainer, evaluate, fixed_windows
+from evo_tune.training.recipe import Schedule, WeightDecay
 
 
 def trainer_in(make_trainer: Callable[..., Trainer], name: str, optimizer: str = "adamw", **options: object) -> Trainer:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GPTConfig
 from evo_tune.training import GPT, Trainer, accumulate
+from evo_tune.training.recipe import GPTConfig
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])

@@ -1,9 +1,9 @@
 import pytest
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GPTConfig, flops_per_token
 from evo_tune.training import Throughput, mfu, peak_flops
 from evo_tune.training.hardware.throughput import CHIPS
+from evo_tune.training.recipe import GPTConfig, flops_per_token
 
 
 def test_mfu_is_what_the_model_needs_over_what_the_device_can() -> None:

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from evo_tune.recipe import GPTConfig
-from evo_tune.recipe.models.gpt_config import LONGEST_PLAIN, PLAIN_IN_FP32
 from evo_tune.training import GPT, Dropout
 from evo_tune.training.models.block import attend
+from evo_tune.training.recipe import GPTConfig
+from evo_tune.training.recipe.models.gpt_config import LONGEST_PLAIN, PLAIN_IN_FP32
 from tests.training.models.test_window import window_mask
 
 
@@ -59,7 +59,7 @@ def test_dropout_keeps_the_mean(length: int) -> None:
 FEW, MANY = PLAIN_IN_FP32.start, PLAIN_IN_FP32.stop
 
 
-AMD = "evo_tune.recipe.models.gpt_config.AMD"
+AMD = "evo_tune.training.recipe.models.gpt_config.AMD"
 
 
 @pytest.mark.parametrize("length", [FEW - 1, MANY])

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GPTConfig
 from evo_tune.training import GPT
 from evo_tune.training.models.block import document_mask
+from evo_tune.training.recipe import GPTConfig
 
 FIRST, SECOND = torch.randint(1, 256, (2, 7)), torch.randint(1, 256, (2, 24))
 

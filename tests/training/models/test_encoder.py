@@ -13,17 +13,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import (
-    Columns,
-    EncoderConfig,
-    FTConfig,
-    GPTConfig,
-    PatchConfig,
-    TextConfig,
-    ViTConfig,
-    encode_texts,
-    nearest_divisor,
-)
 from evo_tune.training import (
     GPT,
     DropPath,
@@ -34,6 +23,17 @@ from evo_tune.training import (
     ViT,
     accumulate,
     decay_groups,
+)
+from evo_tune.training.recipe import (
+    Columns,
+    EncoderConfig,
+    FTConfig,
+    GPTConfig,
+    PatchConfig,
+    TextConfig,
+    ViTConfig,
+    encode_texts,
+    nearest_divisor,
 )
 
 SHAPE = {"outputs": 3, "depth": 2, "width": 16, "heads": 2, "ffn_mult": 1.5}

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.recipe import PatchConfig, find_series
 from evo_tune.training import Forecaster, QuantileLoss
+from evo_tune.training.recipe import PatchConfig, find_series
 
 SHAPE: dict[str, Any] = {"depth": 1, "width": 16, "heads": 2, "context": 12, "patch": 4, "horizon": 3}
 LEVELS = (0.1, 0.5, 0.9)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GPTConfig
 from evo_tune.training import GPT, Trainer, carry_state, grow
+from evo_tune.training.recipe import GPTConfig
 
 TOKENS = torch.randint(0, 16, (4, 8), generator=torch.Generator().manual_seed(0))
 

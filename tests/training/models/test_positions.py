@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GPTConfig
 from evo_tune.training import GPT, extend_context
 from evo_tune.training.models.block import (
     interpolate_positions,
@@ -13,6 +12,7 @@ from evo_tune.training.models.block import (
     rotate,
     sinusoids,
 )
+from evo_tune.training.recipe import GPTConfig
 
 
 def products(table: torch.Tensor) -> torch.Tensor:

@@ -13,9 +13,9 @@ pytest.importorskip("sklearn")
 from sklearn.preprocessing import QuantileTransformer
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import FTConfig
 from evo_tune.training import FTTransformer
 from evo_tune.training.models.encoder import Quantiles
+from evo_tune.training.recipe import FTConfig
 from tests.training.models.test_encoder import shaken
 
 SHAPE = {"outputs": 2, "depth": 1, "width": 8, "heads": 2}

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from evo_tune.recipe import FTConfig, GPTConfig, ViTConfig
 from evo_tune.training import GPT, FTTransformer, ViT
 from evo_tune.training.models.model_files import unfilled
+from evo_tune.training.recipe import FTConfig, GPTConfig, ViTConfig
 
 
 def test_unfilled_modules_have_their_shapes_and_use_up_no_randomness() -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GPTConfig
-from evo_tune.recipe.models.starting import grown_eps, small_of
 from evo_tune.training import GPT, Trainer
 from evo_tune.training.models.growth import carry_state, enlarge
+from evo_tune.training.recipe import GPTConfig
+from evo_tune.training.recipe.models.starting import grown_eps, small_of
 
 pytestmark = pytest.mark.extended
 

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from evo_tune.recipe import GPTConfig
 from evo_tune.training import GPT, extend_context
 from evo_tune.training.models.block import attend, attend_in_window, chunk_mask
 from evo_tune.training.models.dropout import Dropout, attach_noise
+from evo_tune.training.recipe import GPTConfig
 
 
 def window_mask(length: int, window: int) -> torch.Tensor:

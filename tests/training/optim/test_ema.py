@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.optim.optimisation import warmed_up
 from evo_tune.training import Trainer, average_of, evaluate, fixed_windows
+from evo_tune.training.recipe.optim.optimisation import warmed_up
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])

@@ -4,8 +4,8 @@ from collections.abc import Callable
 import pytest
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GapDecay, GapWatch
 from evo_tune.training import Trainer
+from evo_tune.training.recipe import GapDecay, GapWatch
 
 
 def values(watch: GapWatch, evaluations: list[tuple[float, float]]) -> list[float]:

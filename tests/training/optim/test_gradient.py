@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GPTConfig
 from evo_tune.training import GPT, IGNORE, CrossEntropy, Trainer, TrainingWindows, accumulate
 from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.optim.gradient import split
 from evo_tune.training.optim.losses import z_sum
+from evo_tune.training.recipe import GPTConfig
 
 CONFIG = GPTConfig(vocab_size=16, context=12, depth=2, width=16, heads=2)
 

@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from evo_tune.recipe import GPTConfig, predict_memory
-from evo_tune.recipe.hardware.memory import activation_bytes, logit_bytes
-from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY, tokens_in_piece
 from evo_tune.training import GPT, IGNORE, LoRA, Precision, accumulate, add_lora, evaluate
 from evo_tune.training.evaluation import evaluate_by_position
 from evo_tune.training.optim import losses
 from evo_tune.training.optim.losses import CrossEntropy, cross_entropy_sum, summed_in_pieces, z_sum
+from evo_tune.training.recipe import GPTConfig, predict_memory
+from evo_tune.training.recipe.hardware.memory import activation_bytes, logit_bytes
+from evo_tune.training.recipe.models.gpt_config import LARGE_VOCABULARY, tokens_in_piece
 
 
 @pytest.fixture

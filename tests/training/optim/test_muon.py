@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GPTConfig, ViTConfig
 from evo_tune.training import GPT, Muon, Precision, Trainer, ViT
 from evo_tune.training.optim.optimizer import HiddenMatrices, fused_maps, hidden_matrices, orthogonalised
+from evo_tune.training.recipe import GPTConfig, ViTConfig
 
 
 @pytest.mark.parametrize("tied", [True, False])

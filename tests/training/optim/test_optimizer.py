@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GPTConfig
-from evo_tune.recipe.models.rules import Parametrisation
-from evo_tune.recipe.optim.optimisation import Rates
 from evo_tune.training import GPT, SGD, AdamW, Muon, Trainer, decay_groups
 from evo_tune.training.optim.optimizer import kinds_of
+from evo_tune.training.recipe import GPTConfig
+from evo_tune.training.recipe.models.rules import Parametrisation
+from evo_tune.training.recipe.optim.optimisation import Rates
 
 
 class Tied(nn.Module):

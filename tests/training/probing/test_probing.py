@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from evo_tune.recipe.hardware.computing import Timings, suited_of
 from evo_tune.training.probing.timing import Sizes, probe_device
+from evo_tune.training.recipe.hardware.computing import Timings, suited_of
 
 TINY = Sizes(
     products=(8, 16),

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import GPTConfig
 from evo_tune.training import GPT, Precision, Trainer
 from evo_tune.training.models.block import attend_by_flex, attend_in_window, chunk_mask, flex_mask
+from evo_tune.training.recipe import GPTConfig
 from evo_tune.training.stepping.averaging import blocks_of, compile_blocks
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.data.images import Augment
 from evo_tune.training import (
     IGNORE,
     Diverged,
@@ -23,6 +22,7 @@ from evo_tune.training import (
     save_checkpoint,
 )
 from evo_tune.training.hardware.device import MicroBatch
+from evo_tune.training.recipe.data.images import Augment
 from evo_tune.training.stepping.feeding import Feed
 
 Make = Callable[..., Trainer]

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe import BPE, TARGETS, GPTConfig, flops_per_token, read_base
 from evo_tune.training import (
     GPT,
     Adapters,
@@ -31,6 +30,7 @@ from evo_tune.training import (
 )
 from evo_tune.training.evaluation import evaluate_by_position
 from evo_tune.training.optim.losses import CrossEntropy
+from evo_tune.training.recipe import BPE, TARGETS, GPTConfig, flops_per_token, read_base
 from evo_tune.training.tuning import pretrained
 from tests.hugging_face import CONTEXT, VOCABULARY, make_folder
 
@@ -195,7 +195,7 @@ def test_a_target_that_fits_nothing_is_told_what_there_is(folder: Path) -> None:
 
 
 def test_a_folder_is_read_without_torch(folders: dict[str, Path]) -> None:
-    code = "import sys; from evo_tune.recipe import read_base; read_base(sys.argv[1]).sha256(); "
+    code = "import sys; from evo_tune.training.recipe import read_base; read_base(sys.argv[1]).sha256(); "
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code, str(folders["gpt0"])], check=True)
 

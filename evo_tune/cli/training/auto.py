@@ -1,0 +1,333 @@
+"""`evo-tune auto`: which task a data set is taken for, and the verdict at the end of such a run.
+
+The search is that of `run`, and `final_training` trains the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from evo_tune.cli import _shared as shared
+from evo_tune.errors import StoreError, UsageError
+from evo_tune.text import one_line
+from evo_tune.training.recipe.data.texts import foreign_text
+from evo_tune.trust import inside
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evo_tune.loop.search import Search
+    from evo_tune.report.summary import Closing
+    from evo_tune.store.run import Run
+
+IMAGES = {".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+TABLES = {".csv", ".parquet", ".pq"}
+LINES = {".jsonl", ".ndjson", ".json"}
+PACKED = {".gz", ".bz2", ".xz"}
+
+TARGETS = ("target", "label", "class", "y")
+"""Names of columns that are taken for the target if exactly one of them is there."""
+
+LONG = 30
+"""Mean characters of a column of texts from which it is a text to read, and no category."""
+
+LARGEST = 1 << 24
+"""Most bytes of a model's config.json."""
+
+LOOKED = 1000
+"""Rows that are looked at."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The task that a data set is taken for.
+
+    Args:
+        evaluator: Reference of the evaluator.
+        options: Its options.
+        why: Why, in words.
+        otherwise: Flags of the command that would say otherwise.
+    """
+
+    evaluator: str
+    options: dict[str, str] = field(default_factory=dict)
+    why: str = ""
+    otherwise: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the data leaves open.
+
+    Args:
+        text: The question.
+        choices: Answers: the target's column, by the words that are offered.
+        flag: Flag that answers it: '--target'.
+    """
+
+    text: str
+    choices: Sequence[str]
+    flag: str
+
+
+def look(data: str, target: str | None) -> Taken | Question:
+    """Return the task of a data set, or the question that it leaves open.
+
+    Args:
+        data: Path of the data.
+        target: Column to predict, if the user gave one.
+
+    Raises:
+        UsageError: There is no such data, or no task for it.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        if target is not None:
+            raise UsageError(f"--target {target}: {data} is a folder, and only a table has columns: leave --target out")
+        return _folder(path, data)
+    if not path.is_file():
+        raise UsageError(f"DATA {data} is neither a file nor a folder (from {Path.cwd()}): give the path of your data")
+    kind = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+    if kind in TABLES or kind in LINES:
+        return _table(path, data, target, kind in LINES)
+    if target is not None:
+        raise UsageError(f"--target {target}: {data} is not a table: leave --target out")
+    if kind == ".npz":
+        return Taken("bundled:image_classification", {"data": data}, "it is a file of arrays")
+    if kind in IMAGES:
+        raise UsageError(f"DATA {data} is one image: expected a folder with one subfolder for each class")
+    if foreign := foreign_text(str(path)):
+        anyway = f"`evo-tune run language_model -o data={shlex.quote(data)}` trains on it as it is"
+        raise UsageError(f"DATA {foreign[0]}; {anyway}")
+    other = "a table or labelled texts: a name that ends with .csv, .parquet or .jsonl"
+    return Taken("bundled:language_model", {"data": data}, f"it is a text file (for {other})")
+
+
+def _folder(path: Path, data: str) -> Taken:
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name[0] != "."]
+    if not files:
+        raise UsageError(f"DATA {data} is an empty folder: expected texts, or images in one subfolder for each class")
+    images = [file for file in files if file.suffix.lower() in IMAGES]
+    if 2 * len(images) <= len(files):
+        words = f"it is a folder of {len(files) - len(images)} files that are not images"
+        return Taken("bundled:language_model", {"data": data}, words)
+    classes = {file.relative_to(path).parts[0] for file in images if file.parent != path}
+    if len(classes) < 2:
+        raise UsageError(f"DATA {data} has images, but not in two subfolders: expected one subfolder for each class")
+    words = f"it has {len(images)} images in {len(classes)} subfolders"
+    return Taken("bundled:image_classification", {"data": data}, words)
+
+
+def _table(path: Path, data: str, target: str | None, lines: bool) -> Taken | Question:
+    frame = _rows(path, data, lines)
+    names = list(frame.columns)
+    if not lines and target in (None, *names) and (series := _series(frame, data, target)) is not None:
+        return series
+    if target is None:
+        named = [name for name in names if name.lower() in TARGETS]
+        if len(named) != 1:
+            return Question(f"{data} has {len(names)} columns: which one is to be predicted?", names, "--target")
+        target = named[0]
+    if target not in names:
+        raise UsageError(f"--target {target}: no such column; {data} has {one_line(', '.join(names))}")
+    texts = [name for name in names if name != target and _is_long(frame[name])]
+    if texts and (lines or len(names) == 2):
+        words = f"the column {one_line(texts[0], 60)!r} has texts, and {one_line(target, 60)!r} their labels"
+        options = {"data": data, "text": texts[0], "label": target}
+        return Taken(
+            "bundled:text_classification", options, words, "" if lines else f"--evaluator tabular --target {target}"
+        )
+    if lines:
+        raise UsageError(f"DATA {data} has no column of texts: expected one beside {target}; write a table as CSV")
+    why = f"it is a table, and {one_line(target, 60)!r} its target"
+    otherwise = f"--evaluator text_classification -o text={texts[0]} -o label={target}" if texts else ""
+    return Taken("bundled:tabular", {"data": data, "target": target}, why, otherwise)
+
+
+def _series(frame: pd.DataFrame, data: str, target: str | None) -> Taken | None:
+    """Return the task of a table that has time series and nothing else; None for another table.
+
+    It has one column of regular times, perhaps one column of texts that tells the series apart, and numbers.
+    """
+    from pandas.api import types
+
+    from evo_tune.training.recipe.data.series import find_series
+
+    for key in ("", *(name for name in frame.columns if not types.is_numeric_dtype(frame[name]))):
+        with contextlib.suppress(UsageError):  # it has no series with this key
+            form = find_series(frame, key=key, target=target or "").format
+            if len(form.columns) < len(frame.columns):
+                continue  # other columns may help to predict
+            options = {"data": data, "time": form.time, "key": key, "target": target or ""}
+            why = f"its column {one_line(form.time, 60)!r} has {form.grid.name} times, and the others are series"
+            otherwise = f"--evaluator tabular --target {target or form.targets[0]}"
+            return Taken("bundled:forecasting", {name: text for name, text in options.items() if text}, why, otherwise)
+    return None
+
+
+def _rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
+    """Return the first rows of a table, or of a file of JSON lines."""
+    import pandas as pd
+
+    from evo_tune.training.recipe.data.reading import csv_parts, opened, parquet_parts
+
+    found: pd.DataFrame
+    try:
+        if lines:
+            with opened(path) as file:
+                found = pd.read_json(file, lines=True, nrows=LOOKED)
+        else:
+            parts = parquet_parts if path.suffix in (".parquet", ".pq") else csv_parts
+            found = next(iter(parts(path, LOOKED)), pd.DataFrame())
+    except Exception as error:  # pandas and pyarrow raise many types
+        reason = one_line(str(error) or type(error).__name__, 300)
+        kind, wanted = "a table", "give a CSV file in UTF-8, or a Parquet file"
+        if lines:
+            kind, wanted = "JSON lines", "give a file with one JSON object on each line"
+        raise UsageError(f"DATA {data}: cannot read it as {kind} ({reason}): {wanted}") from None
+    if not len(found):
+        raise UsageError(f"DATA {data} has no rows: expected a line of column names and at least one row")
+    found.columns = found.columns.map(str)
+    return found
+
+
+def _is_long(column: pd.Series[Any]) -> bool:
+    texts = [value for value in column.tolist() if isinstance(value, str)]
+    return bool(texts) and sum(map(len, texts)) / len(texts) >= LONG
+
+
+def settled(data: str, target: str | None, evaluator: str | None, options: dict[str, str]) -> Taken:
+    """Return the task of a data set; ask on a terminal what the data leaves open.
+
+    Args:
+        data: Path of the data.
+        target: Column to predict, if the user gave one.
+        evaluator: Name of the evaluator, if the user gave one.
+        options: Options that the user gave.
+
+    Raises:
+        UsageError: Something is left open, and standard input is no terminal.
+    """
+    import click
+
+    if evaluator is not None:
+        given = {"data": data, **({"target": target} if target is not None else {})}
+        return Taken(evaluator, {**given, **options}, "by --evaluator")
+    found = look(data, target)
+    if isinstance(found, Question):
+        if shared.asking() is None:
+            choices = one_line(", ".join(found.choices))
+            raise UsageError(f"{found.text} give {found.flag} NAME: one of {choices}")
+        shared.echo(found.text, err=True)
+        answer = click.prompt("column", type=click.Choice(list(found.choices)), err=True)
+        found = look(data, answer)
+    assert isinstance(found, Taken), "the question was answered"
+    return Taken(found.evaluator, {**found.options, **options}, found.why, found.otherwise)
+
+
+def copy_model(model: Path, target: Path) -> None:
+    """Copy a model to the folder that the user gave; after a kill there is all of it or nothing.
+
+    Raises:
+        StoreError: The disk refuses.
+    """
+    part = target.with_name(f"{target.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(model, part, symlinks=True)
+        if target.is_dir():
+            target.rmdir()
+        part.rename(target)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror}; the model is in {model}") from None
+
+
+def final_words(search: Search, model: Path, seconds: float) -> list[str]:
+    """Return the verdict of a run of `auto`, in lines.
+
+    Args:
+        search: The run, at its end.
+        model: Folder of the model.
+        seconds: Duration of all.
+    """
+    from evo_tune.cli.training.final_training import read_wish
+    from evo_tune.report.recommendation import fresh_values, reported
+    from evo_tune.report.summary import closing
+    from evo_tune.report.words import against_baseline, spread, verdict
+
+    run, best = search.saved, search.best
+    assert best is not None, "there is a model"
+    fresh = {row.id: row for row in fresh_values(run)}
+    value = f", {reported(run).metric} {spread(fresh[best.id])} over fresh seeds" if best.id in fresh else ""
+    wish = read_wish(run)
+    if longer := wish is not None and wish.seconds is not None:
+        value = f", trained for {shared.show_seconds(wish.seconds)}"  # no value of the final comparison is the model's
+    where = "the test set" if run.manifest.tests and value else "held-out data"
+    data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
+    end, own = closing(run), _metrics(model)
+    return [
+        f"use {_better(run, end, own, model, longer)}: trial {best.id} of run {run.name}{value}",
+        verdict(end),
+        *([] if end.baseline is None or longer else [against_baseline(end.baseline)]),
+        *_on_test_set(run, own),
+        f"measured on {where} of {data}; all took {shared.show_seconds(seconds)}",
+    ]
+
+
+def _metrics(model: Path) -> dict[str, float | None]:
+    """Return the metrics in a model's folder; none for the files of another evaluator."""
+    from evo_tune.training.prediction.about import About
+
+    try:
+        return msgspec.json.decode(inside.read(model, "config.json", limit=LARGEST), type=About).metrics
+    except (OSError, msgspec.DecodeError, RecursionError):
+        return {}
+
+
+def _better(run: Run, end: Closing, own: Mapping[str, float | None], model: Path, longer: bool) -> str:
+    """Return what to use: the model, or the baseline where the model is not better.
+
+    They are compared over the fresh seeds of the final comparison, or else by the model's own value on the test set. A
+    model whose own value is worse than the baseline's is not recommended either: its training was an unlucky one.
+
+    Args:
+        run: The run.
+        end: Its result.
+        own: Metrics of the model.
+        model: Folder of the model.
+        longer: Whether the model was trained longer than the trials of the final comparison.
+    """
+    from evo_tune.report.recommendation import reported
+
+    if run.baseline is None or end.baseline is None or end.baseline.value is None:
+        return str(model)
+    goal, gain, beaten = reported(run), end.baseline.gain, end.baseline.beaten
+    value, other = own.get(goal.metric), run.baseline[1].metrics.get(goal.metric)
+    own_gain = math.nan if value is None or other is None else goal.sign * (other - value)
+    alone = longer or math.isnan(end.baseline.error) or (own_gain < 0.0 and not gain <= 0.0)
+    if alone and not math.isnan(own_gain):
+        gain, beaten = own_gain, None
+    if beaten is True or not gain <= 0.0:
+        return str(model)
+    simple = "" if alone or beaten is False else ", which is simpler and not worse,"
+    return f"{end.baseline.name}{simple} rather than {model}"
+
+
+def _on_test_set(run: Run, own: Mapping[str, float | None]) -> list[str]:
+    """Return one line with the metrics of the model and of the baseline on the test set."""
+    name, outcome = run.baseline or ("", None)
+    known = {} if outcome is None else outcome.metrics
+    names = [test for test in run.manifest.tests.values() if test in own]
+    beside = {test: f" ({shared.show_value(known[test])})" for test in names if test in known}
+    shown = [f"{test} {shared.show_value(own[test])}{beside.get(test, '')}" for test in names]
+    whose = f", in brackets {name}" if beside else ""
+    return [f"the model on the test set{whose}: {', '.join(shown)}"] if shown else []

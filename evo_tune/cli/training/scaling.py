@@ -1,0 +1,187 @@
+"""Transfer a run's recipe to another size, and forecast the training there.
+
+The evaluator's `transfer` does the transfer, and `training.scale` adds the laws and the predicted loss. This module
+collects for them what a run has trained. It reads runs and writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from evo_tune.errors import StoreError, UsageError
+from evo_tune.genome.trial import DECAYED, Trial
+from evo_tune.options.sizes import parse_target_size
+from evo_tune.plugins.evaluator import BoundEvaluator
+from evo_tune.report.charts.scale import TransferredRecipe
+from evo_tune.report.recommendation import recommended
+from evo_tune.report.summary import costs
+from evo_tune.store.comparison import read_comparison
+from evo_tune.store.places import as_typed
+from evo_tune.store.run import Run
+from evo_tune.training.scale.laws import compute_optimal_tokens
+from evo_tune.training.scale.loss import Observation
+from evo_tune.training.scale.recipe import (
+    ScaledRecipe,
+    Wanted,
+    law_rates,
+    predicted_duration,
+    predicted_loss,
+    recipe_at,
+)
+
+ALIKE = 1.3
+"""Maximum factor between the sizes or texts of trainings of one kind."""
+
+KEPT = 3
+"""Number of best trainings of a kind that are used for the loss at its size. The others have bad recipes."""
+
+
+def trial_to_transfer(run: Run, id: int | None = None) -> Trial:
+    """Return the trial whose recipe is transferred: the one with `id`, or the recommended one if `id` is None.
+
+    Raises:
+        StoreError: The run has no full training with a value.
+        UsageError: There is no such trial, or it has no value.
+    """
+    if id is None:
+        best = recommended(run)
+        if best is None:
+            raise StoreError(
+                f"run {run.name} has no full training with a value: `evo-tune show {as_typed(run.folder)}` prints why"
+            )
+        return best
+    known = {trial.id: trial for trial in run.trials()}
+    if id not in known or known[id].outcome.status != "ok":
+        raise UsageError(
+            f"--trial {id}: expected one that has a value: `evo-tune show {as_typed(run.folder)}` lists them"
+        )
+    return known[id]
+
+
+def scale_run(
+    run: Run, evaluator: BoundEvaluator, wanted: Wanted, *, trial: Trial, others: Sequence[Run] = ()
+) -> ScaledRecipe:
+    """Return the recipe of a run at another size, with the cost and the loss of its training there.
+
+    Args:
+        run: Run with the recipe.
+        evaluator: Evaluator of the run, with its options.
+        wanted: Size of the target.
+        trial: Trial with the recipe.
+        others: Runs at other sizes, whose trainings count for the predicted loss too.
+
+    Raises:
+        PluginError: `transfer` of the evaluator returns something other than a recipe.
+        UsageError: The recipe cannot be transferred to this size.
+    """
+    recipe = recipe_at(evaluator, wanted, trial)
+    recipe.remarks += _at_an_end(run, trial)
+    target, metric = recipe.target, run.objectives[0].metric
+    own = target.parameters == recipe.found.parameters and target.tokens == recipe.found.tokens
+    seconds, speed = predicted_duration(trial, target, wanted)
+    hours = None if seconds is None else seconds / 3600
+    return ScaledRecipe(
+        run=run.name,
+        trial=trial.id,
+        **msgspec.structs.asdict(recipe),
+        laws=law_rates(recipe),
+        loss=predicted_loss(metric, [] if own else observations([run, *others], metric), target, own),
+        optimal_tokens=compute_optimal_tokens(target.parameters),
+        tokens_per_parameter=target.tokens / target.parameters,
+        hours=hours,
+        speed=speed,
+        price=None if hours is None or wanted.price is None else hours * wanted.price,
+    )
+
+
+def observations(runs: Iterable[Run], metric: str) -> list[Observation]:
+    """Return the losses of the best few trainings of each kind, with their size and text.
+
+    A training counts if it reached the end of its schedule, so a rung counts if it has its own decay (see
+    `Context.report`).
+
+    Args:
+        runs: Runs on the same data.
+        metric: Name of the loss.
+    """
+    kinds: dict[tuple[int, int], list[Observation]] = {}
+    for run in runs:
+        for trial in run.trials():
+            known = trial.outcome.metrics
+            if not {metric, "params", "tokens"} <= known.keys() or not _whole(trial) or known[metric] <= 0:
+                continue
+            one = Observation(known["params"], known["tokens"], known[metric])
+            size, text = (round(math.log(value) / math.log(ALIKE)) for value in (one.parameters, one.tokens))
+            kinds.setdefault((size, text), []).append(one)
+    best = [sorted(alike, key=lambda one: one.loss)[:KEPT] for alike in kinds.values()]
+    return [one for alike in best for one in alike]
+
+
+def _whole(trial: Trial) -> bool:
+    """Return whether a training reached the end of a schedule."""
+    if trial.outcome.status != "ok":
+        return False
+    curve = trial.outcome.curve
+    return trial.candidate.budget == 1.0 or bool(curve and curve[-1][1].get(DECAYED))
+
+
+def _at_an_end(run: Run, trial: Trial) -> list[str]:
+    """Return a warning if the batch of a trial is at an end of its range, widened where the run did so."""
+    gene = run.genes.get("batch")
+    if gene is None or gene.size == 1:
+        return []
+    ends = [gene.decode(0.0), gene.decode(1.0)]
+    if trial.genome["batch"] not in ends:
+        return []
+    return [
+        f"batch {trial.genome['batch']} is at an end of its range, {ends[0]} to {ends[1]}: the best one may be "
+        f"beyond; widen it with `evo-tune resume --gene batch=…`, or give --batch"
+    ]
+
+
+def transfer_to_target(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe | None:
+    """Return a run's recipe at the target of its `--for-scale`; None without a target or a recipe.
+
+    Raises:
+        UsageError: The recipe cannot be transferred to the target.
+    """
+    best = recommended(run)
+    if not run.manifest.settings.for_scale or best is None:
+        return None
+    target_size = parse_target_size(run.manifest.settings.for_scale)
+    tokens = target_size.tokens
+    if tokens is None:
+        there = Wanted(width=target_size.width, depth=target_size.depth, tokens=1)
+        tokens = int(compute_optimal_tokens(recipe_at(evaluator, there, best).target.parameters))
+    told = scale_run(
+        run, evaluator, Wanted(width=target_size.width, depth=target_size.depth, tokens=tokens), trial=best
+    )
+    search_flops, target_flops = _spent(run), told.target.flops
+    return TransferredRecipe(
+        trial=best.id,
+        width=target_size.width,
+        depth=target_size.depth,
+        tokens=tokens,
+        given_tokens=target_size.tokens is not None,
+        lr=told.target.lr,
+        search_flops=search_flops,
+        target_flops=target_flops,
+        share=search_flops / target_flops if target_flops > 0 else 0.0,
+        loss=told.loss.loss,
+        low=told.loss.low,
+        high=told.loss.high,
+        why=told.loss.why,
+        narrow=told.loss.narrow,
+    )
+
+
+def _spent(run: Run) -> float:
+    """Return the FLOPs of all trainings of a run; a promotion counts from the rung that it continues."""
+    share = costs(run)
+    search = sum(
+        trial.outcome.metrics.get("flops", 0.0) * share[trial.id] / trial.candidate.budget for trial in run.trials()
+    )
+    return search + sum(trial.outcome.metrics.get("flops", 0.0) for trial in read_comparison(run))

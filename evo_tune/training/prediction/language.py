@@ -1,0 +1,220 @@
+"""A language model that was exported: it continues prompts, and scores texts as its training did."""
+
+from __future__ import annotations
+
+import codecs
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evo_tune.errors import UsageError
+from evo_tune.training import TuningText, encode, held_out_blocks
+from evo_tune.training.models.gpt import stream_tokens
+from evo_tune.training.prediction.about import About, Judged
+from evo_tune.training.prediction.model import Model, Part, Predictions
+from evo_tune.training.prediction.texts import read_text_file, text_files
+from evo_tune.training.reading import judge_halves
+from evo_tune.training.recipe import Tokenizer
+from evo_tune.training.recipe.models.base import Base
+from evo_tune.training.tuned_files import judge_text
+from evo_tune.training.tuning.pretrained import tokenizer_of
+
+LENGTH, TEMPERATURE = 200, 0.8
+"""Tokens to add to a prompt by default, and the temperature."""
+
+WHOLE = 1 << 40
+"""Number of scored bytes where the folder does not say how the training was judged."""
+
+
+class Vocabulary(Protocol):
+    """Map between texts and tokens."""
+
+    def encode(self, text: bytes) -> Tensor:
+        """Return the tokens of a text, (n,)."""
+
+    def pieces(self, tokens: Iterator[int]) -> Iterator[str]:
+        """Yield the text of tokens as they come."""
+
+
+class OwnTokens:
+    """Tokens of evo-tune's own models: bytes, or byte pairs."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: bytes) -> Tensor:
+        return torch.from_numpy(self._tokenizer.encode(text).astype("int32"))
+
+    def pieces(self, tokens: Iterator[int]) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in tokens:
+            yield decoder.decode(self._tokenizer.decode([token]))
+        yield decoder.decode(b"", final=True)
+
+
+class ForeignTokens:
+    """Tokens of a Hugging Face folder."""
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+
+    def encode(self, text: bytes) -> Tensor:
+        return encode(self._base, text)
+
+    def pieces(self, tokens: Iterator[int]) -> Iterator[str]:
+        tokenizer, found, before = tokenizer_of(self._base), list[int](), ""
+        for token in tokens:
+            found.append(token)
+            text: str = tokenizer.decode(found)
+            if not text.endswith("\ufffd"):  # the rest of a character is in the next token
+                yield text[len(before) :]
+                before = text
+
+
+class TextFiles:
+    """Text files, one sample each."""
+
+    def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
+        """Yield the texts of a file or a folder; see `Reader.parts`."""
+        if keep:
+            raise UsageError(f"--keep {keep[0]}: texts have no columns: leave it out")
+        for file in text_files(path):
+            yield Part(read_text_file(file), 1, {"file": [str(file)]}, [None])
+
+
+class LanguageModel(Model):
+    """A language model.
+
+    Args:
+        folder: See `Model`.
+        network: Module that maps tokens to logits.
+        vocabulary: Its tokens.
+        context: Longest sequence in tokens; None: any.
+        vocab_size: Number of its tokens.
+        about: See `Model`.
+        tuned: Whether it was judged as a tuned model, by windows of tokens.
+        more: device and threads, see `Model`.
+    """
+
+    task = "text-generation"
+
+    def __init__(
+        self,
+        folder: Path,
+        network: nn.Module,
+        vocabulary: Vocabulary,
+        context: int | None,
+        vocab_size: int,
+        about: About,
+        tuned: bool,
+        **more: Any,
+    ) -> None:
+        super().__init__(folder, network, about, **more)
+        self.vocabulary, self.context, self.vocab_size, self.tuned = vocabulary, context, vocab_size, tuned
+        self.reader = TextFiles()
+        self._remarks: dict[str, str] = {}
+
+    @property
+    def remarks(self) -> list[str]:
+        """Notes for a reader of the scores, each in one line."""
+        return list(self._remarks.values())
+
+    def stream(
+        self,
+        prompt: str,
+        length: int = LENGTH,
+        *,
+        temperature: float = TEMPERATURE,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Yield the continuation of a prompt, piece by piece.
+
+        Args:
+            prompt: Text to continue; if empty, a new line.
+            length: Number of tokens to add.
+            temperature: Divisor of the logits; 1 samples from the model's distribution, 0 takes the most likely token.
+            top_k: Number of most likely tokens to sample from; None: all.
+            seed: Seed of the sampling; the same seed gives the same text.
+
+        Raises:
+            RecipeError: An argument is out of its range.
+        """
+        start = self.vocabulary.encode(prompt.encode("utf-8", "replace") or b"\n").tolist()
+        sampling = {"temperature": temperature, "top_k": top_k, "seed": seed}
+        shape = {"context": self.context, "vocab_size": self.vocab_size}
+        with self.computing():
+            yield from self.vocabulary.pieces(stream_tokens(self.network, start, length, **shape, **sampling))  # type: ignore[arg-type]
+
+    def generate(self, prompt: str, length: int = LENGTH, **sampling: Any) -> str:
+        """Return a prompt with its continuation; see `stream`."""
+        return prompt + "".join(self.stream(prompt, length, **sampling))
+
+    def predict(self, data: Sequence[str], length: int = LENGTH, **sampling: Any) -> list[str]:
+        """Return the continuation of each prompt; see `stream`.
+
+        Raises:
+            UsageError: The prompts are one text.
+            RecipeError: See `stream`.
+        """
+        if isinstance(data, str):
+            raise UsageError("predict: one text: expected a list of prompts, or generate(prompt)")
+        return ["".join(self.stream(prompt, length, **sampling)) for prompt in data]
+
+    def evaluate(self, data: str | bytes) -> dict[str, float]:
+        """Return loss (nats per token) and bpb (bits per byte) of a text, from as much of it as judged the training.
+
+        Raises:
+            RecipeError: The text has fewer than two bytes or tokens.
+        """
+        return self.metrics(self.outputs(data), np.zeros(1))
+
+    def predictions(self, path: Path | str, keep: Sequence[str] = ()) -> Predictions:
+        return Predictions(self, Path(path).expanduser(), keep)
+
+    def outputs(self, data: str | bytes) -> NDArray[np.float64]:
+        """Return summed loss, scored tokens and scored bytes of a text, (1, 3)."""
+        text = data.encode("utf-8", "replace") if isinstance(data, str) else data
+        with self.computing() as how:
+            found = (self._by_windows if self.tuned else self._by_blocks)(text, how)
+        if found[2] < 0.99 * len(text) - 1:
+            self._remarks["scored"] = "only a part of the text was scored, as in training"
+        return np.array([found], np.float64)
+
+    def _judged(self, text: bytes) -> Judged:
+        return self.about.judged or Judged(block=self.context or 1024, count=WHOLE)
+
+    def _by_blocks(self, text: bytes, how: dict[str, Any]) -> tuple[float, float, float]:
+        judged = self._judged(text)
+        context = self.context or judged.block
+        blocks = held_out_blocks(text, self.vocabulary.encode, context=context, count=judged.count, block=judged.block)
+        first, second = judge_halves(self.network, blocks, **how)
+        both = first + second
+        return both.nll, both.count, len(blocks) * min(judged.block, len(text) - 1)
+
+    def _by_windows(self, text: bytes, how: dict[str, Any]) -> tuple[float, float, float]:
+        judged, tokens = self._judged(text), self.vocabulary.encode(text)
+        share = len(tokens) / max(1, len(text))
+        windows = TuningText(tokens, tokens, tokens, share, share, judged.block, judged.count)
+        both = judge_text(self.network, windows, **how)
+        return both.nll, both.count, both.count / share
+
+    def columns(self, outputs: NDArray[np.float64]) -> dict[str, Any]:
+        """Return the columns of the scores, by name."""
+        nll, tokens, size = outputs.T
+        return {"bytes": size.round().astype(int), "loss": nll / tokens, "bits_per_byte": nll / math.log(2.0) / size}
+
+    def targets(self, truth: Sequence[Any]) -> NDArray[np.float64]:
+        """Return a number for each text: a text is its own target."""
+        return np.zeros(len(truth))
+
+    def metrics(self, outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
+        """Return loss and bits per byte of all texts."""
+        nll, tokens, size = outputs.sum(0)
+        return {"loss": float(nll / tokens), "bpb": float(nll / math.log(2.0) / size)}

@@ -1,0 +1,153 @@
+"""`evo_tune.load_model`: read a model from the folder that `evo-tune export` wrote.
+
+The folder may be a stranger's. No code of it is executed: weights are safetensors, all else is JSON within bounds. No
+link in it is followed, and no path that it names is read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evo_tune.errors import RecipeError, UsageError
+from evo_tune.text import one_line
+from evo_tune.training import GPT, Forecaster, FTTransformer, TextClassifier, ViT, load_adapter, load_pretrained
+from evo_tune.training.models.encoder import Encoder
+from evo_tune.training.models.model_files import CONFIG, read_json
+from evo_tune.training.prediction.about import About, about_of
+from evo_tune.training.prediction.images import Pictures
+from evo_tune.training.prediction.language import ForeignTokens, LanguageModel, OwnTokens
+from evo_tune.training.prediction.model import ClassifierModel, Model, Reader, RegressionModel
+from evo_tune.training.prediction.series import ForecastModel, Past
+from evo_tune.training.prediction.tables import Tables
+from evo_tune.training.prediction.texts import Texts
+from evo_tune.training.recipe.models.base import read_base
+from evo_tune.training.tuned_files import NOTES
+from evo_tune.training.tuning.weights import ADAPTER
+
+MOST_FILES = 1000
+"""Maximum number of files in a model's folder."""
+
+
+def _tables(network: Any, about: About) -> Tables:
+    if network.columns is None:
+        raise RecipeError("columns", None, "the names of the columns, as export writes them")
+    return Tables(about, network.columns)
+
+
+def _past(network: Any, about: About) -> Past:
+    if network.series is None:
+        raise RecipeError("series", None, "the columns and the frequency, as export writes them")
+    return Past(about, network)
+
+
+ENCODERS: dict[str, tuple[type[Encoder], Callable[[Any, About], Reader]]] = {
+    "Forecaster": (Forecaster, _past),
+    "FTTransformer": (FTTransformer, _tables),
+    "TextClassifier": (TextClassifier, lambda network, about: Texts(about, network.config)),
+    "ViT": (ViT, lambda network, about: Pictures(about, network.config, network.labels)),
+}
+"""Networks of samples by the name in config.json, each with the function that makes its reader."""
+
+
+def load_model(
+    folder: Path | str, *, device: str = "cpu", threads: int | None = None, base: Path | str | None = None
+) -> Model:
+    """Return the model that `evo-tune export` wrote, to predict with.
+
+    Args:
+        folder: Folder of the model.
+        device: Device to compute on: 'cpu', 'cuda:0'.
+        threads: Number of CPU threads; None: as in training, which gives the same digits.
+        base: Folder of the base of an adapter that was exported alone; None: the folder base inside.
+
+    Raises:
+        UsageError: The folder has no model of evo-tune's, or a file of it is missing, altered, a link or too large.
+    """
+    place = Path(folder).expanduser()
+    names = _checked(place)
+    more = {"device": device, "threads": threads}
+    if ADAPTER in names:
+        return _adapter(place, base, more)
+    if base is not None:
+        raise UsageError(f"base={str(base)!r}: {place} is no adapter, so it has its own weights: leave it out")
+    config = read_json(place, CONFIG)
+    kind = str(config.get("class", ""))
+    if kind in ENCODERS:
+        loader, reader_of = ENCODERS[kind]
+        network, about = loader.load(place, device), about_of(place, config)
+        reader = reader_of(network, about)
+        if isinstance(reader, Past):
+            return ForecastModel(reader, place, network, about, **more)
+        of = RegressionModel if getattr(network, "scale", None) else ClassifierModel
+        return of(reader, place, network, about, **more)
+    if kind == "GPT" or "model_type" in config:
+        return _language(place, place, config, NOTES in names, more)
+    raise UsageError(
+        f"MODEL {place}: its {CONFIG} names the class {one_line(kind, 40)!r}: expected one of "
+        f"{', '.join([*ENCODERS, 'GPT'])}, in a folder that `evo-tune export` wrote"
+    )
+
+
+def _checked(folder: Path) -> set[str]:
+    """Return the names in a folder, all of them regular files and folders.
+
+    Raises:
+        UsageError: There is no such folder, or it has links, special files or too many files.
+    """
+    try:
+        found = [(entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in os.scandir(folder)]
+    except OSError as error:
+        raise UsageError(f"MODEL {folder}: {error.strerror}: expected a folder that `evo-tune export` wrote") from None
+    for name, mode in found:
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            what = "is a link, and none is followed" if stat.S_ISLNK(mode) else "is no regular file"
+            raise UsageError(f"MODEL {folder}: {one_line(name, 80)!r} {what}: copy the folder again")
+    if len(found) > MOST_FILES:
+        raise UsageError(f"MODEL {folder} has {len(found)} files: expected a folder that `evo-tune export` wrote")
+    names = {name for name, _ in found}
+    if not names & {CONFIG, ADAPTER}:
+        raise UsageError(f"MODEL {folder} has no {CONFIG}: expected a folder that `evo-tune export` wrote")
+    return names
+
+
+def _adapter(folder: Path, given: Path | str | None, more: dict[str, Any]) -> Model:
+    about = read_json(folder, ADAPTER)
+    inside = folder / "base"
+    if given is None and not inside.is_dir():
+        was = one_line(str(about.get("base", "")), 200)
+        raise UsageError(f"MODEL {folder} is an adapter alone: give the folder of its base with --base; it was {was!r}")
+    place = inside if given is None else Path(given).expanduser()
+    if given is None:
+        _checked(place)
+    base = read_base(place)
+    if base.sha256() != about.get("base_sha256"):
+        raise UsageError(f"MODEL {folder}: {place} is another base than the adapter was trained for")
+    return _language(folder, place, read_json(place, CONFIG), True, more)
+
+
+def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, more: dict[str, Any]) -> Model:
+    """Return a language model: evo-tune's own, one of Hugging Face, or an adapter on one of them.
+
+    Args:
+        folder: Folder of the model.
+        weights: Folder of its base; that of the model itself unless it is an adapter.
+        config: config.json of the weights.
+        tuned: Whether it was tuned.
+        more: device and threads.
+    """
+    about = about_of(folder, read_json(folder, NOTES) if tuned else config)
+    own = config.get("class") == "GPT"
+    base = None if own else read_base(weights)
+    network: Any = GPT.load(weights) if base is None else load_pretrained(base)
+    vocabulary = OwnTokens(network.tokenizer) if base is None else ForeignTokens(base)
+    shape = network.config if base is None else base
+    if base is None and network.tokenizer is None:
+        raise UsageError(f"MODEL {folder} has no tokenizer.json, and its tokens are no bytes: export it again")
+    if weights != folder:
+        load_adapter(network, folder)
+    network = network.to(more["device"]).eval()
+    return LanguageModel(folder, network, vocabulary, shape.context, shape.vocab_size, about, tuned, **more)

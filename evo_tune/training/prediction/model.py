@@ -1,0 +1,388 @@
+"""An exported model, and its predictions for data in memory or in files; what all kinds of models share.
+
+Predictions are made in passes of the size that judged the training, with its number of threads and its precision. So
+the same rows, alone and in the same order, get the same numbers to the last digit.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evo_tune.errors import UsageError
+from evo_tune.training import Errors, Precision, Scores, outputs_of, reproducible
+from evo_tune.training.optim.losses import cross_entropy_sum
+from evo_tune.training.prediction.about import About
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PASS = 256
+"""Samples in a pass, as in the evaluations of a training."""
+
+PART = 16 * PASS
+"""Samples that are read and predicted at once; whole passes."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of an input.
+
+    Args:
+        data: Samples, as `Reader.encode` takes them.
+        size: Number of samples.
+        keys: Columns that identify the samples in the output, by name.
+        truth: Targets, None where one is missing; None if the input has none.
+    """
+
+    data: Any
+    size: int
+    keys: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    truth: Sequence[Any] | None = None
+
+
+class Reader(ABC):
+    """Data of one kind, read from files and turned into a model's inputs as in training.
+
+    Args:
+        about: The training of the model.
+    """
+
+    kind: ClassVar[str]
+    """Kind of data in the names of tasks: 'tabular', 'image', 'text'."""
+
+    def __init__(self, about: About) -> None:
+        self.about = about
+        self.remarks: dict[str, str] = {}
+        """What differs from the training data, each in one line, by a name that is given once."""
+
+    @abstractmethod
+    def encode(self, data: Any) -> Tensor:
+        """Return inputs of the model, (samples, …), for data in memory.
+
+        Raises:
+            UsageError: The data does not fit the model.
+        """
+
+    @abstractmethod
+    def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
+        """Yield the samples of a file or a folder, in parts of `PART` samples.
+
+        Args:
+            path: File or folder.
+            keep: Columns of a table to copy to the output.
+
+        Raises:
+            UsageError: The input cannot be read, or does not fit the model.
+        """
+
+    def truth(self, data: Any) -> Sequence[Any] | None:
+        """Return the targets that data in memory has; None: it has none."""
+        return None
+
+
+R = TypeVar("R", bound=Reader)
+
+
+class Model(ABC):
+    """An exported model.
+
+    Args:
+        folder: Its folder.
+        network: The network, in eval mode.
+        about: Its training.
+        device: Device of the network.
+        threads: CPU threads; None: as in training, which gives the same digits.
+    """
+
+    task: str
+    """Name of the task, as Hugging Face names it: 'tabular-classification'."""
+
+    def __init__(
+        self, folder: Path, network: nn.Module, about: About, device: str = "cpu", threads: int | None = None
+    ) -> None:
+        self.folder, self.network, self.about, self.device = folder, network, about, device
+        self.threads = threads or about.evaluated.threads
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.task}, {str(self.folder)!r}>"
+
+    @abstractmethod
+    def predict(self, data: Any) -> Any:
+        """Return the prediction for each sample."""
+
+    @abstractmethod
+    def evaluate(self, data: Any) -> dict[str, float]:
+        """Return metrics of the predictions, by the names that the training reports, without 'val_' and 'test_'."""
+
+    @abstractmethod
+    def predictions(self, path: Path | str, keep: Sequence[str] = ()) -> Predictions:
+        """Return the predictions for a file or a folder, in parts."""
+
+    @contextmanager
+    def computing(self) -> Iterator[dict[str, Any]]:
+        """Set threads and precision, and yield the keywords of functions of `training.evaluation`."""
+        trained, kind = self.about.evaluated, torch.device(self.device).type
+        precision = Precision(name=trained.precision if trained.device == kind else "fp32")
+        with reproducible(self.threads, self.device):
+            yield {"device": self.device, "precision": precision}
+
+
+class SampleModel(Model, Generic[R]):
+    """A model that predicts one target for each sample.
+
+    Args:
+        reader: Kind of data.
+        more: See `Model`.
+    """
+
+    kind: ClassVar[str]
+    """'classification' or 'regression'."""
+
+    def __init__(self, reader: R, *more: Any, **given: Any) -> None:
+        super().__init__(*more, **given)
+        self.reader = reader
+        self.task = f"{reader.kind}-{self.kind}"
+
+    @property
+    def remarks(self) -> list[str]:
+        """Differences from the training data, each in one line."""
+        return list(self.reader.remarks.values())
+
+    def outputs(self, data: Any) -> NDArray[np.float64]:
+        """Return the network's outputs, (samples, outputs), float64."""
+        inputs = self.reader.encode(data)
+        if not len(inputs):
+            shape: Any = self.network.config
+            return np.empty((0, shape.outputs))
+        with self.computing() as how:
+            return outputs_of(self.network, (inputs, inputs), batch=PASS, **how).double().numpy()
+
+    def evaluate(self, data: Any, truth: Sequence[Any] | None = None) -> dict[str, float]:
+        """Return metrics of the predictions for samples with targets.
+
+        Args:
+            data: See `predict`.
+            truth: Targets of the samples; None: those in the data.
+
+        Raises:
+            UsageError: There are no targets, or as many as samples.
+        """
+        truth = self.reader.truth(data) if truth is None else list(truth)
+        outputs = self.outputs(data)
+        if truth is None or len(truth) != len(outputs):
+            known = "none" if truth is None else len(truth)
+            raise UsageError(f"evaluate: {len(outputs)} samples with {known} targets: expected one for each")
+        return self.metrics(outputs, self.targets(truth))
+
+    def predictions(self, path: Path | str, keep: Sequence[str] = ()) -> Predictions:
+        return Predictions(self, Path(path).expanduser(), keep)
+
+    @abstractmethod
+    def columns(self, outputs: NDArray[np.float64]) -> dict[str, Any]:
+        """Return the columns of the predictions, by name."""
+
+    @abstractmethod
+    def targets(self, truth: Sequence[Any]) -> NDArray[np.float64]:
+        """Return targets as numbers, (samples,); NaN for one that is missing or unknown."""
+
+    def metrics(self, outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
+        """Return metrics over the samples whose targets are known; without any, none."""
+        known = ~np.isnan(targets)
+        if not known.all():
+            left = f"{int((~known).sum())} of {len(known)} samples have no target that the model knows"
+            self.reader.remarks["targets"] = f"{left}: they are left out of the metrics"
+        if not known.any():
+            return {}
+        found = self._metrics(outputs[known], targets[known])
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+    @abstractmethod
+    def _metrics(self, outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
+        """Return metrics, without missing targets."""
+
+
+class ClassifierModel(SampleModel[R]):
+    """A classifier, used as one of scikit-learn: `classes_`, `predict`, `predict_proba`."""
+
+    kind = "classification"
+
+    @property
+    def classes_(self) -> NDArray[np.str_]:
+        """Names of the classes in the order of the probabilities, shape (classes,)."""
+        return np.array(self.network.labels)
+
+    def predict(self, data: Any) -> NDArray[np.str_]:
+        """Return the name of the most likely class of each sample, (samples,).
+
+        Args:
+            data: A table (DataFrame, mapping of column names to values, array), images (array, list of paths) or a
+                list of texts, by the kind of model.
+
+        Raises:
+            UsageError: The data does not fit the model.
+        """
+        found: NDArray[np.str_] = self.classes_[self.outputs(data).argmax(1)]
+        return found
+
+    def predict_proba(self, data: Any) -> NDArray[np.float64]:
+        """Return the probability of each class, (samples, classes), in the order of `classes_`.
+
+        Args:
+            data: See `predict`.
+
+        Raises:
+            UsageError: The data does not fit the model.
+        """
+        return _softmax(self.outputs(data))
+
+    def columns(self, outputs: NDArray[np.float64]) -> dict[str, Any]:
+        shares = _softmax(outputs)
+        names = self.classes_
+        return {
+            "prediction": names[outputs.argmax(1)],
+            **{f"p({name})": shares[:, place] for place, name in enumerate(names)},
+        }
+
+    def targets(self, truth: Sequence[Any]) -> NDArray[np.float64]:
+        return Places(self.classes_.tolist(), first=0).of(truth)
+
+    def _metrics(self, outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
+        classes = targets.astype(np.int64)
+        loss = float(cross_entropy_sum(torch.from_numpy(outputs), torch.from_numpy(classes))) / len(classes)
+        return dict(vars(Scores.of(_softmax(outputs), classes, loss)))
+
+
+class RegressionModel(SampleModel[R]):
+    """A model that predicts one number for each sample, used as one of scikit-learn: `predict`."""
+
+    kind = "regression"
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of the training targets."""
+        return self.network.scale  # type: ignore[return-value]
+
+    def predict(self, data: Any) -> NDArray[np.float64]:
+        """Return the predicted number of each sample, (samples,), in the target's unit; see `ClassifierModel.predict`.
+
+        Raises:
+            UsageError: The data does not fit the model.
+        """
+        return self._values(self.outputs(data))
+
+    def _values(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        mean, deviation = self.scale
+        return mean + deviation * outputs[:, 0]
+
+    def columns(self, outputs: NDArray[np.float64]) -> dict[str, Any]:
+        return {"prediction": self._values(outputs)}
+
+    def targets(self, truth: Sequence[Any]) -> NDArray[np.float64]:
+        return np.array([_number(value) for value in truth], np.float64)
+
+    def _metrics(self, outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
+        return dict(vars(Errors.of(self._values(outputs), targets, self.scale[1])))
+
+
+class Places:
+    """Positions of known texts. A number may be written in another way than in training: 1 or 1.0, true or True.
+
+    pandas reads a column of whole numbers as 1.0 where a cell is missing, so one category may have two names.
+
+    Args:
+        known: Known texts, in order.
+        first: Position of the first of them.
+    """
+
+    def __init__(self, known: Sequence[str], first: int) -> None:
+        self._exact = {text: place for place, text in enumerate(known, first)}
+        self._alike: dict[str, int] = {}
+        for text, place in self._exact.items():
+            self._alike.setdefault(_canonical(text), place)
+
+    def of(self, values: Sequence[Any]) -> NDArray[np.float64]:
+        """Return the position of each value, (values,); NaN if it is missing or unknown."""
+        return np.array([self._place(value) for value in values], np.float64)
+
+    def _place(self, value: Any) -> float:
+        if is_missing(value):
+            return math.nan
+        text = str(value)
+        return self._exact.get(text, self._alike.get(_canonical(text), math.nan))
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None, NaN or pandas' NA or NaT."""
+    return value is None or str(value) in ("<NA>", "NaT") or (isinstance(value, float) and math.isnan(value))
+
+
+def _canonical(text: str) -> str:
+    if (low := text.strip().lower()) in ("true", "false"):
+        return low
+    number = _number(text)
+    return text.strip() if math.isnan(number) else repr(number)
+
+
+def _number(value: Any) -> float:
+    try:
+        return math.nan if is_missing(value) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _softmax(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    shares: NDArray[np.float64] = torch.from_numpy(outputs).softmax(-1).numpy()
+    return shares
+
+
+class Predictions:
+    """The predictions for a file or a folder: an iterator over tables, so that the input need not fit into memory.
+
+    Args:
+        model: The model.
+        path: File or folder.
+        keep: Columns of a table to copy to the output.
+    """
+
+    def __init__(self, model: SampleModel[Any] | Any, path: Path, keep: Sequence[str] = ()) -> None:
+        self._model, self._path, self._keep = model, path, keep
+        self._judged: list[tuple[Any, Any]] = []
+        self.rows = 0
+        """Number of samples so far."""
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        import pandas as pd
+
+        model = self._model
+        for part in model.reader.parts(self._path, self._keep):
+            outputs = model.outputs(part.data)
+            self.rows += part.size
+            if part.truth is not None:
+                self._judged.append((outputs, model.targets(part.truth)))
+            yield pd.DataFrame({**part.keys, **model.columns(outputs)})
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the samples so far that have targets, by name; empty without any."""
+        if not self._judged:
+            return {}
+        outputs, targets = (np.concatenate(found) for found in zip(*self._judged, strict=True))
+        found: dict[str, float] = self._model.metrics(outputs, targets)
+        return found
+
+    @property
+    def remarks(self) -> list[str]:
+        """Differences from the training data, each in one line."""
+        found: list[str] = self._model.remarks
+        return found

@@ -1,0 +1,131 @@
+"""Time series for an exported model: a table of the past in, the forecasts of its next steps out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evo_tune.errors import UsageError
+from evo_tune.training import Forecaster, outputs_of
+from evo_tune.training.prediction.about import About
+from evo_tune.training.prediction.model import PASS, Part, Reader, SampleModel
+from evo_tune.training.prediction.tables import listed
+from evo_tune.training.recipe import ForecastScores, Series
+from evo_tune.training.recipe.data.tables import read_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Past(Reader):
+    """The past of one or several series, in a table as in training.
+
+    Args:
+        about: See `Reader`.
+        network: The model, which knows the columns.
+    """
+
+    kind = "time-series"
+
+    def __init__(self, about: About, network: Forecaster) -> None:
+        super().__init__(about)
+        self.network = network
+
+    def encode(self, data: Any) -> Tensor:
+        return self.network.prepared(self.series(data)).inputs
+
+    def series(self, data: Any) -> list[Series]:
+        """Return the series of a table.
+
+        Raises:
+            UsageError: The table does not fit the model.
+        """
+        if not (hasattr(data, "columns") or hasattr(data, "keys")):
+            raise UsageError("expected a table with the columns of the training table, such as a DataFrame")
+        form = self.network.series
+        known = set() if form is None else set(form.columns)
+        if form is not None and (unknown := [str(name) for name in data if str(name) not in known]):
+            self.remarks["columns"] = f"columns that the model does not know are ignored: {listed(unknown)}"
+        found = self.network.read(data)
+        if unseen := [one.name for one in found if one.name not in self.network.scales]:
+            self.remarks["series"] = f"series that the model never saw are scaled by themselves: {listed(unseen)}"
+        return found
+
+    def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
+        if keep:
+            raise UsageError(f"--keep {keep[0]}: a forecast has no row of INPUT: leave it out")
+        if not path.is_file():
+            raise UsageError(f"INPUT {path} is no file: expected a CSV or Parquet file")
+        frame = read_file(str(path))
+        keys = self.network.keys(self.series(frame))
+        yield Part(frame, len(next(iter(keys.values()))), keys)  # type: ignore[arg-type]
+
+
+class ForecastModel(SampleModel[Past]):
+    """A model that forecasts the next steps of time series."""
+
+    kind = "forecasting"
+
+    def predict(self, data: Any) -> pd.DataFrame:
+        """Return the forecast of what follows the last value of each series.
+
+        Args:
+            data: Table with the columns of the training table: DataFrame, or mapping of column names to values.
+
+        Returns:
+            The time, the series' name, and a column for each quantile, such as 0.1, or mean; a row per step.
+
+        Raises:
+            UsageError: The table does not fit the model.
+        """
+        import pandas as pd
+
+        keys = self.reader.network.keys(self.reader.series(data))
+        forecast: pd.DataFrame = pd.DataFrame({**keys, **self.columns(self.outputs(data))})
+        return forecast
+
+    def outputs(self, data: Any) -> NDArray[np.float64]:
+        """Return the forecasts in the units of the series, (series · horizon, quantiles)."""
+        return self._forecast(self.reader.series(data)).reshape(-1, len(self.reader.network.columns))
+
+    def _forecast(self, series: Sequence[Series]) -> NDArray[np.float64]:
+        network = self.reader.network
+        made = network.prepared(series)
+        with self.computing() as how:
+            found = outputs_of(network, (made.inputs, made.inputs), batch=PASS, **how).double().numpy()
+        return made.in_units(found, len(network.config.levels))
+
+    def evaluate(self, data: Any, truth: Sequence[Any] | None = None) -> dict[str, float]:
+        """Forecast the last horizon of each series from the values before it, and return the scores.
+
+        Args:
+            data: See `predict`. Series that are too short are left out.
+            truth: Not used: the values to forecast are the last ones in the data.
+
+        Raises:
+            UsageError: The table does not fit the model, or no series is long enough.
+        """
+        network = self.reader.network
+        steps = network.config.horizon
+        series = [one for one in self.reader.series(data) if len(one.values) > steps]
+        if not series:
+            raise UsageError(f"no series has more than {steps} values, the horizon: expected a past before it")
+        past = [Series(one.name, one.first, one.values[:-steps], one.known[:-steps]) for one in series]
+        values = np.array([np.where(one.known, one.values, np.nan)[-steps:] for one in series])
+        scales = network.prepared(past).scales
+        scores = ForecastScores.of(self._forecast(past), values, scales, network.config.levels)
+        return dict(vars(scores))
+
+    def columns(self, outputs: NDArray[np.float64]) -> dict[str, Any]:
+        return dict(zip(self.reader.network.columns, outputs.T, strict=True))
+
+    def targets(self, truth: Sequence[Any]) -> NDArray[np.float64]:
+        raise AssertionError("a file of the past has no targets")
+
+    def _metrics(self, outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
+        raise AssertionError("see evaluate")

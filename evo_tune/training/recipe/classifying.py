@@ -1,0 +1,351 @@
+"""Trainings on samples: classification and regression, with shared options and estimates.
+
+This module knows neither genomes nor search spaces: gene values are passed as a mapping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo_tune.errors import OptionError
+from evo_tune.options.declare import option
+from evo_tune.training.recipe.data.images import Augment
+from evo_tune.training.recipe.data.tables import stratified
+from evo_tune.training.recipe.hardware.cost import encoder_work
+from evo_tune.training.recipe.hardware.memory import encoder_memory
+from evo_tune.training.recipe.models.encoder_config import EncoderConfig, nearest_divisor
+from evo_tune.training.recipe.models.rules import Parametrising
+from evo_tune.training.recipe.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifying(Parametrising, Plan):
+    """Held-out data, search space and checkpoints."""
+
+    validation: float = option(
+        0.2,
+        bounds="(0, 1)",
+        gene=None,
+        help="Share of the samples (of each class) in the validation set, which ranks trials",
+    )
+    test: float = option(
+        0.2,
+        bounds="(0, 1)",
+        gene=None,
+        help="Share of the samples (of each class) in the test set, which no search sees",
+    )
+    size: Literal["small", "large"] = option(
+        "small",
+        gene=None,
+        help="Search space: small for a CPU; large for a GPU and tens of thousands of samples",
+    )
+    save: bool = option(False, gene=None, help="Keep a checkpoint of full trainings too")
+
+    sizes: ClassVar[Mapping[str, EncoderSize]] = {}
+    """Size to search space."""
+
+    @property
+    def usual(self) -> dict[str, int]:
+        """Width, depth and heads of the default genome."""
+        return {name: getattr(self.sizes[self.size], name).default for name in ("width", "depth", "heads")}
+
+    @property
+    def default_flops(self) -> float:
+        """Default budget of the size, in FLOPs."""
+        return self.sizes[self.size].flops if self.sizes else super().default_flops
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSize:
+    """A search space of an encoder: its default budget, and the genes that differ between sizes.
+
+    Args:
+        flops: Default budget of a training. Unit: FLOPs.
+        lr: Gene of the learning rate.
+        batch: Gene of the samples per step; its first value is the one at which the learning rate was found.
+        depth: Gene of the number of blocks.
+        width: Gene of the channels.
+        heads: Gene of the attention heads.
+    """
+
+    flops: float
+    lr: Any
+    batch: Any
+    depth: Any
+    width: Any
+    heads: Any
+
+    def steps(self, lr_factor: float) -> dict[str, Any]:
+        """Return the genes of a step, with the learning rate times a factor."""
+        return {"lr": self.lr.times(lr_factor), "batch": self.batch}
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Genes of the model's shape."""
+        return {"depth": self.depth, "width": self.width, "heads": self.heads}
+
+
+def divided(genome: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Return the genome with heads set to the nearest divisor of its width, at most `most`."""
+    return {**genome, "heads": nearest_divisor(genome["width"], genome["heads"], most)}
+
+
+NARROW = 256
+"""Width below which bfloat16 does not pay on a CPU: the casts make an encoder up to three times slower."""
+
+
+def check_whole(options: Classifying, batch: int, ranks_on_cpu: bool = False) -> None:
+    """Require that one pass covers a whole step, as batch norm needs.
+
+    Args:
+        options: Options with micro_batch and ranks.
+        batch: Samples per step.
+        ranks_on_cpu: Whether ranks are known to be CPU processes.
+
+    Raises:
+        OptionError: A step is divided between passes or ranks.
+    """
+    if isinstance(options.micro_batch, int) and options.micro_batch < batch:
+        raise OptionError(
+            f"-o micro_batch={options.micro_batch}: a batch norm (stem=conv) sees one pass, which must be the whole "
+            f"batch of {batch}: leave micro_batch out, or the stem"
+        )
+    if ranks_on_cpu and options.ranks > 1:
+        raise OptionError(
+            f"-o ranks={options.ranks}: torch has no batch norm (stem=conv) over several processes on a CPU: give "
+            "ranks=1, or leave the stem out"
+        )
+
+
+def known_before(
+    genome: Mapping[str, Any],
+    options: Classifying,
+    *,
+    config: EncoderConfig,
+    rows: int,
+    flops_per_sample: float,
+    whole: bool = False,
+    held_out: int | None = None,
+) -> dict[str, float]:
+    """Return the figures known before training: params, gpu_memory, and steps, samples and flops of the full one.
+
+    If the cost of a step was measured, seconds is the duration of the full training. gpu_memory is in bytes: the GPU
+    memory of a step in one pass, or in passes of micro_batch. It assumes bf16 unless precision is given.
+
+    Args:
+        genome: Gene values; the rates are checked.
+        options: Budget, precision, passes and ranks.
+        config: Shape of the model.
+        rows: Number of training samples.
+        flops_per_sample: Training FLOPs per sample.
+        whole: Whether a step must be one pass, as batch norm needs.
+        held_out: Number of validation samples; None: by the option validation.
+
+    Raises:
+        OptionError: A step must be one pass, and is not.
+        RecipeError: A number is out of its range.
+    """
+    if whole:
+        check_whole(options, genome["batch"])
+    options.check_genes(lr=genome["lr"], weight_decay=genome["weight_decay"], warmup=genome["warmup"])
+    known = {"params": float(config.parameters), "gpu_memory": _gpu_memory(config, genome["batch"], options, whole)}
+    work = work_of(genome, options, config, flops_per_sample, rows, held_out)
+    samples = options.samples(rows, flops_per_sample, genome["batch"], work)
+    steps = samples / genome["batch"]
+    known |= options.predicted(work, steps)
+    return {**known, "steps": float(math.ceil(steps)), "samples": float(samples), "flops": samples * flops_per_sample}
+
+
+def work_of(
+    genome: Mapping[str, Any],
+    options: Classifying,
+    config: EncoderConfig,
+    flops_per_sample: float,
+    rows: int,
+    held_out: int | None = None,
+) -> dict[str, float]:
+    """Return the work of a step of an encoder (see `encoder_work`).
+
+    Args:
+        genome: Gene values.
+        options: Optimizer, evaluations and shares of held-out samples.
+        config: Shape of the model.
+        flops_per_sample: Training FLOPs per sample.
+        rows: Number of training samples.
+        held_out: Number of validation samples; None: by the option validation.
+    """
+    share = options.validation / (1.0 - options.validation - options.test)
+    judged = (rows * share if held_out is None else held_out) * (options.evaluations + 1)
+    return encoder_work(config, flops_per_sample, genome["batch"], options.optimizer_name, judged)
+
+
+def _gpu_memory(config: EncoderConfig, batch: int, options: Classifying, whole: bool) -> float:
+    """Return the GPU memory of a training, per rank, without CUDA's own libraries, in bytes."""
+    each = -(-batch // options.ranks)
+    if isinstance(options.micro_batch, int) and not whole:
+        each = min(each, options.micro_batch)
+    predicted = encoder_memory(
+        config,
+        each,
+        **options.on_gpu,
+    )
+    return predicted.peak - predicted.context
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleTask:
+    """A training on samples: data, model, options and budget.
+
+    Args:
+        options: Training options.
+        genome: Gene values, plain data: lr and batch; optionally weight_decay, warmup, label_smoothing and mixup.
+            A checkpoint belongs to one genome.
+        build: Function that takes a seed and returns the model.
+        inputs: All samples, (n, …).
+        flops_per_sample: Training FLOPs per sample.
+        reference: Batch for which learning rates are meant (see `scale_lr`).
+        data: Hash of the samples and of their split.
+        whole: Whether a step must be one pass, as batch norm needs.
+        augment: Augmentation of a step's inputs; None: none.
+        loss: Function that returns the loss; None: squared error for numbers, cross-entropy for classes.
+        work: Work of a step, for a budget in time (see `encoder_work`); None: no such budget.
+    """
+
+    options: Plan
+    genome: Mapping[str, Any]
+    build: Callable[[int], Any]
+    inputs: NDArray[Any]
+    flops_per_sample: float
+    reference: int
+    data: str
+    whole: bool = False
+    augment: Augment | None = None
+    loss: Callable[[], Any] | None = None
+    work: Mapping[str, float] | None = None
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        """Targets of all samples, (n, …)."""
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> tuple[NDArray[np.int64], ...]:
+        """Rows to train on, rows held out for validation, and rows to test with."""
+        raise NotImplementedError
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Identity of the training, as plain data; a checkpoint must match it."""
+        return {"genome": dict(self.genome), "data": self.data}
+
+    @property
+    def save(self) -> bool:
+        """Whether a full training keeps a checkpoint too."""
+        return False
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the model is too narrow to gain from bfloat16 on a CPU."""
+        return bool(self.genome.get("width", 0) < NARROW)
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate, at the reference batch."""
+        return float(self.genome["lr"])
+
+    @property
+    def batch(self) -> int:
+        """Samples per step."""
+        return int(self.genome["batch"])
+
+    @property
+    def weight_decay(self) -> float:
+        """λ of the weight decay at the first step."""
+        return float(self.genome.get("weight_decay", 0.0))
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps that warm up."""
+        return float(self.genome.get("warmup", 0.0))
+
+    @property
+    def label_smoothing(self) -> float:
+        """Share of the target probability spread over all classes."""
+        return float(self.genome.get("label_smoothing", 0.0))
+
+    @property
+    def mixup(self) -> float:
+        """α of mixup; 0: none."""
+        return float(self.genome.get("mixup", 0.0))
+
+    def in_precision(self, precision: Any) -> Any:
+        """Return the same training in another precision."""
+        return replace(self, options=replace(self.options, precision=precision))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTask(SampleTask):
+    """A training of a classifier.
+
+    Args:
+        classes: (n,), class number of each sample.
+    """
+
+    options: Classifying
+    classes: NDArray[np.int64]
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        return self.classes
+
+    @property
+    def parts(self) -> tuple[NDArray[np.int64], ...]:
+        return stratified(self.classes, self.options.validation, self.options.test)
+
+    @property
+    def save(self) -> bool:
+        return self.options.save
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumbersTask(SampleTask):
+    """A training whose targets are real numbers.
+
+    Args:
+        numbers: (n, k), the targets of each sample.
+        split: Rows to train on, rows held out for validation, and rows to test with.
+    """
+
+    numbers: NDArray[Any]
+    split: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        return self.numbers
+
+    @property
+    def parts(self) -> tuple[NDArray[np.int64], ...]:
+        return self.split
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressionTask(NumbersTask):
+    """A training that predicts one real number per sample.
+
+    Args:
+        numbers: (n, 1), the targets in their own unit, float64. The model is trained on standardised ones.
+        scale: Mean and standard deviation of the training samples' targets.
+    """
+
+    options: Classifying
+    scale: tuple[float, float]
+
+    @property
+    def save(self) -> bool:
+        return self.options.save

@@ -1,0 +1,244 @@
+"""Labelled images: reading and augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo_tune.errors import OptionError
+from evo_tune.options.declare import Options, option
+from evo_tune.training.recipe.data.reading import check_unpacked, most_unpacked
+from evo_tune.training.recipe.data.tables import counted, hash_of, stratified
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats of image files, by Pillow's names. For others, such as EPS, Pillow may start another program."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images (n, channels, height, width) as pixel values, class numbers (n,), and names of the classes."""
+
+    pixels: NDArray[Any]
+    classes: NDArray[Any]
+    labels: tuple[str, ...]
+
+    def fingerprint(self, *shares: float) -> str:
+        """Return the SHA-256 of the images, their labels and of how they are split into these shares."""
+        first = f"{self.pixels.shape}{self.pixels.dtype}{self.labels}".encode()
+        return hash_of(first, self.pixels, self.classes.astype(np.int64), *stratified(self.classes, *shares))
+
+    def lines(self) -> list[str]:
+        """Return what was read, a line each: images, their size, and the classes."""
+        count, channels, height, width = self.pixels.shape
+        colour = {1: "grey", 3: "in colour"}.get(channels, f"of {channels} channels")
+        return [f"{count} images of {height} by {width} pixels, {colour}", counted(self.labels, self.classes)]
+
+
+@lru_cache(maxsize=1)  # a worker trains on the same images repeatedly
+def read_images(data: str, image_size: int) -> Images:
+    """Return the images of a folder or an .npz file; without a path, the digits.
+
+    Args:
+        data: Folder with a subfolder per class, or .npz with the arrays images and labels; empty: the digits.
+        image_size: Side in pixels to which images of a folder are resized.
+
+    Raises:
+        OptionError: The images cannot be read, or there are fewer than two classes or three images of a class.
+    """
+    images = _read(data, image_size)
+    if len(images.labels) < 2:
+        raise OptionError(f"-o data={data} has only the class {images.labels[0]!r}: expected two or more")
+    rarest = int(np.bincount(images.classes).argmin())
+    if (count := np.bincount(images.classes)[rarest]) < 3:
+        raise OptionError(
+            f"-o data={data}: {count} of class {images.labels[rarest]!r}: expected at least 3 images of each, "
+            "for training, validation and test"
+        )
+    return images
+
+
+def _read(data: str, image_size: int) -> Images:
+    if not data:
+        return _digits()
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return _folder(path, data, image_size)
+    if path.is_file() and path.suffix == ".npz":
+        return _npz(path, data)
+    raise OptionError(
+        f"-o data={data} is no folder and no .npz file (from {Path.cwd()}): give a folder with one subfolder a class, "
+        "an .npz with images and labels, or leave it out for the digits"
+    )
+
+
+def _digits() -> Images:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise OptionError(
+            "the default data comes with scikit-learn, which is not installed: pip install 'evo-tune[sklearn]', or "
+            "give your own with -o data=FOLDER"
+        ) from None
+    digits = load_digits()
+    return Images(digits.images[:, None].astype(np.uint8), digits.target, tuple(map(str, digits.target_names)))
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Return an image file as pixels of a shape (channels, height, width), one channel for grey or three for colour.
+
+    Raises:
+        OptionError: Pillow is not installed, or cannot read the file.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise OptionError(
+            "image files are read by Pillow, which is not installed: pip install 'evo-tune[images]', or give an .npz"
+        ) from None
+    channels, height, width = shape
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            small = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise OptionError(
+            f"cannot read {str(path)!r} as an image ({reason}): expected {', '.join(FORMATS)}; remove it"
+        ) from None
+    pixels = np.asarray(small)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _folder(path: Path, data: str, image_size: int) -> Images:
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    files = {
+        folder.name: sorted(f for f in folder.rglob("*") if f.is_file() and f.name[0] != ".") for folder in folders
+    }
+    files = {name: found for name, found in files.items() if found}
+    if not files:
+        raise OptionError(f"-o data={data} holds no images: expected one subfolder a class, with its images inside")
+    shape = (3, image_size, image_size)
+    try:
+        pixels = [read_image(file, shape) for found in files.values() for file in found]
+    except OptionError as error:
+        raise OptionError(f"-o data={data}: {error}") from None
+    classes = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
+    return Images(np.stack(pixels), classes, tuple(files))
+
+
+def read_npz(path: Path, given: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an .npz file that a file of images may have, within bounds and without pickles.
+
+    Args:
+        path: The file.
+        given: The user's words, for messages: '-o data=FILE'.
+
+    Raises:
+        OptionError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            unpacked = sum(member.file_size for member in arrays.zip.infolist())
+            check_unpacked(unpacked, most_unpacked(path.stat().st_size))
+            return {name: arrays[name] for name in arrays}
+    except (OSError, ValueError, AttributeError, BadZipFile, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise OptionError(f"{given}: cannot read it ({reason}); expected what numpy.savez writes") from None
+
+
+def _npz(path: Path, data: str) -> Images:
+    found = read_npz(path, f"-o data={data}")
+    if not {"images", "labels"} <= found.keys():
+        raise OptionError(f"-o data={data} has the arrays {', '.join(found) or 'none'}: expected images and labels")
+    pixels, labels = found["images"], found["labels"]
+    if pixels.ndim not in (3, 4) or pixels.dtype.kind not in "uif" or not np.isfinite(pixels).all():
+        raise OptionError(
+            f"-o data={data}: images are {pixels.dtype} of shape {pixels.shape}: expected finite numbers, (n, height, "
+            "width) or (n, height, width, channels)"
+        )
+    if labels.shape != (len(pixels),) or not len(labels):
+        raise OptionError(
+            f"-o data={data}: labels have the shape {labels.shape}: expected one for each of {len(pixels)} images"
+        )
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+    values, classes = np.unique(labels, return_inverse=True)
+    kept = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+    return Images(np.ascontiguousarray(kept), classes, tuple(map(str, values)))
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Augmentation of a batch of images.
+
+    Args:
+        crop: Maximum shift of an image in pixels, vertically and horizontally; the edge is repeated.
+        flip: Whether half of the images are mirrored left to right.
+        magnitude: Strength of RandAugment's two operations (Cubuk et al., arXiv:1909.13719), 1 to 30; 0: none.
+    """
+
+    crop: int = 0
+    flip: bool = False
+    magnitude: int = 0
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether it runs on the device of the images; RandAugment works image by image on the CPU."""
+        return not self.magnitude
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmenting(Options):
+    """Image augmentation."""
+
+    crop: float | Literal["auto"] = option(
+        "auto",
+        bounds="[0, 0.5]",
+        gene="0|0.0625|0.125|0.25",
+        help="Maximum shift of an image, as a share of a side; auto: 1/8 for colour images, else 0",
+    )
+    flip: Literal["auto", "yes", "no"] = option(
+        "auto", help="Mirror half of the images; auto: colour images only, which are rarely digits or letters"
+    )
+    randaugment: int = option(
+        0,
+        bounds="[0, 30]",
+        gene="0|5|9|15",
+        help="Strength of RandAugment (2 operations, needs torchvision); 0: none",
+    )
+
+    def augment(self, channels: int, height: int, width: int, whole: bool) -> Augment | None:
+        """Return the augmentation for images of this shape; None: none.
+
+        Args:
+            channels: Channels of an image; 3: colour.
+            height: Height in pixels.
+            width: Width in pixels.
+            whole: Whether pixel values are 8-bit integers.
+
+        Raises:
+            OptionError: RandAugment does not support such images, or torchvision is not installed.
+        """
+        if self.randaugment:
+            self._check_randaugment(channels, whole)
+        coloured = channels == 3
+        crop = (0.125 if coloured else 0.0) if self.crop == "auto" else self.crop
+        flip = coloured if self.flip == "auto" else self.flip == "yes"
+        made = Augment(round(crop * min(height, width)), flip, self.randaugment)
+        return None if made == Augment() else made
+
+    def _check_randaugment(self, channels: int, whole: bool) -> None:
+        name = f"-o randaugment={self.randaugment}"
+        if channels not in (1, 3) or not whole:
+            raise OptionError(
+                f"{name} takes images of 1 or 3 channels in whole numbers of 8 bits: expected 0 for others"
+            )
+        if find_spec("torchvision") is None:
+            raise OptionError(
+                f"{name} is done by torchvision, which is not installed: pip install 'evo-tune[images]', or give 0"
+            )

@@ -1,0 +1,205 @@
+"""Labelled texts: reading and conversion to token numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo_tune.errors import OptionError
+from evo_tune.training.recipe.data.reading import read_csv
+from evo_tune.training.recipe.data.tables import counted, hash_of, stratified
+from evo_tune.training.recipe.models.encoder_config import TextConfig
+
+SOURCES = {
+    "networkx": ("algorithms", "generators", "classes"),
+    "numpy": ("lib", "linalg", "polynomial", "ma", "_core", "core"),
+    "pandas": ("core", "io", "plotting", "tseries"),
+    "sympy": ("core", "functions", "geometry", "matrices", "physics", "solvers", "stats"),
+    "torch": ("nn", "optim", "distributions", "utils", "fx", "ao"),
+}
+"""Packages whose docstrings are the default data, each with the folders to read if they exist."""
+
+PER_SOURCE, SHORTEST = 800, 40
+"""Maximum number of docstrings per package, and minimum length of a docstring in characters."""
+
+DOCSTRING = re.compile(
+    r'^[ \t]*(?:def|class)\s[^\n]*(?:\n[^\n]*){0,20}?:\n\s*[rR]?"""(.+?)(?:"""|\n\s*\n)', re.M | re.S
+)
+"""First paragraph of the docstring of a function or class. A parser would take many times as long."""
+
+
+def docstrings() -> list[tuple[str, str]]:
+    """Return pairs of a docstring's first paragraph and its package, with the packages' names masked.
+
+    Raises:
+        OptionError: One of the packages is not installed.
+    """
+    names = re.compile("|".join(SOURCES) + r"|\bnp\b|\bnx\b|\bpd\b", re.I)
+    rows = []
+    for package, folders in SOURCES.items():
+        spec = importlib.util.find_spec(package)  # imports nothing
+        if spec is None or spec.origin is None:
+            raise OptionError(
+                f"the default data is made of docstrings, and {package} is not installed: give -o data=FILE"
+            )
+        root, found = Path(spec.origin).parent, set()
+        files = sorted(
+            file for folder in folders for file in (root / folder).rglob("*.py") if "tests" not in file.parts
+        )
+        for file in files:
+            for paragraph in DOCSTRING.findall(file.read_text(encoding="utf-8", errors="replace")):
+                found.add(" ".join(names.sub("_", paragraph).split()))
+        usable = [paragraph for paragraph in sorted(found) if len(paragraph) >= SHORTEST]
+        # Order by hash: a sample from the whole alphabet, the same in each process.
+        usable.sort(key=lambda paragraph: hashlib.sha256(paragraph.encode("utf-8", "replace")).digest())
+        rows += [(paragraph, package) for paragraph in usable[:PER_SOURCE]]
+    return rows
+
+
+MOST_CLASSES = 1000
+"""Maximum number of classes; more suggest that the column is not a label."""
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Texts, class numbers (n,), and names of the classes."""
+
+    texts: tuple[str, ...]
+    classes: NDArray[Any]
+    labels: tuple[str, ...]
+    _seen: dict[Any, tuple[int, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Results of `seen`, which is asked for each genome."""
+
+    def fingerprint(self, *shares: float) -> str:
+        """Return the SHA-256 of the texts, their labels and of how they are split into these shares."""
+        parts = stratified(self.classes, *shares)
+        return hash_of(json.dumps([self.labels, self.texts]).encode(), self.classes.astype(np.int64), *parts)
+
+    def lines(self) -> list[str]:
+        """Return what was read, a line each: texts, their words, and the classes."""
+        words = np.array([len(text.split()) for text in self.texts])
+        size = sum(len(text.encode("utf-8", "replace")) for text in self.texts)
+        lengths = f"{np.median(words):.0f} words at the median, {np.percentile(words, 90):.0f} at the 90th percentile"
+        return [f"{len(words)} texts of {size} bytes: {lengths}", counted(self.labels, self.classes)]
+
+    def seen(self, shares: tuple[float, float], config: TextConfig) -> tuple[int, float]:
+        """Return the number of training texts, and the mean number of their tokens that are read.
+
+        Args:
+            shares: Shares of the samples for validation and for the test.
+            config: Shape of the model; its length is the most tokens of a text that are read.
+        """
+        key = (shares, config)
+        if key not in self._seen:
+            training, *_ = stratified(self.classes, *shares)
+            sizes = [len(tokens_of(self.texts[row], config)) for row in training]
+            self._seen[key] = len(sizes), sum(sizes) / len(sizes)
+        return self._seen[key]
+
+
+@lru_cache(maxsize=1)  # a worker trains on the same texts repeatedly
+def read_labelled_texts(data: str, text: str, label: str) -> LabelledTexts:
+    """Return the labelled texts of a file, or the docstrings.
+
+    Args:
+        data: CSV or JSONL file; empty: docstrings of installed packages.
+        text: Name of the column of texts.
+        label: Name of the column of labels.
+
+    Raises:
+        OptionError: The file cannot be read, a column is missing, or the labels are not two or more classes.
+    """
+    rows = _rows(data, text, label) if data else docstrings()
+    labels, classes = np.unique([name for _, name in rows], return_inverse=True)
+    counts = np.bincount(classes)
+    if not 2 <= len(labels) <= MOST_CLASSES:
+        raise OptionError(f"-o label={label} has {len(labels)} different values: expected 2 to {MOST_CLASSES} classes")
+    if counts.min() < 3:
+        raise OptionError(
+            f"-o data={data}: {counts.min()} of class {labels[counts.argmin()]!s}: expected at least 3 texts of each, "
+            "for training, validation and test"
+        )
+    return LabelledTexts(tuple(string for string, _ in rows), classes, tuple(map(str, labels)))
+
+
+def _rows(data: str, text: str, label: str) -> list[tuple[str, str]]:
+    """Return (text, label) of each row of a file."""
+    path = Path(data).expanduser()
+    if not path.is_file():
+        raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or JSONL file, or leave it out")
+    try:
+        rows = _jsonl(path) if path.suffix in (".jsonl", ".ndjson", ".json") else _csv(path)
+    except Exception as error:  # pandas and the modules that unpack raise many types
+        reason = " ".join(str(error).split())
+        raise OptionError(f"-o data={data}: cannot read it ({reason}): give a CSV or JSONL file in UTF-8") from None
+    known = list(dict.fromkeys(name for row in rows[:1000] for name in row))
+    for option, name in (("text", text), ("label", label)):
+        if name not in known:
+            raise OptionError(f"-o {option}={name}: no such column; -o data={data} has {', '.join(known) or 'none'}")
+    found = []
+    for number, row in enumerate(rows, 1):
+        for name in (text, label):
+            if row.get(name) in (None, ""):
+                raise OptionError(f"-o data={data}: row {number} has no {name!r}: fill it in, or remove the row")
+        found.append((str(row[text]), str(row[label])))
+    return found
+
+
+def _csv(path: Path) -> list[dict[str, Any]]:
+    texts: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
+    frame = read_csv(path, nrows=MOST_ROWS + 1, **texts)
+    if len(frame) > MOST_ROWS:
+        raise ValueError(f"it has more than {MOST_ROWS} rows: take a sample of them")
+    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return rows or [dict.fromkeys(frame.columns)]
+
+
+def _jsonl(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no object")
+            rows.append(row)
+    return rows
+
+
+MOST_ROWS = 5_000_000
+"""Maximum number of texts of a CSV file, which may be packed: short rows take fifty times their size in memory."""
+
+PADDING = 0
+"""Token that pads a short text."""
+
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def tokens_of(text: str, config: TextConfig) -> list[int]:
+    """Return the first tokens of a text, numbered from 1: its UTF-8 bytes, or hashes of its lower-case words.
+
+    A text without tokens is replaced by a newline, so that no sample is empty.
+    """
+    if config.unit == "bytes":
+        return [byte + 1 for byte in (text.encode("utf-8", "replace") or b"\n")[: config.length]]
+    words = [match[0] for match, _ in zip(WORD.finditer(text.lower()), range(config.length), strict=False)]
+    return [zlib.crc32(word.encode("utf-8", "replace")) % config.buckets + 1 for word in words or ["\n"]]
+
+
+def encode_texts(texts: Sequence[str], config: TextConfig) -> NDArray[np.int32]:
+    """Return the first tokens of each text, padded with PADDING: (texts, length), int32."""
+    tokens = np.full((len(texts), config.length), PADDING, np.int32)
+    for row, text in zip(tokens, texts, strict=True):
+        found = tokens_of(text, config)
+        row[: len(found)] = found
+    return tokens

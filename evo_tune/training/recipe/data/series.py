@@ -1,0 +1,371 @@
+"""Time series: reading a file, and one regular grid of times without gaps for all of its series.
+
+A file has a time column and either one column per series (wide), or one column of values and a key that tells the
+series apart (long). This module knows neither splits nor models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo_tune.errors import OptionError, RecipeError
+from evo_tune.options.bounds import check_integer
+from evo_tune.training.recipe.data.times import Grid, read_times
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PASSENGERS = """
+112 118 132 129 121 135 148 148 136 119 104 118 115 126 141 135 125 149 170 170 158 133 114 140 145 150 178 163 172 178
+199 199 184 162 146 166 171 180 193 181 183 218 230 242 209 191 172 194 196 196 236 235 229 243 264 272 237 211 180 201
+204 188 235 227 234 264 302 293 259 229 203 229 242 233 267 269 270 315 364 347 312 274 237 278 284 277 317 313 318 374
+413 405 355 306 271 306 315 301 356 348 355 422 465 467 404 347 305 336 340 318 362 348 363 435 491 505 404 359 310 337
+360 342 406 396 420 472 548 559 463 407 362 405 417 391 419 461 472 535 622 606 508 461 390 432
+"""
+"""Thousands of airline passengers in each month of 1949 to 1960 (Box & Jenkins 1976, series G): the default data."""
+
+MOST_MISSING = 0.2
+"""Largest share of missing values in a series. They are filled, and not scored."""
+
+LOOKED_AT = 20
+"""Values of a column of texts that show whether it holds dates."""
+
+
+TIMES = ("time", "date", "timestamp", "year", "ds", "t")
+"""Names of a column of whole numbers that is the time column."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series on the grid.
+
+    Args:
+        name: Its name.
+        first: Position of its first value on the grid.
+        values: (n,), float64, without gaps.
+        known: (n,), whether each value was in the file; others were filled.
+    """
+
+    name: str
+    first: int
+    values: NDArray[np.float64]
+    known: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesFormat:
+    """Layout of series in a table: all that is needed to read another table of the same kind.
+
+    Args:
+        time: Name of the time column.
+        key: Name of the column that tells the series apart; '': each target is a series.
+        targets: Names of the columns of values; one if there is a key.
+        grid: The regular times.
+        season: Steps of a season (int ≥ 1).
+    """
+
+    time: str
+    key: str
+    targets: tuple[str, ...]
+    grid: Grid
+    season: int
+
+    def __post_init__(self) -> None:
+        check_integer("season", self.season, 1)
+        if not all(isinstance(name, str) for name in (self.time, self.key, *self.targets)):
+            raise RecipeError("targets", self.targets, "names of columns")
+
+    def read(self, table: Mapping[str, Any]) -> list[Series]:
+        """Return the series of a table with these columns.
+
+        Args:
+            table: Column name to values, such as a DataFrame; columns of other names are ignored.
+
+        Raises:
+            OptionError: A column is missing or has unusable values, or the frequency is another one.
+        """
+        import pandas as pd
+
+        for name in self.columns:
+            if name not in table:
+                raise OptionError(f"the table has no column {name!r}: expected the columns {', '.join(self.columns)}")
+        frame = pd.DataFrame({name: table[name] for name in self.columns})
+        return [self._regular(*part) for part in _parts(frame, self.time, self.key, self.targets)[0]]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that are read."""
+        return (self.time, *([self.key] if self.key else []), *self.targets)
+
+    def _regular(self, name: str, times: NDArray[Any], values: NDArray[np.float64]) -> Series:
+        """Return a series on the grid, its gaps filled: see `filled`."""
+        there = np.flatnonzero(~np.isnan(values))
+        if not len(there):
+            return Series(name, 0, np.empty(0), np.empty(0, bool))
+        times, values = times[there[0] : there[-1] + 1], values[there[0] : there[-1] + 1]
+        at = self.grid.positions(times, self.time)
+        if (same := np.flatnonzero(np.diff(at) == 0)).size:
+            raise OptionError(
+                f"series {name!r}: two times are at the same one of the {self.grid.name} times, "
+                f"{self.grid.shown(at[same[0]])}: aggregate them"
+            )
+        length = int(at[-1] - at[0]) + 1
+        lost = 1.0 - int((~np.isnan(values)).sum()) / length
+        if lost > MOST_MISSING:
+            raise OptionError(
+                f"series {name!r}: {lost:.0%} of its {length} {self.grid.name} values are missing: expected at most "
+                f"{MOST_MISSING:.0%}; aggregate to a lower frequency, or leave the series out"
+            )
+        on_grid = np.full(length, np.nan)
+        on_grid[at - at[0]] = values
+        return Series(name, int(at[0]), filled(on_grid, self.season), ~np.isnan(on_grid))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the format as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SeriesFormat:
+        """Return the format from the data of `to_json`."""
+        return cls(**{**data, "targets": tuple(data["targets"]), "grid": Grid.from_json(data["grid"])})
+
+
+def filled(values: NDArray[np.float64], season: int) -> NDArray[np.float64]:
+    """Return values with each missing one replaced by that of a season before, or by the one before it.
+
+    Only earlier values are used, so that nothing from the validation part gets into training.
+
+    Args:
+        values: (n,), the first one not NaN.
+        season: Steps of a season.
+    """
+    made: NDArray[np.float64] = values.copy()
+    for place in np.flatnonzero(np.isnan(made)):
+        made[place] = made[place - season] if place >= season else made[place - 1]
+    return made
+
+
+@dataclass(frozen=True)
+class Found:
+    """Series read from a file.
+
+    Args:
+        format: Layout of the series in the file.
+        series: The series, in order of their names' first appearance or, with a key, of the key.
+        sorted: Whether the rows had to be sorted.
+        merged: Number of rows that repeated another one and were left out.
+    """
+
+    format: SeriesFormat
+    series: tuple[Series, ...]
+    sorted: bool
+    merged: int
+
+    def lines(self) -> list[str]:
+        """Return what was found, as text: number and length of the series, frequency, times, season and gaps."""
+        grid, lengths = self.format.grid, [len(one.values) for one in self.series]
+        several = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
+        first, last = min(one.first for one in self.series), max(one.first + len(one.values) for one in self.series) - 1
+        lost = [int((~one.known).sum()) for one in self.series]
+        gaps = "no value is missing"
+        if any(lost):
+            gaps = f"{sum(lost)} of {sum(lengths)} values are missing, in {sum(map(bool, lost))} series"
+            gaps += "; each takes the value of a season before"
+        found = [
+            f"{len(lengths)} series of {several} values, {grid.name}, {grid.shown(first)} to {grid.shown(last)}; "
+            f"season {self.format.season}; times in column {self.format.time!r}",
+            gaps,
+        ]
+        found += ["the rows were not in order of time: they are sorted"] if self.sorted else []
+        return found + ([f"{self.merged} rows repeat another one and are left out"] if self.merged else [])
+
+
+def find_series(
+    frame: pd.DataFrame,
+    *,
+    time: str = "",
+    key: str = "",
+    target: str = "",
+    ignore: str = "",
+    season: int | None = None,
+) -> Found:
+    """Find the series in a table.
+
+    Args:
+        frame: The table.
+        time: Name of the time column; '': the only one with times.
+        key: Name of the column that tells the series apart; '': each target is a series.
+        target: Comma-separated names of the columns of values; '': all others.
+        ignore: Comma-separated names of columns to leave out.
+        season: Steps of a season; None: by the frequency (see `Grid.season`).
+
+    Raises:
+        OptionError: A column is missing or has unusable values, or the times have no frequency.
+    """
+    left_out = _names(frame, "ignore", ignore)
+    frame = frame.drop(columns=left_out)
+    time = _names(frame, "time", time)[0] if time else _time_column(frame)
+    keys = _names(frame, "key", key)
+    targets = _targets(frame.drop(columns=[time, *keys], errors="ignore"), _names(frame, "target", target), key)
+    parts, unsorted, merged = _parts(frame, time, key, targets)
+    grid = Grid.of([times for _, times, _ in parts])
+    made = SeriesFormat(time=time, key=key, targets=targets, grid=grid, season=season or grid.season)
+    series = (made._regular(*part) for part in parts)
+    series_left = tuple(one for one in series if len(one.values))
+    if not series_left:
+        raise OptionError(f"column {targets[0]!r} holds no number: expected a value at each time")
+    return Found(made, series_left, unsorted, merged)
+
+
+def passengers() -> pd.DataFrame:
+    """Return the default data: columns month and passengers, 144 rows."""
+    import pandas as pd
+
+    values = [int(number) for number in PASSENGERS.split()]
+    months = pd.date_range("1949-01-01", periods=len(values), freq="MS")
+    frame: pd.DataFrame = pd.DataFrame({"month": months, "passengers": values})
+    return frame
+
+
+def _names(frame: pd.DataFrame, option: str, given: str) -> list[str]:
+    names = [name for name in given.split(",") if name]
+    for name in names:
+        if name not in frame.columns:
+            raise OptionError(f"-o {option}={name}: no such column; there are {', '.join(map(str, frame.columns))}")
+    return names
+
+
+def _time_column(frame: pd.DataFrame) -> str:
+    """Return the name of the only column of times."""
+    from pandas.api import types
+
+    found = [name for name in frame.columns if types.is_datetime64_any_dtype(frame[name]) or _dates(frame[name])]
+    if not found:
+        found = [
+            name for name in frame.columns if str(name).lower() in ("time", "date", "timestamp", "year", "ds", "t")
+        ]
+    if len(found) == 1:
+        return str(found[0])
+    columns = ", ".join(map(str, found or frame.columns))
+    what = f"{len(found)} columns hold times ({columns})" if found else f"no column holds times, of {columns}"
+    raise OptionError(f"{what}: name it with -o time=COLUMN")
+
+
+def _dates(column: pd.Series[Any]) -> bool:
+    """Return whether a column holds texts that are dates."""
+    from pandas.api import types
+
+    if types.is_numeric_dtype(column) or types.is_timedelta64_dtype(column):
+        return False
+    some = column.dropna().head(LOOKED_AT)
+    try:
+        return len(some) > 0 and read_times(some, "") is not None
+    except OptionError as error:
+        return "time zones" in str(error)
+
+
+def _targets(frame: pd.DataFrame, named: list[str], key: str) -> tuple[str, ...]:
+    """Return the names of the columns of values, of a table without its time and key."""
+    from pandas.api import types
+
+    if gone := [name for name in named if name not in frame.columns]:
+        raise OptionError(f"-o target={gone[0]}: this column has the times or the key: expected one of values")
+    names = named or [str(name) for name in frame.columns]
+    if not names:
+        raise OptionError("there is no column of values beside the time: expected a number at each time")
+    texts = [name for name in names if not types.is_numeric_dtype(frame[name]) and _words(frame[name])]
+    if texts and not named:
+        raise OptionError(
+            f"column {texts[0]!r} holds text: if it tells the series apart, give -o key={texts[0]}; leave it out with "
+            f"-o ignore={texts[0]}"
+        )
+    if key and len(names) > 1:
+        raise OptionError(f"-o key={key} needs one column of values, of {', '.join(names)}: give -o target=COLUMN")
+    return tuple(names)
+
+
+def _words(column: pd.Series[Any]) -> bool:
+    """Return whether most values of a column are no numbers."""
+    import pandas as pd
+
+    return bool(pd.to_numeric(column.dropna(), errors="coerce").isna().mean() > 0.5)
+
+
+Part = tuple[str, NDArray[Any], NDArray[np.float64]]
+"""Name, sorted times (datetime64 or int64, all different) and values (float64) of a series as it is in a table."""
+
+
+def _parts(frame: pd.DataFrame, time: str, key: str, targets: Sequence[str]) -> tuple[list[Part], bool, int]:
+    """Return the parts of a table that are series, whether its rows were sorted, and how many were left out."""
+    times = read_times(frame[time], time).to_numpy()
+    columns = {name: _numbers(frame[name], name) for name in targets}
+    found, unsorted, merged = [], False, 0
+    for name, rows, values in _groups(frame, key, columns):
+        at = times[rows]
+        if (np.diff(at.astype("int64")) < 0).any():
+            order = np.argsort(at, kind="stable")
+            at, values, unsorted = at[order], values[order], True
+        kept = _without_repeats(name, at, values, key)
+        merged = max(merged, len(at) - len(kept)) if not key else merged + len(at) - len(kept)
+        found.append((name, at[kept], values[kept]))
+    return found, unsorted, merged
+
+
+def _groups(
+    frame: pd.DataFrame, key: str, columns: Mapping[str, NDArray[np.float64]]
+) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.float64]]]:
+    """Yield the name, row numbers and values of each series."""
+    if not key:
+        rows = np.arange(len(frame))
+        yield from ((name, rows, values) for name, values in columns.items())
+        return
+    if frame[key].isna().any():
+        raise OptionError(f"-o key={key}: {int(frame[key].isna().sum())} rows have none: fill it in, or remove them")
+    (values,) = columns.values()
+    for name, group in frame.groupby(key, sort=True).indices.items():
+        rows = np.sort(np.asarray(group))
+        yield str(name), rows, values[rows]
+
+
+def _without_repeats(name: str, times: NDArray[Any], values: NDArray[np.float64], key: str) -> NDArray[np.int64]:
+    """Return the places of different times.
+
+    Raises:
+        OptionError: A time occurs twice, with different values.
+    """
+    again = np.flatnonzero(times[1:] == times[:-1]) + 1
+    differ = again[~np.isclose(values[again], values[again - 1], rtol=0.0, atol=0.0, equal_nan=True)]
+    if len(differ):
+        hint = "remove one" if key else "if the file has several series, give -o key=COLUMN"
+        raise OptionError(
+            f"series {name!r}: {str(times[differ[0]]).removesuffix('T00:00:00.000000000')} occurs twice with different "
+            f"values{f', as do {len(differ) - 1} other times' if len(differ) > 1 else ''}: {hint}"
+        )
+    return np.setdiff1d(np.arange(len(times)), again)
+
+
+def _numbers(column: pd.Series[Any], name: str) -> NDArray[np.float64]:
+    """Return a column as numbers (float64), NaN where one is missing.
+
+    Raises:
+        OptionError: A value is no number, or infinite.
+    """
+    import pandas as pd
+
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
+    wrong = np.flatnonzero(np.isnan(numbers) & column.notna().to_numpy())
+    if len(wrong):
+        what = repr(str(column.iloc[wrong[0]]))
+        raise OptionError(
+            f"column {name!r}: row {wrong[0] + 1} has {what}: expected numbers, or nothing where one is missing"
+        )
+    if (endless := np.flatnonzero(np.isinf(numbers))).size:
+        raise OptionError(
+            f"column {name!r}: row {endless[0] + 1} is infinite: expected finite numbers, or an empty cell"
+        )
+    return numbers

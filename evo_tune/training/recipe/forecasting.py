@@ -1,0 +1,173 @@
+"""A training that forecasts time series, as options and numbers: what is read, how it is split, and the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo_tune.errors import OptionError
+from evo_tune.options.declare import option
+from evo_tune.training.recipe.classifying import Classifying, SampleTask
+from evo_tune.training.recipe.data.forecasts import Divided, divide
+from evo_tune.training.recipe.data.series import Found, find_series, passengers
+from evo_tune.training.recipe.data.tables import hash_of, read_file
+
+CONTEXTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+"""Lengths of the past that a gene offers, in seasons, or in steps of `NO_SEASON` where there is none."""
+
+NO_SEASON, SHORTEST = 8, 8
+"""Unit of `CONTEXTS` without a season, and the shortest past in steps."""
+
+PATCHES = (2, 4, 8, 16, 32)
+"""Lengths of a patch that a gene offers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecasting(Classifying):
+    """The series."""
+
+    validation: float = option(
+        0.2, bounds="(0, 1)", gene=None, help="Share of each series, before the test part, that ranks trials"
+    )
+    test: float = option(
+        0.2, bounds="(0, 1)", gene=None, help="Share of each series, at its end, for the test, which no search sees"
+    )
+    data: str = option("", gene=None, help="CSV or Parquet file; empty: airline passengers in 144 months")
+    time: str = option("", gene=None, help="The time column; empty: the only one with times")
+    key: str = option("", gene=None, help="Column that tells series apart; empty: each column of numbers is a series")
+    target: str = option("", gene=None, help="Columns to forecast, with commas between them; empty: all others")
+    ignore: str = option("", gene=None, help="Columns to leave out, with commas between them")
+    horizon: int | None = option(
+        None, bounds="[1, 10000]", unit="steps", gene=None, help="Steps to forecast; none: as usual for the frequency"
+    )
+    season: int | None = option(
+        None, bounds="[1, 100000]", unit="steps", gene=None, help="Steps of a season; none: by the frequency; 1: none"
+    )
+    loss: Literal["quantile", "mse"] = option(
+        "quantile", gene=None, help="Loss: of the quantiles in levels, or the squared error of a mean"
+    )
+    levels: str = option("0.1,0.5,0.9", gene=None, help="Quantiles to forecast, 0.5 among them, with commas between")
+
+    def check(self) -> None:
+        """Require quantiles in order, with the median, and a file where columns are named.
+
+        Raises:
+            OptionError: They are not.
+        """
+        wrong = OptionError(
+            f"-o levels={self.levels}: expected rising numbers between 0 and 1, 0.5 among them, such as 0.1,0.5,0.9"
+        )
+        try:
+            found = [float(level) for level in self.levels.split(",")]
+        except ValueError:
+            raise wrong from None
+        if 0.5 not in found or found != sorted(set(found)) or not 0.0 < found[0] <= found[-1] < 1.0:
+            raise wrong
+        named = [name for name in ("time", "key", "target", "ignore") if getattr(self, name)]
+        if named and not self.data:
+            raise OptionError(f"-o {named[0]} names a column of a file: give one with -o data=FILE")
+
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """The quantiles to forecast; empty: the mean."""
+        return tuple(float(level) for level in self.levels.split(",")) if self.loss == "quantile" else ()
+
+    @property
+    def _where(self) -> tuple[str, str, str, str, str, int | None]:
+        return self.data, self.time, self.key, self.target, self.ignore, self.season
+
+    @property
+    def found(self) -> Found:
+        """The series in the file."""
+        return _found(*self._where)
+
+    @property
+    def divided(self) -> Divided:
+        """The series with their split.
+
+        Raises:
+            OptionError: The file cannot be read, or no series of it can be used.
+        """
+        return _divided(self._where, self.horizon, self.validation, self.test)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the series and of how they are split."""
+        divided = self.divided
+        names = [one.name for one in divided.series]
+        first = f"{self.found.format.to_json()}{names}{divided.horizon}{self.quantiles}".encode()
+        return hash_of(first, divided.values, divided.known, divided.ends)
+
+    def contexts(self) -> tuple[list[int], int]:
+        """Return the lengths of the past to choose from, and the default.
+
+        They leave at least half of the windows of a usual series. The default is near three horizons or seasons.
+        """
+        divided, limit = self.divided, 1024 if self.size == "large" else 512
+        usual = int(np.median(divided.ends[:, 0]))
+        limit = max(SHORTEST, min(limit, (usual - divided.horizon) // 2))
+        season = divided.season if 1 < divided.season <= limit else NO_SEASON
+        found = [many * season for many in CONTEXTS if SHORTEST <= many * season <= limit] or [limit]
+        wanted = 3 * max(season, divided.horizon)
+        return found, min(found, key=lambda length: abs(length - wanted))
+
+    def lines(self) -> list[str]:
+        """Return what was found in the file and how it is split, a line each."""
+        divided, found = self.divided, self.found.lines()
+        parts = f"{len(divided.held_out)} windows for validation and {len(divided.test)} for the test"
+        first = divided.ends[0]
+        found.append(
+            f"horizon {divided.horizon}; the first series has {first[0]} values to train on, {first[1] - first[0]} for "
+            f"validation, and {len(divided.series[0].values) - first[1]} for the test; {parts}"
+        )
+        if divided.left_out:
+            name, reason = next(iter(divided.left_out.items()))
+            found.append(f"{len(divided.left_out)} series are left out: {name!r}, as {reason}, for one")
+        return found
+
+
+@lru_cache(maxsize=1)  # a worker trains on the same series repeatedly
+def _found(data: str, time: str, key: str, target: str, ignore: str, season: int | None) -> Found:
+    frame = read_file(data) if data else passengers()
+    try:
+        return find_series(frame, time=time, key=key, target=target, ignore=ignore, season=season)
+    except OptionError as error:
+        raise OptionError(f"-o data={data}: {error}") from None
+
+
+@lru_cache(maxsize=1)
+def _divided(where: tuple[Any, ...], horizon: int | None, validation: float, test: float) -> Divided:
+    found = _found(*where)
+    steps = horizon or found.format.grid.horizon
+    return divide(found.series, horizon=steps, season=found.format.season, validation=validation, test=test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastTask(SampleTask):
+    """A training that forecasts series; `inputs` are the standardised values of all of them.
+
+    Args:
+        divided: The series and their split.
+        context: Values of the past that the model reads.
+    """
+
+    options: Forecasting
+    divided: Divided
+    context: int
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        return self.inputs
+
+    @property
+    def parts(self) -> tuple[NDArray[np.int64], ...]:
+        """Places of the first value to forecast of each window: training, validation and test."""
+        divided = self.divided
+        return divided.training(self.context).start, divided.held_out.start, divided.test.start
+
+    @property
+    def save(self) -> bool:
+        return self.options.save

@@ -1,0 +1,234 @@
+"""Training of a GPT on a text, as options and numbers: length, phases and cost.
+
+Arithmetic only, without torch, so that a search can estimate a training before it starts. `training.reading` builds
+the training. This module does not know where the numbers come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from evo_tune.errors import OptionError
+from evo_tune.options.declare import option
+from evo_tune.plugins.cost import Cost
+from evo_tune.training.recipe.data.corpus import Corpus, Texts, bytes_to_train_on, held_out_bytes, judging_bytes
+from evo_tune.training.recipe.hardware.computing import Profiling
+from evo_tune.training.recipe.hardware.cost import gpt_work
+from evo_tune.training.recipe.hardware.memory import predict_memory
+from evo_tune.training.recipe.models.gpt_config import Decoder, GPTConfig, Positions, flops_per_token
+from evo_tune.training.recipe.models.rules import Parametrising
+from evo_tune.training.recipe.models.starting import Growing
+from evo_tune.training.recipe.optim.optimisation import GroupRates
+from evo_tune.training.recipe.optim.schedule import Scheduling
+from evo_tune.training.recipe.optim.steps import Ramping
+from evo_tune.training.recipe.plan import Budget, Phase, Training, plan_phases, spent
+
+MOST_EPOCHS = 4.0
+"""Passes over a text up to which repeated text is about as useful as new text (arXiv:2305.16264)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageOptions(
+    Profiling, Parametrising, Growing, GroupRates, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts
+):
+    """Training options of a GPT on a text.
+
+    Option groups are listed in reverse order of the bases. Enabled genes are sampled in that order, so another order
+    of the bases changes the genomes of a seed.
+    """
+
+    # Not 0.1: short trainings gain from a decay to zero (arXiv:2502.15938).
+    min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
+    # These two by benchmarks/parts.py.
+    decay_fraction: float = option(
+        0.5, bounds="(0, 1]", gene="float(0.1,0.8)", help="wsd: share of the steps in the final decay"
+    )
+    lr_embedding: float = option(
+        3.0,
+        bounds="(0, 1000]",
+        gene="0.3|1.0|3.0|10.0",
+        help="Factor on the learning rate of embeddings, and of a tied head",
+    )
+
+    def check(self) -> None:
+        if self.extend_from is not None and (self.context is None or self.extend_from >= self.context):
+            raise OptionError(f"-o extend_from={self.extend_from}: expected less than -o context, which must be given")
+        if self.extend_from is not None and self.patience is not None:
+            raise OptionError(
+                "-o patience stops by a loss that -o extend_from changes the meaning of: give one of them"
+            )
+        if self.ranks > 1 and self.seconds is not None:
+            raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
+        for name in ("extend_from", "patience"):
+            if self.grow_from is not None and getattr(self, name) is not None:
+                raise OptionError(f"-o grow_from and -o {name} are both given: give one of them")
+
+    def tokens_in(self, *, flops: float, context: int, batch: int, **shape: Any) -> float:
+        """Return the tokens in a training of this shape, with the options' budget, or `flops` if there is none.
+
+        Callers pass a size's default model, not a genome, so that all genomes of a search need the same text.
+        """
+        if self.tokens is not None:
+            return float(self.tokens)
+        config = GPTConfig(vocab_size=self.vocab, context=self.context or context, **shape)
+        if self.seconds is not None and self.cost:
+            windows = max(1, batch // config.context)
+            work = gpt_work(config, windows, "muon" if self.optimizer == "auto" else self.optimizer)
+            return self.steps_in_time(work) * windows * config.context
+        return (self.flops or flops) / flops_per_token(config)
+
+    def judging_bytes(self, **usual: Any) -> int:
+        """Return how many held-out bytes are scored at the end, given a size's default training (see `tokens_in`)."""
+        return self.eval_tokens or judging_bytes(self.tokens_in(**usual))
+
+    def epochs(self, **usual: Any) -> float:
+        """Return the passes of a size's default training over the text, counting a token as a byte."""
+        return self.tokens_in(**usual) / bytes_to_train_on(self.data)
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a budget is set, and if it is a time, whether the cost of a step is known."""
+        return self.flops is not None or self.tokens is not None or (self.seconds is not None and bool(self.cost))
+
+    @property
+    def bytes_to_train_on(self) -> int:
+        """Bytes of the text that are not held out."""
+        return bytes_to_train_on(self.data)
+
+    def too_short(self, **usual: Any) -> list[str]:
+        """Return a warning if the text is too short for the budget, given a size's default training."""
+        epochs = 0.0 if self.seconds is not None and not self.cost else self.epochs(**usual)
+        if epochs <= MOST_EPOCHS:
+            return []
+        return [
+            f"a training reads the {self.bytes_to_train_on:,} bytes of text {epochs:.0f} times, and more than "
+            f"{MOST_EPOCHS:.0f} times teaches little: give more text with -o data= or a smaller budget"
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageTask:
+    """A training of a GPT.
+
+    Args:
+        options: Training options; the default budget is `flops`.
+        genome: Identity of the trial, plain data; a checkpoint resumes only under the same genome.
+        config: Shape of the model at the end.
+        longest: Longest context of any genome, in tokens.
+        lr: Peak learning rate, at the reference batch.
+        batch: Tokens per step.
+        reference: Batch, in tokens, for which learning rates are meant (see `scale_lr`).
+        weight_decay: λ at the first step.
+        warmup: Share of the steps that warm up.
+        flops: Budget in FLOPs if the options give none.
+        scored: Approximate number of held-out bytes scored at the end.
+        save: Whether a full training keeps a checkpoint too.
+    """
+
+    options: LanguageOptions
+    genome: Mapping[str, Any]
+    config: GPTConfig
+    longest: int
+    lr: float
+    batch: int
+    reference: int
+    weight_decay: float
+    warmup: float
+    flops: float
+    scored: int
+    save: bool = False
+
+    narrow: ClassVar[bool] = False
+
+    @property
+    def corpus(self) -> Corpus:
+        """The text.
+
+        Raises:
+            UsageError: See `Corpus`.
+        """
+        return Corpus.of(self.options, self.longest)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Identity of the training, as plain data with the hash of the text; a checkpoint must match it."""
+        return {"genome": dict(self.genome), "data": self.corpus.fingerprint(), "model": self.config.to_json()}
+
+    def in_precision(self, precision: Any) -> LanguageTask:
+        """Return the same training in another precision."""
+        return replace(self, options=replace(self.options, precision=precision))
+
+    @property
+    def judged(self) -> float:
+        """Approximate number of tokens that all evaluations of the training score."""
+        held_out = min(self.scored, held_out_bytes(self.options.data))
+        return held_out * (self.options.evaluations / 4 + 1.0) + self.scored / 4
+
+    def work(self, config: GPTConfig | None = None) -> dict[str, float]:
+        """Return the work of a step.
+
+        Args:
+            config: Shape of a phase; None: the final shape.
+        """
+        config = self.config if config is None else config
+        windows = max(1, self.batch // config.context)
+        return gpt_work(config, windows, self.options.optimizer_name, self.judged)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the phases of the training.
+
+        Raises:
+            OptionError: The budget is in seconds, and the cost of a step was not measured.
+        """
+        options = self.options
+        shares = options.shares(self.config)
+        if options.extend_from is not None:
+            short = replace(self.config, context=options.extend_from, extended_from=None)
+            shares = [(1.0 - options.extend_share, short), (options.extend_share, self.config)]
+        if options.tokens is not None:
+            return plan_phases(shares, self.batch, options.tokens, lambda config: config.context, options.ramp)
+        if options.seconds is None:
+            flops = options.flops or self.flops
+            return plan_phases(
+                shares, self.batch, flops, lambda config: config.context * flops_per_token(config), options.ramp
+            )
+        steps = options.steps_in_time(self.work())
+        cost = Cost.parse(options.cost)
+        return plan_phases(
+            shares,
+            self.batch,
+            steps * cost.step(self.work()),
+            lambda config: cost.step(self.work(config)) / max(1, self.batch // config.context),
+            options.ramp,
+        )
+
+    def estimate(self) -> dict[str, float]:
+        """Return the figures known before training: params, gpu_memory; steps, flops, tokens, seconds of the full one.
+
+        gpu_memory is the GPU memory, in bytes, that a step needs in one pass (or in passes of micro_batch), in bf16
+        unless precision says otherwise.
+
+        Raises:
+            RecipeError: A number is out of its range.
+        """
+        self.options.check_genes(lr=self.lr, weight_decay=self.weight_decay, warmup=self.warmup)
+        phases = self.phases()
+        known = {"params": float(self.config.parameters)}
+        known["gpu_memory"] = max(self._gpu_memory(phase) for phase in phases)
+        known |= self.options.predicted(self.work(), phases[-1].end)
+        return {**known, "steps": float(phases[-1].end), **spent(phases, phases[-1].end)}
+
+    def _gpu_memory(self, phase: Phase) -> float:
+        """Return the GPU memory of a phase, per rank, without CUDA's own libraries, in bytes."""
+        options = self.options
+        micro = -(-phase.per_step // options.ranks)
+        if isinstance(options.micro_batch, int):
+            micro = min(micro, max(1, options.micro_batch // phase.config.context))
+        predicted = predict_memory(
+            phase.config,
+            micro,
+            **options.on_gpu,
+        )
+        return predicted.peak - predicted.context

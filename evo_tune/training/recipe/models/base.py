@@ -1,0 +1,332 @@
+"""Description of a pre-trained model, read from its folder without torch and without running its code.
+
+The folder is written by `GPT.save`, or is a Hugging Face causal language model with config.json and safetensors
+weights. Names and shapes are read from the headers, so that sizes and errors are known before a model is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from evo_tune.errors import OptionError, RecipeError
+from evo_tune.training.recipe.models.gpt_config import GPTConfig
+
+
+def check_targets(targets: object) -> None:
+    """Require at least one pattern.
+
+    Raises:
+        RecipeError: `targets` is anything else.
+    """
+    if not isinstance(targets, tuple) or not targets or not all(isinstance(t, str) and t for t in targets):
+        raise RecipeError("targets", targets, "a tuple of patterns such as ('attention.qkv', 'ffn.*')")
+
+
+def matching_names(names: Collection[str], targets: Sequence[str]) -> list[str]:
+    """Return the names that match a pattern, in their order.
+
+    Args:
+        names: Names of linear layers.
+        targets: Patterns: a full name, its last parts, or either with * and ?: 'blocks.0.attention.qkv',
+            'attention.qkv', 'qkv', 'blocks.*.ffn.*', '*' for all.
+
+    Raises:
+        RecipeError: A pattern matches no name; the error lists the names.
+    """
+    found: set[str] = set()
+    for target in targets:
+        hits = {name for name in names if fnmatchcase(name, target) or fnmatchcase(name, f"*.{target}")}
+        if not hits:
+            raise RecipeError("targets", target, f"a pattern of one of {', '.join(names) or 'no linear layers'}")
+        found |= hits
+    return [name for name in names if name in found]
+
+
+TARGETS = {
+    "qv": r"(.*\.)?(q|v|q_proj|v_proj|query|value|qkv|qkv_proj|c_attn|query_key_value|Wqkv)",
+    "attention": r".*(attn|attention).*",
+    "all-linear": r".*",
+    "branch-outputs": r".*\.(out|o_proj|out_proj|c_proj|dense|down_proj|fc2|fc_out|dense_4h_to_h)",
+}
+"""Common choices of layers, as regular expressions of their names.
+
+The choices are queries and values (with keys if one layer computes all three), the whole attention, all layers of a
+block, and the layers that an adapter follows.
+"""
+
+_NOT_HIDDEN = re.compile(r".*(embed|wte|wpe|positions)|(.*\.)?(head|lm_head|score)\.")
+_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # their linear weights have shape (inputs, outputs)
+_LARGEST_HEADER = 100_000_000  # bytes, the limit of the format's own reader
+_LARGEST_JSON = 1 << 26  # bytes; tokenizers of large models have 20 MB
+_FILES = (".safetensors", ".json", ".txt", ".model")
+
+
+@dataclass(frozen=True)
+class Base:
+    """Pre-trained checkpoint.
+
+    Args:
+        folder: Folder of the checkpoint.
+        config: Contents of config.json.
+        shapes: Tensor name in the file to shape; may be empty for a GPT, whose config determines them.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @cached_property
+    def gpt(self) -> GPTConfig | None:
+        """Shape of a model written by `GPT.save`; None for a Hugging Face folder."""
+        shape = self.config.get("model")
+        return GPTConfig.from_json(shape) if isinstance(shape, dict) else None
+
+    @property
+    def width(self) -> int:
+        """Width d of the residual stream."""
+        return self.gpt.width if self.gpt else int(self._field("hidden_size", "n_embd", "d_model"))
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.gpt.depth if self.gpt else int(self._field("num_hidden_layers", "n_layer", "num_layers"))
+
+    @property
+    def heads(self) -> int:
+        """Number of attention heads."""
+        return self.gpt.heads if self.gpt else int(self._field("num_attention_heads", "n_head", "num_heads"))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number V of tokens."""
+        return self.gpt.vocab_size if self.gpt else int(self._field("vocab_size"))
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence in tokens; None if config.json does not say."""
+        if self.gpt:
+            return self.gpt.context
+        fields = ("max_position_embeddings", "n_positions", "n_ctx")
+        return next((int(self.config[name]) for name in fields if self.config.get(name)), None)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return self.gpt.parameters if self.gpt else sum(math.prod(shape) for shape in self.shapes.values())
+
+    @cached_property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Name to (inputs, outputs) of each linear layer of the blocks, without output head and embeddings."""
+        if self.gpt is not None:
+            return _linears_of(self.gpt)
+        swap = self.config.get("model_type") in _TRANSPOSED
+        return {
+            name.removesuffix(".weight"): (shape[0], shape[1]) if swap else (shape[1], shape[0])
+            for name, shape in self.shapes.items()
+            if len(shape) == 2 and name.endswith(".weight") and not _NOT_HIDDEN.match(name)
+        }
+
+    def targets(self, names: str) -> tuple[str, ...]:
+        """Return the layers for a key of `TARGETS` or for comma-separated patterns.
+
+        Raises:
+            RecipeError: No layer matches; the error lists the layers.
+        """
+        if names not in TARGETS:
+            patterns = tuple(part.strip() for part in names.split(",") if part.strip())
+            return tuple(matching_names(self.linears, patterns or ("",)))
+        if not self.has(names):
+            raise RecipeError("targets", names, f"patterns of some of {', '.join(self.linears) or 'no linear layers'}")
+        return tuple(name for name in self.linears if re.fullmatch(TARGETS[names], name))
+
+    def has(self, choice: str) -> bool:
+        """Return whether any layer matches a key of `TARGETS`."""
+        return any(re.fullmatch(TARGETS[choice], name) for name in self.linears)
+
+    def window(self, context: int | None) -> int:
+        """Return the tokens per window: `context`, or else the limit of the base, at most 512.
+
+        Raises:
+            OptionError: `context` is above the limit of the base.
+        """
+        longest = self.context or 1 << 20
+        length = min(longest, 512) if context is None else context
+        if not 2 <= length <= longest:
+            raise OptionError(f"-o context={length}: expected 2 to {longest} tokens, what the base takes")
+        return length
+
+    def new_weights(self, layers: Iterable[str], *, rank: int = 0, dora: bool = False, bottleneck: int = 0) -> int:
+        """Return the number of trained weights that are added to layers.
+
+        LoRA adds r · (d_in + d_out) per layer, DoRA d_out more, and an adapter 2md + d + m.
+
+        Args:
+            layers: Names of the layers.
+            rank: Rank r of LoRA.
+            dora: Whether DoRA's lengths are trained too.
+            bottleneck: Width m of an adapter.
+        """
+        sizes = [self.linears[name] for name in layers]
+        if bottleneck:
+            return sum(2 * bottleneck * outputs + outputs + bottleneck for _, outputs in sizes)
+        return sum(rank * (inputs + outputs) + (outputs if dora else 0) for inputs, outputs in sizes)
+
+    def flops_per_token(self, length: int, trainable: int) -> float:
+        """Return the FLOPs per token of training some of the weights, or added ones.
+
+        A frozen multiplying weight counts 4, since it needs no gradient of its own, and a trained one 6. Attention
+        adds 12 · d · (T + 1) / 2 per layer, or less with a window (see `gpt_config.flops_per_token`).
+
+        Args:
+            length: Tokens T per sequence.
+            trainable: Number of trained weights.
+        """
+        blocks = {found.group() for name in self.linears if (found := re.search(r".*?\.\d+(?=\.)", name))}
+        multiply = sum(inputs * outputs for inputs, outputs in self.linears.values()) + self.width * self.vocab_size
+        gpt = self.gpt
+        keys = sum(gpt.keys(window, length) for window in gpt.windows) if gpt else len(blocks) * (length + 1) / 2
+        return 4.0 * multiply + 6.0 * trainable + 12.0 * self.width * keys
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the files that determine the model and its tokenizer."""
+        digest = hashlib.sha256()
+        for path in _files(self.folder):
+            stat = path.stat()
+            digest.update(f"{path.name}:{_file_sha256(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
+        return digest.hexdigest()
+
+    def _field(self, *names: str) -> Any:
+        for name in names:
+            if isinstance(self.config.get(name), int):
+                return self.config[name]
+        raise RecipeError("base", str(self.folder), f"a config.json with {' or '.join(names)}")
+
+
+def _linears_of(config: GPTConfig) -> dict[str, tuple[int, int]]:
+    d, f = config.width, config.ffn_width
+    of_block = {
+        "attention.qkv": (d, d + 2 * d * config.key_value_heads // config.heads),
+        "attention.out": (d, d),
+        "ffn.up": (d, f * (2 if config.ffn == "swiglu" else 1)),
+        "ffn.out": (f, d),
+    }
+    return {f"blocks.{block}.{name}": sizes for block in range(config.depth) for name, sizes in of_block.items()}
+
+
+@lru_cache(maxsize=64)  # keyed by size and time, since a worker calls it before every training
+def _file_sha256(path: Path, size: int, changed: int) -> str:
+    del size, changed
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_base(folder: Path | str) -> Base:
+    """Read the description of a checkpoint from its folder.
+
+    Raises:
+        RecipeError: The folder is missing or not a checkpoint, it has only pickled weights, which can run code when
+            opened, or its shapes contradict config.json.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise RecipeError("base", str(folder), f"a folder with config.json and model.safetensors (from {Path.cwd()})")
+    _files(folder)
+    config = _read_json(folder, folder / "config.json")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in _weight_files(folder):
+        shapes.update(_shapes(folder, file))
+    base = Base(folder.resolve(), config, shapes)
+    _check(base)
+    return base
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files that determine a model and its tokenizer, sorted.
+
+    All that reads the folder later relies on this check: opening a FIFO waits for ever, and a device has no end.
+
+    Raises:
+        RecipeError: One of them is no regular file, or too large a JSON file, or the folder cannot be read.
+    """
+    try:
+        named = [path for path in folder.iterdir() if path.suffix in _FILES]
+    except OSError as error:
+        raise RecipeError("base", str(folder), f"a folder that can be read ({error.strerror})") from error
+    found = sorted(path for path in named if path.exists() and not path.is_dir())
+    for path in found:
+        if not path.is_file():
+            raise RecipeError("base", str(folder), f"a {path.name} that is a regular file")
+        if path.suffix == ".json" and path.stat().st_size > _LARGEST_JSON:
+            raise RecipeError("base", str(folder), f"a {path.name} of at most {_LARGEST_JSON} bytes")
+    return found
+
+
+def _read_json(folder: Path, path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError("base", str(folder), f"a checkpoint's folder, with {path.name} in it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError("base", str(folder), f"a {path.name} that can be read ({error})") from error
+    if not isinstance(data, dict):
+        raise RecipeError("base", str(folder), f"a {path.name} that holds an object")
+    return data
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = _read_json(folder, index).get("weight_map")
+        names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+        if names and all(Path(name).name == name and name.endswith(".safetensors") for name in names):
+            return [folder / name for name in names]
+        raise RecipeError("base", str(folder), f"names of .safetensors files in {index.name}")
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
+    if pickled:
+        what = "pickles can run code when they are opened; save with safe_serialization=True"
+        raise RecipeError("base", str(folder), f"model.safetensors, not only {', '.join(pickled)}: {what}")
+    raise RecipeError("base", str(folder), "a checkpoint's folder, with model.safetensors in it")
+
+
+def _shapes(folder: Path, file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the tensor shapes in a safetensors header, which is eight bytes of length, then JSON."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            if not 2 <= length <= min(_LARGEST_HEADER, file.stat().st_size - 8):
+                raise ValueError("it is cut short")
+            header = json.loads(opened.read(length))
+        return {
+            name: tuple(int(size) for size in tensor["shape"])
+            for name, tensor in header.items()
+            if name != "__metadata__"
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RecipeError("base", str(folder), f"a {file.name} that can be read ({error})") from error
+
+
+def _check(base: Base) -> None:
+    if base.gpt is not None:
+        stored = sum(math.prod(shape) for shape in base.shapes.values())
+        if stored != base.gpt.parameters:
+            allowed = f"{base.gpt.parameters} weights, as its config.json says, and not {stored}"
+            raise RecipeError("base", str(base.folder), allowed)
+    elif "model_type" not in base.config:
+        raise RecipeError("base", str(base.folder), "a config.json with model (GPT.save) or model_type (Hugging Face)")
+    elif (base.vocab_size, base.width) not in base.shapes.values():
+        allowed = f"a tensor of shape {(base.vocab_size, base.width)}, as its config.json says, for the tokens"
+        raise RecipeError("base", str(base.folder), allowed)

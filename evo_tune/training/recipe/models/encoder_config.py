@@ -1,0 +1,422 @@
+"""Shapes of the classifiers' encoders, with their parameters, FLOPs and memory by arithmetic.
+
+This module does not load torch, so that a search can compute the size of a model before training. FLOPs are those of
+training on one sample, forward and backward, with 2 per multiply-add. They agree with `torch.utils.flop_counter` for
+attention by its plain formula. Element-wise operations are not counted. Memory is the memory that autograd keeps per
+sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from evo_tune.errors import RecipeError
+from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.declare import Options, option
+from evo_tune.training.recipe.models.gpt_config import ModelConfig, added_channels, by_products
+from evo_tune.training.recipe.models.rules import Parametrisation
+
+STEM = 16
+"""Channels of the convolution stem."""
+
+
+def nearest_divisor(width: int, heads: int, most: int) -> int:
+    """Return the divisor of `width`, at most `most`, that is nearest to `heads`; the smaller one in a tie."""
+    return min((n for n in range(1, most + 1) if width % n == 0), key=lambda n: (abs(n - heads), n))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(ModelConfig):
+    """Shape common to all encoders: pre-norm blocks with full attention, and a linear head.
+
+    Args:
+        outputs: Number C of outputs: of classes, or of real numbers (int ≥ 1).
+        depth: Number L of blocks.
+        width: Width d of the residual stream, a multiple of heads.
+        heads: Number of attention heads.
+        ffn_mult: Width of the hidden layer of each block, as a multiple of d.
+        dropout: Dropped share of the outputs of embeddings and residual branches, below 1.
+        attention_dropout: Dropped share of the attention weights, below 1.
+        drop_path: Share of the samples that skip the last block in training, below 1. It falls linearly to 0 at the
+            first block (arXiv:1603.09382).
+        scaling: Parametrisation by size; None: standard.
+
+    Raises:
+        RecipeError: A field is out of its range or does not match another.
+    """
+
+    causal: ClassVar[bool] = False
+    bias: ClassVar[bool] = True
+    norm_eps: ClassVar[float] = 1e-5
+    qk_norm: ClassVar[bool] = False
+    ffn: ClassVar[str] = "gelu"
+    norm: ClassVar[str] = "layernorm"
+    residual_scaling: ClassVar[bool] = False
+    tied: ClassVar[bool] = False
+
+    outputs: int
+    depth: int = 4
+    width: int = 64
+    heads: int = 4
+    ffn_mult: float = 4.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path: float = 0.0
+    scaling: Parametrisation | None = None
+
+    @property
+    def gradient(self) -> float:
+        """Size of the gradients outside of blocks and the head, relative to the base (see `models.rules`)."""
+        return 1.0 if self.scaling is None else 1.0 / self.scaling.wider(self.width)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("outputs", self.outputs, 1)
+        for name in ("depth", "width", "heads"):
+            check_integer(name, getattr(self, name), 1)
+        if self.width % self.heads:
+            raise RecipeError("heads", self.heads, f"a divisor of width={self.width}")
+        check_number("ffn_mult", self.ffn_mult, "(0, 64]")
+        for name in ("dropout", "attention_dropout", "drop_path"):
+            check_number(name, getattr(self, name), "[0, 1)")
+
+    @property
+    def key_value_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.heads
+
+    @property
+    def ffn_width(self) -> int:
+        """Width f of the hidden layer of each block."""
+        return max(1, round(self.ffn_mult * self.width))
+
+    @property
+    def drop_paths(self) -> tuple[float, ...]:
+        """Share of the samples that skip each block."""
+        return tuple(self.drop_path * block / max(1, self.depth - 1) for block in range(self.depth))
+
+    @property
+    def tokens(self) -> int:
+        """Maximum number of tokens per sample."""
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        raise NotImplementedError
+
+    @property
+    def head_inputs(self) -> int:
+        """Number of inputs of the head."""
+        return self.width
+
+    @property
+    def encoder_parameters(self) -> int:
+        """Number of parameters of blocks, final norm and head of h inputs: (4d² + 2df + 9d + f) L + 2d + hC + C."""
+        d, f = self.width, self.ffn_width
+        return self.depth * (4 * d * d + 2 * d * f + 9 * d + f) + 2 * d + (self.head_inputs + 1) * self.outputs
+
+    def encoder_flops(self, tokens: float) -> float:
+        """Return the training FLOPs of blocks and head for one sample of `tokens` tokens."""
+        d, f = self.width, self.ffn_width
+        per_token = 6.0 * (4 * d * d + 2 * d * f) + 12.0 * d * tokens
+        return self.depth * tokens * per_token + 6.0 * self.head_inputs * self.outputs
+
+    def first_bytes(self, e: int) -> float:
+        """Return the bytes per sample kept for the token embedding, with `e` bytes per number in products."""
+        raise NotImplementedError
+
+    def copied_parameters(self) -> int:
+        """Return the number of weights that have a copy when products are in less than float32."""
+        d, f = self.width, self.ffn_width
+        return self.depth * (4 * d * d + 2 * d * f) + self.head_inputs * self.outputs
+
+    def block_bytes(self, e: int, mask: int) -> float:
+        """Return the bytes per sample that one block keeps for the backward pass.
+
+        In float32 these are 16 numbers per channel, as in a GPT (see `memory.activation_bytes`).
+
+        Args:
+            e: Bytes per number in products.
+            mask: Bytes per number of a dropout mask.
+        """
+        tokens, d = self.tokens, self.width
+        norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
+        on_cpu, precision = mask != 1 and not self.attention_dropout, "fp32" if e == 4 else "bf16"
+        products = on_cpu and by_products(precision, tokens)
+        # Queries, keys, values, result; attention weights, or one statistic of the softmax.
+        attention = 4 * e * d + self.heads * (e * tokens if products else 4)
+        if on_cpu and (added := added_channels(precision, d // self.heads, tokens)):
+            attention += e * (4 * added * self.heads + d)  # zeros beside these, and the result without them
+        dropped = 2 * mask * d if self.dropout else 0
+        between = (2 * e + mask) * self.heads * tokens if self.attention_dropout else 0
+        return float(tokens * (norms + attention + 2 * e * self.ffn_width + dropped + between))
+
+    def kept_bytes(self, e: int, mask: int, recompute: int | None = None) -> float:
+        """Return the bytes per sample that a pass keeps for the backward pass, without logits.
+
+        Args:
+            e: See `block_bytes`.
+            mask: See `block_bytes`.
+            recompute: Recompute every n-th block. Such a block keeps its input only, except one at a time, which is
+                in memory in full. None: no block.
+        """
+        tokens, d, block = self.tokens, self.width, self.block_bytes(e, mask)
+        ends = self.first_bytes(e) + tokens * (4 * d + 8)  # the last norm's inputs and statistics
+        ends += tokens * d * (1 if mask == 1 else 4) if self.dropout else 0  # dropout there is in float32
+        if recompute is None:
+            return ends + self.depth * block
+        again = -(-self.depth // recompute)
+        return ends + (self.depth - again + 1) * block + again * 4.0 * tokens * d
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig(EncoderConfig):
+    """Shape of a Vision Transformer (Dosovitskiy et al., arXiv:2010.11929), whose tokens are square image patches.
+
+    Args:
+        channels: Channels of an image.
+        image_height: Height of an image in pixels, a multiple of patch.
+        image_width: Width of an image in pixels, a multiple of patch.
+        patch: Side of a patch in pixels.
+        pooling: Input of the head: 'mean' of the tokens, or an extra token, 'cls'.
+        stem: 'none', or 'conv': two 3 × 3 convolutions with BatchNorm before the patches
+            (after arXiv:2106.14881).
+    """
+
+    channels: int = 3
+    image_height: int = 32
+    image_width: int = 32
+    patch: int = 4
+    pooling: str = "mean"
+    stem: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("channels", "image_height", "image_width", "patch"):
+            check_integer(name, getattr(self, name), 1)
+        if self.image_height % self.patch or self.image_width % self.patch:
+            raise RecipeError("patch", self.patch, f"a divisor of {self.image_height} and {self.image_width} pixels")
+        check_name("pooling", self.pooling, ("mean", "cls"))
+        check_name("stem", self.stem, ("none", "conv"))
+
+    @property
+    def patches(self) -> int:
+        """Number of patches per image."""
+        return (self.image_height // self.patch) * (self.image_width // self.patch)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens per image."""
+        return self.patches + (self.pooling == "cls")
+
+    @property
+    def patch_values(self) -> int:
+        """Number of values per patch."""
+        return self.patch**2 * (self.channels if self.stem == "none" else STEM)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        d = self.width
+        own = self.patch_values * d + d + self.tokens * d + (d if self.pooling == "cls" else 0)
+        if self.stem == "conv":
+            own += 9 * STEM * (self.channels + STEM) + 4 * STEM
+        return own + self.encoder_parameters
+
+    @property
+    def flops_per_sample(self) -> float:
+        """Training FLOPs per image; the pixels need no gradient."""
+        first = 4.0 if self.stem == "none" else 6.0
+        own = first * self.patches * self.patch_values * self.width
+        if self.stem == "conv":
+            own += 9.0 * STEM * self.image_height * self.image_width * (4.0 * self.channels + 6.0 * STEM)
+        return own + self.encoder_flops(self.tokens)
+
+    def copied_parameters(self) -> int:
+        # No copy of the first product's weights is kept: pixels need no gradient.
+        own = self.patch_values * self.width + 9 * STEM * STEM if self.stem == "conv" else 0
+        return own + super().copied_parameters()
+
+    def first_bytes(self, e: int) -> float:
+        """See `EncoderConfig`: patches; with a stem also the inputs of its convolutions, norms and GELUs."""
+        pixels = self.image_height * self.image_width * (self.channels + 5 * STEM) if self.stem == "conv" else 0
+        return float(e * (pixels + self.patches * self.patch_values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchConfig(EncoderConfig):
+    """Shape of a PatchTST (Nie et al., arXiv:2211.14730), whose tokens are patches of the past of one series.
+
+    Patches overlap by half. As in the paper, the last value is repeated so that the last patch ends beyond the past,
+    and the head reads all tokens.
+
+    Args:
+        context: Values of the past that are read.
+        patch: Values in a patch, at most context.
+        horizon: Values to forecast.
+        levels: Quantiles to forecast, in order; empty: the mean. There are `horizon` outputs for each.
+    """
+
+    context: int
+    patch: int
+    horizon: int
+    levels: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "levels", tuple(self.levels))  # JSON has lists only
+        check_integer("context", self.context, 1)
+        check_integer("patch", self.patch, 1, self.context)
+        check_integer("horizon", self.horizon, 1)
+        for level in self.levels:
+            check_number("levels", level, "(0, 1)")
+        check_integer("outputs", self.outputs, each := self.horizon * max(1, len(self.levels)), each)
+
+    @property
+    def stride(self) -> int:
+        """Values between the starts of two patches."""
+        return max(1, self.patch // 2)
+
+    @property
+    def tokens(self) -> int:
+        """Number of patches."""
+        return (self.context - self.patch) // self.stride + 2
+
+    @property
+    def head_inputs(self) -> int:
+        """Number of inputs of the head: those of all tokens."""
+        return self.tokens * self.width
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters, with the embedding of patches and of their positions."""
+        return (self.patch + 1 + self.tokens) * self.width + self.encoder_parameters
+
+    @property
+    def flops_per_sample(self) -> float:
+        """Training FLOPs of one window; its values need no gradient."""
+        return 4.0 * self.tokens * self.patch * self.width + self.encoder_flops(self.tokens)
+
+    def first_bytes(self, e: int) -> float:
+        """See `EncoderConfig`: the patches, and the inputs of the head."""
+        return float(e * self.tokens * (self.patch + self.width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FTConfig(EncoderConfig):
+    """Shape of an FT-Transformer (Gorishniy et al., arXiv:2106.11959): one token per column, and one for the head.
+
+    Args:
+        numeric: Number of numeric columns (int ≥ 0).
+        categories: Number of categories of each categorical column (int ≥ 1).
+        quantiles: Number of quantiles that map numbers to a normal distribution (see `Quantiles`); 0: standardise.
+    """
+
+    numeric: int = 1
+    categories: tuple[int, ...] = ()
+    quantiles: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "categories", tuple(self.categories))  # JSON has lists only
+        check_integer("numeric", self.numeric, 0)
+        check_integer("quantiles", self.quantiles, 0)
+        if self.quantiles == 1:
+            raise RecipeError("quantiles", 1, "two or more, or 0 for none")
+        for number in self.categories:
+            check_integer("categories", number, 1)
+        if self.tokens < 2:
+            raise RecipeError("numeric", self.numeric, "a column at least, numeric or categorical")
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens per row."""
+        return self.numeric + len(self.categories) + 1
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters.
+
+        A numeric column has a weight, an offset, and an embedding of missing values. A categorical column has an
+        offset, and an embedding for each category and for unknown ones. The first block has no norm before its
+        attention.
+        """
+        categorical = sum(number + 1 for number in self.categories) + len(self.categories)
+        return self.width * (3 * self.numeric + categorical + 1 - 2) + self.encoder_parameters
+
+    @property
+    def tables(self) -> int:
+        return self.numeric * (self.quantiles + 2)
+
+    @property
+    def flops_per_sample(self) -> float:
+        """Training FLOPs per row."""
+        return self.encoder_flops(self.tokens)
+
+    def first_bytes(self, e: int) -> float:
+        """See `EncoderConfig`: numbers, missing-value masks and categories, less the first block's absent norm."""
+        read = 4 * self.width  # one token, the input of the head
+        return 5.0 * self.numeric + 8.0 * len(self.categories) + read - self.tokens * (4 * self.width + 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantiling(Options):
+    """Scaling of a table's numbers."""
+
+    quantiles: int | Literal["auto"] | None = option(
+        "auto",
+        bounds="[2, 10000]",
+        help="Number of quantiles of the training rows that map numbers to a normal distribution, robust to outliers; "
+        "auto: a third of these rows, up to 1000; none: standardise instead",
+    )
+
+    def quantiles_of(self, rows: int) -> int:
+        """Return the number of quantiles for `rows` training rows; 0: none."""
+        return min(1000, max(2, rows // 3)) if self.quantiles == "auto" else self.quantiles or 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(EncoderConfig):
+    """Shape of a text classifier, which reads the first tokens of a text and averages them for the head.
+
+    Args:
+        unit: Kind of token: 'bytes', or 'words' (and punctuation marks) by their hash (arXiv:0902.2206). Neither is
+            fitted to the text.
+        length: Maximum number of tokens read per text.
+        buckets: Number of word hashes; words with the same hash share a token.
+    """
+
+    unit: str = "words"
+    length: int = 32
+    buckets: int = 4096
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name("unit", self.unit, ("words", "bytes"))
+        check_integer("length", self.length, 1)
+        check_integer("buckets", self.buckets, 1, 2**24)
+
+    @property
+    def tokens(self) -> int:
+        """Maximum number of tokens per text."""
+        return self.length
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of different tokens, without padding."""
+        return 256 if self.unit == "bytes" else self.buckets
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters, with an embedding per token, per position and for padding."""
+        return self.width * (self.vocabulary + 1 + self.length) + self.encoder_parameters
+
+    def flops_per_sample(self, tokens: float) -> float:
+        """Return the training FLOPs of one text of `tokens` tokens."""
+        return self.encoder_flops(min(tokens, self.length))
+
+    def first_bytes(self, e: int) -> float:
+        """See `EncoderConfig`: the tokens and their padding mask."""
+        return 12.0 * self.length

@@ -1,0 +1,521 @@
+"""Shape of a GPT: options, parameters and FLOPs.
+
+This module does not load torch, so that a search can compute the size of a model before training.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, TypeVar
+
+from evo_tune.errors import RecipeError
+from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.declare import Options, option
+from evo_tune.training.recipe.models.rules import Parametrisation
+
+C = TypeVar("C", bound="ModelConfig")
+
+
+class ModelConfig:
+    """Shape of a model, as a dataclass of plain fields; `scaling` is its parametrisation by size."""
+
+    depth: int
+    width: int
+    heads: int
+    scaling: Parametrisation | None
+
+    def __post_init__(self) -> None:
+        given: Any = self.scaling
+        if isinstance(given, Mapping):  # from JSON
+            object.__setattr__(self, "scaling", Parametrisation(**given))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        data: dict[str, Any] = asdict(self)  # type: ignore[call-overload] # of the dataclasses below
+        return data
+
+    @property
+    def branch(self) -> float:
+        """Factor on residual branches."""
+        return 1.0 if self.scaling is None else 1.0 / self.scaling.deeper(self.depth)
+
+    @property
+    def gradient(self) -> float:
+        """Size of the gradients outside of blocks and the head, relative to the base (see `models.rules`)."""
+        return 1.0
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        raise NotImplementedError
+
+    @property
+    def tables(self) -> int:
+        """Number of values that a model computes from its shape alone, which are not saved."""
+        return 0
+
+    @property
+    def attention_scale(self) -> float | None:
+        """Factor on query-key products; None: 1/√head_dim."""
+        return None if self.scaling is None else self.scaling.attention_scale(self.width // self.heads)
+
+    @classmethod
+    def from_json(cls: type[C], data: Mapping[str, Any]) -> C:
+        """Return the config from the data of `to_json`.
+
+        Raises:
+            RecipeError: A field is unknown or out of its range.
+        """
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for name, value in data.items():
+            if name not in known:
+                raise RecipeError(name, value, f"only the fields {', '.join(known)}")
+        return cls(**data)
+
+
+LONGEST_PLAIN = 256
+"""Longest sequence, in tokens, for plain products in bfloat16 attention on a CPU (see `training.models.block`).
+
+Up to there they are faster than the fused kernel. At twice the length both are about equal; beyond, they are slower."""
+
+PLAIN_IN_FP32 = range(16, 49)
+"""Sequence lengths for plain products in float32: 1.1 to 1.9 times faster, most if not a multiple of 16."""
+
+NARROW_HEAD = 16
+"""Channels of a head below which the fused kernel in float32 is slow on an AMD CPU: there MKL's products with 8 columns
+take 2.4 times as long as with 16 (benchmarks/LOG.md)."""
+
+LONGEST_DROPPED = 512
+"""Longest sequence, in tokens, for plain products with attention dropout on a GPU.
+
+The fused kernel stores no attention weights, but needs one call per sample, because its noise depends on the batch."""
+
+LARGE_VOCABULARY = 1024
+"""Smallest vocabulary whose logits are computed in pieces (see `training.optim.losses`)."""
+
+_LOGITS_IN_PIECE = {"cpu": 2**21}
+_LOGITS_ON_GPU = 2**26
+
+
+def by_products(precision: str, keys: int) -> bool:
+    """Return whether a CPU computes attention by three plain products instead of the fused kernel.
+
+    Args:
+        precision: Precision of the products: 'fp32', 'bf16' or another, for which the result is False.
+        keys: Number of keys per query.
+    """
+    return keys <= LONGEST_PLAIN if precision == "bf16" else precision == "fp32" and keys in PLAIN_IN_FP32
+
+
+def _made_by_amd() -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return "AuthenticAMD" in file.read(1000)
+    except OSError:  # not Linux; Windows names the maker here
+        return "AuthenticAMD" in os.environ.get("PROCESSOR_IDENTIFIER", "")
+
+
+AMD = _made_by_amd()
+"""Whether this machine's CPU is made by AMD."""
+
+
+def added_channels(precision: str, head_dim: int, keys: int) -> int:
+    """Return the channels of zeros that attention on a CPU adds to each head to be faster.
+
+    Args:
+        precision: See `by_products`.
+        head_dim: Channels of a head.
+        keys: Number of keys per query; with few keys the copies cost more than they save.
+    """
+    slow = AMD and precision == "fp32" and keys >= PLAIN_IN_FP32.stop
+    return max(0, NARROW_HEAD - head_dim) if slow else 0
+
+
+def tokens_in_piece(vocab_size: int, device: str) -> int:
+    """Return the tokens per piece of logits: few enough for a CPU's cache, or enough to fill a GPU."""
+    return max(1, _LOGITS_IN_PIECE.get(device, _LOGITS_ON_GPU) // vocab_size)
+
+
+SHORTEST_CHUNK, MOST_CHUNKS = 32, 16
+"""Limits on the chunks of queries in windowed attention; for shorter chunks, kernel calls cost more than they save."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig(ModelConfig):
+    """Shape of a decoder-only Transformer, pre-norm and causal. The defaults are GPT-2's, without biases.
+
+    Args:
+        vocab_size: Number V of tokens (int ≥ 2); 256 for bytes.
+        context: Longest sequence T, in tokens.
+        depth: Number L of blocks.
+        width: Width d of the residual stream, a multiple of heads.
+        heads: Number of attention heads.
+        ffn_mult: Width of the hidden layer of each block, as a multiple of d. A SwiGLU, with
+            three matrices instead of two, gets two thirds of it, to the nearest multiple of ffn_multiple.
+        dropout: Dropped share of the outputs of embeddings and residual branches, below 1.
+        attention_dropout: Dropped share of the attention weights, below 1. Separate from `dropout` because torch's
+            fused CPU attention does not support it: attention is five times slower there.
+        bias: Whether linear layers and norms have biases.
+        tied: Whether the output head shares the embedding's weights.
+        init: Initialisation of weights. 'normal': N(0, 0.02), outputs of residual branches smaller by 1/√(2L)
+            (GPT-2). 'fan_in': N(0, 1/√fan-in) in hidden layers, outputs of residual branches at zero, so that each
+            block starts as the identity. It suits small widths: at width 32, 0.02 is nine times less than
+            1/√fan-in, and models stay long at the loss of letter pairs.
+        position: 'learned', 'sinusoidal' (fixed) or 'rope' (rotary, needs an even number of channels per head).
+        rope_base: Base of the rotary angles, above 1.
+        extended_from: Context before an extension, in tokens (see `extend_context`); None: not extended.
+        extension: Method of the extension: 'linear', or with rope also 'ntk' or 'yarn'.
+        window: Tokens that a token attends to, including itself, 1 to the context; None: all earlier ones.
+        window_pattern: Attention of each block, repeated from the first on: S for the window, L for all tokens.
+        kv_heads: Heads of keys and values, a divisor of heads (grouped-query attention); None: heads.
+        qk_norm: Whether queries and keys are normalised before their product.
+        ffn: 'gelu', 'swiglu' or 'relu2' (squared ReLU; Primer, arXiv:2109.08668).
+        norm: 'layernorm' or 'rmsnorm' (arXiv:1910.07467).
+        softcap: Bound c of the logits, c · tanh(logits / c) (Gemma 2, arXiv:2408.00118); 0: no bound.
+        value_embeddings: Whether every second block, from the last one back, adds an embedding of each token to its
+            values. The embeddings begin at zero.
+        residual_scaling: Whether the input of each block is λ · x + μ · x₀ instead of the residual stream x. x₀ is the
+            first block's input; λ and μ are learned, from 1 and 0.
+        norm_eps: ε that norms add to the variance or mean square, above 0; differs from 1e-5 only in grown models.
+        ffn_multiple: Divisor of the width of a SwiGLU; 64 for model files without this field.
+        scaling: Parametrisation by size; None: standard.
+        boundary: Token that ends a document: tokens attend only to tokens of their own document. None: to all.
+
+    Raises:
+        RecipeError: A field is out of its range or does not match another.
+    """
+
+    causal: ClassVar[bool] = True
+
+    vocab_size: int = 256
+    context: int = 128
+    depth: int = 2
+    width: int = 64
+    heads: int = 4
+    ffn_mult: float = 4.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    bias: bool = False
+    tied: bool = True
+    init: str = "normal"
+    position: str = "learned"
+    rope_base: float = 10000.0
+    extended_from: int | None = None
+    extension: str = "linear"
+    window: int | None = None
+    window_pattern: str = "S"
+    kv_heads: int | None = None
+    qk_norm: bool = False
+    ffn: str = "gelu"
+    norm: str = "layernorm"
+    softcap: float = 0.0
+    value_embeddings: bool = False
+    residual_scaling: bool = False
+    norm_eps: float = 1e-5
+    ffn_multiple: int = 8
+    scaling: Parametrisation | None = None
+    boundary: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("vocab_size", self.vocab_size, 2)
+        for name in ("context", "depth", "width", "heads"):
+            check_integer(name, getattr(self, name), 1)
+        if self.width % self.heads:
+            raise RecipeError("heads", self.heads, f"a divisor of width={self.width}")
+        check_number("ffn_mult", self.ffn_mult, "(0, 64]")
+        check_number("dropout", self.dropout, "[0, 1)")
+        check_number("attention_dropout", self.attention_dropout, "[0, 1)")
+        check_name("init", self.init, ("normal", "fan_in"))
+        for name in ("bias", "tied", "qk_norm", "value_embeddings", "residual_scaling"):
+            if not isinstance(getattr(self, name), bool):
+                raise RecipeError(name, getattr(self, name), "true or false")
+        self._check_positions()
+        self._check_attention()
+
+    def _check_positions(self) -> None:
+        check_name("position", self.position, ("learned", "sinusoidal", "rope"))
+        check_number("rope_base", self.rope_base, "(1, inf)")
+        head_dim = self.width // self.heads
+        if self.position == "rope" and head_dim % 2:
+            raise RecipeError("heads", self.heads, f"one that leaves an even width of a head, not {head_dim}, for rope")
+        if self.extended_from is not None:
+            check_integer("extended_from", self.extended_from, 1, self.context)
+        check_name("extension", self.extension, ("linear", "ntk", "yarn") if self.position == "rope" else ("linear",))
+        if self.extension == "ntk" and head_dim < 4:
+            raise RecipeError("extension", self.extension, f"another for heads of width {head_dim}")
+
+    def _check_attention(self) -> None:
+        if self.boundary is not None:
+            check_integer("boundary", self.boundary, 0, self.vocab_size - 1)
+        if self.window is not None:
+            check_integer("window", self.window, 1, self.context)
+        if not isinstance(self.window_pattern, str) or not self.window_pattern or set(self.window_pattern) - {*"SL"}:
+            raise RecipeError("window_pattern", self.window_pattern, "letters S and L, at least one")
+        if self.kv_heads is not None:
+            check_integer("kv_heads", self.kv_heads, 1)
+            if self.heads % self.kv_heads:
+                raise RecipeError("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
+        check_name("ffn", self.ffn, ("gelu", "swiglu", "relu2"))
+        check_name("norm", self.norm, ("layernorm", "rmsnorm"))
+        check_number("softcap", self.softcap, "[0, inf)")
+        check_number("norm_eps", self.norm_eps, "(0, 1)")
+        check_integer("ffn_multiple", self.ffn_multiple, 1)
+
+    @property
+    def key_value_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def stretch(self) -> float:
+        """Ratio of the context to the one before the extension."""
+        return self.context / (self.extended_from or self.context)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Tokens that a token attends to, for each block."""
+        letters = (self.window_pattern[layer % len(self.window_pattern)] for layer in range(self.depth))
+        return tuple(self.context if self.window is None or letter == "L" else self.window for letter in letters)
+
+    @property
+    def embeds_values(self) -> tuple[bool, ...]:
+        """Whether each block has value embeddings."""
+        return tuple(self.value_embeddings and (self.depth - layer) % 2 == 1 for layer in range(self.depth))
+
+    @property
+    def tables(self) -> int:
+        positions = 0 if self.position == "learned" else self.context * self.width
+        return positions + (self.chunk * (self.chunk + min(self.windows)) if min(self.windows) < self.context else 0)
+
+    @property
+    def chunk(self) -> int:
+        """Queries per chunk of windowed attention, at least 32: about half a window, in at most 16 chunks."""
+        return max(SHORTEST_CHUNK, -(-min(self.windows) // 2), -(-self.context // MOST_CHUNKS))
+
+    def keys(self, window: int, length: int) -> float:
+        """Return the mean number of keys that a block multiplies with a query, in a sequence of `length`.
+
+        Without a window these are the query's own and earlier positions, (T + 1) / 2 on average. With a window they
+        are the computed keys: all keys of a chunk's mask, and only the earlier ones in chunks without a mask. A window
+        of more than about half the sequence therefore computes more keys than full attention.
+
+        Args:
+            window: Tokens that a token attends to, including itself.
+            length: Tokens T per sequence.
+        """
+        if window >= length:
+            return (length + 1) / 2
+        computed = 0.0
+        for first, start, end in window_chunks(window, length, self.chunk):
+            queries, keys = end - start, end - first
+            computed += queries * ((queries + 1) / 2 if causal_chunk(first, start, end, window) else keys)
+        return computed / length
+
+    @property
+    def ffn_width(self) -> int:
+        """Width f of the hidden layer of each block."""
+        return hidden_width(self.width, self.ffn_mult, self.ffn, self.ffn_multiple)
+
+    @property
+    def block_outputs(self) -> int:
+        """Number of outputs of a block's linear layers: q, k, v, attention output, and feed-forward."""
+        d, gates = self.width, 2 if self.ffn == "swiglu" else 1
+        return 2 * d + 2 * d * self.key_value_heads // self.heads + gates * self.ffn_width + d
+
+    @property
+    def matmul_parameters(self) -> int:
+        """Number of weights that multiply each token: 4d² + 2df per block, and dV of the head, tied or not.
+
+        Shared keys and values reduce the number; the gate of a SwiGLU adds d · f.
+        """
+        d, f = self.width, self.ffn_width
+        return self.depth * (d * (self.block_outputs - d) + d * f) + d * self.vocab_size
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters, with a tied head counted once."""
+        d = self.width
+        norms = (2 * self.depth + 1) * d
+        if self.bias and self.norm == "layernorm":
+            norms *= 2
+        if self.qk_norm:
+            norms += self.depth * 2 * (d // self.heads)
+        embeddings = (self.vocab_size + (self.context if self.position == "learned" else 0)) * d
+        embeddings += sum(self.embeds_values) * self.vocab_size * d * self.key_value_heads // self.heads
+        biases = self.depth * self.block_outputs if self.bias else 0
+        scales = 2 * self.depth if self.residual_scaling else 0
+        head = d * self.vocab_size
+        return self.matmul_parameters - head + norms + embeddings + biases + scales + (0 if self.tied else head)
+
+
+def hidden_width(width: int, ffn_mult: float, ffn: str = "gelu", multiple: int = 8) -> int:
+    """Return the width f of the hidden layer of a block (see `GPTConfig`)."""
+    if ffn == "swiglu":
+        return multiple * max(1, round(ffn_mult * width * 2 / 3 / multiple))
+    return max(1, round(ffn_mult * width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions(Options):
+    """Positions."""
+
+    position: Literal["learned", "sinusoidal", "rope"] = option("rope", help="Position encoding")
+    rope_base: float = option(10000.0, bounds="(1, inf)", help="rope: base of the rotary angles")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows(Options):
+    """Attention windows."""
+
+    window: int | None = option(
+        None,
+        bounds="[1, inf)",
+        unit="tokens",
+        help="Tokens that a token attends to, at most the context; none: the context",
+    )
+    window_pattern: str = option("S", help="Window of each block, repeated: S limited, L unlimited; SSSL for example")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(Options):
+    """Blocks."""
+
+    ffn: Literal["gelu", "swiglu", "relu2"] = option(
+        "gelu", help="Type of the feed-forward layers; relu2 is the square of a ReLU"
+    )
+    ffn_mult: float = option(
+        4.0,
+        bounds="(0, 64]",
+        gene="2.0|2.667|4.0",
+        help="Width of the feed-forward layers, as a multiple of the model's",
+    )
+    kv_heads: int | None = option(
+        None,
+        bounds="[1, inf)",
+        help="Maximum heads of keys and values, rounded down to a divisor of heads; none: heads",
+    )
+    norm: Literal["layernorm", "rmsnorm"] = option("layernorm", help="Norm of the inputs of each layer and of the head")
+    qk_norm: bool = option(False, help="Normalise queries and keys before their product")
+    value_embeddings: bool = option(False, help="Add embeddings of the tokens to the values of every second block")
+    residual_scaling: bool = option(
+        False, help="Learn factors of the residual stream and of the first block's input, for each block"
+    )
+    softcap: float = option(
+        0.0, bounds="[0, inf)", gene="0.0|15.0|30.0", help="Bound c of the logits, by c·tanh(logits/c); 0: no bound"
+    )
+    bias: bool = option(False, help="Add biases to linear layers and norms")
+    tied: bool = option(True, help="Share the weights of embedding and output head")
+    attention_dropout: float = option(0.0, bounds="[0, 1)", help="Dropout of the attention weights")
+    init: Literal["fan_in", "normal"] = option(
+        "fan_in", help="Initialisation of weights: fan_in suits small widths; normal is GPT-2's N(0, 0.02)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extending(Options):
+    """Context extension."""
+
+    extend_from: int | None = option(
+        None,
+        bounds="[2, inf)",
+        unit="tokens",
+        gene=None,
+        help="Shorter context at the start of the training; none: no extension",
+    )
+    extension: Literal["linear", "ntk", "yarn"] = option(
+        "linear", gene=None, help="Extension of positions after extend_from; ntk and yarn need rope"
+    )
+    extend_share: float = option(0.2, bounds="(0, 1)", help="Share of the budget at the full context")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder(Extending, Architecture, Windows, Positions):
+    """Shape of a GPT apart from its size."""
+
+    def shape(
+        self,
+        *,
+        vocab: int,
+        context: int,
+        depth: int,
+        width: int,
+        heads: int,
+        dropout: float,
+        scaling: Parametrisation | None = None,
+    ) -> GPTConfig:
+        """Return the shape of a model at the end of its training.
+
+        A window as long as the context becomes None; kv_heads is rounded down to a divisor of heads.
+
+        Raises:
+            RecipeError: A number is out of its range.
+        """
+        seen = self.extend_from or context
+        return GPTConfig(
+            vocab_size=vocab,
+            context=context,
+            depth=depth,
+            width=width,
+            heads=heads,
+            ffn_mult=self.ffn_mult,
+            dropout=dropout,
+            attention_dropout=self.attention_dropout,
+            bias=self.bias,
+            tied=self.tied,
+            init=self.init,
+            position=self.position,
+            rope_base=self.rope_base,
+            extended_from=self.extend_from,
+            extension=self.extension,
+            window=self.window if self.window is None or self.window < seen else None,
+            window_pattern=self.window_pattern,
+            kv_heads=divisor_below(heads, self.kv_heads),
+            qk_norm=self.qk_norm,
+            ffn=self.ffn,
+            norm=self.norm,
+            softcap=self.softcap,
+            value_embeddings=self.value_embeddings,
+            residual_scaling=self.residual_scaling,
+            scaling=scaling,
+        )
+
+
+def divisor_below(heads: int, most: int | None) -> int | None:
+    """Return the largest divisor of `heads` up to `most`; None if that is all of them or `most` is None."""
+    return None if most is None or most >= heads else max(n for n in range(1, most + 1) if heads % n == 0)
+
+
+def window_chunks(window: int, length: int, chunk: int) -> list[tuple[int, int, int]]:
+    """Return the chunks of queries in a sequence, as (first key, first query, end of both)."""
+    starts = range(0, length, chunk)
+    return [(max(0, start - window + 1), start, min(start + chunk, length)) for start in starts]
+
+
+def causal_chunk(first: int, start: int, end: int, window: int) -> bool:
+    """Return whether plain causal attention, which has faster kernels than masks, gives a chunk of `window_chunks`."""
+    return first == start and end - start <= window
+
+
+def flops_per_token(config: GPTConfig, length: int | None = None) -> float:
+    """Return the training FLOPs per token, forward and backward, with 2 FLOPs per multiply-add.
+
+    The formula is 6 · N + 12 · d · Σ K over the blocks (PaLM, arXiv:2204.02311, appendix B, which takes K = T). N is
+    the number of multiplying weights, with the head but without embedding look-ups. K is the mean number of computed
+    keys per query (`GPTConfig.keys`): (T + 1) / 2 for full causal attention, since fused kernels skip the other half.
+    `torch.utils.flop_counter` counts the whole square of causal attention, 2T / (T + 1) times as much. With a window
+    it counts the same, except for that factor on chunks without a mask.
+
+    Args:
+        config: Shape of the model.
+        length: Tokens per sequence, 1 to the context; None: the context.
+
+    Raises:
+        RecipeError: The length is not an integer from 1 to the context.
+    """
+    length = config.context if length is None else length
+    check_integer("length", length, 1, config.context)
+    keys = sum(config.keys(window, length) for window in config.windows)
+    return 6.0 * config.matmul_parameters + 12.0 * config.width * keys

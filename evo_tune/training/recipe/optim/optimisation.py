@@ -1,0 +1,262 @@
+"""Options of the optimizer, its loss, gradient clipping, weight averaging and early stopping."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+from evo_tune.errors import OptionError
+from evo_tune.options.bounds import check_name, check_number
+from evo_tune.options.declare import Options, option
+from evo_tune.training.recipe.optim.schedule import Scheduling
+
+RULES = ("none", "sqrt", "linear")
+
+
+def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:
+    """Return the learning rate for `batch`, given the rate for `reference`.
+
+    Args:
+        lr: Learning rate at the reference batch.
+        batch: Batch size, in any unit.
+        reference: The reference batch size, in the same unit.
+        rule: 'none', 'sqrt' or 'linear'.
+
+    Raises:
+        RecipeError: A size is not above zero, or the rule is unknown.
+    """
+    check_number("lr", lr, "(0, inf)")
+    check_number("batch", batch, "(0, inf)")
+    check_number("reference batch", reference, "(0, inf)")
+    check_name("batch rule", rule, RULES)
+    ratio = batch / reference
+    return lr * {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[rule]
+
+
+def scaled_betas(betas: tuple[float, float], batch: float, reference: float, rule: str) -> tuple[float, float]:
+    """Return Adam's β for `batch`, given those for `reference`; only the rule 'sqrt' changes them.
+
+    A β that would be negative, for a very large batch, is set to 0: that moment then has no memory.
+
+    Raises:
+        RecipeError: A size is not above zero, or the rule is unknown.
+    """
+    check_number("batch", batch, "(0, inf)")
+    check_number("reference batch", reference, "(0, inf)")
+    check_name("batch rule", rule, RULES)
+    if rule != "sqrt":
+        return betas
+    first, second = (max(0.0, 1.0 - (batch / reference) * (1.0 - beta)) for beta in betas)
+    return (first, second) if batch != reference else betas
+
+
+FIRST_MOMENTUM = 0.85
+"""Muon's momentum at the first step of its warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Factors on the learning rate of groups of parameters; hidden matrices have the learning rate itself.
+
+    Args:
+        embedding: Factor for embeddings of tokens, positions and values, and for a head that shares their weights.
+        head: Factor for a head with its own weights.
+        vectors: Factor for gains, biases and other parameters without two dimensions.
+
+    Raises:
+        RecipeError: A factor is out of its range.
+    """
+
+    embedding: float = 1.0
+    head: float = 1.0
+    vectors: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "head", "vectors"):
+            check_number(f"lr_{name}", getattr(self, name), "(0, 1000]")
+
+    def factor(self, kind: str, dimensions: int) -> float:
+        """Return the factor of a parameter.
+
+        Args:
+            kind: One of `recipe.models.rules.KINDS`.
+            dimensions: Number of its dimensions.
+        """
+        if kind == "embedding":
+            return self.embedding
+        if dimensions < 2:
+            return self.vectors
+        return self.head if kind == "head" else 1.0
+
+
+Self = TypeVar("Self", bound="Optimisation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation(Options):
+    """Options of the optimizer, its learning rates and the loss."""
+
+    optimizer: Literal["auto", "adamw", "muon", "sgd"] = option(
+        "auto",
+        gene="adamw|muon",
+        help="Optimizer; auto: adamw, unless it is a gene; sgd multiplies the learning rate by fifty",
+    )
+    beta1: float = option(0.9, bounds="[0, 0.99999]", help="adamw, muon: decay of the first moment")
+    beta2: float = option(
+        0.95,
+        bounds="[0, 0.99999]",
+        gene="0.9|0.95|0.98|0.99|0.995|0.999",
+        help="adamw, muon: decay of the second moment",
+    )
+    eps: float = option(1e-8, bounds="(0, 1)", help="adamw, muon: added to the root of the second moment")
+    momentum: float = option(0.95, bounds="[0, 0.99999]", help="muon, sgd: momentum of the gradient")
+    momentum_warmup: float = option(
+        0.0,
+        bounds="[0, 1]",
+        gene="0.0|0.1|0.3",
+        help="muon: share of the steps during which momentum rises from 0.85",
+    )
+    lr_rule: Literal["none", "sqrt", "linear"] = option(
+        "none",
+        help="Scaling of the learning rate from the default batch to another; sqrt scales Adam's betas too",
+    )
+    z_loss: float = option(
+        0.0, bounds="[0, 1]", gene="0.0|1e-5|1e-4|1e-3", help="Weight of the z-loss; 1e-4 prevents logit drift"
+    )
+
+    def settled(self: Self, rungs: bool) -> Self:
+        made = super().settled(rungs)
+        return replace(made, optimizer=made.optimizer_name)
+
+    @property
+    def optimizer_name(self) -> Literal["adamw", "muon", "sgd"]:
+        """The chosen optimizer; AdamW for auto."""
+        return "adamw" if self.optimizer == "auto" else self.optimizer
+
+    @property
+    def group_rates(self) -> Rates:
+        """Factors on the learning rate of groups of parameters."""
+        return Rates()
+
+    @property
+    def lr_factor(self) -> float:
+        """Factor on bounds and default of an AdamW learning rate for this optimizer."""
+        return 50.0 if self.optimizer == "sgd" else 1.0
+
+    def check_lr(self, lr: object) -> None:
+        """Require a learning rate in the optimizer's range.
+
+        Raises:
+            RecipeError: It is out of range.
+        """
+        check_number("lr", lr, "(0, 10]" if self.optimizer == "sgd" else "(0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRates(Optimisation):
+    """Learning rates of groups of parameters."""
+
+    lr_embedding: float = option(
+        1.0,
+        bounds="(0, 1000]",
+        gene="0.1|0.3|1.0|3.0|10.0",
+        help="Factor on the learning rate of embeddings, and of a tied head",
+    )
+    lr_head: float = option(
+        1.0, bounds="(0, 1000]", gene="0.1|0.3|1.0|3.0|10.0", help="Factor on the learning rate of an untied head"
+    )
+    lr_vectors: float = option(
+        1.0,
+        bounds="(0, 1000]",
+        gene="0.1|0.3|1.0|3.0|10.0",
+        help="Factor on the learning rate of gains, biases and residual factors",
+    )
+
+    @property
+    def group_rates(self) -> Rates:
+        return Rates(embedding=self.lr_embedding, head=self.lr_head, vectors=self.lr_vectors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipping(Options):
+    """Clipping of the gradient."""
+
+    clip: float | None = option(1.0, bounds="(0, inf)", help="Maximum gradient norm; none: no limit")
+
+
+def check_clip(limit: float | None) -> None:
+    """Require a limit above zero, or None.
+
+    Raises:
+        RecipeError: It is not.
+    """
+    if limit is not None:
+        if limit == float("inf"):
+            return
+        check_number("clip", limit, "(0, inf)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaging(Options):
+    """Moving average of the weights."""
+
+    ema: float | None = option(
+        None, bounds="[0, 1)", help="Decay of the average, after a warm-up; reported as val_loss_ema; none: no average"
+    )
+
+
+def warmed_up(decay: float, update: int) -> float:
+    """Return the decay of an update: min(decay, (1 + t) / (10 + t)).
+
+    Same formula as TensorFlow's ExponentialMovingAverage with `num_updates`. The average covers about the last ninth
+    of the training, until `decay` becomes the limit.
+
+    Args:
+        decay: Limit of the decay, below 1.
+        update: Number t of the update (int ≥ 1).
+    """
+    return min(decay, (1.0 + update) / (10.0 + update))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping(Options):
+    """Evaluations and early stopping."""
+
+    evaluations: int = option(
+        4,
+        bounds="[1, 10000]",
+        gene=None,
+        help="Number of evaluations in the learning curve, each on every fourth held-out block",
+    )
+    patience: int | None = option(
+        None,
+        bounds="[1, inf)",
+        unit="evaluations",
+        help="Stop after this many evaluations without an improvement, and keep the best",
+    )
+    min_delta: float = option(
+        0.0, bounds="[0, inf)", help="Decrease of the loss above which an evaluation counts as an improvement"
+    )
+    smoothing: float = option(
+        0.0,
+        bounds="[0, 1)",
+        help="patience: decay of the moving average of the loss that counts instead; 0: the loss itself",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppingInTime(Stopping, Scheduling):
+    """Early stopping under a learning rate schedule."""
+
+    def check(self) -> None:
+        """Require a patience longer than the cycles of the schedule.
+
+        Raises:
+            OptionError: It is shorter.
+        """
+        if self.patience is not None and self.schedule == "sgdr" and self.patience <= self.cycle * self.evaluations:
+            raise OptionError(
+                f"-o patience={self.patience}: expected more than the {self.cycle * self.evaluations:g} evaluations of "
+                "one cycle of sgdr, whose waves it must outlast"
+            )

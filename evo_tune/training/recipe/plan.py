@@ -1,0 +1,262 @@
+"""Options of a training: recipe, budget and phases."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from evo_tune.errors import OptionError, RecipeError
+from evo_tune.options.bounds import check_integer, check_number
+from evo_tune.options.declare import Options, option
+from evo_tune.plugins.cost import Work
+from evo_tune.training.recipe.hardware.computing import Computing, Passes, Processes, in_memory
+from evo_tune.training.recipe.hardware.cost import Timed
+from evo_tune.training.recipe.models.gpt_config import GPTConfig, flops_per_token
+from evo_tune.training.recipe.optim.optimisation import Averaging, Clipping, Optimisation, StoppingInTime
+from evo_tune.training.recipe.optim.schedule import Decaying, Scheduling
+from evo_tune.training.recipe.optim.steps import BatchRamp, Bounds, steps_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget(Timed):
+    """Budget, equal for all trainings: at most one of three; by default the time of the default genome."""
+
+    flops: float | None = option(
+        None, bounds="(0, 1e30]", gene=None, help="Budget in FLOPs; a larger model sees less text"
+    )
+    tokens: int | None = option(
+        None, bounds="[1, 1e18]", gene=None, help="Budget in training tokens; favours large models"
+    )
+
+    def check(self) -> None:
+        given = [name for name in ("flops", "tokens", "seconds") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise OptionError(f"-o {given[0]} and -o {given[1]} are both given: give one budget, or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Part of a training with one model shape.
+
+    Args:
+        config: Shape of the model.
+        windows: Number of training windows (int ≥ 1).
+        per_step: Windows per step (int ≥ 1).
+        first_step: Number of the first step.
+        ramp: Growth of the windows per step to `per_step`; None: constant.
+        first_window: Windows of the same length in earlier phases; the text continues after them.
+
+    Raises:
+        RecipeError: A number is out of its range.
+    """
+
+    config: GPTConfig
+    windows: int
+    per_step: int
+    first_step: int = 0
+    ramp: BatchRamp | None = None
+    first_window: int = 0
+
+    def __post_init__(self) -> None:
+        check_integer("windows", self.windows, 1)
+        check_integer("per_step", self.per_step, 1)
+        check_integer("first_step", self.first_step, 0)
+        check_integer("first_window", self.first_window, 0)
+
+    @property
+    def end(self) -> int:
+        """Number of the step after the last one."""
+        return self.first_step + len(self._bounds)
+
+    def tokens(self, step: int) -> int:
+        """Return the tokens of this phase that are trained on before `step`."""
+        return self.config.context * self._bounds[max(0, step - self.first_step)][0]
+
+    @cached_property
+    def _bounds(self) -> Bounds:
+        return steps_of(self.windows, self.per_step, self.ramp)
+
+
+def plan_phases(
+    shares: Sequence[tuple[float, GPTConfig]],
+    batch: int,
+    budget: float,
+    each: Callable[[GPTConfig], float],
+    ramp: BatchRamp | None = None,
+) -> tuple[Phase, ...]:
+    """Divide a budget between phases, rounded to whole windows.
+
+    Args:
+        shares: Share of the budget and shape of each phase, by rising context, depth or width; shares sum to 1.
+        batch: Tokens per step; at least one window.
+        budget: Budget, in any unit.
+        each: Function that returns what a window of a shape takes of the budget.
+        ramp: Growth of the batch in the first phase, with its start in tokens; no effect if that is `batch` or more.
+
+    Raises:
+        RecipeError: A number is out of its range, a phase is smaller than the one before in context, depth or width,
+            or it is equal in all three.
+    """
+    check_integer("batch", batch, 1)
+    check_number("budget", budget, "(0, inf)")
+    for (_, before), (_, after) in itertools.pairwise(shares):
+        grows = (after.depth, after.width) != (before.depth, before.width)
+        for side in ("depth", "width"):
+            check_integer(side, getattr(after, side), getattr(before, side))
+        check_integer("context", after.context, before.context + (not grows))
+    phases: list[Phase] = []
+    for share, config in shares:
+        windows = max(1, round(share * budget / each(config)))
+        first, per_step = phases[-1].end if phases else 0, max(1, batch // config.context)
+        growing = None
+        if ramp is not None and not phases:
+            growing = replace(ramp, start=min(per_step, max(1, ramp.start // config.context)))
+        read = sum(phase.windows for phase in phases if phase.config.context == config.context)
+        phases.append(
+            Phase(
+                config=config,
+                windows=windows,
+                per_step=per_step,
+                first_step=first,
+                ramp=growing,
+                first_window=read,
+            )
+        )
+    return tuple(phases)
+
+
+def phase_of(phases: Sequence[Phase], config: GPTConfig) -> Phase:
+    """Return the phase with the same context, depth and width as `config`."""
+    return next(phase for phase in phases if _size(phase.config) == _size(config))
+
+
+def _size(config: GPTConfig) -> tuple[int, int, int]:
+    return config.context, config.depth, config.width
+
+
+def spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
+    """Return the tokens and FLOPs that a training has used before `step`."""
+    tokens = [phase.tokens(step) for phase in phases]
+    flops = sum(count * flops_per_token(phase.config) for count, phase in zip(tokens, phases, strict=True))
+    return {"tokens": float(sum(tokens)), "flops": flops}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resuming(Options):
+    """Long trainings."""
+
+    checkpoint_minutes: float | None = option(
+        10.0,
+        bounds="(0, inf)",
+        unit="minutes",
+        gene=None,
+        help="Time between checkpoints; a killed training continues from the last one. none: it starts again",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(
+    Resuming, Processes, Passes, Computing, StoppingInTime, Averaging, Clipping, Decaying, Optimisation, Scheduling
+):
+    """Training options common to all models."""
+
+    @property
+    def on_gpu(self) -> dict[str, Any]:
+        """Fields of `Setup` that determine GPU memory, apart from model and batch."""
+        return {
+            "precision": "fp32" if in_memory(self.precision) == "fp32" else "bf16",
+            "recompute": self.recompute,
+            "device": "cuda",
+            "optimizer": self.optimizer_name,
+            "ema": self.ema is not None,
+            "z_loss": self.z_loss > 0.0,
+            "ranks": self.ranks,
+        }
+
+    def check_genes(self, *, lr: float, weight_decay: float, warmup: float) -> None:
+        """Check the gene values before anything is built.
+
+        Raises:
+            RecipeError: A value is out of its range.
+        """
+        self.check_lr(lr)
+        self.rates(steps=10, warmup=warmup)
+        self.decay(weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToZero(Scheduling):
+    """Learning rate schedule that ends at zero, which suits short trainings of small models."""
+
+    # Not 0.1, as in long trainings of language models: a classifier does best in its last steps.
+    min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Timed, ToZero, Training):
+    """Budget, equal for all trainings: at most one; by default the time of the default genome."""
+
+    flops: float | None = option(
+        None, bounds="(0, inf)", gene=None, help="Budget in FLOPs; none: the default of the size"
+    )
+    epochs: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in passes over the training samples")
+    # Not 0.95, which suits language models: classifiers keep Adam's own default.
+    beta2: float = option(
+        0.999,
+        bounds="[0, 0.99999]",
+        gene="0.9|0.95|0.98|0.99|0.995|0.999",
+        help="adamw, muon: decay of the second moment",
+    )
+    micro_batch: int | Literal["auto"] | None = option(
+        "auto",
+        bounds="[1, inf)",
+        unit="samples",
+        gene=None,
+        help="Maximum samples per pass; gradients do not change; auto: as many as fit the device's memory",
+    )
+    evaluations: int = option(
+        4,
+        bounds="[1, 10000]",
+        gene=None,
+        help="Number of evaluations in the learning curve, each on all held-out samples",
+    )
+
+    def check(self) -> None:
+        """Require at most one budget.
+
+        Raises:
+            RecipeError: Two budgets are given, or seconds with several ranks.
+        """
+        given = [name for name in ("epochs", "flops", "seconds") if getattr(self, name) is not None]
+        if len(given) > 1:
+            first, second = given[:2]
+            text = f"one budget, {first} or {second}, and {second}={getattr(self, second)} beside it"
+            raise RecipeError(first, getattr(self, first), text)
+        if self.seconds is not None and self.ranks > 1:
+            raise RecipeError("seconds", self.seconds, f"flops or epochs in its place beside ranks={self.ranks}")
+
+    @property
+    def default_flops(self) -> float:
+        """Budget in FLOPs if none is given."""
+        return 2e10
+
+    def samples(self, rows: int, flops_per_sample: float, batch: int = 1, work: Work | None = None) -> int:
+        """Return the samples that the full training visits, counting repetitions (int ≥ 1).
+
+        Args:
+            rows: Number of training samples.
+            flops_per_sample: Training FLOPs per sample.
+            batch: Samples per step.
+            work: Work of a step, for a budget in time.
+
+        Raises:
+            OptionError: The budget is in time, and the cost of a step was not measured.
+        """
+        if self.seconds is not None:
+            return max(1, round(self.steps_in_time(work or {}))) * batch
+        flops = self.default_flops if self.flops is None else self.flops
+        wanted = self.epochs * rows if self.epochs is not None else flops / flops_per_sample
+        return max(1, round(wanted))

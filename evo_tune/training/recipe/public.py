@@ -1,0 +1,112 @@
+"""The public names of `evo_tune.training.recipe`."""
+
+from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.plugins.cost import Cost
+from evo_tune.training.recipe.classifying import (
+    ClassifierTask,
+    Classifying,
+    EncoderSize,
+    NumbersTask,
+    RegressionTask,
+    SampleTask,
+    divided,
+    known_before,
+    work_of,
+)
+from evo_tune.training.recipe.data.corpus import Corpus, Texts
+from evo_tune.training.recipe.data.forecasts import Divided, ForecastScores, divide, seasonal_naive, theta
+from evo_tune.training.recipe.data.images import Augment, Augmenting, Images, read_images
+from evo_tune.training.recipe.data.labelled_texts import (
+    LabelledTexts,
+    docstrings,
+    encode_texts,
+    read_labelled_texts,
+    tokens_of,
+)
+from evo_tune.training.recipe.data.series import Found, Series, SeriesFormat, find_series
+from evo_tune.training.recipe.data.tables import (
+    Columns,
+    Table,
+    Where,
+    counted,
+    described,
+    divided_rows,
+    hash_of,
+    read_table,
+    stratified,
+)
+from evo_tune.training.recipe.data.texts import described_text, foreign_text, python_paragraphs, read_text, split_text
+from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
+from evo_tune.training.recipe.forecasting import PATCHES, Forecasting, ForecastTask
+from evo_tune.training.recipe.hardware.computing import Computing, Passes, Processes, has_gpu
+from evo_tune.training.recipe.hardware.cost import UNIT_COSTS, encoder_work, gpt_work
+from evo_tune.training.recipe.hardware.memory import (
+    Fit,
+    Memory,
+    NewWeights,
+    encoder_memory,
+    fit_memory,
+    fitting_micro_batch,
+    predict_memory,
+    tuning_memory,
+)
+from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageOptions, LanguageTask
+from evo_tune.training.recipe.metrics import CLASSIFIER_METRICS, METRICS, Metric, measured, tests_of, units_of
+from evo_tune.training.recipe.models.base import TARGETS, Base, matching_names, read_base
+from evo_tune.training.recipe.models.encoder_config import (
+    EncoderConfig,
+    FTConfig,
+    PatchConfig,
+    Quantiling,
+    TextConfig,
+    ViTConfig,
+    nearest_divisor,
+)
+from evo_tune.training.recipe.models.gpt_config import (
+    Architecture,
+    Decoder,
+    Extending,
+    GPTConfig,
+    Positions,
+    Windows,
+    divisor_below,
+    flops_per_token,
+    hidden_width,
+)
+from evo_tune.training.recipe.optim.optimisation import (
+    Averaging,
+    Clipping,
+    GroupRates,
+    Optimisation,
+    Rates,
+    Stopping,
+    scale_lr,
+)
+from evo_tune.training.recipe.optim.schedule import (
+    SCHEDULES,
+    Decaying,
+    GapDecay,
+    GapWatch,
+    Schedule,
+    Scheduling,
+    WeightDecay,
+    idle_fields,
+    shape,
+)
+from evo_tune.training.recipe.optim.steps import BatchRamp, Ramping, optimizer_steps, stop_step
+from evo_tune.training.recipe.plan import Budget, Phase, Plan, ToZero, Training, plan_phases, spent
+from evo_tune.training.recipe.proxies import (
+    NARROWEST,
+    SHALLOWEST,
+    LargeTraining,
+    Proxy,
+    larger_shape,
+    proxy_for,
+    usual_batch,
+    usual_head,
+    usual_steps,
+    wider_of,
+)
+from evo_tune.training.recipe.sizes import GPT_SIZES, LADDER, GPTSize, fitting_size
+from evo_tune.training.recipe.transferring import transfer_language
+from evo_tune.training.recipe.tuning import Tuning, built_in_text, planned_small_base, read_tuning_text, small_base_key

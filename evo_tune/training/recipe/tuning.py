@@ -1,0 +1,189 @@
+"""Options of a fine-tuning: base model, text and cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from evo_tune.errors import OptionError
+from evo_tune.options.declare import option
+from evo_tune.training.recipe.data.tables import hash_of
+from evo_tune.training.recipe.data.texts import python_paragraphs, read_text, split_text
+from evo_tune.training.recipe.hardware.cost import Timed, tuning_work
+from evo_tune.training.recipe.hardware.memory import NewWeights, tuning_memory
+from evo_tune.training.recipe.models.base import Base, read_base
+from evo_tune.training.recipe.plan import ToZero, Training
+
+SMALL: dict[str, Any] = {
+    "version": 1,
+    "model": {"vocab_size": 256, "context": 128, "depth": 2, "width": 64, "heads": 4, "init": "fan_in"},
+    "windows": 5000,
+    "batch": 4,
+    "lr": 4e-3,
+    "weight_decay": 0.1,
+    "seed": 0,
+}
+"""Recipe of the small base. It is trained on one CPU thread, so that every slot gets the same model."""
+
+SUBJECTS = ("bltin", "dict", "format", "sequence", "string", "types")
+"""First letters of the topics of the built-in text that the small base is tuned to; it is trained on the others."""
+
+
+@lru_cache
+def built_in_text(*, tuning: bool) -> bytes:
+    """Return the part of Python's own documentation for tuning the small base, or the part for training it."""
+    paragraphs = python_paragraphs(first=SUBJECTS)
+    return "\n\n".join(text for text, topic in paragraphs.items() if topic.startswith(SUBJECTS) == tuning).encode()
+
+
+def read_tuning_text(data: str, context: int) -> tuple[bytes, bytes, bytes]:
+    """Return the text to train on, the validation text and the test text.
+
+    Args:
+        data: File, folder or glob; empty: the part of Python's own documentation not used to train the small base.
+        context: Tokens per window, counted as bytes.
+
+    Raises:
+        OptionError: The text is too short.
+        RecipeError: The text is missing or unreadable.
+    """
+    return split_text(read_text(data) if data else built_in_text(tuning=True), context, data)
+
+
+def planned_small_base() -> Base:
+    """Return the description of the small base, which may not be trained yet."""
+    return Base(Path(), {"model": SMALL["model"]}, {})
+
+
+def small_base_key() -> str:
+    """Return the SHA-256 of the recipe and the text of the small base."""
+    digest = hashlib.sha256(json.dumps(SMALL, sort_keys=True).encode())
+    digest.update(built_in_text(tuning=False))
+    return digest.hexdigest()
+
+
+TOKENS = 65536
+"""Default budget, in tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(Timed, ToZero, Training):
+    """Base model, text and trained weights."""
+
+    data: str = option("", gene=None, help="Text: file, folder or glob; empty: a part of Python's own documentation")
+    base: str = option("", gene=None, help="Folder of the base model; empty: a small one, trained once")
+    method: Literal["lora", "dora", "adapter"] = option(
+        "lora", gene=None, help="Kind of weights trained on top of the base"
+    )  # a gene of SPACE
+    targets: str = option(
+        "",
+        gene=None,
+        help="Tuned layers, instead of a gene: qv, attention, all-linear, or comma-separated names with *",
+    )
+    context: int | None = option(
+        None, bounds="[2, inf)", unit="tokens", gene=None, help="Tokens per window; none: up to 512"
+    )
+    tokens: int | None = option(
+        None, bounds="[1, inf)", gene=None, help="Budget in training tokens; default without a budget: 65536"
+    )
+    flops: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in FLOPs")
+    weight_decay: float = option(0.0, bounds="[0, 1]", gene="log(1e-4,0.3)", help="Weight decay of the new weights")
+    # Not 0.95, as for language models from scratch: tuning keeps Adam's own default.
+    beta2: float = option(
+        0.999, bounds="[0, 0.99999]", gene="0.95|0.98|0.99|0.999", help="Decay of Adam's second moment"
+    )
+    eval_tokens: int = option(16384, bounds="[1, inf)", gene=None, help="Number of held-out tokens scored at the end")
+
+    def check(self) -> None:
+        """Require at most one budget.
+
+        Raises:
+            OptionError: Two budgets are given, or seconds with several ranks.
+        """
+        given = [name for name in ("tokens", "flops", "seconds") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise OptionError(f"-o {given[0]} and -o {given[1]} are both given: give one budget, or none")
+        if self.seconds is not None and self.ranks > 1:
+            raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
+
+    @property
+    def planned(self) -> Base:
+        """The base, read without torch; the small base may not be trained yet."""
+        return read_base(self.base) if self.base else planned_small_base()
+
+    @property
+    def window(self) -> int:
+        """Tokens per window."""
+        return self.planned.window(self.context)
+
+    def work(self, new: NewWeights, batch: int) -> dict[str, float]:
+        """Return the work of a step.
+
+        Args:
+            new: Weights that are trained.
+            batch: Windows per step.
+        """
+        judged = self.eval_tokens * (self.evaluations / 4 + 1.0)
+        return tuning_work(self.planned, new, self.window, batch, judged)
+
+    def windows(self, new: NewWeights, batch: int) -> int:
+        """Return the number of windows in the full training.
+
+        Args:
+            new: Weights that are trained.
+            batch: Windows per step.
+
+        Raises:
+            OptionError: The budget is in seconds, and the cost of a step was not measured.
+        """
+        if self.seconds is not None:
+            return batch * max(1, round(self.steps_in_time(self.work(new, batch))))
+        if self.flops is None:
+            return max(1, round((self.tokens or TOKENS) / self.window))
+        base = self.planned
+        return max(1, round(self.flops / base.flops_per_token(self.window, new.count(base)) / self.window))
+
+    def spent(self, new: NewWeights, batch: int) -> dict[str, float]:
+        """Return the steps, tokens and FLOPs of the full training, and its seconds where a step's cost was measured."""
+        base, windows = self.planned, self.windows(new, batch)
+        tokens = windows * self.window
+        steps = -(-windows // batch)
+        return {
+            "steps": float(steps),
+            "tokens": float(tokens),
+            "flops": tokens * base.flops_per_token(self.window, new.count(base)),
+            **self.predicted(self.work(new, batch), steps),
+        }
+
+    def known(self, new: NewWeights, batch: int) -> dict[str, float]:
+        """Return the figures known before a tuning: trainable_params, gpu_memory, tokens and flops.
+
+        gpu_memory is the GPU memory per rank, in bytes, that a step needs in one pass (or in passes of micro_batch), in
+        bf16 unless precision says otherwise.
+
+        Args:
+            new: Weights that are trained.
+            batch: Windows per step.
+        """
+        base, windows = self.planned, -(-batch // self.ranks)
+        if isinstance(self.micro_batch, int):
+            windows = min(windows, max(1, self.micro_batch // self.window))
+        predicted = tuning_memory(
+            base,
+            new,
+            self.window,
+            windows,
+            **self.on_gpu,
+        )
+        memory = predicted.peak - predicted.context
+        return {"trainable_params": float(new.count(base)), "gpu_memory": memory, **self.spent(new, batch)}
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the text, its split, and the base (its files, or the recipe of the small base)."""
+        parts = read_tuning_text(self.data, self.window)
+        base = self.planned.sha256() if self.base else small_base_key()
+        return hash_of(f"{'+'.join(str(len(part)) for part in parts)}:{base}:".encode(), *parts)

@@ -1,0 +1,1 @@
+"""A recipe and its loss at other sizes: published laws of the learning rate, fitted laws of the loss, probes."""

@@ -1,0 +1,203 @@
+"""A model's folder may be a stranger's: nothing in it is executed or followed, and each attack ends in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import pickle
+import resource
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import evo_tune
+from evo_tune.errors import EvoTuneError
+from tests.training.prediction.conftest import Export
+
+pytestmark = pytest.mark.xdist_group("exported")
+
+Copied = Callable[[str], Path]
+
+
+class Bomb:
+    """A pickle that makes a file when it is opened."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+def edit(folder: Path, **entries: Any) -> None:
+    """Change entries of config.json: those of its entry model by their names."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.update({name: value for name, value in entries.items() if name in config})
+    config["model"].update({name: value for name, value in entries.items() if name in config["model"]})
+    path.write_text(json.dumps(config))
+
+
+def forged(folder: Path, header: bytes | dict[str, Any] | None, data: bytes = b"", size: int | None = None) -> None:
+    """Write other weights with their hash: a header, JSON or bytes, of which the file says another size if given.
+
+    Without a header, the tensors stay.
+    """
+    path = folder / "model.safetensors"
+    if header is not None:
+        text = json.dumps(header).encode() if isinstance(header, dict) else header
+        path.write_bytes(struct.pack("<Q", len(text) if size is None else size) + text + data)
+    config = json.loads((folder / "config.json").read_text())
+    config["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def retyped(folder: Path, to: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Write the weights anew, each tensor changed, with their hash."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    save_file({name: to(tensor).contiguous() for name, tensor in load_file(path).items()}, path)
+    forged(folder, None)
+
+
+HUGE = {"x": {"dtype": "F32", "shape": [2**31, 2**31], "data_offsets": [0, 2**64 - 1]}}
+
+OUT = {"x": {"dtype": "F32", "shape": [4], "data_offsets": [2**40, 2**40 + 16]}}
+
+
+def swapped(folder: Path, name: str, make: Callable[[Path], object]) -> None:
+    (folder / name).unlink()
+    make(folder / name)
+
+
+def linked(path: Path, target: str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
+COLUMNS = ("numeric", "categorical", "dates")
+
+ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "no config": ("classes", lambda at: (at / "config.json").unlink(), "has no config.json"),
+    "no weights": ("classes", lambda at: (at / "model.safetensors").unlink(), "No such file"),
+    "no tokenizer": ("byte pairs", lambda at: (at / "tokenizer.json").unlink(), "No such file"),
+    "no notes": ("merged", lambda at: (at / "fine_tuning.json").write_text("[]"), "is no object"),
+    "a linked config": ("classes", lambda at: linked(at / "config.json", "/etc/passwd"), "is a link"),
+    "linked weights": ("classes", lambda at: linked(at / "model.safetensors", "/dev/zero"), "is a link"),
+    "a link beside": ("classes", lambda at: (at / "more").symlink_to("/"), "is a link"),
+    "a pipe": ("classes", lambda at: swapped(at, "config.json", os.mkfifo), "is no regular file"),
+    "a folder for a file": ("classes", lambda at: swapped(at, "config.json", Path.mkdir), "no regular file"),
+    "a hash of another place": ("prose", lambda at: edit(at, files={"../../x": "0"}), "no SHA-256 of model"),
+    "altered weights": ("classes", lambda at: flip(at / "model.safetensors"), "was altered"),
+    "altered tokens": ("byte pairs", lambda at: flip(at / "tokenizer.json"), "was altered"),
+    "cut weights": ("classes", lambda at: os.truncate(at / "model.safetensors", 100), "was altered"),
+    "an altered adapter": ("adapter", lambda at: flip(at / "adapter.safetensors"), "was altered"),
+    "deep JSON": ("classes", lambda at: (at / "config.json").write_text("[" * 10**6), "RecursionError"),
+    "huge JSON": ("classes", lambda at: os.truncate(at / "config.json", 10**9), "expected at most"),
+    "no JSON": ("classes", lambda at: (at / "config.json").write_bytes(b"\xff\x00"), "config.json"),
+    "another class": ("classes", lambda at: edit(at, **{"class": "os.system"}), "names the class 'os.system'"),
+    "a wide model": ("classes", lambda at: edit(at, width=10**9), "where config.json has a model of"),
+    "an endless model": ("prose", lambda at: edit(at, depth=10**12), "too few for 1000000000000 blocks"),
+    "a number beyond all": ("prose", lambda at: edit(at, width=10**400), "."),
+    "a long context": ("prose", lambda at: edit(at, context=10**11, position="rope"), "where config.json has a model"),
+    "many quantiles": ("numbers", lambda at: edit(at, quantiles=10**12), "where config.json has a model of"),
+    "another shape": ("classes", lambda at: edit(at, depth=1), "."),
+    "fewer columns": (
+        "classes",
+        lambda at: edit(at, columns={"numeric": [], "categorical": {}, "dates": {}}),
+        "columns",
+    ),
+    "columns of no kind": ("classes", lambda at: edit(at, columns=[1]), "."),
+    "labels of no kind": ("classes", lambda at: edit(at, labels=7), "."),
+    "a shape of text": ("classes", lambda at: edit(at, width="wide"), "."),
+    "notes of no kind": ("classes", lambda at: edit(at, metrics=[1]), "export wrote"),
+    "endless threads": ("classes", lambda at: edit(at, evaluated={"threads": 10**6}), "threads"),
+    "no tensors": ("classes", lambda at: forged(at, {}), "."),
+    "a header beyond the file": ("classes", lambda at: forged(at, b"{}", size=2**63), "."),
+    "a header that is deep": ("classes", lambda at: forged(at, b'{"a":' * 10**5), "."),
+    "a tensor beyond all": ("classes", lambda at: forged(at, HUGE), "."),
+    "a tensor out of the file": ("classes", lambda at: forged(at, OUT, b"x" * 16), "."),
+    "weights of another shape": ("classes", lambda at: retyped(at, lambda one: one[..., :1]), "."),
+    "a scale of no kind": ("numbers", lambda at: edit(at, scale="ab"), "."),
+}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def bounded() -> Any:
+    """Limit the memory that this process may take in addition, so that an attack fails here and not on the machine."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (2 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_damaged_folder_is_refused_in_one_line(name: str, copied: Copied, export: Export, bounded: None) -> None:
+    kind, attack, told = ATTACKS[name]
+    folder = copied(kind)
+    attack(folder)
+    with pytest.raises(EvoTuneError, match=told) as caught:
+        evo_tune.load_model(folder, base=export(kind).bound.options["base"] if kind == "adapter" else None)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "pytorch_model.bin"])
+def test_a_pickle_is_never_opened(file: str, copied: Copied, tmp_path: Path) -> None:
+    folder, mark = copied("prose"), tmp_path / "ran"
+    torch.save({"model": Bomb(mark)}, folder / file)
+    if file == "pytorch_model.bin":
+        evo_tune.load_model(folder)
+    else:
+        with pytest.raises(EvoTuneError):
+            evo_tune.load_model(folder)
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Bomb(mark)))
+    assert mark.exists(), "the bomb works"
+
+
+def test_weights_that_give_no_probabilities_are_named(copied: Copied) -> None:
+    folder = copied("prose")
+    with pytest.raises(EvoTuneError, match="temperature=1e-300 is not allowed"):
+        evo_tune.load_model(folder).generate("The ", 5, temperature=1e-300)
+    retyped(folder, lambda one: one * math.nan)
+    with pytest.raises(EvoTuneError, match="a model whose logits are finite"):
+        evo_tune.load_model(folder).generate("The ", 5)
+
+
+def test_code_in_the_folder_is_not_executed(copied: Copied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, mark = copied("classes"), tmp_path / "ran"
+    for name in ("modeling.py", "__init__.py", "torch.py", "sitecustomize.py"):
+        (folder / name).write_text(f"open({str(mark)!r}, 'w')")
+    monkeypatch.chdir(folder)
+    evo_tune.load_model(".")
+    assert not mark.exists()
+
+
+def test_an_adapter_reads_only_the_base_that_is_given(copied: Copied, tmp_path: Path) -> None:
+    from evo_tune.training import GPT
+    from evo_tune.training.recipe import GPTConfig
+
+    folder = copied("adapter")
+    with pytest.raises(EvoTuneError, match="give the folder of its base with --base"):
+        evo_tune.load_model(folder)
+    GPT(GPTConfig(context=64, depth=1, width=16, heads=2), seed=4).save(tmp_path / "other")
+    with pytest.raises(EvoTuneError, match="is another base"):
+        evo_tune.load_model(folder, base=tmp_path / "other")
+    (folder / "base").symlink_to(tmp_path / "other")
+    with pytest.raises(EvoTuneError, match="is a link"):
+        evo_tune.load_model(folder)

@@ -1,0 +1,175 @@
+"""The split by time, scores against formulas written out, and forecasts without a model."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evo_tune.errors import OptionError
+from evo_tune.training.recipe.data.forecasts import Divided, ForecastScores, divide, naive_error, seasonal_naive, theta
+from evo_tune.training.recipe.data.series import Series, find_series, passengers
+from tests.extras import need
+from tests.training.recipe.data.refusals import without
+
+
+def series(name: str, values: np.ndarray) -> Series:  # type: ignore[type-arg]
+    return Series(name, 0, values.astype(float), np.ones(len(values), bool))
+
+
+@pytest.fixture(scope="module")
+def air() -> Divided:
+    return divide(find_series(passengers()).series, horizon=6, season=12, validation=0.2, test=0.2)
+
+
+@given(
+    lengths=st.lists(st.integers(10, 150), min_size=1, max_size=5),
+    horizon=st.integers(1, 12),
+    season=st.integers(1, 6),
+    context=st.integers(1, 60),
+    validation=st.floats(0.05, 0.4),
+)
+def test_parts_follow_each_other_in_time_for_every_series(
+    lengths: list[int], horizon: int, season: int, context: int, validation: float
+) -> None:
+    rng = np.random.default_rng(1)
+    given_ = [series(str(number), rng.normal(size=length)) for number, length in enumerate(lengths)]
+    try:
+        found = divide(given_, horizon=horizon, season=season, validation=validation, test=0.2)
+    except OptionError as error:
+        assert "longest series" in str(error)  # noqa: PT017
+        return
+    assert found.count(context) == len(found.training(context))
+    parts = [one.ahead(horizon) for one in (found.training(context), found.held_out, found.test)]
+    owners = [one.series for one in (found.training(context), found.held_out, found.test)]
+    for number, first in enumerate(found.firsts):
+        training, held, tested = (part[owner == number] for part, owner in zip(parts, owners, strict=True))
+        assert min(map(len, (training, held, tested))) > 0
+        assert first < training.min()
+        assert training.max() < first + found.ends[number, 0] <= held.min()
+        assert held.max() < first + found.ends[number, 1] <= tested.min()
+        assert tested.max() == first + len(found.series[number].values) - 1
+        reach = found.training(context).past(context)[owners[0] == number]
+        assert reach.min() >= first
+        assert (np.diff(reach, axis=1) == 1).all() or found.ends[number, 0] < context + horizon
+
+
+def test_nothing_of_a_later_part_changes_what_training_uses(air: Divided) -> None:
+    changed = find_series(passengers()).series[0]
+    training = int(air.ends[0, 0])
+    other = np.concatenate([changed.values[:training], 1e6 * np.ones(len(changed.values) - training)])
+    again = divide([series("passengers", other)], horizon=6, season=12, validation=0.2, test=0.2)
+    assert np.array_equal(again.standardised[:training], air.standardised[:training])
+    assert (again.scales, again.centres) == (air.scales, air.centres)
+    windows = again.training(24)
+    assert max(windows.past(24).max(), windows.ahead(6).max()) == training - 1
+
+
+def test_scores_are_those_of_the_formulas_written_out() -> None:
+    """Sums over plain numbers, as in Hyndman & Koehler (2006), the M4 guide and Koenker & Bassett (1978)."""
+    rng = np.random.default_rng(2)
+    forecast, truth, scales = np.sort(rng.normal(size=(5, 3, 3))), rng.normal(size=(5, 3)), rng.uniform(1, 2, 5)
+    truth[2, 1], truth[0, 0], forecast[0, 0, 1] = np.nan, 0.0, 0.0
+    levels = (0.1, 0.5, 0.9)
+    errors, relative, losses = [], [], []
+    for w in range(5):
+        for h in range(3):
+            y = truth[w, h]
+            if math.isnan(y):
+                continue
+            middle = forecast[w, h, 1]
+            errors.append(abs(y - middle) / scales[w])
+            relative.append(0.0 if y == middle == 0 else 200 * abs(y - middle) / (abs(y) + abs(middle)))
+            for k, q in enumerate(levels):
+                f = forecast[w, h, k]
+                losses.append((q * (y - f) if y >= f else (1 - q) * (f - y)) / scales[w])
+    found = ForecastScores.of(forecast, truth, scales, levels)
+    assert found.mase == pytest.approx(sum(errors) / len(errors))
+    assert found.smape == pytest.approx(sum(relative) / len(relative))
+    assert found.loss == found.quantile_loss == pytest.approx(sum(losses) / len(losses))
+    mean = ForecastScores.of(forecast[..., 1:2], truth, scales, ())
+    assert (mean.mase, mean.smape, mean.quantile_loss) == (found.mase, found.smape, pytest.approx(found.mase / 2))
+    assert mean.loss == pytest.approx(sum(error**2 for error in errors) / len(errors))
+
+
+def test_the_scale_is_the_naive_error_of_the_training_part(air: Divided) -> None:
+    numbers = find_series(passengers()).series[0].values[: air.ends[0, 0]]
+    by_hand = [abs(numbers[t] - numbers[t - 12]) for t in range(12, len(numbers))]
+    assert air.scales[0] == pytest.approx(sum(by_hand) / len(by_hand))
+    known = np.ones(4, bool)
+    known[1] = False
+    assert naive_error(np.array([0.0, 9.0, 1.0, 3.0]), known, 1) == 2.0
+
+
+def test_the_seasonal_naive_forecast_is_the_last_known_season(air: Divided) -> None:
+    far = divide(air.series, horizon=18, season=12, validation=0.2, test=0.2)
+    numbers, windows = air.series[0].values, far.test
+    forecast = seasonal_naive(far, windows, (0.1, 0.5, 0.9))
+    for row, start in enumerate(windows.start):
+        expected = np.concatenate([numbers[start - 12 : start], numbers[start - 12 : start - 6]])
+        assert np.array_equal(forecast[row, :, 1], expected)
+    assert (np.diff(forecast, axis=2) > 0).all()
+    assert np.array_equal(seasonal_naive(far, windows, ())[..., 0], forecast[..., 1])
+    wider = forecast[:, 12:, 2] - forecast[:, 12:, 0]
+    assert (wider.mean() > (forecast[:, :12, 2] - forecast[:, :12, 0]).mean()).all(), "two seasons apart differ more"
+
+
+def test_its_error_in_training_is_1_by_definition() -> None:
+    """MASE of the seasonal naive forecast with a horizon of a step, on the windows that gave the scale."""
+    air = divide(find_series(passengers()).series, horizon=1, season=12, validation=0.2, test=0.2)
+    windows = air.training(12)
+    scores = ForecastScores.of(seasonal_naive(air, windows, ()), air.truth(windows), air.scales[windows.series], ())
+    assert scores.mase == pytest.approx(1.0)
+
+
+def test_values_that_were_missing_are_not_scored() -> None:
+    frame = passengers()
+    frame.loc[140, "passengers"] = np.nan
+    found = divide(find_series(frame).series, horizon=6, season=12, validation=0.2, test=0.2)
+    truth = found.truth(found.test)
+    assert np.isnan(truth).any()
+    assert not np.isnan(found.values).any()
+    assert math.isfinite(ForecastScores.of(np.zeros((*truth.shape, 1)), truth, np.ones(len(truth)), ()).mase)
+
+
+def test_series_without_a_naive_error_and_short_ones_are_left_out() -> None:
+    rng = np.random.default_rng(1)
+    flat, short, good = (
+        series("flat", np.ones(60)),
+        series("short", rng.normal(size=8)),
+        series("good", rng.normal(size=60)),
+    )
+    found = divide([flat, short, good], horizon=4, season=2, validation=0.2, test=0.2)
+    assert [one.name for one in found.series] == ["good"]
+    assert set(found.left_out) == {"flat", "short"}
+    assert "MASE is not defined" in found.left_out["flat"]
+    for bad, words in (
+        (flat, "'flat' cannot be used"),
+        (short, "horizon=4: the longest series has 8 values: expected at"),
+    ):
+        with pytest.raises(OptionError, match=words) as caught:
+            divide([bad], horizon=4, season=2, validation=0.2, test=0.2)
+        assert "\n" not in str(caught.value)
+
+
+def test_theta_is_statsmodels_own(air: Divided, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("series")
+    from statsmodels.tsa.forecasting.theta import ThetaModel
+
+    windows = air.held_out
+    forecast = theta(air, windows, (0.1, 0.5, 0.975))
+    months = pd.Series(
+        air.values[: windows.start[3]], index=pd.date_range("1949-01", periods=windows.start[3], freq="MS")
+    )
+    fit = ThetaModel(months).fit()
+    assert forecast[3, :, 1] == pytest.approx(fit.forecast(6).to_numpy(), rel=1e-4)
+    assert forecast[3, :, 2] == pytest.approx(fit.prediction_intervals(6)["upper"].to_numpy(), rel=1e-4)
+    scores = ForecastScores.of(forecast, air.truth(windows), air.scales[windows.series], (0.1, 0.5, 0.975))
+    assert scores.mase < 1.0
+    without(monkeypatch, "statsmodels")
+    with pytest.raises(OptionError, match=r"pip install 'evo-tune\[series\]'"):
+        theta(air, windows, ())

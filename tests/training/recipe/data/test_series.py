@@ -1,0 +1,118 @@
+"""Series as they are read of files: both layouts, gaps, and refusals in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evo_tune.errors import OptionError
+from evo_tune.training.recipe.data.series import Found, SeriesFormat, find_series, passengers
+
+DAYS = pd.date_range("2024-01-01", periods=40)
+
+
+@pytest.fixture
+def wide() -> pd.DataFrame:
+    return pd.DataFrame({"day": DAYS.astype(str), "north": np.arange(40.0), "south": np.arange(40.0) ** 2})
+
+
+def read(frame: pd.DataFrame, **given: Any) -> Found:
+    return find_series(frame, **given)
+
+
+def test_wide_and_long_tables_hold_the_same_series(wide: pd.DataFrame) -> None:
+    long = wide.melt("day", var_name="shop", value_name="sold").sample(frac=1.0, random_state=1)
+    one, two = read(wide), read(long, key="shop", target="sold")
+    assert not one.sorted
+    assert two.sorted
+    assert "the rows were not in order of time: they are sorted" in two.lines()
+    for mine, other in zip(one.series, two.series, strict=True):
+        assert mine.name == other.name
+        assert np.array_equal(mine.values, other.values)
+    again = SeriesFormat.from_json(two.format.to_json())
+    assert again == two.format
+    assert [len(series.values) for series in again.read(long)] == [40, 40]
+
+
+def test_a_gap_takes_the_value_of_a_season_before_and_is_not_known(wide: pd.DataFrame) -> None:
+    wide.loc[[3, 20], "north"] = np.nan  # the fourth day has no week before it
+    frame = wide.drop(index=[12])
+    found = read(frame, season=7)
+    (north, south), lost = found.series, np.flatnonzero(~found.series[0].known).tolist()
+    assert lost == [3, 12, 20]
+    assert [north.values[at] for at in lost] == [2.0, 5.0, 13.0]
+    assert south.values[12] == 25.0
+    assert "4 of 80 values are missing, in 2 series; each takes the value of a season before" in found.lines()
+
+
+def test_series_begin_and_end_where_their_values_do(wide: pd.DataFrame) -> None:
+    wide.loc[:9, "north"] = np.nan
+    wide.loc[35:, "south"] = np.nan
+    north, south = read(wide).series
+    assert (north.first, len(north.values), south.first, len(south.values)) == (10, 30, 0, 35)
+    assert north.known.all()
+
+
+def test_rows_that_repeat_are_left_out_and_said(wide: pd.DataFrame) -> None:
+    found = read(pd.concat([wide, wide.tail(2)]))
+    assert (found.merged, len(found.series[0].values)) == (2, 40)
+    assert "2 rows repeat another one and are left out" in found.lines()
+
+
+def test_the_default_data_is_box_and_jenkins_series_g() -> None:
+    found = read(passengers())
+    assert found.lines() == [
+        "1 series of 144 values, monthly, 1949-01-01 to 1960-12-01; season 12; times in column 'month'",
+        "no value is missing",
+    ]
+    by_year = found.series[0].values.reshape(12, 12).mean(1)  # as in R's documentation of AirPassengers
+    assert by_year.round(1).tolist() == [
+        126.7, 139.7, 170.2, 197.0, 225.0, 238.9, 284.0, 328.2, 368.4, 381.0, 428.3, 476.2,
+    ]  # fmt: skip
+
+
+def broken(wide: pd.DataFrame, column: str, row: int, value: Any) -> pd.DataFrame:
+    frame = wide.astype({column: object})
+    frame.loc[row, column] = value
+    return frame
+
+
+def test_tables_that_cannot_be_used_are_refused_in_one_line(wide: pd.DataFrame) -> None:
+    shops = wide.assign(shop=["a", "b"] * 20)
+    cases: list[tuple[pd.DataFrame, dict[str, Any], str]] = [
+        (wide[["north", "south"]], {}, "no column holds times, of north, south: name it with -o time=COLUMN"),
+        (wide.assign(also=wide["day"]), {}, r"2 columns hold times \(day, also\)"),
+        (wide, {"time": "date"}, "time=date: no such column; there are day, north, south"),
+        (wide, {"target": "west"}, "target=west: no such column"),
+        (wide, {"target": "day"}, "target=day: this column has the times or the key"),
+        (wide[["day"]], {}, "no column of values beside the time"),
+        (shops, {}, "column 'shop' holds text: if it tells the series apart, give -o key=shop"),
+        (shops, {"key": "shop"}, "needs one column of values, of north, south: give -o target=COLUMN"),
+        (broken(shops, "shop", 3, None), {"key": "shop", "target": "north"}, "-o key=shop: 1 rows have none"),
+        (broken(wide, "north", 4, "n.a."), {}, "column 'north': row 5 has 'n.a.': expected numbers"),
+        (broken(wide, "north", 4, np.inf), {}, "column 'north': row 5 is infinite"),
+        (
+            broken(wide, "day", 4, "2024-01-04"),
+            {},
+            "2024-01-04 occurs twice with different values: if",
+        ),
+        (wide.drop(index=range(5, 30)), {}, "'north': 62% of its 40 daily values are missing: expected at most 20%"),
+        (wide.head(1), {}, "no series has two times"),
+        (wide.assign(north=np.nan, south=np.nan), {}, "column 'north' holds no number"),
+    ]
+    for frame, given, words in cases:
+        with pytest.raises(OptionError, match=words) as caught:
+            read(frame, **given)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_table_of_another_frequency_or_without_a_column_is_refused(wide: pd.DataFrame) -> None:
+    form = read(wide).format
+    with pytest.raises(OptionError, match="the table has no column 'south': expected the columns day, north, south"):
+        form.read(wide.drop(columns="south"))
+    hours = wide.assign(day=pd.date_range("2024-01-01", periods=40, freq="h"))
+    with pytest.raises(OptionError, match="2024-01-01T01:00:00 is not one of the daily times"):
+        form.read(hours)

@@ -1,0 +1,158 @@
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from evo_tune.errors import RecipeError
+from evo_tune.training import GPT, AdamW, accumulate
+from evo_tune.training.recipe import GPTConfig, Memory, fit_memory, fitting_micro_batch, predict_memory
+from evo_tune.training.recipe.hardware.memory import activation_bytes, state_bytes
+
+SHAPE = {"context": 128, "depth": 3, "width": 128, "heads": 4, "vocab_size": 64}
+
+
+def saved_bytes(model: GPT, tokens: torch.Tensor, precision: str) -> int:
+    """Count the bytes of all storages that autograd keeps, without the model's own."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # held, so that no other takes its address
+        return tensor
+
+    low = torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    with saved_tensors_hooks(pack, lambda tensor: tensor), low:
+        model(tokens)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bias": True, "dropout": 0.1},
+        {"ffn": "swiglu", "ffn_mult": 6.0},
+        {"kv_heads": 1},
+        {"position": "rope"},
+        {"qk_norm": True},
+        {"position": "rope", "qk_norm": True, "kv_heads": 2, "ffn": "swiglu"},
+        {"window": 32, "window_pattern": "SL"},
+        {"window": 8, "position": "rope", "kv_heads": 2},
+        {"position": "sinusoidal", "ffn_mult": 2.0},
+        {"norm": "rmsnorm", "ffn": "relu2", "bias": True},
+        {"residual_scaling": True},
+        {"value_embeddings": True},
+        {"value_embeddings": True, "position": "rope"},
+        {"value_embeddings": True, "position": "rope", "qk_norm": True, "kv_heads": 2},
+        {"value_embeddings": True, "window": 32, "kv_heads": 1},
+        {"qk_norm": True, "context": 32},  # plain products in float32
+        {"heads": 16},  # wider in float32 on an AMD CPU
+        {"heads": 16, "kv_heads": 4, "position": "rope", "qk_norm": True, "value_embeddings": True},
+        {"heads": 16, "kv_heads": 2, "window": 32, "position": "rope"},
+    ],
+    ids=lambda options: "-".join(options) or "plain",
+)
+@pytest.mark.parametrize("amd", [True, False])
+def test_what_is_kept_is_what_the_formula_says(
+    options: dict[str, object], precision: str, amd: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evo_tune.training.recipe.models.gpt_config.AMD", amd)
+    config = GPTConfig(**{**SHAPE, **options})  # type: ignore[arg-type]
+    tokens = torch.zeros(4, config.context, dtype=torch.long)
+    measured = saved_bytes(GPT(config), tokens, precision)
+    assert activation_bytes(config, 4, precision=precision) == pytest.approx(measured, rel=0.003)
+
+
+def test_a_plain_block_keeps_what_the_papers_count() -> None:
+    one, two = (GPTConfig(**{**SHAPE, "depth": depth}) for depth in (1, 2))
+    tokens, d, rest = 4 * 128, 128, 4 * 128 * (16 + 4 * 4)  # statistics of norms and softmax
+    full, low, plain = (
+        activation_bytes(two, 4, precision=p, device=device) - activation_bytes(one, 4, precision=p, device=device)
+        for p, device in (("fp32", "cpu"), ("bf16", "cuda"), ("bf16", "cpu"))
+    )
+    assert full - rest == 64 * tokens * d
+    assert low - rest == 36 * tokens * d + 24 * d * d
+    assert plain - low == tokens * 4 * (2 * 128 - 4)  # the weights between tokens, for a statistic each
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_blocks_to_be_computed_again_keep_their_input_only(every: int) -> None:
+    config = GPTConfig(**SHAPE)
+    tokens = torch.zeros(4, 128, dtype=torch.long)
+    measured = saved_bytes(GPT(config, recompute=every), tokens, "fp32")
+    one = (activation_bytes(config, 4) - 4 * 128 * (8 * 128 + 16)) / 3
+    assert activation_bytes(config, 4, recompute=every) - one == pytest.approx(measured, rel=0.03)
+
+
+def test_states_are_what_a_training_holds() -> None:
+    model = GPT(GPTConfig(**SHAPE))
+    optimizer = AdamW(lr=1e-3).build(model)
+    tokens = torch.zeros(1, 128, dtype=torch.long)
+    accumulate(model, [(tokens, tokens)])
+    optimizer.step()
+    held = sum(p.nbytes + p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    held += sum(value.nbytes for state in optimizer.state.values() for value in state.values() if value.ndim)
+    assert state_bytes(model.config.parameters) == held
+    assert state_bytes(10, frozen=90) == 16 * 10 + 4 * 90
+    assert state_bytes(10, optimizer="sgd", ema=True) == 16 * 10
+
+
+def test_a_prediction_adds_up() -> None:
+    config = GPTConfig(**SHAPE)
+    memory = predict_memory(config, 4, precision="bf16", ema=True)
+    assert memory == Memory(
+        20.0 * config.parameters, activation_bytes(config, 4, precision="bf16"), 12.0 * 4 * 128 * 64, 0.0
+    )
+    assert memory.peak == pytest.approx(1.1 * sum(memory))
+    assert predict_memory(config, 4, device="cuda").peak > predict_memory(config, 4).peak
+    assert predict_memory(config, 4, trainable=100).states == 12 * 100 + 4 * config.parameters
+    assert predict_memory(config, 8).activations > 1.9 * predict_memory(config, 4).activations
+
+
+def test_the_micro_batch_is_halved_until_it_fits() -> None:
+    config = GPTConfig(**SHAPE)
+    sizes = {micro: predict_memory(config, micro).peak / 0.9 for micro in (24, 12, 6, 3, 2, 1)}
+    for micro, needed in sizes.items():
+        assert fitting_micro_batch(config, 24, needed * 1.0001) == micro
+    assert fitting_micro_batch(config, 24, sizes[24] * 1.0001, factor=1.5) == 12
+    assert fitting_micro_batch(config, 24, sizes[12] * 1.0001, recompute=1) == 24
+    with pytest.raises(RecipeError, match="capacity"):
+        fitting_micro_batch(config, 24, sizes[1] * 0.99)
+
+
+def test_blocks_are_computed_again_only_where_one_sequence_does_not_fit() -> None:
+    config = GPTConfig(**{**SHAPE, "depth": 12})
+    one = predict_memory(config, 1).peak / 0.9
+    fit = fit_memory(config, 16, one * 1.0001)
+    assert (fit.micro_batch, fit.recompute, fit.memory) == (1, None, predict_memory(config, 1))
+    fit = fit_memory(config, 16, one * 0.9999)
+    assert fit.recompute == 1
+    assert fit.micro_batch > 1  # what it saves is used
+    assert fit.memory == predict_memory(config, fit.micro_batch, recompute=1)
+    assert fit.memory.peak <= 0.9 * one
+    assert fit_memory(config, 16, one * 1.0001, factor=1.001).recompute == 1
+    with pytest.raises(RecipeError, match="capacity"):
+        fit_memory(config, 16, predict_memory(config, 1, recompute=1).peak)
+    for capacity in (0.0, float("nan")):
+        with pytest.raises(RecipeError, match="capacity"):
+            fit_memory(config, 16, capacity)
+    with pytest.raises(RecipeError, match="factor"):
+        fit_memory(config, 16, 1e12, factor=0.0)
+
+
+def test_fields_out_of_range_are_refused() -> None:
+    config = GPTConfig(**SHAPE)
+    for options in (
+        {"batch": 0},
+        {"length": 129},
+        {"precision": "fp8"},
+        {"device": "tpu"},
+        {"recompute": 0},
+        {"optimizer": "lion"},
+    ):
+        with pytest.raises(RecipeError, match=next(iter(options))):
+            predict_memory(config, **{"batch": 2, **options})  # type: ignore[arg-type]

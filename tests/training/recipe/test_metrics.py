@@ -1,0 +1,27 @@
+"""The table of metrics: what the evaluators declare is made of it, and so is what they return."""
+
+from __future__ import annotations
+
+import pytest
+
+from evo_tune.training.recipe import METRICS, Metric, measured, units_of
+
+
+def test_each_group_has_a_name_once() -> None:
+    for group in ("classes", "samples", "regression", "series", "language", "tuning", "theta"):
+        names = [row.name for row in METRICS if group in row.groups]
+        assert len(names) == len(set(names)) > 0
+    assert all(row.meaning and "\n" not in row.meaning for row in METRICS)
+
+
+def test_units_are_those_of_the_group() -> None:
+    assert units_of("classes")["val_loss"] == "nats"
+    assert units_of("tuning")["val_loss"] == "nats per token"
+    assert units_of("classes", "regression") == {**units_of("classes"), **units_of("regression")}
+    assert "resumed_step" not in units_of("classes")  # a column only where trials have it
+
+
+def test_what_has_no_value_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Metric(name, "", ("group",), "of a test", lambda t, name=name: t.get(name)) for name in "ab"]
+    monkeypatch.setattr("evo_tune.training.recipe.metrics.METRICS", tuple(rows))
+    assert measured({"a": 1.0}, "group") == {"a": 1.0}

@@ -1,0 +1,80 @@
+"""A budget shared out between phases of rising context."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evo_tune.errors import RecipeError
+from evo_tune.training.recipe import GPTConfig, Phase, flops_per_token, plan_phases, spent
+
+SHORT = GPTConfig(context=16, depth=2, width=32, heads=2)
+LONG = replace(SHORT, context=64, extended_from=16)
+
+
+def by_tokens(config: GPTConfig) -> float:
+    return config.context
+
+
+def by_flops_of(config: GPTConfig) -> float:
+    return config.context * flops_per_token(config)
+
+
+@given(
+    share=st.floats(0.05, 0.95),
+    batch=st.integers(1, 4096),
+    tokens=st.integers(1, 10**6),
+    by_flops=st.booleans(),
+)
+def test_the_whole_is_the_budget_to_a_window_each(share: float, batch: int, tokens: int, by_flops: bool) -> None:
+    each = flops_per_token(SHORT) if by_flops else 1.0
+    phases = plan_phases(
+        [(1.0 - share, SHORT), (share, LONG)], batch, tokens * each, by_flops_of if by_flops else by_tokens
+    )
+    total = spent(phases, phases[-1].end)
+    window = 64 * (flops_per_token(LONG) if by_flops else 1.0) + 16 * each
+    assert abs(total["flops" if by_flops else "tokens"] - tokens * each) <= max(window, 1.0)
+    assert phases[0].first_step == 0
+    assert phases[1].first_step == phases[0].end
+    steps = range(0, phases[-1].end + 1, max(1, phases[-1].end // 7))
+    counts = [spent(phases, step)["tokens"] for step in steps]
+    assert counts == sorted(counts)
+    assert counts[0] == 0
+
+
+def test_a_step_is_a_batch_in_either_phase() -> None:
+    phases = plan_phases([(0.5, SHORT), (0.5, LONG)], 128, 12_800, by_tokens)
+    assert [phase.per_step * phase.config.context for phase in phases] == [128, 128]
+    assert [phase.end - phase.first_step for phase in phases] == [50, 50]
+    assert spent(phases, 60)["tokens"] == 60 * 128
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    for budget in (0.0, float("nan"), -1.0):
+        with pytest.raises(RecipeError):
+            plan_phases([(1.0, SHORT)], 128, budget, by_tokens)
+    with pytest.raises(RecipeError, match="context=16"):
+        plan_phases([(0.5, SHORT), (0.5, SHORT)], 128, 1000, by_tokens)
+    with pytest.raises(RecipeError, match="windows=0"):
+        Phase(config=SHORT, windows=0, per_step=1)
+
+
+def test_a_budget_is_shared_out_between_a_small_model_and_a_large_one() -> None:
+    """And the text goes on in the second phase where the first one has stopped."""
+    large = replace(SHORT, depth=4, width=64, heads=4)
+    flops = 5000 * flops_per_token(SHORT) * 16
+    phases = plan_phases([(0.25, SHORT), (0.75, large)], 128, flops, by_flops_of)
+    total = spent(phases, phases[-1].end)
+    assert total["flops"] == pytest.approx(flops, rel=0.01)
+    assert spent(phases, phases[0].end)["flops"] == pytest.approx(0.25 * flops, rel=0.01)
+    assert total["tokens"] == 16 * sum(phase.windows for phase in phases)
+    assert phases[1].windows < phases[0].windows  # larger, with three times the arithmetic
+    assert (phases[0].first_window, phases[1].first_window) == (0, phases[0].windows)
+    assert plan_phases([(0.5, SHORT), (0.5, LONG)], 128, flops, by_flops_of)[1].first_window == 0  # other windows
+
+
+@pytest.mark.parametrize("fields", [{"width": 16}, {"depth": 1}, {"depth": 4, "context": 8}])
+def test_no_phase_is_smaller_than_the_one_before(fields: dict[str, int]) -> None:
+    with pytest.raises(RecipeError, match=next(reversed(fields))):
+        plan_phases([(0.5, SHORT), (0.5, replace(SHORT, **fields))], 128, 1000, by_tokens)  # type: ignore[arg-type]
