@@ -89,14 +89,14 @@ def prepared(
     if settings.for_scale:
         parse_target_size(settings.for_scale)
     bound = evaluator.bind(request.options)
-    planned = plan_for(session, settings.threads, bound.options)
+    slot_plan = plan_for(session, settings.threads, bound.options)
     bound = bound.settled(len(settings.rungs) > 1)
     own = bound.space
     given = with_defaults(request.genes, own, bound.gene_options, bound.options)
     space = SearchSpace(own.repair, None, **{**own.including(request.genes).genes, **given})
     check_repair(space)
     check_ends(bound, space, request.genes)
-    known = bound.estimate(space.default())  # an error here would fail every trial
+    estimates = bound.estimate(space.default())  # an error here would fail every trial
     given_goals = _goals(request.objectives)
     goals = given_goals or evaluator.objectives
     if not goals:
@@ -105,12 +105,12 @@ def prepared(
             "prints or returns (from Python: objectives=['METRIC:min'])"
         )
     check_metrics(evaluator, goals)
-    name, learned = request.strategy or "saea", earlier(request.learn_from, store)
+    name, learned = request.strategy or "saea", open_runs_to_learn_from(request.learn_from, store)
     size = {} if request.population is None else {"population": request.population}
     strategy = make_strategy(name, {**request.strategy_options, **size})
     check_suited(name, strategy, space, goals)
     check_learning(name, strategy, space, goals, learned)
-    constraints = _constraints(evaluator, goals, known, request.subject_to)
+    constraints = _constraints(evaluator, goals, estimates, request.subject_to)
     if settings.seeds_per_trial is None:
         possible = evaluator.seeded and len(goals) == 1 and not strategy.own_trials
         settings = replace(settings, seeds_per_trial="auto" if possible and _by_training(session) else 1)
@@ -133,7 +133,7 @@ def prepared(
             seeds="own" if settings.own_seeds else "shared",
             fidelity="1" if settings.fidelity == AUTO else settings.fidelity,
         ),
-        threads=planned.threads,
+        threads=slot_plan.threads,
         given_genes=sorted(given),
         given_objectives=bool(given_goals),
         warm_start=_warm_start(space, request.warm_start, request.fill_defaults),
@@ -153,19 +153,19 @@ def _by_training(session: SessionSettings) -> bool:
     return trained and session.trials is None and session.generations is None
 
 
-def earlier(sources: Iterable[str | Path], store: Path) -> list[Run]:
+def open_runs_to_learn_from(sources: Iterable[str | Path], store: Path) -> list[Run]:
     """Return earlier runs by name or path, read as plain data; no code that they name is executed.
 
     Raises:
         UsageError: A source is not a run.
     """
-    found = []
+    runs = []
     for source in [sources] if isinstance(sources, str | Path) else sources:
         try:
-            found.append(Run.open(find_run(store, str(source))))
+            runs.append(Run.open(find_run(store, str(source))))
         except StoreError as error:
             raise UsageError(f"--learn-from {source}: expected the name or path of a run; {error}") from None
-    return found
+    return runs
 
 
 def _goals(objectives: Sequence[str | Objective] | str | Objective) -> tuple[Objective, ...]:
@@ -219,9 +219,9 @@ def _warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_d
     return list(checked.values())
 
 
-def versions_of(packages: Iterable[str]) -> dict[str, str]:
+def versions_of(package_names: Iterable[str]) -> dict[str, str]:
     """Return the version of Python and of each package, by name."""
-    return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
+    return {"python": platform.python_version(), **{package: _version(package) for package in package_names}}
 
 
 @functools.cache  # a loaded version cannot change, and reading it is slow
@@ -242,7 +242,7 @@ def new_name(evaluator: str, store: Path) -> str:
 
 
 @contextlib.contextmanager
-def given_up(run: Run, remove: bool = False) -> Iterator[None]:
+def close_on_error(run: Run, remove: bool = False) -> Iterator[None]:
     """Close an open run if the block raises an error.
 
     Args:
@@ -259,7 +259,7 @@ def given_up(run: Run, remove: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reopened(store: Path, name: str | None, copy_as: str | None) -> Iterator[Run]:
+def open_saved_run(store: Path, name: str | None, copy_as: str | None) -> Iterator[Run]:
     """Open a saved run for writing; if the block raises an error, close it and remove its copy.
 
     Args:
@@ -273,7 +273,7 @@ def reopened(store: Path, name: str | None, copy_as: str | None) -> Iterator[Run
     """
     original = find_run(store, name)
     run = Run.open(original if copy_as is None else copy_run(original, store, copy_as), write=True)
-    with given_up(run, remove=copy_as is not None):
+    with close_on_error(run, remove=copy_as is not None):
         if copy_as is not None:
             remember_copy(run, original)
         yield run

@@ -18,7 +18,7 @@ from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, Trial
-from evo_tune.loop.begin import Request, given_up, new_name, reopened
+from evo_tune.loop.begin import Request, close_on_error, new_name, open_saved_run
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import believed, code_of, named_evaluator, remember, remember_session, ruled
 from evo_tune.loop.comparison import ComparisonJobs
@@ -107,7 +107,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         plan = plan_run(plugin, request, of_run, session, Path(store))
         manifest = plan.manifest
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, session)
-        with given_up(run):
+        with close_on_error(run):
             bound = remember(run, plugin, session).bind(manifest.options)
             self._begin(run, bound, ruled(manifest, bound, manifest.strategy), session, plan)
 
@@ -144,7 +144,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             UsageError: The copy's name is taken, a change is not allowed, or what the run names is not trusted.
             StoreError: There is no such run, or it cannot be continued.
         """
-        with reopened(Path(store), name, copy_as) as run:
+        with open_saved_run(Path(store), name, copy_as) as run:
             code = code_of(run, evaluator, trust, ask, strategy, accept_changes)
             check_unchanged(run, code[0], code[1].inner, accept_changes)
             session = next_session(believed(run, changes), changes, run.manifest.settings.most_seeds)
