@@ -53,7 +53,7 @@ ELSEWHERE = {
     "plugins/contract": "plugins/test_evaluator",
     "plugins/find": "plugins/test_plugins",
     "plugins/new": "plugins/test_template",
-    "plugins/scripts": "plugins/test_scripts plugins/test_from_script",
+    "plugins/scripts": "plugins/test_scripts plugins/test_launch",
     "plugins/strategy": "plugins/test_plugins strategies/test_contract",
     "training/prediction": "training/prediction/test_contract training/prediction/test_predicting",
     "training/prediction/about": "training/prediction/test_card",

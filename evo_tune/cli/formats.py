@@ -277,12 +277,10 @@ class NewEvaluator(Struct, forbid_unknown_fields=True, kw_only=True):
     Args:
         evaluator: Name of the evaluator.
         file: File that was written.
-        genes: Genes that were guessed from a script; none without `--from`.
     """
 
     evaluator: str
     file: str
-    genes: list[str]
 
 
 class ScheduleStep(Struct, forbid_unknown_fields=True, kw_only=True):

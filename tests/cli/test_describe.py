@@ -65,7 +65,6 @@ def test_texts_are_described_with_the_vocabulary_that_suits_them(typed: Typed, f
         ("describe", "KERNEL"),
         ("describe", "tabular", "-o", "data=KERNEL", "-o", "target=a"),
         ("auto", "KERNEL"),
-        ("new", "mine", "--from", "KERNEL"),
     ],
 )
 def test_a_file_of_the_kernel_is_empty(typed: Typed, folder: Path, words: tuple[str, ...]) -> None:

@@ -18,7 +18,6 @@ from evo_tune.cli import _shared as shared
 from evo_tune.cli import module_of, names
 from evo_tune.cli.output import EVENTS, outputs
 from tests.cli.conftest import QUICK, Result, Typed
-from tests.pages import TRAIN
 from tests.public import script
 
 Act = Callable[[Typed, Path], Result]
@@ -57,7 +56,6 @@ LOOKS = [
     "evaluators ./quick.py",
     "strategies",
     "new mine",
-    "new guessed --from train.py",
     "evaluate quick.py",
     "evaluate quick.py -g depth=7",
     "export one model",
@@ -93,7 +91,6 @@ def desk(folder: Path, small_run: str, typed: Typed, monkeypatch: pytest.MonkeyP
     two = "run quick.py --name several --trials 4 --objective loss:min --objective cost:max --quiet --no-report"
     assert typed(*two.split()).code == 0
     (folder / "quick.py").write_text(QUICK + EXPORT)
-    (folder / "train.py").write_text(TRAIN)
     os.utime(folder / "populations" / small_run / "_journal.jsonl")  # the latest
     serve = "evo_tune.report.serving.serve"
     monkeypatch.setattr(serve, lambda folder, port, tell: tell("http://127.0.0.1:1/?token=x"))

@@ -1,22 +1,30 @@
 """Run a script with other values of its constants: `python -m evo_tune.plugins.scripts.launch train.py LR=0.003`.
 
-It serves scripts without flags. Module constants (NAME=VALUE) and defaults of dataclass fields (CLASS.FIELD=VALUE) are
-replaced in the script's syntax by values of the same type. Other words are the script's arguments. Processes that
-import the script anew see the old values.
+It serves scripts without flags, as the command of a run, and evaluators that `evo-tune new --from` of 1.0 wrote. Module
+constants (NAME=VALUE) and defaults of dataclass fields (CLASS.FIELD=VALUE) are replaced in the script's syntax by
+values of the same type. Other words are the script's arguments. Processes that import the script anew see the old
+values.
 """
 
 from __future__ import annotations
 
 import ast
+import math
 import os
 import re
 import sys
 from types import ModuleType
+from typing import Any
 
 from evo_tune.errors import UsageError
-from evo_tune.plugins.scripts.settings import UNKNOWN, value_of
 
 CONSTANT = re.compile(r"[A-Za-z_][\w.]*=")
+
+LONGEST, WHOLE = 200, 2**53
+"""Maximum characters and largest whole number of a constant that can be replaced."""
+
+UNKNOWN: Any = object()
+"""Value of an expression that is no plain value."""
 
 
 def main(words: list[str]) -> None:
@@ -53,7 +61,7 @@ def replaced(tree: ast.Module, values: dict[str, str]) -> ast.Module:
         for inner in node.body if isinstance(node, ast.ClassDef) else []:
             _replace(inner, f"{getattr(node, 'name', '')}.", values, left)
     if left:
-        raise UsageError(f"the script has no constant {', '.join(left)} any more: make the evaluator anew")
+        raise UsageError(f"the script has no constant {', '.join(left)}")
     return tree
 
 
@@ -82,6 +90,36 @@ def _like(old: bool | int | float | str, text: str, name: str) -> bool | int | f
         if isinstance(old, int) and not isinstance(old, bool):
             return float(text)
         raise UsageError(f"{name}={text}: expected a value like {old!r}, which is in the script") from None
+
+
+def value_of(node: ast.expr | None, depth: int = 0) -> Any:
+    """Return the value of a plain expression: a bool, a text, or numbers with +, -, * and /; else UNKNOWN."""
+    if isinstance(node, ast.Constant):
+        return node.value if _is_plain(node.value) else UNKNOWN
+    if depth > 8 or not isinstance(node, ast.UnaryOp | ast.BinOp):
+        return UNKNOWN
+    operands = [node.operand] if isinstance(node, ast.UnaryOp) else [node.left, node.right]
+    numbers = [value_of(operand, depth + 1) for operand in operands]
+    if not all(type(number) in (int, float) for number in numbers):
+        return UNKNOWN
+    value: Any = UNKNOWN
+    if isinstance(node.op, ast.USub):
+        value = -numbers[0]
+    elif isinstance(node.op, ast.Add | ast.Sub):
+        value = numbers[0] + numbers[1] if isinstance(node.op, ast.Add) else numbers[0] - numbers[1]
+    elif isinstance(node.op, ast.Mult):
+        value = numbers[0] * numbers[1]
+    elif isinstance(node.op, ast.Div) and numbers[1]:
+        value = numbers[0] / numbers[1]
+    return value if _is_plain(value) else UNKNOWN
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= LONGEST
+    if type(value) is float:
+        return math.isfinite(value)
+    return type(value) is bool or (type(value) is int and abs(value) <= WHOLE)
 
 
 if __name__ == "__main__":
