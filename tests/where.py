@@ -53,6 +53,7 @@ ELSEWHERE = {
     "plugins/contract": "plugins/test_evaluator",
     "plugins/find": "plugins/test_plugins",
     "plugins/new": "plugins/test_template",
+    "plugins/ranks": "training/hardware/test_launcher integrations/test_ranks",
     "plugins/scripts": "plugins/test_scripts plugins/test_launch",
     "plugins/strategy": "plugins/test_plugins strategies/test_contract",
     "training/prediction": "training/prediction/test_contract training/prediction/test_predicting",

@@ -14,17 +14,15 @@ steps; rank 0 reports to the context, and a pruned training ends in all ranks at
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from evo_tune.errors import PluginError
 from evo_tune.genome.values import Value
 from evo_tune.plugins.context import Context, Pruned
+from evo_tune.plugins.ranks import Group, function_reference, launch, load_function
 
 
 def on_ranks(
@@ -54,24 +52,21 @@ def on_ranks(
     """
     if ranks == 1:
         return function(genome, context, **options)
-    code = getattr(function, "__code__", None)
-    if code is None or function.__qualname__ != function.__name__:
+    reference = function_reference(function)
+    if reference is None:
         name = getattr(function, "__qualname__", repr(function))
         raise PluginError(f"on_ranks({name}): expected a function at the top level of a file, to be found there again")
-    from evo_tune.training.hardware.distributed import launch
-
     fields = {name: getattr(context, name) for name in ("threads", "seed", "budget", "test")}
     folders = {"folder": context.folder, "resume_folder": context.resume_folder}
     fields |= {name: None if path is None else str(path) for name, path in folders.items()}
-    order = {"file": os.path.abspath(code.co_filename), "name": function.__name__}
     return launch(
         in_rank,
-        {"order": order, "genome": dict(genome), "fields": fields, "options": options},
+        {"reference": reference, "genome": dict(genome), "fields": fields, "options": options},
         ranks=ranks,
         device=context.device.partition(":")[0],
         threads=context.threads,
         timeout=timeout,
-        on_message=lambda told: context.report(told["at"], decayed=told["decayed"], **told["metrics"]),
+        on_message=lambda point: context.report(point["fraction"], decayed=point["decayed"], **point["metrics"]),
     )
 
 
@@ -86,14 +81,14 @@ class _RankContext(Context):
         super().report(fraction, decayed=decayed, **metrics)
         if self._send is not None:
             point = {name: float(value) for name, value in metrics.items()}
-            self._send({"at": float(fraction), "decayed": decayed, "metrics": point})
+            self._send({"fraction": float(fraction), "decayed": decayed, "metrics": point})
 
 
 def in_rank(
-    ranks: Any,
+    ranks: Group,
     send: Callable[[dict[str, Any]], None],
     *,
-    order: dict[str, str],
+    reference: dict[str, str],
     genome: dict[str, Value],
     fields: dict[str, Any],
     options: dict[str, Any],
@@ -101,22 +96,15 @@ def in_rank(
     """Call the function of `on_ranks` in one rank; `launch` calls this.
 
     Args:
-        ranks: The launcher's view of the group.
+        ranks: The group of ranks.
         send: Sends a message to the process that started this one.
-        order: File and name of the function.
+        reference: File and name of the function.
         genome: Genome to train.
         fields: Arguments of the context.
         options: Options of the function.
     """
-    path = Path(order["file"])
-    spec = importlib.util.spec_from_file_location(f"evo_tune_in_rank_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
     context = _RankContext(send if ranks.rank == 0 else None, device=str(ranks.device), **fields)
-    return getattr(module, order["name"])(genome, context, **options)
+    return load_function(**reference)(genome, context, **options)
 
 
 def report(context: Context, fraction: float, metrics: Mapping[str, Any]) -> None:
@@ -153,15 +141,15 @@ def report(context: Context, fraction: float, metrics: Mapping[str, Any]) -> Non
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics that are numbers and that `Context.report` can take."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, str | bytes | bool) or name in ("fraction", "decayed"):
             continue
         try:
-            found[str(name)] = float(value)
+            values[str(name)] = float(value)
         except (TypeError, ValueError, RuntimeError):
             continue
-    return found
+    return values
 
 
 def last_step(context: Context, steps: int) -> int:

@@ -1,5 +1,6 @@
 """The public names of `evo_tune.training`. Importing this module loads torch."""
 
+from evo_tune.plugins.ranks import RankFailed
 from evo_tune.training.base_training import ready_base, small_base
 from evo_tune.training.baselines import boosted, linear_on_pixels, linear_on_words, metrics_of
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
@@ -18,7 +19,7 @@ from evo_tune.training.evaluation import (
 from evo_tune.training.extension import extend_context, extend_trainer, grow_trainer
 from evo_tune.training.forecasting import Forecasted
 from evo_tune.training.hardware.device import IGNORE, keep_freed_memory, reproducible, seed_for
-from evo_tune.training.hardware.distributed import RankFailed, Ranks, RanksDiffer, launch, process_group
+from evo_tune.training.hardware.distributed import Ranks, RanksDiffer, launch, process_group
 from evo_tune.training.hardware.memory import calibrate_memory, device_memory, fit_device, measured_peak
 from evo_tune.training.hardware.precision import Precision, fastest_precision
 from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from evo_tune.plugins.ranks import RankFailed
 from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
 from evo_tune.training.hardware import precision as probe
 from evo_tune.training.hardware.device import keep_freed_memory, reproducible
-from evo_tune.training.hardware.distributed import RankFailed, Ranks, launch
+from evo_tune.training.hardware.distributed import Ranks, launch
 from evo_tune.training.hardware.throughput import clock_for
 from evo_tune.training.recipe.optim.steps import fork_step, stop_step
 from evo_tune.training.training_run import Plan, Run, Task, TrainingRun

@@ -23,7 +23,7 @@ from typing import IO
 
 import pytest
 
-from evo_tune.training.hardware import distributed as launcher
+from evo_tune.plugins import ranks as launcher
 
 ROOT = Path(__file__).parents[2]
 STARTS = ["forked", pytest.param("fresh", marks=pytest.mark.proof)] if sys.platform == "linux" else ["fresh"]

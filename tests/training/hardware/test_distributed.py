@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
+from evo_tune.plugins.ranks import check_ranks
 from evo_tune.training import GPT, IGNORE, Ranks, RanksDiffer, TrainingWindows, process_group
 from evo_tune.training.hardware.device import MicroBatch
-from evo_tune.training.hardware.distributed import check_ranks
 from evo_tune.training.recipe import GPTConfig
 from tests.training import ranks_program as program
 from tests.training.forked import STARTS, Forked
