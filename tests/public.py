@@ -39,7 +39,7 @@ OUTSIDE = {
 }
 """Public names in other modules than `evo_tune` itself, as docs/api.md and docs/integrations.md have them."""
 
-ENGINE = ("evo_tune.training.recipe.public", "evo_tune.training")
+ENGINE = ("evo_tune.training.recipe.public", "evo_tune.training.public")
 """Modules whose names are provisional: they are recorded without their parameters."""
 
 

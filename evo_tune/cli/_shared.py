@@ -108,13 +108,6 @@ def _plugins(kind: str, folders: list[Path]) -> list[str]:
     return files + [point.name for point in entry_points(group=f"evo_tune.{kind}")]
 
 
-def complete_schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Complete the name of a schedule."""
-    from evo_tune.training.recipe.optim.schedule import SCHEDULES
-
-    return _offered(SCHEDULES, incomplete)
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Arguments and options
 

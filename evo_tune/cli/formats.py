@@ -283,18 +283,6 @@ class NewEvaluator(Struct, forbid_unknown_fields=True, kw_only=True):
     file: str
 
 
-class ScheduleStep(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A step of a schedule.
-
-    Args:
-        step: Number of the step, from 0.
-        lr: Learning rate.
-    """
-
-    step: int
-    lr: float
-
-
 class ShellScript(Struct, forbid_unknown_fields=True, kw_only=True):
     """The completion script of a shell.
 
@@ -329,41 +317,3 @@ class AgentTools(Struct, forbid_unknown_fields=True, kw_only=True):
 
     folders: list[str]
     tools: list[AgentTool]
-
-
-class ModelSlopes(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The change of activations with one of the sizes of a model.
-
-    Args:
-        of: stream (the residual stream after each block) or logits.
-        against: width or depth.
-        sizes: Sizes of the trained models.
-        least: Lowest slope of log mean activation against log size, over all blocks and steps; null if not finite.
-        most: Highest slope; null if not finite.
-        bounds: Bounds for the slopes; null if this parametrisation has none.
-        passed: Whether the slopes are within the bounds.
-    """
-
-    of: str
-    against: str
-    sizes: tuple[int, ...]
-    least: float | None
-    most: float | None
-    bounds: tuple[float, float] | None
-    passed: bool
-
-
-class CoordinateCheck(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A coordinate check.
-
-    Args:
-        param: Parametrisation.
-        optimizer: Optimizer of the trainings.
-        init: Initialisation of the weights.
-        slopes: Slopes against width, and against depth if it was asked.
-    """
-
-    param: str
-    optimizer: str
-    init: str
-    slopes: list[ModelSlopes]

@@ -14,16 +14,14 @@ from typing import Any
 import click
 
 FLAGS: Mapping[str, str] = {
-    "Schedule": "steps lr warmup-fraction min-lr-ratio decay-fraction decay-shape cycle cycle-growth gamma",
     "Training": """trial from gene option ladder for-scale evaluator metric progress shell width depth batch
-        base prompt length temperature top-k
-        optimizer init untied widths depths""",
+        base prompt length temperature top-k""",
     "Search": """target strategy strategy-option accept-changes trust population fidelity prune widen seed order lag
         warm-start learn-from fill-defaults""",
     "Limits": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",
     "Devices": "slots device devices per-device threads backend address max-slots memory speed",
     "Evaluation": "objective subject-to seeds-per-trial seeds final-seeds finalists baseline with probe",
-    "Output": """out name as store folder config emit output keep png track no-report price-per-hour quiet
+    "Output": """out name as store folder config emit output keep track no-report price-per-hour quiet
         format help""",
 }
 """Titles of the groups and names of their flags, both in the order of the help; all others are in 'Other flags'."""
@@ -75,7 +73,6 @@ class Command(click.Command):
 
     Args:
         examples: Command lines for the end of the help, each with an optional comment after two blanks and '#'.
-        more: Function that returns a further paragraph, called for the help of this command only.
         settings: Function that returns further flags, called once this command is used or asked for its help. It
             keeps the declarations of settings out of `evo-tune --help`.
         args: Arguments of `click.Command`.
@@ -88,13 +85,11 @@ class Command(click.Command):
         self,
         *args: Any,
         examples: Sequence[str] = (),
-        more: Callable[[], str] | None = None,
         settings: Callable[[], Sequence[click.Parameter]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
-        self.more = more
         self._settings = settings
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -121,13 +116,6 @@ class Command(click.Command):
             if held:
                 found[title] = held
         return {**found, "Other flags": list(flags.values())} if flags else found
-
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        super().format_help_text(ctx, formatter)
-        if self.more is not None:
-            formatter.write_paragraph()
-            with formatter.indentation():
-                formatter.write_text(self.more())
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, flags in self.groups(ctx).items():

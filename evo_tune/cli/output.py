@@ -284,8 +284,6 @@ def outputs() -> dict[str, Any]:
         "export": formats.ExportedModel,
         "predict": formats.Predicted,
         **RESULTS,
-        "coordinates": formats.CoordinateCheck,
-        "schedule": list[formats.ScheduleStep],
         "completion": formats.ShellScript,
     }
 

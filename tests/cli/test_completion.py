@@ -19,7 +19,6 @@ from evo_tune.cli import _shared as shared
 from evo_tune.plugins.find import list_evaluators, list_strategies
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.places import STORE
-from evo_tune.training.recipe.optim.schedule import SCHEDULES
 from tests.cli.conftest import Typed
 
 NASTY = ["$(touch owned)", "a b", "-rf", "x\ny", "x\033[31m", "`id`", "mine;ls", "a,b", "c'd", ".hidden", "ünder"]
@@ -63,14 +62,13 @@ def test_the_store_that_is_typed_is_looked_into(folder: Path) -> None:
     assert completed("show", "") == []
 
 
-def test_plugins_and_schedules_are_those_that_the_commands_know(folder: Path) -> None:
+def test_plugins_are_those_that_the_commands_know(folder: Path) -> None:
     (folder / "evaluators").mkdir()
     (folder / "evaluators" / "mine.py").write_text("raise SystemExit('it was run')")
     for words in ("run", "evaluate", "evaluators"):
         assert completed(words, "") == [name for name, *_ in list_evaluators()]
         assert "mine" in completed(words, "m")
     assert completed("run", "--strategy", "") == [name for name, _ in list_strategies()]
-    assert completed("schedule", "") == sorted(SCHEDULES)
     assert shared.MANIFEST == MANIFEST
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-import evo_tune.training as training
+import evo_tune.training.public as training
 import evo_tune.training.recipe.public as recipe
 
 KNOWN = ("torch", "numpy", "safetensors", "tokenizers", "transformers", "evo_tune", "filelock")

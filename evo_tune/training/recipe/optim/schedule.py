@@ -36,7 +36,7 @@ SCHEDULES: dict[str, Shape] = {}
 def shape(
     *uses: str, flat: bool = False
 ) -> Callable[[Callable[[Schedule, int], float]], Callable[[Schedule, int], float]]:
-    """Register the decorated function as a schedule under its name, for options, genes and `evo-tune schedule`.
+    """Register the decorated function as a schedule under its name, for options and genes.
 
     Args:
         uses: See `Shape`.
