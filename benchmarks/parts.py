@@ -146,14 +146,14 @@ def trainer_of(job: Job, variant: str, steps: int, seed: int) -> Any:
 
 def loss_of(job: Job, variant: str, steps: int, seed: int) -> float:
     """Return the held-out loss of a training, in nats per byte; LOST if it diverged."""
-    from evo_tune.training import Diverged, evaluate, fixed_windows
+    from evo_tune.training import Diverged, evaluate, evaluation_windows
 
     trainer = trainer_of(job, variant, steps, seed)
     try:
         trainer.run(steps)
     except Diverged:
         return LOST
-    return evaluate(trainer.model, fixed_windows(job.held_out, context=CONTEXT, count=SCORED)).loss
+    return evaluate(trainer.model, evaluation_windows(job.held_out, context=CONTEXT, count=SCORED)).loss
 
 
 def time_ratio(job: Job, variant: str, rounds: int) -> float:

@@ -66,15 +66,15 @@ def row(name: str, data: Path, trials: int, seeds: int) -> list[str]:
     """Return a row of the table: the MASE of each method on the test part."""
     from evo_tune import Search
     from evo_tune.plugins.find import find_evaluator
-    from evo_tune.training.recipe import ForecastScores, seasonal_naive, theta
+    from evo_tune.training.recipe import ForecastScores, seasonal_naive, theta_forecast
 
     options = {"data": str(data), "flops": 3e10}
     evaluator = find_evaluator("bundled:forecasting").bind(options)
     print("\n".join(evaluator.describe()), flush=True)
-    series, levels = evaluator.values.divided, evaluator.values.quantiles
+    series, levels = evaluator.values.split_series, evaluator.values.quantiles
     windows = series.test
     about = series.truth(windows), series.scales[windows.series], levels
-    others = [ForecastScores.of(of(series, windows, levels), *about).mase for of in (seasonal_naive, theta)]
+    others = [ForecastScores.of(of(series, windows, levels), *about).mase for of in (seasonal_naive, theta_forecast)]
     with tempfile.TemporaryDirectory() as folder:
         plain = trained(evaluator, evaluator.space.default(), seeds, Path(folder))
         given: dict[str, Any] = {"trials": trials, "fidelity": "1", "final_seeds": 0, "slots": 1, "name": "run"}

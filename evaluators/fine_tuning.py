@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from evo_tune import Choice, Float, Minimize, SearchSpace, option
 from evo_tune.training.recipe import (
     UNIT_COSTS,
-    Base,
+    BaseModel,
     NewWeights,
     Tuning,
     check_integer,
     check_number,
-    foreign_text,
+    encoding_warnings,
     tests_of,
     units_of,
 )
@@ -62,7 +62,7 @@ def fingerprint(options: Options) -> str:
 
 def remarks(options: Options) -> list[str]:
     """Say where the text is not UTF-8."""
-    return foreign_text(options.data)
+    return encoding_warnings(options.data)
 
 
 # ---------------------------------------------------------------- the space
@@ -79,7 +79,7 @@ USUAL_RANK = {"small": 32, "large": 16}
 """Default rank of LoRA. Small bases are better with 32 (benchmarks/LOG.md)."""
 
 
-def _kind(base: Base) -> Literal["small", "large"]:
+def _kind(base: BaseModel) -> Literal["small", "large"]:
     return "small" if base.width < 256 else "large"
 
 
@@ -119,7 +119,7 @@ def search_space(options: Options) -> SearchSpace:
 SPACE = search_space
 
 
-def _lora_genes(options: Options, base: Base) -> dict[str, Any]:
+def _lora_genes(options: Options, base: BaseModel) -> dict[str, Any]:
     presets = () if options.targets else tuple(name for name in ("qv", "attention", "all-linear") if base.has(name))
     chosen = base.targets(options.targets or "all-linear")
     smallest = min(min(base.linears[name]) for name in chosen)
@@ -132,12 +132,12 @@ def _lora_genes(options: Options, base: Base) -> dict[str, Any]:
     return {**genes, "targets": Choice(presets, ordered=True, default=presets[-1])} if presets else genes
 
 
-def _layers(genome: Mapping[str, Any], options: Options, base: Base) -> tuple[str, ...]:
+def _layers(genome: Mapping[str, Any], options: Options, base: BaseModel) -> tuple[str, ...]:
     preset = "branch-outputs" if options.method == "adapter" else genome.get("targets", "all-linear")
     return base.targets(options.targets or preset)
 
 
-def _planned(genome: Mapping[str, Any], options: Options, base: Base) -> NewWeights:
+def _planned(genome: Mapping[str, Any], options: Options, base: BaseModel) -> NewWeights:
     """Return what is trained beside the base, as numbers."""
     layers, dora = _layers(genome, options, base), options.method == "dora"
     if options.method == "adapter":
@@ -145,7 +145,7 @@ def _planned(genome: Mapping[str, Any], options: Options, base: Base) -> NewWeig
     return NewWeights(layers=layers, rank=genome["rank"], dora=dora, dropout=genome["dropout"])
 
 
-def _new_weights(genome: Mapping[str, Any], options: Options, base: Base) -> LoRA | Adapters:
+def _new_weights(genome: Mapping[str, Any], options: Options, base: BaseModel) -> LoRA | Adapters:
     from evo_tune.training import Adapters, LoRA
 
     layers, dora = _layers(genome, options, base), options.method == "dora"

@@ -32,18 +32,18 @@ from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.training.recipe import (
     PATCHES,
     UNIT_COSTS,
-    Divided,
     EncoderSize,
     Forecasting,
     ForecastScores,
     ForecastTask,
     PatchConfig,
-    divided,
-    known_before,
+    SplitSeries,
+    encoder_estimate,
     measured,
+    repair_heads,
     seasonal_naive,
     tests_of,
-    theta,
+    theta_forecast,
     units_of,
     work_of,
 )
@@ -69,7 +69,7 @@ class Size(EncoderSize):
     """The default length of a patch."""
 
 
-Method = Callable[[Divided, Any, Sequence[float]], Any]
+Method = Callable[[SplitSeries, Any, Sequence[float]], Any]
 """Returns the forecasts of windows; see `seasonal_naive`."""
 
 SIZES = {
@@ -129,12 +129,12 @@ def baseline(options: Options) -> dict[str, float]:
     """Return the metrics of the seasonal naive forecast on the same windows."""
     from evo_tune.training import metrics_of
 
-    series, levels = options.divided, options.quantiles
+    series, levels = options.split_series, options.quantiles
     return metrics_of("series", *(_scores(series, levels, seasonal_naive, test) for test in (False, True)))
 
 
 @lru_cache(maxsize=2)  # once per worker
-def _scores(series: Divided, levels: tuple[float, ...], method: Method, test: bool = False) -> ForecastScores:
+def _scores(series: SplitSeries, levels: tuple[float, ...], method: Method, test: bool = False) -> ForecastScores:
     """Return how well a method forecasts the windows of a part."""
     windows = series.test if test else series.held_out
     forecast = method(series, windows, levels)
@@ -155,7 +155,7 @@ def search_space(options: Options) -> SearchSpace:
 
     def repaired(genome: dict[str, Any]) -> dict[str, Any]:
         fits = [patch for patch in patches if patch <= min(genome["patch"], genome["context"])]
-        return divided({**genome, "patch": fits[-1]}, size.heads.high)
+        return repair_heads({**genome, "patch": fits[-1]}, size.heads.high)
 
     return SearchSpace(
         repaired,
@@ -174,7 +174,7 @@ SPACE = search_space
 
 
 def _config(genome: Mapping[str, Any], options: Options) -> PatchConfig:
-    levels, horizon = options.quantiles, options.divided.horizon
+    levels, horizon = options.quantiles, options.split_series.horizon
     return PatchConfig(
         outputs=horizon * max(1, len(levels)),
         horizon=horizon,
@@ -186,14 +186,14 @@ def _config(genome: Mapping[str, Any], options: Options) -> PatchConfig:
 
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
-    config, held_out = _config(genome, options), len(options.divided.held_out)
-    rows, each = options.divided.count(genome["context"]), config.flops_per_sample
-    return known_before(genome, options, config=config, rows=rows, flops_per_sample=each, held_out=held_out)
+    config, held_out = _config(genome, options), len(options.split_series.held_out)
+    rows, each = options.split_series.count(genome["context"]), config.flops_per_sample
+    return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=each, held_out=held_out)
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
-    config, series = _config(genome, options), options.divided
+    config, series = _config(genome, options), options.split_series
     rows, held_out = series.count(genome["context"]), len(series.held_out)
     return work_of(genome, options, config, config.flops_per_sample, rows, held_out)
 
@@ -209,15 +209,15 @@ def _task(genome: Mapping[str, Any], options: Options) -> ForecastTask:
 
         numbers = zip(series.series, series.centres.tolist(), series.scales.tolist(), strict=True)
         scales = {one.name: (centre, scale) for one, centre, scale in numbers}
-        return Forecaster(config, seed=seed, series=options.found.format, scales=scales)
+        return Forecaster(config, seed=seed, series=options.series_data.format, scales=scales)
 
-    series, config = options.divided, _config(genome, options)
+    series, config = options.split_series, _config(genome, options)
     return ForecastTask(
         options=options,
         genome=genome,
         build=build,
         inputs=series.standardised,
-        divided=series,
+        split_series=series,
         context=config.context,
         flops_per_sample=config.flops_per_sample,
         reference=SIZES[options.size].batch.values[0],
@@ -240,7 +240,7 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     metrics = evaluate_task(_task(genome, options), Forecasted, train_rank, context)
     if options.compare == "none":
         return metrics
-    return metrics | measured(_scores(options.divided, options.quantiles, theta), "theta")
+    return metrics | measured(_scores(options.split_series, options.quantiles, theta_forecast), "theta")
 
 
 def train_rank(

@@ -31,15 +31,15 @@ from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.training.recipe import (
     UNIT_COSTS,
-    Augmenting,
+    AugmentationOptions,
     ClassifierTask,
     Classifying,
     EncoderSize,
     ViTConfig,
-    divided,
-    known_before,
+    encoder_estimate,
     read_images,
-    stratified,
+    repair_heads,
+    split_stratified,
     tests_of,
     units_of,
     work_of,
@@ -95,7 +95,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Classifying, Augmenting):
+class Options(Classifying, AugmentationOptions):
     """The images."""
 
     sizes = SIZES
@@ -145,7 +145,7 @@ def baseline(options: Options) -> dict[str, float]:
     from evo_tune.training import linear_on_pixels
 
     images = options.images
-    parts = stratified(images.classes, options.validation, options.test)
+    parts = split_stratified(images.classes, options.validation, options.test)
     return linear_on_pixels(images.pixels, images.classes, parts)
 
 
@@ -169,7 +169,7 @@ def search_space(options: Options) -> SearchSpace:
             "patches: pad or resize them, to 32 by 32 for one"
         )
     return SearchSpace(
-        lambda genome: divided(genome, size.heads.high),
+        lambda genome: repair_heads(genome, size.heads.high),
         **size.steps(options.lr_factor),
         patch=Choice(
             patches, ordered=True, default=min(patches, key=lambda p: abs(height * width // p**2 - size.tokens))
@@ -205,8 +205,8 @@ def _config(genome: Mapping[str, Any], options: Options) -> ViTConfig:
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
     config = _config(genome, options)
-    training, *_ = stratified(options.images.classes, options.validation, options.test)
-    return known_before(
+    training, *_ = split_stratified(options.images.classes, options.validation, options.test)
+    return encoder_estimate(
         genome,
         options,
         config=config,
@@ -219,7 +219,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
     config = _config(genome, options)
-    training, *_ = stratified(options.images.classes, options.validation, options.test)
+    training, *_ = split_stratified(options.images.classes, options.validation, options.test)
     return work_of(genome, options, config, config.flops_per_sample, len(training))
 
 

@@ -25,13 +25,13 @@ from evo_tune.training.recipe import (
     LanguageOptions,
     LanguageTask,
     check_integer,
-    described_text,
-    divisor_below,
+    describe_text,
+    encoding_warnings,
     fitting_size,
-    foreign_text,
     has_gpu,
     hidden_width,
     idle_fields,
+    largest_head_divisor,
     tests_of,
     transfer_language,
     units_of,
@@ -57,12 +57,12 @@ def _size(options: Options, device: str | None = None) -> GPTSize:
 
 def describe(options: Options) -> list[str]:
     """Return what was read: files, documents and bytes, and the vocabulary that suits so much text."""
-    return described_text(options.data)
+    return describe_text(options.data)
 
 
 def remarks(options: Options) -> list[str]:
     """Say where the text is not UTF-8, or too short for the budget."""
-    return [*foreign_text(options.data), *options.too_short(**_size(options).usual)]
+    return [*encoding_warnings(options.data), *options.too_short(**_size(options).usual)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
     size = _size(options)
 
     def repair(genome: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
-        return _canonical({**genome, "heads": _sound_heads(genome, genes, size, options)}, genes, options)
+        return _merge_equal_genomes({**genome, "heads": _nearest_heads(genome, genes, size, options)}, genes, options)
 
     batches = tuple(batch for batch in size.batches if batch >= (options.context or 0))
     widths = options.snapped((*size.widths, size.step, size.width))
@@ -160,7 +160,7 @@ def _optional_genes(options: Options, size: GPTSize) -> dict[str, Gene]:
     return genes
 
 
-def _sound_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: GPTSize, options: Options) -> int:
+def _nearest_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: GPTSize, options: Options) -> int:
     """Return the number of heads nearest to the gene's or the base head's, ties down, that leaves a multiple of 8."""
     width, most = genome["width"], max(_values(genes["heads"]))
     low, high = (8, 128) if size.width <= 128 else (16, 128)
@@ -171,7 +171,7 @@ def _sound_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: GPT
     return min(options.fast_heads(width, sound), key=lambda n: (abs(n - asked), n))
 
 
-def _canonical(genome: dict[str, Any], genes: Mapping[str, Gene], options: Options) -> dict[str, Any]:
+def _merge_equal_genomes(genome: dict[str, Any], genes: Mapping[str, Gene], options: Options) -> dict[str, Any]:
     """Return the genome with what changes nothing at one value, so that the same training is one genome."""
     context = genome.get("context", options.context)
     if genome["batch"] < context:  # a step has one window at least
@@ -180,11 +180,12 @@ def _canonical(genome: dict[str, Any], genes: Mapping[str, Gene], options: Optio
     if "window" in genome and genome["window"] >= longest:
         genome["window"] = max(_values(genes["window"]))
     if "kv_heads" in genome:
-        heads, given = genome["heads"], genome["kv_heads"]
-        same = [n for n in _values(genes["kv_heads"]) if divisor_below(heads, n) == divisor_below(heads, given)]
-        genome["kv_heads"] = min(same, default=given)
+        divisor = largest_head_divisor(genome["heads"], genome["kv_heads"])
+        values = _values(genes["kv_heads"])
+        same = [value for value in values if largest_head_divisor(genome["heads"], value) == divisor]
+        genome["kv_heads"] = min(same, default=genome["kv_heads"])
     if "ffn_mult" in genome:
-        genome["ffn_mult"] = _least_alike(genome, genes["ffn_mult"], genome.get("ffn", options.ffn))
+        genome["ffn_mult"] = _representative_ffn_mult(genome, genes["ffn_mult"], genome.get("ffn", options.ffn))
     if "lr_head" in genome and genome.get("tied", options.tied):
         genome["lr_head"] = genes["lr_head"].middle()
     for name in genome.keys() & idle_fields(genome.get("schedule", options.schedule)):
@@ -192,7 +193,7 @@ def _canonical(genome: dict[str, Any], genes: Mapping[str, Gene], options: Optio
     return genome
 
 
-def _least_alike(genome: Mapping[str, Any], gene: Gene, ffn: str) -> Any:
+def _representative_ffn_mult(genome: Mapping[str, Any], gene: Gene, ffn: str) -> Any:
     """Return one value of ffn_mult for all that make feed-forward layers of the same width."""
     width, given = genome["width"], genome["ffn_mult"]
     hidden = hidden_width(width, given, ffn)
@@ -222,7 +223,7 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
         weight_decay=genome["weight_decay"],
         warmup=genome["warmup"],
         flops=size.flops,
-        scored=options.judging_bytes(**size.usual),
+        scored=options.bytes_to_score(**size.usual),
         save=options.save,
     )
 
@@ -243,7 +244,7 @@ def baseline(options: Options) -> dict[str, float]:
     """Return the metrics of an n-gram model, on the same held-out text."""
     from evo_tune.training import TextMaterial, ngram_entropy
 
-    scored = options.judging_bytes(**_size(options).usual)
+    scored = options.bytes_to_score(**_size(options).usual)
     material = TextMaterial(Corpus.of(options, options.longest), count=scored, seed=0)
     return ngram_entropy(material, options.longest)
 

@@ -38,15 +38,15 @@ from evo_tune.training.recipe import (
     Classifying,
     EncoderSize,
     FTConfig,
-    Quantiling,
+    QuantileOptions,
     RegressionTask,
     Table,
-    Where,
-    described,
-    divided,
-    hash_of,
-    known_before,
+    TableSource,
+    data_hash,
+    describe_table,
+    encoder_estimate,
     read_table,
+    repair_heads,
     tests_of,
     units_of,
     work_of,
@@ -86,7 +86,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Classifying, Quantiling):
+class Options(Classifying, QuantileOptions):
     """The table."""
 
     sizes = SIZES
@@ -125,7 +125,7 @@ class Options(Classifying, Quantiling):
     @property
     def table(self) -> Table:
         """What there is to learn from."""
-        return read_table(Where(**{field.name: getattr(self, field.name) for field in fields(Where)}))
+        return read_table(TableSource(**{field.name: getattr(self, field.name) for field in fields(TableSource)}))
 
 
 # ---------------------------------------------------------------- the rows
@@ -133,14 +133,14 @@ class Options(Classifying, Quantiling):
 
 def describe(options: Options) -> list[str]:
     """Return what was read: rows, target, and the kind of each column."""
-    return described(options.table)
+    return describe_table(options.table)
 
 
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the table and of how it is split."""
     table = options.table
     first = f"{table.columns}{table.target.labels}".encode()
-    return hash_of(first, table.inputs, table.target.values, table.training, table.held_out, table.test)
+    return data_hash(first, table.inputs, table.target.values, table.training, table.held_out, table.test)
 
 
 def baseline(options: Options) -> dict[str, float]:
@@ -166,7 +166,7 @@ def search_space(options: Options) -> SearchSpace:
     size = SIZES[options.size]
     of_classes = {} if options.table.regression else {"label_smoothing": Float(0.0, 0.2, default=0.0)}
     return SearchSpace(
-        lambda genome: divided(genome, size.heads.high),
+        lambda genome: repair_heads(genome, size.heads.high),
         **size.steps(options.lr_factor),
         **size.shape,
         ffn_mult=Float(1.0, 4.0, default=1.333333),
@@ -197,7 +197,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
     config = _config(genome, options)
     rows, each = len(options.table.training), config.flops_per_sample
-    return known_before(genome, options, config=config, rows=rows, flops_per_sample=each)
+    return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=each)
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:

@@ -34,11 +34,11 @@ from evo_tune.training.recipe import (
     EncoderSize,
     LabelledTexts,
     TextConfig,
-    divided,
     encode_texts,
-    known_before,
+    encoder_estimate,
     read_labelled_texts,
-    stratified,
+    repair_heads,
+    split_stratified,
     tests_of,
     units_of,
     work_of,
@@ -159,7 +159,7 @@ def baseline(options: Options) -> dict[str, float]:
     from evo_tune.training import linear_on_words
 
     texts = options.texts
-    parts = stratified(texts.classes, options.validation, options.test)
+    parts = split_stratified(texts.classes, options.validation, options.test)
     return linear_on_words(texts.texts, texts.classes, parts, options.unit)
 
 
@@ -185,7 +185,7 @@ def search_space(options: Options) -> SearchSpace:
     }
     if options.length is None:
         genes["length"] = size.length
-    return SearchSpace(lambda genome: divided(genome, size.heads.high), **genes).near_default()
+    return SearchSpace(lambda genome: repair_heads(genome, size.heads.high), **genes).near_default()
 
 
 SPACE = search_space
@@ -210,7 +210,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     config = _config(genome, options)
     rows, tokens = options.seen(config)
     each = config.flops_per_sample(tokens)
-    return known_before(genome, options, config=config, rows=rows, flops_per_sample=each)
+    return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=each)
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:

@@ -61,7 +61,7 @@ def evaluate(
 
     Args:
         model: Module that maps inputs to the loss's inputs, such as logits (…, classes); its training mode is restored.
-        windows: Inputs and targets (see `fixed_windows`).
+        windows: Inputs and targets (see `evaluation_windows`).
         loss: Loss to sum; None: the cross-entropy.
         device: Device of the model.
         batch: Windows per pass (int ≥ 1); it changes the speed, not the result.

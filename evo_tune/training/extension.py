@@ -84,7 +84,7 @@ def grow_trainer(trainer: Trainer, source: Source, config: GPTConfig) -> Trainer
     Args:
         trainer: Trainer of a `GPT`; do not use it afterwards.
         source: Source of the batches from the trainer's step on.
-        config: Shape of the larger model; the trainer's shape is a `small_of` it.
+        config: Shape of the larger model; the trainer's shape is a `smaller_shape` it.
     """
     old, seed = cast(GPT, trainer.model), seed_for(trainer.seed, "growth")
     model = enlarge(old, config, seed, recompute=old.recompute)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from evo_tune.training.evaluation import outputs_of
 from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.optim.losses import Loss, QuantileLoss, SquaredError
-from evo_tune.training.recipe.data.forecasts import ForecastScores, Windows, in_units
+from evo_tune.training.recipe.data.forecasts import ForecastScores, ForecastWindows, unscale_outputs
 from evo_tune.training.recipe.forecasting import ForecastTask
 from evo_tune.training.samples import SEEN, Examples, Samples
 from evo_tune.training.trainer import Trainer
@@ -78,21 +78,21 @@ class Forecasted(Samples):
 
     @cached_property
     def examples(self) -> SeriesExamples:
-        divided, context = self.plan.divided, self.plan.context
+        divided, context = self.plan.split_series, self.plan.context
         windows, values = divided.training(context), torch.from_numpy(self.plan.inputs)
         start, lowest = torch.from_numpy(windows.start), torch.from_numpy(windows.first)
         inputs = Slices(values, start, lowest, -context, 0)
         targets = Slices(values, start, lowest, 0, divided.horizon)
         few = np.linspace(0, len(windows) - 1, min(SEEN, len(windows))).astype(np.int64)
-        some = Windows(windows.start[few], windows.first[few], windows.series[few])
+        some = ForecastWindows(windows.start[few], windows.first[few], windows.series[few])
         return SeriesExamples(
             (cast(Tensor, inputs), cast(Tensor, targets)),
             *(self._judged(part) for part in (divided.held_out, divided.test, some)),
         )
 
-    def _judged(self, windows: Windows) -> MicroBatch:
+    def _judged(self, windows: ForecastWindows) -> MicroBatch:
         """Return windows with targets as they are judged."""
-        divided = self.plan.divided
+        divided = self.plan.split_series
         inputs = torch.from_numpy(self.plan.inputs[windows.past(self.plan.context)])
         about = np.stack([one[windows.series] for one in (divided.centres, divided.scales)], 1)
         return inputs, torch.from_numpy(np.concatenate([about, divided.truth(windows)], 1))
@@ -104,7 +104,7 @@ class Forecasted(Samples):
     def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> ForecastScores:
         levels, about = self.plan.options.quantiles, samples[1].numpy()
         outputs = outputs_of(trainer.model if model is None else model, samples, **trainer.evaluation).double()
-        forecast = in_units(outputs.numpy(), about[:, 0], about[:, 1], len(levels))
+        forecast = unscale_outputs(outputs.numpy(), about[:, 0], about[:, 1], len(levels))
         return ForecastScores.of(forecast, about[:, 2:], about[:, 1], levels)
 
     def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:

@@ -4,8 +4,8 @@ from evo_tune.plugins.ranks import RankFailed
 from evo_tune.training.base_training import ready_base, small_base
 from evo_tune.training.baselines import boosted, linear_on_pixels, linear_on_words, metrics_of
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
-from evo_tune.training.data.epochs import Epochs, augmented, mix, soft_targets
-from evo_tune.training.data.windows import TextMaterial, TrainingWindows, fixed_windows, held_out_blocks
+from evo_tune.training.data.epochs import Epochs, augment_images, mix, soft_targets
+from evo_tune.training.data.windows import TextMaterial, TrainingWindows, evaluation_blocks, evaluation_windows
 from evo_tune.training.evaluation import (
     Errors,
     Evaluation,

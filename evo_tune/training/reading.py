@@ -209,7 +209,7 @@ def judge_halves(model: nn.Module, blocks: Sequence[MicroBatch], **how: Any) -> 
 
     Args:
         model: The model.
-        blocks: See `held_out_blocks`.
+        blocks: See `evaluation_blocks`.
         how: Device, ranks and precision, as in `evaluate`.
     """
     places = evaluate_by_position(model, _joined(blocks), batch=_at_once(blocks), **how)

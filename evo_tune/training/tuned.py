@@ -20,7 +20,7 @@ from evo_tune.training.hardware.memory import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.recipe.hardware.memory import NewWeights
-from evo_tune.training.recipe.models.base import Base, read_base
+from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.optim.steps import optimizer_steps
 from evo_tune.training.recipe.tuning import Tuning
 from evo_tune.training.trainer import Trainer
@@ -50,7 +50,7 @@ class TuningTask:
 
     options: Tuning
     genome: Mapping[str, Any]
-    base: Base
+    base: BaseModel
     new: LoRA | Adapters
     numbers: NewWeights
     lr: float

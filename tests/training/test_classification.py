@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, l
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import Scores, auc, score
-from evo_tune.training.recipe import stratified
+from evo_tune.training.recipe import split_stratified
 
 
 @given(data=st.data(), classes=st.integers(2, 4), coarse=st.booleans())
@@ -78,13 +78,13 @@ def test_scores_are_scikit_learns_and_leave_no_trace() -> None:
 @given(counts=st.lists(st.integers(2, 30), min_size=2, max_size=5), share=st.floats(0.01, 0.99))
 def test_a_split_takes_the_same_share_of_every_class(counts: list[int], share: float) -> None:
     classes = np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts))
-    training, held = stratified(classes, share)
+    training, held = split_stratified(classes, share)
     assert sorted([*training, *held]) == list(range(len(classes)))
     for number, count in enumerate(counts):
         taken = int((classes[held] == number).sum())
         assert 1 <= taken <= count - 1
         assert abs(taken - share * count) <= 1.0
-    assert np.array_equal(held, stratified(classes, share)[1])
+    assert np.array_equal(held, split_stratified(classes, share)[1])
 
 
 @given(
@@ -92,13 +92,13 @@ def test_a_split_takes_the_same_share_of_every_class(counts: list[int], share: f
 )
 def test_a_split_in_three_takes_the_same_shares_of_every_class(counts: list[int], one: float, two: float) -> None:
     classes = np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts))
-    parts = stratified(classes, one, two)
+    parts = split_stratified(classes, one, two)
     assert sorted(row for part in parts for row in part) == list(range(len(classes)))
     for number, count in enumerate(counts):
         taken = [int((classes[part] == number).sum()) for part in parts]
         assert min(taken) >= 1
         assert all(abs(got - share * count) <= 1.0 for got, share in zip(taken[1:], (one, two), strict=True))
-    again = stratified(classes, one, two)
+    again = split_stratified(classes, one, two)
     assert all(np.array_equal(mine, other) for mine, other in zip(parts, again, strict=True))
 
 
@@ -116,4 +116,4 @@ def test_a_split_in_three_takes_the_same_shares_of_every_class(counts: list[int]
 )
 def test_what_cannot_be_split_is_refused(classes: list[int], shares: list[float]) -> None:
     with pytest.raises(RecipeError):
-        stratified(np.array(classes), *shares)
+        split_stratified(np.array(classes), *shares)

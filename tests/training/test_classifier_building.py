@@ -22,7 +22,7 @@ from evo_tune.training.recipe import (
     Plan,
     Schedule,
     ViTConfig,
-    stratified,
+    split_stratified,
     units_of,
 )
 
@@ -94,7 +94,7 @@ def test_the_test_set_is_judged_where_it_is_asked_for_and_changes_nothing_else(t
     more, _, training_run = fit(tmp_path / "b", {"epochs": 6.0, "patience": 2, "evaluations": 6}, test=True)
     told = {name: more.pop(name) for name in recipe.tests_of("classes").values()}
     assert without_clock(more) == without_clock(metrics)
-    parts = stratified(BRIGHT.numpy(), 1 / 6, 1 / 6)
+    parts = split_stratified(BRIGHT.numpy(), 1 / 6, 1 / 6)
     held, test = (score(training_run.model, (IMAGES[part], BRIGHT[part])) for part in parts[1:])
     scores = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
     assert metrics["val_loss"] == held.loss

@@ -17,7 +17,7 @@ from evo_tune.training import (
     Trainer,
     evaluate,
     evaluate_by_position,
-    fixed_windows,
+    evaluation_windows,
     score,
 )
 from evo_tune.training.recipe import GPTConfig
@@ -27,7 +27,7 @@ CONFIG = GPTConfig(vocab_size=16, context=8, depth=2, width=16, heads=2, dropout
 
 def test_the_result_does_not_depend_on_the_batch_size(text: torch.Tensor) -> None:
     model = GPT(CONFIG, seed=1)
-    windows = fixed_windows(text, context=8, count=900, block=60)  # the last window of a block is ragged
+    windows = evaluation_windows(text, context=8, count=900, block=60)  # the last window of a block is ragged
     results = [evaluate(model, windows, batch=batch) for batch in (1, 2, 7, 32, 1000)]
     assert len({result.count for result in results}) == 1
     assert [result.loss for result in results] == pytest.approx([results[0].loss] * 5, rel=1e-6)
@@ -35,7 +35,7 @@ def test_the_result_does_not_depend_on_the_batch_size(text: torch.Tensor) -> Non
 
 def test_it_is_the_mean_over_targets(text: torch.Tensor) -> None:
     model = GPT(CONFIG, seed=1)
-    inputs, targets = fixed_windows(text, context=8, count=900, block=60)
+    inputs, targets = evaluation_windows(text, context=8, count=900, block=60)
     result = evaluate(model, (inputs, targets))
     with torch.inference_mode():
         expected = F.cross_entropy(model.eval()(inputs).flatten(0, 1), targets.flatten())
@@ -45,7 +45,7 @@ def test_it_is_the_mean_over_targets(text: torch.Tensor) -> None:
 
 def test_two_evaluations_add_up(text: torch.Tensor) -> None:
     model = GPT(CONFIG, seed=1)
-    inputs, targets = fixed_windows(text, context=8, count=900, block=60)
+    inputs, targets = evaluation_windows(text, context=8, count=900, block=60)
     parts = evaluate(model, (inputs[:10], targets[:10])) + evaluate(model, (inputs[10:], targets[10:]))
     whole = evaluate(model, (inputs, targets))
     assert parts.count == whole.count
@@ -56,7 +56,7 @@ def test_two_evaluations_add_up(text: torch.Tensor) -> None:
 
 def test_it_draws_nothing_and_puts_the_mode_back(text: torch.Tensor) -> None:
     model = GPT(CONFIG, seed=1)
-    windows = fixed_windows(text, context=8, count=200)
+    windows = evaluation_windows(text, context=8, count=200)
     state = torch.get_rng_state()
     for training in (True, False):
         model.train(training)
@@ -69,7 +69,7 @@ def test_it_draws_nothing_and_puts_the_mode_back(text: torch.Tensor) -> None:
 def test_a_training_is_the_same_with_and_without_evaluation(
     make_trainer: Callable[..., Trainer], text: torch.Tensor
 ) -> None:
-    windows = fixed_windows(text, context=8, count=200)
+    windows = evaluation_windows(text, context=8, count=200)
     alone, watched = make_trainer(dropout=0.2), make_trainer(dropout=0.2)
     alone.run(20)
     for step in range(1, 21):
@@ -82,12 +82,12 @@ def test_a_training_is_the_same_with_and_without_evaluation(
 
 def test_batches_of_nothing_are_refused(text: torch.Tensor) -> None:
     with pytest.raises(RecipeError, match="batch"):
-        evaluate(GPT(CONFIG), fixed_windows(text, context=8, count=200), batch=0)
+        evaluate(GPT(CONFIG), evaluation_windows(text, context=8, count=200), batch=0)
 
 
 def test_losses_by_position_average_to_the_loss(text: torch.Tensor) -> None:
     model = GPT(CONFIG, seed=1).train()
-    windows = fixed_windows(text, context=8, count=900, block=60)  # 60 = 7 · 8 + 4: later positions count less
+    windows = evaluation_windows(text, context=8, count=900, block=60)  # 60 = 7 · 8 + 4: later positions count less
     losses = torch.tensor([place.loss for place in evaluate_by_position(model, windows, batch=7)], dtype=torch.float64)
     counts = (windows[1] != IGNORE).sum(0)
     assert model.training
@@ -104,7 +104,7 @@ def test_in_bf16_the_model_computes_in_bf16_and_losses_are_summed_in_float64(
     text: torch.Tensor, vocabulary: int
 ) -> None:
     model = GPT(GPTConfig(vocab_size=vocabulary, context=8, depth=2, width=32, heads=2), seed=1)
-    windows = fixed_windows(text, context=8, count=900, block=60)
+    windows = evaluation_windows(text, context=8, count=900, block=60)
     low = Precision(name="bf16")
     with torch.inference_mode(), low.autocast(torch.device("cpu")):
         logits = model.eval()(windows[0])

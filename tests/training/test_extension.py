@@ -10,7 +10,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.training import GPT, Trainer, TrainingWindows, extend_trainer, grow_trainer
 from evo_tune.training.extension import next_trainer
 from evo_tune.training.recipe import GPTConfig
-from evo_tune.training.recipe.models.starting import grown_eps
+from evo_tune.training.recipe.models.starting import eps_after_growth
 
 
 def longer_source(text: torch.Tensor, first_step: int) -> TrainingWindows:
@@ -74,7 +74,7 @@ def test_a_source_begins_at_its_first_step(text: torch.Tensor) -> None:
 
 def grown_shape(trainer: Trainer) -> GPTConfig:
     small: GPTConfig = trainer.model.config  # type: ignore[assignment]
-    return replace(small, depth=3, width=40, heads=5, norm_eps=grown_eps(16, 40))
+    return replace(small, depth=3, width=40, heads=5, norm_eps=eps_after_growth(16, 40))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])

@@ -17,8 +17,8 @@ from evo_tune.training import (
     Trainer,
     TrainingRun,
     TrainingWindows,
-    fixed_windows,
-    held_out_blocks,
+    evaluation_blocks,
+    evaluation_windows,
 )
 from evo_tune.training.recipe import GapDecay, Phase
 
@@ -32,10 +32,10 @@ class Text:
 
     def held_out(self, context: int, testing: bool = False) -> list[tuple[torch.Tensor, torch.Tensor]]:
         text = bytes(self.text[-400:].tolist())
-        return held_out_blocks(text, lambda part: torch.tensor(list(part)), context=context, count=256, block=32)
+        return evaluation_blocks(text, lambda part: torch.tensor(list(part)), context=context, count=256, block=32)
 
     def seen(self, context: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return fixed_windows(self.text, context=context, count=64, block=32)
+        return evaluation_windows(self.text, context=context, count=64, block=32)
 
     def held_out_bytes(self, testing: bool = False) -> int:
         return 256

@@ -19,7 +19,7 @@ import msgspec
 from evo_tune.cli import _shared as shared
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.text import one_line
-from evo_tune.training.recipe.data.texts import foreign_text
+from evo_tune.training.recipe.data.texts import encoding_warnings
 from evo_tune.trust import inside
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def look(data: str, target: str | None) -> Taken | Question:
         return Taken("bundled:image_classification", {"data": data}, "it is a file of arrays")
     if kind in IMAGES:
         raise UsageError(f"DATA {data} is one image: expected a folder with one subfolder for each class")
-    if foreign := foreign_text(str(path)):
+    if foreign := encoding_warnings(str(path)):
         anyway = f"`evo-tune run language_model -o data={shlex.quote(data)}` trains on it as it is"
         raise UsageError(f"DATA {foreign[0]}; {anyway}")
     other = "a table or labelled texts: a name that ends with .csv, .parquet or .jsonl"
@@ -178,12 +178,12 @@ def _rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
     """Return the first rows of a table, or of a file of JSON lines."""
     import pandas as pd
 
-    from evo_tune.training.recipe.data.reading import csv_parts, opened, parquet_parts
+    from evo_tune.training.recipe.data.reading import csv_parts, open_packed, parquet_parts
 
     found: pd.DataFrame
     try:
         if lines:
-            with opened(path) as file:
+            with open_packed(path) as file:
                 found = pd.read_json(file, lines=True, nrows=LOOKED)
         else:
             parts = parquet_parts if path.suffix in (".parquet", ".pq") else csv_parts

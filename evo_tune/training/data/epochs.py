@@ -13,11 +13,11 @@ from torch import Tensor
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.training.hardware.device import MicroBatch, onto, seed_for
-from evo_tune.training.recipe.data.images import Augment
+from evo_tune.training.recipe.data.images import Augmentation
 from evo_tune.training.recipe.optim.steps import optimizer_steps
 
 
-def augmented(images: Tensor, augment: Augment, seed: int) -> Tensor:
+def augment_images(images: Tensor, augment: Augmentation, seed: int) -> Tensor:
     """Return augmented images.
 
     Args:
@@ -94,7 +94,7 @@ class Epochs:
         seed: int,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
-        augment: Augment | None = None,
+        augment: Augmentation | None = None,
         micro_batch: int | None = None,
     ) -> None:
         for name, number in (("batch", batch), ("total", total)):
@@ -139,7 +139,7 @@ class Epochs:
         rows = onto(self._order(epoch)[place * self.batch : last], self.inputs.device)
         inputs, targets = self.inputs[rows], self.targets[rows]
         if self.augment is not None:
-            inputs = augmented(inputs, self.augment, seed_for(self.seed, "augmenting", step))
+            inputs = augment_images(inputs, self.augment, seed_for(self.seed, "augmenting", step))
         if self.classes is not None and (self.label_smoothing or self.mixup):
             targets = soft_targets(targets, self.classes, self.label_smoothing)
         if self.mixup:
@@ -156,7 +156,7 @@ class Epochs:
     @property
     def nbytes(self) -> int | None:
         """Bytes of the samples; None if their augmentation must run on the CPU."""
-        movable = self.augment is None or getattr(self.augment, "anywhere", False)
+        movable = self.augment is None or getattr(self.augment, "runs_on_device", False)
         return self.inputs.nbytes + self.targets.nbytes if movable else None
 
     def move_to(self, device: torch.device) -> None:

@@ -139,7 +139,7 @@ class TrainingWindows:
         return self._epoch[1]
 
 
-def fixed_windows(tokens: Tensor, *, context: int, count: int, block: int = 1024) -> MicroBatch:
+def evaluation_windows(tokens: Tensor, *, context: int, count: int, block: int = 1024) -> MicroBatch:
     """Cut evenly spaced blocks out of a text, to be scored in windows of `context` tokens.
 
     The scored tokens depend only on the text, `count` and `block`, not on `context`, so models with
@@ -172,13 +172,13 @@ def fixed_windows(tokens: Tensor, *, context: int, count: int, block: int = 1024
     return inputs.reshape(-1, context), targets.reshape(-1, context)
 
 
-def held_out_blocks(
+def evaluation_blocks(
     text: bytes | memoryview, encode: Callable[[bytes], Tensor], *, context: int, count: int, block: int
 ) -> list[MicroBatch]:
     """Cut evenly spaced blocks of bytes out of a text, to be scored in windows of `context` tokens.
 
     The scored bytes depend only on the text, `count` and `block`, so models with different contexts or tokens are
-    evaluated on the same bytes. With bytes as tokens the result is that of `fixed_windows`.
+    evaluated on the same bytes. With bytes as tokens the result is that of `evaluation_windows`.
 
     Args:
         text: A held-out text.
@@ -257,12 +257,12 @@ class TextMaterial:
             return torch.from_numpy(self.tokenizer.encode(text).astype("int32"))
 
         text = self.test_text if testing else self.held_out_text
-        return held_out_blocks(text, encode, context=context, count=self.count, block=self.corpus.block)
+        return evaluation_blocks(text, encode, context=context, count=self.count, block=self.corpus.block)
 
     def seen(self, context: int) -> MicroBatch:
         """Return fixed windows of the training text."""
         count = max(1, self.count // 4)
-        return fixed_windows(self.training, context=context, count=count, block=self.corpus.block)
+        return evaluation_windows(self.training, context=context, count=count, block=self.corpus.block)
 
     def held_out_bytes(self, testing: bool = False) -> int:
         """Return the number of bytes in the held-out blocks, which is the same for any context."""

@@ -18,9 +18,9 @@ from evo_tune.training.recipe.models.encoder_config import EncoderConfig
 from evo_tune.training.recipe.models.gpt_config import (
     LONGEST_DROPPED,
     GPTConfig,
-    added_channels,
-    by_products,
-    causal_chunk,
+    is_causal_chunk,
+    padding_channels,
+    uses_plain_products,
     window_chunks,
 )
 
@@ -152,9 +152,9 @@ def attend(
     head_dim, added = q.shape[-1], 0
     if q.device.type == "cpu":
         precision, keys = _PRECISIONS.get(q.dtype, ""), k.shape[2]
-        if by_products(precision, keys):
+        if uses_plain_products(precision, keys):
             return _attend_plainly(q, k, v, mask) if causal else _attend_all(q, k, v, mask)
-        added = added_channels(precision, head_dim, keys)
+        added = padding_channels(precision, head_dim, keys)
     if added:  # zeros, which change no product
         q, k, v = (F.pad(x, (0, added)) for x in (q, k, v))
     y = F.scaled_dot_product_attention(
@@ -285,7 +285,7 @@ def attend_in_window(
             dropout.part = number
         missing = first - (start - window + 1)  # columns of the mask for keys before the first token
         seen = mask[: end - start, missing : end - start + window - 1]
-        plain = causal_chunk(first, start, end, window)
+        plain = is_causal_chunk(first, start, end, window)
         keys, values = k[:, :, first:end], v[:, :, first:end]
         y = attend(q[:, :, start:end], keys, values, None if plain else seen, dropout, scale=scale)
         outputs.append(y.transpose(1, 2))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.models.encoder import Encoder
-from evo_tune.training.recipe.data.forecasts import in_units, naive_error
+from evo_tune.training.recipe.data.forecasts import naive_error, unscale_outputs
 from evo_tune.training.recipe.data.series import Series, SeriesFormat
 from evo_tune.training.recipe.models.encoder_config import PatchConfig
 
@@ -31,17 +31,17 @@ class Prepared:
 
     Args:
         inputs: Standardised values, (series, context).
-        centres: (series,), see `Divided`.
-        scales: (series,), see `Divided`.
+        centres: (series,), see `SplitSeries`.
+        scales: (series,), see `SplitSeries`.
     """
 
     inputs: Tensor
     centres: NDArray[np.float64]
     scales: NDArray[np.float64]
 
-    def in_units(self, outputs: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
-        """Return outputs of the model as forecasts, (series, horizon, max(1, levels)); see `in_units`."""
-        return in_units(outputs, self.centres, self.scales, levels)
+    def unscale_outputs(self, outputs: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
+        """Return outputs of the model as forecasts, (series, horizon, max(1, levels)); see `unscale_outputs`."""
+        return unscale_outputs(outputs, self.centres, self.scales, levels)
 
 
 class Forecaster(Encoder):
@@ -54,7 +54,7 @@ class Forecaster(Encoder):
         config: Shape of the model.
         seed: Seed of the initial weights.
         series: Layout of series in a table; required by `forecast`.
-        scales: Centre and scale of each series of the training data, by name (see `Divided`).
+        scales: Centre and scale of each series of the training data, by name (see `SplitSeries`).
     """
 
     config_class = PatchConfig
@@ -117,7 +117,7 @@ class Forecaster(Encoder):
 
         series = self.read(table)
         made = self.prepared(series)
-        found = made.in_units(self.outputs(made.inputs).double().numpy(), len(self.config.levels))
+        found = made.unscale_outputs(self.outputs(made.inputs).double().numpy(), len(self.config.levels))
         quantiles = dict(zip(self.columns, found.reshape(-1, len(self.columns)).T, strict=True))
         forecast: pd.DataFrame = pd.DataFrame({**self.keys(series), **quantiles})
         return forecast

@@ -13,7 +13,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
-from evo_tune.training.recipe.models.starting import copies, keeps_values, places
+from evo_tune.training.recipe.models.starting import channel_copies, grown_block_indices, keeps_values
 
 
 def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None, seed: int = 0) -> GPT:
@@ -63,7 +63,7 @@ def made_up(name: str, old: GPTConfig, new: GPTConfig) -> float:
 
 def sources(model: GPT, grown: GPT) -> dict[str, str | None]:
     """Return, for each parameter of the grown model, the name of the old one that it continues; None if it is new."""
-    blocks = {place: block for block, place in places(model.config.depth, grown.config.depth).items()}
+    blocks = {place: block for block, place in grown_block_indices(model.config.depth, grown.config.depth).items()}
     known = {name for name, _ in model.named_parameters()}
     found: dict[str, str | None] = {}
     for name, _ in grown.named_parameters():
@@ -101,7 +101,7 @@ def enlarge(model: GPT, config: GPTConfig, seed: int = 0, *, recompute: int | No
     """Return a larger model with the same outputs: bit-identical if only deeper, else up to rounding.
 
     Args:
-        model: Model to enlarge; unchanged. Its shape is `small_of` the new one's.
+        model: Model to enlarge; unchanged. Its shape is `smaller_shape` the new one's.
         config: Shape of the larger model.
         seed: Seed of the new weights that are not initially zero, and of the noise between copies.
         recompute: See `GPT`.
@@ -151,7 +151,7 @@ class _Maps:
 
     def __init__(self, old: GPTConfig, new: GPTConfig) -> None:
         self.old, self.new = old, new
-        self.copies = copies(old.width, new.width)
+        self.copies = channel_copies(old.width, new.width)
         self.shrunk = math.sqrt(self.copies * old.width / new.width)  # η: new over old standard deviation
         self.stream = [i % old.width if i < self.copies * old.width else -1 for i in range(new.width)]
 

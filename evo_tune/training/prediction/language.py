@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evo_tune.errors import UsageError
-from evo_tune.training import TuningText, encode, held_out_blocks
+from evo_tune.training import TuningText, encode, evaluation_blocks
 from evo_tune.training.models.gpt import stream_tokens
 from evo_tune.training.prediction.about import About, Judged
 from evo_tune.training.prediction.model import Model, Part, Predictions
 from evo_tune.training.prediction.texts import read_text_file, text_files
 from evo_tune.training.reading import judge_halves
 from evo_tune.training.recipe import Tokenizer
-from evo_tune.training.recipe.models.base import Base
+from evo_tune.training.recipe.models.base import BaseModel
 from evo_tune.training.tuned_files import judge_text
 from evo_tune.training.tuning.pretrained import tokenizer_of
 
@@ -61,7 +61,7 @@ class OwnTokens:
 class ForeignTokens:
     """Tokens of a Hugging Face folder."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: BaseModel) -> None:
         self._base = base
 
     def encode(self, text: bytes) -> Tensor:
@@ -193,7 +193,9 @@ class LanguageModel(Model):
     def _by_blocks(self, text: bytes, how: dict[str, Any]) -> tuple[float, float, float]:
         judged = self._judged(text)
         context = self.context or judged.block
-        blocks = held_out_blocks(text, self.vocabulary.encode, context=context, count=judged.count, block=judged.block)
+        blocks = evaluation_blocks(
+            text, self.vocabulary.encode, context=context, count=judged.count, block=judged.block
+        )
         first, second = judge_halves(self.network, blocks, **how)
         both = first + second
         return both.nll, both.count, len(blocks) * min(judged.block, len(text) - 1)

@@ -98,7 +98,7 @@ class ForecastModel(SampleModel[Past]):
         made = network.prepared(series)
         with self.computing() as how:
             found = outputs_of(network, (made.inputs, made.inputs), batch=PASS, **how).double().numpy()
-        return made.in_units(found, len(network.config.levels))
+        return made.unscale_outputs(found, len(network.config.levels))
 
     def evaluate(self, data: Any, truth: Sequence[Any] | None = None) -> dict[str, float]:
         """Forecast the last horizon of each series from the values before it, and return the scores.

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
-from evo_tune.training.recipe.data.images import Augment
-from evo_tune.training.recipe.data.tables import stratified
+from evo_tune.training.recipe.data.images import Augmentation
+from evo_tune.training.recipe.data.tables import split_stratified
 from evo_tune.training.recipe.hardware.cost import encoder_work
 from evo_tune.training.recipe.hardware.memory import encoder_memory
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig, nearest_divisor
-from evo_tune.training.recipe.models.rules import Parametrising
+from evo_tune.training.recipe.models.rules import ParametrisationOptions
 from evo_tune.training.recipe.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classifying(Parametrising, Plan):
+class Classifying(ParametrisationOptions, Plan):
     """Held-out data, search space and checkpoints."""
 
     validation: float = option(
@@ -91,7 +91,7 @@ class EncoderSize:
         return {"depth": self.depth, "width": self.width, "heads": self.heads}
 
 
-def divided(genome: Mapping[str, Any], most: int) -> dict[str, Any]:
+def repair_heads(genome: Mapping[str, Any], most: int) -> dict[str, Any]:
     """Return the genome with heads set to the nearest divisor of its width, at most `most`."""
     return {**genome, "heads": nearest_divisor(genome["width"], genome["heads"], most)}
 
@@ -123,7 +123,7 @@ def check_whole(options: Classifying, batch: int, ranks_on_cpu: bool = False) ->
         )
 
 
-def known_before(
+def encoder_estimate(
     genome: Mapping[str, Any],
     options: Classifying,
     *,
@@ -225,7 +225,7 @@ class SampleTask:
     reference: int
     data: str
     whole: bool = False
-    augment: Augment | None = None
+    augment: Augmentation | None = None
     loss: Callable[[], Any] | None = None
     work: Mapping[str, float] | None = None
 
@@ -306,7 +306,7 @@ class ClassifierTask(SampleTask):
 
     @property
     def parts(self) -> tuple[NDArray[np.int64], ...]:
-        return stratified(self.classes, self.options.validation, self.options.test)
+        return split_stratified(self.classes, self.options.validation, self.options.test)
 
     @property
     def save(self) -> bool:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
 from evo_tune.training.recipe.classifying import Classifying, SampleTask
-from evo_tune.training.recipe.data.forecasts import Divided, divide
-from evo_tune.training.recipe.data.series import Found, find_series, passengers
-from evo_tune.training.recipe.data.tables import hash_of, read_file
+from evo_tune.training.recipe.data.forecasts import SplitSeries, split_series
+from evo_tune.training.recipe.data.series import SeriesData, find_series, passengers
+from evo_tune.training.recipe.data.tables import data_hash, read_file
 
 CONTEXTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 """Lengths of the past that a gene offers, in seasons, or in steps of `NO_SEASON` where there is none."""
@@ -81,12 +81,12 @@ class Forecasting(Classifying):
         return self.data, self.time, self.key, self.target, self.ignore, self.season
 
     @property
-    def found(self) -> Found:
+    def series_data(self) -> SeriesData:
         """The series in the file."""
         return _found(*self._where)
 
     @property
-    def divided(self) -> Divided:
+    def split_series(self) -> SplitSeries:
         """The series with their split.
 
         Raises:
@@ -96,17 +96,17 @@ class Forecasting(Classifying):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the series and of how they are split."""
-        divided = self.divided
+        divided = self.split_series
         names = [one.name for one in divided.series]
-        first = f"{self.found.format.to_json()}{names}{divided.horizon}{self.quantiles}".encode()
-        return hash_of(first, divided.values, divided.known, divided.ends)
+        first = f"{self.series_data.format.to_json()}{names}{divided.horizon}{self.quantiles}".encode()
+        return data_hash(first, divided.values, divided.known, divided.ends)
 
     def contexts(self) -> tuple[list[int], int]:
         """Return the lengths of the past to choose from, and the default.
 
         They leave at least half of the windows of a usual series. The default is near three horizons or seasons.
         """
-        divided, limit = self.divided, 1024 if self.size == "large" else 512
+        divided, limit = self.split_series, 1024 if self.size == "large" else 512
         usual = int(np.median(divided.ends[:, 0]))
         limit = max(SHORTEST, min(limit, (usual - divided.horizon) // 2))
         season = divided.season if 1 < divided.season <= limit else NO_SEASON
@@ -116,7 +116,7 @@ class Forecasting(Classifying):
 
     def lines(self) -> list[str]:
         """Return what was found in the file and how it is split, a line each."""
-        divided, found = self.divided, self.found.lines()
+        divided, found = self.split_series, self.series_data.lines()
         parts = f"{len(divided.held_out)} windows for validation and {len(divided.test)} for the test"
         first = divided.ends[0]
         found.append(
@@ -130,7 +130,7 @@ class Forecasting(Classifying):
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same series repeatedly
-def _found(data: str, time: str, key: str, target: str, ignore: str, season: int | None) -> Found:
+def _found(data: str, time: str, key: str, target: str, ignore: str, season: int | None) -> SeriesData:
     frame = read_file(data) if data else passengers()
     try:
         return find_series(frame, time=time, key=key, target=target, ignore=ignore, season=season)
@@ -139,10 +139,10 @@ def _found(data: str, time: str, key: str, target: str, ignore: str, season: int
 
 
 @lru_cache(maxsize=1)
-def _divided(where: tuple[Any, ...], horizon: int | None, validation: float, test: float) -> Divided:
+def _divided(where: tuple[Any, ...], horizon: int | None, validation: float, test: float) -> SplitSeries:
     found = _found(*where)
     steps = horizon or found.format.grid.horizon
-    return divide(found.series, horizon=steps, season=found.format.season, validation=validation, test=test)
+    return split_series(found.series, horizon=steps, season=found.format.season, validation=validation, test=test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ class ForecastTask(SampleTask):
     """
 
     options: Forecasting
-    divided: Divided
+    split_series: SplitSeries
     context: int
 
     @property
@@ -165,7 +165,7 @@ class ForecastTask(SampleTask):
     @property
     def parts(self) -> tuple[NDArray[np.int64], ...]:
         """Places of the first value to forecast of each window: training, validation and test."""
-        divided = self.divided
+        divided = self.split_series
         return divided.training(self.context).start, divided.held_out.start, divided.test.start
 
     @property

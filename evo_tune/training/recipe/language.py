@@ -13,13 +13,19 @@ from typing import Any, ClassVar
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
 from evo_tune.plugins.cost import Cost
-from evo_tune.training.recipe.data.corpus import Corpus, Texts, bytes_to_train_on, held_out_bytes, judging_bytes
+from evo_tune.training.recipe.data.corpus import (
+    Corpus,
+    TextOptions,
+    bytes_to_score,
+    bytes_to_train_on,
+    validation_bytes,
+)
 from evo_tune.training.recipe.hardware.computing import Profiling
 from evo_tune.training.recipe.hardware.cost import gpt_work
 from evo_tune.training.recipe.hardware.memory import predict_memory
-from evo_tune.training.recipe.models.gpt_config import Decoder, GPTConfig, Positions, flops_per_token
-from evo_tune.training.recipe.models.rules import Parametrising
-from evo_tune.training.recipe.models.starting import Growing
+from evo_tune.training.recipe.models.gpt_config import GPTConfig, GPTShapeOptions, PositionOptions, flops_per_token
+from evo_tune.training.recipe.models.rules import ParametrisationOptions
+from evo_tune.training.recipe.models.starting import GrowthOptions
 from evo_tune.training.recipe.optim.optimisation import GroupRates
 from evo_tune.training.recipe.optim.schedule import Scheduling
 from evo_tune.training.recipe.optim.steps import Ramping
@@ -31,7 +37,17 @@ MOST_EPOCHS = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageOptions(
-    Profiling, Parametrising, Growing, GroupRates, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts
+    Profiling,
+    ParametrisationOptions,
+    GrowthOptions,
+    GroupRates,
+    Training,
+    Ramping,
+    GPTShapeOptions,
+    PositionOptions,
+    Scheduling,
+    Budget,
+    TextOptions,
 ):
     """Training options of a GPT on a text.
 
@@ -79,9 +95,9 @@ class LanguageOptions(
             return self.steps_in_time(work) * windows * config.context
         return (self.flops or flops) / flops_per_token(config)
 
-    def judging_bytes(self, **usual: Any) -> int:
+    def bytes_to_score(self, **usual: Any) -> int:
         """Return how many held-out bytes are scored at the end, given a size's default training (see `tokens_in`)."""
-        return self.eval_tokens or judging_bytes(self.tokens_in(**usual))
+        return self.eval_tokens or bytes_to_score(self.tokens_in(**usual))
 
     def epochs(self, **usual: Any) -> float:
         """Return the passes of a size's default training over the text, counting a token as a byte."""
@@ -163,7 +179,7 @@ class LanguageTask:
     @property
     def judged(self) -> float:
         """Approximate number of tokens that all evaluations of the training score."""
-        held_out = min(self.scored, held_out_bytes(self.options.data))
+        held_out = min(self.scored, validation_bytes(self.options.data))
         return held_out * (self.options.evaluations / 4 + 1.0) + self.scored / 4
 
     def work(self, config: GPTConfig | None = None) -> dict[str, float]:

@@ -9,33 +9,45 @@ from evo_tune.training.recipe.classifying import (
     NumbersTask,
     RegressionTask,
     SampleTask,
-    divided,
-    known_before,
+    encoder_estimate,
+    repair_heads,
     work_of,
 )
-from evo_tune.training.recipe.data.corpus import Corpus, Texts
-from evo_tune.training.recipe.data.forecasts import Divided, ForecastScores, divide, seasonal_naive, theta
-from evo_tune.training.recipe.data.images import Augment, Augmenting, Images, read_images
+from evo_tune.training.recipe.data.corpus import Corpus, TextOptions
+from evo_tune.training.recipe.data.forecasts import (
+    ForecastScores,
+    SplitSeries,
+    seasonal_naive,
+    split_series,
+    theta_forecast,
+)
+from evo_tune.training.recipe.data.images import Augmentation, AugmentationOptions, Images, read_images
 from evo_tune.training.recipe.data.labelled_texts import (
     LabelledTexts,
-    docstrings,
     encode_texts,
+    read_docstrings,
     read_labelled_texts,
     tokens_of,
 )
-from evo_tune.training.recipe.data.series import Found, Series, SeriesFormat, find_series
+from evo_tune.training.recipe.data.series import Series, SeriesData, SeriesFormat, find_series
 from evo_tune.training.recipe.data.tables import (
     Columns,
     Table,
-    Where,
-    counted,
-    described,
-    divided_rows,
-    hash_of,
+    TableSource,
+    data_hash,
+    describe_classes,
+    describe_table,
     read_table,
-    stratified,
+    split_rows,
+    split_stratified,
 )
-from evo_tune.training.recipe.data.texts import described_text, foreign_text, python_paragraphs, read_text, split_text
+from evo_tune.training.recipe.data.texts import (
+    describe_text,
+    encoding_warnings,
+    python_paragraphs,
+    read_text,
+    split_text,
+)
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
 from evo_tune.training.recipe.forecasting import PATCHES, Forecasting, ForecastTask
 from evo_tune.training.recipe.hardware.computing import Computing, Passes, Processes, has_gpu
@@ -52,26 +64,26 @@ from evo_tune.training.recipe.hardware.memory import (
 )
 from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageOptions, LanguageTask
 from evo_tune.training.recipe.metrics import CLASSIFIER_METRICS, METRICS, Metric, measured, tests_of, units_of
-from evo_tune.training.recipe.models.base import TARGETS, Base, matching_names, read_base
+from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, matching_layers, read_base
 from evo_tune.training.recipe.models.encoder_config import (
     EncoderConfig,
     FTConfig,
     PatchConfig,
-    Quantiling,
+    QuantileOptions,
     TextConfig,
     ViTConfig,
     nearest_divisor,
 )
 from evo_tune.training.recipe.models.gpt_config import (
-    Architecture,
-    Decoder,
-    Extending,
+    ArchitectureOptions,
+    AttentionWindowOptions,
+    ContextExtensionOptions,
     GPTConfig,
-    Positions,
-    Windows,
-    divisor_below,
+    GPTShapeOptions,
+    PositionOptions,
     flops_per_token,
     hidden_width,
+    largest_head_divisor,
 )
 from evo_tune.training.recipe.optim.optimisation import (
     Averaging,

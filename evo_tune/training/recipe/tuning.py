@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
-from evo_tune.training.recipe.data.tables import hash_of
+from evo_tune.training.recipe.data.tables import data_hash
 from evo_tune.training.recipe.data.texts import python_paragraphs, read_text, split_text
 from evo_tune.training.recipe.hardware.cost import Timed, tuning_work
 from evo_tune.training.recipe.hardware.memory import NewWeights, tuning_memory
-from evo_tune.training.recipe.models.base import Base, read_base
+from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.plan import ToZero, Training
 
 SMALL: dict[str, Any] = {
@@ -54,9 +54,9 @@ def read_tuning_text(data: str, context: int) -> tuple[bytes, bytes, bytes]:
     return split_text(read_text(data) if data else built_in_text(tuning=True), context, data)
 
 
-def planned_small_base() -> Base:
+def planned_small_base() -> BaseModel:
     """Return the description of the small base, which may not be trained yet."""
-    return Base(Path(), {"model": SMALL["model"]}, {})
+    return BaseModel(Path(), {"model": SMALL["model"]}, {})
 
 
 def small_base_key() -> str:
@@ -111,7 +111,7 @@ class Tuning(Timed, ToZero, Training):
             raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
 
     @property
-    def planned(self) -> Base:
+    def planned(self) -> BaseModel:
         """The base, read without torch; the small base may not be trained yet."""
         return read_base(self.base) if self.base else planned_small_base()
 
@@ -186,4 +186,4 @@ class Tuning(Timed, ToZero, Training):
         """Return the SHA-256 of the text, its split, and the base (its files, or the recipe of the small base)."""
         parts = read_tuning_text(self.data, self.window)
         base = self.planned.sha256() if self.base else small_base_key()
-        return hash_of(f"{'+'.join(str(len(part)) for part in parts)}:{base}:".encode(), *parts)
+        return data_hash(f"{'+'.join(str(len(part)) for part in parts)}:{base}:".encode(), *parts)

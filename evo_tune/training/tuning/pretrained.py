@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.training.data.windows import fixed_windows
+from evo_tune.training.data.windows import evaluation_windows
 from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.models.gpt import GPT, TOKENIZER
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer
-from evo_tune.training.recipe.models.base import Base, read_base
+from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.models.gpt_config import LARGE_VOCABULARY
 from evo_tune.training.recipe.tuning import read_tuning_text
 from evo_tune.training.tuning.weights import fold_lora
@@ -125,7 +125,7 @@ class CausalLM(nn.Module):
         return self.model
 
 
-def load_pretrained(base: Base, device: torch.device | str = "cpu") -> GPT | CausalLM:
+def load_pretrained(base: BaseModel, device: torch.device | str = "cpu") -> GPT | CausalLM:
     """Return the model of a folder, in float32 and in eval mode.
 
     Raises:
@@ -147,7 +147,7 @@ def load_pretrained(base: Base, device: torch.device | str = "cpu") -> GPT | Cau
     return CausalLM(model.float().to(device)).eval()
 
 
-def encode(base: Base, text: bytes) -> Tensor:
+def encode(base: BaseModel, text: bytes) -> Tensor:
     """Return a text's tokens, (n,), of an integer type: its bytes, or those of the folder's tokenizer.
 
     Raises:
@@ -163,7 +163,7 @@ def encode(base: Base, text: bytes) -> Tensor:
     return tokens
 
 
-def save_merged(model: nn.Module, base: Base, folder: Path, **notes: Any) -> None:
+def save_merged(model: nn.Module, base: BaseModel, folder: Path, **notes: Any) -> None:
     """Write a model in the format of its base, with merged low-rank maps; do not use the model afterwards.
 
     Args:
@@ -181,7 +181,7 @@ def save_merged(model: nn.Module, base: Base, folder: Path, **notes: Any) -> Non
     tokenizer_of(base).save_pretrained(folder)
 
 
-def _tokenizer_of_gpt(base: Base) -> Tokenizer:
+def _tokenizer_of_gpt(base: BaseModel) -> Tokenizer:
     if (base.folder / TOKENIZER).is_file():
         return BPE((base.folder / TOKENIZER).read_text(encoding="utf-8"), base.vocab_size)
     if base.vocab_size != 256:
@@ -191,7 +191,7 @@ def _tokenizer_of_gpt(base: Base) -> Tokenizer:
     return Bytes()
 
 
-def tokenizer_of(base: Base) -> Any:
+def tokenizer_of(base: BaseModel) -> Any:
     """Return the tokenizer of a Hugging Face folder.
 
     Raises:
@@ -241,7 +241,7 @@ class TuningText:
 
     def to_judge(self) -> MicroBatch:
         """Return the windows that evaluate every training."""
-        return fixed_windows(self.held_out, context=self.context, count=self.scored, block=self.context)
+        return evaluation_windows(self.held_out, context=self.context, count=self.scored, block=self.context)
 
     def tested(self) -> TuningText:
         """Return the same text with the test part as the held-out part."""
@@ -250,10 +250,10 @@ class TuningText:
     def seen(self) -> MicroBatch:
         """Return fixed windows of the training text."""
         count = max(1, self.scored // 4)
-        return fixed_windows(self.training, context=self.context, count=count, block=self.context)
+        return evaluation_windows(self.training, context=self.context, count=count, block=self.context)
 
 
-def tuning_text(base: Base, data: str, context: int, scored: int) -> TuningText:
+def tuning_text(base: BaseModel, data: str, context: int, scored: int) -> TuningText:
     """Return the text of a tuning.
 
     Args:

@@ -19,17 +19,17 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.model_files import ERRORS, read_json, read_written, unfilled
-from evo_tune.training.recipe.models.base import check_targets, matching_names
+from evo_tune.training.recipe.models.base import check_targets, matching_layers
 
 
 def matching_linears(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
-    """Return the linear layers that match patterns, by name (see `matching_names`).
+    """Return the linear layers that match patterns, by name (see `matching_layers`).
 
     Raises:
         RecipeError: A pattern matches no layer; the error lists the layers.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    return {name: linears[name] for name in matching_names(linears, targets)}
+    return {name: linears[name] for name in matching_layers(linears, targets)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class LoRA:
         rank: Rank r, 1 up to the smaller side of each layer.
         alpha: α, above 0; the learned map is multiplied by α/r. None: 2r.
         dropout: Share of a layer's inputs that its learned map does not see, below 1.
-        targets: Patterns of linear layers (see `matching_names`).
+        targets: Patterns of linear layers (see `matching_layers`).
         dora: Whether to learn the norms of the weights too (DoRA): d_out more weights a layer.
 
     Raises:
@@ -205,7 +205,7 @@ class Adapters:
 
     Args:
         bottleneck: Width m (int ≥ 1).
-        targets: Patterns of the linear layers that get an adapter on their outputs (see `matching_names`).
+        targets: Patterns of the linear layers that get an adapter on their outputs (see `matching_layers`).
 
     Raises:
         RecipeError: A field is out of its range.

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import IGNORE, TrainingWindows, fixed_windows
+from evo_tune.training import IGNORE, TrainingWindows, evaluation_windows
 
 
 def numbered(n: int) -> torch.Tensor:
@@ -85,8 +85,8 @@ def scored(windows: tuple[torch.Tensor, torch.Tensor]) -> list[int]:
 
 @given(n=st.integers(2, 500), count=st.integers(1, 600), block=st.integers(1, 64), context=st.integers(1, 80))
 def test_the_tokens_scored_do_not_depend_on_the_context(n: int, count: int, block: int, context: int) -> None:
-    made = fixed_windows(numbered(n), context=context, count=count, block=block)
-    assert scored(made) == scored(fixed_windows(numbered(n), context=1, count=count, block=block))
+    made = evaluation_windows(numbered(n), context=context, count=count, block=block)
+    assert scored(made) == scored(evaluation_windows(numbered(n), context=1, count=count, block=block))
     inputs, targets = made
     valid = targets != IGNORE
     assert torch.equal(inputs[valid] + 1, targets[valid])
@@ -96,7 +96,7 @@ def test_the_tokens_scored_do_not_depend_on_the_context(n: int, count: int, bloc
 
 def test_too_short_a_text_is_refused() -> None:
     with pytest.raises(RecipeError, match="two tokens"):
-        fixed_windows(numbered(1), context=4, count=4)
+        evaluation_windows(numbered(1), context=4, count=4)
 
 
 def test_a_second_part_goes_on_in_the_text_where_the_first_one_stopped() -> None:
@@ -113,5 +113,5 @@ def test_tokens_beyond_int16_are_read_from_its_bits() -> None:
     for one, other in zip(*made, strict=True):
         assert torch.equal(one[0], other[0])
         assert torch.equal(one[1], other[1])
-    for one, other in zip(*(fixed_windows(tokens, context=8, count=50) for tokens in (text, bits)), strict=True):
+    for one, other in zip(*(evaluation_windows(tokens, context=8, count=50) for tokens in (text, bits)), strict=True):
         assert torch.equal(one, other)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import AdamW, Diverged, Precision, Recipe, Trainer, evaluate, fixed_windows
+from evo_tune.training import AdamW, Diverged, Precision, Recipe, Trainer, evaluate, evaluation_windows
 from evo_tune.training.recipe import Schedule, WeightDecay
 
 
@@ -120,7 +120,7 @@ def test_in_bf16_trainings_end_where_those_in_float32_do(
     make_trainer: Callable[..., Trainer], text: torch.Tensor
 ) -> None:
     """The short form of `benchmarks/trainer.py --quality`: same ranks, and far nearer than two seeds are."""
-    windows = fixed_windows(text, context=8, count=256)
+    windows = evaluation_windows(text, context=8, count=256)
     shapes = [{"lr": lr, "width": width} for lr in (3e-4, 2e-3, 1e-2) for width in (16, 32)]
 
     def losses(name: str, seed: int) -> list[float]:

@@ -11,7 +11,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.training import GPT, Trainer
 from evo_tune.training.models.growth import carry_state, enlarge
 from evo_tune.training.recipe import GPTConfig
-from evo_tune.training.recipe.models.starting import grown_eps, small_of
+from evo_tune.training.recipe.models.starting import eps_after_growth, smaller_shape
 
 pytestmark = pytest.mark.extended
 
@@ -35,8 +35,8 @@ def shapes(depth: int, width: int, **options: object) -> tuple[GPTConfig, GPTCon
     if width // 8 % int(str(options.get("kv_heads", 1))):
         options["kv_heads"] = 1
     shape = {"vocab_size": 16, "context": 8, "depth": depth, "width": width, "heads": width // 8, **options}
-    large = GPTConfig(**shape, norm_eps=grown_eps(16, width))  # type: ignore[arg-type]
-    return small_of(large, 2, 16), large
+    large = GPTConfig(**shape, norm_eps=eps_after_growth(16, width))  # type: ignore[arg-type]
+    return smaller_shape(large, 2, 16), large
 
 
 def trained(config: GPTConfig, make_trainer: Callable[..., Trainer], **options: object) -> Trainer:
@@ -150,10 +150,10 @@ def test_a_grown_training_goes_on(optimizer: str, make_trainer: Callable[..., Tr
 
 def test_the_small_model_has_heads_of_the_same_width_that_share_keys_alike() -> None:
     large = GPTConfig(depth=4, width=96, heads=12, kv_heads=4)
-    small = small_of(large, 2, 64)
+    small = smaller_shape(large, 2, 64)
     assert (small.depth, small.width, small.heads, small.kv_heads) == (2, 64, 8, 4)
-    assert small_of(replace(large, kv_heads=None), 2, 40).heads == 5
-    assert small_of(large, 4, 8).kv_heads == 1 or small_of(large, 4, 8).key_value_heads == 1
+    assert smaller_shape(replace(large, kv_heads=None), 2, 40).heads == 5
+    assert smaller_shape(large, 4, 8).kv_heads == 1 or smaller_shape(large, 4, 8).key_value_heads == 1
 
 
 @pytest.mark.parametrize(
@@ -172,4 +172,4 @@ def test_the_small_model_has_heads_of_the_same_width_that_share_keys_alike() -> 
 def test_what_it_cannot_be_grown_from_is_refused(size: tuple[int, int], options: dict[str, object], told: str) -> None:
     config = GPTConfig(**{"depth": 2, "width": 64, "heads": 8, **options})  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match=told):
-        small_of(config, *size)
+        smaller_shape(config, *size)

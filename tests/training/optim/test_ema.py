@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import Trainer, average_of, evaluate, fixed_windows
+from evo_tune.training import Trainer, average_of, evaluate, evaluation_windows
 from evo_tune.training.recipe.optim.optimisation import warmed_up
 
 
@@ -52,7 +52,7 @@ def test_a_training_that_goes_on_has_the_average_of_one_that_was_never_stopped(
 
 def test_raw_and_averaged_weights_are_judged_apart(make_trainer: Callable[..., Trainer], text: torch.Tensor) -> None:
     plain, trainer = make_trainer(), make_trainer(recipe={"ema": 0.9})
-    windows = fixed_windows(text, context=8, count=200)
+    windows = evaluation_windows(text, context=8, count=200)
     plain.run(20)
     for until in (5, 20):
         trainer.run(until)

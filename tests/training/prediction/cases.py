@@ -70,9 +70,9 @@ def texts(folder: Path) -> Path:
 
 
 def parts_of(bound: BoundEvaluator, classes: np.ndarray, test: bool) -> np.ndarray:
-    from evo_tune.training.recipe import stratified
+    from evo_tune.training.recipe import split_stratified
 
-    return stratified(classes, bound.values.validation, bound.values.test)[2 if test else 1]
+    return split_stratified(classes, bound.values.validation, bound.values.test)[2 if test else 1]
 
 
 def text_rows(bound: BoundEvaluator, data: Path, test: bool, folder: Path) -> Path:

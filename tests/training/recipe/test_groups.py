@@ -13,8 +13,8 @@ from evo_tune.training.recipe import (
     Budget,
     Clipping,
     Decaying,
-    Decoder,
     GapDecay,
+    GPTShapeOptions,
     LanguageOptions,
     Optimisation,
     Ramping,
@@ -100,7 +100,9 @@ def test_groups_build_what_they_configure() -> None:
     assert gap == GapDecay(start=0.4, end=0.4, patience=2)
     assert Ramping().ramp is None
     assert EarlyStopping.of(Stopping()) is None
-    config = Decoder(kv_heads=5, window=64).shape(vocab=256, context=64, depth=1, width=48, heads=6, dropout=0.0)
+    config = GPTShapeOptions(kv_heads=5, window=64).shape(
+        vocab=256, context=64, depth=1, width=48, heads=6, dropout=0.0
+    )
     assert (config.kv_heads, config.window) == (3, None)
 
 

@@ -22,7 +22,7 @@ from evo_tune.training import (
     save_checkpoint,
 )
 from evo_tune.training.hardware.device import MicroBatch
-from evo_tune.training.recipe.data.images import Augment
+from evo_tune.training.recipe.data.images import Augmentation
 from evo_tune.training.stepping.feeding import Feed
 
 Make = Callable[..., Trainer]
@@ -178,7 +178,7 @@ def test_images_live_elsewhere_but_for_what_is_done_on_the_cpu(magnitude: int) -
     given: dict[str, Any] = {"classes": 3, "batch": 8, "total": 70, "seed": 1, "label_smoothing": 0.1, "mixup": 0.3}
     if magnitude:
         pytest.importorskip("torchvision")
-    source = Epochs(images, classes, augment=Augment(crop=1, flip=True, magnitude=magnitude), **given)
+    source = Epochs(images, classes, augment=Augmentation(crop=1, flip=True, magnitude=magnitude), **given)
     feed = Feed(torch.device("meta"))
     for step in range(source.steps):
         fed = feed(source, step)

@@ -30,7 +30,7 @@ from evo_tune.training import (
 )
 from evo_tune.training.evaluation import evaluate_by_position
 from evo_tune.training.optim.losses import CrossEntropy
-from evo_tune.training.recipe import BPE, TARGETS, GPTConfig, flops_per_token, read_base
+from evo_tune.training.recipe import BPE, TARGET_PRESETS, GPTConfig, flops_per_token, read_base
 from evo_tune.training.tuning import pretrained
 from tests.hugging_face import CONTEXT, VOCABULARY, make_folder
 
@@ -76,7 +76,7 @@ def stirred(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize("targets", [*TARGETS, "*.0.*"])
+@pytest.mark.parametrize("targets", [*TARGET_PRESETS, "*.0.*"])
 def test_what_a_folder_says_is_what_its_model_is(folder: Path, targets: str) -> None:
     base = read_base(folder)
     model = load_pretrained(base)

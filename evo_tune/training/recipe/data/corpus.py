@@ -15,20 +15,20 @@ import numpy as np
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
-from evo_tune.training.recipe.data.prepared import Preparation, Prepared, prepare
+from evo_tune.training.recipe.data.prepared import Preparation, PreparedText, prepare
 from evo_tune.training.recipe.data.texts import BOUNDARY, HELD_OUT, check_length, size_of
 from evo_tune.training.recipe.data.tokens import Tokenizer
 
-BLOCK = 4
+BLOCK_BYTES_PER_TOKEN = 4
 """Bytes of a held-out block per token of the longest window; more than a byte-pair token usually has."""
 
 
-LEAST = 8192
+FEWEST_SCORED_BYTES = 8192
 """Minimum number of scored bytes; with fewer, sampling noise hides differences of 0.01 nats between genomes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Texts(Options):
+class TextOptions(Options):
     """Text."""
 
     data: str = option("", gene=None, help="Text: file, folder (recursive) or glob; empty: Python's own documentation")
@@ -71,18 +71,18 @@ def bytes_to_train_on(data: str) -> int:
     return round(size_of(data) * (1 - HELD_OUT))
 
 
-def held_out_bytes(data: str) -> int:
+def validation_bytes(data: str) -> int:
     """Return the approximate number of bytes of the validation text, without reading it."""
     return round(size_of(data) * HELD_OUT / 2)
 
 
-def judging_bytes(tokens: float) -> int:
+def bytes_to_score(tokens: float) -> int:
     """Return the number of bytes to score for a training on `tokens` tokens, at about 1 % of its FLOPs.
 
     Scoring a token costs a third of training on it. The result is rounded up to a power of two, so that similar budgets
-    score the same bytes, and is at least `LEAST`.
+    score the same bytes, and is at least `FEWEST_SCORED_BYTES`.
     """
-    return max(LEAST, 1 << math.ceil(math.log2(max(1.0, 0.03 * tokens))))
+    return max(FEWEST_SCORED_BYTES, 1 << math.ceil(math.log2(max(1.0, 0.03 * tokens))))
 
 
 _prepare = lru_cache(maxsize=1)(prepare)  # a worker trains on the same text repeatedly
@@ -96,8 +96,8 @@ class Corpus:
         data: Path or pattern (see `read_text`).
         vocab: Number of tokens; 256: bytes.
         longest: Longest window of any genome, in tokens.
-        split: See `Texts`.
-        documents: See `Texts`.
+        split: See `TextOptions`.
+        documents: See `TextOptions`.
 
     Raises:
         OptionError: The text is empty, or too short for such windows.
@@ -111,7 +111,7 @@ class Corpus:
     documents: Literal["join", "mask"] = "join"
 
     @classmethod
-    def of(cls, options: Texts, longest: int) -> Corpus:
+    def of(cls, options: TextOptions, longest: int) -> Corpus:
         """Return the text of options.
 
         Args:
@@ -124,7 +124,7 @@ class Corpus:
         check_length(size_of(self.data), self.longest, self.data)
 
     @property
-    def prepared(self) -> Prepared:
+    def prepared(self) -> PreparedText:
         """The text, divided and tokenised; the same in each training of this process.
 
         Raises:
@@ -139,7 +139,7 @@ class Corpus:
     @property
     def block(self) -> int:
         """Bytes per held-out block."""
-        return BLOCK * self.longest
+        return BLOCK_BYTES_PER_TOKEN * self.longest
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -33,7 +33,7 @@ SHORTEST = 4
 
 
 @dataclass(frozen=True)
-class Windows:
+class ForecastWindows:
     """Starts of horizons in the values of all series, which follow each other in one array.
 
     Args:
@@ -50,9 +50,9 @@ class Windows:
         return len(self.start)
 
     @classmethod
-    def joined(cls, parts: Sequence[Windows]) -> Windows:
+    def concatenate(cls, parts: Sequence[ForecastWindows]) -> ForecastWindows:
         """Return the windows of several parts."""
-        return cls(*(np.concatenate([getattr(one, name) for one in parts]) for name in ("start", "first", "series")))
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("start", "first", "series")))
 
     def past(self, context: int) -> NDArray[np.int64]:
         """Return the places of the values before each horizon, (n, context); a series' first value is repeated."""
@@ -65,7 +65,7 @@ class Windows:
 
 
 @dataclass(frozen=True, eq=False)
-class Divided:
+class SplitSeries:
     """Series with their split.
 
     Args:
@@ -108,7 +108,7 @@ class Divided:
         centred = self.values - np.repeat(self.centres, lengths)
         return (centred / np.repeat(self.scales, lengths)).astype(np.float32)
 
-    def training(self, context: int) -> Windows:
+    def training(self, context: int) -> ForecastWindows:
         """Return all windows of the training parts with `context` values before them, and one for a short series."""
         return self._windows(lambda number: _all(self.ends[number, 0] - self.horizon, context))
 
@@ -118,16 +118,16 @@ class Divided:
         return int((last - np.minimum(context, last) + 1).sum())
 
     @cached_property
-    def held_out(self) -> Windows:
+    def held_out(self) -> ForecastWindows:
         """Windows of the validation parts, evenly spaced."""
         return self._evaluated(self.ends[:, 0], self.ends[:, 1])
 
     @cached_property
-    def test(self) -> Windows:
+    def test(self) -> ForecastWindows:
         """Windows of the test parts, evenly spaced."""
         return self._evaluated(self.ends[:, 1], np.array([len(one.values) for one in self.series]))
 
-    def _evaluated(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> Windows:
+    def _evaluated(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> ForecastWindows:
         most = max(1, EVALUATED // len(self.series))
 
         def starts(number: int) -> NDArray[np.int64]:
@@ -138,13 +138,14 @@ class Divided:
 
         return self._windows(starts)
 
-    def _windows(self, starts: Callable[[int], NDArray[np.int64]]) -> Windows:
-        found = [(number, place, starts(number)) for number, place in enumerate(self.firsts)]
-        return Windows.joined(
-            [Windows(place + at, np.full(len(at), place), np.full(len(at), number)) for number, place, at in found]
-        )
+    def _windows(self, starts: Callable[[int], NDArray[np.int64]]) -> ForecastWindows:
+        parts = []
+        for number, first in enumerate(self.firsts):
+            start = first + starts(number)
+            parts.append(ForecastWindows(start, np.full(len(start), first), np.full(len(start), number)))
+        return ForecastWindows.concatenate(parts)
 
-    def truth(self, windows: Windows) -> Array:
+    def truth(self, windows: ForecastWindows) -> Array:
         """Return the values to forecast, (windows, horizon); NaN where the file had none."""
         places = windows.ahead(self.horizon)
         return np.where(self.known[places], self.values[places], np.nan)
@@ -154,7 +155,7 @@ def _all(last: int, context: int) -> NDArray[np.int64]:
     return np.arange(min(context, last), last + 1)
 
 
-def divide(series: Sequence[Series], *, horizon: int, season: int, validation: float, test: float) -> Divided:
+def split_series(series: Sequence[Series], *, horizon: int, season: int, validation: float, test: float) -> SplitSeries:
     """Split series by time and scale them.
 
     The test part is the last `test` of the values of a series, and the validation part the `validation` before it, each
@@ -192,7 +193,7 @@ def divide(series: Sequence[Series], *, horizon: int, season: int, validation: f
     if not kept:
         raise OptionError(_none_left(series, horizon, season, left_out))
     centres = [one.values[:training].mean() for one, (training, _) in zip(kept, ends, strict=True)]
-    return Divided(tuple(kept), left_out, horizon, season, np.array(ends), np.array(scales), np.array(centres))
+    return SplitSeries(tuple(kept), left_out, horizon, season, np.array(ends), np.array(scales), np.array(centres))
 
 
 def _none_left(series: Sequence[Series], horizon: int, season: int, left_out: dict[str, str]) -> str:
@@ -225,15 +226,15 @@ def naive_error(values: Array, known: NDArray[np.bool_], season: int) -> float:
 # ---------------------------------------------------------------- scores
 
 
-def in_units(outputs: Array, centres: Array, scales: Array, levels: int) -> Array:
+def unscale_outputs(outputs: Array, centres: Array, scales: Array, levels: int) -> Array:
     """Return a model's outputs as forecasts in the units of the series, with quantiles in order.
 
     Sorting never makes the quantile loss larger (Chernozhukov et al. 2010, https://doi.org/10.3982/ECTA7880).
 
     Args:
         outputs: (windows, horizon · levels), standardised.
-        centres: (windows,), see `Divided`.
-        scales: (windows,), see `Divided`.
+        centres: (windows,), see `SplitSeries`.
+        scales: (windows,), see `SplitSeries`.
         levels: Number of quantiles; 0: the outputs are means.
 
     Returns:
@@ -300,7 +301,7 @@ def pinball_loss(forecast: Array, truth: Array, quantiles: Sequence[float]) -> A
 # ---------------------------------------------------------------- forecasts without a model
 
 
-def seasonal_naive(divided: Divided, windows: Windows, quantiles: Sequence[float]) -> Array:
+def seasonal_naive(divided: SplitSeries, windows: ForecastWindows, quantiles: Sequence[float]) -> Array:
     """Return the last known season as the forecast, (windows, horizon, outputs).
 
     Its quantiles come from differences between values of the training part that are as many seasons apart. Their median
@@ -322,7 +323,7 @@ def seasonal_naive(divided: Divided, windows: Windows, quantiles: Sequence[float
     return forecast
 
 
-def _spread(divided: Divided, number: int, seasons: NDArray[np.int64], quantiles: Sequence[float]) -> Array:
+def _spread(divided: SplitSeries, number: int, seasons: NDArray[np.int64], quantiles: Sequence[float]) -> Array:
     """Return the quantiles of seasonal differences of a series, less the median, (horizon, quantiles)."""
     values = divided.series[number].values[: divided.ends[number, 0]]
     of_lag: dict[int, Array] = {}
@@ -335,7 +336,7 @@ def _spread(divided: Divided, number: int, seasons: NDArray[np.int64], quantiles
     return np.array([of_lag[int(many) * divided.season] for many in seasons])
 
 
-def theta(divided: Divided, windows: Windows, quantiles: Sequence[float]) -> Array:
+def theta_forecast(divided: SplitSeries, windows: ForecastWindows, quantiles: Sequence[float]) -> Array:
     """Return the forecasts of statsmodels' Theta method (Assimakopoulos & Nikolopoulos 2000), as `seasonal_naive` does.
 
     It is fitted anew for each window to all values before the horizon. Quantiles are those of its normal prediction

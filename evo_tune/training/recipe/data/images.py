@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
-from evo_tune.training.recipe.data.reading import check_unpacked, most_unpacked
-from evo_tune.training.recipe.data.tables import counted, hash_of, stratified
+from evo_tune.training.recipe.data.reading import check_unpacked, unpacked_limit
+from evo_tune.training.recipe.data.tables import data_hash, describe_classes, split_stratified
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of image files, by Pillow's names. For others, such as EPS, Pillow may start another program."""
@@ -32,13 +32,13 @@ class Images:
     def fingerprint(self, *shares: float) -> str:
         """Return the SHA-256 of the images, their labels and of how they are split into these shares."""
         first = f"{self.pixels.shape}{self.pixels.dtype}{self.labels}".encode()
-        return hash_of(first, self.pixels, self.classes.astype(np.int64), *stratified(self.classes, *shares))
+        return data_hash(first, self.pixels, self.classes.astype(np.int64), *split_stratified(self.classes, *shares))
 
     def lines(self) -> list[str]:
         """Return what was read, a line each: images, their size, and the classes."""
         count, channels, height, width = self.pixels.shape
         colour = {1: "grey", 3: "in colour"}.get(channels, f"of {channels} channels")
-        return [f"{count} images of {height} by {width} pixels, {colour}", counted(self.labels, self.classes)]
+        return [f"{count} images of {height} by {width} pixels, {colour}", describe_classes(self.labels, self.classes)]
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same images repeatedly
@@ -145,7 +145,7 @@ def read_npz(path: Path, given: str) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             unpacked = sum(member.file_size for member in arrays.zip.infolist())
-            check_unpacked(unpacked, most_unpacked(path.stat().st_size))
+            check_unpacked(unpacked, unpacked_limit(path.stat().st_size))
             return {name: arrays[name] for name in arrays}
     except (OSError, ValueError, AttributeError, BadZipFile, MemoryError) as error:
         reason = " ".join(str(error).split())
@@ -173,7 +173,7 @@ def _npz(path: Path, data: str) -> Images:
 
 
 @dataclass(frozen=True)
-class Augment:
+class Augmentation:
     """Augmentation of a batch of images.
 
     Args:
@@ -187,13 +187,13 @@ class Augment:
     magnitude: int = 0
 
     @property
-    def anywhere(self) -> bool:
+    def runs_on_device(self) -> bool:
         """Whether it runs on the device of the images; RandAugment works image by image on the CPU."""
         return not self.magnitude
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmenting(Options):
+class AugmentationOptions(Options):
     """Image augmentation."""
 
     crop: float | Literal["auto"] = option(
@@ -212,7 +212,7 @@ class Augmenting(Options):
         help="Strength of RandAugment (2 operations, needs torchvision); 0: none",
     )
 
-    def augment(self, channels: int, height: int, width: int, whole: bool) -> Augment | None:
+    def augment(self, channels: int, height: int, width: int, whole: bool) -> Augmentation | None:
         """Return the augmentation for images of this shape; None: none.
 
         Args:
@@ -229,8 +229,8 @@ class Augmenting(Options):
         coloured = channels == 3
         crop = (0.125 if coloured else 0.0) if self.crop == "auto" else self.crop
         flip = coloured if self.flip == "auto" else self.flip == "yes"
-        made = Augment(round(crop * min(height, width)), flip, self.randaugment)
-        return None if made == Augment() else made
+        made = Augmentation(round(crop * min(height, width)), flip, self.randaugment)
+        return None if made == Augmentation() else made
 
     def _check_randaugment(self, channels: int, whole: bool) -> None:
         name = f"-o randaugment={self.randaugment}"

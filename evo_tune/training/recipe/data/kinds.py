@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 Kind = Literal["number", "category", "date", "text", "identifier", "constant"]
 
-LEFT_OUT = ("text", "identifier", "constant")
+UNUSED_KINDS = ("text", "identifier", "constant")
 """Kinds of columns from which nothing is learned."""
 
 MOST_CATEGORIES = 1000
 """Maximum number of categories of a column; more count as free text."""
 
-FEWEST_ROWS = 20
+FEWEST_ROWS_OF_IDENTIFIER = 20
 """Rows from which on a column without repeated values counts as an identifier."""
 
-DATE = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
+DATE_START = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
 """Beginning of a text that may be a date."""
 
-FORMATS = ("ISO8601", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y")
+DATE_FORMATS = ("ISO8601", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y")
 """Formats of dates. A column is a date if one of them reads all its values."""
 
-PARTS = ("year", "month", "day", "day of week", "day of year", "second of day", "days since 1970")
+DATE_PARTS = ("year", "month", "day", "day of week", "day of year", "second of day", "days since 1970")
 """Numbers that a date becomes."""
 
 
@@ -43,19 +43,19 @@ class Column:
     Args:
         name: Its name.
         kind: Kind of the column.
-        how: Reason for the kind, in words.
+        reason: Reason for the kind, in words.
         missing: Number of its cells without a value.
         format: Format of its dates.
     """
 
     name: str
     kind: Kind
-    how: str
+    reason: str
     missing: int
     format: str = ""
 
 
-def column_of(values: pd.Series[Any], as_category: bool) -> Column:
+def classify_column(values: pd.Series[Any], as_category: bool) -> Column:
     """Return the kind of a column.
 
     Args:
@@ -78,7 +78,7 @@ def column_of(values: pd.Series[Any], as_category: bool) -> Column:
         raise OptionError(f"column {name!r} is of type {values.dtype}: expected numbers or texts; -o ignore={name}")
     if not count or (count == 1 and not missing):
         return Column(name, "constant", "the same in every row" if count else "no value in any row", missing)
-    alone = count == len(values) >= FEWEST_ROWS
+    alone = count == len(values) >= FEWEST_ROWS_OF_IDENTIFIER
     if as_category:
         return Column(name, "category", f"{count} values, by -o categorical", missing)
     if types.is_datetime64_any_dtype(values):
@@ -117,19 +117,21 @@ def _date_format(values: pd.Series[Any]) -> str:
     import pandas as pd
 
     texts = values.dropna()
-    if not all(isinstance(text, str) and DATE.match(text) for text in texts[:100]):
+    if not all(isinstance(text, str) and DATE_START.match(text) for text in texts[:100]):
         return ""
     texts = texts.astype(str)
-    fitting = [one for one in FORMATS if not pd.to_datetime(texts, format=one, errors="coerce", utc=True).isna().any()]
+    fitting = [
+        one for one in DATE_FORMATS if not pd.to_datetime(texts, format=one, errors="coerce", utc=True).isna().any()
+    ]
     return " (but they may be ".join(fitting[:2]) + ")" * (len(fitting) > 1) if fitting else ""
 
 
 def date_numbers(values: Any, format: str) -> NDArray[np.float32]:
-    """Return dates as numbers, (rows, `PARTS`); NaN for a missing or an unreadable one. A time zone becomes UTC.
+    """Return dates as numbers, (rows, `DATE_PARTS`); NaN for a missing or an unreadable one. A time zone becomes UTC.
 
     Args:
         values: Dates, as texts or as pandas' own.
-        format: One of `FORMATS`.
+        format: One of `DATE_FORMATS`.
     """
     import pandas as pd
 
@@ -147,22 +149,22 @@ def date_numbers(values: Any, format: str) -> NDArray[np.float32]:
     return np.stack([part.to_numpy(np.float32, na_value=np.nan) for part in parts], 1)
 
 
-def in_lines(columns: Mapping[str, Column], rows: int) -> list[str]:
+def describe_columns(columns: Mapping[str, Column], rows: int) -> list[str]:
     """Return what the columns are taken for: those left out first, then numbers in one line, then each other column.
 
     Args:
         columns: The columns by name.
         rows: Number of rows.
     """
-    out = [one for one in columns.values() if one.kind in LEFT_OUT]
-    used = [one for one in columns.values() if one.kind not in LEFT_OUT]
+    out = [one for one in columns.values() if one.kind in UNUSED_KINDS]
+    used = [one for one in columns.values() if one.kind not in UNUSED_KINDS]
     counts = {kind: sum(one.kind == kind for one in used) for kind in ("number", "category", "date")}
     kinds = ", ".join(f"{count} of kind {kind}" for kind, count in counts.items() if count)
     found = [f"{len(used)} columns to learn from: {kinds}"]
     if gaps := sum(one.missing for one in used):
         found.append(f"{gaps} of {rows * len(used)} cells are missing")
-    found += [f"left out: {one.name} ({one.kind}: {one.how})" for one in out]
-    return found + [f"{one.name}: {one.kind}, {one.how}{_gaps(one)}" for one in used]
+    found += [f"left out: {one.name} ({one.kind}: {one.reason})" for one in out]
+    return found + [f"{one.name}: {one.kind}, {one.reason}{_gaps(one)}" for one in used]
 
 
 def _gaps(column: Column) -> str:

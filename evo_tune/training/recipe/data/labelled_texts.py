@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.training.recipe.data.reading import read_csv
-from evo_tune.training.recipe.data.tables import counted, hash_of, stratified
+from evo_tune.training.recipe.data.tables import data_hash, describe_classes, split_stratified
 from evo_tune.training.recipe.models.encoder_config import TextConfig
 
 SOURCES = {
@@ -39,7 +39,7 @@ DOCSTRING = re.compile(
 """First paragraph of the docstring of a function or class. A parser would take many times as long."""
 
 
-def docstrings() -> list[tuple[str, str]]:
+def read_docstrings() -> list[tuple[str, str]]:
     """Return pairs of a docstring's first paragraph and its package, with the packages' names masked.
 
     Raises:
@@ -83,15 +83,15 @@ class LabelledTexts:
 
     def fingerprint(self, *shares: float) -> str:
         """Return the SHA-256 of the texts, their labels and of how they are split into these shares."""
-        parts = stratified(self.classes, *shares)
-        return hash_of(json.dumps([self.labels, self.texts]).encode(), self.classes.astype(np.int64), *parts)
+        parts = split_stratified(self.classes, *shares)
+        return data_hash(json.dumps([self.labels, self.texts]).encode(), self.classes.astype(np.int64), *parts)
 
     def lines(self) -> list[str]:
         """Return what was read, a line each: texts, their words, and the classes."""
         words = np.array([len(text.split()) for text in self.texts])
         size = sum(len(text.encode("utf-8", "replace")) for text in self.texts)
         lengths = f"{np.median(words):.0f} words at the median, {np.percentile(words, 90):.0f} at the 90th percentile"
-        return [f"{len(words)} texts of {size} bytes: {lengths}", counted(self.labels, self.classes)]
+        return [f"{len(words)} texts of {size} bytes: {lengths}", describe_classes(self.labels, self.classes)]
 
     def seen(self, shares: tuple[float, float], config: TextConfig) -> tuple[int, float]:
         """Return the number of training texts, and the mean number of their tokens that are read.
@@ -102,7 +102,7 @@ class LabelledTexts:
         """
         key = (shares, config)
         if key not in self._seen:
-            training, *_ = stratified(self.classes, *shares)
+            training, *_ = split_stratified(self.classes, *shares)
             sizes = [len(tokens_of(self.texts[row], config)) for row in training]
             self._seen[key] = len(sizes), sum(sizes) / len(sizes)
         return self._seen[key]
@@ -120,7 +120,7 @@ def read_labelled_texts(data: str, text: str, label: str) -> LabelledTexts:
     Raises:
         OptionError: The file cannot be read, a column is missing, or the labels are not two or more classes.
     """
-    rows = _rows(data, text, label) if data else docstrings()
+    rows = _rows(data, text, label) if data else read_docstrings()
     labels, classes = np.unique([name for _, name in rows], return_inverse=True)
     counts = np.bincount(classes)
     if not 2 <= len(labels) <= MOST_CLASSES:

@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from evo_tune.errors import RecipeError
 from evo_tune.training.recipe.data.cache import cache_folder, open_own
-from evo_tune.training.recipe.data.texts import Gathered, Ranges, gather, size_of, split_evenly, split_tail
+from evo_tune.training.recipe.data.texts import DocumentIndex, Ranges, read_documents, size_of, split_evenly, split_tail
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, library_version, pieces_of, tokenizer_for
 
 IN_MEMORY = {"bytes": 1 << 24, "pairs": 1 << 20}
@@ -63,16 +63,16 @@ class Preparation:
     split: Literal["auto", "tail", "even"] = "auto"
     documents: Literal["join", "mask"] = "join"
 
-    def gather(self, into: BinaryIO | None = None) -> Gathered:
+    def gather(self, into: BinaryIO | None = None) -> DocumentIndex:
         """Read the text (see `texts.gather`)."""
-        return gather(self.data, mark=self.documents == "mask", into=into)
+        return read_documents(self.data, mark=self.documents == "mask", into=into)
 
     def divide(self, text: bytes | memoryview, ends: np.ndarray) -> tuple[Ranges, Ranges, Ranges]:
         """Return the training text, the validation text and the test text."""
         even = len(ends) > 1 if self.split == "auto" else self.split == "even"
         return split_evenly(text, ends) if even else split_tail(len(text))
 
-    def key(self, gathered: Gathered) -> str:
+    def key(self, gathered: DocumentIndex) -> str:
         """Return the SHA-256 of all that the file of a text depends on."""
         library = "" if self.vocab == 256 else library_version()
         parts = [VERSION, gathered.sha256, self.vocab, self.split, self.documents, library]
@@ -80,7 +80,7 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedText:
     """A text divided and tokenised.
 
     Args:
@@ -113,7 +113,7 @@ class Prepared:
             return True
 
 
-def prepare(wanted: Preparation) -> Prepared:
+def prepare(wanted: Preparation) -> PreparedText:
     """Return a text divided and tokenised; a long text only once for all processes.
 
     Raises:
@@ -142,14 +142,14 @@ def prepare(wanted: Preparation) -> Prepared:
     return found
 
 
-def _in_memory(wanted: Preparation) -> Prepared:
+def _in_memory(wanted: Preparation) -> PreparedText:
     file, out = io.BytesIO(), io.BytesIO()
     text = wanted.gather(file)
     header = _divide(wanted, memoryview(file.getvalue()), text, out)
     return _prepared(memoryview(bytearray(out.getvalue())), header, wanted)  # a bytearray, for torch: it is writable
 
 
-def _divide(wanted: Preparation, text: memoryview, about: Gathered, out: BinaryIO) -> dict[str, Any]:
+def _divide(wanted: Preparation, text: memoryview, about: DocumentIndex, out: BinaryIO) -> dict[str, Any]:
     """Write the four sections of a text one after the other, and return their sizes and the fingerprint."""
     training, validation, test = wanted.divide(text, about.ends)
     sizes = [sum(end - start for start, end in part) for part in (training, validation, test)]
@@ -179,14 +179,14 @@ def _pieces(text: memoryview, ranges: Ranges) -> Iterator[memoryview]:
             yield text[start + first : start + last]
 
 
-def _prepared(content: memoryview, header: Mapping[str, Any], wanted: Preparation, **place: Any) -> Prepared:
+def _prepared(content: memoryview, header: Mapping[str, Any], wanted: Preparation, **place: Any) -> PreparedText:
     """Return what the four sections hold."""
     sections, at = {}, 0
     for name in SECTIONS:
         sections[name] = content[at : at + header[name]]
         at += header[name]
     kind = np.uint8 if wanted.vocab == 256 else np.uint16
-    return Prepared(
+    return PreparedText(
         np.frombuffer(sections["training"], kind),
         sections["validation"],
         sections["test"],
@@ -219,7 +219,7 @@ def _write(path: Path, wanted: Preparation) -> None:
             raise
 
 
-def _open(path: Path, wanted: Preparation, key: str) -> Prepared | None:
+def _open(path: Path, wanted: Preparation, key: str) -> PreparedText | None:
     """Map the file of a text; None if it is missing, damaged, or not this user's."""
     file = open_own(path)
     if file is None:

@@ -61,12 +61,12 @@ def check_unpacked(size: int, most: int) -> None:
         raise ValueError(f"it unpacks to more than {most} bytes, which is out of proportion: unpack it first")
 
 
-def most_unpacked(size: int) -> int:
+def unpacked_limit(size: int) -> int:
     """Return the maximum bytes to which a file of `size` bytes may be unpacked."""
     return max(ALWAYS, MOST_TIMES * size)
 
 
-def opened(path: Path) -> BinaryIO:
+def open_packed(path: Path) -> BinaryIO:
     """Open a file for reading, and unpack it if its name ends with .gz, .bz2 or .xz.
 
     Raises:
@@ -78,11 +78,11 @@ def opened(path: Path) -> BinaryIO:
     unpack = PACKED.get(path.suffix)
     if unpack is None:
         return path.open("rb")
-    return io.BufferedReader(_Counted(unpack(path), most_unpacked(path.stat().st_size)), 1 << 20)
+    return io.BufferedReader(_Counted(unpack(path), unpacked_limit(path.stat().st_size)), 1 << 20)
 
 
 def read_csv(path: Path, **settings: Any) -> pd.DataFrame:
-    """Return the table of a CSV file, which may be packed (see `opened`).
+    """Return the table of a CSV file, which may be packed (see `open_packed`).
 
     Args:
         path: The file.
@@ -95,7 +95,7 @@ def read_csv(path: Path, **settings: Any) -> pd.DataFrame:
 
     settings = {"encoding": _check_header(path, settings.get("sep", ",")), **settings}
     try:
-        with opened(path) as file:
+        with open_packed(path) as file:
             table: pd.DataFrame = pd.read_csv(file, **settings)
     except UnicodeDecodeError as error:
         raise _other_encoding(path, error) from None
@@ -108,7 +108,7 @@ def csv_parts(path: Path, rows: int, **settings: Any) -> Iterator[pd.DataFrame]:
 
     settings = {"encoding": _check_header(path, settings.get("sep", ",")), **settings}
     try:
-        with opened(path) as file, pd.read_csv(file, chunksize=rows, **settings) as parts:
+        with open_packed(path) as file, pd.read_csv(file, chunksize=rows, **settings) as parts:
             yield from parts
     except UnicodeDecodeError as error:
         raise _other_encoding(path, error) from None
@@ -120,7 +120,7 @@ def _check_header(path: Path, separator: str) -> str:
     Raises:
         ValueError: Its first line is too long, has too many columns or another separator, or names one twice.
     """
-    with opened(path) as file:  # pandas would take minutes to tell the number of a million columns
+    with open_packed(path) as file:  # pandas would take minutes to tell the number of a million columns
         first = file.readline(LONGEST_HEADER + 1)
     if len(first) > LONGEST_HEADER:
         raise ValueError(f"its first line has more than {LONGEST_HEADER} bytes")
@@ -181,7 +181,7 @@ def parquet_parts(path: Path, rows: int) -> Iterator[pd.DataFrame]:
 def _check_footer(path: Path, about: Any) -> None:
     _check_columns(about.num_columns)
     sizes = (about.row_group(number).total_byte_size for number in range(about.num_row_groups))
-    check_unpacked(sum(sizes), most_unpacked(path.stat().st_size))
+    check_unpacked(sum(sizes), unpacked_limit(path.stat().st_size))
 
 
 def _check_columns(count: int) -> None:

@@ -103,7 +103,7 @@ class SeriesFormat:
         return (self.time, *([self.key] if self.key else []), *self.targets)
 
     def _regular(self, name: str, times: NDArray[Any], values: NDArray[np.float64]) -> Series:
-        """Return a series on the grid, its gaps filled: see `filled`."""
+        """Return a series on the grid, its gaps filled: see `fill_gaps`."""
         there = np.flatnonzero(~np.isnan(values))
         if not len(there):
             return Series(name, 0, np.empty(0), np.empty(0, bool))
@@ -112,7 +112,7 @@ class SeriesFormat:
         if (same := np.flatnonzero(np.diff(at) == 0)).size:
             raise OptionError(
                 f"series {name!r}: two times are at the same one of the {self.grid.name} times, "
-                f"{self.grid.shown(at[same[0]])}: aggregate them"
+                f"{self.grid.format_time(at[same[0]])}: aggregate them"
             )
         length = int(at[-1] - at[0]) + 1
         lost = 1.0 - int((~np.isnan(values)).sum()) / length
@@ -123,7 +123,7 @@ class SeriesFormat:
             )
         on_grid = np.full(length, np.nan)
         on_grid[at - at[0]] = values
-        return Series(name, int(at[0]), filled(on_grid, self.season), ~np.isnan(on_grid))
+        return Series(name, int(at[0]), fill_gaps(on_grid, self.season), ~np.isnan(on_grid))
 
     def to_json(self) -> dict[str, Any]:
         """Return the format as plain data."""
@@ -135,7 +135,7 @@ class SeriesFormat:
         return cls(**{**data, "targets": tuple(data["targets"]), "grid": Grid.from_json(data["grid"])})
 
 
-def filled(values: NDArray[np.float64], season: int) -> NDArray[np.float64]:
+def fill_gaps(values: NDArray[np.float64], season: int) -> NDArray[np.float64]:
     """Return values with each missing one replaced by that of a season before, or by the one before it.
 
     Only earlier values are used, so that nothing from the validation part gets into training.
@@ -151,7 +151,7 @@ def filled(values: NDArray[np.float64], season: int) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Found:
+class SeriesData:
     """Series read from a file.
 
     Args:
@@ -177,7 +177,8 @@ class Found:
             gaps = f"{sum(lost)} of {sum(lengths)} values are missing, in {sum(map(bool, lost))} series"
             gaps += "; each takes the value of a season before"
         found = [
-            f"{len(lengths)} series of {several} values, {grid.name}, {grid.shown(first)} to {grid.shown(last)}; "
+            f"{len(lengths)} series of {several} values, {grid.name}, {grid.format_time(first)} to "
+            f"{grid.format_time(last)}; "
             f"season {self.format.season}; times in column {self.format.time!r}",
             gaps,
         ]
@@ -193,7 +194,7 @@ def find_series(
     target: str = "",
     ignore: str = "",
     season: int | None = None,
-) -> Found:
+) -> SeriesData:
     """Find the series in a table.
 
     Args:
@@ -219,7 +220,7 @@ def find_series(
     series_left = tuple(one for one in series if len(one.values))
     if not series_left:
         raise OptionError(f"column {targets[0]!r} holds no number: expected a value at each time")
-    return Found(made, series_left, unsorted, merged)
+    return SeriesData(made, series_left, unsorted, merged)
 
 
 def passengers() -> pd.DataFrame:

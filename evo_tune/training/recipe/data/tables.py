@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_number
-from evo_tune.training.recipe.data.kinds import PARTS, Column, column_of, date_numbers, in_lines
+from evo_tune.training.recipe.data.kinds import DATE_PARTS, Column, classify_column, date_numbers, describe_columns
 from evo_tune.training.recipe.data.reading import read_csv, read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def stratified(classes: NDArray[np.int64], *shares: float) -> tuple[NDArray[np.int64], ...]:
+def split_stratified(classes: NDArray[np.int64], *shares: float) -> tuple[NDArray[np.int64], ...]:
     """Split samples into a training part and one further part per share, such as validation and test.
 
     Each part gets its share of each class, to the nearest sample, and at least one. The samples are drawn with a fixed
@@ -55,12 +55,12 @@ def stratified(classes: NDArray[np.int64], *shares: float) -> tuple[NDArray[np.i
     return tuple(np.flatnonzero(part == number) for number in range(len(shares) + 1))
 
 
-def divided_rows(count: int, *shares: float) -> tuple[NDArray[np.int64], ...]:
-    """Split samples without classes, as `stratified` splits those of one class: drawn with a fixed seed.
+def split_rows(count: int, *shares: float) -> tuple[NDArray[np.int64], ...]:
+    """Split samples without classes, as `split_stratified` splits those of one class: drawn with a fixed seed.
 
     Args:
         count: Number of samples.
-        shares: See `stratified`.
+        shares: See `split_stratified`.
 
     Raises:
         RecipeError: There are too few samples for all parts, or a share is out of its range.
@@ -84,7 +84,7 @@ def _sizes(count: int, shares: Sequence[float]) -> list[int]:
     return sizes
 
 
-def hash_of(*parts: bytes | NDArray[Any]) -> str:
+def data_hash(*parts: bytes | NDArray[Any]) -> str:
     """Return the SHA-256 of data and its split, the fingerprint of a run."""
     digest = hashlib.sha256()
     for part in parts:
@@ -134,7 +134,7 @@ class Columns:
     @property
     def sizes(self) -> tuple[int, tuple[int, ...]]:
         """Number of numbers in a row, those of dates included, and of the categories of each categorical column."""
-        return len(self.numeric) + len(PARTS) * len(self.dates), tuple(map(len, self.categorical.values()))
+        return len(self.numeric) + len(DATE_PARTS) * len(self.dates), tuple(map(len, self.categorical.values()))
 
     def encode(self, table: Mapping[str, Any]) -> NDArray[np.float32]:
         """Return a table as numbers, (rows, columns), float32.
@@ -194,12 +194,12 @@ def _list(values: Any) -> list[Any]:
 MOST_CLASSES = 100
 """Maximum number of classes; more suggest a regression target, or an identifier."""
 
-MANY_NUMBERS = 20
+MOST_WHOLE_NUMBERS = 20
 """Most different whole numbers of a target that are taken for classes."""
 
 
 @dataclass(frozen=True)
-class Where:
+class TableSource:
     """A table to read, and how; plain data that identifies the result of `read_table`.
 
     Args:
@@ -250,7 +250,7 @@ class Table:
     held_out: NDArray[Any]
     test: NDArray[Any]
     columns: Columns
-    found: dict[str, Column]
+    kinds: dict[str, Column]
     """The kind of each column, by name."""
     dropped: int
     """Number of rows that were left out because they have no target."""
@@ -268,7 +268,7 @@ class Table:
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same table repeatedly
-def read_table(where: Where) -> Table:
+def read_table(where: TableSource) -> Table:
     """Return a file's table, or the breast cancer data, as numbers, with the split of its rows.
 
     Raises:
@@ -286,17 +286,17 @@ def read_table(where: Where) -> Table:
                 raise OptionError(f"-o {option}={name}: no such column; {known}")
     every = len(frame)
     given = frame.drop(columns=[target, *names["ignore"]], errors="ignore")
-    found = {name: column_of(given[name], name in names["categorical"]) for name in given.columns}
+    found = {name: classify_column(given[name], name in names["categorical"]) for name in given.columns}
     frame = _labelled(frame, target, where.drop_unlabelled)
     aim = _target(frame[target], where.task)
     kinds: dict[str, list[str]] = {"number": [], "category": [], "date": []}
     for one in found.values():
         kinds.setdefault(one.kind, []).append(one.name)
     if not any(kinds[kind] for kind in ("number", "category", "date")):
-        out = "; ".join(f"{one.name}: {one.kind}, {one.how}" for one in list(found.values())[:5])
+        out = "; ".join(f"{one.name}: {one.kind}, {one.reason}" for one in list(found.values())[:5])
         raise OptionError(f"{known}: expected one to learn from beside target and ignore ({out or 'there is none'})")
     shares = where.validation, where.test
-    training, held, tested = stratified(aim.values, *shares) if aim.labels else divided_rows(len(frame), *shares)
+    training, held, tested = split_stratified(aim.values, *shares) if aim.labels else split_rows(len(frame), *shares)
     dates = {name: found[name].format for name in kinds["date"]}
     columns = Columns.learn(frame.iloc[training], kinds["number"], kinds["category"], dates)
     return Table(
@@ -311,7 +311,7 @@ def read_table(where: Where) -> Table:
     )
 
 
-def described(table: Table) -> list[str]:
+def describe_table(table: Table) -> list[str]:
     """Return what was read of a table, a line each: rows, target, and the kind of each column."""
     rows, target = len(table.inputs), table.target
     split = f"{len(table.training)} for training, {len(table.held_out)} for validation, {len(table.test)} for the test"
@@ -321,11 +321,11 @@ def described(table: Table) -> list[str]:
         values = target.values
         found.append(f"its range: {values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}")
     else:
-        found.append(counted(target.labels, target.values))
-    return found + in_lines(table.found, rows + table.dropped)
+        found.append(describe_classes(target.labels, target.values))
+    return found + describe_columns(table.kinds, rows + table.dropped)
 
 
-def counted(labels: Sequence[str], classes: NDArray[Any]) -> str:
+def describe_classes(labels: Sequence[str], classes: NDArray[Any]) -> str:
     """Return the number of samples of each class in one line, the largest class first.
 
     Args:
@@ -397,8 +397,8 @@ def _labelled(frame: pd.DataFrame, target: str, drop: bool) -> pd.DataFrame:
 def _target(column: pd.Series[Any], task: str) -> Target:
     """Return the target of a column without missing values, as classes or as real numbers.
 
-    With the task 'auto', numbers are regression if they have fractions, or more than `MANY_NUMBERS` different values.
-    Texts that are all numbers count as numbers. Other texts, and true and false, are classes.
+    With the task 'auto', numbers are regression if they have fractions, or more than `MOST_WHOLE_NUMBERS`
+    different values. Texts that are all numbers count as numbers. Other texts, and true and false, are classes.
 
     Raises:
         OptionError: The task does not fit the column.
@@ -422,7 +422,7 @@ def _target(column: pd.Series[Any], task: str) -> Target:
     count, whole = len(np.unique(values)), bool((values == np.round(values)).all())
     kind = f"{count} different {'whole numbers' if whole else 'numbers'}"
     if auto:
-        task = "classification" if whole and count <= MANY_NUMBERS else "regression"
+        task = "classification" if whole and count <= MOST_WHOLE_NUMBERS else "regression"
         other = "regression" if task == "classification" else "classification"
         decided = f"{task}, since it has {kind} (-o task={other} otherwise)"
     else:

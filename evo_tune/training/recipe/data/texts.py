@@ -97,7 +97,7 @@ def size_of(data: str) -> int:
     return sum(file.stat().st_size for file in files) + len(files) - 1
 
 
-def foreign_text(data: str) -> list[str]:
+def encoding_warnings(data: str) -> list[str]:
     """Return a warning if a text is not UTF-8, judged by the beginning of its first files; [] if it is.
 
     Args:
@@ -124,7 +124,7 @@ def foreign_text(data: str) -> list[str]:
     ]
 
 
-def described_text(data: str) -> list[str]:
+def describe_text(data: str) -> list[str]:
     """Return what a text has, a line each: files, documents, bytes, and the vocabulary that suits so much text.
 
     Args:
@@ -238,7 +238,7 @@ def _separated(file: BinaryIO, ending: bytes) -> Iterator[tuple[bytes, bool]]:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class DocumentIndex:
     """A text that was read.
 
     Args:
@@ -255,7 +255,7 @@ class Gathered:
         return int(self.ends[-1])
 
 
-def gather(data: str, *, mark: bool, into: BinaryIO | None = None) -> Gathered:
+def read_documents(data: str, *, mark: bool, into: BinaryIO | None = None) -> DocumentIndex:
     """Read a text once, and write it to a file if one is given.
 
     Args:
@@ -277,7 +277,7 @@ def gather(data: str, *, mark: bool, into: BinaryIO | None = None) -> Gathered:
     ends = ends[1:] if at == ends[-1] and at else [*ends[1:], at]
     found = np.array(ends, np.int64)
     digest.update(found.tobytes())
-    return Gathered(digest.hexdigest(), found)
+    return DocumentIndex(digest.hexdigest(), found)
 
 
 Ranges = list[tuple[int, int]]
@@ -336,7 +336,7 @@ def split_evenly(text: bytes | memoryview, ends: np.ndarray) -> tuple[Ranges, Ra
 
     Args:
         text: Full text.
-        ends: See `Gathered`.
+        ends: See `DocumentIndex`.
     """
     size = max(1, len(text) // BLOCKS)
     units = [

@@ -231,7 +231,7 @@ class Grid:
             wrong = times[np.flatnonzero(rest)[0]]
             raise OptionError(
                 f"time column {name!r}: {_shown(wrong)} is not one of the {self.name} times from "
-                f"{self.shown(0)}: round the times, or aggregate to regular ones"
+                f"{self.format_time(0)}: round the times, or aggregate to regular ones"
             )
         return np.asarray(found, "int64")
 
@@ -253,7 +253,7 @@ class Grid:
             days = last if self.month_end else np.minimum(starts + (first - first.astype("datetime64[M]")), last)
         return np.asarray(days + (origin - first))
 
-    def shown(self, position: int) -> str:
+    def format_time(self, position: int) -> str:
         """Return a time in words, as short as the frequency allows."""
         return _shown(self.times(np.array([position]))[0])
 

@@ -11,7 +11,7 @@ from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
 from evo_tune.plugins.cost import JUDGED, Cost, Work
 from evo_tune.training.recipe.hardware.memory import NewWeights
-from evo_tune.training.recipe.models.base import Base
+from evo_tune.training.recipe.models.base import BaseModel
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
@@ -157,7 +157,7 @@ def encoder_work(
     return found
 
 
-def tuning_work(base: Base, new: NewWeights, window: int, windows: int, judged: float) -> dict[str, float]:
+def tuning_work(base: BaseModel, new: NewWeights, window: int, windows: int, judged: float) -> dict[str, float]:
     """Return the work of a step that tunes a pre-trained model.
 
     Args:

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.training.recipe.models.base import TARGETS, Base
+from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig
 from evo_tune.training.recipe.models.gpt_config import (
     LARGE_VOCABULARY,
     LONGEST_DROPPED,
     GPTConfig,
-    added_channels,
-    by_products,
+    padding_channels,
     tokens_in_piece,
+    uses_plain_products,
     window_chunks,
 )
 
@@ -157,7 +157,7 @@ def _block_bytes(
     d, f, heads = config.width, config.ffn_width, config.heads
     e = 4 if precision == "fp32" else 2
     chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
-    plain = [device == "cpu" and by_products(precision, end - first) for first, _, end in chunks]
+    plain = [device == "cpu" and uses_plain_products(precision, end - first) for first, _, end in chunks]
     padded = [_added(config, precision, end - first, device) for first, _, end in chunks]
     copied = [products or added > 0 for products, added in zip(plain, padded, strict=True)]
     shared = d * config.key_value_heads // heads
@@ -191,9 +191,9 @@ def _block_bytes(
 
 
 def _added(config: GPTConfig, precision: str, keys: int, device: str) -> int:
-    """Return `added_channels` on this device."""
+    """Return `padding_channels` on this device."""
     fused = device == "cpu" and not config.attention_dropout
-    return added_channels(precision, config.width // config.heads, keys) if fused else 0
+    return padding_channels(precision, config.width // config.heads, keys) if fused else 0
 
 
 def _renewed_bytes(config: GPTConfig, e: int, *, values: bool) -> int:
@@ -348,9 +348,9 @@ def encoder_memory(config: EncoderConfig, batch: int, **setup: Any) -> Memory:
     check_integer("batch", batch, 1)
     check_name("precision", made.precision, PRECISIONS)
     check_name("device", made.device, LIBRARIES)
-    copies = made.number_bytes * config.copied_parameters() if made.precision != "fp32" else 0
+    copies = made.number_bytes * config.cast_parameters() if made.precision != "fp32" else 0
     mask = 1 if made.device == "cuda" else made.number_bytes
-    kept = copies + batch * config.kept_bytes(made.number_bytes, mask, made.recompute)
+    kept = copies + batch * config.activation_bytes(made.number_bytes, mask, made.recompute)
     return Memory(made.states(config.parameters), kept, 20.0 * batch * config.outputs, LIBRARIES[made.device])
 
 
@@ -457,7 +457,7 @@ class NewWeights:
     dropout: float = 0.0
     bottleneck: int = 0
 
-    def count(self, base: Base) -> int:
+    def count(self, base: BaseModel) -> int:
         """Return the number of added weights for this base."""
         return base.new_weights(self.layers, rank=self.rank, dora=self.dora, bottleneck=self.bottleneck)
 
@@ -477,7 +477,7 @@ class NewWeights:
         return float(e * (inputs + self.rank) + (mask * inputs if self.dropout else 0) + stretched)
 
 
-def tuning_memory(base: Base, new: NewWeights, window: int, batch: int, **setup: Any) -> Memory:
+def tuning_memory(base: BaseModel, new: NewWeights, window: int, batch: int, **setup: Any) -> Memory:
     """Return the predicted memory of a fine-tuning.
 
     Args:
@@ -504,13 +504,13 @@ def tuning_memory(base: Base, new: NewWeights, window: int, batch: int, **setup:
     return Memory(made.states(trained) + frozen, kept, logits, LIBRARIES[made.device])
 
 
-def _kept_of_token(base: Base, new: NewWeights, window: int, e: int, device: str) -> float:
+def _kept_of_token(base: BaseModel, new: NewWeights, window: int, e: int, device: str) -> float:
     """Return the bytes per token that a pass keeps for the backward pass, without logits."""
     gpt, d = base.gpt, base.width
     begun, kept = gpt is None, 0.0  # layers of other files have no known order
     for name, (inputs, outputs) in base.linears.items():
-        ours, ends_branch = name in new.layers, re.fullmatch(TARGETS["branch-outputs"], name) is not None
-        attention = re.fullmatch(TARGETS["attention"], name) is not None
+        ours, ends_branch = name in new.layers, re.fullmatch(TARGET_PRESETS["branch-outputs"], name) is not None
+        attention = re.fullmatch(TARGET_PRESETS["attention"], name) is not None
         first, begun = ours and not begun, begun or ours
         if not begun:
             continue
@@ -533,11 +533,16 @@ def _kept_of_token(base: Base, new: NewWeights, window: int, e: int, device: str
 
 
 def _attended(
-    base: Base, new: NewWeights, window: int, e: int, device: str, inputs: int, *, ours: bool, values: bool
+    base: BaseModel, new: NewWeights, window: int, e: int, device: str, inputs: int, *, ours: bool, values: bool
 ) -> float:
     """Return the bytes per token that attention keeps, apart from inputs that a low-rank map keeps already."""
     gpt, heads = base.gpt, base.heads
-    if gpt is not None and device == "cpu" and by_products("bf16" if e == 2 else "fp32", window) and not new.dora:
+    if (
+        gpt is not None
+        and device == "cpu"
+        and uses_plain_products("bf16" if e == 2 else "fp32", window)
+        and not new.dora
+    ):
         return float(e * heads * window)  # three plain products, which keep the attention weights
     if gpt is not None and (added := _added(gpt, "bf16" if e == 2 else "fp32", window, device)):
         return 4.0 * heads + e * (gpt.width + 2 * added * (heads + gpt.key_value_heads))
@@ -547,7 +552,7 @@ def _attended(
     return kept
 
 
-def _activated(base: Base) -> int:
+def _activated(base: BaseModel) -> int:
     """Return how many tensors of the activation's size a feed-forward layer keeps, besides the activation's input."""
     if base.gpt is not None:
         return 1 if base.gpt.ffn == "swiglu" else 0

@@ -31,7 +31,7 @@ def check_targets(targets: object) -> None:
         raise RecipeError("targets", targets, "a tuple of patterns such as ('attention.qkv', 'ffn.*')")
 
 
-def matching_names(names: Collection[str], targets: Sequence[str]) -> list[str]:
+def matching_layers(names: Collection[str], targets: Sequence[str]) -> list[str]:
     """Return the names that match a pattern, in their order.
 
     Args:
@@ -51,7 +51,7 @@ def matching_names(names: Collection[str], targets: Sequence[str]) -> list[str]:
     return [name for name in names if name in found]
 
 
-TARGETS = {
+TARGET_PRESETS = {
     "qv": r"(.*\.)?(q|v|q_proj|v_proj|query|value|qkv|qkv_proj|c_attn|query_key_value|Wqkv)",
     "attention": r".*(attn|attention).*",
     "all-linear": r".*",
@@ -71,7 +71,7 @@ _FILES = (".safetensors", ".json", ".txt", ".model")
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseModel:
     """Pre-trained checkpoint.
 
     Args:
@@ -136,21 +136,21 @@ class Base:
         }
 
     def targets(self, names: str) -> tuple[str, ...]:
-        """Return the layers for a key of `TARGETS` or for comma-separated patterns.
+        """Return the layers for a key of `TARGET_PRESETS` or for comma-separated patterns.
 
         Raises:
             RecipeError: No layer matches; the error lists the layers.
         """
-        if names not in TARGETS:
+        if names not in TARGET_PRESETS:
             patterns = tuple(part.strip() for part in names.split(",") if part.strip())
-            return tuple(matching_names(self.linears, patterns or ("",)))
+            return tuple(matching_layers(self.linears, patterns or ("",)))
         if not self.has(names):
             raise RecipeError("targets", names, f"patterns of some of {', '.join(self.linears) or 'no linear layers'}")
-        return tuple(name for name in self.linears if re.fullmatch(TARGETS[names], name))
+        return tuple(name for name in self.linears if re.fullmatch(TARGET_PRESETS[names], name))
 
     def has(self, choice: str) -> bool:
-        """Return whether any layer matches a key of `TARGETS`."""
-        return any(re.fullmatch(TARGETS[choice], name) for name in self.linears)
+        """Return whether any layer matches a key of `TARGET_PRESETS`."""
+        return any(re.fullmatch(TARGET_PRESETS[choice], name) for name in self.linears)
 
     def window(self, context: int | None) -> int:
         """Return the tokens per window: `context`, or else the limit of the base, at most 512.
@@ -232,7 +232,7 @@ def _file_sha256(path: Path, size: int, changed: int) -> str:
     return digest.hexdigest()
 
 
-def read_base(folder: Path | str) -> Base:
+def read_base(folder: Path | str) -> BaseModel:
     """Read the description of a checkpoint from its folder.
 
     Raises:
@@ -247,7 +247,7 @@ def read_base(folder: Path | str) -> Base:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in _weight_files(folder):
         shapes.update(_shapes(folder, file))
-    base = Base(folder.resolve(), config, shapes)
+    base = BaseModel(folder.resolve(), config, shapes)
     _check(base)
     return base
 
@@ -319,7 +319,7 @@ def _shapes(folder: Path, file: Path) -> dict[str, tuple[int, ...]]:
         raise RecipeError("base", str(folder), f"a {file.name} that can be read ({error})") from error
 
 
-def _check(base: Base) -> None:
+def _check(base: BaseModel) -> None:
     if base.gpt is not None:
         stored = sum(math.prod(shape) for shape in base.shapes.values())
         if stored != base.gpt.parameters:

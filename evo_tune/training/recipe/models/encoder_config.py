@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import Options, option
-from evo_tune.training.recipe.models.gpt_config import ModelConfig, added_channels, by_products
+from evo_tune.training.recipe.models.gpt_config import ModelConfig, padding_channels, uses_plain_products
 from evo_tune.training.recipe.models.rules import Parametrisation
 
 STEM = 16
@@ -123,11 +123,11 @@ class EncoderConfig(ModelConfig):
         per_token = 6.0 * (4 * d * d + 2 * d * f) + 12.0 * d * tokens
         return self.depth * tokens * per_token + 6.0 * self.head_inputs * self.outputs
 
-    def first_bytes(self, e: int) -> float:
+    def embedding_bytes(self, e: int) -> float:
         """Return the bytes per sample kept for the token embedding, with `e` bytes per number in products."""
         raise NotImplementedError
 
-    def copied_parameters(self) -> int:
+    def cast_parameters(self) -> int:
         """Return the number of weights that have a copy when products are in less than float32."""
         d, f = self.width, self.ffn_width
         return self.depth * (4 * d * d + 2 * d * f) + self.head_inputs * self.outputs
@@ -144,16 +144,16 @@ class EncoderConfig(ModelConfig):
         tokens, d = self.tokens, self.width
         norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
         on_cpu, precision = mask != 1 and not self.attention_dropout, "fp32" if e == 4 else "bf16"
-        products = on_cpu and by_products(precision, tokens)
+        products = on_cpu and uses_plain_products(precision, tokens)
         # Queries, keys, values, result; attention weights, or one statistic of the softmax.
         attention = 4 * e * d + self.heads * (e * tokens if products else 4)
-        if on_cpu and (added := added_channels(precision, d // self.heads, tokens)):
+        if on_cpu and (added := padding_channels(precision, d // self.heads, tokens)):
             attention += e * (4 * added * self.heads + d)  # zeros beside these, and the result without them
         dropped = 2 * mask * d if self.dropout else 0
         between = (2 * e + mask) * self.heads * tokens if self.attention_dropout else 0
         return float(tokens * (norms + attention + 2 * e * self.ffn_width + dropped + between))
 
-    def kept_bytes(self, e: int, mask: int, recompute: int | None = None) -> float:
+    def activation_bytes(self, e: int, mask: int, recompute: int | None = None) -> float:
         """Return the bytes per sample that a pass keeps for the backward pass, without logits.
 
         Args:
@@ -163,7 +163,7 @@ class EncoderConfig(ModelConfig):
                 in memory in full. None: no block.
         """
         tokens, d, block = self.tokens, self.width, self.block_bytes(e, mask)
-        ends = self.first_bytes(e) + tokens * (4 * d + 8)  # the last norm's inputs and statistics
+        ends = self.embedding_bytes(e) + tokens * (4 * d + 8)  # the last norm's inputs and statistics
         ends += tokens * d * (1 if mask == 1 else 4) if self.dropout else 0  # dropout there is in float32
         if recompute is None:
             return ends + self.depth * block
@@ -234,12 +234,12 @@ class ViTConfig(EncoderConfig):
             own += 9.0 * STEM * self.image_height * self.image_width * (4.0 * self.channels + 6.0 * STEM)
         return own + self.encoder_flops(self.tokens)
 
-    def copied_parameters(self) -> int:
+    def cast_parameters(self) -> int:
         # No copy of the first product's weights is kept: pixels need no gradient.
         own = self.patch_values * self.width + 9 * STEM * STEM if self.stem == "conv" else 0
-        return own + super().copied_parameters()
+        return own + super().cast_parameters()
 
-    def first_bytes(self, e: int) -> float:
+    def embedding_bytes(self, e: int) -> float:
         """See `EncoderConfig`: patches; with a stem also the inputs of its convolutions, norms and GELUs."""
         pixels = self.image_height * self.image_width * (self.channels + 5 * STEM) if self.stem == "conv" else 0
         return float(e * (pixels + self.patches * self.patch_values))
@@ -299,7 +299,7 @@ class PatchConfig(EncoderConfig):
         """Training FLOPs of one window; its values need no gradient."""
         return 4.0 * self.tokens * self.patch * self.width + self.encoder_flops(self.tokens)
 
-    def first_bytes(self, e: int) -> float:
+    def embedding_bytes(self, e: int) -> float:
         """See `EncoderConfig`: the patches, and the inputs of the head."""
         return float(e * self.tokens * (self.patch + self.width))
 
@@ -355,14 +355,14 @@ class FTConfig(EncoderConfig):
         """Training FLOPs per row."""
         return self.encoder_flops(self.tokens)
 
-    def first_bytes(self, e: int) -> float:
+    def embedding_bytes(self, e: int) -> float:
         """See `EncoderConfig`: numbers, missing-value masks and categories, less the first block's absent norm."""
         read = 4 * self.width  # one token, the input of the head
         return 5.0 * self.numeric + 8.0 * len(self.categories) + read - self.tokens * (4 * self.width + 8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantiling(Options):
+class QuantileOptions(Options):
     """Scaling of a table's numbers."""
 
     quantiles: int | Literal["auto"] | None = option(
@@ -417,6 +417,6 @@ class TextConfig(EncoderConfig):
         """Return the training FLOPs of one text of `tokens` tokens."""
         return self.encoder_flops(min(tokens, self.length))
 
-    def first_bytes(self, e: int) -> float:
+    def embedding_bytes(self, e: int) -> float:
         """See `EncoderConfig`: the tokens and their padding mask."""
         return 12.0 * self.length

@@ -99,7 +99,7 @@ _LOGITS_IN_PIECE = {"cpu": 2**21}
 _LOGITS_ON_GPU = 2**26
 
 
-def by_products(precision: str, keys: int) -> bool:
+def uses_plain_products(precision: str, keys: int) -> bool:
     """Return whether a CPU computes attention by three plain products instead of the fused kernel.
 
     Args:
@@ -121,11 +121,11 @@ AMD = _made_by_amd()
 """Whether this machine's CPU is made by AMD."""
 
 
-def added_channels(precision: str, head_dim: int, keys: int) -> int:
+def padding_channels(precision: str, head_dim: int, keys: int) -> int:
     """Return the channels of zeros that attention on a CPU adds to each head to be faster.
 
     Args:
-        precision: See `by_products`.
+        precision: See `uses_plain_products`.
         head_dim: Channels of a head.
         keys: Number of keys per query; with few keys the copies cost more than they save.
     """
@@ -311,7 +311,7 @@ class GPTConfig(ModelConfig):
         computed = 0.0
         for first, start, end in window_chunks(window, length, self.chunk):
             queries, keys = end - start, end - first
-            computed += queries * ((queries + 1) / 2 if causal_chunk(first, start, end, window) else keys)
+            computed += queries * ((queries + 1) / 2 if is_causal_chunk(first, start, end, window) else keys)
         return computed / length
 
     @property
@@ -359,7 +359,7 @@ def hidden_width(width: int, ffn_mult: float, ffn: str = "gelu", multiple: int =
 
 
 @dataclass(frozen=True, kw_only=True)
-class Positions(Options):
+class PositionOptions(Options):
     """Positions."""
 
     position: Literal["learned", "sinusoidal", "rope"] = option("rope", help="Position encoding")
@@ -367,7 +367,7 @@ class Positions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Windows(Options):
+class AttentionWindowOptions(Options):
     """Attention windows."""
 
     window: int | None = option(
@@ -380,7 +380,7 @@ class Windows(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture(Options):
+class ArchitectureOptions(Options):
     """Blocks."""
 
     ffn: Literal["gelu", "swiglu", "relu2"] = option(
@@ -415,7 +415,7 @@ class Architecture(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extending(Options):
+class ContextExtensionOptions(Options):
     """Context extension."""
 
     extend_from: int | None = option(
@@ -432,7 +432,7 @@ class Extending(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoder(Extending, Architecture, Windows, Positions):
+class GPTShapeOptions(ContextExtensionOptions, ArchitectureOptions, AttentionWindowOptions, PositionOptions):
     """Shape of a GPT apart from its size."""
 
     def shape(
@@ -472,7 +472,7 @@ class Decoder(Extending, Architecture, Windows, Positions):
             extension=self.extension,
             window=self.window if self.window is None or self.window < seen else None,
             window_pattern=self.window_pattern,
-            kv_heads=divisor_below(heads, self.kv_heads),
+            kv_heads=largest_head_divisor(heads, self.kv_heads),
             qk_norm=self.qk_norm,
             ffn=self.ffn,
             norm=self.norm,
@@ -483,7 +483,7 @@ class Decoder(Extending, Architecture, Windows, Positions):
         )
 
 
-def divisor_below(heads: int, most: int | None) -> int | None:
+def largest_head_divisor(heads: int, most: int | None) -> int | None:
     """Return the largest divisor of `heads` up to `most`; None if that is all of them or `most` is None."""
     return None if most is None or most >= heads else max(n for n in range(1, most + 1) if heads % n == 0)
 
@@ -494,7 +494,7 @@ def window_chunks(window: int, length: int, chunk: int) -> list[tuple[int, int, 
     return [(max(0, start - window + 1), start, min(start + chunk, length)) for start in starts]
 
 
-def causal_chunk(first: int, start: int, end: int, window: int) -> bool:
+def is_causal_chunk(first: int, start: int, end: int, window: int) -> bool:
     """Return whether plain causal attention, which has faster kernels than masks, gives a chunk of `window_chunks`."""
     return first == start and end - start <= window
 

@@ -45,7 +45,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from evo_tune.options.bounds import check_integer, check_name
 from evo_tune.options.declare import Options, option
 
-P = TypeVar("P", bound="Parametrising")
+P = TypeVar("P", bound="ParametrisationOptions")
 
 KINDS = ("hidden", "block", "embedding", "head", "other")
 """Kinds of parameters.
@@ -148,7 +148,7 @@ class Parametrisation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parametrising(Options):
+class ParametrisationOptions(Options):
     """Parametrisation by model size."""
 
     param: Literal["standard", "mup", "completep"] = option(

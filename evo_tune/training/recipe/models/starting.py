@@ -14,15 +14,15 @@ from typing import TypeVar
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.declare import Options, option
 from evo_tune.options.sizes import check_depth_first
-from evo_tune.training.recipe.models.gpt_config import GPTConfig, divisor_below
+from evo_tune.training.recipe.models.gpt_config import GPTConfig, largest_head_divisor
 
-G = TypeVar("G", bound="Growing")
+G = TypeVar("G", bound="GrowthOptions")
 Bounds3 = tuple[int, int, int]
 Bounds4 = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Growing(Options):
+class GrowthOptions(Options):
     """Growth from a smaller model."""
 
     grow_from: str | None = option(
@@ -61,17 +61,17 @@ class Growing(Options):
         small = self.small
         if small is None or small[1] >= config.width:
             return config
-        return replace(config, norm_eps=grown_eps(small[1], config.width))
+        return replace(config, norm_eps=eps_after_growth(small[1], config.width))
 
     def shares(self, config: GPTConfig) -> list[tuple[float, GPTConfig]]:
         """Return the budget share and shape of each phase; one phase if the model has the smaller size.
 
         Raises:
-            RecipeError: See `small_of`.
+            RecipeError: See `smaller_shape`.
         """
         if self.small is None or self.small == (config.depth, config.width):
             return [(1.0, config)]
-        return [(self.grow_share, small_of(config, *self.small)), (1.0 - self.grow_share, config)]
+        return [(self.grow_share, smaller_shape(config, *self.small)), (1.0 - self.grow_share, config)]
 
     def larger(self, depth: Bounds3, width: Bounds4) -> tuple[Bounds3, Bounds4]:
         """Return the bounds of a space, without models below the smaller model.
@@ -104,17 +104,17 @@ class Growing(Options):
         return self.small is None or self.small[1] % head_dim == 0
 
 
-def copies(small: int, width: int) -> int:
+def channel_copies(small: int, width: int) -> int:
     """Return the number of copies of each channel of the smaller model; remaining channels get the mean."""
     return width // small
 
 
-def grown_eps(small: int, width: int) -> float:
+def eps_after_growth(small: int, width: int) -> float:
     """Return ε of the norms of a grown model, whose variance is smaller: LEMON's η² · ε."""
-    return 1e-5 * (copies(small, width) * small / width)
+    return 1e-5 * (channel_copies(small, width) * small / width)
 
 
-def places(old: int, new: int) -> dict[int, int]:
+def grown_block_indices(old: int, new: int) -> dict[int, int]:
     """Return the number of each old block in a deeper model, where they are evenly spread.
 
     Args:
@@ -126,11 +126,11 @@ def places(old: int, new: int) -> dict[int, int]:
 
 def keeps_values(old: GPTConfig, new: GPTConfig) -> bool:
     """Return whether all blocks with value embeddings have them in a deeper model too."""
-    pairs = places(old.depth, new.depth).items()
+    pairs = grown_block_indices(old.depth, new.depth).items()
     return all(new.embeds_values[place] for block, place in pairs if old.embeds_values[block])
 
 
-def small_of(config: GPTConfig, depth: int, width: int) -> GPTConfig:
+def smaller_shape(config: GPTConfig, depth: int, width: int) -> GPTConfig:
     """Return the shape of the smaller model that grows into `config`.
 
     Args:
@@ -152,7 +152,7 @@ def small_of(config: GPTConfig, depth: int, width: int) -> GPTConfig:
     if depth < config.depth and len(set(config.windows)) > 1:
         raise RecipeError("grow_from", given, f"the model's own depth with window_pattern={config.window_pattern!r}")
     heads = width // head_dim
-    kv_heads = divisor_below(heads, config.kv_heads)
+    kv_heads = largest_head_divisor(heads, config.kv_heads)
     if heads // (kv_heads or heads) > config.heads // config.key_value_heads:
         raise RecipeError(
             "grow_from", given, f"a width whose {heads} heads share keys as the model's {config.heads} do"

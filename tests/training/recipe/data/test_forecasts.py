@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
-from evo_tune.training.recipe.data.forecasts import Divided, ForecastScores, divide, naive_error, seasonal_naive, theta
+from evo_tune.training.recipe.data.forecasts import (
+    ForecastScores,
+    SplitSeries,
+    naive_error,
+    seasonal_naive,
+    split_series,
+    theta_forecast,
+)
 from evo_tune.training.recipe.data.series import Series, find_series, passengers
 from tests.extras import need
 from tests.training.recipe.data.refusals import without
@@ -22,8 +29,8 @@ def series(name: str, values: np.ndarray) -> Series:  # type: ignore[type-arg]
 
 
 @pytest.fixture(scope="module")
-def air() -> Divided:
-    return divide(find_series(passengers()).series, horizon=6, season=12, validation=0.2, test=0.2)
+def air() -> SplitSeries:
+    return split_series(find_series(passengers()).series, horizon=6, season=12, validation=0.2, test=0.2)
 
 
 @given(
@@ -39,7 +46,7 @@ def test_parts_follow_each_other_in_time_for_every_series(
     rng = np.random.default_rng(1)
     given_ = [series(str(number), rng.normal(size=length)) for number, length in enumerate(lengths)]
     try:
-        found = divide(given_, horizon=horizon, season=season, validation=validation, test=0.2)
+        found = split_series(given_, horizon=horizon, season=season, validation=validation, test=0.2)
     except OptionError as error:
         assert "longest series" in str(error)  # noqa: PT017
         return
@@ -58,11 +65,11 @@ def test_parts_follow_each_other_in_time_for_every_series(
         assert (np.diff(reach, axis=1) == 1).all() or found.ends[number, 0] < context + horizon
 
 
-def test_nothing_of_a_later_part_changes_what_training_uses(air: Divided) -> None:
+def test_nothing_of_a_later_part_changes_what_training_uses(air: SplitSeries) -> None:
     changed = find_series(passengers()).series[0]
     training = int(air.ends[0, 0])
     other = np.concatenate([changed.values[:training], 1e6 * np.ones(len(changed.values) - training)])
-    again = divide([series("passengers", other)], horizon=6, season=12, validation=0.2, test=0.2)
+    again = split_series([series("passengers", other)], horizon=6, season=12, validation=0.2, test=0.2)
     assert np.array_equal(again.standardised[:training], air.standardised[:training])
     assert (again.scales, again.centres) == (air.scales, air.centres)
     windows = again.training(24)
@@ -96,7 +103,7 @@ def test_scores_are_those_of_the_formulas_written_out() -> None:
     assert mean.loss == pytest.approx(sum(error**2 for error in errors) / len(errors))
 
 
-def test_the_scale_is_the_naive_error_of_the_training_part(air: Divided) -> None:
+def test_the_scale_is_the_naive_error_of_the_training_part(air: SplitSeries) -> None:
     numbers = find_series(passengers()).series[0].values[: air.ends[0, 0]]
     by_hand = [abs(numbers[t] - numbers[t - 12]) for t in range(12, len(numbers))]
     assert air.scales[0] == pytest.approx(sum(by_hand) / len(by_hand))
@@ -105,8 +112,8 @@ def test_the_scale_is_the_naive_error_of_the_training_part(air: Divided) -> None
     assert naive_error(np.array([0.0, 9.0, 1.0, 3.0]), known, 1) == 2.0
 
 
-def test_the_seasonal_naive_forecast_is_the_last_known_season(air: Divided) -> None:
-    far = divide(air.series, horizon=18, season=12, validation=0.2, test=0.2)
+def test_the_seasonal_naive_forecast_is_the_last_known_season(air: SplitSeries) -> None:
+    far = split_series(air.series, horizon=18, season=12, validation=0.2, test=0.2)
     numbers, windows = air.series[0].values, far.test
     forecast = seasonal_naive(far, windows, (0.1, 0.5, 0.9))
     for row, start in enumerate(windows.start):
@@ -120,7 +127,7 @@ def test_the_seasonal_naive_forecast_is_the_last_known_season(air: Divided) -> N
 
 def test_its_error_in_training_is_1_by_definition() -> None:
     """MASE of the seasonal naive forecast with a horizon of a step, on the windows that gave the scale."""
-    air = divide(find_series(passengers()).series, horizon=1, season=12, validation=0.2, test=0.2)
+    air = split_series(find_series(passengers()).series, horizon=1, season=12, validation=0.2, test=0.2)
     windows = air.training(12)
     scores = ForecastScores.of(seasonal_naive(air, windows, ()), air.truth(windows), air.scales[windows.series], ())
     assert scores.mase == pytest.approx(1.0)
@@ -129,7 +136,7 @@ def test_its_error_in_training_is_1_by_definition() -> None:
 def test_values_that_were_missing_are_not_scored() -> None:
     frame = passengers()
     frame.loc[140, "passengers"] = np.nan
-    found = divide(find_series(frame).series, horizon=6, season=12, validation=0.2, test=0.2)
+    found = split_series(find_series(frame).series, horizon=6, season=12, validation=0.2, test=0.2)
     truth = found.truth(found.test)
     assert np.isnan(truth).any()
     assert not np.isnan(found.values).any()
@@ -143,7 +150,7 @@ def test_series_without_a_naive_error_and_short_ones_are_left_out() -> None:
         series("short", rng.normal(size=8)),
         series("good", rng.normal(size=60)),
     )
-    found = divide([flat, short, good], horizon=4, season=2, validation=0.2, test=0.2)
+    found = split_series([flat, short, good], horizon=4, season=2, validation=0.2, test=0.2)
     assert [one.name for one in found.series] == ["good"]
     assert set(found.left_out) == {"flat", "short"}
     assert "MASE is not defined" in found.left_out["flat"]
@@ -152,16 +159,16 @@ def test_series_without_a_naive_error_and_short_ones_are_left_out() -> None:
         (short, "horizon=4: the longest series has 8 values: expected at"),
     ):
         with pytest.raises(OptionError, match=words) as caught:
-            divide([bad], horizon=4, season=2, validation=0.2, test=0.2)
+            split_series([bad], horizon=4, season=2, validation=0.2, test=0.2)
         assert "\n" not in str(caught.value)
 
 
-def test_theta_is_statsmodels_own(air: Divided, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_theta_is_statsmodels_own(air: SplitSeries, monkeypatch: pytest.MonkeyPatch) -> None:
     need("series")
     from statsmodels.tsa.forecasting.theta import ThetaModel
 
     windows = air.held_out
-    forecast = theta(air, windows, (0.1, 0.5, 0.975))
+    forecast = theta_forecast(air, windows, (0.1, 0.5, 0.975))
     months = pd.Series(
         air.values[: windows.start[3]], index=pd.date_range("1949-01", periods=windows.start[3], freq="MS")
     )
@@ -172,4 +179,4 @@ def test_theta_is_statsmodels_own(air: Divided, monkeypatch: pytest.MonkeyPatch)
     assert scores.mase < 1.0
     without(monkeypatch, "statsmodels")
     with pytest.raises(OptionError, match=r"pip install 'evo-tune\[series\]'"):
-        theta(air, windows, ())
+        theta_forecast(air, windows, ())

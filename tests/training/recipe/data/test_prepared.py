@@ -19,7 +19,7 @@ from evo_tune.training.recipe.data import prepared as module
 from evo_tune.training.recipe.data import texts
 from evo_tune.training.recipe.data.cache import cache_folder
 from evo_tune.training.recipe.data.prepared import Preparation, prepare
-from evo_tune.training.recipe.data.texts import SEPARATOR, gather, size_of, split_evenly
+from evo_tune.training.recipe.data.texts import SEPARATOR, read_documents, size_of, split_evenly
 from tests.extras import need
 
 LINES = b"".join(b"%d: the quick brown fox jumps over dog %d\n" % (n, n * n) for n in range(900))
@@ -104,7 +104,7 @@ def test_a_separator_ends_a_document_wherever_the_file_is_cut_in_reading(
     monkeypatch.setattr(texts, "_CHUNK", chunk)
     documents = [file.read_bytes() for file in sorted(folder.iterdir())]
     (tmp_path / "one").write_bytes(SEPARATOR.join(documents))
-    found = gather(str(tmp_path / "one"), mark=False)
+    found = read_documents(str(tmp_path / "one"), mark=False)
     assert len(found.ends) == 300
     *parts, _ = content(Preparation(str(tmp_path / "one"), 256))
     assert len(parts[0]) < 0.9 * size_of(str(tmp_path / "one")) + 1

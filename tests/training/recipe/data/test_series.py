@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.training.recipe.data.series import Found, SeriesFormat, find_series, passengers
+from evo_tune.training.recipe.data.series import SeriesData, SeriesFormat, find_series, passengers
 
 DAYS = pd.date_range("2024-01-01", periods=40)
 
@@ -19,7 +19,7 @@ def wide() -> pd.DataFrame:
     return pd.DataFrame({"day": DAYS.astype(str), "north": np.arange(40.0), "south": np.arange(40.0) ** 2})
 
 
-def read(frame: pd.DataFrame, **given: Any) -> Found:
+def read(frame: pd.DataFrame, **given: Any) -> SeriesData:
     return find_series(frame, **given)
 
 

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.training.recipe import Columns, Table, Where, described, divided_rows, read_table
+from evo_tune.training.recipe import Columns, Table, TableSource, describe_table, read_table, split_rows
 from evo_tune.training.recipe.data import reading
-from evo_tune.training.recipe.data.kinds import column_of
+from evo_tune.training.recipe.data.kinds import classify_column
 from tests.training.recipe.data.refusals import refused, without
 
 
 def read(path: Path, target: str = "bought", **given: Any) -> Table:
-    return read_table(Where(str(path), target, validation=0.25, test=0.25, **given))
+    return read_table(TableSource(str(path), target, validation=0.25, test=0.25, **given))
 
 
 @pytest.fixture(autouse=True)
@@ -106,11 +106,11 @@ def test_rows_without_a_target_are_left_out_if_asked(frame: pd.DataFrame, tmp_pa
 
 
 def test_rows_are_divided_by_their_number_alone() -> None:
-    parts = divided_rows(50, 0.2, 0.1)
+    parts = split_rows(50, 0.2, 0.1)
     assert [len(part) for part in parts] == [35, 10, 5]
     assert sorted(np.concatenate(parts).tolist()) == list(range(50))
-    assert all(np.array_equal(one, two) for one, two in zip(parts, divided_rows(50, 0.2, 0.1), strict=True))
-    assert [len(part) for part in divided_rows(4, 0.1, 0.1)] == [2, 1, 1]
+    assert all(np.array_equal(one, two) for one, two in zip(parts, split_rows(50, 0.2, 0.1), strict=True))
+    assert [len(part) for part in split_rows(4, 0.1, 0.1)] == [2, 1, 1]
 
 
 def test_tables_that_cannot_be_used(frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -164,8 +164,10 @@ def test_tables_that_cannot_be_used(frame: pd.DataFrame, tmp_path: Path) -> None
     ],
 )
 def test_the_kind_of_a_column_is_decided_and_said(values: list[Any], kind: str, how: str) -> None:
-    found = column_of(pd.Series(values, name="a", dtype=object if kind != "number" else None).infer_objects(), False)
-    assert (found.kind, found.how) == (kind, how)
+    found = classify_column(
+        pd.Series(values, name="a", dtype=object if kind != "number" else None).infer_objects(), False
+    )
+    assert (found.kind, found.reason) == (kind, how)
 
 
 def test_a_date_becomes_numbers_and_a_model_reads_it_alike(frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -187,7 +189,7 @@ def test_a_date_becomes_numbers_and_a_model_reads_it_alike(frame: pd.DataFrame, 
 
 def test_what_was_read_is_said(frame: pd.DataFrame, tmp_path: Path) -> None:
     frame.assign(same=1).to_csv(tmp_path / "t.csv", index=False)
-    said = described(read(tmp_path / "t.csv"))
+    said = describe_table(read(tmp_path / "t.csv"))
     assert said[0] == "120 rows: 60 for training, 30 for validation, 30 for the test"
     assert said[1] == "target bought: classification, since its values are not numbers"
     assert said[2].startswith("2 classes: ")
@@ -236,7 +238,7 @@ def test_ten_thousand_columns_are_said_in_lines_that_are_cut(tmp_path: Path) -> 
 
 def test_a_missing_extra_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "sklearn")
-    refused(read_table, r"pip install 'evo-tune\[sklearn\]'", Where("", ""))
+    refused(read_table, r"pip install 'evo-tune\[sklearn\]'", TableSource("", ""))
 
 
 def test_a_packed_table_is_read_unless_it_unpacks_to_a_thousand_times_its_size(

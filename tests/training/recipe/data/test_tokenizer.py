@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, IGNORE, fixed_windows, held_out_blocks
+from evo_tune.training import GPT, IGNORE, evaluation_blocks, evaluation_windows
 from evo_tune.training.recipe import BPE, Bytes, GPTConfig, read_text, tokenizer_for
 from tests.extras import need
 
@@ -73,7 +73,7 @@ def test_every_tokenizer_is_judged_by_the_same_bytes(context: int, block: int) -
         def encode(text: bytes, tokenizer: Bytes | BPE = tokenizer) -> torch.Tensor:
             return torch.from_numpy(tokenizer.encode(text).astype("int32"))
 
-        blocks = held_out_blocks(TEXT, encode, context=context, count=1000, block=block)
+        blocks = evaluation_blocks(TEXT, encode, context=context, count=1000, block=block)
         scored.append([tokenizer.decode(targets[targets != IGNORE].tolist()) for _, targets in blocks])
         assert all(inputs.shape[1] == context for inputs, _ in blocks)
     assert scored[0] == scored[1]
@@ -83,8 +83,8 @@ def test_every_tokenizer_is_judged_by_the_same_bytes(context: int, block: int) -
 @pytest.mark.parametrize("context", [16, 24])
 def test_with_bytes_they_are_the_fixed_windows(context: int) -> None:
     tokens = torch.frombuffer(bytearray(TEXT), dtype=torch.uint8)
-    expected = fixed_windows(tokens, context=context, count=700, block=100)
-    blocks = held_out_blocks(TEXT, lambda text: torch.tensor(list(text)), context=context, count=700, block=100)
+    expected = evaluation_windows(tokens, context=context, count=700, block=100)
+    blocks = evaluation_blocks(TEXT, lambda text: torch.tensor(list(text)), context=context, count=700, block=100)
     for place in (0, 1):
         assert torch.equal(torch.cat([block[place] for block in blocks]), expected[place])
 
