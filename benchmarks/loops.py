@@ -38,7 +38,7 @@ def caught(name: str, options: dict[str, Any]) -> Any:
         raise Caught(self)
 
     evaluator = find_evaluator(name)
-    bound = evaluator.bind(options).settled(rungs=False)  # as a run's are
+    bound = evaluator.bind(options).for_run(rungs=False)  # as a run's are
     genome = bound.space.default()
     if "optimizer" in options:
         genome.pop("optimizer", None)

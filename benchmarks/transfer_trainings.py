@@ -87,7 +87,7 @@ class Trainer:
 
     def options(self, tokens: int, **own: Any) -> BoundEvaluator:
         given = {"size": "small", "tokens": tokens, "eval_tokens": JUDGED, **own}
-        bound: BoundEvaluator = self.evaluator.bind(given).settled(rungs=False)
+        bound: BoundEvaluator = self.evaluator.bind(given).for_run(rungs=False)
         return bound
 
     def parameters(self, genome: dict[str, Any], **own: Any) -> float:

@@ -90,10 +90,10 @@ def prepared(
         parse_target_size(settings.for_scale)
     bound = evaluator.bind(request.options)
     slot_plan = plan_for(session, settings.threads, bound.options)
-    bound = bound.settled(len(settings.rungs) > 1)
+    bound = bound.for_run(len(settings.rungs) > 1)
     own = bound.space
     given = with_defaults(request.genes, own, bound.gene_options, bound.options)
-    space = SearchSpace(own.repair, None, **{**own.including(request.genes).genes, **given})
+    space = bound.space_with(request.genes, given)
     check_repair(space)
     check_ends(bound, space, request.genes)
     estimates = bound.estimate(space.default())  # an error here would fail every trial

@@ -5,13 +5,15 @@ An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, and optio
 keyword parameters of `evaluate(genome, context, *, steps=300)`, or a dataclass (see `options.declare`) in
 `evaluate(genome, context, options: Options)`; then the other functions take the same `options` last.
 
-`Evaluator.bind` checks and converts the options that a user gave, once. All functions of the file are called through
-its result. Plain options are only in the manifest and in the message to a worker, as `BoundEvaluator.options`.
-`contract` checks the shape of a file, and `find` finds it.
+`Evaluator.bind` checks and converts the options that a user gave, once in a process: `BoundEvaluator.with_options`
+changes single ones later. All functions of the file are called through its result. Plain options are only in the
+manifest and in the message to a worker, as `BoundEvaluator.options`. `contract` checks the shape of a file, and `find`
+finds it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -181,13 +183,15 @@ class Evaluator:
         Raises:
             UsageError: An option is unknown or wrong, or the options do not go together.
         """
-        bound = bind(given, self.options, self.name, "-o")
-        return BoundEvaluator(self, bound, bound if self.options_type is None else self.options_type(**bound))
+        return _bound(self, given)
 
 
 @dataclass(frozen=True, eq=False)
 class BoundEvaluator:
     """An evaluator with checked options.
+
+    A process binds an evaluator once. `for_run` and `with_options` return a changed copy: they do not parse the options
+    again. Each object calls SPACE at most once, on the first use of `space`, `repair`, `gene_options` or `space_with`.
 
     Args:
         plugin: The evaluator.
@@ -199,7 +203,21 @@ class BoundEvaluator:
     options: dict[str, Any]
     values: Any
 
-    def settled(self, rungs: bool) -> BoundEvaluator:
+    def with_options(self, **changes: Any) -> BoundEvaluator:
+        """Return the evaluator with other values of some options, checked as `Evaluator.bind` checks them.
+
+        `bound.with_options(cost=text, seconds=2.5)` is `plugin.bind({**bound.options, "cost": text, "seconds": 2.5})`.
+        Options that `for_run` has fixed keep their values.
+
+        Args:
+            changes: Values by option name.
+
+        Raises:
+            UsageError: An option is unknown or wrong, or the options do not go together.
+        """
+        return _bound(self.plugin, {**self.options, **changes})
+
+    def for_run(self, rungs: bool) -> BoundEvaluator:
         """Return the evaluator with its open options fixed for a run (see `Options.settled`).
 
         Args:
@@ -210,25 +228,60 @@ class BoundEvaluator:
         """
         if not isinstance(self.values, Options):
             return self
-        made = self._checked(self.values.settled, rungs)
-        return BoundEvaluator(self.plugin, {name: getattr(made, name) for name in self.options}, made)
+        values = self._call_with_location(self.values.settled, rungs)
+        return BoundEvaluator(self.plugin, {name: getattr(values, name) for name in self.options}, values)
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The search space. Genes that options offer are optional in it.
+        """The search space, with the genes that options offer as optional ones.
 
         Raises:
             PluginError: SPACE is neither a SearchSpace nor a function that returns one.
         """
-        own = self._own_space
+        file_space = self._file_space
         if self.plugin.options_type is None:
-            return own
-        known = own.genes.keys() | own.optional.keys()
-        declared = {name: option for name, option in self.plugin.options.items() if name not in known}
-        return SearchSpace(own.repair, {**own.optional, **_offered(declared, self.options)}, **own.genes)
+            return file_space
+        return SearchSpace(file_space.repair, self.optional_genes, **file_space.genes)
+
+    def space_with(self, genes: Mapping[str, Gene | None], replaced: Mapping[str, Gene]) -> SearchSpace:
+        """Return the space of a run: the file's genes, the optional ones that a user named, and the user's own.
+
+        This is `space.including(genes)` with `replaced` in it, built at once and without optional genes.
+
+        Args:
+            genes: Names of optional genes to switch on; other names are ignored, and so are the values.
+            replaced: Genes that replace those of the same name or are added.
+        """
+        chosen = {name: gene for name, gene in self.optional_genes.items() if name in genes}
+        return SearchSpace(self.repair, None, **{**self._file_space.genes, **chosen, **replaced})
+
+    @property
+    def repair(self) -> Callable[..., Genome] | None:
+        """The repair of the space."""
+        return self._file_space.repair
 
     @cached_property
-    def _own_space(self) -> SearchSpace:
+    def optional_genes(self) -> dict[str, Gene]:
+        """Genes that are off until a user names them: the file's own, and those that options offer.
+
+        An offered gene has the option's value as its default if the gene has that value.
+
+        Raises:
+            SpaceError: A declaration offers an invalid gene.
+        """
+        genes = dict(self._file_space.optional)
+        if self.plugin.options_type is not None:
+            known = self._file_space.genes.keys() | genes.keys()
+            for name, option in self.plugin.options.items():
+                gene = None if name in known else _gene_of_option(option)
+                if gene is not None:
+                    with contextlib.suppress(SpaceError):  # the gene does not have the option's value
+                        gene = dataclasses.replace(gene, default=gene.check(self.options[name]))  # type: ignore[type-var]
+                    genes[name] = gene
+        return genes
+
+    @cached_property
+    def _file_space(self) -> SearchSpace:
         space = self.plugin.module.SPACE
         if not isinstance(space, SearchSpace) and callable(space):
             space = self._call(space)
@@ -242,7 +295,7 @@ class BoundEvaluator:
         """Options that a gene of the same name replaces: fields of the dataclass, except the file's own genes."""
         if self.plugin.options_type is None:
             return {}
-        return {name: one for name, one in self.plugin.options.items() if name not in self._own_space.genes}
+        return {name: option for name, option in self.plugin.options.items() if name not in self._file_space.genes}
 
     def _of(self, genome: Genome) -> Any:
         """Return a copy of the options, with genes in place of the options of the same name.
@@ -265,10 +318,10 @@ class BoundEvaluator:
         """
         values = self.values if values is None else values
         if self.plugin.options_type is None:
-            return self._checked(call_with, function, values, *args)
-        return self._checked(function, *args, *([values] if len(positional(function)) > len(args) else []))
+            return self._call_with_location(call_with, function, values, *args)
+        return self._call_with_location(function, *args, *([values] if len(positional(function)) > len(args) else []))
 
-    def _checked(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _call_with_location(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
             return function(*args)
         except EvoTuneError:
@@ -369,28 +422,17 @@ class BoundEvaluator:
         return dict(metrics) if isinstance(metrics, Mapping) else {}
 
 
-def _offered(options: Mapping[str, Option], values: Mapping[str, Any]) -> dict[str, Gene]:
-    """Return the genes that options offer, each with the option's value as its default if the gene has that value.
-
-    Raises:
-        SpaceError: A declaration offers an invalid gene.
-    """
-    genes = {name: _gene_of(one) for name, one in options.items()}
-    return {name: _defaulted(gene, values.get(name)) for name, gene in genes.items() if gene is not None}
+def _bound(plugin: Evaluator, given: Mapping[str, Any]) -> BoundEvaluator:
+    options = bind(given, plugin.options, plugin.name, "-o")
+    return BoundEvaluator(plugin, options, options if plugin.options_type is None else plugin.options_type(**options))
 
 
-def _gene_of(one: Option) -> Gene | None:
-    if one.gene is None:
+def _gene_of_option(option: Option) -> Gene | None:
+    """Return the gene that an option offers; None if it cannot differ between genomes."""
+    if option.gene is None:
         return None
-    if one.gene:
-        return parse_gene(one.name, one.gene)
-    if values := tuple(choice for choice in one.choices if choice != AUTO):
+    if option.gene:
+        return parse_gene(option.name, option.gene)
+    if values := tuple(choice for choice in option.choices if choice != AUTO):
         return Choice(values)
-    return Choice((False, True)) if one.type is bool else None
-
-
-def _defaulted(gene: Gene, value: Any) -> Gene:
-    try:
-        return dataclasses.replace(gene, default=gene.check(value))  # type: ignore[type-var]
-    except SpaceError:
-        return gene
+    return Choice((False, True)) if option.type is bool else None

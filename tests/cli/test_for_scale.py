@@ -49,7 +49,7 @@ def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usu
     target_size, plugin = parse_target_size("8x256x3e7"), find_evaluator("bundled:language_model")
     found = search_for(target_size, plugin, {}, {})
     target = target_of(target_size, plugin, {})
-    space = plugin.bind(found.options).settled(rungs=True).space.including(found.genes)
+    space = plugin.bind(found.options).for_run(rungs=True).space.including(found.genes)
     usual = space.default()
     assert usual["context"] == target.context == 256
     assert found.genes["width"].values[0] * 8 >= 256

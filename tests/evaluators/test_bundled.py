@@ -311,7 +311,7 @@ def test_with_rungs_it_is_trained_under_wsd_and_forks_unless_told_otherwise(
     evaluator: Evaluator, options: dict[str, Any]
 ) -> None:
     def settled(rungs: bool, **given: Any) -> tuple[str, bool]:
-        made = evaluator.bind({**options, **given}).settled(rungs).options
+        made = evaluator.bind({**options, **given}).for_run(rungs).options
         return made["schedule"], made["fork"]
 
     whole = "wsd" if evaluator.name == "language_model" else "cosine"

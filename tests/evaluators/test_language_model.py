@@ -231,13 +231,13 @@ def test_a_run_without_a_gpu_and_budget_searches_the_tiny_space(
     evaluator: Evaluator, module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    begun = evaluator.bind({}).settled(False)
+    begun = evaluator.bind({}).for_run(False)
     assert (begun.options["size"], begun.options["optimizer"]) == ("tiny", "auto")
     space = begun.space
     assert space.genes["optimizer"] == near_default(Choice(("adamw", "muon"), default="muon"))
     assert space.describe() == evaluator.bind({"size": "tiny"}).space.describe()
     for given, genes in ({"optimizer": "sgd"}, False), ({"size": "2x64x64x512"}, True), ({"size": "tiny"}, True):
-        assert ("optimizer" in evaluator.bind(given).settled(False).space.genes) == genes
+        assert ("optimizer" in evaluator.bind(given).for_run(False).space.genes) == genes
 
 
 # ---------------------------------------------------------------- the training
@@ -623,7 +623,7 @@ def test_what_the_documentation_types_works(
 
 def test_the_optimizer_of_a_tiny_genome_is_the_one_that_trains(tmp_path: Path) -> None:
     evaluator = find_evaluator("bundled:language_model")
-    options = evaluator.bind({"size": "tiny", "tokens": 2048, "eval_tokens": 512}).settled(rungs=False)
+    options = evaluator.bind({"size": "tiny", "tokens": 2048, "eval_tokens": 512}).for_run(rungs=False)
     genome = options.space.default()
     losses = {
         options.evaluate({**genome, "optimizer": name}, Context(seed=1, folder=tmp_path / name))["val_loss"]

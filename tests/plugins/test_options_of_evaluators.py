@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from evo_tune import Context, Search
+from evo_tune import Context, Float, Search
 from evo_tune.cli import cli
-from evo_tune.errors import PluginError, RecipeError, UsageError
+from evo_tune.errors import OptionError, PluginError, RecipeError, UsageError
 from evo_tune.genome.trial import Outcome
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import load_evaluator
@@ -152,20 +152,42 @@ def settling(tmp_path: Path) -> Evaluator:
 def test_what_options_leave_open_is_settled_once_when_a_run_begins(
     settling: Evaluator, tmp_path: Path, fidelity: str, kind: str
 ) -> None:
-    assert settling.bind({}).settled(rungs=fidelity != "1").options == {"kind": kind, "other": 3}
-    assert settling.bind({"kind": "whole"}).settled(rungs=True).options["kind"] == "whole"
+    assert settling.bind({}).for_run(rungs=fidelity != "1").options == {"kind": kind, "other": 3}
+    assert settling.bind({"kind": "whole"}).for_run(rungs=True).options["kind"] == "whole"
     Search(str(settling.path), fidelity=fidelity, store=tmp_path, name="run", trials=1).close()
     assert read_manifest(tmp_path / "run").options == {"kind": kind, "other": 3}
     assert "auto" not in settling.bind({}).space.optional["kind"].values  # type: ignore[attr-defined]
 
 
+def test_single_options_change_without_another_bind(settling: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = settling.bind({}).for_run(rungs=True)
+    monkeypatch.setattr(Evaluator, "bind", None)
+    changed = bound.with_options(other="5")
+    assert (changed.options, changed.values.other) == ({"kind": "parts", "other": 5}, 5)
+    assert bound.options["other"] == 3
+    with pytest.raises(OptionError, match=r"-o other=many: expected a whole number"):
+        bound.with_options(other="many")
+    with pytest.raises(OptionError, match="no option 'others'"):
+        bound.with_options(others=1)
+
+
+def test_a_run_has_the_genes_that_are_on(settling: Evaluator) -> None:
+    bound = settling.bind({"kind": "whole"})
+    half = Float(0.0, 0.5)
+    space = bound.space_with({"x": half, "kind": None}, {"x": half})
+    assert (list(space.genes), space.optional) == (["x", "kind"], {})
+    assert space.genes["x"] == half
+    assert space.default()["kind"] == "whole"
+    assert list(bound.space_with({}, {}).genes) == ["x"]
+
+
 def test_what_is_wrong_with_settling_names_file_and_line(settling: Evaluator) -> None:
     with pytest.raises(PluginError, match=r"settling\.py:\d+: ValueError: no such thing"):
-        settling.bind({"other": 0}).settled(rungs=True)
+        settling.bind({"other": 0}).for_run(rungs=True)
 
 
 def test_without_a_say_in_it_nothing_is_settled(mine: Evaluator) -> None:
-    assert mine.bind({}).settled(rungs=True).options == mine.bind({}).options
+    assert mine.bind({}).for_run(rungs=True).options == mine.bind({}).options
 
 
 def test_an_export_settles_what_is_given_anew(

@@ -79,7 +79,7 @@ def command(
     if bound.options.get("seconds") is not None and needs_cost(bound):
         settings = settings_of({"slots": 1, "devices": devices, "threads": threads})
         bound = plan_run(plugin, Request(options=given), *settings, Path()).evaluator
-    bound = bound.settled(budget < 1.0)
+    bound = bound.for_run(budget < 1.0)
     space = bound.space.including(values)
     genome = space.check(space.parse(values), fill_defaults=True)
     planned = plan(1, devices, 1, threads)

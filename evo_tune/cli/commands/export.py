@@ -92,7 +92,7 @@ def command(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"DIR {target}: exists and is not an empty folder; choose another")
     given = split_assignments(options, "-o")
-    bound = plugin.bind({**saved.manifest.options, **given}).settled(rungs=False)
+    bound = plugin.bind({**saved.manifest.options, **given}).for_run(rungs=False)
     bound = plugin.bind(_with_budget(plugin, bound.options, tokens, seconds))
     try:
         target.mkdir(parents=True, exist_ok=True)

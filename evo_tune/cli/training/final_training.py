@@ -199,14 +199,14 @@ def _planned(search: Search, wish: Wish) -> _Planned:
     assert best is not None, "asked before"
     budget = {} if wish.seconds is None else {"seconds": wish.seconds}
     if wish.width is None or wish.depth is None or wish.tokens is None:
-        return _Planned(plugin.bind({**options, **budget}).settled(rungs=False), best.candidate)
+        return _Planned(plugin.bind({**options, **budget}).for_run(rungs=False), best.candidate)
     # The transfer needs a budget in tokens; the training itself ends by its seconds.
     tokens = int(search.evaluator.estimate(best.genome)["tokens"])
-    plain = plugin.bind({**options, "seconds": None, "cost": "", "tokens": tokens}).settled(rungs=False)
+    plain = plugin.bind({**options, "seconds": None, "cost": "", "tokens": tokens}).for_run(rungs=False)
     target = {"width": wish.width, "depth": wish.depth, "tokens": wish.tokens}
     moved = plain.transfer(best.genome, target)
     changed = {name: value for name, value in moved["options"].items() if name not in ("flops", "tokens", "seconds")}
-    bound = plugin.bind({**options, **changed, **budget}).settled(rungs=False)
+    bound = plugin.bind({**options, **changed, **budget}).for_run(rungs=False)
     return _Planned(bound, replace(best.candidate, genome=moved["genome"]))
 
 

@@ -136,7 +136,7 @@ def target_of(target_size: TargetSize, plugin: Evaluator, given: Mapping[str, An
 def _default_flops(plugin: Evaluator, given: Mapping[str, Any]) -> float:
     """Return the FLOPs of the training that the evaluator does without a size and a budget."""
     options = {name: value for name, value in given.items() if name not in ("flops", "tokens")}
-    bound = plugin.bind(options).settled(rungs=True)
+    bound = plugin.bind(options).for_run(rungs=True)
     return bound.estimate(bound.space.default())["flops"]
 
 
@@ -202,7 +202,7 @@ def _at_given_size(
     from evo_tune.training.recipe import wider_of
 
     options = {"param": "completep", **given}
-    bound = plugin.bind(options).settled(rungs=True)
+    bound = plugin.bind(options).for_run(rungs=True)
     space = bound.space
     usual = space.default()
     width, depth = int(usual["width"]), int(usual["depth"])
@@ -231,13 +231,12 @@ def wider_default(
     The first two genomes are always trained on both budgets, so both widths have partial and full trainings. The list
     is empty if the user's own genes leave one width.
     """
-    from evo_tune.genome.space import SearchSpace
     from evo_tune.loop.checks import with_defaults
 
-    bound = plugin.bind(options).settled(rungs=True)
+    bound = plugin.bind(options).for_run(rungs=True)
     own = bound.space
     given = with_defaults(genes, own, bound.gene_options, bound.options)
-    space = SearchSpace(own.repair, None, **{**own.including(genes).genes, **given})
+    space = bound.space_with(genes, given)
     usual = space.default()
     widest = space.snap(
         [1.0 if name == "width" else at for name, at in zip(space.genes, space.encode(usual), strict=True)]

@@ -71,11 +71,11 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_the_machine_is_timed_once_and_stands_in_the_manifest(answer: list[list[str]]) -> None:
     evaluator = find_evaluator("bundled:language_model")
-    settled = evaluator.bind({"profile": "true"}).settled(rungs=False)
+    settled = evaluator.bind({"profile": "true"}).for_run(rungs=False)
     assert settled.options["profile"] == H100
-    assert evaluator.bind(settled.options).settled(rungs=False).options["profile"] == H100
+    assert evaluator.bind(settled.options).for_run(rungs=False).options["profile"] == H100
     assert len(answer) == 1
-    assert evaluator.bind({}).settled(rungs=False).options["profile"] == "false"
+    assert evaluator.bind({}).for_run(rungs=False).options["profile"] == "false"
     assert len(answer) == 1
 
 

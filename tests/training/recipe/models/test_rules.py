@@ -176,8 +176,8 @@ def test_a_saved_model_keeps_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["language_model", "image_classification"])
 def test_the_base_stands_in_the_manifest(name: str) -> None:
     evaluator = find_evaluator(f"bundled:{name}")
-    settled = evaluator.bind({"param": "mup", "size": "small", "base_depth": 3}).settled(rungs=False).options
+    settled = evaluator.bind({"param": "mup", "size": "small", "base_depth": 3}).for_run(rungs=False).options
     base = {"language_model": (96, 32), "image_classification": (48, 12)}[name]
     assert (settled["base_width"], settled["base_depth"], settled["base_head"]) == (base[0], 3, base[1])
-    plain = evaluator.bind({"size": "small"}).settled(rungs=False).options
+    plain = evaluator.bind({"size": "small"}).for_run(rungs=False).options
     assert plain["base_width"] is None
