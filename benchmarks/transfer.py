@@ -51,7 +51,7 @@ from transfer_trainings import (
 )
 
 from evo_tune import Choice, SearchSpace
-from evo_tune.training.scale.loss import Observation, predict
+from evo_tune.training.scale.loss import Observation, predict_loss
 
 # ---------------------------------------------------------------- the learning rate
 
@@ -208,7 +208,7 @@ def losses_ahead(trainer: Trainer, given: argparse.Namespace) -> None:
             seen = [Observation(one["params"], one["tokens"], one["loss"]) for one in found]
             for width, longer in [one for one in AHEAD if one[1] * tokens <= TEXT]:
                 target = trained(width, longer * tokens, 100 + seed)
-                told, reached = predict(seen, target["params"], target["tokens"]), target["loss"]
+                told, reached = predict_loss(seen, target["params"], target["tokens"]), target["loss"]
                 half, miss = (told.high - told.low) / 2 / told.loss, reached / told.loss - 1.0
                 tries.setdefault(longer, []).append((told.low <= reached <= told.high, half, abs(miss)))
                 larger = target["flops"] / max(one["flops"] for one in found)

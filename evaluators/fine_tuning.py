@@ -26,12 +26,12 @@ from evo_tune.training.recipe import (
     UNIT_COSTS,
     BaseModel,
     NewWeights,
-    Tuning,
+    TuningOptions,
     check_integer,
     check_number,
     encoding_warnings,
-    tests_of,
-    units_of,
+    metric_units,
+    test_metrics,
 )
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 
 OBJECTIVES = [Minimize("val_loss")]
 
-METRICS = units_of("tuning")
-TEST = tests_of("tuning")
+METRICS = metric_units("tuning")
+TEST = test_metrics("tuning")
 SUPPORTS = ["budget", "curve", "timing"]
 CPU_COSTS = UNIT_COSTS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Tuning):
+class Options(TuningOptions):
     """The base, the text, and what is trained."""
 
     keep: Literal["merged", "adapter"] = option(
@@ -94,7 +94,7 @@ def search_space(options: Options) -> SearchSpace:
         OptionError: An option is out of its range, or two budgets are given.
         RecipeError: The base is no checkpoint, or targets name no layers of it.
     """
-    base = options.planned
+    base = options.base_description
     base.window(options.context)
     common: dict[str, Any] = {
         "lr": LR[_kind(base)].times(options.lr_factor),
@@ -161,7 +161,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     Raises:
         RecipeError: A gene of the user's own is out of what can be trained.
     """
-    base = options.planned
+    base = options.base_description
     smallest = min(min(base.linears[name]) for name in _layers(genome, options, base))
     for name, largest in (("batch", None), ("bottleneck", None), ("rank", smallest)):
         if name in genome:
@@ -170,12 +170,12 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
         if name in genome:
             check_number(name, genome[name], interval)
     options.check_genes(lr=genome["lr"], weight_decay=options.weight_decay, warmup=genome["warmup"])
-    return options.known(_planned(genome, options, base), genome["batch"])
+    return options.estimate(_planned(genome, options, base), genome["batch"])
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
-    base = options.planned
+    base = options.base_description
     return options.work(_planned(genome, options, base), genome["batch"])
 
 

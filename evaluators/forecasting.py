@@ -33,19 +33,19 @@ from evo_tune.training.recipe import (
     PATCHES,
     UNIT_COSTS,
     EncoderSize,
-    Forecasting,
+    ForecastOptions,
     ForecastScores,
     ForecastTask,
     PatchConfig,
     SplitSeries,
     encoder_estimate,
-    measured,
+    encoder_step_work,
+    metric_units,
+    metric_values,
     repair_heads,
     seasonal_naive,
-    tests_of,
+    test_metrics,
     theta_forecast,
-    units_of,
-    work_of,
 )
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 
 OBJECTIVES = [Minimize("val_loss")]
 
-METRICS = units_of("series", "theta")
-TEST = tests_of("series")
+METRICS = metric_units("series", "theta")
+TEST = test_metrics("series")
 SUPPORTS = ["budget", "curve", "timing"]
 CPU_COSTS = UNIT_COSTS
 BASELINE = "the seasonal naive forecast"
@@ -95,7 +95,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Forecasting):
+class Options(ForecastOptions):
     """What it is compared with."""
 
     sizes = SIZES
@@ -195,7 +195,7 @@ def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
     config, series = _config(genome, options), options.split_series
     rows, held_out = series.count(genome["context"]), len(series.held_out)
-    return work_of(genome, options, config, config.flops_per_sample, rows, held_out)
+    return encoder_step_work(genome, options, config, config.flops_per_sample, rows, held_out)
 
 
 # ---------------------------------------------------------------- the training
@@ -240,7 +240,7 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     metrics = evaluate_task(_task(genome, options), Forecasted, train_rank, context)
     if options.compare == "none":
         return metrics
-    return metrics | measured(_scores(options.split_series, options.quantiles, theta_forecast), "theta")
+    return metrics | metric_values(_scores(options.split_series, options.quantiles, theta_forecast), "theta")
 
 
 def train_rank(

@@ -33,16 +33,16 @@ from evo_tune.training.recipe import (
     UNIT_COSTS,
     AugmentationOptions,
     ClassifierTask,
-    Classifying,
+    EncoderOptions,
     EncoderSize,
     ViTConfig,
     encoder_estimate,
+    encoder_step_work,
+    metric_units,
     read_images,
     repair_heads,
     split_stratified,
-    tests_of,
-    units_of,
-    work_of,
+    test_metrics,
 )
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 
 OBJECTIVES = [Minimize("val_loss")]
 
-METRICS = units_of("classes")
-TEST = tests_of("classes")
+METRICS = metric_units("classes")
+TEST = test_metrics("classes")
 SUPPORTS = ["budget", "curve", "timing"]
 CPU_COSTS = UNIT_COSTS
 BASELINE = "a linear model on pixels"
@@ -95,7 +95,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Classifying, AugmentationOptions):
+class Options(EncoderOptions, AugmentationOptions):
     """The images."""
 
     sizes = SIZES
@@ -220,7 +220,7 @@ def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
     config = _config(genome, options)
     training, *_ = split_stratified(options.images.classes, options.validation, options.test)
-    return work_of(genome, options, config, config.flops_per_sample, len(training))
+    return encoder_step_work(genome, options, config, config.flops_per_sample, len(training))
 
 
 # ---------------------------------------------------------------- the training

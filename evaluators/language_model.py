@@ -32,9 +32,9 @@ from evo_tune.training.recipe import (
     hidden_width,
     idle_fields,
     largest_head_divisor,
-    tests_of,
-    transfer_language,
-    units_of,
+    metric_units,
+    test_metrics,
+    transfer_language_recipe,
 )
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 OBJECTIVES = [Minimize("val_loss")]
 
-METRICS = units_of("language")
-TEST = tests_of("language")
+METRICS = metric_units("language")
+TEST = test_metrics("language")
 SUPPORTS = ["budget", "curve", "timing"]
 CPU_COSTS = UNIT_COSTS
 BASELINE = "an n-gram model"
@@ -62,7 +62,7 @@ def describe(options: Options) -> list[str]:
 
 def remarks(options: Options) -> list[str]:
     """Say where the text is not UTF-8, or too short for the budget."""
-    return [*encoding_warnings(options.data), *options.too_short(**_size(options).usual)]
+    return [*encoding_warnings(options.data), *options.short_text_warnings(**_size(options).default_training)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +92,9 @@ class Options(LanguageOptions):
                     check_integer(name, getattr(self, name), 2, largest)
 
     @property
-    def usual(self) -> dict[str, Any]:
+    def default_training(self) -> dict[str, Any]:
         """Shape and budget of the size's default training."""
-        return _size(self).usual
+        return _size(self).default_training
 
     @property
     def longest(self) -> int:
@@ -120,7 +120,7 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         return _merge_equal_genomes({**genome, "heads": _nearest_heads(genome, genes, size, options)}, genes, options)
 
     batches = tuple(batch for batch in size.batches if batch >= (options.context or 0))
-    widths = options.snapped((*size.widths, size.step, size.width))
+    widths = options.fast_widths((*size.widths, size.step, size.width))
     depth, width = options.larger((max(1, size.depth // 2), 2 * size.depth, size.depth), widths)
     rate = Float(
         float(f"{size.lr / 6:.2g}"), float(f"{size.lr * 6:.2g}"), log=True, default=size.lr, widest=(None, 1.0)
@@ -223,7 +223,7 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
         weight_decay=genome["weight_decay"],
         warmup=genome["warmup"],
         flops=size.flops,
-        scored=options.bytes_to_score(**size.usual),
+        scored=options.bytes_to_score(**size.default_training),
         save=options.save,
     )
 
@@ -244,7 +244,7 @@ def baseline(options: Options) -> dict[str, float]:
     """Return the metrics of an n-gram model, on the same held-out text."""
     from evo_tune.training import TextMaterial, ngram_entropy
 
-    scored = options.bytes_to_score(**_size(options).usual)
+    scored = options.bytes_to_score(**_size(options).default_training)
     material = TextMaterial(Corpus.of(options, options.longest), count=scored, seed=0)
     return ngram_entropy(material, options.longest)
 
@@ -281,7 +281,7 @@ def train_rank(
 
 def transfer(genome: Mapping[str, Any], target: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """Return a genome at another size, and what its training takes there (see `training.transfer_language`)."""
-    return transfer_language(_task, genome, target, replace(options, size=str(_size(options))))
+    return transfer_language_recipe(_task, genome, target, replace(options, size=str(_size(options))))
 
 
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:

@@ -35,7 +35,7 @@ from evo_tune.errors import OptionError
 from evo_tune.training.recipe import (
     UNIT_COSTS,
     ClassifierTask,
-    Classifying,
+    EncoderOptions,
     EncoderSize,
     FTConfig,
     QuantileOptions,
@@ -45,11 +45,11 @@ from evo_tune.training.recipe import (
     data_hash,
     describe_table,
     encoder_estimate,
+    encoder_step_work,
+    metric_units,
     read_table,
     repair_heads,
-    tests_of,
-    units_of,
-    work_of,
+    test_metrics,
 )
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 
 OBJECTIVES = [Minimize("val_loss")]
 
-METRICS = units_of("classes", "regression")
-TEST = tests_of("classes", "regression")
+METRICS = metric_units("classes", "regression")
+TEST = test_metrics("classes", "regression")
 SUPPORTS = ["budget", "curve", "timing"]
 CPU_COSTS = UNIT_COSTS
 BASELINE = "gradient boosting"
@@ -86,7 +86,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Classifying, QuantileOptions):
+class Options(EncoderOptions, QuantileOptions):
     """The table."""
 
     sizes = SIZES
@@ -203,7 +203,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
     config = _config(genome, options)
-    return work_of(genome, options, config, config.flops_per_sample, len(options.table.training))
+    return encoder_step_work(genome, options, config, config.flops_per_sample, len(options.table.training))
 
 
 # ---------------------------------------------------------------- the training

@@ -30,18 +30,18 @@ from evo_tune.errors import OptionError
 from evo_tune.training.recipe import (
     UNIT_COSTS,
     ClassifierTask,
-    Classifying,
+    EncoderOptions,
     EncoderSize,
     LabelledTexts,
     TextConfig,
     encode_texts,
     encoder_estimate,
+    encoder_step_work,
+    metric_units,
     read_labelled_texts,
     repair_heads,
     split_stratified,
-    tests_of,
-    units_of,
-    work_of,
+    test_metrics,
 )
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
 OBJECTIVES = [Minimize("val_loss")]
 
-METRICS = units_of("classes")
-TEST = tests_of("classes")
+METRICS = metric_units("classes")
+TEST = test_metrics("classes")
 SUPPORTS = ["budget", "curve", "timing"]
 CPU_COSTS = UNIT_COSTS
 BASELINE = "a linear model on TF-IDF"
@@ -91,7 +91,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Classifying):
+class Options(EncoderOptions):
     """The texts."""
 
     sizes = SIZES
@@ -217,7 +217,7 @@ def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
     config = _config(genome, options)
     rows, tokens = options.seen(config)
-    return work_of(genome, options, config, config.flops_per_sample(tokens), rows)
+    return encoder_step_work(genome, options, config, config.flops_per_sample(tokens), rows)
 
 
 # ---------------------------------------------------------------- the training

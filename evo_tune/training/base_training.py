@@ -19,12 +19,12 @@ from evo_tune.training.recipe.data.cache import cache_folder
 from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.recipe.optim.schedule import Schedule, WeightDecay
-from evo_tune.training.recipe.tuning import Tuning
+from evo_tune.training.recipe.tuning import TuningOptions
 from evo_tune.training.stepping.recipe import Recipe
 from evo_tune.training.trainer import Trainer
 
 
-def ready_base(options: Tuning) -> BaseModel:
+def ready_base(options: TuningOptions) -> BaseModel:
     """Return the base of a tuning; train it if necessary."""
     return read_base(options.base or small_base())
 

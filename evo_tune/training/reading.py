@@ -21,11 +21,11 @@ from evo_tune.training.hardware.memory import fit_device
 from evo_tune.training.hardware.throughput import SAFE
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.notes import notes_of
-from evo_tune.training.recipe.hardware.computing import in_memory
+from evo_tune.training.recipe.hardware.computing import storage_precision
 from evo_tune.training.recipe.hardware.memory import Fit, predict_memory
 from evo_tune.training.recipe.language import LanguageTask
 from evo_tune.training.recipe.models.gpt_config import flops_per_token
-from evo_tune.training.recipe.plan import Phase, phase_of, spent
+from evo_tune.training.recipe.plan import Phase, phase_with_shape, tokens_and_flops
 from evo_tune.training.session import train
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer
@@ -101,7 +101,7 @@ class Reading(Task):
             probe=lambda fit: self._one_step(phase, each, fit),
             optimizer=options.optimizer_name,
             ema=options.ema is not None,
-            precision=in_memory(options.precision),
+            precision=storage_precision(options.precision),
             z_loss=options.z_loss > 0.0,
             ranks=self.processes,
         )
@@ -124,7 +124,7 @@ class Reading(Task):
             recompute=cast(GPT, trainer.model).recompute,
             optimizer=type(trainer.recipe.optimizer).__name__.lower(),
             ema=trainer.averaged is not None,
-            precision=in_memory(trainer.recipe.precision.name),
+            precision=storage_precision(trainer.recipe.precision.name),
             z_loss=trainer.recipe.z_loss > 0.0,
             ranks=1 if trainer.ranks is None else trainer.ranks.size,
         ).peak
@@ -133,10 +133,10 @@ class Reading(Task):
 
     def phase_of(self, trainer: Trainer) -> Phase:
         """Return the phase of a trainer's model."""
-        return phase_of(self.phases, cast(GPT, trainer.model).config)
+        return phase_with_shape(self.phases, cast(GPT, trainer.model).config)
 
     def share(self, step: int) -> float:
-        return spent(self.phases, step)["flops"] / spent(self.phases, self.ends[-1])["flops"]
+        return tokens_and_flops(self.phases, step)["flops"] / tokens_and_flops(self.phases, self.ends[-1])["flops"]
 
     def largest_step(self, trainer: Trainer) -> int:
         phase = self.phase_of(trainer)
@@ -181,7 +181,7 @@ class JudgedText(Judged):
     def __init__(self, reading: Reading, training_run: TrainingRun, resumed: int | None) -> None:
         self.reading, trainer = reading, training_run.trainer
         config = reading.phase_of(trainer).config
-        cost = spent(reading.phases, trainer.step)
+        cost = tokens_and_flops(reading.phases, trainer.step)
         super().__init__(training_run, resumed, flops=cost["flops"], flops_per_target=flops_per_token(config))
         self.micro_batch *= config.context
         self.blocks = reading.held_out(trainer)

@@ -21,7 +21,7 @@ from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.notes import notes_of
 from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
-from evo_tune.training.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_whole
+from evo_tune.training.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_single_pass
 from evo_tune.training.recipe.data.forecasts import ForecastScores
 from evo_tune.training.session import train
 from evo_tune.training.trainer import Trainer
@@ -177,7 +177,7 @@ class Classified(Samples):
 
     def __init__(self, plan: ClassifierTask, run: Run, ranks: Ranks | None = None) -> None:
         if plan.whole:
-            check_whole(plan.options, plan.batch, ranks_on_cpu=torch.device(run.device).type == "cpu")
+            check_single_pass(plan.options, plan.batch, ranks_on_cpu=torch.device(run.device).type == "cpu")
         super().__init__(plan, run, ranks)
 
     def own_loss(self) -> Loss:

@@ -26,8 +26,8 @@ from evo_tune.training.hardware.memory import measured_peak
 from evo_tune.training.hardware.throughput import Throughput, clock_for, mfu, peak_flops
 from evo_tune.training.optim.losses import Loss
 from evo_tune.training.optim.watching import EarlyStopping
-from evo_tune.training.recipe.metrics import measured, tests_of
-from evo_tune.training.recipe.optim.steps import Tail
+from evo_tune.training.recipe.metrics import metric_values, test_metrics
+from evo_tune.training.recipe.optim.steps import ForkedSchedule
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.stepping.recipe import recipe_of
 from evo_tune.training.trainer import Step, Trainer
@@ -405,7 +405,7 @@ class TrainingRun:
 
     def _begin_decay(self, fork: int, stop: int) -> None:
         self.decaying = fork, stop
-        schedule = Tail.of(self.trainer.recipe.schedule, fork, stop)
+        schedule = ForkedSchedule.of(self.trainer.recipe.schedule, fork, stop)
         self.trainer.recipe = replace(self.trainer.recipe, schedule=schedule)
 
     def _measured(self, work: Callable[[], None]) -> None:
@@ -433,7 +433,7 @@ class TrainingRun:
 
     def _tell(self, point: Mapping[str, float]) -> None:
         step = self.trainer.step
-        self.report(step / self.steps, point, self.trainer.recipe.schedule.decayed(step))
+        self.report(step / self.steps, point, self.trainer.recipe.schedule.decay_has_begun(step))
 
     def _take_note(self, loss: float) -> None:
         if self.trainer.gap is not None:
@@ -467,7 +467,7 @@ class TrainingRun:
         done = [now()]
         self.task.on_the_way(self.trainer)
         done.append(now())
-        measured(self.task.judged(self, None), self.task.group)
+        metric_values(self.task.judged(self, None), self.task.group)
         done.append(now())
         judging = len(self.marks) * (done[1] - done[0]) + done[2] - done[1]
         return {"seconds": stepping + judging, "judging": judging, "step": each}
@@ -502,10 +502,10 @@ class TrainingRun:
         if self.stopping is not None:
             self.stopping.restore_best(self.model)
         group = self.task.group
-        found = measured(self.task.judged(self, resumed), group)
+        found = metric_values(self.task.judged(self, resumed), group)
         if test:
-            other = measured(self.task.tested().judged(self, resumed), group)
-            found |= {name: other[shown] for shown, name in tests_of(group).items()}
+            other = metric_values(self.task.tested().judged(self, resumed), group)
+            found |= {name: other[shown] for shown, name in test_metrics(group).items()}
         return found
 
     @property

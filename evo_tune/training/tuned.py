@@ -22,7 +22,7 @@ from evo_tune.training.models.gpt import GPT
 from evo_tune.training.recipe.hardware.memory import NewWeights
 from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.optim.steps import optimizer_steps
-from evo_tune.training.recipe.tuning import Tuning
+from evo_tune.training.recipe.tuning import TuningOptions
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import Fitting, Judged, Task, TrainingRun, Whole
 from evo_tune.training.tuning.pretrained import CausalLM, TuningText, halve_frozen, load_pretrained, tuning_text
@@ -48,7 +48,7 @@ class TuningTask:
         warmup: Share of the steps for warm-up.
     """
 
-    options: Tuning
+    options: TuningOptions
     genome: Mapping[str, Any]
     base: BaseModel
     new: LoRA | Adapters

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from evo_tune.cli.output import outputs
-from evo_tune.training.recipe.hardware.computing import suited_of
+from evo_tune.training.recipe.hardware.computing import sizes_for_device
 from tests.cli.conftest import Typed
 from tests.training.probing.test_probing import CARD
 
@@ -20,7 +20,7 @@ from tests.training.probing.test_probing import CARD
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Have a process for each device that says what an H100 might; the commands that were run."""
     known = {"bf16": 989.0, "bandwidth": 3350.0}
-    answer = {"timings": dataclasses.asdict(CARD), "suited": dataclasses.asdict(suited_of(CARD)), "known": known}
+    answer = {"timings": dataclasses.asdict(CARD), "suited": dataclasses.asdict(sizes_for_device(CARD)), "known": known}
     asked: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:

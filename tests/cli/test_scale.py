@@ -15,7 +15,7 @@ from evo_tune.cli import cli
 from evo_tune.cli.training.scaling import observations, scale_run
 from evo_tune.genome.trial import Outcome
 from evo_tune.store.run import Run
-from evo_tune.training.scale.recipe import Wanted
+from evo_tune.training.scale.recipe import TransferRequest
 from tests.here import Here
 
 SAMPLE = Path(__file__).parents[2] / "populations" / "sample"
@@ -84,7 +84,7 @@ def test_a_batch_at_an_end_of_its_range_is_said(tmp_path: Path) -> None:
         trial = replace(
             run.trials()[0], candidate=replace(run.trials()[0].candidate, genome={**told.genome, "batch": batch})
         )
-        wanted = Wanted(width=128, depth=4, tokens=8192)
+        wanted = TransferRequest(width=128, depth=4, tokens=8192)
         remarks = scale_run(run, search.evaluator, wanted, trial=trial).remarks
         assert any("at an end of its range, 128 to 2048" in one for one in remarks) == said
 

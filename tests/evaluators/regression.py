@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evo_tune import Float, Int, Minimize, SearchSpace
-from evo_tune.training.recipe import NumbersTask, Plan, tests_of, units_of
+from evo_tune.training.recipe import NumbersTask, SampleOptions, metric_units, test_metrics
 
 if TYPE_CHECKING:
     from evo_tune import Context
     from evo_tune.training import Ranks
 
 OBJECTIVES = [Minimize("val_loss")]
-METRICS, TEST = units_of("samples"), tests_of("samples")
+METRICS, TEST = metric_units("samples"), test_metrics("samples")
 SUPPORTS = ["budget", "curve", "timing"]
 SPACE = SearchSpace(
     lr=Float(1e-3, 0.1, log=True, default=1e-2), batch=Int(8, 64, default=32), width=Int(4, 64, default=16)
@@ -24,7 +24,7 @@ SPACE = SearchSpace(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Plan):
+class Options(SampleOptions):
     """What every training on samples has: budget, schedule, optimizer, clipping, average, precision, ranks."""
 
 

@@ -19,7 +19,7 @@ from evo_tune.genome.trial import conclude
 from evo_tune.options.declare import declared_in
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
-from evo_tune.training.recipe import METRICS, SCHEDULES, Schedule, Training
+from evo_tune.training.recipe import METRICS, SCHEDULES, Schedule, TrainingOptions
 from tests.evaluators.test_option_effects import ALIKE, CORE
 
 pytestmark = pytest.mark.xdist_group("bundled")  # a plain training of each is made once
@@ -228,7 +228,7 @@ def test_a_quarter_and_the_rest_are_one_training_to_the_bit(
 
 
 def test_the_whole_recipe_is_every_evaluators(evaluator: Evaluator) -> None:
-    assert set(declared_in(Training)) <= set(evaluator.options)
+    assert set(declared_in(TrainingOptions)) <= set(evaluator.options)
     assert {"budget", "curve"} <= set(evaluator.supports)
     assert {"flops", "seconds"} <= set(evaluator.options)
 

@@ -67,7 +67,7 @@ def test_no_more_text_is_judged_than_is_held_out(module: ModuleType, long: str, 
 def test_a_budget_of_ones_own_is_judged_by_its_share(module: ModuleType) -> None:
     def scored(**given: object) -> int:
         options = module.Options(size="2x64x64x512", **given)
-        return int(options.bytes_to_score(**options.usual))
+        return int(options.bytes_to_score(**options.default_training))
 
     assert scored(tokens=5000) == scored(flops=1e8) == 8192, "the least"
     assert scored(tokens=2_000_000) == 65536

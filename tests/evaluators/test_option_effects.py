@@ -23,7 +23,7 @@ from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
 from evo_tune.training import Classified, EarlyStopping, session
-from evo_tune.training.recipe import ClassifierTask, Training
+from evo_tune.training.recipe import ClassifierTask, TrainingOptions
 from tests.extras import need
 
 pytestmark = pytest.mark.xdist_group("option effects")  # what they share is trained once
@@ -282,7 +282,7 @@ ALIKE = ("image_classification", "text_classification")
 CORE = ("language_model", "tabular")
 """The language evaluator and the classifier for which `make test` runs every option of the recipe."""
 
-COMMON = {*declared_in(Training), "epochs", "flops", "seconds", "validation"} - {"recompute"}
+COMMON = {*declared_in(TrainingOptions), "epochs", "flops", "seconds", "validation"} - {"recompute"}
 """Options of those lines alone; `recompute` is each model's own."""
 
 CASES = [(name, option) for name in NAMES for option in find_evaluator(f"bundled:{name}").options]

@@ -17,13 +17,13 @@ from evo_tune.training import Classified, Diverged, FTTransformer, TrainingRun, 
 from evo_tune.training.hardware import precision as probe
 from evo_tune.training.recipe import (
     ClassifierTask,
-    Classifying,
+    EncoderOptions,
     FTConfig,
-    Plan,
+    SampleOptions,
     Schedule,
     ViTConfig,
+    metric_units,
     split_stratified,
-    units_of,
 )
 
 RNG = torch.Generator().manual_seed(5)
@@ -53,7 +53,7 @@ def fit(
     run = Context(**{"seed": 3, "folder": folder, **own})
     shape = ViTConfig(**{**SHAPE, **(config or {})})  # type: ignore[arg-type]
     task = ClassifierTask(
-        options=Classifying(**{**FP32, **options}),
+        options=EncoderOptions(**{**FP32, **options}),
         build=lambda seed: ViT(shape, seed=seed),
         inputs=IMAGES.numpy(),
         classes=BRIGHT.numpy(),
@@ -74,7 +74,7 @@ def without_clock(metrics: dict[str, float]) -> dict[str, float]:
 @pytest.mark.slow
 def test_it_learns_and_says_what_it_spent(tmp_path: Path) -> None:
     metrics, run, _ = fit(tmp_path / "a", {"epochs": 30.0})
-    assert set(metrics) == set(units_of("classes")) - SOMETIMES
+    assert set(metrics) == set(metric_units("classes")) - SOMETIMES
     assert metrics["train_loss"] < 0.5 < math.log(2)
     assert metrics["accuracy"] > 0.7
     assert metrics["samples"] == 1200
@@ -229,7 +229,7 @@ def test_a_lost_training_is_diverged(tmp_path: Path) -> None:
 
     config = FTConfig(outputs=2, depth=1, width=8, heads=1, numeric=1)
     task = ClassifierTask(
-        options=Classifying(epochs=2.0, **FP32),  # type: ignore[arg-type]
+        options=EncoderOptions(epochs=2.0, **FP32),  # type: ignore[arg-type]
         build=lambda seed: Lost(config),
         inputs=np.arange(8, dtype=np.float32)[:, None],
         classes=np.arange(8) % 2,
@@ -260,21 +260,21 @@ def test_a_lost_training_is_diverged(tmp_path: Path) -> None:
 )
 def test_plans_out_of_bounds_are_refused(fields: dict[str, Any], field: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        Plan(**fields)
+        SampleOptions(**fields)
     assert caught.value.field == field
 
 
 def test_a_plan_counts_samples() -> None:
-    assert Plan(epochs=2.5).samples(10, 7.0) == 25
-    assert Plan(flops=100.0).samples(10, 7.0) == 14
-    assert Plan().samples(10, 1e9) == Plan(flops=Plan().default_flops).samples(10, 1e9) == 20
-    assert Plan(epochs=1e-9).samples(10, 7.0) == 1
+    assert SampleOptions(epochs=2.5).samples(10, 7.0) == 25
+    assert SampleOptions(flops=100.0).samples(10, 7.0) == 14
+    assert SampleOptions().samples(10, 1e9) == SampleOptions(flops=SampleOptions().default_flops).samples(10, 1e9) == 20
+    assert SampleOptions(epochs=1e-9).samples(10, 7.0) == 1
     cost = Cost({"step": 0.5}, start=1.0).text()
-    assert Plan(seconds=6.0, cost=cost).samples(10, 7.0, 32, {"step": 1.0}) == 10 * 32
+    assert SampleOptions(seconds=6.0, cost=cost).samples(10, 7.0, 32, {"step": 1.0}) == 10 * 32
 
 
 def test_schedules_of_classifiers_end_at_zero() -> None:
-    plan = Plan()
+    plan = SampleOptions()
     expected = Schedule(steps=20, warmup_fraction=0.1, min_lr_ratio=0.0, decay_fraction=plan.decay_fraction, cycle=2)
     assert plan.rates(20, 0.1) == expected
-    assert Plan(cycle=0.25, schedule="sgdr").rates(20, 0.0).first_cycle == 5
+    assert SampleOptions(cycle=0.25, schedule="sgdr").rates(20, 0.0).first_cycle == 5

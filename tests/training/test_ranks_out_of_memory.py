@@ -11,7 +11,7 @@ import torch
 from evo_tune import Context
 from evo_tune.training import Classified, FTTransformer, Place, RankFailed, Ranks, session, train, train_together
 from evo_tune.training import trainer as training_loop
-from evo_tune.training.recipe import ClassifierTask, Classifying, FTConfig
+from evo_tune.training.recipe import ClassifierTask, EncoderOptions, FTConfig
 
 GENOME = {"lr": 0.05, "batch": 16, "weight_decay": 0.0, "warmup": 0.0, "width": 8, "dropout": 0.2}
 OPTIONS: dict[str, Any] = {"epochs": 4.0, "precision": "fp32", "optimizer": "sgd", "ranks": 2, "evaluations": 3}
@@ -21,7 +21,7 @@ def task_of(options: dict[str, Any]) -> ClassifierTask:
     rng, shape = np.random.default_rng(0), FTConfig(outputs=2, depth=1, width=8, heads=2, numeric=3, dropout=0.2)
     rows = rng.normal(size=(60, 3)).astype(np.float32)
     return ClassifierTask(
-        options=Classifying(**options),
+        options=EncoderOptions(**options),
         build=lambda seed: FTTransformer(shape, seed=seed),
         inputs=rows,
         classes=(rows[:, 0] > 0).astype(np.int64),

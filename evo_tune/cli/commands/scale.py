@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from evo_tune.store.run import Run
     from evo_tune.training.scale.recipe import (
         GeneMove,
-        LawRate,
+        LawLearningRate,
         MemoryFit,
         ProbeResult,
         ScaledRecipe,
         TargetLoss,
-        Wanted,
+        TransferRequest,
     )
 
 PLACE = 115
@@ -117,12 +117,12 @@ def command(
     from evo_tune.cli.training.scaling import scale_run, trial_to_transfer
     from evo_tune.loop.code import bound_again, evaluator_of
     from evo_tune.store.run import Run
-    from evo_tune.training.scale.recipe import Wanted
+    from evo_tune.training.scale.recipe import TransferRequest
 
     saved = shared.open_run(run, store)
     bound = bound_again(saved, evaluator_of(saved, evaluator, trust, shared.asking()))
     found = trial_to_transfer(saved, trial)
-    wanted = Wanted(**target)
+    wanted = TransferRequest(**target)
     size = f"{wanted.depth}x{wanted.width}"
     if emit is not None and emit.exists():
         raise UsageError(f"--emit {emit}: exists; choose another file")
@@ -188,7 +188,7 @@ def _probe_target(run: Run, evaluator: BoundEvaluator, recipe: ScaledRecipe, fol
 def _probe(
     run: Run,
     evaluator: BoundEvaluator,
-    wanted: Wanted,
+    wanted: TransferRequest,
     recipe: ScaledRecipe,
     found: Trial,
     count: int,
@@ -209,10 +209,10 @@ def _probe(
     """
     from dataclasses import replace
 
-    from evo_tune.training.scale.probes import between, probe_rates, probe_results
+    from evo_tune.training.scale.probes import probe_rates, probe_results, probe_sizes
     from evo_tune.training.scale.recipe import recipe_at
 
-    sizes = between(recipe.found, recipe.target, wanted, count)
+    sizes = probe_sizes(recipe.found, recipe.target, wanted, count)
     shares = [count // len(sizes) + (place < count % len(sizes)) for place in range(len(sizes))]
     if not quiet:
         whole, part = sizes[0].tokens, round(PART * sizes[0].tokens)
@@ -274,11 +274,11 @@ def _train(
 
 
 def _emit(path: Path, plugin: Evaluator, name: str, recipe: ScaledRecipe, run: Run) -> None:
-    from evo_tune.training.scale.probes import as_flags
+    from evo_tune.training.scale.probes import recipe_flags
 
     reference = plugin.name if plugin.origin == "bundled" else plugin.reference
     try:
-        path.write_text(as_flags(reference, name, recipe, run.manifest.options, plugin.options), encoding="utf-8")
+        path.write_text(recipe_flags(reference, name, recipe, run.manifest.options, plugin.options), encoding="utf-8")
     except OSError as error:
         raise OptionError(f"--emit {path}: {error.strerror}; choose another file") from None
 
@@ -317,7 +317,7 @@ def _gene(row: GeneMove) -> dict[str, Any]:
     return {**structs.asdict(row), "factor": factor}
 
 
-def _law(row: LawRate) -> dict[str, Any]:
+def _law(row: LawLearningRate) -> dict[str, Any]:
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.3g}"
 

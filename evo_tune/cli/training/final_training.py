@@ -161,7 +161,7 @@ def _chosen(search: Search, elapsed: Callable[[], float], err: bool) -> Wish:
 
 def _larger(search: Search, wish: Wish) -> tuple[Wish, str]:
     """Return the wish with the largest size for which its seconds are enough, and the choice in words."""
-    from evo_tune.training.recipe import GPTSize, larger_shape
+    from evo_tune.training.recipe import GPTSize, shape_with_more_weights
 
     best, seconds = search.best, wish.seconds or 0.0
     assert best is not None, "asked before"
@@ -173,7 +173,7 @@ def _larger(search: Search, wish: Wish) -> tuple[Wish, str]:
     head = genome["width"] // genome["heads"]
     found = None
     if ratio >= ENOUGH:
-        found = larger_shape(genome["width"], genome["depth"], head, math.sqrt(ratio))
+        found = shape_with_more_weights(genome["width"], genome["depth"], head, math.sqrt(ratio))
     if found is None:
         return wish, f"{said}: a larger model needs {ENOUGH:g} times or more, so this size trains longer"
     width, depth = found

@@ -119,9 +119,9 @@ def target_of(target_size: TargetSize, plugin: Evaluator, given: Mapping[str, An
     Raises:
         OptionError: The width is not a multiple of the head width.
     """
-    from evo_tune.training.recipe import LargeTraining, usual_head, usual_steps
+    from evo_tune.training.recipe import LargeTraining, default_context_and_batch, default_head_dim
 
-    head = int(given.get("base_head") or usual_head(target_size.width))
+    head = int(given.get("base_head") or default_head_dim(target_size.width))
     if target_size.width % head:
         near = max(1, round(target_size.width / head)) * head
         raise OptionError(
@@ -129,7 +129,7 @@ def target_of(target_size: TargetSize, plugin: Evaluator, given: Mapping[str, An
             f"head has: {target_size.depth}x{near}"
         )
     tokens = target_size.tokens or PER_WEIGHT * 12 * target_size.depth * target_size.width**2
-    context = int(given.get("context") or usual_steps(tokens)[0])
+    context = int(given.get("context") or default_context_and_batch(tokens)[0])
     return LargeTraining(width=target_size.width, depth=target_size.depth, tokens=tokens, context=context, head=head)
 
 
@@ -145,9 +145,9 @@ def _own_search(
 ) -> ScaleSearch:
     """Return a search at the target's own size, so that nothing is transferred."""
     from evo_tune.genome.genes import Choice
-    from evo_tune.training.recipe import usual_steps
+    from evo_tune.training.recipe import default_context_and_batch
 
-    batch = max(target.context, usual_steps(target.tokens)[1])
+    batch = max(target.context, default_context_and_batch(target.tokens)[1])
     size = f"{target.depth}x{target.width}x{target.context}x{batch}"
     there = f"{target.depth}x{target.width} on {target.tokens:,} tokens"
     return ScaleSearch(
@@ -199,7 +199,7 @@ def _at_given_size(
         OptionError: The size is not below the target.
     """
     from evo_tune.genome.genes import Choice
-    from evo_tune.training.recipe import wider_of
+    from evo_tune.training.recipe import second_width
 
     options = {"param": "completep", **given}
     bound = plugin.bind(options).for_run(rungs=True)
@@ -207,7 +207,7 @@ def _at_given_size(
     usual = space.default()
     width, depth = int(usual["width"]), int(usual["depth"])
     head = int(bound.options["base_head"] or width // int(usual["heads"]))
-    wider = wider_of(width, head)
+    wider = second_width(width, head)
     if target.width < wider or target.depth < depth or target.width % head:
         raise OptionError(
             f"--for-scale {target.depth}x{target.width}: expected at least the search's own {depth}x{wider}, and a "

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from evo_tune.training.recipe.hardware.computing import Suited, Timings
+from evo_tune.training.recipe.hardware.computing import DeviceSizes, Timings
 from evo_tune.training.scale.recipe import ScaledRecipe
 
 
@@ -44,7 +44,7 @@ class ProbedDevice(Struct, forbid_unknown_fields=True, kw_only=True):
 
     name: str
     timings: Timings
-    suited: Suited
+    suited: DeviceSizes
     known: dict[str, Any] | None
 
 

@@ -25,11 +25,11 @@ from evo_tune.training.scale.laws import compute_optimal_tokens
 from evo_tune.training.scale.loss import Observation
 from evo_tune.training.scale.recipe import (
     ScaledRecipe,
-    Wanted,
+    TransferRequest,
     law_rates,
-    predicted_duration,
-    predicted_loss,
     recipe_at,
+    target_duration,
+    target_loss,
 )
 
 ALIKE = 1.3
@@ -62,7 +62,7 @@ def trial_to_transfer(run: Run, id: int | None = None) -> Trial:
 
 
 def scale_run(
-    run: Run, evaluator: BoundEvaluator, wanted: Wanted, *, trial: Trial, others: Sequence[Run] = ()
+    run: Run, evaluator: BoundEvaluator, wanted: TransferRequest, *, trial: Trial, others: Sequence[Run] = ()
 ) -> ScaledRecipe:
     """Return the recipe of a run at another size, with the cost and the loss of its training there.
 
@@ -81,14 +81,14 @@ def scale_run(
     recipe.remarks += _at_an_end(run, trial)
     target, metric = recipe.target, run.objectives[0].metric
     own = target.parameters == recipe.found.parameters and target.tokens == recipe.found.tokens
-    seconds, speed = predicted_duration(trial, target, wanted)
+    seconds, speed = target_duration(trial, target, wanted)
     hours = None if seconds is None else seconds / 3600
     return ScaledRecipe(
         run=run.name,
         trial=trial.id,
         **msgspec.structs.asdict(recipe),
         laws=law_rates(recipe),
-        loss=predicted_loss(metric, [] if own else observations([run, *others], metric), target, own),
+        loss=target_loss(metric, [] if own else observations([run, *others], metric), target, own),
         optimal_tokens=compute_optimal_tokens(target.parameters),
         tokens_per_parameter=target.tokens / target.parameters,
         hours=hours,
@@ -154,10 +154,10 @@ def transfer_to_target(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe
     target_size = parse_target_size(run.manifest.settings.for_scale)
     tokens = target_size.tokens
     if tokens is None:
-        there = Wanted(width=target_size.width, depth=target_size.depth, tokens=1)
+        there = TransferRequest(width=target_size.width, depth=target_size.depth, tokens=1)
         tokens = int(compute_optimal_tokens(recipe_at(evaluator, there, best).target.parameters))
     told = scale_run(
-        run, evaluator, Wanted(width=target_size.width, depth=target_size.depth, tokens=tokens), trial=best
+        run, evaluator, TransferRequest(width=target_size.width, depth=target_size.depth, tokens=tokens), trial=best
     )
     search_flops, target_flops = _spent(run), told.target.flops
     return TransferredRecipe(

@@ -16,7 +16,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.hardware.device import IGNORE, MicroBatch, onto, seed_for
 from evo_tune.training.recipe.data.corpus import Corpus
-from evo_tune.training.recipe.optim.steps import BatchRamp, steps_of
+from evo_tune.training.recipe.optim.steps import BatchRamp, divide_into_steps
 from evo_tune.training.recipe.plan import Phase
 
 
@@ -80,7 +80,7 @@ class TrainingWindows:
         self.first_step = first_step
         self.first_window = first_window
         self.micro_batch = micro_batch or batch
-        self._bounds = steps_of(total, batch, ramp)
+        self._bounds = divide_into_steps(total, batch, ramp)
         self.epoch_windows = (len(tokens) - 1) // context
         if self.epoch_windows > 1:
             self.epoch_windows -= 1  # room for the offset

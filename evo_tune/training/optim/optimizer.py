@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
 from evo_tune.training.recipe.models.rules import Factors
-from evo_tune.training.recipe.optim.optimisation import FIRST_MOMENTUM, Rates
+from evo_tune.training.recipe.optim.optimisation import FIRST_MOMENTUM, GroupFactors
 
 _MATMULS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.modules.conv._ConvNd)
 
@@ -95,7 +95,7 @@ class Scale(NamedTuple):
     rate: float
 
 
-def scales_of(model: nn.Module, optimizer: str, rates: Rates) -> dict[nn.Parameter, Scale]:
+def scales_of(model: nn.Module, optimizer: str, rates: GroupFactors) -> dict[nn.Parameter, Scale]:
     """Return the factors of each parameter.
 
     Args:
@@ -138,13 +138,13 @@ def split_by_scale(
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, optimizer: str, eps: float = 0.0, rates: Rates | None = None
+    model: nn.Module, lr: float, optimizer: str, eps: float = 0.0, rates: GroupFactors | None = None
 ) -> list[dict[str, Any]]:
     """Return the groups of `decay_groups`, split by factors, in the format of an optimizer.
 
     Each group has `initial_lr`, the peak that schedules multiply, and `decay`, the trainer's factor of weight decay.
     """
-    scales = scales_of(model, optimizer, rates or Rates())
+    scales = scales_of(model, optimizer, rates or GroupFactors())
     parts = zip(decay_groups(model), (True, False), strict=True)
     return [
         group
@@ -172,7 +172,7 @@ class AdamW:
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
-    rates: Rates = field(default_factory=Rates)
+    rates: GroupFactors = field(default_factory=GroupFactors)
 
     def __post_init__(self) -> None:
         check_number("lr", self.lr, "(0, 1]")
@@ -209,7 +209,7 @@ class SGD:
     lr: float
     momentum: float = 0.9
     nesterov: bool = False
-    rates: Rates = field(default_factory=Rates)
+    rates: GroupFactors = field(default_factory=GroupFactors)
 
     def __post_init__(self) -> None:
         check_number("lr", self.lr, "(0, 10]")
@@ -401,7 +401,7 @@ class Muon:
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
-    rates: Rates = field(default_factory=Rates)
+    rates: GroupFactors = field(default_factory=GroupFactors)
 
     def __post_init__(self) -> None:
         check_number("lr", self.lr, "(0, 1]")

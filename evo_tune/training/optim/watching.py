@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.training.recipe.optim.optimisation import Stopping
+from evo_tune.training.recipe.optim.optimisation import StoppingOptions
 
 
 def _frozen(model: nn.Module) -> set[str]:
@@ -235,7 +235,7 @@ class EarlyStopping:
         self.weights: dict[str, Any] = {}
 
     @classmethod
-    def of(cls, options: Stopping) -> EarlyStopping | None:
+    def of(cls, options: StoppingOptions) -> EarlyStopping | None:
         """Return a new early stopping for the options; None if they have no patience."""
         if options.patience is None:
             return None

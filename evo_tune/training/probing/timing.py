@@ -20,7 +20,7 @@ from torch import Tensor
 from evo_tune.errors import RecipeError
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.throughput import chip
-from evo_tune.training.recipe.hardware.computing import Timings, suited_of
+from evo_tune.training.recipe.hardware.computing import Timings, sizes_for_device
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,11 @@ def _main(device: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
     timings = probe_device(device)
     known = chip(timings.device)
-    answer = {"timings": asdict(timings), "suited": asdict(suited_of(timings)), "known": known and known._asdict()}
+    answer = {
+        "timings": asdict(timings),
+        "suited": asdict(sizes_for_device(timings)),
+        "known": known and known._asdict(),
+    }
     print(json.dumps(answer))
 
 

@@ -21,11 +21,11 @@ from evo_tune.training.recipe.hardware.cost import encoder_work
 from evo_tune.training.recipe.hardware.memory import encoder_memory
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig, nearest_divisor
 from evo_tune.training.recipe.models.rules import ParametrisationOptions
-from evo_tune.training.recipe.plan import Plan
+from evo_tune.training.recipe.plan import SampleOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classifying(ParametrisationOptions, Plan):
+class EncoderOptions(ParametrisationOptions, SampleOptions):
     """Held-out data, search space and checkpoints."""
 
     validation: float = option(
@@ -51,7 +51,7 @@ class Classifying(ParametrisationOptions, Plan):
     """Size to search space."""
 
     @property
-    def usual(self) -> dict[str, int]:
+    def default_training(self) -> dict[str, int]:
         """Width, depth and heads of the default genome."""
         return {name: getattr(self.sizes[self.size], name).default for name in ("width", "depth", "heads")}
 
@@ -96,11 +96,11 @@ def repair_heads(genome: Mapping[str, Any], most: int) -> dict[str, Any]:
     return {**genome, "heads": nearest_divisor(genome["width"], genome["heads"], most)}
 
 
-NARROW = 256
+NARROW_WIDTH = 256
 """Width below which bfloat16 does not pay on a CPU: the casts make an encoder up to three times slower."""
 
 
-def check_whole(options: Classifying, batch: int, ranks_on_cpu: bool = False) -> None:
+def check_single_pass(options: EncoderOptions, batch: int, ranks_on_cpu: bool = False) -> None:
     """Require that one pass covers a whole step, as batch norm needs.
 
     Args:
@@ -125,7 +125,7 @@ def check_whole(options: Classifying, batch: int, ranks_on_cpu: bool = False) ->
 
 def encoder_estimate(
     genome: Mapping[str, Any],
-    options: Classifying,
+    options: EncoderOptions,
     *,
     config: EncoderConfig,
     rows: int,
@@ -152,19 +152,19 @@ def encoder_estimate(
         RecipeError: A number is out of its range.
     """
     if whole:
-        check_whole(options, genome["batch"])
+        check_single_pass(options, genome["batch"])
     options.check_genes(lr=genome["lr"], weight_decay=genome["weight_decay"], warmup=genome["warmup"])
     known = {"params": float(config.parameters), "gpu_memory": _gpu_memory(config, genome["batch"], options, whole)}
-    work = work_of(genome, options, config, flops_per_sample, rows, held_out)
+    work = encoder_step_work(genome, options, config, flops_per_sample, rows, held_out)
     samples = options.samples(rows, flops_per_sample, genome["batch"], work)
     steps = samples / genome["batch"]
-    known |= options.predicted(work, steps)
+    known |= options.seconds_estimate(work, steps)
     return {**known, "steps": float(math.ceil(steps)), "samples": float(samples), "flops": samples * flops_per_sample}
 
 
-def work_of(
+def encoder_step_work(
     genome: Mapping[str, Any],
-    options: Classifying,
+    options: EncoderOptions,
     config: EncoderConfig,
     flops_per_sample: float,
     rows: int,
@@ -185,7 +185,7 @@ def work_of(
     return encoder_work(config, flops_per_sample, genome["batch"], options.optimizer_name, judged)
 
 
-def _gpu_memory(config: EncoderConfig, batch: int, options: Classifying, whole: bool) -> float:
+def _gpu_memory(config: EncoderConfig, batch: int, options: EncoderOptions, whole: bool) -> float:
     """Return the GPU memory of a training, per rank, without CUDA's own libraries, in bytes."""
     each = -(-batch // options.ranks)
     if isinstance(options.micro_batch, int) and not whole:
@@ -193,7 +193,7 @@ def _gpu_memory(config: EncoderConfig, batch: int, options: Classifying, whole: 
     predicted = encoder_memory(
         config,
         each,
-        **options.on_gpu,
+        **options.gpu_setup,
     )
     return predicted.peak - predicted.context
 
@@ -217,7 +217,7 @@ class SampleTask:
         work: Work of a step, for a budget in time (see `encoder_work`); None: no such budget.
     """
 
-    options: Plan
+    options: SampleOptions
     genome: Mapping[str, Any]
     build: Callable[[int], Any]
     inputs: NDArray[Any]
@@ -252,7 +252,7 @@ class SampleTask:
     @property
     def narrow(self) -> bool:
         """Whether the model is too narrow to gain from bfloat16 on a CPU."""
-        return bool(self.genome.get("width", 0) < NARROW)
+        return bool(self.genome.get("width", 0) < NARROW_WIDTH)
 
     @property
     def lr(self) -> float:
@@ -297,7 +297,7 @@ class ClassifierTask(SampleTask):
         classes: (n,), class number of each sample.
     """
 
-    options: Classifying
+    options: EncoderOptions
     classes: NDArray[np.int64]
 
     @property
@@ -343,7 +343,7 @@ class RegressionTask(NumbersTask):
         scale: Mean and standard deviation of the training samples' targets.
     """
 
-    options: Classifying
+    options: EncoderOptions
     scale: tuple[float, float]
 
     @property

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
-from evo_tune.training.recipe.classifying import Classifying, SampleTask
+from evo_tune.training.recipe.classifying import EncoderOptions, SampleTask
 from evo_tune.training.recipe.data.forecasts import SplitSeries, split_series
 from evo_tune.training.recipe.data.series import SeriesData, find_series, passengers
 from evo_tune.training.recipe.data.tables import data_hash, read_file
@@ -27,7 +27,7 @@ PATCHES = (2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecasting(Classifying):
+class ForecastOptions(EncoderOptions):
     """The series."""
 
     validation: float = option(
@@ -154,7 +154,7 @@ class ForecastTask(SampleTask):
         context: Values of the past that the model reads.
     """
 
-    options: Forecasting
+    options: ForecastOptions
     split_series: SplitSeries
     context: int
 

@@ -20,16 +20,16 @@ from evo_tune.training.recipe.data.corpus import (
     bytes_to_train_on,
     validation_bytes,
 )
-from evo_tune.training.recipe.hardware.computing import Profiling
+from evo_tune.training.recipe.hardware.computing import ProfileOptions
 from evo_tune.training.recipe.hardware.cost import gpt_work
 from evo_tune.training.recipe.hardware.memory import predict_memory
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, GPTShapeOptions, PositionOptions, flops_per_token
 from evo_tune.training.recipe.models.rules import ParametrisationOptions
 from evo_tune.training.recipe.models.starting import GrowthOptions
-from evo_tune.training.recipe.optim.optimisation import GroupRates
-from evo_tune.training.recipe.optim.schedule import Scheduling
-from evo_tune.training.recipe.optim.steps import Ramping
-from evo_tune.training.recipe.plan import Budget, Phase, Training, plan_phases, spent
+from evo_tune.training.recipe.optim.optimisation import GroupRateOptions
+from evo_tune.training.recipe.optim.schedule import ScheduleOptions
+from evo_tune.training.recipe.optim.steps import RampOptions
+from evo_tune.training.recipe.plan import Phase, TextBudget, TrainingOptions, plan_phases, tokens_and_flops
 
 MOST_EPOCHS = 4.0
 """Passes over a text up to which repeated text is about as useful as new text (arXiv:2305.16264)."""
@@ -37,16 +37,16 @@ MOST_EPOCHS = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageOptions(
-    Profiling,
+    ProfileOptions,
     ParametrisationOptions,
     GrowthOptions,
-    GroupRates,
-    Training,
-    Ramping,
+    GroupRateOptions,
+    TrainingOptions,
+    RampOptions,
     GPTShapeOptions,
     PositionOptions,
-    Scheduling,
-    Budget,
+    ScheduleOptions,
+    TextBudget,
     TextOptions,
 ):
     """Training options of a GPT on a text.
@@ -81,7 +81,7 @@ class LanguageOptions(
             if self.grow_from is not None and getattr(self, name) is not None:
                 raise OptionError(f"-o grow_from and -o {name} are both given: give one of them")
 
-    def tokens_in(self, *, flops: float, context: int, batch: int, **shape: Any) -> float:
+    def training_tokens(self, *, flops: float, context: int, batch: int, **shape: Any) -> float:
         """Return the tokens in a training of this shape, with the options' budget, or `flops` if there is none.
 
         Callers pass a size's default model, not a genome, so that all genomes of a search need the same text.
@@ -97,11 +97,11 @@ class LanguageOptions(
 
     def bytes_to_score(self, **usual: Any) -> int:
         """Return how many held-out bytes are scored at the end, given a size's default training (see `tokens_in`)."""
-        return self.eval_tokens or bytes_to_score(self.tokens_in(**usual))
+        return self.eval_tokens or bytes_to_score(self.training_tokens(**usual))
 
     def epochs(self, **usual: Any) -> float:
         """Return the passes of a size's default training over the text, counting a token as a byte."""
-        return self.tokens_in(**usual) / bytes_to_train_on(self.data)
+        return self.training_tokens(**usual) / bytes_to_train_on(self.data)
 
     @property
     def has_budget(self) -> bool:
@@ -113,7 +113,7 @@ class LanguageOptions(
         """Bytes of the text that are not held out."""
         return bytes_to_train_on(self.data)
 
-    def too_short(self, **usual: Any) -> list[str]:
+    def short_text_warnings(self, **usual: Any) -> list[str]:
         """Return a warning if the text is too short for the budget, given a size's default training."""
         epochs = 0.0 if self.seconds is not None and not self.cost else self.epochs(**usual)
         if epochs <= MOST_EPOCHS:
@@ -233,8 +233,8 @@ class LanguageTask:
         phases = self.phases()
         known = {"params": float(self.config.parameters)}
         known["gpu_memory"] = max(self._gpu_memory(phase) for phase in phases)
-        known |= self.options.predicted(self.work(), phases[-1].end)
-        return {**known, "steps": float(phases[-1].end), **spent(phases, phases[-1].end)}
+        known |= self.options.seconds_estimate(self.work(), phases[-1].end)
+        return {**known, "steps": float(phases[-1].end), **tokens_and_flops(phases, phases[-1].end)}
 
     def _gpu_memory(self, phase: Phase) -> float:
         """Return the GPU memory of a phase, per rank, without CUDA's own libraries, in bytes."""
@@ -245,6 +245,6 @@ class LanguageTask:
         predicted = predict_memory(
             phase.config,
             micro,
-            **options.on_gpu,
+            **options.gpu_setup,
         )
         return predicted.peak - predicted.context

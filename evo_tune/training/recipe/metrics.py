@@ -145,17 +145,17 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
-def units_of(*groups: str) -> dict[str, str]:
+def metric_units(*groups: str) -> dict[str, str]:
     """Return the names and units of the metrics of `groups`, in the form of an evaluator's METRICS."""
     return {row.name: row.unit for row in METRICS if row.declared and set(row.groups) & set(groups)}
 
 
-def tests_of(*groups: str) -> dict[str, str]:
+def test_metrics(*groups: str) -> dict[str, str]:
     """Return the test-set names of the metrics of `groups`, in the form of an evaluator's TEST."""
     return {row.name: row.test for row in METRICS if row.test and set(row.groups) & set(groups)}
 
 
-def measured(training: Any, group: str) -> dict[str, float]:
+def metric_values(training: Any, group: str) -> dict[str, float]:
     """Return the metrics of a group for a training, without those that have no value.
 
     Args:
@@ -167,5 +167,5 @@ def measured(training: Any, group: str) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-CLASSIFIER_METRICS = units_of("classes")
+CLASSIFIER_METRICS = metric_units("classes")
 """Names and units of the metrics of a classifier's training."""

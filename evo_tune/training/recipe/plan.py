@@ -12,16 +12,21 @@ from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.options.declare import Options, option
 from evo_tune.plugins.cost import Work
-from evo_tune.training.recipe.hardware.computing import Computing, Passes, Processes, in_memory
-from evo_tune.training.recipe.hardware.cost import Timed
+from evo_tune.training.recipe.hardware.computing import ComputeOptions, PassOptions, RankOptions, storage_precision
+from evo_tune.training.recipe.hardware.cost import TimeBudget
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, flops_per_token
-from evo_tune.training.recipe.optim.optimisation import Averaging, Clipping, Optimisation, StoppingInTime
-from evo_tune.training.recipe.optim.schedule import Decaying, Scheduling
-from evo_tune.training.recipe.optim.steps import BatchRamp, Bounds, steps_of
+from evo_tune.training.recipe.optim.optimisation import (
+    AveragingOptions,
+    ClippingOptions,
+    OptimizerOptions,
+    StoppingInTime,
+)
+from evo_tune.training.recipe.optim.schedule import ScheduleOptions, WeightDecayOptions
+from evo_tune.training.recipe.optim.steps import BatchRamp, StepRanges, divide_into_steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget(Timed):
+class TextBudget(TimeBudget):
     """Budget, equal for all trainings: at most one of three; by default the time of the default genome."""
 
     flops: float | None = option(
@@ -76,8 +81,8 @@ class Phase:
         return self.config.context * self._bounds[max(0, step - self.first_step)][0]
 
     @cached_property
-    def _bounds(self) -> Bounds:
-        return steps_of(self.windows, self.per_step, self.ramp)
+    def _bounds(self) -> StepRanges:
+        return divide_into_steps(self.windows, self.per_step, self.ramp)
 
 
 def plan_phases(
@@ -128,7 +133,7 @@ def plan_phases(
     return tuple(phases)
 
 
-def phase_of(phases: Sequence[Phase], config: GPTConfig) -> Phase:
+def phase_with_shape(phases: Sequence[Phase], config: GPTConfig) -> Phase:
     """Return the phase with the same context, depth and width as `config`."""
     return next(phase for phase in phases if _size(phase.config) == _size(config))
 
@@ -137,7 +142,7 @@ def _size(config: GPTConfig) -> tuple[int, int, int]:
     return config.context, config.depth, config.width
 
 
-def spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
+def tokens_and_flops(phases: Sequence[Phase], step: int) -> dict[str, float]:
     """Return the tokens and FLOPs that a training has used before `step`."""
     tokens = [phase.tokens(step) for phase in phases]
     flops = sum(count * flops_per_token(phase.config) for count, phase in zip(tokens, phases, strict=True))
@@ -145,7 +150,7 @@ def spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resuming(Options):
+class CheckpointOptions(Options):
     """Long trainings."""
 
     checkpoint_minutes: float | None = option(
@@ -158,16 +163,25 @@ class Resuming(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(
-    Resuming, Processes, Passes, Computing, StoppingInTime, Averaging, Clipping, Decaying, Optimisation, Scheduling
+class TrainingOptions(
+    CheckpointOptions,
+    RankOptions,
+    PassOptions,
+    ComputeOptions,
+    StoppingInTime,
+    AveragingOptions,
+    ClippingOptions,
+    WeightDecayOptions,
+    OptimizerOptions,
+    ScheduleOptions,
 ):
     """Training options common to all models."""
 
     @property
-    def on_gpu(self) -> dict[str, Any]:
+    def gpu_setup(self) -> dict[str, Any]:
         """Fields of `Setup` that determine GPU memory, apart from model and batch."""
         return {
-            "precision": "fp32" if in_memory(self.precision) == "fp32" else "bf16",
+            "precision": "fp32" if storage_precision(self.precision) == "fp32" else "bf16",
             "recompute": self.recompute,
             "device": "cuda",
             "optimizer": self.optimizer_name,
@@ -188,7 +202,7 @@ class Training(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToZero(Scheduling):
+class ToZero(ScheduleOptions):
     """Learning rate schedule that ends at zero, which suits short trainings of small models."""
 
     # Not 0.1, as in long trainings of language models: a classifier does best in its last steps.
@@ -196,7 +210,7 @@ class ToZero(Scheduling):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Timed, ToZero, Training):
+class SampleOptions(TimeBudget, ToZero, TrainingOptions):
     """Budget, equal for all trainings: at most one; by default the time of the default genome."""
 
     flops: float | None = option(

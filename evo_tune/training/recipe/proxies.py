@@ -22,18 +22,18 @@ CONTEXTS = ((3e5, 32), (1.5e6, 64), (3e7, 128), (3e8, 256), (3e9, 512), (math.in
 """Usual context of a training of fewer tokens than the first number."""
 
 
-def usual_batch(tokens: float) -> float:
+def default_batch(tokens: float) -> float:
     """Return the batch of a training in tokens by Step Law, 0.58 · D^0.571 (arXiv:2503.04715); 64 at least."""
     return max(64.0, 0.58 * math.pow(tokens, 0.571))
 
 
-def usual_steps(tokens: float) -> tuple[int, int]:
+def default_context_and_batch(tokens: float) -> tuple[int, int]:
     """Return the usual context and batch of a training, both in tokens; the batch is a power of two."""
-    batch = int(2 ** round(math.log2(usual_batch(tokens))))
+    batch = int(2 ** round(math.log2(default_batch(tokens))))
     return min(batch, next(context for most, context in CONTEXTS if tokens < most)), batch
 
 
-def usual_head(width: int) -> int:
+def default_head_dim(width: int) -> int:
     """Return the channels of a head: up to 64, fewer in narrow models so that there are three heads or more."""
     return next(one for one in (64, 32, 16, 8) if (width % one == 0 and width >= 3 * one) or one == 8)
 
@@ -120,13 +120,13 @@ def proxy_for(target: LargeTraining, flops: float, tokens: int | None = None) ->
 def _shapes(target: LargeTraining) -> Iterator[tuple[int, int]]:
     """Yield the width and depth of every proxy within the factors, whose second width is not above the target's."""
     for width in range(target.head, target.width, target.head):
-        if NARROWEST * width < target.width or wider_of(width, target.head) > target.width:
+        if NARROWEST * width < target.width or second_width(width, target.head) > target.width:
             continue
         for depth in range(-(-target.depth // SHALLOWEST), target.depth + 1):
             yield width, depth
 
 
-def larger_shape(width: int, depth: int, head: int, times: float) -> tuple[int, int] | None:
+def shape_with_more_weights(width: int, depth: int, head: int, times: float) -> tuple[int, int] | None:
     """Return width and depth of a larger model with about so many times the weights, in the same proportions.
 
     It is within the factors between a proxy and its target, and its width is a multiple of the channels of a head.
@@ -155,13 +155,13 @@ def larger_shape(width: int, depth: int, head: int, times: float) -> tuple[int, 
     return min(shapes, key=distance, default=None)
 
 
-def wider_of(width: int, head: int) -> int:
+def second_width(width: int, head: int) -> int:
     """Return the second width of a search: `WIDER` times the first, up to whole heads."""
     return -(-int(WIDER * width) // head) * head
 
 
 def _proxy(target: LargeTraining, width: int, depth: int, tokens: int | None) -> Proxy:
-    wider = wider_of(width, target.head)
+    wider = second_width(width, target.head)
     weights = depth * (width**2 + wider**2) / 2 / (target.depth * target.width**2)
     read = tokens or max(target.context, int(float(f"{target.tokens * weights:.3g}")))
     return Proxy(
@@ -170,7 +170,7 @@ def _proxy(target: LargeTraining, width: int, depth: int, tokens: int | None) ->
         depth=depth,
         tokens=read,
         context=target.context,
-        batch=max(target.context, usual_steps(read)[1]),
+        batch=max(target.context, default_context_and_batch(read)[1]),
         share=read / (target.tokens * weights),
     )
 

@@ -4,14 +4,14 @@ from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.plugins.cost import Cost
 from evo_tune.training.recipe.classifying import (
     ClassifierTask,
-    Classifying,
+    EncoderOptions,
     EncoderSize,
     NumbersTask,
     RegressionTask,
     SampleTask,
     encoder_estimate,
+    encoder_step_work,
     repair_heads,
-    work_of,
 )
 from evo_tune.training.recipe.data.corpus import Corpus, TextOptions
 from evo_tune.training.recipe.data.forecasts import (
@@ -49,8 +49,8 @@ from evo_tune.training.recipe.data.texts import (
     split_text,
 )
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
-from evo_tune.training.recipe.forecasting import PATCHES, Forecasting, ForecastTask
-from evo_tune.training.recipe.hardware.computing import Computing, Passes, Processes, has_gpu
+from evo_tune.training.recipe.forecasting import PATCHES, ForecastOptions, ForecastTask
+from evo_tune.training.recipe.hardware.computing import ComputeOptions, PassOptions, RankOptions, has_gpu
 from evo_tune.training.recipe.hardware.cost import UNIT_COSTS, encoder_work, gpt_work
 from evo_tune.training.recipe.hardware.memory import (
     Fit,
@@ -63,7 +63,14 @@ from evo_tune.training.recipe.hardware.memory import (
     tuning_memory,
 )
 from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageOptions, LanguageTask
-from evo_tune.training.recipe.metrics import CLASSIFIER_METRICS, METRICS, Metric, measured, tests_of, units_of
+from evo_tune.training.recipe.metrics import (
+    CLASSIFIER_METRICS,
+    METRICS,
+    Metric,
+    metric_units,
+    metric_values,
+    test_metrics,
+)
 from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, matching_layers, read_base
 from evo_tune.training.recipe.models.encoder_config import (
     EncoderConfig,
@@ -86,39 +93,53 @@ from evo_tune.training.recipe.models.gpt_config import (
     largest_head_divisor,
 )
 from evo_tune.training.recipe.optim.optimisation import (
-    Averaging,
-    Clipping,
-    GroupRates,
-    Optimisation,
-    Rates,
-    Stopping,
+    AveragingOptions,
+    ClippingOptions,
+    GroupFactors,
+    GroupRateOptions,
+    OptimizerOptions,
+    StoppingOptions,
     scale_lr,
 )
 from evo_tune.training.recipe.optim.schedule import (
     SCHEDULES,
-    Decaying,
     GapDecay,
     GapWatch,
     Schedule,
-    Scheduling,
+    ScheduleOptions,
     WeightDecay,
+    WeightDecayOptions,
     idle_fields,
-    shape,
+    register_schedule,
 )
-from evo_tune.training.recipe.optim.steps import BatchRamp, Ramping, optimizer_steps, stop_step
-from evo_tune.training.recipe.plan import Budget, Phase, Plan, ToZero, Training, plan_phases, spent
+from evo_tune.training.recipe.optim.steps import BatchRamp, RampOptions, optimizer_steps, stop_step
+from evo_tune.training.recipe.plan import (
+    Phase,
+    SampleOptions,
+    TextBudget,
+    ToZero,
+    TrainingOptions,
+    plan_phases,
+    tokens_and_flops,
+)
 from evo_tune.training.recipe.proxies import (
     NARROWEST,
     SHALLOWEST,
     LargeTraining,
     Proxy,
-    larger_shape,
+    default_batch,
+    default_context_and_batch,
+    default_head_dim,
     proxy_for,
-    usual_batch,
-    usual_head,
-    usual_steps,
-    wider_of,
+    second_width,
+    shape_with_more_weights,
 )
 from evo_tune.training.recipe.sizes import GPT_SIZES, LADDER, GPTSize, fitting_size
-from evo_tune.training.recipe.transferring import transfer_language
-from evo_tune.training.recipe.tuning import Tuning, built_in_text, planned_small_base, read_tuning_text, small_base_key
+from evo_tune.training.recipe.transferring import transfer_language_recipe
+from evo_tune.training.recipe.tuning import (
+    TuningOptions,
+    built_in_text,
+    read_tuning_text,
+    small_base_description,
+    small_base_key,
+)

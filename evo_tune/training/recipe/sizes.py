@@ -11,7 +11,7 @@ from evo_tune.errors import OptionError
 from evo_tune.options.sizes import check_depth_first
 from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageOptions
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, flops_per_token
-from evo_tune.training.recipe.proxies import usual_head, usual_steps
+from evo_tune.training.recipe.proxies import default_context_and_batch, default_head_dim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class GPTSize:
             expected = f"auto, {names}, or DEPTHxWIDTH with a width that is a multiple of 8, such as 4x128"
             raise OptionError(f"-o size={text[:60]}: expected {expected}")
         size = cls(depth=numbers[0], width=numbers[1], context=0, batch=0)
-        context, batch = numbers[2:] or usual_steps(size.tokens)
+        context, batch = numbers[2:] or default_context_and_batch(size.tokens)
         return replace(size, context=context, batch=max(batch, context))
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class GPTSize:
     @property
     def head_dim(self) -> int:
         """Channels of a head: up to 64, fewer in narrow models so that there are three heads or more."""
-        return usual_head(self.width)
+        return default_head_dim(self.width)
 
     @property
     def heads(self) -> int:
@@ -87,7 +87,7 @@ class GPTSize:
         return float(f"{self.tokens * flops_per_token(config):.2g}")
 
     @property
-    def usual(self) -> dict[str, Any]:
+    def default_training(self) -> dict[str, Any]:
         """Shape, batch and budget of the default training."""
         shape = {"depth": self.depth, "width": self.width, "heads": self.heads, "context": self.context}
         return {**shape, "batch": self.batch, "flops": self.flops}
@@ -156,7 +156,7 @@ def fitting_size(options: LanguageOptions, gpu: bool) -> GPTSize:
     """
     ladder = [GPTSize.parse(text) for text in LADDER]
     if options.has_budget:
-        fits = [size for size in ladder if options.tokens_in(**size.usual) >= NEAR * size.tokens]
+        fits = [size for size in ladder if options.training_tokens(**size.default_training) >= NEAR * size.tokens]
     elif gpu:
         fits = [size for size in ladder if size.tokens <= MOST_EPOCHS * options.bytes_to_train_on]
     else:

@@ -27,7 +27,7 @@ from evo_tune.training.recipe.data.corpus import bytes_to_train_on
 from evo_tune.training.recipe.hardware.memory import fit_memory
 from evo_tune.training.recipe.language import LanguageOptions, LanguageTask
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
-from evo_tune.training.recipe.proxies import usual_batch
+from evo_tune.training.recipe.proxies import default_batch
 
 TIME_POWER = 0.52
 """Exponent by which the best time scale of decay shrinks with tokens per parameter (arXiv:2505.13738).
@@ -38,7 +38,7 @@ the paper also quotes 0.527. The fit is for one pass over the text, one model fa
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class TransferTarget:
     """Size and budget to which a recipe is transferred.
 
     Args:
@@ -105,8 +105,13 @@ class Transferred(NamedTuple):
     remarks: list[str]
 
 
-def transferred(
-    genome: Mapping[str, Any], options: LanguageOptions, config: GPTConfig, tokens: float, epochs: float, target: Target
+def transfer_recipe(
+    genome: Mapping[str, Any],
+    options: LanguageOptions,
+    config: GPTConfig,
+    tokens: float,
+    epochs: float,
+    target: TransferTarget,
 ) -> Transferred:
     """Return a recipe transferred to another size.
 
@@ -131,7 +136,7 @@ class _Transfer:
     config: GPTConfig
     tokens: float
     epochs: float
-    target: Target
+    target: TransferTarget
 
     def done(self) -> Transferred:
         if self.same:
@@ -164,7 +169,7 @@ class _Transfer:
     def batch(self) -> int:
         """Tokens per step of the target, rounded to whole windows."""
         found = self.genome["batch"]
-        usual = usual_batch(self.target.tokens) / usual_batch(self.tokens)
+        usual = default_batch(self.target.tokens) / default_batch(self.tokens)
         wanted = self.target.batch or found * 2 ** round(math.log2(usual))
         context = self.config.context
         return int(max(1, round(wanted / context)) * context)
@@ -204,8 +209,8 @@ class _Transfer:
             + ("" if growth == 1.0 else f", {source}"),
         )
         rise = (
-            f"the ratio of Step Law's batches, {usual_batch(self.tokens):,.0f} and "
-            f"{usual_batch(self.target.tokens):,.0f}, as a power of 2"
+            f"the ratio of Step Law's batches, {default_batch(self.tokens):,.0f} and "
+            f"{default_batch(self.target.tokens):,.0f}, as a power of 2"
         )
         batch_rule = "given" if self.target.batch else rise
         rows = [
@@ -309,7 +314,7 @@ MEMORY = (24.0, 80.0)
 """Memory of the GPUs that are reported by default, in GiB."""
 
 
-def transfer_language(
+def transfer_language_recipe(
     task_of: Callable[[Mapping[str, Any], Any], LanguageTask],
     genome: Mapping[str, Any],
     target: Mapping[str, Any],
@@ -320,7 +325,7 @@ def transfer_language(
     Args:
         task_of: Function that returns the training of a genome under an evaluator's options.
         genome: Genome that was found.
-        target: Fields of `Target`, and optionally memory (GiB of one GPU).
+        target: Fields of `TransferTarget`, and optionally memory (GiB of one GPU).
         options: Evaluator options that the recipe was found with.
 
     Returns:
@@ -332,12 +337,12 @@ def transfer_language(
         RecipeError: A number is out of its range.
     """
     sizes = {name: value for name, value in target.items() if name != "memory"}
-    wanted, found = Target(**sizes), task_of(genome, options)
+    wanted, found = TransferTarget(**sizes), task_of(genome, options)
     if options.seconds is not None:
         raise OptionError(f"-o seconds={options.seconds}: expected a run with a budget in tokens or flops, to scale it")
     tokens = found.estimate()["tokens"]
     epochs = wanted.tokens / bytes_to_train_on(options.data)
-    moved = transferred(genome, found.options, found.config, tokens, epochs, wanted)
+    moved = transfer_recipe(genome, found.options, found.config, tokens, epochs, wanted)
     # Keep the run's number of scored bytes: the default of a longer training is larger, and the losses would differ.
     moved = moved._replace(options={**moved.options, "eval_tokens": found.scored})
     larger = task_of(moved.genome, replace(options, **moved.options))
@@ -347,13 +352,13 @@ def transfer_language(
         "options": {**moved.options, **({"size": options.size} if hasattr(options, "size") else {})},
         "rows": [{**row._asdict(), "factor": row.factor} for row in moved.rows],
         "remarks": moved.remarks,
-        "found": _sized(found),
-        "target": {**_sized(larger), "epochs": epochs},
+        "found": _training_size(found),
+        "target": {**_training_size(larger), "epochs": epochs},
         "fits": [_fit(larger, capacity, ranks) for capacity in capacities for ranks in (1, 8)],
     }
 
 
-def _sized(task: LanguageTask) -> dict[str, Any]:
+def _training_size(task: LanguageTask) -> dict[str, Any]:
     """Return the size of a training."""
     config, known = task.config, task.estimate()
     embeddings = config.vocab_size + (config.context if config.position == "learned" else 0)

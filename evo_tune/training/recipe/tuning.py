@@ -13,10 +13,10 @@ from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
 from evo_tune.training.recipe.data.tables import data_hash
 from evo_tune.training.recipe.data.texts import python_paragraphs, read_text, split_text
-from evo_tune.training.recipe.hardware.cost import Timed, tuning_work
+from evo_tune.training.recipe.hardware.cost import TimeBudget, tuning_work
 from evo_tune.training.recipe.hardware.memory import NewWeights, tuning_memory
 from evo_tune.training.recipe.models.base import BaseModel, read_base
-from evo_tune.training.recipe.plan import ToZero, Training
+from evo_tune.training.recipe.plan import ToZero, TrainingOptions
 
 SMALL: dict[str, Any] = {
     "version": 1,
@@ -54,7 +54,7 @@ def read_tuning_text(data: str, context: int) -> tuple[bytes, bytes, bytes]:
     return split_text(read_text(data) if data else built_in_text(tuning=True), context, data)
 
 
-def planned_small_base() -> BaseModel:
+def small_base_description() -> BaseModel:
     """Return the description of the small base, which may not be trained yet."""
     return BaseModel(Path(), {"model": SMALL["model"]}, {})
 
@@ -71,7 +71,7 @@ TOKENS = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning(Timed, ToZero, Training):
+class TuningOptions(TimeBudget, ToZero, TrainingOptions):
     """Base model, text and trained weights."""
 
     data: str = option("", gene=None, help="Text: file, folder or glob; empty: a part of Python's own documentation")
@@ -111,14 +111,14 @@ class Tuning(Timed, ToZero, Training):
             raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
 
     @property
-    def planned(self) -> BaseModel:
+    def base_description(self) -> BaseModel:
         """The base, read without torch; the small base may not be trained yet."""
-        return read_base(self.base) if self.base else planned_small_base()
+        return read_base(self.base) if self.base else small_base_description()
 
     @property
     def window(self) -> int:
         """Tokens per window."""
-        return self.planned.window(self.context)
+        return self.base_description.window(self.context)
 
     def work(self, new: NewWeights, batch: int) -> dict[str, float]:
         """Return the work of a step.
@@ -128,7 +128,7 @@ class Tuning(Timed, ToZero, Training):
             batch: Windows per step.
         """
         judged = self.eval_tokens * (self.evaluations / 4 + 1.0)
-        return tuning_work(self.planned, new, self.window, batch, judged)
+        return tuning_work(self.base_description, new, self.window, batch, judged)
 
     def windows(self, new: NewWeights, batch: int) -> int:
         """Return the number of windows in the full training.
@@ -144,22 +144,22 @@ class Tuning(Timed, ToZero, Training):
             return batch * max(1, round(self.steps_in_time(self.work(new, batch))))
         if self.flops is None:
             return max(1, round((self.tokens or TOKENS) / self.window))
-        base = self.planned
+        base = self.base_description
         return max(1, round(self.flops / base.flops_per_token(self.window, new.count(base)) / self.window))
 
-    def spent(self, new: NewWeights, batch: int) -> dict[str, float]:
+    def training_cost(self, new: NewWeights, batch: int) -> dict[str, float]:
         """Return the steps, tokens and FLOPs of the full training, and its seconds where a step's cost was measured."""
-        base, windows = self.planned, self.windows(new, batch)
+        base, windows = self.base_description, self.windows(new, batch)
         tokens = windows * self.window
         steps = -(-windows // batch)
         return {
             "steps": float(steps),
             "tokens": float(tokens),
             "flops": tokens * base.flops_per_token(self.window, new.count(base)),
-            **self.predicted(self.work(new, batch), steps),
+            **self.seconds_estimate(self.work(new, batch), steps),
         }
 
-    def known(self, new: NewWeights, batch: int) -> dict[str, float]:
+    def estimate(self, new: NewWeights, batch: int) -> dict[str, float]:
         """Return the figures known before a tuning: trainable_params, gpu_memory, tokens and flops.
 
         gpu_memory is the GPU memory per rank, in bytes, that a step needs in one pass (or in passes of micro_batch), in
@@ -169,7 +169,7 @@ class Tuning(Timed, ToZero, Training):
             new: Weights that are trained.
             batch: Windows per step.
         """
-        base, windows = self.planned, -(-batch // self.ranks)
+        base, windows = self.base_description, -(-batch // self.ranks)
         if isinstance(self.micro_batch, int):
             windows = min(windows, max(1, self.micro_batch // self.window))
         predicted = tuning_memory(
@@ -177,13 +177,13 @@ class Tuning(Timed, ToZero, Training):
             new,
             self.window,
             windows,
-            **self.on_gpu,
+            **self.gpu_setup,
         )
         memory = predicted.peak - predicted.context
-        return {"trainable_params": float(new.count(base)), "gpu_memory": memory, **self.spent(new, batch)}
+        return {"trainable_params": float(new.count(base)), "gpu_memory": memory, **self.training_cost(new, batch)}
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the text, its split, and the base (its files, or the recipe of the small base)."""
         parts = read_tuning_text(self.data, self.window)
-        base = self.planned.sha256() if self.base else small_base_key()
+        base = self.base_description.sha256() if self.base else small_base_key()
         return data_hash(f"{'+'.join(str(len(part)) for part in parts)}:{base}:".encode(), *parts)

@@ -120,7 +120,7 @@ class Prediction:
         return (self.high - self.low) / 2 / self.loss
 
 
-def narrowing(observations: Sequence[Observation], parameters: float, tokens: float, found: Prediction) -> str:
+def interval_advice(observations: Sequence[Observation], parameters: float, tokens: float, found: Prediction) -> str:
     """Return one line about what would narrow a prediction's interval; '' if it is within `WIDE`.
 
     Each remedy is tried by adding the trainings that it would make, with the losses of the best law.
@@ -145,7 +145,7 @@ def narrowing(observations: Sequence[Observation], parameters: float, tokens: fl
     halves = {}
     for what, sizes in remedies.items():
         added = [Observation(one, text, found.law(one, text)) for one, text in sizes * 3]
-        halves[what] = predict([*observations, *added], parameters, tokens).half
+        halves[what] = predict_loss([*observations, *added], parameters, tokens).half
     best = min(halves, key=halves.__getitem__)
     wide = f"the interval is ±{found.half:.0%}, wider than ±{WIDE:.0%}"
     if halves[best] >= found.half:
@@ -153,7 +153,7 @@ def narrowing(observations: Sequence[Observation], parameters: float, tokens: fl
     return f"{wide}: {best} would narrow it to about ±{halves[best]:.0%}"
 
 
-def missing(observations: Sequence[Observation]) -> str:
+def reason_not_fittable(observations: Sequence[Observation]) -> str:
     """Return the reason why no law can be fitted, and the missing observations; '' if a law can be fitted."""
     sizes = [one.parameters for one in observations]
     texts = [one.tokens for one in observations]
@@ -171,7 +171,7 @@ def missing(observations: Sequence[Observation]) -> str:
     return ""
 
 
-def predict(
+def predict_loss(
     observations: Sequence[Observation], parameters: float, tokens: float, *, share: float = 0.8, seed: int = 0
 ) -> Prediction:
     """Return the predicted loss of a training, with an interval.
@@ -186,9 +186,9 @@ def predict(
         seed: Seed of the drawn laws.
 
     Raises:
-        UsageError: The observations do not determine a law (see `missing`).
+        UsageError: The observations do not determine a law (see `reason_not_fittable`).
     """
-    if reason := missing(observations):
+    if reason := reason_not_fittable(observations):
         raise UsageError(f"the loss at another size is not identifiable: {reason}")
     laws = _Laws.of(np.array([(one.parameters, one.tokens, one.loss) for one in observations]))
     losses = laws.drawn(parameters, tokens, np.random.default_rng(seed))

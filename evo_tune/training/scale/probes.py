@@ -18,13 +18,13 @@ from evo_tune.errors import UsageError
 from evo_tune.genome.trial import Trial
 from evo_tune.options.declare import Option
 from evo_tune.text import one_line
-from evo_tune.training.scale.recipe import ProbeResult, ScaledRecipe, TrainingSize, Wanted
+from evo_tune.training.scale.recipe import ProbeResult, ScaledRecipe, TrainingSize, TransferRequest
 
 NEAR = 1.02
 """Maximum loss of a confirmed transferred rate, as a multiple of the best loss of its neighbours."""
 
 
-def as_flags(
+def recipe_flags(
     evaluator: str, name: str, told: ScaledRecipe, options: Mapping[str, Any], declared: Mapping[str, Option]
 ) -> str:
     """Return a TOML file for `evo-tune run --config` that trains the transferred recipe once.
@@ -80,7 +80,9 @@ def _toml(value: Any) -> str:
     return repr(value) if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False)
 
 
-def between(found: TrainingSize, target: TrainingSize, wanted: Wanted, count: int) -> list[Wanted]:
+def probe_sizes(
+    found: TrainingSize, target: TrainingSize, wanted: TransferRequest, count: int
+) -> list[TransferRequest]:
     """Return sizes between a run and a target, each with as much text as the run's training.
 
     Up to five probes use one size, halfway in log width and log depth. More probes use two sizes, at one third and two
@@ -106,7 +108,7 @@ def between(found: TrainingSize, target: TrainingSize, wanted: Wanted, count: in
     if here == there:
         raise UsageError(f"--probe: the run is of the target's size, {target.depth}x{target.width}; leave it out")
     sizes = [size for size in dict.fromkeys(sizes) if size not in (here, there)] or [there]
-    return [Wanted(width=width, depth=depth, tokens=round(found.tokens)) for width, depth in sizes]
+    return [TransferRequest(width=width, depth=depth, tokens=round(found.tokens)) for width, depth in sizes]
 
 
 def probe_rates(lr: float, count: int) -> list[float]:

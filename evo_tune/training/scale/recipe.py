@@ -16,11 +16,11 @@ from evo_tune.errors import PluginError
 from evo_tune.genome.trial import Trial
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.training.scale.laws import LAWS, Scale
-from evo_tune.training.scale.loss import Observation, ScalingLaw, missing, narrowing, predict
+from evo_tune.training.scale.loss import Observation, ScalingLaw, interval_advice, predict_loss, reason_not_fittable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class TransferRequest:
     """Target of a transfer.
 
     Args:
@@ -123,7 +123,7 @@ class MemoryFit(Struct, forbid_unknown_fields=True, kw_only=True):
     predicted: float | None
 
 
-class LawRate(Struct, forbid_unknown_fields=True, kw_only=True):
+class LawLearningRate(Struct, forbid_unknown_fields=True, kw_only=True):
     """A learning rate according to a scaling law.
 
     Args:
@@ -203,7 +203,7 @@ class ProbeResult(Struct, forbid_unknown_fields=True, kw_only=True):
     confirmed: bool | None
 
 
-class Recipe(Struct, forbid_unknown_fields=True, kw_only=True):
+class TransferResult(Struct, forbid_unknown_fields=True, kw_only=True):
     """A recipe at another size, as `transfer` of an evaluator returns it.
 
     Args:
@@ -225,7 +225,7 @@ class Recipe(Struct, forbid_unknown_fields=True, kw_only=True):
     fits: list[MemoryFit]
 
 
-class ScaledRecipe(Recipe, kw_only=True):
+class ScaledRecipe(TransferResult, kw_only=True):
     """The recipe of a run at another size, with the cost and the loss of its training there.
 
     Args:
@@ -244,7 +244,7 @@ class ScaledRecipe(Recipe, kw_only=True):
 
     run: str
     trial: int
-    laws: list[LawRate]
+    laws: list[LawLearningRate]
     loss: TargetLoss
     optimal_tokens: float
     tokens_per_parameter: float
@@ -255,7 +255,7 @@ class ScaledRecipe(Recipe, kw_only=True):
     emitted: str | None = None
 
 
-def recipe_at(evaluator: BoundEvaluator, wanted: Wanted, trial: Trial) -> Recipe:
+def recipe_at(evaluator: BoundEvaluator, wanted: TransferRequest, trial: Trial) -> TransferResult:
     """Return the recipe of a trial at another size.
 
     Raises:
@@ -264,7 +264,7 @@ def recipe_at(evaluator: BoundEvaluator, wanted: Wanted, trial: Trial) -> Recipe
     """
     given = evaluator.transfer(trial.genome, wanted.target)
     try:
-        return msgspec.convert(given, Recipe)
+        return msgspec.convert(given, TransferResult)
     except msgspec.ValidationError as error:
         raise PluginError(
             f"evaluator {evaluator.plugin.name}: no recipe from transfer() ({error}); docs/evaluators.md lists its keys"
@@ -283,12 +283,12 @@ def _scale(size: TrainingSize) -> Scale:
     )
 
 
-def law_rates(recipe: Recipe) -> list[LawRate]:
+def law_rates(recipe: TransferResult) -> list[LawLearningRate]:
     """Return the learning rate and batch of the recipe and of each law, at the run's size and at the target."""
     target, rate = recipe.target, recipe.found.lr
     here, there = _scale(recipe.found), _scale(target)
     rows = [
-        LawRate(
+        LawLearningRate(
             law="this run",
             source="the best genome, transferred by its parametrisation",
             lr=target.lr,
@@ -302,7 +302,7 @@ def law_rates(recipe: Recipe) -> list[LawRate]:
     for law in LAWS:
         lr, at_run = law.lr(there), law.lr(here)
         rows.append(
-            LawRate(
+            LawLearningRate(
                 law=law.name,
                 source=law.source,
                 lr=None if law.relative else lr,
@@ -316,7 +316,7 @@ def law_rates(recipe: Recipe) -> list[LawRate]:
     return rows
 
 
-def predicted_loss(metric: str, seen: Sequence[Observation], target: TrainingSize, own: bool) -> TargetLoss:
+def target_loss(metric: str, seen: Sequence[Observation], target: TrainingSize, own: bool) -> TargetLoss:
     """Return the predicted loss at the target, or the reason why it is not predicted.
 
     Args:
@@ -325,10 +325,10 @@ def predicted_loss(metric: str, seen: Sequence[Observation], target: TrainingSiz
         target: Size of the target's training.
         own: Whether the run trained at the target's own size.
     """
-    why = "the run trained at this size, and its losses are those of the target" if own else missing(seen)
+    why = "the run trained at this size, and its losses are those of the target" if own else reason_not_fittable(seen)
     if why:
         return TargetLoss(metric=metric, trainings=len(seen), identifiable=False, why=why)
-    found = predict(seen, target.parameters, target.tokens)
+    found = predict_loss(seen, target.parameters, target.tokens)
     extrapolation = max(
         target.parameters / max(one.parameters for one in seen), target.tokens / max(one.tokens for one in seen)
     )
@@ -343,11 +343,11 @@ def predicted_loss(metric: str, seen: Sequence[Observation], target: TrainingSiz
         share=found.share,
         law=found.law,
         extrapolation=extrapolation,
-        narrow=narrowing(seen, target.parameters, target.tokens, found),
+        narrow=interval_advice(seen, target.parameters, target.tokens, found),
     )
 
 
-def predicted_duration(trial: Trial, target: TrainingSize, wanted: Wanted) -> tuple[float | None, str]:
+def target_duration(trial: Trial, target: TrainingSize, wanted: TransferRequest) -> tuple[float | None, str]:
     """Return the duration of the target's training in seconds, and the assumed speed in words."""
     if wanted.speed is not None:
         return target.tokens / wanted.speed, f"{wanted.speed:.6g} tokens a second, as given"

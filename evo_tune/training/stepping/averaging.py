@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from evo_tune.options.bounds import check_number
 from evo_tune.training.models.block import Attention, flex_mask
 from evo_tune.training.models.dropout import noise_stays_eager
-from evo_tune.training.recipe.optim.optimisation import warmed_up
+from evo_tune.training.recipe.optim.optimisation import ema_decay
 
 
 class Average(AveragedModel):
@@ -52,7 +52,7 @@ class Average(AveragedModel):
         """Count an update, and return its weight 1 − dₜ."""
         if self._updates is None:
             self._updates = int(self.n_averaged)
-        share = 1.0 - warmed_up(self.decay, self._updates)
+        share = 1.0 - ema_decay(self.decay, self._updates)
         self._updates += 1
         self.n_averaged += 1  # on the CPU and saved with the weights, so that a resumed training continues the count
         return share

@@ -10,9 +10,9 @@ from typing import Any
 from evo_tune.options.bounds import check_number
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
-from evo_tune.training.recipe.optim.optimisation import Optimisation, check_clip, scale_lr, scaled_betas
+from evo_tune.training.recipe.optim.optimisation import OptimizerOptions, check_clip, scale_betas, scale_lr
 from evo_tune.training.recipe.optim.schedule import GapDecay, Schedule, WeightDecay
-from evo_tune.training.recipe.plan import Training
+from evo_tune.training.recipe.plan import TrainingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Recipe:
 
 
 def recipe_of(
-    options: Training,
+    options: TrainingOptions,
     steps: int,
     *,
     lr: float,
@@ -94,7 +94,7 @@ def recipe_of(
     )
 
 
-def optimizer_of(options: Optimisation, lr: float, batch: float, reference: float) -> AdamW | Muon | SGD:
+def optimizer_of(options: OptimizerOptions, lr: float, batch: float, reference: float) -> AdamW | Muon | SGD:
     """Return the optimizer with its peak learning rate.
 
     The rule 'sqrt' also scales Adam's β (arXiv:2205.10287).
@@ -109,7 +109,7 @@ def optimizer_of(options: Optimisation, lr: float, batch: float, reference: floa
         RecipeError: The learning rate, as scaled by `lr_rule`, is out of its range.
     """
     scaled = scale_lr(lr, batch, reference, options.lr_rule)
-    beta1, beta2 = scaled_betas((options.beta1, options.beta2), batch, reference, options.lr_rule)
+    beta1, beta2 = scale_betas((options.beta1, options.beta2), batch, reference, options.lr_rule)
     own: dict[str, Any] = {"lr": scaled, "rates": options.group_rates}
     betas: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "eps": options.eps}
     if options.optimizer_name == "adamw":

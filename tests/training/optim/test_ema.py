@@ -7,7 +7,7 @@ from torch import nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import Trainer, average_of, evaluate, evaluation_windows
-from evo_tune.training.recipe.optim.optimisation import warmed_up
+from evo_tune.training.recipe.optim.optimisation import ema_decay
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
@@ -34,8 +34,8 @@ def test_nothing_is_left_of_the_first_weights_after_a_short_training() -> None:
     for _ in range(372):
         averaged.update_parameters(model)
     assert float(averaged.module.weight.detach()) < 1e-6
-    assert warmed_up(0.999, 372) == pytest.approx(1 - 9 / 382)
-    assert warmed_up(0.999, 100_000) == 0.999
+    assert ema_decay(0.999, 372) == pytest.approx(1 - 9 / 382)
+    assert ema_decay(0.999, 100_000) == 0.999
 
 
 def test_a_training_that_goes_on_has_the_average_of_one_that_was_never_stopped(

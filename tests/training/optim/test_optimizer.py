@@ -10,7 +10,7 @@ from evo_tune.training import GPT, SGD, AdamW, Muon, Trainer, decay_groups
 from evo_tune.training.optim.optimizer import kinds_of
 from evo_tune.training.recipe import GPTConfig
 from evo_tune.training.recipe.models.rules import Parametrisation
-from evo_tune.training.recipe.optim.optimisation import Rates
+from evo_tune.training.recipe.optim.optimisation import GroupFactors
 
 
 class Tied(nn.Module):
@@ -121,7 +121,7 @@ def test_with_zero_gradients_weights_shrink_by_the_product(
 @pytest.mark.parametrize("tied", [True, False])
 def test_groups_of_parameters_have_their_own_rates(build: type[AdamW | SGD | Muon], tied: bool) -> None:
     model = GPT(GPTConfig(depth=2, tied=tied, bias=True, value_embeddings=True, residual_scaling=True))
-    optimizer = build(lr=0.01, rates=Rates(embedding=2.0, head=3.0, vectors=5.0)).build(model)
+    optimizer = build(lr=0.01, rates=GroupFactors(embedding=2.0, head=3.0, vectors=5.0)).build(model)
     names = {weight: name for name, weight in model.named_parameters()}
     found = {names[p]: group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
     assert found.pop("embedding.weight") == found.pop("positions.weight") == 0.02
@@ -134,7 +134,7 @@ def test_groups_of_parameters_have_their_own_rates(build: type[AdamW | SGD | Muo
 def test_group_rates_multiply_those_of_the_parametrisation() -> None:
     base = Parametrisation(name="mup", width=16, depth=2, head=16)
     model = GPT(GPTConfig(width=64, heads=4, scaling=base))
-    plain, scaled = (AdamW(lr=0.01, rates=Rates(vectors=v)).build(model) for v in (1.0, 7.0))
+    plain, scaled = (AdamW(lr=0.01, rates=GroupFactors(vectors=v)).build(model) for v in (1.0, 7.0))
     rates = [
         {p: (group["initial_lr"], group["decay"], group["eps"]) for group in made.param_groups for p in group["params"]}
         for made in (plain, scaled)
@@ -148,7 +148,7 @@ def test_group_rates_multiply_those_of_the_parametrisation() -> None:
 def test_rates_out_of_range_are_refused(name: str) -> None:
     for value in (0.0, math.nan, 1e4):
         with pytest.raises(RecipeError, match=f"lr_{name}"):
-            Rates(**{name: value})
+            GroupFactors(**{name: value})
 
 
 def test_sgd_takes_the_textbook_step() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from evo_tune.training.probing.timing import Sizes, probe_device
-from evo_tune.training.recipe.hardware.computing import Timings, suited_of
+from evo_tune.training.recipe.hardware.computing import Timings, sizes_for_device
 
 TINY = Sizes(
     products=(8, 16),
@@ -40,11 +40,11 @@ def test_a_device_is_timed_in_what_it_computes_in() -> None:
         assert min(speeds.values()) > 0
     assert timings.bandwidth > 0
     assert 0 < timings.launch < 0.01
-    assert suited_of(timings).batch in TINY.batches
+    assert sizes_for_device(timings).batch in TINY.batches
 
 
 def test_what_a_card_wants() -> None:
-    suited = suited_of(CARD)
+    suited = sizes_for_device(CARD)
     assert (suited.precision, suited.width, suited.vocabulary) == ("bf16", 8, 64)
     assert suited.head_sizes == (64, 128)
     assert suited.batch == 16384
@@ -52,4 +52,4 @@ def test_what_a_card_wants() -> None:
 
 def test_a_precision_of_less_must_be_worth_it() -> None:
     near = dataclasses.replace(CARD, products={"fp32": {256: 1.0}, "bf16": {256: 1.25}})
-    assert suited_of(near).precision == "fp32"
+    assert sizes_for_device(near).precision == "fp32"

@@ -10,26 +10,26 @@ from evo_tune.options.declare import declared_in
 from evo_tune.training import SGD, AdamW, EarlyStopping, Recipe, optimizer_of
 from evo_tune.training.recipe import (
     SCHEDULES,
-    Budget,
-    Clipping,
-    Decaying,
+    ClippingOptions,
     GapDecay,
     GPTShapeOptions,
     LanguageOptions,
-    Optimisation,
-    Ramping,
+    OptimizerOptions,
+    RampOptions,
     Schedule,
-    Scheduling,
-    Stopping,
+    ScheduleOptions,
+    StoppingOptions,
+    TextBudget,
     WeightDecay,
+    WeightDecayOptions,
     idle_fields,
-    shape,
+    register_schedule,
 )
 
 
 @pytest.fixture
 def halves() -> Iterator[str]:
-    @shape("gamma")
+    @register_schedule("gamma")
     def halving(schedule: Schedule, step: int) -> float:
         return schedule.gamma if 2 * step >= schedule.steps else 1.0
 
@@ -38,8 +38,8 @@ def halves() -> Iterator[str]:
 
 
 def test_a_schedule_is_one_function(halves: str) -> None:
-    assert halves in declared_in(Scheduling)["schedule"].choices
-    rates = Scheduling(schedule=halves, gamma=0.5).rates(10, warmup=0.0)
+    assert halves in declared_in(ScheduleOptions)["schedule"].choices
+    rates = ScheduleOptions(schedule=halves, gamma=0.5).rates(10, warmup=0.0)
     assert [rates(step) for step in (0, 4, 5, 9)] == [1.0, 1.0, 0.5, 0.5]
     assert "gamma" not in idle_fields(halves)
     assert {"decay_fraction", "cycle"} <= idle_fields(halves)
@@ -47,10 +47,13 @@ def test_a_schedule_is_one_function(halves: str) -> None:
 
 def test_auto_is_a_cosine_until_a_run_with_rungs_settles_it() -> None:
     assert idle_fields("auto") == idle_fields("cosine")
-    assert Scheduling().rates(50, 0.1) == Scheduling(schedule="cosine").rates(50, 0.1)
-    settled = {rungs: Scheduling().settled(rungs) for rungs in (False, True)}
-    assert settled == {False: Scheduling(schedule="cosine", fork=False), True: Scheduling(schedule="wsd", fork=True)}
-    given = Scheduling(schedule="linear", fork=True)
+    assert ScheduleOptions().rates(50, 0.1) == ScheduleOptions(schedule="cosine").rates(50, 0.1)
+    settled = {rungs: ScheduleOptions().settled(rungs) for rungs in (False, True)}
+    assert settled == {
+        False: ScheduleOptions(schedule="cosine", fork=False),
+        True: ScheduleOptions(schedule="wsd", fork=True),
+    }
+    given = ScheduleOptions(schedule="linear", fork=True)
     assert given.settled(False) == given.settled(True) == given
 
 
@@ -58,9 +61,9 @@ def test_fields_that_a_schedule_does_not_use_change_nothing() -> None:
     others = {"min_lr_ratio": 0.3, "decay_fraction": 0.6, "decay_shape": "sqrt", "cycle": 0.3, "gamma": 0.7}
     others |= {"cycle_growth": 2}
     for name in SCHEDULES:
-        plain = Scheduling(schedule=name).rates(50, 0.1)
+        plain = ScheduleOptions(schedule=name).rates(50, 0.1)
         for field in set(others) | idle_fields(name):
-            moved = Scheduling(**{"schedule": name, field: others[field]}).rates(50, 0.1)  # type: ignore[arg-type]
+            moved = ScheduleOptions(**{"schedule": name, field: others[field]}).rates(50, 0.1)  # type: ignore[arg-type]
             same = [plain(step) for step in range(50)] == [moved(step) for step in range(50)]
             assert same == (field in idle_fields(name)), (name, field)
 
@@ -76,13 +79,13 @@ def test_recipes_with_another_field_have_another_identity() -> None:
 @pytest.mark.parametrize(
     ("group", "given", "said"),
     [
-        (Clipping, {"clip": 0.0}, r"clip=0.0 is not allowed: expected a number in \(0, inf\)"),
-        (Scheduling, {"schedule": "cosin"}, "schedule='cosin'"),
-        (Optimisation, {"beta2": 1.0}, "beta2=1.0"),
-        (Decaying, {"gap_patience": 2}, "gap_patience needs -o weight_decay_end"),
-        (Budget, {"flops": 1.0, "seconds": 1.0}, "-o flops and -o seconds are both given"),
-        (Budget, {"tokens": 0}, "tokens=0"),
-        (Stopping, {"evaluations": 0}, "evaluations=0"),
+        (ClippingOptions, {"clip": 0.0}, r"clip=0.0 is not allowed: expected a number in \(0, inf\)"),
+        (ScheduleOptions, {"schedule": "cosin"}, "schedule='cosin'"),
+        (OptimizerOptions, {"beta2": 1.0}, "beta2=1.0"),
+        (WeightDecayOptions, {"gap_patience": 2}, "gap_patience needs -o weight_decay_end"),
+        (TextBudget, {"flops": 1.0, "seconds": 1.0}, "-o flops and -o seconds are both given"),
+        (TextBudget, {"tokens": 0}, "tokens=0"),
+        (StoppingOptions, {"evaluations": 0}, "evaluations=0"),
         (LanguageOptions, {"patience": 1, "schedule": "sgdr", "evaluations": 20}, "patience=1: expected more than"),
         (LanguageOptions, {"extend_from": 64}, "less than -o context"),
     ],
@@ -93,13 +96,13 @@ def test_a_group_refuses_what_does_not_go(group: type, given: dict[str, object],
 
 
 def test_groups_build_what_they_configure() -> None:
-    sgd = optimizer_of(Optimisation(optimizer="sgd", lr_rule="linear", momentum=0.5), 0.1, batch=64, reference=32)
+    sgd = optimizer_of(OptimizerOptions(optimizer="sgd", lr_rule="linear", momentum=0.5), 0.1, batch=64, reference=32)
     assert sgd == SGD(lr=0.2, momentum=0.5)
-    assert Decaying(weight_decay_end=0.3).decay(0.1) == WeightDecay(start=0.1, end=0.3)
-    gap = Decaying(weight_decay_end=0.3, gap_patience=2).decay(0.4)
+    assert WeightDecayOptions(weight_decay_end=0.3).decay(0.1) == WeightDecay(start=0.1, end=0.3)
+    gap = WeightDecayOptions(weight_decay_end=0.3, gap_patience=2).decay(0.4)
     assert gap == GapDecay(start=0.4, end=0.4, patience=2)
-    assert Ramping().ramp is None
-    assert EarlyStopping.of(Stopping()) is None
+    assert RampOptions().ramp is None
+    assert EarlyStopping.of(StoppingOptions()) is None
     config = GPTShapeOptions(kv_heads=5, window=64).shape(
         vocab=256, context=64, depth=1, width=48, heads=6, dropout=0.0
     )
@@ -113,7 +116,7 @@ def test_what_the_task_or_the_machine_is_can_be_no_gene() -> None:
 
 def test_a_group_is_composed_and_a_default_may_be_anothers() -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Own(Clipping, Scheduling):
+    class Own(ClippingOptions, ScheduleOptions):
         """Mine."""
 
         min_lr_ratio: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evo_tune.training.recipe import METRICS, Metric, measured, units_of
+from evo_tune.training.recipe import METRICS, Metric, metric_units, metric_values
 
 
 def test_each_group_has_a_name_once() -> None:
@@ -15,13 +15,13 @@ def test_each_group_has_a_name_once() -> None:
 
 
 def test_units_are_those_of_the_group() -> None:
-    assert units_of("classes")["val_loss"] == "nats"
-    assert units_of("tuning")["val_loss"] == "nats per token"
-    assert units_of("classes", "regression") == {**units_of("classes"), **units_of("regression")}
-    assert "resumed_step" not in units_of("classes")  # a column only where trials have it
+    assert metric_units("classes")["val_loss"] == "nats"
+    assert metric_units("tuning")["val_loss"] == "nats per token"
+    assert metric_units("classes", "regression") == {**metric_units("classes"), **metric_units("regression")}
+    assert "resumed_step" not in metric_units("classes")  # a column only where trials have it
 
 
 def test_what_has_no_value_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [Metric(name, "", ("group",), "of a test", lambda t, name=name: t.get(name)) for name in "ab"]
     monkeypatch.setattr("evo_tune.training.recipe.metrics.METRICS", tuple(rows))
-    assert measured({"a": 1.0}, "group") == {"a": 1.0}
+    assert metric_values({"a": 1.0}, "group") == {"a": 1.0}

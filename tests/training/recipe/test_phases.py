@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.training.recipe import GPTConfig, Phase, flops_per_token, plan_phases, spent
+from evo_tune.training.recipe import GPTConfig, Phase, flops_per_token, plan_phases, tokens_and_flops
 
 SHORT = GPTConfig(context=16, depth=2, width=32, heads=2)
 LONG = replace(SHORT, context=64, extended_from=16)
@@ -32,13 +32,13 @@ def test_the_whole_is_the_budget_to_a_window_each(share: float, batch: int, toke
     phases = plan_phases(
         [(1.0 - share, SHORT), (share, LONG)], batch, tokens * each, by_flops_of if by_flops else by_tokens
     )
-    total = spent(phases, phases[-1].end)
+    total = tokens_and_flops(phases, phases[-1].end)
     window = 64 * (flops_per_token(LONG) if by_flops else 1.0) + 16 * each
     assert abs(total["flops" if by_flops else "tokens"] - tokens * each) <= max(window, 1.0)
     assert phases[0].first_step == 0
     assert phases[1].first_step == phases[0].end
     steps = range(0, phases[-1].end + 1, max(1, phases[-1].end // 7))
-    counts = [spent(phases, step)["tokens"] for step in steps]
+    counts = [tokens_and_flops(phases, step)["tokens"] for step in steps]
     assert counts == sorted(counts)
     assert counts[0] == 0
 
@@ -47,7 +47,7 @@ def test_a_step_is_a_batch_in_either_phase() -> None:
     phases = plan_phases([(0.5, SHORT), (0.5, LONG)], 128, 12_800, by_tokens)
     assert [phase.per_step * phase.config.context for phase in phases] == [128, 128]
     assert [phase.end - phase.first_step for phase in phases] == [50, 50]
-    assert spent(phases, 60)["tokens"] == 60 * 128
+    assert tokens_and_flops(phases, 60)["tokens"] == 60 * 128
 
 
 def test_numbers_out_of_range_are_refused() -> None:
@@ -65,9 +65,9 @@ def test_a_budget_is_shared_out_between_a_small_model_and_a_large_one() -> None:
     large = replace(SHORT, depth=4, width=64, heads=4)
     flops = 5000 * flops_per_token(SHORT) * 16
     phases = plan_phases([(0.25, SHORT), (0.75, large)], 128, flops, by_flops_of)
-    total = spent(phases, phases[-1].end)
+    total = tokens_and_flops(phases, phases[-1].end)
     assert total["flops"] == pytest.approx(flops, rel=0.01)
-    assert spent(phases, phases[0].end)["flops"] == pytest.approx(0.25 * flops, rel=0.01)
+    assert tokens_and_flops(phases, phases[0].end)["flops"] == pytest.approx(0.25 * flops, rel=0.01)
     assert total["tokens"] == 16 * sum(phase.windows for phase in phases)
     assert phases[1].windows < phases[0].windows  # larger, with three times the arithmetic
     assert (phases[0].first_window, phases[1].first_window) == (0, phases[0].windows)

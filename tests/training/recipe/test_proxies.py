@@ -10,10 +10,10 @@ from evo_tune.training.recipe import (
     NARROWEST,
     SHALLOWEST,
     LargeTraining,
-    larger_shape,
+    default_batch,
+    default_context_and_batch,
     proxy_for,
-    usual_batch,
-    usual_steps,
+    shape_with_more_weights,
 )
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, flops_per_token
 
@@ -72,18 +72,18 @@ def test_given_tokens_stay_and_a_tiny_target_has_no_proxy() -> None:
 def test_batches_begin_at_half_the_usual_one_and_hold_a_window() -> None:
     found = proxy_for(LARGE, 1e13)
     assert found is not None
-    assert found.batch == max(LARGE.context, usual_steps(found.tokens)[1])
+    assert found.batch == max(LARGE.context, default_context_and_batch(found.tokens)[1])
     assert min(found.batches) >= max(found.batch / 2, LARGE.context)
-    assert usual_batch(10**9) == pytest.approx(0.58 * 1e9**0.571)
+    assert default_batch(10**9) == pytest.approx(0.58 * 1e9**0.571)
 
 
 def test_a_larger_shape_has_the_weights_and_the_proportions_that_were_asked_for() -> None:
-    assert larger_shape(32, 2, 8, 8.0) == (64, 4), "twice as wide and deep is eight times the weights"
+    assert shape_with_more_weights(32, 2, 8, 8.0) == (64, 4), "twice as wide and deep is eight times the weights"
     for times in (2.0, 3.0, 10.0):
-        width, depth = larger_shape(48, 3, 16, times) or (0, 0)
+        width, depth = shape_with_more_weights(48, 3, 16, times) or (0, 0)
         assert width % 16 == 0
         assert 0.6 * times < depth * width**2 / (3 * 48**2) <= times
         assert 0.5 < width * 3 / (48 * depth) < 2.0
-    assert larger_shape(32, 2, 32, 1.2) is None
-    width, depth = larger_shape(16, 1, 8, 1e6) or (0, 0)
+    assert shape_with_more_weights(32, 2, 32, 1.2) is None
+    width, depth = shape_with_more_weights(16, 1, 8, 1e6) or (0, 0)
     assert (width, depth) == (8 * 16, 4), "no farther than a proxy is from its target"

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import UsageError
-from evo_tune.training.scale.loss import Observation, ScalingLaw, missing, narrowing, predict
+from evo_tune.training.scale.loss import Observation, ScalingLaw, interval_advice, predict_loss, reason_not_fittable
 
 TRUE = ScalingLaw(1.2, 40.0, 0.4, 150.0, 0.45, 0.0)
 SIZES, TEXTS = (3e4, 1e5, 3e5, 1e6), (1e5, 4e5, 1.6e6)
 
 
 def fit(rows: list[Observation]) -> ScalingLaw:
-    return predict(rows, 1e6, 1e6).law
+    return predict_loss(rows, 1e6, 1e6).law
 
 
 def observed(noise: float = 0.0, seed: int = 0) -> list[Observation]:
@@ -41,7 +41,7 @@ def test_one_bad_training_does_not_bend_it() -> None:
 def test_the_interval_holds_as_often_as_it_says() -> None:
     inside = 0
     for seed in range(8):
-        found = predict(observed(0.01, seed), 4e6, 6e6, seed=seed)
+        found = predict_loss(observed(0.01, seed), 4e6, 6e6, seed=seed)
         reached = TRUE(4e6, 6e6) * float(np.exp(np.random.default_rng([seed, 1]).normal(0, 0.01)))
         inside += found.low <= reached <= found.high
         assert found.high - found.low < 0.2 * found.loss
@@ -59,7 +59,7 @@ def test_four_cells_tell_a_loss_of_eight_times_the_compute_within_a_few_percent(
     """Where the exponents are free, any of them fits four cells, and the interval is ten times as wide."""
     inside, halves = 0, []
     for seed in range(8):
-        found = predict(few(0.01, seed), 1.8e6, 4e5, seed=seed)
+        found = predict_loss(few(0.01, seed), 1.8e6, 4e5, seed=seed)
         reached = TRUE(1.8e6, 4e5) * float(np.exp(np.random.default_rng([seed, 1]).normal(0, 0.01)))
         inside += found.low <= reached <= found.high
         halves.append((found.high - found.low) / 2 / found.loss)
@@ -69,7 +69,7 @@ def test_four_cells_tell_a_loss_of_eight_times_the_compute_within_a_few_percent(
 
 
 def test_text_beyond_what_was_seen_is_told_with_doubt() -> None:
-    wider, longer = (predict(few(0.01, 0), n, d) for n, d in ((1.8e6, 4e5), (2.2e5, 3.2e6)))  # eight times either
+    wider, longer = (predict_loss(few(0.01, 0), n, d) for n, d in ((1.8e6, 4e5), (2.2e5, 3.2e6)))  # eight times either
     assert (wider.high - wider.low) / 2 < 0.06 * wider.loss
     assert (longer.high - longer.low) / 2 > 0.1 * longer.loss  # 3% a doubling, 1.28 deviations
 
@@ -90,7 +90,7 @@ def test_what_trainings_tell_outweighs_what_is_usual() -> None:
     ],
 )
 def test_what_a_sample_cannot_tell_is_said(rows: list[Observation], said: str) -> None:
-    assert said in missing(rows)
+    assert said in reason_not_fittable(rows)
     with pytest.raises(UsageError, match=said):
         fit(rows)
 
@@ -99,17 +99,20 @@ def test_a_few_probes_beside_a_search_of_one_size_and_budget_are_enough() -> Non
     law = ScalingLaw(1.0, 50.0, 0.4, 200.0, 0.4, 0.0)
     search = [Observation(1e5, 1e6, law(1e5, 1e6)) for _ in range(30)]
     probes = [Observation(3e5, tokens, law(3e5, tokens)) for tokens in (1e6, 1e6, 2.5e5)]
-    assert missing(search + probes[:2]) == "one length of text: expected two at least, to see the effect of text"
-    assert missing(search + probes) == ""
+    assert (
+        reason_not_fittable(search + probes[:2])
+        == "one length of text: expected two at least, to see the effect of text"
+    )
+    assert reason_not_fittable(search + probes) == ""
 
 
 def test_a_narrow_interval_needs_nothing_and_a_wide_one_is_said_with_a_remedy_in_one_line() -> None:
     rows = observed()
-    near = predict(rows, 1e6, 1.6e6)
+    near = predict_loss(rows, 1e6, 1.6e6)
     assert near.half < 0.05
-    assert narrowing(rows, 1e6, 1.6e6, near) == ""
-    far = predict(rows, 1e8, 1e9)
-    told = narrowing(rows, 1e8, 1e9, far)
+    assert interval_advice(rows, 1e6, 1.6e6, near) == ""
+    far = predict_loss(rows, 1e8, 1e9)
+    told = interval_advice(rows, 1e8, 1e9, far)
     assert told.startswith(f"the interval is ±{far.half:.0%}, wider than ±5%")
     assert "would narrow it to about ±" in told
     assert "\n" not in told

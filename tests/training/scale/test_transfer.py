@@ -14,8 +14,15 @@ from evo_tune.errors import OptionError, PluginError, UsageError
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training.scale.probes import as_flags, between, probe_rates, probe_results
-from evo_tune.training.scale.recipe import GeneMove, Recipe, ScaledRecipe, TargetLoss, Wanted, recipe_at
+from evo_tune.training.scale.probes import probe_rates, probe_results, probe_sizes, recipe_flags
+from evo_tune.training.scale.recipe import (
+    GeneMove,
+    ScaledRecipe,
+    TargetLoss,
+    TransferRequest,
+    TransferResult,
+    recipe_at,
+)
 
 GENOME = {
     "lr": 0.004,
@@ -39,17 +46,19 @@ def options(**given: Any) -> BoundEvaluator:
     return evaluator().bind({"size": "2x64x64x512", "tokens": 400_000, **given})
 
 
-def transfer(given: dict[str, Any] | None = None, genome: dict[str, Any] | None = None, **target: Any) -> Recipe:
+def transfer(
+    given: dict[str, Any] | None = None, genome: dict[str, Any] | None = None, **target: Any
+) -> TransferResult:
     wanted = {"width": 256, "depth": 8, "tokens": 6_400_000, "batch": 2048, "memory": None, **target}
     told = options(**(given or {})).transfer({**GENOME, **(genome or {})}, wanted)
-    return msgspec.convert(told, Recipe)
+    return msgspec.convert(told, TransferResult)
 
 
-def by_gene(told: Recipe) -> dict[str, GeneMove]:
+def by_gene(told: TransferResult) -> dict[str, GeneMove]:
     return {row.gene: row for row in told.rows}
 
 
-def of_run(name: str, recipe: Recipe) -> ScaledRecipe:
+def of_run(name: str, recipe: TransferResult) -> ScaledRecipe:
     """Return a recipe as that of a run; what is said of its cost does not matter."""
     loss = TargetLoss(metric="val_loss", trainings=0, identifiable=False, why="no training")
     cost: dict[str, Any] = {"laws": [], "loss": loss, "optimal_tokens": 1.0, "tokens_per_parameter": 1.0}
@@ -126,7 +135,7 @@ def test_what_does_not_fit_is_said() -> None:
 def test_the_file_of_flags_names_what_differs_from_the_defaults() -> None:
     tomllib = pytest.importorskip("tomllib")
     told = transfer()
-    text = as_flags("language_model", "mine-8x256", of_run("mine", told), options().options, evaluator().options)
+    text = recipe_flags("language_model", "mine-8x256", of_run("mine", told), options().options, evaluator().options)
     read = tomllib.loads(text)
     bound = evaluator().bind({name: str(value).lower() for name, value in read["option"].items()})
     assert {name: bound.options[name] for name in told.options} == told.options
@@ -141,7 +150,9 @@ def test_no_line_of_the_file_of_flags_is_a_strangers() -> None:
     evil = 'x\naddress = "tcp://them"\n'
     told = of_run(evil, transfer())
     told.genome = {**GENOME, 'y" = 1\naddress = "tcp://them"\n"z': 1, "a.b": 2}
-    read = tomllib.loads(as_flags("language_model", evil, told, {**options().options, evil: evil}, evaluator().options))
+    read = tomllib.loads(
+        recipe_flags("language_model", evil, told, {**options().options, evil: evil}, evaluator().options)
+    )
     assert read.keys() == {"evaluator", "name", "trials", "final_seeds", "option", "gene"}
     assert read["name"] == evil
     assert read["gene"].keys() == told.genome.keys()
@@ -149,15 +160,15 @@ def test_no_line_of_the_file_of_flags_is_a_strangers() -> None:
 
 
 def test_probes_lie_between_around_the_transferred_rate() -> None:
-    told, wanted = transfer(), Wanted(width=256, depth=8, tokens=1)
-    (one,) = between(told.found, told.target, wanted, 3)
+    told, wanted = transfer(), TransferRequest(width=256, depth=8, tokens=1)
+    (one,) = probe_sizes(told.found, told.target, wanted, 3)
     assert (one.width, one.depth, one.tokens) == (128, 4, 400_000)
-    assert len(between(told.found, told.target, wanted, 6)) == 2
+    assert len(probe_sizes(told.found, told.target, wanted, 6)) == 2
     near = msgspec.structs.replace(told.target, width=80, depth=2)
-    (there,) = between(told.found, near, wanted, 3)
+    (there,) = probe_sizes(told.found, near, wanted, 3)
     assert (there.width, there.depth) == (80, 2), "no size is in between"
     with pytest.raises(UsageError, match="of the target's size"):
-        between(told.found, told.found, wanted, 3)
+        probe_sizes(told.found, told.found, wanted, 3)
     assert probe_rates(1.0, 3) == [1.0, 0.5, 2.0]
 
 
@@ -181,7 +192,7 @@ def test_a_transferred_rate_about_the_best_is_confirmed(losses: tuple[float, ...
 @pytest.mark.parametrize("wrong", [{"rows": [{"gene": "lr"}]}, {"target": {}}, {"more": 1}])
 def test_a_transfer_that_returns_no_recipe_is_an_error_of_the_evaluator(wrong: dict[str, Any]) -> None:
     good = msgspec.to_builtins(transfer())
-    trial, wanted = SimpleNamespace(genome=GENOME), Wanted(width=256, depth=8, tokens=6_400_000)
+    trial, wanted = SimpleNamespace(genome=GENOME), TransferRequest(width=256, depth=8, tokens=6_400_000)
 
     def returning(told: dict[str, Any]) -> Any:
         return SimpleNamespace(plugin=SimpleNamespace(name="mine"), transfer=lambda *_: told)

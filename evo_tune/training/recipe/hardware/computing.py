@@ -18,7 +18,7 @@ from evo_tune.options.declare import Options, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class Computing(Options):
+class ComputeOptions(Options):
     """Precision and kernels."""
 
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = option(
@@ -37,7 +37,7 @@ class Computing(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passes(Options):
+class PassOptions(Options):
     """Memory."""
 
     micro_batch: int | Literal["auto"] | None = option(
@@ -56,7 +56,7 @@ class Passes(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Processes(Options):
+class RankOptions(Options):
     """Processes on this machine."""
 
     ranks: int = option(
@@ -64,7 +64,7 @@ class Processes(Options):
     )
 
 
-def in_memory(precision: str) -> str:
+def storage_precision(precision: str) -> str:
     """Return the precision of stored weights; that of tf32 is fp32."""
     return "fp32" if precision == "tf32" else precision
 
@@ -120,7 +120,7 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Suited:
+class DeviceSizes:
     """Sizes and precision that suit a device.
 
     Args:
@@ -138,13 +138,13 @@ class Suited:
     batch: int
 
 
-def suited_of(timings: Timings) -> Suited:
+def sizes_for_device(timings: Timings) -> DeviceSizes:
     """Return the sizes and precision that suit a device."""
     best = {name: max(speeds.values()) for name, speeds in timings.products.items()}
     fastest = max(best, key=lambda name: best[name])
     good = _as_fast(timings.head_sizes)
     busy = max(timings.batches.values())
-    return Suited(
+    return DeviceSizes(
         precision=fastest if best[fastest] >= GAIN * best["fp32"] else "fp32",
         width=_multiple(timings.widths),
         vocabulary=_multiple(timings.vocabularies),
@@ -172,11 +172,11 @@ FEWEST = 4
 
 SNAPPED = re.compile(r"width (\d+), heads (\d+(?: \d+)*)")
 
-P = TypeVar("P", bound="Profiling")
+P = TypeVar("P", bound="ProfileOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profiling(Options):
+class ProfileOptions(Options):
     """Adaptation of the search space to the machine."""
 
     profile: str = option(
@@ -187,14 +187,14 @@ class Profiling(Options):
 
     def settled(self: P, rungs: bool) -> P:
         made = super().settled(rungs)
-        return replace(made, profile=_timed()) if self.profile == "true" else made
+        return replace(made, profile=_time_machine()) if self.profile == "true" else made
 
     def check(self) -> None:
         if self.profile not in ("true", "false") and not SNAPPED.fullmatch(self.profile):
             settled = "or what it was settled to: 'width 16, heads 32 64'"
             raise OptionError(f"-o profile={self.profile}: expected true, false, {settled}")
 
-    def snapped(self, width: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    def fast_widths(self, width: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
         """Return the widths of a space in steps that suit the machine, if enough widths remain.
 
         Args:
@@ -214,7 +214,7 @@ class Profiling(Options):
         return [count for count in counts if width / count in good] or counts
 
 
-def _timed() -> str:
+def _time_machine() -> str:
     """Return the sizes that suit this machine.
 
     Raises:

@@ -38,7 +38,7 @@ UNIT_COSTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed(Options):
+class TimeBudget(Options):
     """Budget in time."""
 
     seconds: float | None = option(
@@ -67,7 +67,7 @@ class Timed(Options):
             )
         return Cost.parse(self.cost).steps(self.seconds, work)
 
-    def predicted(self, work: Work, steps: float) -> dict[str, float]:
+    def seconds_estimate(self, work: Work, steps: float) -> dict[str, float]:
         """Return `seconds`, the predicted duration of a training; nothing if the cost was not measured."""
         if not self.cost:
             return {}

@@ -62,7 +62,7 @@ class Memory(NamedTuple):
         """Sum in bytes, with an allowance for short-lived tensors."""
         return SHORT_LIVED * (self.states + self.activations + self.logits) + self.context
 
-    def needed(self, factor: float = 1.0) -> float:
+    def device_bytes(self, factor: float = 1.0) -> float:
         """Return the total memory of the smallest device that this fits into, in bytes.
 
         Args:
@@ -370,7 +370,7 @@ def largest_pass(
         RecipeError: Not even one sample fits.
     """
     largest = batch
-    while (needed := memory(largest).needed(factor)) > capacity:
+    while (needed := memory(largest).device_bytes(factor)) > capacity:
         if largest == 1:
             raise RecipeError("capacity", capacity, f"{needed:.3g} bytes or more for one {sample} of this model")
         largest = -(-largest // 2)

@@ -173,7 +173,7 @@ class ParametrisationOptions(Options):
     )
 
     @property
-    def usual(self) -> Mapping[str, Any]:
+    def default_training(self) -> Mapping[str, Any]:
         """Default width, depth and heads of the size: the base if none is given."""
         raise NotImplementedError
 
@@ -186,7 +186,7 @@ class ParametrisationOptions(Options):
         """
         if self.param == "standard":
             return None
-        usual = self.usual
+        usual = self.default_training
         return Parametrisation(
             name=self.param,
             width=self.base_width or usual["width"],

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from evo_tune.errors import OptionError
 from evo_tune.options.bounds import check_name, check_number
 from evo_tune.options.declare import Options, option
-from evo_tune.training.recipe.optim.schedule import Scheduling
+from evo_tune.training.recipe.optim.schedule import ScheduleOptions
 
 RULES = ("none", "sqrt", "linear")
 
@@ -34,7 +34,7 @@ def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:
     return lr * {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[rule]
 
 
-def scaled_betas(betas: tuple[float, float], batch: float, reference: float, rule: str) -> tuple[float, float]:
+def scale_betas(betas: tuple[float, float], batch: float, reference: float, rule: str) -> tuple[float, float]:
     """Return Adam's β for `batch`, given those for `reference`; only the rule 'sqrt' changes them.
 
     A β that would be negative, for a very large batch, is set to 0: that moment then has no memory.
@@ -56,7 +56,7 @@ FIRST_MOMENTUM = 0.85
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
+class GroupFactors:
     """Factors on the learning rate of groups of parameters; hidden matrices have the learning rate itself.
 
     Args:
@@ -90,11 +90,11 @@ class Rates:
         return self.head if kind == "head" else 1.0
 
 
-Self = TypeVar("Self", bound="Optimisation")
+Self = TypeVar("Self", bound="OptimizerOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimisation(Options):
+class OptimizerOptions(Options):
     """Options of the optimizer, its learning rates and the loss."""
 
     optimizer: Literal["auto", "adamw", "muon", "sgd"] = option(
@@ -135,9 +135,9 @@ class Optimisation(Options):
         return "adamw" if self.optimizer == "auto" else self.optimizer
 
     @property
-    def group_rates(self) -> Rates:
+    def group_rates(self) -> GroupFactors:
         """Factors on the learning rate of groups of parameters."""
-        return Rates()
+        return GroupFactors()
 
     @property
     def lr_factor(self) -> float:
@@ -154,7 +154,7 @@ class Optimisation(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupRates(Optimisation):
+class GroupRateOptions(OptimizerOptions):
     """Learning rates of groups of parameters."""
 
     lr_embedding: float = option(
@@ -174,12 +174,12 @@ class GroupRates(Optimisation):
     )
 
     @property
-    def group_rates(self) -> Rates:
-        return Rates(embedding=self.lr_embedding, head=self.lr_head, vectors=self.lr_vectors)
+    def group_rates(self) -> GroupFactors:
+        return GroupFactors(embedding=self.lr_embedding, head=self.lr_head, vectors=self.lr_vectors)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clipping(Options):
+class ClippingOptions(Options):
     """Clipping of the gradient."""
 
     clip: float | None = option(1.0, bounds="(0, inf)", help="Maximum gradient norm; none: no limit")
@@ -198,7 +198,7 @@ def check_clip(limit: float | None) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Averaging(Options):
+class AveragingOptions(Options):
     """Moving average of the weights."""
 
     ema: float | None = option(
@@ -206,7 +206,7 @@ class Averaging(Options):
     )
 
 
-def warmed_up(decay: float, update: int) -> float:
+def ema_decay(decay: float, update: int) -> float:
     """Return the decay of an update: min(decay, (1 + t) / (10 + t)).
 
     Same formula as TensorFlow's ExponentialMovingAverage with `num_updates`. The average covers about the last ninth
@@ -220,7 +220,7 @@ def warmed_up(decay: float, update: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stopping(Options):
+class StoppingOptions(Options):
     """Evaluations and early stopping."""
 
     evaluations: int = option(
@@ -246,7 +246,7 @@ class Stopping(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoppingInTime(Stopping, Scheduling):
+class StoppingInTime(StoppingOptions, ScheduleOptions):
     """Early stopping under a learning rate schedule."""
 
     def check(self) -> None:

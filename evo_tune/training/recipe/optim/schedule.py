@@ -20,7 +20,7 @@ class Shape:
 
     Args:
         factor: Function that returns the factor at a step after warm-up.
-        uses: Fields of `Scheduling` that it reads; the others have no effect.
+        uses: Fields of `ScheduleOptions` that it reads; the others have no effect.
         flat: Whether it stays at the peak until a final decay, if any.
     """
 
@@ -30,10 +30,10 @@ class Shape:
 
 
 SCHEDULES: dict[str, Shape] = {}
-"""Name to shape; filled by the decorator `shape`."""
+"""Name to shape; filled by the decorator `register_schedule`."""
 
 
-def shape(
+def register_schedule(
     *uses: str, flat: bool = False
 ) -> Callable[[Callable[[Schedule, int], float]], Callable[[Schedule, int], float]]:
     """Register the decorated function as a schedule under its name, for options and genes.
@@ -115,7 +115,7 @@ class Schedule:
             return (step + 1) / self.warmup
         return SCHEDULES[self.name].factor(self, step)
 
-    def decayed(self, step: int) -> bool:
+    def decay_has_begun(self, step: int) -> bool:
         """Return whether the final decay has begun before `step`, so that losses differ from those at the peak rate.
 
         For a schedule without a flat part this is true only at its end.
@@ -130,8 +130,8 @@ class Schedule:
 
 
 def idle_fields(name: str) -> frozenset[str]:
-    """Return the fields of `Scheduling` that have no effect under a schedule because only others use them."""
-    known, name = frozenset().union(*(one.uses for one in SCHEDULES.values())), _meant(name)
+    """Return the fields of `ScheduleOptions` that have no effect under a schedule because only others use them."""
+    known, name = frozenset().union(*(one.uses for one in SCHEDULES.values())), _without_auto(name)
     return known - SCHEDULES[name].uses if name in SCHEDULES else frozenset()
 
 
@@ -146,26 +146,26 @@ DECAYS: dict[str, Callable[[float], float]] = {
 }
 
 
-@shape("min_lr_ratio")
+@register_schedule("min_lr_ratio")
 def cosine(schedule: Schedule, step: int) -> float:
     """Decay along half a cosine to `min_lr_ratio` (Loshchilov & Hutter, arXiv:1608.03983, one cycle)."""
     return _cosine(1.0, schedule.min_lr_ratio, schedule.progress(step))
 
 
-@shape("min_lr_ratio")
+@register_schedule("min_lr_ratio")
 def linear(schedule: Schedule, step: int) -> float:
     """Decay linearly to `min_lr_ratio`."""
     return 1.0 - (1.0 - schedule.min_lr_ratio) * schedule.progress(step)
 
 
-@shape(flat=True)
+@register_schedule(flat=True)
 def constant(schedule: Schedule, step: int) -> float:
     """Stay at the peak."""
     del schedule, step
     return 1.0
 
 
-@shape("min_lr_ratio", "decay_fraction", "decay_shape", flat=True)
+@register_schedule("min_lr_ratio", "decay_fraction", "decay_shape", flat=True)
 def wsd(schedule: Schedule, step: int) -> float:
     """Stay at the peak, then decay over the last `decay_fraction` (MiniCPM, arXiv:2404.06395)."""
     decay_steps = max(1, round(schedule.decay_fraction * schedule.steps))
@@ -176,7 +176,7 @@ def wsd(schedule: Schedule, step: int) -> float:
     return schedule.min_lr_ratio + (1.0 - schedule.min_lr_ratio) * DECAYS[schedule.decay_shape](u)
 
 
-@shape(flat=True)
+@register_schedule(flat=True)
 def multi_step(schedule: Schedule, step: int) -> float:
     """Drop to 0.316 at 80 % and to 0.1 at 90 % of the steps (DeepSeek LLM, arXiv:2401.02954)."""
     # Use integers: rounding of 0.8 * S could miss the step.
@@ -185,7 +185,7 @@ def multi_step(schedule: Schedule, step: int) -> float:
     return 0.316 if 10 * step >= 8 * schedule.steps else 1.0
 
 
-@shape("min_lr_ratio", "cycle", "cycle_growth", "gamma")
+@register_schedule("min_lr_ratio", "cycle", "cycle_growth", "gamma")
 def sgdr(schedule: Schedule, step: int) -> float:
     """Restart a cosine at the end of each cycle, from a peak that falls by gamma (arXiv:1608.03983).
 
@@ -212,7 +212,7 @@ def _cycle_ends(steps: int, first: int, growth: int) -> tuple[int, ...]:
     return tuple(ends)
 
 
-@shape("min_lr_ratio", "cycle", "gamma")
+@register_schedule("min_lr_ratio", "cycle", "gamma")
 def cosine_step(schedule: Schedule, step: int) -> float:
     """Multiply one long cosine by gamma for each completed cycle."""
     return cosine(schedule, step) * schedule.gamma ** (step // schedule.first_cycle)
@@ -232,16 +232,16 @@ class _Choices(Collection[str]):
         return name == AUTO or name in SCHEDULES
 
 
-def _meant(name: str) -> str:
+def _without_auto(name: str) -> str:
     """Return the schedule for a name in a run without rungs."""
     return "cosine" if name == AUTO else name
 
 
-S = TypeVar("S", bound="Scheduling")
+S = TypeVar("S", bound="ScheduleOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scheduling(Options):
+class ScheduleOptions(Options):
     """Learning rate schedule."""
 
     schedule: str = option(
@@ -284,7 +284,7 @@ class Scheduling(Options):
         """
         return Schedule(
             steps=steps,
-            name=_meant(self.schedule),
+            name=_without_auto(self.schedule),
             warmup_fraction=warmup,
             min_lr_ratio=self.min_lr_ratio,
             decay_fraction=self.decay_fraction,
@@ -400,7 +400,7 @@ class GapWatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decaying(Options):
+class WeightDecayOptions(Options):
     """Weight decay schedule."""
 
     weight_decay_end: float | None = option(None, bounds="[0, 1]", help="Final weight decay; none: constant")

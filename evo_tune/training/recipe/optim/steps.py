@@ -82,7 +82,7 @@ class BatchRamp:
         return self.start + int((batch - self.start) * reached)
 
 
-def steps_of(total: int, batch: int, ramp: BatchRamp | None) -> Bounds:
+def divide_into_steps(total: int, batch: int, ramp: BatchRamp | None) -> StepRanges:
     """Return the range of samples of each step; together the ranges cover all `total` samples once."""
     firsts = [0]
     while ramp is not None and firsts[-1] < total:
@@ -90,11 +90,11 @@ def steps_of(total: int, batch: int, ramp: BatchRamp | None) -> Bounds:
         if size == batch:
             break  # all later steps are equal
         firsts.append(min(total, firsts[-1] + size))
-    return Bounds(tuple(firsts), batch, total)
+    return StepRanges(tuple(firsts), batch, total)
 
 
 @dataclass(frozen=True)
-class Bounds:
+class StepRanges:
     """Steps of a training as ranges of samples: growing steps, then equal steps, then the remainder.
 
     Args:
@@ -121,7 +121,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ramping(Options):
+class RampOptions(Options):
     """Growing batch."""
 
     ramp_from: int | None = option(
@@ -153,7 +153,7 @@ def fork_step(schedule: Schedule, stop: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tail(Schedule):
+class ForkedSchedule(Schedule):
     """A wsd schedule that decays early, for a partial training.
 
     Args:
@@ -173,7 +173,7 @@ class Tail(Schedule):
         check_integer("stop", self.stop, self.fork + 1, self.steps)
 
     @classmethod
-    def of(cls, schedule: Schedule, fork: int, stop: int) -> Tail:
+    def of(cls, schedule: Schedule, fork: int, stop: int) -> ForkedSchedule:
         """Return the schedule that leaves `schedule` at step `fork`."""
         return cls(**asdict(schedule), fork=fork, stop=stop)
 
@@ -186,6 +186,6 @@ class Tail(Schedule):
         u = min(1.0, (step - self.fork + 1) / (self.stop - self.fork + 1))  # a one-step decay stops halfway
         return bottom + (top - bottom) * DECAYS[self.decay_shape](u)
 
-    def decayed(self, step: int) -> bool:
+    def decay_has_begun(self, step: int) -> bool:
         """See `Schedule`."""
-        return step > self.fork or super().decayed(step)
+        return step > self.fork or super().decay_has_begun(step)

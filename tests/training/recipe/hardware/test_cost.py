@@ -9,7 +9,7 @@ import pytest
 
 from evo_tune.errors import OptionError
 from evo_tune.plugins.cost import JUDGED, Cost, Measured, budgets_of
-from evo_tune.training.recipe.hardware.cost import UNIT_COSTS, Timed, encoder_work, gpt_work
+from evo_tune.training.recipe.hardware.cost import UNIT_COSTS, TimeBudget, encoder_work, gpt_work
 from evo_tune.training.recipe.models.encoder_config import FTConfig
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
@@ -80,16 +80,16 @@ def test_an_evaluator_may_have_its_own_kinds_of_work() -> None:
 def test_costs_are_the_same_after_a_round_trip_through_a_manifest() -> None:
     cost = Cost(TRUE, 0.1, 0.7)
     assert Cost.parse(cost.text()) == cost
-    assert Timed(seconds=3.0, cost=cost.text()).steps_in_time(shapes(np.random.default_rng(1), 1)[0]) > 0
+    assert TimeBudget(seconds=3.0, cost=cost.text()).steps_in_time(shapes(np.random.default_rng(1), 1)[0]) > 0
 
 
 def test_steps_and_overhead_fill_the_time() -> None:
     work, cost = shapes(np.random.default_rng(2), 1)[0], Cost(TRUE, 0.1, 0.7)
     steps = cost.steps(60.0, work)
     assert cost.overhead(work) + steps * cost.step(work) == pytest.approx(60.0)
-    options = Timed(seconds=60.0, cost=cost.text())
-    assert options.predicted(work, steps) == {"seconds": pytest.approx(60.0)}
-    assert Timed().predicted(work, steps) == {}
+    options = TimeBudget(seconds=60.0, cost=cost.text())
+    assert options.seconds_estimate(work, steps) == {"seconds": pytest.approx(60.0)}
+    assert TimeBudget().seconds_estimate(work, steps) == {}
     tiny = cost.overhead(work) / 2
     assert cost.steps(tiny, work) == pytest.approx(0.1 * tiny / cost.step(work)), "steps get a tenth at least"
 
@@ -133,12 +133,12 @@ def test_more_work_costs_more() -> None:
 )
 def test_costs_that_no_run_measured_are_refused(text: str) -> None:
     with pytest.raises(OptionError, match="expected the costs that a run measured"):
-        Timed(seconds=1.0, cost=text)
+        TimeBudget(seconds=1.0, cost=text)
 
 
 def test_a_budget_in_time_without_costs_is_refused_with_the_remedy() -> None:
     with pytest.raises(OptionError, match="evo-tune run"):
-        Timed(seconds=1.0).steps_in_time({"step": 1.0})
+        TimeBudget(seconds=1.0).steps_in_time({"step": 1.0})
 
 
 def test_budgets_are_told_by_name() -> None:

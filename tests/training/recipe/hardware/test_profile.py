@@ -12,7 +12,7 @@ import pytest
 
 from evo_tune.errors import OptionError
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training.recipe.hardware.computing import Profiling, suited_of
+from evo_tune.training.recipe.hardware.computing import ProfileOptions, sizes_for_device
 from tests.training.probing.test_probing import CARD
 
 H100 = "width 8, heads 64 128"
@@ -32,14 +32,14 @@ H100 = "width 8, heads 64 128"
 def test_widths_are_snapped_where_that_is_free(
     profile: str, width: tuple[int, int, int, int], expected: tuple[int, int, int, int]
 ) -> None:
-    assert Profiling(profile=profile).snapped(width) == expected
+    assert ProfileOptions(profile=profile).fast_widths(width) == expected
 
 
 def test_heads_of_a_good_size_are_taken_where_there_are_some() -> None:
-    options = Profiling(profile=H100)
+    options = ProfileOptions(profile=H100)
     assert options.fast_heads(256, [1, 2, 4, 8]) == [2, 4]
     assert options.fast_heads(96, [1, 2, 4]) == [1, 2, 4]
-    assert Profiling().fast_heads(256, [1, 2, 4, 8]) == [1, 2, 4, 8]
+    assert ProfileOptions().fast_heads(256, [1, 2, 4, 8]) == [1, 2, 4, 8]
 
 
 def test_a_space_keeps_its_default_and_takes_fast_heads() -> None:
@@ -62,7 +62,7 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         asked.append(command)
-        text = json.dumps({"suited": dataclasses.asdict(suited_of(CARD))})
+        text = json.dumps({"suited": dataclasses.asdict(sizes_for_device(CARD))})
         return subprocess.CompletedProcess(command, 0, text, "")
 
     monkeypatch.setattr("evo_tune.training.recipe.hardware.computing.subprocess.run", run)
@@ -81,11 +81,11 @@ def test_the_machine_is_timed_once_and_stands_in_the_manifest(answer: list[list[
 
 def test_what_it_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match="profile=fast: expected true, false"):
-        Profiling(profile="fast")
+        ProfileOptions(profile="fast")
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", "RuntimeError: no kernel image\n")
 
     monkeypatch.setattr("evo_tune.training.recipe.hardware.computing.subprocess.run", run)
     with pytest.raises(OptionError, match=r"could not be timed \(RuntimeError: no kernel image\)"):
-        Profiling(profile="true").settled(False)
+        ProfileOptions(profile="true").settled(False)

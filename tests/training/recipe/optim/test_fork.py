@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
 from evo_tune.training.recipe.optim.schedule import SCHEDULES, Schedule
-from evo_tune.training.recipe.optim.steps import Tail, fork_step
+from evo_tune.training.recipe.optim.steps import ForkedSchedule, fork_step
 
 STEPS = st.integers(2, 400)
 
@@ -20,7 +20,7 @@ def wsd(steps: int, **fields: float) -> Schedule:
 def test_a_rung_is_a_whole_training_in_small() -> None:
     full = wsd(900, warmup_fraction=0.0)
     assert [fork_step(full, stop) for stop in (100, 300, 899, 900)] == [80, 240, 719, 900]
-    tail = Tail.of(full, 80, 100)
+    tail = ForkedSchedule.of(full, 80, 100)
     assert [tail(step) for step in (0, 79)] == [1.0, 1.0]
     falling = [tail(step) for step in range(80, 100)]
     small = wsd(100, warmup_fraction=0.0)
@@ -43,24 +43,24 @@ def test_a_fork_leaves_the_full_training_before_its_own_decay(steps: int, data: 
     assert forks == sorted(forks), "what goes on from one fork has not passed the next"
     for stop, fork in zip(stops, forks, strict=True):
         assert 1 <= fork <= stop
-        assert fork == stop or not full.decayed(fork) or fork == 1
+        assert fork == stop or not full.decay_has_begun(fork) or fork == 1
         if fork < stop:
-            tail = Tail.of(full, fork, stop)
+            tail = ForkedSchedule.of(full, fork, stop)
             assert [tail(step) for step in range(fork)] == [full(step) for step in range(fork)]
             factors = [tail(step) for step in range(fork, stop)]
             assert factors == sorted(factors, reverse=True)
             assert max(factors) < max(full(fork), full.min_lr_ratio) + 1e-12
-            assert not tail.decayed(fork) or full.decayed(fork)
-            assert all(tail.decayed(step) for step in (fork + 1, stop))
+            assert not tail.decay_has_begun(fork) or full.decay_has_begun(fork)
+            assert all(tail.decay_has_begun(step) for step in (fork + 1, stop))
 
 
 def test_a_decay_of_one_step_is_half_way_down() -> None:
-    assert Tail.of(wsd(50, warmup_fraction=0.0, min_lr_ratio=0.0), 4, 5)(4) == 0.5
+    assert ForkedSchedule.of(wsd(50, warmup_fraction=0.0, min_lr_ratio=0.0), 4, 5)(4) == 0.5
 
 
 def test_a_decay_that_begins_in_the_warm_up_never_rises() -> None:
     full = wsd(1000, warmup_fraction=0.5)
-    tail = Tail.of(full, 20, 25)
+    tail = ForkedSchedule.of(full, 20, 25)
     assert full(20) == 0.042 < full.min_lr_ratio
     assert [tail(step) for step in range(20, 25)] == [full(20)] * 5
 
@@ -68,7 +68,7 @@ def test_a_decay_that_begins_in_the_warm_up_never_rises() -> None:
 @pytest.mark.parametrize(("fork", "stop"), [(5, 5), (5, 101), (-1, 5)])
 def test_a_tail_lies_within_the_training(fork: int, stop: int) -> None:
     with pytest.raises(RecipeError, match=r"^(fork|stop)"):
-        Tail.of(wsd(100), fork, stop)
+        ForkedSchedule.of(wsd(100), fork, stop)
 
 
 @pytest.mark.parametrize(
@@ -77,5 +77,5 @@ def test_a_tail_lies_within_the_training(fork: int, stop: int) -> None:
 )
 def test_a_schedule_says_from_where_on_it_has_decayed(name: str, first: int | None) -> None:
     schedule = Schedule(steps=100, name=name, warmup_fraction=0.1)
-    decayed = [step for step in range(101) if schedule.decayed(step)]
+    decayed = [step for step in range(101) if schedule.decay_has_begun(step)]
     assert decayed == ([] if first is None else list(range(first, 101)))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from evo_tune.errors import RecipeError
 from evo_tune.training import Trainer, TrainingWindows
 from evo_tune.training.recipe import BatchRamp, Schedule
-from evo_tune.training.recipe.optim.steps import steps_of
+from evo_tune.training.recipe.optim.steps import divide_into_steps
 
 
 @given(
@@ -19,7 +19,7 @@ from evo_tune.training.recipe.optim.steps import steps_of
 )
 def test_steps_are_those_counted_one_by_one(total: int, batch: int, start: int, fraction: float) -> None:
     ramp = BatchRamp(start=min(start, batch), fraction=fraction)
-    bounds = steps_of(total, batch, ramp)
+    bounds = divide_into_steps(total, batch, ramp)
     done = 0
     sizes = []
     while done < total:
@@ -35,9 +35,9 @@ def test_steps_are_those_counted_one_by_one(total: int, batch: int, start: int, 
 
 
 def test_without_a_ramp_all_steps_are_alike() -> None:
-    bounds = steps_of(23, 5, None)
+    bounds = divide_into_steps(23, 5, None)
     assert [bounds[step] for step in range(len(bounds))] == [(0, 5), (5, 10), (10, 15), (15, 20), (20, 23)]
-    assert steps_of(23, 5, BatchRamp(start=5)) == bounds
+    assert divide_into_steps(23, 5, BatchRamp(start=5)) == bounds
 
 
 def test_the_ramp_of_v3() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
 from evo_tune.training.recipe import scale_lr
-from evo_tune.training.recipe.optim.optimisation import scaled_betas
+from evo_tune.training.recipe.optim.optimisation import scale_betas
 
 sizes = st.floats(1, 1e6)
 
@@ -26,7 +26,7 @@ def test_rules_are_what_they_are_called() -> None:
     assert scale_lr(1e-3, 4, 1, "sqrt") == 2e-3
     assert scale_lr(1e-3, 4, 1, "linear") == 4e-3
     assert scale_lr(1e-3, 4, 1, "none") == 1e-3
-    assert scaled_betas((0.9, 0.99), 4, 1, "sqrt") == pytest.approx((0.6, 0.96))
+    assert scale_betas((0.9, 0.99), 4, 1, "sqrt") == pytest.approx((0.6, 0.96))
 
 
 @pytest.mark.parametrize("size", [0, -1, math.nan, math.inf])
@@ -34,10 +34,10 @@ def test_sizes_must_be_above_zero(size: float) -> None:
     with pytest.raises(RecipeError):
         scale_lr(1e-3, size, 1, "sqrt")
     with pytest.raises(RecipeError):
-        scaled_betas((0.9, 0.99), size, 1, "sqrt")
+        scale_betas((0.9, 0.99), size, 1, "sqrt")
 
 
 def test_unknown_rules_are_refused_and_a_moment_remembers_nothing_rather_than_less() -> None:
     with pytest.raises(RecipeError, match="batch rule"):
         scale_lr(1e-3, 2, 1, "square")
-    assert scaled_betas((0.9, 0.99), 10.5, 1, "sqrt") == (0.0, pytest.approx(0.895))
+    assert scale_betas((0.9, 0.99), 10.5, 1, "sqrt") == (0.0, pytest.approx(0.895))
