@@ -34,7 +34,7 @@ from evo_tune.genome.trial import Candidate, Constraint, Objective, Outcome, Pro
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.find import make_strategy
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
 
 SPACE = SearchSpace(
@@ -92,15 +92,15 @@ class World:
         self.history = RunHistory(SPACE, self.objectives, self.constraints)
         self.rng = np.random.default_rng(self.seed)
 
-    def grow(self, strategy: Ruled) -> None:
+    def grow(self, strategy: StrategyWithRules) -> None:
         """Have one candidate born without a view of the run: what is due, or a random genome; and one told."""
         history, rules = self.history, strategy.settings
-        proposal = strategy.due(history) if history.proposed_count else self._default()
+        proposal = strategy.next_known(history) if history.proposed_count else self._default()
         if proposal is None:
             proposal = Proposal(SPACE.sample(self.rng), "random", budget=rules.rungs[0])
         self._born(proposal, strategy)
 
-    def step(self, strategy: Ruled) -> tuple[Proposal, float]:
+    def step(self, strategy: StrategyWithRules) -> tuple[Proposal, float]:
         """Have one candidate born, and one told once the slots are full; return it and its milliseconds."""
         history = self.history
         generator = np.random.default_rng([self.seed, 0, history.proposed_count])
@@ -111,9 +111,9 @@ class World:
         self._born(proposal, strategy)
         return proposal, cost
 
-    def _born(self, proposal: Proposal, strategy: Ruled) -> None:
+    def _born(self, proposal: Proposal, strategy: StrategyWithRules) -> None:
         history = self.history
-        history.born(
+        history.add_candidate(
             Candidate(
                 id=history.proposed_count,
                 generation=history.fresh_count // strategy.population,
@@ -149,9 +149,9 @@ class World:
         return Proposal(SPACE.default(), "default", budget=self.rules.rungs[0])
 
 
-def ruled(name: str, rules: RunSettings, constraints: Sequence[Constraint]) -> Ruled:
+def ruled(name: str, rules: RunSettings, constraints: Sequence[Constraint]) -> StrategyWithRules:
     """Return a strategy with rules around it."""
-    return Ruled.of(make_strategy(name, {"population": 24}), rules, constraints, estimate)
+    return StrategyWithRules.of(make_strategy(name, {"population": 24}), rules, constraints, estimate)
 
 
 def grown(
@@ -273,7 +273,7 @@ def by_genes(counts: Sequence[int]) -> None:
             proposal = strategy.propose(history, np.random.default_rng([0, 0, id])) if id else None
             spent.append(1e3 * (time.process_time() - began))
             genome = proposal.genome if proposal else space.default()
-            history.born(Candidate(id, id // 12, 0, id, genome, proposal.operator if proposal else "default"))
+            history.add_candidate(Candidate(id, id // 12, 0, id, genome, proposal.operator if proposal else "default"))
             loss = float(((space.encode(genome)[:4] - 0.3) ** 2).sum())
             history.tell(id, Outcome("ok", {"loss": loss}))
         print(f"{count:<8}{statistics.fmean(spent[20:]):8.1f}{statistics.median(spent[20:]):8.1f}", flush=True)

@@ -45,7 +45,7 @@ from evo_tune import Choice, Minimize, SearchSpace
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.trial import DEFAULT, Candidate, Outcome, Proposal
 from evo_tune.plugins.find import make_strategy
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
 
 THIRDS = "1/9,1/3,1"
@@ -242,7 +242,7 @@ def play(table: Table, strategy: str, rules: RunSettings, seed: int, cost: float
     """Play one run, one training at a time."""
     table = table.at(seed)
     name, *options = strategy.split(":")
-    ruled = Ruled.of(make_strategy(name, dict(one.split("=", 1) for one in options)), rules)
+    ruled = StrategyWithRules.of(make_strategy(name, dict(one.split("=", 1) for one in options)), rules)
     history = RunHistory(table.space, [Minimize("loss")])
     spent, best = 0.0, np.inf
     ended: dict[int, float] = {}
@@ -255,7 +255,7 @@ def play(table: Table, strategy: str, rules: RunSettings, seed: int, cost: float
         if proposal is None:  # a small space, all of it known
             break
         candidate = Candidate(id, 0, 0, len(history.trials), **vars(proposal))
-        history.born(candidate)
+        history.add_candidate(candidate)
         start = ended[candidate.resumes] if candidate.resumes is not None else 0.0
         outcome, ended[id] = table.train(candidate, start)
         spent += ended[id] - start

@@ -59,13 +59,13 @@ from problems import CONDITIONS, FUNCTIONS, NOISY, Instance, Losses, Problem, Re
 
 from evo_tune import Choice, Float, Minimize
 from evo_tune.genome.history import RunHistory
-from evo_tune.genome.models.gaussian import features_of, sizes_of
-from evo_tune.genome.models.seeds import by_expectation
+from evo_tune.genome.models.gaussian import encode_features, unordered_sizes
+from evo_tune.genome.models.seeds import expected_losses
 from evo_tune.genome.trial import DEFAULT, Candidate, Constraint, Outcome, Proposal
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.view import entries
+from evo_tune.genome.view import results_by_genome
 from evo_tune.plugins.find import make_strategy
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
 
 BUDGETS = (10, 20, 40, 50, 60, 100, 192, 384)
@@ -109,7 +109,7 @@ class Ours:
 
     def __init__(self, instance: Instance, seed: int, name: str, rules: RunSettings = NO_RULES, **options: Any) -> None:
         constraints = [Constraint(f"limit{place}", 0.0, 1.0) for place in range(instance.constraints)]
-        self.strategy = Ruled.of(make_strategy(name, options), rules, constraints)
+        self.strategy = StrategyWithRules.of(make_strategy(name, options), rules, constraints)
         self.objectives = [Minimize(f"loss{place}") for place in range(instance.objectives)]
         self.metrics = [one.metric for one in (*self.objectives, *constraints)]
         self.history = RunHistory(instance.space, self.objectives, constraints)
@@ -122,7 +122,7 @@ class Ours:
         if proposal is None:
             raise StopIteration("the strategy has no more to propose")
         generation = history.fresh_count // self.strategy.population
-        history.born(Candidate(id, generation, 0, len(history.trials), **vars(proposal)))
+        history.add_candidate(Candidate(id, generation, 0, len(history.trials), **vars(proposal)))
         return id, proposal.genome
 
     def tell(self, handle: Any, losses: Losses | None) -> None:
@@ -134,18 +134,18 @@ class Ours:
 
     def recommended(self) -> dict[str, Any] | None:
         """Return what a run of evo-tune would: the best by the mean over seeds, or by expectation, as its rules are."""
-        told = [one for one in entries(self.history).values() if one.losses(1.0) is not None]
+        told = [one for one in results_by_genome(self.history).values() if one.losses(1.0) is not None]
         if not told:
             return None
         if not self.strategy.settings.extra_seeds_by_gain:
             return min(told, key=lambda one: (one.losses(1.0), one.birth.id)).birth.genome
-        sizes, units = sizes_of(self.history.space), self.history.proposed_units
+        sizes, units = unordered_sizes(self.history.space), self.history.proposed_units
         known = [
             {one.candidate.extra_seed: one.losses[0] for one in (entry.results[1.0], *entry.repeats) if one.losses}
             for entry in told
         ]
-        order = by_expectation(
-            known, lambda rows: features_of(np.stack([units[told[row].birth.id] for row in rows]), sizes), sizes > 0
+        order = expected_losses(
+            known, lambda rows: encode_features(np.stack([units[told[row].birth.id] for row in rows]), sizes), sizes > 0
         )
         return told[next(iter(order))].birth.genome
 

@@ -27,7 +27,7 @@ from search import Ours
 
 from evo_tune import Choice, Float, Int, SearchSpace
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.widening import limits_of
+from evo_tune.genome.widening import widening_limits
 
 SPACE = SearchSpace(
     lr=Float(1e-3, 6e-2, log=True, default=1e-2),
@@ -100,12 +100,12 @@ class Widening(Ours):
 
     def __init__(self, instance: Instance, seed: int, name: str) -> None:
         super().__init__(instance, seed, name)
-        limits = {name: found for name, gene in SPACE.genes.items() if (found := limits_of(gene)) is not None}
+        limits = {name: found for name, gene in SPACE.genes.items() if (found := widening_limits(gene)) is not None}
         self.strategy = replace(self.strategy, limits=limits)
         self.widened = 0
 
     def ask(self) -> tuple[Any, dict[str, Any]]:
-        while (found := self.strategy.widening(self.history)) is not None:
+        while (found := self.strategy.next_widening(self.history)) is not None:
             genes = {**self.history.space.genes, found.name: found.gene}
             self.history.widen(SearchSpace(self.history.space.repair, None, **genes))
             self.widened += 1

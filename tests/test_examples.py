@@ -11,7 +11,7 @@ import pytest
 
 from evo_tune import Context, Outcome, Search
 from evo_tune.errors import UsageError
-from evo_tune.genome.trial import conclude
+from evo_tune.genome.trial import check_metrics
 from evo_tune.loop.proposing import verify
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator, load_evaluator
@@ -44,7 +44,7 @@ def evaluate_once(evaluator: Evaluator, folder: Path, seed: int = 1, **options: 
     bound = evaluator.bind(options)
     context = Context(seed=seed, folder=folder)
     returned = bound.evaluate(bound.space.default(), context)
-    status, metrics, error = conclude(returned, evaluator.objectives)
+    status, metrics, error = check_metrics(returned, evaluator.objectives)
     assert (status, error) == ("ok", None)
     return metrics
 

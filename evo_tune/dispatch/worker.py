@@ -33,7 +33,7 @@ import numpy as np
 from evo_tune.dispatch.log import Log, Telling, log_name, telling_name
 from evo_tune.dispatch.slot import Task, names_inside
 from evo_tune.errors import EvoTuneError, StoreError, tells_of_memory
-from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome, Status, conclude
+from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome, Status, check_metrics
 from evo_tune.plugins.context import UNFINISHED, Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import local_sources
@@ -330,15 +330,15 @@ class Worker:
             _seed(candidate.seed, self.device)
             began = time.perf_counter()
             if candidate.baseline:
-                return Verdict(*conclude(evaluator.baseline(), ()))
+                return Verdict(*check_metrics(evaluator.baseline(), ()))
             returned = evaluator.evaluate(candidate.genome, context)
             if candidate.timing:
-                return Verdict(*conclude(returned, (TIMED,)))
+                return Verdict(*check_metrics(returned, (TIMED,)))
             if any(objective.metric == "seconds" for objective in self.objectives) and isinstance(returned, Mapping):
                 returned = {"seconds": time.perf_counter() - began, **returned}
             tests = evaluator.plugin.tests if candidate.test else {}
             tested = [type(one)(tests[one.metric]) for one in self.objectives if one.metric in tests]
-            status, metrics, error = conclude(returned, (*self.objectives, *tested))
+            status, metrics, error = check_metrics(returned, (*self.objectives, *tested))
             return Verdict(status, self._shown(metrics, candidate), error)
         except BaseException as error:
             return judge(error, self.task.path, folder)

@@ -20,7 +20,17 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.values import WHOLE, Genome, Value, genome_key, is_number, is_whole, plain, read_value, too_large
+from evo_tune.genome.values import (
+    WHOLE,
+    Genome,
+    Value,
+    genome_key,
+    is_number,
+    is_whole,
+    read_value,
+    to_plain,
+    too_large_message,
+)
 
 When: TypeAlias = tuple[tuple[str, tuple[Value, ...]], ...]
 """Condition of a gene: names of other genes, each with its values for which the gene is active."""
@@ -110,7 +120,7 @@ class Gene(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return the gene's kind and fields as plain data; `gene_from` rebuilds the gene from them."""
-        return {"kind": self.kind, **described({name: value for name, value in vars(self).items() if name[0] != "_"})}
+        return {"kind": self.kind, **gene_fields({name: value for name, value in vars(self).items() if name[0] != "_"})}
 
     def middle(self) -> Value:
         """Return the default, or else the middle of the range (of a choice without order, the first value)."""
@@ -258,7 +268,7 @@ class Int(Gene):
             if not is_whole(number):
                 raise SpaceError(f"Int: {name}={number!r} is not a whole number")
             if int(number) not in WHOLE:
-                raise SpaceError(f"Int: {name} is {too_large(number)}; use a Float and round it")
+                raise SpaceError(f"Int: {name} is {too_large_message(number)}; use a Float and round it")
             object.__setattr__(self, name, int(number))
         if not self.low <= self.high:
             raise SpaceError(f"Int({self.low}, {self.high}): low must not be above high")
@@ -338,7 +348,7 @@ class Choice(Gene):
     def __post_init__(self) -> None:
         if not isinstance(self.values, list | tuple | range) or not self.values:
             raise SpaceError(f"Choice({self.values!r}): expected a list of one or more values")
-        values = tuple(plain(value) for value in self.values)
+        values = tuple(to_plain(value) for value in self.values)
         if len({genome_key({"": value}) for value in values}) != len(values):
             raise SpaceError(f"Choice({list(values)}): a value is given twice")
         object.__setattr__(self, "values", values)
@@ -404,7 +414,7 @@ def gene_from(description: Mapping[str, Any]) -> Gene:
     if "values" in fields:
         fields["values"] = tuple(fields["values"])
     if "when" in fields:
-        fields["when"] = when_from(fields["when"])
+        fields["when"] = parse_when(fields["when"])
     if "widest" in fields:
         fields["widest"] = tuple(fields["widest"])
     try:
@@ -456,7 +466,7 @@ def step_cell(u: float, size: int, rng: np.random.Generator, scale: float) -> fl
 # Hints.
 
 
-def when_from(given: object) -> When | None:
+def parse_when(given: object) -> When | None:
     """Return a condition as genes store it, from a dict of gene names to one value or several.
 
     Raises:
@@ -466,7 +476,7 @@ def when_from(given: object) -> When | None:
         return None
     try:
         found = tuple(
-            (str(name), tuple(map(plain, values if isinstance(values, list | tuple) else (values,))))
+            (str(name), tuple(map(to_plain, values if isinstance(values, list | tuple) else (values,))))
             for name, values in dict(given).items()  # type: ignore[call-overload]
         )
     except (TypeError, ValueError):
@@ -476,7 +486,7 @@ def when_from(given: object) -> When | None:
     return found
 
 
-def described(fields: Mapping[str, Any]) -> dict[str, Any]:
+def gene_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a gene as plain data, without hints that are None."""
     plain = {name: value for name, value in fields.items() if value is not None or name not in HINTS}
     if "when" in plain:
@@ -495,7 +505,7 @@ def check_hints(gene: Gene) -> None:
     Raises:
         SpaceError: The prior is out of range or without spread. Or the spread, the condition or `widest` is malformed.
     """
-    object.__setattr__(gene, "when", when_from(gene.when))
+    object.__setattr__(gene, "when", parse_when(gene.when))
     if gene.widest is not None:
         check_widest(gene)
     if gene.prior is None and gene.spread is None:
@@ -524,7 +534,7 @@ def check_widest(gene: Gene) -> None:
     Raises:
         SpaceError: It is not, or the gene has no range of numbers.
     """
-    given, ends = gene.widest, ends_of(gene)
+    given, ends = gene.widest, range_ends(gene)
     if ends is None:
         raise SpaceError(f"widest={given!r}: only a range of numbers can be widened; leave it out")
     pair: Any = given if isinstance(given, list | tuple) and len(given) == 2 else ("", "")
@@ -533,10 +543,10 @@ def check_widest(gene: Gene) -> None:
     low, high = pair
     if (low is not None and low > ends[0]) or (high is not None and high < ends[1]):
         raise SpaceError(f"widest={given!r}: expected limits around the range from {ends[0]:g} to {ends[1]:g}")
-    object.__setattr__(gene, "widest", tuple(None if limit is None else plain(limit) for limit in (low, high)))
+    object.__setattr__(gene, "widest", tuple(None if limit is None else to_plain(limit) for limit in (low, high)))
 
 
-def ends_of(gene: Gene) -> tuple[int | float, int | float] | None:
+def range_ends(gene: Gene) -> tuple[int | float, int | float] | None:
     """Return the lowest and highest value of a gene; None without an order, or if a value is not a number.
 
     The values of an ordered choice may fall; its first value then is the highest.
@@ -550,7 +560,7 @@ def ends_of(gene: Gene) -> tuple[int | float, int | float] | None:
     return min(numbers), max(numbers)
 
 
-def inactive(genes: Mapping[str, Gene], genome: Genome) -> list[str]:
+def inactive_genes(genes: Mapping[str, Gene], genome: Genome) -> list[str]:
     """Return the names of a genome's inactive genes.
 
     A condition on a missing gene counts as met: it may be an optional gene that is off.
@@ -559,7 +569,7 @@ def inactive(genes: Mapping[str, Gene], genome: Genome) -> list[str]:
         return []
 
     counts: dict[str, bool] = {}
-    for name in TopologicalSorter(_needed(genes)).static_order():
+    for name in TopologicalSorter(_condition_genes(genes)).static_order():
         counts[name] = all(
             other not in genes
             or (counts[other] and any(genes[other].check(value) == genome[other] for value in values))
@@ -572,11 +582,11 @@ Condition: TypeAlias = tuple[int, tuple[tuple[int, Gene, tuple[Value, ...]], ...
 """Index of a gene, and the indices of the genes that its condition names, each with the values that meet it."""
 
 
-def conditions(genes: Mapping[str, Gene]) -> list[Condition]:
+def resolve_conditions(genes: Mapping[str, Gene]) -> list[Condition]:
     """Return the genes with a condition, each after those that its condition names."""
     places = {name: place for place, name in enumerate(genes)}
     found = []
-    for name in TopologicalSorter(_needed(genes)).static_order():
+    for name in TopologicalSorter(_condition_genes(genes)).static_order():
         needed = tuple(
             (places[other], genes[other], values) for other, values in genes[name].when or () if other in genes
         )
@@ -585,7 +595,7 @@ def conditions(genes: Mapping[str, Gene]) -> list[Condition]:
     return found
 
 
-def meets(gene: Gene, values: tuple[Value, ...], units: np.ndarray) -> np.ndarray:
+def decodes_to_any(gene: Gene, values: tuple[Value, ...], units: np.ndarray) -> np.ndarray:
     """Return whether unit coordinates of a gene decode to one of some values, shape (points,)."""
     if isinstance(gene, Choice):  # the usual case, without a loop over points
         cells = np.clip((units * gene.size).astype(int), 0, gene.size - 1)
@@ -594,7 +604,7 @@ def meets(gene: Gene, values: tuple[Value, ...], units: np.ndarray) -> np.ndarra
     return np.array([gene.decode(u) in checked for u in units.tolist()], dtype=bool)
 
 
-def _needed(genes: Mapping[str, Gene]) -> dict[str, set[str]]:
+def _condition_genes(genes: Mapping[str, Gene]) -> dict[str, set[str]]:
     """Return, for each gene, the existing genes that its condition names."""
     return {name: {other for other, _ in gene.when or () if other in genes} for name, gene in genes.items()}
 
@@ -617,7 +627,7 @@ def check_conditions(genes: Mapping[str, Gene]) -> None:
                 except SpaceError as error:
                     raise SpaceError(f"gene {name}: when {other}: {error}") from None
     try:
-        TopologicalSorter(_needed(genes)).prepare()
+        TopologicalSorter(_condition_genes(genes)).prepare()
     except CycleError as error:
         circle = error.args[1]
         raise SpaceError(f"gene {circle[0]}: when: {' needs '.join(circle)}: expected no circle") from None

@@ -51,14 +51,14 @@ class Lesson:
         shared = [place for place, gene in enumerate(space.genes) if any(gene in genome for genome in genomes)]
         units, kept = [], []
         for genome, loss in zip(genomes, losses, strict=True):
-            moved = {name: _moved(gene, genome[name]) for name, gene in space.genes.items() if name in genome}
+            moved = {name: _nearest_value(gene, genome[name]) for name, gene in space.genes.items() if name in genome}
             if None not in moved.values():
                 units.append(space.encode(space.check({**space.default(), **moved})))
                 kept.append(loss)
         return cls(name, np.array(shared, dtype=int), np.array(units).reshape(-1, len(space.genes)), np.array(kept))
 
 
-def _moved(gene: Gene, value: Value) -> Value | None:
+def _nearest_value(gene: Gene, value: Value) -> Value | None:
     """Return the gene's value that is nearest to a value of another run; None if it has no comparable value."""
     try:
         return gene.check(value)
@@ -75,7 +75,7 @@ def _moved(gene: Gene, value: Value) -> Value | None:
     return gene.decode(gene.encode(round(float(value)) if isinstance(low, int) else value))
 
 
-def digest(genomes: Sequence[Mapping[str, Any]], losses: Sequence[float]) -> str:
+def results_digest(genomes: Sequence[Mapping[str, Any]], losses: Sequence[float]) -> str:
     """Return the SHA-256 of genomes and losses, to check that two runs use the same earlier results."""
     return hashlib.sha256(json.dumps([list(genomes), list(losses)], sort_keys=True).encode()).hexdigest()
 
@@ -84,7 +84,7 @@ State = TypeVar("State")
 Item = TypeVar("Item")
 
 
-class Made(Sequence[Item]):
+class LazySequence(Sequence[Item]):
     """A sequence whose items are made when they are first read.
 
     Args:
@@ -114,7 +114,7 @@ class Made(Sequence[Item]):
         return item
 
 
-class Grown:
+class GrowingArray:
     """An array that grows by rows, with few copies of the earlier ones.
 
     Args:
@@ -287,15 +287,15 @@ class History(ABC):
             step: Function that takes the state and the next trial and returns the next state, which may be the same
                 object.
         """
-        return self._folded(key, initial, step, self.trials)
+        return self._update_fold(key, initial, step, self.trials)
 
     def fold_proposals(
         self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Candidate], State]
     ) -> State:
         """Return the left fold of `step` over `fresh_proposals`; see `fold`."""
-        return self._folded(key, initial, step, self.fresh_proposals)
+        return self._update_fold(key, initial, step, self.fresh_proposals)
 
-    def _folded(
+    def _update_fold(
         self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Item], State], items: Sequence[Item]
     ) -> State:
         count, state = self._folds[key] if key in self._folds else (0, initial())
@@ -332,8 +332,8 @@ class RunHistory(History):
         self._fresh: list[Candidate] = []
         self._failed: list[Trial] = []
         self._ranked: list[tuple[float, tuple[float, ...], int, Trial]] = []
-        self._losses = Grown(*[0.0] * len(self.objectives))
-        self._excesses = Grown(*[0.0] * len(self.constraints))
+        self._losses = GrowingArray(*[0.0] * len(self.objectives))
+        self._excesses = GrowingArray(*[0.0] * len(self.constraints))
         self._early: frozenset[str] = frozenset()
 
     @property
@@ -358,7 +358,7 @@ class RunHistory(History):
 
     @property
     def ranking(self) -> Sequence[Trial]:
-        return Made(len(self._ranked), lambda place: self._ranked[place][-1])
+        return LazySequence(len(self._ranked), lambda place: self._ranked[place][-1])
 
     def ranked(self) -> list[Trial]:
         return [row[-1] for row in self._ranked]
@@ -378,11 +378,11 @@ class RunHistory(History):
     def seen(self, genome: Genome, budget: float = 1.0, extra_seed: int = 0) -> bool:
         return (genome_key(genome), budget, extra_seed) in self._seen
 
-    def kept(self, genome: Genome) -> bool:
+    def predates_widening(self, genome: Genome) -> bool:
         """Return whether a genome was proposed before the space was widened, with the steps of the earlier space."""
         return genome_key(genome) in self._early
 
-    def born(self, candidate: Candidate, units: np.ndarray | None = None) -> None:
+    def add_candidate(self, candidate: Candidate, units: np.ndarray | None = None) -> None:
         """Add a proposed candidate.
 
         Args:

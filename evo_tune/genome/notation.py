@@ -52,7 +52,7 @@ def parse_gene(name: str, text: str) -> Gene:
 
     whole = text
     try:
-        text, hints = _hints(text)
+        text, hints = _split_hints(text)
     except SpaceError as error:
         raise SpaceError(f"--gene {name}={whole}: {error}") from None
     match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
@@ -83,7 +83,7 @@ def parse_gene(name: str, text: str) -> Gene:
         ) from None
 
 
-def _hints(text: str) -> tuple[str, dict[str, Any]]:
+def _split_hints(text: str) -> tuple[str, dict[str, Any]]:
     """Split a typed gene; return its text without default, prior, condition and limits, and these as its fields.
 
     Raises:
@@ -120,36 +120,38 @@ def _hints(text: str) -> tuple[str, dict[str, Any]]:
     return text, hints
 
 
-def typed_gene(gene: Gene) -> str:
+def format_gene(gene: Gene) -> str:
     """Return a gene in the notation of `--gene NAME=`.
 
     `parse_gene` reads it back, with three exceptions that have no notation: a logarithmic Int, several conditions,
     and text values with commas or bars.
     """
     if isinstance(gene, Float):
-        text = f"{'log' if gene.log else 'float'}({_typed(gene.low)},{_typed(gene.high)})"
+        text = f"{'log' if gene.log else 'float'}({_format_value(gene.low)},{_format_value(gene.high)})"
     elif isinstance(gene, Int):
         text = f"int({gene.low},{gene.high}{f',{gene.step}' if gene.step > 1 else ''})"
     else:
         assert isinstance(gene, Choice)
-        values = ",".join(map(_typed, gene.values))
+        values = ",".join(map(_format_value, gene.values))
         alone = len(gene.values) == 1
         text = values if alone else f"{'ordered' if gene.ordered else 'choice'}({values})"
-    return text + typed_hints(gene)
+    return text + format_hints(gene)
 
 
-def typed_hints(gene: Gene) -> str:
+def format_hints(gene: Gene) -> str:
     """Return a gene's default, prior, condition and limits in the notation of `--gene NAME=`; '' if it has none."""
-    text = "" if gene.default is None else f" @ {_typed(gene.default)}"
+    text = "" if gene.default is None else f" @ {_format_value(gene.default)}"
     if gene.prior is not None:
-        spread = "" if gene.spread is None else f"±{_typed(gene.spread)}{'x' if getattr(gene, 'log', False) else ''}"
-        text += f" ~ {_typed(gene.prior)}{spread}"
+        spread = (
+            "" if gene.spread is None else f"±{_format_value(gene.spread)}{'x' if getattr(gene, 'log', False) else ''}"
+        )
+        text += f" ~ {_format_value(gene.prior)}{spread}"
     for name, values in gene.when or ():
-        text += f" when {name}={'|'.join(map(_typed, values))}"
+        text += f" when {name}={'|'.join(map(_format_value, values))}"
     if gene.widest is not None:
-        text += f" widest {'..'.join('' if limit is None else _typed(limit) for limit in gene.widest)}"
+        text += f" widest {'..'.join('' if limit is None else _format_value(limit) for limit in gene.widest)}"
     return text
 
 
-def _typed(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else printable(str(value))

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from evo_tune.genome.genes import Choice, Float, Gene, Int, meets
+from evo_tune.genome.genes import Choice, Float, Gene, Int, decodes_to_any
 
 UNSURE = 0.05
 """Share of the uniform distribution in a prior."""
@@ -33,7 +33,7 @@ def near_default(gene: Gene) -> Gene:
     """Return a gene with a prior around its default; the same gene if it has a prior, one value or no default."""
     if gene.prior is not None or gene.default is None or gene.size <= 1:
         return gene
-    if not _ordered(gene):
+    if not has_order(gene):
         spread = OTHER
     elif getattr(gene, "log", False):
         assert isinstance(gene, Float | Int)
@@ -52,14 +52,14 @@ def width(gene: Gene) -> float:
     return gene.spread / _range(gene)
 
 
-def drawn(genes: Mapping[str, Gene], rng: np.random.Generator) -> np.ndarray:
+def sample_prior(genes: Mapping[str, Gene], rng: np.random.Generator) -> np.ndarray:
     """Return random unit coordinates from the genes' priors, uniform without a prior, shape (genes,)."""
     units = rng.random(len(genes))
     for place, gene in enumerate(genes.values()):
         if gene.prior is None or rng.random() < UNSURE:
             continue
         middle = gene.encode(gene.prior)
-        if _ordered(gene):
+        if has_order(gene):
             near = middle + width(gene) * rng.normal(size=64)
             inside = near[(near >= 0.0) & (near <= 1.0)]
             units[place] = inside[0] if len(inside) else middle
@@ -69,7 +69,7 @@ def drawn(genes: Mapping[str, Gene], rng: np.random.Generator) -> np.ndarray:
     return units
 
 
-def beliefs(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
+def log_prior(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
     """Return the log density of points under the priors, relative to that of the priors' middle, shape (points,).
 
     Args:
@@ -81,28 +81,29 @@ def beliefs(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
         if gene.prior is None:
             continue
         middle = gene.encode(gene.prior)
-        if _ordered(gene):
+        if has_order(gene):
             share = np.exp(-0.5 * ((units[:, place] - middle) / width(gene)) ** 2)
         else:
             assert gene.spread is not None
             other = gene.spread / (1.0 - gene.spread) / max(1, gene.size - 1)
-            share = np.where(meets(gene, (gene.prior,), units[:, place]), 1.0, other)
+            share = np.where(decodes_to_any(gene, (gene.prior,), units[:, place]), 1.0, other)
         total += np.log((1.0 - UNSURE) * share + UNSURE)
     return total
 
 
-def slopes_of_beliefs(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
-    """Return the gradient of `beliefs` by the unit coordinates, both of shape (points, genes)."""
+def log_prior_gradient(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
+    """Return the gradient of `log_prior` by the unit coordinates, both of shape (points, genes)."""
     found = np.zeros(units.shape)
     for place, gene in enumerate(genes.values()):
-        if gene.prior is not None and _ordered(gene):
+        if gene.prior is not None and has_order(gene):
             away = (units[:, place] - gene.encode(gene.prior)) / width(gene)
             near = (1.0 - UNSURE) * np.exp(-0.5 * away**2)
             found[:, place] = -near * away / (near + UNSURE) / width(gene)
     return found
 
 
-def _ordered(gene: Gene) -> bool:
+def has_order(gene: Gene) -> bool:
+    """Return whether the values of a gene have an order."""
     return not isinstance(gene, Choice) or gene.ordered
 
 

@@ -24,11 +24,11 @@ from evo_tune.genome.genes import (
     Int,
     centre,
     check_conditions,
-    conditions,
-    inactive,
-    meets,
+    decodes_to_any,
+    inactive_genes,
+    resolve_conditions,
 )
-from evo_tune.genome.priors import drawn, near_default
+from evo_tune.genome.priors import near_default, sample_prior
 from evo_tune.genome.values import Genome, Value
 from evo_tune.text import is_writable
 
@@ -82,7 +82,7 @@ class SearchSpace:
         object.__setattr__(self, "repair", repair)
         object.__setattr__(self, "optional", dict(optional))
         object.__setattr__(self, "_gives_genes", repair is not None and _takes_two(repair))
-        object.__setattr__(self, "_conditions", conditions(genes))
+        object.__setattr__(self, "_conditions", resolve_conditions(genes))
 
     def including(self, names: Iterable[str]) -> SearchSpace:
         """Return the space with the named optional genes switched on; other names are ignored."""
@@ -119,7 +119,7 @@ class SearchSpace:
 
     def sample_prior(self, rng: np.random.Generator) -> Genome:
         """Return a random valid genome from the genes' priors; genes without a prior are uniform as in `sample`."""
-        return self.snap(drawn(self.genes, rng))
+        return self.snap(sample_prior(self.genes, rng))
 
     def snap(self, units: Sequence[float] | np.ndarray) -> Genome:
         """Return the valid genome at unit coordinates, decoded and repaired.
@@ -131,7 +131,7 @@ class SearchSpace:
             SpaceError: The repair raised an exception or returned an invalid genome.
         """
         genome = {name: gene.decode(float(u)) for (name, gene), u in zip(self.genes.items(), units, strict=True)}
-        return self._repaired(genome)
+        return self._repair_genome(genome)
 
     def encode(self, genome: Mapping[str, Value]) -> np.ndarray:
         """Return the unit coordinates of a valid genome, shape (genes,), float64."""
@@ -206,12 +206,12 @@ class SearchSpace:
         found = np.ones(units.shape, dtype=bool)
         for place, needed in self._conditions:
             for other, gene, values in needed:
-                found[:, place] &= found[:, other] & meets(gene, values, units[:, other])
+                found[:, place] &= found[:, other] & decodes_to_any(gene, values, units[:, other])
         return found
 
     def default(self) -> Genome:
         """Return the repaired genome of all genes' defaults."""
-        return self._repaired({name: gene.middle() for name, gene in self.genes.items()})
+        return self._repair_genome({name: gene.middle() for name, gene in self.genes.items()})
 
     def check(self, genome: Mapping[str, object], fill_defaults: bool = False) -> Genome:
         """Check a user's genome; return it with the genes' own types, repaired.
@@ -235,7 +235,7 @@ class SearchSpace:
                 checked[name] = gene.check(genome[name]) if name in genome else gene.middle()
             except SpaceError as error:
                 raise SpaceError(f"gene {name}: {error}") from None
-        return self._repaired(checked)
+        return self._repair_genome(checked)
 
     def parse(self, texts: Mapping[str, str]) -> Genome:
         """Return typed texts as values of their genes; unknown names are kept, and `check` reports them.
@@ -261,7 +261,7 @@ class SearchSpace:
             raise SpaceError("a space with a Float has no grid")
         values = [[gene.decode(centre(i, int(gene.size))) for i in range(int(gene.size))] for gene in self._linear()]
         for cell in itertools.product(*values):
-            yield self._repaired(dict(zip(self.genes, cell, strict=True)))
+            yield self._repair_genome(dict(zip(self.genes, cell, strict=True)))
 
     def _linear(self) -> list[Gene]:
         """Return the genes with logarithmic Ints made linear, so that equal cells yield each value once."""
@@ -269,10 +269,10 @@ class SearchSpace:
             Int(gene.low, gene.high) if isinstance(gene, Int) and gene.log else gene for gene in self.genes.values()
         ]
 
-    def _repaired(self, genome: Genome) -> Genome:
+    def _repair_genome(self, genome: Genome) -> Genome:
         if self.repair is None:
-            return self._active(genome)
-        genome = self._active(genome)
+            return self._reset_inactive(genome)
+        genome = self._reset_inactive(genome)
         try:
             repaired = self.repair(dict(genome), self.genes) if self._gives_genes else self.repair(dict(genome))
         except Exception as error:
@@ -280,15 +280,15 @@ class SearchSpace:
         if not isinstance(repaired, dict) or set(repaired) != set(genome):
             raise SpaceError(f"repair must return a genome with the genes {', '.join(genome)}; got {repaired!r}")
         try:
-            return self._active({name: gene.check(repaired[name]) for name, gene in self.genes.items()})
+            return self._reset_inactive({name: gene.check(repaired[name]) for name, gene in self.genes.items()})
         except SpaceError as error:
             raise SpaceError(f"repair({genome}) left the space: {error}") from None
 
-    def _active(self, genome: Genome) -> Genome:
+    def _reset_inactive(self, genome: Genome) -> Genome:
         """Return the genome with its inactive genes set to their defaults."""
         if not self._conditions:
             return genome
-        return {**genome, **{name: self.genes[name].middle() for name in inactive(self.genes, genome)}}
+        return {**genome, **{name: self.genes[name].middle() for name in inactive_genes(self.genes, genome)}}
 
     def describe(self) -> dict[str, Any]:
         """Return the genes as plain data for the manifest; the repair is code and stays in the evaluator."""
@@ -303,7 +303,7 @@ def _takes_two(repair: Callable[..., Genome]) -> bool:
     return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) > 1
 
 
-def wider(genes: Mapping[str, Gene], given: Mapping[str, Gene]) -> dict[str, Gene]:
+def widen_genes(genes: Mapping[str, Gene], given: Mapping[str, Gene]) -> dict[str, Gene]:
     """Return the genes of a space with some of them widened, in the same order.
 
     A gene keeps all of its values, so that earlier trials stay valid. Its kind, scale, order and condition cannot
@@ -332,17 +332,21 @@ def _check_wider(old: Gene, new: Gene) -> None:
     log = (getattr(old, "log", None), getattr(new, "log", None))
     order = (getattr(old, "ordered", None), getattr(new, "ordered", None))
     if type(old) is not type(new) or log[0] is not log[1] or order[0] is not order[1]:
-        raise SpaceError(f"{_typed(new)} is of another kind than {_typed(old)}: a run keeps kind, scale and order")
+        raise SpaceError(
+            f"{_format_range(new)} is of another kind than {_format_range(old)}: a run keeps kind, scale and order"
+        )
     if new.when != old.when:
         raise SpaceError("'when' cannot change in a run: leave it out")
-    lost, same = _lost(old, new)
+    lost, same = _missing_values(old, new)
     if lost:
-        raise SpaceError(f"{_typed(new)} has no {lost[0]!r}, which {_typed(old)} has: a range can only be widened")
+        raise SpaceError(
+            f"{_format_range(new)} has no {lost[0]!r}, which {_format_range(old)} has: a range can only be widened"
+        )
     if same:
-        raise SpaceError(f"it is {_typed(old)} as it is: expected a wider range")
+        raise SpaceError(f"it is {_format_range(old)} as it is: expected a wider range")
 
 
-def _lost(old: Gene, new: Gene) -> tuple[list[Value], bool]:
+def _missing_values(old: Gene, new: Gene) -> tuple[list[Value], bool]:
     """Return values of `old` that `new`, of the same kind, lacks, and whether both have the same range."""
     if isinstance(old, Choice) and isinstance(new, Choice):
         had, has = ([(type(value), value) for value in gene.values] for gene in (old, new))
@@ -350,7 +354,7 @@ def _lost(old: Gene, new: Gene) -> tuple[list[Value], bool]:
             raise SpaceError(f"{odd[0]!r} is of another type than {', '.join(map(repr, old.values))}")
         kept = [one for one in has if one in had]
         if old.ordered and len(kept) == len(had) and kept != had:
-            raise SpaceError(f"{_typed(new)} has another order than {_typed(old)}")
+            raise SpaceError(f"{_format_range(new)} has another order than {_format_range(old)}")
         return [value for kind, value in had if (kind, value) not in kept], new.size == old.size
     if isinstance(old, Int) and isinstance(new, Int):
         some = [old.low, min(old.low + old.step, old.high), old.high]
@@ -362,7 +366,7 @@ def _lost(old: Gene, new: Gene) -> tuple[list[Value], bool]:
     return [end for end in ends if not new.low <= end <= new.high], ends == [new.low, new.high]
 
 
-def _typed(gene: Gene) -> str:
+def _format_range(gene: Gene) -> str:
     """Return a gene's range in the notation of `--gene`."""
     if isinstance(gene, Choice):
         return f"{'ordered' if gene.ordered else 'choice'}({','.join(map(str, gene.values))})"

@@ -347,7 +347,7 @@ class Trial:
         return self.losses is not None and self.candidate.whole
 
 
-def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, dict[str, float], str | None]:
+def check_metrics(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, dict[str, float], str | None]:
     """Check an evaluator's return value; return status, metrics and error.
 
     Args:

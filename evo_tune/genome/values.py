@@ -109,20 +109,20 @@ def is_whole(value: Any) -> bool:
     return is_number(value)
 
 
-def too_large(number: Any) -> str:
+def too_large_message(number: Any) -> str:
     """Return the text of an error for a whole number that 64 bits cannot hold."""
     bits = int(number).bit_length()  # the number itself may be too long to print
     return f"a whole number of {bits} bits: expected one from -2**63 to 2**63 - 1"
 
 
-def plain(value: object) -> Value:
+def to_plain(value: object) -> Value:
     """Return a value as plain Python; numpy's scalars are converted."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and math.isfinite(value):
         return value + 0.0  # no negative zero: it equals zero but is written differently
     if type(value) is int and value not in WHOLE:
-        raise SpaceError(f"Choice: a value is {too_large(value)}; give a float, or a name and look it up")
+        raise SpaceError(f"Choice: a value is {too_large_message(value)}; give a float, or a name and look it up")
     if type(value) is str and not is_writable(value):
         raise SpaceError(f"Choice: {value!r} cannot be written as UTF-8; give another name and look it up")
     for kind in (bool, int, str):

@@ -1,8 +1,8 @@
 """The trials of each genome, and the history for a strategy if genomes may have several trials.
 
-`entries` groups the trials of each genome: rungs and extra seeds. A `View` shows each genome as proposed once and
-trained in full. Each proposal makes a view, and reads little of it. So a `Ledger` keeps its data between proposals,
-and a trial is made when it is read.
+`results_by_genome` groups the trials of each genome: rungs and extra seeds. A `RankedHistory` shows each genome as
+proposed once and trained in full. Each proposal makes a view, and reads little of it. So a `GenomeTable` keeps its data
+between proposals, and a trial is made when it is read.
 
 Losses at different budgets, or of pruned trials, have no common scale, so a view shows their places (ranks).
 `scaled_losses` returns the losses that have one scale. Nothing here promotes, prunes or proposes.
@@ -17,14 +17,14 @@ from types import MappingProxyType
 
 import numpy as np
 
-from evo_tune.genome.history import Grown, History, Made
+from evo_tune.genome.history import GrowingArray, History, LazySequence
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Candidate, Constraint, Objective, Trial
 from evo_tune.genome.values import Genome, genome_key, mean_of
 
 
 @dataclass
-class Entry:
+class GenomeResults:
     """A genome and its reported results.
 
     Args:
@@ -36,20 +36,20 @@ class Entry:
     """
 
     key: str
-    birth: Candidate
-    results: dict[float, Trial] = field(default_factory=dict)
+    first_candidate: Candidate
+    trial_by_budget: dict[float, Trial] = field(default_factory=dict)
     repeats: list[Trial] = field(default_factory=list)
     curve: list[tuple[float, dict[str, float]]] = field(default_factory=list)
 
     @property
-    def latest(self) -> Trial:
+    def latest_trial(self) -> Trial:
         """Its trial with the largest budget and the first seed."""
-        return self.results[max(self.results)]
+        return self.trial_by_budget[max(self.trial_by_budget)]
 
     @property
     def failed(self) -> bool:
         """Whether its latest trial has no losses and was not pruned."""
-        return not self.latest.ok and self.latest.outcome.status != "pruned"
+        return not self.latest_trial.ok and self.latest_trial.outcome.status != "pruned"
 
     def losses(self, budget: float) -> tuple[float, ...] | None:
         """Return its losses at a budget; at the full budget the mean over seeds.
@@ -57,7 +57,7 @@ class Entry:
         Returns:
             None if it has none; one infinity if it was pruned: it is worse than others by an unknown amount.
         """
-        trial = self.results.get(budget)
+        trial = self.trial_by_budget.get(budget)
         if trial is None or (trial.losses is None and trial.outcome.status != "pruned"):
             return None
         if trial.losses is None:
@@ -67,7 +67,9 @@ class Entry:
         return tuple(map(float, mean_of([one.losses for one in (trial, *self.repeats) if one.losses])))
 
 
-def averaged(trials: Sequence[Trial], objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> Trial:
+def average_trials(
+    trials: Sequence[Trial], objectives: Sequence[Objective], constraints: Sequence[Constraint]
+) -> Trial:
     """Return the first of a genome's trials, with the mean of each metric that all of them have; all must be ok."""
     first = trials[0]
     if len(trials) == 1:
@@ -78,24 +80,24 @@ def averaged(trials: Sequence[Trial], objectives: Sequence[Objective], constrain
     return Trial.of(first.candidate, outcome, first.reported_order, objectives, constraints)
 
 
-def entries(history: History) -> dict[str, Entry]:
+def results_by_genome(history: History) -> dict[str, GenomeResults]:
     """Return every genome with a reported result by key, in the order of the first reports."""
 
-    def step(found: dict[str, Entry], trial: Trial) -> dict[str, Entry]:
+    def step(found: dict[str, GenomeResults], trial: Trial) -> dict[str, GenomeResults]:
         key = genome_key(trial.genome)
-        entry = found.setdefault(key, Entry(key, trial.candidate))
+        entry = found.setdefault(key, GenomeResults(key, trial.candidate))
         if trial.candidate.extra_seed:
             entry.repeats.append(trial)
         else:
-            entry.results[trial.candidate.budget] = trial
+            entry.trial_by_budget[trial.candidate.budget] = trial
             entry.curve.extend(trial.outcome.curve)
         return found
 
     return history.fold(__name__, dict, step)
 
 
-def placed_by_rung(known: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield, for each rung, the places of genomes by the results up to it, shape (genomes,); see `Ledger.places`.
+def ranks_by_rung(known: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield, for each rung, the places of genomes by the results up to it, shape (genomes,); see `GenomeTable.places`.
 
     Args:
         known: Losses at each rung, lowest first, NaN without a result, each of shape (genomes,).
@@ -128,7 +130,7 @@ def _seats(found: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 @dataclass
-class Ledger:
+class GenomeTable:
     """Table of genomes for the views and rules of a run; the state of a fold over its trials.
 
     Args:
@@ -144,23 +146,23 @@ class Ledger:
 
     objectives: int
     rows: dict[str, int] = field(default_factory=dict)
-    alive: Grown = field(default_factory=lambda: Grown(0.0))
-    violation: Grown = field(default_factory=lambda: Grown(0.0))
-    losses: dict[float, Grown] = field(default_factory=dict)
-    births: Grown = field(default_factory=lambda: Grown(0.0))
+    alive: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
+    violation: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
+    losses: dict[float, GrowingArray] = field(default_factory=dict)
+    births: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
     constraints: tuple[Constraint, ...] = ()
-    excesses: Grown = field(default_factory=Grown)
+    excesses: GrowingArray = field(default_factory=GrowingArray)
     _by_rung: dict[tuple[int, bool], tuple[np.ndarray, list[np.ndarray]]] = field(default_factory=dict)
 
-    def take(self, entry: Entry) -> None:
+    def update(self, entry: GenomeResults) -> None:
         """Update the row of a genome from all of its results."""
         row = self.rows.setdefault(entry.key, len(self.rows))
-        self.births.set(row, entry.birth.id)
+        self.births.set(row, entry.first_candidate.id)
         self.alive.set(row, not entry.failed)
-        self.violation.set(row, entry.latest.violation)
-        self.excesses.set(row, [one.excess(entry.latest.outcome.metrics) for one in self.constraints])
-        for budget in entry.results:
-            rows = self.losses.setdefault(budget, Grown(*[math.nan] * self.objectives))
+        self.violation.set(row, entry.latest_trial.violation)
+        self.excesses.set(row, [one.excess(entry.latest_trial.outcome.metrics) for one in self.constraints])
+        for budget in entry.trial_by_budget:
+            rows = self.losses.setdefault(budget, GrowingArray(*[math.nan] * self.objectives))
             rows.set(row, self._row(entry.losses(budget)))
 
     def _row(self, losses: Sequence[float] | None) -> np.ndarray:
@@ -174,12 +176,12 @@ class Ledger:
 
         NaN for genomes that were not fully trained, or that failed.
         """
-        losses = self.losses.get(1.0, Grown(*[math.nan] * self.objectives)).get(count)[:, 0]
+        losses = self.losses.get(1.0, GrowingArray(*[math.nan] * self.objectives)).get(count)[:, 0]
         counts = (self.alive.get(count)[:, 0] > 0.0) & np.isfinite(losses)
         return np.where(counts, losses, math.nan)
 
     def by_rung(self, losses: np.ndarray, objective: int, constrained: bool = True) -> list[np.ndarray]:
-        """Return the list that `placed_by_rung` yields, cached while the losses stay the same.
+        """Return the list that `ranks_by_rung` yields, cached while the losses stay the same.
 
         Args:
             losses: Losses at each rung, shape (genomes, rungs).
@@ -188,7 +190,7 @@ class Ledger:
         """
         known = self._by_rung.get((objective, constrained))
         if known is None or not np.array_equal(known[0], losses, equal_nan=True):
-            known = self._by_rung[objective, constrained] = losses.copy(), list(placed_by_rung(list(losses.T)))
+            known = self._by_rung[objective, constrained] = losses.copy(), list(ranks_by_rung(list(losses.T)))
         return known[1]
 
     def places(self, count: int, rungs: Sequence[float], constrained: bool = True) -> np.ndarray:
@@ -213,7 +215,7 @@ class Ledger:
         found = np.full((count, self.objectives), math.nan)
         found[bad] = (len(good) + ranks(violation[bad]))[:, None]
         if len(good):
-            nothing = Grown(*[math.nan] * self.objectives)
+            nothing = GrowingArray(*[math.nan] * self.objectives)
             at = [self.losses.get(rung, nothing).get(count)[good] for rung in rungs]
             for objective in range(self.objectives):
                 found[good, objective] = self.by_rung(
@@ -240,7 +242,7 @@ class _Births:
     units: list[np.ndarray] = field(default_factory=list)
     seen: dict[tuple[str, float, int], int] = field(default_factory=dict)
 
-    def take(self, one: Candidate, units: np.ndarray) -> _Births:
+    def update(self, one: Candidate, units: np.ndarray) -> _Births:
         """Add a fresh candidate and its unit coordinates, shape (genes,)."""
         number = len(self.ids)
         self.ids.append(one.id)
@@ -252,7 +254,7 @@ class _Births:
         return self
 
 
-class View(History):
+class RankedHistory(History):
     """A run for its strategy, with places instead of losses: each genome is shown as trained once and in full.
 
     Args:
@@ -272,13 +274,13 @@ class View(History):
     ) -> None:
         super().__init__(history.space, history.objectives, history.constraints, history.lessons)
         self._barred = barred
-        self._entries = list(entries(history).values())
+        self._entries = list(results_by_genome(history).values())
         self._births: _Births = history.fold_proposals(
-            (__name__, "births"), _Births, lambda births, one: births.take(one, history.proposed_units[one.id])
+            (__name__, "births"), _Births, lambda births, one: births.update(one, history.proposed_units[one.id])
         )
         numbers = [self._births.number[one.id] for one in history.pending if one.fresh]
         self._out = [self._births.shown[number] for number in sorted(numbers)]
-        ledger, count = ledger_of(history), len(self._entries)
+        ledger, count = genome_table(history), len(self._entries)
         self._places = ledger.places(count, rungs)
         self._bare = ledger.places(count, rungs, constrained=False) if history.constraints else self._places
         self._excesses = ledger.excesses.get(count)
@@ -291,7 +293,7 @@ class View(History):
                 places[mine, 0] = np.sort(places[mine, 0])
             if len(rungs) == 1:
                 self._scaled[mine] = list(expected.values())
-        self._trials: Made[Trial] = Made(count, self._made)
+        self._trials: LazySequence[Trial] = LazySequence(count, self._made)
         known = np.isfinite(self._places).all(axis=1)
         rows = np.flatnonzero(known)
         ids = ledger.births.get(count)[rows, 0]  # same order as the view's ids
@@ -300,12 +302,14 @@ class View(History):
 
     def _made(self, row: int) -> Trial:
         entry, place = self._entries[row], self._places[row]
-        outcome = entry.latest.outcome
+        outcome = entry.latest_trial.outcome
         if not math.isnan(place[0]):
             goals = zip(self.objectives, place.tolist(), strict=True)
             shown = {goal.metric: goal.value(loss) for goal, loss in goals}
             outcome = replace(outcome, status="ok", metrics={**outcome.metrics, **shown}, curve=(), error=None)
-        return Trial.of(self._births.shown[self._births.number[entry.birth.id]], outcome, row, self.objectives)
+        return Trial.of(
+            self._births.shown[self._births.number[entry.first_candidate.id]], outcome, row, self.objectives
+        )
 
     @property
     def ids(self) -> Sequence[int]:
@@ -330,11 +334,11 @@ class View(History):
 
     @property
     def failed(self) -> Sequence[Trial]:
-        return Made(len(self._lost), lambda place: self._trials[self._lost[place]])
+        return LazySequence(len(self._lost), lambda place: self._trials[self._lost[place]])
 
     @property
     def ranking(self) -> Sequence[Trial]:
-        return Made(len(self._order), lambda place: self._trials[self._order[place]])
+        return LazySequence(len(self._order), lambda place: self._trials[self._order[place]])
 
     def ranked_losses(self) -> np.ndarray:
         return np.asarray(self._places[self._order])
@@ -356,16 +360,16 @@ class View(History):
         return (genome_key(genome), budget, extra_seed) in self._births.seen or self._barred(genome)
 
 
-def ledger_of(history: History) -> Ledger:
-    """Return the ledger of a history; its rows are those of `entries`."""
-    told = entries(history)
+def genome_table(history: History) -> GenomeTable:
+    """Return the ledger of a history; its rows are those of `results_by_genome`."""
+    told = results_by_genome(history)
 
-    def step(ledger: Ledger, trial: Trial) -> Ledger:
-        ledger.take(told[genome_key(trial.genome)])
+    def step(ledger: GenomeTable, trial: Trial) -> GenomeTable:
+        ledger.update(told[genome_key(trial.genome)])
         return ledger
 
-    def begin() -> Ledger:
-        excesses = Grown(*[math.nan] * len(history.constraints))
-        return Ledger(len(history.objectives), constraints=history.constraints, excesses=excesses)
+    def begin() -> GenomeTable:
+        excesses = GrowingArray(*[math.nan] * len(history.constraints))
+        return GenomeTable(len(history.objectives), constraints=history.constraints, excesses=excesses)
 
     return history.fold((__name__, "ledger"), begin, step)

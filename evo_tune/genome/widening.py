@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.genes import LARGEST, Choice, Float, Gene, Int, Limits, ends_of
+from evo_tune.genome.genes import LARGEST, Choice, Float, Gene, Int, Limits, range_ends
 from evo_tune.genome.values import WHOLE, Value
 
 End: TypeAlias = Literal["low", "high"]
@@ -42,14 +42,14 @@ def end_value(gene: Gene, end: End) -> Value:
     return gene.decode(0.0 if end == "low" else 1.0)
 
 
-def limits_of(gene: Gene) -> Range | None:
+def widening_limits(gene: Gene) -> Range | None:
     """Return the lowest and highest value to which a run may widen a gene by itself; None if it may not.
 
     An end without a limit in `Gene.widest` may move by a factor of ten if the scale is logarithmic or a choice of
     positive numbers, else by the width of the range. It never moves by more than a factor of ten towards zero, nor by
     more than three quarters of the way to the natural end of a share.
     """
-    ends = ends_of(gene)
+    ends = range_ends(gene)
     if ends is None or gene.size == 1:
         return None
     low, high = ends
@@ -64,7 +64,7 @@ def limits_of(gene: Gene) -> Range | None:
     return usual[0] if given[0] is None else given[0], usual[1] if given[1] is None else given[1]
 
 
-def widened(gene: Gene, end: End, within: Range = (-math.inf, math.inf)) -> Gene | None:
+def widen_end(gene: Gene, end: End, within: Range = (-math.inf, math.inf)) -> Gene | None:
     """Return a gene with one step more at an end.
 
     The default stays, so that the default genome and inactive genes keep their values.
@@ -77,35 +77,35 @@ def widened(gene: Gene, end: End, within: Range = (-math.inf, math.inf)) -> Gene
     Returns:
         None at a natural end, at the limit, and for a choice that is not an ordered one of numbers.
     """
-    if ends_of(gene) is None or gene.size == 1:
+    if range_ends(gene) is None or gene.size == 1:
         return None
     if isinstance(gene, Choice):
-        return _longer(gene, end, within)
+        return _add_value(gene, end, within)
     assert isinstance(gene, Float | Int)
     moved = _next_float(gene, end) if isinstance(gene, Float) else _next_int(gene, end)
     if moved is None:
         return None
-    moved = _clipped(gene, moved, within)
+    moved = _clip_end(gene, moved, within)
     if not (moved < gene.low if end == "low" else moved > gene.high):
         return None
     changed: dict[str, Any] = {end: moved}
     try:
-        return _kept(gene, **changed)
+        return _with_range(gene, **changed)
     except SpaceError:  # more values than a gene may have
         return None
 
 
-def widest(gene: Gene, limits: Range | None) -> Gene:
+def widen_to_limits(gene: Gene, limits: Range | None) -> Gene:
     """Return a gene with all steps up to its limits; the gene itself if it has none."""
     for end in ENDS if limits is not None else ():
-        gene = [gene, *steps(gene, end, limits)][-1]
+        gene = [gene, *widening_steps(gene, end, limits)][-1]
     return gene
 
 
-def steps(gene: Gene, end: End, limits: Range | None) -> Iterator[Gene]:
+def widening_steps(gene: Gene, end: End, limits: Range | None) -> Iterator[Gene]:
     """Yield a gene after each step at an end up to its limits, at most STEPS of them; none without limits."""
     for _ in range(STEPS if limits is not None else 0):
-        more = widened(gene, end, limits or (0, 0))
+        more = widen_end(gene, end, limits or (0, 0))
         if more is None:
             return
         gene = more
@@ -117,7 +117,7 @@ def _short(value: float, digits: int = 12) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def _kept(gene: Gene, **changed: Any) -> Gene:
+def _with_range(gene: Gene, **changed: Any) -> Gene:
     """Return the gene with a wider range, its own default, and limits that include the range."""
     wide = replace(gene, **changed, default=None, prior=None, spread=None, widest=None)  # type: ignore[type-var]
     hints = {"default": wide.check(gene.middle()), "prior": gene.prior, "spread": gene.spread}
@@ -126,7 +126,7 @@ def _kept(gene: Gene, **changed: Any) -> Gene:
 
 def with_limits(gene: Gene, limits: Limits | None) -> Gene:
     """Return a gene with these limits, moved where its range goes beyond them; unchanged if it is not of numbers."""
-    ends = ends_of(gene)
+    ends = range_ends(gene)
     if limits is not None and ends is not None:
         low, high = limits
         limits = (None if low is None else min(low, ends[0]), None if high is None else max(high, ends[1]))
@@ -169,7 +169,7 @@ def _next_int(gene: Int, end: End) -> int | None:
     return moved if moved in WHOLE else None
 
 
-def _clipped(gene: Float | Int, moved: float, within: Range) -> float:
+def _clip_end(gene: Float | Int, moved: float, within: Range) -> float:
     """Return a new end inside the limits, on the steps of the gene."""
     if within[0] <= moved <= within[1]:
         return moved
@@ -180,19 +180,19 @@ def _clipped(gene: Float | Int, moved: float, within: Range) -> float:
     return gene.low + gene.step * ((math.floor(within[1]) - gene.low) // gene.step)
 
 
-def _longer(gene: Choice, end: End, within: Range) -> Choice | None:
+def _add_value(gene: Choice, end: End, within: Range) -> Choice | None:
     """Return an ordered choice of numbers with one value more; None at a natural end or at the limit."""
     numbers = [value for value in gene.values if isinstance(value, int | float)]
-    added = _continued(numbers if end == "high" else numbers[::-1])
+    added = _next_in_progression(numbers if end == "high" else numbers[::-1])
     if added is None or not within[0] <= added <= within[1]:
         return None
     values = (*gene.values, added) if end == "high" else (added, *gene.values)
-    wide = _kept(gene, values=values)
+    wide = _with_range(gene, values=values)
     assert isinstance(wide, Choice)
     return wide
 
 
-def _continued(values: Sequence[int | float]) -> int | float | None:
+def _next_in_progression(values: Sequence[int | float]) -> int | float | None:
     """Return the value that continues a progression after its last value; None if there is no sensible one.
 
     The ratio of the last two values is kept, or their difference where they have no positive ratio. Whole numbers stay

@@ -36,7 +36,7 @@ from evo_tune.plugins.find import (
 )
 from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, again, function_evaluator, sent
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import PLACES, SessionSettings
 from evo_tune.store.journal import JOURNAL, write_atomically
 from evo_tune.store.manifest import MANIFEST, Manifest, read_manifest
@@ -191,7 +191,7 @@ def code_of(
     ask: Ask | None = None,
     strategy: str | None = None,
     accept_changes: bool = False,
-) -> tuple[BoundEvaluator, Ruled]:
+) -> tuple[BoundEvaluator, StrategyWithRules]:
     """Load the evaluator and the strategy of a saved run, if they may be executed.
 
     Args:
@@ -231,7 +231,7 @@ def cannot_resume(run: Run, evaluator: Evaluator, cause: str) -> str:
     return f"run {run.name} cannot continue with the present {place}: {cause}; undo the change, or start a new run"
 
 
-def ruled(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> Ruled:
+def ruled(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> StrategyWithRules:
     """Return the strategy of a run with the rules around it.
 
     Args:
@@ -243,7 +243,7 @@ def ruled(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> Ruled
         PluginError: There is no such strategy, or it is broken.
         OptionError: An option of the strategy is wrong.
     """
-    return Ruled.of(
+    return StrategyWithRules.of(
         make_strategy(strategy, manifest.strategy_options),
         manifest.settings,
         manifest.constraints(),

@@ -100,7 +100,7 @@ class Generations:
             # Candidates are added as late as possible: when others were proposed depends on the number of slots.
             while self._history.proposed_count <= id:
                 widen(self._history, self._run)
-                self._history.born(self._run.candidates[self._history.proposed_count])
+                self._history.add_candidate(self._run.candidates[self._history.proposed_count])
             trial = self._history.tell(id, self._run.outcomes[id])
             generation = trial.candidate.generation
             self._untold[generation] -= 1

@@ -13,7 +13,7 @@ from evo_tune.errors import OptionError, RunError
 from evo_tune.genome.history import History
 from evo_tune.loop.deadline import Deadline
 from evo_tune.report.summary import DONE, DONE_BY_ITSELF, further, in_words, spent
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import LIMITS, SessionSettings
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
@@ -49,7 +49,12 @@ def limited(session: SessionSettings) -> SessionSettings:
 
 
 def limit_reached(
-    run: Run, session: SessionSettings, history: History, strategy: Ruled, seconds: float, deadline: Deadline | None
+    run: Run,
+    session: SessionSettings,
+    history: History,
+    strategy: StrategyWithRules,
+    seconds: float,
+    deadline: Deadline | None,
 ) -> str | None:
     """Return the reached limit in words; None if no limit is reached.
 

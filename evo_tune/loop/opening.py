@@ -19,7 +19,7 @@ from evo_tune.forecast.timing import Pace, Timing, time_trainings
 from evo_tune.genome.space import SearchSpace
 from evo_tune.loop.limits import limited
 from evo_tune.plugins.evaluator import BoundEvaluator
-from evo_tune.rules.fidelity import expected_cost
+from evo_tune.rules.fidelity import mean_genome_cost
 from evo_tune.settings import SessionSettings
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import TRIALS, Run
@@ -93,7 +93,7 @@ def forecast(
     """
     session = limited(session)
     births = session.births(manifest.population)
-    promoted = expected_cost(manifest.settings.rungs, int(births) if math.isfinite(births) else 100)
+    promoted = mean_genome_cost(manifest.settings.rungs, int(births) if math.isfinite(births) else 100)
     return ahead(manifest, session, slots, promoted, pace, run)
 
 

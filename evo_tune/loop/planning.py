@@ -33,7 +33,7 @@ from evo_tune.loop.opening import plan_for, slots_for
 from evo_tune.options.declare import AUTO
 from evo_tune.plugins.cost import Cost, Measured, budgets_of
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
-from evo_tune.rules.fidelity import rungs_for
+from evo_tune.rules.fidelity import rungs_that_pay
 from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.manifest import Manifest, space_of
 
@@ -203,7 +203,7 @@ def with_rungs(
         return plan
     plugin, seconds = plan.evaluator.plugin, _seconds(plan)
     trainings = affordable(plan.slots, plan.seconds, session, seconds)
-    rungs = rungs_for(trainings, seconds)
+    rungs = rungs_that_pay(trainings, seconds)
     if rungs == "1" or "budget" not in plugin.supports or session.births(plan.manifest.population) <= trainings:
         return plan
     try:

@@ -18,15 +18,15 @@ from msgspec import Struct
 from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import RunHistory
-from evo_tune.genome.notation import typed_gene
+from evo_tune.genome.notation import format_gene
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import DEFAULT, STATUSES, WARM_START, Candidate, Outcome, Proposal, conclude
+from evo_tune.genome.trial import DEFAULT, STATUSES, WARM_START, Candidate, Outcome, Proposal, check_metrics
 from evo_tune.genome.values import is_same
 from evo_tune.loop.begin import versions_of
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.generations import Generations, broken_strategy
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.rules.widening import Widening
 from evo_tune.store.learned import history_of, widen, widen_once
 from evo_tune.store.manifest import Manifest
@@ -50,7 +50,7 @@ def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Propo
     if number == 0:
         return Proposal(history.space.default(), DEFAULT, budget=budget)
     if number <= len(warm):
-        due = strategy.due(history) if isinstance(strategy, Ruled) else None
+        due = strategy.next_known(history) if isinstance(strategy, StrategyWithRules) else None
         return due or Proposal(dict(warm[number - 1]), WARM_START, budget=budget)
     try:
         proposal = strategy.propose(history, np.random.default_rng([run.manifest.settings.seed, 0, id]))
@@ -86,7 +86,7 @@ def judged(outcome: Outcome | Mapping[str, float], run: Run) -> Outcome:
         raise UsageError(f"status {outcome.status!r} is unknown: expected one of {', '.join(STATUSES)}")
     if outcome.status != "ok":
         return outcome
-    status, metrics, error = conclude(outcome.metrics, run.objectives)
+    status, metrics, error = check_metrics(outcome.metrics, run.objectives)
     lacking = [one.metric for one in run.constraints if status == "ok" and one.metric not in metrics]
     if lacking:
         what = f"evaluate returned no {lacking[0]!r}, which --subject-to needs (it returned {', '.join(metrics)})"
@@ -110,7 +110,7 @@ def _valid(proposal: object, history: RunHistory) -> Proposal:
         raise TypeError(f"returned a {type(proposal).__name__}, expected a Proposal or None")
     genes = history.space.genes
     held = {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}
-    if not is_same(proposal.genome, held) and (proposal.fresh or not history.kept(proposal.genome)):
+    if not is_same(proposal.genome, held) and (proposal.fresh or not history.predates_widening(proposal.genome)):
         raise ValueError(f"proposed {proposal.genome}, which is not snapped: see SearchSpace.snap")
     if not 0.0 < proposal.budget <= 1.0:
         raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")
@@ -131,7 +131,7 @@ class Births:
         generations: Files of generations, which follow each new candidate.
     """
 
-    def __init__(self, run: Run, history: RunHistory, strategy: Ruled, generations: Generations) -> None:
+    def __init__(self, run: Run, history: RunHistory, strategy: StrategyWithRules, generations: Generations) -> None:
         self._run = run
         self._history = history
         self._strategy = strategy
@@ -169,7 +169,7 @@ class Births:
         run, history, proposal = self._run, self._history, None
         ready = self._arrival or self._tell_up_to(history.proposed_count - run.manifest.settings.lag)
         while ready:
-            proposal = self._strategy.due(history) if over else self._proposed(fits)
+            proposal = self._strategy.next_known(history) if over else self._proposed(fits)
             # One result at a time: the proposal is the first one that the strategy makes.
             ready = proposal is None and not self._arrival and self._tell_up_to(len(run.told) + 1)
         self.refused = proposal is not None and not fits(proposal)
@@ -186,7 +186,7 @@ class Births:
             proposal = propose(self._strategy, history, run, len(run.candidates))
             if proposal is None or not proposal.fresh or not fits(proposal):
                 return proposal
-            found = self._strategy.widening(history)
+            found = self._strategy.next_widening(history)
             if found is None:
                 return proposal
             run.widen({found.name: found.gene}, found.reason)
@@ -210,7 +210,7 @@ class Births:
     def _bear(self, proposal: Proposal) -> Candidate:
         # Not synced: a candidate that is lost in a power cut is proposed again identically.
         candidate = self._run.bear(candidate_of(proposal, self._history, self._run))  # as the journal gives it back
-        self._history.born(candidate)
+        self._history.add_candidate(candidate)
         self._generations.born(candidate)
         return candidate
 
@@ -262,7 +262,7 @@ class Verification(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     notes: list[str]
 
 
-def verify(run: Run, space: SearchSpace, strategy: Ruled) -> list[Disagreement | RangeDisagreement]:
+def verify(run: Run, space: SearchSpace, strategy: StrategyWithRules) -> list[Disagreement | RangeDisagreement]:
     """Propose every candidate and every automatic widening of a run again and return those that differ.
 
     Args:
@@ -291,7 +291,7 @@ class _Replay:
         strategy: Strategy of the run.
     """
 
-    def __init__(self, run: Run, history: RunHistory, strategy: Ruled) -> None:
+    def __init__(self, run: Run, history: RunHistory, strategy: StrategyWithRules) -> None:
         self._run = run
         self._history = history
         self._strategy = strategy
@@ -333,11 +333,11 @@ class _Replay:
         recorded = Proposal(**{name: getattr(candidate, name) for name in Proposal.__dataclass_fields__})
         if replayed != recorded or not _consistent(candidate, history, run):
             self.found.append(Disagreement(id=candidate.id, recorded=recorded, replayed=replayed))
-        history.born(candidate)
+        history.add_candidate(candidate)
 
     def _due(self, proposal: Proposal | None) -> Widening | None:
         """Return the range that is widened before a proposal is made a candidate."""
-        return self._strategy.widening(self._history) if proposal is not None and proposal.fresh else None
+        return self._strategy.next_widening(self._history) if proposal is not None and proposal.fresh else None
 
 
 def _event(due: Widening) -> tuple[dict[str, Gene], str]:
@@ -346,7 +346,7 @@ def _event(due: Widening) -> tuple[dict[str, Gene], str]:
 
 
 def _in_words(genes: Mapping[str, Gene], reason: str) -> str:
-    return f"{', '.join(f'{name}={typed_gene(gene)}' for name, gene in genes.items())}: {one_line(reason)}"
+    return f"{', '.join(f'{name}={format_gene(gene)}' for name, gene in genes.items())}: {one_line(reason)}"
 
 
 def other_strategy(manifest: Manifest, strategy: Strategy) -> str:

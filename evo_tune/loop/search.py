@@ -32,7 +32,7 @@ from evo_tune.loop.proposing import Births, judged
 from evo_tune.loop.widening import widen_by_hand
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import recommended
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import SessionSettings, settings_of
 from evo_tune.store.journal import Removed
 from evo_tune.store.learned import history_of, replay
@@ -159,7 +159,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self,
         run: Run,
         evaluator: BoundEvaluator,
-        strategy: Ruled,
+        strategy: StrategyWithRules,
         session: SessionSettings,
         plan: RunPlan | None = None,
     ) -> None:

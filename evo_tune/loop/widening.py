@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from evo_tune.errors import EvoTuneError, SpaceError
-from evo_tune.genome.genes import Gene, ends_of
-from evo_tune.genome.space import SearchSpace, wider
+from evo_tune.genome.genes import Gene, range_ends
+from evo_tune.genome.space import SearchSpace, widen_genes
 from evo_tune.genome.trial import Objective
-from evo_tune.genome.widening import ENDS, WIDENINGS, End, Range, end_value, limits_of, steps
+from evo_tune.genome.widening import ENDS, WIDENINGS, End, Range, end_value, widening_limits, widening_steps
 from evo_tune.loop.checks import as_before, check_ends, check_repair, check_suited
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.store.run import Run
 
 
@@ -45,14 +45,14 @@ def limits_for(
         return {}
     if strategy.unsuited(whole, objectives):
         return {}
-    return {name: ends for name, gene in wide.items() if (ends := ends_of(gene)) is not None}
+    return {name: ends for name, gene in wide.items() if (ends := range_ends(gene)) is not None}
 
 
 def _accepted(evaluator: BoundEvaluator, space: SearchSpace, name: str) -> Gene:
     """Return a gene with all steps up to its limits, or up to the first end that the evaluator refuses."""
     gene = space.genes[name]
     for end in ENDS:
-        found = list(steps(gene, end, limits_of(space.genes[name])))
+        found = list(widening_steps(gene, end, widening_limits(space.genes[name])))
         if found and not _accepts(evaluator, space, name, found[-1], end):
             refused = [not _accepts(evaluator, space, name, one, end) for one in found]
             found = found[: refused.index(True)]
@@ -89,10 +89,10 @@ def widen_by_hand(run: Run, evaluator: BoundEvaluator, strategy: Strategy, genes
     if not genes:
         return
     given = as_before(genes, run.genes)
-    space = SearchSpace(evaluator.space.repair, None, **wider(run.genes, given))
+    space = SearchSpace(evaluator.space.repair, None, **widen_genes(run.genes, given))
     check_repair(space)
     check_ends(evaluator, space, given)
-    inner = strategy.inner if isinstance(strategy, Ruled) else strategy
+    inner = strategy.inner if isinstance(strategy, StrategyWithRules) else strategy
     check_suited(run.manifest.strategy, inner, space, run.objectives)
     if len(run.widened) >= WIDENINGS:
         raise SpaceError(f"--gene: the genes of this run were widened {WIDENINGS} times: begin another, --warm-start")

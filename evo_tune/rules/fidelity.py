@@ -14,10 +14,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from evo_tune.genome.history import Grown
+from evo_tune.genome.history import GrowingArray
 from evo_tune.genome.importance import rank_correlation
 from evo_tune.genome.trial import DECAYED
-from evo_tune.genome.view import Entry
+from evo_tune.genome.view import GenomeResults
 from evo_tune.settings import parse_rungs
 
 BELIEF = 0.6
@@ -26,7 +26,7 @@ BELIEF = 0.6
 WEIGHT = 4.0
 """Weight of this prior, in measurements."""
 
-CAUTION = 1.5
+PROMOTION_MARGIN = 1.5
 """Margin for promotions, in standard deviations of the eventual best genome's early score."""
 
 
@@ -40,13 +40,13 @@ def is_audit(number: int) -> bool:
     return number == 0 or (number & (number - 1) == 0 and number.bit_length() % 2 == 1)
 
 
-def audits_among(count: int) -> list[int]:
+def audit_numbers(count: int) -> list[int]:
     """Return the numbers of the audits among `count` new genomes; see `is_audit`."""
     powers = range(0, count.bit_length(), 2)
     return [number for number in (0, *(2**power for power in powers)) if number < count]
 
 
-def trust(early: Sequence[float] | np.ndarray, late: Sequence[float] | np.ndarray) -> float:
+def rank_trust(early: Sequence[float] | np.ndarray, late: Sequence[float] | np.ndarray) -> float:
     """Return the rank correlation of early and late losses of the same genomes, shrunk towards BELIEF.
 
     Most of these genomes were selected by their early losses, which narrows the range and lowers the correlation.
@@ -57,11 +57,11 @@ def trust(early: Sequence[float] | np.ndarray, late: Sequence[float] | np.ndarra
     return (len(early) * rank_correlation(early, late) + WEIGHT * BELIEF) / (len(early) + WEIGHT)
 
 
-def keep(trust: float, count: int, deviations: float) -> float:
+def share_to_keep(trust: float, count: int, deviations: float) -> float:
     """Return the share of genomes to keep so that the eventual best one is probably among them.
 
-    Early and late scores are assumed normal with correlation `trust`. The best of `count` late scores is z standard
-    deviations above the mean; its early score then has mean trust * z and standard deviation sqrt(1 - trust²).
+    Early and late scores are assumed normal with correlation `trust`. The best of `count` late scores is z
+    standard deviations above the mean; its early score then has mean trust * z and standard deviation sqrt(1 - trust²).
 
     Args:
         trust: Rank correlation, -1 to 1.
@@ -73,17 +73,17 @@ def keep(trust: float, count: int, deviations: float) -> float:
     return 1.0 - normal.cdf(trust * best - deviations * math.sqrt(max(0.0, 1.0 - trust**2)))
 
 
-def expected_cost(rungs: Sequence[float], births: int) -> float:
+def mean_genome_cost(rungs: Sequence[float], births: int) -> float:
     """Return the predicted mean cost of a genome, promotions included, in full trainings.
 
     Args:
         rungs: Budgets, increasing to 1.
         births: Number of genomes of the run (int ≥ 1).
     """
-    audits = len(audits_among(births)) / births
+    audits = len(audit_numbers(births)) / births
     reaching, cost = 1.0, rungs[0]
     for low, high in pairwise(rungs):
-        reaching *= max(low / high, keep(BELIEF, max(2, births), CAUTION))
+        reaching *= max(low / high, share_to_keep(BELIEF, max(2, births), PROMOTION_MARGIN))
         cost += reaching * (high - low)
     return audits + (1.0 - audits) * cost
 
@@ -99,7 +99,7 @@ FIRST = 3.0
 """Shortest training of the first rung, in seconds: a start, a checkpoint and an evaluation cost nearly as much."""
 
 
-def rungs_for(trainings: float, seconds: float) -> str:
+def rungs_that_pay(trainings: float, seconds: float) -> str:
     """Return the rungs that pay, as `--fidelity` takes them: '1' for none.
 
     Args:
@@ -131,10 +131,10 @@ class Curves:
     def __init__(self, metric: str, sign: float) -> None:
         self._metric, self._sign = metric, sign
         self._rows: dict[str, int] = {}
-        self._reached = Grown(*[math.nan] * len(LOOKS))
-        self._full = Grown(math.nan)
+        self._reached = GrowingArray(*[math.nan] * len(LOOKS))
+        self._full = GrowingArray(math.nan)
 
-    def take(self, entry: Entry) -> None:
+    def update(self, entry: GenomeResults) -> None:
         """Update a genome with all of its results."""
         row = self._rows.setdefault(entry.key, len(self._rows))
         self._reached.set(row, self._at_looks(entry))
@@ -145,7 +145,7 @@ class Curves:
         """Return the bounds of a proposed candidate, beyond which its curve is hopeless.
 
         The bound at a fraction is a quantile of the reported curves there. It follows from their correlation with
-        full results (`keep`) and is never below the median.
+        full results (`share_to_keep`) and is never below the median.
 
         Args:
             start: Fraction of the training that is done.
@@ -161,13 +161,13 @@ class Curves:
             if both.sum() < ENOUGH:
                 continue
             values = reached[there]
-            share = max(MEDIAN, keep(trust(reached[both], ends[both]), len(values), 2.0))
+            share = max(MEDIAN, share_to_keep(rank_trust(reached[both], ends[both]), len(values), 2.0))
             kept = math.ceil(share * len(values))
             if kept < len(values):
                 found.append((look, self._metric, float(np.partition(values, kept - 1)[kept - 1])))
         return tuple(found)
 
-    def _at_looks(self, entry: Entry) -> list[float]:
+    def _at_looks(self, entry: GenomeResults) -> list[float]:
         """Return a curve's last loss at or before each of LOOKS; NaN if it ended earlier or has no loss there.
 
         Points after the learning-rate decay of a rung do not count, because their loss is lower than at the peak

@@ -17,13 +17,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from evo_tune.genome.history import Grown, History
+from evo_tune.genome.history import GrowingArray, History
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Proposal, Trial
-from evo_tune.genome.view import ledger_of
+from evo_tune.genome.view import genome_table
 from evo_tune.plugins.strategy import Prospects, Seen, Strategy
-from evo_tune.rules.fidelity import CAUTION, keep
-from evo_tune.rules.promotions import Rungs, continued
+from evo_tune.rules.fidelity import PROMOTION_MARGIN, share_to_keep
+from evo_tune.rules.promotions import Rungs, promotion_of
 
 LEAST = 0.6
 """Minimum promoted share, as a fraction of the budgets' ratio: a good model may be more selective than halving."""
@@ -45,23 +45,23 @@ class _Memo:
         return _Memo()
 
 
-def prospects_of(history: History, rungs: Sequence[float], strategy: Strategy) -> Prospects | None:
+def fit_prospects(history: History, rungs: Sequence[float], strategy: Strategy) -> Prospects | None:
     """Return the strategy's model of a run, or None without one; fitted at most once per result."""
     memo = history.fold((__name__, strategy, tuple(rungs)), _Memo, _Memo.anew)
     if not memo.asked:
-        seen, memo.asked = seen_of(history, rungs), True
+        seen, memo.asked = partial_results(history, rungs), True
         memo.found = None if seen is None else strategy.learn(seen, history.space)
     return memo.found
 
 
-def seen_of(history: History, rungs: Sequence[float]) -> Seen | None:
+def partial_results(history: History, rungs: Sequence[float]) -> Seen | None:
     """Return the ranks of a run's genomes at each rung. The run has one objective; rows are those of its ledger.
 
     Returns:
         The ranks; None before a genome was trained in full.
     """
-    ledger = ledger_of(history)
-    count, nothing = len(ledger.rows), Grown(math.nan)
+    ledger = genome_table(history)
+    count, nothing = len(ledger.rows), GrowingArray(math.nan)
     losses = np.stack([ledger.losses.get(rung, nothing).get(count)[:, 0] for rung in rungs], axis=1)
     alive, violation = ledger.alive.get(count)[:, 0] > 0.0, ledger.violation.get(count)[:, 0]
     if not np.isfinite(losses[alive, -1]).any():
@@ -78,7 +78,7 @@ def seen_of(history: History, rungs: Sequence[float]) -> Seen | None:
     return Seen(tuple(rungs), places, ledger.births.get(count)[:, 0], history.proposed_units)
 
 
-def chosen(rungs: Rungs, prospects: Prospects, promoted: set[tuple[str, float]]) -> Proposal | None:
+def next_model_promotion(rungs: Rungs, prospects: Prospects, promoted: set[tuple[str, float]]) -> Proposal | None:
     """Return the promotion that is due, or None: the most promising genome at the highest rung with one.
 
     Args:
@@ -87,11 +87,15 @@ def chosen(rungs: Rungs, prospects: Prospects, promoted: set[tuple[str, float]])
         promoted: Keys and budgets of pending promotions.
     """
     for low, high in reversed(list(pairwise(rungs.budgets))):
-        there = rungs.standing(low)
-        share = max(LEAST * low / high, keep(prospects.trust(low), max(1, len(there)), CAUTION), _depth(rungs, low))
+        there = rungs.numbers_best_first(low)
+        share = max(
+            LEAST * low / high,
+            share_to_keep(prospects.trust(low), max(1, len(there)), PROMOTION_MARGIN),
+            _depth(rungs, low),
+        )
         among = there if len(there) <= MOST else np.sort(there)[np.linspace(0, len(there) - 1, MOST).astype(int)]
         kept = math.floor(share * len(among))
-        waiting = [entry for entry in rungs.waiting(low, MOST) if (entry.key, high) not in promoted]
+        waiting = [entry for entry in rungs.not_promoted(low, MOST) if (entry.key, high) not in promoted]
         if not kept or not waiting:
             continue
         mine = np.array([rungs.number(entry) for entry in waiting])
@@ -100,12 +104,12 @@ def chosen(rungs: Rungs, prospects: Prospects, promoted: set[tuple[str, float]])
         bar = np.sort(worth[np.searchsorted(asked, among)])[-kept]
         hopes = worth[np.searchsorted(asked, mine)]
         if hopes.max() >= bar:
-            return continued(waiting[int(np.argmax(hopes))], high)
+            return promotion_of(waiting[int(np.argmax(hopes))], high)
     return None
 
 
 def _depth(rungs: Rungs, low: float) -> float:
     """Return the rank at a rung of the genome that leads after full training, as a share of the genomes there."""
-    there, ended = rungs.standing(low), rungs.standing(1.0)
+    there, ended = rungs.numbers_best_first(low), rungs.numbers_best_first(1.0)
     came = np.flatnonzero(there == ended[0]) if len(ended) else np.empty(0)
     return float((came[0] + 1) / len(there)) if len(came) else 0.0

@@ -12,10 +12,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from evo_tune.genome.history import Grown
+from evo_tune.genome.history import GrowingArray
 from evo_tune.genome.trial import PROMOTION, Proposal, Trial
-from evo_tune.genome.view import Entry
-from evo_tune.rules.fidelity import CAUTION, keep, trust
+from evo_tune.genome.view import GenomeResults
+from evo_tune.rules.fidelity import PROMOTION_MARGIN, rank_trust, share_to_keep
 
 LEADERS = 3
 """Number of fully trained leaders whose early ranks set the minimum promoted share."""
@@ -34,13 +34,13 @@ class Rungs:
         self._at = {low: _Rung(low, objectives) for low in self.budgets}
         self._number: dict[str, int] = {}
 
-    def take(self, entry: Entry) -> None:
+    def update(self, entry: GenomeResults) -> None:
         """Update a genome with all of its results."""
         number = self._number.setdefault(entry.key, len(self._number))
         for low, high in pairwise((*self.budgets, math.inf)):
-            self._at[low].take(entry, number, high)
+            self._at[low].update(entry, number, high)
 
-    def due(self, promoted: set[tuple[str, float]], audits: Iterable[str]) -> Proposal | None:
+    def next_known(self, promoted: set[tuple[str, float]], audits: Iterable[str]) -> Proposal | None:
         """Return the promotion that is due, or None.
 
         Audits come first, then the highest rung. The best genomes at a rung are promoted. Their share is the ratio
@@ -50,23 +50,23 @@ class Rungs:
             promoted: Keys and budgets of pending promotions.
             audits: Keys of the genomes that are always trained in full.
         """
-        if (due := self.audited(promoted, audits)) is not None:
+        if (due := self.next_audit(promoted, audits)) is not None:
             return due
         for low, high in reversed(list(pairwise(self.budgets))):
-            rung, ranked = self._at[low], self._at[low].ranked()
+            rung, ranked = self._at[low], self._at[low].rows_best_first()
             best = ranked[: math.floor(max(low / high, self._share(low)) * len(ranked))]
             for row in best[rung.waits.get(len(ranked))[best, 0] > 0.0].tolist():
                 if ((entry := rung.entries[row]).key, high) not in promoted:
-                    return continued(entry, high)
+                    return promotion_of(entry, high)
         return None
 
-    def audited(self, promoted: set[tuple[str, float]], audits: Iterable[str]) -> Proposal | None:
+    def next_audit(self, promoted: set[tuple[str, float]], audits: Iterable[str]) -> Proposal | None:
         """Return the promotion of an audit that is due, or None; see `due`."""
         for low, high in pairwise(self.budgets):
             rung = self._at[low]
             for _, row in sorted((self._number[key], rung.rows[key]) for key in audits if key in rung.rows):
-                if high not in (entry := rung.entries[row]).results and (entry.key, high) not in promoted:
-                    return continued(entry, high)
+                if high not in (entry := rung.entries[row]).trial_by_budget and (entry.key, high) not in promoted:
+                    return promotion_of(entry, high)
         return None
 
     def cost(self) -> float:
@@ -76,18 +76,18 @@ class Rungs:
         steps = zip((0.0, *self.budgets), self.budgets, strict=False)
         return sum((high - low) * len(self._at[high].entries) for low, high in steps) / born
 
-    def number(self, entry: Entry) -> int:
+    def number(self, entry: GenomeResults) -> int:
         """Return the number of a genome, in the order of first results."""
         return self._number[entry.key]
 
-    def standing(self, low: float) -> np.ndarray:
+    def numbers_best_first(self, low: float) -> np.ndarray:
         """Return the numbers of the genomes with a value at a rung, best first. Shape (genomes,)."""
-        return self._at[low].standing()
+        return self._at[low].numbers_best_first()
 
-    def waiting(self, low: float, most: int) -> list[Entry]:
+    def not_promoted(self, low: float, most: int) -> list[GenomeResults]:
         """Return at most `most` genomes that were not trained beyond a rung, best first."""
         rung = self._at[low]
-        ranked = rung.ranked()
+        ranked = rung.rows_best_first()
         return [rung.entries[row] for row in ranked[rung.waits.get(len(ranked))[ranked, 0] > 0.0][:most].tolist()]
 
     def _share(self, low: float) -> float:
@@ -95,13 +95,13 @@ class Rungs:
 
         The share includes at least the ranks that the present leaders had at this rung.
         """
-        early, late = self._at[low].standing(), self._at[1.0].standing()
+        early, late = self._at[low].numbers_best_first(), self._at[1.0].numbers_best_first()
         place = np.zeros(len(self._number), dtype=int)
         place[early] = np.arange(1, len(early) + 1)
         from_ = place[late][place[late] > 0]
-        measured = trust(from_, np.arange(len(from_)))
+        measured = rank_trust(from_, np.arange(len(from_)))
         depth = int(from_[:LEADERS].max(initial=0))
-        return max(keep(measured, max(1, len(early)), CAUTION), depth / max(1, len(early)))
+        return max(share_to_keep(measured, max(1, len(early)), PROMOTION_MARGIN), depth / max(1, len(early)))
 
 
 class _Rung:
@@ -115,15 +115,15 @@ class _Rung:
     def __init__(self, budget: float, objectives: int) -> None:
         self._budget, self._several = budget, objectives > 1
         self._trials: dict[str, Trial] = {}
-        self._losses, self._below = Grown(*[0.0] * objectives), Grown(0.0)
-        self._violation, self._births, self._numbers = Grown(0.0), Grown(0.0), Grown(0.0)
+        self._losses, self._below = GrowingArray(*[0.0] * objectives), GrowingArray(0.0)
+        self._violation, self._births, self._numbers = GrowingArray(0.0), GrowingArray(0.0), GrowingArray(0.0)
         self._ranked: np.ndarray | None = None
-        self.entries: list[Entry] = []
+        self.entries: list[GenomeResults] = []
         self.rows: dict[str, int] = {}
-        self.waits = Grown(0.0)
+        self.waits = GrowingArray(0.0)
         """By row: 1 if the genome has no result at the next rung, else 0."""
 
-    def take(self, entry: Entry, number: int, high: float) -> None:
+    def update(self, entry: GenomeResults, number: int, high: float) -> None:
         """Update a genome with its results.
 
         Args:
@@ -131,7 +131,7 @@ class _Rung:
             number: Number of the genome, in the order of first results.
             high: Budget of the next rung.
         """
-        trial, before = entry.results.get(self._budget), self._trials.get(entry.key)
+        trial, before = entry.trial_by_budget.get(self._budget), self._trials.get(entry.key)
         if trial is None:
             return
         self._trials[entry.key] = trial
@@ -140,9 +140,9 @@ class _Rung:
         if trial.ok and entry.key not in self.rows:
             self._add(entry, trial, number)
         if entry.key in self.rows:
-            self.waits.set(self.rows[entry.key], high not in entry.results)
+            self.waits.set(self.rows[entry.key], high not in entry.trial_by_budget)
 
-    def _add(self, entry: Entry, trial: Trial, number: int) -> None:
+    def _add(self, entry: GenomeResults, trial: Trial, number: int) -> None:
         count = len(self.entries)
         self.rows[entry.key] = count
         self.entries.append(entry)
@@ -154,7 +154,7 @@ class _Rung:
             self._below.set(count, ((losses <= mine).all(axis=1) & (losses < mine).any(axis=1)).sum())
         self._losses.set(count, mine)
         self._violation.set(count, trial.violation)
-        self._births.set(count, entry.birth.id)
+        self._births.set(count, entry.first_candidate.id)
         self._numbers.set(count, number)
         self._ranked = None
 
@@ -163,13 +163,13 @@ class _Rung:
         old = [(one, int(self._numbers.get(row + 1)[row, 0])) for row, one in enumerate(self.entries) if one.key != key]
         waits = {one.key: float(self.waits.get(row + 1)[row, 0]) for row, one in enumerate(self.entries)}
         self.entries, self.rows = [], {}
-        self._below = Grown(0.0)
+        self._below = GrowingArray(0.0)
         for one, number in old:
             self._add(one, self._trials[one.key], number)
             self.waits.set(self.rows[one.key], waits[one.key])
         self._ranked = None
 
-    def ranked(self) -> np.ndarray:
+    def rows_best_first(self) -> np.ndarray:
         """Return the rows of the genomes, best first. Shape (genomes,)."""
         if self._ranked is None:
             count = len(self.entries)
@@ -178,12 +178,12 @@ class _Rung:
             self._ranked = np.lexsort((self._births.get(count)[:, 0], order, self._violation.get(count)[:, 0]))
         return self._ranked
 
-    def standing(self) -> np.ndarray:
+    def numbers_best_first(self) -> np.ndarray:
         """Return the numbers of the genomes, best first. Shape (genomes,)."""
-        return np.asarray(self._numbers.get(len(self.entries))[self.ranked(), 0], dtype=int)
+        return np.asarray(self._numbers.get(len(self.entries))[self.rows_best_first(), 0], dtype=int)
 
 
-def continued(entry: Entry, budget: float) -> Proposal:
+def promotion_of(entry: GenomeResults, budget: float) -> Proposal:
     """Return the proposal to continue the latest training of a genome to a budget."""
-    latest = entry.latest
+    latest = entry.latest_trial
     return Proposal(latest.genome, PROMOTION, latest.candidate.parents, budget, resumes=latest.id)

@@ -1,7 +1,7 @@
 """The rules of a run around its strategy: rungs, pruning, extra seeds, constraints.
 
-`Ruled` is a strategy that asks another strategy for genomes and decides how they are trained. Like any strategy it is
-a pure function of history (law 1), so resume and replay do not need to know it.
+`StrategyWithRules` is a strategy that asks another strategy for genomes and decides how they are trained. Like any
+strategy it is a pure function of history (law 1), so resume and replay do not need to know it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from evo_tune.errors import EvoTuneError
 from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.trial import EXTRA_SEED, Candidate, Constraint, Proposal, Trial, violation
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.genome.view import Entry, View, entries
+from evo_tune.genome.view import GenomeResults, RankedHistory, results_by_genome
 from evo_tune.genome.widening import Range
 from evo_tune.plugins.strategy import Prospects, Strategy
-from evo_tune.rules.extra_seeds import Doubt, Leader
-from evo_tune.rules.fidelity import Curves, audits_among, is_audit
-from evo_tune.rules.learned import chosen, prospects_of
+from evo_tune.rules.extra_seeds import LeaderRanking, SeedGains
+from evo_tune.rules.fidelity import Curves, audit_numbers, is_audit
+from evo_tune.rules.learned import fit_prospects, next_model_promotion
 from evo_tune.rules.promotions import Rungs
-from evo_tune.rules.widening import ENOUGH, Widening, due, leaders_wanted
+from evo_tune.rules.widening import ENOUGH, Widening, find_widening, leader_count
 from evo_tune.settings import RunSettings
 
 ASKED = 4
@@ -44,12 +44,12 @@ class Known:
 
     rungs: Rungs
     curves: Curves
-    leader: Leader
-    doubt: Doubt
+    leader: LeaderRanking
+    doubt: SeedGains
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ruled(Strategy):
+class StrategyWithRules(Strategy):
     """A strategy whose genomes are trained by the rules of a run.
 
     Args:
@@ -75,7 +75,7 @@ class Ruled(Strategy):
         constraints: Sequence[Constraint] = (),
         estimate: Callable[[Genome], Mapping[str, float]] = lambda genome: {},
         limits: Mapping[str, Range] = MappingProxyType({}),
-    ) -> Ruled:
+    ) -> StrategyWithRules:
         """Return a strategy with the rules of a run around it; see the class for the arguments."""
         return cls(
             population=inner.population,
@@ -97,41 +97,41 @@ class Ruled(Strategy):
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         if self.plain:
             return self.inner.propose(history, rng)
-        return self.due(history) or self._birth(history, rng)
+        return self.next_known(history) or self._propose_genome(history, rng)
 
     def survivors(self, history: History) -> Sequence[int]:
         if self.plain:
             return self.inner.survivors(history)
         view = self._view(history)
-        latest = {entry.birth.id: entry.latest.id for entry in entries(history).values()}
+        latest = {entry.first_candidate.id: entry.latest_trial.id for entry in results_by_genome(history).values()}
         return [latest[view.ids[id]] for id in self.inner.survivors(view)]
 
     def status(self, history: History) -> str:
         return self.inner.status(history if self.plain else self._view(history))
 
-    def due(self, history: History) -> Proposal | None:
+    def next_known(self, history: History) -> Proposal | None:
         """Return the promotion or extra seed that is due before any new genome; None if none is due."""
         if not self.settings.continues:
             return None
         out = [(genome_key(one.genome), one) for one in history.pending]
         promoted = {(key, one.budget) for key, one in out if not one.extra_seed}
         births = history.fresh_proposals
-        audits = {genome_key(births[number].genome) for number in audits_among(len(births))}
-        known = self._known(history)
+        audits = {genome_key(births[number].genome) for number in audit_numbers(len(births))}
+        known = self._state(history)
         if self._learns(history):
-            due = known.rungs.audited(promoted, audits)
+            due = known.rungs.next_audit(promoted, audits)
             if due is None and (prospects := self._prospects(history)) is not None:
-                due = chosen(known.rungs, prospects, promoted)
+                due = next_model_promotion(known.rungs, prospects, promoted)
         else:
-            due = known.rungs.due(promoted, audits)
+            due = known.rungs.next_known(promoted, audits)
         if due is not None:
-            return self._bounded(due, history) if genome_key(due.genome) not in audits else due
+            return self._with_bounds(due, history) if genome_key(due.genome) not in audits else due
         if self.settings.extra_seeds_by_gain:
-            birth = known.doubt.next(history.pending, known.rungs.cost())
+            birth = known.doubt.best_extra_seed(history.pending, known.rungs.cost())
             return None if birth is None else _further(birth, 1 + known.doubt.repeats(birth))
         return self._extra_seed(known.leader.first(), [one for _, one in out])
 
-    def widening(self, history: RunHistory) -> Widening | None:
+    def next_widening(self, history: RunHistory) -> Widening | None:
         """Return the range to widen before a new genome is proposed; None if there is none.
 
         Several objectives have no single best genome, and one of them may always favour an end. So they widen nothing.
@@ -139,7 +139,7 @@ class Ruled(Strategy):
         count = len(history.ranking)
         if not self.limits or len(history.objectives) > 1 or count < max(self.population, ENOUGH):
             return None
-        return due(history, self._leaders(history, leaders_wanted(count)), self.limits)
+        return find_widening(history, self._leaders(history, leader_count(count)), self.limits)
 
     def _leaders(self, history: RunHistory, count: int) -> list[Candidate]:
         """Return the first candidates of the best fully trained genomes within the constraints, best first.
@@ -148,20 +148,20 @@ class Ruled(Strategy):
         """
         if self.settings.most_seeds == 1:
             return [trial.candidate for trial in islice(history.ranking, count) if trial.feasible]
-        told = entries(history)
+        told = results_by_genome(history)
         if self.settings.extra_seeds_by_gain:
-            expected = list(self._known(history).doubt.expected(history.pending))[:count]
+            expected = list(self._state(history).doubt.expected_losses(history.pending))[:count]
             if expected:
-                return [told[key].birth for key in expected]
-        found: dict[str, Entry] = {}
+                return [told[key].first_candidate for key in expected]
+        found: dict[str, GenomeResults] = {}
         for trial in islice(history.ranking, count * CONSIDERED):
             if trial.feasible:
                 entry = told[genome_key(trial.genome)]
                 found.setdefault(entry.key, entry)
-        best = sorted(found.values(), key=lambda entry: (entry.losses(1.0) or (math.inf,), entry.birth.id))
-        return [entry.birth for entry in best[:count]]
+        best = sorted(found.values(), key=lambda entry: (entry.losses(1.0) or (math.inf,), entry.first_candidate.id))
+        return [entry.first_candidate for entry in best[:count]]
 
-    def _extra_seed(self, leader: Entry | None, out: Sequence[Candidate]) -> Proposal | None:
+    def _extra_seed(self, leader: GenomeResults | None, out: Sequence[Candidate]) -> Proposal | None:
         """Return the next seed of the leading genome; None if it already has the maximum number of seeds."""
         if leader is None or self.settings.most_seeds == 1:
             return None
@@ -169,7 +169,7 @@ class Ruled(Strategy):
         seeds = 1 + len(leader.repeats) + len(waiting)
         if seeds >= self.settings.most_seeds:
             return None
-        return _further(leader.birth, seeds)
+        return _further(leader.first_candidate, seeds)
 
     def _learns(self, history: History) -> bool:
         """Return whether the strategy's model decides promotions: with one objective and no earlier runs."""
@@ -178,56 +178,58 @@ class Ruled(Strategy):
 
     def _prospects(self, history: History) -> Prospects | None:
         """Return the strategy's model of partial results; None if it has no such model, or none yet."""
-        return prospects_of(history, self.settings.rungs, self.inner) if self._learns(history) else None
+        return fit_prospects(history, self.settings.rungs, self.inner) if self._learns(history) else None
 
-    def _birth(self, history: History, rng: np.random.Generator) -> Proposal | None:
+    def _propose_genome(self, history: History, rng: np.random.Generator) -> Proposal | None:
         view = self._view(history)
-        proposal = self._within(view, self._prospects(history), rng)
+        proposal = self._propose_feasible(view, self._prospects(history), rng)
         if proposal is None:
             return None
         if not proposal.fresh or proposal.budget != 1.0 or proposal.stop_if:
             raise ValueError("proposes budgets or extra seeds of its own: declare own_trials = True in its class")
         parents = tuple(view.ids[parent] for parent in proposal.parents)
         proposal = replace(proposal, parents=parents, budget=self.settings.rungs[0])
-        return proposal if is_audit(history.fresh_count) else self._bounded(proposal, history)
+        return proposal if is_audit(history.fresh_count) else self._with_bounds(proposal, history)
 
-    def _bounded(self, proposal: Proposal, history: History) -> Proposal:
+    def _with_bounds(self, proposal: Proposal, history: History) -> Proposal:
         """Return a proposal with the bounds beyond which its training is pruned."""
         if not self.settings.prune:
             return proposal
         done = 0.0
         if proposal.resumes is not None:
-            done = entries(history)[genome_key(proposal.genome)].latest.candidate.budget
-        return replace(proposal, stop_if=self._known(history).curves.bounds(done, proposal.budget))
+            done = results_by_genome(history)[genome_key(proposal.genome)].latest_trial.candidate.budget
+        return replace(proposal, stop_if=self._state(history).curves.bounds(done, proposal.budget))
 
-    def _known(self, history: History) -> Known:
+    def _state(self, history: History) -> Known:
         """Return the state of the rules, updated with new results only."""
-        told, goal, budgets = entries(history), history.objectives[0], self.settings.rungs
+        told, goal, budgets = results_by_genome(history), history.objectives[0], self.settings.rungs
 
         def begin() -> Known:
             rungs, curves = Rungs(budgets, len(history.objectives)), Curves(goal.metric, goal.sign)
-            doubt = Doubt(history.space, self.settings.most_seeds, not self.settings.own_seeds)
-            return Known(rungs, curves, Leader(), doubt)
+            doubt = SeedGains(history.space, self.settings.most_seeds, not self.settings.own_seeds)
+            return Known(rungs, curves, LeaderRanking(), doubt)
 
         def step(known: Known, trial: Trial) -> Known:
             entry = told[genome_key(trial.genome)]
             if len(budgets) > 1:
-                known.rungs.take(entry)
+                known.rungs.update(entry)
             if self.settings.prune:
-                known.curves.take(entry)
+                known.curves.update(entry)
             if self.settings.extra_seeds_by_gain:
-                known.doubt.take(trial, history.proposed_units[trial.id])
+                known.doubt.update(trial, history.proposed_units[trial.id])
             elif self.settings.most_seeds > 1:
-                known.leader.take(entry)
+                known.leader.update(entry)
             return known
 
         return history.fold((__name__, self.settings), begin, step)
 
-    def _view(self, history: History) -> View:
-        expected = self._known(history).doubt.expected(history.pending) if self.settings.extra_seeds_by_gain else {}
-        return View(history, self.settings.rungs, lambda genome: self._excess(genome) > 0.0, expected)
+    def _view(self, history: History) -> RankedHistory:
+        expected = (
+            self._state(history).doubt.expected_losses(history.pending) if self.settings.extra_seeds_by_gain else {}
+        )
+        return RankedHistory(history, self.settings.rungs, lambda genome: self._known_violation(genome) > 0.0, expected)
 
-    def _excess(self, genome: Genome) -> float:
+    def _known_violation(self, genome: Genome) -> float:
         """Return the violation of the constraints that are known before training; 0 if there is none."""
         if not self.constraints:
             return 0.0
@@ -237,7 +239,9 @@ class Ruled(Strategy):
             return 0.0
         return violation([one for one in self.constraints if one.metric in known], known)
 
-    def _within(self, view: View, prospects: Prospects | None, rng: np.random.Generator) -> Proposal | None:
+    def _propose_feasible(
+        self, view: RankedHistory, prospects: Prospects | None, rng: np.random.Generator
+    ) -> Proposal | None:
         """Return a proposal of the strategy, or a random genome, within the constraints known before training.
 
         The history marks genomes outside the constraints as seen, so a strategy avoids most of them. This method
@@ -249,14 +253,14 @@ class Ruled(Strategy):
                 proposal = self.inner.propose(view, rng)
             else:
                 proposal = self.inner.propose_learned(view, prospects, rng)
-            if proposal is None or not self._excess(proposal.genome):
+            if proposal is None or not self._known_violation(proposal.genome):
                 return proposal
             tries.append(proposal)
         for _ in range(DRAWN):
             proposal = Proposal(view.space.sample(rng), "random")
             if not view.seen(proposal.genome):
                 return proposal
-        return min(tries, key=lambda one: self._excess(one.genome))
+        return min(tries, key=lambda one: self._known_violation(one.genome))
 
 
 def _further(birth: Candidate, number: int) -> Proposal:

@@ -18,7 +18,7 @@ from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.trial import Candidate
 from evo_tune.genome.values import Value
-from evo_tune.genome.widening import ENDS, WIDENINGS, End, Range, end_value, widened
+from evo_tune.genome.widening import ENDS, WIDENINGS, End, Range, end_value, widen_end
 
 ENOUGH = 10
 """Minimum number of full trainings with a loss; a population, if that is more."""
@@ -51,12 +51,12 @@ class Widening:
     reason: str
 
 
-def leaders_wanted(count: int) -> int:
+def leader_count(count: int) -> int:
     """Return the number of leaders among `count` full trainings."""
     return min(MOST, max(FEWEST, count // 10))
 
 
-def due(history: RunHistory, leaders: Sequence[Candidate], limits: Mapping[str, Range]) -> Widening | None:
+def find_widening(history: RunHistory, leaders: Sequence[Candidate], limits: Mapping[str, Range]) -> Widening | None:
     """Return the first range that is to be widened; None if there is none.
 
     A range is widened at an end if the best leader is there, with more of the others than chance explains, and if some
@@ -77,18 +77,18 @@ def due(history: RunHistory, leaders: Sequence[Candidate], limits: Mapping[str, 
     for place in np.flatnonzero((units[0] <= margins) | (units[0] >= 1.0 - margins)).tolist():
         name, margin = names[place], float(margins[place])
         gene = genes[name]
-        needed = agreeing(len(leaders), max(NEAR, 1.0 / gene.size))
+        needed = leaders_needed(len(leaders), max(NEAR, 1.0 / gene.size))
         for end, there in zip(ENDS, (units[:, place] <= margin, units[:, place] >= 1.0 - margin), strict=True):
             if name not in limits or not there[0] or there.sum() < needed:
                 continue
-            wide = widened(gene, end, limits[name])
+            wide = widen_end(gene, end, limits[name])
             values = [one.genome[name] for one, is_there in zip(leaders, there.tolist(), strict=True) if is_there]
             if wide is not None and _are_new(values, history, name, end) and _are_chosen(history, place, end, margin):
                 return Widening(name, wide, f"{len(values)} of the best {len(leaders)} trials are at its {end} end")
     return None
 
 
-def agreeing(leaders: int, share: float) -> int:
+def leaders_needed(leaders: int, share: float) -> int:
     """Return the number of leaders at an end that chance does not explain.
 
     It is the smallest number of at least AGREE that independent draws reach with a probability of at most CHANCE. It

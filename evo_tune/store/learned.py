@@ -6,7 +6,7 @@ This module does not know strategies.
 from __future__ import annotations
 
 from evo_tune.errors import UsageError
-from evo_tune.genome.history import Lesson, RunHistory, digest
+from evo_tune.genome.history import Lesson, RunHistory, results_digest
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.store.manifest import MOST_LEARNED, Learned
@@ -38,7 +38,7 @@ def learned_from(run: Run, objective: Objective) -> Learned:
         half, step = MOST_LEARNED // 2, (len(found) - MOST_LEARNED // 2) / (MOST_LEARNED // 2)
         found = [*found[:half], *(found[half + int(step * place)] for place in range(half))]
     genomes, losses = [genome for _, genome in found], [loss for loss, _ in found]
-    return Learned(name=run.name, sha256=digest(genomes, losses), genomes=genomes, losses=losses)
+    return Learned(name=run.name, sha256=results_digest(genomes, losses), genomes=genomes, losses=losses)
 
 
 def history_of(run: Run, space: SearchSpace) -> RunHistory:
@@ -75,7 +75,7 @@ def replay(history: RunHistory, run: Run) -> None:
     """Add every candidate, widening and seen result of a run to an empty history, in their order."""
     for candidate in run.candidates:
         widen(history, run)
-        history.born(candidate)
+        history.add_candidate(candidate)
     widen(history, run)
     for id in run.told:
         history.tell(id, run.outcomes[id])

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.genome.genes import Gene, gene_from
-from evo_tune.genome.history import digest
+from evo_tune.genome.history import results_digest
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Constraint, Objective, trial_seed
 from evo_tune.genome.values import Genome, genome_key
@@ -234,5 +234,5 @@ def check_learned(learned: list[Learned]) -> None:
     for one in learned:
         if not 0 < len(one["genomes"]) == len(one["losses"]) <= MOST_LEARNED:
             raise ValueError(f"learned from {one_line(one['name'])}: {len(one['genomes'])} genomes")
-        if digest(one["genomes"], one["losses"]) != one["sha256"]:
+        if results_digest(one["genomes"], one["losses"]) != one["sha256"]:
             raise ValueError(f"learned from {one_line(one['name'])}: the hash is not that of what is there")

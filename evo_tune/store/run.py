@@ -20,11 +20,11 @@ import msgspec
 
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
 from evo_tune.genome.genes import Gene
-from evo_tune.genome.space import wider
+from evo_tune.genome.space import widen_genes
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key, is_same
-from evo_tune.genome.view import averaged
-from evo_tune.genome.widening import WIDENINGS, widest
+from evo_tune.genome.view import average_trials
+from evo_tune.genome.widening import WIDENINGS, widen_to_limits
 from evo_tune.settings import SessionSettings
 from evo_tune.store.events import (
     BaselineTrained,
@@ -392,7 +392,7 @@ class Run:
     def _apply_widened(self, genes: Mapping[str, Gene], reason: str) -> None:
         if not genes or len(self.widened) >= WIDENINGS:
             raise ValueError(f"no gene is widened, or it is the time after the {WIDENINGS}th")
-        self.genes = wider(self.genes, genes)
+        self.genes = widen_genes(self.genes, genes)
         self.widened.append(Widening(len(self.candidates), len(self.told), genes, self.genes, reason))
         self._by_hand |= not reason
         self.__dict__.pop("widest_genes", None)  # follows from the ranges
@@ -406,7 +406,7 @@ class Run:
     @cached_property
     def widest_genes(self) -> dict[str, Gene]:
         """The genes with the widest ranges that the run may give them by itself, by name."""
-        return {name: widest(gene, self.manifest.limits.get(name)) for name, gene in self.genes.items()}
+        return {name: widen_to_limits(gene, self.manifest.limits.get(name)) for name, gene in self.genes.items()}
 
     def _apply_born(self, candidate: Candidate) -> None:
         if candidate.id != len(self.candidates):
@@ -478,7 +478,7 @@ class Run:
         for trial in self.trials():
             if trial.rankable:
                 seeds.setdefault(trial.key, []).append(trial)
-        found = [averaged(trials, self.objectives, self.constraints) for trials in seeds.values()]
+        found = [average_trials(trials, self.objectives, self.constraints) for trials in seeds.values()]
         return sorted(found, key=lambda trial: (trial.violation, trial.losses, trial.id))
 
     @property

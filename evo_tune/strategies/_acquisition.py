@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from evo_tune.genome.genes import Gene
-from evo_tune.genome.models.gaussian import Layout, features_of
+from evo_tune.genome.models.gaussian import FeatureLayout, encode_features
 from evo_tune.genome.models.process import Process
-from evo_tune.genome.priors import beliefs, slopes_of_beliefs
-from evo_tune.strategies._models import Earlier, Models, expected_improvement, log_normal
+from evo_tune.genome.priors import log_prior, log_prior_gradient
+from evo_tune.strategies._models import EarlierRuns, Models, log_density_and_probability, log_expected_improvement
 
 UNSURE = 0.05
 """Variance that is added to the prediction of success, so that a few failures near a point do not rule it out."""
@@ -68,9 +68,9 @@ class Improvement(Factor):
     """
 
     models: Models
-    layout: Layout
+    layout: FeatureLayout
     best: float
-    earlier: Earlier | None = None
+    earlier: EarlierRuns | None = None
 
     @property
     def smooth(self) -> bool:  # type: ignore[override]
@@ -80,14 +80,14 @@ class Improvement(Factor):
     def logs(self, units: np.ndarray) -> np.ndarray:
         mean, deviation = self.models.predict(self.layout.features(units))
         if self.earlier is not None and self.earlier.lessons:
-            mean = mean + self.earlier(features_of(units, self.earlier.sizes))
-        return expected_improvement(mean, deviation, self.best)
+            mean = mean + self.earlier(encode_features(units, self.earlier.sizes))
+        return log_expected_improvement(mean, deviation, self.best)
 
     def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean, variance, rising, widening = self.models.process.slopes(self.layout.features(units))
         deviation = np.sqrt(variance)
-        density, below = log_normal((mean - self.best) / deviation)
-        gained = expected_improvement(mean, deviation, self.best)
+        density, below = log_density_and_probability((mean - self.best) / deviation)
+        gained = log_expected_improvement(mean, deviation, self.best)
         by_mean, by_deviation = np.exp(np.minimum(below - gained, 50.0)), np.exp(np.minimum(density - gained, 50.0))
         return gained, by_mean[:, None] * rising + (by_deviation / (2.0 * deviation))[:, None] * widening
 
@@ -105,20 +105,20 @@ class Below(Factor):
     """
 
     process: Process
-    layout: Layout
+    layout: FeatureLayout
     limit: float
     noise: float
     power: float = 1.0
 
     def logs(self, units: np.ndarray) -> np.ndarray:
         mean, variance = self.process.predict(self.layout.features(units))
-        return self.power * log_normal((self.limit - mean) / np.sqrt(variance + self.noise))[1]
+        return self.power * log_density_and_probability((self.limit - mean) / np.sqrt(variance + self.noise))[1]
 
     def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean, variance, rising, widening = self.process.slopes(self.layout.features(units))
         variance = variance + self.noise
         z = (self.limit - mean) / np.sqrt(variance)
-        density, below = log_normal(z)
+        density, below = log_density_and_probability(z)
         by_z = self.power * np.exp(np.minimum(density - below, 50.0)) / np.sqrt(variance)
         falling = by_z[:, None] * (rising + (0.5 * z / np.sqrt(variance))[:, None] * widening)
         return self.power * below, -falling
@@ -137,10 +137,10 @@ class Prior(Factor):
     weight: float
 
     def logs(self, units: np.ndarray) -> np.ndarray:
-        return self.weight * beliefs(self.genes, units)
+        return self.weight * log_prior(self.genes, units)
 
     def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.logs(units), self.weight * slopes_of_beliefs(self.genes, units)
+        return self.logs(units), self.weight * log_prior_gradient(self.genes, units)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Acquisition:
         return np.asarray(np.sum(logs, axis=0)), np.asarray(np.sum(slopes, axis=0))
 
 
-def success(layout: Layout, units: np.ndarray, labels: np.ndarray, trials: int) -> Below | None:
+def success_factor(layout: FeatureLayout, units: np.ndarray, labels: np.ndarray, trials: int) -> Below | None:
     """Return the probability that a training does not fail, to a power; None if all labels are equal.
 
     Args:
@@ -184,7 +184,7 @@ def success(layout: Layout, units: np.ndarray, labels: np.ndarray, trials: int) 
     if not len(labels) or labels.min() == labels.max():
         return None
     process = Process.fit(layout.features(units), -labels, layout.kinds)
-    region = 1.0 - float(np.mean(process.left_out() ** 2)) / float(labels.var()) > PREDICTABLE
+    region = 1.0 - float(np.mean(process.leave_one_out_errors() ** 2)) / float(labels.var()) > PREDICTABLE
     bearable, price = IN_REGION if region else ANYWHERE
     beyond = float((labels < 0.0).sum()) - bearable * trials
     if region and process.noise > SHARP:
@@ -192,7 +192,7 @@ def success(layout: Layout, units: np.ndarray, labels: np.ndarray, trials: int) 
     return Below(process, layout, 0.0, process.noise + UNSURE, 1.0 + price * max(0.0, beyond))
 
 
-def met(layout: Layout, units: np.ndarray, excess: np.ndarray) -> Below | None:
+def constraint_factor(layout: FeatureLayout, units: np.ndarray, excess: np.ndarray) -> Below | None:
     """Return the probability that a constraint is met; None if nothing is known of it.
 
     Args:

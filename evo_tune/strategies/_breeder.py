@@ -16,7 +16,7 @@ from evo_tune.genome.history import History
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._deap import Individual, crossover, mutate, seeded
+from evo_tune.strategies._deap import Individual, crossover, deap_generator, mutate
 from evo_tune.strategies._proposals import fresh, spread, unseen
 
 ATTEMPTS = 8
@@ -95,7 +95,7 @@ class Breeder(Strategy):
         space = history.space
         scale = max(FINEST, self.scale / math.sqrt(1.0 + len(history.trials) / self.population))
         for attempt in range(ATTEMPTS):
-            with seeded(rng):
+            with deap_generator(rng):
                 first, second = self.parents(pool)
                 units, crossed = first.units, first.id != second.id and rng.random() < self.crossover
                 if crossed:

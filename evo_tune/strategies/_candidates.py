@@ -1,7 +1,7 @@
 """Candidates of `saea`: drafts of genomes, a test for new ones, and searches among them without training.
 
 - `search_around` mutates the candidates with the highest predicted merit, in rounds.
-- `rare_value` proposes a rare value of a gene without order when the search has stalled.
+- `propose_rare_value` proposes a rare value of a gene without order when the search has stalled.
 
 This module knows spaces and merits, not how the merits were learned.
 """
@@ -16,45 +16,45 @@ from itertools import islice
 import numpy as np
 
 from evo_tune.genome.history import History
-from evo_tune.genome.models.gaussian import features_of, sizes_of
+from evo_tune.genome.models.gaussian import encode_features, unordered_sizes
 from evo_tune.genome.models.process import Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.strategies._models import POINTS, expected_improvement, normal_scores
+from evo_tune.strategies._models import MAX_FIT_POINTS, log_expected_improvement, normal_scores
 
-RECENT = 256
+MAX_RECENT_TRIALS = 256
 """Maximum number of latest trials that are used, which bounds the cost of a proposal in a long run."""
 
 ROUNDS = 6
 """Rounds of mutation of a search around candidates."""
 
-LIKED, VARIANTS = 8, 6
+PARENTS_PER_ROUND, VARIANTS_PER_PARENT = 8, 6
 """Candidates around which a round searches, and variants of each."""
 
-WIDEST = 0.1
+FIRST_STEP_DEVIATION = 0.1
 """Standard deviation of the steps of the first round, in unit coordinates. Each later round halves it."""
 
-MANY = 64
+CONTINUOUS_FROM = 64
 """Minimum number of values of a gene that counts as continuous until a candidate is snapped."""
 
-ANY = 1e-9
+SMALLEST_DIFFERENCE = 1e-9
 """Difference in unit coordinates that is smaller than between any two values."""
 
-STALLED = 12
+RESULTS_UNTIL_STALLED = 12
 """Results without a new best after which a search has stalled; at least the number of pending trials, which were
 proposed without knowing these results."""
 
 PROGRESS = 0.02
 """Least improvement of the best loss, as a share of its distance from the median, that counts as a new best."""
 
-ENOUGH = 2.0
+SUFFICIENT_TRIALS_FACTOR = 2.0
 """A value counts as sufficiently tried after this factor times the square root of the number of all trials."""
 
-CHILDREN, RANDOM = 24, 36
+RARE_BRED_DRAFTS, RARE_RANDOM_DRAFTS = 24, 36
 """Candidates with a rare value: bred ones and random ones."""
 
-Merits = Callable[[np.ndarray], np.ndarray]
+MeritFunction = Callable[[np.ndarray], np.ndarray]
 """Function from unit coordinates, shape (points, genes), to merits, shape (points,); higher is better."""
 
 
@@ -108,21 +108,21 @@ class Novelty:
                 `apart`.
         """
         genes = history.space.genes
-        few = np.array([gene.size < MANY for gene in genes.values()]) | (sizes_of(history.space) > 0)
+        few = np.array([gene.size < CONTINUOUS_FROM for gene in genes.values()]) | (unordered_sizes(history.space) > 0)
         ids: list[int] = []
         if apart > 0.0:
-            ids = [trial.id for trial in history.ranking[:POINTS]]
-            ids += range(max(0, history.proposed_count - RECENT), history.proposed_count)
+            ids = [trial.id for trial in history.ranking[:MAX_FIT_POINTS]]
+            ids += range(max(0, history.proposed_count - MAX_RECENT_TRIALS), history.proposed_count)
         waits = np.isin(ids, [one.id for one in history.pending])
         distances = np.where(waits, apart if pending is None else pending, apart)[:, None]
         units = np.array([history.proposed_units[id] for id in ids]).reshape(-1, len(genes))
-        return cls(history, units, np.where(few, ANY, distances))
+        return cls(history, units, np.where(few, SMALLEST_DIFFERENCE, distances))
 
     def __call__(self, genome: Genome) -> bool:
         """Return whether a genome is new."""
-        return self.encoded(genome) is not None
+        return self.units_if_new(genome) is not None
 
-    def encoded(self, genome: Genome) -> np.ndarray | None:
+    def units_if_new(self, genome: Genome) -> np.ndarray | None:
         """Return the unit coordinates of a genome, shape (genes,); None if it is not new."""
         if self.history.seen(genome):
             return None
@@ -130,7 +130,7 @@ class Novelty:
         far = (np.abs(self.units - units) >= self.least).any(axis=1)
         return units if far.all() else None
 
-    def new(self, drafts: Iterable[Draft]) -> Iterator[Proposal]:
+    def filter_new(self, drafts: Iterable[Draft]) -> Iterator[Proposal]:
         """Yield the distinct new genomes among drafts; each draft is snapped only when it is needed."""
         known = set()
         for draft in drafts:
@@ -141,7 +141,7 @@ class Novelty:
                 yield proposal
 
 
-def best_among(novelty: Novelty, drafts: Sequence[Draft], merits: Merits) -> Proposal | None:
+def best_among(novelty: Novelty, drafts: Sequence[Draft], merits: MeritFunction) -> Proposal | None:
     """Return the genome with the highest merit among drafts; None if no draft is new."""
     best = list(_best_new(novelty, drafts, merits, ()).values())
     if not best:
@@ -150,7 +150,7 @@ def best_among(novelty: Novelty, drafts: Sequence[Draft], merits: Merits) -> Pro
 
 
 def search_around(
-    novelty: Novelty, drafts: Sequence[Draft], merits: Merits, rng: np.random.Generator
+    novelty: Novelty, drafts: Sequence[Draft], merits: MeritFunction, rng: np.random.Generator
 ) -> Proposal | None:
     """Return the genome with the highest merit among drafts and their variants from rounds of mutation.
 
@@ -173,8 +173,8 @@ def search_around(
     for number in range(ROUNDS + 1):
         if number:
             proposals = list(found.values())
-            top = np.repeat(np.argsort(-merit, kind="stable")[:LIKED], VARIANTS)
-            varied = _varied(units[top], space, rng, WIDEST / 2.0 ** (number - 1))
+            top = np.repeat(np.argsort(-merit, kind="stable")[:PARENTS_PER_ROUND], VARIANTS_PER_PARENT)
+            varied = _mutate_units(units[top], space, rng, FIRST_STEP_DEVIATION / 2.0 ** (number - 1))
             young = [Draft(row, "searched", proposals[place].parents) for row, place in zip(varied, top, strict=True)]
         best = _best_new(novelty, young, merits, found)
         if best:
@@ -187,23 +187,23 @@ def search_around(
 
 
 def _best_new(
-    novelty: Novelty, young: Sequence[Draft], merits: Merits, known: Container[str]
+    novelty: Novelty, young: Sequence[Draft], merits: MeritFunction, known: Container[str]
 ) -> dict[str, tuple[Proposal, np.ndarray]]:
     """Return the LIKED drafts with the highest merits that are new and not known, by key, each with its coordinates."""
-    likely = merits(rounded(novelty.history.space, np.stack([one.units for one in young])))
+    likely = merits(move_to_cell_centres(novelty.history.space, np.stack([one.units for one in young])))
     best: dict[str, tuple[Proposal, np.ndarray]] = {}
     for index in np.argsort(-likely, kind="stable"):
         proposal = young[index].proposal(novelty.history.space)
         key = genome_key(proposal.genome)
-        units = None if key in known or key in best else novelty.encoded(proposal.genome)
+        units = None if key in known or key in best else novelty.units_if_new(proposal.genome)
         if units is not None:
             best[key] = proposal, units
-            if len(best) == LIKED:
+            if len(best) == PARENTS_PER_ROUND:
                 break
     return best
 
 
-def _varied(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, scale: float) -> np.ndarray:
+def _mutate_units(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, scale: float) -> np.ndarray:
     """Return coordinates with each active gene mutated with probability 1 / active genes, at least one in each row.
 
     Args:
@@ -223,19 +223,19 @@ def _varied(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, sca
     widths = np.array([max(scale, 0.7 / gene.size) for gene in space.genes.values()])
     moved = np.abs(units + widths * rng.normal(size=units.shape)) % 2.0
     moved = np.where(moved > 1.0, 2.0 - moved, moved)  # reflected at the bounds
-    moved = np.where(sizes_of(space) > 0, rng.random(units.shape), moved)
+    moved = np.where(unordered_sizes(space) > 0, rng.random(units.shape), moved)
     return np.where(struck, moved, units)
 
 
-def rounded(space: SearchSpace, units: np.ndarray) -> np.ndarray:
+def move_to_cell_centres(space: SearchSpace, units: np.ndarray) -> np.ndarray:
     """Return unit coordinates with genes of few values moved to the middle of a value, nearly as in `encode`."""
     sizes = np.array([float(gene.size) for gene in space.genes.values()])
-    few = sizes < MANY
+    few = sizes < CONTINUOUS_FROM
     sizes = np.where(few, sizes, 1.0)
     return np.where(few, (np.minimum(np.floor(units * sizes), sizes - 1) + 0.5) / sizes, units)
 
 
-def rare_value(
+def propose_rare_value(
     novelty: Novelty, drafts: Iterable[Draft], probability: float, rng: np.random.Generator
 ) -> Proposal | None:
     """Return a proposal with the rarest value of the genes without order, if the search has stalled.
@@ -260,16 +260,16 @@ def rare_value(
     best = history.best
     if probability == 0.0 or best is None or len(history.objectives) > 1:
         return None
-    sizes, counts = sizes_of(history.space), sizes_of(history.space)
+    sizes, counts = unordered_sizes(history.space), unordered_sizes(history.space)
     if not _stalled(history):
         counts[np.setdiff1d(np.arange(len(counts)), history.space.branching)] = 0
-    rare = _rarest(features_of(_recent(history), sizes), counts, rng)
+    rare = _rarest(encode_features(_recent(history), sizes), counts, rng)
     if rare is None or rng.random() >= probability:
         return None
     gene, value = rare
     found, points = [], []
-    for proposal in novelty.new(_with_value(history, drafts, gene, (value + 0.5) / sizes[gene], rng)):
-        features = features_of(history.space.encode(proposal.genome)[None], sizes)[0]
+    for proposal in novelty.filter_new(_with_value(history, drafts, gene, (value + 0.5) / sizes[gene], rng)):
+        features = encode_features(history.space.encode(proposal.genome)[None], sizes)[0]
         if features[gene] == value:  # a repair may have changed the value
             found.append(proposal)
             points.append(features)
@@ -280,7 +280,7 @@ def rare_value(
 
 def _stalled(history: History) -> bool:
     """Return whether the latest results have not improved the best loss, or by less than PROGRESS."""
-    before = len(history.trials) - 1 - max(STALLED, len(history.pending))
+    before = len(history.trials) - 1 - max(RESULTS_UNTIL_STALLED, len(history.pending))
     place = next((place for place, one in enumerate(history.ranking) if one.reported_order < before), None)
     if place is None or place == 0:
         return place == 0
@@ -292,7 +292,7 @@ def _stalled(history: History) -> bool:
 
 def _recent(history: History) -> np.ndarray:
     """Return the unit coordinates of the latest trials. Shape (trials, genes)."""
-    return np.stack(history.proposed_units[-RECENT:])
+    return np.stack(history.proposed_units[-MAX_RECENT_TRIALS:])
 
 
 def _rarest(features: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
@@ -314,26 +314,31 @@ def _rarest(features: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -
     if not rows:
         return None
     _, _, count, gene, value = min(rows)
-    return (gene, value) if count < ENOUGH * math.sqrt(len(features)) else None
+    return (gene, value) if count < SUFFICIENT_TRIALS_FACTOR * math.sqrt(len(features)) else None
 
 
 def _with_value(
     history: History, drafts: Iterable[Draft], gene: int, unit: float, rng: np.random.Generator
 ) -> Iterator[Draft]:
     """Yield drafts whose gene has this unit coordinate: variants of its best, some of the given ones, random ones."""
-    ids = [one.id for one in history.ranking[:RECENT] if abs(history.proposed_units[one.id][gene] - unit) < ANY][
-        :ROUNDS
-    ]
+    ids = [
+        one.id
+        for one in history.ranking[:MAX_RECENT_TRIALS]
+        if abs(history.proposed_units[one.id][gene] - unit) < SMALLEST_DIFFERENCE
+    ][:ROUNDS]
     if ids:
-        varied = _varied(
-            np.stack([history.proposed_units[id] for id in ids]).repeat(VARIANTS, 0), history.space, rng, WIDEST
+        varied = _mutate_units(
+            np.stack([history.proposed_units[id] for id in ids]).repeat(VARIANTS_PER_PARENT, 0),
+            history.space,
+            rng,
+            FIRST_STEP_DEVIATION,
         )
-        yield from (Draft(row, "chance", (ids[place // VARIANTS],)) for place, row in enumerate(varied))
-    for one in islice(drafts, CHILDREN):
+        yield from (Draft(row, "chance", (ids[place // VARIANTS_PER_PARENT],)) for place, row in enumerate(varied))
+    for one in islice(drafts, RARE_BRED_DRAFTS):
         units = np.array(one.units, dtype=np.float64)
         units[gene] = unit
         yield Draft(units, "chance", one.parents)
-    for units in rng.random((RANDOM, len(history.space.genes))):
+    for units in rng.random((RARE_RANDOM_DRAFTS, len(history.space.genes))):
         units[gene] = unit
         yield Draft(units, "chance")
 
@@ -354,20 +359,20 @@ def _promise(history: History, gene: int, value: int, points: np.ndarray, sizes:
 
     def of(ids: list[int]) -> np.ndarray:
         units = np.array([history.proposed_units[id] for id in ids]).reshape(-1, len(sizes))
-        features = features_of(units, sizes)
+        features = encode_features(units, sizes)
         return np.asarray(features[features[:, gene] == value])
 
-    good = of([trial.id for trial in history.ranking[:RECENT]])[:POINTS]
-    failed = of([trial.id for trial in history.failed[-RECENT:]])[-POINTS:]
-    pending = of([one.id for one in history.pending[-RECENT:]])
+    good = of([trial.id for trial in history.ranking[:MAX_RECENT_TRIALS]])[:MAX_FIT_POINTS]
+    failed = of([trial.id for trial in history.failed[-MAX_RECENT_TRIALS:]])[-MAX_FIT_POINTS:]
+    pending = of([one.id for one in history.pending[-MAX_RECENT_TRIALS:]])
     known = np.concatenate([good, failed])
     if len(known) < 2:
         there = np.concatenate([known, pending])
-        steps = np.abs(points[:, None] - (there if len(there) else features_of(_recent(history), sizes))[None])
+        steps = np.abs(points[:, None] - (there if len(there) else encode_features(_recent(history), sizes))[None])
         steps[:, :, sizes > 0] = steps[:, :, sizes > 0] > 0
         return np.asarray((steps**2).sum(axis=2).min(axis=1))
     places = np.append(np.arange(1.0, len(good) + 1), np.full(len(failed), len(good) + (len(failed) + 1) / 2))
     scores = normal_scores(places, len(places))
     process = Process.fit(known, scores, sizes > 0)
-    mean, variance = (process.expecting(pending) if len(pending) else process).predict(points)
-    return expected_improvement(mean, np.sqrt(variance), float(scores.max()))
+    mean, variance = (process.with_pending(pending) if len(pending) else process).predict(points)
+    return log_expected_improvement(mean, np.sqrt(variance), float(scores.max()))

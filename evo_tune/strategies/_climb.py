@@ -1,8 +1,8 @@
 """Climbs of candidates along the gradient of the merit, for `saea` where a Gaussian process judges alone.
 
-`climbed` takes the best candidates uphill, all at once, by the quasi-Newton method BFGS. The merit has narrow ridges,
-at the bound of a constraint for example, and they seldom follow one gene: a method without curvature stops at their
-side. `nearby` yields starts around the best genomes, where the merit of a precise model has its peak.
+`climb_drafts` takes the best candidates uphill, all at once, by the quasi-Newton method BFGS. The merit has narrow
+ridges, at the bound of a constraint for example, and they seldom follow one gene: a method without curvature stops at
+their side. `drafts_near` yields starts around the best genomes, where the merit of a precise model has its peak.
 
 Source: Nocedal & Wright, Numerical Optimization (Springer, 2006), chapter 6, for BFGS.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from evo_tune.genome.space import SearchSpace
-from evo_tune.strategies._candidates import LIKED, Draft, Merits, rounded
+from evo_tune.strategies._candidates import PARENTS_PER_ROUND, Draft, MeritFunction, move_to_cell_centres
 from evo_tune.strategies._deap import Individual
 
 CLIMBS = 30
@@ -35,7 +35,7 @@ Slopes = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Function from unit coordinates, shape (points, genes), to merits and their gradients, of the shape of the former."""
 
 
-def nearby(leaders: Sequence[Individual], rng: np.random.Generator) -> Iterator[Draft]:
+def drafts_near(leaders: Sequence[Individual], rng: np.random.Generator) -> Iterator[Draft]:
     """Yield drafts at random distances from each leader in turn."""
     for number in range(NEARBY):
         leader = leaders[number % len(leaders)]
@@ -43,13 +43,13 @@ def nearby(leaders: Sequence[Individual], rng: np.random.Generator) -> Iterator[
         yield Draft(np.clip(leader.units + steps, 0.0, 1.0), "nearby", (leader.id,))
 
 
-def climbed(drafts: Sequence[Draft], merits: Merits, slopes: Slopes, space: SearchSpace) -> list[Draft]:
+def climb_drafts(drafts: Sequence[Draft], merits: MeritFunction, slopes: Slopes, space: SearchSpace) -> list[Draft]:
     """Return the LIKED drafts with the highest merits after a climb along the gradient of the merit.
 
     Only genes with an order move. Each draft ends at the best point of its way.
     """
     units = np.stack([np.asarray(one.units, dtype=np.float64) for one in drafts])
-    top = np.argsort(-merits(rounded(space, units)), kind="stable")[:LIKED]
+    top = np.argsort(-merits(move_to_cell_centres(space, units)), kind="stable")[:PARENTS_PER_ROUND]
     ends = _ends(units[top], slopes)
     return [Draft(row, "climbed", drafts[place].parents) for row, place in zip(ends, top.tolist(), strict=True)]
 

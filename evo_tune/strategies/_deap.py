@@ -2,8 +2,8 @@
 
 Trials are passed in as `Individual`s, and children are returned as lists of unit coordinates. DEAP draws from the
 global generators of Python and numpy, which other threads may use as well. So its modules get their own generators,
-which `seeded` seeds from the caller's, and a proposal stays a pure function of the history. DEAP sees finite losses
-only; failed trials are never passed in. This module does not know proposals, duplicates or generations.
+which `deap_generator` seeds from the caller's, and a proposal stays a pure function of the history. DEAP sees finite
+losses only; failed trials are never passed in. This module does not know proposals, duplicates or generations.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Individual:
 
 
 @contextmanager
-def seeded(rng: np.random.Generator) -> Iterator[None]:
+def deap_generator(rng: np.random.Generator) -> Iterator[None]:
     """Seed DEAP's generator from `rng`, and keep other threads from drawing from it inside the block."""
     with LOCK:
         OWN.seed(int(rng.integers(2**63)))
@@ -96,23 +96,23 @@ def seeded(rng: np.random.Generator) -> Iterator[None]:
 
 
 def tournament(pool: Sequence[Individual], size: int) -> Individual:
-    """Return the best of `size` individuals drawn with replacement; call it inside `seeded`."""
+    """Return the best of `size` individuals drawn with replacement; call it inside `deap_generator`."""
     winner: Individual = tools.selTournament(pool, 1, size)[0]
     return winner
 
 
-def crowded_tournament(pool: Sequence[Individual]) -> tuple[Individual, Individual]:
-    """Return two parents by dominance, then crowding distance; call it inside `seeded`.
+def tournament_by_crowding(pool: Sequence[Individual]) -> tuple[Individual, Individual]:
+    """Return two parents by dominance, then crowding distance; call it inside `deap_generator`.
 
     Args:
-        pool: One or more individuals from `select`.
+        pool: One or more individuals from `select_by_crowding`.
     """
     # selTournamentDCD returns multiples of four, and needs at least as many individuals to choose from.
     first, second = tools.selTournamentDCD(list(pool) * (4 if len(pool) < 4 else 1), 4)[:2]
     return first, second
 
 
-def select(pool: Sequence[Individual], size: int) -> list[Individual]:
+def select_by_crowding(pool: Sequence[Individual], size: int) -> list[Individual]:
     """Return the `size` individuals that NSGA-II keeps (Deb et al., 2002), with their crowding distances.
 
     The result contains copies, because a crowding distance belongs to the selection that computed it.
@@ -122,11 +122,11 @@ def select(pool: Sequence[Individual], size: int) -> list[Individual]:
     return kept
 
 
-def best_of(history: History, size: int) -> dict[int, Individual]:
+def best_by_crowding(history: History, size: int) -> dict[int, Individual]:
     """Return the `size` individuals that NSGA-II keeps of all completed trials, by their index in `ranking`.
 
-    The result equals that of `select`, with its order and crowding distances. DEAP itself takes quadratic time in the
-    number of trials.
+    The result equals that of `select_by_crowding`, with its order and crowding distances. DEAP itself takes quadratic
+    time in the number of trials.
     """
     ranking, found = history.ranking, dict[int, Individual]()
     fronts = _fronts(history.ranked_losses(), size) if len(ranking) else []
@@ -199,7 +199,7 @@ def _divisions(objectives: int, size: int) -> int:
 
 
 def crossover(first: Sequence[float], second: Sequence[float], space: SearchSpace) -> list[float]:
-    """Return a child of two parents, all of shape (genes,); call it inside `seeded`.
+    """Return a child of two parents, all of shape (genes,); call it inside `deap_generator`.
 
     Genes with an order use simulated binary crossover (Deb & Agrawal, 1995), which gives a value near that of one
     parent. A gene without order is taken from either parent.

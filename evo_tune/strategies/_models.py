@@ -1,8 +1,8 @@
 """Predictions of `saea`: scores in place of losses, and the models that are fitted to them.
 
 - `Models` combines a forest and a Gaussian process of this run's results in one prediction.
-- `Learned` is a Gaussian process of partial and full trainings, for runs with `--fidelity`.
-- `Earlier` predicts from earlier runs (`--learn-from`); its prediction is the prior mean of this run's models.
+- `FidelityModel` is a Gaussian process of partial and full trainings, for runs with `--fidelity`.
+- `EarlierRuns` predicts from earlier runs (`--learn-from`); its prediction is the prior mean of this run's models.
 
 A score has variance about 1, and the best result has the highest. This module knows points and scores, not strategies.
 
@@ -30,11 +30,11 @@ import numpy as np
 from evo_tune.genome.forest import Forest
 from evo_tune.genome.history import Lesson
 from evo_tune.genome.importance import rank_correlation, ranks
-from evo_tune.genome.models.gaussian import features_of
+from evo_tune.genome.models.gaussian import encode_features
 from evo_tune.genome.models.process import Process
 from evo_tune.plugins.strategy import Seen
 
-POINTS = 96
+MAX_FIT_POINTS = 96
 """Maximum number of results that a model is fitted to, which bounds the cost of a proposal in a long run. From 100,
 OpenBLAS inverts a matrix with several threads, which is slower and takes cores from the slots."""
 
@@ -69,7 +69,7 @@ def normal_scores(places: np.ndarray, count: int) -> np.ndarray:
     return np.array([-normal.inv_cdf((place - 0.375) / (count + 0.25)) for place in places])
 
 
-def spaced_scores(places: np.ndarray, losses: np.ndarray) -> np.ndarray:
+def loss_scores(places: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """Return scores that are linear in the loss for the better half, and fall with its logarithm for the rest.
 
     Normal scores make a smooth surface steepest at its minimum, because the best few scores are the farthest apart.
@@ -95,7 +95,7 @@ def spaced_scores(places: np.ndarray, losses: np.ndarray) -> np.ndarray:
     return np.asarray((scores - scores.mean()) / scores.std())
 
 
-def log_normal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def log_density_and_probability(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the logs of the normal density and of the normal distribution function, each of the shape of `z`.
 
     Far below zero the function is lost in rounding. There the log uses the asymptotic value density / -z.
@@ -106,7 +106,7 @@ def log_normal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return density, np.where(z > -30.0, np.log(np.maximum(below, 1e-300)), far)
 
 
-def expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) -> np.ndarray:
+def log_expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) -> np.ndarray:
     """Return the log of the expected improvement over the best score under normal errors. Shape as `mean`.
 
     Far below the best, the improvement itself is lost in rounding. There the log uses the asymptotic value
@@ -163,7 +163,7 @@ class Models:
         if len(pending):
             expected, _ = process.predict(pending)
             kept = np.argsort(-expected, kind="stable")[:PENDING]
-            process = process.expecting(pending[kept])
+            process = process.with_pending(pending[kept])
             points, scores = np.concatenate([points, pending[kept]]), np.append(scores, expected[kept])
         if alone:
             return cls(process)
@@ -181,7 +181,7 @@ class Models:
 
 
 @dataclass(frozen=True)
-class Learned:
+class FidelityModel:
     """A Gaussian process of partial and full trainings, which predicts the result of a full training.
 
     It is fitted to results after several shares of a training at once. So it learns how far partial results can be
@@ -202,12 +202,12 @@ class Learned:
     best: float
 
     @classmethod
-    def of(cls, seen: Seen, sizes: np.ndarray) -> Learned:
+    def of(cls, seen: Seen, sizes: np.ndarray) -> FidelityModel:
         """Return a process of some results; at least one must be from a full training."""
-        used = _selected(seen.places)
+        used = _choose_results(seen.places)
         rows, shares = np.nonzero(used)
         scores = normal_scores(seen.places[used], len(seen.places))
-        points = features_of(seen.encoded(rows), sizes)
+        points = encode_features(seen.encoded(rows), sizes)
         process = Process.fit(points, scores, sizes > 0, np.log(seen.shares)[shares])
         best = normal_scores(np.nanmin(seen.places[:, -1:], axis=0), len(seen.places))
         return cls(process, seen, sizes, used, float(best[0]))
@@ -216,7 +216,7 @@ class Learned:
         return self.process.trust(share)
 
     def worth(self, rows: np.ndarray) -> np.ndarray:
-        mean, variance = self._predicted(rows)
+        mean, variance = self._predict(rows)
         return np.asarray(mean + OPTIMISM * np.sqrt(variance))
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
@@ -226,12 +226,12 @@ class Learned:
         found = np.empty(len(rows))
         found[known] = normal_scores(final[known], len(self.seen.places))
         if not known.all():
-            found[~known], _ = self._predicted(rows[~known])
+            found[~known], _ = self._predict(rows[~known])
         return np.asarray(found)
 
-    def _predicted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the final score of genomes, given all their results, each of shape (rows,)."""
-        points = features_of(self.seen.encoded(rows), self.sizes)
+        points = encode_features(self.seen.encoded(rows), self.sizes)
         mean, variance, last = np.empty(len(rows)), np.empty(len(rows)), self._last(rows)
         left = ~self.used[rows, last]
         if not left.all():
@@ -239,7 +239,7 @@ class Learned:
         if left.any():
             ages, place = np.log(self.seen.shares)[last[left]], self.seen.places[rows, last][left]
             scores = normal_scores(place, len(self.seen.places))
-            mean[left], variance[left] = self.process.updated(points[left], ages, scores)
+            mean[left], variance[left] = self.process.predict_after_score(points[left], ages, scores)
         return mean, variance
 
     def _last(self, rows: np.ndarray) -> np.ndarray:
@@ -247,14 +247,14 @@ class Learned:
         return np.asarray(len(self.seen.shares) - 1 - np.argmax(~np.isnan(self.seen.places[rows, ::-1]), axis=1))
 
 
-def _selected(places: np.ndarray) -> np.ndarray:
+def _choose_results(places: np.ndarray) -> np.ndarray:
     """Return a mask of the results to fit a process to, at most POINTS. Shape (genomes, shares).
 
     The first and last results of the best fully trained genomes come first, so that the process can learn how the two
     are related. Half of the rest are the best other results, and half are results spread over the run.
     """
     there = ~np.isnan(places)
-    if there.sum() <= POINTS:
+    if there.sum() <= MAX_FIT_POINTS:
         return np.asarray(there)
     used = np.zeros_like(there)
     ended = np.flatnonzero(there[:, -1])
@@ -263,7 +263,7 @@ def _selected(places: np.ndarray) -> np.ndarray:
     used[best, 0] = there[best, 0]
     rows, columns = np.nonzero(there & ~used)
     order = np.argsort(places[rows, columns], kind="stable")
-    left = POINTS - int(used.sum())
+    left = MAX_FIT_POINTS - int(used.sum())
     others = np.sort(order[left // 2 :])
     spread = others[np.linspace(0, len(others) - 1, left - left // 2).astype(int)]
     for some in (order[: left // 2], spread):
@@ -272,7 +272,7 @@ def _selected(places: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierRuns:
     """A prediction from earlier runs: the mean of their processes, weighted by how well each ranks this run's results.
 
     A run that ranks them at random or the other way round gets no weight.
@@ -290,7 +290,7 @@ class Earlier:
     middle: float
 
     @classmethod
-    def of(cls, lessons: Sequence[Lesson], points: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> Earlier:
+    def of(cls, lessons: Sequence[Lesson], points: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> EarlierRuns:
         """Return the prediction after some results of this run.
 
         Args:
@@ -328,12 +328,12 @@ def _process_of(lesson: Lesson, sizes: np.ndarray) -> Process:
     """
     if "process" not in lesson.memo:
         order = np.argsort(lesson.losses, kind="stable")
-        if len(order) > POINTS:
-            others = np.linspace(POINTS // 2, len(order) - 1, POINTS - POINTS // 2).astype(int)
-            order = np.append(order[: POINTS // 2], order[others])
+        if len(order) > MAX_FIT_POINTS:
+            others = np.linspace(MAX_FIT_POINTS // 2, len(order) - 1, MAX_FIT_POINTS - MAX_FIT_POINTS // 2).astype(int)
+            order = np.append(order[: MAX_FIT_POINTS // 2], order[others])
         places = ranks(lesson.losses)
         scores = np.asarray(math.sqrt(12.0) * (0.5 - (places - 0.5) / len(places)))
-        points = features_of(lesson.units[order], sizes)[:, lesson.shared]
+        points = encode_features(lesson.units[order], sizes)[:, lesson.shared]
         lesson.memo["process"] = Process.fit(points, scores[order], sizes[lesson.shared] > 0)
     found: Process = lesson.memo["process"]
     return found

@@ -69,7 +69,7 @@ def fresh(history: History, rng: np.random.Generator, children: Iterable[Proposa
     return unseen(history, rng)
 
 
-def drawn(history: History, rng: np.random.Generator) -> Proposal | None:
+def unseen_from_prior(history: History, rng: np.random.Generator) -> Proposal | None:
     """Return a random genome that was never proposed, drawn from priors; None if the space has no new genome."""
     return _first_new(history, rng, history.space.sample_prior, DRAWS) or unseen(history, rng)
 
@@ -82,7 +82,7 @@ def unseen(history: History, rng: np.random.Generator) -> Proposal | None:
     """
     if history.space.size > GRID:
         return _first_new(history, rng, history.space.sample, DRAWS + LAST_DRAWS)
-    return _first_new(history, rng, history.space.sample, DRAWS) or _enumerated(history, rng)
+    return _first_new(history, rng, history.space.sample, DRAWS) or _enumerate_unseen(history, rng)
 
 
 def _first_new(
@@ -93,7 +93,7 @@ def _first_new(
     return next((Proposal(genome, "random") for genome in samples if not history.seen(genome)), None)
 
 
-def _enumerated(history: History, rng: np.random.Generator) -> Proposal | None:
+def _enumerate_unseen(history: History, rng: np.random.Generator) -> Proposal | None:
     left = history.fold(f"{__name__}.Remaining", lambda: Remaining(history.space), Remaining.without).genomes
     start = int(rng.integers(len(left))) if left else 0
     for offset in range(len(left)):

@@ -62,9 +62,9 @@ class CMA(Strategy):
         return super().unsuited(space, objectives)
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        return fresh(history, rng, self._drawn(history, rng))
+        return fresh(history, rng, self._draw(history, rng))
 
-    def _drawn(self, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
+    def _draw(self, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
         """Yield draws from the distribution after all completed trials."""
         space = history.space
         varied = np.array([gene.size > 1 for gene in space.genes.values()])

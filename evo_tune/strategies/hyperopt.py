@@ -43,9 +43,9 @@ class Hyperopt(Strategy):
     needs: ClassVar[Mapping[str, str]] = {"hyperopt": "evo-tune[hyperopt]"}
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        return fresh(history, rng, self._suggested(history, rng))
+        return fresh(history, rng, self._suggest(history, rng))
 
-    def _suggested(self, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
+    def _suggest(self, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
         from hyperopt import Domain, tpe
 
         genes = {name: gene for name, gene in history.space.genes.items() if gene.size > 1}

@@ -99,7 +99,7 @@ class Ladder(GA):
                 except SpaceError as error:
                     return f"cannot have rung {size}: {name} {error}; give other sizes, or the gene: --gene {name}=…"
             try:
-                _fixed(space, size).default()
+                _fix_size(space, size).default()
             except SpaceError as error:
                 return f"cannot have rung {size}: the evaluator's repair does not leave it alone: {error}"
         return super().unsuited(space, objectives)
@@ -107,7 +107,7 @@ class Ladder(GA):
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         climb = self._climb(history)
         if climb.ended is None:
-            return self._breed(climb.rungs, history, rng)
+            return self._next_of_last_rung(climb.rungs, history, rng)
         for rung in sorted(climb.rungs, key=lambda rung: rung.best_loss):
             proposal = rung.own(super().propose(rung.history, rng))
             if proposal is not None or rung.history.pending:
@@ -146,7 +146,7 @@ class Ladder(GA):
                     return Climb(rungs, gains, f"stopped at rung {size}: {reason}")
         return Climb(rungs, gains, f"reached the last rung {rungs[-1].size}")
 
-    def _breed(self, rungs: Sequence[Rung], history: History, rng: np.random.Generator) -> Proposal | None:
+    def _next_of_last_rung(self, rungs: Sequence[Rung], history: History, rng: np.random.Generator) -> Proposal | None:
         """Return the next proposal of the last rung; None while it waits for results."""
         rung = rungs[-1]
         if len(rung.ids) >= rung.count:
@@ -186,14 +186,14 @@ class Rung:
     def __init__(self, history: History, size: Size, count: int) -> None:
         self.size = size
         self.count = count
-        self.history = RunHistory(_fixed(history.space, size), history.objectives)
+        self.history = RunHistory(_fix_size(history.space, size), history.objectives)
         candidates = sorted([*(trial.candidate for trial in history.trials), *history.pending], key=lambda one: one.id)
         members = [one for one in candidates if all(one.genome[name] == getattr(size, name) for name in GENES)]
         self.ids = [one.id for one in members]
         places = {id: place for place, id in enumerate(self.ids)}
         for place, one in enumerate(members):
             parents = tuple(places[id] for id in one.parents if id in places)
-            self.history.born(replace(one, id=place, parents=parents))
+            self.history.add_candidate(replace(one, id=place, parents=parents))
         for trial in history.trials:
             if trial.id in places:
                 self.history.tell(places[trial.id], trial.outcome)
@@ -222,7 +222,7 @@ class Rung:
         return proposal and replace(proposal, parents=tuple(self.ids[id] for id in proposal.parents))
 
 
-def _fixed(space: SearchSpace, size: Size) -> SearchSpace:
+def _fix_size(space: SearchSpace, size: Size) -> SearchSpace:
     genes = {name: Choice((value,)) for name, value in size._asdict().items()}
     return SearchSpace(space.repair, None, **{**space.genes, **genes})
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from evo_tune.genome.history import History
 from evo_tune.strategies._breeder import Breeder
-from evo_tune.strategies._deap import Individual, best_of, crowded_tournament, select
+from evo_tune.strategies._deap import Individual, best_by_crowding, select_by_crowding, tournament_by_crowding
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class NSGA2(Breeder):
     several_objectives: ClassVar[bool] = True
 
     def _steady(self, history: History) -> list[Individual]:
-        return list(best_of(history, self.population).values())
+        return list(best_by_crowding(history, self.population).values())
 
     def survive(self, old: Sequence[Individual], young: Sequence[Individual]) -> list[Individual]:
-        return select([*old, *young], self.population)
+        return select_by_crowding([*old, *young], self.population)
 
     def parents(self, pool: Sequence[Individual]) -> tuple[Individual, Individual]:
-        return crowded_tournament(pool)
+        return tournament_by_crowding(pool)

@@ -24,25 +24,32 @@ import numpy as np
 
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.models.gaussian import Layout, features_of, sizes_of, spread_out
-from evo_tune.genome.models.process import NOISE, Process
+from evo_tune.genome.models.gaussian import FeatureLayout, encode_features, farthest_points, unordered_sizes
+from evo_tune.genome.models.process import NOISE_MEDIAN, Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Seen, Strategy
-from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, met, success
-from evo_tune.strategies._candidates import RECENT, Draft, Novelty, best_among, rare_value, search_around
-from evo_tune.strategies._climb import climbed, nearby
-from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, seeded, tournament
-from evo_tune.strategies._models import (
-    POINTS,
-    Earlier,
-    Learned,
-    Models,
-    normal_scores,
-    spaced_scores,
+from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, constraint_factor, success_factor
+from evo_tune.strategies._candidates import (
+    MAX_RECENT_TRIALS,
+    Draft,
+    Novelty,
+    best_among,
+    propose_rare_value,
+    search_around,
 )
-from evo_tune.strategies._proposals import drawn, spread, unseen
+from evo_tune.strategies._climb import climb_drafts, drafts_near
+from evo_tune.strategies._deap import Individual, best_by_crowding, crossover, deap_generator, mutate, tournament
+from evo_tune.strategies._models import (
+    MAX_FIT_POINTS,
+    EarlierRuns,
+    FidelityModel,
+    Models,
+    loss_scores,
+    normal_scores,
+)
+from evo_tune.strategies._proposals import spread, unseen, unseen_from_prior
 
 BROOD = 4
 """Children bred for each parent."""
@@ -75,7 +82,7 @@ TAUGHT = (1, 3)
 UNKNOWN = {"crashed": 0.0}
 """Labels of failures whose cause may be the machine: they tell neither that a genome fails nor that it does not."""
 
-SUCCESSES = 4 * POINTS
+SUCCESSES = 4 * MAX_FIT_POINTS
 """Most successes of which those are chosen that tell where trainings fail, which bounds the cost in a long run."""
 
 SMOOTH, MOSTLY = 0.01, 0.9
@@ -113,17 +120,17 @@ class SAEA(Strategy):
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         return self._next(history, rng, None)
 
-    def learn(self, seen: Seen, space: SearchSpace) -> Learned | None:
-        return Learned.of(seen, sizes_of(space)) if len(seen.ids) >= self._first(space) else None
+    def learn(self, seen: Seen, space: SearchSpace) -> FidelityModel | None:
+        return FidelityModel.of(seen, unordered_sizes(space)) if len(seen.ids) >= self._first(space) else None
 
     def _first(self, space: SearchSpace) -> int:
         """Return the number of trials before the models are used: with priors, less of the space is to be covered."""
         return min(self.first, LIKELY_FIRST) if space.has_priors else self.first
 
-    def propose_learned(self, history: History, prospects: Learned, rng: np.random.Generator) -> Proposal | None:
+    def propose_learned(self, history: History, prospects: FidelityModel, rng: np.random.Generator) -> Proposal | None:
         return self._next(history, rng, prospects)
 
-    def _next(self, history: History, rng: np.random.Generator, learned: Learned | None) -> Proposal | None:
+    def _next(self, history: History, rng: np.random.Generator, learned: FidelityModel | None) -> Proposal | None:
         """Return the next proposal.
 
         Args:
@@ -135,23 +142,23 @@ class SAEA(Strategy):
         if history.fresh_count < first or len(history.ranking) < first // 2:
             # Where many slots ask before there are results, later trials are random: the farther apart many genomes
             # are, the more of them have extreme values.
-            return self._lesson(history) or (spread if history.fresh_count < first else drawn)(history, rng)
+            return self._lesson(history) or (spread if history.fresh_count < first else unseen_from_prior)(history, rng)
         trade = _trade(history, rng)
         parents = self._parents(history, trade)
         drafts = list(self._drafts(history, rng, parents))
         step = self.min_distance * _step(history, self.population)
         if learned is None:
-            rare = rare_value(Novelty.of(history, step), drafts, self.rare_values, rng)
+            rare = propose_rare_value(Novelty.of(history, step), drafts, self.rare_values, rng)
             if rare is not None:
                 return rare
             acquisition = self._acquisition(history, trade, parents, rng)
         else:  # a partial result cannot be a new best, so it does not show that a search has stalled
             acquisition = self._learned_acquisition(history, learned, rng)
-        novelty = Novelty.of(history, step * min(1.0, acquisition.noise / NOISE), step)
+        novelty = Novelty.of(history, step * min(1.0, acquisition.noise / NOISE_MEDIAN), step)
         search = acquisition.sure or rng.random() < SEARCHING
         if search and acquisition.smooth:
-            drafts += nearby(parents[:LEADERS], rng)
-            drafts += climbed(drafts, acquisition, acquisition.slopes, history.space)
+            drafts += drafts_near(parents[:LEADERS], rng)
+            drafts += climb_drafts(drafts, acquisition, acquisition.slopes, history.space)
         found = search_around(novelty, drafts, acquisition, rng) if search else best_among(novelty, drafts, acquisition)
         return found or unseen(history, rng)
 
@@ -161,13 +168,13 @@ class SAEA(Strategy):
             return None
         lesson = history.lessons[TAUGHT.index(history.fresh_count) % len(history.lessons)]
         drafts = (Draft(lesson.units[row], "learned") for row in np.argsort(lesson.losses, kind="stable"))
-        return next(Novelty.of(history, 0.0).new(drafts), None)
+        return next(Novelty.of(history, 0.0).filter_new(drafts), None)
 
     def _parents(self, history: History, trade: np.ndarray) -> list[Individual]:
         """Return the trials that may become parents, the best first; those that meet the constraints come first."""
         if len(history.objectives) > 1:
             places = _places(history.ranked_losses(), trade)
-            place_of = {one.id: float(places[row]) for row, one in best_of(history, self.population).items()}
+            place_of = {one.id: float(places[row]) for row, one in best_by_crowding(history, self.population).items()}
         else:
             place_of = {trial.id: float(row) for row, trial in enumerate(history.ranking[: self.population])}
         pool = [Individual(id, (place,), history.proposed_units[id].tolist()) for id, place in place_of.items()]
@@ -175,7 +182,7 @@ class SAEA(Strategy):
 
     def survivors(self, history: History) -> Sequence[int]:
         if len(history.objectives) > 1:
-            return [one.id for one in best_of(history, self.population).values()]
+            return [one.id for one in best_by_crowding(history, self.population).values()]
         return super().survivors(history)
 
     def _drafts(self, history: History, rng: np.random.Generator, pool: Sequence[Individual]) -> Iterator[Draft]:
@@ -183,7 +190,7 @@ class SAEA(Strategy):
         space = history.space
         scale = max(FINEST, _step(history, self.population))
         # Tournaments are small, unlike the genetic algorithm's: the models select, and they need variety.
-        with seeded(rng):
+        with deap_generator(rng):
             pairs = [(tournament(pool, 2), tournament(pool, 2)) for _ in range(BROOD * len(pool))]
             crossed = [crossover(a.units, b.units, space) if a.id != b.id else a.units for a, b in pairs]
         for (first, second), units in zip(pairs, crossed, strict=True):
@@ -210,46 +217,52 @@ class SAEA(Strategy):
         Scores are those that the losses have without constraints and failures; both are factors of their own. At most
         POINTS trials are used. In a long run half of these are the best, the others random.
         """
-        layout = Layout.of(history.space)
+        layout = FeatureLayout.of(history.space)
         places, excesses = _places(history.bare_losses(), trade), history.excesses()
         feasible = ~(excesses > 0.0).any(axis=1) & ~np.isnan(excesses).any(axis=1)
-        lost = history.failed[-(POINTS // 4) :]
-        rows, room = np.arange(len(places)), POINTS - len(lost)
+        lost = history.failed[-(MAX_FIT_POINTS // 4) :]
+        rows, room = np.arange(len(places)), MAX_FIT_POINTS - len(lost)
         if len(rows) > room:
             order = np.lexsort((places, ~feasible))
-            rows = np.append(order[: POINTS // 2], rng.choice(order[POINTS // 2 :], room - POINTS // 2, replace=False))
+            rows = np.append(
+                order[: MAX_FIT_POINTS // 2],
+                rng.choice(order[MAX_FIT_POINTS // 2 :], room - MAX_FIT_POINTS // 2, replace=False),
+            )
         units = np.stack([history.proposed_units[history.ranking[row].id] for row in rows.tolist()])
-        scores = spaced_scores(places, _one_loss(history, trade, parents))[rows]
+        scores = loss_scores(places, _one_loss(history, trade, parents))[rows]
         process, sure = self._smooth(history, layout.features(units), scores, layout, rng)
         known = units
         if process is None:  # the forest knows edges, so failures share the places behind all others
             behind = np.full(len(lost), len(places) + (len(history.failed) + 1) / 2)
             scores = normal_scores(np.append(places[rows], behind), len(places) + len(history.failed))
             known = np.stack([*units, *(history.proposed_units[one.id] for one in lost)])
-        points, plain = layout.features(known), features_of(known, layout.counts)
-        earlier = Earlier.of(history.lessons, plain, scores, layout.counts)
+        points, plain = layout.features(known), encode_features(known, layout.counts)
+        earlier = EarlierRuns.of(history.lessons, plain, scores, layout.counts)
         if earlier.lessons and process is not None:
             process = Process.fit(points, scores - earlier(plain), layout.kinds, precise=True)
         own, pending = scores - earlier(plain), _pending(history, layout)
         alone = process is not None
         models = Models.fit(points, own, pending, layout.sizes, layout.kinds, rng, alone, process)
-        limits = [met(layout, units, column) for column in excesses[rows].T]
+        limits = [constraint_factor(layout, units, column) for column in excesses[rows].T]
         factors: list[Factor | None] = [*limits, _success(history, layout), self._prior(history)]
         if feasible[rows].any():  # before that, any trial that meets the constraints is an improvement
             best = float(scores[: len(rows)][feasible[rows]].max())
             factors.append(Improvement(models, layout, best, earlier))
         return Acquisition([one for one in factors if one is not None], models.process.noise, sure)
 
-    def _learned_acquisition(self, history: History, learned: Learned, rng: np.random.Generator) -> Acquisition:
+    def _learned_acquisition(self, history: History, learned: FidelityModel, rng: np.random.Generator) -> Acquisition:
         """Return a judge of candidates that knows partial trainings as well.
 
         The `reported_order` of a trial in this history is its row in what was learned. Trials that failed or break a
         constraint rank behind all others.
         """
-        layout = Layout.plain(history.space)
+        layout = FeatureLayout.ignoring_conditions(history.space)
         kept = np.arange(len(history.ranking) + len(history.failed))
-        if len(kept) > POINTS:
-            kept = np.append(kept[: POINTS // 2], rng.choice(kept[POINTS // 2 :], POINTS - POINTS // 2, replace=False))
+        if len(kept) > MAX_FIT_POINTS:
+            kept = np.append(
+                kept[: MAX_FIT_POINTS // 2],
+                rng.choice(kept[MAX_FIT_POINTS // 2 :], MAX_FIT_POINTS - MAX_FIT_POINTS // 2, replace=False),
+            )
         rows = np.array([one.reported_order for one in _trials(history, kept)])
         points, scores = layout.features(learned.seen.encoded(rows)), learned.scores(rows)
         alone = len(history.objectives) == 1 and self.gp_only > 0.0 and rng.random() < self.gp_only
@@ -263,7 +276,7 @@ class SAEA(Strategy):
         return Prior(history.space.genes, TRUST / history.fresh_count) if history.space.has_priors else None
 
     def _smooth(
-        self, history: History, points: np.ndarray, scores: np.ndarray, layout: Layout, rng: np.random.Generator
+        self, history: History, points: np.ndarray, scores: np.ndarray, layout: FeatureLayout, rng: np.random.Generator
     ) -> tuple[Process | None, bool]:
         """Return a process that judges alone, or None if this proposal is not for one, and whether it is precise.
 
@@ -283,28 +296,28 @@ class SAEA(Strategy):
             return None, False
         process = Process.fit(points, scores, layout.kinds, precise=True)
         better = scores > np.median(scores)
-        sure = better.any() and float(np.mean(process.left_out()[better] ** 2)) < SMOOTH
+        sure = better.any() and float(np.mean(process.leave_one_out_errors()[better] ** 2)) < SMOOTH
         return (process, bool(sure)) if draw < self.gp_only or sure else (None, False)
 
 
-def _success(history: History, layout: Layout) -> Factor | None:
+def _success(history: History, layout: FeatureLayout) -> Factor | None:
     """Return the probability that a training does not fail; None while none has failed.
 
     The successes that it is fitted to are spread out: most of the best are so much alike that any place with their
     values of a few genes would look safe.
     """
-    failed = history.failed[-POINTS // 2 :]
+    failed = history.failed[-MAX_FIT_POINTS // 2 :]
     if not failed:
         return None
-    rows, room = np.arange(len(history.ranking)), POINTS - len(failed)
+    rows, room = np.arange(len(history.ranking)), MAX_FIT_POINTS - len(failed)
     if len(rows) > room:
         rows = np.linspace(0, len(rows) - 1, min(len(rows), SUCCESSES)).astype(int)
         units = np.stack([history.proposed_units[history.ranking[row].id] for row in rows.tolist()])
-        rows = rows[spread_out(layout.features(units), layout.kinds, room)]
+        rows = rows[farthest_points(layout.features(units), layout.kinds, room)]
     trials = [*(history.ranking[row] for row in rows.tolist()), *failed]
     labels = np.array([UNKNOWN.get(one.outcome.status, -1.0 if one.losses is None else 1.0) for one in trials])
     units = np.stack([history.proposed_units[one.id] for one in trials])
-    return success(layout, units, labels, len(history.trials))
+    return success_factor(layout, units, labels, len(history.trials))
 
 
 def _trials(history: History, places: np.ndarray) -> list[Trial]:
@@ -313,9 +326,9 @@ def _trials(history: History, places: np.ndarray) -> list[Trial]:
     return [ranking[at] if at < len(ranking) else failed[at - len(ranking)] for at in places.tolist()]
 
 
-def _pending(history: History, layout: Layout) -> np.ndarray:
+def _pending(history: History, layout: FeatureLayout) -> np.ndarray:
     """Return the features of the latest pending trials, shape (pending, genes)."""
-    units = [history.proposed_units[one.id] for one in history.pending[-RECENT:]]
+    units = [history.proposed_units[one.id] for one in history.pending[-MAX_RECENT_TRIALS:]]
     return layout.features(np.stack(units)) if units else np.empty((0, len(layout.sizes)))
 
 

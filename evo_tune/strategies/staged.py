@@ -24,7 +24,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import importance
-from evo_tune.genome.models.gaussian import sizes_of
+from evo_tune.genome.models.gaussian import unordered_sizes
 from evo_tune.genome.trial import DEFAULT, WARM_START, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.options.declare import option
@@ -71,7 +71,7 @@ class Staged(Strategy):
         pending = [one for one in history.pending if one.operator in COARSE]
         good = sum(trial.rankable for trial in coarse)
         # If most trials fail, the stage goes on until there is an elite, or the space is used up.
-        if len(coarse) + len(pending) < self._wanted(history) or good + len(pending) < self._elite(history):
+        if len(coarse) + len(pending) < self._coarse_count(history) or good + len(pending) < self._elite_count(history):
             more = spread(history, rng)
             if more is not None:
                 return replace(more, operator="coarse")
@@ -80,7 +80,10 @@ class Staged(Strategy):
         cell = next((one for one in self.grid(history, coarse) if not history.seen(one.genome)), None)
         if cell is not None or any(one.operator == "grid" for one in history.pending):
             return cell
-        return next((one for one in self._again(history) if not history.seen(one.genome, 1.0, one.extra_seed)), None)
+        return next(
+            (one for one in self._finalist_proposals(history) if not history.seen(one.genome, 1.0, one.extra_seed)),
+            None,
+        )
 
     def survivors(self, history: History) -> Sequence[int]:
         won = self.winner(history)
@@ -102,9 +105,9 @@ class Staged(Strategy):
             return []
         units = np.stack([history.proposed_units[trial.id] for trial in ranked])
         losses = np.array([trial.losses[0] for trial in ranked if trial.losses])
-        elite = units[: self._elite(history)]
+        elite = units[: self._elite_count(history)]
         levels = [_levels(gene, elite[:, place], self.levels) for place, gene in enumerate(space.genes.values())]
-        free = sizes_of(space) > 0
+        free = unordered_sizes(space) > 0
         weights = [
             importance(units[:, place], losses, bool(free[place])) if len(found) > 1 else -1.0
             for place, found in enumerate(levels)
@@ -121,7 +124,7 @@ class Staged(Strategy):
     def winner(self, history: History) -> Genome | None:
         """Return the genome that the third stage chose; None until all its results are known."""
         again = [trial for trial in history.trials if trial.candidate.operator == "finalist"]
-        if not again or len(again) < len(self._again(history)):
+        if not again or len(again) < len(self._finalist_proposals(history)):
             return None
         values: dict[str, list[Trial]] = {}
         for trial in again:
@@ -130,13 +133,13 @@ class Staged(Strategy):
         won = one_standard_error(list(values.values()), self.cost)
         return won[0].genome if won else None
 
-    def _wanted(self, history: History) -> int:
+    def _coarse_count(self, history: History) -> int:
         return self.coarse or max(30, 5 * len(history.space.genes))
 
-    def _elite(self, history: History) -> int:
-        return math.ceil(self.elite * self._wanted(history))
+    def _elite_count(self, history: History) -> int:
+        return math.ceil(self.elite * self._coarse_count(history))
 
-    def _again(self, history: History) -> list[Proposal]:
+    def _finalist_proposals(self, history: History) -> list[Proposal]:
         """Return the proposals of the third stage."""
         finalists = [trial for trial in history.ranked() if trial.candidate.extra_seed == 0][: self.finalists]
         return [

@@ -58,9 +58,9 @@ class TPE(Strategy):
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         with _silence():
-            return fresh(history, rng, self._asked(history, self._study(history, int(rng.integers(2**31)))))
+            return fresh(history, rng, self._ask_study(history, self._study(history, int(rng.integers(2**31)))))
 
-    def _asked(self, history: History, study: Study) -> Iterator[Proposal]:
+    def _ask_study(self, history: History, study: Study) -> Iterator[Proposal]:
         genes = history.space.genes
         distributions = {name: distribution_of(gene) for name, gene in genes.items()}
         for _ in range(ATTEMPTS):

@@ -15,7 +15,7 @@ import pytest
 
 from evo_tune import Context, load_model
 from evo_tune.errors import EvoTuneError, OptionError, RecipeError
-from evo_tune.genome.trial import conclude
+from evo_tune.genome.trial import check_metrics
 from evo_tune.options.declare import declared_in
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
@@ -138,7 +138,7 @@ def test_it_trains_reports_and_comes_out_twice_the_same(
     evaluator: Evaluator, train: Train, plain: tuple[dict[str, float], Context], tmp_path: Path
 ) -> None:
     metrics, context = plain
-    status, _, error = conclude(metrics, evaluator.objectives)
+    status, _, error = check_metrics(metrics, evaluator.objectives)
     assert (status, error) == ("ok", None)
     assert set(metrics) <= set(evaluator.metrics)
     assert context.curve[-1][0] == 1.0
@@ -345,7 +345,7 @@ def test_its_baseline_has_the_objective_and_its_test(evaluator: Evaluator, optio
     if not evaluator.baseline:
         pytest.skip("it declares none")
     pytest.importorskip("sklearn")
-    status, metrics, _ = conclude(evaluator.bind(options).baseline(), ())
+    status, metrics, _ = check_metrics(evaluator.bind(options).baseline(), ())
     assert status == "ok"
     assert {"val_loss", "test_loss"} <= set(metrics) <= {*evaluator.metrics, *evaluator.tests.values()}
     assert evaluator.bind(options).baseline() == metrics

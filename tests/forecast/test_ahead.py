@@ -15,7 +15,7 @@ from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.opening import forecast
 from evo_tune.loop.search import Search
 from evo_tune.report.final_comparison import FinalComparison
-from evo_tune.rules.fidelity import expected_cost
+from evo_tune.rules.fidelity import mean_genome_cost
 from evo_tune.settings import SessionSettings, settings_of
 from tests.loop.cases import Begin
 
@@ -112,7 +112,7 @@ def test_hours_are_never_promised_twice() -> None:
         manifest = _manifest(fidelity=rungs, seeds_per_trial=int(rng.integers(1, 4)))
         hours, slots, each = rng.uniform(0.01, 5.0), int(rng.integers(1, 20)), rng.uniform(0.1, 300.0)
         session = SessionSettings(hours=hours, final_seeds=draw % 4, finalists=2)
-        found = ahead(manifest, session, slots, expected_cost(rungs, 50), Pace((each, each)))
+        found = ahead(manifest, session, slots, mean_genome_cost(rungs, 50), Pace((each, each)))
         assert found is not None
         comparison = sum(comparison_seconds(session, each, slots)) / 2
         assert found.full_trainings * each / slots <= max(0.0, hours * 3600 - comparison) + 1e-6
@@ -132,8 +132,8 @@ def test_further_seeds_by_worth_are_counted() -> None:
 
 
 def test_rungs_cost_less_than_full_trainings_and_more_than_their_first() -> None:
-    assert expected_cost((1.0,), 10) == 1.0
-    few, many = expected_cost((1 / 9, 1 / 3, 1.0), 8), expected_cost((1 / 9, 1 / 3, 1.0), 500)
+    assert mean_genome_cost((1.0,), 10) == 1.0
+    few, many = mean_genome_cost((1 / 9, 1 / 3, 1.0), 8), mean_genome_cost((1 / 9, 1 / 3, 1.0), 500)
     assert 1 / 9 < many < few < 1.0, "most audits are early"
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Int
-from evo_tune.genome.history import Grown, RunHistory
+from evo_tune.genome.history import GrowingArray, RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
-from evo_tune.genome.view import View
+from evo_tune.genome.view import RankedHistory
 
 SPACE = SearchSpace(n=Int(0, 9), m=Int(0, 9))
 OBJECTIVES = (Minimize("loss"), Minimize("cost"))
@@ -33,7 +33,7 @@ def test_arrays_have_results_failures_and_pending_trials() -> None:
     empty = history.arrays()
     assert (empty.x.shape, empty.y.shape, empty.failed.shape, empty.pending.shape) == ((0, 4), (0, 1), (0, 4), (0, 4))
     for id, kind in enumerate("abca"):
-        history.born(Candidate(id, 0, 0, 0, {"n": id, "kind": kind}, "given"))
+        history.add_candidate(Candidate(id, 0, 0, 0, {"n": id, "kind": kind}, "given"))
     history.tell(2, ok(3.0))
     history.tell(0, ok(5.0))
     history.tell(1, Outcome("failed"))
@@ -48,15 +48,15 @@ def test_arrays_have_results_failures_and_pending_trials() -> None:
 def test_arrays_of_a_run_with_rules_have_losses_or_places(rungs: tuple[float, ...], y: list[list[float]]) -> None:
     history = RunHistory(SPACE, OBJECTIVES[:1])
     for id, loss in enumerate([7.0, 0.1]):
-        history.born(candidate(id, id))
+        history.add_candidate(candidate(id, id))
         history.tell(id, ok(loss))
-    assert np.allclose(View(history, rungs, lambda genome: False).arrays().y, y)
+    assert np.allclose(RankedHistory(history, rungs, lambda genome: False).arrays().y, y)
 
 
 def test_births_and_results_move_from_out_to_told() -> None:
     history = RunHistory(SPACE, OBJECTIVES)
     for id in range(4):
-        history.born(candidate(id, id))
+        history.add_candidate(candidate(id, id))
     assert [c.id for c in history.pending] == [0, 1, 2, 3]
     history.tell(2, ok(1.0))
     history.tell(0, Outcome("failed"))
@@ -69,8 +69,8 @@ def test_births_and_results_move_from_out_to_told() -> None:
 def test_ids_come_in_order_and_results_once() -> None:
     history = RunHistory(SPACE, OBJECTIVES)
     with pytest.raises(ValueError, match="candidate 1 is out of order: expected 0"):
-        history.born(candidate(1))
-    history.born(candidate(0))
+        history.add_candidate(candidate(1))
+    history.add_candidate(candidate(0))
     history.tell(0, ok(1.0))
     with pytest.raises(KeyError):
         history.tell(0, ok(1.0))
@@ -82,21 +82,21 @@ def test_ids_come_in_order_and_results_once() -> None:
 def test_a_genome_that_is_not_of_the_space_is_not_born() -> None:
     history = RunHistory(SearchSpace(n=Int(0, 9), m=Int(0, 9), more=Int(0, 1)), OBJECTIVES)
     with pytest.raises((KeyError, SpaceError)):
-        history.born(candidate(0))
+        history.add_candidate(candidate(0))
     assert (history.proposed_count, list(history.pending)) == (0, [])
 
 
 def test_a_duplicate_is_the_same_genome_budget_and_extra_seed() -> None:
     history = RunHistory(SPACE, OBJECTIVES)
     genome = {"n": 1, "m": 0}
-    history.born(candidate(0, 1))
-    history.born(candidate(1, 1, budget=0.5))
+    history.add_candidate(candidate(0, 1))
+    history.add_candidate(candidate(1, 1, budget=0.5))
     assert history.seen(genome)
     assert history.seen(genome, budget=0.5)
     assert not history.seen(genome, extra_seed=1)
     assert not history.seen({"n": 2, "m": 0})
-    history.born(candidate(2, 1, extra_seed=1))
-    history.born(candidate(3, 1, resumes=1))
+    history.add_candidate(candidate(2, 1, extra_seed=1))
+    history.add_candidate(candidate(3, 1, resumes=1))
     assert history.seen(genome, extra_seed=1)
     assert history.fresh_count == 2
 
@@ -110,7 +110,7 @@ def test_trials_are_ranked_by_losses_then_age(
 ) -> None:
     history = RunHistory(SPACE, OBJECTIVES)
     for id, (_, _, _, whole) in enumerate(results):
-        history.born(candidate(id, budget=1.0 if whole else 0.5))
+        history.add_candidate(candidate(id, budget=1.0 if whole else 0.5))
     for id in order.sample(range(len(results)), len(results)):  # type: ignore[attr-defined]
         loss, cost, good, _ = results[id]
         history.tell(id, ok(loss, cost) if good else Outcome("failed"))
@@ -132,7 +132,7 @@ def test_a_fold_is_the_same_whenever_it_is_asked_for(told: list[int]) -> None:
     asked, late = RunHistory(SPACE, OBJECTIVES), RunHistory(SPACE, OBJECTIVES)
     for id in range(len(told)):
         for history in (asked, late):
-            history.born(candidate(id))
+            history.add_candidate(candidate(id))
             history.tell(id, ok(told[id]))
         for _ in range(told[id]):
             asked.fold("ids", list, step)
@@ -147,7 +147,7 @@ def test_a_fold_visits_each_trial_once() -> None:
         return count + 1
 
     for id in range(50):
-        history.born(candidate(id))
+        history.add_candidate(candidate(id))
         history.tell(id, ok(0.0))
         assert history.fold("count", int, step) == id + 1
     assert visits == list(range(50))
@@ -155,7 +155,7 @@ def test_a_fold_visits_each_trial_once() -> None:
 
 
 def test_a_row_far_behind_the_last_one_can_be_set() -> None:
-    rows = Grown(math.nan)
+    rows = GrowingArray(math.nan)
     rows.set(1000, 2.0)
     assert rows.get(1001)[1000] == 2.0
     assert np.isnan(rows.get(1000)).all()

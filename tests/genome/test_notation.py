@@ -6,7 +6,7 @@ import pytest
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
-from evo_tune.genome.notation import parse_gene, typed_gene
+from evo_tune.genome.notation import format_gene, parse_gene
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from evo_tune.genome.notation import parse_gene, typed_gene
 )
 def test_a_gene_is_read_from_the_command_line(text: str, gene: Gene) -> None:
     assert parse_gene("g", text) == gene
-    assert parse_gene("g", typed_gene(gene)) == gene
+    assert parse_gene("g", format_gene(gene)) == gene
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_gene_that_cannot_be_read_says_what_was_typed(text: str) -> None:
 )
 def test_what_is_known_of_a_gene_is_read_behind_it(text: str, gene: Gene) -> None:
     assert parse_gene("g", text) == gene
-    assert parse_gene("g", typed_gene(gene)) == gene
+    assert parse_gene("g", format_gene(gene)) == gene
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.genes import Choice, Float, Gene, Int
-from evo_tune.genome.priors import beliefs, width
+from evo_tune.genome.priors import log_prior, width
 from evo_tune.genome.space import SearchSpace
 
 PRIOR = Float(1e-4, 1e-1, log=True, prior=3e-3, spread=2)
@@ -32,7 +32,7 @@ def test_what_is_drawn_follows_the_prior(gene: Gene, deviation: float) -> None:
     assert units[:, 1].std() == pytest.approx(1 / math.sqrt(12), rel=0.05)
     assert np.ptp(units[:, 0]) > 0.8  # nothing is ruled out
     two = np.array([[gene.encode(gene.prior), 0.5], [gene.encode(gene.prior) + deviation, 0.1]])  # type: ignore[arg-type]
-    likely = beliefs(space.genes, two)
+    likely = log_prior(space.genes, two)
     assert likely[0] == 0.0
     assert likely[1] == pytest.approx(math.log(0.95 * math.exp(-0.5) + 0.05))
 
@@ -47,7 +47,7 @@ def test_the_prior_of_a_choice_without_order_is_the_probability_of_other_values(
     )
     units = np.array([[gene.encode(value)] for value in "abc"])
     other = math.log(0.95 * 0.4 / 0.6 / 2 + 0.05)
-    assert beliefs(space.genes, units).tolist() == pytest.approx([other, 0.0, other])
+    assert log_prior(space.genes, units).tolist() == pytest.approx([other, 0.0, other])
 
 
 def test_a_space_near_its_default_has_priors_of_equal_width() -> None:

@@ -21,7 +21,7 @@ from evo_tune.genome.trial import (
     Outcome,
     Proposal,
     Trial,
-    conclude,
+    check_metrics,
     trial_seed,
 )
 
@@ -119,7 +119,7 @@ class Broken:
     ],
 )
 def test_what_an_evaluator_returns_is_judged(returned: object, status: str, said: str) -> None:
-    verdict, metrics, error = conclude(returned, OBJECTIVES)
+    verdict, metrics, error = check_metrics(returned, OBJECTIVES)
     assert verdict == status
     assert metrics == {}
     assert error is not None
@@ -138,7 +138,7 @@ def test_what_an_evaluator_returns_is_judged(returned: object, status: str, said
     ],
 )
 def test_what_is_wrong_is_one_short_line(returned: dict[str, Any]) -> None:
-    _, _, error = conclude(returned, OBJECTIVES)
+    _, _, error = check_metrics(returned, OBJECTIVES)
     assert error is not None
     assert len(error) <= 400
     assert error.isprintable()
@@ -146,14 +146,14 @@ def test_what_is_wrong_is_one_short_line(returned: dict[str, Any]) -> None:
 
 
 def test_metric_names_can_be_written() -> None:
-    status, metrics, _ = conclude({"loss": 1.0, "acc": 1.0, "\udcff": 2.0, 3: 4.0, "é": 5.0}, OBJECTIVES)
+    status, metrics, _ = check_metrics({"loss": 1.0, "acc": 1.0, "\udcff": 2.0, 3: 4.0, "é": 5.0}, OBJECTIVES)
     assert status == "ok"
     assert list(metrics) == ["loss", "acc", "\\udcff", "3", "é"]
 
 
 def test_good_metrics_become_plain_numbers() -> None:
     returned = OrderedDict(loss=np.float32(0.5), acc=1, flag=True, extra=math.nan)
-    status, metrics, error = conclude(returned, OBJECTIVES)
+    status, metrics, error = check_metrics(returned, OBJECTIVES)
     assert (status, error) == ("ok", None)
     assert {type(value) for value in metrics.values()} == {float}
     assert metrics["loss"] == 0.5

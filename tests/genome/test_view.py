@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evo_tune.genome.history import History, Made, RunHistory
+from evo_tune.genome.history import History, LazySequence, RunHistory
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.view import View, entries
+from evo_tune.genome.view import RankedHistory, results_by_genome
 from tests.rules.reference import places
 from tests.strategies.cases import OBJECTIVES, SPACES
 
@@ -42,22 +42,22 @@ def test_what_is_kept_says_what_is_told_anew(objectives: int) -> None:
             base = replace(base, genome=one.genome, budget=budget, resumes=one.id, extra_seed=0 if higher else id)
         told = None if id % 10 == 9 else outcome(rng, base.budget)
         events.append((base, told))
-        kept.born(base)
+        kept.add_candidate(base)
         if told is not None:
             kept.tell(id, told)
         if id % 7 == 0:
             anew = RunHistory(SPACES["mixed"], OBJECTIVES[:objectives], constraints)
             for one, came in events:
-                anew.born(one)
+                anew.add_candidate(one)
                 if came is not None:
                     anew.tell(one.id, came)
-            view = View(kept, RUNGS, lambda genome: False)
-            agree(view, View(anew, RUNGS, lambda genome: False))
+            view = RankedHistory(kept, RUNGS, lambda genome: False)
+            agree(view, RankedHistory(anew, RUNGS, lambda genome: False))
             by_place(kept, view)
             of_one_scale(kept, view)
 
 
-def agree(one: View, other: View) -> None:
+def agree(one: RankedHistory, other: RankedHistory) -> None:
     assert list(one.trials) == list(other.trials)
     assert one.ranked() == other.ranked() == list(one.ranking)
     assert one.best == (one.ranked() or [None])[0]
@@ -68,31 +68,31 @@ def agree(one: View, other: View) -> None:
     assert one.ranked_losses().tolist() == [list(trial.losses or ()) for trial in one.ranked()]
 
 
-def by_place(history: History, view: View) -> None:
+def by_place(history: History, view: RankedHistory) -> None:
     """Check a view against the places that `standing` counts from the entries alone."""
-    told = entries(history)
+    told = results_by_genome(history)
     wanted = places(list(told.values()), RUNGS, len(history.objectives))
     assert {genome_key(trial.genome): trial.losses for trial in view.trials if trial.ok} == wanted
     ranked = [(trial.losses, trial.id) for trial in view.trials if trial.losses is not None]
     assert [(trial.losses, trial.id) for trial in view.ranked()] == sorted(ranked)
 
 
-def of_one_scale(history: History, view: View) -> None:
+def of_one_scale(history: History, view: RankedHistory) -> None:
     """Check which losses a view has: none of several budgets, else those that are ranked by themselves."""
     assert np.isnan(view.scaled_losses()).all()
-    full = View(history, (1.0,), lambda genome: False)
-    told = entries(history)
+    full = RankedHistory(history, (1.0,), lambda genome: False)
+    told = results_by_genome(history)
     for trial, loss in zip(full.ranked(), full.scaled_losses().tolist(), strict=True):
         entry = told[genome_key(trial.genome)]
         mean = None if entry.failed else entry.losses(1.0)
         assert loss == mean[0] if mean is not None and np.isfinite(mean).all() else np.isnan(loss)
     keys = [genome_key(trial.genome) for trial in reversed(full.ranked()[:5])]
     expected = {key: float(place) for place, key in enumerate(keys)}
-    shown = View(history, (1.0,), lambda genome: False, expected)
+    shown = RankedHistory(history, (1.0,), lambda genome: False, expected)
     scaled = zip(shown.ranked(), shown.scaled_losses().tolist(), strict=True)
     given = {genome_key(trial.genome): loss for trial, loss in scaled if not np.isnan(loss)}
     assert given == expected
-    assert np.isnan(View(history, RUNGS, lambda genome: False, expected).scaled_losses()).all()
+    assert np.isnan(RankedHistory(history, RUNGS, lambda genome: False, expected).scaled_losses()).all()
 
 
 def test_losses_and_excesses_are_known_beside_the_order_by_constraints() -> None:
@@ -100,7 +100,7 @@ def test_losses_and_excesses_are_known_beside_the_order_by_constraints() -> None
     history = RunHistory(SPACES["mixed"], OBJECTIVES[:1], [Constraint.parse("size<=0.8")])
     rng = np.random.default_rng(0)
     for id in range(30):
-        history.born(Candidate(id, 0, 0, id, SPACES["mixed"].sample(rng), "random"))
+        history.add_candidate(Candidate(id, 0, 0, id, SPACES["mixed"].sample(rng), "random"))
         history.tell(id, Outcome("ok", {"loss": rng.random(), "size": rng.random()}))
     ranked = history.ranked()
     losses = [trial.losses[0] for trial in ranked if trial.losses]
@@ -108,7 +108,7 @@ def test_losses_and_excesses_are_known_beside_the_order_by_constraints() -> None
     assert history.scaled_losses().tolist() == history.bare_losses()[:, 0].tolist() == losses
     wanted = [trial.outcome.metrics["size"] - 0.8 for trial in ranked]
     assert history.excesses()[:, 0] == pytest.approx(wanted)
-    view = View(history, (1.0,), lambda genome: False)
+    view = RankedHistory(history, (1.0,), lambda genome: False)
     assert [trial.id for trial in view.ranked()] == [trial.id for trial in ranked]
     assert view.excesses()[:, 0] == pytest.approx(wanted)
     assert np.argsort(view.bare_losses()[:, 0]).tolist() == np.argsort(losses).tolist()
@@ -117,7 +117,7 @@ def test_losses_and_excesses_are_known_beside_the_order_by_constraints() -> None
 
 def test_items_are_made_once_when_they_are_read() -> None:
     made: list[int] = []
-    items = Made(5, lambda place: made.append(place) or 10 * place)
+    items = LazySequence(5, lambda place: made.append(place) or 10 * place)
     assert items[1] == items[1] == 10
     assert items[-1] == 40
     assert made == [1, 4]

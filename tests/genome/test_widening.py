@@ -9,10 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.genes import Choice, Float, Gene, Int, ends_of, gene_from
-from evo_tune.genome.notation import parse_gene, typed_gene
-from evo_tune.genome.space import SearchSpace, wider
-from evo_tune.genome.widening import ENDS, STEPS, End, end_value, limits_of, steps, widened, widest
+from evo_tune.genome.genes import Choice, Float, Gene, Int, gene_from, range_ends
+from evo_tune.genome.notation import format_gene, parse_gene
+from evo_tune.genome.space import SearchSpace, widen_genes
+from evo_tune.genome.widening import (
+    ENDS,
+    STEPS,
+    End,
+    end_value,
+    widen_end,
+    widen_to_limits,
+    widening_limits,
+    widening_steps,
+)
 from tests.genome.draws import UNIT, choices, floats, genes, ints, same
 
 
@@ -49,8 +58,8 @@ from tests.genome.draws import UNIT, choices, floats, genes, ints, same
     ],
 )
 def test_a_step_follows_the_scale_and_stops_at_natural_ends(gene: Gene, end: End, text: str | None) -> None:
-    wide = widened(gene, end)
-    assert (None if wide is None else typed_gene(replace(wide, default=None))) == text  # type: ignore[type-var]
+    wide = widen_end(gene, end)
+    assert (None if wide is None else format_gene(replace(wide, default=None))) == text  # type: ignore[type-var]
     if text is not None:
         parse_gene("x", text)  # it can be typed
 
@@ -71,7 +80,7 @@ def test_a_step_follows_the_scale_and_stops_at_natural_ends(gene: Gene, end: End
     ],
 )
 def test_limits_are_those_of_the_gene_or_ten_times_its_ends(gene: Gene, limits: tuple[float, float] | None) -> None:
-    assert limits_of(gene) == limits
+    assert widening_limits(gene) == limits
 
 
 def numeric() -> st.SearchStrategy[Gene]:
@@ -83,12 +92,12 @@ def numeric() -> st.SearchStrategy[Gene]:
 
 @given(numeric(), st.sampled_from(ENDS), UNIT)
 def test_a_wider_range_has_all_old_values_and_moves_one_end(gene: Gene, end: End, u: float) -> None:
-    limits = limits_of(gene)
-    wide = None if limits is None else widened(gene, end, limits)
+    limits = widening_limits(gene)
+    wide = None if limits is None else widen_end(gene, end, limits)
     if wide is None or limits is None:
         return
-    wider({"x": gene}, {"x": wide})  # raises where a value is lost, or the range is not wider
-    low, high = ends_of(wide) or (0, 0)
+    widen_genes({"x": gene}, {"x": wide})  # raises where a value is lost, or the range is not wider
+    low, high = range_ends(wide) or (0, 0)
     assert limits[0] <= low <= high <= limits[1]
     other: End = "low" if end == "high" else "high"
     assert same(end_value(wide, other), end_value(gene, other))
@@ -103,11 +112,11 @@ def test_a_wider_range_has_all_old_values_and_moves_one_end(gene: Gene, end: End
 
 @given(numeric())
 def test_steps_end_at_the_limits(gene: Gene) -> None:
-    limits = limits_of(gene)
+    limits = widening_limits(gene)
     for end in ENDS:
-        assert len(list(steps(gene, end, limits))) <= STEPS
-    assert widest(gene, None) is gene
-    wide = widest(gene, limits)
+        assert len(list(widening_steps(gene, end, limits))) <= STEPS
+    assert widen_to_limits(gene, None) is gene
+    wide = widen_to_limits(gene, limits)
     assert set(SearchSpace(x=gene).describe()) == set(SearchSpace(x=wide).describe())
 
 
@@ -116,7 +125,7 @@ def test_limits_survive_json_and_the_notation(gene: Gene, limits: tuple[float | 
     try:
         limited: Gene = replace(gene, widest=limits)  # type: ignore[type-var]
     except SpaceError:
-        ends = ends_of(gene)
+        ends = range_ends(gene)
         assert (
             ends is None
             or any(limit is not None and not abs(limit) <= 1e300 for limit in limits)
@@ -126,7 +135,7 @@ def test_limits_survive_json_and_the_notation(gene: Gene, limits: tuple[float | 
         return
     assert gene_from(limited.describe()) == limited
     if isinstance(gene, Float):
-        assert parse_gene("x", typed_gene(limited)) == limited
+        assert parse_gene("x", format_gene(limited)) == limited
 
 
 @pytest.mark.parametrize("widest", [5, (1,), (2e-4, None), (None, 5e-3), ("a", 1), (float("nan"), None), (None, True)])

@@ -18,7 +18,7 @@ from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.run import Run
-from evo_tune.strategies._models import Earlier
+from evo_tune.strategies._models import EarlierRuns
 from tests.conftest import drive, rows
 from tests.loop.cases import Begin
 
@@ -110,8 +110,8 @@ def test_only_a_run_that_ranks_as_this_one_does_is_believed() -> None:
     )
     scores = -loss(asked)
     scores = (scores - scores.mean()) / scores.std()
-    believed = Earlier.of([good, negated], asked, scores, sizes)
+    believed = EarlierRuns.of([good, negated], asked, scores, sizes)
     assert believed.lessons == (good,)
     assert np.corrcoef(believed(asked), scores)[0, 1] > 0.9
-    assert np.abs(Earlier.of([negated], asked, scores, sizes)(asked)).max() == 0.0
-    assert np.abs(Earlier.of([shuffled], asked, scores, sizes)(asked)).max() < 0.5
+    assert np.abs(EarlierRuns.of([negated], asked, scores, sizes)(asked)).max() == 0.0
+    assert np.abs(EarlierRuns.of([shuffled], asked, scores, sizes)(asked)).max() < 0.5

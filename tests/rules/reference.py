@@ -12,28 +12,28 @@ from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import DECAYED, EXTRA_SEED, PROMOTION, Candidate, Proposal
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.view import Entry, entries, placed_by_rung
-from evo_tune.rules.extra_seeds import Doubt
-from evo_tune.rules.fidelity import CAUTION, ENOUGH, LOOKS, MEDIAN, audits_among, keep, trust
+from evo_tune.genome.view import GenomeResults, ranks_by_rung, results_by_genome
+from evo_tune.rules.extra_seeds import SeedGains
+from evo_tune.rules.fidelity import ENOUGH, LOOKS, MEDIAN, PROMOTION_MARGIN, audit_numbers, rank_trust, share_to_keep
 from evo_tune.rules.promotions import LEADERS
 from evo_tune.settings import RunSettings
 
-Told = Sequence[Entry]
+Told = Sequence[GenomeResults]
 
 
-def due(settings: RunSettings, history: History) -> Proposal | None:
+def next_known(settings: RunSettings, history: History) -> Proposal | None:
     """Return the further trial that is due, without its bounds."""
-    told = list(entries(history).values())
+    told = list(results_by_genome(history).values())
     out = [(genome_key(one.genome), one) for one in history.pending]
     births = history.fresh_proposals
-    audits = {genome_key(births[number].genome) for number in audits_among(len(births))}
+    audits = {genome_key(births[number].genome) for number in audit_numbers(len(births))}
     promoted = {(key, one.budget) for key, one in out if not one.extra_seed}
     found = promotion(told, promoted, audits, settings.rungs)
     if settings.extra_seeds_by_gain:
-        doubt = Doubt(history.space, settings.most_seeds, not settings.own_seeds)
+        doubt = SeedGains(history.space, settings.most_seeds, not settings.own_seeds)
         for trial in history.trials:
-            doubt.take(trial, history.proposed_units[trial.id])
-        birth = doubt.next(history.pending, cost(told, settings.rungs))
+            doubt.update(trial, history.proposed_units[trial.id])
+        birth = doubt.best_extra_seed(history.pending, cost(told, settings.rungs))
         if found or birth is None:
             return found
         return Proposal(birth.genome, EXTRA_SEED, birth.parents, extra_seed=1 + doubt.repeats(birth))
@@ -42,7 +42,7 @@ def due(settings: RunSettings, history: History) -> Proposal | None:
 
 def cost(told: Told, rungs: Sequence[float]) -> float:
     """Return what a genome that gave a value took on the average, in full trainings; with no rungs, one."""
-    there = [[rung in entry.results and entry.results[rung].ok for rung in rungs] for entry in told]
+    there = [[rung in entry.trial_by_budget and entry.trial_by_budget[rung].ok for rung in rungs] for entry in told]
     born = sum(one[0] for one in there)
     if len(rungs) == 1 or not born:
         return 1.0
@@ -56,12 +56,17 @@ def promotion(
     """Return the continuation that is due."""
     steps = list(pairwise(rungs))
 
-    def waits(entry: Entry, high: float) -> bool:
-        return high not in entry.results and (entry.key, high) not in promoted
+    def waits(entry: GenomeResults, high: float) -> bool:
+        return high not in entry.trial_by_budget and (entry.key, high) not in promoted
 
     for low, high in steps:
         for entry in told:
-            if entry.key in audits and entry.losses(low) is not None and entry.results[low].ok and waits(entry, high):
+            if (
+                entry.key in audits
+                and entry.losses(low) is not None
+                and entry.trial_by_budget[low].ok
+                and waits(entry, high)
+            ):
                 return _continued(entry, high)
     for low, high in reversed(steps):
         ranked = _ranked(told, low)
@@ -72,14 +77,14 @@ def promotion(
     return None
 
 
-def _continued(entry: Entry, budget: float) -> Proposal:
-    latest = entry.latest
+def _continued(entry: GenomeResults, budget: float) -> Proposal:
+    latest = entry.latest_trial
     return Proposal(latest.genome, PROMOTION, latest.candidate.parents, budget, resumes=latest.id)
 
 
-def _ranked(told: Told, rung: float) -> list[Entry]:
-    there = [entry for entry in told if rung in entry.results and entry.results[rung].ok]
-    losses = np.array([entry.results[rung].losses for entry in there], dtype=float)
+def _ranked(told: Told, rung: float) -> list[GenomeResults]:
+    there = [entry for entry in told if rung in entry.trial_by_budget and entry.trial_by_budget[rung].ok]
+    losses = np.array([entry.trial_by_budget[rung].losses for entry in there], dtype=float)
     if not there:
         return []
     if losses.shape[1] == 1:
@@ -89,16 +94,19 @@ def _ranked(told: Told, rung: float) -> list[Entry]:
         order = below.sum(axis=0)
     rows = zip(there, order.tolist(), strict=True)
     return [
-        entry for entry, _ in sorted(rows, key=lambda row: (row[0].results[rung].violation, row[1], row[0].birth.id))
+        entry
+        for entry, _ in sorted(
+            rows, key=lambda row: (row[0].trial_by_budget[rung].violation, row[1], row[0].first_candidate.id)
+        )
     ]
 
 
-def _share(told: Told, ranked: Sequence[Entry]) -> float:
+def _share(told: Told, ranked: Sequence[GenomeResults]) -> float:
     place = {entry.key: place for place, entry in enumerate(ranked, 1)}
     late = [entry for entry in _ranked(told, 1.0) if entry.key in place]
-    measured = trust([place[entry.key] for entry in late], range(len(late)))
+    measured = rank_trust([place[entry.key] for entry in late], range(len(late)))
     depth = max((place[entry.key] for entry in late[:LEADERS]), default=0)
-    return max(keep(measured, max(1, len(ranked)), CAUTION), depth / max(1, len(ranked)))
+    return max(share_to_keep(measured, max(1, len(ranked)), PROMOTION_MARGIN), depth / max(1, len(ranked)))
 
 
 def bounds(told: Told, metric: str, sign: float, start: float, budget: float) -> tuple[tuple[float, str, float], ...]:
@@ -113,14 +121,14 @@ def bounds(told: Told, metric: str, sign: float, start: float, budget: float) ->
         ]
         if len(full) < ENOUGH:
             continue
-        share = max(MEDIAN, keep(trust(*zip(*full, strict=True)), len(reached), 2.0))
+        share = max(MEDIAN, share_to_keep(rank_trust(*zip(*full, strict=True)), len(reached), 2.0))
         kept = math.ceil(share * len(reached))
         if kept < len(reached):
             found.append((look, metric, sorted(value for value, _ in reached)[kept - 1]))
     return tuple(found)
 
 
-def _value_at(entry: Entry, metric: str, sign: float, look: float) -> float | None:
+def _value_at(entry: GenomeResults, metric: str, sign: float, look: float) -> float | None:
     before = [(fraction, point) for fraction, point in entry.curve if not point.get(DECAYED)]
     if not before or before[-1][0] < look:
         return None
@@ -130,33 +138,35 @@ def _value_at(entry: Entry, metric: str, sign: float, look: float) -> float | No
 
 def leader_again(told: Told, out: Sequence[tuple[str, Candidate]], seeds: int) -> Proposal | None:
     """Return the further seed that is due."""
-    full = [entry for entry in told if (trial := entry.results.get(1.0)) and trial.ok]
+    full = [entry for entry in told if (trial := entry.trial_by_budget.get(1.0)) and trial.ok]
     if seeds == 1 or not full:
         return None
-    leader = min(full, key=lambda entry: (entry.results[1.0].violation, entry.losses(1.0), entry.birth.id))
+    leader = min(
+        full, key=lambda entry: (entry.trial_by_budget[1.0].violation, entry.losses(1.0), entry.first_candidate.id)
+    )
     had = 1 + len(leader.repeats) + sum(key == leader.key and one.extra_seed > 0 for key, one in out)
     if had >= seeds:
         return None
-    return Proposal(leader.birth.genome, EXTRA_SEED, leader.birth.parents, extra_seed=had)
+    return Proposal(leader.first_candidate.genome, EXTRA_SEED, leader.first_candidate.parents, extra_seed=had)
 
 
-def places(told: Sequence[Entry], rungs: Sequence[float], objectives: int) -> dict[str, tuple[float, ...]]:
+def places(told: Sequence[GenomeResults], rungs: Sequence[float], objectives: int) -> dict[str, tuple[float, ...]]:
     """Return the place of each genome in the order of each objective, from 1; failed ones have none.
 
     Counted from the entries alone; `Ledger.places` must agree.
     """
     alive = [entry for entry in told if not entry.failed]
-    good = [entry for entry in alive if entry.latest.violation == 0.0]
-    bad = [entry for entry in alive if entry.latest.violation > 0.0]
-    behind = len(good) + ranks([entry.latest.violation for entry in bad])
+    good = [entry for entry in alive if entry.latest_trial.violation == 0.0]
+    bad = [entry for entry in alive if entry.latest_trial.violation > 0.0]
+    behind = len(good) + ranks([entry.latest_trial.violation for entry in bad])
     found = {entry.key: (float(place),) * objectives for entry, place in zip(bad, behind, strict=True)}
     if good:
-        columns = [list(placed_by_rung(_known(good, rungs, objective)))[-1] for objective in range(objectives)]
+        columns = [list(ranks_by_rung(_known(good, rungs, objective)))[-1] for objective in range(objectives)]
         found |= {entry.key: tuple(row) for entry, row in zip(good, np.stack(columns, axis=1).tolist(), strict=True)}
     return found
 
 
-def _known(good: Sequence[Entry], rungs: Sequence[float], objective: int) -> list[np.ndarray]:
+def _known(good: Sequence[GenomeResults], rungs: Sequence[float], objective: int) -> list[np.ndarray]:
     """Return the losses of genomes at each rung, NaN where there is none; infinite where they were pruned."""
     found = []
     for rung in rungs:

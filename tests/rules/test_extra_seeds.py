@@ -10,12 +10,12 @@ import pytest
 from evo_tune import Float, SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.view import entries
+from evo_tune.genome.view import results_by_genome
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules import extra_seeds
-from evo_tune.rules.extra_seeds import Doubt
+from evo_tune.rules.extra_seeds import SeedGains
 from evo_tune.rules.promotions import Rungs
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
 from tests.strategies.cases import OBJECTIVES
 from tests.strategies.simulate import Simulation
@@ -34,7 +34,7 @@ def run(noise: float, seed: int, name: str = "saea", own_seeds: bool = False, sl
         return Outcome("ok", {"loss": loss + noise * luck + 1.0 - candidate.budget})
 
     settings = RunSettings(fidelity=FIDELITY, seeds_per_trial="auto", seeds="own" if own_seeds else "shared")
-    strategy = Ruled.of(make_strategy(name, {"population": 8}), settings)
+    strategy = StrategyWithRules.of(make_strategy(name, {"population": 8}), settings)
     return Simulation(strategy, SPACE, OBJECTIVES[:1], evaluate, births=26, seed=seed, slots=slots).run()
 
 
@@ -84,7 +84,7 @@ def test_a_run_weighs_by_what_its_genomes_cost(monkeypatch: pytest.MonkeyPatch) 
 def test_a_run_with_seeds_of_its_genomes_own_takes_none_for_shared(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bool] = []
     plain = extra_seeds.fitted
-    monkeypatch.setattr(extra_seeds, "fitted", lambda given: told.append(given.shared) or plain(given))
+    monkeypatch.setattr(extra_seeds, "fit_seed_model", lambda given: told.append(given.shared) or plain(given))
     run(0.2, 0, own_seeds=own)
     assert set(told) == {not own}
 
@@ -99,36 +99,36 @@ def test_those_that_did_not_go_on_are_known_to_be_worse(monkeypatch: pytest.Monk
 
 def test_nothing_is_expected_of_those_that_did_not_go_on() -> None:
     each = run(0.2, 0)
-    doubt = Doubt(SPACE, 4)
+    doubt = SeedGains(SPACE, 4)
     for trial in each.history.trials:
-        doubt.take(trial, each.history.proposed_units[trial.id])
-    full = {key for key, entry in entries(each.history).items() if entry.losses(1.0) is not None}
-    assert doubt.expected([]).keys() == full
+        doubt.update(trial, each.history.proposed_units[trial.id])
+    full = {key for key, entry in results_by_genome(each.history).items() if entry.losses(1.0) is not None}
+    assert doubt.expected_losses([]).keys() == full
     assert len(full) < 26, "or this shows nothing"
 
 
 def test_whoever_goes_on_just_now_is_not_taken_for_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     each, known = run(0.2, 0), list[int]()
-    plain = extra_seeds.Belief
+    plain = extra_seeds.SeedModel
     monkeypatch.setattr(
-        extra_seeds, "Belief", lambda given, logs: known.append(len(given.points)) or plain(given, logs)
+        extra_seeds, "SeedModel", lambda given, logs: known.append(len(given.points)) or plain(given, logs)
     )
-    doubt = Doubt(SPACE, 4)
+    doubt = SeedGains(SPACE, 4)
     for trial in each.history.trials:
-        doubt.take(trial, each.history.proposed_units[trial.id])
-    left = [entry.latest for entry in entries(each.history).values() if entry.losses(1.0) is None]
+        doubt.update(trial, each.history.proposed_units[trial.id])
+    left = [entry.latest_trial for entry in results_by_genome(each.history).values() if entry.losses(1.0) is None]
     out = [replace(left[0].candidate, budget=1.0, resumes=left[0].id)]
     for told in ([], out, out, []):
-        doubt.expected(told)
-        doubt.next(told)
+        doubt.expected_losses(told)
+        doubt.best_extra_seed(told)
     assert 0 < len(left) <= extra_seeds.LEFT, "or this shows nothing"
     assert known == [known[0], known[0] - 1, known[0]]
 
 
 def test_a_run_tells_who_goes_on_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
-    plain = Doubt.expected
-    monkeypatch.setattr(Doubt, "expected", lambda self, out: told.append(len(out)) or plain(self, out))
+    plain = SeedGains.expected_losses
+    monkeypatch.setattr(SeedGains, "expected_losses", lambda self, out: told.append(len(out)) or plain(self, out))
     run(0.2, 0, slots=4)
     assert max(told) == 3
 
@@ -136,15 +136,15 @@ def test_a_run_tells_who_goes_on_just_now(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("cost", [0.25, 1.0, 4.0])
 def test_the_dearer_a_new_genome_is_the_sooner_a_further_seed_is_worth_it(cost: float) -> None:
     each = run(0.2, 1, "random")
-    doubts: list[Doubt] = []
+    doubts: list[SeedGains] = []
 
     def due(price: float) -> list[bool]:
-        return [doubt.next([], price) is not None for doubt in doubts]
+        return [doubt.best_extra_seed([], price) is not None for doubt in doubts]
 
     for count in range(10, len(each.history.trials), 3):
-        doubts.append(Doubt(SPACE, 4))
+        doubts.append(SeedGains(SPACE, 4))
         for trial in each.history.trials[:count]:
-            doubts[-1].take(trial, each.history.proposed_units[trial.id])
+            doubts[-1].update(trial, each.history.proposed_units[trial.id])
     assert sum(due(cost / 2)) <= sum(due(cost)) <= sum(due(2 * cost))
     assert sum(due(0.01)) < sum(due(100.0))
 
@@ -153,9 +153,9 @@ def test_what_genomes_cost_is_what_they_took_on_the_average() -> None:
     each = run(0.0, 2)
     rungs = Rungs(RUNGS, 1)
     assert rungs.cost() == 1.0
-    for entry in entries(each.history).values():
-        rungs.take(entry)
-    reached = [entry.latest.candidate.budget for entry in entries(each.history).values()]
+    for entry in results_by_genome(each.history).values():
+        rungs.update(entry)
+    reached = [entry.latest_trial.candidate.budget for entry in results_by_genome(each.history).values()]
     assert rungs.cost() == pytest.approx(np.mean(reached))
     assert Rungs((1.0,), 1).cost() == 1.0
 
@@ -163,19 +163,19 @@ def test_what_genomes_cost_is_what_they_took_on_the_average() -> None:
 @pytest.mark.parametrize(("places", "ties"), [(1, 6), (9, 1)])
 def test_one_tie_ends_the_extra_seeds_only_where_it_is_no_chance(places: int, ties: int) -> None:
     """An accuracy in tenths ties by chance; a loss of nine places does not."""
-    rng, doubt = np.random.default_rng(0), Doubt(SPACE, 4)
+    rng, doubt = np.random.default_rng(0), SeedGains(SPACE, 4)
 
     def take(genome: dict[str, float], loss: float, extra_seed: int = 0) -> None:
         candidate = Candidate(0, 0, 0, 0, genome, "test", extra_seed=extra_seed)
-        doubt.take(Trial(candidate, Outcome("ok", {}), 0, (loss,)), SPACE.encode(genome))
+        doubt.update(Trial(candidate, Outcome("ok", {}), 0, (loss,)), SPACE.encode(genome))
 
     genomes = [{"x": float(x), "y": float(y)} for x, y in rng.random((12, 2))]
     losses = [round(float(loss), places) for loss in rng.random(12)]
     for genome, loss in zip(genomes, losses, strict=True):
         take(genome, loss)
     for tie in range(ties):
-        assert doubt.expected([]), "a model weighs extra seeds"
+        assert doubt.expected_losses([]), "a model weighs extra seeds"
         take(genomes[tie], losses[tie], 1)
-    assert not doubt.expected([])
+    assert not doubt.expected_losses([])
     take(genomes[-1], losses[-1] + 0.5, 1)
-    assert doubt.expected([]), "it is not for good"
+    assert doubt.expected_losses([]), "it is not for good"

@@ -12,27 +12,27 @@ from hypothesis import strategies as st
 from evo_tune.errors import OptionError
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Candidate, Constraint, Minimize, Outcome, Trial, violation
-from evo_tune.genome.view import Entry
-from evo_tune.rules.fidelity import Curves, audits_among, is_audit, keep, rungs_for, trust
+from evo_tune.genome.view import GenomeResults
+from evo_tune.rules.fidelity import Curves, audit_numbers, is_audit, rank_trust, rungs_that_pay, share_to_keep
 from evo_tune.settings import RunSettings, parse_rungs
 from tests.rules.reference import places
 
 RUNGS = (0.25, 1.0)
 
 
-def entry(id: int, *losses: float | None, violation: float = 0.0) -> Entry:
+def entry(id: int, *losses: float | None, violation: float = 0.0) -> GenomeResults:
     """Return a genome with these losses at the rungs; None is a failure, infinity a pruned trial."""
     birth = Candidate(id, 0, 0, 0, {"x": id}, "test")
-    found = Entry(str(id), birth)
+    found = GenomeResults(str(id), birth)
     for budget, loss in zip(RUNGS, losses, strict=False):
         status = "failed" if loss is None else "pruned" if math.isinf(loss) else "ok"
         metrics = {} if loss is None or math.isinf(loss) else {"loss": loss}
         trial = Trial.of(birth, Outcome(status, metrics), 0, [Minimize("loss")])  # type: ignore[arg-type]
-        found.results[budget] = Trial(trial.candidate, trial.outcome, 0, trial.losses, violation)
+        found.trial_by_budget[budget] = Trial(trial.candidate, trial.outcome, 0, trial.losses, violation)
     return found
 
 
-def order(*told: Entry) -> str:
+def order(*told: GenomeResults) -> str:
     found = places(told, RUNGS, 1)
     return "".join(sorted(found, key=lambda key: found[key]))
 
@@ -72,16 +72,16 @@ def test_audits_become_rarer() -> None:
 @given(st.floats(-1, 1), st.floats(-1, 1), st.integers(1, 1000), st.floats(0, 3))
 def test_the_less_trust_the_more_go_on(one: float, other: float, count: int, deviations: float) -> None:
     low, high = sorted((one, other))
-    assert 0.0 <= keep(high, count, deviations) <= 1.0
+    assert 0.0 <= share_to_keep(high, count, deviations) <= 1.0
     if low >= 0.0 and count > 1:
-        assert keep(high, count, deviations) <= keep(low, count, deviations) + 1e-9
+        assert share_to_keep(high, count, deviations) <= share_to_keep(low, count, deviations) + 1e-9
 
 
 @pytest.mark.parametrize("correlation", [0.3, 0.6, 0.9])
 def test_so_many_are_kept_that_the_best_is_among_them(correlation: float) -> None:
     rng = np.random.default_rng(0)
     hits, count = 0, 50
-    share = keep(correlation, count, 1.5)
+    share = share_to_keep(correlation, count, 1.5)
     for _ in range(2000):
         early = rng.normal(size=count)
         late = correlation * early + math.sqrt(1 - correlation**2) * rng.normal(size=count)
@@ -91,9 +91,9 @@ def test_so_many_are_kept_that_the_best_is_among_them(correlation: float) -> Non
 
 @given(st.lists(st.integers(0, 9), min_size=2, max_size=30))
 def test_trust_is_a_correlation_drawn_to_a_belief(values: list[int]) -> None:
-    same, opposite = trust(values, values), trust(values, [-value for value in values])
+    same, opposite = rank_trust(values, values), rank_trust(values, [-value for value in values])
     assert -1.0 <= opposite <= same <= 1.0
-    assert trust([], []) == trust([1.0], [1.0]) == 0.6
+    assert rank_trust([], []) == rank_trust([1.0], [1.0]) == 0.6
     if len(set(values)) > 1:
         assert same > 0.6 > opposite
 
@@ -123,14 +123,14 @@ def test_who_breaks_a_constraint_comes_behind_all_others_by_how_much() -> None:
     )
 
 
-def bounds(told: list[Entry], metric: str, sign: float, start: float, budget: float) -> tuple[object, ...]:
+def bounds(told: list[GenomeResults], metric: str, sign: float, start: float, budget: float) -> tuple[object, ...]:
     curves = Curves(metric, sign)
     for one in told:
-        curves.take(one)
+        curves.update(one)
     return curves.bounds(start, budget)
 
 
-def with_curves(finals: list[float], early: list[float]) -> list[Entry]:
+def with_curves(finals: list[float], early: list[float]) -> list[GenomeResults]:
     told = []
     for id, (last, first) in enumerate(zip(finals, early, strict=True)):
         found = entry(id, last, last)
@@ -188,14 +188,14 @@ def test_a_violation_is_measured_in_bounds() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4, 5, 17, 200])
 def test_audits_are_listed_as_they_are_told(count: int) -> None:
-    assert audits_among(count) == [number for number in range(count) if is_audit(number)]
+    assert audit_numbers(count) == [number for number in range(count) if is_audit(number)]
 
 
 def test_rungs_are_chosen_where_they_pay() -> None:
-    assert rungs_for(10, 27.0) == rungs_for(120, 4000.0) == "1/9,1/3,1"
-    assert rungs_for(9.9, 27.0) == "1", "the audits would take most of it"
-    assert rungs_for(30, 26.0) == "1", "a first rung takes 3 s"
-    assert rungs_for(121, 60.0) == rungs_for(math.inf, 60.0) == "1"
+    assert rungs_that_pay(10, 27.0) == rungs_that_pay(120, 4000.0) == "1/9,1/3,1"
+    assert rungs_that_pay(9.9, 27.0) == "1", "the audits would take most of it"
+    assert rungs_that_pay(30, 26.0) == "1", "a first rung takes 3 s"
+    assert rungs_that_pay(121, 60.0) == rungs_that_pay(math.inf, 60.0) == "1"
 
 
 def test_open_rungs_are_full_trainings() -> None:

@@ -15,9 +15,9 @@ from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.genome.values import genome_key
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Prospects, Seen, Strategy
-from evo_tune.rules.fidelity import audits_among
-from evo_tune.rules.learned import MOST, seen_of
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.fidelity import audit_numbers
+from evo_tune.rules.learned import MOST, partial_results
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
 from evo_tune.strategies.saea import SAEA
 from tests.rules import reference
@@ -71,8 +71,8 @@ class Knowing(Strategy):
         return Proposal(history.space.sample(rng), "random")
 
 
-def ruled(inner: Strategy, rules: RunSettings | None = None) -> Ruled:
-    return Ruled.of(inner, rules or RunSettings(fidelity=FIDELITY))
+def ruled(inner: Strategy, rules: RunSettings | None = None) -> StrategyWithRules:
+    return StrategyWithRules.of(inner, rules or RunSettings(fidelity=FIDELITY))
 
 
 def at_the_first_rung(count: int) -> History:
@@ -80,28 +80,28 @@ def at_the_first_rung(count: int) -> History:
     history, rng = RunHistory(SPACE, LOSS), np.random.default_rng(0)
     genomes = [SPACE.sample(rng) for _ in range(count)]
     for id, genome in enumerate(genomes):
-        history.born(Candidate(id, 0, 0, id, genome, "random", budget=FIRST))
+        history.add_candidate(Candidate(id, 0, 0, id, genome, "random", budget=FIRST))
         history.tell(id, Outcome("ok", {"loss": float(count - id)}))
-    for number in audits_among(count):
+    for number in audit_numbers(count):
         last = number
         for budget in (MIDDLE, WHOLE):
             id = history.proposed_count
             one = Candidate(id, 0, 0, id, genomes[number], "promotion", budget=budget, resumes=last)
-            history.born(one)
+            history.add_candidate(one)
             history.tell(id, Outcome("ok", {"loss": float(count - number)}))
             last = id
     return history
 
 
-def going_on(history: History, strategy: Ruled) -> list[int]:
+def going_on(history: History, strategy: StrategyWithRules) -> list[int]:
     """Return the births that go on beyond the first rung, in their order, as they would with many slots."""
     number = {genome_key(one.genome): at for at, one in enumerate(history.fresh_proposals)}
     found = []
-    while (due := strategy.due(history)) is not None:
+    while (due := strategy.next_known(history)) is not None:
         assert due.budget == MIDDLE
         assert number[genome_key(due.genome)] not in found
         found.append(number[genome_key(due.genome)])
-        history.born(Candidate(history.proposed_count, 0, 0, len(history.trials), **vars(due)))
+        history.add_candidate(Candidate(history.proposed_count, 0, 0, len(history.trials), **vars(due)))
     return found
 
 
@@ -154,9 +154,9 @@ def test_what_is_learned_is_a_function_of_history(loop: dict[str, Any]) -> None:
             assert vars(proposal).items() <= vars(event.candidate).items()
         elif isinstance(event, Told):
             whole, again = rebuild(SPACE, LOSS, run.events[: cut + 1]), rebuild(SPACE, LOSS, run.events[:cut])
-            strategy.due(again)  # has learned from all but the last result
+            strategy.next_known(again)  # has learned from all but the last result
             again.tell(event.id, event.outcome)
-            assert strategy.due(again) == strategy.due(whole)
+            assert strategy.next_known(again) == strategy.next_known(whole)
 
 
 @pytest.mark.parametrize("why", ["two objectives", "earlier runs", "a strategy that does not score"])
@@ -172,12 +172,12 @@ def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
     )
     strategy, rng, seen = ruled(make_strategy(name, {}), rules), np.random.default_rng(4), set()
     for one in births(rules, rng, history, 120):
-        history.born(one)
+        history.add_candidate(one)
         while len(history.pending) > 3:
             late = history.pending[int(rng.integers(3))]
             history.tell(late.id, outcome(rng, late, False))
-        wanted = reference.due(rules, history)
-        assert strategy.due(history) == wanted
+        wanted = reference.next_known(rules, history)
+        assert strategy.next_known(history) == wanted
         seen.add(wanted is None)
     assert seen == {True, False}
 
@@ -185,9 +185,9 @@ def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
 def test_what_was_seen_is_what_was_known_up_to_each_rung() -> None:
     history = at_the_first_rung(6)
     lost = history.proposed_count
-    history.born(Candidate(lost, 0, 0, lost, SPACE.sample(birth_rng(9, 9)), "random", budget=FIRST))
+    history.add_candidate(Candidate(lost, 0, 0, lost, SPACE.sample(birth_rng(9, 9)), "random", budget=FIRST))
     history.tell(lost, Outcome("failed", error="no luck"))
-    seen = seen_of(history, RUNGS)
+    seen = partial_results(history, RUNGS)
     assert seen is not None
     assert seen.places[:6, 0].tolist() == [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
     assert np.isnan(seen.places[[2, 3, 5], 1:]).all()
@@ -200,15 +200,15 @@ def test_what_was_seen_is_what_was_known_up_to_each_rung() -> None:
 def test_nothing_is_learned_before_one_genome_was_trained_in_full() -> None:
     history = RunHistory(SPACE, LOSS)
     for id in range(8):
-        history.born(Candidate(id, 0, 0, id, SPACE.sample(birth_rng(9, id)), "random", budget=FIRST))
+        history.add_candidate(Candidate(id, 0, 0, id, SPACE.sample(birth_rng(9, id)), "random", budget=FIRST))
         history.tell(id, Outcome("ok", {"loss": 1.0}))
-    assert seen_of(history, RUNGS) is None
+    assert partial_results(history, RUNGS) is None
 
 
 def test_in_a_long_run_few_genomes_are_asked_for_and_each_result_once() -> None:
     history, strategy = at_the_first_rung(2000), ruled(Knowing(hope=lambda rows: -rows.astype(float)))
     ASKED.clear()
-    due = strategy.due(history)
+    due = strategy.next_known(history)
     assert due is None or due.budget == MIDDLE
     assert ASKED
     assert max(ASKED) <= 2 * MOST
@@ -219,7 +219,7 @@ def test_it_learns_once_for_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     learn = Knowing.learn
     monkeypatch.setattr(Knowing, "learn", lambda *given: calls.append(1) or learn(*given))
     for _ in range(3):
-        strategy.due(history)
+        strategy.next_known(history)
         strategy.propose(history, birth_rng(0, 0))
     assert len(calls) == 1
 

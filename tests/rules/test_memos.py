@@ -11,10 +11,10 @@ import pytest
 from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.view import Entry, View, entries
+from evo_tune.genome.view import GenomeResults, RankedHistory, results_by_genome
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.fidelity import Curves
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
 from tests.conftest import benchmark
 from tests.rules import reference
@@ -61,11 +61,11 @@ def births(settings: RunSettings, rng: np.random.Generator, known: History, coun
     """Yield births as no rules would make them: further trials of anyone, and now and then the same again."""
     for id in range(count):
         one = Candidate(id, 0, 0, id, SPACE.sample(rng), "random", budget=settings.rungs[0])
-        told = [entry for entry in entries(known).values() if not entry.failed]
+        told = [entry for entry in results_by_genome(known).values() if not entry.failed]
         luck = rng.random()
         if told and luck < 0.5:
             entry = told[int(rng.integers(min(8, len(told))))]
-            last = entry.latest
+            last = entry.latest_trial
             higher = [rung for rung in settings.rungs if rung > last.candidate.budget]
             if higher:
                 one = replace(one, genome=last.genome, budget=higher[0], resumes=last.id)
@@ -83,18 +83,18 @@ def births(settings: RunSettings, rng: np.random.Generator, known: History, coun
 def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole: bool, count: int) -> None:
     settings, rng = VARIANTS[name], np.random.default_rng([objectives, whole, *name.encode()])
     history = RunHistory(SPACE, OBJECTIVES[:objectives], CONSTRAINTS.get(name, ()))
-    strategy = Ruled.of(make_strategy("random", {"population": 8}), settings, CONSTRAINTS.get(name, ()))
+    strategy = StrategyWithRules.of(make_strategy("random", {"population": 8}), settings, CONSTRAINTS.get(name, ()))
     seen, curves = set(), Curves("loss", 1.0)
     for one in births(settings, rng, history, count):
-        history.born(one)
+        history.add_candidate(one)
         while len(history.pending) > 3:
             late = history.pending[int(rng.integers(3))]
             history.tell(late.id, outcome(rng, late, whole))
-            curves.take(entries(history)[genome_key(late.genome)])
-        due, wanted = strategy.due(history), reference.due(settings, history)
+            curves.update(results_by_genome(history)[genome_key(late.genome)])
+        due, wanted = strategy.next_known(history), reference.next_known(settings, history)
         assert (due and replace(due, stop_if=())) == wanted
         seen.add(wanted and wanted.operator)
-        told = list(entries(history).values())
+        told = list(results_by_genome(history).values())
         for start, budget in ((0.0, 1.0), (0.2, 1 / 3)):
             assert curves.bounds(start, budget) == reference.bounds(told, "loss", 1.0, start, budget)
         assert history.ranked_losses().tolist() == [list(trial.losses or ()) for trial in history.ranked()]
@@ -107,9 +107,9 @@ def test_the_genetic_algorithm_sees_in_a_view_what_it_would_keep_one_by_one(name
     history = RunHistory(SPACE, OBJECTIVES[:1], CONSTRAINTS.get(name, ()))
     strategy = make_strategy("ga", {"population": 6})
     for one in births(settings, rng, history, 120):
-        history.born(one)
+        history.add_candidate(one)
         history.tell(one.id, outcome(rng, one, True))
-    view, pool = View(history, settings.rungs, lambda genome: False), []
+    view, pool = RankedHistory(history, settings.rungs, lambda genome: False), []
     for trial in view.trials:
         if trial.losses is not None:
             pool = sorted([*pool, (trial.losses, trial.id)])[:6]
@@ -121,17 +121,17 @@ def test_the_genetic_algorithm_sees_in_a_view_what_it_would_keep_one_by_one(name
 def test_a_birth_in_a_long_run_asks_few_genomes_what_they_reached(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, rng = VARIANTS[name], np.random.default_rng(2)
     history = RunHistory(SPACE, OBJECTIVES[:1], CONSTRAINTS.get(name, ()))
-    strategy = Ruled.of(make_strategy("ga", {"population": 8}), settings, CONSTRAINTS.get(name, ()))
+    strategy = StrategyWithRules.of(make_strategy("ga", {"population": 8}), settings, CONSTRAINTS.get(name, ()))
     for one in births(settings, rng, history, 400):
-        history.born(one)
+        history.add_candidate(one)
         history.tell(one.id, outcome(rng, one, False))
     strategy.propose(history, np.random.default_rng(0))
     asked = []
-    losses = Entry.losses
-    monkeypatch.setattr(Entry, "losses", lambda entry, budget: asked.append(entry.key) or losses(entry, budget))
+    losses = GenomeResults.losses
+    monkeypatch.setattr(GenomeResults, "losses", lambda entry, budget: asked.append(entry.key) or losses(entry, budget))
     for id in range(400, 410):
         one = Candidate(id, 0, 0, id, SPACE.sample(rng), "random", budget=settings.rungs[0])
-        history.born(one)
+        history.add_candidate(one)
         history.tell(id, outcome(rng, one, False))
         strategy.propose(history, np.random.default_rng(id))
     assert len(asked) < 10 * 10, "each told result is looked at, and none of the 400 before"

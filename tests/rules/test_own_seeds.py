@@ -96,8 +96,8 @@ def test_verify_says_of_a_candidate_that_its_seed_is_not_its_own(noisy: Path) ->
 def test_what_is_expected_takes_no_seed_for_a_shared_one(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the rule that weighs further seeds, and in what is recommended."""
     told: list[bool] = []
-    plain = recommendation.by_expectation
-    monkeypatch.setattr(recommendation, "by_expectation", lambda *given: told.append(given[3]) or plain(*given))
+    plain = recommendation.expected_losses
+    monkeypatch.setattr(recommendation, "expected_losses", lambda *given: told.append(given[3]) or plain(*given))
     for seeds in ("own", "shared"):
         search = run(noisy, seeds, seeds=seeds, seeds_per_trial="auto", trials=14)
         rules = ruled(search.saved.manifest, search.evaluator, "saea").settings

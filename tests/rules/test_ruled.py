@@ -14,12 +14,12 @@ import pytest
 from evo_tune import settings
 from evo_tune.genome.trial import Candidate, Constraint, Minimize, Objective, Outcome, Proposal
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.genome.view import entries
+from evo_tune.genome.view import results_by_genome
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules import extra_seeds
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
 from tests.strategies.cases import OBJECTIVES, SPACES
 from tests.strategies.simulate import Born, Refused, Simulation, Told, birth_rng, rebuild
@@ -77,9 +77,9 @@ def ruled(
     constraints: Sequence[Constraint] = (),
     known: bool = False,
     **options: object,
-) -> Ruled:
+) -> StrategyWithRules:
     inner = make_strategy(name, {"population": 4, **options})
-    return Ruled.of(inner, rules or RunSettings(), constraints, estimate if known else lambda genome: {})
+    return StrategyWithRules.of(inner, rules or RunSettings(), constraints, estimate if known else lambda genome: {})
 
 
 EVERYTHING = RunSettings(fidelity=FIDELITY, prune=True, seeds_per_trial=3)
@@ -100,12 +100,12 @@ VARIANTS = {
 
 
 @pytest.fixture(params=VARIANTS)
-def strategy(request: pytest.FixtureRequest) -> Ruled:
+def strategy(request: pytest.FixtureRequest) -> StrategyWithRules:
     return VARIANTS[request.param]
 
 
 @pytest.fixture
-def known(strategy: Ruled) -> Simulation:
+def known(strategy: StrategyWithRules) -> Simulation:
     """A run on three slots of which several tests look at one thing each; none changes it."""
     return _known(next(name for name, one in VARIANTS.items() if one is strategy))
 
@@ -116,7 +116,7 @@ def _known(name: str) -> Simulation:
 
 
 def simulate(strategy: Strategy, **fields: object) -> Simulation:
-    several = isinstance(strategy, Ruled) and strategy.inner.several_objectives
+    several = isinstance(strategy, StrategyWithRules) and strategy.inner.several_objectives
     objectives = OBJECTIVES if several and strategy.settings.rungs == RUNGS and not strategy.settings.prune else LOSS
     given = {"objectives": objectives, "evaluate": trained(noise=0.02, fail=0.15), "births": 24, **fields}
     return Simulation(strategy, SPACE, **given).run()  # type: ignore[arg-type]
@@ -128,7 +128,7 @@ def births(run: Simulation) -> list[tuple[object, ...]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["arrival", "proposal"])
-def test_a_run_resumed_at_any_cut_goes_on_the_same(strategy: Ruled, known: Simulation, order: str) -> None:
+def test_a_run_resumed_at_any_cut_goes_on_the_same(strategy: StrategyWithRules, known: Simulation, order: str) -> None:
     run = known if order == "arrival" else simulate(strategy, slots=4, order="proposal", lag=3, births=16)
     for cut, event in list(enumerate(run.events))[order == "proposal" :: 2]:
         if isinstance(event, Told) or (isinstance(event, Born) and event.candidate.id == 0):
@@ -146,12 +146,12 @@ def test_a_run_resumed_at_any_cut_goes_on_the_same(strategy: Ruled, known: Simul
 
 
 @pytest.mark.slow
-def test_in_birth_order_slots_and_speeds_do_not_matter(strategy: Ruled) -> None:
+def test_in_birth_order_slots_and_speeds_do_not_matter(strategy: StrategyWithRules) -> None:
     one, four = (simulate(strategy, slots=n, order="proposal", lag=4, speed=n) for n in (1, 4))
     assert births(one) == births(four)
 
 
-def test_every_trial_is_where_the_rules_want_it(strategy: Ruled, known: Simulation) -> None:
+def test_every_trial_is_where_the_rules_want_it(strategy: StrategyWithRules, known: Simulation) -> None:
     run = known
     rungs, told = strategy.settings.rungs, {trial.id: trial for trial in run.history.trials}
     fresh = [c for c in run.candidates if c.fresh]
@@ -170,12 +170,12 @@ def test_every_trial_is_where_the_rules_want_it(strategy: Ruled, known: Simulati
     assert any(trial.rankable or not trial.ok for trial in default)  # trained in full, whatever it shows
 
 
-def test_what_is_due_is_done_at_the_limit(strategy: Ruled, known: Simulation) -> None:
+def test_what_is_due_is_done_at_the_limit(strategy: StrategyWithRules, known: Simulation) -> None:
     assert not known.history.pending
-    assert strategy.due(known.history) is None
+    assert strategy.next_known(known.history) is None
 
 
-def test_with_one_slot_a_limit_changes_nothing_that_comes_after(strategy: Ruled) -> None:
+def test_with_one_slot_a_limit_changes_nothing_that_comes_after(strategy: StrategyWithRules) -> None:
     short, long = simulate(strategy, births=9), simulate(strategy, births=17)
     assert births(short) == births(long)[: len(births(short))]
 
@@ -262,12 +262,14 @@ def test_a_strategy_is_shown_genomes_in_the_order_of_what_is_expected_of_them() 
     differs = 0
     for seed in range(2):
         run = by_worth(0.4, births=24, seed=seed)
-        doubt = extra_seeds.Doubt(SPACE, 4)
+        doubt = extra_seeds.SeedGains(SPACE, 4)
         for trial in run.history.trials:
-            doubt.take(trial, run.history.proposed_units[trial.id])
+            doubt.update(trial, run.history.proposed_units[trial.id])
         shown = [genome_key(run.candidates[id].genome) for id in run.strategy.survivors(run.history)]
-        assert shown == list(doubt.expected([]))[:4]
-        seen = sorted((entry.losses(1.0), key) for key, entry in entries(run.history).items() if entry.losses(1.0))
+        assert shown == list(doubt.expected_losses([]))[:4]
+        seen = sorted(
+            (entry.losses(1.0), key) for key, entry in results_by_genome(run.history).items() if entry.losses(1.0)
+        )
         differs += shown != [key for _, key in seen][:4]
     assert differs
 
@@ -329,4 +331,4 @@ def test_a_strategy_with_budgets_of_its_own_is_refused() -> None:
             return []
 
     with pytest.raises(ValueError, match="of its own: declare own_trials = True"):
-        simulate(Ruled.of(Own(), RunSettings(fidelity=FIDELITY)))
+        simulate(StrategyWithRules.of(Own(), RunSettings(fidelity=FIDELITY)))

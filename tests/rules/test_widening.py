@@ -14,8 +14,8 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import EXTRA_SEED, Candidate, Constraint, Minimize, Outcome
 from evo_tune.genome.widening import WIDENINGS, Range
 from evo_tune.plugins.find import make_strategy
-from evo_tune.rules.ruled import Ruled
-from evo_tune.rules.widening import Widening, agreeing, leaders_wanted
+from evo_tune.rules.ruled import StrategyWithRules
+from evo_tune.rules.widening import Widening, leader_count, leaders_needed
 from evo_tune.settings import RunSettings
 
 SPACE = SearchSpace(
@@ -35,7 +35,7 @@ def history(*genomes: Mapping[str, Any], losses: Sequence[float] = (), objective
     goals = [Minimize(f"loss{place}") for place in range(objectives)]
     found = RunHistory(SPACE, goals, [Constraint.parse("size<=10")])
     for id, genome in enumerate([*given, *rest]):
-        found.born(Candidate(id, 0, 0, 0, genome, "random", (), 1.0))
+        found.add_candidate(Candidate(id, 0, 0, 0, genome, "random", (), 1.0))
         loss = losses[id] if id < len(losses) else float(id)
         found.tell(id, Outcome("ok", {**{goal.metric: loss for goal in goals}, "size": genome.get("size", 1)}))
     return found
@@ -43,7 +43,7 @@ def history(*genomes: Mapping[str, Any], losses: Sequence[float] = (), objective
 
 def decided(found: RunHistory, limits: Mapping[str, Range] = LIMITS, **rules: Any) -> Widening | None:
     strategy = make_strategy("random", {"population": rules.pop("population", 4)})
-    return Ruled.of(strategy, RunSettings(**rules), limits=limits).widening(found)
+    return StrategyWithRules.of(strategy, RunSettings(**rules), limits=limits).next_widening(found)
 
 
 def test_three_of_five_at_an_end_widen_it_there() -> None:
@@ -89,12 +89,12 @@ def test_values_that_were_not_compared_with_others_are_no_evidence() -> None:
     """A default at an end is shared by all genomes that come from it."""
     found = RunHistory(SPACE, [Minimize("loss0")])
     for id in range(14):
-        found.born(
+        found.add_candidate(
             Candidate(id, 0, 0, 0, {**MIDDLE, "y": id / 100, "few": 4 if id in (7, 8) else 2}, "random", (), 1.0)
         )
         found.tell(id, Outcome("ok", {"loss0": float(id)}))
     assert decided(found, limits=FEW) is None
-    found.born(Candidate(14, 0, 0, 0, {**MIDDLE, "few": 4}, "random", (), 1.0))
+    found.add_candidate(Candidate(14, 0, 0, 0, {**MIDDLE, "few": 4}, "random", (), 1.0))
     found.tell(14, Outcome("ok", {"loss0": 14.0}))
     due = decided(found, limits=FEW)
     assert due is not None
@@ -128,7 +128,7 @@ def test_failures_and_genomes_outside_constraints_do_not_lead() -> None:
     )
     genomes = [{**MIDDLE, **one} for one in AT_END] + [{**MIDDLE, "y": number / 100} for number in range(1, 13)]
     for id, genome in enumerate(genomes):
-        found.born(Candidate(id, 0, 0, 0, genome, "random", (), 1.0))
+        found.add_candidate(Candidate(id, 0, 0, 0, genome, "random", (), 1.0))
         found.tell(id, Outcome("ok", {"loss0": float(id), "size": 99.0 if id < 5 else 1.0}))
     assert decided(found) is None
 
@@ -141,7 +141,7 @@ def test_a_range_widens_again_only_for_genomes_in_the_added_part() -> None:
     assert decided(found) is None, "the range has room now"
     for number, y in enumerate((1.99, 1.98, 1.97)):
         id = found.proposed_count
-        found.born(Candidate(id, 0, 0, id, {**MIDDLE, "y": y}, "random", (), 1.0))
+        found.add_candidate(Candidate(id, 0, 0, id, {**MIDDLE, "y": y}, "random", (), 1.0))
         found.tell(id, Outcome("ok", {"loss0": -10.0 + number, "size": 1.0}))
     again = decided(found)
     assert again is not None
@@ -157,7 +157,7 @@ def test_seeds_are_averaged_and_a_lucky_one_does_not_lead() -> None:
     for place in range(5):
         id = found.proposed_count
         genome = found.trials[place].genome
-        found.born(Candidate(id, 0, 0, id, dict(genome), EXTRA_SEED, (), 1.0, None, 1))
+        found.add_candidate(Candidate(id, 0, 0, id, dict(genome), EXTRA_SEED, (), 1.0, None, 1))
         found.tell(id, Outcome("ok", {"loss0": 100.0, "size": 1.0}))
     assert decided(found, seeds_per_trial=2) is None
 
@@ -171,10 +171,10 @@ def test_a_run_widens_at_most_a_hundred_times() -> None:
 
 
 def test_leaders_needed_follow_from_the_binomial_distribution() -> None:
-    assert [leaders_wanted(count) for count in (10, 59, 60, 99, 100, 10_000)] == [5, 5, 6, 9, 10, 10]
+    assert [leader_count(count) for count in (10, 59, 60, 99, 100, 10_000)] == [5, 5, 6, 9, 10, 10]
     for leaders, share in product((5, 7, 10), (0.05, 0.2, 1 / 3, 0.5)):
         chances = [sum(_binomial(leaders, count, share) for count in range(least, leaders + 1)) for least in range(12)]
-        needed = agreeing(leaders, share)
+        needed = leaders_needed(leaders, share)
         assert needed >= 3
         assert chances[needed] <= 0.05 or needed > leaders
         assert needed == 3 or chances[needed - 1] > 0.05

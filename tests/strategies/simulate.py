@@ -16,7 +16,7 @@ from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import DEFAULT, WARM_START, Candidate, Constraint, Objective, Outcome, Proposal, trial_seed
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def rebuild(
     history = RunHistory(space, objectives, constraints)
     for event in events:
         if isinstance(event, Born):
-            history.born(event.candidate)
+            history.add_candidate(event.candidate)
         elif isinstance(event, Told):
             history.tell(event.id, event.outcome)
         elif isinstance(event, Widened):
@@ -108,7 +108,7 @@ class Simulation:
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.rules = self.strategy if isinstance(self.strategy, Ruled) else None
+        self.rules = self.strategy if isinstance(self.strategy, StrategyWithRules) else None
         self.history = RunHistory(self.space, self.objectives, self.rules.constraints if self.rules else ())
         self.recorded: dict[int, Outcome] = {}
 
@@ -161,12 +161,12 @@ class Simulation:
             reported_before=len(self.history.trials),
             **vars(proposal),
         )
-        self.history.born(candidate)
+        self.history.add_candidate(candidate)
         self.events.append(Born(candidate))
         return candidate
 
     def _due(self) -> Proposal | None:
-        return self.strategy.due(self.history) if isinstance(self.strategy, Ruled) else None
+        return self.strategy.next_known(self.history) if isinstance(self.strategy, StrategyWithRules) else None
 
     def _propose(self, id: int) -> Proposal | None:
         number = self.history.fresh_count

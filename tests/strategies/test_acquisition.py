@@ -8,12 +8,12 @@ from scipy.optimize import approx_fprime
 
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import RunHistory
-from evo_tune.genome.models.gaussian import Layout
+from evo_tune.genome.models.gaussian import FeatureLayout
 from evo_tune.genome.models.process import Process
-from evo_tune.genome.priors import beliefs
+from evo_tune.genome.priors import log_prior
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
-from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, met, success
+from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, constraint_factor, success_factor
 from evo_tune.strategies._models import Models
 from evo_tune.strategies.saea import SAEA, _success
 from tests.strategies.cases import OBJECTIVES
@@ -26,7 +26,7 @@ SPACE = SearchSpace(
     n=Int(1, 9),
     other=Choice(("u", "v"), when={"kind": "b"}),
 )
-LAYOUT = Layout.of(SPACE)
+LAYOUT = FeatureLayout.of(SPACE)
 UNITS = np.stack([SPACE.encode(SPACE.snap(row)) for row in birth_rng(0, 0).random((40, 5))])
 
 
@@ -46,8 +46,10 @@ def factors() -> dict[str, Factor | None]:
     return {
         "improvement": improvement(NOISY, pending=3),
         "precise improvement": improvement(NOISY, pending=3, precise=True),
-        "success": success(LAYOUT, UNITS, labels, 60),
-        "constraint": met(LAYOUT, UNITS, UNITS[:, 0] - UNITS[:, 3] + 0.2 * birth_rng(0, 3).normal(size=len(UNITS))),
+        "success": success_factor(LAYOUT, UNITS, labels, 60),
+        "constraint": constraint_factor(
+            LAYOUT, UNITS, UNITS[:, 0] - UNITS[:, 3] + 0.2 * birth_rng(0, 3).normal(size=len(UNITS))
+        ),
         "prior": Prior(SPACE.genes, 0.7),
     }
 
@@ -77,20 +79,20 @@ def test_a_region_of_failures_is_improbable_and_its_power_makes_it_more_so() -> 
     labels = np.where(UNITS[:, 0] > 0.6, -1.0, 1.0)
     low, high = np.full((1, 5), 0.5), np.full((1, 5), 0.5)
     low[:, 0], high[:, 0] = 0.3, 0.9
-    few, many = success(LAYOUT, UNITS, labels, 2000), success(LAYOUT, UNITS, labels, 40)
+    few, many = success_factor(LAYOUT, UNITS, labels, 2000), success_factor(LAYOUT, UNITS, labels, 40)
     assert few is not None
     assert many is not None
     assert np.exp(few.logs(low))[0] > 0.9 > 0.1 > np.exp(few.logs(high))[0]
     assert few.power == 1.0 < many.power
     assert many.logs(high) == pytest.approx(many.power * few.logs(high))
-    assert success(LAYOUT, UNITS, np.ones(len(UNITS)), 40) is None
+    assert success_factor(LAYOUT, UNITS, np.ones(len(UNITS)), 40) is None
 
 
 def test_a_failure_in_a_region_has_a_price_sooner_than_one_at_random() -> None:
     """As many fail in both, but only a region can be avoided."""
     last = np.sort(UNITS[:, 0])[-8]
-    region = success(LAYOUT, UNITS, np.where(UNITS[:, 0] >= last, -1.0, 1.0), 200)
-    random = success(LAYOUT, UNITS, np.where(np.arange(len(UNITS)) % 5 == 0, -1.0, 1.0), 200)
+    region = success_factor(LAYOUT, UNITS, np.where(UNITS[:, 0] >= last, -1.0, 1.0), 200)
+    random = success_factor(LAYOUT, UNITS, np.where(np.arange(len(UNITS)) % 5 == 0, -1.0, 1.0), 200)
     assert region is not None
     assert random is not None
     assert region.power > random.power == 1.0
@@ -108,7 +110,7 @@ def test_an_edge_is_found_from_trials_near_it() -> None:
 
     said = []
     for seed in range(4):
-        factor = success(Layout.of(space), *near(30, seed), 30)
+        factor = success_factor(FeatureLayout.of(space), *near(30, seed), 30)
         assert factor is not None
         units, labels = near(400, seed + 100)
         chance = np.exp(factor.logs(units) / factor.power)
@@ -123,10 +125,10 @@ def test_what_is_known_of_a_region_of_failures_is_not_lost_in_a_long_run() -> No
         history, rng, best = RunHistory(space, OBJECTIVES[:1]), birth_rng(seed, 0), np.full(5, 0.5)
         alike = best + 0.01 * rng.normal(size=(300, 5))
         for id, row in enumerate([*rng.random((40, 5)), *alike]):
-            history.born(Candidate(id, 0, 0, id, space.snap(row), "random"))
+            history.add_candidate(Candidate(id, 0, 0, id, space.snap(row), "random"))
             fine = Outcome("ok", {"loss": float(((row - best) ** 2).sum())})
             history.tell(id, fine if row[:3].sum() < 1.7 else Outcome("failed", error="?"))
-        factor = _success(history, Layout.of(space))
+        factor = _success(history, FeatureLayout.of(space))
         assert factor is not None
         units = birth_rng(seed, 1).random((300, 5))
         units[:, 3:], beyond = 0.5, units[:, :3].sum(axis=1) - 1.7
@@ -141,7 +143,7 @@ def test_out_of_memory_is_a_region_and_a_lost_node_is_none() -> None:
     def chance(status: str) -> float:
         history = RunHistory(SPACE, OBJECTIVES[:1])
         for id, row in enumerate(UNITS):
-            history.born(Candidate(id, 0, 0, id, SPACE.snap(row), "random"))
+            history.add_candidate(Candidate(id, 0, 0, id, SPACE.snap(row), "random"))
             lost = row[0] > 0.6
             history.tell(id, Outcome(status, error="?") if lost else Outcome("ok", {"loss": 1.0}))  # type: ignore[arg-type]
         factor, there = _success(history, LAYOUT), np.full((1, 5), 0.5)
@@ -156,17 +158,17 @@ def test_out_of_memory_is_a_region_and_a_lost_node_is_none() -> None:
 def test_the_probability_of_a_constraint_falls_across_its_bound() -> None:
     excess = UNITS[:, 0] - 0.5
     excess[3] = np.nan  # a metric that a trial lacks
-    factor = met(LAYOUT, UNITS, excess)
+    factor = constraint_factor(LAYOUT, UNITS, excess)
     assert factor is not None
     points = np.full((3, 5), 0.5)
     points[:, 0] = (0.3, 0.5, 0.7)
     chances = np.exp(factor.logs(points))
     assert chances[0] > 0.95 > 0.9 > chances[1] > 0.1 > 0.05 > chances[2]
-    assert met(LAYOUT, UNITS, np.full(len(UNITS), np.nan)) is None
+    assert constraint_factor(LAYOUT, UNITS, np.full(len(UNITS), np.nan)) is None
 
 
 def test_the_prior_counts_with_its_weight() -> None:
-    assert Prior(SPACE.genes, 0.5).logs(UNITS) == pytest.approx(0.5 * beliefs(SPACE.genes, UNITS))
+    assert Prior(SPACE.genes, 0.5).logs(UNITS) == pytest.approx(0.5 * log_prior(SPACE.genes, UNITS))
 
 
 def test_a_run_ends_at_an_active_constraint() -> None:

@@ -13,13 +13,13 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.strategies import _candidates, _models, saea
 from evo_tune.strategies._candidates import (
-    RECENT,
-    STALLED,
+    MAX_RECENT_TRIALS,
+    RESULTS_UNTIL_STALLED,
     Draft,
     Novelty,
-    _varied,
-    rare_value,
-    rounded,
+    _mutate_units,
+    move_to_cell_centres,
+    propose_rare_value,
     search_around,
 )
 from evo_tune.strategies.saea import SAEA
@@ -36,7 +36,7 @@ def near(units: np.ndarray) -> np.ndarray:
 
 def begun(space: SearchSpace) -> History:
     history = RunHistory(space, OBJECTIVES[:1])
-    history.born(Candidate(0, 0, 0, 0, space.default(), "default"))
+    history.add_candidate(Candidate(0, 0, 0, 0, space.default(), "default"))
     return history
 
 
@@ -63,14 +63,14 @@ def test_search_skips_seen_genomes_until_none_is_left() -> None:
         found = search_around(Novelty.of(history, 0.0), bred, lambda units: units.sum(axis=1), birth_rng(0, id))
         assert found is not None
         assert not history.seen(found.genome)
-        history.born(Candidate(id, 0, 0, 0, found.genome, found.operator))
+        history.add_candidate(Candidate(id, 0, 0, 0, found.genome, found.operator))
     assert search_around(Novelty.of(history, 0.0), bred, lambda units: units.sum(axis=1), birth_rng(0, 9)) is None
 
 
 def test_variants_stay_in_the_space_and_differ() -> None:
     space = SPACES["mixed"]
     units = np.repeat(space.encode(space.default())[None], 200, axis=0)
-    varied = _varied(units, space, birth_rng(0, 0), 0.1)
+    varied = _mutate_units(units, space, birth_rng(0, 0), 0.1)
     assert np.all((varied >= 0.0) & (varied <= 1.0))
     assert np.all((varied != units).any(axis=1))
     assert (varied != units).mean() < 0.4
@@ -80,14 +80,14 @@ def test_coordinates_of_genes_with_few_values_arerounded_as_by_snapping() -> Non
     space = SearchSpace(x=Float(0, 1), depth=Int(1, 5), kind=Choice(("a", "b", "c")), batch=Choice((8, 16)))
     units = birth_rng(0, 0).random((50, 4))
     snapped = np.stack([space.encode(space.snap(row)) for row in units])
-    assert np.allclose(rounded(space, units), snapped, atol=1e-5)
+    assert np.allclose(move_to_cell_centres(space, units), snapped, atol=1e-5)
 
 
 def grown(space: SearchSpace, *genomes: dict[str, object], told: int = 0) -> History:
     """Return a history of births, of which the first so many are told, the first one being the best."""
     history = RunHistory(space, OBJECTIVES[:1])
     for id, genome in enumerate(genomes):
-        history.born(Candidate(id, 0, 0, 0, space.check(genome), "given"))
+        history.add_candidate(Candidate(id, 0, 0, 0, space.check(genome), "given"))
     for id in range(told):
         history.tell(id, Outcome("ok", {"loss": float(id)}))
     return history
@@ -117,7 +117,7 @@ def test_genomes_near_in_every_gene_are_not_new(change: dict[str, object], new: 
 
 
 def test_proposals_keep_apart_from_the_latest_and_the_best_trials() -> None:
-    others = [{"x": place / 2000, "width": 100, "depth": 2, "kind": "b"} for place in range(RECENT + 20)]
+    others = [{"x": place / 2000, "width": 100, "depth": 2, "kind": "b"} for place in range(MAX_RECENT_TRIALS + 20)]
     near = NARROW.check({**HERE, "x": 0.51})
     assert not Novelty.of(grown(NARROW, HERE, *others, told=1), 0.03)(near)
     assert Novelty.of(grown(NARROW, HERE, *others), 0.03)(near)  # neither told nor recent: forgotten
@@ -131,8 +131,8 @@ def test_searches_and_drafts_yield_only_new_genomes() -> None:
     found = search_around(Novelty.of(history, 0.05), bred, near, birth_rng(0, 0))
     assert found is not None
     assert 0.05 <= np.abs(PLANE.encode(found.genome) - TARGET).max() < 0.1
-    assert len(list(Novelty.of(history, 0.05).new(bred))) == 20
-    assert len(list(Novelty.of(history, 0.0).new(bred))) == 21
+    assert len(list(Novelty.of(history, 0.05).filter_new(bred))) == 20
+    assert len(list(Novelty.of(history, 0.0).filter_new(bred))) == 21
 
 
 KINDS = SearchSpace(x=Float(0, 1), y=Float(0, 1), depth=Int(1, 9), kind=Choice(("a", "b", "c")))
@@ -143,7 +143,7 @@ def standing(for_results: int, kinds: str = "aaaab", objectives: int = 1, out: i
     history, rng = RunHistory(KINDS, OBJECTIVES[:objectives]), birth_rng(1, 0)
     for id in range(20 + for_results + out):
         genome = {**KINDS.sample(rng), "kind": kinds[id % len(kinds)]}
-        history.born(Candidate(id, 0, 0, id, genome, "random"))
+        history.add_candidate(Candidate(id, 0, 0, id, genome, "random"))
         if id < 20 + for_results:
             loss = 0.0 if id == 19 else 1.0 + float(rng.random())
             history.tell(id, Outcome("ok", {"loss": loss, "cost": loss}))
@@ -155,7 +155,7 @@ def drafts() -> list[Draft]:
 
 
 def chance(history: History, chances: float = 1.0, seed: int = 0) -> str | None:
-    found = rare_value(Novelty.of(history, 0.0), drafts(), chances, birth_rng(seed, 0))
+    found = propose_rare_value(Novelty.of(history, 0.0), drafts(), chances, birth_rng(seed, 0))
     if found is None:
         return None
     assert found.operator == "chance"
@@ -165,48 +165,52 @@ def chance(history: History, chances: float = 1.0, seed: int = 0) -> str | None:
 
 
 def test_a_stalled_search_tries_the_value_with_the_fewest_trials() -> None:
-    assert chance(standing(STALLED + 1)) == "c"
-    assert chance(standing(STALLED + 1, "aaacccb")) == "b"
-    assert {chance(standing(STALLED + 1, "aaaaaabc"), seed=seed) for seed in range(20)} == {"b", "c"}
+    assert chance(standing(RESULTS_UNTIL_STALLED + 1)) == "c"
+    assert chance(standing(RESULTS_UNTIL_STALLED + 1, "aaacccb")) == "b"
+    assert {chance(standing(RESULTS_UNTIL_STALLED + 1, "aaaaaabc"), seed=seed) for seed in range(20)} == {"b", "c"}
 
 
 def test_while_results_improve_no_rare_value_is_tried_and_nothing_is_drawn() -> None:
     rng = birth_rng(0, 0)
-    assert rare_value(Novelty.of(standing(STALLED), 0.0), drafts(), 1.0, rng) is None
+    assert propose_rare_value(Novelty.of(standing(RESULTS_UNTIL_STALLED), 0.0), drafts(), 1.0, rng) is None
     assert rng.random() == birth_rng(0, 0).random()
 
 
 def test_results_pending_at_the_time_of_the_best_do_not_count_as_stalled() -> None:
-    assert chance(standing(STALLED + 5, out=STALLED + 5)) is None
-    assert chance(standing(STALLED + 6, out=STALLED + 5)) == "c"
+    assert chance(standing(RESULTS_UNTIL_STALLED + 5, out=RESULTS_UNTIL_STALLED + 5)) is None
+    assert chance(standing(RESULTS_UNTIL_STALLED + 6, out=RESULTS_UNTIL_STALLED + 5)) == "c"
 
 
 def test_losses_of_different_scales_are_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    history = standing(STALLED)
+    history = standing(RESULTS_UNTIL_STALLED)
     monkeypatch.setattr(history, "scaled_losses", lambda: np.full(len(history.ranking), np.nan))
     assert chance(history) is None
 
 
 def test_a_value_with_enough_trials_is_not_tried_again() -> None:
-    assert chance(standing(STALLED + 1, "abc")) == chance(standing(STALLED + 1, "acb")) is not None
+    assert (
+        chance(standing(RESULTS_UNTIL_STALLED + 1, "abc"))
+        == chance(standing(RESULTS_UNTIL_STALLED + 1, "acb"))
+        is not None
+    )
     assert chance(standing(600, "aaab")) == "c"
     assert chance(standing(600, "abc")) is None
 
 
 def test_the_share_of_rare_values_is_the_given_probability() -> None:
-    history = standing(STALLED + 1)
+    history = standing(RESULTS_UNTIL_STALLED + 1)
     assert chance(history, 0.0) is None
     assert 20 < sum(chance(history, 0.3, seed) is not None for seed in range(100)) < 40
 
 
 def test_no_rare_value_with_several_objectives_or_without_an_unordered_gene() -> None:
-    assert chance(standing(STALLED + 1, objectives=2)) is None
+    assert chance(standing(RESULTS_UNTIL_STALLED + 1, objectives=2)) is None
     space = SearchSpace(x=Float(0, 1), size=Choice((1, 2, 3), ordered=True))
     history = RunHistory(space, OBJECTIVES[:1])
     for id in range(40):
-        history.born(Candidate(id, 0, 0, id, space.sample(birth_rng(0, id)), "random"))
+        history.add_candidate(Candidate(id, 0, 0, id, space.sample(birth_rng(0, id)), "random"))
         history.tell(id, Outcome("ok", {"loss": float(id)}))
-    assert rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(0, 0)) is None
+    assert propose_rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(0, 0)) is None
 
 
 def test_results_of_the_rare_value_alone_choose_the_place() -> None:
@@ -216,9 +220,9 @@ def test_results_of_the_rare_value_alone_choose_the_place() -> None:
     for id in range(46):
         kind, x = ("b", 0.1 + 0.15 * id) if id < 6 else ("a", 0.02 * (id - 6))
         loss = 3.0 - x if kind == "b" else x
-        history.born(Candidate(id, 0, 0, id, space.snap(space.encode({"x": x, "kind": kind})), "given"))
+        history.add_candidate(Candidate(id, 0, 0, id, space.snap(space.encode({"x": x, "kind": kind})), "given"))
         history.tell(id, Outcome("ok", {"loss": loss}))
-    found = [rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(seed, 0)) for seed in range(8)]
+    found = [propose_rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(seed, 0)) for seed in range(8)]
     assert [one.genome["kind"] for one in found if one] == ["b"] * 8
     assert np.median([float(one.genome["x"]) for one in found if one]) > 0.8
 
@@ -228,7 +232,7 @@ def test_random_genomes_with_the_value_are_candidates_too(monkeypatch: pytest.Mo
     history = RunHistory(space, OBJECTIVES[:1])
     genomes = [{"n": n, "kind": "a", "m": 1} for n in range(1, 50)]
     for id, genome in enumerate(genomes):
-        history.born(Candidate(id, 0, 0, id, genome, "given"))
+        history.add_candidate(Candidate(id, 0, 0, id, genome, "given"))
         history.tell(id, Outcome("ok", {"loss": float(id)}))
     monkeypatch.setattr(saea, "IMMIGRANTS", 0)
     proposal = SAEA(rare_values=1.0).propose(history, birth_rng(0, 99))
@@ -260,7 +264,7 @@ def test_a_value_that_looked_worse_at_first_is_found(monkeypatch: pytest.MonkeyP
 
 def test_a_rare_value_costs_little_more_in_a_long_run() -> None:
     costs = []
-    for count in (STALLED + 50, 3_000):
+    for count in (RESULTS_UNTIL_STALLED + 50, 3_000):
         history, times = standing(count, "a" * 9 + "b"), []
         for id in range(5):
             start = time.process_time()

@@ -9,8 +9,8 @@ from scipy.stats import ortho_group
 
 from evo_tune.genome.genes import Choice, Float
 from evo_tune.genome.space import SearchSpace
-from evo_tune.strategies._candidates import LIKED, Draft
-from evo_tune.strategies._climb import climbed, nearby
+from evo_tune.strategies._candidates import PARENTS_PER_ROUND, Draft
+from evo_tune.strategies._climb import climb_drafts, drafts_near
 from evo_tune.strategies._deap import Individual
 from tests.strategies.simulate import birth_rng
 
@@ -23,13 +23,13 @@ def test_a_climb_ends_at_the_top_and_leaves_genes_that_hardly_matter_alone() -> 
     def merits(units: np.ndarray) -> np.ndarray:
         return np.asarray(-(weight * (units - target) ** 2).sum(axis=1))
 
-    ends = climbed(drafts, merits, lambda units: (merits(units), -2.0 * weight * (units - target)), space)
-    assert len(ends) == LIKED
+    ends = climb_drafts(drafts, merits, lambda units: (merits(units), -2.0 * weight * (units - target)), space)
+    assert len(ends) == PARENTS_PER_ROUND
     begun_at = {round(float(one.units[2]), 9) for one in drafts}
     for one in ends:
         assert np.abs(np.asarray(one.units) - target)[:2].max() < 0.05
         assert one.parents == (3,)
-    assert sum(round(float(one.units[2]), 9) in begun_at for one in ends) >= LIKED // 2
+    assert sum(round(float(one.units[2]), 9) in begun_at for one in ends) >= PARENTS_PER_ROUND // 2
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -47,7 +47,7 @@ def test_a_climb_along_a_narrow_ridge_ends_where_scipy_ends(seed: int, outside: 
         return -np.einsum("pi,ij,pj->p", away, shape, away), -2.0 * away @ shape
 
     drafts = [Draft(row, "random") for row in rng.random((20, 5))]
-    ends = np.stack([one.units for one in climbed(drafts, lambda units: slopes(units)[0], slopes, space)])
+    ends = np.stack([one.units for one in climb_drafts(drafts, lambda units: slopes(units)[0], slopes, space)])
     lowest = minimize(
         lambda u: -slopes(u[None])[0][0], np.full(5, 0.5), jac=lambda u: -slopes(u[None])[1][0], bounds=[(0, 1)] * 5
     )
@@ -62,14 +62,14 @@ def test_a_gene_without_order_stays_as_it_is() -> None:
     def slopes(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return -((units[:, 0] - 0.3) ** 2), np.stack([-2.0 * (units[:, 0] - 0.3), np.zeros(len(units))], axis=1)
 
-    ends = np.stack([one.units for one in climbed(drafts, lambda units: slopes(units)[0], slopes, space)])
+    ends = np.stack([one.units for one in climb_drafts(drafts, lambda units: slopes(units)[0], slopes, space)])
     assert ends[:, 0] == pytest.approx(0.3, abs=1e-3)
     assert sorted(ends[:, 1]) == sorted(float(one.units[1]) for one in drafts)
 
 
 def test_starts_are_near_each_leader_at_all_distances() -> None:
     leaders = [Individual(7, (0.0,), [0.5] * 6), Individual(3, (1.0,), [0.2] * 6)]
-    starts = list(nearby(leaders, birth_rng(0, 0)))
+    starts = list(drafts_near(leaders, birth_rng(0, 0)))
     for leader in leaders:
         mine = [one for one in starts if one.parents == (leader.id,)]
         distances = [float(np.abs(np.asarray(one.units) - leader.units).max()) for one in mine]

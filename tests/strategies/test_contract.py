@@ -18,7 +18,7 @@ from evo_tune.errors import OptionError, SpaceError
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.genome.widening import limits_of, widest
+from evo_tune.genome.widening import widen_to_limits, widening_limits
 from evo_tune.options.binding import options_of
 from evo_tune.options.declare import members
 from evo_tune.plugins.find import find_strategy, list_strategies, make_strategy
@@ -176,7 +176,9 @@ def test_a_run_resumed_at_any_point_proposes_the_same(
 def test_ranges_may_become_wider(strategy: Strategy, space: str) -> None:
     """Births use the wider ranges, are valid and not repeated, and follow from the history alone."""
     first = suited(strategy, SPACES[space])
-    wide = SearchSpace(first.repair, **{name: widest(gene, limits_of(gene)) for name, gene in first.genes.items()})
+    wide = SearchSpace(
+        first.repair, **{name: widen_to_limits(gene, widening_limits(gene)) for name, gene in first.genes.items()}
+    )
     given = {"evaluate": losses(wide), "wider": {8: wide}, "births": 30, "slots": 2}
     run = simulate(strategy, space, **given)
     assert any(isinstance(event, Widened) for event in run.events)

@@ -17,14 +17,14 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.strategies._deap import (
     Individual,
-    best_of,
+    best_by_crowding,
     crossover,
-    crowded_tournament,
+    deap_generator,
     mutate,
-    seeded,
-    select,
+    select_by_crowding,
     select_by_reference,
     tournament,
+    tournament_by_crowding,
 )
 from tests.strategies.cases import SPACES, same_state
 
@@ -39,7 +39,7 @@ def test_the_global_generators_are_neither_used_nor_changed() -> None:
     pool = pool_of(*((float(i), float(-i)) for i in range(9)))
 
     def drawn() -> tuple[list[int], list[int]]:
-        with seeded(RNG(3)):
+        with deap_generator(RNG(3)):
             random.seed(next(noise))  # as another thread of the program may, at any moment
             np.random.seed(next(noise))
             won = [tournament(pool, 2).id for _ in range(20)]
@@ -50,7 +50,7 @@ def test_the_global_generators_are_neither_used_nor_changed() -> None:
     random.seed(1)
     np.random.seed(1)
     before = random.getstate(), np.random.get_state()
-    with contextlib.suppress(ZeroDivisionError), seeded(RNG(3)):
+    with contextlib.suppress(ZeroDivisionError), deap_generator(RNG(3)):
         tournament(pool, 2)
         raise ZeroDivisionError
     select_by_reference(pool, 4)
@@ -62,7 +62,7 @@ def test_two_threads_do_not_share_a_generator() -> None:
     pool = pool_of(*((float(i),) for i in range(9)))
 
     def drawn(seed: int) -> list[int]:
-        with seeded(RNG(seed)):
+        with deap_generator(RNG(seed)):
             return [tournament(pool, 2).id for _ in range(200)]
 
     with ThreadPoolExecutor(4) as threads:
@@ -71,34 +71,34 @@ def test_two_threads_do_not_share_a_generator() -> None:
 
 def test_the_better_wins_a_tournament() -> None:
     pool = pool_of((3.0,), (1.0,), (2.0,))
-    with seeded(RNG(0)):
+    with deap_generator(RNG(0)):
         assert {tournament(pool, 50).id for _ in range(10)} == {1}
         assert {tournament(pool, 1).id for _ in range(50)} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("size", range(1, 10))
 def test_a_crowded_tournament_takes_a_pool_of_any_size(size: int) -> None:
-    pool = select(pool_of(*((float(i), float(-i)) for i in range(size))), size)
-    with seeded(RNG(0)):
-        pairs = [crowded_tournament(pool) for _ in range(200)]
+    pool = select_by_crowding(pool_of(*((float(i), float(-i)) for i in range(size))), size)
+    with deap_generator(RNG(0)):
+        pairs = [tournament_by_crowding(pool) for _ in range(200)]
     assert {one.id for pair in pairs for one in pair} == set(range(size))
     assert all(a.id != b.id for a, b in pairs) or size < 4
 
 
 def test_dominance_wins_a_crowded_tournament() -> None:
-    pool = select(pool_of((0.0, 0.0), *((1.0 + i, 9.0 - i) for i in range(3))), 4)
-    with seeded(RNG(0)):
-        wins = [one.id for _ in range(300) for one in crowded_tournament(pool)]
+    pool = select_by_crowding(pool_of((0.0, 0.0), *((1.0 + i, 9.0 - i) for i in range(3))), 4)
+    with deap_generator(RNG(0)):
+        wins = [one.id for _ in range(300) for one in tournament_by_crowding(pool)]
     assert wins.count(0) > 100
 
 
 def test_a_selection_does_not_change_its_arguments() -> None:
     pool = pool_of((1.0, 2.0), (2.0, 1.0), (3.0, 3.0))
-    kept = select(pool, 2)
+    kept = select_by_crowding(pool, 2)
     assert [one.id for one in kept] == [0, 1]
     assert all(one.fitness.crowding_dist == 0.0 for one in pool)
     assert not {id(one) for one in kept} & {id(one) for one in pool}
-    assert select([], 4) == []
+    assert select_by_crowding([], 4) == []
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_selection_does_not_change_its_arguments() -> None:
     ],
 )
 def test_crowding_distances_are_numbers(losses: list[tuple[float, ...]]) -> None:
-    kept = select(pool_of(*losses), len(losses))
+    kept = select_by_crowding(pool_of(*losses), len(losses))
     assert sorted(one.id for one in kept) == list(range(len(losses)))
     assert not any(math.isnan(one.fitness.crowding_dist) for one in kept)
 
@@ -141,7 +141,7 @@ def test_losses_of_any_size_can_be_selected_by_reference() -> None:
 
 def test_nothing_is_registered_with_the_creator() -> None:
     before = set(vars(creator))
-    select(pool_of((1.0, 2.0), (2.0, 1.0)), 1)
+    select_by_crowding(pool_of((1.0, 2.0), (2.0, 1.0)), 1)
     assert set(vars(creator)) == before
 
 
@@ -149,7 +149,7 @@ def test_a_child_has_its_parents_values() -> None:
     space = SearchSpace(a=Choice(tuple("abcdef")), b=Choice(tuple("abcdef")), c=Choice(tuple("abcdef")))
     first, second = [1 / 12, 5 / 12, 9 / 12], [3 / 12, 7 / 12, 11 / 12]
     children = set()
-    with seeded(RNG(0)):
+    with deap_generator(RNG(0)):
         for _ in range(200):
             child = crossover(first, second, space)
             assert all(u in (a, b) for u, a, b in zip(child, first, second, strict=True))
@@ -160,7 +160,7 @@ def test_a_child_has_its_parents_values() -> None:
 
 def test_an_ordered_child_is_near_a_parent_and_inside() -> None:
     space = SearchSpace(x=Float(0, 1), n=Int(1, 99))
-    with seeded(RNG(0)):
+    with deap_generator(RNG(0)):
         children = np.array([crossover([0.0, 0.2], [1.0, 0.6], space) for _ in range(500)])
     assert children.min() >= 0.0
     assert children.max() <= 1.0
@@ -172,7 +172,7 @@ def test_an_ordered_child_is_near_a_parent_and_inside() -> None:
 
 def test_equal_parents_have_the_same_child() -> None:
     units = SPACES["mixed"].encode(SPACES["mixed"].default()).tolist()
-    with seeded(RNG(0)):
+    with deap_generator(RNG(0)):
         assert crossover(units, units, SPACES["mixed"]) == units
 
 
@@ -189,9 +189,9 @@ def test_at_least_one_gene_mutates(rate: float, low: int, high: int) -> None:
 
 def test_numpys_global_state_is_never_touched() -> None:
     before = np.random.get_state()
-    pool = select(pool_of(*((float(i), -float(i)) for i in range(8))), 8)
-    with seeded(RNG(0)):
-        crowded_tournament(pool)
+    pool = select_by_crowding(pool_of(*((float(i), -float(i)) for i in range(8))), 8)
+    with deap_generator(RNG(0)):
+        tournament_by_crowding(pool)
         crossover([0.1] * 8, [0.9] * 8, SPACES["mixed"])
     assert same_state(np.random.get_state(), before)  # type: ignore[arg-type]
 
@@ -203,12 +203,12 @@ def test_best_of_a_run_equals_a_selection_of_all_trials(objectives: int, values:
     for seed in range(5):
         rng, history = RNG(seed), RunHistory(SPACES["mixed"], goals)
         for id in range(int(rng.integers(1, 70))):
-            history.born(Candidate(id, 0, 0, id, SPACES["mixed"].sample(rng), "random"))
+            history.add_candidate(Candidate(id, 0, 0, id, SPACES["mixed"].sample(rng), "random"))
             metrics = {goal.metric: float(rng.integers(values)) for goal in goals}
             history.tell(id, Outcome("ok", metrics) if rng.random() < 0.9 else Outcome("failed"))
             pool = [Individual.of(trial, history) for trial in history.ranking]
-            found = best_of(history, 12)
-            wanted = select(pool, 12)
+            found = best_by_crowding(history, 12)
+            wanted = select_by_crowding(pool, 12)
             assert [one.id for one in found.values()] == [one.id for one in wanted]
             assert [one.fitness.crowding_dist for one in found.values()] == [
                 one.fitness.crowding_dist for one in wanted

@@ -98,7 +98,7 @@ def long_history(trials: int) -> History:
     space = SPACES["mixed"]
     history = RunHistory(space, OBJECTIVES)
     for id in range(trials):
-        history.born(Candidate(id, id // 12, 0, id, space.snap(rng.random(len(space.genes))), "random"))
+        history.add_candidate(Candidate(id, id // 12, 0, id, space.snap(rng.random(len(space.genes))), "random"))
         history.tell(id, Outcome("ok", {"loss": rng.normal(), "cost": rng.normal()}))
     return history
 
@@ -112,7 +112,7 @@ def grow(history: History, strategy: Strategy, births: int) -> float:
         proposal = strategy.propose(history, birth_rng(0, id))
         times.append(time.perf_counter() - start)
         assert proposal is not None
-        history.born(Candidate(id, id // 12, 0, id, proposal.genome, proposal.operator))
+        history.add_candidate(Candidate(id, id // 12, 0, id, proposal.genome, proposal.operator))
         history.tell(id, Outcome("ok", {"loss": id * 1e-3, "cost": -id * 1e-3}))
     return min(times)
 

@@ -16,10 +16,17 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.strategy import Seen
-from evo_tune.rules.ruled import Ruled
+from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
 from evo_tune.strategies import saea
-from evo_tune.strategies._models import PAIRS, POINTS, Learned, _selected, normal_scores, spaced_scores
+from evo_tune.strategies._models import (
+    MAX_FIT_POINTS,
+    PAIRS,
+    FidelityModel,
+    _choose_results,
+    loss_scores,
+    normal_scores,
+)
 from evo_tune.strategies.saea import SAEA
 from tests.rules.test_ruled import FIDELITY, LOSS, RUNGS, SPACE, honest, ruled, trained
 from tests.strategies.cases import OBJECTIVES
@@ -32,7 +39,7 @@ def spaced(losses: list[float], failures: int = 0) -> np.ndarray:
     """Return the scores of results in the order of their losses, failures behind them."""
     places = np.append(np.arange(1.0, len(losses) + 1), np.full(failures, len(losses) + (failures + 1) / 2))
     known = np.append(np.sort(losses), np.full(failures, np.nan))
-    return spaced_scores(places, known)
+    return loss_scores(places, known)
 
 
 WHOLE = st.lists(st.integers(-1000, 1000).map(float), min_size=1, max_size=40)
@@ -70,7 +77,7 @@ def test_extreme_losses_get_finite_ordered_scores(losses: list[float]) -> None:
 def test_equal_or_unknown_losses_keep_their_normal_scores() -> None:
     assert np.array_equal(spaced([3.0] * 6), normal_scores(np.arange(1.0, 7.0), 6))
     places, unknown = np.arange(1.0, 5.0), np.full(4, np.nan)
-    assert np.array_equal(spaced_scores(places, unknown), normal_scores(places, 4))
+    assert np.array_equal(loss_scores(places, unknown), normal_scores(places, 4))
 
 
 def births(power: float, scale: float = 1.0, rules: RunSettings | None = None, **options: Any) -> list[Genome]:
@@ -81,7 +88,7 @@ def births(power: float, scale: float = 1.0, rules: RunSettings | None = None, *
         return Outcome("ok", {"loss": scale * loss**power})
 
     strategy = SAEA(**options)
-    ruled = strategy if rules is None else Ruled.of(strategy, rules)
+    ruled = strategy if rules is None else StrategyWithRules.of(strategy, rules)
     run = Simulation(ruled, SQUARE, OBJECTIVES[:1], evaluate, births=24).run()
     return [one.genome for one in run.candidates]
 
@@ -144,8 +151,8 @@ def seen(count: int, ended: int, likeness: float, smooth: bool = True) -> tuple[
 @pytest.mark.parametrize("count", [20, 60, 400])
 def test_it_learns_from_a_bounded_number_of_results_with_pairs_among_them(count: int) -> None:
     given, _ = seen(count, count // 2, 1.0)
-    used = _selected(given.places)
-    assert used.sum() == min(POINTS, count + count // 2)
+    used = _choose_results(given.places)
+    assert used.sum() == min(MAX_FIT_POINTS, count + count // 2)
     assert not np.isnan(given.places[used]).any()
     best = np.argsort(given.places[: count // 2, 2])[:PAIRS]
     assert used[best][:, [0, 2]].all()
@@ -154,17 +161,17 @@ def test_it_learns_from_a_bounded_number_of_results_with_pairs_among_them(count:
 def test_predictions_follow_partial_results_that_were_right() -> None:
     right, losses = seen(40, 14, 1.0)
     waiting = np.arange(14, 40)
-    learned = Learned.of(right, SIZES)
+    learned = FidelityModel.of(right, SIZES)
     assert learned.trust(1 / 9) > 0.8
     assert np.corrcoef(learned.worth(waiting), -losses[waiting])[0, 1] > 0.95
-    wrong = Learned.of(seen(40, 14, 0.0)[0], SIZES)
+    wrong = FidelityModel.of(seen(40, 14, 0.0)[0], SIZES)
     assert wrong.trust(1 / 9) < learned.trust(1 / 9) - 0.1
 
 
 def test_results_outside_the_fit_update_the_prediction() -> None:
     given, _ = seen(400, 40, 1.0, smooth=False)  # genes tell nothing
-    left = int(np.flatnonzero(~_selected(given.places)[:, 0] & np.isnan(given.places[:, 2]))[0])
-    learned, worth = Learned.of(given, SIZES), []
+    left = int(np.flatnonzero(~_choose_results(given.places)[:, 0] & np.isnan(given.places[:, 2]))[0])
+    learned, worth = FidelityModel.of(given, SIZES), []
     for place in (1.0, 400.0):
         learned.seen.places[left, 0] = place  # after it has learned: only the genome's own
         worth.append(float(learned.worth(np.array([left]))[0]))
@@ -173,7 +180,7 @@ def test_results_outside_the_fit_update_the_prediction() -> None:
 
 def test_fully_trained_genomes_keep_their_measured_scores() -> None:
     given, _ = seen(30, 10, 0.3)
-    learned = Learned.of(given, SIZES)
+    learned = FidelityModel.of(given, SIZES)
     scores = learned.scores(np.arange(30))
     assert (np.argsort(-scores[:10]) == np.argsort(given.places[:10, 2])).all()
     assert scores[:10].max() == learned.best
@@ -181,7 +188,7 @@ def test_fully_trained_genomes_keep_their_measured_scores() -> None:
 
 
 def test_of_equal_predictions_the_less_certain_one_is_worth_more() -> None:
-    learned = Learned.of(seen(30, 10, 1.0, smooth=False)[0], SIZES)
+    learned = FidelityModel.of(seen(30, 10, 1.0, smooth=False)[0], SIZES)
     mean, variance = learned._predicted(np.arange(30))
     assert np.allclose(learned.worth(np.arange(30)) - mean, np.sqrt(variance))
     assert variance[10:].mean() > variance[:10].mean()
@@ -191,7 +198,7 @@ def test_proposals_maximise_the_predicted_full_training(monkeypatch: pytest.Monk
     asked = []
     judge = saea.SAEA._learned_acquisition
     monkeypatch.setattr(saea.SAEA, "_learned_acquisition", lambda *given: asked.append(1) or judge(*given))
-    monkeypatch.setattr(saea, "rare_value", lambda *given: pytest.fail("results in part are no chance"))
+    monkeypatch.setattr(saea, "propose_rare_value", lambda *given: pytest.fail("results in part are no chance"))
     strategy = ruled("saea", RunSettings(fidelity=FIDELITY))
     run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(honest), births=30).run()
     assert isinstance(strategy.inner, SAEA)

@@ -9,7 +9,7 @@ import pytest
 
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History, RunHistory
-from evo_tune.genome.priors import beliefs
+from evo_tune.genome.priors import log_prior
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.genome.values import Genome, genome_key
@@ -24,7 +24,7 @@ PLANE = SearchSpace(x=Float(0, 1), y=Float(0, 1))
 def history_of(space: SearchSpace, *genomes: Genome, told: int = 0) -> History:
     history = RunHistory(space, OBJECTIVES[:1])
     for id, genome in enumerate(genomes):
-        history.born(Candidate(id, 0, 0, 0, genome, "given"))
+        history.add_candidate(Candidate(id, 0, 0, 0, genome, "given"))
     for id in range(told):
         history.tell(id, Outcome("ok", {"loss": 0.0}))
     return history
@@ -37,7 +37,7 @@ def nearest(history: History) -> float:
 def grow(history: History, make: object, births: int, seed: int) -> History:
     for _ in range(births):
         proposal = make(history, birth_rng(seed, history.proposed_count))  # type: ignore[operator]
-        history.born(Candidate(history.proposed_count, 0, 0, 0, proposal.genome, proposal.operator))
+        history.add_candidate(Candidate(history.proposed_count, 0, 0, 0, proposal.genome, proposal.operator))
     return history
 
 
@@ -60,8 +60,8 @@ def test_spread_genomes_are_likely_under_the_priors() -> None:
     space = SearchSpace(**{f"x{n}": Float(0, 1, prior=0.5, spread=0.1) for n in range(12)})
     histories = [grow(history_of(space, space.default()), spread, 3, seed) for seed in range(20)]
     found = [units for history in histories for units in history.proposed_units[1:]]
-    likely = beliefs(space.genes, np.stack(found))
-    random = beliefs(space.genes, np.stack([space.encode(space.sample_prior(birth_rng(9, n))) for n in range(200)]))
+    likely = log_prior(space.genes, np.stack(found))
+    random = log_prior(space.genes, np.stack([space.encode(space.sample_prior(birth_rng(9, n))) for n in range(200)]))
     assert likely.mean() > np.quantile(random, 0.2)
 
 
@@ -93,7 +93,7 @@ def test_the_last_genome_of_a_large_grid_is_found(told: int) -> None:
     last = genomes.pop(1234)
     history = history_of(space, *genomes, told=told)
     assert unseen(history, birth_rng(0, 0)) == Proposal(last, "enumeration")
-    history.born(Candidate(len(genomes), 0, 0, 0, last, "given"))
+    history.add_candidate(Candidate(len(genomes), 0, 0, 0, last, "given"))
     assert unseen(history, birth_rng(0, 0)) is None
 
 
@@ -113,14 +113,14 @@ def test_enumeration_is_a_function_of_history() -> None:
 def test_other_budgets_and_extra_seeds_leave_room() -> None:
     space = SearchSpace(n=Int(1, 2))
     history = RunHistory(space, OBJECTIVES[:1])
-    history.born(Candidate(0, 0, 0, 0, {"n": 1}, "given", budget=0.5))
-    history.born(Candidate(1, 0, 0, 0, {"n": 2}, "given", extra_seed=1))
+    history.add_candidate(Candidate(0, 0, 0, 0, {"n": 1}, "given", budget=0.5))
+    history.add_candidate(Candidate(1, 0, 0, 0, {"n": 2}, "given", extra_seed=1))
     for id in range(2):
         history.tell(id, Outcome("ok", {"loss": 0.0}))
     for id in (2, 3):
         proposal = unseen(history, birth_rng(0, id))
         assert proposal is not None
-        history.born(Candidate(id, 0, 0, 0, proposal.genome, "given"))
+        history.add_candidate(Candidate(id, 0, 0, 0, proposal.genome, "given"))
     assert unseen(history, birth_rng(0, 4)) is None
 
 

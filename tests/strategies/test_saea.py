@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History, RunHistory
-from evo_tune.genome.models.gaussian import features_of, sizes_of
+from evo_tune.genome.models.gaussian import encode_features, unordered_sizes
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._deap import Individual
-from evo_tune.strategies._models import Models, normal_scores
+from evo_tune.strategies._models import MAX_FIT_POINTS, Models, normal_scores
 from evo_tune.strategies.ga import GA
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
-from evo_tune.strategies.saea import POINTS, SAEA, _places
+from evo_tune.strategies.saea import SAEA, _places
 from tests.strategies.bowl import BOWL, best_of
 from tests.strategies.cases import OBJECTIVES, SPACES, losses, some
 from tests.strategies.simulate import Simulation, birth_rng
@@ -35,7 +35,7 @@ def told(space: SearchSpace, count: int, seed: int = 0) -> History:
     rng = np.random.default_rng(seed)
     history = RunHistory(space, OBJECTIVES[:1])
     for id in range(count):
-        history.born(Candidate(id, id // 12, 0, id, space.snap(rng.random(len(space.genes))), "random"))
+        history.add_candidate(Candidate(id, id // 12, 0, id, space.snap(rng.random(len(space.genes))), "random"))
         history.tell(id, losses(space)(history.pending[0]))
     return history
 
@@ -122,13 +122,13 @@ def fitted(history: History, monkeypatch: pytest.MonkeyPatch, smooth: float = 0.
 def with_some_out(count: int, out: int) -> History:
     history = told(SPACES["mixed"], count)
     for id in range(count, count + out):
-        history.born(Candidate(id, 0, 0, count, SPACES["mixed"].sample(birth_rng(9, id)), "random"))
+        history.add_candidate(Candidate(id, 0, 0, count, SPACES["mixed"].sample(birth_rng(9, id)), "random"))
     return history
 
 
 def test_pending_trials_take_no_place_of_results(monkeypatch: pytest.MonkeyPatch) -> None:
     points, scores, pending = fitted(with_some_out(200, 90), monkeypatch)
-    assert len(points) == len(scores) == POINTS
+    assert len(points) == len(scores) == MAX_FIT_POINTS
     assert scores.max() == normal_scores(np.array([1.0]), 200)[0]
     assert pending.shape == (90, len(SPACES["mixed"].genes))
 
@@ -139,8 +139,8 @@ def test_a_smooth_proposal_learns_each_genomes_own_loss(count: int, monkeypatch:
     for one in history.pending[:2]:
         history.tell(one.id, Outcome("failed", error="no luck"))
     points, scores, _ = fitted(history, monkeypatch, smooth=1.0)
-    sizes = sizes_of(history.space)
-    own = {tuple(features_of(history.proposed_units[one.id], sizes)): one.losses for one in history.ranked()}
+    sizes = unordered_sizes(history.space)
+    own = {tuple(encode_features(history.proposed_units[one.id], sizes)): one.losses for one in history.ranked()}
     middle = float(np.median([one.losses[0] for one in history.ranked() if one.losses]))
     better = [row for row in range(len(points)) if own[tuple(points[row])][0] < middle]  # type: ignore[index]
     losses = [own[tuple(points[row])][0] for row in better]  # type: ignore[index]
@@ -171,10 +171,10 @@ def test_in_a_long_run_models_learn_from_the_best_and_some_others(monkeypatch: p
     history = told(SPACES["one-float"], 1_000)
     points, scores, _ = fitted(history, monkeypatch)
     best = [history.proposed_units[trial.id][0] for trial in history.ranked()]
-    assert points.shape == (POINTS, 1)
-    assert points[: POINTS // 2, 0].tolist() == best[: POINTS // 2]
-    assert np.all(np.diff(scores[: POINTS // 2]) < 0)
-    assert np.median([best.index(u) for u in points[POINTS // 2 :, 0]]) > 300
+    assert points.shape == (MAX_FIT_POINTS, 1)
+    assert points[: MAX_FIT_POINTS // 2, 0].tolist() == best[: MAX_FIT_POINTS // 2]
+    assert np.all(np.diff(scores[: MAX_FIT_POINTS // 2]) < 0)
+    assert np.median([best.index(u) for u in points[MAX_FIT_POINTS // 2 :, 0]]) > 300
 
 
 @given(
@@ -185,7 +185,7 @@ def test_dominating_trials_score_higher_for_any_weights(losses: list[tuple[int, 
     objectives = [Minimize(name) for name in "abc"]
     history = RunHistory(SPACES["one-int"], objectives)
     for id, row in enumerate(losses):
-        history.born(Candidate(id, 0, 0, id, {"n": 1 + id}, "given"))
+        history.add_candidate(Candidate(id, 0, 0, id, {"n": 1 + id}, "given"))
         history.tell(id, Outcome("ok", dict(zip("abc", map(float, row), strict=True))))
     ranked = history.ranked()
     scores = -_places(history.ranked_losses(), birth_rng(seed, 0).dirichlet(np.ones(3)))
@@ -245,7 +245,7 @@ def test_proposals_made_together_do_not_crowd() -> None:
     for id in range(30, 38):
         proposal = SAEA().propose(history, birth_rng(0, id))
         assert proposal is not None
-        history.born(Candidate(id, 0, 0, 30, proposal.genome, proposal.operator))
+        history.add_candidate(Candidate(id, 0, 0, 30, proposal.genome, proposal.operator))
     units = [history.proposed_units[id] for id in range(30, 38)]
     assert min(float(np.abs(a - b).max()) for a, b in itertools.combinations(units, 2)) > 0.01
 

@@ -48,7 +48,7 @@ def test_optuna_gets_the_history(studies: list[optuna.Study]) -> None:
     run = some_of_each()
     history = rebuild(run.space, run.objectives, run.events[:-1])  # the last one is out
     part = Candidate(12, 0, 0, 11, run.space.default(), "part", budget=0.5)
-    history.born(part)
+    history.add_candidate(part)
     history.tell(12, Outcome("ok", {"loss": -9.0}))
     studies.clear()
     proposal = TPE(first=3).propose(history, birth_rng(0, 13))

@@ -17,7 +17,7 @@ import numpy as np
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.space import SearchSpace
 
-LENGTH, LENGTHS = 0.5, 1.0
+LENGTH_MEDIAN, LENGTH_LOG_DEVIATION = 0.5, 1.0
 """Prior of a length scale for one gene, in unit coordinates: its median and the deviation of its logarithm."""
 
 ORDERED, UNORDERED, CONDITIONAL = 0, 1, 2
@@ -26,38 +26,38 @@ ORDERED, UNORDERED, CONDITIONAL = 0, 1, 2
 ABSENT = -1.0
 """Value of a conditional feature of a point that does not have it."""
 
-APART = 0.25
+ABSENT_SQUARED_DISTANCE = 0.25
 """Squared distance in a conditional feature of two points, of which one does not have it. The points that have it are
 on a half circle around those that do not, with its ends at distance 1. So the kernel stays positive definite (Swersky
 et al., Raiders of the lost architecture: kernels for Bayesian optimization in conditional parameter spaces, 2013)."""
 
-FEW = 16
+EXACT_UP_TO = 16
 """Number of features up to which a kernel is computed feature by feature."""
 
-ROOT = math.sqrt(5.0)
+SQRT_5 = math.sqrt(5.0)
 
-ALONE = 200_000
+SINGLE_THREAD_PRODUCTS = 200_000
 """Largest number of multiplications of a matrix product that BLAS does in the calling thread."""
 
-STEPS = 20
+FIT_STEPS = 20
 """Steps of a fit: enough to tell genes that matter from others, few enough to be cheap."""
 
-FIRST, FASTER, SLOWER = 0.4, 1.2, 0.5
+FIRST_STEP, STEP_GROWTH, STEP_SHRINKAGE = 0.4, 1.2, 0.5
 """First step of a fit, and its factors if the slope keeps its sign and if it changes it."""
 
 
-def sizes_of(space: SearchSpace) -> np.ndarray:
+def unordered_sizes(space: SearchSpace) -> np.ndarray:
     """Return the number of values of each gene without order, 0 for one with an order, shape (genes,)."""
     genes = space.genes.values()
     return np.array([gene.size if isinstance(gene, Choice) and not gene.ordered else 0 for gene in genes])
 
 
-def features_of(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def encode_features(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return the features of genomes: unit coordinates, or indices of values for genes without order.
 
     Args:
         units: Unit coordinates, shape (points, genes).
-        sizes: See `sizes_of`.
+        sizes: See `unordered_sizes`.
 
     Returns:
         Shape (points, genes).
@@ -66,7 +66,7 @@ def features_of(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FeatureLayout:
     """The features of a space in which a conditional gene counts only where it is active.
 
     Args:
@@ -82,28 +82,28 @@ class Layout:
     kinds: np.ndarray
 
     @classmethod
-    def of(cls, space: SearchSpace) -> Layout:
+    def of(cls, space: SearchSpace) -> FeatureLayout:
         """Return the layout of a space."""
-        counts, conditional = sizes_of(space), space.conditional
+        counts, conditional = unordered_sizes(space), space.conditional
         kinds = np.where(counts > 0, UNORDERED, np.where(conditional, CONDITIONAL, ORDERED))
         return cls(space, counts, np.where((counts > 0) & conditional, counts + 1, counts), kinds)
 
     @classmethod
-    def plain(cls, space: SearchSpace) -> Layout:
+    def ignoring_conditions(cls, space: SearchSpace) -> FeatureLayout:
         """Return the layout in which inactive genes count with their coordinates."""
-        counts = sizes_of(space)
+        counts = unordered_sizes(space)
         return cls(space, counts, counts, np.where(counts > 0, UNORDERED, ORDERED))
 
     def features(self, units: np.ndarray) -> np.ndarray:
         """Return the features of genomes at unit coordinates, both of shape (points, genes)."""
-        found, absent = features_of(units, self.counts), self.sizes > self.counts
+        found, absent = encode_features(units, self.counts), self.sizes > self.counts
         if not absent.any() and not (self.kinds == CONDITIONAL).any():
             return found
         hidden = (absent | (self.kinds == CONDITIONAL)) & ~self.space.active(units)
         return np.where(hidden, np.where(absent, self.counts, ABSENT), found)
 
 
-def squares(left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+def squared_differences(left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     """Return the squared distances of points in each feature, shape (features, left, right).
 
     Args:
@@ -118,14 +118,14 @@ def squares(left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarra
     if some.any():
         one, other = (points.T[some] >= 0.0 for points in (left, right))
         both, chord = one[:, :, None] & other[:, None, :], np.sin(0.5 * np.pi * np.sqrt(steps[some])) ** 2
-        steps[some] = np.where(both, chord, np.where(one[:, :, None] ^ other[:, None, :], APART, 0.0))
+        steps[some] = np.where(both, chord, np.where(one[:, :, None] ^ other[:, None, :], ABSENT_SQUARED_DISTANCE, 0.0))
     return np.asarray(steps)
 
 
-def pulled_apart(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the sum over `left` of a matrix times the derivatives of `squares` by `right`, shape (right, features).
+def gradient_by_points(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the gradient by `right` of the sum of a matrix times `squared_differences`, shape (right, features).
 
-    They are 0 for features without order, and where one of the points does not have the feature.
+    The derivatives are 0 for features without order, and where one of the points does not have the feature.
 
     Args:
         matrix: Factors of the derivatives, shape (left, right).
@@ -133,7 +133,7 @@ def pulled_apart(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds:
         right: Features of points, shape (right, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
-    found = 2.0 * (matrix.sum(axis=0)[:, None] * right - times(matrix.T, left))
+    found = 2.0 * (matrix.sum(axis=0)[:, None] * right - matrix_product(matrix.T, left))
     found[:, kinds == UNORDERED] = 0.0
     some = kinds == CONDITIONAL
     if some.any():
@@ -143,7 +143,7 @@ def pulled_apart(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds:
     return np.asarray(found)
 
 
-def spread_out(points: np.ndarray, kinds: np.ndarray, count: int) -> np.ndarray:
+def farthest_points(points: np.ndarray, kinds: np.ndarray, count: int) -> np.ndarray:
     """Return the indices of up to `count` distinct points that are far from each other, the first point included.
 
     Each is the farthest from those before it (Gonzalez, Theoretical Computer Science 38, 1985).
@@ -153,26 +153,26 @@ def spread_out(points: np.ndarray, kinds: np.ndarray, count: int) -> np.ndarray:
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
         count: Largest number of indices, 1 or more.
     """
-    kept, away = [0], squares(points[:1], points, kinds).sum(axis=(0, 1))
+    kept, away = [0], squared_differences(points[:1], points, kinds).sum(axis=(0, 1))
     while len(kept) < count and away.max() > 0.0:
         kept.append(int(np.argmax(away)))
-        away = np.minimum(away, squares(points[kept[-1:]], points, kinds).sum(axis=(0, 1)))
+        away = np.minimum(away, squared_differences(points[kept[-1:]], points, kinds).sum(axis=(0, 1)))
     return np.array(kept)
 
 
-def weighted(weights: np.ndarray, parts: np.ndarray) -> np.ndarray:
+def weighted_sum(weights: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """Return the sum of parts, shape (features, left, right), weighted by weights, shape (features,)."""
     return np.asarray(np.einsum("f,fab->ab", weights, parts))
 
 
 def matern(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the Matérn 5/2 kernel at squared distances and its derivative by them, each of the same shape."""
-    distance = ROOT * np.sqrt(distances)
+    distance = SQRT_5 * np.sqrt(distances)
     decay = np.exp(-distance)
     return (1.0 + distance + distance**2 / 3.0) * decay, -5.0 / 6.0 * (1.0 + distance) * decay
 
 
-def distances(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+def squared_distances(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     """Return the squared distances of points, weighted by relevance and summed over features. Shape (left, right).
 
     Features with an order are one matrix product, however many they are.
@@ -185,14 +185,14 @@ def distances(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, kinds:
     """
     plain = kinds == ORDERED
     one, other = (points[:, plain] * np.sqrt(relevance[plain]) for points in (left, right))
-    found = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2.0 * times(one, other.T)
+    found = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2.0 * matrix_product(one, other.T)
     if not plain.all():
-        found += weighted(relevance[~plain], squares(left[:, ~plain], right[:, ~plain], kinds[~plain]))
+        found += weighted_sum(relevance[~plain], squared_differences(left[:, ~plain], right[:, ~plain], kinds[~plain]))
     return np.asarray(np.maximum(found, 0.0))
 
 
-def pulled(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the sum of the squared distances in each feature times a matrix, shape (features,); see `distances`.
+def gradient_by_relevance(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the sum of `squared_differences` times a matrix for each feature, shape (features,).
 
     Args:
         matrix: Factors of the distances, shape (left, right).
@@ -203,30 +203,31 @@ def pulled(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.nd
     plain, found = kinds == ORDERED, np.empty(len(kinds))
     one, other = left[:, plain], right[:, plain]
     sums = matrix.sum(axis=1) @ one**2 + matrix.sum(axis=0) @ other**2
-    found[plain] = sums - 2.0 * (one * times(matrix, other)).sum(axis=0)
+    found[plain] = sums - 2.0 * (one * matrix_product(matrix, other)).sum(axis=0)
     if not plain.all():
-        special = squares(left[:, ~plain], right[:, ~plain], kinds[~plain])
+        special = squared_differences(left[:, ~plain], right[:, ~plain], kinds[~plain])
         found[~plain] = np.einsum("fab,ab->f", special, matrix)
     return found
 
 
 def covariance(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the kernel of points, shape (left, right); see `distances` for the arguments.
+    """Return the kernel of points, shape (left, right); see `squared_distances` for the arguments.
 
-    With few features it is exact: the matrix product of `distances` leaves a rounding error between equal points.
+    With few features it is exact: the matrix product of `squared_distances` leaves a rounding error between equal
+    points.
     """
-    if len(kinds) <= FEW:
-        return matern(weighted(relevance, squares(left, right, kinds)))[0]
-    return matern(distances(relevance, left, right, kinds))[0]
+    if len(kinds) <= EXACT_UP_TO:
+        return matern(weighted_sum(relevance, squared_differences(left, right, kinds)))[0]
+    return matern(squared_distances(relevance, left, right, kinds))[0]
 
 
-def times(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def matrix_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return a matrix product, computed in column blocks so small that BLAS starts no threads."""
-    width = max(1, ALONE // max(1, left.size))
+    width = max(1, SINGLE_THREAD_PRODUCTS // max(1, left.size))
     return np.concatenate([left @ right[:, at : at + width] for at in range(0, right.shape[1] or 1, width)], axis=1)
 
 
-def most_probable(
+def fit_mode(
     slope: Callable[[np.ndarray], np.ndarray], middle: np.ndarray, spread: np.ndarray, reach: np.ndarray | None = None
 ) -> np.ndarray:
     """Return values near the mode of a posterior with a normal prior, after a fixed number of steps. Shape (values,).
@@ -238,11 +239,11 @@ def most_probable(
         reach: Largest differences from the medians, shape (values,); None for three deviations.
     """
     reach = 3.0 * spread if reach is None else reach
-    values, size, last = middle.copy(), np.full(len(middle), FIRST), np.zeros(len(middle))
-    for _ in range(STEPS):
+    values, size, last = middle.copy(), np.full(len(middle), FIRST_STEP), np.zeros(len(middle))
+    for _ in range(FIT_STEPS):
         uphill = slope(values) - (values - middle) / spread**2
         turned = np.sign(uphill * last)
-        size *= np.where(turned > 0, FASTER, np.where(turned < 0, SLOWER, 1.0))
+        size *= np.where(turned > 0, STEP_GROWTH, np.where(turned < 0, STEP_SHRINKAGE, 1.0))
         last = np.where(turned < 0, 0.0, uphill)
         values = np.clip(values + np.sign(last) * size, middle - reach, middle + reach)
     return np.asarray(values)

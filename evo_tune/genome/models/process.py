@@ -17,31 +17,31 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evo_tune.genome.models.gaussian import (
-    LENGTH,
-    LENGTHS,
+    LENGTH_LOG_DEVIATION,
+    LENGTH_MEDIAN,
     covariance,
-    distances,
+    fit_mode,
+    gradient_by_points,
+    gradient_by_relevance,
     matern,
-    most_probable,
-    pulled,
-    pulled_apart,
-    times,
+    matrix_product,
+    squared_distances,
 )
 
-NOISE, NOISES = 0.02, 1.5
+NOISE_MEDIAN, NOISE_LOG_DEVIATION = 0.02, 1.5
 """Prior of the noise variance, where scores have variance 1: its median and the deviation of its logarithm."""
 
-PRECISE = 4.0
+PRECISE_NOISE_LOG_DEVIATION = 4.0
 """Deviation of the logarithm of the noise variance of a precise process, whose scores may have no noise at all."""
 
-ALIKE, TOLD_APART = 0.35, 20.0
+FIRST_LENGTH_LOG_DEVIATION, POINTS_PER_FEATURE = 0.35, 20.0
 """Deviation of the logarithm of a length scale of a precise process without points, and number of points per feature
 from which it is LENGTHS. With few points, a wide prior finds differences between features that are chance."""
 
-KNOWN = 5.0
+SCALE_PRIOR_SCORES = 5.0
 """Number of scores of variance 1 that the prior of the scale of a precise process is worth."""
 
-DRIFT, DRIFTS = 0.18, 1.0
+DRIFT_MEDIAN, DRIFT_LOG_DEVIATION = 0.18, 1.0
 """Prior of the drift: its median and the deviation of its logarithm. The drift is the rate at which a genome's results
 lose their correlation as budgets differ. At the median, a ninth of a training run has correlation 0.67 with all of it.
 """
@@ -104,14 +104,23 @@ class Process:
         apart = None if ages is None else np.abs(ages[:, None] - ages[None, :])
         features = len(kinds)
         # Logarithms of relevances (-2 log length), then of the noise, then of the drift if there is one.
-        middle = np.append(np.full(features, -2.0 * math.log(LENGTH * math.sqrt(features))), math.log(NOISE))
-        spread = np.append(np.full(features, 2.0 * LENGTHS), PRECISE if precise else NOISES)
+        middle = np.append(
+            np.full(features, -2.0 * math.log(LENGTH_MEDIAN * math.sqrt(features))), math.log(NOISE_MEDIAN)
+        )
+        spread = np.append(
+            np.full(features, 2.0 * LENGTH_LOG_DEVIATION),
+            PRECISE_NOISE_LOG_DEVIATION if precise else NOISE_LOG_DEVIATION,
+        )
         if apart is not None:
-            middle, spread = np.append(middle, math.log(DRIFT)), np.append(spread, DRIFTS)
+            middle, spread = np.append(middle, math.log(DRIFT_MEDIAN)), np.append(spread, DRIFT_LOG_DEVIATION)
         reach = 3.0 * spread
         if precise:
-            spread[:features] = 2.0 * (ALIKE + (LENGTHS - ALIKE) * min(1.0, len(points) / (TOLD_APART * features)))
-        logs = most_probable(lambda logs: _gradient(points, kinds, scores, logs, apart, precise), middle, spread, reach)
+            spread[:features] = 2.0 * (
+                FIRST_LENGTH_LOG_DEVIATION
+                + (LENGTH_LOG_DEVIATION - FIRST_LENGTH_LOG_DEVIATION)
+                * min(1.0, len(points) / (POINTS_PER_FEATURE * features))
+            )
+        logs = fit_mode(lambda logs: _gradient(points, kinds, scores, logs, apart, precise), middle, spread, reach)
         relevance, noise = np.exp(logs[:features]), math.exp(logs[features])
         kernel = covariance(relevance, points, points, kinds)
         drift = 0.0 if apart is None else math.exp(logs[-1])
@@ -122,7 +131,7 @@ class Process:
         scale = _scale(scores, weights) if precise else 1.0
         return cls(points, kinds, relevance, inverse, weights, scale * noise, scale, ages, drift)
 
-    def expecting(self, pending: np.ndarray) -> Process:
+    def with_pending(self, pending: np.ndarray) -> Process:
         """Return the process as if the score of each pending point were exactly its prediction.
 
         The mean does not change. The variance is that of a process fitted to these points as well.
@@ -130,7 +139,7 @@ class Process:
         Args:
             pending: Features of the points, shape (pending, features).
         """
-        theirs = self._covariance(pending, pending) + self.noise / self.scale * np.eye(len(pending))
+        theirs = self._posterior_covariance(pending, pending) + self.noise / self.scale * np.eye(len(pending))
         return replace(self, pending=pending, surer=np.linalg.inv(theirs))
 
     def with_noise(self, noise: float) -> Process:
@@ -146,26 +155,28 @@ class Process:
 
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the final score of each point, without noise, each of shape (points,)."""
-        mean, variance, *_ = self._predicted(points)
+        mean, variance, *_ = self._predict(points)
         return mean, variance
 
-    def _predicted(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    def _predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         """Return mean and variance, and by how much each fitted and each pending point explains each point.
 
         Returns:
             Mean and variance, each of shape (points,), and weights of shapes (fitted, points) and (pending, points),
             the last one None without pending points.
         """
-        shared = self._shared(points)
-        fitted, waiting = times(self.inverse, shared), None
+        shared = self._final_covariance(points)
+        fitted, waiting = matrix_product(self.inverse, shared), None
         explained = (shared * fitted).sum(axis=0)
         if self.pending is not None and self.surer is not None:
-            further = self._kernel(self.pending, points) - times(self._shared(self.pending).T, fitted)
-            waiting = times(self.surer, further)
+            further = self._kernel(self.pending, points) - matrix_product(
+                self._final_covariance(self.pending).T, fitted
+            )
+            waiting = matrix_product(self.surer, further)
             explained += (further * waiting).sum(axis=0)
         return self.weights @ shared, self.scale * np.maximum(1.0 - explained, 1e-9), fitted, waiting
 
-    def left_out(self) -> np.ndarray:
+    def leave_one_out_errors(self) -> np.ndarray:
         """Return the error of the prediction of each score from all others, shape (points,).
 
         Rasmussen & Williams, equation 5.12.
@@ -182,21 +193,25 @@ class Process:
             Mean and variance, each of shape (points,), then their gradients, each of shape (points, features).
         """
         known = self.points if self.pending is None else np.concatenate([self.points, self.pending])
-        _, decline = matern(distances(self.relevance, known, points, self.kinds))
+        _, decline = matern(squared_distances(self.relevance, known, points, self.kinds))
         if self.ages is not None:
             decline[: len(self.points)] *= np.exp(-self.drift * np.abs(self.ages))[:, None]
-        mean, variance, fitted, waiting = self._predicted(points)
+        mean, variance, fitted, waiting = self._predict(points)
         pulls = 2.0 * fitted
         if self.pending is not None and waiting is not None:
-            pulls = pulls - times(times(self.inverse, self._shared(self.pending)), 2.0 * waiting)
+            pulls = pulls - matrix_product(
+                matrix_product(self.inverse, self._final_covariance(self.pending)), 2.0 * waiting
+            )
             pulls = np.concatenate([pulls, 2.0 * waiting])
         weights = np.zeros(len(known))
         weights[: len(self.points)] = self.weights
-        rising = self.relevance * pulled_apart(weights[:, None] * decline, known, points, self.kinds)
-        falling = self.relevance * pulled_apart(pulls * decline, known, points, self.kinds)
+        rising = self.relevance * gradient_by_points(weights[:, None] * decline, known, points, self.kinds)
+        falling = self.relevance * gradient_by_points(pulls * decline, known, points, self.kinds)
         return mean, variance, rising, -self.scale * falling
 
-    def updated(self, points: np.ndarray, ages: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict_after_score(
+        self, points: np.ndarray, ages: np.ndarray, scores: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the same as `predict`, but condition each point on one more score of its own.
 
         Args:
@@ -208,18 +223,18 @@ class Process:
         known = np.zeros(len(self.points)) if self.ages is None else self.ages
         late = kernel * np.exp(-self.drift * np.abs(known))[:, None]
         early = kernel * np.exp(-self.drift * np.abs(known[:, None] - ages[None, :]))
-        explained = times(self.inverse, early)
+        explained = matrix_product(self.inverse, early)
         left = np.maximum(1.0 - (early * explained).sum(axis=0), 1e-9)
         common = np.exp(self.drift * ages) - (late * explained).sum(axis=0)
         gain = common / (left + self.noise / self.scale)
-        variance = 1.0 - (late * times(self.inverse, late)).sum(axis=0) - gain * common
+        variance = 1.0 - (late * matrix_product(self.inverse, late)).sum(axis=0) - gain * common
         return self.weights @ late + gain * (scores - self.weights @ early), self.scale * np.maximum(variance, 1e-9)
 
     def _kernel(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Return the prior covariance of points for scale 1, shape (left, right)."""
         return covariance(self.relevance, left, right, self.kinds)
 
-    def _shared(self, points: np.ndarray) -> np.ndarray:
+    def _final_covariance(self, points: np.ndarray) -> np.ndarray:
         """Return the prior covariance for scale 1 of the fitted points and of final scores at points.
 
         Shape (fitted, points).
@@ -229,10 +244,10 @@ class Process:
             kernel *= np.exp(-self.drift * np.abs(self.ages))[:, None]
         return kernel
 
-    def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    def _posterior_covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Return the covariance of points given the fitted ones, without noise, for scale 1. Shape (left, right)."""
-        one, other = self._shared(left), self._shared(right)
-        return np.asarray(self._kernel(left, right) - times(one.T, times(self.inverse, other)))
+        one, other = self._final_covariance(left), self._final_covariance(right)
+        return np.asarray(self._kernel(left, right) - matrix_product(one.T, matrix_product(self.inverse, other)))
 
 
 def _gradient(
@@ -249,14 +264,16 @@ def _gradient(
     so the likelihood does not change with it.
     """
     relevance, noise = np.exp(logs[: len(kinds)]), math.exp(logs[len(kinds)])
-    kernel, slope = matern(distances(relevance, points, points, kinds))
+    kernel, slope = matern(squared_distances(relevance, points, points, kinds))
     if apart is not None:
         likeness = np.exp(-math.exp(logs[-1]) * apart)
         kernel, slope = kernel * likeness, slope * likeness
     inverse = np.linalg.inv(kernel + noise * np.eye(len(kernel)))
     weights = inverse @ scores
     pull = np.outer(weights, weights) / (_scale(scores, weights) if scaled else 1.0) - inverse
-    found = 0.5 * np.append(relevance * pulled(pull * slope, points, points, kinds), noise * np.trace(pull))
+    found = 0.5 * np.append(
+        relevance * gradient_by_relevance(pull * slope, points, points, kinds), noise * np.trace(pull)
+    )
     if apart is None:
         return found
     return np.append(found, -0.5 * math.exp(logs[-1]) * (pull * kernel * apart).sum())
@@ -269,4 +286,4 @@ def _scale(scores: np.ndarray, weights: np.ndarray) -> float:
         scores: Scores, shape (points,).
         weights: Inverse of their covariance for scale 1, times the scores, shape (points,).
     """
-    return (KNOWN + float(scores @ weights)) / (KNOWN + len(scores))
+    return (SCALE_PRIOR_SCORES + float(scores @ weights)) / (SCALE_PRIOR_SCORES + len(scores))

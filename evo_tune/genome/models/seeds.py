@@ -23,7 +23,16 @@ from statistics import NormalDist
 
 import numpy as np
 
-from evo_tune.genome.models.gaussian import LENGTH, LENGTHS, covariance, matern, most_probable, squares, times, weighted
+from evo_tune.genome.models.gaussian import (
+    LENGTH_LOG_DEVIATION,
+    LENGTH_MEDIAN,
+    covariance,
+    fit_mode,
+    matern,
+    matrix_product,
+    squared_differences,
+    weighted_sum,
+)
 from evo_tune.genome.values import mean_of, resolution
 
 OWN, SHARED, NOISE = 0.02, 0.02, 0.05
@@ -86,7 +95,7 @@ class Trainings:
         found = [np.equal.outer(one, one).astype(float) for one in (self.rows, self.seeds, np.arange(len(self.rows)))]
         return found if self.shared else [found[0], np.zeros_like(found[1]), found[2]]
 
-    def scaled(self) -> tuple[np.ndarray, float, float]:
+    def standardize(self) -> tuple[np.ndarray, float, float]:
         """Return the losses, cut (`WORST`) and scaled to mean 0 and variance 1; then their mean and deviation."""
         _, power = np.frexp(np.abs(self.losses).max())  # squares and sums of large losses would overflow
         small = np.ldexp(self.losses, -power)
@@ -97,7 +106,7 @@ class Trainings:
         return scores, float(np.ldexp(mean, power)), float(np.ldexp(deviation, power))
 
 
-def selected(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def choose_genomes(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return the rows of the genomes in the model: the best, then others at equal steps down to the worst.
 
     Args:
@@ -114,34 +123,36 @@ def selected(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.asarray(np.append(best, others[np.cumsum(counts[others]) <= room]))
 
 
-def fitted(given: Trainings) -> np.ndarray:
+def fit_seed_model(given: Trainings) -> np.ndarray:
     """Return logarithms of relevances and variances near their most probable values, shape (features + 3,)."""
-    scores, *_ = given.scaled()
-    distances = squares(given.points[given.rows], given.points[given.rows], given.unordered)
+    scores, *_ = given.standardize()
+    distances = squared_differences(given.points[given.rows], given.points[given.rows], given.unordered)
     features, parts = len(distances), np.stack(given.parts)
-    middle = np.append(np.full(features, -2.0 * math.log(LENGTH * math.sqrt(features))), np.log([OWN, SHARED, NOISE]))
-    spread = np.append(np.full(features, 2.0 * LENGTHS), np.full(3, VARIANCES))
-    return most_probable(lambda logs: _gradient(distances, parts, scores, logs), middle, spread)
+    middle = np.append(
+        np.full(features, -2.0 * math.log(LENGTH_MEDIAN * math.sqrt(features))), np.log([OWN, SHARED, NOISE])
+    )
+    spread = np.append(np.full(features, 2.0 * LENGTH_LOG_DEVIATION), np.full(3, VARIANCES))
+    return fit_mode(lambda logs: _gradient(distances, parts, scores, logs), middle, spread)
 
 
 def _gradient(distances: np.ndarray, parts: np.ndarray, scores: np.ndarray, logs: np.ndarray) -> np.ndarray:
     """Return the gradient of the log likelihood by the logarithms (Rasmussen & Williams, equation 5.9)."""
     weights = np.exp(logs)
     relevance, variances = weights[:-3], weights[-3:]
-    kernel, slope = matern(weighted(relevance, distances))
-    inverse = np.linalg.inv(kernel + weighted(variances, parts))
+    kernel, slope = matern(weighted_sum(relevance, distances))
+    inverse = np.linalg.inv(kernel + weighted_sum(variances, parts))
     pulled = inverse @ scores
     pull = np.outer(pulled, pulled) - inverse
     smooth = relevance * np.einsum("fab,ab->f", distances, pull * slope)
     return 0.5 * np.append(smooth, variances * np.einsum("fab,ab->f", parts, pull))
 
 
-class Belief:
+class SeedModel:
     """Posterior of the losses of some genomes over all seeds.
 
     Args:
         given: Training runs of the genomes.
-        logs: Result of `fitted` for these training runs or for earlier ones.
+        logs: Result of `fit_seed_model` for these training runs or for earlier ones.
 
     Attributes:
         expected: Expected loss of each genome with a new seed, shape (genomes,).
@@ -152,9 +163,9 @@ class Belief:
         weights = np.exp(logs)
         self._given, self._relevance = given, weights[:-3]
         self._own, self._shared, self._noise = (weights[-3:] * (1.0, given.shared, 1.0)).tolist()
-        scores, mean, self._scale = given.scaled()
+        scores, mean, self._scale = given.standardize()
         rows, smooth = given.rows, self._kernel(given.points, given.points)
-        whole = smooth[np.ix_(rows, rows)] + weighted(weights[-3:], np.stack(given.parts))
+        whole = smooth[np.ix_(rows, rows)] + weighted_sum(weights[-3:], np.stack(given.parts))
         self._inverse = np.linalg.inv(whole)
         self._pulled = self._inverse @ scores
         mine = np.equal.outer(np.arange(len(given.points)), rows)
@@ -164,7 +175,7 @@ class Belief:
         self.expected = mean + self._scale * self._means
         self.best = int(np.argmin(self._means))
 
-    def of_seed(self, row: int, seed: int) -> float:
+    def gain_of_seed(self, row: int, seed: int) -> float:
         """Return the expected decrease of the lowest expected loss by another training run of a genome.
 
         Args:
@@ -177,7 +188,7 @@ class Belief:
         moved = (self._spread[:, row] - self._cross @ known) / math.sqrt(max(variance, 1e-12))
         return self._scale * float(self._means.min() - _lowest(self._means, moved[:, None]).mean())
 
-    def of_new(self, points: np.ndarray) -> float:
+    def gain_of_new(self, points: np.ndarray) -> float:
         """Return the largest expected decrease of the lowest expected loss by training one of some new genomes.
 
         Args:
@@ -186,10 +197,10 @@ class Belief:
         smooth = self._kernel(points, self._given.points)
         cross = smooth[:, self._given.rows]
         shared = cross + self._shared * (self._given.seeds == 0)
-        known = times(shared, self._inverse)
+        known = matrix_product(shared, self._inverse)
         variance = 1.0 + self._own + self._shared + self._noise - (known * shared).sum(axis=1)
         deviation = np.sqrt(np.maximum(variance, 1e-12))
-        moved = (smooth.T - times(self._cross, known.T)) / deviation
+        moved = (smooth.T - matrix_product(self._cross, known.T)) / deviation
         own = (1.0 + self._own - (known * cross).sum(axis=1)) / deviation
         low = np.minimum(_lowest(self._means, moved), (cross @ self._pulled)[:, None] + own[:, None] * NODES)
         return self._scale * float((self._means.min() - low.mean(axis=1)).max())
@@ -233,7 +244,7 @@ def seeds_change_nothing(known: Sequence[Mapping[int, float]]) -> bool:
     return ties >= TIES or (ties > 0 and is_fine([next(iter(losses.values())) for losses in known if losses]))
 
 
-def by_expectation(
+def expected_losses(
     known: Sequence[Mapping[int, float]],
     points: Callable[[Sequence[int]], np.ndarray],
     unordered: np.ndarray,
@@ -252,12 +263,12 @@ def by_expectation(
         shared: See `Trainings`.
     """
     means = np.array([float(mean_of(list(losses.values()))) for losses in known])
-    kept: list[int] = selected(means, np.array([len(losses) for losses in known])).tolist()
+    kept: list[int] = choose_genomes(means, np.array([len(losses) for losses in known])).tolist()
     unclear = len(known) <= len(unordered) and all(len(losses) == 1 for losses in known)
     if len(kept) < FEWEST or unclear or seeds_change_nothing(known):
         return {place: float(means[place]) for place in sorted(kept, key=lambda place: means[place])}
     rows = [(place, *one) for place, genome in enumerate(kept) for one in known[genome].items()]
     numbers, seeds, losses = (np.array(column) for column in zip(*rows, strict=True))
     given = Trainings(points(kept), numbers, seeds, losses, unordered, shared)
-    expected = Belief(given, fitted(given)).expected
+    expected = SeedModel(given, fit_seed_model(given)).expected
     return {kept[place]: float(expected[place]) for place in np.argsort(expected, kind="stable")}

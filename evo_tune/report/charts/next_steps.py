@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evo_tune.genome.notation import typed_gene, typed_hints
+from evo_tune.genome.notation import format_gene, format_hints
 from evo_tune.genome.trial import Trial
-from evo_tune.genome.widening import ENDS, End, widened
+from evo_tune.genome.widening import ENDS, End, widen_end
 from evo_tune.report import summary
 from evo_tune.report.drawing import Command, Part
 from evo_tune.report.material import Material, is_unordered
@@ -107,7 +107,7 @@ def at_ends(material: Material) -> dict[str, AtEnd]:
                 are = "is" if alike == 1 else "are"
                 told = f"{name} ({alike} of the best {count} trials {are} at its {end} end, {value})"
                 # Genes from a file keep their defaults when they are widened; a command's have only what is typed.
-                found[name] = AtEnd(told, f"{name}={text}{typed_hints(gene) if _is_command(material) else ''}")
+                found[name] = AtEnd(told, f"{name}={text}{format_hints(gene) if _is_command(material) else ''}")
     return found
 
 
@@ -161,7 +161,7 @@ def typed_run(material: Material, wider: Mapping[str, str]) -> str:
     text = manifest.evaluator.removeprefix("command:")
     words = ["evo-tune", "run", printable(manifest.evaluator if text.startswith("-") else text)]
     for name, gene in material.run.genes.items():
-        words += ["--gene", wider.get(name, f"{printable(name)}={typed_gene(gene)}")]
+        words += ["--gene", wider.get(name, f"{printable(name)}={format_gene(gene)}")]
     for objective in manifest.objectives:
         words += ["--objective", printable(objective)]
     for pattern in str(options.get("metric") or "").splitlines():
@@ -177,10 +177,10 @@ def _beyond(material: Material, name: str, end: End) -> str | None:
     None also if the run can take this step by itself.
     """
     gene, limits = material.genes[name], material.run.manifest.limits
-    wide = widened(gene, end)
-    if wide is None or (name in limits and widened(gene, end, limits[name]) is not None):
+    wide = widen_end(gene, end)
+    if wide is None or (name in limits and widen_end(gene, end, limits[name]) is not None):
         return None
-    return typed_gene(replace(wide, default=None, prior=None, spread=None, when=None, widest=None))  # type: ignore[type-var]
+    return format_gene(replace(wide, default=None, prior=None, spread=None, when=None, widest=None))  # type: ignore[type-var]
 
 
 # Failures.

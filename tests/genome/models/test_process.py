@@ -11,8 +11,8 @@ pytest.importorskip("sklearn")
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
-from evo_tune.genome.models.gaussian import matern, squares
-from evo_tune.genome.models.process import KNOWN, Process, _gradient
+from evo_tune.genome.models.gaussian import matern, squared_differences
+from evo_tune.genome.models.process import SCALE_PRIOR_SCORES, Process, _gradient
 
 FREE = np.array([False, False, True])
 
@@ -34,7 +34,7 @@ def fitted(count: int) -> Process:
 
 def test_the_gradient_is_that_of_the_likelihood() -> None:
     x, scores = points(12, 1), np.random.default_rng(1).normal(size=12)
-    parts = squares(x, x, FREE)
+    parts = squared_differences(x, x, FREE)
 
     def likelihood(logs: np.ndarray) -> float:
         kernel, _ = matern(np.tensordot(np.exp(logs[:-1]), parts, 1))
@@ -61,14 +61,14 @@ def test_predictions_are_those_of_scikit_learn() -> None:
 def test_the_gradient_of_a_precise_process_is_that_at_the_most_probable_scale() -> None:
     """The prior of the scale is an inverse gamma distribution, worth KNOWN scores of variance 1."""
     x, scores = points(12, 1), 3.0 * np.random.default_rng(1).normal(size=12)
-    parts = squares(x, x, FREE)
+    parts = squared_differences(x, x, FREE)
 
     def posterior(logs: np.ndarray) -> float:
         kernel, _ = matern(np.tensordot(np.exp(logs[:-1]), parts, 1))
         whole = kernel + np.exp(logs[-1]) * np.eye(12)
 
         def at(scale: float) -> float:
-            prior = -0.5 * KNOWN * (np.log(scale) + 1.0 / scale)
+            prior = -0.5 * SCALE_PRIOR_SCORES * (np.log(scale) + 1.0 / scale)
             return float(multivariate_normal(np.zeros(12), scale * whole).logpdf(scores)) + prior
 
         return -float(minimize_scalar(lambda log: -at(np.exp(log)), bounds=(-5, 8), options={"xatol": 1e-9}).fun)
@@ -91,7 +91,7 @@ def test_predictions_of_a_precise_process_are_those_of_scikit_learn() -> None:
     waiting = np.random.default_rng(4).random((3, 2))
     theirs.fit(np.concatenate([x, waiting]), np.append(scores, ours.predict(waiting)[0]))
     assert np.allclose(
-        ours.expecting(waiting).predict(asked)[1], theirs.predict(asked, return_std=True)[1] ** 2, atol=1e-6
+        ours.with_pending(waiting).predict(asked)[1], theirs.predict(asked, return_std=True)[1] ** 2, atol=1e-6
     )
 
 
@@ -167,14 +167,14 @@ def test_with_less_noise_a_process_follows_its_scores() -> None:
 
 def test_pending_points_change_the_variance_and_not_the_mean() -> None:
     process, out, asked = fitted(25), points(6, 7), points(40, 8)
-    believing = process.expecting(out)
+    believing = process.with_pending(out)
     mean, variance = process.predict(asked)
     same, surer = believing.predict(asked)
     assert np.array_equal(mean, same)
     assert np.all(surer <= variance + 1e-12)
     seen = np.concatenate([process.points, out])
-    kernel, _ = matern(np.tensordot(process.relevance, squares(seen, seen, FREE), 1))
-    shared, _ = matern(np.tensordot(process.relevance, squares(seen, asked, FREE), 1))
+    kernel, _ = matern(np.tensordot(process.relevance, squared_differences(seen, seen, FREE), 1))
+    shared, _ = matern(np.tensordot(process.relevance, squared_differences(seen, asked, FREE), 1))
     inverse = np.linalg.inv(kernel + process.noise * np.eye(len(seen)))
     assert np.allclose(surer, np.maximum(1.0 - np.einsum("ac,ab,bc->c", shared, inverse, shared), 1e-9), atol=1e-8)
 
@@ -185,7 +185,7 @@ AGES = np.log([1 / 9, 1 / 3, 1.0])
 def test_the_gradient_by_the_drift_is_that_of_the_likelihood() -> None:
     x, rng = points(12, 1), np.random.default_rng(1)
     scores, ages = rng.normal(size=12), AGES[rng.integers(3, size=12)]
-    steps, apart = squares(x, x, FREE), np.abs(ages[:, None] - ages[None, :])
+    steps, apart = squared_differences(x, x, FREE), np.abs(ages[:, None] - ages[None, :])
 
     def likelihood(logs: np.ndarray) -> float:
         kernel, _ = matern(np.tensordot(np.exp(logs[:3]), steps, 1))
@@ -215,13 +215,13 @@ def test_it_learns_the_correlation_of_partial_scores() -> None:
 def test_an_update_equals_a_fit_with_the_score() -> None:
     process, asked = partly(True), points(5, 8)
     ages, scores = AGES[[0, 1, 0, 1, 0]], np.array([1.0, -1.0, 0.3, 0.0, 2.0])
-    mean, variance = process.updated(asked, ages, scores)
+    mean, variance = process.predict_after_score(asked, ages, scores)
     assert process.ages is not None
     for at in range(5):
         seen, when = np.vstack([process.points, asked[at]]), np.append(process.ages, ages[at])
-        kernel, _ = matern(np.tensordot(process.relevance, squares(seen, seen, FREE), 1))
+        kernel, _ = matern(np.tensordot(process.relevance, squared_differences(seen, seen, FREE), 1))
         kernel *= np.exp(-process.drift * np.abs(when[:, None] - when[None, :]))
-        shared, _ = matern(np.tensordot(process.relevance, squares(seen, asked[at : at + 1], FREE), 1))
+        shared, _ = matern(np.tensordot(process.relevance, squared_differences(seen, asked[at : at + 1], FREE), 1))
         shared = shared[:, 0] * np.exp(-process.drift * np.abs(when))
         known = np.append(np.linalg.inv(process.inverse) @ process.weights, scores[at])
         inverse = np.linalg.inv(kernel + process.noise * np.eye(len(seen)))

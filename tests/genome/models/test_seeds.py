@@ -10,8 +10,15 @@ from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
 from evo_tune.genome.importance import rank_correlation
-from evo_tune.genome.models.gaussian import covariance, squares
-from evo_tune.genome.models.seeds import Belief, Trainings, _gradient, by_expectation, fitted, selected
+from evo_tune.genome.models.gaussian import covariance, squared_differences
+from evo_tune.genome.models.seeds import (
+    SeedModel,
+    Trainings,
+    _gradient,
+    choose_genomes,
+    expected_losses,
+    fit_seed_model,
+)
 
 FREE = np.array([False, False, True])
 LOGS = np.array([0.5, 0.2, -1.0, -3.0, -2.5, -2.0])
@@ -27,7 +34,7 @@ def trainings(genomes: int, rng: np.random.Generator, further: int = 3) -> Train
 
 def test_the_gradient_is_that_of_the_likelihood() -> None:
     given = trainings(9, np.random.default_rng(0))
-    scores, *_ = given.scaled()
+    scores, *_ = given.standardize()
     points = given.points[given.rows]
 
     def likelihood(logs: np.ndarray) -> float:
@@ -35,13 +42,13 @@ def test_the_gradient_is_that_of_the_likelihood() -> None:
         kernel = kernel + sum(np.exp(log) * part for log, part in zip(logs[3:], given.parts, strict=True))
         return float(multivariate_normal(np.zeros(len(scores)), kernel).logpdf(scores))
 
-    found = _gradient(squares(points, points, FREE), np.stack(given.parts), scores, LOGS)
+    found = _gradient(squared_differences(points, points, FREE), np.stack(given.parts), scores, LOGS)
     assert np.allclose(found, approx_fprime(LOGS, likelihood, 1e-6), atol=1e-3)
 
 
 def conditioned(given: Trainings, more: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and covariance of the genomes' merits and of one more training, given all others, in one piece."""
-    scores, mean, scale = given.scaled()
+    scores, mean, scale = given.standardize()
     own, shared, noise = np.exp(LOGS[3:])
     points = np.concatenate([given.points, more[None]])
     merit = covariance(np.exp(LOGS[:3]), points, points, FREE) + own * np.eye(len(points))
@@ -61,27 +68,27 @@ def conditioned(given: Trainings, more: np.ndarray, seed: int) -> tuple[np.ndarr
 @pytest.mark.parametrize("seed", [1, 2])
 def test_expected_losses_and_the_value_of_a_seed_follow_from_conditioning(seed: int) -> None:
     given = trainings(7, np.random.default_rng(seed))
-    belief = Belief(given, LOGS)
+    belief = SeedModel(given, LOGS)
     for row in range(7):
         means, spread = conditioned(given, given.points[row], 3)
         assert np.allclose(belief.expected, means[:7])
         moved = spread[:7, -1] / np.sqrt(spread[-1, -1])
         after = means[:7, None] + moved[:, None] * np.random.default_rng(0).normal(size=20_000)
-        assert belief.of_seed(row, 3) == pytest.approx(means[:7].min() - after.min(axis=0).mean(), abs=0.01)
+        assert belief.gain_of_seed(row, 3) == pytest.approx(means[:7].min() - after.min(axis=0).mean(), abs=0.01)
     assert belief.best == int(np.argmin(belief.expected))
 
 
 def test_the_value_of_a_new_genome_follows_from_conditioning() -> None:
     given = trainings(7, np.random.default_rng(3))
-    belief, rng = Belief(given, LOGS), np.random.default_rng(4)
+    belief, rng = SeedModel(given, LOGS), np.random.default_rng(4)
     worth = []
     for point in (points := np.column_stack([rng.random((4, 2)), rng.integers(3, size=4)])):
         means, spread = conditioned(given, point, 0)
         moved = spread[:8, -1] / np.sqrt(spread[-1, -1])
         after = means[:8, None] + moved[:, None] * np.random.default_rng(0).normal(size=20_000)
         worth.append(means[:7].min() - after.min(axis=0).mean())
-    assert belief.of_new(points) == pytest.approx(max(worth), abs=0.02)
-    assert belief.of_new(points[:1]) < belief.of_new(points) + 1e-12
+    assert belief.gain_of_new(points) == pytest.approx(max(worth), abs=0.02)
+    assert belief.gain_of_new(points[:1]) < belief.gain_of_new(points) + 1e-12
 
 
 def noisy(rng: np.random.Generator, shared: float) -> tuple[Trainings, np.ndarray]:
@@ -99,7 +106,7 @@ def test_the_best_is_not_the_luckiest() -> None:
     chosen, luckiest = [], []
     for seed in range(20):
         given, true = noisy(np.random.default_rng(seed), 0.0)
-        chosen.append(true[Belief(given, fitted(given)).best])
+        chosen.append(true[SeedModel(given, fit_seed_model(given)).best])
         luckiest.append(true[int(np.argmin(given.losses[:40]))])
     assert np.mean(chosen) < 0.8 * np.mean(luckiest)
 
@@ -109,7 +116,7 @@ def test_a_bad_seed_does_not_count_against_its_genomes() -> None:
     chosen, by_mean = [], []
     for seed in range(20):
         given, true = noisy(np.random.default_rng(seed), 0.8)
-        chosen.append(true[Belief(given, fitted(given)).best])
+        chosen.append(true[SeedModel(given, fit_seed_model(given)).best])
         means = [given.losses[given.rows == row].mean() for row in range(40)]
         by_mean.append(true[int(np.argmin(means))])
     assert np.mean(chosen) < 0.8 * np.mean(by_mean)
@@ -120,19 +127,19 @@ def test_own_seeds_carry_nothing_over_to_other_genomes() -> None:
     given, _ = noisy(np.random.default_rng(0), 0.8)
     own = replace(given, shared=False)
     renamed = replace(own, seeds=np.random.default_rng(1).permutation(46))
-    found = [Belief(one, fitted(one)) for one in (own, renamed, given)]
+    found = [SeedModel(one, fit_seed_model(one)) for one in (own, renamed, given)]
     assert np.array_equal(found[0].expected, found[1].expected)
     again = np.unique(given.rows[40:])
     assert (found[0].expected[again] > found[2].expected[again] + 0.05).all()
     best = int(again[0])
-    assert found[0].of_seed(best, 1) == found[0].of_seed(best, 9) == found[1].of_seed(best, 0)
+    assert found[0].gain_of_seed(best, 1) == found[0].gain_of_seed(best, 9) == found[1].gain_of_seed(best, 0)
     points = given.points[:5] + 0.01
-    assert found[0].of_new(points) == found[1].of_new(points)
+    assert found[0].gain_of_new(points) == found[1].gain_of_new(points)
     known = [{0: loss} for loss in given.losses[:40].tolist()]
     for row, loss in zip(given.rows[40:], given.losses[40:].tolist(), strict=True):
         known[row][1] = loss
     told = [
-        by_expectation(known, lambda rows: given.points[list(rows)], given.unordered, shared)
+        expected_losses(known, lambda rows: given.points[list(rows)], given.unordered, shared)
         for shared in (True, False)
     ]
     assert told[0] != told[1]
@@ -142,12 +149,12 @@ def test_the_model_is_fitted_to_the_best_and_some_others() -> None:
     rng = np.random.default_rng(0)
     means, counts = rng.random(500), np.ones(500)
     counts[np.argsort(means)[:10]] = 4
-    rows = selected(means, counts)
+    rows = choose_genomes(means, counts)
     order = np.argsort(means)
     assert rows[:32].tolist() == order[:32].tolist()
     assert counts[rows].sum() <= 72
     assert means[rows].max() == means.max()
-    assert sorted(selected(means[:20], np.ones(20)).tolist()) == list(range(20))
+    assert sorted(choose_genomes(means[:20], np.ones(20)).tolist()) == list(range(20))
 
 
 def test_huge_losses_do_not_hide_differences_among_the_good_ones() -> None:
@@ -158,7 +165,7 @@ def test_huge_losses_do_not_hide_differences_among_the_good_ones() -> None:
         losses[np.argsort(losses)[-8:]] = 1e12
         bad = Trainings(given.points, given.rows, given.seeds, losses, given.unordered)
         good = np.argsort(true)[:20]
-        found.append(rank_correlation(Belief(bad, fitted(bad)).expected[good], true[good]))
+        found.append(rank_correlation(SeedModel(bad, fit_seed_model(bad)).expected[good], true[good]))
     assert np.mean(found) > 0.4
 
 
@@ -167,11 +174,11 @@ def test_if_seeds_change_nothing_the_mean_loss_is_expected() -> None:
     known = [{0: loss} for loss in given.losses[:40].tolist()]
     for differs in (0.0, 0.1):
         known[3][1] = known[3][0] + differs
-        found = by_expectation(known, lambda rows: given.points[list(rows)], given.unordered)
+        found = expected_losses(known, lambda rows: given.points[list(rows)], given.unordered)
         seen = {row: float(np.mean(list(losses.values()))) for row, losses in enumerate(known)}
         assert (found == seen) == (differs == 0.0)
         assert list(found.values()) == sorted(found.values())
-    assert by_expectation(known[:2], lambda rows: given.points[list(rows)], given.unordered) == {
+    assert expected_losses(known[:2], lambda rows: given.points[list(rows)], given.unordered) == {
         row: known[row][0] for row in sorted(range(2), key=lambda row: known[row][0])
     }
 
@@ -183,7 +190,7 @@ def test_with_few_genomes_of_one_seed_nothing_is_taken_for_noise() -> None:
         known = [{0: loss} for loss in losses]
         if second:
             known[0][1] = losses[0] + 0.5
-        found = by_expectation(known, lambda rows: points[list(rows)], np.zeros(12, dtype=bool))
+        found = expected_losses(known, lambda rows: points[list(rows)], np.zeros(12, dtype=bool))
         ranked = sorted(enumerate(losses), key=lambda one: one[1])
         assert (list(found.items()) == ranked) == (not second)
 
@@ -193,7 +200,7 @@ def test_the_scale_of_the_loss_does_not_matter(power: int) -> None:
     given = trainings(9, np.random.default_rng(4))
     other = replace(given, losses=np.ldexp(given.losses, power))
     assert np.abs(given.losses).max() < 4.0
-    assert np.array_equal(fitted(other), fitted(given))
-    one, two = Belief(given, LOGS), Belief(other, LOGS)
+    assert np.array_equal(fit_seed_model(other), fit_seed_model(given))
+    one, two = SeedModel(given, LOGS), SeedModel(other, LOGS)
     assert np.array_equal(two.expected, np.ldexp(one.expected, power))
-    assert two.of_seed(0, 3) == np.ldexp(one.of_seed(0, 3), power)
+    assert two.gain_of_seed(0, 3) == np.ldexp(one.gain_of_seed(0, 3), power)
