@@ -50,7 +50,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from transfer_trainings import Rows, mean
 
 from evo_tune import Search
-from evo_tune.cli.flags import FIRST
+from evo_tune.cli.flags import RUN_DEFAULTS
 from evo_tune.genome.trial import trial_seed
 from evo_tune.loop.begin import Request
 from evo_tune.loop.planning import plan_run
@@ -209,7 +209,7 @@ def search(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
             slots=job.slots,
             seed=seed,
             store=job.keep or folder,
-            **FIRST,
+            **RUN_DEFAULTS,
         ).run()
         searched = time.monotonic() - began
         best, run = recommended(found.saved), found.saved

@@ -14,7 +14,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Struct, UnsetType
 
-from evo_tune.cli.output import EVENTS, outputs
+from evo_tune.cli.output import EVENTS, output_types
 from evo_tune.genome.values import Genome, Value
 
 WORDS = {
@@ -127,9 +127,9 @@ def reached(kinds: Any) -> list[Any]:
 def generated() -> str:
     """Return the tables."""
     events = get_args(EVENTS)
-    kinds = [kind for kind in reached([*outputs().values(), *events]) if kind not in events]
+    kinds = [kind for kind in reached([*output_types().values(), *events]) if kind not in events]
     lines = ["", "## What each command prints", "", "| command | `--format json` |", "| --- | --- |"]
-    lines += [f"| `evo-tune {name}` | {in_words(kind)} |" for name, kind in outputs().items()]
+    lines += [f"| `evo-tune {name}` | {in_words(kind)} |" for name, kind in output_types().items()]
     lines += ["", "## The objects", ""]
     lines += [line for kind in kinds for line in table(kind)]
     lines += ["## The events", ""]

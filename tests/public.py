@@ -89,12 +89,12 @@ def python_names(module: ModuleType, names: Iterable[str]) -> Iterator[tuple[str
 
 def command_names() -> Iterator[tuple[str, list[str]]]:
     """Yield the arguments and flags of each command."""
-    from evo_tune.cli import cli, module_of, names
+    from evo_tune.cli import cli, command_module, command_names
 
     with click.Context(cli) as context:
-        yield "evo-tune", sorted(names())
-        for name in sorted(names()):
-            command = module_of(name).command
+        yield "evo-tune", sorted(command_names())
+        for name in sorted(command_names()):
+            command = command_module(name).command
             shown = [one for one in command.get_params(click.Context(command, parent=context)) if not _hidden(one)]
             flags = ["/".join([*one.opts, *one.secondary_opts]) for one in shown if isinstance(one, click.Option)]
             arguments = [one.name.upper() for one in shown if isinstance(one, click.Argument)]
@@ -109,10 +109,10 @@ def _hidden(parameter: click.Parameter) -> bool:
 
 def json_names() -> Iterator[tuple[str, list[str]]]:
     """Yield the keys of each object that a command prints, and of each event."""
-    from evo_tune.cli.output import EVENTS, outputs
+    from evo_tune.cli.output import EVENTS, output_types
 
     make = script("docs/make_json.py")
-    for kind in make.reached([*outputs().values(), *get_args(EVENTS)]):
+    for kind in make.reached([*output_types().values(), *get_args(EVENTS)]):
         yield f"JSON {kind.__name__}", sorted(key for key, *_ in make.fields(kind))
 
 

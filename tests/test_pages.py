@@ -17,7 +17,7 @@ from typing import Any
 import click
 import pytest
 
-from evo_tune.cli import cli, module_of
+from evo_tune.cli import cli, command_module
 from evo_tune.genome.notation import parse_gene
 from evo_tune.options.binding import options_of, split_assignments
 from evo_tune.plugins.find import PACKAGE, bundled_evaluators, find_evaluator, find_strategy
@@ -58,7 +58,7 @@ def test_every_command_line_is_understood(page: str, tmp_path: Path, monkeypatch
         except Exception as error:
             pytest.fail(f"evo-tune {' '.join(words)}: {error}")
     for name, *words in mentioned(page):
-        command = module_of(name).command
+        command = command_module(name).command
         flags = {flag for one in command.get_params(click.Context(command)) for flag in one.opts}
         assert {word for word in words if word.startswith("-")} <= {*flags, "--help"}, f"evo-tune {name} {words}"
 

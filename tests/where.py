@@ -19,7 +19,7 @@ ELSEWHERE = {
     "__init__": "test_architecture test_public",
     "__main__": "test_wheel",
     "cli/__init__": "cli/test_commands cli/test_help",
-    "cli/_shared": "cli/test_printing",
+    "cli/shared": "cli/test_printing",
     "cli/agents": "cli/test_mcp",
     "cli/commands": "cli/test_commands cli/test_formats",
     "cli/training/exporting": "cli/test_details",

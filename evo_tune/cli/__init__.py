@@ -18,8 +18,7 @@ from typing import Any
 import click
 
 from evo_tune import __version__
-from evo_tune.cli import _shared as shared
-from evo_tune.cli import commands
+from evo_tune.cli import commands, shared
 from evo_tune.cli.help import Context
 from evo_tune.errors import ClusterLost, EvoTuneError
 
@@ -31,12 +30,12 @@ COMPLETE = "_EVO_TUNE_COMPLETE"
 """Environment variable by which a shell asks for completions."""
 
 
-def names() -> list[str]:
+def command_names() -> list[str]:
     """Return the names of the commands, which are those of the files in `commands`."""
     return [found.name for found in iter_modules(commands.__path__)]
 
 
-def module_of(name: str) -> ModuleType:
+def command_module(name: str) -> ModuleType:
     """Import the module of a command."""
     return import_module(f"{commands.__name__}.{name}")
 
@@ -47,12 +46,12 @@ class Commands(click.Group):
     context_class = Context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(names(), key=lambda name: (module_of(name).PLACE, name))
+        return sorted(command_names(), key=lambda name: (command_module(name).HELP_ORDER, name))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in names():
+        if cmd_name not in command_names():
             return None
-        command: click.Command = module_of(cmd_name).command
+        command: click.Command = command_module(cmd_name).command
         return command
 
     def resolve_command(
@@ -60,7 +59,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         from evo_tune.options.binding import suggest
 
-        if args and not args[0].startswith("-") and args[0] not in names() and not ctx.resilient_parsing:
+        if args and not args[0].startswith("-") and args[0] not in command_names() and not ctx.resilient_parsing:
             known = self.list_commands(ctx)
             raise click.UsageError(
                 f"there is no command {args[0]!r}{suggest(args[0], known)}: expected one of {', '.join(known)}", ctx
@@ -83,14 +82,14 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; this is the console script."""
-    _mend_streams()
+    _repair_streams()
     if COMPLETE in os.environ:
-        sys.exit(answer())
+        sys.exit(print_completions())
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         code = cli.main(prog_name=PROG, standalone_mode=False)
     except ClusterLost as error:
-        _end_at_once(str(error), error.exit_code)
+        _exit_at_once(str(error), error.exit_code)
     except EvoTuneError as error:
         _fail(str(error), error.exit_code)
     except click.exceptions.Abort as error:  # of a KeyboardInterrupt
@@ -100,19 +99,19 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else PROG
-        _fail(f"{error.format_message().rstrip('.')}{_elsewhere(error)}; see `{where} --help`", error.exit_code)
+        _fail(f"{error.format_message().rstrip('.')}{_unknown_flag_hint(error)}; see `{where} --help`", error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except BrokenPipeError:  # `evo-tune show | head`
-        _give_up_output()
+        _discard_output()
         sys.exit(1)
     except OSError as error:
-        _give_up_output()
+        _discard_output()
         _fail(f"{error.strerror or error}: cannot continue", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def answer() -> int:
+def print_completions() -> int:
     """Print completions for a shell and return the exit code; errors are not shown."""
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 2)
@@ -125,7 +124,7 @@ def answer() -> int:
     return result if isinstance(result, int) else 0
 
 
-def _elsewhere(error: click.UsageError) -> str:
+def _unknown_flag_hint(error: click.UsageError) -> str:
     """Return a hint for an unknown flag that may be an option or a gene of the evaluator, such as `--data`."""
     names = {param.name for param in error.ctx.command.params} if error.ctx else set()
     if not isinstance(error, click.NoSuchOption) or not {"options", "genes"} <= names:
@@ -137,7 +136,7 @@ def _elsewhere(error: click.UsageError) -> str:
     return "; an evaluator's option is set by -o NAME=VALUE, a gene by --gene NAME=VALUE"
 
 
-def _mend_streams() -> None:
+def _repair_streams() -> None:
     """Replace missing standard streams, and make the others accept any text."""
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
@@ -147,7 +146,7 @@ def _mend_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _give_up_output() -> None:
+def _discard_output() -> None:
     """Discard buffered output: writing it at exit would fail again, with a traceback."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -169,7 +168,7 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _end_at_once(message: str, code: int) -> None:
+def _exit_at_once(message: str, code: int) -> None:
     """Exit without the usual clean-up, in which Ray without its head crashes, waits, or changes the exit code."""
     _print_problem("Error", message)
     for stream in (sys.stdout, sys.stderr):

@@ -97,13 +97,13 @@ class Workplace:
             folder: One of the named folders; by default the first.
         """
         root = self._root(folder)
-        words = [*(f"-o{key}={_typed(value)}" for key, value in (options or {}).items())]
+        words = [*(f"-o{key}={_option_text(value)}" for key, value in (options or {}).items())]
         words += [f"--gene={one}" for one in genes or ()] + [f"--objective={one}" for one in objectives or ()]
         words += _flags(trials=trials, hours=hours, slots=slots, seed=seed)
         _check_names(options or {})
         _check_evaluator(root, evaluator)
-        _check_paths(root, [*map(_typed, (options or {}).values()), *(genes or ())])
-        if inside.exists(root, STORE, _plain(name)):
+        _check_paths(root, [*map(_option_text, (options or {}).values()), *(genes or ())])
+        if inside.exists(root, STORE, _check_run_name(name)):
             raise UsageError(f"run {name} exists: choose another name, or use `resume`")
         return self._begin(root, name, ["run", f"--name={name}", *words, "--", evaluator])
 
@@ -134,7 +134,7 @@ class Workplace:
             name: Name of the run.
             folder: One of the named folders; by default the first.
         """
-        return _typed_in(self._run(folder, name), ["status", "--format=json", "--", name])
+        return _command_output(self._run(folder, name), ["status", "--format=json", "--", name])
 
     def results(self, name: str, top: int = 10, folder: str = "") -> str:
         """Return the results of a run as JSON: the recommended trial, the best ones, failures, importances.
@@ -145,7 +145,7 @@ class Workplace:
             folder: One of the named folders; by default the first.
         """
         words = ["show", f"--top={min(max(1, top), MOST)}", "--format=json", "--", name]
-        return _typed_in(self._run(folder, name), words)
+        return _command_output(self._run(folder, name), words)
 
     def runs(self, folder: str = "") -> str:
         """Return all runs of a folder as JSON.
@@ -155,7 +155,7 @@ class Workplace:
         """
         root = self._root(folder)
         self._check_store(root)
-        return _typed_in(root, ["list", "--format=json"])
+        return _command_output(root, ["list", "--format=json"])
 
     def log(self, name: str, trial: int, folder: str = "") -> str:
         """Return the end of what a trial's training printed, or the traceback of its error.
@@ -182,7 +182,7 @@ class Workplace:
             name: Name of the run.
             folder: One of the named folders; by default the first.
         """
-        process = self._started.get((self._root(folder), _plain(name)))
+        process = self._started.get((self._root(folder), _check_run_name(name)))
         if process is None:
             raise UsageError(f"run {name} was not started here: stop it where it runs, with Ctrl-C")
         if process.poll() is not None:
@@ -200,12 +200,12 @@ class Workplace:
     def _run(self, folder: str, name: str) -> str:
         """Return the named folder of a run that is in it, and not behind a link."""
         root = self._root(folder)
-        with _plain_error(f"there is no run {name} in {root}"), inside.folder(root, STORE, _plain(name)):
+        with _os_error_as_usage(f"there is no run {name} in {root}"), inside.folder(root, STORE, _check_run_name(name)):
             return root
 
     def _check_store(self, root: str) -> None:
         if inside.exists(root, STORE):
-            with _plain_error(f"{STORE} in {root} cannot be used"), inside.folder(root, STORE):
+            with _os_error_as_usage(f"{STORE} in {root} cannot be used"), inside.folder(root, STORE):
                 pass
 
     def _begin(self, root: str, name: str, words: list[str]) -> str:
@@ -215,7 +215,7 @@ class Workplace:
         if known is not None and known.poll() is None:
             raise UsageError(f"run {name} is running already: `status` watches it")
         said = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
-        process = _process(root, [words[0], "--quiet", *words[1:]], said)
+        process = _start_process(root, [words[0], "--quiet", *words[1:]], said)
         self._started[root, name] = process
         until = time.monotonic() + BEGINS
         while time.monotonic() < until and process.poll() is None:
@@ -231,7 +231,7 @@ class Workplace:
         return self.status(name, root)
 
 
-class _plain_error:  # noqa: N801  (used as a function)
+class _os_error_as_usage:  # noqa: N801  (used as a function)
     """Context that makes a usage error of an error of the system."""
 
     def __init__(self, what: str) -> None:
@@ -245,7 +245,7 @@ class _plain_error:  # noqa: N801  (used as a function)
             raise UsageError(f"{self._what}: {error.strerror}") from None
 
 
-def _process(root: str, words: Sequence[str], said: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start_process(root: str, words: Sequence[str], said: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-I", "-c", START, "\n".join(path for path in sys.path if path), *words],
         cwd=root,
@@ -256,14 +256,14 @@ def _process(root: str, words: Sequence[str], said: IO[bytes]) -> subprocess.Pop
     )
 
 
-def _typed_in(root: str, words: Sequence[str]) -> str:
+def _command_output(root: str, words: Sequence[str]) -> str:
     """Return what a command prints in a folder.
 
     Raises:
         StoreError: It ended with an error.
     """
     with tempfile.TemporaryFile() as said:
-        if _process(root, words, said).wait():
+        if _start_process(root, words, said).wait():
             raise StoreError(_last_line(said))
         said.seek(0)
         return said.read().decode("utf-8", "replace")
@@ -279,11 +279,11 @@ def _flags(**given: float | None) -> list[str]:
     return [f"--{name}={value}" for name, value in given.items() if value is not None]
 
 
-def _typed(value: object) -> str:
+def _option_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _plain(name: str) -> str:
+def _check_run_name(name: str) -> str:
     """Return a run's name, which is no path and no flag."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UsageError(f"{name!r} is no name of a run: expected letters, digits, '.', '_' and '-'")
@@ -317,7 +317,7 @@ def _check_evaluator(root: str, text: str) -> None:
 def _check_file(root: str, path: str) -> None:
     """Check that a path is that of a file in the folder, with no link on the way."""
     parts = Path(path).parts
-    with _plain_error(f"{path!r} is no file in {root} that can be used"):
+    with _os_error_as_usage(f"{path!r} is no file in {root} that can be used"):
         if os.path.isabs(path) or not parts or path.startswith("-"):
             raise UsageError(f"{path!r}: expected the path of a file in {root}, without a link on the way")
         with inside.open_to_read(root, *parts, limit=LARGEST_LOG):

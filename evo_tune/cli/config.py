@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from evo_tune.cli import _shared as shared
+from evo_tune.cli import shared
 from evo_tune.errors import OptionError
 
 LARGEST = 1 << 18

@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from evo_tune.cli import _shared as shared
+from evo_tune.cli import shared
 from evo_tune.options.declare import AUTO, Option, Options, declared_in, members
 from evo_tune.settings import RunSettings, SessionSettings
 
-FIRST = {"final_seeds": 3, "finalists": 2, "seeds_per_trial": None}
+RUN_DEFAULTS = {"final_seeds": 3, "finalists": 2, "seeds_per_trial": None}
 """Defaults of `evo-tune run` that differ from those of `Search`: the command ends with a final comparison, and with
 a limit in training time the leading genomes get extra seeds (`loop.begin.prepared`)."""
 
@@ -36,7 +36,7 @@ class SettingFlag(click.Option):
 
 def run_flags() -> list[click.Option]:
     """Return a flag for each setting of a run and of a session, as `evo-tune run` takes them."""
-    return [*_flags(RunSettings, FIRST), *_flags(SessionSettings, FIRST)]
+    return [*_flags(RunSettings, RUN_DEFAULTS), *_flags(SessionSettings, RUN_DEFAULTS)]
 
 
 def session_flags() -> list[click.Option]:

@@ -1,7 +1,7 @@
 """The types of what commands print with `--format json`; each command fills its type and prints it with `print_json`.
 
 Types that are filled from a run are in `report/data.py` and `cli/output.py`, and a few others in the modules that
-compute them, so that this module imports nothing that takes long; `output.outputs` names them all. docs/json.md is
+compute them, so that this module imports nothing that takes long; `output.output_types` names them all. docs/json.md is
 generated from the docstrings: an entry under `Args:` describes a key, and `Unit: s.` at its end gives the unit.
 """
 

@@ -106,7 +106,9 @@ class Command(click.Command):
 
     def groups(self, ctx: click.Context) -> dict[str, list[click.Option]]:
         """Return the visible flags by the title of their group, in the order of the help."""
-        flags = {_name(one): one for one in self.get_params(ctx) if isinstance(one, click.Option) and not one.hidden}
+        flags = {
+            _flag_name(one): one for one in self.get_params(ctx) if isinstance(one, click.Option) and not one.hidden
+        }
         if len(flags) <= FEW:
             return {"Options": list(flags.values())}
         found: dict[str, list[click.Option]] = {}
@@ -135,11 +137,11 @@ class Command(click.Command):
                 formatter.write(f"{'':>{formatter.current_indent}}{typed}{told}\n")
 
 
-def _name(flag: click.Option) -> str:
+def _flag_name(flag: click.Option) -> str:
     """Return the name of a flag without its dashes."""
     return max(flag.opts, key=len).lstrip("-")
 
 
-def command(name: str, *examples: str, **kwargs: Any) -> Callable[[Callable[..., Any]], Command]:
+def cli_command(name: str, *examples: str, **kwargs: Any) -> Callable[[Callable[..., Any]], Command]:
     """Return a decorator that makes a command of a function, with examples for its help (see `Command`)."""
     return click.command(name, cls=Command, examples=examples, **kwargs)

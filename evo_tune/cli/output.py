@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field, structs
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli import formats
-from evo_tune.cli.training.for_scale import in_lines
+from evo_tune.cli import formats, shared
+from evo_tune.cli.training.for_scale import recipe_lines
 from evo_tune.forecast.ahead import RunForecast, as_line
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Value
@@ -42,16 +41,16 @@ if TYPE_CHECKING:
     from evo_tune.loop.search import Search
     from evo_tune.settings import SessionSettings
 
-LAST = 6
+SHOWN_RESULTS = 6
 """Number of results in the live table."""
 
 FORECAST_EVERY = 2.0
 """Least time between two forecasts in seconds."""
 
-LEAST_NEWS = 5.0
+FORECAST_CHANGE = 5.0
 """Seconds by which the end of a run must leave the interval of its last forecast before another one is printed."""
 
-MOST_CAUSES = 5
+MAX_CAUSES = 5
 """Most causes of failures to print while a run goes on."""
 
 ENDINGS = {
@@ -255,9 +254,9 @@ EVENTS = Begin | Proposed | Widened | Result | NewBest | Fresh | Stopping | End
 """The types of the lines that `run` and `resume` print with `--format jsonl`."""
 
 
-def outputs() -> dict[str, Any]:
+def output_types() -> dict[str, Any]:
     """Return the type that each command prints with `--format json`."""
-    from evo_tune.cli.training.results import RESULTS
+    from evo_tune.cli.training.results import OUTPUT_TYPES
     from evo_tune.loop.proposing import Verification
     from evo_tune.report.data import ListedRun, Recommendation, RunDetails
 
@@ -283,13 +282,13 @@ def outputs() -> dict[str, Any]:
         "evaluate": formats.GenomeResult,
         "export": formats.ExportedModel,
         "predict": formats.Predicted,
-        **RESULTS,
+        **OUTPUT_TYPES,
         "completion": formats.ShellScript,
     }
 
 
 @contextlib.contextmanager
-def watcher(silent: bool, run: Run, price: float | None = None) -> Iterator[Callable[[Search], None]]:
+def show_progress(silent: bool, run: Run, price: float | None = None) -> Iterator[Callable[[Search], None]]:
     """Yield a callback for `Search.run` that shows the progress: a table in a terminal, otherwise lines.
 
     Args:
@@ -302,7 +301,7 @@ def watcher(silent: bool, run: Run, price: float | None = None) -> Iterator[Call
     if silent:
         yield lambda search: None
     elif not console.is_terminal:
-        yield patient(_Lines(forecast, news).look)
+        yield ignore_after_error(_Lines(forecast, news).look)
     else:
         from rich.live import Live
 
@@ -314,10 +313,10 @@ def watcher(silent: bool, run: Run, price: float | None = None) -> Iterator[Call
                     shared.echo(line)  # above the table, because Live redirects the output
                 live.update(progress_table(Progress(search, forecast), recent), refresh=True)
 
-            yield patient(look)
+            yield ignore_after_error(look)
 
 
-def patient(look: Callable[[Search], None]) -> Callable[[Search], None]:
+def ignore_after_error(look: Callable[[Search], None]) -> Callable[[Search], None]:
     """Return a callback that does nothing after its first error: a closed pipe or a bad terminal must not end a run."""
     broken = False
 
@@ -431,7 +430,7 @@ class Recent:
             self._best.append(min(before, loss) if counts else before)
             value = shared.show_value(objective.value(loss)) if trial.losses else trial.outcome.status
             self._results.append(f"{id}: {value}")
-        return "   ".join(self._results[: -LAST - 1 : -1])
+        return "   ".join(self._results[: -SHOWN_RESULTS - 1 : -1])
 
     def curve(self, search: Search, what: str) -> str:
         """Return the learning curve so far of a pending trial as a row of bars and its last value; '' without one."""
@@ -486,11 +485,11 @@ def progress_table(progress: Progress, recent: Recent) -> RenderableType:
         last and f"last results   {last}",
     ]
     shown = [printable(line) for line in lines if line]
-    end = [STOPPING] if _interrupted(search) else []
+    end = [STOPPING] if _is_interrupted(search) else []
     return Group(head, *shown, slots, *end)
 
 
-def _interrupted(search: Search) -> bool:
+def _is_interrupted(search: Search) -> bool:
     """Return whether Ctrl-C came; a run that stops on an error stops its trials by itself."""
     return search.stopping and search.drivers.error is None
 
@@ -518,7 +517,7 @@ class _News:
             if outcome.status in ("ok", "pruned") or outcome.cause in self._causes or search.drivers.error:
                 continue
             self._causes.add(outcome.cause)
-            if len(self._causes) <= MOST_CAUSES:
+            if len(self._causes) <= MAX_CAUSES:
                 yield f"trial {id} {ENDINGS[outcome.status]}: {outcome.error}"
 
 
@@ -549,7 +548,7 @@ class _Lines:
             shared.echo(self._forecast.line())
         for line in self._news.since(search):
             shared.echo(line)
-        if _interrupted(search) and not self._stopping:
+        if _is_interrupted(search) and not self._stopping:
             self._stopping = True
             shared.echo(STOPPING)
         if len(search.saved.outcomes) == self._done:
@@ -576,7 +575,7 @@ class _Lines:
         if not ahead.seconds.high:
             return False
         end = self._forecast.moment(ahead.seconds.expected)
-        return self._ends is None or not self._ends[0] - LEAST_NEWS < end < self._ends[1] + LEAST_NEWS
+        return self._ends is None or not self._ends[0] - FORECAST_CHANGE < end < self._ends[1] + FORECAST_CHANGE
 
 
 class Stream:
@@ -589,8 +588,8 @@ class Stream:
     def __init__(self, search: Search) -> None:
         self._births = len(search.saved.candidates)
         self._results = len(search.saved.outcomes)
-        self._compared = {_fresh_key(trial) for trial in read_comparison(search.saved)}
-        self._written = _written(search.saved)
+        self._compared = {_training_key(trial) for trial in read_comparison(search.saved)}
+        self._written = _comparison_time(search.saved)
         self._best = None if search.saved.leader is None else search.saved.leader.id
         self._widened = len(search.saved.widened)
         self._begun = self._stopping = False
@@ -658,12 +657,12 @@ class Stream:
             yield Result(id=id, **vars(run.outcomes[id]))
 
     def _fresh(self, run: Run) -> Iterator[Fresh]:
-        written = _written(run)
+        written = _comparison_time(run)
         if written == self._written:
             return
         self._written = written
         for trial in read_comparison(run):
-            if (key := _fresh_key(trial)) not in self._compared:
+            if (key := _training_key(trial)) not in self._compared:
                 self._compared.add(key)
                 outcome = trial.outcome
                 yield Fresh(
@@ -676,11 +675,11 @@ class Stream:
                 )
 
 
-def _fresh_key(trial: Trial) -> tuple[int, int]:
+def _training_key(trial: Trial) -> tuple[int, int]:
     return trial.id, trial.candidate.seed
 
 
-def _written(run: Run) -> int:
+def _comparison_time(run: Run) -> int:
     """Return the time of the last write to the file of the final comparison; 0 if there is none."""
     try:
         return (run.folder / COMPARISON).stat().st_mtime_ns
@@ -688,9 +687,9 @@ def _written(run: Run) -> int:
         return 0
 
 
-def print_closing(
+def print_summary(
     run: Run,
-    form: str,
+    output_format: str,
     status: str = "",
     report_file: Path | None = None,
     needed: tuple[float, float] | None = None,
@@ -699,26 +698,26 @@ def print_closing(
 
     Args:
         run: The saved run.
-        form: 'table' or 'json'.
+        output_format: 'table' or 'json'.
         status: Progress message of its strategy.
         report_file: File of its report; None without one.
         needed: For a run without results: seconds of a training, and hours that are enough (see `Deadline.needed`).
     """
-    if form == "json":
+    if output_format == "json":
         shared.print_json(run_summary(run, status, report_file))
         return
     end = report.closing(run)
     shared.echo()
     trials = {"best": end.best, "default": end.default}
-    if rows := [_closing_row(name, trial, end) for name, trial in trials.items() if trial is not None]:
+    if rows := [_summary_row(name, trial, end) for name, trial in trials.items() if trial is not None]:
         shared.print_table(rows)
-    for line in _closing_lines(run, end, status, needed):
+    for line in _summary_lines(run, end, status, needed):
         shared.echo(line)
     if report_file is not None:
         shared.echo(f"report: {report_file}")
 
 
-def _closing_row(name: str, trial: Trial, end: Closing) -> dict[str, Any]:
+def _summary_row(name: str, trial: Trial, end: Closing) -> dict[str, Any]:
     row: dict[str, Any] = {"": name, "trial": trial.id}
     if end.fresh_best or end.fresh_default:
         known = end.fresh_best if name == "best" else end.fresh_default
@@ -726,7 +725,7 @@ def _closing_row(name: str, trial: Trial, end: Closing) -> dict[str, Any]:
     return {**row, f"{end.metric}, {end.seeded}": trial.outcome.metrics[end.metric]}
 
 
-def _closing_lines(run: Run, end: Closing, status: str, needed: tuple[float, float] | None) -> Iterator[str]:
+def _summary_lines(run: Run, end: Closing, status: str, needed: tuple[float, float] | None) -> Iterator[str]:
     name = as_typed(run.folder)
     if end.best is not None:
         yield f"best genome: {shared.show_genome(end.best.genome)}"
@@ -748,7 +747,7 @@ def _closing_lines(run: Run, end: Closing, status: str, needed: tuple[float, flo
     if alike := report.genomes_of_one_value(run):
         yield f"all {alike} genomes have the same {end.metric}: check that the training uses the values of the genes"
     if end.best is None and not end.partial:
-        yield from _failed(run, needed)
+        yield from _failure_lines(run, needed)
         return
     pending = len(run.candidates) - len(run.outcomes)
     if pending and run.ended not in (None, "interrupted"):
@@ -761,7 +760,7 @@ def _closing_lines(run: Run, end: Closing, status: str, needed: tuple[float, flo
     elif (further := further_of(run)) is not None:
         yield f"more trials: {in_words(further)}"
     if (recipe := read_recipe(run)) is not None:
-        yield from in_lines(run, recipe)
+        yield from recipe_lines(run, recipe)
     if status:
         yield status
     pruned = f", {end.pruned} pruned" if end.pruned else ""
@@ -776,8 +775,8 @@ def _closing_lines(run: Run, end: Closing, status: str, needed: tuple[float, flo
     yield f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json"
 
 
-def _failed(run: Run, needed: tuple[float, float] | None) -> Iterator[str]:
-    """Yield the causes for which no trial of a run has a value, and the next command; `needed`: see `print_closing`."""
+def _failure_lines(run: Run, needed: tuple[float, float] | None) -> Iterator[str]:
+    """Yield the causes for which no trial of a run has a value, and the next command; `needed`: see `print_summary`."""
     yield from report.failure_lines(run)
     hours = run.session.hours
     if needed is not None:
@@ -792,14 +791,14 @@ def _failed(run: Run, needed: tuple[float, float] | None) -> Iterator[str]:
     yield f"next: correct the cause, then start a new run; `evo-tune show {as_typed(run.folder)}` lists the failures"
 
 
-def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, form: str) -> None:
+def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, output_format: str) -> None:
     """Print the forecast of a run that is not started.
 
     Args:
         plan: The plan of the run.
         session: Settings of its first session.
         price: Price of an hour; None for no price.
-        form: 'table', 'json' or 'jsonl'.
+        output_format: 'table', 'json' or 'jsonl'.
     """
     from evo_tune.forecast.ahead import as_rows
     from evo_tune.loop.opening import forecast
@@ -807,7 +806,7 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, for
 
     ahead = forecast(plan.manifest, session, plan.slots, plan.pace)
     plugin = plan.evaluator.plugin
-    if form != "table":
+    if output_format != "table":
         shared.print_json(
             PlannedRun(
                 evaluator=plugin.name,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from evo_tune.cli import _shared as shared
+from evo_tune.cli import shared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ def session_options(function: Command) -> Command:
                 "tracks",
                 multiple=True,
                 metavar="TOOL:PATH",
-                callback=_read_tracks,
+                callback=_check_tracks,
                 help="Also write for another tool: tensorboard:DIR, optuna:FILE or wandb:DIR; repeatable.",
             ),
             shared.price_option,
@@ -40,7 +40,7 @@ def session_options(function: Command) -> Command:
     return function
 
 
-def _read_tracks(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+def _check_tracks(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     """Refuse what cannot be tracked before a run is made."""
     if given:
         from evo_tune.integrations.converting import check_track
@@ -50,10 +50,10 @@ def _read_tracks(context: click.Context, parameter: click.Parameter, given: tupl
     return given
 
 
-def go(
+def run_search(
     search: Search,
     quiet: bool,
-    form: str,
+    output_format: str,
     no_report: bool,
     tracks: Sequence[str] = (),
     price: float | None = None,
@@ -65,7 +65,7 @@ def go(
     Args:
         search: Search to run.
         quiet: Whether to print nothing but errors.
-        form: 'table', 'json', 'jsonl', or 'none' for nothing on standard output.
+        output_format: 'table', 'json', 'jsonl', or 'none' for nothing on standard output.
         no_report: Whether to write no report.
         tracks: Values of `--track`.
         price: Price of an hour; None for no price.
@@ -78,9 +78,9 @@ def go(
     import time
     from contextlib import ExitStack
 
-    from evo_tune.cli.output import Stream, patient, print_closing, watcher
-    from evo_tune.cli.training.final_training import keep, left_for_model, read_wish
-    from evo_tune.cli.training.for_scale import note
+    from evo_tune.cli.output import Stream, ignore_after_error, print_summary, show_progress
+    from evo_tune.cli.training.final_training import read_wish, time_for_model, train_final_model
+    from evo_tune.cli.training.for_scale import write_recipe_at_target
     from evo_tune.forecast.timing import TIMING
     from evo_tune.report.data import run_summary
     from evo_tune.store.places import as_typed
@@ -89,40 +89,40 @@ def go(
         if not search.saved.candidates:  # a resumed run has said them
             shared.print_remarks(search.evaluator, search.space.default(), search.space)
         for line in search.told.splitlines():
-            shared.echo(line, err=form != "table")
+            shared.echo(line, err=output_format != "table")
     before = len(search.saved.outcomes)
-    silent = quiet or form != "table"
+    silent = quiet or output_format != "table"
     forecast = not silent and TIMING in search.evaluator.plugin.supports
-    stream = Stream(search) if form == "jsonl" else None
+    stream = Stream(search) if output_format == "jsonl" else None
     with ExitStack() as beside:
         if tracks:
             from evo_tune.integrations.converting import tracking
 
             beside.enter_context(tracking(search.saved.folder, tracks))
-        watch = beside.enter_context(watcher(silent, search.saved, price))
-        look = watch if stream is None else patient(stream.look)
+        watch = beside.enter_context(show_progress(silent, search.saved, price))
+        look = watch if stream is None else ignore_after_error(stream.look)
         try:
             here = search.seconds - search.saved.resumed[-1]  # of this session
             planning = 0.0 if began is None else max(0.0, time.monotonic() - began - here)
-            after = left_for_model(search) if read_wish(search.saved) is not None else lambda training: 0.0
+            after = time_for_model(search) if read_wish(search.saved) is not None else lambda training: 0.0
             clock = time.monotonic() - search.seconds - planning  # as if all sessions were one
             search.run(look, forecast=forecast, planning=planning, after=after)
         finally:
             if stream is not None:
                 look(search)
     run = search.saved
-    note(run, search.evaluator)
+    write_recipe_at_target(run, search.evaluator)
     report = None if no_report else _report(run)
     code = 130 if search.stopping else 0 if search.best is not None else 1
     if stream is not None:
         stream.end(run_summary(run, search.status, report), code)
-    elif form == "json" or (form == "table" and not quiet):
+    elif output_format == "json" or (output_format == "table" and not quiet):
         short = None if run.outcomes or search.deadline is None or search.stopping else search.deadline
         needed = None if short is None else short.needed(run.manifest.population)
-        print_closing(run, form, search.status, report, needed)
-    kept = keep(search, lambda: time.monotonic() - clock, err=form != "table")
+        print_summary(run, output_format, search.status, report, needed)
+    kept = train_final_model(search, lambda: time.monotonic() - clock, err=output_format != "table")
     if kept is not None and not quiet:
-        shared.echo(f"the model is in {kept}", err=form != "table")
+        shared.echo(f"the model is in {kept}", err=output_format != "table")
     if search.stopping:
         if not quiet:
             again = again or f"evo-tune resume {as_typed(run.folder)}"

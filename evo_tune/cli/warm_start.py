@@ -35,9 +35,9 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
     """
     path = Path(source)
     if path.suffix == ".csv" and path.is_file():
-        genomes = _from_csv(path)
+        genomes = _genomes_of_csv(path)
     elif path.suffix == ".json" and path.is_file():
-        genomes = _from_json(path)
+        genomes = _genomes_of_json(path)
     else:
         try:
             run = Run.open(find_run(store, source))
@@ -50,7 +50,7 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
     return genomes
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         data = inside.read(path.resolve().parent, path.resolve().name, limit=LARGEST)  # the user's own link
         return data.decode("utf-8-sig")  # Excel begins a file with a byte order mark
@@ -60,8 +60,8 @@ def _read(path: Path) -> str:
         raise UsageError(f"--warm-start {path}: {error.strerror}; check the file") from None
 
 
-def _from_csv(path: Path) -> list[dict[str, Any]]:
-    reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True)
+def _genomes_of_csv(path: Path) -> list[dict[str, Any]]:
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     genomes = []
     try:
         header = [of_cell(name) for name in next(reader, [])]
@@ -81,9 +81,9 @@ def _from_csv(path: Path) -> list[dict[str, Any]]:
     return genomes
 
 
-def _from_json(path: Path) -> list[dict[str, Any]]:
+def _genomes_of_json(path: Path) -> list[dict[str, Any]]:
     try:
-        data = read_json(_read(path).encode())
+        data = read_json(_read_text(path).encode())
     except ValueError as error:
         raise UsageError(f"--warm-start {path}: {error}; expected JSON") from None
     genomes = []

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import evo_tune
-from evo_tune.cli.output import outputs
+from evo_tune.cli.output import output_types
 from evo_tune.cli.training import exporting, final_training
-from evo_tune.cli.training.auto import Question, Taken, look
+from evo_tune.cli.training.auto import DataTask, Question, recognise_task
 from evo_tune.errors import UsageError
 from evo_tune.store.run import Run
 from evo_tune.training.recipe import sizes
@@ -79,8 +79,8 @@ TAKEN = {
 @pytest.mark.parametrize("name", TAKEN)
 def test_a_data_set_is_taken_for_its_task_and_why_is_said(name: str, data: Path) -> None:
     evaluator, options, target = TAKEN[name]
-    found = look(name, target)
-    assert isinstance(found, Taken)
+    found = recognise_task(name, target)
+    assert isinstance(found, DataTask)
     assert found.evaluator == f"bundled:{evaluator}"
     assert found.options == {"data": name, **options}
     assert found.why
@@ -103,7 +103,7 @@ def test_a_data_set_is_taken_for_its_task_and_why_is_said(name: str, data: Path)
 )
 def test_data_without_a_task_is_refused(name: str, target: str | None, told: str, data: Path) -> None:
     with pytest.raises(UsageError, match=told) as caught:
-        look(name, target)
+        recognise_task(name, target)
     assert "\n" not in str(caught.value)
 
 
@@ -117,7 +117,7 @@ def test_looking_at_data_does_not_load_torch(data: Path) -> None:
 def test_what_the_data_leaves_open_is_asked_on_a_terminal_and_an_error_elsewhere(
     data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(look("table.csv", None), Question)
+    assert isinstance(recognise_task("table.csv", None), Question)
     done = typed("auto", "table.csv")
     assert done.code == 2
     assert "which one is to be predicted? give --target NAME: one of width, height, kind" in done.err
@@ -129,10 +129,10 @@ def test_what_the_data_leaves_open_is_asked_on_a_terminal_and_an_error_elsewhere
         return "kind"
 
     monkeypatch.setattr("click.prompt", prompt)
-    monkeypatch.setattr("evo_tune.cli._shared.asking", lambda: lambda question: True)
-    from evo_tune.cli.training.auto import settled
+    monkeypatch.setattr("evo_tune.cli.shared.ask_function", lambda: lambda question: True)
+    from evo_tune.cli.training.auto import choose_task
 
-    assert settled("table.csv", None, None, {}).options["target"] == "kind"
+    assert choose_task("table.csv", None, None, {}).options["target"] == "kind"
     assert answers
 
 
@@ -152,7 +152,7 @@ def test_a_dry_run_says_the_task_the_columns_and_the_time_and_leaves_no_file(dat
     assert "width" in done.err, "each column is described"
     assert "plan: tabular on 1 x cpu; no run is started, and nothing is written" in done.out
     assert "the training of the model at the end is part of the 0.1 hours" in done.out
-    planned = msgspec.json.decode(typed(*words, "--format", "json").out, type=outputs()["auto --dry-run"])
+    planned = msgspec.json.decode(typed(*words, "--format", "json").out, type=output_types()["auto --dry-run"])
     assert planned.options["target"] == "kind"
     assert set(data.rglob("*")) == before
 
@@ -201,7 +201,7 @@ def test_killed_on_the_way_it_ends_with_the_same_model(
 def test_a_language_model_is_trained_for_the_rest_of_the_hours_at_a_larger_size(
     data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(final_training, "STARTING", 0.0)
+    monkeypatch.setattr(final_training, "STARTING_SECONDS", 0.0)
     monkeypatch.setattr(sizes, "LEAST_PER_WEIGHT", 0.5)
     monkeypatch.setattr(exporting, "own_seconds", lambda *_: 0.2)  # a busy machine makes the trial slow
     (data / "prose.txt").write_text("".join(f"{n} times {n % 7} is {n * (n % 7)}.\n" for n in range(20000)))

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from evo_tune.cli import cli, commands, module_of, names
+from evo_tune.cli import cli, command_module, command_names, commands
 from tests.cli.conftest import Typed
 
 ROOT = Path(__file__).parents[2]
@@ -36,13 +36,13 @@ def test_help_is_light() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     listed = [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()]
-    assert sorted(listed) == sorted(names())
+    assert sorted(listed) == sorted(command_names())
     assert listed[:2] == ["run", "resume"], "the help begins with what one types first"
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", command_names())
 def test_every_command_has_help_and_is_its_file(name: str) -> None:
-    assert module_of(name).command.name == name
+    assert command_module(name).command.name == name
     result = CliRunner().invoke(cli, [name, "--help"])
     assert result.exit_code == 0
     assert len(re.split("^[A-Z][a-z ]+:$", result.output, flags=re.MULTILINE)[0].splitlines()) >= 3, result.output
@@ -52,7 +52,7 @@ def test_every_command_has_help_and_is_its_file(name: str) -> None:
 def test_a_command_is_found_by_being_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         "import click",
-        "PLACE = 45",
+        "HELP_ORDER = 45",
         "@click.command('greet')",
         "def command():",
         "  'Greet.'",
@@ -85,7 +85,7 @@ def typed_in_pages() -> set[str]:
 
 
 def test_the_pages_show_every_command_and_no_other() -> None:
-    assert typed_in_pages() == set(names())
+    assert typed_in_pages() == set(command_names())
 
 
 def test_checkout_and_module_do_what_the_script_does() -> None:

@@ -14,8 +14,7 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
-from evo_tune.cli import COMPLETE, PROG, answer, cli
-from evo_tune.cli import _shared as shared
+from evo_tune.cli import COMPLETE, PROG, cli, print_completions, shared
 from evo_tune.plugins.find import list_evaluators, list_strategies
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.places import STORE
@@ -127,7 +126,7 @@ def test_an_error_is_not_shown_where_one_types(
     kept = os.dup(2)
     try:
         monkeypatch.setattr(type(cli), "main", broken)
-        assert answer() == 1
+        assert print_completions() == 1
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -34,7 +34,7 @@ def read(path: Path, text: str) -> dict[str, Any]:
         ("seed = 7\npopulation = 4", {"seed": 7, "population": 4}),
         ("hours = 1\ntimeout = 2.5", {"hours": 1.0, "timeout": 2.5}),
         ("quiet = true\nfill-defaults = false", {"quiet": True, "fill_defaults": False}),
-        ("order = 'proposal'\nformat = 'json'", {"order": "proposal", "form": "json"}),
+        ("order = 'proposal'\nformat = 'json'", {"order": "proposal", "output_format": "json"}),
         ("name = 'mine'\nevaluator = 'quick.py'", {"name": "mine", "evaluator": "quick.py"}),
         ("objective = 'loss:min'", {"objectives": ["loss:min"]}),
         ("objective = ['loss:min', 'cost:min']", {"objectives": ["loss:min", "cost:min"]}),

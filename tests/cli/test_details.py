@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from evo_tune.cli._shared import print_rows
+from evo_tune.cli.shared import print_rows
 from evo_tune.cli.training import exporting
 from tests.cli.conftest import QUICK, Typed
 
@@ -121,12 +121,12 @@ def test_usage_errors_are_one_line(typed: Typed) -> None:
 
 
 def test_a_narrow_terminal_leaves_columns_out() -> None:
-    from evo_tune.cli._shared import _fitting
+    from evo_tune.cli.shared import _fit_columns
 
     rows = [{"trial": 1, "loss": 0.5, "operator": "crossover+mutation", "generation": 3}]
-    assert list(_fitting(rows, ("operator", "generation"), 200)[0]) == ["trial", "loss", "operator", "generation"]
-    assert list(_fitting(rows, ("operator", "generation"), 34)[0]) == ["trial", "loss", "generation"]
-    assert list(_fitting(rows, ("operator", "generation"), 10)[0]) == ["trial", "loss"]
+    assert list(_fit_columns(rows, ("operator", "generation"), 200)[0]) == ["trial", "loss", "operator", "generation"]
+    assert list(_fit_columns(rows, ("operator", "generation"), 34)[0]) == ["trial", "loss", "generation"]
+    assert list(_fit_columns(rows, ("operator", "generation"), 10)[0]) == ["trial", "loss"]
 
 
 EXPORTS = """
@@ -159,7 +159,7 @@ def test_an_export_tells_its_progress_and_takes_the_faster_number_of_threads(
     assert "on cpu with 1 thread, as in the trial; about 0 s" in short.out, short
     assert "  50%  loss 0.25  0 s" in short.out
     assert short.out.count("loss 0.25") == 1, "a line every few seconds, not one for each point"
-    monkeypatch.setattr(exporting, "WORTH", 0.0)
+    monkeypatch.setattr(exporting, "SHORTEST_TO_COMPARE", 0.0)
     assert (
         "with 4 threads, measured by a few steps; 1 thread: 10 s, 4 threads: 2 s; about 2 s"
         in typed("export", "r", "more").out

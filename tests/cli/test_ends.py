@@ -9,14 +9,14 @@ import pytest
 from click.testing import CliRunner
 
 from evo_tune.cli import cli
-from evo_tune.cli.output import print_closing
+from evo_tune.cli.output import print_summary
 from evo_tune.store.run import Run
 
 STORE = Path(__file__).parents[2] / "populations"
 
 
 def test_the_closing_table_and_show_tell_which_ranges_to_widen(capsys: pytest.CaptureFixture[str]) -> None:
-    print_closing(Run.open(STORE / "sample"), "table")
+    print_summary(Run.open(STORE / "sample"), "table")
     shown = CliRunner().invoke(cli, ["show", "sample", "--store", str(STORE)], catch_exceptions=False).output
     for text in (capsys.readouterr().out, shown):
         found = re.search(r"at an end of its range: (\w+) \(", text)

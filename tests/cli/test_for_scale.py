@@ -15,8 +15,15 @@ from click.testing import CliRunner
 import evo_tune.loop.opening
 from evo_tune import Choice, Float, Search, load
 from evo_tune.cli import cli
-from evo_tune.cli.output import outputs
-from evo_tune.cli.training.for_scale import TRAININGS, in_lines, note, search_for, target_of, wider_default
+from evo_tune.cli.output import output_types
+from evo_tune.cli.training.for_scale import (
+    TRAININGS,
+    plan_scale_search,
+    recipe_lines,
+    target_training,
+    wider_default,
+    write_recipe_at_target,
+)
 from evo_tune.cli.training.scaling import observations
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Outcome
@@ -33,13 +40,13 @@ SMALL = {"size": "2x64x64x512", "tokens": 4096}
 
 def test_a_given_size_is_searched_at_two_widths_with_what_does_not_transfer_fixed() -> None:
     target_size, plugin = parse_target_size("24x1024"), find_evaluator("bundled:language_model")
-    found = search_for(target_size, plugin, SMALL, {"lr": Float(1e-3, 1e-2, log=True)})
+    found = plan_scale_search(target_size, plugin, SMALL, {"lr": Float(1e-3, 1e-2, log=True)})
     assert found.options == {"param": "completep", **SMALL}
     assert found.genes["width"].values == found.genes["width"].widest == (64, 96)
     assert found.genes["depth"].values == (2,)
     assert found.genes["dropout"].values == (0.0,)
     assert {"lr", "context"} <= set(found.genes)
-    assert search_for(target_size, plugin, {**SMALL, "param": "mup"}, {}).options["param"] == "mup"
+    assert plan_scale_search(target_size, plugin, {**SMALL, "param": "mup"}, {}).options["param"] == "mup"
     (wide,) = wider_default(plugin, found.options, found.genes)
     assert (wide["width"], wide["depth"], wide["dropout"]) == (96, 2, 0.0)
     assert wider_default(plugin, found.options, {**found.genes, "width": Choice((64,))}) == [], "the user's own"
@@ -47,8 +54,8 @@ def test_a_given_size_is_searched_at_two_widths_with_what_does_not_transfer_fixe
 
 def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usual_one() -> None:
     target_size, plugin = parse_target_size("8x256x3e7"), find_evaluator("bundled:language_model")
-    found = search_for(target_size, plugin, {}, {})
-    target = target_of(target_size, plugin, {})
+    found = plan_scale_search(target_size, plugin, {}, {})
+    target = target_training(target_size, plugin, {})
     space = plugin.bind(found.options).for_run(rungs=True).space.including(found.genes)
     usual = space.default()
     assert usual["context"] == target.context == 256
@@ -58,30 +65,30 @@ def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usu
     assert min(found.genes["batch"].values) >= usual["batch"] / 2
     assert found.fidelity == "1/4,1"
     assert str(found.options["tokens"]) in found.told.replace(",", "")
-    assert search_for(target_size, plugin, {"tokens": "5000"}, {}).options["tokens"] == "5000", "the user's own"
+    assert plan_scale_search(target_size, plugin, {"tokens": "5000"}, {}).options["tokens"] == "5000", "the user's own"
     with pytest.raises(OptionError, match="seconds"):
-        search_for(target_size, plugin, {"seconds": "5"}, {})
+        plan_scale_search(target_size, plugin, {"seconds": "5"}, {})
 
 
 def test_a_cheap_target_is_searched_at_its_own_size() -> None:
     plugin = find_evaluator("bundled:language_model")
-    cheap = search_for(parse_target_size("2x64x1e5"), plugin, {}, {})
+    cheap = plan_scale_search(parse_target_size("2x64x1e5"), plugin, {}, {})
     assert "own size" in cheap.told
     assert "\n" not in cheap.told
     assert cheap.options["tokens"] == 100_000
     assert cheap.options["size"].startswith("2x64x")
     assert (cheap.genes["width"].values, cheap.genes["depth"].values) == ((64,), (2,))
     assert (cheap.fidelity, cheap.first, cheap.options.get("param")) == (None, [], None)
-    dear = search_for(parse_target_size("8x256x3e7"), plugin, {}, {})
+    dear = plan_scale_search(parse_target_size("8x256x3e7"), plugin, {}, {})
     assert "proxies" in dear.told
 
 
 def test_the_hours_decide_whether_the_target_itself_is_searched_and_how_large_proxies_are() -> None:
     target_size, plugin = parse_target_size("4x128x1536000"), find_evaluator("bundled:language_model")
-    takes = target_of(target_size, plugin, {}).flops
+    takes = target_training(target_size, plugin, {}).flops
 
     def within(trainings: float) -> dict[str, Any]:
-        return vars(search_for(target_size, plugin, {}, {}, lambda options, genes: trainings * takes))
+        return vars(plan_scale_search(target_size, plugin, {}, {}, lambda options, genes: trainings * takes))
 
     assert "own size" in within(TRAININGS + 1)["told"]
     assert "proxies" in within(TRAININGS - 1)["told"]
@@ -150,7 +157,7 @@ def searched(tmp_path: Path) -> Callable[..., Run]:
                 told = search.ask()
                 assert told is not None
                 search.tell(told, Outcome("ok", {"val_loss": 2.5, **metrics}, seconds=1.0))
-        note(search.saved, search.evaluator)
+        write_recipe_at_target(search.saved, search.evaluator)
         return Run.open(search.saved.folder)
 
     return make
@@ -162,7 +169,7 @@ def test_the_cost_is_a_share_of_the_targets_training(searched: Callable[..., Run
     assert told is not None
     assert told.search_flops == 4e9
     assert told.share == 4e9 / told.target_flops
-    first, second, last = in_lines(run, told)
+    first, second, last = recipe_lines(run, told)
     assert f"4e+09 FLOPs, {4e9 / told.target_flops:.2%} of" in first
     assert "on 1,000,000 tokens" in first
     assert second.startswith("predicted val_loss of the target: none: ")
@@ -174,14 +181,14 @@ def test_a_wide_interval_is_said_with_what_would_narrow_it(searched: Callable[..
     told = read_recipe(run)
     assert told is not None
     wide = msgspec.structs.replace(told, loss=2.0, low=1.5, high=2.5, narrow="the interval is ±25%: more --hours")
-    assert "the interval is ±25%: more --hours" in list(in_lines(run, wide))
+    assert "the interval is ±25%: more --hours" in list(recipe_lines(run, wide))
 
 
 def test_without_tokens_there_are_twenty_a_weight(searched: Callable[..., Run]) -> None:
     run = searched({"flops": 1e9}, tokens="")
     told = read_recipe(run)
     assert told is not None
-    assert ", 20 a weight" in next(in_lines(run, told))
+    assert ", 20 a weight" in next(recipe_lines(run, told))
     assert told.tokens > 20 * 256**2 * 4 * 12
 
 
@@ -228,7 +235,7 @@ def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resu
     flags = ["--for-scale", "4x128x1e5", "--final-seeds", "0", "--format", "json", "--name", "mine", "--threads", "1"]
     done = CliRunner().invoke(cli, ["run", "language_model", *options, *flags, "--trials", "2"])
     assert done.exit_code == 0, done.output + str(done.exception)
-    told = msgspec.json.decode(done.stdout, type=outputs()["run"]).scale
+    told = msgspec.json.decode(done.stdout, type=output_types()["run"]).scale
     run = Run.open(tmp_path / "populations" / "mine")
     seen = observations([run], "val_loss")
     assert [t.outcome.error for t in run.trials()] == [None] * 4
@@ -245,7 +252,7 @@ def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resu
     (run.folder / "_scale.json").unlink()
     again = CliRunner().invoke(cli, ["resume", "mine", "--trials", "2", "--format", "json"])
     assert again.exit_code == 0, again.output
-    assert msgspec.json.decode(again.stdout, type=outputs()["resume"]).scale == told
+    assert msgspec.json.decode(again.stdout, type=output_types()["resume"]).scale == told
     shown = CliRunner().invoke(cli, ["resume", "mine", "--trials", "2"])
     assert f"{told.share:.2%} of the" in shown.output
     assert json.loads((run.folder / "_scale.json").read_text())["search_flops"] == told.search_flops
@@ -257,7 +264,7 @@ def test_a_recipe_that_cannot_be_transferred_is_a_warning(
     run = searched({"flops": 1e9})
     manifest = msgspec.structs.replace(run.manifest, settings=replace(run.manifest.settings, for_scale="4x250"))
     (run.folder / "_run.json").write_bytes(msgspec.json.encode(manifest))
-    note(Run.open(run.folder), find_evaluator("bundled:language_model").bind(manifest.options))
+    write_recipe_at_target(Run.open(run.folder), find_evaluator("bundled:language_model").bind(manifest.options))
     assert capsys.readouterr().err.startswith("Warning: --for-scale 4x250: ")
 
 

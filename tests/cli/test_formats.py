@@ -14,9 +14,8 @@ import click
 import msgspec
 import pytest
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli import module_of, names
-from evo_tune.cli.output import EVENTS, outputs
+from evo_tune.cli import command_module, command_names, shared
+from evo_tune.cli.output import EVENTS, output_types
 from tests.cli.conftest import QUICK, Result, Typed
 from tests.public import script
 
@@ -68,7 +67,7 @@ LOOKS = [
 
 def read(name: str, printed: str) -> Any:
     """Return what a command has printed, which must be what is promised of it."""
-    return msgspec.json.decode(printed.encode(), type=outputs()[name])
+    return msgspec.json.decode(printed.encode(), type=output_types()[name])
 
 
 def kind_of(event: Any) -> str:
@@ -95,14 +94,14 @@ def desk(folder: Path, small_run: str, typed: Typed, monkeypatch: pytest.MonkeyP
     return folder
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", command_names())
 def test_every_command_prints_json_and_its_keys_are_written_down(name: str) -> None:
-    formats = next(one for one in module_of(name).command.params if "--format" in one.opts)
+    formats = next(one for one in command_module(name).command.params if "--format" in one.opts)
     assert isinstance(formats.type, click.Choice)
     assert "json" in formats.type.choices
     assert ("jsonl" in formats.type.choices) == (name in ("run", "resume"))
-    assert name in outputs(), "its output has no declared type"
-    assert set(outputs()) == {*names(), "run --dry-run", "auto --dry-run"}
+    assert name in output_types(), "its output has no declared type"
+    assert set(output_types()) == {*command_names(), "run --dry-run", "auto --dry-run"}
 
 
 @pytest.fixture
@@ -134,7 +133,7 @@ def test_only_declared_types_are_printed() -> None:
             shared.print_json(value)  # type: ignore[arg-type]
     cli = Path(shared.__file__).parent
     others = [path.name for path in cli.rglob("*.py") if "json.dumps" in path.read_text("utf-8")]
-    assert others == ["_shared.py"], "another module prints JSON by itself"
+    assert others == ["shared.py"], "another module prints JSON by itself"
 
 
 @pytest.mark.slow
@@ -147,14 +146,14 @@ def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed
         "auto",
         "auto --dry-run",
     }  # these have tests of their own
-    assert {line.split()[0] for line in LOOKS} | alone == set(outputs())
+    assert {line.split()[0] for line in LOOKS} | alone == set(output_types())
     for line in LOOKS:
         name, *words = line.split()
         more = ("--trust",) if name in ("export", "scale", "verify") else ()
         printed.clear()
         done = typed(name, *words, "--format", "json", *more)
         assert read(name, done.out), (line, done)
-        assert [is_declared(value, outputs()[name]) for value in printed] == [True], f"{name} prints another type"
+        assert [is_declared(value, output_types()[name]) for value in printed] == [True], f"{name} prints another type"
         assert done.out.isascii()
         assert done.code == (1 if "depth=7" in line else 0), (line, done)
 
@@ -242,7 +241,7 @@ def test_exit_codes_are_those_of_the_page(
 def test_the_page_is_made_of_the_types() -> None:
     make = script("docs/make_json.py")
     tables = make.generated()
-    assert all(f"| `evo-tune {name}` | " in tables for name in outputs())
-    for kind in make.reached([*outputs().values(), EVENTS]):
+    assert all(f"| `evo-tune {name}` | " in tables for name in output_types())
+    for kind in make.reached([*output_types().values(), EVENTS]):
         described = {*make.entries(kind), *(make.entries(kind.__base__)), "time"}
         assert get_type_hints(kind).keys() <= described, f"{kind.__name__}: a key has no text under Args"

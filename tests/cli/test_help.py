@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from evo_tune.cli import cli, module_of, names
+from evo_tune.cli import cli, command_module, command_names
 from evo_tune.cli.help import FLAGS, Command
 
 
@@ -21,9 +21,9 @@ def shown(name: str) -> str:
     return CliRunner().invoke(cli, [name, "--help"], env={"COLUMNS": "100"}).output
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", command_names())
 def test_every_flag_stands_once_and_in_a_group_of_its_own(name: str) -> None:
-    command = module_of(name).command
+    command = command_module(name).command
     assert isinstance(command, Command), "made with cli.help.command"
     context = click.Context(command, info_name=name)
     flags = [one for one in command.get_params(context) if isinstance(one, click.Option) and not one.hidden]
@@ -46,10 +46,12 @@ def test_many_flags_come_in_the_order_in_which_one_asks() -> None:
     assert re.findall(r"^(\w[\w ]+):$", shown("list"), re.MULTILINE) == ["Options"], "few need no groups"
 
 
-@pytest.mark.parametrize("name", [name for name in names() if getattr(module_of(name).command, "examples", ())])
+@pytest.mark.parametrize(
+    "name", [name for name in command_names() if getattr(command_module(name).command, "examples", ())]
+)
 def test_examples_are_printed_as_they_are_typed(name: str) -> None:
     printed = shown(name)
-    for line in module_of(name).command.examples:
+    for line in command_module(name).command.examples:
         assert f"\n  {line}\n" in printed
     assert "\b" not in printed
 

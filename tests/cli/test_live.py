@@ -62,7 +62,7 @@ def test_lines_repeat_a_forecast_only_if_the_end_leaves_its_interval(
     known = forecast(search.saved.manifest, search.session, 1, Pace((10.0,)))
     assert known is not None
     monkeypatch.setattr(output, "FORECAST_EVERY", 0.0)
-    with output.watcher(False, search.saved) as look:
+    with output.show_progress(False, search.saved) as look:
         for low, expected, high in [(80, 100, 130), (95, 120, 150), (60, 85, 100), (110, 150, 200), (110, 151, 200)]:
             bounds = Bounds(low=low, expected=expected, high=high)
             found = structs.replace(known, seconds=bounds)
@@ -83,7 +83,7 @@ def test_time_passes_between_two_forecasts(
     monkeypatch.setattr(opening, "forecast", lambda *_: found)
     monkeypatch.setattr(output, "FORECAST_EVERY", 1e9)
     monkeypatch.setattr(output.time, "monotonic", lambda: clock.now)
-    with output.watcher(False, search.saved) as look:
+    with output.show_progress(False, search.saved) as look:
         for clock.now in (0.0, 9.0, 18.0):
             look(search)
     printed = capsys.readouterr().out

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evo_tune.cli.output import outputs, print_plan
+from evo_tune.cli.output import output_types, print_plan
 from evo_tune.forecast.timing import Pace
 from evo_tune.loop.begin import Request, prepared
 from evo_tune.loop.planning import TRAININGS, RunPlan, affordable, needs_cost, plan_run, with_rungs
@@ -78,7 +78,7 @@ def test_a_dry_run_tells_a_plan_and_leaves_no_file(timed: Path, typed: Typed, mo
     assert "at the given price" in done.out
     printed = typed(*what, "--format", "json").out
     data = json.loads(printed)["forecast"]
-    msgspec.json.decode(printed.encode(), type=outputs()["run --dry-run"])
+    msgspec.json.decode(printed.encode(), type=output_types()["run --dry-run"])
     search, race = 20 * 2, (6 + 14) / 2 * 2
     assert data["seconds"]["expected"] == pytest.approx(search + race, rel=0.25)
     assert data["seconds"]["low"] < search + race < data["seconds"]["high"]

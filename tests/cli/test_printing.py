@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 import evo_tune.cli
-from evo_tune.cli import _shared as shared
-from evo_tune.cli import output
+from evo_tune.cli import output, shared
 from evo_tune.cli.warm_start import read_genomes
 from evo_tune.loop.search import Search
 from tests.cli.conftest import Typed
@@ -144,4 +143,4 @@ def test_commands_print_by_one_door() -> None:
     assert len(files) > 10
     for path in files:
         text = path.read_text(encoding="utf-8")
-        assert path.name == "_shared.py" or not re.search(r"click\.(s?echo|secho)|\bprint\(", text), path
+        assert path.name == "shared.py" or not re.search(r"click\.(s?echo|secho)|\bprint\(", text), path

@@ -138,12 +138,12 @@ def test_everything_that_tells_of_fresh_seeds_says_test(begin: Begin, quick: Pat
 
 @pytest.mark.usefixtures("here")
 def test_the_closing_table_names_the_test_metric(begin: Begin, capsys: pytest.CaptureFixture[str]) -> None:
-    from evo_tune.cli.output import print_closing
+    from evo_tune.cli.output import print_summary
 
     run = begin("run", **SETTINGS).run().saved
-    print_closing(run, "table")
+    print_summary(run, "table")
     assert "test_loss over fresh seeds" in " ".join(capsys.readouterr().out.split())
-    print_closing(run, "json")
+    print_summary(run, "json")
     data = json.loads(capsys.readouterr().out)
     assert data["reported"] == data["final_comparison"]["best"]["metric"] == "test_loss"
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 from evo_tune.errors import UsageError
 
 if TYPE_CHECKING:
     from evo_tune.loop.search import Search
     from evo_tune.plugins.evaluator import Evaluator
 
-PLACE = 25
+HELP_ORDER = 25
 
 
-@made(
+@cli_command(
     "auto",
     "evo-tune auto table.csv --target price --hours 0.5 --out model",
     "evo-tune auto photos/ --hours 2  # one subfolder for each class",
@@ -34,7 +34,7 @@ PLACE = 25
 @click.option("--trials", type=click.IntRange(min=1), help="Maximum number of trials, with or without --hours.")
 @click.option("--out", metavar="MODEL", help="Folder of the model.  [default: _model in the run's folder]")
 @click.option("--evaluator", metavar="NAME", help="Evaluator to use instead of the recognised one.")
-@shared.option_option
+@shared.evaluator_options_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
 @click.option("--slots", type=click.IntRange(min=1), help="Trainings at the same time.")
 @click.option("--devices", metavar="LIST", help="Devices: cpu, cuda, or GPUs by number: 0,2.")
@@ -55,7 +55,7 @@ def command(
     store: str,
     dry_run: bool,
     quiet: bool,
-    form: str,
+    output_format: str,
     **given: Any,
 ) -> int:
     """Search for the best genome for DATA, and train a model.
@@ -66,17 +66,17 @@ def command(
     import time
 
     began = time.monotonic()
-    from evo_tune.cli.flags import FIRST
+    from evo_tune.cli.flags import RUN_DEFAULTS
     from evo_tune.cli.formats import AutoModel
-    from evo_tune.cli.session import go
-    from evo_tune.cli.training.auto import copy_model, final_words, settled
+    from evo_tune.cli.session import run_search
+    from evo_tune.cli.training.auto import choose_task, copy_model, verdict_lines
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
 
     model = None if out is None else Path(out).expanduser()
     if model is not None and model.exists() and (not model.is_dir() or any(model.iterdir())):
         raise UsageError(f"--out {model} exists and is not an empty folder: choose another")
-    taken = settled(data, target, evaluator, split_assignments(options, "-o"))
+    taken = choose_task(data, target, evaluator, split_assignments(options, "-o"))
     otherwise = f"; otherwise: evo-tune auto {data} {taken.otherwise}" if taken.otherwise else ""
     plugin = find_evaluator(taken.evaluator, {}, taken.options)
     if not hasattr(plugin.module, "export"):
@@ -84,22 +84,24 @@ def command(
     shared.echo(f"{data} is taken for {plugin.name}: {taken.why}{otherwise}", err=True)
     hours = 1.0 if hours is None and trials is None else hours
     flags = {"trials": trials, "hours": hours, **given}
-    settings = {**FIRST, **{key: value for key, value in flags.items() if value is not None}}
+    settings = {**RUN_DEFAULTS, **{key: value for key, value in flags.items() if value is not None}}
     if dry_run:
-        _print_plan(plugin, taken.options, settings, name, Path(store), form)
+        _print_plan(plugin, taken.options, settings, name, Path(store), output_format)
         return 0
-    search = _begun(plugin, taken.options, settings, name, Path(store))
+    search = _start_or_resume(plugin, taken.options, settings, name, Path(store))
     again = f"the same command with --name {search.saved.name}"
-    code = go(search, quiet, "none" if form == "json" else form, False, began=began, again=again)
+    code = run_search(
+        search, quiet, "none" if output_format == "json" else output_format, False, began=began, again=again
+    )
     made_in = search.saved.folder / "_model"
     if not made_in.is_dir() or search.stopping:
         return code or 1
     if model is not None:
         copy_model(made_in, model)
-        if form == "table" and not quiet:
+        if output_format == "table" and not quiet:
             shared.echo(f"a copy of the model is in {model}")
-    lines = final_words(search, model or made_in, time.monotonic() - began)
-    if form == "json":
+    lines = verdict_lines(search, model or made_in, time.monotonic() - began)
+    if output_format == "json":
         run = search.saved
         place = str(model or made_in)
         shared.print_json(AutoModel(run=run.name, evaluator=plugin.name, why=taken.why, model=place, verdict=lines))
@@ -110,9 +112,14 @@ def command(
 
 
 def _print_plan(
-    plugin: Evaluator, options: dict[str, str], settings: dict[str, Any], name: str | None, store: Path, form: str
+    plugin: Evaluator,
+    options: dict[str, str],
+    settings: dict[str, Any],
+    name: str | None,
+    store: Path,
+    output_format: str,
 ) -> None:
-    """Print what a new run would read and how long it would take; see `_begun`. Nothing is written.
+    """Print what a new run would read and how long it would take; see `_start_or_resume`. Nothing is written.
 
     Raises:
         UsageError: There is a run of this name, or something given is wrong.
@@ -126,13 +133,15 @@ def _print_plan(
     if name is not None:
         free_folder(store, name)
     of_run, session = settings_of(settings)
-    print_plan(plan_run(plugin, Request(options=options), of_run, session, store, forecast=True), session, None, form)
-    if form == "table":
+    print_plan(
+        plan_run(plugin, Request(options=options), of_run, session, store, forecast=True), session, None, output_format
+    )
+    if output_format == "table":
         part = "not in this time" if session.hours is None else f"part of the {session.hours:g} hours"
         shared.echo(f"the training of the model at the end is {part}")
 
 
-def _begun(
+def _start_or_resume(
     plugin: Evaluator, options: dict[str, str], settings: dict[str, Any], name: str | None, store: Path
 ) -> Search:
     """Return a new run, or the run of this name if `auto` began it with the same evaluator and data.
@@ -157,7 +166,7 @@ def _begun(
         same = run.manifest.evaluator == plugin.reference and read_wish(run) is not None
         if not same or run.manifest.options.get("data") != options.get("data"):
             raise UsageError(f"--name {name}: there is another run of this name: choose another name")
-        return Search.resume(name, store=store, ask=shared.asking())
+        return Search.resume(name, store=store, ask=shared.ask_function())
     search = Search(plugin.reference, options=options, store=store, name=name, **settings)
     write_wish(search.saved, Wish())
     return search

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
 if TYPE_CHECKING:
     from evo_tune.genome.trial import Trial
     from evo_tune.store.run import Run
 
-PLACE = 60
+HELP_ORDER = 60
 
 
-@made("best")
+@cli_command("best")
 @shared.run_argument
 @shared.store_option
 @shared.format_option("table", "json", "csv")
-def command(run: str | None, store: str, form: str) -> None:
+def command(run: str | None, store: str, output_format: str) -> None:
     """Print the best genome of RUN, or its Pareto front.
 
     After a final comparison, this is its winner. The value is the mean over fresh seeds, which had no part in the
@@ -30,16 +30,16 @@ def command(run: str | None, store: str, form: str) -> None:
     from evo_tune.report.summary import front
 
     saved = shared.open_run(run, store)
-    best = shared.recommended_trial(saved)
+    best = shared.require_best_trial(saved)
     if not best.feasible:
         shared.echo(f"Warning: no full training satisfies {', '.join(saved.manifest.subject_to)}", err=True)
     several = len(saved.objectives) > 1
-    if form == "json":
+    if output_format == "json":
         found = recommendations(saved)
         shared.print_json(found if several else found[0])
         return
     trials = front(saved) if several else [best]
-    if form == "table" and len(trials) == 1:
+    if output_format == "table" and len(trials) == 1:
         _print_one(saved, best)
         return
     metrics = [objective.metric for objective in saved.objectives]
@@ -47,7 +47,7 @@ def command(run: str | None, store: str, form: str) -> None:
         {"trial": trial.id, **{name: trial.outcome.metrics[name] for name in metrics}, **trial.genome}
         for trial in trials
     ]
-    shared.print_rows(rows, form, f"Pareto front of {saved.name}")
+    shared.print_rows(rows, output_format, f"Pareto front of {saved.name}")
 
 
 def _print_one(run: Run, best: Trial) -> None:

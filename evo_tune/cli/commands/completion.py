@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
-PLACE = 150
+HELP_ORDER = 150
 
 
-@made(
+@cli_command(
     "completion",
     'eval "$(evo-tune completion bash)"                                  # in ~/.bashrc',
     'eval "$(evo-tune completion zsh)"                                   # in ~/.zshrc, after compinit',
@@ -19,7 +19,7 @@ PLACE = 150
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @shared.format_option("script", "json")
 @click.pass_context
-def command(ctx: click.Context, shell: str, form: str) -> None:
+def command(ctx: click.Context, shell: str, output_format: str) -> None:
     """Print the completion script of SHELL.
 
     It completes commands, flags, choices, and the names of runs, evaluators and strategies.
@@ -31,7 +31,7 @@ def command(ctx: click.Context, shell: str, form: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None, "click knows each of the choices"
     script = kind(ctx.find_root().command, {}, PROG, COMPLETE).source()
-    if form == "json":
+    if output_format == "json":
         from evo_tune.cli.formats import ShellScript
 
         shared.print_json(ShellScript(shell=shell, script=script))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
-PLACE = 125
+HELP_ORDER = 125
 
 
-@made("convert", "evo-tune convert mine --to optuna", "evo-tune convert mine --to tensorboard -o logs")
+@cli_command("convert", "evo-tune convert mine --to optuna", "evo-tune convert mine --to tensorboard -o logs")
 @shared.run_argument
 @click.option(
     "--to",
@@ -31,7 +31,7 @@ PLACE = 125
 )
 @shared.store_option
 @shared.format_option("table", "json")
-def command(run: str | None, tool: str, output: str | None, store: str, form: str) -> None:
+def command(run: str | None, tool: str, output: str | None, store: str, output_format: str) -> None:
     """Write RUN for Optuna, TensorBoard, MLflow or W&B.
 
     RUN is the latest one by default. Existing files are not overwritten.
@@ -43,7 +43,7 @@ def command(run: str | None, tool: str, output: str | None, store: str, form: st
     path = usual_path(saved, tool) if output is None else Path(output)
     convert(saved, tool, path)
     results, opener = len(saved.outcomes), opened_by(tool, path)
-    if form == "json":
+    if output_format == "json":
         shared.print_json(ConvertedRun(run=saved.name, tool=tool, file=str(path), results=results, open=opener))
     else:
         shared.echo(f"wrote {results} results to {path}; open it with: {opener}")

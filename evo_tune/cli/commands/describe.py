@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
-PLACE = 85
+HELP_ORDER = 85
 
 
-@made("describe", "evo-tune describe tabular -o data=table.csv -o target=kind")
+@cli_command("describe", "evo-tune describe tabular -o data=table.csv -o target=kind")
 @click.argument("evaluator", shell_complete=shared.complete_evaluators)
 @click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the evaluator.")
 @shared.format_option("table", "json")
-def command(evaluator: str, options: tuple[str, ...], form: str) -> None:
+def command(evaluator: str, options: tuple[str, ...], output_format: str) -> None:
     """Describe an evaluator's data, with the kind of each column.
 
     Sizes, classes and the reason for each kind are printed too.
@@ -26,7 +26,7 @@ def command(evaluator: str, options: tuple[str, ...], form: str) -> None:
     given = split_assignments(options, "-o")
     bound = named_evaluator(evaluator, None, given).bind(given)
     lines = bound.describe()
-    if form == "json":
+    if output_format == "json":
         shared.print_json(DescribedData(evaluator=bound.plugin.name, fingerprint=bound.fingerprint(), lines=lines))
         return
     for line in lines or [f"{bound.plugin.name} says nothing of its data"]:

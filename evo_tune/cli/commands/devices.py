@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 from evo_tune.errors import RunError
 
 if TYPE_CHECKING:
     from evo_tune.cli.training.results import ProbedDevice
     from evo_tune.dispatch import Plan
 
-PLACE = 140
+HELP_ORDER = 140
 
 
-@made("devices")
+@cli_command("devices")
 @click.option("--devices", metavar="LIST", help="Devices to use: 'cpu', 'cuda', or GPUs by number (0,2).")
 @shared.per_device_option
 @click.option("--slots", type=click.IntRange(min=1), help="Number of trainings at the same time.")
@@ -33,7 +33,7 @@ def command(
     slots: int | None,
     threads: int | None,
     probe: bool,
-    form: str,
+    output_format: str,
 ) -> None:
     """Print the slots that a run would have, and why.
 
@@ -61,10 +61,10 @@ def command(
             for number, (device, facts) in enumerate(zip(planned.slots, found.facts, strict=True))
         ],
         cards=found.cards,
-        probed=_probed(planned) if probe else [],
+        probed=_probe_devices(planned) if probe else [],
         why=found.why,
     )
-    if form == "json":
+    if output_format == "json":
         shared.print_json(known)
         return
     shared.print_table(
@@ -73,7 +73,7 @@ def command(
     for line in (*known.cards, *known.why):
         shared.echo(line)
     for one in known.probed:
-        _print_probed(one)
+        _print_probe(one)
 
 
 def _gib(size: int | None) -> str:
@@ -90,7 +90,7 @@ def _fastest_on_cpu(threads: int) -> str:
     return fastest_precision("cpu")
 
 
-def _probed(planned: Plan) -> list[ProbedDevice]:
+def _probe_devices(planned: Plan) -> list[ProbedDevice]:
     """Return the measured speed of each device of a plan. Each device has a process that sees no other one."""
     import subprocess
 
@@ -112,7 +112,7 @@ def _probed(planned: Plan) -> list[ProbedDevice]:
     return found
 
 
-def _print_probed(one: ProbedDevice) -> None:
+def _print_probe(one: ProbedDevice) -> None:
     timings, suited, known = one.timings, one.suited, one.known or {}
     rows = [
         {"GFLOP/s by side": name, **{str(side): f"{speed / 1e9:,.0f}" for side, speed in speeds.items()}}

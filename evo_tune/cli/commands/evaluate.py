@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 from evo_tune.errors import OptionError
 
-PLACE = 110
+HELP_ORDER = 110
 
 
-@made("evaluate", "evo-tune evaluate language_model -g lr=3e-3 -g depth=2")
+@cli_command("evaluate", "evo-tune evaluate language_model -g lr=3e-3 -g depth=2")
 @click.argument("evaluator", default="language_model", shell_complete=shared.complete_evaluators)
 @click.option(
     "-g",
@@ -25,7 +25,7 @@ PLACE = 110
     metavar="NAME=VALUE",
     help="Value of a gene.  [default: the default genome]",
 )
-@shared.option_option
+@shared.evaluator_options_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the training.")
 @click.option(
     "--budget",
@@ -51,7 +51,7 @@ def command(
     threads: int | None,
     timeout: float | None,
     folder: str | None,
-    form: str,
+    output_format: str,
 ) -> int:
     """Train one genome and print its result; nothing is saved."""
     import tempfile
@@ -94,7 +94,7 @@ def command(
         finally:
             slot.kill()
             slot.close()
-    if form == "json":
+    if output_format == "json":
         shared.print_json(GenomeResult(genome=genome, **vars(outcome)))
     else:
         shared.echo(f"genome: {shared.show_genome(genome)}")

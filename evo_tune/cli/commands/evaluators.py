@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
 if TYPE_CHECKING:
     from evo_tune.options.declare import Option
     from evo_tune.plugins.evaluator import Evaluator
 
-PLACE = 80
+HELP_ORDER = 80
 
 
-@made("evaluators", "evo-tune evaluators language_model")
+@cli_command("evaluators", "evo-tune evaluators language_model")
 @click.argument("name", required=False, shell_complete=shared.complete_evaluators)
 @shared.format_option("table", "json", "csv")
-def command(name: str | None, form: str) -> None:
+def command(name: str | None, output_format: str) -> None:
     """List the evaluators that can be used by name.
 
     With NAME, print the metrics, features and options of that evaluator.
@@ -31,19 +31,19 @@ def command(name: str | None, form: str) -> None:
     from evo_tune.plugins.find import find_evaluator, list_evaluators
 
     if name is not None:
-        _print_one(find_evaluator(name), form)
+        _print_one(find_evaluator(name), output_format)
         return
     found = [
         EvaluatorSummary(evaluator=name, origin=origin, summary=summary, file=str(path))
         for name, origin, path, summary in list_evaluators()
     ]
-    if form == "json":
+    if output_format == "json":
         shared.print_json(found)
-    elif form == "csv":
-        shared.print_rows([structs.asdict(one) for one in found], form)
+    elif output_format == "csv":
+        shared.print_rows([structs.asdict(one) for one in found], output_format)
     else:  # without the file: a long path would squeeze the rest
         shared.print_rows(
-            [{"evaluator": one.evaluator, "origin": one.origin, "summary": one.summary} for one in found], form
+            [{"evaluator": one.evaluator, "origin": one.origin, "summary": one.summary} for one in found], output_format
         )
 
 
@@ -55,13 +55,13 @@ def groups_of(options: Iterable[Option]) -> dict[str, list[Option]]:
     return groups
 
 
-def _print_one(plugin: Evaluator, form: str) -> None:
+def _print_one(plugin: Evaluator, output_format: str) -> None:
     groups = groups_of(plugin.options.values())
-    if form == "json":
+    if output_format == "json":
         _print_json(plugin)
-    elif form == "csv":
+    elif output_format == "csv":
         rows = [{"group": title, **_row(option)} for title, held in groups.items() for option in held]
-        shared.print_rows(rows, form)
+        shared.print_rows(rows, output_format)
     else:
         _print_facts(plugin)
         if not groups:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from evo_tune.plugins.evaluator import Evaluator
     from evo_tune.store.run import Run
 
-PLACE = 120
+HELP_ORDER = 120
 
 
-@made(
+@cli_command(
     "export",
     "evo-tune export mine model                   # the best of run mine, into ./model",
     "evo-tune export mine model --tokens 1000000  # trained for longer",
@@ -39,7 +39,7 @@ PLACE = 120
     type=click.FloatRange(min=0, min_open=True),
     help="Duration of the training in seconds, instead of the run's budget.",
 )
-@shared.option_option
+@shared.evaluator_options_option
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the training.  [default: that of the trial]")
 @click.option("--devices", metavar="LIST", help="Device to use: 'cpu', or a GPU by number.")
 @click.option(
@@ -62,7 +62,7 @@ def command(
     store: str,
     evaluator: str | None,
     trust: bool,
-    form: str,
+    output_format: str,
 ) -> None:
     """Train the best genome of RUN once more and save the model.
 
@@ -73,7 +73,7 @@ def command(
     import tempfile
 
     from evo_tune.cli.formats import ExportedModel
-    from evo_tune.cli.training.exporting import Training, pace_of
+    from evo_tune.cli.training.exporting import Training, choose_pace
     from evo_tune.dispatch import plan
     from evo_tune.loop.code import evaluator_of
     from evo_tune.options.binding import split_assignments
@@ -83,7 +83,7 @@ def command(
     if folder is None:
         raise UsageError(f"expected RUN and DIR, the folder to write: evo-tune export {run or 'RUN'} DIR")
     target, saved = Path(folder), shared.open_run(run, store)
-    plugin = evaluator_of(saved, evaluator, trust, shared.asking())
+    plugin = evaluator_of(saved, evaluator, trust, shared.ask_function())
     if not hasattr(plugin.module, "export"):
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"
@@ -99,14 +99,14 @@ def command(
     except OSError as error:
         raise StoreError(f"cannot make {target}: {error.strerror}; choose another DIR") from None
     planned = plan(1, devices, 1, threads)
-    pace = pace_of(saved, bound, candidate, planned, threads)
+    pace = choose_pace(saved, bound, candidate, planned, threads)
     flags: dict[str, Any] = {"trial": trial, "tokens": tokens, "seconds": seconds, "seed": seed, "threads": threads}
     typed = _typed(saved.name, folder, flags, options)
     made = Training(saved, bound, candidate, planned, pace, candidate.seed if seed is None else seed, typed)
     # An evaluator may print anything; only the JSON belongs on standard output.
-    aside = contextlib.redirect_stdout(sys.stderr) if form == "json" else contextlib.nullcontext()
+    aside = contextlib.redirect_stdout(sys.stderr) if output_format == "json" else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as scratch, aside:
-        metrics = made.write(target, Path(scratch), err=form == "json")
+        metrics = made.write(target, Path(scratch), err=output_format == "json")
     model = ExportedModel(
         run=saved.name,
         trial=candidate.id,
@@ -115,7 +115,7 @@ def command(
         files=sorted(path.name for path in target.iterdir()),
         metrics=metrics,
     )
-    if form == "json":
+    if output_format == "json":
         shared.print_json(model)
         return
     for name, value in metrics.items():
@@ -133,7 +133,7 @@ def _typed(run: str, folder: str, given: Mapping[str, Any], options: Sequence[st
 def _candidate(run: Run, trial: int | None) -> Candidate:
     """Return the candidate of a trial, or of the trial that the run recommends."""
     if trial is None:
-        return shared.recommended_trial(run).candidate
+        return shared.require_best_trial(run).candidate
     if trial >= len(run.candidates):
         raise UsageError(f"--trial {trial}: run {run.name} has trials 0 to {len(run.candidates) - 1}")
     return run.candidates[trial]

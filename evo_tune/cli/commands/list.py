@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
 if TYPE_CHECKING:
     from evo_tune.report.data import ListedRun
 
-PLACE = 30
+HELP_ORDER = 30
 
 
-@made("list")
+@cli_command("list")
 @shared.store_option
 @shared.format_option("table", "json", "csv")
-def command(store: str, form: str) -> None:
+def command(store: str, output_format: str) -> None:
     """List the saved runs, the latest last."""
     from msgspec import structs
 
@@ -32,12 +32,12 @@ def command(store: str, form: str) -> None:
             found.append(listed_run(Run.open(folder)))
         except StoreError as error:
             shared.echo(f"Warning: {error}", err=True)
-    if form == "json":
+    if output_format == "json":
         shared.print_json(found)
         return
     shared.print_rows(
-        [structs.asdict(one) if form == "csv" else _row(one) for one in found],
-        form,
+        [structs.asdict(one) if output_format == "csv" else _row(one) for one in found],
+        output_format,
         empty=f"there is no saved run in {store}: start one with `evo-tune run`",
         spare=("created", "ended", "strategy", "failed", "wall time", "evaluator"),
     )

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
-PLACE = 145
+HELP_ORDER = 145
 
 
-@made(
+@cli_command(
     "mcp", "evo-tune mcp .                # started by the agent's program, not typed", "evo-tune mcp . --format json"
 )
 @click.argument("folders", metavar="FOLDER…", nargs=-1, required=True)
 @shared.format_option("mcp", "json")
-def command(folders: tuple[str, ...], form: str) -> None:
+def command(folders: tuple[str, ...], output_format: str) -> None:
     """Serve tools for coding agents, over MCP.
 
     The tools start, watch, stop and read runs in FOLDERs. The command speaks the Model Context Protocol over standard
@@ -25,7 +25,7 @@ def command(folders: tuple[str, ...], form: str) -> None:
     from evo_tune.cli.agents import Workplace, server
 
     place = Workplace(folders)
-    if form == "json":
+    if output_format == "json":
         from evo_tune.cli.formats import AgentTool, AgentTools
 
         tools = [

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
-PLACE = 100
+HELP_ORDER = 100
 
 
-@made("new", "evo-tune new mytask")
+@cli_command("new", "evo-tune new mytask")
 @click.argument("name")
 @shared.format_option("table", "json")
-def command(name: str, form: str) -> None:
+def command(name: str, output_format: str) -> None:
     """Write ./evaluators/NAME.py, an evaluator to edit.
 
     The file runs as it is.
@@ -25,7 +25,7 @@ def command(name: str, form: str) -> None:
     from evo_tune.plugins.new import write
 
     path = write(name, Path("evaluators"))
-    if form == "json":
+    if output_format == "json":
         shared.print_json(NewEvaluator(evaluator=name, file=str(path)))
     else:
         shared.echo(f"wrote {path}")
@@ -35,5 +35,5 @@ def command(name: str, form: str) -> None:
             "for that one",
             err=True,
         )
-    if form == "table":
+    if output_format == "table":
         shared.echo(f"try it: evo-tune evaluate {name}   |   evo-tune run {name} --trials 30")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from evo_tune.training.prediction.model import Model, Predictions
     from evo_tune.training.prediction.writing import Writer
 
-PLACE = 125
+HELP_ORDER = 125
 
-EVERY = 1.0
+PROGRESS_SECONDS = 1.0
 """Seconds between two lines of progress in a terminal."""
 
-MOST_ROWS = 10_000
+MAX_JSON_ROWS = 10_000
 """Most rows in the JSON on standard output."""
 
 
-@made(
+@cli_command(
     "predict",
     "evo-tune predict model new.csv --output predicted.csv",
     "evo-tune predict model new.csv --keep id  # to standard output, with the column id",
@@ -60,7 +60,7 @@ def command(
     base: str | None,
     device: str,
     threads: int | None,
-    form: str,
+    output_format: str,
     **sampling: Any,
 ) -> None:
     """Predict with the model in the folder MODEL.
@@ -82,10 +82,10 @@ def command(
     if prompt is not None:
         if output or keep:
             raise UsageError("--output and --keep belong to INPUT: leave them out")
-        _write_text(loaded, prompt, given, form)
+        _write_text(loaded, prompt, given, output_format)
         return
     columns = [name for name in (keep or "").split(",") if name]
-    _predict(loaded, str(data), None if output is None else Path(output).expanduser(), columns, form)
+    _predict(loaded, str(data), None if output is None else Path(output).expanduser(), columns, output_format)
 
 
 def _require_device(name: str) -> None:
@@ -98,23 +98,23 @@ def _require_device(name: str) -> None:
         raise UsageError(f"--device {name}: {reason}; `evo-tune devices` lists those of this machine") from None
 
 
-def _predict(model: Model, data: str, output: Path | None, keep: list[str], form: str) -> None:
+def _predict(model: Model, data: str, output: Path | None, keep: list[str], output_format: str) -> None:
     from evo_tune.training.prediction.writing import Writer, plain_rows
 
     began, found = time.monotonic(), model.predictions(data, keep)
-    rows: list[dict[str, Any]] | None = [] if form == "json" and output is None else None
+    rows: list[dict[str, Any]] | None = [] if output_format == "json" and output is None else None
     with Writer(output).kept() as writer:
-        for frame in _told(found, writer):
+        for frame in _with_progress(found, writer):
             if rows is None:
                 writer.write(frame)
-            elif len(rows) + len(frame) > MOST_ROWS:
-                raise UsageError(f"INPUT has more than {MOST_ROWS} rows: give --output FILE as well")
+            elif len(rows) + len(frame) > MAX_JSON_ROWS:
+                raise UsageError(f"INPUT has more than {MAX_JSON_ROWS} rows: give --output FILE as well")
             else:
                 rows += plain_rows(frame)
         metrics = found.metrics
     for remark in found.remarks:
         shared.echo(remark, err=True)
-    if form == "json":
+    if output_format == "json":
         written = None if output is None else str(output)
         _print_json(model, found.rows, metrics=metrics, output=written, predictions=rows, remarks=found.remarks)
         return
@@ -132,13 +132,13 @@ def _print_json(model: Model, rows: int, **more: Any) -> None:
     shared.print_json(Predicted(model=str(model.folder), task=model.task, rows=rows, **{**nothing, **more}))
 
 
-def _told(found: Predictions, writer: Writer) -> Iterator[pd.DataFrame]:
+def _with_progress(found: Predictions, writer: Writer) -> Iterator[pd.DataFrame]:
     """Yield the parts; in a terminal, print the progress now and then. An error says what is written already."""
     shown, said, began = sys.stderr.isatty(), time.monotonic(), time.monotonic()
     try:
         for frame in found:
             yield frame
-            if shown and time.monotonic() - said >= EVERY:
+            if shown and time.monotonic() - said >= PROGRESS_SECONDS:
                 said = time.monotonic()
                 shared.echo(f"{found.rows} predictions, {found.rows / (said - began):.0f} a second", err=True)
     except EvoTuneError as error:
@@ -147,7 +147,7 @@ def _told(found: Predictions, writer: Writer) -> Iterator[pd.DataFrame]:
         raise StoreError(f"{error}; {writer.path} has the first {writer.rows} predictions") from None
 
 
-def _write_text(model: Model, prompt: str, sampling: dict[str, Any], form: str) -> None:
+def _write_text(model: Model, prompt: str, sampling: dict[str, Any], output_format: str) -> None:
     """Print the continuation of a prompt as it is sampled."""
     from evo_tune.training.prediction.language import LanguageModel
 
@@ -156,7 +156,7 @@ def _write_text(model: Model, prompt: str, sampling: dict[str, Any], form: str) 
             f"--prompt is for language models, and {model.folder} is a model of {model.task}: give INPUT instead"
         )
     pieces = model.stream(prompt, **sampling)
-    if form == "json":
+    if output_format == "json":
         _print_json(model, 1, text="".join(pieces))
         return
     for piece in chain([prompt], pieces):

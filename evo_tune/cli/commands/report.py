@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
-PLACE = 65
+HELP_ORDER = 65
 
 
-@made("report")
+@cli_command("report")
 @click.argument("runs", metavar="[RUN]…", nargs=-1, shell_complete=shared.complete_runs)
 @click.option("-o", "--output", metavar="FILE", help="File to write.  [default: in the run's folder]")
 @shared.store_option
 @shared.format_option("table", "json")
-def command(runs: tuple[str, ...], output: str | None, store: str, form: str) -> None:
+def command(runs: tuple[str, ...], output: str | None, store: str, output_format: str) -> None:
     """Write the results of RUN as a page of charts.
 
     RUN is the latest one by default; several runs are shown side by side. The page opens without a network or a server.
@@ -35,7 +35,7 @@ def command(runs: tuple[str, ...], output: str | None, store: str, form: str) ->
         path = write_beside(saved[0])
     else:
         path = write_report(saved, Path(store) / REPORT)
-    if form == "json":
+    if output_format == "json":
         shared.print_json(WrittenReport(runs=[run.name for run in saved], report=str(path)))
     else:
         shared.echo(str(path))

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
-from evo_tune.cli.session import go, session_options
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
+from evo_tune.cli.session import run_search, session_options
 
-PLACE = 20
+HELP_ORDER = 20
 
 
 def _setting_flags() -> list[click.Option]:
@@ -19,7 +19,7 @@ def _setting_flags() -> list[click.Option]:
     return session_flags()
 
 
-@made("resume", settings=_setting_flags)
+@cli_command("resume", settings=_setting_flags)
 @shared.run_argument
 @session_options
 @shared.store_option
@@ -41,7 +41,7 @@ def command(
     quiet: bool,
     no_report: bool,
     tracks: tuple[str, ...],
-    form: str,
+    output_format: str,
     price_per_hour: float | None,
     copy_as: str | None,
     accept_changes: bool,
@@ -74,7 +74,7 @@ def command(
         strategy=strategy,
         genes=wider,
         trust=trust,
-        ask=shared.asking(),
+        ask=shared.ask_function(),
         **changes,
     )
-    return go(search, quiet, form, no_report, tracks, price_per_hour, began=began)
+    return run_search(search, quiet, output_format, no_report, tracks, price_per_hour, began=began)

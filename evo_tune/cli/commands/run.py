@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evo_tune.cli import _shared as shared
+from evo_tune.cli import shared
 from evo_tune.cli.config import read_config
-from evo_tune.cli.help import command as made
-from evo_tune.cli.session import go, session_options
-from evo_tune.cli.training.for_scale import ScaleSearch, search_for, wider_default
+from evo_tune.cli.help import cli_command
+from evo_tune.cli.session import run_search, session_options
+from evo_tune.cli.training.for_scale import ScaleSearch, plan_scale_search, wider_default
 from evo_tune.errors import OptionError
 
 if TYPE_CHECKING:
     from evo_tune.genome.genes import Gene
     from evo_tune.plugins.evaluator import Evaluator
 
-PLACE = 10
+HELP_ORDER = 10
 
 
 def _setting_flags() -> list[click.Option]:
@@ -28,7 +28,7 @@ def _setting_flags() -> list[click.Option]:
     return run_flags()
 
 
-@made(
+@cli_command(
     "run",
     "evo-tune run                                     # a small GPT on English text",
     "evo-tune run language_model -o data=corpus/      # on your own text",
@@ -37,7 +37,7 @@ def _setting_flags() -> list[click.Option]:
     settings=_setting_flags,
 )
 @click.argument("evaluator", default="language_model", shell_complete=shared.complete_evaluators)
-@shared.option_option
+@shared.evaluator_options_option
 @click.option(
     "--strategy",
     metavar="NAME|FILE",
@@ -119,7 +119,7 @@ def command(
     quiet: bool,
     no_report: bool,
     tracks: tuple[str, ...],
-    form: str,
+    output_format: str,
     warm_start: tuple[str, ...],
     metrics: tuple[str, ...],
     progress: str | None,
@@ -141,7 +141,7 @@ def command(
 
     began = time.monotonic()
 
-    from evo_tune.cli.flags import FIRST
+    from evo_tune.cli.flags import RUN_DEFAULTS
     from evo_tune.cli.output import print_plan
     from evo_tune.cli.warm_start import read_genomes
     from evo_tune.loop.begin import Request
@@ -152,17 +152,17 @@ def command(
     from evo_tune.settings import settings_of
     from evo_tune.store.places import free_folder
 
-    settings = {**FIRST, **{setting: value for setting, value in flags.items() if value is not None}}
-    given = {**split_assignments(options, "-o"), **_of_command(evaluator, metrics, progress, shell)}
+    settings = {**RUN_DEFAULTS, **{setting: value for setting, value in flags.items() if value is not None}}
+    given = {**split_assignments(options, "-o"), **_command_options(evaluator, metrics, progress, shell)}
     own, read = split_assignments(strategy_option, "-s"), shared.read_genes(genes)
     if ladder is not None:
         if strategy not in (None, "ladder") or "sizes" in own:
             raise OptionError("--ladder stands for --strategy ladder -s sizes=…: give one of the two")
         strategy, own = "ladder", {**own, "sizes": ladder}
-        read = {**_genes_of_ladder(ladder, evaluator, given), **read}
+        read = {**_ladder_genes(ladder, evaluator, given), **read}
     first: list[dict[str, Any]] = []
     if settings.get("for_scale"):
-        found = _aimed(settings, ladder, evaluator, given, read, Path(store))
+        found = _plan_for_scale(settings, ladder, evaluator, given, read, Path(store))
         given, read, first = found.options, found.genes, found.first
         if found.fidelity is not None:
             settings.setdefault("fidelity", found.fidelity)
@@ -186,14 +186,17 @@ def command(
         plugin = find_evaluator(evaluator, read, given)
         of_run, session = settings_of(settings)
         print_plan(
-            plan_run(plugin, request, of_run, session, Path(store), forecast=True), session, price_per_hour, form
+            plan_run(plugin, request, of_run, session, Path(store), forecast=True),
+            session,
+            price_per_hour,
+            output_format,
         )
         return 0
     search = Search(evaluator, store=store, name=name, **vars(request), **settings)
-    return go(search, quiet, form, no_report, tracks, price_per_hour, began)
+    return run_search(search, quiet, output_format, no_report, tracks, price_per_hour, began)
 
 
-def _aimed(
+def _plan_for_scale(
     settings: Mapping[str, Any],
     ladder: str | None,
     evaluator: str,
@@ -220,7 +223,7 @@ def _aimed(
     def able(options: Mapping[str, Any], genes: Mapping[str, Any]) -> float:
         return _flops_in_hours(plugin, options, genes, settings, store)
 
-    found = search_for(target_size, plugin, given, read, able if settings.get("hours") else None)
+    found = plan_scale_search(target_size, plugin, given, read, able if settings.get("hours") else None)
     if found.fidelity is None:
         return found
     return replace(found, first=wider_default(plugin, found.options, found.genes))
@@ -247,7 +250,7 @@ def _flops_in_hours(
     return usual["flops"] / plan.pace.usual * session.hours * 3600 * plan.slots
 
 
-def _of_command(evaluator: str, metrics: Sequence[str], progress: str | None, shell: bool) -> dict[str, str]:
+def _command_options(evaluator: str, metrics: Sequence[str], progress: str | None, shell: bool) -> dict[str, str]:
     """Return the flags that are about a command as its options.
 
     Raises:
@@ -265,7 +268,7 @@ def _of_command(evaluator: str, metrics: Sequence[str], progress: str | None, sh
     return given
 
 
-def _genes_of_ladder(text: str, evaluator: str, options: dict[str, str]) -> dict[str, Gene]:
+def _ladder_genes(text: str, evaluator: str, options: dict[str, str]) -> dict[str, Gene]:
     """Return the evaluator's depth and width as the ladder has them: its rungs may lie outside of their own range."""
     from evo_tune.genome.genes import Choice
     from evo_tune.plugins.find import find_evaluator, is_command

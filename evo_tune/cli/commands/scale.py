@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 from evo_tune.errors import OptionError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         TransferRequest,
     )
 
-PLACE = 115
+HELP_ORDER = 115
 
 MOST = 30
 """Most probes."""
@@ -56,7 +56,7 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older 
         return int(number)
 
 
-@made(
+@cli_command(
     "scale",
     "evo-tune scale mine --depth 24 --width 1024 --tokens 1e9",
     "evo-tune scale mine --depth 4 --width 256 --tokens 1e7 --probe 3 --emit target.toml",
@@ -106,7 +106,7 @@ def command(
     store: str,
     evaluator: str | None,
     trust: bool,
-    form: str,
+    output_format: str,
     **target: Any,
 ) -> int:
     """Transfer the best recipe of RUN to another size.
@@ -120,7 +120,7 @@ def command(
     from evo_tune.training.scale.recipe import TransferRequest
 
     saved = shared.open_run(run, store)
-    bound = bound_again(saved, evaluator_of(saved, evaluator, trust, shared.asking()))
+    bound = bound_again(saved, evaluator_of(saved, evaluator, trust, shared.ask_function()))
     found = trial_to_transfer(saved, trial)
     wanted = TransferRequest(**target)
     size = f"{wanted.depth}x{wanted.width}"
@@ -129,7 +129,7 @@ def command(
     recipe = scale_run(saved, bound, wanted, trial=found)  # before any probe, since it may fail
     probes, there = (Path(store) / f"{saved.name}-{kind}-{size}" for kind in ("probe", "target"))
     probed = None
-    quiet = form == "json"
+    quiet = output_format == "json"
     if probe:
         probed = _probe(saved, bound, wanted, recipe, found, probe, probes, quiet)
     elif probe is None and _affordable(saved, recipe, quiet):
@@ -143,7 +143,7 @@ def command(
     if emit is not None:
         _emit(emit, bound.plugin, name, recipe, saved)
         recipe.emitted = str(emit)
-    if form == "json":
+    if output_format == "json":
         shared.print_json(recipe)
         return 0
     _print(recipe)

@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
 if TYPE_CHECKING:
     from evo_tune.genome.trial import Trial
     from evo_tune.store.manifest import Manifest
     from evo_tune.store.run import Run
 
-PLACE = 50
+HELP_ORDER = 50
 
 MOST_SHARES = 20
 """Most genes to print with the spread that they explain, the largest share first."""
 
 
-@made("show")
+@cli_command("show")
 @shared.run_argument
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Number of best trials to show.")
 @shared.store_option
 @shared.format_option("table", "json", "csv")
-def command(run: str | None, top: int, store: str, form: str) -> None:
+def command(run: str | None, top: int, store: str, output_format: str) -> None:
     """Show the best trials, improvements and failures of RUN.
 
     RUN is the latest one by default.
@@ -37,9 +37,9 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
     from evo_tune.store.table import table_of
 
     saved = shared.open_run(run, store)
-    if form == "csv":
-        shared.print_rows(table_of(saved, saved.trials()).to_pylist(), form)
-    elif form == "json":
+    if output_format == "csv":
+        shared.print_rows(table_of(saved, saved.trials()).to_pylist(), output_format)
+    elif output_format == "json":
         shared.print_json(run_details(saved, top))
     else:
         _print_run(saved, top)

@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
 if TYPE_CHECKING:
     from evo_tune.cli.output import RunStatus
     from evo_tune.store.heartbeat import Beat, SlotWork
     from evo_tune.store.run import Run
 
-PLACE = 40
+HELP_ORDER = 40
 
 
-@made("status")
+@cli_command("status")
 @shared.run_argument
 @shared.store_option
 @shared.price_option
 @shared.format_option("table", "json")
-def command(run: str | None, store: str, price_per_hour: float | None, form: str) -> None:
+def command(run: str | None, store: str, price_per_hour: float | None, output_format: str) -> None:
     """Print the state of RUN.
 
     RUN is the latest one by default. Any machine that sees its folder may be used.
@@ -50,7 +50,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
         forecast=ahead and ahead.priced(price_per_hour),
         slots=slots,
     )
-    if form == "json":
+    if output_format == "json":
         shared.print_json(status)
     else:
         _print_status(status, saved, 0.0 if beat is None else beat.age)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
 if TYPE_CHECKING:
     from evo_tune.cli.formats import StrategySummary
 
-PLACE = 90
+HELP_ORDER = 90
 
 
-@made("strategies")
+@cli_command("strategies")
 @shared.format_option("table", "json", "csv")
-def command(form: str) -> None:
+def command(output_format: str) -> None:
     """List the strategies and their options."""
     from evo_tune.cli.formats import DeclaredOption, StrategySummary
     from evo_tune.options.binding import options_of
@@ -34,10 +34,10 @@ def command(form: str) -> None:
                 options=[DeclaredOption.of(option) for option in options.values()],
             )
         )
-    if form == "json":
+    if output_format == "json":
         shared.print_json(found)
     else:
-        shared.print_rows([_row(one) for one in found], form)
+        shared.print_rows([_row(one) for one in found], output_format)
 
 
 def _row(one: StrategySummary) -> dict[str, str]:

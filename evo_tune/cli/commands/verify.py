@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
-PLACE = 70
+HELP_ORDER = 70
 
 SHOWN = 5
 """Most disagreements to print."""
 
 
-@made("verify")
+@cli_command("verify")
 @shared.run_argument
 @shared.store_option
 @shared.evaluator_option
 @click.option("--strategy", metavar="PATH", help="New path of the strategy's file, if it has moved.")
 @shared.trust_option
 @shared.format_option("table", "json")
-def command(run: str | None, store: str, evaluator: str | None, strategy: str | None, trust: bool, form: str) -> int:
+def command(
+    run: str | None, store: str, evaluator: str | None, strategy: str | None, trust: bool, output_format: str
+) -> int:
     """Replay the proposals of RUN against the recorded ones.
 
     Each proposal is made again from the results that were known at the time, and must equal the recorded one.
@@ -38,14 +40,14 @@ def command(run: str | None, store: str, evaluator: str | None, strategy: str | 
 
     saved = shared.open_run(run, store)
     manifest = saved.manifest
-    bound, rules = code_of(saved, evaluator, trust, shared.asking(), strategy)
+    bound, rules = code_of(saved, evaluator, trust, shared.ask_function(), strategy)
     differing = verify(saved, space_of(manifest, bound.space), rules)
     found = [one for one in differing if isinstance(one, Disagreement)]
     ranges = [one for one in differing if isinstance(one, RangeDisagreement)]
     changed = other_strategy(manifest, rules.inner)
     notes = ([changed] if changed else []) + (other_versions(manifest) if differing else [])
     count = len(saved.candidates)
-    if form == "json":
+    if output_format == "json":
         shared.print_json(
             Verification(run=saved.name, proposals=count, disagreements=found, ranges=ranges, notes=notes)
         )

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
-from evo_tune.cli import _shared as shared
-from evo_tune.cli.help import command as made
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
 
-PLACE = 55
+HELP_ORDER = 55
 
 
-@made("watch")
+@cli_command("watch")
 @shared.run_argument
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]")
 @shared.store_option
 @shared.format_option("table", "json")
-def command(run: str | None, port: int, store: str, form: str) -> None:
+def command(run: str | None, port: int, store: str, output_format: str) -> None:
     """Serve the report of RUN as a page that follows the run.
 
     RUN is the latest one by default. It may run in another process, or on another machine with a shared folder. `watch`
@@ -31,7 +31,7 @@ def command(run: str | None, port: int, store: str, form: str) -> None:
     folder = find_run(Path(store), run)
 
     def show(address: str) -> None:
-        if form == "json":
+        if output_format == "json":
             shared.print_json(WatchedRun(run=folder.name, address=address))
         else:
             shared.echo(f"open {address}   (Ctrl-C ends it)")

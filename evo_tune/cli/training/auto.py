@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from evo_tune.cli import _shared as shared
+from evo_tune.cli import shared
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.text import one_line
 from evo_tune.training.recipe.data.texts import encoding_warnings
@@ -37,18 +37,18 @@ PACKED = {".gz", ".bz2", ".xz"}
 TARGETS = ("target", "label", "class", "y")
 """Names of columns that are taken for the target if exactly one of them is there."""
 
-LONG = 30
+LONG_TEXT = 30
 """Mean characters of a column of texts from which it is a text to read, and no category."""
 
-LARGEST = 1 << 24
+MAX_CONFIG_BYTES = 1 << 24
 """Most bytes of a model's config.json."""
 
-LOOKED = 1000
+ROWS_READ = 1000
 """Rows that are looked at."""
 
 
 @dataclass(frozen=True)
-class Taken:
+class DataTask:
     """The task that a data set is taken for.
 
     Args:
@@ -79,7 +79,7 @@ class Question:
     flag: str
 
 
-def look(data: str, target: str | None) -> Taken | Question:
+def recognise_task(data: str, target: str | None) -> DataTask | Question:
     """Return the task of a data set, or the question that it leaves open.
 
     Args:
@@ -93,44 +93,44 @@ def look(data: str, target: str | None) -> Taken | Question:
     if path.is_dir():
         if target is not None:
             raise UsageError(f"--target {target}: {data} is a folder, and only a table has columns: leave --target out")
-        return _folder(path, data)
+        return _folder_task(path, data)
     if not path.is_file():
         raise UsageError(f"DATA {data} is neither a file nor a folder (from {Path.cwd()}): give the path of your data")
     kind = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
     if kind in TABLES or kind in LINES:
-        return _table(path, data, target, kind in LINES)
+        return _table_task(path, data, target, kind in LINES)
     if target is not None:
         raise UsageError(f"--target {target}: {data} is not a table: leave --target out")
     if kind == ".npz":
-        return Taken("bundled:image_classification", {"data": data}, "it is a file of arrays")
+        return DataTask("bundled:image_classification", {"data": data}, "it is a file of arrays")
     if kind in IMAGES:
         raise UsageError(f"DATA {data} is one image: expected a folder with one subfolder for each class")
     if foreign := encoding_warnings(str(path)):
         anyway = f"`evo-tune run language_model -o data={shlex.quote(data)}` trains on it as it is"
         raise UsageError(f"DATA {foreign[0]}; {anyway}")
     other = "a table or labelled texts: a name that ends with .csv, .parquet or .jsonl"
-    return Taken("bundled:language_model", {"data": data}, f"it is a text file (for {other})")
+    return DataTask("bundled:language_model", {"data": data}, f"it is a text file (for {other})")
 
 
-def _folder(path: Path, data: str) -> Taken:
+def _folder_task(path: Path, data: str) -> DataTask:
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name[0] != "."]
     if not files:
         raise UsageError(f"DATA {data} is an empty folder: expected texts, or images in one subfolder for each class")
     images = [file for file in files if file.suffix.lower() in IMAGES]
     if 2 * len(images) <= len(files):
         words = f"it is a folder of {len(files) - len(images)} files that are not images"
-        return Taken("bundled:language_model", {"data": data}, words)
+        return DataTask("bundled:language_model", {"data": data}, words)
     classes = {file.relative_to(path).parts[0] for file in images if file.parent != path}
     if len(classes) < 2:
         raise UsageError(f"DATA {data} has images, but not in two subfolders: expected one subfolder for each class")
     words = f"it has {len(images)} images in {len(classes)} subfolders"
-    return Taken("bundled:image_classification", {"data": data}, words)
+    return DataTask("bundled:image_classification", {"data": data}, words)
 
 
-def _table(path: Path, data: str, target: str | None, lines: bool) -> Taken | Question:
-    frame = _rows(path, data, lines)
+def _table_task(path: Path, data: str, target: str | None, lines: bool) -> DataTask | Question:
+    frame = _first_rows(path, data, lines)
     names = list(frame.columns)
-    if not lines and target in (None, *names) and (series := _series(frame, data, target)) is not None:
+    if not lines and target in (None, *names) and (series := _series_task(frame, data, target)) is not None:
         return series
     if target is None:
         named = [name for name in names if name.lower() in TARGETS]
@@ -143,17 +143,17 @@ def _table(path: Path, data: str, target: str | None, lines: bool) -> Taken | Qu
     if texts and (lines or len(names) == 2):
         words = f"the column {one_line(texts[0], 60)!r} has texts, and {one_line(target, 60)!r} their labels"
         options = {"data": data, "text": texts[0], "label": target}
-        return Taken(
+        return DataTask(
             "bundled:text_classification", options, words, "" if lines else f"--evaluator tabular --target {target}"
         )
     if lines:
         raise UsageError(f"DATA {data} has no column of texts: expected one beside {target}; write a table as CSV")
     why = f"it is a table, and {one_line(target, 60)!r} its target"
     otherwise = f"--evaluator text_classification -o text={texts[0]} -o label={target}" if texts else ""
-    return Taken("bundled:tabular", {"data": data, "target": target}, why, otherwise)
+    return DataTask("bundled:tabular", {"data": data, "target": target}, why, otherwise)
 
 
-def _series(frame: pd.DataFrame, data: str, target: str | None) -> Taken | None:
+def _series_task(frame: pd.DataFrame, data: str, target: str | None) -> DataTask | None:
     """Return the task of a table that has time series and nothing else; None for another table.
 
     It has one column of regular times, perhaps one column of texts that tells the series apart, and numbers.
@@ -164,17 +164,20 @@ def _series(frame: pd.DataFrame, data: str, target: str | None) -> Taken | None:
 
     for key in ("", *(name for name in frame.columns if not types.is_numeric_dtype(frame[name]))):
         with contextlib.suppress(UsageError):  # it has no series with this key
-            form = find_series(frame, key=key, target=target or "").format
-            if len(form.columns) < len(frame.columns):
+            series_format = find_series(frame, key=key, target=target or "").format
+            if len(series_format.columns) < len(frame.columns):
                 continue  # other columns may help to predict
-            options = {"data": data, "time": form.time, "key": key, "target": target or ""}
-            why = f"its column {one_line(form.time, 60)!r} has {form.grid.name} times, and the others are series"
-            otherwise = f"--evaluator tabular --target {target or form.targets[0]}"
-            return Taken("bundled:forecasting", {name: text for name, text in options.items() if text}, why, otherwise)
+            options = {"data": data, "time": series_format.time, "key": key, "target": target or ""}
+            column, grid = one_line(series_format.time, 60), series_format.grid.name
+            why = f"its column {column!r} has {grid} times, and the others are series"
+            otherwise = f"--evaluator tabular --target {target or series_format.targets[0]}"
+            return DataTask(
+                "bundled:forecasting", {name: text for name, text in options.items() if text}, why, otherwise
+            )
     return None
 
 
-def _rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
+def _first_rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
     """Return the first rows of a table, or of a file of JSON lines."""
     import pandas as pd
 
@@ -184,10 +187,10 @@ def _rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
     try:
         if lines:
             with open_packed(path) as file:
-                found = pd.read_json(file, lines=True, nrows=LOOKED)
+                found = pd.read_json(file, lines=True, nrows=ROWS_READ)
         else:
             parts = parquet_parts if path.suffix in (".parquet", ".pq") else csv_parts
-            found = next(iter(parts(path, LOOKED)), pd.DataFrame())
+            found = next(iter(parts(path, ROWS_READ)), pd.DataFrame())
     except Exception as error:  # pandas and pyarrow raise many types
         reason = one_line(str(error) or type(error).__name__, 300)
         kind, wanted = "a table", "give a CSV file in UTF-8, or a Parquet file"
@@ -202,10 +205,10 @@ def _rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
 
 def _is_long(column: pd.Series[Any]) -> bool:
     texts = [value for value in column.tolist() if isinstance(value, str)]
-    return bool(texts) and sum(map(len, texts)) / len(texts) >= LONG
+    return bool(texts) and sum(map(len, texts)) / len(texts) >= LONG_TEXT
 
 
-def settled(data: str, target: str | None, evaluator: str | None, options: dict[str, str]) -> Taken:
+def choose_task(data: str, target: str | None, evaluator: str | None, options: dict[str, str]) -> DataTask:
     """Return the task of a data set; ask on a terminal what the data leaves open.
 
     Args:
@@ -221,17 +224,17 @@ def settled(data: str, target: str | None, evaluator: str | None, options: dict[
 
     if evaluator is not None:
         given = {"data": data, **({"target": target} if target is not None else {})}
-        return Taken(evaluator, {**given, **options}, "by --evaluator")
-    found = look(data, target)
+        return DataTask(evaluator, {**given, **options}, "by --evaluator")
+    found = recognise_task(data, target)
     if isinstance(found, Question):
-        if shared.asking() is None:
+        if shared.ask_function() is None:
             choices = one_line(", ".join(found.choices))
             raise UsageError(f"{found.text} give {found.flag} NAME: one of {choices}")
         shared.echo(found.text, err=True)
         answer = click.prompt("column", type=click.Choice(list(found.choices)), err=True)
-        found = look(data, answer)
-    assert isinstance(found, Taken), "the question was answered"
-    return Taken(found.evaluator, {**found.options, **options}, found.why, found.otherwise)
+        found = recognise_task(data, answer)
+    assert isinstance(found, DataTask), "the question was answered"
+    return DataTask(found.evaluator, {**found.options, **options}, found.why, found.otherwise)
 
 
 def copy_model(model: Path, target: Path) -> None:
@@ -251,7 +254,7 @@ def copy_model(model: Path, target: Path) -> None:
         raise StoreError(f"cannot write {target}: {error.strerror}; the model is in {model}") from None
 
 
-def final_words(search: Search, model: Path, seconds: float) -> list[str]:
+def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
     """Return the verdict of a run of `auto`, in lines.
 
     Args:
@@ -273,27 +276,27 @@ def final_words(search: Search, model: Path, seconds: float) -> list[str]:
         value = f", trained for {shared.show_seconds(wish.seconds)}"  # no value of the final comparison is the model's
     where = "the test set" if run.manifest.tests and value else "held-out data"
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
-    end, own = closing(run), _metrics(model)
+    end, own = closing(run), _model_metrics(model)
     return [
-        f"use {_better(run, end, own, model, longer)}: trial {best.id} of run {run.name}{value}",
+        f"use {_recommended_model(run, end, own, model, longer)}: trial {best.id} of run {run.name}{value}",
         verdict(end),
         *([] if end.baseline is None or longer else [against_baseline(end.baseline)]),
-        *_on_test_set(run, own),
+        *_test_set_lines(run, own),
         f"measured on {where} of {data}; all took {shared.show_seconds(seconds)}",
     ]
 
 
-def _metrics(model: Path) -> dict[str, float | None]:
+def _model_metrics(model: Path) -> dict[str, float | None]:
     """Return the metrics in a model's folder; none for the files of another evaluator."""
     from evo_tune.training.prediction.about import About
 
     try:
-        return msgspec.json.decode(inside.read(model, "config.json", limit=LARGEST), type=About).metrics
+        return msgspec.json.decode(inside.read(model, "config.json", limit=MAX_CONFIG_BYTES), type=About).metrics
     except (OSError, msgspec.DecodeError, RecursionError):
         return {}
 
 
-def _better(run: Run, end: Closing, own: Mapping[str, float | None], model: Path, longer: bool) -> str:
+def _recommended_model(run: Run, end: Closing, own: Mapping[str, float | None], model: Path, longer: bool) -> str:
     """Return what to use: the model, or the baseline where the model is not better.
 
     They are compared over the fresh seeds of the final comparison, or else by the model's own value on the test set. A
@@ -322,7 +325,7 @@ def _better(run: Run, end: Closing, own: Mapping[str, float | None], model: Path
     return f"{end.baseline.name}{simple} rather than {model}"
 
 
-def _on_test_set(run: Run, own: Mapping[str, float | None]) -> list[str]:
+def _test_set_lines(run: Run, own: Mapping[str, float | None]) -> list[str]:
     """Return one line with the metrics of the model and of the baseline on the test set."""
     name, outcome = run.baseline or ("", None)
     known = {} if outcome is None else outcome.metrics

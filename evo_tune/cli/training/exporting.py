@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.cli import _shared as shared
+from evo_tune.cli import shared
 from evo_tune.dispatch import Plan, Task, cpu_count, open_slots
 from evo_tune.dispatch.devices import CPU
 from evo_tune.errors import EvoTuneError
@@ -33,10 +33,10 @@ from evo_tune.store.run import Run
 if TYPE_CHECKING:
     from evo_tune.training.prediction.card import Origin
 
-WORTH = 60.0
+SHORTEST_TO_COMPARE = 60.0
 """Shortest training in seconds for which numbers of threads are compared: the comparison takes some seconds itself."""
 
-EVERY = 30.0
+SILENCE = 30.0
 """Seconds after which a line is printed if the training has reported nothing."""
 
 PROGRESS_EVERY = 5.0
@@ -61,7 +61,7 @@ class Pace:
     reason: str
 
 
-def pace_of(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: Plan, threads: int | None) -> Pace:
+def choose_pace(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: Plan, threads: int | None) -> Pace:
     """Choose the threads of a training: those of the run's trials, or all cores if that is measured to be faster.
 
     Args:
@@ -72,17 +72,22 @@ def pace_of(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: Plan
         threads: Number of threads that the user gives; None for the choice.
     """
     usual, all_cores = run.manifest.threads, cpu_count()
-    seconds = _like_the_trial(run, bound, candidate)
+    seconds = _predict_seconds(run, bound, candidate)
     if threads is not None:
         return Pace(threads, seconds, "as in the trial") if threads == usual else Pace(threads, math.nan, "as given")
     trial = Pace(usual, seconds, "as in the trial")
-    if planned.slots[0] != CPU or all_cores <= usual or not seconds >= WORTH or TIMING not in bound.plugin.supports:
+    if (
+        planned.slots[0] != CPU
+        or all_cores <= usual
+        or not seconds >= SHORTEST_TO_COMPARE
+        or TIMING not in bound.plugin.supports
+    ):
         return trial
-    measured = {count: _measured(bound, candidate, planned, count) for count in (usual, all_cores)}
+    measured = {count: _measure_seconds(bound, candidate, planned, count) for count in (usual, all_cores)}
     count = min(measured, key=lambda one: measured[one])
     if not math.isfinite(measured[count]):
         return trial
-    shown = ", ".join(f"{in_threads(one)}: {shared.show_seconds(time)}" for one, time in measured.items())
+    shown = ", ".join(f"{thread_text(one)}: {shared.show_seconds(time)}" for one, time in measured.items())
     return Pace(count, measured[count], f"measured by a few steps; {shown}")
 
 
@@ -112,7 +117,7 @@ class Training:
         """Return the device and the predicted duration in words."""
         pace = self.pace
         time = "its duration is unknown" if math.isnan(pace.seconds) else f"about {shared.show_seconds(pace.seconds)}"
-        return f"on {self.planned.slots[0].name} with {in_threads(pace.threads)}, {pace.reason}; {time}"
+        return f"on {self.planned.slots[0].name} with {thread_text(pace.threads)}, {pace.reason}; {time}"
 
     def write(self, target: Path, scratch: Path, err: bool) -> dict[str, Any]:
         """Train, and write the model with its card; print the progress. Return the metrics.
@@ -130,20 +135,20 @@ class Training:
         from evo_tune.training.prediction.card import write_card
 
         here = {"device": slot.inside, "threads": self.pace.threads, "seed": self.seed, "folder": scratch}
-        context = Told(self.pace.seconds, self.run.objectives[0], err, **here)
+        context = ProgressContext(self.pace.seconds, self.run.objectives[0], err, **here)
         with context.lines():
             metrics = self.bound.export(candidate.genome, context, target)
-            origin = origin_of(self.run, self.bound.plugin, candidate, self.command)
+            origin = card_origin(self.run, self.bound.plugin, candidate, self.command)
             write_card(target, origin, metrics, candidate.genome)
         return metrics
 
 
-def in_threads(count: int) -> str:
+def thread_text(count: int) -> str:
     """Return a number of threads in words."""
     return "1 thread" if count == 1 else f"{count} threads"
 
 
-def _like_the_trial(run: Run, bound: BoundEvaluator, candidate: Candidate) -> float:
+def _predict_seconds(run: Run, bound: BoundEvaluator, candidate: Candidate) -> float:
     """Return the seconds of a training, from those of the trial and the work of both; NaN if unknown."""
     own = own_seconds(run, candidate.id)
     with contextlib.suppress(EvoTuneError):
@@ -155,7 +160,7 @@ def _like_the_trial(run: Run, bound: BoundEvaluator, candidate: Candidate) -> fl
     return math.nan
 
 
-def _measured(bound: BoundEvaluator, candidate: Candidate, planned: Plan, threads: int) -> float:
+def _measure_seconds(bound: BoundEvaluator, candidate: Candidate, planned: Plan, threads: int) -> float:
     """Return the seconds of a training with so many threads, by a few timed steps; infinite if they failed."""
     with tempfile.TemporaryDirectory() as folder:
         task = Task.of(bound, (), Path(folder) / "trials", threads)
@@ -168,7 +173,7 @@ def _measured(bound: BoundEvaluator, candidate: Candidate, planned: Plan, thread
     return rows[0]["seconds"] if 0 in rows else math.inf
 
 
-def origin_of(run: Run, plugin: Evaluator, candidate: Candidate, command: str) -> Origin:
+def card_origin(run: Run, plugin: Evaluator, candidate: Candidate, command: str) -> Origin:
     """Return what the model card says of a model's run: its final comparison, its baseline and its verdict.
 
     Args:
@@ -200,7 +205,7 @@ def origin_of(run: Run, plugin: Evaluator, candidate: Candidate, command: str) -
     )
 
 
-class Told(Context):
+class ProgressContext(Context):
     """Context of a training that prints its progress.
 
     Args:
@@ -243,8 +248,8 @@ class Told(Context):
         ended = threading.Event()
 
         def tell() -> None:
-            while not ended.wait(EVERY / 10):
-                if time.monotonic() - self._said >= EVERY:
+            while not ended.wait(SILENCE / 10):
+                if time.monotonic() - self._said >= SILENCE:
                     self._say("  ...", time.monotonic() - self._began)
 
         teller = threading.Thread(target=tell, daemon=True)

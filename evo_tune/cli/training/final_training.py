@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from evo_tune.cli import _shared as shared
+from evo_tune.cli import shared
 from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.store.places import TRIALS
 from evo_tune.trust import inside
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from evo_tune.plugins.evaluator import BoundEvaluator
     from evo_tune.store.run import Run
 
-NOTE, MODEL, TRAINING = "_auto.json", "_model", "auto"
+WISH_FILE, MODEL, TRAINING = "_auto.json", "_model", "auto"
 """Files in a run's folder: the wish for a model, the model, and the folder of its training in `_trials`."""
 
 MODEL_SHARE = {"language_model": 0.3}
@@ -39,10 +39,10 @@ MODEL_SHARE = {"language_model": 0.3}
 SLACK = 1.05
 """Factor on the predicted time of the final training, which no later training can make up for."""
 
-STARTING = 5.0
+STARTING_SECONDS = 5.0
 """Seconds for the final training to import torch and read the data, and for the model to be written."""
 
-ENOUGH = 4.0
+LARGER_FROM_RATIO = 4.0
 """Least ratio of the tokens of the final training to those that suit its size (`GPTSize.tokens`) for a larger model: it
 has twice the weights and reads half of the tokens. With fewer, the larger model was worse (benchmarks/LOG.md)."""
 
@@ -68,7 +68,7 @@ class Wish(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class _Planned:
+class _FinalTraining:
     """The final training: the evaluator with its options, and the candidate with its genome."""
 
     bound: BoundEvaluator
@@ -82,20 +82,20 @@ def write_wish(run: Run, wish: Wish) -> None:
         StoreError: The disk refuses.
     """
     try:
-        inside.replace(run.folder, NOTE, msgspec.json.encode(wish), f"{NOTE}.part")
+        inside.replace(run.folder, WISH_FILE, msgspec.json.encode(wish), f"{WISH_FILE}.part")
     except OSError as error:
-        raise StoreError(f"cannot write {run.folder / NOTE}: {error.strerror}") from None
+        raise StoreError(f"cannot write {run.folder / WISH_FILE}: {error.strerror}") from None
 
 
 def read_wish(run: Run) -> Wish | None:
     """Return what `write_wish` noted; None for a run that was not begun by `auto`."""
     try:
-        return msgspec.json.decode(inside.read(run.folder, NOTE, limit=1 << 12), type=Wish)
+        return msgspec.json.decode(inside.read(run.folder, WISH_FILE, limit=1 << 12), type=Wish)
     except (OSError, msgspec.DecodeError, RecursionError):
         return None
 
 
-def left_for_model(search: Search) -> Callable[[float], float]:
+def time_for_model(search: Search) -> Callable[[float], float]:
     """Return the function that gives the seconds of the hours to leave for the final training.
 
     Its argument is the predicted time of one more training of the best genome in seconds; 0 while nothing is known.
@@ -103,12 +103,12 @@ def left_for_model(search: Search) -> Callable[[float], float]:
     share = MODEL_SHARE.get(search.evaluator.plugin.name, 0.0)
 
     def left(training: float) -> float:
-        return max(share * 3600.0 * (search.session.hours or 0.0), SLACK * training + STARTING)
+        return max(share * 3600.0 * (search.session.hours or 0.0), SLACK * training + STARTING_SECONDS)
 
     return left
 
 
-def keep(search: Search, elapsed: Callable[[], float], err: bool) -> Path | None:
+def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -> Path | None:
     """Train the recommended genome once more at the end of a run of `auto`, and keep the model in the run's folder.
 
     Budget, threads and size are chosen once and noted, so an attempt after a kill trains the same model.
@@ -131,7 +131,7 @@ def keep(search: Search, elapsed: Callable[[], float], err: bool) -> Path | None
     try:
         if not inside.exists(run.folder, MODEL):
             if wish.threads is None:
-                wish = _chosen(search, elapsed, err)
+                wish = _choose_wish(search, elapsed, err)
                 write_wish(run, wish)
             _train(search, wish, err)
         with inside.folder(run.folder, MODEL):
@@ -140,12 +140,12 @@ def keep(search: Search, elapsed: Callable[[], float], err: bool) -> Path | None
         raise StoreError(f"cannot keep the model in {target}: {error.strerror}") from None
 
 
-def _chosen(search: Search, elapsed: Callable[[], float], err: bool) -> Wish:
+def _choose_wish(search: Search, elapsed: Callable[[], float], err: bool) -> Wish:
     """Return budget, threads and size of the final training for the time that is left."""
     hours, usual = search.session.hours, search.evaluator.options.get("seconds")
 
     def left() -> float:
-        return ((hours or 0.0) * 3600.0 - elapsed() - STARTING) / SLACK
+        return ((hours or 0.0) * 3600.0 - elapsed() - STARTING_SECONDS) / SLACK
 
     if search.evaluator.plugin.name not in MODEL_SHARE or not hours or not usual or left() <= usual:
         return Wish(threads=_pace(search, Wish()).threads)
@@ -154,42 +154,42 @@ def _chosen(search: Search, elapsed: Callable[[], float], err: bool) -> Wish:
     if pace.seconds > 0.0:  # at the speed of the trials, and of all threads
         first.seconds = max(usual, left() * left() / pace.seconds)
     first.seconds, first.threads = round(first.seconds or usual, 1), pace.threads
-    wish, told = _larger(search, first)
+    wish, told = _choose_size(search, first)
     shared.echo(told, err=err)
     return wish
 
 
-def _larger(search: Search, wish: Wish) -> tuple[Wish, str]:
+def _choose_size(search: Search, wish: Wish) -> tuple[Wish, str]:
     """Return the wish with the largest size for which its seconds are enough, and the choice in words."""
     from evo_tune.training.recipe import GPTSize, shape_with_more_weights
 
     best, seconds = search.best, wish.seconds or 0.0
     assert best is not None, "asked before"
-    longer = _planned(search, wish).bound.estimate(best.genome)
+    longer = _final_training(search, wish).bound.estimate(best.genome)
     genome: dict[str, Any] = dict(best.genome)
     suited = GPTSize(width=genome["width"], depth=genome["depth"], context=0, batch=0).tokens
     ratio = longer["tokens"] / suited
     said = f"the final training has {seconds:g} s, for {ratio:.3g} times the tokens that suit the size of the trial"
     head = genome["width"] // genome["heads"]
     found = None
-    if ratio >= ENOUGH:
+    if ratio >= LARGER_FROM_RATIO:
         found = shape_with_more_weights(genome["width"], genome["depth"], head, math.sqrt(ratio))
     if found is None:
-        return wish, f"{said}: a larger model needs {ENOUGH:g} times or more, so this size trains longer"
+        return wish, f"{said}: a larger model needs {LARGER_FROM_RATIO:g} times or more, so this size trains longer"
     width, depth = found
     larger = Wish(**msgspec.structs.asdict(wish) | {"width": width, "depth": depth, "tokens": int(longer["tokens"])})
     try:
         for _ in range(2):  # the rates depend on the tokens, and these on the size
-            planned = _planned(search, larger)
+            planned = _final_training(search, larger)
             larger.tokens = int(planned.bound.estimate(planned.candidate.genome)["tokens"])
-        _planned(search, larger)
+        _final_training(search, larger)
     except EvoTuneError as error:
         return wish, f"{said}; it keeps its size: {error}"
     moved = f"from {genome['depth']}x{genome['width']} to {depth}x{width} (blocks x width)"
     return larger, f"{said}: the recipe is transferred {moved}, for {larger.tokens:,} tokens"
 
 
-def _planned(search: Search, wish: Wish) -> _Planned:
+def _final_training(search: Search, wish: Wish) -> _FinalTraining:
     """Return the final training.
 
     Raises:
@@ -199,7 +199,7 @@ def _planned(search: Search, wish: Wish) -> _Planned:
     assert best is not None, "asked before"
     budget = {} if wish.seconds is None else {"seconds": wish.seconds}
     if wish.width is None or wish.depth is None or wish.tokens is None:
-        return _Planned(plugin.bind({**options, **budget}).for_run(rungs=False), best.candidate)
+        return _FinalTraining(plugin.bind({**options, **budget}).for_run(rungs=False), best.candidate)
     # The transfer needs a budget in tokens; the training itself ends by its seconds.
     tokens = int(search.evaluator.estimate(best.genome)["tokens"])
     plain = plugin.bind({**options, "seconds": None, "cost": "", "tokens": tokens}).for_run(rungs=False)
@@ -207,24 +207,24 @@ def _planned(search: Search, wish: Wish) -> _Planned:
     moved = plain.transfer(best.genome, target)
     changed = {name: value for name, value in moved["options"].items() if name not in ("flops", "tokens", "seconds")}
     bound = plugin.bind({**options, **changed, **budget}).for_run(rungs=False)
-    return _Planned(bound, replace(best.candidate, genome=moved["genome"]))
+    return _FinalTraining(bound, replace(best.candidate, genome=moved["genome"]))
 
 
 def _pace(search: Search, wish: Wish) -> Pace:
-    from evo_tune.cli.training.exporting import pace_of
+    from evo_tune.cli.training.exporting import choose_pace
     from evo_tune.dispatch import plan
 
     best = search.best
     assert best is not None, "asked before"
-    bound = _planned(search, Wish(seconds=wish.seconds)).bound
-    return pace_of(search.saved, bound, best.candidate, plan(1, None, 1, None), wish.threads)
+    bound = _final_training(search, Wish(seconds=wish.seconds)).bound
+    return choose_pace(search.saved, bound, best.candidate, plan(1, None, 1, None), wish.threads)
 
 
 def _train(search: Search, wish: Wish, err: bool) -> None:
     from evo_tune.cli.training.exporting import Training
     from evo_tune.dispatch import plan
 
-    run, planned = search.saved, _planned(search, wish)
+    run, planned = search.saved, _final_training(search, wish)
     part, name = run.folder / f"{MODEL}.part", shlex.quote(run.name)
     inside.remove(run.folder, part.name)
     with inside.folder(run.folder, TRIALS, TRAINING, make=True):  # neither is a link

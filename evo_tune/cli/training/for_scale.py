@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.cli import _shared as shared
+from evo_tune.cli import shared
 from evo_tune.errors import EvoTuneError, OptionError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ BUDGETS = "1/4,1"
 TRAININGS = 30
 """Trainings of a search, by which `--hours` or the target's own training are divided into budgets."""
 
-CHEAP = 20
+CHEAP_FACTOR = 20
 """Multiple of the default budget up to which a target is searched at its own size, and of which a proxy's budget is."""
 
 PER_WEIGHT = 20
@@ -61,7 +61,7 @@ Rate = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
 """Function that returns the FLOPs that all slots do in the given hours, for options and genes of a small training."""
 
 
-def search_for(
+def plan_scale_search(
     target_size: TargetSize,
     plugin: Evaluator,
     given: Mapping[str, Any],
@@ -89,18 +89,20 @@ def search_for(
         )
     if given.get("seconds"):
         raise OptionError("--for-scale: expected no -o seconds=: give --hours, or -o tokens= or -o flops=")
-    target = target_of(target_size, plugin, given)
+    target = target_training(target_size, plugin, given)
     if "size" in given:
-        return _at_given_size(target, plugin, given, genes)
+        return _search_at_given_size(target, plugin, given, genes)
     own = _default_flops(plugin, given)
-    flops = max(own, min(target.flops / TRAININGS, CHEAP * own))
+    flops = max(own, min(target.flops / TRAININGS, CHEAP_FACTOR * own))
     tokens = int(float(given["tokens"])) if given.get("tokens") else None
     if given.get("flops") is not None:
         flops = float(given["flops"])
     elif tokens is None:
-        proxy = proxy_for(target, CHEAP * own)  # the largest that is timed: small models do fewer FLOPs in a second
-        total = CHEAP * own * TRAININGS
-        why = f"it takes {target.flops:.2g} FLOPs, at most {CHEAP} times the default budget"
+        proxy = proxy_for(
+            target, CHEAP_FACTOR * own
+        )  # the largest that is timed: small models do fewer FLOPs in a second
+        total = CHEAP_FACTOR * own * TRAININGS
+        why = f"it takes {target.flops:.2g} FLOPs, at most {CHEAP_FACTOR} times the default budget"
         if able is not None and proxy is not None:
             found = proxy_search(target, proxy, given, genes)
             total = able(found.options, found.genes)
@@ -113,7 +115,7 @@ def search_for(
     return proxy_search(target, proxy, given, genes)
 
 
-def target_of(target_size: TargetSize, plugin: Evaluator, given: Mapping[str, Any]) -> LargeTraining:
+def target_training(target_size: TargetSize, plugin: Evaluator, given: Mapping[str, Any]) -> LargeTraining:
     """Return the training for which a recipe is searched.
 
     Raises:
@@ -190,7 +192,7 @@ def _two_widths(width: int, wider: int) -> Gene:
     return Choice((width, wider), ordered=True, default=width, widest=(width, wider))
 
 
-def _at_given_size(
+def _search_at_given_size(
     target: LargeTraining, plugin: Evaluator, given: Mapping[str, Any], genes: Mapping[str, Gene | None]
 ) -> ScaleSearch:
     """Return a search of the size that the user gave, with a second width.
@@ -244,7 +246,7 @@ def wider_default(
     return [] if widest["width"] == usual["width"] else [widest]
 
 
-def note(run: Run, evaluator: BoundEvaluator) -> None:
+def write_recipe_at_target(run: Run, evaluator: BoundEvaluator) -> None:
     """Write the recipe at the target size beside the run; an error becomes a warning."""
     if not run.manifest.settings.for_scale:
         return
@@ -258,7 +260,7 @@ def note(run: Run, evaluator: BoundEvaluator) -> None:
         shared.echo(f"Warning: --for-scale {run.manifest.settings.for_scale}: {error}", err=True)
 
 
-def in_lines(run: Run, found: TransferredRecipe) -> Iterator[str]:
+def recipe_lines(run: Run, found: TransferredRecipe) -> Iterator[str]:
     """Yield lines about the cost of the search, the predicted loss at the target, and the next command."""
     from evo_tune.store.places import as_typed
 

@@ -64,5 +64,5 @@ class Devices(Struct, forbid_unknown_fields=True, kw_only=True):
     why: tuple[str, ...]
 
 
-RESULTS = {"devices": Devices, "scale": ScaledRecipe}
+OUTPUT_TYPES = {"devices": Devices, "scale": ScaledRecipe}
 """The type that each of these commands prints with `--format json`."""

@@ -32,10 +32,10 @@ from evo_tune.training.scale.recipe import (
     target_loss,
 )
 
-ALIKE = 1.3
+SAME_KIND_FACTOR = 1.3
 """Maximum factor between the sizes or texts of trainings of one kind."""
 
-KEPT = 3
+BEST_PER_KIND = 3
 """Number of best trainings of a kind that are used for the loss at its size. The others have bad recipes."""
 
 
@@ -78,7 +78,7 @@ def scale_run(
         UsageError: The recipe cannot be transferred to this size.
     """
     recipe = recipe_at(evaluator, wanted, trial)
-    recipe.remarks += _at_an_end(run, trial)
+    recipe.remarks += _batch_remarks(run, trial)
     target, metric = recipe.target, run.objectives[0].metric
     own = target.parameters == recipe.found.parameters and target.tokens == recipe.found.tokens
     seconds, speed = target_duration(trial, target, wanted)
@@ -111,16 +111,16 @@ def observations(runs: Iterable[Run], metric: str) -> list[Observation]:
     for run in runs:
         for trial in run.trials():
             known = trial.outcome.metrics
-            if not {metric, "params", "tokens"} <= known.keys() or not _whole(trial) or known[metric] <= 0:
+            if not {metric, "params", "tokens"} <= known.keys() or not _ended_schedule(trial) or known[metric] <= 0:
                 continue
             one = Observation(known["params"], known["tokens"], known[metric])
-            size, text = (round(math.log(value) / math.log(ALIKE)) for value in (one.parameters, one.tokens))
+            size, text = (round(math.log(value) / math.log(SAME_KIND_FACTOR)) for value in (one.parameters, one.tokens))
             kinds.setdefault((size, text), []).append(one)
-    best = [sorted(alike, key=lambda one: one.loss)[:KEPT] for alike in kinds.values()]
+    best = [sorted(alike, key=lambda one: one.loss)[:BEST_PER_KIND] for alike in kinds.values()]
     return [one for alike in best for one in alike]
 
 
-def _whole(trial: Trial) -> bool:
+def _ended_schedule(trial: Trial) -> bool:
     """Return whether a training reached the end of a schedule."""
     if trial.outcome.status != "ok":
         return False
@@ -128,7 +128,7 @@ def _whole(trial: Trial) -> bool:
     return trial.candidate.budget == 1.0 or bool(curve and curve[-1][1].get(DECAYED))
 
 
-def _at_an_end(run: Run, trial: Trial) -> list[str]:
+def _batch_remarks(run: Run, trial: Trial) -> list[str]:
     """Return a warning if the batch of a trial is at an end of its range, widened where the run did so."""
     gene = run.genes.get("batch")
     if gene is None or gene.size == 1:
@@ -159,7 +159,7 @@ def transfer_to_target(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe
     told = scale_run(
         run, evaluator, TransferRequest(width=target_size.width, depth=target_size.depth, tokens=tokens), trial=best
     )
-    search_flops, target_flops = _spent(run), told.target.flops
+    search_flops, target_flops = _search_flops(run), told.target.flops
     return TransferredRecipe(
         trial=best.id,
         width=target_size.width,
@@ -178,7 +178,7 @@ def transfer_to_target(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe
     )
 
 
-def _spent(run: Run) -> float:
+def _search_flops(run: Run) -> float:
     """Return the FLOPs of all trainings of a run; a promotion counts from the rung that it continues."""
     share = costs(run)
     search = sum(

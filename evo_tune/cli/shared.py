@@ -51,17 +51,17 @@ PACKAGE = Path(__file__).parents[1]
 # Shell completion. It runs at every press of the key, so nothing heavy is imported, and names are those of files.
 
 
-def _offered(names: Iterable[str], incomplete: str) -> list[CompletionItem[str]]:
+def _completions(names: Iterable[str], incomplete: str) -> list[CompletionItem[str]]:
     fit = {name for name in names if WORD.fullmatch(name) and name.startswith(incomplete)}
     return [CompletionItem(name) for name in sorted(fit)]
 
 
-def _or_files(found: list[CompletionItem[str]], incomplete: str) -> list[CompletionItem[str]]:
+def _or_file(found: list[CompletionItem[str]], incomplete: str) -> list[CompletionItem[str]]:
     """Return the names, or let the shell complete files if no name fits."""
     return found or [CompletionItem(incomplete, type="file")]
 
 
-def _held(folder: Path, pattern: str) -> list[Path]:
+def _glob(folder: Path, pattern: str) -> list[Path]:
     try:
         return list(folder.glob(pattern))
     except OSError:
@@ -71,7 +71,7 @@ def _held(folder: Path, pattern: str) -> list[Path]:
 def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of a run in the given store, or in the default one."""
     store = Path(ctx.params.get("store") or "populations")
-    return _offered((path.parent.name for path in _held(store, f"[!.]*/{MANIFEST}")), incomplete)
+    return _completions((path.parent.name for path in _glob(store, f"[!.]*/{MANIFEST}")), incomplete)
 
 
 def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
@@ -86,25 +86,25 @@ def complete_folders(ctx: click.Context, param: click.Parameter, incomplete: str
 
 def complete_runs_or_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of a run, or a file."""
-    return _or_files(complete_runs(ctx, param, incomplete), incomplete)
+    return _or_file(complete_runs(ctx, param, incomplete), incomplete)
 
 
 def complete_evaluators(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of an evaluator, or a file."""
     bundled = PACKAGE / "evaluators"
     places = [Path("evaluators"), bundled if bundled.is_dir() else PACKAGE.parent / "evaluators"]
-    return _or_files(_offered(_plugins("evaluators", places), incomplete), incomplete)
+    return _or_file(_completions(_plugins("evaluators", places), incomplete), incomplete)
 
 
 def complete_strategies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of a strategy, or a file."""
-    return _or_files(_offered(_plugins("strategies", [PACKAGE / "strategies"]), incomplete), incomplete)
+    return _or_file(_completions(_plugins("strategies", [PACKAGE / "strategies"]), incomplete), incomplete)
 
 
 def _plugins(kind: str, folders: list[Path]) -> list[str]:
     from importlib.metadata import entry_points
 
-    files = [path.stem for folder in folders for path in _held(folder, "[!_]*.py")]
+    files = [path.stem for folder in folders for path in _glob(folder, "[!_]*.py")]
     return files + [point.name for point in entry_points(group=f"evo_tune.{kind}")]
 
 
@@ -155,7 +155,7 @@ price_option = click.option(
     "--price-per-hour", type=click.FloatRange(min=0), metavar="N", help="Price of an hour of the machine, for the cost."
 )
 
-option_option = click.option(
+evaluator_options_option = click.option(
     "-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the evaluator; repeatable."
 )
 
@@ -163,7 +163,12 @@ option_option = click.option(
 def format_option(*formats: str) -> Callable[[Command], Command]:
     """Return the option `--format` with these choices; the first one is the default."""
     return click.option(
-        "--format", "form", type=click.Choice(formats), default=formats[0], show_default=True, help="Output format."
+        "--format",
+        "output_format",
+        type=click.Choice(formats),
+        default=formats[0],
+        show_default=True,
+        help="Output format.",
     )
 
 
@@ -179,7 +184,7 @@ def open_run(name: str | None, store: str) -> Run:
     return Run.open(find_run(Path(store), name))
 
 
-def recommended_trial(run: Run) -> Trial:
+def require_best_trial(run: Run) -> Trial:
     """Return the trial that a run recommends.
 
     Raises:
@@ -196,7 +201,7 @@ def recommended_trial(run: Run) -> Trial:
     return best
 
 
-def asking() -> Callable[[str], bool] | None:
+def ask_function() -> Callable[[str], bool] | None:
     """Return a function that asks the user a yes-or-no question; None if standard input is no terminal."""
     if not sys.stdin.isatty():
         return None
@@ -252,7 +257,7 @@ def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: S
 
 
 def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
-    """Print a value of a declared type as JSON (see `output.outputs`).
+    """Print a value of a declared type as JSON (see `output.output_types`).
 
     The text is ASCII, so that any string is kept and no terminal obeys it. Numbers that are not finite become null.
 
@@ -282,7 +287,7 @@ def _finite(data: Any) -> Any:
 
 def print_rows(
     rows: Sequence[Mapping[str, Any]],
-    form: str,
+    output_format: str,
     title: str = "",
     empty: str = "nothing to show",
     spare: Sequence[str] = (),
@@ -291,12 +296,12 @@ def print_rows(
 
     Args:
         rows: Values by column; the same columns in each row.
-        form: 'table' or 'csv'.
+        output_format: 'table' or 'csv'.
         title: Title of a table.
         empty: Text to print instead of a table without rows.
         spare: Columns that a narrow table may leave out, the least important first.
     """
-    if form == "csv":
+    if output_format == "csv":
         import csv
 
         text = io.StringIO()
@@ -323,7 +328,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", spare: Seque
     from rich.table import Table
 
     out = console()
-    rows = _fitting(rows, spare, out.width)
+    rows = _fit_columns(rows, spare, out.width)
     table = Table(
         title=printable(title) or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
     )
@@ -335,7 +340,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", spare: Seque
     out.print(table)
 
 
-def _fitting(rows: Sequence[Mapping[str, Any]], spare: Sequence[str], width: int) -> Sequence[Mapping[str, Any]]:
+def _fit_columns(rows: Sequence[Mapping[str, Any]], spare: Sequence[str], width: int) -> Sequence[Mapping[str, Any]]:
     """Return the rows without as many spare columns as it takes to fit; squeezed columns would be unreadable."""
     widths = {name: 3 + max(len(printable(name)), *(len(show_value(row[name])) for row in rows)) for name in rows[0]}
     total = sum(widths.values())
