@@ -6,8 +6,11 @@ formulas, or bytes that are not UTF-8. This module imports nothing of evo-tune.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 LINE = 400
 """Maximum characters of a line."""
@@ -81,3 +84,54 @@ def is_writable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+# Values as text for people
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def show_value(value: object) -> str:
+    """Return a value as text; numbers have five significant digits."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else printable(str(value))
+
+
+def fixed(value: float) -> str:
+    """Return a number with five decimals, so that its width stays the same; a huge one with six significant digits."""
+    return f"{value:.5f}" if abs(value) < 1e9 else f"{value:.6g}"
+
+
+def sparkline(values: Sequence[float], width: int = 30) -> str:
+    """Return numbers as a row of bars between their lowest and highest; '' if none is finite.
+
+    Args:
+        values: Values in order; those that are not finite are left out.
+        width: Most bars; of more values, each bar shows the last one of its share.
+    """
+    kept = [value for value in values if math.isfinite(value)]
+    if len(kept) > width:
+        kept = [kept[round((place + 1) * len(kept) / width) - 1] for place in range(width)]
+    low, high = min(kept, default=0.0), max(kept, default=0.0)
+    if not high - low < math.inf:
+        return ""
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((value - low) * scale)] for value in kept)
+
+
+def show_genome(genome: Mapping[str, Any]) -> str:
+    """Return a genome in one line."""
+    return " ".join(f"{name}={show_value(value)}" for name, value in genome.items())
+
+
+def show_seconds(seconds: float) -> str:
+    """Return a duration: 8 s, 2 min 05 s, 3 h 10 min."""
+    if not math.isfinite(seconds):
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

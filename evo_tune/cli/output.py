@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field, structs
 
-from evo_tune.cli import formats, shared
+from evo_tune.cli import shared
+from evo_tune.cli import formats
 from evo_tune.cli.training.for_scale import recipe_lines
-from evo_tune.forecast.ahead import RunForecast, as_line
+from evo_tune.forecast import RunForecast, as_line
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Value
 from evo_tune.report import summary as report
@@ -24,14 +25,23 @@ from evo_tune.report.charts.next_steps import ends_of
 from evo_tune.report.charts.scale import read_recipe
 from evo_tune.report.data import Metrics, RunSummary, TrialSummary, run_summary
 from evo_tune.report.final_comparison import CAP
-from evo_tune.report.ranges import as_range, as_sentence, ranges_line
-from evo_tune.report.summary import DONE_BY_ITSELF, Closing, further_of, in_words
-from evo_tune.report.words import against_baseline, fixed, sparkline, spread, verdict
+from evo_tune.report.summary import (
+    DONE_BY_ITSELF,
+    Closing,
+    against_baseline,
+    as_range,
+    as_sentence,
+    further_of,
+    in_words,
+    ranges_line,
+    spread,
+    verdict,
+)
 from evo_tune.store.comparison import COMPARISON, read_comparison
 from evo_tune.store.heartbeat import SlotWork, in_flight
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
-from evo_tune.text import counted, printable
+from evo_tune.text import counted, fixed, printable, sparkline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -800,7 +810,7 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, out
         price: Price of an hour; None for no price.
         output_format: 'table', 'json' or 'jsonl'.
     """
-    from evo_tune.forecast.ahead import as_rows
+    from evo_tune.forecast import as_rows
     from evo_tune.loop.opening import forecast
     from evo_tune.store.manifest import space_of
 

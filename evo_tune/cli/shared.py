@@ -19,10 +19,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from evo_tune.errors import EvoTuneError, OptionError, StoreError
-from evo_tune.report.words import show_genome as show_genome
-from evo_tune.report.words import show_seconds as show_seconds
-from evo_tune.report.words import show_value as show_value
 from evo_tune.text import cell, printable
+from evo_tune.text import show_genome as show_genome
+from evo_tune.text import show_seconds as show_seconds
+from evo_tune.text import show_value as show_value
 
 if TYPE_CHECKING:
     from msgspec import Struct

@@ -11,9 +11,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from evo_tune.forecast.ahead import CLOSING, comparison_ends, comparison_seconds, comparison_trainings
-from evo_tune.forecast.durations import Durations
-from evo_tune.forecast.timing import Pace
+from evo_tune.forecast import CLOSING, comparison_ends, comparison_seconds, comparison_trainings
+from evo_tune.forecast.timing import Durations, Pace
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal
 from evo_tune.genome.values import Genome

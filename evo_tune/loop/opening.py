@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, Task, open_slots, plan, sweep
-from evo_tune.forecast.ahead import ENOUGH, RunForecast, ahead
+from evo_tune.forecast import ENOUGH, RunForecast, ahead
 from evo_tune.forecast.timing import Pace, Timing, time_trainings
 from evo_tune.genome.space import SearchSpace
 from evo_tune.loop.limits import limited

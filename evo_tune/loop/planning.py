@@ -21,9 +21,8 @@ from typing import Any
 
 from evo_tune.dispatch import Slot
 from evo_tune.errors import EvoTuneError, UsageError
-from evo_tune.forecast.ahead import comparison_seconds
-from evo_tune.forecast.durations import ESTIMATED
-from evo_tune.forecast.timing import LONGEST, TIMING, Pace, Timing, pace_of, points, time_genomes
+from evo_tune.forecast import comparison_seconds
+from evo_tune.forecast.timing import ESTIMATED, LONGEST, TIMING, Pace, Timing, pace_of, points, time_genomes
 from evo_tune.genome.values import Genome
 from evo_tune.loop.begin import Request, prepared
 from evo_tune.loop.deadline import SHARE

@@ -16,10 +16,9 @@ from evo_tune.genome.values import Genome, Value
 from evo_tune.report import summary
 from evo_tune.report.charts.next_steps import at_ends
 from evo_tune.report.charts.scale import TransferredRecipe, read_recipe
-from evo_tune.report.material import Material
-from evo_tune.report.ranges import wider_ranges
 from evo_tune.report.recommendation import FreshValues, fresh_values, reported
-from evo_tune.report.summary import MoreTrials, further_of
+from evo_tune.report.run_data import Material
+from evo_tune.report.summary import MoreTrials, further_of, wider_ranges
 from evo_tune.store.run import Run
 
 Metrics: TypeAlias = dict[str, float | None]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.errors import UsageError
 from evo_tune.genome.trial import Trial
 from evo_tune.report import charts, summary
-from evo_tune.report.drawing import Spec, as_plotly
-from evo_tune.report.material import Material
+from evo_tune.report.charts import Spec, as_plotly
 from evo_tune.report.page import about, section_html, text, write_report
+from evo_tune.report.run_data import Material
 from evo_tune.store.places import STORE, find_run
 from evo_tune.store.run import Run
 from evo_tune.text import counted

@@ -23,15 +23,13 @@ from typing import Any, get_args
 
 from evo_tune.errors import StoreError
 from evo_tune.report import charts
-from evo_tune.report.charts import history
-from evo_tune.report.drawing import SERIES, Command, Drawn, Part, Table, as_json
-from evo_tune.report.material import Material
-from evo_tune.report.summary import spent
-from evo_tune.report.words import show_genome, show_seconds, show_value, spread
+from evo_tune.report.charts import SERIES, Command, Drawn, Part, Table, as_json, history
+from evo_tune.report.run_data import Material
+from evo_tune.report.summary import spent, spread
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.places import REPORT
 from evo_tune.store.run import Run
-from evo_tune.text import printable
+from evo_tune.text import printable, show_genome, show_seconds, show_value
 from evo_tune.trust import inside
 
 MOST_ROWS = 200

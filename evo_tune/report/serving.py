@@ -20,16 +20,15 @@ import numpy as np
 
 from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.report import charts
-from evo_tune.report.charts import next_steps
+from evo_tune.report.charts import SERIES, TRAINED, Color, Drawn, Part, Spec, as_json, figure, line, next_steps, safe
 from evo_tune.report.charts.curves import curves, shown_metric
-from evo_tune.report.drawing import SERIES, TRAINED, Color, Drawn, Part, Spec, as_json, figure, line, safe
-from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.page import Library, about, figures_of, page, plotly_script, policy, section_html, tables_of
+from evo_tune.report.run_data import LARGEST, Material
 from evo_tune.report.summary import results_of
-from evo_tune.report.words import show_seconds, show_value
 from evo_tune.store.heartbeat import Beat, Curve, in_flight, last_beat
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
+from evo_tune.text import show_seconds, show_value
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
-from evo_tune.genome.genes import Choice
+from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.importance import importance
 from evo_tune.genome.trial import Candidate, Proposal, Trial
-from evo_tune.report.baseline import Baseline, baseline_of
 from evo_tune.report.final_comparison import ComparisonState
 from evo_tune.report.recommendation import (
+    Baseline,
     FreshValues,
     asked_comparison,
+    baseline_of,
     compared,
     is_default,
     predicted,
@@ -29,8 +30,8 @@ from evo_tune.report.recommendation import (
 )
 from evo_tune.settings import SessionSettings
 from evo_tune.store.comparison import read_comparison
-from evo_tune.store.run import Run
-from evo_tune.text import counted
+from evo_tune.store.run import Run, Widening
+from evo_tune.text import counted, fixed, one_line, printable, show_value
 
 TIMES = ("s", "ms", "1/s", "tokens/s")
 """Units of metrics that depend on the machine."""
@@ -521,3 +522,122 @@ def in_words(found: MoreTrials) -> str:
     chance = "less than 1%" if percent < 0.5 else "more than 99%" if percent > 99.5 else f"{percent:.0f}%"
     noise = f" by more than the noise between seeds ({found.noise:.3g})" if found.noise else ""
     return f"the next {found.trainings} trainings have a chance of {chance} to improve the best{noise}"
+
+
+# The verdict as text
+
+
+def spread(row: FreshValues | None) -> str:
+    """Return values over fresh seeds as mean, standard error and number of seeds."""
+    if row is None:
+        return "-"
+    if not row.values:
+        return f"all {row.failures} failed"
+    failed = f" ({row.failures} failed)" if row.failures else ""
+    error = f" ± {fixed(row.error)}" if len(row.values) > 1 else ""
+    return f"{fixed(row.mean)}{error} (n={len(row.values)}){failed}"
+
+
+def verdict(end: Closing) -> str:
+    """Return in one line whether the best beats the default, and how the comparison was made to fit into the hours."""
+    said, fitted = _verdict(end), end.fitted
+    if fitted is None:
+        return said
+    if not fitted.finalists:
+        least = "2 seeds of the best and of the default"
+        return f"{said}; no final comparison: {least} did not fit into {fitted.hours:g} hours"
+    parts = [f"{fitted.finalists} of {fitted.of_finalists} finalists"] * (fitted.finalists < fitted.of_finalists)
+    parts += [f"{fitted.seeds} of at most {fitted.of_seeds} seeds"] * (fitted.seeds < fitted.of_seeds)
+    return f"{said}; to fit into {fitted.hours:g} hours, the final comparison had {' and '.join(parts)}"
+
+
+def _verdict(end: Closing) -> str:
+    final = end.comparison
+    if not end.results:
+        return "no evaluation finished"
+    if end.best is None and end.partial:
+        return f"{end.partial} partial trainings gave a value, no full one has finished: `evo-tune resume` continues"
+    if end.best is None:
+        return "no trial has a value"
+    if end.default is None:
+        another = "give another one in a new run, such as --gene 'NAME=LOW|HIGH @ DEFAULT'"
+        return f"the default genome has no value, so the best cannot be compared with it: {another}"
+    if final is None and end.best.id == end.default.id:
+        return "nothing beat the default genome"
+    if final is None:
+        return f"difference: {fixed(end.gain)} on one seed each: it may be luck"
+    if not final.over:
+        return "the final comparison is not complete: `evo-tune resume` continues it; the best is that of the search"
+    if final.chosen is None:
+        return "every finalist failed on its fresh seeds: the best is that of the search"
+    if not final.pairs:
+        return f"on all {final.seeds} fresh seeds the best or the default failed: they cannot be compared"
+    if end.best.id == final.chosen:
+        return _difference(end, final)
+    if final.gain <= 0.0:
+        error = "" if math.isnan(final.error) else f" ± {fixed(final.error)}"
+        where = "on fresh seeds and the test set" if end.tested else "on fresh seeds"
+        worse = f"{fixed(-final.gain)}{error} worse" if final.gain else "exactly as good"
+        worse = f"trial {final.chosen}, the finalist, is {worse}"
+        return f"nothing beat the default genome: {where} {worse}"
+    return f"trial {final.chosen}, the best finalist, failed on fresh seeds where the default did not: use the default"
+
+
+def _difference(end: Closing, final: ComparisonState) -> str:
+    """Return the gain of the chosen finalist with its error."""
+    said = f"the best {'beats' if final.beats else 'does not clearly beat'} the default"
+    if math.isnan(final.error):
+        return f"difference: {fixed(final.gain)} on one fresh seed: {said}"
+    errors = f"{final.gain / final.error:.1f} standard errors" if final.error else "no spread between seeds"
+    how = f"{errors}, paired over {final.pairs} fresh seeds" + (", on the test set" if end.tested else "")
+    return f"difference: {fixed(final.gain)} ± {fixed(final.error)}: {said} ({how})"
+
+
+def against_baseline(found: Baseline) -> str:
+    """Return in one line, without a full stop, whether the best beats the baseline."""
+    name = found.name
+    if found.value is None:
+        return f"{name} has no value to compare with: {found.problem}"
+    if found.best is None:
+        return f"{name}: {found.metric} {fixed(found.value)}"
+    pair = f"{found.metric} {fixed(found.best)} against {fixed(found.value)}"
+    if math.isnan(found.error):
+        better = "better" if found.gain > 0.0 else "not better"
+        return f"the best trial is {better} than {name} on one seed: {pair}, on the data that chose the best"
+    size = f"by {fixed(abs(found.gain))} ± {fixed(found.error)}"
+    if found.beaten is None:
+        return f"the best trial does not clearly beat {name}: {pair}, a difference of {fixed(found.gain)} ± " + fixed(
+            found.error
+        )
+    if found.beaten:
+        return f"the best trial beats {name} {size}: {pair}"
+    return f"{name} beats the best trial {size}: {pair}; use {name}, or train longer"
+
+
+# Widened ranges as text
+
+
+def as_range(gene: Gene) -> str:
+    """Return the range of a gene: [0.0001, 0.03], or the values of a choice between bars."""
+    if isinstance(gene, Choice):
+        return "|".join(map(show_value, gene.values))
+    return f"[{show_value(gene.decode(0.0))}, {show_value(gene.decode(1.0))}]"
+
+
+def as_sentence(one: Widening) -> str:
+    """Return a widening in one line: the genes with their new ranges, and the reason."""
+    ranges = ", ".join(f"{printable(name)} widened to {as_range(gene)}" for name, gene in one.changed.items())
+    return f"{ranges}: {one_line(one.reason) or 'as you asked on resume'}"
+
+
+def wider_ranges(run: Run) -> dict[str, str]:
+    """Return the present range of each gene that was widened, by name."""
+    changed = {name for one in run.widened for name in one.changed}
+    return {name: as_range(gene) for name, gene in run.genes.items() if name in changed}
+
+
+def ranges_line(run: Run) -> Iterator[str]:
+    """Yield a line with the present ranges of the genes that were widened, if there are any."""
+    if run.widened:
+        found = ", ".join(f"{printable(name)} {text}" for name, text in wider_ranges(run).items())
+        yield f"widened ranges: {found}"

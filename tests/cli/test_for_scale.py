@@ -31,7 +31,7 @@ from evo_tune.options.sizes import parse_target_size
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report import charts
 from evo_tune.report.charts.scale import read_recipe, write_recipe
-from evo_tune.report.material import Material
+from evo_tune.report.run_data import Material
 from evo_tune.store.run import Run
 from tests.here import Here
 

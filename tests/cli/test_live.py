@@ -15,13 +15,13 @@ from rich.console import Console
 from evo_tune import Outcome
 from evo_tune.cli import output
 from evo_tune.cli.output import Progress, Recent, progress_table
-from evo_tune.forecast.ahead import Bounds
+from evo_tune.forecast import Bounds
 from evo_tune.forecast.timing import Pace
 from evo_tune.loop import opening
 from evo_tune.loop.driving import Working
 from evo_tune.loop.opening import forecast
 from evo_tune.loop.search import Search
-from evo_tune.report.words import sparkline
+from evo_tune.text import sparkline
 
 
 def shown(search: Search, seen: Recent) -> str:

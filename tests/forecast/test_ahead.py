@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evo_tune.forecast.ahead import Bounds, as_line, comparison_seconds, comparison_trainings
+from evo_tune.forecast import Bounds, as_line, comparison_seconds, comparison_trainings
 from evo_tune.forecast.timing import Pace, pace_of, points
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.opening import forecast
@@ -104,7 +104,7 @@ def test_a_race_takes_between_the_least_and_the_most_that_is_told(slots: int, se
 
 
 def test_hours_are_never_promised_twice() -> None:
-    from evo_tune.forecast.ahead import ahead
+    from evo_tune.forecast import ahead
 
     for draw in range(200):
         rng = np.random.default_rng(draw)
@@ -125,7 +125,7 @@ def _manifest(**given: Any) -> Any:
 
 
 def test_further_seeds_by_worth_are_counted() -> None:
-    from evo_tune.forecast.ahead import genome_cost
+    from evo_tune.forecast import genome_cost
 
     cost = genome_cost(_manifest(seeds_per_trial="auto"), 50, 1.0)
     assert 1.0 < cost < genome_cost(_manifest(seeds_per_trial=4), 50, 1.0)

@@ -14,10 +14,9 @@ from evo_tune.errors import PluginError
 from evo_tune.genome.trial import Outcome
 from evo_tune.loop.search import Search
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.report.baseline import Baseline
 from evo_tune.report.data import run_summary
-from evo_tune.report.summary import closing
-from evo_tune.report.words import against_baseline
+from evo_tune.report.recommendation import Baseline
+from evo_tune.report.summary import against_baseline, closing
 from evo_tune.store.run import Run
 from tests.loop.cases import agrees
 

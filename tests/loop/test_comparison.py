@@ -16,8 +16,7 @@ from evo_tune.loop.comparison import collect, comparison_jobs
 from evo_tune.loop.search import Search
 from evo_tune.report.final_comparison import FreshTraining
 from evo_tune.report.recommendation import FreshValues, compared, comparison_of, fresh_values, recommended
-from evo_tune.report.summary import Closing, closing, leaders
-from evo_tune.report.words import verdict
+from evo_tune.report.summary import Closing, closing, leaders, verdict
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evo_tune.forecast.ahead import CLOSING
+from evo_tune.forecast import CLOSING
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import Job
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import compared, comparison_of, recommended
-from evo_tune.report.summary import added_share, closing
-from evo_tune.report.words import verdict
+from evo_tune.report.summary import added_share, closing, verdict
 from evo_tune.store.run import Run
 from tests.conftest import QUICK
 from tests.loop.cases import Begin

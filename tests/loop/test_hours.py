@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune.report.recommendation import compared
-from evo_tune.report.summary import closing
-from evo_tune.report.words import verdict
+from evo_tune.report.summary import closing, verdict
 from evo_tune.store.run import Run
 from tests.loop.cases import Begin
 

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from evo_tune.errors import RunError
-from evo_tune.forecast.ahead import CLOSING
-from evo_tune.forecast.durations import Durations
-from evo_tune.forecast.timing import Pace
+from evo_tune.forecast import CLOSING
+from evo_tune.forecast.timing import Durations, Pace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.comparison import ComparisonJobs
@@ -20,8 +19,7 @@ from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import OVER, Job
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import comparison_of
-from evo_tune.report.summary import closing, spent
-from evo_tune.report.words import verdict
+from evo_tune.report.summary import closing, spent, verdict
 from evo_tune.store.run import Run
 from tests.conftest import QUICK, drive
 from tests.loop.cases import Begin

@@ -16,8 +16,7 @@ from evo_tune.genome.trial import Candidate, Maximize, Outcome
 from evo_tune.loop.comparison import collect, comparison_jobs
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import comparison_of, fresh_values, recommended, reported
-from evo_tune.report.summary import closing
-from evo_tune.report.words import verdict
+from evo_tune.report.summary import closing, verdict
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 from tests.conftest import drive

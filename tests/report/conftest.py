@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evo_tune import Choice, Float, Int, Search, SearchSpace
-from evo_tune.report.material import Material
+from evo_tune.report.run_data import Material
 from evo_tune.store.run import Run
 from tests.conftest import benchmark
 

@@ -14,7 +14,7 @@ from evo_tune.cli.commands.run import command as run_command
 from evo_tune.genome.notation import parse_gene
 from evo_tune.report.charts.next_steps import advice, ends_of
 from evo_tune.report.data import run_details, run_summary
-from evo_tune.report.material import Material
+from evo_tune.report.run_data import Material
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import Made

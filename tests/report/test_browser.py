@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 from evo_tune import Float, Outcome, SearchSpace
-from evo_tune.report.charts import parallel
-from evo_tune.report.drawing import MOST_MARKS
-from evo_tune.report.material import Material
+from evo_tune.report.charts import MOST_MARKS, parallel
 from evo_tune.report.page import inline_library, report, write_beside, write_report
 from evo_tune.report.recommendation import fresh_values
+from evo_tune.report.run_data import Material
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import HOSTILE, SAMPLE, Made, Open, Opened, hostile_space, opened_in

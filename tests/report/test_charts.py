@@ -14,10 +14,24 @@ import pytest
 from evo_tune import Search
 from evo_tune.genome.trial import Outcome
 from evo_tune.report import charts
-from evo_tune.report.charts import curves, front, history, lineage, pairs, parallel, resources, seeds, slots, trials
-from evo_tune.report.drawing import as_plotly, log_axis, safe, thinned
-from evo_tune.report.material import Material
+from evo_tune.report.charts import (
+    as_plotly,
+    curves,
+    front,
+    history,
+    lineage,
+    log_axis,
+    pairs,
+    parallel,
+    resources,
+    safe,
+    seeds,
+    slots,
+    thinned,
+    trials,
+)
 from evo_tune.report.recommendation import fresh_values
+from evo_tune.report.run_data import Material
 from evo_tune.report.summary import best_so_far, spent
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.forest import Forest
-from evo_tune.report.material import BOOTSTRAPS, POINTS, Model, anova, ped_anova
+from evo_tune.report.run_data import BOOTSTRAPS, POINTS, Model, anova, ped_anova
 
 GRID = (np.arange(12) + 0.5) / 12
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.report.material import Material
+from evo_tune.report.run_data import Material
 from evo_tune.report.serving import Following, left, now, predicted
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy

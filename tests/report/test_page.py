@@ -18,8 +18,7 @@ import pytest
 
 from evo_tune.errors import StoreError
 from evo_tune.report import charts
-from evo_tune.report.drawing import Command, Drawn, Part, as_json
-from evo_tune.report.material import Material
+from evo_tune.report.charts import Command, Drawn, Part, as_json
 from evo_tune.report.page import (
     TRACES,
     Library,
@@ -31,6 +30,7 @@ from evo_tune.report.page import (
     write_beside,
     write_report,
 )
+from evo_tune.report.run_data import Material
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import HOSTILE, SAMPLE, Made
@@ -39,7 +39,7 @@ EVIL = HOSTILE + "\u202e\x1b[31m"
 
 
 def figure() -> Drawn:
-    from evo_tune.report import drawing
+    from evo_tune.report import charts as drawing
 
     trace = drawing.points([1, 2], [1, 2], drawing.safe(EVIL), "red", text=[drawing.safe(EVIL)] * 2)
     return Drawn(drawing.figure([trace], x=drawing.safe(EVIL)), EVIL, axes=(EVIL, EVIL))

@@ -9,10 +9,10 @@ import pytest
 
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.report.final_comparison import ComparisonState
-from evo_tune.report.summary import Closing, failures, further_limit, proposed, trained_in_full
-from evo_tune.report.words import fixed, verdict
+from evo_tune.report.summary import Closing, failures, further_limit, proposed, trained_in_full, verdict
 from evo_tune.settings import SessionSettings
 from evo_tune.store.run import Run
+from evo_tune.text import fixed
 from tests.report.conftest import Made
 
 

@@ -53,8 +53,7 @@ def command(run: str | None, store: str, output_format: str) -> None:
 def _print_one(run: Run, best: Trial) -> None:
     from evo_tune.plugins.command import command_of
     from evo_tune.report.recommendation import fresh_values, predicted, reported
-    from evo_tune.report.summary import seeded
-    from evo_tune.report.words import spread
+    from evo_tune.report.summary import seeded, spread
 
     metric, measured = run.objectives[0].metric, reported(run).metric
     text = f"{best.outcome.metrics[metric]:.6g} on {seeded(best, run)}"

@@ -48,7 +48,7 @@ def command(run: str | None, top: int, store: str, output_format: str) -> None:
 def _print_run(run: Run, top: int) -> None:
     from evo_tune.report import summary as report
     from evo_tune.report.charts.next_steps import ends_of
-    from evo_tune.report.ranges import ranges_line
+    from evo_tune.report.summary import ranges_line
     from evo_tune.text import counted
 
     manifest, metric = run.manifest, run.objectives[0].metric
@@ -85,8 +85,7 @@ def _print_run(run: Run, top: int) -> None:
 def _print_trials(run: Run, top: int) -> None:
     """Print the Pareto front, or the best trials, as a table."""
     from evo_tune.report.recommendation import fresh_values, reported
-    from evo_tune.report.summary import front, leaders
-    from evo_tune.report.words import spread
+    from evo_tune.report.summary import front, leaders, spread
 
     metrics = [objective.metric for objective in run.objectives]
     bounded = [one.metric for one in run.constraints if one.metric not in metrics]

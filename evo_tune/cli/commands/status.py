@@ -64,9 +64,9 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
         run: The run.
         age: Seconds since its last sign of life.
     """
-    from evo_tune.forecast.ahead import as_line
+    from evo_tune.forecast import as_line
     from evo_tune.report.summary import results_of
-    from evo_tune.report.words import fixed
+    from evo_tune.text import fixed
 
     best, metric = run.leader, run.objectives[0].metric
     value = "no value yet"

@@ -264,8 +264,7 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
     """
     from evo_tune.cli.training.final_training import read_wish
     from evo_tune.report.recommendation import fresh_values, reported
-    from evo_tune.report.summary import closing
-    from evo_tune.report.words import against_baseline, spread, verdict
+    from evo_tune.report.summary import against_baseline, closing, spread, verdict
 
     run, best = search.saved, search.best
     assert best is not None, "there is a model"

@@ -26,8 +26,7 @@ from evo_tune.loop.deadline import own_seconds
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.report.recommendation import fresh_values, reported
-from evo_tune.report.summary import closing
-from evo_tune.report.words import verdict
+from evo_tune.report.summary import closing, verdict
 from evo_tune.store.run import Run
 
 if TYPE_CHECKING:

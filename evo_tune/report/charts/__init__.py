@@ -7,12 +7,348 @@ in a notebook.
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from evo_tune.genome.genes import Choice, Float, Gene, Int
+from evo_tune.genome.values import Value
+from evo_tune.text import one_line, show_value
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
 
-from evo_tune.report.drawing import Part
-from evo_tune.report.material import Material
+from evo_tune.report.run_data import Material
+
+Spec: TypeAlias = dict[str, Any]
+"""A figure: its `data` (traces) and its `layout`, in plotly's schema."""
+
+
+class Color:
+    """Colours with a meaning."""
+
+    OTHERS = "#56B4E9"
+    BEST = "#D55E00"
+    DEFAULT = "#8a8f98"
+    PRUNED = "#CC79A7"
+    FAINT = "rgba(128,138,150,0.45)"
+
+
+SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+"""Colours that people with any common kind of colour blindness can tell apart (Okabe & Ito, Color universal design,
+2008), visible on white and on near-black."""
+
+MOST_MARKS = 300
+"""Most marks of one kind in a chart: more take longer to draw and hide each other."""
+
+LONGEST = 60
+"""Longest label, in characters."""
+
+SIZE = 12
+"""Font size of all text in a figure, in pixels."""
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
+
+TRIAL = "trial %{customdata}<br>%{y:.5g}<extra></extra>"
+"""Hover text of a mark whose `customdata` is its trial's id."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with its caption.
+
+    Args:
+        figure: The figure.
+        caption: One line of any text; '' for none.
+        narrow: Whether the page may place it beside other figures.
+        axes: Names of the axes that filter lines, by the page's script.
+    """
+
+    figure: Spec
+    caption: str = ""
+    narrow: bool = False
+    axes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Command:
+    """A recommended step.
+
+    Args:
+        why: One sentence.
+        typed: The command to type; '' for none.
+    """
+
+    why: str
+    typed: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of any length. The page's script sorts and filters it, and shows a few rows at a time.
+
+    Args:
+        columns: Values by the column's name, each of shape (rows,); None where there is none.
+        choice: Column by whose values a list filters.
+        links: Column of paths from the folder of the page; a page elsewhere shows them as text.
+        marked: Indices of the rows that are emphasised.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    choice: str
+    links: str
+    marked: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a report. Its texts may be any text: the page escapes them.
+
+    Args:
+        title: Title.
+        reads: One or two sentences that explain how to read it.
+        figures: Figures in order.
+        facts: Values shown large, by name.
+        commands: Recommended steps in order.
+        rows: Table rows, each with the same keys.
+        rows_title: Title of the table.
+        rows_open: Whether the table is open at first.
+        note: Note on what the part leaves out; empty if nothing.
+        table: A table of any length.
+    """
+
+    title: str
+    reads: str
+    figures: Sequence[Drawn] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    commands: Sequence[Command] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    rows_title: str = "The numbers"
+    rows_open: bool = False
+    note: str = ""
+    table: Table | None = None
+
+
+def safe(text: object, longest: int = LONGEST) -> str:
+    """Return any text as a label: one short line, with HTML escaped."""
+    return html.escape(one_line(str(text), longest), quote=True)
+
+
+def thinned(count: int, most: int, keep: Iterable[int] = ()) -> np.ndarray:
+    """Return at most `most` indices of `count` things, evenly spread and in order, and always those in `keep`."""
+    if count <= most:
+        return np.arange(count)
+    spread = np.linspace(0, count - 1, most).round().astype(int)
+    return np.unique(np.concatenate([spread, np.array([*keep], dtype=int)]))
+
+
+def drawn_of(most: int, count: int, things: str) -> str:
+    """Return a note that says how many of a chart's things are drawn; '' if all are."""
+    return f"{most} of {count} {things} are drawn, evenly spread." if count > most else ""
+
+
+# Axes.
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """Return an axis; `title` is already `safe`."""
+    return {"title": {"text": title}, **more}
+
+
+def share_axis(title: str, **more: Any) -> dict[str, Any]:
+    """Return an axis of shares, labelled in percent."""
+    return axis(title, tickformat=".0%", **more)
+
+
+TRAINED: Mapping[str, Any] = share_axis("share of a full training", range=[0, 1.02])
+"""The x axis of learning curves."""
+
+
+def names_axis(names: Sequence[str], longest: int) -> dict[str, Any]:
+    """Return a vertical axis with a name for each of its places, from the top down."""
+    labels = {"tickvals": list(range(len(names))), "ticktext": [safe(name, longest) for name in names]}
+    return {"automargin": True, "tickmode": "array", **labels, "range": [len(names) - 0.4, -0.6]}
+
+
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """Return a logarithmic axis with plain numbers as ticks: powers of ten, and more where the axis is short."""
+    decades = math.log10(high) - math.log10(low)
+    steps = (1.0, 2.0, 5.0) if decades < 1.5 else (1.0, 3.0) if decades < 2.5 else (1.0,)
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    every = max(1, math.ceil(decades / 6))
+    ticks = [step * 10.0**power for power in powers if power % every == 0 for step in steps]
+    kept = [tick for tick in ticks if 0.95 * low <= tick <= 1.05 * high]
+    return {"type": "log", "tickmode": "array", "tickvals": kept, "ticktext": [_short(tick) for tick in kept]}
+
+
+def _short(value: float) -> str:
+    """Return a number as an axis shows it: 0.003, 300, 30k, 2M, 1e-6, 1e15."""
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size <= value < 1000 * size and value < 1e12:
+            return f"{value / size:g}{sign}"
+    if 1e-4 < value < 1e3:
+        return f"{value:.6g}"
+    return f"{value:.0e}".replace("e+", "e").replace("e-0", "e-").replace("e0", "e")
+
+
+def gene_axis(name: str, gene: Gene) -> dict[str, Any]:
+    """Return the axis of a gene's values: on its own scale, or one place for each value of a choice."""
+    if isinstance(gene, Choice):
+        places = thinned(len(gene.values), 8)
+        texts = [safe(show_value(gene.values[place]), 14) for place in places]
+        ends = [-0.6, len(gene.values) - 0.4]
+        return axis(safe(name), type="linear", range=ends, tickmode="array", tickvals=places.tolist(), ticktext=texts)
+    if isinstance(gene, Float | Int) and gene.log:
+        return axis(safe(name), **log_axis(gene.low, gene.high))
+    return axis(safe(name), type="linear")
+
+
+def gene_places(gene: Gene, values: Iterable[Value]) -> list[float]:
+    """Return the positions of values on a gene's axis."""
+    if not isinstance(gene, Choice):
+        return [float(value) for value in values]
+    # The type tells True from 1, and 1 from 1.0.
+    index = {(type(value), value): float(place) for place, value in enumerate(gene.values)}
+    return [index[type(value), value] for value in values]
+
+
+def time_unit(longest: float) -> tuple[float, str]:
+    """Return the unit for a time axis that reaches so many seconds: its length in seconds, and its name."""
+    return (3600.0, "hours") if longest >= 7200 else (60.0, "minutes") if longest >= 120 else (1.0, "seconds")
+
+
+# Traces; their names are already `safe`.
+
+
+def points(x: Any, y: Any, name: str, color: str, **more: Any) -> dict[str, Any]:
+    """Return a trace of points."""
+    marker = {"color": color, "size": 6, "line": {"width": 0}, **more.pop("marker", {})}
+    return {"type": "scatter", "mode": "markers", "x": x, "y": y, "name": name, "marker": marker, **more}
+
+
+def line(x: Any, y: Any, name: str, color: str, width: float = 2, **more: Any) -> dict[str, Any]:
+    """Return a trace of a line; NaN or None in it is a gap."""
+    shape = {"color": color, "width": width, **more.pop("line", {})}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": shape, **more}
+
+
+def steps(x: Any, y: Any, name: str, color: str, width: float = 2.5, **more: Any) -> dict[str, Any]:
+    """Return a trace of a line that changes in steps."""
+    return line(x, y, name, color, width, **{**more, "line": {"shape": "hv", **more.get("line", {})}})
+
+
+def bars(mean: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, **more: Any) -> dict[str, Any]:
+    """Return the error bars of points, from their lower to their upper ends."""
+    ends = {"array": np.maximum(high - mean, 0), "arrayminus": np.maximum(mean - low, 0)}
+    return {"type": "data", "symmetric": False, **ends, "color": color, **more}
+
+
+def rules(places: Iterable[float]) -> list[dict[str, Any]]:
+    """Return dashed vertical lines across a figure, as shapes of its layout."""
+    style = {"color": Color.DEFAULT, "width": 1, "dash": "dash"}
+    return [{"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": style} for x in places]
+
+
+# Figures.
+
+
+def figure(
+    traces: Sequence[Mapping[str, Any]],
+    x: Mapping[str, Any] | str = "",
+    y: Mapping[str, Any] | str = "",
+    height: int = 300,
+    **layout: Any,
+) -> Spec:
+    """Return a figure in the report's style.
+
+    Args:
+        traces: Plotly traces.
+        x: The axis, or its title, already `safe`.
+        y: Likewise.
+        height: Height in pixels; the width is the page's.
+        layout: Further properties of plotly's layout.
+    """
+    font = {"family": FONT, "size": SIZE}
+    made = {
+        "template": {},
+        "autosize": True,
+        "height": height,
+        "margin": {"l": 64, "r": 16, "t": 16, "b": 52},
+        "font": {**font, "color": "#5b6470"},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+        "hoverlabel": {"font": font, "align": "left"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": font},
+        "showlegend": sum(bool(trace.get("name")) and trace.get("showlegend", True) for trace in traces) > 1,
+        "xaxis": _styled(x),
+        "yaxis": _styled(y),
+        **layout,
+    }
+    if made["showlegend"] and "margin" not in layout:
+        made["margin"] = {**made["margin"], "t": 40}
+    return {"data": [dict(trace) for trace in traces], "layout": made}
+
+
+def _styled(given: Mapping[str, Any] | str) -> dict[str, Any]:
+    """Return an axis in the report's style."""
+    more = axis(given) if isinstance(given, str) else dict(given)
+    if isinstance(more.get("title"), Mapping):
+        more["title"] = {"font": {"size": SIZE}, "standoff": 8, **more["title"]}
+    usual = {"gridcolor": "rgba(128,138,150,0.25)", "zeroline": False, "nticks": 6, "tickfont": {"size": SIZE}}
+    overflow = {"ticklabeloverflow": "allow"}  # else plotly measures every label once more: a tenth of its work
+    return {**usual, **overflow, "exponentformat": "SI", **more}
+
+
+def as_plotly(spec: Spec) -> Figure:
+    """Return a figure as plotly's own object, to change, show or save; plotly checks each property."""
+    import plotly.graph_objects as go
+
+    return go.Figure(spec)
+
+
+def as_json(specs: Mapping[str, Any]) -> str:
+    """Return figures, or anything that holds them, as JSON for plotly's script.
+
+    Arrays are encoded in base64, which the script reads fastest. NaN stays NaN in an array and becomes null in a list:
+    a gap in both.
+    """
+    how: dict[str, Any] = {"ensure_ascii": True, "separators": (",", ":"), "allow_nan": False}
+    try:
+        return json.dumps(specs, default=_plain, **how)
+    except ValueError:
+        return json.dumps(_without_nan(specs), default=_plain, **how)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON does not know: a scalar as Python's, an array of numbers as its type and its bytes."""
+    if not isinstance(value, np.ndarray):
+        return _without_nan(value.item())
+    if value.dtype.kind not in "iuf" or value.ndim != 1:
+        return _without_nan(value.tolist())
+    small = value.dtype.kind != "f" and (not len(value) or (value.min() >= -(2**31) and value.max() < 2**31))
+    kind = "i4" if small else "f8"  # the script knows no wider integers
+    return {"dtype": kind, "bdata": base64.b64encode(value.astype(f"<{kind}").tobytes()).decode()}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# The parts of a report
 
 
 def names() -> list[str]:

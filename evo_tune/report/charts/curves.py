@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.trial import Trial
-from evo_tune.report import drawing as plot
-from evo_tune.report.drawing import Color, Drawn, Part, Spec
-from evo_tune.report.material import LARGEST, Material
+from evo_tune.report import charts as plot
+from evo_tune.report.charts import Color, Drawn, Part, Spec
+from evo_tune.report.run_data import LARGEST, Material
 
 PLACE = 70
 

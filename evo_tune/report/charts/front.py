@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.trial import Trial
-from evo_tune.report import drawing as plot
-from evo_tune.report.drawing import Color, Drawn, Part, Spec
-from evo_tune.report.material import Material
+from evo_tune.report import charts as plot
+from evo_tune.report.charts import Color, Drawn, Part, Spec
+from evo_tune.report.run_data import Material
 from evo_tune.report.summary import dominates, front
-from evo_tune.report.words import show_value
+from evo_tune.text import show_value
 
 PLACE = 80
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from evo_tune.report.drawing import SERIES, Drawn, Part, Spec, bars, figure, names_axis, points, share_axis
-from evo_tune.report.material import Band, Material
+from evo_tune.report.charts import SERIES, Drawn, Part, Spec, bars, figure, names_axis, points, share_axis
+from evo_tune.report.run_data import Band, Material
 
 PLACE = 60
 

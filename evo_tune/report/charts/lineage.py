@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.trial import Candidate
-from evo_tune.report.drawing import SERIES, Color, Drawn, Part, Spec, axis, figure, line, points, safe
-from evo_tune.report.material import LARGEST, Material
-from evo_tune.report.words import show_value
+from evo_tune.report.charts import SERIES, Color, Drawn, Part, Spec, axis, figure, line, points, safe
+from evo_tune.report.run_data import LARGEST, Material
+from evo_tune.text import show_value
 
 PLACE = 30
 

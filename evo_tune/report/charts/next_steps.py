@@ -17,13 +17,12 @@ from evo_tune.genome.notation import format_gene, format_hints
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.widening import ENDS, End, widen_end
 from evo_tune.report import summary
-from evo_tune.report.drawing import Command, Part
-from evo_tune.report.material import Material, is_unordered
+from evo_tune.report.charts import Command, Part
+from evo_tune.report.run_data import Material, is_unordered
 from evo_tune.report.summary import DONE, MoreTrials, further_of, in_words
-from evo_tune.report.words import show_seconds, show_value
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
-from evo_tune.text import one_line, printable
+from evo_tune.text import one_line, printable, show_seconds, show_value
 
 PLACE = 10
 

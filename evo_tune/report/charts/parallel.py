@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.genes import Choice
-from evo_tune.report.drawing import SERIES, Color, Drawn, Part, Spec, figure, line, points, safe
-from evo_tune.report.material import Material
-from evo_tune.report.words import show_value
+from evo_tune.report.charts import SERIES, Color, Drawn, Part, Spec, figure, line, points, safe
+from evo_tune.report.run_data import Material
+from evo_tune.text import show_value
 
 PLACE = 40
 

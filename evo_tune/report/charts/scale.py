@@ -16,9 +16,9 @@ import numpy as np
 from msgspec import Struct
 
 from evo_tune.genome.trial import DECAYED, Trial
-from evo_tune.report import drawing as plot
-from evo_tune.report.drawing import SERIES, Color, Command, Drawn, Part, Spec
-from evo_tune.report.material import LARGEST, Material
+from evo_tune.report import charts as plot
+from evo_tune.report.charts import SERIES, Color, Command, Drawn, Part, Spec
+from evo_tune.report.run_data import LARGEST, Material
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run

@@ -6,9 +6,9 @@ import math
 from itertools import chain, repeat
 
 from evo_tune.genome.values import genome_key
-from evo_tune.report.drawing import SERIES, Color, Drawn, Part, Spec, axis, figure, line, points, safe
-from evo_tune.report.material import LARGEST, Material
+from evo_tune.report.charts import SERIES, Color, Drawn, Part, Spec, axis, figure, line, points, safe
 from evo_tune.report.recommendation import reported
+from evo_tune.report.run_data import LARGEST, Material
 from evo_tune.store.comparison import read_comparison
 
 PLACE = 110

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.genes import Choice
-from evo_tune.report import drawing as plot
-from evo_tune.report.drawing import SERIES, Color, Drawn, Part, Spec
-from evo_tune.report.material import Material
+from evo_tune.report import charts as plot
+from evo_tune.report.charts import SERIES, Color, Drawn, Part, Spec
+from evo_tune.report.run_data import Material
 
 PLACE = 50
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from evo_tune.report import drawing as plot
-from evo_tune.report.drawing import SERIES, Color, Drawn, Part, Spec
-from evo_tune.report.material import LARGEST, Material
-from evo_tune.report.words import show_seconds
+from evo_tune.report import charts as plot
+from evo_tune.report.charts import SERIES, Color, Drawn, Part, Spec
+from evo_tune.report.run_data import LARGEST, Material
+from evo_tune.text import show_seconds
 
 PLACE = 100
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from evo_tune.genome.trial import Outcome
 from evo_tune.genome.values import Value
-from evo_tune.report.drawing import Part, Table
-from evo_tune.report.material import Material
+from evo_tune.report.charts import Part, Table
+from evo_tune.report.run_data import Material
 from evo_tune.store.places import TRIALS
 from evo_tune.text import one_line
 from evo_tune.trust import inside

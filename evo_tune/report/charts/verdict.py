@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from evo_tune.report.drawing import Command, Part
-from evo_tune.report.material import Material
-from evo_tune.report.ranges import wider_ranges
-from evo_tune.report.summary import front
-from evo_tune.report.words import against_baseline, show_value, spread, verdict
+from evo_tune.report.charts import Command, Part
+from evo_tune.report.run_data import Material
+from evo_tune.report.summary import against_baseline, front, spread, verdict, wider_ranges
 from evo_tune.store.places import as_typed
-from evo_tune.text import counted
+from evo_tune.text import counted, show_value
 
 PLACE = 0
 
