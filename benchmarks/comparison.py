@@ -82,7 +82,7 @@ def race(
     for _ in range(tries):
         losses = METRICS[metric](draw(finalists, correlation, effect, every, 2 * CHOOSE, rng))
         results: dict[FreshTraining, float | None] = {}
-        while wanted := (state := game.state(results)).wanted:
+        while wanted := (state := game.state(results)).next_trainings:
             for one in wanted:
                 column = one.number - 1 + (CHOOSE if one.purpose == "choose" else 0)
                 results[one] = float(losses[one.id, column])

@@ -57,7 +57,7 @@ from evo_tune.loop.planning import plan_run
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.report.recommendation import fresh_seed, recommended
+from evo_tune.report.recommendation import fresh_seed, recommend_trial
 from evo_tune.settings import settings_of
 from evo_tune.training.recipe.data.corpus import Corpus
 
@@ -212,7 +212,7 @@ def search(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
             **RUN_DEFAULTS,
         ).run()
         searched = time.monotonic() - began
-        best, run = recommended(found.saved), found.saved
+        best, run = recommend_trial(found.saved), found.saved
         own = run.manifest.options
         full = sum(trial.candidate.whole for trial in run.trials())
         told = {"searched": searched, "trainings": len(run.outcomes), "full": full}

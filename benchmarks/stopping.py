@@ -34,7 +34,7 @@ import pandas as pd
 from problems import SOURCES, Problem, tables
 from search import Ours
 
-from evo_tune.report.summary import DONE, FEWEST, chance
+from evo_tune.report.summary import DONE_CHANCE, MIN_LOSSES_FOR_CHANCE, improvement_chance
 
 TRAININGS = 80
 """Of a run."""
@@ -81,7 +81,7 @@ def noise_in(folder: Path, name: str) -> float | None:
 def told(losses: np.ndarray, noise: float, at: int) -> float:
     """Return the chance after so many trainings; NaN where none is told."""
     known = losses[:at][np.isfinite(losses[:at])]
-    return chance(known.tolist(), noise, NEXT)
+    return improvement_chance(known.tolist(), noise, NEXT)
 
 
 def lowest(losses: np.ndarray) -> np.ndarray:
@@ -89,9 +89,9 @@ def lowest(losses: np.ndarray) -> np.ndarray:
     return np.asarray(np.minimum.accumulate(np.where(np.isfinite(losses), losses, np.inf)))
 
 
-def by_chance(losses: np.ndarray, noise: float, below: float = DONE) -> int:
+def by_chance(losses: np.ndarray, noise: float, below: float = DONE_CHANCE) -> int:
     """Return after how many trainings a run stops by the chance."""
-    found = (at for at in range(FEWEST, len(losses)) if told(losses, noise, at) < below)
+    found = (at for at in range(MIN_LOSSES_FOR_CHANCE, len(losses)) if told(losses, noise, at) < below)
     return next(found, len(losses))
 
 
@@ -139,7 +139,7 @@ def report(runs: list[tuple[np.ndarray, np.ndarray, float]]) -> None:
     chances, came = [], []
     for seen, _, noise in runs:
         best = lowest(seen)
-        for at in range(FEWEST, len(seen) - NEXT + 1):
+        for at in range(MIN_LOSSES_FOR_CHANCE, len(seen) - NEXT + 1):
             found = told(seen, noise, at)
             if np.isfinite(found):
                 chances.append(found)
@@ -156,7 +156,7 @@ def report(runs: list[tuple[np.ndarray, np.ndarray, float]]) -> None:
             )
     brier, base = ((found - true) ** 2).mean(), true.mean() * (1 - true.mean())
     print(f"\nBrier score {brier:.3f}, of the base rate {base:.3f}")
-    rules: dict[str, Callable[[np.ndarray, float], int]] = {f"chance below {DONE:.0%}": by_chance}
+    rules: dict[str, Callable[[np.ndarray, float], int]] = {f"chance below {DONE_CHANCE:.0%}": by_chance}
     rules["chance below 10%"] = lambda seen, noise: by_chance(seen, noise, 0.1)
     for patience in PATIENCE:
         rules[f"patience {patience}"] = lambda seen, noise, patience=patience: by_patience(seen, noise, patience)

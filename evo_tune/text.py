@@ -98,7 +98,7 @@ def show_value(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else printable(str(value))
 
 
-def fixed(value: float) -> str:
+def show_decimals(value: float) -> str:
     """Return a number with five decimals, so that its width stays the same; a huge one with six significant digits."""
     return f"{value:.5f}" if abs(value) < 1e9 else f"{value:.6g}"
 

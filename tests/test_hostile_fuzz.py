@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from evo_tune.cli import cli
 from evo_tune.errors import EvoTuneError
 from evo_tune.loop.search import Search
-from evo_tune.report.page import shared_library
+from evo_tune.report.page import write_shared_library
 from tests.conftest import QUICK
 from tests.here import Here
 from tests.hostile_folder import MUTATIONS, outside_of, snapshot
@@ -93,7 +93,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 str(home / "quick.py"), strategy="ga", population=3, trials=6, final_seeds=1, store="store", name=name
             )
             search.run()
-        shared_library(home / "store")  # so that no report has to
+        write_shared_library(home / "store")  # so that no report has to
         trial = home / "store" / "base" / "_trials" / "000003"
         trial.mkdir(parents=True)
         (trial / "log.txt").write_text("x")

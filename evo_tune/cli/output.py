@@ -14,34 +14,33 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field, structs
 
-from evo_tune.cli import shared
-from evo_tune.cli import formats
+from evo_tune.cli import formats, shared
 from evo_tune.cli.training.for_scale import recipe_lines
-from evo_tune.forecast import RunForecast, as_line
+from evo_tune.forecast import RunForecast, forecast_line
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Value
 from evo_tune.report import summary as report
-from evo_tune.report.charts.next_steps import ends_of
+from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.report.charts.scale import read_recipe
 from evo_tune.report.data import Metrics, RunSummary, TrialSummary, run_summary
-from evo_tune.report.final_comparison import CAP
+from evo_tune.report.final_comparison import CAP_FACTOR
 from evo_tune.report.summary import (
-    DONE_BY_ITSELF,
-    Closing,
-    against_baseline,
-    as_range,
-    as_sentence,
-    further_of,
-    in_words,
-    ranges_line,
-    spread,
+    DONE_REASON,
+    RunResult,
+    baseline_verdict,
+    describe_more_trials,
+    describe_widening,
+    predict_next_generation,
+    range_lines,
+    show_fresh_values,
+    show_range,
     verdict,
 )
 from evo_tune.store.comparison import COMPARISON, read_comparison
 from evo_tune.store.heartbeat import SlotWork, in_flight
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
-from evo_tune.text import counted, fixed, printable, sparkline
+from evo_tune.text import counted, printable, show_decimals, sparkline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -362,9 +361,9 @@ class _Forecast:
             began, self._pace = time.monotonic(), search.pace
             slots = len(search.drivers.slots)
             found = forecast(search.saved.manifest, search.session, slots, search.pace, search.saved)
-            self.ahead, self._made = found and found.priced(self._price), began
-            further = further_of(search.saved)
-            self.further = "" if further is None else in_words(further)
+            self.ahead, self._made = found and found.with_cost(self._price), began
+            further = predict_next_generation(search.saved)
+            self.further = "" if further is None else describe_more_trials(further)
             # The forecast of a long run takes a while, and the main thread must not hold the drivers up.
             self._next = time.monotonic() + max(FORECAST_EVERY, 50 * (time.monotonic() - began))
         return self.ahead
@@ -375,7 +374,7 @@ class _Forecast:
 
     def line(self) -> str:
         """Return the forecast in one line."""
-        return "forecast: available after three trainings" if self.ahead is None else as_line(self.ahead)
+        return "forecast: available after three trainings" if self.ahead is None else forecast_line(self.ahead)
 
 
 class Progress:
@@ -385,7 +384,7 @@ class Progress:
         run = search.saved
         self.search = search
         self.done = len(run.outcomes)
-        self.total = report.planned_trials(run, search.session)
+        self.total = report.trial_limit(run, search.session)
         statuses = [outcome.status for outcome in list(run.outcomes.values())]
         self.pruned = statuses.count("pruned")
         self.failed = len(statuses) - self.pruned - statuses.count("ok")
@@ -399,7 +398,7 @@ class Progress:
         """The best value and its trial."""
         if self.best is None:
             return "no full training has a value yet"
-        return f"best {self.metric} {fixed(self.best.outcome.metrics[self.metric])} (trial {self.best.id})"
+        return f"best {self.metric} {show_decimals(self.best.outcome.metrics[self.metric])} (trial {self.best.id})"
 
     @property
     def left(self) -> float:
@@ -520,7 +519,7 @@ class _News:
         """Yield a line for each."""
         for one in list(search.saved.widened)[self._widened :]:
             self._widened += 1
-            yield as_sentence(one)
+            yield describe_widening(one)
         for id in list(search.saved.recorded)[self._results :]:
             self._results += 1
             outcome = search.saved.outcomes[id]
@@ -550,7 +549,7 @@ class _Lines:
             self._comparing = True
             count = search.session.finalists
             who = "the best" if count == 1 else f"the best of {count} finalists"
-            most = CAP * search.session.final_seeds
+            most = CAP_FACTOR * search.session.final_seeds
             shared.echo(f"final comparison: {who} against the default, on up to {most} fresh seeds each")
         ahead = self._forecast.update(search)
         if ahead is not None and self._is_news(ahead):
@@ -659,7 +658,7 @@ class Stream:
             one = run.widened[self._widened]
             self._widened += 1
             for name, gene in one.changed.items():
-                yield Widened(gene=name, range=as_range(gene), reason=one.reason)
+                yield Widened(gene=name, range=show_range(gene), reason=one.reason)
 
     def _recorded(self, run: Run, ids: list[int]) -> Iterator[Result]:
         for id in ids[self._results :]:
@@ -716,7 +715,7 @@ def print_summary(
     if output_format == "json":
         shared.print_json(run_summary(run, status, report_file))
         return
-    end = report.closing(run)
+    end = report.run_result(run)
     shared.echo()
     trials = {"best": end.best, "default": end.default}
     if rows := [_summary_row(name, trial, end) for name, trial in trials.items() if trial is not None]:
@@ -727,27 +726,27 @@ def print_summary(
         shared.echo(f"report: {report_file}")
 
 
-def _summary_row(name: str, trial: Trial, end: Closing) -> dict[str, Any]:
+def _summary_row(name: str, trial: Trial, end: RunResult) -> dict[str, Any]:
     row: dict[str, Any] = {"": name, "trial": trial.id}
     if end.fresh_best or end.fresh_default:
         known = end.fresh_best if name == "best" else end.fresh_default
-        row[f"{end.reported} over fresh seeds"] = spread(known)
-    return {**row, f"{end.metric}, {end.seeded}": trial.outcome.metrics[end.metric]}
+        row[f"{end.reported_metric} over fresh seeds"] = show_fresh_values(known)
+    return {**row, f"{end.metric}, {end.seeds_text}": trial.outcome.metrics[end.metric]}
 
 
-def _summary_lines(run: Run, end: Closing, status: str, needed: tuple[float, float] | None) -> Iterator[str]:
+def _summary_lines(run: Run, end: RunResult, status: str, needed: tuple[float, float] | None) -> Iterator[str]:
     name = as_typed(run.folder)
     if end.best is not None:
         yield f"best genome: {shared.show_genome(end.best.genome)}"
-    if end.predicted is not None and end.fresh_best is None:
-        yield f"predicted {end.metric} with other seeds: {end.predicted:.6g}"
+    if end.predicted_value is not None and end.fresh_best is None:
+        yield f"predicted {end.metric} with other seeds: {end.predicted_value:.6g}"
     if end.baseline is not None:
-        yield against_baseline(end.baseline)
+        yield baseline_verdict(end.baseline)
     if len(run.objectives) > 1:
-        yield f"Pareto front: {counted(len(report.front(run)), 'trial')} (`evo-tune best {name}`)"
+        yield f"Pareto front: {counted(len(report.pareto_front(run)), 'trial')} (`evo-tune best {name}`)"
     if len(run.manifest.settings.rungs) > 1:
-        counts = f"{report.proposed(run)} genomes, {report.trained_in_full(run)} of them trained in full"
-        yield f"{counts}: the cost of {report.spent(run):.1f} full trainings"
+        counts = f"{report.genome_count(run)} genomes, {report.full_training_count(run)} of them trained in full"
+        yield f"{counts}: the cost of {report.total_cost(run):.1f} full trainings"
     limits = ", ".join(run.manifest.subject_to)
     if end.best is not None and not end.best.feasible:
         yield f"no full training satisfies {limits}: the best is the one that violates them least"
@@ -763,12 +762,12 @@ def _summary_lines(run: Run, end: Closing, status: str, needed: tuple[float, flo
     if pending and run.ended not in (None, "interrupted"):
         trainings = "1 training was" if pending == 1 else f"{pending} trainings were"
         yield f"{trainings} ended by the limit of {run.session.hours:g} hours; a longer run continues"
-    yield from ranges_line(run)
-    yield from ends_of(run)
-    if run.ended is not None and run.ended.startswith(DONE_BY_ITSELF):
+    yield from range_lines(run)
+    yield from range_end_lines(run)
+    if run.ended is not None and run.ended.startswith(DONE_REASON):
         yield f"stopped, since {run.ended}"
-    elif (further := further_of(run)) is not None:
-        yield f"more trials: {in_words(further)}"
+    elif (further := predict_next_generation(run)) is not None:
+        yield f"more trials: {describe_more_trials(further)}"
     if (recipe := read_recipe(run)) is not None:
         yield from recipe_lines(run, recipe)
     if status:
@@ -780,7 +779,7 @@ def _summary_lines(run: Run, end: Closing, status: str, needed: tuple[float, flo
         yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"
     yield f"saved in {run.folder}"
     reached = run.ended not in (None, "interrupted")
-    limit = f" {report.further_limit(run)}" if reached else ""
+    limit = f" {report.flag_to_continue(run)}" if reached else ""
     more = f"evo-tune resume {name}{limit}"
     yield f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json"
 
@@ -810,7 +809,7 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, out
         price: Price of an hour; None for no price.
         output_format: 'table', 'json' or 'jsonl'.
     """
-    from evo_tune.forecast import as_rows
+    from evo_tune.forecast import forecast_rows
     from evo_tune.loop.opening import forecast
     from evo_tune.store.manifest import space_of
 
@@ -824,7 +823,7 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, out
                 device=plan.device,
                 options=plan.manifest.options,
                 seconds_timed=None if plan.pace is None else plan.pace.seconds,
-                forecast=ahead and ahead.priced(price),
+                forecast=ahead and ahead.with_cost(price),
             )
         )
         return
@@ -841,8 +840,8 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, out
         times = (*plan.pace.seconds, *plan.pace.corners)
         shared.echo(f"a full training of the default genome, from timed steps: {times[0]:.3g} s")
         if len(times) > 1:
-            bounds = f"{min(times):.3g} to {max(times):.3g} s"
-            shared.echo(f"of {len(times)} genomes: {bounds}; expected in a search: about {plan.pace.usual:.3g} s")
+            bounds, mean = f"{min(times):.3g} to {max(times):.3g} s", f"{plan.pace.mean_seconds:.3g} s"
+            shared.echo(f"of {len(times)} genomes: {bounds}; expected in a search: about {mean}")
     if ahead is not None:
-        for row, text in as_rows(ahead.priced(price)).items():
+        for row, text in forecast_rows(ahead.with_cost(price)).items():
             shared.echo(f"  {row:<16} {text}")

@@ -190,10 +190,10 @@ def require_best_trial(run: Run) -> Trial:
     Raises:
         StoreError: No full training of the run has a value.
     """
-    from evo_tune.report.recommendation import recommended
+    from evo_tune.report.recommendation import recommend_trial
     from evo_tune.store.places import as_typed
 
-    best = recommended(run)
+    best = recommend_trial(run)
     if best is None:
         raise StoreError(
             f"run {run.name} has no full training with a value: `evo-tune show {as_typed(run.folder)}` prints why"

@@ -9,7 +9,7 @@ from typing import Any
 
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.values import read_value
-from evo_tune.report.summary import front
+from evo_tune.report.summary import pareto_front
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
 from evo_tune.store.schema import read_json
@@ -43,7 +43,7 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
             run = Run.open(find_run(store, source))
         except StoreError as error:
             raise UsageError(f"--warm-start {source}: expected a .csv or .json file, or a run; {error}") from None
-        best = front(run) if len(run.objectives) > 1 else run.ranked()[: run.manifest.population]
+        best = pareto_front(run) if len(run.objectives) > 1 else run.ranked()[: run.manifest.population]
         genomes = [trial.genome for trial in best]
     if not genomes:
         raise UsageError(f"--warm-start {source}: expected at least one genome, found none")

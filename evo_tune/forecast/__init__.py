@@ -23,16 +23,16 @@ from msgspec import Struct, structs
 
 from evo_tune.forecast.timing import Pace
 from evo_tune.genome.trial import Outcome
-from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results, looks
-from evo_tune.report.recommendation import comparison_of, results_of
-from evo_tune.report.summary import costs
+from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results, default_looks
+from evo_tune.report.recommendation import comparison_of, comparison_results
+from evo_tune.report.summary import candidate_costs
 from evo_tune.settings import SessionSettings
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.text import show_seconds
 
-ENOUGH = 3
+MIN_RESULTS = 3
 """Number of results that allow a forecast without timings. Timings count as much as this many results."""
 
 IMPORTS = 60.0
@@ -50,7 +50,7 @@ EXTRA_SEEDS = 0.08
 BOUNDS = 1.2816
 """Half width of an 80 % interval of a normal distribution, in standard deviations."""
 
-CLOSING = 2.0
+CLOSING_SECONDS = 2.0
 """Seconds for the last generation's file, the report, and the end of the workers."""
 
 ROW = 2000
@@ -113,7 +113,7 @@ class RunForecast(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     disk: float
     cost: Bounds | None = None
 
-    def priced(self, price: float | None) -> RunForecast:
+    def with_cost(self, price: float | None) -> RunForecast:
         """Return the forecast with its cost.
 
         Args:
@@ -126,7 +126,7 @@ class RunForecast(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return structs.replace(self, cost=Bounds(low=low, expected=expected, high=high))
 
 
-def ahead(
+def forecast_run(
     manifest: Manifest,
     session: SessionSettings,
     slots: int,
@@ -145,17 +145,17 @@ def ahead(
         run: The run so far; None before it begins.
 
     Returns:
-        The forecast; None with neither timings nor `ENOUGH` results, or with none that tells the time of a training.
+        The forecast; None without timings while fewer than `MIN_RESULTS` results, or none with a usable time, exist.
     """
     done = [] if run is None else list(run.outcomes.items())
-    if (pace is None and len(done) < ENOUGH) or not slots:
+    if (pace is None and len(done) < MIN_RESULTS) or not slots:
         return None
     later = [] if run is None else _later(run)
     if pace is None and not later and fmean(outcome.seconds for _, outcome in done) < IMPORTS:
         return None
     seconds = [outcome.seconds for _, outcome in later or done]
     fresh = 0 if run is None else sum(run.candidates[id].fresh for id, _ in done)
-    by_id = {} if run is None else costs(run)
+    by_id = {} if run is None else candidate_costs(run)
     used = sum(by_id[id] for id, _ in done)
     pending = sum(by_id.values()) - used
     # A search concentrates on good genomes, so later results predict the rest better.
@@ -184,12 +184,12 @@ def ahead(
     between = 0.0 if run is None else _between(run) * len(done) / used if used else 0.0
     search = trainings * (each + between) / slots + tail
     opening = _opening(run, pace)
-    expected = opening + search + (least + most) / 2 + CLOSING
+    expected = opening + search + (least + most) / 2 + CLOSING_SECONDS
     error = _error(pace, seconds, trainings)
     low = opening / 2 + max(0.0, search * math.exp(-BOUNDS * error) - tail) + least
-    high = 1.5 * opening + search * math.exp(BOUNDS * error) + tail + most + 2 * CLOSING
+    high = 1.5 * opening + search * math.exp(BOUNDS * error) + tail + most + 2 * CLOSING_SECONDS
     if wanted > room:  # the clock ends the run
-        low, expected, high = until - (most - least) / 2 - tail, until, until + (most - least) / 2 + CLOSING
+        low, expected, high = until - (most - least) / 2 - tail, until, until + (most - least) / 2 + CLOSING_SECONDS
     elif not trainings and not most and len(by_id) == len(done):  # no worker starts
         low = expected = high = 0.0
     genomes = fresh + round(trainings / cost)
@@ -221,15 +221,15 @@ def _later(run: Run) -> list[tuple[int, Outcome]]:
 
 
 def _each(pace: Pace | None, seconds: Sequence[float], trainings: float) -> float:
-    """Return the mean seconds of a full training; timings count as much as `ENOUGH` trainings.
+    """Return the mean seconds of a full training; timings count as much as `MIN_RESULTS` trainings.
 
     Args:
         pace: Timed steps, if there are any.
         seconds: Seconds of each result.
         trainings: Cost of all these results, in full trainings.
     """
-    known = ENOUGH if pace is not None else 0
-    prior = pace.usual if pace is not None else 0.0
+    known = MIN_RESULTS if pace is not None else 0
+    prior = pace.mean_seconds if pace is not None else 0.0
     return (known * prior + sum(seconds)) / (known + trainings) if known + trainings > 0 else 0.0
 
 
@@ -247,7 +247,7 @@ def _comparison_left(
     """
     if run is not None and not more:
         comparison = comparison_of(run)
-        if not comparison.state(results_of(run, comparison)).wanted:
+        if not comparison.state(comparison_results(run, comparison)).next_trainings:
             return 0.0, 0.0
     least, most = comparison_seconds(session, each, slots)
     done = [] if run is None else read_comparison(run)
@@ -314,14 +314,14 @@ def _error(pace: Pace | None, seconds: Sequence[float], trainings: float) -> flo
 
 
 def _disk(manifest: Manifest, genomes: int, pace: Pace | None, run: Run | None) -> float:
-    if run is not None and len(run.outcomes) >= ENOUGH:
+    if run is not None and len(run.outcomes) >= MIN_RESULTS:
         fresh = sum(candidate.fresh for candidate in run.candidates)
         return _size(run.folder) * max(1.0, genomes / max(1, fresh)) + PAGE
     found = float(genomes * ROW + PAGE)
     if pace is not None:
         # Checkpoints are kept for promotions that may not come.
         waiting = genomes * (1.0 - 1.0 / len(manifest.settings.rungs))
-        found += pace.checkpoint * waiting + pace.kept * genomes
+        found += pace.checkpoint * waiting + pace.artifact_bytes * genomes
     return found
 
 
@@ -346,7 +346,7 @@ def comparison_trainings(session: SessionSettings) -> ComparisonTrainings:
     seeds, alive = session.final_seeds, session.finalists
     if not seeds:
         return ComparisonTrainings(fewest=0, most=0)
-    choosing, stops = 0, looks(seeds)
+    choosing, stops = 0, default_looks(seeds)
     while alive > 1:
         choosing += math.ceil(seeds / 3) * alive
         alive = math.ceil(alive / 2)
@@ -364,11 +364,11 @@ def comparison_seconds(session: SessionSettings, each: float, slots: int) -> tup
     if not session.final_seeds:
         return 0.0, 0.0
     comparison = FinalComparison(tuple(range(1, session.finalists + 1)), 0, session.final_seeds)
-    ends = comparison_ends(comparison, lambda id: each, slots)
+    ends = comparison_end_times(comparison, lambda id: each, slots)
     return ends[0], ends[-1]
 
 
-def comparison_ends(
+def comparison_end_times(
     comparison: FinalComparison,
     seconds: Callable[[int], float],
     slots: int,
@@ -389,7 +389,7 @@ def comparison_ends(
     """
     free, ready = sorted([*busy, *[0.0] * (slots - len(busy))]), max(busy, default=0.0)
     known, stops, default = dict(results), comparison.looks, comparison.default
-    filling = deque(comparison.lacking(stops[0], [default], known))
+    filling = deque(comparison.missing_report_trainings(stops[0], [default], known))
 
     def begin(one: FreshTraining, earliest: float) -> float:
         known[one] = 0.0
@@ -407,7 +407,7 @@ def comparison_ends(
         return [max(free)]
     ends = []
     for look in stops[:1] if default is None else stops:
-        if lacking := comparison.lacking(look, [default, chosen], known):
+        if lacking := comparison.missing_report_trainings(look, [default, chosen], known):
             # The default's first seeds are needed for any chosen finalist, so these can start at once.
             for one in sorted(lacking, key=lambda one: one.id != default):
                 begin(one, 0.0 if one in filling else ready)
@@ -420,16 +420,16 @@ def comparison_ends(
 # The forecast as text and as data
 
 
-def as_line(ahead: RunForecast) -> str:
+def forecast_line(ahead: RunForecast) -> str:
     """Return a forecast in one line."""
-    rows = as_rows(ahead)
+    rows = forecast_rows(ahead)
     comparison = f", {rows['final comparison']} of the final comparison" if ahead.final_comparison.most else ""
     parts = [f"forecast: {_time(ahead)}", f"{ahead.genomes} genome{'s' * (ahead.genomes != 1)}{comparison}"]
     return "; ".join(parts + [rows[name] for name in ("memory", "disk", "cost") if name in rows])
 
 
-def as_rows(ahead: RunForecast) -> dict[str, str]:
-    """Return a forecast as named rows of text; see `as_line`."""
+def forecast_rows(ahead: RunForecast) -> dict[str, str]:
+    """Return a forecast as named rows of text; see `forecast_line`."""
     each, race = show_seconds(ahead.seconds_of_each), ahead.final_comparison
     rows = {
         "genomes": f"{ahead.genomes}, the cost of {ahead.full_trainings:.0f} full trainings of {each}",

@@ -24,7 +24,7 @@ from evo_tune.errors import EvoTuneError
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.report.summary import added_share
+from evo_tune.report.summary import training_share
 from evo_tune.store.run import Run
 
 TIMING = "timing"
@@ -34,12 +34,12 @@ STEPS = 10
 """Number of timed steps of a genome."""
 
 CORNERS = (1, 2)
-"""Indices of the corners in `points`."""
+"""Indices of the corners in `genomes_to_time`."""
 
 RANDOM = 6
 """Number of random genomes to time for a forecast, in addition to the default, the middle and two corners."""
 
-LONGEST = 20.0
+MAX_TIMING_SECONDS = 20.0
 """Seconds after which no new timing begins; the start of the workers is not included."""
 
 QUICK = 1.0
@@ -60,7 +60,7 @@ class Pace:
         worker: Largest resident memory of a worker in bytes; 0 if unknown.
         memory: Largest memory on a GPU in bytes; 0 on a CPU.
         checkpoint: Mean bytes that a partial training leaves for its promotion; 0 if unknown.
-        kept: Mean bytes that a full training leaves.
+        artifact_bytes: Mean bytes that a full training leaves.
         start: Seconds that a worker takes to start and to train its first step; 0 if unknown.
     """
 
@@ -70,11 +70,11 @@ class Pace:
     worker: int = 0
     memory: float = 0.0
     checkpoint: float = 0.0
-    kept: float = 0.0
+    artifact_bytes: float = 0.0
     start: float = 0.0
 
     @property
-    def usual(self) -> float:
+    def mean_seconds(self) -> float:
         """Expected seconds of a full training in a search: the geometric mean over the space.
 
         Durations differ by factors, so the few slowest genomes would dominate an arithmetic mean. A search rarely
@@ -87,9 +87,9 @@ class Pace:
         """Standard deviation of the logarithms of the genomes' seconds."""
         return stdev(map(math.log, self.seconds)) if len(self.seconds) > 1 else 0.0
 
-    def longer(self, factor: float) -> Pace:
+    def with_more_steps(self, factor: float) -> Pace:
         """Return the pace of trainings with `factor` times as many steps."""
-        share = max(0.0, 1.0 - self.judging / self.usual)
+        share = max(0.0, 1.0 - self.judging / self.mean_seconds)
         scale = 1.0 + (factor - 1.0) * share
         return replace(
             self,
@@ -98,7 +98,7 @@ class Pace:
         )
 
 
-def points(space: SearchSpace, random: int = RANDOM, corners: bool = True) -> list[Genome]:
+def genomes_to_time(space: SearchSpace, random: int = RANDOM, corners: bool = True) -> list[Genome]:
     """Return the genomes to time: the default, two corners of the space, its middle, and a few random ones.
 
     Args:
@@ -128,7 +128,7 @@ class Timing:
     folder: Path
     watch: Callable[[], None] = lambda: None
     stopping: Callable[[], bool] = lambda: False
-    longest: float = LONGEST
+    longest: float = MAX_TIMING_SECONDS
     quick: bool = True
 
 
@@ -140,7 +140,7 @@ def time_trainings(slots: Sequence[Slot], space: SearchSpace, timing: Timing) ->
         space: Search space of the genomes.
         timing: How to time them.
     """
-    return pace_of(*time_genomes(slots, points(space), timing))
+    return pace_of(*time_genomes(slots, genomes_to_time(space), timing))
 
 
 def time_genomes(
@@ -210,7 +210,7 @@ def pace_of(
     """Return the pace from timings; None without a valid timing.
 
     Args:
-        measured: Metrics of each timing (see `docs/evaluators.md`), by its index in `points`.
+        measured: Metrics of each timing (see `docs/evaluators.md`), by its index in `genomes_to_time`.
         worker: Resident memory of a worker in bytes.
         corners: Indices of the corners of the space.
     """
@@ -220,14 +220,25 @@ def pace_of(
     rows = list(sound.values())
     typical = tuple(row["seconds"] for at, row in sound.items() if at not in corners)
     extremes = tuple(row["seconds"] for at, row in sound.items() if at in corners)
-    mean = {name: fmean(row.get(name, 0.0) for row in rows) for name in ("judging", "checkpoint", "kept", "start")}
+    judging, checkpoint, artifacts, start = (
+        fmean(row.get(name, 0.0) for row in rows) for name in ("judging", "checkpoint", "kept", "start")
+    )
     largest = max(row.get("memory", 0.0) for row in rows)
-    return Pace(typical or extremes, extremes, worker=worker, memory=largest, **mean)
+    return Pace(
+        typical or extremes,
+        extremes,
+        judging=judging,
+        worker=worker,
+        memory=largest,
+        checkpoint=checkpoint,
+        artifact_bytes=artifacts,
+        start=start,
+    )
 
 
 # Predicted durations of single trainings
 
-ESTIMATED = "seconds"
+ESTIMATED_SECONDS = "seconds"
 """Metric in which `estimate` predicts the seconds of a full training."""
 
 LATEST = 24
@@ -256,7 +267,7 @@ class Durations:
         self, run: Run, space: SearchSpace, estimate: Callable[[Genome], Mapping[str, float]], pace: Pace | None
     ) -> None:
         self._space, self._estimate, self._pace = space, estimate, pace
-        shares = {id: added_share(run, run.candidates[id]) for id in run.recorded if run.outcomes[id].metrics}
+        shares = {id: training_share(run, run.candidates[id]) for id in run.recorded if run.outcomes[id].metrics}
         ids = [id for id, share in shares.items() if share > 0][-LATEST:]
         self._shares = np.array([shares[id] for id in ids])
         self._seconds = np.array([run.outcomes[id].seconds for id in ids])
@@ -264,12 +275,12 @@ class Durations:
         self._units = np.array([space.encode(genome) for genome in self._genomes]).reshape(len(ids), len(space.genes))
         self._known = np.array([self._estimated(genome) for genome in self._genomes])
 
-    def range_of(self, genome: Genome) -> tuple[float, float]:
+    def seconds_range(self, genome: Genome) -> tuple[float, float]:
         """Return the shortest and the longest seconds that a genome's full training may take; 0 if nothing is known."""
         found = self._of(genome, 1.0) or [0.0]
         return found[0], found[-1]
 
-    def expected(self, genome: Genome, share: float = 1.0) -> float:
+    def expected_seconds(self, genome: Genome, share: float = 1.0) -> float:
         """Return the expected seconds of a share of a genome's training; 0 if nothing is known."""
         found = self._of(genome, share)
         return median(found) if found else 0.0
@@ -281,10 +292,10 @@ class Durations:
         return float(max([*(self._seconds / self._shares), *timed], default=0.0))
 
     @property
-    def usual(self) -> float:
+    def mean_seconds(self) -> float:
         """Mean seconds of a full training; 0 if nothing is known."""
         if not len(self._seconds):
-            return self._pace.usual if self._pace is not None else 0.0
+            return self._pace.mean_seconds if self._pace is not None else 0.0
         near = self._near(1.0)
         return float(np.mean(self._seconds[near] / self._shares[near]))
 
@@ -312,7 +323,7 @@ class Durations:
     def _estimated(self, genome: Genome) -> float:
         """Return the seconds of a full training as the evaluator predicts them; NaN if it does not."""
         try:
-            found = float(self._estimate(genome).get(ESTIMATED, math.nan))
+            found = float(self._estimate(genome).get(ESTIMATED_SECONDS, math.nan))
         except EvoTuneError:  # the training reports the same error
             return math.nan
         return found if 0.0 < found < math.inf else math.nan

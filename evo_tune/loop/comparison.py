@@ -19,7 +19,7 @@ from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import OVER, Fetched, Job
 from evo_tune.loop.generations import remove_unfinished
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining
-from evo_tune.report.recommendation import comparison_of, fresh_seed, results_of
+from evo_tune.report.recommendation import comparison_of, comparison_results, fresh_seed
 from evo_tune.store.comparison import read_comparison, write_comparison
 from evo_tune.store.events import settled
 from evo_tune.store.run import Run
@@ -32,7 +32,7 @@ def comparison_jobs(run: Run, comparison: FinalComparison) -> dict[FreshTraining
         run: Run with all trials completed.
         comparison: The final comparison of the run.
     """
-    return {one: _job(run, one) for one in comparison.state(results_of(run, comparison)).wanted}
+    return {one: _job(run, one) for one in comparison.state(comparison_results(run, comparison)).next_trainings}
 
 
 def _job(run: Run, one: FreshTraining) -> Job:
@@ -128,7 +128,7 @@ class ComparisonJobs:
         """Make the comparison smaller, and record that, if its next look would not be in time."""
         if self._deadline is None or not comparison.finalists:
             return
-        now, results = time.monotonic(), results_of(self._run, comparison)
+        now, results = time.monotonic(), comparison_results(self._run, comparison)
         running = {one: now - began for one, began in self._out.items()}
         fitting = self._deadline.fitting(comparison, results, running, self._seconds_of)
         if fitting != comparison:

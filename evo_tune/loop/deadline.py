@@ -11,14 +11,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from evo_tune.forecast import CLOSING, comparison_ends, comparison_seconds, comparison_trainings
+from evo_tune.forecast import CLOSING_SECONDS, comparison_end_times, comparison_seconds, comparison_trainings
 from evo_tune.forecast.timing import Durations, Pace
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal
 from evo_tune.genome.values import Genome
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results
-from evo_tune.report.recommendation import asked_comparison, results_of
-from evo_tune.report.summary import added_share
+from evo_tune.report.recommendation import comparison_as_requested, comparison_results
+from evo_tune.report.summary import training_share
 from evo_tune.settings import SessionSettings
 from evo_tune.store.run import Run
 
@@ -74,7 +74,7 @@ class Deadline:
     @property
     def left(self) -> float:
         """Seconds until the trainings must have ended. The end of the workers, the report and `after` need the rest."""
-        return self.total - CLOSING - self._rest() - self.elapsed()
+        return self.total - CLOSING_SECONDS - self._rest() - self.elapsed()
 
     @property
     def durations(self) -> Durations:
@@ -99,8 +99,8 @@ class Deadline:
         """
         if self._is_far():
             return True
-        share = max(0.0, added_share(self.run, proposal))
-        return share == 0.0 or self.durations.expected(proposal.genome, share) <= self.left - self._reserve()[0]
+        share = max(0.0, training_share(self.run, proposal))
+        return share == 0.0 or self.durations.expected_seconds(proposal.genome, share) <= self.left - self._reserve()[0]
 
     def is_over(self) -> bool:
         """Return whether the search must end now, its running trainings included."""
@@ -134,22 +134,22 @@ class Deadline:
         Returns:
             Both; None if the duration of a training is unknown.
         """
-        each = self.durations.expected(self.space().default())
+        each = self.durations.expected_seconds(self.space().default())
         if not each:
             return None
         compared = comparison_seconds(self.session, each, self.slots)[1]
         ahead = MARGIN * (math.ceil(trainings / self.slots) * each + compared)
         # The next session starts its workers again, and the time of this one counts.
-        total = 2 * self.elapsed() + ahead + self._rest() + CLOSING
+        total = 2 * self.elapsed() + ahead + self._rest() + CLOSING_SECONDS
         return each, float(f"{total / 3600:.2g}")
 
     def _rest(self) -> float:
         """Return the seconds to leave after the final comparison: for the slowest genome that may be the best."""
         results = len(self.run.recorded)
         if self._kept is None or self._kept[0] != results:
-            asked = asked_comparison(self.run)
+            asked = comparison_as_requested(self.run)
             ids = [id for id in (*asked.finalists, asked.default) if id is not None] if asked.finalists else []
-            training = max((self.seconds_of(id) for id in ids), default=self.durations.usual)
+            training = max((self.seconds_of(id) for id in ids), default=self.durations.mean_seconds)
             self._kept = results, self.after(training)
         return self._kept[1]
 
@@ -161,17 +161,17 @@ class Deadline:
         return self._reserved[1:]
 
     def _reserves(self) -> tuple[float, float]:
-        if not self.session.final_seeds or not (usual := self.durations.usual):
+        if not self.session.final_seeds or not (usual := self.durations.mean_seconds):
             return 0.0, 0.0
-        asked = asked_comparison(self.run)
+        asked = comparison_as_requested(self.run)
         if not asked.finalists:  # nothing has beaten the default yet
             asked = FinalComparison(tuple(range(-self.session.finalists, 0)), asked.default, self.session.final_seeds)
 
         def seconds(id: int) -> float:
             return usual if id < 0 else self.seconds_of(id)
 
-        plans = asked.smaller()
-        ends = [comparison_ends(plan, seconds, self.slots) for plan in plans]
+        plans = asked.with_smaller_ones()
+        ends = [comparison_end_times(plan, seconds, self.slots) for plan in plans]
         least = MARGIN * ends[-1][0]
         if least > MOST * self.total:
             return 0.0, 0.0
@@ -181,7 +181,7 @@ class Deadline:
 
     def seconds_of(self, id: int) -> float:
         """Return the predicted seconds of a full training of a trial's genome."""
-        low, high = self.durations.range_of(self.run.candidates[id].genome)
+        low, high = self.durations.seconds_range(self.run.candidates[id].genome)
         own = own_seconds(self.run, id)
         # The load of the machine may have changed since its own training, and workers started during the first ones.
         return min(max(own, low), high) if own else high
@@ -192,9 +192,9 @@ class Deadline:
         """Plan the final comparison for the time that is left, and record it, unless that was done before."""
         if self.run.planned is not None or not self.session.final_seeds:
             return
-        asked = asked_comparison(self.run)
+        asked = comparison_as_requested(self.run)
         if asked.finalists:
-            self.record(self.fitting(asked, results_of(self.run, asked), {}, self.seconds_of, MARGIN))
+            self.record(self.fitting(asked, comparison_results(self.run, asked), {}, self.seconds_of, MARGIN))
 
     def fitting(
         self,
@@ -218,10 +218,10 @@ class Deadline:
         busy = [max(0.0, seconds(one.id) - age) for one, age in running.items()]
         assumed = {**dict.fromkeys(running, 0.0), **results}
         plan, end = None, math.inf
-        for plan in comparison.smaller():
+        for plan in comparison.with_smaller_ones():
             if plan.state(results).over:
                 return plan
-            ends = comparison_ends(plan, seconds, self.slots, assumed, busy)
+            ends = comparison_end_times(plan, seconds, self.slots, assumed, busy)
             end = ends[0] if ends else max(busy, default=0.0)
             if margin * end <= self.left:
                 return plan
@@ -242,7 +242,7 @@ def own_seconds(run: Run, id: int) -> float:
         outcome = run.outcomes.get(part.id)
         if outcome is None:
             return 0.0
-        seconds, share = seconds + outcome.seconds, share + added_share(run, part)
+        seconds, share = seconds + outcome.seconds, share + training_share(run, part)
         if part.resumes is None:
             return seconds / share if share > 0 else 0.0
         part = run.candidates[part.resumes]

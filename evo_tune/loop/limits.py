@@ -12,7 +12,7 @@ from typing import Any
 from evo_tune.errors import OptionError, RunError
 from evo_tune.genome.history import History
 from evo_tune.loop.deadline import Deadline
-from evo_tune.report.summary import DONE, DONE_BY_ITSELF, further, in_words, spent
+from evo_tune.report.summary import DONE_CHANCE, DONE_REASON, describe_more_trials, predict_more_trials, total_cost
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import LIMITS, SessionSettings
 from evo_tune.store.places import as_typed
@@ -67,7 +67,7 @@ def limit_reached(
         seconds: Time spent in the run so far, in seconds.
         deadline: Limit in hours of a run in slots, with the final comparison; None for a run driven by hand.
     """
-    if session.budget is not None and spent(run) >= session.budget - SLACK:
+    if session.budget is not None and total_cost(run) >= session.budget - SLACK:
         return f"the budget of {session.budget:g} full trainings is spent"
     born = all_born(run, session, history)
     if done := done_enough(session, history, run.manifest.population):
@@ -86,8 +86,8 @@ def done_enough(session: SessionSettings, history: History, population: int) -> 
     """
     if not session.stop_when_done:
         return None
-    found = further(history.trials, population)
-    return None if found is None or found.chance >= DONE else DONE_BY_ITSELF + in_words(found)
+    found = predict_more_trials(history.trials, population)
+    return None if found is None or found.chance >= DONE_CHANCE else DONE_REASON + describe_more_trials(found)
 
 
 def check_noise(session: SessionSettings, seeds: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, Task, open_slots, plan, sweep
-from evo_tune.forecast import ENOUGH, RunForecast, ahead
+from evo_tune.forecast import MIN_RESULTS, RunForecast, forecast_run
 from evo_tune.forecast.timing import Pace, Timing, time_trainings
 from evo_tune.genome.space import SearchSpace
 from evo_tune.loop.limits import limited
@@ -74,7 +74,7 @@ def timed(
         watch: Function that is called about five times a second.
         stopping: Returns whether to stop.
     """
-    if len(run.outcomes) >= ENOUGH:
+    if len(run.outcomes) >= MIN_RESULTS:
         return None
     return time_trainings(slots, space, Timing(folder=run.folder / TRIALS, watch=watch, stopping=stopping))
 
@@ -94,7 +94,7 @@ def forecast(
     session = limited(session)
     births = session.births(manifest.population)
     promoted = mean_genome_cost(manifest.settings.rungs, int(births) if math.isfinite(births) else 100)
-    return ahead(manifest, session, slots, promoted, pace, run)
+    return forecast_run(manifest, session, slots, promoted, pace, run)
 
 
 def _opened(run: Run, session: SessionSettings, evaluator: BoundEvaluator, space: SearchSpace) -> list[Slot]:

@@ -22,7 +22,16 @@ from typing import Any
 from evo_tune.dispatch import Slot
 from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.forecast import comparison_seconds
-from evo_tune.forecast.timing import ESTIMATED, LONGEST, TIMING, Pace, Timing, pace_of, points, time_genomes
+from evo_tune.forecast.timing import (
+    ESTIMATED_SECONDS,
+    MAX_TIMING_SECONDS,
+    TIMING,
+    Pace,
+    Timing,
+    genomes_to_time,
+    pace_of,
+    time_genomes,
+)
 from evo_tune.genome.values import Genome
 from evo_tune.loop.begin import Request, prepared
 from evo_tune.loop.deadline import SHARE
@@ -115,7 +124,7 @@ def plan_run(
     if priced:
         seconds = asked.options["seconds"]
         return _priced(plugin, request, manifest, seconds, free, settings, session, store, began)
-    found = _time(points(space_of(manifest, bound.space)), bound, manifest, session, quick=True)
+    found = _time(genomes_to_time(space_of(manifest, bound.space)), bound, manifest, session, quick=True)
     pace = pace_of(found.rows, found.worker)
     plan = RunPlan(bound, manifest, found.slots, found.device, pace, "", time.monotonic() - began)
     return with_rungs(plan, request, settings, session, store)
@@ -153,7 +162,7 @@ def _priced(
     for first in (True, False):
         space = space_of(manifest, bound.space)
         # The corners are left out: the slowest genome of a space may take more time than all others.
-        genomes = points(space, PRICED, corners=False)
+        genomes = genomes_to_time(space, PRICED, corners=False)
         found = _time(genomes, bound, manifest, session, quick=False)
         timed, cost = pace_of(found.rows, found.worker, ()), _cost(bound, genomes, found)
         if cost is None or timed is None:  # in the second round, the cost of the first one stays
@@ -222,9 +231,9 @@ def with_rungs(
 def _seconds(plan: RunPlan) -> float:
     """Return the seconds of a full training, timed or as the evaluator predicts them; 0 if nothing is known."""
     if plan.pace is not None:
-        return plan.pace.usual
+        return plan.pace.mean_seconds
     usual = space_of(plan.manifest, plan.evaluator.space).default()
-    return plan.evaluator.estimate(usual).get(ESTIMATED, 0.0)
+    return plan.evaluator.estimate(usual).get(ESTIMATED_SECONDS, 0.0)
 
 
 def affordable(slots: int, planning: float, session: SessionSettings, seconds: float) -> float:
@@ -281,7 +290,9 @@ def _time(
             timing = Timing(
                 folder=folder / "trials",
                 stopping=stopped.is_set,
-                longest=LONGEST if session.hours is None else min(LONGEST, TIME_SHARE * session.hours * 3600),
+                longest=MAX_TIMING_SECONDS
+                if session.hours is None
+                else min(MAX_TIMING_SECONDS, TIME_SHARE * session.hours * 3600),
                 quick=quick,
             )
             rows, worker = time_genomes(slots, genomes, timing)

@@ -31,7 +31,7 @@ from evo_tune.loop.planning import RunPlan, plan_run
 from evo_tune.loop.proposing import Births, judged
 from evo_tune.loop.widening import widen_by_hand
 from evo_tune.plugins.evaluator import BoundEvaluator
-from evo_tune.report.recommendation import recommended
+from evo_tune.report.recommendation import recommend_trial
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import SessionSettings, settings_of
 from evo_tune.store.journal import Removed
@@ -202,7 +202,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def best(self) -> Trial | None:
         """The recommended trial so far; after a final comparison, the best one over its fresh seeds."""
         with self._changed:
-            return recommended(self.saved)
+            return recommend_trial(self.saved)
 
     @property
     def space(self) -> SearchSpace:

@@ -14,11 +14,11 @@ from msgspec import UNSET, Struct, UnsetType, structs
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Value
 from evo_tune.report import summary
-from evo_tune.report.charts.next_steps import at_ends
+from evo_tune.report.charts.next_steps import genes_at_range_ends
 from evo_tune.report.charts.scale import TransferredRecipe, read_recipe
-from evo_tune.report.recommendation import FreshValues, fresh_values, reported
-from evo_tune.report.run_data import Material
-from evo_tune.report.summary import MoreTrials, further_of, wider_ranges
+from evo_tune.report.recommendation import FreshValues, fresh_values, reported_objective
+from evo_tune.report.run_data import RunData
+from evo_tune.report.summary import MoreTrials, predict_next_generation, present_ranges
 from evo_tune.store.run import Run
 
 Metrics: TypeAlias = dict[str, float | None]
@@ -277,11 +277,11 @@ def _ranked(run: Run, most: int) -> list[RankedTrial]:
 
     Their `metrics` are those of the search: of one seed, or the mean over several.
     """
-    rows, metric = {row.id: row for row in fresh_values(run)}, reported(run).metric
+    rows, metric = {row.id: row for row in fresh_values(run)}, reported_objective(run).metric
     fresh = {id: _fresh_seeds(row, metric) for id, row in rows.items()}
     return [
         RankedTrial(**structs.asdict(trial_summary(trial)), fresh_seeds=fresh.get(trial.id))
-        for trial in summary.leaders(run, most)
+        for trial in summary.best_trials(run, most)
     ]
 
 
@@ -289,7 +289,7 @@ def recommendations(run: Run) -> list[Recommendation]:
     """Return the best trial of a run, or the Pareto front if it has several objectives."""
     if len(run.objectives) == 1:
         return [Recommendation(run=run.name, **structs.asdict(trial)) for trial in _ranked(run, 1)]
-    return [Recommendation(run=run.name, **structs.asdict(trial_summary(trial))) for trial in summary.front(run)]
+    return [Recommendation(run=run.name, **structs.asdict(trial_summary(trial))) for trial in summary.pareto_front(run)]
 
 
 def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSummary:
@@ -300,7 +300,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         status: Progress message of its strategy.
         report: File of its report; None without one.
     """
-    end = summary.closing(run)
+    end = summary.run_result(run)
     best, default = end.fresh_best, end.fresh_default
     return RunSummary(
         run=run.name,
@@ -308,7 +308,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         ended=run.ended,
         metric=end.metric,
         direction=end.direction,
-        reported=end.reported,
+        reported=end.reported_metric,
         best=None if end.best is None else trial_summary(end.best),
         default=None if end.default is None else trial_summary(end.default),
         gain=end.gain,
@@ -316,33 +316,33 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         beaten=end.beaten,
         baseline=None if end.baseline is None else AgainstBaseline(**vars(end.baseline)),
         final_comparison=Comparison(
-            best=None if best is None else _fresh_seeds(best, end.reported),
-            default=None if default is None else _fresh_seeds(default, end.reported),
+            best=None if best is None else _fresh_seeds(best, end.reported_metric),
+            default=None if default is None else _fresh_seeds(default, end.reported_metric),
         ),
         at_ends=_wider(run),
-        widened=wider_ranges(run),
-        more_trials=further_of(run),
+        widened=present_ranges(run),
+        more_trials=predict_next_generation(run),
         scale=read_recipe(run),
         finalist=end.comparison.chosen if end.comparison else None,
         pairs=end.comparison.pairs if end.comparison else None,
         results=end.results,
         failed=end.failures,
         pruned=end.pruned,
-        trainings=round(summary.spent(run), 6),
+        trainings=round(summary.total_cost(run), 6),
         seconds=round(end.seconds, 3),
         status=status,
         report=None if report is None else str(report),
     )
 
 
-def listed_run(run: Run) -> ListedRun:
+def run_row(run: Run) -> ListedRun:
     """Return a run as one row of a list; its best value is that over fresh seeds where there are any."""
-    end = summary.closing(run)
+    end = summary.run_result(run)
     best = end.best.outcome.metrics[end.metric] if end.best else None
-    seeds = end.seeded if end.best else None
+    seeds = end.seeds_text if end.best else None
     if end.fresh_best is not None and end.fresh_best.values:
         best = end.fresh_best.mean
-        seeds = f"{len(end.fresh_best.values)} fresh seeds" + (f", {end.reported}" if end.tested else "")
+        seeds = f"{len(end.fresh_best.values)} fresh seeds" + (f", {end.reported_metric}" if end.on_test_set else "")
     return ListedRun(
         run=run.name,
         evaluator=run.manifest.evaluator,
@@ -373,20 +373,20 @@ def run_details(run: Run, top: int) -> RunDetails:
         strategy=run.manifest.strategy,
         settings=run.manifest.settings.to_json(),
         subject_to=run.manifest.subject_to,
-        trainings=round(summary.spent(run), 6),
+        trainings=round(summary.total_cost(run), 6),
         ended=run.ended,
         seconds=run.seconds,
         results=len(run.outcomes),
-        statuses=summary.statuses(run),
+        statuses=summary.status_counts(run),
         best=_ranked(run, top),
-        front=[trial_summary(trial) for trial in summary.front(run)],
+        front=[trial_summary(trial) for trial in summary.pareto_front(run)],
         best_so_far=summary.best_so_far(run),
         importances=summary.importances(run),
         at_ends=_wider(run),
-        widened=wider_ranges(run),
+        widened=present_ranges(run),
     )
 
 
 def _wider(run: Run) -> dict[str, str]:
     """Return a wider range for each gene whose best values are at an end of its range."""
-    return {name: found.wider for name, found in at_ends(Material(run)).items()}
+    return {name: found.wider for name, found in genes_at_range_ends(RunData(run)).items()}

@@ -29,25 +29,25 @@ from evo_tune.genome.values import resolution
 ALPHA = 0.05
 """Highest probability of 'beats' for a finalist that is no better than the default."""
 
-CAP = 2
+CAP_FACTOR = 2
 """Most seeds of the comparison with the default, as a multiple of those that were asked for."""
 
 LOOKS = 3
 """Most looks at the results."""
 
-FEWEST = 2
+MIN_REPORT_SEEDS = 2
 """Fewest reporting seeds: one pair has no standard error."""
 
-SPENDING = 3
+SPENDING_POWER = 3
 """Power of the spending function."""
 
-HOPELESS = 1.5
+HOPELESS_GAIN = 1.5
 """Least gain, in standard errors at the cap, for which more seeds are worth their cost; proportionally less before."""
 
 ROUNDING = 1e-12
 """Relative difference that counts as rounding: some thousand times that of one operation."""
 
-COARSE = 1 / math.sqrt(6)
+ROUNDING_DEVIATION = 1 / math.sqrt(6)
 """Deviation of the difference of two losses that are rounded to a step, in steps."""
 
 LARGEST = 1e300
@@ -80,7 +80,7 @@ class ComparisonState:
     """The state of the final comparison.
 
     Args:
-        wanted: Trainings to do next, the most useful first; all of them may run at the same time.
+        next_trainings: Trainings to do next, the most useful first; all of them may run at the same time.
         chosen: The chosen finalist; None while that is open, or if all have failed.
         seeds: Number of reporting seeds that count so far.
         pairs: Number of these seeds on which both genomes succeeded.
@@ -89,7 +89,7 @@ class ComparisonState:
         beats: Whether the chosen finalist beats the default; None while that is open, or if they cannot be compared.
     """
 
-    wanted: tuple[FreshTraining, ...] = ()
+    next_trainings: tuple[FreshTraining, ...] = ()
     chosen: int | None = None
     seeds: int = 0
     pairs: int = 0
@@ -100,7 +100,7 @@ class ComparisonState:
     @property
     def over(self) -> bool:
         """Whether the comparison is complete."""
-        return not self.wanted
+        return not self.next_trainings
 
 
 @dataclass(frozen=True)
@@ -111,37 +111,37 @@ class FinalComparison:
         finalists: Trial ids, the best of the search first; ties go to the earlier one.
         default: Trial id of the default; None if it has no value: then only the chosen finalist is trained.
         seeds: Number of seeds asked for: each halving uses a third of it. 0: no comparison.
-        planned: Numbers of reporting seeds at each look, increasing, where time allows fewer than `looks(seeds)`;
-            () for those. They may depend on the clock, but not on any loss, so `ALPHA` still bounds the error.
-        fine: Whether the metric takes so many values that equal losses of two seeds are no chance.
+        planned_looks: Numbers of reporting seeds at each look, increasing, if time allows fewer than the default; empty
+            for `default_looks(seeds)`. They may depend on the clock, but on no loss, so `ALPHA` still bounds the error.
+        is_fine_grained: Whether the metric takes so many values that equal losses of two seeds are no chance.
     """
 
     finalists: tuple[int, ...]
     default: int | None
     seeds: int
-    planned: tuple[int, ...] = ()
-    fine: bool = False
+    planned_looks: tuple[int, ...] = ()
+    is_fine_grained: bool = False
 
     @property
     def looks(self) -> tuple[int, ...]:
         """Numbers of reporting seeds at each look."""
-        return self.planned or tuple(looks(self.seeds))
+        return self.planned_looks or tuple(default_looks(self.seeds))
 
     @property
-    def most_numbers(self) -> dict[Purpose, int]:
+    def max_seeds(self) -> dict[Purpose, int]:
         """Most seeds of each purpose that the comparison may use."""
         halvings = math.ceil(math.log2(max(1, len(self.finalists))))
         return {"choose": math.ceil(self.seeds / 3) * halvings, "report": self.looks[-1] if self.seeds else 0}
 
-    def smaller(self) -> list[FinalComparison]:
+    def with_smaller_ones(self) -> list[FinalComparison]:
         """Return the comparison and smaller ones, the largest first: with fewer seeds, then with fewer finalists."""
         found, count = [], len(self.finalists)
         while count and self.seeds:
             whole = self.looks
             fewer = [whole[:number] for number in range(len(whole), 0, -1)]
-            while fewer[-1][0] > FEWEST:
-                fewer.append((max(FEWEST, fewer[-1][0] * 3 // 4),))
-            found += [replace(self, finalists=self.finalists[:count], planned=planned) for planned in fewer]
+            while fewer[-1][0] > MIN_REPORT_SEEDS:
+                fewer.append((max(MIN_REPORT_SEEDS, fewer[-1][0] * 3 // 4),))
+            found += [replace(self, finalists=self.finalists[:count], planned_looks=planned) for planned in fewer]
             count = math.ceil(count / 2) if count > 1 else 0
         return found
 
@@ -153,9 +153,11 @@ class FinalComparison:
         if chosen is not None:
             return self._compare(chosen, results)
         # The default is needed whichever finalist is chosen, so it need not wait.
-        return ComparisonState((*wanted, *self.lacking(self.looks[0], [self.default], results)))
+        return ComparisonState((*wanted, *self.missing_report_trainings(self.looks[0], [self.default], results)))
 
-    def lacking(self, look: int, ids: Sequence[int | None], results: Results) -> tuple[FreshTraining, ...]:
+    def missing_report_trainings(
+        self, look: int, ids: Sequence[int | None], results: Results
+    ) -> tuple[FreshTraining, ...]:
         """Return the reporting trainings that some genomes lack at a look.
 
         Args:
@@ -183,12 +185,12 @@ class FinalComparison:
     def _compare(self, chosen: int, results: Results) -> ComparisonState:
         spent, found = 0.0, ComparisonState()
         for look in self.looks:
-            if lacking := self.lacking(look, [self.default, chosen], results):
-                return replace(found, wanted=lacking, chosen=chosen, beats=None)
+            if lacking := self.missing_report_trainings(look, [self.default, chosen], results):
+                return replace(found, next_trainings=lacking, chosen=chosen, beats=None)
             if self.default is None:
                 return ComparisonState((), chosen, look)
             share = look / self.looks[-1]
-            level = ALPHA * share**SPENDING - spent
+            level = ALPHA * share**SPENDING_POWER - spent
             spent += level
             found = self._look(chosen, self.default, look, share, level, results)
             if found.beats is not None:
@@ -212,8 +214,8 @@ class FinalComparison:
             losses = [loss for pair in both for loss in pair]
             scale = ROUNDING * max(map(abs, losses))
             gain, error = (number if abs(number) > scale else 0.0 for number in (gain, error))
-            step = 0.0 if self.fine else resolution(losses, scale)
-            beats = _beats(gain, error, step, len(gains), level, HOPELESS * share)
+            step = 0.0 if self.is_fine_grained else resolution(losses, scale)
+            beats = _beats(gain, error, step, len(gains), level, HOPELESS_GAIN * share)
             if beats is None and share == 1.0:
                 beats = False
         return ComparisonState((), chosen, look, len(gains), gain, error, beats)
@@ -232,15 +234,15 @@ def _beats(gain: float, error: float, step: float, pairs: int, level: float, hop
         level: Error probability that this look may spend.
         hopeless: Gain in standard errors below which more seeds are not worth their cost.
     """
-    whole = math.hypot(error, COARSE * step / math.sqrt(pairs))
+    whole = math.hypot(error, ROUNDING_DEVIATION * step / math.sqrt(pairs))
     if gain > 0.0 and (not whole or student_tail(gain / whole, pairs - 1) <= level):
         return True
     return False if gain <= 0.0 or gain < hopeless * error else None
 
 
-def looks(seeds: int) -> list[int]:
+def default_looks(seeds: int) -> list[int]:
     """Return the numbers of reporting seeds at each look: thirds of the cap, and at least 2."""
-    return sorted({max(2, math.ceil(CAP * seeds * part / LOOKS)) for part in range(1, LOOKS + 1)})
+    return sorted({max(2, math.ceil(CAP_FACTOR * seeds * part / LOOKS)) for part in range(1, LOOKS + 1)})
 
 
 def _losses(id: int, purpose: Purpose, seeds: int, results: Results) -> list[float | None]:

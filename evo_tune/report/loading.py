@@ -14,8 +14,8 @@ from evo_tune.errors import UsageError
 from evo_tune.genome.trial import Trial
 from evo_tune.report import charts, summary
 from evo_tune.report.charts import Spec, as_plotly
-from evo_tune.report.page import about, section_html, text, write_report
-from evo_tune.report.run_data import Material
+from evo_tune.report.page import run_facts, section_html, text, write_report
+from evo_tune.report.run_data import RunData
 from evo_tune.store.places import STORE, find_run
 from evo_tune.store.run import Run
 from evo_tune.text import counted
@@ -46,7 +46,7 @@ class Results:
     """
 
     def __init__(self, run: Run) -> None:
-        self._material = Material(run)
+        self._material = RunData(run)
 
     @property
     def name(self) -> str:
@@ -70,7 +70,7 @@ class Results:
 
     def front(self) -> list[Trial]:
         """Return the Pareto front, best on the first objective first."""
-        return summary.front(self._material.run)
+        return summary.pareto_front(self._material.run)
 
     def frame(self) -> pd.DataFrame:
         """Return all recorded trials as rows, with the columns of the run's Parquet files."""
@@ -102,7 +102,7 @@ class Results:
         """Return the verdict and what to do next, for a notebook, with every text escaped."""
         found = {name: charts.chart_of(name).part(self._material) for name in ("verdict", "next_steps")}
         sections = "".join(section_html(name, part) for name, part in found.items() if part is not None)
-        facts = " · ".join(f"{text(name)} {text(value)}" for name, value in about(self._material).items())
+        facts = " · ".join(f"{text(name)} {text(value)}" for name, value in run_facts(self._material).items())
         return f"<div><h3>{text(self.name)}</h3><p>{facts}</p>{sections}</div>"
 
 
@@ -113,8 +113,8 @@ class Plots:
         material: The run.
     """
 
-    def __init__(self, material: Material) -> None:
-        self._material = material
+    def __init__(self, data: RunData) -> None:
+        self._material = data
 
     def __getattr__(self, name: str) -> Callable[..., Figure | None]:
         if name.startswith("_") or name not in dir(self):

@@ -23,9 +23,9 @@ from typing import Any, get_args
 
 from evo_tune.errors import StoreError
 from evo_tune.report import charts
-from evo_tune.report.charts import SERIES, Command, Drawn, Part, Table, as_json, history
-from evo_tune.report.run_data import Material
-from evo_tune.report.summary import spent, spread
+from evo_tune.report.charts import SERIES, CaptionedFigure, Command, Part, Table, as_json, history
+from evo_tune.report.run_data import RunData
+from evo_tune.report.summary import show_fresh_values, total_cost
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.places import REPORT
 from evo_tune.store.run import Run
@@ -146,7 +146,7 @@ def tables_of(name: str, part: Part) -> dict[str, Any]:
 
 def section_html(name: str, part: Part) -> str:
     """Return a part as HTML; the page's script draws its figures."""
-    pieces = [f'<section id="{name}"><h2>{text(part.title)}</h2>', f'<p class="reads">{prose(part.reads)}</p>']
+    pieces = [f'<section id="{name}"><h2>{text(part.title)}</h2>', f'<p class="reads">{prose(part.explanation)}</p>']
     if part.facts:
         pieces.append(f'<dl class="facts">{_facts(part.facts, _fact)}</dl>')
     if part.figures:
@@ -174,10 +174,10 @@ def _fact(value: str) -> str:
     return text(large) + "".join(f" <small>{text(one)}</small>" for one in rest)
 
 
-def _figure(drawn: Drawn, id: str, part: Part) -> str:
+def _figure(drawn: CaptionedFigure, id: str, part: Part) -> str:
     wide = "" if drawn.narrow else ' class="wide"'
     caption = f"<figcaption>{text(drawn.caption)}</figcaption>" if drawn.caption else ""
-    label = text(f"Chart: {drawn.caption or part.title}. {part.reads}")
+    label = text(f"Chart: {drawn.caption or part.title}. {part.explanation}")
     axes = f' data-axes="{len(drawn.axes)}"' if drawn.axes else ""
     height = int(drawn.figure["layout"]["height"])
     least = f";min-width:{56 * len(drawn.axes)}px" if drawn.axes else ""  # axes that touch cannot be read
@@ -188,7 +188,7 @@ def _figure(drawn: Drawn, id: str, part: Part) -> str:
     return f"<figure{wide}>{caption}{place}{_filters(drawn, id) if drawn.axes else ''}</figure>"
 
 
-def _filters(drawn: Drawn, id: str) -> str:
+def _filters(drawn: CaptionedFigure, id: str) -> str:
     """Return two sliders for each axis, for keyboards and touch screens; a mouse can drag along the axis."""
     rows = []
     for axis, name in enumerate(drawn.axes):
@@ -206,7 +206,7 @@ def _filters(drawn: Drawn, id: str) -> str:
 
 
 def _command(command: Command) -> str:
-    typed = f"<pre><code>{text(command.typed)}</code></pre>" if command.typed else ""
+    typed = f"<pre><code>{text(command.command)}</code></pre>" if command.command else ""
     return f"<li><p>{prose(command.why)}</p>{typed}</li>"
 
 
@@ -311,7 +311,7 @@ def inline_library() -> Library:
     return Library(text=plotly_script().decode("utf-8").replace("</script", "<\\/script"))
 
 
-def shared_library(store: Path) -> Library:
+def write_shared_library(store: Path) -> Library:
     """Write the plotly script into a store unless it is there, and return its path from a run's folder.
 
     The file's name has plotly's version, so older reports still find theirs. A file with other contents is replaced.
@@ -339,19 +339,19 @@ def report(runs: Sequence[Run], library: Library) -> str:
         runs: One or more runs.
         library: The plotly script.
     """
-    materials = [Material(run) for run in runs]
+    materials = [RunData(run) for run in runs]
     if len(materials) == 1:
         one = materials[
             0
         ]  # a page beside the plotly script is in the run's folder, so it can link to other files there
-        return page(one.name, about(one), charts.parts(one), library, linked=bool(library.path))
+        return page(one.name, run_facts(one), charts.parts(one), library, linked=bool(library.path))
     title = f"{len(materials)} runs side by side"
-    return page(title, {"runs": ", ".join(one.name for one in materials)}, compared(materials), library)
+    return page(title, {"runs": ", ".join(one.name for one in materials)}, comparison_parts(materials), library)
 
 
-def about(material: Material) -> dict[str, str]:
+def run_facts(data: RunData) -> dict[str, str]:
     """Return the facts below a report's title."""
-    manifest, run = material.run.manifest, material.run
+    manifest, run = data.run.manifest, data.run
     found = {
         "evaluator": manifest.evaluator,
         "strategy": manifest.strategy,
@@ -370,7 +370,7 @@ def write_beside(run: Run) -> Path:
     Raises:
         StoreError: Writing failed.
     """
-    made = report([run], shared_library(run.folder.parent))
+    made = report([run], write_shared_library(run.folder.parent))
     write_atomically(run.folder / REPORT, made.encode())
     return run.folder / REPORT
 
@@ -392,20 +392,20 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
 # Several runs side by side.
 
 
-def compared(materials: Sequence[Material]) -> dict[str, Part]:
+def comparison_parts(materials: Sequence[RunData]) -> dict[str, Part]:
     """Return the parts that compare runs, by name."""
     found = {"verdict": _runs(materials)}
     # Each run has one line; colours repeat after six runs, and the legend tells them apart. Values of different tasks
     # have no common axis.
-    tasks: dict[tuple[str, str], list[Material]] = {}
-    for material in materials:
-        task = (material.run.manifest.evaluator, material.run.manifest.objectives[0])
-        tasks.setdefault(task, []).append(material)
+    tasks: dict[tuple[str, str], list[RunData]] = {}
+    for data in materials:
+        task = (data.run.manifest.evaluator, data.run.manifest.objectives[0])
+        tasks.setdefault(task, []).append(data)
     drawn = []
     for (evaluator, objective), alike in tasks.items():
         of = f", {objective} of {evaluator}" if len(tasks) > 1 else ""
         figures = [(by, history.draw(alike, by)) for by in get_args(history.By)]
-        drawn += [Drawn(made, f"By {history.TITLES[by]}{of}") for by, made in figures if made is not None]
+        drawn += [CaptionedFigure(made, f"By {history.TITLES[by]}{of}") for by, made in figures if made is not None]
     if drawn:
         found["history"] = Part(
             "Side by side",
@@ -417,9 +417,9 @@ def compared(materials: Sequence[Material]) -> dict[str, Part]:
     return found
 
 
-def _runs(materials: Sequence[Material]) -> Part:
-    metrics = {material.run.manifest.objectives[0] for material in materials}
-    evaluators = {material.run.manifest.evaluator for material in materials}
+def _runs(materials: Sequence[RunData]) -> Part:
+    metrics = {data.run.manifest.objectives[0] for data in materials}
+    evaluators = {data.run.manifest.evaluator for data in materials}
     known = [m for m in materials if m.best is not None and m.best.losses]
     if len(metrics) > 1 or len(evaluators) > 1 or not known:
         title = "The runs"
@@ -431,21 +431,21 @@ def _runs(materials: Sequence[Material]) -> Part:
         said += " The runs have different objectives, so their values cannot be compared."
     elif len(evaluators) > 1 or len({str(m.run.manifest.options) for m in materials}) > 1:
         said += " The runs differ in their evaluator or its options: compare with care."
-    return Part(title, said, rows=[_row(material) for material in materials], rows_title="Run by run", rows_open=True)
+    return Part(title, said, rows=[_row(data) for data in materials], rows_title="Run by run", rows_open=True)
 
 
-def _loss(material: Material) -> float:
+def _loss(data: RunData) -> float:
     """Return the loss that compares runs: over fresh seeds if known, else that of the search."""
-    row = material.closing.fresh_best
+    row = data.result.fresh_best
     if row is not None and row.values:
-        return material.objective.sign * row.mean
-    assert material.best is not None
-    assert material.best.losses
-    return material.best.losses[0]
+        return data.objective.sign * row.mean
+    assert data.best is not None
+    assert data.best.losses
+    return data.best.losses[0]
 
 
-def _row(material: Material) -> dict[str, Any]:
-    end, run = material.closing, material.run
+def _row(data: RunData) -> dict[str, Any]:
+    end, run = data.result, data.run
     gain = "" if math.isnan(end.gain) else f"{end.gain:.4g}"
     error = "" if math.isnan(end.gain_error) else f" ± {end.gain_error:.2g}"
     return {
@@ -453,10 +453,10 @@ def _row(material: Material) -> dict[str, Any]:
         "strategy": run.manifest.strategy,
         "seed": run.manifest.settings.seed,
         "best": None if end.best is None else end.best.outcome.metrics[end.metric],
-        "over fresh seeds": spread(end.fresh_best),
+        "over fresh seeds": show_fresh_values(end.fresh_best),
         "gain over the default": gain + error,
         "evaluations": end.results,
-        "cost, full trainings": round(spent(run), 1),
+        "cost, full trainings": round(total_cost(run), 1),
         "time": show_seconds(run.seconds),
         "best genome": "" if end.best is None else show_genome(end.best.genome),
     }

@@ -44,7 +44,7 @@ MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
 # Ranking.
 
 
-def ranked(run: Run) -> list[Trial]:
+def rank_trials(run: Run) -> list[Trial]:
     """Return a run's trials as `Run.ranked` does, with the best few reordered by what is known of other seeds."""
     found = run.ranked()
     if not run.manifest.settings.extra_seeds_by_gain:
@@ -72,7 +72,7 @@ def _proven_first(run: Run, found: list[Trial]) -> list[Trial]:
     return [first, *(trial for trial in found if trial is not first)]
 
 
-def predicted(run: Run, trial: Trial) -> float | None:
+def predicted_value(run: Run, trial: Trial) -> float | None:
     """Return the value of the first objective that is predicted for a ranked trial's genome with other seeds.
 
     Returns:
@@ -120,7 +120,7 @@ def is_default(trial: Trial, run: Run) -> bool:
 
 @dataclass(frozen=True)
 class FreshValues:
-    """Values of one genome over the reporting seeds of the final comparison, by the metric of `reported`.
+    """Values of one genome over the reporting seeds of the final comparison, by the metric of `reported_objective`.
 
     Args:
         id: Id of the genome's trial.
@@ -147,7 +147,7 @@ class FreshValues:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparisonResult:
     """The final comparison of a run so far.
 
     Args:
@@ -164,7 +164,7 @@ def fresh_seed(run_seed: int, number: int, purpose: Purpose = "report") -> int:
     return int(np.random.SeedSequence([run_seed, STREAMS[purpose], number]).generate_state(1)[0])
 
 
-def reported(run: Run) -> Objective:
+def reported_objective(run: Run) -> Objective:
     """Return the objective that the reporting seeds compare: the first, on the test set if the evaluator has one.
 
     Finalists are chosen by the objective itself, so the test set has no part in the search.
@@ -177,7 +177,7 @@ def comparison_of(run: Run) -> FinalComparison:
     """Return the final comparison of a run: the one that was planned to fit into its hours, else the one asked for."""
     plan = run.planned
     if plan is None:
-        return asked_comparison(run)
+        return comparison_as_requested(run)
     ranked_ids = {trial.id for trial in run.ranked()}  # a stranger's journal may name a genome by another trial
     finalists = tuple(id for id in plan.finalists if id in ranked_ids)
     default = plan.default if plan.default in ranked_ids else None
@@ -190,17 +190,17 @@ def _asked(run: Run) -> tuple[int, int]:
     return (wanting[0].final_seeds, wanting[0].finalists) if wanting else (0, 1)
 
 
-def asked_comparison(run: Run) -> FinalComparison:
+def comparison_as_requested(run: Run) -> FinalComparison:
     """Return the final comparison that the last session with one asked for, however long it takes.
 
     With several objectives the only finalist is the best on the first one, because the result is the Pareto front.
     """
     seeds, best = _asked(run)
-    trials = ranked(run)
+    trials = rank_trials(run)
     default = next((trial.id for trial in trials if is_default(trial, run)), None)
     first = trials[: best if len(run.objectives) == 1 else 1]
     leaders = [trial.id for trial in first if trial.feasible == trials[0].feasible]
-    return FinalComparison(tuple(id for id in leaders if id != default), default, seeds, fine=_fine(run))
+    return FinalComparison(tuple(id for id in leaders if id != default), default, seeds, is_fine_grained=_fine(run))
 
 
 def _fine(run: Run) -> bool:
@@ -209,17 +209,17 @@ def _fine(run: Run) -> bool:
     Of a metric on the test set the search knows nothing.
     """
     losses = [trial.losses[0] for trial in run.trials() if trial.rankable and trial.losses]
-    return reported(run) == run.objectives[0] and is_fine(losses)
+    return reported_objective(run) == run.objectives[0] and is_fine(losses)
 
 
-def results_of(run: Run, comparison: FinalComparison) -> dict[FreshTraining, float | None]:
+def comparison_results(run: Run, comparison: FinalComparison) -> dict[FreshTraining, float | None]:
     """Return the losses of the final comparison's trainings so far; None for a failure."""
     done = {(trial.key, trial.candidate.seed): trial for trial in read_comparison(run)}
     found: dict[FreshTraining, float | None] = {}
     if not done:
         return found
-    by: dict[Purpose, Objective] = {"choose": run.objectives[0], "report": reported(run)}
-    for purpose, most in comparison.most_numbers.items():
+    by: dict[Purpose, Objective] = {"choose": run.objectives[0], "report": reported_objective(run)}
+    for purpose, most in comparison.max_seeds.items():
         for number in range(1, most + 1):
             seed = fresh_seed(run.manifest.settings.seed, number, purpose)
             for id in (*comparison.finalists, *(() if comparison.default is None else (comparison.default,))):
@@ -234,39 +234,39 @@ def _loss(trial: Trial, by: Objective) -> float | None:
     return loss if math.isfinite(loss) else None
 
 
-def compared(run: Run) -> Compared | None:
+def comparison_result(run: Run) -> ComparisonResult | None:
     """Return the final comparison so far; None before its first result."""
     if not read_comparison(run):  # a running search asks for this often
         return None
     comparison = comparison_of(run)
-    results = results_of(run, comparison)
+    results = comparison_results(run, comparison)
     if not results:
         return None
-    state, value = comparison.state(results), reported(run).value
+    state, value = comparison.state(results), reported_objective(run).value
     values = []
     for id in (comparison.default, state.chosen):
         if state.over and state.chosen is not None and id is not None:
             losses = [results[FreshTraining(id, "report", number)] for number in range(1, state.seeds + 1)]
             good = tuple(value(loss) for loss in losses if loss is not None)
             values.append(FreshValues(id, good, len(losses) - len(good)))
-    return Compared(state, tuple(values))
+    return ComparisonResult(state, tuple(values))
 
 
 def fresh_values(run: Run) -> tuple[FreshValues, ...]:
     """Return the values of the default and of the chosen finalist; empty until the final comparison is complete."""
-    found = compared(run)
+    found = comparison_result(run)
     return () if found is None else found.values
 
 
-def recommended(run: Run) -> Trial | None:
+def recommend_trial(run: Run) -> Trial | None:
     """Return the trial to recommend: the finalist that the final comparison chose, else the best of the search.
 
     The default genome is recommended instead if it was as good on the reporting seeds: fewer failures, or the same
     number and a mean that is no worse.
     """
-    found = compared(run) if len(run.objectives) == 1 else None
+    found = comparison_result(run) if len(run.objectives) == 1 else None
     if found is None or not found.values:
-        return next(iter(ranked(run)), None) if run.manifest.settings.most_seeds > 1 else run.leader
+        return next(iter(rank_trials(run)), None) if run.manifest.settings.most_seeds > 1 else run.leader
     trials = run.ranked()
     chosen = next(trial for trial in trials if trial.id == found.state.chosen)
     default = next((trial for trial in trials if is_default(trial, run)), None)
@@ -320,7 +320,7 @@ def baseline_of(run: Run, best: Trial | None, fresh: FreshValues | None) -> Base
         return None
     name, outcome = run.baseline
     goal, again = run.objectives[0], fresh is not None and bool(fresh.values)
-    metric = reported(run).metric if again else goal.metric
+    metric = reported_objective(run).metric if again else goal.metric
     if outcome.status != "ok":
         return Baseline(name, metric, problem=outcome.error or outcome.status)
     value = outcome.metrics.get(metric, math.nan)

@@ -1,6 +1,6 @@
 """The data of a report's charts: one run, read once, and a model of its results. Draws nothing.
 
-`Material` computes each value when it is first asked for. `Model` says in two ways which genes mattered:
+`RunData` computes each value when it is first asked for. `ImportanceModel` says in two ways which genes mattered:
 
 - Functional analysis of variance: the share of the variance of a forest's prediction that one gene explains alone.
   The variance is over the whole space, and the marginal of each tree is exact.
@@ -28,14 +28,14 @@ from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Objective, Trial
 from evo_tune.report import summary
-from evo_tune.report.recommendation import is_default, recommended
-from evo_tune.report.summary import Closing
+from evo_tune.report.recommendation import is_default, recommend_trial
+from evo_tune.report.summary import RunResult
 from evo_tune.store.run import Run
 
 LARGEST = 1e300
 """Charts leave out values beyond this size: their sums overflow."""
 
-CELLS = 48
+MAX_GRID_POINTS = 48
 """Most points of a gene's grid."""
 
 MOST_GENES = 100
@@ -46,20 +46,20 @@ BOOTSTRAPS = 16
 TREES = 5
 """Trees for each bootstrap; they differ in their random thresholds only."""
 
-POINTS = 400
+MAX_FIT_TRIALS = 400
 """Most trials that the forest learns from; of more, a random sample."""
 
 TOP = 0.1
 """Share of the trials that PED-ANOVA calls the best, but at least eight trials."""
 
-LEAST = 1e-3
+DENSITY_FLOOR = 1e-3
 """Least density anywhere, relative to a kernel's 1 at its point."""
 
 ROUNDING = 1e-9
 """A sum of divergences up to this counts as zero."""
 
 
-class Material:
+class RunData:
     """One run, read once.
 
     Args:
@@ -83,7 +83,7 @@ class Material:
         return self.objective.metric
 
     @property
-    def better(self) -> str:
+    def better_direction(self) -> str:
         """Which values are better: 'lower' or 'higher'."""
         return "lower" if self.objective.sign > 0 else "higher"
 
@@ -115,9 +115,9 @@ class Material:
     @cached_property
     def units(self) -> np.ndarray:
         """Unit coordinates of `ranked`, shape (ranked, genes)."""
-        return self.encoded(self.ranked)
+        return self.encode_trials(self.ranked)
 
-    def encoded(self, trials: Sequence[Trial]) -> np.ndarray:
+    def encode_trials(self, trials: Sequence[Trial]) -> np.ndarray:
         """Return the unit coordinates of some trials, shape (trials, genes)."""
         genes = self.genes.items()
         for trial in trials:
@@ -129,7 +129,7 @@ class Material:
     @cached_property
     def best(self) -> Trial | None:
         """The recommended trial; None if there is none."""
-        return recommended(self.run)
+        return recommend_trial(self.run)
 
     @cached_property
     def default(self) -> Trial | None:
@@ -139,26 +139,30 @@ class Material:
         return next((trial for trial in self.ranked if is_default(trial, self.run)), None)
 
     @cached_property
-    def closing(self) -> Closing:
+    def result(self) -> RunResult:
         """The run's result (see `summary.Closing`)."""
-        return summary.closing(self.run)
+        return summary.run_result(self.run)
 
     @cached_property
     def costs(self) -> dict[int, float]:
         """Cost of each candidate, in full trainings."""
-        return summary.costs(self.run)
+        return summary.candidate_costs(self.run)
 
     @cached_property
-    def model(self) -> Model | None:
+    def model(self) -> ImportanceModel | None:
         """A model of `ranked`; None for too few trials, too many genes, or losses that do not differ."""
-        if len(self.ranked) < summary.ENOUGH or len(self.genes) > MOST_GENES or np.ptp(self.losses) == 0:
+        if (
+            len(self.ranked) < summary.MIN_TRIALS_FOR_IMPORTANCE
+            or len(self.genes) > MOST_GENES
+            or np.ptp(self.losses) == 0
+        ):
             return None
         sizes = np.array([gene.size if is_unordered(gene) else 0 for gene in self.genes.values()], dtype=int)
         grids = [_grid(gene) for gene in self.genes.values()]
-        return Model.fit(self.units, self.losses, sizes, grids, np.random.default_rng(0))
+        return ImportanceModel.fit(self.units, self.losses, sizes, grids, np.random.default_rng(0))
 
     @cached_property
-    def by_importance(self) -> list[str]:
+    def genes_by_importance(self) -> list[str]:
         """Genes with more than one value, the most important first if that is known."""
         names = [name for name, gene in self.genes.items() if gene.size > 1]
         if self.model is None:
@@ -167,7 +171,7 @@ class Material:
         return sorted(names, key=lambda name: -share[name])
 
     @cached_property
-    def worst_shown(self) -> float:
+    def edge_loss(self) -> float:
         """Loss above which charts draw all results at their edge, far above the upper quartile; NaN without results."""
         if not len(self.losses):
             return math.nan
@@ -182,9 +186,9 @@ def is_unordered(gene: Gene) -> bool:
 
 def _grid(gene: Gene) -> np.ndarray:
     """Return unit coordinates along a gene, shape (points,): each of its values if they are few, else evenly spaced."""
-    count = int(min(gene.size, CELLS))
+    count = int(min(gene.size, MAX_GRID_POINTS))
     points = (np.arange(count) + 0.5) / count
-    if gene.size <= CELLS:
+    if gene.size <= MAX_GRID_POINTS:
         values = [gene.decode(float(point)) for point in points]
         points = np.unique([gene.encode(value) for value in values])
     return np.asarray(points)
@@ -208,14 +212,14 @@ class Band:
     high: np.ndarray
 
     @classmethod
-    def over(cls, bootstraps: np.ndarray) -> Band:
+    def from_bootstraps(cls, bootstraps: np.ndarray) -> Band:
         """Return the band of values of shape (bootstraps, points)."""
         low, high = np.quantile(bootstraps, [0.1, 0.9], axis=0)
         return cls(bootstraps.mean(axis=0), low, high)
 
 
 @dataclass(frozen=True)
-class Model:
+class ImportanceModel:
     """A forest fitted to trials, and the importance of each gene.
 
     Args:
@@ -244,7 +248,7 @@ class Model:
         sizes: np.ndarray,
         grids: Sequence[np.ndarray],
         rng: np.random.Generator,
-    ) -> Model:
+    ) -> ImportanceModel:
         """Fit a model to trials.
 
         Args:
@@ -254,8 +258,8 @@ class Model:
             grids: Points along each gene, in unit coordinates.
             rng: Source of randomness.
         """
-        if len(losses) > POINTS:
-            kept = rng.choice(len(losses), POINTS, replace=False)
+        if len(losses) > MAX_FIT_TRIALS:
+            kept = rng.choice(len(losses), MAX_FIT_TRIALS, replace=False)
             kept[0] = np.argmin(losses)  # always include the best
             units, losses = units[np.unique(kept)], losses[np.unique(kept)]
         count = len(losses)
@@ -269,7 +273,7 @@ class Model:
         by_bootstrap = shares.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
         return cls(forest, sizes, grids, scores[order], losses[order], by_bootstrap, ped)
 
-    def along(self, point: np.ndarray, gene: int) -> Band:
+    def predict_along(self, point: np.ndarray, gene: int) -> Band:
         """Return the predicted losses along one gene's grid while all other genes keep their values.
 
         Args:
@@ -279,10 +283,10 @@ class Model:
         grid = self.grids[gene]
         points = np.tile(point, (len(grid), 1))
         points[:, gene] = grid
-        scores = Band.over(self._scores(points))
+        scores = Band.from_bootstraps(self._scores(points))
         return Band(self._loss(scores.mean), self._loss(scores.low), self._loss(scores.high))
 
-    def across(self, point: np.ndarray, x: int, y: int) -> np.ndarray:
+    def predict_across(self, point: np.ndarray, x: int, y: int) -> np.ndarray:
         """Return the predicted losses over the grids of two genes, shape (points of y, points of x).
 
         Args:
@@ -406,5 +410,5 @@ def _density(units: np.ndarray, grid: np.ndarray, size: int) -> np.ndarray:
         counts = np.bincount(nearest, minlength=len(grid)) / len(units) + 0.05 / len(grid)
         return np.asarray(counts / counts.sum())
     width = max(float(units.std()) * len(units) ** -0.2, 0.5 / len(grid))  # Scott's rule
-    kernels = np.exp(-0.5 * ((units[:, None] - grid[None, :]) / width) ** 2).mean(axis=0) + LEAST
+    kernels = np.exp(-0.5 * ((units[:, None] - grid[None, :]) / width) ** 2).mean(axis=0) + DENSITY_FLOOR
     return np.asarray(kernels / kernels.sum())

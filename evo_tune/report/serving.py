@@ -20,11 +20,23 @@ import numpy as np
 
 from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.report import charts
-from evo_tune.report.charts import SERIES, TRAINED, Color, Drawn, Part, Spec, as_json, figure, line, next_steps, safe
-from evo_tune.report.charts.curves import curves, shown_metric
-from evo_tune.report.page import Library, about, figures_of, page, plotly_script, policy, section_html, tables_of
-from evo_tune.report.run_data import LARGEST, Material
-from evo_tune.report.summary import results_of
+from evo_tune.report.charts import (
+    SERIES,
+    TRAINED,
+    CaptionedFigure,
+    Color,
+    Part,
+    Spec,
+    as_json,
+    escape_label,
+    figure,
+    line,
+    next_steps,
+)
+from evo_tune.report.charts.curves import curve_metric, curves
+from evo_tune.report.page import Library, figures_of, page, plotly_script, policy, run_facts, section_html, tables_of
+from evo_tune.report.run_data import LARGEST, RunData
+from evo_tune.report.summary import results_in_words
 from evo_tune.store.heartbeat import Beat, Curve, in_flight, last_beat
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
@@ -53,52 +65,52 @@ RUNNING = {"kind": "running"}
 # What a run is doing now.
 
 
-def now(material: Material) -> tuple[str, Part]:
+def current_part(data: RunData) -> tuple[str, Part]:
     """Return what a run is doing, in one line and as a part of its page."""
-    folder = material.run.folder
-    beat = _beat(material)
+    folder = data.run.folder
+    beat = _beat(data)
     running = in_flight(folder) if beat is not None and beat.alive else {}
-    running = {id: curve for id, curve in running.items() if id not in material.run.outcomes}
-    metric = shown_metric(material) or material.metric
-    rows = _slots(material, beat, running, metric)
-    drawn = _drawn(material, running, metric)
-    return state(material, beat), Part(
+    running = {id: curve for id, curve in running.items() if id not in data.run.outcomes}
+    metric = curve_metric(data) or data.metric
+    rows = _slots(data, beat, running, metric)
+    drawn = _drawn(data, running, metric)
+    return state(data, beat), Part(
         "Now",
-        f"The latest results in {material.metric}, newest first; then each slot's current training, its progress, and "
+        f"The latest results in {data.metric}, newest first; then each slot's current training, its progress, and "
         "its predicted final value with an 80 % interval, from how finished trainings continued."
         if rows
-        else f"No slot is working. The latest results in {material.metric}, newest first:",
-        [] if drawn is None else [Drawn(drawn, f"{metric}: running trainings beside the best so far")],
-        facts=_last(material),
+        else f"No slot is working. The latest results in {data.metric}, newest first:",
+        [] if drawn is None else [CaptionedFigure(drawn, f"{metric}: running trainings beside the best so far")],
+        facts=_last(data),
         rows=rows,
         rows_title="Slots",
         rows_open=True,
     )
 
 
-def _beat(material: Material) -> Beat | None:
+def _beat(data: RunData) -> Beat | None:
     """Return the last heartbeat of a run that has not ended."""
-    return None if material.run.ended is not None else last_beat(material.run.folder, material.run.outcomes)
+    return None if data.run.ended is not None else last_beat(data.run.folder, data.run.outcomes)
 
 
-def state(material: Material, beat: Beat | None) -> str:
+def state(data: RunData, beat: Beat | None) -> str:
     """Return in one line what a run is doing, and when it may end."""
-    run = material.run
-    done = results_of(run)
+    run = data.run
+    done = results_in_words(run)
     if run.ended is not None:
         return f"Ended: {run.ended}. {done}."
     if beat is None or not beat.alive:
         return f"Not running now. {done}; the last event was {show_seconds(time.time() - run.last_event)} ago."
-    seconds = left(material, len(beat.slots))
+    seconds = remaining_seconds(data, len(beat.slots))
     if math.isnan(seconds):
         return f"Running. {done}."
     clock = time.strftime("%H:%M", time.localtime(time.time() + seconds))
     return f"Running. {done}; about {show_seconds(seconds)} left at the pace so far, until {clock}."
 
 
-def left(material: Material, slots: int) -> float:
+def remaining_seconds(data: RunData, slots: int) -> float:
     """Return the seconds until a run's limit, from the mean time of its trainings; NaN if unknown."""
-    run = material.run
+    run = data.run
     if not run.sessions or not run.outcomes or not slots:
         return math.nan
     session = run.session
@@ -112,7 +124,7 @@ def left(material: Material, slots: int) -> float:
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictedEnd:
     """The predicted final value of a running training.
 
     Args:
@@ -126,7 +138,7 @@ class Predicted:
     high: float
 
 
-def predicted(material: Material, curve: Curve, metric: str) -> Predicted | None:
+def predict_end(data: RunData, curve: Curve, metric: str) -> PredictedEnd | None:
     """Return the predicted final value of a running training.
 
     The prediction assumes that it continues as finished trainings did from the same share. None if fewer than
@@ -137,13 +149,13 @@ def predicted(material: Material, curve: Curve, metric: str) -> Predicted | None
         return None
     at, value = known[-1]
     ends = []
-    for one in curves(material):
+    for one in curves(data):
         if one.trial.rankable and one.x[0] <= at <= one.x[-1]:
             ends.append(float(one.y[-1]) - float(np.interp(at, one.x, one.y)))
     if len(ends) < ENOUGH or abs(value) > LARGEST:
         return None
     low, middle, high = np.quantile(ends, [0.1, 0.5, 0.9])
-    return Predicted(value + float(middle), value + float(low), value + float(high))
+    return PredictedEnd(value + float(middle), value + float(low), value + float(high))
 
 
 def _points(curve: Curve, metric: str) -> list[tuple[float, float]]:
@@ -151,13 +163,13 @@ def _points(curve: Curve, metric: str) -> list[tuple[float, float]]:
     return [(x, value) for x, metrics in curve if (value := metrics.get(metric)) is not None]
 
 
-def _slots(material: Material, beat: Beat | None, running: Mapping[int, Curve], metric: str) -> list[dict[str, Any]]:
+def _slots(data: RunData, beat: Beat | None, running: Mapping[int, Curve], metric: str) -> list[dict[str, Any]]:
     if beat is None or not beat.alive:
         return []
     rows = []
     for busy in beat.slots:
         curve = next((curve for id, curve in running.items() if busy.work.split(" (")[0] == f"trial {id}"), ())
-        end = predicted(material, curve, metric)
+        end = predict_end(data, curve, metric)
         here = curve[-1][1].get(metric) if curve else None
         rows.append(
             {
@@ -174,7 +186,7 @@ def _slots(material: Material, beat: Beat | None, running: Mapping[int, Curve], 
     return [{name: value for name, value in row.items() if name in known} for row in rows]
 
 
-def _drawn(material: Material, running: Mapping[int, Curve], metric: str) -> Spec | None:
+def _drawn(data: RunData, running: Mapping[int, Curve], metric: str) -> Spec | None:
     traces: list[dict[str, Any]] = []
     for number, (id, curve) in enumerate(sorted(running.items())[:12]):
         if known := _points(curve, metric):
@@ -183,19 +195,19 @@ def _drawn(material: Material, running: Mapping[int, Curve], metric: str) -> Spe
             traces.append(line(x, y, f"trial {id}", SERIES[number % 5], mode=mode, meta=RUNNING))
     if not traces:
         return None
-    done = curves(material)
-    for name, trial, color in (("default", material.default, Color.DEFAULT), ("best", material.best, Color.BEST)):
+    done = curves(data)
+    for name, trial, color in (("default", data.default, Color.DEFAULT), ("best", data.best, Color.BEST)):
         mine = [one for one in done if trial is not None and one.trial.id == trial.id]
         traces += [line(one.x, one.y, name, color, line={"dash": "dot"}, meta=RUNNING) for one in mine]
-    return figure(traces, TRAINED, safe(metric), height=260)
+    return figure(traces, TRAINED, escape_label(metric), height=260)
 
 
-def _last(material: Material) -> dict[str, str]:
+def _last(data: RunData) -> dict[str, str]:
     """Return the latest results, newest first."""
     found = {}
-    for id in material.run.recorded[: -LAST - 1 : -1]:
-        trial = material.by_id[id]
-        value = show_value(material.objective.value(trial.losses[0])) if trial.losses else trial.outcome.status
+    for id in data.run.recorded[: -LAST - 1 : -1]:
+        trial = data.by_id[id]
+        value = show_value(data.objective.value(trial.losses[0])) if trial.losses else trial.outcome.status
         found[f"trial {id}"] = value
     return found
 
@@ -203,7 +215,7 @@ def _last(material: Material) -> dict[str, str]:
 # The server.
 
 
-class Following:
+class LiveReport:
     """A run that is read again whenever its journal has grown.
 
     Args:
@@ -216,13 +228,13 @@ class Following:
         self._version = ""
         self._next = 0.0
         self._parts: dict[str, Part] = {}
-        self.material: Material
+        self.material: RunData
         self._read()
 
     def _read(self) -> None:
         began = time.monotonic()
         version = self._on_disk()
-        self.material = Material(Run.open(self.folder))
+        self.material = RunData(Run.open(self.folder))
         self._parts = charts.parts(self.material)
         self._version = version
         self._next = time.monotonic() + REST * (time.monotonic() - began)
@@ -237,7 +249,7 @@ class Following:
             try:
                 if self._on_disk() != self._version and time.monotonic() >= self._next:
                     self._read()
-                line, part = now(self.material)
+                line, part = current_part(self.material)
             except (OSError, EvoTuneError) as error:  # a half-written line, a shared folder that is away
                 line, part = str(error), Part("Now", "The run cannot be read.")
             beat, parts = _beat(self.material), {"now": part, **self._parts}
@@ -252,7 +264,9 @@ class Following:
         """Return the whole page."""
         version, line, parts = self.look()
         library = Library(path=SCRIPT)
-        return page(self.material.name, about(self.material), parts, library, follow=True, version=version, state=line)
+        return page(
+            self.material.name, run_facts(self.material), parts, library, follow=True, version=version, state=line
+        )
 
     def changes(self, since: str) -> dict[str, Any]:
         """Return the parts of the page that changed since a version, with their figures."""
@@ -268,7 +282,7 @@ class Following:
         }
 
 
-def application(following: Following, token: str) -> Starlette:
+def application(following: LiveReport, token: str) -> Starlette:
     """Return the server's application.
 
     Args:
@@ -337,7 +351,7 @@ def serve(folder: Path, port: int, tell: Callable[[str], object]) -> None:
         UsageError: The port is taken, or the extra `web` is not installed.
     """
     token = secrets.token_urlsafe(24)
-    app = application(Following(folder), token)
+    app = application(LiveReport(folder), token)
     try:
         import uvicorn
     except ImportError as error:

@@ -20,31 +20,31 @@ from evo_tune.report.final_comparison import ComparisonState
 from evo_tune.report.recommendation import (
     Baseline,
     FreshValues,
-    asked_comparison,
     baseline_of,
-    compared,
+    comparison_as_requested,
+    comparison_result,
     is_default,
-    predicted,
-    recommended,
-    reported,
+    predicted_value,
+    recommend_trial,
+    reported_objective,
 )
 from evo_tune.settings import SessionSettings
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run, Widening
-from evo_tune.text import counted, fixed, one_line, printable, show_value
+from evo_tune.text import counted, one_line, printable, show_decimals, show_value
 
 TIMES = ("s", "ms", "1/s", "tokens/s")
 """Units of metrics that depend on the machine."""
 
-ENOUGH = 20
+MIN_TRIALS_FOR_IMPORTANCE = 20
 """Fewest fully trained genomes for importances."""
 
-LEAST = 0.01
+MIN_COST = 0.01
 """Least cost of a training, so that a run whose trainings all fail at once still reaches its budget."""
 
 
 @dataclass(frozen=True)
-class Fitted:
+class ReducedComparison:
     """A final comparison that was made smaller to end within the hours.
 
     Args:
@@ -63,13 +63,13 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Closing:
+class RunResult:
     """The result of a run, by its first objective.
 
     Args:
         metric: Metric of the first objective.
         direction: 'min' or 'max'.
-        best: The recommended trial (see `recommendation.recommended`); None without a successful full training.
+        best: The recommended trial (see `recommendation.recommend_trial`); None without a successful full training.
         default: The default genome's full trial; None if it has no value.
         fresh_best: Values of the best over the reporting seeds of the final comparison; None without them.
         fresh_default: Values of the default over the same seeds; None without them.
@@ -79,10 +79,10 @@ class Closing:
         pruned: Number of pruned trainings.
         seconds: Wall time of all sessions.
         comparison: State of the final comparison; None before its first result.
-        seeded: Seeds of the best's value in the search: 'one seed' or 'the mean of N seeds'.
-        predicted: Predicted value of the best with other seeds (see `recommendation.predicted`); None if unknown.
-        reported: Metric over fresh seeds: on the test set if the evaluator has one, else `metric`.
-        fitted: Plan that made the final comparison fit into the hours; None if it is as asked for.
+        seeds_text: Seeds of the best's value in the search: 'one seed' or 'the mean of N seeds'.
+        predicted_value: Value of the best that is predicted for other seeds (see `recommendation`); None if unknown.
+        reported_metric: Metric over fresh seeds: on the test set if the evaluator has one, else `metric`.
+        reduced_comparison: Plan that made the final comparison fit into the hours; None if it is as asked for.
         baseline: The evaluator's baseline beside the best; None if none was trained.
     """
 
@@ -98,16 +98,16 @@ class Closing:
     pruned: int
     seconds: float
     comparison: ComparisonState | None = None
-    seeded: str = "one seed"
-    predicted: float | None = None
-    reported: str = ""
-    fitted: Fitted | None = None
+    seeds_text: str = "one seed"
+    predicted_value: float | None = None
+    reported_metric: str = ""
+    reduced_comparison: ReducedComparison | None = None
     baseline: Baseline | None = None
 
     @property
-    def tested(self) -> bool:
+    def on_test_set(self) -> bool:
         """Whether values over fresh seeds are on the test set."""
-        return self.reported not in ("", self.metric)
+        return self.reported_metric not in ("", self.metric)
 
     @property
     def gain(self) -> float:
@@ -139,14 +139,14 @@ class Closing:
         return self.comparison if complete and self.comparison is not None else ComparisonState()
 
 
-def closing(run: Run) -> Closing:
+def run_result(run: Run) -> RunResult:
     """Return the result of a run."""
-    best = recommended(run)
+    best = recommend_trial(run)
     default = next((trial for trial in run.ranked() if is_default(trial, run)), None)
-    final = compared(run)
+    final = comparison_result(run)
     rows = {} if final is None else {row.id: row for row in final.values}
-    counts = statuses(run)
-    return Closing(
+    counts = status_counts(run)
+    return RunResult(
         metric=run.objectives[0].metric,
         direction=run.objectives[0].direction,
         best=best,
@@ -159,35 +159,35 @@ def closing(run: Run) -> Closing:
         pruned=counts.get("pruned", 0),
         seconds=run.seconds,
         comparison=None if final is None else final.state,
-        seeded="one seed" if best is None else seeded(best, run),
-        predicted=None if best is None else predicted(run, best),
-        reported=reported(run).metric,
-        fitted=fitted(run),
+        seeds_text="one seed" if best is None else seeds_text(best, run),
+        predicted_value=None if best is None else predicted_value(run, best),
+        reported_metric=reported_objective(run).metric,
+        reduced_comparison=reduced_comparison(run),
         baseline=baseline_of(run, best, rows.get(best.id) if best else None),
     )
 
 
-def fitted(run: Run) -> Fitted | None:
+def reduced_comparison(run: Run) -> ReducedComparison | None:
     """Return how a run's final comparison was made to fit into its hours; None if it is as asked for."""
-    plan, asked = run.planned, asked_comparison(run)
+    plan, asked = run.planned, comparison_as_requested(run)
     if plan is None or (len(plan.finalists), plan.looks) == (len(asked.finalists), asked.looks):
         return None
     hours, looks = run.session.hours or 0.0, plan.looks or (0,)
-    return Fitted(hours, len(plan.finalists), len(asked.finalists), looks[-1], asked.looks[-1])
+    return ReducedComparison(hours, len(plan.finalists), len(asked.finalists), looks[-1], asked.looks[-1])
 
 
 # Trials.
 
 
-def seeded(trial: Trial, run: Run) -> str:
+def seeds_text(trial: Trial, run: Run) -> str:
     """Return how many seeds a ranked trial's value comes from: 'one seed' or 'the mean of N seeds'."""
     count = sum(one.rankable and one.key == trial.key for one in run.trials())
     return "one seed" if count < 2 else f"the mean of {count} seeds"
 
 
-def leaders(run: Run, most: int) -> list[Trial]:
+def best_trials(run: Run, most: int) -> list[Trial]:
     """Return the best trials of a run: the recommended one first, then by their values in the search."""
-    best, ranked = recommended(run), run.ranked()
+    best, ranked = recommend_trial(run), run.ranked()
     return sorted(ranked, key=lambda trial: best is None or trial.id != best.id)[:most]  # stable
 
 
@@ -196,7 +196,7 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
 
 
-def front(run: Run) -> list[Trial]:
+def pareto_front(run: Run) -> list[Trial]:
     """Return the Pareto front, best on the first objective first, with one trial for equal losses.
 
     All its trials meet the constraints. If no trial does, it is the trial that breaks them least.
@@ -235,10 +235,10 @@ def importances(run: Run) -> dict[str, float]:
     """Return the share of the variance of the first objective that each gene explains alone (see `importance`).
 
     Returns:
-        Gene name to share, largest first; empty for fewer than `ENOUGH` fully trained genomes.
+        Gene name to share, largest first; empty for fewer than `MIN_TRIALS_FOR_IMPORTANCE` fully trained genomes.
     """
     trials = run.ranked()
-    if len(trials) < ENOUGH:
+    if len(trials) < MIN_TRIALS_FOR_IMPORTANCE:
         return {}
     losses = np.array([trial.losses[0] for trial in trials if trial.losses])
     found = {
@@ -255,12 +255,12 @@ def importances(run: Run) -> dict[str, float]:
 # Counts and costs.
 
 
-def proposed(run: Run) -> int:
+def genome_count(run: Run) -> int:
     """Return the number of proposed genomes, which limits count."""
     return sum(candidate.fresh for candidate in run.candidates)
 
 
-def planned_trials(run: Run, session: SessionSettings) -> int | None:
+def trial_limit(run: Run, session: SessionSettings) -> int | None:
     """Return the number of trials at the limit of a session, as far as it is known; None without such a limit.
 
     Further trials of a genome count once they are proposed.
@@ -270,61 +270,61 @@ def planned_trials(run: Run, session: SessionSettings) -> int | None:
     return max(int(births) + more, len(run.candidates)) if math.isfinite(births) else None
 
 
-def results_of(run: Run) -> str:
+def results_in_words(run: Run) -> str:
     """Return in words how many trials have a result, of all trials that the limit allows."""
-    total = planned_trials(run, run.session)
+    total = trial_limit(run, run.session)
     done, pending = len(run.outcomes), len(run.candidates) - len(run.outcomes)
     some = f"{counted(done, 'trial')} {'has' if done == 1 else 'have'} a result"
     text = f"{done} of {total} trials have a result" if total else some
     return f"{text}, {pending} pending" if pending else text
 
 
-def trained_in_full(run: Run) -> int:
+def full_training_count(run: Run) -> int:
     """Return the number of full trainings, pending ones included."""
     return sum(candidate.budget == 1.0 for candidate in run.candidates)
 
 
-def further_trials(run: Run) -> int:
-    """Return how many trials `further_limit` adds: three generations, but not more than the limit of trials was."""
+def next_trial_count(run: Run) -> int:
+    """Return how many trials `flag_to_continue` adds: three generations, but not more than the limit of trials was."""
     more, trials = 3 * run.manifest.population, run.sessions[-1].trials if run.sessions else None
     return more if trials is None else min(trials, more)
 
 
-def further_limit(run: Run) -> str:
+def flag_to_continue(run: Run) -> str:
     """Return the flag that continues a run: of more trials if these were its limit, else of more generations."""
-    more, trials = further_trials(run), run.sessions[-1].trials if run.sessions else None
+    more, trials = next_trial_count(run), run.sessions[-1].trials if run.sessions else None
     if trials is not None:
-        return f"--trials {max(trials, proposed(run)) + more}"  # a resumed run may have more than its last limit
-    return f"--generations {max(2, -(-(proposed(run) + more) // run.manifest.population))}"
+        return f"--trials {max(trials, genome_count(run)) + more}"  # a resumed run may have more than its last limit
+    return f"--generations {max(2, -(-(genome_count(run) + more) // run.manifest.population))}"
 
 
-def spent(run: Run) -> float:
-    """Return the cost of a run, in full trainings: the sum of `costs`."""
-    return sum(costs(run).values())
+def total_cost(run: Run) -> float:
+    """Return the cost of a run, in full trainings: the sum of `candidate_costs`."""
+    return sum(candidate_costs(run).values())
 
 
-def costs(run: Run) -> dict[int, float]:
+def candidate_costs(run: Run) -> dict[int, float]:
     """Return the cost of each candidate, in full trainings.
 
     A promotion counts from the state that its rung kept, so a discarded decay counts as trained. A pruned or failed
     training counts up to the last point of its curve. Without a curve it counts its seconds at the median pace of the
-    ok trainings, or in full while there are none. Each training counts at least `LEAST`. The journal alone decides.
+    ok trainings, or in full while there are none. Each training counts at least `MIN_COST`. The journal alone decides.
     """
     found: dict[int, float] = {}
     pace: float | None = None
     for candidate in run.candidates:
-        outcome, added = run.outcomes.get(candidate.id), added_share(run, candidate)
+        outcome, added = run.outcomes.get(candidate.id), training_share(run, candidate)
         if outcome is None or outcome.status == "ok":
             found[candidate.id] = added
         elif outcome.curve:
-            found[candidate.id] = min(max(outcome.curve[-1][0] - candidate.budget + added, LEAST), added)
+            found[candidate.id] = min(max(outcome.curve[-1][0] - candidate.budget + added, MIN_COST), added)
         else:
-            pace = full_seconds(run) if pace is None else pace
-            found[candidate.id] = min(max(outcome.seconds / pace, LEAST), added) if pace > 0 else added
+            pace = median_full_seconds(run) if pace is None else pace
+            found[candidate.id] = min(max(outcome.seconds / pace, MIN_COST), added) if pace > 0 else added
     return found
 
 
-def added_share(run: Run, candidate: Candidate | Proposal) -> float:
+def training_share(run: Run, candidate: Candidate | Proposal) -> float:
     """Return the share of a full training that a candidate or a proposal adds to the one that it resumes."""
     if candidate.resumes is None:
         return candidate.budget
@@ -332,7 +332,7 @@ def added_share(run: Run, candidate: Candidate | Proposal) -> float:
     return candidate.budget - (budget if outcome is None else outcome.left_at(budget))
 
 
-def full_seconds(run: Run) -> float:
+def median_full_seconds(run: Run) -> float:
     """Return the seconds of a full training at the median pace of all ok trainings; 0 without any."""
     paces = [seconds / added for seconds, added in _done(run)]
     return median(paces) if paces else 0.0
@@ -341,7 +341,7 @@ def full_seconds(run: Run) -> float:
 def _done(run: Run) -> list[tuple[float, float]]:
     """Return the seconds of each ok training, and its share of a full one."""
     oks = [run.candidates[id] for id in run.recorded if run.outcomes[id].status == "ok"]
-    rows = [(run.outcomes[one.id].seconds, added_share(run, one)) for one in oks]
+    rows = [(run.outcomes[one.id].seconds, training_share(run, one)) for one in oks]
     return [(seconds, added) for seconds, added in rows if added > 0]
 
 
@@ -359,13 +359,13 @@ def caveats(run: Run) -> list[str]:
     return found
 
 
-def statuses(run: Run) -> dict[str, int]:
+def status_counts(run: Run) -> dict[str, int]:
     """Return the number of results by status, ok first, then the most frequent."""
     counts = Counter(outcome.status for outcome in run.outcomes.values())
     return dict(sorted(counts.items(), key=lambda item: (item[0] != "ok", -item[1], item[0])))
 
 
-def failures(run: Run) -> list[tuple[str, list[int]]]:
+def failures_by_cause(run: Run) -> list[tuple[str, list[int]]]:
     """Return the failed trials by their cause: the first error with its status, and the ids; the most frequent first.
 
     Errors that differ only in numbers and quoted texts have the same cause.
@@ -386,7 +386,7 @@ def failure_lines(run: Run) -> list[str]:
     """Return a line for each cause of failed trials."""
     return [
         f"  {len(ids)} of {counted(len(run.outcomes), 'trial')} {text} (trial {ids[0]}{', …' if ids[1:] else ''})"
-        for text, ids in failures(run)[:MOST_FAILURES]
+        for text, ids in failures_by_cause(run)[:MOST_FAILURES]
     ]
 
 
@@ -400,7 +400,7 @@ def failure_lines(run: Run) -> list[str]:
 # These are pure functions of trials in the order in which their results were reported, so a run that stops by them
 # stops there again in a replay. benchmarks/stopping.py measures how often they are right.
 
-FEWEST = 16
+MIN_LOSSES_FOR_CHANCE = 16
 """Fewest genomes with a loss for a prediction."""
 
 SHARE, WINDOW = 0.5, 16
@@ -412,10 +412,10 @@ TAIL = 1 / 3
 BELIEF = 24
 """Weight of the tail's estimate, in trainings."""
 
-DONE = 0.05
+DONE_CHANCE = 0.05
 """Chance of an improvement below which a run that stops by itself ends."""
 
-DONE_BY_ITSELF = "no further improvement is likely: "
+DONE_REASON = "no further improvement is likely: "
 """Beginning of the reason for which such a run has ended."""
 
 
@@ -434,7 +434,7 @@ class MoreTrials:
     noise: float
 
 
-def noise_of(trials: Sequence[Trial]) -> float:
+def seed_noise(trials: Sequence[Trial]) -> float:
     """Return the standard deviation of a genome's first loss between seeds, pooled over genomes.
 
     NaN if fewer than two extra seeds are known.
@@ -455,7 +455,7 @@ def noise_of(trials: Sequence[Trial]) -> float:
     return math.sqrt(squares / freedom) if freedom > 1 else math.nan
 
 
-def chance(losses: Sequence[float], noise: float, trainings: int) -> float:
+def improvement_chance(losses: Sequence[float], noise: float, trainings: int) -> float:
     """Return the chance that the lowest of the next losses is below the lowest so far by more than the noise.
 
     Args:
@@ -464,9 +464,9 @@ def chance(losses: Sequence[float], noise: float, trainings: int) -> float:
         trainings: Number of next trainings.
 
     Returns:
-        NaN for fewer than `FEWEST` losses.
+        NaN for fewer than `MIN_LOSSES_FOR_CHANCE` losses.
     """
-    if len(losses) < FEWEST:
+    if len(losses) < MIN_LOSSES_FOR_CHANCE:
         return math.nan
     latest = np.sort(np.array(losses[-max(WINDOW, math.ceil(SHARE * len(losses))) :]))
     count = max(4, math.ceil(TAIL * len(latest)))
@@ -489,7 +489,7 @@ def _since(losses: Sequence[float], noise: float) -> int:
     return since
 
 
-def further(trials: Sequence[Trial], trainings: int, fresh: Sequence[Trial] = ()) -> MoreTrials | None:
+def predict_more_trials(trials: Sequence[Trial], trainings: int, fresh: Sequence[Trial] = ()) -> MoreTrials | None:
     """Return the prospect of more trainings; None if too little is known, for example the noise between seeds.
 
     Args:
@@ -497,26 +497,26 @@ def further(trials: Sequence[Trial], trainings: int, fresh: Sequence[Trial] = ()
         trainings: Number of next trainings.
         fresh: Trainings of the final comparison, which add seeds of the same genomes.
     """
-    noise = noise_of([*trials, *fresh])
+    noise = seed_noise([*trials, *fresh])
     if math.isnan(noise):
         return None
     firsts: dict[str, float] = {}
     for trial in trials:
         if trial.rankable and trial.feasible and trial.losses is not None:
             firsts.setdefault(trial.key, trial.losses[0])
-    found = chance(list(firsts.values()), noise, trainings)
+    found = improvement_chance(list(firsts.values()), noise, trainings)
     return None if math.isnan(found) else MoreTrials(found, trainings, noise)
 
 
-def further_of(run: Run) -> MoreTrials | None:
+def predict_next_generation(run: Run) -> MoreTrials | None:
     """Return the prospect of one more generation; seeds of the final comparison count for the noise."""
     if len(run.objectives) > 1:
         return None
     trials = [run.trial(id) for id in run.sequence()]
-    return further(trials, run.manifest.population, read_comparison(run))
+    return predict_more_trials(trials, run.manifest.population, read_comparison(run))
 
 
-def in_words(found: MoreTrials) -> str:
+def describe_more_trials(found: MoreTrials) -> str:
     """Return the prospect as words without a full stop."""
     percent = 100 * found.chance
     chance = "less than 1%" if percent < 0.5 else "more than 99%" if percent > 99.5 else f"{percent:.0f}%"
@@ -527,20 +527,20 @@ def in_words(found: MoreTrials) -> str:
 # The verdict as text
 
 
-def spread(row: FreshValues | None) -> str:
+def show_fresh_values(row: FreshValues | None) -> str:
     """Return values over fresh seeds as mean, standard error and number of seeds."""
     if row is None:
         return "-"
     if not row.values:
         return f"all {row.failures} failed"
     failed = f" ({row.failures} failed)" if row.failures else ""
-    error = f" ± {fixed(row.error)}" if len(row.values) > 1 else ""
-    return f"{fixed(row.mean)}{error} (n={len(row.values)}){failed}"
+    error = f" ± {show_decimals(row.error)}" if len(row.values) > 1 else ""
+    return f"{show_decimals(row.mean)}{error} (n={len(row.values)}){failed}"
 
 
-def verdict(end: Closing) -> str:
+def verdict(end: RunResult) -> str:
     """Return in one line whether the best beats the default, and how the comparison was made to fit into the hours."""
-    said, fitted = _verdict(end), end.fitted
+    said, fitted = _verdict(end), end.reduced_comparison
     if fitted is None:
         return said
     if not fitted.finalists:
@@ -551,7 +551,7 @@ def verdict(end: Closing) -> str:
     return f"{said}; to fit into {fitted.hours:g} hours, the final comparison had {' and '.join(parts)}"
 
 
-def _verdict(end: Closing) -> str:
+def _verdict(end: RunResult) -> str:
     final = end.comparison
     if not end.results:
         return "no evaluation finished"
@@ -565,7 +565,7 @@ def _verdict(end: Closing) -> str:
     if final is None and end.best.id == end.default.id:
         return "nothing beat the default genome"
     if final is None:
-        return f"difference: {fixed(end.gain)} on one seed each: it may be luck"
+        return f"difference: {show_decimals(end.gain)} on one seed each: it may be luck"
     if not final.over:
         return "the final comparison is not complete: `evo-tune resume` continues it; the best is that of the search"
     if final.chosen is None:
@@ -575,39 +575,40 @@ def _verdict(end: Closing) -> str:
     if end.best.id == final.chosen:
         return _difference(end, final)
     if final.gain <= 0.0:
-        error = "" if math.isnan(final.error) else f" ± {fixed(final.error)}"
-        where = "on fresh seeds and the test set" if end.tested else "on fresh seeds"
-        worse = f"{fixed(-final.gain)}{error} worse" if final.gain else "exactly as good"
+        error = "" if math.isnan(final.error) else f" ± {show_decimals(final.error)}"
+        where = "on fresh seeds and the test set" if end.on_test_set else "on fresh seeds"
+        worse = f"{show_decimals(-final.gain)}{error} worse" if final.gain else "exactly as good"
         worse = f"trial {final.chosen}, the finalist, is {worse}"
         return f"nothing beat the default genome: {where} {worse}"
     return f"trial {final.chosen}, the best finalist, failed on fresh seeds where the default did not: use the default"
 
 
-def _difference(end: Closing, final: ComparisonState) -> str:
+def _difference(end: RunResult, final: ComparisonState) -> str:
     """Return the gain of the chosen finalist with its error."""
     said = f"the best {'beats' if final.beats else 'does not clearly beat'} the default"
     if math.isnan(final.error):
-        return f"difference: {fixed(final.gain)} on one fresh seed: {said}"
+        return f"difference: {show_decimals(final.gain)} on one fresh seed: {said}"
     errors = f"{final.gain / final.error:.1f} standard errors" if final.error else "no spread between seeds"
-    how = f"{errors}, paired over {final.pairs} fresh seeds" + (", on the test set" if end.tested else "")
-    return f"difference: {fixed(final.gain)} ± {fixed(final.error)}: {said} ({how})"
+    how = f"{errors}, paired over {final.pairs} fresh seeds" + (", on the test set" if end.on_test_set else "")
+    return f"difference: {show_decimals(final.gain)} ± {show_decimals(final.error)}: {said} ({how})"
 
 
-def against_baseline(found: Baseline) -> str:
+def baseline_verdict(found: Baseline) -> str:
     """Return in one line, without a full stop, whether the best beats the baseline."""
     name = found.name
     if found.value is None:
         return f"{name} has no value to compare with: {found.problem}"
     if found.best is None:
-        return f"{name}: {found.metric} {fixed(found.value)}"
-    pair = f"{found.metric} {fixed(found.best)} against {fixed(found.value)}"
+        return f"{name}: {found.metric} {show_decimals(found.value)}"
+    pair = f"{found.metric} {show_decimals(found.best)} against {show_decimals(found.value)}"
     if math.isnan(found.error):
         better = "better" if found.gain > 0.0 else "not better"
         return f"the best trial is {better} than {name} on one seed: {pair}, on the data that chose the best"
-    size = f"by {fixed(abs(found.gain))} ± {fixed(found.error)}"
+    size = f"by {show_decimals(abs(found.gain))} ± {show_decimals(found.error)}"
     if found.beaten is None:
-        return f"the best trial does not clearly beat {name}: {pair}, a difference of {fixed(found.gain)} ± " + fixed(
-            found.error
+        return (
+            f"the best trial does not clearly beat {name}: {pair}, a difference of {show_decimals(found.gain)} ± "
+            + show_decimals(found.error)
         )
     if found.beaten:
         return f"the best trial beats {name} {size}: {pair}"
@@ -617,27 +618,27 @@ def against_baseline(found: Baseline) -> str:
 # Widened ranges as text
 
 
-def as_range(gene: Gene) -> str:
+def show_range(gene: Gene) -> str:
     """Return the range of a gene: [0.0001, 0.03], or the values of a choice between bars."""
     if isinstance(gene, Choice):
         return "|".join(map(show_value, gene.values))
     return f"[{show_value(gene.decode(0.0))}, {show_value(gene.decode(1.0))}]"
 
 
-def as_sentence(one: Widening) -> str:
+def describe_widening(one: Widening) -> str:
     """Return a widening in one line: the genes with their new ranges, and the reason."""
-    ranges = ", ".join(f"{printable(name)} widened to {as_range(gene)}" for name, gene in one.changed.items())
+    ranges = ", ".join(f"{printable(name)} widened to {show_range(gene)}" for name, gene in one.changed.items())
     return f"{ranges}: {one_line(one.reason) or 'as you asked on resume'}"
 
 
-def wider_ranges(run: Run) -> dict[str, str]:
+def present_ranges(run: Run) -> dict[str, str]:
     """Return the present range of each gene that was widened, by name."""
     changed = {name for one in run.widened for name in one.changed}
-    return {name: as_range(gene) for name, gene in run.genes.items() if name in changed}
+    return {name: show_range(gene) for name, gene in run.genes.items() if name in changed}
 
 
-def ranges_line(run: Run) -> Iterator[str]:
+def range_lines(run: Run) -> Iterator[str]:
     """Yield a line with the present ranges of the genes that were widened, if there are any."""
     if run.widened:
-        found = ", ".join(f"{printable(name)} {text}" for name, text in wider_ranges(run).items())
+        found = ", ".join(f"{printable(name)} {text}" for name, text in present_ranges(run).items())
         yield f"widened ranges: {found}"

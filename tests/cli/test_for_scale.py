@@ -31,7 +31,7 @@ from evo_tune.options.sizes import parse_target_size
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report import charts
 from evo_tune.report.charts.scale import read_recipe, write_recipe
-from evo_tune.report.run_data import Material
+from evo_tune.report.run_data import RunData
 from evo_tune.store.run import Run
 from tests.here import Here
 
@@ -197,7 +197,7 @@ def test_a_run_for_no_larger_model_says_nothing_of_one(searched: Callable[..., R
     manifest = msgspec.structs.replace(run.manifest, settings=replace(run.manifest.settings, for_scale=""))
     (run.folder / "_run.json").write_bytes(msgspec.json.encode(manifest))
     assert read_recipe(Run.open(run.folder)) is None
-    assert "scale" not in charts.parts(Material(Run.open(run.folder)))
+    assert "scale" not in charts.parts(RunData(Run.open(run.folder)))
 
 
 @pytest.mark.parametrize("data", [b"", b"[1]", b'{"trial": 1}', b"\x80\x04", b"[" * 10**5, b" " * 10**6])
@@ -211,16 +211,16 @@ def test_the_report_has_a_part_about_it(searched: Callable[..., Run]) -> None:
     run = searched({"flops": 1e9, "params": 1e5}, {"flops": 2e9, "params": 2e5})
     told = read_recipe(run)
     assert told is not None
-    found = charts.parts(Material(run))["scale"]
+    found = charts.parts(RunData(run))["scale"]
     assert found.facts["cost of the search"] == f"{told.share:.2%} of that training"
-    assert "No loss can be predicted" in found.reads
-    assert found.commands[0].typed.endswith("--depth 4 --width 256 --tokens 1000000")
+    assert "No loss can be predicted" in found.explanation
+    assert found.commands[0].command.endswith("--depth 4 --width 256 --tokens 1000000")
     write_recipe(run, msgspec.structs.replace(told, loss=2.0, low=1.9, high=2.2, why=""))
     figure = load(str(run.folder)).plot.scale()
     kinds = [trace.meta["kind"] for trace in figure.data]
     assert kinds == ["training", "training", "target"], "two sizes, and the prediction"
     assert figure.data[-1].error_y.array[0] == pytest.approx(0.2)
-    assert "2 (1.9 to 2.2)" in charts.parts(Material(run))["scale"].facts.values()
+    assert "2 (1.9 to 2.2)" in charts.parts(RunData(run))["scale"].facts.values()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 
 from evo_tune.cli.warm_start import read_genomes
 from evo_tune.errors import SpaceError, UsageError
-from evo_tune.report.summary import front
+from evo_tune.report.summary import pareto_front
 from tests.conftest import cut_copy, drive, rows
 from tests.loop.cases import Begin, agrees
 
@@ -130,5 +130,5 @@ def test_of_a_run_with_several_objectives_the_whole_front_is_taken(begin: Begin)
     search = drive(begin("two", strategy="random", objectives=["loss:min", "cost:max"], population=2, trials=30))
     run = search.saved
     genomes = read_genomes(str(run.folder), run.folder.parent)
-    assert genomes == [trial.genome for trial in front(run)]
+    assert genomes == [trial.genome for trial in pareto_front(run)]
     assert len(genomes) > 2

@@ -15,8 +15,8 @@ from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.comparison import collect, comparison_jobs
 from evo_tune.loop.search import Search
 from evo_tune.report.final_comparison import FreshTraining
-from evo_tune.report.recommendation import FreshValues, compared, comparison_of, fresh_values, recommended
-from evo_tune.report.summary import Closing, closing, leaders, verdict
+from evo_tune.report.recommendation import FreshValues, comparison_of, comparison_result, fresh_values, recommend_trial
+from evo_tune.report.summary import RunResult, best_trials, run_result, verdict
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows
@@ -29,14 +29,14 @@ def falling(search: Search, candidate: Candidate) -> dict[str, float]:
     return {"loss": 10.0 - candidate.id}
 
 
-def settled(run: Run, loss: Callable[[int, str, int], float | None]) -> Closing:
+def settled(run: Run, loss: Callable[[int, str, int], float | None]) -> RunResult:
     """Play a run's comparison with these losses, by trial, purpose and number, and return how it ended."""
     while work := comparison_jobs(run, comparison_of(run)):
         for one, job in work.items():
             found = loss(one.id, one.purpose, one.number)
             failed = Outcome("failed", error="no")
             collect(run, job.candidate, failed if found is None else Outcome("ok", {"loss": found}))
-    return closing(run)
+    return run_result(run)
 
 
 def kept(run: Run) -> set[tuple[int, int]]:
@@ -78,7 +78,7 @@ def test_any_number_of_slots_trains_the_same(begin: Begin) -> None:
         for slots in (1, 3)
     ]
     assert kept(runs[0].saved) == kept(runs[1].saved)
-    assert compared(runs[0].saved) == compared(runs[1].saved)
+    assert comparison_result(runs[0].saved) == comparison_result(runs[1].saved)
     assert [run.best and run.best.id for run in runs[:1]] == [run.best and run.best.id for run in runs[1:]]
 
 
@@ -105,13 +105,13 @@ def test_a_final_comparison_that_was_stopped_goes_on_exactly(begin: Begin, resum
     assert search.saved.ended == "interrupted"
     before = read_comparison(Run.open(search.saved.folder))
     assert 1 <= len(before) < len(kept(whole))
-    assert closing(search.saved).beaten is None
-    assert "the final comparison is not complete" in verdict(closing(search.saved))
+    assert run_result(search.saved).beaten is None
+    assert "the final comparison is not complete" in verdict(run_result(search.saved))
     again = resume("run").run()
     after = read_comparison(Run.open(again.saved.folder))
     assert after[: len(before)] == before
     assert kept(again.saved) == kept(whole)
-    assert compared(again.saved) == compared(whole)
+    assert comparison_result(again.saved) == comparison_result(whole)
     assert comparison_jobs(again.saved, comparison_of(again.saved)) == {}
 
 
@@ -131,7 +131,7 @@ def test_a_planned_comparison_is_completed_as_planned_though_its_hours_are_over(
     again = resume("run").run()
     assert again.saved.ended == "1e-06 hours are over"
     assert sorted(trial.id for trial in read_comparison(again.saved)) == [0, 0, 5, 5]
-    said = verdict(closing(again.saved))
+    said = verdict(run_result(again.saved))
     assert "to fit into 1e-06 hours, the final comparison had 1 of 2 finalists and 2 of at most 6 seeds" in said
     assert comparison_of(resume("run", finalists=3).saved).finalists == (5, 4, 3), "asked for anew"
 
@@ -168,9 +168,9 @@ def test_the_choice_and_the_report_have_seeds_of_their_own(begin: Begin, resume:
     assert wanted[FreshTraining(5, "choose", 1)].candidate.seed == wanted[FreshTraining(4, "choose", 1)].candidate.seed
     assert len({job.candidate.seed for job in wanted.values()}) == 3
     end = settled(run, lambda id, purpose, number: {0: 9.0, 4: 1.0, 5: 2.0}[id] + (number % 3) / 100 * (1 + id))
-    best = recommended(run)
+    best = recommend_trial(run)
     assert best is not None
-    assert (best.id, end.best and end.best.id, leaders(run, 2)[0].id) == (4, 4, 4)
+    assert (best.id, end.best and end.best.id, best_trials(run, 2)[0].id) == (4, 4, 4)
     assert end.beaten
     assert end.fresh_best is not None
     assert end.fresh_best.values == (1.05, 1.1), "the values of the reporting seeds alone"
@@ -222,7 +222,7 @@ def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, r
     quick.write_text(quick.read_text() + "\nOTHER = 1\n")
     changed = resume("run", accept_changes=True)
     assert not read_comparison(changed.saved)
-    assert closing(changed.saved).beaten is None
+    assert run_result(changed.saved).beaten is None
     assert fresh_values(changed.saved) == ()
     second = changed.run().saved
     assert len(kept(second)) == 4
@@ -256,5 +256,5 @@ def test_a_failing_final_comparison_stops_nothing_else(begin: Begin, resume: Beg
     search = resume("run", accept_changes=True, slots=1, final_seeds=1).run()
     run = Run.open(search.saved.folder)
     assert [(row.values, row.failures) for row in fresh_values(run)] == [((), 2), ((), 2)]
-    assert "they cannot be compared" in verdict(closing(run))
+    assert "they cannot be compared" in verdict(run_result(run))
     assert len(search.trials) == 6

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evo_tune.forecast import CLOSING
+from evo_tune.forecast import CLOSING_SECONDS
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import Job
 from evo_tune.loop.search import Search
-from evo_tune.report.recommendation import compared, comparison_of, recommended
-from evo_tune.report.summary import added_share, closing, verdict
+from evo_tune.report.recommendation import comparison_of, comparison_result, recommend_trial
+from evo_tune.report.summary import run_result, training_share, verdict
 from evo_tune.store.run import Run
 from tests.conftest import QUICK
 from tests.loop.cases import Begin
@@ -88,7 +88,7 @@ class World:
         running: list[tuple[float, int, float, Candidate]] = []
         while True:
             while len(running) < self.slots and (candidate := search.ask()) is not None:
-                took = self.seconds(candidate.genome, added_share(search.saved, candidate))
+                took = self.seconds(candidate.genome, training_share(search.saved, candidate))
                 heapq.heappush(running, (self.now + took, candidate.id, took, candidate))
             if not running:
                 return
@@ -148,7 +148,7 @@ def ended(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_di
         assert world.interrupted or re.search("hours (are|is) over", str(search.finished))
         world.compare(search)
         world.run = search.saved
-        return (world.now + CLOSING) / (3600 * HOURS)
+        return (world.now + CLOSING_SECONDS) / (3600 * HOURS)
 
     return play
 
@@ -172,7 +172,7 @@ def test_hours_leave_the_time_of_trainings_after_the_comparison(slots: int, ende
         world = World(slots, seed, 3600 * HOURS * slots / 150)
         end = ended(world, after=10.0)
         assert world.run is not None
-        best = recommended(world.run)
+        best = recommend_trial(world.run)
         assert best is not None
         ends.append(end + sum(world.seconds(best.genome) for _ in range(10)) / (3600 * HOURS))
     assert max(ends) <= 1.0 + NEAR, ends
@@ -204,12 +204,12 @@ def test_hours_hold_whatever_trainings_take(draw: int, ended: Play) -> None:
     order = ("arrival", "proposal")[draw // 3 % 2]
     end = ended(world, final_seeds=seeds, finalists=finalists, fidelity=rungs, order=order)
     assert end <= 1.0 + TICK / (3600 * HOURS), (each, world.slots)
-    found, run = compared(world.run), world.run
+    found, run = comparison_result(world.run), world.run
     assert found is None or found.state.over
     assert len(run.candidates) - len(run.outcomes) <= world.interrupted, "a longer run trains these again"
     again = Run.open(run.folder)
     assert comparison_of(again) == comparison_of(run)
-    assert compared(again) == found
+    assert comparison_result(again) == found
 
 
 def test_a_comparison_is_made_smaller_and_the_verdict_says_so(ended: Play) -> None:
@@ -217,7 +217,7 @@ def test_a_comparison_is_made_smaller_and_the_verdict_says_so(ended: Play) -> No
     for seed, slots in ((1, 1), (3, 1), (0, 2)):
         world = World(slots, seed, 3600 * HOURS * slots / 10, wild=0.05)
         assert ended(world) <= 1.0 + NEAR
-        said.append(verdict(closing(world.run)))
+        said.append(verdict(run_result(world.run)))
     assert "to fit into 0.1 hours, the final comparison had 2 of at most 6 seeds" in said[0]
     assert "; no final comparison: 2 seeds of the best and of the default did not fit into 0.1 hours" in said[2]
 

@@ -57,7 +57,7 @@ class Machine:
             testable = self.recorded.get(0, failing()).status == "ok"
             verdict = self.health.came(device, id, outcome, others, testable)
             if verdict is Verdict.TEST:
-                verdict = self.health.tested(device, id, self.train(device, 0))
+                verdict = self.health.on_test_set(device, id, self.train(device, 0))
             assert verdict is not Verdict.TEST
             if verdict is Verdict.HOLD:
                 again.append(id)
@@ -157,8 +157,8 @@ def test_the_default_is_the_test_of_the_only_device():
     health.came("cpu", 0, OK, [], False)
     verdicts = [health.came("cpu", id, failing(), [], True) for id in range(1, SICK + 1)]
     assert verdicts == [Verdict.RECORD] * (SICK - 1) + [Verdict.TEST]
-    assert health.tested("cpu", SICK, OK) is Verdict.RECORD
+    assert health.on_test_set("cpu", SICK, OK) is Verdict.RECORD
     verdicts = [health.came("cpu", id, failing(), [], True) for id in range(SICK + 1, 2 * SICK + 1)]
     assert verdicts == [Verdict.RECORD] * (SICK - 1) + [Verdict.TEST]
-    assert health.tested("cpu", 2 * SICK, failing()) is Verdict.HOLD
+    assert health.on_test_set("cpu", 2 * SICK, failing()) is Verdict.HOLD
     assert "it fails the default genome too, which did well before" in health.aside["cpu"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.report.recommendation import compared
-from evo_tune.report.summary import closing, verdict
+from evo_tune.report.recommendation import comparison_result
+from evo_tune.report.summary import run_result, verdict
 from evo_tune.store.run import Run
 from tests.loop.cases import Begin
 
@@ -42,12 +42,12 @@ def test_a_process_ends_within_its_hours(quick: Path, tmp_path: Path, resume: Be
     assert run.seconds <= HOURS * 3600
     assert re.search(r"hours (are|is) over", str(run.ended))
     if sleep < 2.0:
-        found = compared(run)
+        found = comparison_result(run)
         assert found is not None
         assert found.state.over
     else:
         assert len(run.outcomes) < len(run.candidates), "the last trainings were ended"
-        assert verdict(closing(run)) == "no evaluation finished"
+        assert verdict(run_result(run)) == "no evaluation finished"
     pending = {one.id for one in run.candidates} - set(run.outcomes)
     again = resume("run", hours=1.0)
     assert all(again.ask().id == id for id in sorted(pending)), "a longer run trains them first"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evo_tune.errors import RunError
-from evo_tune.forecast import CLOSING
+from evo_tune.forecast import CLOSING_SECONDS
 from evo_tune.forecast.timing import Durations, Pace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome, genome_key
@@ -19,7 +19,7 @@ from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import OVER, Job
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import comparison_of
-from evo_tune.report.summary import closing, spent, verdict
+from evo_tune.report.summary import run_result, total_cost, verdict
 from evo_tune.store.run import Run
 from tests.conftest import QUICK, drive
 from tests.loop.cases import Begin
@@ -53,11 +53,11 @@ def test_a_budget_counts_what_a_failed_training_had(begin: Begin, resume: Begin)
     run = search.saved
     failed = [len(outcome.curve) for outcome in run.outcomes.values() if outcome.status == "failed"]
     oks = len(run.outcomes) - len(failed)
-    assert spent(run) == pytest.approx(oks + sum(0.5 if curve else 0.1 for curve in failed))
-    assert 5.0 <= spent(run) < 6.0
+    assert total_cost(run) == pytest.approx(oks + sum(0.5 if curve else 0.1 for curve in failed))
+    assert 5.0 <= total_cost(run) < 6.0
     assert len(failed) >= 3
     assert len(run.outcomes) > 6
-    assert spent(Run.open(run.folder)) == spent(run), "a pure function of the journal"
+    assert total_cost(Run.open(run.folder)) == total_cost(run), "a pure function of the journal"
     assert drive(resume("run")).finished == "the budget of 5 full trainings is spent"
 
 
@@ -103,7 +103,7 @@ def test_hours_leave_room_for_a_training_and_the_final_comparison(begin: Begin) 
     deadline, candidate = deadline_of(search, clock), search.ask()
     assert candidate is not None
     # The middle of the comparison's looks: one finalist and the default, 2, 4 or 6 seeds, two slots.
-    room = 100.0 * (2 + 6) / 2 + CLOSING
+    room = 100.0 * (2 + 6) / 2 + CLOSING_SECONDS
     clock[0] = 3600.0 - room - 101
     assert deadline.fits(candidate)
     assert deadline.reached() is None
@@ -114,7 +114,7 @@ def test_hours_leave_room_for_a_training_and_the_final_comparison(begin: Begin) 
     assert deadline.reached() == "the search's part of 1 hours is over (the rest is for the final comparison)"
     assert deadline_of(search, clock, slots=4).reached() is None
     assert not deadline.is_over()
-    clock[0] = 3600.0 - 1.1 * 200.0 - CLOSING - 0.9
+    clock[0] = 3600.0 - 1.1 * 200.0 - CLOSING_SECONDS - 0.9
     assert deadline.is_over(), "running trainings leave the time of the smallest comparison"
     alone = deadline_of(search, clock, session=search.session.but(final_seeds=0))
     assert alone.fits(candidate)
@@ -155,23 +155,23 @@ def test_a_promotion_takes_what_it_adds(begin: Begin, tmp_path: Path) -> None:
     assert first is not None
     search.tell(first, Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=30.0))
     genome = first.genome
-    assert deadline_of(search, [0.0]).durations.expected(genome, 0.25) == pytest.approx(30.0)
+    assert deadline_of(search, [0.0]).durations.expected_seconds(genome, 0.25) == pytest.approx(30.0)
     promoted = search.ask()
     assert promoted is not None
     assert promoted.resumes == first.id
-    clock = [3600.0 - CLOSING - 89.0]
+    clock = [3600.0 - CLOSING_SECONDS - 89.0]
     assert not deadline_of(search, clock).fits(promoted), "three quarters of 120 s"
     clock[0] -= 2.0
     assert deadline_of(search, clock).fits(promoted)
     search.tell(promoted, Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=45.0))
     durations = deadline_of(search, clock).durations
-    assert durations.expected(genome, 0.75) == pytest.approx(45.0), "by other promotions"
-    assert durations.expected(genome, 0.25) == pytest.approx(30.0)
+    assert durations.expected_seconds(genome, 0.75) == pytest.approx(45.0), "by other promotions"
+    assert durations.expected_seconds(genome, 0.25) == pytest.approx(30.0)
 
 
 def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: Begin, resume: Begin) -> None:
     search = after_two(begin, name="run")
-    clock = [3600.0 - CLOSING - 1.1 * 200.0 - 1.0]
+    clock = [3600.0 - CLOSING_SECONDS - 1.1 * 200.0 - 1.0]
     deadline_of(search, clock).plan()
     assert deadline_of(search, [0.0]).reached() is not None, "the search is over, even if a resume has more time"
     planned = comparison_of(search.saved)
@@ -188,7 +188,7 @@ def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: 
     jobs.end()
     events = search.saved.journal.path.read_text().count('"event":"comparison"')
     assert events == 2, "a plan is recorded where it changes"
-    assert "no final comparison" in verdict(closing(search.saved))
+    assert "no final comparison" in verdict(run_result(search.saved))
     search.close()
     again = resume("run")
     assert comparison_of(again.saved).seeds == 0, "the same limits: the plan is not made anew"
@@ -216,7 +216,7 @@ def test_a_comparison_whose_time_is_over_keeps_what_is_complete(begin: Begin) ->
     assert jobs.expired()
     jobs.end()
     assert comparison_of(search.saved).looks == (2,)
-    assert closing(search.saved).beaten is not None
+    assert run_result(search.saved).beaten is not None
 
 
 def test_a_later_result_makes_a_plan_outdated(begin: Begin) -> None:
@@ -238,8 +238,8 @@ def test_an_evaluators_prediction_is_corrected_by_what_trainings_took(begin: Beg
         return {"seconds": known.get(genome_key(genome), 200.0)}
 
     durations = Durations(search.saved, search.space, estimate, None)
-    assert durations.expected(search.saved.candidates[0].genome) == pytest.approx(100.0)
-    assert durations.expected({**search.saved.candidates[0].genome, "n": 64}, 0.5) == pytest.approx(200.0)
+    assert durations.expected_seconds(search.saved.candidates[0].genome) == pytest.approx(100.0)
+    assert durations.expected_seconds({**search.saved.candidates[0].genome, "n": 64}, 0.5) == pytest.approx(200.0)
 
 
 def test_what_is_not_a_limit_is_kept_on_resume(begin: Begin, resume: Begin) -> None:

@@ -15,8 +15,8 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Maximize, Outcome
 from evo_tune.loop.comparison import collect, comparison_jobs
 from evo_tune.loop.search import Search
-from evo_tune.report.recommendation import comparison_of, fresh_values, recommended, reported
-from evo_tune.report.summary import closing, verdict
+from evo_tune.report.recommendation import comparison_of, fresh_values, recommend_trial, reported_objective
+from evo_tune.report.summary import run_result, verdict
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 from tests.conftest import drive
@@ -94,17 +94,17 @@ def test_finalists_are_chosen_by_validation_and_compared_by_the_test_set(begin: 
             more = {"test_loss": test[one.id] + one.number / 100 * (1 + one.id)} if job.candidate.test else {}
             collect(run, job.candidate, Outcome("ok", {**metrics, **more}))
     assert seen == {("choose", False), ("report", True)}
-    end, best = closing(run), recommended(run)
+    end, best = run_result(run), recommend_trial(run)
     assert best is not None
     assert best.id == 4, "5 is better on the test set, which nothing was chosen by"
-    assert (end.metric, end.reported, end.tested) == ("loss", "test_loss", True)
+    assert (end.metric, end.reported_metric, end.on_test_set) == ("loss", "test_loss", True)
     assert end.gain == pytest.approx(0.5 - 0.04 * 2.5)
     assert verdict(end).endswith("paired over 4 fresh seeds, on the test set)")
 
 
 @pytest.mark.usefixtures("here")
 def test_what_is_better_in_the_search_and_worse_on_the_test_set_is_not_recommended(begin: Begin) -> None:
-    end = closing(begin("run", **SETTINGS).run().saved)
+    end = run_result(begin("run", **SETTINGS).run().saved)
     assert (end.best and end.best.id, end.beaten) == (0, False)
     assert "nothing beat the default genome: on fresh seeds and the test set trial" in verdict(end)
 
@@ -120,7 +120,7 @@ def test_everything_that_tells_of_fresh_seeds_says_test(begin: Begin, quick: Pat
         assert result.exit_code == 0, result.output
         return result.output
 
-    best, end = fresh_values(run)[1], closing(run)
+    best, end = fresh_values(run)[1], run_result(run)
     assert end.beaten
     data = json.loads(typed("best", "run", "--format", "json"))
     assert (data["fresh_seeds"]["metric"], data["fresh_seeds"]["mean"]) == ("test_loss", best.mean)
@@ -153,7 +153,7 @@ def test_a_training_that_is_to_tell_of_the_test_set_and_does_not_has_failed(begi
     errors = {trial.outcome.error for trial in read_comparison(run)}
     assert len(errors) == 1
     assert str(errors.pop()).startswith("evaluate returned no 'test_loss' (it returned loss, accuracy, test_loose")
-    assert "they cannot be compared" in verdict(closing(run))
+    assert "they cannot be compared" in verdict(run_result(run))
 
 
 @pytest.mark.parametrize("given", [{"objectives": ["test_loss:min"]}, {"subject_to": ["test_loss<=1"]}])
@@ -164,7 +164,7 @@ def test_the_test_set_is_no_objective_and_no_limit(begin: Begin, given: dict[str
 
 def test_an_objective_without_a_counterpart_is_compared_as_it_is(begin: Begin, quick: Path) -> None:
     run = begin("run", objectives=["accuracy:max"]).saved
-    assert reported(run) == Maximize("test_accuracy")
+    assert reported_objective(run) == Maximize("test_accuracy")
     quick.write_text(TASK.replace('"accuracy": "test_accuracy"', ""))
     run = begin("other", objectives=["accuracy:max"]).saved
-    assert reported(run) == Maximize("accuracy")
+    assert reported_objective(run) == Maximize("accuracy")

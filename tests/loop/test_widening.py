@@ -20,7 +20,7 @@ from evo_tune.genome.values import genome_key
 from evo_tune.loop.code import code_of
 from evo_tune.loop.proposing import Disagreement, verify
 from evo_tune.loop.search import Search
-from evo_tune.report.charts.next_steps import ends_of
+from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import WIDENINGS, Run
 from tests.conftest import cut_copy, drive, rows, survivors
@@ -276,7 +276,7 @@ def test_a_failed_birth_after_it_is_a_value_too(wide: Begin, resume: Begin) -> N
 def test_what_is_advised_where_the_best_lie_at_an_end_can_be_typed(wide: Begin) -> None:
     search = wide(name="r", strategy="ga", population=8, generations=6)
     run = drive(search, evaluate=lambda search, one: {"loss": -float(one.genome["width"])}).saved
-    line = next(line for line in ends_of(Run.open(run.folder)) if " width" in line)
+    line = next(line for line in range_end_lines(Run.open(run.folder)) if " width" in line)
     words = shlex.split(line.split("`")[1])
     assert words[:3] == ["evo-tune", "resume", "r"]
     more = ["--final-seeds", "0", "--no-report", "--quiet"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evo_tune import Choice, Float, Int, Search, SearchSpace
-from evo_tune.report.run_data import Material
+from evo_tune.report.run_data import RunData
 from evo_tune.store.run import Run
 from tests.conftest import benchmark
 
@@ -70,9 +70,9 @@ def promoted(begin: Callable[..., Search], tmp_path: Path) -> Run:
 
 
 @pytest.fixture(scope="session")
-def material(made: Made) -> Material:
+def material(made: Made) -> RunData:
     """What a run of 80 trials, with failures, pruned ones and parents, is made of."""
-    return Material(made())
+    return RunData(made())
 
 
 @dataclass

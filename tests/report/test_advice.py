@@ -12,16 +12,16 @@ from msgspec import structs
 from evo_tune import Choice, Float, Int, Outcome, SearchSpace
 from evo_tune.cli.commands.run import command as run_command
 from evo_tune.genome.notation import parse_gene
-from evo_tune.report.charts.next_steps import advice, ends_of
+from evo_tune.report.charts.next_steps import advice, range_end_lines
 from evo_tune.report.data import run_details, run_summary
-from evo_tune.report.run_data import Material
+from evo_tune.report.run_data import RunData
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import Made
 
 
 def told(run: Run) -> list[str]:
-    return [f"{command.why} {command.typed}" for command in advice(Material(run))]
+    return [f"{command.why} {command.command}" for command in advice(RunData(run))]
 
 
 def with_losses(run: Run, loss: Any) -> Run:
@@ -43,7 +43,7 @@ def test_bests_at_the_end_of_a_range_are_told_with_the_gene_that_widens_it(made:
     run = with_losses(run, lambda genome: -genome["lr"] + 1e-6 * abs(genome["depth"] - 4))
     text = next(line for line in told(run) if "--gene " in line)
     assert "'lr=log(0.0001,0.03)'" in text
-    (line,) = ends_of(run)
+    (line,) = range_end_lines(run)
     assert f"`evo-tune resume {run.name} --" in line
     assert "--gene 'lr=log(0.0001,0.03)' --trials 96" in line
     assert run_details(run, 1).at_ends == run_summary(run).at_ends == {"lr": "lr=log(0.0001,0.03)"}
@@ -62,7 +62,7 @@ def test_a_runs_command_is_advised_with_all_that_it_needs(made: Made) -> None:
     options = {"metric": patterns, "progress": "step/2000", "shell": True}
     command = "command:python train.py --lr {lr} --kind '{kind}' | tail -1"
     run.manifest = structs.replace(run.manifest, evaluator=command, options=options)
-    text = next(command.typed for command in advice(Material(run)) if command.typed.startswith("evo-tune run"))
+    text = next(command.command for command in advice(RunData(run)) if command.command.startswith("evo-tune run"))
     words = shlex.split(text)
     assert words[:2] == ["evo-tune", "run"]
     given = run_command.make_context("run", words[2:]).params
@@ -72,7 +72,7 @@ def test_a_runs_command_is_advised_with_all_that_it_needs(made: Made) -> None:
     assert (given["progress"], given["shell"], given["warm_start"]) == ("step/2000", True, (run.name,))
     genes = {name: parse_gene(name, text) for name, _, text in (gene.partition("=") for gene in given["genes"])}
     assert genes == {"lr": Float(1e-4, 3e-2, log=True, default=3e-3), "kind": space.genes["kind"]}
-    (line,) = ends_of(run)
+    (line,) = range_end_lines(run)
     assert "--gene 'lr=log(0.0001,0.03) @ 0.003' --trials 96" in line
 
 
@@ -83,14 +83,14 @@ def test_what_the_run_widens_by_itself_is_not_advised_until_its_limit(made: Made
     for limits, advised in (({"lr": (1e-5, 0.1)}, []), ({"lr": (1e-5, 1e-2)}, ["lr"]), ({"depth": (1, 16)}, ["lr"])):
         run.manifest = structs.replace(run.manifest, limits=limits)
         assert list(run_summary(run).at_ends) == advised
-        assert len(ends_of(run)) == len(advised)
+        assert len(range_end_lines(run)) == len(advised)
 
 
 def test_one_best_at_an_end_is_told_though_the_others_lie_inside(made: Made) -> None:
     run = made(60, space=SearchSpace(lr=Float(1e-4, 1e-2, log=True), depth=Int(1, 8)))
     run.candidates = [replace(c, genome={**c.genome, "lr": 1e-2}) if c.id == 7 else c for c in run.candidates]
     run = with_losses(run, lambda genome: -1.0 if genome["lr"] == 1e-2 else abs(genome["lr"] - 1e-3))
-    (line,) = ends_of(run)
+    (line,) = range_end_lines(run)
     assert "lr (1 of the best 6 trials is at its high end, 0.01)" in line
 
 
@@ -125,6 +125,6 @@ def test_a_run_that_has_not_ended_is_told_how_it_goes_on(made: Made, tmp_path: P
 
 
 def test_a_running_run_is_told_of_failures_only(made: Made) -> None:
-    found = advice(Material(made()), running=True)
+    found = advice(RunData(made()), running=True)
     assert found
-    assert not [one for one in found if one.typed], "no command continues a run that is running"
+    assert not [one for one in found if one.command], "no command continues a run that is running"

@@ -16,7 +16,7 @@ from evo_tune import Float, Outcome, SearchSpace
 from evo_tune.report.charts import MOST_MARKS, parallel
 from evo_tune.report.page import inline_library, report, write_beside, write_report
 from evo_tune.report.recommendation import fresh_values
-from evo_tune.report.run_data import Material
+from evo_tune.report.run_data import RunData
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import HOSTILE, SAMPLE, Made, Open, Opened, hostile_space, opened_in
@@ -101,7 +101,7 @@ def test_the_samples_report_is_drawn_whole_and_in_silence(sample: tuple[Opened, 
     opened, path = sample
     assert opened.said == []
     assert opened.asked == [path.resolve().as_uri()]
-    material = Material(Run.open(SAMPLE))
+    material = RunData(Run.open(SAMPLE))
     count = len(material.ranked)
     for chart in ("history-0", "history-1", "history-2"):
         assert opened.marks(chart) == len(material.trials) + 1  # failures too; the recommended trial has a second mark
@@ -131,10 +131,10 @@ def test_failures_rungs_and_pruned_trainings_are_drawn(browse: Open, alone: Any,
 def test_two_objectives_have_their_front(browse: Open, alone: Any, made: Made) -> None:
     run = made(90, seed=4, objectives=("loss:min", "params:min"))
     opened = browse(alone(run))
-    from evo_tune.report.summary import front
+    from evo_tune.report.summary import pareto_front
 
     drawn = opened.count("#front-0 .trace.scatter:nth-of-type(2) .point")
-    assert drawn == len(front(run)) > 1
+    assert drawn == len(pareto_front(run)) > 1
     assert opened.page.locator("h2").first.inner_text() == f"{drawn} trials on the Pareto front"
     assert opened.count("#front-1 .scatterlayer .js-line") == 1  # the hypervolume
 
@@ -237,7 +237,7 @@ def test_a_trial_links_to_its_log_only_in_the_runs_folder(browse: Open, alone: A
 # Brushing.
 
 
-def test_dragging_along_an_axis_filters_the_lines(plain: Opened, material: Material) -> None:
+def test_dragging_along_an_axis_filters_the_lines(plain: Opened, material: RunData) -> None:
     opened = plain
     drawn = parallel.lines(material)
     kept, places = drawn.ranks, drawn.places
@@ -262,7 +262,7 @@ def test_dragging_along_an_axis_filters_the_lines(plain: Opened, material: Mater
     assert opened.said == []
 
 
-def test_sliders_filter_by_keyboard(plain: Opened, material: Material) -> None:
+def test_sliders_filter_by_keyboard(plain: Opened, material: RunData) -> None:
     opened = plain
     drawn = parallel.lines(material)
     kept, places = drawn.ranks, drawn.places
@@ -451,7 +451,7 @@ def usable(opened: Opened, run: Run) -> None:
     assert marks < 10_000
     assert opened.marks("history-0") <= 2 * MOST_MARKS
     assert (
-        f"{MOST_MARKS} of {len(Material(run).ranked)} results are drawn" in opened.page.locator("#history").inner_text()
+        f"{MOST_MARKS} of {len(RunData(run).ranked)} results are drawn" in opened.page.locator("#history").inner_text()
     )
     opened.page.locator("#parallel-0").scroll_into_view_if_needed()
     drag(opened, "parallel-0", 1, 0.5, 1.0)

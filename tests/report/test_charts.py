@@ -17,6 +17,7 @@ from evo_tune.report import charts
 from evo_tune.report.charts import (
     as_plotly,
     curves,
+    escape_label,
     front,
     history,
     lineage,
@@ -24,15 +25,14 @@ from evo_tune.report.charts import (
     pairs,
     parallel,
     resources,
-    safe,
     seeds,
     slots,
-    thinned,
+    spread_indices,
     trials,
 )
 from evo_tune.report.recommendation import fresh_values
-from evo_tune.report.run_data import Material
-from evo_tune.report.summary import best_so_far, spent
+from evo_tune.report.run_data import RunData
+from evo_tune.report.summary import best_so_far, total_cost
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import SAMPLE, Made
@@ -42,13 +42,13 @@ def test_parts_come_in_the_order_of_what_matters() -> None:
     order = ["verdict", "next_steps", "history", "lineage", "parallel", "slices", "pairs", "importances"]
     order += ["curves", "front", "resources", "scale", "slots", "seeds", "trials"]
     assert charts.names() == order
-    found = charts.parts(Material(Run.open(SAMPLE)))
+    found = charts.parts(RunData(Run.open(SAMPLE)))
     assert list(found) == [name for name in order if name not in ("front", "scale", "failures")]  # nothing failed
-    assert all(part.title and part.reads.endswith(".") for part in found.values())
+    assert all(part.title and part.explanation.endswith(".") for part in found.values())
 
 
 def test_a_run_that_has_only_begun_says_so_and_nothing_else(made: Made, tmp_path: Path) -> None:
-    found = charts.parts(Material(Run.open(cut_copy(made(), tmp_path / "begun", 3))))
+    found = charts.parts(RunData(Run.open(cut_copy(made(), tmp_path / "begun", 3))))
     assert list(found) == ["verdict", "next_steps", "trials"]
 
 
@@ -56,8 +56,8 @@ def test_a_run_that_has_only_begun_says_so_and_nothing_else(made: Made, tmp_path
     "name", [name for name in charts.names() if hasattr(charts.chart_of(name), "draw") and name != "scale"]
 )
 def test_every_chart_has_figures_of_its_own(name: str, made: Made) -> None:
-    material = Material(made(80, objectives=("loss:min", "params:min")))
-    figure = charts.chart_of(name).draw(Material(Run.open(SAMPLE)) if name == "seeds" else material)
+    material = RunData(made(80, objectives=("loss:min", "params:min")))
+    figure = charts.chart_of(name).draw(RunData(Run.open(SAMPLE)) if name == "seeds" else material)
     drawn = as_plotly(figure)  # plotly checks each property
     assert type(drawn).__name__ == "Figure"
     assert drawn.to_json()
@@ -68,7 +68,7 @@ def test_every_chart_has_figures_of_its_own(name: str, made: Made) -> None:
 
 def test_the_table_has_every_trial_with_its_genome_and_result(made: Made, tmp_path: Path) -> None:
     run = Run.open(cut_copy(made(), tmp_path / "cut", 60))
-    found = trials.columns(Material(run))
+    found = trials.columns(RunData(run))
     assert {len(column) for column in found.values()} == {len(run.candidates)}
     assert set(run.genes) < set(found)
     assert found["status"].count("pending") == len(run.candidates) - len(run.outcomes)
@@ -87,30 +87,30 @@ def test_the_table_names_the_logs_that_exist_and_follows_no_link(made: Made, tmp
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "log.txt").write_text("mine")
     (folder / "_trials" / "000001").symlink_to(tmp_path / "elsewhere")
-    found = trials.columns(Material(Run.open(folder)))["log"]
+    found = trials.columns(RunData(Run.open(folder)))["log"]
     assert found[:4] == [None, None, "_trials/000002/log.txt", None]
 
 
 # Two genes at once.
 
 
-def test_the_background_of_a_pair_is_the_models_prediction(material: Material) -> None:
+def test_the_background_of_a_pair_is_the_models_prediction(material: RunData) -> None:
     model = material.model
     assert model is not None
-    found = model.across(material.units[0], 1, 2)
+    found = model.predict_across(material.units[0], 1, 2)
     assert found.shape == (len(model.grids[2]), len(model.grids[1]))
     point = material.units[0].copy()
     point[2] = model.grids[2][5]
-    assert found[5] == pytest.approx(model.along(point, 1).mean)
+    assert found[5] == pytest.approx(model.predict_along(point, 1).mean)
 
 
-def test_a_pair_can_be_chosen_and_few_results_have_no_background(made: Made, material: Material) -> None:
+def test_a_pair_can_be_chosen_and_few_results_have_no_background(made: Made, material: RunData) -> None:
     names = list(material.genes)[:2]
     drawn = pairs.draw(material, *names)
     assert drawn is not None
     assert [drawn["layout"][axis]["title"]["text"] for axis in ("xaxis", "yaxis")] == names
     assert [one["type"] for one in drawn["data"]] == ["heatmap", "scatter", "scatter"]
-    few = pairs.draw(Material(made(15)))
+    few = pairs.draw(RunData(made(15)))
     assert few is not None
     assert "heatmap" not in [one["type"] for one in few["data"]]
 
@@ -118,42 +118,42 @@ def test_a_pair_can_be_chosen_and_few_results_have_no_background(made: Made, mat
 # History.
 
 
-def test_the_history_is_that_of_the_summary(material: Material) -> None:
+def test_the_history_is_that_of_the_summary(material: RunData) -> None:
     went = history.progress(material)
     turns = [i for i in range(len(went.best)) if i == 0 or went.best[i] != went.best[i - 1]]
     turns = [i for i in turns if not math.isnan(went.best[i])]
     assert [(i + 1, went.best[i], went.id[i]) for i in turns] == best_so_far(material.run)
-    assert went.failed.sum() == material.closing.failures
+    assert went.failed.sum() == material.result.failures
 
 
 def test_one_genome_is_recommended_and_marked_in_all_charts(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """The final comparison may choose another one than the best of the search."""
-    chosen, first = (Material(made()).ranked[place] for place in (3, 0))
-    for module in ("material", "summary"):
-        monkeypatch.setattr(f"evo_tune.report.{module}.recommended", lambda run: chosen)
-    found = charts.parts(Material(made()))
+    chosen, first = (RunData(made()).ranked[place] for place in (3, 0))
+    for module in ("run_data", "summary"):
+        monkeypatch.setattr(f"evo_tune.report.{module}.recommend_trial", lambda run: chosen)
+    found = charts.parts(RunData(made()))
     assert f"trial {chosen.id}" in " ".join(found["verdict"].facts)
     said = f"The star is the recommended trial {chosen.id}; trial {first.id} was the best on one seed and is not"
-    assert said in found["history"].reads
+    assert said in found["history"].explanation
     for name, at in (("history", {chosen.id}), ("parallel", set())):
         marked = [one for one in found[name].figures[0].figure["data"] if one["name"].startswith("recommended")]
         assert len(marked) == 1
         assert {*marked[0].get("customdata", ())} == at
         assert at or marked[0]["name"] == f"recommended (trial {chosen.id})"
-    assert f"Trial {chosen.id} and its" in found["lineage"].reads
+    assert f"Trial {chosen.id} and its" in found["lineage"].explanation
 
 
 def test_a_bad_beginning_does_not_flatten_the_history(made: Made) -> None:
-    material = Material(made(400))
-    assert np.nanmax(history.progress(material).best) > material.worst_shown, "else this test says nothing"
+    material = RunData(made(400))
+    assert np.nanmax(history.progress(material).best) > material.edge_loss, "else this test says nothing"
     figure = history.draw(material)
     assert figure is not None
     low, high = figure["layout"]["yaxis"]["range"]
-    assert low < material.losses.min() < material.worst_shown < high < 1.2 * material.worst_shown
+    assert low < material.losses.min() < material.edge_loss < high < 1.2 * material.edge_loss
 
 
-def test_cost_and_time_end_where_the_run_does(material: Material) -> None:
-    assert history.progress(material, "cost").x[-1] == pytest.approx(spent(material.run))
+def test_cost_and_time_end_where_the_run_does(material: RunData) -> None:
+    assert history.progress(material, "cost").x[-1] == pytest.approx(total_cost(material.run))
     assert history.progress(material, "time").x[-1] == pytest.approx(material.run.seconds, abs=1e-3)
     assert (np.diff(history.progress(material, "time").x) >= 0).all()
 
@@ -168,7 +168,7 @@ def test_a_pause_between_sessions_is_no_time(tmp_path: Path) -> None:
 # Lineage.
 
 
-def test_ancestors_are_all_from_whom_the_best_descends(material: Material) -> None:
+def test_ancestors_are_all_from_whom_the_best_descends(material: RunData) -> None:
     rows, more = lineage.ancestors(material)
     known, queue = set(), [material.best.id] if material.best else []
     while queue:
@@ -179,7 +179,7 @@ def test_ancestors_are_all_from_whom_the_best_descends(material: Material) -> No
     assert more == 0
 
 
-def test_what_a_step_gained_is_told_against_the_better_parent(material: Material) -> None:
+def test_what_a_step_gained_is_told_against_the_better_parent(material: RunData) -> None:
     for row in lineage.ancestors(material)[0]:
         values = [material.by_id[parent].losses for parent in row.candidate.parents]
         own = material.by_id[row.candidate.id].losses
@@ -189,7 +189,7 @@ def test_what_a_step_gained_is_told_against_the_better_parent(material: Material
 
 
 def test_a_long_lineage_is_cut_to_the_nearest(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    material = Material(made())
+    material = RunData(made())
     whole, _ = lineage.ancestors(material)
     monkeypatch.setattr(lineage, "MOST", 3)
     rows, more = lineage.ancestors(material)
@@ -202,10 +202,10 @@ def test_a_long_lineage_is_cut_to_the_nearest(made: Made, monkeypatch: pytest.Mo
 
 def test_strange_parents_are_left_out(made: Made) -> None:
     run = made()
-    best = Material(run).best
+    best = RunData(run).best
     assert best is not None
     run.candidates[best.id] = replace(run.candidates[best.id], parents=(best.id, 10**6, 2**60))
-    assert [row.candidate.id for row in lineage.ancestors(Material(run))[0]] == [best.id]
+    assert [row.candidate.id for row in lineage.ancestors(RunData(run))[0]] == [best.id]
 
 
 def test_changes_name_the_genes_that_differ_from_the_nearest_parent(made: Made) -> None:
@@ -214,14 +214,14 @@ def test_changes_name_the_genes_that_differ_from_the_nearest_parent(made: Made) 
     near = {**child.genome, "lr": 1e-3, "depth": 3}
     run.candidates[1] = replace(run.candidates[1], genome=near)
     run.candidates[60] = replace(child, genome={**near, "depth": 4}, parents=(0, 1))
-    assert lineage.changes(Material(run), 60) == "depth 3 → 4"
+    assert lineage.changes(RunData(run), 60) == "depth 3 → 4"
 
 
 # Parallel coordinates, slices, curves.
 
 
 def test_the_best_are_among_the_lines(made: Made) -> None:
-    material = Material(made(900))
+    material = RunData(made(900))
     drawn = parallel.lines(material)
     kept, places = drawn.ranks, drawn.places
     assert len(kept) <= parallel.MOST < len(material.ranked)
@@ -233,7 +233,7 @@ def test_the_best_are_among_the_lines(made: Made) -> None:
 
 
 def test_a_resumed_best_has_the_whole_of_its_curve(promoted: Run) -> None:
-    material = Material(promoted)
+    material = RunData(promoted)
     best = material.best
     assert best is not None
     assert best.candidate.resumes is not None
@@ -257,7 +257,7 @@ def test_the_hypervolume_is_exact() -> None:
 
 
 def test_the_front_only_grows(made: Made) -> None:
-    at, volumes = front.growth(Material(made(80, objectives=("loss:min", "params:min"))))
+    at, volumes = front.growth(RunData(made(80, objectives=("loss:min", "params:min"))))
     assert len(at) > 10
     assert (np.diff(volumes) >= 0).all()
     assert 0 < volumes[-1] <= 1
@@ -269,7 +269,7 @@ def test_no_cheaper_training_is_as_good_as_one_on_the_front() -> None:
 
 
 def test_resources_that_do_not_differ_are_left_out(made: Made) -> None:
-    material = Material(made())
+    material = RunData(made())
     assert resources.known(material) == ["params", "flops", "seconds", "peak_memory"]
     for trial in material.ranked:
         trial.outcome.metrics["flops"] = 5.0
@@ -279,7 +279,7 @@ def test_resources_that_do_not_differ_are_left_out(made: Made) -> None:
 # Slots and seeds.
 
 
-def test_trainings_of_a_slot_do_not_overlap(material: Material) -> None:
+def test_trainings_of_a_slot_do_not_overlap(material: RunData) -> None:
     work, names = slots.timeline(material)
     assert names == ["cuda:0 #1", "cuda:0 #2", "cuda:0 #3", "cuda:0 #4"]
     assert len(work) == len(material.trials)
@@ -290,7 +290,7 @@ def test_trainings_of_a_slot_do_not_overlap(material: Material) -> None:
 
 def test_a_long_run_shows_its_last_trainings_without_false_gaps(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "MOST", 40)
-    material = Material(made(200))
+    material = RunData(made(200))
     figure = slots.draw(material)
     assert figure is not None
     work, names = slots.timeline(material)
@@ -311,7 +311,7 @@ def test_idle_time_is_what_is_left_of_a_slot() -> None:
 
 def test_the_final_comparison_is_shown_seed_by_seed(begin: Callable[..., Search]) -> None:
     run = begin("compared", trials=6, final_seeds=2, slots=1).run().saved
-    material = Material(run)
+    material = RunData(run)
     rows = {row.id: row for row in fresh_values(run)}
     assert material.best is not None
     for id in (0, material.best.id):
@@ -320,7 +320,7 @@ def test_the_final_comparison_is_shown_seed_by_seed(begin: Callable[..., Search]
 
 
 def test_a_genome_is_called_there_what_the_verdict_calls_it(promoted: Run) -> None:
-    material = Material(promoted)
+    material = RunData(promoted)
     assert material.best is not None
     assert promoted.candidates[material.best.id].resumes is not None  # its first trial has another id
     drawn = seeds.draw(material)
@@ -339,7 +339,7 @@ def test_absurd_numbers_of_a_strangers_run_are_left_out(made: Made) -> None:
             run.outcomes[id + 20] = Outcome("ok", metrics, ((0.5, metrics), (1.0, metrics)), 1e300, "cpu")
         run.finished[id + 20] = math.inf
     run.seconds = math.inf
-    assert len(charts.parts(Material(run))) > 8
+    assert len(charts.parts(RunData(run))) > 8
 
 
 def test_ticks_of_a_long_scale_are_few_and_plain() -> None:
@@ -349,12 +349,12 @@ def test_ticks_of_a_long_scale_are_few_and_plain() -> None:
 
 
 def test_thinning_is_even_and_keeps_what_is_to_be_kept() -> None:
-    assert thinned(5, 10).tolist() == [0, 1, 2, 3, 4]
-    kept = thinned(1000, 11, [7, 999])
+    assert spread_indices(5, 10).tolist() == [0, 1, 2, 3, 4]
+    kept = spread_indices(1000, 11, [7, 999])
     assert set(kept.tolist()) == {0, 7, *range(100, 1000, 100), 999} or {7, 999} <= set(kept.tolist())
     assert len(kept) <= 13
 
 
 def test_text_in_a_figure_means_itself() -> None:
-    assert safe("<b>&\u202e\n") == "&lt;b&gt;&amp;\\u202e"
-    assert len(safe("x" * 500)) == 60
+    assert escape_label("<b>&\u202e\n") == "&lt;b&gt;&amp;\\u202e"
+    assert len(escape_label("x" * 500)) == 60

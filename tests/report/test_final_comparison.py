@@ -13,11 +13,11 @@ from scipy import stats
 
 from evo_tune.report.final_comparison import (
     ALPHA,
-    CAP,
+    CAP_FACTOR,
     ComparisonState,
     FinalComparison,
     FreshTraining,
-    looks,
+    default_looks,
     student_tail,
 )
 
@@ -35,7 +35,7 @@ def play(
 ) -> tuple[dict[FreshTraining, Loss], ComparisonState]:
     """Play a comparison to its end, a wave at a time, or one by one out of what is wanted, in any order."""
     results: dict[FreshTraining, Loss] = {}
-    while wanted := (state := comparison.state(results)).wanted:
+    while wanted := (state := comparison.state(results)).next_trainings:
         assert len(set(wanted)) == len(wanted)
         assert not set(wanted) & results.keys()
         assert state.beats is None
@@ -70,7 +70,7 @@ def test_the_order_of_arrival_changes_neither_work_nor_verdict(finalists: int, s
     shuffled = list(by_waves[0].items())
     order.shuffle(shuffled)
     half = dict(shuffled[: len(shuffled) // 2])  # killed: what is on disk decides what is still trained
-    while wanted := comparison.state(half).wanted:
+    while wanted := comparison.state(half).next_trainings:
         half |= {one: by_waves[0][one] for one in wanted}
     assert half.keys() == by_waves[0].keys()
 
@@ -83,7 +83,7 @@ def test_caps_are_kept_and_failures_never_win(finalists: int, seeds: int, luck: 
     halvings = math.ceil(math.log2(finalists))
     for id in range(finalists + 1):
         numbers = {kind: [one.number for one in results if (one.id, one.purpose) == (id, kind)] for kind in Purposes}
-        assert len(numbers["report"]) <= CAP * seeds
+        assert len(numbers["report"]) <= CAP_FACTOR * seeds
         assert len(numbers["choose"]) <= math.ceil(seeds / 3) * halvings
         assert sorted(numbers["report"]) == list(range(1, len(numbers["report"]) + 1))
     assert not any(one.purpose == "choose" and one.id == 0 for one in results)
@@ -130,9 +130,9 @@ def test_reporting_seeds_had_no_part_in_the_choice() -> None:
 
 
 def test_what_may_run_side_by_side_is_wanted_at_once() -> None:
-    wanted = made(3, 3).state({}).wanted
+    wanted = made(3, 3).state({}).next_trainings
     assert [(one.id, one.purpose) for one in wanted] == [*((id, "choose") for id in (1, 2, 3)), *[(0, "report")] * 2]
-    assert not made(3, 0).state({}).wanted
+    assert not made(3, 0).state({}).next_trainings
     assert made(0, 3).state({}) == ComparisonState()
 
 
@@ -147,7 +147,7 @@ def test_a_seed_that_changes_nothing_gives_an_exact_difference(noise: float) -> 
     def exact(one: FreshTraining) -> float:
         return (0.1 + 0.2 if one.id else 0.4) + noise * rng.random()
 
-    state = play(FinalComparison((1,), 0, 3, fine=True), exact)[1]
+    state = play(FinalComparison((1,), 0, 3, is_fine_grained=True), exact)[1]
     assert (state.beats, state.error, state.pairs) == (True, 0.0, 2)
     assert state.gain == pytest.approx(0.1)
     unsure = play(made(1, 3), exact)[1]  # of two values, each may be the only other one that the metric has
@@ -184,7 +184,7 @@ def test_failures_come_last_and_are_no_pairs() -> None:
     ("seeds", "when"), [(1, [2]), (2, [2, 3, 4]), (3, [2, 4, 6]), (5, [4, 7, 10]), (9, [6, 12, 18])]
 )
 def test_the_comparison_is_looked_at_in_thirds_of_its_cap(seeds: int, when: list[int]) -> None:
-    assert looks(seeds) == when
+    assert default_looks(seeds) == when
 
 
 @given(st.floats(-1e6, 1e6), st.integers(1, 400))
@@ -223,12 +223,12 @@ def test_the_last_look_of_a_shorter_comparison_may_spend_the_whole_error() -> No
     losses = {(0, 1): 1.0, (0, 2): 1.01, (1, 1): 0.9, (1, 2): 0.92}
     results = {FreshTraining(id, "report", number): loss for (id, number), loss in losses.items()}
     assert whole.state(results).beats is None
-    assert whole.state(results).wanted
+    assert whole.state(results).next_trainings
     assert FinalComparison((1,), 0, 3, (2,)).state(results).beats is True
 
 
 def test_smaller_comparisons_have_fewer_seeds_and_then_fewer_finalists() -> None:
-    found = [(len(one.finalists), one.looks) for one in FinalComparison((4, 3, 2), 0, 6).smaller()]
+    found = [(len(one.finalists), one.looks) for one in FinalComparison((4, 3, 2), 0, 6).with_smaller_ones()]
     looks_of = [(4, 8, 12), (4, 8), (4,), (3,), (2,)]
     assert found == [(count, looks) for count in (3, 2, 1) for looks in looks_of]
-    assert FinalComparison((), 0, 6).smaller() == []
+    assert FinalComparison((), 0, 6).with_smaller_ones() == []

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.forest import Forest
-from evo_tune.report.run_data import BOOTSTRAPS, POINTS, Model, anova, ped_anova
+from evo_tune.report.run_data import BOOTSTRAPS, MAX_FIT_TRIALS, ImportanceModel, anova, ped_anova
 
 GRID = (np.arange(12) + 0.5) / 12
 
 
-def fitted(count: int = 200, seed: int = 0) -> Model:
+def fitted(count: int = 200, seed: int = 0) -> ImportanceModel:
     """Return a model of a loss in which the first gene does most, the second something, the last nothing."""
     rng = np.random.default_rng(seed)
     units = np.column_stack([rng.random((count, 2)), (rng.integers(3, size=count) + 0.5) / 3, rng.random(count)])
     losses = 4 * (units[:, 0] - 0.5) ** 2 + 0.5 * units[:, 1] + 0.3 * (units[:, 2] < 0.3)
     losses += 0.01 * rng.normal(size=count)
     grids = [GRID, GRID, (np.arange(3) + 0.5) / 3, GRID]
-    return Model.fit(units, losses, np.array([0, 0, 3, 0]), grids, np.random.default_rng(1))
+    return ImportanceModel.fit(units, losses, np.array([0, 0, 3, 0]), grids, np.random.default_rng(1))
 
 
 def test_the_analysis_of_variance_is_that_of_the_whole_grid() -> None:
@@ -54,7 +54,7 @@ def test_what_was_put_in_is_found() -> None:
 
 def test_a_prediction_lies_within_its_bounds_and_among_the_losses() -> None:
     model = fitted()
-    band = model.along(np.full(4, 0.5), 0)
+    band = model.predict_along(np.full(4, 0.5), 0)
     mean, low, high = band.mean, band.low, band.high
     assert (low <= high).all()
     assert model.losses[0] <= low.min()
@@ -71,7 +71,7 @@ def test_the_same_trials_give_the_same_model() -> None:
 
 def test_a_long_run_is_learned_from_a_part_with_its_best() -> None:
     model = fitted(3000)
-    assert POINTS - 40 < len(model.losses) <= POINTS
+    assert MAX_FIT_TRIALS - 40 < len(model.losses) <= MAX_FIT_TRIALS
     assert model.losses[0] < 0.1
 
 
@@ -87,6 +87,6 @@ def test_best_trials_that_are_as_all_others_are_set_apart_by_nothing() -> None:
 def test_a_gene_of_one_value_explains_nothing() -> None:
     rng = np.random.default_rng(0)
     units = np.column_stack([rng.random(60), np.full(60, 0.5)])
-    model = Model.fit(units, units[:, 0], np.zeros(2, dtype=int), [GRID, np.array([0.5])], rng)
+    model = ImportanceModel.fit(units, units[:, 0], np.zeros(2, dtype=int), [GRID, np.array([0.5])], rng)
     assert model.anova[:, 1].max() == 0.0
     assert model.ped[:, 1].max() == 0.0

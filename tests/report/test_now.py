@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.report.run_data import Material
-from evo_tune.report.serving import Following, left, now, predicted
+from evo_tune.report.run_data import RunData
+from evo_tune.report.serving import LiveReport, current_part, predict_end, remaining_seconds
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import Made
@@ -39,20 +39,20 @@ def going(made: Made, tmp_path: Path) -> Run:
 
 
 def test_the_state_says_whether_it_runs_and_until_when(going: Run, made: Made) -> None:
-    line, part = now(Material(going))
+    line, part = current_part(RunData(going))
     pending = len(going.candidates) - len(going.outcomes)
     assert line.startswith(f"Running. {len(going.outcomes)} of 80 trials have a result, {pending} pending;")
     assert " left at the pace so far, until " in line
     assert [row["training"] for row in part.rows][-1] == "none"
     (going.folder / "_heartbeat.json").unlink()
-    assert now(Material(going))[0].startswith("Not running now.")
-    line, part = now(Material(made()))
+    assert current_part(RunData(going))[0].startswith("Not running now.")
+    line, part = current_part(RunData(made()))
     assert line.startswith("Ended: the limit of 80 trials is reached.")
     assert part.rows == []
 
 
 def test_the_page_of_a_running_run_does_not_advise_to_continue_it(going: Run) -> None:
-    following = Following(going.folder)
+    following = LiveReport(going.folder)
     version, _, parts = following.look()
     assert "resume" not in str(parts["next_steps"].commands)
     (going.folder / "_heartbeat.json").unlink()
@@ -63,7 +63,7 @@ def test_the_page_of_a_running_run_does_not_advise_to_continue_it(going: Run) ->
 
 def test_a_trial_with_a_result_is_in_training_no_more(going: Run) -> None:
     beat(going.folder, f"trial {going.recorded[-1]}", "final comparison, trial 1")
-    rows = now(Material(going))[1].rows
+    rows = current_part(RunData(going))[1].rows
     assert [row["training"] for row in rows] == ["none", "final comparison, trial 1"]
     assert list(rows[0]) == ["slot", "device", "training", "for"], "no column is empty"
 
@@ -71,23 +71,23 @@ def test_a_trial_with_a_result_is_in_training_no_more(going: Run) -> None:
 def test_the_time_left_is_the_pending_trainings_at_the_mean_pace(going: Run) -> None:
     mean = sum(outcome.seconds for outcome in going.outcomes.values()) / len(going.outcomes)
     more = 80 - len(going.outcomes)
-    assert left(Material(going), 4) == pytest.approx(mean * more / 4)
-    assert math.isnan(left(Material(going), 0))
+    assert remaining_seconds(RunData(going), 4) == pytest.approx(mean * more / 4)
+    assert math.isnan(remaining_seconds(RunData(going), 0))
 
 
 def test_an_end_is_predicted_from_how_finished_trainings_continued(going: Run) -> None:
-    material = Material(going)
-    end = predicted(material, ((0.25, {"loss": 4.0}), (0.5, {"loss": 3.0})), "loss")
+    material = RunData(going)
+    end = predict_end(material, ((0.25, {"loss": 4.0}), (0.5, {"loss": 3.0})), "loss")
     assert end is not None
     fall = 3.0 - end.value
     assert fall == pytest.approx(0.7**3 - 0.2**3, abs=0.05)  # as the made-up curves fall from a half on
     assert end.low <= end.value <= end.high
-    assert predicted(material, (), "loss") is None
-    assert predicted(material, ((0.01, {"loss": 3.0}),), "loss") is None, "no curve begins so early"
+    assert predict_end(material, (), "loss") is None
+    assert predict_end(material, ((0.01, {"loss": 3.0}),), "loss") is None, "no curve begins so early"
 
 
 def test_each_slot_has_its_curve(going: Run) -> None:
-    _, part = now(Material(going))
+    _, part = current_part(RunData(going))
     assert part.rows[0]["done"] == "50%"
     assert part.rows[0]["loss so far"] == "3"
     assert "(" in part.rows[0]["predicted end"]

@@ -18,11 +18,11 @@ import pytest
 
 from evo_tune.errors import StoreError
 from evo_tune.report import charts
-from evo_tune.report.charts import Command, Drawn, Part, as_json
+from evo_tune.report.charts import CaptionedFigure, Command, Part, as_json
 from evo_tune.report.page import (
     TRACES,
     Library,
-    compared,
+    comparison_parts,
     inline_library,
     page,
     plotly_script,
@@ -30,7 +30,7 @@ from evo_tune.report.page import (
     write_beside,
     write_report,
 )
-from evo_tune.report.run_data import Material
+from evo_tune.report.run_data import RunData
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import HOSTILE, SAMPLE, Made
@@ -38,11 +38,11 @@ from tests.report.conftest import HOSTILE, SAMPLE, Made
 EVIL = HOSTILE + "\u202e\x1b[31m"
 
 
-def figure() -> Drawn:
+def figure() -> CaptionedFigure:
     from evo_tune.report import charts as drawing
 
-    trace = drawing.points([1, 2], [1, 2], drawing.safe(EVIL), "red", text=[drawing.safe(EVIL)] * 2)
-    return Drawn(drawing.figure([trace], x=drawing.safe(EVIL)), EVIL, axes=(EVIL, EVIL))
+    trace = drawing.points([1, 2], [1, 2], drawing.escape_label(EVIL), "red", text=[drawing.escape_label(EVIL)] * 2)
+    return CaptionedFigure(drawing.figure([trace], x=drawing.escape_label(EVIL)), EVIL, axes=(EVIL, EVIL))
 
 
 def everything() -> str:
@@ -72,11 +72,11 @@ def test_sentences_show_commands_as_code() -> None:
 
 def test_runs_of_different_tasks_have_axes_of_their_own(made: Made) -> None:
     runs = [made(80), made(80, seed=3), made(90, seed=4, objectives=("params:min", "loss:min"))]
-    captions = [one.caption for one in compared([Material(run) for run in runs])["history"].figures]
+    captions = [one.caption for one in comparison_parts([RunData(run) for run in runs])["history"].figures]
     assert len(captions) == 6
     assert captions[0].startswith("By evaluations, loss:min of ")
     assert captions[3].startswith("By evaluations, params:min of ")
-    assert len(compared([Material(run) for run in runs[:2]])["history"].figures) == 3
+    assert len(comparison_parts([RunData(run) for run in runs[:2]])["history"].figures) == 3
 
 
 def test_the_policy_names_each_script_by_its_hash() -> None:
@@ -180,7 +180,7 @@ def test_the_script_is_the_librarys_but_for_a_pair_of_brackets_and_traces_withou
 
 def test_all_traces_of_charts_are_registered(made: Made) -> None:
     runs = [made(120), made(80, objectives=("loss:min", "params:min")), Run.open(SAMPLE)]
-    figures = [drawn.figure for run in runs for part in charts.parts(Material(run)).values() for drawn in part.figures]
+    figures = [drawn.figure for run in runs for part in charts.parts(RunData(run)).values() for drawn in part.figures]
     assert {trace["type"] for one in figures for trace in one["data"]} == {"scatter", *TRACES}
 
 

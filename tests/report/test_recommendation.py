@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evo_tune.loop.search import Search
-from evo_tune.report.recommendation import comparison_of, ranked, recommended
+from evo_tune.report.recommendation import comparison_of, rank_trials, recommend_trial
 
 Begin = Callable[..., Search]
 
@@ -51,7 +51,7 @@ def told(begin: Begin, tmp_path: Path) -> Callable[..., Search]:
 
 
 def genomes(search: Search) -> list[int]:
-    return [trial.id for trial in ranked(search.saved)]
+    return [trial.id for trial in rank_trials(search.saved)]
 
 
 def test_who_has_had_all_seeds_stands_before_those_that_look_better_after_fewer(told: Callable[..., Search]) -> None:
@@ -61,7 +61,7 @@ def test_who_has_had_all_seeds_stands_before_those_that_look_better_after_fewer(
     newcomer = 3
     assert run.ranked()[0].id == newcomer
     assert genomes(search)[:2] == [0, newcomer]
-    best = recommended(run)
+    best = recommend_trial(run)
     assert best is not None
     assert best.id == 0
     assert comparison_of(run).finalists == (newcomer,), "it may yet show its worth in the comparison"
@@ -69,7 +69,7 @@ def test_who_has_had_all_seeds_stands_before_those_that_look_better_after_fewer(
 
 def test_once_it_has_had_them_it_is_recommended(told: Callable[..., Search]) -> None:
     search = told([1.0, 1.3, 0.5], [1.2, 0.9])
-    best = recommended(search.saved)
+    best = recommend_trial(search.saved)
     assert best is not None
     assert (best.id, best.losses) == (3, (0.7,))
 
@@ -89,7 +89,7 @@ def test_else_the_best_that_was_seen_is(
 ) -> None:
     search = told(first, further, **given)
     assert genomes(search) == [trial.id for trial in search.saved.ranked()]
-    best = recommended(search.saved)
+    best = recommend_trial(search.saved)
     assert best is not None
     assert best.losses == (0.5,)
 

@@ -9,19 +9,26 @@ import pytest
 
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.report.final_comparison import ComparisonState
-from evo_tune.report.summary import Closing, failures, further_limit, proposed, trained_in_full, verdict
+from evo_tune.report.summary import (
+    RunResult,
+    failures_by_cause,
+    flag_to_continue,
+    full_training_count,
+    genome_count,
+    verdict,
+)
 from evo_tune.settings import SessionSettings
 from evo_tune.store.run import Run
-from evo_tune.text import fixed
+from evo_tune.text import show_decimals
 from tests.report.conftest import Made
 
 
-def ended(gain: float, error: float, beats: bool) -> Closing:
+def ended(gain: float, error: float, beats: bool) -> RunResult:
     """Return the end of a run whose final comparison over three seeds gave these numbers."""
     trials = [Trial(Candidate(id, 0, id, 0, {"x": id}, "-"), Outcome("ok"), id, (0.0,)) for id in (0, 1)]
     counts = dict.fromkeys(("results", "failures", "partial", "pruned"), 9)
     comparison = ComparisonState((), 1, 3, 3, gain, error, beats)
-    return Closing("loss", "min", trials[1], trials[0], None, None, **counts, seconds=1.0, comparison=comparison)
+    return RunResult("loss", "min", trials[1], trials[0], None, None, **counts, seconds=1.0, comparison=comparison)
 
 
 @pytest.mark.parametrize(
@@ -47,30 +54,30 @@ def test_errors_are_gathered_the_commonest_first(made: Made) -> None:
             [("ok", None), ("failed", "a"), ("crashed", "b"), ("pruned", None), ("crashed", "b"), ("failed", "b")]
         )
     }
-    assert failures(run) == [("crashed: b", [2, 4]), ("failed: a", [1]), ("failed: b", [5])]
+    assert failures_by_cause(run) == [("crashed: b", [2, 4]), ("failed: a", [1]), ("failed: b", [5])]
 
 
 def test_errors_that_differ_in_numbers_and_quoted_texts_have_one_cause(made: Made) -> None:
     run = made(4)
     errors = ["size 32 is not 'a b'", "size -1.5e3 is not 'c'", "shape is not 'c'", "size 7 is not 'd'"]
     run.outcomes = {id: Outcome("failed", error=error) for id, error in enumerate(errors)}
-    assert failures(run) == [(f"failed: {errors[0]}", [0, 1, 3]), (f"failed: {errors[2]}", [2])]
+    assert failures_by_cause(run) == [(f"failed: {errors[0]}", [0, 1, 3]), (f"failed: {errors[2]}", [2])]
 
 
 def test_an_error_of_any_length_has_a_cause_at_once(made: Made) -> None:
     run, began = made(1), time.monotonic()
     run.outcomes = {0: Outcome("failed", error=" 'a'b" * 100_000)}
-    assert len(failures(run)) == 1
+    assert len(failures_by_cause(run)) == 1
     assert time.monotonic() - began < 2.0, "the cause is found in the square of an error's length"
 
 
 def test_the_hint_to_continue_asks_for_three_more_generations(promoted: Run) -> None:
     run = promoted
-    assert proposed(run) == len({str(candidate.genome) for candidate in run.candidates})
-    assert trained_in_full(run) < len(run.candidates)
+    assert genome_count(run) == len({str(candidate.genome) for candidate in run.candidates})
+    assert full_training_count(run) < len(run.candidates)
     run.sessions = [SessionSettings()]
-    whole, part = divmod(proposed(run), run.manifest.population)
-    assert further_limit(run) == f"--generations {whole + (part > 0) + 3}"
+    whole, part = divmod(genome_count(run), run.manifest.population)
+    assert flag_to_continue(run) == f"--generations {whole + (part > 0) + 3}"
 
 
 @pytest.mark.parametrize(("trials", "more"), [(6, 12), (600, 600 + 3 * 12), (2, 6 + 2)])
@@ -78,9 +85,9 @@ def test_the_hint_to_continue_a_run_that_trials_limited_is_in_trials(trials: int
     run = made(6)
     assert run.manifest.population == 12
     run.sessions = [SessionSettings(trials=trials)]
-    assert further_limit(run) == f"--trials {more}"
+    assert flag_to_continue(run) == f"--trials {more}"
 
 
 @pytest.mark.parametrize(("value", "shown"), [(1.5, "1.50000"), (-0.1234567, "-0.12346"), (-1.7e308, "-1.7e+308")])
 def test_a_value_has_five_places_unless_it_is_huge(value: float, shown: str) -> None:
-    assert fixed(value) == shown
+    assert show_decimals(value) == shown

@@ -11,7 +11,7 @@ from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.report.summary import spent
+from evo_tune.report.summary import total_cost
 from evo_tune.store.run import Run
 from tests.conftest import drive
 from tests.test_examples import documented
@@ -46,8 +46,8 @@ def test_a_decay_that_is_thrown_away_is_counted(forked: Run) -> None:
     costs = {None: 0.1, 0.1: 0.5 - 0.08, 0.5: 1.0 - 0.4}  # what goes on, goes on from eight tenths of the rung
     before = [None if one.resumes is None else run.candidates[one.resumes].budget for one in run.candidates]
     assert {None, 0.1, 0.5} == set(before)
-    assert spent(run) == pytest.approx(sum(costs[rung] for rung in before))
-    assert 4.0 - 1e-9 <= spent(run) < 4.0 + 0.6
+    assert total_cost(run) == pytest.approx(sum(costs[rung] for rung in before))
+    assert 4.0 - 1e-9 <= total_cost(run) < 4.0 + 0.6
     assert run.ended == "the budget of 4 full trainings is spent"
 
 

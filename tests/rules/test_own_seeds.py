@@ -104,7 +104,7 @@ def test_what_is_expected_takes_no_seed_for_a_shared_one(noisy: Path, monkeypatc
         assert rules.own_seeds is (seeds == "own")
         told.clear()
         recommendation.MEMO.clear()
-        recommendation.ranked(search.saved)
+        recommendation.rank_trials(search.saved)
         assert told == [seeds == "shared"]
 
 

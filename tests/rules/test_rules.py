@@ -16,8 +16,8 @@ from evo_tune.loop.code import ruled
 from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context, Pruned
-from evo_tune.report.recommendation import comparison_of, fresh_values, ranked, recommended
-from evo_tune.report.summary import best_so_far, front, spent
+from evo_tune.report.recommendation import comparison_of, fresh_values, rank_trials, recommend_trial
+from evo_tune.report.summary import best_so_far, pareto_front, total_cost
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy, drive, rows, survivors
@@ -174,9 +174,9 @@ def test_warm_starts_are_born_whatever_else_is_due(descent: Begin, fast_disk: No
 def test_a_budget_in_full_trainings_ends_the_run(descent: Begin, resume: Begin, fast_disk: None) -> None:
     run = drive(descent("run", fidelity="1/9,1/3,1", generations=None, budget=5.0), evaluate=train).saved
     assert run.ended == "the budget of 5 full trainings is spent"
-    assert 5.0 - 1e-9 <= spent(run) < 5.0 + 2 / 3
+    assert 5.0 - 1e-9 <= total_cost(run) < 5.0 + 2 / 3
     again = drive(resume("run", budget=6.0), evaluate=train).saved
-    assert 6.0 - 1e-9 <= spent(again) < 6.0 + 2 / 3
+    assert 6.0 - 1e-9 <= total_cost(again) < 6.0 + 2 / 3
 
 
 def test_a_pruned_training_costs_what_it_had(descent: Begin, fast_disk: None) -> None:
@@ -184,7 +184,7 @@ def test_a_pruned_training_costs_what_it_had(descent: Begin, fast_disk: None) ->
     pruned = [outcome for outcome in run.outcomes.values() if outcome.status == "pruned"]
     assert len(pruned) > 3
     assert all(outcome.curve[-1][0] < 0.7 for outcome in pruned)
-    assert spent(run) == pytest.approx(32 - sum(1 - outcome.curve[-1][0] for outcome in pruned))
+    assert total_cost(run) == pytest.approx(32 - sum(1 - outcome.curve[-1][0] for outcome in pruned))
 
 
 def test_best_front_and_final_comparison_keep_to_the_constraints(descent: Begin, resume: Begin) -> None:
@@ -194,9 +194,9 @@ def test_best_front_and_final_comparison_keep_to_the_constraints(descent: Begin,
     run = Run.open(search.saved.folder)
     assert run.leader is not None
     assert run.leader.genome["size"] == 6
-    assert [trial.genome["size"] for trial in front(run)] == [6]
+    assert [trial.genome["size"] for trial in pareto_front(run)] == [6]
     assert not run.ranked()[-1].feasible  # the default has size 4
-    best = recommended(run)
+    best = recommend_trial(run)
     assert best is not None
     assert best.feasible
     assert best.id in [row.id for row in fresh_values(run)], "the only finalist that keeps to them needs no choice"
@@ -217,8 +217,8 @@ def test_partial_results_are_no_best(descent: Begin) -> None:
     assert candidate is not None
     search.tell(candidate, {"loss": 0.0, "size": 1.0})
     assert search.best is None
-    assert recommended(search.saved) is None
-    assert front(search.saved) == []
+    assert recommend_trial(search.saved) is None
+    assert pareto_front(search.saved) == []
 
 
 def test_columns_say_what_went_on_from_what(descent: Begin, fast_disk: None) -> None:
@@ -286,16 +286,16 @@ def test_what_is_recommended_is_what_is_expected_to_be_best_and_not_what_was_see
     for seed in range(5):
         search = noisy(strategy="random", seed=seed, trials=20, seeds_per_trial=seeds_per_trial)
         run = drive(search, evaluate=train).saved
-        best = recommended(run)
+        best = recommend_trial(run)
         assert best is not None
-        assert best.id == ranked(run)[0].id
+        assert best.id == rank_trials(run)[0].id
         differs += best.id != run.ranked()[0].id
     assert (differs > 0) == (seeds_per_trial == "auto")
 
 
 def test_the_finalists_are_those_of_which_the_least_loss_is_expected(noisy: Begin) -> None:
     run = noisy(final_seeds=1, finalists=3).run().saved
-    expected = [trial.id for trial in ranked(run)]
+    expected = [trial.id for trial in rank_trials(run)]
     assert [trial.id for trial in run.ranked()] != expected, "or this shows nothing"
     assert comparison_of(run).finalists == tuple(id for id in expected[:3] if id)
 

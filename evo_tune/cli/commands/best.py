@@ -27,7 +27,7 @@ def command(run: str | None, store: str, output_format: str) -> None:
     `evo-tune best RUN --format json` prints it for programs and for `--warm-start` of another run.
     """
     from evo_tune.report.data import recommendations
-    from evo_tune.report.summary import front
+    from evo_tune.report.summary import pareto_front
 
     saved = shared.open_run(run, store)
     best = shared.require_best_trial(saved)
@@ -38,7 +38,7 @@ def command(run: str | None, store: str, output_format: str) -> None:
         found = recommendations(saved)
         shared.print_json(found if several else found[0])
         return
-    trials = front(saved) if several else [best]
+    trials = pareto_front(saved) if several else [best]
     if output_format == "table" and len(trials) == 1:
         _print_one(saved, best)
         return
@@ -52,12 +52,12 @@ def command(run: str | None, store: str, output_format: str) -> None:
 
 def _print_one(run: Run, best: Trial) -> None:
     from evo_tune.plugins.command import command_of
-    from evo_tune.report.recommendation import fresh_values, predicted, reported
-    from evo_tune.report.summary import seeded, spread
+    from evo_tune.report.recommendation import fresh_values, predicted_value, reported_objective
+    from evo_tune.report.summary import seeds_text, show_fresh_values
 
-    metric, measured = run.objectives[0].metric, reported(run).metric
-    text = f"{best.outcome.metrics[metric]:.6g} on {seeded(best, run)}"
-    expected = predicted(run, best)
+    metric, measured = run.objectives[0].metric, reported_objective(run).metric
+    text = f"{best.outcome.metrics[metric]:.6g} on {seeds_text(best, run)}"
+    expected = predicted_value(run, best)
     if expected is not None:
         text += f" ({expected:.6g} is predicted over other seeds)"
     fresh = next((row for row in fresh_values(run) if row.id == best.id), None)
@@ -65,7 +65,7 @@ def _print_one(run: Run, best: Trial) -> None:
         text = f"{metric} {text}"
     else:
         name = "" if measured == metric else f"{metric} "
-        text = f"{measured} {spread(fresh)} over fresh seeds, {name}{text} in the search"
+        text = f"{measured} {show_fresh_values(fresh)} over fresh seeds, {name}{text} in the search"
     shared.echo(f"{text} (trial {best.id} of run {run.name})")
     width = max(map(len, best.genome))
     for gene, value in best.genome.items():

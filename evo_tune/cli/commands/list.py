@@ -22,14 +22,14 @@ def command(store: str, output_format: str) -> None:
     from msgspec import structs
 
     from evo_tune.errors import StoreError
-    from evo_tune.report.data import listed_run
+    from evo_tune.report.data import run_row
     from evo_tune.store.places import list_runs
     from evo_tune.store.run import Run
 
     found: list[ListedRun] = []
     for folder in list_runs(Path(store)):
         try:
-            found.append(listed_run(Run.open(folder)))
+            found.append(run_row(Run.open(folder)))
         except StoreError as error:
             shared.echo(f"Warning: {error}", err=True)
     if output_format == "json":

@@ -247,7 +247,7 @@ def _flops_in_hours(
     usual = plan.evaluator.estimate(space_of(plan.manifest, plan.evaluator.space).default())
     if plan.pace is None or session.hours is None:
         raise OptionError("--for-scale with --hours: no step could be timed: leave out --hours, or give -o tokens=")
-    return usual["flops"] / plan.pace.usual * session.hours * 3600 * plan.slots
+    return usual["flops"] / plan.pace.mean_seconds * session.hours * 3600 * plan.slots
 
 
 def _command_options(evaluator: str, metrics: Sequence[str], progress: str | None, shell: bool) -> dict[str, str]:

@@ -47,8 +47,8 @@ def command(run: str | None, top: int, store: str, output_format: str) -> None:
 
 def _print_run(run: Run, top: int) -> None:
     from evo_tune.report import summary as report
-    from evo_tune.report.charts.next_steps import ends_of
-    from evo_tune.report.summary import ranges_line
+    from evo_tune.report.charts.next_steps import range_end_lines
+    from evo_tune.report.summary import range_lines
     from evo_tune.text import counted
 
     manifest, metric = run.manifest, run.objectives[0].metric
@@ -59,14 +59,14 @@ def _print_run(run: Run, top: int) -> None:
     )
     rules = _rules(manifest)
     if rules:
-        shared.echo(f"{', '.join(rules)}: the cost of {report.spent(run):.1f} full trainings so far")
+        shared.echo(f"{', '.join(rules)}: the cost of {report.total_cost(run):.1f} full trainings so far")
     _print_trials(run, top)
     steps = report.best_so_far(run)
     if steps:
         shared.echo(
             f"best {metric} so far, by evaluations: " + "  ".join(f"{count}: {value:.5g}" for count, value, _ in steps)
         )
-    counts = "  ".join(f"{count} {status}" for status, count in report.statuses(run).items())
+    counts = "  ".join(f"{count} {status}" for status, count in report.status_counts(run).items())
     shared.echo(f"results: {counts or 'none yet'}")
     for line in report.failure_lines(run):
         shared.echo(line)
@@ -75,7 +75,7 @@ def _print_run(run: Run, top: int) -> None:
         told = "  ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:MOST_SHARES])
         told += f"  and {others} others less" if (others := len(shares) - MOST_SHARES) > 0 else ""
         shared.echo(f"share of the spread in {metric} that each gene explains by itself: {told}")
-    for line in [*ranges_line(run), *ends_of(run)]:
+    for line in [*range_lines(run), *range_end_lines(run)]:
         shared.echo(line)
     pending = len(run.candidates) - len(run.outcomes)
     if pending:
@@ -84,19 +84,19 @@ def _print_run(run: Run, top: int) -> None:
 
 def _print_trials(run: Run, top: int) -> None:
     """Print the Pareto front, or the best trials, as a table."""
-    from evo_tune.report.recommendation import fresh_values, reported
-    from evo_tune.report.summary import front, leaders, spread
+    from evo_tune.report.recommendation import fresh_values, reported_objective
+    from evo_tune.report.summary import best_trials, pareto_front, show_fresh_values
 
     metrics = [objective.metric for objective in run.objectives]
     bounded = [one.metric for one in run.constraints if one.metric not in metrics]
     fresh = {row.id: row for row in fresh_values(run)}
-    measured = reported(run).metric
+    measured = reported_objective(run).metric
     over = "over fresh seeds" if measured == metrics[0] else f"{measured} over fresh seeds"
-    trials = front(run) if len(metrics) > 1 else leaders(run, top)
+    trials = pareto_front(run) if len(metrics) > 1 else best_trials(run, top)
     rows = [
         {
             "trial": trial.id,
-            **({over: spread(fresh.get(trial.id))} if fresh else {}),
+            **({over: show_fresh_values(fresh.get(trial.id))} if fresh else {}),
             "generation": trial.candidate.generation,
             **{metric: trial.outcome.metrics.get(metric) for metric in (*metrics, *bounded)},
             **({"within": "yes" if trial.feasible else "no"} if bounded else {}),

@@ -47,7 +47,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
         pruned=statuses.count("pruned"),
         best=None if saved.leader is None else trial_summary(saved.leader),
         seconds_since_last_event=time.time() - saved.last_event,
-        forecast=ahead and ahead.priced(price_per_hour),
+        forecast=ahead and ahead.with_cost(price_per_hour),
         slots=slots,
     )
     if output_format == "json":
@@ -64,24 +64,26 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
         run: The run.
         age: Seconds since its last sign of life.
     """
-    from evo_tune.forecast import as_line
-    from evo_tune.report.summary import results_of
-    from evo_tune.text import fixed
+    from evo_tune.forecast import forecast_line
+    from evo_tune.report.summary import results_in_words
+    from evo_tune.text import show_decimals
 
     best, metric = run.leader, run.objectives[0].metric
     value = "no value yet"
     if best is not None:
-        value = f"best {metric} {fixed(best.outcome.metrics[metric])} in the search (trial {best.id})"
+        value = f"best {metric} {show_decimals(best.outcome.metrics[metric])} in the search (trial {best.id})"
     counts = f"{status.failed} failed" + (f", {status.pruned} pruned" if status.pruned else "")
     shared.echo(f"{status.run}: {status.state}")
-    shared.echo(f"{results_of(run)}; {counts}; {value}")
+    shared.echo(f"{results_in_words(run)}; {counts}; {value}")
     shared.echo(f"last event {shared.show_seconds(status.seconds_since_last_event)} ago")
     if not status.running:
         return
     if not status.slots:
         shared.echo("no slot is open: the run is starting, or a program drives it (ask and tell)")
         return
-    shared.echo("forecast: available after three trainings" if status.forecast is None else as_line(status.forecast))
+    shared.echo(
+        "forecast: available after three trainings" if status.forecast is None else forecast_line(status.forecast)
+    )
     shared.print_table([_row(busy, age) for busy in status.slots])
 
 

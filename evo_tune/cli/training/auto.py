@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from evo_tune.loop.search import Search
-    from evo_tune.report.summary import Closing
+    from evo_tune.report.summary import RunResult
     from evo_tune.store.run import Run
 
 IMAGES = {".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -263,23 +263,27 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
         seconds: Duration of all.
     """
     from evo_tune.cli.training.final_training import read_wish
-    from evo_tune.report.recommendation import fresh_values, reported
-    from evo_tune.report.summary import against_baseline, closing, spread, verdict
+    from evo_tune.report.recommendation import fresh_values, reported_objective
+    from evo_tune.report.summary import baseline_verdict, run_result, show_fresh_values, verdict
 
     run, best = search.saved, search.best
     assert best is not None, "there is a model"
     fresh = {row.id: row for row in fresh_values(run)}
-    value = f", {reported(run).metric} {spread(fresh[best.id])} over fresh seeds" if best.id in fresh else ""
+    value = (
+        f", {reported_objective(run).metric} {show_fresh_values(fresh[best.id])} over fresh seeds"
+        if best.id in fresh
+        else ""
+    )
     wish = read_wish(run)
     if longer := wish is not None and wish.seconds is not None:
         value = f", trained for {shared.show_seconds(wish.seconds)}"  # no value of the final comparison is the model's
     where = "the test set" if run.manifest.tests and value else "held-out data"
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
-    end, own = closing(run), _model_metrics(model)
+    end, own = run_result(run), _model_metrics(model)
     return [
         f"use {_recommended_model(run, end, own, model, longer)}: trial {best.id} of run {run.name}{value}",
         verdict(end),
-        *([] if end.baseline is None or longer else [against_baseline(end.baseline)]),
+        *([] if end.baseline is None or longer else [baseline_verdict(end.baseline)]),
         *_test_set_lines(run, own),
         f"measured on {where} of {data}; all took {shared.show_seconds(seconds)}",
     ]
@@ -295,7 +299,7 @@ def _model_metrics(model: Path) -> dict[str, float | None]:
         return {}
 
 
-def _recommended_model(run: Run, end: Closing, own: Mapping[str, float | None], model: Path, longer: bool) -> str:
+def _recommended_model(run: Run, end: RunResult, own: Mapping[str, float | None], model: Path, longer: bool) -> str:
     """Return what to use: the model, or the baseline where the model is not better.
 
     They are compared over the fresh seeds of the final comparison, or else by the model's own value on the test set. A
@@ -308,11 +312,11 @@ def _recommended_model(run: Run, end: Closing, own: Mapping[str, float | None], 
         model: Folder of the model.
         longer: Whether the model was trained longer than the trials of the final comparison.
     """
-    from evo_tune.report.recommendation import reported
+    from evo_tune.report.recommendation import reported_objective
 
     if run.baseline is None or end.baseline is None or end.baseline.value is None:
         return str(model)
-    goal, gain, beaten = reported(run), end.baseline.gain, end.baseline.beaten
+    goal, gain, beaten = reported_objective(run), end.baseline.gain, end.baseline.beaten
     value, other = own.get(goal.metric), run.baseline[1].metrics.get(goal.metric)
     own_gain = math.nan if value is None or other is None else goal.sign * (other - value)
     alone = longer or math.isnan(end.baseline.error) or (own_gain < 0.0 and not gain <= 0.0)

@@ -25,8 +25,8 @@ from evo_tune.genome.trial import Candidate, Objective
 from evo_tune.loop.deadline import own_seconds
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
-from evo_tune.report.recommendation import fresh_values, reported
-from evo_tune.report.summary import closing, verdict
+from evo_tune.report.recommendation import fresh_values, reported_objective
+from evo_tune.report.summary import run_result, verdict
 from evo_tune.store.run import Run
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def card_origin(run: Run, plugin: Evaluator, candidate: Candidate, command: str)
     """
     from evo_tune.training.prediction.card import Origin, Result
 
-    metric, results = reported(run).metric, []
+    metric, results = reported_objective(run).metric, []
     same = candidate.genome == run.candidates[candidate.id].genome
     own = "this genome" if same else f"trial {candidate.id}, the recipe at its size in the search"
     for row in fresh_values(run):
@@ -200,7 +200,7 @@ def card_origin(run: Run, plugin: Evaluator, candidate: Candidate, command: str)
         summary=plugin.summary,
         command=command,
         results=results,
-        verdict=verdict(closing(run)),
+        verdict=verdict(run_result(run)),
     )
 
 

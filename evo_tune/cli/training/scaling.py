@@ -16,8 +16,8 @@ from evo_tune.genome.trial import DECAYED, Trial
 from evo_tune.options.sizes import parse_target_size
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.charts.scale import TransferredRecipe
-from evo_tune.report.recommendation import recommended
-from evo_tune.report.summary import costs
+from evo_tune.report.recommendation import recommend_trial
+from evo_tune.report.summary import candidate_costs
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
@@ -47,7 +47,7 @@ def trial_to_transfer(run: Run, id: int | None = None) -> Trial:
         UsageError: There is no such trial, or it has no value.
     """
     if id is None:
-        best = recommended(run)
+        best = recommend_trial(run)
         if best is None:
             raise StoreError(
                 f"run {run.name} has no full training with a value: `evo-tune show {as_typed(run.folder)}` prints why"
@@ -148,7 +148,7 @@ def transfer_to_target(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe
     Raises:
         UsageError: The recipe cannot be transferred to the target.
     """
-    best = recommended(run)
+    best = recommend_trial(run)
     if not run.manifest.settings.for_scale or best is None:
         return None
     target_size = parse_target_size(run.manifest.settings.for_scale)
@@ -180,7 +180,7 @@ def transfer_to_target(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe
 
 def _search_flops(run: Run) -> float:
     """Return the FLOPs of all trainings of a run; a promotion counts from the rung that it continues."""
-    share = costs(run)
+    share = candidate_costs(run)
     search = sum(
         trial.outcome.metrics.get("flops", 0.0) * share[trial.id] / trial.candidate.budget for trial in run.trials()
     )

@@ -27,7 +27,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
 
-from evo_tune.report.run_data import Material
+from evo_tune.report.run_data import RunData
 
 Spec: TypeAlias = dict[str, Any]
 """A figure: its `data` (traces) and its `layout`, in plotly's schema."""
@@ -63,7 +63,7 @@ TRIAL = "trial %{customdata}<br>%{y:.5g}<extra></extra>"
 
 
 @dataclass(frozen=True)
-class Drawn:
+class CaptionedFigure:
     """A figure with its caption.
 
     Args:
@@ -85,11 +85,11 @@ class Command:
 
     Args:
         why: One sentence.
-        typed: The command to type; '' for none.
+        command: The command to type; '' for none.
     """
 
     why: str
-    typed: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Part:
 
     Args:
         title: Title.
-        reads: One or two sentences that explain how to read it.
+        explanation: One or two sentences that explain how to read it.
         figures: Figures in order.
         facts: Values shown large, by name.
         commands: Recommended steps in order.
@@ -127,8 +127,8 @@ class Part:
     """
 
     title: str
-    reads: str
-    figures: Sequence[Drawn] = ()
+    explanation: str
+    figures: Sequence[CaptionedFigure] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[Command] = ()
     rows: Sequence[Mapping[str, Any]] = ()
@@ -138,12 +138,12 @@ class Part:
     table: Table | None = None
 
 
-def safe(text: object, longest: int = LONGEST) -> str:
+def escape_label(text: object, longest: int = LONGEST) -> str:
     """Return any text as a label: one short line, with HTML escaped."""
     return html.escape(one_line(str(text), longest), quote=True)
 
 
-def thinned(count: int, most: int, keep: Iterable[int] = ()) -> np.ndarray:
+def spread_indices(count: int, most: int, keep: Iterable[int] = ()) -> np.ndarray:
     """Return at most `most` indices of `count` things, evenly spread and in order, and always those in `keep`."""
     if count <= most:
         return np.arange(count)
@@ -151,7 +151,7 @@ def thinned(count: int, most: int, keep: Iterable[int] = ()) -> np.ndarray:
     return np.unique(np.concatenate([spread, np.array([*keep], dtype=int)]))
 
 
-def drawn_of(most: int, count: int, things: str) -> str:
+def omission_note(most: int, count: int, things: str) -> str:
     """Return a note that says how many of a chart's things are drawn; '' if all are."""
     return f"{most} of {count} {things} are drawn, evenly spread." if count > most else ""
 
@@ -160,7 +160,7 @@ def drawn_of(most: int, count: int, things: str) -> str:
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
-    """Return an axis; `title` is already `safe`."""
+    """Return an axis; `title` is already `escape_label`."""
     return {"title": {"text": title}, **more}
 
 
@@ -175,7 +175,7 @@ TRAINED: Mapping[str, Any] = share_axis("share of a full training", range=[0, 1.
 
 def names_axis(names: Sequence[str], longest: int) -> dict[str, Any]:
     """Return a vertical axis with a name for each of its places, from the top down."""
-    labels = {"tickvals": list(range(len(names))), "ticktext": [safe(name, longest) for name in names]}
+    labels = {"tickvals": list(range(len(names))), "ticktext": [escape_label(name, longest) for name in names]}
     return {"automargin": True, "tickmode": "array", **labels, "range": [len(names) - 0.4, -0.6]}
 
 
@@ -203,16 +203,18 @@ def _short(value: float) -> str:
 def gene_axis(name: str, gene: Gene) -> dict[str, Any]:
     """Return the axis of a gene's values: on its own scale, or one place for each value of a choice."""
     if isinstance(gene, Choice):
-        places = thinned(len(gene.values), 8)
-        texts = [safe(show_value(gene.values[place]), 14) for place in places]
+        places = spread_indices(len(gene.values), 8)
+        texts = [escape_label(show_value(gene.values[place]), 14) for place in places]
         ends = [-0.6, len(gene.values) - 0.4]
-        return axis(safe(name), type="linear", range=ends, tickmode="array", tickvals=places.tolist(), ticktext=texts)
+        return axis(
+            escape_label(name), type="linear", range=ends, tickmode="array", tickvals=places.tolist(), ticktext=texts
+        )
     if isinstance(gene, Float | Int) and gene.log:
-        return axis(safe(name), **log_axis(gene.low, gene.high))
-    return axis(safe(name), type="linear")
+        return axis(escape_label(name), **log_axis(gene.low, gene.high))
+    return axis(escape_label(name), type="linear")
 
 
-def gene_places(gene: Gene, values: Iterable[Value]) -> list[float]:
+def gene_positions(gene: Gene, values: Iterable[Value]) -> list[float]:
     """Return the positions of values on a gene's axis."""
     if not isinstance(gene, Choice):
         return [float(value) for value in values]
@@ -226,7 +228,7 @@ def time_unit(longest: float) -> tuple[float, str]:
     return (3600.0, "hours") if longest >= 7200 else (60.0, "minutes") if longest >= 120 else (1.0, "seconds")
 
 
-# Traces; their names are already `safe`.
+# Traces; their names are already `escape_label`.
 
 
 def points(x: Any, y: Any, name: str, color: str, **more: Any) -> dict[str, Any]:
@@ -252,7 +254,7 @@ def bars(mean: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, **more
     return {"type": "data", "symmetric": False, **ends, "color": color, **more}
 
 
-def rules(places: Iterable[float]) -> list[dict[str, Any]]:
+def vertical_lines(places: Iterable[float]) -> list[dict[str, Any]]:
     """Return dashed vertical lines across a figure, as shapes of its layout."""
     style = {"color": Color.DEFAULT, "width": 1, "dash": "dash"}
     return [{"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": style} for x in places]
@@ -272,7 +274,7 @@ def figure(
 
     Args:
         traces: Plotly traces.
-        x: The axis, or its title, already `safe`.
+        x: The axis, or its title, already `escape_label`.
         y: Likewise.
         height: Height in pixels; the width is the page's.
         layout: Further properties of plotly's layout.
@@ -361,7 +363,7 @@ def chart_of(name: str) -> ModuleType:
     return import_module(f"{__name__}.{name}")
 
 
-def parts(material: Material) -> dict[str, Part]:
+def parts(data: RunData) -> dict[str, Part]:
     """Return all parts with data in order, by name."""
-    found = {name: chart_of(name).part(material) for name in names()}
+    found = {name: chart_of(name).part(data) for name in names()}
     return {name: part for name, part in found.items() if part is not None}

@@ -11,9 +11,9 @@ import numpy as np
 
 from evo_tune.genome.trial import Trial
 from evo_tune.report import charts as plot
-from evo_tune.report.charts import Color, Drawn, Part, Spec
-from evo_tune.report.run_data import Material
-from evo_tune.report.summary import dominates, front
+from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
+from evo_tune.report.run_data import RunData
+from evo_tune.report.summary import dominates, pareto_front
 from evo_tune.text import show_value
 
 PLACE = 80
@@ -25,21 +25,21 @@ MOST_FRONT = 60
 """Most points of a front of three or more objectives for the hypervolume, whose cost grows fast."""
 
 
-def draw(material: Material, x: int = 0, y: int = 1) -> Spec | None:
+def draw(data: RunData, x: int = 0, y: int = 1) -> Spec | None:
     """Return the figure of two objectives, given by their indices; None for one objective, or without a value."""
-    goals = material.run.objectives
-    if len(goals) < 2 or not material.ranked:
+    goals = data.run.objectives
+    if len(goals) < 2 or not data.ranked:
         return None
-    losses, pair, signs = _losses(material.ranked), [x, y], [goals[i].sign for i in (x, y)]
+    losses, pair, signs = _losses(data.ranked), [x, y], [goals[i].sign for i in (x, y)]
     limits = np.quantile(losses[:, pair], 0.75, axis=0)
     limits = limits + 3 * (limits - losses[:, pair].min(axis=0))
     shown = np.minimum(losses[:, pair], limits) * signs
-    kept = plot.thinned(len(losses), plot.MOST_MARKS)
-    ids = np.array([trial.id for trial in material.ranked])[kept]
+    kept = plot.spread_indices(len(losses), plot.MOST_MARKS)
+    ids = np.array([trial.id for trial in data.ranked])[kept]
     hover = "trial %{customdata}<br>%{x:.5g}, %{y:.5g}<extra></extra>"
     more: dict[str, Any] = {"customdata": ids, "hovertemplate": hover, "meta": {"kind": "result"}}
     traces = [plot.points(shown[kept, 0], shown[kept, 1], "dominated", Color.FAINT, **more)]
-    best = sorted(front(material.run), key=lambda trial: (trial.losses or ())[x])
+    best = sorted(pareto_front(data.run), key=lambda trial: (trial.losses or ())[x])
     if best:
         own = np.minimum(_losses(best)[:, pair], limits) * signs
         more = {"customdata": [trial.id for trial in best], "hovertemplate": hover, "meta": {"kind": "front"}}
@@ -53,7 +53,7 @@ def draw(material: Material, x: int = 0, y: int = 1) -> Spec | None:
 def _axis(title: str, values: np.ndarray) -> dict[str, Any]:
     """Return an axis, logarithmic if the values span more than two powers of ten."""
     wide = values.min() > 0 and math.log10(values.max()) - math.log10(values.min()) > 2
-    return plot.axis(plot.safe(title), **(plot.log_axis(values.min(), values.max()) if wide else {}))
+    return plot.axis(plot.escape_label(title), **(plot.log_axis(values.min(), values.max()) if wide else {}))
 
 
 def _losses(trials: Sequence[Trial]) -> np.ndarray:
@@ -87,13 +87,13 @@ def hypervolume(losses: np.ndarray, reference: np.ndarray) -> float:
     )
 
 
-def growth(material: Material) -> tuple[np.ndarray, np.ndarray]:
+def growth(data: RunData) -> tuple[np.ndarray, np.ndarray]:
     """Return some numbers of evaluations, and the share of the box that the front then covered, both (looks,).
 
     The box ranges from the best to the median of each objective.
     """
-    place = {id: number for number, id in enumerate(material.run.recorded, 1)}
-    came = sorted((trial for trial in material.ranked if trial.feasible), key=lambda trial: place[trial.id])
+    place = {id: number for number, id in enumerate(data.run.recorded, 1)}
+    came = sorted((trial for trial in data.ranked if trial.feasible), key=lambda trial: place[trial.id])
     if len(came) < 4:
         return np.zeros(0), np.zeros(0)
     losses = _losses(came)
@@ -101,7 +101,7 @@ def growth(material: Material) -> tuple[np.ndarray, np.ndarray]:
     if (reference <= best).any():
         return np.zeros(0), np.zeros(0)
     losses = (losses - best) / (reference - best)
-    looks = plot.thinned(len(came), LOOKS) + 1
+    looks = plot.spread_indices(len(came), LOOKS) + 1
     kept: list[np.ndarray] = []
     volumes, done = [], 0
     for look in looks:
@@ -114,22 +114,22 @@ def growth(material: Material) -> tuple[np.ndarray, np.ndarray]:
     return np.array([place[came[look - 1].id] for look in looks]), np.array(volumes)
 
 
-def part(material: Material) -> Part | None:
+def part(data: RunData) -> Part | None:
     """Return the part; None for one objective, or without a value."""
-    goals = material.run.objectives
+    goals = data.run.objectives
     pairs = list(combinations(range(min(len(goals), 4)), 2))
-    drawn = [Drawn(found, narrow=len(pairs) > 1) for x, y in pairs if (found := draw(material, x, y)) is not None]
+    drawn = [CaptionedFigure(found, narrow=len(pairs) > 1) for x, y in pairs if (found := draw(data, x, y)) is not None]
     if not drawn:
         return None
-    at, volumes = growth(material)
+    at, volumes = growth(data)
     if len(at):
         more: dict[str, Any] = {"hovertemplate": "%{y:.1%}<extra></extra>", "meta": {"kind": "volume"}}
         trace = plot.steps(at, volumes, "hypervolume", plot.SERIES[0], **more)
         share = plot.share_axis("share of the box", rangemode="tozero")
         caption = "Hypervolume: share of the box between best and median of each objective that the front dominates"
-        drawn.append(Drawn(plot.figure([trace], "evaluations", share, height=240), caption))
+        drawn.append(CaptionedFigure(plot.figure([trace], "evaluations", share, height=240), caption))
     rows = []
-    for trial in front(material.run)[:50]:
+    for trial in pareto_front(data.run)[:50]:
         values = {goal.metric: goal.value(goal.loss(trial.outcome.metrics)) for goal in goals}
         genome = {name: show_value(value) for name, value in trial.genome.items()}
         rows.append({"trial": trial.id, **values, **genome})

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from evo_tune.report.charts import SERIES, Drawn, Part, Spec, bars, figure, names_axis, points, share_axis
-from evo_tune.report.run_data import Band, Material
+from evo_tune.report.charts import SERIES, CaptionedFigure, Part, Spec, bars, figure, names_axis, points, share_axis
+from evo_tune.report.run_data import Band, RunData
 
 PLACE = 60
 
@@ -15,21 +15,21 @@ MOST = 24
 """Most genes drawn."""
 
 
-def shares(material: Material) -> dict[str, Band]:
+def shares(data: RunData) -> dict[str, Band]:
     """Return the shares of the genes, ordered as in `by_importance`, by view; empty without a model."""
-    model = material.model
+    model = data.model
     if model is None:
         return {}
-    places = [list(material.genes).index(name) for name in material.by_importance]
+    places = [list(data.genes).index(name) for name in data.genes_by_importance]
     views = {"over the whole space": model.anova, "among the best": model.ped}
-    return {view: Band.over(found[:, places]) for view, found in views.items()}
+    return {view: Band.from_bootstraps(found[:, places]) for view, found in views.items()}
 
 
-def draw(material: Material) -> Spec | None:
+def draw(data: RunData) -> Spec | None:
     """Return the figure; None for fewer than 20 results."""
-    names = material.by_importance[:MOST]
+    names = data.genes_by_importance[:MOST]
     traces: list[dict[str, Any]] = []
-    for number, (view, band) in enumerate(shares(material).items()):
+    for number, (view, band) in enumerate(shares(data).items()):
         color, y = SERIES[number], np.arange(len(names)) + 0.16 * (2 * number - 1)
         mean, low, high = band.mean[:MOST], band.low[:MOST], band.high[:MOST]
         more = {"error_x": bars(mean, low, high, color, thickness=1.5, width=3), "meta": {"kind": "share"}}
@@ -41,23 +41,23 @@ def draw(material: Material) -> Spec | None:
     return figure(traces, x, names_axis(names, 24), height=110 + 34 * len(names))
 
 
-def part(material: Material) -> Part | None:
+def part(data: RunData) -> Part | None:
     """Return the part; None for fewer than 20 results."""
-    found = draw(material)
-    if found is None or material.model is None:
+    found = draw(data)
+    if found is None or data.model is None:
         return None
-    alone = material.model.anova.sum(axis=1).mean()
-    views = shares(material)
+    alone = data.model.anova.sum(axis=1).mean()
+    views = shares(data)
     return Part(
         "What mattered",
         "Over the whole space: the share of the variance of predicted results that a gene explains alone (functional "
         f"ANOVA of a forest). It is {alone:.0%} in all; the rest comes from combinations of genes. Among the best: how "
         "the best tenth differ from all trials (PED-ANOVA). A bar is an 80 % interval over bootstraps; where bars "
         "overlap, the order of two genes is uncertain.",
-        [Drawn(found)],
+        [CaptionedFigure(found)],
         rows=[
             {"gene": name, **{view: _text(band, place) for view, band in views.items()}}
-            for place, name in enumerate(material.by_importance)
+            for place, name in enumerate(data.genes_by_importance)
         ],
     )
 

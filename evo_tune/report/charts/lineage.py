@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.trial import Candidate
-from evo_tune.report.charts import SERIES, Color, Drawn, Part, Spec, axis, figure, line, points, safe
-from evo_tune.report.run_data import LARGEST, Material
+from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, axis, escape_label, figure, line, points
+from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.text import show_value
 
 PLACE = 30
@@ -38,17 +38,17 @@ class Ancestor:
     gain: float | None
 
 
-def ancestors(material: Material, id: int | None = None) -> tuple[list[Ancestor], int]:
+def ancestors(data: RunData, id: int | None = None) -> tuple[list[Ancestor], int]:
     """Return a trial and its nearest `MOST` ancestors by id, and the number of more distant ones.
 
     Args:
-        material: The run.
+        data: The run.
         id: Id of the trial; by default the recommended one.
     """
-    start = id if id is not None else material.best.id if material.best else None
+    start = id if id is not None else data.best.id if data.best else None
     if start is None:
         return [], 0
-    candidates = material.run.candidates
+    candidates = data.run.candidates
     found: dict[int, None] = {start: None}
     queue = deque([start])
     while queue:  # nearest first
@@ -60,7 +60,7 @@ def ancestors(material: Material, id: int | None = None) -> tuple[list[Ancestor]
     rows = []
     for one in sorted(near):
         parents = tuple(parent for parent in _parents(candidates[one]) if parent in near)
-        rows.append(Ancestor(candidates[one], _value(material, one), parents, _gain(material, one)))
+        rows.append(Ancestor(candidates[one], _value(data, one), parents, _gain(data, one)))
     return rows, len(found) - len(near)
 
 
@@ -69,28 +69,28 @@ def _parents(candidate: Candidate) -> list[int]:
     return [parent for parent in dict.fromkeys(candidate.parents) if parent < candidate.id]
 
 
-def _value(material: Material, id: int) -> float | None:
-    trial = material.by_id.get(id)
+def _value(data: RunData, id: int) -> float | None:
+    trial = data.by_id.get(id)
     if trial is None or not trial.losses or abs(trial.losses[0]) > LARGEST:
         return None
-    return material.objective.value(trial.losses[0])
+    return data.objective.value(trial.losses[0])
 
 
-def _gain(material: Material, id: int) -> float | None:
+def _gain(data: RunData, id: int) -> float | None:
     """Return a trial's gain over the best of its parents that have the same budget."""
-    candidate = material.run.candidates[id]
-    mine = _value(material, id)
-    parents = [p for p in _parents(candidate) if material.run.candidates[p].budget == candidate.budget]
-    values = [value for parent in parents if (value := _value(material, parent)) is not None]
+    candidate = data.run.candidates[id]
+    mine = _value(data, id)
+    parents = [p for p in _parents(candidate) if data.run.candidates[p].budget == candidate.budget]
+    values = [value for parent in parents if (value := _value(data, parent)) is not None]
     if mine is None or not values:
         return None
-    sign = material.objective.sign
+    sign = data.objective.sign
     return min(sign * value for value in values) - sign * mine
 
 
-def changes(material: Material, id: int) -> str:
+def changes(data: RunData, id: int) -> str:
     """Return the genes that differ between a trial and its nearest parent, as text."""
-    mine, candidates = material.run.candidates[id], material.run.candidates
+    mine, candidates = data.run.candidates[id], data.run.candidates
     parents = [candidates[parent].genome for parent in _parents(mine)]
     if not parents:
         return ""
@@ -101,17 +101,17 @@ def changes(material: Material, id: int) -> str:
     return ", ".join(told[:4]) + more if told else "the same genome"
 
 
-def draw(material: Material, id: int | None = None) -> Spec | None:
+def draw(data: RunData, id: int | None = None) -> Spec | None:
     """Return the figure; None if no trial is recommended, or the recommended one has no ancestors.
 
     Args:
-        material: The run.
+        data: The run.
         id: Id of the trial whose ancestors are drawn; by default the recommended one.
     """
-    rows, _ = ancestors(material, id)
+    rows, _ = ancestors(data, id)
     if len(rows) < 2:
         return None
-    place = _places(rows, material)
+    place = _places(rows, data)
     ends = [(place[parent], place[row.candidate.id]) for row in rows for parent in row.parents]
     lines_x = [x for (x0, _), (x1, _) in ends for x in (x0, x1, None)]
     lines_y = [y for (_, y0), (_, y1) in ends for y in (y0, y1, None)]
@@ -122,7 +122,7 @@ def draw(material: Material, id: int | None = None) -> Spec | None:
         by_operator.setdefault(row.candidate.operator, []).append(row)
     for number, (name, group) in enumerate(sorted(by_operator.items(), key=lambda item: -len(item[1]))):
         color = SERIES[number] if number < 5 else Color.DEFAULT
-        traces.append(_nodes(group, material, place, safe(name, 24), color))
+        traces.append(_nodes(group, data, place, escape_label(name, 24), color))
     x, y = place[rows[-1].candidate.id]  # parents have lower ids than their children
     ring = {"size": 20, "symbol": "circle-open", "line": {"width": 2.5, "color": Color.BEST}}
     traces.append(points([x], [y], "ends here", Color.BEST, marker=ring, **hidden))
@@ -131,18 +131,18 @@ def draw(material: Material, id: int | None = None) -> Spec | None:
     room = 0.6 + 0.02 * (last - first)
     step = max(1, math.ceil((last - first) / 10))
     across = axis("generation", dtick=step, range=[first - room, last + room])
-    return figure(traces, across, safe(material.metric), height=380)
+    return figure(traces, across, escape_label(data.metric), height=380)
 
 
 def _generation(row: Ancestor) -> int:
     return min(row.candidate.generation, 10**9)
 
 
-def _places(rows: Sequence[Ancestor], material: Material) -> dict[int, tuple[float, float]]:
+def _places(rows: Sequence[Ancestor], data: RunData) -> dict[int, tuple[float, float]]:
     """Return the position of each trial by id: its generation, spread by id within it, and its value."""
-    sign = material.objective.sign
+    sign = data.objective.sign
     worst = max((sign * row.value for row in rows if row.value is not None), default=0.0)
-    most = min(worst, material.worst_shown) if not np.isnan(material.worst_shown) else worst
+    most = min(worst, data.edge_loss) if not np.isnan(data.edge_loss) else worst
     found = {}
     for row in rows:
         mine = [other.candidate.id for other in rows if other.candidate.generation == row.candidate.generation]
@@ -153,7 +153,7 @@ def _places(rows: Sequence[Ancestor], material: Material) -> dict[int, tuple[flo
 
 
 def _nodes(
-    rows: Sequence[Ancestor], material: Material, place: Mapping[int, tuple[float, float]], name: str, color: str
+    rows: Sequence[Ancestor], data: RunData, place: Mapping[int, tuple[float, float]], name: str, color: str
 ) -> dict[str, Any]:
     x, y = zip(*(place[row.candidate.id] for row in rows), strict=True)
     texts = []
@@ -161,18 +161,18 @@ def _nodes(
         value = "no value" if row.value is None else f"{row.value:.5g}"
         word = "" if row.gain is None else "better" if row.gain > 0 else "worse"
         gain = "" if row.gain is None else f", {abs(row.gain):.3g} {word} than its parents"
-        texts.append(f"trial {row.candidate.id}: {value}{gain}<br>{safe(changes(material, row.candidate.id), 120)}")
+        texts.append(f"trial {row.candidate.id}: {value}{gain}<br>{escape_label(changes(data, row.candidate.id), 120)}")
     symbols = ["circle" if row.candidate.whole and row.value is not None else "circle-open" for row in rows]
     marker = {"size": 11, "symbol": symbols, "line": {"width": 1.5, "color": color}}
     more = {"text": texts, "hovertemplate": "%{text}<extra></extra>", "meta": {"kind": "ancestor"}}
     return points(x, y, name, color, marker=marker, **more)
 
 
-def steps_back(material: Material) -> list[Ancestor]:
+def steps_back(data: RunData) -> list[Ancestor]:
     """Return the best trial and its ancestors along the better parent each time, the best first."""
-    rows = {row.candidate.id: row for row in ancestors(material)[0]}
-    sign, found = material.objective.sign, []
-    id = material.best.id if material.best else None
+    rows = {row.candidate.id: row for row in ancestors(data)[0]}
+    sign, found = data.objective.sign, []
+    id = data.best.id if data.best else None
     while id is not None:
         found.append(rows[id])
         known = [(sign * value, parent) for parent in rows[id].parents if (value := rows[parent].value) is not None]
@@ -180,27 +180,27 @@ def steps_back(material: Material) -> list[Ancestor]:
     return found
 
 
-def part(material: Material) -> Part | None:
+def part(data: RunData) -> Part | None:
     """Return the part; None if the best trial has no ancestors."""
-    found = draw(material)
-    if found is None or material.best is None:
+    found = draw(data)
+    if found is None or data.best is None:
         return None
-    rows, more = ancestors(material)
+    rows, more = ancestors(data)
     return Part(
         "Lineage",
-        f"Trial {material.best.id} and its {len(rows) - 1 + more} ancestors, one column for each generation. Each line "
+        f"Trial {data.best.id} and its {len(rows) - 1 + more} ancestors, one column for each generation. Each line "
         "connects a parent and its child; colours show the operator that made the child. Open marks are partial "
         "trainings, or have no value.",
-        [Drawn(found)],
+        [CaptionedFigure(found)],
         rows=[
             {
                 "trial": row.candidate.id,
                 "operator": row.candidate.operator,
-                material.metric: row.value,
+                data.metric: row.value,
                 "gain over its better parent": row.gain,
-                "changed": changes(material, row.candidate.id),
+                "changed": changes(data, row.candidate.id),
             }
-            for row in steps_back(material)
+            for row in steps_back(data)
         ],
         rows_title="Step by step, from the best back to its first ancestor",
         note=f"The {MOST} nearest of {len(rows) + more} are drawn." if more else "",

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.genes import Choice
-from evo_tune.report.charts import SERIES, Color, Drawn, Part, Spec, figure, line, points, safe
-from evo_tune.report.run_data import Material
+from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, escape_label, figure, line, points
+from evo_tune.report.run_data import RunData
 from evo_tune.text import show_value
 
 PLACE = 40
@@ -45,33 +45,33 @@ class Lines:
     best: np.ndarray
 
 
-def axes(material: Material) -> list[str]:
+def axes(data: RunData) -> list[str]:
     """Return the genes that have an axis: all that vary, or the most important ones."""
-    return material.by_importance[:MOST_AXES]
+    return data.genes_by_importance[:MOST_AXES]
 
 
-def lines(material: Material) -> Lines:
+def lines(data: RunData) -> Lines:
     """Return the lines: those of the best tenth, at most `MOST_BEST`, and an even choice of the others."""
-    count = len(material.ranked)
+    count = len(data.ranked)
     top = min(max(1, round(TOP * count)), MOST_BEST)
     kept = np.arange(count)
     if count > MOST:
         kept = np.unique(np.append(np.arange(top), np.linspace(top, count - 1, MOST - top).round().astype(int)))
-    genes = list(material.genes)
-    columns = [genes.index(name) for name in axes(material)]
-    low, high = float(material.losses.min()), material.worst_shown
-    reach = (np.minimum(material.losses[kept], high) - low) / ((high - low) or 1.0)
-    return Lines(kept, np.column_stack([material.units[kept][:, columns], 1.0 - reach]), kept < top)
+    genes = list(data.genes)
+    columns = [genes.index(name) for name in axes(data)]
+    low, high = float(data.losses.min()), data.edge_loss
+    reach = (np.minimum(data.losses[kept], high) - low) / ((high - low) or 1.0)
+    return Lines(kept, np.column_stack([data.units[kept][:, columns], 1.0 - reach]), kept < top)
 
 
-def draw(material: Material) -> Spec | None:
+def draw(data: RunData) -> Spec | None:
     """Return the figure; None for fewer than two genomes with a value, or without a gene that varies."""
-    names = axes(material)
-    if len(material.ranked) < 2 or not names:
+    names = axes(data)
+    if len(data.ranked) < 2 or not names:
         return None
-    drawn, count = lines(material), len(names) + 1
+    drawn, count = lines(data), len(names) + 1
     best = drawn.best
-    ticks = [_ticks(material, name) for name in names] + [_value_ticks(material)]
+    ticks = [_ticks(data, name) for name in names] + [_value_ticks(data)]
     marks = points(
         [number for number, labels in enumerate(ticks) for _ in labels],
         [place for labels in ticks for place, _ in labels],
@@ -82,12 +82,12 @@ def draw(material: Material) -> Spec | None:
         marker={"symbol": "line-ew", "size": 7, "line": {"width": 1, "color": Color.DEFAULT}},
     )
     traces = [
-        _trace(material, drawn, ~best, "others", Color.OTHERS, 1.0, opacity=0.35),
-        _trace(material, drawn, best, f"best {best.sum()} in the search", SERIES[1], 1.6, opacity=0.8),
+        _trace(data, drawn, ~best, "others", Color.OTHERS, 1.0, opacity=0.35),
+        _trace(data, drawn, best, f"best {best.sum()} in the search", SERIES[1], 1.6, opacity=0.8),
         marks,
-        *_recommended(material, names),
+        *_recommended(data, names),
     ]
-    texts = [safe(name, 18) for name in (*names, material.metric)]
+    texts = [escape_label(name, 18) for name in (*names, data.metric)]
     titles: dict[str, Any] = {"tickmode": "array", "tickvals": list(range(count)), "ticktext": texts, "side": "top"}
     slanted = count > 7  # steeply, so that no title reaches into the next one where 17 axes share a page of paper
     titles |= {"ticklabeloverflow": "allow", "tickangle": -45 if slanted else 0}
@@ -104,56 +104,56 @@ def draw(material: Material) -> Spec | None:
     )
 
 
-def _recommended(material: Material, names: list[str]) -> list[dict[str, Any]]:
+def _recommended(data: RunData, names: list[str]) -> list[dict[str, Any]]:
     """Return the line of the recommended genome, which no filter hides; [] if it has no line."""
-    rank = next((n for n, one in enumerate(material.ranked) if material.best and one.id == material.best.id), None)
+    rank = next((n for n, one in enumerate(data.ranked) if data.best and one.id == data.best.id), None)
     if rank is None:
         return []
-    genes, low, high = list(material.genes), float(material.losses.min()), material.worst_shown
-    reach = (min(material.losses[rank], high) - low) / ((high - low) or 1.0)
-    y = [*material.units[rank][[genes.index(name) for name in names]], 1.0 - reach]
-    text = f"trial {material.ranked[rank].id}, recommended: {material.values[rank]:.5g}"
+    genes, low, high = list(data.genes), float(data.losses.min()), data.edge_loss
+    reach = (min(data.losses[rank], high) - low) / ((high - low) or 1.0)
+    y = [*data.units[rank][[genes.index(name) for name in names]], 1.0 - reach]
+    text = f"trial {data.ranked[rank].id}, recommended: {data.values[rank]:.5g}"
     more = {"text": [text] * len(y), "hovertemplate": "%{text}<extra></extra>", "meta": {"kind": "recommended"}}
-    name = f"recommended (trial {material.ranked[rank].id})"
+    name = f"recommended (trial {data.ranked[rank].id})"
     return [line(np.arange(float(len(y))), np.round(y, 4), name, Color.BEST, 3.0, **more)]
 
 
 def _trace(
-    material: Material, drawn: Lines, which: np.ndarray, name: str, color: str, width: float, **more: Any
+    data: RunData, drawn: Lines, which: np.ndarray, name: str, color: str, width: float, **more: Any
 ) -> dict[str, Any]:
     """Return a trace of some lines, with a gap after each."""
     places, ranks = drawn.places[which], drawn.ranks[which]
     count = places.shape[1]
     x = np.tile(np.append(np.arange(float(count)), np.nan), len(places))
     y = np.column_stack([places, np.full(len(places), np.nan)]).ravel().round(4)
-    texts = [f"trial {material.ranked[rank].id}: {material.values[rank]:.5g}" for rank in ranks]
+    texts = [f"trial {data.ranked[rank].id}: {data.values[rank]:.5g}" for rank in ranks]
     more |= {"text": [text for text in texts for _ in range(count + 1)], "hovertemplate": "%{text}<extra></extra>"}
     return line(x, y, name, color, width, meta={"kind": "lines", "axes": count}, **more)
 
 
-def _ticks(material: Material, name: str) -> list[tuple[float, str]]:
+def _ticks(data: RunData, name: str) -> list[tuple[float, str]]:
     """Return the positions and labels of the ticks along a gene's axis."""
-    gene = material.genes[name]
+    gene = data.genes[name]
     few = gene.size <= TICKS
     count = int(gene.size) if few else 3
     units = [(i + 0.5) / count if few else i / 2 for i in range(count)]
     values = list(gene.values) if few and isinstance(gene, Choice) else [gene.decode(unit) for unit in units]
     texts = [f"{v:.3g}" if isinstance(v, float) and not few else show_value(v) for v in values]
-    return [(gene.encode(value), safe(text, 10)) for value, text in zip(values, texts, strict=True)]
+    return [(gene.encode(value), escape_label(text, 10)) for value, text in zip(values, texts, strict=True)]
 
 
-def _value_ticks(material: Material) -> list[tuple[float, str]]:
-    sign = material.objective.sign
-    return [(1.0, f"{sign * float(material.losses.min()):.4g}"), (0.0, f"{sign * material.worst_shown:.4g}")]
+def _value_ticks(data: RunData) -> list[tuple[float, str]]:
+    sign = data.objective.sign
+    return [(1.0, f"{sign * float(data.losses.min()):.4g}"), (0.0, f"{sign * data.edge_loss:.4g}")]
 
 
-def part(material: Material) -> Part | None:
+def part(data: RunData) -> Part | None:
     """Return the part; None without a figure."""
-    found = draw(material)
+    found = draw(data)
     if found is None:
         return None
-    kept, count, names = len(lines(material).ranks), len(material.ranked), axes(material)
-    varying = sum(gene.size > 1 for gene in material.genes.values())
+    kept, count, names = len(lines(data).ranks), len(data.ranked), axes(data)
+    varying = sum(gene.size > 1 for gene in data.genes.values())
     notes = [
         f"{kept} of {count} genomes are drawn: the best, and an even choice of the others." if kept < count else "",
         f"The {len(names)} most important of {varying} genes have an axis." if varying > len(names) else "",
@@ -163,6 +163,6 @@ def part(material: Material) -> Part | None:
         "Each line is a genome; the thick one is the recommended one. If the best lines are close together on an axis, "
         "that gene's value matters. Drag along an axis to keep only the lines that pass there (with Shift for further "
         "ranges; a double click shows all), or use the sliders below.",
-        [Drawn(found, axes=(*names, material.metric))],
+        [CaptionedFigure(found, axes=(*names, data.metric))],
         note=" ".join(filter(None, notes)),
     )

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from evo_tune.report import charts as plot
-from evo_tune.report.charts import Color, Drawn, Part, Spec
-from evo_tune.report.run_data import LARGEST, Material
+from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
+from evo_tune.report.run_data import LARGEST, RunData
 
 PLACE = 90
 
@@ -22,21 +22,21 @@ RESOURCES = {
 """Metrics of the bundled evaluators that are resources, with their descriptions."""
 
 
-def amounts(material: Material, resource: str) -> np.ndarray:
+def amounts(data: RunData, resource: str) -> np.ndarray:
     """Return the use of a resource by each ranked genome, shape (ranked,); NaN if unknown."""
     found = []
-    for trial in material.ranked:
+    for trial in data.ranked:
         value = trial.outcome.metrics.get(resource, trial.outcome.seconds if resource == "seconds" else math.nan)
         found.append(value if 0 < value < LARGEST else math.nan)
     return np.array(found, dtype=float)
 
 
-def known(material: Material) -> list[str]:
+def known(data: RunData) -> list[str]:
     """Return the resources that differ between genomes."""
-    objectives = {goal.metric for goal in material.run.objectives[:1]}
+    objectives = {goal.metric for goal in data.run.objectives[:1]}
     found = []
     for resource in RESOURCES:
-        values = amounts(material, resource)
+        values = amounts(data, resource)
         values = values[~np.isnan(values)]
         if resource not in objectives and len(values) > 3 and bool(values.max() > 1.02 * values.min()):
             found.append(resource)
@@ -53,25 +53,25 @@ def cheapest(values: np.ndarray, losses: np.ndarray) -> np.ndarray:
     return np.asarray(order[np.diff(reached, prepend=np.inf) < 0])
 
 
-def draw(material: Material, resource: str | None = None) -> Spec | None:
+def draw(data: RunData, resource: str | None = None) -> Spec | None:
     """Return the figure of one resource; None if genomes do not differ in it.
 
     Args:
-        material: The run.
+        data: The run.
         resource: Name of a metric, or 'seconds'; by default the first that differs between genomes.
     """
     if resource is None:
-        resource = next(iter(known(material)), None)
+        resource = next(iter(known(data)), None)
     if resource is None:
         return None
-    values, sign = amounts(material, resource), material.objective.sign
+    values, sign = amounts(data, resource), data.objective.sign
     there = np.flatnonzero(~np.isnan(values))
     if not len(there):
         return None
-    there = there[plot.thinned(len(there), plot.MOST_MARKS)]
-    shown = sign * np.minimum(material.losses, material.worst_shown)
-    ids = np.array([trial.id for trial in material.ranked])
-    best = cheapest(values, material.losses)
+    there = there[plot.spread_indices(len(there), plot.MOST_MARKS)]
+    shown = sign * np.minimum(data.losses, data.edge_loss)
+    ids = np.array([trial.id for trial in data.ranked])
+    best = cheapest(values, data.losses)
     hover = {"hovertemplate": "trial %{customdata}<br>%{y:.5g} at %{x:.4g}<extra></extra>"}
     results = {"customdata": ids[there], "meta": {"kind": "result"}, "showlegend": False, **hover}
     front = {"customdata": ids[best], "meta": {"kind": "front"}, "mode": "lines+markers", **hover}
@@ -82,13 +82,15 @@ def draw(material: Material, resource: str | None = None) -> Spec | None:
     ]
     low, high = np.nanmin(values), np.nanmax(values)
     scale = plot.log_axis(low, high) if high > 8 * low else {}
-    x = plot.axis(plot.safe(RESOURCES.get(resource, resource)), **scale)
-    return plot.figure(traces, x, plot.safe(material.metric), height=260, showlegend=False)
+    x = plot.axis(plot.escape_label(RESOURCES.get(resource, resource)), **scale)
+    return plot.figure(traces, x, plot.escape_label(data.metric), height=260, showlegend=False)
 
 
-def part(material: Material) -> Part | None:
+def part(data: RunData) -> Part | None:
     """Return the part; None if genomes differ in no resource."""
-    drawn = [Drawn(found, RESOURCES[name], narrow=True) for name in known(material) if (found := draw(material, name))]
+    drawn = [
+        CaptionedFigure(found, RESOURCES[name], narrow=True) for name in known(data) if (found := draw(data, name))
+    ]
     if not drawn:
         return None
     return Part(
@@ -96,5 +98,5 @@ def part(material: Material) -> Part | None:
         "Each point is a full training. The line is the front: no cheaper training is as good. Where it is flat, a "
         "higher cost gains nothing.",
         drawn,
-        note=plot.drawn_of(plot.MOST_MARKS, len(material.ranked), "results"),
+        note=plot.omission_note(plot.MOST_MARKS, len(data.ranked), "results"),
     )

@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from evo_tune.genome.trial import DECAYED, Trial
 from evo_tune.report import charts as plot
-from evo_tune.report.charts import SERIES, Color, Command, Drawn, Part, Spec
-from evo_tune.report.run_data import LARGEST, Material
+from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Command, Part, Spec
+from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
@@ -108,15 +108,15 @@ class Training:
     id: int
 
 
-def by_size(material: Material) -> list[list[Training]]:
+def by_size(data: RunData) -> list[list[Training]]:
     """Return the complete trainings, grouped by the approximate size of their models, smallest first.
 
     A rung that ended with a decay is a complete training in small (see `Context.report`).
     """
     found: dict[int, list[Training]] = {}
-    for trial in material.trials:
+    for trial in data.trials:
         known = trial.outcome.metrics
-        size, flops, loss = (known.get(name, math.nan) for name in ("params", "flops", material.metric))
+        size, flops, loss = (known.get(name, math.nan) for name in ("params", "flops", data.metric))
         if _ended(trial) and 0 < size < LARGEST and 0 < flops < LARGEST and abs(loss) < LARGEST:
             found.setdefault(round(math.log(size, ALIKE)), []).append(Training(size, flops, loss, trial.id))
     return [sorted(group) for _, group in sorted(found.items())]
@@ -128,17 +128,17 @@ def _ended(trial: Trial) -> bool:
     return trial.outcome.status == "ok" and whole
 
 
-def draw(material: Material) -> Spec | None:
+def draw(data: RunData) -> Spec | None:
     """Return the figure; None if the run has no target size, or no training with known FLOPs and weights."""
-    if not material.run.manifest.settings.for_scale:
+    if not data.run.manifest.settings.for_scale:
         return None
-    recipe, sizes = read_recipe(material.run), by_size(material)
+    recipe, sizes = read_recipe(data.run), by_size(data)
     if not sizes:
         return None
     traces: list[dict[str, Any]] = []
     hover = "trial %{customdata}<br>%{y:.5g} after %{x:.3g} FLOPs<extra></extra>"
     for number, group in enumerate(sizes):
-        kept = [group[at] for at in plot.thinned(len(group), plot.MOST_MARKS // len(sizes) + 1)]
+        kept = [group[at] for at in plot.spread_indices(len(group), plot.MOST_MARKS // len(sizes) + 1)]
         x, y, ids = [one.flops for one in kept], [one.loss for one in kept], [one.id for one in kept]
         color = SERIES[number] if len(sizes) < len(SERIES) else Color.OTHERS
         more = {"customdata": ids, "hovertemplate": hover, "meta": {"kind": "training"}}
@@ -148,7 +148,7 @@ def draw(material: Material) -> Spec | None:
         ends.append(recipe.target_flops)
         traces.append(_target(recipe))
     across = plot.axis("FLOPs of the training", **plot.log_axis(min(ends), max(ends)))
-    return plot.figure(traces, across, plot.safe(material.metric), height=280)
+    return plot.figure(traces, across, plot.escape_label(data.metric), height=280)
 
 
 def _target(recipe: TransferredRecipe) -> dict[str, Any]:
@@ -160,9 +160,9 @@ def _target(recipe: TransferredRecipe) -> dict[str, Any]:
     return plot.points([recipe.target_flops], loss, name, Color.BEST, marker=mark, error_y=error, **more)
 
 
-def part(material: Material) -> Part | None:
+def part(data: RunData) -> Part | None:
     """Return the part; None if the run has no target size, or no recipe for it yet."""
-    recipe, found = read_recipe(material.run), draw(material)
+    recipe, found = read_recipe(data.run), draw(data)
     if recipe is None:
         return None
     facts = {
@@ -171,11 +171,11 @@ def part(material: Material) -> Part | None:
         "peak learning rate at the target": f"{recipe.lr:.3g}",
     }
     if recipe.loss is not None and recipe.low is not None and recipe.high is not None:
-        facts[f"predicted {material.metric}"] = f"{recipe.loss:.4g} ({recipe.low:.4g} to {recipe.high:.4g})"
+        facts[f"predicted {data.metric}"] = f"{recipe.loss:.4g} ({recipe.low:.4g} to {recipe.high:.4g})"
     size = f"--depth {recipe.depth} --width {recipe.width} --tokens {recipe.tokens}"
     check = Command(
         "Show each gene at that size, and check the prediction with short trainings on the way:",
-        f"evo-tune scale {as_typed(material.run.folder)} {size}",
+        f"evo-tune scale {as_typed(data.run.folder)} {size}",
     )
     said = (
         f"This search is for a model of {recipe.depth} blocks and width {recipe.width}. "
@@ -184,4 +184,6 @@ def part(material: Material) -> Part | None:
     why = (
         f"No loss can be predicted: {recipe.why}." if recipe.why else "The prediction is from a law fitted to this run."
     )
-    return Part("From small to large", said + why, [Drawn(found)] if found is not None else [], facts, [check])
+    return Part(
+        "From small to large", said + why, [CaptionedFigure(found)] if found is not None else [], facts, [check]
+    )

@@ -6,9 +6,9 @@ import math
 from itertools import chain, repeat
 
 from evo_tune.genome.values import genome_key
-from evo_tune.report.charts import SERIES, Color, Drawn, Part, Spec, axis, figure, line, points, safe
-from evo_tune.report.recommendation import reported
-from evo_tune.report.run_data import LARGEST, Material
+from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, axis, escape_label, figure, line, points
+from evo_tune.report.recommendation import reported_objective
+from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.store.comparison import read_comparison
 
 PLACE = 110
@@ -17,16 +17,16 @@ MOST_SEEDS = 60
 """Most seeds drawn."""
 
 
-def by_seed(material: Material) -> dict[int, dict[int, float | None]]:
+def by_seed(data: RunData) -> dict[int, dict[int, float | None]]:
     """Return the reported metric for each seed of the final comparison, by trial id; None for a failure.
 
     If that metric is on the test set, the seeds that only chose among the finalists are left out: they have no value.
     """
-    run, goal = material.run, reported(material.run)
+    run, goal = data.run, reported_objective(data.run)
     done = read_comparison(run)
     if not done:
         return {}
-    tested = goal.metric != material.metric
+    tested = goal.metric != data.metric
     ids = {trial.key: trial.id for trial in reversed(run.ranked())}  # the ids that the verdict uses
     for candidate in run.candidates:
         ids.setdefault(genome_key(candidate.genome), candidate.id)
@@ -40,9 +40,9 @@ def by_seed(material: Material) -> dict[int, dict[int, float | None]]:
     return found
 
 
-def draw(material: Material) -> Spec | None:
+def draw(data: RunData) -> Spec | None:
     """Return the figure; None without a final comparison."""
-    seeds = list(by_seed(material).values())[:MOST_SEEDS]
+    seeds = list(by_seed(data).values())[:MOST_SEEDS]
     lines_x: list[float | None] = []
     lines_y: list[float | None] = []
     for number, row in enumerate(seeds, 1):
@@ -52,8 +52,8 @@ def draw(material: Material) -> Spec | None:
             lines_y += [min(values), max(values), None]
     traces = [line(lines_x, lines_y, "pairs", Color.FAINT, 1.5, hoverinfo="skip", showlegend=False)]
     colors = chain(SERIES[:3], repeat(SERIES[4]))
-    for id, name in _names(material, seeds).items():
-        best = material.best is not None and id == material.best.id
+    for id, name in _names(data, seeds).items():
+        best = data.best is not None and id == data.best.id
         color = Color.DEFAULT if name == "default" else Color.BEST if best else next(colors)
         here = [(n, row[id]) for n, row in enumerate(seeds, 1) if row.get(id) is not None]
         if here:
@@ -63,28 +63,28 @@ def draw(material: Material) -> Spec | None:
     if len(traces) == 1:
         return None
     x_axis = axis("fresh seed", dtick=1 if len(seeds) < 20 else 5, range=[0.4, len(seeds) + 0.6])
-    return figure(traces, x_axis, safe(reported(material.run).metric), height=280)
+    return figure(traces, x_axis, escape_label(reported_objective(data.run).metric), height=280)
 
 
-def _names(material: Material, seeds: list[dict[int, float | None]]) -> dict[int, str]:
+def _names(data: RunData, seeds: list[dict[int, float | None]]) -> dict[int, str]:
     """Return the names of the compared genomes, by trial id."""
-    candidates, names = material.run.candidates, {}
+    candidates, names = data.run.candidates, {}
     for id in sorted({id for row in seeds for id in row}):
         names[id] = f"trial {id}"
         if id < len(candidates) and genome_key(candidates[id].genome) == genome_key(candidates[0].genome):
             names[id] = "default"
-        elif material.best is not None and id == material.best.id:
+        elif data.best is not None and id == data.best.id:
             names[id] = f"best (trial {id})"
     return names
 
 
-def part(material: Material) -> Part | None:
+def part(data: RunData) -> Part | None:
     """Return the part; None without a final comparison."""
-    found = draw(material)
+    found = draw(data)
     if found is None:
         return None
-    seeds = list(by_seed(material).values())
-    names = _names(material, seeds)
+    seeds = list(by_seed(data).values())
+    names = _names(data, seeds)
     rows = [
         {"seed": number, **{name: row.get(id, math.nan) if id in row else None for id, name in names.items()}}
         for number, row in enumerate(seeds[:MOST_SEEDS], 1)
@@ -93,7 +93,7 @@ def part(material: Material) -> Part | None:
         "Final comparison by seed",
         "Genomes trained on the same fresh seeds. A gain on every seed is not luck; if the order changes from seed to "
         "seed, the genomes are about equally good. Seeds with finalists only served to choose among them.",
-        [Drawn(found)],
+        [CaptionedFigure(found)],
         rows=rows,
         note=f"The first {MOST_SEEDS} of {len(seeds)} seeds are shown." if len(seeds) > MOST_SEEDS else "",
     )

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from evo_tune.report import charts as plot
-from evo_tune.report.charts import SERIES, Color, Drawn, Part, Spec
-from evo_tune.report.run_data import LARGEST, Material
+from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec
+from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.text import show_seconds
 
 PLACE = 100
@@ -49,13 +49,13 @@ class Work:
     status: str
 
 
-def timeline(material: Material) -> tuple[list[Work], list[str]]:
+def timeline(data: RunData) -> tuple[list[Work], list[str]]:
     """Return all trainings in their slots, ordered by start, and the names of the slots.
 
     The journal has the time of each result, the duration and the device of its training, but not its slot. The
     trainings of a device are therefore placed into as few slots as possible.
     """
-    run = material.run
+    run = data.run
     rows = []
     for id in run.recorded:
         outcome, end = run.outcomes[id], run.finished[id]
@@ -93,9 +93,9 @@ def idle(work: Sequence[Work], lanes: int) -> list[float]:
     return list(np.clip(1.0 - busy / max(ended - begun, 1e-9), 0.0, 1.0).tolist())
 
 
-def draw(material: Material) -> Spec | None:
+def draw(data: RunData) -> Spec | None:
     """Return the figure; None before the first result."""
-    work, names = timeline(material)
+    work, names = timeline(data)
     longest = max((one.end for one in work), default=0.0)
     if longest <= 0:
         return None
@@ -104,7 +104,7 @@ def draw(material: Material) -> Spec | None:
     unit, title = plot.time_unit(longest)
     groups = {kind: [one for one in kept if (one.status if one.status in KINDS else "") == kind] for kind in KINDS}
     traces = [_bars(mine, unit, *KINDS[kind]) for kind, mine in groups.items() if mine]
-    shapes = plot.rules(at / unit for at in material.run.resumed[1:][:50] if first < at < LARGEST)
+    shapes = plot.vertical_lines(at / unit for at in data.run.resumed[1:][:50] if first < at < LARGEST)
     y = {**plot.names_axis(names, 20), "showgrid": False}
     if len(names) > MOST_NAMES:
         y |= {"tickvals": [], "ticktext": []}
@@ -124,20 +124,20 @@ def _bars(work: Sequence[Work], unit: float, name: str, color: str) -> dict[str,
     }
 
 
-def part(material: Material) -> Part | None:
+def part(data: RunData) -> Part | None:
     """Return the part; None before the first result."""
-    found = draw(material)
+    found = draw(data)
     if found is None:
         return None
-    work, names = timeline(material)
+    work, names = timeline(data)
     shares = idle(work, len(names))
     counts = Counter(one.lane for one in work)
-    again = " A dashed line shows where the run was resumed." if len(material.run.resumed) > 1 else ""
+    again = " A dashed line shows where the run was resumed." if len(data.run.resumed) > 1 else ""
     return Part(
         "Slots",
         f"Each bar is a training; gaps are idle time, {np.mean(shares):.0%} in all. Idle slots at the end are normal; "
         f"in other gaps the slot waited for results, memory or machines.{again}",
-        [Drawn(found)],
+        [CaptionedFigure(found)],
         rows=[
             {"slot": name, "trainings": counts[lane], "idle": f"{share:.0%}"}
             for lane, (name, share) in enumerate(zip(names[:50], shares, strict=False))

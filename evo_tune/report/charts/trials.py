@@ -10,7 +10,7 @@ import numpy as np
 from evo_tune.genome.trial import Outcome
 from evo_tune.genome.values import Value
 from evo_tune.report.charts import Part, Table
-from evo_tune.report.run_data import Material
+from evo_tune.report.run_data import RunData
 from evo_tune.store.places import TRIALS
 from evo_tune.text import one_line
 from evo_tune.trust import inside
@@ -27,12 +27,12 @@ LOGS = ("error.txt", "log.txt")
 """Files of a trial that a reader may want to open, the first one that exists."""
 
 
-def columns(material: Material) -> dict[str, list[Any]]:
+def columns(data: RunData) -> dict[str, list[Any]]:
     """Return the columns of the table by name, each with one value per trial; None where there is none.
 
     Pending trials are included. A gene with the name of another column is called 'NAME (gene)'.
     """
-    run = material.run
+    run = data.run
     trials, outcomes = list(run.candidates), run.outcomes
     ended = [outcomes.get(trial.id) for trial in trials]
     found: dict[str, list[Any]] = {
@@ -43,7 +43,7 @@ def columns(material: Material) -> dict[str, list[Any]]:
     found |= {
         "error": [one_line(one.error, LONGEST) if one and one.error else None for one in ended],
         "seconds": [_short(one.seconds) if one else None for one in ended],
-        "log": _logs(material, [trial.id for trial in trials]),
+        "log": _logs(data, [trial.id for trial in trials]),
         "generation": [trial.generation for trial in trials],
         "operator": [trial.operator for trial in trials],
         "budget": [_short(trial.budget) for trial in trials],
@@ -53,7 +53,7 @@ def columns(material: Material) -> dict[str, list[Any]]:
     for name in ("error", "log"):
         if not any(found[name]):
             del found[name]
-    for name in material.genes:
+    for name in data.genes:
         found[f"{name} (gene)" if name in found else name] = [_value(trial.genome[name]) for trial in trials]
     others = dict.fromkeys(name for one in ended if one for name in one.metrics if name not in found)
     return found | {name: _metric(ended, name) for name in list(others)[:MOST_METRICS]}
@@ -74,11 +74,11 @@ def _value(value: Value) -> Value:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _logs(material: Material, ids: list[int]) -> list[str | None]:
+def _logs(data: RunData, ids: list[int]) -> list[str | None]:
     """Return the path of each trial's log from the run's folder; None for a trial without one."""
     found: dict[str, str] = {}
     try:
-        with inside.folder(material.run.folder, TRIALS) as at:
+        with inside.folder(data.run.folder, TRIALS) as at:
             for name in os.listdir(at):
                 log = next((log for log in LOGS if inside.exists(at, name, log)), None)
                 if log is not None:
@@ -88,14 +88,14 @@ def _logs(material: Material, ids: list[int]) -> list[str | None]:
     return [found.get(f"{id:06d}") for id in ids]
 
 
-def part(material: Material) -> Part | None:
+def part(data: RunData) -> Part | None:
     """Return the part; None before the first trial."""
-    found = columns(material)
+    found = columns(data)
     if not found["trial"]:
         return None
-    best = material.best.id if material.best else None
-    middle = float(np.median(material.values)) if len(material.values) else 0.0
-    bound = f"{material.metric}{'<' if material.objective.sign > 0 else '>'}{middle:.3g}"
+    best = data.best.id if data.best else None
+    middle = float(np.median(data.values)) if len(data.values) else 0.0
+    bound = f"{data.metric}{'<' if data.objective.sign > 0 else '>'}{middle:.3g}"
     said = " The recommended trial is bold." if best is not None else ""
     return Part(
         "Trials",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evo_tune.forecast import Bounds, as_line, comparison_seconds, comparison_trainings
-from evo_tune.forecast.timing import Pace, pace_of, points
+from evo_tune.forecast import Bounds, comparison_seconds, comparison_trainings, forecast_line
+from evo_tune.forecast.timing import Pace, genomes_to_time, pace_of
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.opening import forecast
 from evo_tune.loop.search import Search
@@ -59,7 +59,9 @@ class Simulated:
 
 
 def pace(search: Search, seed: int) -> Pace:
-    found = pace_of({at: {"seconds": seconds_of(genome, seed)} for at, genome in enumerate(points(search.space))})
+    found = pace_of(
+        {at: {"seconds": seconds_of(genome, seed)} for at, genome in enumerate(genomes_to_time(search.space))}
+    )
     assert found is not None
     return found
 
@@ -93,7 +95,7 @@ def test_a_race_takes_between_the_least_and_the_most_that_is_told(slots: int, se
         rng = np.random.default_rng(draw)
         comparison = FinalComparison(tuple(range(1, finalists + 1)), 0, seeds)
         gain, results, rounds = rng.normal(), {}, 0
-        while wanted := comparison.state(results).wanted:
+        while wanted := comparison.state(results).next_trainings:
             rounds += 1
             for one in wanted[:slots]:
                 results[one] = float(rng.normal() - (gain if one.id else 0.0))
@@ -104,7 +106,7 @@ def test_a_race_takes_between_the_least_and_the_most_that_is_told(slots: int, se
 
 
 def test_hours_are_never_promised_twice() -> None:
-    from evo_tune.forecast import ahead
+    from evo_tune.forecast import forecast_run
 
     for draw in range(200):
         rng = np.random.default_rng(draw)
@@ -112,7 +114,7 @@ def test_hours_are_never_promised_twice() -> None:
         manifest = _manifest(fidelity=rungs, seeds_per_trial=int(rng.integers(1, 4)))
         hours, slots, each = rng.uniform(0.01, 5.0), int(rng.integers(1, 20)), rng.uniform(0.1, 300.0)
         session = SessionSettings(hours=hours, final_seeds=draw % 4, finalists=2)
-        found = ahead(manifest, session, slots, mean_genome_cost(rungs, 50), Pace((each, each)))
+        found = forecast_run(manifest, session, slots, mean_genome_cost(rungs, 50), Pace((each, each)))
         assert found is not None
         comparison = sum(comparison_seconds(session, each, slots)) / 2
         assert found.full_trainings * each / slots <= max(0.0, hours * 3600 - comparison) + 1e-6
@@ -147,10 +149,10 @@ def test_a_forecast_in_words_and_as_data(begin: Begin) -> None:
     assert ahead is not None
     assert ahead.cost is None
     assert ahead.seconds.expected == pytest.approx(10 * 10 / 2 + (30 + 70) / 2, abs=5)
-    priced = ahead.priced(2.0)
+    priced = ahead.with_cost(2.0)
     assert priced.cost is not None
     assert priced.cost.expected == pytest.approx(2 * ahead.seconds.expected / 3600)
-    line = as_line(priced)
+    line = forecast_line(priced)
     assert "10 genomes, 6 to 14 trainings of the final comparison; 2 x 500 MB of memory" in line
     assert f"; {priced.cost.expected:.2f} at the given price" in line
 
@@ -210,7 +212,7 @@ def test_a_few_long_genomes_do_not_make_a_first_forecast_too_long(begin: Begin) 
     took = 2.7 * timed[0]
     found = pace_of({at if at < 1 else at + 2: {"seconds": each} for at, each in enumerate(timed)})
     assert found is not None
-    assert found.usual == pytest.approx(took, rel=0.25)
+    assert found.mean_seconds == pytest.approx(took, rel=0.25)
     search = begin(trials=60, generations=None)
     ahead = forecast(search.saved.manifest, search.session, 2, found)
     assert ahead is not None
