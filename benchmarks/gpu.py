@@ -72,7 +72,8 @@ class Bench:
         """
         import torch
 
-        from evo_tune import recipe, training
+        from evo_tune import training
+        from evo_tune.training import recipe
 
         own = {name: given.pop(name) for name in ("late", "compiled") if name in given}
         micro = given.pop("micro_batch", None)
@@ -124,7 +125,8 @@ Part = Callable[[Bench], Iterator[dict[str, Any]]]
 
 
 def mfu(bench: Bench) -> Iterator[dict[str, Any]]:
-    from evo_tune import recipe, training
+    from evo_tune import training
+    from evo_tune.training import recipe
 
     name = bench.precision()
     peak = training.peak_flops(bench.card, name) if bench.gpu else None
@@ -210,7 +212,8 @@ def compiling(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def memory(bench: Bench) -> Iterator[dict[str, Any]]:
-    from evo_tune import recipe, training
+    from evo_tune import training
+    from evo_tune.training import recipe
 
     name = bench.precision()
     for size, shape in bench.shapes.items():
@@ -219,7 +222,7 @@ def memory(bench: Bench) -> Iterator[dict[str, Any]]:
         kind = "cuda" if bench.gpu else "cpu"
         predicted = recipe.predict_memory(trainer.model.config, windows_in_step, precision=name, device=kind)
         expected = predicted.peak - predicted.context
-        took = training.measured_peak(bench.device, lambda: trainer.run(2))  # noqa: B023 # run here and now
+        took = training.measure_peak_memory(bench.device, lambda: trainer.run(2))  # noqa: B023 # run here and now
         yield {
             "model": size,
             "predicted, MiB": f"{expected / 2**20:,.0f}",
@@ -295,7 +298,8 @@ def one_rank(group: Any, tell: Callable[[Any], None], *, steps: int, batch_norm:
     """Train a small model with convolutions as one of several processes; all must hold the same weights."""
     import torch
 
-    from evo_tune import recipe, training
+    from evo_tune import training
+    from evo_tune.training import recipe
 
     del tell
     model = torch.nn.Sequential(

@@ -99,7 +99,8 @@ def trainer_step(width: int, tokens: int, device: str, precision: str, compiled:
     """Return a function that does one step of `Trainer`, and gives its loss."""
     import torch
 
-    from evo_tune import recipe, training
+    from evo_tune import training
+    from evo_tune.training import recipe
 
     source = training.TrainingWindows(
         text(), context=CONTEXT, batch=tokens // CONTEXT, total=STEPS * tokens // CONTEXT, seed=0

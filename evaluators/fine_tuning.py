@@ -36,7 +36,7 @@ from evo_tune.training.recipe import (
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import Adapters, LoRA, Ranks, TuningTask
+    from evo_tune.training import Adapters, LoRA, Ranks, TuningPlan
 
 OBJECTIVES = [Minimize("val_loss")]
 
@@ -182,12 +182,12 @@ def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 # ---------------------------------------------------------------- the training
 
 
-def _task(genome: Mapping[str, Any], options: Options) -> TuningTask:
+def _task(genome: Mapping[str, Any], options: Options) -> TuningPlan:
     """Return a genome as a training."""
-    from evo_tune.training import TuningTask, ready_base
+    from evo_tune.training import TuningPlan, prepare_base
 
-    base = ready_base(options)
-    return TuningTask(
+    base = prepare_base(options)
+    return TuningPlan(
         options=options,
         genome=genome,
         base=base,
@@ -213,18 +213,18 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     Raises:
         Diverged: The training was lost.
     """
-    from evo_tune.training import Tuned, evaluate_task
+    from evo_tune.training import TuningTraining, evaluate_task
 
-    return evaluate_task(_task(genome, options), Tuned, train_rank, context)
+    return evaluate_task(_task(genome, options), TuningTraining, train_rank, context)
 
 
 def train_rank(
     ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
 ) -> dict[str, float]:
     """Train as one of the processes of a training."""
-    from evo_tune.training import Place, Tuned, train
+    from evo_tune.training import RankRun, TuningTraining, train
 
-    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), Tuned, ranks)[1]
+    return train(_task(genome, Options(**options)), RankRun.of(ranks, tell, run), TuningTraining, ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -236,7 +236,7 @@ def export(genome: Mapping[str, Any], context: Context, folder: Path | str, opti
     One process trains, even if ranks is larger. An adapter (method=adapter) cannot be merged, so it is always written
     alone. An adapter of the bundled small base is written with this base, in base/. Returns the metrics of `evaluate`.
     """
-    from evo_tune.training import export_tuned
+    from evo_tune.training import export_tuning
 
     merged, with_base = options.keep == "merged", not options.base
-    return export_tuned(_task(genome, options), context, folder, merged=merged, with_base=with_base)
+    return export_tuning(_task(genome, options), context, folder, merged=merged, with_base=with_base)

@@ -127,10 +127,10 @@ def describe(options: Options) -> list[str]:
 
 def baseline(options: Options) -> dict[str, float]:
     """Return the metrics of the seasonal naive forecast on the same windows."""
-    from evo_tune.training import metrics_of
+    from evo_tune.training import baseline_metrics
 
     series, levels = options.split_series, options.quantiles
-    return metrics_of("series", *(_scores(series, levels, seasonal_naive, test) for test in (False, True)))
+    return baseline_metrics("series", *(_scores(series, levels, seasonal_naive, test) for test in (False, True)))
 
 
 @lru_cache(maxsize=2)  # once per worker
@@ -235,9 +235,9 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     Raises:
         Diverged: The training was lost.
     """
-    from evo_tune.training import Forecasted, evaluate_task
+    from evo_tune.training import ForecastTraining, evaluate_task
 
-    metrics = evaluate_task(_task(genome, options), Forecasted, train_rank, context)
+    metrics = evaluate_task(_task(genome, options), ForecastTraining, train_rank, context)
     if options.compare == "none":
         return metrics
     return metrics | metric_values(_scores(options.split_series, options.quantiles, theta_forecast), "theta")
@@ -247,9 +247,9 @@ def train_rank(
     ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
 ) -> dict[str, float]:
     """Be one of the processes that train together."""
-    from evo_tune.training import Forecasted, Place, train
+    from evo_tune.training import ForecastTraining, RankRun, train
 
-    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), Forecasted, ranks)[1]
+    return train(_task(genome, Options(**options)), RankRun.of(ranks, tell, run), ForecastTraining, ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -260,6 +260,6 @@ def export(genome: Mapping[str, Any], context: Context, folder: Path | str, opti
 
     One process trains, with any value of ranks. Returns what `evaluate` returns, other methods aside.
     """
-    from evo_tune.training import Forecasted, export_encoder
+    from evo_tune.training import ForecastTraining, export_encoder
 
-    return export_encoder(_task(genome, options), context, folder, Forecasted)
+    return export_encoder(_task(genome, options), context, folder, ForecastTraining)

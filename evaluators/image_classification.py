@@ -142,11 +142,11 @@ def baseline(options: Options) -> dict[str, float]:
     Raises:
         OptionError: scikit-learn is not installed.
     """
-    from evo_tune.training import linear_on_pixels
+    from evo_tune.training import image_baseline
 
     images = options.images
     parts = split_stratified(images.classes, options.validation, options.test)
-    return linear_on_pixels(images.pixels, images.classes, parts)
+    return image_baseline(images.pixels, images.classes, parts)
 
 
 # ---------------------------------------------------------------- the space
@@ -259,18 +259,18 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     Raises:
         Diverged: The training was lost.
     """
-    from evo_tune.training import Classified, evaluate_task
+    from evo_tune.training import ClassifierTraining, evaluate_task
 
-    return evaluate_task(_task(genome, options), Classified, train_rank, context)
+    return evaluate_task(_task(genome, options), ClassifierTraining, train_rank, context)
 
 
 def train_rank(
     ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
 ) -> dict[str, float]:
     """Be one of the processes that train together."""
-    from evo_tune.training import Classified, Place, train
+    from evo_tune.training import ClassifierTraining, RankRun, train
 
-    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), Classified, ranks)[1]
+    return train(_task(genome, Options(**options)), RankRun.of(ranks, tell, run), ClassifierTraining, ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep

@@ -242,11 +242,11 @@ def fingerprint(options: Options) -> str:
 
 def baseline(options: Options) -> dict[str, float]:
     """Return the metrics of an n-gram model, on the same held-out text."""
-    from evo_tune.training import TextMaterial, ngram_entropy
+    from evo_tune.training import TextMaterial, ngram_baseline
 
     scored = options.bytes_to_score(**_size(options).default_training)
     material = TextMaterial(Corpus.of(options, options.longest), count=scored, seed=0)
-    return ngram_entropy(material, options.longest)
+    return ngram_baseline(material, options.longest)
 
 
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
@@ -264,19 +264,19 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
 
     Raises `Diverged` where the training was lost.
     """
-    from evo_tune.training import Reading, evaluate_task
+    from evo_tune.training import LanguageTraining, evaluate_task
 
-    return evaluate_task(_task(genome, options, context.device), Reading, train_rank, context)
+    return evaluate_task(_task(genome, options, context.device), LanguageTraining, train_rank, context)
 
 
 def train_rank(
     ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
 ) -> dict[str, float]:
     """Be one of the processes that train together."""
-    from evo_tune.training import Place, Reading, train
+    from evo_tune.training import LanguageTraining, RankRun, train
 
-    place = Place.of(ranks, tell, run)
-    return train(_task(genome, Options(**options), place.device), place, Reading, ranks)[1]
+    place = RankRun.of(ranks, tell, run)
+    return train(_task(genome, Options(**options), place.device), place, LanguageTraining, ranks)[1]
 
 
 def transfer(genome: Mapping[str, Any], target: Mapping[str, Any], options: Options) -> dict[str, Any]:

@@ -54,7 +54,7 @@ from evo_tune.training.recipe import (
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import FTTransformer, Ranks, Samples
+    from evo_tune.training import FTTransformer, Ranks, SampleTraining
 
 OBJECTIVES = [Minimize("val_loss")]
 
@@ -149,9 +149,9 @@ def baseline(options: Options) -> dict[str, float]:
     Raises:
         OptionError: scikit-learn is not installed.
     """
-    from evo_tune.training import boosted
+    from evo_tune.training import table_baseline
 
-    return boosted(options.table)
+    return table_baseline(options.table)
 
 
 # ---------------------------------------------------------------- the space
@@ -236,10 +236,10 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask | Regre
     return RegressionTask(**shared, numbers=target.values[:, None], split=parts, scale=scale)
 
 
-def _kind(options: Options) -> type[Samples]:
-    from evo_tune.training import Classified, Regressed
+def _kind(options: Options) -> type[SampleTraining]:
+    from evo_tune.training import ClassifierTraining, RegressionTraining
 
-    return Regressed if options.table.regression else Classified
+    return RegressionTraining if options.table.regression else ClassifierTraining
 
 
 def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
@@ -260,10 +260,10 @@ def train_rank(
     ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
 ) -> dict[str, float]:
     """Be one of the processes that train together."""
-    from evo_tune.training import Place, train
+    from evo_tune.training import RankRun, train
 
     given = Options(**options)
-    return train(_task(genome, given), Place.of(ranks, tell, run), _kind(given), ranks)[1]
+    return train(_task(genome, given), RankRun.of(ranks, tell, run), _kind(given), ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep

@@ -156,11 +156,11 @@ def baseline(options: Options) -> dict[str, float]:
     Raises:
         OptionError: scikit-learn is not installed.
     """
-    from evo_tune.training import linear_on_words
+    from evo_tune.training import text_baseline
 
     texts = options.texts
     parts = split_stratified(texts.classes, options.validation, options.test)
-    return linear_on_words(texts.texts, texts.classes, parts, options.unit)
+    return text_baseline(texts.texts, texts.classes, parts, options.unit)
 
 
 # ---------------------------------------------------------------- the space
@@ -254,18 +254,18 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     Raises:
         Diverged: The training was lost.
     """
-    from evo_tune.training import Classified, evaluate_task
+    from evo_tune.training import ClassifierTraining, evaluate_task
 
-    return evaluate_task(_task(genome, options), Classified, train_rank, context)
+    return evaluate_task(_task(genome, options), ClassifierTraining, train_rank, context)
 
 
 def train_rank(
     ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
 ) -> dict[str, float]:
     """Be one of the processes that train together."""
-    from evo_tune.training import Classified, Place, train
+    from evo_tune.training import ClassifierTraining, RankRun, train
 
-    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), Classified, ranks)[1]
+    return train(_task(genome, Options(**options)), RankRun.of(ranks, tell, run), ClassifierTraining, ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep

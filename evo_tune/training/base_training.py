@@ -24,12 +24,12 @@ from evo_tune.training.stepping.recipe import Recipe
 from evo_tune.training.trainer import Trainer
 
 
-def ready_base(options: TuningOptions) -> BaseModel:
+def prepare_base(options: TuningOptions) -> BaseModel:
     """Return the base of a tuning; train it if necessary."""
-    return read_base(options.base or small_base())
+    return read_base(options.base or small_base_folder())
 
 
-def small_base() -> Path:
+def small_base_folder() -> Path:
     """Return the folder of the small base; the first process that needs it trains it while others wait.
 
     The user's cache has one folder for each recipe, text and version of torch. A damaged folder is rebuilt.

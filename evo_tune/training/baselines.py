@@ -26,7 +26,7 @@ MOST_CATEGORIES = 254
 """Categories of a column that gradient boosting takes as such; it takes more as numbers."""
 
 
-def metrics_of(group: str, held_out: Any, test: Any) -> dict[str, float]:
+def baseline_metrics(group: str, held_out: Any, test: Any) -> dict[str, float]:
     """Return what a group's rows of `METRICS` read of scores, under the names of the held-out and of the test part.
 
     Args:
@@ -37,8 +37,8 @@ def metrics_of(group: str, held_out: Any, test: Any) -> dict[str, float]:
     found = {}
     for row in METRICS:
         if group in row.groups and row.test and row.of is not None:
-            found[row.name] = float(row.of(SimpleNamespace(judged=held_out)) or 0.0)
-            found[row.test] = float(row.of(SimpleNamespace(judged=test)) or 0.0)
+            found[row.name] = float(row.of(SimpleNamespace(scores=held_out)) or 0.0)
+            found[row.test] = float(row.of(SimpleNamespace(scores=test)) or 0.0)
     return found
 
 
@@ -78,10 +78,10 @@ def _scores(model: Any, rows: Callable[[Any], Any], classes: NDArray[Any], parts
         own = np.maximum(found[np.arange(len(truth)), truth], 1e-15)
         return Scores.of(found, truth, loss=float(-np.log(own).mean()))
 
-    return metrics_of("classes", *map(judged, others))
+    return baseline_metrics("classes", *map(judged, others))
 
 
-def boosted(table: Table) -> dict[str, float]:
+def table_baseline(table: Table) -> dict[str, float]:
     """Return the metrics of gradient boosting on a table: scikit-learn's HistGradientBoosting.
 
     Raises:
@@ -102,10 +102,10 @@ def boosted(table: Table) -> dict[str, float]:
         def judged(part: NDArray[np.int64]) -> Errors:
             return Errors.of(mean + deviation * model.predict(table.inputs[part]), values[part], deviation)
 
-        return metrics_of("regression", judged(table.held_out), judged(table.test))
+        return baseline_metrics("regression", judged(table.held_out), judged(table.test))
 
 
-def linear_on_words(
+def text_baseline(
     texts: Sequence[str], classes: NDArray[Any], parts: Parts, unit: Literal["words", "bytes"] = "words"
 ) -> dict[str, float]:
     """Return the metrics of a logistic regression on TF-IDF of texts: of words and pairs, or of 2 to 4 characters.
@@ -125,7 +125,7 @@ def linear_on_words(
         return _scores(model, lambda part: [texts[row] or "\n" for row in part], classes, parts)
 
 
-def linear_on_pixels(pixels: NDArray[Any], classes: NDArray[Any], parts: Parts) -> dict[str, float]:
+def image_baseline(pixels: NDArray[Any], classes: NDArray[Any], parts: Parts) -> dict[str, float]:
     """Return the metrics of a logistic regression on the standardised pixels of images, (n, …).
 
     Raises:

@@ -86,7 +86,7 @@ def own_checkpoint(path: Path) -> dict[str, Any]:
     return {}
 
 
-def saved_in(folder: Path | None, task: dict[str, Any]) -> dict[str, Any]:
+def read_checkpoint_of(folder: Path | None, task: dict[str, Any]) -> dict[str, Any]:
     """Return the checkpoint to continue from; empty if there is none.
 
     Args:

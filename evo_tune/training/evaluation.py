@@ -18,7 +18,7 @@ from evo_tune.options.bounds import check_integer
 from evo_tune.training.hardware.device import IGNORE, MicroBatch
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.precision import Precision
-from evo_tune.training.optim.losses import CrossEntropy, Loss, cross_entropy_sum, losses_in_pieces
+from evo_tune.training.optim.losses import CrossEntropy, Loss, cross_entropy_sum, token_losses_in_pieces
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def evaluate(
     _, targets = windows = _share(windows, ranks)
     loss = loss or CrossEntropy()
     in_pieces = torch.sum if isinstance(loss, CrossEntropy) else None
-    sums = over_batches(model, windows, device, batch, loss.summed, in_pieces, precision=precision)
+    sums = map_batches(model, windows, device, batch, loss.sum_losses, in_pieces, precision=precision)
     # Summed on the CPU in float64, which some devices lack.
     nll = torch.stack(sums).cpu().double().sum() if sums else torch.zeros((), dtype=torch.float64)
     total = torch.stack((nll, torch.tensor(float(loss.count(targets)), dtype=torch.float64)))
@@ -92,7 +92,7 @@ def _share(windows: MicroBatch, ranks: Ranks | None) -> MicroBatch:
     return windows[0][ranks.rank :: ranks.size], windows[1][ranks.rank :: ranks.size]
 
 
-def over_batches(
+def map_batches(
     model: nn.Module,
     windows: MicroBatch,
     device: torch.device | str,
@@ -108,12 +108,12 @@ def over_batches(
 
     If `of_losses` computes the same from the loss of each target, a large vocabulary's logits are made in pieces.
     """
-    shorten = getattr(model, "shortened", lambda inputs: inputs)
+    shorten = getattr(model, "shorten", lambda inputs: inputs)
     in_pieces = of_losses is not None and getattr(model, "in_pieces", False)
 
     def judged(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if in_pieces and of_losses is not None:
-            return of_losses(model(inputs, partial(losses_in_pieces, targets=targets)))
+            return of_losses(model(inputs, partial(token_losses_in_pieces, targets=targets)))
         return score(model(inputs).float(), targets)
 
     check_integer("batch", batch, 1)
@@ -155,7 +155,7 @@ def evaluate_by_position(
     def places(losses: torch.Tensor) -> torch.Tensor:
         return losses.sum(0).cpu().double()
 
-    parts = over_batches(model, windows, device, batch, by_position, places, precision=precision)
+    parts = map_batches(model, windows, device, batch, by_position, places, precision=precision)
     sums = sum(parts, torch.zeros(targets.shape[1], dtype=torch.float64))
     total = torch.stack((sums, (targets != IGNORE).sum(0).double()))
     if ranks is not None:
@@ -240,7 +240,7 @@ class Errors:
         return cls(square / deviation**2, math.sqrt(square), float(np.abs(errors).mean()), r2)
 
 
-def outputs_of(
+def model_outputs(
     model: nn.Module,
     samples: MicroBatch,
     *,
@@ -263,22 +263,22 @@ def outputs_of(
         RecipeError: batch is not an integer of at least 1.
     """
     inputs = samples[0] if ranks is None else samples[0][ranks.rank :: ranks.size]
-    parts = over_batches(model, (inputs, inputs), device, batch, lambda found, _: found.cpu(), precision=precision)
+    parts = map_batches(model, (inputs, inputs), device, batch, lambda found, _: found.cpu(), precision=precision)
     return torch.cat(parts) if ranks is None else _gathered(parts, len(samples[0]), ranks)
 
 
-def score(model: nn.Module, samples: MicroBatch, **how: Any) -> Scores:
+def score_classifier(model: nn.Module, samples: MicroBatch, **how: Any) -> Scores:
     """Evaluate a classifier: its outputs are logits. Scores are computed in float64.
 
     Args:
-        model: See `outputs_of`.
+        model: See `model_outputs`.
         samples: Inputs and class numbers.
-        how: Device, batch, ranks and precision, as in `outputs_of`.
+        how: Device, batch, ranks and precision, as in `model_outputs`.
 
     Raises:
         RecipeError: batch is not an integer of at least 1.
     """
-    logits, targets = outputs_of(model, samples, **how).double(), samples[1].long()
+    logits, targets = model_outputs(model, samples, **how).double(), samples[1].long()
     loss = float(cross_entropy_sum(logits, targets)) / len(targets)
     return Scores.of(logits.softmax(-1).numpy(), targets.numpy(), loss)
 

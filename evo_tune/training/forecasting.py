@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evo_tune.training.evaluation import outputs_of
+from evo_tune.training.evaluation import model_outputs
 from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.optim.losses import Loss, QuantileLoss, SquaredError
 from evo_tune.training.recipe.data.forecasts import ForecastScores, ForecastWindows, unscale_outputs
 from evo_tune.training.recipe.forecasting import ForecastTask
-from evo_tune.training.samples import SEEN, Examples, Samples
+from evo_tune.training.samples import SEEN, Examples, SampleTraining
 from evo_tune.training.trainer import Trainer
 
 
@@ -66,11 +66,11 @@ class SeriesExamples(Examples):
     known: MicroBatch
 
     @property
-    def seen(self) -> MicroBatch:
+    def training_sample(self) -> MicroBatch:
         return self.known
 
 
-class Forecasted(Samples):
+class ForecastTraining(SampleTraining):
     """Forecast series; also report MASE, sMAPE and the quantile loss."""
 
     group = "series"
@@ -97,16 +97,16 @@ class Forecasted(Samples):
         about = np.stack([one[windows.series] for one in (divided.centres, divided.scales)], 1)
         return inputs, torch.from_numpy(np.concatenate([about, divided.truth(windows)], 1))
 
-    def own_loss(self) -> Loss:
+    def default_loss(self) -> Loss:
         levels = self.plan.options.quantiles
         return QuantileLoss(levels) if levels else SquaredError()
 
-    def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> ForecastScores:
+    def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> ForecastScores:
         levels, about = self.plan.options.quantiles, samples[1].numpy()
-        outputs = outputs_of(trainer.model if model is None else model, samples, **trainer.evaluation).double()
+        outputs = model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation).double()
         forecast = unscale_outputs(outputs.numpy(), about[:, 0], about[:, 1], len(levels))
         return ForecastScores.of(forecast, about[:, 2:], about[:, 1], levels)
 
-    def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
-        scores = self.judge(trainer, self.held_out)
+    def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
+        scores = self.evaluate(trainer, self.held_out)
         return {"val_loss": scores.loss, "mase": scores.mase}

@@ -62,7 +62,7 @@ def _looked_up(keys: NDArray[np.uint64], values: NDArray[np.integer], asked: NDA
     return known
 
 
-def ngram_entropy(material: TextMaterial, longest: int) -> dict[str, float]:
+def ngram_baseline(material: TextMaterial, longest: int) -> dict[str, float]:
     """Return the metrics of an n-gram model on the text that language models are judged by.
 
     Bytes have contexts of up to 5, byte pairs of up to 2 tokens.

@@ -10,7 +10,7 @@ import torch
 from evo_tune.training.training_run import Plan, Run
 
 
-def notes_of(plan: Plan, run: Run, precision: str, metrics: Mapping[str, float], **more: Any) -> dict[str, Any]:
+def training_notes(plan: Plan, run: Run, precision: str, metrics: Mapping[str, float], **more: Any) -> dict[str, Any]:
     """Return the notes on a training, as plain data for a model's folder.
 
     Args:

@@ -20,7 +20,7 @@ from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import fit_device
 from evo_tune.training.hardware.throughput import SAFE
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.notes import notes_of
+from evo_tune.training.notes import training_notes
 from evo_tune.training.recipe.hardware.computing import storage_precision
 from evo_tune.training.recipe.hardware.memory import Fit, predict_memory
 from evo_tune.training.recipe.language import LanguageTask
@@ -29,14 +29,14 @@ from evo_tune.training.recipe.plan import Phase, phase_with_shape, tokens_and_fl
 from evo_tune.training.session import train
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer
-from evo_tune.training.training_run import Fitting, Judged, Run, Task, TrainingRun
+from evo_tune.training.training_run import Run, StepSplit, Task, TrainingResult, TrainingRun
 
 AT_ONCE = 4096
 """Maximum number of tokens in one evaluation pass."""
 
 
 class Material(Protocol):
-    """A text as training batches and evaluation windows, for `Reading`."""
+    """A text as training batches and evaluation windows, for `LanguageTraining`."""
 
     def source(self, phase: Phase, micro_batch: int) -> Source:
         """Return the batches of a phase."""
@@ -44,14 +44,14 @@ class Material(Protocol):
     def held_out(self, context: int, testing: bool = False) -> list[MicroBatch]:
         """Return held-out or test blocks, in windows of `context`; the text is the same for any context."""
 
-    def seen(self, context: int) -> MicroBatch:
+    def training_windows(self, context: int) -> MicroBatch:
         """Return fixed windows of the training text."""
 
     def held_out_bytes(self, testing: bool = False) -> int:
         """Return the number of bytes of text in the held-out blocks."""
 
 
-class Reading(Task):
+class LanguageTraining(Task):
     """Train a `GPT` on a text; a point of the curve is computed from every fourth held-out block.
 
     Args:
@@ -77,7 +77,7 @@ class Reading(Task):
     def ceiling(self) -> float:
         return 1.5 * math.log(self.plan.options.vocab)
 
-    def planned(self) -> Sequence[Phase]:
+    def plan_phases(self) -> Sequence[Phase]:
         return self.plan.phases()
 
     def model(self, phase: Phase) -> GPT:
@@ -87,12 +87,12 @@ class Reading(Task):
     def source(self, phase: Phase, micro_batch: int) -> Source:
         return self.material.source(phase, micro_batch)
 
-    def fit(self, phase: Phase, model: nn.Module | None) -> Fitting:
+    def fit(self, phase: Phase, model: nn.Module | None) -> StepSplit:
         del model  # a formula gives its memory
         options, config, each = self.plan.options, phase.config, -(-phase.per_step // self.processes)
         if options.micro_batch != "auto":
             micro = min(each, max(1, (options.micro_batch or each * config.context) // config.context))
-            return Fitting(micro, options.recompute)
+            return StepSplit(micro, options.recompute)
         fit = fit_device(
             config,
             each,
@@ -110,14 +110,14 @@ class Reading(Task):
             # All ranks use the smallest: if one ran out of memory later, the others would wait for it.
             micro, plain = self.ranks.least(micro, recompute is None)
             recompute = None if plain else 1
-        return Fitting(micro, options.recompute or recompute)
+        return StepSplit(micro, options.recompute or recompute)
 
     def _one_step(self, phase: Phase, windows: int, fit: Fit) -> None:
         one = replace(phase, windows=windows, per_step=windows, first_step=0, ramp=None)
-        passes = Fitting(fit.micro_batch, self.plan.options.recompute or fit.recompute)
+        passes = StepSplit(fit.micro_batch, self.plan.options.recompute or fit.recompute)
         self.trainer(one, 1, lr=SAFE, passes=passes).run(1)
 
-    def predicted_peak(self, trainer: Trainer, largest: int) -> float:
+    def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
         return predict_memory(
             self.phase_of(trainer).config,
             largest,
@@ -142,7 +142,7 @@ class Reading(Task):
         phase = self.phase_of(trainer)
         return max(phase.first_step, phase.end - 2)  # a growing batch is largest at the end
 
-    def further(self, trainer: Trainer) -> Trainer:
+    def next_trainer(self, trainer: Trainer) -> Trainer:
         phase = self.phases[self.phases.index(self.phase_of(trainer)) + 1]
         passes, extension = self.passes(phase), self.plan.options.extension
         source = self.source(phase, passes.micro_batch)
@@ -150,49 +150,49 @@ class Reading(Task):
 
     # Judging.
 
-    def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
-        return {"val_loss": self.judge(trainer, self.held_out(trainer)[::4]).loss}
+    def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
+        return {"val_loss": self.evaluate(trainer, self.held_out(trainer)[::4]).loss}
 
-    def seen_loss(self, trainer: Trainer) -> float:
-        return self.judge(trainer, [self.material.seen(self.phase_of(trainer).config.context)]).loss
+    def training_loss(self, trainer: Trainer) -> float:
+        return self.evaluate(trainer, [self.material.training_windows(self.phase_of(trainer).config.context)]).loss
 
     def held_out(self, trainer: Trainer) -> list[MicroBatch]:
         """Return the blocks for evaluation, in windows of the model's context."""
         return self.material.held_out(self.phase_of(trainer).config.context, self.testing)
 
-    def judge(self, trainer: Trainer, blocks: Sequence[MicroBatch], model: nn.Module | None = None) -> Evaluation:
+    def evaluate(self, trainer: Trainer, blocks: Sequence[MicroBatch], model: nn.Module | None = None) -> Evaluation:
         """Evaluate the trainer's model, or another, on blocks of windows."""
         judged = trainer.model if model is None else model
         return evaluate(judged, _joined(blocks), batch=_at_once(blocks), **trainer.evaluation)
 
-    def judged(self, training_run: TrainingRun, resumed: int | None) -> JudgedText:
-        return JudgedText(self, training_run, resumed)
+    def result(self, training_run: TrainingRun, resumed: int | None) -> LanguageResult:
+        return LanguageResult(self, training_run, resumed)
 
 
-class JudgedText(Judged):
+class LanguageResult(TrainingResult):
     """A finished training of a `GPT`.
 
     Args:
         reading: Task of the training.
-        training_run: See `Judged`.
-        resumed: See `Judged`.
+        training_run: See `TrainingResult`.
+        resumed: See `TrainingResult`.
     """
 
-    def __init__(self, reading: Reading, training_run: TrainingRun, resumed: int | None) -> None:
+    def __init__(self, reading: LanguageTraining, training_run: TrainingRun, resumed: int | None) -> None:
         self.reading, trainer = reading, training_run.trainer
         config = reading.phase_of(trainer).config
         cost = tokens_and_flops(reading.phases, trainer.step)
         super().__init__(training_run, resumed, flops=cost["flops"], flops_per_target=flops_per_token(config))
         self.micro_batch *= config.context
         self.blocks = reading.held_out(trainer)
-        self.halves = judge_halves(trainer.model, self.blocks, **trainer.evaluation)
-        self.judged = self.halves[0] + self.halves[1]
-        self.bits_per_byte = self.judged.nll / math.log(2.0) / reading.material.held_out_bytes(reading.testing)
-        self.seen = reading.judge(trainer, [reading.material.seen(config.context)])
+        self.halves = evaluate_halves(trainer.model, self.blocks, **trainer.evaluation)
+        self.scores = self.halves[0] + self.halves[1]
+        self.bits_per_byte = self.scores.nll / math.log(2.0) / reading.material.held_out_bytes(reading.testing)
+        self.training_scores = reading.evaluate(trainer, [reading.material.training_windows(config.context)])
         self.tokens, self.parameters = cost["tokens"], float(config.parameters)
 
     def loss_of(self, model: nn.Module) -> float:
-        return self.reading.judge(self.trainer, self.blocks, model).loss
+        return self.reading.evaluate(self.trainer, self.blocks, model).loss
 
     @property
     def context_gain(self) -> float | None:
@@ -201,10 +201,10 @@ class JudgedText(Judged):
         if self.reading.phase_of(self.trainer).config.context == first.config.context:
             return None
         short = self.reading.material.held_out(first.config.context, self.reading.testing)
-        return self.reading.judge(self.trainer, short).loss - self.judged.loss
+        return self.reading.evaluate(self.trainer, short).loss - self.scores.loss
 
 
-def judge_halves(model: nn.Module, blocks: Sequence[MicroBatch], **how: Any) -> tuple[Evaluation, Evaluation]:
+def evaluate_halves(model: nn.Module, blocks: Sequence[MicroBatch], **how: Any) -> tuple[Evaluation, Evaluation]:
     """Evaluate a model on blocks of windows, separately for the first and the second half of each window.
 
     Args:
@@ -234,7 +234,7 @@ def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[st
         run: Device, seed, budget and folders.
         folder: Folder to write; created if missing. Its `averaged` has the moving average of the weights, if any.
     """
-    training_run, metrics = train(task, run, Reading)
+    training_run, metrics = train(task, run, LanguageTraining)
     trainer, folder = training_run.trainer, Path(folder)
     judged = {"block": task.corpus.block, "count": task.scored}
     average = trainer.averaged and trainer.averaged.module
@@ -242,5 +242,5 @@ def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[st
         if model is not None:
             own = metrics if model is training_run.model else {"val_loss": metrics["val_loss_ema"]}
             cast(GPT, model).tokenizer = task.corpus.tokenizer
-            cast(GPT, model).save(into, **notes_of(task, run, trainer.recipe.precision.name, own, judged=judged))
+            cast(GPT, model).save(into, **training_notes(task, run, trainer.recipe.precision.name, own, judged=judged))
     return metrics

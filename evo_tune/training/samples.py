@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.training.data.epochs import Epochs, steps_of
-from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, outputs_of, score
+from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, model_outputs, score_classifier
 from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.encoder import Encoder
-from evo_tune.training.notes import notes_of
+from evo_tune.training.notes import training_notes
 from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
 from evo_tune.training.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_single_pass
 from evo_tune.training.recipe.data.forecasts import ForecastScores
 from evo_tune.training.session import train
 from evo_tune.training.trainer import Trainer
-from evo_tune.training.training_run import Fitting, Judged, Run, Task, TrainingRun, Whole
+from evo_tune.training.training_run import Run, SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
 
 SEEN = 1000
 """Maximum number of training samples for the training loss."""
@@ -40,14 +40,14 @@ class Examples:
     test: MicroBatch
 
     @property
-    def seen(self) -> MicroBatch:
+    def training_sample(self) -> MicroBatch:
         """Up to `SEEN` evenly spaced training samples, the same in every training."""
         inputs, targets = self.training
         rows = torch.linspace(0, len(inputs) - 1, min(SEEN, len(inputs))).long()
         return inputs[rows], targets[rows]
 
 
-class Samples(Task):
+class SampleTraining(Task):
     """Train on samples whose targets are real numbers, or as the plan's loss expects."""
 
     group = "samples"
@@ -59,49 +59,49 @@ class Samples(Task):
     def examples(self) -> Examples:
         """Samples of each part."""
         inputs, targets = torch.from_numpy(self.plan.inputs), torch.from_numpy(self.plan.targets)
-        targets = self.exactly(targets)
+        targets = self.exact_targets(targets)
         rows = [torch.from_numpy(part) for part in self.plan.parts]
         training, held_out, test = ((inputs[part], targets[part]) for part in rows)
         return Examples(training, held_out, test)
 
-    def exactly(self, targets: Tensor) -> Tensor:
+    def exact_targets(self, targets: Tensor) -> Tensor:
         """Return targets as they are judged."""
         return targets.float() if targets.is_floating_point() else targets.long()
 
-    def trained_on(self, targets: Tensor) -> Tensor:
+    def training_targets(self, targets: Tensor) -> Tensor:
         """Return judged targets as they are trained on."""
         return targets
 
     @cached_property
     def loss(self) -> Loss:
-        return self.own_loss() if self.plan.loss is None else self.plan.loss()
+        return self.default_loss() if self.plan.loss is None else self.plan.loss()
 
-    def own_loss(self) -> Loss:
+    def default_loss(self) -> Loss:
         """Return the default loss, for plans without one."""
         return SquaredError()
 
     @property
-    def targets_each(self) -> int:
+    def targets_per_sample(self) -> int:
         """Counted targets per sample: 1 for a class, k for k real numbers."""
         return self.loss.count(self.examples.training[1][:1])
 
-    def planned(self) -> Sequence[Whole]:
+    def plan_phases(self) -> Sequence[SinglePhase]:
         plan, rows = self.plan, len(self.examples.training[0])
         samples = plan.options.samples(rows, plan.flops_per_sample, plan.batch, plan.work)
-        return [Whole(samples, plan.batch, steps_of(samples, rows, plan.batch))]
+        return [SinglePhase(samples, plan.batch, steps_of(samples, rows, plan.batch))]
 
-    def model(self, phase: Whole) -> nn.Module:
+    def model(self, phase: SinglePhase) -> nn.Module:
         model: nn.Module = self.plan.build(seed_for(self.run.seed, "weights"))
         if isinstance(model, Encoder):
             model.standardise(self.examples.training[0])
             model.recompute = self.plan.options.recompute
         return model.to(self.run.device)
 
-    def source(self, phase: Whole, micro_batch: int) -> Epochs:
+    def source(self, phase: SinglePhase, micro_batch: int) -> Epochs:
         inputs, targets = self.examples.training
         return Epochs(
             inputs,
-            self.trained_on(targets),
+            self.training_targets(targets),
             classes=self.classes,
             batch=phase.per_step,
             total=phase.windows,
@@ -112,16 +112,16 @@ class Samples(Task):
             micro_batch=micro_batch,
         )
 
-    def fit(self, phase: Whole, model: nn.Module | None) -> Fitting:
+    def fit(self, phase: SinglePhase, model: nn.Module | None) -> StepSplit:
         options, each = self.plan.options, -(-phase.per_step // self.processes)
         if self.plan.whole:  # batch norm statistics are per pass, so one pass must be the whole step
-            return Fitting(phase.per_step)
+            return StepSplit(phase.per_step)
         if options.micro_batch != "auto":
-            return Fitting(min(each, options.micro_batch or each))
+            return StepSplit(min(each, options.micro_batch or each))
         assert model is not None
-        return Fitting(fit_pass(self._memory(model), each, self.run.device, sharing=self.processes))
+        return StepSplit(fit_pass(self._memory(model), each, self.run.device, sharing=self.processes))
 
-    def predicted_peak(self, trainer: Trainer, largest: int) -> float:
+    def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
         return self._memory(trainer.model)(largest).peak
 
     def _memory(self, model: nn.Module) -> PassMemory:
@@ -148,24 +148,24 @@ class Samples(Task):
         """Inputs and targets for evaluation."""
         return self.examples.test if self.testing else self.examples.held_out
 
-    def judge(
+    def evaluate(
         self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None
     ) -> Evaluation | Scores | Errors | ForecastScores:
         """Evaluate the trainer's model, or another, on samples."""
         judged = trainer.model if model is None else model
         return evaluate(judged, samples, loss=self.loss, batch=256, **trainer.evaluation)
 
-    def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
-        return {"val_loss": self.judge(trainer, self.held_out).loss}
+    def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
+        return {"val_loss": self.evaluate(trainer, self.held_out).loss}
 
-    def seen_loss(self, trainer: Trainer) -> float:
-        return self.judge(trainer, self.examples.seen).loss
+    def training_loss(self, trainer: Trainer) -> float:
+        return self.evaluate(trainer, self.examples.training_sample).loss
 
-    def judged(self, training_run: TrainingRun, resumed: int | None) -> JudgedSamples:
-        return JudgedSamples(self, training_run, resumed)
+    def result(self, training_run: TrainingRun, resumed: int | None) -> SampleResult:
+        return SampleResult(self, training_run, resumed)
 
 
-class Classified(Samples):
+class ClassifierTraining(SampleTraining):
     """Train a classifier; also report accuracy and AUC.
 
     Raises:
@@ -180,7 +180,7 @@ class Classified(Samples):
             check_single_pass(plan.options, plan.batch, ranks_on_cpu=torch.device(run.device).type == "cpu")
         super().__init__(plan, run, ranks)
 
-    def own_loss(self) -> Loss:
+    def default_loss(self) -> Loss:
         return CrossEntropy(self.plan.options.z_loss)
 
     @property
@@ -188,68 +188,68 @@ class Classified(Samples):
         assert self.classes is not None
         return 1.5 * math.log(self.classes)
 
-    def model(self, phase: Whole) -> Encoder:
+    def model(self, phase: SinglePhase) -> Encoder:
         model = cast(Encoder, super().model(phase))
         self.classes = model.config.outputs
         return model
 
-    def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Scores:
-        return score(trainer.model if model is None else model, samples, **trainer.evaluation)
+    def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Scores:
+        return score_classifier(trainer.model if model is None else model, samples, **trainer.evaluation)
 
-    def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
-        scores = self.judge(trainer, self.held_out)
+    def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
+        scores = self.evaluate(trainer, self.held_out)
         return {"val_loss": scores.loss, "accuracy": scores.accuracy}
 
 
-class Regressed(Samples):
+class RegressionTraining(SampleTraining):
     """Predict real numbers; also report errors in their own unit."""
 
     group = "regression"
     plan: RegressionTask
 
-    def exactly(self, targets: Tensor) -> Tensor:
+    def exact_targets(self, targets: Tensor) -> Tensor:
         return targets.double()  # in their own unit, and float32 would round what is reported
 
-    def trained_on(self, targets: Tensor) -> Tensor:
+    def training_targets(self, targets: Tensor) -> Tensor:
         mean, deviation = self.plan.scale
         return ((targets - mean) / deviation).float()
 
-    def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Errors:
+    def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Errors:
         mean, deviation = self.plan.scale
-        found = outputs_of(trainer.model if model is None else model, samples, **trainer.evaluation).double()
+        found = model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation).double()
         return Errors.of(mean + deviation * found[:, 0].numpy(), samples[1][:, 0].numpy(), deviation)
 
-    def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
-        errors = self.judge(trainer, self.held_out)
+    def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
+        errors = self.evaluate(trainer, self.held_out)
         return {"val_loss": errors.loss, "rmse": errors.rmse}
 
 
-class JudgedSamples(Judged):
+class SampleResult(TrainingResult):
     """A finished training on samples.
 
     Args:
         task: Task with the data and the loss.
-        training_run: See `Judged`.
-        resumed: See `Judged`.
+        training_run: See `TrainingResult`.
+        resumed: See `TrainingResult`.
     """
 
-    def __init__(self, task: Samples, training_run: TrainingRun, resumed: int | None) -> None:
+    def __init__(self, task: SampleTraining, training_run: TrainingRun, resumed: int | None) -> None:
         self.task, trainer = task, training_run.trainer
-        self.samples = trainer.targets // task.targets_each
+        self.samples = trainer.targets // task.targets_per_sample
         each = task.plan.flops_per_sample
         super().__init__(training_run, resumed, flops=self.samples * each, flops_per_target=each)
-        self.speed /= task.targets_each
-        self.judged = task.judge(trainer, task.held_out)
-        self.seen = task.judge(trainer, task.examples.seen)
+        self.speed /= task.targets_per_sample
+        self.scores = task.evaluate(trainer, task.held_out)
+        self.training_scores = task.evaluate(trainer, task.examples.training_sample)
         self.parameters = sum(weight.numel() for weight in trainer.model.parameters())
         self.epochs = self.samples / len(task.examples.training[0])
 
     def loss_of(self, model: nn.Module) -> float:
-        return self.task.judge(self.trainer, self.task.held_out, model).loss
+        return self.task.evaluate(self.trainer, self.task.held_out, model).loss
 
 
 def export_encoder(
-    task: SampleTask, run: Run, folder: Path | str, kind: type[Samples] = Classified
+    task: SampleTask, run: Run, folder: Path | str, kind: type[SampleTraining] = ClassifierTraining
 ) -> dict[str, float]:
     """Train an encoder in one process, write weights and config.json to a folder, and return its metrics.
 
@@ -270,5 +270,5 @@ def export_encoder(
     for model, into in ((training_run.model, Path(folder)), (average, Path(folder) / "averaged")):
         if model is not None:
             own = metrics if model is training_run.model else {"val_loss": metrics["val_loss_ema"]}
-            cast(Encoder, model).save(into, **notes_of(task, run, trainer.recipe.precision.name, own, **more))
+            cast(Encoder, model).save(into, **training_notes(task, run, trainer.recipe.precision.name, own, **more))
     return metrics

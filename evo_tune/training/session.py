@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from evo_tune.plugins.ranks import RankFailed
-from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
+from evo_tune.training.checkpoint import CHECKPOINT, read_checkpoint_of, save_checkpoint
 from evo_tune.training.hardware import precision as probe
 from evo_tune.training.hardware.device import keep_freed_memory, reproducible
 from evo_tune.training.hardware.distributed import Ranks, launch
@@ -70,7 +70,7 @@ def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) ->
     options, writes = plan.options, ranks is None or ranks.rank == 0
     with reproducible(run.threads, run.device, strict=getattr(options, "deterministic", True)):
         unfinished = Unfinished(plan, run, writes=writes)
-        saved = unfinished.saved or saved_in(run.resume_folder, plan.identity)
+        saved = unfinished.saved or read_checkpoint_of(run.resume_folder, plan.identity)
         precision = _precision(plan, run, saved)
         training_run = kind(plan.in_precision(precision), run, ranks).training_run(saved)
         if run.timing:
@@ -121,7 +121,7 @@ def _timed(training_run: TrainingRun, steps: int, built: float, saves: bool) -> 
         GPU memory in bytes; 'checkpoint', approximate bytes of a partial training's checkpoint; 'kept', those of a full
         training's.
     """
-    found = training_run.timed(steps)
+    found = training_run.time_steps(steps)
     # Weights, and at most two optimizer moments for each trained weight.
     held = sum(
         one.numel() * one.element_size() * (3 if one.requires_grad else 1) for one in training_run.model.parameters()
@@ -135,7 +135,7 @@ def _timed(training_run: TrainingRun, steps: int, built: float, saves: bool) -> 
 
 
 @dataclass
-class Place:
+class RankRun:
     """A `Run` of plain data for one of several processes.
 
     Args:
@@ -163,7 +163,7 @@ class Place:
     tell: Callable[[dict[str, float]], None]
 
     @classmethod
-    def of(cls, ranks: Ranks, tell: Callable[[dict[str, float]], None], run: Mapping[str, Any]) -> Place:
+    def of(cls, ranks: Ranks, tell: Callable[[dict[str, float]], None], run: Mapping[str, Any]) -> RankRun:
         """Return a rank's place, from the data that `train_together` sent; only the first rank reports the curve."""
         folders = {name: run[name] and Path(run[name]) for name in ("folder", "resume_folder")}
         quiet = tell if ranks.rank == 0 else lambda point: None
@@ -189,7 +189,7 @@ def train_together(
 
     Args:
         function: Module-level function that each process calls: `function(ranks, tell, *, run, options, **arguments)`.
-            It trains in `Place.of(ranks, tell, run)`.
+            It trains in `RankRun.of(ranks, tell, run)`.
         run: Device, seed, budget and folders.
         options: Options of the task, plain data, including `ranks` and `precision`.
         narrow: See `Plan`.

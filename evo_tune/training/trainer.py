@@ -31,13 +31,21 @@ from evo_tune.training.optim.watching import (
     DivergenceWatch,
     Number,
     Verdict,
-    load_moving,
-    moving,
-    share_frozen,
+    load_unfrozen_state,
+    share_frozen_weights,
+    unfrozen_state,
 )
 from evo_tune.training.recipe.optim.schedule import GapDecay, GapWatch, WeightDecay
 from evo_tune.training.stepping.averaging import average_of, compile_blocks
-from evo_tune.training.stepping.feeding import LATE, Fed, Feed, Source, can_refuse, noted, refusing
+from evo_tune.training.stepping.feeding import (
+    STEPS_AHEAD,
+    Fed,
+    Feed,
+    RefusableStep,
+    Source,
+    can_refuse,
+    copy_to_host_async,
+)
 from evo_tune.training.stepping.recipe import Recipe
 
 
@@ -125,14 +133,14 @@ class Trainer:
         self.gap = GapWatch(recipe.weight_decay) if isinstance(recipe.weight_decay, GapDecay) else None
         self.averaged = None if recipe.ema is None else average_of(model, recipe.ema)
         if self.averaged is not None:
-            share_frozen(model, self.averaged.module)
+            share_frozen_weights(model, self.averaged.module)
         gpu = self.device.type == "cuda" and can_refuse(self.optimizer)
-        self.late = (LATE if gpu else 0) if late is None else late
+        self.late = (STEPS_AHEAD if gpu else 0) if late is None else late
         self.watch = DivergenceWatch(recipe.schedule.warmup, recipe.ceiling, self.device if self.late else None)
         self.loss = CrossEntropy(recipe.z_loss) if loss is None else loss
         if recipe.z_loss and not isinstance(self.loss, CrossEntropy):
             raise RecipeError("z_loss", recipe.z_loss, "0: only cross-entropy has logits whose size it limits")
-        self.feed = Feed(self.device, ranks, getattr(self.model, "shortened", None), self.loss.count)
+        self.feed = Feed(self.device, ranks, getattr(self.model, "shorten", None), self.loss.count)
         self._sent: deque[_Sent] = deque()
         self.compiled = compiled
         if compiled:  # the model only: the average was copied before
@@ -186,7 +194,7 @@ class Trainer:
         loss, norm, overflow, targets = self._scaled_gradient()
         verdict = self.watch.judge(self.step, loss, norm, overflow)
         scale = clip(self.parameters, verdict.norm, self.recipe.clip)
-        self._sent.append(_Sent(self.step, lr, targets, noted([*verdict, scale])))
+        self._sent.append(_Sent(self.step, lr, targets, copy_to_host_async([*verdict, scale])))
         known = self.catch_up(self.late)  # on a CPU this step's own verdict: it raises before the update
         self._update(verdict.refused if self.late else None)
         self.optimizer.zero_grad(set_to_none=True)
@@ -238,14 +246,14 @@ class Trainer:
         Args:
             refused: Device flag: whether to skip the step; None: take it.
         """
-        with refusing(self.optimizer, refused):
+        with RefusableStep(self.optimizer, refused):
             self.optimizer.step()
         if self.scaler is not None:
             self.scaler.update()
         if self.averaged is not None:
             self.averaged.update_parameters(self.model, refused)
 
-    def evaluated(self, training: float, held_out: float) -> None:
+    def record_evaluation(self, training: float, held_out: float) -> None:
         """Record an evaluation, after which a `GapDecay` may raise the weight decay.
 
         Args:
@@ -374,8 +382,8 @@ class Trainer:
             "watch": self.watch.state(),
             "gap": None if self.gap is None else self.gap.state(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "averaged": None if self.averaged is None else moving(self.averaged),
-            "model": moving(self.model),
+            "averaged": None if self.averaged is None else unfrozen_state(self.averaged),
+            "model": unfrozen_state(self.model),
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -389,7 +397,7 @@ class Trainer:
             if state.get(name) != mine:
                 raise RecipeError(f"checkpoint {name}", state.get(name), f"{mine!r}, as in this training")
         try:
-            load_moving(self.model, state["model"])
+            load_unfrozen_state(self.model, state["model"])
         except RuntimeError as error:
             raise RecipeError("checkpoint model", "its weights", f"those of this model ({error})") from error
         self.optimizer.load_state_dict(state["optimizer"])
@@ -400,6 +408,6 @@ class Trainer:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
-            load_moving(self.averaged, state["averaged"])
+            load_unfrozen_state(self.averaged, state["averaged"])
         self.overflows = state["overflows"]
         self.step, self.targets, self.clipped = state["step"], state["targets"], state["clipped"]

@@ -22,7 +22,7 @@ from torch import nn
 
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.hardware.distributed import Ranks
-from evo_tune.training.hardware.memory import measured_peak
+from evo_tune.training.hardware.memory import measure_peak_memory
 from evo_tune.training.hardware.throughput import Throughput, clock_for, mfu, peak_flops
 from evo_tune.training.optim.losses import Loss
 from evo_tune.training.optim.watching import EarlyStopping
@@ -122,7 +122,7 @@ class Phase(Protocol):
         """Step after the last one."""
 
 
-class Whole(NamedTuple):
+class SinglePhase(NamedTuple):
     """The only phase of a training (see `Phase`)."""
 
     windows: int
@@ -130,7 +130,7 @@ class Whole(NamedTuple):
     end: int
 
 
-class Fitting(NamedTuple):
+class StepSplit(NamedTuple):
     """Division of a step that fits the device.
 
     Args:
@@ -160,7 +160,7 @@ class Task(ABC):
         """Phases of the full training, set by `training_run`."""
         self.testing = False
         """Whether the test set takes the place of the held-out data."""
-        self._passes: dict[Any, Fitting] = {}
+        self._passes: dict[Any, StepSplit] = {}
 
     # Supplied by each task.
 
@@ -175,7 +175,7 @@ class Task(ABC):
         return None
 
     @abstractmethod
-    def planned(self) -> Sequence[Any]:
+    def plan_phases(self) -> Sequence[Any]:
         """Return the phases of the full training."""
 
     @abstractmethod
@@ -187,7 +187,7 @@ class Task(ABC):
         """Return the batches of a phase."""
 
     @abstractmethod
-    def fit(self, phase: Any, model: nn.Module | None) -> Fitting:
+    def fit(self, phase: Any, model: nn.Module | None) -> StepSplit:
         """Return how a step of a phase fits the device.
 
         Args:
@@ -196,7 +196,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def predicted_peak(self, trainer: Trainer, largest: int) -> float:
+    def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
         """Return the predicted peak memory of a training, bytes.
 
         Args:
@@ -205,15 +205,15 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
+    def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
         """Return a point of the learning curve: `val_loss`, which controls early stopping, and further metrics."""
 
     @abstractmethod
-    def seen_loss(self, trainer: Trainer) -> float:
+    def training_loss(self, trainer: Trainer) -> float:
         """Return the loss on fixed training data."""
 
     @abstractmethod
-    def judged(self, training_run: TrainingRun, resumed: int | None) -> Judged:
+    def result(self, training_run: TrainingRun, resumed: int | None) -> TrainingResult:
         """Return the object that provides the metrics of the rows of the group."""
 
     # Overridden by tasks with several phases.
@@ -227,7 +227,7 @@ class Task(ABC):
         del trainer
         return 0
 
-    def further(self, trainer: Trainer) -> Trainer:
+    def next_trainer(self, trainer: Trainer) -> Trainer:
         """Return the trainer of the next phase, given one at the end of its phase."""
         raise AssertionError(f"{type(self).__name__} is trained in one phase")
 
@@ -243,13 +243,13 @@ class Task(ABC):
         """Processes that share a step."""
         return 1 if self.ranks is None else self.ranks.size
 
-    def tested(self) -> Task:
+    def on_test_set(self) -> Task:
         """Return the same task, judged by its test set instead of its validation set."""
         made = copy.copy(self)
         made.testing = True
         return made
 
-    def passes(self, phase: Any, model: nn.Module | None = None) -> Fitting:
+    def passes(self, phase: Any, model: nn.Module | None = None) -> StepSplit:
         """Return how a step of a phase fits the device; computed once per phase."""
         if phase not in self._passes:
             self._passes[phase] = self.fit(phase, model)
@@ -261,7 +261,7 @@ class Task(ABC):
         steps: int,
         *,
         lr: float | None = None,
-        passes: Fitting | None = None,
+        passes: StepSplit | None = None,
         ranks: Ranks | None = None,
     ) -> Trainer:
         """Return a trainer of a phase at step 0.
@@ -303,7 +303,7 @@ class Task(ABC):
             UsageError: The options do not fit the model, or the data cannot be used.
         """
         options = self.plan.options
-        self.phases = self.planned()
+        self.phases = self.plan_phases()
         step = saved["trainer"]["step"] if saved else 0
         phase = next((phase for phase in self.phases if step <= phase.end), self.phases[-1])
         training_run = TrainingRun(
@@ -379,7 +379,7 @@ class TrainingRun:
             if self.stopped:
                 return
             self._train(mark)
-            point = self.task.on_the_way(self.trainer)
+            point = self.task.curve_point(self.trainer)
             # Only evaluations at marks may have effects; otherwise a partial training would differ from a full one.
             if mark in self.marks and mark > start:
                 self._take_note(point["val_loss"])
@@ -396,7 +396,7 @@ class TrainingRun:
 
         def decay() -> None:
             self._train(stop)
-            point = self.task.on_the_way(self.trainer)
+            point = self.task.curve_point(self.trainer)
             if self.stopping is not None:
                 self.stopping.update(point["val_loss"], self.model)
             self._tell(point)
@@ -410,7 +410,7 @@ class TrainingRun:
 
     def _measured(self, work: Callable[[], None]) -> None:
         """Run a part of the training and record its peak memory."""
-        self._peak = max(self._peak, measured_peak(self.trainer.device, work) or 0.0)
+        self._peak = max(self._peak, measure_peak_memory(self.trainer.device, work) or 0.0)
 
     def _train(self, step: int) -> None:
         """Train up to a step, switching models at the end of each phase."""
@@ -420,7 +420,7 @@ class TrainingRun:
         for end in self.task.ends[:-1]:
             if self.trainer.step <= end < step:
                 self.trainer.run(end, self._on_step)
-                self.trainer = self.task.further(self.trainer)
+                self.trainer = self.task.next_trainer(self.trainer)
         self.trainer.run(step, self._on_step)
         self._seconds += time.perf_counter() - before
         self._targets += self.trainer.targets - first
@@ -437,11 +437,11 @@ class TrainingRun:
 
     def _take_note(self, loss: float) -> None:
         if self.trainer.gap is not None:
-            self.trainer.evaluated(self.task.seen_loss(self.trainer), loss)
+            self.trainer.record_evaluation(self.task.training_loss(self.trainer), loss)
         if self.stopping is not None:
             self.stopping.update(loss, self.model)
 
-    def timed(self, steps: int, warm: int = 2) -> dict[str, float]:
+    def time_steps(self, steps: int, warm: int = 2) -> dict[str, float]:
         """Time a few steps and each kind of evaluation, and return the predicted time of the full training.
 
         Args:
@@ -465,9 +465,9 @@ class TrainingRun:
         each = _usual(list(pairwise(done)), targets, warm)
         stepping = each * len(targets) / share
         done = [now()]
-        self.task.on_the_way(self.trainer)
+        self.task.curve_point(self.trainer)
         done.append(now())
-        metric_values(self.task.judged(self, None), self.task.group)
+        metric_values(self.task.result(self, None), self.task.group)
         done.append(now())
         judging = len(self.marks) * (done[1] - done[0]) + done[2] - done[1]
         return {"seconds": stepping + judging, "judging": judging, "step": each}
@@ -502,9 +502,9 @@ class TrainingRun:
         if self.stopping is not None:
             self.stopping.restore_best(self.model)
         group = self.task.group
-        found = metric_values(self.task.judged(self, resumed), group)
+        found = metric_values(self.task.result(self, resumed), group)
         if test:
-            other = metric_values(self.task.tested().judged(self, resumed), group)
+            other = metric_values(self.task.on_test_set().result(self, resumed), group)
             found |= {name: other[shown] for shown, name in test_metrics(group).items()}
         return found
 
@@ -516,7 +516,7 @@ class TrainingRun:
     @property
     def peak_memory(self) -> float:
         """Peak memory in bytes: measured on a GPU, predicted on a CPU."""
-        return self._peak or self.task.predicted_peak(self.trainer, self.largest_pass)
+        return self._peak or self.task.predict_peak_memory(self.trainer, self.largest_pass)
 
     @property
     def largest_pass(self) -> int:
@@ -528,7 +528,7 @@ class TrainingRun:
         return -(-largest // trainer.parts)
 
 
-class Judged:
+class TrainingResult:
     """A finished training run that provides the metrics of `metrics.METRICS`. Each task adds its own attributes.
 
     Args:

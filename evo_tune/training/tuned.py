@@ -1,4 +1,4 @@
-"""Tune a pre-trained model, the base, to a text. A `TuningTask` is the plan, `Tuned` the task."""
+"""Tune a pre-trained model, the base, to a text. A `TuningPlan` is the plan, `TuningTraining` the task."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.optim.steps import optimizer_steps
 from evo_tune.training.recipe.tuning import TuningOptions
 from evo_tune.training.trainer import Trainer
-from evo_tune.training.training_run import Fitting, Judged, Task, TrainingRun, Whole
-from evo_tune.training.tuning.pretrained import CausalLM, TuningText, halve_frozen, load_pretrained, tuning_text
+from evo_tune.training.training_run import SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
+from evo_tune.training.tuning.pretrained import CausalLM, TuningText, halve_frozen, load_pretrained, load_tuning_text
 from evo_tune.training.tuning.weights import Adapters, LoRA, add_adapter
 
 AT_ONCE = 4096
@@ -33,7 +33,7 @@ AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningTask:
+class TuningPlan:
     """Plan to tune a base.
 
     Args:
@@ -70,17 +70,17 @@ class TuningTask:
         """Plain data that a checkpoint must match."""
         return {"genome": dict(self.genome), "data": self.options.fingerprint()}
 
-    def in_precision(self, precision: Any) -> TuningTask:
+    def in_precision(self, precision: Any) -> TuningPlan:
         """Return the same plan with another precision."""
         return replace(self, options=replace(self.options, precision=precision))
 
 
-def tuned_model(task: TuningTask, trained: Mapping[str, Tensor], device: str = "cpu") -> GPT | CausalLM:
+def rebuild_tuned_model(task: TuningPlan, trained: Mapping[str, Tensor], device: str = "cpu") -> GPT | CausalLM:
     """Return the base in float32 with the trained weights added.
 
     Args:
         task: Plan of the tuning.
-        trained: Trained weights, by name (see `trained_weights`).
+        trained: Trained weights, by name (see `trainable_weights`).
         device: Device of the model.
     """
     model = load_pretrained(task.base, device)
@@ -89,21 +89,21 @@ def tuned_model(task: TuningTask, trained: Mapping[str, Tensor], device: str = "
     return model
 
 
-class Tuned(Task):
+class TuningTraining(Task):
     """Tune a base to a text; a point of the curve is computed from every fourth held-out window."""
 
     group = "tuning"
-    plan: TuningTask
+    plan: TuningPlan
 
     @cached_property
     def whole_text(self) -> TuningText:
         options = self.plan.options
-        return tuning_text(self.plan.base, options.data, options.window, options.eval_tokens)
+        return load_tuning_text(self.plan.base, options.data, options.window, options.eval_tokens)
 
     @property
     def text(self) -> TuningText:
         """The text in the base's tokens."""
-        return self.whole_text.tested() if self.testing else self.whole_text
+        return self.whole_text.on_test_set() if self.testing else self.whole_text
 
     @property
     def ceiling(self) -> float:
@@ -115,11 +115,11 @@ class Tuned(Task):
         plan = self.plan
         return plan.base.flops_per_token(plan.options.window, plan.numbers.count(plan.base))
 
-    def planned(self) -> Sequence[Whole]:
+    def plan_phases(self) -> Sequence[SinglePhase]:
         windows = self.plan.options.windows(self.plan.numbers, self.plan.batch)
-        return [Whole(windows, self.plan.batch, optimizer_steps(windows, self.plan.batch))]
+        return [SinglePhase(windows, self.plan.batch, optimizer_steps(windows, self.plan.batch))]
 
-    def model(self, phase: Whole) -> nn.Module:
+    def model(self, phase: SinglePhase) -> nn.Module:
         plan, recompute = self.plan, self.plan.options.recompute
         model = load_pretrained(plan.base, self.run.device)
         add_adapter(model, plan.new, seed_for(self.run.seed, "weights"))
@@ -132,7 +132,7 @@ class Tuned(Task):
             model.recompute_blocks()
         return model
 
-    def source(self, phase: Whole, micro_batch: int) -> TrainingWindows:
+    def source(self, phase: SinglePhase, micro_batch: int) -> TrainingWindows:
         return TrainingWindows(
             self.text.training,
             context=self.plan.options.window,
@@ -142,14 +142,14 @@ class Tuned(Task):
             micro_batch=micro_batch,
         )
 
-    def fit(self, phase: Whole, model: nn.Module | None) -> Fitting:
+    def fit(self, phase: SinglePhase, model: nn.Module | None) -> StepSplit:
         options, window, each = self.plan.options, self.plan.options.window, -(-phase.per_step // self.processes)
         if options.micro_batch != "auto":
-            return Fitting(min(each, max(1, (options.micro_batch or each * window) // window)))
+            return StepSplit(min(each, max(1, (options.micro_batch or each * window) // window)))
         assert model is not None
-        return Fitting(fit_pass(self._memory(model), each, self.run.device, sharing=self.processes))
+        return StepSplit(fit_pass(self._memory(model), each, self.run.device, sharing=self.processes))
 
-    def predicted_peak(self, trainer: Trainer, largest: int) -> float:
+    def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
         return self._memory(trainer.model)(largest).peak
 
     def _memory(self, model: nn.Module) -> PassMemory:
@@ -168,19 +168,19 @@ class Tuned(Task):
 
     # Judging.
 
-    def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
-        return {"val_loss": self.judge(trainer, self.parts()[0]).loss}
+    def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
+        return {"val_loss": self.evaluate(trainer, self.parts()[0]).loss}
 
-    def seen_loss(self, trainer: Trainer) -> float:
-        return self.judge(trainer, self.text.seen()).loss
+    def training_loss(self, trainer: Trainer) -> float:
+        return self.evaluate(trainer, self.text.training_windows()).loss
 
     def parts(self) -> tuple[MicroBatch, MicroBatch]:
         """Return the held-out windows used for the curve, and the others."""
-        return divided_windows(self.text.to_judge())
+        return split_windows(self.text.held_out_windows())
 
-    def judge(self, trainer: Trainer, windows: MicroBatch, model: nn.Module | None = None) -> Evaluation:
+    def evaluate(self, trainer: Trainer, windows: MicroBatch, model: nn.Module | None = None) -> Evaluation:
         """Evaluate the trainer's model, or another, on windows, in the precision of the stored base."""
-        return judge_windows(trainer.model if model is None else model, windows, **trainer.evaluation)
+        return evaluate_windows(trainer.model if model is None else model, windows, **trainer.evaluation)
 
     def base_loss(self) -> float:
         """Return the loss of the base on the held-out text."""
@@ -188,18 +188,18 @@ class Tuned(Task):
         where = (plan.base.folder, plan.base.sha256(), options.data, options.window, options.eval_tokens)
         return _loss_of_base(*where, run.device, run.threads, options.precision)
 
-    def judged(self, training_run: TrainingRun, resumed: int | None) -> JudgedTuning:
-        return JudgedTuning(self, training_run, resumed)
+    def result(self, training_run: TrainingRun, resumed: int | None) -> TuningResult:
+        return TuningResult(self, training_run, resumed)
 
 
-def divided_windows(windows: MicroBatch) -> tuple[MicroBatch, MicroBatch]:
+def split_windows(windows: MicroBatch) -> tuple[MicroBatch, MicroBatch]:
     """Return every fourth window, and the others."""
     inputs, targets = windows
     curve = torch.arange(len(inputs)) % 4 == 0
     return (inputs[curve], targets[curve]), (inputs[~curve], targets[~curve])
 
 
-def judge_windows(model: nn.Module, windows: MicroBatch, **how: Any) -> Evaluation:
+def evaluate_windows(model: nn.Module, windows: MicroBatch, **how: Any) -> Evaluation:
     """Evaluate a model on windows.
 
     Args:
@@ -210,27 +210,27 @@ def judge_windows(model: nn.Module, windows: MicroBatch, **how: Any) -> Evaluati
     return evaluate(model, windows, batch=max(1, AT_ONCE // windows[0].shape[1]), **how)
 
 
-class JudgedTuning(Judged):
+class TuningResult(TrainingResult):
     """A finished tuning.
 
     Args:
         task: The task.
-        training_run: See `Judged`.
-        resumed: See `Judged`.
+        training_run: See `TrainingResult`.
+        resumed: See `TrainingResult`.
     """
 
-    def __init__(self, task: Tuned, training_run: TrainingRun, resumed: int | None) -> None:
+    def __init__(self, task: TuningTraining, training_run: TrainingRun, resumed: int | None) -> None:
         self.task, trainer, each = task, training_run.trainer, task.flops_per_token
         super().__init__(training_run, resumed, flops=trainer.targets * each, flops_per_target=each)
         self.micro_batch *= task.text.context
-        self.judged = self._on_all(trainer.model)
-        self.bits_per_byte = self.judged.bits * task.text.tokens_per_byte
-        self.seen = task.judge(trainer, task.text.seen())
+        self.scores = self._on_all(trainer.model)
+        self.bits_per_byte = self.scores.bits * task.text.tokens_per_byte
+        self.training_scores = task.evaluate(trainer, task.text.training_windows())
         self.base_loss = task.base_loss()
         self.trainable, self.tokens = task.plan.numbers.count(task.plan.base), trainer.targets
 
     def _on_all(self, model: nn.Module) -> Evaluation:
-        first, others = (self.task.judge(self.trainer, part, model) for part in self.task.parts())
+        first, others = (self.task.evaluate(self.trainer, part, model) for part in self.task.parts())
         return first + others
 
     def loss_of(self, model: nn.Module) -> float:
@@ -244,7 +244,7 @@ def _loss_of_base(
     """Return the loss of the base on the held-out text, in nats per token, in the precision of the tuning."""
     del sha256, threads  # part of the cache key only: the number of threads changes the last bits of sums
     base = read_base(folder)
-    windows, model = tuning_text(base, data, context, scored).to_judge(), load_pretrained(base, device)
+    windows, model = load_tuning_text(base, data, context, scored).held_out_windows(), load_pretrained(base, device)
     model.requires_grad_(False)
     halve_frozen(model, precision)
     batch = max(1, AT_ONCE // windows[0].shape[1])

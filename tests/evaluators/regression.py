@@ -54,12 +54,12 @@ def _task(genome: Mapping[str, Any], options: Options) -> NumbersTask:
 
 
 def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
-    from evo_tune.training import Samples, evaluate_task
+    from evo_tune.training import SampleTraining, evaluate_task
 
-    return evaluate_task(_task(genome, options), Samples, train_rank, context)
+    return evaluate_task(_task(genome, options), SampleTraining, train_rank, context)
 
 
 def train_rank(ranks: Ranks, tell: Any, *, genome: Any, run: Any, options: Any) -> dict[str, float]:
-    from evo_tune.training import Place, Samples, train
+    from evo_tune.training import RankRun, SampleTraining, train
 
-    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), Samples, ranks)[1]
+    return train(_task(genome, Options(**options)), RankRun.of(ranks, tell, run), SampleTraining, ranks)[1]

@@ -21,8 +21,8 @@ from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training import GPT, Tuned, evaluate, load_pretrained, ready_base, tuning_text
-from evo_tune.training import small_base as train_small_base
+from evo_tune.training import GPT, TuningTraining, evaluate, load_pretrained, load_tuning_text, prepare_base
+from evo_tune.training import small_base_folder as train_small_base
 from evo_tune.training.prediction.language import LanguageModel
 from evo_tune.training.recipe import GPTConfig, read_base
 from evo_tune.training.recipe import tuning as small_base
@@ -202,7 +202,7 @@ def test_what_was_estimated_is_what_is_trained_and_base_weights_are_the_same_to_
     options = evaluator.module.Options(base=base, method=method, tokens=1024, eval_tokens=512, precision="fp32")
     genome = {**space_of(evaluator, base=base, method=method).default(), "lr": 1e-2}
     training_run, metrics = training.train(
-        evaluator.module._task(genome, options), Context(seed=1, folder=tmp_path), Tuned
+        evaluator.module._task(genome, options), Context(seed=1, folder=tmp_path), TuningTraining
     )
     trainer = training_run.trainer
     known = estimate_of(evaluator, genome, base=base, method=method, tokens=1024)
@@ -212,7 +212,7 @@ def test_what_was_estimated_is_what_is_trained_and_base_weights_are_the_same_to_
     assert sum(p.numel() for p in trained.values()) == metrics["trainable_params"]
     assert all(p.any() for p in trained.values())
     after = trainer.model.state_dict()
-    before = load_pretrained(ready_base(options)).state_dict()
+    before = load_pretrained(prepare_base(options)).state_dict()
     assert all(torch.equal(weights, after[name]) for name, weights in before.items())
     assert set(metrics) == set(evaluator.metrics) - {"val_loss_ema", "mfu", "gpu_memory"}
 
@@ -267,7 +267,7 @@ def test_in_bf16_the_base_is_stored_in_half_and_what_is_trained_in_full(
         bound = evaluator.module.Options(**options, precision=precision)
         genome = {**space_of(evaluator, base=base, method=method).default(), "lr": 1e-2}
         run = Context(seed=1, folder=tmp_path)
-        found[precision] = training.train(evaluator.module._task(genome, bound), run, Tuned)
+        found[precision] = training.train(evaluator.module._task(genome, bound), run, TuningTraining)
     for precision, stored in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         model = found[precision][0].model
         frozen = [
@@ -421,7 +421,7 @@ def exported(evaluator: Evaluator, folder: Path, **given: Any) -> dict[str, floa
 
 def loss(model: torch.nn.Module, base: str) -> float:
     of = read_base(base or train_small_base())
-    windows = tuning_text(of, "", of.window(None), 512).to_judge()
+    windows = load_tuning_text(of, "", of.window(None), 512).held_out_windows()
     return evaluate(model.eval(), windows).loss
 
 

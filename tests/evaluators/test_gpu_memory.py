@@ -28,7 +28,7 @@ from evo_tune.training import (
     add_adapter,
     load_pretrained,
 )
-from evo_tune.training.hardware.memory import kept_bytes
+from evo_tune.training.hardware.memory import activation_bytes
 from evo_tune.training.recipe import (
     EncoderConfig,
     FTConfig,
@@ -74,7 +74,7 @@ def inputs_of(config: EncoderConfig, samples: int) -> Tensor:
 
 
 def kept(model: nn.Module, inputs: Tensor, precision: Any) -> float:
-    return kept_bytes(model, inputs, lambda: Precision(name=precision).autocast(CPU))
+    return activation_bytes(model, inputs, lambda: Precision(name=precision).autocast(CPU))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -22,7 +22,7 @@ from evo_tune.options.declare import Option, declared_in
 from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
-from evo_tune.training import Classified, EarlyStopping, session
+from evo_tune.training import ClassifierTraining, EarlyStopping, session
 from evo_tune.training.recipe import ClassifierTask, TrainingOptions
 from tests.extras import need
 
@@ -327,7 +327,7 @@ def test_training_runs_that_are_alike_are_built_of_the_options_that_were_given(
     options.evaluate(options.space.default(), Context())
     ((task, kind),) = built
     assert type(task) is ClassifierTask
-    assert kind is Classified
+    assert kind is ClassifierTraining
     assert {one: getattr(task.options, one) for one in options.options} == options.options
 
 

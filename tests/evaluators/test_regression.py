@@ -14,7 +14,7 @@ from evo_tune import Context
 from evo_tune.errors import RecipeError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training import CrossEntropy, Epochs, Samples, SquaredError, accumulate, train
+from evo_tune.training import CrossEntropy, Epochs, SampleTraining, SquaredError, accumulate, train
 from evo_tune.training.training_run import TrainingRun
 
 RECIPE: dict[str, Any] = {
@@ -107,7 +107,7 @@ def test_mixup_averages_numbers_and_label_smoothing_is_refused() -> None:
 def test_the_loss_that_is_told_is_torchs_on_all_that_is_held_out(evaluator: Evaluator, tmp_path: Path) -> None:
     options = evaluator.options_type(**RECIPE)  # type: ignore[misc]
     plan = evaluator.module._task(evaluator.bind({}).space.default(), options)
-    training_run, metrics = train(plan, Context(seed=3, folder=tmp_path), Samples)
+    training_run, metrics = train(plan, Context(seed=3, folder=tmp_path), SampleTraining)
     inputs, numbers = training_run.task.held_out  # type: ignore[attr-defined]
     with torch.no_grad():
         expected = torch.nn.functional.mse_loss(training_run.model(inputs), numbers)

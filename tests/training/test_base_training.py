@@ -26,7 +26,7 @@ def test_whoever_comes_first_makes_the_small_base_and_the_others_wait(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made, make, found = [], base_training._train, []
     monkeypatch.setattr(base_training, "_train", lambda folder: (made.append(folder), make(folder)))
-    threads = [threading.Thread(target=lambda: found.append(base_training.small_base())) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: found.append(base_training.small_base_folder())) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -53,7 +53,7 @@ def test_whoever_comes_first_makes_the_small_base_and_the_others_wait(
 
     for number in range(4):
         damage(number)
-        assert base_training.small_base() == found[0]
+        assert base_training.small_base_folder() == found[0]
         assert len(made) == number + 2
         assert read_base(found[0]).sha256() == hashed  # to the bit
 
@@ -62,7 +62,7 @@ def test_a_cache_that_cannot_be_written_is_told_with_a_remedy(tmp_path: Path, mo
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(StoreError, match=r"-o base=FOLDER, or set XDG_CACHE_HOME"):
-        base_training.small_base()
+        base_training.small_base_folder()
 
 
 def test_the_small_base_never_saw_the_text_that_it_is_tuned_to() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from evo_tune.training import Fitting, Ranks, Reading, reading
+from evo_tune.training import LanguageTraining, Ranks, StepSplit, reading
 from evo_tune.training.recipe import Fit, GPTConfig, Memory, Phase
 
 
@@ -33,7 +33,7 @@ def test_each_rank_is_probed_by_a_step_of_its_share_and_all_do_what_the_least_ca
         return SimpleNamespace(run=lambda until: seen.update(steps=until))
 
     monkeypatch.setattr(reading, "fit_device", fit_device)
-    monkeypatch.setattr(Reading, "trainer", trainer)
+    monkeypatch.setattr(LanguageTraining, "trainer", trainer)
     options = SimpleNamespace(
         micro_batch="auto", optimizer_name="adamw", ema=None, precision="bf16", z_loss=1e-4, recompute=None
     )
@@ -41,9 +41,9 @@ def test_each_rank_is_probed_by_a_step_of_its_share_and_all_do_what_the_least_ca
     run: Any = SimpleNamespace(device="cuda:0")
     phase = Phase(config=GPTConfig(), windows=100, per_step=9)
     for ranks, micro, recompute, each in ((None, 4, None, 9), (Other(0, 2, torch.device("cuda", 0)), 3, 1, 5)):
-        assert Reading(plan, run, ranks).passes(phase) == Fitting(micro, recompute)
+        assert LanguageTraining(plan, run, ranks).passes(phase) == StepSplit(micro, recompute)
         assert (seen["batch"], seen["sharing"], seen["ranks"]) == (each, *2 * (1 if ranks is None else 2,))
         assert (seen["phase"].windows, seen["phase"].per_step, seen["steps"]) == (each, each, 1)
         assert seen["z_loss"]
         assert seen["alone"]
-        assert seen["passes"] == Fitting(4, None)
+        assert seen["passes"] == StepSplit(4, None)

@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import Scores, auc, score
+from evo_tune.training import Scores, auc, score_classifier
 from evo_tune.training.recipe import split_stratified
 
 
@@ -63,7 +63,7 @@ def test_scores_are_scikit_learns_and_leave_no_trace() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)).train()
     inputs, truth = torch.randn(50, 3), torch.arange(50) % 4
     state = torch.get_rng_state()
-    scores = [score(model, (inputs, truth), batch=batch) for batch in (7, 50)]
+    scores = [score_classifier(model, (inputs, truth), batch=batch) for batch in (7, 50)]
     assert torch.equal(state, torch.get_rng_state())
     assert model.training
     found = model.eval()(inputs).double().softmax(-1).detach().numpy()

@@ -13,7 +13,7 @@ import torch
 from evo_tune import Context, recipe
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.plugins.cost import Cost
-from evo_tune.training import Classified, Diverged, FTTransformer, TrainingRun, ViT, score, train
+from evo_tune.training import ClassifierTraining, Diverged, FTTransformer, TrainingRun, ViT, score_classifier, train
 from evo_tune.training.hardware import precision as probe
 from evo_tune.training.recipe import (
     ClassifierTask,
@@ -63,7 +63,7 @@ def fit(
         whole=shape.stem == "conv",
         genome={**GENES, **given},
     )
-    training_run, metrics = train(task, run, Classified)
+    training_run, metrics = train(task, run, ClassifierTraining)
     return metrics, run, training_run
 
 
@@ -95,7 +95,7 @@ def test_the_test_set_is_judged_where_it_is_asked_for_and_changes_nothing_else(t
     told = {name: more.pop(name) for name in recipe.tests_of("classes").values()}
     assert without_clock(more) == without_clock(metrics)
     parts = split_stratified(BRIGHT.numpy(), 1 / 6, 1 / 6)
-    held, test = (score(training_run.model, (IMAGES[part], BRIGHT[part])) for part in parts[1:])
+    held, test = (score_classifier(training_run.model, (IMAGES[part], BRIGHT[part])) for part in parts[1:])
     scores = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
     assert metrics["val_loss"] == held.loss
     assert {name: metrics[name] for name in scores} == {name: getattr(held, name) for name in scores}
@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyP
     from evo_tune.training.hardware import memory as passes
 
     whole, _, training_run = fit(tmp_path, {"epochs": 3.0})
-    needed = training_run.task.predicted_peak(training_run.trainer, 5)
+    needed = training_run.task.predict_peak_memory(training_run.trainer, 5)
     monkeypatch.setattr(passes, "device_memory", lambda device: needed / 0.9)
     split, _, _ = fit(tmp_path, {"epochs": 3.0})
     assert split["micro_batch"] == 4  # by halving 16
@@ -173,7 +173,7 @@ def test_the_average_is_judged_and_early_stopping_keeps_the_best(tmp_path: Path)
     averaged, _, training_run = fit(tmp_path, {"epochs": 6.0, "ema": 0.9})
     average = cast(ViT, training_run.trainer.averaged.module)  # type: ignore[union-attr]
     held_out = training_run.task.examples.held_out  # type: ignore[attr-defined]
-    own = training_run.task.judge(training_run.trainer, held_out, average).loss  # type: ignore[attr-defined]
+    own = training_run.task.evaluate(training_run.trainer, held_out, average).loss  # type: ignore[attr-defined]
     assert averaged["val_loss"] == plain["val_loss"]
     assert averaged["val_loss_ema"] == own != averaged["val_loss"]
     stopped, run, _ = fit(tmp_path, {"epochs": 6.0, "patience": 1, "min_delta": 9.0, "evaluations": 9})
@@ -239,7 +239,7 @@ def test_a_lost_training_is_diverged(tmp_path: Path) -> None:
         genome=GENES,
     )
     with pytest.raises(Diverged):
-        train(task, Context(folder=tmp_path), Classified)
+        train(task, Context(folder=tmp_path), ClassifierTraining)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from evo_tune.training import (
     evaluate,
     evaluate_by_position,
     evaluation_windows,
-    score,
+    score_classifier,
 )
 from evo_tune.training.recipe import GPTConfig
 
@@ -125,8 +125,10 @@ def test_scores_of_a_classifier_are_computed_in_the_given_precision() -> None:
     samples = torch.randn(50, 8, generator=rng), torch.randint(0, 3, (50,), generator=rng)
     with torch.inference_mode(), Precision(name="bf16").autocast(torch.device("cpu")):
         expected = F.cross_entropy(model(samples[0]).double(), samples[1])
-    assert score(model, samples, precision=Precision(name="bf16")).loss == pytest.approx(float(expected), rel=1e-12)
-    assert score(model, samples).loss != pytest.approx(float(expected), rel=1e-6)
+    assert score_classifier(model, samples, precision=Precision(name="bf16")).loss == pytest.approx(
+        float(expected), rel=1e-12
+    )
+    assert score_classifier(model, samples).loss != pytest.approx(float(expected), rel=1e-6)
 
 
 NUMBERS = st.floats(-1e6, 1e6, width=32)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from evo_tune.training import GPT, Diverged, Muon, Precision, Ranks, Trainer, launch, measured_peak, reproducible
+from evo_tune.training import GPT, Diverged, Muon, Precision, Ranks, Trainer, launch, measure_peak_memory, reproducible
 from evo_tune.training.recipe import GPTConfig, predict_memory
 from tests.training.ranks_program import trainer_of
 
@@ -145,7 +145,7 @@ def test_memory_is_predicted_within_the_factor_that_is_set_aside(device: str, ma
     trainer = on(device, make_trainer(batch=64, **wide))
     config: GPTConfig = trainer.model.config  # type: ignore[assignment]
     predicted = predict_memory(config, 64, device=torch.device(device).type)
-    took = measured_peak(device, lambda: trainer.run(2))
+    took = measure_peak_memory(device, lambda: trainer.run(2))
     assert (took is None) == (device == "cpu")
     if took is not None:
         assert took < 2.0 * (predicted.peak - predicted.context)

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from evo_tune import Context
-from evo_tune.training import Classified, FTTransformer, Place, RankFailed, Ranks, session, train, train_together
+from evo_tune.training import (
+    ClassifierTraining,
+    FTTransformer,
+    RankFailed,
+    RankRun,
+    Ranks,
+    session,
+    train,
+    train_together,
+)
 from evo_tune.training import trainer as training_loop
 from evo_tune.training.recipe import ClassifierTask, EncoderOptions, FTConfig
 
@@ -44,7 +53,7 @@ def in_tight_memory(
         return accumulate(model, window, *args, **kwargs)
 
     training_loop.accumulate = scarce
-    return train(task_of(options), Place.of(ranks, tell, run), Classified, ranks)[1]
+    return train(task_of(options), RankRun.of(ranks, tell, run), ClassifierTraining, ranks)[1]
 
 
 def trained(folder: Path, **tight: Any) -> tuple[dict[str, float], Context]:
@@ -57,7 +66,7 @@ def test_a_rank_that_runs_out_of_memory_in_mid_training_has_all_begin_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], forked_ranks: None
 ) -> None:
     undisturbed = Context(seed=3, folder=tmp_path / "alone")
-    alone = train(task_of({**OPTIONS, "ranks": 1}), undisturbed, Classified)[1]
+    alone = train(task_of({**OPTIONS, "ranks": 1}), undisturbed, ClassifierTraining)[1]
     tight, run = trained(tmp_path / "tight", room=4, after=8)
     assert tight["micro_batch"] == 4, "a quarter of the step: half of what each of two ranks has"
     for name in ("val_loss", "train_loss"):

@@ -13,7 +13,7 @@ import torch
 from evo_tune.errors import RecipeError
 from evo_tune.training import (
     EarlyStopping,
-    Reading,
+    LanguageTraining,
     Trainer,
     TrainingRun,
     TrainingWindows,
@@ -34,7 +34,7 @@ class Text:
         text = bytes(self.text[-400:].tolist())
         return evaluation_blocks(text, lambda part: torch.tensor(list(part)), context=context, count=256, block=32)
 
-    def seen(self, context: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def training_windows(self, context: int) -> tuple[torch.Tensor, torch.Tensor]:
         return evaluation_windows(self.text, context=context, count=64, block=32)
 
     def held_out_bytes(self, testing: bool = False) -> int:
@@ -46,7 +46,7 @@ def make_training_run(make_trainer: Callable[..., Trainer], text: torch.Tensor) 
     def make(stopping: EarlyStopping | None = None, evaluations: int = 4, **options: object) -> TrainingRun:
         trainer = make_trainer(**options)
         nothing: Any = None
-        task = Reading(nothing, nothing, material=Text(text))
+        task = LanguageTraining(nothing, nothing, material=Text(text))
         task.phases = [Phase(config=trainer.model.config, windows=80, per_step=4)]  # type: ignore[arg-type]
         return TrainingRun(trainer, task, evaluations=evaluations, stopping=stopping)
 
@@ -95,7 +95,7 @@ def test_a_small_last_step_is_not_the_time_of_a_step(
 
     monkeypatch.setattr("evo_tune.training.training_run.clock_for", lambda device: lambda: now[0])
     monkeypatch.setattr(training_run.trainer, "run", run)
-    assert training_run.timed(10)["step"] == 4.0
+    assert training_run.time_steps(10)["step"] == 4.0
 
 
 def test_reports_come_at_fixed_steps_of_the_whole(make_training_run: Callable[..., TrainingRun]) -> None:

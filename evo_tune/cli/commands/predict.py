@@ -103,7 +103,7 @@ def _predict(model: Model, data: str, output: Path | None, keep: list[str], outp
 
     began, found = time.monotonic(), model.predictions(data, keep)
     rows: list[dict[str, Any]] | None = [] if output_format == "json" and output is None else None
-    with Writer(output).kept() as writer:
+    with Writer(output).keep_complete() as writer:
         for frame in _with_progress(found, writer):
             if rows is None:
                 writer.write(frame)

@@ -291,10 +291,12 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
 
 def _model_metrics(model: Path) -> dict[str, float | None]:
     """Return the metrics in a model's folder; none for the files of another evaluator."""
-    from evo_tune.training.prediction.about import About
+    from evo_tune.training.prediction.about import TrainingFacts
 
     try:
-        return msgspec.json.decode(inside.read(model, "config.json", limit=MAX_CONFIG_BYTES), type=About).metrics
+        return msgspec.json.decode(
+            inside.read(model, "config.json", limit=MAX_CONFIG_BYTES), type=TrainingFacts
+        ).metrics
     except (OSError, msgspec.DecodeError, RecursionError):
         return {}
 

@@ -218,7 +218,7 @@ def _block_starts(length: int, count: int, block: int) -> list[int]:
 
 
 class TextMaterial:
-    """Training and evaluation data of a GPT, the material of a `Reading`.
+    """Training and evaluation data of a GPT, the material of a `LanguageTraining`.
 
     Args:
         corpus: The text.
@@ -259,7 +259,7 @@ class TextMaterial:
         text = self.test_text if testing else self.held_out_text
         return evaluation_blocks(text, encode, context=context, count=self.count, block=self.corpus.block)
 
-    def seen(self, context: int) -> MicroBatch:
+    def training_windows(self, context: int) -> MicroBatch:
         """Return fixed windows of the training text."""
         count = max(1, self.count // 4)
         return evaluation_windows(self.training, context=context, count=count, block=self.corpus.block)

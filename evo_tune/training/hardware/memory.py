@@ -63,7 +63,7 @@ def device_memory(device: torch.device | str = "cpu") -> float:
     return min(limits)
 
 
-def measured_peak(device: torch.device | str, run: Callable[[], object]) -> float | None:
+def measure_peak_memory(device: torch.device | str, run: Callable[[], object]) -> float | None:
     """Run a function and return torch's peak memory meanwhile, in bytes; None on a CPU.
 
     A CPU process keeps freed memory, so its growth depends on earlier work and is no useful measure. Use the prediction
@@ -97,7 +97,7 @@ def calibrate_memory(device: torch.device | str, predicted: float, step: Callabl
     check_number("predicted", predicted, "(0, inf)")
     if torch.device(device).type == "cpu":
         return 1.0
-    measured = measured_peak(device, step)
+    measured = measure_peak_memory(device, step)
     if measured is None:
         raise RecipeError("device", str(device), "one whose memory torch measures")
     return max(1.0, measured / predicted)
@@ -140,7 +140,7 @@ def fit_device(
     return fit_memory(config, batch, capacity, device=kind, factor=factor, **options)
 
 
-def kept_bytes(model: nn.Module, inputs: Tensor, autocast: Callable[[], AbstractContextManager[object]]) -> float:
+def activation_bytes(model: nn.Module, inputs: Tensor, autocast: Callable[[], AbstractContextManager[object]]) -> float:
     """Return the bytes that autograd keeps in a training pass, without the model's weights; each storage counts once.
 
     The model is unchanged, including batch norm statistics; random numbers are drawn.
@@ -197,8 +197,8 @@ class PassMemory:
         block_input: int = 0,
     ) -> None:
         device = next(model.parameters()).device
-        one = kept_bytes(model, two[:1], autocast)
-        self._each = max(1.0, kept_bytes(model, two, autocast) - one)
+        one = activation_bytes(model, two[:1], autocast)
+        self._each = max(1.0, activation_bytes(model, two, autocast) - one)
         self._fixed = max(0.0, one - self._each)
         self._outputs = 16.0 * outputs
         self._blocks, self.recompute, self._block_input = blocks, recompute, block_input

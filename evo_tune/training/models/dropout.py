@@ -87,10 +87,10 @@ class Noise:
         each = shape.numel() // samples
         if each * samples != shape.numel():  # the layer's input is not divided by samples
             samples, each = 1, shape.numel()
-        return lanes_of(self._words(place, each, part) + self._keys[:samples], each).reshape(shape)
+        return mix_into_noise(self._words(place, each, part) + self._keys[:samples], each).reshape(shape)
 
     def unmixed(self, place: int, each: int, part: int = 0) -> Tensor:
-        """Return the input of `lanes_of`, (samples, each / 4), for layers whose input is divided by samples."""
+        """Return the input of `mix_into_noise`, (samples, each / 4), for layers whose input is divided by samples."""
         assert self._keys is not None
         return self._words(place, each, part) + self._keys
 
@@ -106,7 +106,7 @@ class Noise:
         return [seed_for(self.seed, "samples", self._step, place + 1, sample, part) for sample in self._samples]
 
 
-def lanes_of(words: Tensor, each: int) -> Tensor:
+def mix_into_noise(words: Tensor, each: int) -> Tensor:
     """Return the noise in words, (…, each), int16; the words are overwritten.
 
     Args:
@@ -179,7 +179,7 @@ class _Noisy(nn.Module):
 
 
 @functools.cache
-def noise_stays_eager() -> None:
+def exclude_noise_from_compiler() -> None:
     """Exclude the drawing of noise from torch's compiler: it seeds generators, which a graph cannot do."""
     _Noisy._dropped = torch.compiler.disable(_Noisy._dropped)  # type: ignore[method-assign,no-untyped-call]
 

@@ -16,7 +16,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout, DropPath
-from evo_tune.training.models.model_files import read_model, unfilled, write_model
+from evo_tune.training.models.model_files import read_model, skip_initialisation, write_model
 from evo_tune.training.recipe.data.labelled_texts import PADDING, encode_texts
 from evo_tune.training.recipe.data.tables import Columns
 from evo_tune.training.recipe.models.encoder_config import STEM, EncoderConfig, FTConfig, TextConfig, ViTConfig
@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         self.labels = [str(label) for label in (range(config.outputs) if labels is None else labels)]
         if len(self.labels) != config.outputs:
             raise RecipeError("labels", len(self.labels), f"as many as there are outputs, {config.outputs}")
-        with unfilled():  # the modules' own initialisation would be overwritten
+        with skip_initialisation():  # the modules' own initialisation would be overwritten
             self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(EncoderBlock(config, share) for share in config.drop_paths)
             self.norm = nn.LayerNorm(config.width)
@@ -106,7 +106,7 @@ class Encoder(nn.Module):
         normed: Tensor = self.norm(x)
         return normed
 
-    def shortened(self, inputs: Tensor) -> Tensor:
+    def shorten(self, inputs: Tensor) -> Tensor:
         """Return inputs on the CPU without unneeded parts, such as padding; unchanged by default.
 
         It is called on the host before inputs are moved: a check on the device would have to wait for it.
@@ -126,7 +126,7 @@ class Encoder(nn.Module):
         was_training, device = self.training, self.head.weight.device
         self.eval()
         try:
-            pieces = (self.shortened(part).to(device) for part in torch.split(inputs, batch))
+            pieces = (self.shorten(part).to(device) for part in torch.split(inputs, batch))
             return torch.cat([self(piece).float().cpu() for piece in pieces])
         finally:
             self.train(was_training)
@@ -242,7 +242,7 @@ class TextClassifier(Encoder):
         self.embedding = nn.Embedding(config.vocabulary + 1, config.width)
         self.positions = nn.Embedding(config.length, config.width)
 
-    def shortened(self, inputs: Tensor) -> Tensor:
+    def shorten(self, inputs: Tensor) -> Tensor:
         """Remove the padding common to all texts, unless attention dropout would then drop other weights."""
         return inputs if self.training and self.config.attention_dropout else without_padding(inputs)
 
@@ -406,7 +406,7 @@ class FTTransformer(Encoder):
         logits: Tensor = self.head(torch.relu(x[:, 0]))
         return logits
 
-    def encoded(self, table: Mapping[str, Any]) -> Tensor:
+    def encode_table(self, table: Mapping[str, Any]) -> Tensor:
         """Return the rows of a table, a mapping of column names to values such as a DataFrame, as inputs of `forward`.
 
         Raises:
@@ -424,7 +424,7 @@ class FTTransformer(Encoder):
         """
         if self.scale is not None:
             raise RecipeError("model", f"one of the number {self.labels[0]!r}", "one of classes: use predict")
-        return self.names(self.encoded(table))
+        return self.names(self.encode_table(table))
 
     def predict(self, table: Mapping[str, Any]) -> NDArray[np.float64]:
         """Return the predicted number of each row of a table (see `encoded`), (rows,), in the target's unit.
@@ -435,7 +435,7 @@ class FTTransformer(Encoder):
         if self.scale is None:
             raise RecipeError("model", f"{len(self.labels)} classes", "a regression model; use classify for classes")
         mean, deviation = self.scale
-        numbers: NDArray[np.float64] = mean + deviation * self.outputs(self.encoded(table))[:, 0].double().numpy()
+        numbers: NDArray[np.float64] = mean + deviation * self.outputs(self.encode_table(table))[:, 0].double().numpy()
         return numbers
 
     def to_json(self) -> dict[str, Any]:

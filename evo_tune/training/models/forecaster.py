@@ -26,7 +26,7 @@ EPS = 1e-5
 
 
 @dataclass(frozen=True)
-class Prepared:
+class SeriesInputs:
     """The past of some series.
 
     Args:
@@ -91,7 +91,7 @@ class Forecaster(Encoder):
         forecast: Tensor = self.head(x.flatten(1)).float() * deviation + mean
         return forecast
 
-    def prepared(self, series: Sequence[Series]) -> Prepared:
+    def prepare(self, series: Sequence[Series]) -> SeriesInputs:
         """Return the standardised past of series; a shorter past than the context is extended by its first value.
 
         A series whose name is not of the training data is scaled by its own values.
@@ -101,7 +101,7 @@ class Forecaster(Encoder):
         places = [np.maximum(0, np.arange(-context, 0) + len(one.values)) for one in series]
         past = np.array([one.values[at] for one, at in zip(series, places, strict=True)])
         standard = ((past - known[:, :1]) / known[:, 1:]).astype(np.float32)
-        return Prepared(torch.from_numpy(standard), known[:, 0], known[:, 1])
+        return SeriesInputs(torch.from_numpy(standard), known[:, 0], known[:, 1])
 
     def forecast(self, table: Mapping[str, Any]) -> pd.DataFrame:
         """Forecast what follows the last value of each series of a table, such as a DataFrame.
@@ -116,7 +116,7 @@ class Forecaster(Encoder):
         import pandas as pd
 
         series = self.read(table)
-        made = self.prepared(series)
+        made = self.prepare(series)
         found = made.unscale_outputs(self.outputs(made.inputs).double().numpy(), len(self.config.levels))
         quantiles = dict(zip(self.columns, found.reshape(-1, len(self.columns)).T, strict=True))
         forecast: pd.DataFrame = pd.DataFrame({**self.keys(series), **quantiles})

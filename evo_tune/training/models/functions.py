@@ -61,7 +61,7 @@ class _SquaredReLU(torch.autograd.Function):
         return torch.mul(kept, slope).mul_(2.0)
 
 
-def capped(logits: Tensor, softcap: float) -> Tensor:
+def cap_logits(logits: Tensor, softcap: float) -> Tensor:
     """Return c · tanh(logits / c), in at least float32 (Gemma 2, arXiv:2408.00118).
 
     Args:

@@ -24,8 +24,8 @@ from evo_tune.training.models.block import (
     sinusoids,
 )
 from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.models.functions import capped
-from evo_tune.training.models.model_files import read_model, read_written, unfilled, write_model
+from evo_tune.training.models.functions import cap_logits
+from evo_tune.training.models.model_files import read_model, read_verified, skip_initialisation, write_model
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer
 from evo_tune.training.recipe.models.gpt_config import LARGE_VOCABULARY, GPTConfig
 
@@ -134,7 +134,7 @@ class GPT(nn.Module):
         self.config = config
         self.recompute = recompute
         self.tokenizer: Tokenizer | None = Bytes() if config.vocab_size == 256 else None
-        with unfilled():  # the modules' own initialisation would be overwritten
+        with skip_initialisation():  # the modules' own initialisation would be overwritten
             self.embedding = nn.Embedding(config.vocab_size, config.width)
             self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
             self.dropout = Dropout(config.dropout)
@@ -229,7 +229,7 @@ class GPT(nn.Module):
         if read is not None:
             return read(x, self.embedding.weight if self.head is None else self.head.weight, self.config.softcap)
         logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
-        return capped(logits, self.config.softcap)
+        return cap_logits(logits, self.config.softcap)
 
     def _mask(self, tokens: Tensor, window: int) -> Tensor | None:
         """Return the mask of blocks of a window (see `Attention`)."""
@@ -290,7 +290,7 @@ class GPT(nn.Module):
         def build(config: dict[str, Any]) -> GPT:
             model = cls(GPTConfig.from_json(config["model"]))
             if TOKENIZER in config["files"]:
-                model.tokenizer = BPE(read_written(folder, config, TOKENIZER).decode(), model.config.vocab_size)
+                model.tokenizer = BPE(read_verified(folder, config, TOKENIZER).decode(), model.config.vocab_size)
             return model
 
         return read_model(folder, GPTConfig.from_json, build).to(device).eval()

@@ -36,7 +36,7 @@ class _Unfilled(TorchFunctionMode):
 
 
 @contextmanager
-def unfilled() -> Iterator[None]:
+def skip_initialisation() -> Iterator[None]:
     """Leave the weights of modules built inside this context uninitialised, on the CPU.
 
     The meta device has the same effect, but it imports sympy, and its modules must be moved before they are filled.
@@ -101,7 +101,7 @@ def read_json(folder: Path | str, name: str) -> dict[str, Any]:
     return data
 
 
-def read_written(folder: Path | str, config: Mapping[str, Any], name: str) -> bytes:
+def read_verified(folder: Path | str, config: Mapping[str, Any], name: str) -> bytes:
     """Return the content of a file after a check against its SHA-256 in config.json.
 
     Raises:
@@ -134,7 +134,7 @@ def read_model(
     """
     config = read_json(folder, CONFIG)
     try:
-        weights = load(read_written(folder, config, WEIGHTS))
+        weights = load(read_verified(folder, config, WEIGHTS))
         count = sum(tensor.numel() for tensor in weights.values())
         if not 0 < config["model"]["depth"] <= len(weights):
             raise ValueError(f"{len(weights)} tensors are too few for {config['model']['depth']} blocks")

@@ -3,8 +3,8 @@
 A loss defines which targets count and sums the loss over them; `gradient.accumulate` divides by their number.
 
 The logits of a large vocabulary are the largest tensor of a training: with their log-softmax and its gradients,
-12 bytes for each token and vocabulary entry. `summed_in_pieces` never holds all logits: it computes those of some
-tokens, their loss and gradients, and then frees them. This module is independent of models and steps.
+12 bytes for each token and vocabulary entry. `cross_entropy_in_pieces` never holds all logits: it computes those of
+some tokens, their loss and gradients, and then frees them. This module is independent of models and steps.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.training.hardware.device import IGNORE
-from evo_tune.training.models.functions import capped
+from evo_tune.training.models.functions import cap_logits
 from evo_tune.training.recipe.models.gpt_config import tokens_in_piece
 
-OfPieces = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""Function of the head's inputs, its weight and the softcap: `summed_in_pieces` with the other arguments given."""
+PiecewiseLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""Function of the head's inputs, its weight and the softcap, such as a partial `cross_entropy_in_pieces`."""
 
 
 class Loss(ABC):
@@ -36,7 +36,7 @@ class Loss(ABC):
         """Return how many of the targets count."""
 
     @abstractmethod
-    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def sum_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss summed over the targets that count, a scalar.
 
         Args:
@@ -52,10 +52,10 @@ class Loss(ABC):
             targets: See `summed`.
             n: Counted targets of the whole step.
         """
-        share = self.summed(outputs, targets) / n
+        share = self.sum_losses(outputs, targets) / n
         return share, share
 
-    def of_pieces(self, targets: Tensor, factor: Tensor) -> OfPieces | None:
+    def of_pieces(self, targets: Tensor, factor: Tensor) -> PiecewiseLoss | None:
         """Return a function that replaces the outputs; None: outputs are needed.
 
         Args:
@@ -82,17 +82,17 @@ class CrossEntropy(Loss):
     def count(self, targets: Tensor) -> int:
         return targets[..., 0].numel() if targets.is_floating_point() else int((targets != IGNORE).sum())
 
-    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def sum_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy_sum(outputs, targets)
 
     def shares(self, outputs: Tensor, targets: Tensor, n: int) -> tuple[Tensor, Tensor]:
         entropy = cross_entropy_sum(outputs, targets) / n
         return entropy, entropy + (self.z_loss / n) * z_sum(outputs, targets) if self.z_loss else entropy
 
-    def of_pieces(self, targets: Tensor, factor: Tensor) -> OfPieces | None:
+    def of_pieces(self, targets: Tensor, factor: Tensor) -> PiecewiseLoss | None:
         if targets.is_floating_point():
             return None
-        return partial(summed_in_pieces, targets=targets, z_loss=self.z_loss, factor=factor)
+        return partial(cross_entropy_in_pieces, targets=targets, z_loss=self.z_loss, factor=factor)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class SquaredError(Loss):
     def count(self, targets: Tensor) -> int:
         return targets.numel()
 
-    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def sum_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if outputs.shape != targets.shape:
             raise RecipeError("outputs", tuple(outputs.shape), f"the shape of the targets, {tuple(targets.shape)}")
         return F.mse_loss(outputs, targets.to(outputs.dtype), reduction="sum")
@@ -124,7 +124,7 @@ class QuantileLoss(Loss):
     def count(self, targets: Tensor) -> int:
         return targets.numel()
 
-    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def sum_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         errors = targets[..., None].to(outputs.dtype) - outputs.view(*targets.shape, len(self.levels))
         each = zip(self.levels, errors.unbind(-1), strict=True)
         return torch.stack([torch.maximum(q * error, (q - 1.0) * error).sum() for q, error in each]).mean()
@@ -154,7 +154,7 @@ def z_sum(logits: Tensor, targets: Tensor) -> Tensor:
     return (logs if targets.is_floating_point() else torch.where(targets != IGNORE, logs, 0.0)).square().sum()
 
 
-def summed_in_pieces(
+def cross_entropy_in_pieces(
     x: Tensor,
     weight: Tensor,
     softcap: float = 0.0,
@@ -185,7 +185,7 @@ def summed_in_pieces(
     return minimised, loss
 
 
-def losses_in_pieces(x: Tensor, weight: Tensor, softcap: float = 0.0, *, targets: Tensor) -> Tensor:
+def token_losses_in_pieces(x: Tensor, weight: Tensor, softcap: float = 0.0, *, targets: Tensor) -> Tensor:
     """Return the cross-entropy of each target for the logits x · weightᵀ, (…), in nats, 0 for IGNORE; without gradient.
 
     Args:
@@ -199,7 +199,7 @@ def losses_in_pieces(x: Tensor, weight: Tensor, softcap: float = 0.0, *, targets
         pairs = zip(x.flatten(0, -2).split(size), targets.flatten().split(size), strict=True)  # type: ignore[no-untyped-call]
         losses = [
             F.cross_entropy(
-                capped(F.linear(rows, weight).float(), softcap), aims, ignore_index=IGNORE, reduction="none"
+                cap_logits(F.linear(rows, weight).float(), softcap), aims, ignore_index=IGNORE, reduction="none"
             )
             for rows, aims in pairs
         ]

@@ -42,7 +42,7 @@ def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
     return decayed, [p for p in trainable if p not in matmul or p in embedding]
 
 
-def factors_of(model: nn.Module, optimizer: str) -> dict[nn.Parameter, Factors]:
+def parameter_factors(model: nn.Module, optimizer: str) -> dict[nn.Parameter, Factors]:
     """Return the learning-rate factors of each parameter by the model's `config.scaling`; empty without one.
 
     A model with frozen parameters is fine-tuned, not trained from scratch, so it has no factors.
@@ -55,10 +55,10 @@ def factors_of(model: nn.Module, optimizer: str) -> dict[nn.Parameter, Factors]:
     scaling = getattr(config, "scaling", None)
     if config is None or scaling is None or not all(p.requires_grad for p in model.parameters()):
         return {}
-    return {weight: scaling.factors(optimizer, kind, config) for weight, kind in kinds_of(model).items()}
+    return {weight: scaling.factors(optimizer, kind, config) for weight, kind in parameter_kinds(model).items()}
 
 
-def kinds_of(model: nn.Module) -> dict[nn.Parameter, str]:
+def parameter_kinds(model: nn.Module) -> dict[nn.Parameter, str]:
     """Return the kind of each parameter, one of `recipe.models.rules.KINDS`; blocks are in a module called `blocks`."""
     matrices, heads = set(decay_groups(model)[0]), _of_heads(model)
     embeddings = {
@@ -95,7 +95,7 @@ class Scale(NamedTuple):
     rate: float
 
 
-def scales_of(model: nn.Module, optimizer: str, rates: GroupFactors) -> dict[nn.Parameter, Scale]:
+def parameter_scales(model: nn.Module, optimizer: str, rates: GroupFactors) -> dict[nn.Parameter, Scale]:
     """Return the factors of each parameter.
 
     Args:
@@ -103,10 +103,10 @@ def scales_of(model: nn.Module, optimizer: str, rates: GroupFactors) -> dict[nn.
         optimizer: See `Parametrisation.factors`.
         rates: Factors of groups of parameters.
     """
-    factors = factors_of(model, optimizer)
+    factors = parameter_factors(model, optimizer)
     return {
         weight: Scale(factors.get(weight, Factors()), rates.factor(kind, weight.ndim))
-        for weight, kind in kinds_of(model).items()
+        for weight, kind in parameter_kinds(model).items()
     }
 
 
@@ -144,7 +144,7 @@ def parameter_groups(
 
     Each group has `initial_lr`, the peak that schedules multiply, and `decay`, the trainer's factor of weight decay.
     """
-    scales = scales_of(model, optimizer, rates or GroupFactors())
+    scales = parameter_scales(model, optimizer, rates or GroupFactors())
     parts = zip(decay_groups(model), (True, False), strict=True)
     return [
         group
@@ -241,7 +241,7 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in decay_groups(model)[0] if p.ndim == 2 and p not in heads]
 
 
-def fused_maps(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+def fused_map_sizes(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
     """Return the output sizes of the maps in each weight that stacks several maps along its rows.
 
     A linear layer lists them in an attribute `maps` (see `FusedLinear`).
@@ -256,7 +256,7 @@ SMALLEST_IN_BF16 = 64
 for bfloat16 (benchmarks/muon.py)."""
 
 
-def orthogonalised(matrices: Tensor, precision: str = "fp32") -> Tensor:
+def orthogonalise(matrices: Tensor, precision: str = "fp32") -> Tensor:
     """Return about the nearest orthogonal matrix of each, with singular values of about 0.5 to 1.5.
 
     Args:
@@ -285,8 +285,8 @@ class HiddenMatrices(torch.optim.Optimizer):
         lr: Learning rate; at a rate of 1 an update has a root mean square of 0.2, as AdamW's.
         momentum: Decay of the moving average of gradients.
         nesterov: Whether to use Nesterov momentum.
-        maps: Output sizes of weights that stack several maps (see `fused_maps`).
-        precision: Precision of the training (see `orthogonalised`).
+        maps: Output sizes of weights that stack several maps (see `fused_map_sizes`).
+        precision: Precision of the training (see `orthogonalise`).
     """
 
     def __init__(
@@ -322,7 +322,7 @@ class HiddenMatrices(torch.optim.Optimizer):
                     part, change = (part, change) if lying else (part.mT, change.mT)
                     same.setdefault((part.shape[0], part.shape[1]), []).append((part, change))
             for (_, longer), pairs in same.items():
-                changes = orthogonalised(torch.stack([change for _, change in pairs]), self.precision)
+                changes = orthogonalise(torch.stack([change for _, change in pairs]), self.precision)
                 changes = changes if self._kept is None else changes.masked_fill_(self._kept == 0.0, 0.0)
                 for (part, _), change in zip(pairs, changes, strict=True):
                     part.add_(change, alpha=-group["lr"] * 0.2 * math.sqrt(longer))
@@ -425,18 +425,18 @@ class Muon:
 
         Args:
             model: Any module.
-            precision: Precision of the training (see `orthogonalised`).
+            precision: Precision of the training (see `orthogonalise`).
         """
         decayed, others = decay_groups(model)
         hidden = hidden_matrices(model)
         rest = [p for p in decayed if p not in set(hidden)]
-        scales = scales_of(model, "muon", self.rates)
+        scales = parameter_scales(model, "muon", self.rates)
         optimizers: list[torch.optim.Optimizer] = []
         if hidden:
             of_muon: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov}
             groups = split_by_scale(hidden, scales, decay=True, lr=self.lr, eps=0.0)
             optimizers.append(
-                HiddenMatrices(groups, lr=self.lr, maps=fused_maps(model), precision=precision, **of_muon)
+                HiddenMatrices(groups, lr=self.lr, maps=fused_map_sizes(model), precision=precision, **of_muon)
             )
         if rest or others:
             plain = [

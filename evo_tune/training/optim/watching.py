@@ -19,14 +19,14 @@ def _frozen(model: nn.Module) -> set[str]:
     return {name for name, parameter in named if not parameter.requires_grad}
 
 
-def moving(model: nn.Module) -> dict[str, Tensor]:
+def unfrozen_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the model's state without its frozen weights."""
     frozen = _frozen(model)
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
-def load_moving(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load a state returned by `moving`; frozen weights stay unchanged.
+def load_unfrozen_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load a state returned by `unfrozen_state`; frozen weights stay unchanged.
 
     Raises:
         RuntimeError: The state belongs to another model.
@@ -35,7 +35,7 @@ def load_moving(model: nn.Module, state: Mapping[str, Any]) -> None:
     model.load_state_dict({**{name: value for name, value in own.items() if name in frozen}, **state})
 
 
-def share_frozen(model: nn.Module, copy: nn.Module) -> None:
+def share_frozen_weights(model: nn.Module, copy: nn.Module) -> None:
     """Let a copy of a model share the model's frozen weights, so that they are in memory once."""
     for mine, other in zip(model.parameters(), copy.parameters(), strict=True):
         if not mine.requires_grad:
@@ -254,7 +254,7 @@ class EarlyStopping:
         loss = self._smoothed(self.sign * value)
         if loss < self.best - self.min_delta:
             self.best, self.waited = loss, 0
-            self.weights = {name: tensor.detach().clone() for name, tensor in moving(model).items()}
+            self.weights = {name: tensor.detach().clone() for name, tensor in unfrozen_state(model).items()}
         else:
             self.waited += 1
         return self.waited >= self.patience
@@ -270,7 +270,7 @@ class EarlyStopping:
     def restore_best(self, model: nn.Module) -> None:
         """Restore the best weights; without a recorded improvement, leave the model unchanged."""
         if self.weights:
-            load_moving(model, self.weights)
+            load_unfrozen_state(model, self.weights)
 
     def state(self) -> dict[str, Any]:
         """Return the state to store in a checkpoint."""

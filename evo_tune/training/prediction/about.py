@@ -42,7 +42,7 @@ class Inputs(Struct, frozen=True):
     high: float
 
 
-class Judged(Struct, frozen=True):
+class ScoredText(Struct, frozen=True):
     """The part of a held-out text that was scored.
 
     Args:
@@ -54,7 +54,7 @@ class Judged(Struct, frozen=True):
     count: Count
 
 
-class About(Struct, frozen=True):
+class TrainingFacts(Struct, frozen=True):
     """The training of a model.
 
     Args:
@@ -77,16 +77,16 @@ class About(Struct, frozen=True):
     rows: dict[str, int] = field(default_factory=dict)
     evaluated: Evaluated = field(default_factory=Evaluated)
     inputs: Inputs | None = None
-    judged: Judged | None = None
+    judged: ScoredText | None = None
 
 
-def about_of(folder: Path, notes: Mapping[str, Any]) -> About:
+def read_training_facts(folder: Path, notes: Mapping[str, Any]) -> TrainingFacts:
     """Return the training of a model from the notes in its folder.
 
     Raises:
         RecipeError: An entry has another type.
     """
     try:
-        return msgspec.convert(dict(notes), About)
+        return msgspec.convert(dict(notes), TrainingFacts)
     except msgspec.ValidationError as error:
         raise RecipeError("folder", str(folder), f"what a model's export wrote ({error})") from None

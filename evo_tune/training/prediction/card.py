@@ -16,11 +16,11 @@ from typing import Any
 from evo_tune import __version__
 from evo_tune.text import one_line, printable
 from evo_tune.training.models.model_files import CONFIG, read_json
-from evo_tune.training.prediction.about import About, about_of
+from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
 from evo_tune.training.tuned_files import NOTES
 from evo_tune.training.tuning.weights import ADAPTER
 
-CARD = "README.md"
+CARD_FILE = "README.md"
 
 MOST_NAMES = 20
 """Maximum number of classes or columns that are listed."""
@@ -78,21 +78,21 @@ def write_card(folder: Path, origin: Origin, metrics: Mapping[str, float], genom
     Raises:
         RecipeError: The folder's notes cannot be read.
     """
-    if (folder / CARD).exists():
+    if (folder / CARD_FILE).exists():
         return
     config, about = _read(folder)
-    about = about if about.genome else About(genome=dict(genome), metrics=dict(metrics))
-    (folder / CARD).write_text(card(origin, about, config), encoding="utf-8")
+    about = about if about.genome else TrainingFacts(genome=dict(genome), metrics=dict(metrics))
+    (folder / CARD_FILE).write_text(card_text(origin, about, config), encoding="utf-8")
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], About]:
+def _read(folder: Path) -> tuple[dict[str, Any], TrainingFacts]:
     """Return the config and the notes of a model; empty ones for a model of another kind."""
     names = {path.name for path in folder.iterdir()}
     name = next((one for one in (ADAPTER, CONFIG) if one in names), None)
     config = {} if name is None else read_json(folder, name)
     notes = read_json(folder, NOTES) if NOTES in names else config
     own = NOTES in names or "class" in config
-    return (config if own else {}), (about_of(folder, notes) if own else About())
+    return (config if own else {}), (read_training_facts(folder, notes) if own else TrainingFacts())
 
 
 def task_of(config: Mapping[str, Any]) -> str:
@@ -105,7 +105,7 @@ def task_of(config: Mapping[str, Any]) -> str:
     return names.get(str(config.get("class")), "text-generation")
 
 
-def card(origin: Origin, about: About, config: Mapping[str, Any]) -> str:
+def card_text(origin: Origin, about: TrainingFacts, config: Mapping[str, Any]) -> str:
     """Return the text of a model card.
 
     Args:
@@ -117,7 +117,7 @@ def card(origin: Origin, about: About, config: Mapping[str, Any]) -> str:
     results = [*origin.results, *_tested(about)]
     parts = [
         _front_matter(origin, about, task, results),
-        f"# {md(origin.run)}, trial {origin.trial}\n\n{_introduction(origin, task)}",
+        f"# {escape_markdown(origin.run)}, trial {origin.trial}\n\n{_introduction(origin, task)}",
         _use(task, config),
         _results(results, origin.verdict),
         _data(about, config),
@@ -134,7 +134,7 @@ LIST = re.compile(r"^(\d*)(?=[-+=.)](?:\s|$))")
 """Place before the sign of a list."""
 
 
-def md(text: object) -> str:
+def escape_markdown(text: object) -> str:
     """Return text of unknown origin as Markdown that shows it on one line: no link, no list, no HTML."""
     line = re.sub(r"([\\`*_{}\[\]#|<>~&$@])", r"\\\1", one_line(str(text), 200))
     return LIST.sub(r"\1\\", AUTOLINK.sub(r"\\", line))
@@ -147,7 +147,7 @@ def _yaml(value: object) -> str:
     return json.dumps(value)
 
 
-def _tested(about: About) -> list[Result]:
+def _tested(about: TrainingFacts) -> list[Result]:
     count = about.rows.get("test", 0)
     found = []
     for name, value in about.metrics.items():
@@ -158,7 +158,7 @@ def _tested(about: About) -> list[Result]:
     return found
 
 
-def _front_matter(origin: Origin, about: About, task: str, results: Sequence[Result]) -> str:
+def _front_matter(origin: Origin, about: TrainingFacts, task: str, results: Sequence[Result]) -> str:
     lines = ["---", "library_name: evo-tune"]
     if task:
         lines.append(f"pipeline_tag: {task}")
@@ -178,7 +178,7 @@ def _front_matter(origin: Origin, about: About, task: str, results: Sequence[Res
 
 def _introduction(origin: Origin, task: str) -> str:
     what = f"A model for {task.replace('-', ' ')}" if task else "A model"
-    told = f" Summary of the evaluator: {md(origin.summary)}" if origin.summary else ""
+    told = f" Summary of the evaluator: {escape_markdown(origin.summary)}" if origin.summary else ""
     return f"{what}, found by evo-tune {__version__} with the evaluator `{_code(origin.evaluator)}`.{told}"
 
 
@@ -218,24 +218,33 @@ def _results(results: Sequence[Result], verdict: str) -> str:
     if not results:
         return ""
     rows = [
-        (md(one.name), f"{one.value:.6g}", "" if one.error is None else f"± {one.error:.2g}", md(one.of))
+        (
+            escape_markdown(one.name),
+            f"{one.value:.6g}",
+            "" if one.error is None else f"± {one.error:.2g}",
+            escape_markdown(one.of),
+        )
         for one in results
     ]
-    told = f"\n\n{md(verdict)}" if verdict else ""
+    told = f"\n\n{escape_markdown(verdict)}" if verdict else ""
     return f"## Results on the test set\n\n{_rows(('metric', 'value', 'standard error', 'of'), rows)}{told}"
 
 
-def _data(about: About, config: Mapping[str, Any]) -> str:
+def _data(about: TrainingFacts, config: Mapping[str, Any]) -> str:
     options = about.options
-    rows = [("file", md(Path(str(options.get("data") or "")).name) or "the evaluator's default data")]
+    rows = [("file", escape_markdown(Path(str(options.get("data") or "")).name) or "the evaluator's default data")]
     for name in ("time", "key", "target", "text", "label"):
         if options.get(name):
-            rows.append((name, md(options[name])))
+            rows.append((name, escape_markdown(options[name])))
     if about.data:
-        rows.append(("SHA-256 of data and split", md(about.data)))
-    rows += [(f"samples: {md(name)}", str(count)) for name, count in about.rows.items()]
+        rows.append(("SHA-256 of data and split", escape_markdown(about.data)))
+    rows += [(f"samples: {escape_markdown(name)}", str(count)) for name, count in about.rows.items()]
     if isinstance(form := config.get("series"), dict):
-        rows += [(f"series: {md(name)}", md(value)) for name, value in form.items() if not isinstance(value, dict)]
+        rows += [
+            (f"series: {escape_markdown(name)}", escape_markdown(value))
+            for name, value in form.items()
+            if not isinstance(value, dict)
+        ]
     labels = config.get("labels")
     if isinstance(labels, list) and labels:
         rows.append(("classes", _names(labels)))
@@ -243,26 +252,28 @@ def _data(about: About, config: Mapping[str, Any]) -> str:
     if isinstance(columns, dict):
         for kind, found in columns.items():
             if found:
-                rows.append((f"columns: {md(kind)}", _names(list(found))))
+                rows.append((f"columns: {escape_markdown(kind)}", _names(list(found))))
     return f"## Data\n\n{_rows(('', ''), rows)}"
 
 
 def _names(names: Sequence[Any]) -> str:
     more = len(names) - MOST_NAMES
-    return ", ".join(md(name) for name in names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(escape_markdown(name) for name in names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _training(origin: Origin, about: About) -> str:
+def _training(origin: Origin, about: TrainingFacts) -> str:
     facts = [
-        ("run", md(origin.run)),
+        ("run", escape_markdown(origin.run)),
         ("trial", str(origin.trial)),
-        ("evo-tune", md(__version__)),
+        ("evo-tune", escape_markdown(__version__)),
         ("seed", "" if about.seed is None else str(about.seed)),
-        ("device, threads, precision", ", ".join(md(value) for value in vars_of(about.evaluated))),
+        ("device, threads, precision", ", ".join(escape_markdown(value) for value in vars_of(about.evaluated))),
     ]
     told = _rows(("", ""), [fact for fact in facts if fact[1]])
     typed = f"\n\n```sh\n{_code(origin.command)}\n```" if origin.command else ""
-    genome = _rows(("gene", "value"), [(md(name), md(value)) for name, value in about.genome.items()])
+    genome = _rows(
+        ("gene", "value"), [(escape_markdown(name), escape_markdown(value)) for name, value in about.genome.items()]
+    )
     options = json.dumps(about.options, indent=1).replace("`", "\\u0060")
     recipe = f"\n\n### Recipe\n\nAll options of the training:\n\n```json\n{options}\n```" if about.options else ""
     return f"## Training\n\n{told}{typed}\n\n### Genome\n\n{genome}{recipe}"
@@ -285,13 +296,16 @@ def _limits(task: str, config: Mapping[str, Any]) -> list[str]:
     shape = config.get("model")
     if isinstance(shape, dict) and task.startswith("time"):
         found.append(
-            f"It reads the last {md(shape.get('context'))} values of a series and forecasts "
-            f"{md(shape.get('horizon'))}. The frequency must be that of the training table."
+            f"It reads the last {escape_markdown(shape.get('context'))} values of a series and forecasts "
+            f"{escape_markdown(shape.get('horizon'))}. The frequency must be that of the training table."
         )
     if isinstance(shape, dict) and task.startswith("image"):
-        found.append(f"Images are resized to {md(shape.get('image_height'))} by {md(shape.get('image_width'))} pixels.")
+        height, width = (escape_markdown(shape.get(name)) for name in ("image_height", "image_width"))
+        found.append(f"Images are resized to {height} by {width} pixels.")
     if isinstance(shape, dict) and task == "text-classification":
-        found.append(f"It reads the first {md(shape.get('length'))} {md(shape.get('unit'))} of a text.")
+        found.append(
+            f"It reads the first {escape_markdown(shape.get('length'))} {escape_markdown(shape.get('unit'))} of a text."
+        )
     if task == "text-generation":
         found.append("It writes text that resembles its training text. What it says may be false.")
     return found

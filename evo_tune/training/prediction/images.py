@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo_tune.errors import UsageError
-from evo_tune.training.prediction.about import About
+from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.model import PASS, Part, Reader
 from evo_tune.training.recipe import ViTConfig
 from evo_tune.training.recipe.data.images import read_image, read_npz
@@ -33,7 +33,7 @@ class Pictures(Reader):
 
     kind = "image"
 
-    def __init__(self, about: About, config: ViTConfig, labels: Sequence[str]) -> None:
+    def __init__(self, about: TrainingFacts, config: ViTConfig, labels: Sequence[str]) -> None:
         super().__init__(about)
         self.labels = labels
         self.shape = (config.channels, config.image_height, config.image_width)

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from evo_tune.errors import UsageError
 from evo_tune.training import TuningText, encode, evaluation_blocks
 from evo_tune.training.models.gpt import stream_tokens
-from evo_tune.training.prediction.about import About, Judged
+from evo_tune.training.prediction.about import ScoredText, TrainingFacts
 from evo_tune.training.prediction.model import Model, Part, Predictions
 from evo_tune.training.prediction.texts import read_text_file, text_files
-from evo_tune.training.reading import judge_halves
+from evo_tune.training.reading import evaluate_halves
 from evo_tune.training.recipe import Tokenizer
 from evo_tune.training.recipe.models.base import BaseModel
-from evo_tune.training.tuned_files import judge_text
+from evo_tune.training.tuned_files import evaluate_text
 from evo_tune.training.tuning.pretrained import tokenizer_of
 
 LENGTH, TEMPERATURE = 200, 0.8
@@ -111,7 +111,7 @@ class LanguageModel(Model):
         vocabulary: Vocabulary,
         context: int | None,
         vocab_size: int,
-        about: About,
+        about: TrainingFacts,
         tuned: bool,
         **more: Any,
     ) -> None:
@@ -187,8 +187,8 @@ class LanguageModel(Model):
             self._remarks["scored"] = "only a part of the text was scored, as in training"
         return np.array([found], np.float64)
 
-    def _judged(self, text: bytes) -> Judged:
-        return self.about.judged or Judged(block=self.context or 1024, count=WHOLE)
+    def _judged(self, text: bytes) -> ScoredText:
+        return self.about.judged or ScoredText(block=self.context or 1024, count=WHOLE)
 
     def _by_blocks(self, text: bytes, how: dict[str, Any]) -> tuple[float, float, float]:
         judged = self._judged(text)
@@ -196,7 +196,7 @@ class LanguageModel(Model):
         blocks = evaluation_blocks(
             text, self.vocabulary.encode, context=context, count=judged.count, block=judged.block
         )
-        first, second = judge_halves(self.network, blocks, **how)
+        first, second = evaluate_halves(self.network, blocks, **how)
         both = first + second
         return both.nll, both.count, len(blocks) * min(judged.block, len(text) - 1)
 
@@ -204,7 +204,7 @@ class LanguageModel(Model):
         judged, tokens = self._judged(text), self.vocabulary.encode(text)
         share = len(tokens) / max(1, len(text))
         windows = TuningText(tokens, tokens, tokens, share, share, judged.block, judged.count)
-        both = judge_text(self.network, windows, **how)
+        both = evaluate_text(self.network, windows, **how)
         return both.nll, both.count, both.count / share
 
     def columns(self, outputs: NDArray[np.float64]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from evo_tune.text import one_line
 from evo_tune.training import GPT, Forecaster, FTTransformer, TextClassifier, ViT, load_adapter, load_pretrained
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.models.model_files import CONFIG, read_json
-from evo_tune.training.prediction.about import About, about_of
+from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
 from evo_tune.training.prediction.images import Pictures
 from evo_tune.training.prediction.language import ForeignTokens, LanguageModel, OwnTokens
 from evo_tune.training.prediction.model import ClassifierModel, Model, Reader, RegressionModel
@@ -32,19 +32,19 @@ MOST_FILES = 1000
 """Maximum number of files in a model's folder."""
 
 
-def _tables(network: Any, about: About) -> Tables:
+def _tables(network: Any, about: TrainingFacts) -> Tables:
     if network.columns is None:
         raise RecipeError("columns", None, "the names of the columns, as export writes them")
     return Tables(about, network.columns)
 
 
-def _past(network: Any, about: About) -> Past:
+def _past(network: Any, about: TrainingFacts) -> Past:
     if network.series is None:
         raise RecipeError("series", None, "the columns and the frequency, as export writes them")
     return Past(about, network)
 
 
-ENCODERS: dict[str, tuple[type[Encoder], Callable[[Any, About], Reader]]] = {
+ENCODERS: dict[str, tuple[type[Encoder], Callable[[Any, TrainingFacts], Reader]]] = {
     "Forecaster": (Forecaster, _past),
     "FTTransformer": (FTTransformer, _tables),
     "TextClassifier": (TextClassifier, lambda network, about: Texts(about, network.config)),
@@ -78,7 +78,7 @@ def load_model(
     kind = str(config.get("class", ""))
     if kind in ENCODERS:
         loader, reader_of = ENCODERS[kind]
-        network, about = loader.load(place, device), about_of(place, config)
+        network, about = loader.load(place, device), read_training_facts(place, config)
         reader = reader_of(network, about)
         if isinstance(reader, Past):
             return ForecastModel(reader, place, network, about, **more)
@@ -139,7 +139,7 @@ def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, 
         tuned: Whether it was tuned.
         more: device and threads.
     """
-    about = about_of(folder, read_json(folder, NOTES) if tuned else config)
+    about = read_training_facts(folder, read_json(folder, NOTES) if tuned else config)
     own = config.get("class") == "GPT"
     base = None if own else read_base(weights)
     network: Any = GPT.load(weights) if base is None else load_pretrained(base)

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evo_tune.errors import UsageError
-from evo_tune.training import Errors, Precision, Scores, outputs_of, reproducible
+from evo_tune.training import Errors, Precision, Scores, model_outputs, reproducible
 from evo_tune.training.optim.losses import cross_entropy_sum
-from evo_tune.training.prediction.about import About
+from evo_tune.training.prediction.about import TrainingFacts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ class Reader(ABC):
     kind: ClassVar[str]
     """Kind of data in the names of tasks: 'tabular', 'image', 'text'."""
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: TrainingFacts) -> None:
         self.about = about
         self.remarks: dict[str, str] = {}
         """What differs from the training data, each in one line, by a name that is given once."""
@@ -109,7 +109,7 @@ class Model(ABC):
     """Name of the task, as Hugging Face names it: 'tabular-classification'."""
 
     def __init__(
-        self, folder: Path, network: nn.Module, about: About, device: str = "cpu", threads: int | None = None
+        self, folder: Path, network: nn.Module, about: TrainingFacts, device: str = "cpu", threads: int | None = None
     ) -> None:
         self.folder, self.network, self.about, self.device = folder, network, about, device
         self.threads = threads or about.evaluated.threads
@@ -166,7 +166,7 @@ class SampleModel(Model, Generic[R]):
             shape: Any = self.network.config
             return np.empty((0, shape.outputs))
         with self.computing() as how:
-            return outputs_of(self.network, (inputs, inputs), batch=PASS, **how).double().numpy()
+            return model_outputs(self.network, (inputs, inputs), batch=PASS, **how).double().numpy()
 
     def evaluate(self, data: Any, truth: Sequence[Any] | None = None) -> dict[str, float]:
         """Return metrics of the predictions for samples with targets.
@@ -255,7 +255,7 @@ class ClassifierModel(SampleModel[R]):
         }
 
     def targets(self, truth: Sequence[Any]) -> NDArray[np.float64]:
-        return Places(self.classes_.tolist(), first=0).of(truth)
+        return CategoryIndex(self.classes_.tolist(), first=0).of(truth)
 
     def _metrics(self, outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
         classes = targets.astype(np.int64)
@@ -295,7 +295,7 @@ class RegressionModel(SampleModel[R]):
         return dict(vars(Errors.of(self._values(outputs), targets, self.scale[1])))
 
 
-class Places:
+class CategoryIndex:
     """Positions of known texts. A number may be written in another way than in training: 1 or 1.0, true or True.
 
     pandas reads a column of whole numbers as 1.0 where a cell is missing, so one category may have two names.

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo_tune.errors import UsageError
-from evo_tune.training import Forecaster, outputs_of
-from evo_tune.training.prediction.about import About
+from evo_tune.training import Forecaster, model_outputs
+from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.model import PASS, Part, Reader, SampleModel
-from evo_tune.training.prediction.tables import listed
+from evo_tune.training.prediction.tables import join_names
 from evo_tune.training.recipe import ForecastScores, Series
 from evo_tune.training.recipe.data.tables import read_file
 
@@ -32,12 +32,12 @@ class Past(Reader):
 
     kind = "time-series"
 
-    def __init__(self, about: About, network: Forecaster) -> None:
+    def __init__(self, about: TrainingFacts, network: Forecaster) -> None:
         super().__init__(about)
         self.network = network
 
     def encode(self, data: Any) -> Tensor:
-        return self.network.prepared(self.series(data)).inputs
+        return self.network.prepare(self.series(data)).inputs
 
     def series(self, data: Any) -> list[Series]:
         """Return the series of a table.
@@ -50,10 +50,10 @@ class Past(Reader):
         form = self.network.series
         known = set() if form is None else set(form.columns)
         if form is not None and (unknown := [str(name) for name in data if str(name) not in known]):
-            self.remarks["columns"] = f"columns that the model does not know are ignored: {listed(unknown)}"
+            self.remarks["columns"] = f"columns that the model does not know are ignored: {join_names(unknown)}"
         found = self.network.read(data)
         if unseen := [one.name for one in found if one.name not in self.network.scales]:
-            self.remarks["series"] = f"series that the model never saw are scaled by themselves: {listed(unseen)}"
+            self.remarks["series"] = f"series that the model never saw are scaled by themselves: {join_names(unseen)}"
         return found
 
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
@@ -95,9 +95,9 @@ class ForecastModel(SampleModel[Past]):
 
     def _forecast(self, series: Sequence[Series]) -> NDArray[np.float64]:
         network = self.reader.network
-        made = network.prepared(series)
+        made = network.prepare(series)
         with self.computing() as how:
-            found = outputs_of(network, (made.inputs, made.inputs), batch=PASS, **how).double().numpy()
+            found = model_outputs(network, (made.inputs, made.inputs), batch=PASS, **how).double().numpy()
         return made.unscale_outputs(found, len(network.config.levels))
 
     def evaluate(self, data: Any, truth: Sequence[Any] | None = None) -> dict[str, float]:
@@ -117,7 +117,7 @@ class ForecastModel(SampleModel[Past]):
             raise UsageError(f"no series has more than {steps} values, the horizon: expected a past before it")
         past = [Series(one.name, one.first, one.values[:-steps], one.known[:-steps]) for one in series]
         values = np.array([np.where(one.known, one.values, np.nan)[-steps:] for one in series])
-        scales = network.prepared(past).scales
+        scales = network.prepare(past).scales
         scores = ForecastScores.of(self._forecast(past), values, scales, network.config.levels)
         return dict(vars(scores))
 

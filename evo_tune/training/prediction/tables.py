@@ -12,8 +12,8 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError, UsageError
 from evo_tune.text import one_line
-from evo_tune.training.prediction.about import About
-from evo_tune.training.prediction.model import PART, Part, Places, Reader, is_missing
+from evo_tune.training.prediction.about import TrainingFacts
+from evo_tune.training.prediction.model import PART, CategoryIndex, Part, Reader, is_missing
 from evo_tune.training.recipe import Columns
 from evo_tune.training.recipe.data.reading import csv_parts, parquet_parts
 
@@ -21,7 +21,7 @@ DEFAULT_TARGET = "diagnosis"
 """Target of the default data."""
 
 
-def listed(names: Sequence[str], most: int = 10) -> str:
+def join_names(names: Sequence[str], most: int = 10) -> str:
     """Return names in one line that is safe to print, with the number of those that do not fit."""
     more = len(names) - most
     return one_line(", ".join(names[:most])) + (f" and {more} more" if more > 0 else "")
@@ -65,11 +65,11 @@ class Tables(Reader):
 
     kind = "tabular"
 
-    def __init__(self, about: About, columns: Columns) -> None:
+    def __init__(self, about: TrainingFacts, columns: Columns) -> None:
         super().__init__(about)
         self.columns = columns
         self.target = str(about.options.get("target") or DEFAULT_TARGET)
-        self._places = {name: Places(found, first=1) for name, found in columns.categorical.items()}
+        self._places = {name: CategoryIndex(found, first=1) for name, found in columns.categorical.items()}
 
     def encode(self, data: Any) -> Tensor:
         table = self._table(data)
@@ -93,7 +93,7 @@ class Tables(Reader):
         rows, names = np.asarray(data), self.columns.names
         if rows.ndim != 2 or rows.shape[1] != len(names):
             raise UsageError(
-                f"an array of shape {rows.shape}: expected (rows, {len(names)}), with the columns {listed(names)}"
+                f"an array of shape {rows.shape}: expected (rows, {len(names)}), with the columns {join_names(names)}"
             )
         return {name: rows[:, place] for place, name in enumerate(names)}
 
@@ -101,15 +101,15 @@ class Tables(Reader):
         missing = [name for name in self.columns.names if name not in names]
         if missing:
             raise UsageError(
-                f"INPUT has no column {listed(missing)}: expected the columns of the training table, "
-                f"{listed(self.columns.names)}"
+                f"INPUT has no column {join_names(missing)}: expected the columns of the training table, "
+                f"{join_names(self.columns.names)}"
             )
 
     def _note(self, names: Sequence[str]) -> None:
         ignored = {text for text in str(self.about.options.get("ignore") or "").split(",") if text}
         unknown = [name for name in names if name not in {*self.columns.names, *ignored, self.target}]
         if unknown:
-            self.remarks["columns"] = f"columns that the model does not know are ignored: {listed(unknown)}"
+            self.remarks["columns"] = f"columns that the model does not know are ignored: {join_names(unknown)}"
 
     def _categories(self, name: str, values: Any) -> list[str | None]:
         """Return values as the training table writes them; an unknown one is missing, and a note names it."""
@@ -134,6 +134,6 @@ class Tables(Reader):
         for frame in table_parts(path, dtype=dict.fromkeys(texts, str)):
             for name in keep:
                 if name not in frame.columns:
-                    raise UsageError(f"--keep {name}: no such column; INPUT has {listed(list(frame.columns))}")
+                    raise UsageError(f"--keep {name}: no such column; INPUT has {join_names(list(frame.columns))}")
             keys = {name: frame[name].tolist() for name in keep}
             yield Part(frame, len(frame), keys, self.truth(frame))

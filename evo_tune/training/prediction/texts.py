@@ -13,9 +13,9 @@ from torch import Tensor
 
 from evo_tune.errors import UsageError
 from evo_tune.text import one_line
-from evo_tune.training.prediction.about import About
+from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.model import PART, Part, Reader, is_missing
-from evo_tune.training.prediction.tables import listed, table_parts
+from evo_tune.training.prediction.tables import join_names, table_parts
 from evo_tune.training.recipe import TextConfig, encode_texts
 
 LONGEST_LINE, LARGEST_TEXT = 1 << 24, 1 << 26
@@ -69,7 +69,7 @@ class Texts(Reader):
 
     kind = "text"
 
-    def __init__(self, about: About, config: TextConfig) -> None:
+    def __init__(self, about: TrainingFacts, config: TextConfig) -> None:
         super().__init__(about)
         self.config = config
         self.text, self.label = (str(about.options.get(name) or name) for name in ("text", "label"))
@@ -106,7 +106,7 @@ class Texts(Reader):
         for frame in map(pd.DataFrame, json_parts(path)) if lines else table_parts(path, **given):
             for flag, name in (("-o text", self.text), *(("--keep", name) for name in keep)):
                 if name not in frame.columns:
-                    raise UsageError(f"INPUT has no column {name!r} ({flag}): it has {listed(list(frame.columns))}")
+                    raise UsageError(f"INPUT has no column {name!r} ({flag}): it has {join_names(list(frame.columns))}")
             keys = {name: frame[name].tolist() for name in keep}
             yield Part(frame[self.text].tolist(), len(frame), keys, self.truth(frame))
 

@@ -84,7 +84,7 @@ class Writer:
         self._table.write_table(table)
 
     @contextmanager
-    def kept(self) -> Iterator[Writer]:
+    def keep_complete(self) -> Iterator[Writer]:
         """Close the file at the end; after an error it has all rows so far, or is removed if there are none."""
         try:
             with self._stack:

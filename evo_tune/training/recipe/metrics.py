@@ -1,8 +1,8 @@
 """Table of the metrics of a training: names, units, meanings, and how each is read.
 
 A row is a metric; add a row to add a metric. The evaluators' METRICS are built from the rows of their groups.
-`evaluate` returns the values that the rows read from a finished training, a `Judged` of their kind. This module does
-not depend on how models are trained, nor on torch.
+`evaluate` returns the values that the rows read from a `TrainingResult`. This module does not depend on how models are
+trained, nor on torch.
 """
 
 from __future__ import annotations
@@ -56,48 +56,54 @@ ALL = SAMPLES + WORDS
 PER_TOKEN = "nats per token"
 
 METRICS: tuple[Metric, ...] = (
-    Metric("val_loss", NATS, CLASSES, "cross-entropy of held-out samples", lambda t: t.judged.loss, test="test_loss"),
-    Metric("val_loss", "", NUMBERS, "mean loss of held-out samples", lambda t: t.judged.loss, test="test_loss"),
-    Metric("val_loss", PER_TOKEN, WORDS, "cross-entropy of held-out text", lambda t: t.judged.loss, test="test_loss"),
+    Metric("val_loss", NATS, CLASSES, "cross-entropy of held-out samples", lambda t: t.scores.loss, test="test_loss"),
+    Metric("val_loss", "", NUMBERS, "mean loss of held-out samples", lambda t: t.scores.loss, test="test_loss"),
+    Metric("val_loss", PER_TOKEN, WORDS, "cross-entropy of held-out text", lambda t: t.scores.loss, test="test_loss"),
     Metric(
-        "accuracy", "", CLASSES, "share of those classified rightly", lambda t: t.judged.accuracy, test="test_accuracy"
+        "accuracy", "", CLASSES, "share of those classified rightly", lambda t: t.scores.accuracy, test="test_accuracy"
     ),
     Metric(
         "balanced_accuracy",
         "",
         CLASSES,
         "mean over the classes of their accuracy",
-        lambda t: t.judged.balanced_accuracy,
+        lambda t: t.scores.balanced_accuracy,
         test="test_balanced_accuracy",
     ),
     Metric(
-        "macro_f1", "", CLASSES, "mean over the classes of their F1", lambda t: t.judged.macro_f1, test="test_macro_f1"
+        "macro_f1", "", CLASSES, "mean over the classes of their F1", lambda t: t.scores.macro_f1, test="test_macro_f1"
     ),
-    Metric("auc", "", CLASSES, "area under the ROC curve of held-out samples", lambda t: t.judged.auc, test="test_auc"),
+    Metric("auc", "", CLASSES, "area under the ROC curve of held-out samples", lambda t: t.scores.auc, test="test_auc"),
     Metric(
         "rmse",
         "",
         REGRESSION,
         "root of the mean squared error",
-        lambda t: t.judged.rmse,
+        lambda t: t.scores.rmse,
         "of numbers",
         test="test_rmse",
     ),
-    Metric("mae", "", REGRESSION, "mean absolute error", lambda t: t.judged.mae, "of numbers", test="test_mae"),
-    Metric("r2", "", REGRESSION, "coefficient of determination", lambda t: t.judged.r2, "of numbers", test="test_r2"),
-    Metric("mase", "", SERIES, "mean absolute scaled error", lambda t: t.judged.mase, test="test_mase"),
-    Metric("smape", "%", SERIES, "symmetric mean absolute error", lambda t: t.judged.smape, test="test_smape"),
+    Metric("mae", "", REGRESSION, "mean absolute error", lambda t: t.scores.mae, "of numbers", test="test_mae"),
+    Metric("r2", "", REGRESSION, "coefficient of determination", lambda t: t.scores.r2, "of numbers", test="test_r2"),
+    Metric("mase", "", SERIES, "mean absolute scaled error", lambda t: t.scores.mase, test="test_mase"),
+    Metric("smape", "%", SERIES, "symmetric mean absolute error", lambda t: t.scores.smape, test="test_smape"),
     Metric(
-        "quantile_loss", "", SERIES, "scaled quantile loss", lambda t: t.judged.quantile_loss, test="test_quantile_loss"
+        "quantile_loss", "", SERIES, "scaled quantile loss", lambda t: t.scores.quantile_loss, test="test_quantile_loss"
     ),
     Metric("val_bpb", "bits per byte", WORDS, "val_loss for any tokens", lambda t: t.bits_per_byte, test="test_bpb"),
-    Metric("perplexity", "", LANGUAGE, "exp(val_loss)", lambda t: math.exp(min(t.judged.loss, 700.0))),
+    Metric("perplexity", "", LANGUAGE, "exp(val_loss)", lambda t: math.exp(min(t.scores.loss, 700.0))),
     Metric("val_loss_first_half", PER_TOKEN, LANGUAGE, "of each window's first half", lambda t: t.halves[0].loss),
     Metric("val_loss_second_half", PER_TOKEN, LANGUAGE, "of each window's second half", lambda t: t.halves[1].loss),
     Metric("base_val_loss", PER_TOKEN, TUNING, "val_loss of the base, before training", lambda t: t.base_loss),
-    Metric("train_loss", NATS, CLASSES, "of the final weights, on fixed training samples", lambda t: t.seen.loss),
-    Metric("train_loss", "", NUMBERS, "of the final weights, on fixed training samples", lambda t: t.seen.loss),
-    Metric("train_loss", PER_TOKEN, WORDS, "of the final weights, on fixed training text", lambda t: t.seen.loss),
+    Metric(
+        "train_loss", NATS, CLASSES, "of the final weights, on fixed training samples", lambda t: t.training_scores.loss
+    ),
+    Metric(
+        "train_loss", "", NUMBERS, "of the final weights, on fixed training samples", lambda t: t.training_scores.loss
+    ),
+    Metric(
+        "train_loss", PER_TOKEN, WORDS, "of the final weights, on fixed training text", lambda t: t.training_scores.loss
+    ),
     Metric("trainable_params", "", TUNING, "weights that are trained", lambda t: t.trainable),
     Metric("samples", "", SAMPLES, "samples trained on, repetitions counted", lambda t: t.samples),
     Metric("epochs", "", SAMPLES, "passes over the training samples", lambda t: t.epochs),

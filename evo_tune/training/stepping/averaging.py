@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from evo_tune.options.bounds import check_number
 from evo_tune.training.models.block import Attention, flex_mask
-from evo_tune.training.models.dropout import noise_stays_eager
+from evo_tune.training.models.dropout import exclude_noise_from_compiler
 from evo_tune.training.recipe.optim.optimisation import ema_decay
 
 
@@ -84,7 +84,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 def compile_blocks(model: nn.Module) -> None:
     """Compile a model's blocks in place at their first pass; the model must already be on its final device."""
-    noise_stays_eager()
+    exclude_noise_from_compiler()
     for block in blocks_of(model):
         for module in block.modules():
             if isinstance(module, Attention) and module.windowed:

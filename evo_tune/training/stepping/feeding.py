@@ -125,16 +125,16 @@ def _ranges(first: int, window: Sequence[MicroBatch]) -> list[range]:
     return found
 
 
-LATE = 8
+STEPS_AHEAD = 8
 """Number of steps that a GPU is given before the host reads the verdict of the first."""
 
 
 def can_refuse(optimizer: torch.optim.Optimizer) -> bool:
-    """Return whether an optimizer can skip a step by a flag on the device (see `refusing`)."""
+    """Return whether an optimizer can skip a step by a flag on the device (see `RefusableStep`)."""
     return all(map(_refuses, _each(optimizer)))
 
 
-class refusing:  # noqa: N801 # reads as what it is: a context
+class RefusableStep:  # reads as what it is: a context
     """Context that skips an optimizer's step if `refused` is true, even if gradients are not finite.
 
     Args:
@@ -165,7 +165,7 @@ def _refuses(optimizer: torch.optim.Optimizer) -> bool:
     return fused or isinstance(optimizer, HiddenMatrices)
 
 
-def noted(values: Sequence[Number]) -> Callable[[], list[float]]:
+def copy_to_host_async(values: Sequence[Number]) -> Callable[[], list[float]]:
     """Start to copy scalars to the host, and return a function that waits for them and returns them.
 
     Args:

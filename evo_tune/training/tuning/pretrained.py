@@ -239,21 +239,21 @@ class TuningText:
     context: int
     scored: int
 
-    def to_judge(self) -> MicroBatch:
+    def held_out_windows(self) -> MicroBatch:
         """Return the windows that evaluate every training."""
         return evaluation_windows(self.held_out, context=self.context, count=self.scored, block=self.context)
 
-    def tested(self) -> TuningText:
+    def on_test_set(self) -> TuningText:
         """Return the same text with the test part as the held-out part."""
         return replace(self, held_out=self.test, tokens_per_byte=self.test_tokens_per_byte)
 
-    def seen(self) -> MicroBatch:
+    def training_windows(self) -> MicroBatch:
         """Return fixed windows of the training text."""
         count = max(1, self.scored // 4)
         return evaluation_windows(self.training, context=self.context, count=count, block=self.context)
 
 
-def tuning_text(base: BaseModel, data: str, context: int, scored: int) -> TuningText:
+def load_tuning_text(base: BaseModel, data: str, context: int, scored: int) -> TuningText:
     """Return the text of a tuning.
 
     Args:

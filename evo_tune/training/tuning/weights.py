@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.models.model_files import ERRORS, read_json, read_written, unfilled
+from evo_tune.training.models.model_files import ERRORS, read_json, read_verified, skip_initialisation
 from evo_tune.training.recipe.models.base import check_targets, matching_layers
 
 
@@ -224,7 +224,7 @@ class Adapter(nn.Module):
 
     def __init__(self, width: int, bottleneck: int) -> None:
         super().__init__()
-        with unfilled():  # filled by add_adapters, so that no other random numbers are drawn
+        with skip_initialisation():  # filled by add_adapters, so that no other random numbers are drawn
             self.down = nn.Linear(width, bottleneck)
             self.up = nn.Linear(bottleneck, width)
 
@@ -280,7 +280,7 @@ def add_adapter(model: nn.Module, options: LoRA | Adapters, seed: int = 0) -> li
     return add_lora(model, options, seed) if isinstance(options, LoRA) else add_adapters(model, options, seed)
 
 
-def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+def trainable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the trained (not frozen) weights, by name, on the CPU."""
     return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
@@ -299,7 +299,7 @@ def save_adapter(model: nn.Module, options: LoRA | Adapters, folder: Path | str,
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(trained_weights(model), folder / WEIGHTS)
+    save_file(trainable_weights(model), folder / WEIGHTS)
     files = {WEIGHTS: hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
     about = {"method": type(options).__name__, "options": asdict(options), **notes, "files": files}
     (folder / ADAPTER).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -313,7 +313,7 @@ def load_adapter(model: nn.Module, folder: Path | str) -> LoRA | Adapters:
     """
     about = read_json(folder, ADAPTER)
     try:
-        weights = load(read_written(folder, about, WEIGHTS))
+        weights = load(read_verified(folder, about, WEIGHTS))
         widest = max((side for weight in weights.values() for side in weight.shape), default=0)
         if max(about["options"].get("rank", 0), about["options"].get("bottleneck", 0)) > widest:
             raise ValueError("its weights are smaller than its options")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import calibrate_memory, device_memory, fit_device, measured_peak
+from evo_tune.training import calibrate_memory, device_memory, fit_device, measure_peak_memory
 from evo_tune.training.hardware import memory as capacity
 from evo_tune.training.recipe import Fit, GPTConfig, fit_memory, predict_memory
 
@@ -38,7 +38,7 @@ def test_other_devices_are_refused() -> None:
 
 def test_a_cpu_is_not_measured_and_a_gpu_by_its_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    assert measured_peak("cpu", lambda: ran.append("run")) is None
+    assert measure_peak_memory("cpu", lambda: ran.append("run")) is None
     assert calibrate_memory("cpu", 100.0, lambda: ran.append("calibrate")) == 1.0
     assert ran == ["run"]
     with pytest.raises(RecipeError, match="predicted"):
@@ -60,7 +60,7 @@ def test_a_fit_goes_by_the_whole_memory_and_on_a_gpu_by_a_probe_where_it_is_clos
     probed: list[Fit] = []
     total = 0.0
     monkeypatch.setattr(capacity, "device_memory", lambda device: total)
-    monkeypatch.setattr(capacity, "measured_peak", lambda device, run: [run(), 1.5 * predicted][1])
+    monkeypatch.setattr(capacity, "measure_peak_memory", lambda device, run: [run(), 1.5 * predicted][1])
 
     def fit(device: str, **options: int) -> Fit:
         return fit_device(config, 16, device, probe=probed.append, **options)
@@ -100,6 +100,6 @@ def test_on_a_gpu_the_prediction_is_near_what_was_measured() -> None:
             optimizer.step()
 
     predicted = predict_memory(config, 16, device="cuda")
-    measured = measured_peak("cuda", step)
+    measured = measure_peak_memory("cuda", step)
     assert measured is not None
     assert 0.7 < measured / (predicted.peak - predicted.context) < 1.1

@@ -64,7 +64,7 @@ def test_the_loss_is_the_mean_of_the_pinball_loss_over_quantiles() -> None:
                 error = float(targets[window, step] - outputs[window, 3 * step + number])
                 expected += (level * error if error >= 0 else (level - 1) * error) / 3
     loss = QuantileLoss(LEVELS)
-    assert float(loss.summed(outputs, targets)) == pytest.approx(expected, rel=1e-5)
+    assert float(loss.sum_losses(outputs, targets)) == pytest.approx(expected, rel=1e-5)
     assert loss.count(targets) == 15
 
 

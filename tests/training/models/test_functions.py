@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from evo_tune.training.models.functions import RMSNorm, capped, squared_relu
+from evo_tune.training.models.functions import RMSNorm, cap_logits, squared_relu
 
 
 def norm_of(width: int, eps: float | None, dtype: torch.dtype) -> RMSNorm:
@@ -44,8 +44,8 @@ def test_a_squared_relu_is_the_square_of_a_relu() -> None:
 
 def test_a_softcap_bounds_the_logits() -> None:
     logits = torch.tensor([-1e4, -15.0, 0.0, 0.1, 30.0, 1e4])
-    assert torch.allclose(capped(logits, 15.0), 15.0 * torch.tanh(logits / 15.0))
-    assert float(capped(logits, 15.0).abs().max()) <= 15.0
-    assert capped(logits, 0.0) is logits
+    assert torch.allclose(cap_logits(logits, 15.0), 15.0 * torch.tanh(logits / 15.0))
+    assert float(cap_logits(logits, 15.0).abs().max()) <= 15.0
+    assert cap_logits(logits, 0.0) is logits
     low = torch.tensor([3.0], dtype=torch.bfloat16)
-    assert capped(low, 15.0).dtype == torch.float32
+    assert cap_logits(low, 15.0).dtype == torch.float32

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from evo_tune.training import GPT, FTTransformer, ViT
-from evo_tune.training.models.model_files import unfilled
+from evo_tune.training.models.model_files import skip_initialisation
 from evo_tune.training.recipe import FTConfig, GPTConfig, ViTConfig
 
 
 def test_unfilled_modules_have_their_shapes_and_use_up_no_randomness() -> None:
     before = torch.get_rng_state()
-    with unfilled():
+    with skip_initialisation():
         layers = nn.ModuleList([nn.Linear(3, 2), nn.Embedding(5, 4), nn.LayerNorm(2), nn.Conv2d(1, 2, 3)])
     assert torch.equal(torch.get_rng_state(), before)
     assert [tuple(layer.weight.shape) for layer in layers] == [(2, 3), (5, 4), (2,), (2, 1, 3, 3)]

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from evo_tune.training import GPT, IGNORE, LoRA, Precision, accumulate, add_lora, evaluate
 from evo_tune.training.evaluation import evaluate_by_position
 from evo_tune.training.optim import losses
-from evo_tune.training.optim.losses import CrossEntropy, cross_entropy_sum, summed_in_pieces, z_sum
+from evo_tune.training.optim.losses import CrossEntropy, cross_entropy_in_pieces, cross_entropy_sum, z_sum
 from evo_tune.training.recipe import GPTConfig, predict_memory
 from evo_tune.training.recipe.hardware.memory import activation_bytes, logit_bytes
 from evo_tune.training.recipe.models.gpt_config import LARGE_VOCABULARY, tokens_in_piece
@@ -40,7 +40,7 @@ def test_loss_and_gradients_are_those_of_whole_logits(z_loss: float, softcap: fl
     (0.25 * (expected + z_loss * z_sum(logits, targets))).backward()
     whole = x.grad, weight.grad
     x.grad = weight.grad = None
-    minimised, loss = summed_in_pieces(x, weight, softcap, targets=targets, z_loss=z_loss, factor=0.25)
+    minimised, loss = cross_entropy_in_pieces(x, weight, softcap, targets=targets, z_loss=z_loss, factor=0.25)
     assert not loss.requires_grad
     assert loss.item() == pytest.approx(expected.item(), rel=1e-14)
     (3.0 * minimised).backward()  # type: ignore[no-untyped-call]
@@ -52,7 +52,7 @@ def test_loss_and_gradients_are_those_of_whole_logits(z_loss: float, softcap: fl
 def test_large_logits_do_not_overflow_and_frozen_parts_get_no_gradient() -> None:
     x, weight, targets = case(torch.float32)
     weight.requires_grad_(False)
-    minimised, loss = summed_in_pieces(x * 1e4, weight, targets=targets)
+    minimised, loss = cross_entropy_in_pieces(x * 1e4, weight, targets=targets)
     minimised.backward()  # type: ignore[no-untyped-call]
     assert loss.isfinite()
     assert x.grad is not None
@@ -96,9 +96,9 @@ def test_a_model_of_many_words_learns_the_same_in_pieces(
 
     def counted(*args: Any, **options: Any) -> Any:
         calls.append(options["z_loss"])
-        return summed_in_pieces(*args, **options)
+        return cross_entropy_in_pieces(*args, **options)
 
-    monkeypatch.setattr(losses, "summed_in_pieces", counted)
+    monkeypatch.setattr(losses, "cross_entropy_in_pieces", counted)
     pieces, loss = gradient(model_of(LARGE_VOCABULARY, **options), precision, window, scale=scale)
     monkeypatch.setattr(GPT, "in_pieces", False)
     whole, plain_loss = gradient(model_of(LARGE_VOCABULARY, **options), precision, window, scale=scale)

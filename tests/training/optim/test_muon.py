@@ -9,7 +9,7 @@ from torch import nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import GPT, Muon, Precision, Trainer, ViT
-from evo_tune.training.optim.optimizer import HiddenMatrices, fused_maps, hidden_matrices, orthogonalised
+from evo_tune.training.optim.optimizer import HiddenMatrices, fused_map_sizes, hidden_matrices, orthogonalise
 from evo_tune.training.recipe import GPTConfig, ViTConfig
 
 
@@ -64,13 +64,13 @@ def test_products_are_in_the_precision_of_the_training(
     precision: str, dtype: torch.dtype, least: float, most: float, shape: tuple[int, ...]
 ) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    expected, found = iterated(matrices), orthogonalised(matrices, precision)
+    expected, found = iterated(matrices), orthogonalise(matrices, precision)
     assert found.dtype == dtype
     assert least <= float((found - expected).norm() / expected.norm()) < most
 
 
 def test_a_cpu_takes_small_matrices_in_float32() -> None:
-    assert orthogonalised(torch.ones(1, 63, 64), "bf16").dtype == torch.float32
+    assert orthogonalise(torch.ones(1, 63, 64), "bf16").dtype == torch.float32
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-5), ("bf16", None)])
@@ -204,4 +204,4 @@ def test_queries_keys_values_gate_and_value_are_made_orthogonal_each(
 def test_encoders_have_their_maps_taken_apart_too() -> None:
     model = ViT(ViTConfig(outputs=3, depth=1, width=32, heads=4))
     block: Any = model.blocks[0]
-    assert fused_maps(model) == {block.attention.qkv.weight: (32, 32, 32)}
+    assert fused_map_sizes(model) == {block.attention.qkv.weight: (32, 32, 32)}

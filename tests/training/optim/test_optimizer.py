@@ -7,7 +7,7 @@ from torch import nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import GPT, SGD, AdamW, Muon, Trainer, decay_groups
-from evo_tune.training.optim.optimizer import kinds_of
+from evo_tune.training.optim.optimizer import parameter_kinds
 from evo_tune.training.recipe import GPTConfig
 from evo_tune.training.recipe.models.rules import Parametrisation
 from evo_tune.training.recipe.optim.optimisation import GroupFactors
@@ -77,7 +77,7 @@ def test_a_gpt_decays_its_matrices_but_no_embedding(tied: bool) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_each_parameter_of_a_gpt_has_its_kind(tied: bool) -> None:
     model = GPT(GPTConfig(depth=1, tied=tied, bias=True))
-    kinds = kinds_of(model)
+    kinds = parameter_kinds(model)
     found = {name: kinds[weight] for name, weight in model.named_parameters()}
     assert found.pop("embedding.weight") == found.pop("positions.weight") == "embedding"
     assert found.pop("norm.weight") == found.pop("norm.bias") == "other"
@@ -89,7 +89,7 @@ def test_each_parameter_of_a_gpt_has_its_kind(tied: bool) -> None:
 
 def test_a_head_that_shares_the_embedding_has_the_embedding_s_kind() -> None:
     model = Tied()
-    kinds = kinds_of(model)
+    kinds = parameter_kinds(model)
     assert kinds[model.head.weight] == kinds[model.bag.weight] == "embedding"
     assert kinds[model.token] == kinds[model.linear.weight] == "other"
 

@@ -26,7 +26,7 @@ from evo_tune.training import (
     load_pretrained,
     save_adapter,
     save_merged,
-    trained_weights,
+    trainable_weights,
 )
 from evo_tune.training.evaluation import evaluate_by_position
 from evo_tune.training.optim.losses import CrossEntropy
@@ -87,7 +87,7 @@ def test_what_a_folder_says_is_what_its_model_is(folder: Path, targets: str) -> 
     added = add_adapter(model, LoRA(rank=2, targets=chosen, dora=True))
     assert len(added) == len(chosen)
     expected = sum(2 * sum(base.linears[name]) + base.linears[name][1] for name in chosen)
-    assert sum(weights.numel() for weights in trained_weights(model).values()) == expected
+    assert sum(weights.numel() for weights in trainable_weights(model).values()) == expected
 
 
 def test_all_linear_is_every_layer_but_the_head(hugging_face: dict[str, Path], folders: dict[str, Path]) -> None:
