@@ -38,10 +38,12 @@ from evo_tune.training.recipe import (
     ForecastTask,
     PatchConfig,
     SplitSeries,
+    StoppingOptions,
     encoder_estimate,
     encoder_step_work,
     metric_units,
     metric_values,
+    redeclare,
     repair_heads,
     seasonal_naive,
     test_metrics,
@@ -103,13 +105,8 @@ class Options(ForecastOptions):
     compare: Literal["none", "theta"] = option(
         "none", gene=None, help="A method that is scored on the same windows: theta, of statsmodels"
     )
-    # Few values are soon learnt by heart.
-    evaluations: int = option(
-        32, bounds="[1, 10000]", gene=None, help="Number of evaluations on all validation windows: the learning curve"
-    )
-    patience: int | None = option(
-        8, bounds="[1, inf)", unit="evaluations", help="Stop after so many without an improvement; take the best"
-    )
+    evaluations: int = redeclare(StoppingOptions, "evaluations", 32, reason="often, so that patience stops in time")
+    patience: int | None = redeclare(StoppingOptions, "patience", 8, reason="few values are soon learnt by heart")
 
 
 def fingerprint(options: Options) -> str:

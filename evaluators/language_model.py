@@ -24,6 +24,7 @@ from evo_tune.training.recipe import (
     GPTSize,
     LanguageOptions,
     LanguageTask,
+    SaveOptions,
     check_integer,
     describe_text,
     encoding_warnings,
@@ -66,7 +67,7 @@ def remarks(options: Options) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(LanguageOptions):
+class Options(SaveOptions, LanguageOptions):
     """The search, and what it leaves."""
 
     size: str = option(
@@ -74,7 +75,6 @@ class Options(LanguageOptions):
         gene=None,
         help="Space to search: tiny, small, medium, large, or around DEPTHxWIDTH; auto: what suits the budget",
     )
-    save: bool = option(False, gene=None, help="Keep a checkpoint of a full training too")
 
     def settled(self, rungs: bool) -> Options:  # the optimizer is a gene, unless one is given
         size = self.size

@@ -40,7 +40,9 @@ from evo_tune.training.recipe import (
     FTConfig,
     QuantileOptions,
     RegressionTask,
+    StoppingOptions,
     Table,
+    TableOptions,
     TableSource,
     data_hash,
     describe_table,
@@ -48,6 +50,7 @@ from evo_tune.training.recipe import (
     encoder_step_work,
     metric_units,
     read_table,
+    redeclare,
     repair_heads,
     test_metrics,
 )
@@ -86,7 +89,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(EncoderOptions, QuantileOptions):
+class Options(TableOptions, EncoderOptions, QuantileOptions):
     """The table."""
 
     sizes = SIZES
@@ -102,14 +105,9 @@ class Options(EncoderOptions, QuantileOptions):
         False, gene=None, help="Leave out rows without a target; otherwise they are an error"
     )
     categorical: str = option("", gene=None, help="Columns of numbers that are categories, with commas between them")
-    ignore: str = option("", gene=None, help="Columns to leave out, with commas between them")
     # Small tables are learnt by heart soon after they are learnt. The patience is that of the paper.
-    evaluations: int = option(
-        32, bounds="[1, 10000]", gene=None, help="Number of evaluations on all held-out samples: the learning curve"
-    )
-    patience: int | None = option(
-        16, bounds="[1, inf)", unit="evaluations", help="Stop after so many without an improvement; take the best"
-    )
+    evaluations: int = redeclare(StoppingOptions, "evaluations", 32, reason="often, so that patience stops in time")
+    patience: int | None = redeclare(StoppingOptions, "patience", 16, reason="small tables are soon learnt by heart")
 
     def check(self) -> None:
         """Require a target of a file, and a file where columns are named.

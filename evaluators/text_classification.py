@@ -33,12 +33,14 @@ from evo_tune.training.recipe import (
     EncoderOptions,
     EncoderSize,
     LabelledTexts,
+    OptimizerOptions,
     TextConfig,
     encode_texts,
     encoder_estimate,
     encoder_step_work,
     metric_units,
     read_labelled_texts,
+    redeclare,
     repair_heads,
     split_stratified,
     test_metrics,
@@ -113,9 +115,8 @@ class Options(EncoderOptions):
         gene=None,
         help="Number of tokens read from the start of a text; by default a gene",
     )
-    # At these sizes far ahead of AdamW: see docs/evaluators.md.
-    optimizer: Literal["adamw", "muon", "sgd"] = option(
-        "muon", gene="adamw|muon", help="Which one; with sgd the learning rate is fifty times larger"
+    optimizer: Literal["auto", "adamw", "muon", "sgd"] = redeclare(
+        OptimizerOptions, "optimizer", "muon", reason="at these sizes far ahead of AdamW: see docs/evaluators.md"
     )
 
     def check(self) -> None:

@@ -65,6 +65,20 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def redeclare(group: type[Any], name: str, default: Any = MISSING, *, reason: str = "") -> Any:
+    """Declare an option as another group declares it, with another default if need be.
+
+    Args:
+        group: Group of options that has the option.
+        name: Name of the option.
+        default: Default value; left out: that of the group.
+        reason: Reason for another default. Tests require it.
+    """
+    field = next(field for field in dataclasses.fields(group) if field.name == name)
+    default = field.default if default is MISSING else default
+    return dataclasses.field(default=default, metadata={**field.metadata, "redeclared": reason})
+
+
 @dataclass(frozen=True)
 class Option:
     """A declared option.

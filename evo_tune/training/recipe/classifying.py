@@ -14,39 +14,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import option
+from evo_tune.options.declare import Options, option
 from evo_tune.training.recipe.data.images import Augmentation
 from evo_tune.training.recipe.data.tables import split_stratified
 from evo_tune.training.recipe.hardware.cost import encoder_work
 from evo_tune.training.recipe.hardware.memory import encoder_memory
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig, nearest_divisor
 from evo_tune.training.recipe.models.rules import ParametrisationOptions
-from evo_tune.training.recipe.plan import SampleOptions
+from evo_tune.training.recipe.plan import SampleOptions, SaveOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderOptions(ParametrisationOptions, SampleOptions):
+class TableOptions(Options):
+    """Columns of a table."""
+
+    ignore: str = option("", gene=None, help="Columns to leave out, with commas between them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(SaveOptions, ParametrisationOptions, SampleOptions):
     """Held-out data, search space and checkpoints."""
 
     validation: float = option(
         0.2,
         bounds="(0, 1)",
         gene=None,
-        help="Share of the samples (of each class) in the validation set, which ranks trials",
+        help="Share of the samples (of each class or series) in the validation set, which ranks trials",
     )
     test: float = option(
         0.2,
         bounds="(0, 1)",
         gene=None,
-        help="Share of the samples (of each class) in the test set, which no search sees",
+        help="Share of the samples (of each class or series) in the test set, which no search sees",
     )
     size: Literal["small", "large"] = option(
         "small",
         gene=None,
         help="Search space: small for a CPU; large for a GPU and tens of thousands of samples",
     )
-    save: bool = option(False, gene=None, help="Keep a checkpoint of full trainings too")
-
     sizes: ClassVar[Mapping[str, EncoderSize]] = {}
     """Size to search space."""
 

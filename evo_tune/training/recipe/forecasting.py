@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
-from evo_tune.training.recipe.classifying import EncoderOptions, SampleTask
+from evo_tune.training.recipe.classifying import EncoderOptions, SampleTask, TableOptions
 from evo_tune.training.recipe.data.forecasts import SplitSeries, split_series
 from evo_tune.training.recipe.data.series import SeriesData, find_series, passengers
 from evo_tune.training.recipe.data.tables import data_hash, read_file
@@ -27,20 +27,13 @@ PATCHES = (2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForecastOptions(EncoderOptions):
+class ForecastOptions(TableOptions, EncoderOptions):
     """The series."""
 
-    validation: float = option(
-        0.2, bounds="(0, 1)", gene=None, help="Share of each series, before the test part, that ranks trials"
-    )
-    test: float = option(
-        0.2, bounds="(0, 1)", gene=None, help="Share of each series, at its end, for the test, which no search sees"
-    )
     data: str = option("", gene=None, help="CSV or Parquet file; empty: airline passengers in 144 months")
     time: str = option("", gene=None, help="The time column; empty: the only one with times")
     key: str = option("", gene=None, help="Column that tells series apart; empty: each column of numbers is a series")
     target: str = option("", gene=None, help="Columns to forecast, with commas between them; empty: all others")
-    ignore: str = option("", gene=None, help="Columns to leave out, with commas between them")
     horizon: int | None = option(
         None, bounds="[1, 10000]", unit="steps", gene=None, help="Steps to forecast; none: as usual for the frequency"
     )

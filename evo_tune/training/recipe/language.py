@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import option
 from evo_tune.plugins.cost import Cost
 from evo_tune.training.recipe.data.corpus import (
     Corpus,
@@ -55,19 +54,6 @@ class LanguageOptions(
     of the bases changes the genomes of a seed.
     """
 
-    # Not 0.1: short trainings gain from a decay to zero (arXiv:2502.15938).
-    min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
-    # These two by benchmarks/parts.py.
-    decay_fraction: float = option(
-        0.5, bounds="(0, 1]", gene="float(0.1,0.8)", help="wsd: share of the steps in the final decay"
-    )
-    lr_embedding: float = option(
-        3.0,
-        bounds="(0, 1000]",
-        gene="0.3|1.0|3.0|10.0",
-        help="Factor on the learning rate of embeddings, and of a tied head",
-    )
-
     def check(self) -> None:
         if self.extend_from is not None and (self.context is None or self.extend_from >= self.context):
             raise OptionError(f"-o extend_from={self.extend_from}: expected less than -o context, which must be given")
@@ -75,8 +61,6 @@ class LanguageOptions(
             raise OptionError(
                 "-o patience stops by a loss that -o extend_from changes the meaning of: give one of them"
             )
-        if self.ranks > 1 and self.seconds is not None:
-            raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
         for name in ("extend_from", "patience"):
             if self.grow_from is not None and getattr(self, name) is not None:
                 raise OptionError(f"-o grow_from and -o {name} are both given: give one of them")

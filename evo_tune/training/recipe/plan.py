@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from evo_tune.errors import OptionError, RecipeError
+from evo_tune.errors import OptionError
 from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.options.declare import Options, option
+from evo_tune.options.declare import Options, option, redeclare
 from evo_tune.plugins.cost import Work
 from evo_tune.training.recipe.hardware.computing import ComputeOptions, PassOptions, RankOptions, storage_precision
 from evo_tune.training.recipe.hardware.cost import TimeBudget
@@ -26,20 +26,34 @@ from evo_tune.training.recipe.optim.steps import BatchRamp, StepRanges, divide_i
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextBudget(TimeBudget):
-    """Budget, equal for all trainings: at most one of three; by default the time of the default genome."""
+class TrainingBudget(TimeBudget):
+    """Budget, equal for all trainings: at most one; by default the time of the default genome."""
 
     flops: float | None = option(
-        None, bounds="(0, 1e30]", gene=None, help="Budget in FLOPs; a larger model sees less text"
-    )
-    tokens: int | None = option(
-        None, bounds="[1, 1e18]", gene=None, help="Budget in training tokens; favours large models"
+        None, bounds="(0, 1e30]", gene=None, help="Budget in FLOPs; a larger model sees less data"
     )
 
     def check(self) -> None:
-        given = [name for name in ("flops", "tokens", "seconds") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise OptionError(f"-o {given[0]} and -o {given[1]} are both given: give one budget, or none")
+        """Require at most one budget, and none in time with several ranks.
+
+        Raises:
+            OptionError: There are two, or one in time with several ranks.
+        """
+        names = ("epochs", "flops", "tokens", "seconds")
+        budgets = [name for name in names if getattr(self, name, None) is not None]
+        if len(budgets) > 1:
+            raise OptionError(f"-o {budgets[0]} and -o {budgets[1]} are both given: give one budget, or none")
+        if self.seconds is not None and getattr(self, "ranks", 1) > 1:
+            raise OptionError("-o ranks and -o seconds are both given: give another budget beside ranks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBudget(TrainingBudget):
+    """Budget in text."""
+
+    tokens: int | None = option(
+        None, bounds="[1, 1e18]", gene=None, help="Budget in training tokens; favours large models"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +164,13 @@ def tokens_and_flops(phases: Sequence[Phase], step: int) -> dict[str, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SaveOptions(Options):
+    """Checkpoints of finished trainings."""
+
+    save: bool = option(False, gene=None, help="Keep a checkpoint of full trainings too")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointOptions(Options):
     """Long trainings."""
 
@@ -202,28 +223,11 @@ class TrainingOptions(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToZero(ScheduleOptions):
-    """Learning rate schedule that ends at zero, which suits short trainings of small models."""
+class SampleOptions(TrainingBudget, TrainingOptions):
+    """Training options of models on samples."""
 
-    # Not 0.1, as in long trainings of language models: a classifier does best in its last steps.
-    min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleOptions(TimeBudget, ToZero, TrainingOptions):
-    """Budget, equal for all trainings: at most one; by default the time of the default genome."""
-
-    flops: float | None = option(
-        None, bounds="(0, inf)", gene=None, help="Budget in FLOPs; none: the default of the size"
-    )
     epochs: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in passes over the training samples")
-    # Not 0.95, which suits language models: classifiers keep Adam's own default.
-    beta2: float = option(
-        0.999,
-        bounds="[0, 0.99999]",
-        gene="0.9|0.95|0.98|0.99|0.995|0.999",
-        help="adamw, muon: decay of the second moment",
-    )
+    beta2: float = redeclare(OptimizerOptions, "beta2", 0.999, reason="Adam's own default, which suits classifiers")
     micro_batch: int | Literal["auto"] | None = option(
         "auto",
         bounds="[1, inf)",
@@ -231,26 +235,6 @@ class SampleOptions(TimeBudget, ToZero, TrainingOptions):
         gene=None,
         help="Maximum samples per pass; gradients do not change; auto: as many as fit the device's memory",
     )
-    evaluations: int = option(
-        4,
-        bounds="[1, 10000]",
-        gene=None,
-        help="Number of evaluations in the learning curve, each on all held-out samples",
-    )
-
-    def check(self) -> None:
-        """Require at most one budget.
-
-        Raises:
-            RecipeError: Two budgets are given, or seconds with several ranks.
-        """
-        given = [name for name in ("epochs", "flops", "seconds") if getattr(self, name) is not None]
-        if len(given) > 1:
-            first, second = given[:2]
-            text = f"one budget, {first} or {second}, and {second}={getattr(self, second)} beside it"
-            raise RecipeError(first, getattr(self, first), text)
-        if self.seconds is not None and self.ranks > 1:
-            raise RecipeError("seconds", self.seconds, f"flops or epochs in its place beside ranks={self.ranks}")
 
     @property
     def default_flops(self) -> float:

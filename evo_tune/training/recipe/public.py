@@ -1,6 +1,7 @@
 """The public names of `evo_tune.training.recipe`."""
 
 from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.declare import redeclare
 from evo_tune.plugins.cost import Cost
 from evo_tune.training.recipe.classifying import (
     ClassifierTask,
@@ -9,6 +10,7 @@ from evo_tune.training.recipe.classifying import (
     NumbersTask,
     RegressionTask,
     SampleTask,
+    TableOptions,
     encoder_estimate,
     encoder_step_work,
     repair_heads,
@@ -116,8 +118,9 @@ from evo_tune.training.recipe.optim.steps import BatchRamp, RampOptions, optimiz
 from evo_tune.training.recipe.plan import (
     Phase,
     SampleOptions,
+    SaveOptions,
     TextBudget,
-    ToZero,
+    TrainingBudget,
     TrainingOptions,
     plan_phases,
     tokens_and_flops,

@@ -9,14 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from evo_tune.errors import OptionError
-from evo_tune.options.declare import option
+from evo_tune.options.declare import option, redeclare
+from evo_tune.training.recipe.data.corpus import TextOptions
 from evo_tune.training.recipe.data.tables import data_hash
 from evo_tune.training.recipe.data.texts import python_paragraphs, read_text, split_text
-from evo_tune.training.recipe.hardware.cost import TimeBudget, tuning_work
+from evo_tune.training.recipe.hardware.cost import tuning_work
 from evo_tune.training.recipe.hardware.memory import NewWeights, tuning_memory
 from evo_tune.training.recipe.models.base import BaseModel, read_base
-from evo_tune.training.recipe.plan import ToZero, TrainingOptions
+from evo_tune.training.recipe.optim.optimisation import OptimizerOptions
+from evo_tune.training.recipe.plan import TextBudget, TrainingOptions
 
 SMALL: dict[str, Any] = {
     "version": 1,
@@ -71,7 +72,7 @@ TOKENS = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningOptions(TimeBudget, ToZero, TrainingOptions):
+class TuningOptions(TextBudget, TrainingOptions):
     """Base model, text and trained weights."""
 
     data: str = option("", gene=None, help="Text: file, folder or glob; empty: a part of Python's own documentation")
@@ -84,31 +85,10 @@ class TuningOptions(TimeBudget, ToZero, TrainingOptions):
         gene=None,
         help="Tuned layers, instead of a gene: qv, attention, all-linear, or comma-separated names with *",
     )
-    context: int | None = option(
-        None, bounds="[2, inf)", unit="tokens", gene=None, help="Tokens per window; none: up to 512"
-    )
-    tokens: int | None = option(
-        None, bounds="[1, inf)", gene=None, help="Budget in training tokens; default without a budget: 65536"
-    )
-    flops: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in FLOPs")
+    context: int | None = redeclare(TextOptions, "context")
     weight_decay: float = option(0.0, bounds="[0, 1]", gene="log(1e-4,0.3)", help="Weight decay of the new weights")
-    # Not 0.95, as for language models from scratch: tuning keeps Adam's own default.
-    beta2: float = option(
-        0.999, bounds="[0, 0.99999]", gene="0.95|0.98|0.99|0.999", help="Decay of Adam's second moment"
-    )
+    beta2: float = redeclare(OptimizerOptions, "beta2", 0.999, reason="Adam's own default, which suits a tuning")
     eval_tokens: int = option(16384, bounds="[1, inf)", gene=None, help="Number of held-out tokens scored at the end")
-
-    def check(self) -> None:
-        """Require at most one budget.
-
-        Raises:
-            OptionError: Two budgets are given, or seconds with several ranks.
-        """
-        given = [name for name in ("tokens", "flops", "seconds") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise OptionError(f"-o {given[0]} and -o {given[1]} are both given: give one budget, or none")
-        if self.seconds is not None and self.ranks > 1:
-            raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
 
     @property
     def base_description(self) -> BaseModel:

@@ -50,7 +50,11 @@ class TextOptions(Options):
         help="Vocabulary size; 256: bytes; more: learned byte pairs",
     )
     context: int | None = option(
-        None, bounds="[2, inf)", unit="tokens", gene=None, help="Tokens per window; none: the evaluator's gene"
+        None,
+        bounds="[2, inf)",
+        unit="tokens",
+        gene=None,
+        help="Tokens per window; none: a gene; fine-tuning: up to 512",
     )
     eval_tokens: int | None = option(
         None,

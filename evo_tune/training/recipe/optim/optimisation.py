@@ -157,10 +157,11 @@ class OptimizerOptions(Options):
 class GroupRateOptions(OptimizerOptions):
     """Learning rates of groups of parameters."""
 
+    # By benchmarks/parts.py.
     lr_embedding: float = option(
-        1.0,
+        3.0,
         bounds="(0, 1000]",
-        gene="0.1|0.3|1.0|3.0|10.0",
+        gene="log(0.3,30)",
         help="Factor on the learning rate of embeddings, and of a tied head",
     )
     lr_head: float = option(
@@ -227,7 +228,7 @@ class StoppingOptions(Options):
         4,
         bounds="[1, 10000]",
         gene=None,
-        help="Number of evaluations in the learning curve, each on every fourth held-out block",
+        help="Number of evaluations in the learning curve; of a language model each on a quarter of the held-out text",
     )
     patience: int | None = option(
         None,

@@ -254,9 +254,11 @@ class ScheduleOptions(Options):
         gene=None,
         help="wsd: decay a copy to evaluate each rung, then discard it; none: if the run has rungs",
     )
-    min_lr_ratio: float = option(0.1, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
+    # Short trainings gain from a decay to zero (arXiv:2502.15938).
+    min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
+    # By benchmarks/parts.py.
     decay_fraction: float = option(
-        0.4, bounds="(0, 1]", gene="float(0.1,0.7)", help="wsd: share of the steps in the final decay"
+        0.5, bounds="(0, 1]", gene="float(0.1,0.8)", help="wsd: share of the steps in the final decay"
     )
     decay_shape: str = option("linear", choices=DECAYS, help="wsd: shape of the decay")
     cycle: float = option(

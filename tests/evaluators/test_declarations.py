@@ -1,0 +1,76 @@
+"""Each option of the bundled evaluators is declared once: one type, bounds, unit, help, default and gene."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pytest
+
+from evo_tune.genome.genes import Float, Int
+from evo_tune.options.declare import Options as OptionGroup
+from evo_tune.options.declare import declared_in, option, redeclare
+from evo_tune.plugins.evaluator import _gene_of_option
+from evo_tune.plugins.find import bundled_evaluators, load_evaluator
+
+PLUGINS = {
+    path.stem: load_evaluator(path, f"bundled:{path.stem}", "bundled")
+    for path in sorted(bundled_evaluators().glob("*.py"))
+    if not path.name.startswith("_")
+}
+
+QUANTITIES = {
+    "data": "each evaluator has a format of its own, and a set of its own if none is given",
+    "eval_tokens": "bytes of a text, and tokens of a base's vocabulary",
+    "micro_batch": "tokens of a language model, and samples of the others",
+    "size": "a shape of a language model, and one of two spaces of the others",
+    "target": "one column of a table, and several of a file of series",
+}
+"""Options whose name is of more than one quantity, with the reason."""
+
+
+def declarations() -> Iterator[tuple[str, str, dict[str, Any], Any]]:
+    """Yield the name, group, facts and default of each declaration in the groups of the bundled evaluators."""
+    groups = {group for plugin in PLUGINS.values() for group in (plugin.options_type or object).__mro__}
+    for group in sorted(groups - {object, OptionGroup}, key=lambda group: (group.__module__, group.__qualname__)):
+        for field in fields(group):
+            if field.name in vars(group).get("__annotations__", {}):
+                kind = declared_in(group)[field.name].type
+                yield field.name, group.__qualname__, {**field.metadata, "type": kind}, field.default
+
+
+def test_an_option_is_declared_once_and_otherwise_only_with_another_default_and_a_reason() -> None:
+    firsts: dict[str, list[tuple[str, dict[str, Any], Any]]] = defaultdict(list)
+    for name, group, facts, default in declarations():
+        if "redeclared" not in facts:
+            firsts[name].append((group, facts, default))
+    several = {name: [group for group, _, _ in places] for name, places in firsts.items() if len(places) > 1}
+    assert several.keys() == QUANTITIES.keys(), several
+    for name, group, facts, default in declarations():
+        if "redeclared" in facts:
+            _, first, first_default = firsts[name][0]
+            assert {**facts, "redeclared": ""} == {**first, "redeclared": ""}, f"{group}.{name}"
+            assert facts["redeclared"] or default == first_default, f"{group}.{name} has no reason for its default"
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_a_gene_of_a_space_has_the_range_that_its_option_declares(name: str) -> None:
+    plugin = PLUGINS[name]
+
+    for gene_name, gene in plugin.bind({}).space.genes.items():
+        declared = _gene_of_option(plugin.options[gene_name]) if gene_name in plugin.options else None
+        if isinstance(gene, Float | Int):
+            assert declared is None or (gene.low, gene.high) == (declared.low, declared.high), gene_name  # type: ignore
+
+
+def test_a_redeclared_option_keeps_its_facts() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Group(OptionGroup):
+        steps: int = option(5, bounds="[1, 9]", unit="s", gene="1|2", help="Steps")
+
+    again = redeclare(Group, "steps", 7, reason="longer")
+    assert again.default == 7
+    assert again.metadata == {**fields(Group)[0].metadata, "redeclared": "longer"}
+    assert redeclare(Group, "steps").default == 5
