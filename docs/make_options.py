@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from evo_tune.cli.commands.evaluators import groups_of, option_rows
 from evo_tune.options.binding import options_of
 from evo_tune.options.declare import Option
-from evo_tune.plugins.find import PACKAGE, bundled_evaluators, find_evaluator, find_strategy
+from evo_tune.plugins.find import PACKAGE, bundled_folder, find_evaluator, find_strategy
 
-EVALUATORS = sorted(path.stem for path in bundled_evaluators().glob("*.py") if not path.stem.startswith("_"))
+EVALUATORS = sorted(path.stem for path in bundled_folder().glob("*.py") if not path.stem.startswith("_"))
 
 STRATEGIES = sorted(path.stem for path in (PACKAGE / "strategies").glob("*.py") if not path.stem.startswith("_"))
 

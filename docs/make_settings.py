@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from evo_tune.options.declare import Options, declared_in
+from evo_tune.options.declare import Options, dataclass_options
 from evo_tune.settings import RunSettings, SessionSettings
 
 KINDS = {
@@ -21,7 +21,7 @@ def rows(kind: type[Options]) -> Iterator[str]:
     """Yield the lines of the table of a group of settings."""
     yield "| flag | values | default | unit | |"
     yield "| --- | --- | --- | --- | --- |"
-    for one in declared_in(kind).values():
+    for one in dataclass_options(kind).values():
         default = "" if one.default in (None, "") else str(one.default).lower()
         values = one.kind if not one.bounds else f"{one.kind}, in {one.bounds}"
         yield f"| `--{one.name.replace('_', '-')}` | {values} | {default} | {one.unit} | {one.help} |"

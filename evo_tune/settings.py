@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from evo_tune.errors import OptionError
 from evo_tune.options.binding import bind
-from evo_tune.options.declare import AUTO, Options, declared_in, option
+from evo_tune.options.declare import AUTO, Options, dataclass_options, option
 
 LIMITS = ("trials", "generations", "budget", "hours")
 """Settings that end a session. New limits replace all earlier ones."""
@@ -165,7 +165,7 @@ class _Places(Options):
     max_slots: int | None = option(None, bounds="[1, 10000]", help="Maximum number of slots on a cluster that grows.")
 
 
-PLACES = tuple(declared_in(_Places))
+PLACES = tuple(dataclass_options(_Places))
 """Settings that say where trainings run; those of a stranger's run are not used."""
 
 
@@ -201,7 +201,7 @@ class SessionSettings(_Comparison, _Places, _Attempts, _Limits):
 
     def unlimited(self) -> SessionSettings:
         """Return the settings without limits."""
-        return replace(self, **{name: one.default for name, one in declared_in(_Limits).items()})
+        return replace(self, **{name: one.default for name, one in dataclass_options(_Limits).items()})
 
     def but(self, **changes: Any) -> SessionSettings:
         """Return the settings with some of them changed.
@@ -212,7 +212,9 @@ class SessionSettings(_Comparison, _Places, _Attempts, _Limits):
         Raises:
             OptionError: A setting is unknown, of the wrong type or out of its bounds.
         """
-        return SessionSettings(**bind({**self.to_json(), **changes}, declared_in(SessionSettings), "a session", "--"))
+        return SessionSettings(
+            **bind({**self.to_json(), **changes}, dataclass_options(SessionSettings), "a session", "--")
+        )
 
     def births(self, population: int) -> float:
         """Return the maximum number of genomes by `trials` and `generations`; infinity if neither is set.
@@ -237,7 +239,7 @@ def settings_of(given: Mapping[str, Any]) -> tuple[RunSettings, SessionSettings]
     if not isinstance(rungs, str):
         parts = rungs if isinstance(rungs, Sequence) else [rungs]
         given = {**given, "fidelity": ",".join(map(str, parts))}
-    bound = bind(given, {**declared_in(RunSettings), **declared_in(SessionSettings)}, "Search", "--")
+    bound = bind(given, {**dataclass_options(RunSettings), **dataclass_options(SessionSettings)}, "Search", "--")
     run, session = ({one.name: bound[one.name] for one in fields(kind)} for kind in (RunSettings, SessionSettings))
     return RunSettings(**run), SessionSettings(**session)
 
@@ -249,7 +251,7 @@ def read_settings(kind: type[Settings], saved: Mapping[str, Any]) -> Settings:
         ValueError: A setting is unknown.
         UsageError: A value has the wrong type or is out of its bounds.
     """
-    unknown = sorted(saved.keys() - declared_in(kind).keys())
+    unknown = sorted(saved.keys() - dataclass_options(kind).keys())
     if unknown:
         raise ValueError(f"unknown setting {unknown[0]!r}")
     return kind(**saved)

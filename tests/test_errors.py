@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune import Context
-from evo_tune.dispatch.worker import judge
+from evo_tune.dispatch.worker import verdict_of_error
 from evo_tune.errors import tells_of_memory
 from evo_tune.plugins.scripts.processes import Ended
 from evo_tune.plugins.scripts.script import Script
@@ -27,7 +27,7 @@ SIGNS = (
 def test_whoever_says_so_is_understood(text: str, tmp_path: Path) -> None:
     assert tells_of_memory(text)
     assert is_out_of_memory(RuntimeError(text))
-    assert judge(RuntimeError(text), "here.py", str(tmp_path / "_trials" / "000000")).status == "out_of_memory"
+    assert verdict_of_error(RuntimeError(text), "here.py", str(tmp_path / "_trials" / "0")).status == "out_of_memory"
     (tmp_path / "script.py").write_text(f"import sys\nsys.exit({text!r})\n")
     with pytest.raises(Ended) as caught:
         Script(f"{sys.executable} {tmp_path}/script.py {{x}}", ["v"]).run({"x": 1}, Context(folder=tmp_path))

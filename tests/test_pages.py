@@ -20,10 +20,10 @@ import pytest
 from evo_tune.cli import cli, command_module
 from evo_tune.genome.notation import parse_gene
 from evo_tune.options.binding import options_of, split_assignments
-from evo_tune.plugins.find import PACKAGE, bundled_evaluators, find_evaluator, find_strategy
+from evo_tune.plugins.find import PACKAGE, bundled_folder, find_evaluator, find_strategy
 from tests.pages import FENCE, PAGES, ROOT, command_lines, furnish, mentioned, shortened, text_of, typed
 
-BUNDLED = {path.stem for path in bundled_evaluators().glob("[!_]*.py")}
+BUNDLED = {path.stem for path in bundled_folder().glob("[!_]*.py")}
 READ = [page for page in PAGES if any(language in ("sh", "python") for language, _ in FENCE.findall(text_of(page)))]
 
 

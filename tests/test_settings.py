@@ -14,11 +14,11 @@ from evo_tune import Search
 from evo_tune.cli.commands import resume, run
 from evo_tune.cli.help import FLAGS
 from evo_tune.errors import OptionError, UsageError
-from evo_tune.options.declare import declared_in
+from evo_tune.options.declare import dataclass_options
 from evo_tune.settings import LIMITS, RunSettings, SessionSettings, read_settings, settings_of
 from tests.public import script
 
-OF_RUN, OF_SESSION = declared_in(RunSettings), declared_in(SessionSettings)
+OF_RUN, OF_SESSION = dataclass_options(RunSettings), dataclass_options(SessionSettings)
 
 
 def flags(command: click.Command) -> dict[str, click.Option]:

@@ -57,12 +57,13 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from evo_tune.options.binding import suggest
+        from evo_tune.options.binding import did_you_mean
 
         if args and not args[0].startswith("-") and args[0] not in command_names() and not ctx.resilient_parsing:
             known = self.list_commands(ctx)
             raise click.UsageError(
-                f"there is no command {args[0]!r}{suggest(args[0], known)}: expected one of {', '.join(known)}", ctx
+                f"there is no command {args[0]!r}{did_you_mean(args[0], known)}: expected one of {', '.join(known)}",
+                ctx,
             )
         return super().resolve_command(ctx, args)
 

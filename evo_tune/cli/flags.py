@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from evo_tune.cli import shared
-from evo_tune.options.declare import AUTO, Option, Options, declared_in, members
+from evo_tune.options.declare import AUTO, Option, Options, dataclass_options, union_members
 from evo_tune.settings import RunSettings, SessionSettings
 
 RUN_DEFAULTS = {"final_seeds": 3, "finalists": 2, "seeds_per_trial": None}
@@ -53,13 +53,13 @@ def _flags(kind: type[Options], defaults: Mapping[str, Any] | None) -> list[clic
     """
     return [
         _flag(one, None if defaults is None else defaults.get(one.name, one.default))
-        for one in declared_in(kind).values()
+        for one in dataclass_options(kind).values()
     ]
 
 
 def _flag(one: Option, default: Any) -> click.Option:
     """Return the flag of a setting."""
-    kinds, attributes = members(one.type), dict[str, Any]()
+    kinds, attributes = union_members(one.type), dict[str, Any]()
     low, high = (float(bound) for bound in (one.bounds or "(-inf, inf)")[1:-1].split(","))
     if bool in kinds:
         attributes["is_flag"] = True

@@ -10,8 +10,8 @@ from evo_tune.dispatch.clusters.remote import Cluster, Engine, RemoteSlot
 from evo_tune.dispatch.devices import AUTO, CPU, Device, Plan, gpus, inventory, plan
 from evo_tune.dispatch.limits import check_system, cpu_count
 from evo_tune.dispatch.local import LocalSlot
-from evo_tune.dispatch.log import sweep
-from evo_tune.dispatch.packing import Forecast, SharedCards, SharedSlot
+from evo_tune.dispatch.log import remove_stale_files
+from evo_tune.dispatch.packing import MemoryForecast, SharedCards, SharedSlot
 from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotInterrupted, SlotUnfit, Task
 from evo_tune.errors import OptionError
 
@@ -21,8 +21,8 @@ __all__ = [
     "UNKNOWN",
     "Cluster",
     "Device",
-    "Forecast",
     "LocalSlot",
+    "MemoryForecast",
     "NoMachine",
     "Plan",
     "Slot",
@@ -35,7 +35,7 @@ __all__ = [
     "inventory",
     "open_slots",
     "plan",
-    "sweep",
+    "remove_stale_files",
 ]
 
 
@@ -45,7 +45,7 @@ def open_slots(
     timeout: float | None = None,
     retries: int = 0,
     cluster: Cluster | None = None,
-    forecast: Forecast | None = None,
+    forecast: MemoryForecast | None = None,
 ) -> list[Slot]:
     """Open the slots of a plan; the worker of each starts with its first candidate.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evo_tune.dispatch import smi
-from evo_tune.dispatch.limits import affinity, cpu_count, memory
+from evo_tune.dispatch.limits import affinity, cpu_count, host_memory
 from evo_tune.errors import OptionError
 from evo_tune.text import counted
 
@@ -154,7 +154,7 @@ def _shareable(devices: tuple[Device, ...]) -> dict[str, int]:
 
     Memory that other processes use now is left to them. It changes when training runs start, but no result.
     """
-    known = smi.look_up(device.visible for device in devices)
+    known = smi.gpu_facts(device.visible for device in devices)
     found = {}
     for device in devices:
         gpu = known.get(device.visible)
@@ -176,7 +176,7 @@ def _choose(devices: str | None) -> tuple[Device, ...]:
             warnings.warn(f"{wrong}; {rest}; mend that, or name what to use by --devices", stacklevel=4)
         return found
     if not found:
-        raise OptionError(f"--devices {devices}: {wrong or none_found()}; use --devices cpu")
+        raise OptionError(f"--devices {devices}: {wrong or no_gpu_reason()}; use --devices cpu")
     if devices == "cuda":
         if wrong:
             raise OptionError(f"--devices cuda: {wrong}; mend that, or name the GPUs to use: --devices 0,1")
@@ -194,14 +194,14 @@ def _named(name: str, found: tuple[Device, ...], given: str, wrong: str) -> Devi
     raise OptionError(f"--devices {given}: there is no GPU {name!r}{why}; expected cpu, cuda, or some of {there}")
 
 
-def none_found() -> str:
+def no_gpu_reason() -> str:
     """Return the reason why no GPU was found, in one line."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return f"CUDA_VISIBLE_DEVICES={given!r} hides every GPU"
     if shutil.which("nvidia-smi") is None:
         return "there is no nvidia-smi, so no GPU was found"
-    return trouble() or "nvidia-smi lists no GPU"
+    return nvidia_error() or "nvidia-smi lists no GPU"
 
 
 def gpus() -> tuple[Device, ...]:
@@ -209,7 +209,7 @@ def gpus() -> tuple[Device, ...]:
     return _look()[0]
 
 
-def trouble() -> str:
+def nvidia_error() -> str:
     """Return how nvidia-smi fails, so that `gpus` may miss GPUs, in one line; '' if it works."""
     return _look()[1]
 
@@ -217,7 +217,7 @@ def trouble() -> str:
 def _look() -> tuple[tuple[Device, ...], str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
-        listing = smi.listed()
+        listing = smi.list_gpus()
         return tuple(Device(*pair) for pair in listing.gpus) or tuple(_others()), listing.trouble
     found = []
     for name in (part.strip() for part in given.split(",")):
@@ -274,7 +274,7 @@ class Inventory(NamedTuple):
 def inventory(plan: Plan) -> Inventory:
     """Return facts about a plan's devices and the reasons for the plan."""
     ids = {id for device in plan.slots for id in device.visible.split(",") if device.name.startswith("cuda")}
-    known = smi.look_up(ids)
+    known = smi.gpu_facts(ids)
     facts = {device: _facts(device, known) for device in set(plan.slots)}
     gpus = dict.fromkeys(device for device in plan.slots if device != CPU)
     cards = tuple(_use(device, facts[device], plan) for device in gpus)
@@ -306,7 +306,7 @@ def _gib(amount: float) -> str:
 
 def _facts(device: Device, known: dict[str, smi.Gpu]) -> Facts:
     if device == CPU:
-        total, free = memory() or (None, None)
+        total, free = host_memory() or (None, None)
         return Facts("-", total, free, "measured later")
     if not device.name.startswith("cuda"):
         return Facts("-", None, None, "fp32" if device == MPS else "bf16")
@@ -330,7 +330,7 @@ def _why(plan: Plan) -> Iterator[str]:
     quota = f", of {seen} that its container shows" if cores < seen else ""
     yield f"this process may use {counted(cores, 'core')}{quota}"
     if plan.slots[0] == CPU:
-        yield f"no GPU is used: {none_found() if not gpus() else 'the CPU was asked for'}"
+        yield f"no GPU is used: {no_gpu_reason() if not gpus() else 'the CPU was asked for'}"
         yield "one slot per core with one thread each, which is faster than fewer slots with more threads"
         yield f"precision: bf16 if the first training measures it as faster{_bf16()}; --probe measures it now"
     else:

@@ -50,7 +50,7 @@ def affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory(proc: Path = CGROUP, root: Path = MOUNT, system: Path = PROC / "meminfo") -> tuple[int, int] | None:
+def host_memory(proc: Path = CGROUP, root: Path = MOUNT, system: Path = PROC / "meminfo") -> tuple[int, int] | None:
     """Return the total and the free bytes of memory for this process; None if unknown.
 
     Args:

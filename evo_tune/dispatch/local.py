@@ -14,7 +14,7 @@ import time
 import warnings
 
 from evo_tune.dispatch.devices import Device
-from evo_tune.dispatch.process import Lost, Process
+from evo_tune.dispatch.process import Process, WorkerLost
 from evo_tune.dispatch.slot import Slot, SlotClosed, SlotInterrupted, SlotUnfit, Task, keep_log
 from evo_tune.genome.trial import Candidate, Outcome
 
@@ -96,7 +96,7 @@ class LocalSlot(Slot):
             worker = self._ready()
             began = time.monotonic()
             reply = worker.work({"candidate": vars(candidate), "folder": folder}, self._timeout)
-        except Lost as lost:
+        except WorkerLost as lost:
             left = self._discard(self._task.folder(candidate.id if folder is None else folder))
             if self._closed:
                 raise SlotClosed(f"{self.name} was closed") from None
@@ -139,7 +139,7 @@ class LocalSlot(Slot):
                 spare = None
             worker = self._worker = spare or self._start()
         worker.wait_loaded(None if self._timeout is None else max(self._timeout, LOADING))
-        with self._lock, contextlib.suppress(Lost):
+        with self._lock, contextlib.suppress(WorkerLost):
             if self._lost_one and not self._closed:
                 self._spare = self._start()
         return worker

@@ -97,12 +97,12 @@ class Log:
             os.unlink(self._path)
 
 
-def log_name(pid: int) -> str:
+def log_file_name(pid: int) -> str:
     """Return the name of a worker's spool in the trials' folder."""
     return f".worker-{pid}.log"
 
 
-def sweep(trials_folder: str) -> None:
+def remove_stale_files(trials_folder: str) -> None:
     """Remove the spools and curves of workers that died together with their parent.
 
     Call it only while the run is locked: a live worker would lose its output.
@@ -121,12 +121,12 @@ MOST = 200
 Curve = Sequence[tuple[float, dict[str, float]]]
 
 
-def telling_name(pid: int) -> str:
+def curve_file_name(pid: int) -> str:
     """Return the file name, in the folder of all trials, of the learning curve that worker process `pid` writes."""
     return f".worker-{pid}.json"
 
 
-class Telling:
+class CurveFile:
     """The file with the curve of a worker's current trial.
 
     Args:

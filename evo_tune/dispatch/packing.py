@@ -1,6 +1,6 @@
 """Share a GPU between training runs, by the memory that each is predicted to need.
 
-The evaluator predicts the memory, and measurements of the same run correct it. `Forecast` and `Card` do the
+The evaluator predicts the memory, and measurements of the same run correct it. `MemoryForecast` and `Card` do the
 arithmetic. `SharedCards` and `SharedSlot` make slots wait, and swap two slots if another GPU has free memory. This
 decides when a candidate starts, never which one is proposed.
 """
@@ -42,7 +42,7 @@ KEPT = 64
 """Number of most recent measurements in a fit."""
 
 
-class Admitted(NamedTuple):
+class Admission(NamedTuple):
     """Permission to start a training run.
 
     Args:
@@ -91,7 +91,7 @@ class Card:
         """
         self.waiting[slot] = min(needed, self.memory)
 
-    def admit(self) -> Admitted | None:
+    def admit(self) -> Admission | None:
         """Give the first slot in the queue its memory, if it is free or kept by idle workers; else return None."""
         if not self.waiting:
             return None
@@ -105,7 +105,7 @@ class Card:
         while self.given > self.memory:
             resting.append(next(iter(self.idle)))  # idle for longest
             del self.idle[resting[-1]]
-        return Admitted(slot, tuple(resting))
+        return Admission(slot, tuple(resting))
 
     def leave(self, slot: str, held: int = 0) -> None:
         """Take back a slot's memory, or its place in the queue.
@@ -120,7 +120,7 @@ class Card:
             self.idle[slot] = held
 
 
-class Forecast:
+class MemoryForecast:
     """Forecast of a training run's GPU memory: a fixed part plus a factor times the evaluator's prediction.
 
     The fixed part covers memory that does not depend on size and that formulas omit (workspaces, rounding to blocks).
@@ -147,7 +147,7 @@ class Forecast:
         predicted = self._predicted(genome)
         if predicted is None:
             return None
-        fixed, factor, known = *self._fitted(), 0.0
+        fixed, factor, known = *self._fit(), 0.0
         if self._measured:
             known = min(predicted, REACH * max(size for size, _ in self._measured))
         return int(fixed + factor * known + max(factor, UNMEASURED) * (predicted - known)) + CONTEXT
@@ -159,7 +159,7 @@ class Forecast:
             self._measured.append((predicted, measured))
             self._line = None
 
-    def _fitted(self) -> tuple[float, float]:
+    def _fit(self) -> tuple[float, float]:
         line = self._line
         if line is None:
             line = self._line = _above_most(list(self._measured)) if self._measured else (0.0, UNMEASURED)
@@ -209,7 +209,7 @@ class SharedCards:
         forecast: Forecast of a training run's memory.
     """
 
-    def __init__(self, memory: Mapping[str, int], forecast: Forecast) -> None:
+    def __init__(self, memory: Mapping[str, int], forecast: MemoryForecast) -> None:
         self.forecast = forecast
         self._cards = {device: Card(amount) for device, amount in memory.items()}
         self._slots: list[SharedSlot] = []

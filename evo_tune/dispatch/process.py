@@ -22,7 +22,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from evo_tune.dispatch.devices import Device
-from evo_tune.dispatch.log import log_name, telling_name
+from evo_tune.dispatch.log import curve_file_name, log_file_name
 from evo_tune.dispatch.slot import Task
 from evo_tune.dispatch.worker import WORKER
 from evo_tune.genome.trial import Status
@@ -49,7 +49,7 @@ serve(fd, parent)
 working directory, which may have any file."""
 
 
-class Lost(Exception):
+class WorkerLost(Exception):
     """No result will come from this worker."""
 
     def __init__(self, status: Status, text: str) -> None:
@@ -86,8 +86,8 @@ class Process:
         self.pid = self._process.pid
         self._reaping = threading.Lock()
         """Held while the process is reaped, or a signal is sent to its group."""
-        self.spool = task.folder(log_name(self.pid))  # its output, until moved to a trial's folder
-        self.telling = task.folder(telling_name(self.pid))  # curve of the current training run
+        self.spool = task.folder(log_file_name(self.pid))  # its output, until moved to a trial's folder
+        self.telling = task.folder(curve_file_name(self.pid))  # curve of the current training run
         self._send((task, device.inside))
 
     def wait_loaded(self, limit: float | None) -> None:
@@ -128,7 +128,7 @@ class Process:
             if self.gone():
                 break  # processes that it forked may keep its end of the socket open
         else:
-            raise Lost("timeout", f"no result within {limit:g} s: killed")
+            raise WorkerLost("timeout", f"no result within {limit:g} s: killed")
         self.kill()
         if self._has_reply(0.0):  # it came before the worker died
             return self._read()
@@ -146,13 +146,13 @@ class Process:
         except (EOFError, OSError, ValueError, pickle.UnpicklingError):
             raise self._lost() from None
 
-    def _lost(self) -> Lost:
+    def _lost(self) -> WorkerLost:
         """Return the error that says how the process ended."""
         self.wait_gone(1.0)
         code = self._exit_code()
         if code is None:
-            return Lost("crashed", "worker died: nobody knows how")
-        return Lost("crashed", f"worker died: {f'killed by signal {-code}' if code < 0 else f'exit code {code}'}")
+            return WorkerLost("crashed", "worker died: nobody knows how")
+        return WorkerLost("crashed", f"worker died: {f'killed by signal {-code}' if code < 0 else f'exit code {code}'}")
 
     def _exit_code(self) -> int | None:
         """Return the exit code, -N after signal N; None while the process runs.

@@ -47,7 +47,7 @@ class Listing(NamedTuple):
     trouble: str
 
 
-def listed() -> Listing:
+def list_gpus() -> Listing:
     """Return name and UUID of each GPU, or of its MIG instances if it is split into them.
 
     UUIDs are used because nvidia-smi numbers GPUs along the PCI bus, CUDA by speed.
@@ -72,7 +72,7 @@ def _listed(text: str) -> Iterator[tuple[str, str]]:
         yield whole
 
 
-def look_up(ids: Iterable[str]) -> dict[str, Gpu]:
+def gpu_facts(ids: Iterable[str]) -> dict[str, Gpu]:
     """Return facts about GPUs by id (number, UUID or MIG id); unknown ids are omitted."""
     wanted = set(ids)
     rows = _rows() if wanted else {}

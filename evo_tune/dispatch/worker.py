@@ -30,14 +30,14 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from evo_tune.dispatch.log import Log, Telling, log_name, telling_name
+from evo_tune.dispatch.log import CurveFile, Log, curve_file_name, log_file_name
 from evo_tune.dispatch.slot import Task, names_inside
 from evo_tune.errors import EvoTuneError, StoreError, tells_of_memory
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome, Status, check_metrics
 from evo_tune.plugins.context import UNFINISHED, Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import local_sources
-from evo_tune.plugins.scripts.processes import Adopted, adopt_orphans, kill_marked, kill_strays
+from evo_tune.plugins.scripts.processes import AdoptedOrphans, adopt_orphans, kill_marked, kill_strays
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -56,7 +56,7 @@ class Verdict(NamedTuple):
     poisoned: bool = False
 
 
-def judge(error: BaseException, path: str, folder: str) -> Verdict:
+def verdict_of_error(error: BaseException, path: str, folder: str) -> Verdict:
     """Turn an exception of an evaluation into a verdict; write unexpected ones to error.txt.
 
     Args:
@@ -64,7 +64,7 @@ def judge(error: BaseException, path: str, folder: str) -> Verdict:
         path: The evaluator's file; the error names a line of it if it can.
         folder: The trial's folder, absolute.
     """
-    text = text_of(error)
+    text = error_text(error)
     if isinstance(error, Pruned):
         return Verdict("pruned", {}, text)
     poisoned = isinstance(error, RuntimeError) and (
@@ -85,7 +85,7 @@ def judge(error: BaseException, path: str, folder: str) -> Verdict:
     return Verdict(status, {}, line + where, poisoned)
 
 
-def text_of(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return the text of an exception, in one line."""
     try:
         return one_line(str(error))  # the whole text is in error.txt
@@ -127,7 +127,7 @@ KEPT_STEP = 4 * 2**20
 """Bytes that count as growth: smaller changes come from the allocator."""
 
 
-class Level:
+class MemoryLevel:
     """Growth of one memory figure over a worker's evaluations."""
 
     def __init__(self) -> None:
@@ -151,11 +151,11 @@ class Level:
         return bytes - self._first if self._times >= KEPT_TIMES else 0
 
 
-class Keeping:
+class KeptMemory:
     """Memory that this process keeps between evaluations, on the host and on its GPU."""
 
     def __init__(self) -> None:
-        self._own, self._gpu = Level(), Level()
+        self._own, self._gpu = MemoryLevel(), MemoryLevel()
 
     def after_evaluation(self) -> int:
         """Return the bytes that this process keeps beyond the accepted limit, 0 if none."""
@@ -214,7 +214,7 @@ class Worker:
         telling: Writer of the current training run's curve; None writes no curve.
     """
 
-    def __init__(self, task: Task, device: str, log: Log | None = None, telling: Telling | None = None) -> None:
+    def __init__(self, task: Task, device: str, log: Log | None = None, telling: CurveFile | None = None) -> None:
         self.task = task
         self.device = device
         self.objectives = tuple(Objective.parse(text) for text in task.objectives)
@@ -222,8 +222,8 @@ class Worker:
         self._telling = telling
         self._home = os.getcwd()
         self._uncollected = 0.0
-        self._keeping = Keeping()
-        self._adopted = Adopted()
+        self._keeping = KeptMemory()
+        self._adopted = AdoptedOrphans()
 
     @cached_property
     def evaluator(self) -> BoundEvaluator:
@@ -251,7 +251,7 @@ class Worker:
         try:
             found = evaluator.fingerprint()
         except Exception as error:
-            return one_line(f"{what} cannot be read {where}: {text_of(error)}")
+            return one_line(f"{what} cannot be read {where}: {error_text(error)}")
         if found == self.task.fingerprint:
             return None
         return one_line(
@@ -321,12 +321,12 @@ class Worker:
     def _evaluate(self, candidate: Candidate, context: Context, folder: str) -> Verdict:
         try:
             run, *names = names_inside(folder)
-            _empty(run, *names)
+            _remove_earlier_attempt(run, *names)
             _refuse_link(context.resume_folder)
             if self._log:
                 self._log.begin(folder)
             evaluator = self.evaluator
-            _settle_torch(self.task.threads)
+            _set_torch_threads(self.task.threads)
             _seed(candidate.seed, self.device)
             began = time.perf_counter()
             if candidate.baseline:
@@ -341,7 +341,7 @@ class Worker:
             status, metrics, error = check_metrics(returned, (*self.objectives, *tested))
             return Verdict(status, self._shown(metrics, candidate), error)
         except BaseException as error:
-            return judge(error, self.task.path, folder)
+            return verdict_of_error(error, self.task.path, folder)
         finally:
             if self._log:
                 self._log.end()
@@ -357,7 +357,7 @@ class Worker:
             self._uncollected = 0.0
         try:
             os.chdir(self._home)
-            _settle_torch(self.task.threads)
+            _set_torch_threads(self.task.threads)
             if on_gpu:
                 torch.cuda.synchronize()  # type: ignore[union-attr] # raises if the context is poisoned
                 torch.cuda.empty_cache()  # type: ignore[union-attr] # others may share the GPU
@@ -366,7 +366,7 @@ class Worker:
         return True
 
 
-def _settle_torch(threads: int) -> None:
+def _set_torch_threads(threads: int) -> None:
     """Set torch's thread count, if torch is loaded: it does not always follow the environment variables."""
     torch = sys.modules.get("torch")
     if hasattr(torch, "set_num_threads") and torch.get_num_threads() != threads:  # type: ignore[union-attr]
@@ -388,7 +388,7 @@ def _seed(seed: int, device: str) -> None:
             torch.manual_seed(seed)  # type: ignore[union-attr]
 
 
-def _empty(run: str, *names: str) -> None:
+def _remove_earlier_attempt(run: str, *names: str) -> None:
     """Remove what an earlier attempt left in a trial's folder, except the `UNFINISHED` files of a killed one."""
     if not os.path.isdir(run):
         return
@@ -434,7 +434,7 @@ def serve(fd: int, parent: int) -> None:
             return
         if worker is None:
             task, device = message
-            log, telling = _isolate(task, parent)
+            log, telling = _set_up_process(task, parent)
             worker = Worker(task, device, log, telling)
             worker.load()
         else:
@@ -444,15 +444,15 @@ def serve(fd: int, parent: int) -> None:
             file.flush()
 
 
-def _isolate(task: Task, parent: int) -> tuple[Log, Telling]:
+def _set_up_process(task: Task, parent: int) -> tuple[Log, CurveFile]:
     """Give this process its own group and log, end it with its parent, and shield it from Ctrl-C."""
     os.setpgid(0, 0)  # a kill reaches its subprocesses, the terminal's Ctrl-C does not reach it
     adopt_orphans()
     atexit.register(_end_strays, os.getpid())  # the first one is called last; after this process nobody finds them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked during the start
-    log = Log(task.folder(log_name(os.getpid())))
-    telling = Telling(task.folder(telling_name(os.getpid())))
+    log = Log(task.folder(log_file_name(os.getpid())))
+    telling = CurveFile(task.folder(curve_file_name(os.getpid())))
     faulthandler.enable(2)
     threading.Thread(target=_watch, args=(parent, log, telling), name="watchdog", daemon=True).start()
     return log, telling
@@ -464,7 +464,7 @@ def _end_strays(worker: int) -> None:
         kill_strays(worker)
 
 
-def _watch(parent: int, log: Log, telling: Telling) -> None:
+def _watch(parent: int, log: Log, telling: CurveFile) -> None:
     """Publish output and curves as they grow; kill this process and all that it started once the parent is gone."""
     while os.getppid() == parent:
         log.publish()

@@ -39,7 +39,7 @@ from evo_tune.loop.code import hash_of, remember_copy
 from evo_tune.loop.limits import check_noise
 from evo_tune.loop.opening import plan_for
 from evo_tune.loop.widening import limits_for
-from evo_tune.options.binding import suggest
+from evo_tune.options.binding import did_you_mean
 from evo_tune.options.declare import AUTO
 from evo_tune.options.sizes import parse_target_size
 from evo_tune.plugins.evaluator import Evaluator
@@ -193,11 +193,11 @@ def _constraints(
     known = {**evaluator.metrics, **estimated, **{goal.metric: "" for goal in (*objectives, *evaluator.objectives)}}
     found = [Constraint.parse(text) for text in ([given] if isinstance(given, str) else given)]
     for constraint in found:
-        evaluator.check_shown(f"--subject-to {constraint.describe()}", constraint.metric)
+        evaluator.check_not_test_metric(f"--subject-to {constraint.describe()}", constraint.metric)
         if evaluator.metrics and constraint.metric not in known:
             raise OptionError(
                 f"--subject-to {constraint.describe()}: {evaluator.name} returns no metric "
-                f"{constraint.metric!r}{suggest(constraint.metric, known)}: expected one of {', '.join(known)}"
+                f"{constraint.metric!r}{did_you_mean(constraint.metric, known)}: expected one of {', '.join(known)}"
             )
     return [constraint.describe() for constraint in found]
 

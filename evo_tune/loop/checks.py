@@ -22,8 +22,8 @@ from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Value, genome_key
 from evo_tune.genome.widening import with_limits
 from evo_tune.loop.code import cannot_resume, hash_of
-from evo_tune.options.binding import options_of, suggest
-from evo_tune.options.declare import AUTO, Option, members
+from evo_tune.options.binding import did_you_mean, options_of
+from evo_tune.options.declare import AUTO, Option, union_members
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, working_strategies
 from evo_tune.plugins.strategy import Strategy
@@ -90,11 +90,11 @@ def check_metrics(evaluator: Evaluator, objectives: Sequence[Objective]) -> None
     """
     known = {**evaluator.metrics, **{own.metric: "" for own in evaluator.objectives}, "seconds": "s"}
     for objective in objectives:
-        evaluator.check_shown(f"--objective {objective.describe()}", objective.metric)
+        evaluator.check_not_test_metric(f"--objective {objective.describe()}", objective.metric)
         if evaluator.metrics and objective.metric not in known:
             raise SpaceError(
                 f"--objective {objective.describe()}: {evaluator.name} returns no metric "
-                f"{objective.metric!r}{suggest(objective.metric, known)}: expected one of {', '.join(known)}"
+                f"{objective.metric!r}{did_you_mean(objective.metric, known)}: expected one of {', '.join(known)}"
             )
 
 
@@ -295,7 +295,7 @@ def with_defaults(
     known = {**own.genes, **own.optional}
     for name, gene in genes.items():
         if name not in known and name not in fields:
-            near = suggest(str(name), [*known, *fields])
+            near = did_you_mean(str(name), [*known, *fields])
             raise SpaceError(f"--gene {name}: expected one of {', '.join(known)}{near}")
         if gene is None and name in own.genes:
             raise SpaceError(f"--gene {name}: it is on as it is; expected --gene {name}=GENE")
@@ -320,7 +320,7 @@ def with_defaults(
     for name, gene in found.items():
         for other, _ in gene.when or ():
             if other not in {*own.genes, *genes}:
-                near = suggest(other, [*own.genes, *genes])
+                near = did_you_mean(other, [*own.genes, *genes])
                 raise SpaceError(
                     f"--gene {name}: when {other}: expected one of {', '.join({**own.genes, **genes})}{near}"
                 )
@@ -342,7 +342,9 @@ def as_before(genes: Mapping[str, Gene | None], present: Mapping[str, Gene]) -> 
     found: dict[str, Gene] = {}
     for name, gene in genes.items():
         if name not in present:
-            raise SpaceError(f"--gene {name}: expected a gene of the run: {', '.join(present)}{suggest(name, present)}")
+            raise SpaceError(
+                f"--gene {name}: expected a gene of the run: {', '.join(present)}{did_you_mean(name, present)}"
+            )
         old = present[name]
         if not isinstance(gene, Gene):
             raise SpaceError(f"--gene {name}: expected its wider range, such as --gene '{name}=log(1e-5,1e-1)'")
@@ -395,7 +397,7 @@ def _check_field(field: Option, gene: Gene | None) -> None:
 
 def _for_field(field: Option, gene: Gene) -> Gene:
     """Return a gene with whole numbers if its option takes only these, because 1e3 is read as 1000.0."""
-    kinds = members(field.type)
+    kinds = union_members(field.type)
     if not isinstance(gene, Choice) or int not in kinds or float in kinds:
         return gene
     return dataclasses.replace(gene, values=tuple(map(_as_whole, gene.values)), default=gene.default)

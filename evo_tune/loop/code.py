@@ -24,17 +24,24 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import (
     COMMAND,
+    file_being_imported,
     find_evaluator,
     find_strategy,
-    importing,
     is_command,
+    is_file_name,
     load_evaluator,
     load_function,
     make_strategy,
-    names_file,
     source_hash,
 )
-from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, again, function_evaluator, sent
+from evo_tune.plugins.function import (
+    FUNCTION,
+    OWN_FILE,
+    Reference,
+    function_evaluator,
+    prepare_for_workers,
+    space_of_saved_run,
+)
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import PLACES, SessionSettings
@@ -84,14 +91,14 @@ def named_evaluator(
         OptionError: The evaluator is a command, which does not allow these genes or options.
         UsageError: A file that begins a search is being imported.
     """
-    if importing() is not None:
+    if file_being_imported() is not None:
         raise UsageError(
-            f"{importing()} begins a search while it is imported, and each worker imports it: put the search "
+            f"{file_being_imported()} begins a search while it is imported, and each worker imports it: put the search "
             'under if __name__ == "__main__":'
         )
     space = None if space is None else read_space(space)
     if not isinstance(name, str):
-        evaluator = function_evaluator(*sent(name, space), space, None)
+        evaluator = function_evaluator(*prepare_for_workers(name, space), space, None)
     elif space is None:
         evaluator = find_evaluator(name, genes, options)
     elif is_command(name) and space.repair is None:
@@ -125,7 +132,7 @@ def remember(run: Run, evaluator: Evaluator, session: SessionSettings) -> Evalua
         write_atomically(run.folder / OWN_FILE, evaluator.path.read_bytes())
         evaluator = replace(evaluator, path=(run.folder / OWN_FILE).absolute())
         _remember_file(evaluator.path)
-    if names_file(run.manifest.strategy):
+    if is_file_name(run.manifest.strategy):
         _remember_file(Path(run.manifest.strategy))
     code = {CODE: evaluator.hash} if evaluator.origin == COMMAND else {}
     remember_run(run.folder, {**held(run.manifest, run.genes), **code, **_places(session)})
@@ -275,13 +282,13 @@ def _evaluator_of(run: Run, moved_to: str | Callable[..., Any] | None, user: Con
         space = None
         if not isinstance(moved_to, str):
             name = reference if reference.startswith(f"{FUNCTION}:") else f"{FUNCTION}:{moved_to.__name__}:"
-            space = again(moved_to, Reference.read(name), manifest.genes())
+            space = space_of_saved_run(moved_to, Reference.read(name), manifest.genes())
         return named_evaluator(moved_to, manifest.genes(), manifest.options, space)
     if reference.startswith(f"{COMMAND}:"):
         return _command(run, shown)
     if reference.partition(":")[0] in PREFIXES:
         return find_evaluator(reference)
-    if not names_file(reference):  # it would be searched in ./evaluators, which may contain any code
+    if not is_file_name(reference):  # it would be searched in ./evaluators, which may contain any code
         raise PluginError(
             f"the run names the evaluator {reference!r}: expected bundled:NAME, entry:NAME or a path to a .py file; "
             "say which it is: --evaluator NAME or PATH"
@@ -338,14 +345,14 @@ def _allowed_strategy(manifest: Manifest, user: Consent, moved_to: str | None) -
     """Return the name of a run's strategy, or the path that the user gave or allowed."""
     name = manifest.strategy
     if moved_to is not None:
-        if not names_file(name):
+        if not is_file_name(name):
             raise OptionError(
                 f"--strategy {moved_to}: the run's strategy {name} is no file that can move; leave it out"
             )
         find_strategy(moved_to)
         _remember_file(Path(moved_to))
         return moved_to
-    if not names_file(name):
+    if not is_file_name(name):
         return name
     path, remedy = Path(name), "say --trust, or --strategy PATH (from Python: trust=True)"
     return str(_allowed(path, "strategy", user, remedy, "or say where it is now: --strategy PATH"))

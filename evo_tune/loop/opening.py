@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, Task, open_slots, plan, sweep
+from evo_tune.dispatch import AUTO, CPU, Cluster, MemoryForecast, Plan, Slot, Task, open_slots, plan, remove_stale_files
 from evo_tune.forecast import MIN_RESULTS, RunForecast, forecast_run
 from evo_tune.forecast.timing import Pace, Timing, time_trainings
 from evo_tune.genome.space import SearchSpace
@@ -106,7 +106,7 @@ def _opened(run: Run, session: SessionSettings, evaluator: BoundEvaluator, space
         if forecast is None:
             planned = plan_for(session.but(per_device=1), manifest.threads, manifest.options)
     task = _task(run, evaluator)
-    sweep(task.trials_folder)  # this process has the run's lock, so these files belong to dead processes
+    remove_stale_files(task.trials_folder)  # this process has the run's lock, so these files belong to dead processes
     slots = open_slots(task, planned, session.timeout, session.retries, cluster, forecast)
     order, lag = manifest.settings.order, manifest.settings.lag
     if order == "proposal" and len(slots) > lag + 1:
@@ -152,10 +152,10 @@ def _ranks(options: Mapping[str, Any]) -> int:
     return ranks if isinstance(ranks, int) and ranks > 1 else 1
 
 
-def _forecast(run: Run, evaluator: BoundEvaluator, space: SearchSpace, planned: Plan) -> Forecast | None:
+def _forecast(run: Run, evaluator: BoundEvaluator, space: SearchSpace, planned: Plan) -> MemoryForecast | None:
     """Return the forecast of a genome's GPU memory from all measurements; None if memory cannot be shared."""
     lacking = ""
-    forecast = Forecast(evaluator.estimate)
+    forecast = MemoryForecast(evaluator.estimate)
     if not planned.memory:
         lacking = "nvidia-smi does not report the memory of each GPU"
     elif forecast.needed(space.default()) is None:

@@ -39,7 +39,7 @@ from evo_tune.loop.driving import Interrupts
 from evo_tune.loop.limits import GENERATIONS
 from evo_tune.loop.opening import plan_for, slots_for
 from evo_tune.options.declare import AUTO
-from evo_tune.plugins.cost import Cost, Measured, budgets_of
+from evo_tune.plugins.cost import Cost, TimedGenome, budgets_of
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.rules.fidelity import rungs_that_pay
 from evo_tune.settings import RunSettings, SessionSettings
@@ -256,7 +256,7 @@ def affordable(slots: int, planning: float, session: SessionSettings, seconds: f
 def needs_cost(evaluator: BoundEvaluator) -> bool:
     """Return whether the budget of a training is in time, and the cost of a step is still to be measured."""
     options = evaluator.options
-    able = TIMING in evaluator.plugin.supports and evaluator.tells_work and "cost" in options
+    able = TIMING in evaluator.plugin.supports and evaluator.declares_work and "cost" in options
     if not able or options["cost"] or options.get("ranks", 1) != 1:
         return False
     return set(budgets_of(options)) <= {"seconds"}
@@ -311,7 +311,7 @@ def _cost(evaluator: BoundEvaluator, genomes: Sequence[Genome], found: _Timed) -
     rows = {at: row for at, row in found.rows.items() if row.get("step", 0.0) > 0.0}
     if not rows:
         return None
-    timed = {at: Measured(evaluator.work(genomes[at]), row["step"], row["judging"]) for at, row in rows.items()}
+    timed = {at: TimedGenome(evaluator.work(genomes[at]), row["step"], row["judging"]) for at, row in rows.items()}
     # The default counts several times: it is trained in every run, and the best genomes are often like it.
     default = [timed[0]] * (DEFAULT_COUNTS - 1) if 0 in timed else []
     return Cost.fit([*timed.values(), *default], found.device, evaluator.plugin.cpu_costs)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.options.declare import Option, checked, declared_in, members
+from evo_tune.options.declare import Option, dataclass_options, union_members, validate_declaration
 
-Group = TypeVar("Group")
+OptionsT = TypeVar("OptionsT")
 
 
 def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
@@ -28,7 +28,7 @@ def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
         OptionError: A type cannot be read or cannot be typed by a user, or a default is not plain data.
     """
     if isinstance(declared, type):
-        return dict(declared_in(declared))
+        return dict(dataclass_options(declared))
     parameters = inspect.signature(declared).parameters.values()
     return {p.name: _option_of(declared, p) for p in parameters if p.kind is p.KEYWORD_ONLY}
 
@@ -44,7 +44,7 @@ def _option_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Op
             wanted = eval(wanted, getattr(function, "__globals__", {}))
         except Exception as error:
             raise OptionError(f"option {parameter.name}: cannot read its type {wanted!r}: {error}") from error
-    return checked(Option(parameter.name, wanted, default))
+    return validate_declaration(Option(parameter.name, wanted, default))
 
 
 def _type_of(default: Any) -> type:
@@ -54,7 +54,7 @@ def _type_of(default: Any) -> type:
     return next((kind for kind in (Path, float) if isinstance(default, kind)), type(default))
 
 
-def build(kind: type[Group], given: Mapping[str, Any], owner: str, flag: str) -> Group:
+def build(kind: type[OptionsT], given: Mapping[str, Any], owner: str, flag: str) -> OptionsT:
     """Return a dataclass of options made from the values that a user gave.
 
     Args:
@@ -94,13 +94,15 @@ def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, fl
     for name in given:
         if name not in options:
             known = ", ".join(options) or "none"
-            raise OptionError(f"{owner} has no option {name!r}{suggest(str(name), options)}: expected one of {known}")
+            raise OptionError(
+                f"{owner} has no option {name!r}{did_you_mean(str(name), options)}: expected one of {known}"
+            )
     bound = {}
     for name, option in options.items():
         if name in given:
             bound[name] = _bound(given[name], option, owner, flag)
         elif option.required:
-            raise OptionError(f"{owner} needs {typed(flag, name, '…')} ({option.kind})")
+            raise OptionError(f"{owner} needs {as_user_types(flag, name, '…')} ({option.kind})")
         else:
             bound[name] = option.default
     return bound
@@ -121,17 +123,17 @@ def _bound(given: Any, option: Option, owner: str, flag: str) -> Any:
 
 
 def _refused(name: str, value: object, expected: str, owner: str, flag: str) -> OptionError:
-    given = typed(flag, name, value)
+    given = as_user_types(flag, name, value)
     given = given if len(given) <= LONGEST else f"{given[:LONGEST]}…"
     return OptionError(f"{given}: expected {expected} (an option of {owner})")
 
 
-def typed(flag: str, name: str, value: object) -> str:
+def as_user_types(flag: str, name: str, value: object) -> str:
     """Return an option as a user types it: '-o steps=5', or '--max-slots 5' where the flag is '--'."""
     return f"--{name.replace('_', '-')} {value}" if flag == "--" else f"{flag} {name}={value}"
 
 
-def call_with(function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
+def call_with_declared(function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
     """Call a function with the options that it declares; with all of them if it takes **kwargs.
 
     Args:
@@ -164,7 +166,7 @@ def split_assignments(texts: typing.Iterable[str], flag: str) -> dict[str, str]:
     return found
 
 
-def suggest(name: str, known: typing.Iterable[str]) -> str:
+def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
     """Return ' (did you mean …?)' if a known name is close, else an empty text."""
     import difflib
 
@@ -173,8 +175,8 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
 
 
 def _convert(value: Any, wanted: Any) -> Any:
-    if members(wanted) != (wanted,):
-        return _convert_union(value, members(wanted))
+    if union_members(wanted) != (wanted,):
+        return _convert_union(value, union_members(wanted))
     if typing.get_origin(wanted) is Literal:
         for allowed in typing.get_args(wanted):
             if value == allowed or value == str(allowed):

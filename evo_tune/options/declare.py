@@ -114,7 +114,7 @@ class Option:
     def kind(self) -> str:
         """The allowed values in words: 'a number', 'cosine or linear', 'text or none'."""
         if not self.choices:
-            return name_of(self.type)
+            return type_in_words(self.type)
         none = " or none" if _takes(self.type, type(None)) and None not in self.choices else ""
         return " or ".join(map(str, self.choices)) + none
 
@@ -134,7 +134,7 @@ class Option:
             try:
                 self._check_number(value)
             except RecipeError as error:
-                words = [name_of(one) for one in members(self.type) if one not in (bool, int, float)]
+                words = [type_in_words(one) for one in union_members(self.type) if one not in (bool, int, float)]
                 also = f", or {' or '.join(words)}" if words else ""
                 raise RecipeError(self.name, value, error.allowed + also) from None
         elif not _takes(self.type, type(value)) and not _is_literal(self.type, value):
@@ -166,7 +166,7 @@ class Options:
     """
 
     def __post_init__(self) -> None:
-        for one in declared_in(type(self)).values():
+        for one in dataclass_options(type(self)).values():
             one.check(getattr(self, one.name))
         for group in reversed(type(self).__mro__):
             if "check" in vars(group):
@@ -188,7 +188,7 @@ class Options:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-def declared_in(group: type[Any]) -> Mapping[str, Option]:
+def dataclass_options(group: type[Any]) -> Mapping[str, Option]:
     """Return the options that a dataclass declares, by name; those of its base classes come first.
 
     Raises:
@@ -216,10 +216,10 @@ def _declared(group: type, field: dataclasses.Field[Any], wanted: Any) -> Option
     described = [one for one in owners if one.__doc__ and not one.__doc__.startswith(f"{one.__name__}(")]
     title = (described[-1].__doc__ or "").strip().partition("\n")[0].rstrip(".") if described else ""
     known["choices"] = known.get("choices") or _literals(wanted)
-    return checked(Option(field.name, wanted, default, **known, group=title))
+    return validate_declaration(Option(field.name, wanted, default, **known, group=title))
 
 
-def checked(one: Option) -> Option:
+def validate_declaration(one: Option) -> Option:
     """Return an option with its default as plain data, after a check that its values can be typed and saved.
 
     Raises:
@@ -237,44 +237,44 @@ def checked(one: Option) -> Option:
         )
     if not _is_known(one.type):
         raise OptionError(
-            f"option {one.name}: its type {name_of(one.type)} is none that can be typed: expected bool, int, float, "
-            "str, Path, Literal[…], or several of them with |"
+            f"option {one.name}: its type {type_in_words(one.type)} is none that can be typed: expected bool, int, "
+            "float, str, Path, Literal[…], or several of them with |"
         )
     return dataclasses.replace(one, default=default)
 
 
-def members(wanted: Any) -> tuple[Any, ...]:
+def union_members(wanted: Any) -> tuple[Any, ...]:
     """Return the members of a union, or the type itself if it is not a union."""
     return typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
 
 
 def _takes(wanted: Any, kind: type) -> bool:
-    return kind in members(wanted) or (kind is str and Path in members(wanted))
+    return kind in union_members(wanted) or (kind is str and Path in union_members(wanted))
 
 
 def _is_literal(wanted: Any, value: Any) -> bool:
-    literals = [one for one in members(wanted) if typing.get_origin(one) is Literal]
+    literals = [one for one in union_members(wanted) if typing.get_origin(one) is Literal]
     return any(type(value) is type(one) and value == one for literal in literals for one in typing.get_args(literal))
 
 
 def _literals(wanted: Any) -> tuple[Any, ...]:
     """Return the values of a Literal, alone or in a union with None; else nothing."""
-    kinds = [one for one in members(wanted) if one is not type(None)]
+    kinds = [one for one in union_members(wanted) if one is not type(None)]
     return typing.get_args(kinds[0]) if len(kinds) == 1 and typing.get_origin(kinds[0]) is Literal else ()
 
 
 def _is_known(wanted: Any) -> bool:
     if typing.get_origin(wanted) is Literal:
         return all(type(allowed) in TYPES for allowed in typing.get_args(wanted))
-    if members(wanted) != (wanted,):
-        return all(map(_is_known, members(wanted)))
+    if union_members(wanted) != (wanted,):
+        return all(map(_is_known, union_members(wanted)))
     return isinstance(wanted, type) and wanted in TYPES
 
 
-def name_of(wanted: Any) -> str:
+def type_in_words(wanted: Any) -> str:
     """Return a name in words for the values of a type."""
-    if members(wanted) != (wanted,):
-        return " or ".join(map(name_of, members(wanted)))
+    if union_members(wanted) != (wanted,):
+        return " or ".join(map(type_in_words, union_members(wanted)))
     origin = typing.get_origin(wanted)
     if origin is Literal:
         return " or ".join(str(allowed) for allowed in typing.get_args(wanted))

@@ -49,13 +49,13 @@ def local_sources(path: Path) -> list[Path]:
         here = waiting.pop()
         if here not in found and (here == path or package not in here.parents):
             found.add(here)
-            for base in _imported_bases(here, folders):
+            for base in _import_candidates(here, folders):
                 files = (base.with_name(f"{base.name}.py"), base / "__init__.py")
                 waiting += [file for file in files if file.is_file()]
     return sorted(found)
 
 
-def _imported_bases(path: Path, folders: list[Path]) -> set[Path]:
+def _import_candidates(path: Path, folders: list[Path]) -> set[Path]:
     """Return the possible paths, without suffix, of the modules that a file imports, and of their packages."""
     own, above = package_of(path)
     try:

@@ -22,10 +22,10 @@ from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate
 from evo_tune.genome.values import Genome
-from evo_tune.options.binding import bind, options_of, suggest
+from evo_tune.options.binding import bind, did_you_mean, options_of
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.scripts.script import Script, Words, parse_patterns, parse_progress
+from evo_tune.plugins.scripts.script import CommandTemplate, Script, parse_patterns, parse_progress
 from evo_tune.text import one_line
 
 COMMAND = "command"
@@ -76,7 +76,7 @@ def command_evaluator(
         raise PluginError(f"the command has {len(text)} characters: expected at most {LONGEST}; put it into a script")
     evaluate = _evaluate_of(text)
     known = bind(options or {}, options_of(evaluate), "a command", "-o")
-    words = Words(text, known["shell"])
+    words = CommandTemplate(text, known["shell"])
     if not words.genes:
         raise PluginError(
             f"the command {one_line(text, 100)!r} has no placeholder: expected one for each gene, such as --lr {{lr}}"
@@ -136,7 +136,7 @@ def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any],
         "resume": "",
     }
     shell = options.get("shell") is True
-    words = Words(text, shell)
+    words = CommandTemplate(text, shell)
     put = words.put({**given, **candidate.genome})
     make = f"mkdir -p {folder} && " if "folder" in words.names else ""
     return make + (put[0] if shell else shlex.join(put))
@@ -157,7 +157,7 @@ def _no_space() -> SearchSpace:
     )
 
 
-def _check_program(words: Words) -> None:
+def _check_program(words: CommandTemplate) -> None:
     """Refuse a program, or a script of an interpreter, that does not exist.
 
     Raises:
@@ -174,7 +174,7 @@ def _check_program(words: Words) -> None:
     script = _script(words.words)
     if script is not None and not os.path.exists(script):
         folder = os.path.dirname(script) or "."
-        near = suggest(os.path.basename(script), os.listdir(folder) if os.path.isdir(folder) else [])
+        near = did_you_mean(os.path.basename(script), os.listdir(folder) if os.path.isdir(folder) else [])
         raise PluginError(
             f"there is no script {one_line(script, 100)!r}{near}: expected a file, by its path from "
             f"{one_line(os.getcwd(), 200)}, where evo-tune runs"
@@ -203,21 +203,21 @@ def _script(words: Sequence[str]) -> str | None:
     return None
 
 
-def _parts(words: Words) -> list[str]:
+def _parts(words: CommandTemplate) -> list[str]:
     try:
         return shlex.split(words.text)
     except ValueError:  # text of a shell
         return words.text.split()
 
 
-def _name(words: Words) -> str:
+def _name(words: CommandTemplate) -> str:
     """Return a short name: that of the first file with a suffix, or of the program."""
     names = [Path(part).name for part in _parts(words)]
     script = next((name for name in names if re.fullmatch(r"[\w.-]+\.[A-Za-z]{1,3}", name)), names[0])
     return Path(script).stem or COMMAND
 
 
-def _files(words: Words) -> list[Path]:
+def _files(words: CommandTemplate) -> list[Path]:
     """Return the files in a command that may be code, whose change changes results."""
     parts = _parts(words)
     modules = [f"{after.replace('.', '/')}.py" for one, after in pairwise(parts) if one == "-m"]

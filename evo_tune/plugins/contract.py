@@ -23,7 +23,7 @@ SUPPORTS = ("budget", "curve", "timing")
 AS_COMMAND = "; a script is run by its command, such as 'python train.py --lr {lr}'"
 """Hint for a file that is no evaluator."""
 
-CALLED = ("command", "function")
+WITHOUT_OBJECTIVES = ("command", "function")
 """Origins of evaluators whose genes and objectives come from the caller."""
 
 
@@ -40,14 +40,14 @@ def check_shape(module: ModuleType, path: Path, origin: str) -> None:
     """
 
     def refuse(name: str, text: str) -> PluginError:
-        return PluginError(f"{where_given(path, name)}: {text}")
+        return PluginError(f"{definition_location(path, name)}: {text}")
 
     for name, example in (("SPACE", "SPACE = SearchSpace(…)"), ("OBJECTIVES", "OBJECTIVES = [Minimize(…)]")):
         if not hasattr(module, name):
             raise PluginError(f"{path}: expected {example}, found no {name}; `evo-tune new` shows one{AS_COMMAND}")
     if not callable(getattr(module, "evaluate", None)):
         raise PluginError(f"{path}: expected a function evaluate(genome, context), found none")
-    count = len(positional(module.evaluate))
+    count = len(positional_parameters(module.evaluate))
     if count not in (2, 3):
         raise refuse(
             "evaluate",
@@ -55,23 +55,23 @@ def check_shape(module: ModuleType, path: Path, origin: str) -> None:
             "evaluate(genome, context, options: Options)",
         )
     objectives = module.OBJECTIVES
-    well_formed = isinstance(objectives, Sequence) and (objectives or origin in CALLED)
+    well_formed = isinstance(objectives, Sequence) and (objectives or origin in WITHOUT_OBJECTIVES)
     if not well_formed or not all(isinstance(objective, Objective) for objective in objectives):
         raise refuse("OBJECTIVES", f"OBJECTIVES is {objectives!r}: expected a list of Minimize(…), Maximize(…)")
     if not isinstance(module.SPACE, SearchSpace) and not callable(module.SPACE):
         raise refuse("SPACE", f"SPACE is {module.SPACE!r}: expected a SearchSpace(…)")
     metrics = getattr(module, "METRICS", {})
-    if not _is_texts(metrics):
+    if not _is_text_dict(metrics):
         raise refuse("METRICS", f"METRICS is {metrics!r}: expected a dict of metric name to unit ('' for none)")
     tests = getattr(module, "TEST", {})
-    if not _is_texts(tests) or not all(name for pair in tests.items() for name in pair):
+    if not _is_text_dict(tests) or not all(name for pair in tests.items() for name in pair):
         raise refuse(
             "TEST",
             f"TEST is {tests!r}: expected a dict of metric names to those of the same on the test set, such as "
             "{'val_loss': 'test_loss'}",
         )
     for name in [*tests, *(objective.metric for objective in objectives)]:
-        if is_test(name, tests):
+        if is_test_metric(name, tests):
             raise refuse(
                 "TEST",
                 f"{name} is of the test set, which no search may see: expected an objective of the validation set, and "
@@ -96,11 +96,11 @@ def check_shape(module: ModuleType, path: Path, origin: str) -> None:
         )
 
 
-def _is_texts(given: Any) -> bool:
-    return isinstance(given, Mapping) and all(isinstance(text, str) for pair in given.items() for text in pair)
+def _is_text_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
 
 
-def is_test(name: str, tests: Mapping[str, str]) -> bool:
+def is_test_metric(name: str, tests: Mapping[str, str]) -> bool:
     """Return whether a metric is of the test set: named in TEST, or 'test_…' if there is a TEST."""
     return name in tests.values() or (bool(tests) and name.startswith("test_"))
 
@@ -115,13 +115,13 @@ def is_number(value: Any) -> bool:
 
 
 @lru_cache(maxsize=256)  # estimates of proposals ask each time
-def positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def positional_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Return the parameters of a function that can be given by position."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [one for one in inspect.signature(function).parameters.values() if one.kind in kinds]
+    return [parameter for parameter in inspect.signature(function).parameters.values() if parameter.kind in kinds]
 
 
-def where_given(path: Path, name: str) -> str:
+def definition_location(path: Path, name: str) -> str:
     """Return FILE:LINE of the statement that defines a module-level name; FILE if there is none."""
     line = 0
     for node in ast.parse(path.read_bytes()).body:
@@ -131,7 +131,7 @@ def where_given(path: Path, name: str) -> str:
     return f"{path}:{line}" if line else str(path)
 
 
-def where_of(error: BaseException, path: Path) -> str:
+def error_location(error: BaseException, path: Path) -> str:
     """Return FILE:LINE of the last frame of an error in a plug-in's file; FILE if there is none."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
         return f"{error.filename}:{error.lineno}"
@@ -139,7 +139,7 @@ def where_of(error: BaseException, path: Path) -> str:
     return f"{path}:{lines[-1]}" if lines else str(path)
 
 
-def what_of(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return the message of an error in one line, with its class unless it is an error of evo-tune."""
     if isinstance(error, EvoTuneError):
         return str(error)

@@ -53,7 +53,7 @@ def budgets_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Measured:
+class TimedGenome:
     """A timed genome.
 
     Args:
@@ -82,7 +82,7 @@ class Cost:
     judging: float = 0.0
 
     @classmethod
-    def fit(cls, points: Sequence[Measured], device: str, cpu_costs: Mapping[str, float]) -> Cost:
+    def fit(cls, points: Sequence[TimedGenome], device: str, cpu_costs: Mapping[str, float]) -> Cost:
         """Return the costs that explain some timed genomes with the smallest relative errors.
 
         The logarithm of each cost has a normal prior, so a few genomes are enough. On a CPU its mean is `cpu_costs`
@@ -103,11 +103,11 @@ class Cost:
         shares = (work / seconds[:, None]).T  # units in a second, if this kind of work took all of it
         equal = [1.0 / (len(names) * share[share > 0].mean()) for share in shares]
         usual = [cpu_costs[name] if one else each for name, one, each in zip(names, known, equal, strict=True)]
-        each = _fitted(work, seconds, np.array(usual), np.where(known, KNOWN, UNKNOWN))
+        each = fit_costs(work, seconds, np.array(usual), np.where(known, KNOWN, UNKNOWN))
         cost = cls({name: float(f"{one:.6g}") for name, one in zip(names, each, strict=True)}, judging=1.0)
         overhead = np.array([[1.0, cost.overhead(point.work)] for point in points])
         judging = np.array([point.judging for point in points])
-        start, factor = _fitted(overhead, judging, np.array(OVERHEAD), np.array([UNKNOWN, KNOWN]))
+        start, factor = fit_costs(overhead, judging, np.array(OVERHEAD), np.array([UNKNOWN, KNOWN]))
         return cls(cost.each, float(f"{start:.6g}"), float(f"{factor:.6g}"))
 
     def step(self, work: Work) -> float:
@@ -134,10 +134,10 @@ class Cost:
         Raises:
             OptionError: The text was not made by `text`.
         """
-        return _parsed(text)
+        return parse_cost(text)
 
 
-def _fitted(work: Array, seconds: Array, usual: Array, spread: Array) -> Array:
+def fit_costs(work: Array, seconds: Array, usual: Array, spread: Array) -> Array:
     """Return costs of work, above 0, by Gauss-Newton in their logarithms.
 
     Args:
@@ -167,7 +167,12 @@ def _fitted(work: Array, seconds: Array, usual: Array, spread: Array) -> Array:
 
 
 @lru_cache(maxsize=16)  # read at each estimate of a genome
-def _parsed(text: str) -> Cost:
+def parse_cost(text: str) -> Cost:
+    """Return the costs from the value of an option, as `Cost.text` writes it.
+
+    Raises:
+        OptionError: The text was not made by `Cost.text`.
+    """
     wrong = OptionError(f"-o cost={text[:60]}: expected the costs that a run measured, as its manifest has them")
     try:
         data = json.loads(text)

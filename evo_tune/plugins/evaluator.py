@@ -29,18 +29,18 @@ from evo_tune.genome.notation import parse_gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
-from evo_tune.options.binding import bind, call_with, options_of
+from evo_tune.options.binding import bind, call_with_declared, options_of
 from evo_tune.options.declare import AUTO, Option, Options
 from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.contract import (
     check_shape,
+    definition_location,
+    error_location,
+    error_text,
     is_number,
-    is_test,
-    positional,
-    what_of,
-    where_given,
-    where_of,
+    is_test_metric,
+    positional_parameters,
 )
 from evo_tune.text import one_line
 
@@ -71,7 +71,7 @@ class Evaluator:
         try:
             self.options  # noqa: B018
         except OptionError as error:
-            raise PluginError(f"{where_given(self.path, 'evaluate')}: {error}") from None
+            raise PluginError(f"{definition_location(self.path, 'evaluate')}: {error}") from None
 
     @cached_property
     def hash(self) -> str:
@@ -123,9 +123,9 @@ class Evaluator:
 
     def is_test(self, name: str) -> bool:
         """Return whether a metric is of the test set: named in TEST, or 'test_…' if there is a TEST."""
-        return is_test(name, self.tests)
+        return is_test_metric(name, self.tests)
 
-    def check_shown(self, what: str, name: str) -> None:
+    def check_not_test_metric(self, what: str, name: str) -> None:
         """Refuse a metric of the test set where a search would see it.
 
         Args:
@@ -156,7 +156,7 @@ class Evaluator:
         Raises:
             OptionError: The third parameter of `evaluate` is annotated with something else.
         """
-        given = positional(self.module.evaluate)
+        given = positional_parameters(self.module.evaluate)
         if len(given) < 3:
             return None
         wanted = given[2].annotation
@@ -286,7 +286,7 @@ class BoundEvaluator:
         if not isinstance(space, SearchSpace) and callable(space):
             space = self._call(space)
         if not isinstance(space, SearchSpace):
-            where = where_given(self.plugin.path, "SPACE")
+            where = definition_location(self.plugin.path, "SPACE")
             raise PluginError(f"{where}: SPACE gives {space!r}: expected a SearchSpace")
         return space
 
@@ -318,8 +318,10 @@ class BoundEvaluator:
         """
         values = self.values if values is None else values
         if self.plugin.options_type is None:
-            return self._call_with_location(call_with, function, values, *args)
-        return self._call_with_location(function, *args, *([values] if len(positional(function)) > len(args) else []))
+            return self._call_with_location(call_with_declared, function, values, *args)
+        return self._call_with_location(
+            function, *args, *([values] if len(positional_parameters(function)) > len(args) else [])
+        )
 
     def _call_with_location(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -327,7 +329,7 @@ class BoundEvaluator:
         except EvoTuneError:
             raise
         except Exception as error:
-            raise PluginError(f"{where_of(error, self.plugin.path)}: {what_of(error)}") from error
+            raise PluginError(f"{error_location(error, self.plugin.path)}: {error_text(error)}") from error
 
     def fingerprint(self) -> str:
         """Return the identity of the data; '' if the file declares none."""
@@ -368,11 +370,11 @@ class BoundEvaluator:
         known = self._call(function, dict(genome), values=self._of(genome))
         if isinstance(known, Mapping) and all(is_number(value) for value in known.values()):
             return dict(known)
-        where, what = where_given(self.plugin.path, name), one_line(f"{name} gives {known!r}")
+        where, what = definition_location(self.plugin.path, name), one_line(f"{name} gives {known!r}")
         raise PluginError(f"{where}: {what}: expected a dict of metric names to numbers")
 
     @property
-    def tells_work(self) -> bool:
+    def declares_work(self) -> bool:
         """Whether the file declares the work of a step."""
         return hasattr(self.plugin.module, "work")
 

@@ -26,10 +26,10 @@ from typing import Any, get_origin
 
 from evo_tune.errors import EvoTuneError, PluginError
 from evo_tune.genome.genes import Gene
-from evo_tune.options.binding import build, options_of, suggest
+from evo_tune.options.binding import build, did_you_mean, options_of
 from evo_tune.plugins.code import local_sources, package_of, source_hash
 from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
-from evo_tune.plugins.contract import AS_COMMAND, what_of, where_of
+from evo_tune.plugins.contract import AS_COMMAND, error_location, error_text
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, function_evaluator
 from evo_tune.plugins.strategy import Strategy
@@ -37,18 +37,18 @@ from evo_tune.trust.decide import is_identifier
 
 __all__ = [
     "COMMAND",
+    "file_being_imported",
     "find_evaluator",
     "find_strategy",
-    "importing",
     "install_command",
     "is_command",
+    "is_file_name",
     "list_evaluators",
     "list_strategies",
     "load_evaluator",
     "load_function",
     "local_sources",
     "make_strategy",
-    "names_file",
     "package_of",
     "source_hash",
     "working_strategies",
@@ -64,13 +64,13 @@ STRATEGIES = "evo_tune.strategies"
 """Entry point groups; the value of an entry point is a module."""
 
 
-def bundled_evaluators() -> Path:
+def bundled_folder() -> Path:
     """Return the folder of the bundled evaluators: inside the package of a wheel, or next to it in a checkout."""
     inside = PACKAGE / "evaluators"
     return inside if inside.is_dir() else PACKAGE.parent / "evaluators"
 
 
-def names_file(name: str) -> bool:
+def is_file_name(name: str) -> bool:
     """Return whether a name without a prefix ('bundled:', 'entry:') is the path of a file."""
     return name.endswith(".py") or os.sep in name
 
@@ -96,7 +96,7 @@ def find_evaluator(
     if kind == "bundled":
         if not is_identifier(rest):
             raise PluginError(f"there is no bundled evaluator {rest!r}: expected a plain name, or a path to a .py file")
-        return load_evaluator(bundled_evaluators() / f"{rest}.py", f"bundled:{rest}", "bundled")
+        return load_evaluator(bundled_folder() / f"{rest}.py", f"bundled:{rest}", "bundled")
     if kind == "entry":
         installed = _entry_points(EVALUATORS)
         if rest not in installed:
@@ -107,7 +107,7 @@ def find_evaluator(
         return load_evaluator(installed[rest], name, "entry point")
     if is_command(name):  # after the prefixes, with which a saved run names installed code
         return command_evaluator(name, genes, options)
-    if names_file(name):
+    if is_file_name(name):
         return load_evaluator(Path(name).absolute(), name, "file")
     same = [(path, origin) for found, path, origin in _evaluator_files() if found == name]
     if same:
@@ -122,7 +122,7 @@ def find_evaluator(
     if os.path.exists(name):
         hint = f"give data as -o data={name}, or let `evo-tune auto {name}` choose the evaluator"
     raise PluginError(
-        f"there is no evaluator {name!r}{suggest(name, known)}: expected a path to a .py file or one of "
+        f"there is no evaluator {name!r}{did_you_mean(name, known)}: expected a path to a .py file or one of "
         f"{', '.join(known)}; {hint}"
     )
 
@@ -145,7 +145,7 @@ def list_evaluators() -> list[tuple[str, str, Path, str]]:
 def _evaluator_files() -> Iterator[tuple[str, Path, str]]:
     """Yield (name, path, origin) of every evaluator in the order of the search path."""
     local = Path("evaluators")
-    bundled = bundled_evaluators()
+    bundled = bundled_folder()
     if local.is_dir() and local.resolve() != bundled.resolve():
         for path in _python_files(local):
             yield path.stem, path, "file"
@@ -175,7 +175,7 @@ def _entry_points(group: str) -> dict[str, Path]:
                 spec = importlib.util.find_spec(entry.module)
             reason = "no such module"
         except Exception as error:  # this imports the parent package
-            spec, reason = None, what_of(error)
+            spec, reason = None, error_text(error)
         if spec is not None and spec.origin is not None:
             found[entry.name] = Path(spec.origin)
         else:
@@ -242,7 +242,7 @@ def load_function(path: Path, reference: Reference, genes: Mapping[str, Gene] | 
     return function_evaluator(reference, path.absolute(), vars(module), None, genes)
 
 
-def importing() -> Path | None:
+def file_being_imported() -> Path | None:
     """Return the file of the plug-in that is being imported; None if there is none."""
     return _importing[-1] if _importing else None
 
@@ -315,7 +315,9 @@ def _execute(path: Path, name: str, kind: str) -> ModuleType:
         if isinstance(error, KeyboardInterrupt):
             raise
         hint = AS_COMMAND if kind == "evaluator" and not _mentions_space(path) else ""
-        raise PluginError(f"{where_of(error, path)}: {what_of(error)}; the {kind} cannot be imported{hint}") from error
+        raise PluginError(
+            f"{error_location(error, path)}: {error_text(error)}; the {kind} cannot be imported{hint}"
+        ) from error
     finally:
         _importing.pop()
     return module
@@ -334,7 +336,7 @@ def find_strategy(name: str) -> type[Strategy]:
     Raises:
         PluginError: There is no such strategy, or it is broken.
     """
-    if names_file(name):
+    if is_file_name(name):
         return _strategy_class(_load(Path(name), "strategy", named=True), name)
     builtin = _builtin_strategies()
     if name in builtin:
@@ -344,7 +346,7 @@ def find_strategy(name: str) -> type[Strategy]:
         return _strategy_class(_load(installed[name], "strategy", named=False), name)
     known = sorted({*builtin, *installed})
     raise PluginError(
-        f"there is no strategy {name!r}{suggest(name, known)}: expected a path to a .py file or one of "
+        f"there is no strategy {name!r}{did_you_mean(name, known)}: expected a path to a .py file or one of "
         f"{', '.join(known)}"
     )
 
@@ -404,7 +406,7 @@ def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
     except EvoTuneError:
         raise
     except Exception as error:  # a method is missing, or its __post_init__ raised
-        raise PluginError(f"strategy {name} cannot be made: {what_of(error)}") from error
+        raise PluginError(f"strategy {name} cannot be made: {error_text(error)}") from error
 
 
 def _builtin_strategies() -> list[str]:

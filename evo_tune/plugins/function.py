@@ -145,7 +145,9 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(inner)
 
 
-def sent(function: Callable[..., Any], space: SearchSpace | None) -> tuple[Reference, Path, Mapping[str, Any]]:
+def prepare_for_workers(
+    function: Callable[..., Any], space: SearchSpace | None
+) -> tuple[Reference, Path, Mapping[str, Any]]:
     """Prepare a function for workers: return its reference, its file, and the names in the file.
 
     Args:
@@ -174,7 +176,7 @@ def sent(function: Callable[..., Any], space: SearchSpace | None) -> tuple[Refer
     return Reference(name, other, ""), path, _names_of(function)
 
 
-def again(function: Callable[..., Any], reference: Reference, genes: Mapping[str, Gene]) -> SearchSpace:
+def space_of_saved_run(function: Callable[..., Any], reference: Reference, genes: Mapping[str, Gene]) -> SearchSpace:
     """Return the search space of a saved run that the user resumes with a function.
 
     Args:

@@ -21,7 +21,7 @@ from evo_tune.options.declare import Options, option
 
 
 @dataclass(frozen=True)
-class Seen:
+class GenomeResults:
     """Results of the genomes of a run after partial and full trainings.
 
     Args:
@@ -84,7 +84,7 @@ class Strategy(Options, ABC):
     needs: ClassVar[Mapping[str, str]] = {}
     """Packages that evo-tune does not install and that it imports inside its functions; for each, what pip installs."""
 
-    def learn(self, seen: Seen, space: SearchSpace) -> Prospects | None:
+    def learn(self, seen: GenomeResults, space: SearchSpace) -> Prospects | None:
         """Return predictions from partial trainings, a pure function of the arguments; None with too few results."""
         del seen, space
         return None

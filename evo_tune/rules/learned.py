@@ -21,7 +21,7 @@ from evo_tune.genome.history import GrowingArray, History
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.genome.view import genome_table
-from evo_tune.plugins.strategy import Prospects, Seen, Strategy
+from evo_tune.plugins.strategy import GenomeResults, Prospects, Strategy
 from evo_tune.rules.fidelity import PROMOTION_MARGIN, share_to_keep
 from evo_tune.rules.promotions import Rungs, promotion_of
 
@@ -54,7 +54,7 @@ def fit_prospects(history: History, rungs: Sequence[float], strategy: Strategy) 
     return memo.found
 
 
-def partial_results(history: History, rungs: Sequence[float]) -> Seen | None:
+def partial_results(history: History, rungs: Sequence[float]) -> GenomeResults | None:
     """Return the ranks of a run's genomes at each rung. The run has one objective; rows are those of its ledger.
 
     Returns:
@@ -75,7 +75,7 @@ def partial_results(history: History, rungs: Sequence[float]) -> Seen | None:
     failed = ~alive
     places[failed] = math.nan
     places[failed, -1] = alive.sum() + (failed.sum() + 1) / 2
-    return Seen(tuple(rungs), places, ledger.births.get(count)[:, 0], history.proposed_units)
+    return GenomeResults(tuple(rungs), places, ledger.births.get(count)[:, 0], history.proposed_units)
 
 
 def next_model_promotion(rungs: Rungs, prospects: Prospects, promoted: set[tuple[str, float]]) -> Proposal | None:

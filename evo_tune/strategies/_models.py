@@ -32,7 +32,7 @@ from evo_tune.genome.history import Lesson
 from evo_tune.genome.importance import rank_correlation, ranks
 from evo_tune.genome.models.gaussian import encode_features
 from evo_tune.genome.models.process import Process
-from evo_tune.plugins.strategy import Seen
+from evo_tune.plugins.strategy import GenomeResults
 
 MAX_FIT_POINTS = 96
 """Maximum number of results that a model is fitted to, which bounds the cost of a proposal in a long run. From 100,
@@ -196,13 +196,13 @@ class FidelityModel:
     """
 
     process: Process
-    seen: Seen
+    seen: GenomeResults
     sizes: np.ndarray
     used: np.ndarray
     best: float
 
     @classmethod
-    def of(cls, seen: Seen, sizes: np.ndarray) -> FidelityModel:
+    def of(cls, seen: GenomeResults, sizes: np.ndarray) -> FidelityModel:
         """Return a process of some results; at least one must be from a full training."""
         used = _choose_results(seen.places)
         rows, shares = np.nonzero(used)

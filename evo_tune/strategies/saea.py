@@ -29,7 +29,7 @@ from evo_tune.genome.models.process import NOISE_MEDIAN, Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.options.declare import option
-from evo_tune.plugins.strategy import Seen, Strategy
+from evo_tune.plugins.strategy import GenomeResults, Strategy
 from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, constraint_factor, success_factor
 from evo_tune.strategies._candidates import (
     MAX_RECENT_TRIALS,
@@ -120,7 +120,7 @@ class SAEA(Strategy):
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         return self._next(history, rng, None)
 
-    def learn(self, seen: Seen, space: SearchSpace) -> FidelityModel | None:
+    def learn(self, seen: GenomeResults, space: SearchSpace) -> FidelityModel | None:
         return FidelityModel.of(seen, unordered_sizes(space)) if len(seen.ids) >= self._first(space) else None
 
     def _first(self, space: SearchSpace) -> int:

@@ -28,7 +28,7 @@ from evo_tune import Minimize
 from evo_tune.dispatch import CPU, Cluster, Plan, Slot, Task, open_slots
 from evo_tune.dispatch.clusters import host as on_host
 from evo_tune.dispatch.clusters.dask_cluster import DaskEngine
-from evo_tune.dispatch.clusters.host import Parcel
+from evo_tune.dispatch.clusters.host import PackedTask
 from evo_tune.errors import OptionError, RunError
 from evo_tune.loop.search import Search
 from evo_tune.plugins.command import command_evaluator
@@ -195,7 +195,7 @@ def test_what_a_killed_parent_left_is_killed_by_the_next_session(task_of, tmp_pa
 def test_a_training_that_nobody_waits_for_is_killed(task_of, monkeypatch, tmp_path):
     monkeypatch.setattr(on_host, "LEASE", 0.5)
     task = task_of("time.sleep(60)\n" + OK)
-    host = on_host.Host(Parcel.of(task), "slot 0", CPU)
+    host = on_host.SlotServer(PackedTask.of(task), "slot 0", CPU)
     began = time.monotonic()
     assert host.run(vars(candidate()), None) is None
     assert time.monotonic() - began < 10
@@ -209,7 +209,7 @@ def test_an_evaluator_that_the_machine_lacks_is_shipped_with_what_it_imports(tas
     (tmp_path / "deep" / "__init__.py").write_text("")
     (tmp_path / "deep" / "more.py").write_text("OTHER = 1.0\n")
     task = task_of("import helper\nfrom deep.more import OTHER\nreturn {'loss': helper.VALUE + OTHER}")
-    parcel = Parcel.of(task)
+    parcel = PackedTask.of(task)
     far = dataclasses.replace(parcel, task=dataclasses.replace(task, path="/nowhere/evaluator.py"))
     there = far.unpack()
     assert Path(there.path).is_file()
@@ -229,7 +229,7 @@ def test_code_is_shipped_only_into_a_folder_of_our_own(task_of, tmp_path, monkey
     """Anyone may write to the temporary folder, and knows where we would go; what is there already is run by nobody."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    parcel = Parcel.of(task_of(OK))
+    parcel = PackedTask.of(task_of(OK))
     far = dataclasses.replace(parcel, task=dataclasses.replace(parcel.task, path="/nowhere/evaluator.py"))
     first = Path(far.unpack().path)
     assert first.parent.stat().st_mode & 0o777 == 0o700
@@ -251,7 +251,7 @@ def test_code_is_shipped_only_into_a_folder_of_our_own(task_of, tmp_path, monkey
 
 @pytest.mark.parametrize("package", ["torch", "python", "evo-tune"])
 def test_another_version_is_an_error_that_names_both(task_of, package):
-    parcel = Parcel.of(task_of(OK))
+    parcel = PackedTask.of(task_of(OK))
     mine = re.escape(parcel.versions[package])
     other = dataclasses.replace(parcel, versions={**parcel.versions, package: "0.0.7"})
     with pytest.raises(RunError, match=rf"has {package} {mine}, the run's own machine 0.0.7"):

@@ -112,9 +112,9 @@ def test_a_gpu_of_a_cluster_that_fails_at_once_gives_no_result_and_is_named(tmp_
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evo_tune.dispatch.clusters.remote.CLOSING", 1.0)
-    monkeypatch.setattr(module, "CLOSING", 1.0)
-    monkeypatch.setattr(module, "ANSWER", 2.0)
+    monkeypatch.setattr("evo_tune.dispatch.clusters.remote.CLOSE_SECONDS", 1.0)
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 1.0)
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 2.0)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -234,6 +234,6 @@ def test_two_runs_of_one_path_leave_each_other_alone(task_of, tmp_path, trials):
 
 
 def test_an_address_whose_scheduler_is_silent_is_an_error(task_of, monkeypatch):
-    monkeypatch.setattr(module, "ANSWER", 0.0)
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.0)
     with nodes({}) as address, pytest.raises(OptionError, match="the Dask scheduler there gives no answer within 0 s"):
         open_slots(task_of("return {'loss': 0.5}"), Plan((CPU,), 1), cluster=Cluster("dask", address))

@@ -9,7 +9,7 @@ import pytest
 from slot_helpers import SMI, answering, listing
 
 from evo_tune.dispatch import CPU, Device, Plan, cpu_count, gpus, inventory, limits, plan, smi
-from evo_tune.dispatch.clusters.host import offer
+from evo_tune.dispatch.clusters.host import list_slot_devices
 from evo_tune.errors import OptionError, RunError
 from evo_tune.loop.search import Search
 
@@ -72,9 +72,9 @@ def test_an_nvidia_smi_that_fails_makes_no_run_a_cpus_in_silence(machine, monkey
     with pytest.raises(OptionError, match=re.escape(f"--devices cuda: {cause}")):
         plan(devices="cuda")
     with pytest.raises(RunError, match=re.escape(cause)):
-        offer(None, 1, 2)
+        list_slot_devices(None, 1, 2)
     assert plan(devices="cpu", slots=1).slots == (CPU,)
-    assert offer("cpu", 1, 1) == [CPU]
+    assert list_slot_devices("cpu", 1, 1) == [CPU]
 
 
 @pytest.mark.parametrize("end", [f"echo '{LOST}'; exit 15", "exec sleep 60"])
@@ -86,7 +86,7 @@ def test_one_broken_card_leaves_the_others_to_the_run_and_is_named(machine, monk
     assert ids(plan(devices="0").slots) == [("cuda:0", "GPU-aaaa")]
     if end.startswith("exec"):
         return  # each call waits for it, and what follows knows no more than that there was no whole answer
-    assert ids(offer("0", 1, 4)) == [("cuda:0", "GPU-aaaa")]
+    assert ids(list_slot_devices("0", 1, 4)) == [("cuda:0", "GPU-aaaa")]
     with pytest.raises(OptionError, match="--devices cuda: nvidia-smi -L"):
         plan(devices="cuda")
     with pytest.raises(OptionError, match=r"there is no GPU '1' \(nvidia-smi -L"):
@@ -186,7 +186,7 @@ def test_cores_are_those_of_affinity_and_quota(monkeypatch, tmp_path, groups, fi
 
 def test_this_machine_has_a_core_and_memory():
     assert cpu_count() >= 1
-    total, free = limits.memory()
+    total, free = limits.host_memory()
     assert 0 < free <= total
 
 
@@ -199,9 +199,9 @@ def test_memory_is_the_least_that_any_cgroup_allows(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{text}\n")
     files = {"root": tmp_path, "system": tmp_path / "meminfo"}
-    assert limits.memory(tmp_path / "proc", **files) == (2_500_000, 1_300_000)
-    assert limits.memory(tmp_path / "none", **files) == (4_096_000, 3_072_000)
-    assert limits.memory(tmp_path / "none", tmp_path, tmp_path / "none") is None
+    assert limits.host_memory(tmp_path / "proc", **files) == (2_500_000, 1_300_000)
+    assert limits.host_memory(tmp_path / "none", **files) == (4_096_000, 3_072_000)
+    assert limits.host_memory(tmp_path / "none", tmp_path, tmp_path / "none") is None
 
 
 @pytest.mark.parametrize(("capability", "precision"), [("8.0", "bf16"), ("10.3", "bf16"), ("7.5", "fp16"), ("", "-")])
@@ -213,7 +213,7 @@ def test_what_is_known_of_a_gpu_is_told(machine, capability, precision):
     assert "GPUs by CUDA_VISIBLE_DEVICES=0,GPU-b" in known.why
     assert [facts.what for facts in inventory(plan(ranks=2)).facts] == ["2 x A GPU"]
     assert any("share its memory (9.0 GiB or more)" in line for line in inventory(plan(per_device="auto")).why)
-    assert inventory(plan(devices="cpu", slots=2)).facts[0].total == limits.memory()[0]
+    assert inventory(plan(devices="cpu", slots=2)).facts[0].total == limits.host_memory()[0]
 
 
 def test_how_each_card_is_used_is_told_with_the_reason(machine):
@@ -279,7 +279,7 @@ def test_a_training_of_several_ranks_has_as_many_gpus_or_cores(machine):
     assert ids(plan(ranks=2).slots) == [("cuda:4+5", "4,5")]
     assert ids(plan(ranks=3, per_device=2).slots) == [("cuda:4+5+GPU-c", "4,5,GPU-c")] * 2
     assert ids(plan(ranks=2, per_device="auto").slots) == [("cuda:4+5", "4,5")]
-    assert ids(offer(None, 1, 4, ranks=2)) == [("cuda:4+5", "4,5")]
+    assert ids(list_slot_devices(None, 1, 4, ranks=2)) == [("cuda:4+5", "4,5")]
     with pytest.raises(OptionError, match="ranks=4 wants 4 GPUs for each training, and this run has 3: give fewer"):
         plan(ranks=4)
     with pytest.raises(OptionError, match=re.escape("--slots 2 is more than 1, which is 1 group(s) of 2 GPUs")):
@@ -288,8 +288,8 @@ def test_a_training_of_several_ranks_has_as_many_gpus_or_cores(machine):
     assert plan(ranks=2).slots == (CPU, CPU)
     assert plan(ranks=8).slots == (CPU,)
     assert plan(slots=3, ranks=2).slots == (CPU,) * 3
-    assert offer(None, 1, 4, ranks=2) == [CPU, CPU]
-    assert offer("cpu", 1, 1, ranks=2) == [CPU]
+    assert list_slot_devices(None, 1, 4, ranks=2) == [CPU, CPU]
+    assert list_slot_devices("cpu", 1, 1, ranks=2) == [CPU]
 
 
 def test_the_worker_of_several_ranks_sees_all_its_gpus(machine, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from slot_helpers import candidate
 
 from evo_tune.dispatch import CPU, Plan, open_slots
-from evo_tune.dispatch.worker import Level
+from evo_tune.dispatch.worker import MemoryLevel
 
 MIB = 2**20
 
@@ -72,5 +72,5 @@ def test_a_worker_whose_memory_comes_back_stays(slot_of):
     ids=["a leak", "two caches", "code for each shape", "what comes back", "a slow leak", "nothing"],
 )
 def test_far_above_the_first_and_still_growing_is_too_much(kept, too_much):
-    level = Level()
+    level = MemoryLevel()
     assert [level.note(bytes * MIB) for bytes in kept] == [bytes * MIB for bytes in too_much]

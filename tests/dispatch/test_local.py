@@ -10,7 +10,7 @@ from slot_helpers import candidate, until, workers
 from evo_tune import dispatch
 from evo_tune.dispatch import CPU, Plan, SlotUnfit, limits, local, open_slots
 from evo_tune.dispatch import process as processes
-from evo_tune.dispatch.process import Lost, Process
+from evo_tune.dispatch.process import Process, WorkerLost
 from evo_tune.errors import OptionError
 
 
@@ -49,7 +49,7 @@ def test_a_pause_costs_one_tick_of_the_timeout(monkeypatch):
     waits = []
     monkeypatch.setattr(process, "gone", lambda: False, raising=False)
     monkeypatch.setattr(process, "_has_reply", lambda seconds: waits.append(seconds), raising=False)
-    with pytest.raises(Lost, match="no result within 5 s: killed"):
+    with pytest.raises(WorkerLost, match="no result within 5 s: killed"):
         process._receive(5.0)
     assert len(waits) == 5
 

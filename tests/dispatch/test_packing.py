@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from slot_helpers import answering, candidate, until
 
 from evo_tune.dispatch import SlotClosed
-from evo_tune.dispatch.packing import CONTEXT, Card, Forecast, SharedCards, SharedSlot
+from evo_tune.dispatch.packing import CONTEXT, Card, MemoryForecast, SharedCards, SharedSlot
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Outcome
 from evo_tune.loop.search import Search
@@ -69,15 +69,15 @@ def test_idle_workers_end_only_where_their_memory_is_needed():
     assert card.admit() == ("a", ("b",)), "the one that has been idle for longest"
 
 
-def forecast_of(*measured: tuple[float, float]) -> Forecast:
+def forecast_of(*measured: tuple[float, float]) -> MemoryForecast:
     """A forecast that has seen trainings: predicted and measured bytes."""
-    forecast = Forecast(lambda genome: {"gpu_memory": genome["x"]})
+    forecast = MemoryForecast(lambda genome: {"gpu_memory": genome["x"]})
     for predicted, took in measured:
         forecast.learn({"x": predicted}, {"peak_memory": took})
     return forecast
 
 
-def set_aside(forecast: Forecast, predicted: float) -> float:
+def set_aside(forecast: MemoryForecast, predicted: float) -> float:
     needed = forecast.needed({"x": predicted})
     assert needed is not None
     return needed - CONTEXT
@@ -88,7 +88,7 @@ def test_until_a_training_was_measured_twice_its_prediction_is_set_aside():
     forecast = forecast_of()
     forecast.learn({"x": 1.0}, {})
     assert set_aside(forecast, 4 * GIB) == 8 * GIB
-    assert Forecast(lambda genome: {"params": 7.0}).needed({"x": 1.0}) is None
+    assert MemoryForecast(lambda genome: {"params": 7.0}).needed({"x": 1.0}) is None
 
 
 def test_a_small_training_that_took_far_more_says_little_of_a_large_one():
@@ -134,8 +134,8 @@ def test_what_cannot_be_predicted_gets_the_card_to_itself():
     def broken(genome):
         raise OptionError("no such genome")
 
-    assert Forecast(broken).needed({"x": 1.0}) is None
-    forecast = Forecast(broken)
+    assert MemoryForecast(broken).needed({"x": 1.0}) is None
+    forecast = MemoryForecast(broken)
     forecast.learn({"x": 1.0}, {"peak_memory": 1.0})
 
 
@@ -174,7 +174,7 @@ def pair():
     """Two slots on a card of ten contexts; x is what a genome needs of it."""
 
     def make(*outcomes: str) -> tuple[tuple[Inner, SharedSlot], ...]:
-        forecast = Forecast(lambda genome: {"gpu_memory": (genome["x"] * 10 - 1) * CONTEXT / 2})
+        forecast = MemoryForecast(lambda genome: {"gpu_memory": (genome["x"] * 10 - 1) * CONTEXT / 2})
         cards = SharedCards({"cuda:0": 10 * CONTEXT}, forecast)
         inner = Inner("a"), Inner("b", *outcomes)
         return tuple((slot, SharedSlot(slot, cards)) for slot in inner)
@@ -239,7 +239,7 @@ def test_who_waits_can_be_killed(pair):
 def two_cards():
     """Two slots on each of two cards, of ten and of six contexts; x is what a genome needs of ten."""
     inner = [Inner(name, device=f"cuda:{card}") for name, card in (("a", 0), ("b", 0), ("c", 1), ("d", 1))]
-    forecast = Forecast(lambda genome: {"gpu_memory": (genome["x"] * 10 - 1) * CONTEXT / 2})
+    forecast = MemoryForecast(lambda genome: {"gpu_memory": (genome["x"] * 10 - 1) * CONTEXT / 2})
     cards = SharedCards({"cuda:0": 10 * CONTEXT, "cuda:1": 6 * CONTEXT}, forecast)
     slots = [SharedSlot(one, cards) for one in inner]
     with ThreadPoolExecutor(4) as threads:

@@ -193,7 +193,7 @@ def test_a_ray_of_ones_own_is_asked_for_by_name(monkeypatch):
 
 def test_what_ends_a_process_is_told_to_nobody_but_its_user():
     """Ray's own hook, set when it is imported, asks a head that is gone, and after a minute Ray ends the process."""
-    code = "import sys; from evo_tune.dispatch.clusters.ray_cluster import imported as i; h = sys.excepthook; i(); "
+    code = "import sys; from evo_tune.dispatch.clusters.ray_cluster import import_ray as i; h = sys.excepthook; i(); "
     code += "print(sys.excepthook is h, 'ray' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["True", "True"]
 

@@ -16,15 +16,15 @@ import pytest
 from evo_tune import Context, load_model
 from evo_tune.errors import EvoTuneError, OptionError, RecipeError
 from evo_tune.genome.trial import check_metrics
-from evo_tune.options.declare import declared_in
+from evo_tune.options.declare import dataclass_options
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.find import bundled_evaluators, find_evaluator
+from evo_tune.plugins.find import bundled_folder, find_evaluator
 from evo_tune.training.recipe import METRICS, SCHEDULES, Schedule, TrainingOptions
 from tests.evaluators.test_option_effects import ALIKE, CORE
 
 pytestmark = pytest.mark.xdist_group("bundled")  # a plain training of each is made once
 
-NAMES = sorted(path.stem for path in bundled_evaluators().glob("*.py") if path.name[0] not in "_")
+NAMES = sorted(path.stem for path in bundled_folder().glob("*.py") if path.name[0] not in "_")
 
 TINY: dict[str, dict[str, Any]] = {
     "fine_tuning": {"base": "{base}", "tokens": 2048, "eval_tokens": 512},
@@ -228,7 +228,7 @@ def test_a_quarter_and_the_rest_are_one_training_to_the_bit(
 
 
 def test_the_whole_recipe_is_every_evaluators(evaluator: Evaluator) -> None:
-    assert set(declared_in(TrainingOptions)) <= set(evaluator.options)
+    assert set(dataclass_options(TrainingOptions)) <= set(evaluator.options)
     assert {"budget", "curve"} <= set(evaluator.supports)
     assert {"flops", "seconds"} <= set(evaluator.options)
 

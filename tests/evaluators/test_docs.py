@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from evo_tune.options.declare import members
-from evo_tune.plugins.find import bundled_evaluators, load_evaluator
+from evo_tune.options.declare import union_members
+from evo_tune.plugins.find import bundled_folder, load_evaluator
 from tests.public import script
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "evaluators.md").read_text(encoding="utf-8")
-FILES = sorted(path for path in bundled_evaluators().glob("*.py") if not path.name.startswith("_"))
+FILES = sorted(path for path in bundled_folder().glob("*.py") if not path.name.startswith("_"))
 
 
 def rows() -> dict[str, list[str]]:
@@ -52,4 +52,6 @@ def test_every_option_of_a_bundled_evaluator_says_what_it_is_for() -> None:
         for one in plugin.options.values():
             assert one.help, f"{path.stem}: {one.name}"
             assert one.group, f"{path.stem}: {one.name}"
-            assert one.bounds or one.choices or not {int, float} & set(members(one.type)), f"{path.stem}: {one.name}"
+            assert one.bounds or one.choices or not {int, float} & set(union_members(one.type)), (
+                f"{path.stem}: {one.name}"
+            )

@@ -18,17 +18,17 @@ from torch.nn.modules import module as modules
 
 from evo_tune import Choice, Context
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import Option, declared_in
+from evo_tune.options.declare import Option, dataclass_options
 from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
-from evo_tune.plugins.find import bundled_evaluators, find_evaluator
+from evo_tune.plugins.find import bundled_folder, find_evaluator
 from evo_tune.training import ClassifierTraining, EarlyStopping, session
 from evo_tune.training.recipe import ClassifierTask, TrainingOptions
 from tests.extras import need
 
 pytestmark = pytest.mark.xdist_group("option effects")  # what they share is trained once
 
-NAMES = sorted(path.stem for path in bundled_evaluators().glob("*.py") if path.name[0] not in "_")
+NAMES = sorted(path.stem for path in bundled_folder().glob("*.py") if path.name[0] not in "_")
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ ALIKE = ("image_classification", "text_classification")
 CORE = ("language_model", "tabular")
 """The language evaluator and the classifier for which `make test` runs every option of the recipe."""
 
-COMMON = {*declared_in(TrainingOptions), "epochs", "flops", "seconds", "validation"} - {"recompute"}
+COMMON = {*dataclass_options(TrainingOptions), "epochs", "flops", "seconds", "validation"} - {"recompute"}
 """Options of those lines alone; `recompute` is each model's own."""
 
 CASES = [(name, option) for name in NAMES for option in find_evaluator(f"bundled:{name}").options]

@@ -80,7 +80,7 @@ def wishes(run: Path, **fields: Any) -> None:
 
 
 def test_a_prefix_hides_no_path(stranger: Path, evil: Path, mark: Path) -> None:
-    here = Path(os.path.relpath(evil.with_suffix(""), find.bundled_evaluators()))
+    here = Path(os.path.relpath(evil.with_suffix(""), find.bundled_folder()))
     for reference in (f"bundled:{here}", f"bundled:{evil.with_suffix('')}", "bundled:..", f"entry:{evil}", "bundled:"):
         with pytest.raises(PluginError) as caught:
             code_of(named(stranger, evaluator=reference))

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
-from evo_tune.options.binding import bind, call_with, options_of, split_assignments, suggest
+from evo_tune.options.binding import bind, call_with_declared, did_you_mean, options_of, split_assignments
 
 if TYPE_CHECKING:
     from nowhere import Unknown
@@ -286,11 +286,11 @@ def test_a_function_gets_the_options_that_it_declares() -> None:
     def everything(**options: object) -> object:
         return options
 
-    assert call_with(keyword, given) == 5
-    assert call_with(plain, given) == (5, 1)
-    assert call_with(after, given, "mine") == ("mine", 0.1)
-    assert call_with(everything, given) == given
-    assert call_with(lambda: 1, given) == 1
+    assert call_with_declared(keyword, given) == 5
+    assert call_with_declared(plain, given) == (5, 1)
+    assert call_with_declared(after, given, "mine") == ("mine", 0.1)
+    assert call_with_declared(everything, given) == given
+    assert call_with_declared(lambda: 1, given) == 1
 
 
 @pytest.mark.parametrize(
@@ -311,8 +311,8 @@ def test_malformed_assignments_are_refused(texts: list[str], said: str) -> None:
 
 
 def test_only_a_close_name_is_suggested() -> None:
-    assert suggest("toknes", ["tokens", "rate"]) == " (did you mean tokens?)"
-    assert suggest("zzz", ["tokens", "rate"]) == ""
+    assert did_you_mean("toknes", ["tokens", "rate"]) == " (did you mean tokens?)"
+    assert did_you_mean("zzz", ["tokens", "rate"]) == ""
 
 
 def test_a_function_without_options_has_none() -> None:

@@ -7,12 +7,12 @@ import ast
 import pytest
 
 from evo_tune.errors import UsageError
-from evo_tune.plugins.scripts.launch import UNKNOWN, replaced, value_of
+from evo_tune.plugins.scripts.launch import UNKNOWN, replace_constants, value_of
 
 
 def test_constants_are_replaced_by_their_like() -> None:
     tree = ast.parse("A = 1\nB = True\nC = 'x'\nD: float = 0.5\nclass E:\n    f: int = 2\n")
-    changed = replaced(tree, {"A": "3", "B": "False", "C": "7", "D": "1e-3", "E.f": "4"})
+    changed = replace_constants(tree, {"A": "3", "B": "False", "C": "7", "D": "1e-3", "E.f": "4"})
     assert ast.unparse(changed).split("\n") == [
         "A = 3",
         "B = False",
@@ -24,7 +24,7 @@ def test_constants_are_replaced_by_their_like() -> None:
     ]
     for values, said in (({"Z": "1"}, "no constant Z"), ({"B": "7"}, "expected a value like True")):
         with pytest.raises(UsageError, match=said):
-            replaced(ast.parse("A = 1\nB = True"), values)
+            replace_constants(ast.parse("A = 1\nB = True"), values)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     (tmp_path / "bundled").mkdir()
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setattr(plugins, "bundled_evaluators", lambda: tmp_path / "bundled")
+    monkeypatch.setattr(plugins, "bundled_folder", lambda: tmp_path / "bundled")
     monkeypatch.setattr(plugins, "_loaded", {})
     before = list(sys.path), set(sys.modules)
     yield
@@ -161,7 +161,7 @@ def test_the_list_says_which_is_used(bundled: Path, install: Callable[..., Path]
 
 
 def test_the_evaluators_of_a_checkout_are_bundled_ones(monkeypatch: pytest.MonkeyPatch, bundled: Path) -> None:
-    monkeypatch.setattr(plugins, "bundled_evaluators", lambda: Path.cwd() / "evaluators")
+    monkeypatch.setattr(plugins, "bundled_folder", lambda: Path.cwd() / "evaluators")
     write(Path("evaluators/task.py"), TASK.format(doc="Bundled."))
     assert find_evaluator("task").reference == "bundled:task"
     assert [row[1] for row in list_evaluators()] == ["bundled"]

@@ -22,9 +22,9 @@ from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.code import local_sources
 from evo_tune.plugins.command import command_evaluator, command_of, is_command
 from evo_tune.plugins.context import Pruned
-from evo_tune.plugins.scripts.printed import named, suggestions
+from evo_tune.plugins.scripts.printed import find_by_name, suggestions
 from evo_tune.plugins.scripts.processes import Ended
-from evo_tune.plugins.scripts.script import Reading, Words, parse_patterns, parse_progress
+from evo_tune.plugins.scripts.script import CommandTemplate, OutputReader, parse_patterns, parse_progress
 
 NASTY = ["a b", "$(touch pwned)", "`id`", "; rm -rf x", "'", '"', "-x", "{lr}", "\\", "é\u202e", "a\nb", "*", "&&", ""]
 
@@ -107,12 +107,12 @@ def test_a_command_is_shown_as_it_would_be_typed(tmp_path: Path, monkeypatch: py
 )
 def test_placeholders_and_genes_match(command: str, said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        Words(command).check(["lr", "depth"])
+        CommandTemplate(command).check(["lr", "depth"])
 
 
 def test_a_gene_is_not_named_as_what_a_trial_is_given() -> None:
     with pytest.raises(OptionError, match=r"--gene seed: \{seed\} is what each trial is given; expected another name"):
-        Words("p {seed}").check(["seed"])
+        CommandTemplate("p {seed}").check(["seed"])
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_a_name_a_path_and_a_command_are_told_apart(tmp_path: Path) -> None:
 # What is read.
 
 
-def read(lines: list[str], patterns: list[str], progress: str = "", **fields: Any) -> Reading:
-    reading = Reading(parse_patterns(patterns), parse_progress(progress), context(Path(), **fields))
+def read(lines: list[str], patterns: list[str], progress: str = "", **fields: Any) -> OutputReader:
+    reading = OutputReader(parse_patterns(patterns), parse_progress(progress), context(Path(), **fields))
     for line in lines:
         reading.take(line)
     reading.end()
@@ -366,4 +366,4 @@ def test_a_worker_for_commands_loads_no_torch() -> None:
 
 @pytest.mark.parametrize("line", ["loss saved to model: 12_loss.pt", "epoch: 3_best loss 0.5", "loss: 1__0"])
 def test_an_underscore_after_a_number_is_no_part_of_it(line: str) -> None:
-    assert all(math.isfinite(one.value) for one in named(line, "loss"))
+    assert all(math.isfinite(one.value) for one in find_by_name(line, "loss"))

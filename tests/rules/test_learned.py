@@ -14,7 +14,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.genome.values import genome_key
 from evo_tune.plugins.find import make_strategy
-from evo_tune.plugins.strategy import Prospects, Seen, Strategy
+from evo_tune.plugins.strategy import GenomeResults, Prospects, Strategy
 from evo_tune.rules.fidelity import audit_numbers
 from evo_tune.rules.learned import MOST, partial_results
 from evo_tune.rules.ruled import StrategyWithRules
@@ -33,7 +33,7 @@ FIRST, MIDDLE, WHOLE = RUNGS
 class Oracle:
     """Prospects that are given."""
 
-    seen: Seen
+    seen: GenomeResults
     likeness: float
     hope: Callable[[np.ndarray], np.ndarray]
 
@@ -60,7 +60,7 @@ class Knowing(Strategy):
     def __post_init__(self) -> None:
         """Check nothing: a function is no option."""
 
-    def learn(self, seen: Seen, space: SearchSpace) -> Prospects | None:
+    def learn(self, seen: GenomeResults, space: SearchSpace) -> Prospects | None:
         return Oracle(seen, self.likeness, self.hope)
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:

@@ -20,7 +20,7 @@ from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outc
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.genome.widening import widen_to_limits, widening_limits
 from evo_tune.options.binding import options_of
-from evo_tune.options.declare import members
+from evo_tune.options.declare import union_members
 from evo_tune.plugins.find import find_strategy, list_strategies, make_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies.staged import Staged
@@ -346,7 +346,7 @@ def test_strategies_for_several_objectives_take_any_number(strategy: Strategy, c
 def test_each_option_has_help_and_refuses_values_outside_its_bounds(name: str) -> None:
     for option in options_of(find_strategy(name)).values():
         assert option.help.endswith(".")
-        is_number = bool({int, float} & set(members(option.type)))
+        is_number = bool({int, float} & set(union_members(option.type)))
         assert is_number == bool(option.bounds)
         for value in outside(option.bounds) if is_number else ():
             message = rf"^-s {option.name}={value}: expected .* \(an option of strategy {name}\)$"

@@ -15,7 +15,7 @@ from evo_tune.genome.models.process import Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome
-from evo_tune.plugins.strategy import Seen
+from evo_tune.plugins.strategy import GenomeResults
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
 from evo_tune.strategies import saea
@@ -136,7 +136,7 @@ def test_it_comes_nearer_to_the_lowest_point_of_a_smooth_surface() -> None:
 SIZES = np.zeros(2, dtype=int)
 
 
-def seen(count: int, ended: int, likeness: float, smooth: bool = True) -> tuple[Seen, np.ndarray]:
+def seen(count: int, ended: int, likeness: float, smooth: bool = True) -> tuple[GenomeResults, np.ndarray]:
     """Return a run of which the first genomes were trained in full, and the losses of all of them in the end."""
     rng = np.random.default_rng(0)
     units = rng.random((count, 2))
@@ -145,7 +145,7 @@ def seen(count: int, ended: int, likeness: float, smooth: bool = True) -> tuple[
     places = np.full((count, 3), np.nan)
     places[:, 0] = early.argsort().argsort() + 1.0
     places[:ended, 2] = (losses[:ended].argsort().argsort() + 1.0) * count / ended
-    return Seen(RUNGS, places, np.arange(count), list(units)), losses
+    return GenomeResults(RUNGS, places, np.arange(count), list(units)), losses
 
 
 @pytest.mark.parametrize("count", [20, 60, 400])

@@ -21,7 +21,7 @@ def command(name: str, output_format: str) -> None:
     The file runs as it is.
     """
     from evo_tune.cli.formats import NewEvaluator
-    from evo_tune.plugins.find import bundled_evaluators
+    from evo_tune.plugins.find import bundled_folder
     from evo_tune.plugins.new import write
 
     path = write(name, Path("evaluators"))
@@ -29,7 +29,7 @@ def command(name: str, output_format: str) -> None:
         shared.print_json(NewEvaluator(evaluator=name, file=str(path)))
     else:
         shared.echo(f"wrote {path}")
-    if (bundled_evaluators() / path.name).is_file():
+    if (bundled_folder() / path.name).is_file():
         shared.echo(
             f"Warning: {path} hides the bundled evaluator {name} in this folder: rename it, or type bundled:{name} "
             "for that one",

@@ -21,14 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from evo_tune.dispatch.clusters.host import Host, Parcel, offer
-from evo_tune.dispatch.clusters.remote import ANSWER, CLOSING, Cluster, Engine, Lost, Seat
+from evo_tune.dispatch.clusters.host import PackedTask, SlotServer, list_slot_devices
+from evo_tune.dispatch.clusters.remote import ANSWER_SECONDS, CLOSE_SECONDS, Cluster, Engine, Seat, SeatLost
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import ClusterLost, OptionError, RunError
 
 
-class Answer:
+class PendingAnswer:
     """A pending answer.
 
     Args:
@@ -75,7 +75,7 @@ SILENT = 30.0
 AT_ONCE = 16
 """Joining workers that are asked in parallel."""
 
-_hosts: dict[str, Host | None] = {}
+_hosts: dict[str, SlotServer | None] = {}
 """On a worker: its hosts by seat key; None marks a closed seat, so that late messages do not reopen it."""
 
 _opening = threading.Lock()
@@ -92,7 +92,7 @@ def _run(key: str, host: tuple[Any, ...], candidate: dict[str, Any], folder: str
     with _opening:
         if key not in _hosts:
             try:
-                _hosts[key] = Host(*host)
+                _hosts[key] = SlotServer(*host)
             except RunError as error:
                 return {"unfit": str(error)}
         seat = _hosts[key]
@@ -123,7 +123,7 @@ def _join(run: str, wanted: tuple[Any, ...]) -> list[Device]:
     A session whose parent died leaves them behind.
     """
     _kill(*(key for key, host in list(_hosts.items()) if host is not None and key.startswith(f"{run}/")))
-    return offer(*wanted)
+    return list_slot_devices(*wanted)
 
 
 # ---------------------------------------------------------------- in the parent
@@ -153,7 +153,7 @@ class DaskEngine(Engine):
             raise OptionError("--backend dask needs Dask and cryptography: pip install 'evo-tune[dask]'") from None
         if cluster.address and cluster.address.startswith("tls://"):
             _check_certificate(distributed, cluster.address)
-        self._parcel, self._limits = Parcel.of(task, cluster.run), (timeout, retries)
+        self._parcel, self._limits = PackedTask.of(task, cluster.run), (timeout, retries)
         self._wanted = cluster
         self._cluster = None if cluster.address else _local_cluster(distributed, plan, security)
         try:
@@ -179,7 +179,7 @@ class DaskEngine(Engine):
         self._parcel.set_mark()
         try:
             self._look()
-        except Lost as error:
+        except SeatLost as error:
             self.close()
             raise OptionError(f"--address {cluster.address}: the Dask scheduler there gives {error}") from None
         threading.Thread(target=self._watch, name="dask workers", daemon=True).start()
@@ -195,16 +195,16 @@ class DaskEngine(Engine):
 
     def _watch(self) -> None:
         while not self._closing.wait(LOOK_EVERY):
-            with contextlib.suppress(Lost):  # no answer: try again at the next look
+            with contextlib.suppress(SeatLost):  # no answer: try again at the next look
                 self._look()
                 self._answered = time.monotonic()
             for address in list(self._silent):
-                with contextlib.suppress(Lost):
+                with contextlib.suppress(SeatLost):
                     self._wake(address)
 
     def _look(self) -> None:
         """Add the workers that have joined, and remove those that have left."""
-        told = self._within(ANSWER, lambda: self._client.scheduler.identity(n_workers=-1))["workers"]
+        told = self._within(ANSWER_SECONDS, lambda: self._client.scheduler.identity(n_workers=-1))["workers"]
         found = {address: str(one["host"]) for address, one in told.items()}
         if new := found.keys() - self._known.keys():
             with ThreadPoolExecutor(AT_ONCE) as threads:
@@ -218,8 +218,8 @@ class DaskEngine(Engine):
     def _join(self, address: str, machine: str, threads: int) -> None:
         wanted = (self._wanted.devices, self._wanted.per_device, threads, self._wanted.ranks)
         try:
-            devices = self.call(address, ANSWER, _join, self._parcel.run, wanted)
-        except Lost:
+            devices = self.call(address, ANSWER_SECONDS, _join, self._parcel.run, wanted)
+        except SeatLost:
             # `_wake` asks again; this seat keeps the machine's name until then.
             with self._lock:
                 self._silent.setdefault(address, []).append(DaskSeat(self, address, machine, CPU, threads))
@@ -235,7 +235,7 @@ class DaskEngine(Engine):
     def _wake(self, address: str) -> None:
         """Ask a silent worker again; if it answers, kill its lost training runs and reuse its seats."""
         seats = self._silent.get(address, [])
-        self._within(ANSWER, lambda: self._client.run(_kill, *(seat.key for seat in seats), workers=[address]))
+        self._within(ANSWER_SECONDS, lambda: self._client.run(_kill, *(seat.key for seat in seats), workers=[address]))
         with self._lock:
             seats = self._silent.pop(address, [])
             self._free += [seat.again() for seat in seats if not seat.threads]
@@ -250,13 +250,13 @@ class DaskEngine(Engine):
             Lost: No answer came within `seconds`, or the connection is broken.
         """
         try:
-            return Answer(self._client.loop, lambda: asyncio.wait_for(ask(), seconds)).get(seconds)
+            return PendingAnswer(self._client.loop, lambda: asyncio.wait_for(ask(), seconds)).get(seconds)
         except Empty:
-            raise Lost(f"no answer within {seconds:g} s") from None
+            raise SeatLost(f"no answer within {seconds:g} s") from None
         except (OSError, TimeoutError, asyncio.TimeoutError) as error:
-            raise Lost(f"no answer within {seconds:g} s ({type(error).__name__})") from None
+            raise SeatLost(f"no answer within {seconds:g} s ({type(error).__name__})") from None
         except (RuntimeError, AttributeError, asyncio.CancelledError) as error:  # closed, or about to connect again
-            raise Lost(f"no connection ({error})") from None
+            raise SeatLost(f"no connection ({error})") from None
 
     def call(self, address: str, seconds: float, function: Any, *args: Any) -> Any:
         """Have a worker call a function at once, past its task queue; return the result.
@@ -265,15 +265,15 @@ class DaskEngine(Engine):
             Lost: The worker has left, or does not answer within `seconds`.
         """
         if address in self._silent or not self.connected:
-            raise Lost(f"the Dask worker at {address} does not answer")
+            raise SeatLost(f"the Dask worker at {address} does not answer")
         try:
             return self._within(seconds, lambda: self._client.run(function, *args, workers=[address]))[address]
         except KeyError:
-            raise Lost(f"the Dask worker at {address} is not there") from None
-        except Lost as error:
+            raise SeatLost(f"the Dask worker at {address} is not there") from None
+        except SeatLost as error:
             if self.connected and address in self._known:
                 self._leave_alone(address, str(error))
-            raise Lost(f"the Dask worker at {address} does not answer: {error}") from None
+            raise SeatLost(f"the Dask worker at {address} does not answer: {error}") from None
 
     def _leave_alone(self, address: str, why: str) -> None:
         with self._lock:
@@ -295,7 +295,7 @@ class DaskEngine(Engine):
 
     def refuse(self, seat: Seat, why: str) -> None:
         assert isinstance(seat, DaskSeat)
-        with contextlib.suppress(Lost):
+        with contextlib.suppress(SeatLost):
             seat.close()
         self._set_aside(seat.address, max(0, self._offered.get(seat.address, 0) - 1), f"{seat.device}: {why}")
 
@@ -343,12 +343,12 @@ class DaskEngine(Engine):
         self._closing.set()
         self._parcel.remove_mark()
         with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):  # it may be gone
-            self._client.close(timeout=CLOSING)
+            self._client.close(timeout=CLOSE_SECONDS)
         if self._cluster is not None:
             with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):
-                self._cluster.close(timeout=CLOSING)
+                self._cluster.close(timeout=CLOSE_SECONDS)
 
-    def submit(self, seat: DaskSeat, candidate: dict[str, Any], folder: str | None) -> tuple[Any, Answer]:
+    def submit(self, seat: DaskSeat, candidate: dict[str, Any], folder: str | None) -> tuple[Any, PendingAnswer]:
         """Send a candidate to a seat's worker; return the Dask future and its pending answer.
 
         Raises:
@@ -359,14 +359,14 @@ class DaskEngine(Engine):
             future = self._client.submit(
                 _run, seat.key, host, candidate, folder, workers=[seat.address], allow_other_workers=False, pure=False
             )
-            return future, Answer(self._client.loop, lambda: future)
+            return future, PendingAnswer(self._client.loop, lambda: future)
         except Exception as error:  # the client or its connection is closed
-            raise Lost(f"the Dask worker at {seat.address} cannot be reached ({type(error).__name__})") from None
+            raise SeatLost(f"the Dask worker at {seat.address} cannot be reached ({type(error).__name__})") from None
 
     def forget(self, future: Any) -> None:
         """Cancel a future whose worker has left."""
-        with contextlib.suppress(Lost):
-            self._within(CLOSING, lambda: self._client.cancel([future]))
+        with contextlib.suppress(SeatLost):
+            self._within(CLOSE_SECONDS, lambda: self._client.cancel([future]))
 
 
 def _check_certificate(distributed: Any, address: str) -> None:
@@ -446,18 +446,18 @@ class DaskSeat(Seat):
             except Empty:
                 if not self._engine.known(self.address):
                     self._engine.forget(future)
-                    raise Lost(f"the Dask worker at {self.address} has left the cluster") from None
+                    raise SeatLost(f"the Dask worker at {self.address} has left the cluster") from None
                 if time.monotonic() >= end:
                     raise TimeoutError from None
             except (Exception, asyncio.CancelledError) as error:  # KilledWorker, a broken connection
-                raise Lost(f"the Dask worker at {self.address} is lost ({type(error).__name__})") from None
+                raise SeatLost(f"the Dask worker at {self.address} is lost ({type(error).__name__})") from None
 
-    def heard(self, within: float = ANSWER) -> int | None:
+    def heard(self, within: float = ANSWER_SECONDS) -> int | None:
         pid: int | None = self._engine.call(self.address, within, _heard, self.key)
         return pid
 
     def kill(self) -> None:
-        self._engine.call(self.address, CLOSING, _kill, self.key)
+        self._engine.call(self.address, CLOSE_SECONDS, _kill, self.key)
 
     def close(self) -> None:
-        self._engine.call(self.address, CLOSING, _close, self.key)
+        self._engine.call(self.address, CLOSE_SECONDS, _close, self.key)

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evo_tune.dispatch.devices import CPU, Device, gpus, plan, trouble
+from evo_tune.dispatch.devices import CPU, Device, gpus, nvidia_error, plan
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.slot import SlotClosed, SlotUnfit, Task
 from evo_tune.errors import RunError
@@ -41,7 +41,7 @@ def versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class PackedTask:
     """A task with the files that another machine needs to load its evaluator; plain data.
 
     Args:
@@ -61,7 +61,7 @@ class Parcel:
     run: str = ""
 
     @classmethod
-    def of(cls, task: Task, run: str = "") -> Parcel:
+    def of(cls, task: Task, run: str = "") -> PackedTask:
         """Pack a task of a run."""
         main = Path(task.path).resolve()
         root = package_of(main)[1].resolve()
@@ -151,7 +151,7 @@ def _place(file: Path, root: Path) -> str:
     return file.name
 
 
-def offer(devices: str | None, per_device: int, cores: int, ranks: int = 1) -> list[Device]:
+def list_slot_devices(devices: str | None, per_device: int, cores: int, ranks: int = 1) -> list[Device]:
     """Return the device of each slot that this process can run.
 
     Args:
@@ -163,28 +163,28 @@ def offer(devices: str | None, per_device: int, cores: int, ranks: int = 1) -> l
     Raises:
         RunError: nvidia-smi fails, so it is unknown whether there is a GPU.
     """
-    if devices is None and (wrong := trouble()) and not gpus():
+    if devices is None and (wrong := nvidia_error()) and not gpus():
         raise RunError(f"{wrong}; mend that, or give --devices cpu")
     slots = plan(None, devices, per_device if devices != "cpu" and gpus() else 1, ranks=ranks).slots
     return list((CPU,) * max(1, cores // ranks) if slots[0] == CPU else slots)
 
 
-class Host:
+class SlotServer:
     """One slot in this process, for a remote parent.
 
     Args:
         parcel: Task of the slot's candidates.
         name: Name of the slot in messages.
-        device: Device that it is pinned to, as `offer` returns it.
+        device: Device that it is pinned to, as `list_slot_devices` returns it.
         timeout: See `LocalSlot`.
         retries: See `LocalSlot`.
 
     Raises:
-        RunError: This machine cannot be used for the run; see `Parcel.unpack`.
+        RunError: This machine cannot be used for the run; see `PackedTask.unpack`.
     """
 
     def __init__(
-        self, parcel: Parcel, name: str, device: Device, timeout: float | None = None, retries: int = 0
+        self, parcel: PackedTask, name: str, device: Device, timeout: float | None = None, retries: int = 0
     ) -> None:
         self._slot = LocalSlot(name, device, parcel.unpack(), timeout, retries)
         self._heard = time.monotonic()

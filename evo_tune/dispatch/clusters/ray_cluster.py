@@ -29,8 +29,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from evo_tune.dispatch.clusters.host import Host, Parcel
-from evo_tune.dispatch.clusters.remote import ANSWER, CLOSING, Cluster, Engine, Lost, Seat
+from evo_tune.dispatch.clusters.host import PackedTask, SlotServer
+from evo_tune.dispatch.clusters.remote import ANSWER_SECONDS, CLOSE_SECONDS, Cluster, Engine, Seat, SeatLost
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import ClusterLost, EvoTuneError, OptionError, RunError
@@ -39,7 +39,7 @@ CONNECT = 10.0
 """Seconds that a head has to answer the first connection."""
 
 
-def imported() -> Any:
+def import_ray() -> Any:
     """Import Ray and return the module; keep this process's exception hook.
 
     Ray's own hook reports a fatal exception to the head. With a lost head it blocks until Ray kills the process.
@@ -181,7 +181,7 @@ class _Actor:
         name = device.name if here else f"{platform.node()}/{device.name}"
         try:
             parcel, *limits = host
-            self._host = Host(parcel, name, device, *limits)
+            self._host = SlotServer(parcel, name, device, *limits)
         except EvoTuneError as error:
             return name, str(error)
         return name, ""
@@ -215,14 +215,14 @@ class RayEngine(Engine):
 
     def __init__(self, task: Task, cluster: Cluster, plan: Plan, timeout: float | None, retries: int) -> None:
         super().__init__()
-        self._ray = ray = imported()
+        self._ray = ray = import_ray()
         self._here = cluster.address is None
         self._address = cluster.address or "this machine"
         self.connected = True
         """Whether the head answered the last check, and a node was alive."""
         self._dead = self._no_head
         """What a lost cluster lacks."""
-        self._parcel = Parcel.of(task, cluster.run)
+        self._parcel = PackedTask.of(task, cluster.run)
         self._host = (self._parcel, timeout, retries)
         self._mine = not ray.is_initialized()
         if self._mine:
@@ -381,7 +381,7 @@ class RayEngine(Engine):
     def _is_fit(self, seat: RaySeat) -> bool:
         """Return whether the seat's machine can be used; set the seat aside if not."""
         try:
-            seat.device, refusal = self._ray.get(seat.opened, timeout=ANSWER)
+            seat.device, refusal = self._ray.get(seat.opened, timeout=ANSWER_SECONDS)
         except self._ray.exceptions.RayError:
             return False
         if refusal:
@@ -405,7 +405,7 @@ class RayEngine(Engine):
             atexit.unregister(self._ray.shutdown)
             ending = threading.Thread(target=self._ray.shutdown, name="ray shutdown", daemon=True)
             ending.start()
-            ending.join(CLOSING)
+            ending.join(CLOSE_SECONDS)
 
 
 class RaySeat(Seat):
@@ -430,7 +430,7 @@ class RaySeat(Seat):
 
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:
         if self._engine.lost:  # a surviving actor still answers, until Ray ends this process
-            raise Lost("the Ray cluster is gone")
+            raise SeatLost("the Ray cluster is gone")
         return self._actor.run.remote(candidate, folder)
 
     def wait(self, pending: Any, seconds: float) -> dict[str, Any] | None:
@@ -439,18 +439,18 @@ class RaySeat(Seat):
             return reply
         except self._ray.exceptions.GetTimeoutError:
             if self._engine.lost:
-                raise Lost("the Ray cluster is gone") from None
+                raise SeatLost("the Ray cluster is gone") from None
             raise TimeoutError from None
         except self._ray.exceptions.RayError as error:
-            raise Lost(f"the Ray actor on {self.device} is lost ({type(error).__name__})") from None
+            raise SeatLost(f"the Ray actor on {self.device} is lost ({type(error).__name__})") from None
 
-    def heard(self, within: float = ANSWER) -> int | None:
+    def heard(self, within: float = ANSWER_SECONDS) -> int | None:
         pid: int | None = self._ask(self._actor.heard, within)
         return pid
 
     def kill(self) -> None:
         with contextlib.suppress(Exception):
-            self._ask(self._actor.kill, CLOSING)
+            self._ask(self._actor.kill, CLOSE_SECONDS)
         self.end()
 
     def close(self) -> None:
@@ -460,7 +460,7 @@ class RaySeat(Seat):
     def stop(self) -> None:
         """End the worker, and keep the place reserved."""
         with contextlib.suppress(Exception):
-            self._ask(self._actor.close, CLOSING)
+            self._ask(self._actor.close, CLOSE_SECONDS)
 
     def end(self) -> None:
         """Kill the actor and free its place."""
@@ -471,8 +471,8 @@ class RaySeat(Seat):
 
     def _ask(self, method: Any, within: float) -> Any:
         if self._engine.lost:
-            raise Lost("the Ray cluster is gone")
+            raise SeatLost("the Ray cluster is gone")
         try:
             return self._ray.get(method.remote(), timeout=within)
         except self._ray.exceptions.RayError as error:
-            raise Lost(f"the Ray actor on {self.device} does not answer ({type(error).__name__})") from None
+            raise SeatLost(f"the Ray actor on {self.device} does not answer ({type(error).__name__})") from None

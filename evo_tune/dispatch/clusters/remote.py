@@ -24,10 +24,10 @@ TICK = 0.5
 HEARD_EVERY = 10.0
 """Seconds between two signs of life to a busy seat, which kills abandoned training runs (`host.LEASE`)."""
 
-ANSWER = 10.0
+ANSWER_SECONDS = 10.0
 """Seconds that a seat has for a short answer: every call to a cluster has a deadline."""
 
-CLOSING = 5.0
+CLOSE_SECONDS = 5.0
 """Shorter deadline, used at the end of a run and once a training run is overdue."""
 
 PATIENCE = 30.0
@@ -38,7 +38,7 @@ ELSEWHERE = 3
 genome's."""
 
 
-class Lost(Exception):
+class SeatLost(Exception):
     """The seat is gone: its process died, its machine left the cluster, or it does not answer."""
 
 
@@ -73,7 +73,7 @@ class Seat(ABC):
         """
 
     @abstractmethod
-    def heard(self, within: float = ANSWER) -> int | None:
+    def heard(self, within: float = ANSWER_SECONDS) -> int | None:
         """Send a sign of life; return the process id of the worker.
 
         Args:
@@ -202,7 +202,7 @@ class RemoteSlot(Slot):
     @property
     def pid(self) -> int | None:
         seat = self._seat
-        with contextlib.suppress(Lost):
+        with contextlib.suppress(SeatLost):
             return None if seat is None else seat.heard()
         return None
 
@@ -220,7 +220,7 @@ class RemoteSlot(Slot):
             began = time.monotonic()
             try:
                 return self._attempt(seat, candidate, folder)
-            except Lost as error:
+            except SeatLost as error:
                 self._give_up(seat)
                 self._check_open()
                 lost += 1
@@ -233,7 +233,7 @@ class RemoteSlot(Slot):
                 if self._engine is not None and not self._engine.has_seat():
                     raise NoMachine(f"{self.name} has left its machine, and there is no other now") from None
             except BaseException:  # an interrupt, or Ctrl-C in this thread: stop the training run too
-                with contextlib.suppress(Lost):
+                with contextlib.suppress(SeatLost):
                     seat.kill()
                 self._give_up(seat)
                 raise
@@ -285,11 +285,11 @@ class RemoteSlot(Slot):
                 spent += min(now - began, 1.0)  # like `LocalSlot`: a pause of this process counts as one tick
                 overdue = self._timeout is not None and spent > self._timeout
                 if now - heard > (TICK if overdue else HEARD_EVERY):
-                    seat.heard(CLOSING if overdue else ANSWER)
+                    seat.heard(CLOSE_SECONDS if overdue else ANSWER_SECONDS)
                     heard = time.monotonic()
         self._check_open()
         if reply is None:
-            raise Lost(f"{seat.device} ended the training: it heard nothing from here for too long")
+            raise SeatLost(f"{seat.device} ended the training: it heard nothing from here for too long")
         if "unfit" in reply:
             raise _Unfit(reply["unfit"])
         return Outcome(**{**reply, "device": seat.device})
@@ -301,14 +301,14 @@ class RemoteSlot(Slot):
         self._closed = True
         seat = self._seat
         if seat is not None:
-            with contextlib.suppress(Lost):
+            with contextlib.suppress(SeatLost):
                 seat.kill()
 
     def close(self) -> None:
         self._closed = True
         seat, self._seat = self._seat, None
         if seat is not None:
-            with contextlib.suppress(Lost):
+            with contextlib.suppress(SeatLost):
                 seat.close()
         engine, self._engine = self._engine, None
         if engine is not None:

@@ -36,7 +36,7 @@ def main(words: list[str]) -> None:
     path, *rest = words
     given = [word for word in rest if CONSTANT.match(word)]
     with open(path, "rb") as file:
-        tree = replaced(ast.parse(file.read(), path), dict(word.partition("=")[::2] for word in given))
+        tree = replace_constants(ast.parse(file.read(), path), dict(word.partition("=")[::2] for word in given))
     module = ModuleType("__main__")
     module.__file__ = path
     sys.modules["__main__"] = module
@@ -45,7 +45,7 @@ def main(words: list[str]) -> None:
     exec(compile(tree, path, "exec"), vars(module))
 
 
-def replaced(tree: ast.Module, values: dict[str, str]) -> ast.Module:
+def replace_constants(tree: ast.Module, values: dict[str, str]) -> ast.Module:
     """Return a module with other constants.
 
     Args:

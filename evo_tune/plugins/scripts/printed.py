@@ -23,7 +23,7 @@ LABELLED = re.compile(rf"(?<![\w/@-])({WORD}(?: {WORD}){{0,3}})[^\w.+-]+({NUMBER
 LONGEST = 2000
 """Characters of a line that are searched: the pattern takes quadratic time."""
 
-MOST = 3
+MOST_SUGGESTIONS = 3
 """Most suggestions."""
 
 
@@ -35,7 +35,7 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledNumber:
     """A number in a line of text.
 
     Args:
@@ -52,7 +52,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedValue:
     """A value of a metric that was found by its name.
 
     Args:
@@ -70,14 +70,14 @@ class Named:
     pattern: str
 
 
-def labelled(line: str) -> Iterator[Labelled]:
+def labelled_numbers(line: str) -> Iterator[LabelledNumber]:
     """Yield each number of a line that has words before it."""
     line = line[:LONGEST]
     for match in LABELLED.finditer(line):
-        yield Labelled(match[1], float(match[2]), match[0].strip(), line[: match.start()])
+        yield LabelledNumber(match[1], float(match[2]), match[0].strip(), line[: match.start()])
 
 
-def named(line: str, name: str) -> list[Named]:
+def find_by_name(line: str, name: str) -> list[NamedValue]:
     """Return the values of a metric in a line, found by its name: the last exact one, or else all.
 
     Args:
@@ -87,18 +87,18 @@ def named(line: str, name: str) -> list[Named]:
     wanted = _words(name)
     if not wanted or wanted[-1] not in line.lower():
         return []
-    found: list[Named] = []
-    for one in labelled(line):
+    found: list[NamedValue] = []
+    for one in labelled_numbers(line):
         words = _words(one.label)
         exact = words == wanted
         if words[-len(wanted) :] == wanted and (exact or not any(other.exact for other in found)):
             others = [*_words(one.before), *words[: -len(wanted)]]
             context = tuple(word for word in others if word.isalpha() and len(word) > 2)  # no numbers, no units
-            found = [*([] if exact else found), Named(one.value, exact, context, one.text, _pattern(one))]
+            found = [*([] if exact else found), NamedValue(one.value, exact, context, one.text, _pattern(one))]
     return found
 
 
-def suggestions(lines: Iterable[str], name: str) -> list[Labelled]:
+def suggestions(lines: Iterable[str], name: str) -> list[LabelledNumber]:
     """Return the numbers in lines that may be a metric, the likeliest first.
 
     A label that shares words with the metric's name is likelier, and then one that has a word of the same kind.
@@ -107,15 +107,17 @@ def suggestions(lines: Iterable[str], name: str) -> list[Labelled]:
         lines: Last lines of the output.
         name: Name of the metric.
     """
-    latest = {one.label: one for line in lines for one in labelled(line)}
+    latest = {one.label: one for line in lines for one in labelled_numbers(line)}
     wanted = {*_words(name)}
     alike = {word for kind in KINDS if kind & wanted for word in kind}
     by_time = reversed(latest.values())
     words = {label: {*_words(label)} for label in latest}
-    return sorted(by_time, key=lambda one: (-len(wanted & words[one.label]), not alike & words[one.label]))[:MOST]
+    return sorted(by_time, key=lambda one: (-len(wanted & words[one.label]), not alike & words[one.label]))[
+        :MOST_SUGGESTIONS
+    ]
 
 
-def advice(name: str, found: Iterable[tuple[str, str]]) -> str:
+def metric_flag_hint(name: str, found: Iterable[tuple[str, str]]) -> str:
     """Return 'A' or 'B' with the flag that reads the first one.
 
     Args:
@@ -127,15 +129,15 @@ def advice(name: str, found: Iterable[tuple[str, str]]) -> str:
     return f"{shown}: add --metric {shlex.quote(one_line(f'{name}={patterns[0]}', 300))}"
 
 
-def escaped(text: str) -> str:
+def to_pattern(text: str) -> str:
     """Return a text as a pattern that finds it, with any number in place of its numbers."""
     return re.sub(r"\d+", r"\\d+", re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", text))
 
 
-def _pattern(one: Labelled) -> str:
+def _pattern(one: LabelledNumber) -> str:
     """Return the pattern of a label, with the word before it if that is on the line."""
     before = re.search(rf"{WORD}[^A-Za-z]*$", one.before)
-    return escaped((before[0] if before else "") + one.label)
+    return to_pattern((before[0] if before else "") + one.label)
 
 
 def _words(text: str) -> list[str]:

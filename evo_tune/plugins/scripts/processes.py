@@ -32,7 +32,7 @@ TICK = 0.1
 ROUNDS = 50
 """Number of searches for processes to kill: they may start others meanwhile."""
 
-TAIL = 50
+TAIL_LINES = 50
 """Last lines of each stream that are searched for the reason of a failure."""
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -55,7 +55,7 @@ class Ended(RunError):
         self.status = status
 
 
-def call(words: Sequence[str], environment: Mapping[str, str], shell: bool, take: Callable[[str], None]) -> str:
+def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool, take: Callable[[str], None]) -> str:
     """Run a script, pass on its output, and return the last printed line ('' for none).
 
     Args:
@@ -69,7 +69,7 @@ def call(words: Sequence[str], environment: Mapping[str, str], shell: bool, take
     """
     argv = ["/bin/sh", "-c", words[0]] if shell else list(words)
     mark = uuid.uuid4().hex
-    tails: dict[str, deque[str]] = {"out": deque(maxlen=TAIL), "err": deque(maxlen=TAIL)}
+    tails: dict[str, deque[str]] = {"out": deque(maxlen=TAIL_LINES), "err": deque(maxlen=TAIL_LINES)}
     last = ""
     try:
         script = subprocess.Popen(
@@ -181,7 +181,7 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-class Adopted:
+class AdoptedOrphans:
     """Orphans that this process inherited. It must reap them, and nobody waits for them."""
 
     def __init__(self) -> None:

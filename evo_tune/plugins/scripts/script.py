@@ -21,17 +21,25 @@ from typing import Any
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.values import Genome
-from evo_tune.options.binding import suggest
+from evo_tune.options.binding import did_you_mean
 from evo_tune.plugins.context import THREAD_VARIABLES, Context
-from evo_tune.plugins.scripts.printed import MOST, NUMBER, Named, advice, escaped, named, suggestions
-from evo_tune.plugins.scripts.processes import TAIL, Ended, call
+from evo_tune.plugins.scripts.printed import (
+    MOST_SUGGESTIONS,
+    NUMBER,
+    NamedValue,
+    find_by_name,
+    metric_flag_hint,
+    suggestions,
+    to_pattern,
+)
+from evo_tune.plugins.scripts.processes import TAIL_LINES, Ended, run_script
 from evo_tune.text import one_line
 
-GIVEN = ("seed", "device", "threads", "budget", "folder", "resume")
+TRIAL_PLACEHOLDERS = ("seed", "device", "threads", "budget", "folder", "resume")
 """Placeholders that are no genes. `resume` is '' if there is nothing to resume from."""
 
 BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-STEPS = re.compile(r"budget\s*\*\s*(\d{1,15})")
+BUDGET_STEPS = re.compile(r"budget\s*\*\s*(\d{1,15})")
 
 MOST_METRICS, MOST_POINTS = 500, 1000
 """Metrics of a script, and points of its learning curve, that are kept."""
@@ -58,7 +66,7 @@ class Script:
     def __init__(
         self, command: str | Sequence[str], metrics: Sequence[str] = (), progress: str = "", shell: bool = False
     ) -> None:
-        self.words = Words(command if isinstance(command, str) else shlex.join(command), shell)
+        self.words = CommandTemplate(command if isinstance(command, str) else shlex.join(command), shell)
         self.patterns = parse_patterns([metrics] if isinstance(metrics, str) else metrics)
         self.place = parse_progress(progress)
 
@@ -85,8 +93,8 @@ class Script:
         environment = {**os.environ, **own, **threads, "PYTHONUNBUFFERED": "1"}
         if "folder" in self.words.names:  # this makes the folder
             given["folder"] = os.path.abspath(context.folder)
-        reading = Reading(self.patterns, self.place, context)
-        last = call(self.words.put({**given, **genome}), environment, self.words.shell, reading.take)
+        reading = OutputReader(self.patterns, self.place, context)
+        last = run_script(self.words.put({**given, **genome}), environment, self.words.shell, reading.take)
         missing = [goal.metric for goal in context.objectives if goal.metric not in reading.metrics]
         if missing and missing != ["seconds"]:
             raise Ended(self._missing(missing[0], reading, last))
@@ -94,13 +102,13 @@ class Script:
             print(line)  # into the log of the trial
         return reading.metrics
 
-    def _missing(self, name: str, reading: Reading, last: str) -> str:
+    def _missing(self, name: str, reading: OutputReader, last: str) -> str:
         """Return why an objective has no value, and what to do."""
         if ways := reading.unclear(name):
-            return f"the script prints several numbers named {name}, {advice(name, ways)} to choose one"
-        found = [(one.text, escaped(one.label)) for one in suggestions(reading.last, name)]
+            return f"the script prints several numbers named {name}, {metric_flag_hint(name, ways)} to choose one"
+        found = [(one.text, to_pattern(one.label)) for one in suggestions(reading.last, name)]
         if found and name not in self.patterns:
-            return f"the script printed no {name}, but {advice(name, found)} if that is it"
+            return f"the script printed no {name}, but {metric_flag_hint(name, found)} if that is it"
         expected = f"a line that is a JSON object, {{\"{name}\": 0.5}}, or '{name} 0.5'"
         if self.patterns:
             expected = "a line in which its --metric finds a number"
@@ -109,7 +117,7 @@ class Script:
         return f"the script printed no {name}: expected {expected}; its last line: {last or '(none)'}"
 
 
-class Words:
+class CommandTemplate:
     """Command with placeholders, split as a POSIX shell would.
 
     Args:
@@ -145,7 +153,7 @@ class Words:
     @property
     def genes(self) -> list[str]:
         """Names that are not in GIVEN."""
-        return [name for name in self.names if name not in GIVEN]
+        return [name for name in self.names if name not in TRIAL_PLACEHOLDERS]
 
     def check(self, genes: Iterable[str]) -> None:
         """Require a placeholder for each gene, and a gene for each placeholder.
@@ -155,20 +163,21 @@ class Words:
         """
         genes = list(genes)
         for name in genes:
-            if name in GIVEN:
+            if name in TRIAL_PLACEHOLDERS:
                 raise OptionError(f"--gene {name}: {{{name}}} is what each trial is given; expected another name")
             if name not in self.genes:
-                near = suggest(name, self.genes)
+                near = did_you_mean(name, self.genes)
                 raise OptionError(
                     f"--gene {name}: the command has no {{{name}}}{near}: put it where the value belongs, such as "
                     f"--{name} {{{name}}}"
                 )
         for name in self.genes:
             if name not in genes:
-                near, shown = suggest(name, [*genes, *GIVEN]), one_line(name, 60)
+                near, shown = did_you_mean(name, [*genes, *TRIAL_PLACEHOLDERS]), one_line(name, 60)
+                others = ", ".join(f"{{{placeholder}}}" for placeholder in TRIAL_PLACEHOLDERS)
                 raise OptionError(
                     f"{{{shown}}} in the command is no gene{near}: give it as --gene '{shown}=…', use one of "
-                    f"{', '.join(f'{{{one}}}' for one in GIVEN)}, or write {{{{ and }}}} for the braces themselves"
+                    f"{others}, or write {{{{ and }}}} for the braces themselves"
                 )
 
     def put(self, values: Mapping[str, Any]) -> list[str]:
@@ -193,7 +202,7 @@ class Words:
         if name not in values:
             return match[0]
         value, inside = values[name], match[1]
-        steps = STEPS.fullmatch(inside.strip())
+        steps = BUDGET_STEPS.fullmatch(inside.strip())
         if steps:
             return str(max(1, math.ceil(value * int(steps[1]) - 1e-9)))
         if "?" in inside:
@@ -207,7 +216,7 @@ def _name(match: re.Match[str]) -> str | None:
     if match[1] is None:
         return None
     inside = match[1].strip()
-    return "budget" if STEPS.fullmatch(inside) else inside.partition("?")[0].strip()
+    return "budget" if BUDGET_STEPS.fullmatch(inside) else inside.partition("?")[0].strip()
 
 
 def parse_patterns(texts: Iterable[str]) -> dict[str, re.Pattern[str]]:
@@ -238,7 +247,7 @@ def parse_patterns(texts: Iterable[str]) -> dict[str, re.Pattern[str]]:
 
 
 @dataclass(frozen=True)
-class Place:
+class CurvePosition:
     """Rule for the place of a point on the learning curve.
 
     Args:
@@ -250,7 +259,7 @@ class Place:
     total: float | str
 
 
-def parse_progress(text: str) -> Place | None:
+def parse_progress(text: str) -> CurvePosition | None:
     """Parse '20' (points of a full training), 'step/2000', 'step/max_steps', 'fraction' (a metric, the share), or ''.
 
     Raises:
@@ -263,10 +272,10 @@ def parse_progress(text: str) -> Place | None:
     try:
         most = float(number)
     except ValueError:
-        valid, place = bool(metric and (total or not slash)), Place(metric, total if slash else 1.0)
+        valid, place = bool(metric and (total or not slash)), CurvePosition(metric, total if slash else 1.0)
     else:
         valid = 0 < most < math.inf and bool(metric if slash else most >= 1)
-        place = Place(metric if slash else "", most)
+        place = CurvePosition(metric if slash else "", most)
     if valid:
         return place
     raise OptionError(
@@ -275,7 +284,7 @@ def parse_progress(text: str) -> Place | None:
     )
 
 
-class Reading:
+class OutputReader:
     """Reader of a script's output that reports its learning curve.
 
     Without patterns, the best source of a metric counts: JSON objects, else text in which the name alone stands before
@@ -287,15 +296,15 @@ class Reading:
         context: Context of the evaluation.
     """
 
-    def __init__(self, patterns: Patterns, place: Place | None, context: Context) -> None:
+    def __init__(self, patterns: Patterns, place: CurvePosition | None, context: Context) -> None:
         self.metrics: dict[str, float] = {}
-        self.last: deque[str] = deque(maxlen=TAIL)
+        self.last: deque[str] = deque(maxlen=TAIL_LINES)
         """Last lines of the output."""
         self._patterns = patterns
         self._place = place
         self._context = context
         self._goals = {objective.metric for objective in context.objectives}
-        self._sources: dict[str, dict[tuple[str, ...], Named]] = {}
+        self._sources: dict[str, dict[tuple[str, ...], NamedValue]] = {}
         """For each metric that was found in text: the kinds of lines, by their words before the name."""
         self._json: set[str] = set()
         """Metrics that were found in JSON objects."""
@@ -363,13 +372,13 @@ class Reading:
         goals = self._goals - self._json - {"seconds"}  # those are measured
         progress = set() if self._place is None else {self._place.metric, str(self._place.total)}
         for name in goals | progress:
-            ways = named(line, name)
+            ways = find_by_name(line, name)
             clear = [name not in goals or self._is_clear(name, one) for one in ways]  # notes each of them
             if clear and all(clear):
                 found[name] = ways[-1].value
         return found
 
-    def _is_clear(self, name: str, one: Named) -> bool:
+    def _is_clear(self, name: str, one: NamedValue) -> bool:
         """Note a kind of line that has a metric; return whether it is the only one of the best source."""
         ways = self._sources.setdefault(name, {})
         known = next(iter(ways.values()), None)
@@ -378,7 +387,7 @@ class Reading:
         if known is not None and one.exact and not known.exact:
             ways.clear()
             self._restart({name})
-        if len(ways) < MOST:
+        if len(ways) < MOST_SUGGESTIONS:
             ways.setdefault(one.context, one)
         if len(ways) > 1:
             self.metrics.pop(name, None)
@@ -390,7 +399,7 @@ class Reading:
             self._kept, self._since = [], {}
             self._every, self._count = 1, 0
 
-    def _share(self, place: Place) -> float:
+    def _share(self, place: CurvePosition) -> float:
         at = self.metrics.get(place.metric, 0.0) if place.metric else float(self._count)
         total = self.metrics.get(place.total, math.inf) if isinstance(place.total, str) else place.total
         return at / total if total else 0.0

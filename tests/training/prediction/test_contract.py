@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import evo_tune
-from evo_tune.plugins.find import bundled_evaluators, find_evaluator
+from evo_tune.plugins.find import bundled_folder, find_evaluator
 from evo_tune.training.prediction.language import LanguageModel
 from evo_tune.training.prediction.model import ClassifierModel
 from tests.training.prediction.cases import CASES
@@ -34,7 +34,7 @@ def predicted(exported: Exported, rows: Path, folder: Path, *flags: str) -> dict
 
 
 def test_every_evaluator_that_can_export_has_a_case() -> None:
-    names = {path.stem for path in bundled_evaluators().glob("*.py") if path.name[0] != "_"}
+    names = {path.stem for path in bundled_folder().glob("*.py") if path.name[0] != "_"}
     can = {name for name in names if hasattr(find_evaluator(f"bundled:{name}").module, "export")}
     future = {"forecasting"}  # its output are new rows: tests/evaluators/test_forecasting.py has its promises
     assert can - future == {case.evaluator for case in CASES.values()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from evo_tune.errors import UsageError
-from evo_tune.options.declare import declared_in
+from evo_tune.options.declare import dataclass_options
 from evo_tune.training import SGD, AdamW, EarlyStopping, Recipe, optimizer_of
 from evo_tune.training.recipe import (
     SCHEDULES,
@@ -38,7 +38,7 @@ def halves() -> Iterator[str]:
 
 
 def test_a_schedule_is_one_function(halves: str) -> None:
-    assert halves in declared_in(ScheduleOptions)["schedule"].choices
+    assert halves in dataclass_options(ScheduleOptions)["schedule"].choices
     rates = ScheduleOptions(schedule=halves, gamma=0.5).rates(10, warmup=0.0)
     assert [rates(step) for step in (0, 4, 5, 9)] == [1.0, 1.0, 0.5, 0.5]
     assert "gamma" not in idle_fields(halves)
@@ -110,7 +110,7 @@ def test_groups_build_what_they_configure() -> None:
 
 
 def test_what_the_task_or_the_machine_is_can_be_no_gene() -> None:
-    fixed = {name for name, one in declared_in(LanguageOptions).items() if one.gene is None}
+    fixed = {name for name, one in dataclass_options(LanguageOptions).items() if one.gene is None}
     assert fixed >= {"data", "vocab", "flops", "tokens", "seconds", "eval_tokens", "ranks", "micro_batch", "precision"}
 
 
@@ -122,4 +122,4 @@ def test_a_group_is_composed_and_a_default_may_be_anothers() -> None:
         min_lr_ratio: float = 0.0
 
     assert Own().rates(10, 0.0).min_lr_ratio == 0.0
-    assert declared_in(Own)["clip"].group == "Clipping of the gradient"
+    assert dataclass_options(Own)["clip"].group == "Clipping of the gradient"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.plugins.cost import JUDGED, Cost, Measured, budgets_of
+from evo_tune.plugins.cost import JUDGED, Cost, TimedGenome, budgets_of
 from evo_tune.training.recipe.hardware.cost import UNIT_COSTS, TimeBudget, encoder_work, gpt_work
 from evo_tune.training.recipe.models.encoder_config import FTConfig
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
@@ -45,7 +45,7 @@ def test_a_fit_predicts_shapes_that_were_not_timed(seed: int, faster: float, dev
     rng = np.random.default_rng(seed)
     each = {name: one / faster * np.exp(spread * rng.normal()) for name, one in TRUE.items()}
     true = Cost(each, start=0.2 / faster, judging=0.8)
-    points = [Measured(one, true.step(one), true.overhead(one)) for one in shapes(rng, 16)]
+    points = [TimedGenome(one, true.step(one), true.overhead(one)) for one in shapes(rng, 16)]
     fitted = Cost.fit(points, device, UNIT_COSTS)
     others = shapes(rng, 30)
     errors = [abs(fitted.step(one) / true.step(one) - 1.0) for one in others]
@@ -56,7 +56,7 @@ def test_a_fit_predicts_shapes_that_were_not_timed(seed: int, faster: float, dev
 
 def test_one_timing_is_enough_for_its_own_shape() -> None:
     (work,) = shapes(np.random.default_rng(0), 1)
-    fitted = Cost.fit([Measured(work, 0.01, 0.5)], "cpu", UNIT_COSTS)
+    fitted = Cost.fit([TimedGenome(work, 0.01, 0.5)], "cpu", UNIT_COSTS)
     assert fitted.step(work) == pytest.approx(0.01, rel=0.01)
     assert fitted.overhead(work) == pytest.approx(0.5, rel=0.01)
 
@@ -66,13 +66,13 @@ def test_three_timings_on_a_cpu_predict_other_shapes() -> None:
     for seed in range(8):
         rng = np.random.default_rng(seed)
         true = Cost({name: 3.0 * one * np.exp(0.3 * rng.normal()) for name, one in TRUE.items()})
-        fitted = Cost.fit([Measured(one, true.step(one), 0.1) for one in shapes(rng, 3)], "node 1 cpu", UNIT_COSTS)
+        fitted = Cost.fit([TimedGenome(one, true.step(one), 0.1) for one in shapes(rng, 3)], "node 1 cpu", UNIT_COSTS)
         medians.append(np.median([abs(fitted.step(one) / true.step(one) - 1.0) for one in shapes(rng, 30)]))
     assert np.mean(medians) < 0.12
 
 
 def test_an_evaluator_may_have_its_own_kinds_of_work() -> None:
-    points = [Measured({"step": 1.0, "pixels": n}, 1e-3 + 1e-6 * n, 0.1) for n in (100.0, 1000.0, 20000.0)]
+    points = [TimedGenome({"step": 1.0, "pixels": n}, 1e-3 + 1e-6 * n, 0.1) for n in (100.0, 1000.0, 20000.0)]
     fitted = Cost.fit(points, "cpu", UNIT_COSTS)
     assert fitted.step({"step": 1.0, "pixels": 5000.0}) == pytest.approx(6e-3, rel=0.1)
 
