@@ -65,7 +65,6 @@ ELSEWHERE = {
     "training/public": "training/test_package",
     "cli/training/auto": "cli/test_auto",
     "cli/training/for_scale": "cli/test_for_scale",
-    "cli/training/results": "cli/test_formats",
     "options/sizes": "cli/test_for_scale",
     "plugins/cost": "training/recipe/hardware/test_cost",
     "training/recipe/classifying": "training/test_classifier_building evaluators/test_classification_data",

@@ -32,7 +32,7 @@ COMPLETE = "_EVO_TUNE_COMPLETE"
 
 def command_names() -> list[str]:
     """Return the names of the commands, which are those of the files in `commands`."""
-    return [found.name for found in iter_modules(commands.__path__)]
+    return [module.name for module in iter_modules(commands.__path__)]
 
 
 def command_module(name: str) -> ModuleType:
@@ -60,10 +60,9 @@ class Commands(click.Group):
         from evo_tune.options.binding import did_you_mean
 
         if args and not args[0].startswith("-") and args[0] not in command_names() and not ctx.resilient_parsing:
-            known = self.list_commands(ctx)
+            names = self.list_commands(ctx)
             raise click.UsageError(
-                f"there is no command {args[0]!r}{did_you_mean(args[0], known)}: expected one of {', '.join(known)}",
-                ctx,
+                f"there is no command {args[0]!r}{did_you_mean(args[0], names)}: expected one of {', '.join(names)}", ctx
             )
         return super().resolve_command(ctx, args)
 

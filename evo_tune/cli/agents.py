@@ -54,17 +54,17 @@ class Workplace:
     """
 
     def __init__(self, folders: Sequence[str]) -> None:
-        for one in folders:
-            if not os.path.isdir(one):
-                raise UsageError(f"{one} is no folder: expected existing folders, such as '.'")
-        self.folders = [os.path.realpath(one) for one in folders]
+        for folder in folders:
+            if not os.path.isdir(folder):
+                raise UsageError(f"{folder} is no folder: expected existing folders, such as '.'")
+        self.folders = [os.path.realpath(folder) for folder in folders]
         self._started: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
 
     @property
     def tools(self) -> dict[str, Callable[..., str]]:
         """The tools by name; docstrings and annotations describe them to the agent."""
-        made = (self.start, self.resume, self.status, self.results, self.runs, self.log, self.stop)
-        return {tool.__name__: tool for tool in made}
+        methods = (self.start, self.resume, self.status, self.results, self.runs, self.log, self.stop)
+        return {tool.__name__: tool for tool in methods}
 
     def start(
         self,
@@ -98,7 +98,7 @@ class Workplace:
         """
         root = self._root(folder)
         words = [*(f"-o{key}={_option_text(value)}" for key, value in (options or {}).items())]
-        words += [f"--gene={one}" for one in genes or ()] + [f"--objective={one}" for one in objectives or ()]
+        words += [f"--gene={text}" for text in genes or ()] + [f"--objective={text}" for text in objectives or ()]
         words += _flags(trials=trials, hours=hours, slots=slots, seed=seed)
         _check_names(options or {})
         _check_evaluator(root, evaluator)
@@ -168,8 +168,8 @@ class Workplace:
         root = self._run(folder, name)
         for file in ("error.txt", "log.txt"):
             if inside.exists(root, STORE, name, TRIALS, f"{trial:06d}", file):
-                found = inside.read(root, STORE, name, TRIALS, f"{trial:06d}", file, limit=LARGEST_LOG)
-                lines = found.decode("utf-8", "replace")[-LONGEST_LOG:].splitlines()
+                text = inside.read(root, STORE, name, TRIALS, f"{trial:06d}", file, limit=LARGEST_LOG)
+                lines = text.decode("utf-8", "replace")[-LONGEST_LOG:].splitlines()
                 return "\n".join(map(printable, lines))
         return f"trial {trial} of {name} has no log"
 
@@ -211,21 +211,21 @@ class Workplace:
     def _begin(self, root: str, name: str, words: list[str]) -> str:
         """Start a command that runs in the background, and return its state once its run is saved."""
         self._check_store(root)
-        known = self._started.get((root, name))
-        if known is not None and known.poll() is None:
+        running = self._started.get((root, name))
+        if running is not None and running.poll() is None:
             raise UsageError(f"run {name} is running already: `status` watches it")
-        said = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
-        process = _start_process(root, [words[0], "--quiet", *words[1:]], said)
+        output = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        process = _start_process(root, [words[0], "--quiet", *words[1:]], output)
         self._started[root, name] = process
-        until = time.monotonic() + BEGINS
-        while time.monotonic() < until and process.poll() is None:
+        deadline = time.monotonic() + BEGINS
+        while time.monotonic() < deadline and process.poll() is None:
             if words[0] == "run" and inside.exists(root, STORE, name, MANIFEST):
                 break
             time.sleep(0.2)
-            if words[0] == "resume" and time.monotonic() > until - BEGINS + 3.0:  # an error comes at once
+            if words[0] == "resume" and time.monotonic() > deadline - BEGINS + 3.0:  # an error comes at once
                 break
         if process.poll():
-            raise StoreError(_last_line(said) or f"evo-tune {words[0]} ended with code {process.returncode}")
+            raise StoreError(_last_line(output) or f"evo-tune {words[0]} ended with code {process.returncode}")
         if not inside.exists(root, STORE, name, MANIFEST):
             return f"run {name} is being planned; `status` will tell when it has begun"
         return self.status(name, root)
@@ -234,8 +234,8 @@ class Workplace:
 class _os_error_as_usage:  # noqa: N801  (used as a function)
     """Context that makes a usage error of an error of the system."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, message: str) -> None:
+        self._what = message
 
     def __enter__(self) -> None:
         return None
@@ -245,12 +245,12 @@ class _os_error_as_usage:  # noqa: N801  (used as a function)
             raise UsageError(f"{self._what}: {error.strerror}") from None
 
 
-def _start_process(root: str, words: Sequence[str], said: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start_process(root: str, words: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-I", "-c", START, "\n".join(path for path in sys.path if path), *words],
         cwd=root,
         stdin=subprocess.DEVNULL,  # ours is the protocol's
-        stdout=said,
+        stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
@@ -262,21 +262,21 @@ def _command_output(root: str, words: Sequence[str]) -> str:
     Raises:
         StoreError: It ended with an error.
     """
-    with tempfile.TemporaryFile() as said:
-        if _start_process(root, words, said).wait():
-            raise StoreError(_last_line(said))
-        said.seek(0)
-        return said.read().decode("utf-8", "replace")
+    with tempfile.TemporaryFile() as output:
+        if _start_process(root, words, output).wait():
+            raise StoreError(_last_line(output))
+        output.seek(0)
+        return output.read().decode("utf-8", "replace")
 
 
-def _last_line(said: IO[bytes]) -> str:
-    said.seek(0)
-    lines = said.read().decode("utf-8", "replace").strip().splitlines()
+def _last_line(output: IO[bytes]) -> str:
+    output.seek(0)
+    lines = output.read().decode("utf-8", "replace").strip().splitlines()
     return one_line(lines[-1]).removeprefix("Error: ") if lines else ""
 
 
-def _flags(**given: float | None) -> list[str]:
-    return [f"--{name}={value}" for name, value in given.items() if value is not None]
+def _flags(**values: float | None) -> list[str]:
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
 
 def _option_text(value: object) -> str:
@@ -328,13 +328,13 @@ def _check_paths(root: str, texts: Sequence[str]) -> None:
     """Check that texts name nothing outside of the folder, as a whole or in a part, such as one value of a gene."""
     patterns = (r"\Z", "=", r"[=|]", SEPARATORS)
     parts = {part.strip() for text in texts for pattern in patterns for part in re.split(pattern, text)}
-    each = parts | {part[2:] for part in parts if re.match("-[^-]", part)}  # -d/etc
-    named = [one if one.startswith(("/", "~")) else os.path.join(root, one) for one in each if one]
-    if found := paths_outside(named, Path(root)):
-        raise UsageError(f"{in_words(found)}: outside of {root}, where this server may not read")
+    texts_and_values = parts | {part[2:] for part in parts if re.match("-[^-]", part)}  # -d/etc
+    paths = [one if one.startswith(("/", "~")) else os.path.join(root, one) for one in texts_and_values if one]
+    if outside := paths_outside(paths, Path(root)):
+        raise UsageError(f"{in_words(outside)}: outside of {root}, where this server may not read")
 
 
-def server(place: Workplace) -> Any:
+def server(workplace: Workplace) -> Any:
     """Return the MCP server of a workplace.
 
     Raises:
@@ -349,23 +349,23 @@ def server(place: Workplace) -> Any:
 
     from evo_tune.errors import EvoTuneError
 
-    made = MCPServer(
+    mcp_server = MCPServer(
         "evo-tune",
         instructions="Searches hyperparameters and architectures by evolution. Start a run, watch its status, read its "
-        f"results. Folders: {', '.join(place.folders)}.",
+        f"results. Folders: {', '.join(workplace.folders)}.",
         log_level="ERROR",
     )
 
-    def told(tool: Callable[..., str]) -> Callable[..., str]:
+    def with_tool_errors(tool: Callable[..., str]) -> Callable[..., str]:
         @wraps(tool)
-        def answer(*given: Any, **named: Any) -> str:
+        def answer(*args: Any, **kwargs: Any) -> str:
             try:
-                return tool(*given, **named)
+                return tool(*args, **kwargs)
             except (EvoTuneError, OSError) as error:
                 raise ToolError(one_line(str(error))) from None
 
         return answer
 
-    for tool in place.tools.values():
-        made.add_tool(told(tool))
-    return made
+    for tool in workplace.tools.values():
+        mcp_server.add_tool(with_tool_errors(tool))
+    return mcp_server

@@ -52,30 +52,30 @@ def _flags(kind: type[Options], defaults: Mapping[str, Any] | None) -> list[clic
         defaults: Defaults that the help tells instead of the declared ones; None tells no defaults.
     """
     return [
-        _flag(one, None if defaults is None else defaults.get(one.name, one.default))
-        for one in dataclass_options(kind).values()
+        _flag(setting, None if defaults is None else defaults.get(setting.name, setting.default))
+        for setting in dataclass_options(kind).values()
     ]
 
 
-def _flag(one: Option, default: Any) -> click.Option:
+def _flag(setting: Option, default: Any) -> click.Option:
     """Return the flag of a setting."""
-    kinds, attributes = union_members(one.type), dict[str, Any]()
-    low, high = (float(bound) for bound in (one.bounds or "(-inf, inf)")[1:-1].split(","))
+    kinds, attributes = union_members(setting.type), dict[str, Any]()
+    low, high = (float(bound) for bound in (setting.bounds or "(-inf, inf)")[1:-1].split(","))
     if bool in kinds:
         attributes["is_flag"] = True
-    elif one.choices:
-        attributes["type"] = click.Choice([str(value) for value in one.choices])
+    elif setting.choices:
+        attributes["type"] = click.Choice([str(value) for value in setting.choices])
     elif int in kinds:
-        integer = shared.CountOrAuto if AUTO in one.kind else click.IntRange
+        integer = shared.CountOrAuto if AUTO in setting.kind else click.IntRange
         attributes["type"] = integer(min=int(low), max=None if math.isinf(high) else int(high))
     elif float in kinds:
-        attributes["type"] = click.FloatRange(min=low, min_open=one.bounds.startswith("("))
+        attributes["type"] = click.FloatRange(min=low, min_open=setting.bounds.startswith("("))
     if isinstance(attributes.get("type"), shared.CountOrAuto):
         attributes["metavar"] = "N|auto"
-    elif str in kinds and one.unit:
-        attributes["metavar"] = one.unit
-    told = "" if default is None or default is False or default == "" else f"  [default: {default}]"
-    flag = f"--{one.name.replace('_', '-')}"
-    if one.default is True:
-        flag += f"/--no-{one.name.replace('_', '-')}"
-    return SettingFlag([flag], default=None, title=one.group, help=one.help + told, **attributes)
+    elif str in kinds and setting.unit:
+        attributes["metavar"] = setting.unit
+    default_text = "" if default is None or default is False or default == "" else f"  [default: {default}]"
+    flag = f"--{setting.name.replace('_', '-')}"
+    if setting.default is True:
+        flag += f"/--no-{setting.name.replace('_', '-')}"
+    return SettingFlag([flag], default=None, title=setting.group, help=setting.help + default_text, **attributes)

@@ -111,13 +111,13 @@ class Command(click.Command):
         }
         if len(flags) <= FEW:
             return {"Options": list(flags.values())}
-        found: dict[str, list[click.Option]] = {}
+        groups: dict[str, list[click.Option]] = {}
         for title, names in FLAGS.items():
-            held = [flags.pop(name) for name in names.split() if name in flags]
-            held += [flags.pop(name) for name, flag in list(flags.items()) if getattr(flag, "title", "") == title]
-            if held:
-                found[title] = held
-        return {**found, "Other flags": list(flags.values())} if flags else found
+            group = [flags.pop(name) for name in names.split() if name in flags]
+            group += [flags.pop(name) for name, flag in list(flags.items()) if getattr(flag, "title", "") == title]
+            if group:
+                groups[title] = group
+        return {**groups, "Other flags": list(flags.values())} if flags else groups
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, flags in self.groups(ctx).items():
@@ -131,10 +131,10 @@ class Command(click.Command):
             return
         with formatter.section("Examples"):
             for line in self.examples:
-                typed, mark, told = line.partition("  #")
+                command_line, mark, comment = line.partition("  #")
                 if mark and isinstance(formatter, Formatter):
-                    told = formatter.styled(mark + told, dim=True)
-                formatter.write(f"{'':>{formatter.current_indent}}{typed}{told}\n")
+                    comment = formatter.styled(mark + comment, dim=True)
+                formatter.write(f"{'':>{formatter.current_indent}}{command_line}{comment}\n")
 
 
 def _flag_name(flag: click.Option) -> str:

@@ -40,14 +40,14 @@ def session_options(function: Command) -> Command:
     return function
 
 
-def _check_tracks(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+def _check_tracks(context: click.Context, parameter: click.Parameter, tracks: tuple[str, ...]) -> tuple[str, ...]:
     """Refuse what cannot be tracked before a run is made."""
-    if given:
+    if tracks:
         from evo_tune.integrations.converting import check_track
 
-        for text in given:
+        for text in tracks:
             check_track(text)
-    return given
+    return tracks
 
 
 def run_search(

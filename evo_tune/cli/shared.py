@@ -56,9 +56,9 @@ def _completions(names: Iterable[str], incomplete: str) -> list[CompletionItem[s
     return [CompletionItem(name) for name in sorted(fit)]
 
 
-def _or_file(found: list[CompletionItem[str]], incomplete: str) -> list[CompletionItem[str]]:
+def _or_file(completions: list[CompletionItem[str]], incomplete: str) -> list[CompletionItem[str]]:
     """Return the names, or let the shell complete files if no name fits."""
-    return found or [CompletionItem(incomplete, type="file")]
+    return completions or [CompletionItem(incomplete, type="file")]
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:
@@ -215,7 +215,7 @@ def echo(text: str = "", err: bool = False) -> None:
 
 def echo_piece(text: str) -> None:
     """Print a piece of a text at once; the terminal obeys nothing in it but line ends and tabs."""
-    click.echo("".join(one if one in "\n\t" else printable(one) for one in re.split(r"([\n\t])", text)), nl=False)
+    click.echo("".join(part if part in "\n\t" else printable(part) for part in re.split(r"([\n\t])", text)), nl=False)
     sys.stdout.flush()
 
 
@@ -235,12 +235,12 @@ def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: S
         genome: Genome to train, or the default one of a search.
         space: Space of a search; None for a single training.
     """
-    name, said = evaluator.plugin.name, evaluator.describe()
-    for line in said[:DESCRIBED]:
+    name, lines = evaluator.plugin.name, evaluator.describe()
+    for line in lines[:DESCRIBED]:
         echo(f"{name}: {line}", err=True)
-    if len(said) > DESCRIBED:
-        echo(f"{name}: and {len(said) - DESCRIBED} more lines: evo-tune describe {name}, with the same -o", err=True)
-    found = evaluator.remarks()
+    if len(lines) > DESCRIBED:
+        echo(f"{name}: and {len(lines) - DESCRIBED} more lines: evo-tune describe {name}, with the same -o", err=True)
+    remarks = evaluator.remarks()
     trained = {f"batch={genome.get('batch', '?')}": genome}
     if space is not None and "batch" in space.genes:
         largest = space.snap(space.encode({**genome, "batch": space.genes["batch"].decode(1.0)}))
@@ -250,9 +250,11 @@ def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: S
             steps = evaluator.estimate(dict(one)).get("steps", math.inf)
             if steps < FEW_STEPS:
                 few = f"only {steps:.0f} step{'s' if steps > 1 else ''}"
-                found.append(f"with {what}, a training has {few}: give a larger budget, more data, or smaller batches")
+                remarks.append(
+                    f"with {what}, a training has {few}: give a larger budget, more data, or smaller batches"
+                )
                 break
-    for line in found:
+    for line in remarks:
         echo(f"{evaluator.plugin.name}: {line}", err=True)
 
 
@@ -269,9 +271,9 @@ def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
 
     import msgspec
 
-    for one in value if isinstance(value, Sequence) else (value,):
-        if not isinstance(one, msgspec.Struct):
-            raise TypeError(f"expected a type of cli/formats.py to print, got {type(one).__name__}")
+    for item in value if isinstance(value, Sequence) else (value,):
+        if not isinstance(item, msgspec.Struct):
+            raise TypeError(f"expected a type of cli/formats.py to print, got {type(item).__name__}")
     text = json.dumps(_finite(msgspec.to_builtins(value)), indent=None if line else 2, ensure_ascii=True)
     click.echo(text.replace("\x7f", "\\u007f"))
 
@@ -364,8 +366,8 @@ def read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
     from evo_tune.genome.notation import parse_gene
     from evo_tune.options.binding import split_assignments
 
-    alone = {text for text in texts if "=" not in text}
-    given = split_assignments((text for text in texts if "=" in text), "--gene")
-    for name in alone & given.keys():
+    bare_names = {text for text in texts if "=" not in text}
+    assignments = split_assignments((text for text in texts if "=" in text), "--gene")
+    for name in bare_names & assignments.keys():
         raise OptionError(f"--gene {name} is given twice: give it once")
-    return {**dict.fromkeys(alone), **{name: parse_gene(name, text) for name, text in given.items()}}
+    return {**dict.fromkeys(bare_names), **{name: parse_gene(name, text) for name, text in assignments.items()}}

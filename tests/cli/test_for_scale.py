@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import evo_tune.loop.opening
 from evo_tune import Choice, Float, Search, load
 from evo_tune.cli import cli
-from evo_tune.cli.output import output_types
+from evo_tune.cli.formats import output_types
 from evo_tune.cli.training.for_scale import (
     TRAININGS,
     plan_scale_search,

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from evo_tune.cli.output import output_types, print_plan
+from evo_tune.cli.formats import output_types
+from evo_tune.cli.output import print_plan
 from evo_tune.forecast.timing import Pace
 from evo_tune.loop.begin import Request, prepared
 from evo_tune.loop.planning import TRAININGS, RunPlan, affordable, needs_cost, plan_run, with_rungs

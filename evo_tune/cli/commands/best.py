@@ -35,8 +35,8 @@ def command(run: str | None, store: str, output_format: str) -> None:
         shared.echo(f"Warning: no full training satisfies {', '.join(saved.manifest.subject_to)}", err=True)
     several = len(saved.objectives) > 1
     if output_format == "json":
-        found = recommendations(saved)
-        shared.print_json(found if several else found[0])
+        rows_json = recommendations(saved)
+        shared.print_json(rows_json if several else rows_json[0])
         return
     trials = pareto_front(saved) if several else [best]
     if output_format == "table" and len(trials) == 1:
@@ -60,12 +60,12 @@ def _print_one(run: Run, best: Trial) -> None:
     expected = predicted_value(run, best)
     if expected is not None:
         text += f" ({expected:.6g} is predicted over other seeds)"
-    fresh = next((row for row in fresh_values(run) if row.id == best.id), None)
-    if fresh is None:
+    fresh_row = next((row for row in fresh_values(run) if row.id == best.id), None)
+    if fresh_row is None:
         text = f"{metric} {text}"
     else:
         name = "" if measured == metric else f"{metric} "
-        text = f"{measured} {show_fresh_values(fresh)} over fresh seeds, {name}{text} in the search"
+        text = f"{measured} {show_fresh_values(fresh_row)} over fresh seeds, {name}{text} in the search"
     shared.echo(f"{text} (trial {best.id} of run {run.name})")
     width = max(map(len, best.genome))
     for gene, value in best.genome.items():

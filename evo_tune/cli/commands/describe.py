@@ -23,8 +23,8 @@ def command(evaluator: str, options: tuple[str, ...], output_format: str) -> Non
     from evo_tune.loop.code import named_evaluator
     from evo_tune.options.binding import split_assignments
 
-    given = split_assignments(options, "-o")
-    bound = named_evaluator(evaluator, None, given).bind(given)
+    option_values = split_assignments(options, "-o")
+    bound = named_evaluator(evaluator, None, option_values).bind(option_values)
     lines = bound.describe()
     if output_format == "json":
         shared.print_json(DescribedData(evaluator=bound.plugin.name, fingerprint=bound.fingerprint(), lines=lines))

@@ -14,7 +14,7 @@ from evo_tune.cli.help import cli_command
 from evo_tune.errors import RunError
 
 if TYPE_CHECKING:
-    from evo_tune.cli.training.results import ProbedDevice
+    from evo_tune.cli.training import ProbedDevice
     from evo_tune.dispatch import Plan
 
 HELP_ORDER = 140
@@ -41,13 +41,13 @@ def command(
     """
     from msgspec import structs
 
-    from evo_tune.cli.training.results import Devices, PlannedSlot
+    from evo_tune.cli.training import Devices, PlannedSlot
     from evo_tune.dispatch import CPU, inventory, plan
 
     planned = plan(slots, devices, per_device or 1, threads)
-    found = inventory(planned)
+    device_facts = inventory(planned)
     precision = _fastest_on_cpu(planned.threads) if probe and CPU in planned.slots else None
-    known = Devices(
+    devices_json = Devices(
         slots=[
             PlannedSlot(
                 slot=f"slot {number}",
@@ -58,21 +58,21 @@ def command(
                 free=facts.free,
                 precision=precision or facts.precision,
             )
-            for number, (device, facts) in enumerate(zip(planned.slots, found.facts, strict=True))
+            for number, (device, facts) in enumerate(zip(planned.slots, device_facts.facts, strict=True))
         ],
-        cards=found.cards,
+        cards=device_facts.cards,
         probed=_probe_devices(planned) if probe else [],
-        why=found.why,
+        why=device_facts.why,
     )
     if output_format == "json":
-        shared.print_json(known)
+        shared.print_json(devices_json)
         return
     shared.print_table(
-        [{**structs.asdict(one), "memory": _gib(one.memory), "free": _gib(one.free)} for one in known.slots]
+        [{**structs.asdict(one), "memory": _gib(one.memory), "free": _gib(one.free)} for one in devices_json.slots]
     )
-    for line in (*known.cards, *known.why):
+    for line in (*devices_json.cards, *devices_json.why):
         shared.echo(line)
-    for one in known.probed:
+    for one in devices_json.probed:
         _print_probe(one)
 
 
@@ -96,32 +96,32 @@ def _probe_devices(planned: Plan) -> list[ProbedDevice]:
 
     import msgspec
 
-    from evo_tune.cli.training.results import ProbedDevice
+    from evo_tune.cli.training import ProbedDevice
 
-    found = []
+    probes = []
     for device in {device.name: device for device in planned.slots}.values():
         if device.inside == "mps":
             continue
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": device.visible}
         command = [sys.executable, "-m", "evo_tune.training.probing.timing", device.inside, str(planned.threads)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        process = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        if process.returncode:
+            last = (process.stderr.strip().splitlines() or ["no message"])[-1]
             raise RunError(f"--probe: cannot time {device.name} ({last}): does torch see it, and is it free?")
-        found.append(msgspec.convert({"name": device.name, **json.loads(done.stdout)}, ProbedDevice, strict=False))
-    return found
+        probes.append(msgspec.convert({"name": device.name, **json.loads(process.stdout)}, ProbedDevice, strict=False))
+    return probes
 
 
-def _print_probe(one: ProbedDevice) -> None:
-    timings, suited, known = one.timings, one.suited, one.known or {}
+def _print_probe(probe: ProbedDevice) -> None:
+    timings, suited, data_sheet = probe.timings, probe.suited, probe.known or {}
     rows = [
         {"GFLOP/s by side": name, **{str(side): f"{speed / 1e9:,.0f}" for side, speed in speeds.items()}}
         for name, speeds in timings.products.items()
     ]
-    shared.print_table(rows, title=f"{one.name}: {timings.device}")
+    shared.print_table(rows, title=f"{probe.name}: {timings.device}")
     heads = ", ".join(map(str, suited.head_sizes))
-    peak = known.get(suited.precision)
-    sheet = f" (data sheet: {1e3 * peak:,.0f} GFLOP/s, {known['bandwidth']:,.0f} GB/s)" if peak else ""
+    peak = data_sheet.get(suited.precision)
+    sheet = f" (data sheet: {1e3 * peak:,.0f} GFLOP/s, {data_sheet['bandwidth']:,.0f} GB/s)" if peak else ""
     for line in (
         f"fastest precision of products: {suited.precision}{sheet}",
         f"widths: multiples of {suited.width}; vocabularies: multiples of {suited.vocabulary}; head sizes: {heads}",

@@ -72,13 +72,13 @@ def command(
 
     if not 0 < budget <= 1:  # click lets nan pass
         raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")
-    given, values = split_assignments(options, "-o"), split_assignments(genes, "-g")
+    option_values, values = split_assignments(options, "-o"), split_assignments(genes, "-g")
     fixed = {name: parse_gene(name, value) for name, value in values.items()} if is_command(evaluator) else None
-    plugin = named_evaluator(evaluator, fixed, given)
-    bound = plugin.bind(given)
+    plugin = named_evaluator(evaluator, fixed, option_values)
+    bound = plugin.bind(option_values)
     if bound.options.get("seconds") is not None and needs_cost(bound):
         settings = settings_of({"slots": 1, "devices": devices, "threads": threads})
-        bound = plan_run(plugin, Request(options=given), *settings, Path()).evaluator
+        bound = plan_run(plugin, Request(options=option_values), *settings, Path()).evaluator
     bound = bound.for_run(budget < 1.0)
     space = bound.space.including(values)
     genome = space.check(space.parse(values), fill_defaults=True)

@@ -33,17 +33,18 @@ def command(name: str | None, output_format: str) -> None:
     if name is not None:
         _print_one(find_evaluator(name), output_format)
         return
-    found = [
+    summaries = [
         EvaluatorSummary(evaluator=name, origin=origin, summary=summary, file=str(path))
         for name, origin, path, summary in list_evaluators()
     ]
     if output_format == "json":
-        shared.print_json(found)
+        shared.print_json(summaries)
     elif output_format == "csv":
-        shared.print_rows([structs.asdict(one) for one in found], output_format)
+        shared.print_rows([structs.asdict(one) for one in summaries], output_format)
     else:  # without the file: a long path would squeeze the rest
         shared.print_rows(
-            [{"evaluator": one.evaluator, "origin": one.origin, "summary": one.summary} for one in found], output_format
+            [{"evaluator": one.evaluator, "origin": one.origin, "summary": one.summary} for one in summaries],
+            output_format,
         )
 
 

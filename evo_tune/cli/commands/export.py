@@ -91,8 +91,8 @@ def command(
     candidate = _candidate(saved, trial)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"DIR {target}: exists and is not an empty folder; choose another")
-    given = split_assignments(options, "-o")
-    bound = plugin.bind({**saved.manifest.options, **given}).for_run(rungs=False)
+    option_values = split_assignments(options, "-o")
+    bound = plugin.bind({**saved.manifest.options, **option_values}).for_run(rungs=False)
     bound = plugin.bind(_with_budget(plugin, bound.options, tokens, seconds))
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -102,11 +102,11 @@ def command(
     pace = choose_pace(saved, bound, candidate, planned, threads)
     flags: dict[str, Any] = {"trial": trial, "tokens": tokens, "seconds": seconds, "seed": seed, "threads": threads}
     typed = _typed(saved.name, folder, flags, options)
-    made = Training(saved, bound, candidate, planned, pace, candidate.seed if seed is None else seed, typed)
+    training = Training(saved, bound, candidate, planned, pace, candidate.seed if seed is None else seed, typed)
     # An evaluator may print anything; only the JSON belongs on standard output.
     aside = contextlib.redirect_stdout(sys.stderr) if output_format == "json" else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as scratch, aside:
-        metrics = made.write(target, Path(scratch), err=output_format == "json")
+        metrics = training.write(target, Path(scratch), err=output_format == "json")
     model = ExportedModel(
         run=saved.name,
         trial=candidate.id,

@@ -26,17 +26,17 @@ def command(store: str, output_format: str) -> None:
     from evo_tune.store.places import list_runs
     from evo_tune.store.run import Run
 
-    found: list[ListedRun] = []
+    runs: list[ListedRun] = []
     for folder in list_runs(Path(store)):
         try:
-            found.append(run_row(Run.open(folder)))
+            runs.append(run_row(Run.open(folder)))
         except StoreError as error:
             shared.echo(f"Warning: {error}", err=True)
     if output_format == "json":
-        shared.print_json(found)
+        shared.print_json(runs)
         return
     shared.print_rows(
-        [structs.asdict(one) if output_format == "csv" else _row(one) for one in found],
+        [structs.asdict(one) if output_format == "csv" else _row(one) for one in runs],
         output_format,
         empty=f"there is no saved run in {store}: start one with `evo-tune run`",
         spare=("created", "ended", "strategy", "failed", "wall time", "evaluator"),

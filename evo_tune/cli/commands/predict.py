@@ -70,11 +70,11 @@ def command(
     continues --prompt, or scores the texts of INPUT. If INPUT has the targets, the metrics are printed too. MODEL may
     come from a stranger: nothing in it is executed.
     """
-    given = {name: value for name, value in sampling.items() if value is not None}
+    sampling_values = {name: value for name, value in sampling.items() if value is not None}
     if (data is None) == (prompt is None):
         raise UsageError("expected INPUT or --prompt TEXT: evo-tune predict MODEL INPUT")
-    if prompt is None and given:
-        raise UsageError(f"--{next(iter(given)).replace('_', '-')} belongs to --prompt: leave it out")
+    if prompt is None and sampling_values:
+        raise UsageError(f"--{next(iter(sampling_values)).replace('_', '-')} belongs to --prompt: leave it out")
     from evo_tune.training.prediction.loading import load_model
 
     _require_device(device)
@@ -82,7 +82,7 @@ def command(
     if prompt is not None:
         if output or keep:
             raise UsageError("--output and --keep belong to INPUT: leave them out")
-        _write_text(loaded, prompt, given, output_format)
+        _write_text(loaded, prompt, sampling_values, output_format)
         return
     columns = [name for name in (keep or "").split(",") if name]
     _predict(loaded, str(data), None if output is None else Path(output).expanduser(), columns, output_format)
@@ -101,28 +101,30 @@ def _require_device(name: str) -> None:
 def _predict(model: Model, data: str, output: Path | None, keep: list[str], output_format: str) -> None:
     from evo_tune.training.prediction.writing import Writer, plain_rows
 
-    began, found = time.monotonic(), model.predictions(data, keep)
+    began, predictions = time.monotonic(), model.predictions(data, keep)
     rows: list[dict[str, Any]] | None = [] if output_format == "json" and output is None else None
     with Writer(output).keep_complete() as writer:
-        for frame in _with_progress(found, writer):
+        for frame in _with_progress(predictions, writer):
             if rows is None:
                 writer.write(frame)
             elif len(rows) + len(frame) > MAX_JSON_ROWS:
                 raise UsageError(f"INPUT has more than {MAX_JSON_ROWS} rows: give --output FILE as well")
             else:
                 rows += plain_rows(frame)
-        metrics = found.metrics
-    for remark in found.remarks:
+        metrics = predictions.metrics
+    for remark in predictions.remarks:
         shared.echo(remark, err=True)
     if output_format == "json":
         written = None if output is None else str(output)
-        _print_json(model, found.rows, metrics=metrics, output=written, predictions=rows, remarks=found.remarks)
+        _print_json(
+            model, predictions.rows, metrics=metrics, output=written, predictions=rows, remarks=predictions.remarks
+        )
         return
     for name, value in metrics.items():
         shared.echo(f"  {name:<21} {shared.show_value(value)}", err=True)
     if output is not None:
         took = shared.show_seconds(time.monotonic() - began)
-        shared.echo(f"wrote {output}: {found.rows} predictions in {took}", err=True)
+        shared.echo(f"wrote {output}: {predictions.rows} predictions in {took}", err=True)
 
 
 def _print_json(model: Model, rows: int, **more: Any) -> None:
@@ -132,15 +134,18 @@ def _print_json(model: Model, rows: int, **more: Any) -> None:
     shared.print_json(Predicted(model=str(model.folder), task=model.task, rows=rows, **{**nothing, **more}))
 
 
-def _with_progress(found: Predictions, writer: Writer) -> Iterator[pd.DataFrame]:
+def _with_progress(predictions: Predictions, writer: Writer) -> Iterator[pd.DataFrame]:
     """Yield the parts; in a terminal, print the progress now and then. An error says what is written already."""
-    shown, said, began = sys.stderr.isatty(), time.monotonic(), time.monotonic()
+    in_terminal, last_line_time, began = sys.stderr.isatty(), time.monotonic(), time.monotonic()
     try:
-        for frame in found:
+        for frame in predictions:
             yield frame
-            if shown and time.monotonic() - said >= PROGRESS_SECONDS:
-                said = time.monotonic()
-                shared.echo(f"{found.rows} predictions, {found.rows / (said - began):.0f} a second", err=True)
+            if in_terminal and time.monotonic() - last_line_time >= PROGRESS_SECONDS:
+                last_line_time = time.monotonic()
+                shared.echo(
+                    f"{predictions.rows} predictions, {predictions.rows / (last_line_time - began):.0f} a second",
+                    err=True,
+                )
     except EvoTuneError as error:
         if not writer.rows or writer.path is None:
             raise

@@ -163,10 +163,10 @@ def command(
     first: list[dict[str, Any]] = []
     if settings.get("for_scale"):
         found = _plan_for_scale(settings, ladder, evaluator, given, read, Path(store))
-        given, read, first = found.options, found.genes, found.first
+        given, read, first = found.options, found.genes, found.first_genomes
         if found.fidelity is not None:
             settings.setdefault("fidelity", found.fidelity)
-        shared.echo(found.told, err=True)
+        shared.echo(found.explanation, err=True)
     request = Request(
         options=given,
         strategy=strategy,
@@ -226,7 +226,7 @@ def _plan_for_scale(
     found = plan_scale_search(target_size, plugin, given, read, able if settings.get("hours") else None)
     if found.fidelity is None:
         return found
-    return replace(found, first=wider_default(plugin, found.options, found.genes))
+    return replace(found, first_genomes=wider_default(plugin, found.options, found.genes))
 
 
 def _flops_in_hours(
@@ -275,13 +275,13 @@ def _ladder_genes(text: str, evaluator: str, options: dict[str, str]) -> dict[st
     from evo_tune.strategies.ladder import parse_sizes
 
     if is_command(evaluator):
-        known: Collection[str] = ("depth", "width")
+        space_genes: Collection[str] = ("depth", "width")
     else:
         plugin = find_evaluator(evaluator)
-        known = plugin.bind(options).space.genes
+        space_genes = plugin.bind(options).space.genes
     values = zip(*parse_sizes(text), strict=True)
     genes = {
-        name: Choice(tuple(sorted({*held})), ordered=True)
-        for name, held in zip(("depth", "width"), values, strict=True)
+        name: Choice(tuple(sorted({*sizes})), ordered=True)
+        for name, sizes in zip(("depth", "width"), values, strict=True)
     }
-    return {name: gene for name, gene in genes.items() if name in known}
+    return {name: gene for name, gene in genes.items() if name in space_genes}

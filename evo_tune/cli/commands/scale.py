@@ -121,23 +121,23 @@ def command(
 
     saved = shared.open_run(run, store)
     bound = bound_again(saved, evaluator_of(saved, evaluator, trust, shared.ask_function()))
-    found = trial_to_transfer(saved, trial)
-    wanted = TransferRequest(**target)
-    size = f"{wanted.depth}x{wanted.width}"
+    trial_to_scale = trial_to_transfer(saved, trial)
+    target_request = TransferRequest(**target)
+    size = f"{target_request.depth}x{target_request.width}"
     if emit is not None and emit.exists():
         raise UsageError(f"--emit {emit}: exists; choose another file")
-    recipe = scale_run(saved, bound, wanted, trial=found)  # before any probe, since it may fail
+    recipe = scale_run(saved, bound, target_request, trial=trial_to_scale)  # before any probe, since it may fail
     probes, there = (Path(store) / f"{saved.name}-{kind}-{size}" for kind in ("probe", "target"))
     probed = None
     quiet = output_format == "json"
     if probe:
-        probed = _probe(saved, bound, wanted, recipe, found, probe, probes, quiet)
+        probed = _probe(saved, bound, target_request, recipe, trial_to_scale, probe, probes, quiet)
     elif probe is None and _affordable(saved, recipe, quiet):
         probed = _probe_target(saved, bound, recipe, there)
     known = [_on_same_data(saved, shared.open_run(other, store), other) for other in others]
     short = probes.with_name(probes.name + SHORT)
     known += [Run.open(folder) for folder in (probes, short, there) if folder.is_dir()]
-    recipe = scale_run(saved, bound, wanted, trial=found, others=known)
+    recipe = scale_run(saved, bound, target_request, trial=trial_to_scale, other_runs=known)
     recipe.probe = probed
     name = f"{saved.name}-{size}"
     if emit is not None:
@@ -188,9 +188,9 @@ def _probe_target(run: Run, evaluator: BoundEvaluator, recipe: ScaledRecipe, fol
 def _probe(
     run: Run,
     evaluator: BoundEvaluator,
-    wanted: TransferRequest,
+    target_request: TransferRequest,
     recipe: ScaledRecipe,
-    found: Trial,
+    trial_to_scale: Trial,
     count: int,
     folder: Path,
     quiet: bool,
@@ -200,9 +200,9 @@ def _probe(
     Args:
         run: Run with the recipe.
         evaluator: Evaluator of the run, with its options.
-        wanted: Size of the target.
+        target_request: Size of the target.
         recipe: Recipe at the target.
-        found: Trial with the recipe.
+        trial_to_scale: Trial with the recipe.
         count: Number of probes.
         folder: Run folder of the probes; that of their short trainings is beside it. Existing runs are continued.
         quiet: Whether to print nothing.
@@ -212,7 +212,7 @@ def _probe(
     from evo_tune.training.scale.probes import probe_rates, probe_results, probe_sizes
     from evo_tune.training.scale.recipe import recipe_at
 
-    sizes = probe_sizes(recipe.found, recipe.target, wanted, count)
+    sizes = probe_sizes(recipe.found, recipe.target, target_request, count)
     shares = [count // len(sizes) + (place < count % len(sizes)) for place in range(len(sizes))]
     if not quiet:
         whole, part = sizes[0].tokens, round(PART * sizes[0].tokens)
@@ -223,7 +223,7 @@ def _probe(
     trials: list[Trial] = []
     for ending, share in ((SHORT, PART), ("", 1.0)):
         targets = [replace(size, tokens=max(1, round(share * size.tokens))) for size in sizes]
-        there = [recipe_at(evaluator, target, found) for target in targets]
+        there = [recipe_at(evaluator, target, trial_to_scale) for target in targets]
         genomes = [
             {**one.genome, "lr": lr}
             for one, many in zip(there, shares, strict=True)
@@ -284,7 +284,7 @@ def _emit(path: Path, plugin: Evaluator, name: str, recipe: ScaledRecipe, run: R
 
 
 def _print(recipe: ScaledRecipe) -> None:
-    target, found = recipe.target, recipe.found
+    target, at_run = recipe.target, recipe.found
     shared.print_table([_gene(row) for row in recipe.rows], f"trial {recipe.trial} of {recipe.run} at the target size")
     for remark in recipe.remarks:
         shared.echo(f"note: {remark}")
@@ -293,12 +293,12 @@ def _print(recipe: ScaledRecipe) -> None:
     hours = "unknown" if recipe.hours is None else f"{recipe.hours:,.3g}"
     epochs = "" if target.epochs is None else f"; the text is read {target.epochs:.3g} times"
     lines = [
-        f"learning rate of hidden matrices: {found.lr_hidden:.3g} in the run, {target.lr_hidden:.3g} at the target",
+        f"learning rate of hidden matrices: {at_run.lr_hidden:.3g} in the run, {target.lr_hidden:.3g} at the target",
         "",
         f"model: depth {target.depth}, width {target.width}, {target.heads} heads, context {target.context}: "
         f"{target.parameters:,} weights, {target.without_embeddings:,} without embeddings",
         f"training: {target.tokens:,.0f} tokens in {target.steps:,} steps of {target.batch:,}, "
-        f"{target.flops:.3g} FLOPs ({target.flops / found.flops:.3g} times the run's training)",
+        f"{target.flops:.3g} FLOPs ({target.flops / at_run.flops:.3g} times the run's training)",
         f"tokens per parameter: {recipe.tokens_per_parameter:.3g} (compute-optimal: 20, {recipe.optimal_tokens:.3g} "
         f"tokens, arXiv:2203.15556){epochs}",
         *(f"memory: {_fit(fit)}" for fit in recipe.fits),

@@ -52,10 +52,10 @@ def _print_run(run: Run, top: int) -> None:
     from evo_tune.text import counted
 
     manifest, metric = run.manifest, run.objectives[0].metric
-    done = counted(len(run.outcomes), "evaluation")
+    evaluations = counted(len(run.outcomes), "evaluation")
     shared.echo(
         f"{run.name}: {manifest.evaluator}, strategy {manifest.strategy}, seed {manifest.settings.seed}, "
-        f"{', '.join(manifest.objectives)}, {done} in {shared.show_seconds(run.seconds)}"
+        f"{', '.join(manifest.objectives)}, {evaluations} in {shared.show_seconds(run.seconds)}"
     )
     rules = _rules(manifest)
     if rules:
@@ -72,9 +72,9 @@ def _print_run(run: Run, top: int) -> None:
         shared.echo(line)
     shares = report.importances(run)
     if shares:
-        told = "  ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:MOST_SHARES])
-        told += f"  and {others} others less" if (others := len(shares) - MOST_SHARES) > 0 else ""
-        shared.echo(f"share of the spread in {metric} that each gene explains by itself: {told}")
+        shares_text = "  ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:MOST_SHARES])
+        shares_text += f"  and {hidden_count} others less" if (hidden_count := len(shares) - MOST_SHARES) > 0 else ""
+        shared.echo(f"share of the spread in {metric} that each gene explains by itself: {shares_text}")
     for line in [*range_lines(run), *range_end_lines(run)]:
         shared.echo(line)
     pending = len(run.candidates) - len(run.outcomes)
@@ -89,14 +89,14 @@ def _print_trials(run: Run, top: int) -> None:
 
     metrics = [objective.metric for objective in run.objectives]
     bounded = [one.metric for one in run.constraints if one.metric not in metrics]
-    fresh = {row.id: row for row in fresh_values(run)}
+    fresh_rows = {row.id: row for row in fresh_values(run)}
     measured = reported_objective(run).metric
     over = "over fresh seeds" if measured == metrics[0] else f"{measured} over fresh seeds"
     trials = pareto_front(run) if len(metrics) > 1 else best_trials(run, top)
     rows = [
         {
             "trial": trial.id,
-            **({over: show_fresh_values(fresh.get(trial.id))} if fresh else {}),
+            **({over: show_fresh_values(fresh_rows.get(trial.id))} if fresh_rows else {}),
             "generation": trial.candidate.generation,
             **{metric: trial.outcome.metrics.get(metric) for metric in (*metrics, *bounded)},
             **({"within": "yes" if trial.feasible else "no"} if bounded else {}),
@@ -106,7 +106,7 @@ def _print_trials(run: Run, top: int) -> None:
         }
         for trial in trials
     ]
-    title = "Pareto front" if len(metrics) > 1 else _title(run, top, trials, bool(fresh))
+    title = "Pareto front" if len(metrics) > 1 else _title(run, top, trials, bool(fresh_rows))
     spare = ("operator", "generation", "seconds", *reversed(run.genes))
     shared.print_rows(rows, "table", title, "no full training gave a value", spare)
 
@@ -120,8 +120,8 @@ def _title(run: Run, top: int, trials: Sequence[Trial], compared: bool) -> str:
 
 def _first(run: Run, trials: Sequence[Trial]) -> str:
     """Return why the recommended trial is before one with a better value; '' if there is no such trial."""
-    seen = [(trial.violation, trial.losses) for trial in trials]
-    if not seen or seen[0] == min(seen):
+    ranks = [(trial.violation, trial.losses) for trial in trials]
+    if not ranks or ranks[0] == min(ranks):
         return ""
     if run.manifest.settings.extra_seeds_by_gain:
         return "; first, the one that is expected to be best with other seeds"
@@ -140,4 +140,4 @@ def _rules(manifest: Manifest) -> list[str]:
         f"--seeds-per-trial {settings.seeds_per_trial}": settings.most_seeds > 1,
         f"--seeds {'own' if settings.own_seeds else 'shared'}": settings.own_seeds != by_gain,  # equal by default
     }
-    return [flag for flag, given in flags.items() if given]
+    return [flag for flag, applies in flags.items() if applies]

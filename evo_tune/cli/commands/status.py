@@ -9,7 +9,7 @@ from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
 if TYPE_CHECKING:
-    from evo_tune.cli.output import RunStatus
+    from evo_tune.cli.formats import RunStatus
     from evo_tune.store.heartbeat import Beat, SlotWork
     from evo_tune.store.run import Run
 
@@ -26,7 +26,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
 
     RUN is the latest one by default. Any machine that sees its folder may be used.
     """
-    from evo_tune.cli.output import RunStatus
+    from evo_tune.cli.formats import RunStatus
     from evo_tune.loop.opening import forecast
     from evo_tune.report.data import trial_summary
     from evo_tune.store.heartbeat import last_beat
@@ -36,7 +36,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
     running = beat is not None and beat.alive
     statuses = [outcome.status for outcome in saved.outcomes.values()]
     slots = beat.slots if beat is not None else ()
-    ahead = forecast(saved.manifest, saved.session, len(slots), run=saved) if running and slots else None
+    run_forecast = forecast(saved.manifest, saved.session, len(slots), run=saved) if running and slots else None
     status = RunStatus(
         run=saved.name,
         state=_state(saved, beat),
@@ -47,7 +47,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
         pruned=statuses.count("pruned"),
         best=None if saved.leader is None else trial_summary(saved.leader),
         seconds_since_last_event=time.time() - saved.last_event,
-        forecast=ahead and ahead.with_cost(price_per_hour),
+        forecast=run_forecast and run_forecast.with_cost(price_per_hour),
         slots=slots,
     )
     if output_format == "json":

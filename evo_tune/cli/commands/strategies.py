@@ -22,11 +22,11 @@ def command(output_format: str) -> None:
     from evo_tune.plugins.find import list_strategies, working_strategies
 
     working = working_strategies()
-    found = []
+    summaries = []
     for name, summary in list_strategies():
         strategy = working.get(name)  # None: it cannot be loaded, and the summary has the error
         options = {} if strategy is None else options_of(strategy)
-        found.append(
+        summaries.append(
             StrategySummary(
                 strategy=name,
                 objectives="-" if strategy is None else "several" if strategy.several_objectives else "one",
@@ -35,16 +35,16 @@ def command(output_format: str) -> None:
             )
         )
     if output_format == "json":
-        shared.print_json(found)
+        shared.print_json(summaries)
     else:
-        shared.print_rows([_row(one) for one in found], output_format)
+        shared.print_rows([_row(one) for one in summaries], output_format)
 
 
-def _row(one: StrategySummary) -> dict[str, str]:
-    options = [known.option if known.required else f"{known.option}={known.default}" for known in one.options]
+def _row(strategy: StrategySummary) -> dict[str, str]:
+    options = [option.option if option.required else f"{option.option}={option.default}" for option in strategy.options]
     return {
-        "strategy": one.strategy,
-        "objectives": one.objectives,
-        "summary": one.summary,
+        "strategy": strategy.strategy,
+        "objectives": strategy.objectives,
+        "summary": strategy.summary,
         "options": ", ".join(options),
     }

@@ -42,19 +42,19 @@ def command(
     manifest = saved.manifest
     bound, rules = code_of(saved, evaluator, trust, shared.ask_function(), strategy)
     differing = verify(saved, space_of(manifest, bound.space), rules)
-    found = [one for one in differing if isinstance(one, Disagreement)]
+    disagreements = [one for one in differing if isinstance(one, Disagreement)]
     ranges = [one for one in differing if isinstance(one, RangeDisagreement)]
     changed = other_strategy(manifest, rules.inner)
     notes = ([changed] if changed else []) + (other_versions(manifest) if differing else [])
     count = len(saved.candidates)
     if output_format == "json":
         shared.print_json(
-            Verification(run=saved.name, proposals=count, disagreements=found, ranges=ranges, notes=notes)
+            Verification(run=saved.name, proposals=count, disagreements=disagreements, ranges=ranges, notes=notes)
         )
         return 1 if differing else 0
     if not differing:
         shared.echo(f"{saved.name}: all {count} proposals agree with the recorded ones")
-    for row in found[:SHOWN]:
+    for row in disagreements[:SHOWN]:
         replayed = shared.show_genome(row.replayed.genome) if row.replayed else "nothing"
         shared.echo(f"trial {row.id}: recorded {shared.show_genome(row.recorded.genome)}", err=True)
         shared.echo(f"  but replayed {replayed}", err=True)
@@ -63,8 +63,8 @@ def command(
         shared.echo(f"  but replayed {change.replayed or 'no wider range'}", err=True)
     if ranges:
         shared.echo(f"{saved.name}: {len(ranges)} changes of ranges do not agree", err=True)
-    if found:
-        shared.echo(f"{saved.name}: {len(found)} of {count} proposals do not agree", err=True)
+    if disagreements:
+        shared.echo(f"{saved.name}: {len(disagreements)} of {count} proposals do not agree", err=True)
     for note in notes:
         shared.echo(note, err=True)
     return 1 if differing else 0

@@ -108,8 +108,8 @@ def recognise_task(data: str, target: str | None) -> DataTask | Question:
     if foreign := encoding_warnings(str(path)):
         anyway = f"`evo-tune run language_model -o data={shlex.quote(data)}` trains on it as it is"
         raise UsageError(f"DATA {foreign[0]}; {anyway}")
-    other = "a table or labelled texts: a name that ends with .csv, .parquet or .jsonl"
-    return DataTask("bundled:language_model", {"data": data}, f"it is a text file (for {other})")
+    alternatives = "a table or labelled texts: a name that ends with .csv, .parquet or .jsonl"
+    return DataTask("bundled:language_model", {"data": data}, f"it is a text file (for {alternatives})")
 
 
 def _folder_task(path: Path, data: str) -> DataTask:
@@ -183,24 +183,24 @@ def _first_rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
 
     from evo_tune.training.recipe.data.reading import csv_parts, open_packed, parquet_parts
 
-    found: pd.DataFrame
+    frame: pd.DataFrame
     try:
         if lines:
             with open_packed(path) as file:
-                found = pd.read_json(file, lines=True, nrows=ROWS_READ)
+                frame = pd.read_json(file, lines=True, nrows=ROWS_READ)
         else:
             parts = parquet_parts if path.suffix in (".parquet", ".pq") else csv_parts
-            found = next(iter(parts(path, ROWS_READ)), pd.DataFrame())
+            frame = next(iter(parts(path, ROWS_READ)), pd.DataFrame())
     except Exception as error:  # pandas and pyarrow raise many types
         reason = one_line(str(error) or type(error).__name__, 300)
-        kind, wanted = "a table", "give a CSV file in UTF-8, or a Parquet file"
+        kind, remedy = "a table", "give a CSV file in UTF-8, or a Parquet file"
         if lines:
-            kind, wanted = "JSON lines", "give a file with one JSON object on each line"
-        raise UsageError(f"DATA {data}: cannot read it as {kind} ({reason}): {wanted}") from None
-    if not len(found):
+            kind, remedy = "JSON lines", "give a file with one JSON object on each line"
+        raise UsageError(f"DATA {data}: cannot read it as {kind} ({reason}): {remedy}") from None
+    if not len(frame):
         raise UsageError(f"DATA {data} has no rows: expected a line of column names and at least one row")
-    found.columns = found.columns.map(str)
-    return found
+    frame.columns = frame.columns.map(str)
+    return frame
 
 
 def _is_long(column: pd.Series[Any]) -> bool:
@@ -223,18 +223,18 @@ def choose_task(data: str, target: str | None, evaluator: str | None, options: d
     import click
 
     if evaluator is not None:
-        given = {"data": data, **({"target": target} if target is not None else {})}
-        return DataTask(evaluator, {**given, **options}, "by --evaluator")
-    found = recognise_task(data, target)
-    if isinstance(found, Question):
+        data_options = {"data": data, **({"target": target} if target is not None else {})}
+        return DataTask(evaluator, {**data_options, **options}, "by --evaluator")
+    task = recognise_task(data, target)
+    if isinstance(task, Question):
         if shared.ask_function() is None:
-            choices = one_line(", ".join(found.choices))
-            raise UsageError(f"{found.text} give {found.flag} NAME: one of {choices}")
-        shared.echo(found.text, err=True)
-        answer = click.prompt("column", type=click.Choice(list(found.choices)), err=True)
-        found = recognise_task(data, answer)
-    assert isinstance(found, DataTask), "the question was answered"
-    return DataTask(found.evaluator, {**found.options, **options}, found.why, found.otherwise)
+            choices = one_line(", ".join(task.choices))
+            raise UsageError(f"{task.text} give {task.flag} NAME: one of {choices}")
+        shared.echo(task.text, err=True)
+        answer = click.prompt("column", type=click.Choice(list(task.choices)), err=True)
+        task = recognise_task(data, answer)
+    assert isinstance(task, DataTask), "the question was answered"
+    return DataTask(task.evaluator, {**task.options, **options}, task.why, task.otherwise)
 
 
 def copy_model(model: Path, target: Path) -> None:
@@ -268,23 +268,21 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
 
     run, best = search.saved, search.best
     assert best is not None, "there is a model"
-    fresh = {row.id: row for row in fresh_values(run)}
-    value = (
-        f", {reported_objective(run).metric} {show_fresh_values(fresh[best.id])} over fresh seeds"
-        if best.id in fresh
-        else ""
-    )
+    fresh_rows = {row.id: row for row in fresh_values(run)}
+    value = ""
+    if best.id in fresh_rows:
+        value = f", {reported_objective(run).metric} {show_fresh_values(fresh_rows[best.id])} over fresh seeds"
     wish = read_wish(run)
     if longer := wish is not None and wish.seconds is not None:
         value = f", trained for {shared.show_seconds(wish.seconds)}"  # no value of the final comparison is the model's
     where = "the test set" if run.manifest.tests and value else "held-out data"
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
-    end, own = run_result(run), _model_metrics(model)
+    result, metrics = run_result(run), _model_metrics(model)
     return [
-        f"use {_recommended_model(run, end, own, model, longer)}: trial {best.id} of run {run.name}{value}",
-        verdict(end),
-        *([] if end.baseline is None or longer else [baseline_verdict(end.baseline)]),
-        *_test_set_lines(run, own),
+        f"use {_recommended_model(run, result, metrics, model, longer)}: trial {best.id} of run {run.name}{value}",
+        verdict(result),
+        *([] if result.baseline is None or longer else [baseline_verdict(result.baseline)]),
+        *_test_set_lines(run, metrics),
         f"measured on {where} of {data}; all took {shared.show_seconds(seconds)}",
     ]
 
@@ -301,7 +299,9 @@ def _model_metrics(model: Path) -> dict[str, float | None]:
         return {}
 
 
-def _recommended_model(run: Run, end: RunResult, own: Mapping[str, float | None], model: Path, longer: bool) -> str:
+def _recommended_model(
+    run: Run, result: RunResult, metrics: Mapping[str, float | None], model: Path, longer: bool
+) -> str:
     """Return what to use: the model, or the baseline where the model is not better.
 
     They are compared over the fresh seeds of the final comparison, or else by the model's own value on the test set. A
@@ -309,33 +309,35 @@ def _recommended_model(run: Run, end: RunResult, own: Mapping[str, float | None]
 
     Args:
         run: The run.
-        end: Its result.
-        own: Metrics of the model.
+        result: Its result.
+        metrics: Metrics of the model.
         model: Folder of the model.
         longer: Whether the model was trained longer than the trials of the final comparison.
     """
     from evo_tune.report.recommendation import reported_objective
 
-    if run.baseline is None or end.baseline is None or end.baseline.value is None:
+    if run.baseline is None or result.baseline is None or result.baseline.value is None:
         return str(model)
-    goal, gain, beaten = reported_objective(run), end.baseline.gain, end.baseline.beaten
-    value, other = own.get(goal.metric), run.baseline[1].metrics.get(goal.metric)
-    own_gain = math.nan if value is None or other is None else goal.sign * (other - value)
-    alone = longer or math.isnan(end.baseline.error) or (own_gain < 0.0 and not gain <= 0.0)
-    if alone and not math.isnan(own_gain):
-        gain, beaten = own_gain, None
+    goal, gain, beaten = reported_objective(run), result.baseline.gain, result.baseline.beaten
+    value, baseline_value = metrics.get(goal.metric), run.baseline[1].metrics.get(goal.metric)
+    model_gain = math.nan if value is None or baseline_value is None else goal.sign * (baseline_value - value)
+    by_model_alone = longer or math.isnan(result.baseline.error) or (model_gain < 0.0 and not gain <= 0.0)
+    if by_model_alone and not math.isnan(model_gain):
+        gain, beaten = model_gain, None
     if beaten is True or not gain <= 0.0:
         return str(model)
-    simple = "" if alone or beaten is False else ", which is simpler and not worse,"
-    return f"{end.baseline.name}{simple} rather than {model}"
+    simple = "" if by_model_alone or beaten is False else ", which is simpler and not worse,"
+    return f"{result.baseline.name}{simple} rather than {model}"
 
 
-def _test_set_lines(run: Run, own: Mapping[str, float | None]) -> list[str]:
+def _test_set_lines(run: Run, metrics: Mapping[str, float | None]) -> list[str]:
     """Return one line with the metrics of the model and of the baseline on the test set."""
     name, outcome = run.baseline or ("", None)
-    known = {} if outcome is None else outcome.metrics
-    names = [test for test in run.manifest.tests.values() if test in own]
-    beside = {test: f" ({shared.show_value(known[test])})" for test in names if test in known}
-    shown = [f"{test} {shared.show_value(own[test])}{beside.get(test, '')}" for test in names]
-    whose = f", in brackets {name}" if beside else ""
+    baseline_metrics = {} if outcome is None else outcome.metrics
+    names = [test for test in run.manifest.tests.values() if test in metrics]
+    baseline_values = {
+        test: f" ({shared.show_value(baseline_metrics[test])})" for test in names if test in baseline_metrics
+    }
+    shown = [f"{test} {shared.show_value(metrics[test])}{baseline_values.get(test, '')}" for test in names]
+    whose = f", in brackets {name}" if baseline_values else ""
     return [f"the model on the test set{whose}: {', '.join(shown)}"] if shown else []

@@ -133,8 +133,8 @@ class Training:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible  # before torch is imported
         from evo_tune.training.prediction.card import write_card
 
-        here = {"device": slot.inside, "threads": self.pace.threads, "seed": self.seed, "folder": scratch}
-        context = ProgressContext(self.pace.seconds, self.run.objectives[0], err, **here)
+        fields = {"device": slot.inside, "threads": self.pace.threads, "seed": self.seed, "folder": scratch}
+        context = ProgressContext(self.pace.seconds, self.run.objectives[0], err, **fields)
         with context.lines():
             metrics = self.bound.export(candidate.genome, context, target)
             origin = card_origin(self.run, self.bound.plugin, candidate, self.command)
@@ -149,13 +149,13 @@ def thread_text(count: int) -> str:
 
 def _predict_seconds(run: Run, bound: BoundEvaluator, candidate: Candidate) -> float:
     """Return the seconds of a training, from those of the trial and the work of both; NaN if unknown."""
-    own = own_seconds(run, candidate.id)
+    trial_seconds = own_seconds(run, candidate.id)
     with contextlib.suppress(EvoTuneError):
-        before = bound.plugin.bind(run.manifest.options).estimate(candidate.genome)
-        known = bound.estimate(candidate.genome)
+        trial_work = bound.plugin.bind(run.manifest.options).estimate(candidate.genome)
+        work = bound.estimate(candidate.genome)
         for name in WORK:
-            if own and before.get(name, 0.0) > 0.0 and name in known:
-                return own * known[name] / before[name]
+            if trial_seconds and trial_work.get(name, 0.0) > 0.0 and name in work:
+                return trial_seconds * work[name] / trial_work[name]
     return math.nan
 
 
@@ -185,9 +185,9 @@ def card_origin(run: Run, plugin: Evaluator, candidate: Candidate, command: str)
 
     metric, results = reported_objective(run).metric, []
     same = candidate.genome == run.candidates[candidate.id].genome
-    own = "this genome" if same else f"trial {candidate.id}, the recipe at its size in the search"
+    description = "this genome" if same else f"trial {candidate.id}, the recipe at its size in the search"
     for row in fresh_values(run):
-        whose = own if row.id == candidate.id else "the default genome" if row.id == 0 else f"trial {row.id}"
+        whose = description if row.id == candidate.id else "the default genome" if row.id == 0 else f"trial {row.id}"
         if row.values:
             error = None if math.isnan(row.error) else row.error
             results.append(Result(metric, row.mean, error, f"{whose}, {len(row.values)} fresh seeds"))
@@ -259,8 +259,8 @@ class ProgressContext(Context):
             ended.set()
             teller.join()
 
-    def _say(self, what: str, elapsed: float) -> None:
+    def _say(self, text: str, elapsed: float) -> None:
         self._said = time.monotonic()
-        left = self._expected - elapsed
-        more = f", about {shared.show_seconds(left)} left" if left > 0.5 else ""
-        shared.echo(f"{what}  {shared.show_seconds(elapsed)}{more}", err=self._err)
+        remaining = self._expected - elapsed
+        remaining_text = f", about {shared.show_seconds(remaining)} left" if remaining > 0.5 else ""
+        shared.echo(f"{text}  {shared.show_seconds(elapsed)}{remaining_text}", err=self._err)

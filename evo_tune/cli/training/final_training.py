@@ -102,10 +102,10 @@ def time_for_model(search: Search) -> Callable[[float], float]:
     """
     share = MODEL_SHARE.get(search.evaluator.plugin.name, 0.0)
 
-    def left(training: float) -> float:
+    def seconds_to_reserve(training: float) -> float:
         return max(share * 3600.0 * (search.session.hours or 0.0), SLACK * training + STARTING_SECONDS)
 
-    return left
+    return seconds_to_reserve
 
 
 def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -> Path | None:
@@ -144,18 +144,18 @@ def _choose_wish(search: Search, elapsed: Callable[[], float], err: bool) -> Wis
     """Return budget, threads and size of the final training for the time that is left."""
     hours, usual = search.session.hours, search.evaluator.options.get("seconds")
 
-    def left() -> float:
+    def seconds_left() -> float:
         return ((hours or 0.0) * 3600.0 - elapsed() - STARTING_SECONDS) / SLACK
 
-    if search.evaluator.plugin.name not in MODEL_SHARE or not hours or not usual or left() <= usual:
+    if search.evaluator.plugin.name not in MODEL_SHARE or not hours or not usual or seconds_left() <= usual:
         return Wish(threads=_pace(search, Wish()).threads)
-    first = Wish(seconds=left())
+    first = Wish(seconds=seconds_left())
     pace = _pace(search, first)
     if pace.seconds > 0.0:  # at the speed of the trials, and of all threads
-        first.seconds = max(usual, left() * left() / pace.seconds)
+        first.seconds = max(usual, seconds_left() * seconds_left() / pace.seconds)
     first.seconds, first.threads = round(first.seconds or usual, 1), pace.threads
-    wish, told = _choose_size(search, first)
-    shared.echo(told, err=err)
+    wish, explanation = _choose_size(search, first)
+    shared.echo(explanation, err=err)
     return wish
 
 
@@ -169,14 +169,19 @@ def _choose_size(search: Search, wish: Wish) -> tuple[Wish, str]:
     genome: dict[str, Any] = dict(best.genome)
     suited = GPTSize(width=genome["width"], depth=genome["depth"], context=0, batch=0).tokens
     ratio = longer["tokens"] / suited
-    said = f"the final training has {seconds:g} s, for {ratio:.3g} times the tokens that suit the size of the trial"
+    description = (
+        f"the final training has {seconds:g} s, for {ratio:.3g} times the tokens that suit the size of the trial"
+    )
     head = genome["width"] // genome["heads"]
-    found = None
+    shape = None
     if ratio >= LARGER_FROM_RATIO:
-        found = shape_with_more_weights(genome["width"], genome["depth"], head, math.sqrt(ratio))
-    if found is None:
-        return wish, f"{said}: a larger model needs {LARGER_FROM_RATIO:g} times or more, so this size trains longer"
-    width, depth = found
+        shape = shape_with_more_weights(genome["width"], genome["depth"], head, math.sqrt(ratio))
+    if shape is None:
+        return (
+            wish,
+            f"{description}: a larger model needs {LARGER_FROM_RATIO:g} times or more, so this size trains longer",
+        )
+    width, depth = shape
     larger = Wish(**msgspec.structs.asdict(wish) | {"width": width, "depth": depth, "tokens": int(longer["tokens"])})
     try:
         for _ in range(2):  # the rates depend on the tokens, and these on the size
@@ -184,9 +189,9 @@ def _choose_size(search: Search, wish: Wish) -> tuple[Wish, str]:
             larger.tokens = int(planned.bound.estimate(planned.candidate.genome)["tokens"])
         _final_training(search, larger)
     except EvoTuneError as error:
-        return wish, f"{said}; it keeps its size: {error}"
+        return wish, f"{description}; it keeps its size: {error}"
     moved = f"from {genome['depth']}x{genome['width']} to {depth}x{width} (blocks x width)"
-    return larger, f"{said}: the recipe is transferred {moved}, for {larger.tokens:,} tokens"
+    return larger, f"{description}: the recipe is transferred {moved}, for {larger.tokens:,} tokens"
 
 
 def _final_training(search: Search, wish: Wish) -> _FinalTraining:
@@ -229,7 +234,7 @@ def _train(search: Search, wish: Wish, err: bool) -> None:
     inside.remove(run.folder, part.name)
     with inside.folder(run.folder, TRIALS, TRAINING, make=True):  # neither is a link
         pass
-    made = Training(
+    training = Training(
         run=run,
         bound=planned.bound,
         candidate=planned.candidate,
@@ -238,7 +243,7 @@ def _train(search: Search, wish: Wish, err: bool) -> None:
         seed=planned.candidate.seed,
         command=f"evo-tune resume {name}",
     )
-    metrics = made.write(part, run.folder / TRIALS / TRAINING, err)
+    metrics = training.write(part, run.folder / TRIALS / TRAINING, err)
     inside.move(run.folder, (part.name,), (MODEL,))
     inside.remove(run.folder, TRIALS, TRAINING)
     for metric, value in metrics.items():

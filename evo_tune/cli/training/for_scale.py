@@ -45,16 +45,16 @@ class ScaleSearch:
     Args:
         options: Options of the evaluator.
         genes: Genes that replace those of the evaluator.
-        first: Genomes that are trained first, after the default one.
+        first_genomes: Genomes that are trained first, after the default one.
         fidelity: Rungs; None: as usual.
-        told: Choice and its reason, in one line.
+        explanation: Choice and its reason, in one line.
     """
 
     options: dict[str, Any]
     genes: dict[str, Any]
-    first: list[dict[str, Any]] = field(default_factory=list)
+    first_genomes: list[dict[str, Any]] = field(default_factory=list)
     fidelity: str | None = None
-    told: str
+    explanation: str
 
 
 Rate = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
@@ -64,18 +64,18 @@ Rate = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
 def plan_scale_search(
     target_size: TargetSize,
     plugin: Evaluator,
-    given: Mapping[str, Any],
+    options: Mapping[str, Any],
     genes: Mapping[str, Gene | None],
-    able: Rate | None = None,
+    measure_flops: Rate | None = None,
 ) -> ScaleSearch:
     """Return the search for a larger model: of its own size where that is cheap, and of proxies otherwise.
 
     Args:
         target_size: Size of the larger model.
         plugin: Evaluator of the search.
-        given: Options that the user gave.
+        options: Options that the user gave.
         genes: Genes that the user gave.
-        able: Measures the FLOPs that fit into `--hours`; None without `--hours`.
+        measure_flops: Measures the FLOPs that fit into `--hours`; None without `--hours`.
 
     Raises:
         OptionError: The evaluator transfers no recipe to another size, or the width does not suit its heads.
@@ -87,35 +87,35 @@ def plan_scale_search(
             f"--for-scale: evaluator {plugin.name} has no transfer(genome, target, options), or no options param, size "
             "and tokens; language_model has all"
         )
-    if given.get("seconds"):
+    if options.get("seconds"):
         raise OptionError("--for-scale: expected no -o seconds=: give --hours, or -o tokens= or -o flops=")
-    target = target_training(target_size, plugin, given)
-    if "size" in given:
-        return _search_at_given_size(target, plugin, given, genes)
-    own = _default_flops(plugin, given)
-    flops = max(own, min(target.flops / TRAININGS, CHEAP_FACTOR * own))
-    tokens = int(float(given["tokens"])) if given.get("tokens") else None
-    if given.get("flops") is not None:
-        flops = float(given["flops"])
+    target = target_training(target_size, plugin, options)
+    if "size" in options:
+        return _search_at_given_size(target, plugin, options, genes)
+    default_flops = _default_flops(plugin, options)
+    flops = max(default_flops, min(target.flops / TRAININGS, CHEAP_FACTOR * default_flops))
+    tokens = int(float(options["tokens"])) if options.get("tokens") else None
+    if options.get("flops") is not None:
+        flops = float(options["flops"])
     elif tokens is None:
         proxy = proxy_for(
-            target, CHEAP_FACTOR * own
+            target, CHEAP_FACTOR * default_flops
         )  # the largest that is timed: small models do fewer FLOPs in a second
-        total = CHEAP_FACTOR * own * TRAININGS
+        total = CHEAP_FACTOR * default_flops * TRAININGS
         why = f"it takes {target.flops:.2g} FLOPs, at most {CHEAP_FACTOR} times the default budget"
-        if able is not None and proxy is not None:
-            found = proxy_search(target, proxy, given, genes)
-            total = able(found.options, found.genes)
+        if measure_flops is not None and proxy is not None:
+            search = proxy_search(target, proxy, options, genes)
+            total = measure_flops(search.options, search.genes)
             flops, why = total / TRAININGS, f"{total / target.flops:.0f} trainings of it fit into --hours"
         if proxy is None or TRAININGS * target.flops <= total:
-            return _own_search(target, given, genes, why)
+            return _own_search(target, options, genes, why)
     proxy = proxy_for(target, flops, tokens)
     if proxy is None:
-        return _own_search(target, given, genes, "no smaller model resembles it")
-    return proxy_search(target, proxy, given, genes)
+        return _own_search(target, options, genes, "no smaller model resembles it")
+    return proxy_search(target, proxy, options, genes)
 
 
-def target_training(target_size: TargetSize, plugin: Evaluator, given: Mapping[str, Any]) -> LargeTraining:
+def target_training(target_size: TargetSize, plugin: Evaluator, options: Mapping[str, Any]) -> LargeTraining:
     """Return the training for which a recipe is searched.
 
     Raises:
@@ -123,15 +123,15 @@ def target_training(target_size: TargetSize, plugin: Evaluator, given: Mapping[s
     """
     from evo_tune.training.recipe import LargeTraining, default_context_and_batch, default_head_dim
 
-    head = int(given.get("base_head") or default_head_dim(target_size.width))
+    head = int(options.get("base_head") or default_head_dim(target_size.width))
     if target_size.width % head:
-        near = max(1, round(target_size.width / head)) * head
+        nearest_width = max(1, round(target_size.width / head)) * head
         raise OptionError(
             f"--for-scale {target_size.depth}x{target_size.width}: expected a width that is a multiple of {head}, as a "
-            f"head has: {target_size.depth}x{near}"
+            f"head has: {target_size.depth}x{nearest_width}"
         )
     tokens = target_size.tokens or PER_WEIGHT * 12 * target_size.depth * target_size.width**2
-    context = int(given.get("context") or default_context_and_batch(tokens)[0])
+    context = int(options.get("context") or default_context_and_batch(tokens)[0])
     return LargeTraining(width=target_size.width, depth=target_size.depth, tokens=tokens, context=context, head=head)
 
 
@@ -143,7 +143,7 @@ def _default_flops(plugin: Evaluator, given: Mapping[str, Any]) -> float:
 
 
 def _own_search(
-    target: LargeTraining, given: Mapping[str, Any], genes: Mapping[str, Gene | None], why: str
+    target: LargeTraining, options: Mapping[str, Any], genes: Mapping[str, Gene | None], why: str
 ) -> ScaleSearch:
     """Return a search at the target's own size, so that nothing is transferred."""
     from evo_tune.genome.genes import Choice
@@ -151,38 +151,40 @@ def _own_search(
 
     batch = max(target.context, default_context_and_batch(target.tokens)[1])
     size = f"{target.depth}x{target.width}x{target.context}x{batch}"
-    there = f"{target.depth}x{target.width} on {target.tokens:,} tokens"
+    target_text = f"{target.depth}x{target.width} on {target.tokens:,} tokens"
     return ScaleSearch(
-        options={**given, "size": size, "tokens": target.tokens},
+        options={**options, "size": size, "tokens": target.tokens},
         genes={"width": Choice((target.width,)), "depth": Choice((target.depth,)), **genes},
-        told=f"--for-scale: searches at the target's own size, {there}: {why}",
+        explanation=f"--for-scale: searches at the target's own size, {target_text}: {why}",
     )
 
 
 def proxy_search(
-    target: LargeTraining, proxy: Proxy, given: Mapping[str, Any], genes: Mapping[str, Gene | None]
+    target: LargeTraining, proxy: Proxy, options: Mapping[str, Any], genes: Mapping[str, Gene | None]
 ) -> ScaleSearch:
     """Return a search with proxies: two widths, one depth, batches about the usual one, and some genes fixed."""
     from evo_tune.genome.genes import Choice
 
     batches = proxy.batches
     usual = max(proxy.batch, batches[0])
-    own: dict[str, Any] = {
+    proxy_genes: dict[str, Any] = {
         "width": _two_widths(proxy.width, proxy.wider),
         "depth": Choice((proxy.depth,)),
         "dropout": Choice((0.0,)),
         "batch": Choice(batches, ordered=True, default=usual),
     }
-    if not given.get("context"):
-        own["context"] = Choice((target.context,))
+    if not options.get("context"):
+        proxy_genes["context"] = Choice((target.context,))
     fewer = "" if proxy.share > 0.99 else f", {proxy.share:.0%} of the target's tokens per weight (--hours allows more)"
-    told = (
+    explanation = (
         f"--for-scale: searches with proxies of {proxy.depth}x{proxy.width} and {proxy.depth}x{proxy.wider} on "
         f"{proxy.tokens:,} tokens{fewer}, context {proxy.context} as at the target"
     )
     base = {"param": "completep", "base_head": target.head, "size": proxy.size}
-    budget = {} if given.get("flops") is not None else {"tokens": proxy.tokens}
-    return ScaleSearch(options={**base, **budget, **given}, genes={**own, **genes}, fidelity=BUDGETS, told=told)
+    budget = {} if options.get("flops") is not None else {"tokens": proxy.tokens}
+    return ScaleSearch(
+        options={**base, **budget, **options}, genes={**proxy_genes, **genes}, fidelity=BUDGETS, explanation=explanation
+    )
 
 
 def _two_widths(width: int, wider: int) -> Gene:
@@ -193,7 +195,7 @@ def _two_widths(width: int, wider: int) -> Gene:
 
 
 def _search_at_given_size(
-    target: LargeTraining, plugin: Evaluator, given: Mapping[str, Any], genes: Mapping[str, Gene | None]
+    target: LargeTraining, plugin: Evaluator, options: Mapping[str, Any], genes: Mapping[str, Gene | None]
 ) -> ScaleSearch:
     """Return a search of the size that the user gave, with a second width.
 
@@ -203,8 +205,8 @@ def _search_at_given_size(
     from evo_tune.genome.genes import Choice
     from evo_tune.training.recipe import second_width
 
-    options = {"param": "completep", **given}
-    bound = plugin.bind(options).for_run(rungs=True)
+    options_ = {"param": "completep", **options}
+    bound = plugin.bind(options_).for_run(rungs=True)
     space = bound.space
     usual = space.default()
     width, depth = int(usual["width"]), int(usual["depth"])
@@ -221,8 +223,8 @@ def _search_at_given_size(
         if name in space.genes
     }
     sizes = {"width": _two_widths(width, wider), "depth": Choice((depth,))}
-    told = f"--for-scale: searches with the given size, {depth}x{width} and {depth}x{wider}"
-    return ScaleSearch(options=options, genes={**fixed, **sizes, **genes}, fidelity=BUDGETS, told=told)
+    explanation = f"--for-scale: searches with the given size, {depth}x{width} and {depth}x{wider}"
+    return ScaleSearch(options=options_, genes={**fixed, **sizes, **genes}, fidelity=BUDGETS, explanation=explanation)
 
 
 def wider_default(
@@ -236,12 +238,12 @@ def wider_default(
     from evo_tune.loop.checks import with_defaults
 
     bound = plugin.bind(options).for_run(rungs=True)
-    own = bound.space
-    given = with_defaults(genes, own, bound.gene_options, bound.options)
-    space = bound.space_with(genes, given)
+    evaluator_space = bound.space
+    genes_with_defaults = with_defaults(genes, evaluator_space, bound.gene_options, bound.options)
+    space = bound.space_with(genes, genes_with_defaults)
     usual = space.default()
     widest = space.snap(
-        [1.0 if name == "width" else at for name, at in zip(space.genes, space.encode(usual), strict=True)]
+        [1.0 if name == "width" else unit for name, unit in zip(space.genes, space.encode(usual), strict=True)]
     )
     return [] if widest["width"] == usual["width"] else [widest]
 
@@ -254,30 +256,31 @@ def write_recipe_at_target(run: Run, evaluator: BoundEvaluator) -> None:
     from evo_tune.report.charts.scale import write_recipe
 
     try:
-        if (found := transfer_to_target(run, evaluator)) is not None:
-            write_recipe(run, found)
+        if (recipe := transfer_to_target(run, evaluator)) is not None:
+            write_recipe(run, recipe)
     except EvoTuneError as error:
         shared.echo(f"Warning: --for-scale {run.manifest.settings.for_scale}: {error}", err=True)
 
 
-def recipe_lines(run: Run, found: TransferredRecipe) -> Iterator[str]:
+def recipe_lines(run: Run, recipe: TransferredRecipe) -> Iterator[str]:
     """Yield lines about the cost of the search, the predicted loss at the target, and the next command."""
     from evo_tune.store.places import as_typed
 
-    enough = "" if found.given_tokens else ", 20 a weight"
-    size = f"{found.depth}x{found.width}"
+    rule = "" if recipe.given_tokens else ", 20 a weight"
+    size = f"{recipe.depth}x{recipe.width}"
     yield (
-        f"the recipe took {found.search_flops:.3g} FLOPs, {found.share:.2%} of the {found.target_flops:.3g} "
-        f"that the target, {size} on {found.tokens:,} tokens{enough}, takes"
+        f"the recipe took {recipe.search_flops:.3g} FLOPs, {recipe.share:.2%} of the {recipe.target_flops:.3g} "
+        f"that the target, {size} on {recipe.tokens:,} tokens{rule}, takes"
     )
     metric = run.objectives[0].metric
-    if found.loss is None or found.low is None or found.high is None:
-        yield f"predicted {metric} of the target: none: {found.why}"
+    if recipe.loss is None or recipe.low is None or recipe.high is None:
+        yield f"predicted {metric} of the target: none: {recipe.why}"
     else:
-        yield f"predicted {metric} of the target: {found.loss:.4g} (80 % interval {found.low:.4g} to {found.high:.4g})"
-    if found.narrow:
-        yield found.narrow
+        interval = f"80 % interval {recipe.low:.4g} to {recipe.high:.4g}"
+        yield f"predicted {metric} of the target: {recipe.loss:.4g} ({interval})"
+    if recipe.narrow:
+        yield recipe.narrow
     yield (
-        f"transfer it: evo-tune scale {as_typed(run.folder)} --depth {found.depth} --width {found.width} "
-        f"--tokens {found.tokens}"
+        f"transfer it: evo-tune scale {as_typed(run.folder)} --depth {recipe.depth} --width {recipe.width} "
+        f"--tokens {recipe.tokens}"
     )

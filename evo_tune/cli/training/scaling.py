@@ -23,8 +23,8 @@ from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
 from evo_tune.training.scale.laws import compute_optimal_tokens
 from evo_tune.training.scale.loss import Observation
+from evo_tune.training.scale.recipe import ScaledRecipe as ScaledRecipe
 from evo_tune.training.scale.recipe import (
-    ScaledRecipe,
     TransferRequest,
     law_rates,
     recipe_at,
@@ -53,47 +53,52 @@ def trial_to_transfer(run: Run, id: int | None = None) -> Trial:
                 f"run {run.name} has no full training with a value: `evo-tune show {as_typed(run.folder)}` prints why"
             )
         return best
-    known = {trial.id: trial for trial in run.trials()}
-    if id not in known or known[id].outcome.status != "ok":
+    trials = {trial.id: trial for trial in run.trials()}
+    if id not in trials or trials[id].outcome.status != "ok":
         raise UsageError(
             f"--trial {id}: expected one that has a value: `evo-tune show {as_typed(run.folder)}` lists them"
         )
-    return known[id]
+    return trials[id]
 
 
 def scale_run(
-    run: Run, evaluator: BoundEvaluator, wanted: TransferRequest, *, trial: Trial, others: Sequence[Run] = ()
+    run: Run,
+    evaluator: BoundEvaluator,
+    target_request: TransferRequest,
+    *,
+    trial: Trial,
+    other_runs: Sequence[Run] = (),
 ) -> ScaledRecipe:
     """Return the recipe of a run at another size, with the cost and the loss of its training there.
 
     Args:
         run: Run with the recipe.
         evaluator: Evaluator of the run, with its options.
-        wanted: Size of the target.
+        target_request: Size of the target.
         trial: Trial with the recipe.
-        others: Runs at other sizes, whose trainings count for the predicted loss too.
+        other_runs: Runs at other sizes, whose trainings count for the predicted loss too.
 
     Raises:
         PluginError: `transfer` of the evaluator returns something other than a recipe.
         UsageError: The recipe cannot be transferred to this size.
     """
-    recipe = recipe_at(evaluator, wanted, trial)
+    recipe = recipe_at(evaluator, target_request, trial)
     recipe.remarks += _batch_remarks(run, trial)
     target, metric = recipe.target, run.objectives[0].metric
-    own = target.parameters == recipe.found.parameters and target.tokens == recipe.found.tokens
-    seconds, speed = target_duration(trial, target, wanted)
+    is_own_size = target.parameters == recipe.found.parameters and target.tokens == recipe.found.tokens
+    seconds, speed = target_duration(trial, target, target_request)
     hours = None if seconds is None else seconds / 3600
     return ScaledRecipe(
         run=run.name,
         trial=trial.id,
         **msgspec.structs.asdict(recipe),
         laws=law_rates(recipe),
-        loss=target_loss(metric, [] if own else observations([run, *others], metric), target, own),
+        loss=target_loss(metric, [] if is_own_size else observations([run, *other_runs], metric), target, is_own_size),
         optimal_tokens=compute_optimal_tokens(target.parameters),
         tokens_per_parameter=target.tokens / target.parameters,
         hours=hours,
         speed=speed,
-        price=None if hours is None or wanted.price is None else hours * wanted.price,
+        price=None if hours is None or target_request.price is None else hours * target_request.price,
     )
 
 
@@ -110,14 +115,17 @@ def observations(runs: Iterable[Run], metric: str) -> list[Observation]:
     kinds: dict[tuple[int, int], list[Observation]] = {}
     for run in runs:
         for trial in run.trials():
-            known = trial.outcome.metrics
-            if not {metric, "params", "tokens"} <= known.keys() or not _ended_schedule(trial) or known[metric] <= 0:
+            metrics = trial.outcome.metrics
+            if not {metric, "params", "tokens"} <= metrics.keys() or not _ended_schedule(trial) or metrics[metric] <= 0:
                 continue
-            one = Observation(known["params"], known["tokens"], known[metric])
-            size, text = (round(math.log(value) / math.log(SAME_KIND_FACTOR)) for value in (one.parameters, one.tokens))
-            kinds.setdefault((size, text), []).append(one)
-    best = [sorted(alike, key=lambda one: one.loss)[:BEST_PER_KIND] for alike in kinds.values()]
-    return [one for alike in best for one in alike]
+            observation = Observation(metrics["params"], metrics["tokens"], metrics[metric])
+            size, text = (
+                round(math.log(value) / math.log(SAME_KIND_FACTOR))
+                for value in (observation.parameters, observation.tokens)
+            )
+            kinds.setdefault((size, text), []).append(observation)
+    best = [sorted(alike, key=lambda observation: observation.loss)[:BEST_PER_KIND] for alike in kinds.values()]
+    return [observation for alike in best for observation in alike]
 
 
 def _ended_schedule(trial: Trial) -> bool:
@@ -154,27 +162,27 @@ def transfer_to_target(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe
     target_size = parse_target_size(run.manifest.settings.for_scale)
     tokens = target_size.tokens
     if tokens is None:
-        there = TransferRequest(width=target_size.width, depth=target_size.depth, tokens=1)
-        tokens = int(compute_optimal_tokens(recipe_at(evaluator, there, best).target.parameters))
-    told = scale_run(
+        target_request = TransferRequest(width=target_size.width, depth=target_size.depth, tokens=1)
+        tokens = int(compute_optimal_tokens(recipe_at(evaluator, target_request, best).target.parameters))
+    recipe = scale_run(
         run, evaluator, TransferRequest(width=target_size.width, depth=target_size.depth, tokens=tokens), trial=best
     )
-    search_flops, target_flops = _search_flops(run), told.target.flops
+    search_flops, target_flops = _search_flops(run), recipe.target.flops
     return TransferredRecipe(
         trial=best.id,
         width=target_size.width,
         depth=target_size.depth,
         tokens=tokens,
         given_tokens=target_size.tokens is not None,
-        lr=told.target.lr,
+        lr=recipe.target.lr,
         search_flops=search_flops,
         target_flops=target_flops,
         share=search_flops / target_flops if target_flops > 0 else 0.0,
-        loss=told.loss.loss,
-        low=told.loss.low,
-        high=told.loss.high,
-        why=told.loss.why,
-        narrow=told.loss.narrow,
+        loss=recipe.loss.loss,
+        low=recipe.loss.low,
+        high=recipe.loss.high,
+        why=recipe.loss.why,
+        narrow=recipe.loss.narrow,
     )
 
 
