@@ -62,7 +62,8 @@ class Commands(click.Group):
         if args and not args[0].startswith("-") and args[0] not in command_names() and not ctx.resilient_parsing:
             names = self.list_commands(ctx)
             raise click.UsageError(
-                f"there is no command {args[0]!r}{did_you_mean(args[0], names)}: expected one of {', '.join(names)}", ctx
+                f"there is no command {args[0]!r}{did_you_mean(args[0], names)}: expected one of {', '.join(names)}",
+                ctx,
             )
         return super().resolve_command(ctx, args)
 
