@@ -39,11 +39,11 @@ class TrainingBudget(TimeBudget):
         Raises:
             OptionError: There are two, or one in time with several ranks.
         """
-        names = ("epochs", "flops", "tokens", "seconds")
-        budgets = [name for name in names if getattr(self, name, None) is not None]
+        options = self.to_json()
+        budgets = [name for name in ("epochs", "flops", "tokens", "seconds") if options.get(name) is not None]
         if len(budgets) > 1:
             raise OptionError(f"-o {budgets[0]} and -o {budgets[1]} are both given: give one budget, or none")
-        if self.seconds is not None and getattr(self, "ranks", 1) > 1:
+        if self.seconds is not None and options.get("ranks", 1) > 1:
             raise OptionError("-o ranks and -o seconds are both given: give another budget beside ranks")
 
 
