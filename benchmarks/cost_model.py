@@ -28,9 +28,8 @@ from evo_tune import Search
 from evo_tune.dispatch import Slot
 from evo_tune.forecast.timing import Timing, time_genomes
 from evo_tune.genome.trial import Candidate
-from evo_tune.loop.begin import Request
-from evo_tune.loop.opening import slots_for
-from evo_tune.loop.planning import RunPlan, plan_run
+from evo_tune.loop.plan import Request, RunPlan, plan_run
+from evo_tune.loop.slots import open_slots_to_plan
 from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.settings import settings_of
@@ -84,7 +83,7 @@ def measured(plan: RunPlan, genomes: Sequence[dict[str, Any]], trainings: int) -
     bound, cost = plan.evaluator, Cost.parse(plan.evaluator.options["cost"])
     _, session = settings_of({"slots": plan.slots})
     with tempfile.TemporaryDirectory() as folder:
-        slots = slots_for(plan.manifest, session, bound, Path(folder))
+        slots = open_slots_to_plan(plan.manifest, session, bound, Path(folder))
         try:
             timing = Timing(folder=Path(folder), longest=MOST, quick=False)
             rows, _ = time_genomes(slots, genomes, timing)

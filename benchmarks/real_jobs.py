@@ -52,8 +52,7 @@ from transfer_trainings import Rows, mean
 from evo_tune import Search
 from evo_tune.cli.flags import RUN_DEFAULTS
 from evo_tune.genome.trial import trial_seed
-from evo_tune.loop.begin import Request
-from evo_tune.loop.planning import plan_run
+from evo_tune.loop.plan import Request, plan_run
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator

@@ -216,7 +216,7 @@ class SessionSettings(_Comparison, _Places, _Attempts, _Limits):
             **bind({**self.to_json(), **changes}, dataclass_options(SessionSettings), "a session", "--")
         )
 
-    def births(self, population: int) -> float:
+    def max_genomes(self, population: int) -> float:
         """Return the maximum number of genomes by `trials` and `generations`; infinity if neither is set.
 
         Args:
@@ -257,7 +257,7 @@ def read_settings(kind: type[Settings], saved: Mapping[str, Any]) -> Settings:
     return kind(**saved)
 
 
-@lru_cache(maxsize=64)  # asked for at each birth
+@lru_cache(maxsize=64)  # asked for at each proposal
 def parse_rungs(text: str) -> tuple[float, ...]:
     """Return the rungs of `--fidelity`: (1/9, 1/3, 1.0) for '1/9,1/3,1'.
 

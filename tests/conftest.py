@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from evo_tune.dispatch import Plan, Slot, Task
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.trial import Candidate
-from evo_tune.loop import opening
+from evo_tune.loop import slots
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context
 from evo_tune.store import table
@@ -196,7 +196,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
             slot.name = f"slot {number}"
         return slots
 
-    monkeypatch.setattr(opening, "open_slots", opened)
+    monkeypatch.setattr(slots, "open_slots", opened)
 
 
 def benchmark(name: str) -> ModuleType:

@@ -16,7 +16,7 @@ import traceback
 from typing import Any
 
 import evo_tune.dispatch
-import evo_tune.loop.opening
+import evo_tune.loop.slots
 from evo_tune.cli import main
 from evo_tune.dispatch import Slot, Task
 from tests.here import Here
@@ -45,7 +45,7 @@ def typed(what: list[str] | str) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    evo_tune.dispatch.open_slots = evo_tune.loop.opening.open_slots = slots_here  # type: ignore[assignment]
+    evo_tune.dispatch.open_slots = evo_tune.loop.slots.open_slots = slots_here  # type: ignore[assignment]
     for folder, line in json.load(sys.stdin):
         os.chdir(folder)
         print(json.dumps(typed(line)), flush=True)

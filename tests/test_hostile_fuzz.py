@@ -87,7 +87,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(home)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_STATE_HOME", str(top / "state"))
-        patched.setattr("evo_tune.loop.opening.open_slots", lambda task, *_: [Here(task)])
+        patched.setattr("evo_tune.loop.slots.open_slots", lambda task, *_: [Here(task)])
         for name in ("base", "other"):
             search = Search(
                 str(home / "quick.py"), strategy="ga", population=3, trials=6, final_seeds=1, store="store", name=name

@@ -17,7 +17,7 @@ from evo_tune.settings import RunSettings, SessionSettings
 
 RUN_DEFAULTS = {"final_seeds": 3, "finalists": 2, "seeds_per_trial": None}
 """Defaults of `evo-tune run` that differ from those of `Search`: the command ends with a final comparison, and with
-a limit in training time the leading genomes get extra seeds (`loop.begin.prepared`)."""
+a limit in training time the leading genomes get extra seeds (`loop.plan`)."""
 
 
 class SettingFlag(click.Option):

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from evo_tune.forecast.timing import Pace
-    from evo_tune.loop.planning import RunPlan
+    from evo_tune.loop.plan import RunPlan
     from evo_tune.loop.search import Search
     from evo_tune.settings import SessionSettings
 
@@ -135,12 +135,12 @@ class _Forecast:
 
     def update(self, search: Search) -> RunForecast | None:
         """Return the forecast; None while nothing can be predicted."""
-        from evo_tune.loop.opening import forecast
+        from evo_tune.loop.slots import forecast_session
 
         if time.monotonic() >= self._next or search.pace is not self._pace:
             began, self._pace = time.monotonic(), search.pace
             slots = len(search.drivers.slots)
-            found = forecast(search.saved.manifest, search.session, slots, search.pace, search.saved)
+            found = forecast_session(search.saved.manifest, search.session, slots, search.pace, search.saved)
             self.ahead, self._made = found and found.with_cost(self._price), began
             further = predict_next_generation(search.saved)
             self.further = "" if further is None else describe_more_trials(further)
@@ -590,10 +590,9 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, out
         output_format: 'table', 'json' or 'jsonl'.
     """
     from evo_tune.forecast import forecast_rows
-    from evo_tune.loop.opening import forecast
-    from evo_tune.store.manifest import space_of
+    from evo_tune.loop.slots import forecast_session
 
-    ahead = forecast(plan.manifest, session, plan.slots, plan.pace)
+    ahead = forecast_session(plan.manifest, session, plan.slots, plan.pace)
     plugin = plan.evaluator.plugin
     if output_format != "table":
         shared.print_json(
@@ -607,10 +606,9 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, out
             )
         )
         return
-    space = space_of(plan.manifest, plan.evaluator.space)
-    shared.print_remarks(plan.evaluator, space.default(), space)
+    shared.print_remarks(plan.evaluator, plan.space.default(), plan.space)
     shared.echo(f"plan: {plugin.name} on {plan.slots} x {plan.device}; no run is started, and nothing is written")
-    for line in plan.told.splitlines():
+    for line in plan.choices:
         shared.echo(line)
     if plan.pace is None:
         own = plugin.origin == "file"

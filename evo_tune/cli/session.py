@@ -88,7 +88,7 @@ def run_search(
     if not quiet:
         if not search.saved.candidates:  # a resumed run has said them
             shared.print_remarks(search.evaluator, search.space.default(), search.space)
-        for line in search.told.splitlines():
+        for line in search.choices:
             shared.echo(line, err=output_format != "table")
     before = len(search.saved.outcomes)
     silent = quiet or output_format != "table"

@@ -162,7 +162,7 @@ def forecast_run(
     late = later or done
     late = late[len(late) // 2 :] if len(late) >= 2 * manifest.population else late
     each = _each(pace, [outcome.seconds for _, outcome in late], sum(by_id[id] for id, _ in late))
-    births = session.births(manifest.population)
+    births = session.max_genomes(manifest.population)
     cost = genome_cost(manifest, max(1, int(births) if math.isfinite(births) else 100), promoted)
     # The more genomes the run has trained, the more their own cost counts.
     cost = (cost * manifest.population + used) / (manifest.population + fresh)

@@ -86,10 +86,27 @@ class SearchSpace:
 
     def including(self, names: Iterable[str]) -> SearchSpace:
         """Return the space with the named optional genes switched on; other names are ignored."""
-        names = set(names)
-        on = {name: gene for name, gene in self.optional.items() if name in names}
-        off = {name: gene for name, gene in self.optional.items() if name not in names}
-        return SearchSpace(self.repair, off, **self.genes, **on)
+        return self.with_genes({name: self.optional[name] for name in self.optional if name in set(names)})
+
+    def with_genes(self, genes: Mapping[str, Gene], optional: Mapping[str, Gene] | None = None) -> SearchSpace:
+        """Return the space with some genes replaced or added, and the same repair.
+
+        Args:
+            genes: Genes by name; an optional gene of the same name is no longer optional.
+            optional: Genes that are off, instead of the present ones.
+
+        Raises:
+            SpaceError: A condition is wrong.
+        """
+        optional = self.optional if optional is None else optional
+        optional = {name: gene for name, gene in optional.items() if name not in genes}
+        genes = {**self.genes, **genes}
+        check_conditions({**genes, **optional})
+        derived = object.__new__(SearchSpace)
+        values = {"genes": genes, "repair": self.repair, "optional": optional, "_gives_genes": self._gives_genes}
+        for name, value in {**values, "_conditions": resolve_conditions(genes)}.items():
+            object.__setattr__(derived, name, value)
+        return derived
 
     def near_default(self) -> SearchSpace:
         """Return the space with a prior around the default of each gene that has none, for defaults of an expert.
@@ -97,10 +114,8 @@ class SearchSpace:
         A search then begins near the default. The prior loses weight as results come in. A gene that a user replaces
         has no prior, unless the user gives one.
         """
-        genes, optional = (
-            {name: near_default(gene) for name, gene in one.items()} for one in (self.genes, self.optional)
-        )
-        return SearchSpace(self.repair, optional, **genes)
+        optional = {name: near_default(gene) for name, gene in self.optional.items()}
+        return self.with_genes({name: near_default(gene) for name, gene in self.genes.items()}, optional)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,29 +1,23 @@
 """Reasons to refuse a run: a new one before anything is made or trained, a saved one before it continues.
 
-Each check raises an error that says what to do. The genes that a user gives in place of the evaluator's own are checked
-here as well. `begin` puts the checked parts together.
+Each check raises an error that says what to do. `plan` calls them for a new run, and `Search.resume` for a saved one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, StoreError
-from evo_tune.genome.genes import Choice, Gene, Int
+from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
-from evo_tune.genome.values import Value, genome_key
-from evo_tune.genome.widening import with_limits
+from evo_tune.genome.values import genome_key
 from evo_tune.loop.code import cannot_resume, hash_of
 from evo_tune.options.binding import did_you_mean, options_of
-from evo_tune.options.declare import AUTO, Option, union_members
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, working_strategies
 from evo_tune.plugins.strategy import Strategy
@@ -264,178 +258,3 @@ def check_unchanged(run: Run, evaluator: BoundEvaluator, strategy: Strategy, acc
         )
     if changed:
         run.change(**now)
-
-
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "true or false": bool,
-    "whole numbers": int,
-    "numbers": (int, float),
-    "text": str,
-}
-"""Types by kind of value, in words; the first kind that fits all values of a gene counts."""
-
-
-def with_defaults(
-    genes: Mapping[str, Gene | None], own: SearchSpace, fields: Mapping[str, Option], values: Mapping[str, Any]
-) -> dict[str, Gene]:
-    """Return the user's genes, with the defaults of the evaluator's own genes if these are in the new ranges.
-
-    Args:
-        genes: Genes that the user gave, by name. None means the evaluator's own gene; it switches an optional gene on.
-        own: Space of the evaluator.
-        fields: Options of the evaluator that may become genes. Their allowed values are not checked here.
-        values: Values of the options, which are the defaults of such genes.
-
-    Raises:
-        SpaceError: A gene is unknown, is not a gene, or has values of another type than the evaluator's own.
-    """
-    if not isinstance(genes, Mapping):
-        raise SpaceError(f"genes {genes!r}: expected a dict of names to Float(…), Int(…) or Choice(…)")
-    found = {}
-    known = {**own.genes, **own.optional}
-    for name, gene in genes.items():
-        if name not in known and name not in fields:
-            near = did_you_mean(str(name), [*known, *fields])
-            raise SpaceError(f"--gene {name}: expected one of {', '.join(known)}{near}")
-        if gene is None and name in own.genes:
-            raise SpaceError(f"--gene {name}: it is on as it is; expected --gene {name}=GENE")
-        if name not in known:
-            _check_field(fields[name], gene)
-        if name in fields and AUTO in fields[name].choices and isinstance(gene, Choice) and AUTO in gene.values:
-            raise SpaceError(f"--gene {name}: auto cannot be a value of a gene: give the values that auto chooses from")
-        if gene is None:
-            continue
-        if not isinstance(gene, Gene):
-            raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
-        try:
-            found[name] = _like(known[name], gene) if name in known else _for_field(fields[name], gene)
-        except SpaceError as error:
-            raise SpaceError(f"--gene {name}: {error}") from None
-        if name in known and found[name].widest is None:
-            found[name] = with_limits(found[name], known[name].widest)
-        if gene.default is None:
-            default = known[name].middle() if name in known else values.get(name)
-            with contextlib.suppress(SpaceError):
-                found[name] = dataclasses.replace(found[name], default=found[name].check(default))  # type: ignore[type-var]
-    for name, gene in found.items():
-        for other, _ in gene.when or ():
-            if other not in {*own.genes, *genes}:
-                near = did_you_mean(other, [*own.genes, *genes])
-                raise SpaceError(
-                    f"--gene {name}: when {other}: expected one of {', '.join({**own.genes, **genes})}{near}"
-                )
-    return found
-
-
-def as_before(genes: Mapping[str, Gene | None], present: Mapping[str, Gene]) -> dict[str, Gene]:
-    """Return the user's genes, with all properties of a run's genes except the ranges.
-
-    Args:
-        genes: Genes that the user gave, by name.
-        present: Present genes of the run, by name.
-
-    Raises:
-        SpaceError: A gene is not one of the run, or has values of another type.
-    """
-    if not isinstance(genes, Mapping):
-        raise SpaceError(f"genes {genes!r}: expected a dict of names to Float(…), Int(…) or Choice(…)")
-    found: dict[str, Gene] = {}
-    for name, gene in genes.items():
-        if name not in present:
-            raise SpaceError(
-                f"--gene {name}: expected a gene of the run: {', '.join(present)}{did_you_mean(name, present)}"
-            )
-        old = present[name]
-        if not isinstance(gene, Gene):
-            raise SpaceError(f"--gene {name}: expected its wider range, such as --gene '{name}=log(1e-5,1e-1)'")
-        if gene.default is not None and gene.default != old.middle():
-            raise SpaceError(
-                f"--gene {name}: its default is {old.middle()!r}, and was trained already: leave {gene.default!r} out"
-            )
-        try:
-            found[name] = _said(_like(old, gene), old)
-        except SpaceError as error:
-            raise SpaceError(f"--gene {name}: {error}") from None
-    return found
-
-
-def _said(new: Gene, old: Gene) -> Gene:
-    """Return a gene with the properties of the old one that typed text cannot give: scale, order, hints, default.
-
-    If they do not fit, the new range is not wider, and the gene is returned unchanged.
-    """
-    new = with_limits(new, old.widest if new.widest is None else new.widest)
-    fields: dict[str, Any] = {"when": new.when or old.when}
-    if isinstance(new, Int) and isinstance(old, Int) and new.step == 1:
-        fields["log"] = old.log
-    elif isinstance(new, Choice) and isinstance(old, Choice):
-        fields["ordered"] = old.ordered  # without more knowledge, 2|4 counts as ordered and a|b does not
-        if all(type(value) is float for value in old.values):  # the user may type 8 for 8.0
-            fields["values"] = tuple(float(value) if type(value) is int else value for value in new.values)
-    if new.prior is None:
-        fields |= {"prior": old.prior, "spread": old.spread}
-    with contextlib.suppress(SpaceError):
-        return dataclasses.replace(new, **fields, default=new.check(old.middle()))  # type: ignore[type-var]
-    return new
-
-
-def _check_field(field: Option, gene: Gene | None) -> None:
-    """Refuse an option that cannot be a gene, or that has no range of its own and is given none.
-
-    Raises:
-        SpaceError: The option is refused.
-    """
-    name = field.name
-    if field.gene is None:
-        raise SpaceError(f"--gene {name}: this option cannot differ between genomes; set it with -o {name}=VALUE")
-    if gene is None:
-        raise SpaceError(
-            f"--gene {name}: this option ({field.kind}) offers no range of its own; give one, such as "
-            f"--gene '{name}=float(LOW,HIGH)' or --gene '{name}=A|B'"
-        )
-
-
-def _for_field(field: Option, gene: Gene) -> Gene:
-    """Return a gene with whole numbers if its option takes only these, because 1e3 is read as 1000.0."""
-    kinds = union_members(field.type)
-    if not isinstance(gene, Choice) or int not in kinds or float in kinds:
-        return gene
-    return dataclasses.replace(gene, values=tuple(map(_as_whole, gene.values)), default=gene.default)
-
-
-def _kind_of(gene: Gene) -> str | None:
-    """Return the kind of a gene's values, in words; None if they are of several kinds."""
-    if not isinstance(gene, Choice):
-        return "whole numbers" if isinstance(gene, Int) else "numbers"
-    for kind, types in KINDS.items():
-        if all(isinstance(value, types) and (types is bool or type(value) is not bool) for value in gene.values):
-            return kind
-    return None
-
-
-def _like(own: Gene, new: Gene) -> Gene:
-    """Return a gene in place of the evaluator's own, with values of the type that `evaluate` expects.
-
-    Raises:
-        SpaceError: The values are of another type. They may be outside the evaluator's own range.
-    """
-    wanted = _kind_of(own)
-    if isinstance(new, Choice) and wanted in ("whole numbers", "text"):
-        values = tuple(_as_whole(value) if wanted == "whole numbers" else _as_text(value, own) for value in new.values)
-        default = None if new.default is None else values[new.values.index(new.default)]
-        new = dataclasses.replace(new, values=values, default=default)
-    if wanted is None or _kind_of(new) == wanted or (wanted == "numbers" and _kind_of(new) == "whole numbers"):
-        return new
-    held = ", ".join(map(repr, new.values)) if isinstance(new, Choice) else f"{type(new).__name__}(…)"
-    raise SpaceError(f"{held} is not allowed: expected {wanted}, as the evaluator's own gene has")
-
-
-def _as_whole(value: Value) -> Value:
-    """Return 8 for 8.0; other values unchanged."""
-    return int(value) if isinstance(value, float) and value == int(value) else value
-
-
-def _as_text(value: Value, own: Gene) -> Value:
-    """Return '8' for 8 if the own gene has this text, because typed text and numbers look the same."""
-    texts = [str(text) for text in own.values] if isinstance(own, Choice) else []
-    return next((text for text in texts if not isinstance(value, str) and text.lower() == str(value).lower()), value)

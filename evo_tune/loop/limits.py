@@ -43,7 +43,7 @@ def next_session(last: SessionSettings, changes: Mapping[str, Any], seeds: int) 
     return session
 
 
-def limited(session: SessionSettings) -> SessionSettings:
+def with_default_limit(session: SessionSettings) -> SessionSettings:
     """Return the settings with the default limit if none is set."""
     return session if session.limited else session.but(generations=GENERATIONS)
 
@@ -104,7 +104,7 @@ def check_noise(session: SessionSettings, seeds: int) -> None:
 
 def all_born(run: Run, session: SessionSettings, history: History) -> str | None:
     """Return a reason if no new genome may be proposed, else None. Promotions and extra seeds may follow."""
-    births = session.births(run.manifest.population)
+    births = session.max_genomes(run.manifest.population)
     more = history.fresh_count - births
     if more < 0:
         return None

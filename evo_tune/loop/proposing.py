@@ -22,9 +22,9 @@ from evo_tune.genome.notation import format_gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import DEFAULT, STATUSES, WARM_START, Candidate, Outcome, Proposal, check_metrics
 from evo_tune.genome.values import is_same
-from evo_tune.loop.begin import versions_of
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.generations import Generations, broken_strategy
+from evo_tune.loop.plan import versions_of
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.rules.widening import Widening

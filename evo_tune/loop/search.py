@@ -10,6 +10,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +19,18 @@ from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, Trial
-from evo_tune.loop.begin import Request, close_on_error, new_name, open_saved_run
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import believed, code_of, named_evaluator, remember, remember_session, ruled
 from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import OVER, Drivers, Fetched, Interrupts, Job
 from evo_tune.loop.generations import Generations, Leftovers
-from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, next_session
-from evo_tune.loop.opening import open_for, timed
-from evo_tune.loop.planning import RunPlan, plan_run
+from evo_tune.loop.genes import widen_by_hand
+from evo_tune.loop.limits import all_born, check_hope, limit_reached, next_session, with_default_limit
+from evo_tune.loop.opening import close_on_error, new_name, open_saved_run
+from evo_tune.loop.plan import Request, RunPlan, plan_run
 from evo_tune.loop.proposing import Births, judged
-from evo_tune.loop.widening import widen_by_hand
+from evo_tune.loop.slots import open_run_slots, time_few_steps
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import recommend_trial
 from evo_tune.rules.ruled import StrategyWithRules
@@ -108,7 +109,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         manifest = plan.manifest
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, session)
         with close_on_error(run):
-            bound = remember(run, plugin, session).bind(manifest.options)
+            plugin = remember(run, plugin, session)  # a notebook's function is now a file of the run
+            bound = plan.evaluator if plugin is plan.evaluator.plugin else replace(plan.evaluator, plugin=plugin)
             self._begin(run, bound, ruled(manifest, bound, manifest.strategy), session, plan)
 
     @classmethod
@@ -170,7 +172,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.stopping = False
         self.pace = None if plan is None else plan.pace  # times of a few steps, if they were measured
         self._planning = 0.0 if plan is None else plan.seconds  # before the run began; `hours` includes it
-        self.told = "" if plan is None else plan.told  # the budget that was chosen for the run, in words
+        self.choices = () if plan is None else plan.choices  # budget and rungs that were chosen for the run, in words
         self.deadline: Deadline | None = None  # while it runs in slots with a limit in hours
         self._refused = -1  # number of results when the next training would not have ended in time
         self._status = ((-1, -1), "")
@@ -336,15 +338,15 @@ class Search(contextlib.AbstractContextManager["Search"]):
             StoreError: A result could not be written.
             RunError: The strategy or a driver failed.
         """
-        self.session, self._planning = limited(self.session), max(self._planning, planning)
+        self.session, self._planning = with_default_limit(self.session), max(self._planning, planning)
         run, drivers = self.saved, self.drivers
         stop, watch = (self.stop, watch) if watch else (self._stop_aloud, lambda search: None)
         with Interrupts(stop, self.kill):
             try:
                 self._births.take_up()  # including candidates that were asked for by hand
-                drivers.slots = open_for(run, self.session, self.evaluator, self.space)
+                drivers.slots = open_run_slots(run, self.session, self.evaluator, self.space)
                 if forecast and self.pace is None:
-                    self.pace = timed(
+                    self.pace = time_few_steps(
                         run, self.space, drivers.slots, lambda: self._watch_timing(watch), lambda: self.stopping
                     )
                 self.deadline = self._deadline(after)

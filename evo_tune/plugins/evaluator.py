@@ -241,7 +241,7 @@ class BoundEvaluator:
         file_space = self._file_space
         if self.plugin.options_type is None:
             return file_space
-        return SearchSpace(file_space.repair, self.optional_genes, **file_space.genes)
+        return file_space.with_genes({}, optional=self.optional_genes)
 
     def space_with(self, genes: Mapping[str, Gene | None], replaced: Mapping[str, Gene]) -> SearchSpace:
         """Return the space of a run: the file's genes, the optional ones that a user named, and the user's own.
@@ -253,7 +253,7 @@ class BoundEvaluator:
             replaced: Genes that replace those of the same name or are added.
         """
         chosen = {name: gene for name, gene in self.optional_genes.items() if name in genes}
-        return SearchSpace(self.repair, None, **{**self._file_space.genes, **chosen, **replaced})
+        return self._file_space.with_genes({**chosen, **replaced}, optional={})
 
     @property
     def repair(self) -> Callable[..., Genome] | None:

@@ -114,7 +114,7 @@ def remaining_seconds(data: RunData, slots: int) -> float:
     if not run.sessions or not run.outcomes or not slots:
         return math.nan
     session = run.session
-    births = session.births(run.manifest.population)
+    births = session.max_genomes(run.manifest.population)
     until = math.inf if session.hours is None else session.hours * 3600 - run.seconds
     more = max(0.0, births - sum(candidate.fresh for candidate in run.candidates))
     more += len(run.candidates) - len(run.outcomes) + (1 + session.finalists) * session.final_seeds

@@ -265,7 +265,7 @@ def trial_limit(run: Run, session: SessionSettings) -> int | None:
 
     Further trials of a genome count once they are proposed.
     """
-    births = session.births(run.manifest.population)
+    births = session.max_genomes(run.manifest.population)
     more = sum(not candidate.fresh for candidate in list(run.candidates))
     return max(int(births) + more, len(run.candidates)) if math.isfinite(births) else None
 

@@ -46,9 +46,9 @@ def history_of(run: Run, space: SearchSpace) -> RunHistory:
 
     Args:
         run: Saved run.
-        space: Space with the repair to use. The ranges are those that the run began with.
+        space: Space of the run. Its ranges may be wider by now: the history begins with those of the manifest.
     """
-    first = SearchSpace(space.repair, None, **run.manifest.genes())
+    first = space.with_genes(run.manifest.genes(), optional={})
     return RunHistory(first, run.objectives, run.constraints, _lessons(run, first))
 
 
@@ -67,7 +67,7 @@ def widen(history: RunHistory, run: Run) -> None:
 
 def widen_once(history: RunHistory, run: Run, widening: Widening) -> None:
     """Widen the space of a history as one of its run's widenings says."""
-    space = SearchSpace(history.space.repair, None, **widening.genes)
+    space = history.space.with_genes(widening.genes)
     history.widen(space, _lessons(run, space))
 
 

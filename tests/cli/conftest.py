@@ -92,7 +92,7 @@ def typed(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
                 warnings.simplefilter("default", shown)
             for name, value in (env or {}).items():
                 patched.setenv(name, value)
-            for module in ("evo_tune.dispatch", "evo_tune.loop.opening"):
+            for module in ("evo_tune.dispatch", "evo_tune.loop.slots"):
                 patched.setattr(f"{module}.open_slots", slots_here)
             patched.setattr(sys, "argv", ["evo-tune", *words])
             with pytest.raises(SystemExit) as end:

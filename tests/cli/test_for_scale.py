@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-import evo_tune.loop.opening
+import evo_tune.loop.slots
 from evo_tune import Choice, Float, Search, load
 from evo_tune.cli import cli
 from evo_tune.cli.formats import output_types
@@ -227,7 +227,7 @@ def test_the_report_has_a_part_about_it(searched: Callable[..., Run]) -> None:
 def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evo_tune.loop.opening, "open_slots", lambda task, *_: [Here(task)])
+    monkeypatch.setattr(evo_tune.loop.slots, "open_slots", lambda task, *_: [Here(task)])
     monkeypatch.chdir(tmp_path)
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the log. " * 400, encoding="utf-8")

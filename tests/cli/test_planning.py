@@ -16,9 +16,8 @@ import pytest
 
 from evo_tune.cli.formats import output_types
 from evo_tune.cli.output import print_plan
-from evo_tune.forecast.timing import Pace
-from evo_tune.loop.begin import Request, prepared
-from evo_tune.loop.planning import TRAININGS, RunPlan, affordable, needs_cost, plan_run, with_rungs
+from evo_tune.loop.budget import TRAININGS, StepTimings, affordable_trainings, needs_cost
+from evo_tune.loop.plan import Request, RunPlan, plan_run
 from evo_tune.loop.search import Search
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
@@ -135,7 +134,7 @@ PRICED = '''"""A training that takes as many seconds as a step costs, by its opt
 from dataclasses import dataclass
 
 from evo_tune import Float, Minimize, SearchSpace, option
-from evo_tune.training.recipe.hardware.cost import Timed
+from evo_tune.training.recipe.hardware.cost import TimeBudget
 
 SPACE = SearchSpace(size=Float(1.0, 8.0, default=2.0))
 OBJECTIVES = [Minimize("loss")]
@@ -144,7 +143,7 @@ METRICS = {"loss": "", "steps": "", "seconds": "s"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Timed):
+class Options(TimeBudget):
     """Budget."""
 
     tokens: int | None = option(None, gene=None)
@@ -164,7 +163,8 @@ def steps(genome, options):
 
 
 def estimate(genome, options):
-    return {"steps": float(steps(genome, options)), **options.predicted(work(genome, options), steps(genome, options))}
+    count = steps(genome, options)
+    return {"steps": float(count), **options.seconds_estimate(work(genome, options), count)}
 
 
 def evaluate(genome, context, options: Options):
@@ -191,8 +191,8 @@ def test_without_a_budget_every_genome_gets_the_time_of_the_default(priced: Eval
     found = plan(priced, generations=5)
     options = found.manifest.options
     assert options["seconds"] == pytest.approx(3.1, rel=0.1), "1000 steps of 3 ms, and evaluations"
-    assert f"-o seconds={options['seconds']:g}" in found.told
-    assert "default genome" in found.told
+    assert f"-o seconds={options['seconds']:g}" in "".join(found.choices)
+    assert "default genome" in "".join(found.choices)
     for size, steps in ((1.0, 1500), (2.0, 1000), (8.0, 333)):
         known = found.evaluator.estimate({"size": size})
         assert known["steps"] == pytest.approx(steps, rel=0.1)
@@ -211,7 +211,7 @@ def test_without_options_and_limits_the_search_takes_three_minutes_on_any_machin
     (folder / "priced.py").write_text(PRICED.replace("+ 1e-3 * genome", f"+ {slowness}e-3 * genome"))
     found = plan(find_evaluator("priced.py", {}, {}))
     assert found.manifest.options["seconds"] == pytest.approx(180 * 2 / 60)
-    assert "60 full trainings fit into 3 minutes of search" in found.told
+    assert "60 full trainings fit into 3 minutes of search" in "".join(found.choices)
 
 
 @pytest.mark.slow
@@ -219,21 +219,21 @@ def test_hours_choose_the_time_of_a_training(priced: Evaluator) -> None:
     found = plan(priced, hours=0.1)
     room = (360 - found.seconds) * 2
     assert found.manifest.options["seconds"] == pytest.approx(room / TRAININGS, rel=0.05)
-    assert "--hours" in found.told
+    assert "--hours" in "".join(found.choices)
     least = plan(priced, hours=1e-4).manifest.options["seconds"]
     assert least == pytest.approx(3.1 / 8, rel=0.1), "no shorter than an eighth of the evaluator's own"
     enough = plan(priced, {"short": "true"}, hours=0.1)
     assert enough.manifest.options["seconds"] == pytest.approx(3.1, rel=0.1)
-    assert "data" in enough.told
+    assert "data" in "".join(enough.choices)
 
 
 @pytest.mark.slow
 def test_a_budget_that_was_given_stands(priced: Evaluator) -> None:
     found = plan(priced, {"seconds": "2"})
-    assert (found.manifest.options["seconds"], found.told) == (2.0, "")
+    assert (found.manifest.options["seconds"], found.choices) == (2.0, ())
     assert found.manifest.options["cost"]
     counted = plan(priced, {"tokens": "50"}, hours=0.1, fidelity="1")
-    assert (counted.manifest.options["cost"], counted.pace, counted.told) == ("", None, "")
+    assert (counted.manifest.options["cost"], counted.pace, counted.choices) == ("", None, ())
     assert counted.manifest.options["seconds"] is None
     assert plan(priced, {"tokens": "50"}, forecast=True).pace is not None
     assert plan(priced, {"tokens": "50"}, hours=0.1).pace is not None, "rungs are chosen by the length of a training"
@@ -266,7 +266,7 @@ def test_a_search_plans_by_itself_and_resumes_to_the_same_steps(priced: Evaluato
     with Search("priced.py", store="store", name="run", trials=4, slots=1, order="proposal") as search:
         search.run()
         budget = search.saved.manifest.options["seconds"]
-        assert search.told
+        assert search.choices
     with Search.resume("run", store="store", trials=8) as longer:
         longer.run()
     assert longer.saved.manifest.options["seconds"] == budget
@@ -289,18 +289,18 @@ def test_long_trainings_get_rungs_before_the_run_begins(
     long = {"pace": "30"}
     found = plan(parted, long, hours=0.25)
     assert found.manifest.settings.fidelity == "1/9,1/3,1"
-    fit = re.search(r"^rungs 1/9, 1/3, 1: (\d+) full trainings of [\d.]+ s fit into 0.25 hours$", found.told)
-    assert fit is not None, found.told
-    print_plan(replace(found, told="the budget\nthe rungs"), SESSION, None, "table")
+    fit = re.search(r"^rungs 1/9, 1/3, 1: (\d+) full trainings of [\d.]+ s fit into 0.25 hours$", found.choices[-1])
+    assert fit is not None, found.choices
+    print_plan(replace(found, choices=("the budget", "the rungs")), SESSION, None, "table")
     assert "\nthe budget\nthe rungs\n" in capsys.readouterr().out, "a line each"
     assert found.pace is not None
-    assert int(fit[1]) == pytest.approx(affordable(2, found.seconds, SESSION, found.pace.usual), abs=1)
+    assert int(fit[1]) == pytest.approx(affordable_trainings(2, found.seconds, SESSION, found.pace.usual), abs=1)
     assert plan(parted, long, hours=0.25, fidelity="1").manifest.settings.fidelity == "1"
-    assert plan(parted, long, hours=0.01).told == "", "hardly a training fits"
-    assert plan(parted, {"pace": "2"}, hours=0.02).told == "", "the first rung would take less than 3 s"
-    assert plan(parted, long, hours=0.25, trials=20).told == "", "20 genomes are trained in full in less time"
+    assert plan(parted, long, hours=0.01).choices == (), "hardly a training fits"
+    assert plan(parted, {"pace": "2"}, hours=0.02).choices == (), "the first rung would take less than 3 s"
+    assert plan(parted, long, hours=0.25, trials=20).choices == (), "20 genomes are trained in full in less time"
     two = Request(options=long, objectives=["loss:min", "flops:min"])
-    assert plan_run(parted, two, *settings_of({"slots": 2, "hours": 0.25}), Path("store")).told == ""
+    assert plan_run(parted, two, *settings_of({"slots": 2, "hours": 0.25}), Path("store")).choices == ()
     able = find_evaluator(str(timed), {}, {})
     assert plan(able, long, hours=0.25).manifest.settings.fidelity == "1", "it has no partial trainings"
 
@@ -309,29 +309,30 @@ SESSION = settings_of({"hours": 0.25})[1]
 
 
 def test_the_final_comparison_takes_its_share_of_the_affordable_trainings() -> None:
-    assert affordable(2, 0.0, SESSION, 30.0) == 60.0
+    assert affordable_trainings(2, 0.0, SESSION, 30.0) == 60.0
     compared = settings_of({"hours": 0.25, "final_seeds": 3, "finalists": 2})[1]
-    assert 45.0 < affordable(2, 0.0, compared, 30.0) < 55.0
-    assert affordable(2, 450.0, SESSION, 30.0) == 30.0
-    assert affordable(2, 0.0, settings_of({"hours": 0.25, "budget": 7})[1], 30.0) == 7.0
-    assert affordable(2, 0.0, settings_of({"trials": 7})[1], 30.0) == math.inf
+    assert 45.0 < affordable_trainings(2, 0.0, compared, 30.0) < 55.0
+    assert affordable_trainings(2, 450.0, SESSION, 30.0) == 30.0
+    assert affordable_trainings(2, 0.0, settings_of({"hours": 0.25, "budget": 7})[1], 30.0) == 7.0
+    assert affordable_trainings(2, 0.0, settings_of({"trials": 7})[1], 30.0) == math.inf
 
 
-def test_rungs_settle_the_schedule_and_what_refuses_them_goes_without(folder: Path) -> None:
+def test_rungs_settle_the_schedule_and_what_refuses_them_goes_without(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timings = StepTimings({0: {"seconds": 60.0, "step": 0.1, "judging": 1.0}}, 0, 1, "cpu")
+    monkeypatch.setattr("evo_tune.loop.plan.time_steps", lambda *_, **__: timings)
     plugin = find_evaluator("language_model")
-    settings, session = settings_of({"hours": 1.0, "slots": 1})
 
-    def planned(**options: object) -> RunPlan:
+    def plan_with(**options: object) -> RunPlan:
         request = Request(options={"size": "small", "flops": 1e9, **options})
-        manifest = prepared(plugin, request, settings, session, folder)
-        before = RunPlan(plugin.bind(manifest.options), manifest, 1, "cpu", Pace((60.0,)))
-        return with_rungs(before, request, settings, session, folder)
+        return plan_run(plugin, request, *settings_of({"hours": 1.0, "slots": 1}), folder)
 
-    found = planned()
-    assert len(found.manifest.settings.rungs) == 3
-    assert found.manifest.options["schedule"] == found.evaluator.options["schedule"] == "wsd"
-    assert found.manifest.options["fork"] is True
-    assert planned(grow_from="1x32").manifest.settings.rungs == (1.0,)
+    plan = plan_with()
+    assert len(plan.manifest.settings.rungs) == 3
+    assert plan.manifest.options["schedule"] == plan.evaluator.options["schedule"] == "wsd"
+    assert plan.manifest.options["fork"] is True
+    assert plan_with(grow_from="1x32").manifest.settings.rungs == (1.0,)
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_a_batch_at_an_end_of_its_range_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_recipe_is_probed_at_an_affordable_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evo_tune.loop.opening.open_slots", lambda task, *_: [Here(task)])
+    monkeypatch.setattr("evo_tune.loop.slots.open_slots", lambda task, *_: [Here(task)])
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the log. " * 400, encoding="utf-8")
     store = tmp_path / "runs"
@@ -117,7 +117,7 @@ def test_the_recipe_is_probed_at_an_affordable_target(tmp_path: Path, monkeypatc
 def test_probes_are_a_run_and_a_file_that_trains_the_target_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evo_tune.loop.opening.open_slots", lambda task, *_: [Here(task)])
+    monkeypatch.setattr("evo_tune.loop.slots.open_slots", lambda task, *_: [Here(task)])
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the log. " * 400, encoding="utf-8")
     store, runner = tmp_path / "runs", CliRunner()

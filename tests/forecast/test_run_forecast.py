@@ -12,8 +12,8 @@ import pytest
 from evo_tune.forecast import Bounds, comparison_seconds, comparison_trainings, forecast_line
 from evo_tune.forecast.timing import Pace, genomes_to_time, pace_of
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop.opening import forecast
 from evo_tune.loop.search import Search
+from evo_tune.loop.slots import forecast_session
 from evo_tune.report.final_comparison import FinalComparison
 from evo_tune.rules.fidelity import mean_genome_cost
 from evo_tune.settings import SessionSettings, settings_of
@@ -52,7 +52,7 @@ class Simulated:
                 candidate, Outcome("ok", {"loss": float(candidate.genome["x"]), "cost": 1.0}, seconds=took)
             )  # type: ignore[arg-type]
             if len(saved.outcomes) in self.looks:
-                ahead = forecast(saved.manifest, self.search.session, self.slots, None, saved)
+                ahead = forecast_session(saved.manifest, self.search.session, self.slots, None, saved)
                 assert ahead is not None
                 left = ahead.seconds
                 told.append(Bounds(low=now + left.low, expected=now + left.expected, high=now + left.high))
@@ -70,7 +70,7 @@ def test_a_forecast_holds_before_a_run_and_during_it(begin: Begin, fast_disk: No
     inside, near, late = [], [], []
     for seed, slots in SETTINGS:
         search = begin(generations=None, trials=40, population=8, seed=seed)
-        first = forecast(search.saved.manifest, search.session, slots, pace(search, seed))
+        first = forecast_session(search.saved.manifest, search.session, slots, pace(search, seed))
         assert first is not None
         end, told = Simulated(search, seed, slots, (10, 30)).play()
         for one in (first.seconds, *told):
@@ -142,8 +142,8 @@ def test_rungs_cost_less_than_full_trainings_and_more_than_their_first() -> None
 def test_a_forecast_in_words_and_as_data(begin: Begin) -> None:
     search = begin(trials=10, generations=None)
     manifest = search.saved.manifest
-    assert forecast(manifest, search.session, 2) is None, "nothing is known"
-    ahead = forecast(
+    assert forecast_session(manifest, search.session, 2) is None, "nothing is known"
+    ahead = forecast_session(
         manifest, SessionSettings(trials=10, final_seeds=3, finalists=2), 2, Pace((10.0,), worker=5 * 10**8)
     )
     assert ahead is not None
@@ -158,7 +158,7 @@ def test_a_forecast_in_words_and_as_data(begin: Begin) -> None:
 
 
 def left(search: Search, pace: Pace | None = None) -> float:
-    found = forecast(search.saved.manifest, search.session, 1, pace, search.saved)
+    found = forecast_session(search.saved.manifest, search.session, 1, pace, search.saved)
     assert found is not None
     return found.seconds.expected
 
@@ -197,10 +197,10 @@ def test_the_first_training_of_a_worker_does_not_count_since_it_imports_torch(be
             seconds = 9.0 if number == 0 else 1.0
             search.tell(candidate, Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=seconds))
         if len(search.saved.outcomes) <= slots:
-            assert forecast(search.saved.manifest, search.session, slots, None, search.saved) is None
+            assert forecast_session(search.saved.manifest, search.session, slots, None, search.saved) is None
     if slots == 1:
         search.tell(search.ask(), Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=1.0))  # type: ignore[arg-type]
-    found = forecast(search.saved.manifest, search.session, slots, None, search.saved)
+    found = forecast_session(search.saved.manifest, search.session, slots, None, search.saved)
     assert found is not None
     assert found.seconds_of_each == pytest.approx(1.0)
     assert found.seconds.high < 2 * 30 / slots
@@ -214,7 +214,7 @@ def test_a_few_long_genomes_do_not_make_a_first_forecast_too_long(begin: Begin) 
     assert found is not None
     assert found.mean_seconds == pytest.approx(took, rel=0.25)
     search = begin(trials=60, generations=None)
-    ahead = forecast(search.saved.manifest, search.session, 2, found)
+    ahead = forecast_session(search.saved.manifest, search.session, 2, found)
     assert ahead is not None
     assert ahead.seconds.expected == pytest.approx(60 * took / 2, rel=0.3)
     assert ahead.seconds.low < 60 * took / 2 < ahead.seconds.high

@@ -80,7 +80,7 @@ def test_a_training_that_is_judged_by_nothing_says_so(tmp_path: Path) -> None:
 
 
 def test_the_example_runs_in_rungs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evo_tune.loop.opening.open_slots", lambda task, *more: [Here(task)])
+    monkeypatch.setattr("evo_tune.loop.slots.open_slots", lambda task, *more: [Here(task)])
     options = {"steps": 20}
     search = Search(str(EXAMPLE), options=options, fidelity="0.5,1", trials=2, population=2, store=tmp_path).run()
     assert [trial.outcome.error for trial in search.trials] == [None] * len(search.trials)

@@ -13,7 +13,7 @@ import pytest
 from evo_tune.dispatch import NoMachine, Slot, SlotUnfit
 from evo_tune.errors import RunError, StoreError
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop import opening
+from evo_tune.loop import slots
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
 from tests.conftest import drive, evaluate, rows, survivors
@@ -137,7 +137,7 @@ def stubbed(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Begin a run on slots that answer by themselves; return it, and what was warned of while it ran."""
 
     def make(stubs: list[Slot], **fields: Any) -> tuple[Search, list[str]]:
-        monkeypatch.setattr(opening, "open_slots", lambda *given: stubs)
+        monkeypatch.setattr(slots, "open_slots", lambda *given: stubs)
         search = begin(**{"trials": 60, "generations": None, **fields})
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -241,7 +241,7 @@ def test_slots_are_killed_side_by_side(begin, monkeypatch):
         def kill(self) -> None:
             time.sleep(0.5)
 
-    monkeypatch.setattr(opening, "open_slots", lambda *given: [Slow(i, "cpu", "ok") for i in range(8)])
+    monkeypatch.setattr(slots, "open_slots", lambda *given: [Slow(i, "cpu", "ok") for i in range(8)])
     search = begin(trials=10**6, generations=None)
 
     def watch(search: Search) -> None:

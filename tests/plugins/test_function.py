@@ -72,7 +72,7 @@ short = lambda genome, context: {"loss": 1.0}
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr("evo_tune.loop.opening.open_slots", lambda task, *_: [Here(task)])
+    monkeypatch.setattr("evo_tune.loop.slots.open_slots", lambda task, *_: [Here(task)])
     return tmp_path
 
 

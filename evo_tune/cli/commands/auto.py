@@ -125,8 +125,7 @@ def _print_plan(
         UsageError: There is a run of this name, or something given is wrong.
     """
     from evo_tune.cli.output import print_plan
-    from evo_tune.loop.begin import Request
-    from evo_tune.loop.planning import plan_run
+    from evo_tune.loop.plan import Request, plan_run
     from evo_tune.settings import settings_of
     from evo_tune.store.places import free_folder
 

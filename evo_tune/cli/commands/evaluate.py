@@ -61,9 +61,9 @@ def command(
     from evo_tune.dispatch import Task, open_slots, plan
     from evo_tune.genome.notation import parse_gene
     from evo_tune.genome.trial import Candidate
-    from evo_tune.loop.begin import Request
+    from evo_tune.loop.budget import needs_cost
     from evo_tune.loop.code import named_evaluator
-    from evo_tune.loop.planning import needs_cost, plan_run
+    from evo_tune.loop.plan import Request, plan_run
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.context import UNFINISHED
     from evo_tune.plugins.find import is_command

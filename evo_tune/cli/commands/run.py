@@ -144,8 +144,7 @@ def command(
     from evo_tune.cli.flags import RUN_DEFAULTS
     from evo_tune.cli.output import print_plan
     from evo_tune.cli.warm_start import read_genomes
-    from evo_tune.loop.begin import Request
-    from evo_tune.loop.planning import plan_run
+    from evo_tune.loop.plan import Request, plan_run
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
@@ -237,14 +236,12 @@ def _flops_in_hours(
     store: Path,
 ) -> float:
     """Time a few steps of a small training, and return the FLOPs that all slots do in `--hours`."""
-    from evo_tune.loop.begin import Request
-    from evo_tune.loop.planning import plan_run
+    from evo_tune.loop.plan import Request, plan_run
     from evo_tune.settings import settings_of
-    from evo_tune.store.manifest import space_of
 
     of_run, session = settings_of(settings)
     plan = plan_run(plugin, Request(options=options, genes=genes), of_run, session, store, forecast=True)
-    usual = plan.evaluator.estimate(space_of(plan.manifest, plan.evaluator.space).default())
+    usual = plan.evaluator.estimate(plan.space.default())
     if plan.pace is None or session.hours is None:
         raise OptionError("--for-scale with --hours: no step could be timed: leave out --hours, or give -o tokens=")
     return usual["flops"] / plan.pace.mean_seconds * session.hours * 3600 * plan.slots

@@ -235,12 +235,11 @@ def wider_default(
     The first two genomes are always trained on both budgets, so both widths have partial and full trainings. The list
     is empty if the user's own genes leave one width.
     """
-    from evo_tune.loop.checks import with_defaults
+    from evo_tune.loop.genes import genes_with_defaults
 
     bound = plugin.bind(options).for_run(rungs=True)
-    evaluator_space = bound.space
-    genes_with_defaults = with_defaults(genes, evaluator_space, bound.gene_options, bound.options)
-    space = bound.space_with(genes, genes_with_defaults)
+    given_genes = genes_with_defaults(genes, bound.space, bound.gene_options, bound.options)
+    space = bound.space_with(genes, given_genes)
     usual = space.default()
     widest = space.snap(
         [1.0 if name == "width" else unit for name, unit in zip(space.genes, space.encode(usual), strict=True)]

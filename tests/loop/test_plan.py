@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import pytest
 
 from evo_tune.errors import OptionError, SpaceError
 from evo_tune.genome.genes import Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Maximize, Minimize
-from evo_tune.loop.begin import new_name
+from evo_tune.loop.budget import StepTimings
+from evo_tune.loop.opening import new_name
 from evo_tune.loop.search import Search
+from evo_tune.plugins.evaluator import Evaluator
 from tests.loop.cases import TASK
 
 
@@ -115,3 +119,29 @@ def test_an_error_is_saved_as_it_can_be_printed(task: Path, tmp_path: Path) -> N
     assert error.startswith(r"ValueError: \x1b[31mred \udcffxxx")
     assert error.endswith("x… (task.py:19)")
     assert r"\udcffxxx" in next((tmp_path / "store").glob("*/_trials/000000/error.txt")).read_text()
+
+
+@pytest.mark.parametrize("options", [{}, {"seconds": "0.5"}])
+def test_a_run_begins_with_one_bind_and_three_spaces(
+    options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: Counter[str] = Counter()
+
+    def count(kind: type, name: str) -> None:
+        original = getattr(kind, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            counts[f"{kind.__name__}.{name}"] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(kind, name, counted)
+
+    timings = StepTimings({0: {"seconds": 5.0, "step": 0.01, "judging": 0.1}}, 0, 1, "cpu")
+    monkeypatch.setattr("evo_tune.loop.plan.time_steps", lambda *_, **__: timings)
+    count(Evaluator, "bind")
+    count(SearchSpace, "__init__")
+    with Search("tabular", options=options or {"epochs": 2}, store=tmp_path, trials=3, slots=1) as search:
+        assert search.ask() is not None
+    spaces = 4 if options else 3  # the budget in time may change the evaluator's space
+    assert counts["Evaluator.bind"] == 1
+    assert 0 < counts["SearchSpace.__init__"] <= spaces

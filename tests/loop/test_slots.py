@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.loop import opening
+from evo_tune.loop import slots
 from tests.conftest import drive
 from tests.loop.cases import Begin
 
@@ -44,7 +44,7 @@ def test_what_a_worker_that_died_with_its_parent_had_printed_is_swept(
 
 def test_a_run_is_named_on_a_cluster_by_its_identity(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = begin().saved, begin().saved
-    name = opening._identity(one)
-    assert name != opening._identity(other)
+    name = slots._identity(one)
+    assert name != slots._identity(other)
     monkeypatch.setattr("platform.node", lambda: "elsewhere")
-    assert opening._identity(one) == name, "what it left on the cluster is found from another machine too"
+    assert slots._identity(one) == name, "what it left on the cluster is found from another machine too"

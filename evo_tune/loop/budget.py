@@ -1,0 +1,192 @@
+"""The budget of a training in time: time some steps, fit their cost, and choose the seconds of a training.
+
+Where no budget is given, all genomes get the same time: that of the default genome with the evaluator's own budget, a
+share of `--hours`, or, without any option and limit, a share of three minutes. A measured cost model turns the time
+into steps (`plugins.cost`). It is saved in the manifest, so the same manifest gives the same run on any machine.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evo_tune.dispatch import Slot
+from evo_tune.forecast import comparison_seconds
+from evo_tune.forecast.timing import MAX_TIMING_SECONDS, TIMING, Timing, time_genomes
+from evo_tune.genome.values import Genome
+from evo_tune.loop.deadline import SHARE
+from evo_tune.loop.driving import Interrupts
+from evo_tune.loop.slots import open_slots_to_plan
+from evo_tune.plugins.cost import Cost, TimedGenome, budgets_of
+from evo_tune.plugins.evaluator import BoundEvaluator
+from evo_tune.settings import SessionSettings
+from evo_tune.store.manifest import Manifest
+
+TRAININGS = 30
+"""Number of full trainings, final comparison included, that fit into `--hours` by the chosen budget."""
+
+SHORTEST = 1 / 8
+"""Smallest share of the evaluator's own budget that a limit in time leaves: shorter trainings say little about it."""
+
+DEFAULT_SEARCH = 180.0
+"""Seconds of a search without options and limits, such as that of `make run`, on a machine of any speed."""
+
+TIME_SHARE = 0.025
+"""Maximum share of the hours for a round of timing, apart from the start of workers. There are at most two rounds."""
+
+DEFAULT_WEIGHT = 4
+"""Weight of the default genome in the fit of the cost: it is trained in every run, and the best are often like it."""
+
+
+def needs_cost(evaluator: BoundEvaluator) -> bool:
+    """Return whether the budget of a training is in time, and the cost of a step is still to be measured."""
+    options = evaluator.options
+    can_measure = TIMING in evaluator.plugin.supports and evaluator.declares_work and "cost" in options
+    if not can_measure or options["cost"] or options.get("ranks", 1) != 1:
+        return False
+    return set(budgets_of(options)) <= {"seconds"}
+
+
+def affordable_trainings(slots: int, planning: float, session: SessionSettings, seconds: float) -> float:
+    """Return the number of full trainings that a search may do before its final comparison; infinite without a limit.
+
+    Args:
+        slots: Number of slots.
+        planning: Seconds of the hours that are already spent.
+        session: Limits in hours and in full trainings.
+        seconds: Seconds of a full training.
+    """
+    trainings = math.inf if session.budget is None else session.budget
+    if session.hours is not None and seconds > 0.0:
+        hours = session.hours * 3600
+        comparison = min(sum(comparison_seconds(session, seconds, slots)) / 2, SHARE * hours)
+        trainings = min(trainings, max(0.0, hours - planning - comparison) * slots / seconds)
+    return trainings
+
+
+@dataclass(frozen=True)
+class StepTimings:
+    """Timings in the slots of a plan.
+
+    Args:
+        rows: What the evaluator measured of each genome, by its index.
+        worker: Largest resident memory of a worker in bytes; 0 if unknown.
+        slots: Number of slots.
+        device: Device of the slots.
+    """
+
+    rows: Mapping[int, Mapping[str, float]]
+    worker: int
+    slots: int
+    device: str
+
+
+def time_steps(
+    genomes: Sequence[Genome], evaluator: BoundEvaluator, manifest: Manifest, session: SessionSettings, quick: bool
+) -> StepTimings:
+    """Time a few steps of some genomes in slots that are closed again.
+
+    Args:
+        genomes: Genomes to time; the default first.
+        evaluator: Evaluator of the run.
+        manifest: Manifest with which the run would begin.
+        session: Slots, devices and limits.
+        quick: Whether the default is enough if its training is short.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came meanwhile.
+    """
+    slots: list[Slot] = []
+    interrupted = threading.Event()
+    folder = Path(tempfile.mkdtemp(prefix="evo-tune-"))
+
+    def stop() -> None:
+        interrupted.set()
+        for slot in slots:
+            slot.kill()
+
+    try:
+        with Interrupts(stop, stop):
+            slots += open_slots_to_plan(manifest, session, evaluator, folder / "trials")
+            longest = MAX_TIMING_SECONDS
+            if session.hours is not None:
+                longest = min(longest, TIME_SHARE * session.hours * 3600)
+            timing = Timing(
+                folder=folder / "trials",
+                stopping=interrupted.is_set,
+                longest=longest,
+                quick=quick,
+            )
+            rows, worker = time_genomes(slots, genomes, timing)
+            device = slots[0].device
+    finally:
+        for slot in slots:
+            slot.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    if interrupted.is_set():
+        raise KeyboardInterrupt("interrupted while a few steps were timed: no run was started")
+    return StepTimings(rows, worker, len(slots), device)
+
+
+def fit_cost(evaluator: BoundEvaluator, genomes: Sequence[Genome], timings: StepTimings) -> Cost | None:
+    """Return the cost of a step that explains some timings; None without any.
+
+    Args:
+        evaluator: Evaluator that declares the work of a step.
+        genomes: Timed genomes.
+        timings: Their timings.
+    """
+    measured = {
+        index: TimedGenome(evaluator.work(genomes[index]), row["step"], row["judging"])
+        for index, row in timings.rows.items()
+        if row.get("step", 0.0) > 0.0
+    }
+    if not measured:
+        return None
+    repeated_default = [measured[0]] * (DEFAULT_WEIGHT - 1) if 0 in measured else []
+    return Cost.fit([*measured.values(), *repeated_default], timings.device, evaluator.plugin.cpu_costs)
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """Time for all full trainings of a search.
+
+    Args:
+        seconds: Slot seconds.
+        trainings: Number of trainings that should fit.
+        words: The limit in words.
+    """
+
+    seconds: float
+    trainings: int
+    words: str
+
+
+def choose_seconds(
+    evaluator: BoundEvaluator, default: Genome, cost: Cost, limit: TimeLimit | None
+) -> tuple[float, str]:
+    """Return the seconds of a training, and why, in words.
+
+    Args:
+        evaluator: Evaluator with the user's options and its own budget.
+        default: The default genome.
+        cost: TimedGenome cost of a step.
+        limit: Time for all trainings; None: no limit.
+    """
+    own_seconds = evaluator.with_options(cost=cost.text()).estimate(default)["seconds"]
+    seconds, reason = own_seconds, "the time of the default genome with the evaluator's own budget"
+    if limit is not None:
+        seconds = max(limit.seconds / limit.trainings, SHORTEST * own_seconds)
+        reason = f"so that {limit.seconds / seconds:.0f} full trainings fit into {limit.words}"
+        own_remarks = evaluator.remarks()
+        while seconds > own_seconds:
+            if evaluator.with_options(cost=cost.text(), seconds=seconds).remarks() == own_remarks:
+                break
+            seconds = max(own_seconds, seconds / 1.25)
+            reason = "the most for which the evaluator finds its data sufficient"
+    return float(f"{seconds:.3g}"), reason

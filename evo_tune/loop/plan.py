@@ -1,0 +1,475 @@
+"""From a request to the manifest of a run: check what the user gave, choose budget and rungs, and write nothing.
+
+`plan_run` is the one place. It binds the evaluator once. Where the budget of a training is a time, some steps of a few
+genomes are timed in slots that are opened for the plan and closed again (`budget`). Every error comes before it costs
+anything, and no file is left.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import platform
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from evo_tune.errors import EvoTuneError, OptionError, SpaceError, StoreError, UsageError
+from evo_tune.forecast.timing import ESTIMATED_SECONDS, TIMING, Pace, genomes_to_time, pace_of
+from evo_tune.genome.genes import Gene
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Constraint, Objective
+from evo_tune.genome.values import Genome, genome_key
+from evo_tune.loop.budget import (
+    DEFAULT_SEARCH,
+    TRAININGS,
+    StepTimings,
+    TimeLimit,
+    affordable_trainings,
+    choose_seconds,
+    fit_cost,
+    needs_cost,
+    time_steps,
+)
+from evo_tune.loop.checks import (
+    check_ends,
+    check_learning,
+    check_metrics,
+    check_own_trials,
+    check_repair,
+    check_suited,
+    check_support,
+)
+from evo_tune.loop.code import hash_of
+from evo_tune.loop.genes import genes_with_defaults, limits_for
+from evo_tune.loop.limits import GENERATIONS, check_noise
+from evo_tune.loop.slots import plan_slots
+from evo_tune.options.binding import did_you_mean
+from evo_tune.options.declare import AUTO
+from evo_tune.options.sizes import parse_target_size
+from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
+from evo_tune.plugins.find import make_strategy
+from evo_tune.plugins.strategy import Strategy
+from evo_tune.rules.fidelity import rungs_that_pay
+from evo_tune.settings import RunSettings, SessionSettings
+from evo_tune.store.learned import learned_from
+from evo_tune.store.manifest import Manifest
+from evo_tune.store.places import find_run
+from evo_tune.store.run import Run
+from evo_tune.text import is_writable
+
+RESULT_PACKAGES = ("evo-tune", "deap", "joblib", "numpy", "torch")
+"""Packages whose versions change results."""
+
+RANDOM_GENOMES = 14
+"""Number of random genomes to time for the cost of a step, in addition to the default and the middle of the space."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The user's request for a new run, without its settings; see `Search` for the fields."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    strategy: str | None = None
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
+    population: int | None = None
+    objectives: Sequence[str | Objective] | str | Objective = ()
+    genes: Mapping[str, Gene | None] = field(default_factory=dict)
+    subject_to: Iterable[str] = ()
+    warm_start: Iterable[Mapping[str, Any]] = ()
+    fill_defaults: bool = False
+    learn_from: Iterable[str | Path] = ()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A manifest with the objects that it describes.
+
+    Args:
+        requested: Evaluator with the user's options and the chosen budget; open options (`Options.settled`) are open.
+        evaluator: Evaluator with its options, as they stay for the run.
+        space: Search space of the run.
+        manifest: Manifest with which the run would begin.
+    """
+
+    requested: BoundEvaluator
+    evaluator: BoundEvaluator
+    space: SearchSpace
+    manifest: Manifest
+
+    @property
+    def default_seconds(self) -> float:
+        """Seconds of a full training of the default genome, as the evaluator predicts them; 0 if it does not."""
+        return self.evaluator.estimate(self.space.default()).get(ESTIMATED_SECONDS, 0.0)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The plan of a run.
+
+    Args:
+        evaluator: Evaluator with its options.
+        space: Search space of the run.
+        manifest: Manifest with which it would begin.
+        slots: Number of slots.
+        device: Device of its slots.
+        pace: Times of its trainings; None if they were not timed.
+        choices: What was chosen for the run, budget and rungs, in words, a line each.
+        seconds: Duration of the planning.
+    """
+
+    evaluator: BoundEvaluator
+    space: SearchSpace
+    manifest: Manifest
+    slots: int
+    device: str
+    pace: Pace | None
+    choices: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def plan_run(
+    plugin: Evaluator,
+    request: Request,
+    settings: RunSettings,
+    session: SessionSettings,
+    store: Path,
+    forecast: bool = False,
+) -> RunPlan:
+    """Plan a run. Nothing is written.
+
+    Args:
+        plugin: Evaluator of the run.
+        request: The user's request.
+        settings: Settings of the run.
+        session: Settings of its first session.
+        store: Folder of the saved runs.
+        forecast: Whether to time steps even if the budget does not need it.
+
+    Raises:
+        UsageError: Something given is unknown, of the wrong type or out of range; or no step could be timed, but the
+            budget needs it.
+        KeyboardInterrupt: Ctrl-C came while steps were timed.
+    """
+    began = time.monotonic()
+    evaluator = plugin.bind(request.options)
+    cost_is_open = needs_cost(evaluator)
+    checked = _check_request(plugin, request, settings, session, store)
+    if cost_is_open:
+        draft, timings, pace, choices = _budget_in_time(checked, evaluator, began)
+        slots, device = timings.slots, timings.device
+    else:
+        draft, choices = _draft(checked, evaluator, checked.settings), []
+        rungs_are_open = settings.fidelity == AUTO and "budget" in plugin.supports and session.hours is not None
+        if TIMING in plugin.supports and (forecast or rungs_are_open):
+            timings = time_steps(genomes_to_time(draft.space), draft.evaluator, draft.manifest, session, quick=True)
+            slots, device, pace = timings.slots, timings.device, pace_of(timings.rows, timings.worker)
+        else:
+            slot_plan = plan_slots(session, draft.manifest.threads, draft.manifest.options)
+            slots, device, pace = len(slot_plan.slots), slot_plan.slots[0].name, None
+    seconds = draft.default_seconds if pace is None else pace.mean_seconds
+    planning = time.monotonic() - began if pace is not None or cost_is_open else 0.0
+    draft, choice = _choose_rungs(checked, draft, slots, seconds, planning)
+    choices = [*choices, *([choice] if choice else [])]
+    return RunPlan(draft.evaluator, draft.space, draft.manifest, slots, device, pace, tuple(choices), planning)
+
+
+def _budget_in_time(
+    checked: _CheckedRequest, evaluator: BoundEvaluator, began: float
+) -> tuple[Draft, StepTimings, Pace | None, list[str]]:
+    """Measure the cost of a step, and choose the time of a training unless the user gave it.
+
+    Args:
+        checked: The user's request.
+        evaluator: Evaluator with the user's options.
+        began: Beginning of the planning, by `time.monotonic`.
+
+    Returns:
+        The draft with the budget, the last timings, the pace of trainings, and the choice in words. Without a measured
+        cost, the draft has the evaluator's own budget.
+
+    Raises:
+        UsageError: No step could be timed, but the user gave a time.
+    """
+    session, given_seconds = checked.session, evaluator.options["seconds"]
+    # A time is no number of steps before the cost is known, so steps are timed with the evaluator's own budget.
+    evaluator = evaluator.with_options(seconds=None)
+    draft, pace, choices = _draft(checked, evaluator, checked.settings), None, []
+    for is_first_round in (True, False):
+        # The corners are left out: the slowest genome of a space may take more time than all others.
+        genomes = genomes_to_time(draft.space, RANDOM_GENOMES, corners=False)
+        timings = time_steps(genomes, draft.evaluator, draft.manifest, session, quick=False)
+        cost, timed_pace = fit_cost(draft.evaluator, genomes, timings), pace_of(timings.rows, timings.worker, ())
+        if cost is None or timed_pace is None:
+            if is_first_round and given_seconds is not None:
+                raise UsageError(f"-o seconds={given_seconds:g}: no training step could be timed; give another budget")
+            break  # in the second round, the cost of the first one stays
+        evaluator = evaluator.with_options(cost=cost.text())
+        if is_first_round:
+            seconds = given_seconds
+            if seconds is None:
+                limit = time_for_trainings(checked, timings.slots, time.monotonic() - began)
+                seconds, reason = choose_seconds(draft.evaluator, draft.space.default(), cost, limit)
+                choices = [f"budget: {seconds:g} s a training (-o seconds={seconds:g}), {reason}"]
+            evaluator = evaluator.with_options(seconds=seconds)
+        timed_default, draft = draft.space.default(), _draft(checked, evaluator, checked.settings)
+        seconds = draft.default_seconds
+        pace = replace(timed_pace, seconds=(seconds,), judging=min(timed_pace.judging, seconds))
+        if draft.space.default() == timed_default:
+            break
+        # Else the budget has changed the size that suits it, and so the space: the cost is measured there once more.
+    return draft, timings, pace, choices
+
+
+def time_for_trainings(checked: _CheckedRequest, slots: int, planning: float) -> TimeLimit | None:
+    """Return the time for all full trainings of a search; None without a limit.
+
+    Args:
+        checked: The user's request.
+        slots: Number of slots.
+        planning: Seconds of the hours that are already spent.
+    """
+    session = checked.session
+    if session.hours is not None:
+        return TimeLimit(max(0.0, session.hours * 3600 - planning) * slots, TRAININGS, "--hours")
+    if not checked.request.options and not session.limited:
+        trainings = GENERATIONS * int(checked.strategy.to_json()["population"])
+        return TimeLimit(DEFAULT_SEARCH * slots, trainings, f"{DEFAULT_SEARCH / 60:.0f} minutes of search")
+    return None
+
+
+def _choose_rungs(
+    checked: _CheckedRequest, draft: Draft, slots: int, seconds: float, planning: float
+) -> tuple[Draft, str]:
+    """Return the draft with the rungs that pay, where the settings leave them open (`--fidelity auto`), and the choice.
+
+    Rungs change options that follow from them, such as the schedule, so the draft is made again. They are chosen for
+    one objective and without earlier runs only: for these they were shown to pay.
+
+    Args:
+        checked: The user's request.
+        draft: Draft with full trainings.
+        slots: Number of slots.
+        seconds: Expected seconds of a full training; 0 if unknown.
+        planning: Seconds of the hours that are already spent.
+    """
+    session, manifest = checked.session, draft.manifest
+    if checked.settings.fidelity != AUTO or len(manifest.objectives) > 1 or manifest.learned:
+        return draft, ""
+    trainings = affordable_trainings(slots, planning, session, seconds)
+    rungs = rungs_that_pay(trainings, seconds)
+    supported = "budget" in draft.evaluator.plugin.supports
+    if rungs == "1" or not supported or session.max_genomes(manifest.population) <= trainings:
+        return draft, ""
+    try:
+        with_rungs = _draft(checked, draft.requested, replace(checked.settings, fidelity=rungs))
+    except EvoTuneError:  # an option or the strategy does not go with rungs
+        return draft, ""
+    limit = "" if session.hours is None else f" into {session.hours:g} hours"
+    words = f"rungs {rungs.replace(',', ', ')}: {trainings:.0f} full trainings of {seconds:.3g} s fit{limit}"
+    return with_rungs, words
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CheckedRequest:
+    """A request whose parts are checked, and which do not depend on budget and rungs.
+
+    Args:
+        request: The user's request.
+        settings: Settings of the run, with the number of seeds decided.
+        session: Settings of the first session.
+        objectives: Objectives of the run.
+        strategy_name: Name or path of the strategy.
+        strategy: The strategy.
+        earlier_runs: Runs to learn from.
+    """
+
+    request: Request
+    settings: RunSettings
+    session: SessionSettings
+    objectives: tuple[Objective, ...]
+    strategy_name: str
+    strategy: Strategy
+    earlier_runs: Sequence[Run]
+
+
+def _check_request(
+    plugin: Evaluator, request: Request, settings: RunSettings, session: SessionSettings, store: Path
+) -> _CheckedRequest:
+    """Return the parts of a request that do not depend on budget and rungs.
+
+    Raises:
+        UsageError: One of them is unknown, of the wrong type or out of range.
+    """
+    if settings.for_scale:
+        parse_target_size(settings.for_scale)
+    objectives = _parse_objectives(request.objectives) or plugin.objectives
+    if not objectives:
+        raise OptionError(
+            f"{plugin.name} names no objective: give --objective METRIC:min or METRIC:max, of a metric that it "
+            "prints or returns (from Python: objectives=['METRIC:min'])"
+        )
+    check_metrics(plugin, objectives)
+    strategy_name = request.strategy or "saea"
+    population = {} if request.population is None else {"population": request.population}
+    strategy = make_strategy(strategy_name, {**request.strategy_options, **population})
+    if settings.seeds_per_trial is None:
+        can_repeat = plugin.seeded and len(objectives) == 1 and not strategy.own_trials
+        # All trainings count towards limits in time, so extra seeds cost no extra time there.
+        limited_by_time = session.hours is not None or session.budget is not None
+        limited_by_time &= session.trials is None and session.generations is None
+        settings = replace(settings, seeds_per_trial="auto" if can_repeat and limited_by_time else 1)
+    check_noise(session, settings.most_seeds)
+    return _CheckedRequest(
+        request=request,
+        settings=settings,
+        session=session,
+        objectives=objectives,
+        strategy_name=strategy_name,
+        strategy=strategy,
+        earlier_runs=_open_earlier_runs(request.learn_from, store),
+    )
+
+
+def _draft(checked: _CheckedRequest, evaluator: BoundEvaluator, settings: RunSettings) -> Draft:
+    """Return the manifest for an evaluator's options, with what depends on them checked: space, rules, constraints.
+
+    Args:
+        checked: The user's request.
+        evaluator: Evaluator with its options.
+        settings: Settings of the run.
+
+    Raises:
+        UsageError: A gene, a constraint or a rule does not go with the evaluator.
+    """
+    request, objectives, strategy = checked.request, checked.objectives, checked.strategy
+    plugin, threads = evaluator.plugin, plan_slots(checked.session, settings.threads, evaluator.options).threads
+    requested, evaluator = evaluator, evaluator.for_run(len(settings.rungs) > 1)
+    own_space = evaluator.space
+    given_genes = genes_with_defaults(request.genes, own_space, evaluator.gene_options, evaluator.options)
+    space = evaluator.space_with(request.genes, given_genes)
+    check_repair(space)
+    check_ends(evaluator, space, request.genes)
+    estimates = evaluator.estimate(space.default())  # an error here would fail every trial
+    check_suited(checked.strategy_name, strategy, space, objectives)
+    check_learning(checked.strategy_name, strategy, space, objectives, checked.earlier_runs)
+    constraints = _parse_constraints(plugin, objectives, estimates, request.subject_to)
+    check_support(plugin, objectives, settings)
+    check_own_trials(checked.strategy_name, strategy, settings, constraints)
+    manifest = Manifest(
+        evaluator=plugin.reference,
+        evaluator_hash=plugin.hash,
+        fingerprint=evaluator.fingerprint(),
+        options=evaluator.options,
+        space=space.describe(),
+        objectives=[objective.describe() for objective in objectives],
+        subject_to=constraints,
+        strategy=checked.strategy_name,
+        strategy_options=strategy.to_json(),
+        strategy_hash=hash_of(strategy),
+        settings=replace(
+            settings,
+            seeds="own" if settings.own_seeds else "shared",
+            fidelity="1" if settings.fidelity == AUTO else settings.fidelity,
+        ),
+        threads=threads,
+        given_genes=sorted(given_genes),
+        given_objectives=bool(_parse_objectives(request.objectives)),
+        warm_start=_check_warm_start(space, request.warm_start, request.fill_defaults),
+        learned=[learned_from(run, objectives[0]) for run in checked.earlier_runs],
+        limits=limits_for(evaluator, space, strategy, objectives) if settings.widen else {},
+        units=plugin.metrics,
+        tests=plugin.tests,
+        versions=versions_of((*RESULT_PACKAGES, *strategy.needs)),
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        identity=uuid.uuid4().hex,
+    )
+    return Draft(requested, evaluator, space, manifest)
+
+
+def _open_earlier_runs(sources: Iterable[str | Path], store: Path) -> list[Run]:
+    """Return earlier runs by name or path, read as plain data; no code that they name is executed.
+
+    Raises:
+        UsageError: A source is not a run.
+    """
+    runs = []
+    for source in [sources] if isinstance(sources, str | Path) else sources:
+        try:
+            runs.append(Run.open(find_run(store, str(source))))
+        except StoreError as error:
+            raise UsageError(f"--learn-from {source}: expected the name or path of a run; {error}") from None
+    return runs
+
+
+def _parse_objectives(objectives: Sequence[str | Objective] | str | Objective) -> tuple[Objective, ...]:
+    """Return objectives from any accepted form; a single objective counts as a list of one."""
+    if isinstance(objectives, str | Objective) or not isinstance(objectives, Iterable):
+        objectives = (objectives,)
+    parsed = []
+    for given in objectives:
+        objective = Objective.parse(given) if isinstance(given, str) else given
+        valid = isinstance(objective, Objective) and isinstance(objective.metric, str)
+        if not valid or not is_writable(objective.metric):
+            raise SpaceError(f"objective {given!r}: expected METRIC:min, METRIC:max, Minimize(…) or Maximize(…)")
+        parsed.append(objective)
+    return tuple(parsed)
+
+
+def _parse_constraints(
+    evaluator: Evaluator, objectives: Sequence[Objective], estimates: Mapping[str, float], texts: Iterable[str]
+) -> list[str]:
+    """Return constraints as they are written in the manifest.
+
+    Raises:
+        OptionError: A constraint cannot be parsed, or its metric is not returned by the evaluator or is of the test
+            set.
+    """
+    metrics = {
+        **evaluator.metrics,
+        **estimates,
+        **{objective.metric: "" for objective in (*objectives, *evaluator.objectives)},
+    }
+    constraints = [Constraint.parse(text) for text in ([texts] if isinstance(texts, str) else texts)]
+    for constraint in constraints:
+        evaluator.check_not_test_metric(f"--subject-to {constraint.describe()}", constraint.metric)
+        if evaluator.metrics and constraint.metric not in metrics:
+            raise OptionError(
+                f"--subject-to {constraint.describe()}: {evaluator.name} returns no metric "
+                f"{constraint.metric!r}{did_you_mean(constraint.metric, metrics)}: expected one of {', '.join(metrics)}"
+            )
+    return [constraint.describe() for constraint in constraints]
+
+
+def _check_warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_defaults: bool) -> list[Genome]:
+    """Return the genomes checked, without the default and without duplicates."""
+    checked: dict[str, Genome] = {}
+    if not isinstance(genomes, Iterable):
+        raise SpaceError(f"warm_start {genomes!r}: expected a list of genomes")
+    for number, genome in enumerate(genomes, 1):
+        if not isinstance(genome, Mapping):
+            raise SpaceError(f"--warm-start, genome {number}: {genome!r}: expected a dict of gene names to values")
+        try:
+            valid = space.check(genome, fill_defaults)
+        except SpaceError as error:
+            raise SpaceError(f"--warm-start, genome {number}: {error}") from None
+        checked[genome_key(valid)] = valid
+    checked.pop(genome_key(space.default()), None)
+    return list(checked.values())
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of Python and of each package, by name."""
+    return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
+
+
+@functools.cache  # a loaded version cannot change, and reading it is slow
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a checkout that was never installed
+        return "unknown"
