@@ -64,6 +64,7 @@ ELSEWHERE = {
     "training/scale/probes": "training/scale/test_transfer",
     "training/scale/recipe": "training/scale/test_transfer",
     "training/public": "training/test_package",
+    "cli/training/devices": "cli/test_formats",
     "cli/training/auto": "cli/test_auto",
     "cli/training/for_scale": "cli/test_for_scale",
     "options/sizes": "cli/test_for_scale",

@@ -506,7 +506,7 @@ EVENTS = Begin | Proposed | Widened | Result | NewBest | Fresh | Stopping | End
 
 def output_types() -> dict[str, Any]:
     """Return the type that each command prints with `--format json`."""
-    from evo_tune.cli.training import Devices
+    from evo_tune.cli.training.devices import Devices
     from evo_tune.cli.training.scaling import ScaledRecipe
     from evo_tune.loop.proposing import Verification
 

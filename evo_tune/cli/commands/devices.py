@@ -14,7 +14,7 @@ from evo_tune.cli.help import cli_command
 from evo_tune.errors import RunError
 
 if TYPE_CHECKING:
-    from evo_tune.cli.training import ProbedDevice
+    from evo_tune.cli.training.devices import ProbedDevice
     from evo_tune.dispatch import Plan
 
 HELP_ORDER = 140
@@ -41,7 +41,7 @@ def command(
     """
     from msgspec import structs
 
-    from evo_tune.cli.training import Devices, PlannedSlot
+    from evo_tune.cli.training.devices import Devices, PlannedSlot
     from evo_tune.dispatch import CPU, inventory, plan
 
     planned = plan(slots, devices, per_device or 1, threads)
@@ -96,7 +96,7 @@ def _probe_devices(planned: Plan) -> list[ProbedDevice]:
 
     import msgspec
 
-    from evo_tune.cli.training import ProbedDevice
+    from evo_tune.cli.training.devices import ProbedDevice
 
     probes = []
     for device in {device.name: device for device in planned.slots}.values():
