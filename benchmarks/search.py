@@ -59,8 +59,8 @@ from problems import CONDITIONS, FUNCTIONS, NOISY, Instance, Losses, Problem, Re
 
 from evo_tune import Choice, Float, Minimize
 from evo_tune.genome.history import RunHistory
-from evo_tune.genome.models.gaussian import encode_features, unordered_sizes
-from evo_tune.genome.models.seeds import expected_losses
+from evo_tune.genome.kernel import encode_features, unordered_sizes
+from evo_tune.genome.seeds import expected_losses
 from evo_tune.genome.trial import DEFAULT, Candidate, Constraint, Outcome, Proposal
 from evo_tune.genome.values import genome_key
 from evo_tune.genome.view import results_by_genome

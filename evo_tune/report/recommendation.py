@@ -1,7 +1,7 @@
 """Which trial of a run to recommend: the ranking of its trials, and the result of its final comparison.
 
 The best of many noisy results is partly luck. A run that weighs extra seeds against new genomes
-(`RunSettings.extra_seeds_by_gain`) is therefore ranked by a model of all results (`genome.models.seeds`), which
+(`RunSettings.extra_seeds_by_gain`) is therefore ranked by a model of all results (`genome.seeds`), which
 predicts each genome's mean loss over other seeds. A run whose leader needs N seeds (`RunSettings.most_seeds`) ranks
 the best genome that has all of them before those that look better after fewer, because a run that ends by the clock
 has no time left to confirm them.
@@ -19,8 +19,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from evo_tune.genome.models.gaussian import encode_features, unordered_sizes
-from evo_tune.genome.models.seeds import expected_losses, is_fine
+from evo_tune.genome.kernel import encode_features, unordered_sizes
+from evo_tune.genome.seeds import expected_losses, is_fine
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Trial
 from evo_tune.genome.values import genome_key, is_same

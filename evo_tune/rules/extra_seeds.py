@@ -5,7 +5,7 @@ a genome to the top; extra seeds must confirm it.
 
 `SeedGains`: the genome whose extra seed has the highest expected gain, as long as that exceeds the gain of a new
 genome. The gain is the expected fall of the best genome's predicted loss once the result is known
-(`genome.models.seeds`).
+(`genome.seeds`).
 
 Both are states of a fold over the history. Nothing here proposes a new genome.
 """
@@ -21,8 +21,8 @@ from typing import TypeAlias
 import numpy as np
 
 from evo_tune.genome.history import GrowingArray
-from evo_tune.genome.models.gaussian import encode_features, unordered_sizes
-from evo_tune.genome.models.seeds import SeedModel, Trainings, choose_genomes, fit_seed_model, seeds_change_nothing
+from evo_tune.genome.kernel import encode_features, unordered_sizes
+from evo_tune.genome.seeds import SeedModel, Trainings, choose_genomes, fit_seed_model, seeds_change_nothing
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key, mean_of

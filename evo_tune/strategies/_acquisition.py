@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from evo_tune.genome.genes import Gene
-from evo_tune.genome.models.gaussian import FeatureLayout, encode_features
-from evo_tune.genome.models.process import Process
+from evo_tune.genome.kernel import FeatureLayout, encode_features
 from evo_tune.genome.priors import log_prior, log_prior_gradient
+from evo_tune.genome.process import Process
 from evo_tune.strategies._models import EarlierRuns, Models, log_density_and_probability, log_expected_improvement
 
 UNSURE = 0.05

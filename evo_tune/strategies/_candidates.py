@@ -16,8 +16,8 @@ from itertools import islice
 import numpy as np
 
 from evo_tune.genome.history import History
-from evo_tune.genome.models.gaussian import encode_features, unordered_sizes
-from evo_tune.genome.models.process import Process
+from evo_tune.genome.kernel import encode_features, unordered_sizes
+from evo_tune.genome.process import Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal
 from evo_tune.genome.values import Genome, genome_key

@@ -30,8 +30,8 @@ import numpy as np
 from evo_tune.genome.forest import Forest
 from evo_tune.genome.history import Lesson
 from evo_tune.genome.importance import rank_correlation, ranks
-from evo_tune.genome.models.gaussian import encode_features
-from evo_tune.genome.models.process import Process
+from evo_tune.genome.kernel import encode_features
+from evo_tune.genome.process import Process
 from evo_tune.plugins.strategy import GenomeResults
 
 MAX_FIT_POINTS = 96

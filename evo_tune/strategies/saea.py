@@ -24,8 +24,8 @@ import numpy as np
 
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.models.gaussian import FeatureLayout, encode_features, farthest_points, unordered_sizes
-from evo_tune.genome.models.process import NOISE_MEDIAN, Process
+from evo_tune.genome.kernel import FeatureLayout, encode_features, farthest_points, unordered_sizes
+from evo_tune.genome.process import NOISE_MEDIAN, Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.options.declare import option

@@ -24,7 +24,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import importance
-from evo_tune.genome.models.gaussian import unordered_sizes
+from evo_tune.genome.kernel import unordered_sizes
 from evo_tune.genome.trial import DEFAULT, WARM_START, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.options.declare import option

@@ -54,7 +54,7 @@ class TPE(Strategy):
     first: int = option(10, bounds="[1, inf)", help="Random trials before the model is used.")
 
     several_objectives: ClassVar[bool] = True
-    needs: ClassVar[Mapping[str, str]] = {"optuna": "evo-tune[optuna]", "scipy": "evo-tune[optuna]"}
+    needs: ClassVar[Mapping[str, str]] = {"optuna": "evo-tune[optuna]"}
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         with _silence():

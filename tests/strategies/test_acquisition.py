@@ -8,9 +8,9 @@ from scipy.optimize import approx_fprime
 
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import RunHistory
-from evo_tune.genome.models.gaussian import FeatureLayout
-from evo_tune.genome.models.process import Process
+from evo_tune.genome.kernel import FeatureLayout
 from evo_tune.genome.priors import log_prior
+from evo_tune.genome.process import Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, constraint_factor, success_factor

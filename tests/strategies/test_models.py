@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evo_tune.genome.forest import Forest
 from evo_tune.genome.genes import Float
-from evo_tune.genome.models.process import Process
+from evo_tune.genome.process import Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History, RunHistory
-from evo_tune.genome.models.gaussian import encode_features, unordered_sizes
+from evo_tune.genome.kernel import encode_features, unordered_sizes
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.genome.values import Genome, genome_key

@@ -1,7 +1,7 @@
 """Parts that the Gaussian processes share: features of genomes, the Matérn 5/2 kernel, and a fit in fixed time.
 
-Two values of a feature without order have the distance of the two ends of a scale. Matrix products use einsum or
-small blocks: BLAS would start threads for large ones, and the slots need the cores.
+Two values of a feature without order have the distance of the two ends of a scale. Matrix products are small blocks,
+and matrices have less than 100 rows: BLAS would start threads for larger ones, and the slots need the cores.
 
 Source: Riedmiller & Braun, Rprop (ICNN 1993), for the fit.
 """
@@ -38,6 +38,9 @@ SQRT_5 = math.sqrt(5.0)
 
 SINGLE_THREAD_PRODUCTS = 200_000
 """Largest number of multiplications of a matrix product that BLAS does in the calling thread."""
+
+JITTER = 1e-6
+"""Variance that is added to a covariance matrix that rounding has made singular."""
 
 FIT_STEPS = 20
 """Steps of a fit: enough to tell genes that matter from others, few enough to be cheap."""
@@ -95,12 +98,16 @@ class FeatureLayout:
         return cls(space, counts, counts, np.where(counts > 0, UNORDERED, ORDERED))
 
     def features(self, units: np.ndarray) -> np.ndarray:
-        """Return the features of genomes at unit coordinates, both of shape (points, genes)."""
-        found, absent = encode_features(units, self.counts), self.sizes > self.counts
-        if not absent.any() and not (self.kinds == CONDITIONAL).any():
-            return found
-        hidden = (absent | (self.kinds == CONDITIONAL)) & ~self.space.active(units)
-        return np.where(hidden, np.where(absent, self.counts, ABSENT), found)
+        """Return the features of genomes at unit coordinates, both of shape (points, genes).
+
+        Where a conditional gene is inactive, its feature is ABSENT, or one more than the last index without an order.
+        """
+        features, conditional_unordered = encode_features(units, self.counts), self.sizes > self.counts
+        conditional = conditional_unordered | (self.kinds == CONDITIONAL)
+        if not conditional.any():
+            return features
+        absent_values = np.where(conditional_unordered, self.counts, ABSENT)
+        return np.where(conditional & ~self.space.active(units), absent_values, features)
 
 
 def squared_differences(left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
@@ -111,15 +118,18 @@ def squared_differences(left: np.ndarray, right: np.ndarray, kinds: np.ndarray) 
         right: Features of points, shape (right, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
-    steps = np.abs(left.T[:, :, None] - right.T[:, None, :])
-    unordered, some = kinds == UNORDERED, kinds == CONDITIONAL
-    steps[unordered] = steps[unordered] > 0
-    steps **= 2
-    if some.any():
-        one, other = (points.T[some] >= 0.0 for points in (left, right))
-        both, chord = one[:, :, None] & other[:, None, :], np.sin(0.5 * np.pi * np.sqrt(steps[some])) ** 2
-        steps[some] = np.where(both, chord, np.where(one[:, :, None] ^ other[:, None, :], ABSENT_SQUARED_DISTANCE, 0.0))
-    return np.asarray(steps)
+    squares = np.abs(left.T[:, :, None] - right.T[:, None, :])
+    unordered, conditional = kinds == UNORDERED, kinds == CONDITIONAL
+    squares[unordered] = squares[unordered] > 0
+    squares **= 2
+    if conditional.any():
+        left_has, right_has = left.T[conditional][:, :, None] >= 0.0, right.T[conditional][:, None, :] >= 0.0
+        chord = (
+            np.sin(0.5 * np.pi * np.sqrt(squares[conditional])) ** 2
+        )  # on the half circle of ABSENT_SQUARED_DISTANCE
+        only_one = np.where(left_has ^ right_has, ABSENT_SQUARED_DISTANCE, 0.0)
+        squares[conditional] = np.where(left_has & right_has, chord, only_one)
+    return np.asarray(squares)
 
 
 def gradient_by_points(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
@@ -128,19 +138,40 @@ def gradient_by_points(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, 
     The derivatives are 0 for features without order, and where one of the points does not have the feature.
 
     Args:
-        matrix: Factors of the derivatives, shape (left, right).
+        matrix: Factors of the squared differences, shape (left, right).
         left: Features of points, shape (left, features).
         right: Features of points, shape (right, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
-    found = 2.0 * (matrix.sum(axis=0)[:, None] * right - matrix_product(matrix.T, left))
-    found[:, kinds == UNORDERED] = 0.0
-    some = kinds == CONDITIONAL
-    if some.any():
-        one, other = left.T[some][:, :, None], right.T[some][:, None, :]
-        steep = np.where((one >= 0.0) & (other >= 0.0), 0.5 * np.pi * np.sin(np.pi * (other - one)), 0.0)
-        found[:, some] = np.einsum("fab,ab->bf", steep, matrix)
-    return np.asarray(found)
+    # Of a scale: the sum over l of 2 m[l, r] (right[r] - left[l]).
+    gradient = 2.0 * (matrix.sum(axis=0)[:, None] * right - matrix_product(matrix.T, left))
+    gradient[:, kinds == UNORDERED] = 0.0
+    conditional = kinds == CONDITIONAL
+    if conditional.any():
+        x, y = left.T[conditional][:, :, None], right.T[conditional][:, None, :]
+        chord_slope = np.where((x >= 0.0) & (y >= 0.0), 0.5 * np.pi * np.sin(np.pi * (y - x)), 0.0)
+        gradient[:, conditional] = np.einsum("fab,ab->bf", chord_slope, matrix)
+    return np.asarray(gradient)
+
+
+def gradient_by_relevance(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the sum of `squared_differences` times a matrix for each feature, shape (features,).
+
+    Args:
+        matrix: Factors of the squared differences, shape (left, right).
+        left: Features of points, shape (left, features).
+        right: Features of points, shape (right, features).
+        kinds: Kind of each feature, or whether it has no order. Shape (features,).
+    """
+    ordered, gradient = kinds == ORDERED, np.empty(len(kinds))
+    x, y = left[:, ordered], right[:, ordered]
+    # The sum of m (x - y)² is that of m x² and m y², minus that of 2 m x y.
+    squares = matrix.sum(axis=1) @ x**2 + matrix.sum(axis=0) @ y**2
+    gradient[ordered] = squares - 2.0 * (x * matrix_product(matrix, y)).sum(axis=0)
+    if not ordered.all():
+        differences = squared_differences(left[:, ~ordered], right[:, ~ordered], kinds[~ordered])
+        gradient[~ordered] = np.einsum("fab,ab->f", differences, matrix)
+    return gradient
 
 
 def farthest_points(points: np.ndarray, kinds: np.ndarray, count: int) -> np.ndarray:
@@ -153,23 +184,23 @@ def farthest_points(points: np.ndarray, kinds: np.ndarray, count: int) -> np.nda
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
         count: Largest number of indices, 1 or more.
     """
-    kept, away = [0], squared_differences(points[:1], points, kinds).sum(axis=(0, 1))
-    while len(kept) < count and away.max() > 0.0:
-        kept.append(int(np.argmax(away)))
-        away = np.minimum(away, squared_differences(points[kept[-1:]], points, kinds).sum(axis=(0, 1)))
-    return np.array(kept)
+    indices, nearest = [0], squared_differences(points[:1], points, kinds).sum(axis=(0, 1))
+    while len(indices) < count and nearest.max() > 0.0:
+        indices.append(int(np.argmax(nearest)))
+        nearest = np.minimum(nearest, squared_differences(points[indices[-1:]], points, kinds).sum(axis=(0, 1)))
+    return np.array(indices)
 
 
-def weighted_sum(weights: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Return the sum of parts, shape (features, left, right), weighted by weights, shape (features,)."""
-    return np.asarray(np.einsum("f,fab->ab", weights, parts))
+def weighted_sum(weights: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+    """Return the sum of matrices, shape (features, left, right), with weights, shape (features,)."""
+    return np.asarray(np.einsum("f,fab->ab", weights, matrices))
 
 
-def matern(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def matern(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the Matérn 5/2 kernel at squared distances and its derivative by them, each of the same shape."""
-    distance = SQRT_5 * np.sqrt(distances)
-    decay = np.exp(-distance)
-    return (1.0 + distance + distance**2 / 3.0) * decay, -5.0 / 6.0 * (1.0 + distance) * decay
+    scaled = SQRT_5 * np.sqrt(squares)
+    decay = np.exp(-scaled)
+    return (1.0 + scaled + scaled**2 / 3.0) * decay, -5.0 / 6.0 * (1.0 + scaled) * decay
 
 
 def squared_distances(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
@@ -183,31 +214,13 @@ def squared_distances(relevance: np.ndarray, left: np.ndarray, right: np.ndarray
         right: Features of points, shape (right, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
-    plain = kinds == ORDERED
-    one, other = (points[:, plain] * np.sqrt(relevance[plain]) for points in (left, right))
-    found = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2.0 * matrix_product(one, other.T)
-    if not plain.all():
-        found += weighted_sum(relevance[~plain], squared_differences(left[:, ~plain], right[:, ~plain], kinds[~plain]))
-    return np.asarray(np.maximum(found, 0.0))
-
-
-def gradient_by_relevance(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the sum of `squared_differences` times a matrix for each feature, shape (features,).
-
-    Args:
-        matrix: Factors of the distances, shape (left, right).
-        left: Features of points, shape (left, features).
-        right: Features of points, shape (right, features).
-        kinds: Kind of each feature, or whether it has no order. Shape (features,).
-    """
-    plain, found = kinds == ORDERED, np.empty(len(kinds))
-    one, other = left[:, plain], right[:, plain]
-    sums = matrix.sum(axis=1) @ one**2 + matrix.sum(axis=0) @ other**2
-    found[plain] = sums - 2.0 * (one * matrix_product(matrix, other)).sum(axis=0)
-    if not plain.all():
-        special = squared_differences(left[:, ~plain], right[:, ~plain], kinds[~plain])
-        found[~plain] = np.einsum("fab,ab->f", special, matrix)
-    return found
+    ordered = kinds == ORDERED
+    x, y = (points[:, ordered] * np.sqrt(relevance[ordered]) for points in (left, right))
+    squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2.0 * matrix_product(x, y.T)
+    if not ordered.all():
+        differences = squared_differences(left[:, ~ordered], right[:, ~ordered], kinds[~ordered])
+        squares += weighted_sum(relevance[~ordered], differences)
+    return np.asarray(np.maximum(squares, 0.0))
 
 
 def covariance(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
@@ -224,26 +237,51 @@ def covariance(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, kinds
 def matrix_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return a matrix product, computed in column blocks so small that BLAS starts no threads."""
     width = max(1, SINGLE_THREAD_PRODUCTS // max(1, left.size))
-    return np.concatenate([left @ right[:, at : at + width] for at in range(0, right.shape[1] or 1, width)], axis=1)
+    starts = range(0, right.shape[1] or 1, width)  # one empty block for a matrix without columns
+    return np.concatenate([left @ right[:, start : start + width] for start in starts], axis=1)
+
+
+def whiten(matrix: np.ndarray) -> np.ndarray:
+    """Return the inverse W of the lower Cholesky factor of a covariance matrix, so W.T @ W is the matrix's inverse.
+
+    Solves with the factor itself would start threads in BLAS even for small matrices.
+
+    Args:
+        matrix: Positive definite matrix, shape (points, points).
+
+    Returns:
+        Lower triangular matrix, shape (points, points).
+    """
+    from scipy.linalg import lapack  # takes a tenth of a second, needed only where a model is fitted
+
+    factor, error = lapack.dpotrf(matrix, lower=1)
+    if error:
+        factor, error = lapack.dpotrf(matrix + JITTER * np.eye(len(matrix)), lower=1)
+    if error:
+        raise np.linalg.LinAlgError("the covariance matrix of a Gaussian process is not positive definite")
+    return np.asarray(lapack.dtrtri(factor, lower=1)[0])
 
 
 def fit_mode(
-    slope: Callable[[np.ndarray], np.ndarray], middle: np.ndarray, spread: np.ndarray, reach: np.ndarray | None = None
+    gradient: Callable[[np.ndarray], np.ndarray],
+    medians: np.ndarray,
+    deviations: np.ndarray,
+    reach: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return values near the mode of a posterior with a normal prior, after a fixed number of steps. Shape (values,).
 
     Args:
-        slope: Function that returns the gradient of the log likelihood, shape (values,), at some values.
-        middle: Medians of the prior, shape (values,).
-        spread: Deviations of the prior, shape (values,).
+        gradient: Function that returns the gradient of the log likelihood, shape (values,), at some values.
+        medians: Medians of the prior, shape (values,).
+        deviations: Deviations of the prior, shape (values,).
         reach: Largest differences from the medians, shape (values,); None for three deviations.
     """
-    reach = 3.0 * spread if reach is None else reach
-    values, size, last = middle.copy(), np.full(len(middle), FIRST_STEP), np.zeros(len(middle))
+    reach = 3.0 * deviations if reach is None else reach
+    values, step_sizes, last_slope = medians.copy(), np.full(len(medians), FIRST_STEP), np.zeros(len(medians))
     for _ in range(FIT_STEPS):
-        uphill = slope(values) - (values - middle) / spread**2
-        turned = np.sign(uphill * last)
-        size *= np.where(turned > 0, STEP_GROWTH, np.where(turned < 0, STEP_SHRINKAGE, 1.0))
-        last = np.where(turned < 0, 0.0, uphill)
-        values = np.clip(values + np.sign(last) * size, middle - reach, middle + reach)
+        slope = gradient(values) - (values - medians) / deviations**2
+        same_sign = np.sign(slope * last_slope)  # negative where a step went too far
+        step_sizes *= np.where(same_sign > 0, STEP_GROWTH, np.where(same_sign < 0, STEP_SHRINKAGE, 1.0))
+        last_slope = np.where(same_sign < 0, 0.0, slope)
+        values = np.clip(values + np.sign(last_slope) * step_sizes, medians - reach, medians + reach)
     return np.asarray(values)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.genes import Choice, Float
-from evo_tune.genome.models.gaussian import FeatureLayout, matern, matrix_product, squared_differences
+from evo_tune.genome.kernel import FeatureLayout, matern, matrix_product, squared_differences
 from evo_tune.genome.space import SearchSpace
 
 

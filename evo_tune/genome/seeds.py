@@ -23,7 +23,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from evo_tune.genome.models.gaussian import (
+from evo_tune.genome.kernel import (
     LENGTH_LOG_DEVIATION,
     LENGTH_MEDIAN,
     covariance,
@@ -32,6 +32,7 @@ from evo_tune.genome.models.gaussian import (
     matrix_product,
     squared_differences,
     weighted_sum,
+    whiten,
 )
 from evo_tune.genome.values import mean_of, resolution
 
@@ -90,10 +91,11 @@ class Trainings:
     shared: bool = True
 
     @property
-    def parts(self) -> list[np.ndarray]:
-        """Matrices of training runs that share the genome, the seed, and both, each (trainings, trainings)."""
-        found = [np.equal.outer(one, one).astype(float) for one in (self.rows, self.seeds, np.arange(len(self.rows)))]
-        return found if self.shared else [found[0], np.zeros_like(found[1]), found[2]]
+    def common_parts(self) -> np.ndarray:
+        """Whether training runs share the genome, the seed, and both; shape (3, trainings, trainings)."""
+        columns = (self.rows, self.seeds, np.arange(len(self.rows)))
+        genome, seed, both = (np.equal.outer(column, column).astype(float) for column in columns)
+        return np.stack([genome, seed if self.shared else np.zeros_like(seed), both])
 
     def standardize(self) -> tuple[np.ndarray, float, float]:
         """Return the losses, cut (`WORST`) and scaled to mean 0 and variance 1; then their mean and deviation."""
@@ -116,42 +118,47 @@ def choose_genomes(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
     order = np.argsort(means, kind="stable")
     if counts.sum() <= MOST:
         return order
-    best, rest = order[:LEADERS], order[LEADERS:]
+    best, worse = order[:LEADERS], order[LEADERS:]
     room = max(0, MOST - int(counts[best].sum()))
-    steps = np.unique(np.linspace(0, len(rest) - 1, min(room, len(rest))).astype(int))
-    others = rest[steps]
-    return np.asarray(np.append(best, others[np.cumsum(counts[others]) <= room]))
+    steps = np.unique(np.linspace(0, len(worse) - 1, min(room, len(worse))).astype(int))
+    spread = worse[steps]
+    return np.asarray(np.append(best, spread[np.cumsum(counts[spread]) <= room]))
 
 
-def fit_seed_model(given: Trainings) -> np.ndarray:
+def fit_seed_model(trainings: Trainings) -> np.ndarray:
     """Return logarithms of relevances and variances near their most probable values, shape (features + 3,)."""
-    scores, *_ = given.standardize()
-    distances = squared_differences(given.points[given.rows], given.points[given.rows], given.unordered)
-    features, parts = len(distances), np.stack(given.parts)
-    middle = np.append(
-        np.full(features, -2.0 * math.log(LENGTH_MEDIAN * math.sqrt(features))), np.log([OWN, SHARED, NOISE])
-    )
-    spread = np.append(np.full(features, 2.0 * LENGTH_LOG_DEVIATION), np.full(3, VARIANCES))
-    return fit_mode(lambda logs: _gradient(distances, parts, scores, logs), middle, spread)
+    scores, *_ = trainings.standardize()
+    points = trainings.points[trainings.rows]
+    squares, parts = squared_differences(points, points, trainings.unordered), trainings.common_parts
+    relevance_median = -2.0 * math.log(LENGTH_MEDIAN * math.sqrt(len(squares)))
+    medians = np.append(np.full(len(squares), relevance_median), np.log([OWN, SHARED, NOISE]))
+    deviations = np.append(np.full(len(squares), 2.0 * LENGTH_LOG_DEVIATION), np.full(3, VARIANCES))
+    return fit_mode(lambda logs: likelihood_gradient(squares, parts, scores, logs), medians, deviations)
 
 
-def _gradient(distances: np.ndarray, parts: np.ndarray, scores: np.ndarray, logs: np.ndarray) -> np.ndarray:
-    """Return the gradient of the log likelihood by the logarithms (Rasmussen & Williams, equation 5.9)."""
-    weights = np.exp(logs)
-    relevance, variances = weights[:-3], weights[-3:]
-    kernel, slope = matern(weighted_sum(relevance, distances))
-    inverse = np.linalg.inv(kernel + weighted_sum(variances, parts))
-    pulled = inverse @ scores
-    pull = np.outer(pulled, pulled) - inverse
-    smooth = relevance * np.einsum("fab,ab->f", distances, pull * slope)
-    return 0.5 * np.append(smooth, variances * np.einsum("fab,ab->f", parts, pull))
+def likelihood_gradient(squares: np.ndarray, parts: np.ndarray, scores: np.ndarray, logs: np.ndarray) -> np.ndarray:
+    """Return the gradient of the log likelihood by the logarithms (Rasmussen & Williams, equation 5.9).
+
+    Args:
+        squares: Squared differences of the training runs in each feature, shape (features, trainings, trainings).
+        parts: See `Trainings.common_parts`.
+        scores: Standardized losses, shape (trainings,).
+        logs: Logarithms of relevances and variances, shape (features + 3,).
+    """
+    relevance, variances = np.exp(logs[:-3]), np.exp(logs[-3:])
+    kernel, slope = matern(weighted_sum(relevance, squares))
+    whitening = whiten(kernel + weighted_sum(variances, parts))
+    weights = whitening.T @ (whitening @ scores)
+    by_covariance = np.outer(weights, weights) - matrix_product(whitening.T, whitening)  # twice the gradient
+    by_relevance = relevance * np.einsum("fab,ab->f", squares, by_covariance * slope)
+    return 0.5 * np.append(by_relevance, variances * np.einsum("fab,ab->f", parts, by_covariance))
 
 
 class SeedModel:
     """Posterior of the losses of some genomes over all seeds.
 
     Args:
-        given: Training runs of the genomes.
+        trainings: Training runs of the genomes.
         logs: Result of `fit_seed_model` for these training runs or for earlier ones.
 
     Attributes:
@@ -159,19 +166,18 @@ class SeedModel:
         best: Row of the genome with the lowest expected loss.
     """
 
-    def __init__(self, given: Trainings, logs: np.ndarray) -> None:
-        weights = np.exp(logs)
-        self._given, self._relevance = given, weights[:-3]
-        self._own, self._shared, self._noise = (weights[-3:] * (1.0, given.shared, 1.0)).tolist()
-        scores, mean, self._scale = given.standardize()
-        rows, smooth = given.rows, self._kernel(given.points, given.points)
-        whole = smooth[np.ix_(rows, rows)] + weighted_sum(weights[-3:], np.stack(given.parts))
-        self._inverse = np.linalg.inv(whole)
-        self._pulled = self._inverse @ scores
-        mine = np.equal.outer(np.arange(len(given.points)), rows)
-        self._cross = smooth[:, rows] + self._own * mine
-        self._means = self._cross @ self._pulled
-        self._spread = smooth + self._own * np.eye(len(given.points))
+    def __init__(self, trainings: Trainings, logs: np.ndarray) -> None:
+        self._trainings, self._relevance = trainings, np.exp(logs[:-3])
+        self._own, self._shared, self._noise = (np.exp(logs[-3:]) * (1.0, trainings.shared, 1.0)).tolist()
+        scores, mean, self._scale = trainings.standardize()
+        rows, smooth = trainings.rows, self._kernel(trainings.points, trainings.points)
+        self._whitening = whiten(smooth[np.ix_(rows, rows)] + weighted_sum(np.exp(logs[-3:]), trainings.common_parts))
+        self._weights = self._whitening.T @ (self._whitening @ scores)
+        of_genome = np.equal.outer(np.arange(len(trainings.points)), rows)
+        self._cross = smooth[:, rows] + self._own * of_genome  # covariance of genomes and training runs
+        self._cross_whitened = matrix_product(self._cross, self._whitening.T)
+        self._prior = smooth + self._own * np.eye(len(trainings.points))
+        self._means = self._cross @ self._weights
         self.expected = mean + self._scale * self._means
         self.best = int(np.argmin(self._means))
 
@@ -182,11 +188,10 @@ class SeedModel:
             row: Row of the genome.
             seed: Seed number of the training run.
         """
-        shared = self._cross[row] + self._shared * (self._given.seeds == seed)
-        known = self._inverse @ shared
-        variance = self._spread[row, row] + self._shared + self._noise - shared @ known
-        moved = (self._spread[:, row] - self._cross @ known) / math.sqrt(max(variance, 1e-12))
-        return self._scale * float(self._means.min() - _lowest(self._means, moved[:, None]).mean())
+        whitened = self._whitening @ (self._cross[row] + self._shared * (self._trainings.seeds == seed))
+        variance = self._prior[row, row] + self._shared + self._noise - whitened @ whitened
+        changes = (self._prior[:, row] - self._cross_whitened @ whitened) / math.sqrt(max(variance, 1e-12))
+        return self._scale * float(self._means.min() - _lowest_means(self._means, changes[:, None]).mean())
 
     def gain_of_new(self, points: np.ndarray) -> float:
         """Return the largest expected decrease of the lowest expected loss by training one of some new genomes.
@@ -194,31 +199,33 @@ class SeedModel:
         Args:
             points: Features of the new genomes, shape (points, features). They are trained with the first seed.
         """
-        smooth = self._kernel(points, self._given.points)
-        cross = smooth[:, self._given.rows]
-        shared = cross + self._shared * (self._given.seeds == 0)
-        known = matrix_product(shared, self._inverse)
-        variance = 1.0 + self._own + self._shared + self._noise - (known * shared).sum(axis=1)
+        smooth = self._kernel(self._trainings.points, points)
+        cross = smooth[self._trainings.rows]
+        whitened = matrix_product(self._whitening, cross + self._shared * (self._trainings.seeds == 0)[:, None])
+        variance = 1.0 + self._own + self._shared + self._noise - (whitened**2).sum(axis=0)
         deviation = np.sqrt(np.maximum(variance, 1e-12))
-        moved = (smooth.T - matrix_product(self._cross, known.T)) / deviation
-        own = (1.0 + self._own - (known * cross).sum(axis=1)) / deviation
-        low = np.minimum(_lowest(self._means, moved), (cross @ self._pulled)[:, None] + own[:, None] * NODES)
-        return self._scale * float((self._means.min() - low.mean(axis=1)).max())
+        changes = (smooth - matrix_product(self._cross_whitened, whitened)) / deviation
+        # A new genome's own mean changes most by its result.
+        own_explained = (matrix_product(self._whitening, cross) * whitened).sum(axis=0)
+        own_changes = (1.0 + self._own - own_explained) / deviation
+        own_means = (self._weights @ cross)[:, None] + own_changes[:, None] * NODES
+        lowest = np.minimum(_lowest_means(self._means, changes), own_means)
+        return self._scale * float((self._means.min() - lowest.mean(axis=1)).max())
 
     def _kernel(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        return covariance(self._relevance, left, right, self._given.unordered)
+        return covariance(self._relevance, left, right, self._trainings.unordered)
 
 
-def _lowest(means: np.ndarray, moved: np.ndarray) -> np.ndarray:
+def _lowest_means(means: np.ndarray, changes: np.ndarray) -> np.ndarray:
     """Return the lowest mean after each outcome of each training run, shape (trainings, nodes).
 
     Args:
         means: Mean of each genome, shape (genomes,).
-        moved: Change of each mean by an outcome one deviation higher, shape (genomes, trainings).
+        changes: Change of each mean by an outcome one deviation higher, shape (genomes, trainings).
     """
-    reach = NODES[-1] * np.abs(moved).max(axis=1)
-    near = means - reach <= (means + reach).min()  # no outcome makes another genome the best
-    return np.asarray((means[near, None, None] + moved[near, :, None] * NODES).min(axis=0))
+    reach = NODES[-1] * np.abs(changes).max(axis=1)
+    contenders = means - reach <= (means + reach).min()  # no outcome makes another genome the best
+    return np.asarray((means[contenders, None, None] + changes[contenders, :, None] * NODES).min(axis=0))
 
 
 def is_fine(losses: Sequence[float]) -> bool:
@@ -231,44 +238,44 @@ def is_fine(losses: Sequence[float]) -> bool:
     return len(best) >= FEWEST_FINE and 0.0 < STEPS * resolution(best) < best[-1] - best[0]
 
 
-def seeds_change_nothing(known: Sequence[Mapping[int, float]]) -> bool:
+def seeds_change_nothing(losses_by_seed: Sequence[Mapping[int, float]]) -> bool:
     """Return whether the seed has no influence on the loss: no extra seed changed one, and that is no chance.
 
     Args:
-        known: Losses of each genome by seed number; genomes without a loss are skipped.
+        losses_by_seed: Losses of each genome by seed number; genomes without a loss are skipped.
     """
-    repeated = [losses for losses in known if len(losses) > 1]
+    repeated = [losses for losses in losses_by_seed if len(losses) > 1]
     if any(len(set(losses.values())) > 1 for losses in repeated):
         return False
     ties = sum(len(losses) - 1 for losses in repeated)
-    return ties >= TIES or (ties > 0 and is_fine([next(iter(losses.values())) for losses in known if losses]))
+    return ties >= TIES or (ties > 0 and is_fine([next(iter(losses.values())) for losses in losses_by_seed if losses]))
 
 
 def expected_losses(
-    known: Sequence[Mapping[int, float]],
-    points: Callable[[Sequence[int]], np.ndarray],
+    losses_by_seed: Sequence[Mapping[int, float]],
+    features: Callable[[Sequence[int]], np.ndarray],
     unordered: np.ndarray,
     shared: bool = True,
 ) -> dict[int, float]:
-    """Return the expected losses of genomes with new seeds, by place of the genome, the lowest first.
+    """Return the expected losses of genomes with new seeds, by index of the genome, the lowest first.
 
     The result has the best genomes and some others. It has the mean losses with few genomes, and if seeds do not change
     the loss. It also has them if there are no more genomes than genes and none has two seeds. In this case the model
     cannot tell noise from a loss that changes much between genomes, and its predictions are nearly equal.
 
     Args:
-        known: Losses of each genome by seed number, at least one.
-        points: Function that returns the features of the genomes at given places, shape (places, features).
+        losses_by_seed: Losses of each genome by seed number, at least one.
+        features: Function that returns the features of the genomes at given indices, shape (indices, features).
         unordered: Whether a feature has no order, shape (features,).
         shared: See `Trainings`.
     """
-    means = np.array([float(mean_of(list(losses.values()))) for losses in known])
-    kept: list[int] = choose_genomes(means, np.array([len(losses) for losses in known])).tolist()
-    unclear = len(known) <= len(unordered) and all(len(losses) == 1 for losses in known)
-    if len(kept) < FEWEST or unclear or seeds_change_nothing(known):
-        return {place: float(means[place]) for place in sorted(kept, key=lambda place: means[place])}
-    rows = [(place, *one) for place, genome in enumerate(kept) for one in known[genome].items()]
-    numbers, seeds, losses = (np.array(column) for column in zip(*rows, strict=True))
-    given = Trainings(points(kept), numbers, seeds, losses, unordered, shared)
-    expected = SeedModel(given, fit_seed_model(given)).expected
-    return {kept[place]: float(expected[place]) for place in np.argsort(expected, kind="stable")}
+    means = np.array([float(mean_of(list(losses.values()))) for losses in losses_by_seed])
+    genomes: list[int] = choose_genomes(means, np.array([len(losses) for losses in losses_by_seed])).tolist()
+    unclear = len(losses_by_seed) <= len(unordered) and all(len(losses) == 1 for losses in losses_by_seed)
+    if len(genomes) < FEWEST or unclear or seeds_change_nothing(losses_by_seed):
+        return {index: float(means[index]) for index in sorted(genomes, key=lambda index: means[index])}
+    trainings = [(row, *pair) for row, index in enumerate(genomes) for pair in losses_by_seed[index].items()]
+    rows, seeds, losses = (np.array(column) for column in zip(*trainings, strict=True))
+    table = Trainings(features(genomes), rows, seeds, losses, unordered, shared)
+    expected = SeedModel(table, fit_seed_model(table)).expected
+    return {genomes[row]: float(expected[row]) for row in np.argsort(expected, kind="stable")}

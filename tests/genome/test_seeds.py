@@ -10,14 +10,14 @@ from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
 from evo_tune.genome.importance import rank_correlation
-from evo_tune.genome.models.gaussian import covariance, squared_differences
-from evo_tune.genome.models.seeds import (
+from evo_tune.genome.kernel import covariance, squared_differences
+from evo_tune.genome.seeds import (
     SeedModel,
     Trainings,
-    _gradient,
     choose_genomes,
     expected_losses,
     fit_seed_model,
+    likelihood_gradient,
 )
 
 FREE = np.array([False, False, True])
@@ -39,10 +39,10 @@ def test_the_gradient_is_that_of_the_likelihood() -> None:
 
     def likelihood(logs: np.ndarray) -> float:
         kernel = covariance(np.exp(logs[:3]), points, points, FREE)
-        kernel = kernel + sum(np.exp(log) * part for log, part in zip(logs[3:], given.parts, strict=True))
+        kernel = kernel + sum(np.exp(log) * part for log, part in zip(logs[3:], given.common_parts, strict=True))
         return float(multivariate_normal(np.zeros(len(scores)), kernel).logpdf(scores))
 
-    found = _gradient(squared_differences(points, points, FREE), np.stack(given.parts), scores, LOGS)
+    found = likelihood_gradient(squared_differences(points, points, FREE), given.common_parts, scores, LOGS)
     assert np.allclose(found, approx_fprime(LOGS, likelihood, 1e-6), atol=1e-3)
 
 

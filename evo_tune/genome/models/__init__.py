@@ -1,1 +1,0 @@
-"""Models of losses over a search space, from points and numbers to numbers."""

@@ -1,0 +1,272 @@
+"""A Gaussian process over mixed genes in numpy: a smooth model that predicts well from few trials.
+
+Each fit starts from the prior and takes a fixed number of steps, so it costs milliseconds and is a function of its
+points. This module knows points and scores only, not trials, genes or strategies.
+
+Sources: Rasmussen & Williams, Gaussian Processes for Machine Learning (MIT Press, 2006), chapters 2 and 5;
+Hvarfner, Hellsten & Nardi, Vanilla Bayesian optimization performs great in high dimensions (ICML 2024), for length
+scales that grow with the number of genes; Swersky, Snoek & Adams, Freeze-thaw Bayesian optimization (2014), for partial
+training runs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evo_tune.genome.kernel import (
+    LENGTH_LOG_DEVIATION,
+    LENGTH_MEDIAN,
+    covariance,
+    fit_mode,
+    gradient_by_points,
+    gradient_by_relevance,
+    matern,
+    matrix_product,
+    squared_distances,
+    whiten,
+)
+
+NOISE_MEDIAN, NOISE_LOG_DEVIATION = 0.02, 1.5
+"""Prior of the noise variance, where scores have variance 1: its median and the deviation of its logarithm."""
+
+PRECISE_NOISE_LOG_DEVIATION = 4.0
+"""Deviation of the logarithm of the noise variance of a precise process, whose scores may have no noise at all."""
+
+FIRST_LENGTH_LOG_DEVIATION, POINTS_PER_FEATURE = 0.35, 20.0
+"""Deviation of the logarithm of a length scale of a precise process without points, and number of points per feature
+from which it is LENGTH_LOG_DEVIATION. With few points, a wide prior finds differences between features that are
+chance."""
+
+SCALE_PRIOR_SCORES = 5.0
+"""Number of scores of variance 1 that the prior of the scale of a precise process is worth."""
+
+DRIFT_MEDIAN, DRIFT_LOG_DEVIATION = 0.18, 1.0
+"""Prior of the drift: its median and the deviation of its logarithm. The drift is the rate at which a genome's results
+lose their correlation as budgets differ. At the median, a ninth of a training run has correlation 0.67 with all of it.
+"""
+
+SMALLEST_VARIANCE = 1e-9
+"""Smallest variance of a prediction, for scale 1."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A Gaussian process with mean 0, a Matérn 5/2 kernel and a length scale for each feature.
+
+    Two values of a feature without order have the distance of the two ends of a scale. Scores after different shares
+    of a training run are correlated by exp(-drift * |difference of the shares' logarithms|), equally at every point.
+
+    Args:
+        points: Features of the points, shape (points, features).
+        kinds: Kind of each feature (see `FeatureLayout`), or whether it has no order. Shape (features,).
+        relevance: Inverse squared length scale of each feature, shape (features,).
+        whitening: Inverse of the Cholesky factor of the covariance of the points, noise included, for scale 1 (see
+            `whiten`), shape (points, points).
+        weights: Inverse of that covariance times the scores, shape (points,). 0 for pending points.
+        noise: Noise variance.
+        scale: Variance of the prior.
+        ages: Logarithms of the shares of a training run after which the points were scored, 0 for a full one, shape
+            (points,). None if all were trained in full.
+        drift: Rate at which scores after different shares lose their correlation.
+    """
+
+    points: np.ndarray
+    kinds: np.ndarray
+    relevance: np.ndarray
+    whitening: np.ndarray
+    weights: np.ndarray
+    noise: float
+    scale: float = 1.0
+    ages: np.ndarray | None = None
+    drift: float = 0.0
+
+    @classmethod
+    def fit(
+        cls,
+        points: np.ndarray,
+        scores: np.ndarray,
+        kinds: np.ndarray,
+        ages: np.ndarray | None = None,
+        precise: bool = False,
+    ) -> Process:
+        """Return a process with length scales, noise, drift and scale near their most probable values.
+
+        Args:
+            points: Features of the points; those with an order are in [0, 1]. Shape (points, features).
+            scores: Scores of the points, with mean 0 and variance 1 or less, shape (points,).
+            kinds: See the class.
+            ages: See the class.
+            precise: Whether scores may have no noise at all. Then features matter about alike while points are few,
+                and the scale is fitted too; otherwise it is 1.
+        """
+        age_differences = None if ages is None else np.abs(ages[:, None] - ages[None, :])
+        features = len(kinds)
+        # Logarithms of relevances (-2 log length), then of the noise, then of the drift if there is one.
+        relevance_median = -2.0 * math.log(LENGTH_MEDIAN * math.sqrt(features))
+        medians = np.append(np.full(features, relevance_median), math.log(NOISE_MEDIAN))
+        noise_deviation = PRECISE_NOISE_LOG_DEVIATION if precise else NOISE_LOG_DEVIATION
+        deviations = np.append(np.full(features, 2.0 * LENGTH_LOG_DEVIATION), noise_deviation)
+        if ages is not None:
+            medians, deviations = np.append(medians, math.log(DRIFT_MEDIAN)), np.append(deviations, DRIFT_LOG_DEVIATION)
+        reach = 3.0 * deviations
+        if precise:
+            evidence = min(1.0, len(points) / (POINTS_PER_FEATURE * features))
+            growth = (LENGTH_LOG_DEVIATION - FIRST_LENGTH_LOG_DEVIATION) * evidence
+            deviations[:features] = 2.0 * (FIRST_LENGTH_LOG_DEVIATION + growth)
+
+        def gradient(logs: np.ndarray) -> np.ndarray:
+            return likelihood_gradient(points, kinds, scores, logs, age_differences, precise)
+
+        logs = fit_mode(gradient, medians, deviations, reach)
+        relevance, noise = np.exp(logs[:features]), math.exp(logs[features])
+        kernel = covariance(relevance, points, points, kinds)
+        drift = 0.0 if ages is None else math.exp(logs[-1])
+        if age_differences is not None:
+            kernel *= np.exp(-drift * age_differences)
+        whitening = whiten(kernel + noise * np.eye(len(kernel)))
+        weights = whitening.T @ (whitening @ scores)
+        scale = _scale(scores, weights) if precise else 1.0
+        return cls(points, kinds, relevance, whitening, weights, scale * noise, scale, ages, drift)
+
+    def with_pending(self, pending: np.ndarray) -> Process:
+        """Return the process as if the score of each pending point were exactly its prediction.
+
+        The mean does not change. The variance is that of a process fitted to these points as well.
+
+        Args:
+            pending: Features of the points, shape (pending, features).
+        """
+        # Block form of the Cholesky factor of all points, [[L, 0], [C, P]], and of its inverse.
+        cross = matrix_product(self.whitening, self._final_covariance(pending)).T
+        kernel = covariance(self.relevance, pending, pending, self.kinds)
+        corner = whiten(kernel + self.noise / self.scale * np.eye(len(pending)) - matrix_product(cross, cross.T))
+        count, total = len(self.points), len(self.points) + len(pending)
+        whitening = np.zeros((total, total))
+        whitening[:count, :count] = self.whitening
+        whitening[count:, :count] = -matrix_product(matrix_product(corner, cross), self.whitening)
+        whitening[count:, count:] = corner
+        return replace(
+            self,
+            points=np.concatenate([self.points, pending]),
+            whitening=whitening,
+            weights=np.append(self.weights, np.zeros(len(pending))),
+            ages=None if self.ages is None else np.append(self.ages, np.zeros(len(pending))),
+        )
+
+    def with_noise(self, noise: float) -> Process:
+        """Return a process of full trainings with another noise variance and the same length scales."""
+        kernel = covariance(self.relevance, self.points, self.points, self.kinds)
+        scores = kernel @ self.weights + self.noise / self.scale * self.weights
+        whitening = whiten(kernel + noise / self.scale * np.eye(len(kernel)))
+        return replace(self, whitening=whitening, weights=whitening.T @ (whitening @ scores), noise=noise)
+
+    def trust(self, share: float) -> float:
+        """Return the correlation of a score after a share of the training run with the final score, 0 to 1."""
+        return math.exp(self.drift * math.log(share))
+
+    def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of the final score of each point, without noise, each of shape (points,)."""
+        kernel = self._final_covariance(points)
+        whitened = matrix_product(self.whitening, kernel)
+        return self.weights @ kernel, self.scale * np.maximum(1.0 - (whitened**2).sum(axis=0), SMALLEST_VARIANCE)
+
+    def leave_one_out_errors(self) -> np.ndarray:
+        """Return the error of the prediction of each score from all others, shape (points,).
+
+        Rasmussen & Williams, equation 5.12.
+        """
+        return np.asarray(self.weights / (self.whitening**2).sum(axis=0))
+
+    def slopes(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return mean and variance as `predict` does, and the gradients of both by the features with an order.
+
+        Args:
+            points: Features of the points, shape (points, features).
+
+        Returns:
+            Mean and variance, each of shape (points,), then their gradients, each of shape (points, features).
+        """
+        kernel = self._final_covariance(points)
+        whitened = matrix_product(self.whitening, kernel)
+        variance = self.scale * np.maximum(1.0 - (whitened**2).sum(axis=0), SMALLEST_VARIANCE)
+        _, decline = matern(squared_distances(self.relevance, self.points, points, self.kinds))
+        if self.ages is not None:
+            decline *= np.exp(-self.drift * np.abs(self.ages))[:, None]
+        solved = matrix_product(self.whitening.T, whitened)  # the inverse covariance times the kernel
+        rising = gradient_by_points(self.weights[:, None] * decline, self.points, points, self.kinds)
+        explained = gradient_by_points(2.0 * solved * decline, self.points, points, self.kinds)
+        return self.weights @ kernel, variance, self.relevance * rising, -self.scale * (self.relevance * explained)
+
+    def predict_after_score(
+        self, points: np.ndarray, ages: np.ndarray, scores: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same as `predict`, but condition each point on one more score of its own.
+
+        Args:
+            points: Features of the points, shape (points, features).
+            ages: Logarithms of the shares of a training run after which they were scored, shape (points,).
+            scores: Scores of the points, shape (points,).
+        """
+        kernel = covariance(self.relevance, self.points, points, self.kinds)
+        fitted_ages = np.zeros(len(self.points)) if self.ages is None else self.ages
+        final = kernel * np.exp(-self.drift * np.abs(fitted_ages))[:, None]
+        early = kernel * np.exp(-self.drift * np.abs(fitted_ages[:, None] - ages[None, :]))
+        final_whitened, early_whitened = (matrix_product(self.whitening, each) for each in (final, early))
+        early_variance = np.maximum(1.0 - (early_whitened**2).sum(axis=0), SMALLEST_VARIANCE)
+        common = np.exp(self.drift * ages) - (final_whitened * early_whitened).sum(axis=0)
+        gain = common / (early_variance + self.noise / self.scale)
+        variance = 1.0 - (final_whitened**2).sum(axis=0) - gain * common
+        mean = self.weights @ final + gain * (scores - self.weights @ early)
+        return mean, self.scale * np.maximum(variance, SMALLEST_VARIANCE)
+
+    def _final_covariance(self, points: np.ndarray) -> np.ndarray:
+        """Return the prior covariance, for scale 1, of this process's scores and of final scores at points.
+
+        Shape (points of the process, points).
+        """
+        kernel = covariance(self.relevance, self.points, points, self.kinds)
+        if self.ages is not None:
+            kernel *= np.exp(-self.drift * np.abs(self.ages))[:, None]
+        return kernel
+
+
+def likelihood_gradient(
+    points: np.ndarray,
+    kinds: np.ndarray,
+    scores: np.ndarray,
+    logs: np.ndarray,
+    age_differences: np.ndarray | None = None,
+    precise: bool = False,
+) -> np.ndarray:
+    """Return the gradient of the log likelihood by log relevances, log noise and, if any, log drift, shape (logs,).
+
+    Rasmussen & Williams, equation 5.9. For a precise process, noise is relative to the scale, which has its most
+    probable value, so the likelihood does not change with it.
+    """
+    relevance, noise = np.exp(logs[: len(kinds)]), math.exp(logs[len(kinds)])
+    kernel, slope = matern(squared_distances(relevance, points, points, kinds))
+    if age_differences is not None:
+        correlation = np.exp(-math.exp(logs[-1]) * age_differences)
+        kernel, slope = kernel * correlation, slope * correlation
+    whitening = whiten(kernel + noise * np.eye(len(kernel)))
+    weights = whitening.T @ (whitening @ scores)
+    scale = _scale(scores, weights) if precise else 1.0
+    by_covariance = np.outer(weights, weights) / scale - matrix_product(whitening.T, whitening)  # twice the gradient
+    by_relevance = relevance * gradient_by_relevance(by_covariance * slope, points, points, kinds)
+    gradient = 0.5 * np.append(by_relevance, noise * np.trace(by_covariance))
+    if age_differences is None:
+        return gradient
+    return np.append(gradient, -0.5 * math.exp(logs[-1]) * (by_covariance * kernel * age_differences).sum())
+
+
+def _scale(scores: np.ndarray, weights: np.ndarray) -> float:
+    """Return the most probable variance of the prior, if its own prior is worth SCALE_PRIOR_SCORES scores.
+
+    Args:
+        scores: Scores, shape (points,).
+        weights: Inverse of their covariance for scale 1, times the scores, shape (points,).
+    """
+    return (SCALE_PRIOR_SCORES + float(scores @ weights)) / (SCALE_PRIOR_SCORES + len(scores))
