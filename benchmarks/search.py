@@ -63,7 +63,7 @@ from evo_tune.genome.kernel import encode_features, unordered_sizes
 from evo_tune.genome.seeds import expected_losses
 from evo_tune.genome.trial import DEFAULT, Candidate, Constraint, Outcome, Proposal
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.view import results_by_genome
+from evo_tune.genome.view import trials_by_genome
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
@@ -134,7 +134,7 @@ class Ours:
 
     def recommended(self) -> dict[str, Any] | None:
         """Return what a run of evo-tune would: the best by the mean over seeds, or by expectation, as its rules are."""
-        told = [one for one in results_by_genome(self.history).values() if one.losses(1.0) is not None]
+        told = [one for one in trials_by_genome(self.history).values() if one.losses(1.0) is not None]
         if not told:
             return None
         if not self.strategy.settings.extra_seeds_by_gain:

@@ -1,6 +1,6 @@
 """The trials of each genome, and the history for a strategy if genomes may have several trials.
 
-`results_by_genome` groups the trials of each genome: rungs and extra seeds. A `RankedHistory` shows each genome as
+`trials_by_genome` groups the trials of each genome: rungs and extra seeds. A `RankedHistory` shows each genome as
 proposed once and trained in full. Each proposal makes a view, and reads little of it. So a `GenomeTable` keeps its data
 between proposals, and a trial is made when it is read.
 
@@ -24,7 +24,7 @@ from evo_tune.genome.values import Genome, genome_key, mean_of
 
 
 @dataclass
-class GenomeResults:
+class GenomeTrials:
     """A genome and its reported results.
 
     Args:
@@ -80,12 +80,12 @@ def average_trials(
     return Trial.of(first.candidate, outcome, first.reported_order, objectives, constraints)
 
 
-def results_by_genome(history: History) -> dict[str, GenomeResults]:
+def trials_by_genome(history: History) -> dict[str, GenomeTrials]:
     """Return every genome with a reported result by key, in the order of the first reports."""
 
-    def step(found: dict[str, GenomeResults], trial: Trial) -> dict[str, GenomeResults]:
+    def step(found: dict[str, GenomeTrials], trial: Trial) -> dict[str, GenomeTrials]:
         key = genome_key(trial.genome)
-        entry = found.setdefault(key, GenomeResults(key, trial.candidate))
+        entry = found.setdefault(key, GenomeTrials(key, trial.candidate))
         if trial.candidate.extra_seed:
             entry.repeats.append(trial)
         else:
@@ -154,7 +154,7 @@ class GenomeTable:
     excesses: GrowingArray = field(default_factory=GrowingArray)
     _by_rung: dict[tuple[int, bool], tuple[np.ndarray, list[np.ndarray]]] = field(default_factory=dict)
 
-    def update(self, entry: GenomeResults) -> None:
+    def update(self, entry: GenomeTrials) -> None:
         """Update the row of a genome from all of its results."""
         row = self.rows.setdefault(entry.key, len(self.rows))
         self.births.set(row, entry.first_candidate.id)
@@ -274,7 +274,7 @@ class RankedHistory(History):
     ) -> None:
         super().__init__(history.space, history.objectives, history.constraints, history.lessons)
         self._barred = barred
-        self._entries = list(results_by_genome(history).values())
+        self._entries = list(trials_by_genome(history).values())
         self._births: _Births = history.fold_proposals(
             (__name__, "births"), _Births, lambda births, one: births.update(one, history.proposed_units[one.id])
         )
@@ -361,8 +361,8 @@ class RankedHistory(History):
 
 
 def genome_table(history: History) -> GenomeTable:
-    """Return the ledger of a history; its rows are those of `results_by_genome`."""
-    told = results_by_genome(history)
+    """Return the ledger of a history; its rows are those of `trials_by_genome`."""
+    told = trials_by_genome(history)
 
     def step(ledger: GenomeTable, trial: Trial) -> GenomeTable:
         ledger.update(told[genome_key(trial.genome)])

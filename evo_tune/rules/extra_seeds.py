@@ -26,7 +26,7 @@ from evo_tune.genome.seeds import SeedModel, Trainings, choose_genomes, fit_seed
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key, mean_of
-from evo_tune.genome.view import GenomeResults
+from evo_tune.genome.view import GenomeTrials
 
 Place: TypeAlias = tuple[float, tuple[float, ...], int]
 """Violation of constraints, mean losses, id of the first trial; the lowest leads."""
@@ -61,9 +61,9 @@ class LeaderRanking:
     def __init__(self) -> None:
         self._places: dict[str, Place] = {}
         self._heap: list[tuple[Place, str]] = []
-        self._entries: dict[str, GenomeResults] = {}
+        self._entries: dict[str, GenomeTrials] = {}
 
-    def update(self, entry: GenomeResults) -> None:
+    def update(self, entry: GenomeTrials) -> None:
         """Update a genome with all of its results."""
         trial = entry.trial_by_budget.get(1.0)
         losses = entry.losses(1.0)
@@ -74,7 +74,7 @@ class LeaderRanking:
         self._places[entry.key] = trial.violation, losses, entry.first_candidate.id
         heappush(self._heap, (self._places[entry.key], entry.key))
 
-    def first(self) -> GenomeResults | None:
+    def first(self) -> GenomeTrials | None:
         """Return the leading genome; None if no genome was fully trained."""
         while self._heap and self._places.get(self._heap[0][1]) != self._heap[0][0]:
             heappop(self._heap)  # outdated: the genome has another place now

@@ -17,7 +17,7 @@ import numpy as np
 from evo_tune.genome.history import GrowingArray
 from evo_tune.genome.importance import rank_correlation
 from evo_tune.genome.trial import DECAYED
-from evo_tune.genome.view import GenomeResults
+from evo_tune.genome.view import GenomeTrials
 from evo_tune.settings import parse_rungs
 
 BELIEF = 0.6
@@ -134,7 +134,7 @@ class Curves:
         self._reached = GrowingArray(*[math.nan] * len(LOOKS))
         self._full = GrowingArray(math.nan)
 
-    def update(self, entry: GenomeResults) -> None:
+    def update(self, entry: GenomeTrials) -> None:
         """Update a genome with all of its results."""
         row = self._rows.setdefault(entry.key, len(self._rows))
         self._reached.set(row, self._at_looks(entry))
@@ -167,7 +167,7 @@ class Curves:
                 found.append((look, self._metric, float(np.partition(values, kept - 1)[kept - 1])))
         return tuple(found)
 
-    def _at_looks(self, entry: GenomeResults) -> list[float]:
+    def _at_looks(self, entry: GenomeTrials) -> list[float]:
         """Return a curve's last loss at or before each of LOOKS; NaN if it ended earlier or has no loss there.
 
         Points after the learning-rate decay of a rung do not count, because their loss is lower than at the peak

@@ -14,7 +14,7 @@ import numpy as np
 
 from evo_tune.genome.history import GrowingArray
 from evo_tune.genome.trial import PROMOTION, Proposal, Trial
-from evo_tune.genome.view import GenomeResults
+from evo_tune.genome.view import GenomeTrials
 from evo_tune.rules.fidelity import PROMOTION_MARGIN, rank_trust, share_to_keep
 
 LEADERS = 3
@@ -34,7 +34,7 @@ class Rungs:
         self._at = {low: _Rung(low, objectives) for low in self.budgets}
         self._number: dict[str, int] = {}
 
-    def update(self, entry: GenomeResults) -> None:
+    def update(self, entry: GenomeTrials) -> None:
         """Update a genome with all of its results."""
         number = self._number.setdefault(entry.key, len(self._number))
         for low, high in pairwise((*self.budgets, math.inf)):
@@ -76,7 +76,7 @@ class Rungs:
         steps = zip((0.0, *self.budgets), self.budgets, strict=False)
         return sum((high - low) * len(self._at[high].entries) for low, high in steps) / born
 
-    def number(self, entry: GenomeResults) -> int:
+    def number(self, entry: GenomeTrials) -> int:
         """Return the number of a genome, in the order of first results."""
         return self._number[entry.key]
 
@@ -84,7 +84,7 @@ class Rungs:
         """Return the numbers of the genomes with a value at a rung, best first. Shape (genomes,)."""
         return self._at[low].numbers_best_first()
 
-    def not_promoted(self, low: float, most: int) -> list[GenomeResults]:
+    def not_promoted(self, low: float, most: int) -> list[GenomeTrials]:
         """Return at most `most` genomes that were not trained beyond a rung, best first."""
         rung = self._at[low]
         ranked = rung.rows_best_first()
@@ -118,12 +118,12 @@ class _Rung:
         self._losses, self._below = GrowingArray(*[0.0] * objectives), GrowingArray(0.0)
         self._violation, self._births, self._numbers = GrowingArray(0.0), GrowingArray(0.0), GrowingArray(0.0)
         self._ranked: np.ndarray | None = None
-        self.entries: list[GenomeResults] = []
+        self.entries: list[GenomeTrials] = []
         self.rows: dict[str, int] = {}
         self.waits = GrowingArray(0.0)
         """By row: 1 if the genome has no result at the next rung, else 0."""
 
-    def update(self, entry: GenomeResults, number: int, high: float) -> None:
+    def update(self, entry: GenomeTrials, number: int, high: float) -> None:
         """Update a genome with its results.
 
         Args:
@@ -142,7 +142,7 @@ class _Rung:
         if entry.key in self.rows:
             self.waits.set(self.rows[entry.key], high not in entry.trial_by_budget)
 
-    def _add(self, entry: GenomeResults, trial: Trial, number: int) -> None:
+    def _add(self, entry: GenomeTrials, trial: Trial, number: int) -> None:
         count = len(self.entries)
         self.rows[entry.key] = count
         self.entries.append(entry)
@@ -183,7 +183,7 @@ class _Rung:
         return np.asarray(self._numbers.get(len(self.entries))[self.rows_best_first(), 0], dtype=int)
 
 
-def promotion_of(entry: GenomeResults, budget: float) -> Proposal:
+def promotion_of(entry: GenomeTrials, budget: float) -> Proposal:
     """Return the proposal to continue the latest training of a genome to a budget."""
     latest = entry.latest_trial
     return Proposal(latest.genome, PROMOTION, latest.candidate.parents, budget, resumes=latest.id)

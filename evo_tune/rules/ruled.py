@@ -18,7 +18,7 @@ from evo_tune.errors import EvoTuneError
 from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.trial import EXTRA_SEED, Candidate, Constraint, Proposal, Trial, violation
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.genome.view import GenomeResults, RankedHistory, results_by_genome
+from evo_tune.genome.view import GenomeTrials, RankedHistory, trials_by_genome
 from evo_tune.genome.widening import Range
 from evo_tune.plugins.strategy import Prospects, Strategy
 from evo_tune.rules.extra_seeds import LeaderRanking, SeedGains
@@ -103,7 +103,7 @@ class StrategyWithRules(Strategy):
         if self.plain:
             return self.inner.survivors(history)
         view = self._view(history)
-        latest = {entry.first_candidate.id: entry.latest_trial.id for entry in results_by_genome(history).values()}
+        latest = {entry.first_candidate.id: entry.latest_trial.id for entry in trials_by_genome(history).values()}
         return [latest[view.ids[id]] for id in self.inner.survivors(view)]
 
     def status(self, history: History) -> str:
@@ -148,12 +148,12 @@ class StrategyWithRules(Strategy):
         """
         if self.settings.most_seeds == 1:
             return [trial.candidate for trial in islice(history.ranking, count) if trial.feasible]
-        told = results_by_genome(history)
+        told = trials_by_genome(history)
         if self.settings.extra_seeds_by_gain:
             expected = list(self._state(history).doubt.expected_losses(history.pending))[:count]
             if expected:
                 return [told[key].first_candidate for key in expected]
-        found: dict[str, GenomeResults] = {}
+        found: dict[str, GenomeTrials] = {}
         for trial in islice(history.ranking, count * CONSIDERED):
             if trial.feasible:
                 entry = told[genome_key(trial.genome)]
@@ -161,7 +161,7 @@ class StrategyWithRules(Strategy):
         best = sorted(found.values(), key=lambda entry: (entry.losses(1.0) or (math.inf,), entry.first_candidate.id))
         return [entry.first_candidate for entry in best[:count]]
 
-    def _extra_seed(self, leader: GenomeResults | None, out: Sequence[Candidate]) -> Proposal | None:
+    def _extra_seed(self, leader: GenomeTrials | None, out: Sequence[Candidate]) -> Proposal | None:
         """Return the next seed of the leading genome; None if it already has the maximum number of seeds."""
         if leader is None or self.settings.most_seeds == 1:
             return None
@@ -197,12 +197,12 @@ class StrategyWithRules(Strategy):
             return proposal
         done = 0.0
         if proposal.resumes is not None:
-            done = results_by_genome(history)[genome_key(proposal.genome)].latest_trial.candidate.budget
+            done = trials_by_genome(history)[genome_key(proposal.genome)].latest_trial.candidate.budget
         return replace(proposal, stop_if=self._state(history).curves.bounds(done, proposal.budget))
 
     def _state(self, history: History) -> Known:
         """Return the state of the rules, updated with new results only."""
-        told, goal, budgets = results_by_genome(history), history.objectives[0], self.settings.rungs
+        told, goal, budgets = trials_by_genome(history), history.objectives[0], self.settings.rungs
 
         def begin() -> Known:
             rungs, curves = Rungs(budgets, len(history.objectives)), Curves(goal.metric, goal.sign)

@@ -10,7 +10,7 @@ import pytest
 from evo_tune.genome.history import History, LazySequence, RunHistory
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.view import RankedHistory, results_by_genome
+from evo_tune.genome.view import RankedHistory, trials_by_genome
 from tests.rules.reference import places
 from tests.strategies.cases import OBJECTIVES, SPACES
 
@@ -70,7 +70,7 @@ def agree(one: RankedHistory, other: RankedHistory) -> None:
 
 def by_place(history: History, view: RankedHistory) -> None:
     """Check a view against the places that `standing` counts from the entries alone."""
-    told = results_by_genome(history)
+    told = trials_by_genome(history)
     wanted = places(list(told.values()), RUNGS, len(history.objectives))
     assert {genome_key(trial.genome): trial.losses for trial in view.trials if trial.ok} == wanted
     ranked = [(trial.losses, trial.id) for trial in view.trials if trial.losses is not None]
@@ -81,7 +81,7 @@ def of_one_scale(history: History, view: RankedHistory) -> None:
     """Check which losses a view has: none of several budgets, else those that are ranked by themselves."""
     assert np.isnan(view.scaled_losses()).all()
     full = RankedHistory(history, (1.0,), lambda genome: False)
-    told = results_by_genome(history)
+    told = trials_by_genome(history)
     for trial, loss in zip(full.ranked(), full.scaled_losses().tolist(), strict=True):
         entry = told[genome_key(trial.genome)]
         mean = None if entry.failed else entry.losses(1.0)

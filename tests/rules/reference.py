@@ -12,18 +12,18 @@ from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import DECAYED, EXTRA_SEED, PROMOTION, Candidate, Proposal
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.view import GenomeResults, ranks_by_rung, results_by_genome
+from evo_tune.genome.view import GenomeTrials, ranks_by_rung, trials_by_genome
 from evo_tune.rules.extra_seeds import SeedGains
 from evo_tune.rules.fidelity import ENOUGH, LOOKS, MEDIAN, PROMOTION_MARGIN, audit_numbers, rank_trust, share_to_keep
 from evo_tune.rules.promotions import LEADERS
 from evo_tune.settings import RunSettings
 
-Told = Sequence[GenomeResults]
+Told = Sequence[GenomeTrials]
 
 
 def next_known(settings: RunSettings, history: History) -> Proposal | None:
     """Return the further trial that is due, without its bounds."""
-    told = list(results_by_genome(history).values())
+    told = list(trials_by_genome(history).values())
     out = [(genome_key(one.genome), one) for one in history.pending]
     births = history.fresh_proposals
     audits = {genome_key(births[number].genome) for number in audit_numbers(len(births))}
@@ -56,7 +56,7 @@ def promotion(
     """Return the continuation that is due."""
     steps = list(pairwise(rungs))
 
-    def waits(entry: GenomeResults, high: float) -> bool:
+    def waits(entry: GenomeTrials, high: float) -> bool:
         return high not in entry.trial_by_budget and (entry.key, high) not in promoted
 
     for low, high in steps:
@@ -77,12 +77,12 @@ def promotion(
     return None
 
 
-def _continued(entry: GenomeResults, budget: float) -> Proposal:
+def _continued(entry: GenomeTrials, budget: float) -> Proposal:
     latest = entry.latest_trial
     return Proposal(latest.genome, PROMOTION, latest.candidate.parents, budget, resumes=latest.id)
 
 
-def _ranked(told: Told, rung: float) -> list[GenomeResults]:
+def _ranked(told: Told, rung: float) -> list[GenomeTrials]:
     there = [entry for entry in told if rung in entry.trial_by_budget and entry.trial_by_budget[rung].ok]
     losses = np.array([entry.trial_by_budget[rung].losses for entry in there], dtype=float)
     if not there:
@@ -101,7 +101,7 @@ def _ranked(told: Told, rung: float) -> list[GenomeResults]:
     ]
 
 
-def _share(told: Told, ranked: Sequence[GenomeResults]) -> float:
+def _share(told: Told, ranked: Sequence[GenomeTrials]) -> float:
     place = {entry.key: place for place, entry in enumerate(ranked, 1)}
     late = [entry for entry in _ranked(told, 1.0) if entry.key in place]
     measured = rank_trust([place[entry.key] for entry in late], range(len(late)))
@@ -128,7 +128,7 @@ def bounds(told: Told, metric: str, sign: float, start: float, budget: float) ->
     return tuple(found)
 
 
-def _value_at(entry: GenomeResults, metric: str, sign: float, look: float) -> float | None:
+def _value_at(entry: GenomeTrials, metric: str, sign: float, look: float) -> float | None:
     before = [(fraction, point) for fraction, point in entry.curve if not point.get(DECAYED)]
     if not before or before[-1][0] < look:
         return None
@@ -150,7 +150,7 @@ def leader_again(told: Told, out: Sequence[tuple[str, Candidate]], seeds: int) -
     return Proposal(leader.first_candidate.genome, EXTRA_SEED, leader.first_candidate.parents, extra_seed=had)
 
 
-def places(told: Sequence[GenomeResults], rungs: Sequence[float], objectives: int) -> dict[str, tuple[float, ...]]:
+def places(told: Sequence[GenomeTrials], rungs: Sequence[float], objectives: int) -> dict[str, tuple[float, ...]]:
     """Return the place of each genome in the order of each objective, from 1; failed ones have none.
 
     Counted from the entries alone; `Ledger.places` must agree.
@@ -166,7 +166,7 @@ def places(told: Sequence[GenomeResults], rungs: Sequence[float], objectives: in
     return found
 
 
-def _known(good: Sequence[GenomeResults], rungs: Sequence[float], objective: int) -> list[np.ndarray]:
+def _known(good: Sequence[GenomeTrials], rungs: Sequence[float], objective: int) -> list[np.ndarray]:
     """Return the losses of genomes at each rung, NaN where there is none; infinite where they were pruned."""
     found = []
     for rung in rungs:

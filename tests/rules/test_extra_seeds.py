@@ -10,7 +10,7 @@ import pytest
 from evo_tune import Float, SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.view import results_by_genome
+from evo_tune.genome.view import trials_by_genome
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules import extra_seeds
 from evo_tune.rules.extra_seeds import SeedGains
@@ -102,7 +102,7 @@ def test_nothing_is_expected_of_those_that_did_not_go_on() -> None:
     doubt = SeedGains(SPACE, 4)
     for trial in each.history.trials:
         doubt.update(trial, each.history.proposed_units[trial.id])
-    full = {key for key, entry in results_by_genome(each.history).items() if entry.losses(1.0) is not None}
+    full = {key for key, entry in trials_by_genome(each.history).items() if entry.losses(1.0) is not None}
     assert doubt.expected_losses([]).keys() == full
     assert len(full) < 26, "or this shows nothing"
 
@@ -116,7 +116,7 @@ def test_whoever_goes_on_just_now_is_not_taken_for_worse(monkeypatch: pytest.Mon
     doubt = SeedGains(SPACE, 4)
     for trial in each.history.trials:
         doubt.update(trial, each.history.proposed_units[trial.id])
-    left = [entry.latest_trial for entry in results_by_genome(each.history).values() if entry.losses(1.0) is None]
+    left = [entry.latest_trial for entry in trials_by_genome(each.history).values() if entry.losses(1.0) is None]
     out = [replace(left[0].candidate, budget=1.0, resumes=left[0].id)]
     for told in ([], out, out, []):
         doubt.expected_losses(told)
@@ -153,9 +153,9 @@ def test_what_genomes_cost_is_what_they_took_on_the_average() -> None:
     each = run(0.0, 2)
     rungs = Rungs(RUNGS, 1)
     assert rungs.cost() == 1.0
-    for entry in results_by_genome(each.history).values():
+    for entry in trials_by_genome(each.history).values():
         rungs.update(entry)
-    reached = [entry.latest_trial.candidate.budget for entry in results_by_genome(each.history).values()]
+    reached = [entry.latest_trial.candidate.budget for entry in trials_by_genome(each.history).values()]
     assert rungs.cost() == pytest.approx(np.mean(reached))
     assert Rungs((1.0,), 1).cost() == 1.0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from evo_tune.errors import OptionError
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Candidate, Constraint, Minimize, Outcome, Trial, violation
-from evo_tune.genome.view import GenomeResults
+from evo_tune.genome.view import GenomeTrials
 from evo_tune.rules.fidelity import Curves, audit_numbers, is_audit, rank_trust, rungs_that_pay, share_to_keep
 from evo_tune.settings import RunSettings, parse_rungs
 from tests.rules.reference import places
@@ -20,10 +20,10 @@ from tests.rules.reference import places
 RUNGS = (0.25, 1.0)
 
 
-def entry(id: int, *losses: float | None, violation: float = 0.0) -> GenomeResults:
+def entry(id: int, *losses: float | None, violation: float = 0.0) -> GenomeTrials:
     """Return a genome with these losses at the rungs; None is a failure, infinity a pruned trial."""
     birth = Candidate(id, 0, 0, 0, {"x": id}, "test")
-    found = GenomeResults(str(id), birth)
+    found = GenomeTrials(str(id), birth)
     for budget, loss in zip(RUNGS, losses, strict=False):
         status = "failed" if loss is None else "pruned" if math.isinf(loss) else "ok"
         metrics = {} if loss is None or math.isinf(loss) else {"loss": loss}
@@ -32,7 +32,7 @@ def entry(id: int, *losses: float | None, violation: float = 0.0) -> GenomeResul
     return found
 
 
-def order(*told: GenomeResults) -> str:
+def order(*told: GenomeTrials) -> str:
     found = places(told, RUNGS, 1)
     return "".join(sorted(found, key=lambda key: found[key]))
 
@@ -123,14 +123,14 @@ def test_who_breaks_a_constraint_comes_behind_all_others_by_how_much() -> None:
     )
 
 
-def bounds(told: list[GenomeResults], metric: str, sign: float, start: float, budget: float) -> tuple[object, ...]:
+def bounds(told: list[GenomeTrials], metric: str, sign: float, start: float, budget: float) -> tuple[object, ...]:
     curves = Curves(metric, sign)
     for one in told:
         curves.update(one)
     return curves.bounds(start, budget)
 
 
-def with_curves(finals: list[float], early: list[float]) -> list[GenomeResults]:
+def with_curves(finals: list[float], early: list[float]) -> list[GenomeTrials]:
     told = []
     for id, (last, first) in enumerate(zip(finals, early, strict=True)):
         found = entry(id, last, last)

@@ -11,7 +11,7 @@ import pytest
 from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.view import GenomeResults, RankedHistory, results_by_genome
+from evo_tune.genome.view import GenomeTrials, RankedHistory, trials_by_genome
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.fidelity import Curves
 from evo_tune.rules.ruled import StrategyWithRules
@@ -61,7 +61,7 @@ def births(settings: RunSettings, rng: np.random.Generator, known: History, coun
     """Yield births as no rules would make them: further trials of anyone, and now and then the same again."""
     for id in range(count):
         one = Candidate(id, 0, 0, id, SPACE.sample(rng), "random", budget=settings.rungs[0])
-        told = [entry for entry in results_by_genome(known).values() if not entry.failed]
+        told = [entry for entry in trials_by_genome(known).values() if not entry.failed]
         luck = rng.random()
         if told and luck < 0.5:
             entry = told[int(rng.integers(min(8, len(told))))]
@@ -90,11 +90,11 @@ def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole:
         while len(history.pending) > 3:
             late = history.pending[int(rng.integers(3))]
             history.tell(late.id, outcome(rng, late, whole))
-            curves.update(results_by_genome(history)[genome_key(late.genome)])
+            curves.update(trials_by_genome(history)[genome_key(late.genome)])
         due, wanted = strategy.next_known(history), reference.next_known(settings, history)
         assert (due and replace(due, stop_if=())) == wanted
         seen.add(wanted and wanted.operator)
-        told = list(results_by_genome(history).values())
+        told = list(trials_by_genome(history).values())
         for start, budget in ((0.0, 1.0), (0.2, 1 / 3)):
             assert curves.bounds(start, budget) == reference.bounds(told, "loss", 1.0, start, budget)
         assert history.ranked_losses().tolist() == [list(trial.losses or ()) for trial in history.ranked()]
@@ -127,8 +127,8 @@ def test_a_birth_in_a_long_run_asks_few_genomes_what_they_reached(name: str, mon
         history.tell(one.id, outcome(rng, one, False))
     strategy.propose(history, np.random.default_rng(0))
     asked = []
-    losses = GenomeResults.losses
-    monkeypatch.setattr(GenomeResults, "losses", lambda entry, budget: asked.append(entry.key) or losses(entry, budget))
+    losses = GenomeTrials.losses
+    monkeypatch.setattr(GenomeTrials, "losses", lambda entry, budget: asked.append(entry.key) or losses(entry, budget))
     for id in range(400, 410):
         one = Candidate(id, 0, 0, id, SPACE.sample(rng), "random", budget=settings.rungs[0])
         history.add_candidate(one)

@@ -14,7 +14,7 @@ import pytest
 from evo_tune import settings
 from evo_tune.genome.trial import Candidate, Constraint, Minimize, Objective, Outcome, Proposal
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.genome.view import results_by_genome
+from evo_tune.genome.view import trials_by_genome
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
@@ -268,7 +268,7 @@ def test_a_strategy_is_shown_genomes_in_the_order_of_what_is_expected_of_them() 
         shown = [genome_key(run.candidates[id].genome) for id in run.strategy.survivors(run.history)]
         assert shown == list(doubt.expected_losses([]))[:4]
         seen = sorted(
-            (entry.losses(1.0), key) for key, entry in results_by_genome(run.history).items() if entry.losses(1.0)
+            (entry.losses(1.0), key) for key, entry in trials_by_genome(run.history).items() if entry.losses(1.0)
         )
         differs += shown != [key for _, key in seen][:4]
     assert differs
