@@ -184,8 +184,8 @@ def _config(genome: Mapping[str, Any], options: Options) -> PatchConfig:
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
     config, held_out = _config(genome, options), len(options.split_series.held_out)
-    rows, each = options.split_series.count(genome["context"]), config.flops_per_sample
-    return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=each, held_out=held_out)
+    rows, flops = options.split_series.count(genome["context"]), config.flops_per_sample
+    return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=flops, held_out=held_out)
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
@@ -205,7 +205,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ForecastTask:
         from evo_tune.training import Forecaster
 
         numbers = zip(series.series, series.centres.tolist(), series.scales.tolist(), strict=True)
-        scales = {one.name: (centre, scale) for one, centre, scale in numbers}
+        scales = {single.name: (centre, scale) for single, centre, scale in numbers}
         return Forecaster(config, seed=seed, series=options.series_data.format, scales=scales)
 
     series, config = options.split_series, _config(genome, options)

@@ -79,10 +79,10 @@ class Options(SaveOptions, LanguageOptions):
     def settled(self, rungs: bool) -> Options:  # the optimizer is a gene, unless one is given
         size = self.size
         if size == "auto":
-            found = _size(self)
-            size = next((name for name, one in GPT_SIZES.items() if one == found), str(found))
-        made = replace(super(Options, replace(self, size=size)).settled(rungs), optimizer=self.optimizer)
-        return replace(made, schedule="wsd" if self.schedule == "auto" else made.schedule)
+            size_found = _size(self)
+            size = next((name for name, candidate in GPT_SIZES.items() if candidate == size_found), str(size_found))
+        settled_options = replace(super(Options, replace(self, size=size)).settled(rungs), optimizer=self.optimizer)
+        return replace(settled_options, schedule="wsd" if self.schedule == "auto" else settled_options.schedule)
 
     def check(self) -> None:
         if self.size != "auto":
@@ -164,11 +164,13 @@ def _nearest_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: G
     """Return the number of heads nearest to the gene's or the base head's, ties down, that leaves a multiple of 8."""
     width, most = genome["width"], max(_values(genes["heads"]))
     low, high = (8, 128) if size.width <= 128 else (16, 128)
-    asked = genome["heads"] if options.scaling is None else width / options.scaling.head
+    wanted_heads = genome["heads"] if options.scaling is None else width / options.scaling.head
     counts = [n for n in range(1, most + 1) if options.fits(width // n)] or range(1, most + 1)
-    sound = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
-    sound = sound or [n for n in counts if width % (2 * n) == 0] or [n for n in counts if width % n == 0]  # own widths
-    return min(options.fast_heads(width, sound), key=lambda n: (abs(n - asked), n))
+    suitable = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
+    suitable = (
+        suitable or [n for n in counts if width % (2 * n) == 0] or [n for n in counts if width % n == 0]
+    )  # own widths
+    return min(options.fast_heads(width, suitable), key=lambda n: (abs(n - wanted_heads), n))
 
 
 def _merge_equal_genomes(genome: dict[str, Any], genes: Mapping[str, Gene], options: Options) -> dict[str, Any]:
@@ -195,11 +197,11 @@ def _merge_equal_genomes(genome: dict[str, Any], genes: Mapping[str, Gene], opti
 
 def _representative_ffn_mult(genome: Mapping[str, Any], gene: Gene, ffn: str) -> Any:
     """Return one value of ffn_mult for all that make feed-forward layers of the same width."""
-    width, given = genome["width"], genome["ffn_mult"]
-    hidden = hidden_width(width, given, ffn)
+    width, ffn_mult = genome["width"], genome["ffn_mult"]
+    hidden = hidden_width(width, ffn_mult, ffn)
     exact = hidden / width * (1.5 if ffn == "swiglu" else 1.0)
     values = gene.values if isinstance(gene, Choice) else [gene.decode(min(1.0, max(0.0, gene.encode(exact))))]
-    return min((value for value in values if hidden_width(width, value, ffn) == hidden), default=given)
+    return min((value for value in values if hidden_width(width, value, ffn) == hidden), default=ffn_mult)
 
 
 def _values(gene: Gene) -> Sequence[Any]:
@@ -210,8 +212,10 @@ def _values(gene: Gene) -> Sequence[Any]:
 def _task(genome: Mapping[str, Any], options: Options, device: str | None = None) -> LanguageTask:
     """Return a genome as a training."""
     size = _size(options, device)
-    own = {name: genome[name] for name in ("optimizer", *OPEN) if name in genome}  # genes of the space that are options
-    options = replace(options, **own)
+    genome_options = {
+        name: genome[name] for name in ("optimizer", *OPEN) if name in genome
+    }  # genes of the space that are options
+    options = replace(options, **genome_options)
     return LanguageTask(
         options=options,
         genome=genome,

@@ -194,8 +194,8 @@ def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
     config = _config(genome, options)
-    rows, each = len(options.table.training), config.flops_per_sample
-    return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=each)
+    rows, flops = len(options.table.training), config.flops_per_sample
+    return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=flops)
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
@@ -260,8 +260,8 @@ def train_rank(
     """Be one of the processes that train together."""
     from evo_tune.training import RankRun, train
 
-    given = Options(**options)
-    return train(_task(genome, given), RankRun.of(ranks, tell, run), _kind(given), ranks)[1]
+    bound_options = Options(**options)
+    return train(_task(genome, bound_options), RankRun.of(ranks, tell, run), _kind(bound_options), ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep

@@ -210,8 +210,8 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """
     config = _config(genome, options)
     rows, tokens = options.seen(config)
-    each = config.flops_per_sample(tokens)
-    return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=each)
+    flops = config.flops_per_sample(tokens)
+    return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=flops)
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:

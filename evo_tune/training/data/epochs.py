@@ -148,10 +148,10 @@ class Epochs:
 
     def target_count(self, step: int) -> int:
         """Return the number of targets of a step, which all count."""
-        each = self.targets[:1].numel()
+        per_sample = self.targets[:1].numel()
         epoch, place = divmod(step, self.epoch_steps)
-        left = min(len(self.inputs), self.total - epoch * len(self.inputs)) - place * self.batch
-        return each * min(self.batch, left)
+        remaining = min(len(self.inputs), self.total - epoch * len(self.inputs)) - place * self.batch
+        return per_sample * min(self.batch, remaining)
 
     @property
     def nbytes(self) -> int | None:
@@ -172,8 +172,8 @@ class Epochs:
 
 def steps_of(total: int, rows: int, batch: int) -> int:
     """Return the number of steps of a training on `total` samples in epochs of `rows`; no step spans two epochs."""
-    epochs, rest = divmod(total, rows)
-    return epochs * optimizer_steps(rows, batch) + optimizer_steps(rest, batch)
+    epochs, remainder = divmod(total, rows)
+    return epochs * optimizer_steps(rows, batch) + optimizer_steps(remainder, batch)
 
 
 def soft_targets(targets: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:

@@ -124,9 +124,9 @@ class TrainingWindows:
         pieces = []
         while first < last:
             epoch, place = divmod(first, self.epoch_windows)
-            taken = min(last - first, self.epoch_windows - place)
-            pieces.append(self._order(epoch)[place : place + taken])
-            first += taken
+            count = min(last - first, self.epoch_windows - place)
+            pieces.append(self._order(epoch)[place : place + count])
+            first += count
         return torch.cat(pieces)
 
     def _order(self, epoch: int) -> Tensor:
@@ -198,15 +198,15 @@ def evaluation_blocks(
         check_integer(name, value, 1)
     if len(text) < 2:
         raise RecipeError("length of text", len(text), "two bytes or more")
-    found = []
+    blocks = []
     for start in _block_starts(len(text), count, block):
         piece = bytes(text[start : start + block + 1])
         tokens = torch.cat([encode(piece[:1]), encode(piece[1:])]).long()
         missing = -(len(tokens) - 1) % context
         inputs = torch.nn.functional.pad(tokens[:-1], (0, missing))
         targets = torch.nn.functional.pad(tokens[1:], (0, missing), value=IGNORE)
-        found.append((inputs.reshape(-1, context), targets.reshape(-1, context)))
-    return found
+        blocks.append((inputs.reshape(-1, context), targets.reshape(-1, context)))
+    return blocks
 
 
 def _block_starts(length: int, count: int, block: int) -> list[int]:

@@ -19,8 +19,8 @@ def cache_folder() -> Path:
     elif sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:
-        given = os.environ.get("XDG_CACHE_HOME", "")
-        base = Path(given if os.path.isabs(given) else "~/.cache").expanduser()  # a relative one is invalid
+        xdg_home = os.environ.get("XDG_CACHE_HOME", "")
+        base = Path(xdg_home if os.path.isabs(xdg_home) else "~/.cache").expanduser()  # a relative one is invalid
     return base / "evo-tune"
 
 
@@ -30,8 +30,8 @@ def open_own(path: Path) -> BinaryIO | None:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    found = os.fstat(handle)
-    if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+    status = os.fstat(handle)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
         return os.fdopen(handle, "rb")
     os.close(handle)
     return None

@@ -135,10 +135,10 @@ class Corpus:
             OptionError: A part of the text is too short for the longest window.
             RecipeError: See `prepare`.
         """
-        wanted = Preparation(self.data, self.vocab, self.split, self.documents)
-        if not _prepare(wanted).sound:
+        preparation = Preparation(self.data, self.vocab, self.split, self.documents)
+        if not _prepare(preparation).sound:
             _prepare.cache_clear()
-        return _prepare(wanted)
+        return _prepare(preparation)
 
     @property
     def block(self) -> int:

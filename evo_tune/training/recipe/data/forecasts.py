@@ -89,22 +89,22 @@ class SplitSeries:
     @cached_property
     def firsts(self) -> NDArray[np.int64]:
         """Place of each series' first value in `values`; (series,)."""
-        return np.cumsum([0, *(len(one.values) for one in self.series)])[:-1]
+        return np.cumsum([0, *(len(series.values) for series in self.series)])[:-1]
 
     @cached_property
     def values(self) -> Array:
         """Values of all series, one after the other."""
-        return np.concatenate([one.values for one in self.series])
+        return np.concatenate([series.values for series in self.series])
 
     @cached_property
     def known(self) -> NDArray[np.bool_]:
         """Whether each of `values` was in the file; others are not scored."""
-        return np.concatenate([one.known for one in self.series])
+        return np.concatenate([series.known for series in self.series])
 
     @cached_property
     def standardised(self) -> NDArray[np.float32]:
         """`values` less the centre of their series, divided by its scale; float32."""
-        lengths = [len(one.values) for one in self.series]
+        lengths = [len(series.values) for series in self.series]
         centred = self.values - np.repeat(self.centres, lengths)
         return (centred / np.repeat(self.scales, lengths)).astype(np.float32)
 
@@ -125,7 +125,7 @@ class SplitSeries:
     @cached_property
     def test(self) -> ForecastWindows:
         """Windows of the test parts, evenly spaced."""
-        return self._evaluated(self.ends[:, 1], np.array([len(one.values) for one in self.series]))
+        return self._evaluated(self.ends[:, 1], np.array([len(series.values) for series in self.series]))
 
     def _evaluated(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> ForecastWindows:
         most = max(1, EVALUATED // len(self.series))
@@ -174,30 +174,30 @@ def split_series(series: Sequence[Series], *, horizon: int, season: int, validat
         RecipeError: The shares leave nothing for training.
     """
     check_number("validation", validation + test, "(0, 1)")
-    kept, ends, scales, left_out = [], [], [], {}
-    for one in series:
-        count = len(one.values)
+    used, ends, scales, left_out = [], [], [], {}
+    for single in series:
+        count = len(single.values)
         validated, tested = (max(horizon, round(share * count)) for share in (validation, test))
         training = count - validated - tested
         if training < horizon + max(season + 1, SHORTEST):
-            left_out[one.name] = f"{count} values are too few"
+            left_out[single.name] = f"{count} values are too few"
             continue
-        if not (scale := naive_error(one.values[:training], one.known[:training], season)) > 0:
-            left_out[one.name] = (
+        if not (scale := naive_error(single.values[:training], single.known[:training], season)) > 0:
+            left_out[single.name] = (
                 "it repeats itself every season, so MASE is not defined" if season > 1 else "it is constant"
             )
             continue
-        kept.append(one)
+        used.append(single)
         ends.append((training, training + validated))
         scales.append(scale)
-    if not kept:
+    if not used:
         raise OptionError(_none_left(series, horizon, season, left_out))
-    centres = [one.values[:training].mean() for one, (training, _) in zip(kept, ends, strict=True)]
-    return SplitSeries(tuple(kept), left_out, horizon, season, np.array(ends), np.array(scales), np.array(centres))
+    centres = [single.values[:training].mean() for single, (training, _) in zip(used, ends, strict=True)]
+    return SplitSeries(tuple(used), left_out, horizon, season, np.array(ends), np.array(scales), np.array(centres))
 
 
 def _none_left(series: Sequence[Series], horizon: int, season: int, left_out: dict[str, str]) -> str:
-    longest = max(len(one.values) for one in series)
+    longest = max(len(single.values) for single in series)
     if any("few" in reason for reason in left_out.values()):
         need = horizon + max(season + 1, SHORTEST)
         return (
@@ -209,17 +209,17 @@ def _none_left(series: Sequence[Series], horizon: int, season: int, left_out: di
     return f"series {name!r} cannot be used: {reason}: expected values that change"
 
 
-def naive_error(values: Array, known: NDArray[np.bool_], season: int) -> float:
+def naive_error(values: Array, observed: NDArray[np.bool_], season: int) -> float:
     """Return the mean absolute difference between values and those of a season before; NaN without pairs.
 
     The scale of MASE (Hyndman & Koehler 2006, https://doi.org/10.1016/j.ijforecast.2006.03.001).
 
     Args:
         values: (n,), without gaps.
-        known: (n,); pairs with a filled value do not count.
+        observed: (n,); pairs with a filled value do not count.
         season: Steps of a season.
     """
-    pairs = known[season:] & known[:-season]
+    pairs = observed[season:] & observed[:-season]
     return float(np.abs(values[season:] - values[:-season])[pairs].mean()) if pairs.any() else float("nan")
 
 
@@ -240,8 +240,8 @@ def unscale_outputs(outputs: Array, centres: Array, scales: Array, levels: int) 
     Returns:
         (windows, horizon, max(1, levels)).
     """
-    each = np.sort(outputs.reshape(len(outputs), -1, max(1, levels)), axis=2)
-    forecast: Array = centres[:, None, None] + scales[:, None, None] * each
+    quantiles = np.sort(outputs.reshape(len(outputs), -1, max(1, levels)), axis=2)
+    forecast: Array = centres[:, None, None] + scales[:, None, None] * quantiles
     return forecast
 
 
@@ -328,12 +328,12 @@ def _spread(divided: SplitSeries, number: int, seasons: NDArray[np.int64], quant
     values = divided.series[number].values[: divided.ends[number, 0]]
     of_lag: dict[int, Array] = {}
     spread = np.zeros(len(quantiles))
-    for lag in sorted({int(many) * divided.season for many in seasons}):
+    for lag in sorted({int(season_count) * divided.season for season_count in seasons}):
         if len(values) >= lag + 2:  # else that of fewer seasons
-            apart = values[lag:] - values[:-lag]
-            spread = np.quantile(apart, quantiles) - np.median(apart)
+            differences = values[lag:] - values[:-lag]
+            spread = np.quantile(differences, quantiles) - np.median(differences)
         of_lag[lag] = spread
-    return np.array([of_lag[int(many) * divided.season] for many in seasons])
+    return np.array([of_lag[int(season_count) * divided.season] for season_count in seasons])
 
 
 def theta_forecast(divided: SplitSeries, windows: ForecastWindows, quantiles: Sequence[float]) -> Array:
@@ -352,8 +352,8 @@ def theta_forecast(divided: SplitSeries, windows: ForecastWindows, quantiles: Se
             "-o compare=theta needs statsmodels, which is not installed: pip install 'evo-tune[series]', or give none"
         ) from None
     values, season = divided.values, divided.season
-    around = np.array([NormalDist().inv_cdf(level) for level in quantiles] or [0.0])
-    found = np.empty((len(windows), divided.horizon, len(around)))
+    deviations = np.array([NormalDist().inv_cdf(level) for level in quantiles] or [0.0])
+    forecast = np.empty((len(windows), divided.horizon, len(deviations)))
     for row, (start, first) in enumerate(zip(windows.start, windows.first, strict=True)):
         past = values[first:start]
         with warnings.catch_warnings():  # of likelihoods that do not converge, which are used all the same
@@ -361,5 +361,5 @@ def theta_forecast(divided: SplitSeries, windows: ForecastWindows, quantiles: Se
             fit = ThetaModel(past, period=season, deseasonalize=1 < season <= len(past) // 2).fit()
             point = np.asarray(fit.forecast(divided.horizon), float)
             upper = np.asarray(fit.prediction_intervals(divided.horizon, alpha=ONE_SIGMA), float)[:, 1]
-        found[row] = point[:, None] + (upper - point)[:, None] * around
-    return found
+        forecast[row] = point[:, None] + (upper - point)[:, None] * deviations
+    return forecast

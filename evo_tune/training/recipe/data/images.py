@@ -120,24 +120,24 @@ def _folder(path: Path, data: str, image_size: int) -> Images:
     files = {
         folder.name: sorted(f for f in folder.rglob("*") if f.is_file() and f.name[0] != ".") for folder in folders
     }
-    files = {name: found for name, found in files.items() if found}
+    files = {name: paths for name, paths in files.items() if paths}
     if not files:
         raise OptionError(f"-o data={data} holds no images: expected one subfolder a class, with its images inside")
     shape = (3, image_size, image_size)
     try:
-        pixels = [read_image(file, shape) for found in files.values() for file in found]
+        pixels = [read_image(file, shape) for paths in files.values() for file in paths]
     except OptionError as error:
         raise OptionError(f"-o data={data}: {error}") from None
-    classes = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
+    classes = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
     return Images(np.stack(pixels), classes, tuple(files))
 
 
-def read_npz(path: Path, given: str) -> dict[str, NDArray[Any]]:
+def read_npz(path: Path, origin: str) -> dict[str, NDArray[Any]]:
     """Return the arrays of an .npz file that a file of images may have, within bounds and without pickles.
 
     Args:
         path: The file.
-        given: The user's words, for messages: '-o data=FILE'.
+        origin: The user's words, for messages: '-o data=FILE'.
 
     Raises:
         OptionError: It cannot be read.
@@ -149,14 +149,14 @@ def read_npz(path: Path, given: str) -> dict[str, NDArray[Any]]:
             return {name: arrays[name] for name in arrays}
     except (OSError, ValueError, AttributeError, BadZipFile, MemoryError) as error:
         reason = " ".join(str(error).split())
-        raise OptionError(f"{given}: cannot read it ({reason}); expected what numpy.savez writes") from None
+        raise OptionError(f"{origin}: cannot read it ({reason}); expected what numpy.savez writes") from None
 
 
 def _npz(path: Path, data: str) -> Images:
-    found = read_npz(path, f"-o data={data}")
-    if not {"images", "labels"} <= found.keys():
-        raise OptionError(f"-o data={data} has the arrays {', '.join(found) or 'none'}: expected images and labels")
-    pixels, labels = found["images"], found["labels"]
+    arrays = read_npz(path, f"-o data={data}")
+    if not {"images", "labels"} <= arrays.keys():
+        raise OptionError(f"-o data={data} has the arrays {', '.join(arrays) or 'none'}: expected images and labels")
+    pixels, labels = arrays["images"], arrays["labels"]
     if pixels.ndim not in (3, 4) or pixels.dtype.kind not in "uif" or not np.isfinite(pixels).all():
         raise OptionError(
             f"-o data={data}: images are {pixels.dtype} of shape {pixels.shape}: expected finite numbers, (n, height, "
@@ -168,8 +168,8 @@ def _npz(path: Path, data: str) -> Images:
         )
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
     values, classes = np.unique(labels, return_inverse=True)
-    kept = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
-    return Images(np.ascontiguousarray(kept), classes, tuple(map(str, values)))
+    pixels_in_memory = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+    return Images(np.ascontiguousarray(pixels_in_memory), classes, tuple(map(str, values)))
 
 
 @dataclass(frozen=True)
@@ -206,10 +206,7 @@ class AugmentationOptions(Options):
         "auto", help="Mirror half of the images; auto: colour images only, which are rarely digits or letters"
     )
     randaugment: int = option(
-        0,
-        bounds="[0, 30]",
-        gene="0|5|9|15",
-        help="Strength of RandAugment (2 operations, needs torchvision); 0: none",
+        0, bounds="[0, 30]", gene="0|5|9|15", help="Strength of RandAugment (2 operations, needs torchvision); 0: none"
     )
 
     def augment(self, channels: int, height: int, width: int, whole: bool) -> Augmentation | None:
@@ -229,8 +226,8 @@ class AugmentationOptions(Options):
         coloured = channels == 3
         crop = (0.125 if coloured else 0.0) if self.crop == "auto" else self.crop
         flip = coloured if self.flip == "auto" else self.flip == "yes"
-        made = Augmentation(round(crop * min(height, width)), flip, self.randaugment)
-        return None if made == Augmentation() else made
+        augmentation = Augmentation(round(crop * min(height, width)), flip, self.randaugment)
+        return None if augmentation == Augmentation() else augmentation
 
     def _check_randaugment(self, channels: int, whole: bool) -> None:
         name = f"-o randaugment={self.randaugment}"

@@ -69,36 +69,40 @@ def classify_column(values: pd.Series[Any], as_category: bool) -> Column:
 
     name, missing = str(values.name), int(values.isna().sum())
     try:
-        count = int(values.nunique())
+        distinct = int(values.nunique())
     except TypeError:  # lists and other values that cannot be counted
         raise OptionError(
             f"column {name!r} holds no plain values: expected numbers or texts; -o ignore={name}"
         ) from None
     if types.is_timedelta64_dtype(values) or types.is_complex_dtype(values):
         raise OptionError(f"column {name!r} is of type {values.dtype}: expected numbers or texts; -o ignore={name}")
-    if not count or (count == 1 and not missing):
-        return Column(name, "constant", "the same in every row" if count else "no value in any row", missing)
-    alone = count == len(values) >= FEWEST_ROWS_OF_IDENTIFIER
+    if not distinct or (distinct == 1 and not missing):
+        return Column(name, "constant", "the same in every row" if distinct else "no value in any row", missing)
+    all_distinct = distinct == len(values) >= FEWEST_ROWS_OF_IDENTIFIER
     if as_category:
-        return Column(name, "category", f"{count} values, by -o categorical", missing)
+        return Column(name, "category", f"{distinct} values, by -o categorical", missing)
     if types.is_datetime64_any_dtype(values):
-        return Column(name, "date", f"{count} dates", missing, "ISO8601")
+        return Column(name, "date", f"{distinct} dates", missing, "ISO8601")
     if types.is_bool_dtype(values):
         return Column(name, "number", "true and false", missing)
     if types.is_numeric_dtype(values):
-        return _number(values, name, count, missing, alone)
-    if found := _date_format(values):
-        return Column(name, "date", f"{count} dates as {found}", missing, found.partition(" ")[0])
-    if alone:
+        return _number(values, name, distinct, missing, all_distinct)
+    if date_format := _date_format(values):
+        return Column(name, "date", f"{distinct} dates as {date_format}", missing, date_format.partition(" ")[0])
+    if all_distinct:
         return Column(name, "identifier", "a different text in every row", missing)
-    if count > MOST_CATEGORIES:
-        return Column(name, "text", f"{count} different texts, more than {MOST_CATEGORIES}", missing)
-    mixed = {type(value).__name__ for value in values.dropna()} - {"str"}
-    how = f"{count} texts" if not mixed else f"{count} values of mixed types: {', '.join(sorted(mixed))}"
+    if distinct > MOST_CATEGORIES:
+        return Column(name, "text", f"{distinct} different texts, more than {MOST_CATEGORIES}", missing)
+    other_types = {type(value).__name__ for value in values.dropna()} - {"str"}
+    how = (
+        f"{distinct} texts"
+        if not other_types
+        else f"{distinct} values of mixed types: {', '.join(sorted(other_types))}"
+    )
     return Column(name, "category", how, missing)
 
 
-def _number(values: pd.Series[Any], name: str, count: int, missing: int, alone: bool) -> Column:
+def _number(values: pd.Series[Any], name: str, count: int, missing: int, all_distinct: bool) -> Column:
     numbers = values.to_numpy(float, na_value=np.nan)
     with np.errstate(over="ignore"):
         infinite = np.isinf(numbers.astype(np.float32)).any()
@@ -107,7 +111,7 @@ def _number(values: pd.Series[Any], name: str, count: int, missing: int, alone: 
             f"column {name!r} holds infinite numbers, or some too large for float32: expected finite ones; "
             f"-o ignore={name}"
         )
-    if alone and np.ptp(numbers) == len(numbers) - 1 and (numbers == np.round(numbers)).all():
+    if all_distinct and np.ptp(numbers) == len(numbers) - 1 and (numbers == np.round(numbers)).all():
         return Column(name, "identifier", "counts the rows", missing)
     return Column(name, "number", f"{np.nanmin(numbers):.6g} to {np.nanmax(numbers):.6g}", missing)
 
@@ -135,8 +139,8 @@ def date_numbers(values: Any, format: str) -> NDArray[np.float32]:
     """
     import pandas as pd
 
-    given = pd.Series(list(values), dtype=object)
-    dates = pd.to_datetime(given, format=format, errors="coerce", utc=True)
+    series = pd.Series(list(values), dtype=object)
+    dates = pd.to_datetime(series, format=format, errors="coerce", utc=True)
     parts = (
         dates.dt.year,
         dates.dt.month,

@@ -53,14 +53,14 @@ def read_docstrings() -> list[tuple[str, str]]:
             raise OptionError(
                 f"the default data is made of docstrings, and {package} is not installed: give -o data=FILE"
             )
-        root, found = Path(spec.origin).parent, set()
+        root, paragraphs = Path(spec.origin).parent, set()
         files = sorted(
             file for folder in folders for file in (root / folder).rglob("*.py") if "tests" not in file.parts
         )
         for file in files:
             for paragraph in DOCSTRING.findall(file.read_text(encoding="utf-8", errors="replace")):
-                found.add(" ".join(names.sub("_", paragraph).split()))
-        usable = [paragraph for paragraph in sorted(found) if len(paragraph) >= SHORTEST]
+                paragraphs.add(" ".join(names.sub("_", paragraph).split()))
+        usable = [paragraph for paragraph in sorted(paragraphs) if len(paragraph) >= SHORTEST]
         # Order by hash: a sample from the whole alphabet, the same in each process.
         usable.sort(key=lambda paragraph: hashlib.sha256(paragraph.encode("utf-8", "replace")).digest())
         rows += [(paragraph, package) for paragraph in usable[:PER_SOURCE]]
@@ -143,17 +143,19 @@ def _rows(data: str, text: str, label: str) -> list[tuple[str, str]]:
     except Exception as error:  # pandas and the modules that unpack raise many types
         reason = " ".join(str(error).split())
         raise OptionError(f"-o data={data}: cannot read it ({reason}): give a CSV or JSONL file in UTF-8") from None
-    known = list(dict.fromkeys(name for row in rows[:1000] for name in row))
+    column_names = list(dict.fromkeys(name for row in rows[:1000] for name in row))
     for option, name in (("text", text), ("label", label)):
-        if name not in known:
-            raise OptionError(f"-o {option}={name}: no such column; -o data={data} has {', '.join(known) or 'none'}")
-    found = []
+        if name not in column_names:
+            raise OptionError(
+                f"-o {option}={name}: no such column; -o data={data} has {', '.join(column_names) or 'none'}"
+            )
+    labelled = []
     for number, row in enumerate(rows, 1):
         for name in (text, label):
             if row.get(name) in (None, ""):
                 raise OptionError(f"-o data={data}: row {number} has no {name!r}: fill it in, or remove the row")
-        found.append((str(row[text]), str(row[label])))
-    return found
+        labelled.append((str(row[text]), str(row[label])))
+    return labelled
 
 
 def _csv(path: Path) -> list[dict[str, Any]]:
@@ -200,6 +202,6 @@ def encode_texts(texts: Sequence[str], config: TextConfig) -> NDArray[np.int32]:
     """Return the first tokens of each text, padded with PADDING: (texts, length), int32."""
     tokens = np.full((len(texts), config.length), PADDING, np.int32)
     for row, text in zip(tokens, texts, strict=True):
-        found = tokens_of(text, config)
-        row[: len(found)] = found
+        numbers = tokens_of(text, config)
+        row[: len(numbers)] = numbers
     return tokens

@@ -91,7 +91,7 @@ class PreparedText:
         tokenizer: Tokenizer learned from the training text only.
         fingerprint: SHA-256 of the three texts, and of the learned byte pairs.
         path: File that is mapped; None: the text is in memory.
-        seen: State of the file when its content was checked.
+        checked_state: State of the file when its content was checked.
     """
 
     training: np.ndarray
@@ -100,7 +100,7 @@ class PreparedText:
     tokenizer: Tokenizer
     fingerprint: str
     path: Path | None = None
-    seen: tuple[int, ...] = ()
+    checked_state: tuple[int, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -108,56 +108,60 @@ class PreparedText:
         if self.path is None:
             return True
         try:
-            return _state(os.stat(self.path, follow_symlinks=False)) == self.seen
+            return _state(os.stat(self.path, follow_symlinks=False)) == self.checked_state
         except FileNotFoundError:
             return True
 
 
-def prepare(wanted: Preparation) -> PreparedText:
+def prepare(preparation: Preparation) -> PreparedText:
     """Return a text divided and tokenised; a long text only once for all processes.
 
     Raises:
         RecipeError: The text cannot be read, or the cache cannot be written.
     """
-    if size_of(wanted.data) <= IN_MEMORY["bytes" if wanted.vocab == 256 else "pairs"]:
-        return _in_memory(wanted)
-    key = wanted.key(wanted.gather())
+    if size_of(preparation.data) <= IN_MEMORY["bytes" if preparation.vocab == 256 else "pairs"]:
+        return _in_memory(preparation)
+    key = preparation.key(preparation.gather())
     folder = cache_folder() / "texts"
     path = folder / f"{key[:32]}.tokens"
-    found = _open(path, wanted, key)
+    prepared = _open(path, preparation, key)
     try:
-        if found is None:
+        if prepared is None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with FileLock(f"{path}.lock"):  # other processes wait for the one that writes
-                found = _open(path, wanted, key)
-                if found is None:
-                    _write(path, wanted)
-                    found = _open(path, wanted, key)
+                prepared = _open(path, preparation, key)
+                if prepared is None:
+                    _write(path, preparation)
+                    prepared = _open(path, preparation, key)
     except OSError as error:
         raise RecipeError(
-            "data", wanted.data, f"room for its tokens in {folder} ({error.strerror}); XDG_CACHE_HOME moves that folder"
+            "data",
+            preparation.data,
+            f"room for its tokens in {folder} ({error.strerror}); XDG_CACHE_HOME moves that folder",
         ) from error
-    if found is None:
-        raise RecipeError("data", wanted.data, "a text that does not change while it is read")
-    return found
+    if prepared is None:
+        raise RecipeError("data", preparation.data, "a text that does not change while it is read")
+    return prepared
 
 
-def _in_memory(wanted: Preparation) -> PreparedText:
+def _in_memory(preparation: Preparation) -> PreparedText:
     file, out = io.BytesIO(), io.BytesIO()
-    text = wanted.gather(file)
-    header = _divide(wanted, memoryview(file.getvalue()), text, out)
-    return _prepared(memoryview(bytearray(out.getvalue())), header, wanted)  # a bytearray, for torch: it is writable
+    text = preparation.gather(file)
+    header = _divide(preparation, memoryview(file.getvalue()), text, out)
+    return _as_prepared_text(
+        memoryview(bytearray(out.getvalue())), header, preparation
+    )  # a bytearray, for torch: it is writable
 
 
-def _divide(wanted: Preparation, text: memoryview, about: DocumentIndex, out: BinaryIO) -> dict[str, Any]:
+def _divide(preparation: Preparation, text: memoryview, about: DocumentIndex, out: BinaryIO) -> dict[str, Any]:
     """Write the four sections of a text one after the other, and return their sizes and the fingerprint."""
-    training, validation, test = wanted.divide(text, about.ends)
+    training, validation, test = preparation.divide(text, about.ends)
     sizes = [sum(end - start for start, end in part) for part in (training, validation, test)]
     fingerprint = hashlib.sha256("+".join(map(str, sizes)).encode() + b":")
     every = -(-sizes[0] // LEARNED_FROM)
-    sample = b"".join(islice(_pieces(text, training), 0, None, every)) if wanted.vocab != 256 else b""
-    tokenizer = tokenizer_for(sample, wanted.vocab)
-    progress, written = _Progress(wanted.data, sizes[0]), 0
+    sample = b"".join(islice(_pieces(text, training), 0, None, every)) if preparation.vocab != 256 else b""
+    tokenizer = tokenizer_for(sample, preparation.vocab)
+    progress, written = _Progress(preparation.data, sizes[0]), 0
     for piece in _pieces(text, training):
         fingerprint.update(piece)
         written += out.write(tokenizer.encode(piece).tobytes())
@@ -179,36 +183,38 @@ def _pieces(text: memoryview, ranges: Ranges) -> Iterator[memoryview]:
             yield text[start + first : start + last]
 
 
-def _prepared(content: memoryview, header: Mapping[str, Any], wanted: Preparation, **place: Any) -> PreparedText:
+def _as_prepared_text(
+    content: memoryview, header: Mapping[str, Any], preparation: Preparation, **place: Any
+) -> PreparedText:
     """Return what the four sections hold."""
-    sections, at = {}, 0
+    sections, start = {}, 0
     for name in SECTIONS:
-        sections[name] = content[at : at + header[name]]
-        at += header[name]
-    kind = np.uint8 if wanted.vocab == 256 else np.uint16
+        sections[name] = content[start : start + header[name]]
+        start += header[name]
+    kind = np.uint8 if preparation.vocab == 256 else np.uint16
     return PreparedText(
         np.frombuffer(sections["training"], kind),
         sections["validation"],
         sections["test"],
-        Bytes() if wanted.vocab == 256 else BPE(str(sections["tokenizer"], "utf-8"), wanted.vocab),
+        Bytes() if preparation.vocab == 256 else BPE(str(sections["tokenizer"], "utf-8"), preparation.vocab),
         header["fingerprint"],
         **place,
     )
 
 
-def _write(path: Path, wanted: Preparation) -> None:
+def _write(path: Path, preparation: Preparation) -> None:
     """Tokenise a text into a file, under a temporary name until it is complete."""
     for name in (path, *path.parent.glob(f"{path.stem}.*.partial")):  # left by a killed process
         name.unlink(missing_ok=True)
     with tempfile.TemporaryFile(dir=path.parent) as plain:
-        about = wanted.gather(plain)
+        about = preparation.gather(plain)
         plain.flush()
         handle, partial = tempfile.mkstemp(".partial", f"{path.stem}.", path.parent)
         try:
             with os.fdopen(handle, "w+b") as out:
                 out.write(bytes(HEADER))
                 text = memoryview(mmap.mmap(plain.fileno(), 0, access=mmap.ACCESS_READ))
-                header = {**_divide(wanted, text, about, out), "key": wanted.key(about)}
+                header = {**_divide(preparation, text, about, out), "key": preparation.key(about)}
                 out.flush()
                 header["sha256"] = _digest(header, out)
                 out.seek(0)
@@ -219,23 +225,23 @@ def _write(path: Path, wanted: Preparation) -> None:
             raise
 
 
-def _open(path: Path, wanted: Preparation, key: str) -> PreparedText | None:
+def _open(path: Path, preparation: Preparation, key: str) -> PreparedText | None:
     """Map the file of a text; None if it is missing, damaged, or not this user's."""
     file = open_own(path)
     if file is None:
         return None
     with file:
-        found = os.fstat(file.fileno())
-        header = None if found.st_mode & 0o022 else _header(file)
+        status = os.fstat(file.fileno())
+        header = None if status.st_mode & 0o022 else _header(file)
         if header is None or header["key"] != key:
             return None
-        if found.st_size != HEADER + sum(header[name] for name in SECTIONS):
+        if status.st_size != HEADER + sum(header[name] for name in SECTIONS):
             return None
         if _digest(header, file) != header["sha256"]:
             return None
         # A private mapping: its pages are shared, but torch, which has no read-only tensors, cannot change the file.
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))[HEADER:]
-    return _prepared(content, header, wanted, path=path, seen=_state(found))
+    return _as_prepared_text(content, header, preparation, path=path, seen=_state(status))
 
 
 def _header(file: BinaryIO) -> dict[str, Any] | None:
@@ -243,9 +249,11 @@ def _header(file: BinaryIO) -> dict[str, Any] | None:
         header = json.loads(file.read(HEADER))
     except (ValueError, RecursionError):
         return None
-    sound = isinstance(header, dict) and all(isinstance(header.get(one), int) and header[one] >= 0 for one in SECTIONS)
-    sound = sound and all(isinstance(header.get(one), str) for one in ("key", "sha256", "fingerprint"))
-    return header if sound else None
+    complete = isinstance(header, dict) and all(
+        isinstance(header.get(name), int) and header[name] >= 0 for name in SECTIONS
+    )
+    complete = complete and all(isinstance(header.get(name), str) for name in ("key", "sha256", "fingerprint"))
+    return header if complete else None
 
 
 def _digest(header: Mapping[str, Any], file: BinaryIO) -> str:
@@ -258,8 +266,8 @@ def _digest(header: Mapping[str, Any], file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _state(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class _Progress:
@@ -273,5 +281,5 @@ class _Progress:
         self._done += size
         if self._clock() >= self._next:
             self._next = self._clock() + EVERY
-            done = f"{self._done / self._size:.0%} of {self._size / 1e6:,.0f} MB"
-            print(f"tokenising {self._data}: {done}", file=sys.stderr, flush=True)
+            progress = f"{self._done / self._size:.0%} of {self._size / 1e6:,.0f} MB"
+            print(f"tokenising {self._data}: {progress}", file=sys.stderr, flush=True)

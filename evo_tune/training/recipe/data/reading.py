@@ -131,10 +131,12 @@ def _check_header(path: Path, separator: str) -> str:
     twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
     if twice:
         raise ValueError(f"two columns are named {twice[0][:80]!r}: rename one")
-    other = next((one for one in ";\t|" if len(names) == 1 and one in names[0] and separator == ","), None)
-    if other is not None:
-        convert = f"pandas.read_csv({path.name!r}, sep={other!r}).to_csv('new.csv', index=False)"
-        raise ValueError(f"its columns are separated by {other!r}, not by commas: convert it with {convert}")
+    wrong_separator = next(
+        (candidate for candidate in ";\t|" if len(names) == 1 and candidate in names[0] and separator == ","), None
+    )
+    if wrong_separator is not None:
+        convert = f"pandas.read_csv({path.name!r}, sep={wrong_separator!r}).to_csv('new.csv', index=False)"
+        raise ValueError(f"its columns are separated by {wrong_separator!r}, not by commas: convert it with {convert}")
     return "utf-8-sig"
 
 

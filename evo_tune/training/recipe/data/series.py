@@ -104,17 +104,17 @@ class SeriesFormat:
 
     def _regular(self, name: str, times: NDArray[Any], values: NDArray[np.float64]) -> Series:
         """Return a series on the grid, its gaps filled: see `fill_gaps`."""
-        there = np.flatnonzero(~np.isnan(values))
-        if not len(there):
+        places = np.flatnonzero(~np.isnan(values))
+        if not len(places):
             return Series(name, 0, np.empty(0), np.empty(0, bool))
-        times, values = times[there[0] : there[-1] + 1], values[there[0] : there[-1] + 1]
-        at = self.grid.positions(times, self.time)
-        if (same := np.flatnonzero(np.diff(at) == 0)).size:
+        times, values = times[places[0] : places[-1] + 1], values[places[0] : places[-1] + 1]
+        positions = self.grid.positions(times, self.time)
+        if (same := np.flatnonzero(np.diff(positions) == 0)).size:
             raise OptionError(
                 f"series {name!r}: two times are at the same one of the {self.grid.name} times, "
-                f"{self.grid.format_time(at[same[0]])}: aggregate them"
+                f"{self.grid.format_time(positions[same[0]])}: aggregate them"
             )
-        length = int(at[-1] - at[0]) + 1
+        length = int(positions[-1] - positions[0]) + 1
         lost = 1.0 - int((~np.isnan(values)).sum()) / length
         if lost > MOST_MISSING:
             raise OptionError(
@@ -122,8 +122,8 @@ class SeriesFormat:
                 f"{MOST_MISSING:.0%}; aggregate to a lower frequency, or leave the series out"
             )
         on_grid = np.full(length, np.nan)
-        on_grid[at - at[0]] = values
-        return Series(name, int(at[0]), fill_gaps(on_grid, self.season), ~np.isnan(on_grid))
+        on_grid[positions - positions[0]] = values
+        return Series(name, int(positions[0]), fill_gaps(on_grid, self.season), ~np.isnan(on_grid))
 
     def to_json(self) -> dict[str, Any]:
         """Return the format as plain data."""
@@ -144,10 +144,10 @@ def fill_gaps(values: NDArray[np.float64], season: int) -> NDArray[np.float64]:
         values: (n,), the first one not NaN.
         season: Steps of a season.
     """
-    made: NDArray[np.float64] = values.copy()
-    for place in np.flatnonzero(np.isnan(made)):
-        made[place] = made[place - season] if place >= season else made[place - 1]
-    return made
+    complete: NDArray[np.float64] = values.copy()
+    for place in np.flatnonzero(np.isnan(complete)):
+        complete[place] = complete[place - season] if place >= season else complete[place - 1]
+    return complete
 
 
 @dataclass(frozen=True)
@@ -168,32 +168,29 @@ class SeriesData:
 
     def lines(self) -> list[str]:
         """Return what was found, as text: number and length of the series, frequency, times, season and gaps."""
-        grid, lengths = self.format.grid, [len(one.values) for one in self.series]
+        grid, lengths = self.format.grid, [len(single.values) for single in self.series]
         several = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
-        first, last = min(one.first for one in self.series), max(one.first + len(one.values) for one in self.series) - 1
-        lost = [int((~one.known).sum()) for one in self.series]
+        first, last = (
+            min(single.first for single in self.series),
+            max(single.first + len(single.values) for single in self.series) - 1,
+        )
+        lost = [int((~single.known).sum()) for single in self.series]
         gaps = "no value is missing"
         if any(lost):
             gaps = f"{sum(lost)} of {sum(lengths)} values are missing, in {sum(map(bool, lost))} series"
             gaps += "; each takes the value of a season before"
-        found = [
+        lines = [
             f"{len(lengths)} series of {several} values, {grid.name}, {grid.format_time(first)} to "
             f"{grid.format_time(last)}; "
             f"season {self.format.season}; times in column {self.format.time!r}",
             gaps,
         ]
-        found += ["the rows were not in order of time: they are sorted"] if self.sorted else []
-        return found + ([f"{self.merged} rows repeat another one and are left out"] if self.merged else [])
+        lines += ["the rows were not in order of time: they are sorted"] if self.sorted else []
+        return lines + ([f"{self.merged} rows repeat another one and are left out"] if self.merged else [])
 
 
 def find_series(
-    frame: pd.DataFrame,
-    *,
-    time: str = "",
-    key: str = "",
-    target: str = "",
-    ignore: str = "",
-    season: int | None = None,
+    frame: pd.DataFrame, *, time: str = "", key: str = "", target: str = "", ignore: str = "", season: int | None = None
 ) -> SeriesData:
     """Find the series in a table.
 
@@ -215,12 +212,12 @@ def find_series(
     targets = _targets(frame.drop(columns=[time, *keys], errors="ignore"), _names(frame, "target", target), key)
     parts, unsorted, merged = _parts(frame, time, key, targets)
     grid = Grid.of([times for _, times, _ in parts])
-    made = SeriesFormat(time=time, key=key, targets=targets, grid=grid, season=season or grid.season)
-    series = (made._regular(*part) for part in parts)
-    series_left = tuple(one for one in series if len(one.values))
+    format = SeriesFormat(time=time, key=key, targets=targets, grid=grid, season=season or grid.season)
+    series = (format._regular(*part) for part in parts)
+    series_left = tuple(single for single in series if len(single.values))
     if not series_left:
         raise OptionError(f"column {targets[0]!r} holds no number: expected a value at each time")
-    return SeriesData(made, series_left, unsorted, merged)
+    return SeriesData(format, series_left, unsorted, merged)
 
 
 def passengers() -> pd.DataFrame:
@@ -233,8 +230,8 @@ def passengers() -> pd.DataFrame:
     return frame
 
 
-def _names(frame: pd.DataFrame, option: str, given: str) -> list[str]:
-    names = [name for name in given.split(",") if name]
+def _names(frame: pd.DataFrame, option: str, text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
     for name in names:
         if name not in frame.columns:
             raise OptionError(f"-o {option}={name}: no such column; there are {', '.join(map(str, frame.columns))}")
@@ -245,16 +242,18 @@ def _time_column(frame: pd.DataFrame) -> str:
     """Return the name of the only column of times."""
     from pandas.api import types
 
-    found = [name for name in frame.columns if types.is_datetime64_any_dtype(frame[name]) or _dates(frame[name])]
-    if not found:
-        found = [
+    candidates = [name for name in frame.columns if types.is_datetime64_any_dtype(frame[name]) or _dates(frame[name])]
+    if not candidates:
+        candidates = [
             name for name in frame.columns if str(name).lower() in ("time", "date", "timestamp", "year", "ds", "t")
         ]
-    if len(found) == 1:
-        return str(found[0])
-    columns = ", ".join(map(str, found or frame.columns))
-    what = f"{len(found)} columns hold times ({columns})" if found else f"no column holds times, of {columns}"
-    raise OptionError(f"{what}: name it with -o time=COLUMN")
+    if len(candidates) == 1:
+        return str(candidates[0])
+    columns = ", ".join(map(str, candidates or frame.columns))
+    problem = (
+        f"{len(candidates)} columns hold times ({columns})" if candidates else f"no column holds times, of {columns}"
+    )
+    raise OptionError(f"{problem}: name it with -o time=COLUMN")
 
 
 def _dates(column: pd.Series[Any]) -> bool:
@@ -263,9 +262,9 @@ def _dates(column: pd.Series[Any]) -> bool:
 
     if types.is_numeric_dtype(column) or types.is_timedelta64_dtype(column):
         return False
-    some = column.dropna().head(LOOKED_AT)
+    sample = column.dropna().head(LOOKED_AT)
     try:
-        return len(some) > 0 and read_times(some, "") is not None
+        return len(sample) > 0 and read_times(sample, "") is not None
     except OptionError as error:
         return "time zones" in str(error)
 
@@ -274,8 +273,8 @@ def _targets(frame: pd.DataFrame, named: list[str], key: str) -> tuple[str, ...]
     """Return the names of the columns of values, of a table without its time and key."""
     from pandas.api import types
 
-    if gone := [name for name in named if name not in frame.columns]:
-        raise OptionError(f"-o target={gone[0]}: this column has the times or the key: expected one of values")
+    if unusable := [name for name in named if name not in frame.columns]:
+        raise OptionError(f"-o target={unusable[0]}: this column has the times or the key: expected one of values")
     names = named or [str(name) for name in frame.columns]
     if not names:
         raise OptionError("there is no column of values beside the time: expected a number at each time")
@@ -305,16 +304,20 @@ def _parts(frame: pd.DataFrame, time: str, key: str, targets: Sequence[str]) -> 
     """Return the parts of a table that are series, whether its rows were sorted, and how many were left out."""
     times = read_times(frame[time], time).to_numpy()
     columns = {name: _numbers(frame[name], name) for name in targets}
-    found, unsorted, merged = [], False, 0
+    parts, unsorted, merged = [], False, 0
     for name, rows, values in _groups(frame, key, columns):
-        at = times[rows]
-        if (np.diff(at.astype("int64")) < 0).any():
-            order = np.argsort(at, kind="stable")
-            at, values, unsorted = at[order], values[order], True
-        kept = _without_repeats(name, at, values, key)
-        merged = max(merged, len(at) - len(kept)) if not key else merged + len(at) - len(kept)
-        found.append((name, at[kept], values[kept]))
-    return found, unsorted, merged
+        series_times = times[rows]
+        if (np.diff(series_times.astype("int64")) < 0).any():
+            order = np.argsort(series_times, kind="stable")
+            series_times, values, unsorted = series_times[order], values[order], True
+        rows_to_keep = _without_repeats(name, series_times, values, key)
+        merged = (
+            max(merged, len(series_times) - len(rows_to_keep))
+            if not key
+            else merged + len(series_times) - len(rows_to_keep)
+        )
+        parts.append((name, series_times[rows_to_keep], values[rows_to_keep]))
+    return parts, unsorted, merged
 
 
 def _groups(
@@ -339,15 +342,15 @@ def _without_repeats(name: str, times: NDArray[Any], values: NDArray[np.float64]
     Raises:
         OptionError: A time occurs twice, with different values.
     """
-    again = np.flatnonzero(times[1:] == times[:-1]) + 1
-    differ = again[~np.isclose(values[again], values[again - 1], rtol=0.0, atol=0.0, equal_nan=True)]
+    repeated = np.flatnonzero(times[1:] == times[:-1]) + 1
+    differ = repeated[~np.isclose(values[repeated], values[repeated - 1], rtol=0.0, atol=0.0, equal_nan=True)]
     if len(differ):
         hint = "remove one" if key else "if the file has several series, give -o key=COLUMN"
         raise OptionError(
             f"series {name!r}: {str(times[differ[0]]).removesuffix('T00:00:00.000000000')} occurs twice with different "
             f"values{f', as do {len(differ) - 1} other times' if len(differ) > 1 else ''}: {hint}"
         )
-    return np.setdiff1d(np.arange(len(times)), again)
+    return np.setdiff1d(np.arange(len(times)), repeated)
 
 
 def _numbers(column: pd.Series[Any], name: str) -> NDArray[np.float64]:
@@ -361,9 +364,9 @@ def _numbers(column: pd.Series[Any], name: str) -> NDArray[np.float64]:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
     wrong = np.flatnonzero(np.isnan(numbers) & column.notna().to_numpy())
     if len(wrong):
-        what = repr(str(column.iloc[wrong[0]]))
+        shown = repr(str(column.iloc[wrong[0]]))
         raise OptionError(
-            f"column {name!r}: row {wrong[0] + 1} has {what}: expected numbers, or nothing where one is missing"
+            f"column {name!r}: row {wrong[0] + 1} has {shown}: expected numbers, or nothing where one is missing"
         )
     if (endless := np.flatnonzero(np.isinf(numbers))).size:
         raise OptionError(

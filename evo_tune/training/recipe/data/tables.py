@@ -122,8 +122,8 @@ class Columns:
             categorical: Names of the categorical columns.
             dates: See `Columns`.
         """
-        found = {name: sorted({text for text in _texts(table[name]) if text is not None}) for name in categorical}
-        categories = {name: tuple(known) for name, known in found.items()}
+        texts = {name: sorted({text for text in _texts(table[name]) if text is not None}) for name in categorical}
+        categories = {name: tuple(categories_of_column) for name, categories_of_column in texts.items()}
         return cls(numeric=tuple(numeric), categorical=categories, dates=dict(dates or {}))
 
     @property
@@ -275,38 +275,42 @@ def read_table(where: TableSource) -> Table:
         OptionError: The file cannot be read, or a column is missing or unusable.
     """
     frame, target = (read_file(where.data), where.target) if where.data else (_breast_cancer(), "diagnosis")
-    known = f"-o data={where.data} has the columns {_listed(frame.columns)}"
+    available = f"-o data={where.data} has the columns {_listed(frame.columns)}"
     names = {
         option: [name for name in text.split(",") if name]
         for option, text in (("categorical", where.categorical), ("ignore", where.ignore))
     }
-    for option, given in (("target", [target]), *names.items()):
-        for name in given:
+    for option, chosen in (("target", [target]), *names.items()):
+        for name in chosen:
             if name not in frame.columns:
-                raise OptionError(f"-o {option}={name}: no such column; {known}")
+                raise OptionError(f"-o {option}={name}: no such column; {available}")
     every = len(frame)
-    given = frame.drop(columns=[target, *names["ignore"]], errors="ignore")
-    found = {name: classify_column(given[name], name in names["categorical"]) for name in given.columns}
+    chosen = frame.drop(columns=[target, *names["ignore"]], errors="ignore")
+    kinds_by_name = {name: classify_column(chosen[name], name in names["categorical"]) for name in chosen.columns}
     frame = _labelled(frame, target, where.drop_unlabelled)
     aim = _target(frame[target], where.task)
     kinds: dict[str, list[str]] = {"number": [], "category": [], "date": []}
-    for one in found.values():
-        kinds.setdefault(one.kind, []).append(one.name)
+    for column in kinds_by_name.values():
+        kinds.setdefault(column.kind, []).append(column.name)
     if not any(kinds[kind] for kind in ("number", "category", "date")):
-        out = "; ".join(f"{one.name}: {one.kind}, {one.reason}" for one in list(found.values())[:5])
-        raise OptionError(f"{known}: expected one to learn from beside target and ignore ({out or 'there is none'})")
+        out = "; ".join(f"{column.name}: {column.kind}, {column.reason}" for column in list(kinds_by_name.values())[:5])
+        raise OptionError(
+            f"{available}: expected one to learn from beside target and ignore ({out or 'there is none'})"
+        )
     shares = where.validation, where.test
-    training, held, tested = split_stratified(aim.values, *shares) if aim.labels else split_rows(len(frame), *shares)
-    dates = {name: found[name].format for name in kinds["date"]}
+    training, validation_rows, test_rows = (
+        split_stratified(aim.values, *shares) if aim.labels else split_rows(len(frame), *shares)
+    )
+    dates = {name: kinds_by_name[name].format for name in kinds["date"]}
     columns = Columns.learn(frame.iloc[training], kinds["number"], kinds["category"], dates)
     return Table(
         columns.encode({name: frame[name] for name in columns.names}),
         aim,
         training,
-        held,
-        tested,
+        validation_rows,
+        test_rows,
         columns,
-        found,
+        kinds_by_name,
         every - len(frame),
     )
 
@@ -316,13 +320,13 @@ def describe_table(table: Table) -> list[str]:
     rows, target = len(table.inputs), table.target
     split = f"{len(table.training)} for training, {len(table.held_out)} for validation, {len(table.test)} for the test"
     dropped = f"; {table.dropped} more without a target are left out" if table.dropped else ""
-    found = [f"{rows} rows: {split}{dropped}", f"target {target.name}: {target.decided}"]
+    lines = [f"{rows} rows: {split}{dropped}", f"target {target.name}: {target.decided}"]
     if table.regression:
         values = target.values
-        found.append(f"its range: {values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}")
+        lines.append(f"its range: {values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}")
     else:
-        found.append(describe_classes(target.labels, target.values))
-    return found + describe_columns(table.kinds, rows + table.dropped)
+        lines.append(describe_classes(target.labels, target.values))
+    return lines + describe_columns(table.kinds, rows + table.dropped)
 
 
 def describe_classes(labels: Sequence[str], classes: NDArray[Any]) -> str:
@@ -339,8 +343,8 @@ def describe_classes(labels: Sequence[str], classes: NDArray[Any]) -> str:
 
 def _listed(names: Any, most: int = 30) -> str:
     """Return names in one line, with the number of those that do not fit."""
-    shown, more = list(map(str, names))[:most], len(names) - most
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    shown, hidden = list(map(str, names))[:most], len(names) - most
+    return ", ".join(shown) + (f" and {hidden} more" if hidden > 0 else "")
 
 
 def read_file(data: str) -> pd.DataFrame:
@@ -423,8 +427,8 @@ def _target(column: pd.Series[Any], task: str) -> Target:
     kind = f"{count} different {'whole numbers' if whole else 'numbers'}"
     if auto:
         task = "classification" if whole and count <= MOST_WHOLE_NUMBERS else "regression"
-        other = "regression" if task == "classification" else "classification"
-        decided = f"{task}, since it has {kind} (-o task={other} otherwise)"
+        alternative = "regression" if task == "classification" else "classification"
+        decided = f"{task}, since it has {kind} (-o task={alternative} otherwise)"
     else:
         decided = f"{task}, by -o task; it has {kind}"
     return _classes(column, name, decided) if task == "classification" else _numeric(values, name, decided)

@@ -63,13 +63,15 @@ def files_of(data: str) -> list[Path]:
     """
     path = Path(data).expanduser()
     if path.is_dir():
-        found = [p for p in path.rglob("*") if not any(part[0] == "." for part in p.relative_to(path).parts)]
+        paths = [p for p in path.rglob("*") if not any(part[0] == "." for part in p.relative_to(path).parts)]
     else:
-        found = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
-    files = sorted(file for file in found if file.is_file())
+        paths = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
+    files = sorted(file for file in paths if file.is_file())
     if not files:
-        what = "which holds no files" if path.is_dir() else "there is no such file or folder, and no match of a glob"
-        raise RecipeError("data", data, f"a path to text ({what}, from {Path.cwd()}), or nothing for the built-in text")
+        reason = "which holds no files" if path.is_dir() else "there is no such file or folder, and no match of a glob"
+        raise RecipeError(
+            "data", data, f"a path to text ({reason}, from {Path.cwd()}), or nothing for the built-in text"
+        )
     return files
 
 
@@ -106,7 +108,7 @@ def encoding_warnings(data: str) -> list[str]:
     Raises:
         RecipeError: See `read_text`.
     """
-    found = []
+    foreign = []
     for file in files_of(data)[:_LOOKED_AT] if data else []:
         try:
             with _open(file) as opened:
@@ -114,14 +116,12 @@ def encoding_warnings(data: str) -> list[str]:
         except OSError as error:
             raise RecipeError("data", data, f"text that can be read: {error.filename}: {error.strerror}") from error
         if kind:
-            found.append((file, kind))
-    if not found:
+            foreign.append((file, kind))
+    if not foreign:
         return []
-    (file, kind), others = found[0], f" (and {len(found) - 1} other files)" if len(found) > 1 else ""
+    (file, kind), also = foreign[0], f" (and {len(foreign) - 1} other files)" if len(foreign) > 1 else ""
     remedy = "leave it out with a glob, -o data='DIR/**/*.txt'" if kind == _BINARY else "convert it with iconv -t UTF-8"
-    return [
-        f"{file} looks like {kind}, not like UTF-8 text{others}: the model learns these bytes as they are; {remedy}"
-    ]
+    return [f"{file} looks like {kind}, not like UTF-8 text{also}: the model learns these bytes as they are; {remedy}"]
 
 
 def describe_text(data: str) -> list[str]:
@@ -136,11 +136,13 @@ def describe_text(data: str) -> list[str]:
     size, files = size_of(data), len(files_of(data)) if data else 1
     documents = "each file is one document"
     if files == 1:
-        found, whole = _documents_in(data)
-        documents = f"{'' if whole else 'at least '}{found} documents, divided by {SEPARATOR.decode()}"
-        documents = documents if found > 1 else "one document"
+        count, whole = _documents_in(data)
+        documents = f"{'' if whole else 'at least '}{count} documents, divided by {SEPARATOR.decode()}"
+        documents = documents if count > 1 else "one document"
     held_out = round(size * HELD_OUT / 2)
-    vocab = next((one for one in VOCABULARIES if size >= one * BYTES_PER_ENTRY), 256)
+    vocab = next(
+        (size_of_vocabulary for size_of_vocabulary in VOCABULARIES if size >= size_of_vocabulary * BYTES_PER_ENTRY), 256
+    )
     advice = f"byte pairs (-o vocab={vocab})" if vocab > 256 else "bytes (-o vocab=256)"
     return [
         f"{files} file{'s' * (files != 1)} with {size} bytes; {documents}",
@@ -151,12 +153,12 @@ def describe_text(data: str) -> list[str]:
 
 def _documents_in(data: str) -> tuple[int, bool]:
     """Return the number of documents in the beginning of a text that is one file, and whether that is all of it."""
-    found, read = 0, 0
+    documents, read = 0, 0
     for piece, ended in _read(data, mark=False):
-        read, found = read + len(piece), found + ended
+        read, documents = read + len(piece), documents + ended
         if read > MOST_READ:
-            return found, False
-    return found, True
+            return documents, False
+    return documents, True
 
 
 def _kind_of(beginning: bytes) -> str:
@@ -225,16 +227,16 @@ def _open(file: Path) -> BinaryIO:
 
 
 def _separated(file: BinaryIO, ending: bytes) -> Iterator[tuple[bytes, bool]]:
-    rest = b""
+    remainder = b""
     while chunk := file.read(_CHUNK):
-        *documents, rest = (rest + chunk).split(SEPARATOR)
+        *documents, remainder = (remainder + chunk).split(SEPARATOR)
         for document in documents:
             yield document + ending, True
         keep = len(SEPARATOR) - 1  # the rest may end in the first bytes of a separator
-        if len(rest) > keep:
-            yield rest[:-keep], False
-            rest = rest[-keep:]
-    yield rest, False
+        if len(remainder) > keep:
+            yield remainder[:-keep], False
+            remainder = remainder[-keep:]
+    yield remainder, False
 
 
 @dataclass(frozen=True)
@@ -266,18 +268,18 @@ def read_documents(data: str, *, mark: bool, into: BinaryIO | None = None) -> Do
     Raises:
         RecipeError: See `read_text`.
     """
-    digest, at, ends = hashlib.sha256(), 0, [0]
+    digest, length, ends = hashlib.sha256(), 0, [0]
     for piece, ended in _read(data, mark=mark):
         digest.update(piece)
-        at += len(piece)
+        length += len(piece)
         if into is not None:
             into.write(piece)
-        if ended and at > ends[-1]:
-            ends.append(at)
-    ends = ends[1:] if at == ends[-1] and at else [*ends[1:], at]
-    found = np.array(ends, np.int64)
-    digest.update(found.tobytes())
-    return DocumentIndex(digest.hexdigest(), found)
+        if ended and length > ends[-1]:
+            ends.append(length)
+    ends = ends[1:] if length == ends[-1] and length else [*ends[1:], length]
+    bounds = np.array(ends, np.int64)
+    digest.update(bounds.tobytes())
+    return DocumentIndex(digest.hexdigest(), bounds)
 
 
 Ranges = list[tuple[int, int]]

@@ -68,8 +68,8 @@ def read_times(column: pd.Series[Any], name: str) -> pd.Series[Any]:
     if getattr(times.dt, "tz", None) is not None:
         local = times.dt.tz_localize(None)
         times = local if (local == local.dt.normalize()).all() else times.dt.tz_convert("UTC").dt.tz_localize(None)
-    found: pd.Series[Any] = pd.Series(times.to_numpy("datetime64[ns]"), index=column.index)
-    return found
+    naive: pd.Series[Any] = pd.Series(times.to_numpy("datetime64[ns]"), index=column.index)
+    return naive
 
 
 def _whole_numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
@@ -95,10 +95,10 @@ def _parsed(column: pd.Series[Any], name: str) -> pd.Series[Any]:
         try:
             with warnings.catch_warnings():  # of a format that pandas finds with difficulty: its result is checked
                 warnings.simplefilter("ignore")
-                found: Any = pd.to_datetime(texts, **how)
-            if not isinstance(found.dtype, np.dtype | pd.DatetimeTZDtype) or found.dtype == object:
+                times: Any = pd.to_datetime(texts, **how)
+            if not isinstance(times.dtype, np.dtype | pd.DatetimeTZDtype) or times.dtype == object:
                 raise ValueError("mixed timezones")
-            return found  # type: ignore[no-any-return]
+            return times  # type: ignore[no-any-return]
         except (ValueError, TypeError, OverflowError) as error:
             reason = reason or str(error)
     if any(word in reason.lower() for word in ("timezone", "tz-aware", "tz-naive")) or len(set(map(_zone, texts))) > 1:
@@ -110,14 +110,14 @@ def _parsed(column: pd.Series[Any], name: str) -> pd.Series[Any]:
         warnings.simplefilter("ignore")
         bad = pd.to_datetime(texts, errors="coerce", format="mixed", utc=True).isna().to_numpy()
     row = int(np.flatnonzero(bad)[0]) if bad.any() else 0
-    what = f"row {row + 1} has {texts.iloc[row]!r}" if bad.any() else "its rows have several formats"
-    raise OptionError(f"time column {name!r}: {what}: expected dates of one format, such as 2024-01-31 12:00")
+    problem = f"row {row + 1} has {texts.iloc[row]!r}" if bad.any() else "its rows have several formats"
+    raise OptionError(f"time column {name!r}: {problem}: expected dates of one format, such as 2024-01-31 12:00")
 
 
 def _zone(text: str) -> str:
     """Return the offset from UTC that ends a text; '' if none does."""
-    found = re.search(r":\d\d(?:\.\d+)?\s*(Z|[+-]\d\d:?\d\d)$", text)
-    return found[1] if found else ""
+    match = re.search(r":\d\d(?:\.\d+)?\s*(Z|[+-]\d\d:?\d\d)$", text)
+    return match[1] if match else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,19 +154,19 @@ class Grid:
         """
         import pandas as pd
 
-        numbers = [one.astype("int64") for one in times if len(one)]
-        gaps = np.concatenate([np.diff(one) for one in numbers]) if numbers else np.empty(0, "int64")
+        numbers = [series_times.astype("int64") for series_times in times if len(series_times)]
+        gaps = np.concatenate([np.diff(series_times) for series_times in numbers]) if numbers else np.empty(0, "int64")
         if not len(gaps):
             raise OptionError("no series has two times, so there is no frequency: expected a series with a past")
-        origin = int(min(one[0] for one in numbers))
+        origin = int(min(series_times[0] for series_times in numbers))
         usual = int(np.median(gaps))
         if times[0].dtype.kind == "i":
             return cls(kind="whole", step=_usual(gaps), origin=origin)
         if usual >= 28 * DAY and (gaps % (7 * DAY)).any():
-            ends = all(bool(pd.DatetimeIndex(one).is_month_end.all()) for one in times)
+            ends = all(bool(pd.DatetimeIndex(series_times).is_month_end.all()) for series_times in times)
             return cls(kind="months", step=max(1, round(usual / (30.4375 * DAY))), origin=origin, month_end=ends)
-        weekdays = all(bool(np.is_busday(one.astype("datetime64[D]")).all()) for one in times)
-        whole_days = not any((one % DAY).any() for one in numbers)
+        weekdays = all(bool(np.is_busday(series_times.astype("datetime64[D]")).all()) for series_times in times)
+        whole_days = not any((series_times % DAY).any() for series_times in numbers)
         if usual == DAY and weekdays and whole_days and (gaps >= 3 * DAY).any():
             return cls(kind="business", step=1, origin=origin)
         return cls(kind="fixed", step=_usual(gaps), origin=origin)
@@ -181,8 +181,8 @@ class Grid:
         if self.kind == "months":
             return f"every {self.step} months"
         for unit, size in (("day", DAY), ("hour", DAY // 24), ("minute", DAY // 1440), ("second", DAY // 86400)):
-            count, rest = divmod(self.step, size)
-            if not rest:
+            count, remainder = divmod(self.step, size)
+            if not remainder:
                 return f"every {unit}" if count == 1 else f"every {count} {unit}s"
         return f"every {self.step} ns"
 
@@ -220,20 +220,20 @@ class Grid:
         if self.kind == "months":
             months = times.astype("datetime64[M]").astype("int64")
             offset = months - int(np.datetime64(self.origin, "ns").astype("datetime64[M]").astype("int64"))
-            found, rest = np.divmod(offset, self.step)
+            positions, remainder = np.divmod(offset, self.step)
         elif self.kind == "business":
             days, first = times.astype("datetime64[D]"), np.datetime64(self.origin, "ns").astype("datetime64[D]")
-            found, rest = np.busday_count(first, days), (~np.is_busday(days)).astype("int64")
-            rest = rest | (times.astype("int64") % DAY != 0)
+            positions, remainder = np.busday_count(first, days), (~np.is_busday(days)).astype("int64")
+            remainder = remainder | (times.astype("int64") % DAY != 0)
         else:
-            found, rest = np.divmod(times.astype("int64") - self.origin, self.step)
-        if rest.any():
-            wrong = times[np.flatnonzero(rest)[0]]
+            positions, remainder = np.divmod(times.astype("int64") - self.origin, self.step)
+        if remainder.any():
+            wrong = times[np.flatnonzero(remainder)[0]]
             raise OptionError(
                 f"time column {name!r}: {_shown(wrong)} is not one of the {self.name} times from "
                 f"{self.format_time(0)}: round the times, or aggregate to regular ones"
             )
-        return np.asarray(found, "int64")
+        return np.asarray(positions, "int64")
 
     def times(self, positions: NDArray[np.int64]) -> NDArray[Any]:
         """Return the times at positions, as datetime64 of seconds or nanoseconds; int64 for kind 'whole'."""

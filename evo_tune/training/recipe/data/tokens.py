@@ -70,15 +70,15 @@ class BPE:
 
     def __init__(self, data: str, vocab_size: int) -> None:
         try:
-            self._made = _library().Tokenizer.from_str(data)
+            self._tokenizer = _library().Tokenizer.from_str(data)
         except RecipeError:
             raise
         except Exception as error:  # the library raises plain Exception
             raise RecipeError("tokenizer", data[:40], f"a tokenizer's JSON ({error})") from None
         self.vocab_size = vocab_size
-        known = sorted(self._made.get_vocab().items(), key=lambda item: item[1])
-        self._texts = [text.encode("latin-1") for text, _ in known]
-        self._words = _Words(self._made)
+        vocabulary = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
+        self._texts = [text.encode("latin-1") for text, _ in vocabulary]
+        self._words = _Words(self._tokenizer)
 
     @classmethod
     def learn(cls, text: bytes | memoryview, vocab_size: int) -> BPE:
@@ -93,16 +93,16 @@ class BPE:
         """
         check_integer("vocab", vocab_size, 257, 65536)
         library = _library()
-        made = library.Tokenizer(library.models.BPE())
-        made.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(_WORDS), "isolated")
+        tokenizer = library.Tokenizer(library.models.BPE())
+        tokenizer.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(_WORDS), "isolated")
         trainer = library.trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=2,
             initial_alphabet=[chr(byte) for byte in range(256)],
             show_progress=False,
         )
-        made.train_from_iterator((str(text[start:end], "latin-1") for start, end in pieces_of(text)), trainer)
-        return cls(made.to_str(), vocab_size)
+        tokenizer.train_from_iterator((str(text[start:end], "latin-1") for start, end in pieces_of(text)), trainer)
+        return cls(tokenizer.to_str(), vocab_size)
 
     def encode(self, text: bytes | memoryview) -> np.ndarray:
         # Joining the remembered tokens of words is six times as fast as a call of the library for each piece.
@@ -115,19 +115,19 @@ class BPE:
 
     def to_json(self) -> str:
         """Return the tokenizer as JSON."""
-        text: str = self._made.to_str()
+        text: str = self._tokenizer.to_str()
         return text
 
 
 class _Words(dict[bytes, bytes]):
     """Tokens of words, as the bytes of a uint16 array; computed on first use."""
 
-    def __init__(self, made: Any) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         super().__init__()
-        self._made = made
+        self._tokenizer = tokenizer
 
     def __missing__(self, word: bytes) -> bytes:
-        tokens = np.array(self._made.encode(word.decode("latin-1")).ids, np.uint16).tobytes()
+        tokens = np.array(self._tokenizer.encode(word.decode("latin-1")).ids, np.uint16).tobytes()
         if len(self) < REMEMBERED and len(word) <= LONGEST_REMEMBERED:
             self[word] = tokens
         return tokens
@@ -146,8 +146,8 @@ def pieces_of(text: bytes | memoryview, size: int = _PIECE) -> Iterator[tuple[in
     """Yield the start and end of pieces of a text, cut at a line end after `size` bytes (at most twice that)."""
     line_end, start = re.compile(rb"\n"), 0
     while start < len(text):
-        found = line_end.search(text, start + size, start + 2 * size)
-        end = found.end() if found else min(len(text), start + 2 * size)
+        line_break = line_end.search(text, start + size, start + 2 * size)
+        end = line_break.end() if line_break else min(len(text), start + 2 * size)
         yield start, end
         start = end
 
@@ -168,6 +168,6 @@ def _library() -> Any:
     try:
         import tokenizers
     except ModuleNotFoundError:
-        what = "256, or an installed tokenizers, which learns them: pip install 'evo-tune[bpe]'"
-        raise RecipeError("vocab", "byte pairs", what) from None
+        remedy = "256, or an installed tokenizers, which learns them: pip install 'evo-tune[bpe]'"
+        raise RecipeError("vocab", "byte pairs", remedy) from None
     return tokenizers

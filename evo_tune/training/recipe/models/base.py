@@ -42,13 +42,13 @@ def matching_layers(names: Collection[str], targets: Sequence[str]) -> list[str]
     Raises:
         RecipeError: A pattern matches no name; the error lists the names.
     """
-    found: set[str] = set()
+    matches: set[str] = set()
     for target in targets:
         hits = {name for name in names if fnmatchcase(name, target) or fnmatchcase(name, f"*.{target}")}
         if not hits:
             raise RecipeError("targets", target, f"a pattern of one of {', '.join(names) or 'no linear layers'}")
-        found |= hits
-    return [name for name in names if name in found]
+        matches |= hits
+    return [name for name in names if name in matches]
 
 
 TARGET_PRESETS = {
@@ -190,7 +190,7 @@ class BaseModel:
             length: Tokens T per sequence.
             trainable: Number of trained weights.
         """
-        blocks = {found.group() for name in self.linears if (found := re.search(r".*?\.\d+(?=\.)", name))}
+        blocks = {match.group() for name in self.linears if (match := re.search(r".*?\.\d+(?=\.)", name))}
         multiply = sum(inputs * outputs for inputs, outputs in self.linears.values()) + self.width * self.vocab_size
         gpt = self.gpt
         keys = sum(gpt.keys(window, length) for window in gpt.windows) if gpt else len(blocks) * (length + 1) / 2
@@ -264,13 +264,13 @@ def _files(folder: Path) -> list[Path]:
         named = [path for path in folder.iterdir() if path.suffix in _FILES]
     except OSError as error:
         raise RecipeError("base", str(folder), f"a folder that can be read ({error.strerror})") from error
-    found = sorted(path for path in named if path.exists() and not path.is_dir())
-    for path in found:
+    files = sorted(path for path in named if path.exists() and not path.is_dir())
+    for path in files:
         if not path.is_file():
             raise RecipeError("base", str(folder), f"a {path.name} that is a regular file")
         if path.suffix == ".json" and path.stat().st_size > _LARGEST_JSON:
             raise RecipeError("base", str(folder), f"a {path.name} of at most {_LARGEST_JSON} bytes")
-    return found
+    return files
 
 
 def _read_json(folder: Path, path: Path) -> dict[str, Any]:
@@ -297,8 +297,8 @@ def _weight_files(folder: Path) -> list[Path]:
         raise RecipeError("base", str(folder), f"names of .safetensors files in {index.name}")
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
     if pickled:
-        what = "pickles can run code when they are opened; save with safe_serialization=True"
-        raise RecipeError("base", str(folder), f"model.safetensors, not only {', '.join(pickled)}: {what}")
+        reason = "pickles can run code when they are opened; save with safe_serialization=True"
+        raise RecipeError("base", str(folder), f"model.safetensors, not only {', '.join(pickled)}: {reason}")
     raise RecipeError("base", str(folder), "a checkpoint's folder, with model.safetensors in it")
 
 

@@ -167,8 +167,8 @@ class EncoderConfig(ModelConfig):
         ends += tokens * d * (1 if mask == 1 else 4) if self.dropout else 0  # dropout there is in float32
         if recompute is None:
             return ends + self.depth * block
-        again = -(-self.depth // recompute)
-        return ends + (self.depth - again + 1) * block + again * 4.0 * tokens * d
+        recomputed = -(-self.depth // recompute)
+        return ends + (self.depth - recomputed + 1) * block + recomputed * 4.0 * tokens * d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,24 +220,24 @@ class ViTConfig(EncoderConfig):
     def parameters(self) -> int:
         """Number of trainable parameters."""
         d = self.width
-        own = self.patch_values * d + d + self.tokens * d + (d if self.pooling == "cls" else 0)
+        embedding = self.patch_values * d + d + self.tokens * d + (d if self.pooling == "cls" else 0)
         if self.stem == "conv":
-            own += 9 * STEM * (self.channels + STEM) + 4 * STEM
-        return own + self.encoder_parameters
+            embedding += 9 * STEM * (self.channels + STEM) + 4 * STEM
+        return embedding + self.encoder_parameters
 
     @property
     def flops_per_sample(self) -> float:
         """Training FLOPs per image; the pixels need no gradient."""
         first = 4.0 if self.stem == "none" else 6.0
-        own = first * self.patches * self.patch_values * self.width
+        embedding = first * self.patches * self.patch_values * self.width
         if self.stem == "conv":
-            own += 9.0 * STEM * self.image_height * self.image_width * (4.0 * self.channels + 6.0 * STEM)
-        return own + self.encoder_flops(self.tokens)
+            embedding += 9.0 * STEM * self.image_height * self.image_width * (4.0 * self.channels + 6.0 * STEM)
+        return embedding + self.encoder_flops(self.tokens)
 
     def cast_parameters(self) -> int:
         # No copy of the first product's weights is kept: pixels need no gradient.
-        own = self.patch_values * self.width + 9 * STEM * STEM if self.stem == "conv" else 0
-        return own + super().cast_parameters()
+        stem_and_patches = self.patch_values * self.width + 9 * STEM * STEM if self.stem == "conv" else 0
+        return stem_and_patches + super().cast_parameters()
 
     def embedding_bytes(self, e: int) -> float:
         """See `EncoderConfig`: patches; with a stem also the inputs of its convolutions, norms and GELUs."""
@@ -272,7 +272,7 @@ class PatchConfig(EncoderConfig):
         check_integer("horizon", self.horizon, 1)
         for level in self.levels:
             check_number("levels", level, "(0, 1)")
-        check_integer("outputs", self.outputs, each := self.horizon * max(1, len(self.levels)), each)
+        check_integer("outputs", self.outputs, outputs := self.horizon * max(1, len(self.levels)), outputs)
 
     @property
     def stride(self) -> int:

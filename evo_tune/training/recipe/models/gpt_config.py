@@ -27,9 +27,9 @@ class ModelConfig:
     scaling: Parametrisation | None
 
     def __post_init__(self) -> None:
-        given: Any = self.scaling
-        if isinstance(given, Mapping):  # from JSON
-            object.__setattr__(self, "scaling", Parametrisation(**given))
+        scaling: Any = self.scaling
+        if isinstance(scaling, Mapping):  # from JSON
+            object.__setattr__(self, "scaling", Parametrisation(**scaling))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data."""
@@ -68,10 +68,10 @@ class ModelConfig:
         Raises:
             RecipeError: A field is unknown or out of its range.
         """
-        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        field_names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         for name, value in data.items():
-            if name not in known:
-                raise RecipeError(name, value, f"only the fields {', '.join(known)}")
+            if name not in field_names:
+                raise RecipeError(name, value, f"only the fields {', '.join(field_names)}")
         return cls(**data)
 
 
@@ -453,7 +453,7 @@ class GPTShapeOptions(ContextExtensionOptions, ArchitectureOptions, AttentionWin
         Raises:
             RecipeError: A number is out of its range.
         """
-        seen = self.extend_from or context
+        longest = self.extend_from or context
         return GPTConfig(
             vocab_size=vocab,
             context=context,
@@ -470,7 +470,7 @@ class GPTShapeOptions(ContextExtensionOptions, ArchitectureOptions, AttentionWin
             rope_base=self.rope_base,
             extended_from=self.extend_from,
             extension=self.extension,
-            window=self.window if self.window is None or self.window < seen else None,
+            window=self.window if self.window is None or self.window < longest else None,
             window_pattern=self.window_pattern,
             kv_heads=largest_head_divisor(heads, self.kv_heads),
             qk_norm=self.qk_norm,

@@ -196,7 +196,7 @@ class ParametrisationOptions(Options):
 
     def settled(self: P, rungs: bool) -> P:
         """Return the options with the base's size filled in, so that later changes of the spaces have no effect."""
-        made, scaling = super().settled(rungs), self.scaling
+        options, scaling = super().settled(rungs), self.scaling
         if scaling is None:
-            return made
-        return replace(made, base_width=scaling.width, base_depth=scaling.depth, base_head=scaling.head)
+            return options
+        return replace(options, base_width=scaling.width, base_depth=scaling.depth, base_head=scaling.head)

@@ -42,10 +42,10 @@ class GrowthOptions(Options):
         """
         if self.grow_from is None:
             return None
-        found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", self.grow_from)
-        if found is None:
+        match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", self.grow_from)
+        if match is None:
             raise OptionError(f"-o grow_from={self.grow_from}: expected DEPTHxWIDTH, such as 2x64")
-        depth, width = int(found[1]), int(found[2])
+        depth, width = int(match[1]), int(match[2])
         check_depth_first(f"-o grow_from={self.grow_from}", depth, width)
         return depth, width
 
@@ -141,23 +141,27 @@ def smaller_shape(config: GPTConfig, depth: int, width: int) -> GPTConfig:
     Raises:
         RecipeError: The shape is not smaller, or it cannot be grown without changing the function.
     """
-    head_dim, given = config.width // config.heads, f"{depth}x{width}"
+    head_dim, requested = config.width // config.heads, f"{depth}x{width}"
     shape = f"depth {config.depth}, width {config.width}"
     if depth > config.depth or width > config.width or (depth, width) == (config.depth, config.width):
-        raise RecipeError("grow_from", given, f"less than the model's {shape}")
+        raise RecipeError("grow_from", requested, f"less than the model's {shape}")
     if width % head_dim:
-        raise RecipeError("grow_from", given, f"a width that is a multiple of {head_dim}, as a head has at {shape}")
+        raise RecipeError("grow_from", requested, f"a width that is a multiple of {head_dim}, as a head has at {shape}")
     if width < config.width and config.position == "sinusoidal":
-        raise RecipeError("grow_from", given, "the model's own width with position=sinusoidal, whose table has it")
+        raise RecipeError("grow_from", requested, "the model's own width with position=sinusoidal, whose table has it")
     if depth < config.depth and len(set(config.windows)) > 1:
-        raise RecipeError("grow_from", given, f"the model's own depth with window_pattern={config.window_pattern!r}")
+        raise RecipeError(
+            "grow_from", requested, f"the model's own depth with window_pattern={config.window_pattern!r}"
+        )
     heads = width // head_dim
     kv_heads = largest_head_divisor(heads, config.kv_heads)
     if heads // (kv_heads or heads) > config.heads // config.key_value_heads:
         raise RecipeError(
-            "grow_from", given, f"a width whose {heads} heads share keys as the model's {config.heads} do"
+            "grow_from", requested, f"a width whose {heads} heads share keys as the model's {config.heads} do"
         )
     small = replace(config, depth=depth, width=width, heads=heads, kv_heads=kv_heads, norm_eps=1e-5)
     if not keeps_values(small, config):
-        raise RecipeError("grow_from", given, f"half the model's depth {config.depth} with value_embeddings, or all")
+        raise RecipeError(
+            "grow_from", requested, f"half the model's depth {config.depth} with value_embeddings, or all"
+        )
     return small
