@@ -133,9 +133,9 @@ class Options(EncoderOptions):
         """What there is to learn from."""
         return read_labelled_texts(self.data, self.text, self.label)
 
-    def seen(self, config: TextConfig) -> tuple[int, float]:
+    def token_statistics(self, config: TextConfig) -> tuple[int, float]:
         """Return the number of training texts, and the mean number of their tokens that are read."""
-        return self.texts.seen((self.validation, self.test), config)
+        return self.texts.token_statistics((self.validation, self.test), config)
 
 
 # ---------------------------------------------------------------- the texts
@@ -209,7 +209,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     FLOPs are those of texts of mean length.
     """
     config = _config(genome, options)
-    rows, tokens = options.seen(config)
+    rows, tokens = options.token_statistics(config)
     flops = config.flops_per_sample(tokens)
     return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=flops)
 
@@ -217,7 +217,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
     config = _config(genome, options)
-    rows, tokens = options.seen(config)
+    rows, tokens = options.token_statistics(config)
     return encoder_step_work(genome, options, config, config.flops_per_sample(tokens), rows)
 
 
@@ -239,7 +239,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
         build=build,
         inputs=encode_texts(texts.texts, config),
         classes=texts.classes,
-        flops_per_sample=config.flops_per_sample(options.seen(config)[1]),
+        flops_per_sample=config.flops_per_sample(options.token_statistics(config)[1]),
         reference=SIZES[options.size].batch.values[0],
         data=fingerprint(options),
         work=work(genome, options),

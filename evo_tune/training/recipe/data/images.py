@@ -15,9 +15,15 @@ from numpy.typing import NDArray
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
 from evo_tune.training.recipe.data.reading import check_unpacked, unpacked_limit
-from evo_tune.training.recipe.data.tables import data_hash, describe_classes, split_stratified
+from evo_tune.training.recipe.data.tables import (
+    check_class_sizes,
+    data_hash,
+    describe_classes,
+    sklearn_data,
+    split_stratified,
+)
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of image files, by Pillow's names. For others, such as EPS, Pillow may start another program."""
 
 
@@ -52,42 +58,24 @@ def read_images(data: str, image_size: int) -> Images:
     Raises:
         OptionError: The images cannot be read, or there are fewer than two classes or three images of a class.
     """
-    images = _read(data, image_size)
+    path = Path(data).expanduser()
+    if not data:
+        digits = sklearn_data("load_digits", "-o data=FOLDER")
+        labels = tuple(map(str, digits.target_names))
+        images = Images(digits.images[:, None].astype(np.uint8), digits.target, labels)
+    elif path.is_dir():
+        images = _read_folder(path, data, image_size)
+    elif path.is_file() and path.suffix == ".npz":
+        images = _read_npz_images(path, data)
+    else:
+        raise OptionError(
+            f"-o data={data} is no folder and no .npz file (from {Path.cwd()}): give a folder with one subfolder a "
+            "class, an .npz with images and labels, or leave it out for the digits"
+        )
     if len(images.labels) < 2:
         raise OptionError(f"-o data={data} has only the class {images.labels[0]!r}: expected two or more")
-    rarest = int(np.bincount(images.classes).argmin())
-    if (count := np.bincount(images.classes)[rarest]) < 3:
-        raise OptionError(
-            f"-o data={data}: {count} of class {images.labels[rarest]!r}: expected at least 3 images of each, "
-            "for training, validation and test"
-        )
+    check_class_sizes(f"-o data={data}", images.labels, images.classes, "images")
     return images
-
-
-def _read(data: str, image_size: int) -> Images:
-    if not data:
-        return _digits()
-    path = Path(data).expanduser()
-    if path.is_dir():
-        return _folder(path, data, image_size)
-    if path.is_file() and path.suffix == ".npz":
-        return _npz(path, data)
-    raise OptionError(
-        f"-o data={data} is no folder and no .npz file (from {Path.cwd()}): give a folder with one subfolder a class, "
-        "an .npz with images and labels, or leave it out for the digits"
-    )
-
-
-def _digits() -> Images:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise OptionError(
-            "the default data comes with scikit-learn, which is not installed: pip install 'evo-tune[sklearn]', or "
-            "give your own with -o data=FOLDER"
-        ) from None
-    digits = load_digits()
-    return Images(digits.images[:, None].astype(np.uint8), digits.target, tuple(map(str, digits.target_names)))
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -104,31 +92,31 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         ) from None
     channels, height, width = shape
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             small = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise OptionError(
-            f"cannot read {str(path)!r} as an image ({reason}): expected {', '.join(FORMATS)}; remove it"
+            f"cannot read {str(path)!r} as an image ({reason}): expected {', '.join(IMAGE_FORMATS)}; remove it"
         ) from None
     pixels = np.asarray(small)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def _folder(path: Path, data: str, image_size: int) -> Images:
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    files = {
-        folder.name: sorted(f for f in folder.rglob("*") if f.is_file() and f.name[0] != ".") for folder in folders
-    }
-    files = {name: paths for name, paths in files.items() if paths}
+def _read_folder(path: Path, data: str, image_size: int) -> Images:
+    files: dict[str, list[Path]] = {}
+    for folder in sorted(path.iterdir()):
+        if folder.is_dir() and not folder.name.startswith("."):
+            inside = sorted(file for file in folder.rglob("*") if file.is_file() and file.name[0] != ".")
+            files |= {folder.name: inside} if inside else {}
     if not files:
         raise OptionError(f"-o data={data} holds no images: expected one subfolder a class, with its images inside")
     shape = (3, image_size, image_size)
     try:
-        pixels = [read_image(file, shape) for paths in files.values() for file in paths]
+        pixels = [read_image(file, shape) for inside in files.values() for file in inside]
     except OptionError as error:
         raise OptionError(f"-o data={data}: {error}") from None
-    classes = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
+    classes = np.repeat(np.arange(len(files)), [len(inside) for inside in files.values()])
     return Images(np.stack(pixels), classes, tuple(files))
 
 
@@ -152,7 +140,7 @@ def read_npz(path: Path, origin: str) -> dict[str, NDArray[Any]]:
         raise OptionError(f"{origin}: cannot read it ({reason}); expected what numpy.savez writes") from None
 
 
-def _npz(path: Path, data: str) -> Images:
+def _read_npz_images(path: Path, data: str) -> Images:
     arrays = read_npz(path, f"-o data={data}")
     if not {"images", "labels"} <= arrays.keys():
         raise OptionError(f"-o data={data} has the arrays {', '.join(arrays) or 'none'}: expected images and labels")
@@ -167,9 +155,10 @@ def _npz(path: Path, data: str) -> Images:
             f"-o data={data}: labels have the shape {labels.shape}: expected one for each of {len(pixels)} images"
         )
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+    if pixels.dtype != np.uint8:
+        pixels = pixels.astype(np.float32)
     values, classes = np.unique(labels, return_inverse=True)
-    pixels_in_memory = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
-    return Images(np.ascontiguousarray(pixels_in_memory), classes, tuple(map(str, values)))
+    return Images(np.ascontiguousarray(pixels), classes, tuple(map(str, values)))
 
 
 @dataclass(frozen=True)
@@ -222,20 +211,17 @@ class AugmentationOptions(Options):
             OptionError: RandAugment does not support such images, or torchvision is not installed.
         """
         if self.randaugment:
-            self._check_randaugment(channels, whole)
+            name = f"-o randaugment={self.randaugment}"
+            if channels not in (1, 3) or not whole:
+                raise OptionError(
+                    f"{name} takes images of 1 or 3 channels in whole numbers of 8 bits: expected 0 for others"
+                )
+            if find_spec("torchvision") is None:
+                raise OptionError(
+                    f"{name} is done by torchvision, which is not installed: pip install 'evo-tune[images]', or give 0"
+                )
         coloured = channels == 3
         crop = (0.125 if coloured else 0.0) if self.crop == "auto" else self.crop
         flip = coloured if self.flip == "auto" else self.flip == "yes"
         augmentation = Augmentation(round(crop * min(height, width)), flip, self.randaugment)
         return None if augmentation == Augmentation() else augmentation
-
-    def _check_randaugment(self, channels: int, whole: bool) -> None:
-        name = f"-o randaugment={self.randaugment}"
-        if channels not in (1, 3) or not whole:
-            raise OptionError(
-                f"{name} takes images of 1 or 3 channels in whole numbers of 8 bits: expected 0 for others"
-            )
-        if find_spec("torchvision") is None:
-            raise OptionError(
-                f"{name} is done by torchvision, which is not installed: pip install 'evo-tune[images]', or give 0"
-            )

@@ -24,7 +24,7 @@ MOST_CATEGORIES = 1000
 """Maximum number of categories of a column; more count as free text."""
 
 FEWEST_ROWS_OF_IDENTIFIER = 20
-"""Rows from which on a column without repeated values counts as an identifier."""
+"""Minimum number of rows for a column without repeated values to be an identifier."""
 
 DATE_START = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
 """Beginning of a text that may be a date."""
@@ -56,7 +56,7 @@ class Column:
 
 
 def classify_column(values: pd.Series[Any], as_category: bool) -> Column:
-    """Return the kind of a column.
+    """Return a column with its kind.
 
     Args:
         values: Its cells.
@@ -76,58 +76,57 @@ def classify_column(values: pd.Series[Any], as_category: bool) -> Column:
         ) from None
     if types.is_timedelta64_dtype(values) or types.is_complex_dtype(values):
         raise OptionError(f"column {name!r} is of type {values.dtype}: expected numbers or texts; -o ignore={name}")
-    if not distinct or (distinct == 1 and not missing):
-        return Column(name, "constant", "the same in every row" if distinct else "no value in any row", missing)
-    all_distinct = distinct == len(values) >= FEWEST_ROWS_OF_IDENTIFIER
+    if not distinct:
+        return Column(name, "constant", "no value in any row", missing)
+    if distinct == 1 and not missing:  # with gaps, a single value still tells two kinds of rows apart
+        return Column(name, "constant", "the same in every row", missing)
+    all_distinct = distinct == len(values) and len(values) >= FEWEST_ROWS_OF_IDENTIFIER
     if as_category:
         return Column(name, "category", f"{distinct} values, by -o categorical", missing)
     if types.is_datetime64_any_dtype(values):
-        return Column(name, "date", f"{distinct} dates", missing, "ISO8601")
+        return Column(name, "date", f"{distinct} dates", missing, "ISO8601")  # the format in which a model is asked
     if types.is_bool_dtype(values):
         return Column(name, "number", "true and false", missing)
     if types.is_numeric_dtype(values):
-        return _number(values, name, distinct, missing, all_distinct)
-    if date_format := _date_format(values):
-        return Column(name, "date", f"{distinct} dates as {date_format}", missing, date_format.partition(" ")[0])
+        return _classify_numbers(values.to_numpy(float, na_value=np.nan), name, missing, all_distinct)
+    if formats := _date_formats(values):
+        alternative = f" (but they may be {formats[1]})" if len(formats) > 1 else ""
+        return Column(name, "date", f"{distinct} dates as {formats[0]}{alternative}", missing, formats[0])
     if all_distinct:
         return Column(name, "identifier", "a different text in every row", missing)
     if distinct > MOST_CATEGORIES:
         return Column(name, "text", f"{distinct} different texts, more than {MOST_CATEGORIES}", missing)
-    other_types = {type(value).__name__ for value in values.dropna()} - {"str"}
-    how = (
-        f"{distinct} texts"
-        if not other_types
-        else f"{distinct} values of mixed types: {', '.join(sorted(other_types))}"
-    )
-    return Column(name, "category", how, missing)
+    other_types = ", ".join(sorted({type(value).__name__ for value in values.dropna()} - {"str"}))
+    reason = f"{distinct} values of mixed types: {other_types}" if other_types else f"{distinct} texts"
+    return Column(name, "category", reason, missing)
 
 
-def _number(values: pd.Series[Any], name: str, count: int, missing: int, all_distinct: bool) -> Column:
-    numbers = values.to_numpy(float, na_value=np.nan)
+def _classify_numbers(numbers: NDArray[np.float64], name: str, missing: int, all_distinct: bool) -> Column:
     with np.errstate(over="ignore"):
-        infinite = np.isinf(numbers.astype(np.float32)).any()
-    if infinite:
-        raise OptionError(
-            f"column {name!r} holds infinite numbers, or some too large for float32: expected finite ones; "
-            f"-o ignore={name}"
-        )
-    if all_distinct and np.ptp(numbers) == len(numbers) - 1 and (numbers == np.round(numbers)).all():
+        if np.isinf(numbers.astype(np.float32)).any():
+            raise OptionError(
+                f"column {name!r} holds infinite numbers, or some too large for float32: expected finite ones; "
+                f"-o ignore={name}"
+            )
+    whole = bool((numbers == np.round(numbers)).all())
+    if all_distinct and whole and np.ptp(numbers) == len(numbers) - 1:  # whole numbers without gaps, in any order
         return Column(name, "identifier", "counts the rows", missing)
     return Column(name, "number", f"{np.nanmin(numbers):.6g} to {np.nanmax(numbers):.6g}", missing)
 
 
-def _date_format(values: pd.Series[Any]) -> str:
-    """Return the format that reads all values as dates, with others that do as well; '' if there is none."""
+def _date_formats(values: pd.Series[Any]) -> list[str]:
+    """Return those of `DATE_FORMATS` that read all values as dates."""
     import pandas as pd
 
     texts = values.dropna()
     if not all(isinstance(text, str) and DATE_START.match(text) for text in texts[:100]):
-        return ""
+        return []
     texts = texts.astype(str)
-    fitting = [
-        one for one in DATE_FORMATS if not pd.to_datetime(texts, format=one, errors="coerce", utc=True).isna().any()
+    return [
+        format
+        for format in DATE_FORMATS
+        if not pd.to_datetime(texts, format=format, errors="coerce", utc=True).isna().any()
     ]
-    return " (but they may be ".join(fitting[:2]) + ")" * (len(fitting) > 1) if fitting else ""
 
 
 def date_numbers(values: Any, format: str) -> NDArray[np.float32]:
@@ -154,22 +153,21 @@ def date_numbers(values: Any, format: str) -> NDArray[np.float32]:
 
 
 def describe_columns(columns: Mapping[str, Column], rows: int) -> list[str]:
-    """Return what the columns are taken for: those left out first, then numbers in one line, then each other column.
+    """Return lines on the columns: how many are used, missing cells, each unused column, each used column.
 
     Args:
         columns: The columns by name.
         rows: Number of rows.
     """
-    out = [one for one in columns.values() if one.kind in UNUSED_KINDS]
-    used = [one for one in columns.values() if one.kind not in UNUSED_KINDS]
-    counts = {kind: sum(one.kind == kind for one in used) for kind in ("number", "category", "date")}
+    unused = [column for column in columns.values() if column.kind in UNUSED_KINDS]
+    used = [column for column in columns.values() if column.kind not in UNUSED_KINDS]
+    counts = {kind: sum(column.kind == kind for column in used) for kind in ("number", "category", "date")}
     kinds = ", ".join(f"{count} of kind {kind}" for kind, count in counts.items() if count)
-    found = [f"{len(used)} columns to learn from: {kinds}"]
-    if gaps := sum(one.missing for one in used):
-        found.append(f"{gaps} of {rows * len(used)} cells are missing")
-    found += [f"left out: {one.name} ({one.kind}: {one.reason})" for one in out]
-    return found + [f"{one.name}: {one.kind}, {one.reason}{_gaps(one)}" for one in used]
-
-
-def _gaps(column: Column) -> str:
-    return f", {column.missing} missing" if column.missing else ""
+    lines = [f"{len(used)} columns to learn from: {kinds}"]
+    if missing := sum(column.missing for column in used):
+        lines.append(f"{missing} of {rows * len(used)} cells are missing")
+    lines += [f"left out: {column.name} ({column.kind}: {column.reason})" for column in unused]
+    for column in used:
+        gaps = f", {column.missing} missing" if column.missing else ""
+        lines.append(f"{column.name}: {column.kind}, {column.reason}{gaps}")
+    return lines

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.training.recipe.data.reading import read_csv
-from evo_tune.training.recipe.data.tables import data_hash, describe_classes, split_stratified
+from evo_tune.training.recipe.data.tables import check_class_sizes, data_hash, describe_classes, split_stratified
 from evo_tune.training.recipe.models.encoder_config import TextConfig
 
 SOURCES = {
@@ -78,8 +78,8 @@ class LabelledTexts:
     texts: tuple[str, ...]
     classes: NDArray[Any]
     labels: tuple[str, ...]
-    _seen: dict[Any, tuple[int, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Results of `seen`, which is asked for each genome."""
+    _statistics: dict[Any, tuple[int, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Results of `token_statistics`, which is called for each genome."""
 
     def fingerprint(self, *shares: float) -> str:
         """Return the SHA-256 of the texts, their labels and of how they are split into these shares."""
@@ -93,7 +93,7 @@ class LabelledTexts:
         lengths = f"{np.median(words):.0f} words at the median, {np.percentile(words, 90):.0f} at the 90th percentile"
         return [f"{len(words)} texts of {size} bytes: {lengths}", describe_classes(self.labels, self.classes)]
 
-    def seen(self, shares: tuple[float, float], config: TextConfig) -> tuple[int, float]:
+    def token_statistics(self, shares: tuple[float, float], config: TextConfig) -> tuple[int, float]:
         """Return the number of training texts, and the mean number of their tokens that are read.
 
         Args:
@@ -101,11 +101,11 @@ class LabelledTexts:
             config: Shape of the model; its length is the most tokens of a text that are read.
         """
         key = (shares, config)
-        if key not in self._seen:
+        if key not in self._statistics:
             training, *_ = split_stratified(self.classes, *shares)
             sizes = [len(tokens_of(self.texts[row], config)) for row in training]
-            self._seen[key] = len(sizes), sum(sizes) / len(sizes)
-        return self._seen[key]
+            self._statistics[key] = len(sizes), sum(sizes) / len(sizes)
+        return self._statistics[key]
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same texts repeatedly
@@ -122,14 +122,9 @@ def read_labelled_texts(data: str, text: str, label: str) -> LabelledTexts:
     """
     rows = _rows(data, text, label) if data else read_docstrings()
     labels, classes = np.unique([name for _, name in rows], return_inverse=True)
-    counts = np.bincount(classes)
     if not 2 <= len(labels) <= MOST_CLASSES:
         raise OptionError(f"-o label={label} has {len(labels)} different values: expected 2 to {MOST_CLASSES} classes")
-    if counts.min() < 3:
-        raise OptionError(
-            f"-o data={data}: {counts.min()} of class {labels[counts.argmin()]!s}: expected at least 3 texts of each, "
-            "for training, validation and test"
-        )
+    check_class_sizes(f"-o data={data}", labels, classes, "texts")
     return LabelledTexts(tuple(string for string, _ in rows), classes, tuple(map(str, labels)))
 
 
@@ -139,26 +134,22 @@ def _rows(data: str, text: str, label: str) -> list[tuple[str, str]]:
     if not path.is_file():
         raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or JSONL file, or leave it out")
     try:
-        rows = _jsonl(path) if path.suffix in (".jsonl", ".ndjson", ".json") else _csv(path)
+        rows = _read_jsonl(path) if path.suffix in (".jsonl", ".ndjson", ".json") else _read_rows_of_csv(path)
     except Exception as error:  # pandas and the modules that unpack raise many types
         reason = " ".join(str(error).split())
         raise OptionError(f"-o data={data}: cannot read it ({reason}): give a CSV or JSONL file in UTF-8") from None
-    column_names = list(dict.fromkeys(name for row in rows[:1000] for name in row))
+    columns = list(dict.fromkeys(name for row in rows[:1000] for name in row))
     for option, name in (("text", text), ("label", label)):
-        if name not in column_names:
-            raise OptionError(
-                f"-o {option}={name}: no such column; -o data={data} has {', '.join(column_names) or 'none'}"
-            )
-    labelled = []
+        if name not in columns:
+            raise OptionError(f"-o {option}={name}: no such column; -o data={data} has {', '.join(columns) or 'none'}")
     for number, row in enumerate(rows, 1):
         for name in (text, label):
             if row.get(name) in (None, ""):
                 raise OptionError(f"-o data={data}: row {number} has no {name!r}: fill it in, or remove the row")
-        labelled.append((str(row[text]), str(row[label])))
-    return labelled
+    return [(str(row[text]), str(row[label])) for row in rows]
 
 
-def _csv(path: Path) -> list[dict[str, Any]]:
+def _read_rows_of_csv(path: Path) -> list[dict[str, Any]]:
     texts: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
     frame = read_csv(path, nrows=MOST_ROWS + 1, **texts)
     if len(frame) > MOST_ROWS:
@@ -167,7 +158,7 @@ def _csv(path: Path) -> list[dict[str, Any]]:
     return rows or [dict.fromkeys(frame.columns)]
 
 
-def _jsonl(path: Path) -> list[dict[str, Any]]:
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if line.strip():

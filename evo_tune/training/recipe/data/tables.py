@@ -38,9 +38,7 @@ def split_stratified(classes: NDArray[np.int64], *shares: float) -> tuple[NDArra
         RecipeError: There are fewer than two classes, a class has too few samples for all parts, or a share is out of
             its range.
     """
-    check_number("validation", sum(shares), "(0, 1)")
-    for share in shares:
-        check_number("validation", share, "(0, 1)")
+    _check_shares(shares)
     names, counts = np.unique(classes, return_counts=True)
     if len(names) < 2:
         raise RecipeError("labels", f"{len(names)} class", "two classes or more")
@@ -65,15 +63,18 @@ def split_rows(count: int, *shares: float) -> tuple[NDArray[np.int64], ...]:
     Raises:
         RecipeError: There are too few samples for all parts, or a share is out of its range.
     """
-    check_number("validation", sum(shares), "(0, 1)")
-    for share in shares:
-        check_number("validation", share, "(0, 1)")
+    _check_shares(shares)
     if count < len(shares) + 2:
         raise RecipeError("rows", count, f"{len(shares) + 2} rows or more")
     rows = np.random.default_rng(0).permutation(count)
     ends = np.cumsum(_sizes(count, shares)[::-1])
     parts = np.split(rows, ends)
     return tuple(np.sort(part) for part in parts[::-1])
+
+
+def _check_shares(shares: Sequence[float]) -> None:
+    for share in (sum(shares), *shares):
+        check_number("validation", share, "(0, 1)")
 
 
 def _sizes(count: int, shares: Sequence[float]) -> list[int]:
@@ -90,6 +91,47 @@ def data_hash(*parts: bytes | NDArray[Any]) -> str:
     for part in parts:
         digest.update(part if isinstance(part, bytes) else part.tobytes())
     return digest.hexdigest()
+
+
+def check_class_sizes(origin: str, labels: Any, classes: NDArray[Any], samples: str) -> None:
+    """Require three samples of each class, one for each part of the split.
+
+    Args:
+        origin: Source of the samples, for the error message.
+        labels: Names of the classes.
+        classes: (n,), class numbers.
+        samples: Noun for samples, for the error message.
+
+    Raises:
+        OptionError: A class has fewer.
+    """
+    counts = np.bincount(classes)
+    if counts.min() < 3:
+        raise OptionError(
+            f"{origin}: {counts.min()} of class {labels[counts.argmin()]!s}: expected at least 3 {samples} of each, "
+            "for training, validation and test"
+        )
+
+
+def sklearn_data(name: str, remedy: str, **settings: Any) -> Any:
+    """Return a data set that comes with scikit-learn.
+
+    Args:
+        name: Name of its loader in `sklearn.datasets`.
+        remedy: Option that gives other data, for the error message.
+        settings: Arguments of the loader.
+
+    Raises:
+        OptionError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn import datasets
+    except ImportError:
+        raise OptionError(
+            "the default data comes with scikit-learn, which is not installed: pip install 'evo-tune[sklearn]', or "
+            f"give your own with {remedy}"
+        ) from None
+    return getattr(datasets, name)(**settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +164,9 @@ class Columns:
             categorical: Names of the categorical columns.
             dates: See `Columns`.
         """
-        texts = {name: sorted({text for text in _texts(table[name]) if text is not None}) for name in categorical}
-        categories = {name: tuple(categories_of_column) for name, categories_of_column in texts.items()}
+        categories = {
+            name: tuple(sorted({text for text in _texts(table[name]) if text is not None})) for name in categorical
+        }
         return cls(numeric=tuple(numeric), categorical=categories, dates=dict(dates or {}))
 
     @property
@@ -153,14 +196,16 @@ class Columns:
             if name not in table:
                 raise RecipeError("table", f"one without {name!r}", f"the columns {', '.join(self.names)}")
             if name in self.categorical:
-                places = {category: place for place, category in enumerate(self.categorical[name], 1)}
-                inputs.append(
-                    np.array([0 if text is None else places.get(text, 0) for text in _texts(table[name])], np.float32)
-                )
+                numbers: dict[str | None, int] = {text: number for number, text in enumerate(self.categorical[name], 1)}
+                inputs.append(np.array([numbers.get(text, 0) for text in _texts(table[name])], np.float32))
             elif name in self.dates:
                 inputs += list(date_numbers(table[name], self.dates[name]).T)
             else:
-                inputs.append(_numbers(name, table[name]))
+                values = [np.nan if _is_missing(value) else value for value in _as_list(table[name])]
+                try:
+                    inputs.append(np.array([float(value) for value in values], np.float32))
+                except (TypeError, ValueError) as error:
+                    raise RecipeError(name, str(error), "numbers, as in the training table") from None
         return np.stack(inputs, 1)
 
     def to_json(self) -> dict[str, Any]:
@@ -175,19 +220,15 @@ class Columns:
 
 
 def _texts(values: Any) -> list[str | None]:
-    """Return the values as texts; None for a missing value (None, NaN, pandas' NA)."""
-    return [None if value is None or value != value or str(value) == "<NA>" else str(value) for value in _list(values)]
+    """Return the values as texts; None for a missing value."""
+    return [None if _is_missing(value) or value != value else str(value) for value in _as_list(values)]
 
 
-def _numbers(name: str, values: Any) -> NDArray[np.float32]:
-    try:
-        numbers = [np.nan if value is None or str(value) == "<NA>" else float(value) for value in _list(values)]
-    except (TypeError, ValueError) as error:
-        raise RecipeError(name, str(error), "numbers, as in the training table") from None
-    return np.array(numbers, np.float32)
+def _is_missing(value: Any) -> bool:
+    return value is None or str(value) == "<NA>"  # pandas' NA
 
 
-def _list(values: Any) -> list[Any]:
+def _as_list(values: Any) -> list[Any]:
     return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
@@ -196,6 +237,9 @@ MOST_CLASSES = 100
 
 MOST_WHOLE_NUMBERS = 20
 """Most different whole numbers of a target that are taken for classes."""
+
+MOST_NUMBER = 1e100
+"""Largest number of a target: a sum of squares must be finite."""
 
 
 @dataclass(frozen=True)
@@ -231,13 +275,13 @@ class Target:
         name: Its name.
         values: (rows,), class numbers (int64), or real numbers (float64).
         labels: Names of the classes; empty for real numbers.
-        decided: Reason for the task, in words.
+        reason: Reason for the task, in words.
     """
 
     name: str
     values: NDArray[Any]
     labels: tuple[str, ...]
-    decided: str
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,51 +312,42 @@ class Table:
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same table repeatedly
-def read_table(where: TableSource) -> Table:
+def read_table(source: TableSource) -> Table:
     """Return a file's table, or the breast cancer data, as numbers, with the split of its rows.
 
     Raises:
         OptionError: The file cannot be read, or a column is missing or unusable.
     """
-    frame, target = (read_file(where.data), where.target) if where.data else (_breast_cancer(), "diagnosis")
-    available = f"-o data={where.data} has the columns {_listed(frame.columns)}"
-    names = {
-        option: [name for name in text.split(",") if name]
-        for option, text in (("categorical", where.categorical), ("ignore", where.ignore))
-    }
-    for option, chosen in (("target", [target]), *names.items()):
-        for name in chosen:
+    if source.data:
+        frame, target_name = read_file(source.data), source.target
+    else:
+        loaded = sklearn_data("load_breast_cancer", "-o data=FILE -o target=COLUMN", as_frame=True)
+        frame, target_name = loaded.data.assign(diagnosis=loaded.target_names[loaded.target]), "diagnosis"
+    available = f"-o data={source.data} has the columns {_shorten(frame.columns)}"
+    categorical, ignored = ([name for name in text.split(",") if name] for text in (source.categorical, source.ignore))
+    for option, names in (("target", [target_name]), ("categorical", categorical), ("ignore", ignored)):
+        for name in names:
             if name not in frame.columns:
                 raise OptionError(f"-o {option}={name}: no such column; {available}")
-    every = len(frame)
-    chosen = frame.drop(columns=[target, *names["ignore"]], errors="ignore")
-    kinds_by_name = {name: classify_column(chosen[name], name in names["categorical"]) for name in chosen.columns}
-    frame = _labelled(frame, target, where.drop_unlabelled)
-    aim = _target(frame[target], where.task)
-    kinds: dict[str, list[str]] = {"number": [], "category": [], "date": []}
-    for column in kinds_by_name.values():
-        kinds.setdefault(column.kind, []).append(column.name)
-    if not any(kinds[kind] for kind in ("number", "category", "date")):
-        out = "; ".join(f"{column.name}: {column.kind}, {column.reason}" for column in list(kinds_by_name.values())[:5])
+    inputs = frame.drop(columns=[target_name, *ignored], errors="ignore")
+    kinds = {name: classify_column(inputs[name], name in categorical) for name in inputs.columns}
+    labelled = _drop_unlabelled(frame, target_name, source.drop_unlabelled)
+    target = _target(labelled[target_name], source.task)
+    numeric, categorical, dates = (
+        [name for name, column in kinds.items() if column.kind == kind] for kind in ("number", "category", "date")
+    )
+    if not (numeric or categorical or dates):
+        unused = "; ".join(f"{name}: {column.kind}, {column.reason}" for name, column in list(kinds.items())[:5])
         raise OptionError(
-            f"{available}: expected one to learn from beside target and ignore ({out or 'there is none'})"
+            f"{available}: expected one to learn from beside target and ignore ({unused or 'there is none'})"
         )
-    shares = where.validation, where.test
-    training, validation_rows, test_rows = (
-        split_stratified(aim.values, *shares) if aim.labels else split_rows(len(frame), *shares)
-    )
-    dates = {name: kinds_by_name[name].format for name in kinds["date"]}
-    columns = Columns.learn(frame.iloc[training], kinds["number"], kinds["category"], dates)
-    return Table(
-        columns.encode({name: frame[name] for name in columns.names}),
-        aim,
-        training,
-        validation_rows,
-        test_rows,
-        columns,
-        kinds_by_name,
-        every - len(frame),
-    )
+    shares = source.validation, source.test
+    parts = split_stratified(target.values, *shares) if target.labels else split_rows(len(labelled), *shares)
+    training, held_out, test = parts
+    formats = {name: kinds[name].format for name in dates}
+    columns = Columns.learn(labelled.iloc[training], numeric, categorical, formats)
+    encoded = columns.encode({name: labelled[name] for name in columns.names})
+    return Table(encoded, target, training, held_out, test, columns, kinds, len(frame) - len(labelled))
 
 
 def describe_table(table: Table) -> list[str]:
@@ -320,7 +355,7 @@ def describe_table(table: Table) -> list[str]:
     rows, target = len(table.inputs), table.target
     split = f"{len(table.training)} for training, {len(table.held_out)} for validation, {len(table.test)} for the test"
     dropped = f"; {table.dropped} more without a target are left out" if table.dropped else ""
-    lines = [f"{rows} rows: {split}{dropped}", f"target {target.name}: {target.decided}"]
+    lines = [f"{rows} rows: {split}{dropped}", f"target {target.name}: {target.reason}"]
     if table.regression:
         values = target.values
         lines.append(f"its range: {values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}")
@@ -338,10 +373,10 @@ def describe_classes(labels: Sequence[str], classes: NDArray[Any]) -> str:
     """
     counts = np.bincount(classes, minlength=len(labels)).tolist()
     pairs = sorted(zip(labels, counts, strict=True), key=lambda pair: -pair[1])
-    return f"{len(labels)} classes: {_listed([f'{name} {count}' for name, count in pairs], 8)}"
+    return f"{len(labels)} classes: {_shorten([f'{name} {count}' for name, count in pairs], 8)}"
 
 
-def _listed(names: Any, most: int = 30) -> str:
+def _shorten(names: Any, most: int = 30) -> str:
     """Return names in one line, with the number of those that do not fit."""
     shown, hidden = list(map(str, names))[:most], len(names) - most
     return ", ".join(shown) + (f" and {hidden} more" if hidden > 0 else "")
@@ -367,20 +402,7 @@ def read_file(data: str) -> pd.DataFrame:
     return frame
 
 
-def _breast_cancer() -> pd.DataFrame:
-    try:
-        from sklearn.datasets import load_breast_cancer
-    except ImportError:
-        raise OptionError(
-            "the default data comes with scikit-learn, which is not installed: pip install 'evo-tune[sklearn]', or "
-            "give your own with -o data=FILE -o target=COLUMN"
-        ) from None
-    loaded = load_breast_cancer(as_frame=True)
-    frame: pd.DataFrame = loaded.data.assign(diagnosis=loaded.target_names[loaded.target])
-    return frame
-
-
-def _labelled(frame: pd.DataFrame, target: str, drop: bool) -> pd.DataFrame:
+def _drop_unlabelled(frame: pd.DataFrame, target: str, allowed: bool) -> pd.DataFrame:
     """Return the rows that have a target.
 
     Raises:
@@ -390,7 +412,7 @@ def _labelled(frame: pd.DataFrame, target: str, drop: bool) -> pd.DataFrame:
     count = int(missing.sum())
     if count == len(frame):
         raise OptionError(f"-o target={target}: none of the {len(frame)} rows has a value: choose another column")
-    if count and not drop:
+    if count and not allowed:
         raise OptionError(
             f"-o target={target}: {count} of {len(frame)} rows have none: remove them, or leave them out with "
             "-o drop_unlabelled=true"
@@ -410,7 +432,7 @@ def _target(column: pd.Series[Any], task: str) -> Target:
     import pandas as pd
     from pandas.api import types
 
-    name, auto = str(column.name), task == "auto"
+    name = str(column.name)
     numbers = None if types.is_bool_dtype(column) else pd.to_numeric(column, errors="coerce")
     if types.is_datetime64_any_dtype(column) or types.is_timedelta64_dtype(column) or types.is_complex_dtype(column):
         raise OptionError(f"-o target={name} is of type {column.dtype}: expected numbers or classes")
@@ -424,38 +446,30 @@ def _target(column: pd.Series[Any], task: str) -> Target:
         return _classes(column, name, "classification, since its values are not numbers")
     values = np.array(numbers, np.float64)  # a copy, for torch: it is writable
     count, whole = len(np.unique(values)), bool((values == np.round(values)).all())
-    kind = f"{count} different {'whole numbers' if whole else 'numbers'}"
-    if auto:
-        task = "classification" if whole and count <= MOST_WHOLE_NUMBERS else "regression"
-        alternative = "regression" if task == "classification" else "classification"
-        decided = f"{task}, since it has {kind} (-o task={alternative} otherwise)"
-    else:
-        decided = f"{task}, by -o task; it has {kind}"
-    return _classes(column, name, decided) if task == "classification" else _numeric(values, name, decided)
-
-
-def _numeric(values: NDArray[np.float64], name: str, decided: str) -> Target:
+    content = f"{count} different {'whole numbers' if whole else 'numbers'}"
+    reason = f"{task}, by -o task; it has {content}"
+    if task == "auto":
+        few = whole and count <= MOST_WHOLE_NUMBERS
+        task, alternative = ("classification", "regression") if few else ("regression", "classification")
+        reason = f"{task}, since it has {content} (-o task={alternative} otherwise)"
+    if task == "classification":
+        return _classes(column, name, reason)
+    problem = ""
     if len(values) < 4:
-        raise OptionError(
-            f"-o target={name}: {len(values)} rows: expected 4 at least, for training, validation and test"
-        )
-    if not np.isfinite(values).all():
-        raise OptionError(
-            f"-o target={name}: {int((~np.isfinite(values)).sum())} of {len(values)} rows have infinity: expected "
-            "finite numbers"
-        )
-    if np.abs(values).max() > MOST_NUMBER:
-        raise OptionError(f"-o target={name}: {np.abs(values).max():g} is above {MOST_NUMBER:g}: use another unit")
-    if values.min() == values.max():
-        raise OptionError(f"-o target={name} is {values[0]:g} in every row: expected different values")
-    return Target(name, values, (), decided)
+        problem = f": {len(values)} rows: expected 4 at least, for training, validation and test"
+    elif not np.isfinite(values).all():
+        infinite = int((~np.isfinite(values)).sum())
+        problem = f": {infinite} of {len(values)} rows have infinity: expected finite numbers"
+    elif np.abs(values).max() > MOST_NUMBER:
+        problem = f": {np.abs(values).max():g} is above {MOST_NUMBER:g}: use another unit"
+    elif values.min() == values.max():
+        problem = f" is {values[0]:g} in every row: expected different values"
+    if problem:
+        raise OptionError(f"-o target={name}{problem}")
+    return Target(name, values, (), reason)
 
 
-MOST_NUMBER = 1e100
-"""Largest number of a target: a sum of squares must be finite."""
-
-
-def _classes(column: pd.Series[Any], name: str, decided: str) -> Target:
+def _classes(column: pd.Series[Any], name: str, reason: str) -> Target:
     values = column.to_numpy()
     try:
         labels, classes = np.unique(values, return_inverse=True)
@@ -468,10 +482,5 @@ def _classes(column: pd.Series[Any], name: str, decided: str) -> Target:
             f"-o target={name} has {len(labels)} different values: expected 2 to {MOST_CLASSES} classes; -o "
             "task=regression predicts numbers"
         )
-    rarest = int(np.bincount(classes).argmin())
-    if (count := np.bincount(classes)[rarest]) < 3:
-        raise OptionError(
-            f"-o target={name}: {count} of class {labels[rarest]!s}: expected at least 3 rows of each, "
-            "for training, validation and test"
-        )
-    return Target(name, classes, tuple(map(str, labels)), decided)
+    check_class_sizes(f"-o target={name}", labels, classes, "rows")
+    return Target(name, classes, tuple(map(str, labels)), reason)

@@ -52,7 +52,7 @@ def test_images_that_cannot_be_used(photos: Path, tmp_path: Path) -> None:
     pixels, labels = np.zeros((4, 8, 8)), [0, 1, 0, 1]
     files = {
         "one": ({"images": pixels, "labels": [0] * 4}, "only the class '0'"),
-        "rare": ({"images": pixels, "labels": [0, 0, 0, 1]}, "1 of class '1': expected at least 3 images of each"),
+        "rare": ({"images": pixels, "labels": [0, 0, 0, 1]}, "1 of class 1: expected at least 3 images of each"),
         "names": ({"x": pixels, "labels": labels}, "has the arrays x, labels: expected images and labels"),
         "shape": ({"images": pixels[0], "labels": labels}, r"of shape \(8, 8\)"),
         "nan": ({"images": pixels * np.nan, "labels": labels}, "finite"),

@@ -84,14 +84,14 @@ def test_the_task_follows_from_the_target_and_is_said(
 ) -> None:
     frame.assign(bought=values).to_csv(tmp_path / "t.csv", index=False)
     table = read(tmp_path / "t.csv")
-    assert table.target.decided.startswith(decided)
+    assert table.target.reason.startswith(decided)
     assert table.regression == decided.startswith("regression")
 
 
 def test_an_option_overrules_the_task(frame: pd.DataFrame, tmp_path: Path) -> None:
     frame.assign(bought=[n % 12 for n in range(120)]).to_csv(tmp_path / "t.csv", index=False)
     table = read(tmp_path / "t.csv", task="regression")
-    assert table.target.decided == "regression, by -o task; it has 12 different whole numbers"
+    assert table.target.reason == "regression, by -o task; it has 12 different whole numbers"
     assert table.target.values.tolist() == [n % 12 for n in range(120)]
 
 
