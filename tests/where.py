@@ -70,7 +70,6 @@ ELSEWHERE = {
     "options/sizes": "cli/test_for_scale",
     "plugins/cost": "training/recipe/hardware/test_cost",
     "training/recipe/classifying": "training/test_classifier_building evaluators/test_classification_data",
-    "training/recipe/data/cache": "training/recipe/data/test_prepared",
     "training/recipe/data/corpus": "evaluators/test_language_model training/recipe/data/test_prepared",
     "training/recipe/data/kinds": "training/recipe/data/test_tables",
     "training/recipe/data/reading": "training/recipe/data/test_tables training/recipe/data/test_labelled_texts",

@@ -15,7 +15,7 @@ from evo_tune.training.hardware.device import reproducible
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import AdamW
 from evo_tune.training.recipe import tuning as planned
-from evo_tune.training.recipe.data.cache import cache_folder
+from evo_tune.training.recipe.data.reading import cache_folder
 from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.recipe.optim.schedule import Schedule, WeightDecay

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import torch
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.training.recipe.data.cache import open_own
+from evo_tune.training.recipe.data.reading import open_own
 
 CHECKPOINT = "checkpoint.pt"
 """Name of the checkpoint file in a training's folder."""

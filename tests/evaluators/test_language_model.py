@@ -22,7 +22,7 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.training import GPT
 from evo_tune.training.recipe import LADDER, Corpus, GPTSize, hidden_width, read_text
-from evo_tune.training.recipe.data import prepared
+from evo_tune.training.recipe.data import corpus
 
 OFF = {
     "schedule": ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"),
@@ -512,7 +512,7 @@ def test_a_training_on_a_mapped_text_is_the_same(
 ) -> None:
     found = []
     for name, limit in (("plain", 1 << 30), ("mapped", 0)):
-        monkeypatch.setattr(prepared, "IN_MEMORY", {"bytes": limit, "pairs": limit})
+        monkeypatch.setattr(corpus, "IN_MEMORY", {"bytes": limit, "pairs": limit})
         (tmp_path / name).write_bytes(read_text("")[:50_000])
         found.append(without_clock(train(default, data=str(tmp_path / name), vocab=vocab)[0]))
     assert found[0] == found[1]

@@ -1,6 +1,7 @@
-"""Tables read within bounds: no small file may fill the memory when it is unpacked.
+"""Files: the user's cache, files of the user, and tables read within bounds.
 
-The bounds are far above any table that a search of hyperparameters needs. This module knows files, not their meaning.
+No small file may fill the memory when it is unpacked. The bounds are far above any table that a search of
+hyperparameters needs. This module knows files, not their meaning.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import csv
 import gzip
 import io
 import lzma
+import os
+import stat
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +38,37 @@ LONGEST_HEADER = 1 << 24
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
-class _Counted(io.RawIOBase):
+def cache_folder() -> Path:
+    """Return evo-tune's folder in the user's cache on this operating system; it may not exist yet.
+
+    What is in it can be computed again at any time.
+
+    `XDG_CACHE_HOME` moves it on Linux, `LOCALAPPDATA` on Windows.
+    """
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        xdg_home = os.environ.get("XDG_CACHE_HOME", "")
+        base = Path(xdg_home if os.path.isabs(xdg_home) else "~/.cache").expanduser()  # a relative one is invalid
+    return base / "evo-tune"
+
+
+def open_own(path: Path) -> BinaryIO | None:
+    """Open a regular file of this user for reading; None if it is missing, a link, or another user's."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    status = os.fstat(handle)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    return None
+
+
+class _BoundedStream(io.RawIOBase):
     """A stream that ends with an error after a number of bytes."""
 
     def __init__(self, stream: Any, most: int) -> None:
@@ -78,7 +112,7 @@ def open_packed(path: Path) -> BinaryIO:
     unpack = PACKED.get(path.suffix)
     if unpack is None:
         return path.open("rb")
-    return io.BufferedReader(_Counted(unpack(path), unpacked_limit(path.stat().st_size)), 1 << 20)
+    return io.BufferedReader(_BoundedStream(unpack(path), unpacked_limit(path.stat().st_size)), 1 << 20)
 
 
 def read_csv(path: Path, **settings: Any) -> pd.DataFrame:
@@ -131,12 +165,10 @@ def _check_header(path: Path, separator: str) -> str:
     twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
     if twice:
         raise ValueError(f"two columns are named {twice[0][:80]!r}: rename one")
-    wrong_separator = next(
-        (candidate for candidate in ";\t|" if len(names) == 1 and candidate in names[0] and separator == ","), None
-    )
-    if wrong_separator is not None:
-        convert = f"pandas.read_csv({path.name!r}, sep={wrong_separator!r}).to_csv('new.csv', index=False)"
-        raise ValueError(f"its columns are separated by {wrong_separator!r}, not by commas: convert it with {convert}")
+    for delimiter in ";\t|":
+        if separator == "," and len(names) == 1 and delimiter in names[0]:
+            convert = f"pandas.read_csv({path.name!r}, sep={delimiter!r}).to_csv('new.csv', index=False)"
+            raise ValueError(f"its columns are separated by {delimiter!r}, not by commas: convert it with {convert}")
     return "utf-8-sig"
 
 
@@ -144,9 +176,8 @@ def _other_encoding(path: Path, error: UnicodeDecodeError) -> ValueError:
     """Return the error of a file that is not UTF-8: what it is likely to be, and how to convert it."""
     byte = error.object[error.start]
     guess = "Windows-1252" if byte in range(0x80, 0xA0) else "ISO-8859-1 or Windows-1252"
-    name = "WINDOWS-1252"
     return ValueError(
-        f"it is not UTF-8 (byte 0x{byte:02x}), but likely {guess}: convert it with iconv -f {name} -t UTF-8 "
+        f"it is not UTF-8 (byte 0x{byte:02x}), but likely {guess}: convert it with iconv -f WINDOWS-1252 -t UTF-8 "
         f"{path.name} > new.csv"
     )
 

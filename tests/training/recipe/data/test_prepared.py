@@ -15,10 +15,10 @@ import pytest
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.recipe import BPE, Corpus, split_text
-from evo_tune.training.recipe.data import prepared as module
+from evo_tune.training.recipe.data import corpus as module
 from evo_tune.training.recipe.data import texts
-from evo_tune.training.recipe.data.cache import cache_folder
-from evo_tune.training.recipe.data.prepared import Preparation, prepare
+from evo_tune.training.recipe.data.corpus import Preparation, prepare
+from evo_tune.training.recipe.data.reading import cache_folder
 from evo_tune.training.recipe.data.texts import SEPARATOR, read_documents, size_of, split_evenly
 from tests.extras import need
 
