@@ -69,9 +69,8 @@ def files_of(data: str) -> list[Path]:
     files = sorted(file for file in paths if file.is_file())
     if not files:
         reason = "which holds no files" if path.is_dir() else "there is no such file or folder, and no match of a glob"
-        raise RecipeError(
-            "data", data, f"a path to text ({reason}, from {Path.cwd()}), or nothing for the built-in text"
-        )
+        needed = f"a path to text ({reason}, from {Path.cwd()}), or nothing for the built-in text"
+        raise RecipeError("data", data, needed)
     return files
 
 
@@ -112,16 +111,25 @@ def encoding_warnings(data: str) -> list[str]:
     for file in files_of(data)[:_LOOKED_AT] if data else []:
         try:
             with _open(file) as opened:
-                kind = _kind_of(opened.read(_BEGINNING))
+                encoding = _guess_encoding(opened.read(_BEGINNING))
         except OSError as error:
-            raise RecipeError("data", data, f"text that can be read: {error.filename}: {error.strerror}") from error
-        if kind:
-            foreign.append((file, kind))
+            raise _unreadable(data, error) from error
+        if encoding:
+            foreign.append((file, encoding))
     if not foreign:
         return []
-    (file, kind), also = foreign[0], f" (and {len(foreign) - 1} other files)" if len(foreign) > 1 else ""
-    remedy = "leave it out with a glob, -o data='DIR/**/*.txt'" if kind == _BINARY else "convert it with iconv -t UTF-8"
-    return [f"{file} looks like {kind}, not like UTF-8 text{also}: the model learns these bytes as they are; {remedy}"]
+    file, encoding = foreign[0]
+    others = f" (and {len(foreign) - 1} other files)" if len(foreign) > 1 else ""
+    remedy = "convert it with iconv -t UTF-8"
+    if encoding == _BINARY:
+        remedy = "leave it out with a glob, -o data='DIR/**/*.txt'"
+    return [
+        f"{file} looks like {encoding}, not like UTF-8 text{others}: the model learns these bytes as they are; {remedy}"
+    ]
+
+
+def _unreadable(data: str, error: OSError) -> RecipeError:
+    return RecipeError("data", data, f"text that can be read: {error.filename}: {error.strerror}")
 
 
 def describe_text(data: str) -> list[str]:
@@ -136,13 +144,15 @@ def describe_text(data: str) -> list[str]:
     size, files = size_of(data), len(files_of(data)) if data else 1
     documents = "each file is one document"
     if files == 1:
-        count, whole = _documents_in(data)
-        documents = f"{'' if whole else 'at least '}{count} documents, divided by {SEPARATOR.decode()}"
-        documents = documents if count > 1 else "one document"
+        count, read = 0, 0
+        for piece, ended in _read(data, mark=False):
+            count, read = count + ended, read + len(piece)
+            if read > MOST_READ:
+                break
+        at_least = "at least " if read > MOST_READ else ""
+        documents = f"{at_least}{count} documents, divided by {SEPARATOR.decode()}" if count > 1 else "one document"
     held_out = round(size * HELD_OUT / 2)
-    vocab = next(
-        (size_of_vocabulary for size_of_vocabulary in VOCABULARIES if size >= size_of_vocabulary * BYTES_PER_ENTRY), 256
-    )
+    vocab = next((entries for entries in VOCABULARIES if size >= entries * BYTES_PER_ENTRY), 256)
     advice = f"byte pairs (-o vocab={vocab})" if vocab > 256 else "bytes (-o vocab=256)"
     return [
         f"{files} file{'s' * (files != 1)} with {size} bytes; {documents}",
@@ -151,17 +161,7 @@ def describe_text(data: str) -> list[str]:
     ]
 
 
-def _documents_in(data: str) -> tuple[int, bool]:
-    """Return the number of documents in the beginning of a text that is one file, and whether that is all of it."""
-    documents, read = 0, 0
-    for piece, ended in _read(data, mark=False):
-        read, documents = read + len(piece), documents + ended
-        if read > MOST_READ:
-            return documents, False
-    return documents, True
-
-
-def _kind_of(beginning: bytes) -> str:
+def _guess_encoding(beginning: bytes) -> str:
     """Return what the beginning of a file looks like; '' for UTF-8 text."""
     if not beginning:
         return ""
@@ -211,14 +211,14 @@ def _read(data: str, *, mark: bool) -> Iterator[tuple[bytes, bool]]:
         for number, file in enumerate(files):
             with _open(file) as opened:
                 if len(files) == 1:
-                    yield from _separated(opened, BOUNDARY if mark else SEPARATOR)
+                    yield from _split_documents(opened, BOUNDARY if mark else SEPARATOR)
                 else:
                     while piece := opened.read(_CHUNK):
                         yield piece, False
             last = number == len(files) - 1
             yield b"" if last else BOUNDARY if mark else b"\n", True
     except OSError as error:
-        raise RecipeError("data", data, f"text that can be read: {error.filename}: {error.strerror}") from error
+        raise _unreadable(data, error) from error
 
 
 def _open(file: Path) -> BinaryIO:
@@ -226,7 +226,7 @@ def _open(file: Path) -> BinaryIO:
     return file.open("rb") if file.stat().st_size else io.BytesIO()
 
 
-def _separated(file: BinaryIO, ending: bytes) -> Iterator[tuple[bytes, bool]]:
+def _split_documents(file: BinaryIO, ending: bytes) -> Iterator[tuple[bytes, bool]]:
     remainder = b""
     while chunk := file.read(_CHUNK):
         *documents, remainder = (remainder + chunk).split(SEPARATOR)
@@ -347,27 +347,25 @@ def split_evenly(text: bytes | memoryview, ends: np.ndarray) -> tuple[Ranges, Ra
         for first, last in (pieces_of(text[start:end], size) if end - start > size else [(0, end - start)])
     ]
     bounds = np.array(units, np.int64)
-    keys = np.array([_hash_of(text[start:end]) for start, end in units], np.uint64)
+    keys = np.empty(len(units), np.uint64)
+    for number, (start, end) in enumerate(units):
+        document = bytes(text[start:end]).removesuffix(BOUNDARY).removesuffix(b"\n").removesuffix(SEPARATOR)
+        keys[number] = int.from_bytes(hashlib.sha256(document).digest()[:8], "little")
     order = np.argsort(keys, kind="stable")
-    drawn = keys[order]
+    sorted_keys = keys[order]
     before = np.concatenate(([0], np.cumsum((bounds[:, 1] - bounds[:, 0])[order])))
-    group = before[np.searchsorted(drawn, drawn)]  # bytes before the first of the equal documents
+    group = before[np.searchsorted(sorted_keys, sorted_keys)]  # bytes before the first of the equal documents
     quota = len(text) * HELD_OUT / 2
-    tested = group >= quota
-    first = group[tested][0] if tested.any() else len(text)
+    after_validation = group >= quota
+    first = group[after_validation][0] if after_validation.any() else len(text)
     part = np.empty(len(units), np.int8)
-    part[order] = np.where(~tested, 1, np.where(group < first + quota, 2, 0))
-    training, validation, test = (_joined(bounds[part == number]) for number in range(3))
+    part[order] = np.where(~after_validation, 1, np.where(group < first + quota, 2, 0))
+    training, validation, test = (_join_neighbours(bounds[part == number]) for number in range(3))
     return training, validation, test
 
 
-def _hash_of(document: bytes | memoryview) -> int:
-    plain = bytes(document).removesuffix(BOUNDARY).removesuffix(b"\n").removesuffix(SEPARATOR)
-    return int.from_bytes(hashlib.sha256(plain).digest()[:8], "little")
-
-
-def _joined(bounds: np.ndarray) -> Ranges:
-    """Return the ranges, with neighbours joined."""
+def _join_neighbours(bounds: np.ndarray) -> Ranges:
+    """Return ranges, (n, 2), with those joined that follow each other without a gap."""
     if not len(bounds):
         return []
     breaks = np.flatnonzero(bounds[1:, 0] != bounds[:-1, 1])
