@@ -147,7 +147,7 @@ class Forecaster(Encoder):
     def _scale(self, one: Series) -> tuple[float, float]:
         """Return the centre and scale of a series."""
         assert self.series is not None
-        error = naive_error(one.values, one.known, self.series.season)
+        error = naive_error(one.values, one.observed, self.series.season)
         return self.scales.get(one.name, (float(one.values.mean()), error if error > 0 else 1.0))
 
     def to_json(self) -> dict[str, Any]:

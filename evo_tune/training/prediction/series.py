@@ -115,8 +115,8 @@ class ForecastModel(SampleModel[Past]):
         series = [one for one in self.reader.series(data) if len(one.values) > steps]
         if not series:
             raise UsageError(f"no series has more than {steps} values, the horizon: expected a past before it")
-        past = [Series(one.name, one.first, one.values[:-steps], one.known[:-steps]) for one in series]
-        values = np.array([np.where(one.known, one.values, np.nan)[-steps:] for one in series])
+        past = [Series(one.name, one.first, one.values[:-steps], one.observed[:-steps]) for one in series]
+        values = np.array([np.where(one.observed, one.values, np.nan)[-steps:] for one in series])
         scales = network.prepare(past).scales
         scores = ForecastScores.of(self._forecast(past), values, scales, network.config.levels)
         return dict(vars(scores))

@@ -92,7 +92,7 @@ class ForecastOptions(TableOptions, EncoderOptions):
         divided = self.split_series
         names = [one.name for one in divided.series]
         first = f"{self.series_data.format.to_json()}{names}{divided.horizon}{self.quantiles}".encode()
-        return data_hash(first, divided.values, divided.known, divided.ends)
+        return data_hash(first, divided.values, divided.observed, divided.ends)
 
     def contexts(self) -> tuple[list[int], int]:
         """Return the lengths of the past to choose from, and the default.

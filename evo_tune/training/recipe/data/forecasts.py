@@ -97,9 +97,9 @@ class SplitSeries:
         return np.concatenate([series.values for series in self.series])
 
     @cached_property
-    def known(self) -> NDArray[np.bool_]:
+    def observed(self) -> NDArray[np.bool_]:
         """Whether each of `values` was in the file; others are not scored."""
-        return np.concatenate([series.known for series in self.series])
+        return np.concatenate([series.observed for series in self.series])
 
     @cached_property
     def standardised(self) -> NDArray[np.float32]:
@@ -148,7 +148,7 @@ class SplitSeries:
     def truth(self, windows: ForecastWindows) -> Array:
         """Return the values to forecast, (windows, horizon); NaN where the file had none."""
         places = windows.ahead(self.horizon)
-        return np.where(self.known[places], self.values[places], np.nan)
+        return np.where(self.observed[places], self.values[places], np.nan)
 
 
 def _all(last: int, context: int) -> NDArray[np.int64]:
@@ -182,7 +182,7 @@ def split_series(series: Sequence[Series], *, horizon: int, season: int, validat
         if training < horizon + max(season + 1, SHORTEST):
             left_out[single.name] = f"{count} values are too few"
             continue
-        if not (scale := naive_error(single.values[:training], single.known[:training], season)) > 0:
+        if not (scale := naive_error(single.values[:training], single.observed[:training], season)) > 0:
             left_out[single.name] = (
                 "it repeats itself every season, so MASE is not defined" if season > 1 else "it is constant"
             )

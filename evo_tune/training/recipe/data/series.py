@@ -6,7 +6,7 @@ series apart (long). This module knows neither splits nor models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +48,16 @@ class Series:
         name: Its name.
         first: Position of its first value on the grid.
         values: (n,), float64, without gaps.
-        known: (n,), whether each value was in the file; others were filled.
+        observed: (n,), whether each value was in the file; others were filled.
     """
 
     name: str
     first: int
     values: NDArray[np.float64]
-    known: NDArray[np.bool_]
+    observed: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,35 +98,44 @@ class SeriesFormat:
             if name not in table:
                 raise OptionError(f"the table has no column {name!r}: expected the columns {', '.join(self.columns)}")
         frame = pd.DataFrame({name: table[name] for name in self.columns})
-        return [self._regular(*part) for part in _parts(frame, self.time, self.key, self.targets)[0]]
+        return [self.place_on_grid(*part) for part in _parts(frame, self.time, self.key, self.targets)[0]]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that are read."""
         return (self.time, *([self.key] if self.key else []), *self.targets)
 
-    def _regular(self, name: str, times: NDArray[Any], values: NDArray[np.float64]) -> Series:
-        """Return a series on the grid, its gaps filled: see `fill_gaps`."""
-        places = np.flatnonzero(~np.isnan(values))
-        if not len(places):
+    def place_on_grid(self, name: str, times: NDArray[Any], values: NDArray[np.float64]) -> Series:
+        """Return a series on the grid, its gaps filled (see `fill_gaps`); an empty one if there is no value.
+
+        Args:
+            name: Its name.
+            times: (n,), sorted, datetime64[ns] or int64.
+            values: (n,), NaN where one is missing.
+
+        Raises:
+            OptionError: A time is not on the grid, two have the same position, or too many values are missing.
+        """
+        present = np.flatnonzero(~np.isnan(values))
+        if not len(present):
             return Series(name, 0, np.empty(0), np.empty(0, bool))
-        times, values = times[places[0] : places[-1] + 1], values[places[0] : places[-1] + 1]
+        times, values = times[present[0] : present[-1] + 1], values[present[0] : present[-1] + 1]
         positions = self.grid.positions(times, self.time)
         if (same := np.flatnonzero(np.diff(positions) == 0)).size:
             raise OptionError(
                 f"series {name!r}: two times are at the same one of the {self.grid.name} times, "
                 f"{self.grid.format_time(positions[same[0]])}: aggregate them"
             )
-        length = int(positions[-1] - positions[0]) + 1
-        lost = 1.0 - int((~np.isnan(values)).sum()) / length
-        if lost > MOST_MISSING:
+        first, length = int(positions[0]), int(positions[-1] - positions[0]) + 1
+        missing = 1.0 - len(present) / length
+        if missing > MOST_MISSING:
             raise OptionError(
-                f"series {name!r}: {lost:.0%} of its {length} {self.grid.name} values are missing: expected at most "
+                f"series {name!r}: {missing:.0%} of its {length} {self.grid.name} values are missing: expected at most "
                 f"{MOST_MISSING:.0%}; aggregate to a lower frequency, or leave the series out"
             )
         on_grid = np.full(length, np.nan)
-        on_grid[positions - positions[0]] = values
-        return Series(name, int(positions[0]), fill_gaps(on_grid, self.season), ~np.isnan(on_grid))
+        on_grid[positions - first] = values
+        return Series(name, first, fill_gaps(on_grid, self.season), ~np.isnan(on_grid))
 
     def to_json(self) -> dict[str, Any]:
         """Return the format as plain data."""
@@ -167,26 +179,26 @@ class SeriesData:
     merged: int
 
     def lines(self) -> list[str]:
-        """Return what was found, as text: number and length of the series, frequency, times, season and gaps."""
-        grid, lengths = self.format.grid, [len(single.values) for single in self.series]
-        several = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
-        first, last = (
-            min(single.first for single in self.series),
-            max(single.first + len(single.values) for single in self.series) - 1,
-        )
-        lost = [int((~single.known).sum()) for single in self.series]
-        gaps = "no value is missing"
-        if any(lost):
-            gaps = f"{sum(lost)} of {sum(lengths)} values are missing, in {sum(map(bool, lost))} series"
-            gaps += "; each takes the value of a season before"
+        """Return what was read, as text: number and length of the series, frequency, times, season and gaps."""
+        grid, lengths = self.format.grid, [len(series) for series in self.series]
+        length = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
+        first = grid.format_time(min(series.first for series in self.series))
+        last = grid.format_time(max(series.first + len(series) for series in self.series) - 1)
         lines = [
-            f"{len(lengths)} series of {several} values, {grid.name}, {grid.format_time(first)} to "
-            f"{grid.format_time(last)}; "
-            f"season {self.format.season}; times in column {self.format.time!r}",
-            gaps,
+            f"{len(lengths)} series of {length} values, {grid.name}, {first} to {last}; season {self.format.season}; "
+            f"times in column {self.format.time!r}"
         ]
-        lines += ["the rows were not in order of time: they are sorted"] if self.sorted else []
-        return lines + ([f"{self.merged} rows repeat another one and are left out"] if self.merged else [])
+        missing = [int((~series.observed).sum()) for series in self.series]
+        if any(missing):
+            count = f"{sum(missing)} of {sum(lengths)} values are missing, in {np.count_nonzero(missing)} series"
+            lines.append(f"{count}; each takes the value of a season before")
+        else:
+            lines.append("no value is missing")
+        if self.sorted:
+            lines.append("the rows were not in order of time: they are sorted")
+        if self.merged:
+            lines.append(f"{self.merged} rows repeat another one and are left out")
+        return lines
 
 
 def find_series(
@@ -205,19 +217,17 @@ def find_series(
     Raises:
         OptionError: A column is missing or has unusable values, or the times have no frequency.
     """
-    left_out = _names(frame, "ignore", ignore)
-    frame = frame.drop(columns=left_out)
+    frame = frame.drop(columns=_names(frame, "ignore", ignore))
     time = _names(frame, "time", time)[0] if time else _time_column(frame)
-    keys = _names(frame, "key", key)
-    targets = _targets(frame.drop(columns=[time, *keys], errors="ignore"), _names(frame, "target", target), key)
+    value_columns = frame.drop(columns=[time, *_names(frame, "key", key)], errors="ignore")
+    targets = _targets(value_columns, _names(frame, "target", target), key)
     parts, unsorted, merged = _parts(frame, time, key, targets)
     grid = Grid.of([times for _, times, _ in parts])
     format = SeriesFormat(time=time, key=key, targets=targets, grid=grid, season=season or grid.season)
-    series = (format._regular(*part) for part in parts)
-    series_left = tuple(single for single in series if len(single.values))
-    if not series_left:
+    series = tuple(single for single in (format.place_on_grid(*part) for part in parts) if len(single))
+    if not series:
         raise OptionError(f"column {targets[0]!r} holds no number: expected a value at each time")
-    return SeriesData(format, series_left, unsorted, merged)
+    return SeriesData(format, series, unsorted, merged)
 
 
 def passengers() -> pd.DataFrame:
@@ -242,21 +252,18 @@ def _time_column(frame: pd.DataFrame) -> str:
     """Return the name of the only column of times."""
     from pandas.api import types
 
-    candidates = [name for name in frame.columns if types.is_datetime64_any_dtype(frame[name]) or _dates(frame[name])]
-    if not candidates:
-        candidates = [
-            name for name in frame.columns if str(name).lower() in ("time", "date", "timestamp", "year", "ds", "t")
-        ]
+    columns = list(map(str, frame.columns))
+    dates = [name for name in columns if types.is_datetime64_any_dtype(frame[name]) or _has_dates(frame[name])]
+    candidates = dates or [name for name in columns if name.lower() in TIMES]
     if len(candidates) == 1:
-        return str(candidates[0])
-    columns = ", ".join(map(str, candidates or frame.columns))
-    problem = (
-        f"{len(candidates)} columns hold times ({columns})" if candidates else f"no column holds times, of {columns}"
-    )
+        return candidates[0]
+    problem = f"no column holds times, of {', '.join(columns)}"
+    if candidates:
+        problem = f"{len(candidates)} columns hold times ({', '.join(candidates)})"
     raise OptionError(f"{problem}: name it with -o time=COLUMN")
 
 
-def _dates(column: pd.Series[Any]) -> bool:
+def _has_dates(column: pd.Series[Any]) -> bool:
     """Return whether a column holds texts that are dates."""
     from pandas.api import types
 
@@ -269,31 +276,27 @@ def _dates(column: pd.Series[Any]) -> bool:
         return "time zones" in str(error)
 
 
-def _targets(frame: pd.DataFrame, named: list[str], key: str) -> tuple[str, ...]:
+def _targets(frame: pd.DataFrame, chosen: list[str], key: str) -> tuple[str, ...]:
     """Return the names of the columns of values, of a table without its time and key."""
+    import pandas as pd
     from pandas.api import types
 
-    if unusable := [name for name in named if name not in frame.columns]:
+    if unusable := [name for name in chosen if name not in frame.columns]:
         raise OptionError(f"-o target={unusable[0]}: this column has the times or the key: expected one of values")
-    names = named or [str(name) for name in frame.columns]
+    names = chosen or [str(name) for name in frame.columns]
     if not names:
         raise OptionError("there is no column of values beside the time: expected a number at each time")
-    texts = [name for name in names if not types.is_numeric_dtype(frame[name]) and _words(frame[name])]
-    if texts and not named:
-        raise OptionError(
-            f"column {texts[0]!r} holds text: if it tells the series apart, give -o key={texts[0]}; leave it out with "
-            f"-o ignore={texts[0]}"
-        )
+    for name in [] if chosen else names:
+        if types.is_numeric_dtype(frame[name]):
+            continue
+        if pd.to_numeric(frame[name].dropna(), errors="coerce").isna().mean() > 0.5:
+            raise OptionError(
+                f"column {name!r} holds text: if it tells the series apart, give -o key={name}; leave it out with "
+                f"-o ignore={name}"
+            )
     if key and len(names) > 1:
         raise OptionError(f"-o key={key} needs one column of values, of {', '.join(names)}: give -o target=COLUMN")
     return tuple(names)
-
-
-def _words(column: pd.Series[Any]) -> bool:
-    """Return whether most values of a column are no numbers."""
-    import pandas as pd
-
-    return bool(pd.to_numeric(column.dropna(), errors="coerce").isna().mean() > 0.5)
 
 
 Part = tuple[str, NDArray[Any], NDArray[np.float64]]
@@ -301,56 +304,39 @@ Part = tuple[str, NDArray[Any], NDArray[np.float64]]
 
 
 def _parts(frame: pd.DataFrame, time: str, key: str, targets: Sequence[str]) -> tuple[list[Part], bool, int]:
-    """Return the parts of a table that are series, whether its rows were sorted, and how many were left out."""
-    times = read_times(frame[time], time).to_numpy()
-    columns = {name: _numbers(frame[name], name) for name in targets}
-    parts, unsorted, merged = [], False, 0
-    for name, rows, values in _groups(frame, key, columns):
-        series_times = times[rows]
-        if (np.diff(series_times.astype("int64")) < 0).any():
-            order = np.argsort(series_times, kind="stable")
-            series_times, values, unsorted = series_times[order], values[order], True
-        rows_to_keep = _without_repeats(name, series_times, values, key)
-        merged = (
-            max(merged, len(series_times) - len(rows_to_keep))
-            if not key
-            else merged + len(series_times) - len(rows_to_keep)
-        )
-        parts.append((name, series_times[rows_to_keep], values[rows_to_keep]))
-    return parts, unsorted, merged
+    """Return the parts of a table that are series, whether its rows were sorted, and how many were left out.
 
-
-def _groups(
-    frame: pd.DataFrame, key: str, columns: Mapping[str, NDArray[np.float64]]
-) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.float64]]]:
-    """Yield the name, row numbers and values of each series."""
-    if not key:
-        rows = np.arange(len(frame))
-        yield from ((name, rows, values) for name, values in columns.items())
-        return
-    if frame[key].isna().any():
-        raise OptionError(f"-o key={key}: {int(frame[key].isna().sum())} rows have none: fill it in, or remove them")
-    (values,) = columns.values()
-    for name, group in frame.groupby(key, sort=True).indices.items():
-        rows = np.sort(np.asarray(group))
-        yield str(name), rows, values[rows]
-
-
-def _without_repeats(name: str, times: NDArray[Any], values: NDArray[np.float64], key: str) -> NDArray[np.int64]:
-    """Return the places of different times.
+    Rows that repeat a time with the same value are left out.
 
     Raises:
-        OptionError: A time occurs twice, with different values.
+        OptionError: A time occurs twice with different values, or a row has no key.
     """
-    repeated = np.flatnonzero(times[1:] == times[:-1]) + 1
-    differ = repeated[~np.isclose(values[repeated], values[repeated - 1], rtol=0.0, atol=0.0, equal_nan=True)]
-    if len(differ):
-        hint = "remove one" if key else "if the file has several series, give -o key=COLUMN"
-        raise OptionError(
-            f"series {name!r}: {str(times[differ[0]]).removesuffix('T00:00:00.000000000')} occurs twice with different "
-            f"values{f', as do {len(differ) - 1} other times' if len(differ) > 1 else ''}: {hint}"
-        )
-    return np.setdiff1d(np.arange(len(times)), repeated)
+    times = read_times(frame[time], time).to_numpy()
+    columns = {name: _numbers(frame[name], name) for name in targets}
+    groups = [(name, np.arange(len(frame)), values) for name, values in columns.items()]
+    if key:
+        if frame[key].isna().any():
+            missing = int(frame[key].isna().sum())
+            raise OptionError(f"-o key={key}: {missing} rows have none: fill it in, or remove them")
+        (values,) = columns.values()
+        indices = frame.groupby(key, sort=True).indices
+        groups = [(str(name), np.sort(np.asarray(rows)), values) for name, rows in indices.items()]
+    parts, unsorted, merged = [], False, [0]
+    for name, rows, values in groups:
+        order = np.argsort(times[rows], kind="stable")
+        unsorted = unsorted or bool((np.diff(order) < 0).any())
+        series_times, series_values = times[rows[order]], values[rows[order]]
+        repeated = np.flatnonzero(series_times[1:] == series_times[:-1]) + 1
+        before, after = series_values[repeated - 1], series_values[repeated]
+        differ = repeated[(before != after) & ~(np.isnan(before) & np.isnan(after))]
+        if len(differ):
+            hint = "remove one" if key else "if the file has several series, give -o key=COLUMN"
+            also = f", as do {len(differ) - 1} other times" if len(differ) > 1 else ""
+            first = str(series_times[differ[0]]).removesuffix("T00:00:00.000000000")
+            raise OptionError(f"series {name!r}: {first} occurs twice with different values{also}: {hint}")
+        parts.append((name, np.delete(series_times, repeated), np.delete(series_values, repeated)))
+        merged.append(len(repeated))
+    return parts, unsorted, sum(merged) if key else max(merged)
 
 
 def _numbers(column: pd.Series[Any], name: str) -> NDArray[np.float64]:
@@ -364,12 +350,12 @@ def _numbers(column: pd.Series[Any], name: str) -> NDArray[np.float64]:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
     wrong = np.flatnonzero(np.isnan(numbers) & column.notna().to_numpy())
     if len(wrong):
-        shown = repr(str(column.iloc[wrong[0]]))
+        text = str(column.iloc[wrong[0]])
         raise OptionError(
-            f"column {name!r}: row {wrong[0] + 1} has {shown}: expected numbers, or nothing where one is missing"
+            f"column {name!r}: row {wrong[0] + 1} has {text!r}: expected numbers, or nothing where one is missing"
         )
-    if (endless := np.flatnonzero(np.isinf(numbers))).size:
+    if (infinite := np.flatnonzero(np.isinf(numbers))).size:
         raise OptionError(
-            f"column {name!r}: row {endless[0] + 1} is infinite: expected finite numbers, or an empty cell"
+            f"column {name!r}: row {infinite[0] + 1} is infinite: expected finite numbers, or an empty cell"
         )
     return numbers

@@ -29,7 +29,10 @@ HORIZONS = {24: 48, 7: 14, 5: 10, 52: 13, 12: 18, 4: 8}
 NO_SEASON, LONGEST = 6, 96
 """Default horizon without a season (M4's for years), and the largest default horizon."""
 
-NAMED = {
+OFFSET = re.compile(r":\d\d(?:\.\d+)?\s*(Z|[+-]\d\d:?\d\d)$")
+"""Offset from UTC at the end of a text that is a time."""
+
+NAMES = {
     ("months", 1): "monthly",
     ("months", 3): "quarterly",
     ("months", 12): "yearly",
@@ -63,8 +66,8 @@ def read_times(column: pd.Series[Any], name: str) -> pd.Series[Any]:
     if types.is_bool_dtype(column) or types.is_timedelta64_dtype(column):
         raise OptionError(f"time column {name!r} holds {column.dtype}: expected dates, or whole numbers")
     if types.is_numeric_dtype(column):
-        return _whole_numbers(column, name)
-    times = column if types.is_datetime64_any_dtype(column) else _parsed(column, name)
+        return _read_whole_numbers(column, name)
+    times = column if types.is_datetime64_any_dtype(column) else _parse(column.astype(str), name)
     if getattr(times.dt, "tz", None) is not None:
         local = times.dt.tz_localize(None)
         times = local if (local == local.dt.normalize()).all() else times.dt.tz_convert("UTC").dt.tz_localize(None)
@@ -72,7 +75,7 @@ def read_times(column: pd.Series[Any], name: str) -> pd.Series[Any]:
     return naive
 
 
-def _whole_numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
+def _read_whole_numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
     import pandas as pd
 
     numbers = column.to_numpy(float)
@@ -86,38 +89,32 @@ def _whole_numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
     return whole
 
 
-def _parsed(column: pd.Series[Any], name: str) -> pd.Series[Any]:
-    """Return texts as times."""
+def _parse(texts: pd.Series[Any], name: str) -> pd.Series[Any]:
+    """Return texts as times, all read by one format."""
     import pandas as pd
 
-    texts, reason = column.astype(str), ""
-    for how in ({}, {"dayfirst": True}, {"format": "ISO8601"}):
-        try:
-            with warnings.catch_warnings():  # of a format that pandas finds with difficulty: its result is checked
-                warnings.simplefilter("ignore")
-                times: Any = pd.to_datetime(texts, **how)
-            if not isinstance(times.dtype, np.dtype | pd.DatetimeTZDtype) or times.dtype == object:
-                raise ValueError("mixed timezones")
-            return times  # type: ignore[no-any-return]
-        except (ValueError, TypeError, OverflowError) as error:
-            reason = reason or str(error)
-    if any(word in reason.lower() for word in ("timezone", "tz-aware", "tz-naive")) or len(set(map(_zone, texts))) > 1:
+    problem = ""
+    with warnings.catch_warnings():  # of a format that pandas finds with difficulty: its result is checked
+        warnings.simplefilter("ignore")
+        for settings in ({}, {"dayfirst": True}, {"format": "ISO8601"}):
+            try:
+                times: Any = pd.to_datetime(texts, **settings)
+                if not isinstance(times.dtype, np.dtype | pd.DatetimeTZDtype) or times.dtype == object:
+                    raise ValueError("mixed timezones")
+                return times  # type: ignore[no-any-return]
+            except (ValueError, TypeError, OverflowError) as error:
+                problem = problem or str(error).lower()
+        bad = pd.to_datetime(texts, errors="coerce", format="mixed", utc=True).isna().to_numpy()
+    offsets = {match[1] if (match := OFFSET.search(text)) else "" for text in texts}
+    if len(offsets) > 1 or any(word in problem for word in ("timezone", "tz-aware", "tz-naive")):
         raise OptionError(
             f"time column {name!r} has times of several time zones: expected one; write all in UTC, as "
             "2024-01-31T12:00Z"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bad = pd.to_datetime(texts, errors="coerce", format="mixed", utc=True).isna().to_numpy()
-    row = int(np.flatnonzero(bad)[0]) if bad.any() else 0
-    problem = f"row {row + 1} has {texts.iloc[row]!r}" if bad.any() else "its rows have several formats"
-    raise OptionError(f"time column {name!r}: {problem}: expected dates of one format, such as 2024-01-31 12:00")
-
-
-def _zone(text: str) -> str:
-    """Return the offset from UTC that ends a text; '' if none does."""
-    match = re.search(r":\d\d(?:\.\d+)?\s*(Z|[+-]\d\d:?\d\d)$", text)
-    return match[1] if match else ""
+    content = (
+        f"row {bad.argmax() + 1} has {texts.iloc[bad.argmax()]!r}" if bad.any() else "its rows have several formats"
+    )
+    raise OptionError(f"time column {name!r}: {content}: expected dates of one format, such as 2024-01-31 12:00")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,30 +151,33 @@ class Grid:
         """
         import pandas as pd
 
+        # Not by pandas.infer_freq: it needs three times without a gap, and knows no months that begin on the 15th.
         numbers = [series_times.astype("int64") for series_times in times if len(series_times)]
-        gaps = np.concatenate([np.diff(series_times) for series_times in numbers]) if numbers else np.empty(0, "int64")
-        if not len(gaps):
+        steps = np.concatenate([np.diff(positions) for positions in numbers]) if numbers else np.empty(0, "int64")
+        if not len(steps):
             raise OptionError("no series has two times, so there is no frequency: expected a series with a past")
-        origin = int(min(series_times[0] for series_times in numbers))
-        usual = int(np.median(gaps))
+        origin, median = int(min(positions[0] for positions in numbers)), int(np.median(steps))
+        values, counts = np.unique(steps, return_counts=True)
+        most_frequent = int(values[counts.argmax()])  # the smallest of several
         if times[0].dtype.kind == "i":
-            return cls(kind="whole", step=_usual(gaps), origin=origin)
-        if usual >= 28 * DAY and (gaps % (7 * DAY)).any():
-            ends = all(bool(pd.DatetimeIndex(series_times).is_month_end.all()) for series_times in times)
-            return cls(kind="months", step=max(1, round(usual / (30.4375 * DAY))), origin=origin, month_end=ends)
+            return cls(kind="whole", step=most_frequent, origin=origin)
+        if median >= 28 * DAY and (steps % (7 * DAY)).any():
+            month_end = all(bool(pd.DatetimeIndex(series_times).is_month_end.all()) for series_times in times)
+            months = max(1, round(median / (30.4375 * DAY)))
+            return cls(kind="months", step=months, origin=origin, month_end=month_end)
         weekdays = all(bool(np.is_busday(series_times.astype("datetime64[D]")).all()) for series_times in times)
-        whole_days = not any((series_times % DAY).any() for series_times in numbers)
-        if usual == DAY and weekdays and whole_days and (gaps >= 3 * DAY).any():
+        whole_days = not any((positions % DAY).any() for positions in numbers)
+        if median == DAY and weekdays and whole_days and (steps >= 3 * DAY).any():
             return cls(kind="business", step=1, origin=origin)
-        return cls(kind="fixed", step=_usual(gaps), origin=origin)
+        return cls(kind="fixed", step=most_frequent, origin=origin)
 
     @property
     def name(self) -> str:
         """The frequency in words: 'monthly', 'every 15 minutes', 'whole numbers'."""
         if self.kind == "whole":
             return "whole numbers" if self.step == 1 else f"whole numbers, every {self.step}"
-        if (self.kind, self.step) in NAMED:
-            return NAMED[self.kind, self.step]
+        if (self.kind, self.step) in NAMES:
+            return NAMES[self.kind, self.step]
         if self.kind == "months":
             return f"every {self.step} months"
         for unit, size in (("day", DAY), ("hour", DAY // 24), ("minute", DAY // 1440), ("second", DAY // 86400)):
@@ -197,8 +197,8 @@ class Grid:
             return 1
         if self.step in (7 * DAY, DAY):
             return 52 if self.step == 7 * DAY else 7
-        a_day = DAY // self.step
-        return a_day if DAY % self.step == 0 and a_day <= 1440 else 1
+        steps_per_day = DAY // self.step
+        return steps_per_day if DAY % self.step == 0 and steps_per_day <= 1440 else 1
 
     @property
     def horizon(self) -> int:
@@ -217,20 +217,20 @@ class Grid:
         """
         if (times.dtype.kind == "i") != (self.kind == "whole"):
             raise OptionError(f"time column {name!r}: expected {'whole numbers' if self.kind == 'whole' else 'dates'}")
+        origin: Any = self.origin if self.kind == "whole" else np.datetime64(self.origin, "ns")
         if self.kind == "months":
-            months = times.astype("datetime64[M]").astype("int64")
-            offset = months - int(np.datetime64(self.origin, "ns").astype("datetime64[M]").astype("int64"))
-            positions, remainder = np.divmod(offset, self.step)
+            months = (times.astype("datetime64[M]") - origin.astype("datetime64[M]")).astype("int64")
+            positions, remainder = np.divmod(months, self.step)
         elif self.kind == "business":
-            days, first = times.astype("datetime64[D]"), np.datetime64(self.origin, "ns").astype("datetime64[D]")
-            positions, remainder = np.busday_count(first, days), (~np.is_busday(days)).astype("int64")
-            remainder = remainder | (times.astype("int64") % DAY != 0)
+            days = times.astype("datetime64[D]")
+            positions = np.busday_count(origin.astype("datetime64[D]"), days)
+            remainder = ~np.is_busday(days) | (times.astype("int64") % DAY != 0)
         else:
             positions, remainder = np.divmod(times.astype("int64") - self.origin, self.step)
-        if remainder.any():
-            wrong = times[np.flatnonzero(remainder)[0]]
+        off_grid = remainder != 0
+        if off_grid.any():
             raise OptionError(
-                f"time column {name!r}: {_shown(wrong)} is not one of the {self.name} times from "
+                f"time column {name!r}: {_format(times[off_grid.argmax()])} is not one of the {self.name} times from "
                 f"{self.format_time(0)}: round the times, or aggregate to regular ones"
             )
         return np.asarray(positions, "int64")
@@ -255,7 +255,7 @@ class Grid:
 
     def format_time(self, position: int) -> str:
         """Return a time in words, as short as the frequency allows."""
-        return _shown(self.times(np.array([position]))[0])
+        return _format(self.times(np.array([position]))[0])
 
     def to_json(self) -> dict[str, Any]:
         """Return the grid as plain data."""
@@ -267,13 +267,7 @@ class Grid:
         return cls(**data)
 
 
-def _usual(gaps: NDArray[np.int64]) -> int:
-    """Return the most frequent gap; the smallest of several."""
-    values, counts = np.unique(gaps, return_counts=True)
-    return int(values[counts.argmax()])
-
-
-def _shown(time: Any) -> str:
+def _format(time: Any) -> str:
     if np.issubdtype(type(time), np.integer):
         return str(time)
     return str(time.astype("datetime64[s]")).removesuffix("T00:00:00")

@@ -41,7 +41,7 @@ def test_a_gap_takes_the_value_of_a_season_before_and_is_not_known(wide: pd.Data
     wide.loc[[3, 20], "north"] = np.nan  # the fourth day has no week before it
     frame = wide.drop(index=[12])
     found = read(frame, season=7)
-    (north, south), lost = found.series, np.flatnonzero(~found.series[0].known).tolist()
+    (north, south), lost = found.series, np.flatnonzero(~found.series[0].observed).tolist()
     assert lost == [3, 12, 20]
     assert [north.values[at] for at in lost] == [2.0, 5.0, 13.0]
     assert south.values[12] == 25.0
@@ -53,7 +53,7 @@ def test_series_begin_and_end_where_their_values_do(wide: pd.DataFrame) -> None:
     wide.loc[35:, "south"] = np.nan
     north, south = read(wide).series
     assert (north.first, len(north.values), south.first, len(south.values)) == (10, 30, 0, 35)
-    assert north.known.all()
+    assert north.observed.all()
 
 
 def test_rows_that_repeat_are_left_out_and_said(wide: pd.DataFrame) -> None:
