@@ -8,7 +8,7 @@ a forecast does when it is used. This module knows no tensors.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
@@ -49,11 +49,6 @@ class ForecastWindows:
     def __len__(self) -> int:
         return len(self.start)
 
-    @classmethod
-    def concatenate(cls, parts: Sequence[ForecastWindows]) -> ForecastWindows:
-        """Return the windows of several parts."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("start", "first", "series")))
-
     def past(self, context: int) -> NDArray[np.int64]:
         """Return the places of the values before each horizon, (n, context); a series' first value is repeated."""
         places: NDArray[np.int64] = np.maximum(self.start[:, None] + np.arange(-context, 0), self.first[:, None])
@@ -89,7 +84,7 @@ class SplitSeries:
     @cached_property
     def firsts(self) -> NDArray[np.int64]:
         """Place of each series' first value in `values`; (series,)."""
-        return np.cumsum([0, *(len(series.values) for series in self.series)])[:-1]
+        return np.cumsum([0, *(len(series) for series in self.series)])[:-1]
 
     @cached_property
     def values(self) -> Array:
@@ -104,13 +99,14 @@ class SplitSeries:
     @cached_property
     def standardised(self) -> NDArray[np.float32]:
         """`values` less the centre of their series, divided by its scale; float32."""
-        lengths = [len(series.values) for series in self.series]
+        lengths = [len(series) for series in self.series]
         centred = self.values - np.repeat(self.centres, lengths)
         return (centred / np.repeat(self.scales, lengths)).astype(np.float32)
 
     def training(self, context: int) -> ForecastWindows:
         """Return all windows of the training parts with `context` values before them, and one for a short series."""
-        return self._windows(lambda number: _all(self.ends[number, 0] - self.horizon, context))
+        last = (self.ends[:, 0] - self.horizon).tolist()
+        return self._windows([np.arange(min(context, start), start + 1) for start in last])
 
     def count(self, context: int) -> int:
         """Return the number of training windows; see `training`."""
@@ -120,30 +116,26 @@ class SplitSeries:
     @cached_property
     def held_out(self) -> ForecastWindows:
         """Windows of the validation parts, evenly spaced."""
-        return self._evaluated(self.ends[:, 0], self.ends[:, 1])
+        return self._evenly_spaced_windows(self.ends[:, 0], self.ends[:, 1])
 
     @cached_property
     def test(self) -> ForecastWindows:
         """Windows of the test parts, evenly spaced."""
-        return self._evaluated(self.ends[:, 1], np.array([len(series.values) for series in self.series]))
+        return self._evenly_spaced_windows(self.ends[:, 1], np.array([len(series) for series in self.series]))
 
-    def _evaluated(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> ForecastWindows:
-        most = max(1, EVALUATED // len(self.series))
-
-        def starts(number: int) -> NDArray[np.int64]:
-            first, last = begins[number], ends[number] - self.horizon
-            if most == 1:
-                return np.array([last])
-            return np.unique(np.linspace(first, last, min(most, last - first + 1)).round().astype(np.int64))
-
+    def _evenly_spaced_windows(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> ForecastWindows:
+        per_series = max(1, EVALUATED // len(self.series))
+        starts = []
+        for first, last in zip(begins, ends - self.horizon, strict=True):
+            spaced = np.linspace(first, last, min(per_series, last - first + 1)).round().astype(np.int64)
+            starts.append(np.unique(spaced) if per_series > 1 else np.array([last]))
         return self._windows(starts)
 
-    def _windows(self, starts: Callable[[int], NDArray[np.int64]]) -> ForecastWindows:
-        parts = []
-        for number, first in enumerate(self.firsts):
-            start = first + starts(number)
-            parts.append(ForecastWindows(start, np.full(len(start), first), np.full(len(start), number)))
-        return ForecastWindows.concatenate(parts)
+    def _windows(self, starts: Sequence[NDArray[np.int64]]) -> ForecastWindows:
+        """Return windows, from the places of their horizons within each series."""
+        lengths = [len(places) for places in starts]
+        first = np.repeat(self.firsts, lengths)
+        return ForecastWindows(first + np.concatenate(starts), first, np.repeat(np.arange(len(starts)), lengths))
 
     def truth(self, windows: ForecastWindows) -> Array:
         """Return the values to forecast, (windows, horizon); NaN where the file had none."""
@@ -174,39 +166,35 @@ def split_series(series: Sequence[Series], *, horizon: int, season: int, validat
         RecipeError: The shares leave nothing for training.
     """
     check_number("validation", validation + test, "(0, 1)")
-    used, ends, scales, left_out = [], [], [], {}
+    used, ends, scales, centres, left_out = [], [], [], [], {}
+    shortest = horizon + max(season + 1, SHORTEST)
     for single in series:
-        count = len(single.values)
-        validated, tested = (max(horizon, round(share * count)) for share in (validation, test))
-        training = count - validated - tested
-        if training < horizon + max(season + 1, SHORTEST):
-            left_out[single.name] = f"{count} values are too few"
+        validation_length, test_length = (max(horizon, round(share * len(single))) for share in (validation, test))
+        training = len(single) - validation_length - test_length
+        if training < shortest:
+            left_out[single.name] = f"{len(single)} values are too few"
             continue
-        if not (scale := naive_error(single.values[:training], single.observed[:training], season)) > 0:
-            left_out[single.name] = (
-                "it repeats itself every season, so MASE is not defined" if season > 1 else "it is constant"
-            )
+        past = single.values[:training]
+        scale = naive_error(past, single.observed[:training], season)
+        if not scale > 0:
+            constant = "it repeats itself every season, so MASE is not defined" if season > 1 else "it is constant"
+            left_out[single.name] = constant
             continue
         used.append(single)
-        ends.append((training, training + validated))
+        ends.append((training, training + validation_length))
         scales.append(scale)
-    if not used:
-        raise OptionError(_none_left(series, horizon, season, left_out))
-    centres = [single.values[:training].mean() for single, (training, _) in zip(used, ends, strict=True)]
-    return SplitSeries(tuple(used), left_out, horizon, season, np.array(ends), np.array(scales), np.array(centres))
-
-
-def _none_left(series: Sequence[Series], horizon: int, season: int, left_out: dict[str, str]) -> str:
-    longest = max(len(single.values) for single in series)
+        centres.append(past.mean())
+    if used:
+        return SplitSeries(tuple(used), left_out, horizon, season, np.array(ends), np.array(scales), np.array(centres))
     if any("few" in reason for reason in left_out.values()):
-        need = horizon + max(season + 1, SHORTEST)
-        return (
-            f"-o horizon={horizon}: the longest series has {longest} values: expected at least {need} to train on (a "
-            f"season of {season} and the horizon), and a horizon each to judge by and to test with: give a shorter "
+        longest = max(len(single) for single in series)
+        raise OptionError(
+            f"-o horizon={horizon}: the longest series has {longest} values: expected at least {shortest} to train on "
+            f"(a season of {season} and the horizon), and a horizon each to judge by and to test with: give a shorter "
             "horizon, more values, or -o season=1"
         )
     name, reason = next(iter(left_out.items()))
-    return f"series {name!r} cannot be used: {reason}: expected values that change"
+    raise OptionError(f"series {name!r} cannot be used: {reason}: expected values that change")
 
 
 def naive_error(values: Array, observed: NDArray[np.bool_], season: int) -> float:
@@ -301,42 +289,46 @@ def pinball_loss(forecast: Array, truth: Array, quantiles: Sequence[float]) -> A
 # ---------------------------------------------------------------- forecasts without a model
 
 
-def seasonal_naive(divided: SplitSeries, windows: ForecastWindows, quantiles: Sequence[float]) -> Array:
+def seasonal_naive(split: SplitSeries, windows: ForecastWindows, quantiles: Sequence[float]) -> Array:
     """Return the last known season as the forecast, (windows, horizon, outputs).
 
     Its quantiles come from differences between values of the training part that are as many seasons apart. Their median
     is subtracted, so the median forecast is the plain seasonal naive one.
 
     Args:
-        divided: The series.
+        split: The series.
         windows: Windows to forecast.
         quantiles: Quantiles in order; empty: the forecast alone.
     """
-    steps = np.arange(divided.horizon)
-    seasons = steps // divided.season + 1
-    places = np.maximum(windows.start[:, None] + steps - seasons * divided.season, windows.first[:, None])
-    point: Array = divided.values[places][..., None]
+    steps = np.arange(split.horizon)
+    seasons = steps // split.season + 1
+    places = np.maximum(windows.start[:, None] + steps - seasons * split.season, windows.first[:, None])
+    point: Array = split.values[places][..., None]
     if not quantiles:
         return point
-    spread: Array = np.array([_spread(divided, number, seasons, quantiles) for number in range(len(divided.series))])
+    numbers = range(len(split.series))
+    spread = np.array([_difference_quantiles(split, number, seasons, quantiles) for number in numbers])
     forecast: Array = point + spread[windows.series]
     return forecast
 
 
-def _spread(divided: SplitSeries, number: int, seasons: NDArray[np.int64], quantiles: Sequence[float]) -> Array:
+def _difference_quantiles(
+    split: SplitSeries, number: int, seasons: NDArray[np.int64], quantiles: Sequence[float]
+) -> Array:
     """Return the quantiles of seasonal differences of a series, less the median, (horizon, quantiles)."""
-    values = divided.series[number].values[: divided.ends[number, 0]]
-    of_lag: dict[int, Array] = {}
+    values = split.series[number].values[: split.ends[number, 0]]
+    of_season: dict[int, Array] = {}
     spread = np.zeros(len(quantiles))
-    for lag in sorted({int(season_count) * divided.season for season_count in seasons}):
+    for season in range(1, int(seasons.max()) + 1):
+        lag = season * split.season
         if len(values) >= lag + 2:  # else that of fewer seasons
             differences = values[lag:] - values[:-lag]
             spread = np.quantile(differences, quantiles) - np.median(differences)
-        of_lag[lag] = spread
-    return np.array([of_lag[int(season_count) * divided.season] for season_count in seasons])
+        of_season[season] = spread
+    return np.array([of_season[season] for season in seasons.tolist()])
 
 
-def theta_forecast(divided: SplitSeries, windows: ForecastWindows, quantiles: Sequence[float]) -> Array:
+def theta_forecast(split: SplitSeries, windows: ForecastWindows, quantiles: Sequence[float]) -> Array:
     """Return the forecasts of statsmodels' Theta method (Assimakopoulos & Nikolopoulos 2000), as `seasonal_naive` does.
 
     It is fitted anew for each window to all values before the horizon. Quantiles are those of its normal prediction
@@ -351,15 +343,15 @@ def theta_forecast(divided: SplitSeries, windows: ForecastWindows, quantiles: Se
         raise OptionError(
             "-o compare=theta needs statsmodels, which is not installed: pip install 'evo-tune[series]', or give none"
         ) from None
-    values, season = divided.values, divided.season
+    values, season = split.values, split.season
     deviations = np.array([NormalDist().inv_cdf(level) for level in quantiles] or [0.0])
-    forecast = np.empty((len(windows), divided.horizon, len(deviations)))
+    forecast = np.empty((len(windows), split.horizon, len(deviations)))
     for row, (start, first) in enumerate(zip(windows.start, windows.first, strict=True)):
         past = values[first:start]
         with warnings.catch_warnings():  # of likelihoods that do not converge, which are used all the same
             warnings.simplefilter("ignore")
             fit = ThetaModel(past, period=season, deseasonalize=1 < season <= len(past) // 2).fit()
-            point = np.asarray(fit.forecast(divided.horizon), float)
-            upper = np.asarray(fit.prediction_intervals(divided.horizon, alpha=ONE_SIGMA), float)[:, 1]
+            point = np.asarray(fit.forecast(split.horizon), float)
+            upper = np.asarray(fit.prediction_intervals(split.horizon, alpha=ONE_SIGMA), float)[:, 1]
         forecast[row] = point[:, None] + (upper - point)[:, None] * deviations
     return forecast
