@@ -73,13 +73,7 @@ class EncoderConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("outputs", self.outputs, 1)
-        for name in ("depth", "width", "heads"):
-            check_integer(name, getattr(self, name), 1)
-        if self.width % self.heads:
-            raise RecipeError("heads", self.heads, f"a divisor of width={self.width}")
-        check_number("ffn_mult", self.ffn_mult, "(0, 64]")
-        for name in ("dropout", "attention_dropout", "drop_path"):
-            check_number(name, getattr(self, name), "[0, 1)")
+        check_number("drop_path", self.drop_path, "[0, 1)")
 
     @property
     def key_value_heads(self) -> int:

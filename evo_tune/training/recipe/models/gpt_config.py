@@ -24,12 +24,22 @@ class ModelConfig:
     depth: int
     width: int
     heads: int
+    ffn_mult: float
+    dropout: float
+    attention_dropout: float
     scaling: Parametrisation | None
 
     def __post_init__(self) -> None:
         scaling: Any = self.scaling
         if isinstance(scaling, Mapping):  # from JSON
             object.__setattr__(self, "scaling", Parametrisation(**scaling))
+        for name in ("depth", "width", "heads"):
+            check_integer(name, getattr(self, name), 1)
+        if self.width % self.heads:
+            raise RecipeError("heads", self.heads, f"a divisor of width={self.width}")
+        check_number("ffn_mult", self.ffn_mult, "(0, 64]")
+        check_number("dropout", self.dropout, "[0, 1)")
+        check_number("attention_dropout", self.attention_dropout, "[0, 1)")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data."""
@@ -95,9 +105,6 @@ The fused kernel stores no attention weights, but needs one call per sample, bec
 LARGE_VOCABULARY = 1024
 """Smallest vocabulary whose logits are computed in pieces (see `training.optim.losses`)."""
 
-_LOGITS_IN_PIECE = {"cpu": 2**21}
-_LOGITS_ON_GPU = 2**26
-
 
 def uses_plain_products(precision: str, keys: int) -> bool:
     """Return whether a CPU computes attention by three plain products instead of the fused kernel.
@@ -109,7 +116,7 @@ def uses_plain_products(precision: str, keys: int) -> bool:
     return keys <= LONGEST_PLAIN if precision == "bf16" else precision == "fp32" and keys in PLAIN_IN_FP32
 
 
-def _made_by_amd() -> bool:
+def _has_amd_cpu() -> bool:
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             return "AuthenticAMD" in file.read(1000)
@@ -117,7 +124,7 @@ def _made_by_amd() -> bool:
         return "AuthenticAMD" in os.environ.get("PROCESSOR_IDENTIFIER", "")
 
 
-AMD = _made_by_amd()
+AMD = _has_amd_cpu()
 """Whether this machine's CPU is made by AMD."""
 
 
@@ -135,8 +142,16 @@ def padding_channels(precision: str, head_dim: int, keys: int) -> int:
 
 def tokens_in_piece(vocab_size: int, device: str) -> int:
     """Return the tokens per piece of logits: few enough for a CPU's cache, or enough to fill a GPU."""
-    return max(1, _LOGITS_IN_PIECE.get(device, _LOGITS_ON_GPU) // vocab_size)
+    return max(1, (2**21 if device == "cpu" else 2**26) // vocab_size)
 
+
+CHOICES = {
+    "init": ("normal", "fan_in"),
+    "position": ("learned", "sinusoidal", "rope"),
+    "ffn": ("gelu", "swiglu", "relu2"),
+    "norm": ("layernorm", "rmsnorm"),
+}
+"""Values of the fields of a `GPTConfig` that are names."""
 
 SHORTEST_CHUNK, MOST_CHUNKS = 32, 16
 """Limits on the chunks of queries in windowed attention; for shorter chunks, kernel calls cost more than they save."""
@@ -221,22 +236,12 @@ class GPTConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("vocab_size", self.vocab_size, 2)
-        for name in ("context", "depth", "width", "heads"):
-            check_integer(name, getattr(self, name), 1)
-        if self.width % self.heads:
-            raise RecipeError("heads", self.heads, f"a divisor of width={self.width}")
-        check_number("ffn_mult", self.ffn_mult, "(0, 64]")
-        check_number("dropout", self.dropout, "[0, 1)")
-        check_number("attention_dropout", self.attention_dropout, "[0, 1)")
-        check_name("init", self.init, ("normal", "fan_in"))
+        check_integer("context", self.context, 1)
+        for name, values in CHOICES.items():
+            check_name(name, getattr(self, name), values)
         for name in ("bias", "tied", "qk_norm", "value_embeddings", "residual_scaling"):
             if not isinstance(getattr(self, name), bool):
                 raise RecipeError(name, getattr(self, name), "true or false")
-        self._check_positions()
-        self._check_attention()
-
-    def _check_positions(self) -> None:
-        check_name("position", self.position, ("learned", "sinusoidal", "rope"))
         check_number("rope_base", self.rope_base, "(1, inf)")
         head_dim = self.width // self.heads
         if self.position == "rope" and head_dim % 2:
@@ -246,8 +251,6 @@ class GPTConfig(ModelConfig):
         check_name("extension", self.extension, ("linear", "ntk", "yarn") if self.position == "rope" else ("linear",))
         if self.extension == "ntk" and head_dim < 4:
             raise RecipeError("extension", self.extension, f"another for heads of width {head_dim}")
-
-    def _check_attention(self) -> None:
         if self.boundary is not None:
             check_integer("boundary", self.boundary, 0, self.vocab_size - 1)
         if self.window is not None:
@@ -258,8 +261,6 @@ class GPTConfig(ModelConfig):
             check_integer("kv_heads", self.kv_heads, 1)
             if self.heads % self.kv_heads:
                 raise RecipeError("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
-        check_name("ffn", self.ffn, ("gelu", "swiglu", "relu2"))
-        check_name("norm", self.norm, ("layernorm", "rmsnorm"))
         check_number("softcap", self.softcap, "[0, inf)")
         check_number("norm_eps", self.norm_eps, "(0, 1)")
         check_integer("ffn_multiple", self.ffn_multiple, 1)
@@ -435,52 +436,25 @@ class ContextExtensionOptions(Options):
 class GPTShapeOptions(ContextExtensionOptions, ArchitectureOptions, AttentionWindowOptions, PositionOptions):
     """Shape of a GPT apart from its size."""
 
-    def shape(
-        self,
-        *,
-        vocab: int,
-        context: int,
-        depth: int,
-        width: int,
-        heads: int,
-        dropout: float,
-        scaling: Parametrisation | None = None,
-    ) -> GPTConfig:
+    def shape(self, *, vocab: int, context: int, **sizes: Any) -> GPTConfig:
         """Return the shape of a model at the end of its training.
 
         A window as long as the context becomes None; kv_heads is rounded down to a divisor of heads.
 
+        Args:
+            vocab: Number of tokens.
+            context: Longest sequence, in tokens.
+            sizes: Depth, width, heads and dropout, and scaling if it is not standard (see `GPTConfig`).
+
         Raises:
             RecipeError: A number is out of its range.
         """
-        longest = self.extend_from or context
-        return GPTConfig(
-            vocab_size=vocab,
-            context=context,
-            depth=depth,
-            width=width,
-            heads=heads,
-            ffn_mult=self.ffn_mult,
-            dropout=dropout,
-            attention_dropout=self.attention_dropout,
-            bias=self.bias,
-            tied=self.tied,
-            init=self.init,
-            position=self.position,
-            rope_base=self.rope_base,
-            extended_from=self.extend_from,
-            extension=self.extension,
-            window=self.window if self.window is None or self.window < longest else None,
-            window_pattern=self.window_pattern,
-            kv_heads=largest_head_divisor(heads, self.kv_heads),
-            qk_norm=self.qk_norm,
-            ffn=self.ffn,
-            norm=self.norm,
-            softcap=self.softcap,
-            value_embeddings=self.value_embeddings,
-            residual_scaling=self.residual_scaling,
-            scaling=scaling,
-        )
+        shared = {field.name for field in fields(GPTShapeOptions)} & {field.name for field in fields(GPTConfig)}
+        values = {name: getattr(self, name) for name in shared}
+        if self.window is not None and self.window >= (self.extend_from or context):
+            values["window"] = None
+        values["kv_heads"] = largest_head_divisor(sizes["heads"], self.kv_heads)
+        return GPTConfig(**values, **sizes, vocab_size=vocab, context=context, extended_from=self.extend_from)
 
 
 def largest_head_divisor(heads: int, most: int | None) -> int | None:
