@@ -17,6 +17,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
@@ -65,7 +67,6 @@ block, and the layers that an adapter follows.
 
 _NOT_HIDDEN = re.compile(r".*(embed|wte|wpe|positions)|(.*\.)?(head|lm_head|score)\.")
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # their linear weights have shape (inputs, outputs)
-_LARGEST_HEADER = 100_000_000  # bytes, the limit of the format's own reader
 _LARGEST_JSON = 1 << 26  # bytes; tokenizers of large models have 20 MB
 _FILES = (".safetensors", ".json", ".txt", ".model")
 
@@ -127,7 +128,14 @@ class BaseModel:
     def linears(self) -> dict[str, tuple[int, int]]:
         """Name to (inputs, outputs) of each linear layer of the blocks, without output head and embeddings."""
         if self.gpt is not None:
-            return _linears_of(self.gpt)
+            d, f, gates = self.gpt.width, self.gpt.ffn_width, 2 if self.gpt.ffn == "swiglu" else 1
+            of_block = {
+                "attention.qkv": (d, d + 2 * d * self.gpt.key_value_heads // self.gpt.heads),
+                "attention.out": (d, d),
+                "ffn.up": (d, f * gates),
+                "ffn.out": (f, d),
+            }
+            return {f"blocks.{block}.{name}": sizes for block in range(self.depth) for name, sizes in of_block.items()}
         swap = self.config.get("model_type") in _TRANSPOSED
         return {
             name.removesuffix(".weight"): (shape[0], shape[1]) if swap else (shape[1], shape[0])
@@ -208,18 +216,7 @@ class BaseModel:
         for name in names:
             if isinstance(self.config.get(name), int):
                 return self.config[name]
-        raise RecipeError("base", str(self.folder), f"a config.json with {' or '.join(names)}")
-
-
-def _linears_of(config: GPTConfig) -> dict[str, tuple[int, int]]:
-    d, f = config.width, config.ffn_width
-    of_block = {
-        "attention.qkv": (d, d + 2 * d * config.key_value_heads // config.heads),
-        "attention.out": (d, d),
-        "ffn.up": (d, f * (2 if config.ffn == "swiglu" else 1)),
-        "ffn.out": (f, d),
-    }
-    return {f"blocks.{block}.{name}": sizes for block in range(config.depth) for name, sizes in of_block.items()}
+        raise _refusal(self.folder, f"a config.json with {' or '.join(names)}")
 
 
 @lru_cache(maxsize=64)  # keyed by size and time, since a worker calls it before every training
@@ -232,6 +229,10 @@ def _file_sha256(path: Path, size: int, changed: int) -> str:
     return digest.hexdigest()
 
 
+def _refusal(folder: Path, needed: str) -> RecipeError:
+    return RecipeError("base", str(folder), needed)
+
+
 def read_base(folder: Path | str) -> BaseModel:
     """Read the description of a checkpoint from its folder.
 
@@ -241,14 +242,24 @@ def read_base(folder: Path | str) -> BaseModel:
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise RecipeError("base", str(folder), f"a folder with config.json and model.safetensors (from {Path.cwd()})")
+        raise _refusal(folder, f"a folder with config.json and model.safetensors (from {Path.cwd()})")
     _files(folder)
-    config = _read_json(folder, folder / "config.json")
+    config = _read_json(folder, "config.json")
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in _weight_files(folder):
-        shapes.update(_shapes(folder, file))
+    for name in _weight_files(folder):
+        try:
+            with safe_open(folder / name, framework="numpy") as tensors:
+                shapes |= {tensor: tuple(tensors.get_slice(tensor).get_shape()) for tensor in tensors.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise _refusal(folder, f"a {name} that can be read ({error})") from error
     base = BaseModel(folder.resolve(), config, shapes)
-    _check(base)
+    if base.gpt is not None:
+        if (stored := sum(math.prod(shape) for shape in shapes.values())) != base.gpt.parameters:
+            raise _refusal(base.folder, f"{base.gpt.parameters} weights, as its config.json says, and not {stored}")
+    elif "model_type" not in config:
+        raise _refusal(base.folder, "a config.json with model (GPT.save) or model_type (Hugging Face)")
+    elif (shape := (base.vocab_size, base.width)) not in shapes.values():
+        raise _refusal(base.folder, f"a tensor of shape {shape}, as its config.json says, for the tokens")
     return base
 
 
@@ -261,72 +272,43 @@ def _files(folder: Path) -> list[Path]:
         RecipeError: One of them is no regular file, or too large a JSON file, or the folder cannot be read.
     """
     try:
-        named = [path for path in folder.iterdir() if path.suffix in _FILES]
+        paths = [path for path in folder.iterdir() if path.suffix in _FILES]
     except OSError as error:
-        raise RecipeError("base", str(folder), f"a folder that can be read ({error.strerror})") from error
-    files = sorted(path for path in named if path.exists() and not path.is_dir())
+        raise _refusal(folder, f"a folder that can be read ({error.strerror})") from error
+    files = sorted(path for path in paths if path.exists() and not path.is_dir())
     for path in files:
         if not path.is_file():
-            raise RecipeError("base", str(folder), f"a {path.name} that is a regular file")
+            raise _refusal(folder, f"a {path.name} that is a regular file")
         if path.suffix == ".json" and path.stat().st_size > _LARGEST_JSON:
-            raise RecipeError("base", str(folder), f"a {path.name} of at most {_LARGEST_JSON} bytes")
+            raise _refusal(folder, f"a {path.name} of at most {_LARGEST_JSON} bytes")
     return files
 
 
-def _read_json(folder: Path, path: Path) -> dict[str, Any]:
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError("base", str(folder), f"a checkpoint's folder, with {path.name} in it") from None
+        raise _refusal(folder, f"a checkpoint's folder, with {name} in it") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise RecipeError("base", str(folder), f"a {path.name} that can be read ({error})") from error
+        raise _refusal(folder, f"a {name} that can be read ({error})") from error
     if not isinstance(data, dict):
-        raise RecipeError("base", str(folder), f"a {path.name} that holds an object")
+        raise _refusal(folder, f"a {name} that holds an object")
     return data
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        named = _read_json(folder, index).get("weight_map")
-        names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+def _weight_files(folder: Path) -> list[str]:
+    """Return the names of the safetensors files of a checkpoint."""
+    single, index = "model.safetensors", "model.safetensors.index.json"
+    if (folder / single).is_file():
+        return [single]
+    if (folder / index).is_file():
+        weight_map = _read_json(folder, index).get("weight_map")
+        names = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
         if names and all(Path(name).name == name and name.endswith(".safetensors") for name in names):
-            return [folder / name for name in names]
-        raise RecipeError("base", str(folder), f"names of .safetensors files in {index.name}")
+            return names
+        raise _refusal(folder, f"names of .safetensors files in {index}")
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
     if pickled:
         reason = "pickles can run code when they are opened; save with safe_serialization=True"
-        raise RecipeError("base", str(folder), f"model.safetensors, not only {', '.join(pickled)}: {reason}")
-    raise RecipeError("base", str(folder), "a checkpoint's folder, with model.safetensors in it")
-
-
-def _shapes(folder: Path, file: Path) -> dict[str, tuple[int, ...]]:
-    """Return the tensor shapes in a safetensors header, which is eight bytes of length, then JSON."""
-    try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            if not 2 <= length <= min(_LARGEST_HEADER, file.stat().st_size - 8):
-                raise ValueError("it is cut short")
-            header = json.loads(opened.read(length))
-        return {
-            name: tuple(int(size) for size in tensor["shape"])
-            for name, tensor in header.items()
-            if name != "__metadata__"
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RecipeError("base", str(folder), f"a {file.name} that can be read ({error})") from error
-
-
-def _check(base: BaseModel) -> None:
-    if base.gpt is not None:
-        stored = sum(math.prod(shape) for shape in base.shapes.values())
-        if stored != base.gpt.parameters:
-            allowed = f"{base.gpt.parameters} weights, as its config.json says, and not {stored}"
-            raise RecipeError("base", str(base.folder), allowed)
-    elif "model_type" not in base.config:
-        raise RecipeError("base", str(base.folder), "a config.json with model (GPT.save) or model_type (Hugging Face)")
-    elif (base.vocab_size, base.width) not in base.shapes.values():
-        allowed = f"a tensor of shape {(base.vocab_size, base.width)}, as its config.json says, for the tokens"
-        raise RecipeError("base", str(base.folder), allowed)
+        raise _refusal(folder, f"{single}, not only {', '.join(pickled)}: {reason}")
+    raise _refusal(folder, f"a checkpoint's folder, with {single} in it")
