@@ -14,6 +14,7 @@ import os
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -30,33 +31,33 @@ from evo_tune.settings import SessionSettings
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
-from evo_tune.text import show_seconds
+from evo_tune.text import counted, show_seconds
 
 MIN_RESULTS = 3
 """Number of results that allow a forecast without timings. Timings count as much as this many results."""
 
-IMPORTS = 60.0
+IMPORT_SECONDS = 60.0
 """Seconds below which a training may have spent most of its time on imports, if it was the first of its worker."""
 
 DRIFT = 0.5
 """Expected change of the mean time as the search concentrates, in standard deviations of the genomes' times."""
 
-LEAST_DRIFT = 0.05
+MIN_DRIFT = 0.05
 """Smallest such change, as a share of the time: for spaces in which genomes hardly differ."""
 
-EXTRA_SEEDS = 0.08
+EXTRA_SEEDS_PER_GENOME = 0.08
 """Extra seeds per genome with `--seeds-per-trial auto` (measured by the noisy form of benchmarks/search.py)."""
 
-BOUNDS = 1.2816
+Z_80_PERCENT = 1.2816
 """Half width of an 80 % interval of a normal distribution, in standard deviations."""
 
 CLOSING_SECONDS = 2.0
 """Seconds for the last generation's file, the report, and the end of the workers."""
 
-ROW = 2000
+RESULT_BYTES = 2000
 """Bytes of one result in the journal, the generation file and the log."""
 
-PAGE = 300_000
+REPORT_BYTES = 300_000
 """Bytes of a report."""
 
 
@@ -121,8 +122,7 @@ class RunForecast(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """
         if price is None:
             return self
-        hours = (self.seconds.low / 3600, self.seconds.expected / 3600, self.seconds.high / 3600)
-        low, expected, high = (price * one for one in hours)
+        low, expected, high = (price * (seconds / 3600) for seconds in structs.astuple(self.seconds))
         return structs.replace(self, cost=Bounds(low=low, expected=expected, high=high))
 
 
@@ -130,7 +130,7 @@ def forecast_run(
     manifest: Manifest,
     session: SessionSettings,
     slots: int,
-    promoted: float,
+    cost_with_promotions: float,
     pace: Pace | None = None,
     run: Run | None = None,
 ) -> RunForecast | None:
@@ -140,200 +140,215 @@ def forecast_run(
         manifest: Settings of the run.
         session: Limits and final comparison; at least one limit.
         slots: Number of trainings at once.
-        promoted: Expected cost of a genome and its promotions, in full trainings.
+        cost_with_promotions: Expected cost of a genome and its promotions, in full trainings.
         pace: Timed steps, if there are any.
         run: The run so far; None before it begins.
 
     Returns:
         The forecast; None without timings while fewer than `MIN_RESULTS` results, or none with a usable time, exist.
     """
-    done = [] if run is None else list(run.outcomes.items())
-    if (pace is None and len(done) < MIN_RESULTS) or not slots:
+    outcomes = [] if run is None else list(run.outcomes.items())
+    if (pace is None and len(outcomes) < MIN_RESULTS) or not slots:
         return None
-    later = [] if run is None else _later(run)
-    if pace is None and not later and fmean(outcome.seconds for _, outcome in done) < IMPORTS:
+    warm_outcomes = [] if run is None else _outcomes_of_warm_workers(run)
+    if pace is None and not warm_outcomes and fmean(outcome.seconds for _, outcome in outcomes) < IMPORT_SECONDS:
         return None
-    seconds = [outcome.seconds for _, outcome in later or done]
-    fresh = 0 if run is None else sum(run.candidates[id].fresh for id, _ in done)
-    by_id = {} if run is None else candidate_costs(run)
-    used = sum(by_id[id] for id, _ in done)
-    pending = sum(by_id.values()) - used
-    # A search concentrates on good genomes, so later results predict the rest better.
-    late = later or done
-    late = late[len(late) // 2 :] if len(late) >= 2 * manifest.population else late
-    each = _each(pace, [outcome.seconds for _, outcome in late], sum(by_id[id] for id, _ in late))
-    births = session.max_genomes(manifest.population)
-    cost = genome_cost(manifest, max(1, int(births) if math.isfinite(births) else 100), promoted)
+    timed_outcomes = warm_outcomes or outcomes
+    costs = {} if run is None else candidate_costs(run)
+    finished_cost = sum(costs[id] for id, _ in outcomes)
+    pending_cost = sum(costs.values()) - finished_cost
+    finished_genomes = 0 if run is None else sum(run.candidates[id].fresh for id, _ in outcomes)
+    has_pending = len(costs) > len(outcomes)
+
+    # The mean time of a full training. A search concentrates on good genomes, so later results predict it better.
+    # Timings count as much as `MIN_RESULTS` trainings.
+    enough = len(timed_outcomes) >= 2 * manifest.population
+    recent_outcomes = timed_outcomes[len(timed_outcomes) // 2 :] if enough else timed_outcomes
+    recent_cost = sum(costs[id] for id, _ in recent_outcomes)
+    weight, timed_seconds = (0, 0.0) if pace is None else (MIN_RESULTS, pace.mean_seconds)
+    training_seconds = 0.0
+    if weight + recent_cost > 0:
+        recent_seconds = sum(outcome.seconds for _, outcome in recent_outcomes)
+        training_seconds = (weight * timed_seconds + recent_seconds) / (weight + recent_cost)
+
+    # The number of trainings: what the limits in trials and in full trainings ask for, if the hours suffice.
+    max_genomes = session.max_genomes(manifest.population)
+    cost = genome_cost(manifest, max(1, int(max_genomes) if math.isfinite(max_genomes) else 100), cost_with_promotions)
     # The more genomes the run has trained, the more their own cost counts.
-    cost = (cost * manifest.population + used) / (manifest.population + fresh)
-    least, most = _comparison_left(run, session, each, slots, births > fresh or len(by_id) > len(done))
-    until = math.inf
+    cost = (cost * manifest.population + finished_cost) / (manifest.population + finished_genomes)
+    more_genomes = max_genomes > finished_genomes or has_pending
+    shortest, longest = _remaining_comparison(run, session, training_seconds, slots, more_genomes)
+    remaining_seconds = math.inf
     if session.hours is not None:
-        until = max(0.0, session.hours * 3600 - (0.0 if run is None else run.elapsed))
-    room = max(0.0, until - (least + most) / 2) * slots / each if each > 0 else math.inf
-    by_births = max(0.0, (births - fresh) * cost - pending / 2)  # pending trainings are half done on average
-    wanted = by_births
+        remaining_seconds = max(0.0, session.hours * 3600 - (0.0 if run is None else run.elapsed))
+    search_seconds = max(0.0, remaining_seconds - (shortest + longest) / 2)
+    affordable = search_seconds * slots / training_seconds if training_seconds > 0 else math.inf
+    # Pending trainings are half done on average.
+    by_genomes = max(0.0, (max_genomes - finished_genomes) * cost - pending_cost / 2)
+    required = by_genomes
     if session.budget is not None:
-        wanted = min(wanted, max(0.0, session.budget - used - pending / 2))
-    if run is not None and run.planned is not None:  # only the final comparison is left
-        wanted = 0.0
-    trainings = min(wanted, room)
+        required = min(required, max(0.0, session.budget - finished_cost - pending_cost / 2))
+    if run is not None and run.planned is not None:  # only the final comparison remains
+        required = 0.0
+    trainings = min(required, affordable)
     if not math.isfinite(trainings):
         return None
-    tail = (1.0 - 1.0 / slots) * each / 2 if trainings else 0.0
-    between = 0.0 if run is None else _between(run) * len(done) / used if used else 0.0
-    search = trainings * (each + between) / slots + tail
-    opening = _opening(run, pace)
-    expected = opening + search + (least + most) / 2 + CLOSING_SECONDS
-    error = _error(pace, seconds, trainings)
-    low = opening / 2 + max(0.0, search * math.exp(-BOUNDS * error) - tail) + least
-    high = 1.5 * opening + search * math.exp(BOUNDS * error) + tail + most + 2 * CLOSING_SECONDS
-    if wanted > room:  # the clock ends the run
-        low, expected, high = until - (most - least) / 2 - tail, until, until + (most - least) / 2 + CLOSING_SECONDS
-    elif not trainings and not most and len(by_id) == len(done):  # no worker starts
+    genomes = finished_genomes + round(trainings / cost)
+    genomes = max(int(max_genomes if trainings == by_genomes else min(genomes, max_genomes)), finished_genomes)
+
+    # The time until the end. At the end of the search, slots wait for the last trainings.
+    tail = (1.0 - 1.0 / slots) * training_seconds / 2 if trainings else 0.0
+    gap = _seconds_between_trainings(run) * len(outcomes) / finished_cost if run is not None and finished_cost else 0.0
+    search = trainings * (training_seconds + gap) / slots + tail
+    start = _start_seconds(run, pace)
+    error = _relative_error(pace, [outcome.seconds for _, outcome in timed_outcomes], trainings)
+    if required > affordable:  # the clock ends the run
+        half = (longest - shortest) / 2
+        low, expected, high = remaining_seconds - half - tail, remaining_seconds, remaining_seconds + half
+        high += CLOSING_SECONDS
+    elif not trainings and not longest and not has_pending:  # no worker starts
         low = expected = high = 0.0
-    genomes = fresh + round(trainings / cost)
-    made = int(births) if trainings == by_births else min(genomes, births)
+    else:
+        low = start / 2 + max(0.0, search * math.exp(-Z_80_PERCENT * error) - tail) + shortest
+        expected = start + search + (shortest + longest) / 2 + CLOSING_SECONDS
+        high = 1.5 * start + search * math.exp(Z_80_PERCENT * error) + tail + longest + 2 * CLOSING_SECONDS
     return RunForecast(
-        genomes=max(int(made), fresh),
+        genomes=genomes,
         full_trainings=trainings,
-        seconds_of_each=each,
+        seconds_of_each=training_seconds,
         final_comparison=comparison_trainings(session),
         slots=slots,
         seconds=Bounds(low=max(0.0, low), expected=max(0.0, expected), high=max(0.0, high)),
         memory_of_each=None if pace is None else pace.memory or pace.worker or None,
         on_gpu=pace is not None and pace.memory > 0,
-        disk=_disk(manifest, int(made), pace, run),
+        disk=_disk_bytes(manifest, genomes, pace, run),
     )
 
 
-def _later(run: Run) -> list[tuple[int, Outcome]]:
+def _outcomes_of_warm_workers(run: Run) -> list[tuple[int, Outcome]]:
     """Return the results of trainings that were not the first of their worker, which may import torch in `evaluate`.
 
     The workers of a session get their first trainings before its first result.
     """
-    born, came, finished = dict(run.born_at), dict(run.came_at), dict(run.finished)  # the slots' threads write more
+    # Copies, because the slots' threads write more.
+    proposed_at, recorded_at, finished = dict(run.born_at), dict(run.came_at), dict(run.finished)
     sessions = {id: bisect_left(run.resumed, seconds) for id, seconds in finished.items()}
-    first: dict[int, float] = {}
+    first_result: dict[int, float] = {}
     for id, session in sessions.items():
-        first[session] = min(came[id], first.get(session, math.inf))
-    return [(id, run.outcomes[id]) for id, session in sessions.items() if born[id] > first[session]]
+        first_result[session] = min(recorded_at[id], first_result.get(session, math.inf))
+    return [(id, run.outcomes[id]) for id, session in sessions.items() if proposed_at[id] > first_result[session]]
 
 
-def _each(pace: Pace | None, seconds: Sequence[float], trainings: float) -> float:
-    """Return the mean seconds of a full training; timings count as much as `MIN_RESULTS` trainings.
-
-    Args:
-        pace: Timed steps, if there are any.
-        seconds: Seconds of each result.
-        trainings: Cost of all these results, in full trainings.
-    """
-    known = MIN_RESULTS if pace is not None else 0
-    prior = pace.mean_seconds if pace is not None else 0.0
-    return (known * prior + sum(seconds)) / (known + trainings) if known + trainings > 0 else 0.0
-
-
-def _comparison_left(
-    run: Run | None, session: SessionSettings, each: float, slots: int, more: bool
+def _remaining_comparison(
+    run: Run | None, session: SessionSettings, training_seconds: float, slots: int, more_genomes: bool
 ) -> tuple[float, float]:
     """Return the shortest and the longest time that the final comparison still takes.
 
     Args:
         run: The run so far; None before it begins.
         session: Number of seeds and finalists.
-        each: Seconds of a full training.
+        training_seconds: Seconds of a full training.
         slots: Number of trainings at once.
-        more: Whether the run proposes or trains more genomes, so that the finalists may change.
+        more_genomes: Whether the run proposes or trains more genomes, so that the finalists may change.
     """
-    if run is not None and not more:
+    shortest, longest = comparison_seconds(session, training_seconds, slots)
+    if run is None:
+        return shortest, longest
+    finished = reusable = read_comparison(run)
+    if more_genomes:  # a new finalist needs fresh trainings; those of the default stay
+        reusable = [trial for trial in finished if trial.genome == run.candidates[0].genome]
+    else:
         comparison = comparison_of(run)
-        if not comparison.state(comparison_results(run, comparison)).next_trainings:
+        if comparison.state(comparison_results(run, comparison)).over:
             return 0.0, 0.0
-    least, most = comparison_seconds(session, each, slots)
-    done = [] if run is None else read_comparison(run)
-    kept = done
-    if run is not None and more:  # a new finalist needs fresh trainings; those of the default stay
-        kept = [trial for trial in done if trial.genome == run.candidates[0].genome]
-    return max(0.0, least - len(done) * each / slots), max(0.0, most - len(kept) * each / slots)
+    shortest -= len(finished) * training_seconds / slots
+    longest -= len(reusable) * training_seconds / slots
+    return max(0.0, shortest), max(0.0, longest)
 
 
-def _opening(run: Run | None, pace: Pace | None) -> float:
+def _start_seconds(run: Run | None, pace: Pace | None) -> float:
     """Return the seconds until the workers of a session train: they start, and import the evaluator.
 
     It is measured by timings, or else by the first result of an earlier session.
     """
-    known = 0.0 if pace is None else pace.start
+    start = 0.0 if pace is None else pace.start
     if run is None or not run.resumed:
-        return known
-    now, starts, finished = run.resumed[-1], [], list(run.finished.items())
+        return start
+    session_start, measured_starts, finished = run.resumed[-1], [], list(run.finished.items())
     for began, end in pairwise([*run.resumed, math.inf]):
-        first = next((one for one in finished if began < one[1] <= end), None)
-        if first is not None and began == now:
+        first_id, first_end = next(((id, at_end) for id, at_end in finished if began < at_end <= end), (None, math.nan))
+        if first_id is not None and began == session_start:
             return 0.0
-        if first is not None:
-            starts.append(first[1] - began - run.outcomes[first[0]].seconds)
-    if not known and starts:
-        known = max(0.0, min(starts))
-    return max(0.0, known - (run.elapsed - now))
+        if first_id is not None:
+            measured_starts.append(first_end - began - run.outcomes[first_id].seconds)
+    if not start and measured_starts:
+        start = max(0.0, min(measured_starts))
+    return max(0.0, start - (run.elapsed - session_start))
 
 
-def _between(run: Run) -> float:
-    """Return the seconds of a slot between two trainings, median: a proposal, and the way to the worker and back."""
-    born, came = dict(run.born_at), dict(run.came_at)  # copies, because the slots' threads write more
-    events = sorted([*born.values(), *came.values()])
-    births = [time for id, time in born.items() if run.told_at_birth[id]]
-    waits = [time - events[bisect_left(events, time) - 1] for time in births]
-    ways = [time - born[id] - run.outcomes[id].seconds for id, time in came.items()]
-    return sum(max(0.0, median(found)) for found in (waits, ways) if found)
+def _seconds_between_trainings(run: Run) -> float:
+    """Return the median seconds of a slot between two trainings: a proposal, and the way to the worker and back."""
+    proposed_at, recorded_at = dict(run.born_at), dict(run.came_at)  # copies, because the slots' threads write more
+    events = sorted([*proposed_at.values(), *recorded_at.values()])
+    later_proposals = [time for id, time in proposed_at.items() if run.told_at_birth[id]]
+    proposing = [time - events[bisect_left(events, time) - 1] for time in later_proposals]
+    sending = [time - proposed_at[id] - run.outcomes[id].seconds for id, time in recorded_at.items()]
+    return sum(max(0.0, median(seconds)) for seconds in (proposing, sending) if seconds)
 
 
-def genome_cost(manifest: Manifest, genomes: int, promoted: float) -> float:
+def genome_cost(manifest: Manifest, genomes: int, cost_with_promotions: float) -> float:
     """Return the expected cost of a genome with its promotions and extra seeds, in full trainings.
 
     Args:
         manifest: Settings of the run, with its rules.
         genomes: Number of genomes in the run (int ≥ 1).
-        promoted: Cost of a genome with its promotions (see `rules.fidelity.expected_cost`).
+        cost_with_promotions: Cost of a genome with its promotions (see `rules.fidelity.mean_genome_cost`).
     """
     if manifest.settings.extra_seeds_by_gain:
-        return promoted + EXTRA_SEEDS
+        return cost_with_promotions + EXTRA_SEEDS_PER_GENOME
     # The leader changes as often as a series of n random numbers has a new record: H(n) times.
-    return promoted + (manifest.settings.most_seeds - 1) * (math.log(genomes) + 0.577) / genomes
+    return cost_with_promotions + (manifest.settings.most_seeds - 1) * (math.log(genomes) + 0.577) / genomes
 
 
-def _error(pace: Pace | None, seconds: Sequence[float], trainings: float) -> float:
-    """Return the standard error of the remaining time, as a share of it."""
+def _relative_error(pace: Pace | None, seconds: Sequence[float], trainings: float) -> float:
+    """Return the standard error of the remaining time, as a share of it.
+
+    Args:
+        pace: Timed steps, if there are any.
+        seconds: Seconds of the finished trainings.
+        trainings: Number of remaining trainings.
+    """
     count, spread = len(seconds), 0.3
     if count > 1 and fmean(seconds) > 0:
         spread = stdev(seconds) / fmean(seconds)
     elif pace is not None:
         spread = pace.spread
-    known = count + (len(pace.seconds) if pace is not None else 0)
-    drift = max(LEAST_DRIFT, DRIFT * spread) * math.sqrt(max(1.0, trainings) / (max(1.0, trainings) + count))
-    return math.sqrt(spread**2 / max(1, known) + spread**2 / max(1.0, trainings) + drift**2)
+    measurements = max(1, count + (len(pace.seconds) if pace is not None else 0))
+    trainings = max(1.0, trainings)
+    drift = max(MIN_DRIFT, DRIFT * spread) * math.sqrt(trainings / (trainings + count))
+    return math.sqrt(spread**2 / measurements + spread**2 / trainings + drift**2)
 
 
-def _disk(manifest: Manifest, genomes: int, pace: Pace | None, run: Run | None) -> float:
+def _disk_bytes(manifest: Manifest, genomes: int, pace: Pace | None, run: Run | None) -> float:
+    """Return the bytes of the run folder at the end."""
     if run is not None and len(run.outcomes) >= MIN_RESULTS:
-        fresh = sum(candidate.fresh for candidate in run.candidates)
-        return _size(run.folder) * max(1.0, genomes / max(1, fresh)) + PAGE
-    found = float(genomes * ROW + PAGE)
+        genomes_so_far = sum(candidate.fresh for candidate in run.candidates)
+        return _folder_bytes(run.folder) * max(1.0, genomes / max(1, genomes_so_far)) + REPORT_BYTES
+    size = float(genomes * RESULT_BYTES + REPORT_BYTES)
     if pace is not None:
-        # Checkpoints are kept for promotions that may not come.
+        # Checkpoints stay on disk for promotions that may not come.
         waiting = genomes * (1.0 - 1.0 / len(manifest.settings.rungs))
-        found += pace.checkpoint * waiting + pace.artifact_bytes * genomes
-    return found
+        size += pace.checkpoint * waiting + pace.artifact_bytes * genomes
+    return size
 
 
-def _size(folder: Path) -> int:
+def _folder_bytes(folder: Path) -> int:
     """Return the bytes of all files below a folder. Links are not followed, and a file that vanishes counts 0."""
     total = 0
-    for at, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
-            try:
-                total += os.lstat(os.path.join(at, name)).st_size
-            except OSError:
-                continue
+            with suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_size
     return total
 
 
@@ -343,29 +358,29 @@ def _size(folder: Path) -> int:
 
 def comparison_trainings(session: SessionSettings) -> ComparisonTrainings:
     """Return the number of trainings of a session's final comparison."""
-    seeds, alive = session.final_seeds, session.finalists
+    seeds, finalists = session.final_seeds, session.finalists
     if not seeds:
         return ComparisonTrainings(fewest=0, most=0)
-    choosing, stops = 0, default_looks(seeds)
-    while alive > 1:
-        choosing += math.ceil(seeds / 3) * alive
-        alive = math.ceil(alive / 2)
-    return ComparisonTrainings(fewest=choosing + 2 * stops[0], most=choosing + 2 * stops[-1])
+    choosing, looks = 0, default_looks(seeds)
+    while finalists > 1:
+        choosing += math.ceil(seeds / 3) * finalists
+        finalists = math.ceil(finalists / 2)
+    return ComparisonTrainings(fewest=choosing + 2 * looks[0], most=choosing + 2 * looks[-1])
 
 
-def comparison_seconds(session: SessionSettings, each: float, slots: int) -> tuple[float, float]:
+def comparison_seconds(session: SessionSettings, training_seconds: float, slots: int) -> tuple[float, float]:
     """Return the shortest and the longest time of the final comparison, if all its trainings take equally long.
 
     Args:
         session: Number of seeds and finalists.
-        each: Seconds of a full training.
+        training_seconds: Seconds of a full training.
         slots: Number of trainings at once.
     """
     if not session.final_seeds:
         return 0.0, 0.0
     comparison = FinalComparison(tuple(range(1, session.finalists + 1)), 0, session.final_seeds)
-    ends = comparison_end_times(comparison, lambda id: each, slots)
-    return ends[0], ends[-1]
+    end_times = comparison_end_times(comparison, lambda id: training_seconds, slots)
+    return end_times[0], end_times[-1]
 
 
 def comparison_end_times(
@@ -387,71 +402,71 @@ def comparison_end_times(
         results: Results so far; a running training counts as one.
         busy: Seconds until each running training ends.
     """
-    free, ready = sorted([*busy, *[0.0] * (slots - len(busy))]), max(busy, default=0.0)
-    known, stops, default = dict(results), comparison.looks, comparison.default
-    filling = deque(comparison.missing_report_trainings(stops[0], [default], known))
+    free_at, ready_at = sorted([*busy, *[0.0] * (slots - len(busy))]), max(busy, default=0.0)
+    simulated, looks, default = dict(results), comparison.looks, comparison.default
+    fillers = deque(comparison.missing_report_trainings(looks[0], [default], simulated))
 
-    def begin(one: FreshTraining, earliest: float) -> float:
-        known[one] = 0.0
-        end = max(heapq.heappop(free), earliest) + seconds(one.id)
-        heapq.heappush(free, end)
+    def start(training: FreshTraining, earliest: float) -> float:
+        """Start a training in the slot that is free first, and return its end."""
+        simulated[training] = 0.0
+        end = max(heapq.heappop(free_at), earliest) + seconds(training.id)
+        heapq.heappush(free_at, end)
         return end
 
-    chosen, lacking = comparison.choose(known)
-    while lacking:
-        ready = max(begin(one, ready) for one in lacking)
-        while filling and free[0] < ready:
-            begin(filling.popleft(), 0.0)
-        chosen, lacking = comparison.choose(known)
+    chosen, missing = comparison.choose(simulated)
+    while missing:
+        ready_at = max(start(training, ready_at) for training in missing)
+        while fillers and free_at[0] < ready_at:
+            start(fillers.popleft(), 0.0)
+        chosen, missing = comparison.choose(simulated)
     if chosen is None:  # every finalist failed
-        return [max(free)]
-    ends = []
-    for look in stops[:1] if default is None else stops:
-        if lacking := comparison.missing_report_trainings(look, [default, chosen], known):
+        return [max(free_at)]
+    end_times = []
+    for look in looks[:1] if default is None else looks:
+        if missing := comparison.missing_report_trainings(look, [default, chosen], simulated):
             # The default's first seeds are needed for any chosen finalist, so these can start at once.
-            for one in sorted(lacking, key=lambda one: one.id != default):
-                begin(one, 0.0 if one in filling else ready)
-            ready = max(free)
-            ends.append(ready)
-    return ends
+            for training in sorted(missing, key=lambda training: training.id != default):
+                start(training, 0.0 if training in fillers else ready_at)
+            ready_at = max(free_at)
+            end_times.append(ready_at)
+    return end_times
 
 
 # ---------------------------------------------------------------------------------------------------------
 # The forecast as text and as data
 
 
-def forecast_line(ahead: RunForecast) -> str:
+def forecast_line(forecast: RunForecast) -> str:
     """Return a forecast in one line."""
-    rows = forecast_rows(ahead)
-    comparison = f", {rows['final comparison']} of the final comparison" if ahead.final_comparison.most else ""
-    parts = [f"forecast: {_time(ahead)}", f"{ahead.genomes} genome{'s' * (ahead.genomes != 1)}{comparison}"]
+    rows = forecast_rows(forecast)
+    comparison = f", {rows['final comparison']} of the final comparison" if forecast.final_comparison.most else ""
+    parts = [f"forecast: {_show_time(forecast)}", f"{counted(forecast.genomes, 'genome')}{comparison}"]
     return "; ".join(parts + [rows[name] for name in ("memory", "disk", "cost") if name in rows])
 
 
-def forecast_rows(ahead: RunForecast) -> dict[str, str]:
+def forecast_rows(forecast: RunForecast) -> dict[str, str]:
     """Return a forecast as named rows of text; see `forecast_line`."""
-    each, race = show_seconds(ahead.seconds_of_each), ahead.final_comparison
+    training, comparison = show_seconds(forecast.seconds_of_each), forecast.final_comparison
+    count = str(comparison.most)
+    if comparison.fewest != comparison.most:
+        count = f"{comparison.fewest} to {count}"
     rows = {
-        "genomes": f"{ahead.genomes}, the cost of {ahead.full_trainings:.0f} full trainings of {each}",
-        "final comparison": _trainings(race) if race.most else "none",
-        "time": f"{_time(ahead)}, with {ahead.slots} at the same time",
+        "genomes": f"{forecast.genomes}, the cost of {forecast.full_trainings:.0f} full trainings of {training}",
+        "final comparison": f"{count} trainings" if comparison.most else "none",
+        "time": f"{_show_time(forecast)}, with {forecast.slots} at the same time",
     }
-    if ahead.memory_of_each:
-        kind = "GPU memory" if ahead.on_gpu else "memory"
-        rows["memory"] = f"{ahead.slots} x {_show_bytes(ahead.memory_of_each)} of {kind}"
-    rows["disk"] = f"{_show_bytes(ahead.disk)} on disk"
-    if (cost := ahead.cost) is not None:
+    if forecast.memory_of_each:
+        kind = "GPU memory" if forecast.on_gpu else "memory"
+        rows["memory"] = f"{forecast.slots} x {_show_bytes(forecast.memory_of_each)} of {kind}"
+    rows["disk"] = f"{_show_bytes(forecast.disk)} on disk"
+    if (cost := forecast.cost) is not None:
         rows["cost"] = f"{cost.expected:.2f} at the given price ({cost.low:.2f} to {cost.high:.2f})"
     return rows
 
 
-def _trainings(race: ComparisonTrainings) -> str:
-    return f"{race.most} trainings" if race.fewest == race.most else f"{race.fewest} to {race.most} trainings"
-
-
-def _time(ahead: RunForecast) -> str:
-    low, high = show_seconds(ahead.seconds.low), show_seconds(ahead.seconds.high)
-    return f"about {show_seconds(ahead.seconds.expected)} ({low} to {high})"
+def _show_time(forecast: RunForecast) -> str:
+    low, expected, high = map(show_seconds, structs.astuple(forecast.seconds))
+    return f"about {expected} ({low} to {high})"
 
 
 def _show_bytes(count: float) -> str:

@@ -108,9 +108,9 @@ def genomes_to_time(space: SearchSpace, random: int = RANDOM, corners: bool = Tr
     """
     rng, count = np.random.default_rng(0), len(space.genes)
     fixed = (1.0, 0.0, 0.5) if corners else (0.5,)
-    units = [np.full(count, at) for at in fixed] + [rng.random(count) for _ in range(random)]
-    found = [space.default(), *(space.snap(at) for at in units)]
-    return list({genome_key(genome): genome for genome in found}.values())
+    points = [np.full(count, unit) for unit in fixed] + [rng.random(count) for _ in range(random)]
+    genomes = [space.default(), *(space.snap(point) for point in points)]
+    return list({genome_key(genome): genome for genome in genomes}.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,7 @@ def time_genomes(
         genome, and the largest memory of a worker in bytes.
     """
     jobs, lock = deque(enumerate(genomes)), threading.Lock()
-    done: dict[int, Outcome] = {}
+    outcomes: dict[int, Outcome] = {}
     memory, starts = [0], [0.0]
 
     def measure(slot: Slot, number: int, genome: Genome, steps: int) -> Outcome:
@@ -180,7 +180,7 @@ def time_genomes(
                     if not jobs or (jobs[0][0] and time.monotonic() - began > timing.longest):
                         return
                     number, genome = jobs.popleft()
-                outcome = done[number] = measure(slot, number, genome, STEPS)
+                outcome = outcomes[number] = measure(slot, number, genome, STEPS)
                 if timing.quick and number == 0 and outcome.metrics.get("seconds", math.inf) < QUICK:
                     with lock:
                         jobs.clear()
@@ -188,20 +188,20 @@ def time_genomes(
             return
 
     with ThreadPoolExecutor(max(1, len(slots))) as threads:
-        at_work = [threads.submit(drive, slot) for slot in slots]
-        while not all(one.done() for one in at_work):
+        futures = [threads.submit(drive, slot) for slot in slots]
+        while not all(future.done() for future in futures):
             time.sleep(TICK / 4)
             timing.watch()
-        for one in at_work:
-            one.result()
-    for left in timing.folder.glob(f"{TIMING}-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    sound: dict[int, Mapping[str, float]] = {
+        for future in futures:
+            future.result()
+    for folder in timing.folder.glob(f"{TIMING}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    measured: dict[int, Mapping[str, float]] = {
         number: {**outcome.metrics, "start": max(starts)}
-        for number, outcome in sorted(done.items())
+        for number, outcome in sorted(outcomes.items())
         if outcome.status == "ok"
     }
-    return sound, memory[0]
+    return measured, memory[0]
 
 
 def pace_of(
@@ -214,25 +214,24 @@ def pace_of(
         worker: Resident memory of a worker in bytes.
         corners: Indices of the corners of the space.
     """
-    sound = {at: row for at, row in measured.items() if math.isfinite(row["seconds"]) and row["seconds"] > 0}
-    if not sound:
+    valid = {number: row for number, row in measured.items() if math.isfinite(row["seconds"]) and row["seconds"] > 0}
+    if not valid:
         return None
-    rows = list(sound.values())
-    typical = tuple(row["seconds"] for at, row in sound.items() if at not in corners)
-    extremes = tuple(row["seconds"] for at, row in sound.items() if at in corners)
-    judging, checkpoint, artifacts, start = (
-        fmean(row.get(name, 0.0) for row in rows) for name in ("judging", "checkpoint", "kept", "start")
-    )
-    largest = max(row.get("memory", 0.0) for row in rows)
+    typical = tuple(row["seconds"] for number, row in valid.items() if number not in corners)
+    extremes = tuple(row["seconds"] for number, row in valid.items() if number in corners)
+
+    def mean(name: str) -> float:
+        return fmean(row.get(name, 0.0) for row in valid.values())
+
     return Pace(
-        typical or extremes,
-        extremes,
-        judging=judging,
+        seconds=typical or extremes,
+        corners=extremes,
+        judging=mean("judging"),
         worker=worker,
-        memory=largest,
-        checkpoint=checkpoint,
-        artifact_bytes=artifacts,
-        start=start,
+        memory=max(row.get("memory", 0.0) for row in valid.values()),
+        checkpoint=mean("checkpoint"),
+        artifact_bytes=mean("kept"),
+        start=mean("start"),
     )
 
 
@@ -241,13 +240,13 @@ def pace_of(
 ESTIMATED_SECONDS = "seconds"
 """Metric in which `estimate` predicts the seconds of a full training."""
 
-LATEST = 24
-"""Number of latest trainings that are used."""
+MOST_RECENT = 24
+"""Number of latest trainings that predict: the load of the machine changes."""
 
-LIKE = 5
+MOST_SIMILAR = 5
 """Number of the most similar of these that predict the duration of a genome, if the evaluator predicts none."""
 
-NEAR = 2.0
+MAX_SHARE_RATIO = 2.0
 """Largest ratio of the shares of two trainings of which one predicts the other, if there are such trainings.
 
 A start, a checkpoint and an evaluation cost a short training relatively more."""
@@ -260,7 +259,7 @@ class Durations:
         run: Run with its results.
         space: Present space of the run.
         estimate: Function that returns the metrics of a genome that are known before its training.
-        pace: Times of a few steps, if they were measured; they predict until `LIKE` trainings have ended.
+        pace: Times of a few steps, if they were measured; they predict until `MOST_SIMILAR` trainings have ended.
     """
 
     def __init__(
@@ -268,62 +267,66 @@ class Durations:
     ) -> None:
         self._space, self._estimate, self._pace = space, estimate, pace
         shares = {id: training_share(run, run.candidates[id]) for id in run.recorded if run.outcomes[id].metrics}
-        ids = [id for id, share in shares.items() if share > 0][-LATEST:]
+        ids = [id for id, share in shares.items() if share > 0][-MOST_RECENT:]
+        genomes = [run.candidates[id].genome for id in ids]
         self._shares = np.array([shares[id] for id in ids])
         self._seconds = np.array([run.outcomes[id].seconds for id in ids])
-        self._genomes = [run.candidates[id].genome for id in ids]
-        self._units = np.array([space.encode(genome) for genome in self._genomes]).reshape(len(ids), len(space.genes))
-        self._known = np.array([self._estimated(genome) for genome in self._genomes])
+        self._units = np.array([space.encode(genome) for genome in genomes]).reshape(len(ids), len(space.genes))
+        self._estimates = np.array([self._estimate_seconds(genome) for genome in genomes])
 
     def seconds_range(self, genome: Genome) -> tuple[float, float]:
-        """Return the shortest and the longest seconds that a genome's full training may take; 0 if nothing is known."""
-        found = self._of(genome, 1.0) or [0.0]
-        return found[0], found[-1]
+        """Return the shortest and the longest seconds that a genome's full training may take; 0 if unknown."""
+        predictions = self._predictions(genome, 1.0) or [0.0]
+        return predictions[0], predictions[-1]
 
     def expected_seconds(self, genome: Genome, share: float = 1.0) -> float:
-        """Return the expected seconds of a share of a genome's training; 0 if nothing is known."""
-        found = self._of(genome, share)
-        return median(found) if found else 0.0
+        """Return the expected seconds of a share of a genome's training; 0 if unknown."""
+        return median(self._predictions(genome, share) or [0.0])
 
     @property
     def longest(self) -> float:
-        """Longest seconds of a full training so far; 0 if nothing is known."""
+        """Longest seconds of a full training so far; 0 if unknown."""
         timed = () if self._pace is None else (*self._pace.seconds, *self._pace.corners)
         return float(max([*(self._seconds / self._shares), *timed], default=0.0))
 
     @property
     def mean_seconds(self) -> float:
-        """Mean seconds of a full training; 0 if nothing is known."""
+        """Mean seconds of a full training; 0 if unknown."""
         if not len(self._seconds):
             return self._pace.mean_seconds if self._pace is not None else 0.0
-        near = self._near(1.0)
-        return float(np.mean(self._seconds[near] / self._shares[near]))
+        comparable = self._comparable(1.0)
+        return float(np.mean(self._seconds[comparable] / self._shares[comparable]))
 
-    def _of(self, genome: Genome, share: float) -> list[float]:
-        """Return what a share of a genome's training may take, in seconds, increasing."""
-        near = self._near(share)
-        predicted = self._estimated(genome)
-        if not math.isnan(predicted):
-            near = near[np.isfinite(self._known[near])]
-            ratios = self._seconds[near] / (self._shares[near] * self._known[near]) if len(near) else np.ones(1)
-            return sorted((share * predicted * ratios).tolist())
-        far = np.abs(self._units[near] - self._space.encode(genome)).sum(axis=1)
-        like = near[np.argsort(far, kind="stable")[:LIKE]]
-        found = (share * self._seconds[like] / self._shares[like]).tolist()
-        if self._pace is not None and len(found) < LIKE:
-            found += [self._pace.judging + (each - self._pace.judging) * share for each in self._pace.seconds]
-        return sorted(found)
+    def _predictions(self, genome: Genome, share: float) -> list[float]:
+        """Return predicted seconds of a share of a genome's training, increasing; empty if nothing is known.
 
-    def _near(self, share: float) -> np.ndarray:
-        """Return the places of the trainings of about this share; of all trainings if there are none."""
-        far = np.abs(np.log(self._shares / share))
-        near = np.flatnonzero(far <= math.log(NEAR) + 1e-9)
-        return near if len(near) else np.arange(len(far))
+        If the evaluator estimates seconds, each is this estimate times the error of an earlier one. Otherwise each is
+        the time of a similar training, or of a timed one.
+        """
+        indices = self._comparable(share)
+        estimate = self._estimate_seconds(genome)
+        if not math.isnan(estimate):
+            indices = indices[np.isfinite(self._estimates[indices])]
+            errors = self._seconds[indices] / (self._shares[indices] * self._estimates[indices])
+            return sorted((share * estimate * (errors if len(errors) else np.ones(1))).tolist())
+        distances = np.abs(self._units[indices] - self._space.encode(genome)).sum(axis=1)
+        similar = indices[np.argsort(distances, kind="stable")[:MOST_SIMILAR]]
+        predictions: list[float] = (share * self._seconds[similar] / self._shares[similar]).tolist()
+        if self._pace is not None and len(similar) < MOST_SIMILAR:
+            judging = self._pace.judging
+            predictions += [judging + (seconds - judging) * share for seconds in self._pace.seconds]
+        return sorted(predictions)
 
-    def _estimated(self, genome: Genome) -> float:
-        """Return the seconds of a full training as the evaluator predicts them; NaN if it does not."""
+    def _comparable(self, share: float) -> np.ndarray:
+        """Return the indices of the trainings of about this share; of all trainings if there are none."""
+        distances = np.abs(np.log(self._shares / share))
+        indices = np.flatnonzero(distances <= math.log(MAX_SHARE_RATIO) + 1e-9)
+        return indices if len(indices) else np.arange(len(distances))
+
+    def _estimate_seconds(self, genome: Genome) -> float:
+        """Return the seconds of a full training as the evaluator estimates them; NaN if it does not."""
         try:
-            found = float(self._estimate(genome).get(ESTIMATED_SECONDS, math.nan))
+            seconds = float(self._estimate(genome).get(ESTIMATED_SECONDS, math.nan))
         except EvoTuneError:  # the training reports the same error
             return math.nan
-        return found if 0.0 < found < math.inf else math.nan
+        return seconds if 0.0 < seconds < math.inf else math.nan
