@@ -55,7 +55,7 @@ def test_the_main_job_with_nothing_but_the_wheel(installed: Path, tmp_path: Path
         assert done.returncode == 0, done.stderr
         return done.stdout.split(chr(12))
 
-    where = "import evo_tune, evo_tune.plugins.find as p; print(evo_tune.__file__, p.bundled_evaluators())"
+    where = "import evo_tune, evo_tune.plugins.find as p; print(evo_tune.__file__, p.bundled_folder())"
     found = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert found.stdout.split() == [str(installed / "evo_tune/__init__.py"), str(installed / "evo_tune/evaluators")]
 

@@ -274,12 +274,12 @@ class Durations:
         self._units = np.array([space.encode(genome) for genome in genomes]).reshape(len(ids), len(space.genes))
         self._estimates = np.array([self._estimate_seconds(genome) for genome in genomes])
 
-    def seconds_range(self, genome: Genome) -> tuple[float, float]:
+    def predict_range(self, genome: Genome) -> tuple[float, float]:
         """Return the shortest and the longest seconds that a genome's full training may take; 0 if unknown."""
         predictions = self._predictions(genome, 1.0) or [0.0]
         return predictions[0], predictions[-1]
 
-    def expected_seconds(self, genome: Genome, share: float = 1.0) -> float:
+    def predict_seconds(self, genome: Genome, share: float = 1.0) -> float:
         """Return the expected seconds of a share of a genome's training; 0 if unknown."""
         return median(self._predictions(genome, share) or [0.0])
 

@@ -100,7 +100,7 @@ class Deadline:
         if self._is_far():
             return True
         share = max(0.0, training_share(self.run, proposal))
-        return share == 0.0 or self.durations.expected_seconds(proposal.genome, share) <= self.left - self._reserve()[0]
+        return share == 0.0 or self.durations.predict_seconds(proposal.genome, share) <= self.left - self._reserve()[0]
 
     def is_over(self) -> bool:
         """Return whether the search must end now, its running trainings included."""
@@ -134,7 +134,7 @@ class Deadline:
         Returns:
             Both; None if the duration of a training is unknown.
         """
-        each = self.durations.expected_seconds(self.space().default())
+        each = self.durations.predict_seconds(self.space().default())
         if not each:
             return None
         compared = comparison_seconds(self.session, each, self.slots)[1]
@@ -181,7 +181,7 @@ class Deadline:
 
     def seconds_of(self, id: int) -> float:
         """Return the predicted seconds of a full training of a trial's genome."""
-        low, high = self.durations.seconds_range(self.run.candidates[id].genome)
+        low, high = self.durations.predict_range(self.run.candidates[id].genome)
         own = own_seconds(self.run, id)
         # The load of the machine may have changed since its own training, and workers started during the first ones.
         return min(max(own, low), high) if own else high

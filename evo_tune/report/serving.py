@@ -34,9 +34,9 @@ from evo_tune.report.charts import (
     next_steps,
 )
 from evo_tune.report.charts.curves import curve_metric, curves
-from evo_tune.report.page import Library, figures_of, page, plotly_script, policy, run_facts, section_html, tables_of
+from evo_tune.report.page import Library, page, plotly_script, policy, run_facts, script_data, section_html
 from evo_tune.report.run_data import LARGEST, RunData
-from evo_tune.report.summary import results_in_words
+from evo_tune.report.summary import genome_count, results_in_words
 from evo_tune.store.heartbeat import Beat, Curve, in_flight, last_beat
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
@@ -51,44 +51,52 @@ HOSTS = ["127.0.0.1", "localhost"]
 
 SCRIPT = "plotly.min.js"
 
-REST = 4.0
+PAUSE = 4.0
 """Least pause between two readings of a run, as a multiple of the time that reading and drawing took."""
 
-LAST = 4
+LATEST = 4
 """Number of latest results shown: whole rows on a screen (five columns) and on a phone (two)."""
 
-ENOUGH = 5
+MIN_FINISHED = 5
 """Fewest finished trainings from which the end of a running one is predicted."""
 
-RUNNING = {"kind": "running"}
+MOST_RUNNING = 12
+"""Most running trainings drawn."""
+
+META = {"kind": "running"}
 
 # What a run is doing now.
 
 
 def current_part(data: RunData) -> tuple[str, Part]:
     """Return what a run is doing, in one line and as a part of its page."""
-    folder = data.run.folder
-    beat = _beat(data)
-    running = in_flight(folder) if beat is not None and beat.alive else {}
+    beat = _last_beat(data)
+    is_running = beat is not None and beat.alive
+    running = in_flight(data.run.folder) if is_running else {}
     running = {id: curve for id, curve in running.items() if id not in data.run.outcomes}
     metric = curve_metric(data) or data.metric
-    rows = _slots(data, beat, running, metric)
-    drawn = _drawn(data, running, metric)
+    rows = _slot_rows(data, beat, running, metric) if beat is not None and is_running else []
+    figure = _running_curves(data, running, metric)
+    latest_results = {}
+    for id in data.run.recorded[: -LATEST - 1 : -1]:
+        trial = data.by_id[id]
+        value = show_value(data.objective.value(trial.losses[0])) if trial.losses else trial.outcome.status
+        latest_results[f"trial {id}"] = value
     return state(data, beat), Part(
         "Now",
         f"The latest results in {data.metric}, newest first; then each slot's current training, its progress, and "
         "its predicted final value with an 80 % interval, from how finished trainings continued."
         if rows
         else f"No slot is working. The latest results in {data.metric}, newest first:",
-        [] if drawn is None else [CaptionedFigure(drawn, f"{metric}: running trainings beside the best so far")],
-        facts=_last(data),
+        [] if figure is None else [CaptionedFigure(figure, f"{metric}: running trainings beside the best so far")],
+        facts=latest_results,
         rows=rows,
         rows_title="Slots",
         rows_open=True,
     )
 
 
-def _beat(data: RunData) -> Beat | None:
+def _last_beat(data: RunData) -> Beat | None:
     """Return the last heartbeat of a run that has not ended."""
     return None if data.run.ended is not None else last_beat(data.run.folder, data.run.outcomes)
 
@@ -96,16 +104,16 @@ def _beat(data: RunData) -> Beat | None:
 def state(data: RunData, beat: Beat | None) -> str:
     """Return in one line what a run is doing, and when it may end."""
     run = data.run
-    done = results_in_words(run)
+    progress = results_in_words(run)
     if run.ended is not None:
-        return f"Ended: {run.ended}. {done}."
+        return f"Ended: {run.ended}. {progress}."
     if beat is None or not beat.alive:
-        return f"Not running now. {done}; the last event was {show_seconds(time.time() - run.last_event)} ago."
+        return f"Not running now. {progress}; the last event was {show_seconds(time.time() - run.last_event)} ago."
     seconds = remaining_seconds(data, len(beat.slots))
     if math.isnan(seconds):
-        return f"Running. {done}."
+        return f"Running. {progress}."
     clock = time.strftime("%H:%M", time.localtime(time.time() + seconds))
-    return f"Running. {done}; about {show_seconds(seconds)} left at the pace so far, until {clock}."
+    return f"Running. {progress}; about {show_seconds(seconds)} left at the pace so far, until {clock}."
 
 
 def remaining_seconds(data: RunData, slots: int) -> float:
@@ -114,12 +122,11 @@ def remaining_seconds(data: RunData, slots: int) -> float:
     if not run.sessions or not run.outcomes or not slots:
         return math.nan
     session = run.session
-    births = session.max_genomes(run.manifest.population)
-    until = math.inf if session.hours is None else session.hours * 3600 - run.seconds
-    more = max(0.0, births - sum(candidate.fresh for candidate in run.candidates))
-    more += len(run.candidates) - len(run.outcomes) + (1 + session.finalists) * session.final_seeds
+    until_limit = math.inf if session.hours is None else session.hours * 3600 - run.seconds
+    trainings = max(0.0, session.max_genomes(run.manifest.population) - genome_count(run))
+    trainings += len(run.candidates) - len(run.outcomes) + (1 + session.finalists) * session.final_seeds
     mean = sum(outcome.seconds for outcome in run.outcomes.values()) / len(run.outcomes)
-    seconds = min(until, mean * more / slots)
+    seconds = min(until_limit, mean * trainings / slots)
     return max(0.0, seconds) if seconds < 1e9 else math.nan
 
 
@@ -142,19 +149,19 @@ def predict_end(data: RunData, curve: Curve, metric: str) -> PredictedEnd | None
     """Return the predicted final value of a running training.
 
     The prediction assumes that it continues as finished trainings did from the same share. None if fewer than
-    `ENOUGH` trainings are known there, or if it has reported nothing.
+    `MIN_FINISHED` trainings are known there, or if it has reported nothing.
     """
-    known = _points(curve, metric)
-    if not known:
+    points = _points(curve, metric)
+    if not points:
         return None
-    at, value = known[-1]
-    ends = []
-    for one in curves(data):
-        if one.trial.rankable and one.x[0] <= at <= one.x[-1]:
-            ends.append(float(one.y[-1]) - float(np.interp(at, one.x, one.y)))
-    if len(ends) < ENOUGH or abs(value) > LARGEST:
+    share, value = points[-1]
+    changes = []  # of finished trainings, from this share to their ends
+    for finished in curves(data):
+        if finished.trial.rankable and finished.x[0] <= share <= finished.x[-1]:
+            changes.append(float(finished.y[-1]) - float(np.interp(share, finished.x, finished.y)))
+    if len(changes) < MIN_FINISHED or abs(value) > LARGEST:
         return None
-    low, middle, high = np.quantile(ends, [0.1, 0.5, 0.9])
+    low, middle, high = np.quantile(changes, [0.1, 0.5, 0.9])
     return PredictedEnd(value + float(middle), value + float(low), value + float(high))
 
 
@@ -163,53 +170,43 @@ def _points(curve: Curve, metric: str) -> list[tuple[float, float]]:
     return [(x, value) for x, metrics in curve if (value := metrics.get(metric)) is not None]
 
 
-def _slots(data: RunData, beat: Beat | None, running: Mapping[int, Curve], metric: str) -> list[dict[str, Any]]:
-    if beat is None or not beat.alive:
-        return []
+def _slot_rows(data: RunData, beat: Beat, running: Mapping[int, Curve], metric: str) -> list[dict[str, Any]]:
     rows = []
-    for busy in beat.slots:
-        curve = next((curve for id, curve in running.items() if busy.work.split(" (")[0] == f"trial {id}"), ())
+    for slot in beat.slots:
+        curve = next((curve for id, curve in running.items() if slot.work.split(" (")[0] == f"trial {id}"), ())
         end = predict_end(data, curve, metric)
-        here = curve[-1][1].get(metric) if curve else None
+        value = curve[-1][1].get(metric) if curve else None
         rows.append(
             {
-                "slot": busy.slot,
-                "device": busy.device,
-                "training": busy.work or "none",
-                "for": show_seconds(busy.seconds + beat.age) if busy.work else "",
+                "slot": slot.slot,
+                "device": slot.device,
+                "training": slot.work or "none",
+                "for": show_seconds(slot.seconds + beat.age) if slot.work else "",
                 "done": f"{curve[-1][0]:.0%}" if curve else "",
-                f"{metric} so far": show_value(here) if here is not None else "",
+                f"{metric} so far": show_value(value) if value is not None else "",
                 "predicted end": "" if end is None else f"{end.value:.4g} ({end.low:.4g} to {end.high:.4g})",
             }
         )
-    known = {name for row in rows for name, value in row.items() if value}  # scripts tell nothing before they end
-    return [{name: value for name, value in row.items() if name in known} for row in rows]
+    columns = {name for row in rows for name, value in row.items() if value}  # scripts report nothing before they end
+    return [{name: value for name, value in row.items() if name in columns} for row in rows]
 
 
-def _drawn(data: RunData, running: Mapping[int, Curve], metric: str) -> Spec | None:
+def _running_curves(data: RunData, running: Mapping[int, Curve], metric: str) -> Spec | None:
+    """Return the curves of running trainings beside those of the default and of the best; None without any."""
     traces: list[dict[str, Any]] = []
-    for number, (id, curve) in enumerate(sorted(running.items())[:12]):
-        if known := _points(curve, metric):
-            x, y = zip(*known, strict=True)
-            mode = "lines+markers" if len(known) < 30 else "lines"
-            traces.append(line(x, y, f"trial {id}", SERIES[number % 5], mode=mode, meta=RUNNING))
+    for number, (id, curve) in enumerate(sorted(running.items())[:MOST_RUNNING]):
+        if points := _points(curve, metric):
+            x, y = zip(*points, strict=True)
+            mode = "lines+markers" if len(points) < 30 else "lines"
+            traces.append(line(x, y, f"trial {id}", SERIES[number % 5], mode=mode, meta=META))
     if not traces:
         return None
-    done = curves(data)
+    finished_curves = curves(data)
     for name, trial, color in (("default", data.default, Color.DEFAULT), ("best", data.best, Color.BEST)):
-        mine = [one for one in done if trial is not None and one.trial.id == trial.id]
-        traces += [line(one.x, one.y, name, color, line={"dash": "dot"}, meta=RUNNING) for one in mine]
+        for finished in finished_curves:
+            if trial is not None and finished.trial.id == trial.id:
+                traces.append(line(finished.x, finished.y, name, color, line={"dash": "dot"}, meta=META))
     return figure(traces, TRAINED, escape_label(metric), height=260)
-
-
-def _last(data: RunData) -> dict[str, str]:
-    """Return the latest results, newest first."""
-    found = {}
-    for id in data.run.recorded[: -LAST - 1 : -1]:
-        trial = data.by_id[id]
-        value = show_value(data.objective.value(trial.losses[0])) if trial.losses else trial.outcome.status
-        found[f"trial {id}"] = value
-    return found
 
 
 # The server.
@@ -226,47 +223,45 @@ class LiveReport:
         self.folder = folder
         self._lock = threading.Lock()
         self._version = ""
-        self._next = 0.0
+        self._next_reading = 0.0
         self._parts: dict[str, Part] = {}
-        self.material: RunData
+        self.data: RunData
         self._read()
 
     def _read(self) -> None:
         began = time.monotonic()
-        version = self._on_disk()
-        self.material = RunData(Run.open(self.folder))
-        self._parts = charts.parts(self.material)
+        version = self._version_on_disk()
+        self.data = RunData(Run.open(self.folder))
+        self._parts = charts.parts(self.data)
         self._version = version
-        self._next = time.monotonic() + REST * (time.monotonic() - began)
+        self._next_reading = time.monotonic() + PAUSE * (time.monotonic() - began)
 
-    def _on_disk(self) -> str:
-        found = (self.folder / JOURNAL).lstat()
-        return f"{found.st_size}-{found.st_mtime_ns}"
+    def _version_on_disk(self) -> str:
+        journal = (self.folder / JOURNAL).lstat()
+        return f"{journal.st_size}-{journal.st_mtime_ns}"
 
     def look(self) -> tuple[str, str, dict[str, Part]]:
         """Return the version, a line that says what the run is doing, and all parts of the page."""
         with self._lock:
             try:
-                if self._on_disk() != self._version and time.monotonic() >= self._next:
+                if self._version_on_disk() != self._version and time.monotonic() >= self._next_reading:
                     self._read()
-                line, part = current_part(self.material)
+                line, part = current_part(self.data)
             except (OSError, EvoTuneError) as error:  # a half-written line, a shared folder that is away
                 line, part = str(error), Part("Now", "The run cannot be read.")
-            beat, parts = _beat(self.material), {"now": part, **self._parts}
+            beat, parts = _last_beat(self.data), {"now": part, **self._parts}
             if beat is None or not beat.alive:
                 return self._version, line, parts
-            if (found := next_steps.part(self.material, running=True)) is not None:
-                return f"{self._version}-running", line, {**parts, "next_steps": found}
+            if (advice := next_steps.part(self.data, running=True)) is not None:
+                return f"{self._version}-running", line, {**parts, "next_steps": advice}
             parts.pop("next_steps", None)
             return f"{self._version}-running", line, parts
 
     def page(self) -> str:
         """Return the whole page."""
         version, line, parts = self.look()
-        library = Library(path=SCRIPT)
-        return page(
-            self.material.name, run_facts(self.material), parts, library, follow=True, version=version, state=line
-        )
+        facts, library = run_facts(self.data), Library(path=SCRIPT)
+        return page(self.data.name, facts, parts, library, follow=True, version=version, state=line)
 
     def changes(self, since: str) -> dict[str, Any]:
         """Return the parts of the page that changed since a version, with their figures."""
@@ -277,16 +272,15 @@ class LiveReport:
             "state": line,
             "order": list(parts),
             "parts": {name: section_html(name, part) for name, part in changed.items()},
-            "figures": {id: spec for name, part in changed.items() for id, spec in figures_of(name, part).items()},
-            "tables": {id: spec for name, part in changed.items() for id, spec in tables_of(name, part).items()},
+            **script_data(changed),
         }
 
 
-def application(following: LiveReport, token: str) -> Starlette:
+def application(report: LiveReport, token: str) -> Starlette:
     """Return the server's application.
 
     Args:
-        following: The run.
+        report: The run's report.
         token: First part of every path.
 
     Raises:
@@ -310,27 +304,21 @@ def application(following: LiveReport, token: str) -> Starlette:
         "Cross-Origin-Opener-Policy": "same-origin",
     }
 
-    def whole(request: Request) -> Response:
-        return HTMLResponse(following.page(), headers=headers)
+    def answer(request: Request) -> Response:
+        if not secrets.compare_digest(str(request.path_params["token"]).encode(), token.encode()):
+            return Response(status_code=404)
+        match request.path_params["file"]:
+            case "":
+                return HTMLResponse(report.page(), headers=headers)
+            case "changes":
+                since = request.query_params.get("since", "")[:100]
+                return Response(as_json(report.changes(since)), headers=headers, media_type="application/json")
+            case name if name == SCRIPT:
+                cached = {**headers, "Cache-Control": "private, max-age=3600"}
+                return Response(plotly_script(), headers=cached, media_type="text/javascript")
+        return Response(status_code=404)
 
-    def changes(request: Request) -> Response:
-        since = request.query_params.get("since", "")[:100]
-        return Response(as_json(following.changes(since)), headers=headers, media_type="application/json")
-
-    def script(request: Request) -> Response:
-        kept = {**headers, "Cache-Control": "private, max-age=3600"}
-        return Response(plotly_script(), headers=kept, media_type="text/javascript")
-
-    def guarded(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
-        def checked(request: Request) -> Response:
-            if not secrets.compare_digest(str(request.path_params["token"]).encode(), token.encode()):
-                return Response(status_code=404)
-            return answer(request)
-
-        return checked
-
-    paths = {"": whole, "changes": changes, SCRIPT: script}
-    routes = [Route(f"/{{token}}/{path}", guarded(answer), methods=["GET"]) for path, answer in paths.items()]
+    routes = [Route("/{token}/{file:path}", answer, methods=["GET"])]
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)])
 
 

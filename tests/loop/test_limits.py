@@ -155,7 +155,7 @@ def test_a_promotion_takes_what_it_adds(begin: Begin, tmp_path: Path) -> None:
     assert first is not None
     search.tell(first, Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=30.0))
     genome = first.genome
-    assert deadline_of(search, [0.0]).durations.expected_seconds(genome, 0.25) == pytest.approx(30.0)
+    assert deadline_of(search, [0.0]).durations.predict_seconds(genome, 0.25) == pytest.approx(30.0)
     promoted = search.ask()
     assert promoted is not None
     assert promoted.resumes == first.id
@@ -165,8 +165,8 @@ def test_a_promotion_takes_what_it_adds(begin: Begin, tmp_path: Path) -> None:
     assert deadline_of(search, clock).fits(promoted)
     search.tell(promoted, Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=45.0))
     durations = deadline_of(search, clock).durations
-    assert durations.expected_seconds(genome, 0.75) == pytest.approx(45.0), "by other promotions"
-    assert durations.expected_seconds(genome, 0.25) == pytest.approx(30.0)
+    assert durations.predict_seconds(genome, 0.75) == pytest.approx(45.0), "by other promotions"
+    assert durations.predict_seconds(genome, 0.25) == pytest.approx(30.0)
 
 
 def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: Begin, resume: Begin) -> None:
@@ -238,8 +238,8 @@ def test_an_evaluators_prediction_is_corrected_by_what_trainings_took(begin: Beg
         return {"seconds": known.get(genome_key(genome), 200.0)}
 
     durations = Durations(search.saved, search.space, estimate, None)
-    assert durations.expected_seconds(search.saved.candidates[0].genome) == pytest.approx(100.0)
-    assert durations.expected_seconds({**search.saved.candidates[0].genome, "n": 64}, 0.5) == pytest.approx(200.0)
+    assert durations.predict_seconds(search.saved.candidates[0].genome) == pytest.approx(100.0)
+    assert durations.predict_seconds({**search.saved.candidates[0].genome, "n": 64}, 0.5) == pytest.approx(200.0)
 
 
 def test_what_is_not_a_limit_is_kept_on_resume(begin: Begin, resume: Begin) -> None:

@@ -84,7 +84,7 @@ def test_in_a_notebook_it_is_a_table_without_scripts(loaded: Results) -> None:
     assert loaded.best is not None
     assert f"(trial {loaded.best.id})" in html
     assert "<script" not in html
-    loaded._material.name = HOSTILE
+    loaded._data.name = HOSTILE
     assert "<img" not in loaded._repr_html_()
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from evo_tune.errors import StoreError
 from evo_tune.report import charts
-from evo_tune.report.charts import CaptionedFigure, Command, Part, as_json
+from evo_tune.report.charts import CaptionedFigure, Command, Part, Table, as_json
 from evo_tune.report.page import (
     TRACES,
     Library,
@@ -62,6 +62,32 @@ def test_no_text_of_a_run_is_html() -> None:
     data = next(body for attributes, body in scripts(made) if "json" in attributes)
     assert not re.search("[<>&]", data)
     assert json.loads(data)["figures"]["verdict-0"]["data"][0]["name"].startswith("&lt;/script&gt;")
+
+
+def test_no_text_of_a_run_is_a_template() -> None:
+    word = "{{ 7 * 7 }}{% if 1 %}{# #}{{ part.__class__.__mro__ }}"
+    names = [word, "items", "keys", "values", "__class__", "__proto__"]
+    rows = [dict.fromkeys(names, word)]
+    table = Table({name: [word, word] for name in names}, choice="items", links=word)
+    part = Part(word, word, [figure()], dict.fromkeys(names, word), [Command(word, word)], rows, word, table=table)
+    text = page(word, dict.fromkeys(names, word), {"verdict": part}, Library(path="../x.js"))
+    assert "49" not in re.sub(r"[0-9a-f]{32}|<style>.*?</style>|<script.*?</script>", "", text, flags=re.DOTALL)
+    assert text.count(word) > 50
+    assert "&lt;class" not in text
+    for name in names[1:]:
+        assert f'<th scope="col">{name}</th>' in text
+        assert f"<dt>{name}</dt><dd>{word}" in text
+
+
+def test_no_template_trusts_a_value_that_claims_to_be_html() -> None:
+    class Claims(str):
+        def __html__(self) -> str:
+            return "<img src=x>"
+
+    part = Part("t", "t", facts={"fact": Claims("<i>")}, rows=[{"cell": Claims("<i>")}], note=Claims("<i>"))
+    text = page(Claims("<i>"), {"about": Claims("<i>")}, {"verdict": part}, Library(path="../x.js"))
+    assert "<img" not in text
+    assert "<i>" not in text
 
 
 def test_sentences_show_commands_as_code() -> None:
