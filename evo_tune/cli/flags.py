@@ -1,4 +1,4 @@
-"""Flags of `run` and `resume` made from the declarations of settings.
+"""Flags of `run` and `resume`: made from the declarations of settings, or read from the file of `--config`.
 
 Commands import it when they are used: the declarations would slow `evo-tune --help`.
 """
@@ -6,18 +6,28 @@ Commands import it when they are used: the declarations would slow `evo-tune --h
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
 from evo_tune.cli import shared
-from evo_tune.options.declare import AUTO, Option, Options, dataclass_options, union_members
+from evo_tune.errors import OptionError
+from evo_tune.options.declare import AUTO, Options, dataclass_options, union_members
 from evo_tune.settings import RunSettings, SessionSettings
 
 RUN_DEFAULTS = {"final_seeds": 3, "finalists": 2, "seeds_per_trial": None}
 """Defaults of `evo-tune run` that differ from those of `Search`: the command ends with a final comparison, and with
 a limit in training time the leading genomes get extra seeds (`loop.plan`)."""
+
+MAX_CONFIG_CHARACTERS = 1 << 18
+"""Maximum length of a file of flags."""
+
+KEY_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
+LONG_KEY = re.compile(rf"(?:^|[{{,\[])\s*{KEY_PART}(?:[ \t]*\.[ \t]*{KEY_PART}){{10}}", re.MULTILINE)
+"""A key of more than ten parts ('a.a.a.…'): parsing it takes time that grows with the square of its parts."""
 
 
 class SettingFlag(click.Option):
@@ -44,38 +54,134 @@ def session_flags() -> list[click.Option]:
     return _flags(SessionSettings, None)
 
 
-def _flags(kind: type[Options], defaults: Mapping[str, Any] | None) -> list[click.Option]:
+def _flags(group: type[Options], defaults: Mapping[str, Any] | None) -> list[click.Option]:
     """Return a flag for each setting of a group. A flag that is not given has the value None.
 
     Args:
-        kind: Group of settings.
+        group: Group of settings.
         defaults: Defaults that the help tells instead of the declared ones; None tells no defaults.
     """
-    return [
-        _flag(setting, None if defaults is None else defaults.get(setting.name, setting.default))
-        for setting in dataclass_options(kind).values()
-    ]
+    flags: list[click.Option] = []
+    for setting in dataclass_options(group).values():
+        types, attributes = union_members(setting.type), dict[str, Any]()
+        low, high = (float(bound) for bound in (setting.bounds or "(-inf, inf)")[1:-1].split(","))
+        if bool in types:
+            attributes["is_flag"] = True
+        elif setting.choices:
+            attributes["type"] = click.Choice([str(value) for value in setting.choices])
+        elif int in types:
+            integer = shared.CountOrAuto if AUTO in setting.kind else click.IntRange
+            attributes["type"] = integer(min=int(low), max=None if math.isinf(high) else int(high))
+        elif float in types:
+            attributes["type"] = click.FloatRange(min=low, min_open=setting.bounds.startswith("("))
+        if isinstance(attributes.get("type"), shared.CountOrAuto):
+            attributes["metavar"] = "N|auto"
+        elif str in types and setting.unit:
+            attributes["metavar"] = setting.unit
+        default = None if defaults is None else defaults.get(setting.name, setting.default)
+        default_text = "" if default is None or default is False or default == "" else f"  [default: {default}]"
+        name = setting.name.replace("_", "-")
+        flag = f"--{name}/--no-{name}" if setting.default is True else f"--{name}"
+        flags.append(
+            SettingFlag([flag], default=None, title=setting.group, help=setting.help + default_text, **attributes)
+        )
+    return flags
 
 
-def _flag(setting: Option, default: Any) -> click.Option:
-    """Return the flag of a setting."""
-    kinds, attributes = union_members(setting.type), dict[str, Any]()
-    low, high = (float(bound) for bound in (setting.bounds or "(-inf, inf)")[1:-1].split(","))
-    if bool in kinds:
-        attributes["is_flag"] = True
-    elif setting.choices:
-        attributes["type"] = click.Choice([str(value) for value in setting.choices])
-    elif int in kinds:
-        integer = shared.CountOrAuto if AUTO in setting.kind else click.IntRange
-        attributes["type"] = integer(min=int(low), max=None if math.isinf(high) else int(high))
-    elif float in kinds:
-        attributes["type"] = click.FloatRange(min=low, min_open=setting.bounds.startswith("("))
-    if isinstance(attributes.get("type"), shared.CountOrAuto):
-        attributes["metavar"] = "N|auto"
-    elif str in kinds and setting.unit:
-        attributes["metavar"] = setting.unit
-    default_text = "" if default is None or default is False or default == "" else f"  [default: {default}]"
-    flag = f"--{setting.name.replace('_', '-')}"
-    if setting.default is True:
-        flag += f"/--no-{setting.name.replace('_', '-')}"
-    return SettingFlag([flag], default=None, title=setting.group, help=setting.help + default_text, **attributes)
+def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None) -> None:
+    """Make the flags of a TOML file the defaults of a command; flags on the command line take precedence.
+
+    click converts a default like a typed text, so it would take `seed = true` for 1. Types are checked here.
+
+    Raises:
+        OptionError: The file cannot be read, or a key or its value is wrong. The message names the file and the key.
+    """
+    if path is None or ctx.resilient_parsing:  # a shell completes
+        return
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        values = tomllib.loads(_read_config_text(path))
+    except RecursionError:
+        raise OptionError(f"--config {path}: nested too deeply; expected a TOML file") from None
+    except (OSError, ValueError) as error:
+        raise OptionError(f"--config {path}: {error}; expected a TOML file") from None
+    flags = {opt.lstrip("-").replace("-", "_"): flag for flag in ctx.command.params for opt in flag.opts}
+    defaults: dict[str, Any] = {}
+    for key, value in values.items():
+        flag = flags.get(key.replace("-", "_"))
+        if flag is None or flag.name is None or flag is parameter:
+            raise OptionError(f"--config {path}: {key!r} is not a flag of run; `evo-tune run --help` lists them")
+        if flag.name in defaults:
+            raise OptionError(f"--config {path}: {key} is given twice, by two names: give it once")
+        try:
+            defaults[flag.name] = _flag_value(flag, value, ctx)
+        except click.BadParameter as error:
+            raise OptionError(f"--config {path}, {key}: {error.message.rstrip('.')}") from None
+        except ValueError as error:
+            raise OptionError(f"--config {path}, {key}: {value!r}: {error}") from None
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _read_config_text(path: str) -> str:
+    """Return the text of a file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no text file, or it is too large.
+    """
+    if not Path(path).is_file() and Path(path).exists() and not Path(path).is_dir():
+        raise ValueError("it is not a regular file")
+    if not Path(path).stat().st_size:
+        return ""  # /proc/kmsg has a size of 0, and reading it waits forever
+    with open(path, encoding="utf-8") as file:
+        text = file.read(MAX_CONFIG_CHARACTERS + 1)
+    if len(text) > MAX_CONFIG_CHARACTERS:
+        raise ValueError(f"it has more than {MAX_CONFIG_CHARACTERS} characters")
+    if LONG_KEY.search(text):
+        raise ValueError("a key in it has more than ten parts")
+    return text
+
+
+def _flag_value(flag: click.Parameter, value: object, ctx: click.Context) -> object:
+    """Return a TOML value as the value of a flag.
+
+    Raises:
+        ValueError: Its type is wrong; the message has the expected one.
+        click.BadParameter: It is out of range, or none of the choices.
+    """
+    if getattr(flag, "multiple", False):
+        return flag_texts(value, is_pairs=str(flag.metavar).startswith("NAME="))
+    if value == "auto" and isinstance(flag.type, shared.CountOrAuto):
+        return value
+    types: tuple[type, ...] = (str,)
+    expected = "text, in quotes"
+    if getattr(flag, "is_flag", False):
+        types, expected = (bool,), "true or false"
+    elif isinstance(flag.type, click.types.IntParamType):
+        types, expected = (int,), "a whole number"
+    elif isinstance(flag.type, click.types.FloatParamType):
+        types, expected = (int, float), "a number"
+    if type(value) not in types:  # a bool is an int, but no number
+        raise ValueError(f"expected {expected}")
+    return flag.type.convert(value, flag, ctx)
+
+
+def flag_texts(value: object, is_pairs: bool) -> list[str]:
+    """Return the values of a repeatable flag: a text, a list of texts, or a table of NAME=VALUE pairs.
+
+    Raises:
+        ValueError: The value is none of these.
+    """
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    if is_pairs and isinstance(value, dict):  # [option] tokens = 100000
+        for name, item in value.items():
+            if not isinstance(item, str | int | float):  # a bool is an int
+                raise ValueError(f"expected one value for {name}: text, a number, true or false")
+        return [f"{name}={shared.option_text(item)}" for name, item in value.items()]
+    raise ValueError("expected text, a list of texts" + (", or a table of names and values" if is_pairs else ""))

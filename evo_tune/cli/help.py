@@ -73,8 +73,8 @@ class Command(click.Command):
 
     Args:
         examples: Command lines for the end of the help, each with an optional comment after two blanks and '#'.
-        settings: Function that returns further flags, called once this command is used or asked for its help. It
-            keeps the declarations of settings out of `evo-tune --help`.
+        settings: Function of `cli.flags` that returns further flags, called once this command is used or asked for its
+            help. It keeps the declarations of settings out of `evo-tune --help`.
         args: Arguments of `click.Command`.
         kwargs: Arguments of `click.Command`.
     """
@@ -85,7 +85,7 @@ class Command(click.Command):
         self,
         *args: Any,
         examples: Sequence[str] = (),
-        settings: Callable[[], Sequence[click.Parameter]] | None = None,
+        settings: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -94,7 +94,9 @@ class Command(click.Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         if self._settings is not None:
-            self.params.extend(self._settings())
+            from evo_tune.cli import flags
+
+            self.params.extend(getattr(flags, self._settings)())
             self._settings = None
         for param in self.params:
             if isinstance(param, click.Option) and param.metavar is None and not isinstance(param.type, click.Choice):

@@ -361,6 +361,11 @@ def console() -> Any:
     return out if out.is_terminal else Console(highlight=False, markup=False, emoji=False, width=200)
 
 
+def option_text(value: object) -> str:
+    """Return the value of an option as `-o` takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
     """Return the genes of `--gene` by name; None for a name alone."""
     from evo_tune.genome.notation import parse_gene

@@ -14,7 +14,7 @@ import click
 import pytest
 
 from evo_tune.cli.commands.run import command as run_command
-from evo_tune.cli.config import read_config
+from evo_tune.cli.flags import read_config
 from evo_tune.errors import OptionError
 from tests.cli.conftest import Typed
 

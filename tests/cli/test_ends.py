@@ -16,7 +16,7 @@ STORE = Path(__file__).parents[2] / "populations"
 
 
 def test_the_closing_table_and_show_tell_which_ranges_to_widen(capsys: pytest.CaptureFixture[str]) -> None:
-    print_summary(Run.open(STORE / "sample"), "table")
+    print_summary(Run.open(STORE / "sample"))
     shown = CliRunner().invoke(cli, ["show", "sample", "--store", str(STORE)], catch_exceptions=False).output
     for text in (capsys.readouterr().out, shown):
         found = re.search(r"at an end of its range: (\w+) \(", text)

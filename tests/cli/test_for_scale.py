@@ -16,15 +16,15 @@ import evo_tune.loop.slots
 from evo_tune import Choice, Float, Search, load
 from evo_tune.cli import cli
 from evo_tune.cli.formats import output_types
-from evo_tune.cli.training.for_scale import (
+from evo_tune.cli.training.scaling import (
     TRAININGS,
+    observations,
     plan_scale_search,
     recipe_lines,
     target_training,
     wider_default,
     write_recipe_at_target,
 )
-from evo_tune.cli.training.scaling import observations
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Outcome
 from evo_tune.options.sizes import parse_target_size
@@ -64,7 +64,7 @@ def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usu
     assert usual["depth"] * 4 >= 8
     assert min(found.genes["batch"].values) >= usual["batch"] / 2
     assert found.fidelity == "1/4,1"
-    assert str(found.options["tokens"]) in found.told.replace(",", "")
+    assert str(found.options["tokens"]) in found.explanation.replace(",", "")
     assert plan_scale_search(target_size, plugin, {"tokens": "5000"}, {}).options["tokens"] == "5000", "the user's own"
     with pytest.raises(OptionError, match="seconds"):
         plan_scale_search(target_size, plugin, {"seconds": "5"}, {})
@@ -73,14 +73,14 @@ def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usu
 def test_a_cheap_target_is_searched_at_its_own_size() -> None:
     plugin = find_evaluator("bundled:language_model")
     cheap = plan_scale_search(parse_target_size("2x64x1e5"), plugin, {}, {})
-    assert "own size" in cheap.told
-    assert "\n" not in cheap.told
+    assert "own size" in cheap.explanation
+    assert "\n" not in cheap.explanation
     assert cheap.options["tokens"] == 100_000
     assert cheap.options["size"].startswith("2x64x")
     assert (cheap.genes["width"].values, cheap.genes["depth"].values) == ((64,), (2,))
-    assert (cheap.fidelity, cheap.first, cheap.options.get("param")) == (None, [], None)
+    assert (cheap.fidelity, cheap.first_genomes, cheap.options.get("param")) == (None, [], None)
     dear = plan_scale_search(parse_target_size("8x256x3e7"), plugin, {}, {})
-    assert "proxies" in dear.told
+    assert "proxies" in dear.explanation
 
 
 def test_the_hours_decide_whether_the_target_itself_is_searched_and_how_large_proxies_are() -> None:
@@ -90,11 +90,11 @@ def test_the_hours_decide_whether_the_target_itself_is_searched_and_how_large_pr
     def within(trainings: float) -> dict[str, Any]:
         return vars(plan_scale_search(target_size, plugin, {}, {}, lambda options, genes: trainings * takes))
 
-    assert "own size" in within(TRAININGS + 1)["told"]
-    assert "proxies" in within(TRAININGS - 1)["told"]
+    assert "own size" in within(TRAININGS + 1)["explanation"]
+    assert "proxies" in within(TRAININGS - 1)["explanation"]
     tokens = [within(trainings)["options"]["tokens"] for trainings in (0.01, 1, 10)]
     assert tokens == sorted(set(tokens)), "more hours, longer trainings"
-    assert "tokens per weight" in within(0.01)["told"], "fewer than the target's"
+    assert "tokens per weight" in within(0.01)["explanation"], "fewer than the target's"
 
 
 @pytest.mark.parametrize(

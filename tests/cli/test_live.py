@@ -88,7 +88,7 @@ def test_time_passes_between_two_forecasts(
             look(search)
     printed = capsys.readouterr().out
     assert (printed.count("forecast"), "; 1 genome; " in printed) == (1, True), printed
-    assert Progress(search).left == 10.0
+    assert Progress(search).seconds_left == 10.0
 
 
 @pytest.mark.parametrize(

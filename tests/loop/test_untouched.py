@@ -138,11 +138,13 @@ def test_everything_that_tells_of_fresh_seeds_says_test(begin: Begin, quick: Pat
 @pytest.mark.usefixtures("here")
 def test_the_closing_table_names_the_test_metric(begin: Begin, capsys: pytest.CaptureFixture[str]) -> None:
     from evo_tune.cli.output import print_summary
+    from evo_tune.cli.shared import print_json
+    from evo_tune.report.data import run_summary
 
     run = begin("run", **SETTINGS).run().saved
-    print_summary(run, "table")
+    print_summary(run)
     assert "test_loss over fresh seeds" in " ".join(capsys.readouterr().out.split())
-    print_summary(run, "json")
+    print_json(run_summary(run))
     data = json.loads(capsys.readouterr().out)
     assert data["reported"] == data["final_comparison"]["best"]["metric"] == "test_loss"
 

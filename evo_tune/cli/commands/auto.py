@@ -89,10 +89,9 @@ def command(
         _print_plan(plugin, taken.options, settings, name, Path(store), output_format)
         return 0
     search = _start_or_resume(plugin, taken.options, settings, name, Path(store))
-    again = f"the same command with --name {search.saved.name}"
-    code = run_search(
-        search, quiet, "none" if output_format == "json" else output_format, False, began=began, again=again
-    )
+    progress_format = "none" if output_format == "json" else output_format
+    continue_hint = f"the same command with --name {search.saved.name}"
+    code = run_search(search, quiet, progress_format, False, began=began, continue_hint=continue_hint)
     made_in = search.saved.folder / "_model"
     if not made_in.is_dir() or search.stopping:
         return code or 1

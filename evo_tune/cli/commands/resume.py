@@ -13,13 +13,7 @@ from evo_tune.cli.session import run_search, session_options
 HELP_ORDER = 20
 
 
-def _setting_flags() -> list[click.Option]:
-    from evo_tune.cli.flags import session_flags
-
-    return session_flags()
-
-
-@cli_command("resume", settings=_setting_flags)
+@cli_command("resume", settings="session_flags")
 @shared.run_argument
 @session_options
 @shared.store_option
@@ -63,8 +57,6 @@ def command(
 
     from evo_tune.loop.search import Search
 
-    wider = shared.read_genes(genes)
-    changes = {name: value for name, value in session.items() if value is not None}
     search = Search.resume(
         run,
         store=store,
@@ -72,9 +64,9 @@ def command(
         accept_changes=accept_changes,
         evaluator=evaluator,
         strategy=strategy,
-        genes=wider,
+        genes=shared.read_genes(genes),
         trust=trust,
         ask=shared.ask_function(),
-        **changes,
+        **{name: value for name, value in session.items() if value is not None},
     )
     return run_search(search, quiet, output_format, no_report, tracks, price_per_hour, began=began)

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from evo_tune.cli import shared
-from evo_tune.cli.config import read_config
 from evo_tune.cli.help import cli_command
 from evo_tune.cli.session import run_search, session_options
-from evo_tune.cli.training.for_scale import ScaleSearch, plan_scale_search, wider_default
 from evo_tune.errors import OptionError
 
 if TYPE_CHECKING:
     from evo_tune.genome.genes import Gene
-    from evo_tune.plugins.evaluator import Evaluator
 
 HELP_ORDER = 10
 
 
-def _setting_flags() -> list[click.Option]:
-    from evo_tune.cli.flags import run_flags
+def _read_config(ctx: click.Context, parameter: click.Parameter, path: str | None) -> None:
+    from evo_tune.cli.flags import read_config
 
-    return run_flags()
+    read_config(ctx, parameter, path)
 
 
 @cli_command(
@@ -34,7 +31,7 @@ def _setting_flags() -> list[click.Option]:
     "evo-tune run language_model -o data=corpus/      # on your own text",
     "evo-tune run evaluators/mine.py --trials 100     # your own task",
     "evo-tune run 'python train.py --lr {lr}' --gene 'lr=log(1e-4,1e-1)' --objective val_loss:min",
-    settings=_setting_flags,
+    settings="run_flags",
 )
 @click.argument("evaluator", default="language_model", shell_complete=shared.complete_evaluators)
 @shared.evaluator_options_option
@@ -102,7 +99,7 @@ def _setting_flags() -> list[click.Option]:
     "--config",
     metavar="FILE.toml",
     shell_complete=shared.complete_files,
-    callback=read_config,
+    callback=_read_config,
     is_eager=True,
     expose_value=False,
     help="File of flags; flags on the command line take precedence.",
@@ -131,7 +128,7 @@ def command(
     subject_to: tuple[str, ...],
     fill_defaults: bool,
     learn_from: tuple[str, ...],
-    **flags: Any,
+    **setting_flags: Any,
 ) -> int:
     """Tune EVALUATOR: a name, a file, or the command of a script.
 
@@ -151,30 +148,40 @@ def command(
     from evo_tune.settings import settings_of
     from evo_tune.store.places import free_folder
 
-    settings = {**RUN_DEFAULTS, **{setting: value for setting, value in flags.items() if value is not None}}
-    given = {**split_assignments(options, "-o"), **_command_options(evaluator, metrics, progress, shell)}
-    own, read = split_assignments(strategy_option, "-s"), shared.read_genes(genes)
+    settings = {**RUN_DEFAULTS, **{name: value for name, value in setting_flags.items() if value is not None}}
+    command_options = {"metric": "\n".join(metrics), "progress": progress, "shell": "true" if shell else ""}
+    evaluator_options: dict[str, Any] = {
+        **split_assignments(options, "-o"),
+        **_check_command_options(evaluator, {name: text for name, text in command_options.items() if text}),
+    }
+    strategy_options = split_assignments(strategy_option, "-s")
+    read_genes = shared.read_genes(genes)
     if ladder is not None:
-        if strategy not in (None, "ladder") or "sizes" in own:
+        if strategy not in (None, "ladder") or "sizes" in strategy_options:
             raise OptionError("--ladder stands for --strategy ladder -s sizes=…: give one of the two")
-        strategy, own = "ladder", {**own, "sizes": ladder}
-        read = {**_ladder_genes(ladder, evaluator, given), **read}
-    first: list[dict[str, Any]] = []
+        strategy, strategy_options = "ladder", {**strategy_options, "sizes": ladder}
+        read_genes = {**_ladder_genes(ladder, evaluator, evaluator_options), **read_genes}
+    first_genomes: list[dict[str, Any]] = []
     if settings.get("for_scale"):
-        found = _plan_for_scale(settings, ladder, evaluator, given, read, Path(store))
-        given, read, first = found.options, found.genes, found.first_genomes
-        if found.fidelity is not None:
-            settings.setdefault("fidelity", found.fidelity)
-        shared.echo(found.explanation, err=True)
+        if ladder is not None:
+            raise OptionError("--for-scale and --ladder are both given: give one of them")
+        from evo_tune.cli.training.scaling import search_for_scale
+
+        scale_search = search_for_scale(evaluator, evaluator_options, read_genes, settings, Path(store))
+        evaluator_options, read_genes = scale_search.options, scale_search.genes
+        first_genomes = scale_search.first_genomes
+        if scale_search.fidelity is not None:
+            settings.setdefault("fidelity", scale_search.fidelity)
+        shared.echo(scale_search.explanation, err=True)
     request = Request(
-        options=given,
+        options=evaluator_options,
         strategy=strategy,
-        strategy_options=own,
+        strategy_options=strategy_options,
         population=population,
         objectives=objectives,
-        genes=read,
+        genes=read_genes,
         subject_to=subject_to,
-        warm_start=[*first, *(one for source in warm_start for one in read_genomes(source, Path(store)))],
+        warm_start=first_genomes + [genome for source in warm_start for genome in read_genomes(source, Path(store))],
         fill_defaults=fill_defaults,
         learn_from=learn_from,
     )
@@ -182,103 +189,40 @@ def command(
         free_folder(Path(store), name)
     if dry_run:
         # Not `named_evaluator`, which would note that the file is trusted: nothing is written here.
-        plugin = find_evaluator(evaluator, read, given)
-        of_run, session = settings_of(settings)
-        print_plan(
-            plan_run(plugin, request, of_run, session, Path(store), forecast=True),
-            session,
-            price_per_hour,
-            output_format,
-        )
+        plugin = find_evaluator(evaluator, read_genes, evaluator_options)
+        run_settings, session = settings_of(settings)
+        plan = plan_run(plugin, request, run_settings, session, Path(store), forecast=True)
+        print_plan(plan, session, price_per_hour, output_format)
         return 0
     search = Search(evaluator, store=store, name=name, **vars(request), **settings)
     return run_search(search, quiet, output_format, no_report, tracks, price_per_hour, began)
 
 
-def _plan_for_scale(
-    settings: Mapping[str, Any],
-    ladder: str | None,
-    evaluator: str,
-    given: dict[str, str],
-    read: dict[str, Gene | None],
-    store: Path,
-) -> ScaleSearch:
-    """Return the search for a larger model.
-
-    Raises:
-        OptionError: The target is no size, or does not go with something else.
-    """
-    from dataclasses import replace
-
-    from evo_tune.options.sizes import parse_target_size
-    from evo_tune.plugins.find import find_evaluator, is_command
-
-    if ladder is not None:
-        raise OptionError("--for-scale and --ladder are both given: give one of them")
-    if is_command(evaluator):
-        raise OptionError("--for-scale: a command transfers no recipe to another size; language_model does")
-    target_size, plugin = parse_target_size(settings["for_scale"]), find_evaluator(evaluator)
-
-    def able(options: Mapping[str, Any], genes: Mapping[str, Any]) -> float:
-        return _flops_in_hours(plugin, options, genes, settings, store)
-
-    found = plan_scale_search(target_size, plugin, given, read, able if settings.get("hours") else None)
-    if found.fidelity is None:
-        return found
-    return replace(found, first_genomes=wider_default(plugin, found.options, found.genes))
-
-
-def _flops_in_hours(
-    plugin: Evaluator,
-    options: Mapping[str, Any],
-    genes: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    store: Path,
-) -> float:
-    """Time a few steps of a small training, and return the FLOPs that all slots do in `--hours`."""
-    from evo_tune.loop.plan import Request, plan_run
-    from evo_tune.settings import settings_of
-
-    of_run, session = settings_of(settings)
-    plan = plan_run(plugin, Request(options=options, genes=genes), of_run, session, store, forecast=True)
-    usual = plan.evaluator.estimate(plan.space.default())
-    if plan.pace is None or session.hours is None:
-        raise OptionError("--for-scale with --hours: no step could be timed: leave out --hours, or give -o tokens=")
-    return usual["flops"] / plan.pace.mean_seconds * session.hours * 3600 * plan.slots
-
-
-def _command_options(evaluator: str, metrics: Sequence[str], progress: str | None, shell: bool) -> dict[str, str]:
-    """Return the flags that are about a command as its options.
+def _check_command_options(evaluator: str, options: dict[str, str]) -> dict[str, str]:
+    """Return the options of the flags that are about a command.
 
     Raises:
         OptionError: There are some, and the evaluator is no command.
     """
     from evo_tune.plugins.find import is_command
 
-    given = {"metric": "\n".join(metrics), "progress": progress or "", "shell": "true" if shell else ""}
-    given = {name: value for name, value in given.items() if value}
-    if given and not is_command(evaluator):
+    if options and not is_command(evaluator):
         raise OptionError(
-            f"--{next(iter(given))} is for a command such as 'python train.py --lr {{lr}}', and {evaluator} is none: "
+            f"--{next(iter(options))} is for a command such as 'python train.py --lr {{lr}}', and {evaluator} is none: "
             "leave it out"
         )
-    return given
+    return options
 
 
-def _ladder_genes(text: str, evaluator: str, options: dict[str, str]) -> dict[str, Gene]:
+def _ladder_genes(ladder: str, evaluator: str, options: dict[str, Any]) -> dict[str, Gene]:
     """Return the evaluator's depth and width as the ladder has them: its rungs may lie outside of their own range."""
     from evo_tune.genome.genes import Choice
     from evo_tune.plugins.find import find_evaluator, is_command
     from evo_tune.strategies.ladder import parse_sizes
 
-    if is_command(evaluator):
-        space_genes: Collection[str] = ("depth", "width")
-    else:
-        plugin = find_evaluator(evaluator)
-        space_genes = plugin.bind(options).space.genes
-    values = zip(*parse_sizes(text), strict=True)
-    genes = {
-        name: Choice(tuple(sorted({*sizes})), ordered=True)
-        for name, sizes in zip(("depth", "width"), values, strict=True)
-    }
-    return {name: gene for name, gene in genes.items() if name in space_genes}
+    gene_names: Collection[str] = ("depth", "width")
+    if not is_command(evaluator):
+        gene_names = find_evaluator(evaluator).bind(options).space.genes
+    depths, widths = zip(*parse_sizes(ladder), strict=True)
+    sizes = {"depth": depths, "width": widths}
+    return {name: Choice(tuple(sorted({*sizes[name]})), ordered=True) for name in sizes if name in gene_names}

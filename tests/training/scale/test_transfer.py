@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evo_tune.cli.config import _repeated
+from evo_tune.cli.flags import flag_texts
 from evo_tune.errors import OptionError, PluginError, UsageError
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
@@ -140,7 +140,7 @@ def test_the_file_of_flags_names_what_differs_from_the_defaults() -> None:
     bound = evaluator().bind({name: str(value).lower() for name, value in read["option"].items()})
     assert {name: bound.options[name] for name in told.options} == told.options
     assert "z_loss" not in read["option"]
-    assert "lr=0.008" in _repeated(read["gene"], pairs=True)
+    assert "lr=0.008" in flag_texts(read["gene"], is_pairs=True)
     assert bound.space.repair(dict(told.genome), bound.space.genes)["heads"] <= 16
 
 
