@@ -121,15 +121,15 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
 
     batches = tuple(batch for batch in size.batches if batch >= (options.context or 0))
     widths = options.fast_widths((*size.widths, size.step, size.width))
-    depth, width = options.larger((max(1, size.depth // 2), 2 * size.depth, size.depth), widths)
+    least_width, largest_width, step, width = widths
     rate = Float(
         float(f"{size.lr / 6:.2g}"), float(f"{size.lr * 6:.2g}"), log=True, default=size.lr, widest=(None, 1.0)
     )
     genes: dict[str, Gene] = {
         "lr": rate.times(50 if options.optimizer == "sgd" else 1),
         "batch": Choice(batches, ordered=True, default=max(size.batch, batches[0])),
-        "depth": Int(depth[0], depth[1], default=depth[2]),
-        "width": Int(width[0], width[1], step=width[2], default=width[3]),
+        "depth": Int(max(1, size.depth // 2), 2 * size.depth, default=size.depth),
+        "width": Int(least_width, largest_width, step=step, default=width),
         "heads": Int(1, size.most_heads, default=size.heads),
         "dropout": Float(0.0, 0.3, default=0.0, widest=(0.0, 0.8)),
         "weight_decay": Float(0.01, 0.3, log=True, default=0.1),
@@ -142,8 +142,7 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         genes["context"] = Choice(size.contexts, ordered=True, default=size.context, widest=ends)
     for name, gene in OPEN.items():
         usual = getattr(Options, name)  # a default of a dataclass
-        grown = name == "value_embeddings" and options.grow_from is not None  # not every depth can grow with them
-        if getattr(options, name) == usual and not grown:
+        if getattr(options, name) == usual:
             genes[name] = replace(gene, default=usual)
     return SearchSpace(repair, _optional_genes(options, size), **genes).near_default()
 
@@ -165,7 +164,7 @@ def _nearest_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: G
     width, most = genome["width"], max(_values(genes["heads"]))
     low, high = (8, 128) if size.width <= 128 else (16, 128)
     wanted_heads = genome["heads"] if options.scaling is None else width / options.scaling.head
-    counts = [n for n in range(1, most + 1) if options.fits(width // n)] or range(1, most + 1)
+    counts = range(1, most + 1)
     suitable = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
     suitable = (
         suitable or [n for n in counts if width % (2 * n) == 0] or [n for n in counts if width % n == 0]
@@ -236,7 +235,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
     sizes = {name: genome[name] for name in ("depth", "width", "heads", "dropout")}
     context = genome.get("context", options.context)
     shape = options.shape(vocab=options.vocab, context=context, scaling=options.scaling, **sizes)
-    return options.grown(replace(shape, boundary=options.boundary))
+    return replace(shape, boundary=options.boundary)
 
 
 def fingerprint(options: Options) -> str:

@@ -80,7 +80,7 @@ ELSEWHERE = {
     "training/recipe/models/base": "training/tuning/test_pretrained",
     "training/recipe/models/encoder_config": "training/recipe/hardware/test_cost training/models/test_encoder",
     "training/recipe/models/gpt_config": "training/recipe/hardware/test_flops training/models/test_gpt",
-    "training/recipe/models/starting": "training/recipe/models/test_rules",
+    "training/extension": "training/test_extension training/models/test_growth",
     "training/recipe/optim/optimisation": "training/recipe/optim/test_scaling training/optim/test_optimizer",
     "training/recipe/optim/steps": "training/recipe/optim/test_accounting training/recipe/optim/test_fork "
     "training/recipe/optim/test_ramp",

@@ -24,7 +24,7 @@ from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
@@ -164,6 +164,9 @@ class Options:
         RecipeError: A field has the wrong type, is out of its bounds or is not among its choices.
         UsageError: A group's own check refuses the combination.
     """
+
+    dropped: ClassVar[Mapping[str, Any]] = {}
+    """Options of earlier versions with their defaults, which saved runs contain. Another value is refused."""
 
     def __post_init__(self) -> None:
         for one in dataclass_options(type(self)).values():

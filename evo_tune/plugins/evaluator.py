@@ -425,6 +425,9 @@ class BoundEvaluator:
 
 
 def _bound(plugin: Evaluator, given: Mapping[str, Any]) -> BoundEvaluator:
+    dropped = getattr(plugin.options_type, "dropped", {}).items()
+    if isinstance(given, Mapping):
+        given = {name: value for name, value in given.items() if (name, value) not in dropped}
     options = bind(given, plugin.options, plugin.name, "-o")
     return BoundEvaluator(plugin, options, options if plugin.options_type is None else plugin.options_type(**options))
 

@@ -1,7 +1,7 @@
-"""Extend a model to a longer context, and continue a training with a longer context or a larger model.
+"""Enlarge a trained model: more blocks, wider feed-forward layers, or a longer context.
 
-`extend_context` makes the longer model, `growth.enlarge` the larger one. `extend_trainer` and `grow_trainer` continue
-a training: same recipe, same step, same moments. This module is independent of budgets.
+`grow` and `extend_context` return a new model. `extend_trainer` continues a training with a longer context: same
+recipe, same step, same moments. This module is independent of budgets.
 """
 
 from __future__ import annotations
@@ -11,14 +11,61 @@ from typing import cast
 
 import torch
 
+from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
-from evo_tune.training.hardware.device import seed_for
 from evo_tune.training.models.block import interpolate_positions
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.models.growth import carry_state, enlarge
-from evo_tune.training.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer
+
+
+def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None, seed: int = 0) -> GPT:
+    """Return a larger model with the same outputs: bit-identical if only deeper, else up to rounding.
+
+    The outputs of new blocks and of new hidden units begin at zero.
+
+    Args:
+        model: Model to enlarge; unchanged.
+        depth: Number of blocks, at least the model's; new blocks are spread evenly among the old.
+        ffn_mult: Width of the feed-forward layers as a multiple of the model's width, at least the model's.
+        seed: Seed of the new weights that are not initially zero.
+
+    Raises:
+        RecipeError: A size would shrink, or blocks with and without a window or value embeddings would change places.
+    """
+    old = model.config
+    depth, ffn_mult = depth or old.depth, ffn_mult or old.ffn_mult
+    check_integer("depth", depth, old.depth)
+    config = replace(old, depth=depth, ffn_mult=ffn_mult)
+    if config.ffn_width < old.ffn_width:
+        raise RecipeError("ffn_mult", ffn_mult, f"{old.ffn_mult} or more")
+    if depth > old.depth and len({*old.windows, *config.windows}) > 1:
+        raise RecipeError("depth", depth, f"{old.depth} with window_pattern={old.window_pattern!r}")
+    old_block_at = {(block + 1) * depth // old.depth - 1: block for block in range(old.depth)}
+    if not all(config.embeds_values[new] for new, block in old_block_at.items() if old.embeds_values[block]):
+        raise RecipeError("depth", depth, f"{old.depth} or {2 * old.depth} with value_embeddings")
+    grown = GPT(config, seed, recompute=model.recompute)
+    old_weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, weight in grown.named_parameters():
+            old_name = name
+            if name.startswith("blocks."):
+                _, number, part = name.split(".", 2)
+                old_name = f"blocks.{old_block_at.get(int(number))}.{part}"
+            ends_branch = name.endswith((".out.weight", ".out.bias"))
+            if old_name not in old_weights:  # of a new block
+                if ends_branch:
+                    weight.zero_()
+                continue
+            if name.endswith("ffn.out.weight"):
+                weight.zero_()
+            # A SwiGLU's gates come first, then its values.
+            halves = 2 if config.ffn == "swiglu" and ".ffn.up." in name else 1
+            for target, source in zip(weight.chunk(halves), old_weights[old_name].chunk(halves), strict=True):
+                target[tuple(map(slice, source.shape))] = source
+            if ends_branch:  # a deeper model may multiply its branches by a smaller factor
+                weight.mul_(old.branch / config.branch)
+    return grown.to(model.embedding.weight).train(model.training)
 
 
 def extend_context(model: GPT, context: int, method: str = "linear") -> GPT:
@@ -60,7 +107,15 @@ def extend_trainer(trainer: Trainer, source: Source, context: int, method: str =
     """
     old = cast(GPT, trainer.model)
     model = extend_context(old, context, method)
-    longer = _as_before(trainer, model, source)
+    longer = Trainer(
+        model,
+        source,
+        trainer.recipe,
+        seed=trainer.seed,
+        device=str(trainer.device),
+        ranks=trainer.ranks,
+        compiled=trainer.compiled,
+    )
     state = trainer.state()
     state["model"] = model.state_dict()
     if state["averaged"] is not None and old.positions is not None:
@@ -74,53 +129,3 @@ def extend_trainer(trainer: Trainer, source: Source, context: int, method: str =
                 if isinstance(value, torch.Tensor) and value.shape == old.positions.weight.shape:
                     moments[name] = interpolate_positions(value, context)
     return longer
-
-
-def grow_trainer(trainer: Trainer, source: Source, config: GPTConfig) -> Trainer:
-    """Return a trainer that continues from the same step with a larger model, at first the same function.
-
-    The moments and the moving average grow with the weights.
-
-    Args:
-        trainer: Trainer of a `GPT`; do not use it afterwards.
-        source: Source of the batches from the trainer's step on.
-        config: Shape of the larger model; the trainer's shape is a `smaller_shape` it.
-    """
-    old, seed = cast(GPT, trainer.model), seed_for(trainer.seed, "growth")
-    model = enlarge(old, config, seed, recompute=old.recompute)
-    larger = _as_before(trainer, model, source)
-    carry_state(trainer.optimizer, old, larger.optimizer, model)
-    if trainer.averaged is not None and larger.averaged is not None:
-        average = enlarge(cast(GPT, trainer.averaged.module), config, seed)
-        larger.averaged.module.load_state_dict(average.state_dict())
-        larger.averaged.n_averaged.copy_(trainer.averaged.n_averaged)
-    grown = larger.state()
-    larger.restore({**trainer.state(), **{part: grown[part] for part in ("model", "optimizer", "averaged")}})
-    return larger
-
-
-def _as_before(trainer: Trainer, model: GPT, source: Source) -> Trainer:
-    """Return a trainer of another model with otherwise the same settings."""
-    device, ranks, compiled = str(trainer.device), trainer.ranks, trainer.compiled
-    return Trainer(model, source, trainer.recipe, seed=trainer.seed, device=device, ranks=ranks, compiled=compiled)
-
-
-def next_trainer(
-    trainer: Trainer, source: Source, config: GPTConfig, *, extension: str = "linear", recompute: int | None = None
-) -> Trainer:
-    """Return a trainer that continues with the model of the next phase, with a longer context or a larger size.
-
-    Args:
-        trainer: Trainer of a `GPT`; do not use it afterwards.
-        source: Source of the batches from the trainer's step on.
-        config: Shape of the next phase's model.
-        extension: Method to extend positions (see `extend_context`).
-        recompute: See `GPT`.
-    """
-    old = cast(GPT, trainer.model).config
-    if (old.depth, old.width) == (config.depth, config.width):
-        further = extend_trainer(trainer, source, config.context, extension)
-    else:
-        further = grow_trainer(trainer, source, config)
-    cast(GPT, further.model).recompute = recompute
-    return further

@@ -16,7 +16,7 @@ from evo_tune.training.evaluation import (
     model_outputs,
     score_classifier,
 )
-from evo_tune.training.extension import extend_context, extend_trainer, grow_trainer
+from evo_tune.training.extension import extend_context, extend_trainer, grow
 from evo_tune.training.forecasting import ForecastTraining
 from evo_tune.training.hardware.device import IGNORE, keep_freed_memory, reproducible, seed_for
 from evo_tune.training.hardware.distributed import Ranks, RanksDiffer, launch, process_group
@@ -27,7 +27,6 @@ from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.encoder import Encoder, FTTransformer, TextClassifier, ViT
 from evo_tune.training.models.forecaster import Forecaster
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.models.growth import carry_state, grow
 from evo_tune.training.ngrams import ngram_baseline
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError

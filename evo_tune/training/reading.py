@@ -14,7 +14,7 @@ from torch import nn
 
 from evo_tune.training.data.windows import TextMaterial
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
-from evo_tune.training.extension import next_trainer
+from evo_tune.training.extension import extend_trainer
 from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import fit_device
@@ -146,7 +146,9 @@ class LanguageTraining(Task):
         phase = self.phases[self.phases.index(self.phase_of(trainer)) + 1]
         passes, extension = self.passes(phase), self.plan.options.extension
         source = self.source(phase, passes.micro_batch)
-        return next_trainer(trainer, source, phase.config, extension=extension, recompute=passes.recompute)
+        longer = extend_trainer(trainer, source, phase.config.context, extension)
+        cast(GPT, longer.model).recompute = passes.recompute
+        return longer
 
     # Judging.
 

@@ -128,7 +128,6 @@ def test_what_does_not_go_together_makes_no_run(flags: list[str], said: str, tmp
         (["--for-scale", "256x4x1e6"], "4x256"),
         (["-o", "size=128x4"], "4x128"),
         (["-o", "size=64x8x64x512"], "8x64"),
-        (["-o", "grow_from=32x1"], "1x32"),
         (["--ladder", "2x64,96x4"], "4x96"),
     ],
 )

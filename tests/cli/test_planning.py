@@ -332,7 +332,6 @@ def test_rungs_settle_the_schedule_and_what_refuses_them_goes_without(
     assert len(plan.manifest.settings.rungs) == 3
     assert plan.manifest.options["schedule"] == plan.evaluator.options["schedule"] == "wsd"
     assert plan.manifest.options["fork"] is True
-    assert plan_with(grow_from="1x32").manifest.settings.rungs == (1.0,)
 
 
 @pytest.mark.slow

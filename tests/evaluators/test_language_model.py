@@ -630,3 +630,10 @@ def test_the_optimizer_of_a_tiny_genome_is_the_one_that_trains(tmp_path: Path) -
         for name in ("adamw", "muon")
     }
     assert len(losses) == 2
+
+
+def test_options_that_earlier_versions_had_are_accepted_at_their_defaults() -> None:
+    plugin = find_evaluator("bundled:language_model")
+    assert plugin.bind({"grow_from": None, "grow_share": 0.5}).options == plugin.bind({}).options
+    with pytest.raises(OptionError, match="no option 'grow_from'"):
+        plugin.bind({"grow_from": "1x32"})

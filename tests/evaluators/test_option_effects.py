@@ -112,8 +112,6 @@ EFFECTS: dict[str, Effect] = {
     "extend_from": Effect(16, given={"context": 64}),
     "extension": Effect("ntk", given={**LONG, **ROPE}),
     "extend_share": Effect(0.6, given=LONG),
-    "grow_from": Effect("1x16"),
-    "grow_share": Effect(0.25, given={"grow_from": "1x16"}),
     "param": Effect("completep", given=SMALLER),
     "base_width": Effect(24, given={"param": "mup", **SMALLER}),
     "base_depth": Effect(3, given={"param": "completep", **SMALLER}),

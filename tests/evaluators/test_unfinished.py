@@ -31,7 +31,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "patience": {"patience": 3, "min_delta": 9.0},
     "growing batch": {"ramp_from": 128, "ramp_share": 0.5},
     "longer text": {"context": 64, "extend_from": 32, "extend_share": 0.4},
-    "grown": {"grow_from": "1x16", "grow_share": 0.5},
 }
 
 

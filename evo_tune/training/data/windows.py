@@ -44,7 +44,6 @@ class TrainingWindows:
         micro_batch: Windows in a micro-batch; None: the whole step.
         first_step: Number of the first step, after those of earlier phases (see `extend_trainer`).
         ramp: Growth of the batch to its size; None: full size from the start.
-        first_window: Number of windows of this length that earlier phases trained on; this phase continues after them.
 
     Raises:
         RecipeError: A number is out of its range, or the text is shorter than one window.
@@ -61,7 +60,6 @@ class TrainingWindows:
         micro_batch: int | None = None,
         first_step: int = 0,
         ramp: BatchRamp | None = None,
-        first_window: int = 0,
     ) -> None:
         check_integer("context", context, 1)
         check_integer("batch", batch, 1)
@@ -69,7 +67,6 @@ class TrainingWindows:
         if micro_batch is not None:
             check_integer("micro_batch", micro_batch, 1)
         check_integer("first_step", first_step, 0)
-        check_integer("first_window", first_window, 0)
         if len(tokens) < context + 1:
             raise RecipeError("context", context, f"less than the {len(tokens)} tokens of the text")
         self.tokens = tokens
@@ -78,7 +75,6 @@ class TrainingWindows:
         self.total = total
         self.seed = seed
         self.first_step = first_step
-        self.first_window = first_window
         self.micro_batch = micro_batch or batch
         self._bounds = divide_into_steps(total, batch, ramp)
         self.epoch_windows = (len(tokens) - 1) // context
@@ -100,7 +96,7 @@ class TrainingWindows:
         """
         check_integer("step", step, self.first_step, self.first_step + self.steps - 1)
         first, last = self._bounds[step - self.first_step]
-        starts = self._starts(self.first_window + first, self.first_window + last)
+        starts = self._starts(first, last)
         starts = onto(starts, self.tokens.device)
         rows = rows_at(self.tokens, starts, self._columns)
         return [(rows[:, :-1], rows[:, 1:]) for rows in torch.split(rows, self.micro_batch)]
@@ -244,7 +240,6 @@ class TextMaterial:
             micro_batch=micro_batch,
             first_step=phase.first_step,
             ramp=phase.ramp,
-            first_window=phase.first_window,
         )
 
     def held_out(self, context: int, testing: bool = False) -> list[MicroBatch]:

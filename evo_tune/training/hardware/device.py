@@ -40,7 +40,6 @@ _PURPOSES = {
     "dropout": 5,
     "samples": 6,
     "augmenting": 7,
-    "growth": 8,
 }
 
 
@@ -50,7 +49,7 @@ def seed_for(seed: int, purpose: str, *index: int) -> int:
     Args:
         seed: Seed of the training, 0 to 2³² − 1.
         purpose: 'weights', 'order' (of the data), 'noise' (of torch's own layers), 'dropout' (by layer),
-            'samples' (dropout by sample), 'mixing' (mixup), 'augmenting' (of samples) or 'growth' (of a model).
+            'samples' (dropout by sample), 'mixing' (mixup) or 'augmenting' (of samples).
         index: Further numbers, such as a step, an epoch or a rank.
 
     Raises:

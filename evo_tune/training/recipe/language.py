@@ -24,7 +24,6 @@ from evo_tune.training.recipe.hardware.cost import gpt_work
 from evo_tune.training.recipe.hardware.memory import predict_memory
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, GPTShapeOptions, PositionOptions, flops_per_token
 from evo_tune.training.recipe.models.rules import ParametrisationOptions
-from evo_tune.training.recipe.models.starting import GrowthOptions
 from evo_tune.training.recipe.optim.optimisation import GroupRateOptions
 from evo_tune.training.recipe.optim.schedule import ScheduleOptions
 from evo_tune.training.recipe.optim.steps import RampOptions
@@ -38,7 +37,6 @@ MOST_EPOCHS = 4.0
 class LanguageOptions(
     ProfileOptions,
     ParametrisationOptions,
-    GrowthOptions,
     GroupRateOptions,
     TrainingOptions,
     RampOptions,
@@ -54,6 +52,8 @@ class LanguageOptions(
     of the bases changes the genomes of a seed.
     """
 
+    dropped: ClassVar = {"grow_from": None, "grow_share": 0.5}
+
     def check(self) -> None:
         if self.extend_from is not None and (self.context is None or self.extend_from >= self.context):
             raise OptionError(f"-o extend_from={self.extend_from}: expected less than -o context, which must be given")
@@ -61,9 +61,6 @@ class LanguageOptions(
             raise OptionError(
                 "-o patience stops by a loss that -o extend_from changes the meaning of: give one of them"
             )
-        for name in ("extend_from", "patience"):
-            if self.grow_from is not None and getattr(self, name) is not None:
-                raise OptionError(f"-o grow_from and -o {name} are both given: give one of them")
 
     def training_tokens(self, *, flops: float, context: int, batch: int, **shape: Any) -> float:
         """Return the tokens in a training of this shape, with the options' budget, or `flops` if there is none.
@@ -183,7 +180,7 @@ class LanguageTask:
             OptionError: The budget is in seconds, and the cost of a step was not measured.
         """
         options = self.options
-        shares = options.shares(self.config)
+        shares = [(1.0, self.config)]
         if options.extend_from is not None:
             short = replace(self.config, context=options.extend_from, extended_from=None)
             shares = [(1.0 - options.extend_share, short), (options.extend_share, self.config)]

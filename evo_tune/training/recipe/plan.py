@@ -66,7 +66,6 @@ class Phase:
         per_step: Windows per step (int ≥ 1).
         first_step: Number of the first step.
         ramp: Growth of the windows per step to `per_step`; None: constant.
-        first_window: Windows of the same length in earlier phases; the text continues after them.
 
     Raises:
         RecipeError: A number is out of its range.
@@ -77,13 +76,11 @@ class Phase:
     per_step: int
     first_step: int = 0
     ramp: BatchRamp | None = None
-    first_window: int = 0
 
     def __post_init__(self) -> None:
         check_integer("windows", self.windows, 1)
         check_integer("per_step", self.per_step, 1)
         check_integer("first_step", self.first_step, 0)
-        check_integer("first_window", self.first_window, 0)
 
     @property
     def end(self) -> int:
@@ -109,23 +106,19 @@ def plan_phases(
     """Divide a budget between phases, rounded to whole windows.
 
     Args:
-        shares: Share of the budget and shape of each phase, by rising context, depth or width; shares sum to 1.
+        shares: Share of the budget and shape of each phase, by rising context; shares sum to 1.
         batch: Tokens per step; at least one window.
         budget: Budget, in any unit.
         each: Function that returns what a window of a shape takes of the budget.
         ramp: Growth of the batch in the first phase, with its start in tokens; no effect if that is `batch` or more.
 
     Raises:
-        RecipeError: A number is out of its range, a phase is smaller than the one before in context, depth or width,
-            or it is equal in all three.
+        RecipeError: A number is out of its range, or the context does not rise from a phase to the next.
     """
     check_integer("batch", batch, 1)
     check_number("budget", budget, "(0, inf)")
     for (_, before), (_, after) in itertools.pairwise(shares):
-        grows = (after.depth, after.width) != (before.depth, before.width)
-        for side in ("depth", "width"):
-            check_integer(side, getattr(after, side), getattr(before, side))
-        check_integer("context", after.context, before.context + (not grows))
+        check_integer("context", after.context, before.context + 1)
     phases: list[Phase] = []
     for share, config in shares:
         windows = max(1, round(share * budget / each(config)))
@@ -133,7 +126,6 @@ def plan_phases(
         growing = None
         if ramp is not None and not phases:
             growing = replace(ramp, start=min(per_step, max(1, ramp.start // config.context)))
-        read = sum(phase.windows for phase in phases if phase.config.context == config.context)
         phases.append(
             Phase(
                 config=config,
@@ -141,7 +133,6 @@ def plan_phases(
                 per_step=per_step,
                 first_step=first,
                 ramp=growing,
-                first_window=read,
             )
         )
     return tuple(phases)

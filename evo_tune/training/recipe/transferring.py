@@ -305,8 +305,8 @@ class _Transfer:
                 f"the text is read {self.epochs:.3g} times, and more than 4 times teaches little (arXiv:2305.16264): "
                 "give more text, or fewer --tokens"
             )
-        if self.options.grow_from is not None or self.options.extend_from is not None:
-            said.append("grow_from and extend_from are kept: check that they suit the target")
+        if self.options.extend_from is not None:
+            said.append("extend_from is kept: check that it suits the target")
         return said
 
 

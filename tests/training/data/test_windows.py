@@ -99,13 +99,6 @@ def test_too_short_a_text_is_refused() -> None:
         evaluation_windows(numbered(1), context=4, count=4)
 
 
-def test_a_second_part_goes_on_in_the_text_where_the_first_one_stopped() -> None:
-    text = numbered(200)
-    whole = TrainingWindows(text, context=8, batch=3, total=60, seed=1)
-    rest = TrainingWindows(text, context=8, batch=3, total=30, seed=1, first_step=10, first_window=30)
-    assert starts(rest, range(10, 20)) == starts(whole, range(10, 20))
-
-
 def test_tokens_beyond_int16_are_read_from_its_bits() -> None:
     text = torch.arange(40_000, 40_100)
     bits = text.to(torch.int32).to(torch.int16)

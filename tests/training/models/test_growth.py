@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, Trainer, carry_state, grow
+from evo_tune.training import GPT, Trainer, grow
 from evo_tune.training.recipe import GPTConfig
 
 TOKENS = torch.randint(0, 16, (4, 8), generator=torch.Generator().manual_seed(0))
@@ -39,52 +39,14 @@ def test_wider_layers_are_the_same_function(options: dict[str, object], make_tra
     assert torch.allclose(grown(TOKENS), trainer.model(TOKENS), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
-def test_the_optimizer_goes_along(optimizer: str, make_trainer: Callable[..., Trainer]) -> None:
-    options = {"optimizer": optimizer, "bias": True}
-    small, large = make_trainer(**options), make_trainer(**options, depth=3, ffn_mult=6.0)
+def test_what_begins_at_zero_learns(make_trainer: Callable[..., Trainer]) -> None:
+    small = make_trainer(bias=True)
     small.run(6)
     grown = grow(small.model, depth=3, ffn_mult=6.0)  # type: ignore[arg-type]
-    larger = Trainer(grown, small.source, small.recipe, seed=small.seed)
-    carry_state(small.optimizer, small.model, larger.optimizer, grown)  # type: ignore[arg-type]
-    moments = {}
-    for part in getattr(larger.optimizer, "optimizers", [larger.optimizer]):
-        moments.update(part.state)
-    old = {}
-    for part in getattr(small.optimizer, "optimizers", [small.optimizer]):
-        old.update(part.state)
-    # Block 1 of two is block 2 of three; the second between them is new.
-    mine, theirs = grown.blocks[2].ffn.out.weight, small.model.blocks[1].ffn.out.weight
-    for key, value in old[theirs].items():
-        carried = moments[mine][key]
-        if value.ndim:
-            assert torch.equal(carried[:, : value.shape[1]], value)
-            assert not carried[:, value.shape[1] :].any()
-            assert carried.shape == mine.shape
-        else:
-            assert torch.equal(carried, value)
-    assert grown.blocks[1].ffn.out.weight not in moments
-    larger.step = small.step
-    before = grown.blocks[1].ffn.out.weight.detach().clone()
-    assert not before.any()
-    larger.run(10)
-    assert grown.blocks[1].ffn.out.weight.any()  # what began at zero learns
+    assert not grown.blocks[1].ffn.out.weight.any()
+    Trainer(grown, small.source, small.recipe, seed=small.seed).run(10)
+    assert grown.blocks[1].ffn.out.weight.any()
     assert grown.blocks[0].ffn.out.weight[:, -1].any()
-    assert large.model.config == grown.config
-
-
-def test_the_first_step_after_is_that_of_the_small_model_where_both_have_weights(
-    make_trainer: Callable[..., Trainer],
-) -> None:
-    small = make_trainer(clip=None)
-    small.run(6)
-    grown = grow(small.model, depth=4)  # type: ignore[arg-type]
-    larger = Trainer(grown, small.source, small.recipe, seed=small.seed)
-    carry_state(small.optimizer, small.model, larger.optimizer, grown)  # type: ignore[arg-type]
-    larger.step = small.step
-    assert small.train_step().loss == larger.train_step().loss
-    # Zeroed blocks pass on the gradient untouched.
-    assert torch.equal(small.model.blocks[1].attention.qkv.weight, grown.blocks[3].attention.qkv.weight)
 
 
 def test_what_would_change_the_function_is_refused() -> None:

@@ -193,7 +193,7 @@ class GPTConfig(ModelConfig):
             values. The embeddings begin at zero.
         residual_scaling: Whether the input of each block is λ · x + μ · x₀ instead of the residual stream x. x₀ is the
             first block's input; λ and μ are learned, from 1 and 0.
-        norm_eps: ε that norms add to the variance or mean square, above 0; differs from 1e-5 only in grown models.
+        norm_eps: ε that norms add to the variance or mean square, above 0.
         ffn_multiple: Divisor of the width of a SwiGLU; 64 for model files without this field.
         scaling: Parametrisation by size; None: standard.
         boundary: Token that ends a document: tokens attend only to tokens of their own document. None: to all.
