@@ -85,7 +85,7 @@ def _open_remote(task: Task, plan: Plan, timeout: float | None, retries: int, cl
         from evo_tune.dispatch.clusters.ray_cluster import RayEngine
 
         engine = RayEngine(task, cluster, plan, timeout, retries)
-    count = engine.room if cluster.slots is None else cluster.slots
+    count = engine.free_seats if cluster.slots is None else cluster.slots
     if not count:
         engine.close()
         raise OptionError(

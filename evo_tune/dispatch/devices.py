@@ -97,22 +97,22 @@ def plan(
         auto = flag == "per-device"
         if not (number is None or (auto and number == AUTO) or (isinstance(number, int) and number >= 1)):
             raise OptionError(f"--{flag} {number} is not allowed: expected 1 or more{', or auto' if auto else ''}")
-    chosen = _choose(devices)
+    chosen = _choose_gpus(devices)
     if not chosen:
         if per_device not in (1, AUTO):
             raise OptionError(f"--per-device {per_device} needs a GPU, and this run uses none: give --slots instead")
-        many, each = slots or max(1, cpu_count() // ranks), threads or 1
-        return Plan((CPU,) * many, each)
+        count, threads_each = slots or max(1, cpu_count() // ranks), threads or 1
+        return Plan((CPU,) * count, threads_each)
     chosen = chosen if ranks == 1 else _groups(chosen, ranks)
-    memory = {} if isinstance(per_device, int) or ranks > 1 else _shareable(chosen)
+    memory = {} if isinstance(per_device, int) or ranks > 1 else _memory_to_share(chosen)
     if not isinstance(per_device, int):
         fed = cpu_count() // (len(chosen) * (threads or 1))
         per_device = max(1, min(MOST, fed), math.ceil((slots or 1) / len(chosen))) if memory else 1
     room = len(chosen) * per_device
     if slots is not None and slots > room:
-        what = "GPU(s)" if ranks == 1 else f"group(s) of {ranks} GPUs"
+        units = "GPU(s)" if ranks == 1 else f"group(s) of {ranks} GPUs"
         raise OptionError(
-            f"--slots {slots} is more than {room}, which is {len(chosen)} {what} with {per_device} slot(s) each: "
+            f"--slots {slots} is more than {room}, which is {len(chosen)} {units} with {per_device} slot(s) each: "
             "raise --per-device or lower --slots"
         )
     return Plan(tuple(chosen[i % len(chosen)] for i in range(slots or room)), threads or 1, memory)
@@ -124,8 +124,8 @@ def _groups(devices: tuple[Device, ...], ranks: int) -> tuple[Device, ...]:
     Raises:
         OptionError: There are too few GPUs for a group, or one GPU is given twice.
     """
-    seen = [device.visible for device in devices]
-    twice = next((device for device in devices if seen.count(device.visible) > 1), None)
+    ids = [device.visible for device in devices]
+    twice = next((device for device in devices if ids.count(device.visible) > 1), None)
     if twice is not None:
         raise OptionError(
             f"ranks={ranks} wants different GPUs for the processes of a training, and {twice.name} is given twice: "
@@ -149,56 +149,60 @@ def _groups(devices: tuple[Device, ...], ranks: int) -> tuple[Device, ...]:
     )
 
 
-def _shareable(devices: tuple[Device, ...]) -> dict[str, int]:
+def _memory_to_share(devices: tuple[Device, ...]) -> dict[str, int]:
     """Return the bytes of each GPU to share out, by `Device.visible`; empty if any GPU's memory is unknown.
 
     Memory that other processes use now is left to them. It changes when training runs start, but no result.
     """
-    known = smi.gpu_facts(device.visible for device in devices)
-    found = {}
+    facts = smi.gpu_facts(device.visible for device in devices)
+    shareable = {}
     for device in devices:
-        gpu = known.get(device.visible)
+        gpu = facts.get(device.visible)
         if gpu is None or gpu.total is None:
             return {}
         free = gpu.total if gpu.free is None else gpu.free
-        found[device.visible] = max(1, min(int(USABLE * gpu.total), free))
-    return found
+        shareable[device.visible] = max(1, min(int(USABLE * gpu.total), free))
+    return shareable
 
 
-def _choose(devices: str | None) -> tuple[Device, ...]:
+def _choose_gpus(devices: str | None) -> tuple[Device, ...]:
     """Return the GPUs to use; an empty tuple means the CPU."""
     if devices == "cpu":
         return ()
-    found, wrong = _look()
+    devices_found, error = _find_gpus()
     if devices is None:
-        if wrong:
-            rest = f"the run uses the {len(found)} GPU(s) that it lists" if found else "the run uses the CPU"
-            warnings.warn(f"{wrong}; {rest}; mend that, or name what to use by --devices", stacklevel=4)
-        return found
-    if not found:
-        raise OptionError(f"--devices {devices}: {wrong or no_gpu_reason()}; use --devices cpu")
+        if error:
+            consequence = (
+                f"the run uses the {len(devices_found)} GPU(s) that it lists"
+                if devices_found
+                else "the run uses the CPU"
+            )
+            warnings.warn(f"{error}; {consequence}; mend that, or name what to use by --devices", stacklevel=4)
+        return devices_found
+    if not devices_found:
+        raise OptionError(f"--devices {devices}: {error or no_gpu_reason()}; use --devices cpu")
     if devices == "cuda":
-        if wrong:
-            raise OptionError(f"--devices cuda: {wrong}; mend that, or name the GPUs to use: --devices 0,1")
-        return found
-    wanted = [name.strip().removeprefix("cuda:") for name in devices.split(",")]
-    return tuple(_named(name, found, devices, wrong) for name in wanted)
+        if error:
+            raise OptionError(f"--devices cuda: {error}; mend that, or name the GPUs to use: --devices 0,1")
+        return devices_found
+    names = [name.strip().removeprefix("cuda:") for name in devices.split(",")]
+    return tuple(_device_named(name, devices_found, devices, error) for name in names)
 
 
-def _named(name: str, found: tuple[Device, ...], given: str, wrong: str) -> Device:
-    for device in found:
+def _device_named(name: str, devices: tuple[Device, ...], flag_value: str, error: str) -> Device:
+    for device in devices:
         if name in (device.name.removeprefix("cuda:"), device.visible):
             return device
-    there = ", ".join(device.name.removeprefix("cuda:") for device in found)
-    why = f" ({wrong})" if wrong else ""
-    raise OptionError(f"--devices {given}: there is no GPU {name!r}{why}; expected cpu, cuda, or some of {there}")
+    names = ", ".join(device.name.removeprefix("cuda:") for device in devices)
+    why = f" ({error})" if error else ""
+    raise OptionError(f"--devices {flag_value}: there is no GPU {name!r}{why}; expected cpu, cuda, or some of {names}")
 
 
 def no_gpu_reason() -> str:
     """Return the reason why no GPU was found, in one line."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return f"CUDA_VISIBLE_DEVICES={given!r} hides every GPU"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU"
     if shutil.which("nvidia-smi") is None:
         return "there is no nvidia-smi, so no GPU was found"
     return nvidia_error() or "nvidia-smi lists no GPU"
@@ -206,25 +210,25 @@ def no_gpu_reason() -> str:
 
 def gpus() -> tuple[Device, ...]:
     """Return the GPUs that a worker can be pinned to; each MIG instance is one."""
-    return _look()[0]
+    return _find_gpus()[0]
 
 
 def nvidia_error() -> str:
     """Return how nvidia-smi fails, so that `gpus` may miss GPUs, in one line; '' if it works."""
-    return _look()[1]
+    return _find_gpus()[1]
 
 
-def _look() -> tuple[tuple[Device, ...], str]:
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is None:
+def _find_gpus() -> tuple[tuple[Device, ...], str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         listing = smi.list_gpus()
         return tuple(Device(*pair) for pair in listing.gpus) or tuple(_others()), listing.trouble
-    found = []
-    for name in (part.strip() for part in given.split(",")):
+    devices = []
+    for name in (part.strip() for part in visible.split(",")):
         if not re.fullmatch(r"\d+|(GPU|MIG)-.+", name):
             break  # CUDA also ignores everything after an unknown id, such as -1
-        found.append(Device(f"cuda:{name}", name))
-    return tuple(found), ""
+        devices.append(Device(f"cuda:{name}", name))
+    return tuple(devices), ""
 
 
 def _others() -> Iterator[Device]:
@@ -245,13 +249,13 @@ class Facts(NamedTuple):
     """Known facts about a device.
 
     Args:
-        what: Model name; '-' if unknown.
+        name: Model name; '-' if unknown.
         total: Memory in bytes, of the smallest GPU in a group; None if unknown.
         free: Memory that is free now, bytes; None if unknown.
         precision: Precision that `precision=auto` uses there.
     """
 
-    what: str
+    name: str
     total: int | None
     free: int | None
     precision: str
@@ -274,48 +278,48 @@ class Inventory(NamedTuple):
 def inventory(plan: Plan) -> Inventory:
     """Return facts about a plan's devices and the reasons for the plan."""
     ids = {id for device in plan.slots for id in device.visible.split(",") if device.name.startswith("cuda")}
-    known = smi.gpu_facts(ids)
-    facts = {device: _facts(device, known) for device in set(plan.slots)}
+    gpu_facts = smi.gpu_facts(ids)
+    facts = {device: _facts(device, gpu_facts) for device in set(plan.slots)}
     gpus = dict.fromkeys(device for device in plan.slots if device != CPU)
-    cards = tuple(_use(device, facts[device], plan) for device in gpus)
-    return Inventory(tuple(facts[device] for device in plan.slots), tuple(_why(plan)), cards)
+    cards = tuple(_use_text(device, facts[device], plan) for device in gpus)
+    return Inventory(tuple(facts[device] for device in plan.slots), tuple(_reasons(plan)), cards)
 
 
-def _use(device: Device, facts: Facts, plan: Plan) -> str:
+def _use_text(device: Device, facts: Facts, plan: Plan) -> str:
     """Return a line that says how a GPU, or a slot's group of GPUs, would be used and why."""
-    count, given = plan.slots.count(device), plan.memory.get(device.visible)
-    known = [] if facts.what == "-" else [facts.what]
-    known += [] if facts.total is None else [f"{_gib(facts.total)} GiB"]
-    name = f"{device.name} ({', '.join(known)})" if known else device.name
+    count, shared = plan.slots.count(device), plan.memory.get(device.visible)
+    details = [] if facts.name == "-" else [facts.name]
+    details += [] if facts.total is None else [f"{_gib(facts.total)} GiB"]
+    name = f"{device.name} ({', '.join(details)})" if details else device.name
     if "," in device.visible:
         return f"{name}: one training at a time, on all {device.visible.count(',') + 1} GPUs"
-    if given is None:
-        held = facts.total is not None and facts.free is not None and facts.free < USABLE * facts.total
-        beside = f"; other processes use {_gib(facts.total - facts.free)} GiB now" if held else ""  # type: ignore[operator]
+    if shared is None:
+        is_used = facts.total is not None and facts.free is not None and facts.free < USABLE * facts.total
+        usage = f"; other processes use {_gib(facts.total - facts.free)} GiB now" if is_used else ""  # type: ignore[operator]
         often = "one training at a time" if count == 1 else f"{count} trainings at once, whatever memory each needs"
-        return f"{name}: {often}{beside}"
-    ours = facts.total is None or given >= int(USABLE * facts.total)
-    rest = f"{USABLE:.0%} of it" if ours else f"since other processes use {_gib(facts.total - given)} GiB now"  # type: ignore[operator]
+        return f"{name}: {often}{usage}"
+    ours = facts.total is None or shared >= int(USABLE * facts.total)
+    share = f"{USABLE:.0%} of it" if ours else f"since other processes use {_gib(facts.total - shared)} GiB now"  # type: ignore[operator]
     slots = "one slot has" if count == 1 else f"{count} slots share"
-    return f"{name}: {slots} {_gib(given)} GiB, {rest}; a training that waits for room may move to another GPU"
+    return f"{name}: {slots} {_gib(shared)} GiB, {share}; a training that waits for room may move to another GPU"
 
 
 def _gib(amount: float) -> str:
     return f"{amount / 2**30:.1f}"
 
 
-def _facts(device: Device, known: dict[str, smi.Gpu]) -> Facts:
+def _facts(device: Device, gpu_facts: dict[str, smi.Gpu]) -> Facts:
     if device == CPU:
         total, free = host_memory() or (None, None)
         return Facts("-", total, free, "measured later")
     if not device.name.startswith("cuda"):
         return Facts("-", None, None, "fp32" if device == MPS else "bf16")
-    found = [known[id] for id in device.visible.split(",") if id in known]
-    if not found:
+    gpus = [gpu_facts[id] for id in device.visible.split(",") if id in gpu_facts]
+    if not gpus:
         return Facts("-", None, None, "-")
-    least = min(found, key=lambda gpu: gpu.total or 0)
-    what = least.name if len(found) == 1 else f"{len(found)} x {least.name}"
-    return Facts(what, least.total, least.free, _precision(least.capability))
+    least = min(gpus, key=lambda gpu: gpu.total or 0)
+    name = least.name if len(gpus) == 1 else f"{len(gpus)} x {least.name}"
+    return Facts(name, least.total, least.free, _precision(least.capability))
 
 
 def _precision(capability: str | None) -> str:
@@ -325,17 +329,17 @@ def _precision(capability: str | None) -> str:
     return "bf16" if tuple(map(int, parts)) >= BF16_FROM else "fp16"
 
 
-def _why(plan: Plan) -> Iterator[str]:
-    cores, seen = cpu_count(), affinity()
-    quota = f", of {seen} that its container shows" if cores < seen else ""
+def _reasons(plan: Plan) -> Iterator[str]:
+    cores, visible_cores = cpu_count(), affinity()
+    quota = f", of {visible_cores} that its container shows" if cores < visible_cores else ""
     yield f"this process may use {counted(cores, 'core')}{quota}"
     if plan.slots[0] == CPU:
         yield f"no GPU is used: {no_gpu_reason() if not gpus() else 'the CPU was asked for'}"
         yield "one slot per core with one thread each, which is faster than fewer slots with more threads"
         yield f"precision: bf16 if the first training measures it as faster{_bf16()}; --probe measures it now"
     else:
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        yield "GPUs as nvidia-smi lists them" if given is None else f"GPUs by CUDA_VISIBLE_DEVICES={given}"
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        yield "GPUs as nvidia-smi lists them" if visible is None else f"GPUs by CUDA_VISIBLE_DEVICES={visible}"
         if plan.memory:
             least = min(plan.memory.values()) / 2**30
             yield f"the slots of a GPU share its memory ({least:.1f} GiB or more): a training begins when it fits"

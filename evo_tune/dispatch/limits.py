@@ -59,16 +59,16 @@ def host_memory(proc: Path = CGROUP, root: Path = MOUNT, system: Path = PROC / "
         system: File with the machine's memory, in the format of /proc/meminfo.
     """
     try:
-        told = dict(line.split()[:2] for line in system.read_text().splitlines())
-        found = [(1024 * int(told["MemTotal:"]), 1024 * int(told["MemAvailable:"]))]
+        sizes = dict(line.split()[:2] for line in system.read_text().splitlines())
+        limits = [(1024 * int(sizes["MemTotal:"]), 1024 * int(sizes["MemAvailable:"]))]
     except (OSError, KeyError, ValueError):
         return None
     for folder, _ in _cgroups(proc, root, "memory"):
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             numbers = [word for word in _words(folder / limit) + _words(folder / used) if word.isdigit()]
             if len(numbers) == 2:
-                found.append((int(numbers[0]), max(0, int(numbers[0]) - int(numbers[1]))))
-    return min(total for total, _ in found), min(free for _, free in found)
+                limits.append((int(numbers[0]), max(0, int(numbers[0]) - int(numbers[1]))))
+    return min(total for total, _ in limits), min(free for _, free in limits)
 
 
 def _cgroups(proc: Path, root: Path, controller: str) -> Iterator[tuple[Path, bool]]:

@@ -72,7 +72,7 @@ class LocalSlot(Slot):
     @property
     def pid(self) -> int | None:
         worker = self._worker
-        return None if worker is None or worker.gone() else worker.pid
+        return None if worker is None or worker.is_dead() else worker.pid
 
     @property
     def memory(self) -> int | None:
@@ -97,12 +97,12 @@ class LocalSlot(Slot):
             began = time.monotonic()
             reply = worker.work({"candidate": vars(candidate), "folder": folder}, self._timeout)
         except WorkerLost as lost:
-            left = self._discard(self._task.folder(candidate.id if folder is None else folder))
+            stuck_pid = self._discard(self._task.folder(candidate.id if folder is None else folder))
             if self._closed:
                 raise SlotClosed(f"{self.name} was closed") from None
-            if left is not None:  # it may keep the device's memory, and write to the next attempt's folder
+            if stuck_pid is not None:  # it may keep the device's memory, and write to the next attempt's folder
                 raise SlotUnfit(
-                    f"{self.name}: its worker {left} on {self.device} cannot be killed ({lost}): it hangs in the "
+                    f"{self.name}: its worker {stuck_pid} on {self.device} cannot be killed ({lost}): it hangs in the "
                     "system, a driver or a file server; look there"
                 ) from None
             if self._interrupted:
@@ -127,14 +127,14 @@ class LocalSlot(Slot):
     def _ready(self) -> Process:
         """Return a worker that has imported the evaluator: the current one, or else the spare or a new one."""
         worker = self._worker
-        if worker is not None and not worker.gone() and not self._closed:
+        if worker is not None and not worker.is_dead() and not self._closed:
             return worker
         self._discard(None)
         with self._lock:
             if self._closed:
                 raise SlotClosed(f"{self.name} is closed")
             spare, self._spare = self._spare, None
-            if spare is not None and spare.gone():
+            if spare is not None and spare.is_dead():
                 _bury(spare, None)
                 spare = None
             worker = self._worker = spare or self._start()
@@ -176,11 +176,11 @@ class LocalSlot(Slot):
             workers = [worker for worker in (self._worker, self._spare) if worker is not None]
         for worker in workers:
             worker.kill()
-            worker.wait_gone(DYING / 10)
+            worker.wait_dead(DYING / 10)
             with contextlib.suppress(OSError):
                 os.unlink(worker.spool)
             with contextlib.suppress(OSError):
-                os.unlink(worker.telling)
+                os.unlink(worker.curve_file)
 
     def close(self) -> None:
         self._closed = True
@@ -193,7 +193,7 @@ class LocalSlot(Slot):
             worker.leave(GRACE)
             self._discard(None)  # kills processes that its evaluations left running too
         for stuck in self._stuck:
-            stuck.wait_gone(0.1)
+            stuck.wait_dead(0.1)
             stuck.abandon()  # reaps one that has died since
         with contextlib.suppress(OSError):
             os.rmdir(self._task.trials_folder)  # only if no trial has a folder
@@ -206,7 +206,7 @@ def _bury(worker: Process, folder: str | None) -> int | None:
         None if the worker is gone; the process id of one that cannot be killed.
     """
     worker.kill()
-    gone = worker.wait_gone(DYING)  # until then it may use GPU memory and write to the folder
+    is_dead = worker.wait_dead(DYING)  # until then it may use GPU memory and write to the folder
     worker.abandon()
     with contextlib.suppress(OSError):
         if folder is not None and os.path.getsize(worker.spool):
@@ -214,5 +214,5 @@ def _bury(worker: Process, folder: str | None) -> int | None:
         else:
             os.unlink(worker.spool)
     with contextlib.suppress(OSError):
-        os.unlink(worker.telling)
-    return None if gone else worker.pid
+        os.unlink(worker.curve_file)
+    return None if is_dead else worker.pid

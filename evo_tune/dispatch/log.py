@@ -108,11 +108,11 @@ def remove_stale_files(trials_folder: str) -> None:
     Call it only while the run is locked: a live worker would lose its output.
     """
     run, trials = os.path.split(trials_folder)
-    with contextlib.suppress(OSError), inside.folder(run, trials) as at:
-        for name in os.listdir(at):
+    with contextlib.suppress(OSError), inside.folder(run, trials) as folder:
+        for name in os.listdir(folder):
             if re.fullmatch(r"\.worker-[0-9]+\.(log|json|json\.part)", name):
                 with contextlib.suppress(OSError):
-                    inside.remove(at, name)
+                    inside.remove(folder, name)
 
 
 MOST = 200
@@ -163,8 +163,8 @@ class CurveFile:
         step = max(1, math.ceil(len(curve) / MOST))
         points = [(fraction, _plain(metrics)) for fraction, metrics in curve[::-1][::step][::-1]]
         data = json.dumps({"trial": id, "curve": points}).encode()
-        with contextlib.suppress(OSError, ValueError), inside.folder(self._run, self._trials) as at:
-            inside.replace(at, self._name, data, part=f"{self._name}.part", sync=False)
+        with contextlib.suppress(OSError, ValueError), inside.folder(self._run, self._trials) as folder:
+            inside.replace(folder, self._name, data, part=f"{self._name}.part", sync=False)
 
     def remove(self) -> None:
         """Remove the file."""

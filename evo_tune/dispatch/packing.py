@@ -38,7 +38,7 @@ REACH = 4.0
 QUANTILE = 0.9
 """Target share of training runs that use no more memory than was reserved for them."""
 
-KEPT = 64
+MAX_MEASUREMENTS = 64
 """Number of most recent measurements in a fit."""
 
 
@@ -74,7 +74,7 @@ class Card:
         """Bytes that each slot's idle worker keeps."""
 
     @property
-    def given(self) -> int:
+    def used_bytes(self) -> int:
         """Bytes in use, those of idle workers included."""
         return sum(self.running.values()) + sum(self.idle.values())
 
@@ -102,22 +102,22 @@ class Card:
         self.idle.pop(slot, None)
         self.running[slot] = needed
         resting = []
-        while self.given > self.memory:
+        while self.used_bytes > self.memory:
             resting.append(next(iter(self.idle)))  # idle for longest
             del self.idle[resting[-1]]
         return Admission(slot, tuple(resting))
 
-    def leave(self, slot: str, held: int = 0) -> None:
+    def leave(self, slot: str, idle_bytes: int = 0) -> None:
         """Take back a slot's memory, or its place in the queue.
 
         Args:
             slot: Name of the slot whose training run has ended.
-            held: Bytes that its idle worker keeps.
+            idle_bytes: Bytes that its idle worker keeps.
         """
         self.waiting.pop(slot, None)
-        held = min(held, self.running.pop(slot, 0))
-        if held:
-            self.idle[slot] = held
+        idle_bytes = min(idle_bytes, self.running.pop(slot, 0))
+        if idle_bytes:
+            self.idle[slot] = idle_bytes
 
 
 class MemoryForecast:
@@ -134,38 +134,38 @@ class MemoryForecast:
 
     def __init__(self, estimate: Callable[[Genome], Mapping[str, float]]) -> None:
         self._estimate = estimate
-        self._measured: deque[tuple[float, float]] = deque(maxlen=KEPT)
+        self._measurements: deque[tuple[float, float]] = deque(maxlen=MAX_MEASUREMENTS)
         """Predicted and measured bytes."""
         self._line: tuple[float, float] | None = None
 
-    def needed(self, genome: Genome) -> int | None:
+    def bytes_needed(self, genome: Genome) -> int | None:
         """Return the bytes that a training run needs, its process's context included; None if unknown.
 
         The fit is used up to `REACH` times the largest measured size. The part beyond is multiplied by `UNMEASURED`
         or by the fitted factor if that is larger.
         """
-        predicted = self._predicted(genome)
+        predicted = self._predict(genome)
         if predicted is None:
             return None
-        fixed, factor, known = *self._fit(), 0.0
-        if self._measured:
-            known = min(predicted, REACH * max(size for size, _ in self._measured))
-        return int(fixed + factor * known + max(factor, UNMEASURED) * (predicted - known)) + CONTEXT
+        fixed, factor, fitted_part = *self._fit(), 0.0
+        if self._measurements:
+            fitted_part = min(predicted, REACH * max(size for size, _ in self._measurements))
+        return int(fixed + factor * fitted_part + max(factor, UNMEASURED) * (predicted - fitted_part)) + CONTEXT
 
     def learn(self, genome: Genome, metrics: Mapping[str, float]) -> None:
         """Add a training run's measured memory to the fit."""
-        predicted, measured = self._predicted(genome), metrics.get(MEASURED, 0.0)
+        predicted, measured = self._predict(genome), metrics.get(MEASURED, 0.0)
         if predicted is not None and measured > 0:
-            self._measured.append((predicted, measured))
+            self._measurements.append((predicted, measured))
             self._line = None
 
     def _fit(self) -> tuple[float, float]:
         line = self._line
         if line is None:
-            line = self._line = _above_most(list(self._measured)) if self._measured else (0.0, UNMEASURED)
+            line = self._line = fit_quantile_line(list(self._measurements)) if self._measurements else (0.0, UNMEASURED)
         return line
 
-    def _predicted(self, genome: Genome) -> float | None:
+    def _predict(self, genome: Genome) -> float | None:
         try:
             predicted = self._estimate(genome).get(PREDICTED, 0.0)
         except EvoTuneError:  # the training run will report it
@@ -173,7 +173,7 @@ class MemoryForecast:
         return predicted if predicted > 0 else None
 
 
-def _above_most(points: list[tuple[float, float]]) -> tuple[float, float]:
+def fit_quantile_line(points: list[tuple[float, float]]) -> tuple[float, float]:
     """Return the fixed part and the factor, both ≥ 0, of the line with the least quantile loss.
 
     An optimal line passes through two points. With only one size known, it passes through one point and has either
@@ -186,14 +186,14 @@ def _above_most(points: list[tuple[float, float]]) -> tuple[float, float]:
 
     x, y = np.array(points).T
     first, second = np.triu_indices(len(x), 1)
-    apart = x[first] != x[second]
-    first, second = first[apart], second[apart]
+    differ = x[first] != x[second]
+    first, second = first[differ], second[differ]
     slopes = (y[second] - y[first]) / (x[second] - x[first])
     fixed = [y[first] - slopes * x[first], y - x, np.zeros_like(x)]
     factors = [slopes, np.ones_like(x), y / x]
     a, b = np.concatenate(fixed), np.concatenate(factors)
-    sound = (a >= 0.0) & (b >= 0.0)
-    a, b = a[sound], b[sound]
+    valid = (a >= 0.0) & (b >= 0.0)
+    a, b = a[valid], b[valid]
     short = y - (a[:, None] + b[:, None] * x)
     losses = np.maximum(QUANTILE * short, (QUANTILE - 1.0) * short).sum(1)
     # Ties occur with few points: take the line that is closest to the evaluator's formula.
@@ -227,7 +227,7 @@ class SharedCards:
         """Return the memory to share out of a GPU, bytes."""
         return self._cards[device].memory
 
-    def crowded(self, device: str) -> bool:
+    def has_queue(self, device: str) -> bool:
         """Return whether a slot waits for memory of a GPU."""
         return bool(self._cards[device].waiting)
 
@@ -236,7 +236,7 @@ class SharedCards:
         return slot in self._waiting
 
     @contextlib.contextmanager
-    def room(self, slot: SharedSlot, needed: int, stays: bool = False) -> Iterator[LocalSlot]:
+    def reserve(self, slot: SharedSlot, needed: int, stays: bool = False) -> Iterator[LocalSlot]:
         """Wait for GPU memory, reserve it for a slot, and yield the place where it trains.
 
         Args:
@@ -273,15 +273,15 @@ class SharedCards:
         for card in self._cards.values():
             self._let_begin(card)
         for slot, (needed, may_go) in list(self._waiting.items()):
-            other = self._elsewhere(slot, needed) if may_go else None
-            if other is not None:
-                left = self._cards[slot.device]
-                left.leave(slot.place.name)
-                slot.place, other.place = other.place, slot.place
+            idle_slot = self._idle_slot_elsewhere(slot, needed) if may_go else None
+            if idle_slot is not None:
+                old_card = self._cards[slot.device]
+                old_card.leave(slot.place.name)
+                slot.place, idle_slot.place = idle_slot.place, slot.place
                 card = self._cards[slot.device]
                 card.enter(slot.place.name, needed)
                 self._let_begin(card)
-                self._let_begin(left)
+                self._let_begin(old_card)
         self._changed.notify_all()
 
     def _let_begin(self, card: Card) -> None:
@@ -291,18 +291,18 @@ class SharedCards:
             for name in admitted.resting:
                 by_place[name].place.rest()
 
-    def _elsewhere(self, slot: SharedSlot, needed: int) -> SharedSlot | None:
+    def _idle_slot_elsewhere(self, slot: SharedSlot, needed: int) -> SharedSlot | None:
         """Return an idle slot of another GPU with free memory; of a smaller GPU only if all that is needed fits."""
-        own = self._cards[slot.device].memory
-        for other in self._slots:
-            if other in self._busy or other.left or other.place.closed or other.device == slot.device:
+        card_memory = self._cards[slot.device].memory
+        for idle_slot in self._slots:
+            if idle_slot in self._busy or idle_slot.left or idle_slot.place.closed or idle_slot.device == slot.device:
                 continue
-            card = self._cards[other.device]
-            if card.fits(min(needed, card.memory)) and card.memory >= min(needed, own):
-                return other
+            card = self._cards[idle_slot.device]
+            if card.fits(min(needed, card.memory)) and card.memory >= min(needed, card_memory):
+                return idle_slot
         return None
 
-    def rests(self, slot: SharedSlot) -> None:
+    def note_idle(self, slot: SharedSlot) -> None:
         """Note that a slot is idle: another slot may take its place."""
         with self._changed:
             if slot in self._busy:
@@ -346,14 +346,14 @@ class SharedSlot(Slot):
 
     def _run(self, candidate: Candidate, folder: str | None, stays: bool) -> Outcome:
         self.interrupted = False
-        needed = self._cards.forecast.needed(candidate.genome)
+        needed = self._cards.forecast.bytes_needed(candidate.genome)
         whole = self._cards.memory(self.device)
         needed = whole if needed is None else needed
-        with self._cards.room(self, needed, stays) as place:
+        with self._cards.reserve(self, needed, stays) as place:
             outcome = place.run(candidate, folder)
         whole = self._cards.memory(self.device)
         if outcome.status == "out_of_memory" and needed < whole:  # its neighbours may have caused it
-            with self._cards.room(self, whole, stays=True) as place:
+            with self._cards.reserve(self, whole, stays=True) as place:
                 outcome = place.run(candidate, folder)
         self._cards.forecast.learn(candidate.genome, outcome.metrics)
         return outcome
@@ -364,8 +364,8 @@ class SharedSlot(Slot):
 
     @property
     def available(self) -> bool:
-        self._cards.rests(self)
-        return self.place.closed or not self._cards.crowded(self.device)
+        self._cards.note_idle(self)
+        return self.place.closed or not self._cards.has_queue(self.device)
 
     @property
     def waits(self) -> bool:

@@ -87,7 +87,7 @@ class Process:
         self._reaping = threading.Lock()
         """Held while the process is reaped, or a signal is sent to its group."""
         self.spool = task.folder(log_file_name(self.pid))  # its output, until moved to a trial's folder
-        self.telling = task.folder(curve_file_name(self.pid))  # curve of the current training run
+        self.curve_file = task.folder(curve_file_name(self.pid))  # curve of the current training run
         self._send((task, device.inside))
 
     def wait_loaded(self, limit: float | None) -> None:
@@ -125,7 +125,7 @@ class Process:
             if self._has_reply(TICK if limit is None else min(TICK, limit - spent)):
                 return self._read()
             spent += min(time.monotonic() - began, 1.0)
-            if self.gone():
+            if self.is_dead():
                 break  # processes that it forked may keep its end of the socket open
         else:
             raise WorkerLost("timeout", f"no result within {limit:g} s: killed")
@@ -148,7 +148,7 @@ class Process:
 
     def _lost(self) -> WorkerLost:
         """Return the error that says how the process ended."""
-        self.wait_gone(1.0)
+        self.wait_dead(1.0)
         code = self._exit_code()
         if code is None:
             return WorkerLost("crashed", "worker died: nobody knows how")
@@ -167,16 +167,16 @@ class Process:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
-    def gone(self) -> bool:
+    def is_dead(self) -> bool:
         """Return whether the process is dead."""
         return self._exit_code() is not None
 
-    def wait_gone(self, seconds: float) -> bool:
+    def wait_dead(self, seconds: float) -> bool:
         """Wait up to `seconds` until the process is dead; return whether it is."""
         end = time.monotonic() + seconds
-        while not (gone := self.gone()) and time.monotonic() < end:
+        while not (is_dead := self.is_dead()) and time.monotonic() < end:
             time.sleep(SHORT)
-        return gone
+        return is_dead
 
     def kill(self) -> None:
         """Kill the process, its group (which may outlive it) and its processes that left the group.
@@ -185,7 +185,7 @@ class Process:
         mark are killed.
         """
         with self._reaping:
-            if not self.gone():
+            if not self.is_dead():
                 os.kill(self.pid, signal.SIGSTOP)  # so that it sends no reply about the loss of a stray
                 kill_strays(self.pid)
             if self._process.returncode is None:  # not reaped
@@ -199,7 +199,7 @@ class Process:
         """Ask an idle worker to exit, and wait up to `seconds` for its end."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self.wait_gone(seconds)
+        self.wait_dead(seconds)
 
     def abandon(self) -> None:
         """Close the connection to a dead worker, and reap it."""

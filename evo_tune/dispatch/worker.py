@@ -70,16 +70,16 @@ def verdict_of_error(error: BaseException, path: str, folder: str) -> Verdict:
     poisoned = isinstance(error, RuntimeError) and (
         type(error).__name__ == "AcceleratorError" or any(sign in text.lower() for sign in POISONED)
     )
-    own = getattr(error, "status", None)
+    error_status = getattr(error, "status", None)
     if _is_out_of_memory(error, text):
         status: Status = "out_of_memory"
-    elif isinstance(own, str) and own in STATUSES and own != "ok":
-        status = cast(Status, own)
+    elif isinstance(error_status, str) and error_status in STATUSES and error_status != "ok":
+        status = cast(Status, error_status)
     else:
         status = "crashed" if poisoned else "failed"
     if status in ("failed", "crashed", "out_of_memory"):
         _write_traceback(error, folder)
-    expected = isinstance(error, EvoTuneError) or status == own
+    expected = isinstance(error, EvoTuneError) or status == error_status
     line = text if expected and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
     where = "" if isinstance(error, EvoTuneError) else _where(error, path)
     return Verdict(status, {}, line + where, poisoned)
@@ -113,8 +113,10 @@ def _write_traceback(error: BaseException, folder: str) -> None:
         run, *names = names_inside(folder)
         os.makedirs(run, exist_ok=True)
         text = "".join(traceback.format_exception(error))[-MOST_TRACEBACK:]
-        with inside.folder(run, *names, make=True) as at:
-            inside.replace(at, "error.txt", text.encode("utf-8", "backslashreplace"), part=".error.part", sync=False)
+        with inside.folder(run, *names, make=True) as folder_fd:
+            inside.replace(
+                folder_fd, "error.txt", text.encode("utf-8", "backslashreplace"), part=".error.part", sync=False
+            )
 
 
 KEPT_MEMORY = 2**30
@@ -159,12 +161,12 @@ class KeptMemory:
 
     def after_evaluation(self) -> int:
         """Return the bytes that this process keeps beyond the accepted limit, 0 if none."""
-        own = _own_memory()
-        if own is not None and self._own.is_high(own):
+        host = _own_memory()
+        if host is not None and self._own.is_high(host):
             gc.collect()
             _give_back()
-            own = _own_memory()
-        return max(self._own.note(own or 0), self._gpu.note(_gpu_memory()))
+            host = _own_memory()
+        return max(self._own.note(host or 0), self._gpu.note(_gpu_memory()))
 
 
 def _own_memory() -> int | None:
@@ -219,10 +221,10 @@ class Worker:
         self.device = device
         self.objectives = tuple(Objective.parse(text) for text in task.objectives)
         self._log = log
-        self._telling = telling
+        self._curve_file = telling
         self._home = os.getcwd()
-        self._uncollected = 0.0
-        self._keeping = KeptMemory()
+        self._seconds_since_collection = 0.0
+        self._kept_memory = KeptMemory()
         self._adopted = AdoptedOrphans()
 
     @cached_property
@@ -243,19 +245,20 @@ class Worker:
         """Reason why no genome can be evaluated here: the run's data are missing or different; None if they match."""
         if not self.task.fingerprint:
             return None
-        what, where = f"the data of {self.task.name}", f"on {platform.node()} ({self.device})"
+        data, where = f"the data of {self.task.name}", f"on {platform.node()} ({self.device})"
         try:
             evaluator = self.evaluator
         except BaseException:  # `work` reports it
             return None
         try:
-            found = evaluator.fingerprint()
+            fingerprint = evaluator.fingerprint()
         except Exception as error:
-            return one_line(f"{what} cannot be read {where}: {error_text(error)}")
-        if found == self.task.fingerprint:
+            return one_line(f"{data} cannot be read {where}: {error_text(error)}")
+        if fingerprint == self.task.fingerprint:
             return None
         return one_line(
-            f"{what} are not the run's {where}: their fingerprint is {found!r}, the run's {self.task.fingerprint!r}"
+            f"{data} are not the run's {where}: their fingerprint is {fingerprint!r}, "
+            f"the run's {self.task.fingerprint!r}"
         )
 
     def load(self) -> None:
@@ -281,21 +284,25 @@ class Worker:
         folder = self.task.folder(candidate.id if folder_name is None else folder_name)
         context = self._context(candidate, folder)
         began = time.perf_counter()
-        if self._telling and folder_name is None:
-            self._telling.begin(candidate.id, context.curve)
+        if self._curve_file and folder_name is None:
+            self._curve_file.begin(candidate.id, context.curve)
         verdict = self._evaluate(candidate, context, folder)
         if verdict.status != "ok":  # the next attempt, if there is one, must not continue from what has failed
             with contextlib.suppress(OSError):
                 run, *names = names_inside(folder)
                 inside.remove(run, *names, UNFINISHED[0])
-        if self._telling:
-            self._telling.end()
+        if self._curve_file:
+            self._curve_file.end()
         seconds = time.perf_counter() - began
         usable = self._tidy(seconds, verdict.status)
-        curve = tuple((at, self._shown(metrics, candidate)) for at, metrics in context.curve)
+        curve = tuple((fraction, self._visible_metrics(metrics, candidate)) for fraction, metrics in context.curve)
         outcome = Outcome(verdict.status, verdict.metrics, curve, seconds, self.device, verdict.error)
-        kept = self._keeping.after_evaluation() if usable else 0
-        return {"outcome": vars(outcome), "replace": verdict.poisoned or not usable or kept > 0, "kept": kept}
+        kept_bytes = self._kept_memory.after_evaluation() if usable else 0
+        return {
+            "outcome": vars(outcome),
+            "replace": verdict.poisoned or not usable or kept_bytes > 0,
+            "kept": kept_bytes,
+        }
 
     def _context(self, candidate: Candidate, folder: str) -> Context:
         resume = None if candidate.resumes is None else self.task.folder(candidate.resumes)
@@ -312,7 +319,7 @@ class Worker:
             timing=candidate.timing,
         )
 
-    def _shown(self, metrics: dict[str, float], candidate: Candidate) -> dict[str, float]:
+    def _visible_metrics(self, metrics: dict[str, float], candidate: Candidate) -> dict[str, float]:
         """Return the metrics, without those of the test set unless the candidate asks for them."""
         if candidate.test:
             return metrics
@@ -337,9 +344,9 @@ class Worker:
             if any(objective.metric == "seconds" for objective in self.objectives) and isinstance(returned, Mapping):
                 returned = {"seconds": time.perf_counter() - began, **returned}
             tests = evaluator.plugin.tests if candidate.test else {}
-            tested = [type(one)(tests[one.metric]) for one in self.objectives if one.metric in tests]
-            status, metrics, error = check_metrics(returned, (*self.objectives, *tested))
-            return Verdict(status, self._shown(metrics, candidate), error)
+            test_objectives = [type(one)(tests[one.metric]) for one in self.objectives if one.metric in tests]
+            status, metrics, error = check_metrics(returned, (*self.objectives, *test_objectives))
+            return Verdict(status, self._visible_metrics(metrics, candidate), error)
         except BaseException as error:
             return verdict_of_error(error, self.task.path, folder)
         finally:
@@ -351,10 +358,10 @@ class Worker:
         self._adopted.reap()
         torch = sys.modules.get("torch")
         on_gpu = hasattr(torch, "cuda") and torch.cuda.is_initialized()  # type: ignore[union-attr]
-        self._uncollected += seconds
-        if on_gpu or self._uncollected > COLLECT_EVERY or status == "out_of_memory":
+        self._seconds_since_collection += seconds
+        if on_gpu or self._seconds_since_collection > COLLECT_EVERY or status == "out_of_memory":
             gc.collect()
-            self._uncollected = 0.0
+            self._seconds_since_collection = 0.0
         try:
             os.chdir(self._home)
             _set_torch_threads(self.task.threads)

@@ -71,7 +71,7 @@ class Report(Callback):  # type: ignore[misc] # mypy does not read Lightning
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.validated: dict[str, float] | None = None
+        self.last_metrics: dict[str, float] | None = None
         """Metrics of the last validation."""
         self._steps = 0
         self._random: RandomState | None = None
@@ -82,7 +82,7 @@ class Report(Callback):  # type: ignore[misc] # mypy does not read Lightning
             raise RunError("the Trainer has no end: give it max_steps, or max_epochs and data with a length")
         self._steps = int(steps)
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *more: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *hook_arguments: Any) -> None:
         self._random = _random_state()
         last = last_step(self.context, self._steps)
         if trainer.global_step >= last and not trainer.should_stop:
@@ -95,8 +95,8 @@ class Report(Callback):  # type: ignore[misc] # mypy does not read Lightning
             return
         if self._random is not None:
             _set_random_state(self._random)
-        self.validated = numbers(trainer.callback_metrics)
-        report(self.context, min(1.0, trainer.global_step / self._steps), self.validated)
+        self.last_metrics = numbers(trainer.callback_metrics)
+        report(self.context, min(1.0, trainer.global_step / self._steps), self.last_metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return {"random": self._random}
@@ -149,7 +149,12 @@ class Resumable:
 
 
 def fit(
-    trainer: Trainer, module: LightningModule, context: Context, train: Any = None, validation: Any = None, **more: Any
+    trainer: Trainer,
+    module: LightningModule,
+    context: Context,
+    train: Any = None,
+    validation: Any = None,
+    **fit_arguments: Any,
 ) -> dict[str, float]:
     """Train for the budget, from the checkpoint of the promoted trial if there is one, and validate.
 
@@ -160,7 +165,7 @@ def fit(
         train: DataLoader of the training. With other data, or several ranks, a promotion within an epoch continues with
             batches from the start of the epoch.
         validation: DataLoader of the validation.
-        more: Further arguments of `trainer.fit`, such as `datamodule`.
+        fit_arguments: Further arguments of `trainer.fit`, such as `datamodule`.
 
     Returns:
         The trainer's `callback_metrics` at the end.
@@ -175,20 +180,20 @@ def fit(
         train = Resumable(train)
     before = None if context.resume_folder is None else context.resume_folder / CHECKPOINT
     if before is not None and before.is_file():
-        more["ckpt_path"] = str(before)
+        fit_arguments["ckpt_path"] = str(before)
         if "weights_only" in inspect.signature(trainer.fit).parameters:  # since Lightning 2.6
-            more["weights_only"] = True  # a run folder may come from a stranger
-    trainer.fit(module, train, validation, **more)
-    if reported.validated is None:
+            fit_arguments["weights_only"] = True  # a run folder may come from a stranger
+    trainer.fit(module, train, validation, **fit_arguments)
+    if reported.last_metrics is None:
         raise RunError(
             "Lightning validated nothing: give the Trainer validation data, and log the objective in validation_step"
         )
-    return reported.validated
+    return reported.last_metrics
 
 
 def _random_state() -> RandomState:
-    name, key, *rest = np.random.get_state()
-    state: RandomState = {"python": random.getstate(), "numpy": [name, np.asarray(key).tolist(), *rest]}
+    name, key, *position = np.random.get_state()
+    state: RandomState = {"python": random.getstate(), "numpy": [name, np.asarray(key).tolist(), *position]}
     state["torch"] = torch.get_rng_state()
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()
@@ -198,8 +203,8 @@ def _random_state() -> RandomState:
 def _set_random_state(state: Mapping[str, Any]) -> None:
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    name, key, *rest = state["numpy"]
-    np.random.set_state((name, np.array(key, dtype=np.uint32), *rest))
+    name, key, *position = state["numpy"]
+    np.random.set_state((name, np.array(key, dtype=np.uint32), *position))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

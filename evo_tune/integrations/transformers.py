@@ -44,8 +44,8 @@ def training_arguments(context: Context, genome: Mapping[str, Value], **fixed: A
     Raises:
         OptionError: An argument is also a gene, or transformers does not know it.
     """
-    known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init} | {"warmup_ratio"}
-    if wrong := sorted(fixed.keys() - known):
+    names = {field.name for field in dataclasses.fields(TrainingArguments) if field.init} | {"warmup_ratio"}
+    if wrong := sorted(fixed.keys() - names):
         raise OptionError(f"training_arguments({wrong[0]}=…): transformers' TrainingArguments have no such argument")
     if twice := sorted(fixed.keys() & genome.keys()):
         raise OptionError(f"training_arguments({twice[0]}=…): {twice[0]} is a gene; leave one of the two out")
@@ -57,12 +57,14 @@ def training_arguments(context: Context, genome: Mapping[str, Value], **fixed: A
         "disable_tqdm": True,
         "use_cpu": context.device == "cpu",
     }
-    given = {**usual, **{name: value for name, value in genome.items() if name in known}, **fixed}
+    arguments = {**usual, **{name: value for name, value in genome.items() if name in names}, **fixed}
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
-    if "warmup_ratio" in given and "warmup_ratio" not in fields:  # transformers 5 takes a share as warmup_steps below 1
-        ratio = float(given.pop("warmup_ratio"))
-        given.setdefault("warmup_steps", min(ratio, 1 - 1e-9))
-    return TrainingArguments(**given)
+    if (
+        "warmup_ratio" in arguments and "warmup_ratio" not in fields
+    ):  # transformers 5 takes a share as warmup_steps below 1
+        ratio = float(arguments.pop("warmup_ratio"))
+        arguments.setdefault("warmup_steps", min(ratio, 1 - 1e-9))
+    return TrainingArguments(**arguments)
 
 
 class Report(TrainerCallback):  # type: ignore[misc] # mypy does not read transformers
@@ -74,11 +76,11 @@ class Report(TrainerCallback):  # type: ignore[misc] # mypy does not read transf
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.evaluated: tuple[int, dict[str, float]] | None = None
+        self.last_evaluation: tuple[int, dict[str, float]] | None = None
         """Step and metrics of the last evaluation."""
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **hook_arguments: Any
     ) -> TrainerControl:
         last = last_step(self.context, state.max_steps)
         if state.global_step >= last:
@@ -87,15 +89,25 @@ class Report(TrainerCallback):  # type: ignore[misc] # mypy does not read transf
         return control
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **more: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **hook_arguments: Any,
     ) -> None:
         if logs and "loss" in logs:  # neither an evaluation nor the final summary
             self._report(state, logs)
 
     def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **more: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Any = None,
+        **hook_arguments: Any,
     ) -> None:
-        self.evaluated = state.global_step, _of_model(metrics or {})
+        self.last_evaluation = state.global_step, _of_model(metrics or {})
         self._report(state, metrics or {})
 
     def _report(self, state: TrainerState, metrics: Mapping[str, Any]) -> None:
@@ -125,10 +137,10 @@ def train(trainer: Trainer, context: Context) -> dict[str, float]:
     last = max(saved, key=lambda path: int(path.name.rpartition("-")[2]), default=None)  # checkpoint-STEP
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     # After the checkpoint: evaluating draws random numbers, and a full training does not evaluate here.
-    if reported.evaluated is None or reported.evaluated[0] != trainer.state.global_step:
+    if reported.last_evaluation is None or reported.last_evaluation[0] != trainer.state.global_step:
         trainer.evaluate()
-    assert reported.evaluated is not None
-    return reported.evaluated[1]
+    assert reported.last_evaluation is not None
+    return reported.last_evaluation[1]
 
 
 def _of_model(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -160,7 +160,7 @@ def _forecast(run: Run, evaluator: BoundEvaluator, space: SearchSpace, planned: 
     forecast = MemoryForecast(evaluator.estimate)
     if not planned.memory:
         lacking = "nvidia-smi does not report the memory of each GPU"
-    elif forecast.needed(space.default()) is None:
+    elif forecast.bytes_needed(space.default()) is None:
         lacking = f"{evaluator.plugin.name} predicts no gpu_memory (docs/evaluators.md)"
     if lacking:
         only = "so each GPU runs one training at a time; --per-device K runs K"

@@ -35,16 +35,16 @@ def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
 
 def _option_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Option:
     default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
-    wanted = parameter.annotation
-    if wanted is parameter.empty:
-        wanted = _type_of(default)
-    elif isinstance(wanted, str):
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        annotation = _type_of(default)
+    elif isinstance(annotation, str):
         # One at a time: other parameters may name types that are imported for type checkers only.
         try:
-            wanted = eval(wanted, getattr(function, "__globals__", {}))
+            annotation = eval(annotation, getattr(function, "__globals__", {}))
         except Exception as error:
-            raise OptionError(f"option {parameter.name}: cannot read its type {wanted!r}: {error}") from error
-    return validate_declaration(Option(parameter.name, wanted, default))
+            raise OptionError(f"option {parameter.name}: cannot read its type {annotation!r}: {error}") from error
+    return validate_declaration(Option(parameter.name, annotation, default))
 
 
 def _type_of(default: Any) -> type:
@@ -54,12 +54,12 @@ def _type_of(default: Any) -> type:
     return next((kind for kind in (Path, float) if isinstance(default, kind)), type(default))
 
 
-def build(kind: type[OptionsT], given: Mapping[str, Any], owner: str, flag: str) -> OptionsT:
+def build(kind: type[OptionsT], values: Mapping[str, Any], owner: str, flag: str) -> OptionsT:
     """Return a dataclass of options made from the values that a user gave.
 
     Args:
         kind: The dataclass.
-        given: See `bind`.
+        values: See `bind`.
         owner: See `bind`.
         flag: See `bind`.
 
@@ -68,20 +68,20 @@ def build(kind: type[OptionsT], given: Mapping[str, Any], owner: str, flag: str)
         UsageError: The group's own check refuses the combination.
     """
     try:
-        return kind(**bind(given, options_of(kind), owner, flag))
+        return kind(**bind(values, options_of(kind), owner, flag))
     except RecipeError as error:
-        raise _refused(error.field, error.value, error.allowed, owner, flag) from None
+        raise _refusal(error.field, error.value, error.allowed, owner, flag) from None
 
 
 LONGEST = 300
 """Maximum characters of a refused value in an error: it may come from a stranger's run."""
 
 
-def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
+def bind(values: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
     """Return the value of every option: the given value, converted and checked, or the default.
 
     Args:
-        given: Values by option name. Strings, as a user types them, are converted to the declared type.
+        values: Values by option name. Strings, as a user types them, are converted to the declared type.
         options: The declared options by name.
         owner: Name of the plug-in or command that declares them, for error messages ("language_model").
         flag: Command-line prefix, for error messages: "-o" for `-o name=value`, "--" for `--name value`.
@@ -89,18 +89,18 @@ def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, fl
     Raises:
         OptionError: An option is unknown, missing, of the wrong type or out of its bounds.
     """
-    if not isinstance(given, Mapping):
-        raise OptionError(f"options of {owner}: {given!r} is not allowed: expected a dict of names to values")
-    for name in given:
+    if not isinstance(values, Mapping):
+        raise OptionError(f"options of {owner}: {values!r} is not allowed: expected a dict of names to values")
+    for name in values:
         if name not in options:
-            known = ", ".join(options) or "none"
+            names = ", ".join(options) or "none"
             raise OptionError(
-                f"{owner} has no option {name!r}{did_you_mean(str(name), options)}: expected one of {known}"
+                f"{owner} has no option {name!r}{did_you_mean(str(name), options)}: expected one of {names}"
             )
     bound = {}
     for name, option in options.items():
-        if name in given:
-            bound[name] = _bound(given[name], option, owner, flag)
+        if name in values:
+            bound[name] = _convert_and_check(values[name], option, owner, flag)
         elif option.required:
             raise OptionError(f"{owner} needs {as_user_types(flag, name, '…')} ({option.kind})")
         else:
@@ -108,9 +108,9 @@ def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, fl
     return bound
 
 
-def _bound(given: Any, option: Option, owner: str, flag: str) -> Any:
+def _convert_and_check(user_value: Any, option: Option, owner: str, flag: str) -> Any:
     try:
-        value = _convert(given, option.type)
+        value = _convert(user_value, option.type)
         if option.choices or option.bounds:
             option.check(value)
     except (TypeError, ValueError, OverflowError):  # int() of an infinite number overflows
@@ -119,13 +119,13 @@ def _bound(given: Any, option: Option, owner: str, flag: str) -> Any:
         expected = error.allowed
     else:
         return value
-    raise _refused(option.name, given, expected, owner, flag)
+    raise _refusal(option.name, user_value, expected, owner, flag)
 
 
-def _refused(name: str, value: object, expected: str, owner: str, flag: str) -> OptionError:
-    given = as_user_types(flag, name, value)
-    given = given if len(given) <= LONGEST else f"{given[:LONGEST]}…"
-    return OptionError(f"{given}: expected {expected} (an option of {owner})")
+def _refusal(name: str, value: object, expected: str, owner: str, flag: str) -> OptionError:
+    shown = as_user_types(flag, name, value)
+    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+    return OptionError(f"{shown}: expected {expected} (an option of {owner})")
 
 
 def as_user_types(flag: str, name: str, value: object) -> str:
@@ -155,39 +155,39 @@ def split_assignments(texts: typing.Iterable[str], flag: str) -> dict[str, str]:
     Raises:
         OptionError: A text has no '=' or no name, or a name is given twice.
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise OptionError(f"{flag} {text}: expected {flag} NAME=VALUE")
-        if name in found:
+        if name in values:
             raise OptionError(f"{flag} {name} is given twice: give it once")
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
-def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
+def did_you_mean(name: str, names: typing.Iterable[str]) -> str:
     """Return ' (did you mean …?)' if a known name is close, else an empty text."""
     import difflib
 
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(names), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _convert(value: Any, wanted: Any) -> Any:
-    if union_members(wanted) != (wanted,):
-        return _convert_union(value, union_members(wanted))
-    if typing.get_origin(wanted) is Literal:
-        for allowed in typing.get_args(wanted):
+def _convert(value: Any, target: Any) -> Any:
+    if union_members(target) != (target,):
+        return _convert_union(value, union_members(target))
+    if typing.get_origin(target) is Literal:
+        for allowed in typing.get_args(target):
             if value == allowed or value == str(allowed):
                 return allowed
         raise ValueError(value)
-    if wanted is bool:
+    if target is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if str(value).lower() not in words:
             raise ValueError(value)
         return words[str(value).lower()]
-    if wanted is int:
+    if target is int:
         if isinstance(value, bool):
             raise ValueError(value)
         if hasattr(value, "__index__"):  # numpy's too
@@ -198,13 +198,13 @@ def _convert(value: Any, wanted: Any) -> Any:
         if number != int(number):
             raise ValueError(value)
         return int(number)
-    if wanted is float:
+    if target is float:
         if isinstance(value, bool):
             raise ValueError(value)
         return float(value)
-    if wanted is Path:
+    if target is Path:
         return str(value)  # plain data in the manifest; evaluators make a Path of it
-    if wanted is str and not isinstance(value, str):
+    if target is str and not isinstance(value, str):
         raise ValueError(value)
     return value
 

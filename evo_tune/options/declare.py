@@ -127,14 +127,16 @@ class Option:
         if value is None and _takes(self.type, type(None)):
             return
         if self.choices and not isinstance(value, bool | int | float):
-            check_name(self.name, value, [one for one in self.choices if isinstance(one, str)])
-        elif self.choices and not any(type(one) is type(value) and one == value for one in self.choices):
+            check_name(self.name, value, [choice for choice in self.choices if isinstance(choice, str)])
+        elif self.choices and not any(type(choice) is type(value) and choice == value for choice in self.choices):
             raise RecipeError(self.name, value, self.kind)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             try:
                 self._check_number(value)
             except RecipeError as error:
-                words = [type_in_words(one) for one in union_members(self.type) if one not in (bool, int, float)]
+                words = [
+                    type_in_words(choice) for choice in union_members(self.type) if choice not in (bool, int, float)
+                ]
                 also = f", or {' or '.join(words)}" if words else ""
                 raise RecipeError(self.name, value, error.allowed + also) from None
         elif not _takes(self.type, type(value)) and not _is_literal(self.type, value):
@@ -169,8 +171,8 @@ class Options:
     """Options of earlier versions with their defaults, which saved runs contain. Another value is refused."""
 
     def __post_init__(self) -> None:
-        for one in dataclass_options(type(self)).values():
-            one.check(getattr(self, one.name))
+        for option in dataclass_options(type(self)).values():
+            option.check(getattr(self, option.name))
         for group in reversed(type(self).__mro__):
             if "check" in vars(group):
                 vars(group)["check"](self)
@@ -208,80 +210,86 @@ def _declared_in(group: Hashable) -> Mapping[str, Option]:
     except Exception as error:
         raise OptionError(f"cannot read the types of {group.__qualname__}: {error}") from error
     fields = [field for field in dataclasses.fields(group) if field.init]
-    return {field.name: _declared(group, field, hints[field.name]) for field in fields}
+    return {field.name: _option_of_field(group, field, hints[field.name]) for field in fields}
 
 
-def _declared(group: type, field: dataclasses.Field[Any], wanted: Any) -> Option:
+def _option_of_field(group: type, field: dataclasses.Field[Any], annotation: Any) -> Option:
     factory: Any = field.default_factory
     default = field.default if factory is MISSING else factory()
-    known = {name: field.metadata[name] for name in ("help", "bounds", "unit", "choices", "gene") if field.metadata}
-    owners = [one for one in group.__mro__ if field.name in vars(one).get("__annotations__", {})]
-    described = [one for one in owners if one.__doc__ and not one.__doc__.startswith(f"{one.__name__}(")]
+    facts = {name: field.metadata[name] for name in ("help", "bounds", "unit", "choices", "gene") if field.metadata}
+    owners = [base for base in group.__mro__ if field.name in vars(base).get("__annotations__", {})]
+    described = [base for base in owners if base.__doc__ and not base.__doc__.startswith(f"{base.__name__}(")]
     title = (described[-1].__doc__ or "").strip().partition("\n")[0].rstrip(".") if described else ""
-    known["choices"] = known.get("choices") or _literals(wanted)
-    return validate_declaration(Option(field.name, wanted, default, **known, group=title))
+    facts["choices"] = facts.get("choices") or _literals(annotation)
+    return validate_declaration(Option(field.name, annotation, default, **facts, group=title))
 
 
-def validate_declaration(one: Option) -> Option:
+def validate_declaration(option: Option) -> Option:
     """Return an option with its default as plain data, after a check that its values can be typed and saved.
 
     Raises:
         OptionError: The type cannot be typed by a user, or the default is not plain data.
     """
-    default = one.default
+    default = option.default
     if isinstance(default, Path):
         default = str(default)
     elif isinstance(default, float):
         default = float(default)  # numpy's floats are floats too
     if default is not MISSING and type(default) not in TYPES:
         raise OptionError(
-            f"option {one.name}: its default is of type {type(default).__name__}: expected a number, text, bool, None "
-            "or Path; make the rest of it inside"
+            f"option {option.name}: its default is of type {type(default).__name__}: expected a number, text, bool, "
+            "None or Path; make the rest of it inside"
         )
-    if not _is_known(one.type):
+    if not _is_known(option.type):
         raise OptionError(
-            f"option {one.name}: its type {type_in_words(one.type)} is none that can be typed: expected bool, int, "
-            "float, str, Path, Literal[…], or several of them with |"
+            f"option {option.name}: its type {type_in_words(option.type)} is none that can be typed: expected bool, "
+            "int, float, str, Path, Literal[…], or several of them with |"
         )
-    return dataclasses.replace(one, default=default)
+    return dataclasses.replace(option, default=default)
 
 
-def union_members(wanted: Any) -> tuple[Any, ...]:
+def union_members(annotation: Any) -> tuple[Any, ...]:
     """Return the members of a union, or the type itself if it is not a union."""
-    return typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
+    return (
+        typing.get_args(annotation)
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        else (annotation,)
+    )
 
 
-def _takes(wanted: Any, kind: type) -> bool:
-    return kind in union_members(wanted) or (kind is str and Path in union_members(wanted))
+def _takes(annotation: Any, kind: type) -> bool:
+    return kind in union_members(annotation) or (kind is str and Path in union_members(annotation))
 
 
-def _is_literal(wanted: Any, value: Any) -> bool:
-    literals = [one for one in union_members(wanted) if typing.get_origin(one) is Literal]
-    return any(type(value) is type(one) and value == one for literal in literals for one in typing.get_args(literal))
+def _is_literal(annotation: Any, value: Any) -> bool:
+    literals = [member for member in union_members(annotation) if typing.get_origin(member) is Literal]
+    return any(
+        type(value) is type(member) and value == member for literal in literals for member in typing.get_args(literal)
+    )
 
 
-def _literals(wanted: Any) -> tuple[Any, ...]:
+def _literals(annotation: Any) -> tuple[Any, ...]:
     """Return the values of a Literal, alone or in a union with None; else nothing."""
-    kinds = [one for one in union_members(wanted) if one is not type(None)]
+    kinds = [member for member in union_members(annotation) if member is not type(None)]
     return typing.get_args(kinds[0]) if len(kinds) == 1 and typing.get_origin(kinds[0]) is Literal else ()
 
 
-def _is_known(wanted: Any) -> bool:
-    if typing.get_origin(wanted) is Literal:
-        return all(type(allowed) in TYPES for allowed in typing.get_args(wanted))
-    if union_members(wanted) != (wanted,):
-        return all(map(_is_known, union_members(wanted)))
-    return isinstance(wanted, type) and wanted in TYPES
+def _is_known(annotation: Any) -> bool:
+    if typing.get_origin(annotation) is Literal:
+        return all(type(allowed) in TYPES for allowed in typing.get_args(annotation))
+    if union_members(annotation) != (annotation,):
+        return all(map(_is_known, union_members(annotation)))
+    return isinstance(annotation, type) and annotation in TYPES
 
 
-def type_in_words(wanted: Any) -> str:
+def type_in_words(annotation: Any) -> str:
     """Return a name in words for the values of a type."""
-    if union_members(wanted) != (wanted,):
-        return " or ".join(map(type_in_words, union_members(wanted)))
-    origin = typing.get_origin(wanted)
+    if union_members(annotation) != (annotation,):
+        return " or ".join(map(type_in_words, union_members(annotation)))
+    origin = typing.get_origin(annotation)
     if origin is Literal:
-        return " or ".join(str(allowed) for allowed in typing.get_args(wanted))
-    if origin is not None or not isinstance(wanted, type):
-        return str(wanted)
+        return " or ".join(str(allowed) for allowed in typing.get_args(annotation))
+    if origin is not None or not isinstance(annotation, type):
+        return str(annotation)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
-    return names.get(wanted, wanted.__name__)
+    return names.get(annotation, annotation.__name__)

@@ -11,11 +11,11 @@ LARGEST = 10**6
 """Largest width and depth of a target."""
 
 
-def check_depth_first(given: str, depth: int, width: int) -> None:
+def check_depth_first(flag_text: str, depth: int, width: int) -> None:
     """Require a depth of at most the width, because sizes are written DEPTHxWIDTH and no model is deeper than wide.
 
     Args:
-        given: The option with its value, for the message.
+        flag_text: The option with its value, for the message.
         depth: Number of blocks.
         width: Width of the model.
 
@@ -23,7 +23,7 @@ def check_depth_first(given: str, depth: int, width: int) -> None:
         OptionError: The depth exceeds the width, so the two are probably in the wrong order.
     """
     if depth > width:
-        raise OptionError(f"{given[:80]}: expected DEPTHxWIDTH, the depth first: did you mean {width}x{depth}?")
+        raise OptionError(f"{flag_text[:80]}: expected DEPTHxWIDTH, the depth first: did you mean {width}x{depth}?")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,21 +43,21 @@ def local_sources(path: Path) -> list[Path]:
     path = path.resolve()
     package = PACKAGE.resolve()
     folders = [folder for folder in (path.parent, Path.cwd().resolve()) if folder.name not in INSTALLED]
-    found: set[Path] = set()
+    sources: set[Path] = set()
     waiting = [path]
     while waiting:
-        here = waiting.pop()
-        if here not in found and (here == path or package not in here.parents):
-            found.add(here)
-            for base in _import_candidates(here, folders):
+        source = waiting.pop()
+        if source not in sources and (source == path or package not in source.parents):
+            sources.add(source)
+            for base in _import_candidates(source, folders):
                 files = (base.with_name(f"{base.name}.py"), base / "__init__.py")
                 waiting += [file for file in files if file.is_file()]
-    return sorted(found)
+    return sorted(sources)
 
 
 def _import_candidates(path: Path, folders: list[Path]) -> set[Path]:
     """Return the possible paths, without suffix, of the modules that a file imports, and of their packages."""
-    own, above = package_of(path)
+    package, root = package_of(path)
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -73,7 +73,7 @@ def _import_candidates(path: Path, folders: list[Path]) -> set[Path]:
             names = [".".join([*module, alias.name]) for alias in node.names]
             starts = list(path.parents[node.level - 1 : node.level]) if node.level else []
         for parts in (name.split(".") for name in names):
-            inside = [above] if parts[0] == own.partition(".")[0] else []
+            inside = [root] if parts[0] == package.partition(".")[0] else []
             places = starts or folders + inside
             bases |= {start.joinpath(*parts[:depth]) for start in places for depth in range(1, len(parts) + 1)}
     return bases

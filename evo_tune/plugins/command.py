@@ -75,13 +75,13 @@ def command_evaluator(
     if len(text) > LONGEST:
         raise PluginError(f"the command has {len(text)} characters: expected at most {LONGEST}; put it into a script")
     evaluate = _evaluate_of(text)
-    known = bind(options or {}, options_of(evaluate), "a command", "-o")
-    words = CommandTemplate(text, known["shell"])
+    values = bind(options or {}, options_of(evaluate), "a command", "-o")
+    words = CommandTemplate(text, values["shell"])
     if not words.genes:
         raise PluginError(
             f"the command {one_line(text, 100)!r} has no placeholder: expected one for each gene, such as --lr {{lr}}"
         )
-    place, patterns = parse_progress(known["progress"]), parse_patterns(known["metric"].splitlines())
+    place, patterns = parse_progress(values["progress"]), parse_patterns(values["metric"].splitlines())
     space: dict[str, Gene] = {}
     if genes is not None:
         words.check(genes)
@@ -93,7 +93,11 @@ def command_evaluator(
         _check_program(words)
     module = ModuleType(COMMAND)
     module.__doc__ = one_line(text)
-    supports = [what for what, yes in (("budget", "budget" in words.names), ("curve", place is not None)) if yes]
+    supports = [
+        feature
+        for feature, supported in (("budget", "budget" in words.names), ("curve", place is not None))
+        if supported
+    ]
     unsupported = {
         "budget": "the command has no {budget}: put it where the length of a training belongs, such as "
         "--steps {budget*2000} where a full one has 2000",
@@ -127,7 +131,7 @@ def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any],
     if kind != COMMAND:
         return ""
     folder = f"trial-{candidate.id}"
-    given = {
+    values = {
         "seed": candidate.seed,
         "device": device,
         "threads": threads,
@@ -137,7 +141,7 @@ def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any],
     }
     shell = options.get("shell") is True
     words = CommandTemplate(text, shell)
-    put = words.put({**given, **candidate.genome})
+    put = words.fill({**values, **candidate.genome})
     make = f"mkdir -p {folder} && " if "folder" in words.names else ""
     return make + (put[0] if shell else shlex.join(put))
 
@@ -174,9 +178,9 @@ def _check_program(words: CommandTemplate) -> None:
     script = _script(words.words)
     if script is not None and not os.path.exists(script):
         folder = os.path.dirname(script) or "."
-        near = did_you_mean(os.path.basename(script), os.listdir(folder) if os.path.isdir(folder) else [])
+        hint = did_you_mean(os.path.basename(script), os.listdir(folder) if os.path.isdir(folder) else [])
         raise PluginError(
-            f"there is no script {one_line(script, 100)!r}{near}: expected a file, by its path from "
+            f"there is no script {one_line(script, 100)!r}{hint}: expected a file, by its path from "
             f"{one_line(os.getcwd(), 200)}, where evo-tune runs"
         )
 
@@ -192,10 +196,10 @@ def _script(words: Sequence[str]) -> str | None:
         return None
     # The flags of other interpreters may take a value, which is no script.
     is_python = os.path.basename(words[0]).startswith(("python", "pypy"))
-    rest = iter(words[1:])
-    for word in rest:
+    arguments = iter(words[1:])
+    for word in arguments:
         if word in ("-W", "-X"):
-            next(rest, None)
+            next(arguments, None)
         elif not word.startswith("-"):
             return None if "{" in word else word
         elif not is_python or word in ("-", "-c", "-m") or (word[1] != "-" and word[-1] in "cm"):
@@ -220,14 +224,14 @@ def _name(words: CommandTemplate) -> str:
 def _files(words: CommandTemplate) -> list[Path]:
     """Return the files in a command that may be code, whose change changes results."""
     parts = _parts(words)
-    modules = [f"{after.replace('.', '/')}.py" for one, after in pairwise(parts) if one == "-m"]
+    modules = [f"{after.replace('.', '/')}.py" for flag, after in pairwise(parts) if flag == "-m"]
     named = [Path(part) for word in [*parts, *modules] for part in {word, word.partition("=")[2]} if part]
     return sorted({path.resolve() for path in named if _is_code(path)})
 
 
 def _is_code(path: Path) -> bool:
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError):
         return False
-    return stat.S_ISREG(found.st_mode) and 0 < found.st_size <= LARGEST  # 0: perhaps /proc/kmsg, which has no end
+    return stat.S_ISREG(status.st_mode) and 0 < status.st_size <= LARGEST  # 0: perhaps /proc/kmsg, which has no end

@@ -110,7 +110,7 @@ class Context:
         if decayed is not None:
             point[DECAYED] = float(bool(decayed))
         self.curve.append((float(fraction), point))
-        for at, metric, bound in self._stop_if:
+        for bound_fraction, metric, bound in self._stop_if:
             loss = self._signs.get(metric, 1.0) * point.get(metric, -math.inf)
-            if fraction >= at and metric in point and not decayed and not loss <= bound:
+            if fraction >= bound_fraction and metric in point and not decayed and not loss <= bound:
                 raise Pruned(f"{metric}={point[metric]:.6g} at {fraction:.0%} is beyond its bound")

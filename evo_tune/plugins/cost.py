@@ -72,12 +72,12 @@ class Cost:
     """Costs of work on a device.
 
     Args:
-        each: Seconds of a unit of each kind of work.
+        unit_costs: Seconds of a unit of each kind of work.
         start: Seconds to build a training.
         judging: Seconds of the evaluations, as a multiple of what the same work costs in a step.
     """
 
-    each: Mapping[str, float]
+    unit_costs: Mapping[str, float]
     start: float = 0.0
     judging: float = 0.0
 
@@ -95,28 +95,31 @@ class Cost:
             cpu_costs: Usual seconds of a unit of each kind of work on a core of a CPU. Only their ratios are used.
         """
         on_cpu = device.endswith("cpu")
-        found = {name for point in points for name, amount in point.work.items() if amount > 0}
-        names = sorted(name for name in found if not name.startswith(JUDGED))
+        kinds = {name for point in points for name, amount in point.work.items() if amount > 0}
+        names = sorted(name for name in kinds if not name.startswith(JUDGED))
         work = np.array([[point.work.get(name, 0.0) for name in names] for point in points])
         seconds = np.array([point.step for point in points])
-        known = [on_cpu and name in cpu_costs for name in names]
+        has_usual_cost = [on_cpu and name in cpu_costs for name in names]
         shares = (work / seconds[:, None]).T  # units in a second, if this kind of work took all of it
         equal = [1.0 / (len(names) * share[share > 0].mean()) for share in shares]
-        usual = [cpu_costs[name] if one else each for name, one, each in zip(names, known, equal, strict=True)]
-        each = fit_costs(work, seconds, np.array(usual), np.where(known, KNOWN, UNKNOWN))
-        cost = cls({name: float(f"{one:.6g}") for name, one in zip(names, each, strict=True)}, judging=1.0)
+        usual = [
+            cpu_costs[name] if is_usual else costs
+            for name, is_usual, costs in zip(names, has_usual_cost, equal, strict=True)
+        ]
+        costs = fit_costs(work, seconds, np.array(usual), np.where(has_usual_cost, KNOWN, UNKNOWN))
+        cost = cls({name: float(f"{is_usual:.6g}") for name, is_usual in zip(names, costs, strict=True)}, judging=1.0)
         overhead = np.array([[1.0, cost.overhead(point.work)] for point in points])
         judging = np.array([point.judging for point in points])
         start, factor = fit_costs(overhead, judging, np.array(OVERHEAD), np.array([UNKNOWN, KNOWN]))
-        return cls(cost.each, float(f"{start:.6g}"), float(f"{factor:.6g}"))
+        return cls(cost.unit_costs, float(f"{start:.6g}"), float(f"{factor:.6g}"))
 
     def step(self, work: Work) -> float:
         """Return the seconds of a step."""
-        return sum(self.each.get(name, 0.0) * amount for name, amount in work.items())
+        return sum(self.unit_costs.get(name, 0.0) * amount for name, amount in work.items())
 
     def overhead(self, work: Work) -> float:
         """Return the seconds to build a training and to evaluate it."""
-        amounts = {name.removeprefix(JUDGED): one for name, one in work.items() if name.startswith(JUDGED)}
+        amounts = {name.removeprefix(JUDGED): amount for name, amount in work.items() if name.startswith(JUDGED)}
         return self.start + self.judging * self.step(amounts)
 
     def steps(self, seconds: float, work: Work) -> float:
@@ -125,7 +128,7 @@ class Cost:
 
     def text(self) -> str:
         """Return the costs as the value of an option."""
-        return json.dumps({"each": dict(self.each), "start": self.start, "judging": self.judging})
+        return json.dumps({"each": dict(self.unit_costs), "start": self.start, "judging": self.judging})
 
     @staticmethod
     def parse(text: str) -> Cost:
@@ -156,9 +159,9 @@ def fit_costs(work: Array, seconds: Array, usual: Array, spread: Array) -> Array
         parts = work * np.exp(logs)
         total = parts.sum(axis=1)
         slopes = parts / total[:, None]
-        left = np.log(seconds / total)
+        residuals = np.log(seconds / total)
         curvature = slopes.T @ slopes + np.diag(weight)
-        change = np.linalg.solve(curvature, slopes.T @ left + weight * (prior - logs))
+        change = np.linalg.solve(curvature, slopes.T @ residuals + weight * (prior - logs))
         logs += np.clip(change, -1.0, 1.0)
         if np.abs(change).max() < 1e-9:
             break
@@ -176,11 +179,15 @@ def parse_cost(text: str) -> Cost:
     wrong = OptionError(f"-o cost={text[:60]}: expected the costs that a run measured, as its manifest has them")
     try:
         data = json.loads(text)
-        cost = Cost({str(name): float(one) for name, one in data["each"].items()}, data["start"], data["judging"])
+        cost = Cost(
+            {str(name): float(seconds) for name, seconds in data["each"].items()}, data["start"], data["judging"]
+        )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise wrong from None
-    numbers = [*cost.each.values(), cost.start, cost.judging]
-    known = all(isinstance(one, int | float) and (one == 0 or LEAST_COST <= one < 1e9) for one in numbers)
-    if not known or not any(cost.each.values()):
+    numbers = [*cost.unit_costs.values(), cost.start, cost.judging]
+    valid = all(
+        isinstance(seconds, int | float) and (seconds == 0 or LEAST_COST <= seconds < 1e9) for seconds in numbers
+    )
+    if not valid or not any(cost.unit_costs.values()):
         raise wrong
     return cost

@@ -125,11 +125,11 @@ class Evaluator:
         """Return whether a metric is of the test set: named in TEST, or 'test_…' if there is a TEST."""
         return is_test_metric(name, self.tests)
 
-    def check_not_test_metric(self, what: str, name: str) -> None:
+    def check_not_test_metric(self, flag_text: str, name: str) -> None:
         """Refuse a metric of the test set where a search would see it.
 
         Args:
-            what: Flag that names the metric: '--objective test_loss:min'.
+            flag_text: Flag that names the metric: '--objective test_loss:min'.
             name: Name of the metric.
 
         Raises:
@@ -137,7 +137,7 @@ class Evaluator:
         """
         if self.is_test(name):
             instead = next((shown for shown, test in self.tests.items() if test == name), "one of the validation set")
-            raise OptionError(f"{what}: {name} is of the test set, which no search may see: expected {instead}")
+            raise OptionError(f"{flag_text}: {name} is of the test set, which no search may see: expected {instead}")
 
     @property
     def supports(self) -> tuple[str, ...]:
@@ -156,18 +156,18 @@ class Evaluator:
         Raises:
             OptionError: The third parameter of `evaluate` is annotated with something else.
         """
-        given = positional_parameters(self.module.evaluate)
-        if len(given) < 3:
+        parameters = positional_parameters(self.module.evaluate)
+        if len(parameters) < 3:
             return None
-        wanted = given[2].annotation
-        if isinstance(wanted, str):
-            wanted = vars(self.module).get(wanted)
-        if not isinstance(wanted, type) or not dataclasses.is_dataclass(wanted):
+        annotation = parameters[2].annotation
+        if isinstance(annotation, str):
+            annotation = vars(self.module).get(annotation)
+        if not isinstance(annotation, type) or not dataclasses.is_dataclass(annotation):
             raise OptionError(
-                f"evaluate takes 3 positional arguments, and the third, {given[2].name}, is annotated with no "
+                f"evaluate takes 3 positional arguments, and the third, {parameters[2].name}, is annotated with no "
                 "dataclass of this file: expected evaluate(genome, context, options: Options), or a * before options"
             )
-        return wanted
+        return annotation
 
     @cached_property
     def options(self) -> dict[str, Option]:
@@ -271,9 +271,9 @@ class BoundEvaluator:
         """
         genes = dict(self._file_space.optional)
         if self.plugin.options_type is not None:
-            known = self._file_space.genes.keys() | genes.keys()
+            names = self._file_space.genes.keys() | genes.keys()
             for name, option in self.plugin.options.items():
-                gene = None if name in known else _gene_of_option(option)
+                gene = None if name in names else _gene_of_option(option)
                 if gene is not None:
                     with contextlib.suppress(SpaceError):  # the gene does not have the option's value
                         gene = dataclasses.replace(gene, default=gene.check(self.options[name]))  # type: ignore[type-var]
@@ -367,11 +367,11 @@ class BoundEvaluator:
         function = getattr(self.plugin.module, name, None)
         if function is None:
             return {}
-        known = self._call(function, dict(genome), values=self._of(genome))
-        if isinstance(known, Mapping) and all(is_number(value) for value in known.values()):
-            return dict(known)
-        where, what = definition_location(self.plugin.path, name), one_line(f"{name} gives {known!r}")
-        raise PluginError(f"{where}: {what}: expected a dict of metric names to numbers")
+        numbers = self._call(function, dict(genome), values=self._of(genome))
+        if isinstance(numbers, Mapping) and all(is_number(value) for value in numbers.values()):
+            return dict(numbers)
+        location, text = definition_location(self.plugin.path, name), one_line(f"{name} gives {numbers!r}")
+        raise PluginError(f"{location}: {text}: expected a dict of metric names to numbers")
 
     @property
     def declares_work(self) -> bool:

@@ -92,38 +92,40 @@ def find_evaluator(
         PluginError: There is no such evaluator, or it is broken.
         OptionError: A command does not go with the genes or options.
     """
-    kind, _, rest = name.partition(":")
+    kind, _, short_name = name.partition(":")
     if kind == "bundled":
-        if not is_identifier(rest):
-            raise PluginError(f"there is no bundled evaluator {rest!r}: expected a plain name, or a path to a .py file")
-        return load_evaluator(bundled_folder() / f"{rest}.py", f"bundled:{rest}", "bundled")
+        if not is_identifier(short_name):
+            raise PluginError(
+                f"there is no bundled evaluator {short_name!r}: expected a plain name, or a path to a .py file"
+            )
+        return load_evaluator(bundled_folder() / f"{short_name}.py", f"bundled:{short_name}", "bundled")
     if kind == "entry":
         installed = _entry_points(EVALUATORS)
-        if rest not in installed:
+        if short_name not in installed:
             raise PluginError(
-                f"there is no installed evaluator {rest!r}: install the package that brings it, or give a saved run "
-                "its file with --evaluator PATH"
+                f"there is no installed evaluator {short_name!r}: install the package that brings it, or give a saved "
+                "run its file with --evaluator PATH"
             )
-        return load_evaluator(installed[rest], name, "entry point")
+        return load_evaluator(installed[short_name], name, "entry point")
     if is_command(name):  # after the prefixes, with which a saved run names installed code
         return command_evaluator(name, genes, options)
     if is_file_name(name):
         return load_evaluator(Path(name).absolute(), name, "file")
-    same = [(path, origin) for found, path, origin in _evaluator_files() if found == name]
-    if same:
-        (path, origin), *hidden = same
-        if "bundled" in [other for _, other in hidden]:
-            told = f"uses {path}, not the bundled evaluator {name}: write bundled:{name} for that one"
-            warnings.warn(told, stacklevel=1)  # its place is the same for all callers, so it is printed once
+    matches = [(path, origin) for found, path, origin in _evaluator_files() if found == name]
+    if matches:
+        (path, origin), *hidden = matches
+        if "bundled" in [hidden_origin for _, hidden_origin in hidden]:
+            text = f"uses {path}, not the bundled evaluator {name}: write bundled:{name} for that one"
+            warnings.warn(text, stacklevel=1)  # its place is the same for all callers, so it is printed once
         reference = f"{'entry' if origin == 'entry point' else origin}:{name}"
         return load_evaluator(path, str(path) if origin == "file" else reference, origin)
-    known = sorted({found for found, _, _ in _evaluator_files()})
+    names = sorted({found for found, _, _ in _evaluator_files()})
     hint = f"`evo-tune new {name}` writes a template"
     if os.path.exists(name):
         hint = f"give data as -o data={name}, or let `evo-tune auto {name}` choose the evaluator"
     raise PluginError(
-        f"there is no evaluator {name!r}{did_you_mean(name, known)}: expected a path to a .py file or one of "
-        f"{', '.join(known)}; {hint}"
+        f"there is no evaluator {name!r}{did_you_mean(name, names)}: expected a path to a .py file or one of "
+        f"{', '.join(names)}; {hint}"
     )
 
 
@@ -165,7 +167,7 @@ def _entry_points(group: str) -> dict[str, Path]:
     An entry point without a module or with an unusual name is skipped with a warning: a broken package must not stop
     other runs.
     """
-    found = {}
+    paths = {}
     for entry in importlib.metadata.entry_points(group=group):
         if not is_identifier(entry.name):
             warnings.warn(f"entry point {entry.name!r} of {group}: its name is not a plain one", stacklevel=2)
@@ -177,10 +179,10 @@ def _entry_points(group: str) -> dict[str, Path]:
         except Exception as error:  # this imports the parent package
             spec, reason = None, error_text(error)
         if spec is not None and spec.origin is not None:
-            found[entry.name] = Path(spec.origin)
+            paths[entry.name] = Path(spec.origin)
         else:
             warnings.warn(f"entry point {entry.name} = {entry.value} of {group}: {reason}", stacklevel=2)
-    return found
+    return paths
 
 
 def _docstring_line(path: Path) -> str:
@@ -198,13 +200,13 @@ def _source(path: Path) -> bytes:
         OSError: The file cannot be read, is no regular file (a FIFO is waited for, a device has no end), too large, or
             empty. A file of the kernel such as /proc/kmsg has a size of 0, and reading it may wait forever.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file")
-    if not found.st_size:
+    if not status.st_size:
         raise OSError(errno.ENODATA, "it is empty")
-    if found.st_size > LARGEST:
-        raise OSError(errno.EFBIG, f"it has {found.st_size} bytes: expected at most {LARGEST}")
+    if status.st_size > LARGEST:
+        raise OSError(errno.EFBIG, f"it has {status.st_size} bytes: expected at most {LARGEST}")
     return path.read_bytes()
 
 
@@ -268,12 +270,12 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
         raise PluginError(f"cannot read the {kind} {path}: {error.strerror}; check the path") from None
     key = (str(path), content)
     package, root = package_of(path)
-    own = [path.parent, root]
+    folders = [path.parent, root]
     if path.name == OWN_FILE:  # it imports no neighbour, and a run's folder may have come back with some
-        package, own = "", []
+        package, folders = "", []
     # Console scripts lack the working directory. evo-tune's own folder comes before it, so that nothing in the working
     # directory is imported as evo-tune, even if an import hook that comes last serves evo-tune itself.
-    for folder in (*map(str, own), *([str(PACKAGE.parent), os.getcwd()] if named else [])):
+    for folder in (*map(str, folders), *([str(PACKAGE.parent), os.getcwd()] if named else [])):
         if folder not in sys.path:
             sys.path.append(folder)
     if key not in _loaded:
@@ -344,10 +346,10 @@ def find_strategy(name: str) -> type[Strategy]:
     installed = _entry_points(STRATEGIES)
     if name in installed:
         return _strategy_class(_load(installed[name], "strategy", named=False), name)
-    known = sorted({*builtin, *installed})
+    names = sorted({*builtin, *installed})
     raise PluginError(
-        f"there is no strategy {name!r}{did_you_mean(name, known)}: expected a path to a .py file or one of "
-        f"{', '.join(known)}"
+        f"there is no strategy {name!r}{did_you_mean(name, names)}: expected a path to a .py file or one of "
+        f"{', '.join(names)}"
     )
 
 
@@ -358,9 +360,9 @@ def list_strategies() -> list[tuple[str, str]]:
     that installs it.
     """
     rows = []
-    for name, found in _known_strategies():
-        line = f"broken: {found}" if isinstance(found, EvoTuneError) else (found.__doc__ or "").strip()
-        command = "" if isinstance(found, EvoTuneError) else install_command(found)
+    for name, strategy in _strategies_or_errors():
+        line = f"broken: {strategy}" if isinstance(strategy, EvoTuneError) else (strategy.__doc__ or "").strip()
+        command = "" if isinstance(strategy, EvoTuneError) else install_command(strategy)
         rows.append((name, line.partition("\n")[0] + (f" (first: {command})" if command else "")))
     return rows
 
@@ -373,19 +375,19 @@ def install_command(strategy: type[Strategy]) -> str:
 
 def working_strategies() -> dict[str, type[Strategy]]:
     """Return the class of every strategy that is known by name, without broken ones."""
-    return {name: found for name, found in _known_strategies() if not isinstance(found, EvoTuneError)}
+    return {name: strategy for name, strategy in _strategies_or_errors() if not isinstance(strategy, EvoTuneError)}
 
 
-def _known_strategies() -> Iterator[tuple[str, type[Strategy] | EvoTuneError]]:
+def _strategies_or_errors() -> Iterator[tuple[str, type[Strategy] | EvoTuneError]]:
     """Yield the name of every strategy with its class, or the error of a broken one."""
     for name in sorted({*_builtin_strategies(), *_entry_points(STRATEGIES)}):
         try:
-            found = find_strategy(name)
-            options_of(found)
+            strategy = find_strategy(name)
+            options_of(strategy)
         except EvoTuneError as error:
             yield name, error
         else:
-            yield name, found
+            yield name, strategy
 
 
 def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
@@ -415,16 +417,16 @@ def _builtin_strategies() -> list[str]:
 
 def _strategy_class(module: ModuleType, name: str) -> type[Strategy]:
     classes = [
-        thing
-        for thing in vars(module).values()
-        if isinstance(thing, type) and get_origin(thing) is None  # Python 3.10 calls list[int] a type
-        if issubclass(thing, Strategy) and thing.__module__ == module.__name__
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and get_origin(value) is None  # Python 3.10 calls list[int] a type
+        if issubclass(value, Strategy) and value.__module__ == module.__name__
     ]
-    for one in classes:
-        lost = sorted(set(inspect.get_annotations(one)) - {*one.__dataclass_fields__})
+    for class_ in classes:
+        lost = sorted(set(inspect.get_annotations(class_)) - {*class_.__dataclass_fields__})
         if lost:
             raise PluginError(f"strategy {name}: {', '.join(lost)} is no option; put @dataclass(frozen=True) above it")
     if len(classes) != 1:
-        found = ", ".join(c.__name__ for c in classes) or "none"
-        raise PluginError(f"strategy {name}: expected one subclass of evo_tune.Strategy in its file, found {found}")
+        names = ", ".join(c.__name__ for c in classes) or "none"
+        raise PluginError(f"strategy {name}: expected one subclass of evo_tune.Strategy in its file, found {names}")
     return classes[0]

@@ -39,7 +39,7 @@ OWN_FILE = "_function.py"
 LONGEST = 20_000
 """Maximum characters of a notebook's plain value that a function uses."""
 
-_kept: list[tempfile.TemporaryDirectory[str]] = []
+_temporary_folders: list[tempfile.TemporaryDirectory[str]] = []
 """Temporary folders of notebook functions, removed at the end of the process."""
 
 
@@ -100,17 +100,17 @@ def function_evaluator(
     module.__doc__ = inspect.getdoc(function)
     if space is None and genes:
         space = SearchSpace(names[reference.repair] if reference.repair else None, None, **genes)
-    used = _attributes(function)
+    used = _used_names(function)
     unsupported = {
         "budget": f"{reference.name} does not look at context.budget: let it train that share of a full training",
         "curve": f"{reference.name} does not call context.report: let it report its first objective as it goes",
     }
-    seen = {"budget": "budget", "curve": "report"}
+    attributes = {"budget": "budget", "curve": "report"}
     vars(module).update(
         evaluate=function,
         SPACE=_no_space if space is None else space,
         OBJECTIVES=[],
-        SUPPORTS=[what for what, attribute in seen.items() if attribute in used],
+        SUPPORTS=[feature for feature, attribute in attributes.items() if attribute in used],
         UNSUPPORTED=unsupported,
     )
     return Evaluator(module, reference.name, str(reference), path, FUNCTION)
@@ -122,20 +122,20 @@ def _no_space() -> SearchSpace:
     )
 
 
-def _attributes(function: Callable[..., Any]) -> set[str]:
+def _used_names(function: Callable[..., Any]) -> set[str]:
     """Return the names that a function uses, directly or through functions of its own file."""
-    found: set[str] = set()
-    waiting, seen = [function], set()
+    names: set[str] = set()
+    waiting, visited = [function], set()
     while waiting:
         code = getattr(waiting.pop(), "__code__", None)
-        if code is None or code in seen:
+        if code is None or code in visited:
             continue
-        seen.add(code)
-        for one in _codes(code):
-            found |= {*one.co_names}
-            known = getattr(function, "__globals__", {})
-            waiting += [known[name] for name in one.co_names if isinstance(known.get(name), FunctionType)]
-    return found
+        visited.add(code)
+        for inner in _codes(code):
+            names |= {*inner.co_names}
+            globals_ = getattr(function, "__globals__", {})
+            waiting += [globals_[name] for name in inner.co_names if isinstance(globals_.get(name), FunctionType)]
+    return names
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -158,22 +158,22 @@ def prepare_for_workers(
         PluginError: The function cannot be sent; the text says why, and what to do.
     """
     repair = None if space is None else space.repair
-    for one in filter(None, (function, repair)):
-        _check_travels(one)
-    name, other = function.__name__, getattr(repair, "__name__", "")
+    for sent_function in filter(None, (function, repair)):
+        _check_travels(sent_function)
+    name, repair_name = function.__name__, getattr(repair, "__name__", "")
     path = _file_of(function)
     if repair is not None and _file_of(repair) != path:
-        raise PluginError(f"the space's repair {other} is not in the file of {name}: put both into one file")
+        raise PluginError(f"the space's repair {repair_name} is not in the file of {name}: put both into one file")
     if path is not None:
         _check_file(path, function, repair)
         shown = os.path.relpath(path)
-        return Reference(name, other, str(path) if shown.startswith("..") else shown), path, _names_of(function)
+        return Reference(name, repair_name, str(path) if shown.startswith("..") else shown), path, _names_of(function)
     text = _Source(_names_of(function)).of(function, repair)
     folder = tempfile.TemporaryDirectory(prefix="evo-tune-")
-    _kept.append(folder)
+    _temporary_folders.append(folder)
     path = Path(folder.name, OWN_FILE)
     path.write_text(text, encoding="utf-8")
-    return Reference(name, other, ""), path, _names_of(function)
+    return Reference(name, repair_name, ""), path, _names_of(function)
 
 
 def space_of_saved_run(function: Callable[..., Any], reference: Reference, genes: Mapping[str, Gene]) -> SearchSpace:
@@ -199,7 +199,7 @@ def _check_travels(function: Any) -> None:
     Raises:
         PluginError: It has none; the text says why.
     """
-    what = one_line(getattr(function, "__qualname__", "") or repr(function), 80)
+    shown = one_line(getattr(function, "__qualname__", "") or repr(function), 80)
     reason = ""
     if not isinstance(function, FunctionType):
         reason = "it is not a Python function"
@@ -213,7 +213,7 @@ def _check_travels(function: Any) -> None:
         reason = "it is a method"
     if reason:
         raise PluginError(
-            f"{what} cannot be sent to a worker: {reason}; write it as a function at the top level of its file or "
+            f"{shown} cannot be sent to a worker: {reason}; write it as a function at the top level of its file or "
             "notebook (def …), with options for what it needs"
         )
 
@@ -248,7 +248,7 @@ def _check_file(path: Path, *functions: Any) -> None:
         passed = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
         if isinstance(node, passed) or (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
             continue
-        for call in (one for one in ast.walk(node) if isinstance(one, ast.Call)):
+        for call in (inner for inner in ast.walk(node) if isinstance(inner, ast.Call)):
             if ast.unparse(call.func).rpartition(".")[2] == "Search":
                 raise UnguardedError(
                     f"{path}:{call.lineno}: every worker imports this file and would begin its own search: put the "
@@ -267,9 +267,9 @@ class _Source:
         self._names = names
         self._parts: dict[str, str] = {}
 
-    def of(self, *things: Any) -> str:
-        for thing in filter(None, things):
-            self._take(thing.__name__, thing, thing.__name__)
+    def of(self, *values: Any) -> str:
+        for value in filter(None, values):
+            self._take(value.__name__, value, value.__name__)
         return '"""A function of a notebook, as a run began with it."""\n\n' + "\n".join(self._parts.values())
 
     def _take(self, name: str, value: Any, user: str) -> None:
@@ -279,13 +279,13 @@ class _Source:
             self._parts[name] = f"import {value.__name__}" + (f" as {name}" if name != value.__name__ else "")
         elif _is_own(value):
             self._parts[name] = ""  # it may be recursive
-            text = _text_of(value)
-            for used in sorted(_used(text, value)):
+            text = _source_text(value)
+            for used in sorted(_used_globals(text, value)):
                 if used in self._names and used != name:
                     self._take(used, self._names[used], name)
             del self._parts[name]
             self._parts[name] = f"\n\n{text}" + ("" if value.__name__ == name else f"\n{name} = {value.__name__}")
-        elif (line := _imported(name, value)) or (line := _plain(name, value)):
+        elif (line := _import_line(name, value)) or (line := _assignment_line(name, value)):
             self._parts[name] = line
         else:
             raise PluginError(
@@ -300,59 +300,64 @@ def _is_own(value: Any) -> bool:
     return named and value.__module__ == "__main__"
 
 
-def _text_of(thing: Any) -> str:
+def _source_text(value: Any) -> str:
     try:
-        return _class_text(thing) if isinstance(thing, type) else textwrap.dedent(inspect.getsource(thing)).rstrip()
+        return _class_text(value) if isinstance(value, type) else textwrap.dedent(inspect.getsource(value)).rstrip()
     except (OSError, TypeError, SyntaxError):
         raise PluginError(
-            f"{thing.__name__} cannot be sent to a worker: its source is not available; write it into a file"
+            f"{value.__name__} cannot be sent to a worker: its source is not available; write it into a file"
         ) from None
 
 
-def _class_text(thing: type) -> str:
+def _class_text(class_: type) -> str:
     """Return the source of a notebook's class, which inspect finds for classes of files only."""
-    methods = [one for one in vars(thing).values() if isinstance(one, FunctionType)]
-    for file in {one.__code__.co_filename for one in methods}:
+    methods = [method for method in vars(class_).values() if isinstance(method, FunctionType)]
+    for file in {method.__code__.co_filename for method in methods}:
         text = "".join(linecache.getlines(file))
         for node in ast.parse(text).body:
-            if isinstance(node, ast.ClassDef) and node.name == thing.__name__:
-                first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+            if isinstance(node, ast.ClassDef) and node.name == class_.__name__:
+                first = min([node.lineno, *(method.lineno for method in node.decorator_list)])
                 return "\n".join(text.split("\n")[first - 1 : node.end_lineno])
-    raise OSError(f"the source of {thing.__name__} is nowhere")
+    raise OSError(f"the source of {class_.__name__} is nowhere")
 
 
-def _used(text: str, thing: Any) -> set[str]:
+def _used_globals(text: str, value: Any) -> set[str]:
     """Return the global names that a function or a class uses."""
     tree = ast.parse(text)
-    if isinstance(thing, type):
+    if isinstance(value, type):
         return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     loads = {"LOAD_GLOBAL", "LOAD_NAME"}
-    found = {
+    names = {
         str(step.argval)
-        for code in _codes(thing.__code__)
+        for code in _codes(value.__code__)
         for step in dis.get_instructions(code)
         if step.opname in loads
     }
     head = tree.body[0]
     if isinstance(head, ast.FunctionDef):
         outside = [*head.decorator_list, head.args, *filter(None, [head.returns])]
-        found |= {node.id for part in outside for node in ast.walk(part) if isinstance(node, ast.Name)}
-    return found - set(dir(builtins))
+        names |= {node.id for part in outside for node in ast.walk(part) if isinstance(node, ast.Name)}
+    return names - set(dir(builtins))
 
 
-def _imported(name: str, value: Any) -> str:
+def _import_line(name: str, value: Any) -> str:
     """Return the import statement for a value that another module has under its own name; '' if there is none."""
-    module, own = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if not isinstance(module, str) or not isinstance(own, str) or not own.isidentifier() or module == "__main__":
+    module, own_name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if (
+        not isinstance(module, str)
+        or not isinstance(own_name, str)
+        or not own_name.isidentifier()
+        or module == "__main__"
+    ):
         return ""
     try:
-        found = getattr(importlib.import_module(module), own, None)
+        exported = getattr(importlib.import_module(module), own_name, None)
     except Exception:
         return ""
-    return f"from {module} import {own}" + (f" as {name}" if name != own else "") if found is value else ""
+    return f"from {module} import {own_name}" + (f" as {name}" if name != own_name else "") if exported is value else ""
 
 
-def _plain(name: str, value: Any) -> str:
+def _assignment_line(name: str, value: Any) -> str:
     """Return the assignment of a plain value (numbers, texts, lists, tuples, sets, dicts); '' for other values."""
     text = repr(value)
     try:

@@ -37,7 +37,7 @@ class GenomeResults:
     ids: np.ndarray
     units: Sequence[np.ndarray]
 
-    def encoded(self, rows: np.ndarray) -> np.ndarray:
+    def encode(self, rows: np.ndarray) -> np.ndarray:
         """Return the unit coordinates of some genomes, shape (rows, genes)."""
         return np.stack([self.units[id] for id in self.ids[rows].astype(int).tolist()])
 

@@ -207,7 +207,7 @@ class FidelityModel:
         used = _choose_results(seen.places)
         rows, shares = np.nonzero(used)
         scores = normal_scores(seen.places[used], len(seen.places))
-        points = encode_features(seen.encoded(rows), sizes)
+        points = encode_features(seen.encode(rows), sizes)
         process = Process.fit(points, scores, sizes > 0, np.log(seen.shares)[shares])
         best = normal_scores(np.nanmin(seen.places[:, -1:], axis=0), len(seen.places))
         return cls(process, seen, sizes, used, float(best[0]))
@@ -231,7 +231,7 @@ class FidelityModel:
 
     def _predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the final score of genomes, given all their results, each of shape (rows,)."""
-        points = encode_features(self.seen.encoded(rows), self.sizes)
+        points = encode_features(self.seen.encode(rows), self.sizes)
         mean, variance, last = np.empty(len(rows)), np.empty(len(rows)), self._last(rows)
         left = ~self.used[rows, last]
         if not left.all():

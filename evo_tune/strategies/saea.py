@@ -264,7 +264,7 @@ class SAEA(Strategy):
                 rng.choice(kept[MAX_FIT_POINTS // 2 :], MAX_FIT_POINTS - MAX_FIT_POINTS // 2, replace=False),
             )
         rows = np.array([one.reported_order for one in _trials(history, kept)])
-        points, scores = layout.features(learned.seen.encoded(rows)), learned.scores(rows)
+        points, scores = layout.features(learned.seen.encode(rows)), learned.scores(rows)
         alone = len(history.objectives) == 1 and self.gp_only > 0.0 and rng.random() < self.gp_only
         pending = _pending(history, layout)
         models = Models.fit(points, scores, pending, layout.sizes, layout.kinds, rng, alone, learned.process)

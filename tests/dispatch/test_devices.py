@@ -211,7 +211,7 @@ def test_what_is_known_of_a_gpu_is_told(machine, capability, precision):
     known = inventory(plan())
     assert known.facts[0] == ("A GPU", 10 * 2**30, 9 * 2**30, precision)
     assert "GPUs by CUDA_VISIBLE_DEVICES=0,GPU-b" in known.why
-    assert [facts.what for facts in inventory(plan(ranks=2)).facts] == ["2 x A GPU"]
+    assert [facts.name for facts in inventory(plan(ranks=2)).facts] == ["2 x A GPU"]
     assert any("share its memory (9.0 GiB or more)" in line for line in inventory(plan(per_device="auto")).why)
     assert inventory(plan(devices="cpu", slots=2)).facts[0].total == limits.host_memory()[0]
 

@@ -47,7 +47,7 @@ def test_a_pause_costs_one_tick_of_the_timeout(monkeypatch):
     monkeypatch.setattr(processes, "time", Clock())
     process = object.__new__(Process)
     waits = []
-    monkeypatch.setattr(process, "gone", lambda: False, raising=False)
+    monkeypatch.setattr(process, "is_dead", lambda: False, raising=False)
     monkeypatch.setattr(process, "_has_reply", lambda seconds: waits.append(seconds), raising=False)
     with pytest.raises(WorkerLost, match="no result within 5 s: killed"):
         process._receive(5.0)

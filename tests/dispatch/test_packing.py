@@ -42,7 +42,7 @@ def test_a_card_never_gives_more_than_it_has_and_lets_everyone_have_their_turn(m
         while (admitted := card.admit()) is not None:
             begun.append(admitted.slot)
             assert not {*admitted.resting} & {*card.idle, *card.running}
-        assert card.given <= memory
+        assert card.used_bytes <= memory
         assert not {*card.running} & {*card.idle}
         if any(amount == memory for amount in card.running.values()):
             assert len(card.running) == 1
@@ -61,10 +61,10 @@ def test_idle_workers_end_only_where_their_memory_is_needed():
         card.enter(slot, 3)
         assert card.admit() == (slot, ())
     for slot in "bac":
-        card.leave(slot, held=1)
+        card.leave(slot, idle_bytes=1)
     card.enter("a", 8)
     assert card.admit() == ("a", ())
-    card.leave("a", held=1)
+    card.leave("a", idle_bytes=1)
     card.enter("a", 9)
     assert card.admit() == ("a", ("b",)), "the one that has been idle for longest"
 
@@ -78,7 +78,7 @@ def forecast_of(*measured: tuple[float, float]) -> MemoryForecast:
 
 
 def set_aside(forecast: MemoryForecast, predicted: float) -> float:
-    needed = forecast.needed({"x": predicted})
+    needed = forecast.bytes_needed({"x": predicted})
     assert needed is not None
     return needed - CONTEXT
 
@@ -88,7 +88,7 @@ def test_until_a_training_was_measured_twice_its_prediction_is_set_aside():
     forecast = forecast_of()
     forecast.learn({"x": 1.0}, {})
     assert set_aside(forecast, 4 * GIB) == 8 * GIB
-    assert MemoryForecast(lambda genome: {"params": 7.0}).needed({"x": 1.0}) is None
+    assert MemoryForecast(lambda genome: {"params": 7.0}).bytes_needed({"x": 1.0}) is None
 
 
 def test_a_small_training_that_took_far_more_says_little_of_a_large_one():
@@ -134,7 +134,7 @@ def test_what_cannot_be_predicted_gets_the_card_to_itself():
     def broken(genome):
         raise OptionError("no such genome")
 
-    assert MemoryForecast(broken).needed({"x": 1.0}) is None
+    assert MemoryForecast(broken).bytes_needed({"x": 1.0}) is None
     forecast = MemoryForecast(broken)
     forecast.learn({"x": 1.0}, {"peak_memory": 1.0})
 

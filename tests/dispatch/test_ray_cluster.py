@@ -58,7 +58,7 @@ class Ray:
         answer = self.answers.pop(0) if self.answers else None
         self.asked += 1
         never, nothing = SimpleNamespace(remote=lambda *_: TimeoutError), SimpleNamespace(remote=lambda *_: None)
-        methods = {"run": never, "heard": nothing, "kill": nothing, "close": nothing}
+        methods = {"run": never, "sign_of_life": nothing, "kill": nothing, "close": nothing}
         return SimpleNamespace(open=SimpleNamespace(remote=lambda *given: answer), **methods)
 
     def wait(self, pending: list[object], timeout: float) -> tuple[list[object], list[object]]:
@@ -107,7 +107,7 @@ def test_only_where_no_machine_fits_the_run_stops(opened):
 def head(monkeypatch):
     """What listens where a head does; silent for half a second, it is lost."""
     monkeypatch.setattr(module, "LOOK_EVERY", 0.02)
-    monkeypatch.setattr(module, "SILENT", 0.5)
+    monkeypatch.setattr(module, "CLUSTER_TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening
 
@@ -146,7 +146,7 @@ def test_a_head_that_listens_and_does_not_answer_holds_up_nobody(opened, monkeyp
     )
     assert until(lambda: ray.asked == 1, 5.0)
     monkeypatch.setattr(ray, question, lambda **_: forever.wait(60.0))
-    monkeypatch.setattr(module, "SILENT", 0.5)
+    monkeypatch.setattr(module, "CLUSTER_TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         slot._engine._head = listening.getsockname()
         with pytest.warns(UserWarning, match="set aside"), pytest.raises(ClusterLost, match="does not answer"):
@@ -165,14 +165,14 @@ def test_what_ray_cannot_do_is_said_to_who_waits(opened, monkeypatch):
 
 
 def test_a_head_that_comes_back_in_time_is_asked_for_what_is_owed(opened, head, monkeypatch):
-    monkeypatch.setattr(module, "SILENT", 60.0)
+    monkeypatch.setattr(module, "CLUSTER_TIMEOUT", 60.0)
     ray, slot = opened(("node1/cpu", ""), ("node2/cpu", ""), head=head)
     assert until(lambda: slot.available, 5.0)
     address = head.getsockname()
     head.close()
     engine, seat = slot._engine, slot._seat
     assert until(lambda: not engine.connected, 5.0)
-    slot._give_up(seat)
+    slot._drop_seat(seat)
     assert ray.asked == 1
     assert not slot.available
     with socket.create_server(address):

@@ -143,7 +143,7 @@ def test_a_name_a_path_and_a_command_are_told_apart(tmp_path: Path) -> None:
 def read(lines: list[str], patterns: list[str], progress: str = "", **fields: Any) -> OutputReader:
     reading = OutputReader(parse_patterns(patterns), parse_progress(progress), context(Path(), **fields))
     for line in lines:
-        reading.take(line)
+        reading.read_line(line)
     reading.end()
     return reading
 

@@ -194,7 +194,7 @@ def test_what_was_seen_is_what_was_known_up_to_each_rung() -> None:
     assert seen.places[[4, 1, 0], 2].tolist() == [2.0, 5.0, 6.0]
     assert np.isnan(seen.places[6, :2]).all()
     assert seen.places[6, 2] == 7.0
-    assert np.array_equal(seen.encoded(np.array([2])), [history.proposed_units[2]])
+    assert np.array_equal(seen.encode(np.array([2])), [history.proposed_units[2]])
 
 
 def test_nothing_is_learned_before_one_genome_was_trained_in_full() -> None:

@@ -52,7 +52,7 @@ def command(
             PlannedSlot(
                 slot=f"slot {number}",
                 device=device.name,
-                model=facts.what,
+                model=facts.name,
                 threads=planned.threads,
                 memory=facts.total,
                 free=facts.free,

@@ -37,15 +37,15 @@ class PendingAnswer:
     """
 
     def __init__(self, loop: Any, ask: Callable[[], Awaitable[Any]]) -> None:
-        self._told: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._result_queue: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         self._ask = ask
-        loop.add_callback(self._asked)
+        loop.add_callback(self._ask_and_store)
 
-    async def _asked(self) -> None:
+    async def _ask_and_store(self) -> None:
         try:
-            self._told.put((await self._ask(), None))
+            self._result_queue.put((await self._ask(), None))
         except BaseException as error:  # otherwise `get` would wait for ever
-            self._told.put((None, error))
+            self._result_queue.put((None, error))
 
     def get(self, seconds: float) -> Any:
         """Return the answer; it can be read only once.
@@ -57,10 +57,10 @@ class PendingAnswer:
             queue.Empty: No answer came in time.
             BaseException: The exception that `ask` or its result ended with.
         """
-        told, error = self._told.get(timeout=max(0.0, seconds))
+        answer, error = self._result_queue.get(timeout=max(0.0, seconds))
         if error is not None:
             raise error
-        return told
+        return answer
 
 
 LOOK_EVERY = 0.5
@@ -69,39 +69,41 @@ LOOK_EVERY = 0.5
 CONNECT = 10.0
 """Seconds that a scheduler has to answer, also after its connection breaks."""
 
-SILENT = 30.0
+SCHEDULER_TIMEOUT = 30.0
 """Seconds without an answer after which the scheduler counts as lost."""
 
-AT_ONCE = 16
+MAX_PARALLEL_JOINS = 16
 """Joining workers that are asked in parallel."""
 
 _hosts: dict[str, SlotServer | None] = {}
 """On a worker: its hosts by seat key; None marks a closed seat, so that late messages do not reopen it."""
 
-_opening = threading.Lock()
+_hosts_lock = threading.Lock()
 
 
 # ---------------------------------------------------------------- on a worker
 
 
-def _run(key: str, host: tuple[Any, ...], candidate: dict[str, Any], folder: str | None) -> dict[str, Any] | None:
+def _run(
+    key: str, host_arguments: tuple[Any, ...], candidate: dict[str, Any], folder: str | None
+) -> dict[str, Any] | None:
     """Evaluate a candidate in the seat of this key; its first candidate opens it."""
     import distributed
 
     distributed.secede()  # type: ignore[no-untyped-call] # this module counts seats: GPUs may share a thread
-    with _opening:
+    with _hosts_lock:
         if key not in _hosts:
             try:
-                _hosts[key] = SlotServer(*host)
+                _hosts[key] = SlotServer(*host_arguments)
             except RunError as error:
                 return {"unfit": str(error)}
-        seat = _hosts[key]
-    return None if seat is None else seat.run(candidate, folder)
+        server = _hosts[key]
+    return None if server is None else server.run(candidate, folder)
 
 
-def _heard(key: str) -> int | None:
+def _sign_of_life(key: str) -> int | None:
     host = _hosts.get(key)
-    return None if host is None else host.heard()
+    return None if host is None else host.sign_of_life()
 
 
 def _kill(*keys: str) -> None:
@@ -117,13 +119,13 @@ def _close(key: str) -> None:
         host.close()
 
 
-def _join(run: str, wanted: tuple[Any, ...]) -> list[Device]:
+def _prepare_worker(run: str, device_request: tuple[Any, ...]) -> list[Device]:
     """Kill the training runs of earlier sessions of the same run; return the device of each slot.
 
     A session whose parent died leaves them behind.
     """
     _kill(*(key for key, host in list(_hosts.items()) if host is not None and key.startswith(f"{run}/")))
-    return list_slot_devices(*wanted)
+    return list_slot_devices(*device_request)
 
 
 # ---------------------------------------------------------------- in the parent
@@ -153,39 +155,41 @@ class DaskEngine(Engine):
             raise OptionError("--backend dask needs Dask and cryptography: pip install 'evo-tune[dask]'") from None
         if cluster.address and cluster.address.startswith("tls://"):
             _check_certificate(distributed, cluster.address)
-        self._parcel, self._limits = PackedTask.of(task, cluster.run), (timeout, retries)
-        self._wanted = cluster
-        self._cluster = None if cluster.address else _local_cluster(distributed, plan, security)
+        self._parcel, self._slot_arguments = PackedTask.of(task, cluster.run), (timeout, retries)
+        self._settings = cluster
+        self._own_cluster = None if cluster.address else _local_cluster(distributed, plan, security)
         try:
-            self._client = distributed.Client(cluster.address or self._cluster, timeout=CONNECT, set_as_default=False)
+            self._client = distributed.Client(
+                cluster.address or self._own_cluster, timeout=CONNECT, set_as_default=False
+            )
         except BaseException as error:
-            if self._cluster is not None:
-                self._cluster.close(timeout=CONNECT)
+            if self._own_cluster is not None:
+                self._own_cluster.close(timeout=CONNECT)
             if cluster.address and isinstance(error, OSError | ValueError | TimeoutError):
                 raise OptionError(f"--address {cluster.address}: no Dask scheduler answers there ({error})") from None
             raise
         self._lock = threading.Lock()
-        self._known: dict[str, str] = {}
+        self._machine_by_worker: dict[str, str] = {}
         """Machine of each current worker, by address."""
         self._free: list[DaskSeat] = []
-        self._offered: dict[str, int] = {}
+        self._usable_devices: dict[str, int] = {}
         """Number of usable devices, by worker address."""
         self._refusal: str | None = None
         """Reason why the last device was set aside."""
         self._silent: dict[str, list[DaskSeat]] = {}
         """Seats of workers that do not answer, by worker address."""
-        self._answered = time.monotonic()
+        self._last_answer_time = time.monotonic()
         self._closing = threading.Event()
-        self._parcel.set_mark()
+        self._parcel.mark_shared_folder()
         try:
-            self._look()
+            self._update_workers()
         except SeatLost as error:
             self.close()
             raise OptionError(f"--address {cluster.address}: the Dask scheduler there gives {error}") from None
         threading.Thread(target=self._watch, name="dask workers", daemon=True).start()
 
     @property
-    def room(self) -> int:
+    def free_seats(self) -> int:
         return len(self._free)
 
     @property
@@ -196,54 +200,62 @@ class DaskEngine(Engine):
     def _watch(self) -> None:
         while not self._closing.wait(LOOK_EVERY):
             with contextlib.suppress(SeatLost):  # no answer: try again at the next look
-                self._look()
-                self._answered = time.monotonic()
+                self._update_workers()
+                self._last_answer_time = time.monotonic()
             for address in list(self._silent):
                 with contextlib.suppress(SeatLost):
                     self._wake(address)
 
-    def _look(self) -> None:
+    def _update_workers(self) -> None:
         """Add the workers that have joined, and remove those that have left."""
-        told = self._within(ANSWER_SECONDS, lambda: self._client.scheduler.identity(n_workers=-1))["workers"]
-        found = {address: str(one["host"]) for address, one in told.items()}
-        if new := found.keys() - self._known.keys():
-            with ThreadPoolExecutor(AT_ONCE) as threads:
-                list(threads.map(lambda one: self._join(one, found[one], int(told[one]["nthreads"])), new))
+        workers = self._ask_within(ANSWER_SECONDS, lambda: self._client.scheduler.identity(n_workers=-1))["workers"]
+        machines = {address: str(worker["host"]) for address, worker in workers.items()}
+        if new := machines.keys() - self._machine_by_worker.keys():
+            with ThreadPoolExecutor(MAX_PARALLEL_JOINS) as threads:
+                list(
+                    threads.map(
+                        lambda worker: self._join(worker, machines[worker], int(workers[worker]["nthreads"])), new
+                    )
+                )
         with self._lock:
-            self._known = found
-            self._free = [seat for seat in self._free if seat.address in found]
-            self._silent = {address: seats for address, seats in self._silent.items() if address in found}
-            self._offered = {address: many for address, many in self._offered.items() if address in found}
+            self._machine_by_worker = machines
+            self._free = [seat for seat in self._free if seat.address in machines]
+            self._silent = {address: seats for address, seats in self._silent.items() if address in machines}
+            self._usable_devices = {
+                address: count for address, count in self._usable_devices.items() if address in machines
+            }
 
     def _join(self, address: str, machine: str, threads: int) -> None:
-        wanted = (self._wanted.devices, self._wanted.per_device, threads, self._wanted.ranks)
+        device_request = (self._settings.devices, self._settings.per_device, threads, self._settings.ranks)
         try:
-            devices = self.call(address, ANSWER_SECONDS, _join, self._parcel.run, wanted)
+            devices = self.call(address, ANSWER_SECONDS, _prepare_worker, self._parcel.run, device_request)
         except SeatLost:
             # `_wake` asks again; this seat keeps the machine's name until then.
             with self._lock:
                 self._silent.setdefault(address, []).append(DaskSeat(self, address, machine, CPU, threads))
             return
         except Exception as error:  # evo-tune is not installed there, or a requested GPU is missing
-            self._set_aside(address, 0, f"the Dask worker at {address} cannot be used: {error}")
+            self._exclude_device(address, 0, f"the Dask worker at {address} cannot be used: {error}")
             return
-        place = "" if self._cluster else f"{machine}/"
+        place = "" if self._own_cluster else f"{machine}/"
         with self._lock:
-            self._offered[address] = len(devices)
+            self._usable_devices[address] = len(devices)
             self._free += [DaskSeat(self, address, place + device.name, device) for device in devices]
 
     def _wake(self, address: str) -> None:
         """Ask a silent worker again; if it answers, kill its lost training runs and reuse its seats."""
         seats = self._silent.get(address, [])
-        self._within(ANSWER_SECONDS, lambda: self._client.run(_kill, *(seat.key for seat in seats), workers=[address]))
+        self._ask_within(
+            ANSWER_SECONDS, lambda: self._client.run(_kill, *(seat.key for seat in seats), workers=[address])
+        )
         with self._lock:
             seats = self._silent.pop(address, [])
-            self._free += [seat.again() for seat in seats if not seat.threads]
+            self._free += [seat.replacement() for seat in seats if not seat.threads]
         for seat in seats:
             if seat.threads:
                 self._join(address, seat.device, seat.threads)
 
-    def _within(self, seconds: float, ask: Callable[[], Awaitable[Any]]) -> Any:
+    def _ask_within(self, seconds: float, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Return the answer to a request made in the client's own thread.
 
         Raises:
@@ -267,15 +279,15 @@ class DaskEngine(Engine):
         if address in self._silent or not self.connected:
             raise SeatLost(f"the Dask worker at {address} does not answer")
         try:
-            return self._within(seconds, lambda: self._client.run(function, *args, workers=[address]))[address]
+            return self._ask_within(seconds, lambda: self._client.run(function, *args, workers=[address]))[address]
         except KeyError:
             raise SeatLost(f"the Dask worker at {address} is not there") from None
         except SeatLost as error:
-            if self.connected and address in self._known:
-                self._leave_alone(address, str(error))
+            if self.connected and address in self._machine_by_worker:
+                self._suspend_worker(address, str(error))
             raise SeatLost(f"the Dask worker at {address} does not answer: {error}") from None
 
-    def _leave_alone(self, address: str, why: str) -> None:
+    def _suspend_worker(self, address: str, why: str) -> None:
         with self._lock:
             first = address not in self._silent
             waiting = [seat for seat in self._free if seat.address == address]
@@ -289,64 +301,71 @@ class DaskEngine(Engine):
         """Whether there is a connection to the scheduler."""
         return bool(self._client.status == "running")
 
-    def known(self, address: str) -> bool:
+    def is_known(self, address: str) -> bool:
         """Return whether a worker is in the cluster."""
-        return address in self._known
+        return address in self._machine_by_worker
 
     def refuse(self, seat: Seat, why: str) -> None:
         assert isinstance(seat, DaskSeat)
         with contextlib.suppress(SeatLost):
             seat.close()
-        self._set_aside(seat.address, max(0, self._offered.get(seat.address, 0) - 1), f"{seat.device}: {why}")
+        self._exclude_device(
+            seat.address, max(0, self._usable_devices.get(seat.address, 0) - 1), f"{seat.device}: {why}"
+        )
 
-    def _set_aside(self, address: str, left: int, why: str) -> None:
+    def _exclude_device(self, address: str, remaining: int, why: str) -> None:
         with self._lock:
-            self._offered[address] = left
+            self._usable_devices[address] = remaining
             self._refusal = why
         warnings.warn(f"set aside: {why}", stacklevel=3)
 
     @property
-    def _hopeless(self) -> bool:
+    def _all_devices_excluded(self) -> bool:
         """Whether every device of the cluster is set aside."""
-        return self._refusal is not None and bool(self._known) and not any(self._offered.values()) and not self._silent
+        return (
+            self._refusal is not None
+            and bool(self._machine_by_worker)
+            and not any(self._usable_devices.values())
+            and not self._silent
+        )
 
     @property
-    def _lost(self) -> bool:
-        silent = time.monotonic() - self._answered > SILENT
+    def _scheduler_lost(self) -> bool:
+        silent = time.monotonic() - self._last_answer_time > SCHEDULER_TIMEOUT
         return not self._closing.is_set() and (silent or self._client.status in ("closing", "closed"))
 
-    def has_seat(self) -> bool:
-        return self._lost or self._hopeless or (self.connected and bool(self._free))
+    def take_returns_now(self) -> bool:
+        return self._scheduler_lost or self._all_devices_excluded or (self.connected and bool(self._free))
 
     def take(self) -> Seat | None:
-        if self._lost:
+        if self._scheduler_lost:
             raise ClusterLost(
-                f"the Dask scheduler at {self._wanted.address or 'this machine'} does not answer any more; everything "
-                "recorded is saved: `evo-tune resume` goes on once it is back"
+                f"the Dask scheduler at {self._settings.address or 'this machine'} does not answer any more; "
+                "everything recorded is saved: `evo-tune resume` goes on once it is back"
             )
         with self._lock:
             if self._free and self.connected:
                 return self._free.pop(0)
-            if self._hopeless:
+            if self._all_devices_excluded:
                 raise RunError(f"no device of the cluster can be used; the last one was set aside: {self._refusal}")
         return None
 
-    def give_up(self, seat: Seat) -> None:
+    def note_lost(self, seat: Seat) -> None:
         assert isinstance(seat, DaskSeat)
         with self._lock:
             if seat.address in self._silent:
                 self._silent[seat.address].append(seat)
-            elif seat.address in self._known:
-                self._free.append(seat.again())
+            elif seat.address in self._machine_by_worker:
+                self._free.append(seat.replacement())
 
     def close(self) -> None:
         self._closing.set()
         self._parcel.remove_mark()
         with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):  # it may be gone
             self._client.close(timeout=CLOSE_SECONDS)
-        if self._cluster is not None:
+        if self._own_cluster is not None:
             with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):
-                self._cluster.close(timeout=CLOSE_SECONDS)
+                self._own_cluster.close(timeout=CLOSE_SECONDS)
 
     def submit(self, seat: DaskSeat, candidate: dict[str, Any], folder: str | None) -> tuple[Any, PendingAnswer]:
         """Send a candidate to a seat's worker; return the Dask future and its pending answer.
@@ -354,7 +373,7 @@ class DaskEngine(Engine):
         Raises:
             Lost: The worker cannot be reached.
         """
-        host = (self._parcel, seat.device, seat.pinned, *self._limits)
+        host = (self._parcel, seat.device, seat.slot_device, *self._slot_arguments)
         try:
             future = self._client.submit(
                 _run, seat.key, host, candidate, folder, workers=[seat.address], allow_other_workers=False, pure=False
@@ -366,7 +385,7 @@ class DaskEngine(Engine):
     def forget(self, future: Any) -> None:
         """Cancel a future whose worker has left."""
         with contextlib.suppress(SeatLost):
-            self._within(CLOSE_SECONDS, lambda: self._client.cancel([future]))
+            self._ask_within(CLOSE_SECONDS, lambda: self._client.cancel([future]))
 
 
 def _check_certificate(distributed: Any, address: str) -> None:
@@ -376,8 +395,8 @@ def _check_certificate(distributed: Any, address: str) -> None:
         OptionError: None is configured, or it cannot be read.
     """
     try:
-        found = distributed.Security().get_connection_args("client").get("ssl_context")
-        reason = "" if found is not None else "none is configured"
+        context = distributed.Security().get_connection_args("client").get("ssl_context")
+        reason = "" if context is not None else "none is configured"
     except (OSError, ValueError) as error:  # an SSLError is an OSError
         reason = str(error)
     if reason:
@@ -395,8 +414,8 @@ def _local_cluster(distributed: Any, plan: Plan, security: Any) -> Any:
     Everybody who reaches a scheduler can run code as its user. So only processes with the cluster's certificate get an
     answer, on 127.0.0.1 too, and no port serves pages.
     """
-    many = len(plan.slots)
-    workers, threads = (many, 1) if plan.slots[0] == CPU else (1, many)
+    slot_count = len(plan.slots)
+    workers, threads = (slot_count, 1) if plan.slots[0] == CPU else (1, slot_count)
     with importlib.import_module("dask").config.set(NO_PAGES):
         return distributed.LocalCluster(
             n_workers=workers,
@@ -425,13 +444,13 @@ class DaskSeat(Seat):
         self._engine = engine
         self.address = address
         self.device = device
-        self.pinned = pinned
+        self.slot_device = pinned
         self.threads = threads
         self.key = f"{engine.run}/{uuid.uuid4().hex}"
 
-    def again(self) -> DaskSeat:
+    def replacement(self) -> DaskSeat:
         """Return a new seat that replaces this lost one."""
-        return DaskSeat(self._engine, self.address, self.device, self.pinned)
+        return DaskSeat(self._engine, self.address, self.device, self.slot_device)
 
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:
         return self._engine.submit(self, candidate, folder)
@@ -444,7 +463,7 @@ class DaskSeat(Seat):
                 reply: dict[str, Any] | None = answer.get(min(0.1, end - time.monotonic()))
                 return reply
             except Empty:
-                if not self._engine.known(self.address):
+                if not self._engine.is_known(self.address):
                     self._engine.forget(future)
                     raise SeatLost(f"the Dask worker at {self.address} has left the cluster") from None
                 if time.monotonic() >= end:
@@ -452,8 +471,8 @@ class DaskSeat(Seat):
             except (Exception, asyncio.CancelledError) as error:  # KilledWorker, a broken connection
                 raise SeatLost(f"the Dask worker at {self.address} is lost ({type(error).__name__})") from None
 
-    def heard(self, within: float = ANSWER_SECONDS) -> int | None:
-        pid: int | None = self._engine.call(self.address, within, _heard, self.key)
+    def sign_of_life(self, within: float = ANSWER_SECONDS) -> int | None:
+        pid: int | None = self._engine.call(self.address, within, _sign_of_life, self.key)
         return pid
 
     def kill(self) -> None:

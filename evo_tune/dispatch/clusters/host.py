@@ -33,11 +33,11 @@ into the folder that a resumed run uses."""
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and packages that affect results; all machines of a run must have the same."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    packages = {"python": ".".join(platform.python_version_tuple()[:2])}
     for package in ("evo-tune", "torch", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            packages[package] = metadata.version(package)
+    return packages
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class PackedTask:
         """Path of a file in the trials' folder; a machine that sees the file shares this folder with the parent."""
         return Path(self.task.trials_folder, f".run-{self.run}")
 
-    def set_mark(self) -> None:
+    def mark_shared_folder(self) -> None:
         """Create the mark, so that machines recognize a shared trials' folder."""
         with contextlib.suppress(OSError):  # the journal reports a full disk
             self.mark.parent.mkdir(parents=True, exist_ok=True)
@@ -135,8 +135,8 @@ def _private(folder: Path) -> Path:
     """Return this folder if only this user can write to it, else a new one: the files in it are executed."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    status = folder.lstat()
+    mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
     return folder if mine else Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
 
 
@@ -196,9 +196,9 @@ class SlotServer:
             The fields of the outcome; None if the slot was killed meanwhile; only 'unfit', the reason, if this
             machine cannot train.
         """
-        self.heard()
-        done = threading.Event()
-        threading.Thread(target=self._watch, args=(done,), daemon=True).start()
+        self.sign_of_life()
+        ended = threading.Event()
+        threading.Thread(target=self._watch, args=(ended,), daemon=True).start()
         try:
             return vars(self._slot.run(Candidate(**candidate), folder))
         except SlotClosed:
@@ -206,14 +206,14 @@ class SlotServer:
         except SlotUnfit as error:
             return {"unfit": str(error)}
         finally:
-            done.set()
+            ended.set()
 
-    def _watch(self, done: threading.Event) -> None:
-        while not done.wait(1.0):
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(1.0):
             if time.monotonic() - self._heard > LEASE:
                 self._slot.kill()
 
-    def heard(self) -> int | None:
+    def sign_of_life(self) -> int | None:
         """Note a sign of life from the parent; return the process id of the worker."""
         self._heard = time.monotonic()
         return self._slot.pid

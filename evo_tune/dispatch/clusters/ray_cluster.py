@@ -71,16 +71,16 @@ def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
             raise OptionError(f"--address {address}: no Ray answers there ({error})") from None
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    here: dict[str, Any] = {}
+    local_options: dict[str, Any] = {}
     if address is None:
         gpus = {id for device in plan.slots for id in device.visible.split(",") if id}
         cores = len(plan.slots) * plan.threads * ranks
         folder = _private_folder()
-        here = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False, "_temp_dir": folder}
+        local_options = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False, "_temp_dir": folder}
         _require_token(ray)
-    with _own_signals(), _to_itself(ray) if here else contextlib.nullcontext():
+    with _own_signals(), _to_itself(ray) if local_options else contextlib.nullcontext():
         try:
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local_options)
         except (OSError, RuntimeError, ValueError) as error:
             raise OptionError(f"--address {address or 'local'}: no Ray answers there ({error})") from error
 
@@ -130,17 +130,17 @@ def _to_itself(ray: Any) -> Iterator[None]:
     Ray for clusters of several machines. So the constant that Ray derives from it is set as well, and then restored.
     """
     constants, name = importlib.import_module("ray._private.ray_constants"), "ENABLE_RAY_CLUSTER"
-    before, variable = getattr(constants, name, None), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-    given = os.environ.get(variable)
+    old_constant, variable = getattr(constants, name, None), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    old_value = os.environ.get(variable)
     os.environ[variable] = "0"  # for Ray's own processes
     setattr(constants, name, False)
     try:
         yield
     finally:
-        setattr(constants, name, before)
+        setattr(constants, name, old_constant)
         os.environ.pop(variable)
-        if given is not None:
-            os.environ[variable] = given
+        if old_value is not None:
+            os.environ[variable] = old_value
     if not ray.is_initialized():
         return
     address = str(ray.nodes()[0]["NodeManagerAddress"])
@@ -164,7 +164,7 @@ def _own_signals() -> Iterator[None]:
 LOOK_EVERY = 1.0
 """Seconds between two checks of the cluster."""
 
-SILENT = 20.0
+CLUSTER_TIMEOUT = 20.0
 """Seconds without an answer of the head, or without a live node, after which the cluster counts as lost.
 
 Ray itself ends this process after 60 s without an answer of the head.
@@ -174,11 +174,11 @@ Ray itself ends this process after 60 s without an answer of the head.
 class _Actor:
     """A Ray actor with the slot's host; `open` creates the host, so that its error can be returned."""
 
-    def open(self, host: tuple[Any, ...], on_gpu: bool, here: bool) -> tuple[str, str]:
+    def open(self, host: tuple[Any, ...], on_gpu: bool, is_local: bool) -> tuple[str, str]:
         """Return the device's name and the reason why this machine cannot be used, '' if it can."""
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if on_gpu else ""
         device = Device(f"cuda:{visible}", visible) if visible else CPU
-        name = device.name if here else f"{platform.node()}/{device.name}"
+        name = device.name if is_local else f"{platform.node()}/{device.name}"
         try:
             parcel, *limits = host
             self._host = SlotServer(parcel, name, device, *limits)
@@ -189,8 +189,8 @@ class _Actor:
     def run(self, candidate: dict[str, Any], folder: str | None) -> dict[str, Any] | None:
         return self._host.run(candidate, folder)
 
-    def heard(self) -> int | None:
-        return self._host.heard()
+    def sign_of_life(self) -> int | None:
+        return self._host.sign_of_life()
 
     def kill(self) -> None:
         self._host.kill()
@@ -230,9 +230,9 @@ class RayEngine(Engine):
         resources = ray.cluster_resources()
         self.on_gpu = cluster.devices != "cpu" and resources.get("GPU", 0) > 0
         ranks, cores = cluster.ranks, cluster.ranks * task.threads
-        each = ranks if ranks > 1 else 1 / cluster.per_device  # Ray allows fractions only below one GPU
-        self._each, self._cores = each, cores
-        self._share = {"num_cpus": cores, "num_gpus": each if self.on_gpu else 0}
+        gpus = ranks if ranks > 1 else 1 / cluster.per_device  # Ray allows fractions only below one GPU
+        self._each, self._cores = gpus, cores
+        self._share = {"num_cpus": cores, "num_gpus": gpus if self.on_gpu else 0}
         self._room = self._places()
         self._lock = threading.Lock()
         self._coming: list[RaySeat] = []
@@ -247,13 +247,13 @@ class RayEngine(Engine):
         self._counted: int | None = None
         """Number of actors that the cluster has resources for; None if not counted since the last was set aside."""
         self._head = head_of(ray)
-        self._answered = time.monotonic()
+        self._last_answer_time = time.monotonic()
         self._closing, self._woken = threading.Event(), threading.Event()
-        self._parcel.set_mark()
+        self._parcel.mark_shared_folder()
         threading.Thread(target=self._watch, name="ray head", daemon=True).start()
 
     @property
-    def room(self) -> int:
+    def free_seats(self) -> int:
         return self._room
 
     def join(self) -> None:
@@ -304,7 +304,7 @@ class RayEngine(Engine):
         answers = self._answers()
         self.connected = answers and any(node["Alive"] for node in self._ray.nodes())
         if self.connected:
-            self._answered = time.monotonic()
+            self._last_answer_time = time.monotonic()
         if not self.connected:
             self._dead = f"no node of the Ray cluster at {self._address} is alive" if answers else self._no_head
         return self.connected
@@ -325,12 +325,12 @@ class RayEngine(Engine):
     @property
     def lost(self) -> bool:
         """Whether the head has been silent, or no node alive, for too long."""
-        return time.monotonic() - self._answered > SILENT and not self._closing.is_set()
+        return time.monotonic() - self._last_answer_time > CLUSTER_TIMEOUT and not self._closing.is_set()
 
-    def has_seat(self) -> bool:
+    def take_returns_now(self) -> bool:
         if self.lost or self._failure is not None:
             return True
-        return self.connected and (self._hopeless or any(seat.ready for seat in self._coming))
+        return self.connected and (self._all_devices_excluded or any(seat.ready for seat in self._coming))
 
     def take(self) -> Seat | None:
         if self.lost:
@@ -345,7 +345,7 @@ class RayEngine(Engine):
             if self._is_fit(seat):
                 return seat
             self._owe()
-        if self._hopeless:
+        if self._all_devices_excluded:
             raise RunError(f"no device of the cluster can be used; the last one was set aside: {self._refusal}")
         return None
 
@@ -357,7 +357,7 @@ class RayEngine(Engine):
             return seat
 
     @property
-    def _hopeless(self) -> bool:
+    def _all_devices_excluded(self) -> bool:
         """Whether every place of the cluster is set aside."""
         return self._counted is not None and len(self._parked) >= max(self._room, self._counted)
 
@@ -389,7 +389,7 @@ class RayEngine(Engine):
                 self._park(seat, refusal)
         return not refusal
 
-    def give_up(self, seat: Seat) -> None:
+    def note_lost(self, seat: Seat) -> None:
         self._owe()
 
     def close(self) -> None:
@@ -444,8 +444,8 @@ class RaySeat(Seat):
         except self._ray.exceptions.RayError as error:
             raise SeatLost(f"the Ray actor on {self.device} is lost ({type(error).__name__})") from None
 
-    def heard(self, within: float = ANSWER_SECONDS) -> int | None:
-        pid: int | None = self._ask(self._actor.heard, within)
+    def sign_of_life(self, within: float = ANSWER_SECONDS) -> int | None:
+        pid: int | None = self._ask(self._actor.sign_of_life, within)
         return pid
 
     def kill(self) -> None:

@@ -73,7 +73,7 @@ class Seat(ABC):
         """
 
     @abstractmethod
-    def heard(self, within: float = ANSWER_SECONDS) -> int | None:
+    def sign_of_life(self, within: float = ANSWER_SECONDS) -> int | None:
         """Send a sign of life; return the process id of the worker.
 
         Args:
@@ -132,11 +132,11 @@ class Engine(ABC):
 
     @property
     @abstractmethod
-    def room(self) -> int:
+    def free_seats(self) -> int:
         """Number of seats that are available now."""
 
     @abstractmethod
-    def has_seat(self) -> bool:
+    def take_returns_now(self) -> bool:
         """Return, without waiting, whether `take` would return a seat or raise."""
 
     @abstractmethod
@@ -153,7 +153,7 @@ class Engine(ABC):
         """Set a seat's device aside for good, with a warning: no slot gets it again."""
 
     @abstractmethod
-    def give_up(self, seat: Seat) -> None:
+    def note_lost(self, seat: Seat) -> None:
         """Note that a seat is lost or was killed; a new one may replace it if its machine is still there."""
 
     @abstractmethod
@@ -195,7 +195,7 @@ class RemoteSlot(Slot):
         """Whether it has a machine; takes a free one, so that its device is known from now on."""
         if self._closed or self._engine is None:
             return True
-        if self._seat is None and self._engine.has_seat():
+        if self._seat is None and self._engine.take_returns_now():
             self._take()
         return self._seat is not None
 
@@ -203,7 +203,7 @@ class RemoteSlot(Slot):
     def pid(self) -> int | None:
         seat = self._seat
         with contextlib.suppress(SeatLost):
-            return None if seat is None else seat.heard()
+            return None if seat is None else seat.sign_of_life()
         return None
 
     def move(self, why: str) -> bool:
@@ -216,12 +216,12 @@ class RemoteSlot(Slot):
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
         lost, self._interrupted = 0, False
         while True:
-            seat = self._taken()
+            seat = self._wait_for_seat()
             began = time.monotonic()
             try:
                 return self._attempt(seat, candidate, folder)
             except SeatLost as error:
-                self._give_up(seat)
+                self._drop_seat(seat)
                 self._check_open()
                 lost += 1
                 if lost == ELSEWHERE:
@@ -230,25 +230,25 @@ class RemoteSlot(Slot):
             except _Unfit as error:
                 self._check_open()
                 self.move(str(error))
-                if self._engine is not None and not self._engine.has_seat():
+                if self._engine is not None and not self._engine.take_returns_now():
                     raise NoMachine(f"{self.name} has left its machine, and there is no other now") from None
             except BaseException:  # an interrupt, or Ctrl-C in this thread: stop the training run too
                 with contextlib.suppress(SeatLost):
                     seat.kill()
-                self._give_up(seat)
+                self._drop_seat(seat)
                 raise
 
-    def _give_up(self, seat: Seat) -> None:
+    def _drop_seat(self, seat: Seat) -> None:
         self._seat, self.device = None, UNKNOWN
         if self._engine is not None and not self._closed:
-            self._engine.give_up(seat)
+            self._engine.note_lost(seat)
 
     def _take(self) -> None:
         self._seat = self._engine.take() if self._engine else None
         if self._seat is not None:
             self.device = self._seat.device
 
-    def _taken(self) -> Seat:
+    def _wait_for_seat(self) -> Seat:
         """Return the slot's seat; wait for one if it has none.
 
         Raises:
@@ -285,7 +285,7 @@ class RemoteSlot(Slot):
                 spent += min(now - began, 1.0)  # like `LocalSlot`: a pause of this process counts as one tick
                 overdue = self._timeout is not None and spent > self._timeout
                 if now - heard > (TICK if overdue else HEARD_EVERY):
-                    seat.heard(CLOSE_SECONDS if overdue else ANSWER_SECONDS)
+                    seat.sign_of_life(CLOSE_SECONDS if overdue else ANSWER_SECONDS)
                     heard = time.monotonic()
         self._check_open()
         if reply is None:

@@ -33,14 +33,14 @@ def main(words: list[str]) -> None:
     Raises:
         UsageError: A constant does not exist, or a value is not of its type.
     """
-    path, *rest = words
-    given = [word for word in rest if CONSTANT.match(word)]
+    path, *arguments = words
+    constants = [word for word in arguments if CONSTANT.match(word)]
     with open(path, "rb") as file:
-        tree = replace_constants(ast.parse(file.read(), path), dict(word.partition("=")[::2] for word in given))
+        tree = replace_constants(ast.parse(file.read(), path), dict(word.partition("=")[::2] for word in constants))
     module = ModuleType("__main__")
     module.__file__ = path
     sys.modules["__main__"] = module
-    sys.argv = [path, *(word for word in rest if not CONSTANT.match(word))]
+    sys.argv = [path, *(word for word in arguments if not CONSTANT.match(word))]
     sys.path[0] = os.path.dirname(os.path.abspath(path))
     exec(compile(tree, path, "exec"), vars(module))
 
@@ -55,17 +55,17 @@ def replace_constants(tree: ast.Module, values: dict[str, str]) -> ast.Module:
     Raises:
         UsageError: A constant does not exist, or a value is not of its type.
     """
-    left = dict(values)
+    unused = dict(values)
     for node in tree.body:
-        _replace(node, "", values, left)
+        _replace(node, "", values, unused)
         for inner in node.body if isinstance(node, ast.ClassDef) else []:
-            _replace(inner, f"{getattr(node, 'name', '')}.", values, left)
-    if left:
-        raise UsageError(f"the script has no constant {', '.join(left)}")
+            _replace(inner, f"{getattr(node, 'name', '')}.", values, unused)
+    if unused:
+        raise UsageError(f"the script has no constant {', '.join(unused)}")
     return tree
 
 
-def _replace(node: ast.stmt, prefix: str, values: dict[str, str], left: dict[str, str]) -> None:
+def _replace(node: ast.stmt, prefix: str, values: dict[str, str], unused: dict[str, str]) -> None:
     if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
         return
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -74,11 +74,11 @@ def _replace(node: ast.stmt, prefix: str, values: dict[str, str], left: dict[str
             continue
         holder: ast.keyword | ast.Assign | ast.AnnAssign = node
         if isinstance(node.value, ast.Call):
-            holder = next((one for one in node.value.keywords if one.arg == "default"), node)
+            holder = next((keyword for keyword in node.value.keywords if keyword.arg == "default"), node)
         old = value_of(holder.value)
         if old is not UNKNOWN:
             holder.value = ast.copy_location(ast.Constant(_like(old, values[name], name)), node.value)
-            left.pop(name, None)
+            unused.pop(name, None)
 
 
 def _like(old: bool | int | float | str, text: str, name: str) -> bool | int | float | str:

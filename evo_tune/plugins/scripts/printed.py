@@ -84,18 +84,21 @@ def find_by_name(line: str, name: str) -> list[NamedValue]:
         line: Printed line.
         name: Name of the metric. Case does not count, and '_', '-', '/' and spaces are equal.
     """
-    wanted = _words(name)
-    if not wanted or wanted[-1] not in line.lower():
+    name_words = _words(name)
+    if not name_words or name_words[-1] not in line.lower():
         return []
-    found: list[NamedValue] = []
-    for one in labelled_numbers(line):
-        words = _words(one.label)
-        exact = words == wanted
-        if words[-len(wanted) :] == wanted and (exact or not any(other.exact for other in found)):
-            others = [*_words(one.before), *words[: -len(wanted)]]
-            context = tuple(word for word in others if word.isalpha() and len(word) > 2)  # no numbers, no units
-            found = [*([] if exact else found), NamedValue(one.value, exact, context, one.text, _pattern(one))]
-    return found
+    values: list[NamedValue] = []
+    for number in labelled_numbers(line):
+        words = _words(number.label)
+        exact = words == name_words
+        if words[-len(name_words) :] == name_words and (exact or not any(value.exact for value in values)):
+            words_before = [*_words(number.before), *words[: -len(name_words)]]
+            context = tuple(word for word in words_before if word.isalpha() and len(word) > 2)  # no numbers, no units
+            values = [
+                *([] if exact else values),
+                NamedValue(number.value, exact, context, number.text, _pattern(number)),
+            ]
+    return values
 
 
 def suggestions(lines: Iterable[str], name: str) -> list[LabelledNumber]:
@@ -107,24 +110,24 @@ def suggestions(lines: Iterable[str], name: str) -> list[LabelledNumber]:
         lines: Last lines of the output.
         name: Name of the metric.
     """
-    latest = {one.label: one for line in lines for one in labelled_numbers(line)}
-    wanted = {*_words(name)}
-    alike = {word for kind in KINDS if kind & wanted for word in kind}
+    latest = {number.label: number for line in lines for number in labelled_numbers(line)}
+    name_words = {*_words(name)}
+    alike = {word for kind in KINDS if kind & name_words for word in kind}
     by_time = reversed(latest.values())
     words = {label: {*_words(label)} for label in latest}
-    return sorted(by_time, key=lambda one: (-len(wanted & words[one.label]), not alike & words[one.label]))[
-        :MOST_SUGGESTIONS
-    ]
+    return sorted(
+        by_time, key=lambda number: (-len(name_words & words[number.label]), not alike & words[number.label])
+    )[:MOST_SUGGESTIONS]
 
 
-def metric_flag_hint(name: str, found: Iterable[tuple[str, str]]) -> str:
+def metric_flag_hint(name: str, texts_with_patterns: Iterable[tuple[str, str]]) -> str:
     """Return 'A' or 'B' with the flag that reads the first one.
 
     Args:
         name: Name of the metric.
-        found: Printed texts with the patterns that find them, the likeliest first.
+        texts_with_patterns: Printed texts with the patterns that find them, the likeliest first.
     """
-    texts, patterns = zip(*found, strict=True)
+    texts, patterns = zip(*texts_with_patterns, strict=True)
     shown = ", ".join(f"'{one_line(text, 60)}'" for text in texts)
     return f"{shown}: add --metric {shlex.quote(one_line(f'{name}={patterns[0]}', 300))}"
 
@@ -134,10 +137,10 @@ def to_pattern(text: str) -> str:
     return re.sub(r"\d+", r"\\d+", re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", text))
 
 
-def _pattern(one: LabelledNumber) -> str:
+def _pattern(number: LabelledNumber) -> str:
     """Return the pattern of a label, with the word before it if that is on the line."""
-    before = re.search(rf"{WORD}[^A-Za-z]*$", one.before)
-    return to_pattern((before[0] if before else "") + one.label)
+    before = re.search(rf"{WORD}[^A-Za-z]*$", number.before)
+    return to_pattern((before[0] if before else "") + number.label)
 
 
 def _words(text: str) -> list[str]:

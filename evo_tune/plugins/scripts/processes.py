@@ -80,8 +80,8 @@ def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool
             stderr=subprocess.PIPE,
         )
     except (OSError, ValueError) as error:
-        what = error.strerror if isinstance(error, OSError) else error
-        raise Ended(f"cannot start {one_line(argv[0], 100)!r}: {what}; check the command") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Ended(f"cannot start {one_line(argv[0], 100)!r}: {reason}; check the command") from None
     try:
         for name, line in _lines(script):
             print(line, file=sys.stdout if name == "out" else sys.stderr)
@@ -99,14 +99,14 @@ def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool
 
 def _failure(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:
     lines = list(tails["err"] or tails["out"])
-    said = one_line(_reason(lines), 300) if lines else "it printed nothing"
+    reason = one_line(_reason(lines), 300) if lines else "it printed nothing"
     if any(map(tells_of_memory, lines)):
-        return Ended(f"{said} (exit code {code})", "out_of_memory")
+        return Ended(f"{reason} (exit code {code})", "out_of_memory")
     if code > 0:
-        return Ended(f"{said} (exit code {code})")
+        return Ended(f"{reason} (exit code {code})")
     with contextlib.suppress(ValueError):
-        return Ended(f"the script was killed by {signal.Signals(-code).name}; its last line: {said}", "crashed")
-    return Ended(f"the script was killed by signal {-code}; its last line: {said}", "crashed")
+        return Ended(f"the script was killed by {signal.Signals(-code).name}; its last line: {reason}", "crashed")
+    return Ended(f"the script was killed by signal {-code}; its last line: {reason}", "crashed")
 
 
 def _reason(lines: Sequence[str]) -> str:
@@ -123,7 +123,7 @@ def _lines(script: subprocess.Popen[bytes]) -> Iterator[tuple[str, str]]:
     """
     assert script.stdout is not None
     assert script.stderr is not None
-    rest = {"out": b"", "err": b""}
+    unfinished = {"out": b"", "err": b""}
     with selectors.DefaultSelector() as ready:
         ready.register(script.stdout, selectors.EVENT_READ, "out")
         ready.register(script.stderr, selectors.EVENT_READ, "err")
@@ -135,11 +135,11 @@ def _lines(script: subprocess.Popen[bytes]) -> Iterator[tuple[str, str]]:
                 data, name = os.read(key.fd, LONGEST), key.data
                 if not data:
                     ready.unregister(key.fileobj)
-                *lines, rest[name] = (rest[name] + data).replace(b"\r", b"\n").split(b"\n")
-                if len(rest[name]) >= LONGEST:
-                    lines, rest[name] = [*lines, rest[name]], b""
+                *lines, unfinished[name] = (unfinished[name] + data).replace(b"\r", b"\n").split(b"\n")
+                if len(unfinished[name]) >= LONGEST:
+                    lines, unfinished[name] = [*lines, unfinished[name]], b""
                 yield from ((name, line.decode("utf-8", "replace")) for line in lines)
-    yield from ((name, line.decode("utf-8", "replace")) for name, line in rest.items() if line)
+    yield from ((name, line.decode("utf-8", "replace")) for name, line in unfinished.items() if line)
 
 
 def _end(script: subprocess.Popen[bytes], mark: str) -> None:
@@ -162,8 +162,8 @@ def kill_marked(mark: str) -> None:
     Args:
         mark: NAME=VALUE with a unique value.
     """
-    wanted = mark.encode()
-    _kill_all(lambda: [pid for pid in _others() if _is_marked(pid, wanted)], lambda pid: _is_marked(pid, wanted))
+    entry = mark.encode()
+    _kill_all(lambda: [pid for pid in _others() if _is_marked(pid, entry)], lambda pid: _is_marked(pid, entry))
 
 
 def kill_strays(root: int) -> None:
@@ -192,8 +192,8 @@ class AdoptedOrphans:
         with contextlib.suppress(OSError, AttributeError):
             if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return
-            own = os.getpid()
-            dead = {pid for pid, row in _table().items() if row.parent == own and row.state == "Z"}
+            this_pid = os.getpid()
+            dead = {pid for pid, row in _table().items() if row.parent == this_pid and row.state == "Z"}
             for pid in dead & self._dead:
                 os.waitpid(pid, os.WNOHANG)
             self._dead = dead
@@ -207,11 +207,11 @@ def _kill_all(find: Callable[[], Iterable[int]], is_meant: Callable[[int], bool]
         is_meant: Returns whether a process is meant, because its id may belong to another process by now.
     """
     for _ in range(ROUNDS):
-        found = list(find())
-        for pid in found:
+        pids = list(find())
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 _kill(pid, is_meant)
-        if not found:
+        if not pids:
             break
         time.sleep(0.002)
 
@@ -238,9 +238,9 @@ def _others() -> list[int]:
     return []
 
 
-def _is_marked(pid: int, wanted: bytes) -> bool:
+def _is_marked(pid: int, entry: bytes) -> bool:
     with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-        return wanted in file.read(1 << 20).split(b"\0")  # empty for a dead process
+        return entry in file.read(1 << 20).split(b"\0")  # empty for a dead process
     return False
 
 
@@ -264,9 +264,9 @@ def _table() -> dict[int, _Row]:
 
 def _strays(root: int) -> list[int]:
     table = _table()
-    found: set[int] = set()
+    strays: set[int] = set()
     newest = {root}
     while newest:
-        newest = {pid for pid, row in table.items() if row.parent in newest} - found
-        found |= newest
-    return [pid for pid in found if table[pid].group != root and table[pid].state != "Z"]
+        newest = {pid for pid, row in table.items() if row.parent in newest} - strays
+        strays |= newest
+    return [pid for pid in strays if table[pid].group != root and table[pid].state != "Z"]

@@ -80,21 +80,21 @@ class Script:
             RunError: The exit code is not 0, or an objective was not printed.
             Pruned: The learning curve passed a bound; the program is killed.
         """
-        given: dict[str, Any] = {
+        values: dict[str, Any] = {
             "seed": context.seed,
             "device": context.device,
             "threads": context.threads,
             "budget": context.budget,
             "resume": "" if context.resume_folder is None else os.path.abspath(context.resume_folder),
         }
-        own = {f"EVO_TUNE_{name.upper()}": str(value) for name, value in given.items()}
+        trial_variables = {f"EVO_TUNE_{name.upper()}": str(value) for name, value in values.items()}
         threads = dict.fromkeys(THREAD_VARIABLES, str(context.threads))
         # Unbuffered output: points of the curve must arrive in time to stop the program.
-        environment = {**os.environ, **own, **threads, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **trial_variables, **threads, "PYTHONUNBUFFERED": "1"}
         if "folder" in self.words.names:  # this makes the folder
-            given["folder"] = os.path.abspath(context.folder)
+            values["folder"] = os.path.abspath(context.folder)
         reading = OutputReader(self.patterns, self.place, context)
-        last = run_script(self.words.put({**given, **genome}), environment, self.words.shell, reading.take)
+        last = run_script(self.words.fill({**values, **genome}), environment, self.words.shell, reading.read_line)
         missing = [goal.metric for goal in context.objectives if goal.metric not in reading.metrics]
         if missing and missing != ["seconds"]:
             raise Ended(self._missing(missing[0], reading, last))
@@ -104,11 +104,11 @@ class Script:
 
     def _missing(self, name: str, reading: OutputReader, last: str) -> str:
         """Return why an objective has no value, and what to do."""
-        if ways := reading.unclear(name):
+        if ways := reading.ambiguous_lines(name):
             return f"the script prints several numbers named {name}, {metric_flag_hint(name, ways)} to choose one"
-        found = [(one.text, to_pattern(one.label)) for one in suggestions(reading.last, name)]
-        if found and name not in self.patterns:
-            return f"the script printed no {name}, but {metric_flag_hint(name, found)} if that is it"
+        texts = [(number.text, to_pattern(number.label)) for number in suggestions(reading.last_lines, name)]
+        if texts and name not in self.patterns:
+            return f"the script printed no {name}, but {metric_flag_hint(name, texts)} if that is it"
         expected = f"a line that is a JSON object, {{\"{name}\": 0.5}}, or '{name} 0.5'"
         if self.patterns:
             expected = "a line in which its --metric finds a number"
@@ -147,8 +147,8 @@ class CommandTemplate:
     @property
     def names(self) -> list[str]:
         """Names in placeholders, in order, each once."""
-        found = [name for word in self.words for match in BRACES.finditer(word) if (name := _name(match)) is not None]
-        return list(dict.fromkeys(found))
+        names = [name for word in self.words for match in BRACES.finditer(word) if (name := _name(match)) is not None]
+        return list(dict.fromkeys(names))
 
     @property
     def genes(self) -> list[str]:
@@ -166,21 +166,21 @@ class CommandTemplate:
             if name in TRIAL_PLACEHOLDERS:
                 raise OptionError(f"--gene {name}: {{{name}}} is what each trial is given; expected another name")
             if name not in self.genes:
-                near = did_you_mean(name, self.genes)
+                hint = did_you_mean(name, self.genes)
                 raise OptionError(
-                    f"--gene {name}: the command has no {{{name}}}{near}: put it where the value belongs, such as "
+                    f"--gene {name}: the command has no {{{name}}}{hint}: put it where the value belongs, such as "
                     f"--{name} {{{name}}}"
                 )
         for name in self.genes:
             if name not in genes:
-                near, shown = did_you_mean(name, [*genes, *TRIAL_PLACEHOLDERS]), one_line(name, 60)
-                others = ", ".join(f"{{{placeholder}}}" for placeholder in TRIAL_PLACEHOLDERS)
+                hint, shown = did_you_mean(name, [*genes, *TRIAL_PLACEHOLDERS]), one_line(name, 60)
+                placeholders = ", ".join(f"{{{placeholder}}}" for placeholder in TRIAL_PLACEHOLDERS)
                 raise OptionError(
-                    f"{{{shown}}} in the command is no gene{near}: give it as --gene '{shown}=…', use one of "
-                    f"{others}, or write {{{{ and }}}} for the braces themselves"
+                    f"{{{shown}}} in the command is no gene{hint}: give it as --gene '{shown}=…', use one of "
+                    f"{placeholders}, or write {{{{ and }}}} for the braces themselves"
                 )
 
-    def put(self, values: Mapping[str, Any]) -> list[str]:
+    def fill(self, values: Mapping[str, Any]) -> list[str]:
         """Return the words with values in place of the placeholders; for a shell, one text.
 
         A word of placeholders that becomes empty (`{name?yes}`) is left out.
@@ -188,12 +188,12 @@ class CommandTemplate:
         Args:
             values: Values by name; a placeholder without a value stays.
         """
-        found = []
+        filled = []
         for word in self.words:
             text = BRACES.sub(lambda match: self._value(match, values), word)
             if text or not BRACES.search(word):
-                found.append(text)
-        return found
+                filled.append(text)
+        return filled
 
     def _value(self, match: re.Match[str], values: Mapping[str, Any]) -> str:
         name = _name(match)
@@ -225,25 +225,25 @@ def parse_patterns(texts: Iterable[str]) -> dict[str, re.Pattern[str]]:
     Raises:
         OptionError: A pattern is no regular expression, has several groups or no name, or a name is given twice.
     """
-    found: dict[str, re.Pattern[str]] = {}
+    patterns: dict[str, re.Pattern[str]] = {}
     for text in texts:
         name, equals, pattern = text.partition("=")
         shown = one_line(text, 100)
         if not name.strip() or (equals and not pattern):
             raise OptionError(f"--metric {shown}: expected NAME, or NAME=PATTERN such as 'val_loss=val loss ([0-9.]+)'")
         name = name.strip()
-        if name in found:
+        if name in patterns:
             raise OptionError(f"--metric {shown}: {name} is given twice: give it once, with A|B in its pattern")
         try:
-            read = re.compile(pattern if equals else rf"(?<!\w){re.escape(name)}(?!\w)")
-            if not read.groups:
-                read = re.compile(rf"(?:{read.pattern})[^\w.+-]*({NUMBER})", re.IGNORECASE)
+            compiled = re.compile(pattern if equals else rf"(?<!\w){re.escape(name)}(?!\w)")
+            if not compiled.groups:
+                compiled = re.compile(rf"(?:{compiled.pattern})[^\w.+-]*({NUMBER})", re.IGNORECASE)
         except (re.error, RecursionError, OverflowError) as error:
             raise OptionError(f"--metric {shown}: {error}; expected a regular expression of Python") from None
-        if read.groups != 1:
-            raise OptionError(f"--metric {shown}: it has {read.groups} groups: expected one, around the number")
-        found[name] = read
-    return found
+        if compiled.groups != 1:
+            raise OptionError(f"--metric {shown}: it has {compiled.groups} groups: expected one, around the number")
+        patterns[name] = compiled
+    return patterns
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ class OutputReader:
 
     def __init__(self, patterns: Patterns, place: CurvePosition | None, context: Context) -> None:
         self.metrics: dict[str, float] = {}
-        self.last: deque[str] = deque(maxlen=TAIL_LINES)
+        self.last_lines: deque[str] = deque(maxlen=TAIL_LINES)
         """Last lines of the output."""
         self._patterns = patterns
         self._place = place
@@ -308,38 +308,38 @@ class OutputReader:
         """For each metric that was found in text: the kinds of lines, by their words before the name."""
         self._json: set[str] = set()
         """Metrics that were found in JSON objects."""
-        self._since: dict[str, float] = {}
-        self._kept: list[dict[str, float]] = []
-        self._every, self._count, self._last = 1, 0, 0.0
+        self._next_point: dict[str, float] = {}
+        self._waiting_points: list[dict[str, float]] = []
+        self._keep_every, self._count, self._last_share = 1, 0, 0.0
 
-    def take(self, line: str) -> None:
+    def read_line(self, line: str) -> None:
         """Read a line.
 
         Raises:
             Pruned: The learning curve passed a bound.
         """
         if line.strip():
-            self.last.append(line)
-        found = self._by_patterns(line) if self._patterns else self._by_names(line)
-        if not found:
+            self.last_lines.append(line)
+        values = self._by_patterns(line) if self._patterns else self._by_names(line)
+        if not values:
             return
         room = MOST_METRICS - len(self.metrics)
-        new = [name for name in found if name not in self.metrics][: max(0, room)]
-        found = {name: value for name, value in found.items() if name in self.metrics or name in new}
-        self.metrics |= found
-        self._since |= found
-        if self._goals & found.keys():
+        new = [name for name in values if name not in self.metrics][: max(0, room)]
+        values = {name: value for name, value in values.items() if name in self.metrics or name in new}
+        self.metrics |= values
+        self._next_point |= values
+        if self._goals & values.keys():
             self._count += 1
-            point, self._since = self._since, {}
+            point, self._next_point = self._next_point, {}
             if self._place is None:
                 self._keep(point)
             else:
                 self._report(self._share(self._place), point)
 
-    def unclear(self, name: str) -> list[tuple[str, str]]:
+    def ambiguous_lines(self, name: str) -> list[tuple[str, str]]:
         """Return the kinds of lines that have a metric, as texts with their patterns; [] if there are not several."""
         ways = self._sources.get(name, {}).values()
-        return [(one.text, one.pattern) for one in ways] if len(ways) > 1 and name not in self._json else []
+        return [(value.text, value.pattern) for value in ways] if len(ways) > 1 and name not in self._json else []
 
     def end(self) -> list[str]:
         """Report the points that waited for their places; call it when the script has ended well.
@@ -347,73 +347,73 @@ class OutputReader:
         Returns:
             A line for each objective that was found in text, which says how it was read.
         """
-        for number, point in enumerate(self._kept, 1):
-            self._report(self._context.budget * min(1.0, number * self._every / self._count), point)
-        read = {name: next(iter(ways.values())) for name, ways in self._sources.items() if name not in self._json}
-        return [f"evo-tune: {name} was read from lines such as {one.text!r}" for name, one in read.items()]
+        for number, point in enumerate(self._waiting_points, 1):
+            self._report(self._context.budget * min(1.0, number * self._keep_every / self._count), point)
+        sources = {name: next(iter(ways.values())) for name, ways in self._sources.items() if name not in self._json}
+        return [f"evo-tune: {name} was read from lines such as {value.text!r}" for name, value in sources.items()]
 
     def _by_patterns(self, line: str) -> dict[str, float]:
-        found = {}
+        values = {}
         for name, pattern in self._patterns.items():
             for match in pattern.finditer(line):
                 try:
-                    found[name] = float(match[1])
+                    values[name] = float(match[1])
                 except (TypeError, ValueError):  # the group did not match, or matched no number (1.2.3)
                     continue
-        return found
+        return values
 
     def _by_names(self, line: str) -> dict[str, float]:
         """Return the numbers of a JSON object; of text, those of objectives and of the progress."""
-        found = _json(line)
-        if found:
-            self._restart(found.keys() & self._sources.keys() - self._json)
-            self._json |= found.keys() & self._goals
-            return found
+        values = _json(line)
+        if values:
+            self._forget_curve_of(values.keys() & self._sources.keys() - self._json)
+            self._json |= values.keys() & self._goals
+            return values
         goals = self._goals - self._json - {"seconds"}  # those are measured
         progress = set() if self._place is None else {self._place.metric, str(self._place.total)}
         for name in goals | progress:
             ways = find_by_name(line, name)
-            clear = [name not in goals or self._is_clear(name, one) for one in ways]  # notes each of them
+            clear = [name not in goals or self._is_clear(name, value) for value in ways]  # notes each of them
             if clear and all(clear):
-                found[name] = ways[-1].value
-        return found
+                values[name] = ways[-1].value
+        return values
 
-    def _is_clear(self, name: str, one: NamedValue) -> bool:
+    def _is_clear(self, name: str, value: NamedValue) -> bool:
         """Note a kind of line that has a metric; return whether it is the only one of the best source."""
         ways = self._sources.setdefault(name, {})
-        known = next(iter(ways.values()), None)
-        if known is not None and known.exact and not one.exact:
+        first = next(iter(ways.values()), None)
+        if first is not None and first.exact and not value.exact:
             return False
-        if known is not None and one.exact and not known.exact:
+        if first is not None and value.exact and not first.exact:
             ways.clear()
-            self._restart({name})
+            self._forget_curve_of({name})
         if len(ways) < MOST_SUGGESTIONS:
-            ways.setdefault(one.context, one)
+            ways.setdefault(value.context, value)
         if len(ways) > 1:
             self.metrics.pop(name, None)
         return len(ways) == 1
 
-    def _restart(self, names: Iterable[str]) -> None:
+    def _forget_curve_of(self, names: Iterable[str]) -> None:
         """Forget the points of the curve, because a better source of an objective was found."""
         if self._goals & {*names}:
-            self._kept, self._since = [], {}
-            self._every, self._count = 1, 0
+            self._waiting_points, self._next_point = [], {}
+            self._keep_every, self._count = 1, 0
 
     def _share(self, place: CurvePosition) -> float:
-        at = self.metrics.get(place.metric, 0.0) if place.metric else float(self._count)
+        reached = self.metrics.get(place.metric, 0.0) if place.metric else float(self._count)
         total = self.metrics.get(place.total, math.inf) if isinstance(place.total, str) else place.total
-        return at / total if total else 0.0
+        return reached / total if total else 0.0
 
     def _keep(self, point: dict[str, float]) -> None:
-        if self._count % self._every == 0:
-            self._kept.append(point)
-        if len(self._kept) > MOST_POINTS:
-            self._kept, self._every = self._kept[1::2], 2 * self._every
+        if self._count % self._keep_every == 0:
+            self._waiting_points.append(point)
+        if len(self._waiting_points) > MOST_POINTS:
+            self._waiting_points, self._keep_every = self._waiting_points[1::2], 2 * self._keep_every
 
     def _report(self, share: float, point: dict[str, float]) -> None:
         share = min(1.0, share)
-        if share > self._last + 1 / MOST_POINTS or (share > self._last and share >= self._context.budget):
-            self._last = share
+        if share > self._last_share + 1 / MOST_POINTS or (share > self._last_share and share >= self._context.budget):
+            self._last_share = share
             self._context.report_all(share, point)
 
 
@@ -426,11 +426,11 @@ def _json(line: str) -> dict[str, float]:
         data = json.loads(line)
     except (ValueError, RecursionError):
         return {}
-    found = {}
+    numbers = {}
     for name, value in data.items():
         if isinstance(value, int | float) and not isinstance(value, bool):
             try:
-                found[name] = float(value)
+                numbers[name] = float(value)
             except OverflowError:
-                found[name] = math.inf if value > 0 else -math.inf
-    return found
+                numbers[name] = math.inf if value > 0 else -math.inf
+    return numbers
