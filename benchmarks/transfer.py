@@ -51,7 +51,7 @@ from transfer_trainings import (
 )
 
 from evo_tune import Choice, SearchSpace
-from evo_tune.training.scale.loss import Observation, predict_loss
+from evo_tune.training.scale.laws import Observation, predict_loss
 
 # ---------------------------------------------------------------- the learning rate
 

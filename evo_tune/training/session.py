@@ -21,7 +21,7 @@ from evo_tune.training.hardware import precision as probe
 from evo_tune.training.hardware.device import keep_freed_memory, reproducible
 from evo_tune.training.hardware.distributed import Ranks, launch
 from evo_tune.training.hardware.throughput import clock_for
-from evo_tune.training.recipe.optim.steps import fork_step, stop_step
+from evo_tune.training.recipe.optim.schedule import fork_step, stop_step
 from evo_tune.training.training_run import Plan, Run, Task, TrainingRun
 from evo_tune.training.unfinished import Unfinished
 

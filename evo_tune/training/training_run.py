@@ -27,7 +27,7 @@ from evo_tune.training.hardware.throughput import Throughput, clock_for, mfu, pe
 from evo_tune.training.optim.losses import Loss
 from evo_tune.training.optim.watching import EarlyStopping
 from evo_tune.training.recipe.metrics import metric_values, test_metrics
-from evo_tune.training.recipe.optim.steps import ForkedSchedule
+from evo_tune.training.recipe.optim.schedule import ForkedSchedule
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.stepping.recipe import recipe_of
 from evo_tune.training.trainer import Step, Trainer

@@ -21,7 +21,7 @@ from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.recipe.hardware.memory import NewWeights
 from evo_tune.training.recipe.models.base import BaseModel, read_base
-from evo_tune.training.recipe.optim.steps import optimizer_steps
+from evo_tune.training.recipe.optim.schedule import optimizer_steps
 from evo_tune.training.recipe.tuning import TuningOptions
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import SinglePhase, StepSplit, Task, TrainingResult, TrainingRun

@@ -18,7 +18,7 @@ from evo_tune.genome.genes import Choice
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.store.manifest import read_manifest
-from evo_tune.training.recipe.optim.steps import ForkedSchedule
+from evo_tune.training.recipe.optim.schedule import ForkedSchedule
 
 pytestmark = pytest.mark.extended
 

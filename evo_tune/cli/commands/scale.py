@@ -177,7 +177,7 @@ def _affordable(run: Run, recipe: ScaledRecipe, quiet: bool) -> bool:
 
 def _probe_target(run: Run, evaluator: BoundEvaluator, recipe: ScaledRecipe, folder: Path) -> list[ProbeResult]:
     """Train the recipe at the target with its learning rate, half of it and twice of it; return the result."""
-    from evo_tune.training.scale.probes import probe_rates, probe_results
+    from evo_tune.training.scale.recipe import probe_rates, probe_results
 
     lr = float(recipe.genome["lr"])
     genomes = [{**recipe.genome, "lr": rate} for rate in probe_rates(lr, AT_TARGET)]
@@ -209,8 +209,7 @@ def _probe(
     """
     from dataclasses import replace
 
-    from evo_tune.training.scale.probes import probe_rates, probe_results, probe_sizes
-    from evo_tune.training.scale.recipe import recipe_at
+    from evo_tune.training.scale.recipe import probe_rates, probe_results, probe_sizes, recipe_at
 
     sizes = probe_sizes(recipe.found, recipe.target, target_request, count)
     shares = [count // len(sizes) + (place < count % len(sizes)) for place in range(len(sizes))]
@@ -274,7 +273,7 @@ def _train(
 
 
 def _emit(path: Path, plugin: Evaluator, name: str, recipe: ScaledRecipe, run: Run) -> None:
-    from evo_tune.training.scale.probes import recipe_flags
+    from evo_tune.training.scale.recipe import recipe_flags
 
     reference = plugin.name if plugin.origin == "bundled" else plugin.reference
     try:

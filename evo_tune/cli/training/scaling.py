@@ -39,8 +39,7 @@ from evo_tune.training.recipe import (
     proxy_for,
     second_width,
 )
-from evo_tune.training.scale.laws import compute_optimal_tokens
-from evo_tune.training.scale.loss import Observation
+from evo_tune.training.scale.laws import Observation, compute_optimal_tokens
 from evo_tune.training.scale.recipe import ScaledRecipe as ScaledRecipe
 from evo_tune.training.scale.recipe import (
     TransferRequest,

@@ -14,7 +14,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.training.hardware.device import MicroBatch, onto, seed_for
 from evo_tune.training.recipe.data.images import Augmentation
-from evo_tune.training.recipe.optim.steps import optimizer_steps
+from evo_tune.training.recipe.optim.schedule import optimizer_steps
 
 
 def augment_images(images: Tensor, augment: Augmentation, seed: int) -> Tensor:

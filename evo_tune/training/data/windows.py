@@ -16,7 +16,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.hardware.device import IGNORE, MicroBatch, onto, seed_for
 from evo_tune.training.recipe.data.corpus import Corpus
-from evo_tune.training.recipe.optim.steps import BatchRamp, divide_into_steps
+from evo_tune.training.recipe.optim.schedule import BatchRamp, divide_into_steps
 from evo_tune.training.recipe.plan import Phase
 
 

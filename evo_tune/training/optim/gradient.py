@@ -19,7 +19,7 @@ from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.optim.losses import CrossEntropy, Loss
 from evo_tune.training.optim.watching import Number
-from evo_tune.training.recipe.optim.optimisation import check_clip
+
 
 
 def accumulate(
@@ -142,7 +142,6 @@ def clip(parameters: Iterable[Tensor], norm: Number, limit: float | None) -> Num
     Raises:
         RecipeError: The limit is zero or negative.
     """
-    check_clip(limit)
     if limit is None or limit == math.inf:
         return 1.0
     gradients = [p.grad for p in parameters if p.grad is not None]

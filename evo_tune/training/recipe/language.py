@@ -25,8 +25,7 @@ from evo_tune.training.recipe.hardware.memory import predict_memory
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, GPTShapeOptions, PositionOptions, flops_per_token
 from evo_tune.training.recipe.models.rules import ParametrisationOptions
 from evo_tune.training.recipe.optim.optimisation import GroupRateOptions
-from evo_tune.training.recipe.optim.schedule import ScheduleOptions
-from evo_tune.training.recipe.optim.steps import RampOptions
+from evo_tune.training.recipe.optim.schedule import RampOptions, ScheduleOptions
 from evo_tune.training.recipe.plan import Phase, TextBudget, TrainingOptions, plan_phases, tokens_and_flops
 
 MOST_EPOCHS = 4.0

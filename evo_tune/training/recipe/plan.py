@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from evo_tune.errors import OptionError
-from evo_tune.options.bounds import check_integer, check_number
+from evo_tune.options.bounds import check_integer
 from evo_tune.options.declare import Options, option, redeclare
 from evo_tune.plugins.cost import Work
 from evo_tune.training.recipe.hardware.computing import ComputeOptions, PassOptions, RankOptions, storage_precision
@@ -21,8 +21,13 @@ from evo_tune.training.recipe.optim.optimisation import (
     OptimizerOptions,
     StoppingInTime,
 )
-from evo_tune.training.recipe.optim.schedule import ScheduleOptions, WeightDecayOptions
-from evo_tune.training.recipe.optim.steps import BatchRamp, StepRanges, divide_into_steps
+from evo_tune.training.recipe.optim.schedule import (
+    BatchRamp,
+    ScheduleOptions,
+    StepRanges,
+    WeightDecayOptions,
+    divide_into_steps,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +71,6 @@ class Phase:
         per_step: Windows per step (int ≥ 1).
         first_step: Number of the first step.
         ramp: Growth of the windows per step to `per_step`; None: constant.
-
-    Raises:
-        RecipeError: A number is out of its range.
     """
 
     config: GPTConfig
@@ -76,11 +78,6 @@ class Phase:
     per_step: int
     first_step: int = 0
     ramp: BatchRamp | None = None
-
-    def __post_init__(self) -> None:
-        check_integer("windows", self.windows, 1)
-        check_integer("per_step", self.per_step, 1)
-        check_integer("first_step", self.first_step, 0)
 
     @property
     def end(self) -> int:
@@ -113,10 +110,8 @@ def plan_phases(
         ramp: Growth of the batch in the first phase, with its start in tokens; no effect if that is `batch` or more.
 
     Raises:
-        RecipeError: A number is out of its range, or the context does not rise from a phase to the next.
+        RecipeError: The context does not rise from a phase to the next.
     """
-    check_integer("batch", batch, 1)
-    check_number("budget", budget, "(0, inf)")
     for (_, before), (_, after) in itertools.pairwise(shares):
         check_integer("context", after.context, before.context + 1)
     phases: list[Phase] = []

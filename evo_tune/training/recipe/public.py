@@ -105,16 +105,19 @@ from evo_tune.training.recipe.optim.optimisation import (
 )
 from evo_tune.training.recipe.optim.schedule import (
     SCHEDULES,
+    BatchRamp,
     GapDecay,
     GapWatch,
+    RampOptions,
     Schedule,
     ScheduleOptions,
     WeightDecay,
     WeightDecayOptions,
     idle_fields,
+    optimizer_steps,
     register_schedule,
+    stop_step,
 )
-from evo_tune.training.recipe.optim.steps import BatchRamp, RampOptions, optimizer_steps, stop_step
 from evo_tune.training.recipe.plan import (
     Phase,
     SampleOptions,
@@ -125,19 +128,22 @@ from evo_tune.training.recipe.plan import (
     plan_phases,
     tokens_and_flops,
 )
-from evo_tune.training.recipe.proxies import (
+from evo_tune.training.recipe.sizes import (
+    GPT_SIZES,
+    LADDER,
     NARROWEST,
     SHALLOWEST,
+    GPTSize,
     LargeTraining,
     Proxy,
     default_batch,
     default_context_and_batch,
     default_head_dim,
+    fitting_size,
     proxy_for,
     second_width,
     shape_with_more_weights,
 )
-from evo_tune.training.recipe.sizes import GPT_SIZES, LADDER, GPTSize, fitting_size
 from evo_tune.training.recipe.transferring import transfer_language_recipe
 from evo_tune.training.recipe.tuning import (
     TuningOptions,

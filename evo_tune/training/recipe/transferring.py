@@ -3,7 +3,7 @@
 | | rule | source |
 |---|---|---|
 | width, depth, heads | as requested; channels per head stay constant | arXiv:2203.03466 |
-| batch | by the ratio of Step Law's batches for the two trainings (see `proxies`) | arXiv:2503.04715 |
+| batch | by the ratio of Step Law's batches for the two trainings (see `default_batch`) | arXiv:2503.04715 |
 | learning rate | constant across sizes (see `models.rules`) | arXiv:2203.03466, 2505.01618 |
 | ... with the batch | by the square root of the batch; SGD: in proportion | arXiv:2205.10287, 1706.02677 |
 | weight decay | constant time scale B / (ηλD) | Wang & Aitchison, arXiv:2405.13698 |
@@ -19,15 +19,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
+from msgspec import Struct
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.options.bounds import check_integer
 from evo_tune.training.recipe.data.corpus import bytes_to_train_on
 from evo_tune.training.recipe.hardware.memory import fit_memory
-from evo_tune.training.recipe.language import LanguageOptions, LanguageTask
-from evo_tune.training.recipe.models.gpt_config import GPTConfig
-from evo_tune.training.recipe.proxies import default_batch
+from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageTask
+from evo_tune.training.recipe.sizes import default_batch
 
 TIME_POWER = 0.52
 """Exponent by which the best time scale of decay shrinks with tokens per parameter (arXiv:2505.13738).
@@ -36,282 +37,106 @@ Fitted between 20 and 1280 tokens per parameter, with R² = 0.975. The bootstrap
 the paper also quotes 0.527. The fit is for one pass over the text, one model family, and AdamW under µP.
 """
 
-
-@dataclass(frozen=True, kw_only=True)
-class TransferTarget:
-    """Size and budget to which a recipe is transferred.
-
-    Args:
-        width: Width of the model (int ≥ 1).
-        depth: Number of blocks (int ≥ 1).
-        tokens: Training tokens (int ≥ 1).
-        batch: Tokens per step (int ≥ 1); None: by rule.
-
-    Raises:
-        RecipeError: A number is out of its range.
-    """
-
-    width: int
-    depth: int
-    tokens: int
-    batch: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("width", "depth", "tokens"):
-            check_integer(name, getattr(self, name), 1)
-        if self.batch is not None:
-            check_integer("batch", self.batch, 1)
+MEMORY = (24.0, 80.0)
+"""Memory of the GPUs that are reported by default, in GiB."""
 
 
-class Row(NamedTuple):
-    """Transfer of one gene.
+class GeneMove(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The value of a gene at another size.
 
     Args:
         gene: Name of the gene.
-        kind: 'kept' (unchanged), 'scaled', or 'not transferable' (unchanged; a new search is better).
-        found: Value in the recipe that was found.
-        target: Value at the target size.
-        rule: Reason for the value.
-        source: Citation of the rule; '' if there is none.
+        kind: kept, scaled or not transferable.
+        found: Value in the run.
+        target: Value at the target.
+        factor: Target value divided by the found one; null unless both are numbers.
+        rule: Rule that was applied.
+        source: Reference for the rule; '' if it has none.
     """
 
     gene: str
     kind: str
     found: Any
     target: Any
+    factor: float | None
     rule: str
-    source: str = ""
-
-    @property
-    def factor(self) -> float | None:
-        """Ratio of target to found; None if either is not a number or found is 0."""
-        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in self[2:4])
-        return self.target / self.found if numbers and self.found else None
+    source: str
 
 
-class Transferred(NamedTuple):
-    """A recipe at another size.
+class TrainingSize(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The size of a model and of its training.
 
     Args:
-        genome: Values of the genes at that size.
-        options: Options that differ from the run's.
-        rows: One row per gene.
-        remarks: Further remarks, one line each.
+        width: Width of the model.
+        depth: Blocks of the model.
+        heads: Attention heads.
+        context: Longest window. Unit: tokens.
+        parameters: Number of weights.
+        without_embeddings: Number of weights without embeddings.
+        tokens: Length of the training. Unit: tokens.
+        flops: Cost of the training. Unit: FLOPs.
+        batch: Size of a step. Unit: tokens.
+        steps: Number of updates of the weights.
+        lr: Peak learning rate.
+        lr_hidden: Peak learning rate of the matrices in blocks.
+        epochs: Passes over the text. Given for the target only.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    context: int
+    parameters: int
+    without_embeddings: int
+    tokens: float
+    flops: float
+    batch: int
+    steps: int
+    lr: float
+    lr_hidden: float
+    epochs: float | None = None
+
+
+class MemoryFit(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A step of the target's training on GPUs of one memory size.
+
+    Args:
+        memory: Memory of each GPU. Unit: GiB.
+        ranks: Number of GPUs that train together.
+        micro_batch: Windows of each GPU in a pass; null if not even one fits.
+        passes: Number of passes of each GPU in a step.
+        recompute: Whether blocks are recomputed for the gradient.
+        predicted: Memory used on each GPU. Unit: GiB.
+    """
+
+    memory: float
+    ranks: int
+    micro_batch: int | None
+    passes: int | None
+    recompute: bool | None
+    predicted: float | None
+
+
+class TransferResult(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A recipe at another size, as `transfer` of an evaluator returns it.
+
+    Args:
+        genome: Genome at the target.
+        options: Options of the target's training that differ from those of the run.
+        rows: Change of each gene.
+        remarks: Further remarks, a sentence each.
+        found: Size of the run's training.
+        target: Size of the target's training.
+        fits: Memory use on GPUs.
     """
 
     genome: dict[str, Any]
     options: dict[str, Any]
-    rows: list[Row]
+    rows: list[GeneMove]
     remarks: list[str]
-
-
-def transfer_recipe(
-    genome: Mapping[str, Any],
-    options: LanguageOptions,
-    config: GPTConfig,
-    tokens: float,
-    epochs: float,
-    target: TransferTarget,
-) -> Transferred:
-    """Return a recipe transferred to another size.
-
-    Args:
-        genome: Genome that was found, with lr, batch, depth, width, heads, dropout, weight_decay and warmup.
-        options: Options that the genome was found with.
-        config: Shape of the model that was found.
-        tokens: Tokens that the found model was trained on.
-        epochs: Number of passes of the target over its text.
-        target: The size to transfer to.
-
-    Raises:
-        OptionError: The target's width is not a multiple of the channels per head.
-    """
-    return _Transfer(genome, options, config, tokens, epochs, target).done()
-
-
-@dataclass(frozen=True)
-class _Transfer:
-    genome: Mapping[str, Any]
-    options: LanguageOptions
-    config: GPTConfig
-    tokens: float
-    epochs: float
-    target: TransferTarget
-
-    def done(self) -> Transferred:
-        if self.same:
-            rows = [Row(name, "kept", value, value, "the same training") for name, value in self.genome.items()]
-            return Transferred(
-                dict(self.genome), {"flops": None, "seconds": None, "tokens": self.target.tokens}, rows, []
-            )
-        known = {row.gene: row for row in (*self._shape(), *self._rates(), *self._data())}
-        rows = [known.get(name) or self._other(name, value) for name, value in self.genome.items()]
-        values = {row.gene: row.target for row in rows}
-        return Transferred(values, self._options(known), rows, self._remarks())
-
-    @property
-    def same(self) -> bool:
-        """Whether the target is the training that was found."""
-        target = self.target
-        found = (self.config.width, self.config.depth, self.genome["batch"])
-        whole = abs(target.tokens - self.tokens) < self.genome["batch"]  # a training has whole steps
-        return whole and found == (target.width, target.depth, target.batch or self.genome["batch"])
-
-    @property
-    def head(self) -> int:
-        return self.config.width // self.config.heads
-
-    @property
-    def longer(self) -> float:
-        return self.target.tokens / self.tokens
-
-    @property
-    def batch(self) -> int:
-        """Tokens per step of the target, rounded to whole windows."""
-        found = self.genome["batch"]
-        usual = default_batch(self.target.tokens) / default_batch(self.tokens)
-        wanted = self.target.batch or found * 2 ** round(math.log2(usual))
-        context = self.config.context
-        return int(max(1, round(wanted / context)) * context)
-
-    @property
-    def wider(self) -> float:
-        """Ratio of the target's batch to the batch that was found."""
-        return self.batch / float(self.genome["batch"])
-
-    def _shape(self) -> list[Row]:
-        target, genome = self.target, self.genome
-        if target.width % self.head:
-            near = max(1, round(target.width / self.head)) * self.head
-            raise OptionError(f"--width {target.width}: expected a multiple of {self.head}, as a head has: {near}")
-        heads, mup = target.width // self.head, "arXiv:2203.03466"
-        rows = [
-            Row("width", "scaled", genome["width"], target.width, "given"),
-            Row("depth", "scaled", genome["depth"], target.depth, "given"),
-            Row("heads", "scaled", genome["heads"], heads, f"{self.head} channels per head, as in the run", mup),
-        ]
-        if "kv_heads" in genome:
-            kept = max(1, heads * self.config.key_value_heads // self.config.heads)
-            rows.append(Row("kv_heads", "scaled", genome["kv_heads"], kept, "the same number of heads share keys"))
-        return rows
-
-    def _rates(self) -> list[Row]:
-        genome, wider = self.genome, self.wider
-        sgd = self.options.optimizer_name == "sgd"
-        growth = 1.0 if self.options.lr_rule != "none" else wider if sgd else wider**0.5
-        how = "times the ratio of batches" if sgd else "times the root of the ratio of batches"
-        source = "arXiv:1706.02677" if sgd else "arXiv:2205.10287"
-        name = self.parametrisation["param"]
-        lr = Row(
-            *("lr", "kept" if growth == 1.0 else "scaled", genome["lr"], genome["lr"] * growth),
-            f"the same by {name}" + (f", {how}" if growth != 1.0 else ""),
-            ("arXiv:2505.01618" if name == "completep" else "arXiv:2203.03466")
-            + ("" if growth == 1.0 else f", {source}"),
-        )
-        rise = (
-            f"the ratio of Step Law's batches, {default_batch(self.tokens):,.0f} and "
-            f"{default_batch(self.target.tokens):,.0f}, as a power of 2"
-        )
-        batch_rule = "given" if self.target.batch else rise
-        rows = [
-            lr,
-            Row(
-                "batch",
-                "scaled",
-                genome["batch"],
-                self.batch,
-                batch_rule,
-                "" if self.target.batch else "arXiv:2503.04715",
-            ),
-        ]
-        constant, power = self._decays(wider / max(growth, 1e-12))
-        beside = f"the same B / (ηλD); {power:.3g} by tokens per parameter (arXiv:2505.13738)"
-        rows.append(Row("weight_decay", "scaled", genome["weight_decay"], constant, beside, "arXiv:2405.13698"))
-        return rows
-
-    def _decays(self, batch_by_lr: float) -> tuple[float, float]:
-        """Return λ for a constant time scale, and λ by the power law in tokens per parameter."""
-        constant = float(self.genome["weight_decay"]) * batch_by_lr / self.longer
-        larger = self._parameters(self.target.width, self.target.depth) / self._parameters(
-            self.config.width, self.config.depth
-        )
-        power = constant * (self.longer / larger) ** TIME_POWER
-        return min(1.0, constant), min(1.0, power)
-
-    def _parameters(self, width: int, depth: int) -> float:
-        return float(depth * width**2)
-
-    def _data(self) -> list[Row]:
-        genome = self.genome
-        least = 2.0 / (1.0 - self.options.beta2) * self.batch
-        share = min(genome["warmup"], max(genome["warmup"] * self.tokens, least) / self.target.tokens)
-        rows = [
-            Row(
-                "warmup",
-                "scaled",
-                genome["warmup"],
-                share,
-                "the same number of tokens, at least 2 / (1 - β2) steps",
-                "arXiv:1910.04209",
-            )
-        ]
-        dropout = 0.0 if self.epochs < 1.0 else genome["dropout"]
-        why = (
-            "0, since no text is read twice"
-            if self.epochs < 1.0
-            else f"depends on the text, which is read {self.epochs:.2g} times"
-        )
-        rows.append(Row("dropout", "not transferable", genome["dropout"], dropout, why))
-        for name in ("context", "window"):
-            if name in genome:
-                rows.append(Row(name, "not transferable", genome[name], genome[name], "depends on the text"))
-        return rows
-
-    def _other(self, name: str, value: Any) -> Row:
-        return Row(name, "kept", value, value, "does not depend on the size")
-
-    @property
-    def parametrisation(self) -> dict[str, Any]:
-        """Options of the parametrisation: the run's, or completep with the found size as the base."""
-        own = self.options.scaling
-        if own is None:
-            base = {"base_width": self.config.width, "base_depth": self.config.depth, "base_head": self.head}
-            return {"param": "completep", **base}
-        return {"param": own.name, "base_width": own.width, "base_depth": own.depth, "base_head": own.head}
-
-    def _options(self, known: Mapping[str, Row]) -> dict[str, Any]:
-        budget = {"flops": None, "seconds": None, "tokens": self.target.tokens}
-        more = {}
-        if "kv_heads" not in known and self.options.kv_heads is not None:
-            heads = self.target.width // self.head
-            more["kv_heads"] = max(1, heads * self.config.key_value_heads // self.config.heads)
-        return {**self.parametrisation, **budget, **more}
-
-    def _remarks(self) -> list[str]:
-        said = []
-        param, target = self.parametrisation["param"], self.target
-        if self.options.scaling is None:
-            said.append(
-                f"the search ran under param=standard: its own size, {self.config.depth}x{self.config.width}, is "
-                "the base, at which completep equals standard"
-            )
-        if param == "mup" and target.depth != self.config.depth:
-            said.append(
-                f"mup says nothing of depth, which goes from {self.config.depth} to {target.depth}: search with "
-                "-o param=completep"
-            )
-        if self.epochs > 4.0:
-            said.append(
-                f"the text is read {self.epochs:.3g} times, and more than 4 times teaches little (arXiv:2305.16264): "
-                "give more text, or fewer --tokens"
-            )
-        if self.options.extend_from is not None:
-            said.append("extend_from is kept: check that it suits the target")
-        return said
-
-
-MEMORY = (24.0, 80.0)
-"""Memory of the GPUs that are reported by default, in GiB."""
+    found: TrainingSize
+    target: TrainingSize
+    fits: list[MemoryFit]
 
 
 def transfer_language_recipe(
@@ -324,84 +149,244 @@ def transfer_language_recipe(
 
     Args:
         task_of: Function that returns the training of a genome under an evaluator's options.
-        genome: Genome that was found.
-        target: Fields of `TransferTarget`, and optionally memory (GiB of one GPU).
-        options: Evaluator options that the recipe was found with.
+        genome: Genome of the run.
+        target: width, depth and tokens; optionally batch, and memory (GiB of one GPU).
+        options: Evaluator options of the run.
 
     Returns:
-        genome, options (those that differ), rows (as `Row`, with its factor), remarks, found and target (sizes,
-        tokens, FLOPs), fits (whether and how a step fits into GPU memory).
+        The fields of `TransferResult`.
 
     Raises:
-        OptionError: The recipe was found with a budget in seconds, or the width does not suit its heads.
+        OptionError: The run has a budget in seconds, or the target's width does not suit its heads.
         RecipeError: A number is out of its range.
     """
-    sizes = {name: value for name, value in target.items() if name != "memory"}
-    wanted, found = TransferTarget(**sizes), task_of(genome, options)
     if options.seconds is not None:
         raise OptionError(f"-o seconds={options.seconds}: expected a run with a budget in tokens or flops, to scale it")
-    tokens = found.estimate()["tokens"]
-    epochs = wanted.tokens / bytes_to_train_on(options.data)
-    moved = transfer_recipe(genome, found.options, found.config, tokens, epochs, wanted)
+    task, epochs = task_of(genome, options), target["tokens"] / bytes_to_train_on(options.data)
+    transfer = _Transfer(task, genome, target["width"], target["depth"], target["tokens"], target.get("batch"), epochs)
+    changes: dict[str, Any] = {} if transfer.is_same else transfer.parametrisation
+    changes |= {"flops": None, "seconds": None, "tokens": transfer.tokens}
+    if transfer.is_same:
+        rows = [_move(name, value, value, "the same training", kind="kept") for name, value in genome.items()]
+        remarks = []
+    else:
+        moves = {row.gene: row for row in (*transfer.shape_moves(), *transfer.rate_moves(), *transfer.text_moves())}
+        if "kv_heads" not in moves and task.options.kv_heads is not None:
+            changes["kv_heads"] = transfer.key_value_heads
+        rows = [
+            moves.get(name) or _move(name, value, value, "does not depend on the size", kind="kept")
+            for name, value in genome.items()
+        ]
+        remarks = transfer.remarks()
     # Keep the run's number of scored bytes: the default of a longer training is larger, and the losses would differ.
-    moved = moved._replace(options={**moved.options, "eval_tokens": found.scored})
-    larger = task_of(moved.genome, replace(options, **moved.options))
+    changes["eval_tokens"] = task.scored
+    new_genome = {row.gene: row.target for row in rows}
+    target_task = task_of(new_genome, replace(options, **changes))
     capacities = (target["memory"],) if target.get("memory") else MEMORY
-    return {
-        "genome": moved.genome,
-        "options": {**moved.options, **({"size": options.size} if hasattr(options, "size") else {})},
-        "rows": [{**row._asdict(), "factor": row.factor} for row in moved.rows],
-        "remarks": moved.remarks,
-        "found": _training_size(found),
-        "target": {**_training_size(larger), "epochs": epochs},
-        "fits": [_fit(larger, capacity, ranks) for capacity in capacities for ranks in (1, 8)],
-    }
+    target_size = _training_size(target_task)
+    target_size.epochs = epochs
+    result = TransferResult(
+        genome=new_genome,
+        options={**changes, **({"size": options.size} if hasattr(options, "size") else {})},
+        rows=rows,
+        remarks=remarks,
+        found=_training_size(task),
+        target=target_size,
+        fits=[_memory_fit(target_task, capacity, ranks) for capacity in capacities for ranks in (1, 8)],
+    )
+    plain: dict[str, Any] = msgspec.to_builtins(result)
+    return plain
 
 
-def _training_size(task: LanguageTask) -> dict[str, Any]:
-    """Return the size of a training."""
-    config, known = task.config, task.estimate()
-    embeddings = config.vocab_size + (config.context if config.position == "learned" else 0)
-    hidden = 1.0
-    if config.scaling is not None:
-        hidden = config.scaling.factors(task.options.optimizer_name, "hidden", config).lr
-    return {
-        "width": config.width,
-        "depth": config.depth,
-        "heads": config.heads,
-        "context": config.context,
-        "parameters": config.parameters,
-        "without_embeddings": config.parameters - config.width * embeddings,
-        "tokens": known["tokens"],
-        "flops": known["flops"],
-        "batch": task.batch,
-        "steps": math.ceil(known["tokens"] / task.batch),
-        "lr": task.lr,
-        "lr_hidden": task.lr * hidden,
-    }
+def _move(gene: str, value: Any, new_value: Any, rule: str, source: str = "", kind: str = "scaled") -> GeneMove:
+    numbers = all(isinstance(number, int | float) and not isinstance(number, bool) for number in (value, new_value))
+    factor = new_value / value if numbers and value else None
+    return GeneMove(gene=gene, kind=kind, found=value, target=new_value, factor=factor, rule=rule, source=source)
 
 
-def _fit(task: LanguageTask, capacity: float, ranks: int) -> dict[str, Any]:
-    """Return how a bf16 step fits into `ranks` GPUs of `capacity` GiB each; micro_batch None: it does not fit."""
-    config, options = task.config, task.options
-    each = max(1, -(-task.batch // (config.context * ranks)))
-    row: dict[str, Any] = {"memory": capacity, "ranks": ranks, "micro_batch": None, "passes": None, "recompute": None}
-    try:
-        fit = fit_memory(
-            config,
-            each,
-            capacity * 2**30,
-            precision="bf16",
-            device="cuda",
-            optimizer=options.optimizer_name,
-            ema=options.ema is not None,
-            z_loss=options.z_loss > 0.0,
-            ranks=ranks,
+@dataclass(frozen=True)
+class _Transfer:
+    """The rules for a training and its target: width, depth, training tokens, and tokens per step if given."""
+
+    task: LanguageTask
+    genome: Mapping[str, Any]
+    width: int
+    depth: int
+    tokens: int
+    wanted_batch: int | None
+    epochs: float
+
+    @property
+    def run_tokens(self) -> float:
+        """Tokens of the run's training."""
+        return self.task.estimate()["tokens"]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the target is the training of the run."""
+        config, batch = self.task.config, self.genome["batch"]
+        same_tokens = abs(self.tokens - self.run_tokens) < batch  # a training has whole steps
+        return same_tokens and (self.width, self.depth, self.wanted_batch or batch) == (
+            *(config.width, config.depth),
+            batch,
         )
+
+    @property
+    def head(self) -> int:
+        """Channels per head."""
+        return self.task.config.width // self.task.config.heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Heads of keys and values at the target, in the proportion of the run."""
+        return max(1, self.width // self.head * self.task.config.key_value_heads // self.task.config.heads)
+
+    @property
+    def batch(self) -> int:
+        """Tokens per step of the target, rounded to whole windows."""
+        growth = default_batch(self.tokens) / default_batch(self.run_tokens)
+        batch = self.wanted_batch or self.genome["batch"] * 2 ** round(math.log2(growth))
+        context = self.task.config.context
+        return int(max(1, round(batch / context)) * context)
+
+    @property
+    def parametrisation(self) -> dict[str, Any]:
+        """Options of the parametrisation: the run's, or completep with the run's size as the base."""
+        scaling, config = self.task.options.scaling, self.task.config
+        if scaling is None:
+            base = {"base_width": config.width, "base_depth": config.depth, "base_head": self.head}
+            return {"param": "completep", **base}
+        sizes = {"base_width": scaling.width, "base_depth": scaling.depth, "base_head": scaling.head}
+        return {"param": scaling.name, **sizes}
+
+    def shape_moves(self) -> list[GeneMove]:
+        """Return the moves of width, depth and heads.
+
+        Raises:
+            OptionError: The width is not a multiple of the channels per head.
+        """
+        genome, head = self.genome, self.head
+        if self.width % head:
+            nearest = max(1, round(self.width / head)) * head
+            raise OptionError(f"--width {self.width}: expected a multiple of {head}, as a head has: {nearest}")
+        rule = f"{head} channels per head, as in the run"
+        rows = [
+            _move("width", genome["width"], self.width, "given"),
+            _move("depth", genome["depth"], self.depth, "given"),
+            _move("heads", genome["heads"], self.width // head, rule, "arXiv:2203.03466"),
+        ]
+        if "kv_heads" in genome:
+            rule = "the same number of heads share keys"
+            rows.append(_move("kv_heads", genome["kv_heads"], self.key_value_heads, rule))
+        return rows
+
+    def rate_moves(self) -> list[GeneMove]:
+        """Return the moves of learning rate, batch and weight decay."""
+        genome, options, config = self.genome, self.task.options, self.task.config
+        batch_ratio, sgd = self.batch / float(genome["batch"]), options.optimizer_name == "sgd"
+        lr_ratio = 1.0 if options.lr_rule != "none" else batch_ratio if sgd else batch_ratio**0.5
+        name = self.parametrisation["param"]
+        lr_rule = f"the same by {name}"
+        lr_source = "arXiv:2505.01618" if name == "completep" else "arXiv:2203.03466"
+        if lr_ratio != 1.0:
+            lr_rule += ", times the ratio of batches" if sgd else ", times the root of the ratio of batches"
+            lr_source += ", arXiv:1706.02677" if sgd else ", arXiv:2205.10287"
+        batch_rule, batch_source = "given", ""
+        if not self.wanted_batch:
+            batches = f"{default_batch(self.run_tokens):,.0f} and {default_batch(self.tokens):,.0f}"
+            batch_rule, batch_source = (
+                f"the ratio of Step Law's batches, {batches}, as a power of 2",
+                "arXiv:2503.04715",
+            )
+        token_ratio = self.tokens / self.run_tokens
+        size_ratio = float(self.depth * self.width**2) / float(config.depth * config.width**2)
+        decay = float(genome["weight_decay"]) * (batch_ratio / max(lr_ratio, 1e-12)) / token_ratio
+        decay_by_power = min(1.0, decay * (token_ratio / size_ratio) ** TIME_POWER)
+        decay_rule = f"the same B / (ηλD); {decay_by_power:.3g} by tokens per parameter (arXiv:2505.13738)"
+        lr_kind = "kept" if lr_ratio == 1.0 else "scaled"
+        return [
+            _move("lr", genome["lr"], genome["lr"] * lr_ratio, lr_rule, lr_source, lr_kind),
+            _move("batch", genome["batch"], self.batch, batch_rule, batch_source),
+            _move("weight_decay", genome["weight_decay"], min(1.0, decay), decay_rule, "arXiv:2405.13698"),
+        ]
+
+    def text_moves(self) -> list[GeneMove]:
+        """Return the moves of warm-up, dropout, context and window, which depend on the text."""
+        genome, warmup = self.genome, self.genome["warmup"]
+        least = 2.0 / (1.0 - self.task.options.beta2) * self.batch
+        share = min(warmup, max(warmup * self.run_tokens, least) / self.tokens)
+        warmup_rule = "the same number of tokens, at least 2 / (1 - β2) steps"
+        dropout, dropout_rule = genome["dropout"], f"depends on the text, which is read {self.epochs:.2g} times"
+        if self.epochs < 1.0:
+            dropout, dropout_rule = 0.0, "0, since no text is read twice"
+        unknown = "not transferable"
+        return [
+            _move("warmup", warmup, share, warmup_rule, "arXiv:1910.04209"),
+            _move("dropout", genome["dropout"], dropout, dropout_rule, kind=unknown),
+            *(
+                _move(name, genome[name], genome[name], "depends on the text", kind=unknown)
+                for name in ("context", "window")
+                if name in genome
+            ),
+        ]
+
+    def remarks(self) -> list[str]:
+        """Return what else a user of the recipe should know, a line each."""
+        options, config, remarks = self.task.options, self.task.config, []
+        if options.scaling is None:
+            remarks.append(
+                f"the search ran under param=standard: its own size, {config.depth}x{config.width}, is "
+                "the base, at which completep equals standard"
+            )
+        if self.parametrisation["param"] == "mup" and self.depth != config.depth:
+            remarks.append(
+                f"mup says nothing of depth, which goes from {config.depth} to {self.depth}: search with "
+                "-o param=completep"
+            )
+        if self.epochs > MOST_EPOCHS:
+            remarks.append(
+                f"the text is read {self.epochs:.3g} times, and more than 4 times teaches little (arXiv:2305.16264): "
+                "give more text, or fewer --tokens"
+            )
+        if options.extend_from is not None:
+            remarks.append("extend_from is kept: check that it suits the target")
+        return remarks
+
+
+def _training_size(task: LanguageTask) -> TrainingSize:
+    config, estimate = task.config, task.estimate()
+    embeddings = config.vocab_size + (config.context if config.position == "learned" else 0)
+    hidden_factor = 1.0
+    if config.scaling is not None:
+        hidden_factor = config.scaling.factors(task.options.optimizer_name, "hidden", config).lr
+    return TrainingSize(
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+        context=config.context,
+        parameters=config.parameters,
+        without_embeddings=config.parameters - config.width * embeddings,
+        tokens=estimate["tokens"],
+        flops=estimate["flops"],
+        batch=task.batch,
+        steps=math.ceil(estimate["tokens"] / task.batch),
+        lr=task.lr,
+        lr_hidden=task.lr * hidden_factor,
+    )
+
+
+def _memory_fit(task: LanguageTask, capacity: float, ranks: int) -> MemoryFit:
+    """Return how a bf16 step fits into `ranks` GPUs of `capacity` GiB each."""
+    windows = max(1, -(-task.batch // (task.config.context * ranks)))
+    setup = {**task.options.gpu_setup, "precision": "bf16", "ranks": ranks}
+    del setup["recompute"]  # fit_memory chooses it
+    row = MemoryFit(memory=capacity, ranks=ranks, micro_batch=None, passes=None, recompute=None, predicted=None)
+    try:
+        fit = fit_memory(task.config, windows, capacity * 2**30, **setup)
     except RecipeError as error:
         if error.field != "capacity":
             raise
-        return {**row, "predicted": None}
-    passes = -(-each // fit.micro_batch)
-    own = {"micro_batch": fit.micro_batch, "passes": passes, "recompute": fit.recompute is not None}
-    return {**row, **own, "predicted": fit.memory.peak / 2**30}
+        return row
+    row.micro_batch, row.passes = fit.micro_batch, -(-windows // fit.micro_batch)
+    row.recompute, row.predicted = fit.recompute is not None, fit.memory.peak / 2**30
+    return row

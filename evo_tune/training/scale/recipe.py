@@ -1,22 +1,36 @@
-"""A recipe at another size: the evaluator's transfer, the published laws, and the loss and the time that are predicted.
+"""A recipe at another size: the evaluator's transfer, the laws, the predicted loss and time, its flags and its probes.
 
 Everything is plain data; this module trains, reads and writes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
-from evo_tune.errors import PluginError
+from evo_tune.errors import PluginError, UsageError
 from evo_tune.genome.trial import Trial
+from evo_tune.options.declare import Option
 from evo_tune.plugins.evaluator import BoundEvaluator
-from evo_tune.training.scale.laws import LAWS, Scale
-from evo_tune.training.scale.loss import Observation, ScalingLaw, interval_advice, predict_loss, reason_not_fittable
+from evo_tune.text import one_line
+from evo_tune.training.recipe.transferring import TrainingSize, TransferResult
+from evo_tune.training.scale.laws import (
+    LAWS,
+    Observation,
+    Scale,
+    ScalingLaw,
+    interval_advice,
+    predict_loss,
+    reason_not_fittable,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,82 +59,6 @@ class TransferRequest:
     def target(self) -> dict[str, Any]:
         """The `target` argument of the evaluator's `transfer`."""
         return {name: getattr(self, name) for name in ("width", "depth", "tokens", "batch", "memory")}
-
-
-class GeneMove(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The value of a gene at another size.
-
-    Args:
-        gene: Name of the gene.
-        kind: kept, scaled or not transferable.
-        found: Value in the run.
-        target: Value at the target.
-        factor: Target value divided by the found one; null unless both are numbers.
-        rule: Rule that was applied.
-        source: Reference for the rule; '' if it has none.
-    """
-
-    gene: str
-    kind: str
-    found: Any
-    target: Any
-    factor: float | None
-    rule: str
-    source: str
-
-
-class TrainingSize(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """The size of a model and of its training.
-
-    Args:
-        width: Width of the model.
-        depth: Blocks of the model.
-        heads: Attention heads.
-        context: Longest window. Unit: tokens.
-        parameters: Number of weights.
-        without_embeddings: Number of weights without embeddings.
-        tokens: Length of the training. Unit: tokens.
-        flops: Cost of the training. Unit: FLOPs.
-        batch: Size of a step. Unit: tokens.
-        steps: Number of updates of the weights.
-        lr: Peak learning rate.
-        lr_hidden: Peak learning rate of the matrices in blocks.
-        epochs: Passes over the text. Given for the target only.
-    """
-
-    width: int
-    depth: int
-    heads: int
-    context: int
-    parameters: int
-    without_embeddings: int
-    tokens: float
-    flops: float
-    batch: int
-    steps: int
-    lr: float
-    lr_hidden: float
-    epochs: float | None = None
-
-
-class MemoryFit(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A step of the target's training on GPUs of one memory size.
-
-    Args:
-        memory: Memory of each GPU. Unit: GiB.
-        ranks: Number of GPUs that train together.
-        micro_batch: Windows of each GPU in a pass; null if not even one fits.
-        passes: Number of passes of each GPU in a step.
-        recompute: Whether blocks are recomputed for the gradient.
-        predicted: Memory used on each GPU. Unit: GiB.
-    """
-
-    memory: float
-    ranks: int
-    micro_batch: int | None
-    passes: int | None
-    recompute: bool | None
-    predicted: float | None
 
 
 class LawLearningRate(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -201,28 +139,6 @@ class ProbeResult(Struct, forbid_unknown_fields=True, kw_only=True):
     best_loss: float
     optimum: float | None
     confirmed: bool | None
-
-
-class TransferResult(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A recipe at another size, as `transfer` of an evaluator returns it.
-
-    Args:
-        genome: Genome at the target.
-        options: Options of the target's training that differ from those of the run.
-        rows: Change of each gene.
-        remarks: Further remarks, a sentence each.
-        found: Size of the run's training.
-        target: Size of the target's training.
-        fits: Memory use on GPUs.
-    """
-
-    genome: dict[str, Any]
-    options: dict[str, Any]
-    rows: list[GeneMove]
-    remarks: list[str]
-    found: TrainingSize
-    target: TrainingSize
-    fits: list[MemoryFit]
 
 
 class ScaledRecipe(TransferResult, kw_only=True):
@@ -356,3 +272,150 @@ def target_duration(trial: Trial, target: TrainingSize, wanted: TransferRequest)
         return None, "unknown: give --speed"
     rate = known["tokens_per_second"] * known["flops"] / known["tokens"]
     return target.flops / rate, f"{rate:.3g} FLOP/s, as measured in the run on {trial.outcome.device}"
+
+
+NEAR = 1.02
+"""Maximum loss of a confirmed transferred rate, as a multiple of the best loss of its neighbours."""
+
+
+def recipe_flags(
+    evaluator: str, name: str, told: ScaledRecipe, options: Mapping[str, Any], declared: Mapping[str, Option]
+) -> str:
+    """Return a TOML file for `evo-tune run --config` that trains the transferred recipe once.
+
+    The file is executed and may contain a stranger's names, so every name and value is quoted.
+
+    Args:
+        evaluator: Evaluator, as `run` takes it.
+        name: Name of the run to make.
+        told: Result of `scale.scaled`.
+        options: Options of the original run.
+        declared: Declared options of the evaluator; options at their default are left out.
+    """
+    settled = {key: value for key, value in {**options, **told.options}.items() if key in declared}
+    usual = {key: one.default for key, one in declared.items() if one.default is not MISSING}
+    kept = {
+        key: value
+        for key, value in settled.items()
+        if key not in told.genome and (key not in usual or usual[key] != value)
+    }
+    size = f"depth {told.target.depth}, width {told.target.width}"
+    lines = [
+        f"# A recipe of run {one_line(str(told.run))}, transferred to {size}:",
+        "# evo-tune run --config FILE",
+        f"evaluator = {_toml(evaluator)}",
+        f"name = {_toml(name)}",
+        "trials = 1",
+        "final_seeds = 0",
+        "",
+        "[option]",
+        *(f"{_key(key)} = {_toml(value)}" for key, value in kept.items()),
+        "",
+        "[gene]",
+        *(f"{_key(key)} = {_toml(_fixed(value))}" for key, value in told.genome.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _fixed(value: Any) -> str:
+    """Return the text that fixes a value in `--gene`."""
+    return repr(value) if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return '"none"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False)
+
+
+def probe_sizes(
+    found: TrainingSize, target: TrainingSize, wanted: TransferRequest, count: int
+) -> list[TransferRequest]:
+    """Return sizes between a run and a target, each with as much text as the run's training.
+
+    Up to five probes use one size, halfway in log width and log depth. More probes use two sizes, at one third and two
+    thirds. Widths are multiples of the head width. Where no size is in between, the target's own is used.
+
+    Args:
+        found: Size of the original run.
+        target: Size to which it is transferred.
+        wanted: The requested target.
+        count: Number of probes.
+
+    Raises:
+        UsageError: The run is of the target's size.
+    """
+    head = found.width // found.heads
+    shares = (0.5,) if count < 6 else (1 / 3, 2 / 3)
+    sizes = []
+    for share in shares:
+        width = math.exp((1 - share) * math.log(found.width) + share * math.log(target.width))
+        depth = math.exp((1 - share) * math.log(found.depth) + share * math.log(target.depth))
+        sizes.append((max(head, round(width / head) * head), max(1, round(depth))))
+    here, there = ((one.width, one.depth) for one in (found, target))
+    if here == there:
+        raise UsageError(f"--probe: the run is of the target's size, {target.depth}x{target.width}; leave it out")
+    sizes = [size for size in dict.fromkeys(sizes) if size not in (here, there)] or [there]
+    return [TransferRequest(width=width, depth=depth, tokens=round(found.tokens)) for width, depth in sizes]
+
+
+def probe_rates(lr: float, count: int) -> list[float]:
+    """Return learning rates around a transferred one: itself, half of it, twice it, then further out.
+
+    Args:
+        lr: The transferred rate.
+        count: Number of rates (int ≥ 1).
+    """
+    steps = sorted(range(-count, count + 1), key=lambda step: (abs(step), step))[:count]
+    return [lr * 2.0**step for step in steps]
+
+
+def probe_results(trials: Sequence[Trial], metric: str, rates: Mapping[int, float]) -> list[ProbeResult]:
+    """Return for each probed size whether the transferred learning rate is about the best of its neighbours.
+
+    Args:
+        trials: Trials of the probes.
+        metric: Name of the loss.
+        rates: Transferred rate, by width.
+    """
+    sizes: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for trial in trials:
+        if metric in trial.outcome.metrics and trial.genome["width"] in rates:
+            key = (int(trial.genome["width"]), int(trial.genome["depth"]))
+            sizes.setdefault(key, []).append((float(trial.genome["lr"]), trial.outcome.metrics[metric]))
+    rows = []
+    for (width, depth), points in sorted(sizes.items()):
+        transferred = rates[width]
+        best, best_loss = min(points, key=lambda point: point[1])
+        own = next((loss for lr, loss in points if math.isclose(lr, transferred, rel_tol=1e-6)), None)
+        known = own is not None and len(points) > 1
+        rows.append(
+            ProbeResult(
+                width=width,
+                depth=depth,
+                trainings=len(points),
+                transferred=transferred,
+                loss=own,
+                best=best,
+                best_loss=best_loss,
+                optimum=_optimum(points),
+                confirmed=bool(own is not None and own <= NEAR * best_loss) if known else None,
+            )
+        )
+    return rows
+
+
+def _optimum(points: Sequence[tuple[float, float]]) -> float | None:
+    """Return the minimum of a parabola through losses in log lr; None if there is none, or it is far outside."""
+    if len(points) < 3:
+        return None
+    x, y = np.log([lr for lr, _ in points]), np.array([loss for _, loss in points])
+    curve, slope, _ = np.polyfit(x, y, 2)
+    at = -slope / (2 * curve) if curve > 0 else math.inf
+    return float(np.exp(at)) if x.min() - math.log(4) <= at <= x.max() + math.log(4) else None

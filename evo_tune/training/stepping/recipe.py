@@ -10,7 +10,7 @@ from typing import Any
 from evo_tune.options.bounds import check_number
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
-from evo_tune.training.recipe.optim.optimisation import OptimizerOptions, check_clip, scale_betas, scale_lr
+from evo_tune.training.recipe.optim.optimisation import OptimizerOptions, scale_betas, scale_lr
 from evo_tune.training.recipe.optim.schedule import GapDecay, Schedule, WeightDecay
 from evo_tune.training.recipe.plan import TrainingOptions
 
@@ -44,7 +44,6 @@ class Recipe:
     ema: float | None = None
 
     def __post_init__(self) -> None:
-        check_clip(self.clip)
         check_number("z_loss", self.z_loss, "[0, 1]")
         if self.ema is not None:
             check_number("ema", self.ema, "[0, 1)")

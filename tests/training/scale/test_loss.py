@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import UsageError
-from evo_tune.training.scale.loss import Observation, ScalingLaw, interval_advice, predict_loss, reason_not_fittable
+from evo_tune.training.scale.laws import Observation, ScalingLaw, interval_advice, predict_loss, reason_not_fittable
 
 TRUE = ScalingLaw(1.2, 40.0, 0.4, 150.0, 0.45, 0.0)
 SIZES, TEXTS = (3e4, 1e5, 3e5, 1e6), (1e5, 4e5, 1.6e6)

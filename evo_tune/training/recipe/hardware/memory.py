@@ -86,10 +86,6 @@ def state_bytes(
     Raises:
         RecipeError: A number is out of its range, or the optimizer is unknown.
     """
-    check_integer("trainable", trainable, 0)
-    check_integer("ranks", ranks, 1)
-    check_integer("frozen", frozen, 0)
-    check_name("optimizer", optimizer, MOMENTS)
     average = 4.0 * trainable if ema else 0.0
     gradients = 4.0 if ranks == 1 else 8.0
     return (4.0 + gradients + MOMENTS[optimizer]) * trainable + 4.0 * frozen + average
@@ -123,12 +119,6 @@ def activation_bytes(
         RecipeError: A number is out of its range, or the precision or device is unknown.
     """
     length = config.context if length is None else length
-    check_integer("batch", batch, 1)
-    check_integer("length", length, 1, config.context)
-    check_name("precision", precision, PRECISIONS)
-    check_name("device", device, LIBRARIES)
-    if recompute is not None:
-        check_integer("recompute", recompute, 1)
     tokens, d = batch * length, config.width
     e = 4 if precision == "fp32" else 2
     blocks = [
@@ -345,9 +335,6 @@ def encoder_memory(config: EncoderConfig, batch: int, **setup: Any) -> Memory:
         RecipeError: See `activation_bytes` and `state_bytes`.
     """
     made = Setup(**setup)
-    check_integer("batch", batch, 1)
-    check_name("precision", made.precision, PRECISIONS)
-    check_name("device", made.device, LIBRARIES)
     copies = made.number_bytes * config.cast_parameters() if made.precision != "fp32" else 0
     mask = 1 if made.device == "cuda" else made.number_bytes
     kept = copies + batch * config.activation_bytes(made.number_bytes, mask, made.recompute)
@@ -390,9 +377,6 @@ def fitting_micro_batch(config: GPTConfig, batch: int, capacity: float, *, facto
     Raises:
         RecipeError: A field is out of its range, or not even one sequence fits.
     """
-    check_integer("batch", batch, 1)
-    check_number("capacity", capacity, "(0, inf)")
-    check_number("factor", factor, "(0, inf)")
     return largest_pass(
         lambda micro: predict_memory(config, micro, **options), batch, capacity, factor=factor, sample="sequence"
     )

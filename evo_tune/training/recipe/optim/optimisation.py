@@ -11,9 +11,6 @@ from evo_tune.options.bounds import check_name, check_number
 from evo_tune.options.declare import Options, option
 from evo_tune.training.recipe.optim.schedule import ScheduleOptions
 
-RULES = ("none", "sqrt", "linear")
-
-
 def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:
     """Return the learning rate for `batch`, given the rate for `reference`.
 
@@ -22,14 +19,7 @@ def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:
         batch: Batch size, in any unit.
         reference: The reference batch size, in the same unit.
         rule: 'none', 'sqrt' or 'linear'.
-
-    Raises:
-        RecipeError: A size is not above zero, or the rule is unknown.
     """
-    check_number("lr", lr, "(0, inf)")
-    check_number("batch", batch, "(0, inf)")
-    check_number("reference batch", reference, "(0, inf)")
-    check_name("batch rule", rule, RULES)
     ratio = batch / reference
     return lr * {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[rule]
 
@@ -38,13 +28,7 @@ def scale_betas(betas: tuple[float, float], batch: float, reference: float, rule
     """Return Adam's β for `batch`, given those for `reference`; only the rule 'sqrt' changes them.
 
     A β that would be negative, for a very large batch, is set to 0: that moment then has no memory.
-
-    Raises:
-        RecipeError: A size is not above zero, or the rule is unknown.
     """
-    check_number("batch", batch, "(0, inf)")
-    check_number("reference batch", reference, "(0, inf)")
-    check_name("batch rule", rule, RULES)
     if rule != "sqrt":
         return betas
     first, second = (max(0.0, 1.0 - (batch / reference) * (1.0 - beta)) for beta in betas)
@@ -63,18 +47,11 @@ class GroupFactors:
         embedding: Factor for embeddings of tokens, positions and values, and for a head that shares their weights.
         head: Factor for a head with its own weights.
         vectors: Factor for gains, biases and other parameters without two dimensions.
-
-    Raises:
-        RecipeError: A factor is out of its range.
     """
 
     embedding: float = 1.0
     head: float = 1.0
     vectors: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("embedding", "head", "vectors"):
-            check_number(f"lr_{name}", getattr(self, name), "(0, 1000]")
 
     def factor(self, kind: str, dimensions: int) -> float:
         """Return the factor of a parameter.
@@ -184,18 +161,6 @@ class ClippingOptions(Options):
     """Clipping of the gradient."""
 
     clip: float | None = option(1.0, bounds="(0, inf)", help="Maximum gradient norm; none: no limit")
-
-
-def check_clip(limit: float | None) -> None:
-    """Require a limit above zero, or None.
-
-    Raises:
-        RecipeError: It is not.
-    """
-    if limit is not None:
-        if limit == float("inf"):
-            return
-        check_number("clip", limit, "(0, inf)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,11 @@
-"""Schedules of the learning rate and of the weight decay."""
+"""Schedules of the learning rate, of the weight decay and of the batch, and the steps of a training."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Literal, TypeVar
 
@@ -50,6 +50,91 @@ def register_schedule(
     return add
 
 
+def _cosine(top: float, bottom: float, u: float) -> float:
+    return bottom + 0.5 * (top - bottom) * (1.0 + math.cos(math.pi * u))
+
+
+DECAYS: dict[str, Callable[[float], float]] = {
+    "linear": lambda u: 1.0 - u,
+    "sqrt": lambda u: 1.0 - math.sqrt(u),
+    "cosine": lambda u: _cosine(1.0, 0.0, u),
+}
+
+
+class _Choices(Collection[str]):
+    """Choices of the option: `auto` and the names in `SCHEDULES` when it is read."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield AUTO
+        yield from SCHEDULES
+
+    def __len__(self) -> int:
+        return 1 + len(SCHEDULES)
+
+    def __contains__(self, name: object) -> bool:
+        return name == AUTO or name in SCHEDULES
+
+
+S = TypeVar("S", bound="ScheduleOptions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleOptions(Options):
+    """Learning rate schedule."""
+
+    schedule: str = option(
+        AUTO,
+        choices=_Choices(),
+        help="Learning rate schedule after the warm-up; auto: wsd in a run with rungs, else cosine",
+    )
+    fork: bool | None = option(
+        None,
+        gene=None,
+        help="wsd: decay a copy to evaluate each rung, then discard it; none: if the run has rungs",
+    )
+    # Short trainings gain from a decay to zero (arXiv:2502.15938).
+    min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
+    # By benchmarks/parts.py.
+    decay_fraction: float = option(
+        0.5, bounds="(0, 1]", gene="float(0.1,0.8)", help="wsd: share of the steps in the final decay"
+    )
+    decay_shape: str = option("linear", choices=DECAYS, help="wsd: shape of the decay")
+    cycle: float = option(
+        0.1,
+        bounds="(0, 1]",
+        help="sgdr, cosine_step: length of the first cycle, as a share of the steps; sgdr ends with a whole cycle",
+    )
+    cycle_growth: int = option(1, bounds="[1, inf)", help="sgdr: ratio of the length of a cycle to the one before")
+    gamma: float = option(0.9, bounds="(0, 1]", help="sgdr, cosine_step: factor on the peak per cycle")
+
+    def settled(self: S, rungs: bool) -> S:
+        made = super().settled(rungs)
+        schedule = ("wsd" if rungs else "cosine") if made.schedule == AUTO else made.schedule
+        return replace(made, schedule=schedule, fork=rungs if made.fork is None else made.fork)
+
+    def rates(self, steps: int, warmup: float) -> Schedule:
+        """Return the schedule over `steps` steps.
+
+        Args:
+            steps: Number of steps in the full training.
+            warmup: Share of the steps for linear warm-up.
+
+        Raises:
+            RecipeError: Either is out of its range.
+        """
+        return Schedule(
+            steps=steps,
+            name=_without_auto(self.schedule),
+            warmup_fraction=warmup,
+            min_lr_ratio=self.min_lr_ratio,
+            decay_fraction=self.decay_fraction,
+            decay_shape=self.decay_shape,
+            cycle=max(1, round(self.cycle * steps)),
+            cycle_growth=self.cycle_growth,
+            gamma=self.gamma,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """Warm-up, then one of the shapes in `SCHEDULES`.
@@ -69,30 +154,22 @@ class Schedule:
         gamma: sgdr, cosine_step: factor from cycle to cycle, above 0, up to 1.
 
     Raises:
-        RecipeError: A field is out of its range.
+        RecipeError: `steps` or `warmup_fraction` is out of its range.
     """
 
     steps: int
     name: str = "cosine"
     warmup_fraction: float = 0.05
-    min_lr_ratio: float = 0.1
-    decay_fraction: float = 0.2
-    decay_shape: str = "linear"
+    min_lr_ratio: float = ScheduleOptions.min_lr_ratio
+    decay_fraction: float = ScheduleOptions.decay_fraction
+    decay_shape: str = ScheduleOptions.decay_shape
     cycle: int | None = None
-    cycle_growth: int = 1
-    gamma: float = 0.9
+    cycle_growth: int = ScheduleOptions.cycle_growth
+    gamma: float = ScheduleOptions.gamma
 
     def __post_init__(self) -> None:
         check_integer("steps", self.steps, 1)
-        check_name("schedule", self.name, SCHEDULES)
         check_number("warmup_fraction", self.warmup_fraction, "[0, 0.5]")
-        check_number("min_lr_ratio", self.min_lr_ratio, "[0, 1]")
-        check_number("decay_fraction", self.decay_fraction, "(0, 1]")
-        check_name("decay_shape", self.decay_shape, DECAYS)
-        if self.cycle is not None:
-            check_integer("cycle", self.cycle, 1)
-        check_integer("cycle_growth", self.cycle_growth, 1)
-        check_number("gamma", self.gamma, "(0, 1]")
 
     @property
     def warmup(self) -> int:
@@ -105,12 +182,7 @@ class Schedule:
         return max(1, self.steps // 10) if self.cycle is None else self.cycle
 
     def __call__(self, step: int) -> float:
-        """Return the factor on the peak rate at `step` (int ≥ 0).
-
-        Raises:
-            RecipeError: The step is negative or not a whole number.
-        """
-        check_integer("step", step, 0)
+        """Return the factor on the peak rate at `step` (int ≥ 0)."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         return SCHEDULES[self.name].factor(self, step)
@@ -135,15 +207,9 @@ def idle_fields(name: str) -> frozenset[str]:
     return known - SCHEDULES[name].uses if name in SCHEDULES else frozenset()
 
 
-def _cosine(top: float, bottom: float, u: float) -> float:
-    return bottom + 0.5 * (top - bottom) * (1.0 + math.cos(math.pi * u))
-
-
-DECAYS: dict[str, Callable[[float], float]] = {
-    "linear": lambda u: 1.0 - u,
-    "sqrt": lambda u: 1.0 - math.sqrt(u),
-    "cosine": lambda u: _cosine(1.0, 0.0, u),
-}
+def _without_auto(name: str) -> str:
+    """Return the schedule for a name in a run without rungs."""
+    return "cosine" if name == AUTO else name
 
 
 @register_schedule("min_lr_ratio")
@@ -218,85 +284,6 @@ def cosine_step(schedule: Schedule, step: int) -> float:
     return cosine(schedule, step) * schedule.gamma ** (step // schedule.first_cycle)
 
 
-class _Choices(Collection[str]):
-    """Choices of the option: `auto` and the names in `SCHEDULES` when it is read."""
-
-    def __iter__(self) -> Iterator[str]:
-        yield AUTO
-        yield from SCHEDULES
-
-    def __len__(self) -> int:
-        return 1 + len(SCHEDULES)
-
-    def __contains__(self, name: object) -> bool:
-        return name == AUTO or name in SCHEDULES
-
-
-def _without_auto(name: str) -> str:
-    """Return the schedule for a name in a run without rungs."""
-    return "cosine" if name == AUTO else name
-
-
-S = TypeVar("S", bound="ScheduleOptions")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleOptions(Options):
-    """Learning rate schedule."""
-
-    schedule: str = option(
-        AUTO,
-        choices=_Choices(),
-        help="Learning rate schedule after the warm-up; auto: wsd in a run with rungs, else cosine",
-    )
-    fork: bool | None = option(
-        None,
-        gene=None,
-        help="wsd: decay a copy to evaluate each rung, then discard it; none: if the run has rungs",
-    )
-    # Short trainings gain from a decay to zero (arXiv:2502.15938).
-    min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
-    # By benchmarks/parts.py.
-    decay_fraction: float = option(
-        0.5, bounds="(0, 1]", gene="float(0.1,0.8)", help="wsd: share of the steps in the final decay"
-    )
-    decay_shape: str = option("linear", choices=DECAYS, help="wsd: shape of the decay")
-    cycle: float = option(
-        0.1,
-        bounds="(0, 1]",
-        help="sgdr, cosine_step: length of the first cycle, as a share of the steps; sgdr ends with a whole cycle",
-    )
-    cycle_growth: int = option(1, bounds="[1, inf)", help="sgdr: ratio of the length of a cycle to the one before")
-    gamma: float = option(0.9, bounds="(0, 1]", help="sgdr, cosine_step: factor on the peak per cycle")
-
-    def settled(self: S, rungs: bool) -> S:
-        made = super().settled(rungs)
-        schedule = ("wsd" if rungs else "cosine") if made.schedule == AUTO else made.schedule
-        return replace(made, schedule=schedule, fork=rungs if made.fork is None else made.fork)
-
-    def rates(self, steps: int, warmup: float) -> Schedule:
-        """Return the schedule over `steps` steps.
-
-        Args:
-            steps: Number of steps in the full training.
-            warmup: Share of the steps for linear warm-up.
-
-        Raises:
-            RecipeError: Either is out of its range.
-        """
-        return Schedule(
-            steps=steps,
-            name=_without_auto(self.schedule),
-            warmup_fraction=warmup,
-            min_lr_ratio=self.min_lr_ratio,
-            decay_fraction=self.decay_fraction,
-            decay_shape=self.decay_shape,
-            cycle=max(1, round(self.cycle * steps)),
-            cycle_growth=self.cycle_growth,
-            gamma=self.gamma,
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class WeightDecay:
     """Weight decay λ that moves from `start` to `end` over the training.
@@ -316,18 +303,9 @@ class WeightDecay:
 
     def __post_init__(self) -> None:
         check_number("weight_decay", self.start, "[0, 1]")
-        if self.end is not None:
-            check_number("weight_decay_end", self.end, "[0, 1]")
-        check_name("weight_decay_shape", self.shape, ("linear", "cosine"))
 
     def at(self, step: int, steps: int) -> float:
-        """Return λ at `step` (int ≥ 0) of `steps`; after the last step it is `end`.
-
-        Raises:
-            RecipeError: `step` or `steps` is not a whole number in its range.
-        """
-        check_integer("step", step, 0)
-        check_integer("steps", steps, 1)
+        """Return λ at `step` (int ≥ 0) of `steps` (int ≥ 1); after the last step it is `end`."""
         if self.end is None or self.end == self.start:
             return self.start
         s = min(1.0, step / max(1, steps - 1))
@@ -357,11 +335,6 @@ class GapDecay:
 
     def __post_init__(self) -> None:
         check_number("weight_decay", self.start, "(0, 1]")
-        check_number("weight_decay_end", self.end, "[0, 1]")
-        if self.end < self.start:
-            raise RecipeError("weight_decay_end", self.end, f"weight_decay={self.start} or more")
-        check_integer("gap_patience", self.patience, 1)
-        check_number("gap_factor", self.factor, "(1, 100]")
 
 
 class GapWatch:
@@ -431,3 +404,155 @@ class WeightDecayOptions(Options):
             return WeightDecay(start=start, end=self.weight_decay_end, shape=self.weight_decay_shape)
         end = max(start, self.weight_decay_end or 0.0)
         return GapDecay(start=start, end=end, patience=self.gap_patience, factor=self.gap_factor)
+
+
+def optimizer_steps(micro_batches: int, accumulation: int) -> int:
+    """Return the number of steps that consume `micro_batches`.
+
+    A last, partial group of micro-batches is a step too: dropping it would lose data, and keeping it for the next
+    epoch would mix two epochs in one gradient.
+
+    Args:
+        micro_batches: Number of micro-batches, windows or samples (int ≥ 0).
+        accumulation: Number of them per step (int ≥ 1).
+    """
+    return -(-micro_batches // accumulation)
+
+
+def stop_step(steps: int, budget: float) -> int:
+    """Return the number of steps in a training with part of the full budget: ⌈budget · steps⌉.
+
+    Args:
+        steps: Number of steps in the full training, the length of its schedules (int ≥ 1).
+        budget: Fraction of the full budget, 0 < budget ≤ 1.
+    """
+    # The tolerance keeps 1/3 of 9 steps at 3 despite rounding.
+    return max(1, math.ceil(budget * steps - 1e-9 * steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRamp:
+    """Growth of a batch, linear in the samples done, rounded down.
+
+    Args:
+        start: Samples in the first step (int ≥ 1).
+        fraction: Share of the training's samples after which the batch has its full size, above 0, up to 1; about
+            0.03 in DeepSeek-V3.
+    """
+
+    start: int
+    fraction: float
+
+    def size(self, done: int, *, batch: int, total: int) -> int:
+        """Return the number of samples in the step after `done` samples.
+
+        Args:
+            done: Samples before the step.
+            batch: Samples per step after the ramp.
+            total: Samples in the full training.
+        """
+        reached = done / (self.fraction * total)
+        if reached >= 1.0:
+            return batch
+        return self.start + int((batch - self.start) * reached)
+
+
+def divide_into_steps(total: int, batch: int, ramp: BatchRamp | None) -> StepRanges:
+    """Return the range of samples of each step; together the ranges cover all `total` samples once."""
+    firsts = [0]
+    while ramp is not None and firsts[-1] < total:
+        size = ramp.size(firsts[-1], batch=batch, total=total)
+        if size == batch:
+            break  # all later steps are equal
+        firsts.append(min(total, firsts[-1] + size))
+    return StepRanges(tuple(firsts), batch, total)
+
+
+@dataclass(frozen=True)
+class StepRanges:
+    """Steps of a training as ranges of samples: growing steps, then equal steps, then the remainder.
+
+    Args:
+        firsts: First sample of each growing step, and the end of the last growing step.
+        batch: Samples per step after the growing ones.
+        total: Total number of samples.
+    """
+
+    firsts: tuple[int, ...]
+    batch: int
+    total: int
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return len(self.firsts) - 1 + optimizer_steps(self.total - self.firsts[-1], self.batch)
+
+    def __getitem__(self, step: int) -> tuple[int, int]:
+        """Return the first sample of a step and the sample after its last; after the training the range is empty."""
+        growing = len(self.firsts) - 1
+        if step < growing:
+            return self.firsts[step], self.firsts[step + 1]
+        first = min(self.total, self.firsts[-1] + (step - growing) * self.batch)
+        return first, min(first + self.batch, self.total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RampOptions(Options):
+    """Growing batch."""
+
+    ramp_from: int | None = option(
+        None, bounds="[1, inf)", unit="tokens", help="Batch size of the first step; none: constant"
+    )
+    ramp_share: float = option(
+        0.03, bounds="(0, 1]", help="Share of the training after which the batch has its full size"
+    )
+
+    @property
+    def ramp(self) -> BatchRamp | None:
+        """Growth of the batch, with its start in tokens; None: constant."""
+        return None if self.ramp_from is None else BatchRamp(start=self.ramp_from, fraction=self.ramp_share)
+
+
+def fork_step(schedule: Schedule, stop: int) -> int:
+    """Return the step at which a training that stops at `stop` leaves its full schedule and decays.
+
+    Args:
+        schedule: Schedule of the full training.
+        stop: Number of steps before the stop (int ≥ 1).
+
+    Returns:
+        `stop` if nothing forks: at the end of the full training, under a schedule other than wsd, or in one step.
+    """
+    if schedule.name != "wsd" or stop >= schedule.steps or stop < 2:
+        return stop
+    return max(1, stop - max(1, round(schedule.decay_fraction * stop)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForkedSchedule(Schedule):
+    """A wsd schedule that decays early, for a partial training.
+
+    Args:
+        fork: First step of the decay.
+        stop: Step at which the decay ends, above `fork`.
+    """
+
+    fork: int
+    stop: int
+
+    @classmethod
+    def of(cls, schedule: Schedule, fork: int, stop: int) -> ForkedSchedule:
+        """Return the schedule that leaves `schedule` at step `fork`."""
+        return cls(**asdict(schedule), fork=fork, stop=stop)
+
+    def __call__(self, step: int) -> float:
+        """Return the factor (see `Schedule`), which decays from `fork` on to `min_lr_ratio` by `decay_shape`."""
+        if step < self.fork:
+            return super().__call__(step)
+        top = super().__call__(self.fork)
+        bottom = min(top, self.min_lr_ratio)  # a fork may be in the warm-up
+        u = min(1.0, (step - self.fork + 1) / (self.stop - self.fork + 1))  # a one-step decay stops halfway
+        return bottom + (top - bottom) * DECAYS[self.decay_shape](u)
+
+    def decay_has_begun(self, step: int) -> bool:
+        """See `Schedule`."""
+        return step > self.fork or super().decay_has_begun(step)

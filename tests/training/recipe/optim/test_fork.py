@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.training.recipe.optim.schedule import SCHEDULES, Schedule
-from evo_tune.training.recipe.optim.steps import ForkedSchedule, fork_step
+from evo_tune.training.recipe.optim.schedule import SCHEDULES, ForkedSchedule, Schedule, fork_step
 
 STEPS = st.integers(2, 400)
 

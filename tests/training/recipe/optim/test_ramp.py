@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from evo_tune.errors import RecipeError
 from evo_tune.training import Trainer, TrainingWindows
 from evo_tune.training.recipe import BatchRamp, Schedule
-from evo_tune.training.recipe.optim.steps import divide_into_steps
+from evo_tune.training.recipe.optim.schedule import divide_into_steps
 
 
 @given(
