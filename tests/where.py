@@ -61,7 +61,7 @@ ELSEWHERE = {
     "training/prediction/about": "training/prediction/test_card",
     "training/recipe/__init__": "training/test_package",
     "training/recipe/transferring": "training/scale/test_transfer",
-    "training/scale/probes": "training/scale/test_transfer",
+    "training/scale/laws": "training/scale/test_laws training/scale/test_loss",
     "training/scale/recipe": "training/scale/test_transfer",
     "training/public": "training/test_package",
     "cli/training/devices": "cli/test_formats",
@@ -82,11 +82,11 @@ ELSEWHERE = {
     "training/recipe/models/gpt_config": "training/recipe/hardware/test_flops training/models/test_gpt",
     "training/extension": "training/test_extension training/models/test_growth",
     "training/recipe/optim/optimisation": "training/recipe/optim/test_scaling training/optim/test_optimizer",
-    "training/recipe/optim/steps": "training/recipe/optim/test_accounting training/recipe/optim/test_fork "
-    "training/recipe/optim/test_ramp",
+    "training/recipe/optim/schedule": "training/recipe/optim/test_schedule training/recipe/optim/test_weight_decay "
+    "training/recipe/optim/test_accounting training/recipe/optim/test_fork training/recipe/optim/test_ramp",
     "training/recipe/plan": "training/recipe/test_phases",
     "training/recipe/public": "training/test_package",
-    "training/recipe/sizes": "evaluators/test_language_model",
+    "training/recipe/sizes": "evaluators/test_language_model training/recipe/test_proxies",
     "training/recipe/tuning": "evaluators/test_fine_tuning",
     "report/charts": "report/test_charts report/test_page",
     "report/charts/__init__": "report/test_charts report/test_page",

@@ -11,13 +11,13 @@ import pytest
 
 from evo_tune.genome.genes import Float, Int
 from evo_tune.options.declare import Options as OptionGroup
-from evo_tune.options.declare import declared_in, option, redeclare
+from evo_tune.options.declare import dataclass_options, option, redeclare
 from evo_tune.plugins.evaluator import _gene_of_option
-from evo_tune.plugins.find import bundled_evaluators, load_evaluator
+from evo_tune.plugins.find import bundled_folder, load_evaluator
 
 PLUGINS = {
     path.stem: load_evaluator(path, f"bundled:{path.stem}", "bundled")
-    for path in sorted(bundled_evaluators().glob("*.py"))
+    for path in sorted(bundled_folder().glob("*.py"))
     if not path.name.startswith("_")
 }
 
@@ -37,7 +37,7 @@ def declarations() -> Iterator[tuple[str, str, dict[str, Any], Any]]:
     for group in sorted(groups - {object, OptionGroup}, key=lambda group: (group.__module__, group.__qualname__)):
         for field in fields(group):
             if field.name in vars(group).get("__annotations__", {}):
-                kind = declared_in(group)[field.name].type
+                kind = dataclass_options(group)[field.name].type
                 yield field.name, group.__qualname__, {**field.metadata, "type": kind}, field.default
 
 

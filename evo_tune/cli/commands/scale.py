@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from evo_tune.genome.trial import Trial
     from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
     from evo_tune.store.run import Run
+    from evo_tune.training.recipe.transferring import GeneMove, MemoryFit
     from evo_tune.training.scale.recipe import (
-        GeneMove,
         LawLearningRate,
-        MemoryFit,
         ProbeResult,
         ScaledRecipe,
         TargetLoss,

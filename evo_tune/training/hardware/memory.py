@@ -21,6 +21,7 @@ from evo_tune.training.recipe.hardware.memory import (
     LIBRARIES,
     Fit,
     Memory,
+    Setup,
     fit_memory,
     largest_pass,
     predict_memory,
@@ -206,7 +207,7 @@ class PassMemory:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         # `state_bytes` counts trained weights in float32; here they are counted as they are stored.
-        self._states = weights + state_bytes(trained, optimizer=optimizer, ema=ema) - 4.0 * trained
+        self._states = weights + state_bytes(trained, Setup(optimizer=optimizer, ema=ema)) - 4.0 * trained
 
     def __call__(self, batch: int, recompute: int | None = None) -> Memory:
         """Return the memory of a training with `batch` samples in one pass."""

@@ -21,7 +21,6 @@ from evo_tune.training.optim.losses import CrossEntropy, Loss
 from evo_tune.training.optim.watching import Number
 
 
-
 def accumulate(
     model: nn.Module,
     window: Sequence[MicroBatch],

@@ -1,7 +1,7 @@
 """Scaling laws: published ones of the learning rate and the batch, and one of the loss that is fitted to trainings.
 
-A published law is one row of `LAWS`, with its source and the range of its fit. The laws differ by a factor of two within
-their ranges and by more outside, so they give a range to search, not an answer.
+A published law is one row of `LAWS`, with its source and the range of its fit. The laws differ by a factor of two
+within their ranges and by more outside, so they give a range to search, not an answer.
 
 The loss of a larger training is predicted from smaller ones by the law L(N, D) = E + A / N^α + B / D^β of Hoffmann et
 al. (arXiv:2203.15556). A run has few sizes and few lengths of text, which do not determine five numbers: nearly any

@@ -11,7 +11,7 @@ from evo_tune.training.evaluation import evaluate_by_position
 from evo_tune.training.optim import losses
 from evo_tune.training.optim.losses import CrossEntropy, cross_entropy_in_pieces, cross_entropy_sum, z_sum
 from evo_tune.training.recipe import GPTConfig, predict_memory
-from evo_tune.training.recipe.hardware.memory import activation_bytes, logit_bytes
+from evo_tune.training.recipe.hardware.memory import Setup, activation_bytes, logit_bytes
 from evo_tune.training.recipe.models.gpt_config import LARGE_VOCABULARY, tokens_in_piece
 
 
@@ -176,6 +176,6 @@ def test_a_large_vocabularys_logits_are_a_small_part() -> None:
     logits = predict_memory(config, 16, precision="bf16", device="cuda", z_loss=True).logits
     assert logits == 6 * tokens_in_piece(65536, "cuda") * 65536 + 4 * 512 * (65536 + tokens)
     assert logits < 1e9 < 0.05 * 20 * tokens * 65536
-    assert logits < 0.2 * activation_bytes(config, 16, precision="bf16", device="cuda")
-    assert logit_bytes(config, tokens, frozen=True) == logit_bytes(config, tokens) - 4 * 512 * 65536
+    assert logits < 0.2 * activation_bytes(config, 16, Setup(precision="bf16", device="cuda"))
+    assert logit_bytes(config, tokens, Setup(), frozen=True) == logit_bytes(config, tokens, Setup()) - 4 * 512 * 65536
     assert tokens_in_piece(2**30, "cpu") == 1

@@ -14,12 +14,11 @@ from evo_tune.errors import OptionError, PluginError, UsageError
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.training.recipe.transferring import GeneMove, TransferResult
 from evo_tune.training.scale.recipe import (
-    GeneMove,
     ScaledRecipe,
     TargetLoss,
     TransferRequest,
-    TransferResult,
     probe_rates,
     probe_results,
     probe_sizes,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig
 from evo_tune.training.recipe.models.gpt_config import (
@@ -31,8 +30,6 @@ MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
 
 SHORT_LIVED = 1.1
 """Ratio of the peak to the counted memory; the rest is for short-lived tensors."""
-
-PRECISIONS = ("fp32", "bf16", "fp16")
 
 LIBRARIES = {"cpu": 0.0, "cuda": 0.75 * 2**30}
 """Device to bytes used by its libraries."""
@@ -71,190 +68,6 @@ class Memory(NamedTuple):
         return (factor * (self.peak - self.context) + self.context) / USABLE
 
 
-def state_bytes(
-    trainable: int, *, frozen: int = 0, optimizer: str = "adamw", ema: bool = False, ranks: int = 1
-) -> float:
-    """Return the bytes of weights, gradients and moments in float32; with AdamW 16 per trainable weight.
-
-    Args:
-        trainable: Number of weights with a gradient.
-        frozen: Number of weights without a gradient.
-        optimizer: 'adamw', 'muon' (counted as AdamW: an upper bound) or 'sgd'.
-        ema: Whether an average of the trainable weights is kept; it shares the frozen ones.
-        ranks: Number of data-parallel processes; with several, gradients have a second buffer for communication.
-
-    Raises:
-        RecipeError: A number is out of its range, or the optimizer is unknown.
-    """
-    average = 4.0 * trainable if ema else 0.0
-    gradients = 4.0 if ranks == 1 else 8.0
-    return (4.0 + gradients + MOMENTS[optimizer]) * trainable + 4.0 * frozen + average
-
-
-def activation_bytes(
-    config: GPTConfig,
-    batch: int,
-    *,
-    length: int | None = None,
-    precision: str = "fp32",
-    recompute: int | None = None,
-    device: str = "cpu",
-) -> float:
-    """Return the bytes that one forward pass keeps for the backward pass, without logits.
-
-    A plain block keeps 16 numbers per channel: 64 · bTd bytes in fp32. Under autocast the residual stream stays in
-    float32, so that a block keeps 36 · bTd bytes and a copy of its weights. On a CPU the attention weights add
-    2 · heads · bT² (see `training.models.block`). A recomputed block keeps only its input, and one such block at a
-    time is in memory in full.
-
-    Args:
-        config: Shape of the model.
-        batch: Sequences b per micro-batch.
-        length: Tokens T per sequence, at most the context; None: the context.
-        precision: 'fp32', 'bf16' or 'fp16'.
-        recompute: Interval of recomputed blocks, as in `GPT`.
-        device: 'cpu' or 'cuda'. On a CPU dropout masks are larger, and attention with dropout is not fused.
-
-    Raises:
-        RecipeError: A number is out of its range, or the precision or device is unknown.
-    """
-    length = config.context if length is None else length
-    tokens, d = batch * length, config.width
-    e = 4 if precision == "fp32" else 2
-    blocks = [
-        _block_bytes(config, batch, window, length, precision, device, values=values)
-        for window, values in zip(config.windows, config.embeds_values, strict=True)
-    ]
-    if precision != "fp32":
-        copies = e * (config.matmul_parameters - d * config.vocab_size) / config.depth
-        blocks = [block + copies for block in blocks]
-    ends = tokens * ((4 + e) * d + _statistics(config) + 8)  # the last norm, its statistics, and the tokens
-    ends += tokens * d * (1 if device == "cuda" else 4) if config.dropout else 0
-    ends += e * d * config.vocab_size if precision != "fp32" else 0
-    if recompute is None:
-        return ends + sum(blocks)
-    again = blocks[::recompute]
-    return ends + sum(blocks) - sum(again) + 4.0 * tokens * d * len(again) + max(again)
-
-
-def _block_bytes(
-    config: GPTConfig, batch: int, window: int, length: int, precision: str, device: str, *, values: bool
-) -> float:
-    """Return the bytes that a block with a window keeps, without copies of its weights.
-
-    `values` says whether the block has value embeddings.
-    """
-    d, f, heads = config.width, config.ffn_width, config.heads
-    e = 4 if precision == "fp32" else 2
-    chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
-    plain = [device == "cpu" and uses_plain_products(precision, end - first) for first, _, end in chunks]
-    padded = [_added(config, precision, end - first, device) for first, _, end in chunks]
-    copied = [products or added > 0 for products, added in zip(plain, padded, strict=True)]
-    shared = d * config.key_value_heads // heads
-    norms = 2 * ((4 + e) * d + _statistics(config))  # inputs from the residual stream, outputs, statistics
-    scaled = 4 * d if config.residual_scaling else 0  # the residual stream before its factor
-    attention = e * (d + 2 * shared) + e * d
-    if config.qk_norm:
-        # Inputs (a copy if in less than float32) and their inverse root mean squares.
-        attention += (0 if e == 4 else 4) * (d + shared) + 4 * (heads + config.key_value_heads)
-    if not all(copied):
-        attention += _renewed_bytes(config, e, values=values)
-    elif config.qk_norm and e == 4:
-        attention += e * (d + 2 * shared)  # the layer's output, whose views are the norms' inputs
-    feed_forward = e * f * (4 if config.ffn == "swiglu" else 2)
-    mask = 1 if device == "cuda" else e
-    dropped = 2 * mask * d if config.dropout else 0
-    kept = float(batch * length * (norms + scaled + attention + feed_forward + dropped))
-    for (first, start, end), products, added in zip(chunks, plain, padded, strict=True):
-        queries, keys = end - start, end - first
-        kept += batch * _unfused_bytes(config, queries, keys, device, plain=e if products else 0)
-        if products or added:
-            # Keys of overlapping chunks are copied; where the fused kernel keeps the source tensor, all of it is kept.
-            kept += batch * e * 2 * shared * (keys - queries)
-            kept += 0 if all(copied) else batch * e * (d + 2 * shared) * queries
-        if added:  # zeros beside queries, keys, values and result, and the result without them
-            kept += batch * e * (queries * (d + 2 * added * heads) + 2 * keys * added * config.key_value_heads)
-        if window < length and not products:
-            kept += 0 if added else batch * e * d * queries  # the chunk, in addition to the joined tensor
-            kept += queries * keys * mask if first < start or queries > window else 0  # the mask; on a CPU as numbers
-    return kept
-
-
-def _added(config: GPTConfig, precision: str, keys: int, device: str) -> int:
-    """Return `padding_channels` on this device."""
-    fused = device == "cpu" and not config.attention_dropout
-    return padding_channels(precision, config.width // config.heads, keys) if fused else 0
-
-
-def _renewed_bytes(config: GPTConfig, e: int, *, values: bool) -> int:
-    """Return the bytes per token of queries, keys and values that are not views of their layer's output.
-
-    Args:
-        config: Shape of the model.
-        e: Bytes per number in products.
-        values: Whether the block has value embeddings.
-    """
-    d, shared = config.width, config.width * config.key_value_heads // config.heads
-    rotated = config.position == "rope" or config.qk_norm
-    new = e * ((d + shared) * rotated + shared * values)
-    # Only views keep the layer's output alive. A norm keeps its inputs, which are views in float32.
-    freed = rotated and values and not (config.qk_norm and e == 4)
-    return new - e * (d + 2 * shared) * freed
-
-
-def _statistics(config: GPTConfig) -> int:
-    """Return the bytes per token of a norm's statistics: mean and inverse deviation, or inverse root mean square."""
-    return 8 if config.norm == "layernorm" else 4
-
-
-def _unfused_bytes(config: GPTConfig, queries: int, keys: int, device: str, *, plain: int) -> float:
-    """Return the bytes of attention weights, which the fused kernel does not store (see `training.models.block`)."""
-    if plain:
-        kept = plain * (3 if config.attention_dropout else 1)
-    else:
-        dropped = 12 if device == "cpu" else 9 if queries <= LONGEST_DROPPED else 0  # weights, mask, result
-        kept = dropped if config.attention_dropout else 0
-    statistic = 0 if plain else 4 * config.heads * queries  # one per query of the softmax
-    return float(kept * config.heads * queries * keys + statistic)
-
-
-def logit_bytes(
-    config: GPTConfig,
-    tokens: int,
-    *,
-    precision: str = "fp32",
-    device: str = "cpu",
-    z_loss: bool = False,
-    frozen: bool = False,
-) -> float:
-    """Return the peak bytes of logits and of the tensors computed from them.
-
-    Logits of a small vocabulary are complete, in float32. Log-softmax, its gradient and the logits' gradient take 12
-    bytes per logit; the z-loss also keeps the logits and another gradient; a softcap keeps its tanh. Logits of a large
-    vocabulary exist in pieces (see `training.optim.losses`), in float32 and in the precision of products. The gradients
-    of the head and its inputs, and the derivative of a softcap, are in memory with them.
-
-    Args:
-        config: Shape of the model.
-        tokens: Tokens per micro-batch.
-        precision: 'fp32', 'bf16' or 'fp16'.
-        device: 'cpu' or 'cuda'.
-        z_loss: Whether the loss has a z-loss.
-        frozen: Whether the head is frozen.
-    """
-    d, vocabulary = config.width, config.vocab_size
-    bound = 4.0 if config.softcap else 0.0
-    if vocabulary < LARGE_VOCABULARY:
-        return ((20.0 if z_loss else 12.0) + bound) * tokens * vocabulary
-    words = min(tokens, tokens_in_piece(vocabulary, device)) * vocabulary
-    gradients = 4.0 * d * (tokens + (0 if frozen else vocabulary))
-    if precision == "fp32":
-        return (4.0 + bound) * words + gradients
-    # The head's gradient of one piece; on a CPU also a float32 copy before it is added to the sum.
-    added = 0.0 if frozen else (6.0 if device == "cpu" else 2.0) * d * vocabulary
-    return max(6.0 * words, (4.0 + bound) * words, 2.0 * words + added) + gradients
-
-
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """Settings that determine the memory of a training, apart from model and batch.
@@ -282,24 +95,159 @@ class Setup:
         """Bytes per number in products."""
         return 4 if self.precision == "fp32" else 2
 
-    def states(self, trainable: int, *, frozen: int = 0) -> float:
-        """Return the bytes of weights, gradients and moments (see `state_bytes`)."""
-        return state_bytes(trainable, frozen=frozen, optimizer=self.optimizer, ema=self.ema, ranks=self.ranks)
 
-    def logits(self, config: GPTConfig, tokens: int, *, frozen: bool) -> float:
-        """Return the bytes of logits (see `logit_bytes`)."""
-        return logit_bytes(
-            config, tokens, precision=self.precision, device=self.device, z_loss=self.z_loss, frozen=frozen
-        )
+def state_bytes(trainable: int, setup: Setup, *, frozen: int = 0) -> float:
+    """Return the bytes of weights, gradients and moments in float32; with AdamW 16 per trainable weight.
+
+    Args:
+        trainable: Number of weights with a gradient.
+        setup: Optimizer, average and ranks. An average shares the frozen weights. With several ranks, gradients have a
+            second buffer for communication.
+        frozen: Number of weights without a gradient.
+    """
+    average = 4.0 * trainable if setup.ema else 0.0
+    gradients = 4.0 if setup.ranks == 1 else 8.0
+    return (4.0 + gradients + MOMENTS[setup.optimizer]) * trainable + 4.0 * frozen + average
+
+
+def activation_bytes(config: GPTConfig, batch: int, setup: Setup, *, length: int | None = None) -> float:
+    """Return the bytes that one forward pass keeps for the backward pass, without logits.
+
+    A plain block keeps 16 numbers per channel: 64 · bTd bytes in fp32. Under autocast the residual stream stays in
+    float32, so that a block keeps 36 · bTd bytes and a copy of its weights. On a CPU the attention weights add
+    2 · heads · bT² (see `training.models.block`). A recomputed block keeps only its input, and one such block at a
+    time is in memory in full.
+
+    Args:
+        config: Shape of the model.
+        batch: Sequences b per micro-batch.
+        setup: Precision, recomputed blocks and device. On a CPU dropout masks are larger, and attention with dropout is
+            not fused.
+        length: Tokens T per sequence, at most the context; None: the context.
+    """
+    length = config.context if length is None else length
+    tokens, d, e, recompute = batch * length, config.width, setup.number_bytes, setup.recompute
+    blocks = [
+        _block_bytes(config, batch, window, length, setup, values=values)
+        for window, values in zip(config.windows, config.embeds_values, strict=True)
+    ]
+    if setup.precision != "fp32":
+        copies = e * (config.matmul_parameters - d * config.vocab_size) / config.depth
+        blocks = [block + copies for block in blocks]
+    ends = tokens * ((4 + e) * d + _statistics(config) + 8)  # the last norm, its statistics, and the tokens
+    ends += tokens * d * (1 if setup.device == "cuda" else 4) if config.dropout else 0
+    ends += e * d * config.vocab_size if setup.precision != "fp32" else 0
+    if recompute is None:
+        return ends + sum(blocks)
+    recomputed = blocks[::recompute]
+    return ends + sum(blocks) - sum(recomputed) + 4.0 * tokens * d * len(recomputed) + max(recomputed)
+
+
+def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, setup: Setup, *, values: bool) -> float:
+    """Return the bytes that a block with a window keeps, without copies of its weights.
+
+    `values` says whether the block has value embeddings.
+    """
+    d, f, heads = config.width, config.ffn_width, config.heads
+    e, precision, device = setup.number_bytes, setup.precision, setup.device
+    chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
+    plain = [device == "cpu" and uses_plain_products(precision, end - first) for first, _, end in chunks]
+    padded = [_padding_channels(config, precision, end - first, device) for first, _, end in chunks]
+    copied = [products or added > 0 for products, added in zip(plain, padded, strict=True)]
+    shared = d * config.key_value_heads // heads
+    norms = 2 * ((4 + e) * d + _statistics(config))  # inputs from the residual stream, outputs, statistics
+    scaled = 4 * d if config.residual_scaling else 0  # the residual stream before its factor
+    attention = e * (d + 2 * shared) + e * d
+    if config.qk_norm:
+        # Inputs (a copy if in less than float32) and their inverse root mean squares.
+        attention += (0 if e == 4 else 4) * (d + shared) + 4 * (heads + config.key_value_heads)
+    if not all(copied):
+        attention += _qkv_copy_bytes(config, e, values=values)
+    elif config.qk_norm and e == 4:
+        attention += e * (d + 2 * shared)  # the layer's output, whose views are the norms' inputs
+    feed_forward = e * f * (4 if config.ffn == "swiglu" else 2)
+    mask = 1 if device == "cuda" else e
+    dropped = 2 * mask * d if config.dropout else 0
+    kept = float(batch * length * (norms + scaled + attention + feed_forward + dropped))
+    for (first, start, end), products, added in zip(chunks, plain, padded, strict=True):
+        queries, keys = end - start, end - first
+        # Attention weights, which the fused kernel does not store (see `training.models.block`), or else a statistic of
+        # the softmax per query. Dropout keeps weights, mask and result.
+        if products:
+            weight_bytes = e * (3 if config.attention_dropout else 1)
+        elif config.attention_dropout:
+            weight_bytes = 12 if device == "cpu" else 9 if queries <= LONGEST_DROPPED else 0
+        else:
+            weight_bytes = 0
+        kept += batch * float(weight_bytes * heads * queries * keys + (0 if products else 4 * heads * queries))
+        if products or added:
+            # Keys of overlapping chunks are copied; where the fused kernel keeps the source tensor, all of it is kept.
+            kept += batch * e * 2 * shared * (keys - queries)
+            kept += 0 if all(copied) else batch * e * (d + 2 * shared) * queries
+        if added:  # zeros beside queries, keys, values and result, and the result without them
+            kept += batch * e * (queries * (d + 2 * added * heads) + 2 * keys * added * config.key_value_heads)
+        if window < length and not products:
+            kept += 0 if added else batch * e * d * queries  # the chunk, in addition to the joined tensor
+            kept += queries * keys * mask if first < start or queries > window else 0  # the mask; on a CPU as numbers
+    return kept
+
+
+def _padding_channels(config: GPTConfig, precision: str, keys: int, device: str) -> int:
+    """Return `padding_channels` on this device."""
+    fused = device == "cpu" and not config.attention_dropout
+    return padding_channels(precision, config.width // config.heads, keys) if fused else 0
+
+
+def _qkv_copy_bytes(config: GPTConfig, e: int, *, values: bool) -> int:
+    """Return the bytes per token of queries, keys and values that are not views of their layer's output.
+
+    Args:
+        config: Shape of the model.
+        e: Bytes per number in products.
+        values: Whether the block has value embeddings.
+    """
+    d, shared = config.width, config.width * config.key_value_heads // config.heads
+    rotated = config.position == "rope" or config.qk_norm
+    new = e * ((d + shared) * rotated + shared * values)
+    # Only views keep the layer's output alive. A norm keeps its inputs, which are views in float32.
+    freed = rotated and values and not (config.qk_norm and e == 4)
+    return new - e * (d + 2 * shared) * freed
+
+
+def _statistics(config: GPTConfig) -> int:
+    """Return the bytes per token of a norm's statistics: mean and inverse deviation, or inverse root mean square."""
+    return 8 if config.norm == "layernorm" else 4
+
+
+def logit_bytes(config: GPTConfig, tokens: int, setup: Setup, *, frozen: bool = False) -> float:
+    """Return the peak bytes of logits and of the tensors computed from them.
+
+    Logits of a small vocabulary are complete, in float32. Log-softmax, its gradient and the logits' gradient take 12
+    bytes per logit; the z-loss also keeps the logits and another gradient; a softcap keeps its tanh. Logits of a large
+    vocabulary exist in pieces (see `training.optim.losses`), in float32 and in the precision of products. The gradients
+    of the head and its inputs, and the derivative of a softcap, are in memory with them.
+
+    Args:
+        config: Shape of the model.
+        tokens: Tokens per micro-batch.
+        setup: Precision, device and z-loss.
+        frozen: Whether the head is frozen.
+    """
+    d, vocabulary = config.width, config.vocab_size
+    bound = 4.0 if config.softcap else 0.0
+    if vocabulary < LARGE_VOCABULARY:
+        return ((20.0 if setup.z_loss else 12.0) + bound) * tokens * vocabulary
+    words = min(tokens, tokens_in_piece(vocabulary, setup.device)) * vocabulary
+    gradients = 4.0 * d * (tokens + (0 if frozen else vocabulary))
+    if setup.precision == "fp32":
+        return (4.0 + bound) * words + gradients
+    # The head's gradient of one piece; on a CPU also a float32 copy before it is added to the sum.
+    head_gradient = 0.0 if frozen else (6.0 if setup.device == "cpu" else 2.0) * d * vocabulary
+    return max(6.0 * words, (4.0 + bound) * words, 2.0 * words + head_gradient) + gradients
 
 
 def predict_memory(
-    config: GPTConfig,
-    batch: int,
-    *,
-    length: int | None = None,
-    trainable: int | None = None,
-    **setup: Any,
+    config: GPTConfig, batch: int, *, length: int | None = None, trainable: int | None = None, **setup: Any
 ) -> Memory:
     """Return the predicted memory of a training of a GPT.
 
@@ -309,18 +257,16 @@ def predict_memory(
         length: Tokens T per sequence, at most the context; None: the context.
         trainable: Number of trained weights, if not all (LoRA); the head then counts as frozen.
         setup: Fields of `Setup`.
-
-    Raises:
-        RecipeError: See `activation_bytes` and `state_bytes`.
     """
-    made = Setup(**setup)
+    training_setup = Setup(**setup)
     trained = config.parameters if trainable is None else trainable
     frozen = max(0, config.parameters - trained)
-    activations = activation_bytes(
-        config, batch, length=length, precision=made.precision, recompute=made.recompute, device=made.device
+    return Memory(
+        states=state_bytes(trained, training_setup, frozen=frozen),
+        activations=activation_bytes(config, batch, training_setup, length=length),
+        logits=logit_bytes(config, batch * (length or config.context), training_setup, frozen=frozen > 0),
+        context=LIBRARIES[training_setup.device],
     )
-    logits = made.logits(config, batch * (length or config.context), frozen=frozen > 0)
-    return Memory(made.states(trained, frozen=frozen), activations, logits, LIBRARIES[made.device])
 
 
 def encoder_memory(config: EncoderConfig, batch: int, **setup: Any) -> Memory:
@@ -330,15 +276,17 @@ def encoder_memory(config: EncoderConfig, batch: int, **setup: Any) -> Memory:
         config: Shape of the model.
         batch: Samples per pass.
         setup: Fields of `Setup`.
-
-    Raises:
-        RecipeError: See `activation_bytes` and `state_bytes`.
     """
-    made = Setup(**setup)
-    copies = made.number_bytes * config.cast_parameters() if made.precision != "fp32" else 0
-    mask = 1 if made.device == "cuda" else made.number_bytes
-    kept = copies + batch * config.activation_bytes(made.number_bytes, mask, made.recompute)
-    return Memory(made.states(config.parameters), kept, 20.0 * batch * config.outputs, LIBRARIES[made.device])
+    training_setup = Setup(**setup)
+    e = training_setup.number_bytes
+    copies = e * config.cast_parameters() if training_setup.precision != "fp32" else 0
+    mask = 1 if training_setup.device == "cuda" else e
+    return Memory(
+        states=state_bytes(config.parameters, training_setup),
+        activations=copies + batch * config.activation_bytes(e, mask, training_setup.recompute),
+        logits=20.0 * batch * config.outputs,
+        context=LIBRARIES[training_setup.device],
+    )
 
 
 def largest_pass(
@@ -350,7 +298,7 @@ def largest_pass(
         memory: Function from samples per pass to predicted memory.
         batch: Samples per step of one process.
         capacity: Total memory of the device, in bytes.
-        factor: See `Memory.needed`.
+        factor: See `Memory.device_bytes`.
         sample: Word for a sample in the error message.
 
     Raises:
@@ -371,11 +319,11 @@ def fitting_micro_batch(config: GPTConfig, batch: int, capacity: float, *, facto
         config: Shape of the model.
         batch: Sequences per step.
         capacity: Total memory of the device, in bytes.
-        factor: See `Memory.needed`.
+        factor: See `Memory.device_bytes`.
         options: As in `predict_memory`.
 
     Raises:
-        RecipeError: A field is out of its range, or not even one sequence fits.
+        RecipeError: Not even one sequence fits.
     """
     return largest_pass(
         lambda micro: predict_memory(config, micro, **options), batch, capacity, factor=factor, sample="sequence"
@@ -410,17 +358,15 @@ def fit_memory(config: GPTConfig, batch: int, capacity: float, *, factor: float 
         options: As in `predict_memory`, without recompute.
 
     Raises:
-        RecipeError: A field is out of its range, or not even one sequence fits.
+        RecipeError: Not even one sequence fits.
     """
-    every = None
+    recompute = None
     try:
-        micro = fitting_micro_batch(config, batch, capacity, factor=factor, **options)
-    except RecipeError as error:
-        if error.field != "capacity":
-            raise
-        every = 1
-        micro = fitting_micro_batch(config, batch, capacity, factor=factor, recompute=every, **options)
-    return Fit(micro, every, predict_memory(config, micro, recompute=every, **options))
+        micro_batch = fitting_micro_batch(config, batch, capacity, factor=factor, **options)
+    except RecipeError:
+        recompute = 1
+        micro_batch = fitting_micro_batch(config, batch, capacity, factor=factor, recompute=recompute, **options)
+    return Fit(micro_batch, recompute, predict_memory(config, micro_batch, recompute=recompute, **options))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -445,7 +391,7 @@ class NewWeights:
         """Return the number of added weights for this base."""
         return base.new_weights(self.layers, rank=self.rank, dora=self.dora, bottleneck=self.bottleneck)
 
-    def kept(self, inputs: int, outputs: int, e: int, mask: int, *, bias: bool) -> float:
+    def activation_bytes(self, inputs: int, outputs: int, e: int, mask: int, *, bias: bool) -> float:
         """Return the bytes per token that the added weights of a layer keep for the backward pass.
 
         Args:
@@ -470,73 +416,74 @@ def tuning_memory(base: BaseModel, new: NewWeights, window: int, batch: int, **s
         window: Tokens per window.
         batch: Windows per pass.
         setup: Fields of `Setup`.
-
-    Raises:
-        RecipeError: See `state_bytes`.
     """
-    made = Setup(**setup)
-    e, trained = made.number_bytes, new.count(base)
+    training_setup = Setup(**setup)
+    e, trained = training_setup.number_bytes, new.count(base)
     frozen = e * base.parameters + (e * trained if e == 2 else 0)  # and copies of the added weights, for products
-    kept = batch * window * _kept_of_token(base, new, window, e, made.device)
-    if made.recompute is not None:
-        again = -(-base.depth // made.recompute)
-        kept *= (base.depth - again + 1) / base.depth
-        kept += 4.0 * batch * window * base.width * again
+    activations = batch * window * _tuning_bytes_per_token(base, new, window, training_setup)
+    if training_setup.recompute is not None:
+        blocks = -(-base.depth // training_setup.recompute)  # that are recomputed
+        activations *= (base.depth - blocks + 1) / base.depth
+        activations += 4.0 * batch * window * base.width * blocks
     softcap = 0.0 if base.gpt is None else base.gpt.softcap
     head = GPTConfig(vocab_size=base.vocab_size, width=base.width, heads=1, softcap=softcap)
-    logits = made.logits(head, batch * window, frozen=True)
-    return Memory(made.states(trained) + frozen, kept, logits, LIBRARIES[made.device])
+    return Memory(
+        states=state_bytes(trained, training_setup) + frozen,
+        activations=activations,
+        logits=logit_bytes(head, batch * window, training_setup, frozen=True),
+        context=LIBRARIES[training_setup.device],
+    )
 
 
-def _kept_of_token(base: BaseModel, new: NewWeights, window: int, e: int, device: str) -> float:
+def _tuning_bytes_per_token(base: BaseModel, new: NewWeights, window: int, setup: Setup) -> float:
     """Return the bytes per token that a pass keeps for the backward pass, without logits."""
-    gpt, d = base.gpt, base.width
-    begun, kept = gpt is None, 0.0  # layers of other files have no known order
+    gpt, d, e, on_gpu = base.gpt, base.width, setup.number_bytes, setup.device == "cuda"
+    # Nothing is kept before the first tuned layer. Layers of other files have no known order, so all count.
+    begun, total = gpt is None, 0.0
     for name, (inputs, outputs) in base.linears.items():
-        ours, ends_branch = name in new.layers, re.fullmatch(TARGET_PRESETS["branch-outputs"], name) is not None
+        tuned, ends_branch = name in new.layers, re.fullmatch(TARGET_PRESETS["branch-outputs"], name) is not None
         attention = re.fullmatch(TARGET_PRESETS["attention"], name) is not None
-        first, begun = ours and not begun, begun or ours
+        first, begun = tuned and not begun, begun or tuned
         if not begun:
             continue
         wide = 4 if new.dora else e  # products with DoRA's lengths are float32
-        if ours:
-            given = 4 if not ends_branch else e if attention else wide  # norms return float32
+        if tuned:
+            input_bytes = 4 if not ends_branch else e if attention else wide  # norms return float32
             bias = gpt.bias if gpt is not None else f"{name}.bias" in base.shapes
-            kept += new.kept(inputs, outputs, e, 0 if first else 1 if device == "cuda" else given, bias=bias)
+            mask = 0 if first else 1 if on_gpu else input_bytes
+            total += new.activation_bytes(inputs, outputs, e, mask, bias=bias)
         if not ends_branch:
-            kept += (wide if ours and not attention else e) * outputs
+            total += (wide if tuned and not attention else e) * outputs
             continue
-        kept += 4 * d + (8 if gpt is None else _statistics(gpt))  # the next norm's inputs and statistics
-        kept += (1 if device == "cuda" else wide if ours else e) * d if gpt is not None and gpt.dropout else 0
-        if attention:
+        total += 4 * d + (8 if gpt is None else _statistics(gpt))  # the next norm's inputs and statistics
+        if gpt is not None and gpt.dropout:
+            total += (1 if on_gpu else wide if tuned else e) * d
+        if attention and not first:
             values = gpt is not None and gpt.embeds_values[int(name.split(".")[1])]
-            kept += 0 if first else _attended(base, new, window, e, device, inputs, ours=ours, values=values)
-        elif not (first and new.bottleneck):
-            kept += _activated(base) * wide * inputs
-    return kept
+            total += _tuned_attention_bytes(base, new, window, setup, inputs, tuned=tuned, values=values)
+        elif not attention and not (first and new.bottleneck):
+            total += _activation_copies(base) * wide * inputs
+    return total
 
 
-def _attended(
-    base: BaseModel, new: NewWeights, window: int, e: int, device: str, inputs: int, *, ours: bool, values: bool
+def _tuned_attention_bytes(
+    base: BaseModel, new: NewWeights, window: int, setup: Setup, inputs: int, *, tuned: bool, values: bool
 ) -> float:
     """Return the bytes per token that attention keeps, apart from inputs that a low-rank map keeps already."""
-    gpt, heads = base.gpt, base.heads
-    if (
-        gpt is not None
-        and device == "cpu"
-        and uses_plain_products("bf16" if e == 2 else "fp32", window)
-        and not new.dora
-    ):
+    gpt, heads, e = base.gpt, base.heads, setup.number_bytes
+    input_bytes = 0 if tuned and new.rank and not new.dropout else e * inputs
+    if gpt is None:
+        return 4.0 * heads + input_bytes
+    precision = "bf16" if e == 2 else "fp32"
+    if setup.device == "cpu" and uses_plain_products(precision, window) and not new.dora:
         return float(e * heads * window)  # three plain products, which keep the attention weights
-    if gpt is not None and (added := _added(gpt, "bf16" if e == 2 else "fp32", window, device)):
-        return 4.0 * heads + e * (gpt.width + 2 * added * (heads + gpt.key_value_heads))
-    kept = 4.0 * heads + (0 if ours and new.rank and not new.dropout else e * inputs)
-    if gpt is not None and not (new.dora and e == 2):
-        kept += _renewed_bytes(gpt, e, values=values)
-    return kept
+    if padding := _padding_channels(gpt, precision, window, setup.device):
+        return 4.0 * heads + e * (gpt.width + 2 * padding * (heads + gpt.key_value_heads))
+    copied_bytes = 0 if new.dora and e == 2 else _qkv_copy_bytes(gpt, e, values=values)
+    return 4.0 * heads + input_bytes + copied_bytes
 
 
-def _activated(base: BaseModel) -> int:
+def _activation_copies(base: BaseModel) -> int:
     """Return how many tensors of the activation's size a feed-forward layer keeps, besides the activation's input."""
     if base.gpt is not None:
         return 1 if base.gpt.ffn == "swiglu" else 0

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from evo_tune.errors import OptionError
-from evo_tune.options.bounds import check_name, check_number
+from evo_tune.options.bounds import check_number
 from evo_tune.options.declare import Options, option
 from evo_tune.training.recipe.optim.schedule import ScheduleOptions
+
 
 def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:
     """Return the learning rate for `batch`, given the rate for `reference`.

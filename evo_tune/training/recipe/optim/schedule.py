@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Literal, TypeVar
 
-from evo_tune.errors import OptionError, RecipeError
-from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.errors import OptionError
+from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.options.declare import AUTO, Options, option
 
 
@@ -431,6 +431,23 @@ def stop_step(steps: int, budget: float) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RampOptions(Options):
+    """Growing batch."""
+
+    ramp_from: int | None = option(
+        None, bounds="[1, inf)", unit="tokens", help="Batch size of the first step; none: constant"
+    )
+    ramp_share: float = option(
+        0.03, bounds="(0, 1]", help="Share of the training after which the batch has its full size"
+    )
+
+    @property
+    def ramp(self) -> BatchRamp | None:
+        """Growth of the batch, with its start in tokens; None: constant."""
+        return None if self.ramp_from is None else BatchRamp(start=self.ramp_from, fraction=self.ramp_share)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchRamp:
     """Growth of a batch, linear in the samples done, rounded down.
 
@@ -441,7 +458,7 @@ class BatchRamp:
     """
 
     start: int
-    fraction: float
+    fraction: float = RampOptions.ramp_share
 
     def size(self, done: int, *, batch: int, total: int) -> int:
         """Return the number of samples in the step after `done` samples.
@@ -493,23 +510,6 @@ class StepRanges:
             return self.firsts[step], self.firsts[step + 1]
         first = min(self.total, self.firsts[-1] + (step - growing) * self.batch)
         return first, min(first + self.batch, self.total)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RampOptions(Options):
-    """Growing batch."""
-
-    ramp_from: int | None = option(
-        None, bounds="[1, inf)", unit="tokens", help="Batch size of the first step; none: constant"
-    )
-    ramp_share: float = option(
-        0.03, bounds="(0, 1]", help="Share of the training after which the batch has its full size"
-    )
-
-    @property
-    def ramp(self) -> BatchRamp | None:
-        """Growth of the batch, with its start in tokens; None: constant."""
-        return None if self.ramp_from is None else BatchRamp(start=self.ramp_from, fraction=self.ramp_share)
 
 
 def fork_step(schedule: Schedule, stop: int) -> int:

@@ -94,16 +94,3 @@ def test_a_training_with_a_ramp_counts_right_and_resumes_to_the_bit(
     for expected, given_ in zip(straight.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(expected, given_)
     assert isinstance(straight.recipe.schedule, Schedule)
-
-
-@pytest.mark.parametrize(
-    "fields", [{"start": 0}, {"start": True}, {"start": 2, "fraction": 0.0}, {"start": 2, "fraction": 1.5}]
-)
-def test_fields_out_of_range_are_refused(fields: dict[str, float]) -> None:
-    with pytest.raises(RecipeError, match="ramp"):
-        BatchRamp(**fields)  # type: ignore[arg-type]
-
-
-def test_a_ramp_that_falls_is_refused_before_training() -> None:
-    with pytest.raises(RecipeError, match="ramp start"):
-        TrainingWindows(torch.arange(300), context=8, batch=4, total=9, seed=1, ramp=BatchRamp(start=5))

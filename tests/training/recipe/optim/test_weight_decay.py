@@ -6,7 +6,7 @@ import torch
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import Trainer
-from evo_tune.training.recipe import WeightDecay
+from evo_tune.training.recipe import WeightDecay, WeightDecayOptions
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
@@ -42,4 +42,4 @@ def test_values_outside_0_to_1_are_refused(value: float) -> None:
     with pytest.raises(RecipeError):
         WeightDecay(start=value)
     with pytest.raises(RecipeError):
-        WeightDecay(start=0.1, end=value)
+        WeightDecayOptions(weight_decay_end=value)
