@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from evo_tune.errors import StoreError
-from evo_tune.loop.code import ruled
+from evo_tune.loop.code import strategy_with_rules
 from evo_tune.loop.proposing import verify
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.store.manifest import MANIFEST, space_of
@@ -68,7 +68,7 @@ def compare(disturbed: Run, undisturbed: Run | None) -> None:
     space = space_of(manifest, evaluator.space)
     if undisturbed is not None:
         _compare(disturbed, undisturbed, table)
-    if found := verify(disturbed, space, ruled(manifest, evaluator, manifest.strategy)):
+    if found := verify(disturbed, space, strategy_with_rules(manifest, evaluator, manifest.strategy)):
         raise Violation(f"proposals that do not come out again: {found}")
 
 

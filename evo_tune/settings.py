@@ -199,9 +199,9 @@ class SessionSettings(_Comparison, _Places, _Attempts, _Limits):
         """Whether any limit is set."""
         return any(getattr(self, name) is not None for name in LIMITS)
 
-    def unlimited(self) -> SessionSettings:
+    def without_limits(self) -> SessionSettings:
         """Return the settings without limits."""
-        return replace(self, **{name: one.default for name, one in dataclass_options(_Limits).items()})
+        return replace(self, **{name: setting.default for name, setting in dataclass_options(_Limits).items()})
 
     def but(self, **changes: Any) -> SessionSettings:
         """Return the settings with some of them changed.
@@ -226,21 +226,23 @@ class SessionSettings(_Comparison, _Places, _Attempts, _Limits):
         return min(by_generation, math.inf if self.trials is None else self.trials)
 
 
-def settings_of(given: Mapping[str, Any]) -> tuple[RunSettings, SessionSettings]:
+def settings_of(values: Mapping[str, Any]) -> tuple[RunSettings, SessionSettings]:
     """Return the settings of a new run from the values that a user gave.
 
     Args:
-        given: Values by name. `fidelity` may also be a number or a sequence.
+        values: Values by name. `fidelity` may also be a number or a sequence.
 
     Raises:
         OptionError: A setting is unknown, of the wrong type or out of its bounds.
     """
-    rungs = given.get("fidelity", AUTO)
+    rungs = values.get("fidelity", AUTO)
     if not isinstance(rungs, str):
         parts = rungs if isinstance(rungs, Sequence) else [rungs]
-        given = {**given, "fidelity": ",".join(map(str, parts))}
-    bound = bind(given, {**dataclass_options(RunSettings), **dataclass_options(SessionSettings)}, "Search", "--")
-    run, session = ({one.name: bound[one.name] for one in fields(kind)} for kind in (RunSettings, SessionSettings))
+        values = {**values, "fidelity": ",".join(map(str, parts))}
+    bound = bind(values, {**dataclass_options(RunSettings), **dataclass_options(SessionSettings)}, "Search", "--")
+    run, session = (
+        {setting.name: bound[setting.name] for setting in fields(kind)} for kind in (RunSettings, SessionSettings)
+    )
     return RunSettings(**run), SessionSettings(**session)
 
 

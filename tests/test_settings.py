@@ -84,7 +84,7 @@ def test_saved_settings_are_read_strictly() -> None:
 def test_without_limits_nothing_else_changes() -> None:
     session = SessionSettings(trials=3, hours=1.0, slots=2, stop_when_done=True)
     assert session.limited
-    free = session.unlimited()
+    free = session.without_limits()
     assert not free.limited
     changed = {name for name, value in vars(session).items() if getattr(free, name) != value}
     assert changed == {"trials", "hours", "stop_when_done"}

@@ -270,8 +270,8 @@ def progress_table(progress: Progress, recent: Recent) -> RenderableType:
     for slot in list(search.drivers.slots):
         working = dict(search.drivers.working).get(slot.name)
         work, duration = "idle", ""
-        if working and working.what:
-            work, duration = working.what, shared.show_seconds(time.monotonic() - working.since)
+        if working and working.description:
+            work, duration = working.description, shared.show_seconds(time.monotonic() - working.since)
         curve = recent.curve(search, work)
         slots.add_row(printable(slot.name), printable(slot.device), printable(work), duration, printable(curve))
     last_results = recent.results(search)
@@ -335,7 +335,7 @@ class _ProgressLines:
     def print_new(self, search: Search) -> None:
         """Print what is new since the last call."""
         working = list(search.drivers.working.values())
-        if not self._is_comparing and any("final comparison" in slot.what for slot in working):
+        if not self._is_comparing and any("final comparison" in slot.description for slot in working):
             self._is_comparing = True
             count = search.session.finalists
             finalists = "the best" if count == 1 else f"the best of {count} finalists"
@@ -509,7 +509,7 @@ def print_result(
         shared.print_json(run_summary(run, search.status, report_file))
     elif output_format == "table" and not quiet:
         has_no_time = not run.outcomes and search.deadline is not None and not search.stopping
-        needed = search.deadline.needed(run.manifest.population) if has_no_time and search.deadline else None
+        needed = search.deadline.needed_hours(run.manifest.population) if has_no_time and search.deadline else None
         print_summary(run, search.status, report_file, needed)
 
 

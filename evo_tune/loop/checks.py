@@ -16,7 +16,7 @@ from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import genome_key
-from evo_tune.loop.code import cannot_resume, hash_of
+from evo_tune.loop.code import changed_evaluator_message, hash_of
 from evo_tune.options.binding import did_you_mean, options_of
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, working_strategies
@@ -82,13 +82,13 @@ def check_metrics(evaluator: Evaluator, objectives: Sequence[Objective]) -> None
         SpaceError: The evaluator does not return an objective.
         OptionError: An objective is measured on the test set.
     """
-    known = {**evaluator.metrics, **{own.metric: "" for own in evaluator.objectives}, "seconds": "s"}
+    metrics = {**evaluator.metrics, **{own.metric: "" for own in evaluator.objectives}, "seconds": "s"}
     for objective in objectives:
         evaluator.check_not_test_metric(f"--objective {objective.describe()}", objective.metric)
-        if evaluator.metrics and objective.metric not in known:
+        if evaluator.metrics and objective.metric not in metrics:
             raise SpaceError(
                 f"--objective {objective.describe()}: {evaluator.name} returns no metric "
-                f"{objective.metric!r}{did_you_mean(objective.metric, known)}: expected one of {', '.join(known)}"
+                f"{objective.metric!r}{did_you_mean(objective.metric, metrics)}: expected one of {', '.join(metrics)}"
             )
 
 
@@ -104,8 +104,8 @@ def check_suited(name: str, strategy: Strategy, space: SearchSpace, objectives: 
         raise SpaceError(f"objectives {', '.join(metrics)}: one is given twice")
     reason = strategy.unsuited(space, objectives)
     if reason:
-        able = [known for known, one in working_strategies().items() if _suits(one, space, objectives)]
-        raise PluginError(f"strategy {name} {reason}, or choose --strategy {' or '.join(able)}")
+        suited = [other_name for other_name, other in working_strategies().items() if _suits(other, space, objectives)]
+        raise PluginError(f"strategy {name} {reason}, or choose --strategy {' or '.join(suited)}")
 
 
 def _suits(strategy: type[Strategy], space: SearchSpace, objectives: Sequence[Objective]) -> bool:
@@ -130,24 +130,25 @@ def check_support(evaluator: Evaluator, objectives: Sequence[Objective], setting
         "--fidelity": ("budget", len(settings.rungs) > 1),
         "--prune": ("curve", settings.prune),
     }
-    for flag, (what, wanted) in needed.items():
-        if wanted and what not in evaluator.supports:
-            if what in evaluator.unsupported:
-                raise OptionError(f"{flag}: {evaluator.unsupported[what]}")
+    for flag, (feature, is_set) in needed.items():
+        if is_set and feature not in evaluator.supports:
+            if feature in evaluator.unsupported:
+                raise OptionError(f"{flag}: {evaluator.unsupported[feature]}")
             raise PluginError(
                 f"{flag}: evaluator {evaluator.name} does not say that it supports it: if it does what "
-                f"docs/evaluators.md asks for, put SUPPORTS = [{what!r}] into {evaluator.path}; else leave {flag} out"
-                f"{_who_supports(what)}"
+                f"docs/evaluators.md asks for, put SUPPORTS = [{feature!r}] into {evaluator.path}; else leave "
+                f"{flag} out"
+                f"{_who_supports(feature)}"
             )
-    for flag, wanted in (("--prune", settings.prune), ("--seeds-per-trial", settings.most_seeds > 1)):
-        if wanted and len(objectives) > 1:
+    for flag, is_set in (("--prune", settings.prune), ("--seeds-per-trial", settings.most_seeds > 1)):
+        if is_set and len(objectives) > 1:
             raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
 
 
-def _who_supports(what: str) -> str:
+def _who_supports(feature: str) -> str:
     """Return ' (NAME supports it)', naming the bundled evaluators that do; '' if none does."""
     able = [name for name, origin, _, _ in list_evaluators() if origin == "bundled"]
-    able = [name for name in able if what in find_evaluator(name).supports]
+    able = [name for name in able if feature in find_evaluator(name).supports]
     return f" ({', '.join(able)} can do it)" if able else ""
 
 
@@ -171,7 +172,7 @@ def check_own_trials(name: str, strategy: Strategy, settings: RunSettings, const
     }
     flags = [flag for flag, is_set in rules.items() if is_set]
     if flags and strategy.own_trials:
-        able = [known for known, one in working_strategies().items() if not one.own_trials]
+        able = [other_name for other_name, other in working_strategies().items() if not other.own_trials]
         raise PluginError(
             f"strategy {name} decides itself on budgets and extra seeds, so {flags[0]} does not go with it: choose "
             f"--strategy {' or '.join(able)}, or leave {flags[0]} out"
@@ -185,16 +186,16 @@ def _check_genes(run: Run, evaluator: BoundEvaluator) -> None:
         StoreError: The genes or the objectives differ.
     """
     now, cause = evaluator.space, ""
-    fields = {name for name, one in evaluator.gene_options.items() if one.gene is not None}
+    fields = {name for name, option in evaluator.gene_options.items() if option.gene is not None}
     before, after = run.manifest.space.keys() - now.optional.keys() - fields, now.genes.keys()
     if before != after:
         lost, new = sorted(before - after), sorted(after - before)
-        told = [f"{', '.join(names)} {what}" for names, what in ((lost, "is gone"), (new, "is new")) if names]
-        cause = f"its genes have changed ({'; '.join(told)})"
+        parts = [f"{', '.join(names)} {change}" for names, change in ((lost, "is gone"), (new, "is new")) if names]
+        cause = f"its genes have changed ({'; '.join(parts)})"
     elif evaluator.plugin.hash != run.evaluator_hash:  # else ranges differ by machine (-o size=auto)
         cause = _other_ranges(run, now) or _other_objectives(run, evaluator.plugin)
     if cause:
-        raise StoreError(cannot_resume(run, evaluator.plugin, cause))
+        raise StoreError(changed_evaluator_message(run, evaluator.plugin, cause))
 
 
 def _other_ranges(run: Run, now: SearchSpace) -> str:
@@ -203,15 +204,15 @@ def _other_ranges(run: Run, now: SearchSpace) -> str:
     Genes that the user gave are not compared. Defaults may differ, because the default genome was proposed first and
     nothing else depends on it.
     """
-    known = {**now.optional, **now.genes}
-    given = {
+    present_genes = {**now.optional, **now.genes}
+    user_genes = {
         *run.manifest.given_genes,
         *(name for name, gene in run.manifest.genes().items() if run.genes[name] != gene),
     }
-    names = [name for name in run.genes if name in known and name not in given]
-    both = {name: [_of_range(gene) for gene in (run.genes[name], known[name])] for name in names}
-    told = [f"{name} is now {new}, and was {old}" for name, (old, new) in both.items() if repr(old) != repr(new)]
-    return f"its genes have changed ({'; '.join(told)})" if told else ""
+    names = [name for name in run.genes if name in present_genes and name not in user_genes]
+    ranges = {name: [_of_range(gene) for gene in (run.genes[name], present_genes[name])] for name in names}
+    changes = [f"{name} is now {new}, and was {old}" for name, (old, new) in ranges.items() if repr(old) != repr(new)]
+    return f"its genes have changed ({'; '.join(changes)})" if changes else ""
 
 
 def _of_range(gene: Gene) -> Gene:

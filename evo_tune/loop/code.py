@@ -71,7 +71,7 @@ PREFIXES = ("bundled", "entry")
 """Prefixes of references to installed code."""
 
 
-def named_evaluator(
+def load_named_evaluator(
     name: str | Callable[..., Any],
     genes: Mapping[str, Gene | None] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -135,13 +135,13 @@ def remember(run: Run, evaluator: Evaluator, session: SessionSettings) -> Evalua
     if is_file_name(run.manifest.strategy):
         _remember_file(Path(run.manifest.strategy))
     code = {CODE: evaluator.hash} if evaluator.origin == COMMAND else {}
-    remember_run(run.folder, {**held(run.manifest, run.genes), **code, **_places(session)})
+    remember_run(run.folder, {**hashes_of(run.manifest, run.genes), **code, **_hash_places(session)})
     return evaluator
 
 
 def remember_session(run: Run, session: SessionSettings) -> None:
     """Remember what the user gave to a run as they continue it: wider genes, and where it trains."""
-    remember_run(run.folder, {GENES: held(run.manifest, run.genes)[GENES], **_places(session)})
+    remember_run(run.folder, {GENES: hashes_of(run.manifest, run.genes)[GENES], **_hash_places(session)})
 
 
 def remember_copy(run: Run, original: Path) -> None:
@@ -152,7 +152,7 @@ def remember_copy(run: Run, original: Path) -> None:
         original: Folder of the original, which may have changed since.
     """
     manifest = msgspec.structs.replace(run.manifest, identity=read_manifest(original).identity)
-    mine = {} if doubt(original, held(manifest, run.genes)) else held(run.manifest, run.genes)
+    mine = {} if doubt(original, hashes_of(manifest, run.genes)) else hashes_of(run.manifest, run.genes)
     remember_run(run.folder, {**remembered(original), **mine})
 
 
@@ -163,7 +163,7 @@ CODE = "the files of the command"
 """Name of the hash of all files that a run's command names."""
 
 
-def held(manifest: Manifest, genes: Mapping[str, Gene]) -> dict[str, str]:
+def hashes_of(manifest: Manifest, genes: Mapping[str, Gene]) -> dict[str, str]:
     """Return the hashes of what determines what a run executes and reads, by name.
 
     Args:
@@ -173,7 +173,7 @@ def held(manifest: Manifest, genes: Mapping[str, Gene]) -> dict[str, str]:
     return {MANIFEST: digest(msgspec.to_builtins(manifest)), GENES: digest(sorted(_gene_texts(genes)))}
 
 
-def _places(session: SessionSettings) -> dict[str, str]:
+def _hash_places(session: SessionSettings) -> dict[str, str]:
     """Return the hash of where a session trains, by name."""
     return {"places": digest({name: getattr(session, name) for name in PLACES})}
 
@@ -187,11 +187,11 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
-        for one in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(one)
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
-def code_of(
+def load_code(
     run: Run,
     evaluator: str | Callable[..., Any] | None = None,
     trust: bool = False,
@@ -215,12 +215,12 @@ def code_of(
         StoreError: The evaluator does not accept the run's options.
     """
     user = Consent(trust, ask, accept_changes)
-    chosen = _allowed_strategy(run.manifest, user, strategy)
-    bound = bound_again(run, _evaluator_of(run, evaluator, user))
-    return bound, ruled(run.manifest, bound, chosen)
+    chosen = _allow_strategy(run.manifest, user, strategy)
+    bound = bind_to_run(run, _load_evaluator_of(run, evaluator, user))
+    return bound, strategy_with_rules(run.manifest, bound, chosen)
 
 
-def bound_again(run: Run, evaluator: Evaluator) -> BoundEvaluator:
+def bind_to_run(run: Run, evaluator: Evaluator) -> BoundEvaluator:
     """Return the evaluator of a saved run with the run's options.
 
     Raises:
@@ -229,16 +229,16 @@ def bound_again(run: Run, evaluator: Evaluator) -> BoundEvaluator:
     try:
         return evaluator.bind(run.manifest.options)
     except OptionError as error:
-        raise StoreError(cannot_resume(run, evaluator, str(error))) from None
+        raise StoreError(changed_evaluator_message(run, evaluator, str(error))) from None
 
 
-def cannot_resume(run: Run, evaluator: Evaluator, cause: str) -> str:
+def changed_evaluator_message(run: Run, evaluator: Evaluator, cause: str) -> str:
     """Return the error message for a run whose evaluator has changed too much."""
     place = evaluator.place
     return f"run {run.name} cannot continue with the present {place}: {cause}; undo the change, or start a new run"
 
 
-def ruled(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> StrategyWithRules:
+def strategy_with_rules(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> StrategyWithRules:
     """Return the strategy of a run with the rules around it.
 
     Args:
@@ -265,27 +265,31 @@ def hash_of(strategy: Strategy) -> str:
     return "" if kind.__module__.startswith(OWN) else source_hash(Path(inspect.getfile(kind)))
 
 
-def evaluator_of(
+def load_run_evaluator(
     run: Run, moved_to: str | Callable[..., Any] | None = None, trust: bool = False, ask: Ask | None = None
 ) -> Evaluator:
-    """Load the evaluator of a saved run, if it may be executed and the run's options followed; see `code_of`."""
-    return _evaluator_of(run, moved_to, Consent(trust, ask))
+    """Load the evaluator of a saved run, if it may be executed and the run's options followed; see `load_code`."""
+    return _load_evaluator_of(run, moved_to, Consent(trust, ask))
 
 
-def _evaluator_of(run: Run, moved_to: str | Callable[..., Any] | None, user: Consent) -> Evaluator:
-    manifest, now = run.manifest, held(run.manifest, run.genes)
-    shown = allow_run(run.folder, now, _wishes(run, moved_to is not None), user) if doubt(run.folder, now) else user
+def _load_evaluator_of(run: Run, moved_to: str | Callable[..., Any] | None, user: Consent) -> Evaluator:
+    manifest, hashes = run.manifest, hashes_of(run.manifest, run.genes)
+    consent = (
+        allow_run(run.folder, hashes, _actions_to_allow(run, moved_to is not None), user)
+        if doubt(run.folder, hashes)
+        else user
+    )
     reference = manifest.evaluator
     if reference.startswith(f"{FUNCTION}:") and (moved_to is None or isinstance(moved_to, str)):
-        return _function(run, moved_to, shown)
+        return _load_function_of(run, moved_to, consent)
     if moved_to is not None:
         space = None
         if not isinstance(moved_to, str):
             name = reference if reference.startswith(f"{FUNCTION}:") else f"{FUNCTION}:{moved_to.__name__}:"
             space = space_of_saved_run(moved_to, Reference.read(name), manifest.genes())
-        return named_evaluator(moved_to, manifest.genes(), manifest.options, space)
+        return load_named_evaluator(moved_to, manifest.genes(), manifest.options, space)
     if reference.startswith(f"{COMMAND}:"):
-        return _command(run, shown)
+        return _load_command_of(run, consent)
     if reference.partition(":")[0] in PREFIXES:
         return find_evaluator(reference)
     if not is_file_name(reference):  # it would be searched in ./evaluators, which may contain any code
@@ -294,11 +298,11 @@ def _evaluator_of(run: Run, moved_to: str | Callable[..., Any] | None, user: Con
             "say which it is: --evaluator NAME or PATH"
         )
     remedy = "say --trust, or --evaluator PATH (from Python: trust=True)"
-    path = _allowed(Path(reference), "evaluator", user, remedy, "or say where it is now: --evaluator PATH")
+    path = _allow_file(Path(reference), "evaluator", user, remedy, "or say where it is now: --evaluator PATH")
     return load_evaluator(path, reference, "file")
 
 
-def _wishes(run: Run, named: bool) -> dict[str, Any]:
+def _actions_to_allow(run: Run, named: bool) -> dict[str, Any]:
     """Return what a run would do that its user may not know of, for `allow_run`.
 
     Args:
@@ -321,7 +325,7 @@ def _wishes(run: Run, named: bool) -> dict[str, Any]:
     return wishes
 
 
-def _function(run: Run, moved_to: str | None, user: Consent) -> Evaluator:
+def _load_function_of(run: Run, moved_to: str | None, user: Consent) -> Evaluator:
     """Return the function of a run; its file is imported only if it may be executed."""
     reference, genes = Reference.read(run.manifest.evaluator), run.manifest.genes()
     if moved_to is not None:
@@ -330,10 +334,10 @@ def _function(run: Run, moved_to: str | None, user: Consent) -> Evaluator:
         return evaluator
     path = Path(reference.path) if reference.path else run.folder / OWN_FILE
     remedy, if_gone = "say --trust (from Python: trust=True)", "or say where it is now: --evaluator PATH"
-    return load_function(_allowed(path, "evaluator", user, remedy, if_gone), reference, genes)
+    return load_function(_allow_file(path, "evaluator", user, remedy, if_gone), reference, genes)
 
 
-def _command(run: Run, user: Consent) -> Evaluator:
+def _load_command_of(run: Run, user: Consent) -> Evaluator:
     """Return the command of a run that this user began or trusts; nothing is executed yet."""
     manifest = run.manifest
     evaluator = find_evaluator(manifest.evaluator, manifest.genes(), manifest.options)
@@ -341,7 +345,7 @@ def _command(run: Run, user: Consent) -> Evaluator:
     return evaluator
 
 
-def _allowed_strategy(manifest: Manifest, user: Consent, moved_to: str | None) -> str:
+def _allow_strategy(manifest: Manifest, user: Consent, moved_to: str | None) -> str:
     """Return the name of a run's strategy, or the path that the user gave or allowed."""
     name = manifest.strategy
     if moved_to is not None:
@@ -355,19 +359,19 @@ def _allowed_strategy(manifest: Manifest, user: Consent, moved_to: str | None) -
     if not is_file_name(name):
         return name
     path, remedy = Path(name), "say --trust, or --strategy PATH (from Python: trust=True)"
-    return str(_allowed(path, "strategy", user, remedy, "or say where it is now: --strategy PATH"))
+    return str(_allow_file(path, "strategy", user, remedy, "or say where it is now: --strategy PATH"))
 
 
-def _allowed(path: Path, what: str, user: Consent, remedy: str, if_gone: str) -> Path:
+def _allow_file(path: Path, kind: str, user: Consent, remedy: str, if_gone: str) -> Path:
     """Return the resolved path of a file that a run names, because a link could change after it was allowed."""
     if not os.path.isfile(path):
-        raise PluginError(f"the {what} of the run, {str(path)!r}, is not a file here: check the path, {if_gone}")
+        raise PluginError(f"the {kind} of the run, {str(path)!r}, is not a file here: check the path, {if_gone}")
     real = Path(os.path.realpath(path))
-    allow(real, what, source_hash, remedy, user)
+    allow(real, kind, source_hash, remedy, user)
     return real
 
 
-def believed(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
+def trusted_session_settings(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
     """Return the settings of the last session, without places to train that are not those that this user gave last.
 
     Args:
@@ -375,12 +379,14 @@ def believed(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
         changes: Settings that the user gives now; the warning does not name them.
     """
     last = run.session
-    if is_remembered(run.folder, _places(last)):
+    if is_remembered(run.folder, _hash_places(last)):
         return last
-    usual = SessionSettings()
-    strange = {name: value for name in PLACES if (value := getattr(last, name)) != getattr(usual, name)}
-    told = [f"--{name.replace('_', '-')} {value}" for name, value in strange.items() if name not in changes]
-    if told:
-        text = f"run {run.name} names places to train that you have not given it here ({', '.join(told)})"
+    default_settings = SessionSettings()
+    untrusted_places = {
+        name: value for name in PLACES if (value := getattr(last, name)) != getattr(default_settings, name)
+    }
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in untrusted_places.items() if name not in changes]
+    if flags:
+        text = f"run {run.name} names places to train that you have not given it here ({', '.join(flags)})"
         warnings.warn(printable(f"{text}: they are not used; give the flags that you want"), stacklevel=4)
-    return last.but(**{name: getattr(usual, name) for name in PLACES})
+    return last.but(**{name: getattr(default_settings, name) for name in PLACES})

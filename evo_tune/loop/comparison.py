@@ -32,22 +32,25 @@ def comparison_jobs(run: Run, comparison: FinalComparison) -> dict[FreshTraining
         run: Run with all trials completed.
         comparison: The final comparison of the run.
     """
-    return {one: _job(run, one) for one in comparison.state(comparison_results(run, comparison)).next_trainings}
+    return {
+        training: _job(run, training)
+        for training in comparison.state(comparison_results(run, comparison)).next_trainings
+    }
 
 
-def _job(run: Run, one: FreshTraining) -> Job:
-    seed = fresh_seed(run.manifest.settings.seed, one.number, one.purpose)
-    tested = one.purpose == "report"
-    candidate = replace(run.candidates[one.id], seed=seed, resumes=None, stop_if=(), test=tested)
-    return Job(candidate, f"final comparison, trial {one.id}", _folder(one))
+def _job(run: Run, training: FreshTraining) -> Job:
+    seed = fresh_seed(run.manifest.settings.seed, training.number, training.purpose)
+    tested = training.purpose == "report"
+    candidate = replace(run.candidates[training.id], seed=seed, resumes=None, stop_if=(), test=tested)
+    return Job(candidate, f"final comparison, trial {training.id}", _folder(training))
 
 
-def _folder(one: FreshTraining) -> str:
+def _folder(training: FreshTraining) -> str:
     """Return the name of the folder of a training."""
-    return f"comparison-{one.id:06d}-{one.purpose}-{one.number}"
+    return f"comparison-{training.id:06d}-{training.purpose}-{training.number}"
 
 
-def collect(run: Run, candidate: Candidate, outcome: Outcome) -> None:
+def record_result(run: Run, candidate: Candidate, outcome: Outcome) -> None:
     """Add one result to the run's final comparison file, durably."""
     trial = Trial.of(candidate, settled(outcome), -1, run.objectives, run.constraints)
     write_comparison(run, [*read_comparison(run), trial])
@@ -75,9 +78,9 @@ class ComparisonJobs:
         self._stopping = stopping
         self._deadline = deadline
         self._comparison: FinalComparison | None = None
-        self._out: dict[FreshTraining, float] = {}
+        self._running: dict[FreshTraining, float] = {}
         """Beginning of each running training, in seconds of `time.monotonic`."""
-        self._took: dict[int, list[float]] = {}
+        self._seconds: dict[int, list[float]] = {}
         """Seconds of the trainings of this session, by trial id."""
 
     def fetch(self, slot: Slot) -> Fetched:
@@ -91,37 +94,37 @@ class ComparisonJobs:
                 self._shrink(self._comparison)
             jobs = self._jobs()
             if not jobs:
-                return None if self._out else OVER
-            one, job = next(iter(jobs.items()))
-            self._out[one] = time.monotonic()
+                return None if self._running else OVER
+            training, job = next(iter(jobs.items()))
+            self._running[training] = time.monotonic()
             return job
 
     def _jobs(self) -> dict[FreshTraining, Job]:
         """Return the next jobs that are not running."""
         assert self._comparison is not None
         jobs = comparison_jobs(self._run, self._comparison)
-        return {one: job for one, job in jobs.items() if one not in self._out}
+        return {training: job for training, job in jobs.items() if training not in self._running}
 
     def take(self, job: Job, outcome: Outcome) -> None:
         """Record the outcome of a job."""
         with self._changed:
-            collect(self._run, job.candidate, outcome)
+            record_result(self._run, job.candidate, outcome)
             remove_unfinished(self._run, str(job.folder))
-            one = next((one for one in self._out if _folder(one) == job.folder), None)
-            if one is not None:
-                del self._out[one]
-                self._took.setdefault(one.id, []).append(outcome.seconds)
+            training = next((training for training in self._running if _folder(training) == job.folder), None)
+            if training is not None:
+                del self._running[training]
+                self._seconds.setdefault(training.id, []).append(outcome.seconds)
             self._changed.notify_all()
 
     def expired(self) -> bool:
         """Return whether the time of the comparison is over, its running trainings included."""
-        return self._deadline is not None and self._deadline.left <= 0.0
+        return self._deadline is not None and self._deadline.remaining <= 0.0
 
     def end(self) -> None:
         """Reduce a comparison whose time is over to the trainings that have ended."""
         with self._changed:
             if self._comparison is not None and self._deadline is not None and self.expired():
-                self._out.clear()
+                self._running.clear()
                 self._shrink(self._comparison)
 
     def _shrink(self, comparison: FinalComparison) -> None:
@@ -129,7 +132,7 @@ class ComparisonJobs:
         if self._deadline is None or not comparison.finalists:
             return
         now, results = time.monotonic(), comparison_results(self._run, comparison)
-        running = {one: now - began for one, began in self._out.items()}
+        running = {training: now - began for training, began in self._running.items()}
         fitting = self._deadline.fitting(comparison, results, running, self._seconds_of)
         if fitting != comparison:
             self._deadline.record(fitting)
@@ -138,4 +141,4 @@ class ComparisonJobs:
     def _seconds_of(self, id: int) -> float:
         """Return the predicted seconds of a training: the mean of this genome's, if it was trained here."""
         assert self._deadline is not None
-        return fmean(self._took[id]) if id in self._took else self._deadline.seconds_of(id)
+        return fmean(self._seconds[id]) if id in self._seconds else self._deadline.seconds_of(id)

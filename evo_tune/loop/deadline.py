@@ -62,33 +62,33 @@ class Deadline:
     elapsed: Callable[[], float]
     pace: Pace | None = None
     after: Callable[[float], float] = lambda training: 0.0
-    _known: tuple[int, SearchSpace, Durations] | None = field(default=None, init=False)
+    _durations: tuple[int, SearchSpace, Durations] | None = field(default=None, init=False)
     _reserved: tuple[int, float, float] | None = field(default=None, init=False)
-    _kept: tuple[int, float] | None = field(default=None, init=False)
+    _own_rest: tuple[int, float] | None = field(default=None, init=False)
 
     @property
-    def total(self) -> float:
+    def limit_seconds(self) -> float:
         """The limit in seconds."""
         return (self.session.hours or 0.0) * 3600
 
     @property
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds until the trainings must have ended. The end of the workers, the report and `after` need the rest."""
-        return self.total - CLOSING_SECONDS - self._rest() - self.elapsed()
+        return self.limit_seconds - CLOSING_SECONDS - self._rest() - self.elapsed()
 
     @property
     def durations(self) -> Durations:
         """Predicted durations, from the results so far and in the present space, which a run may widen."""
         results, space = len(self.run.recorded), self.space()
-        if self._known is None or self._known[0] != results or self._known[1] is not space:
-            self._known = results, space, Durations(self.run, space, self.estimate, self.pace)
-        return self._known[2]
+        if self._durations is None or self._durations[0] != results or self._durations[1] is not space:
+            self._durations = results, space, Durations(self.run, space, self.estimate, self.pace)
+        return self._durations[2]
 
     # The search.
 
-    def reached(self) -> str | None:
+    def limit_reason(self) -> str | None:
         """Return the reached limit in words; None while a training may begin."""
-        if self.run.planned is not None or self.left <= self._reserve()[0]:
+        if self.run.planned is not None or self.remaining <= self._reserve()[0]:
             return self.in_words()
         return None
 
@@ -100,24 +100,25 @@ class Deadline:
         if self._is_far():
             return True
         share = max(0.0, training_share(self.run, proposal))
-        return share == 0.0 or self.durations.predict_seconds(proposal.genome, share) <= self.left - self._reserve()[0]
+        seconds = self.durations.predict_seconds(proposal.genome, share)
+        return share == 0.0 or seconds <= self.remaining - self._reserve()[0]
 
     def is_over(self) -> bool:
         """Return whether the search must end now, its running trainings included."""
         if self._is_far():
             return False
         least = self._reserve()[1]
-        return self.left <= least + (RESTART if least else 0.0)
+        return self.remaining <= least + (RESTART if least else 0.0)
 
     def _is_far(self) -> bool:
         """Return whether so much time is left that nothing needs to be predicted."""
         longest = self.durations.longest
-        return 0.0 < longest * (comparison_trainings(self.session).most + self.slots) < self.left
+        return 0.0 < longest * (comparison_trainings(self.session).most + self.slots) < self.remaining
 
     def in_words(self) -> str:
         """Return in words that the limit is reached; the text is true during and after the final comparison."""
         hours, left = f"{self.session.hours:g} hours", []
-        if self._reserve()[0] > 0.0 and self.left > 0.0:
+        if self._reserve()[0] > 0.0 and self.remaining > 0.0:
             left.append("the final comparison")
         if self._rest() > 0.0:
             left.append("the final training")
@@ -125,7 +126,7 @@ class Deadline:
             return f"{hours} are over"
         return f"the search's part of {hours} is over (the rest is for {' and '.join(left)})"
 
-    def needed(self, trainings: int) -> tuple[float, float] | None:
+    def needed_hours(self, trainings: int) -> tuple[float, float] | None:
         """Return the seconds of a training, and the hours in which some more and the final comparison probably end.
 
         Args:
@@ -134,24 +135,24 @@ class Deadline:
         Returns:
             Both; None if the duration of a training is unknown.
         """
-        each = self.durations.predict_seconds(self.space().default())
-        if not each:
+        default_seconds = self.durations.predict_seconds(self.space().default())
+        if not default_seconds:
             return None
-        compared = comparison_seconds(self.session, each, self.slots)[1]
-        ahead = MARGIN * (math.ceil(trainings / self.slots) * each + compared)
+        compared = comparison_seconds(self.session, default_seconds, self.slots)[1]
+        comparison = MARGIN * (math.ceil(trainings / self.slots) * default_seconds + compared)
         # The next session starts its workers again, and the time of this one counts.
-        total = 2 * self.elapsed() + ahead + self._rest() + CLOSING_SECONDS
-        return each, float(f"{total / 3600:.2g}")
+        total = 2 * self.elapsed() + comparison + self._rest() + CLOSING_SECONDS
+        return default_seconds, float(f"{total / 3600:.2g}")
 
     def _rest(self) -> float:
         """Return the seconds to leave after the final comparison: for the slowest genome that may be the best."""
         results = len(self.run.recorded)
-        if self._kept is None or self._kept[0] != results:
+        if self._own_rest is None or self._own_rest[0] != results:
             asked = comparison_as_requested(self.run)
             ids = [id for id in (*asked.finalists, asked.default) if id is not None] if asked.finalists else []
             training = max((self.seconds_of(id) for id in ids), default=self.durations.mean_seconds)
-            self._kept = results, self.after(training)
-        return self._kept[1]
+            self._own_rest = results, self.after(training)
+        return self._own_rest[1]
 
     def _reserve(self) -> tuple[float, float]:
         """Return the seconds to reserve for the final comparison: those wanted, and those of the smallest one."""
@@ -173,10 +174,10 @@ class Deadline:
         plans = asked.with_smaller_ones()
         ends = [comparison_end_times(plan, seconds, self.slots) for plan in plans]
         least = MARGIN * ends[-1][0]
-        if least > MOST * self.total:
+        if least > MOST * self.limit_seconds:
             return 0.0, 0.0
         middles = [(one[0] + one[-1]) / 2 for one in ends]
-        wanted = next((middle for middle in middles if middle <= SHARE * self.total), least)
+        wanted = next((middle for middle in middles if middle <= SHARE * self.limit_seconds), least)
         return max(wanted, least), least
 
     def seconds_of(self, id: int) -> float:
@@ -223,9 +224,9 @@ class Deadline:
                 return plan
             ends = comparison_end_times(plan, seconds, self.slots, assumed, busy)
             end = ends[0] if ends else max(busy, default=0.0)
-            if margin * end <= self.left:
+            if margin * end <= self.remaining:
                 return plan
-        return plan if end <= HOPE * self.left else None
+        return plan if end <= HOPE * self.remaining else None
 
     def record(self, plan: FinalComparison | None) -> None:
         """Record a plan; None for no comparison."""

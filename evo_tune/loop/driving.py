@@ -38,12 +38,12 @@ class Job:
 
     Args:
         candidate: Candidate to evaluate.
-        what: Description: 'trial 17', 'final comparison, trial 17'.
+        description: Description: 'trial 17', 'final comparison, trial 17'.
         folder: Name of the job's folder, if it differs from that of the trial.
     """
 
     candidate: Candidate
-    what: str
+    description: str
     folder: str | None = None
 
 
@@ -63,11 +63,11 @@ class Working:
     """Activity of a slot.
 
     Args:
-        what: Description as in `Job`; '' while it waits.
+        description: Description as in `Job`; '' while it waits.
         since: Start of the activity, in seconds of `time.monotonic`.
     """
 
-    what: str
+    description: str
     since: float
 
 
@@ -98,15 +98,15 @@ class Drivers:
         self._changed = changed
         self._at_work: dict[str, Slot] = {}
         """Slots that take jobs, by name."""
-        self._out: set[str] = set()
+        self._busy_slots: set[str] = set()
         """Names of the slots that are running a job."""
-        self._again: list[Job] = []
+        self._put_back_jobs: list[Job] = []
         """Jobs for another slot, because their outcome was held back or missing."""
         self._doubtful: set[int] = set()
         """Ids of the candidates whose jobs were put back."""
         self._over = False
         """Whether no new jobs will come; `_again` may still have some."""
-        self._expired = False
+        self._time_is_over = False
         """Whether the time for these jobs is over."""
         self.interrupted = 0
         """Number of trainings that were ended because their time was over."""
@@ -133,13 +133,13 @@ class Drivers:
             expired: Returns whether the time for these jobs is over: running ones are then ended without an outcome.
         """
         self._at_work = {slot.name: slot for slot in self.slots if slot.device not in self.health.aside}
-        self._again.clear()
-        self._over = self._expired = False
+        self._put_back_jobs.clear()
+        self._over = self._time_is_over = False
 
         def drive(slot: Slot) -> None:
             while (job := self._next(slot, fetch)) is not None:
                 try:
-                    outcome = self._done(slot, job, default)
+                    outcome = self._evaluate(slot, job, default)
                     if outcome is not None:
                         take(job, outcome)
                 except SlotUnfit as error:
@@ -152,11 +152,11 @@ class Drivers:
                     self.interrupted += 1
                 finally:
                     with self._changed:
-                        self._out.discard(slot.name)
+                        self._busy_slots.discard(slot.name)
                         self._changed.notify_all()
 
         def look() -> None:
-            if self._expired or expired():
+            if self._time_is_over or expired():
                 self._interrupt()
             watch()
 
@@ -165,10 +165,10 @@ class Drivers:
     def _interrupt(self) -> None:
         """End the running jobs without an outcome, and start no others. A repeated call does no harm."""
         with self._changed:
-            self._expired = True
-            out = [slot for slot in self.slots if slot.name in self._out]
+            self._time_is_over = True
+            busy_slots = [slot for slot in self.slots if slot.name in self._busy_slots]
             self._changed.notify_all()
-        for slot in out:
+        for slot in busy_slots:
             slot.interrupt()
 
     def beat(self) -> None:
@@ -178,7 +178,7 @@ class Drivers:
 
     def _next(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> Job | None:
         """Wait for the next job of a slot and return it; None if there are no more jobs."""
-        while not (self._stopping() or self._expired):  # jobs held back then have no result; a resume trains them
+        while not (self._stopping() or self._time_is_over):  # jobs held back then have no result; a resume trains them
             ready = slot.available
             if slot.device in self.health.aside:
                 if not self._leave(slot, self.health.aside[slot.device]):
@@ -186,13 +186,13 @@ class Drivers:
                 continue
             with self._changed:
                 # A slot without a machine does not ask: its candidate would be proposed before known results are used.
-                fetched = self._fetched(slot, fetch) if ready else None
+                fetched = self._fetch(slot, fetch) if ready else None
                 if isinstance(fetched, Job):
-                    self._out.add(slot.name)
-                    self.working[slot.name] = Working(fetched.what, time.monotonic())
+                    self._busy_slots.add(slot.name)
+                    self.working[slot.name] = Working(fetched.description, time.monotonic())
                     return fetched
                 self._over = self._over or fetched is OVER
-                if self._over and not (self._out or self._again):  # a running job may be put back
+                if self._over and not (self._busy_slots or self._put_back_jobs):  # a running job may be put back
                     break
                 self.working[slot.name] = Working("", time.monotonic())
                 self._changed.wait(timeout=1.0)
@@ -200,11 +200,11 @@ class Drivers:
             self._changed.notify_all()
         return None
 
-    def _fetched(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> Fetched:
+    def _fetch(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> Fetched:
         """Return the next job of a slot; jobs that another slot gave back come first."""
-        for job in self._again:
+        for job in self._put_back_jobs:
             if self.health.may_try(slot.device, job.candidate.id, self._devices()):
-                self._again.remove(job)
+                self._put_back_jobs.remove(job)
                 return job
         return fetch(slot) if self.health.may_work(slot.device) else None
 
@@ -212,31 +212,31 @@ class Drivers:
         """Return the devices that take jobs."""
         return {slot.device for slot in self._at_work.values()} - {UNKNOWN}
 
-    def _done(self, slot: Slot, job: Job, default: Callable[[], Candidate | None] | None) -> Outcome | None:
+    def _evaluate(self, slot: Slot, job: Job, default: Callable[[], Candidate | None] | None) -> Outcome | None:
         """Run a job in a slot and return its outcome; None if the outcome is held back."""
         # A repeated job runs on a device that was chosen for it.
-        again = job.candidate.id in self._doubtful
-        outcome = (slot.run_here if again else slot.run)(job.candidate, job.folder)
+        is_repeat = job.candidate.id in self._doubtful
+        outcome = (slot.run_here if is_repeat else slot.run)(job.candidate, job.folder)
         if default is None or job.candidate.baseline:
             return outcome
         device, id = slot.device, job.candidate.id
         with self._changed:
             candidate = default()
-            others = self._devices() - {device}
-            verdict = self.health.came(device, id, outcome, others, candidate is not None)
+            other_devices = self._devices() - {device}
+            verdict = self.health.record_outcome(device, id, outcome, other_devices, candidate is not None)
         if verdict is Verdict.TEST and candidate is not None:
             self.working[slot.name] = Working(f"test of {device} by the default", time.monotonic())
-            came = slot.run_here(candidate, folder := f"test-{slot.name.replace(' ', '-')}")
+            test_outcome = slot.run_here(candidate, folder := f"test-{slot.name.replace(' ', '-')}")
             shutil.rmtree(self._folder / TRIALS / folder, ignore_errors=True)
             with self._changed:
-                verdict = self.health.tested(device, id, came)
+                verdict = self.health.record_test(device, id, test_outcome)
         if verdict is Verdict.HOLD:
             self._put_back(job)
         return None if verdict is Verdict.HOLD else outcome
 
     def _put_back(self, job: Job) -> None:
         with self._changed:
-            self._again.append(job)
+            self._put_back_jobs.append(job)
             self._doubtful.add(job.candidate.id)
             self._changed.notify_all()
 
@@ -258,20 +258,20 @@ class Drivers:
                 )
             named, self._named = device in self._named, {*self._named, device}
         if not (named and device in self.health.aside):
-            what = device if device in self.health.aside else slot.name
-            warnings.warn(f"{what} is set aside: {why}; the run continues without it", stacklevel=2)
+            name = device if device in self.health.aside else slot.name
+            warnings.warn(f"{name} is set aside: {why}; the run continues without it", stacklevel=2)
         return False
 
     def _in_background(self, drive: Callable[[Slot], None], watch: Callable[[], None]) -> None:
         """Run one driver per slot to its end; this thread handles signals and the live table."""
         drivers = Parallel(n_jobs=len(self.slots), backend="threading", batch_size=1)
-        guarded = delayed(self._guarded)
+        guarded = delayed(self._drive_guarded)
         thread = threading.Thread(target=lambda: drivers(guarded(drive, slot) for slot in self.slots), daemon=True)
         thread.start()
         try:
             while thread.is_alive():
                 thread.join(TICK)
-                self._heart.beat(self._busy)
+                self._heart.beat(self._slot_work)
                 watch()
         except BaseException:
             self._stop()
@@ -279,15 +279,15 @@ class Drivers:
             thread.join()
             raise
 
-    def _busy(self) -> list[SlotWork]:
+    def _slot_work(self) -> list[SlotWork]:
         rows = []
         for slot in self.slots:
             working = self.working.get(slot.name, Working("", self._started))
-            what = f"{working.what} (waits for room)" if slot.waits else working.what
-            rows.append(SlotWork(slot.name, slot.device, what, time.monotonic() - working.since, slot.memory))
+            description = f"{working.description} (waits for room)" if slot.waits else working.description
+            rows.append(SlotWork(slot.name, slot.device, description, time.monotonic() - working.since, slot.memory))
         return rows
 
-    def _guarded(self, drive: Callable[[Slot], None], slot: Slot) -> None:
+    def _drive_guarded(self, drive: Callable[[Slot], None], slot: Slot) -> None:
         """Drive a slot; an error in its thread stops the run instead of being lost."""
         try:
             drive(slot)

@@ -21,7 +21,7 @@ from evo_tune.store.run import TRIALS, Run
 from evo_tune.trust import inside
 
 
-class Generations:
+class TrialFiles:
     """Keeps the files of trials in step with the journal.
 
     Args:
@@ -36,44 +36,44 @@ class Generations:
         self._history = history
         self._members: dict[int, list[int]] = {}
         """Ids of the candidates of each file, by its number."""
-        self._untold: dict[int, int] = {}
+        self._unreported: dict[int, int] = {}
         self._survivors: dict[int, frozenset[int]] = {}
         """Survivors of each closed generation."""
-        self._untouched: set[int] = set()
+        self._complete: set[int] = set()
         """Files that contain all recorded results."""
         self._saved = 0
         """Number of results in complete files; they are replayed only when needed."""
         self._metrics = run.metric_names
 
-    def born(self, candidate: Candidate) -> None:
+    def add_candidate(self, candidate: Candidate) -> None:
         """Note a new candidate."""
         self._members.setdefault(self._file(candidate.generation), []).append(candidate.id)
-        self._untold[candidate.generation] = self._untold.get(candidate.generation, 0) + 1
+        self._unreported[candidate.generation] = self._unreported.get(candidate.generation, 0) + 1
 
-    def read_back(self) -> None:
+    def repair(self) -> None:
         """Read an opened run and repair its files: lost, damaged, unfinished or unknown ones.
 
         If the last session saved all of them, as it does at its end, nothing is replayed before the next result. After
         a session that was killed, all of them are written again: a file may have all rows and old survivors.
         """
         for candidate in self._run.candidates:
-            self.born(candidate)
+            self.add_candidate(candidate)
         table.set_aside_files(self._run, self._members)
         self._saved = len(self._run.sequence())
         numbers = {number for number in self._members if self._recorded(number)}
         if self._run.ended is not None:
-            self._untouched = {
+            self._complete = {
                 number for number in numbers if table.file_is_whole(self._run, number, len(self._recorded(number)))
             }
-        if numbers == self._untouched:
+        if numbers == self._complete:
             return
-        for number in sorted(numbers - self._untouched):
+        for number in sorted(numbers - self._complete):
             self._write(number)
-        self._untouched.clear()
+        self._complete.clear()
 
     def recorded(self) -> None:
         """Process the results since the last call, and write the files of the generations that they close."""
-        self._untouched.clear()
+        self._complete.clear()
         self._catch_up()
         stale = {self._file(generation) for generation in self._follow()}
         if self._run.metric_names != self._metrics:  # one schema for all files: the older ones are widened
@@ -84,8 +84,8 @@ class Generations:
 
     def stop(self) -> None:
         """Write the files of open generations with the results so far, unless they are up to date."""
-        unfinished = {self._file(generation) for generation in self._untold.keys() - self._survivors.keys()}
-        for number in sorted(unfinished - self._untouched):
+        unfinished = {self._file(generation) for generation in self._unreported.keys() - self._survivors.keys()}
+        for number in sorted(unfinished - self._complete):
             self._write(number)
 
     def _catch_up(self) -> None:
@@ -95,16 +95,16 @@ class Generations:
 
     def _follow(self, until: int | None = None) -> list[int]:
         """Report recorded results to the history, up to a total number; return the generations that they close."""
-        told, closed = len(self._history.trials), []
-        for id in self._run.sequence(start=told)[: None if until is None else until - told]:
+        reported_count, closed = len(self._history.trials), []
+        for id in self._run.sequence(start=reported_count)[: None if until is None else until - reported_count]:
             # Candidates are added as late as possible: when others were proposed depends on the number of slots.
             while self._history.proposed_count <= id:
                 widen(self._history, self._run)
                 self._history.add_candidate(self._run.candidates[self._history.proposed_count])
             trial = self._history.tell(id, self._run.outcomes[id])
             generation = trial.candidate.generation
-            self._untold[generation] -= 1
-            if not self._untold[generation] and self._is_full(generation):
+            self._unreported[generation] -= 1
+            if not self._unreported[generation] and self._is_full(generation):
                 self._survivors[generation] = self._survivors_now()
                 closed.append(generation)
         return closed
@@ -116,7 +116,7 @@ class Generations:
         try:
             return frozenset(self._strategy.survivors(self._history))
         except Exception as error:
-            raise broken_strategy(self._run.manifest.strategy, "survivors", error) from error
+            raise strategy_error(self._run.manifest.strategy, "survivors", error) from error
 
     def _file(self, generation: int) -> int:
         return table.file_of(self._run, generation)
@@ -131,12 +131,14 @@ class Generations:
         if not trials:
             return
         is_open = any(trial.candidate.generation not in self._survivors for trial in trials)
-        now = self._survivors_now() if is_open else frozenset()
-        living = [one.id for one in trials if one.id in self._survivors.get(one.candidate.generation, now)]
-        table.write_file(self._run, number, trials, living)
+        present_survivors = self._survivors_now() if is_open else frozenset()
+        survivor_ids = [
+            one.id for one in trials if one.id in self._survivors.get(one.candidate.generation, present_survivors)
+        ]
+        table.write_file(self._run, number, trials, survivor_ids)
 
 
-def broken_strategy(name: str, function: str, error: Exception) -> RunError:
+def strategy_error(name: str, function: str, error: Exception) -> RunError:
     """Return the error for an exception in a strategy's code. The run stops and can be resumed."""
     return RunError(
         f"strategy {name} raised {type(error).__name__} in {function}(): {error}; mend it, then "
@@ -159,7 +161,7 @@ def remove_unfinished(run: Run, folder: str) -> None:
         inside.remove(run.folder, TRIALS, folder, UNFINISHED[0])
 
 
-class Leftovers:
+class CheckpointCleaner:
     """Removes checkpoints that no later trial can use, as results come in.
 
     Args:

@@ -52,7 +52,7 @@ def limits_for(
     """
     if len(objectives) > 1 or not strategy.widens:
         return {}
-    wide = {name: _accepted(evaluator, space, name) for name in space.genes}
+    wide = {name: _widest_accepted(evaluator, space, name) for name in space.genes}
     wide = {name: gene for name, gene in wide.items() if gene != space.genes[name]}
     whole = space.with_genes(wide)
     try:
@@ -64,15 +64,15 @@ def limits_for(
     return {name: ends for name, gene in wide.items() if (ends := range_ends(gene)) is not None}
 
 
-def _accepted(evaluator: BoundEvaluator, space: SearchSpace, name: str) -> Gene:
+def _widest_accepted(evaluator: BoundEvaluator, space: SearchSpace, name: str) -> Gene:
     """Return a gene with all steps up to its limits, or up to the first end that the evaluator refuses."""
     gene = space.genes[name]
     for end in ENDS:
-        found = list(widening_steps(gene, end, widening_limits(space.genes[name])))
-        if found and not _accepts(evaluator, space, name, found[-1], end):
-            refused = [not _accepts(evaluator, space, name, one, end) for one in found]
-            found = found[: refused.index(True)]
-        gene = found[-1] if found else gene
+        wider_genes = list(widening_steps(gene, end, widening_limits(space.genes[name])))
+        if wider_genes and not _accepts(evaluator, space, name, wider_genes[-1], end):
+            is_refused = [not _accepts(evaluator, space, name, wider_gene, end) for wider_gene in wider_genes]
+            wider_genes = wider_genes[: is_refused.index(True)]
+        gene = wider_genes[-1] if wider_genes else gene
     return gene
 
 
@@ -104,15 +104,15 @@ def widen_by_hand(run: Run, evaluator: BoundEvaluator, strategy: Strategy, genes
     """
     if not genes:
         return
-    given = widened_genes(genes, run.genes)
-    space = evaluator.space.with_genes(widen_genes(run.genes, given), optional={})
+    wider_genes = wider_user_genes(genes, run.genes)
+    space = evaluator.space.with_genes(widen_genes(run.genes, wider_genes), optional={})
     check_repair(space)
-    check_ends(evaluator, space, given)
+    check_ends(evaluator, space, wider_genes)
     inner = strategy.inner if isinstance(strategy, StrategyWithRules) else strategy
     check_suited(run.manifest.strategy, inner, space, run.objectives)
     if len(run.widened) >= WIDENINGS:
         raise SpaceError(f"--gene: the genes of this run were widened {WIDENINGS} times: begin another, --warm-start")
-    run.widen(given)
+    run.widen(wider_genes)
 
 
 KINDS: dict[str, type | tuple[type, ...]] = {
@@ -125,76 +125,89 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def genes_with_defaults(
-    genes: Mapping[str, Gene | None], own: SearchSpace, fields: Mapping[str, Option], values: Mapping[str, Any]
+    genes: Mapping[str, Gene | None],
+    own_space: SearchSpace,
+    gene_options: Mapping[str, Option],
+    option_values: Mapping[str, Any],
 ) -> dict[str, Gene]:
     """Return the user's genes, with the defaults of the evaluator's own genes if these are in the new ranges.
 
     Args:
         genes: Genes that the user gave, by name. None means the evaluator's own gene; it switches an optional gene on.
-        own: Space of the evaluator.
-        fields: Options of the evaluator that may become genes. Their allowed values are not checked here.
-        values: Values of the options, which are the defaults of such genes.
+        own_space: Space of the evaluator.
+        gene_options: Options of the evaluator that may become genes. Their allowed values are not checked here.
+        option_values: Values of the options, which are the defaults of such genes.
 
     Raises:
         SpaceError: A gene is unknown, is not a gene, or has values of another type than the evaluator's own.
     """
     if not isinstance(genes, Mapping):
         raise SpaceError(f"genes {genes!r}: expected a dict of names to Float(…), Int(…) or Choice(…)")
-    found = {}
-    known = {**own.genes, **own.optional}
+    user_genes = {}
+    own_genes = {**own_space.genes, **own_space.optional}
     for name, gene in genes.items():
-        if name not in known and name not in fields:
-            near = did_you_mean(str(name), [*known, *fields])
-            raise SpaceError(f"--gene {name}: expected one of {', '.join(known)}{near}")
-        if gene is None and name in own.genes:
+        if name not in own_genes and name not in gene_options:
+            hint = did_you_mean(str(name), [*own_genes, *gene_options])
+            raise SpaceError(f"--gene {name}: expected one of {', '.join(own_genes)}{hint}")
+        if gene is None and name in own_space.genes:
             raise SpaceError(f"--gene {name}: it is on as it is; expected --gene {name}=GENE")
-        if name not in known:
-            _check_option_gene(fields[name], gene)
-        if name in fields and AUTO in fields[name].choices and isinstance(gene, Choice) and AUTO in gene.values:
+        if name not in own_genes:
+            _check_option_gene(gene_options[name], gene)
+        if (
+            name in gene_options
+            and AUTO in gene_options[name].choices
+            and isinstance(gene, Choice)
+            and AUTO in gene.values
+        ):
             raise SpaceError(f"--gene {name}: auto cannot be a value of a gene: give the values that auto chooses from")
         if gene is None:
             continue
         if not isinstance(gene, Gene):
             raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
         try:
-            found[name] = _with_types_of(known[name], gene) if name in known else _with_option_type(fields[name], gene)
+            user_genes[name] = (
+                _with_types_of(own_genes[name], gene)
+                if name in own_genes
+                else _with_option_type(gene_options[name], gene)
+            )
         except SpaceError as error:
             raise SpaceError(f"--gene {name}: {error}") from None
-        if name in known and found[name].widest is None:
-            found[name] = with_limits(found[name], known[name].widest)
+        if name in own_genes and user_genes[name].widest is None:
+            user_genes[name] = with_limits(user_genes[name], own_genes[name].widest)
         if gene.default is None:
-            default = known[name].middle() if name in known else values.get(name)
+            default = own_genes[name].middle() if name in own_genes else option_values.get(name)
             with contextlib.suppress(SpaceError):
-                found[name] = dataclasses.replace(found[name], default=found[name].check(default))  # type: ignore[type-var]
-    for name, gene in found.items():
-        for other, _ in gene.when or ():
-            if other not in {*own.genes, *genes}:
-                near = did_you_mean(other, [*own.genes, *genes])
+                user_genes[name] = dataclasses.replace(user_genes[name], default=user_genes[name].check(default))  # type: ignore[type-var]
+    for name, gene in user_genes.items():
+        for condition_gene, _ in gene.when or ():
+            if condition_gene not in {*own_space.genes, *genes}:
+                hint = did_you_mean(condition_gene, [*own_space.genes, *genes])
                 raise SpaceError(
-                    f"--gene {name}: when {other}: expected one of {', '.join({**own.genes, **genes})}{near}"
+                    f"--gene {name}: when {condition_gene}: expected one of "
+                    f"{', '.join({**own_space.genes, **genes})}{hint}"
                 )
-    return found
+    return user_genes
 
 
-def widened_genes(genes: Mapping[str, Gene | None], present: Mapping[str, Gene]) -> dict[str, Gene]:
+def wider_user_genes(genes: Mapping[str, Gene | None], run_genes: Mapping[str, Gene]) -> dict[str, Gene]:
     """Return the user's genes, with all properties of a run's genes except the ranges.
 
     Args:
         genes: Genes that the user gave, by name.
-        present: Present genes of the run, by name.
+        run_genes: Present genes of the run, by name.
 
     Raises:
         SpaceError: A gene is not one of the run, or has values of another type.
     """
     if not isinstance(genes, Mapping):
         raise SpaceError(f"genes {genes!r}: expected a dict of names to Float(…), Int(…) or Choice(…)")
-    found: dict[str, Gene] = {}
+    wider_genes: dict[str, Gene] = {}
     for name, gene in genes.items():
-        if name not in present:
+        if name not in run_genes:
             raise SpaceError(
-                f"--gene {name}: expected a gene of the run: {', '.join(present)}{did_you_mean(name, present)}"
+                f"--gene {name}: expected a gene of the run: {', '.join(run_genes)}{did_you_mean(name, run_genes)}"
             )
-        old = present[name]
+        old = run_genes[name]
         if not isinstance(gene, Gene):
             raise SpaceError(f"--gene {name}: expected its wider range, such as --gene '{name}=log(1e-5,1e-1)'")
         if gene.default is not None and gene.default != old.middle():
@@ -202,10 +215,10 @@ def widened_genes(genes: Mapping[str, Gene | None], present: Mapping[str, Gene])
                 f"--gene {name}: its default is {old.middle()!r}, and was trained already: leave {gene.default!r} out"
             )
         try:
-            found[name] = _keep_properties(_with_types_of(old, gene), old)
+            wider_genes[name] = _keep_properties(_with_types_of(old, gene), old)
         except SpaceError as error:
             raise SpaceError(f"--gene {name}: {error}") from None
-    return found
+    return wider_genes
 
 
 def _keep_properties(new: Gene, old: Gene) -> Gene:
@@ -262,21 +275,21 @@ def _kind_of(gene: Gene) -> str | None:
     return None
 
 
-def _with_types_of(own: Gene, new: Gene) -> Gene:
+def _with_types_of(old: Gene, new: Gene) -> Gene:
     """Return a gene in place of the evaluator's own, with values of the type that `evaluate` expects.
 
     Raises:
         SpaceError: The values are of another type. They may be outside the evaluator's own range.
     """
-    wanted = _kind_of(own)
-    if isinstance(new, Choice) and wanted in ("whole numbers", "text"):
-        values = tuple(_as_whole(value) if wanted == "whole numbers" else _as_text(value, own) for value in new.values)
+    kind = _kind_of(old)
+    if isinstance(new, Choice) and kind in ("whole numbers", "text"):
+        values = tuple(_as_whole(value) if kind == "whole numbers" else _as_text(value, old) for value in new.values)
         default = None if new.default is None else values[new.values.index(new.default)]
         new = dataclasses.replace(new, values=values, default=default)
-    if wanted is None or _kind_of(new) == wanted or (wanted == "numbers" and _kind_of(new) == "whole numbers"):
+    if kind is None or _kind_of(new) == kind or (kind == "numbers" and _kind_of(new) == "whole numbers"):
         return new
-    held = ", ".join(map(repr, new.values)) if isinstance(new, Choice) else f"{type(new).__name__}(…)"
-    raise SpaceError(f"{held} is not allowed: expected {wanted}, as the evaluator's own gene has")
+    values_text = ", ".join(map(repr, new.values)) if isinstance(new, Choice) else f"{type(new).__name__}(…)"
+    raise SpaceError(f"{values_text} is not allowed: expected {kind}, as the evaluator's own gene has")
 
 
 def _as_whole(value: Value) -> Value:
@@ -284,7 +297,7 @@ def _as_whole(value: Value) -> Value:
     return int(value) if isinstance(value, float) and value == int(value) else value
 
 
-def _as_text(value: Value, own: Gene) -> Value:
+def _as_text(value: Value, old: Gene) -> Value:
     """Return '8' for 8 if the own gene has this text, because typed text and numbers look the same."""
-    texts = [str(text) for text in own.values] if isinstance(own, Choice) else []
+    texts = [str(text) for text in old.values] if isinstance(old, Choice) else []
     return next((text for text in texts if not isinstance(value, str) and text.lower() == str(value).lower()), value)

@@ -83,26 +83,28 @@ class Health:
         self._test_at = SICK
         """Length of `_row` from which the default genome is trained as a test."""
 
-    def came(self, device: str, id: int, outcome: Outcome, others: Collection[str], testable: bool) -> Verdict:
+    def record_outcome(
+        self, device: str, id: int, outcome: Outcome, other_devices: Collection[str], testable: bool
+    ) -> Verdict:
         """Record the outcome of a candidate on a device, and attribute a failure.
 
         Args:
             device: Device that trained the candidate.
             id: Id of the candidate.
             outcome: Outcome of the training.
-            others: Other devices that may be given a candidate.
+            other_devices: Other devices that may be given a candidate.
             testable: Whether the default genome succeeded in this run, so that it can serve as a test.
         """
-        record = self._noted(device, outcome)
+        record = self._count(device, outcome)
         if outcome.status not in FAILING:
-            self._did_well(device, id, outcome)
+            self._record_success(device, id, outcome)
             return Verdict.RECORD
         proven = record.proven
         if id not in record.row:
             record.row.append(id)
         tried = {*self._tried.get(id, ()), device}
-        left = set(others) - tried - self.aside.keys()
-        if left and (not proven if id in self._tried else self._in_doubt(record, outcome, others)):
+        untried = set(other_devices) - tried - self.aside.keys()
+        if untried and (not proven if id in self._tried else self._may_be_device(record, outcome, other_devices)):
             self._hold(id, device)
             return Verdict.HOLD
         self._row.append(id)
@@ -112,9 +114,9 @@ class Health:
         self._settle(id, confirmed=len(tried) > 1)
         return Verdict.RECORD
 
-    def tested(self, device: str, id: int, outcome: Outcome) -> Verdict:
+    def record_test(self, device: str, id: int, outcome: Outcome) -> Verdict:
         """Attribute an outcome after a test, given the outcome of the default genome on the same device."""
-        self._noted(device, outcome)
+        self._count(device, outcome)
         if outcome.status not in FAILING:
             self._test_at = min(RARELY, 2 * max(SICK, len(self._row)))
             self._settle(id, confirmed=True)
@@ -154,22 +156,22 @@ class Health:
             for device, record in self._records.items()
         )
 
-    def _noted(self, device: str, outcome: Outcome) -> _Record:
+    def _count(self, device: str, outcome: Outcome) -> _Record:
         record = self._records.setdefault(device, _Record())
         record.counts[outcome.status] += 1
         if outcome.status in FAILING:
             record.error = outcome.error
         return record
 
-    def _did_well(self, device: str, id: int, outcome: Outcome) -> None:
+    def _record_success(self, device: str, id: int, outcome: Outcome) -> None:
         record = self._records[device]
         record.seconds += outcome.seconds or 0.0
         record.row.clear()
         record.blamed.clear()
         self._row.clear()
-        for other in self._tried.pop(id, ()):
-            if other != device:
-                self._blame(other, id)
+        for device_tried in self._tried.pop(id, ()):
+            if device_tried != device:
+                self._blame(device_tried, id)
 
     def _blame(self, device: str, id: int) -> None:
         record = self._records[device]
@@ -180,7 +182,7 @@ class Health:
             which = f"{len(record.blamed)} trainings in a row that did well elsewhere"
             self.set_aside(device, f"it failed {which}, the last with '{record.error}'")
 
-    def _in_doubt(self, record: _Record, outcome: Outcome, others: Collection[str]) -> bool:
+    def _may_be_device(self, record: _Record, outcome: Outcome, other_devices: Collection[str]) -> bool:
         """Return whether the device may have caused a candidate's first failure, so that another device should try."""
         if not record.well:
             return True
@@ -188,7 +190,9 @@ class Health:
             return False
         if (outcome.seconds or 0.0) <= max(AT_ONCE, SHARE * record.seconds / record.well):
             return True
-        return len(record.row) > 1 and any(self._records[one].proven for one in others if one in self._records)
+        return len(record.row) > 1 and any(
+            self._records[device].proven for device in other_devices if device in self._records
+        )
 
     def _hold(self, id: int, device: str) -> None:
         tried = self._tried.setdefault(id, [])

@@ -37,7 +37,7 @@ def next_session(last: SessionSettings, changes: Mapping[str, Any], seeds: int) 
         OptionError: See `check_noise`.
     """
     if set(LIMITS) & changes.keys():
-        last = last.unlimited()
+        last = last.without_limits()
     session = last.but(**changes)
     check_noise(session, seeds)
     return session
@@ -48,7 +48,7 @@ def with_default_limit(session: SessionSettings) -> SessionSettings:
     return session if session.limited else session.but(generations=GENERATIONS)
 
 
-def limit_reached(
+def reached_limit_reason(
     run: Run,
     session: SessionSettings,
     history: History,
@@ -69,25 +69,29 @@ def limit_reached(
     """
     if session.budget is not None and total_cost(run) >= session.budget - SLACK:
         return f"the budget of {session.budget:g} full trainings is spent"
-    born = all_born(run, session, history)
-    if done := done_enough(session, history, run.manifest.population):
-        return done
-    if born and not strategy.settings.continues:
-        return born
+    proposal_limit = proposal_limit_reason(run, session, history)
+    if unlikely := improvement_unlikely_reason(session, history, run.manifest.population):
+        return unlikely
+    if proposal_limit and not strategy.settings.continues:
+        return proposal_limit
     if session.hours is not None and seconds >= session.hours * 3600:
         return f"{session.hours:g} hours are over"
-    return None if deadline is None else deadline.reached()
+    return None if deadline is None else deadline.limit_reason()
 
 
-def done_enough(session: SessionSettings, history: History, population: int) -> str | None:
+def improvement_unlikely_reason(session: SessionSettings, history: History, population: int) -> str | None:
     """Return the reason to stop if `stop_when_done` is set and further improvement is likely to be below seed noise.
 
     The answer follows from the history, so a resumed run with the same settings stops at the same point.
     """
     if not session.stop_when_done:
         return None
-    found = predict_more_trials(history.trials, population)
-    return None if found is None or found.chance >= DONE_CHANCE else DONE_REASON + describe_more_trials(found)
+    prediction = predict_more_trials(history.trials, population)
+    return (
+        None
+        if prediction is None or prediction.chance >= DONE_CHANCE
+        else DONE_REASON + describe_more_trials(prediction)
+    )
 
 
 def check_noise(session: SessionSettings, seeds: int) -> None:
@@ -102,16 +106,18 @@ def check_noise(session: SessionSettings, seeds: int) -> None:
         )
 
 
-def all_born(run: Run, session: SessionSettings, history: History) -> str | None:
+def proposal_limit_reason(run: Run, session: SessionSettings, history: History) -> str | None:
     """Return a reason if no new genome may be proposed, else None. Promotions and extra seeds may follow."""
-    births = session.max_genomes(run.manifest.population)
-    more = history.fresh_count - births
-    if more < 0:
+    max_genomes = session.max_genomes(run.manifest.population)
+    excess = history.fresh_count - max_genomes
+    if excess < 0:
         return None
-    return f"the limit of {births:.0f} trials is reached" + (f" (the run has {births + more:.0f})" if more else "")
+    return f"the limit of {max_genomes:.0f} trials is reached" + (
+        f" (the run has {max_genomes + excess:.0f})" if excess else ""
+    )
 
 
-def check_hope(run: Run, session: SessionSettings) -> None:
+def check_any_success(run: Run, session: SessionSettings) -> None:
     """Refuse to continue if the first trials all failed for one reason, or if a whole generation has no value.
 
     Args:
@@ -122,19 +128,21 @@ def check_hope(run: Run, session: SessionSettings) -> None:
         RunError: No trial has a value; the message has the error.
     """
     outcomes, patience = run.outcomes, session.give_up_after
-    if not patience or any(one.status == "ok" for one in outcomes.values()):
+    if not patience or any(outcome.status == "ok" for outcome in outcomes.values()):
         return
-    alike = {one.cause for one in outcomes.values()}
+    causes = {outcome.cause for outcome in outcomes.values()}
     first, last = outcomes[run.recorded[0]], outcomes[run.recorded[-1]]
-    same = len(outcomes) >= patience and len(alike) == 1 and first.status == "failed"
-    if not same and len(outcomes) < run.manifest.population:
+    failed_alike = len(outcomes) >= patience and len(causes) == 1 and first.status == "failed"
+    if not failed_alike and len(outcomes) < run.manifest.population:
         return
-    devices = Counter(one.device or "?" for one in outcomes.values())
-    each = ", ".join(f"{many} on {device}" for device, many in devices.items())
-    where = f" ({each})" if len(devices) > 1 else ""
-    again = f"correct this and start a new run, or continue with `evo-tune resume {as_typed(run.folder)}"
-    if same:
-        said = f"the first {len(outcomes)} trials failed alike{where}: {first.error}"
-        raise RunError(f"{said}; {again} --accept-changes`")
-    said = f"all {len(outcomes)} trials so far ended without a value{where}, the last with {last.status}: {last.error}"
-    raise RunError(f"{said}; {again} --give-up-after 0`")
+    devices = Counter(outcome.device or "?" for outcome in outcomes.values())
+    counts = ", ".join(f"{count} on {device}" for device, count in devices.items())
+    by_device = f" ({counts})" if len(devices) > 1 else ""
+    remedy = f"correct this and start a new run, or continue with `evo-tune resume {as_typed(run.folder)}"
+    if failed_alike:
+        message = f"the first {len(outcomes)} trials failed alike{by_device}: {first.error}"
+        raise RunError(f"{message}; {remedy} --accept-changes`")
+    message = (
+        f"all {len(outcomes)} trials so far ended without a value{by_device}, the last with {last.status}: {last.error}"
+    )
+    raise RunError(f"{message}; {remedy} --give-up-after 0`")

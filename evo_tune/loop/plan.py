@@ -411,11 +411,11 @@ def _parse_objectives(objectives: Sequence[str | Objective] | str | Objective) -
     if isinstance(objectives, str | Objective) or not isinstance(objectives, Iterable):
         objectives = (objectives,)
     parsed = []
-    for given in objectives:
-        objective = Objective.parse(given) if isinstance(given, str) else given
+    for item in objectives:
+        objective = Objective.parse(item) if isinstance(item, str) else item
         valid = isinstance(objective, Objective) and isinstance(objective.metric, str)
         if not valid or not is_writable(objective.metric):
-            raise SpaceError(f"objective {given!r}: expected METRIC:min, METRIC:max, Minimize(…) or Maximize(…)")
+            raise SpaceError(f"objective {item!r}: expected METRIC:min, METRIC:max, Minimize(…) or Maximize(…)")
         parsed.append(objective)
     return tuple(parsed)
 

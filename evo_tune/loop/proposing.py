@@ -23,7 +23,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import DEFAULT, STATUSES, WARM_START, Candidate, Outcome, Proposal, check_metrics
 from evo_tune.genome.values import is_same
 from evo_tune.loop.code import hash_of
-from evo_tune.loop.generations import Generations, broken_strategy
+from evo_tune.loop.generations import TrialFiles, strategy_error
 from evo_tune.loop.plan import versions_of
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
@@ -50,13 +50,13 @@ def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Propo
     if number == 0:
         return Proposal(history.space.default(), DEFAULT, budget=budget)
     if number <= len(warm):
-        due = strategy.next_known(history) if isinstance(strategy, StrategyWithRules) else None
-        return due or Proposal(dict(warm[number - 1]), WARM_START, budget=budget)
+        follow_up = strategy.next_known(history) if isinstance(strategy, StrategyWithRules) else None
+        return follow_up or Proposal(dict(warm[number - 1]), WARM_START, budget=budget)
     try:
         proposal = strategy.propose(history, np.random.default_rng([run.manifest.settings.seed, 0, id]))
-        return None if proposal is None else _valid(proposal, history)
+        return None if proposal is None else _check_proposal(proposal, history)
     except Exception as error:
-        raise broken_strategy(run.manifest.strategy, "propose", error) from error
+        raise strategy_error(run.manifest.strategy, "propose", error) from error
 
 
 def candidate_of(proposal: Proposal, history: RunHistory, run: Run) -> Candidate:
@@ -70,7 +70,7 @@ def candidate_of(proposal: Proposal, history: RunHistory, run: Run) -> Candidate
     )
 
 
-def judged(outcome: Outcome | Mapping[str, float], run: Run) -> Outcome:
+def as_outcome(outcome: Outcome | Mapping[str, float], run: Run) -> Outcome:
     """Return a reported result as an outcome: ok, or the error in its metrics.
 
     Args:
@@ -87,14 +87,18 @@ def judged(outcome: Outcome | Mapping[str, float], run: Run) -> Outcome:
     if outcome.status != "ok":
         return outcome
     status, metrics, error = check_metrics(outcome.metrics, run.objectives)
-    lacking = [one.metric for one in run.constraints if status == "ok" and one.metric not in metrics]
-    if lacking:
-        what = f"evaluate returned no {lacking[0]!r}, which --subject-to needs (it returned {', '.join(metrics)})"
-        status, metrics, error = "failed", {}, one_line(what)
+    missing_metrics = [
+        constraint.metric for constraint in run.constraints if status == "ok" and constraint.metric not in metrics
+    ]
+    if missing_metrics:
+        message = (
+            f"evaluate returned no {missing_metrics[0]!r}, which --subject-to needs (it returned {', '.join(metrics)})"
+        )
+        status, metrics, error = "failed", {}, one_line(message)
     return replace(outcome, status=status, metrics=metrics, error=error)
 
 
-def _valid(proposal: object, history: RunHistory) -> Proposal:
+def _check_proposal(proposal: object, history: RunHistory) -> Proposal:
     """Return the proposal if it is valid, because the journal must never need repair.
 
     Args:
@@ -109,8 +113,10 @@ def _valid(proposal: object, history: RunHistory) -> Proposal:
     if not isinstance(proposal, Proposal):
         raise TypeError(f"returned a {type(proposal).__name__}, expected a Proposal or None")
     genes = history.space.genes
-    held = {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}
-    if not is_same(proposal.genome, held) and (proposal.fresh or not history.predates_widening(proposal.genome)):
+    checked_genome = {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}
+    if not is_same(proposal.genome, checked_genome) and (
+        proposal.fresh or not history.predates_widening(proposal.genome)
+    ):
         raise ValueError(f"proposed {proposal.genome}, which is not snapped: see SearchSpace.snap")
     if not 0.0 < proposal.budget <= 1.0:
         raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")
@@ -119,7 +125,7 @@ def _valid(proposal: object, history: RunHistory) -> Proposal:
     return proposal
 
 
-class Births:
+class ProposalQueue:
     """Proposes the candidates of a run in the order of law 3. The caller holds the lock of the run.
 
     Candidates that an earlier session did not finish come first.
@@ -131,21 +137,21 @@ class Births:
         generations: Files of generations, which follow each new candidate.
     """
 
-    def __init__(self, run: Run, history: RunHistory, strategy: StrategyWithRules, generations: Generations) -> None:
+    def __init__(self, run: Run, history: RunHistory, strategy: StrategyWithRules, generations: TrialFiles) -> None:
         self._run = run
         self._history = history
         self._strategy = strategy
-        self._generations = generations
+        self._trial_files = generations
         self._arrival = run.manifest.settings.order == "arrival"
         self._waiting: deque[Candidate] = deque()
-        self.refused = False
+        self.did_not_fit = False
         """Whether the last proposal was not made a candidate, because it would not fit."""
 
-    def take_up(self) -> None:
+    def requeue_unfinished(self) -> None:
         """Return every candidate without a result again, before any new one."""
-        self._waiting = deque(one for one in self._run.candidates if one.id not in self._run.outcomes)
+        self._waiting = deque(candidate for candidate in self._run.candidates if candidate.id not in self._run.outcomes)
 
-    def waiting(self) -> Candidate | None:
+    def next_waiting(self) -> Candidate | None:
         """Return the first candidate that waits for a slot; None if there is none."""
         while self._waiting:
             candidate = self._waiting.popleft()
@@ -157,25 +163,25 @@ class Births:
         """Have a candidate wait again, before all others."""
         self._waiting.appendleft(candidate)
 
-    def next(self, over: bool, fits: Callable[[Proposal], bool]) -> Candidate | None:
+    def next(self, only_known_genomes: bool, fits: Callable[[Proposal], bool]) -> Candidate | None:
         """Return a new candidate; None if the strategy needs more results first, or its proposal does not fit.
 
         A proposal that does not fit is not recorded: it follows from the history, so a longer run makes it again.
 
         Args:
-            over: Whether no new genome may be proposed, only further trials of known ones.
+            only_known_genomes: Whether no new genome may be proposed, only further trials of known ones.
             fits: Returns whether there is time for a proposal.
         """
         run, history, proposal = self._run, self._history, None
-        ready = self._arrival or self._tell_up_to(history.proposed_count - run.manifest.settings.lag)
-        while ready:
-            proposal = self._strategy.next_known(history) if over else self._proposed(fits)
+        results_ready = self._arrival or self._report_up_to(history.proposed_count - run.manifest.settings.lag)
+        while results_ready:
+            proposal = self._strategy.next_known(history) if only_known_genomes else self._propose_and_widen(fits)
             # One result at a time: the proposal is the first one that the strategy makes.
-            ready = proposal is None and not self._arrival and self._tell_up_to(len(run.told) + 1)
-        self.refused = proposal is not None and not fits(proposal)
-        return None if proposal is None or self.refused else self._bear(proposal)
+            results_ready = proposal is None and not self._arrival and self._report_up_to(len(run.told) + 1)
+        self.did_not_fit = proposal is not None and not fits(proposal)
+        return None if proposal is None or self.did_not_fit else self._record_candidate(proposal)
 
-    def _proposed(self, fits: Callable[[Proposal], bool]) -> Proposal | None:
+    def _propose_and_widen(self, fits: Callable[[Proposal], bool]) -> Proposal | None:
         """Return the next proposal; before a new genome, widen the ranges whose ends the best trials have reached.
 
         Args:
@@ -186,10 +192,10 @@ class Births:
             proposal = propose(self._strategy, history, run, len(run.candidates))
             if proposal is None or not proposal.fresh or not fits(proposal):
                 return proposal
-            found = self._strategy.next_widening(history)
-            if found is None:
+            widening = self._strategy.next_widening(history)
+            if widening is None:
                 return proposal
-            run.widen({found.name: found.gene}, found.reason)
+            run.widen({widening.name: widening.gene}, widening.reason)
             widen(history, run)
 
     def tell(self, ids: Sequence[int]) -> None:
@@ -199,19 +205,19 @@ class Births:
             for id in ids:
                 self._history.tell(id, self._run.outcomes[id])
 
-    def _tell_up_to(self, count: int) -> bool:
+    def _report_up_to(self, count: int) -> bool:
         """In proposal order, report the first `count` results if all are recorded; return whether they are."""
-        wanted = range(len(self._run.told), count)
-        ready = all(id in self._run.outcomes for id in wanted)
+        ids = range(len(self._run.told), count)
+        ready = all(id in self._run.outcomes for id in ids)
         if ready:
-            self.tell(list(wanted))
+            self.tell(list(ids))
         return ready
 
-    def _bear(self, proposal: Proposal) -> Candidate:
+    def _record_candidate(self, proposal: Proposal) -> Candidate:
         # Not synced: a candidate that is lost in a power cut is proposed again identically.
         candidate = self._run.bear(candidate_of(proposal, self._history, self._run))  # as the journal gives it back
         self._history.add_candidate(candidate)
-        self._generations.born(candidate)
+        self._trial_files.add_candidate(candidate)
         return candidate
 
 
@@ -274,12 +280,12 @@ def verify(run: Run, space: SearchSpace, strategy: StrategyWithRules) -> list[Di
         RunError: The strategy raised an error, so nothing can be verified.
     """
     replay = _Replay(run, history_of(run, space), strategy)
-    for candidate, told in zip(run.candidates, run.told_at_birth, strict=True):
-        replay.widened_until(candidate.id)
-        replay.tell_up_to(told)
-        replay.born(candidate)
-    replay.widened_until(len(run.candidates))
-    return replay.found
+    for candidate, reported_count in zip(run.candidates, run.told_at_birth, strict=True):
+        replay.replay_widenings(candidate.id)
+        replay.report_up_to(reported_count)
+        replay.add_candidate(candidate)
+    replay.replay_widenings(len(run.candidates))
+    return replay.differences
 
 
 class _Replay:
@@ -296,29 +302,33 @@ class _Replay:
         self._history = history
         self._strategy = strategy
         self._order = run.sequence()
-        self.found: list[Disagreement | RangeDisagreement] = []
+        self.differences: list[Disagreement | RangeDisagreement] = []
 
-    def tell_up_to(self, count: int) -> None:
+    def report_up_to(self, count: int) -> None:
         """Report results to the history, up to a total number."""
         for id in self._order[len(self._history.trials) : count]:
             self._history.tell(id, self._run.outcomes[id])
 
-    def widened_until(self, id: int) -> None:
+    def replay_widenings(self, id: int) -> None:
         """Compare the widenings before a candidate with those that follow from the results, and apply the recorded."""
-        for one in self._run.widened[len(self._history.spaces) - 1 :]:
-            if one.proposed > id:
+        for widening in self._run.widened[len(self._history.spaces) - 1 :]:
+            if widening.proposed > id:
                 return
-            self.tell_up_to(one.seen)
-            if one.reason:
+            self.report_up_to(widening.seen)
+            if widening.reason:
                 proposal = propose(self._strategy, self._history, self._run, id)
                 due = self._due(proposal)
-                recorded = _in_words(one.changed, one.reason)
-                if due is None or due.gene != one.changed.get(due.name) or recorded != _in_words(*_event(due)):
-                    replayed = None if due is None else _in_words(*_event(due))
-                    self.found.append(RangeDisagreement(before=id, recorded=recorded, replayed=replayed))
-            widen_once(self._history, self._run, one)
+                recorded = _describe_widening(widening.changed, widening.reason)
+                if (
+                    due is None
+                    or due.gene != widening.changed.get(due.name)
+                    or recorded != _describe_widening(*_genes_and_reason(due))
+                ):
+                    replayed = None if due is None else _describe_widening(*_genes_and_reason(due))
+                    self.differences.append(RangeDisagreement(before=id, recorded=recorded, replayed=replayed))
+            widen_once(self._history, self._run, widening)
 
-    def born(self, candidate: Candidate) -> None:
+    def add_candidate(self, candidate: Candidate) -> None:
         """Compare a recorded candidate with the one that follows from the history, and add it."""
         history, run = self._history, self._run
         replayed = propose(self._strategy, history, run, candidate.id)
@@ -326,13 +336,15 @@ class _Replay:
         missing = (
             None
             if due is None
-            else RangeDisagreement(before=candidate.id, recorded=None, replayed=_in_words(*_event(due)))
+            else RangeDisagreement(
+                before=candidate.id, recorded=None, replayed=_describe_widening(*_genes_and_reason(due))
+            )
         )
         if missing is not None:
-            self.found.append(missing)
+            self.differences.append(missing)
         recorded = Proposal(**{name: getattr(candidate, name) for name in Proposal.__dataclass_fields__})
-        if replayed != recorded or not _consistent(candidate, history, run):
-            self.found.append(Disagreement(id=candidate.id, recorded=recorded, replayed=replayed))
+        if replayed != recorded or not _follows_rules(candidate, history, run):
+            self.differences.append(Disagreement(id=candidate.id, recorded=recorded, replayed=replayed))
         history.add_candidate(candidate)
 
     def _due(self, proposal: Proposal | None) -> Widening | None:
@@ -340,16 +352,16 @@ class _Replay:
         return self._strategy.next_widening(self._history) if proposal is not None and proposal.fresh else None
 
 
-def _event(due: Widening) -> tuple[dict[str, Gene], str]:
+def _genes_and_reason(due: Widening) -> tuple[dict[str, Gene], str]:
     """Return the genes and the reason that a widening records."""
     return {due.name: due.gene}, due.reason
 
 
-def _in_words(genes: Mapping[str, Gene], reason: str) -> str:
+def _describe_widening(genes: Mapping[str, Gene], reason: str) -> str:
     return f"{', '.join(f'{name}={format_gene(gene)}' for name, gene in genes.items())}: {one_line(reason)}"
 
 
-def other_strategy(manifest: Manifest, strategy: Strategy) -> str:
+def changed_strategy_note(manifest: Manifest, strategy: Strategy) -> str:
     """Return a note if a strategy's file changed since the run began; '' if it did not.
 
     Args:
@@ -362,14 +374,14 @@ def other_strategy(manifest: Manifest, strategy: Strategy) -> str:
     return f"the strategy's file {place} (or a module that it imports) has changed since the run began"
 
 
-def other_versions(manifest: Manifest) -> list[str]:
+def changed_version_notes(manifest: Manifest) -> list[str]:
     """Return a note for each package that shapes results and has another version than when the run began."""
     then = manifest.versions
     now = versions_of(name for name in then if name != "python")
     return [f"{name} was {then[name]}, and is {now[name]}" for name in then if now[name] != then[name]]
 
 
-def _consistent(candidate: Candidate, history: RunHistory, run: Run) -> bool:
+def _follows_rules(candidate: Candidate, history: RunHistory, run: Run) -> bool:
     """Return whether generation, seed and reported_before follow from the rules of the run."""
     return (
         candidate.generation == history.fresh_count // run.manifest.population

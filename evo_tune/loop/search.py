@@ -20,16 +20,29 @@ from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, Trial
 from evo_tune.loop.checks import check_unchanged
-from evo_tune.loop.code import believed, code_of, named_evaluator, remember, remember_session, ruled
+from evo_tune.loop.code import (
+    load_code,
+    load_named_evaluator,
+    remember,
+    remember_session,
+    strategy_with_rules,
+    trusted_session_settings,
+)
 from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import OVER, Drivers, Fetched, Interrupts, Job
-from evo_tune.loop.generations import Generations, Leftovers
+from evo_tune.loop.generations import CheckpointCleaner, TrialFiles
 from evo_tune.loop.genes import widen_by_hand
-from evo_tune.loop.limits import all_born, check_hope, limit_reached, next_session, with_default_limit
+from evo_tune.loop.limits import (
+    check_any_success,
+    next_session,
+    proposal_limit_reason,
+    reached_limit_reason,
+    with_default_limit,
+)
 from evo_tune.loop.opening import close_on_error, new_name, open_saved_run
 from evo_tune.loop.plan import Request, RunPlan, plan_run
-from evo_tune.loop.proposing import Births, judged
+from evo_tune.loop.proposing import ProposalQueue, as_outcome
 from evo_tune.loop.slots import open_run_slots, time_few_steps
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import recommend_trial
@@ -92,7 +105,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         **settings: Any,
     ) -> None:
         of_run, session = settings_of(settings)
-        plugin = named_evaluator(evaluator, genes, options, space)
+        plugin = load_named_evaluator(evaluator, genes, options, space)
         request = Request(
             options=options or {},
             strategy=strategy,
@@ -111,7 +124,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         with close_on_error(run):
             plugin = remember(run, plugin, session)  # a notebook's function is now a file of the run
             bound = plan.evaluator if plugin is plan.evaluator.plugin else replace(plan.evaluator, plugin=plugin)
-            self._begin(run, bound, ruled(manifest, bound, manifest.strategy), session, plan)
+            self._begin(run, bound, strategy_with_rules(manifest, bound, manifest.strategy), session, plan)
 
     @classmethod
     def resume(
@@ -147,9 +160,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
             StoreError: There is no such run, or it cannot be continued.
         """
         with open_saved_run(Path(store), name, copy_as) as run:
-            code = code_of(run, evaluator, trust, ask, strategy, accept_changes)
+            code = load_code(run, evaluator, trust, ask, strategy, accept_changes)
             check_unchanged(run, code[0], code[1].inner, accept_changes)
-            session = next_session(believed(run, changes), changes, run.manifest.settings.most_seeds)
+            session = next_session(trusted_session_settings(run, changes), changes, run.manifest.settings.most_seeds)
             widen_by_hand(run, *code, genes or {})
             remember_session(run, session)
             self = cls.__new__(cls)
@@ -174,7 +187,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self._planning = 0.0 if plan is None else plan.seconds  # before the run began; `hours` includes it
         self.choices = () if plan is None else plan.choices  # budget and rungs that were chosen for the run, in words
         self.deadline: Deadline | None = None  # while it runs in slots with a limit in hours
-        self._refused = -1  # number of results when the next training would not have ended in time
+        self._no_time_at = -1  # number of results when the next training would not have ended in time
         self._status = ((-1, -1), "")
         self._changed = threading.Condition(threading.RLock())
         self.drivers = Drivers(run.folder, self.stop, lambda: self.stopping, self._changed)
@@ -185,14 +198,14 @@ class Search(contextlib.AbstractContextManager["Search"]):
         run = self.saved
         space = space_of(run.manifest, self.evaluator.space)
         self.history = history_of(run, space)
-        self._leftovers = Leftovers(run)
-        self._generations = Generations(run, self.strategy, history_of(run, space))
+        self._cleaner = CheckpointCleaner(run)
+        self._trial_files = TrialFiles(run, self.strategy, history_of(run, space))
         replay(self.history, run)
-        self._births = Births(run, self.history, self.strategy, self._generations)
+        self._queue = ProposalQueue(run, self.history, self.strategy, self._trial_files)
         if self._arrival:  # a torn tail may have recorded results without their report
-            self._births.tell(run.sequence(start=len(run.told)))
-        self._generations.read_back()
-        self._births.take_up()
+            self._queue.tell(run.sequence(start=len(run.told)))
+        self._trial_files.repair()
+        self._queue.requeue_unfinished()
 
     @property
     def trials(self) -> list[Trial]:
@@ -215,9 +228,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def status(self) -> str:
         """Status of the strategy in one line; '' if it reports none."""
         with self._changed:  # cached, because a live table asks often
-            at = (self.history.proposed_count, len(self.history.trials))
-            if self._status[0] != at:
-                self._status = (at, self.strategy.status(self.history))
+            progress = (self.history.proposed_count, len(self.history.trials))
+            if self._status[0] != progress:
+                self._status = (progress, self.strategy.status(self.history))
             return self._status[1]
 
     @property
@@ -241,18 +254,18 @@ class Search(contextlib.AbstractContextManager["Search"]):
             self.drivers.beat()
             if self.stopping or self.finished:
                 return None
-            waiting = self._births.waiting()
+            waiting = self._queue.next_waiting()
             if waiting is not None and self._fits(waiting):
                 return waiting
             if waiting is not None:  # a longer run trains it
-                self._births.put_back(waiting)
+                self._queue.put_back(waiting)
             self.finished = self._hours_over() if waiting is not None else self._limit()
-            return None if self.finished else self._birth()
+            return None if self.finished else self._propose()
 
     def _limit(self) -> str | None:
         """Return the reached limit in words; None if no limit is reached."""
         seconds = self.seconds + self._planning
-        return limit_reached(self.saved, self.session, self.history, self.strategy, seconds, self.deadline)
+        return reached_limit_reason(self.saved, self.session, self.history, self.strategy, seconds, self.deadline)
 
     def _hours_over(self) -> str:
         assert self.deadline is not None
@@ -262,23 +275,23 @@ class Search(contextlib.AbstractContextManager["Search"]):
         """Return whether a training would end within the hours of the run."""
         return self.deadline is None or self.deadline.fits(proposal)
 
-    def _birth(self) -> Candidate | None:
-        over = all_born(self.saved, self.session, self.history)
+    def _propose(self) -> Candidate | None:
+        over = proposal_limit_reason(self.saved, self.session, self.history)
         candidate = None
-        if self._refused != len(self.saved.recorded):  # a later result may lead to a shorter training
-            candidate = self._births.next(over is not None, self._fits)
-            if self._births.refused:
-                self._refused = len(self.saved.recorded)
-        refused = self._refused == len(self.saved.recorded)
+        if self._no_time_at != len(self.saved.recorded):  # a later result may lead to a shorter training
+            candidate = self._queue.next(over is not None, self._fits)
+            if self._queue.did_not_fit:
+                self._no_time_at = len(self.saved.recorded)
+        refused = self._no_time_at == len(self.saved.recorded)
         if refused and len(self.saved.candidates) == len(self.saved.outcomes):  # no result will come
             self.finished = self._hours_over()
         elif candidate is None and not refused and not self.history.pending:
             self.finished = over or "the strategy has nothing more to propose"
             if not over:
-                self._leftovers.exhausted()
+                self._cleaner.exhausted()
         return candidate
 
-    def _expired(self) -> bool:
+    def _time_is_over(self) -> bool:
         """Return whether the search must end now, its running trainings included."""
         with self._changed:
             if self.deadline is None or not self.deadline.is_over():
@@ -298,7 +311,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             StoreError: The result cannot be written.
         """
         run = self.saved
-        outcome = judged(outcome, run)
+        outcome = as_outcome(outcome, run)
         with self._changed:
             if candidate.id in run.outcomes or candidate not in run.candidates[candidate.id : candidate.id + 1]:
                 raise UsageError(
@@ -307,8 +320,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
             run.record(candidate.id, outcome, tell=self._arrival)
             if self._arrival:
                 self.history.tell(candidate.id, run.outcomes[candidate.id])
-            self._leftovers.recorded(candidate, outcome)
-            self._generations.recorded()
+            self._cleaner.recorded(candidate, outcome)
+            self._trial_files.recorded()
             self.drivers.beat()
             self._changed.notify_all()
 
@@ -343,7 +356,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         stop, watch = (self.stop, watch) if watch else (self._stop_aloud, lambda search: None)
         with Interrupts(stop, self.kill):
             try:
-                self._births.take_up()  # including candidates that were asked for by hand
+                self._queue.requeue_unfinished()  # including candidates that were asked for by hand
                 drivers.slots = open_run_slots(run, self.session, self.evaluator, self.space)
                 if forecast and self.pace is None:
                     self.pace = time_few_steps(
@@ -352,7 +365,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 self.deadline = self._deadline(after)
                 self._wants_baseline = self._lacks_baseline()
                 drivers.drive(
-                    self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default, self._expired
+                    self._next, self._take, lambda: watch(self), lambda: run.sound_default, self._time_is_over
                 )
                 if self.session.final_seeds and not self.stopping:
                     self._compare(lambda: watch(self))
@@ -402,14 +415,14 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.drivers.drive(jobs.fetch, jobs.take, watch, expired=jobs.expired)
         jobs.end()
 
-    def _evaluated(self, job: Job, outcome: Outcome) -> None:
+    def _take(self, job: Job, outcome: Outcome) -> None:
         if job.candidate.baseline:
             with self._changed:
                 self.saved.record_baseline(self.evaluator.plugin.baseline, outcome)
             return
         self.tell(job.candidate, outcome)
         with self._changed:
-            check_hope(self.saved, self.session)
+            check_any_success(self.saved, self.session)
 
     def _next(self, slot: Slot) -> Fetched:
         """Return the next candidate as a job, for any slot."""
@@ -447,7 +460,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 if self.saved.rescued:  # nothing more can be written, and the error says where the results are
                     pass
                 elif self.drivers.error is None:
-                    self._generations.stop()
+                    self._trial_files.stop()
                     reason = "interrupted" if self.stopping else (self.finished or "closed")
                     self.saved.end(reason)
                 else:

@@ -15,7 +15,7 @@ import pytest
 
 from evo_tune.cli import main
 from evo_tune.dispatch import Slot, Task
-from evo_tune.loop.code import named_evaluator, remember
+from evo_tune.loop.code import load_named_evaluator, remember
 from evo_tune.store.run import Run
 from tests.here import Here
 
@@ -119,5 +119,5 @@ def small_run(folder: Path, finished: Path) -> str:
     """A finished run of 8 trials named `one`, as if it had been begun here."""
     shutil.copytree(finished / "populations", folder / "populations")
     run = Run.open(folder / "populations" / "one")
-    remember(run, named_evaluator("quick.py"), run.sessions[-1])
+    remember(run, load_named_evaluator("quick.py"), run.sessions[-1])
     return "one"

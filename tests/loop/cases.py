@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop.code import ruled
+from evo_tune.loop.code import strategy_with_rules
 from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
@@ -36,7 +36,7 @@ def some_fail(search: Search, candidate: Candidate) -> Any:
 def agrees(search: Search) -> bool:
     """Whether every proposal of a closed search comes out again."""
     run = Run.open(search.saved.folder)
-    return not verify(run, search.space, ruled(run.manifest, search.evaluator, run.manifest.strategy))
+    return not verify(run, search.space, strategy_with_rules(run.manifest, search.evaluator, run.manifest.strategy))
 
 
 TASK = """

@@ -14,7 +14,7 @@ import pytest
 
 from evo_tune.errors import EvoTuneError, PluginError, UsageError
 from evo_tune.genome.genes import Choice
-from evo_tune.loop.code import code_of, evaluator_of, held
+from evo_tune.loop.code import hashes_of, load_code, load_run_evaluator
 from evo_tune.loop.search import Search
 from evo_tune.plugins import find
 from evo_tune.store.manifest import read_manifest
@@ -83,13 +83,13 @@ def test_a_prefix_hides_no_path(stranger: Path, evil: Path, mark: Path) -> None:
     here = Path(os.path.relpath(evil.with_suffix(""), find.bundled_folder()))
     for reference in (f"bundled:{here}", f"bundled:{evil.with_suffix('')}", "bundled:..", f"entry:{evil}", "bundled:"):
         with pytest.raises(PluginError) as caught:
-            code_of(named(stranger, evaluator=reference))
+            load_code(named(stranger, evaluator=reference))
         assert "\n" not in str(caught.value)
         with pytest.raises(PluginError):
             find.find_evaluator(reference)
     for reference in (f"bundled:; touch {mark} {{x}}", f"entry:; touch {mark} {{x}}"):
         with pytest.raises(PluginError, match=r"there is no (bundled|installed) evaluator"):
-            code_of(named(stranger, evaluator=reference, options={"shell": True}))
+            load_code(named(stranger, evaluator=reference, options={"shell": True}))
     assert not mark.exists()
 
 
@@ -98,11 +98,11 @@ def test_a_file_below_the_working_directory_is_no_more_trusted_than_another(
 ) -> None:
     for reference in (str(evil), "evil.py", "./evil.py"):
         run = named(stranger, evaluator=reference)
-        for load in (code_of, evaluator_of):
+        for load in (load_code, load_run_evaluator):
             with pytest.raises(UsageError, match=r"evaluator .*evil\.py.*have not named yourself.*--trust"):
                 load(run)
     assert not mark.exists()
-    evaluator_of(run, trust=True)
+    load_run_evaluator(run, trust=True)
     assert mark.exists(), "the user has said so"
 
 
@@ -111,12 +111,12 @@ def test_a_strategy_is_asked_about_as_an_evaluator_is(stranger: Path, tmp_path: 
     run = named(stranger, strategy="./own.py", strategy_options={"population": 4})
     asked: list[str] = []
     with pytest.raises(UsageError, match=r"strategy .*own\.py"):
-        code_of(run, evaluator=str(tmp_path / "quick.py"), ask=lambda text: bool(asked.append(text)))
+        load_code(run, evaluator=str(tmp_path / "quick.py"), ask=lambda text: bool(asked.append(text)))
     assert len(asked) == 1
     assert not mark.exists()
-    code_of(run, evaluator=str(tmp_path / "quick.py"), ask=lambda text: True)
+    load_code(run, evaluator=str(tmp_path / "quick.py"), ask=lambda text: True)
     assert mark.exists()
-    code_of(run)  # both have been named by now
+    load_code(run)  # both have been named by now
 
 
 def test_resume_from_python_asks_as_well(stranger: Path, tmp_path: Path, evil: Path, mark: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_plain_name_is_not_looked_for_in_a_folder_of_evaluators(stranger: Path
     (evil.parent / "evaluators").mkdir()
     shutil.copy(evil, evil.parent / "evaluators" / "foo.py")
     with pytest.raises(PluginError, match="expected bundled:NAME, entry:NAME or a path"):
-        code_of(named(stranger, evaluator="foo"))
+        load_code(named(stranger, evaluator="foo"))
     assert not mark.exists()
 
 
@@ -141,13 +141,13 @@ def test_what_was_allowed_is_what_is_loaded(stranger: Path, tmp_path: Path) -> N
     """A link could be turned elsewhere between the question and the last of the workers."""
     trust.remember_file(tmp_path / "quick.py", find.source_hash(tmp_path / "quick.py"))
     (tmp_path / "link.py").symlink_to(tmp_path / "quick.py")
-    assert evaluator_of(named(stranger, evaluator="link.py")).path == (tmp_path / "quick.py").resolve()
+    assert load_run_evaluator(named(stranger, evaluator="link.py")).path == (tmp_path / "quick.py").resolve()
 
 
 @pytest.mark.parametrize("path", ["gone.py", "store", "/dev/zero/x.py", "x" * 4000 + ".py"])
 def test_what_is_no_file_is_said_at_once(stranger: Path, path: str) -> None:
     with pytest.raises(EvoTuneError) as caught:
-        code_of(named(stranger, evaluator=path if path.endswith(".py") else f"./{path}"))
+        load_code(named(stranger, evaluator=path if path.endswith(".py") else f"./{path}"))
     assert "is not a file here: check the path" in str(caught.value)
 
 
@@ -222,14 +222,14 @@ def test_a_run_of_ones_own_that_came_back_changed_executes_nothing_unasked(
             f"{name if name == 'file' else ''}.*has changed since" if outside else r"has changed since \(_run\.json\)"
         )
         said = "names the strategy" if name == "strategy" else said
-        for load in (code_of, evaluator_of) if name != "strategy" else (code_of,):
+        for load in (load_code, load_run_evaluator) if name != "strategy" else (load_code,):
             with pytest.raises(UsageError, match=said) as caught:
                 load(Run.open(run))
             assert "\n" not in str(caught.value)
             assert "give --trust" in str(caught.value) or "say --trust" in str(caught.value)
         if not outside:
             with pytest.raises(UsageError, match=said):
-                code_of(Run.open(run), accept_changes=True)
+                load_code(Run.open(run), accept_changes=True)
         assert not mark.exists(), name
 
 
@@ -239,9 +239,9 @@ def test_a_run_that_came_back_changed_goes_on_once_the_user_says_so(
     begin("mine", trials=4).close()
     run = named(tmp_path / "store" / "mine", created="another time")
     asked: list[str] = []
-    evaluator_of(run, ask=lambda text: not asked.append(text))
+    load_run_evaluator(run, ask=lambda text: not asked.append(text))
     assert asked == ["run mine was begun by you here and has changed since (_run.json). Go on?"]
-    evaluator_of(run)  # said once
+    load_run_evaluator(run)  # said once
 
 
 def test_what_a_run_is_known_by_is_the_same_once_it_is_read_back(begin: Callable[..., Search], tmp_path: Path) -> None:
@@ -254,8 +254,8 @@ def test_what_a_run_is_known_by_is_the_same_once_it_is_read_back(begin: Callable
         search = begin(f"run-{number}", **fields)
         search.close()
         run = Run.open(search.saved.folder)
-        assert held(run.manifest, run.genes) == held(search.saved.manifest, search.saved.genes)
-        assert trust.doubt(run.folder, held(run.manifest, run.genes)) == ""
+        assert hashes_of(run.manifest, run.genes) == hashes_of(search.saved.manifest, search.saved.genes)
+        assert trust.doubt(run.folder, hashes_of(run.manifest, run.genes)) == ""
 
 
 def test_values_that_the_user_adds_to_a_gene_are_their_own(begin: Callable[..., Search], tmp_path: Path) -> None:
@@ -303,21 +303,21 @@ def test_a_strangers_run_reads_no_path_outside_of_its_folder_unasked(
         with pytest.raises(
             UsageError, match=r"was not begun by you here; it reads '/.*': look at it, then give --trust"
         ):
-            evaluator_of(run)
+            load_run_evaluator(run)
         with pytest.raises(UsageError, match="it reads"):
-            evaluator_of(run, "language_model")
+            load_run_evaluator(run, "language_model")
     asked: list[str] = []
     run = named(stranger, **{**plain, "evaluator": "bundled:language_model", "options": {"data": "secret"}})
-    evaluator_of(run, ask=lambda text: not asked.append(text))
+    load_run_evaluator(run, ask=lambda text: not asked.append(text))
     assert asked == [f"run run was not begun by you here; it reads '{secret.resolve()}'. Go on?"]
-    evaluator_of(run)  # said once
+    load_run_evaluator(run)  # said once
     run = named(stranger, evaluator=str(evil), options={"sleep": "secret"})
     with pytest.raises(UsageError, match=r"evaluator .*evil\.py.*have not named"):
-        evaluator_of(run, ask=lambda text: "evil" not in text)
+        load_run_evaluator(run, ask=lambda text: "evil" not in text)
     run = named(stranger, **{**plain, "evaluator": "bundled:language_model", "options": {"data": "secret"}})
     (secret / "more").symlink_to("/etc")
     with pytest.raises(UsageError, match="'/etc'"):
-        evaluator_of(run)
+        load_run_evaluator(run)
     assert not mark.exists()
 
 
@@ -325,7 +325,7 @@ def test_a_strangers_run_reads_what_is_in_its_folder(stranger: Path) -> None:
     (stranger / "data").mkdir()
     (stranger / "data" / "text").write_text("all work and no play\n" * 5000)
     options = {"data": str(stranger / "data")}
-    evaluator_of(named(stranger, evaluator="bundled:language_model", options=options))
+    load_run_evaluator(named(stranger, evaluator="bundled:language_model", options=options))
 
 
 def test_every_run_has_an_identity_and_a_copy_has_its_own(begin: Callable[..., Search], tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_every_run_has_an_identity_and_a_copy_has_its_own(begin: Callable[..., S
 
 def doubt(folder: Path) -> str:
     run = Run.open(folder)
-    return trust.doubt(folder, held(run.manifest, run.genes))
+    return trust.doubt(folder, hashes_of(run.manifest, run.genes))
 
 
 def test_a_copy_of_a_run_that_came_back_changed_is_asked_about(begin: Callable[..., Search], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop.comparison import collect, comparison_jobs
+from evo_tune.loop.comparison import comparison_jobs, record_result
 from evo_tune.loop.search import Search
 from evo_tune.report.final_comparison import FreshTraining
 from evo_tune.report.recommendation import FreshValues, comparison_of, comparison_result, fresh_values, recommend_trial
@@ -35,7 +35,7 @@ def settled(run: Run, loss: Callable[[int, str, int], float | None]) -> RunResul
         for one, job in work.items():
             found = loss(one.id, one.purpose, one.number)
             failed = Outcome("failed", error="no")
-            collect(run, job.candidate, failed if found is None else Outcome("ok", {"loss": found}))
+            record_result(run, job.candidate, failed if found is None else Outcome("ok", {"loss": found}))
     return run_result(run)
 
 

@@ -17,7 +17,7 @@ from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.notation import parse_gene
 from evo_tune.genome.trial import EXTRA_SEED, PROMOTION, Candidate, Outcome
 from evo_tune.genome.values import genome_key
-from evo_tune.loop.code import code_of
+from evo_tune.loop.code import load_code
 from evo_tune.loop.proposing import Disagreement, verify
 from evo_tune.loop.search import Search
 from evo_tune.report.charts.next_steps import range_end_lines
@@ -78,7 +78,7 @@ def wide(begin: Begin, tmp_path: Path) -> Begin:
 def disagreements(folder: Path) -> list[Disagreement]:
     run = Run.open(folder)
 
-    plugin, strategy = code_of(run, None, True, None, None)
+    plugin, strategy = load_code(run, None, True, None, None)
     return verify(run, space_of(run.manifest, plugin.space), strategy)
 
 

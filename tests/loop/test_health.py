@@ -55,9 +55,9 @@ class Machine:
             outcome = self.train(device, id)
             others = [one for one in work if one != device and one not in self.health.aside]
             testable = self.recorded.get(0, failing()).status == "ok"
-            verdict = self.health.came(device, id, outcome, others, testable)
+            verdict = self.health.record_outcome(device, id, outcome, others, testable)
             if verdict is Verdict.TEST:
-                verdict = self.health.on_test_set(device, id, self.train(device, 0))
+                verdict = self.health.record_test(device, id, self.train(device, 0))
             assert verdict is not Verdict.TEST
             if verdict is Verdict.HOLD:
                 again.append(id)
@@ -120,9 +120,9 @@ def test_only_where_all_fail_is_no_device_left_and_few_results_are_false(devices
 def test_one_candidate_alone_sets_nobody_aside():
     health = Health()
     for id in range(10):
-        assert health.came("a", id, failing(), ["b"], True) is Verdict.HOLD
-        assert health.came("b", id, OK, ["a"], True) is Verdict.RECORD
-        assert health.came("a", 100 + id, OK, ["b"], True) is Verdict.RECORD
+        assert health.record_outcome("a", id, failing(), ["b"], True) is Verdict.HOLD
+        assert health.record_outcome("b", id, OK, ["a"], True) is Verdict.RECORD
+        assert health.record_outcome("a", 100 + id, OK, ["b"], True) is Verdict.RECORD
     assert not health.aside
 
 
@@ -130,13 +130,13 @@ def test_a_device_with_too_much_in_doubt_waits_for_the_others():
     health = Health()
     for id in range(SICK):
         assert health.may_work("a")
-        assert health.came("a", id, failing(), ["b"], False) is Verdict.HOLD
+        assert health.record_outcome("a", id, failing(), ["b"], False) is Verdict.HOLD
     assert not health.may_work("a")
     assert not health.may_try("a", 0, ["a", "b"])
     assert health.may_try("b", 0, ["a", "b"])
     assert health.may_try("a", 0, ["a"]), "nobody else is left"
     for id in range(SICK):
-        assert health.came("b", id, OK, ["a"], True) is Verdict.RECORD
+        assert health.record_outcome("b", id, OK, ["a"], True) is Verdict.RECORD
     assert health.aside["a"] == (
         "it failed 3 trainings in a row that did well elsewhere, the last with 'No CUDA GPUs are available'"
     )
@@ -146,19 +146,21 @@ def test_a_device_with_too_much_in_doubt_waits_for_the_others():
 def test_a_failure_that_took_long_on_a_device_that_did_well_is_taken_at_once():
     health = Health()
     for device in ("a", "b"):
-        health.came(device, ord(device), OK, ["a", "b"], True)
-    assert health.came("a", 1, failing("timeout", 9999.0), ["b"], True) is Verdict.RECORD
-    assert health.came("a", 2, failing("timeout", 9999.0), ["b"], True) is Verdict.HOLD, "a second one in a row is not"
-    assert health.came("b", 3, failing("out_of_memory"), ["a"], True) is Verdict.RECORD
+        health.record_outcome(device, ord(device), OK, ["a", "b"], True)
+    assert health.record_outcome("a", 1, failing("timeout", 9999.0), ["b"], True) is Verdict.RECORD
+    assert health.record_outcome("a", 2, failing("timeout", 9999.0), ["b"], True) is Verdict.HOLD, (
+        "a second one in a row is not"
+    )
+    assert health.record_outcome("b", 3, failing("out_of_memory"), ["a"], True) is Verdict.RECORD
 
 
 def test_the_default_is_the_test_of_the_only_device():
     health = Health()
-    health.came("cpu", 0, OK, [], False)
-    verdicts = [health.came("cpu", id, failing(), [], True) for id in range(1, SICK + 1)]
+    health.record_outcome("cpu", 0, OK, [], False)
+    verdicts = [health.record_outcome("cpu", id, failing(), [], True) for id in range(1, SICK + 1)]
     assert verdicts == [Verdict.RECORD] * (SICK - 1) + [Verdict.TEST]
-    assert health.on_test_set("cpu", SICK, OK) is Verdict.RECORD
-    verdicts = [health.came("cpu", id, failing(), [], True) for id in range(SICK + 1, 2 * SICK + 1)]
+    assert health.record_test("cpu", SICK, OK) is Verdict.RECORD
+    verdicts = [health.record_outcome("cpu", id, failing(), [], True) for id in range(SICK + 1, 2 * SICK + 1)]
     assert verdicts == [Verdict.RECORD] * (SICK - 1) + [Verdict.TEST]
-    assert health.on_test_set("cpu", 2 * SICK, failing()) is Verdict.HOLD
+    assert health.record_test("cpu", 2 * SICK, failing()) is Verdict.HOLD
     assert "it fails the default genome too, which did well before" in health.aside["cpu"]

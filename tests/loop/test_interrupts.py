@@ -65,7 +65,7 @@ class Running:
         assert errors == self.said
         return out
 
-    def left(self) -> list[psutil.Process]:
+    def remaining(self) -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -86,7 +86,7 @@ def running(quick: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]:
     for run in begun:
         run.process.kill()
         run.process.communicate()
-        for process in run.left():
+        for process in run.remaining():
             process.kill()
 
 
@@ -98,7 +98,7 @@ def test_ctrl_c_once_finishes_what_is_in_flight(running: Callable[..., Running],
     reason, born, recorded = run.end().split()
     assert (reason, born) == ("interrupted", recorded)
     assert int(recorded) >= 3
-    assert run.left() == []
+    assert run.remaining() == []
     search = resume("run", trials=int(recorded) + 1)
     assert {trial.outcome.status for trial in search.trials} == {"ok"}
     assert len(pd.read_parquet(search.saved.folder)) == int(recorded)
@@ -135,7 +135,7 @@ def test_ctrl_c_twice_stops_at_once(running: Callable[..., Running], resume: Beg
     assert run.process.poll() is None, "the first one waits for what is in flight"
     run.interrupt()
     assert run.end() == "interrupted 2 0\n"
-    assert run.left() == []
+    assert run.remaining() == []
     search = resume("run", trials=3)
     assert len(drive(search).trials) == 3
     assert agrees(search)
@@ -147,7 +147,7 @@ def test_a_signal_stops_at_once(running: Callable[..., Running], resume: Begin, 
     run.wait_for(b'"proposed"', 2)
     run.process.send_signal(number)
     assert run.end() == "interrupted 2 0\n"
-    assert run.left() == []
+    assert run.remaining() == []
     assert len(drive(resume("run", trials=3)).trials) == 3
 
 

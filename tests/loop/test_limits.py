@@ -98,7 +98,7 @@ def after_two(begin: Begin, **fields: Any) -> Search:
 def test_hours_leave_room_for_a_training_and_the_final_comparison(begin: Begin) -> None:
     fresh = begin(generations=None, hours=1.0, final_seeds=3, finalists=2)
     clock = [3597.0]
-    assert deadline_of(fresh, clock).reached() is None, "nothing is known"
+    assert deadline_of(fresh, clock).limit_reason() is None, "nothing is known"
     search = after_two(begin)
     deadline, candidate = deadline_of(search, clock), search.ask()
     assert candidate is not None
@@ -106,13 +106,13 @@ def test_hours_leave_room_for_a_training_and_the_final_comparison(begin: Begin) 
     room = 100.0 * (2 + 6) / 2 + CLOSING_SECONDS
     clock[0] = 3600.0 - room - 101
     assert deadline.fits(candidate)
-    assert deadline.reached() is None
+    assert deadline.limit_reason() is None
     clock[0] = 3600.0 - room - 99
     assert not deadline.fits(candidate)
-    assert deadline.reached() is None, "a shorter training may come"
+    assert deadline.limit_reason() is None, "a shorter training may come"
     clock[0] = 3600.0 - room + 1
-    assert deadline.reached() == "the search's part of 1 hours is over (the rest is for the final comparison)"
-    assert deadline_of(search, clock, slots=4).reached() is None
+    assert deadline.limit_reason() == "the search's part of 1 hours is over (the rest is for the final comparison)"
+    assert deadline_of(search, clock, slots=4).limit_reason() is None
     assert not deadline.is_over()
     clock[0] = 3600.0 - 1.1 * 200.0 - CLOSING_SECONDS - 0.9
     assert deadline.is_over(), "running trainings leave the time of the smallest comparison"
@@ -121,20 +121,20 @@ def test_hours_leave_room_for_a_training_and_the_final_comparison(begin: Begin) 
     assert not alone.is_over()
     clock[0] = 3598.1
     assert alone.is_over()
-    assert alone.reached() == "1 hours are over"
+    assert alone.limit_reason() == "1 hours are over"
 
 
 def test_hours_that_are_needed_let_a_generation_and_the_final_comparison_begin(begin: Begin) -> None:
     search, pace = begin(generations=None, hours=0.01), Pace((70.0,))
-    assert deadline_of(search, [10.0]).needed(4) is None, "nothing is known"
-    found = deadline_of(search, [10.0], pace=pace).needed(4)
+    assert deadline_of(search, [10.0]).needed_hours(4) is None, "nothing is known"
+    found = deadline_of(search, [10.0], pace=pace).needed_hours(4)
     assert found is not None
     assert found[0] == 70.0
     longer, candidate = search.session.but(hours=found[1]), search.ask()
     assert candidate is not None
     for begun, fits in (0, True), (70, True), (1000, False):
         assert deadline_of(search, [20.0 + begun], session=longer, pace=pace).fits(candidate) == fits
-    wider = deadline_of(search, [10.0], slots=4, pace=pace).needed(4)
+    wider = deadline_of(search, [10.0], slots=4, pace=pace).needed_hours(4)
     assert wider is not None
     assert wider[1] < found[1]
 
@@ -173,7 +173,7 @@ def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: 
     search = after_two(begin, name="run")
     clock = [3600.0 - CLOSING_SECONDS - 1.1 * 200.0 - 1.0]
     deadline_of(search, clock).plan()
-    assert deadline_of(search, [0.0]).reached() is not None, "the search is over, even if a resume has more time"
+    assert deadline_of(search, [0.0]).limit_reason() is not None, "the search is over, even if a resume has more time"
     planned = comparison_of(search.saved)
     assert (planned.finalists, planned.default, planned.looks) == ((1,), 0, (2, 4, 6))
     jobs = ComparisonJobs(search.saved, Condition(), lambda: False, deadline_of(search, clock))

@@ -10,7 +10,7 @@ import pytest
 
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop.code import ruled
+from evo_tune.loop.code import strategy_with_rules
 from evo_tune.loop.proposing import Disagreement, RangeDisagreement, verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.find import find_evaluator, list_strategies
@@ -27,7 +27,7 @@ def verified(folder: Path) -> list[Disagreement | RangeDisagreement]:
     run = Run.open(folder)
     evaluator = find_evaluator(run.manifest.evaluator).bind(run.manifest.options)
     space = space_of(run.manifest, evaluator.space)
-    return verify(run, space, ruled(run.manifest, evaluator, run.manifest.strategy))
+    return verify(run, space, strategy_with_rules(run.manifest, evaluator, run.manifest.strategy))
 
 
 @pytest.mark.parametrize("order", ["arrival", "proposal"])

@@ -19,7 +19,7 @@ from evo_tune.genome.genes import Choice, Float, Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal
 from evo_tune.genome.values import Value
-from evo_tune.loop.code import code_of
+from evo_tune.loop.code import load_code
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.proposing import Disagreement, RangeDisagreement, verify
 from evo_tune.loop.search import Search
@@ -77,7 +77,7 @@ def outside(begin: Begin, tmp_path: Path) -> Begin:
 
 def differing(folder: Path) -> list[Disagreement | RangeDisagreement]:
     run = Run.open(folder)
-    plugin, strategy = code_of(run, None, True, None, None)
+    plugin, strategy = load_code(run, None, True, None, None)
     return verify(run, space_of(run.manifest, plugin.space), strategy)
 
 

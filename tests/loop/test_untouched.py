@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from evo_tune.cli import cli
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Maximize, Outcome
-from evo_tune.loop.comparison import collect, comparison_jobs
+from evo_tune.loop.comparison import comparison_jobs, record_result
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import comparison_of, fresh_values, recommend_trial, reported_objective
 from evo_tune.report.summary import run_result, verdict
@@ -92,7 +92,7 @@ def test_finalists_are_chosen_by_validation_and_compared_by_the_test_set(begin: 
             seen.add((one.purpose, job.candidate.test))
             metrics = {"loss": validation[one.id] + one.number / 100}
             more = {"test_loss": test[one.id] + one.number / 100 * (1 + one.id)} if job.candidate.test else {}
-            collect(run, job.candidate, Outcome("ok", {**metrics, **more}))
+            record_result(run, job.candidate, Outcome("ok", {**metrics, **more}))
     assert seen == {("choose", False), ("report", True)}
     end, best = run_result(run), recommend_trial(run)
     assert best is not None

@@ -17,7 +17,7 @@ import pytest
 
 from evo_tune import Float, Search, SearchSpace, load
 from evo_tune.errors import EvoTuneError, PluginError, StoreError, UsageError
-from evo_tune.loop.code import code_of
+from evo_tune.loop.code import load_code
 from evo_tune.loop.proposing import verify
 from evo_tune.plugins.find import find_evaluator, source_hash
 from evo_tune.settings import parse_rungs
@@ -121,7 +121,7 @@ def test_a_function_of_a_script_is_trained_and_the_run_resumes_and_verifies(scri
     assert max(trial.genome["x"] for trial in again.trials) <= 0.75  # repaired as before
     assert len(Search.resume("one", evaluator=script.train, trials=6).run().trials) == 6
     run = Run.open(Path("populations/one"))
-    assert verify(run, space, code_of(run)[1]) == []
+    assert verify(run, space, load_code(run)[1]) == []
     text = Path("mine.py").read_text()
     Path("mine.py").write_text(text + "# other")
     with pytest.raises(UsageError, match=r"mine\.py', which has changed since you named it"):

@@ -10,7 +10,7 @@ import pytest
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import trial_seed
-from evo_tune.loop.code import ruled
+from evo_tune.loop.code import strategy_with_rules
 from evo_tune.loop.search import Search
 from evo_tune.report import recommendation
 from tests.conftest import cut_copy, rows
@@ -100,7 +100,7 @@ def test_what_is_expected_takes_no_seed_for_a_shared_one(noisy: Path, monkeypatc
     monkeypatch.setattr(recommendation, "expected_losses", lambda *given: told.append(given[3]) or plain(*given))
     for seeds in ("own", "shared"):
         search = run(noisy, seeds, seeds=seeds, seeds_per_trial="auto", trials=14)
-        rules = ruled(search.saved.manifest, search.evaluator, "saea").settings
+        rules = strategy_with_rules(search.saved.manifest, search.evaluator, "saea").settings
         assert rules.own_seeds is (seeds == "own")
         told.clear()
         recommendation.MEMO.clear()

@@ -12,7 +12,7 @@ import pytest
 
 from evo_tune.errors import OptionError, PluginError, RunError
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop.code import ruled
+from evo_tune.loop.code import strategy_with_rules
 from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context, Pruned
@@ -92,7 +92,7 @@ def train(search: Search, candidate: Candidate) -> Outcome:
 
 def agree(run: Run, search: Search) -> bool:
     space = space_of(run.manifest, search.evaluator.space)
-    return verify(run, space, ruled(run.manifest, search.evaluator, run.manifest.strategy)) == []
+    return verify(run, space, strategy_with_rules(run.manifest, search.evaluator, run.manifest.strategy)) == []
 
 
 def test_what_goes_on_from_a_checkpoint_is_what_was_trained_at_once(descent: Begin) -> None:

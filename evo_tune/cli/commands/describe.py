@@ -20,11 +20,11 @@ def command(evaluator: str, options: tuple[str, ...], output_format: str) -> Non
     Sizes, classes and the reason for each kind are printed too.
     """
     from evo_tune.cli.formats import DescribedData
-    from evo_tune.loop.code import named_evaluator
+    from evo_tune.loop.code import load_named_evaluator
     from evo_tune.options.binding import split_assignments
 
     option_values = split_assignments(options, "-o")
-    bound = named_evaluator(evaluator, None, option_values).bind(option_values)
+    bound = load_named_evaluator(evaluator, None, option_values).bind(option_values)
     lines = bound.describe()
     if output_format == "json":
         shared.print_json(DescribedData(evaluator=bound.plugin.name, fingerprint=bound.fingerprint(), lines=lines))

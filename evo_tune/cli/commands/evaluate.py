@@ -62,7 +62,7 @@ def command(
     from evo_tune.genome.notation import parse_gene
     from evo_tune.genome.trial import Candidate
     from evo_tune.loop.budget import needs_cost
-    from evo_tune.loop.code import named_evaluator
+    from evo_tune.loop.code import load_named_evaluator
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.context import UNFINISHED
@@ -74,7 +74,7 @@ def command(
         raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")
     option_values, values = split_assignments(options, "-o"), split_assignments(genes, "-g")
     fixed = {name: parse_gene(name, value) for name, value in values.items()} if is_command(evaluator) else None
-    plugin = named_evaluator(evaluator, fixed, option_values)
+    plugin = load_named_evaluator(evaluator, fixed, option_values)
     bound = plugin.bind(option_values)
     if bound.options.get("seconds") is not None and needs_cost(bound):
         settings = settings_of({"slots": 1, "devices": devices, "threads": threads})

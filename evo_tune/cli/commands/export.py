@@ -75,7 +75,7 @@ def command(
     from evo_tune.cli.formats import ExportedModel
     from evo_tune.cli.training.exporting import Training, choose_pace
     from evo_tune.dispatch import plan
-    from evo_tune.loop.code import evaluator_of
+    from evo_tune.loop.code import load_run_evaluator
     from evo_tune.options.binding import split_assignments
 
     if tokens is not None and seconds is not None:
@@ -83,7 +83,7 @@ def command(
     if folder is None:
         raise UsageError(f"expected RUN and DIR, the folder to write: evo-tune export {run or 'RUN'} DIR")
     target, saved = Path(folder), shared.open_run(run, store)
-    plugin = evaluator_of(saved, evaluator, trust, shared.ask_function())
+    plugin = load_run_evaluator(saved, evaluator, trust, shared.ask_function())
     if not hasattr(plugin.module, "export"):
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"

@@ -114,12 +114,12 @@ def command(
     not transferable. Published laws of the learning rate are shown for comparison, with the range of their fit.
     """
     from evo_tune.cli.training.scaling import scale_run, trial_to_transfer
-    from evo_tune.loop.code import bound_again, evaluator_of
+    from evo_tune.loop.code import bind_to_run, load_run_evaluator
     from evo_tune.store.run import Run
     from evo_tune.training.scale.recipe import TransferRequest
 
     saved = shared.open_run(run, store)
-    bound = bound_again(saved, evaluator_of(saved, evaluator, trust, shared.ask_function()))
+    bound = bind_to_run(saved, load_run_evaluator(saved, evaluator, trust, shared.ask_function()))
     trial_to_scale = trial_to_transfer(saved, trial)
     target_request = TransferRequest(**target)
     size = f"{target_request.depth}x{target_request.width}"

@@ -27,25 +27,25 @@ def command(
 
     Each proposal is made again from the results that were known at the time, and must equal the recorded one.
     """
-    from evo_tune.loop.code import code_of
+    from evo_tune.loop.code import load_code
     from evo_tune.loop.proposing import (
         Disagreement,
         RangeDisagreement,
         Verification,
-        other_strategy,
-        other_versions,
+        changed_strategy_note,
+        changed_version_notes,
         verify,
     )
     from evo_tune.store.manifest import space_of
 
     saved = shared.open_run(run, store)
     manifest = saved.manifest
-    bound, rules = code_of(saved, evaluator, trust, shared.ask_function(), strategy)
+    bound, rules = load_code(saved, evaluator, trust, shared.ask_function(), strategy)
     differing = verify(saved, space_of(manifest, bound.space), rules)
     disagreements = [one for one in differing if isinstance(one, Disagreement)]
     ranges = [one for one in differing if isinstance(one, RangeDisagreement)]
-    changed = other_strategy(manifest, rules.inner)
-    notes = ([changed] if changed else []) + (other_versions(manifest) if differing else [])
+    changed = changed_strategy_note(manifest, rules.inner)
+    notes = ([changed] if changed else []) + (changed_version_notes(manifest) if differing else [])
     count = len(saved.candidates)
     if output_format == "json":
         shared.print_json(
