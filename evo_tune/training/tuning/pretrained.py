@@ -57,11 +57,14 @@ class CausalLM(nn.Module):
     its noise would depend on how a step is cut into passes.
     """
 
+    prefix = "model."
+    """Beginning of the names of all weights, which those in the folder do not have."""
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self._transposed = [(name, layer) for name, layer in model.named_modules() if type(layer).__name__ == "Conv1D"]
-        for name, layer in self._transposed:
+        self.transposed = [(name, layer) for name, layer in model.named_modules() if type(layer).__name__ == "Conv1D"]
+        for name, layer in self.transposed:
             plain = nn.Linear(layer.nx, layer.nf, device="meta")
             plain.weight, plain.bias = nn.Parameter(layer.weight.detach().t()), layer.bias
             model.set_submodule(name, plain)
@@ -120,7 +123,7 @@ class CausalLM(nn.Module):
 
     def original(self) -> Any:
         """Return the model with its original layers; do not use this one afterwards."""
-        for name, layer in self._transposed:
+        for name, layer in self.transposed:
             self.model.set_submodule(name, layer)
         return self.model
 

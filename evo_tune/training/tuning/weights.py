@@ -286,10 +286,26 @@ def trainable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 ADAPTER, WEIGHTS = "adapter.json", "adapter.safetensors"
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""Files of a LoRA in the format of peft, which transformers and vLLM read too. Version 1.0.0 wrote WEIGHTS instead."""
+
+PEFT_PARTS = {"a": "lora_A.weight", "b": "lora_B.weight", "lengths": "lora_magnitude_vector"}
+"""Names that peft gives to the weights of a `LowRank`."""
+
+
+def peft_name(name: str, prefix: str) -> str:
+    """Return peft's name of a weight of a `LowRank`, given its name in a model.
+
+    Args:
+        name: Name of the weight, such as 'blocks.0.attention.qkv.lora.a'.
+        prefix: Beginning of the names of all layers that peft does not know (see `CausalLM.prefix`).
+    """
+    layer, part = name.removeprefix(prefix).split(".lora.")
+    return f"base_model.model.{layer}.{PEFT_PARTS[part]}"
 
 
 def save_adapter(model: nn.Module, options: LoRA | Adapters, folder: Path | str, **notes: Any) -> None:
-    """Write the trained weights and the adapter's options for `load_adapter`.
+    """Write the trained weights and the adapter's options for `load_adapter`; LoRA in the format of peft.
 
     Args:
         model: Model with the adapter.
@@ -299,8 +315,27 @@ def save_adapter(model: nn.Module, options: LoRA | Adapters, folder: Path | str,
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(trainable_weights(model), folder / WEIGHTS)
-    files = {WEIGHTS: hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
+    weights, file = trainable_weights(model), WEIGHTS
+    if isinstance(options, LoRA):
+        prefix, file = getattr(model, "prefix", ""), PEFT_WEIGHTS
+        weights = {peft_name(name, prefix): weight for name, weight in weights.items()}
+        layers = (name for name, module in model.named_modules() if isinstance(module, LoRALinear))
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM" if prefix else None,  # peft wraps any other module as it is
+            "base_model_name_or_path": str(notes.get("base", "")),
+            "r": options.rank,
+            "lora_alpha": options.scale * options.rank,
+            "lora_dropout": options.dropout,
+            "use_dora": options.dora,
+            "target_modules": [name.removeprefix(prefix) for name in layers],
+            "fan_in_fan_out": bool(getattr(model, "transposed", ())),
+            "bias": "none",
+            "inference_mode": True,
+        }
+        (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(weights, folder / file, {"format": "pt"})
+    files = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest()}
     about = {"method": type(options).__name__, "options": asdict(options), **notes, "files": files}
     (folder / ADAPTER).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
@@ -313,7 +348,8 @@ def load_adapter(model: nn.Module, folder: Path | str) -> LoRA | Adapters:
     """
     about = read_json(folder, ADAPTER)
     try:
-        weights = load(read_verified(folder, about, WEIGHTS))
+        in_peft_format = PEFT_WEIGHTS in about["files"]
+        weights = load(read_verified(folder, about, PEFT_WEIGHTS if in_peft_format else WEIGHTS))
         widest = max((side for weight in weights.values() for side in weight.shape), default=0)
         if max(about["options"].get("rank", 0), about["options"].get("bottleneck", 0)) > widest:
             raise ValueError("its weights are smaller than its options")
@@ -321,15 +357,18 @@ def load_adapter(model: nn.Module, folder: Path | str) -> LoRA | Adapters:
         options: LoRA | Adapters = kind(**{**about["options"], "targets": tuple(about["options"]["targets"])})
     except ERRORS as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        what = f"a folder with adapter.json and adapter.safetensors, as save_adapter writes ({reason})"
-        raise RecipeError("adapter", str(folder), what) from None
+        expected = f"a folder with adapter.json and the weights that it names, as save_adapter writes ({reason})"
+        raise RecipeError("adapter", str(folder), expected) from None
     add_adapter(model, options)
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    shapes = ({name: p.shape for name, p in those.items()} for those in (own, weights))
-    wrong = sorted({name for name, _ in set.symmetric_difference(*(set(those.items()) for those in shapes))})
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if in_peft_format:
+        names = {peft_name(name, getattr(model, "prefix", "")): name for name in parameters}
+        weights = {names.get(name, name): weight for name, weight in weights.items()}
+    shapes = ({(name, p.shape) for name, p in tensors.items()} for tensors in (parameters, weights))
+    wrong = sorted({name for name, _ in set.symmetric_difference(*shapes)})
     if wrong:
         raise RecipeError("adapter", str(folder), f"an adapter of this model; these weights differ: {', '.join(wrong)}")
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in parameters.items():
             parameter.copy_(weights[name])
     return options

@@ -1,5 +1,6 @@
 """Checkpoints' folders: what they say without torch, what they build, what is refused; and adapters on disk."""
 
+import hashlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import (
@@ -137,6 +139,46 @@ def test_an_adapter_saved_and_read_is_the_same_to_the_bit(folder: Path, options:
     assert load_adapter(other, tmp_path) == made
     assert torch.equal(other(tokens), model(tokens))
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+
+
+@pytest.mark.extended
+@pytest.mark.filterwarnings("ignore")  # peft calls functions that transformers will remove
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("targets", ["qv", "all-linear"])
+def test_peft_loads_a_saved_low_rank_map(folder: Path, targets: str, dora: bool, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = read_base(folder)
+    options = LoRA(rank=2, alpha=3.0, dora=dora, targets=base.targets(targets))
+    model, tokens = load_pretrained(base), encode(base, TEXT)[None].long()
+    plain = model(tokens)
+    add_adapter(model, options)
+    save_adapter(stirred(model), options, tmp_path, base=str(folder))
+    if base.gpt is not None:
+        theirs: Any = peft.PeftModel.from_pretrained(load_pretrained(base), tmp_path)
+        logits = theirs(tokens)
+    else:
+        theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path, torch_dtype=torch.float32)
+        logits = theirs(input_ids=tokens).logits
+    assert torch.allclose(logits, model(tokens), rtol=0, atol=1e-5)
+    assert not torch.allclose(logits, plain, rtol=0, atol=1e-3)
+    names = {name.replace(".default", "") for name, _ in theirs.named_parameters() if "lora_" in name}
+    assert {name.removesuffix(".weight") for name in names} == {
+        name.removesuffix(".weight") for name in load_file(tmp_path / "adapter_model.safetensors")
+    }
+
+
+def test_a_low_rank_map_of_version_1_0_0_is_read(folder: Path, tmp_path: Path) -> None:
+    base = read_base(folder)
+    options = LoRA(rank=2, dora=True, targets=base.targets("qv"))
+    model, tokens = load_pretrained(base), encode(base, TEXT)[None].long()
+    add_adapter(model, options)
+    save_file(trainable_weights(stirred(model)), tmp_path / "adapter.safetensors")
+    files = {"adapter.safetensors": hashlib.sha256((tmp_path / "adapter.safetensors").read_bytes()).hexdigest()}
+    about = {"method": "LoRA", "options": vars(options), "base": "", "files": files}
+    (tmp_path / "adapter.json").write_text(json.dumps(about))
+    other = load_pretrained(base)
+    assert load_adapter(other, tmp_path) == options
+    assert torch.equal(other(tokens), model(tokens))
 
 
 @pytest.mark.parametrize(
