@@ -419,7 +419,7 @@ def judge_nanogpt(
     import model as theirs  # type: ignore[import-not-found]
     import torch
 
-    from evo_tune.training.data.windows import TextMaterial
+    from evo_tune.training.data.batches import TextMaterial
 
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     gpt = theirs.GPT(theirs.GPTConfig(**saved["model_args"]))

@@ -106,6 +106,7 @@ ELSEWHERE = {
     "strategies/random": "strategies/test_contract",
     "training/__init__": "training/test_package",
     "training/baselines": "evaluators/test_bundled evaluators/test_classification_data",
+    "training/data/batches": "training/data/test_epochs training/data/test_windows training/data/test_augment",
     "training/checkpoint": "training/test_resume test_hostile",
     "training/forecasting": "evaluators/test_forecasting",
     "training/hardware/device": "training/hardware/test_distributed training/test_noise",

@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 
 from evo_tune.errors import RecipeError, StoreError
-from evo_tune.training.data.windows import TrainingWindows
+from evo_tune.training.data.batches import TrainingWindows
 from evo_tune.training.hardware.device import reproducible
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import AdamW

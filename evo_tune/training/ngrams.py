@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from evo_tune.training.data.windows import TextMaterial
+from evo_tune.training.data.batches import TextMaterial
 from evo_tune.training.hardware.device import IGNORE
 
 MOST_TOKENS = 4_000_000

@@ -4,8 +4,16 @@ from evo_tune.plugins.ranks import RankFailed
 from evo_tune.training.base_training import prepare_base, small_base_folder
 from evo_tune.training.baselines import baseline_metrics, image_baseline, table_baseline, text_baseline
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
-from evo_tune.training.data.epochs import Epochs, augment_images, mix, soft_targets
-from evo_tune.training.data.windows import TextMaterial, TrainingWindows, evaluation_blocks, evaluation_windows
+from evo_tune.training.data.batches import (
+    Epochs,
+    TextMaterial,
+    TrainingWindows,
+    augment_images,
+    evaluation_blocks,
+    evaluation_windows,
+    mix,
+    soft_targets,
+)
 from evo_tune.training.evaluation import (
     Errors,
     Evaluation,

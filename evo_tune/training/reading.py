@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from evo_tune.training.data.windows import TextMaterial
+from evo_tune.training.data.batches import TextMaterial
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
 from evo_tune.training.extension import extend_trainer
 from evo_tune.training.hardware.device import MicroBatch, seed_for

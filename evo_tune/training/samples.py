@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from evo_tune.training.data.epochs import Epochs, steps_of
+from evo_tune.training.data.batches import Epochs, steps_of
 from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, model_outputs, score_classifier
 from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.distributed import Ranks

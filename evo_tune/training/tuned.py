@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError
-from evo_tune.training.data.windows import TrainingWindows
+from evo_tune.training.data.batches import TrainingWindows
 from evo_tune.training.evaluation import Evaluation, evaluate
 from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.memory import PassMemory, fit_pass

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.training.data.windows import evaluation_windows
+from evo_tune.training.data.batches import evaluation_windows
 from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.models.gpt import GPT, TOKENIZER
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer

@@ -7,7 +7,7 @@ import torch
 
 from evo_tune.errors import OptionError
 from evo_tune.training import Epochs
-from evo_tune.training.data.epochs import augment_images
+from evo_tune.training.data.batches import augment_images
 from evo_tune.training.recipe.data.images import Augmentation, AugmentationOptions
 
 
