@@ -10,10 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from evo_tune import Context, recipe
+from evo_tune import Context
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.plugins.cost import Cost
-from evo_tune.training import ClassifierTraining, Diverged, FTTransformer, TrainingRun, ViT, score_classifier, train
+from evo_tune.training import (
+    ClassifierTraining,
+    Diverged,
+    FTTransformer,
+    TrainingRun,
+    ViT,
+    recipe,
+    score_classifier,
+    train,
+)
 from evo_tune.training.hardware import precision as probe
 from evo_tune.training.recipe import (
     ClassifierTask,
@@ -92,7 +101,7 @@ def test_it_learns_and_says_what_it_spent(tmp_path: Path) -> None:
 def test_the_test_set_is_judged_where_it_is_asked_for_and_changes_nothing_else(tmp_path: Path) -> None:
     metrics, _, _ = fit(tmp_path / "a", {"epochs": 6.0, "patience": 2, "evaluations": 6})
     more, _, training_run = fit(tmp_path / "b", {"epochs": 6.0, "patience": 2, "evaluations": 6}, test=True)
-    told = {name: more.pop(name) for name in recipe.tests_of("classes").values()}
+    told = {name: more.pop(name) for name in recipe.test_metrics("classes").values()}
     assert without_clock(more) == without_clock(metrics)
     parts = split_stratified(BRIGHT.numpy(), 1 / 6, 1 / 6)
     held, test = (score_classifier(training_run.model, (IMAGES[part], BRIGHT[part])) for part in parts[1:])
