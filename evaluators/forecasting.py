@@ -150,12 +150,12 @@ def search_space(options: Options) -> SearchSpace:
     size, (contexts, usual) = SIZES[options.size], options.contexts()
     patches = [patch for patch in PATCHES if patch <= contexts[-1] // 2]
 
-    def repaired(genome: dict[str, Any]) -> dict[str, Any]:
+    def repair(genome: dict[str, Any]) -> dict[str, Any]:
         fits = [patch for patch in patches if patch <= min(genome["patch"], genome["context"])]
         return repair_heads({**genome, "patch": fits[-1]}, size.heads.high)
 
     return SearchSpace(
-        repaired,
+        repair,
         **size.steps(options.lr_factor),
         context=Choice(contexts, ordered=True, default=usual),
         patch=Choice(patches, ordered=True, default=max(patch for patch in patches if patch <= min(size.patch, usual))),

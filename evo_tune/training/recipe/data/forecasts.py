@@ -143,10 +143,6 @@ class SplitSeries:
         return np.where(self.observed[places], self.values[places], np.nan)
 
 
-def _all(last: int, context: int) -> NDArray[np.int64]:
-    return np.arange(min(context, last), last + 1)
-
-
 def split_series(series: Sequence[Series], *, horizon: int, season: int, validation: float, test: float) -> SplitSeries:
     """Split series by time and scale them.
 

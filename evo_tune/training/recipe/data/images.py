@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
-from evo_tune.training.recipe.data.reading import check_unpacked, unpacked_limit
+from evo_tune.training.recipe.data.reading import check_unpacked, max_unpacked_size
 from evo_tune.training.recipe.data.tables import (
     check_class_sizes,
     data_hash,
@@ -133,7 +133,7 @@ def read_npz(path: Path, origin: str) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             unpacked = sum(member.file_size for member in arrays.zip.infolist())
-            check_unpacked(unpacked, unpacked_limit(path.stat().st_size))
+            check_unpacked(unpacked, max_unpacked_size(path.stat().st_size))
             return {name: arrays[name] for name in arrays}
     except (OSError, ValueError, AttributeError, BadZipFile, MemoryError) as error:
         reason = " ".join(str(error).split())

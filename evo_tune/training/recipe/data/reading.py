@@ -95,7 +95,7 @@ def check_unpacked(size: int, most: int) -> None:
         raise ValueError(f"it unpacks to more than {most} bytes, which is out of proportion: unpack it first")
 
 
-def unpacked_limit(size: int) -> int:
+def max_unpacked_size(size: int) -> int:
     """Return the maximum bytes to which a file of `size` bytes may be unpacked."""
     return max(ALWAYS, MOST_TIMES * size)
 
@@ -112,7 +112,7 @@ def open_packed(path: Path) -> BinaryIO:
     unpack = PACKED.get(path.suffix)
     if unpack is None:
         return path.open("rb")
-    return io.BufferedReader(_BoundedStream(unpack(path), unpacked_limit(path.stat().st_size)), 1 << 20)
+    return io.BufferedReader(_BoundedStream(unpack(path), max_unpacked_size(path.stat().st_size)), 1 << 20)
 
 
 def read_csv(path: Path, **settings: Any) -> pd.DataFrame:
@@ -214,7 +214,7 @@ def parquet_parts(path: Path, rows: int) -> Iterator[pd.DataFrame]:
 def _check_footer(path: Path, about: Any) -> None:
     _check_columns(about.num_columns)
     sizes = (about.row_group(number).total_byte_size for number in range(about.num_row_groups))
-    check_unpacked(sum(sizes), unpacked_limit(path.stat().st_size))
+    check_unpacked(sum(sizes), max_unpacked_size(path.stat().st_size))
 
 
 def _check_columns(count: int) -> None:

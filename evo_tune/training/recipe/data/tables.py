@@ -449,8 +449,8 @@ def _target(column: pd.Series[Any], task: str) -> Target:
     content = f"{count} different {'whole numbers' if whole else 'numbers'}"
     reason = f"{task}, by -o task; it has {content}"
     if task == "auto":
-        few = whole and count <= MOST_WHOLE_NUMBERS
-        task, alternative = ("classification", "regression") if few else ("regression", "classification")
+        is_classification = whole and count <= MOST_WHOLE_NUMBERS
+        task, alternative = ("classification", "regression") if is_classification else ("regression", "classification")
         reason = f"{task}, since it has {content} (-o task={alternative} otherwise)"
     if task == "classification":
         return _classes(column, name, reason)

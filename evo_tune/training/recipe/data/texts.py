@@ -119,12 +119,12 @@ def encoding_warnings(data: str) -> list[str]:
     if not foreign:
         return []
     file, encoding = foreign[0]
-    others = f" (and {len(foreign) - 1} other files)" if len(foreign) > 1 else ""
+    also = f" (and {len(foreign) - 1} other files)" if len(foreign) > 1 else ""
     remedy = "convert it with iconv -t UTF-8"
     if encoding == _BINARY:
         remedy = "leave it out with a glob, -o data='DIR/**/*.txt'"
     return [
-        f"{file} looks like {encoding}, not like UTF-8 text{others}: the model learns these bytes as they are; {remedy}"
+        f"{file} looks like {encoding}, not like UTF-8 text{also}: the model learns these bytes as they are; {remedy}"
     ]
 
 
