@@ -31,7 +31,7 @@ from evo_tune.training.recipe import (
     check_number,
     encoding_warnings,
     metric_units,
-    test_metrics,
+    names_on_test_set,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = metric_units("tuning")
-TEST = test_metrics("tuning")
+TEST = names_on_test_set("tuning")
 SUPPORTS = ["budget", "curve", "timing"]
 CPU_COSTS = UNIT_COSTS
 

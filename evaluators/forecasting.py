@@ -43,10 +43,10 @@ from evo_tune.training.recipe import (
     encoder_step_work,
     metric_units,
     metric_values,
+    names_on_test_set,
     redeclare,
     repair_heads,
     seasonal_naive,
-    test_metrics,
     theta_forecast,
 )
 
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = metric_units("series", "theta")
-TEST = test_metrics("series")
+TEST = names_on_test_set("series")
 SUPPORTS = ["budget", "curve", "timing"]
 CPU_COSTS = UNIT_COSTS
 BASELINE = "the seasonal naive forecast"

@@ -39,10 +39,10 @@ from evo_tune.training.recipe import (
     encoder_estimate,
     encoder_step_work,
     metric_units,
+    names_on_test_set,
     read_images,
     repair_heads,
     split_stratified,
-    test_metrics,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = metric_units("classes")
-TEST = test_metrics("classes")
+TEST = names_on_test_set("classes")
 SUPPORTS = ["budget", "curve", "timing"]
 CPU_COSTS = UNIT_COSTS
 BASELINE = "a linear model on pixels"

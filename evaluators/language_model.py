@@ -34,7 +34,7 @@ from evo_tune.training.recipe import (
     idle_fields,
     largest_head_divisor,
     metric_units,
-    test_metrics,
+    names_on_test_set,
     transfer_language_recipe,
 )
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = metric_units("language")
-TEST = test_metrics("language")
+TEST = names_on_test_set("language")
 SUPPORTS = ["budget", "curve", "timing"]
 CPU_COSTS = UNIT_COSTS
 BASELINE = "an n-gram model"

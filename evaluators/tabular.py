@@ -49,10 +49,10 @@ from evo_tune.training.recipe import (
     encoder_estimate,
     encoder_step_work,
     metric_units,
+    names_on_test_set,
     read_table,
     redeclare,
     repair_heads,
-    test_metrics,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = metric_units("classes", "regression")
-TEST = test_metrics("classes", "regression")
+TEST = names_on_test_set("classes", "regression")
 SUPPORTS = ["budget", "curve", "timing"]
 CPU_COSTS = UNIT_COSTS
 BASELINE = "gradient boosting"

@@ -36,9 +36,9 @@ def baseline_metrics(group: str, held_out: Any, test: Any) -> dict[str, float]:
     """
     found = {}
     for row in METRICS:
-        if group in row.groups and row.test and row.of is not None:
-            found[row.name] = float(row.of(SimpleNamespace(scores=held_out)) or 0.0)
-            found[row.test] = float(row.of(SimpleNamespace(scores=test)) or 0.0)
+        if group in row.groups and row.test and row.read is not None:
+            found[row.name] = float(row.read(SimpleNamespace(scores=held_out)) or 0.0)
+            found[row.test_name] = float(row.read(SimpleNamespace(scores=test)) or 0.0)
     return found
 
 

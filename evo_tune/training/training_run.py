@@ -26,7 +26,7 @@ from evo_tune.training.hardware.memory import measure_peak_memory
 from evo_tune.training.hardware.throughput import Throughput, clock_for, mfu, peak_flops
 from evo_tune.training.optim.losses import Loss
 from evo_tune.training.optim.watching import EarlyStopping
-from evo_tune.training.recipe.metrics import metric_values, test_metrics
+from evo_tune.training.recipe.metrics import metric_values, names_on_test_set
 from evo_tune.training.recipe.optim.schedule import ForkedSchedule
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.stepping.recipe import recipe_of
@@ -505,7 +505,7 @@ class TrainingRun:
         found = metric_values(self.task.result(self, resumed), group)
         if test:
             other = metric_values(self.task.on_test_set().result(self, resumed), group)
-            found |= {name: other[shown] for shown, name in test_metrics(group).items()}
+            found |= {name: other[shown] for shown, name in names_on_test_set(group).items()}
         return found
 
     @property

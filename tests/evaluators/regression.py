@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evo_tune import Float, Int, Minimize, SearchSpace
-from evo_tune.training.recipe import NumbersTask, SampleOptions, metric_units, test_metrics
+from evo_tune.training.recipe import NumbersTask, SampleOptions, metric_units, names_on_test_set
 
 if TYPE_CHECKING:
     from evo_tune import Context
     from evo_tune.training import Ranks
 
 OBJECTIVES = [Minimize("val_loss")]
-METRICS, TEST = metric_units("samples"), test_metrics("samples")
+METRICS, TEST = metric_units("samples"), names_on_test_set("samples")
 SUPPORTS = ["budget", "curve", "timing"]
 SPACE = SearchSpace(
     lr=Float(1e-3, 0.1, log=True, default=1e-2), batch=Int(8, 64, default=32), width=Int(4, 64, default=16)

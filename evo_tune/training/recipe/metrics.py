@@ -33,21 +33,26 @@ class Metric:
         unit: '' for a share or a count.
         groups: Groups that report it.
         meaning: One-line description.
-        of: Function that reads it from a finished training; it returns None for no value. Left out: the metric is
+        read: Function that reads it from a finished training; it returns None for no value. Left out: the metric is
             known before training, and the evaluator's `estimate` returns it.
         when: Condition under which it is reported; '': always.
         declared: Whether METRICS lists it. Each listed metric is a column of every run's files, empty or not.
-        test: Name of the same metric on the test set; '': it is not measured there.
+        test: Whether it is measured on the test set too.
     """
 
     name: str
     unit: str
     groups: tuple[str, ...]
     meaning: str
-    of: Callable[[Any], float | None] | None = None
+    read: Callable[[Any], float | None] | None = None
     when: str = ""
     declared: bool = True
-    test: str = ""
+    test: bool = False
+
+    @property
+    def test_name(self) -> str:
+        """Name of the same metric on the test set: test_loss of val_loss, test_auc of auc."""
+        return f"test_{self.name.removeprefix('val_')}"
 
 
 NATS, WORDS = "nats", LANGUAGE + TUNING
@@ -55,55 +60,40 @@ SAMPLES = CLASSES + NUMBERS
 ALL = SAMPLES + WORDS
 PER_TOKEN = "nats per token"
 
+
+def _final_lr_fraction(training: Any) -> float:
+    return float(training.trainer.recipe.schedule(max(0, training.trainer.step - 1)))
+
+
 METRICS: tuple[Metric, ...] = (
-    Metric("val_loss", NATS, CLASSES, "cross-entropy of held-out samples", lambda t: t.scores.loss, test="test_loss"),
-    Metric("val_loss", "", NUMBERS, "mean loss of held-out samples", lambda t: t.scores.loss, test="test_loss"),
-    Metric("val_loss", PER_TOKEN, WORDS, "cross-entropy of held-out text", lambda t: t.scores.loss, test="test_loss"),
-    Metric(
-        "accuracy", "", CLASSES, "share of those classified rightly", lambda t: t.scores.accuracy, test="test_accuracy"
-    ),
+    Metric("val_loss", NATS, CLASSES, "cross-entropy of held-out samples", lambda t: t.scores.loss, test=True),
+    Metric("val_loss", "", NUMBERS, "mean loss of held-out samples", lambda t: t.scores.loss, test=True),
+    Metric("val_loss", PER_TOKEN, WORDS, "cross-entropy of held-out text", lambda t: t.scores.loss, test=True),
+    Metric("accuracy", "", CLASSES, "share of those classified rightly", lambda t: t.scores.accuracy, test=True),
     Metric(
         "balanced_accuracy",
         "",
         CLASSES,
-        "mean over the classes of their accuracy",
+        "mean accuracy of a class",
         lambda t: t.scores.balanced_accuracy,
-        test="test_balanced_accuracy",
+        test=True,
     ),
-    Metric(
-        "macro_f1", "", CLASSES, "mean over the classes of their F1", lambda t: t.scores.macro_f1, test="test_macro_f1"
-    ),
-    Metric("auc", "", CLASSES, "area under the ROC curve of held-out samples", lambda t: t.scores.auc, test="test_auc"),
-    Metric(
-        "rmse",
-        "",
-        REGRESSION,
-        "root of the mean squared error",
-        lambda t: t.scores.rmse,
-        "of numbers",
-        test="test_rmse",
-    ),
-    Metric("mae", "", REGRESSION, "mean absolute error", lambda t: t.scores.mae, "of numbers", test="test_mae"),
-    Metric("r2", "", REGRESSION, "coefficient of determination", lambda t: t.scores.r2, "of numbers", test="test_r2"),
-    Metric("mase", "", SERIES, "mean absolute scaled error", lambda t: t.scores.mase, test="test_mase"),
-    Metric("smape", "%", SERIES, "symmetric mean absolute error", lambda t: t.scores.smape, test="test_smape"),
-    Metric(
-        "quantile_loss", "", SERIES, "scaled quantile loss", lambda t: t.scores.quantile_loss, test="test_quantile_loss"
-    ),
-    Metric("val_bpb", "bits per byte", WORDS, "val_loss for any tokens", lambda t: t.bits_per_byte, test="test_bpb"),
+    Metric("macro_f1", "", CLASSES, "mean over the classes of their F1", lambda t: t.scores.macro_f1, test=True),
+    Metric("auc", "", CLASSES, "area under the ROC curve of held-out samples", lambda t: t.scores.auc, test=True),
+    Metric("rmse", "", REGRESSION, "root of the mean squared error", lambda t: t.scores.rmse, "of numbers", test=True),
+    Metric("mae", "", REGRESSION, "mean absolute error", lambda t: t.scores.mae, "of numbers", test=True),
+    Metric("r2", "", REGRESSION, "coefficient of determination", lambda t: t.scores.r2, "of numbers", test=True),
+    Metric("mase", "", SERIES, "mean absolute scaled error", lambda t: t.scores.mase, test=True),
+    Metric("smape", "%", SERIES, "symmetric mean absolute error", lambda t: t.scores.smape, test=True),
+    Metric("quantile_loss", "", SERIES, "scaled quantile loss", lambda t: t.scores.quantile_loss, test=True),
+    Metric("val_bpb", "bits per byte", WORDS, "val_loss for any tokens", lambda t: t.bits_per_byte, test=True),
     Metric("perplexity", "", LANGUAGE, "exp(val_loss)", lambda t: math.exp(min(t.scores.loss, 700.0))),
     Metric("val_loss_first_half", PER_TOKEN, LANGUAGE, "of each window's first half", lambda t: t.halves[0].loss),
     Metric("val_loss_second_half", PER_TOKEN, LANGUAGE, "of each window's second half", lambda t: t.halves[1].loss),
     Metric("base_val_loss", PER_TOKEN, TUNING, "val_loss of the base, before training", lambda t: t.base_loss),
-    Metric(
-        "train_loss", NATS, CLASSES, "of the final weights, on fixed training samples", lambda t: t.training_scores.loss
-    ),
-    Metric(
-        "train_loss", "", NUMBERS, "of the final weights, on fixed training samples", lambda t: t.training_scores.loss
-    ),
-    Metric(
-        "train_loss", PER_TOKEN, WORDS, "of the final weights, on fixed training text", lambda t: t.training_scores.loss
-    ),
+    Metric("train_loss", NATS, CLASSES, "on fixed training samples", lambda t: t.training_scores.loss),
+    Metric("train_loss", "", NUMBERS, "on fixed training samples", lambda t: t.training_scores.loss),
+    Metric("train_loss", PER_TOKEN, WORDS, "on fixed training text", lambda t: t.training_scores.loss),
     Metric("trainable_params", "", TUNING, "weights that are trained", lambda t: t.trainable),
     Metric("samples", "", SAMPLES, "samples trained on, repetitions counted", lambda t: t.samples),
     Metric("epochs", "", SAMPLES, "passes over the training samples", lambda t: t.epochs),
@@ -117,18 +107,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("gpu_memory", "bytes", ALL, "what a GPU of any size would hold of it"),
     Metric("micro_batch", "samples", SAMPLES, "most samples in one pass", lambda t: t.micro_batch),
     Metric("micro_batch", "tokens", WORDS, "most tokens in one pass", lambda t: t.micro_batch),
-    Metric(
-        "final_lr_fraction",
-        "",
-        ALL,
-        "the learning rate's last value, as a share of its peak",
-        lambda t: t.trainer.recipe.schedule(max(0, t.trainer.step - 1)),
-    ),
+    Metric("final_lr_fraction", "", ALL, "last learning rate, as a share of its peak", _final_lr_fraction),
     Metric(
         "clipped_fraction",
         "",
         ALL,
-        "share of the steps whose gradient was scaled down",
+        "share of the steps with a scaled gradient",
         lambda t: t.trainer.clipped / max(1, t.trainer.step),
     ),
     Metric("bf16", "", ALL, "1: products in bfloat16", lambda t: float(t.trainer.recipe.precision.name == "bf16")),
@@ -143,9 +127,9 @@ METRICS: tuple[Metric, ...] = (
         "resumed_step",
         "",
         ALL,
-        "step of the checkpoint that it went on from; 0: there was none",
+        "step of the checkpoint; 0: there was none",
         lambda t: t.resumed,
-        "going on from a checkpoint",
+        "from a checkpoint",
         declared=False,
     ),
 )
@@ -156,9 +140,9 @@ def metric_units(*groups: str) -> dict[str, str]:
     return {row.name: row.unit for row in METRICS if row.declared and set(row.groups) & set(groups)}
 
 
-def test_metrics(*groups: str) -> dict[str, str]:
+def names_on_test_set(*groups: str) -> dict[str, str]:
     """Return the test-set names of the metrics of `groups`, in the form of an evaluator's TEST."""
-    return {row.name: row.test for row in METRICS if row.test and set(row.groups) & set(groups)}
+    return {row.name: row.test_name for row in METRICS if row.test and set(row.groups) & set(groups)}
 
 
 def metric_values(training: Any, group: str) -> dict[str, float]:
@@ -168,10 +152,6 @@ def metric_values(training: Any, group: str) -> dict[str, float]:
         training: Finished training that the rows of this group read.
         group: 'classes', 'samples', 'regression', 'series', 'language', 'tuning' or 'theta'.
     """
-    rows = [(row.name, row.of) for row in METRICS if group in row.groups and row.of is not None]
-    found = {name: of(training) for name, of in rows}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-CLASSIFIER_METRICS = metric_units("classes")
-"""Names and units of the metrics of a classifier's training."""
+    readers = {row.name: row.read for row in METRICS if group in row.groups and row.read is not None}
+    values = {name: read(training) for name, read in readers.items()}
+    return {name: value for name, value in values.items() if value is not None}

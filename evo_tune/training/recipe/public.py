@@ -66,12 +66,11 @@ from evo_tune.training.recipe.hardware.memory import (
 )
 from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageOptions, LanguageTask
 from evo_tune.training.recipe.metrics import (
-    CLASSIFIER_METRICS,
     METRICS,
     Metric,
     metric_units,
     metric_values,
-    test_metrics,
+    names_on_test_set,
 )
 from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, matching_layers, read_base
 from evo_tune.training.recipe.models.encoder_config import (

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +40,7 @@ def default_context_and_batch(tokens: float) -> tuple[int, int]:
 
 def default_head_dim(width: int) -> int:
     """Return the channels of a head: up to 64, fewer in narrow models so that there are three heads or more."""
-    return next(one for one in (64, 32, 16, 8) if (width % one == 0 and width >= 3 * one) or one == 8)
+    return next((head for head in (64, 32, 16) if width % head == 0 and width >= 3 * head), 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ class LargeTraining:
     @property
     def flops(self) -> float:
         """FLOPs of the training."""
-        return self.tokens * _per_token(self.width, self.depth, self)
+        return self.tokens * _flops_per_token(self.width, self.depth, self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,7 @@ class Proxy:
     @property
     def batches(self) -> tuple[int, ...]:
         """Values of the gene batch: from half the usual one, because smaller steps use a device badly."""
-        return tuple(one for one in (self.batch * 2**power // 2 for power in range(4)) if one >= self.context)
+        return tuple(batch for batch in (self.batch * 2**power // 2 for power in range(4)) if batch >= self.context)
 
 
 def proxy_for(target: LargeTraining, flops: float, tokens: int | None = None) -> Proxy | None:
@@ -111,25 +110,32 @@ def proxy_for(target: LargeTraining, flops: float, tokens: int | None = None) ->
         flops: Budget of a training, as a mean over both widths. Unit: FLOPs.
         tokens: Training tokens of the proxy; None: the target's tokens per weight.
     """
-    every = [_proxy(target, width, depth, tokens) for width, depth in _shapes(target)]
-    if not every:
+    depths = range(-(-target.depth // SHALLOWEST), target.depth + 1)
+    proxies = [
+        _proxy(target, width, depth, tokens)
+        for width in range(target.head, target.width, target.head)
+        if NARROWEST * width >= target.width and second_width(width, target.head) <= target.width
+        for depth in depths
+    ]
+    if not proxies:
         return None
-    costs = {one: _cost(one, target) for one in every}
-    within = [one for one in every if costs[one] <= flops]
-    if within:
-        return min(within, key=lambda one: _distance(one, target))
-    least = min(every, key=costs.__getitem__)
-    shorter = max(target.context, int(least.tokens * flops / costs[least]))
-    return least if tokens else _proxy(target, least.width, least.depth, shorter)
+    costs = {
+        proxy: proxy.tokens
+        * sum(_flops_per_token(width, proxy.depth, target) for width in (proxy.width, proxy.wider))
+        / 2
+        for proxy in proxies
+    }
 
+    def distance(proxy: Proxy) -> float:  # in log width and log depth, each in units of its largest factor
+        narrower = math.log(target.width / proxy.width) / math.log(NARROWEST)
+        shallower = math.log(target.depth / proxy.depth) / math.log(SHALLOWEST)
+        return math.hypot(narrower, shallower)
 
-def _shapes(target: LargeTraining) -> Iterator[tuple[int, int]]:
-    """Yield the width and depth of every proxy within the factors, whose second width is not above the target's."""
-    for width in range(target.head, target.width, target.head):
-        if NARROWEST * width < target.width or second_width(width, target.head) > target.width:
-            continue
-        for depth in range(-(-target.depth // SHALLOWEST), target.depth + 1):
-            yield width, depth
+    if affordable := [proxy for proxy in proxies if costs[proxy] <= flops]:
+        return min(affordable, key=distance)
+    cheapest = min(proxies, key=costs.__getitem__)
+    shorter = max(target.context, int(cheapest.tokens * flops / costs[cheapest]))
+    return cheapest if tokens else _proxy(target, cheapest.width, cheapest.depth, shorter)
 
 
 def shape_with_more_weights(width: int, depth: int, head: int, times: float) -> tuple[int, int] | None:
@@ -168,33 +174,22 @@ def second_width(width: int, head: int) -> int:
 
 def _proxy(target: LargeTraining, width: int, depth: int, tokens: int | None) -> Proxy:
     wider = second_width(width, target.head)
-    weights = depth * (width**2 + wider**2) / 2 / (target.depth * target.width**2)
-    read = tokens or max(target.context, int(float(f"{target.tokens * weights:.3g}")))
+    weight_ratio = depth * (width**2 + wider**2) / 2 / (target.depth * target.width**2)
+    proxy_tokens = tokens or max(target.context, int(float(f"{target.tokens * weight_ratio:.3g}")))
     return Proxy(
         width=width,
         wider=wider,
         depth=depth,
-        tokens=read,
+        tokens=proxy_tokens,
         context=target.context,
-        batch=max(target.context, default_context_and_batch(read)[1]),
-        share=read / (target.tokens * weights),
+        batch=max(target.context, default_context_and_batch(proxy_tokens)[1]),
+        share=proxy_tokens / (target.tokens * weight_ratio),
     )
 
 
-def _cost(one: Proxy, target: LargeTraining) -> float:
-    return one.tokens * sum(_per_token(width, one.depth, target) for width in (one.width, one.wider)) / 2
-
-
-def _per_token(width: int, depth: int, target: LargeTraining) -> float:
+def _flops_per_token(width: int, depth: int, target: LargeTraining) -> float:
     heads = max(1, width // target.head)
     return flops_per_token(GPTConfig(width=width, depth=depth, heads=heads, context=target.context))
-
-
-def _distance(one: Proxy, target: LargeTraining) -> float:
-    """Return the distance to the target in log width and log depth, each in units of its largest factor."""
-    narrower = math.log(target.width / one.width) / math.log(NARROWEST)
-    shallower = math.log(target.depth / one.depth) / math.log(SHALLOWEST)
-    return math.hypot(narrower, shallower)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +217,7 @@ class GPTSize:
         """
         if text in GPT_SIZES:
             return GPT_SIZES[text]
-        numbers = [int(part) for part in text.split("x")] if SHAPED.fullmatch(text) else []
+        numbers = [int(part) for part in text.split("x")] if SHAPE_NOTATION.fullmatch(text) else []
         if len(numbers) > 1:
             check_depth_first(f"-o size={text}", *numbers[:2])
         if len(numbers) not in (2, 4) or not all(1 <= number <= 1 << 20 for number in numbers) or numbers[1] % 8:
@@ -237,14 +232,9 @@ class GPTSize:
         return f"{self.depth}x{self.width}x{self.context}x{self.batch}"
 
     @property
-    def head_dim(self) -> int:
-        """Channels of a head: up to 64, fewer in narrow models so that there are three heads or more."""
-        return default_head_dim(self.width)
-
-    @property
     def heads(self) -> int:
         """Number of attention heads."""
-        return self.width // self.head_dim
+        return self.width // default_head_dim(self.width)
 
     @property
     def most_heads(self) -> int:
@@ -252,16 +242,12 @@ class GPTSize:
         return min(32, max(4, self.widths[1] // 16))
 
     @property
-    def weights(self) -> int:
-        """Number of weights in the blocks, 12 d² each."""
-        return 12 * self.depth * self.width**2
-
-    @property
     def tokens(self) -> float:
         """Tokens of a training that suits this size (see `LEAST_PER_WEIGHT`)."""
-        share = math.log(max(1.0, self.weights / 1e6)) / math.log(100)
-        rising = LEAST_PER_WEIGHT * float((MOST_PER_WEIGHT / LEAST_PER_WEIGHT) ** share)
-        return self.weights * min(rising, MOST_PER_WEIGHT)
+        weights = 12 * self.depth * self.width**2  # in the blocks
+        exponent = math.log(max(1.0, weights / 1e6)) / math.log(100)
+        tokens_per_weight = LEAST_PER_WEIGHT * float((MOST_PER_WEIGHT / LEAST_PER_WEIGHT) ** exponent)
+        return weights * min(tokens_per_weight, MOST_PER_WEIGHT)
 
     @property
     def flops(self) -> float:
@@ -283,7 +269,7 @@ class GPTSize:
     @property
     def step(self) -> int:
         """Step of the widths."""
-        return next(one for one in (64, 32, 16, 8) if self.width >= 6 * one or one == 8)
+        return next((step for step in (64, 32, 16) if self.width >= 6 * step), 8)
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -305,13 +291,13 @@ LEAST_PER_WEIGHT, MOST_PER_WEIGHT = 7.0, 20.0
 """Tokens per weight of a good training: 7 up to 1 M weights, measured on nanoGPT's example (benchmarks/LOG.md); from
 there it rises by a power of the weights to Chinchilla's 20 (arXiv:2203.15556) at 100 M."""
 
-NEAR = 0.7
+MIN_TOKEN_SHARE = 0.7
 """Share of the suitable tokens for which a size still fits a budget."""
 
 BASE_LR = 0.01
 """Best learning rate at width 128 (benchmarks/LOG.md); updates of Muon have the size of AdamW's."""
 
-SHAPED = re.compile(r"[0-9]{1,7}(x[0-9]{1,7}){1,3}")
+SHAPE_NOTATION = re.compile(r"[0-9]{1,7}(x[0-9]{1,7}){1,3}")
 
 LADDER = (
     *("1x32", "2x32", "2x48", "2x64", "3x64", "3x96", "3x128", "4x128", "4x192"),
@@ -339,7 +325,9 @@ def fitting_size(options: LanguageOptions, gpu: bool) -> GPTSize:
     """
     ladder = [GPTSize.parse(text) for text in LADDER]
     if options.has_budget:
-        fits = [size for size in ladder if options.training_tokens(**size.default_training) >= NEAR * size.tokens]
+        fits = [
+            size for size in ladder if options.training_tokens(**size.default_training) >= MIN_TOKEN_SHARE * size.tokens
+        ]
     elif gpu:
         fits = [size for size in ladder if size.tokens <= MOST_EPOCHS * options.bytes_to_train_on]
     else:
