@@ -141,7 +141,8 @@ def encoder_estimate(
     """Return the figures known before training: params, gpu_memory, and steps, samples and flops of the full one.
 
     If the cost of a step was measured, seconds is the duration of the full training. gpu_memory is in bytes: the GPU
-    memory of a step in one pass, or in passes of micro_batch. It assumes bf16 unless precision is given.
+    memory per rank of a step in one pass, or in passes of micro_batch, without CUDA's own libraries. It assumes bf16
+    unless precision is given.
 
     Args:
         genome: Gene values; the rates are checked.
@@ -159,12 +160,21 @@ def encoder_estimate(
     if whole:
         check_single_pass(options, genome["batch"])
     options.check_genes(lr=genome["lr"], weight_decay=genome["weight_decay"], warmup=genome["warmup"])
-    known = {"params": float(config.parameters), "gpu_memory": _gpu_memory(config, genome["batch"], options, whole)}
+    pass_size = -(-genome["batch"] // options.ranks)
+    if isinstance(options.micro_batch, int) and not whole:
+        pass_size = min(pass_size, options.micro_batch)
+    memory = encoder_memory(config, pass_size, **options.gpu_setup)
     work = encoder_step_work(genome, options, config, flops_per_sample, rows, held_out)
     samples = options.samples(rows, flops_per_sample, genome["batch"], work)
     steps = samples / genome["batch"]
-    known |= options.seconds_estimate(work, steps)
-    return {**known, "steps": float(math.ceil(steps)), "samples": float(samples), "flops": samples * flops_per_sample}
+    return {
+        "params": float(config.parameters),
+        "gpu_memory": memory.peak - memory.context,
+        **options.seconds_estimate(work, steps),
+        "steps": float(math.ceil(steps)),
+        "samples": float(samples),
+        "flops": samples * flops_per_sample,
+    }
 
 
 def encoder_step_work(
@@ -185,22 +195,12 @@ def encoder_step_work(
         rows: Number of training samples.
         held_out: Number of validation samples; None: by the option validation.
     """
-    share = options.validation / (1.0 - options.validation - options.test)
-    judged = (rows * share if held_out is None else held_out) * (options.evaluations + 1)
+    if held_out is None:
+        held_out_rows = rows * (options.validation / (1.0 - options.validation - options.test))
+    else:
+        held_out_rows = held_out
+    judged = held_out_rows * (options.evaluations + 1)
     return encoder_work(config, flops_per_sample, genome["batch"], options.optimizer_name, judged)
-
-
-def _gpu_memory(config: EncoderConfig, batch: int, options: EncoderOptions, whole: bool) -> float:
-    """Return the GPU memory of a training, per rank, without CUDA's own libraries, in bytes."""
-    each = -(-batch // options.ranks)
-    if isinstance(options.micro_batch, int) and not whole:
-        each = min(each, options.micro_batch)
-    predicted = encoder_memory(
-        config,
-        each,
-        **options.gpu_setup,
-    )
-    return predicted.peak - predicted.context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +252,7 @@ class SampleTask:
     @property
     def save(self) -> bool:
         """Whether a full training keeps a checkpoint too."""
-        return False
+        return bool(getattr(self.options, "save", False))
 
     @property
     def narrow(self) -> bool:
@@ -313,10 +313,6 @@ class ClassifierTask(SampleTask):
     def parts(self) -> tuple[NDArray[np.int64], ...]:
         return split_stratified(self.classes, self.options.validation, self.options.test)
 
-    @property
-    def save(self) -> bool:
-        return self.options.save
-
 
 @dataclass(frozen=True, kw_only=True)
 class NumbersTask(SampleTask):
@@ -350,7 +346,3 @@ class RegressionTask(NumbersTask):
 
     options: EncoderOptions
     scale: tuple[float, float]
-
-    @property
-    def save(self) -> bool:
-        return self.options.save

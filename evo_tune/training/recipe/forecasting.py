@@ -160,7 +160,3 @@ class ForecastTask(SampleTask):
         """Places of the first value to forecast of each window: training, validation and test."""
         divided = self.split_series
         return divided.training(self.context).start, divided.held_out.start, divided.test.start
-
-    @property
-    def save(self) -> bool:
-        return self.options.save

@@ -183,48 +183,41 @@ class LanguageTask:
         if options.extend_from is not None:
             short = replace(self.config, context=options.extend_from, extended_from=None)
             shares = [(1.0 - options.extend_share, short), (options.extend_share, self.config)]
-        if options.tokens is not None:
-            return plan_phases(shares, self.batch, options.tokens, lambda config: config.context, options.ramp)
-        if options.seconds is None:
-            flops = options.flops or self.flops
-            return plan_phases(
-                shares, self.batch, flops, lambda config: config.context * flops_per_token(config), options.ramp
-            )
-        steps = options.steps_in_time(self.work())
-        cost = Cost.parse(options.cost)
-        return plan_phases(
-            shares,
-            self.batch,
-            steps * cost.step(self.work()),
-            lambda config: cost.step(self.work(config)) / max(1, self.batch // config.context),
-            options.ramp,
-        )
+        cost = Cost.parse(options.cost) if options.cost else None
+
+        def window_cost(config: GPTConfig) -> float:  # in the unit of the budget
+            if options.tokens is not None:
+                return config.context
+            if options.seconds is None or cost is None:
+                return config.context * flops_per_token(config)
+            return cost.step(self.work(config)) / max(1, self.batch // config.context)
+
+        budget = options.tokens or options.flops or self.flops
+        if options.seconds is not None:
+            budget = options.steps_in_time(self.work()) * Cost.parse(options.cost).step(self.work())
+        return plan_phases(shares, self.batch, budget, window_cost, options.ramp)
 
     def estimate(self) -> dict[str, float]:
         """Return the figures known before training: params, gpu_memory; steps, flops, tokens, seconds of the full one.
 
-        gpu_memory is the GPU memory, in bytes, that a step needs in one pass (or in passes of micro_batch), in bf16
-        unless precision says otherwise.
+        gpu_memory is the GPU memory per rank, in bytes, that a step needs in one pass (or in passes of micro_batch),
+        without CUDA's own libraries, in bf16 unless precision says otherwise.
 
         Raises:
             RecipeError: A number is out of its range.
         """
         self.options.check_genes(lr=self.lr, weight_decay=self.weight_decay, warmup=self.warmup)
-        phases = self.phases()
-        known = {"params": float(self.config.parameters)}
-        known["gpu_memory"] = max(self._gpu_memory(phase) for phase in phases)
-        known |= self.options.seconds_estimate(self.work(), phases[-1].end)
-        return {**known, "steps": float(phases[-1].end), **tokens_and_flops(phases, phases[-1].end)}
-
-    def _gpu_memory(self, phase: Phase) -> float:
-        """Return the GPU memory of a phase, per rank, without CUDA's own libraries, in bytes."""
-        options = self.options
-        micro = -(-phase.per_step // options.ranks)
-        if isinstance(options.micro_batch, int):
-            micro = min(micro, max(1, options.micro_batch // phase.config.context))
-        predicted = predict_memory(
-            phase.config,
-            micro,
-            **options.gpu_setup,
-        )
-        return predicted.peak - predicted.context
+        phases, options, gpu_memory = self.phases(), self.options, 0.0
+        for phase in phases:
+            windows = -(-phase.per_step // options.ranks)
+            if isinstance(options.micro_batch, int):
+                windows = min(windows, max(1, options.micro_batch // phase.config.context))
+            memory = predict_memory(phase.config, windows, **options.gpu_setup)
+            gpu_memory = max(gpu_memory, memory.peak - memory.context)
+        return {
+            "params": float(self.config.parameters),
+            "gpu_memory": gpu_memory,
+            **options.seconds_estimate(self.work(), phases[-1].end),
+            "steps": float(phases[-1].end),
+            **tokens_and_flops(phases, phases[-1].end),
+        }

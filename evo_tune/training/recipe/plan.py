@@ -19,7 +19,7 @@ from evo_tune.training.recipe.optim.optimisation import (
     AveragingOptions,
     ClippingOptions,
     OptimizerOptions,
-    StoppingInTime,
+    StoppingOptions,
 )
 from evo_tune.training.recipe.optim.schedule import (
     BatchRamp,
@@ -97,7 +97,7 @@ def plan_phases(
     shares: Sequence[tuple[float, GPTConfig]],
     batch: int,
     budget: float,
-    each: Callable[[GPTConfig], float],
+    window_cost: Callable[[GPTConfig], float],
     ramp: BatchRamp | None = None,
 ) -> tuple[Phase, ...]:
     """Divide a budget between phases, rounded to whole windows.
@@ -106,7 +106,7 @@ def plan_phases(
         shares: Share of the budget and shape of each phase, by rising context; shares sum to 1.
         batch: Tokens per step; at least one window.
         budget: Budget, in any unit.
-        each: Function that returns what a window of a shape takes of the budget.
+        window_cost: Function that returns what a window of a shape takes of the budget.
         ramp: Growth of the batch in the first phase, with its start in tokens; no effect if that is `batch` or more.
 
     Raises:
@@ -116,30 +116,19 @@ def plan_phases(
         check_integer("context", after.context, before.context + 1)
     phases: list[Phase] = []
     for share, config in shares:
-        windows = max(1, round(share * budget / each(config)))
-        first, per_step = phases[-1].end if phases else 0, max(1, batch // config.context)
-        growing = None
-        if ramp is not None and not phases:
-            growing = replace(ramp, start=min(per_step, max(1, ramp.start // config.context)))
-        phases.append(
-            Phase(
-                config=config,
-                windows=windows,
-                per_step=per_step,
-                first_step=first,
-                ramp=growing,
-            )
-        )
+        windows, per_step = max(1, round(share * budget / window_cost(config))), max(1, batch // config.context)
+        if phases:
+            phases.append(Phase(config=config, windows=windows, per_step=per_step, first_step=phases[-1].end))
+        else:
+            if ramp is not None:
+                ramp = replace(ramp, start=min(per_step, max(1, ramp.start // config.context)))
+            phases.append(Phase(config=config, windows=windows, per_step=per_step, ramp=ramp))
     return tuple(phases)
 
 
 def phase_with_shape(phases: Sequence[Phase], config: GPTConfig) -> Phase:
-    """Return the phase with the same context, depth and width as `config`."""
-    return next(phase for phase in phases if _size(phase.config) == _size(config))
-
-
-def _size(config: GPTConfig) -> tuple[int, int, int]:
-    return config.context, config.depth, config.width
+    """Return the phase with the same context as `config`."""
+    return next(phase for phase in phases if phase.config.context == config.context)
 
 
 def tokens_and_flops(phases: Sequence[Phase], step: int) -> dict[str, float]:
@@ -175,7 +164,7 @@ class TrainingOptions(
     RankOptions,
     PassOptions,
     ComputeOptions,
-    StoppingInTime,
+    StoppingOptions,
     AveragingOptions,
     ClippingOptions,
     WeightDecayOptions,
@@ -183,6 +172,18 @@ class TrainingOptions(
     ScheduleOptions,
 ):
     """Training options common to all models."""
+
+    def check(self) -> None:
+        """Require a patience longer than the cycles of the schedule.
+
+        Raises:
+            OptionError: It is shorter.
+        """
+        if self.patience is not None and self.schedule == "sgdr" and self.patience <= self.cycle * self.evaluations:
+            raise OptionError(
+                f"-o patience={self.patience}: expected more than the {self.cycle * self.evaluations:g} evaluations of "
+                "one cycle of sgdr, whose waves it must outlast"
+            )
 
     @property
     def gpu_setup(self) -> dict[str, Any]:
@@ -242,5 +243,5 @@ class SampleOptions(TrainingBudget, TrainingOptions):
         if self.seconds is not None:
             return max(1, round(self.steps_in_time(work or {}))) * batch
         flops = self.default_flops if self.flops is None else self.flops
-        wanted = self.epochs * rows if self.epochs is not None else flops / flops_per_sample
-        return max(1, round(wanted))
+        samples = self.epochs * rows if self.epochs is not None else flops / flops_per_sample
+        return max(1, round(samples))

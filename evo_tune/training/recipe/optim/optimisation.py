@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from evo_tune.errors import OptionError
 from evo_tune.options.bounds import check_number
 from evo_tune.options.declare import Options, option
-from evo_tune.training.recipe.optim.schedule import ScheduleOptions
 
 
 def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:
@@ -104,8 +102,8 @@ class OptimizerOptions(Options):
     )
 
     def settled(self: Self, rungs: bool) -> Self:
-        made = super().settled(rungs)
-        return replace(made, optimizer=made.optimizer_name)
+        options = super().settled(rungs)
+        return replace(options, optimizer=options.optimizer_name)
 
     @property
     def optimizer_name(self) -> Literal["adamw", "muon", "sgd"]:
@@ -210,20 +208,3 @@ class StoppingOptions(Options):
         bounds="[0, 1)",
         help="patience: decay of the moving average of the loss that counts instead; 0: the loss itself",
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoppingInTime(StoppingOptions, ScheduleOptions):
-    """Early stopping under a learning rate schedule."""
-
-    def check(self) -> None:
-        """Require a patience longer than the cycles of the schedule.
-
-        Raises:
-            OptionError: It is shorter.
-        """
-        if self.patience is not None and self.schedule == "sgdr" and self.patience <= self.cycle * self.evaluations:
-            raise OptionError(
-                f"-o patience={self.patience}: expected more than the {self.cycle * self.evaluations:g} evaluations of "
-                "one cycle of sgdr, whose waves it must outlast"
-            )

@@ -108,9 +108,9 @@ class ScheduleOptions(Options):
     gamma: float = option(0.9, bounds="(0, 1]", help="sgdr, cosine_step: factor on the peak per cycle")
 
     def settled(self: S, rungs: bool) -> S:
-        made = super().settled(rungs)
-        schedule = ("wsd" if rungs else "cosine") if made.schedule == AUTO else made.schedule
-        return replace(made, schedule=schedule, fork=rungs if made.fork is None else made.fork)
+        options = super().settled(rungs)
+        schedule = ("wsd" if rungs else "cosine") if options.schedule == AUTO else options.schedule
+        return replace(options, schedule=schedule, fork=rungs if options.fork is None else options.fork)
 
     def rates(self, steps: int, warmup: float) -> Schedule:
         """Return the schedule over `steps` steps.
@@ -203,8 +203,8 @@ class Schedule:
 
 def idle_fields(name: str) -> frozenset[str]:
     """Return the fields of `ScheduleOptions` that have no effect under a schedule because only others use them."""
-    known, name = frozenset().union(*(one.uses for one in SCHEDULES.values())), _without_auto(name)
-    return known - SCHEDULES[name].uses if name in SCHEDULES else frozenset()
+    used, name = frozenset().union(*(shape.uses for shape in SCHEDULES.values())), _without_auto(name)
+    return used - SCHEDULES[name].uses if name in SCHEDULES else frozenset()
 
 
 def _without_auto(name: str) -> str:
@@ -460,15 +460,15 @@ class BatchRamp:
     start: int
     fraction: float = RampOptions.ramp_share
 
-    def size(self, done: int, *, batch: int, total: int) -> int:
-        """Return the number of samples in the step after `done` samples.
+    def size(self, position: int, *, batch: int, total: int) -> int:
+        """Return the number of samples in the step after `position` samples.
 
         Args:
-            done: Samples before the step.
+            position: Samples before the step.
             batch: Samples per step after the ramp.
             total: Samples in the full training.
         """
-        reached = done / (self.fraction * total)
+        reached = position / (self.fraction * total)
         if reached >= 1.0:
             return batch
         return self.start + int((batch - self.start) * reached)
