@@ -51,18 +51,16 @@ class ForecastOptions(TableOptions, EncoderOptions):
         Raises:
             OptionError: They are not.
         """
-        wrong = OptionError(
-            f"-o levels={self.levels}: expected rising numbers between 0 and 1, 0.5 among them, such as 0.1,0.5,0.9"
-        )
         try:
-            found = [float(level) for level in self.levels.split(",")]
+            levels = [float(level) for level in self.levels.split(",")]
         except ValueError:
-            raise wrong from None
-        if 0.5 not in found or found != sorted(set(found)) or not 0.0 < found[0] <= found[-1] < 1.0:
-            raise wrong
-        named = [name for name in ("time", "key", "target", "ignore") if getattr(self, name)]
-        if named and not self.data:
-            raise OptionError(f"-o {named[0]} names a column of a file: give one with -o data=FILE")
+            levels = []
+        if 0.5 not in levels or levels != sorted(set(levels)) or not 0.0 < levels[0] <= levels[-1] < 1.0:
+            expected = "rising numbers between 0 and 1, 0.5 among them, such as 0.1,0.5,0.9"
+            raise OptionError(f"-o levels={self.levels}: expected {expected}")
+        columns = [name for name in ("time", "key", "target", "ignore") if getattr(self, name)]
+        if columns and not self.data:
+            raise OptionError(f"-o {columns[0]} names a column of a file: give one with -o data=FILE")
 
     @property
     def quantiles(self) -> tuple[float, ...]:
@@ -70,13 +68,13 @@ class ForecastOptions(TableOptions, EncoderOptions):
         return tuple(float(level) for level in self.levels.split(",")) if self.loss == "quantile" else ()
 
     @property
-    def _where(self) -> tuple[str, str, str, str, str, int | None]:
+    def _source(self) -> tuple[str, str, str, str, str, int | None]:
         return self.data, self.time, self.key, self.target, self.ignore, self.season
 
     @property
     def series_data(self) -> SeriesData:
         """The series in the file."""
-        return _found(*self._where)
+        return _read_series(*self._source)
 
     @property
     def split_series(self) -> SplitSeries:
@@ -85,45 +83,45 @@ class ForecastOptions(TableOptions, EncoderOptions):
         Raises:
             OptionError: The file cannot be read, or no series of it can be used.
         """
-        return _divided(self._where, self.horizon, self.validation, self.test)
+        return _read_split_series(self._source, self.horizon, self.validation, self.test)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the series and of how they are split."""
-        divided = self.split_series
-        names = [one.name for one in divided.series]
-        first = f"{self.series_data.format.to_json()}{names}{divided.horizon}{self.quantiles}".encode()
-        return data_hash(first, divided.values, divided.observed, divided.ends)
+        split = self.split_series
+        names = [series.name for series in split.series]
+        description = f"{self.series_data.format.to_json()}{names}{split.horizon}{self.quantiles}".encode()
+        return data_hash(description, split.values, split.observed, split.ends)
 
     def contexts(self) -> tuple[list[int], int]:
         """Return the lengths of the past to choose from, and the default.
 
         They leave at least half of the windows of a usual series. The default is near three horizons or seasons.
         """
-        divided, limit = self.split_series, 1024 if self.size == "large" else 512
-        usual = int(np.median(divided.ends[:, 0]))
-        limit = max(SHORTEST, min(limit, (usual - divided.horizon) // 2))
-        season = divided.season if 1 < divided.season <= limit else NO_SEASON
-        found = [many * season for many in CONTEXTS if SHORTEST <= many * season <= limit] or [limit]
-        wanted = 3 * max(season, divided.horizon)
-        return found, min(found, key=lambda length: abs(length - wanted))
+        split, limit = self.split_series, 1024 if self.size == "large" else 512
+        usual_length = int(np.median(split.ends[:, 0]))
+        limit = max(SHORTEST, min(limit, (usual_length - split.horizon) // 2))
+        season = split.season if 1 < split.season <= limit else NO_SEASON
+        contexts = [seasons * season for seasons in CONTEXTS if SHORTEST <= seasons * season <= limit] or [limit]
+        target = 3 * max(season, split.horizon)
+        return contexts, min(contexts, key=lambda context: abs(context - target))
 
     def lines(self) -> list[str]:
         """Return what was found in the file and how it is split, a line each."""
-        divided, found = self.split_series, self.series_data.lines()
-        parts = f"{len(divided.held_out)} windows for validation and {len(divided.test)} for the test"
-        first = divided.ends[0]
-        found.append(
-            f"horizon {divided.horizon}; the first series has {first[0]} values to train on, {first[1] - first[0]} for "
-            f"validation, and {len(divided.series[0].values) - first[1]} for the test; {parts}"
+        split, lines = self.split_series, self.series_data.lines()
+        training, validation, end = split.ends[0, 0], split.ends[0, 1], len(split.series[0].values)
+        lines.append(
+            f"horizon {split.horizon}; the first series has {training} values to train on, {validation - training} for "
+            f"validation, and {end - validation} for the test; {len(split.held_out)} windows for validation and "
+            f"{len(split.test)} for the test"
         )
-        if divided.left_out:
-            name, reason = next(iter(divided.left_out.items()))
-            found.append(f"{len(divided.left_out)} series are left out: {name!r}, as {reason}, for one")
-        return found
+        if split.left_out:
+            name, reason = next(iter(split.left_out.items()))
+            lines.append(f"{len(split.left_out)} series are left out: {name!r}, as {reason}, for one")
+        return lines
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same series repeatedly
-def _found(data: str, time: str, key: str, target: str, ignore: str, season: int | None) -> SeriesData:
+def _read_series(data: str, time: str, key: str, target: str, ignore: str, season: int | None) -> SeriesData:
     frame = read_file(data) if data else passengers()
     try:
         return find_series(frame, time=time, key=key, target=target, ignore=ignore, season=season)
@@ -132,10 +130,10 @@ def _found(data: str, time: str, key: str, target: str, ignore: str, season: int
 
 
 @lru_cache(maxsize=1)
-def _divided(where: tuple[Any, ...], horizon: int | None, validation: float, test: float) -> SplitSeries:
-    found = _found(*where)
-    steps = horizon or found.format.grid.horizon
-    return split_series(found.series, horizon=steps, season=found.format.season, validation=validation, test=test)
+def _read_split_series(source: tuple[Any, ...], horizon: int | None, validation: float, test: float) -> SplitSeries:
+    data = _read_series(*source)
+    horizon = horizon or data.format.grid.horizon
+    return split_series(data.series, horizon=horizon, season=data.format.season, validation=validation, test=test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +141,7 @@ class ForecastTask(SampleTask):
     """A training that forecasts series; `inputs` are the standardised values of all of them.
 
     Args:
-        divided: The series and their split.
+        split_series: The series and their split.
         context: Values of the past that the model reads.
     """
 
@@ -158,5 +156,5 @@ class ForecastTask(SampleTask):
     @property
     def parts(self) -> tuple[NDArray[np.int64], ...]:
         """Places of the first value to forecast of each window: training, validation and test."""
-        divided = self.split_series
-        return divided.training(self.context).start, divided.held_out.start, divided.test.start
+        split = self.split_series
+        return split.training(self.context).start, split.held_out.start, split.test.start

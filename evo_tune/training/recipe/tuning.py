@@ -127,40 +127,30 @@ class TuningOptions(TextBudget, TrainingOptions):
         base = self.base_description
         return max(1, round(self.flops / base.flops_per_token(self.window, new.count(base)) / self.window))
 
-    def training_cost(self, new: NewWeights, batch: int) -> dict[str, float]:
-        """Return the steps, tokens and FLOPs of the full training, and its seconds where a step's cost was measured."""
-        base, windows = self.base_description, self.windows(new, batch)
-        tokens = windows * self.window
-        steps = -(-windows // batch)
-        return {
-            "steps": float(steps),
-            "tokens": float(tokens),
-            "flops": tokens * base.flops_per_token(self.window, new.count(base)),
-            **self.seconds_estimate(self.work(new, batch), steps),
-        }
-
     def estimate(self, new: NewWeights, batch: int) -> dict[str, float]:
-        """Return the figures known before a tuning: trainable_params, gpu_memory, tokens and flops.
+        """Return the figures known before a tuning: trainable_params, gpu_memory, steps, tokens, flops and seconds.
 
         gpu_memory is the GPU memory per rank, in bytes, that a step needs in one pass (or in passes of micro_batch), in
-        bf16 unless precision says otherwise.
+        bf16 unless precision says otherwise. seconds is left out if the cost of a step was not measured.
 
         Args:
             new: Weights that are trained.
             batch: Windows per step.
         """
-        base, windows = self.base_description, -(-batch // self.ranks)
+        base, pass_windows = self.base_description, -(-batch // self.ranks)
         if isinstance(self.micro_batch, int):
-            windows = min(windows, max(1, self.micro_batch // self.window))
-        predicted = tuning_memory(
-            base,
-            new,
-            self.window,
-            windows,
-            **self.gpu_setup,
-        )
-        memory = predicted.peak - predicted.context
-        return {"trainable_params": float(new.count(base)), "gpu_memory": memory, **self.training_cost(new, batch)}
+            pass_windows = min(pass_windows, max(1, self.micro_batch // self.window))
+        memory = tuning_memory(base, new, self.window, pass_windows, **self.gpu_setup)
+        windows = self.windows(new, batch)
+        steps, tokens = -(-windows // batch), windows * self.window
+        return {
+            "trainable_params": float(new.count(base)),
+            "gpu_memory": memory.peak - memory.context,
+            "steps": float(steps),
+            "tokens": float(tokens),
+            "flops": tokens * base.flops_per_token(self.window, new.count(base)),
+            **self.seconds_estimate(self.work(new, batch), steps),
+        }
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the text, its split, and the base (its files, or the recipe of the small base)."""

@@ -142,35 +142,34 @@ def sizes_for_device(timings: Timings) -> DeviceSizes:
     """Return the sizes and precision that suit a device."""
     best = {name: max(speeds.values()) for name, speeds in timings.products.items()}
     fastest = max(best, key=lambda name: best[name])
-    good = _as_fast(timings.head_sizes)
-    busy = max(timings.batches.values())
+    idle_speed = IDLE * max(timings.batches.values())
     return DeviceSizes(
         precision=fastest if best[fastest] >= GAIN * best["fp32"] else "fp32",
-        width=_multiple(timings.widths),
-        vocabulary=_multiple(timings.vocabularies),
-        head_sizes=good,
-        batch=min(tokens for tokens, speed in timings.batches.items() if speed >= IDLE * busy),
+        width=_fast_multiple(timings.widths),
+        vocabulary=_fast_multiple(timings.vocabularies),
+        head_sizes=_fast_sizes(timings.head_sizes),
+        batch=min(tokens for tokens, speed in timings.batches.items() if speed >= idle_speed),
     )
 
 
-def _as_fast(speeds: Mapping[int, float]) -> tuple[int, ...]:
+def _fast_sizes(speeds: Mapping[int, float]) -> tuple[int, ...]:
     return tuple(sorted(size for size, speed in speeds.items() if speed >= AS_FAST * max(speeds.values())))
 
 
-def _multiple(speeds: Mapping[int, float]) -> int:
+def _fast_multiple(speeds: Mapping[int, float]) -> int:
     """Return the smallest power of two whose timed multiples are all as fast as the best."""
-    good = set(_as_fast(speeds))
+    fast_sizes = set(_fast_sizes(speeds))
     for multiple in MULTIPLES:
-        among = {size for size in speeds if size % multiple == 0}
-        if among and among <= good:
+        multiples = {size for size in speeds if size % multiple == 0}
+        if multiples and multiples <= fast_sizes:
             return multiple
-    return max(multiple for multiple in MULTIPLES if any(size % multiple == 0 for size in good))
+    return max(multiple for multiple in MULTIPLES if any(size % multiple == 0 for size in fast_sizes))
 
 
 FEWEST = 4
 """Minimum number of widths in a space after rounding."""
 
-SNAPPED = re.compile(r"width (\d+), heads (\d+(?: \d+)*)")
+MEASURED_PROFILE = re.compile(r"width (\d+), heads (\d+(?: \d+)*)")
 
 P = TypeVar("P", bound="ProfileOptions")
 
@@ -186,11 +185,11 @@ class ProfileOptions(Options):
     )
 
     def settled(self: P, rungs: bool) -> P:
-        made = super().settled(rungs)
-        return replace(made, profile=_time_machine()) if self.profile == "true" else made
+        options = super().settled(rungs)
+        return replace(options, profile=_time_machine()) if self.profile == "true" else options
 
     def check(self) -> None:
-        if self.profile not in ("true", "false") and not SNAPPED.fullmatch(self.profile):
+        if self.profile not in ("true", "false") and not MEASURED_PROFILE.fullmatch(self.profile):
             settled = "or what it was settled to: 'width 16, heads 32 64'"
             raise OptionError(f"-o profile={self.profile}: expected true, false, {settled}")
 
@@ -200,18 +199,19 @@ class ProfileOptions(Options):
         Args:
             width: Minimum, maximum, step and default.
         """
-        found = SNAPPED.fullmatch(self.profile)
+        measured = MEASURED_PROFILE.fullmatch(self.profile)
         low, high, step, default = width
-        wanted = math.lcm(step, int(found[1])) if found else step
-        first = -(-low // wanted) * wanted
-        free = default % wanted == 0 and (high - first) // wanted + 1 >= FEWEST
-        return (first, high // wanted * wanted, wanted, default) if free else width
+        new_step = math.lcm(step, int(measured[1])) if measured else step
+        new_low = -(-low // new_step) * new_step
+        if default % new_step or (high - new_low) // new_step + 1 < FEWEST:
+            return width
+        return new_low, high // new_step * new_step, new_step, default
 
     def fast_heads(self, width: int, counts: Sequence[int]) -> Sequence[int]:
         """Return the head counts with the fastest channels per head; all counts if none qualifies."""
-        found = SNAPPED.fullmatch(self.profile)
-        good = {int(size) for size in found[2].split()} if found else set()
-        return [count for count in counts if width / count in good] or counts
+        measured = MEASURED_PROFILE.fullmatch(self.profile)
+        fast_sizes = {int(size) for size in measured[2].split()} if measured else set()
+        return [count for count in counts if width / count in fast_sizes] or counts
 
 
 def _time_machine() -> str:
@@ -221,10 +221,10 @@ def _time_machine() -> str:
         OptionError: The machine could not be timed.
     """
     command = [sys.executable, "-m", "evo_tune.training.probing.timing", "cuda:0" if has_gpu() else "cpu", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        why = f"this machine could not be timed ({last})"
-        raise OptionError(f"-o profile=true: {why}: expected false, or a GPU that is free")
-    suited = json.loads(done.stdout)["suited"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        last_line = (process.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        reason = f"this machine could not be timed ({last_line})"
+        raise OptionError(f"-o profile=true: {reason}: expected false, or a GPU that is free")
+    suited = json.loads(process.stdout)["suited"]
     return f"width {suited['width']}, heads {' '.join(map(str, suited['head_sizes']))}"

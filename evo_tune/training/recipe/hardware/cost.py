@@ -84,7 +84,7 @@ def gpt_work(config: GPTConfig, windows: int, optimizer: str, judged: float = 0.
         optimizer: 'adamw', 'muon' or 'sgd'.
         judged: Tokens that all evaluations of a training score.
     """
-    keys = sum(config.keys(one, config.context) for one in config.windows)
+    keys = sum(config.keys(window, config.context) for window in config.windows)
     gates = 2 if config.ffn == "swiglu" else 1
     channels = 8 * config.width + (1 + gates) * config.ffn_width
     channels += 2 * config.width * ((config.position == "rope") + config.qk_norm)
@@ -96,9 +96,15 @@ def gpt_work(config: GPTConfig, windows: int, optimizer: str, judged: float = 0.
         "elements": float(config.depth * channels),
         "logits": float(config.vocab_size),
     }
-    found = _work(passing, config.depth, windows * config.context, judged)
-    found["weights"] = float(config.parameters)
-    return {**found, **_orthogonalising(config)} if optimizer == "muon" else found
+    work = _work(passing, config.depth, windows * config.context, judged)
+    work["weights"] = float(config.parameters)
+    if optimizer == "muon":  # five Newton-Schulz iterations, each of 4m²n + 2m³ FLOPs for m ≤ n
+        d, f = config.width, config.ffn_width
+        shared = d * config.key_value_heads // config.heads
+        shapes = [(d, d), (d, d), (shared, d), (shared, d), (f, d), (d, f)] + [(f, d)] * (config.ffn == "swiglu")
+        flops = sum(4.0 * min(shape) ** 2 * max(shape) + 2.0 * min(shape) ** 3 for shape in shapes)
+        work |= {"muon": 1.0, "orthogonalising": 5.0 * config.depth * flops}
+    return work
 
 
 def _work(passing: Work, depth: int, tokens: float, judged: float) -> dict[str, float]:
@@ -118,15 +124,6 @@ def _work(passing: Work, depth: int, tokens: float, judged: float) -> dict[str, 
         **{name: amount * tokens for name, amount in passing.items()},
         **{JUDGED + name: amount for name, amount in evaluated.items()},
     }
-
-
-def _orthogonalising(config: GPTConfig) -> dict[str, float]:
-    """Return the work of Muon: FLOPs of five Newton-Schulz iterations, each 4m²n + 2m³ for m ≤ n."""
-    d, f = config.width, config.ffn_width
-    shared = d * config.key_value_heads // config.heads
-    shapes = [(d, d), (d, d), (shared, d), (shared, d), (f, d), (d, f)] + [(f, d)] * (config.ffn == "swiglu")
-    flops = sum(4.0 * min(shape) ** 2 * max(shape) + 2.0 * min(shape) ** 3 for shape in shapes)
-    return {"muon": 1.0, "orthogonalising": 5.0 * config.depth * flops}
 
 
 def encoder_work(
@@ -150,11 +147,11 @@ def encoder_work(
         "heads": config.depth * config.heads / length,
         "elements": float(config.depth * (8 * config.width + 2 * config.ffn_width)),
     }
-    found = _work(passing, config.depth, batch * length, judged * length)
-    found["weights"] = float(config.parameters)
+    work = _work(passing, config.depth, batch * length, judged * length)
+    work["weights"] = float(config.parameters)
     if optimizer == "muon":
-        found |= {"muon": 1.0, "orthogonalising": 10.0 * config.width * config.parameters}
-    return found
+        work |= {"muon": 1.0, "orthogonalising": 10.0 * config.width * config.parameters}
+    return work
 
 
 def tuning_work(base: BaseModel, new: NewWeights, window: int, windows: int, judged: float) -> dict[str, float]:
@@ -174,7 +171,7 @@ def tuning_work(base: BaseModel, new: NewWeights, window: int, windows: int, jud
         "logits": float(base.vocab_size),
         "added": float(sum(inputs + outputs for inputs, outputs in sizes)),
     }
-    found = _work(passing, base.depth, window * windows, judged)
+    work = _work(passing, base.depth, window * windows, judged)
     dropped = sum(inputs for inputs, _ in sizes) * window * windows if new.dropout else 0
     # Each layer with added weights launches some more kernels.
-    return {**found, "layers": float(len(sizes)), "dropped": float(dropped), "weights": float(trainable)}
+    return {**work, "layers": float(len(sizes)), "dropped": float(dropped), "weights": float(trainable)}
