@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         ProbeResult,
         ScaledRecipe,
         TargetLoss,
-        TransferRequest,
     )
 
 HELP_ORDER = 115
@@ -130,7 +129,7 @@ def command(
     probed = None
     quiet = output_format == "json"
     if probe:
-        probed = _probe(saved, bound, target_request, recipe, trial_to_scale, probe, probes, quiet)
+        probed = _probe(saved, bound, recipe, trial_to_scale, probe, probes, quiet)
     elif probe is None and _affordable(saved, recipe, quiet):
         probed = _probe_target(saved, bound, recipe, there)
     known = [_on_same_data(saved, shared.open_run(other, store), other) for other in others]
@@ -187,7 +186,6 @@ def _probe_target(run: Run, evaluator: BoundEvaluator, recipe: ScaledRecipe, fol
 def _probe(
     run: Run,
     evaluator: BoundEvaluator,
-    target_request: TransferRequest,
     recipe: ScaledRecipe,
     trial_to_scale: Trial,
     count: int,
@@ -199,7 +197,6 @@ def _probe(
     Args:
         run: Run with the recipe.
         evaluator: Evaluator of the run, with its options.
-        target_request: Size of the target.
         recipe: Recipe at the target.
         trial_to_scale: Trial with the recipe.
         count: Number of probes.
@@ -210,7 +207,7 @@ def _probe(
 
     from evo_tune.training.scale.recipe import probe_rates, probe_results, probe_sizes, recipe_at
 
-    sizes = probe_sizes(recipe.found, recipe.target, target_request, count)
+    sizes = probe_sizes(recipe.found, recipe.target, count)
     shares = [count // len(sizes) + (place < count % len(sizes)) for place in range(len(sizes))]
     if not quiet:
         whole, part = sizes[0].tokens, round(PART * sizes[0].tokens)

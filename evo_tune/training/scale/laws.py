@@ -70,12 +70,12 @@ class Law:
 
     def outside(self, scale: Scale) -> str:
         """Return which fields of a scale are outside the law's ranges, in words; '' if none is."""
-        said = []
+        texts = []
         for name, (low, high) in self.ranges.items():
             value = getattr(scale, name)
             if not low <= value <= high:
-                said.append(f"{name} {value:.2g} is {'below' if value < low else 'above'} {low:.2g} to {high:.2g}")
-        return "; ".join(said)
+                texts.append(f"{name} {value:.2g} is {'below' if value < low else 'above'} {low:.2g} to {high:.2g}")
+        return "; ".join(texts)
 
 
 def _deepseek_compute(scale: Scale) -> float:
@@ -126,10 +126,10 @@ def compute_optimal_tokens(parameters: float) -> float:
     return 20.0 * parameters
 
 
-LEAST = 6
+MIN_OBSERVATIONS = 6
 """Minimum number of observations for a law."""
 
-SPREAD = 1.3
+MIN_FACTOR = 1.3
 """Minimum factor between two sizes, or two lengths of text, that counts as a difference."""
 
 EXPONENTS = np.geomspace(0.06, 1.4, 17)
@@ -227,7 +227,9 @@ class Prediction:
         return (self.high - self.low) / 2 / self.loss
 
 
-def interval_advice(observations: Sequence[Observation], parameters: float, tokens: float, found: Prediction) -> str:
+def interval_advice(
+    observations: Sequence[Observation], parameters: float, tokens: float, prediction: Prediction
+) -> str:
     """Return one line about what would narrow a prediction's interval; '' if it is within `WIDE`.
 
     Each remedy is tried by adding the trainings that it would make, with the losses of the best law.
@@ -236,11 +238,12 @@ def interval_advice(observations: Sequence[Observation], parameters: float, toke
         observations: Trainings behind the prediction.
         parameters: Number of weights of the target.
         tokens: Training text of the target in tokens.
-        found: The prediction.
+        prediction: The prediction.
     """
-    if found.half <= WIDE:
+    if prediction.half <= WIDE:
         return ""
-    most, longest = max(one.parameters for one in observations), max(one.tokens for one in observations)
+    most = max(observation.parameters for observation in observations)
+    longest = max(observation.tokens for observation in observations)
     between, longer = math.sqrt(most * parameters), min(tokens, 4 * longest)
     larger = min(parameters, 4 * most)
     remedies = {
@@ -249,30 +252,30 @@ def interval_advice(observations: Sequence[Observation], parameters: float, toke
         f"one more budget (-o tokens={longer:.0f})": [(most, longer)],
         "a larger proxy on more tokens (more --hours)": [(larger, longer), (larger, longer / 4)],
     }
-    halves = {}
-    for what, sizes in remedies.items():
-        added = [Observation(one, text, found.law(one, text)) for one, text in sizes * 3]
-        halves[what] = predict_loss([*observations, *added], parameters, tokens).half
-    best = min(halves, key=halves.__getitem__)
-    wide = f"the interval is ±{found.half:.0%}, wider than ±{WIDE:.0%}"
-    if halves[best] >= found.half:
+    half_widths = {}
+    for remedy, sizes in remedies.items():
+        new_observations = [Observation(weights, text, prediction.law(weights, text)) for weights, text in sizes * 3]
+        half_widths[remedy] = predict_loss([*observations, *new_observations], parameters, tokens).half
+    best = min(half_widths, key=half_widths.__getitem__)
+    wide = f"the interval is ±{prediction.half:.0%}, wider than ±{WIDE:.0%}"
+    if half_widths[best] >= prediction.half:
         return f"{wide}: only a training nearer to the target would narrow it"
-    return f"{wide}: {best} would narrow it to about ±{halves[best]:.0%}"
+    return f"{wide}: {best} would narrow it to about ±{half_widths[best]:.0%}"
 
 
 def reason_not_fittable(observations: Sequence[Observation]) -> str:
     """Return the reason why no law can be fitted, and the missing observations; '' if a law can be fitted."""
-    sizes = [one.parameters for one in observations]
-    texts = [one.tokens for one in observations]
-    if len(observations) < LEAST:
-        return f"{len(observations)} trainings: expected at least {LEAST}, of two sizes and two budgets"
-    if max(sizes) < SPREAD * min(sizes):
+    sizes = [observation.parameters for observation in observations]
+    texts = [observation.tokens for observation in observations]
+    if len(observations) < MIN_OBSERVATIONS:
+        return f"{len(observations)} trainings: expected at least {MIN_OBSERVATIONS}, of two sizes and two budgets"
+    if max(sizes) < MIN_FACTOR * min(sizes):
         return "models of one size: expected two at least, to see the effect of size"
-    if max(texts) < SPREAD * min(texts):
+    if max(texts) < MIN_FACTOR * min(texts):
         return "one length of text: expected two at least, to see the effect of text"
     # The middle of the range, not the median, so that a few probes next to a search count.
-    size, text = (math.sqrt(min(values) * max(values)) for values in (sizes, texts))
-    corners = {(one.parameters > size, one.tokens > text) for one in observations}
+    middle_size, middle_text = (math.sqrt(min(values) * max(values)) for values in (sizes, texts))
+    corners = {(size > middle_size, text > middle_text) for size, text in zip(sizes, texts, strict=True)}
     if len(corners) < 3:
         return "larger models that all saw more text, or all less: expected one size at two budgets at least"
     return ""
@@ -297,8 +300,8 @@ def predict_loss(
     """
     if reason := reason_not_fittable(observations):
         raise UsageError(f"the loss at another size is not identifiable: {reason}")
-    laws = _Laws.of(np.array([(one.parameters, one.tokens, one.loss) for one in observations]))
-    losses = laws.drawn(parameters, tokens, np.random.default_rng(seed))
+    laws = _Laws.of(np.array([(training.parameters, training.tokens, training.loss) for training in observations]))
+    losses = laws.draw_losses(parameters, tokens, np.random.default_rng(seed))
     low, middle, high = np.quantile(losses, [(1 - share) / 2, 0.5, (1 + share) / 2])
     return Prediction(float(middle), float(low), float(high), share, laws.best)
 
@@ -337,14 +340,14 @@ class _Laws:
         grids = np.meshgrid(EXPONENTS, EXPONENTS, FLOORS * losses.min(), indexing="ij")
         shapes = np.stack([grid.ravel() for grid in grids], axis=1)
         design = _powers(shapes, parameters / centre[0], tokens / centre[1]) / losses[:, None]
-        wanted = 1.0 - shapes[:, 2:] / losses
-        beliefs = -(np.square(np.log(shapes[:, :2] / EXPONENT)).sum(axis=1)) / (2 * EXPONENT_SPREAD**2)
+        targets = 1.0 - shapes[:, 2:] / losses
+        log_prior = -(np.square(np.log(shapes[:, :2] / EXPONENT)).sum(axis=1)) / (2 * EXPONENT_SPREAD**2)
         weights = np.ones(len(losses))
         for _ in range(4):
-            parts, covariance, residuals = _solved(design, wanted, weights)
+            parts, covariance, residuals = _solve_least_squares(design, targets, weights)
             freedom = SCATTER_COUNT + max(0.0, float(weights.sum()) - 2.0)
             squares = (weights * residuals**2).sum(axis=1) + SCATTER_COUNT * SCATTER**2
-            merit = beliefs - (freedom + 2.0) / 2 * np.log(squares)
+            merit = log_prior - (freedom + 2.0) / 2 * np.log(squares)
             distance = np.abs(residuals[int(np.argmax(merit))])
             knee = 2.0 * max(SCATTER / 2, 1.5 * float(np.median(distance)))
             weights = np.minimum(1.0, knee / np.maximum(distance, 1e-12)) ** 2
@@ -370,17 +373,17 @@ class _Laws:
         (n, d), scatter = self.centre, float(self.residual[number])
         return ScalingLaw(floor, size * n**alpha, alpha, text * d**beta, beta, scatter)
 
-    def drawn(self, parameters: float, tokens: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    def draw_losses(self, parameters: float, tokens: float, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return losses of a training under laws drawn by weight, each with a drawn scatter. Shape (DRAWS,)."""
         shares = np.exp(self.merit - self.merit.max())
         chosen = rng.choice(len(shares), DRAWS, p=shares / shares.sum())
         # Student's t, because the scatter itself is estimated.
         scatters = self.scatters[chosen] * np.sqrt(self.freedom / rng.chisquare(self.freedom, DRAWS))
         roots = np.linalg.cholesky(self.covariance[chosen])
-        away = (roots @ rng.normal(size=(DRAWS, 2, 1)))[..., 0] * scatters[:, None]
-        parts = np.maximum(0.0, self.parts[chosen] + away)
-        far = np.array([parameters / self.centre[0]]), np.array([tokens / self.centre[1]])
-        powers = _powers(self.shapes[chosen], *far)[:, 0]
+        offsets = (roots @ rng.normal(size=(DRAWS, 2, 1)))[..., 0] * scatters[:, None]
+        parts = np.maximum(0.0, self.parts[chosen] + offsets)
+        relative_size, relative_text = np.array([parameters / self.centre[0]]), np.array([tokens / self.centre[1]])
+        powers = _powers(self.shapes[chosen], relative_size, relative_text)[:, 0]
         losses: NDArray[np.float64] = self.shapes[chosen, 2] + (parts * powers).sum(axis=1)
         error = MODEL_ERROR * max(0.0, math.log2(tokens / self.longest))
         return losses * np.exp(np.hypot(scatters, error) * rng.normal(size=DRAWS))
@@ -393,23 +396,23 @@ def _powers(
     return np.stack([parameters ** -shapes[:, :1], tokens ** -shapes[:, 1:2]], axis=-1)
 
 
-def _solved(
-    design: NDArray[np.float64], wanted: NDArray[np.float64], weights: NDArray[np.float64]
+def _solve_least_squares(
+    design: NDArray[np.float64], targets: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Solve weighted least squares for two coefficients ≥ 0; return them, their covariance, and the residuals.
 
     Args:
         design: Regressors. Shape (problems, rows, 2).
-        wanted: Targets. Shape (problems, rows).
+        targets: Targets. Shape (problems, rows).
         weights: Weights of the squares. Shape (rows,).
     """
     weighed = design * weights[:, None]
     square = design.transpose(0, 2, 1) @ weighed + 1e-9 * np.eye(2)
-    aims = (weighed * wanted[..., None]).sum(axis=1)
-    both = np.linalg.solve(square, aims[..., None])[..., 0]
+    aims = (weighed * targets[..., None]).sum(axis=1)
+    free = np.linalg.solve(square, aims[..., None])[..., 0]
     alone = np.maximum(0.0, aims / np.diagonal(square, axis1=1, axis2=2))
-    candidates = np.stack([both, alone * [1, 0], alone * [0, 1]], axis=1)
-    residuals = wanted[:, None] - np.einsum("prk,pck->pcr", design, candidates)
+    candidates = np.stack([free, alone * [1, 0], alone * [0, 1]], axis=1)
+    residuals = targets[:, None] - np.einsum("prk,pck->pcr", design, candidates)
     squares = (weights * residuals**2).sum(axis=2) + np.where((candidates < 0).any(axis=2), np.inf, 0.0)
     rows, chosen = np.arange(len(squares)), squares.argmin(axis=1)
     return candidates[rows, chosen], np.linalg.inv(square), residuals[rows, chosen]

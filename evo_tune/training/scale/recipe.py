@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -171,16 +171,16 @@ class ScaledRecipe(TransferResult, kw_only=True):
     emitted: str | None = None
 
 
-def recipe_at(evaluator: BoundEvaluator, wanted: TransferRequest, trial: Trial) -> TransferResult:
+def recipe_at(evaluator: BoundEvaluator, request: TransferRequest, trial: Trial) -> TransferResult:
     """Return the recipe of a trial at another size.
 
     Raises:
         PluginError: `transfer` of the evaluator returns something other than a recipe.
         UsageError: The recipe cannot be transferred to this size.
     """
-    given = evaluator.transfer(trial.genome, wanted.target)
+    plain = evaluator.transfer(trial.genome, request.target)
     try:
-        return msgspec.convert(given, TransferResult)
+        return msgspec.convert(plain, TransferResult)
     except msgspec.ValidationError as error:
         raise PluginError(
             f"evaluator {evaluator.plugin.name}: no recipe from transfer() ({error}); docs/evaluators.md lists its keys"
@@ -188,27 +188,20 @@ def recipe_at(evaluator: BoundEvaluator, wanted: TransferRequest, trial: Trial) 
 
 
 def _scale(size: TrainingSize) -> Scale:
-    return Scale(
-        width=size.width,
-        depth=size.depth,
-        context=size.context,
-        parameters=size.without_embeddings,
-        tokens=size.tokens,
-        flops=size.flops,
-        batch=size.batch,
-    )
+    same = {name: getattr(size, name) for name in ("width", "depth", "context", "tokens", "flops", "batch")}
+    return Scale(parameters=size.without_embeddings, **same)
 
 
 def law_rates(recipe: TransferResult) -> list[LawLearningRate]:
     """Return the learning rate and batch of the recipe and of each law, at the run's size and at the target."""
-    target, rate = recipe.target, recipe.found.lr
-    here, there = _scale(recipe.found), _scale(target)
+    target, run_lr = recipe.target, recipe.found.lr
+    run_scale, target_scale = _scale(recipe.found), _scale(target)
     rows = [
         LawLearningRate(
             law="this run",
             source="the best genome, transferred by its parametrisation",
             lr=target.lr,
-            at_run=rate,
+            at_run=run_lr,
             moved=target.lr,
             batch=target.batch,
             outside="",
@@ -216,70 +209,72 @@ def law_rates(recipe: TransferResult) -> list[LawLearningRate]:
         )
     ]
     for law in LAWS:
-        lr, at_run = law.lr(there), law.lr(here)
+        lr, lr_at_run = law.lr(target_scale), law.lr(run_scale)
         rows.append(
             LawLearningRate(
                 law=law.name,
                 source=law.source,
                 lr=None if law.relative else lr,
-                at_run=None if law.relative else at_run,
-                moved=rate * lr / at_run,
-                batch=None if law.batch is None else law.batch(there),
-                outside=law.outside(there),
-                outside_run=law.outside(here),
+                at_run=None if law.relative else lr_at_run,
+                moved=run_lr * lr / lr_at_run,
+                batch=None if law.batch is None else law.batch(target_scale),
+                outside=law.outside(target_scale),
+                outside_run=law.outside(run_scale),
             )
         )
     return rows
 
 
-def target_loss(metric: str, seen: Sequence[Observation], target: TrainingSize, own: bool) -> TargetLoss:
+def target_loss(
+    metric: str, observations: Sequence[Observation], target: TrainingSize, is_own_size: bool
+) -> TargetLoss:
     """Return the predicted loss at the target, or the reason why it is not predicted.
 
     Args:
         metric: Name of the loss.
-        seen: Trainings behind the prediction.
+        observations: Trainings behind the prediction.
         target: Size of the target's training.
-        own: Whether the run trained at the target's own size.
+        is_own_size: Whether the run trained at the target's own size.
     """
-    why = "the run trained at this size, and its losses are those of the target" if own else reason_not_fittable(seen)
-    if why:
-        return TargetLoss(metric=metric, trainings=len(seen), identifiable=False, why=why)
-    found = predict_loss(seen, target.parameters, target.tokens)
-    extrapolation = max(
-        target.parameters / max(one.parameters for one in seen), target.tokens / max(one.tokens for one in seen)
-    )
+    trainings = len(observations)
+    if is_own_size:
+        reason = "the run trained at this size, and its losses are those of the target"
+    else:
+        reason = reason_not_fittable(observations)
+    if reason:
+        return TargetLoss(metric=metric, trainings=trainings, identifiable=False, why=reason)
+    prediction = predict_loss(observations, target.parameters, target.tokens)
+    most_parameters = max(observation.parameters for observation in observations)
+    most_tokens = max(observation.tokens for observation in observations)
     return TargetLoss(
         metric=metric,
-        trainings=len(seen),
+        trainings=trainings,
         identifiable=True,
         why="",
-        loss=found.loss,
-        low=found.low,
-        high=found.high,
-        share=found.share,
-        law=found.law,
-        extrapolation=extrapolation,
-        narrow=interval_advice(seen, target.parameters, target.tokens, found),
+        **vars(prediction),
+        extrapolation=max(target.parameters / most_parameters, target.tokens / most_tokens),
+        narrow=interval_advice(observations, target.parameters, target.tokens, prediction),
     )
 
 
-def target_duration(trial: Trial, target: TrainingSize, wanted: TransferRequest) -> tuple[float | None, str]:
+def target_duration(trial: Trial, target: TrainingSize, request: TransferRequest) -> tuple[float | None, str]:
     """Return the duration of the target's training in seconds, and the assumed speed in words."""
-    if wanted.speed is not None:
-        return target.tokens / wanted.speed, f"{wanted.speed:.6g} tokens a second, as given"
-    known = trial.outcome.metrics
-    if not {"tokens_per_second", "flops", "tokens"} <= known.keys():
+    if request.speed is not None:
+        return target.tokens / request.speed, f"{request.speed:.6g} tokens a second, as given"
+    metrics = trial.outcome.metrics
+    if not {"tokens_per_second", "flops", "tokens"} <= metrics.keys():
         return None, "unknown: give --speed"
-    rate = known["tokens_per_second"] * known["flops"] / known["tokens"]
-    return target.flops / rate, f"{rate:.3g} FLOP/s, as measured in the run on {trial.outcome.device}"
+    flops_per_second = metrics["tokens_per_second"] * metrics["flops"] / metrics["tokens"]
+    speed = f"{flops_per_second:.3g} FLOP/s, as measured in the run on {trial.outcome.device}"
+    return target.flops / flops_per_second, speed
 
 
-NEAR = 1.02
+CONFIRMED_WITHIN = 1.02
 """Maximum loss of a confirmed transferred rate, as a multiple of the best loss of its neighbours."""
 
 
 def recipe_flags(
-    evaluator: str, name: str, told: ScaledRecipe, options: Mapping[str, Any], declared: Mapping[str, Option]
+    evaluator: str, name: str, recipe: ScaledRecipe, options: Mapping[str, Any], declared: Mapping[str, Option]
 ) -> str:
     """Return a TOML file for `evo-tune run --config` that trains the transferred recipe once.
 
@@ -288,20 +283,21 @@ def recipe_flags(
     Args:
         evaluator: Evaluator, as `run` takes it.
         name: Name of the run to make.
-        told: Result of `scale.scaled`.
+        recipe: The transferred recipe.
         options: Options of the original run.
         declared: Declared options of the evaluator; options at their default are left out.
     """
-    settled = {key: value for key, value in {**options, **told.options}.items() if key in declared}
-    usual = {key: one.default for key, one in declared.items() if one.default is not MISSING}
-    kept = {
+    values = {key: value for key, value in {**options, **recipe.options}.items() if key in declared}
+    values = {
         key: value
-        for key, value in settled.items()
-        if key not in told.genome and (key not in usual or usual[key] != value)
+        for key, value in values.items()
+        if key not in recipe.genome and (declared[key].required or declared[key].default != value)
     }
-    size = f"depth {told.target.depth}, width {told.target.width}"
+    # `--gene` takes a fixed value as text.
+    genes = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in recipe.genome.items()}
     lines = [
-        f"# A recipe of run {one_line(str(told.run))}, transferred to {size}:",
+        f"# A recipe of run {one_line(str(recipe.run))}, transferred to depth {recipe.target.depth}, "
+        f"width {recipe.target.width}:",
         "# evo-tune run --config FILE",
         f"evaluator = {_toml(evaluator)}",
         f"name = {_toml(name)}",
@@ -309,17 +305,12 @@ def recipe_flags(
         "final_seeds = 0",
         "",
         "[option]",
-        *(f"{_key(key)} = {_toml(value)}" for key, value in kept.items()),
+        *(f"{_key(key)} = {_toml(value)}" for key, value in values.items()),
         "",
         "[gene]",
-        *(f"{_key(key)} = {_toml(_fixed(value))}" for key, value in told.genome.items()),
+        *(f"{_key(key)} = {_toml(value)}" for key, value in genes.items()),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _fixed(value: Any) -> str:
-    """Return the text that fixes a value in `--gene`."""
-    return repr(value) if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _key(name: str) -> str:
@@ -334,35 +325,31 @@ def _toml(value: Any) -> str:
     return repr(value) if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False)
 
 
-def probe_sizes(
-    found: TrainingSize, target: TrainingSize, wanted: TransferRequest, count: int
-) -> list[TransferRequest]:
+def probe_sizes(run_size: TrainingSize, target: TrainingSize, count: int) -> list[TransferRequest]:
     """Return sizes between a run and a target, each with as much text as the run's training.
 
     Up to five probes use one size, halfway in log width and log depth. More probes use two sizes, at one third and two
     thirds. Widths are multiples of the head width. Where no size is in between, the target's own is used.
 
     Args:
-        found: Size of the original run.
+        run_size: Size of the original run.
         target: Size to which it is transferred.
-        wanted: The requested target.
         count: Number of probes.
 
     Raises:
         UsageError: The run is of the target's size.
     """
-    head = found.width // found.heads
-    shares = (0.5,) if count < 6 else (1 / 3, 2 / 3)
-    sizes = []
-    for share in shares:
-        width = math.exp((1 - share) * math.log(found.width) + share * math.log(target.width))
-        depth = math.exp((1 - share) * math.log(found.depth) + share * math.log(target.depth))
-        sizes.append((max(head, round(width / head) * head), max(1, round(depth))))
-    here, there = ((one.width, one.depth) for one in (found, target))
-    if here == there:
+    ends = [(size.width, size.depth) for size in (run_size, target)]
+    if ends[0] == ends[1]:
         raise UsageError(f"--probe: the run is of the target's size, {target.depth}x{target.width}; leave it out")
-    sizes = [size for size in dict.fromkeys(sizes) if size not in (here, there)] or [there]
-    return [TransferRequest(width=width, depth=depth, tokens=round(found.tokens)) for width, depth in sizes]
+    head = run_size.width // run_size.heads
+    sizes = []
+    for share in (0.5,) if count < 6 else (1 / 3, 2 / 3):
+        width = math.exp((1 - share) * math.log(run_size.width) + share * math.log(target.width))
+        depth = math.exp((1 - share) * math.log(run_size.depth) + share * math.log(target.depth))
+        sizes.append((max(head, round(width / head) * head), max(1, round(depth))))
+    sizes = [size for size in dict.fromkeys(sizes) if size not in ends] or [ends[1]]
+    return [TransferRequest(width=width, depth=depth, tokens=round(run_size.tokens)) for width, depth in sizes]
 
 
 def probe_rates(lr: float, count: int) -> list[float]:
@@ -384,38 +371,38 @@ def probe_results(trials: Sequence[Trial], metric: str, rates: Mapping[int, floa
         metric: Name of the loss.
         rates: Transferred rate, by width.
     """
-    sizes: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    losses_of_size: dict[tuple[int, int], list[tuple[float, float]]] = {}  # learning rate and loss
     for trial in trials:
         if metric in trial.outcome.metrics and trial.genome["width"] in rates:
-            key = (int(trial.genome["width"]), int(trial.genome["depth"]))
-            sizes.setdefault(key, []).append((float(trial.genome["lr"]), trial.outcome.metrics[metric]))
+            size = (int(trial.genome["width"]), int(trial.genome["depth"]))
+            losses_of_size.setdefault(size, []).append((float(trial.genome["lr"]), trial.outcome.metrics[metric]))
     rows = []
-    for (width, depth), points in sorted(sizes.items()):
+    for (width, depth), points in sorted(losses_of_size.items()):
         transferred = rates[width]
         best, best_loss = min(points, key=lambda point: point[1])
-        own = next((loss for lr, loss in points if math.isclose(lr, transferred, rel_tol=1e-6)), None)
-        known = own is not None and len(points) > 1
+        loss = next((loss for lr, loss in points if math.isclose(lr, transferred, rel_tol=1e-6)), None)
         rows.append(
             ProbeResult(
                 width=width,
                 depth=depth,
                 trainings=len(points),
                 transferred=transferred,
-                loss=own,
+                loss=loss,
                 best=best,
                 best_loss=best_loss,
-                optimum=_optimum(points),
-                confirmed=bool(own is not None and own <= NEAR * best_loss) if known else None,
+                optimum=_optimal_lr(points),
+                confirmed=None if loss is None or len(points) < 2 else loss <= CONFIRMED_WITHIN * best_loss,
             )
         )
     return rows
 
 
-def _optimum(points: Sequence[tuple[float, float]]) -> float | None:
+def _optimal_lr(points: Sequence[tuple[float, float]]) -> float | None:
     """Return the minimum of a parabola through losses in log lr; None if there is none, or it is far outside."""
     if len(points) < 3:
         return None
-    x, y = np.log([lr for lr, _ in points]), np.array([loss for _, loss in points])
-    curve, slope, _ = np.polyfit(x, y, 2)
-    at = -slope / (2 * curve) if curve > 0 else math.inf
-    return float(np.exp(at)) if x.min() - math.log(4) <= at <= x.max() + math.log(4) else None
+    log_lr, losses = np.log([lr for lr, _ in points]), np.array([loss for _, loss in points])
+    curve, slope, _ = np.polyfit(log_lr, losses, 2)
+    minimum = -slope / (2 * curve) if curve > 0 else math.inf
+    within = log_lr.min() - math.log(4) <= minimum <= log_lr.max() + math.log(4)
+    return float(np.exp(minimum)) if within else None

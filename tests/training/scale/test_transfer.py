@@ -162,15 +162,15 @@ def test_no_line_of_the_file_of_flags_is_a_strangers() -> None:
 
 
 def test_probes_lie_between_around_the_transferred_rate() -> None:
-    told, wanted = transfer(), TransferRequest(width=256, depth=8, tokens=1)
-    (one,) = probe_sizes(told.found, told.target, wanted, 3)
+    told = transfer()
+    (one,) = probe_sizes(told.found, told.target, 3)
     assert (one.width, one.depth, one.tokens) == (128, 4, 400_000)
-    assert len(probe_sizes(told.found, told.target, wanted, 6)) == 2
+    assert len(probe_sizes(told.found, told.target, 6)) == 2
     near = msgspec.structs.replace(told.target, width=80, depth=2)
-    (there,) = probe_sizes(told.found, near, wanted, 3)
+    (there,) = probe_sizes(told.found, near, 3)
     assert (there.width, there.depth) == (80, 2), "no size is in between"
     with pytest.raises(UsageError, match="of the target's size"):
-        probe_sizes(told.found, told.found, wanted, 3)
+        probe_sizes(told.found, told.found, 3)
     assert probe_rates(1.0, 3) == [1.0, 0.5, 2.0]
 
 

@@ -168,7 +168,7 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, setup:
     feed_forward = e * f * (4 if config.ffn == "swiglu" else 2)
     mask = 1 if device == "cuda" else e
     dropped = 2 * mask * d if config.dropout else 0
-    kept = float(batch * length * (norms + scaled + attention + feed_forward + dropped))
+    total = float(batch * length * (norms + scaled + attention + feed_forward + dropped))
     for (first, start, end), products, added in zip(chunks, plain, padded, strict=True):
         queries, keys = end - start, end - first
         # Attention weights, which the fused kernel does not store (see `training.models.block`), or else a statistic of
@@ -179,17 +179,17 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, setup:
             weight_bytes = 12 if device == "cpu" else 9 if queries <= LONGEST_DROPPED else 0
         else:
             weight_bytes = 0
-        kept += batch * float(weight_bytes * heads * queries * keys + (0 if products else 4 * heads * queries))
+        total += batch * float(weight_bytes * heads * queries * keys + (0 if products else 4 * heads * queries))
         if products or added:
             # Keys of overlapping chunks are copied; where the fused kernel keeps the source tensor, all of it is kept.
-            kept += batch * e * 2 * shared * (keys - queries)
-            kept += 0 if all(copied) else batch * e * (d + 2 * shared) * queries
+            total += batch * e * 2 * shared * (keys - queries)
+            total += 0 if all(copied) else batch * e * (d + 2 * shared) * queries
         if added:  # zeros beside queries, keys, values and result, and the result without them
-            kept += batch * e * (queries * (d + 2 * added * heads) + 2 * keys * added * config.key_value_heads)
+            total += batch * e * (queries * (d + 2 * added * heads) + 2 * keys * added * config.key_value_heads)
         if window < length and not products:
-            kept += 0 if added else batch * e * d * queries  # the chunk, in addition to the joined tensor
-            kept += queries * keys * mask if first < start or queries > window else 0  # the mask; on a CPU as numbers
-    return kept
+            total += 0 if added else batch * e * d * queries  # the chunk, in addition to the joined tensor
+            total += queries * keys * mask if first < start or queries > window else 0  # the mask; on a CPU as numbers
+    return total
 
 
 def _padding_channels(config: GPTConfig, precision: str, keys: int, device: str) -> int:
@@ -460,13 +460,13 @@ def _tuning_bytes_per_token(base: BaseModel, new: NewWeights, window: int, setup
             total += (1 if on_gpu else wide if tuned else e) * d
         if attention and not first:
             values = gpt is not None and gpt.embeds_values[int(name.split(".")[1])]
-            total += _tuned_attention_bytes(base, new, window, setup, inputs, tuned=tuned, values=values)
+            total += _attention_bytes(base, new, window, setup, inputs, tuned=tuned, values=values)
         elif not attention and not (first and new.bottleneck):
             total += _activation_copies(base) * wide * inputs
     return total
 
 
-def _tuned_attention_bytes(
+def _attention_bytes(
     base: BaseModel, new: NewWeights, window: int, setup: Setup, inputs: int, *, tuned: bool, values: bool
 ) -> float:
     """Return the bytes per token that attention keeps, apart from inputs that a low-rank map keeps already."""
