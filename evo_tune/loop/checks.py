@@ -16,7 +16,7 @@ from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import genome_key
-from evo_tune.loop.code import changed_evaluator_message, hash_of
+from evo_tune.loop.code import hash_of, message_of_changed_evaluator
 from evo_tune.options.binding import did_you_mean, options_of
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, working_strategies
@@ -33,9 +33,11 @@ def check_repair(space: SearchSpace, samples: int = 20) -> None:
     """
     rng = np.random.default_rng(0)
     for genome in [space.default(), *(space.sample(rng) for _ in range(samples))]:
-        again = space.check(genome)
-        if genome_key(again) != genome_key(genome):
-            raise SpaceError(f"repair must return its own result unchanged: it returned {genome}, and for that {again}")
+        repaired_again = space.check(genome)
+        if genome_key(repaired_again) != genome_key(genome):
+            raise SpaceError(
+                f"repair must return its own result unchanged: it returned {genome}, and for that {repaired_again}"
+            )
 
 
 def check_ends(evaluator: BoundEvaluator, space: SearchSpace, genes: Iterable[str]) -> None:
@@ -195,7 +197,7 @@ def _check_genes(run: Run, evaluator: BoundEvaluator) -> None:
     elif evaluator.plugin.hash != run.evaluator_hash:  # else ranges differ by machine (-o size=auto)
         cause = _other_ranges(run, now) or _other_objectives(run, evaluator.plugin)
     if cause:
-        raise StoreError(changed_evaluator_message(run, evaluator.plugin, cause))
+        raise StoreError(message_of_changed_evaluator(run, evaluator.plugin, cause))
 
 
 def _other_ranges(run: Run, now: SearchSpace) -> str:

@@ -229,10 +229,10 @@ def bind_to_run(run: Run, evaluator: Evaluator) -> BoundEvaluator:
     try:
         return evaluator.bind(run.manifest.options)
     except OptionError as error:
-        raise StoreError(changed_evaluator_message(run, evaluator, str(error))) from None
+        raise StoreError(message_of_changed_evaluator(run, evaluator, str(error))) from None
 
 
-def changed_evaluator_message(run: Run, evaluator: Evaluator, cause: str) -> str:
+def message_of_changed_evaluator(run: Run, evaluator: Evaluator, cause: str) -> str:
     """Return the error message for a run whose evaluator has changed too much."""
     place = evaluator.place
     return f"run {run.name} cannot continue with the present {place}: {cause}; undo the change, or start a new run"
@@ -371,7 +371,7 @@ def _allow_file(path: Path, kind: str, user: Consent, remedy: str, if_gone: str)
     return real
 
 
-def trusted_session_settings(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
+def session_settings_to_trust(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
     """Return the settings of the last session, without places to train that are not those that this user gave last.
 
     Args:

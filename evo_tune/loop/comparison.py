@@ -116,14 +116,14 @@ class ComparisonJobs:
                 self._seconds.setdefault(training.id, []).append(outcome.seconds)
             self._changed.notify_all()
 
-    def expired(self) -> bool:
+    def time_is_over(self) -> bool:
         """Return whether the time of the comparison is over, its running trainings included."""
         return self._deadline is not None and self._deadline.remaining <= 0.0
 
     def end(self) -> None:
         """Reduce a comparison whose time is over to the trainings that have ended."""
         with self._changed:
-            if self._comparison is not None and self._deadline is not None and self.expired():
+            if self._comparison is not None and self._deadline is not None and self.time_is_over():
                 self._running.clear()
                 self._shrink(self._comparison)
 

@@ -89,7 +89,7 @@ class Deadline:
     def limit_reason(self) -> str | None:
         """Return the reached limit in words; None while a training may begin."""
         if self.run.planned is not None or self.remaining <= self._reserve()[0]:
-            return self.in_words()
+            return self.reached_reason()
         return None
 
     def fits(self, proposal: Candidate | Proposal) -> bool:
@@ -115,16 +115,16 @@ class Deadline:
         longest = self.durations.longest
         return 0.0 < longest * (comparison_trainings(self.session).most + self.slots) < self.remaining
 
-    def in_words(self) -> str:
+    def reached_reason(self) -> str:
         """Return in words that the limit is reached; the text is true during and after the final comparison."""
-        hours, left = f"{self.session.hours:g} hours", []
+        hours, rest_uses = f"{self.session.hours:g} hours", []
         if self._reserve()[0] > 0.0 and self.remaining > 0.0:
-            left.append("the final comparison")
+            rest_uses.append("the final comparison")
         if self._rest() > 0.0:
-            left.append("the final training")
-        if not left:
+            rest_uses.append("the final training")
+        if not rest_uses:
             return f"{hours} are over"
-        return f"the search's part of {hours} is over (the rest is for {' and '.join(left)})"
+        return f"the search's part of {hours} is over (the rest is for {' and '.join(rest_uses)})"
 
     def needed_hours(self, trainings: int) -> tuple[float, float] | None:
         """Return the seconds of a training, and the hours in which some more and the final comparison probably end.
@@ -148,8 +148,12 @@ class Deadline:
         """Return the seconds to leave after the final comparison: for the slowest genome that may be the best."""
         results = len(self.run.recorded)
         if self._own_rest is None or self._own_rest[0] != results:
-            asked = comparison_as_requested(self.run)
-            ids = [id for id in (*asked.finalists, asked.default) if id is not None] if asked.finalists else []
+            requested = comparison_as_requested(self.run)
+            ids = (
+                [id for id in (*requested.finalists, requested.default) if id is not None]
+                if requested.finalists
+                else []
+            )
             training = max((self.seconds_of(id) for id in ids), default=self.durations.mean_seconds)
             self._own_rest = results, self.after(training)
         return self._own_rest[1]
@@ -158,34 +162,36 @@ class Deadline:
         """Return the seconds to reserve for the final comparison: those wanted, and those of the smallest one."""
         results = len(self.run.recorded)
         if self._reserved is None or self._reserved[0] != results:
-            self._reserved = results, *self._reserves()
+            self._reserved = results, *self._comparison_seconds()
         return self._reserved[1:]
 
-    def _reserves(self) -> tuple[float, float]:
-        if not self.session.final_seeds or not (usual := self.durations.mean_seconds):
+    def _comparison_seconds(self) -> tuple[float, float]:
+        if not self.session.final_seeds or not (mean_seconds := self.durations.mean_seconds):
             return 0.0, 0.0
-        asked = comparison_as_requested(self.run)
-        if not asked.finalists:  # nothing has beaten the default yet
-            asked = FinalComparison(tuple(range(-self.session.finalists, 0)), asked.default, self.session.final_seeds)
+        requested = comparison_as_requested(self.run)
+        if not requested.finalists:  # nothing has beaten the default yet
+            requested = FinalComparison(
+                tuple(range(-self.session.finalists, 0)), requested.default, self.session.final_seeds
+            )
 
         def seconds(id: int) -> float:
-            return usual if id < 0 else self.seconds_of(id)
+            return mean_seconds if id < 0 else self.seconds_of(id)
 
-        plans = asked.with_smaller_ones()
+        plans = requested.with_smaller_ones()
         ends = [comparison_end_times(plan, seconds, self.slots) for plan in plans]
         least = MARGIN * ends[-1][0]
         if least > MOST * self.limit_seconds:
             return 0.0, 0.0
-        middles = [(one[0] + one[-1]) / 2 for one in ends]
-        wanted = next((middle for middle in middles if middle <= SHARE * self.limit_seconds), least)
-        return max(wanted, least), least
+        middles = [(end_times[0] + end_times[-1]) / 2 for end_times in ends]
+        preferred = next((middle for middle in middles if middle <= SHARE * self.limit_seconds), least)
+        return max(preferred, least), least
 
     def seconds_of(self, id: int) -> float:
         """Return the predicted seconds of a full training of a trial's genome."""
         low, high = self.durations.predict_range(self.run.candidates[id].genome)
-        own = own_seconds(self.run, id)
+        own_training = own_seconds(self.run, id)
         # The load of the machine may have changed since its own training, and workers started during the first ones.
-        return min(max(own, low), high) if own else high
+        return min(max(own_training, low), high) if own_training else high
 
     # The final comparison.
 
@@ -193,9 +199,9 @@ class Deadline:
         """Plan the final comparison for the time that is left, and record it, unless that was done before."""
         if self.run.planned is not None or not self.session.final_seeds:
             return
-        asked = comparison_as_requested(self.run)
-        if asked.finalists:
-            self.record(self.fitting(asked, comparison_results(self.run, asked), {}, self.seconds_of, MARGIN))
+        requested = comparison_as_requested(self.run)
+        if requested.finalists:
+            self.record(self.fitting(requested, comparison_results(self.run, requested), {}, self.seconds_of, MARGIN))
 
     def fitting(
         self,
@@ -216,7 +222,7 @@ class Deadline:
             seconds: Returns the seconds of a full training of a trial's genome.
             margin: Factor on the predicted times.
         """
-        busy = [max(0.0, seconds(one.id) - age) for one, age in running.items()]
+        busy = [max(0.0, seconds(training.id) - age) for training, age in running.items()]
         assumed = {**dict.fromkeys(running, 0.0), **results}
         plan, end = None, math.inf
         for plan in comparison.with_smaller_ones():

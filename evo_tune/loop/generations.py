@@ -60,10 +60,10 @@ class TrialFiles:
             self.add_candidate(candidate)
         table.set_aside_files(self._run, self._members)
         self._saved = len(self._run.sequence())
-        numbers = {number for number in self._members if self._recorded(number)}
+        numbers = {number for number in self._members if self._recorded_ids(number)}
         if self._run.ended is not None:
             self._complete = {
-                number for number in numbers if table.file_is_whole(self._run, number, len(self._recorded(number)))
+                number for number in numbers if table.file_is_whole(self._run, number, len(self._recorded_ids(number)))
             }
         if numbers == self._complete:
             return
@@ -71,10 +71,10 @@ class TrialFiles:
             self._write(number)
         self._complete.clear()
 
-    def recorded(self) -> None:
+    def update(self) -> None:
         """Process the results since the last call, and write the files of the generations that they close."""
         self._complete.clear()
-        self._catch_up()
+        self._follow(self._saved)  # the results of earlier sessions, whose files exist
         stale = {self._file(generation) for generation in self._follow()}
         if self._run.metric_names != self._metrics:  # one schema for all files: the older ones are widened
             self._metrics = self._run.metric_names
@@ -88,15 +88,14 @@ class TrialFiles:
         for number in sorted(unfinished - self._complete):
             self._write(number)
 
-    def _catch_up(self) -> None:
-        """Process the results of earlier sessions, whose files exist."""
-        if len(self._history.trials) < self._saved:
-            self._follow(self._saved)
-
     def _follow(self, until: int | None = None) -> list[int]:
-        """Report recorded results to the history, up to a total number; return the generations that they close."""
+        """Report recorded results to the history, up to a total number; return the generations that they close.
+
+        Args:
+            until: Total number of results; None: all.
+        """
         reported_count, closed = len(self._history.trials), []
-        for id in self._run.sequence(start=reported_count)[: None if until is None else until - reported_count]:
+        for id in self._run.sequence(start=reported_count)[: None if until is None else max(0, until - reported_count)]:
             # Candidates are added as late as possible: when others were proposed depends on the number of slots.
             while self._history.proposed_count <= id:
                 widen(self._history, self._run)
@@ -104,13 +103,11 @@ class TrialFiles:
             trial = self._history.tell(id, self._run.outcomes[id])
             generation = trial.candidate.generation
             self._unreported[generation] -= 1
-            if not self._unreported[generation] and self._is_full(generation):
+            is_full = self._history.fresh_count >= (generation + 1) * self._run.manifest.population
+            if is_full and not self._unreported[generation]:
                 self._survivors[generation] = self._survivors_now()
                 closed.append(generation)
         return closed
-
-    def _is_full(self, generation: int) -> bool:
-        return self._history.fresh_count >= (generation + 1) * self._run.manifest.population
 
     def _survivors_now(self) -> frozenset[int]:
         try:
@@ -121,19 +118,21 @@ class TrialFiles:
     def _file(self, generation: int) -> int:
         return table.file_of(self._run, generation)
 
-    def _recorded(self, number: int) -> list[int]:
+    def _recorded_ids(self, number: int) -> list[int]:
         return [id for id in self._members[number] if id in self._run.outcomes]
 
     def _write(self, number: int) -> None:
         """Write a file with all of its recorded results; an open generation has the survivors of this moment."""
-        self._catch_up()
-        trials = [self._run.trial(id) for id in self._recorded(number)]
+        self._follow(self._saved)
+        trials = [self._run.trial(id) for id in self._recorded_ids(number)]
         if not trials:
             return
         is_open = any(trial.candidate.generation not in self._survivors for trial in trials)
         present_survivors = self._survivors_now() if is_open else frozenset()
         survivor_ids = [
-            one.id for one in trials if one.id in self._survivors.get(one.candidate.generation, present_survivors)
+            trial.id
+            for trial in trials
+            if trial.id in self._survivors.get(trial.candidate.generation, present_survivors)
         ]
         table.write_file(self._run, number, trials, survivor_ids)
 
@@ -171,7 +170,7 @@ class CheckpointCleaner:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def recorded(self, candidate: Candidate, outcome: Outcome) -> None:
+    def clean_after(self, candidate: Candidate, outcome: Outcome) -> None:
         """Remove checkpoints that no trial needs after a recorded result.
 
         A checkpoint is resumed at most once, and the checkpoint of a failed trial never.
@@ -182,7 +181,7 @@ class CheckpointCleaner:
         if outcome.status != "ok" and candidate.budget < 1.0:
             self._remove(candidate.id)
 
-    def exhausted(self) -> None:
+    def remove_all(self) -> None:
         """Remove the checkpoints of all partial trainings, because no genome will be promoted any more.
 
         Call it when the strategy has no more proposals, not at a limit, because a longer run promotes more genomes.

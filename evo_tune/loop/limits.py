@@ -48,7 +48,7 @@ def with_default_limit(session: SessionSettings) -> SessionSettings:
     return session if session.limited else session.but(generations=GENERATIONS)
 
 
-def reached_limit_reason(
+def limit_reason(
     run: Run,
     session: SessionSettings,
     history: History,

@@ -361,7 +361,7 @@ def _describe_widening(genes: Mapping[str, Gene], reason: str) -> str:
     return f"{', '.join(f'{name}={format_gene(gene)}' for name, gene in genes.items())}: {one_line(reason)}"
 
 
-def changed_strategy_note(manifest: Manifest, strategy: Strategy) -> str:
+def note_of_changed_strategy(manifest: Manifest, strategy: Strategy) -> str:
     """Return a note if a strategy's file changed since the run began; '' if it did not.
 
     Args:
@@ -374,7 +374,7 @@ def changed_strategy_note(manifest: Manifest, strategy: Strategy) -> str:
     return f"the strategy's file {place} (or a module that it imports) has changed since the run began"
 
 
-def changed_version_notes(manifest: Manifest) -> list[str]:
+def notes_of_changed_versions(manifest: Manifest) -> list[str]:
     """Return a note for each package that shapes results and has another version than when the run began."""
     then = manifest.versions
     now = versions_of(name for name in then if name != "python")

@@ -25,8 +25,8 @@ from evo_tune.loop.code import (
     load_named_evaluator,
     remember,
     remember_session,
+    session_settings_to_trust,
     strategy_with_rules,
-    trusted_session_settings,
 )
 from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
@@ -35,9 +35,9 @@ from evo_tune.loop.generations import CheckpointCleaner, TrialFiles
 from evo_tune.loop.genes import widen_by_hand
 from evo_tune.loop.limits import (
     check_any_success,
+    limit_reason,
     next_session,
     proposal_limit_reason,
-    reached_limit_reason,
     with_default_limit,
 )
 from evo_tune.loop.opening import close_on_error, new_name, open_saved_run
@@ -160,13 +160,13 @@ class Search(contextlib.AbstractContextManager["Search"]):
             StoreError: There is no such run, or it cannot be continued.
         """
         with open_saved_run(Path(store), name, copy_as) as run:
-            code = load_code(run, evaluator, trust, ask, strategy, accept_changes)
-            check_unchanged(run, code[0], code[1].inner, accept_changes)
-            session = next_session(trusted_session_settings(run, changes), changes, run.manifest.settings.most_seeds)
-            widen_by_hand(run, *code, genes or {})
+            bound, ruled = load_code(run, evaluator, trust, ask, strategy, accept_changes)
+            check_unchanged(run, bound, ruled.inner, accept_changes)
+            session = next_session(session_settings_to_trust(run, changes), changes, run.manifest.settings.most_seeds)
+            widen_by_hand(run, bound, ruled, genes or {})
             remember_session(run, session)
             self = cls.__new__(cls)
-            self._begin(run, *code, session)
+            self._begin(run, bound, ruled, session)
             run.begin(session)
         return self
 
@@ -191,12 +191,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self._status = ((-1, -1), "")
         self._changed = threading.Condition(threading.RLock())
         self.drivers = Drivers(run.folder, self.stop, lambda: self.stopping, self._changed)
-        self._read_back()
-
-    def _read_back(self) -> None:
-        """Rebuild everything that is derived from the journal (law 2: resume is reading)."""
-        run = self.saved
-        space = space_of(run.manifest, self.evaluator.space)
+        # All that follows is derived from the journal (law 2: resume is reading).
+        space = space_of(run.manifest, evaluator.space)
         self.history = history_of(run, space)
         self._cleaner = CheckpointCleaner(run)
         self._trial_files = TrialFiles(run, self.strategy, history_of(run, space))
@@ -255,49 +251,50 @@ class Search(contextlib.AbstractContextManager["Search"]):
             if self.stopping or self.finished:
                 return None
             waiting = self._queue.next_waiting()
-            if waiting is not None and self._fits(waiting):
-                return waiting
-            if waiting is not None:  # a longer run trains it
-                self._queue.put_back(waiting)
-            self.finished = self._hours_over() if waiting is not None else self._limit()
+            if waiting is not None:
+                if self._fits(waiting):
+                    return waiting
+                self._queue.put_back(waiting)  # a longer run trains it
+                self.finished = self._hours_are_over
+                return None
+            seconds = self.seconds + self._planning
+            limits = (self.saved, self.session, self.history, self.strategy, seconds, self.deadline)
+            self.finished = limit_reason(*limits)
             return None if self.finished else self._propose()
-
-    def _limit(self) -> str | None:
-        """Return the reached limit in words; None if no limit is reached."""
-        seconds = self.seconds + self._planning
-        return reached_limit_reason(self.saved, self.session, self.history, self.strategy, seconds, self.deadline)
-
-    def _hours_over(self) -> str:
-        assert self.deadline is not None
-        return self.deadline.in_words()
 
     def _fits(self, proposal: Candidate | Proposal) -> bool:
         """Return whether a training would end within the hours of the run."""
         return self.deadline is None or self.deadline.fits(proposal)
 
+    @property
+    def _hours_are_over(self) -> str:
+        assert self.deadline is not None
+        return self.deadline.reached_reason()
+
     def _propose(self) -> Candidate | None:
-        over = proposal_limit_reason(self.saved, self.session, self.history)
-        candidate = None
-        if self._no_time_at != len(self.saved.recorded):  # a later result may lead to a shorter training
-            candidate = self._queue.next(over is not None, self._fits)
+        """Return a new candidate; None if results must be reported first or the run is over (see `finished`)."""
+        run, candidate = self.saved, None
+        limit = proposal_limit_reason(run, self.session, self.history)
+        if self._no_time_at != len(run.recorded):  # a later result may lead to a shorter training
+            candidate = self._queue.next(limit is not None, self._fits)
             if self._queue.did_not_fit:
-                self._no_time_at = len(self.saved.recorded)
-        refused = self._no_time_at == len(self.saved.recorded)
-        if refused and len(self.saved.candidates) == len(self.saved.outcomes):  # no result will come
-            self.finished = self._hours_over()
-        elif candidate is None and not refused and not self.history.pending:
-            self.finished = over or "the strategy has nothing more to propose"
-            if not over:
-                self._cleaner.exhausted()
+                self._no_time_at = len(run.recorded)
+        if self._no_time_at == len(run.recorded):
+            if len(run.candidates) == len(run.outcomes):  # no result will come
+                self.finished = self._hours_are_over
+        elif candidate is None and not self.history.pending:
+            self.finished = limit or "the strategy has nothing more to propose"
+            if not limit:
+                self._cleaner.remove_all()
         return candidate
 
     def _time_is_over(self) -> bool:
         """Return whether the search must end now, its running trainings included."""
         with self._changed:
-            if self.deadline is None or not self.deadline.is_over():
-                return False
-            self.finished = self.finished or self._hours_over()
-            return True
+            is_over = self.deadline is not None and self.deadline.is_over()
+            if is_over:
+                self.finished = self.finished or self._hours_are_over
+            return is_over
 
     def tell(self, candidate: Candidate, outcome: Outcome | Mapping[str, float]) -> None:
         """Report a result: write it to disk, then show it to the strategy in its order.
@@ -320,8 +317,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
             run.record(candidate.id, outcome, tell=self._arrival)
             if self._arrival:
                 self.history.tell(candidate.id, run.outcomes[candidate.id])
-            self._cleaner.recorded(candidate, outcome)
-            self._trial_files.recorded()
+            self._cleaner.clean_after(candidate, outcome)
+            self._trial_files.update()
             self.drivers.beat()
             self._changed.notify_all()
 
@@ -353,17 +350,40 @@ class Search(contextlib.AbstractContextManager["Search"]):
         """
         self.session, self._planning = with_default_limit(self.session), max(self._planning, planning)
         run, drivers = self.saved, self.drivers
-        stop, watch = (self.stop, watch) if watch else (self._stop_aloud, lambda search: None)
+
+        def stop_and_print() -> None:
+            self.stop()
+            print("stopping after the running trials; press Ctrl-C again to stop at once", file=sys.stderr)
+
+        stop, watch = (self.stop, watch) if watch else (stop_and_print, lambda search: None)
         with Interrupts(stop, self.kill):
             try:
                 self._queue.requeue_unfinished()  # including candidates that were asked for by hand
                 drivers.slots = open_run_slots(run, self.session, self.evaluator, self.space)
                 if forecast and self.pace is None:
-                    self.pace = time_few_steps(
-                        run, self.space, drivers.slots, lambda: self._watch_timing(watch), lambda: self.stopping
+
+                    def watch_timing() -> None:
+                        watch(self)
+                        if self.stopping:  # at once, since no trial is running that it could lose
+                            drivers.kill()
+
+                    self.pace = time_few_steps(run, self.space, drivers.slots, watch_timing, lambda: self.stopping)
+                if self.session.hours is not None:
+                    self.deadline = Deadline(
+                        run=run,
+                        session=self.session,
+                        space=lambda: self.history.space,
+                        estimate=self.evaluator.estimate,
+                        slots=len(drivers.slots),
+                        elapsed=lambda: self.seconds + self._planning,
+                        pace=self.pace,
+                        after=after,
                     )
-                self.deadline = self._deadline(after)
-                self._wants_baseline = self._lacks_baseline()
+                baseline = run.baseline  # a failed one is trained again on resume
+                has_baseline = baseline is not None and baseline[1].status == "ok"
+                self._wants_baseline = (
+                    self.session.baseline and bool(self.evaluator.plugin.baseline) and not has_baseline
+                )
                 drivers.drive(
                     self._next, self._take, lambda: watch(self), lambda: run.sound_default, self._time_is_over
                 )
@@ -375,36 +395,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
             raise drivers.error
         return self
 
-    def _watch_timing(self, watch: Callable[[Search], None]) -> None:
-        """Watch while steps are timed; an interrupt stops at once, since no trial is running that it could lose."""
-        watch(self)
-        if self.stopping:
-            self.drivers.kill()
-
-    def _lacks_baseline(self) -> bool:
-        """Return whether the evaluator's baseline is still to be trained; a failed one is trained again on resume."""
-        known = self.saved.baseline
-        return self.session.baseline and bool(self.evaluator.plugin.baseline) and (not known or known[1].status != "ok")
-
-    def _baseline(self) -> Candidate:
-        genome = self.history.space.default()  # packing asks for the memory of a genome
-        return Candidate(-1, 0, 0, 0, genome, "baseline", baseline=True)
-
-    def _deadline(self, after: Callable[[float], float]) -> Deadline | None:
-        """Return the limit in hours of the session, if it has one."""
-        if self.session.hours is None:
-            return None
-        return Deadline(
-            run=self.saved,
-            session=self.session,
-            space=lambda: self.history.space,
-            estimate=self.evaluator.estimate,
-            slots=len(self.drivers.slots),
-            elapsed=lambda: self.seconds + self._planning,
-            pace=self.pace,
-            after=after,
-        )
-
     def _compare(self, watch: Callable[[], None]) -> None:
         """Train the final comparison: as an earlier session planned it, or as it fits into the time that is left."""
         planned = self.saved.planned is not None
@@ -412,7 +402,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             self.deadline.plan()
         deadline = None if planned else self.deadline
         jobs = ComparisonJobs(self.saved, self._changed, lambda: self.stopping, deadline)
-        self.drivers.drive(jobs.fetch, jobs.take, watch, expired=jobs.expired)
+        self.drivers.drive(jobs.fetch, jobs.take, watch, expired=jobs.time_is_over)
         jobs.end()
 
     def _take(self, job: Job, outcome: Outcome) -> None:
@@ -429,7 +419,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         with self._changed:
             if self._wants_baseline:
                 self._wants_baseline = False
-                return Job(self._baseline(), "baseline", "baseline")
+                genome = self.history.space.default()  # packing asks for the memory of a genome
+                return Job(Candidate(-1, 0, 0, 0, genome, "baseline", baseline=True), "baseline", "baseline")
             candidate = self.ask()
             if candidate is not None:
                 return Job(candidate, f"trial {candidate.id}")
@@ -440,10 +431,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         with self._changed:
             self.stopping = True
             self._changed.notify_all()
-
-    def _stop_aloud(self) -> None:
-        self.stop()
-        print("stopping after the running trials; press Ctrl-C again to stop at once", file=sys.stderr)
 
     def kill(self) -> None:
         """Stop at once; running trials are lost and run again on resume."""

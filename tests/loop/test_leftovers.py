@@ -28,9 +28,9 @@ def test_a_checkpoint_that_was_gone_on_from_is_removed_whatever_came_of_it(
     for name in ("log.txt", "error.txt", "weights.pt", "checkpoint/state"):
         (folder / name).write_text("text")
     leftovers = CheckpointCleaner(search.saved)
-    leftovers.recorded(candidate, Outcome("ok", {"loss": 1.0}))
+    leftovers.clean_after(candidate, Outcome("ok", {"loss": 1.0}))
     assert len(list(folder.iterdir())) == 4, "it went on from nothing"
-    leftovers.recorded(replace(candidate, id=1, resumes=0), Outcome(status))  # type: ignore[arg-type]
+    leftovers.clean_after(replace(candidate, id=1, resumes=0), Outcome(status))  # type: ignore[arg-type]
     assert sorted(path.name for path in folder.iterdir()) == ["error.txt", "log.txt"]
 
 
@@ -97,6 +97,6 @@ def test_nothing_is_removed_behind_a_link(begin: Callable[..., Search], tmp_path
     link = search.saved.folder / name
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(outside)
-    CheckpointCleaner(search.saved).recorded(replace(candidate, id=1, resumes=0), Outcome("ok", {"loss": 1.0}))
+    CheckpointCleaner(search.saved).clean_after(replace(candidate, id=1, resumes=0), Outcome("ok", {"loss": 1.0}))
     assert all(path.exists() for path in precious)
     assert link.is_symlink() is (name != "_trials/000000/checkpoint"), "the link itself may go"

@@ -32,8 +32,8 @@ def command(
         Disagreement,
         RangeDisagreement,
         Verification,
-        changed_strategy_note,
-        changed_version_notes,
+        note_of_changed_strategy,
+        notes_of_changed_versions,
         verify,
     )
     from evo_tune.store.manifest import space_of
@@ -44,8 +44,8 @@ def command(
     differing = verify(saved, space_of(manifest, bound.space), rules)
     disagreements = [one for one in differing if isinstance(one, Disagreement)]
     ranges = [one for one in differing if isinstance(one, RangeDisagreement)]
-    changed = changed_strategy_note(manifest, rules.inner)
-    notes = ([changed] if changed else []) + (changed_version_notes(manifest) if differing else [])
+    changed = note_of_changed_strategy(manifest, rules.inner)
+    notes = ([changed] if changed else []) + (notes_of_changed_versions(manifest) if differing else [])
     count = len(saved.candidates)
     if output_format == "json":
         shared.print_json(
