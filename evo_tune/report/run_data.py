@@ -117,6 +117,15 @@ class RunData:
         """Unit coordinates of `ranked`, shape (ranked, genes)."""
         return self.encode_trials(self.ranked)
 
+    @cached_property
+    def columns(self) -> dict[str, int]:
+        """Index of each gene in `units`, by name."""
+        return {name: index for index, name in enumerate(self.genes)}
+
+    def shown_values(self, losses: np.ndarray) -> np.ndarray:
+        """Return values of the first objective, with losses beyond `edge_loss` at the edge of the chart."""
+        return np.asarray(self.objective.sign * np.minimum(losses, self.edge_loss))
+
     def encode_trials(self, trials: Sequence[Trial]) -> np.ndarray:
         """Return the unit coordinates of some trials, shape (trials, genes)."""
         genes = self.genes.items()

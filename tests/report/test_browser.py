@@ -240,7 +240,7 @@ def test_a_trial_links_to_its_log_only_in_the_runs_folder(browse: Open, alone: A
 def test_dragging_along_an_axis_filters_the_lines(plain: Opened, material: RunData) -> None:
     opened = plain
     drawn = parallel.lines(material)
-    kept, places = drawn.ranks, drawn.places
+    kept, places = drawn.ranks, drawn.positions
     opened.page.locator("#parallel-0").scroll_into_view_if_needed()
 
     def drawn() -> int:
@@ -265,7 +265,7 @@ def test_dragging_along_an_axis_filters_the_lines(plain: Opened, material: RunDa
 def test_sliders_filter_by_keyboard(plain: Opened, material: RunData) -> None:
     opened = plain
     drawn = parallel.lines(material)
-    kept, places = drawn.ranks, drawn.places
+    kept, places = drawn.ranks, drawn.positions
     opened.page.locator("#parallel-0-tools summary").focus()
     opened.page.keyboard.press("Enter")
     slider = opened.page.locator('input[data-chart="parallel-0"][data-axis="1"]').first

@@ -223,7 +223,7 @@ def test_changes_name_the_genes_that_differ_from_the_nearest_parent(made: Made) 
 def test_the_best_are_among_the_lines(made: Made) -> None:
     material = RunData(made(900))
     drawn = parallel.lines(material)
-    kept, places = drawn.ranks, drawn.places
+    kept, places = drawn.ranks, drawn.positions
     assert len(kept) <= parallel.MOST < len(material.ranked)
     assert set(range(parallel.MOST_BEST)) <= set(kept.tolist())
     assert drawn.best.sum() == parallel.MOST_BEST < round(0.1 * len(material.ranked))
@@ -237,23 +237,13 @@ def test_a_resumed_best_has_the_whole_of_its_curve(promoted: Run) -> None:
     best = material.best
     assert best is not None
     assert best.candidate.resumes is not None
-    chain = curves._chain(curves.curves(material), best.id)
+    chain = curves.curve_with_rungs(curves.curves(material), best.id)
     assert [one.trial.id for one in chain][-1] == best.id
     assert len(chain) > 1
     assert chain[0].x[0] < chain[-1].x[0]
 
 
 # Front and resources.
-
-
-def test_the_hypervolume_is_exact() -> None:
-    one = np.ones(2)
-    assert front.hypervolume(np.array([[0.0, 0.0]]), one) == 1.0
-    assert front.hypervolume(np.array([[0.0, 0.5], [0.5, 0.0], [0.6, 0.6], [2.0, -1.0]]), one) == pytest.approx(0.75)
-    rng = np.random.default_rng(0)
-    points, samples = rng.random((12, 3)), rng.random((200_000, 3))
-    covered = (samples[:, None, :] >= points[None]).all(axis=2).any(axis=1).mean()
-    assert front.hypervolume(points, np.ones(3)) == pytest.approx(covered, abs=0.005)
 
 
 def test_the_front_only_grows(made: Made) -> None:
@@ -270,10 +260,10 @@ def test_no_cheaper_training_is_as_good_as_one_on_the_front() -> None:
 
 def test_resources_that_do_not_differ_are_left_out(made: Made) -> None:
     material = RunData(made())
-    assert resources.known(material) == ["params", "flops", "seconds", "peak_memory"]
+    assert resources.varying_resources(material) == ["params", "flops", "seconds", "peak_memory"]
     for trial in material.ranked:
         trial.outcome.metrics["flops"] = 5.0
-    assert resources.known(material) == ["params", "seconds", "peak_memory"]
+    assert resources.varying_resources(material) == ["params", "seconds", "peak_memory"]
 
 
 # Slots and seeds.
@@ -284,7 +274,7 @@ def test_trainings_of_a_slot_do_not_overlap(material: RunData) -> None:
     assert names == ["cuda:0 #1", "cuda:0 #2", "cuda:0 #3", "cuda:0 #4"]
     assert len(work) == len(material.trials)
     for lane in range(4):
-        mine = [one for one in work if one.lane == lane]
+        mine = [one for one in work if one.slot == lane]
         assert all(b.start >= a.end - slots.SLACK for a, b in pairwise(mine))
 
 
@@ -297,16 +287,16 @@ def test_a_long_run_shows_its_last_trainings_without_false_gaps(made: Made, monk
     drawn = {
         (round(60 * base, 3), lane) for one in figure["data"] for base, lane in zip(one["base"], one["y"], strict=True)
     }
-    assert drawn == {(round(one.start, 3), one.lane) for one in work[-40:]}
+    assert drawn == {(round(one.start, 3), one.slot) for one in work[-40:]}
     first, last = (60 * end for end in figure["layout"]["xaxis"]["range"])
     assert first == pytest.approx(work[-40].start)
     assert last > max(one.end for one in work)
-    assert max(slots.idle(work[-40:], len(names))) < 0.2
+    assert max(slots.idle_shares(work[-40:], len(names))) < 0.2
 
 
 def test_idle_time_is_what_is_left_of_a_slot() -> None:
     work = [slots.Work(0, 0, 0.0, 4.0, "ok"), slots.Work(1, 1, 0.0, 1.0, "ok"), slots.Work(2, 1, 3.0, 4.0, "ok")]
-    assert slots.idle(work, 2) == pytest.approx([0.0, 0.5])
+    assert slots.idle_shares(work, 2) == pytest.approx([0.0, 0.5])
 
 
 def test_the_final_comparison_is_shown_seed_by_seed(begin: Callable[..., Search]) -> None:

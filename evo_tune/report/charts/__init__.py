@@ -1,8 +1,12 @@
 """The parts of a report, one file each: a file in this folder is a part.
 
-A file defines `PLACE`, its position in the report, and `part(material)`, which returns a `Part`, or None without data
-for it. A file with a chart also defines `draw(material, …)`, which returns one figure or None; `Results.plot` offers it
-in a notebook.
+A file defines `POSITION`, its position in the report, and `part(data)`, which returns a `Part`, or None without data
+for it. A file with a chart also defines `draw(data, …)`, which returns one figure or None; `Results.plot` offers it in
+a notebook. This file has what the charts share.
+
+A figure is a dict for plotly that the page embeds as it is; plotly itself is imported for notebooks only (`as_plotly`).
+Plotly interprets some HTML in labels, so every text from a run passes `escape_label`. The page's style sheet sets the
+colours of text, grid and background, for light and dark themes; the colours here are for notebooks.
 """
 
 from __future__ import annotations
@@ -13,21 +17,20 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from pkgutil import iter_modules
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import Value
+from evo_tune.report.run_data import RunData
 from evo_tune.text import one_line, show_value
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-from importlib import import_module
-from pkgutil import iter_modules
-from types import ModuleType
-
-from evo_tune.report.run_data import RunData
 
 Spec: TypeAlias = dict[str, Any]
 """A figure: its `data` (traces) and its `layout`, in plotly's schema."""
@@ -144,29 +147,29 @@ def escape_label(text: object, longest: int = LONGEST) -> str:
 
 
 def spread_indices(count: int, most: int, keep: Iterable[int] = ()) -> np.ndarray:
-    """Return at most `most` indices of `count` things, evenly spread and in order, and always those in `keep`."""
+    """Return at most `most` of the indices below `count`, evenly spread and in order, and always those in `keep`."""
     if count <= most:
         return np.arange(count)
     spread = np.linspace(0, count - 1, most).round().astype(int)
     return np.unique(np.concatenate([spread, np.array([*keep], dtype=int)]))
 
 
-def omission_note(most: int, count: int, things: str) -> str:
-    """Return a note that says how many of a chart's things are drawn; '' if all are."""
-    return f"{most} of {count} {things} are drawn, evenly spread." if count > most else ""
+def omission_note(most: int, count: int, noun: str) -> str:
+    """Return a note that says how many of a chart's marks are drawn; '' if all are."""
+    return f"{most} of {count} {noun} are drawn, evenly spread." if count > most else ""
 
 
 # Axes.
 
 
-def axis(title: str, **more: Any) -> dict[str, Any]:
-    """Return an axis; `title` is already `escape_label`."""
-    return {"title": {"text": title}, **more}
+def axis(title: str, **options: Any) -> dict[str, Any]:
+    """Return an axis; `title` is already escaped."""
+    return {"title": {"text": title}, **options}
 
 
-def share_axis(title: str, **more: Any) -> dict[str, Any]:
+def share_axis(title: str, **options: Any) -> dict[str, Any]:
     """Return an axis of shares, labelled in percent."""
-    return axis(title, tickformat=".0%", **more)
+    return axis(title, tickformat=".0%", **options)
 
 
 TRAINED: Mapping[str, Any] = share_axis("share of a full training", range=[0, 1.02])
@@ -186,32 +189,31 @@ def log_axis(low: float, high: float) -> dict[str, Any]:
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     every = max(1, math.ceil(decades / 6))
     ticks = [step * 10.0**power for power in powers if power % every == 0 for step in steps]
-    kept = [tick for tick in ticks if 0.95 * low <= tick <= 1.05 * high]
-    return {"type": "log", "tickmode": "array", "tickvals": kept, "ticktext": [_short(tick) for tick in kept]}
+    ticks = [tick for tick in ticks if 0.95 * low <= tick <= 1.05 * high]
+    return {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [_tick_label(tick) for tick in ticks]}
 
 
-def _short(value: float) -> str:
+def _tick_label(value: float) -> str:
     """Return a number as an axis shows it: 0.003, 300, 30k, 2M, 1e-6, 1e15."""
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size <= value < 1000 * size and value < 1e12:
-            return f"{value / size:g}{sign}"
+            return f"{value / size:g}{prefix}"
     if 1e-4 < value < 1e3:
         return f"{value:.6g}"
     return f"{value:.0e}".replace("e+", "e").replace("e-0", "e-").replace("e0", "e")
 
 
 def gene_axis(name: str, gene: Gene) -> dict[str, Any]:
-    """Return the axis of a gene's values: on its own scale, or one place for each value of a choice."""
+    """Return the axis of a gene's values: on its own scale, or one position for each value of a choice."""
+    title = escape_label(name)
     if isinstance(gene, Choice):
-        places = spread_indices(len(gene.values), 8)
-        texts = [escape_label(show_value(gene.values[place]), 14) for place in places]
-        ends = [-0.6, len(gene.values) - 0.4]
-        return axis(
-            escape_label(name), type="linear", range=ends, tickmode="array", tickvals=places.tolist(), ticktext=texts
-        )
+        positions = spread_indices(len(gene.values), 8)
+        texts = [escape_label(show_value(gene.values[index]), 14) for index in positions]
+        ticks = {"tickmode": "array", "tickvals": positions.tolist(), "ticktext": texts}
+        return axis(title, type="linear", range=[-0.6, len(gene.values) - 0.4], **ticks)
     if isinstance(gene, Float | Int) and gene.log:
-        return axis(escape_label(name), **log_axis(gene.low, gene.high))
-    return axis(escape_label(name), type="linear")
+        return axis(title, **log_axis(gene.low, gene.high))
+    return axis(title, type="linear")
 
 
 def gene_positions(gene: Gene, values: Iterable[Value]) -> list[float]:
@@ -219,8 +221,8 @@ def gene_positions(gene: Gene, values: Iterable[Value]) -> list[float]:
     if not isinstance(gene, Choice):
         return [float(value) for value in values]
     # The type tells True from 1, and 1 from 1.0.
-    index = {(type(value), value): float(place) for place, value in enumerate(gene.values)}
-    return [index[type(value), value] for value in values]
+    positions = {(type(value), value): float(index) for index, value in enumerate(gene.values)}
+    return [positions[type(value), value] for value in values]
 
 
 def time_unit(longest: float) -> tuple[float, str]:
@@ -228,36 +230,42 @@ def time_unit(longest: float) -> tuple[float, str]:
     return (3600.0, "hours") if longest >= 7200 else (60.0, "minutes") if longest >= 120 else (1.0, "seconds")
 
 
-# Traces; their names are already `escape_label`.
+# Traces; their names are already escaped.
 
 
-def points(x: Any, y: Any, name: str, color: str, **more: Any) -> dict[str, Any]:
+def points(x: Any, y: Any, name: str, color: str, **options: Any) -> dict[str, Any]:
     """Return a trace of points."""
-    marker = {"color": color, "size": 6, "line": {"width": 0}, **more.pop("marker", {})}
-    return {"type": "scatter", "mode": "markers", "x": x, "y": y, "name": name, "marker": marker, **more}
+    marker = {"color": color, "size": 6, "line": {"width": 0}, **options.pop("marker", {})}
+    return {"type": "scatter", "mode": "markers", "x": x, "y": y, "name": name, "marker": marker, **options}
 
 
-def line(x: Any, y: Any, name: str, color: str, width: float = 2, **more: Any) -> dict[str, Any]:
+def star(x: Any, y: Any, size: int, marker: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> dict[str, Any]:
+    """Return the mark of the recommended trial."""
+    marker = {"symbol": "star", "size": size, "color": Color.BEST, **marker}
+    return points(x, y, "recommended", Color.BEST, marker=marker, meta={"kind": "recommended"}, **options)
+
+
+def line(x: Any, y: Any, name: str, color: str, width: float = 2, **options: Any) -> dict[str, Any]:
     """Return a trace of a line; NaN or None in it is a gap."""
-    shape = {"color": color, "width": width, **more.pop("line", {})}
-    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": shape, **more}
+    shape = {"color": color, "width": width, **options.pop("line", {})}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": shape, **options}
 
 
-def steps(x: Any, y: Any, name: str, color: str, width: float = 2.5, **more: Any) -> dict[str, Any]:
+def steps(x: Any, y: Any, name: str, color: str, width: float = 2.5, **options: Any) -> dict[str, Any]:
     """Return a trace of a line that changes in steps."""
-    return line(x, y, name, color, width, **{**more, "line": {"shape": "hv", **more.get("line", {})}})
+    return line(x, y, name, color, width, **{**options, "line": {"shape": "hv", **options.get("line", {})}})
 
 
-def bars(mean: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, **more: Any) -> dict[str, Any]:
+def bars(mean: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, **options: Any) -> dict[str, Any]:
     """Return the error bars of points, from their lower to their upper ends."""
     ends = {"array": np.maximum(high - mean, 0), "arrayminus": np.maximum(mean - low, 0)}
-    return {"type": "data", "symmetric": False, **ends, "color": color, **more}
+    return {"type": "data", "symmetric": False, **ends, "color": color, **options}
 
 
-def vertical_lines(places: Iterable[float]) -> list[dict[str, Any]]:
+def vertical_lines(positions: Iterable[float]) -> list[dict[str, Any]]:
     """Return dashed vertical lines across a figure, as shapes of its layout."""
     style = {"color": Color.DEFAULT, "width": 1, "dash": "dash"}
-    return [{"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": style} for x in places]
+    return [{"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": style} for x in positions]
 
 
 # Figures.
@@ -280,7 +288,7 @@ def figure(
         layout: Further properties of plotly's layout.
     """
     font = {"family": FONT, "size": SIZE}
-    made = {
+    style = {
         "template": {},
         "autosize": True,
         "height": height,
@@ -292,23 +300,23 @@ def figure(
         "hoverlabel": {"font": font, "align": "left"},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": font},
         "showlegend": sum(bool(trace.get("name")) and trace.get("showlegend", True) for trace in traces) > 1,
-        "xaxis": _styled(x),
-        "yaxis": _styled(y),
+        "xaxis": _style_axis(x),
+        "yaxis": _style_axis(y),
         **layout,
     }
-    if made["showlegend"] and "margin" not in layout:
-        made["margin"] = {**made["margin"], "t": 40}
-    return {"data": [dict(trace) for trace in traces], "layout": made}
+    if style["showlegend"] and "margin" not in layout:
+        style["margin"] = {**style["margin"], "t": 40}
+    return {"data": [dict(trace) for trace in traces], "layout": style}
 
 
-def _styled(given: Mapping[str, Any] | str) -> dict[str, Any]:
-    """Return an axis in the report's style."""
-    more = axis(given) if isinstance(given, str) else dict(given)
-    if isinstance(more.get("title"), Mapping):
-        more["title"] = {"font": {"size": SIZE}, "standoff": 8, **more["title"]}
-    usual = {"gridcolor": "rgba(128,138,150,0.25)", "zeroline": False, "nticks": 6, "tickfont": {"size": SIZE}}
+def _style_axis(properties: Mapping[str, Any] | str) -> dict[str, Any]:
+    """Return an axis in the report's style, given its properties or its title."""
+    options = axis(properties) if isinstance(properties, str) else dict(properties)
+    if isinstance(options.get("title"), Mapping):
+        options["title"] = {"font": {"size": SIZE}, "standoff": 8, **options["title"]}
+    style = {"gridcolor": "rgba(128,138,150,0.25)", "zeroline": False, "nticks": 6, "tickfont": {"size": SIZE}}
     overflow = {"ticklabeloverflow": "allow"}  # else plotly measures every label once more: a tenth of its work
-    return {**usual, **overflow, "exponentformat": "SI", **more}
+    return {**style, **overflow, "exponentformat": "SI", **options}
 
 
 def as_plotly(spec: Spec) -> Figure:
@@ -324,11 +332,10 @@ def as_json(specs: Mapping[str, Any]) -> str:
     Arrays are encoded in base64, which the script reads fastest. NaN stays NaN in an array and becomes null in a list:
     a gap in both.
     """
-    how: dict[str, Any] = {"ensure_ascii": True, "separators": (",", ":"), "allow_nan": False}
     try:
-        return json.dumps(specs, default=_plain, **how)
+        return json.dumps(specs, default=_plain, separators=(",", ":"), allow_nan=False)
     except ValueError:
-        return json.dumps(_without_nan(specs), default=_plain, **how)
+        return json.dumps(_without_nan(specs), default=_plain, separators=(",", ":"), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
@@ -344,9 +351,9 @@ def _plain(value: Any) -> Any:
 
 def _without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _without_nan(one) for name, one in value.items()}
+        return {name: _without_nan(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
+        return [_without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -355,7 +362,8 @@ def _without_nan(value: Any) -> Any:
 
 def names() -> list[str]:
     """Return the names of the parts in order."""
-    return sorted((found.name for found in iter_modules(__path__)), key=lambda name: (chart_of(name).PLACE, name))
+    modules = [module.name for module in iter_modules(__path__)]
+    return sorted(modules, key=lambda name: (chart_of(name).POSITION, name))
 
 
 def chart_of(name: str) -> ModuleType:
@@ -365,5 +373,5 @@ def chart_of(name: str) -> ModuleType:
 
 def parts(data: RunData) -> dict[str, Part]:
     """Return all parts with data in order, by name."""
-    found = {name: chart_of(name).part(data) for name in names()}
-    return {name: part for name, part in found.items() if part is not None}
+    all_parts = {name: chart_of(name).part(data) for name in names()}
+    return {name: part for name, part in all_parts.items() if part is not None}

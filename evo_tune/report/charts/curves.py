@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.trial import Trial
-from evo_tune.report import charts as plot
+from evo_tune.report import charts
 from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
 from evo_tune.report.run_data import LARGEST, RunData
 
-PLACE = 70
+POSITION = 70
 
 MOST = 150
 """Most curves drawn."""
 
-POINTS = 60
+MOST_POINTS = 60
 """Most points drawn of one curve."""
 
 
@@ -41,7 +41,7 @@ class Curve:
 
 def curve_metric(data: RunData) -> str | None:
     """Return the metric that is drawn: the first objective, else the most frequent one; None without curves."""
-    counts = Counter(name for trial in data.trials for name in (trial.outcome.curve or [(0, {})])[-1][1])
+    counts = Counter(name for trial in data.trials if trial.outcome.curve for name in trial.outcome.curve[-1][1])
     if not counts:
         return None
     return data.metric if data.metric in counts else min(counts, key=lambda name: (-counts[name], name))
@@ -49,77 +49,83 @@ def curve_metric(data: RunData) -> str | None:
 
 def curves(data: RunData) -> list[Curve]:
     """Return the curves of all trainings that reported one; a promotion continues the curve of its rung."""
-    metric, found = curve_metric(data), []
+    metric, all_curves = curve_metric(data), []
+    if metric is None:
+        return []
     for trial in data.trials:
-        here = [(x, m[metric]) for x, m in trial.outcome.curve if metric in m] if metric else []
-        here = [(x, y) for x, y in here if math.isfinite(y) and abs(y) < LARGEST]
-        if here:
-            x, y = np.array(here, dtype=float).T
-            kept = plot.spread_indices(len(x), POINTS)
-            found.append(Curve(trial, x[kept], y[kept]))
-    return found
+        points = [(x, metrics[metric]) for x, metrics in trial.outcome.curve if metric in metrics]
+        points = [(x, y) for x, y in points if math.isfinite(y) and abs(y) < LARGEST]
+        if points:
+            x, y = np.array(points, dtype=float).T
+            indices = charts.spread_indices(len(x), MOST_POINTS)
+            all_curves.append(Curve(trial, x[indices], y[indices]))
+    return all_curves
 
 
 def draw(data: RunData) -> Spec | None:
     """Return the figure; None if no training reported a curve."""
-    every = curves(data)
-    if all(len(one.x) < 2 for one in every):
+    all_curves = curves(data)
+    if all(len(curve.x) < 2 for curve in all_curves):
         return None
     best = data.best.id if data.best else None
-    named = [i for i, one in enumerate(every) if one.trial.id in (best, 0)]
-    kept = [every[i] for i in plot.spread_indices(len(every), MOST, named)]
-    pruned = [one for one in kept if one.trial.outcome.status == "pruned"]
-    whole = [one for one in kept if one.trial.outcome.status != "pruned" and one.trial.id not in (0, best)]
-    groups = [
-        _together(whole, "trained", Color.FAINT, 1.2),
-        _together(pruned, "pruned", Color.PRUNED, 1.2),
-        _together([one for one in kept if one.trial.id == 0 != best], "default", Color.DEFAULT, 2.5),
-        _together(_chain(every, best), "best", Color.BEST, 3.0),
+    named = [index for index, curve in enumerate(all_curves) if curve.trial.id in (best, 0)]
+    shown = [all_curves[index] for index in charts.spread_indices(len(all_curves), MOST, named)]
+    pruned = [curve for curve in shown if curve.trial.outcome.status == "pruned"]
+    others = [curve for curve in shown if curve.trial.outcome.status != "pruned" and curve.trial.id not in (0, best)]
+    default = [curve for curve in shown if curve.trial.id == 0 != best]
+    traces = [
+        *_trace(others, "trained", Color.FAINT, 1.2),
+        *_trace(pruned, "pruned", Color.PRUNED, 1.2),
+        *_trace(default, "default", Color.DEFAULT, 2.5),
+        *_trace(curve_with_rungs(all_curves, best), "best", Color.BEST, 3.0),
     ]
-    traces = [trace for trace in groups if trace is not None]
     if pruned:
         cross = {"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": Color.PRUNED}}
-        x, y = [one.x[-1] for one in pruned], [one.y[-1] for one in pruned]
-        traces.append(plot.points(x, y, "end", Color.PRUNED, hoverinfo="skip", marker=cross, showlegend=False))
-    up = plot.axis(plot.escape_label(curve_metric(data) or ""))
-    values = np.concatenate([one.y for one in kept])
+        x, y = [curve.x[-1] for curve in pruned], [curve.y[-1] for curve in pruned]
+        traces.append(charts.points(x, y, "end", Color.PRUNED, hoverinfo="skip", marker=cross, showlegend=False))
+    y_axis = charts.axis(charts.escape_label(curve_metric(data) or ""))
+    values = np.concatenate([curve.y for curve in shown])
     low, high = np.quantile(values, [0.0, 0.97])
     if data.better_direction == "lower" and values.max() > high + (high - low) > values.min():
-        up["range"] = [low - 0.05 * (high - low), high + 0.1 * (high - low)]
+        y_axis["range"] = [low - 0.05 * (high - low), high + 0.1 * (high - low)]
     rungs = [rung for rung in data.run.manifest.settings.rungs if 0 < rung < 1]
-    return plot.figure(traces, plot.TRAINED, up, height=340, shapes=plot.vertical_lines(rungs))
+    return charts.figure(traces, charts.TRAINED, y_axis, height=340, shapes=charts.vertical_lines(rungs))
 
 
-def _chain(every: list[Curve], id: int | None) -> list[Curve]:
+def curve_with_rungs(all_curves: list[Curve], id: int | None) -> list[Curve]:
     """Return a trial's curve after those of the trainings that it resumed, in order."""
-    by_id = {one.trial.id: one for one in every}
-    found: list[Curve] = []
+    by_id = {curve.trial.id: curve for curve in all_curves}
+    chain: list[Curve] = []
     while id is not None and id in by_id:
-        found.insert(0, by_id[id])
+        chain.insert(0, by_id[id])
         id = by_id[id].trial.candidate.resumes
-    return found
+    return chain
 
 
-def _together(some: Sequence[Curve], name: str, color: str, width: float) -> dict[str, Any] | None:
-    """Return one trace of several curves, with a gap after each; None without curves."""
-    if not some:
-        return None
-    x, y = (np.concatenate([np.append(v, np.nan) for v in vs]) for vs in ([c.x for c in some], [c.y for c in some]))
-    texts = [f"trial {one.trial.id}" for one in some for _ in range(len(one.x) + 1)]
+def _trace(group: Sequence[Curve], name: str, color: str, width: float) -> list[dict[str, Any]]:
+    """Return one trace of several curves, with a gap after each; no trace without curves."""
+    if not group:
+        return []
+    x = np.concatenate([np.append(curve.x, np.nan) for curve in group])
+    y = np.concatenate([np.append(curve.y, np.nan) for curve in group])
+    texts = [f"trial {curve.trial.id}" for curve in group for _ in range(len(curve.x) + 1)]
     hover = "%{text}<br>%{y:.5g} at %{x:.0%}<extra></extra>"
-    return plot.line(x, y, name, color, width, text=texts, hovertemplate=hover, meta={"kind": "curve"})
+    return [charts.line(x, y, name, color, width, text=texts, hovertemplate=hover, meta={"kind": "curve"})]
 
 
 def part(data: RunData) -> Part | None:
     """Return the part; None if no training reported a curve."""
-    found = draw(data)
-    if found is None:
+    figure = draw(data)
+    if figure is None:
         return None
-    said = "Each line is a training. If lines cross late, early results mislead, and rungs or --prune stop good trials."
+    explanation = (
+        "Each line is a training. If lines cross late, early results mislead, and rungs or --prune stop good trials."
+    )
     rows: list[dict[str, Any]] = []
     if any(rung < 1 for rung in data.run.manifest.settings.rungs):
-        said += " A dashed line is a rung: only promising trainings are promoted beyond it."
+        explanation += " A dashed line is a rung: only promising trainings are promoted beyond it."
         budgets = Counter(round(trial.candidate.budget, 6) for trial in data.trials)
         rows = [{"trained up to": f"{budget:.0%}", "trials": number} for budget, number in sorted(budgets.items())]
-    note = plot.omission_note(MOST, len(curves(data)), "curves")
-    return Part("Learning curves", said, [CaptionedFigure(found)], rows=rows, rows_title="Trials by rung", note=note)
+    note = charts.omission_note(MOST, len(curves(data)), "curves")
+    title = "Learning curves"
+    return Part(title, explanation, [CaptionedFigure(figure)], rows=rows, rows_title="Trials by rung", note=note)

@@ -10,134 +10,103 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.trial import Trial
-from evo_tune.report import charts as plot
+from evo_tune.report import charts
 from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
 from evo_tune.report.run_data import RunData
-from evo_tune.report.summary import dominates, pareto_front
+from evo_tune.report.summary import pareto_front
 from evo_tune.text import show_value
 
-PLACE = 80
+POSITION = 80
 
 LOOKS = 60
 """Number of points at which the hypervolume is computed along a run."""
 
-MOST_FRONT = 60
-"""Most points of a front of three or more objectives for the hypervolume, whose cost grows fast."""
-
 
 def draw(data: RunData, x: int = 0, y: int = 1) -> Spec | None:
     """Return the figure of two objectives, given by their indices; None for one objective, or without a value."""
-    goals = data.run.objectives
-    if len(goals) < 2 or not data.ranked:
+    objectives = data.run.objectives
+    if len(objectives) < 2 or not data.ranked:
         return None
-    losses, pair, signs = _losses(data.ranked), [x, y], [goals[i].sign for i in (x, y)]
-    limits = np.quantile(losses[:, pair], 0.75, axis=0)
-    limits = limits + 3 * (limits - losses[:, pair].min(axis=0))
-    shown = np.minimum(losses[:, pair], limits) * signs
-    kept = plot.spread_indices(len(losses), plot.MOST_MARKS)
-    ids = np.array([trial.id for trial in data.ranked])[kept]
-    hover = "trial %{customdata}<br>%{x:.5g}, %{y:.5g}<extra></extra>"
-    more: dict[str, Any] = {"customdata": ids, "hovertemplate": hover, "meta": {"kind": "result"}}
-    traces = [plot.points(shown[kept, 0], shown[kept, 1], "dominated", Color.FAINT, **more)]
+    pair = [objectives[index] for index in (x, y)]
+    signs = [objective.sign for objective in pair]
+    losses = _losses(data.ranked)[:, [x, y]]
+    quartiles = np.quantile(losses, 0.75, axis=0)
+    limits = quartiles + 3 * (quartiles - losses.min(axis=0))  # far outliers are drawn here
+    values = np.minimum(losses, limits) * signs
+    shown = charts.spread_indices(len(losses), charts.MOST_MARKS)
+    ids = np.array([trial.id for trial in data.ranked])[shown]
+    hover: dict[str, Any] = {"hovertemplate": "trial %{customdata}<br>%{x:.5g}, %{y:.5g}<extra></extra>"}
+    marks = {**hover, "customdata": ids, "meta": {"kind": "result"}}
+    traces = [charts.points(values[shown, 0], values[shown, 1], "dominated", Color.FAINT, **marks)]
     best = sorted(pareto_front(data.run), key=lambda trial: (trial.losses or ())[x])
     if best:
-        own = np.minimum(_losses(best)[:, pair], limits) * signs
-        more = {"customdata": [trial.id for trial in best], "hovertemplate": hover, "meta": {"kind": "front"}}
-        more |= {"line": {"shape": "hv", "color": Color.BEST, "width": 1.5}, "marker": {"size": 9}}
-        more |= {"mode": "lines+markers"} if len(goals) == 2 else {}
-        traces.append(plot.points(own[:, 0], own[:, 1], "Pareto front", Color.BEST, **more))
-    titles = [f"{goals[i].metric} ({'lower' if goals[i].sign > 0 else 'higher'} is better)" for i in (x, y)]
-    return plot.figure(traces, _axis(titles[0], shown[:, 0]), _axis(titles[1], shown[:, 1]), height=360)
-
-
-def _axis(title: str, values: np.ndarray) -> dict[str, Any]:
-    """Return an axis, logarithmic if the values span more than two powers of ten."""
-    wide = values.min() > 0 and math.log10(values.max()) - math.log10(values.min()) > 2
-    return plot.axis(plot.escape_label(title), **(plot.log_axis(values.min(), values.max()) if wide else {}))
+        front_values = np.minimum(_losses(best)[:, [x, y]], limits) * signs
+        marks = {**hover, "customdata": [trial.id for trial in best], "meta": {"kind": "front"}}
+        marks |= {"line": {"shape": "hv", "color": Color.BEST, "width": 1.5}, "marker": {"size": 9}}
+        if len(objectives) == 2:
+            marks["mode"] = "lines+markers"
+        traces.append(charts.points(front_values[:, 0], front_values[:, 1], "Pareto front", Color.BEST, **marks))
+    axes = []
+    for objective, column in zip(pair, values.T, strict=True):
+        title = f"{objective.metric} ({'lower' if objective.sign > 0 else 'higher'} is better)"
+        low, high = column.min(), column.max()
+        is_wide = low > 0 and math.log10(high) - math.log10(low) > 2
+        axes.append(charts.axis(charts.escape_label(title), **(charts.log_axis(low, high) if is_wide else {})))
+    return charts.figure(traces, axes[0], axes[1], height=360)
 
 
 def _losses(trials: Sequence[Trial]) -> np.ndarray:
     return np.array([trial.losses for trial in trials if trial.losses], dtype=float)
 
 
-def hypervolume(losses: np.ndarray, reference: np.ndarray) -> float:
-    """Return the volume that some points dominate, up to a reference point.
-
-    It slices along the last objective (While et al., A faster algorithm for calculating hypervolume, IEEE Transactions
-    on Evolutionary Computation 10, 2006): exact, and fast for two or three objectives.
-
-    Args:
-        losses: Losses of the points, shape (points, objectives).
-        reference: Reference point, shape (objectives,); points beyond it add nothing.
-    """
-    inside = losses[(losses < reference).all(axis=1)]
-    if not len(inside):
-        return 0.0
-    if losses.shape[1] == 1:
-        return float(reference[0] - inside.min())
-    inside = inside[np.argsort(inside[:, -1], kind="stable")]
-    ends = np.append(inside[1:, -1], reference[-1])
-    depths = ends - inside[:, -1]
-    if losses.shape[1] == 2:
-        return float((depths * (reference[0] - np.minimum.accumulate(inside[:, 0]))).sum())
-    return sum(
-        float(depth) * hypervolume(inside[: number + 1, :-1], reference[:-1])
-        for number, depth in enumerate(depths)
-        if depth > 0
-    )
-
-
 def growth(data: RunData) -> tuple[np.ndarray, np.ndarray]:
     """Return some numbers of evaluations, and the share of the box that the front then covered, both (looks,).
 
-    The box ranges from the best to the median of each objective.
+    The box ranges from the best to the median of each objective. The volumes are exact (`moocore.hypervolume`).
     """
-    place = {id: number for number, id in enumerate(data.run.recorded, 1)}
-    came = sorted((trial for trial in data.ranked if trial.feasible), key=lambda trial: place[trial.id])
-    if len(came) < 4:
-        return np.zeros(0), np.zeros(0)
-    losses = _losses(came)
-    best, reference = losses.min(axis=0), np.median(losses, axis=0)
-    if (reference <= best).any():
-        return np.zeros(0), np.zeros(0)
-    losses = (losses - best) / (reference - best)
-    looks = plot.spread_indices(len(came), LOOKS) + 1
-    kept: list[np.ndarray] = []
-    volumes, done = [], 0
-    for look in looks:
-        for row in losses[done:look]:
-            if (row < 1).all() and not any(dominates(other.tolist(), row.tolist()) for other in kept):
-                kept = [other for other in kept if not dominates(row.tolist(), other.tolist())] + [row]
-        done = int(look)
-        few = kept if losses.shape[1] == 2 else kept[:MOST_FRONT]
-        volumes.append(hypervolume(np.array(few), np.ones(losses.shape[1])) if few else 0.0)
-    return np.array([place[came[look - 1].id] for look in looks]), np.array(volumes)
+    import moocore  # takes a quarter of a second, needed for several objectives only
+
+    evaluations = {id: number for number, id in enumerate(data.run.recorded, 1)}
+    trials = sorted((trial for trial in data.ranked if trial.feasible), key=lambda trial: evaluations[trial.id])
+    nothing = np.zeros(0), np.zeros(0)
+    if len(trials) < 4:
+        return nothing
+    losses = _losses(trials)
+    best, median = losses.min(axis=0), np.median(losses, axis=0)
+    if (median <= best).any():
+        return nothing
+    losses = (losses - best) / (median - best)
+    looks = charts.spread_indices(len(trials), LOOKS) + 1
+    volumes = [moocore.hypervolume(losses[:look], ref=np.ones(losses.shape[1])) for look in looks]
+    return np.array([evaluations[trials[look - 1].id] for look in looks]), np.array(volumes)
 
 
 def part(data: RunData) -> Part | None:
     """Return the part; None for one objective, or without a value."""
-    goals = data.run.objectives
-    pairs = list(combinations(range(min(len(goals), 4)), 2))
-    drawn = [CaptionedFigure(found, narrow=len(pairs) > 1) for x, y in pairs if (found := draw(data, x, y)) is not None]
-    if not drawn:
+    objectives = data.run.objectives
+    pairs = list(combinations(range(min(len(objectives), 4)), 2))
+    figures = [
+        CaptionedFigure(figure, narrow=len(pairs) > 1) for x, y in pairs if (figure := draw(data, x, y)) is not None
+    ]
+    if not figures:
         return None
-    at, volumes = growth(data)
-    if len(at):
-        more: dict[str, Any] = {"hovertemplate": "%{y:.1%}<extra></extra>", "meta": {"kind": "volume"}}
-        trace = plot.steps(at, volumes, "hypervolume", plot.SERIES[0], **more)
-        share = plot.share_axis("share of the box", rangemode="tozero")
+    evaluations, volumes = growth(data)
+    if len(evaluations):
+        marks: dict[str, Any] = {"hovertemplate": "%{y:.1%}<extra></extra>", "meta": {"kind": "volume"}}
+        trace = charts.steps(evaluations, volumes, "hypervolume", charts.SERIES[0], **marks)
+        y_axis = charts.share_axis("share of the box", rangemode="tozero")
         caption = "Hypervolume: share of the box between best and median of each objective that the front dominates"
-        drawn.append(CaptionedFigure(plot.figure([trace], "evaluations", share, height=240), caption))
+        figures.append(CaptionedFigure(charts.figure([trace], "evaluations", y_axis, height=240), caption))
     rows = []
     for trial in pareto_front(data.run)[:50]:
-        values = {goal.metric: goal.value(goal.loss(trial.outcome.metrics)) for goal in goals}
+        values = {objective.metric: objective.value(objective.loss(trial.outcome.metrics)) for objective in objectives}
         genome = {name: show_value(value) for name, value in trial.genome.items()}
         rows.append({"trial": trial.id, **values, **genome})
     return Part(
         "Pareto front",
         "No trial is better than one on the front in every objective. Where the front bends, a small loss in one "
         "objective gains much in the other. If the hypervolume still grows at the end, more trials are likely to help.",
-        drawn,
+        figures,
         rows=rows,
         rows_title="The front",
         note="Far outliers are drawn at the edge.",

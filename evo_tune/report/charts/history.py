@@ -8,18 +8,16 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from evo_tune.report import charts as plot
+from evo_tune.report import charts
 from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
 from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.text import counted
 
-PLACE = 20
+POSITION = 20
 
 By: TypeAlias = Literal["evaluations", "cost", "time"]
 
 TITLES = {"evaluations": "evaluations", "cost": "cost, in full trainings", "time": "time"}
-
-HOVER = "trial %{customdata}<br>%{text}<extra></extra>"
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,10 @@ class Progress:
     failed: np.ndarray
 
     @property
-    def turns(self) -> np.ndarray:
+    def improvements(self) -> np.ndarray:
         """Indices at which the best value improves."""
-        found = np.flatnonzero(np.diff(self.best, prepend=np.nan) != 0)  # NaN differs from everything
-        return np.asarray(found[~np.isnan(self.best[found])])
+        changes = np.flatnonzero(np.diff(self.best, prepend=np.nan) != 0)  # NaN differs from everything
+        return np.asarray(changes[~np.isnan(self.best[changes])])
 
 
 def progress(data: RunData, by: By = "evaluations") -> Progress:
@@ -52,10 +50,12 @@ def progress(data: RunData, by: By = "evaluations") -> Progress:
     run, sign = data.run, data.objective.sign
     ids = np.array(run.recorded, dtype=int)
     trials = [data.by_id[id] for id in run.recorded]
-    counted = [t.rankable and t.feasible and not t.candidate.extra_seed for t in trials]
-    losses = np.array([t.losses[0] if ok and t.losses else np.nan for t, ok in zip(trials, counted, strict=True)])
-    losses[np.abs(losses) > LARGEST] = np.nan
-    best = np.minimum.accumulate(np.where(np.isnan(losses), np.inf, losses)) if len(losses) else losses
+    losses = np.full(len(trials), np.nan)
+    for index, trial in enumerate(trials):
+        is_counted = trial.rankable and trial.feasible and not trial.candidate.extra_seed
+        if is_counted and trial.losses and abs(trial.losses[0]) <= LARGEST:
+            losses[index] = trial.losses[0]
+    best = np.minimum.accumulate(np.where(np.isnan(losses), np.inf, losses))
     failed = np.array([trial.outcome.status not in ("ok", "pruned") for trial in trials], dtype=bool)
     if by == "cost":
         x = np.cumsum([data.costs[id] for id in run.recorded])
@@ -68,118 +68,131 @@ def progress(data: RunData, by: By = "evaluations") -> Progress:
 
 def draw(data: RunData | Sequence[RunData], by: By = "evaluations") -> Spec | None:
     """Return the figure of one run, or of several together; None if no full training has a value."""
-    several = [data] if isinstance(data, RunData) else list(data)
-    found = [progress(one, by) for one in several]
-    known = np.concatenate([one.best[one.turns] for one in found])
-    if not len(known):
+    runs = [data] if isinstance(data, RunData) else list(data)
+    histories = [progress(run, by) for run in runs]
+    values = np.concatenate([history.best[history.improvements] for history in histories])
+    if not len(values):
         return None
-    unit, title, first = 1.0, TITLES[by], several[0]
+    unit, title, first = 1.0, TITLES[by], runs[0]
     if by == "time":
-        unit, name = plot.time_unit(max((float(one.x[-1]) for one in found if len(one.x)), default=0.0))
+        longest = max((float(history.x[-1]) for history in histories if len(history.x)), default=0.0)
+        unit, name = charts.time_unit(longest)
         title = f"{name} of work"
-    if len(several) == 1:
-        traces = [*_marks(first, found[0], unit), _line(found[0], unit, "best so far", plot.SERIES[1])]
-        traces += _recommended(first, found[0], unit)
+    if len(runs) == 1:
+        traces = _marks(first, histories[0], unit)
+        traces.append(_best_so_far(histories[0], unit, "best so far", charts.SERIES[1]))
+        traces += _star(first, histories[0], unit)
         if len(first.losses):  # the line may begin far above the results
-            sign = first.objective.sign
-            known = sign * np.minimum(np.append(sign * known, first.edge_loss), first.edge_loss)
+            values = first.shown_values(np.append(first.objective.sign * values, first.edge_loss))
     else:
-        names = enumerate(zip(several, found, strict=True))
-        traces = [
-            _line(seen, unit, plot.escape_label(one.name), plot.SERIES[n % len(plot.SERIES)])
-            for n, (one, seen) in names
-        ]
-    low, high = float(known.min()), float(known.max())
-    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    y = plot.axis(plot.escape_label(first.metric), range=[low - room, high + room])
-    return plot.figure(traces, plot.axis(title, rangemode="tozero"), y)
+        traces = []
+        for number, (run, history) in enumerate(zip(runs, histories, strict=True)):
+            color = charts.SERIES[number % len(charts.SERIES)]
+            traces.append(_best_so_far(history, unit, charts.escape_label(run.name), color))
+    low, high = float(values.min()), float(values.max())
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    y_axis = charts.axis(charts.escape_label(first.metric), range=[low - margin, high + margin])
+    return charts.figure(traces, charts.axis(title, rangemode="tozero"), y_axis)
 
 
-def _line(seen: Progress, unit: float, name: str, color: str) -> dict[str, Any]:
-    x, y, ids = seen.x[seen.turns], seen.best[seen.turns], seen.id[seen.turns]
+def _best_so_far(history: Progress, unit: float, name: str, color: str) -> dict[str, Any]:
+    """Return the line of the best value so far, until the last result."""
+    steps = history.improvements
+    x, y, ids = history.x[steps], history.best[steps], history.id[steps]
     if len(x):
-        x, y, ids = np.append(x, seen.x[-1]), np.append(y, y[-1]), np.append(ids, ids[-1])
+        x, y, ids = np.append(x, history.x[-1]), np.append(y, y[-1]), np.append(ids, ids[-1])
     hover = "best so far %{y:.5g}<br>trial %{customdata}<extra></extra>"
-    return plot.steps(x / unit, y, name, color, customdata=ids, hovertemplate=hover, meta={"kind": "best"})
+    return charts.steps(x / unit, y, name, color, customdata=ids, hovertemplate=hover, meta={"kind": "best"})
 
 
-def _recommended(data: RunData, seen: Progress, unit: float) -> list[dict[str, Any]]:
-    """Return the mark of the recommended trial."""
-    at = np.flatnonzero((seen.id == data.best.id) & ~np.isnan(seen.value)) if data.best else np.array([], int)
-    star = {"symbol": "star", "size": 14, "color": Color.BEST}
-    hover = "recommended: trial %{customdata}, %{y:.5g} in the search<extra></extra>"
-    more = {"customdata": seen.id[at], "hovertemplate": hover, "marker": star, "meta": {"kind": "recommended"}}
-    return [plot.points(seen.x[at] / unit, seen.value[at], "recommended", Color.BEST, **more)] if len(at) else []
-
-
-def _marks(data: RunData, seen: Progress, unit: float) -> list[dict[str, Any]]:
-    """Return the results, the value of the default, and the failures."""
-    sign, worst = data.objective.sign, data.edge_loss
-
-    def marks(which: np.ndarray, y: np.ndarray, texts: list[str], name: str, color: str, **more: Any) -> dict[str, Any]:
-        more |= {"customdata": seen.id[which], "text": texts, "hovertemplate": HOVER}
-        return plot.points(seen.x[which] / unit, y, name, color, **more)
-
-    there, failed = np.flatnonzero(~np.isnan(seen.value)), np.flatnonzero(seen.failed)
-    there, failed = (
-        there[plot.spread_indices(len(there), plot.MOST_MARKS)],
-        failed[plot.spread_indices(len(failed), plot.MOST_MARKS)],
-    )
-    shown = sign * np.minimum(sign * seen.value[there], worst)
-    texts = [f"{value:.5g}" for value in seen.value[there]]
-    traces = [marks(there, shown, texts, "full trainings", Color.FAINT, meta={"kind": "result"})]
+def _marks(data: RunData, history: Progress, unit: float) -> list[dict[str, Any]]:
+    """Return the results, the failures, and the value of the default."""
+    valued, failed = np.flatnonzero(~np.isnan(history.value)), np.flatnonzero(history.failed)
+    valued = valued[charts.spread_indices(len(valued), charts.MOST_MARKS)]
+    failed = failed[charts.spread_indices(len(failed), charts.MOST_MARKS)]
+    hover = "trial %{customdata}<br>%{text}<extra></extra>"
+    traces = [
+        charts.points(
+            history.x[valued] / unit,
+            data.shown_values(data.objective.sign * history.value[valued]),
+            "full trainings",
+            Color.FAINT,
+            customdata=history.id[valued],
+            text=[f"{value:.5g}" for value in history.value[valued]],
+            hovertemplate=hover,
+            meta={"kind": "result"},
+        )
+    ]
     if len(failed):
-        texts = [plot.escape_label(data.run.outcomes[id].error or "", 120) for id in seen.id[failed]]
-        cross = {"symbol": "x-thin", "size": 8, "line": {"width": 1.5, "color": plot.SERIES[3]}}
-        y = np.full(len(failed), sign * worst)
-        traces.append(marks(failed, y, texts, "failed", plot.SERIES[3], marker=cross, meta={"kind": "failed"}))
+        errors = [data.run.outcomes[id].error or "" for id in history.id[failed]]
+        color = charts.SERIES[3]
+        traces.append(
+            charts.points(
+                history.x[failed] / unit,
+                np.full(len(failed), data.objective.sign * data.edge_loss),
+                "failed",
+                color,
+                marker={"symbol": "x-thin", "size": 8, "line": {"width": 1.5, "color": color}},
+                customdata=history.id[failed],
+                text=[charts.escape_label(error, 120) for error in errors],
+                hovertemplate=hover,
+                meta={"kind": "failed"},
+            )
+        )
     if data.default is not None and data.default.losses:
-        y = np.full(2, sign * min(data.default.losses[0], worst))
-        dots = {"line": {"dash": "dot"}, "hoverinfo": "skip"}
-        traces.append(plot.steps(np.array([0.0, seen.x[-1] / unit]), y, "default", Color.DEFAULT, 1.5, **dots))
+        x, y = np.array([0.0, history.x[-1] / unit]), data.shown_values(np.full(2, data.default.losses[0]))
+        traces.append(charts.steps(x, y, "default", Color.DEFAULT, 1.5, line={"dash": "dot"}, hoverinfo="skip"))
     return traces
 
 
-def _leading(data: RunData) -> str:
-    """Return which trial the star is, and which one leads on the search's own seeds where that is another."""
+def _star(data: RunData, history: Progress, unit: float) -> list[dict[str, Any]]:
+    """Return the mark of the recommended trial; no mark without one."""
     if data.best is None:
-        return ""
-    said = f" The star is the recommended trial {data.best.id}"
-    first = data.ranked[0].id if data.ranked else data.best.id
-    if first == data.best.id or len(data.run.objectives) > 1:
-        return f"{said}."
-    return f"{said}; trial {first} was the best on {data.result.seeds_text} and is not recommended."
+        return []
+    index = np.flatnonzero((history.id == data.best.id) & ~np.isnan(history.value))
+    hover = "recommended: trial %{customdata}, %{y:.5g} in the search<extra></extra>"
+    x, y = history.x[index] / unit, history.value[index]
+    return [charts.star(x, y, 14, customdata=history.id[index], hovertemplate=hover)] if len(index) else []
 
 
 def part(data: RunData) -> Part | None:
     """Return the part; None if no full training has a value."""
-    figures = {by: draw(data, by) for by in get_args(By)}
-    drawn = [
-        CaptionedFigure(found, f"By {TITLES[by]}", narrow=True) for by, found in figures.items() if found is not None
-    ]
-    if not drawn:
+    figures = []
+    for by in get_args(By):
+        if (figure := draw(data, by)) is not None:
+            layout = figure["layout"]
+            layout |= {"showlegend": False, "margin": {**layout["margin"], "t": 16}}  # the text explains the marks
+            figures.append(CaptionedFigure(figure, f"By {TITLES[by]}", narrow=True))
+    if not figures:
         return None
-    for one in drawn:
-        layout = one.figure["layout"]
-        layout |= {"showlegend": False, "margin": {**layout["margin"], "t": 16}}  # the text explains the marks
-    found = progress(data)
-    beyond = int((data.losses > data.edge_loss).sum())
-    notes = [
-        plot.omission_note(plot.MOST_MARKS, int((~np.isnan(found.value)).sum()), "results"),
-        f"{counted(beyond, 'result')} far worse than the others {'is' if beyond == 1 else 'are'} drawn at the edge."
-        if beyond
-        else "",
-    ]
-    way = "falls" if data.better_direction == "lower" else "rises"
-    failed = ", crosses are failures" if found.failed.any() else ""
+    history = progress(data)
+    explanation = (
+        f"The orange line is the best {data.metric} so far and the dotted line the default; grey points are full "
+    )
+    explanation += f"trainings{', crosses are failures' if history.failed.any() else ''}."
+    if data.best is not None:
+        explanation += f" The star is the recommended trial {data.best.id}"
+        first = data.ranked[0].id if data.ranked else data.best.id
+        if first != data.best.id and len(data.run.objectives) == 1:
+            explanation += f"; trial {first} was the best on {data.result.seeds_text} and is not recommended"
+        explanation += "."
+    direction = "falls" if data.better_direction == "lower" else "rises"
+    explanation += f" If the line still {direction} at the end, more trials are likely to help."
+    notes = [charts.omission_note(charts.MOST_MARKS, int((~np.isnan(history.value)).sum()), "results")]
+    if outliers := int((data.losses > data.edge_loss).sum()):
+        are = "is" if outliers == 1 else "are"
+        notes.append(f"{counted(outliers, 'result')} far worse than the others {are} drawn at the edge.")
     return Part(
         "History",
-        f"The orange line is the best {data.metric} so far and the dotted line the default; grey points are full "
-        f"trainings{failed}.{_leading(data)} If the line still {way} at the end, more trials are likely to help.",
-        drawn,
+        explanation,
+        figures,
         rows=[
-            {"evaluations": int(i) + 1, "trial": int(found.id[i]), data.metric: float(found.best[i])}
-            for i in found.turns
+            {
+                "evaluations": int(index) + 1,
+                "trial": int(history.id[index]),
+                data.metric: float(history.best[index]),
+            }
+            for index in history.improvements
         ],
         rows_title="Each improvement",
         note=" ".join(filter(None, notes)),

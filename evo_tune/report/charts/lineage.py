@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, a
 from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.text import show_value
 
-PLACE = 30
+POSITION = 30
 
 MOST = 150
 """Most ancestors drawn: the nearest ones."""
@@ -45,23 +45,29 @@ def ancestors(data: RunData, id: int | None = None) -> tuple[list[Ancestor], int
         data: The run.
         id: Id of the trial; by default the recommended one.
     """
-    start = id if id is not None else data.best.id if data.best else None
-    if start is None:
-        return [], 0
+    if id is None:
+        if data.best is None:
+            return [], 0
+        id = data.best.id
     candidates = data.run.candidates
-    found: dict[int, None] = {start: None}
-    queue = deque([start])
-    while queue:  # nearest first
+    family = {id: None}  # in the order in which the search finds them: nearest first
+    queue = deque([id])
+    while queue:
         for parent in _parents(candidates[queue.popleft()]):
-            if parent not in found:
-                found[parent] = None
+            if parent not in family:
+                family[parent] = None
                 queue.append(parent)
-    near = set(list(found)[:MOST])
+    nearest = set(list(family)[:MOST])
     rows = []
-    for one in sorted(near):
-        parents = tuple(parent for parent in _parents(candidates[one]) if parent in near)
-        rows.append(Ancestor(candidates[one], _value(data, one), parents, _gain(data, one)))
-    return rows, len(found) - len(near)
+    for member in sorted(nearest):
+        candidate, loss = candidates[member], _loss(data, member)
+        value = None if loss is None else data.objective.value(loss)
+        parents = _parents(candidate)
+        comparable = [_loss(data, parent) for parent in parents if candidates[parent].budget == candidate.budget]
+        parent_losses = [parent_loss for parent_loss in comparable if parent_loss is not None]
+        gain = None if loss is None or not parent_losses else min(parent_losses) - loss
+        rows.append(Ancestor(candidate, value, tuple(parent for parent in parents if parent in nearest), gain))
+    return rows, len(family) - len(nearest)
 
 
 def _parents(candidate: Candidate) -> list[int]:
@@ -69,36 +75,24 @@ def _parents(candidate: Candidate) -> list[int]:
     return [parent for parent in dict.fromkeys(candidate.parents) if parent < candidate.id]
 
 
-def _value(data: RunData, id: int) -> float | None:
+def _loss(data: RunData, id: int) -> float | None:
+    """Return a trial's first loss; None without a value that can be drawn."""
     trial = data.by_id.get(id)
-    if trial is None or not trial.losses or abs(trial.losses[0]) > LARGEST:
-        return None
-    return data.objective.value(trial.losses[0])
-
-
-def _gain(data: RunData, id: int) -> float | None:
-    """Return a trial's gain over the best of its parents that have the same budget."""
-    candidate = data.run.candidates[id]
-    mine = _value(data, id)
-    parents = [p for p in _parents(candidate) if data.run.candidates[p].budget == candidate.budget]
-    values = [value for parent in parents if (value := _value(data, parent)) is not None]
-    if mine is None or not values:
-        return None
-    sign = data.objective.sign
-    return min(sign * value for value in values) - sign * mine
+    return trial.losses[0] if trial is not None and trial.losses and abs(trial.losses[0]) <= LARGEST else None
 
 
 def changes(data: RunData, id: int) -> str:
     """Return the genes that differ between a trial and its nearest parent, as text."""
-    mine, candidates = data.run.candidates[id], data.run.candidates
-    parents = [candidates[parent].genome for parent in _parents(mine)]
-    if not parents:
+    candidates = data.run.candidates
+    genome, differences = candidates[id].genome, []
+    for parent in _parents(candidates[id]):
+        values = candidates[parent].genome
+        differences.append([(name, values[name], genome[name]) for name in genome if values[name] != genome[name]])
+    if not differences:
         return ""
-    differing = [[name for name in mine.genome if parent[name] != mine.genome[name]] for parent in parents]
-    names, parent = min(zip(differing, parents, strict=True), key=lambda pair: len(pair[0]))
-    told = [f"{name} {show_value(parent[name])} → {show_value(mine.genome[name])}" for name in names]
-    more = f" and {len(told) - 4} more" if len(told) > 4 else ""
-    return ", ".join(told[:4]) + more if told else "the same genome"
+    texts = [f"{name} {show_value(old)} → {show_value(new)}" for name, old, new in min(differences, key=len)]
+    omitted = f" and {len(texts) - 4} more" if len(texts) > 4 else ""
+    return ", ".join(texts[:4]) + omitted if texts else "the same genome"
 
 
 def draw(data: RunData, id: int | None = None) -> Spec | None:
@@ -111,87 +105,96 @@ def draw(data: RunData, id: int | None = None) -> Spec | None:
     rows, _ = ancestors(data, id)
     if len(rows) < 2:
         return None
-    place = _places(rows, data)
-    ends = [(place[parent], place[row.candidate.id]) for row in rows for parent in row.parents]
-    lines_x = [x for (x0, _), (x1, _) in ends for x in (x0, x1, None)]
-    lines_y = [y for (_, y0), (_, y1) in ends for y in (y0, y1, None)]
-    hidden: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False}
-    traces = [line(lines_x, lines_y, "descent", Color.FAINT, 1.5, meta={"kind": "edge"}, **hidden)]
-    by_operator: dict[str, list[Ancestor]] = {}
+    positions = _positions(rows, data)
+    edges_x: list[float | None] = []
+    edges_y: list[float | None] = []
+    groups: dict[str, list[Ancestor]] = defaultdict(list)
     for row in rows:
-        by_operator.setdefault(row.candidate.operator, []).append(row)
-    for number, (name, group) in enumerate(sorted(by_operator.items(), key=lambda item: -len(item[1]))):
+        groups[row.candidate.operator].append(row)
+        for parent in row.parents:
+            (x0, y0), (x1, y1) = positions[parent], positions[row.candidate.id]
+            edges_x += [x0, x1, None]
+            edges_y += [y0, y1, None]
+    hidden: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False}
+    traces = [line(edges_x, edges_y, "descent", Color.FAINT, 1.5, meta={"kind": "edge"}, **hidden)]
+    for number, (operator, group) in enumerate(sorted(groups.items(), key=lambda item: -len(item[1]))):
         color = SERIES[number] if number < 5 else Color.DEFAULT
-        traces.append(_nodes(group, data, place, escape_label(name, 24), color))
-    x, y = place[rows[-1].candidate.id]  # parents have lower ids than their children
+        x, y = zip(*(positions[row.candidate.id] for row in group), strict=True)
+        symbols = ["circle" if row.candidate.whole and row.value is not None else "circle-open" for row in group]
+        traces.append(
+            points(
+                x,
+                y,
+                escape_label(operator, 24),
+                color,
+                marker={"size": 11, "symbol": symbols, "line": {"width": 1.5, "color": color}},
+                text=[_hover_text(data, row) for row in group],
+                hovertemplate="%{text}<extra></extra>",
+                meta={"kind": "ancestor"},
+            )
+        )
+    end_x, end_y = positions[rows[-1].candidate.id]  # parents have lower ids than their children
     ring = {"size": 20, "symbol": "circle-open", "line": {"width": 2.5, "color": Color.BEST}}
-    traces.append(points([x], [y], "ends here", Color.BEST, marker=ring, **hidden))
+    traces.append(points([end_x], [end_y], "ends here", Color.BEST, marker=ring, **hidden))
     generations = [_generation(row) for row in rows]
     first, last = min(generations), max(generations)
-    room = 0.6 + 0.02 * (last - first)
+    margin = 0.6 + 0.02 * (last - first)
     step = max(1, math.ceil((last - first) / 10))
-    across = axis("generation", dtick=step, range=[first - room, last + room])
-    return figure(traces, across, escape_label(data.metric), height=380)
+    x_axis = axis("generation", dtick=step, range=[first - margin, last + margin])
+    return figure(traces, x_axis, escape_label(data.metric), height=380)
 
 
 def _generation(row: Ancestor) -> int:
     return min(row.candidate.generation, 10**9)
 
 
-def _places(rows: Sequence[Ancestor], data: RunData) -> dict[int, tuple[float, float]]:
+def _positions(rows: Sequence[Ancestor], data: RunData) -> Mapping[int, tuple[float, float]]:
     """Return the position of each trial by id: its generation, spread by id within it, and its value."""
     sign = data.objective.sign
-    worst = max((sign * row.value for row in rows if row.value is not None), default=0.0)
-    most = min(worst, data.edge_loss) if not np.isnan(data.edge_loss) else worst
-    found = {}
+    edge = max((sign * row.value for row in rows if row.value is not None), default=0.0)
+    if not np.isnan(data.edge_loss):
+        edge = min(edge, data.edge_loss)
+    positions = {}
     for row in rows:
-        mine = [other.candidate.id for other in rows if other.candidate.generation == row.candidate.generation]
-        spread = (mine.index(row.candidate.id) + 1) / (len(mine) + 1) - 0.5
-        value = sign * (most if row.value is None else min(sign * row.value, most))
-        found[row.candidate.id] = _generation(row) + 0.7 * spread, value
-    return found
+        id, generation = row.candidate.id, row.candidate.generation
+        column = [other.candidate.id for other in rows if other.candidate.generation == generation]
+        offset = (column.index(id) + 1) / (len(column) + 1) - 0.5
+        value = sign * (edge if row.value is None else min(sign * row.value, edge))
+        positions[id] = _generation(row) + 0.7 * offset, value
+    return positions
 
 
-def _nodes(
-    rows: Sequence[Ancestor], data: RunData, place: Mapping[int, tuple[float, float]], name: str, color: str
-) -> dict[str, Any]:
-    x, y = zip(*(place[row.candidate.id] for row in rows), strict=True)
-    texts = []
-    for row in rows:
-        value = "no value" if row.value is None else f"{row.value:.5g}"
-        word = "" if row.gain is None else "better" if row.gain > 0 else "worse"
-        gain = "" if row.gain is None else f", {abs(row.gain):.3g} {word} than its parents"
-        texts.append(f"trial {row.candidate.id}: {value}{gain}<br>{escape_label(changes(data, row.candidate.id), 120)}")
-    symbols = ["circle" if row.candidate.whole and row.value is not None else "circle-open" for row in rows]
-    marker = {"size": 11, "symbol": symbols, "line": {"width": 1.5, "color": color}}
-    more = {"text": texts, "hovertemplate": "%{text}<extra></extra>", "meta": {"kind": "ancestor"}}
-    return points(x, y, name, color, marker=marker, **more)
+def _hover_text(data: RunData, row: Ancestor) -> str:
+    text = f"trial {row.candidate.id}: {'no value' if row.value is None else f'{row.value:.5g}'}"
+    if row.gain is not None:
+        text += f", {abs(row.gain):.3g} {'better' if row.gain > 0 else 'worse'} than its parents"
+    return f"{text}<br>{escape_label(changes(data, row.candidate.id), 120)}"
 
 
-def steps_back(data: RunData) -> list[Ancestor]:
+def best_ancestors(data: RunData) -> list[Ancestor]:
     """Return the best trial and its ancestors along the better parent each time, the best first."""
     rows = {row.candidate.id: row for row in ancestors(data)[0]}
-    sign, found = data.objective.sign, []
+    sign, chain = data.objective.sign, []
     id = data.best.id if data.best else None
     while id is not None:
-        found.append(rows[id])
-        known = [(sign * value, parent) for parent in rows[id].parents if (value := rows[parent].value) is not None]
-        id = min(known)[1] if known else None
-    return found
+        chain.append(rows[id])
+        losses = [(sign * value, parent) for parent in rows[id].parents if (value := rows[parent].value) is not None]
+        id = min(losses)[1] if losses else None
+    return chain
 
 
 def part(data: RunData) -> Part | None:
     """Return the part; None if the best trial has no ancestors."""
-    found = draw(data)
-    if found is None or data.best is None:
+    lineage = draw(data)
+    if lineage is None or data.best is None:
         return None
-    rows, more = ancestors(data)
+    rows, omitted = ancestors(data)
     return Part(
         "Lineage",
-        f"Trial {data.best.id} and its {len(rows) - 1 + more} ancestors, one column for each generation. Each line "
+        f"Trial {data.best.id} and its {len(rows) - 1 + omitted} ancestors, one column for each generation. Each line "
         "connects a parent and its child; colours show the operator that made the child. Open marks are partial "
         "trainings, or have no value.",
-        [CaptionedFigure(found)],
+        [CaptionedFigure(lineage)],
         rows=[
             {
                 "trial": row.candidate.id,
@@ -200,8 +203,8 @@ def part(data: RunData) -> Part | None:
                 "gain over its better parent": row.gain,
                 "changed": changes(data, row.candidate.id),
             }
-            for row in steps_back(data)
+            for row in best_ancestors(data)
         ],
         rows_title="Step by step, from the best back to its first ancestor",
-        note=f"The {MOST} nearest of {len(rows) + more} are drawn." if more else "",
+        note=f"The {MOST} nearest of {len(rows) + omitted} are drawn." if omitted else "",
     )

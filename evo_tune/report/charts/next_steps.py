@@ -8,31 +8,31 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from evo_tune.genome.notation import format_gene, format_hints
 from evo_tune.genome.trial import Trial
-from evo_tune.genome.widening import ENDS, End, widen_end
+from evo_tune.genome.widening import ENDS, widen_end
 from evo_tune.report import summary
 from evo_tune.report.charts import Command, Part
 from evo_tune.report.run_data import RunData, is_unordered
-from evo_tune.report.summary import DONE_CHANCE, MoreTrials, describe_more_trials, predict_next_generation
+from evo_tune.report.summary import DONE_CHANCE, describe_more_trials, predict_next_generation
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
 from evo_tune.text import one_line, printable, show_seconds, show_value
 
-PLACE = 10
+POSITION = 10
 
-ENOUGH = 12
+MIN_TRIALS = 12
 """Fewest genomes with a value, or evaluations, for a recommendation."""
 
-NEAR = 0.03
+END_MARGIN = 0.03
 """Distance from the end of a range, in unit coordinates, that counts as being at the end."""
 
-CLEAR = 0.6
+MIN_DIFFERENCE = 0.6
 """Least difference between the shares of failed and of successful trials beyond a bound that is reported."""
 
 FIXES = {
@@ -74,15 +74,11 @@ def advice(data: RunData, running: bool = False) -> list[Command]:
     """
     if running:
         return [*_failures(data)]
-    return [*_unended(data), *_ends(data), *_failures(data), *_going_on(data)]
-
-
-def _unended(data: RunData) -> Iterator[Command]:
+    steps = [*_wider_ranges(data), *_failures(data), *_whether_to_continue(data)]
     if data.run.ended is None:
-        yield Command(
-            "When this was written the run had not ended: it was still running, or it was killed. To continue it:",
-            f"evo-tune resume {as_typed(data.run.folder)}",
-        )
+        why = "When this was written the run had not ended: it was still running, or it was killed. To continue it:"
+        steps.insert(0, Command(why, f"evo-tune resume {as_typed(data.run.folder)}"))
+    return steps
 
 
 # Ranges to widen.
@@ -90,54 +86,66 @@ def _unended(data: RunData) -> Iterator[Command]:
 
 def genes_at_range_ends(data: RunData) -> dict[str, AtEnd]:
     """Return the genes whose best values are at an end of their range that the run does not widen by itself."""
-    found: dict[str, AtEnd] = {}
-    if len(data.ranked) < ENOUGH:
-        return found
+    genes: dict[str, AtEnd] = {}
+    if len(data.ranked) < MIN_TRIALS:
+        return genes
     count = max(5, math.ceil(0.1 * len(data.ranked)))
-    for place, (name, gene) in enumerate(data.genes.items()):
+    limits = data.run.manifest.limits
+    for name, gene in data.genes.items():
         if gene.size == 1 or is_unordered(gene):
             continue
-        units = data.units[:, place]
-        margin = NEAR if gene.size == math.inf else 0.51 / min(gene.size, 1e6)
-        for end, there in zip(ENDS, (units <= margin, units >= 1.0 - margin), strict=True):
-            text = _beyond(data, name, end)
-            if there[0] and text is not None:
-                value, alike = show_value(data.ranked[0].genome[name]), int(there[:count].sum())
-                are = "is" if alike == 1 else "are"
-                told = f"{name} ({alike} of the best {count} trials {are} at its {end} end, {value})"
-                # Genes from a file keep their defaults when they are widened; a command's have only what is typed.
-                found[name] = AtEnd(told, f"{name}={text}{format_hints(gene) if _is_command(data) else ''}")
-    return found
+        units = data.units[:, data.columns[name]]
+        margin = END_MARGIN if gene.size == math.inf else 0.51 / min(gene.size, 1e6)
+        for end, is_at_end in zip(ENDS, (units <= margin, units >= 1.0 - margin), strict=True):
+            wide = widen_end(gene, end)
+            widens_by_itself = name in limits and widen_end(gene, end, limits[name]) is not None
+            if not is_at_end[0] or wide is None or widens_by_itself:  # None: a natural end
+                continue
+            value, trials = show_value(data.ranked[0].genome[name]), int(is_at_end[:count].sum())
+            are = "is" if trials == 1 else "are"
+            bare = replace(wide, default=None, prior=None, spread=None, when=None, widest=None)  # type: ignore[type-var]
+            # Genes from a file keep their defaults when they are widened; a command's have only what is typed.
+            hints = format_hints(gene) if _is_command(data) else ""
+            genes[name] = AtEnd(
+                f"{name} ({trials} of the best {count} trials {are} at its {end} end, {value})",
+                f"{name}={format_gene(bare)}{hints}",
+            )
+    return genes
 
 
 def range_end_lines(run: Run) -> list[str]:
     """Return a line for each gene whose best values are at an end of its range, with the command that widens it."""
-    found = genes_at_range_ends(RunData(run)).values()
-    return [f"at an end of its range: {one.description}; `{_widening(run, [one])}` widens it" for one in found]
+    genes = genes_at_range_ends(RunData(run)).values()
+    return [
+        f"at an end of its range: {gene.description}; `{_widening_command(run, [gene])}` widens it" for gene in genes
+    ]
 
 
-def _widening(run: Run, found: Sequence[AtEnd]) -> str:
+def _widening_command(run: Run, genes: Iterable[AtEnd]) -> str:
     """Return the command that continues a run in wider ranges."""
-    genes = " ".join(f"--gene {shlex.quote(one.wider)}" for one in found)
-    return f"evo-tune resume {as_typed(run.folder)} {genes} {summary.flag_to_continue(run)}"
+    flags = " ".join(f"--gene {shlex.quote(gene.wider)}" for gene in genes)
+    return f"evo-tune resume {as_typed(run.folder)} {flags} {summary.flag_to_continue(run)}"
 
 
-def _ends(data: RunData) -> Iterator[Command]:
-    found = genes_at_range_ends(data)
-    if found:
-        genes = "The best value of a gene is at an end of its range"
-        genes = genes if len(found) == 1 else "The best values of some genes are at the ends of their ranges"
-        yield Command(
-            f"{genes}, and better ones may be beyond: {', '.join(one.description for one in found.values())}. "
-            "To continue with wider ranges and all results so far:",
-            _widening(data.run, list(found.values())),
-        )
-        typed = run_command(data, {name: one.wider for name, one in found.items()})
-        rest = "" if _is_command(data) else "; add this run's -o options"
-        yield Command(
-            f"Or start a new run with wider ranges that begins with the best genomes of this one{rest}:",
-            f"{typed} --warm-start {as_typed(data.run.folder)}",
-        )
+def _wider_ranges(data: RunData) -> Iterator[Command]:
+    genes = genes_at_range_ends(data)
+    if not genes:
+        return
+    where = "The best values of some genes are at the ends of their ranges"
+    if len(genes) == 1:
+        where = "The best value of a gene is at an end of its range"
+    descriptions = ", ".join(gene.description for gene in genes.values())
+    yield Command(
+        f"{where}, and better ones may be beyond: {descriptions}. "
+        "To continue with wider ranges and all results so far:",
+        _widening_command(data.run, genes.values()),
+    )
+    command = run_command(data, {name: gene.wider for name, gene in genes.items()})
+    options = "" if _is_command(data) else "; add this run's -o options"
+    yield Command(
+        f"Or start a new run with wider ranges that begins with the best genomes of this one{options}:",
+        f"{command} --warm-start {as_typed(data.run.folder)}",
+    )
 
 
 def _is_command(data: RunData) -> bool:
@@ -170,18 +178,6 @@ def run_command(data: RunData, wider: Mapping[str, str]) -> str:
     return shlex.join(words) + (" --shell" if options.get("shell") is True else "")
 
 
-def _beyond(data: RunData, name: str, end: End) -> str | None:
-    """Return a gene with one step more at an end, as `--gene` takes it; None at a natural end.
-
-    None also if the run can take this step by itself.
-    """
-    gene, limits = data.genes[name], data.run.manifest.limits
-    wide = widen_end(gene, end)
-    if wide is None or (name in limits and widen_end(gene, end, limits[name]) is not None):
-        return None
-    return format_gene(replace(wide, default=None, prior=None, spread=None, when=None, widest=None))  # type: ignore[type-var]
-
-
 # Failures.
 
 
@@ -193,59 +189,64 @@ def _failures(data: RunData) -> Iterator[Command]:
             by_status.setdefault(trial.outcome.status, []).append(trial)
     for status, failed in sorted(by_status.items(), key=lambda item: -len(item[1])):
         commonest = Counter(trial.outcome.error or "" for trial in failed).most_common(1)[0][0]
-        said = f"{len(failed)} of {len(data.trials)} evaluations ended as {status.replace('_', ' ')}"
-        said += f", for example trial {failed[0].id}"
-        said += f": {one_line(commonest, 200).rstrip('.')}." if commonest else "."
-        if where := _where(data, failed):
-            said += f" {where}"
-        yield Command(f"{said} What may help: {FIXES.get(status, 'see the error')}.")
+        text = f"{len(failed)} of {len(data.trials)} evaluations ended as {status.replace('_', ' ')}"
+        text += f", for example trial {failed[0].id}"
+        text += f": {one_line(commonest, 200).rstrip('.')}." if commonest else "."
+        if bound := _failure_bound(data, failed):
+            text += f" {bound}"
+        yield Command(f"{text} What may help: {FIXES.get(status, 'see the error')}.")
 
 
-def _where(data: RunData, failed: Sequence[Trial]) -> str:
+def _failure_bound(data: RunData, failed: Sequence[Trial]) -> str:
     """Return a sentence with the bound on one gene beyond which trials fail; '' if there is no such bound."""
-    ids = {trial.id for trial in failed}
-    good = [trial for trial in data.trials if trial.outcome.status == "ok" and trial.id not in ids]
-    if len(failed) < 3 or len(good) < 3:
+    failed_ids = {trial.id for trial in failed}
+    ok = [trial for trial in data.trials if trial.outcome.status == "ok" and trial.id not in failed_ids]
+    if len(failed) < 3 or len(ok) < 3:
         return ""
-    bad_units, good_units = data.encode_trials(failed), data.encode_trials(good)
-    clearest, told = CLEAR, ""
-    for place, (name, gene) in enumerate(data.genes.items()):
+    failed_units, ok_units = data.encode_trials(failed), data.encode_trials(ok)
+    largest_difference, sentence = MIN_DIFFERENCE, ""
+    for column, (name, gene) in enumerate(data.genes.items()):
         if gene.size == 1 or is_unordered(gene):
             continue
-        for bound in np.unique(np.quantile(bad_units[:, place], [0.0, 0.1, 0.9, 1.0])):
+        for bound in np.unique(np.quantile(failed_units[:, column], [0.0, 0.1, 0.9, 1.0])):
             for word, sign in (("at least", 1.0), ("at most", -1.0)):
-                bad = int((sign * bad_units[:, place] >= sign * bound).sum())
-                fine = int((sign * good_units[:, place] >= sign * bound).sum())
-                difference = bad / len(failed) - fine / len(good)
-                if difference > clearest:
-                    clearest = difference
+                failed_beyond = int((sign * failed_units[:, column] >= sign * bound).sum())
+                ok_beyond = int((sign * ok_units[:, column] >= sign * bound).sum())
+                difference = failed_beyond / len(failed) - ok_beyond / len(ok)
+                if difference > largest_difference:
+                    largest_difference = difference
                     value = show_value(gene.decode(float(bound)))
-                    told = (
-                        f"{bad} of these {len(failed)} have {name} of {word} {value}, and {fine} of the {len(good)} "
-                        "successful ones."
+                    sentence = (
+                        f"{failed_beyond} of these {len(failed)} have {name} of {word} {value}, and {ok_beyond} of the "
+                        f"{len(ok)} successful ones."
                     )
-    return told
+    return sentence
 
 
 # Whether to continue.
 
 
-def _going_on(data: RunData) -> Iterator[Command]:
+def _whether_to_continue(data: RunData) -> Iterator[Command]:
     """Yield whether more trials are likely to help: from a prediction, else from the gain of the last third."""
     run, steps = data.run, summary.best_so_far(data.run)
     count = len(run.outcomes)
-    if not steps or count < ENOUGH or len(run.objectives) > 1:
+    if not steps or count < MIN_TRIALS or len(run.objectives) > 1:
         return
-    more = f"evo-tune resume {as_typed(run.folder)} {summary.flag_to_continue(run)}"
-    early = [value for evaluations, value, _ in steps if evaluations <= 2 * count // 3]
-    if not early:
+    command = f"evo-tune resume {as_typed(run.folder)} {summary.flag_to_continue(run)}"
+    early_values = [value for evaluations, value, _ in steps if evaluations <= 2 * count // 3]
+    if not early_values:
         return
-    if (found := predict_next_generation(run)) is not None:
-        yield Command(f"From the losses so far, {describe_more_trials(found)}: {_judged(found)}", more)
+    if (prediction := predict_next_generation(run)) is not None:
+        judgement = "whether to continue depends on the cost of a training."
+        if prediction.chance < DONE_CHANCE:
+            judgement = "more trials are likely to gain little. Widen the space, or start again. To continue anyway:"
+        elif prediction.chance > 0.5:
+            judgement = "continue."
+        yield Command(f"From the losses so far, {describe_more_trials(prediction)}: {judgement}", command)
         return
-    gain = data.objective.sign * (early[-1] - steps[-1][1])
-    noise = _noise(data)
-    pace = f"The last third of the evaluations ({count - 2 * count // 3})"
+    gain = data.objective.sign * (early_values[-1] - steps[-1][1])
+    noise = _seed_deviation(data)
+    last_third = f"The last third of the evaluations ({count - 2 * count // 3})"
     if gain <= 0:
         why = (
             "found nothing better, so more trials are likely to gain little. Widen the space, or start again with "
@@ -258,20 +259,13 @@ def _going_on(data: RunData) -> Iterator[Command]:
         )
     else:
         added = summary.next_trial_count(run)
-        took = show_seconds(run.seconds / count * added)
-        why = f"still gained {show_value(gain)} in {data.metric}: continue. {added} more take about {took}:"
-    yield Command(f"{pace} {why}", more)
+        duration = show_seconds(run.seconds / count * added)
+        why = f"still gained {show_value(gain)} in {data.metric}: continue. {added} more take about {duration}:"
+    yield Command(f"{last_third} {why}", command)
 
 
-def _judged(found: MoreTrials) -> str:
-    if found.chance < DONE_CHANCE:
-        return "more trials are likely to gain little. Widen the space, or start again. To continue anyway:"
-    return "continue." if found.chance > 0.5 else "whether to continue depends on the cost of a training."
-
-
-def _noise(data: RunData) -> float:
+def _seed_deviation(data: RunData) -> float:
     """Return the standard deviation of one genome's values between seeds; NaN if unknown."""
-    end = data.result
-    rows = [row.values for row in (end.fresh_best, end.fresh_default) if row is not None]
-    spreads = [float(np.var(values, ddof=1)) for values in rows if len(values) > 1 and max(map(abs, values)) < 1e150]
-    return math.sqrt(sum(spreads) / len(spreads)) if spreads else math.nan
+    rows = [row.values for row in (data.result.fresh_best, data.result.fresh_default) if row is not None]
+    variances = [float(np.var(row, ddof=1)) for row in rows if len(row) > 1 and max(map(abs, row)) < 1e150]
+    return math.sqrt(sum(variances) / len(variances)) if variances else math.nan

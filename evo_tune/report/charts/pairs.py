@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from evo_tune.report import charts as plot
-from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
+from evo_tune.report import charts
+from evo_tune.report.charts import CaptionedFigure, Part, Spec
 from evo_tune.report.run_data import RunData
 
-PLACE = 55
+POSITION = 55
 
 MOST = 200
 """Most points drawn for one pair."""
@@ -19,7 +19,7 @@ MOST = 200
 MOST_GENES = 3
 """Most genes of which all pairs are drawn."""
 
-SCALE = "Viridis"
+COLOR_SCALE = "Viridis"
 """Colours that differ in brightness too, so that they can be told apart with any kind of colour vision."""
 
 
@@ -36,67 +36,70 @@ def draw(data: RunData, x: str | None = None, y: str | None = None) -> Spec | No
     y = next((name for name in names if name != x), None) if y is None else y
     if not data.ranked or x is None or y is None:
         return None
-    genes, sign = data.genes, data.objective.sign
-    kept = [data.ranked[place] for place in plot.spread_indices(len(data.ranked), MOST, range(MOST // 4))]
-    losses = np.array([trial.losses[0] for trial in kept if trial.losses])
-    shown = sign * np.minimum(losses, data.edge_loss)
-    low, high = np.sort(sign * np.array([data.losses.min(), data.edge_loss]))
-    colors = {"cmin": low, "cmax": high, "colorscale": SCALE, "reversescale": sign > 0}
-    places = {name: plot.gene_positions(genes[name], (trial.genome[name] for trial in kept)) for name in (x, y)}
-    bar = {"thickness": 10, "outlinewidth": 0, "nticks": 5, "tickfont": {"size": plot.SIZE}, "len": 1.0}
-    mark = {"color": shown, "size": 7, "line": {"width": 1, "color": "rgba(255,255,255,0.9)"}, **colors}
-    texts = [f"{plot.escape_label(data.metric)} {value:.5g}" for value in shown]
-    more: dict[str, Any] = {"showlegend": False, "hovertemplate": "trial %{customdata}<br>%{text}<extra></extra>"}
-    more |= {"customdata": [trial.id for trial in kept], "text": texts}
-    traces = [
-        *_model(data, x, y, {"zmin": low, "zmax": high, "colorscale": SCALE, "reversescale": sign > 0}),
-        plot.points(
-            places[x], places[y], "results", "", marker={**mark, "colorbar": bar}, meta={"kind": "result"}, **more
-        ),
-        *_recommended(data, x, y),
-    ]
-    across, up = ({**plot.gene_axis(name, genes[name]), "showgrid": False} for name in (x, y))
-    return plot.figure(traces, across, up, 280, showlegend=False, margin={"l": 56, "r": 8, "t": 16, "b": 52})
+    indices = charts.spread_indices(len(data.ranked), MOST, keep=range(MOST // 4))  # the best are always drawn
+    trials = [data.ranked[index] for index in indices]
+    values = data.shown_values(data.losses[indices])
+    low, high = sorted(data.shown_values(np.array([data.losses.min(), data.edge_loss])))
+    colors = {"colorscale": COLOR_SCALE, "reversescale": data.objective.sign > 0}  # good values are bright
+    color_bar = {"thickness": 10, "outlinewidth": 0, "nticks": 5, "tickfont": {"size": charts.SIZE}, "len": 1.0}
+    white_edge = {"width": 1, "color": "rgba(255,255,255,0.9)"}
+    marker = {"color": values, "size": 7, "line": white_edge, "cmin": low, "cmax": high, **colors}
+    results = charts.points(
+        charts.gene_positions(data.genes[x], (trial.genome[x] for trial in trials)),
+        charts.gene_positions(data.genes[y], (trial.genome[y] for trial in trials)),
+        "results",
+        color="",
+        marker={**marker, "colorbar": color_bar},
+        meta={"kind": "result"},
+        showlegend=False,
+        hovertemplate="trial %{customdata}<br>%{text}<extra></extra>",
+        customdata=[trial.id for trial in trials],
+        text=[f"{charts.escape_label(data.metric)} {value:.5g}" for value in values],
+    )
+    traces = [*_prediction(data, x, y, {"zmin": low, "zmax": high, **colors}), results]
+    if data.best is not None:
+        best_x, best_y = (charts.gene_positions(data.genes[name], [data.best.genome[name]]) for name in (x, y))
+        hover = f"recommended: trial {data.best.id}<extra></extra>"
+        edge = {"line": {"width": 1, "color": "#fff"}}
+        traces.append(charts.star(best_x, best_y, 15, edge, hovertemplate=hover, showlegend=False))
+    x_axis, y_axis = ({**charts.gene_axis(name, data.genes[name]), "showgrid": False} for name in (x, y))
+    margin = {"l": 56, "r": 8, "t": 16, "b": 52}
+    return charts.figure(traces, x_axis, y_axis, height=280, showlegend=False, margin=margin)
 
 
-def _recommended(data: RunData, x: str, y: str) -> list[dict[str, Any]]:
-    if data.best is None:
-        return []
-    across, up = (plot.gene_positions(data.genes[name], [data.best.genome[name]]) for name in (x, y))
-    star = {"symbol": "star", "size": 15, "line": {"width": 1, "color": "#fff"}}
-    text = f"recommended: trial {data.best.id}<extra></extra>"
-    more: dict[str, Any] = {"marker": star, "hovertemplate": text, "showlegend": False, "meta": {"kind": "recommended"}}
-    return [plot.points(across, up, "recommended", Color.BEST, **more)]
-
-
-def _model(data: RunData, x: str, y: str, colors: dict[str, Any]) -> list[dict[str, Any]]:
+def _prediction(data: RunData, x: str, y: str, colors: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the prediction as a coloured background; nothing without a model."""
     if data.model is None:
         return []
-    columns = [list(data.genes).index(name) for name in (x, y)]
-    found = data.objective.sign * data.model.predict_across(data.units[0], *columns)
-    at = []
+    best_units = data.units[0]  # of the search
+    columns = [data.columns[name] for name in (x, y)]
+    predictions = data.objective.sign * data.model.predict_across(best_units, *columns)
+    positions = []
     for name, column in zip((x, y), columns, strict=True):
         gene = data.genes[name]
-        at.append(plot.gene_positions(gene, (gene.decode(float(unit)) for unit in data.model.grids[column])))
-    (xs, kept_x), (ys, kept_y) = (np.unique(places, return_index=True) for places in at)
-    z = found[np.ix_(kept_y, kept_x)].round(6)
+        positions.append(charts.gene_positions(gene, (gene.decode(float(unit)) for unit in data.model.grids[column])))
+    # Several points of a grid may decode to the same value.
+    (xs, x_indices), (ys, y_indices) = (np.unique(axis, return_index=True) for axis in positions)
+    z = predictions[np.ix_(y_indices, x_indices)].round(6)
     return [{"type": "heatmap", "x": xs, "y": ys, "z": z, "showscale": False, "hoverinfo": "skip", **colors}]
 
 
 def part(data: RunData) -> Part | None:
     """Return the part; None without a full training that has a value, or with fewer than two genes that vary."""
-    genes = data.genes_by_importance[:MOST_GENES]
-    pairs = list(combinations(genes, 2))
-    drawn = [CaptionedFigure(made, f"{x} and {y}", narrow=True) for x, y in pairs if (made := draw(data, x, y))]
-    if not drawn:
+    figures = []
+    for x, y in combinations(data.genes_by_importance[:MOST_GENES], 2):
+        if figure := draw(data, x, y):
+            figures.append(CaptionedFigure(figure, f"{x} and {y}", narrow=True))
+    if not figures:
         return None
-    said = f"Each point is a full training, coloured by {data.metric}; the star is the recommended trial."
+    explanation = f"Each point is a full training, coloured by {data.metric}; the star is the recommended trial."
     if data.model is not None:
-        said += " The background is the prediction of a forest while all other genes are those of the best genome."
-    left = [plot.omission_note(MOST, len(data.ranked), "results")]
+        explanation += (
+            " The background is the prediction of a forest while all other genes are those of the best genome."
+        )
+    notes = [charts.omission_note(MOST, len(data.ranked), "results")]
     if len(data.genes_by_importance) > MOST_GENES:
-        left.append(
+        notes.append(
             f"These are the pairs of the {MOST_GENES} most important genes; in Python `run.plot.pairs(x, y)` draws any."
         )
-    return Part("Two genes at once", said, drawn, note=" ".join(filter(None, left)))
+    return Part("Two genes at once", explanation, figures, note=" ".join(filter(None, notes)))

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from evo_tune.report import charts as plot
+from evo_tune.report import charts
 from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
 from evo_tune.report.run_data import LARGEST, RunData
 
-PLACE = 90
+POSITION = 90
 
 RESOURCES = {
     "params": "parameters",
@@ -24,23 +24,23 @@ RESOURCES = {
 
 def amounts(data: RunData, resource: str) -> np.ndarray:
     """Return the use of a resource by each ranked genome, shape (ranked,); NaN if unknown."""
-    found = []
+    values = []
     for trial in data.ranked:
-        value = trial.outcome.metrics.get(resource, trial.outcome.seconds if resource == "seconds" else math.nan)
-        found.append(value if 0 < value < LARGEST else math.nan)
-    return np.array(found, dtype=float)
+        default = trial.outcome.seconds if resource == "seconds" else math.nan
+        value = trial.outcome.metrics.get(resource, default)
+        values.append(value if 0 < value < LARGEST else math.nan)
+    return np.array(values, dtype=float)
 
 
-def known(data: RunData) -> list[str]:
+def varying_resources(data: RunData) -> list[str]:
     """Return the resources that differ between genomes."""
-    objectives = {goal.metric for goal in data.run.objectives[:1]}
-    found = []
+    names = []
     for resource in RESOURCES:
         values = amounts(data, resource)
         values = values[~np.isnan(values)]
-        if resource not in objectives and len(values) > 3 and bool(values.max() > 1.02 * values.min()):
-            found.append(resource)
-    return found
+        if resource != data.metric and len(values) > 3 and bool(values.max() > 1.02 * values.min()):
+            names.append(resource)
+    return names
 
 
 def cheapest(values: np.ndarray, losses: np.ndarray) -> np.ndarray:
@@ -49,8 +49,8 @@ def cheapest(values: np.ndarray, losses: np.ndarray) -> np.ndarray:
     order = np.asarray(order[~np.isnan(values[order])])
     if not len(order):
         return order
-    reached = np.minimum.accumulate(losses[order])
-    return np.asarray(order[np.diff(reached, prepend=np.inf) < 0])
+    lowest = np.minimum.accumulate(losses[order])
+    return np.asarray(order[np.diff(lowest, prepend=np.inf) < 0])
 
 
 def draw(data: RunData, resource: str | None = None) -> Spec | None:
@@ -61,42 +61,42 @@ def draw(data: RunData, resource: str | None = None) -> Spec | None:
         resource: Name of a metric, or 'seconds'; by default the first that differs between genomes.
     """
     if resource is None:
-        resource = next(iter(known(data)), None)
+        resource = next(iter(varying_resources(data)), None)
     if resource is None:
         return None
-    values, sign = amounts(data, resource), data.objective.sign
-    there = np.flatnonzero(~np.isnan(values))
-    if not len(there):
+    x, y = amounts(data, resource), data.shown_values(data.losses)
+    results = np.flatnonzero(~np.isnan(x))
+    if not len(results):
         return None
-    there = there[plot.spread_indices(len(there), plot.MOST_MARKS)]
-    shown = sign * np.minimum(data.losses, data.edge_loss)
+    results = results[charts.spread_indices(len(results), charts.MOST_MARKS)]
+    front = cheapest(x, data.losses)
     ids = np.array([trial.id for trial in data.ranked])
-    best = cheapest(values, data.losses)
     hover = {"hovertemplate": "trial %{customdata}<br>%{y:.5g} at %{x:.4g}<extra></extra>"}
-    results = {"customdata": ids[there], "meta": {"kind": "result"}, "showlegend": False, **hover}
-    front = {"customdata": ids[best], "meta": {"kind": "front"}, "mode": "lines+markers", **hover}
-    front |= {"marker": {"size": 7, "color": Color.BEST}}
+    marks = {"customdata": ids[results], "meta": {"kind": "result"}, "showlegend": False, **hover}
+    line = {"customdata": ids[front], "meta": {"kind": "front"}, **hover}
+    line |= {"mode": "lines+markers", "marker": {"size": 7, "color": Color.BEST}}
     traces = [
-        plot.points(values[there], shown[there], "results", Color.FAINT, **results),
-        {**plot.steps(values[best], shown[best], "front", Color.BEST, 1.5), **front},
+        charts.points(x[results], y[results], "results", Color.FAINT, **marks),
+        {**charts.steps(x[front], y[front], "front", Color.BEST, 1.5), **line},
     ]
-    low, high = np.nanmin(values), np.nanmax(values)
-    scale = plot.log_axis(low, high) if high > 8 * low else {}
-    x = plot.axis(plot.escape_label(RESOURCES.get(resource, resource)), **scale)
-    return plot.figure(traces, x, plot.escape_label(data.metric), height=260, showlegend=False)
+    low, high = np.nanmin(x), np.nanmax(x)
+    scale = charts.log_axis(low, high) if high > 8 * low else {}
+    x_axis = charts.axis(charts.escape_label(RESOURCES.get(resource, resource)), **scale)
+    return charts.figure(traces, x_axis, charts.escape_label(data.metric), height=260, showlegend=False)
 
 
 def part(data: RunData) -> Part | None:
     """Return the part; None if genomes differ in no resource."""
-    drawn = [
-        CaptionedFigure(found, RESOURCES[name], narrow=True) for name in known(data) if (found := draw(data, name))
-    ]
-    if not drawn:
+    figures = []
+    for name in varying_resources(data):
+        if (figure := draw(data, name)) is not None:
+            figures.append(CaptionedFigure(figure, RESOURCES[name], narrow=True))
+    if not figures:
         return None
     return Part(
         "Cost",
         "Each point is a full training. The line is the front: no cheaper training is as good. Where it is flat, a "
         "higher cost gains nothing.",
-        drawn,
-        note=plot.omission_note(plot.MOST_MARKS, len(data.ranked), "results"),
+        figures,
+        note=charts.omission_note(charts.MOST_MARKS, len(data.ranked), "results"),
     )

@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from evo_tune.genome.trial import DECAYED, Trial
-from evo_tune.report import charts as plot
+from evo_tune.genome.trial import DECAYED
+from evo_tune.report import charts
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Command, Part, Spec
 from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.store.journal import write_atomically
@@ -25,9 +25,9 @@ from evo_tune.store.run import Run
 from evo_tune.store.schema import Count, Finite, Whole
 from evo_tune.trust import inside
 
-PLACE = 95
+POSITION = 95
 
-ALIKE = 1.3
+SIZE_FACTOR = 1.3
 """Models whose weights differ by less than this factor have one size."""
 
 FILE = "_scale.json"
@@ -82,13 +82,13 @@ def read_recipe(run: Run) -> TransferredRecipe | None:
         return None
 
 
-def write_recipe(run: Run, found: TransferredRecipe) -> None:
+def write_recipe(run: Run, recipe: TransferredRecipe) -> None:
     """Write a run's transferred recipe to its folder.
 
     Raises:
         StoreError: Writing failed.
     """
-    write_atomically(run.folder / FILE, msgspec.json.format(msgspec.json.encode(found)))
+    write_atomically(run.folder / FILE, msgspec.json.format(msgspec.json.encode(recipe)))
 
 
 @dataclass(frozen=True, order=True)
@@ -113,19 +113,15 @@ def by_size(data: RunData) -> list[list[Training]]:
 
     A rung that ended with a decay is a complete training in small (see `Context.report`).
     """
-    found: dict[int, list[Training]] = {}
+    groups: dict[int, list[Training]] = {}
     for trial in data.trials:
-        known = trial.outcome.metrics
-        size, flops, loss = (known.get(name, math.nan) for name in ("params", "flops", data.metric))
-        if _ended(trial) and 0 < size < LARGEST and 0 < flops < LARGEST and abs(loss) < LARGEST:
-            found.setdefault(round(math.log(size, ALIKE)), []).append(Training(size, flops, loss, trial.id))
-    return [sorted(group) for _, group in sorted(found.items())]
-
-
-def _ended(trial: Trial) -> bool:
-    curve = trial.outcome.curve
-    whole = trial.candidate.budget == 1.0 or bool(curve and curve[-1][1].get(DECAYED))
-    return trial.outcome.status == "ok" and whole
+        metrics, curve = trial.outcome.metrics, trial.outcome.curve
+        is_complete = trial.candidate.budget == 1.0 or bool(curve and curve[-1][1].get(DECAYED))
+        size, flops, loss = (metrics.get(name, math.nan) for name in ("params", "flops", data.metric))
+        is_drawable = 0 < size < LARGEST and 0 < flops < LARGEST and abs(loss) < LARGEST
+        if trial.outcome.status == "ok" and is_complete and is_drawable:
+            groups.setdefault(round(math.log(size, SIZE_FACTOR)), []).append(Training(size, flops, loss, trial.id))
+    return [sorted(group) for _, group in sorted(groups.items())]
 
 
 def draw(data: RunData) -> Spec | None:
@@ -136,33 +132,43 @@ def draw(data: RunData) -> Spec | None:
     if not sizes:
         return None
     traces: list[dict[str, Any]] = []
-    hover = "trial %{customdata}<br>%{y:.5g} after %{x:.3g} FLOPs<extra></extra>"
     for number, group in enumerate(sizes):
-        kept = [group[at] for at in plot.spread_indices(len(group), plot.MOST_MARKS // len(sizes) + 1)]
-        x, y, ids = [one.flops for one in kept], [one.loss for one in kept], [one.id for one in kept]
-        color = SERIES[number] if len(sizes) < len(SERIES) else Color.OTHERS
-        more = {"customdata": ids, "hovertemplate": hover, "meta": {"kind": "training"}}
-        traces.append(plot.points(x, y, f"{group[len(group) // 2].size:.3g} weights", color, **more))
-    ends = [one.flops for group in sizes for one in group]
+        indices = charts.spread_indices(len(group), charts.MOST_MARKS // len(sizes) + 1)
+        trainings = [group[index] for index in indices]
+        traces.append(
+            charts.points(
+                [training.flops for training in trainings],
+                [training.loss for training in trainings],
+                f"{group[len(group) // 2].size:.3g} weights",
+                SERIES[number] if len(sizes) < len(SERIES) else Color.OTHERS,
+                customdata=[training.id for training in trainings],
+                hovertemplate="trial %{customdata}<br>%{y:.5g} after %{x:.3g} FLOPs<extra></extra>",
+                meta={"kind": "training"},
+            )
+        )
+    flops = [training.flops for group in sizes for training in group]
     if recipe is not None and recipe.loss is not None and recipe.target_flops > 0:
-        ends.append(recipe.target_flops)
-        traces.append(_target(recipe))
-    across = plot.axis("FLOPs of the training", **plot.log_axis(min(ends), max(ends)))
-    return plot.figure(traces, across, plot.escape_label(data.metric), height=280)
-
-
-def _target(recipe: TransferredRecipe) -> dict[str, Any]:
-    """Return the mark of the predicted loss, with its interval."""
-    loss, low, high = (np.array([value or 0.0]) for value in (recipe.loss, recipe.low, recipe.high))
-    name, mark = f"{recipe.depth}x{recipe.width}, predicted", {"symbol": "diamond", "size": 11}
-    more = {"hovertemplate": "%{y:.5g} after %{x:.3g} FLOPs<extra>predicted</extra>", "meta": {"kind": "target"}}
-    error = plot.bars(loss, low, high, Color.BEST)
-    return plot.points([recipe.target_flops], loss, name, Color.BEST, marker=mark, error_y=error, **more)
+        flops.append(recipe.target_flops)
+        loss, low, high = (np.array([value or 0.0]) for value in (recipe.loss, recipe.low, recipe.high))
+        traces.append(
+            charts.points(
+                [recipe.target_flops],
+                loss,
+                f"{recipe.depth}x{recipe.width}, predicted",
+                Color.BEST,
+                marker={"symbol": "diamond", "size": 11},
+                error_y=charts.bars(loss, low, high, Color.BEST),
+                hovertemplate="%{y:.5g} after %{x:.3g} FLOPs<extra>predicted</extra>",
+                meta={"kind": "target"},
+            )
+        )
+    x_axis = charts.axis("FLOPs of the training", **charts.log_axis(min(flops), max(flops)))
+    return charts.figure(traces, x_axis, charts.escape_label(data.metric), height=280)
 
 
 def part(data: RunData) -> Part | None:
     """Return the part; None if the run has no target size, or no recipe for it yet."""
-    recipe, found = read_recipe(data.run), draw(data)
+    recipe, figure = read_recipe(data.run), draw(data)
     if recipe is None:
         return None
     facts = {
@@ -177,13 +183,12 @@ def part(data: RunData) -> Part | None:
         "Show each gene at that size, and check the prediction with short trainings on the way:",
         f"evo-tune scale {as_typed(data.run.folder)} {size}",
     )
-    said = (
+    explanation = (
         f"This search is for a model of {recipe.depth} blocks and width {recipe.width}. "
         f"It took {recipe.search_flops:.3g} FLOPs; training that model takes {recipe.target_flops:.3g}. "
     )
-    why = (
+    explanation += (
         f"No loss can be predicted: {recipe.why}." if recipe.why else "The prediction is from a law fitted to this run."
     )
-    return Part(
-        "From small to large", said + why, [CaptionedFigure(found)] if found is not None else [], facts, [check]
-    )
+    figures = [] if figure is None else [CaptionedFigure(figure)]
+    return Part("From small to large", explanation, figures, facts, [check])

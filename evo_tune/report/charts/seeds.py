@@ -11,7 +11,7 @@ from evo_tune.report.recommendation import reported_objective
 from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.store.comparison import read_comparison
 
-PLACE = 110
+POSITION = 110
 
 MOST_SEEDS = 60
 """Most seeds drawn."""
@@ -22,22 +22,19 @@ def by_seed(data: RunData) -> dict[int, dict[int, float | None]]:
 
     If that metric is on the test set, the seeds that only chose among the finalists are left out: they have no value.
     """
-    run, goal = data.run, reported_objective(data.run)
-    done = read_comparison(run)
-    if not done:
-        return {}
-    tested = goal.metric != data.metric
+    run, metric = data.run, reported_objective(data.run).metric
     ids = {trial.key: trial.id for trial in reversed(run.ranked())}  # the ids that the verdict uses
     for candidate in run.candidates:
         ids.setdefault(genome_key(candidate.genome), candidate.id)
-    found: dict[int, dict[int, float | None]] = {}
-    for trial in done:
-        value = trial.outcome.metrics.get(goal.metric, math.nan) if trial.losses else math.nan
-        if tested and trial.losses and goal.metric not in trial.outcome.metrics:
+    seeds: dict[int, dict[int, float | None]] = {}
+    for trial in read_comparison(run):
+        metrics = trial.outcome.metrics if trial.losses else {}
+        if metrics and metric != data.metric and metric not in metrics:
             continue
+        value = metrics.get(metric, math.nan)
         id = ids.get(trial.key, trial.id)
-        found.setdefault(trial.candidate.seed, {})[id] = value if abs(value) < LARGEST else None
-    return found
+        seeds.setdefault(trial.candidate.seed, {})[id] = value if abs(value) < LARGEST else None
+    return seeds
 
 
 def draw(data: RunData) -> Spec | None:
@@ -53,13 +50,13 @@ def draw(data: RunData) -> Spec | None:
     traces = [line(lines_x, lines_y, "pairs", Color.FAINT, 1.5, hoverinfo="skip", showlegend=False)]
     colors = chain(SERIES[:3], repeat(SERIES[4]))
     for id, name in _names(data, seeds).items():
-        best = data.best is not None and id == data.best.id
-        color = Color.DEFAULT if name == "default" else Color.BEST if best else next(colors)
-        here = [(n, row[id]) for n, row in enumerate(seeds, 1) if row.get(id) is not None]
-        if here:
-            x, y = zip(*here, strict=True)
-            more = {"marker": {"size": 10}, "hovertemplate": "%{y:.5g}<extra></extra>", "meta": {"kind": "seed"}}
-            traces.append(points(x, y, name, color, **more))
+        is_best = data.best is not None and id == data.best.id
+        color = Color.DEFAULT if name == "default" else Color.BEST if is_best else next(colors)
+        x = [number for number, row in enumerate(seeds, 1) if row.get(id) is not None]
+        if x:
+            y = [seeds[number - 1][id] for number in x]
+            marks = {"marker": {"size": 10}, "hovertemplate": "%{y:.5g}<extra></extra>", "meta": {"kind": "seed"}}
+            traces.append(points(x, y, name, color, **marks))
     if len(traces) == 1:
         return None
     x_axis = axis("fresh seed", dtick=1 if len(seeds) < 20 else 5, range=[0.4, len(seeds) + 0.6])
@@ -80,8 +77,8 @@ def _names(data: RunData, seeds: list[dict[int, float | None]]) -> dict[int, str
 
 def part(data: RunData) -> Part | None:
     """Return the part; None without a final comparison."""
-    found = draw(data)
-    if found is None:
+    comparison = draw(data)
+    if comparison is None:
         return None
     seeds = list(by_seed(data).values())
     names = _names(data, seeds)
@@ -93,7 +90,7 @@ def part(data: RunData) -> Part | None:
         "Final comparison by seed",
         "Genomes trained on the same fresh seeds. A gain on every seed is not luck; if the order changes from seed to "
         "seed, the genomes are about equally good. Seeds with finalists only served to choose among them.",
-        [CaptionedFigure(found)],
+        [CaptionedFigure(comparison)],
         rows=rows,
         note=f"The first {MOST_SEEDS} of {len(seeds)} seeds are shown." if len(seeds) > MOST_SEEDS else "",
     )

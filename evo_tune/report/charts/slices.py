@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.genes import Choice
-from evo_tune.report import charts as plot
+from evo_tune.report import charts
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec
 from evo_tune.report.run_data import RunData
 
-PLACE = 50
+POSITION = 50
 
 MOST = 200
 """Most points drawn for one gene."""
@@ -30,58 +30,60 @@ def draw(data: RunData, gene: str | None = None) -> Spec | None:
     if not data.ranked or not data.genes_by_importance:
         return None
     name = data.genes_by_importance[0] if gene is None else gene
-    genes = data.genes
-    kept = [data.ranked[place] for place in plot.spread_indices(len(data.ranked), MOST, range(MOST // 4))]
-    ids = [trial.id for trial in kept]
-    losses = np.array([trial.losses[0] for trial in kept if trial.losses])
-    shown = data.objective.sign * np.minimum(losses, data.edge_loss)
-    x = plot.gene_positions(genes[name], (trial.genome[name] for trial in kept))
-    more: dict[str, Any] = {"hovertemplate": plot.TRIAL, "showlegend": False}
-    mark = {"size": 10, "symbol": "diamond"}
+    indices = charts.spread_indices(len(data.ranked), MOST, keep=range(MOST // 4))  # the best are always drawn
+    trials = [data.ranked[index] for index in indices]
+    ids, y = [trial.id for trial in trials], data.shown_values(data.losses[indices])
+    x = charts.gene_positions(data.genes[name], (trial.genome[name] for trial in trials))
+    marks: dict[str, Any] = {"hovertemplate": charts.TRIAL, "showlegend": False}
+    diamond = {"size": 10, "symbol": "diamond"}
     traces = [
-        *_model(data, name),
-        plot.points(x, shown, "results", Color.FAINT, customdata=ids, meta={"kind": "result"}, **more),
-        plot.points(x[:1], shown[:1], "best", Color.BEST, customdata=ids[:1], marker=mark, **more),
+        *_prediction(data, name),
+        charts.points(x, y, "results", Color.FAINT, customdata=ids, meta={"kind": "result"}, **marks),
+        charts.points(x[:1], y[:1], "best", Color.BEST, customdata=ids[:1], marker=diamond, **marks),
     ]
-    return plot.figure(traces, plot.gene_axis(name, genes[name]), plot.escape_label(data.metric), 240, showlegend=False)
+    x_axis, y_axis = charts.gene_axis(name, data.genes[name]), charts.escape_label(data.metric)
+    return charts.figure(traces, x_axis, y_axis, height=240, showlegend=False)
 
 
-def _model(data: RunData, name: str) -> list[dict[str, Any]]:
+def _prediction(data: RunData, name: str) -> list[dict[str, Any]]:
     """Return the prediction and its bounds; nothing without a model."""
     if data.model is None:
         return []
-    place = list(data.genes).index(name)
-    gene, color = data.genes[name], SERIES[0]
-    skip: dict[str, Any] = {"hoverinfo": "skip"}
-    band, sign = data.model.predict_along(data.units[0], place), data.objective.sign
-    mean, ends = sign * band.mean, (sign * band.low, sign * band.high)
-    low, high = np.minimum(*ends), np.maximum(*ends)
-    x = np.array(plot.gene_positions(gene, (gene.decode(float(unit)) for unit in data.model.grids[place])))
+    gene, column, color, sign = data.genes[name], data.columns[name], SERIES[0], data.objective.sign
+    band = data.model.predict_along(data.units[0], column)  # from the best genome of the search
+    low, mean, high = sign * band.low, sign * band.mean, sign * band.high
+    if sign < 0:
+        low, high = high, low
+    x = np.array(charts.gene_positions(gene, (gene.decode(float(unit)) for unit in data.model.grids[column])))
     if isinstance(gene, Choice):
-        mark = {"symbol": "line-ew", "size": 14, "line": {"width": 2.5, "color": color}}
-        error = plot.bars(mean, low, high, color, thickness=1.5, width=4)
-        return [plot.points(x, mean, "model", color, marker=mark, error_y=error, **skip)]
+        marker = {"symbol": "line-ew", "size": 14, "line": {"width": 2.5, "color": color}}
+        error = charts.bars(mean, low, high, color, thickness=1.5, width=4)
+        return [charts.points(x, mean, "model", color, marker=marker, error_y=error, hoverinfo="skip")]
+    fill: dict[str, Any] = {"fill": "tonexty", "fillcolor": "rgba(0,114,178,0.18)"}
     return [
-        plot.line(x, low, "low", color, 0, **skip),
-        plot.line(x, high, "high", color, 0, fill="tonexty", fillcolor="rgba(0,114,178,0.18)", **skip),
-        plot.line(x, mean, "model", color, meta={"kind": "model"}, **skip),
+        charts.line(x, low, "low", color, 0, hoverinfo="skip"),
+        charts.line(x, high, "high", color, 0, hoverinfo="skip", **fill),
+        charts.line(x, mean, "model", color, hoverinfo="skip", meta={"kind": "model"}),
     ]
 
 
 def part(data: RunData) -> Part | None:
     """Return the part; None without a full training that has a value, or without a gene that varies."""
     genes = data.genes_by_importance
-    drawn = [CaptionedFigure(found, name, narrow=True) for name in genes[:MOST_GENES] if (found := draw(data, name))]
-    if not drawn:
+    figures = [
+        CaptionedFigure(figure, name, narrow=True) for name in genes[:MOST_GENES] if (figure := draw(data, name))
+    ]
+    if not figures:
         return None
-    model = "The best genome is orange. A model needs 20 results or more."
-    if data.model is not None:
-        model = (
-            "The line is the prediction of a forest as only this gene varies from the best genome (orange). The band "
+    explanation = "Each point is a full training; the most important genes come first."
+    if data.model is None:
+        explanation += " The best genome is orange. A model needs 20 results or more."
+    else:
+        explanation += (
+            " The line is the prediction of a forest as only this gene varies from the best genome (orange). The band "
             "is its 80 % interval over bootstraps: where it is wide, little is known."
         )
-    left = [plot.omission_note(MOST, len(data.ranked), "results")]
+    notes = [charts.omission_note(MOST, len(data.ranked), "results")]
     if len(genes) > MOST_GENES:
-        left.append(f"The {MOST_GENES} most important of {len(genes)} genes are shown.")
-    said = f"Each point is a full training; the most important genes come first. {model}"
-    return Part("Gene by gene", said, drawn, note=" ".join(filter(None, left)))
+        notes.append(f"The {MOST_GENES} most important of {len(genes)} genes are shown.")
+    return Part("Gene by gene", explanation, figures, note=" ".join(filter(None, notes)))
