@@ -7,6 +7,7 @@ links included; the code that a run executes is not watched.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -15,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from evo_tune.cli.shared import WORD, option_text
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.plugins.find import is_command
 from evo_tune.store.manifest import MANIFEST
@@ -54,9 +56,8 @@ class Workplace:
     """
 
     def __init__(self, folders: Sequence[str]) -> None:
-        for folder in folders:
-            if not os.path.isdir(folder):
-                raise UsageError(f"{folder} is no folder: expected existing folders, such as '.'")
+        if missing := next((folder for folder in folders if not os.path.isdir(folder)), None):
+            raise UsageError(f"{missing} is no folder: expected existing folders, such as '.'")
         self.folders = [os.path.realpath(folder) for folder in folders]
         self._started: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
 
@@ -96,15 +97,18 @@ class Workplace:
             seed: Seed of the search.
             folder: One of the named folders; by default the first.
         """
-        root = self._root(folder)
-        words = [*(f"-o{key}={_option_text(value)}" for key, value in (options or {}).items())]
-        words += [f"--gene={text}" for text in genes or ()] + [f"--objective={text}" for text in objectives or ()]
-        words += _flags(trials=trials, hours=hours, slots=slots, seed=seed)
-        _check_names(options or {})
+        root, option_texts = self._root(folder), {name: option_text(value) for name, value in (options or {}).items()}
+        for option in option_texts:  # a plain name, and none that hands a command to a shell
+            if not re.fullmatch(r"[A-Za-z]\w*", option) or option.lower() == "shell":
+                shown = one_line(repr(option), 60)
+                raise UsageError(f"option {shown} cannot be given here: expected the name of an option")
         _check_evaluator(root, evaluator)
-        _check_paths(root, [*map(_option_text, (options or {}).values()), *(genes or ())])
+        _check_paths(root, [*option_texts.values(), *(genes or ())])
         if inside.exists(root, STORE, _check_run_name(name)):
             raise UsageError(f"run {name} exists: choose another name, or use `resume`")
+        words = [f"-o{option}={text}" for option, text in option_texts.items()]
+        words += [f"--gene={text}" for text in genes or ()] + [f"--objective={text}" for text in objectives or ()]
+        words += _flags(trials=trials, hours=hours, slots=slots, seed=seed)
         return self._begin(root, name, ["run", f"--name={name}", *words, "--", evaluator])
 
     def resume(
@@ -231,18 +235,13 @@ class Workplace:
         return self.status(name, root)
 
 
-class _os_error_as_usage:  # noqa: N801  (used as a function)
-    """Context that makes a usage error of an error of the system."""
-
-    def __init__(self, message: str) -> None:
-        self._what = message
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise UsageError(f"{self._what}: {error.strerror}") from None
+@contextlib.contextmanager
+def _os_error_as_usage(message: str) -> Iterator[None]:
+    """Make a usage error of an error of the system."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{message}: {error.strerror}") from None
 
 
 def _start_process(root: str, words: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -279,22 +278,11 @@ def _flags(**values: float | None) -> list[str]:
     return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
 
-def _option_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _check_run_name(name: str) -> str:
     """Return a run's name, which is no path and no flag."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+    if not WORD.fullmatch(name):
         raise UsageError(f"{name!r} is no name of a run: expected letters, digits, '.', '_' and '-'")
     return name
-
-
-def _check_names(options: Mapping[str, object]) -> None:
-    """Check that options have plain names, and that none hands a command to a shell."""
-    for name in options:
-        if not re.fullmatch(r"[A-Za-z]\w*", name) or name.lower() == "shell":
-            raise UsageError(f"option {one_line(repr(name), 60)} cannot be given here: expected the name of an option")
 
 
 def _check_evaluator(root: str, text: str) -> None:
@@ -329,7 +317,7 @@ def _check_paths(root: str, texts: Sequence[str]) -> None:
     patterns = (r"\Z", "=", r"[=|]", SEPARATORS)
     parts = {part.strip() for text in texts for pattern in patterns for part in re.split(pattern, text)}
     texts_and_values = parts | {part[2:] for part in parts if re.match("-[^-]", part)}  # -d/etc
-    paths = [one if one.startswith(("/", "~")) else os.path.join(root, one) for one in texts_and_values if one]
+    paths = [text if text.startswith(("/", "~")) else os.path.join(root, text) for text in texts_and_values if text]
     if outside := paths_outside(paths, Path(root)):
         raise UsageError(f"{in_words(outside)}: outside of {root}, where this server may not read")
 

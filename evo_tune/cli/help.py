@@ -81,13 +81,7 @@ class Command(click.Command):
 
     context_class = Context
 
-    def __init__(
-        self,
-        *args: Any,
-        examples: Sequence[str] = (),
-        settings: str | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, examples: Sequence[str] = (), settings: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
         self._settings = settings

@@ -51,14 +51,12 @@ PACKAGE = Path(__file__).parents[1]
 # Shell completion. It runs at every press of the key, so nothing heavy is imported, and names are those of files.
 
 
-def _completions(names: Iterable[str], incomplete: str) -> list[CompletionItem[str]]:
-    fit = {name for name in names if WORD.fullmatch(name) and name.startswith(incomplete)}
-    return [CompletionItem(name) for name in sorted(fit)]
-
-
-def _or_file(completions: list[CompletionItem[str]], incomplete: str) -> list[CompletionItem[str]]:
-    """Return the names, or let the shell complete files if no name fits."""
-    return completions or [CompletionItem(incomplete, type="file")]
+def _completions(names: Iterable[str], incomplete: str, or_file: bool = False) -> list[CompletionItem[str]]:
+    """Return the names that fit; with `or_file`, let the shell complete files if none does."""
+    fitting = {name for name in names if WORD.fullmatch(name) and name.startswith(incomplete)}
+    if or_file and not fitting:
+        return [CompletionItem(incomplete, type="file")]
+    return [CompletionItem(name) for name in sorted(fitting)]
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:
@@ -70,8 +68,12 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
 
 def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of a run in the given store, or in the default one."""
-    store = Path(ctx.params.get("store") or "populations")
-    return _completions((path.parent.name for path in _glob(store, f"[!.]*/{MANIFEST}")), incomplete)
+    return _completions(_run_names(ctx), incomplete)
+
+
+def _run_names(ctx: click.Context) -> list[str]:
+    store = Path(ctx.params.get("store") or STORE)
+    return [path.parent.name for path in _glob(store, f"[!.]*/{MANIFEST}")]
 
 
 def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
@@ -86,22 +88,22 @@ def complete_folders(ctx: click.Context, param: click.Parameter, incomplete: str
 
 def complete_runs_or_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of a run, or a file."""
-    return _or_file(complete_runs(ctx, param, incomplete), incomplete)
+    return _completions(_run_names(ctx), incomplete, or_file=True)
 
 
 def complete_evaluators(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of an evaluator, or a file."""
     bundled = PACKAGE / "evaluators"
     places = [Path("evaluators"), bundled if bundled.is_dir() else PACKAGE.parent / "evaluators"]
-    return _or_file(_completions(_plugins("evaluators", places), incomplete), incomplete)
+    return _completions(_plugin_names("evaluators", places), incomplete, or_file=True)
 
 
 def complete_strategies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of a strategy, or a file."""
-    return _or_file(_completions(_plugins("strategies", [PACKAGE / "strategies"]), incomplete), incomplete)
+    return _completions(_plugin_names("strategies", [PACKAGE / "strategies"]), incomplete, or_file=True)
 
 
-def _plugins(kind: str, folders: list[Path]) -> list[str]:
+def _plugin_names(kind: str, folders: list[Path]) -> list[str]:
     from importlib.metadata import entry_points
 
     files = [path.stem for folder in folders for path in _glob(folder, "[!_]*.py")]
@@ -126,6 +128,10 @@ store_option = click.option(
 evaluator_option = click.option(
     "--evaluator", metavar="PATH", help="New path of the evaluator's file, if it has moved."
 )
+
+
+COUNT, NOT_NEGATIVE, POSITIVE = click.IntRange(min=1), click.IntRange(min=0), click.FloatRange(min=0, min_open=True)
+"""Types of flags."""
 
 
 class CountOrAuto(click.IntRange):
@@ -215,7 +221,8 @@ def echo(text: str = "", err: bool = False) -> None:
 
 def echo_piece(text: str) -> None:
     """Print a piece of a text at once; the terminal obeys nothing in it but line ends and tabs."""
-    click.echo("".join(part if part in "\n\t" else printable(part) for part in re.split(r"([\n\t])", text)), nl=False)
+    parts = re.split(r"([\n\t])", text)
+    click.echo("".join(part if part in "\n\t" else printable(part) for part in parts), nl=False)
     sys.stdout.flush()
 
 
@@ -241,25 +248,24 @@ def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: S
     if len(lines) > DESCRIBED:
         echo(f"{name}: and {len(lines) - DESCRIBED} more lines: evo-tune describe {name}, with the same -o", err=True)
     remarks = evaluator.remarks()
-    trained = {f"batch={genome.get('batch', '?')}": genome}
+    genomes = {f"batch={genome.get('batch', '?')}": genome}
     if space is not None and "batch" in space.genes:
         largest = space.snap(space.encode({**genome, "batch": space.genes["batch"].decode(1.0)}))
-        trained[f"batch={largest['batch']}, the largest of its range"] = largest
-    for what, one in trained.items():
+        genomes[f"batch={largest['batch']}, the largest of its range"] = largest
+    for batch, genome_to_train in genomes.items():
         with contextlib.suppress(EvoTuneError):  # the training reports it
-            steps = evaluator.estimate(dict(one)).get("steps", math.inf)
+            steps = evaluator.estimate(dict(genome_to_train)).get("steps", math.inf)
             if steps < FEW_STEPS:
                 few = f"only {steps:.0f} step{'s' if steps > 1 else ''}"
-                remarks.append(
-                    f"with {what}, a training has {few}: give a larger budget, more data, or smaller batches"
-                )
+                remedy = "give a larger budget, more data, or smaller batches"
+                remarks.append(f"with {batch}, a training has {few}: {remedy}")
                 break
     for line in remarks:
-        echo(f"{evaluator.plugin.name}: {line}", err=True)
+        echo(f"{name}: {line}", err=True)
 
 
 def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
-    """Print a value of a declared type as JSON (see `output.output_types`).
+    """Print a value of a declared type as JSON (see `formats.output_types`).
 
     The text is ASCII, so that any string is kept and no terminal obeys it. Numbers that are not finite become null.
 
@@ -285,6 +291,12 @@ def _finite(data: Any) -> Any:
     if isinstance(data, dict):
         return {str(key): _finite(value) for key, value in data.items()}
     return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def print_metrics(metrics: Mapping[str, Any], err: bool = False) -> None:
+    """Print metrics by name, a line each."""
+    for name, value in metrics.items():
+        echo(f"  {name:<21} {show_value(value)}", err=err)
 
 
 def print_rows(
@@ -363,7 +375,7 @@ def console() -> Any:
 
 def option_text(value: object) -> str:
     """Return the value of an option as `-o` takes it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:

@@ -17,7 +17,7 @@ import pytest
 
 import evo_tune
 from evo_tune.cli.formats import output_types
-from evo_tune.cli.training import exporting, final_training
+from evo_tune.cli.training import final_training
 from evo_tune.cli.training.auto import DataTask, Question, recognise_task
 from evo_tune.errors import UsageError
 from evo_tune.store.run import Run
@@ -108,9 +108,9 @@ def test_data_without_a_task_is_refused(name: str, target: str | None, told: str
 
 
 def test_looking_at_data_does_not_load_torch(data: Path) -> None:
-    code = "import sys\nfrom evo_tune.cli.training.auto import look\n"
+    code = "import sys\nfrom evo_tune.cli.training.auto import recognise_task\n"
     names = ["named.csv", "series.csv", "texts.jsonl", "photos", "corpus", "images.npz"]
-    code += f"for name in {names}:\n    look(name, None)\nassert 'torch' not in sys.modules"
+    code += f"for name in {names}:\n    recognise_task(name, None)\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=data, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
 
 
@@ -173,18 +173,18 @@ def test_killed_on_the_way_it_ends_with_the_same_model(
     )
     assert [word for word in words if word not in whole.out] == []
     assert "README.md" in {path.name for path in (data / "whole").iterdir()}
-    write, killed = exporting.Training.write, []
+    write, killed = final_training.Training.write, []
 
     def kill(*given: object, **more: object) -> None:
         killed.append(1)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting.Training, "write", kill)
+    monkeypatch.setattr(final_training.Training, "write", kill)
     for words in (AUTO, ["resume", "mine"], [*AUTO, "--out", "model"]):
         assert typed(*words).code == 130
         assert not (data / "populations" / "mine" / "_model").exists()
     assert len(killed) == 3
-    monkeypatch.setattr(exporting.Training, "write", write)
+    monkeypatch.setattr(final_training.Training, "write", write)
     assert typed("resume", "mine").code == 0
     again = typed(*AUTO, "--out", "model")
     assert again.code == 0, again
@@ -203,7 +203,7 @@ def test_a_language_model_is_trained_for_the_rest_of_the_hours_at_a_larger_size(
 ) -> None:
     monkeypatch.setattr(final_training, "STARTING_SECONDS", 0.0)
     monkeypatch.setattr(sizes, "LEAST_PER_WEIGHT", 0.5)
-    monkeypatch.setattr(exporting, "own_seconds", lambda *_: 0.2)  # a busy machine makes the trial slow
+    monkeypatch.setattr(final_training, "own_seconds", lambda *_: 0.2)  # a busy machine makes the trial slow
     (data / "prose.txt").write_text("".join(f"{n} times {n % 7} is {n * (n % 7)}.\n" for n in range(20000)))
     words = [
         "auto",

@@ -102,7 +102,7 @@ def test_devices_times_a_cpu_if_asked_to(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         "evo_tune.training.hardware.precision.fastest_precision", lambda device: f"{torch.get_num_threads()} fp8"
     )
-    monkeypatch.setattr("evo_tune.cli.commands.devices._probe_devices", lambda planned: [])  # see test_probing
+    monkeypatch.setattr("evo_tune.cli.training.devices.probe_devices", lambda planned: [])  # see test_probing
     words = ["--devices", "cpu", "--slots", "1", "--threads", "3", "--format", "json"]
     for flag, answer in (([], "measured later"), (["--probe"], "3 fp8")):
         told = json.loads(CliRunner().invoke(devices_command, [*words, *flag]).output)

@@ -26,17 +26,13 @@ HELP_ORDER = 25
 )
 @click.argument("data", metavar="DATA", shell_complete=shared.complete_files)
 @click.option("--target", metavar="COLUMN", help="Column of a table to predict.")
-@click.option(
-    "--hours",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Maximum number of hours, final training included.  [default: 1]",
-)
-@click.option("--trials", type=click.IntRange(min=1), help="Maximum number of trials, with or without --hours.")
+@click.option("--hours", type=shared.POSITIVE, help="Maximum number of hours, final training included.  [default: 1]")
+@click.option("--trials", type=shared.COUNT, help="Maximum number of trials, with or without --hours.")
 @click.option("--out", metavar="MODEL", help="Folder of the model.  [default: _model in the run's folder]")
 @click.option("--evaluator", metavar="NAME", help="Evaluator to use instead of the recognised one.")
 @shared.evaluator_options_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
-@click.option("--slots", type=click.IntRange(min=1), help="Trainings at the same time.")
+@click.option("--seed", type=shared.NOT_NEGATIVE, default=0, show_default=True, help="Seed of the run.")
+@click.option("--slots", type=shared.COUNT, help="Trainings at the same time.")
 @click.option("--devices", metavar="LIST", help="Devices: cpu, cuda, or GPUs by number: 0,2.")
 @click.option("--name", metavar="NAME", help="Name of the run; an earlier run of `auto` with this name is continued.")
 @shared.store_option
@@ -56,7 +52,7 @@ def command(
     dry_run: bool,
     quiet: bool,
     output_format: str,
-    **given: Any,
+    **setting_flags: Any,
 ) -> int:
     """Search for the best genome for DATA, and train a model.
 
@@ -68,75 +64,58 @@ def command(
     began = time.monotonic()
     from evo_tune.cli.flags import RUN_DEFAULTS
     from evo_tune.cli.formats import AutoModel
+    from evo_tune.cli.output import print_plan
     from evo_tune.cli.session import run_search
     from evo_tune.cli.training.auto import choose_task, copy_model, verdict_lines
+    from evo_tune.cli.training.final_training import MODEL
+    from evo_tune.loop.plan import Request, plan_run
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
+    from evo_tune.settings import settings_of
+    from evo_tune.store.places import free_folder
 
     model = None if out is None else Path(out).expanduser()
     if model is not None and model.exists() and (not model.is_dir() or any(model.iterdir())):
         raise UsageError(f"--out {model} exists and is not an empty folder: choose another")
-    taken = choose_task(data, target, evaluator, split_assignments(options, "-o"))
-    otherwise = f"; otherwise: evo-tune auto {data} {taken.otherwise}" if taken.otherwise else ""
-    plugin = find_evaluator(taken.evaluator, {}, taken.options)
+    task = choose_task(data, target, evaluator, split_assignments(options, "-o"))
+    alternative = f"; otherwise: evo-tune auto {data} {task.otherwise}" if task.otherwise else ""
+    plugin = find_evaluator(task.evaluator, {}, task.options)
     if not hasattr(plugin.module, "export"):
         raise UsageError(f"--evaluator {plugin.name}: it has no export(genome, context, folder): use `evo-tune run`")
-    shared.echo(f"{data} is taken for {plugin.name}: {taken.why}{otherwise}", err=True)
+    shared.echo(f"{data} is taken for {plugin.name}: {task.why}{alternative}", err=True)
     hours = 1.0 if hours is None and trials is None else hours
-    flags = {"trials": trials, "hours": hours, **given}
+    flags = {"trials": trials, "hours": hours, **setting_flags}
     settings = {**RUN_DEFAULTS, **{key: value for key, value in flags.items() if value is not None}}
     if dry_run:
-        _print_plan(plugin, taken.options, settings, name, Path(store), output_format)
+        if name is not None:
+            free_folder(Path(store), name)
+        run_settings, session = settings_of(settings)
+        plan = plan_run(plugin, Request(options=task.options), run_settings, session, Path(store), forecast=True)
+        print_plan(plan, session, None, output_format)
+        if output_format == "table":
+            part = "not in this time" if hours is None else f"part of the {hours:g} hours"
+            shared.echo(f"the training of the model at the end is {part}")
         return 0
-    search = _start_or_resume(plugin, taken.options, settings, name, Path(store))
+    search = _start_or_resume(plugin, task.options, settings, name, Path(store))
+    run_name = search.saved.name
     progress_format = "none" if output_format == "json" else output_format
-    continue_hint = f"the same command with --name {search.saved.name}"
-    code = run_search(search, quiet, progress_format, False, began=began, continue_hint=continue_hint)
-    made_in = search.saved.folder / "_model"
-    if not made_in.is_dir() or search.stopping:
-        return code or 1
+    continue_hint = f"the same command with --name {run_name}"
+    exit_code = run_search(search, quiet, progress_format, False, began=began, continue_hint=continue_hint)
+    run_model = search.saved.folder / MODEL
+    if not run_model.is_dir() or search.stopping:
+        return exit_code or 1
     if model is not None:
-        copy_model(made_in, model)
+        copy_model(run_model, model)
         if output_format == "table" and not quiet:
             shared.echo(f"a copy of the model is in {model}")
-    lines = verdict_lines(search, model or made_in, time.monotonic() - began)
+    lines = verdict_lines(search, model or run_model, time.monotonic() - began)
     if output_format == "json":
-        run = search.saved
-        place = str(model or made_in)
-        shared.print_json(AutoModel(run=run.name, evaluator=plugin.name, why=taken.why, model=place, verdict=lines))
-        return code
+        path = str(model or run_model)
+        shared.print_json(AutoModel(run=run_name, evaluator=plugin.name, why=task.why, model=path, verdict=lines))
+        return exit_code
     for line in lines:
         shared.echo(line)
-    return code
-
-
-def _print_plan(
-    plugin: Evaluator,
-    options: dict[str, str],
-    settings: dict[str, Any],
-    name: str | None,
-    store: Path,
-    output_format: str,
-) -> None:
-    """Print what a new run would read and how long it would take; see `_start_or_resume`. Nothing is written.
-
-    Raises:
-        UsageError: There is a run of this name, or something given is wrong.
-    """
-    from evo_tune.cli.output import print_plan
-    from evo_tune.loop.plan import Request, plan_run
-    from evo_tune.settings import settings_of
-    from evo_tune.store.places import free_folder
-
-    if name is not None:
-        free_folder(store, name)
-    of_run, session = settings_of(settings)
-    print_plan(
-        plan_run(plugin, Request(options=options), of_run, session, store, forecast=True), session, None, output_format
-    )
-    if output_format == "table":
-        part = "not in this time" if session.hours is None else f"part of the {session.hours:g} hours"
-        shared.echo(f"the training of the model at the end is {part}")
+    return exit_code
 
 
 def _start_or_resume(

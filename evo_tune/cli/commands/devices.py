@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
-from evo_tune.errors import RunError
 
 if TYPE_CHECKING:
     from evo_tune.cli.training.devices import ProbedDevice
-    from evo_tune.dispatch import Plan
 
 HELP_ORDER = 140
 
@@ -23,8 +18,8 @@ HELP_ORDER = 140
 @cli_command("devices")
 @click.option("--devices", metavar="LIST", help="Devices to use: 'cpu', 'cuda', or GPUs by number (0,2).")
 @shared.per_device_option
-@click.option("--slots", type=click.IntRange(min=1), help="Number of trainings at the same time.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a training.")
+@click.option("--slots", type=shared.COUNT, help="Number of trainings at the same time.")
+@click.option("--threads", type=shared.COUNT, help="CPU threads of a training.")
 @click.option("--probe", is_flag=True, help="Measure the speed of each kind of device with torch.")
 @shared.format_option("table", "json")
 def command(
@@ -41,13 +36,13 @@ def command(
     """
     from msgspec import structs
 
-    from evo_tune.cli.training.devices import Devices, PlannedSlot
+    from evo_tune.cli.training.devices import Devices, PlannedSlot, fastest_cpu_precision, probe_devices
     from evo_tune.dispatch import CPU, inventory, plan
 
     planned = plan(slots, devices, per_device or 1, threads)
-    device_facts = inventory(planned)
-    precision = _fastest_on_cpu(planned.threads) if probe and CPU in planned.slots else None
-    devices_json = Devices(
+    device_inventory = inventory(planned)
+    precision = fastest_cpu_precision(planned.threads) if probe and CPU in planned.slots else None
+    result = Devices(
         slots=[
             PlannedSlot(
                 slot=f"slot {number}",
@@ -58,58 +53,24 @@ def command(
                 free=facts.free,
                 precision=precision or facts.precision,
             )
-            for number, (device, facts) in enumerate(zip(planned.slots, device_facts.facts, strict=True))
+            for number, (device, facts) in enumerate(zip(planned.slots, device_inventory.facts, strict=True))
         ],
-        cards=device_facts.cards,
-        probed=_probe_devices(planned) if probe else [],
-        why=device_facts.why,
+        cards=device_inventory.cards,
+        probed=probe_devices(planned) if probe else [],
+        why=device_inventory.why,
     )
     if output_format == "json":
-        shared.print_json(devices_json)
+        shared.print_json(result)
         return
-    shared.print_table(
-        [{**structs.asdict(one), "memory": _gib(one.memory), "free": _gib(one.free)} for one in devices_json.slots]
-    )
-    for line in (*devices_json.cards, *devices_json.why):
+    rows = [structs.asdict(slot) for slot in result.slots]
+    for row in rows:
+        for name in ("memory", "free"):
+            row[name] = "-" if row[name] is None else f"{row[name] / 2**30:.1f} GiB"
+    shared.print_table(rows)
+    for line in (*result.cards, *result.why):
         shared.echo(line)
-    for one in devices_json.probed:
-        _print_probe(one)
-
-
-def _gib(size: int | None) -> str:
-    return "-" if size is None else f"{size / 2**30:.1f} GiB"
-
-
-def _fastest_on_cpu(threads: int) -> str:
-    """Return the precision in which this CPU trains faster."""
-    import torch
-
-    from evo_tune.training.hardware.precision import fastest_precision
-
-    torch.set_num_threads(threads)
-    return fastest_precision("cpu")
-
-
-def _probe_devices(planned: Plan) -> list[ProbedDevice]:
-    """Return the measured speed of each device of a plan. Each device has a process that sees no other one."""
-    import subprocess
-
-    import msgspec
-
-    from evo_tune.cli.training.devices import ProbedDevice
-
-    probes = []
-    for device in {device.name: device for device in planned.slots}.values():
-        if device.inside == "mps":
-            continue
-        env = {**os.environ, "CUDA_VISIBLE_DEVICES": device.visible}
-        command = [sys.executable, "-m", "evo_tune.training.probing.timing", device.inside, str(planned.threads)]
-        process = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        if process.returncode:
-            last = (process.stderr.strip().splitlines() or ["no message"])[-1]
-            raise RunError(f"--probe: cannot time {device.name} ({last}): does torch see it, and is it free?")
-        probes.append(msgspec.convert({"name": device.name, **json.loads(process.stdout)}, ProbedDevice, strict=False))
-    return probes
+    for probed_device in result.probed:
+        _print_probe(probed_device)
 
 
 def _print_probe(probe: ProbedDevice) -> None:

@@ -18,15 +18,10 @@ HELP_ORDER = 110
 @cli_command("evaluate", "evo-tune evaluate language_model -g lr=3e-3 -g depth=2")
 @click.argument("evaluator", default="language_model", shell_complete=shared.complete_evaluators)
 @click.option(
-    "-g",
-    "--gene",
-    "genes",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Value of a gene.  [default: the default genome]",
+    "-g", "--gene", "genes", multiple=True, metavar="NAME=VALUE", help="Value of a gene.  [default: the default genome]"
 )
 @shared.evaluator_options_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the training.")
+@click.option("--seed", type=shared.NOT_NEGATIVE, default=0, show_default=True, help="Seed of the training.")
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, max=1, min_open=True),
@@ -35,10 +30,8 @@ HELP_ORDER = 110
     help="Share of a full training.",
 )
 @click.option("--devices", metavar="LIST", help="Device to use: 'cpu', or a GPU by number.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: 1]")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Longest time of the training."
-)
+@click.option("--threads", type=shared.COUNT, help="CPU threads.  [default: 1]")
+@click.option("--timeout", type=shared.POSITIVE, metavar="SECONDS", help="Longest time of the training.")
 @click.option("--folder", metavar="DIR", help="Folder for the log and the checkpoint.  [default: a temporary one]")
 @shared.format_option("table", "json")
 def command(
@@ -101,8 +94,7 @@ def command(
         shared.echo(f"{outcome.status} in {shared.show_seconds(outcome.seconds)} on {outcome.device}")
         if outcome.error:
             shared.echo(outcome.error)
-        for name, value in outcome.metrics.items():
-            shared.echo(f"  {name:<21} {shared.show_value(value)}")
+        shared.print_metrics(outcome.metrics)
         for fraction, metrics in outcome.curve:
             shown = (f"{name} {shared.show_value(value)}" for name, value in metrics.items())
             shared.echo(f"  at {fraction:>4.0%}: " + "  ".join(shown))

@@ -31,7 +31,7 @@ def command(name: str | None, output_format: str) -> None:
     from evo_tune.plugins.find import find_evaluator, list_evaluators
 
     if name is not None:
-        _print_one(find_evaluator(name), output_format)
+        _print_evaluator(find_evaluator(name), output_format)
         return
     summaries = [
         EvaluatorSummary(evaluator=name, origin=origin, summary=summary, file=str(path))
@@ -39,13 +39,11 @@ def command(name: str | None, output_format: str) -> None:
     ]
     if output_format == "json":
         shared.print_json(summaries)
-    elif output_format == "csv":
-        shared.print_rows([structs.asdict(one) for one in summaries], output_format)
-    else:  # without the file: a long path would squeeze the rest
-        shared.print_rows(
-            [{"evaluator": one.evaluator, "origin": one.origin, "summary": one.summary} for one in summaries],
-            output_format,
-        )
+        return
+    rows = [structs.asdict(summary) for summary in summaries]
+    if output_format == "table":  # without the file: a long path would squeeze the rest
+        rows = [{name: row[name] for name in ("evaluator", "origin", "summary")} for row in rows]
+    shared.print_rows(rows, output_format)
 
 
 def groups_of(options: Iterable[Option]) -> dict[str, list[Option]]:
@@ -56,70 +54,55 @@ def groups_of(options: Iterable[Option]) -> dict[str, list[Option]]:
     return groups
 
 
-def _print_one(plugin: Evaluator, output_format: str) -> None:
+def _print_evaluator(plugin: Evaluator, output_format: str) -> None:
     groups = groups_of(plugin.options.values())
+    options = [option for group in groups.values() for option in group]
     if output_format == "json":
-        _print_json(plugin)
-    elif output_format == "csv":
-        rows = [{"group": title, **_row(option)} for title, held in groups.items() for option in held]
-        shared.print_rows(rows, output_format)
-    else:
-        _print_facts(plugin)
-        if not groups:
-            shared.echo("options: none")
-        for title, held in groups.items():
-            shared.print_table(option_rows(held), title or "options (-o NAME=VALUE)")
+        from evo_tune.cli.formats import DeclaredEvaluator, DeclaredObjective, DeclaredOption
 
-
-def _print_json(plugin: Evaluator) -> None:
-    from evo_tune.cli.formats import DeclaredEvaluator, DeclaredObjective, DeclaredOption
-
-    grouped = groups_of(plugin.options.values()).values()
-    shared.print_json(
-        DeclaredEvaluator(
+        declared = DeclaredEvaluator(
             evaluator=plugin.name,
             origin=plugin.origin,
             summary=plugin.summary,
             file=str(plugin.path),
-            objectives=[DeclaredObjective(metric=one.metric, direction=one.direction) for one in plugin.objectives],
+            objectives=[DeclaredObjective(metric=goal.metric, direction=goal.direction) for goal in plugin.objectives],
             metrics=plugin.metrics,
             tests=plugin.tests,
             supports=plugin.supports,
-            options=[DeclaredOption.of(option) for held in grouped for option in held],
+            options=[DeclaredOption.of(option) for option in options],
         )
-    )
-
-
-def _print_facts(plugin: Evaluator) -> None:
+        shared.print_json(declared)
+        return
+    if output_format == "csv":
+        shared.print_rows([{"group": option.group, **_row(option)} for option in options], output_format)
+        return
     units = [f"{name} ({unit})" if unit else name for name, unit in plugin.metrics.items()]
     shared.echo(f"{plugin.name}: {plugin.summary}")
     shared.echo(f"origin: {plugin.origin}, {plugin.path}")
-    shared.echo(f"objectives: {', '.join(one.describe() for one in plugin.objectives)}")
+    shared.echo(f"objectives: {', '.join(objective.describe() for objective in plugin.objectives)}")
     shared.echo(f"metrics: {', '.join(units) or 'not declared'}")
     if plugin.tests:
         pairs = [f"{test} ({name})" for name, test in plugin.tests.items()]
         shared.echo(f"on the test set, in the final comparison only: {', '.join(pairs)}")
     shared.echo(f"supports: {', '.join(plugin.supports) or 'full trainings only'}")
+    if not groups:
+        shared.echo("options: none")
+    for title, group in groups.items():
+        shared.print_table(option_rows(group), title or "options (-o NAME=VALUE)")
 
 
 def _row(option: Option) -> dict[str, str]:
-    """Return an option as a row of text."""
+    """Return an option as a row of text, with the default as `-o` takes it; an empty text is shown as ''."""
+    default = "must be given" if option.required else shared.option_text(option.default)
     return {
         "option": option.name,
         "type": option.kind,
-        "default": "must be given" if option.required else _as_typed(option.default),
+        "default": default or "''",
         "unit": option.unit,
         "bounds": option.bounds,
         "gene": option.gene or "",
         "help": option.help,
     }
-
-
-def _as_typed(default: object) -> str:
-    """Return a default as `-o` takes it; an empty text is shown as ''."""
-    if default is None or isinstance(default, bool):
-        return str(default).lower()
-    return repr(default) if default == "" else str(default)
 
 
 def option_rows(options: Iterable[Option]) -> list[Mapping[str, str]]:

@@ -5,20 +5,13 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
-
-if TYPE_CHECKING:
-    from evo_tune.genome.trial import Candidate
-    from evo_tune.plugins.evaluator import Evaluator
-    from evo_tune.store.run import Run
 
 HELP_ORDER = 120
 
@@ -30,20 +23,16 @@ HELP_ORDER = 120
 )
 @shared.run_argument
 @click.argument("folder", metavar="DIR", required=False, shell_complete=shared.complete_folders)
-@click.option("--trial", type=click.IntRange(min=0), help="Trial to export instead of the best.")
+@click.option("--trial", type=shared.NOT_NEGATIVE, help="Trial to export instead of the best.")
+@click.option("--tokens", type=shared.COUNT, help="Length of the training in tokens, instead of the run's budget.")
 @click.option(
-    "--tokens", type=click.IntRange(min=1), help="Length of the training in tokens, instead of the run's budget."
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Duration of the training in seconds, instead of the run's budget.",
+    "--seconds", type=shared.POSITIVE, help="Duration of the training in seconds, instead of the run's budget."
 )
 @shared.evaluator_options_option
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of the training.  [default: that of the trial]")
+@click.option("--seed", type=shared.NOT_NEGATIVE, help="Seed of the training.  [default: that of the trial]")
 @click.option("--devices", metavar="LIST", help="Device to use: 'cpu', or a GPU by number.")
 @click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: those of the trial, or all cores if faster]"
+    "--threads", type=shared.COUNT, help="CPU threads.  [default: those of the trial, or all cores if faster]"
 )
 @shared.store_option
 @shared.evaluator_option
@@ -73,7 +62,7 @@ def command(
     import tempfile
 
     from evo_tune.cli.formats import ExportedModel
-    from evo_tune.cli.training.exporting import Training, choose_pace
+    from evo_tune.cli.training.final_training import Training, choose_pace
     from evo_tune.dispatch import plan
     from evo_tune.loop.code import load_run_evaluator
     from evo_tune.options.binding import split_assignments
@@ -88,63 +77,46 @@ def command(
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"
         )
-    candidate = _candidate(saved, trial)
+    if trial is not None and trial >= len(saved.candidates):
+        raise UsageError(f"--trial {trial}: run {saved.name} has trials 0 to {len(saved.candidates) - 1}")
+    candidate = shared.require_best_trial(saved).candidate if trial is None else saved.candidates[trial]
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"DIR {target}: exists and is not an empty folder; choose another")
-    option_values = split_assignments(options, "-o")
-    bound = plugin.bind({**saved.manifest.options, **option_values}).for_run(rungs=False)
-    bound = plugin.bind(_with_budget(plugin, bound.options, tokens, seconds))
+    bound = plugin.bind({**saved.manifest.options, **split_assignments(options, "-o")}).for_run(rungs=False)
+    budget = {name: value for name, value in (("tokens", tokens), ("seconds", seconds)) if value is not None}
+    for name in budget:  # only one of the three may be set
+        if name not in plugin.options:
+            raise OptionError(f"--{name}: evaluator {plugin.name} has no option {name!r}; leave the flag out")
+        other_budgets = dict.fromkeys(bound.options.keys() & {"flops", "tokens", "seconds"})
+        bound = plugin.bind({**bound.options, **other_budgets, **budget})
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make {target}: {error.strerror}; choose another DIR") from None
     planned = plan(1, devices, 1, threads)
     pace = choose_pace(saved, bound, candidate, planned, threads)
-    flags: dict[str, Any] = {"trial": trial, "tokens": tokens, "seconds": seconds, "seed": seed, "threads": threads}
-    typed = _typed(saved.name, folder, flags, options)
+    # The command for the model card, without the device and the store.
+    flags = {"trial": trial, "tokens": tokens, "seconds": seconds, "seed": seed, "threads": threads}
+    words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+    words += [word for option in options for word in ("-o", option)]
+    typed = shlex.join(["evo-tune", "export", saved.name, folder, *words])
     training = Training(saved, bound, candidate, planned, pace, candidate.seed if seed is None else seed, typed)
     # An evaluator may print anything; only the JSON belongs on standard output.
-    aside = contextlib.redirect_stdout(sys.stderr) if output_format == "json" else contextlib.nullcontext()
-    with tempfile.TemporaryDirectory() as scratch, aside:
+    output = contextlib.redirect_stdout(sys.stderr) if output_format == "json" else contextlib.nullcontext()
+    with tempfile.TemporaryDirectory() as scratch, output:
         metrics = training.write(target, Path(scratch), err=output_format == "json")
-    model = ExportedModel(
-        run=saved.name,
-        trial=candidate.id,
-        genome=candidate.genome,
-        folder=str(target),
-        files=sorted(path.name for path in target.iterdir()),
-        metrics=metrics,
-    )
+    files = sorted(path.name for path in target.iterdir())
     if output_format == "json":
+        model = ExportedModel(
+            run=saved.name,
+            trial=candidate.id,
+            genome=candidate.genome,
+            folder=str(target),
+            files=files,
+            metrics=metrics,
+        )
         shared.print_json(model)
         return
-    for name, value in metrics.items():
-        shared.echo(f"  {name:<21} {shared.show_value(value)}")
-    shared.echo(f"wrote {target}: {', '.join(model.files) or 'nothing'}")
+    shared.print_metrics(metrics)
+    shared.echo(f"wrote {target}: {', '.join(files) or 'nothing'}")
     shared.echo(f"how to use it: {target / 'README.md'}")
-
-
-def _typed(run: str, folder: str, given: Mapping[str, Any], options: Sequence[str]) -> str:
-    """Return the command as it was typed, but for the device and the store."""
-    flags = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
-    return shlex.join(["evo-tune", "export", run, folder, *flags, *(word for one in options for word in ("-o", one))])
-
-
-def _candidate(run: Run, trial: int | None) -> Candidate:
-    """Return the candidate of a trial, or of the trial that the run recommends."""
-    if trial is None:
-        return shared.require_best_trial(run).candidate
-    if trial >= len(run.candidates):
-        raise UsageError(f"--trial {trial}: run {run.name} has trials 0 to {len(run.candidates) - 1}")
-    return run.candidates[trial]
-
-
-def _with_budget(
-    plugin: Evaluator, options: Mapping[str, Any], tokens: int | None, seconds: float | None
-) -> dict[str, Any]:
-    """Return the options with another budget: only one of flops, tokens and seconds may be set."""
-    given = {name: value for name, value in (("tokens", tokens), ("seconds", seconds)) if value is not None}
-    for name in given:
-        if name not in plugin.options:
-            raise OptionError(f"--{name}: evaluator {plugin.name} has no option {name!r}; leave the flag out")
-    return {**options, **dict.fromkeys(options.keys() & {"flops", "tokens", "seconds"} if given else ()), **given}

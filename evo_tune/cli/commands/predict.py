@@ -41,12 +41,12 @@ MAX_JSON_ROWS = 10_000
 @click.option("--output", metavar="FILE", help="New file to write: .csv, .parquet or .jsonl.  [default: print CSV]")
 @click.option("--keep", metavar="COLUMNS", help="Columns of INPUT to copy to the output, with commas between them.")
 @click.option("--prompt", help="Text that a language model continues.")
-@click.option("--length", type=click.IntRange(min=0), metavar="N", help="Tokens to add to the prompt.  [default: 200]")
+@click.option("--length", type=shared.NOT_NEGATIVE, metavar="N", help="Tokens to add to the prompt.  [default: 200]")
 @click.option(
     "--temperature", type=click.FloatRange(min=0), help="Randomness of the text; 0: the likeliest.  [default: 0.8]"
 )
-@click.option("--top-k", type=click.IntRange(min=1), metavar="K", help="Sample from the K likeliest tokens only.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of the text.  [default: 0]")
+@click.option("--top-k", type=shared.COUNT, metavar="K", help="Sample from the K likeliest tokens only.")
+@click.option("--seed", type=shared.NOT_NEGATIVE, help="Seed of the text.  [default: 0]")
 @click.option("--base", metavar="DIR", help="Folder of the base model, for an adapter that was exported without it.")
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="Device: 'cpu', 'cuda:0'.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: those of the training]")
@@ -61,7 +61,7 @@ def command(
     device: str,
     threads: int | None,
     output_format: str,
-    **sampling: Any,
+    **sampling_flags: Any,
 ) -> None:
     """Predict with the model in the folder MODEL.
 
@@ -70,32 +70,28 @@ def command(
     continues --prompt, or scores the texts of INPUT. If INPUT has the targets, the metrics are printed too. MODEL may
     come from a stranger: nothing in it is executed.
     """
-    sampling_values = {name: value for name, value in sampling.items() if value is not None}
+    sampling = {name: value for name, value in sampling_flags.items() if value is not None}
     if (data is None) == (prompt is None):
         raise UsageError("expected INPUT or --prompt TEXT: evo-tune predict MODEL INPUT")
-    if prompt is None and sampling_values:
-        raise UsageError(f"--{next(iter(sampling_values)).replace('_', '-')} belongs to --prompt: leave it out")
+    if prompt is None and sampling:
+        raise UsageError(f"--{next(iter(sampling)).replace('_', '-')} belongs to --prompt: leave it out")
+    import torch
+
     from evo_tune.training.prediction.loading import load_model
 
-    _require_device(device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {device}: {reason}; `evo-tune devices` lists those of this machine") from None
     loaded = load_model(model, device=device, threads=threads, base=base)
     if prompt is not None:
         if output or keep:
             raise UsageError("--output and --keep belong to INPUT: leave them out")
-        _write_text(loaded, prompt, sampling_values, output_format)
+        _write_text(loaded, prompt, sampling, output_format)
         return
     columns = [name for name in (keep or "").split(",") if name]
     _predict(loaded, str(data), None if output is None else Path(output).expanduser(), columns, output_format)
-
-
-def _require_device(name: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {name}: {reason}; `evo-tune devices` lists those of this machine") from None
 
 
 def _predict(model: Model, data: str, output: Path | None, keep: list[str], output_format: str) -> None:
@@ -115,37 +111,32 @@ def _predict(model: Model, data: str, output: Path | None, keep: list[str], outp
     for remark in predictions.remarks:
         shared.echo(remark, err=True)
     if output_format == "json":
-        written = None if output is None else str(output)
-        _print_json(
-            model, predictions.rows, metrics=metrics, output=written, predictions=rows, remarks=predictions.remarks
-        )
+        file = None if output is None else str(output)
+        results = {"output": file, "predictions": rows, "metrics": metrics, "remarks": predictions.remarks}
+        _print_json(model, predictions.rows, text=None, **results)
         return
-    for name, value in metrics.items():
-        shared.echo(f"  {name:<21} {shared.show_value(value)}", err=True)
+    shared.print_metrics(metrics, err=True)
     if output is not None:
-        took = shared.show_seconds(time.monotonic() - began)
-        shared.echo(f"wrote {output}: {predictions.rows} predictions in {took}", err=True)
+        duration = shared.show_seconds(time.monotonic() - began)
+        shared.echo(f"wrote {output}: {predictions.rows} predictions in {duration}", err=True)
 
 
-def _print_json(model: Model, rows: int, **more: Any) -> None:
+def _print_json(model: Model, rows: int, **results: Any) -> None:
     from evo_tune.cli.formats import Predicted
 
-    nothing: dict[str, Any] = {"output": None, "predictions": None, "metrics": {}, "remarks": [], "text": None}
-    shared.print_json(Predicted(model=str(model.folder), task=model.task, rows=rows, **{**nothing, **more}))
+    shared.print_json(Predicted(model=str(model.folder), task=model.task, rows=rows, **results))
 
 
 def _with_progress(predictions: Predictions, writer: Writer) -> Iterator[pd.DataFrame]:
     """Yield the parts; in a terminal, print the progress now and then. An error says what is written already."""
-    in_terminal, last_line_time, began = sys.stderr.isatty(), time.monotonic(), time.monotonic()
+    began = last_line_time = time.monotonic()
     try:
         for frame in predictions:
             yield frame
-            if in_terminal and time.monotonic() - last_line_time >= PROGRESS_SECONDS:
-                last_line_time = time.monotonic()
-                shared.echo(
-                    f"{predictions.rows} predictions, {predictions.rows / (last_line_time - began):.0f} a second",
-                    err=True,
-                )
+            now, rows = time.monotonic(), predictions.rows
+            if sys.stderr.isatty() and now - last_line_time >= PROGRESS_SECONDS:
+                last_line_time = now
+                shared.echo(f"{rows} predictions, {rows / (now - began):.0f} a second", err=True)
     except EvoTuneError as error:
         if not writer.rows or writer.path is None:
             raise
@@ -157,12 +148,11 @@ def _write_text(model: Model, prompt: str, sampling: dict[str, Any], output_form
     from evo_tune.training.prediction.language import LanguageModel
 
     if not isinstance(model, LanguageModel):
-        raise UsageError(
-            f"--prompt is for language models, and {model.folder} is a model of {model.task}: give INPUT instead"
-        )
+        kind = f"{model.folder} is a model of {model.task}"
+        raise UsageError(f"--prompt is for language models, and {kind}: give INPUT instead")
     pieces = model.stream(prompt, **sampling)
     if output_format == "json":
-        _print_json(model, 1, text="".join(pieces))
+        _print_json(model, 1, output=None, predictions=None, metrics={}, remarks=[], text="".join(pieces))
         return
     for piece in chain([prompt], pieces):
         shared.echo_piece(piece)

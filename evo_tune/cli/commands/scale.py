@@ -16,13 +16,8 @@ if TYPE_CHECKING:
     from evo_tune.genome.trial import Trial
     from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
     from evo_tune.store.run import Run
-    from evo_tune.training.recipe.transferring import GeneMove, MemoryFit
-    from evo_tune.training.scale.recipe import (
-        LawLearningRate,
-        ProbeResult,
-        ScaledRecipe,
-        TargetLoss,
-    )
+    from evo_tune.training.recipe.transferring import MemoryFit
+    from evo_tune.training.scale.recipe import ProbeResult, ScaledRecipe, TargetLoss
 
 HELP_ORDER = 115
 
@@ -60,18 +55,14 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older 
     "evo-tune scale mine --depth 4 --width 256 --tokens 1e7 --probe 3 --emit target.toml",
 )
 @shared.run_argument
-@click.option("--width", type=click.IntRange(min=1), required=True, help="Width of the target model.")
-@click.option("--depth", type=click.IntRange(min=1), required=True, help="Blocks of the target model.")
+@click.option("--width", type=shared.COUNT, required=True, help="Width of the target model.")
+@click.option("--depth", type=shared.COUNT, required=True, help="Blocks of the target model.")
 @click.option("--tokens", type=Count(), required=True, help="Length of the target's training in tokens, such as 1e9.")
 @click.option("--batch", type=Count(), help="Tokens in a step of the target's training.  [default: by a rule]")
-@click.option("--trial", type=click.IntRange(min=0), help="Trial whose recipe is transferred instead of the best.")
-@click.option(
-    "--speed", type=click.FloatRange(min=0, min_open=True), help="Speed of the target's training, in tokens per second."
-)
+@click.option("--trial", type=shared.NOT_NEGATIVE, help="Trial whose recipe is transferred instead of the best.")
+@click.option("--speed", type=shared.POSITIVE, help="Speed of the target's training, in tokens per second.")
 @click.option("--price-per-hour", "price", type=click.FloatRange(min=0), help="Price of an hour of one device.")
-@click.option(
-    "--memory", type=click.FloatRange(min=0, min_open=True), help="Memory of a GPU, in GiB.  [default: 24, and 80]"
-)
+@click.option("--memory", type=shared.POSITIVE, help="Memory of a GPU, in GiB.  [default: 24, and 80]")
 @click.option(
     "--with",
     "others",
@@ -115,75 +106,75 @@ def command(
     from evo_tune.cli.training.scaling import scale_run, trial_to_transfer
     from evo_tune.loop.code import bind_to_run, load_run_evaluator
     from evo_tune.store.run import Run
-    from evo_tune.training.scale.recipe import TransferRequest
+    from evo_tune.training.scale.recipe import TransferRequest, probe_rates, probe_results, recipe_flags
 
-    saved = shared.open_run(run, store)
+    quiet, saved = output_format == "json", shared.open_run(run, store)
     bound = bind_to_run(saved, load_run_evaluator(saved, evaluator, trust, shared.ask_function()))
-    trial_to_scale = trial_to_transfer(saved, trial)
-    target_request = TransferRequest(**target)
-    size = f"{target_request.depth}x{target_request.width}"
+    trial_to_scale, request = trial_to_transfer(saved, trial), TransferRequest(**target)
     if emit is not None and emit.exists():
         raise UsageError(f"--emit {emit}: exists; choose another file")
-    recipe = scale_run(saved, bound, target_request, trial=trial_to_scale)  # before any probe, since it may fail
-    probes, there = (Path(store) / f"{saved.name}-{kind}-{size}" for kind in ("probe", "target"))
-    probed = None
-    quiet = output_format == "json"
+    recipe = scale_run(saved, bound, request, trial=trial_to_scale)  # before any probe, since it may fail
+
+    size, metric = f"{request.depth}x{request.width}", saved.objectives[0].metric
+    probe_folder, target_folder = (Path(store) / f"{saved.name}-{kind}-{size}" for kind in ("probe", "target"))
+    short_folder = probe_folder.with_name(probe_folder.name + SHORT)
+    results = None
     if probe:
-        probed = _probe(saved, bound, recipe, trial_to_scale, probe, probes, quiet)
-    elif probe is None and _affordable(saved, recipe, quiet):
-        probed = _probe_target(saved, bound, recipe, there)
-    known = [_on_same_data(saved, shared.open_run(other, store), other) for other in others]
-    short = probes.with_name(probes.name + SHORT)
-    known += [Run.open(folder) for folder in (probes, short, there) if folder.is_dir()]
-    recipe = scale_run(saved, bound, target_request, trial=trial_to_scale, other_runs=known)
-    recipe.probe = probed
-    name = f"{saved.name}-{size}"
+        trials, rates = _probe_between(saved, bound, recipe, trial_to_scale, probe, probe_folder, quiet)
+        results = probe_results(trials, metric, rates)
+    elif probe is None and _is_target_affordable(saved, recipe, quiet):
+        lr = float(recipe.genome["lr"])
+        genomes = [{**recipe.genome, "lr": rate} for rate in probe_rates(lr, AT_TARGET)]
+        trials = _train(saved, bound.plugin, genomes, recipe.options, target_folder)
+        results = probe_results(trials, metric, {recipe.target.width: lr})
+
+    other_runs = [shared.open_run(name, store) for name in others]
+    for name, other_run in zip(others, other_runs, strict=True):
+        if other_run.manifest.fingerprint != saved.manifest.fingerprint:
+            raise UsageError(
+                f"--with {name}: expected a run on the data of {saved.name}; other losses cannot be compared"
+            )
+    other_runs += [Run.open(folder) for folder in (probe_folder, short_folder, target_folder) if folder.is_dir()]
+    recipe = scale_run(saved, bound, request, trial=trial_to_scale, other_runs=other_runs)
+    recipe.probe = results
+    plugin, new_name = bound.plugin, f"{saved.name}-{size}"
     if emit is not None:
-        _emit(emit, bound.plugin, name, recipe, saved)
+        reference = plugin.name if plugin.origin == "bundled" else plugin.reference
+        flags = recipe_flags(reference, new_name, recipe, saved.manifest.options, plugin.options)
+        try:
+            emit.write_text(flags, encoding="utf-8")
+        except OSError as error:
+            raise OptionError(f"--emit {emit}: {error.strerror}; choose another file") from None
         recipe.emitted = str(emit)
     if output_format == "json":
         shared.print_json(recipe)
         return 0
-    _print(recipe)
+    _print_recipe(recipe)
     if emit is not None:
         shared.echo()
         shared.echo(f"wrote {emit}; use it with:")
         shared.echo(f"  evo-tune run --config {emit}")
-        shared.echo(f"  evo-tune export {name} model")
+        shared.echo(f"  evo-tune export {new_name} model")
     return 0
 
 
-def _on_same_data(run: Run, other: Run, given: str) -> Run:
-    if other.manifest.fingerprint != run.manifest.fingerprint:
-        raise UsageError(f"--with {given}: expected a run on the data of {run.name}; other losses cannot be compared")
-    return other
-
-
-def _affordable(run: Run, recipe: ScaledRecipe, quiet: bool) -> bool:
-    """Return whether `AT_TARGET` trainings at the target take no longer than the search did; say what they take."""
-    own = recipe.target.parameters == recipe.found.parameters and recipe.target.tokens == recipe.found.tokens
-    if own or recipe.hours is None:
+def _is_target_affordable(run: Run, recipe: ScaledRecipe, quiet: bool) -> bool:
+    """Return whether `AT_TARGET` trainings at the target take no longer than the search did; print the comparison."""
+    is_own_size = recipe.target.parameters == recipe.found.parameters and recipe.target.tokens == recipe.found.tokens
+    if is_own_size or recipe.hours is None:
         return False
-    takes, spent = AT_TARGET * recipe.hours, sum(trial.outcome.seconds for trial in run.trials()) / 3600
-    cost = f"{AT_TARGET} trainings at the target take about {takes:.3g} h, and the search took {spent:.3g} h"
-    affordable = takes <= spent
+    target_hours, search_hours = AT_TARGET * recipe.hours, sum(trial.outcome.seconds for trial in run.trials()) / 3600
+    is_affordable = target_hours <= search_hours
     if not quiet:
-        what = "probing its learning rate, half and twice of it" if affordable else "not probed; --probe 3 is cheaper"
-        shared.echo(f"{cost}: {what}")
-    return affordable
+        cost = f"{AT_TARGET} trainings at the target take about {target_hours:.3g} h"
+        choice = "not probed; --probe 3 is cheaper"
+        if is_affordable:
+            choice = "probing its learning rate, half and twice of it"
+        shared.echo(f"{cost}, and the search took {search_hours:.3g} h: {choice}")
+    return is_affordable
 
 
-def _probe_target(run: Run, evaluator: BoundEvaluator, recipe: ScaledRecipe, folder: Path) -> list[ProbeResult]:
-    """Train the recipe at the target with its learning rate, half of it and twice of it; return the result."""
-    from evo_tune.training.scale.recipe import probe_rates, probe_results
-
-    lr = float(recipe.genome["lr"])
-    genomes = [{**recipe.genome, "lr": rate} for rate in probe_rates(lr, AT_TARGET)]
-    trials = _train(run, evaluator.plugin, genomes, recipe.options, folder)
-    return probe_results(trials, run.objectives[0].metric, {recipe.target.width: lr})
-
-
-def _probe(
+def _probe_between(
     run: Run,
     evaluator: BoundEvaluator,
     recipe: ScaledRecipe,
@@ -191,8 +182,8 @@ def _probe(
     count: int,
     folder: Path,
     quiet: bool,
-) -> list[ProbeResult]:
-    """Train probes between the size of the run and the target, and return the result at each size.
+) -> tuple[list[Trial], dict[int, float]]:
+    """Train probes between the size of the run and the target.
 
     Args:
         run: Run with the recipe.
@@ -202,31 +193,32 @@ def _probe(
         count: Number of probes.
         folder: Run folder of the probes; that of their short trainings is beside it. Existing runs are continued.
         quiet: Whether to print nothing.
+
+    Returns:
+        Trials of the probes, and the transferred learning rates by width.
     """
     from dataclasses import replace
 
-    from evo_tune.training.scale.recipe import probe_rates, probe_results, probe_sizes, recipe_at
+    from evo_tune.training.scale.recipe import probe_rates, probe_sizes, recipe_at
 
     sizes = probe_sizes(recipe.found, recipe.target, count)
-    shares = [count // len(sizes) + (place < count % len(sizes)) for place in range(len(sizes))]
     if not quiet:
-        whole, part = sizes[0].tokens, round(PART * sizes[0].tokens)
+        full_tokens, short_tokens = sizes[0].tokens, round(PART * sizes[0].tokens)
         shared.echo(
-            f"probing: {count} trainings of {whole:,} tokens, as run {folder.name}, and {count} of {part:,}, as run "
-            f"{folder.name + SHORT}, to measure the effect of the text"
+            f"probing: {count} trainings of {full_tokens:,} tokens, as run {folder.name}, and {count} of "
+            f"{short_tokens:,}, as run {folder.name + SHORT}, to measure the effect of the text"
         )
     trials: list[Trial] = []
     for ending, share in ((SHORT, PART), ("", 1.0)):
         targets = [replace(size, tokens=max(1, round(share * size.tokens))) for size in sizes]
-        there = [recipe_at(evaluator, target, trial_to_scale) for target in targets]
-        genomes = [
-            {**one.genome, "lr": lr}
-            for one, many in zip(there, shares, strict=True)
-            for lr in probe_rates(one.genome["lr"], many)
-        ]
-        trials = _train(run, evaluator.plugin, genomes, there[0].options, folder.with_name(folder.name + ending))
-    rates = {size.width: float(one.genome["lr"]) for size, one in zip(sizes, there, strict=True)}
-    return probe_results(trials, run.objectives[0].metric, rates)
+        recipes = [recipe_at(evaluator, target, trial_to_scale) for target in targets]
+        genomes = []
+        for index, size_recipe in enumerate(recipes):  # the first sizes get one probe more
+            probes = count // len(sizes) + (index < count % len(sizes))
+            genomes += [{**size_recipe.genome, "lr": lr} for lr in probe_rates(size_recipe.genome["lr"], probes)]
+        trials = _train(run, evaluator.plugin, genomes, recipes[0].options, folder.with_name(folder.name + ending))
+    rates = {size.width: float(recipe.genome["lr"]) for size, recipe in zip(sizes, recipes, strict=True)}
+    return trials, rates
 
 
 def _train(
@@ -268,26 +260,39 @@ def _train(
         return search.saved.trials()
 
 
-def _emit(path: Path, plugin: Evaluator, name: str, recipe: ScaledRecipe, run: Run) -> None:
-    from evo_tune.training.scale.recipe import recipe_flags
+def _print_recipe(recipe: ScaledRecipe) -> None:
+    from msgspec import structs
 
-    reference = plugin.name if plugin.origin == "bundled" else plugin.reference
-    try:
-        path.write_text(recipe_flags(reference, name, recipe, run.manifest.options, plugin.options), encoding="utf-8")
-    except OSError as error:
-        raise OptionError(f"--emit {path}: {error.strerror}; choose another file") from None
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.3g}"
 
-
-def _print(recipe: ScaledRecipe) -> None:
     target, at_run = recipe.target, recipe.found
-    shared.print_table([_gene(row) for row in recipe.rows], f"trial {recipe.trial} of {recipe.run} at the target size")
+    genes = [
+        {**structs.asdict(move), "factor": "" if move.factor is None or move.kind == "kept" else f"x{move.factor:.3g}"}
+        for move in recipe.rows
+    ]
+    shared.print_table(genes, f"trial {recipe.trial} of {recipe.run} at the target size")
     for remark in recipe.remarks:
         shared.echo(f"note: {remark}")
-    shared.print_table([_law(row) for row in recipe.laws], "peak learning rates")
+    laws = []
+    for law in recipe.laws:
+        ranges = {"run": law.outside_run, "target": law.outside}
+        laws.append(
+            {
+                "law": law.law,
+                "for the run": number(law.at_run),
+                "at the target": number(law.lr),
+                "run's, scaled by it": number(law.moved),
+                "batch": number(law.batch),
+                "outside of its fit": "; ".join(f"{size}: {text}" for size, text in ranges.items() if text),
+                "source": law.source,
+            }
+        )
+    shared.print_table(laws, "peak learning rates")
     price = "" if recipe.price is None else f", {recipe.price:,.2f} for the hours"
     hours = "unknown" if recipe.hours is None else f"{recipe.hours:,.3g}"
     epochs = "" if target.epochs is None else f"; the text is read {target.epochs:.3g} times"
-    lines = [
+    for line in (
         f"learning rate of hidden matrices: {at_run.lr_hidden:.3g} in the run, {target.lr_hidden:.3g} at the target",
         "",
         f"model: depth {target.depth}, width {target.width}, {target.heads} heads, context {target.context}: "
@@ -296,66 +301,42 @@ def _print(recipe: ScaledRecipe) -> None:
         f"{target.flops:.3g} FLOPs ({target.flops / at_run.flops:.3g} times the run's training)",
         f"tokens per parameter: {recipe.tokens_per_parameter:.3g} (compute-optimal: 20, {recipe.optimal_tokens:.3g} "
         f"tokens, arXiv:2203.15556){epochs}",
-        *(f"memory: {_fit(fit)}" for fit in recipe.fits),
+        *(f"memory: {_fit_text(fit)}" for fit in recipe.fits),
         f"hours: {hours} on one device ({recipe.speed}){price}",
-        _loss(recipe.loss),
-        *(_probe_line(row) for row in recipe.probe or ()),
-    ]
-    for line in lines:
+        _loss_text(recipe.loss),
+        *(_probe_text(result) for result in recipe.probe or ()),
+    ):
         shared.echo(line)
 
 
-def _gene(row: GeneMove) -> dict[str, Any]:
-    from msgspec import structs
-
-    factor = "" if row.factor is None or row.kind == "kept" else f"x{row.factor:.3g}"
-    return {**structs.asdict(row), "factor": factor}
-
-
-def _law(row: LawLearningRate) -> dict[str, Any]:
-    def number(value: float | None) -> str:
-        return "" if value is None else f"{value:.3g}"
-
-    outside = {"run": row.outside_run, "target": row.outside}
-    return {
-        "law": row.law,
-        "for the run": number(row.at_run),
-        "at the target": number(row.lr),
-        "run's, scaled by it": number(row.moved),
-        "batch": number(row.batch),
-        "outside of its fit": "; ".join(f"{what}: {text}" for what, text in outside.items() if text),
-        "source": row.source,
-    }
+def _fit_text(fit: MemoryFit) -> str:
+    devices = f"{fit.ranks} GPU{'s' * (fit.ranks > 1)} of {fit.memory:g} GiB"
+    if fit.micro_batch is None or fit.passes is None:
+        return f"not even one window fits into {devices}"
+    recompute = ", with recomputed blocks" if fit.recompute else ""
+    passes = f"{fit.passes} pass{'es' * (fit.passes > 1)}"
+    return f"{devices}: {fit.micro_batch} windows at a time, {passes} a step{recompute}, {fit.predicted:.3g} GiB"
 
 
-def _fit(row: MemoryFit) -> str:
-    where = f"{row.ranks} GPU{'s' * (row.ranks > 1)} of {row.memory:g} GiB"
-    if row.micro_batch is None or row.passes is None:
-        return f"not even one window fits into {where}"
-    again = ", with recomputed blocks" if row.recompute else ""
-    passes = f"{row.passes} pass{'es' * (row.passes > 1)}"
-    return f"{where}: {row.micro_batch} windows at a time, {passes} a step{again}, {row.predicted:.3g} GiB"
-
-
-def _loss(loss: TargetLoss) -> str:
+def _loss_text(loss: TargetLoss) -> str:
     law = loss.law
     if law is None or loss.extrapolation is None:
         return f"{loss.metric} at the target: not predicted: {loss.why} (--with RUN adds the trainings of a run)"
-    far = f"; {loss.extrapolation:.3g} times beyond what was trained" if loss.extrapolation > 1 else ""
+    beyond = f"; {loss.extrapolation:.3g} times beyond what was trained" if loss.extrapolation > 1 else ""
     return (
         f"predicted {loss.metric}: {loss.loss:.4g} ({loss.share:.0%} interval {loss.low:.4g} to {loss.high:.4g}; "
         f"{law.floor:.3g} + {law.size:.3g}/N^{law.alpha:.2f} + {law.text:.3g}/D^{law.beta:.2f} from "
-        f"{loss.trainings} trainings{far})" + (f"; {loss.narrow}" if loss.narrow else "")
+        f"{loss.trainings} trainings{beyond})" + (f"; {loss.narrow}" if loss.narrow else "")
     )
 
 
-def _probe_line(row: ProbeResult) -> str:
-    where = f"probe at {row.depth}x{row.width}"
-    if row.confirmed is None:
-        return f"{where}: {row.trainings} training{'s' * (row.trainings > 1)} are too few to tell"
-    best = "" if row.optimum is None else f", lowest at {row.optimum:.3g} by a parabola"
-    verdict = "confirmed" if row.confirmed else "not confirmed"
+def _probe_text(result: ProbeResult) -> str:
+    size = f"{result.depth}x{result.width}"
+    if result.confirmed is None:
+        return f"probe at {size}: {result.trainings} training{'s' * (result.trainings > 1)} are too few to tell"
+    optimum = "" if result.optimum is None else f", lowest at {result.optimum:.3g} by a parabola"
+    verdict = "confirmed" if result.confirmed else "not confirmed"
     return (
-        f"{where}: the transferred learning rate {row.transferred:.3g} is {verdict}: loss {row.loss:.4g}, the best "
-        f"{row.best_loss:.4g} at {row.best:.3g}{best}"
+        f"probe at {size}: the transferred learning rate {result.transferred:.3g} is {verdict}: "
+        f"loss {result.loss:.4g}, the best {result.best_loss:.4g} at {result.best:.3g}{optimum}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +10,6 @@ from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
 if TYPE_CHECKING:
-    from evo_tune.genome.trial import Trial
     from evo_tune.store.manifest import Manifest
     from evo_tune.store.run import Run
 
@@ -23,7 +21,7 @@ MOST_SHARES = 20
 
 @cli_command("show")
 @shared.run_argument
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Number of best trials to show.")
+@click.option("--top", type=shared.COUNT, default=10, show_default=True, help="Number of best trials to show.")
 @shared.store_option
 @shared.format_option("table", "json", "csv")
 def command(run: str | None, top: int, store: str, output_format: str) -> None:
@@ -88,15 +86,15 @@ def _print_trials(run: Run, top: int) -> None:
     from evo_tune.report.summary import best_trials, pareto_front, show_fresh_values
 
     metrics = [objective.metric for objective in run.objectives]
-    bounded = [one.metric for one in run.constraints if one.metric not in metrics]
+    bounded = [constraint.metric for constraint in run.constraints if constraint.metric not in metrics]
     fresh_rows = {row.id: row for row in fresh_values(run)}
-    measured = reported_objective(run).metric
-    over = "over fresh seeds" if measured == metrics[0] else f"{measured} over fresh seeds"
+    reported_metric = reported_objective(run).metric
+    fresh_column = "over fresh seeds" if reported_metric == metrics[0] else f"{reported_metric} over fresh seeds"
     trials = pareto_front(run) if len(metrics) > 1 else best_trials(run, top)
     rows = [
         {
             "trial": trial.id,
-            **({over: show_fresh_values(fresh_rows.get(trial.id))} if fresh_rows else {}),
+            **({fresh_column: show_fresh_values(fresh_rows.get(trial.id))} if fresh_rows else {}),
             "generation": trial.candidate.generation,
             **{metric: trial.outcome.metrics.get(metric) for metric in (*metrics, *bounded)},
             **({"within": "yes" if trial.feasible else "no"} if bounded else {}),
@@ -106,26 +104,21 @@ def _print_trials(run: Run, top: int) -> None:
         }
         for trial in trials
     ]
-    title = "Pareto front" if len(metrics) > 1 else _title(run, top, trials, bool(fresh_rows))
+    title = "Pareto front"
+    if len(metrics) == 1:
+        has_extra_seeds = any(candidate.extra_seed for candidate in run.candidates)
+        notes = ["means over seeds where there are several" if has_extra_seeds else "one seed each"]
+        settings, ranks = run.manifest.settings, [(trial.violation, trial.losses) for trial in trials]
+        if fresh_rows:
+            notes.append("the choice of the final comparison is first")
+        elif ranks and ranks[0] != min(ranks):  # the recommended trial is before one with a better value
+            reason = f"the best that has had all {settings.most_seeds}"
+            if settings.extra_seeds_by_gain:
+                reason = "the one that is expected to be best with other seeds"
+            notes.append(f"first, {reason}")
+        title = f"best trials, at most {top} ({'; '.join(notes)})"
     spare = ("operator", "generation", "seconds", *reversed(run.genes))
     shared.print_rows(rows, "table", title, "no full training gave a value", spare)
-
-
-def _title(run: Run, top: int, trials: Sequence[Trial], compared: bool) -> str:
-    several = any(candidate.extra_seed for candidate in run.candidates)
-    seeds = "means over seeds where there are several" if several else "one seed each"
-    first = "; the choice of the final comparison is first" if compared else _first(run, trials)
-    return f"best trials, at most {top} ({seeds}{first})"
-
-
-def _first(run: Run, trials: Sequence[Trial]) -> str:
-    """Return why the recommended trial is before one with a better value; '' if there is no such trial."""
-    ranks = [(trial.violation, trial.losses) for trial in trials]
-    if not ranks or ranks[0] == min(ranks):
-        return ""
-    if run.manifest.settings.extra_seeds_by_gain:
-        return "; first, the one that is expected to be best with other seeds"
-    return f"; first, the best that has had all {run.manifest.settings.most_seeds}"
 
 
 def _rules(manifest: Manifest) -> list[str]:

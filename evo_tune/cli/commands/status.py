@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
 if TYPE_CHECKING:
     from evo_tune.cli.formats import RunStatus
-    from evo_tune.store.heartbeat import Beat, SlotWork
+    from evo_tune.store.heartbeat import Beat
     from evo_tune.store.run import Run
 
 HELP_ORDER = 40
@@ -81,20 +81,16 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
     if not status.slots:
         shared.echo("no slot is open: the run is starting, or a program drives it (ask and tell)")
         return
-    shared.echo(
-        "forecast: available after three trainings" if status.forecast is None else forecast_line(status.forecast)
-    )
-    shared.print_table([_row(busy, age) for busy in status.slots])
-
-
-def _row(busy: SlotWork, age: float) -> dict[str, Any]:
-    return {
-        "slot": busy.slot,
-        "device": busy.device,
-        "work": busy.work or "none",
-        "for": shared.show_seconds(busy.seconds + age),
-        "memory": None if busy.memory is None else f"{busy.memory / 2**20:.0f} MiB",
-    }
+    line = "forecast: available after three trainings" if status.forecast is None else forecast_line(status.forecast)
+    shared.echo(line)
+    rows = []
+    for slot in status.slots:
+        memory = None if slot.memory is None else f"{slot.memory / 2**20:.0f} MiB"
+        duration = shared.show_seconds(slot.seconds + age)
+        rows.append(
+            {"slot": slot.slot, "device": slot.device, "work": slot.work or "none", "for": duration, "memory": memory}
+        )
+    shared.print_table(rows)
 
 
 def _state(saved: Run, beat: Beat | None) -> str:

@@ -10,9 +10,9 @@ import math
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -70,13 +70,11 @@ class Question:
 
     Args:
         text: The question.
-        choices: Answers: the target's column, by the words that are offered.
-        flag: Flag that answers it: '--target'.
+        choices: Columns that may be the target; `--target` names one.
     """
 
     text: str
     choices: Sequence[str]
-    flag: str
 
 
 def recognise_task(data: str, target: str | None) -> DataTask | Question:
@@ -135,11 +133,15 @@ def _table_task(path: Path, data: str, target: str | None, lines: bool) -> DataT
     if target is None:
         named = [name for name in names if name.lower() in TARGETS]
         if len(named) != 1:
-            return Question(f"{data} has {len(names)} columns: which one is to be predicted?", names, "--target")
+            return Question(f"{data} has {len(names)} columns: which one is to be predicted?", names)
         target = named[0]
     if target not in names:
         raise UsageError(f"--target {target}: no such column; {data} has {one_line(', '.join(names))}")
-    texts = [name for name in names if name != target and _is_long(frame[name])]
+    texts = []
+    for name in names:
+        lengths = [len(value) for value in frame[name].tolist() if isinstance(value, str)]
+        if name != target and lengths and sum(lengths) / len(lengths) >= LONG_TEXT:
+            texts.append(name)
     if texts and (lines or len(names) == 2):
         words = f"the column {one_line(texts[0], 60)!r} has texts, and {one_line(target, 60)!r} their labels"
         options = {"data": data, "text": texts[0], "label": target}
@@ -203,11 +205,6 @@ def _first_rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
     return frame
 
 
-def _is_long(column: pd.Series[Any]) -> bool:
-    texts = [value for value in column.tolist() if isinstance(value, str)]
-    return bool(texts) and sum(map(len, texts)) / len(texts) >= LONG_TEXT
-
-
 def choose_task(data: str, target: str | None, evaluator: str | None, options: dict[str, str]) -> DataTask:
     """Return the task of a data set; ask on a terminal what the data leaves open.
 
@@ -223,18 +220,17 @@ def choose_task(data: str, target: str | None, evaluator: str | None, options: d
     import click
 
     if evaluator is not None:
-        data_options = {"data": data, **({"target": target} if target is not None else {})}
-        return DataTask(evaluator, {**data_options, **options}, "by --evaluator")
+        target_option = {} if target is None else {"target": target}
+        return DataTask(evaluator, {"data": data, **target_option, **options}, "by --evaluator")
     task = recognise_task(data, target)
     if isinstance(task, Question):
         if shared.ask_function() is None:
             choices = one_line(", ".join(task.choices))
-            raise UsageError(f"{task.text} give {task.flag} NAME: one of {choices}")
+            raise UsageError(f"{task.text} give --target NAME: one of {choices}")
         shared.echo(task.text, err=True)
-        answer = click.prompt("column", type=click.Choice(list(task.choices)), err=True)
-        task = recognise_task(data, answer)
+        task = recognise_task(data, click.prompt("column", type=click.Choice(list(task.choices)), err=True))
     assert isinstance(task, DataTask), "the question was answered"
-    return DataTask(task.evaluator, {**task.options, **options}, task.why, task.otherwise)
+    return replace(task, options={**task.options, **options})
 
 
 def copy_model(model: Path, target: Path) -> None:
@@ -265,43 +261,42 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
     from evo_tune.cli.training.final_training import read_wish
     from evo_tune.report.recommendation import fresh_values, reported_objective
     from evo_tune.report.summary import baseline_verdict, run_result, show_fresh_values, verdict
+    from evo_tune.training.prediction.about import TrainingFacts
 
     run, best = search.saved, search.best
     assert best is not None, "there is a model"
-    fresh_rows = {row.id: row for row in fresh_values(run)}
     value = ""
-    if best.id in fresh_rows:
-        value = f", {reported_objective(run).metric} {show_fresh_values(fresh_rows[best.id])} over fresh seeds"
+    for row in fresh_values(run):
+        if row.id == best.id:
+            value = f", {reported_objective(run).metric} {show_fresh_values(row)} over fresh seeds"
     wish = read_wish(run)
     if longer := wish is not None and wish.seconds is not None:
         value = f", trained for {shared.show_seconds(wish.seconds)}"  # no value of the final comparison is the model's
-    where = "the test set" if run.manifest.tests and value else "held-out data"
+    test_data = "the test set" if run.manifest.tests and value else "held-out data"
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
-    result, metrics = run_result(run), _model_metrics(model)
-    return [
-        f"use {_recommended_model(run, result, metrics, model, longer)}: trial {best.id} of run {run.name}{value}",
-        verdict(result),
-        *([] if result.baseline is None or longer else [baseline_verdict(result.baseline)]),
-        *_test_set_lines(run, metrics),
-        f"measured on {where} of {data}; all took {shared.show_seconds(seconds)}",
-    ]
+    result = run_result(run)
+    metrics: dict[str, float | None] = {}
+    with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):  # another evaluator's files have none
+        config = inside.read(model, "config.json", limit=MAX_CONFIG_BYTES)
+        metrics = msgspec.json.decode(config, type=TrainingFacts).metrics
+    lines = [f"use {_recommend(run, result, metrics, model, longer)}: trial {best.id} of run {run.name}{value}"]
+    lines.append(verdict(result))
+    if result.baseline is not None and not longer:
+        lines.append(baseline_verdict(result.baseline))
+    if names := [name for name in run.manifest.tests.values() if name in metrics]:
+        baseline_name, outcome = run.baseline or ("", None)
+        baseline = {} if outcome is None else {name: outcome.metrics.get(name) for name in names}
+        values = [
+            f"{name} {shared.show_value(metrics[name])}"
+            + ("" if baseline.get(name) is None else f" ({shared.show_value(baseline[name])})")
+            for name in names
+        ]
+        brackets = "" if all(baseline.get(name) is None for name in names) else f", in brackets {baseline_name}"
+        lines.append(f"the model on the test set{brackets}: {', '.join(values)}")
+    return [*lines, f"measured on {test_data} of {data}; all took {shared.show_seconds(seconds)}"]
 
 
-def _model_metrics(model: Path) -> dict[str, float | None]:
-    """Return the metrics in a model's folder; none for the files of another evaluator."""
-    from evo_tune.training.prediction.about import TrainingFacts
-
-    try:
-        return msgspec.json.decode(
-            inside.read(model, "config.json", limit=MAX_CONFIG_BYTES), type=TrainingFacts
-        ).metrics
-    except (OSError, msgspec.DecodeError, RecursionError):
-        return {}
-
-
-def _recommended_model(
-    run: Run, result: RunResult, metrics: Mapping[str, float | None], model: Path, longer: bool
-) -> str:
+def _recommend(run: Run, result: RunResult, metrics: Mapping[str, float | None], model: Path, longer: bool) -> str:
     """Return what to use: the model, or the baseline where the model is not better.
 
     They are compared over the fresh seeds of the final comparison, or else by the model's own value on the test set. A
@@ -328,16 +323,3 @@ def _recommended_model(
         return str(model)
     simple = "" if by_model_alone or beaten is False else ", which is simpler and not worse,"
     return f"{result.baseline.name}{simple} rather than {model}"
-
-
-def _test_set_lines(run: Run, metrics: Mapping[str, float | None]) -> list[str]:
-    """Return one line with the metrics of the model and of the baseline on the test set."""
-    name, outcome = run.baseline or ("", None)
-    baseline_metrics = {} if outcome is None else outcome.metrics
-    names = [test for test in run.manifest.tests.values() if test in metrics]
-    baseline_values = {
-        test: f" ({shared.show_value(baseline_metrics[test])})" for test in names if test in baseline_metrics
-    }
-    shown = [f"{test} {shared.show_value(metrics[test])}{baseline_values.get(test, '')}" for test in names]
-    whose = f", in brackets {name}" if baseline_values else ""
-    return [f"the model on the test set{whose}: {', '.join(shown)}"] if shown else []

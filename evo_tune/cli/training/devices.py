@@ -1,11 +1,18 @@
-"""What `evo-tune devices` prints as JSON."""
+"""The measured speed of devices, and what `evo-tune devices` prints as JSON."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
+from evo_tune.dispatch import Plan
+from evo_tune.errors import RunError
 from evo_tune.training.recipe.hardware.computing import DeviceSizes, Timings
 
 
@@ -61,3 +68,33 @@ class Devices(Struct, forbid_unknown_fields=True, kw_only=True):
     cards: tuple[str, ...]
     probed: list[ProbedDevice]
     why: tuple[str, ...]
+
+
+def fastest_cpu_precision(threads: int) -> str:
+    """Return the precision in which this CPU trains faster."""
+    import torch
+
+    from evo_tune.training.hardware.precision import fastest_precision
+
+    torch.set_num_threads(threads)
+    return fastest_precision("cpu")
+
+
+def probe_devices(planned: Plan) -> list[ProbedDevice]:
+    """Return the measured speed of each device of a plan. Each device has a process that sees no other one.
+
+    Raises:
+        RunError: A device could not be timed.
+    """
+    probes = []
+    for device in {device.name: device for device in planned.slots}.values():
+        if device.inside == "mps":
+            continue
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": device.visible}
+        command = [sys.executable, "-m", "evo_tune.training.probing.timing", device.inside, str(planned.threads)]
+        process = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        if process.returncode:
+            last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
+            raise RunError(f"--probe: cannot time {device.name} ({last_line}): does torch see it, and is it free?")
+        probes.append(msgspec.convert({"name": device.name, **json.loads(process.stdout)}, ProbedDevice, strict=False))
+    return probes

@@ -1,4 +1,4 @@
-"""The model at the end of a run of `evo-tune auto`.
+"""Train a model that is kept: by `evo-tune export`, and at the end of a run of `evo-tune auto`.
 
 A run of `auto` is a run like any other. Beside its files it has `_auto.json`, which asks for a model at the end, and
 `_model`, that model. So `resume` finishes it after a kill. A language model trains for the rest of the hours; where
@@ -8,9 +8,14 @@ their genome was chosen.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import shlex
-from collections.abc import Callable
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,16 +24,35 @@ import msgspec
 from msgspec import Meta, Struct
 
 from evo_tune.cli import shared
+from evo_tune.dispatch import Plan, Task, cpu_count, open_slots, plan
+from evo_tune.dispatch.devices import CPU
 from evo_tune.errors import EvoTuneError, StoreError
+from evo_tune.forecast.timing import TIMING, Timing, time_genomes
+from evo_tune.genome.trial import Candidate, Objective
+from evo_tune.loop.deadline import own_seconds
+from evo_tune.plugins.context import Context
+from evo_tune.plugins.evaluator import BoundEvaluator
+from evo_tune.report.recommendation import fresh_values, reported_objective
+from evo_tune.report.summary import run_result, verdict
 from evo_tune.store.places import TRIALS
+from evo_tune.store.run import Run
 from evo_tune.trust import inside
 
 if TYPE_CHECKING:
-    from evo_tune.cli.training.exporting import Pace
-    from evo_tune.genome.trial import Candidate
     from evo_tune.loop.search import Search
-    from evo_tune.plugins.evaluator import BoundEvaluator
-    from evo_tune.store.run import Run
+    from evo_tune.training.prediction.card import Origin
+
+SHORTEST_TO_COMPARE = 60.0
+"""Shortest training in seconds for which numbers of threads are compared: the comparison takes some seconds itself."""
+
+SILENCE = 30.0
+"""Seconds after which a line is printed if the training has reported nothing."""
+
+PROGRESS_EVERY = 5.0
+"""Least seconds between two lines of progress: an evaluator may report after each step."""
+
+WORK = ("seconds", "flops", "tokens", "samples", "steps")
+"""Metrics of `estimate` by which trainings of one genome are compared, the best one first."""
 
 WISH_FILE, MODEL, TRAINING = "_auto.json", "_model", "auto"
 """Files in a run's folder: the wish for a model, the model, and the folder of its training in `_trials`."""
@@ -68,11 +92,212 @@ class Wish(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class _FinalTraining:
-    """The final training: the evaluator with its options, and the candidate with its genome."""
+class Pace:
+    """How a training is run.
 
+    Args:
+        threads: Number of CPU threads.
+        seconds: Predicted duration; NaN if unknown.
+        reason: Why so many threads, in words.
+    """
+
+    threads: int
+    seconds: float
+    reason: str
+
+
+def choose_pace(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: Plan, threads: int | None) -> Pace:
+    """Choose the threads of a training: those of the run's trials, or all cores if that is measured to be faster.
+
+    Args:
+        run: Run with the trial.
+        bound: Evaluator with the options of the training.
+        candidate: Trial to train again.
+        planned: Plan of the slots, with the device of the training.
+        threads: Number of threads that the user gives; None for the choice.
+    """
+    trial_threads, all_cores = run.manifest.threads, cpu_count()
+    if threads not in (None, trial_threads):
+        return Pace(threads, math.nan, "as given")
+    seconds, trial_seconds = math.nan, own_seconds(run, candidate.id)
+    with contextlib.suppress(EvoTuneError):  # the work of the training, compared with that of the trial
+        trial_work = bound.plugin.bind(run.manifest.options).estimate(candidate.genome)
+        work = bound.estimate(candidate.genome)
+        name = next((name for name in WORK if trial_work.get(name, 0.0) > 0.0 and name in work), None)
+        if trial_seconds and name is not None:
+            seconds = trial_seconds * work[name] / trial_work[name]
+    pace = Pace(trial_threads, seconds, "as in the trial")
+    can_compare = planned.slots[0] == CPU and all_cores > trial_threads and TIMING in bound.plugin.supports
+    if threads is not None or not can_compare or not seconds >= SHORTEST_TO_COMPARE:
+        return pace
+    times = {count: _measure_seconds(bound, candidate, planned, count) for count in (trial_threads, all_cores)}
+    fastest = min(times, key=lambda count: times[count])
+    if not math.isfinite(times[fastest]):
+        return pace
+    times_text = ", ".join(f"{_thread_text(count)}: {shared.show_seconds(time)}" for count, time in times.items())
+    return Pace(fastest, times[fastest], f"measured by a few steps; {times_text}")
+
+
+def _measure_seconds(bound: BoundEvaluator, candidate: Candidate, planned: Plan, threads: int) -> float:
+    """Return the seconds of a training with so many threads, by a few timed steps; infinite if they failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        task = Task.of(bound, (), Path(folder) / "trials", threads)
+        slots = open_slots(task, Plan(planned.slots[:1], threads))
+        try:
+            rows, _ = time_genomes(slots, [candidate.genome], Timing(folder=Path(folder) / "trials"))
+        finally:
+            for slot in slots:
+                slot.close()
+    return rows[0]["seconds"] if 0 in rows else math.inf
+
+
+def _thread_text(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training of a model that is kept.
+
+    Args:
+        run: The run.
+        bound: Evaluator with the options of the training.
+        candidate: The trial whose genome is trained.
+        planned: Device of the training.
+        pace: How it is trained.
+        seed: Seed of the training.
+        command: The command, for the model card.
+    """
+
+    run: Run
     bound: BoundEvaluator
     candidate: Candidate
+    planned: Plan
+    pace: Pace
+    seed: int
+    command: str
+
+    def write(self, target: Path, scratch: Path, err: bool) -> dict[str, Any]:
+        """Train, and write the model with its card; print the progress. Return the metrics.
+
+        Args:
+            target: Folder of the model.
+            scratch: Folder of the training.
+            err: Whether to print on standard error.
+        """
+        candidate, slot, pace = self.candidate, self.planned.slots[0], self.pace
+        genome = shared.show_genome(candidate.genome)
+        shared.echo(f"training trial {candidate.id} of {self.run.name}: {genome}", err=err)
+        duration = "its duration is unknown"
+        if not math.isnan(pace.seconds):
+            duration = f"about {shared.show_seconds(pace.seconds)}"
+        shared.echo(f"on {slot.name} with {_thread_text(pace.threads)}, {pace.reason}; {duration}", err=err)
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible  # before torch is imported
+        from evo_tune.training.prediction.card import write_card
+
+        context = ProgressContext(
+            pace.seconds,
+            self.run.objectives[0],
+            err,
+            device=slot.inside,
+            threads=pace.threads,
+            seed=self.seed,
+            folder=scratch,
+        )
+        with context.lines():
+            metrics = self.bound.export(candidate.genome, context, target)
+            write_card(target, self.card_origin(), metrics, candidate.genome)
+        return metrics
+
+    def card_origin(self) -> Origin:
+        """Return what the model card says of the model's run: its final comparison, its baseline and its verdict."""
+        from evo_tune.training.prediction.card import Origin, Result
+
+        run, candidate, plugin = self.run, self.candidate, self.bound.plugin
+        metric, results = reported_objective(run).metric, []
+        names = {0: "the default genome", candidate.id: "this genome"}
+        if candidate.genome != run.candidates[candidate.id].genome:
+            names[candidate.id] = f"trial {candidate.id}, the recipe at its size in the search"
+        for row in fresh_values(run):
+            if row.values:
+                error = None if math.isnan(row.error) else row.error
+                name = names.get(row.id, f"trial {row.id}")
+                results.append(Result(metric, row.mean, error, f"{name}, {len(row.values)} fresh seeds"))
+        if run.baseline is not None and metric in run.baseline[1].metrics:
+            results.append(Result(metric, run.baseline[1].metrics[metric], None, f"{run.baseline[0]}, the baseline"))
+        return Origin(
+            run=run.name,
+            trial=candidate.id,
+            evaluator=plugin.name,
+            summary=plugin.summary,
+            command=self.command,
+            results=results,
+            verdict=verdict(run_result(run)),
+        )
+
+
+class ProgressContext(Context):
+    """Context of a training that prints its progress.
+
+    Args:
+        expected: Predicted seconds of the training; NaN if unknown.
+        objective: Objective whose metric is printed.
+        err: Whether to print on standard error.
+        fields: Arguments of `Context`.
+    """
+
+    def __init__(self, expected: float, objective: Objective, err: bool, **fields: Any) -> None:
+        super().__init__(objectives=[objective], **fields)
+        self._metric, self._err = objective.metric, err
+        self._predicted = expected
+        self._expected = expected  # from the beginning, with the time that libraries take to load
+        self._first_report: tuple[float, float] | None = None  # its share, and its seconds
+        self._began = self._last_line = time.monotonic()
+        self._next_line = self._began
+
+    def report_all(self, fraction: float, metrics: Mapping[str, float], decayed: bool | None = None) -> None:
+        super().report_all(fraction, metrics, decayed)
+        elapsed = time.monotonic() - self._began
+        if self._first_report is None:  # by the prediction, later by the pace since the first report
+            self._first_report = fraction, elapsed
+            total = elapsed / fraction if math.isnan(self._predicted) else self._predicted
+        else:
+            share, seconds = self._first_report
+            total = (elapsed - seconds) / max(fraction - share, 1e-9)
+        self._expected = elapsed + (1.0 - fraction) * total
+        if self._began + elapsed < self._next_line:
+            return
+        self._next_line = self._began + elapsed + PROGRESS_EVERY
+        value = f"  {self._metric} {shared.show_value(metrics[self._metric])}" if self._metric in metrics else ""
+        self._print(f"{fraction:>5.0%}{value}", elapsed)
+
+    @contextlib.contextmanager
+    def lines(self) -> Iterator[None]:
+        """Print a line now and then while the training reports nothing."""
+        ended = threading.Event()
+
+        def print_lines() -> None:
+            while not ended.wait(SILENCE / 10):
+                if time.monotonic() - self._last_line >= SILENCE:
+                    self._print("  ...", time.monotonic() - self._began)
+
+        thread = threading.Thread(target=print_lines, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _print(self, text: str, elapsed: float) -> None:
+        self._last_line = time.monotonic()
+        remaining = self._expected - elapsed
+        remaining_text = f", about {shared.show_seconds(remaining)} left" if remaining > 0.5 else ""
+        shared.echo(f"{text}  {shared.show_seconds(elapsed)}{remaining_text}", err=self._err)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The model at the end of a run of `auto`
 
 
 def write_wish(run: Run, wish: Wish) -> None:
@@ -96,10 +321,12 @@ def read_wish(run: Run) -> Wish | None:
 
 
 def time_for_model(search: Search) -> Callable[[float], float]:
-    """Return the function that gives the seconds of the hours to leave for the final training.
+    """Return the function that gives the seconds of the hours to leave for the final training; 0 without one.
 
     Its argument is the predicted time of one more training of the best genome in seconds; 0 while nothing is known.
     """
+    if read_wish(search.saved) is None:
+        return lambda training: 0.0
     share = MODEL_SHARE.get(search.evaluator.plugin.name, 0.0)
 
     def seconds_to_reserve(training: float) -> float:
@@ -124,128 +351,103 @@ def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -
     Raises:
         StoreError: A file of the run is a link, or the disk refuses.
     """
-    run, wish = search.saved, read_wish(search.saved)
-    if wish is None or search.stopping or search.best is None:
+    run, wish, best = search.saved, read_wish(search.saved), search.best
+    if wish is None or search.stopping or best is None:
         return None
     target = run.folder / MODEL
     try:
         if not inside.exists(run.folder, MODEL):
             if wish.threads is None:
-                wish = _choose_wish(search, elapsed, err)
+                wish = _choose_wish(search, best.candidate, elapsed, err)
                 write_wish(run, wish)
-            _train(search, wish, err)
+            bound, candidate = _final_training(search, best.candidate, wish)
+            part = run.folder / f"{MODEL}.part"
+            inside.remove(run.folder, part.name)
+            with inside.folder(run.folder, TRIALS, TRAINING, make=True):  # neither is a link
+                pass
+            pace, command = _final_pace(search, best.candidate, wish), f"evo-tune resume {shlex.quote(run.name)}"
+            training = Training(run, bound, candidate, plan(1, None, 1, None), pace, candidate.seed, command)
+            metrics = training.write(part, run.folder / TRIALS / TRAINING, err)
+            inside.move(run.folder, (part.name,), (MODEL,))
+            inside.remove(run.folder, TRIALS, TRAINING)
+            tests = {name: value for name, value in metrics.items() if name in run.manifest.tests.values()}
+            shared.print_metrics(tests, err)
         with inside.folder(run.folder, MODEL):
             return target
     except OSError as error:
         raise StoreError(f"cannot keep the model in {target}: {error.strerror}") from None
 
 
-def _choose_wish(search: Search, elapsed: Callable[[], float], err: bool) -> Wish:
+def _choose_wish(search: Search, best: Candidate, elapsed: Callable[[], float], err: bool) -> Wish:
     """Return budget, threads and size of the final training for the time that is left."""
-    hours, usual = search.session.hours, search.evaluator.options.get("seconds")
+    hours, trial_seconds = search.session.hours, search.evaluator.options.get("seconds") or 0.0
 
     def seconds_left() -> float:
         return ((hours or 0.0) * 3600.0 - elapsed() - STARTING_SECONDS) / SLACK
 
-    if search.evaluator.plugin.name not in MODEL_SHARE or not hours or not usual or seconds_left() <= usual:
-        return Wish(threads=_pace(search, Wish()).threads)
-    first = Wish(seconds=seconds_left())
-    pace = _pace(search, first)
+    can_be_longer = search.evaluator.plugin.name in MODEL_SHARE and hours and trial_seconds
+    if not can_be_longer or seconds_left() <= trial_seconds:
+        return Wish(threads=_final_pace(search, best, Wish()).threads)
+    wish = Wish(seconds=seconds_left())
+    pace = _final_pace(search, best, wish)
     if pace.seconds > 0.0:  # at the speed of the trials, and of all threads
-        first.seconds = max(usual, seconds_left() * seconds_left() / pace.seconds)
-    first.seconds, first.threads = round(first.seconds or usual, 1), pace.threads
-    wish, explanation = _choose_size(search, first)
+        wish.seconds = max(trial_seconds, seconds_left() * seconds_left() / pace.seconds)
+    wish.seconds, wish.threads = round(wish.seconds or trial_seconds, 1), pace.threads
+    wish, explanation = _choose_size(search, best, wish)
     shared.echo(explanation, err=err)
     return wish
 
 
-def _choose_size(search: Search, wish: Wish) -> tuple[Wish, str]:
+def _choose_size(search: Search, best: Candidate, wish: Wish) -> tuple[Wish, str]:
     """Return the wish with the largest size for which its seconds are enough, and the choice in words."""
     from evo_tune.training.recipe import GPTSize, shape_with_more_weights
 
-    best, seconds = search.best, wish.seconds or 0.0
-    assert best is not None, "asked before"
-    longer = _final_training(search, wish).bound.estimate(best.genome)
+    bound, _ = _final_training(search, best, wish)
     genome: dict[str, Any] = dict(best.genome)
-    suited = GPTSize(width=genome["width"], depth=genome["depth"], context=0, batch=0).tokens
-    ratio = longer["tokens"] / suited
-    description = (
-        f"the final training has {seconds:g} s, for {ratio:.3g} times the tokens that suit the size of the trial"
+    tokens = bound.estimate(best.genome)["tokens"]
+    ratio = tokens / GPTSize(width=genome["width"], depth=genome["depth"], context=0, batch=0).tokens
+    budget = (
+        f"the final training has {wish.seconds or 0.0:g} s, for {ratio:.3g} times the tokens that suit the size of the "
+        "trial"
     )
-    head = genome["width"] // genome["heads"]
     shape = None
     if ratio >= LARGER_FROM_RATIO:
+        head = genome["width"] // genome["heads"]
         shape = shape_with_more_weights(genome["width"], genome["depth"], head, math.sqrt(ratio))
     if shape is None:
-        return (
-            wish,
-            f"{description}: a larger model needs {LARGER_FROM_RATIO:g} times or more, so this size trains longer",
-        )
+        return wish, f"{budget}: a larger model needs {LARGER_FROM_RATIO:g} times or more, so this size trains longer"
     width, depth = shape
-    larger = Wish(**msgspec.structs.asdict(wish) | {"width": width, "depth": depth, "tokens": int(longer["tokens"])})
+    larger = msgspec.structs.replace(wish, width=width, depth=depth, tokens=int(tokens))
     try:
         for _ in range(2):  # the rates depend on the tokens, and these on the size
-            planned = _final_training(search, larger)
-            larger.tokens = int(planned.bound.estimate(planned.candidate.genome)["tokens"])
-        _final_training(search, larger)
+            bound, candidate = _final_training(search, best, larger)
+            larger.tokens = int(bound.estimate(candidate.genome)["tokens"])
+        _final_training(search, best, larger)
     except EvoTuneError as error:
-        return wish, f"{description}; it keeps its size: {error}"
-    moved = f"from {genome['depth']}x{genome['width']} to {depth}x{width} (blocks x width)"
-    return larger, f"{description}: the recipe is transferred {moved}, for {larger.tokens:,} tokens"
+        return wish, f"{budget}; it keeps its size: {error}"
+    sizes = f"from {genome['depth']}x{genome['width']} to {depth}x{width} (blocks x width)"
+    return larger, f"{budget}: the recipe is transferred {sizes}, for {larger.tokens:,} tokens"
 
 
-def _final_training(search: Search, wish: Wish) -> _FinalTraining:
-    """Return the final training.
+def _final_training(search: Search, best: Candidate, wish: Wish) -> tuple[BoundEvaluator, Candidate]:
+    """Return the evaluator with the options of the final training, and the candidate with its genome.
 
     Raises:
         EvoTuneError: The recipe cannot be transferred to the size.
     """
-    plugin, best, options = search.evaluator.plugin, search.best, search.saved.manifest.options
-    assert best is not None, "asked before"
+    plugin, options = search.evaluator.plugin, search.saved.manifest.options
     budget = {} if wish.seconds is None else {"seconds": wish.seconds}
     if wish.width is None or wish.depth is None or wish.tokens is None:
-        return _FinalTraining(plugin.bind({**options, **budget}).for_run(rungs=False), best.candidate)
+        return plugin.bind({**options, **budget}).for_run(rungs=False), best
     # The transfer needs a budget in tokens; the training itself ends by its seconds.
     tokens = int(search.evaluator.estimate(best.genome)["tokens"])
-    plain = plugin.bind({**options, "seconds": None, "cost": "", "tokens": tokens}).for_run(rungs=False)
-    target = {"width": wish.width, "depth": wish.depth, "tokens": wish.tokens}
-    moved = plain.transfer(best.genome, target)
-    changed = {name: value for name, value in moved["options"].items() if name not in ("flops", "tokens", "seconds")}
-    bound = plugin.bind({**options, **changed, **budget}).for_run(rungs=False)
-    return _FinalTraining(bound, replace(best.candidate, genome=moved["genome"]))
+    bound = plugin.bind({**options, "seconds": None, "cost": "", "tokens": tokens}).for_run(rungs=False)
+    recipe = bound.transfer(best.genome, {"width": wish.width, "depth": wish.depth, "tokens": wish.tokens})
+    changes = {name: value for name, value in recipe["options"].items() if name not in ("flops", "tokens", "seconds")}
+    bound = plugin.bind({**options, **changes, **budget}).for_run(rungs=False)
+    return bound, replace(best, genome=recipe["genome"])
 
 
-def _pace(search: Search, wish: Wish) -> Pace:
-    from evo_tune.cli.training.exporting import choose_pace
-    from evo_tune.dispatch import plan
-
-    best = search.best
-    assert best is not None, "asked before"
-    bound = _final_training(search, Wish(seconds=wish.seconds)).bound
-    return choose_pace(search.saved, bound, best.candidate, plan(1, None, 1, None), wish.threads)
-
-
-def _train(search: Search, wish: Wish, err: bool) -> None:
-    from evo_tune.cli.training.exporting import Training
-    from evo_tune.dispatch import plan
-
-    run, planned = search.saved, _final_training(search, wish)
-    part, name = run.folder / f"{MODEL}.part", shlex.quote(run.name)
-    inside.remove(run.folder, part.name)
-    with inside.folder(run.folder, TRIALS, TRAINING, make=True):  # neither is a link
-        pass
-    training = Training(
-        run=run,
-        bound=planned.bound,
-        candidate=planned.candidate,
-        planned=plan(1, None, 1, None),
-        pace=_pace(search, wish),
-        seed=planned.candidate.seed,
-        command=f"evo-tune resume {name}",
-    )
-    metrics = training.write(part, run.folder / TRIALS / TRAINING, err)
-    inside.move(run.folder, (part.name,), (MODEL,))
-    inside.remove(run.folder, TRIALS, TRAINING)
-    for metric, value in metrics.items():
-        if metric in run.manifest.tests.values():
-            shared.echo(f"  {metric:<21} {shared.show_value(value)}", err=err)
+def _final_pace(search: Search, best: Candidate, wish: Wish) -> Pace:
+    bound, _ = _final_training(search, best, Wish(seconds=wish.seconds))
+    return choose_pace(search.saved, bound, best, plan(1, None, 1, None), wish.threads)

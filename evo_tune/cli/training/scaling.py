@@ -41,13 +41,7 @@ from evo_tune.training.recipe import (
 )
 from evo_tune.training.scale.laws import Observation, compute_optimal_tokens
 from evo_tune.training.scale.recipe import ScaledRecipe as ScaledRecipe
-from evo_tune.training.scale.recipe import (
-    TransferRequest,
-    law_rates,
-    recipe_at,
-    target_duration,
-    target_loss,
-)
+from evo_tune.training.scale.recipe import TransferRequest, law_rates, recipe_at, target_duration, target_loss
 
 SAME_KIND_FACTOR = 1.3
 """Maximum factor between the sizes or texts of trainings of one kind."""
@@ -154,11 +148,7 @@ def _search_at_target_size(
     batch = max(target.context, default_context_and_batch(target.tokens)[1])
     target_text = f"{target.depth}x{target.width} on {target.tokens:,} tokens"
     return ScaleSearch(
-        options={
-            **options,
-            "size": f"{target.depth}x{target.width}x{target.context}x{batch}",
-            "tokens": target.tokens,
-        },
+        options={**options, "size": f"{target.depth}x{target.width}x{target.context}x{batch}", "tokens": target.tokens},
         genes={"width": Choice((target.width,)), "depth": Choice((target.depth,)), **genes},
         explanation=f"--for-scale: searches at the target's own size, {target_text}: {reason}",
     )
@@ -259,11 +249,7 @@ def wider_default(
 
 
 def search_for_scale(
-    reference: str,
-    options: dict[str, str],
-    genes: dict[str, Gene | None],
-    settings: Mapping[str, Any],
-    store: Path,
+    reference: str, options: dict[str, str], genes: dict[str, Gene | None], settings: Mapping[str, Any], store: Path
 ) -> ScaleSearch:
     """Return the search for the larger model of `--for-scale`, as the command line asks for it.
 
