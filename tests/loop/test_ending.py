@@ -114,7 +114,7 @@ class World:
                 return
             running.sort(key=lambda item: item[0])
             self.now = min(running[0][0], self.now + TICK)
-            if jobs.expired():
+            if jobs.time_is_over():
                 self.interrupted += len(running)
                 jobs.end()
                 return

@@ -213,7 +213,7 @@ def test_a_comparison_whose_time_is_over_keeps_what_is_complete(begin: Begin) ->
     jobs.end()
     assert comparison_of(search.saved).looks == (2, 4, 6), "there is time"
     clock[0] = 3600.0
-    assert jobs.expired()
+    assert jobs.time_is_over()
     jobs.end()
     assert comparison_of(search.saved).looks == (2,)
     assert run_result(search.saved).beaten is not None
