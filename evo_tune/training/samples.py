@@ -106,8 +106,8 @@ class SampleTraining(Task):
             batch=phase.per_step,
             total=phase.windows,
             seed=self.run.seed,
-            label_smoothing=self.plan.label_smoothing,
-            mixup=self.plan.mixup,
+            label_smoothing=float(self.plan.genome.get("label_smoothing", 0.0)),
+            mixup=float(self.plan.genome.get("mixup", 0.0)),
             augment=self.plan.augment,
             micro_batch=micro_batch,
         )

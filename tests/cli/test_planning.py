@@ -134,7 +134,7 @@ PRICED = '''"""A training that takes as many seconds as a step costs, by its opt
 from dataclasses import dataclass
 
 from evo_tune import Float, Minimize, SearchSpace, option
-from evo_tune.training.recipe.hardware.cost import TimeBudget
+from evo_tune.training.recipe.hardware.computing import TimeBudget
 
 SPACE = SearchSpace(size=Float(1.0, 8.0, default=2.0))
 OBJECTIVES = [Minimize("loss")]

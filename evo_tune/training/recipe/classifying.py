@@ -17,7 +17,7 @@ from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
 from evo_tune.training.recipe.data.images import Augmentation
 from evo_tune.training.recipe.data.tables import split_stratified
-from evo_tune.training.recipe.hardware.cost import encoder_work
+from evo_tune.training.recipe.hardware.computing import encoder_work
 from evo_tune.training.recipe.hardware.memory import encoder_memory
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig, nearest_divisor
 from evo_tune.training.recipe.models.rules import ParametrisationOptions
@@ -48,9 +48,7 @@ class EncoderOptions(SaveOptions, ParametrisationOptions, SampleOptions):
         help="Share of the samples (of each class or series) in the test set, which no search sees",
     )
     size: Literal["small", "large"] = option(
-        "small",
-        gene=None,
-        help="Search space: small for a CPU; large for a GPU and tens of thousands of samples",
+        "small", gene=None, help="Search space: small for a CPU; large for a GPU and tens of thousands of samples"
     )
     sizes: ClassVar[Mapping[str, EncoderSize]] = {}
     """Size to search space."""
@@ -278,16 +276,6 @@ class SampleTask:
     def warmup(self) -> float:
         """Share of the steps that warm up."""
         return float(self.genome.get("warmup", 0.0))
-
-    @property
-    def label_smoothing(self) -> float:
-        """Share of the target probability spread over all classes."""
-        return float(self.genome.get("label_smoothing", 0.0))
-
-    @property
-    def mixup(self) -> float:
-        """α of mixup; 0: none."""
-        return float(self.genome.get("mixup", 0.0))
 
     def in_precision(self, precision: Any) -> Any:
         """Return the same training in another precision."""

@@ -19,8 +19,7 @@ from evo_tune.training.recipe.data.corpus import (
     bytes_to_train_on,
     validation_bytes,
 )
-from evo_tune.training.recipe.hardware.computing import ProfileOptions
-from evo_tune.training.recipe.hardware.cost import gpt_work
+from evo_tune.training.recipe.hardware.computing import ProfileOptions, gpt_work
 from evo_tune.training.recipe.hardware.memory import predict_memory
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, GPTShapeOptions, PositionOptions, flops_per_token
 from evo_tune.training.recipe.models.rules import ParametrisationOptions

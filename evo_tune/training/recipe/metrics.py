@@ -71,12 +71,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("val_loss", PER_TOKEN, WORDS, "cross-entropy of held-out text", lambda t: t.scores.loss, test=True),
     Metric("accuracy", "", CLASSES, "share of those classified rightly", lambda t: t.scores.accuracy, test=True),
     Metric(
-        "balanced_accuracy",
-        "",
-        CLASSES,
-        "mean accuracy of a class",
-        lambda t: t.scores.balanced_accuracy,
-        test=True,
+        "balanced_accuracy", "", CLASSES, "mean accuracy of a class", lambda t: t.scores.balanced_accuracy, test=True
     ),
     Metric("macro_f1", "", CLASSES, "mean over the classes of their F1", lambda t: t.scores.macro_f1, test=True),
     Metric("auc", "", CLASSES, "area under the ROC curve of held-out samples", lambda t: t.scores.auc, test=True),

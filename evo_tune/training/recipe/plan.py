@@ -12,8 +12,13 @@ from evo_tune.errors import OptionError
 from evo_tune.options.bounds import check_integer
 from evo_tune.options.declare import Options, option, redeclare
 from evo_tune.plugins.cost import Work
-from evo_tune.training.recipe.hardware.computing import ComputeOptions, PassOptions, RankOptions, storage_precision
-from evo_tune.training.recipe.hardware.cost import TimeBudget
+from evo_tune.training.recipe.hardware.computing import (
+    ComputeOptions,
+    PassOptions,
+    RankOptions,
+    TimeBudget,
+    storage_precision,
+)
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, flops_per_token
 from evo_tune.training.recipe.optim.optimisation import (
     AveragingOptions,

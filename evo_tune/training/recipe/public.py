@@ -1,8 +1,7 @@
 """The public names of `evo_tune.training.recipe`."""
 
-from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.options.declare import redeclare
-from evo_tune.plugins.cost import Cost
 from evo_tune.training.recipe.classifying import (
     ClassifierTask,
     EncoderOptions,
@@ -16,28 +15,15 @@ from evo_tune.training.recipe.classifying import (
     repair_heads,
 )
 from evo_tune.training.recipe.data.corpus import Corpus, TextOptions
-from evo_tune.training.recipe.data.forecasts import (
-    ForecastScores,
-    SplitSeries,
-    seasonal_naive,
-    split_series,
-    theta_forecast,
-)
-from evo_tune.training.recipe.data.images import Augmentation, AugmentationOptions, Images, read_images
-from evo_tune.training.recipe.data.labelled_texts import (
-    LabelledTexts,
-    encode_texts,
-    read_docstrings,
-    read_labelled_texts,
-    tokens_of,
-)
-from evo_tune.training.recipe.data.series import Series, SeriesData, SeriesFormat, find_series
+from evo_tune.training.recipe.data.forecasts import ForecastScores, SplitSeries, seasonal_naive, theta_forecast
+from evo_tune.training.recipe.data.images import AugmentationOptions, Images, read_images
+from evo_tune.training.recipe.data.labelled_texts import LabelledTexts, encode_texts, read_labelled_texts
+from evo_tune.training.recipe.data.series import Series, SeriesData, find_series
 from evo_tune.training.recipe.data.tables import (
     Columns,
     Table,
     TableSource,
     data_hash,
-    describe_classes,
     describe_table,
     read_table,
     split_rows,
@@ -52,8 +38,15 @@ from evo_tune.training.recipe.data.texts import (
 )
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
 from evo_tune.training.recipe.forecasting import PATCHES, ForecastOptions, ForecastTask
-from evo_tune.training.recipe.hardware.computing import ComputeOptions, PassOptions, RankOptions, has_gpu
-from evo_tune.training.recipe.hardware.cost import UNIT_COSTS, encoder_work, gpt_work
+from evo_tune.training.recipe.hardware.computing import (
+    UNIT_COSTS,
+    ComputeOptions,
+    PassOptions,
+    RankOptions,
+    encoder_work,
+    gpt_work,
+    has_gpu,
+)
 from evo_tune.training.recipe.hardware.memory import (
     Fit,
     Memory,
@@ -64,15 +57,9 @@ from evo_tune.training.recipe.hardware.memory import (
     predict_memory,
     tuning_memory,
 )
-from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageOptions, LanguageTask
-from evo_tune.training.recipe.metrics import (
-    METRICS,
-    Metric,
-    metric_units,
-    metric_values,
-    names_on_test_set,
-)
-from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, matching_layers, read_base
+from evo_tune.training.recipe.language import LanguageOptions, LanguageTask
+from evo_tune.training.recipe.metrics import METRICS, Metric, metric_units, metric_values, names_on_test_set
+from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, read_base
 from evo_tune.training.recipe.models.encoder_config import (
     EncoderConfig,
     FTConfig,
@@ -96,7 +83,6 @@ from evo_tune.training.recipe.models.gpt_config import (
 from evo_tune.training.recipe.optim.optimisation import (
     AveragingOptions,
     ClippingOptions,
-    GroupFactors,
     GroupRateOptions,
     OptimizerOptions,
     StoppingOptions,
@@ -144,10 +130,4 @@ from evo_tune.training.recipe.sizes import (
     shape_with_more_weights,
 )
 from evo_tune.training.recipe.transferring import transfer_language_recipe
-from evo_tune.training.recipe.tuning import (
-    TuningOptions,
-    built_in_text,
-    read_tuning_text,
-    small_base_description,
-    small_base_key,
-)
+from evo_tune.training.recipe.tuning import TuningOptions

@@ -13,7 +13,7 @@ from evo_tune.options.declare import option, redeclare
 from evo_tune.training.recipe.data.corpus import TextOptions
 from evo_tune.training.recipe.data.tables import data_hash
 from evo_tune.training.recipe.data.texts import python_paragraphs, read_text, split_text
-from evo_tune.training.recipe.hardware.cost import tuning_work
+from evo_tune.training.recipe.hardware.computing import tuning_work
 from evo_tune.training.recipe.hardware.memory import NewWeights, tuning_memory
 from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.optim.optimisation import OptimizerOptions

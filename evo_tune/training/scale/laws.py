@@ -300,17 +300,19 @@ def predict_loss(
     """
     if reason := reason_not_fittable(observations):
         raise UsageError(f"the loss at another size is not identifiable: {reason}")
-    laws = _Laws.of(np.array([(training.parameters, training.tokens, training.loss) for training in observations]))
+    laws = _Laws(np.array([(training.parameters, training.tokens, training.loss) for training in observations]))
     losses = laws.draw_losses(parameters, tokens, np.random.default_rng(seed))
     low, middle, high = np.quantile(losses, [(1 - share) / 2, 0.5, (1 + share) / 2])
     return Prediction(float(middle), float(low), float(high), share, laws.best)
 
 
-@dataclass(frozen=True)
 class _Laws:
     """Laws on a grid of exponents and floors, each with its least-squares coefficients.
 
     Args:
+        columns: Weights, tokens and loss of trainings. Shape (trainings, 3).
+
+    Attributes:
         centre: Reference weights and tokens of A and B, chosen so that both are of a similar size.
         longest: Longest observed text, in tokens.
         shapes: α, β and E of each law. Shape (laws, 3).
@@ -322,47 +324,26 @@ class _Laws:
         freedom: Degrees of freedom of the scatter.
     """
 
-    centre: tuple[float, float]
-    longest: float
-    shapes: NDArray[np.float64]
-    parts: NDArray[np.float64]
-    covariance: NDArray[np.float64]
-    residual: NDArray[np.float64]
-    scatters: NDArray[np.float64]
-    merit: NDArray[np.float64]
-    freedom: float
-
-    @classmethod
-    def of(cls, columns: NDArray[np.float64]) -> _Laws:
-        """Fit the laws to (weights, tokens, loss) of trainings. Shape (trainings, 3)."""
+    def __init__(self, columns: NDArray[np.float64]) -> None:
         parameters, tokens, losses = columns.T
-        centre = float(np.exp(np.log(parameters).mean())), float(np.exp(np.log(tokens).mean()))
+        self.longest = float(tokens.max())
+        self.centre = float(np.exp(np.log(parameters).mean())), float(np.exp(np.log(tokens).mean()))
         grids = np.meshgrid(EXPONENTS, EXPONENTS, FLOORS * losses.min(), indexing="ij")
-        shapes = np.stack([grid.ravel() for grid in grids], axis=1)
-        design = _powers(shapes, parameters / centre[0], tokens / centre[1]) / losses[:, None]
-        targets = 1.0 - shapes[:, 2:] / losses
-        log_prior = -(np.square(np.log(shapes[:, :2] / EXPONENT)).sum(axis=1)) / (2 * EXPONENT_SPREAD**2)
+        self.shapes = np.stack([grid.ravel() for grid in grids], axis=1)
+        design = _powers(self.shapes, parameters / self.centre[0], tokens / self.centre[1]) / losses[:, None]
+        targets = 1.0 - self.shapes[:, 2:] / losses
+        log_prior = -(np.square(np.log(self.shapes[:, :2] / EXPONENT)).sum(axis=1)) / (2 * EXPONENT_SPREAD**2)
         weights = np.ones(len(losses))
-        for _ in range(4):
-            parts, covariance, residuals = _solve_least_squares(design, targets, weights)
-            freedom = SCATTER_COUNT + max(0.0, float(weights.sum()) - 2.0)
+        for _ in range(4):  # bad trainings get less weight
+            self.parts, self.covariance, residuals = _solve_least_squares(design, targets, weights)
+            self.freedom = SCATTER_COUNT + max(0.0, float(weights.sum()) - 2.0)
             squares = (weights * residuals**2).sum(axis=1) + SCATTER_COUNT * SCATTER**2
-            merit = log_prior - (freedom + 2.0) / 2 * np.log(squares)
-            distance = np.abs(residuals[int(np.argmax(merit))])
+            self.merit = log_prior - (self.freedom + 2.0) / 2 * np.log(squares)
+            distance = np.abs(residuals[int(np.argmax(self.merit))])
             knee = 2.0 * max(SCATTER / 2, 1.5 * float(np.median(distance)))
             weights = np.minimum(1.0, knee / np.maximum(distance, 1e-12)) ** 2
-        residual = np.sqrt((weights * residuals**2).sum(axis=1) / weights.sum())
-        return cls(
-            centre=centre,
-            longest=float(tokens.max()),
-            shapes=shapes,
-            parts=parts,
-            covariance=covariance,
-            residual=residual,
-            scatters=np.sqrt(squares / freedom),
-            merit=merit,
-            freedom=freedom,
-        )
+        self.residual = np.sqrt((weights * residuals**2).sum(axis=1) / weights.sum())
+        self.scatters = np.sqrt(squares / self.freedom)
 
     @property
     def best(self) -> ScalingLaw:
@@ -386,7 +367,8 @@ class _Laws:
         powers = _powers(self.shapes[chosen], relative_size, relative_text)[:, 0]
         losses: NDArray[np.float64] = self.shapes[chosen, 2] + (parts * powers).sum(axis=1)
         error = MODEL_ERROR * max(0.0, math.log2(tokens / self.longest))
-        return losses * np.exp(np.hypot(scatters, error) * rng.normal(size=DRAWS))
+        factors: NDArray[np.float64] = np.exp(np.hypot(scatters, error) * rng.normal(size=DRAWS))
+        return losses * factors
 
 
 def _powers(

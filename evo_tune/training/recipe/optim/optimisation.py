@@ -88,14 +88,10 @@ class OptimizerOptions(Options):
     eps: float = option(1e-8, bounds="(0, 1)", help="adamw, muon: added to the root of the second moment")
     momentum: float = option(0.95, bounds="[0, 0.99999]", help="muon, sgd: momentum of the gradient")
     momentum_warmup: float = option(
-        0.0,
-        bounds="[0, 1]",
-        gene="0.0|0.1|0.3",
-        help="muon: share of the steps during which momentum rises from 0.85",
+        0.0, bounds="[0, 1]", gene="0.0|0.1|0.3", help="muon: share of the steps during which momentum rises from 0.85"
     )
     lr_rule: Literal["none", "sqrt", "linear"] = option(
-        "none",
-        help="Scaling of the learning rate from the default batch to another; sqrt scales Adam's betas too",
+        "none", help="Scaling of the learning rate from the default batch to another; sqrt scales Adam's betas too"
     )
     z_loss: float = option(
         0.0, bounds="[0, 1]", gene="0.0|1e-5|1e-4|1e-3", help="Weight of the z-loss; 1e-4 prevents logit drift"

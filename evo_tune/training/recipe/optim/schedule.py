@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator
+from collections import ChainMap
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from evo_tune.errors import OptionError
 from evo_tune.options.bounds import check_integer, check_number
@@ -61,20 +62,6 @@ DECAYS: dict[str, Callable[[float], float]] = {
 }
 
 
-class _Choices(Collection[str]):
-    """Choices of the option: `auto` and the names in `SCHEDULES` when it is read."""
-
-    def __iter__(self) -> Iterator[str]:
-        yield AUTO
-        yield from SCHEDULES
-
-    def __len__(self) -> int:
-        return 1 + len(SCHEDULES)
-
-    def __contains__(self, name: object) -> bool:
-        return name == AUTO or name in SCHEDULES
-
-
 S = TypeVar("S", bound="ScheduleOptions")
 
 
@@ -84,13 +71,11 @@ class ScheduleOptions(Options):
 
     schedule: str = option(
         AUTO,
-        choices=_Choices(),
+        choices=ChainMap[str, Any](SCHEDULES, {AUTO: None}),  # read when it is checked, so that users can register more
         help="Learning rate schedule after the warm-up; auto: wsd in a run with rungs, else cosine",
     )
     fork: bool | None = option(
-        None,
-        gene=None,
-        help="wsd: decay a copy to evaluate each rung, then discard it; none: if the run has rungs",
+        None, gene=None, help="wsd: decay a copy to evaluate each rung, then discard it; none: if the run has rungs"
     )
     # Short trainings gain from a decay to zero (arXiv:2502.15938).
     min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")

@@ -9,7 +9,7 @@ import pytest
 
 from evo_tune.errors import OptionError
 from evo_tune.plugins.cost import JUDGED, Cost, TimedGenome, budgets_of
-from evo_tune.training.recipe.hardware.cost import UNIT_COSTS, TimeBudget, encoder_work, gpt_work
+from evo_tune.training.recipe.hardware.computing import UNIT_COSTS, TimeBudget, encoder_work, gpt_work
 from evo_tune.training.recipe.models.encoder_config import FTConfig
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
