@@ -1,8 +1,7 @@
 """The public names of `evo_tune.training`. Importing this module loads torch."""
 
 from evo_tune.plugins.ranks import RankFailed
-from evo_tune.training.base_training import prepare_base, small_base_folder
-from evo_tune.training.baselines import baseline_metrics, image_baseline, table_baseline, text_baseline
+from evo_tune.training.baselines import baseline_metrics, image_baseline, ngram_baseline, table_baseline, text_baseline
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
 from evo_tune.training.data.batches import (
     Epochs,
@@ -25,7 +24,6 @@ from evo_tune.training.evaluation import (
     score_classifier,
 )
 from evo_tune.training.extension import extend_context, extend_trainer, grow
-from evo_tune.training.forecasting import ForecastTraining
 from evo_tune.training.hardware.device import IGNORE, keep_freed_memory, reproducible, seed_for
 from evo_tune.training.hardware.distributed import Ranks, RanksDiffer, launch, process_group
 from evo_tune.training.hardware.memory import calibrate_memory, device_memory, fit_device, measure_peak_memory
@@ -35,21 +33,25 @@ from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.encoder import Encoder, FTTransformer, TextClassifier, ViT
 from evo_tune.training.models.forecaster import Forecaster
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.ngrams import ngram_baseline
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon, decay_groups
 from evo_tune.training.optim.watching import Diverged, DivergenceWatch, EarlyStopping
 from evo_tune.training.probing.coordinates import check_coordinates
 from evo_tune.training.reading import LanguageTraining, Material, export_language
-from evo_tune.training.samples import ClassifierTraining, RegressionTraining, SampleTraining, export_encoder
+from evo_tune.training.samples import (
+    ClassifierTraining,
+    ForecastTraining,
+    RegressionTraining,
+    SampleTraining,
+    export_encoder,
+)
 from evo_tune.training.session import RankRun, evaluate_task, train, train_together
 from evo_tune.training.stepping.averaging import average_of
 from evo_tune.training.stepping.recipe import Recipe, optimizer_of, recipe_of
 from evo_tune.training.trainer import Step, Trainer
 from evo_tune.training.training_run import SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
-from evo_tune.training.tuned import TuningPlan, TuningTraining
-from evo_tune.training.tuned_files import export_tuning
+from evo_tune.training.tuned import TuningPlan, TuningTraining, export_tuning, prepare_base, small_base_folder
 from evo_tune.training.tuning.pretrained import TuningText, encode, load_pretrained, load_tuning_text, save_merged
 from evo_tune.training.tuning.weights import (
     Adapters,

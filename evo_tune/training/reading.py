@@ -20,13 +20,12 @@ from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import fit_device
 from evo_tune.training.hardware.throughput import SAFE
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.notes import training_notes
 from evo_tune.training.recipe.hardware.computing import storage_precision
 from evo_tune.training.recipe.hardware.memory import Fit, predict_memory
 from evo_tune.training.recipe.language import LanguageTask
 from evo_tune.training.recipe.models.gpt_config import flops_per_token
 from evo_tune.training.recipe.plan import Phase, phase_with_shape, tokens_and_flops
-from evo_tune.training.session import train
+from evo_tune.training.session import train, training_notes
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import Run, StepSplit, Task, TrainingResult, TrainingRun

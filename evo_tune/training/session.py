@@ -16,14 +16,13 @@ from typing import Any
 import torch
 
 from evo_tune.plugins.ranks import RankFailed
-from evo_tune.training.checkpoint import CHECKPOINT, read_checkpoint_of, save_checkpoint
+from evo_tune.training.checkpoint import CHECKPOINT, Unfinished, read_checkpoint_of, save_checkpoint
 from evo_tune.training.hardware import precision as probe
 from evo_tune.training.hardware.device import keep_freed_memory, reproducible
 from evo_tune.training.hardware.distributed import Ranks, launch
 from evo_tune.training.hardware.throughput import clock_for
 from evo_tune.training.recipe.optim.schedule import fork_step, stop_step
 from evo_tune.training.training_run import Plan, Run, Task, TrainingRun
-from evo_tune.training.unfinished import Unfinished
 
 
 def evaluate_task(
@@ -238,3 +237,25 @@ class _Curve:
 
     def begin_again(self) -> None:
         self.heard = 0
+
+
+def training_notes(plan: Plan, run: Run, precision: str, metrics: Mapping[str, float], **more: Any) -> dict[str, Any]:
+    """Return the notes on a training, as plain data for a model's folder.
+
+    Args:
+        plan: The evaluator's description of the training.
+        run: Device, threads and seed.
+        precision: Name of the precision of the evaluation.
+        metrics: Metrics of the training.
+        more: Notes of this kind of model only.
+    """
+    evaluated = {"device": torch.device(run.device).type, "threads": run.threads, "precision": precision}
+    return {
+        "genome": dict(plan.genome),
+        "options": plan.options.to_json(),
+        "seed": run.seed,
+        "metrics": dict(metrics),
+        "data": plan.identity["data"],
+        "evaluated": evaluated,
+        **more,
+    }

@@ -1,32 +1,52 @@
-"""Tune a pre-trained model, the base, to a text. A `TuningPlan` is the plan, `TuningTraining` the task."""
+"""Tune a pre-trained model, the base, to a text, and write the result; and the small base itself.
+
+A `TuningPlan` is the plan, `TuningTraining` the task.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, RecipeError, StoreError
 from evo_tune.training.data.batches import TrainingWindows
 from evo_tune.training.evaluation import Evaluation, evaluate
-from evo_tune.training.hardware.device import MicroBatch, seed_for
+from evo_tune.training.hardware.device import MicroBatch, reproducible, seed_for
 from evo_tune.training.hardware.memory import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.gpt import GPT
+from evo_tune.training.optim.optimizer import AdamW
+from evo_tune.training.recipe import tuning as planned
+from evo_tune.training.recipe.data.reading import cache_folder
 from evo_tune.training.recipe.hardware.memory import NewWeights
 from evo_tune.training.recipe.models.base import BaseModel, read_base
-from evo_tune.training.recipe.optim.schedule import optimizer_steps
+from evo_tune.training.recipe.models.gpt_config import GPTConfig
+from evo_tune.training.recipe.optim.schedule import Schedule, WeightDecay, optimizer_steps
 from evo_tune.training.recipe.tuning import TuningOptions
+from evo_tune.training.session import train, training_notes
+from evo_tune.training.stepping.recipe import Recipe
 from evo_tune.training.trainer import Trainer
-from evo_tune.training.training_run import SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
-from evo_tune.training.tuning.pretrained import CausalLM, TuningText, halve_frozen, load_pretrained, load_tuning_text
-from evo_tune.training.tuning.weights import Adapters, LoRA, add_adapter
+from evo_tune.training.training_run import Run, SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
+from evo_tune.training.tuning.pretrained import (
+    CausalLM,
+    TuningText,
+    halve_frozen,
+    load_pretrained,
+    load_tuning_text,
+    save_merged,
+)
+from evo_tune.training.tuning.weights import Adapters, LoRA, add_adapter, load_adapter, save_adapter, trainable_weights
 
 AT_ONCE = 4096
 """Maximum number of tokens in one evaluation pass."""
@@ -249,3 +269,139 @@ def _loss_of_base(
     halve_frozen(model, precision)
     batch = max(1, AT_ONCE // windows[0].shape[1])
     return evaluate(model, windows, device=device, batch=batch, precision=Precision(name=precision)).loss
+
+
+NOTES = "fine_tuning.json"
+
+
+def export_tuning(task: TuningPlan, run: Run, folder: Path | str, *, merged: bool, with_base: bool) -> dict[str, float]:
+    """Tune in one process, write the model in float32, and return the metrics of the written model.
+
+    Merging rounds, and a base that was stored in bf16 is written in full. So val_loss, val_bpb and their values on the
+    test set are computed again, from the files.
+
+    Args:
+        task: Plan of the tuning; adapters cannot be merged and are always written alone.
+        run: Device, seed, budget and folders.
+        folder: Folder to write; created if missing. Its `averaged` has the moving average of the weights, if any.
+        merged: Whether to merge the learned weights into the base and write the base's format.
+        with_base: Whether to copy the base of an adapter to base/.
+    """
+    task = replace(task, options=replace(task.options, ranks=1))
+    training_run, metrics = train(task, run, TuningTraining)
+    average, folder = training_run.trainer.averaged, Path(folder)
+    if average is not None:
+        found = _written(folder / "averaged", task, run, average.module, metrics, merged=merged, with_base=with_base)
+        metrics["val_loss_ema"] = found["val_loss"]
+    return _written(folder, task, run, training_run.model, metrics, merged=merged, with_base=with_base)
+
+
+def _written(
+    folder: Path, task: TuningPlan, run: Run, network: nn.Module, metrics: Mapping[str, float], **how: bool
+) -> dict[str, float]:
+    """Write a tuned model and the notes on it, and return its metrics."""
+    _write(folder, task, trainable_weights(network), **how)
+    text = TuningTraining(task, run).whole_text
+    judged = {**metrics, **_judged(load_exported(folder, task), text, run)}
+    notes = training_notes(task, run, "fp32", judged, judged={"block": text.context, "count": text.scored})
+    (folder / NOTES).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+    return judged
+
+
+def _write(folder: Path, task: TuningPlan, trained: Mapping[str, Tensor], *, merged: bool, with_base: bool) -> None:
+    model, base = rebuild_tuned_model(task, trained), task.base
+    if merged and isinstance(task.new, LoRA):
+        save_merged(model, base, folder)
+        return
+    origin = str(base.folder)
+    if with_base:
+        origin = str(shutil.copytree(base.folder, folder / "base"))
+    save_adapter(model, task.new, folder, base=origin, base_sha256=base.sha256())
+
+
+def load_exported(folder: Path, task: TuningPlan) -> nn.Module:
+    """Return the model that was written for a tuning."""
+    if not (folder / "adapter.json").exists():
+        return load_pretrained(read_base(folder))
+    model = load_pretrained(task.base)
+    load_adapter(model, folder)
+    return model.eval()
+
+
+def evaluate_text(model: nn.Module, text: TuningText, **how: Any) -> Evaluation:
+    """Evaluate a model on the windows that judge a tuning; see `judge_windows`."""
+    first, others = (evaluate_windows(model, part, **how) for part in split_windows(text.held_out_windows()))
+    return first + others
+
+
+def _judged(model: nn.Module, text: TuningText, run: Run) -> dict[str, float]:
+    """Return loss and bits per byte on the held-out part, and on the test part if the run has one."""
+    found: dict[str, float] = {}
+    model = model.to(run.device)
+    with reproducible(run.threads, run.device):
+        for loss, bits, part in (("val_loss", "val_bpb", text), ("test_loss", "test_bpb", text.on_test_set())):
+            if loss == "val_loss" or run.test:
+                judged = evaluate_text(model, part, device=run.device)
+                size = judged.count / part.tokens_per_byte
+                found |= {loss: judged.loss, bits: judged.nll / math.log(2.0) / size}
+    return found
+
+
+def prepare_base(options: TuningOptions) -> BaseModel:
+    """Return the base of a tuning; train it if necessary."""
+    return read_base(options.base or small_base_folder())
+
+
+def small_base_folder() -> Path:
+    """Return the folder of the small base; the first process that needs it trains it while others wait.
+
+    The user's cache has one folder for each recipe, text and version of torch. A damaged folder is rebuilt.
+
+    Raises:
+        StoreError: The cache cannot be written.
+    """
+    cache = cache_folder()
+    folder = cache / f"base-{planned.small_base_key()[:16]}-torch-{version('torch')}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not _is_sound(folder):
+                partial = folder.with_name(f"{folder.name}.partial")
+                for rest in (partial, folder):
+                    shutil.rmtree(rest, ignore_errors=True)
+                _train(partial)
+                partial.replace(folder)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {folder}: {error.strerror}; give -o base=FOLDER, or set XDG_CACHE_HOME"
+        ) from error
+    return folder
+
+
+def _is_sound(folder: Path) -> bool:
+    try:
+        base = read_base(folder)
+        return "files" in base.config and base.sha256() == (folder / "sha256").read_text()
+    except (OSError, ValueError, RecipeError):
+        return False
+
+
+def _train(folder: Path) -> None:
+    with reproducible(1):
+        config = GPTConfig.from_json(planned.SMALL["model"])
+        source = TrainingWindows(
+            torch.frombuffer(bytearray(planned.built_in_text(tuning=False)), dtype=torch.uint8),
+            context=config.context,
+            batch=planned.SMALL["batch"],
+            total=planned.SMALL["windows"],
+            seed=planned.SMALL["seed"],
+        )
+        recipe = Recipe(
+            optimizer=AdamW(lr=planned.SMALL["lr"]),
+            schedule=Schedule(steps=source.steps),
+            weight_decay=WeightDecay(start=planned.SMALL["weight_decay"]),
+        )
+        model = GPT(config, seed=planned.SMALL["seed"])
+        Trainer(model, source, recipe, seed=planned.SMALL["seed"]).run(source.steps)
+        model.save(folder, made=planned.SMALL)
+    (folder / "sha256").write_text(read_base(folder).sha256())

@@ -16,7 +16,7 @@ from evo_tune import Context
 from evo_tune.plugins import context as names
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training import checkpoint, unfinished
+from evo_tune.training import checkpoint
 
 EVERY_STEP = 1e-9
 TINY = {"size": "small", "tokens": 8192, "eval_tokens": 512, "checkpoint_minutes": EVERY_STEP, "save": True}
@@ -32,6 +32,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "growing batch": {"ramp_from": 128, "ramp_share": 0.5},
     "longer text": {"context": 64, "extend_from": 32, "extend_share": 0.4},
 }
+
+
+SAVE = checkpoint.save_checkpoint
 
 
 class Killed(BaseException):
@@ -68,9 +71,9 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         if state["trainer"]["step"] >= step:
             path.with_name(path.name + ".partial").write_bytes(b"half")
             raise Killed
-        checkpoint.save_checkpoint(path, state)
+        SAVE(path, state)
 
-    monkeypatch.setattr(unfinished, "save_checkpoint", save)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save)
 
 
 def without_clock(metrics: dict[str, float]) -> dict[str, float]:
@@ -103,7 +106,7 @@ def test_killed_three_times_it_ends_with_the_same_weights(
         killed_at(monkeypatch, step)
         with pytest.raises(Killed):
             train("killed", **options)
-    monkeypatch.setattr(unfinished, "save_checkpoint", checkpoint.save_checkpoint)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", SAVE)
     metrics, last = train("killed", **options)
     assert metrics["resumed_step"] >= 7
     assert without_clock(metrics) == without_clock(whole)
@@ -220,4 +223,4 @@ def test_without_the_option_or_in_a_short_training_nothing_is_written(train: Tra
 
 
 def test_the_worker_keeps_the_files_that_the_training_reads() -> None:
-    assert names.UNFINISHED == (unfinished.UNFINISHED, checkpoint.CHECKPOINT)
+    assert names.UNFINISHED == (checkpoint.UNFINISHED, checkpoint.CHECKPOINT)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune.errors import StoreError
-from evo_tune.training import base_training
+from evo_tune.training import tuned as base_training
 from evo_tune.training.recipe import read_base
 from evo_tune.training.recipe import tuning as small_base
 

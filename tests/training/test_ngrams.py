@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evo_tune.training.ngrams import NGrams
+from evo_tune.training.baselines import NGrams
 
 TEXT = st.lists(st.integers(0, 4), min_size=5, max_size=60)
 

@@ -16,6 +16,7 @@ from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models.block import (
     Block,
+    cap_logits,
     chunk_mask,
     document_mask,
     norm_of,
@@ -24,7 +25,6 @@ from evo_tune.training.models.block import (
     sinusoids,
 )
 from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.models.functions import cap_logits
 from evo_tune.training.models.model_files import read_model, read_verified, skip_initialisation, write_model
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer
 from evo_tune.training.recipe.models.gpt_config import LARGE_VOCABULARY, GPTConfig

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.training.hardware.device import IGNORE
-from evo_tune.training.models.functions import cap_logits
+from evo_tune.training.models.block import cap_logits
 from evo_tune.training.recipe.models.gpt_config import tokens_in_piece
 
 PiecewiseLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]

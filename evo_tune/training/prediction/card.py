@@ -17,7 +17,7 @@ from evo_tune import __version__
 from evo_tune.text import one_line, printable
 from evo_tune.training.models.model_files import CONFIG, read_json
 from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
-from evo_tune.training.tuned_files import NOTES
+from evo_tune.training.tuned import NOTES
 from evo_tune.training.tuning.weights import ADAPTER
 
 CARD_FILE = "README.md"

@@ -18,11 +18,11 @@ from evo_tune.training import TuningText, encode, evaluation_blocks
 from evo_tune.training.models.gpt import stream_tokens
 from evo_tune.training.prediction.about import ScoredText, TrainingFacts
 from evo_tune.training.prediction.model import Model, Part, Predictions
-from evo_tune.training.prediction.texts import read_text_file, text_files
+from evo_tune.training.prediction.readers import read_text_file, text_files
 from evo_tune.training.reading import evaluate_halves
 from evo_tune.training.recipe import Tokenizer
 from evo_tune.training.recipe.models.base import BaseModel
-from evo_tune.training.tuned_files import evaluate_text
+from evo_tune.training.tuned import evaluate_text
 from evo_tune.training.tuning.pretrained import tokenizer_of
 
 LENGTH, TEMPERATURE = 200, 0.8

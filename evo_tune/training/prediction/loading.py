@@ -18,14 +18,12 @@ from evo_tune.training import GPT, Forecaster, FTTransformer, TextClassifier, Vi
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.models.model_files import CONFIG, read_json
 from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
-from evo_tune.training.prediction.images import Pictures
 from evo_tune.training.prediction.language import ForeignTokens, LanguageModel, OwnTokens
 from evo_tune.training.prediction.model import ClassifierModel, Model, Reader, RegressionModel
+from evo_tune.training.prediction.readers import Pictures, Tables, Texts
 from evo_tune.training.prediction.series import ForecastModel, Past
-from evo_tune.training.prediction.tables import Tables
-from evo_tune.training.prediction.texts import Texts
 from evo_tune.training.recipe.models.base import read_base
-from evo_tune.training.tuned_files import NOTES
+from evo_tune.training.tuned import NOTES
 from evo_tune.training.tuning.weights import ADAPTER
 
 MOST_FILES = 1000

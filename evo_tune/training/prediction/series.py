@@ -14,7 +14,7 @@ from evo_tune.errors import UsageError
 from evo_tune.training import Forecaster, model_outputs
 from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.model import PASS, Part, Reader, SampleModel
-from evo_tune.training.prediction.tables import join_names
+from evo_tune.training.prediction.readers import join_names
 from evo_tune.training.recipe import ForecastScores, Series
 from evo_tune.training.recipe.data.tables import read_file
 

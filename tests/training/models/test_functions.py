@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from evo_tune.training.models.functions import RMSNorm, cap_logits, squared_relu
+from evo_tune.training.models.block import RMSNorm, cap_logits, squared_relu
 
 
 def norm_of(width: int, eps: float | None, dtype: torch.dtype) -> RMSNorm:

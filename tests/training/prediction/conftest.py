@@ -14,7 +14,7 @@ import pytest
 from evo_tune import Context
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training.tuned_files import NOTES
+from evo_tune.training.tuned import NOTES
 from tests.cli.conftest import folder, typed  # noqa: F401 # fixtures
 from tests.training.prediction.cases import CASES, Case
 

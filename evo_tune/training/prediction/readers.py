@@ -1,0 +1,372 @@
+"""Data for an exported model, from files and from memory: tables, texts, images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evo_tune.errors import RecipeError, UsageError
+from evo_tune.text import one_line
+from evo_tune.training.prediction.about import TrainingFacts
+from evo_tune.training.prediction.model import PART, PASS, CategoryIndex, Part, Reader, is_missing
+from evo_tune.training.recipe import Columns, TextConfig, ViTConfig, encode_texts
+from evo_tune.training.recipe.data.images import read_image, read_npz
+from evo_tune.training.recipe.data.reading import csv_parts, parquet_parts
+
+DEFAULT_TARGET = "diagnosis"
+"""Target of the default data."""
+
+
+def join_names(names: Sequence[str], most: int = 10) -> str:
+    """Return names in one line that is safe to print, with the number of those that do not fit."""
+    more = len(names) - most
+    return one_line(", ".join(names[:most])) + (f" and {more} more" if more > 0 else "")
+
+
+def table_parts(path: Path, **settings: Any) -> Iterator[Any]:
+    """Yield the rows of a CSV or Parquet file as DataFrames of `PART` rows.
+
+    Args:
+        path: The file.
+        settings: Arguments of `pandas.read_csv`.
+
+    Raises:
+        UsageError: It is no such file, or two columns have one name.
+    """
+    packed = path.suffix in (".parquet", ".pq")
+    if not path.is_file():
+        raise UsageError(f"INPUT {path} is no file: expected a CSV or Parquet file")
+    parts = parquet_parts(path, PART) if packed else csv_parts(path, PART, **settings)
+    try:
+        for frame in parts:
+            frame.columns = frame.columns.map(str)
+            yield frame
+    except UsageError:
+        raise
+    except UnicodeDecodeError:
+        remedy = "convert it, for example with iconv -f latin1 -t utf-8"
+        raise UsageError(f"INPUT {path} is not UTF-8 text: {remedy}") from None
+    except Exception as error:  # pandas and pyarrow raise many types
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
+        raise UsageError(f"INPUT {path}: cannot read it as a table ({reason}): give a CSV or Parquet file") from None
+
+
+class Tables(Reader):
+    """Rows of a table.
+
+    Args:
+        about: See `Reader`.
+        columns: Columns of the training table.
+    """
+
+    kind = "tabular"
+
+    def __init__(self, about: TrainingFacts, columns: Columns) -> None:
+        super().__init__(about)
+        self.columns = columns
+        self.target = str(about.options.get("target") or DEFAULT_TARGET)
+        self._places = {name: CategoryIndex(found, first=1) for name, found in columns.categorical.items()}
+
+    def encode(self, data: Any) -> Tensor:
+        table = self._table(data)
+        self._check(list(table))
+        self._note(list(table))
+        known = {name: table[name] for name in self.columns.names}
+        for name in self.columns.categorical:
+            known[name] = self._categories(name, table[name])
+        try:
+            with np.errstate(over="ignore"):  # it is told of below
+                encoded = self.columns.encode(known)
+        except RecipeError as error:
+            raise UsageError(f"column {one_line(str(error.field), 80)!r}: {one_line(str(error.value), 120)}") from None
+        if np.isinf(encoded).any():
+            raise UsageError("INPUT has infinite numbers, or some too large for float32: expected finite ones")
+        return torch.from_numpy(encoded)
+
+    def _table(self, data: Any) -> Mapping[str, Any]:
+        if hasattr(data, "columns") or isinstance(data, Mapping):
+            return {str(name): data[name] for name in data}
+        rows, names = np.asarray(data), self.columns.names
+        if rows.ndim != 2 or rows.shape[1] != len(names):
+            raise UsageError(
+                f"an array of shape {rows.shape}: expected (rows, {len(names)}), with the columns {join_names(names)}"
+            )
+        return {name: rows[:, place] for place, name in enumerate(names)}
+
+    def _check(self, names: Sequence[str]) -> None:
+        missing = [name for name in self.columns.names if name not in names]
+        if missing:
+            raise UsageError(
+                f"INPUT has no column {join_names(missing)}: expected the columns of the training table, "
+                f"{join_names(self.columns.names)}"
+            )
+
+    def _note(self, names: Sequence[str]) -> None:
+        ignored = {text for text in str(self.about.options.get("ignore") or "").split(",") if text}
+        unknown = [name for name in names if name not in {*self.columns.names, *ignored, self.target}]
+        if unknown:
+            self.remarks["columns"] = f"columns that the model does not know are ignored: {join_names(unknown)}"
+
+    def _categories(self, name: str, values: Any) -> list[str | None]:
+        """Return values as the training table writes them; an unknown one is missing, and a note names it."""
+        given = list(values.tolist() if hasattr(values, "tolist") else values)
+        places, known = self._places[name].of(given), self.columns.categorical[name]
+        unseen = {str(value) for value, place in zip(given, places, strict=True) if np.isnan(place)} - {"nan", "None"}
+        unseen = {text for text in unseen if not is_missing(text)}
+        if unseen:
+            shown = one_line(", ".join(sorted(unseen)[:3]), 80)
+            self.remarks[f"categories {name}"] = (
+                f"column {one_line(name, 60)!r}: categories that no training row has count as missing: {shown}"
+                + (" and others" if len(unseen) > 3 else "")
+            )
+        return [None if np.isnan(place) else known[int(place) - 1] for place in places]
+
+    def truth(self, data: Any) -> Sequence[Any] | None:
+        found = data[self.target] if self.target in list(data) else None
+        return None if found is None else list(found)
+
+    def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
+        texts = [*self.columns.categorical, self.target]
+        for frame in table_parts(path, dtype=dict.fromkeys(texts, str)):
+            for name in keep:
+                if name not in frame.columns:
+                    raise UsageError(f"--keep {name}: no such column; INPUT has {join_names(list(frame.columns))}")
+            keys = {name: frame[name].tolist() for name in keep}
+            yield Part(frame, len(frame), keys, self.truth(frame))
+
+
+LONGEST_LINE, LARGEST_TEXT = 1 << 24, 1 << 26
+"""Maximum bytes of a line of JSON, and of a file that is one text."""
+
+
+def text_files(path: Path) -> list[Path]:
+    """Return the files of a folder, in order, or the file itself.
+
+    Raises:
+        UsageError: There are none.
+    """
+    if path.is_file():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
+    if not found:
+        what = "is empty" if path.is_dir() else "is no file or folder"
+        raise UsageError(f"INPUT {path} {what}: expected a file, or a folder with one text in each file")
+    return found
+
+
+def read_text_file(path: Path) -> bytes:
+    """Return the content of a file that is one text.
+
+    Raises:
+        UsageError: It cannot be read, or is too large.
+    """
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_TEXT:
+            raise UsageError(f"INPUT {path} has more than {LARGEST_TEXT} bytes: split it")
+        return path.read_bytes() if size else b""  # /proc/kmsg has a size of 0, and reading it waits forever
+    except OSError as error:
+        raise UsageError(f"INPUT {path}: cannot read it ({error.strerror})") from None
+
+
+def _as_text(path: Path) -> str:
+    try:
+        return read_text_file(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"INPUT {path} is not UTF-8 text: convert it with iconv -t UTF-8") from None
+
+
+class Texts(Reader):
+    """Texts.
+
+    Args:
+        about: See `Reader`.
+        config: Shape of the model, which says how a text becomes tokens.
+    """
+
+    kind = "text"
+
+    def __init__(self, about: TrainingFacts, config: TextConfig) -> None:
+        super().__init__(about)
+        self.config = config
+        self.text, self.label = (str(about.options.get(name) or name) for name in ("text", "label"))
+
+    def encode(self, data: Any) -> Tensor:
+        if isinstance(data, str):
+            raise UsageError("predict: one text: expected a list of texts")
+        texts = list(data[self.text] if hasattr(data, "columns") and self.text in data else data)
+        for place, text in enumerate(texts):
+            if not isinstance(text, str) and not is_missing(text):
+                raise UsageError(f"text {place} is {type(text).__name__}: expected texts")
+        missing = sum(is_missing(text) or not text.strip() for text in texts)
+        if missing:
+            self.remarks["texts"] = "some texts are missing or empty: they are predicted as an empty text"
+        return torch.from_numpy(encode_texts(["" if is_missing(text) else text for text in texts], self.config))
+
+    def truth(self, data: Any) -> Sequence[Any] | None:
+        return list(data[self.label]) if hasattr(data, "columns") and self.label in data else None
+
+    def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
+        if path.suffix in (".csv", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".gz", ".bz2", ".xz"):
+            yield from self._rows(path, keep)
+            return
+        files = iter(text_files(path))
+        while found := list(islice(files, PART)):
+            texts = [_as_text(file) for file in found]
+            yield Part(texts, len(texts), {"file": [str(file) for file in found]})
+
+    def _rows(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
+        import pandas as pd
+
+        lines = path.suffix in (".jsonl", ".ndjson", ".json")
+        given = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
+        for frame in map(pd.DataFrame, json_parts(path)) if lines else table_parts(path, **given):
+            for flag, name in (("-o text", self.text), *(("--keep", name) for name in keep)):
+                if name not in frame.columns:
+                    raise UsageError(f"INPUT has no column {name!r} ({flag}): it has {join_names(list(frame.columns))}")
+            keys = {name: frame[name].tolist() for name in keep}
+            yield Part(frame[self.text].tolist(), len(frame), keys, self.truth(frame))
+
+
+def json_parts(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield the objects of a file with one object a line, `PART` at once.
+
+    Raises:
+        UsageError: The file cannot be read, or a line is no object.
+    """
+    found: list[dict[str, Any]] = []
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(LONGEST_LINE + 1):
+                number += 1
+                if line.strip():
+                    found.append(_object(line, path, number))
+                if len(found) == PART:
+                    yield found
+                    found = []
+    except OSError as error:
+        raise UsageError(f"INPUT {path}: cannot read it ({error.strerror})") from None
+    if found:
+        yield found
+
+
+def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"more than {LONGEST_LINE} bytes")
+        row = json.loads(line.decode("utf-8-sig"))
+        if not isinstance(row, dict):
+            raise ValueError("no object")
+        return row
+    except (ValueError, RecursionError) as error:
+        reason = one_line(str(error), 120)
+        raise UsageError(f"INPUT {path}: line {number} is no JSON object in UTF-8 ({reason}): correct it") from None
+
+
+FILES = 100.0
+"""Smallest largest pixel of training images whose values are those of image files, 0 to 255."""
+
+
+class Pictures(Reader):
+    """Images.
+
+    Args:
+        about: See `Reader`.
+        config: Shape of the model: channels, height and width of an image.
+        labels: Names of the classes; subfolders with these names are targets.
+    """
+
+    kind = "image"
+
+    def __init__(self, about: TrainingFacts, config: ViTConfig, labels: Sequence[str]) -> None:
+        super().__init__(about)
+        self.labels = labels
+        self.shape = (config.channels, config.image_height, config.image_width)
+
+    @property
+    def size(self) -> str:
+        """The images of the model, in words."""
+        channels, height, width = self.shape
+        return f"{height} by {width} pixels with {channels} channel{'s' if channels > 1 else ''}"
+
+    def encode(self, data: Any) -> Tensor:
+        if isinstance(data, torch.Tensor) or (isinstance(data, np.ndarray) and data.dtype.kind not in "OU"):
+            return torch.from_numpy(self._array(np.asarray(data)))
+        if isinstance(data, str | Path):
+            raise UsageError("predict: one path: expected a list of paths, or an array of images")
+        self._check_files()
+        pixels = [read_image(Path(path), self.shape) for path in data]
+        return torch.from_numpy(np.stack(pixels) if pixels else np.empty((0, *self.shape), np.uint8))
+
+    def _check_files(self) -> None:
+        inputs = self.about.inputs
+        if inputs is None or inputs.dtype != "uint8" or inputs.high < FILES or self.shape[0] not in (1, 3):
+            values = "" if inputs is None else f", with values from {inputs.low:g} to {inputs.high:g}"
+            raise UsageError(
+                f"the model was trained on arrays{values}: give images of that kind, as an array or as an .npz file "
+                "with `images`"
+            )
+
+    def _array(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Return images as (n, channels, height, width)."""
+        channels, height, width = self.shape
+        if images.ndim == 3 and channels == 1:
+            images = images[:, None]
+        elif images.ndim == 4 and images.shape[1:] != self.shape:
+            images = images.transpose(0, 3, 1, 2)
+        if images.ndim != 4 or images.shape[1:] != self.shape or images.dtype.kind not in "uif":
+            raise UsageError(
+                f"images are {images.dtype} of shape {images.shape}: expected numbers, (n, {height}, {width}"
+                f"{f', {channels}' if channels > 1 else ''}), for {self.size}"
+            )
+        if not np.isfinite(images).all():
+            raise UsageError("images have values that are not finite: expected finite ones")
+        inputs = self.about.inputs
+        if inputs is not None and len(images) and images.max() > max(4 * inputs.high, inputs.high + 1):
+            shown = f"{images.max():g}, where the training images have at most {inputs.high:g}"
+            self.remarks["values"] = f"images have values up to {shown}: scale them as the training images were"
+        return np.ascontiguousarray(images if images.dtype == np.uint8 else images.astype(np.float32))
+
+    def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
+        if keep:
+            raise UsageError(f"--keep {keep[0]}: images have no columns: leave it out")
+        if path.suffix == ".npz":
+            yield from self._npz(path)
+            return
+        self._check_files()
+        found = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
+        found = [path] if path.is_file() else found
+        if not found:
+            what = "is empty" if path.is_dir() else "is no file or folder"
+            raise UsageError(f"INPUT {path} {what}: expected an image, a folder of images or an .npz file")
+        named = path.is_dir() and all(self._label(file, path) in self.labels for file in found)
+        files = iter(found)
+        while some := list(islice(files, PASS)):
+            keys = {"file": [str(file) for file in some]}
+            yield Part(some, len(some), keys, [self._label(file, path) for file in some] if named else None)
+
+    @staticmethod
+    def _label(file: Path, folder: Path) -> str:
+        inside = file.relative_to(folder).parts if file != folder else ()
+        return inside[0] if len(inside) > 1 else ""
+
+    def _npz(self, path: Path) -> Iterator[Part]:
+        if not path.is_file():
+            raise UsageError(f"INPUT {path} is no file: expected an image, a folder of images or an .npz file")
+        arrays = read_npz(path, f"INPUT {path}")
+        if "images" not in arrays:
+            raise UsageError(f"INPUT {path} has the arrays {', '.join(arrays) or 'none'}: expected images")
+        images, labels = arrays["images"], arrays.get("labels")
+        for first in range(0, len(images), PASS):
+            some = images[first : first + PASS]
+            truth = None if labels is None else labels[first : first + PASS].tolist()
+            yield Part(some, len(some), {}, truth)
