@@ -90,7 +90,7 @@ def main() -> None:
     try:
         code = cli.main(prog_name=PROG, standalone_mode=False)
     except ClusterLost as error:
-        _exit_at_once(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, at_once=True)
     except EvoTuneError as error:
         _fail(str(error), error.exit_code)
     except click.exceptions.Abort as error:  # of a KeyboardInterrupt
@@ -164,20 +164,24 @@ def _print_problem(kind: str, message: object) -> None:
     shared.echo(f"{kind}: {text}", err=True)
 
 
-def _fail(message: str, code: int) -> None:
-    _print_problem("Error", message)
-    sys.exit(code)
+def _warn(message: Warning | str, category: type[Warning], *place: object) -> None:
+    """Print a warning as one line, without the place in the code, which tells a user nothing."""
+    _print_problem("Warning", message)
 
 
-def _exit_at_once(message: str, code: int) -> None:
-    """Exit without the usual clean-up, in which Ray without its head crashes, waits, or changes the exit code."""
+def _fail(message: str, code: int, at_once: bool = False) -> None:
+    """Print an error and exit.
+
+    Args:
+        message: The error.
+        code: Exit code.
+        at_once: Whether to exit without the usual clean-up, in which Ray without its head crashes, waits, or changes
+            the exit code.
+    """
     _print_problem("Error", message)
+    if not at_once:
+        sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
-
-
-def _warn(message: Warning | str, category: type[Warning], *where: object) -> None:
-    """Print a warning as one line, without the place in the code, which tells a user nothing."""
-    _print_problem("Warning", message)

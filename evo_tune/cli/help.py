@@ -48,18 +48,18 @@ class Formatter(click.HelpFormatter):
         plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
         self._coloured = sys.stdout.isatty() and not plain
 
-    def styled(self, text: str, **style: Any) -> str:
+    def style(self, text: str, **style: Any) -> str:
         """Return a text in a style, or the plain text without colours."""
         return click.style(text, **style) if self._coloured and text else text
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
-        super().write_usage(self.styled(prog, bold=True), args, self.styled(prefix or "Usage:", bold=True) + " ")
+        super().write_usage(self.style(prog, bold=True), args, self.style(prefix or "Usage:", bold=True) + " ")
 
     def write_heading(self, heading: str) -> None:
-        super().write_heading(self.styled(heading, bold=True, fg="yellow"))
+        super().write_heading(self.style(heading, bold=True, fg="yellow"))
 
     def write_dl(self, rows: Any, col_max: int = 30, col_spacing: int = 2) -> None:
-        super().write_dl([(self.styled(first, fg="cyan"), second) for first, second in rows], col_max, col_spacing)
+        super().write_dl([(self.style(first, fg="cyan"), second) for first, second in rows], col_max, col_spacing)
 
 
 class Context(click.Context):
@@ -102,9 +102,8 @@ class Command(click.Command):
 
     def groups(self, ctx: click.Context) -> dict[str, list[click.Option]]:
         """Return the visible flags by the title of their group, in the order of the help."""
-        flags = {
-            _flag_name(one): one for one in self.get_params(ctx) if isinstance(one, click.Option) and not one.hidden
-        }
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option) and not param.hidden]
+        flags = {max(option.opts, key=len).lstrip("-"): option for option in options}
         if len(flags) <= FEW:
             return {"Options": list(flags.values())}
         groups: dict[str, list[click.Option]] = {}
@@ -129,13 +128,8 @@ class Command(click.Command):
             for line in self.examples:
                 command_line, mark, comment = line.partition("  #")
                 if mark and isinstance(formatter, Formatter):
-                    comment = formatter.styled(mark + comment, dim=True)
+                    comment = formatter.style(mark + comment, dim=True)
                 formatter.write(f"{'':>{formatter.current_indent}}{command_line}{comment}\n")
-
-
-def _flag_name(flag: click.Option) -> str:
-    """Return the name of a flag without its dashes."""
-    return max(flag.opts, key=len).lstrip("-")
 
 
 def cli_command(name: str, *examples: str, **kwargs: Any) -> Callable[[Callable[..., Any]], Command]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, structs
+from msgspec import Struct, convert, structs
 
 from evo_tune.cli import formats, shared
 from evo_tune.forecast import RunForecast, forecast_line
@@ -429,16 +429,7 @@ class EventStream:
                 for name, gene in widening.changed.items():
                     yield formats.Widened(gene=name, range=show_range(gene), reason=widening.reason)
             self._proposed += 1
-            yield formats.Proposed(
-                id=candidate.id,
-                generation=candidate.generation,
-                operator=candidate.operator,
-                parents=candidate.parents,
-                genome=candidate.genome,
-                budget=candidate.budget,
-                resumes=candidate.resumes,
-                extra_seed=candidate.extra_seed,
-            )
+            yield convert(candidate, formats.Proposed, from_attributes=True)
         yield from self._result_events(run, recorded)
         leader = run.leader
         if leader is not None and leader.id != self._best:
@@ -465,15 +456,8 @@ class EventStream:
             if key in self._compared:
                 continue
             self._compared.add(key)
-            outcome = trial.outcome
-            yield formats.Fresh(
-                id=trial.id,
-                seed=trial.candidate.seed,
-                status=outcome.status,
-                metrics=dict(outcome.metrics),
-                seconds=outcome.seconds,
-                error=outcome.error,
-            )
+            values = {name: getattr(trial.outcome, name) for name in ("status", "metrics", "seconds", "error")}
+            yield formats.Fresh(id=trial.id, seed=trial.candidate.seed, **values)
 
 
 def _comparison_time(run: Run) -> int:

@@ -256,9 +256,9 @@ def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: S
         with contextlib.suppress(EvoTuneError):  # the training reports it
             steps = evaluator.estimate(dict(genome_to_train)).get("steps", math.inf)
             if steps < FEW_STEPS:
-                few = f"only {steps:.0f} step{'s' if steps > 1 else ''}"
+                count = f"only {steps:.0f} step{'s' if steps > 1 else ''}"
                 remedy = "give a larger budget, more data, or smaller batches"
-                remarks.append(f"with {batch}, a training has {few}: {remedy}")
+                remarks.append(f"with {batch}, a training has {count}: {remedy}")
                 break
     for line in remarks:
         echo(f"{name}: {line}", err=True)

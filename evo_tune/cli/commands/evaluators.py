@@ -58,18 +58,16 @@ def _print_evaluator(plugin: Evaluator, output_format: str) -> None:
     groups = groups_of(plugin.options.values())
     options = [option for group in groups.values() for option in group]
     if output_format == "json":
+        from msgspec import convert
+
         from evo_tune.cli.formats import DeclaredEvaluator, DeclaredObjective, DeclaredOption
 
         declared = DeclaredEvaluator(
             evaluator=plugin.name,
-            origin=plugin.origin,
-            summary=plugin.summary,
             file=str(plugin.path),
-            objectives=[DeclaredObjective(metric=goal.metric, direction=goal.direction) for goal in plugin.objectives],
-            metrics=plugin.metrics,
-            tests=plugin.tests,
-            supports=plugin.supports,
+            objectives=[convert(goal, DeclaredObjective, from_attributes=True) for goal in plugin.objectives],
             options=[DeclaredOption.of(option) for option in options],
+            **{name: getattr(plugin, name) for name in ("origin", "summary", "metrics", "tests", "supports")},
         )
         shared.print_json(declared)
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
@@ -35,25 +35,15 @@ def command(store: str, output_format: str) -> None:
     if output_format == "json":
         shared.print_json(runs)
         return
+    rows = [structs.asdict(run) for run in runs]
+    if output_format == "table":
+        for row in rows:
+            row["ended"] = row["ended"] or "not yet, or killed"
+            row["wall time"] = shared.show_seconds(row.pop("seconds"))
+            row["ended"], row["created"] = row.pop("ended"), row.pop("created")  # the last columns
     shared.print_rows(
-        [structs.asdict(one) if output_format == "csv" else _row(one) for one in runs],
+        rows,
         output_format,
         empty=f"there is no saved run in {store}: start one with `evo-tune run`",
         spare=("created", "ended", "strategy", "failed", "wall time", "evaluator"),
     )
-
-
-def _row(run: ListedRun) -> dict[str, Any]:
-    return {
-        "run": run.run,
-        "evaluator": run.evaluator,
-        "strategy": run.strategy,
-        "results": run.results,
-        "failed": run.failed,
-        "objective": run.objective,
-        "best": run.best,
-        "seeds": run.seeds,
-        "wall time": shared.show_seconds(run.seconds),
-        "ended": run.ended or "not yet, or killed",
-        "created": run.created,
-    }

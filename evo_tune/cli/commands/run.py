@@ -111,24 +111,19 @@ def command(
     strategy_option: tuple[str, ...],
     ladder: str | None,
     genes: tuple[str, ...],
-    objectives: tuple[str, ...],
-    store: str,
-    quiet: bool,
-    no_report: bool,
-    tracks: tuple[str, ...],
-    output_format: str,
-    warm_start: tuple[str, ...],
     metrics: tuple[str, ...],
     progress: str | None,
     shell: bool,
-    price_per_hour: float | None,
-    dry_run: bool,
+    warm_start: tuple[str, ...],
     name: str | None,
-    population: int | None,
-    subject_to: tuple[str, ...],
-    fill_defaults: bool,
-    learn_from: tuple[str, ...],
-    **setting_flags: Any,
+    store: str,
+    dry_run: bool,
+    price_per_hour: float | None,
+    output_format: str,
+    quiet: bool,
+    no_report: bool,
+    tracks: tuple[str, ...],
+    **flags: Any,
 ) -> int:
     """Tune EVALUATOR: a name, a file, or the command of a script.
 
@@ -144,16 +139,21 @@ def command(
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
-    from evo_tune.plugins.find import find_evaluator
+    from evo_tune.plugins.find import find_evaluator, is_command
     from evo_tune.settings import settings_of
     from evo_tune.store.places import free_folder
 
-    settings = {**RUN_DEFAULTS, **{name: value for name, value in setting_flags.items() if value is not None}}
+    request_flags = ("population", "objectives", "subject_to", "fill_defaults", "learn_from")
+    request_values = {name: flags.pop(name) for name in request_flags}
+    settings = {**RUN_DEFAULTS, **{name: value for name, value in flags.items() if value is not None}}
     command_options = {"metric": "\n".join(metrics), "progress": progress, "shell": "true" if shell else ""}
-    evaluator_options: dict[str, Any] = {
-        **split_assignments(options, "-o"),
-        **_check_command_options(evaluator, {name: text for name, text in command_options.items() if text}),
-    }
+    command_options = {name: text for name, text in command_options.items() if text}
+    if command_options and not is_command(evaluator):
+        raise OptionError(
+            f"--{next(iter(command_options))} is for a command such as 'python train.py --lr {{lr}}', and {evaluator} "
+            "is none: leave it out"
+        )
+    evaluator_options: dict[str, Any] = {**split_assignments(options, "-o"), **command_options}
     strategy_options = split_assignments(strategy_option, "-s")
     read_genes = shared.read_genes(genes)
     if ladder is not None:
@@ -177,13 +177,9 @@ def command(
         options=evaluator_options,
         strategy=strategy,
         strategy_options=strategy_options,
-        population=population,
-        objectives=objectives,
         genes=read_genes,
-        subject_to=subject_to,
         warm_start=first_genomes + [genome for source in warm_start for genome in read_genomes(source, Path(store))],
-        fill_defaults=fill_defaults,
-        learn_from=learn_from,
+        **request_values,
     )
     if name is not None:
         free_folder(Path(store), name)
@@ -196,22 +192,6 @@ def command(
         return 0
     search = Search(evaluator, store=store, name=name, **vars(request), **settings)
     return run_search(search, quiet, output_format, no_report, tracks, price_per_hour, began)
-
-
-def _check_command_options(evaluator: str, options: dict[str, str]) -> dict[str, str]:
-    """Return the options of the flags that are about a command.
-
-    Raises:
-        OptionError: There are some, and the evaluator is no command.
-    """
-    from evo_tune.plugins.find import is_command
-
-    if options and not is_command(evaluator):
-        raise OptionError(
-            f"--{next(iter(options))} is for a command such as 'python train.py --lr {{lr}}', and {evaluator} is none: "
-            "leave it out"
-        )
-    return options
 
 
 def _ladder_genes(ladder: str, evaluator: str, options: dict[str, Any]) -> dict[str, Gene]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
-
-if TYPE_CHECKING:
-    from evo_tune.cli.formats import StrategySummary
 
 HELP_ORDER = 90
 
@@ -17,6 +12,8 @@ HELP_ORDER = 90
 @shared.format_option("table", "json", "csv")
 def command(output_format: str) -> None:
     """List the strategies and their options."""
+    from msgspec import structs
+
     from evo_tune.cli.formats import DeclaredOption, StrategySummary
     from evo_tune.options.binding import options_of
     from evo_tune.plugins.find import list_strategies, working_strategies
@@ -36,15 +33,9 @@ def command(output_format: str) -> None:
         )
     if output_format == "json":
         shared.print_json(summaries)
-    else:
-        shared.print_rows([_row(one) for one in summaries], output_format)
-
-
-def _row(strategy: StrategySummary) -> dict[str, str]:
-    options = [option.option if option.required else f"{option.option}={option.default}" for option in strategy.options]
-    return {
-        "strategy": strategy.strategy,
-        "objectives": strategy.objectives,
-        "summary": strategy.summary,
-        "options": ", ".join(options),
-    }
+        return
+    rows = [structs.asdict(summary) for summary in summaries]
+    for row in rows:
+        texts = (option.option + ("" if option.required else f"={option.default}") for option in row["options"])
+        row["options"] = ", ".join(texts)
+    shared.print_rows(rows, output_format)

@@ -42,8 +42,8 @@ def command(
     manifest = saved.manifest
     bound, rules = load_code(saved, evaluator, trust, shared.ask_function(), strategy)
     differing = verify(saved, space_of(manifest, bound.space), rules)
-    disagreements = [one for one in differing if isinstance(one, Disagreement)]
-    ranges = [one for one in differing if isinstance(one, RangeDisagreement)]
+    disagreements = [row for row in differing if isinstance(row, Disagreement)]
+    ranges = [row for row in differing if isinstance(row, RangeDisagreement)]
     changed = note_of_changed_strategy(manifest, rules.inner)
     notes = ([changed] if changed else []) + (notes_of_changed_versions(manifest) if differing else [])
     count = len(saved.candidates)

@@ -409,11 +409,7 @@ def transfer_to_target(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe
         search_flops=search_flops,
         target_flops=target_flops,
         share=search_flops / target_flops if target_flops > 0 else 0.0,
-        loss=recipe.loss.loss,
-        low=recipe.loss.low,
-        high=recipe.loss.high,
-        why=recipe.loss.why,
-        narrow=recipe.loss.narrow,
+        **{name: getattr(recipe.loss, name) for name in ("loss", "low", "high", "why", "narrow")},
     )
 
 
