@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -133,38 +133,6 @@ def bytes_to_score(tokens: float) -> int:
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """Which text is divided and tokenised, and how.
-
-    Args:
-        data: See `read_text`.
-        vocab: Number of tokens; 256: bytes.
-        split: See `Texts`.
-        documents: See `Texts`.
-    """
-
-    data: str
-    vocab: int
-    split: Literal["auto", "tail", "even"] = "auto"
-    documents: Literal["join", "mask"] = "join"
-
-    def read(self, into: BinaryIO | None = None) -> DocumentIndex:
-        """Read the text (see `read_documents`)."""
-        return read_documents(self.data, mark=self.documents == "mask", into=into)
-
-    def divide(self, text: bytes | memoryview, ends: np.ndarray) -> tuple[Ranges, Ranges, Ranges]:
-        """Return the training text, the validation text and the test text."""
-        even = len(ends) > 1 if self.split == "auto" else self.split == "even"
-        return split_evenly(text, ends) if even else split_tail(len(text))
-
-    def key(self, documents: DocumentIndex) -> str:
-        """Return the SHA-256 of all that the file of a text depends on."""
-        library = "" if self.vocab == 256 else library_version()
-        parts = [VERSION, documents.sha256, self.vocab, self.split, self.documents, library]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
 class PreparedText:
     """A text divided and tokenised.
 
@@ -198,49 +166,148 @@ class PreparedText:
             return True
 
 
-def prepare(preparation: Preparation) -> PreparedText:
+@dataclass(frozen=True)
+class Corpus:
+    """Divided text with its tokenizer and tokens.
+
+    Args:
+        data: Path or pattern (see `read_text`).
+        vocab: Number of tokens; 256: bytes.
+        longest: Longest window of any genome, in tokens. Texts that differ in it alone are equal.
+        split: See `TextOptions`.
+        documents: See `TextOptions`.
+
+    Raises:
+        OptionError: The text is empty, or too short for such windows.
+        RecipeError: The text is missing or unreadable.
+    """
+
+    data: str
+    vocab: int
+    longest: int = field(compare=False)
+    split: Literal["auto", "tail", "even"] = "auto"
+    documents: Literal["join", "mask"] = "join"
+
+    @classmethod
+    def of(cls, options: TextOptions, longest: int) -> Corpus:
+        """Return the text of options.
+
+        Args:
+            options: Options of the text.
+            longest: See `Corpus`.
+        """
+        return cls(options.data, options.vocab, longest, options.split, options.documents)
+
+    def __post_init__(self) -> None:
+        check_length(size_of(self.data), self.longest, self.data)
+
+    @property
+    def prepared(self) -> PreparedText:
+        """The text, divided and tokenised; the same in each training of this process.
+
+        Raises:
+            OptionError: A part of the text is too short for the longest window.
+            RecipeError: See `prepare`.
+        """
+        if not _prepare(self).is_current:
+            _prepare.cache_clear()
+        return _prepare(self)
+
+    def read(self, into: BinaryIO | None = None) -> DocumentIndex:
+        """Read the text (see `read_documents`)."""
+        return read_documents(self.data, mark=self.documents == "mask", into=into)
+
+    def divide(self, text: bytes | memoryview, ends: np.ndarray) -> tuple[Ranges, Ranges, Ranges]:
+        """Return the training text, the validation text and the test text."""
+        even = len(ends) > 1 if self.split == "auto" else self.split == "even"
+        return split_evenly(text, ends) if even else split_tail(len(text))
+
+    def key(self, documents: DocumentIndex) -> str:
+        """Return the SHA-256 of all that the file of a text depends on."""
+        library = "" if self.vocab == 256 else library_version()
+        parts = [VERSION, documents.sha256, self.vocab, self.split, self.documents, library]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def block(self) -> int:
+        """Bytes per held-out block."""
+        return BLOCK_BYTES_PER_TOKEN * self.longest
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Tokenizer, learned from the training text only."""
+        return self.prepared.tokenizer
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Training tokens, (n,); bytes as uint8, byte pairs as uint16."""
+        return self.prepared.training
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the divided text and its learned byte pairs.
+
+        Raises:
+            OptionError: A part of the text is too short for the longest window.
+        """
+        prepared = self.prepared
+        for name, part in (("validation", prepared.validation), ("test", prepared.test)):
+            if len(part) <= self.longest:
+                raise OptionError(
+                    f"-o split={self.split}: the {name} text has {len(part)} bytes: expected more than "
+                    f"{self.longest}, the longest window; give more text that differs, or -o split=tail"
+                )
+        if len(prepared.training) <= self.longest:
+            raise OptionError(
+                f"-o vocab={self.vocab}: the text to train on has {len(prepared.training)} tokens: expected more than "
+                f"{self.longest}, the longest window; give more text, or a smaller -o context"
+            )
+        return prepared.fingerprint
+
+
+def prepare(corpus: Corpus) -> PreparedText:
     """Return a text divided and tokenised; a long text only once for all processes.
 
     Raises:
         RecipeError: The text cannot be read, or the cache cannot be written.
     """
-    if size_of(preparation.data) <= IN_MEMORY["bytes" if preparation.vocab == 256 else "pairs"]:
+    if size_of(corpus.data) <= IN_MEMORY["bytes" if corpus.vocab == 256 else "pairs"]:
         text, sections = io.BytesIO(), io.BytesIO()
-        documents = preparation.read(text)
-        header = _write_sections(preparation, memoryview(text.getvalue()), documents, sections)
+        documents = corpus.read(text)
+        header = _write_sections(corpus, memoryview(text.getvalue()), documents, sections)
         content = memoryview(bytearray(sections.getvalue()))  # a bytearray, for torch: it is writable
-        return _read_sections(content, header, preparation)
-    key = preparation.key(preparation.read())
+        return _read_sections(content, header, corpus)
+    key = corpus.key(corpus.read())
     folder = cache_folder() / "texts"
     path = folder / f"{key[:32]}.tokens"
-    prepared = _open(path, preparation, key)
+    prepared = _open(path, corpus, key)
     try:
         if prepared is None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with FileLock(f"{path}.lock"):  # other processes wait for the one that writes
-                prepared = _open(path, preparation, key)
+                prepared = _open(path, corpus, key)
                 if prepared is None:
-                    _write(path, preparation)
-                    prepared = _open(path, preparation, key)
+                    _write(path, corpus)
+                    prepared = _open(path, corpus, key)
     except OSError as error:
         needed = f"room for its tokens in {folder} ({error.strerror}); XDG_CACHE_HOME moves that folder"
-        raise RecipeError("data", preparation.data, needed) from error
+        raise RecipeError("data", corpus.data, needed) from error
     if prepared is None:
-        raise RecipeError("data", preparation.data, "a text that does not change while it is read")
+        raise RecipeError("data", corpus.data, "a text that does not change while it is read")
     return prepared
 
 
-def _write_sections(
-    preparation: Preparation, text: memoryview, documents: DocumentIndex, file: BinaryIO
-) -> dict[str, Any]:
+_prepare = lru_cache(maxsize=1)(prepare)  # a worker trains on the same text repeatedly
+
+
+def _write_sections(corpus: Corpus, text: memoryview, documents: DocumentIndex, file: BinaryIO) -> dict[str, Any]:
     """Write the four sections of a text one after the other, and return their sizes and the fingerprint."""
-    training, validation, test = preparation.divide(text, documents.ends)
+    training, validation, test = corpus.divide(text, documents.ends)
     sizes = [sum(end - start for start, end in part) for part in (training, validation, test)]
     fingerprint = hashlib.sha256("+".join(map(str, sizes)).encode() + b":")
     every = -(-sizes[0] // LEARNED_FROM)
-    sample = b"".join(islice(_pieces(text, training), 0, None, every)) if preparation.vocab != 256 else b""
-    tokenizer = tokenizer_for(sample, preparation.vocab)
-    progress, token_bytes = _Progress(preparation.data, sizes[0]), 0
+    sample = b"".join(islice(_pieces(text, training), 0, None, every)) if corpus.vocab != 256 else b""
+    tokenizer = tokenizer_for(sample, corpus.vocab)
+    progress, token_bytes = _Progress(corpus.data, sizes[0]), 0
     for piece in _pieces(text, training):
         fingerprint.update(piece)
         token_bytes += file.write(tokenizer.encode(piece).tobytes())
@@ -261,39 +328,37 @@ def _pieces(text: memoryview, ranges: Ranges) -> Iterator[memoryview]:
             yield text[start + first : start + last]
 
 
-def _read_sections(
-    content: memoryview, header: Mapping[str, Any], preparation: Preparation, **file: Any
-) -> PreparedText:
+def _read_sections(content: memoryview, header: Mapping[str, Any], corpus: Corpus, **file: Any) -> PreparedText:
     """Return the text that the four sections hold; `file` has path and checked_state."""
     sections, start = {}, 0
     for name in SECTIONS:
         sections[name] = content[start : start + header[name]]
         start += header[name]
-    is_bytes = preparation.vocab == 256
+    is_bytes = corpus.vocab == 256
     return PreparedText(
         np.frombuffer(sections["training"], np.uint8 if is_bytes else np.uint16),
         sections["validation"],
         sections["test"],
-        Bytes() if is_bytes else BPE(str(sections["tokenizer"], "utf-8"), preparation.vocab),
+        Bytes() if is_bytes else BPE(str(sections["tokenizer"], "utf-8"), corpus.vocab),
         header["fingerprint"],
         **file,
     )
 
 
-def _write(path: Path, preparation: Preparation) -> None:
+def _write(path: Path, corpus: Corpus) -> None:
     """Tokenise a text into a file, under a temporary name until it is complete."""
     for name in (path, *path.parent.glob(f"{path.stem}.*.partial")):  # left by a killed process
         name.unlink(missing_ok=True)
     with tempfile.TemporaryFile(dir=path.parent) as plain:
-        documents = preparation.read(plain)
+        documents = corpus.read(plain)
         plain.flush()
         text = memoryview(mmap.mmap(plain.fileno(), 0, access=mmap.ACCESS_READ))
         handle, partial = tempfile.mkstemp(".partial", f"{path.stem}.", path.parent)
         try:
             with os.fdopen(handle, "w+b") as file:
                 file.write(bytes(HEADER))
-                header = _write_sections(preparation, text, documents, file)
-                header["key"] = preparation.key(documents)
+                header = _write_sections(corpus, text, documents, file)
+                header["key"] = corpus.key(documents)
                 file.flush()
                 header["sha256"] = _digest(header, file)
                 file.seek(0)
@@ -304,7 +369,7 @@ def _write(path: Path, preparation: Preparation) -> None:
             raise
 
 
-def _open(path: Path, preparation: Preparation, key: str) -> PreparedText | None:
+def _open(path: Path, corpus: Corpus, key: str) -> PreparedText | None:
     """Map the file of a text; None if it is missing, damaged, or not this user's."""
     file = open_own(path)
     if file is None:
@@ -323,7 +388,7 @@ def _open(path: Path, preparation: Preparation, key: str) -> PreparedText | None
             return None
         # A private mapping: its pages are shared, but torch, which has no read-only tensors, cannot change the file.
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))[HEADER:]
-    return _read_sections(content, header, preparation, path=path, checked_state=_state(status))
+    return _read_sections(content, header, corpus, path=path, checked_state=_state(status))
 
 
 def _is_complete(header: Any) -> bool:
@@ -363,90 +428,3 @@ class _Progress:
             self._next = self._clock() + EVERY
             progress = f"{self._done / self._size:.0%} of {self._size / 1e6:,.0f} MB"
             print(f"tokenising {self._data}: {progress}", file=sys.stderr, flush=True)
-
-
-_prepare = lru_cache(maxsize=1)(prepare)  # a worker trains on the same text repeatedly
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Divided text with its tokenizer and tokens.
-
-    Args:
-        data: Path or pattern (see `read_text`).
-        vocab: Number of tokens; 256: bytes.
-        longest: Longest window of any genome, in tokens.
-        split: See `TextOptions`.
-        documents: See `TextOptions`.
-
-    Raises:
-        OptionError: The text is empty, or too short for such windows.
-        RecipeError: The text is missing or unreadable.
-    """
-
-    data: str
-    vocab: int
-    longest: int
-    split: Literal["auto", "tail", "even"] = "auto"
-    documents: Literal["join", "mask"] = "join"
-
-    @classmethod
-    def of(cls, options: TextOptions, longest: int) -> Corpus:
-        """Return the text of options.
-
-        Args:
-            options: Options of the text.
-            longest: See `Corpus`.
-        """
-        return cls(options.data, options.vocab, longest, options.split, options.documents)
-
-    def __post_init__(self) -> None:
-        check_length(size_of(self.data), self.longest, self.data)
-
-    @property
-    def prepared(self) -> PreparedText:
-        """The text, divided and tokenised; the same in each training of this process.
-
-        Raises:
-            OptionError: A part of the text is too short for the longest window.
-            RecipeError: See `prepare`.
-        """
-        preparation = Preparation(self.data, self.vocab, self.split, self.documents)
-        if not _prepare(preparation).is_current:
-            _prepare.cache_clear()
-        return _prepare(preparation)
-
-    @property
-    def block(self) -> int:
-        """Bytes per held-out block."""
-        return BLOCK_BYTES_PER_TOKEN * self.longest
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Tokenizer, learned from the training text only."""
-        return self.prepared.tokenizer
-
-    @property
-    def tokens(self) -> np.ndarray:
-        """Training tokens, (n,); bytes as uint8, byte pairs as uint16."""
-        return self.prepared.training
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the divided text and its learned byte pairs.
-
-        Raises:
-            OptionError: A part of the text is too short for the longest window.
-        """
-        prepared = self.prepared
-        for name, part in (("validation", prepared.validation), ("test", prepared.test)):
-            if len(part) <= self.longest:
-                raise OptionError(
-                    f"-o split={self.split}: the {name} text has {len(part)} bytes: expected more than "
-                    f"{self.longest}, the longest window; give more text that differs, or -o split=tail"
-                )
-        if len(prepared.training) <= self.longest:
-            raise OptionError(
-                f"-o vocab={self.vocab}: the text to train on has {len(prepared.training)} tokens: expected more than "
-                f"{self.longest}, the longest window; give more text, or a smaller -o context"
-            )
-        return prepared.fingerprint

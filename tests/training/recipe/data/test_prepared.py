@@ -17,7 +17,7 @@ from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.recipe import BPE, Corpus, split_text
 from evo_tune.training.recipe.data import corpus as module
 from evo_tune.training.recipe.data import texts
-from evo_tune.training.recipe.data.corpus import Preparation, prepare
+from evo_tune.training.recipe.data.corpus import prepare
 from evo_tune.training.recipe.data.reading import cache_folder
 from evo_tune.training.recipe.data.texts import SEPARATOR, read_documents, size_of, split_evenly
 from tests.extras import need
@@ -49,7 +49,7 @@ def file_of() -> Path:
     return found
 
 
-def content(wanted: Preparation) -> tuple[bytes, bytes, bytes, str]:
+def content(wanted: Corpus) -> tuple[bytes, bytes, bytes, str]:
     found = prepare(wanted)
     return found.tokenizer.decode(found.training), bytes(found.validation), bytes(found.test), found.fingerprint
 
@@ -60,8 +60,8 @@ def content(wanted: Preparation) -> tuple[bytes, bytes, bytes, str]:
 def test_one_file_is_divided_at_its_end_and_its_fingerprint_covers_all(text: str) -> None:
     parts = split_text(LINES, 32, "here")
     sizes = "+".join(str(len(part)) for part in parts)
-    assert content(Preparation(text, 256)) == (*parts, hashlib.sha256(sizes.encode() + b":" + LINES).hexdigest())
-    assert content(Preparation(text, 300))[:3] == parts
+    assert content(Corpus(text, 256, 8)) == (*parts, hashlib.sha256(sizes.encode() + b":" + LINES).hexdigest())
+    assert content(Corpus(text, 300, 8))[:3] == parts
 
 
 def documents_in(part: bytes) -> set[bytes]:
@@ -70,29 +70,29 @@ def documents_in(part: bytes) -> set[bytes]:
 
 def test_documents_are_held_out_evenly_and_whole(folder: Path) -> None:
     whole = b"\n".join(file.read_bytes() for file in sorted(folder.iterdir()))
-    *parts, _ = content(Preparation(str(folder), 256))
+    *parts, _ = content(Corpus(str(folder), 256, 8))
     assert sum(map(len, parts)) == len(whole)
     found = [documents_in(part) for part in parts]
     assert set.union(*found) == documents_in(whole)
     assert sum(map(len, found)) == 300  # no document is in two parts
     for part in parts[1:]:
         assert 0.05 * len(whole) <= len(part) <= 0.06 * len(whole)
-    assert content(Preparation(str(folder), 256, "tail"))[:3] == split_text(whole, 32, "")
+    assert content(Corpus(str(folder), 256, 8, "tail"))[:3] == split_text(whole, 32, "")
 
 
 def test_names_and_order_do_not_decide_which_documents_are_held_out(folder: Path) -> None:
-    before = [documents_in(part) for part in content(Preparation(str(folder), 256))[:3]]
+    before = [documents_in(part) for part in content(Corpus(str(folder), 256, 8))[:3]]
     other = folder.with_name("renamed")
     other.mkdir()
     for number, file in enumerate(sorted(folder.iterdir(), reverse=True)):
         (other / f"{number:03}").write_bytes(file.read_bytes())
-    assert [documents_in(part) for part in content(Preparation(str(other), 256))[:3]] == before
+    assert [documents_in(part) for part in content(Corpus(str(other), 256, 8))[:3]] == before
 
 
 def test_equal_documents_are_in_one_part(folder: Path) -> None:
     for number in range(300):
         (folder / f"copy of {number}").write_bytes(b"twin %d " % (number // 2))
-    found = [documents_in(part) for part in content(Preparation(str(folder), 256))[:3]]
+    found = [documents_in(part) for part in content(Corpus(str(folder), 256, 8))[:3]]
     assert not found[0] & (found[1] | found[2])
     assert not found[1] & found[2]
 
@@ -106,10 +106,10 @@ def test_a_separator_ends_a_document_wherever_the_file_is_cut_in_reading(
     (tmp_path / "one").write_bytes(SEPARATOR.join(documents))
     found = read_documents(str(tmp_path / "one"), mark=False)
     assert len(found.ends) == 300
-    *parts, _ = content(Preparation(str(tmp_path / "one"), 256))
+    *parts, _ = content(Corpus(str(tmp_path / "one"), 256, 8))
     assert len(parts[0]) < 0.9 * size_of(str(tmp_path / "one")) + 1
     split = [set(part.split(SEPARATOR)) - {b""} for part in parts]
-    assert [len(part) for part in split] == [len(documents_in(p)) for p in content(Preparation(str(folder), 256))[:3]]
+    assert [len(part) for part in split] == [len(documents_in(p)) for p in content(Corpus(str(folder), 256, 8))[:3]]
 
 
 def test_a_long_document_is_drawn_in_blocks() -> None:
@@ -125,12 +125,12 @@ def test_boundaries_take_the_place_of_what_is_between_documents(folder: Path, tm
     documents = [file.read_bytes() for file in sorted(folder.iterdir())]
     (tmp_path / "one").write_bytes(SEPARATOR.join(documents))
     for data in (folder, tmp_path / "one"):
-        training = content(Preparation(str(data), 300, documents="mask"))[0]
+        training = content(Corpus(str(data), 300, 8, documents="mask"))[0]
         assert 200 < training.count(b"\0") < 300
         assert SEPARATOR not in training
         assert set(training.split(b"\0")) - {b""} <= set(documents)
     ((_, _, one, print_one), (_, _, other, print_other)) = (
-        content(Preparation(str(data), 256, documents="mask")) for data in (folder, tmp_path / "one")
+        content(Corpus(str(data), 256, 8, documents="mask")) for data in (folder, tmp_path / "one")
     )
     assert (one, print_one) == (other, print_other)
 
@@ -148,10 +148,10 @@ def test_a_text_of_equal_documents_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("vocab", [256, 300])
 def test_the_file_has_what_memory_would_have(text: str, vocab: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    mapped = prepare(Preparation(text, vocab))
+    mapped = prepare(Corpus(text, vocab, 8))
     assert mapped.path == file_of()
     monkeypatch.setattr(module, "IN_MEMORY", {"bytes": 1 << 30, "pairs": 1 << 30})
-    plain = prepare(Preparation(text, vocab))
+    plain = prepare(Corpus(text, vocab, 8))
     assert plain.path is None
     assert plain.training.dtype == mapped.training.dtype
     assert np.array_equal(plain.training, mapped.training)
@@ -166,7 +166,7 @@ def test_a_text_is_tokenised_once(text: str, monkeypatch: pytest.MonkeyPatch) ->
     written: list[Path] = []
     write = module._write
     monkeypatch.setattr(module, "_write", lambda path, wanted: (written.append(path), write(path, wanted)))
-    threads = [threading.Thread(target=prepare, args=(Preparation(text, 300),)) for _ in range(4)]
+    threads = [threading.Thread(target=prepare, args=(Corpus(text, 300, 8),)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -197,7 +197,7 @@ def _link(path: Path) -> None:
 def _another(path: Path) -> None:
     other = path.parent.parent / "other"
     other.write_bytes(LINES[::-1])
-    prepare(Preparation(str(other), 300))
+    prepare(Corpus(str(other), 300, 8))
     (made,) = (one for one in path.parent.glob("*.tokens") if one != path)
     made.replace(path)
 
@@ -223,10 +223,10 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_wrong_file_is_written_again(text: str, damage: Callable[[Path], None]) -> None:
-    before, path = content(Preparation(text, 300)), file_of()
+    before, path = content(Corpus(text, 300, 8)), file_of()
     elsewhere = path.with_name("elsewhere")
     damage(path)
-    assert content(Preparation(text, 300)) == before
+    assert content(Corpus(text, 300, 8)) == before
     assert path.is_file()
     assert not path.is_symlink()
     assert not path.stat().st_mode & 0o022
@@ -243,16 +243,16 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_another_users_file_is_not_used(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, path = content(Preparation(text, 300)), file_of()
+    before, path = content(Corpus(text, 300, 8)), file_of()
     seen = path.stat().st_mtime_ns
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     with pytest.raises(RecipeError, match="text that does not change"):  # neither the one just written
-        prepare(Preparation(text, 300))
+        prepare(Corpus(text, 300, 8))
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(path.parents[2]))
     monkeypatch.setattr(module, "IN_MEMORY", {"bytes": 0, "pairs": 0})
-    assert content(Preparation(text, 300)) == before
+    assert content(Corpus(text, 300, 8)) == before
     assert path.stat().st_mtime_ns > seen  # an inode may be used again
 
 
@@ -267,24 +267,24 @@ def test_a_file_that_changes_after_it_was_checked_is_checked_again(text: str) ->
 
 
 def test_tokens_cannot_be_changed_through_the_mapping(text: str) -> None:
-    prepare(Preparation(text, 256)).training[:] = 7
-    assert content(Preparation(text, 256))[0] == split_text(LINES, 32, "")[0]
+    prepare(Corpus(text, 256, 8)).training[:] = 7
+    assert content(Corpus(text, 256, 8))[0] == split_text(LINES, 32, "")[0]
 
 
 def test_what_a_killed_process_left_is_removed(text: str) -> None:
-    content(Preparation(text, 256))
+    content(Corpus(text, 256, 8))
     path = file_of()
     left = path.with_name(f"{path.stem}.abc.partial")
     left.write_bytes(b"half")
     path.unlink()
-    content(Preparation(text, 256))
+    content(Corpus(text, 256, 8))
     assert not left.exists()
 
 
 def test_a_changed_text_is_another_file(text: str) -> None:
-    before = content(Preparation(text, 256))
+    before = content(Corpus(text, 256, 8))
     Path(text).write_bytes(LINES[:-1] + b"!")
-    assert content(Preparation(text, 256)) != before
+    assert content(Corpus(text, 256, 8)) != before
     assert len(list(file_of_all())) == 2
 
 
@@ -295,18 +295,18 @@ def file_of_all() -> list[Path]:
 def test_a_cache_that_cannot_be_written_is_named(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", text)
     with pytest.raises(RecipeError, match=r"room for its tokens in .*XDG_CACHE_HOME"):
-        prepare(Preparation(text, 256))
+        prepare(Corpus(text, 256, 8))
 
 
 @pytest.mark.slow
 def test_a_long_text_is_not_held_in_memory(text: str) -> None:
     size = 24 << 20
     Path(text).write_bytes((LINES * (size // len(LINES) + 1))[:size])
-    prepare(Preparation(text, 256)).path  # noqa: B018 # imports
+    prepare(Corpus(text, 256, 8)).path  # noqa: B018 # imports
     file_of().unlink()
     tracemalloc.start()
     try:
-        prepare(Preparation(text, 256))
+        prepare(Corpus(text, 256, 8))
         assert tracemalloc.get_traced_memory()[1] < size / 3
     finally:
         tracemalloc.stop()
