@@ -79,7 +79,7 @@ USUAL_RANK = {"small": 32, "large": 16}
 """Default rank of LoRA. Small bases are better with 32 (benchmarks/LOG.md)."""
 
 
-def _kind(base: BaseModel) -> Literal["small", "large"]:
+def _base_size(base: BaseModel) -> Literal["small", "large"]:
     return "small" if base.width < 256 else "large"
 
 
@@ -97,7 +97,7 @@ def search_space(options: Options) -> SearchSpace:
     base = options.base_description
     base.window(options.context)
     common: dict[str, Any] = {
-        "lr": LR[_kind(base)].times(options.lr_factor),
+        "lr": LR[_base_size(base)].times(options.lr_factor),
         "batch": Choice(BATCHES, ordered=True, default=BATCHES[0]),
         "warmup": Float(0.0, 0.1, default=0.05),
     }
@@ -125,7 +125,7 @@ def _lora_genes(options: Options, base: BaseModel) -> dict[str, Any]:
     smallest = min(min(base.linears[name]) for name in chosen)
     ranks = tuple(rank for rank in RANKS if rank <= smallest) or (1,)
     genes: dict[str, Any] = {
-        "rank": Choice(ranks, ordered=True, default=min(USUAL_RANK[_kind(base)], ranks[-1])),
+        "rank": Choice(ranks, ordered=True, default=min(USUAL_RANK[_base_size(base)], ranks[-1])),
         "alpha_ratio": Choice((0.5, 1.0, 2.0, 4.0), ordered=True, default=2.0),
         "dropout": Choice((0.0, 0.05, 0.1), ordered=True, default=0.05),
     }
@@ -137,7 +137,7 @@ def _layers(genome: Mapping[str, Any], options: Options, base: BaseModel) -> tup
     return base.targets(options.targets or preset)
 
 
-def _planned(genome: Mapping[str, Any], options: Options, base: BaseModel) -> NewWeights:
+def _weight_counts(genome: Mapping[str, Any], options: Options, base: BaseModel) -> NewWeights:
     """Return what is trained beside the base, as numbers."""
     layers, dora = _layers(genome, options, base), options.method == "dora"
     if options.method == "adapter":
@@ -170,13 +170,13 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
         if name in genome:
             check_number(name, genome[name], interval)
     options.check_genes(lr=genome["lr"], weight_decay=options.weight_decay, warmup=genome["warmup"])
-    return options.estimate(_planned(genome, options, base), genome["batch"])
+    return options.estimate(_weight_counts(genome, options, base), genome["batch"])
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
     base = options.base_description
-    return options.work(_planned(genome, options, base), genome["batch"])
+    return options.work(_weight_counts(genome, options, base), genome["batch"])
 
 
 # ---------------------------------------------------------------- the training
@@ -192,7 +192,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> TuningPlan:
         genome=genome,
         base=base,
         new=_new_weights(genome, options, base),
-        numbers=_planned(genome, options, base),
+        numbers=_weight_counts(genome, options, base),
         lr=genome["lr"],
         batch=genome["batch"],
         reference=BATCHES[0],

@@ -181,18 +181,21 @@ def _config(genome: Mapping[str, Any], options: Options) -> PatchConfig:
     )
 
 
+def _workload(genome: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """Return the model's shape, the number of training samples, the FLOPs of one, and that of held-out samples."""
+    config, series = _config(genome, options), options.split_series
+    rows, held_out = series.count(config.context), len(series.held_out)
+    return {"config": config, "rows": rows, "flops_per_sample": config.flops_per_sample, "held_out": held_out}
+
+
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
-    config, held_out = _config(genome, options), len(options.split_series.held_out)
-    rows, flops = options.split_series.count(genome["context"]), config.flops_per_sample
-    return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=flops, held_out=held_out)
+    return encoder_estimate(genome, options, **_workload(genome, options))
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
-    config, series = _config(genome, options), options.split_series
-    rows, held_out = series.count(genome["context"]), len(series.held_out)
-    return encoder_step_work(genome, options, config, config.flops_per_sample, rows, held_out)
+    return encoder_step_work(genome, options, **_workload(genome, options))
 
 
 # ---------------------------------------------------------------- the training

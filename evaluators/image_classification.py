@@ -202,25 +202,21 @@ def _config(genome: Mapping[str, Any], options: Options) -> ViTConfig:
     )
 
 
-def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
-    """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
+def _workload(genome: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """Return the model's shape, the number of training samples, and the FLOPs of one."""
     config = _config(genome, options)
     training, *_ = split_stratified(options.images.classes, options.validation, options.test)
-    return encoder_estimate(
-        genome,
-        options,
-        config=config,
-        rows=len(training),
-        flops_per_sample=config.flops_per_sample,
-        whole=config.stem == "conv",
-    )
+    return {"config": config, "rows": len(training), "flops_per_sample": config.flops_per_sample}
+
+
+def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
+    """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
+    return encoder_estimate(genome, options, **_workload(genome, options), whole=options.stem == "conv")
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
-    config = _config(genome, options)
-    training, *_ = split_stratified(options.images.classes, options.validation, options.test)
-    return encoder_step_work(genome, options, config, config.flops_per_sample, len(training))
+    return encoder_step_work(genome, options, **_workload(genome, options))
 
 
 # ---------------------------------------------------------------- the training

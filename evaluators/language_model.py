@@ -20,7 +20,6 @@ from evo_tune.training.recipe import (
     GPT_SIZES,
     UNIT_COSTS,
     Corpus,
-    GPTConfig,
     GPTSize,
     LanguageOptions,
     LanguageTask,
@@ -79,10 +78,11 @@ class Options(SaveOptions, LanguageOptions):
     def settled(self, rungs: bool) -> Options:  # the optimizer is a gene, unless one is given
         size = self.size
         if size == "auto":
-            size_found = _size(self)
-            size = next((name for name, candidate in GPT_SIZES.items() if candidate == size_found), str(size_found))
-        settled_options = replace(super(Options, replace(self, size=size)).settled(rungs), optimizer=self.optimizer)
-        return replace(settled_options, schedule="wsd" if self.schedule == "auto" else settled_options.schedule)
+            fitting = _size(self)
+            size = next((name for name, named in GPT_SIZES.items() if named == fitting), str(fitting))
+        options = super(Options, replace(self, size=size)).settled(rungs)
+        schedule = "wsd" if self.schedule == "auto" else options.schedule
+        return replace(options, optimizer=self.optimizer, schedule=schedule)
 
     def check(self) -> None:
         if self.size != "auto":
@@ -120,8 +120,7 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         return _merge_equal_genomes({**genome, "heads": _nearest_heads(genome, genes, size, options)}, genes, options)
 
     batches = tuple(batch for batch in size.batches if batch >= (options.context or 0))
-    widths = options.fast_widths((*size.widths, size.step, size.width))
-    least_width, largest_width, step, width = widths
+    least_width, largest_width, step, width = options.fast_widths((*size.widths, size.step, size.width))
     rate = Float(
         float(f"{size.lr / 6:.2g}"), float(f"{size.lr * 6:.2g}"), log=True, default=size.lr, widest=(None, 1.0)
     )
@@ -166,9 +165,8 @@ def _nearest_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: G
     wanted_heads = genome["heads"] if options.scaling is None else width / options.scaling.head
     counts = range(1, most + 1)
     suitable = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
-    suitable = (
-        suitable or [n for n in counts if width % (2 * n) == 0] or [n for n in counts if width % n == 0]
-    )  # own widths
+    for multiple in (2, 1):  # for widths of the user's own
+        suitable = suitable or [n for n in counts if width % (multiple * n) == 0]
     return min(options.fast_heads(width, suitable), key=lambda n: (abs(n - wanted_heads), n))
 
 
@@ -211,14 +209,15 @@ def _values(gene: Gene) -> Sequence[Any]:
 def _task(genome: Mapping[str, Any], options: Options, device: str | None = None) -> LanguageTask:
     """Return a genome as a training."""
     size = _size(options, device)
-    genome_options = {
-        name: genome[name] for name in ("optimizer", *OPEN) if name in genome
-    }  # genes of the space that are options
-    options = replace(options, **genome_options)
+    # Genes of the space that are options too.
+    options = replace(options, **{name: genome[name] for name in ("optimizer", *OPEN) if name in genome})
+    sizes = {name: genome[name] for name in ("depth", "width", "heads", "dropout")}
+    context = genome.get("context", options.context)
+    shape = options.shape(vocab=options.vocab, context=context, scaling=options.scaling, **sizes)
     return LanguageTask(
         options=options,
         genome=genome,
-        config=_config(genome, options),
+        config=replace(shape, boundary=options.boundary),
         longest=options.longest,
         lr=genome["lr"],
         batch=genome["batch"],
@@ -229,13 +228,6 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
         scored=options.bytes_to_score(**size.default_training),
         save=options.save,
     )
-
-
-def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
-    sizes = {name: genome[name] for name in ("depth", "width", "heads", "dropout")}
-    context = genome.get("context", options.context)
-    shape = options.shape(vocab=options.vocab, context=context, scaling=options.scaling, **sizes)
-    return replace(shape, boundary=options.boundary)
 
 
 def fingerprint(options: Options) -> str:

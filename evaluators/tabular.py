@@ -191,17 +191,20 @@ def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
     )
 
 
+def _workload(genome: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """Return the model's shape, the number of training samples, and the FLOPs of one."""
+    config = _config(genome, options)
+    return {"config": config, "rows": len(options.table.training), "flops_per_sample": config.flops_per_sample}
+
+
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
-    config = _config(genome, options)
-    rows, flops = len(options.table.training), config.flops_per_sample
-    return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=flops)
+    return encoder_estimate(genome, options, **_workload(genome, options))
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
-    config = _config(genome, options)
-    return encoder_step_work(genome, options, config, config.flops_per_sample, len(options.table.training))
+    return encoder_step_work(genome, options, **_workload(genome, options))
 
 
 # ---------------------------------------------------------------- the training

@@ -203,22 +203,21 @@ def _config(genome: Mapping[str, Any], options: Options) -> TextConfig:
     )
 
 
-def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
-    """Return what is known before training: params, gpu_memory, and flops and samples of the full training.
-
-    FLOPs are those of texts of mean length.
-    """
+def _workload(genome: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """Return the model's shape, the number of training samples, and the FLOPs of one of mean length."""
     config = _config(genome, options)
     rows, tokens = options.token_statistics(config)
-    flops = config.flops_per_sample(tokens)
-    return encoder_estimate(genome, options, config=config, rows=rows, flops_per_sample=flops)
+    return {"config": config, "rows": rows, "flops_per_sample": config.flops_per_sample(tokens)}
+
+
+def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
+    """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
+    return encoder_estimate(genome, options, **_workload(genome, options))
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
-    config = _config(genome, options)
-    rows, tokens = options.token_statistics(config)
-    return encoder_step_work(genome, options, config, config.flops_per_sample(tokens), rows)
+    return encoder_step_work(genome, options, **_workload(genome, options))
 
 
 # ---------------------------------------------------------------- the training
