@@ -188,7 +188,7 @@ class StoppingOptions(Options):
         4,
         bounds="[1, 10000]",
         gene=None,
-        help="Number of evaluations in the learning curve; of a language model each on a quarter of the held-out text",
+        help="Evaluations in the learning curve; of a language model, each on a quarter of the held-out text",
     )
     patience: int | None = option(
         None,
