@@ -158,7 +158,7 @@ class Chaos:
                     self.bury()
             elif fault in ("copy", "newborn"):
                 self.bury()
-                self.copy() if fault == "copy" else self.bear()
+                self.copy() if fault == "copy" else self.record_candidate()
             else:
                 clock = fault == "clock"
                 self.bury(resume_at_once=clock or self.random.random() < 0.5, trouble="clock" if clock else "")
@@ -260,7 +260,7 @@ class Chaos:
             raise Violation("the run was changed by a copy of it")
         self.copies.append((name, self.generations))
 
-    def bear(self) -> None:
+    def record_candidate(self) -> None:
         """Begin another run, have the power go, and begin it again, or go on with it.
 
         Raises:

@@ -288,7 +288,7 @@ def mutate(mutant: str) -> None:
     elif mutant == "checks":
         journal.Journal._require_size = lambda self, size: None  # type: ignore[method-assign]
     elif mutant == "checksum":
-        journal.unsealed = lambda line: line[: -journal.SEAL] + b"}"
+        journal.unseal_line = lambda line: line[: -journal.SEAL] + b"}"
     elif mutant == "trust":
         code.doubt = lambda folder, held: ""
         code.allow_command = lambda *given: None

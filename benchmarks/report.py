@@ -28,7 +28,7 @@ from evo_tune.genome.trial import Candidate, trial_seed
 from evo_tune.report.page import write_beside
 from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.events import Ended, Proposed, Recorded, Reported, SessionBegun, write
-from evo_tune.store.journal import JOURNAL, sealed
+from evo_tune.store.journal import JOURNAL, seal_line
 from evo_tune.store.manifest import Manifest, write_manifest
 from evo_tune.store.places import REPORT
 from evo_tune.store.run import Run
@@ -74,7 +74,7 @@ def make_run(
     folder = store / name
     folder.mkdir(parents=True)
     lines = [write(event) for event in _events(space, trials, rng, seed, fidelity)]
-    (folder / JOURNAL).write_bytes(b"".join(sealed(line) + b"\n" for line in lines))
+    (folder / JOURNAL).write_bytes(b"".join(seal_line(line) + b"\n" for line in lines))
     write_manifest(folder, manifest)
     return folder
 

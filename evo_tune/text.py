@@ -37,9 +37,9 @@ def one_line(text: str, longest: int = LINE) -> str:
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
-def counted(count: int, thing: str) -> str:
+def count_of(count: int, noun: str) -> str:
     """Return a number of things in words: 1 result, 2 results."""
-    return f"{count} {thing}{'s' * (count != 1)}"
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def printable(text: str) -> str:
@@ -110,14 +110,14 @@ def sparkline(values: Sequence[float], width: int = 30) -> str:
         values: Values in order; those that are not finite are left out.
         width: Most bars; of more values, each bar shows the last one of its share.
     """
-    kept = [value for value in values if math.isfinite(value)]
-    if len(kept) > width:
-        kept = [kept[round((place + 1) * len(kept) / width) - 1] for place in range(width)]
-    low, high = min(kept, default=0.0), max(kept, default=0.0)
+    shown = [value for value in values if math.isfinite(value)]
+    if len(shown) > width:
+        shown = [shown[round((place + 1) * len(shown) / width) - 1] for place in range(width)]
+    low, high = min(shown, default=0.0), max(shown, default=0.0)
     if not high - low < math.inf:
         return ""
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BARS[round((value - low) * scale)] for value in kept)
+    return "".join(BARS[round((value - low) * scale)] for value in shown)
 
 
 def show_genome(genome: Mapping[str, Any]) -> str:

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evo_tune.store.journal import sealed
+from evo_tune.store.journal import seal_line
 
 
 def line_of(event: dict[str, Any] | str) -> str:
     """Return an event, as data or as JSON text, as a line with a checksum that matches; an old checksum is dropped."""
     if isinstance(event, dict):
         event = json.dumps({name: value for name, value in event.items() if name != "crc32"})
-    return sealed(event.encode()).decode() + "\n"
+    return seal_line(event.encode()).decode() + "\n"
 
 
 def events_of(folder: Path) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.places import STORE, TRIALS
 from evo_tune.text import one_line, printable
 from evo_tune.trust import inside
-from evo_tune.trust.outside import in_words, paths_outside
+from evo_tune.trust.outside import describe_paths, paths_outside
 
 START = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from evo_tune.cli import main; main()"
 """Code of a command's process: it takes this process's path, and imports nothing from the working directory."""
@@ -319,7 +319,7 @@ def _check_paths(root: str, texts: Sequence[str]) -> None:
     texts_and_values = parts | {part[2:] for part in parts if re.match("-[^-]", part)}  # -d/etc
     paths = [text if text.startswith(("/", "~")) else os.path.join(root, text) for text in texts_and_values if text]
     if outside := paths_outside(paths, Path(root)):
-        raise UsageError(f"{in_words(outside)}: outside of {root}, where this server may not read")
+        raise UsageError(f"{describe_paths(outside)}: outside of {root}, where this server may not read")
 
 
 def server(workplace: Workplace) -> Any:

@@ -34,10 +34,10 @@ from evo_tune.report.summary import (
     verdict,
 )
 from evo_tune.store.comparison import COMPARISON, read_comparison
-from evo_tune.store.heartbeat import in_flight
+from evo_tune.store.heartbeat import running_curves
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
-from evo_tune.text import counted, printable, show_decimals, sparkline
+from evo_tune.text import count_of, printable, show_decimals, sparkline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -239,7 +239,7 @@ class Recent:
         if time.monotonic() >= self._next_read:
             self._next_read = time.monotonic() + 1.0
             metric, self._curves = search.saved.objectives[0].metric, {}
-            for id, curve in in_flight(search.saved.folder).items():
+            for id, curve in running_curves(search.saved.folder).items():
                 share, last_metrics = curve[-1] if curve else (0.0, {})
                 name = metric if metric in last_metrics else next(iter(last_metrics), "")
                 values = [value for _, metrics in curve or () if (value := metrics.get(name)) is not None]
@@ -422,7 +422,7 @@ class EventStream:
         recorded, candidates = list(run.recorded), list(run.candidates)
         for candidate in candidates[self._proposed :]:
             # First the results and the ranges that were known when it was proposed.
-            yield from self._result_events(run, recorded[: run.told_at_birth[candidate.id]])
+            yield from self._result_events(run, recorded[: run.reported_before_counts[candidate.id]])
             while self._widened < len(run.widened) and run.widened[self._widened].proposed <= candidate.id:
                 widening = run.widened[self._widened]
                 self._widened += 1
@@ -538,7 +538,7 @@ def _summary_lines(run: Run, result: RunResult, status: str, needed: tuple[float
     if result.baseline is not None:
         yield baseline_verdict(result.baseline)
     if len(run.objectives) > 1:
-        yield f"Pareto front: {counted(len(report.pareto_front(run)), 'trial')} (`evo-tune best {name}`)"
+        yield f"Pareto front: {count_of(len(report.pareto_front(run)), 'trial')} (`evo-tune best {name}`)"
     if len(run.manifest.settings.rungs) > 1:
         counts = f"{report.genome_count(run)} genomes, {report.full_training_count(run)} of them trained in full"
         yield f"{counts}: the cost of {report.total_cost(run):.1f} full trainings"
@@ -573,7 +573,7 @@ def _summary_lines(run: Run, result: RunResult, status: str, needed: tuple[float
         yield status
     pruned = f", {result.pruned} pruned" if result.pruned else ""
     seconds = shared.show_seconds(result.seconds)
-    yield f"{counted(result.results, 'evaluation')}, {result.failures} of them failed{pruned}, in {seconds}"
+    yield f"{count_of(result.results, 'evaluation')}, {result.failures} of them failed{pruned}, in {seconds}"
     if reasons := report.caveats(run):
         yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"
     yield f"saved in {run.folder}"

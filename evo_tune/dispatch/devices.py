@@ -21,7 +21,7 @@ from typing import NamedTuple
 from evo_tune.dispatch import smi
 from evo_tune.dispatch.limits import affinity, cpu_count, host_memory
 from evo_tune.errors import OptionError
-from evo_tune.text import counted
+from evo_tune.text import count_of
 
 AUTO = "auto"
 """Value of `--per-device`: several slots on each GPU, which share its memory."""
@@ -332,7 +332,7 @@ def _precision(capability: str | None) -> str:
 def _reasons(plan: Plan) -> Iterator[str]:
     cores, visible_cores = cpu_count(), affinity()
     quota = f", of {visible_cores} that its container shows" if cores < visible_cores else ""
-    yield f"this process may use {counted(cores, 'core')}{quota}"
+    yield f"this process may use {count_of(cores, 'core')}{quota}"
     if plan.slots[0] == CPU:
         yield f"no GPU is used: {no_gpu_reason() if not gpus() else 'the CPU was asked for'}"
         yield "one slot per core with one thread each, which is faster than fewer slots with more threads"

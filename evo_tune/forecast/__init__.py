@@ -31,7 +31,7 @@ from evo_tune.settings import SessionSettings
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
-from evo_tune.text import counted, show_seconds
+from evo_tune.text import count_of, show_seconds
 
 MIN_RESULTS = 3
 """Number of results that allow a forecast without timings. Timings count as much as this many results."""
@@ -231,7 +231,7 @@ def _outcomes_of_warm_workers(run: Run) -> list[tuple[int, Outcome]]:
     The workers of a session get their first trainings before its first result.
     """
     # Copies, because the slots' threads write more.
-    proposed_at, recorded_at, finished = dict(run.born_at), dict(run.came_at), dict(run.finished)
+    proposed_at, recorded_at, finished = dict(run.proposed_at), dict(run.recorded_at), dict(run.finished)
     sessions = {id: bisect_left(run.resumed, seconds) for id, seconds in finished.items()}
     first_result: dict[int, float] = {}
     for id, session in sessions.items():
@@ -288,9 +288,12 @@ def _start_seconds(run: Run | None, pace: Pace | None) -> float:
 
 def _seconds_between_trainings(run: Run) -> float:
     """Return the median seconds of a slot between two trainings: a proposal, and the way to the worker and back."""
-    proposed_at, recorded_at = dict(run.born_at), dict(run.came_at)  # copies, because the slots' threads write more
+    proposed_at, recorded_at = (
+        dict(run.proposed_at),
+        dict(run.recorded_at),
+    )  # copies, because the slots' threads write more
     events = sorted([*proposed_at.values(), *recorded_at.values()])
-    later_proposals = [time for id, time in proposed_at.items() if run.told_at_birth[id]]
+    later_proposals = [time for id, time in proposed_at.items() if run.reported_before_counts[id]]
     proposing = [time - events[bisect_left(events, time) - 1] for time in later_proposals]
     sending = [time - proposed_at[id] - run.outcomes[id].seconds for id, time in recorded_at.items()]
     return sum(max(0.0, median(seconds)) for seconds in (proposing, sending) if seconds)
@@ -440,7 +443,7 @@ def forecast_line(forecast: RunForecast) -> str:
     """Return a forecast in one line."""
     rows = forecast_rows(forecast)
     comparison = f", {rows['final comparison']} of the final comparison" if forecast.final_comparison.most else ""
-    parts = [f"forecast: {_show_time(forecast)}", f"{counted(forecast.genomes, 'genome')}{comparison}"]
+    parts = [f"forecast: {_show_time(forecast)}", f"{count_of(forecast.genomes, 'genome')}{comparison}"]
     return "; ".join(parts + [rows[name] for name in ("memory", "disk", "cost") if name in rows])
 
 

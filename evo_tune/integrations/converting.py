@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError
-from evo_tune.store.heartbeat import Curve, in_flight
+from evo_tune.store.heartbeat import Curve, running_curves
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
@@ -248,7 +248,7 @@ def follow(folder: Path, text: str, ended: threading.Event) -> None:
     written: dict[int, Curve] = {}
     while not last:
         last = ended.wait(max(EVERY if seen != (-1, -1) else 0.0, rest))
-        now, flying, began = _version(folder), in_flight(folder), time.monotonic()
+        now, flying, began = _version(folder), running_curves(folder), time.monotonic()
         if now != seen:
             try:
                 run = Run.open(folder)

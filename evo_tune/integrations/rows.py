@@ -113,14 +113,14 @@ class Rows:
         """Return the row of a candidate."""
         run = self.run
         candidate, outcome = run.candidates[id], run.outcomes.get(id)
-        born = _time(run.born_at.get(id, 0.0))
+        born = _time(run.proposed_at.get(id, 0.0))
         facts = _facts(candidate)
         genome = {self.genes[name]: _plain(value) for name, value in candidate.genome.items()}
         if outcome is None:
             return Row(id, "open", genome, None, {}, self._curve(self.flying.get(id, ())), born, None, facts)
         trial = run.trial(id)
         objectives = [objective.metric for objective in run.objectives]
-        ended = _time(run.came_at.get(id, 0.0))
+        ended = _time(run.recorded_at.get(id, 0.0))
         # The status comes first: some tools show the first few facts only.
         error = {"error": one_line(outcome.error)} if outcome.error else {}
         facts = {"status": outcome.status, **error, **facts}

@@ -56,13 +56,13 @@ from evo_tune.trust.decide import (
     allow_command,
     allow_run,
     digest,
-    doubt,
     is_remembered,
+    reason_for_distrust,
     remember_file,
     remember_run,
-    remembered,
+    run_hashes,
 )
-from evo_tune.trust.outside import in_words, paths_outside
+from evo_tune.trust.outside import describe_paths, paths_outside
 
 OWN = "evo_tune.strategies."
 """Package of evo-tune's own strategies: their version is evo-tune's."""
@@ -152,8 +152,8 @@ def remember_copy(run: Run, original: Path) -> None:
         original: Folder of the original, which may have changed since.
     """
     manifest = msgspec.structs.replace(run.manifest, identity=read_manifest(original).identity)
-    mine = {} if doubt(original, hashes_of(manifest, run.genes)) else hashes_of(run.manifest, run.genes)
-    remember_run(run.folder, {**remembered(original), **mine})
+    mine = {} if reason_for_distrust(original, hashes_of(manifest, run.genes)) else hashes_of(run.manifest, run.genes)
+    remember_run(run.folder, {**run_hashes(original), **mine})
 
 
 GENES = f"a value of a gene in {JOURNAL}"
@@ -276,7 +276,7 @@ def _load_evaluator_of(run: Run, moved_to: str | Callable[..., Any] | None, user
     manifest, hashes = run.manifest, hashes_of(run.manifest, run.genes)
     consent = (
         allow_run(run.folder, hashes, _actions_to_allow(run, moved_to is not None), user)
-        if doubt(run.folder, hashes)
+        if reason_for_distrust(run.folder, hashes)
         else user
     )
     reference = manifest.evaluator
@@ -310,19 +310,19 @@ def _actions_to_allow(run: Run, named: bool) -> dict[str, Any]:
         named: Whether the user has named another evaluator.
     """
     manifest = run.manifest
-    wishes: dict[str, Any] = {}
+    actions: dict[str, Any] = {}
     kind, _, text = manifest.evaluator.partition(":")
     if kind == COMMAND and not named:
         shell = " in a shell" if manifest.options.get("shell") else ""
-        wishes[f"executes the command {text!r}{shell}"] = None
+        actions[f"executes the command {text!r}{shell}"] = None
     if kind == FUNCTION and not named:  # one function: the user's file may contain others
         reference = Reference.read(manifest.evaluator)
-        wishes[f"executes the function {reference.name} of {reference.path or OWN_FILE!r}"] = None
+        actions[f"executes the function {reference.name} of {reference.path or OWN_FILE!r}"] = None
     options = {} if kind == COMMAND and not named else manifest.options  # those of a command are patterns, not paths
     texts = {*_texts([options, manifest.strategy_options, manifest.warm_start]), *_gene_texts(run.genes)}
     if paths := paths_outside(texts, run.folder):
-        wishes[f"reads {in_words(paths)}"] = paths
-    return wishes
+        actions[f"reads {describe_paths(paths)}"] = paths
+    return actions
 
 
 def _load_function_of(run: Run, moved_to: str | None, user: Consent) -> Evaluator:

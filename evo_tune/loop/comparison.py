@@ -21,7 +21,7 @@ from evo_tune.loop.generations import remove_unfinished
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining
 from evo_tune.report.recommendation import comparison_of, comparison_results, fresh_seed
 from evo_tune.store.comparison import read_comparison, write_comparison
-from evo_tune.store.events import settled
+from evo_tune.store.events import journal_round_trip
 from evo_tune.store.run import Run
 
 
@@ -52,7 +52,7 @@ def _folder(training: FreshTraining) -> str:
 
 def record_result(run: Run, candidate: Candidate, outcome: Outcome) -> None:
     """Add one result to the run's final comparison file, durably."""
-    trial = Trial.of(candidate, settled(outcome), -1, run.objectives, run.constraints)
+    trial = Trial.of(candidate, journal_round_trip(outcome), -1, run.objectives, run.constraints)
     write_comparison(run, [*read_comparison(run), trial])
 
 

@@ -56,7 +56,7 @@ from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import rungs_that_pay
 from evo_tune.settings import RunSettings, SessionSettings
-from evo_tune.store.learned import learned_from
+from evo_tune.store.learned import copy_results
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
@@ -380,7 +380,7 @@ def _draft(checked: _CheckedRequest, evaluator: BoundEvaluator, settings: RunSet
         given_genes=sorted(given_genes),
         given_objectives=bool(_parse_objectives(request.objectives)),
         warm_start=_check_warm_start(space, request.warm_start, request.fill_defaults),
-        learned=[learned_from(run, objectives[0]) for run in checked.earlier_runs],
+        learned=[copy_results(run, objectives[0]) for run in checked.earlier_runs],
         limits=limits_for(evaluator, space, strategy, objectives) if settings.widen else {},
         units=plugin.metrics,
         tests=plugin.tests,

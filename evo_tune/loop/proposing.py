@@ -177,7 +177,7 @@ class ProposalQueue:
         while results_ready:
             proposal = self._strategy.next_known(history) if only_known_genomes else self._propose_and_widen(fits)
             # One result at a time: the proposal is the first one that the strategy makes.
-            results_ready = proposal is None and not self._arrival and self._report_up_to(len(run.told) + 1)
+            results_ready = proposal is None and not self._arrival and self._report_up_to(len(run.reported) + 1)
         self.did_not_fit = proposal is not None and not fits(proposal)
         return None if proposal is None or self.did_not_fit else self._record_candidate(proposal)
 
@@ -207,7 +207,7 @@ class ProposalQueue:
 
     def _report_up_to(self, count: int) -> bool:
         """In proposal order, report the first `count` results if all are recorded; return whether they are."""
-        ids = range(len(self._run.told), count)
+        ids = range(len(self._run.reported), count)
         ready = all(id in self._run.outcomes for id in ids)
         if ready:
             self.tell(list(ids))
@@ -215,7 +215,9 @@ class ProposalQueue:
 
     def _record_candidate(self, proposal: Proposal) -> Candidate:
         # Not synced: a candidate that is lost in a power cut is proposed again identically.
-        candidate = self._run.bear(candidate_of(proposal, self._history, self._run))  # as the journal gives it back
+        candidate = self._run.record_candidate(
+            candidate_of(proposal, self._history, self._run)
+        )  # as the journal gives it back
         self._history.add_candidate(candidate)
         self._trial_files.add_candidate(candidate)
         return candidate
@@ -280,7 +282,7 @@ def verify(run: Run, space: SearchSpace, strategy: StrategyWithRules) -> list[Di
         RunError: The strategy raised an error, so nothing can be verified.
     """
     replay = _Replay(run, history_of(run, space), strategy)
-    for candidate, reported_count in zip(run.candidates, run.told_at_birth, strict=True):
+    for candidate, reported_count in zip(run.candidates, run.reported_before_counts, strict=True):
         replay.replay_widenings(candidate.id)
         replay.report_up_to(reported_count)
         replay.add_candidate(candidate)
@@ -314,7 +316,7 @@ class _Replay:
         for widening in self._run.widened[len(self._history.spaces) - 1 :]:
             if widening.proposed > id:
                 return
-            self.report_up_to(widening.seen)
+            self.report_up_to(widening.reported_count)
             if widening.reason:
                 proposal = propose(self._strategy, self._history, self._run, id)
                 due = self._due(proposal)

@@ -199,7 +199,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         replay(self.history, run)
         self._queue = ProposalQueue(run, self.history, self.strategy, self._trial_files)
         if self._arrival:  # a torn tail may have recorded results without their report
-            self._queue.tell(run.sequence(start=len(run.told)))
+            self._queue.tell(run.sequence(start=len(run.reported)))
         self._trial_files.repair()
         self._queue.requeue_unfinished()
 

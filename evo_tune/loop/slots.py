@@ -132,7 +132,7 @@ def open_slots_to_plan(
     if session.per_device == AUTO:
         session = session.but(per_device=1)
     planned = plan_slots(session, manifest.threads, manifest.options)
-    task = Task.of(evaluator, manifest.parsed_objectives(), folder, manifest.threads)
+    task = Task.of(evaluator, manifest.objective_list(), folder, manifest.threads)
     return open_slots(task, planned, session.timeout, 0, _cluster(session, manifest, uuid.uuid4().hex))
 
 

@@ -20,7 +20,7 @@ from evo_tune.report.page import run_facts, section_html, write_report
 from evo_tune.report.run_data import RunData
 from evo_tune.store.places import STORE, find_run
 from evo_tune.store.run import Run
-from evo_tune.text import counted, printable
+from evo_tune.text import count_of, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ class Results:
         best, metric = self.best, self._data.metric
         value = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5g}"
         trial = "" if best is None else f" (trial {best.id})"
-        return f"<run {self.name}: {counted(len(self._data.trials), 'result')}, {value}{trial}>"
+        return f"<run {self.name}: {count_of(len(self._data.trials), 'result')}, {value}{trial}>"
 
     def _repr_html_(self) -> str:
         """Return the verdict and what to do next, for a notebook, with every text escaped."""

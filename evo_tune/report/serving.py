@@ -37,7 +37,7 @@ from evo_tune.report.charts.curves import curve_metric, curves
 from evo_tune.report.page import Library, page, plotly_script, policy, run_facts, script_data, section_html
 from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.report.summary import genome_count, results_in_words
-from evo_tune.store.heartbeat import Beat, Curve, in_flight, last_beat
+from evo_tune.store.heartbeat import Beat, Curve, last_beat, running_curves
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
 from evo_tune.text import show_seconds, show_value
@@ -72,7 +72,7 @@ def current_part(data: RunData) -> tuple[str, Part]:
     """Return what a run is doing, in one line and as a part of its page."""
     beat = _last_beat(data)
     is_running = beat is not None and beat.alive
-    running = in_flight(data.run.folder) if is_running else {}
+    running = running_curves(data.run.folder) if is_running else {}
     running = {id: curve for id, curve in running.items() if id not in data.run.outcomes}
     metric = curve_metric(data) or data.metric
     rows = _slot_rows(data, beat, running, metric) if beat is not None and is_running else []

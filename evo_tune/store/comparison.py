@@ -18,7 +18,7 @@ from evo_tune.genome.trial import Trial
 from evo_tune.store import table
 from evo_tune.store.run import Run
 from evo_tune.store.schema import Whole
-from evo_tune.store.table import opened
+from evo_tune.store.table import open_parquet
 from evo_tune.trust import inside
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ def write_comparison(run: Run, trials: Sequence[Trial]) -> None:
     import pyarrow as pa
 
     before = _read(run)[1]
-    known = run.metric_names
-    others = sorted({name for trial in trials for name in trial.outcome.metrics}.difference(known))
+    metric_names = run.metric_names
+    new_names = sorted({name for trial in trials for name in trial.outcome.metrics}.difference(metric_names))
     units = run.manifest.units
     units = {**units, **{test: units.get(name, "") for name, test in run.manifest.tests.items()}}
-    rows = table.from_trials(trials, (), table.schema(run.genes, [*known, *others], units))
+    rows = table.from_trials(trials, (), table.schema(run.genes, [*metric_names, *new_names], units))
     for name, value in ((HASH, run.evaluator_hash), (DATA, run.fingerprint)):
         rows = rows.append_column(name, pa.array([value] * len(trials), pa.string()))
     if before is not None:
@@ -92,12 +92,12 @@ def _rows(run: Run) -> pa.Table:
 
     columns = {"id": pa.int64(), "seed": pa.int64(), "status": pa.string(), "seconds": pa.float64()}
     columns |= {"device": pa.string(), "error": pa.string()}
-    with opened(run, COMPARISON, LARGEST) as plain:
-        meta, found = plain.metadata, plain.schema_arrow
-        metrics = [name.removeprefix(table.METRIC) for name in found.names if name.startswith(table.METRIC)]
+    with open_parquet(run, COMPARISON, LARGEST) as plain:
+        meta, schema = plain.metadata, plain.schema_arrow
+        metrics = [name.removeprefix(table.METRIC) for name in schema.names if name.startswith(table.METRIC)]
         columns |= {field.name: field.type for field in table.schema(run.genes, metrics, {}) if "." in field.name}
         columns |= {HASH: pa.string(), DATA: pa.string()}
-        if any(found.field(name).type != kind for name, kind in columns.items()):
+        if any(schema.field(name).type != kind for name, kind in columns.items()):
             raise ValueError("its columns have other types")
         if meta.num_rows > MOST_ROWS:
             raise ValueError(f"it has {meta.num_rows} rows")
@@ -106,7 +106,7 @@ def _rows(run: Run) -> pa.Table:
         if not codecs <= {"SNAPPY", "UNCOMPRESSED"}:
             raise ValueError("its codec is not ours")
     texts = [name for name, kind in columns.items() if kind == pa.string()]
-    with opened(run, COMPARISON, LARGEST, texts) as file:
+    with open_parquet(run, COMPARISON, LARGEST, texts) as file:
         batches = file.iter_batches(batch_size=1000, columns=list(columns), use_threads=False)
         rows = [_plain(batch, texts) for batch in batches]
     return pa.Table.from_batches(rows, schema=pa.schema(list(columns.items())))
@@ -135,10 +135,10 @@ def _plain(batch: pa.RecordBatch, texts: Sequence[str]) -> pa.RecordBatch:
 
 def _is_own(row: Mapping[str, Any], run: Run) -> bool:
     """Return whether a result is from the run's present evaluator and data."""
-    made = row[HASH], row[DATA]
-    if None in made:
+    origin = row[HASH], row[DATA]
+    if None in origin:
         raise ValueError("a row does not say under which evaluator or data it was made")
-    return made == (run.evaluator_hash, run.fingerprint)
+    return origin == (run.evaluator_hash, run.fingerprint)
 
 
 def _trial(row: Mapping[str, Any], run: Run) -> Trial:

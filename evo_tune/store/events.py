@@ -339,7 +339,7 @@ def _plain(value: object) -> object:
     raise TypeError(f"a {type(value).__name__} cannot be saved")
 
 
-def checked(event: Event) -> tuple[bytes, Event]:
+def check_event(event: Event) -> tuple[bytes, Event]:
     """Return the line of an event, and the event as `read` returns it, so that live and resumed runs see equal values.
 
     Raises:
@@ -354,8 +354,8 @@ def checked(event: Event) -> tuple[bytes, Event]:
     return line, read(line)
 
 
-def settled(outcome: Outcome) -> Outcome:
+def journal_round_trip(outcome: Outcome) -> Outcome:
     """Return an outcome, converted as if read from the journal."""
-    _, event = checked(Recorded.of(0, outcome, time=0.0))
+    _, event = check_event(Recorded.of(0, outcome, time=0.0))
     assert isinstance(event, Recorded)
     return event.outcome.outcome()

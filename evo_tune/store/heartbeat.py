@@ -88,7 +88,7 @@ class Heartbeat:
         if now < self._next:
             return
         self._next = now + EVERY
-        sign = _Sign(os.getpid(), platform.node(), time.time(), tuple(look()), _started(os.getpid()))
+        sign = _Sign(os.getpid(), platform.node(), time.time(), tuple(look()), _process_start(os.getpid()))
         with contextlib.suppress(OSError, ValueError):  # a name that is not valid UTF-8
             data = msgspec.json.encode(sign)
             inside.replace(self._folder, HEARTBEAT, data, part=PART, sync=False)
@@ -129,32 +129,35 @@ class Beat:
             return False
         except OSError:  # a process of another user
             pass
-        now = _started(self.pid)
+        now = _process_start(self.pid)
         return not (now and self.started) or now == self.started
 
 
-def last_beat(folder: Path, done: Container[int] = ()) -> Beat | None:
+def last_beat(folder: Path, finished_ids: Container[int] = ()) -> Beat | None:
     """Return the last heartbeat of a run; None if there is none.
 
     Args:
         folder: Folder of the run.
-        done: Ids of the trials with a result: a slot that trained one at the heartbeat does so no more.
+        finished_ids: Ids of the trials with a result: a slot that trained one at the heartbeat does so no more.
     """
     try:
         sign = msgspec.json.decode(inside.read(folder, HEARTBEAT, limit=LARGEST), type=_Sign)
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
-    slots = tuple(replace(one, work="") if _trial_of(one.work) in done else one for one in sign.slots)
+    slots = tuple(
+        replace(slot_work, work="") if _trial_of(slot_work.work) in finished_ids else slot_work
+        for slot_work in sign.slots
+    )
     return Beat(sign.pid, sign.host, max(0.0, time.time() - sign.time), slots, sign.started)
 
 
 def _trial_of(work: str) -> int:
     """Return the trial that a slot trains, -1 for none."""
-    found = re.match(r"trial (\d{1,15})\b", work)
-    return int(found[1]) if found else -1
+    match = re.match(r"trial (\d{1,15})\b", work)
+    return int(match[1]) if match else -1
 
 
-def _started(pid: int) -> str:
+def _process_start(pid: int) -> str:
     """Return the start of a process in clock ticks since the machine started; '' without /proc."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -173,23 +176,25 @@ Curve: TypeAlias = tuple[tuple[Share, dict[str, Finite | None]], ...]
 """Points of a curve: fraction of a full training, and the metrics there."""
 
 
-class _Told(Struct):
+class _SavedCurve(Struct):
     trial: Whole
     curve: Curve
 
 
-def in_flight(folder: Path) -> dict[int, Curve]:
+def running_curves(folder: Path) -> dict[int, Curve]:
     """Return the known curves of a run's running trials, by id."""
-    found: dict[int, Curve] = {}
+    curves: dict[int, Curve] = {}
     try:
-        with inside.folder(folder, TRIALS) as at:
-            names = sorted(name for name in os.listdir(at) if re.fullmatch(r"\.worker-[0-9]{1,10}\.json", name))
+        with inside.folder(folder, TRIALS) as descriptor:
+            names = sorted(name for name in os.listdir(descriptor) if re.fullmatch(r"\.worker-[0-9]{1,10}\.json", name))
             for name in names[:MOST]:
                 try:
-                    told = msgspec.json.decode(inside.read(at, name, limit=LARGEST_CURVE), type=_Told)
+                    saved_curve = msgspec.json.decode(
+                        inside.read(descriptor, name, limit=LARGEST_CURVE), type=_SavedCurve
+                    )
                 except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
                     continue
-                found[told.trial] = told.curve
+                curves[saved_curve.trial] = saved_curve.curve
     except OSError:
         return {}
-    return found
+    return curves

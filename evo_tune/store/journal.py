@@ -42,7 +42,7 @@ class Removed(StoreError):
     """Another program removed or replaced the journal while the run wrote it; the open file still has all events."""
 
 
-def sealed(event: bytes) -> bytes:
+def seal_line(event: bytes) -> bytes:
     """Return the line of an event: the same JSON object with its checksum as the last key.
 
     The checksum is the CRC-32 of all bytes before it, so it is checked without parsing.
@@ -53,17 +53,17 @@ def sealed(event: bytes) -> bytes:
     return b'%b,"crc32":"%08x"}' % (event[:-1], zlib.crc32(event[:-1]))
 
 
-def unsealed(line: bytes) -> bytes | None:
+def unseal_line(line: bytes) -> bytes | None:
     """Return the event of a line without line end; None if its checksum is missing or does not match."""
     body = line[:-SEAL]
     return body + b"}" if line[-SEAL:] == b',"crc32":"%08x"}' % zlib.crc32(body) else None
 
 
-def _begins_with_event(tail: bytes) -> bool:
+def _contains_event(tail: bytes) -> bool:
     """Return whether a whole event is in an unfinished line: then its line end is damaged, and it is not torn."""
-    checksum, at = 0, 0
+    checksum, position = 0, 0
     for seal in _SEAL.finditer(tail):
-        checksum, at = zlib.crc32(tail[at : seal.start()], checksum), seal.start()
+        checksum, position = zlib.crc32(tail[position : seal.start()], checksum), seal.start()
         if b"%08x" % checksum == seal[1]:
             return True
     return False
@@ -103,12 +103,12 @@ class Journal:
         self._end, self._torn, self._unended = 0, 0, False
         for number, line in enumerate(self._lines(), 1):
             is_ended = line.endswith(b"\n")
-            event = unsealed(line[:-1] if is_ended else line)
+            event = unseal_line(line[:-1] if is_ended else line)
             if event is not None:
                 self._end += len(line)
                 self._unended = not is_ended
-                yield self._parsed(event, number, parse)
-            elif is_ended or _begins_with_event(line):
+                yield self._parse(event, number, parse)
+            elif is_ended or _contains_event(line):
                 raise StoreError(
                     f"{self.path}: line {number} is damaged (its checksum does not match): restore the file from a "
                     f"copy, remove the line if another program wrote it, or keep the {number - 1} lines before it "
@@ -145,11 +145,11 @@ class Journal:
         """Whether this object may write the file."""
         return self._file is not None
 
-    def _parsed(self, event: bytes, number: int, parse: Callable[[bytes], E]) -> E:
+    def _parse(self, event: bytes, number: int, parse: Callable[[bytes], E]) -> E:
         try:
             return parse(event)
         except ValueError as error:
-            raise StoreError(not_understood(self.path, number, error)) from None
+            raise StoreError(invalid_line_message(self.path, number, error)) from None
 
     def claim(self, make: bool = False) -> None:
         """Open and lock the file, so that no other process writes it until `close` or the end of this process.
@@ -197,7 +197,7 @@ class Journal:
             StoreError: The events cannot be written, or another program has changed, replaced or removed the file;
                 earlier events stay as they are.
         """
-        data = b"\n" * self._unended + b"".join(sealed(event) + b"\n" for event in events)
+        data = b"\n" * self._unended + b"".join(seal_line(event) + b"\n" for event in events)
         try:
             if self._file is None:
                 self.claim(make=True)
@@ -210,8 +210,8 @@ class Journal:
             if sync:
                 os.fsync(self._file)
         except OSError as error:
-            self._retreat(data)
-            raise _refused(self.path, error) from error
+            self._undo_append(data)
+            raise _write_error(self.path, error) from error
         self._require_size(self._end + len(data))  # another program may have written since the first check
         self._end += len(data)
         self._unended = False
@@ -226,20 +226,20 @@ class Journal:
             StoreError: Another program has changed, replaced or removed it.
         """
         assert self._file is not None
-        here = os.fstat(self._file)
+        status = os.fstat(self._file)
         try:
-            is_there = os.path.samestat(here, os.lstat(self.path))
+            is_there = os.path.samestat(status, os.lstat(self.path))
         except (FileNotFoundError, NotADirectoryError):
             raise Removed(f"{self.path} was removed while the run wrote it") from None
         if not is_there:
             raise Removed(f"{self.path} was replaced by another file while the run wrote it")
-        if here.st_nlink > 1:
+        if status.st_nlink > 1:
             raise StoreError(
                 f"{self.path} has a second name (a hard link) now: remove the other name, then `evo-tune resume`"
             )
-        if here.st_size != size:
+        if status.st_size != size:
             raise StoreError(
-                f"{self.path} was changed by another program while the run wrote it: it has {here.st_size} bytes, "
+                f"{self.path} was changed by another program while the run wrote it: it has {status.st_size} bytes, "
                 f"expected {size}; stop that program, then `evo-tune resume`, which names the damaged line"
             )
 
@@ -251,7 +251,7 @@ class Journal:
             self._torn = 0
             warnings.warn(text, stacklevel=4)
 
-    def _retreat(self, data: bytes) -> None:
+    def _undo_append(self, data: bytes) -> None:
         """Remove the written part of these lines; if that fails too, the next append cuts it off."""
         if self._file is None:
             return
@@ -270,16 +270,16 @@ class Journal:
             StoreError: The disk refuses.
         """
         assert self._file is not None
-        other = Journal(path)
+        new_journal = Journal(path)
         try:
-            other.claim(make=True)
-            assert other._file is not None
-            for at in range(0, self._end, 1 << 20):
-                _write(other._file, os.pread(self._file, min(1 << 20, self._end - at), at))
-            other._end, other._unended = self._end, self._unended
-            other.append(events, sync=True)
+            new_journal.claim(make=True)
+            assert new_journal._file is not None
+            for position in range(0, self._end, 1 << 20):
+                _write(new_journal._file, os.pread(self._file, min(1 << 20, self._end - position), position))
+            new_journal._end, new_journal._unended = self._end, self._unended
+            new_journal.append(events, sync=True)
         finally:
-            other.close()
+            new_journal.close()
 
     def close(self) -> None:
         """Close the file, which ends the claim; idempotent."""
@@ -294,26 +294,28 @@ def _lock(file: int) -> None:
     except BlockingIOError:
         raise
     except OSError as error:
-        what = f"its file system cannot lock files (flock: {error.strerror})"
-        raise OSError(error.errno, what) from None
+        message = f"its file system cannot lock files (flock: {error.strerror})"
+        raise OSError(error.errno, message) from None
 
 
 def _write(file: int, data: bytes) -> None:
     """Write all data; the error of a short write is that of the next one: no space, or a limit of the file's size."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[os.write(file, remaining) :]
 
 
-def _refused(path: Path, error: OSError) -> StoreError:
-    kept = "" if error.errno == errno.ENOENT else ": nothing is lost"  # a missing folder may have had all results
-    return StoreError(f"cannot write {path}: {error.strerror}; mend that, then `evo-tune resume`{kept}")
+def _write_error(path: Path, error: OSError) -> StoreError:
+    reassurance = (
+        "" if error.errno == errno.ENOENT else ": nothing is lost"
+    )  # a missing folder may have had all results
+    return StoreError(f"cannot write {path}: {error.strerror}; mend that, then `evo-tune resume`{reassurance}")
 
 
-def not_understood(path: Path, number: int, error: Exception) -> str:
+def invalid_line_message(path: Path, number: int, error: Exception) -> str:
     """Return the error message for a complete line that cannot be understood."""
-    what = one_line(str(error))
-    return f"{path}: line {number} is not understood ({what}); restore the file from a copy, or update evo-tune"
+    cause = one_line(str(error))
+    return f"{path}: line {number} is not understood ({cause}); restore the file from a copy, or update evo-tune"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -326,11 +328,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         inside.replace(path.parent, path.name, data, part=f"_{path.name.lstrip('_')}.part")
     except OSError as error:
-        raise _refused(path, error) from error
+        raise _write_error(path, error) from error
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Suspend garbage collection, because a long journal makes hundreds of thousands of objects that stay alive.
 
     To scan them repeatedly takes an eighth of the time to open a run of 10,000 trials.

@@ -13,7 +13,7 @@ from evo_tune.store.manifest import MOST_LEARNED, Learned
 from evo_tune.store.run import Run, Widening
 
 
-def learned_from(run: Run, objective: Objective) -> Learned:
+def copy_results(run: Run, objective: Objective) -> Learned:
     """Return the results of an earlier run for the manifest of a new run.
 
     Args:
@@ -23,21 +23,21 @@ def learned_from(run: Run, objective: Objective) -> Learned:
     Raises:
         UsageError: The earlier run has fewer than two full trainings with this metric.
     """
-    found = [
+    results = [
         (objective.loss(trial.outcome.metrics), trial.genome)
-        for trial in run.ranked()
+        for trial in run.ranked_trials()
         if objective.metric in trial.outcome.metrics
     ]
-    if len(found) < 2:
+    if len(results) < 2:
         raise UsageError(
-            f"--learn-from {run.name}: it has {len(found)} trainings in full with the metric {objective.metric!r}: "
+            f"--learn-from {run.name}: it has {len(results)} trainings in full with the metric {objective.metric!r}: "
             "expected 2 or more; leave it out, or learn from another run"
         )
-    found.sort(key=lambda row: row[0])
-    if len(found) > MOST_LEARNED:
-        half, step = MOST_LEARNED // 2, (len(found) - MOST_LEARNED // 2) / (MOST_LEARNED // 2)
-        found = [*found[:half], *(found[half + int(step * place)] for place in range(half))]
-    genomes, losses = [genome for _, genome in found], [loss for loss, _ in found]
+    results.sort(key=lambda row: row[0])
+    if len(results) > MOST_LEARNED:
+        half, step = MOST_LEARNED // 2, (len(results) - MOST_LEARNED // 2) / (MOST_LEARNED // 2)
+        results = [*results[:half], *(results[half + int(step * place)] for place in range(half))]
+    genomes, losses = [genome for _, genome in results], [loss for loss, _ in results]
     return Learned(name=run.name, sha256=results_digest(genomes, losses), genomes=genomes, losses=losses)
 
 
@@ -53,16 +53,19 @@ def history_of(run: Run, space: SearchSpace) -> RunHistory:
 
 
 def _lessons(run: Run, space: SearchSpace) -> list[Lesson]:
-    lessons = [Lesson.of(one["name"], one["genomes"], one["losses"], space) for one in run.manifest.learned]
-    return [one for one in lessons if len(one.losses)]
+    lessons = [
+        Lesson.of(earlier_run["name"], earlier_run["genomes"], earlier_run["losses"], space)
+        for earlier_run in run.manifest.learned
+    ]
+    return [earlier_run for earlier_run in lessons if len(earlier_run.losses)]
 
 
 def widen(history: RunHistory, run: Run) -> None:
     """Widen the space of a history as its run did before the next candidate."""
-    for one in run.widened[len(history.spaces) - 1 :]:
-        if one.proposed > history.proposed_count:
+    for widening in run.widened[len(history.spaces) - 1 :]:
+        if widening.proposed > history.proposed_count:
             break
-        widen_once(history, run, one)
+        widen_once(history, run, widening)
 
 
 def widen_once(history: RunHistory, run: Run, widening: Widening) -> None:
@@ -77,5 +80,5 @@ def replay(history: RunHistory, run: Run) -> None:
         widen(history, run)
         history.add_candidate(candidate)
     widen(history, run)
-    for id in run.told:
+    for id in run.reported:
         history.tell(id, run.outcomes[id])

@@ -101,7 +101,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         """Return the seed of a genome's training; `extra_seed` is 0 for its first one."""
         return trial_seed(self.settings.seed, extra_seed, genome_key(genome) if self.settings.own_seeds else None)
 
-    def parsed_objectives(self) -> tuple[Objective, ...]:
+    def objective_list(self) -> tuple[Objective, ...]:
         """Return the objectives."""
         return tuple(Objective.parse(text) for text in self.objectives)
 
@@ -139,11 +139,11 @@ def read_manifest(folder: Path) -> Manifest:
         EvoTuneError,
         AttributeError,
     ) as error:
-        what = one_line(f"{type(error).__name__}: {error}")
-        raise StoreError(f"{path} is damaged ({what}); restore it from a copy") from None
-    what = "an unreleased format" if written is None else f"format {one_line(repr(written), 60)}"
+        cause = one_line(f"{type(error).__name__}: {error}")
+        raise StoreError(f"{path} is damaged ({cause}); restore it from a copy") from None
+    cause = "an unreleased format" if written is None else f"format {one_line(repr(written), 60)}"
     raise StoreError(
-        f"{path} is of {what}, and this version of evo-tune reads format {FORMAT} only: begin a new run, or use the "
+        f"{path} is of {cause}, and this version of evo-tune reads format {FORMAT} only: begin a new run, or use the "
         "version of evo-tune that wrote it"
     )
 
@@ -155,10 +155,10 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         msgspec.ValidationError, ValueError, TypeError, AttributeError, UsageError: The fields are not valid.
     """
     read_settings(RunSettings, fields.get("settings", {}))  # msgspec ignores unknown fields of a dataclass
-    return _checked(msgspec.convert(fields, Manifest))
+    return _check(msgspec.convert(fields, Manifest))
 
 
-def _checked(manifest: Manifest) -> Manifest:
+def _check(manifest: Manifest) -> Manifest:
     """Return the manifest if its values are valid; the schema has already checked the types.
 
     Raises:
@@ -167,7 +167,7 @@ def _checked(manifest: Manifest) -> Manifest:
     """
     if type(manifest.strategy_options.get("population")) is not int or not 1 <= manifest.population <= CROWD:
         raise ValueError(f"population is {manifest.strategy_options.get('population')!r}")
-    if not manifest.parsed_objectives() or not manifest.genes():
+    if not manifest.objective_list() or not manifest.genes():
         raise ValueError("no objective, or no gene")
     for name in (manifest.evaluator, manifest.strategy):
         if len(name) > LONGEST:
@@ -231,8 +231,8 @@ def check_learned(learned: list[Learned]) -> None:
     """
     if len(learned) > RUNS:
         raise ValueError(f"it has learned from {len(learned)} runs, expected {RUNS} at most")
-    for one in learned:
-        if not 0 < len(one["genomes"]) == len(one["losses"]) <= MOST_LEARNED:
-            raise ValueError(f"learned from {one_line(one['name'])}: {len(one['genomes'])} genomes")
-        if results_digest(one["genomes"], one["losses"]) != one["sha256"]:
-            raise ValueError(f"learned from {one_line(one['name'])}: the hash is not that of what is there")
+    for earlier_run in learned:
+        if not 0 < len(earlier_run["genomes"]) == len(earlier_run["losses"]) <= MOST_LEARNED:
+            raise ValueError(f"learned from {one_line(earlier_run['name'])}: {len(earlier_run['genomes'])} genomes")
+        if results_digest(earlier_run["genomes"], earlier_run["losses"]) != earlier_run["sha256"]:
+            raise ValueError(f"learned from {one_line(earlier_run['name'])}: the hash is not that of what is there")

@@ -63,8 +63,8 @@ def find_run(store: Path, name: str | None) -> Path:
         with contextlib.suppress(OSError):  # the name may be too long for a file
             if os.path.lexists(folder / MANIFEST):
                 return folder
-    known = ", ".join(folder.name for folder in runs) or "none"
-    raise StoreError(f"there is no run {name!r} in {store}: it holds {known}")
+    names = ", ".join(folder.name for folder in runs) or "none"
+    raise StoreError(f"there is no run {name!r} in {store}: it holds {names}")
 
 
 def as_typed(folder: Path) -> str:
@@ -181,11 +181,11 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
     target = free_folder(store, name)
     manifest = msgspec.structs.replace(read_manifest(folder), identity=uuid.uuid4().hex)
     part = f".{name}.part"
-    others: list[str] = []
+    skipped: list[str] = []
     try:
         inside.remove(store, part)
         with inside.folder(folder) as source, inside.folder(store, part, make=True) as copy:
-            _copy(source, copy, "", others)
+            _copy(source, copy, "", skipped)
         write_manifest(store / part, manifest)
         clear_stillborn(free_folder(store, name))
         os.replace(store / part, target)  # fails if another process has made this folder meanwhile
@@ -194,42 +194,42 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
             inside.remove(store, part)
         if target.exists():
             raise UsageError(f"{target} exists: choose another name for the copy") from None
-        raise StoreError(f"cannot copy {folder} to {target}: {_told(error)}") from error
-    if others:
-        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        text = one_line(f"the copy is without {others[0]}{more}: neither file nor folder, or a link")
+        raise StoreError(f"cannot copy {folder} to {target}: {_message(error)}") from error
+    if skipped:
+        rest = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        text = one_line(f"the copy is without {skipped[0]}{rest}: neither file nor folder, or a link")
         warnings.warn(text, stacklevel=2)
     return target
 
 
-def _told(error: OSError | StoreError) -> str:
+def _message(error: OSError | StoreError) -> str:
     if isinstance(error, StoreError):
         return str(error)
     return one_line(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
 
 
-def _copy(source: int, target: int, place: str, others: list[str]) -> None:
+def _copy(source: int, target: int, place: str, skipped: list[str]) -> None:
     """Copy the contents of an open folder into another one.
 
     Args:
         source: File descriptor of the source folder.
         target: File descriptor of the target folder.
         place: Path of the source in the run: '' or 'FOLDER/'.
-        others: List to which the paths of skipped entries are appended, for the warning.
+        skipped: List to which the paths of skipped entries are appended, for the warning.
     """
     if place.count("/") > DEEPEST:
         raise OSError(0, f"more than {DEEPEST} folders lie within each other", place)
     for name in sorted(os.listdir(source)):
-        found = os.stat(name, dir_fd=source, follow_symlinks=False)
+        status = os.stat(name, dir_fd=source, follow_symlinks=False)
         if _is_left_out(name, top=not place):
             continue
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             with inside.folder(source, name) as below, inside.folder(target, name, make=True) as copy:
-                _copy(below, copy, f"{place}{name}/", others)
-        elif stat.S_ISREG(found.st_mode):
+                _copy(below, copy, f"{place}{name}/", skipped)
+        elif stat.S_ISREG(status.st_mode):
             inside.copy_file(source, target, name)
         else:
-            others.append(place + name)
+            skipped.append(place + name)
 
 
 def _is_left_out(name: str, top: bool) -> bool:

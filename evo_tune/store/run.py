@@ -37,10 +37,10 @@ from evo_tune.store.events import (
     Reported,
     SessionBegun,
     Widened,
-    checked,
+    check_event,
     read,
 )
-from evo_tune.store.journal import JOURNAL, Journal, Removed, not_understood, uncollected
+from evo_tune.store.journal import JOURNAL, Journal, Removed, invalid_line_message, no_garbage_collection
 from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
 from evo_tune.store.places import TRIALS, as_typed, check_trials, free_folder, lock_run, missing
 from evo_tune.text import one_line
@@ -55,14 +55,14 @@ class Widening:
 
     Args:
         proposed: Number of candidates before it.
-        seen: Number of results that the strategy had seen.
+        reported_count: Number of results that the strategy had seen.
         changed: The widened genes by name.
         genes: All genes after it.
         reason: Reason in words; '' if the user widened them on resume.
     """
 
     proposed: int
-    seen: int
+    reported_count: int
     changed: Mapping[str, Gene]
     genes: Mapping[str, Gene]
     reason: str
@@ -85,7 +85,7 @@ class Run:
     def __init__(self, folder: Path, manifest: Manifest, journal: Journal, events: Iterable[Event]) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.objectives = manifest.parsed_objectives()
+        self.objectives = manifest.objective_list()
         self.constraints = manifest.constraints()
         self.genes = manifest.genes()
         """Present genes by name."""
@@ -95,8 +95,8 @@ class Run:
         self.outcomes: dict[int, Outcome] = {}
         self.recorded: list[int] = []
         """Ids of the recorded results, in the order of recording."""
-        self.told: list[int] = []
-        self.told_at_birth: list[int] = []
+        self.reported: list[int] = []
+        self.reported_before_counts: list[int] = []
         """By candidate: number of results that the strategy had seen when it was proposed."""
         self.sessions: list[SessionSettings] = []
         self.evaluator_hash = manifest.evaluator_hash
@@ -112,15 +112,15 @@ class Run:
         """Time spent in all sessions, in seconds; a killed session counts up to its last event."""
         self.finished: dict[int, float] = {}
         """By candidate with a result: `seconds` at that time."""
-        self.born_at: dict[int, float] = {}
+        self.proposed_at: dict[int, float] = {}
         """By candidate: time of its proposal, in seconds since 1970."""
-        self.came_at: dict[int, float] = {}
+        self.recorded_at: dict[int, float] = {}
         """By candidate with a result: time of the result, in seconds since 1970."""
         self.resumed: list[float] = []
         """`seconds` when each session began."""
         self._metrics: set[str] = set()
         self._early: set[str] = set()
-        self._told_orders: dict[int, int] = {}
+        self._reported_orders: dict[int, int] = {}
         self._trials: dict[int, Trial] = {}
         self._has_extra_seeds = False
         self.rescued = False  # whether the journal was removed; what could be saved is in another folder
@@ -134,7 +134,7 @@ class Run:
             try:
                 self._apply(event)
             except (ValueError, EvoTuneError) as error:
-                raise StoreError(not_understood(journal.path, number, error)) from error
+                raise StoreError(invalid_line_message(journal.path, number, error)) from error
 
     @property
     def name(self) -> str:
@@ -210,7 +210,7 @@ class Run:
         manifest = read_manifest(folder)
         journal = lock_run(folder) if write else Journal(folder / JOURNAL)
         try:
-            with uncollected():
+            with no_garbage_collection():
                 run = cls(folder, manifest, journal, journal.read(read))
             if journal.is_empty:
                 raise StoreError(missing(folder))
@@ -253,7 +253,7 @@ class Run:
         """
         self._write(Widened.of(genes, _now(), reason), sync=True)
 
-    def bear(self, candidate: Candidate) -> Candidate:
+    def record_candidate(self, candidate: Candidate) -> Candidate:
         """Write a new candidate and return it as read from the journal.
 
         It is not synced: a candidate that is lost in a power cut is proposed again identically.
@@ -301,17 +301,17 @@ class Run:
         for event in events:
             event.spent = 0.0 if self._began is None else round(time.monotonic() - self._began, 3)
         try:
-            made = [checked(event) for event in events]
+            checked_events = [check_event(event) for event in events]
         except ValueError as error:
-            what = f"{self.journal.path}: {type(events[0]).__name__} cannot be saved ({one_line(str(error))})"
-            raise StoreError(f"{what}: mend the evaluator or the strategy that it came from") from None
-        lines = [line for line, _ in made]
+            message = f"{self.journal.path}: {type(events[0]).__name__} cannot be saved ({one_line(str(error))})"
+            raise StoreError(f"{message}: mend the evaluator or the strategy that it came from") from None
+        lines = [line for line, _ in checked_events]
         try:
             self.journal.append(lines, sync)
         except Removed as error:
             self.rescued = True
             raise Removed(f"{error}: {self._rescue(lines)}") from None
-        for _, event in made:
+        for _, event in checked_events:
             self._apply(event)
 
     def _rescue(self, lines: Sequence[bytes]) -> str:
@@ -322,28 +322,28 @@ class Run:
         """
         stem = f"{self.name[:85]}-rescued"
         names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
-        free = (one for one in map(self.folder.with_name, names) if not os.path.lexists(one))
+        free = (path for path in map(self.folder.with_name, names) if not os.path.lexists(path))
         folder = next(free, self.folder.with_name(stem))
         try:
             folder.mkdir(parents=True)
             self.journal.rescue(folder / JOURNAL, lines)
             write_manifest(folder, msgspec.structs.replace(self.manifest, identity=uuid.uuid4().hex))
         except (OSError, StoreError) as error:
-            what = one_line(str(error))
-            return f"results since its last copy are lost, because {folder} cannot be made ({what}); restore the copy"
+            cause = one_line(str(error))
+            return f"results since its last copy are lost, because {folder} cannot be made ({cause}); restore the copy"
         return f"all results are saved in {folder}, without checkpoints; `evo-tune resume {as_typed(folder)}`"
 
     def _apply(self, event: Event) -> None:
         if self._by_hand and isinstance(event, Proposed | Recorded):
             raise ValueError("ranges were widened without a reason, and not before a session")
         if isinstance(event, Proposed):
-            self._apply_born(event.candidate.candidate())
+            self._apply_proposed(event.candidate.candidate())
         elif isinstance(event, Recorded):
             self._apply_recorded(event.id, event.outcome.outcome())
         elif isinstance(event, Reported):
-            if event.id != self._next_told():
+            if event.id != self._next_reported():
                 raise ValueError(f"result of candidate {event.id} is reported out of order")
-            self.told.append(event.id)
+            self.reported.append(event.id)
         elif isinstance(event, SessionBegun):
             self._apply_session(event.settings())
         elif isinstance(event, Changed):
@@ -351,7 +351,7 @@ class Run:
             self.strategy_hash = event.strategy_hash
             self.baseline = None
         elif isinstance(event, Widened):
-            self._apply_widened({name: one.gene() for name, one in event.genes.items()}, event.reason)
+            self._apply_widened({name: event_gene.gene() for name, event_gene in event.genes.items()}, event.reason)
         elif isinstance(event, ComparisonPlanned):
             self._apply_planned(event)
         elif isinstance(event, BaselineTrained):
@@ -369,9 +369,9 @@ class Run:
         self._last_time = event.time
         if isinstance(event, Recorded):
             self.finished[event.id] = self.seconds
-            self.came_at[event.id] = event.time
+            self.recorded_at[event.id] = event.time
         elif isinstance(event, Proposed):
-            self.born_at[event.candidate.id] = event.time
+            self.proposed_at[event.candidate.id] = event.time
         elif isinstance(event, SessionBegun):
             self.resumed.append(self.seconds)
 
@@ -393,34 +393,36 @@ class Run:
         if not genes or len(self.widened) >= WIDENINGS:
             raise ValueError(f"no gene is widened, or it is the time after the {WIDENINGS}th")
         self.genes = widen_genes(self.genes, genes)
-        self.widened.append(Widening(len(self.candidates), len(self.told), genes, self.genes, reason))
+        self.widened.append(Widening(len(self.candidates), len(self.reported), genes, self.genes, reason))
         self._by_hand |= not reason
         self.__dict__.pop("widest_genes", None)  # follows from the ranges
         self._early = {*map(genome_key, self.manifest.warm_start), *(genome_key(one.genome) for one in self.candidates)}
 
     def genes_at(self, id: int) -> dict[str, Gene]:
         """Return the genes at the time when a candidate was proposed."""
-        found = [one.genes for one in self.widened if one.proposed <= id]
-        return dict(found[-1]) if found else self.manifest.genes()
+        genes = [widening.genes for widening in self.widened if widening.proposed <= id]
+        return dict(genes[-1]) if genes else self.manifest.genes()
 
     @cached_property
     def widest_genes(self) -> dict[str, Gene]:
         """The genes with the widest ranges that the run may give them by itself, by name."""
         return {name: widen_to_limits(gene, self.manifest.limits.get(name)) for name, gene in self.genes.items()}
 
-    def _apply_born(self, candidate: Candidate) -> None:
+    def _apply_proposed(self, candidate: Candidate) -> None:
         if candidate.id != len(self.candidates):
             raise ValueError(f"candidate {candidate.id} is out of order")
         if candidate.genome.keys() != self.genes.keys():
             raise ValueError(f"candidate {candidate.id} has other genes than the run")
-        held = {name: gene.check(candidate.genome[name]) for name, gene in self.genes.items()}
-        if not is_same(candidate.genome, held) and genome_key(candidate.genome) not in self._early:
-            raise ValueError(f"candidate {candidate.id} has {candidate.genome}, which its genes hold as {held}")
+        checked_genome = {name: gene.check(candidate.genome[name]) for name, gene in self.genes.items()}
+        if not is_same(candidate.genome, checked_genome) and genome_key(candidate.genome) not in self._early:
+            raise ValueError(
+                f"candidate {candidate.id} has {candidate.genome}, which its genes hold as {checked_genome}"
+            )
         if candidate.resumes is not None and candidate.resumes >= candidate.id:
             raise ValueError(f"candidate {candidate.id} resumes {candidate.resumes}, which was not proposed before it")
         self._has_extra_seeds |= candidate.extra_seed > 0
         self.candidates.append(candidate)
-        self.told_at_birth.append(len(self.told))
+        self.reported_before_counts.append(len(self.reported))
 
     def _apply_recorded(self, id: int, outcome: Outcome) -> None:
         if id in self.outcomes or id >= len(self.candidates):
@@ -431,16 +433,16 @@ class Run:
         self.outcomes[id] = outcome
         self.planned = None
         self.recorded.append(id)
-        for told in self.sequence(start=len(self._told_orders)):
-            self._told_orders[told] = len(self._told_orders)
+        for id_in_order in self.sequence(start=len(self._reported_orders)):
+            self._reported_orders[id_in_order] = len(self._reported_orders)
         self._metrics.update(outcome.metrics)
         if trial.rankable and trial.losses is not None and not trial.candidate.extra_seed:
             mine = trial.violation, trial.losses, id
             self._leader = mine if self._leader is None else min(self._leader, mine)
 
-    def _next_told(self) -> int:
+    def _next_reported(self) -> int:
         """Return the id of the result that the strategy sees next."""
-        next_told = self.sequence(start=len(self.told))
+        next_told = self.sequence(start=len(self.reported))
         if not next_told:
             raise ValueError("a result is reported that is not recorded")
         return next_told[0]
@@ -458,18 +460,18 @@ class Run:
 
     def trial(self, id: int) -> Trial:
         """Return a recorded result as a trial; reported_order is -1 if it is not known yet."""
-        order, candidate, outcome = self._told_orders.get(id, -1), self.candidates[id], self.outcomes[id]
-        known = self._trials.get(id)
-        same = known is not None and known.candidate is candidate and known.outcome is outcome
-        if known is None or not same or known.reported_order != order:
-            known = self._trials[id] = Trial.of(candidate, outcome, order, self.objectives, self.constraints)
-        return known
+        order, candidate, outcome = self._reported_orders.get(id, -1), self.candidates[id], self.outcomes[id]
+        cached = self._trials.get(id)
+        same = cached is not None and cached.candidate is candidate and cached.outcome is outcome
+        if cached is None or not same or cached.reported_order != order:
+            cached = self._trials[id] = Trial.of(candidate, outcome, order, self.objectives, self.constraints)
+        return cached
 
     def trials(self) -> list[Trial]:
         """Return every recorded result as a trial, by id."""
         return [self.trial(id) for id in sorted(self.outcomes)]
 
-    def ranked(self) -> list[Trial]:
+    def ranked_trials(self) -> list[Trial]:
         """Return the genomes with a successful full training, best first; feasible ones come first.
 
         Each genome is represented by its first full trial. With several seeds, the metrics are the means over seeds.
@@ -478,8 +480,8 @@ class Run:
         for trial in self.trials():
             if trial.rankable:
                 seeds.setdefault(trial.key, []).append(trial)
-        found = [average_trials(trials, self.objectives, self.constraints) for trials in seeds.values()]
-        return sorted(found, key=lambda trial: (trial.violation, trial.losses, trial.id))
+        trials_of_genomes = [average_trials(trials, self.objectives, self.constraints) for trials in seeds.values()]
+        return sorted(trials_of_genomes, key=lambda trial: (trial.violation, trial.losses, trial.id))
 
     @property
     def sound_default(self) -> Candidate | None:
@@ -491,7 +493,7 @@ class Run:
     def leader(self) -> Trial | None:
         """First of `ranked`, if any: the leader of the search, which the final comparison may not recommend."""
         if self._has_extra_seeds:  # a mean can move either way
-            return next(iter(self.ranked()), None)
+            return next(iter(self.ranked_trials()), None)
         return None if self._leader is None else self.trial(self._leader[2])
 
     @property

@@ -45,7 +45,11 @@ def read_json(data: bytes) -> Any:
         raise ValueError(f"it is nested more than {DEEPEST} deep") from None
     level: list[Any] = [value]
     for _ in range(DEEPEST):
-        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        inner = [
+            nested.values() if isinstance(nested, dict) else nested
+            for nested in level
+            if isinstance(nested, dict | list)
+        ]
         level = [value for values in inner for value in values]
         if not level:
             return value

@@ -52,7 +52,7 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
             pa.field("id", whole),
             pa.field("generation", whole),
             pa.field("status", text),
-            *(pa.field(GENE + name, _arrow_type(gene), metadata=_described(gene)) for name, gene in genes.items()),
+            *(pa.field(GENE + name, _arrow_type(gene), metadata=_gene_metadata(gene)) for name, gene in genes.items()),
             *(number(METRIC + name, units.get(name, "")) for name in metrics),
             pa.field("parents", pa.list_(whole)),
             pa.field("operator", text),
@@ -70,7 +70,7 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
     )
 
 
-def _described(gene: Gene) -> dict[str, str] | None:
+def _gene_metadata(gene: Gene) -> dict[str, str] | None:
     return {"encoding": "JSON"} if _is_mixed(gene) else None
 
 
@@ -104,9 +104,9 @@ def from_trials(trials: Sequence[Trial], survivors: Iterable[int], columns: pa.S
     """
     import pyarrow as pa
 
-    living = set(survivors)
+    survivor_ids = set(survivors)
     as_json = [name for name in columns.names if (columns.field(name).metadata or {}).get(b"encoding") == b"JSON"]
-    rows = [_row(trial, trial.id in living, as_json) for trial in trials]
+    rows = [_row(trial, trial.id in survivor_ids, as_json) for trial in trials]
     arrays = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in columns]
     return pa.table(arrays, schema=columns)
 
@@ -198,14 +198,14 @@ def write_file(run: Run, number: int, trials: Sequence[Trial], survivors: Iterab
 def file_is_whole(run: Run, number: int, rows: int) -> bool:
     """Return whether a file of trials exists, is readable, and has the run's schema and `rows` rows."""
     try:
-        with opened(run, file_path(run, number).name) as file:
+        with open_parquet(run, file_path(run, number).name) as file:
             whole: bool = file.schema_arrow.equals(schema_of(run)) and file.metadata.num_rows == rows
             return whole
     except (OSError, ValueError):  # missing, truncated, or not Parquet
         return False
 
 
-def opened(run: Run, name: str, limit: int = LARGEST, texts: Sequence[str] = ()) -> Any:
+def open_parquet(run: Run, name: str, limit: int = LARGEST, texts: Sequence[str] = ()) -> Any:
     """Open and return a Parquet file in a run's folder.
 
     Args:
@@ -226,24 +226,24 @@ def opened(run: Run, name: str, limit: int = LARGEST, texts: Sequence[str] = ())
     return pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(texts), **limits)
 
 
-def set_aside_files(run: Run, known: Iterable[int]) -> None:
+def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
     """Rename the files of trials that are not in the journal, so that no reader uses them.
 
     Such files exist if a journal was cut or lost. They are kept, because they may be the only copy of the results.
 
     Args:
         run: Run that is open for writing.
-        known: Numbers of the files of the trials in the journal.
+        numbers: Numbers of the files of the trials in the journal.
 
     Raises:
         StoreError: A file cannot be renamed.
     """
-    ours = {file_path(run, number).name for number in known}
+    known_names = {file_path(run, number).name for number in numbers}
     for path in sorted(run.folder.glob("trials-*.parquet")):
-        if path.name not in ours:
+        if path.name not in known_names:
             aside = path.with_name(f"_{path.name}.aside")
-            said = one_line(f"the journal knows nothing of {path}: renamed to {aside.name}")
-            warnings.warn(said, stacklevel=2)
+            message = one_line(f"the journal knows nothing of {path}: renamed to {aside.name}")
+            warnings.warn(message, stacklevel=2)
             try:
                 path.replace(aside)
             except OSError as error:

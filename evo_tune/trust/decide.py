@@ -33,7 +33,7 @@ MOST = 2000
 Ask = Callable[[str], bool]
 """Function that asks the user a question; returns whether the answer is yes."""
 
-Held = Mapping[str, str]
+Hashes = Mapping[str, str]
 """Hashes of what determines what a run executes, by name."""
 
 
@@ -51,14 +51,14 @@ class Consent:
     ask: Ask | None = None
     changes: bool = False
 
-    def require(self, what: str, question: str, remedy: str) -> None:
+    def require(self, action: str, question: str, remedy: str) -> None:
         """Ask about something, unless everything is allowed.
 
         Raises:
             UsageError: It is not allowed.
         """
-        if not self.trust and not (self.ask is not None and self.ask(printable(f"{what}. {question}"))):
-            raise UsageError(printable(f"{what}: {remedy}"))
+        if not self.trust and not (self.ask is not None and self.ask(printable(f"{action}. {question}"))):
+            raise UsageError(printable(f"{action}: {remedy}"))
 
 
 def digest(data: Any) -> str:
@@ -71,12 +71,12 @@ def is_identifier(name: str) -> bool:
     return name.isascii() and name.replace("-", "_").isidentifier()
 
 
-def allow(path: Path, what: str, hash_of: Callable[[Path], str], remedy: str, user: Consent) -> None:
+def allow(path: Path, kind: str, hash_of: Callable[[Path], str], remedy: str, user: Consent) -> None:
     """Allow the execution of a file of code that a saved run names, or refuse it.
 
     Args:
         path: The file.
-        what: Kind of file, for messages: 'evaluator', 'strategy'.
+        kind: Kind of file, for messages: 'evaluator', 'strategy'.
         hash_of: Function that returns the hash of a file of code and its local modules.
         remedy: What to do instead, for messages.
         user: What the user allows.
@@ -85,16 +85,16 @@ def allow(path: Path, what: str, hash_of: Callable[[Path], str], remedy: str, us
         UsageError: The user has never named the file, or it has changed since, and they do not allow it now.
     """
     real = _real(path)
-    known = _remembered()["files"].get(str(real))
+    known_hash = _read_memory()["files"].get(str(real))
     reason = ""
-    if known is None:
+    if known_hash is None:
         reason = "which you have not named yourself"
-    elif not user.changes and known != hash_of(real):
+    elif not user.changes and known_hash != hash_of(real):
         reason = "which has changed since you named it (or a module that it imports has)"
         remedy = f"resume with --accept-changes, or {remedy}"
     reason = reason or _writable_by_others(real)
     if reason:
-        text = f"the run names the {what} {str(path)!r}, {reason}"
+        text = f"the run names the {kind} {str(path)!r}, {reason}"
         user.require(text, "Run its code?", f"continuing would run its code; look at it, then {remedy}")
     if reason or user.changes:
         remember_file(real, hash_of(real))
@@ -123,15 +123,15 @@ def allow_command(folder: Path, files: Sequence[Path], code: Mapping[str, str], 
     remember_run(folder, code)
 
 
-def allow_run(folder: Path, held: Held, wishes: Mapping[str, Any], user: Consent) -> Consent:
+def allow_run(folder: Path, hashes: Hashes, actions: Mapping[str, Any], user: Consent) -> Consent:
     """Allow what a saved run wishes that the user did not begin as it is now, or refuse it.
 
     The permission is for this content of this run only.
 
     Args:
         folder: Folder of the run.
-        held: See `doubt`.
-        wishes: All that it would do beside running files of code, in words ("executes the command 'python train.py'"),
+        hashes: See `reason_for_distrust`.
+        actions: All that it would do beside running files of code, in words ("executes the command 'python train.py'"),
             with plain data that changes if that changes.
         user: What the user allows.
 
@@ -141,11 +141,11 @@ def allow_run(folder: Path, held: Held, wishes: Mapping[str, Any], user: Consent
     Raises:
         UsageError: The user does not allow it.
     """
-    reason, entry, key = doubt(folder, held), remembered(folder), digest([dict(held), dict(wishes)])
-    begun = held.keys() <= entry.keys()
-    if not reason or not (wishes or begun) or entry.get("allowed") == key:
+    reason, entry, key = reason_for_distrust(folder, hashes), run_hashes(folder), digest([dict(hashes), dict(actions)])
+    begun = hashes.keys() <= entry.keys()
+    if not reason or not (actions or begun) or entry.get("allowed") == key:
         return user
-    text = f"run {folder.name} {reason}" + (f"; it {' and '.join(wishes)}" if wishes else "")
+    text = f"run {folder.name} {reason}" + (f"; it {' and '.join(actions)}" if actions else "")
     user.require(text, "Go on?", "look at it, then give --trust (from Python: trust=True)")
     remember_run(folder, {"allowed": key})
     return replace(user, trust=True)
@@ -153,29 +153,29 @@ def allow_run(folder: Path, held: Held, wishes: Mapping[str, Any], user: Consent
 
 def _writable_by_others(path: Path) -> str:
     """Return who else can write a file or a folder above it, in words; '' if only the user and root can."""
-    mine = {os.geteuid(), 0}
+    trusted_owners = {os.geteuid(), 0}
     for place in (path, *path.parents):
         try:
-            found = place.stat()
+            status = place.stat()
         except OSError as error:
             return f"and {place} cannot be looked at ({error.strerror})"
-        sticky = place != path and found.st_mode & stat.S_ISVTX  # as /tmp, where others cannot replace my files
-        if found.st_uid not in mine:
+        sticky = place != path and status.st_mode & stat.S_ISVTX  # as /tmp, where others cannot replace my files
+        if status.st_uid not in trusted_owners:
             return f"and {place} belongs to another user"
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky and not _only_me(found):
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky and not _only_private_group(status):
             return f"and others may write {place}"
     return ""
 
 
-def _only_me(found: os.stat_result) -> bool:
+def _only_private_group(status: os.stat_result) -> bool:
     """Return whether only the user's private group can write (a common umask is 002)."""
-    if found.st_mode & stat.S_IWOTH:
+    if status.st_mode & stat.S_IWOTH:
         return False
     import grp
     import pwd
 
     try:
-        group, user = grp.getgrgid(found.st_gid), pwd.getpwuid(os.geteuid())
+        group, user = grp.getgrgid(status.st_gid), pwd.getpwuid(os.geteuid())
     except KeyError:
         return False
     return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
@@ -191,33 +191,33 @@ def remember_run(folder: Path, hashes: Mapping[str, str]) -> None:
 
     Args:
         folder: Folder of the run.
-        hashes: All of `doubt`'s `held` if the user began the run, or others.
+        hashes: All of `reason_for_distrust`'s `held` if the user began the run, or others.
     """
     _remember("runs", str(_real(folder)), dict(hashes))
 
 
 def is_remembered(folder: Path, hashes: Mapping[str, str]) -> bool:
     """Return whether the user gave these to the run in a folder."""
-    return hashes.items() <= remembered(folder).items()
+    return hashes.items() <= run_hashes(folder).items()
 
 
-def doubt(folder: Path, held: Held) -> str:
+def reason_for_distrust(folder: Path, hashes: Hashes) -> str:
     """Return why a run is not trusted, in words that follow its name; '' if it is.
 
     Args:
         folder: Folder of the run, where another run may have taken its place.
-        held: Hashes of what determines what the run executes. A name is that of a file, for messages.
+        hashes: Hashes of what determines what the run executes. A name is that of a file, for messages.
     """
-    entry = remembered(folder)
-    if not held.keys() <= entry.keys():
+    entry = run_hashes(folder)
+    if not hashes.keys() <= entry.keys():
         return "was not begun by you here"
-    changed = ", ".join(name for name in held if entry[name] != held[name])
+    changed = ", ".join(name for name in hashes if entry[name] != hashes[name])
     return f"was begun by you here and has changed since ({changed})" if changed else ""
 
 
-def remembered(folder: Path) -> dict[str, str]:
+def run_hashes(folder: Path) -> dict[str, str]:
     """Return the hashes that are remembered of the run in a folder, by name."""
-    entry: dict[str, str] = _remembered()["runs"].get(str(_real(folder)), {})
+    entry: dict[str, str] = _read_memory()["runs"].get(str(_real(folder)), {})
     return entry
 
 
@@ -225,36 +225,41 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _memory() -> Path:
+def _memory_path() -> Path:
     base = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(base):  # invalid by the XDG specification: it would be a folder of whoever made this one
         base = "~/.local/state"
     return Path(base).expanduser() / "evo-tune" / "trusted.json"
 
 
-def _remembered() -> dict[str, dict[str, Any]]:
+def _read_memory() -> dict[str, dict[str, Any]]:
     """Return the memory by kind and key; empty if others can write the file, or its content is invalid."""
-    nothing: dict[str, dict[str, Any]] = {"files": {}, "runs": {}}
+    empty: dict[str, dict[str, Any]] = {"files": {}, "runs": {}}
     try:
-        file = os.open(_memory(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = os.open(_memory_path(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, RuntimeError):  # there is no home folder
-        return nothing
+        return empty
     try:
-        found = os.fstat(file)
-        others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or others or found.st_size > LARGEST:
-            return nothing
+        status = os.fstat(file)
+        writable_by_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if (
+            not stat.S_ISREG(status.st_mode)
+            or status.st_uid != os.geteuid()
+            or writable_by_others
+            or status.st_size > LARGEST
+        ):
+            return empty
         with os.fdopen(os.dup(file), encoding="utf-8") as text:
             data = json.load(text)
     except (OSError, ValueError, RecursionError):
-        return nothing
+        return empty
     finally:
         os.close(file)
-    if not isinstance(data, dict) or not all(isinstance(data.get(kind), dict) for kind in nothing):
-        return nothing
+    if not isinstance(data, dict) or not all(isinstance(data.get(kind), dict) for kind in empty):
+        return empty
     if not all(isinstance(entry, dict) for entry in data["runs"].values()):
-        return nothing
-    return {kind: data[kind] for kind in nothing}
+        return empty
+    return {kind: data[kind] for kind in empty}
 
 
 def _remember(kind: str, key: str, value: Any) -> None:
@@ -263,18 +268,18 @@ def _remember(kind: str, key: str, value: Any) -> None:
     If the folder cannot be written, the user is asked again next time.
     """
     with contextlib.suppress(OSError, RuntimeError):
-        memory = _memory()
+        memory = _memory_path()
         memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with filelock.FileLock(memory.parent / "trusted.lock"):  # runs that begin at the same time lose no entry
-            known = _remembered()
+            entries = _read_memory()
             if isinstance(value, dict):
-                value = {**known[kind].get(key, {}), **value}
-            if known[kind].get(key) == value:
+                value = {**entries[kind].get(key, {}), **value}
+            if entries[kind].get(key) == value:
                 return
-            known[kind].pop(key, None)
-            known[kind] = dict(list(known[kind].items())[1 - MOST :]) | {key: value}
+            entries[kind].pop(key, None)
+            entries[kind] = dict(list(entries[kind].items())[1 - MOST :]) | {key: value}
             with tempfile.NamedTemporaryFile(
                 "w", dir=memory.parent, prefix=".trusted-", delete=False, encoding="utf-8"
             ) as part:
-                json.dump(known, part)
+                json.dump(entries, part)
             os.replace(part.name, memory)

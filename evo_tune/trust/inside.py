@@ -40,22 +40,22 @@ def folder(root: Root, *names: str, make: bool = False) -> Iterator[int]:
     Raises:
         OSError: A name is missing, a link, or no folder.
     """
-    here = os.dup(root) if isinstance(root, int) else os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.dup(root) if isinstance(root, int) else os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in names:
             if make:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(_plain(name), dir_fd=here)
-            here, above = _open_folder(here, name), here
+                    os.mkdir(_plain(name), dir_fd=descriptor)
+            descriptor, above = _open_folder(descriptor, name), descriptor
             os.close(above)
-        yield here
+        yield descriptor
     finally:
-        os.close(here)
+        os.close(descriptor)
 
 
-def _open_folder(at: int, name: str) -> int:
-    _refuse_link(at, name)
-    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+def _open_folder(descriptor: int, name: str) -> int:
+    _refuse_link(descriptor, name)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
 
 
 def _plain(name: str) -> str:
@@ -64,11 +64,11 @@ def _plain(name: str) -> str:
     return name
 
 
-def _refuse_link(at: int, name: str) -> os.stat_result:
-    found = os.stat(_plain(name), dir_fd=at, follow_symlinks=False)
-    if stat.S_ISLNK(found.st_mode):
+def _refuse_link(descriptor: int, name: str) -> os.stat_result:
+    status = os.stat(_plain(name), dir_fd=descriptor, follow_symlinks=False)
+    if stat.S_ISLNK(status.st_mode):
         raise OSError(errno.ELOOP, LINK)
-    return found
+    return status
 
 
 def is_link(root: Root, *names: str) -> bool:
@@ -78,8 +78,8 @@ def is_link(root: Root, *names: str) -> bool:
         OSError: There is no such file or folder, or it cannot be read.
     """
     try:
-        with folder(root, *names[:-1]) as at:
-            _refuse_link(at, names[-1])
+        with folder(root, *names[:-1]) as descriptor:
+            _refuse_link(descriptor, names[-1])
     except OSError as error:
         if error.errno == errno.ELOOP:
             return True
@@ -90,21 +90,21 @@ def is_link(root: Root, *names: str) -> bool:
 def exists(root: Root, *names: str) -> bool:
     """Return whether the name exists; a link counts, wherever it points."""
     try:
-        with folder(root, *names[:-1]) as at:
-            os.stat(_plain(names[-1]), dir_fd=at, follow_symlinks=False)
+        with folder(root, *names[:-1]) as descriptor:
+            os.stat(_plain(names[-1]), dir_fd=descriptor, follow_symlinks=False)
     except OSError:
         return False
     return True
 
 
-def _open(at: int, name: str, flags: int) -> int:
+def _open(descriptor: int, name: str, flags: int) -> int:
     """Open a regular file without waiting; other kinds (a FIFO, a device) are not touched."""
-    _require_file(_refuse_link(at, name))
-    file = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    _require_file(_refuse_link(descriptor, name))
+    file = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
     try:
-        found = os.fstat(file)
-        _require_file(found)
-        if found.st_nlink > 1 and flags & os.O_ACCMODE != os.O_RDONLY:
+        status = os.fstat(file)
+        _require_file(status)
+        if status.st_nlink > 1 and flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EMLINK, "it has a second name (a hard link), and writing would change that file too")
     except BaseException:
         os.close(file)
@@ -112,9 +112,9 @@ def _open(at: int, name: str, flags: int) -> int:
     return file
 
 
-def _require_file(found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL, "it is no regular file")
+def _require_file(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL, "it is no regular file")
 
 
 def open_to_read(root: Root, *names: str, limit: int) -> BinaryIO:
@@ -128,8 +128,8 @@ def open_to_read(root: Root, *names: str, limit: int) -> BinaryIO:
     Raises:
         OSError: The file is missing, a link, no regular file, or too large.
     """
-    with folder(root, *names[:-1]) as at:
-        file = _open(at, names[-1], os.O_RDONLY)
+    with folder(root, *names[:-1]) as descriptor:
+        file = _open(descriptor, names[-1], os.O_RDONLY)
     size = os.fstat(file).st_size
     if size > limit:
         os.close(file)
@@ -162,15 +162,17 @@ def open_to_write(root: Root, *names: str, append: bool = False, make: bool = Tr
         OSError: The file is missing, a link, no regular file, has a second name, or the disk refuses.
     """
     flags = os.O_RDWR | (os.O_APPEND if append else 0)
-    with folder(root, *names[:-1]) as at:
+    with folder(root, *names[:-1]) as descriptor:
         if make:
             with contextlib.suppress(FileExistsError):
-                return _new(at, names[-1], flags), True
-        return _open(at, names[-1], flags), False
+                return _new(descriptor, names[-1], flags), True
+        return _open(descriptor, names[-1], flags), False
 
 
-def _new(at: int, name: str, flags: int = os.O_WRONLY) -> int:
-    return os.open(_plain(name), flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=at)
+def _new(descriptor: int, name: str, flags: int = os.O_WRONLY) -> int:
+    return os.open(
+        _plain(name), flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=descriptor
+    )
 
 
 def replace(root: Root, name: str, data: bytes, part: str, sync: bool = True) -> None:
@@ -186,23 +188,23 @@ def replace(root: Root, name: str, data: bytes, part: str, sync: bool = True) ->
     Raises:
         OSError: The disk refuses; the file is unchanged.
     """
-    with folder(root) as at:
+    with folder(root) as descriptor:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(_plain(part), dir_fd=at)
-        made = _new(at, part)
+            os.unlink(_plain(part), dir_fd=descriptor)
+        part_file = _new(descriptor, part)
         try:
-            with os.fdopen(made, "wb") as file:
+            with os.fdopen(part_file, "wb") as file:
                 file.write(data)
                 file.flush()
                 if sync:
                     os.fsync(file.fileno())
-            os.replace(part, _plain(name), src_dir_fd=at, dst_dir_fd=at)
+            os.replace(part, _plain(name), src_dir_fd=descriptor, dst_dir_fd=descriptor)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(part, dir_fd=at)
+                os.unlink(part, dir_fd=descriptor)
             raise
         if sync:
-            sync_folder(at)
+            sync_folder(descriptor)
 
 
 def move(root: Root, source: tuple[str, ...], target: tuple[str, ...]) -> None:
@@ -211,8 +213,8 @@ def move(root: Root, source: tuple[str, ...], target: tuple[str, ...]) -> None:
     Raises:
         OSError: The file is missing, a folder is a link, or the disk refuses.
     """
-    with folder(root, *source[:-1]) as here, folder(root, *target[:-1], make=True) as there:
-        os.replace(_plain(source[-1]), _plain(target[-1]), src_dir_fd=here, dst_dir_fd=there)
+    with folder(root, *source[:-1]) as source_folder, folder(root, *target[:-1], make=True) as target_folder:
+        os.replace(_plain(source[-1]), _plain(target[-1]), src_dir_fd=source_folder, dst_dir_fd=target_folder)
 
 
 def remove(root: Root, *names: str) -> None:
@@ -221,28 +223,28 @@ def remove(root: Root, *names: str) -> None:
     Raises:
         OSError: The disk refuses, or the folder is too deep; a part may be removed.
     """
-    with contextlib.suppress(FileNotFoundError), folder(root, *names[:-1]) as at:
-        _remove(at, _plain(names[-1]), 0)
+    with contextlib.suppress(FileNotFoundError), folder(root, *names[:-1]) as descriptor:
+        _remove(descriptor, _plain(names[-1]), 0)
 
 
 def remove_all_but(root: Root, *names: str, files: tuple[str, ...]) -> None:
     """Empty a folder inside a root, except regular files of these names; see `remove`."""
-    with contextlib.suppress(FileNotFoundError), folder(root, *names) as at:
-        for name in os.listdir(at):
-            if name not in files or not stat.S_ISREG(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
-                _remove(at, name, 0)
+    with contextlib.suppress(FileNotFoundError), folder(root, *names) as descriptor:
+        for name in os.listdir(descriptor):
+            if name not in files or not stat.S_ISREG(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+                _remove(descriptor, name, 0)
 
 
-def _remove(at: int, name: str, depth: int) -> None:
-    if not stat.S_ISDIR(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
-        os.unlink(name, dir_fd=at)
+def _remove(descriptor: int, name: str, depth: int) -> None:
+    if not stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=descriptor)
         return
     if depth > DEEPEST:
         raise OSError(errno.ENAMETOOLONG, f"more than {DEEPEST} folders are nested")
-    with folder(at, name) as here:
-        for entry in os.listdir(here):
-            _remove(here, entry, depth + 1)
-    os.rmdir(name, dir_fd=at)
+    with folder(descriptor, name) as subfolder:
+        for entry in os.listdir(subfolder):
+            _remove(subfolder, entry, depth + 1)
+    os.rmdir(name, dir_fd=descriptor)
 
 
 def copy_file(source: int, target: int, name: str) -> None:
@@ -252,19 +254,19 @@ def copy_file(source: int, target: int, name: str) -> None:
         OSError: The source is no regular file, the target exists, or the disk refuses.
     """
     with os.fdopen(_open(source, name, os.O_RDONLY), "rb") as old, os.fdopen(_new(target, name), "wb") as new:
-        found = os.fstat(old.fileno())
-        for start, end in _written(old.fileno(), found.st_size):
+        status = os.fstat(old.fileno())
+        for start, end in _data_ranges(old.fileno(), status.st_size):
             old.seek(start)
             new.seek(start)
             while start < end and (piece := old.read(min(1 << 20, end - start))):
                 new.write(piece)
                 start += len(piece)
         new.flush()
-        os.ftruncate(new.fileno(), found.st_size)
-        os.utime(new.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
+        os.ftruncate(new.fileno(), status.st_size)
+        os.utime(new.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _written(file: int, size: int) -> Iterator[tuple[int, int]]:
+def _data_ranges(file: int, size: int) -> Iterator[tuple[int, int]]:
     """Yield the start and end of each part of a file that is not a hole; the whole file if that is unknown."""
     if not hasattr(os, "SEEK_DATA"):
         yield 0, size
@@ -291,9 +293,9 @@ def sync_folder(root: Root) -> None:
         OSError: The disk refuses.
     """
     global _unsynced
-    with folder(root) as at:
+    with folder(root) as descriptor:
         try:
-            os.fsync(at)
+            os.fsync(descriptor)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
                 raise

@@ -31,20 +31,20 @@ def paths_outside(texts: Iterable[str], folder: Path) -> list[str]:
     files, the last entry says so.
     """
     root, distinct = os.path.realpath(folder), sorted(set(texts))
-    tops = {os.path.realpath(place) for place in map(_place, distinct[:MOST_TEXTS]) if place}
-    found = {top for top in tops if not _is_within(top, root)}.union(_ways_out(tops))
+    tops = {os.path.realpath(place) for place in map(_path_in_text, distinct[:MOST_TEXTS]) if place}
+    outside = {top for top in tops if not _is_within(top, root)}.union(_links_out(tops))
     if len(distinct) > MOST_TEXTS:
-        found.add(f"~ more than {MOST_TEXTS} texts, not all of which were looked at")
-    return sorted(found)
+        outside.add(f"~ more than {MOST_TEXTS} texts, not all of which were looked at")
+    return sorted(outside)
 
 
-def in_words(paths: list[str]) -> str:
+def describe_paths(paths: list[str]) -> str:
     """Return paths for a message."""
-    more = f" and {len(paths) - SHOWN} more paths" if len(paths) > SHOWN else ""
-    return ", ".join(map(repr, paths[:SHOWN])) + more
+    rest_count = f" and {len(paths) - SHOWN} more paths" if len(paths) > SHOWN else ""
+    return ", ".join(map(repr, paths[:SHOWN])) + rest_count
 
 
-def _place(text: str) -> str:
+def _path_in_text(text: str) -> str:
     """Return the file or folder that a text names; of a pattern, the folder above its first wildcard; '' for none."""
     path = os.path.expanduser(text)
     if "\0" in path or not is_writable(path):  # no file has such a name
@@ -62,23 +62,23 @@ def _is_within(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def _ways_out(tops: Iterable[str]) -> Iterator[str]:
+def _links_out(tops: Iterable[str]) -> Iterator[str]:
     """Yield the targets of links below resolved paths that lead out of these, and the files that have a second name."""
-    waiting, seen = [(top, top) for top in tops], 0
+    waiting, file_count = [(top, top) for top in tops], 0
     while waiting:
-        here, top = waiting.pop()
-        seen += 1
-        if seen > MOST:
+        path, top = waiting.pop()
+        file_count += 1
+        if file_count > MOST:
             yield f"~ more than {MOST} files, not all of which were looked at"
             return
         try:
-            if os.path.islink(here):
-                target = os.path.realpath(here)
+            if os.path.islink(path):
+                target = os.path.realpath(path)
                 if not _is_within(target, top):
                     yield target
-            elif os.path.isdir(here):
-                waiting += [(os.path.join(here, name), top) for name in os.listdir(here)]
-            elif os.lstat(here).st_nlink > 1:
-                yield here
+            elif os.path.isdir(path):
+                waiting += [(os.path.join(path, name), top) for name in os.listdir(path)]
+            elif os.lstat(path).st_nlink > 1:
+                yield path
         except OSError:  # it cannot be read, so nothing is read
             continue

@@ -171,7 +171,7 @@ def test_the_start_of_the_workers_and_the_time_between_trainings_count(begin: Be
         assert candidate is not None
         search.tell(candidate, Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=1.0))
     run, usual = search.saved, left(search)
-    run.born_at, run.came_at = {id: 10.0 * id for id in range(5)}, {id: 10.0 * id + 4.0 for id in range(5)}
+    run.proposed_at, run.recorded_at = {id: 10.0 * id for id in range(5)}, {id: 10.0 * id + 4.0 for id in range(5)}
     assert left(search) - usual == pytest.approx(5 * (6.0 + 3.0), abs=0.5), "to propose, and to the worker and back"
     usual = left(search)
     run.finished, run.seconds, run.resumed = {id: 9.0 + id for id in range(5)}, 50.0, [0.0, 50.0]

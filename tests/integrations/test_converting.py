@@ -43,7 +43,7 @@ def test_optuna_loads_every_trial_as_it_was(eventful: Run, converted: Converted)
         assert trial.params == candidate.genome
         assert trial.user_attrs["operator"] == candidate.operator
         assert trial.user_attrs["parents"] == list(candidate.parents)
-        assert trial.datetime_complete.timestamp() == pytest.approx(eventful.came_at[candidate.id], abs=1e-3)
+        assert trial.datetime_complete.timestamp() == pytest.approx(eventful.recorded_at[candidate.id], abs=1e-3)
         taken = trial.datetime_complete - trial.datetime_start
         assert taken.total_seconds() == pytest.approx(outcome.seconds, abs=1e-3)
         told = {round(1000 * share): point["loss"] for share, point in outcome.curve}
@@ -142,7 +142,7 @@ def test_tensorboard_accumulates_curves_and_ends(eventful: Run, converted: Conve
         assert told == [(step, pytest.approx(value)) for step, value in points + last]
         times = [event.wall_time for event in events.Scalars("loss")]
         assert times == sorted(times)
-        assert times[-1] <= eventful.came_at[id] + 1e-3
+        assert times[-1] <= eventful.recorded_at[id] + 1e-3
         assert "grad" in events.Tags()["scalars"]
 
 
@@ -241,7 +241,7 @@ def test_mlflow_has_a_parent_and_a_child_for_each_trial_whatever_their_text(tmp_
         assert child.data.tags["operator"] == run.candidates[id].operator
         assert sorted(child.data.params.values()) == sorted(map(str, run.candidates[id].genome.values()))
         assert child.info.status == {"ok": "FINISHED", "pruned": "KILLED"}.get(outcome.status, "FAILED")
-        assert child.info.end_time == int(1000 * run.came_at[id])
+        assert child.info.end_time == int(1000 * run.recorded_at[id])
         if outcome.metrics:
             assert child.data.metrics["loss"] == outcome.metrics["loss"]
     told = client.get_metric_history(children[0].info.run_id, "loss")

@@ -18,7 +18,7 @@ from evo_tune.cli import cli
 from evo_tune.errors import OptionError, UsageError
 from evo_tune.integrations.converting import convert, follow, sink, tracking
 from evo_tune.integrations.tensorboard import EVENTS
-from evo_tune.store.heartbeat import in_flight as read_in_flight
+from evo_tune.store.heartbeat import running_curves as read_in_flight
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows
 from tests.integrations.conftest import Begin, evaluated, studies

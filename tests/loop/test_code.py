@@ -255,7 +255,7 @@ def test_what_a_run_is_known_by_is_the_same_once_it_is_read_back(begin: Callable
         search.close()
         run = Run.open(search.saved.folder)
         assert hashes_of(run.manifest, run.genes) == hashes_of(search.saved.manifest, search.saved.genes)
-        assert trust.doubt(run.folder, hashes_of(run.manifest, run.genes)) == ""
+        assert trust.reason_for_distrust(run.folder, hashes_of(run.manifest, run.genes)) == ""
 
 
 def test_values_that_the_user_adds_to_a_gene_are_their_own(begin: Callable[..., Search], tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_every_run_has_an_identity_and_a_copy_has_its_own(begin: Callable[..., S
 
 def doubt(folder: Path) -> str:
     run = Run.open(folder)
-    return trust.doubt(folder, hashes_of(run.manifest, run.genes))
+    return trust.reason_for_distrust(folder, hashes_of(run.manifest, run.genes))
 
 
 def test_a_copy_of_a_run_that_came_back_changed_is_asked_about(begin: Callable[..., Search], tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from evo_tune.store.events import (
     read,
     write,
 )
-from evo_tune.store.journal import sealed, unsealed
+from evo_tune.store.journal import seal_line, unseal_line
 
 ROOT = Path(__file__).parents[2]
 NUMBER = st.floats(allow_nan=True, allow_infinity=True)
@@ -145,8 +145,8 @@ def test_a_candidate_survives_the_journal(candidate: Candidate) -> None:
 
 @given(OUTCOMES)
 def test_an_outcome_is_settled_by_one_trip_through_the_journal(outcome: Outcome) -> None:
-    settled = events.settled(outcome)
-    assert repr(events.settled(settled)) == repr(settled)
+    settled = events.journal_round_trip(outcome)
+    assert repr(events.journal_round_trip(settled)) == repr(settled)
     assert settled.status == outcome.status
     assert list(settled.metrics) == list(outcome.metrics)
     for name, value in outcome.metrics.items():
@@ -168,9 +168,9 @@ def test_the_sample_journal_would_be_written_the_same() -> None:
     lines = (ROOT / "populations" / "sample" / "_journal.jsonl").read_bytes().splitlines()
     assert len(lines) > 60
     for line in lines:
-        event = unsealed(line)
+        event = unseal_line(line)
         assert event is not None
-        assert sealed(write(read(event))) == line
+        assert seal_line(write(read(event))) == line
 
 
 BORN = json.loads(write(Proposed.of(Candidate(1, 0, 7, 0, {"n": 1}, "given", stop_if=((0.5, "loss", 1.0),)), 1.0)))
@@ -297,4 +297,4 @@ def test_what_is_no_event_at_all_is_refused(line: bytes) -> None:
 )
 def test_what_could_not_be_read_back_is_not_written(make: Callable[[], Event]) -> None:
     with pytest.raises(ValueError, match=r"Expected|cannot be saved"):
-        events.checked(make())
+        events.check_event(make())

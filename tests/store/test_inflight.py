@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.store.heartbeat import LARGEST, in_flight
+from evo_tune.store.heartbeat import LARGEST, running_curves
 
 
 @pytest.fixture
@@ -17,9 +17,9 @@ def trials(tmp_path: Path) -> Path:
 
 
 def test_curves_are_read_by_trial(tmp_path: Path, trials: Path) -> None:
-    assert in_flight(tmp_path / "none") == in_flight(tmp_path) == {}
+    assert running_curves(tmp_path / "none") == running_curves(tmp_path) == {}
     (trials / ".worker-12.json").write_text(json.dumps({"trial": 3, "curve": [[0.5, {"loss": 1.5, "bad": None}]]}))
-    assert in_flight(tmp_path) == {3: ((0.5, {"loss": 1.5, "bad": None}),)}
+    assert running_curves(tmp_path) == {3: ((0.5, {"loss": 1.5, "bad": None}),)}
 
 
 @pytest.mark.parametrize(
@@ -31,13 +31,13 @@ def test_curves_are_read_by_trial(tmp_path: Path, trials: Path) -> None:
 def test_what_is_none_is_left_out(tmp_path: Path, trials: Path, text: str) -> None:
     (trials / ".worker-1.json").write_text(text)
     (trials / ".worker-2.json").write_text('{"trial": 2, "curve": []}')
-    assert in_flight(tmp_path) == {2: ()}
+    assert running_curves(tmp_path) == {2: ()}
 
 
 def test_links_are_not_followed(tmp_path: Path, trials: Path) -> None:
     (tmp_path / "other.json").write_text('{"trial": 2, "curve": []}')
     (trials / ".worker-1.json").symlink_to(tmp_path / "other.json")
-    assert in_flight(tmp_path) == {}
+    assert running_curves(tmp_path) == {}
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "_trials").symlink_to(trials)
-    assert in_flight(tmp_path / "run") == {}
+    assert running_curves(tmp_path / "run") == {}

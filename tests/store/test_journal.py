@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from evo_tune.errors import StoreError
-from evo_tune.store.journal import Journal, sealed, write_atomically
+from evo_tune.store.journal import Journal, seal_line, write_atomically
 from evo_tune.store.run import Run
 
 EVENTS: list[dict[str, Any]] = [
@@ -131,7 +131,9 @@ def test_a_damaged_line_is_an_error_that_names_it(path: Path, written: bytes, da
 
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_whole_line_that_means_nothing_is_never_cut_off(path: Path, written: bytes, after: int) -> None:
-    path.write_bytes(b"".join(sealed(line) + b"\n" for line in lines(EVENTS[0], {"event": "strange"}, *EVENTS[:after])))
+    path.write_bytes(
+        b"".join(seal_line(line) + b"\n" for line in lines(EVENTS[0], {"event": "strange"}, *EVENTS[:after]))
+    )
     with pytest.raises(StoreError, match=r"_journal\.jsonl: line 2 is not understood \(strange\); restore") as caught:
         list(Journal(path).read(parse))
     assert "\n" not in str(caught.value)

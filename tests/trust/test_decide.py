@@ -142,14 +142,17 @@ HELD = {"_run.json": "abc", "genes": "def"}
 def test_a_run_is_known_by_its_place_and_its_content(tmp_path: Path) -> None:
     run, other = tmp_path / "run", tmp_path / "other"
     trust.remember_run(run, HELD)
-    assert trust.doubt(run, HELD) == ""
+    assert trust.reason_for_distrust(run, HELD) == ""
     (tmp_path / "link").symlink_to(run)
-    assert trust.doubt(tmp_path / "link", HELD) == ""
-    assert trust.doubt(other, HELD) == "was not begun by you here"
-    assert trust.doubt(run, {**HELD, "_run.json": ""}) == "was begun by you here and has changed since (_run.json)"
-    assert "(_run.json, genes)" in trust.doubt(run, dict.fromkeys(HELD, "x"))
+    assert trust.reason_for_distrust(tmp_path / "link", HELD) == ""
+    assert trust.reason_for_distrust(other, HELD) == "was not begun by you here"
+    assert (
+        trust.reason_for_distrust(run, {**HELD, "_run.json": ""})
+        == "was begun by you here and has changed since (_run.json)"
+    )
+    assert "(_run.json, genes)" in trust.reason_for_distrust(run, dict.fromkeys(HELD, "x"))
     trust.remember_run(other, {"places": "x", "genes": "def"})
-    assert trust.doubt(other, HELD) == "was not begun by you here", "a part is not the run"
+    assert trust.reason_for_distrust(other, HELD) == "was not begun by you here", "a part is not the run"
 
 
 def wish(folder: Path, user: Consent, held: dict[str, str] = HELD, **wishes: object) -> Consent:

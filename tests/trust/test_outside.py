@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune.trust import outside
-from evo_tune.trust.outside import in_words, paths_outside
+from evo_tune.trust.outside import describe_paths, paths_outside
 
 
 @pytest.fixture
@@ -96,5 +96,5 @@ def test_a_folder_without_end_and_texts_without_number_are_said_to_be_so(
 
 
 def test_many_paths_are_counted() -> None:
-    assert in_words(["/a", "/b\n"]) == r"'/a', '/b\n'"
-    assert in_words(list(map(str, range(1234)))).endswith("'9' and 1224 more paths")
+    assert describe_paths(["/a", "/b\n"]) == r"'/a', '/b\n'"
+    assert describe_paths(list(map(str, range(1234)))).endswith("'9' and 1224 more paths")

@@ -11,7 +11,7 @@ import numpy as np
 from evo_tune.report import charts
 from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
 from evo_tune.report.run_data import LARGEST, RunData
-from evo_tune.text import counted
+from evo_tune.text import count_of
 
 POSITION = 20
 
@@ -172,7 +172,7 @@ def part(data: RunData) -> Part | None:
     explanation += f"trainings{', crosses are failures' if history.failed.any() else ''}."
     if data.best is not None:
         explanation += f" The star is the recommended trial {data.best.id}"
-        first = data.ranked[0].id if data.ranked else data.best.id
+        first = data.ranked_trials[0].id if data.ranked_trials else data.best.id
         if first != data.best.id and len(data.run.objectives) == 1:
             explanation += f"; trial {first} was the best on {data.result.seeds_text} and is not recommended"
         explanation += "."
@@ -181,7 +181,7 @@ def part(data: RunData) -> Part | None:
     notes = [charts.omission_note(charts.MOST_MARKS, int((~np.isnan(history.value)).sum()), "results")]
     if outliers := int((data.losses > data.edge_loss).sum()):
         are = "is" if outliers == 1 else "are"
-        notes.append(f"{counted(outliers, 'result')} far worse than the others {are} drawn at the edge.")
+        notes.append(f"{count_of(outliers, 'result')} far worse than the others {are} drawn at the edge.")
     return Part(
         "History",
         explanation,
