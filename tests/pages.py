@@ -139,6 +139,6 @@ def furnish(folder: Path, page: str) -> None:
 
         make_folder(folder / "base", "gpt2")
     if page == "strategies.md":
-        from evo_tune.plugins.new import write
+        from evo_tune.plugins.find import write
 
         write("my_task", folder / "evaluators")

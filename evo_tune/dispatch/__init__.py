@@ -7,8 +7,7 @@ and loads neither joblib nor torch.
 from __future__ import annotations
 
 from evo_tune.dispatch.clusters.remote import Cluster, Engine, RemoteSlot
-from evo_tune.dispatch.devices import AUTO, CPU, Device, Plan, gpus, inventory, plan
-from evo_tune.dispatch.limits import check_system, cpu_count
+from evo_tune.dispatch.devices import AUTO, CPU, Device, Plan, check_system, cpu_count, gpus, inventory, plan
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.log import remove_stale_files
 from evo_tune.dispatch.packing import MemoryForecast, SharedCards, SharedSlot

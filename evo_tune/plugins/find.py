@@ -1,4 +1,4 @@
-"""Find and import evaluators and strategies: by path, in ./evaluators, by entry point, or bundled.
+"""Find and import evaluators and strategies: by path, in ./evaluators, by entry point, or bundled; write a new one.
 
 A plug-in is a Python file that is loaded by its path, as a module of its own, in the parent and in the workers.
 """
@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import keyword
 import os
 import shlex
 import stat
@@ -24,13 +25,12 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, get_origin
 
-from evo_tune.errors import EvoTuneError, PluginError
+from evo_tune.errors import EvoTuneError, PluginError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.options.binding import build, did_you_mean, options_of
 from evo_tune.plugins.code import local_sources, package_of, source_hash
 from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
-from evo_tune.plugins.contract import AS_COMMAND, error_location, error_text
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import AS_COMMAND, Evaluator, error_location, error_text
 from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, function_evaluator
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.trust.decide import is_identifier
@@ -58,6 +58,9 @@ PACKAGE = Path(__file__).parents[1]
 
 LARGEST = 1 << 24
 """Maximum bytes of a plug-in's file."""
+
+TEMPLATE = Path(__file__).with_name("templates") / "evaluator.py.txt"
+"""Text of a new evaluator."""
 
 EVALUATORS = "evo_tune.evaluators"
 STRATEGIES = "evo_tune.strategies"
@@ -140,7 +143,11 @@ def list_evaluators() -> list[tuple[str, str, Path, str]]:
             first = rows[name]
             rows[name] = (name, f"{first[1]} (hides {origin})", first[2], first[3])
         else:
-            rows[name] = (name, origin, path, _docstring_line(path))
+            try:
+                docstring = ast.get_docstring(ast.parse(_source(path))) or ""
+            except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+                docstring = f"broken: {error}"
+            rows[name] = (name, origin, path, docstring.partition("\n")[0])
     return [rows[name] for name in sorted(rows)]
 
 
@@ -183,14 +190,6 @@ def _entry_points(group: str) -> dict[str, Path]:
         else:
             warnings.warn(f"entry point {entry.name} = {entry.value} of {group}: {reason}", stacklevel=2)
     return paths
-
-
-def _docstring_line(path: Path) -> str:
-    try:
-        doc = ast.get_docstring(ast.parse(_source(path))) or ""
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return f"broken: {error}"
-    return doc.partition("\n")[0]
 
 
 def _source(path: Path) -> bytes:
@@ -265,10 +264,10 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
     """
     path = path.absolute()
     try:
-        content = hashlib.sha256(_source(path)).hexdigest()
+        content = _source(path)
     except OSError as error:
         raise PluginError(f"cannot read the {kind} {path}: {error.strerror}; check the path") from None
-    key = (str(path), content)
+    key = (str(path), hashlib.sha256(content).hexdigest())
     package, root = package_of(path)
     folders = [path.parent, root]
     if path.name == OWN_FILE:  # it imports no neighbour, and a run's folder may have come back with some
@@ -278,10 +277,30 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
     for folder in (*map(str, folders), *([str(PACKAGE.parent), os.getcwd()] if named else [])):
         if folder not in sys.path:
             sys.path.append(folder)
-    if key not in _loaded:
-        name = f"evo_tune_plugin_{path.stem}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}"
-        _loaded[key] = _execute(path, f"{package}.{name}" if package else name, kind)
-    return _loaded[key]
+    if key in _loaded:
+        return _loaded[key]
+    name = f"evo_tune_plugin_{path.stem}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}"
+    name = f"{package}.{name}" if package else name
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
+    if path.suffix != ".py" or spec is None or spec.loader is None:
+        raise PluginError(f"cannot load the {kind} {path}: expected a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and typing look up their module
+    _importing.append(path)
+    try:
+        with _quiet():
+            spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        hint = AS_COMMAND if kind == "evaluator" and b"SPACE" not in content else ""
+        text = f"{error_location(error, path)}: {error_text(error)}; the {kind} cannot be imported{hint}"
+        raise PluginError(text) from error
+    finally:
+        _importing.pop()
+    _loaded[key] = module
+    return module
 
 
 def _quiet() -> contextlib.AbstractContextManager[object]:
@@ -302,34 +321,38 @@ class _FromSource(SourceFileLoader):
         return code
 
 
-def _execute(path: Path, name: str, kind: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
-    if path.suffix != ".py" or spec is None or spec.loader is None:
-        raise PluginError(f"cannot load the {kind} {path}: expected a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and typing look up their module
-    _importing.append(path)
-    try:
-        with _quiet():
-            spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        hint = AS_COMMAND if kind == "evaluator" and not _mentions_space(path) else ""
-        raise PluginError(
-            f"{error_location(error, path)}: {error_text(error)}; the {kind} cannot be imported{hint}"
-        ) from error
-    finally:
-        _importing.pop()
-    return module
+def render(name: str) -> str:
+    """Return the text of a new evaluator, given its name, as `write` accepts it."""
+    return TEMPLATE.read_text(encoding="utf-8").replace("NAME", name)
 
 
-def _mentions_space(path: Path) -> bool:
+def write(name: str, folder: Path) -> Path:
+    """Write a new evaluator and return its file, FOLDER/NAME.py; the folder is made if it does not exist.
+
+    Args:
+        name: Python identifier that does not begin with an underscore.
+        folder: Folder that is searched for evaluators: ./evaluators.
+
+    Raises:
+        UsageError: The name is invalid, the file exists, or it cannot be written.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        raise UsageError(
+            f"an evaluator cannot be named {name!r}: expected letters, digits and '_', beginning with a letter, "
+            "such as my_task"
+        )
+    path = folder / f"{name}.py"
     try:
-        return b"SPACE" in path.read_bytes()
-    except OSError:
-        return False
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(render(name))
+    except FileExistsError as error:
+        if error.filename == str(folder):
+            raise UsageError(f"{folder} is not a folder: move it out of the way to write {path}") from None
+        raise UsageError(f"{path} exists already: choose another name, or edit that file") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from None
+    return path
 
 
 def find_strategy(name: str) -> type[Strategy]:

@@ -8,7 +8,7 @@ import re
 import pytest
 from slot_helpers import SMI, answering, listing
 
-from evo_tune.dispatch import CPU, Device, Plan, cpu_count, gpus, inventory, limits, plan, smi
+from evo_tune.dispatch import CPU, Device, Plan, cpu_count, devices, gpus, inventory, plan, smi
 from evo_tune.dispatch.clusters.host import list_slot_devices
 from evo_tune.errors import OptionError, RunError
 from evo_tune.loop.search import Search
@@ -186,7 +186,7 @@ def test_cores_are_those_of_affinity_and_quota(monkeypatch, tmp_path, groups, fi
 
 def test_this_machine_has_a_core_and_memory():
     assert cpu_count() >= 1
-    total, free = limits.host_memory()
+    total, free = devices.host_memory()
     assert 0 < free <= total
 
 
@@ -199,9 +199,9 @@ def test_memory_is_the_least_that_any_cgroup_allows(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{text}\n")
     files = {"root": tmp_path, "system": tmp_path / "meminfo"}
-    assert limits.host_memory(tmp_path / "proc", **files) == (2_500_000, 1_300_000)
-    assert limits.host_memory(tmp_path / "none", **files) == (4_096_000, 3_072_000)
-    assert limits.host_memory(tmp_path / "none", tmp_path, tmp_path / "none") is None
+    assert devices.host_memory(tmp_path / "proc", **files) == (2_500_000, 1_300_000)
+    assert devices.host_memory(tmp_path / "none", **files) == (4_096_000, 3_072_000)
+    assert devices.host_memory(tmp_path / "none", tmp_path, tmp_path / "none") is None
 
 
 @pytest.mark.parametrize(("capability", "precision"), [("8.0", "bf16"), ("10.3", "bf16"), ("7.5", "fp16"), ("", "-")])
@@ -213,7 +213,7 @@ def test_what_is_known_of_a_gpu_is_told(machine, capability, precision):
     assert "GPUs by CUDA_VISIBLE_DEVICES=0,GPU-b" in known.why
     assert [facts.name for facts in inventory(plan(ranks=2)).facts] == ["2 x A GPU"]
     assert any("share its memory (9.0 GiB or more)" in line for line in inventory(plan(per_device="auto")).why)
-    assert inventory(plan(devices="cpu", slots=2)).facts[0].total == limits.host_memory()[0]
+    assert inventory(plan(devices="cpu", slots=2)).facts[0].total == devices.host_memory()[0]
 
 
 def test_how_each_card_is_used_is_told_with_the_reason(machine):

@@ -8,7 +8,7 @@ import pytest
 from slot_helpers import candidate, until, workers
 
 from evo_tune import dispatch
-from evo_tune.dispatch import CPU, Plan, SlotUnfit, limits, local, open_slots
+from evo_tune.dispatch import CPU, Plan, SlotUnfit, devices, local, open_slots
 from evo_tune.dispatch import process as processes
 from evo_tune.dispatch.process import Process, WorkerLost
 from evo_tune.errors import OptionError
@@ -111,9 +111,9 @@ def test_a_worker_that_finds_other_data_evaluates_nothing(task_of):
 
 
 def test_a_system_without_process_groups_is_refused_as_a_run_begins(task_of, monkeypatch):
-    limits.check_system("posix")
+    devices.check_system("posix")
     with pytest.raises(OptionError, match=r"cannot train on this system \(nt\): expected Linux"):
-        limits.check_system("nt")
+        devices.check_system("nt")
 
     def refuse() -> None:
         raise OptionError("not here")

@@ -22,9 +22,15 @@ from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.code import local_sources
 from evo_tune.plugins.command import command_evaluator, command_of, is_command
 from evo_tune.plugins.context import Pruned
-from evo_tune.plugins.scripts.printed import find_by_name, suggestions
 from evo_tune.plugins.scripts.processes import Ended
-from evo_tune.plugins.scripts.script import CommandTemplate, OutputReader, parse_patterns, parse_progress
+from evo_tune.plugins.scripts.script import (
+    CommandTemplate,
+    OutputReader,
+    find_by_name,
+    parse_patterns,
+    parse_progress,
+    suggestions,
+)
 
 NASTY = ["a b", "$(touch pwned)", "`id`", "; rm -rf x", "'", '"', "-x", "{lr}", "\\", "é\u202e", "a\nb", "*", "&&", ""]
 

@@ -10,8 +10,7 @@ from evo_tune import Context, Search
 from evo_tune.cli.commands.new import command as new_command
 from evo_tune.errors import UsageError
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.find import find_evaluator
-from evo_tune.plugins.new import render, write
+from evo_tune.plugins.find import find_evaluator, render, write
 
 
 @pytest.fixture

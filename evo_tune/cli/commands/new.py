@@ -21,8 +21,7 @@ def command(name: str, output_format: str) -> None:
     The file runs as it is.
     """
     from evo_tune.cli.formats import NewEvaluator
-    from evo_tune.plugins.find import bundled_folder
-    from evo_tune.plugins.new import write
+    from evo_tune.plugins.find import bundled_folder, write
 
     path = write(name, Path("evaluators"))
     if output_format == "json":

@@ -9,13 +9,14 @@ metric counts, and each line with an objective is a point of the learning curve.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import shlex
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,15 +24,6 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.values import Genome
 from evo_tune.options.binding import did_you_mean
 from evo_tune.plugins.context import THREAD_VARIABLES, Context
-from evo_tune.plugins.scripts.printed import (
-    MOST_SUGGESTIONS,
-    NUMBER,
-    NamedValue,
-    find_by_name,
-    metric_flag_hint,
-    suggestions,
-    to_pattern,
-)
 from evo_tune.plugins.scripts.processes import TAIL_LINES, Ended, run_script
 from evo_tune.text import one_line
 
@@ -44,7 +36,24 @@ BUDGET_STEPS = re.compile(r"budget\s*\*\s*(\d{1,15})")
 MOST_METRICS, MOST_POINTS = 500, 1000
 """Metrics of a script, and points of its learning curve, that are kept."""
 
-Patterns = Mapping[str, re.Pattern[str]]
+NUMBER = r"[-+]?(?:\d+(?:_\d+)*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?:nan|inf(?:inity)?)\b)"
+"""A printed number. It may be nan, so that a diverged training does not count with its last finite value."""
+
+WORD = r"[^\W\d_][\w/@-]*"
+LABELLED = re.compile(rf"(?<![\w/@-])({WORD}(?: {WORD}){{0,3}})[^\w.+-]+({NUMBER})", re.IGNORECASE)
+"""Up to four words, and the number behind them."""
+
+LONGEST = 2000
+"""Characters of a line that are searched: the pattern takes quadratic time."""
+
+MOST_SUGGESTIONS = 3
+"""Most numbers to suggest for a metric, and most kinds of lines to note for one."""
+
+KINDS = (
+    {"bpb", "cost", "err", "error", "loss", "mae", "mse", "nll", "perplexity", "ppl", "regret", "rmse"},
+    {"acc", "accuracy", "auc", "bleu", "f1", "precision", "r2", "recall", "reward", "score"},
+)
+"""Words of metrics that are minimised, and of those that are maximised."""
 
 
 class Script:
@@ -91,22 +100,22 @@ class Script:
         threads = dict.fromkeys(THREAD_VARIABLES, str(context.threads))
         # Unbuffered output: points of the curve must arrive in time to stop the program.
         environment = {**os.environ, **trial_variables, **threads, "PYTHONUNBUFFERED": "1"}
-        if "folder" in self.words.names:  # this makes the folder
-            values["folder"] = os.path.abspath(context.folder)
-        reading = OutputReader(self.patterns, self.place, context)
-        last = run_script(self.words.fill({**values, **genome}), environment, self.words.shell, reading.read_line)
-        missing = [goal.metric for goal in context.objectives if goal.metric not in reading.metrics]
-        if missing and missing != ["seconds"]:
-            raise Ended(self._missing(missing[0], reading, last))
-        for line in reading.end():
+        if "folder" in self.words.names:
+            values["folder"] = os.path.abspath(context.folder)  # reading context.folder makes it
+        reader = OutputReader(self.patterns, self.place, context)
+        last = run_script(self.words.fill({**values, **genome}), environment, self.words.shell, reader.read_line)
+        missing = [goal.metric for goal in context.objectives if goal.metric not in reader.metrics]
+        if missing and missing != ["seconds"]:  # seconds are measured, not printed
+            raise Ended(self._missing_metric_text(missing[0], reader, last))
+        for line in reader.end():
             print(line)  # into the log of the trial
-        return reading.metrics
+        return reader.metrics
 
-    def _missing(self, name: str, reading: OutputReader, last: str) -> str:
+    def _missing_metric_text(self, name: str, reader: OutputReader, last: str) -> str:
         """Return why an objective has no value, and what to do."""
-        if ways := reading.ambiguous_lines(name):
-            return f"the script prints several numbers named {name}, {metric_flag_hint(name, ways)} to choose one"
-        texts = [(number.text, to_pattern(number.label)) for number in suggestions(reading.last_lines, name)]
+        if kinds := reader.ambiguous_lines(name):
+            return f"the script prints several numbers named {name}, {metric_flag_hint(name, kinds)} to choose one"
+        texts = [(number.text, to_pattern(number.label)) for number in suggestions(reader.last_lines, name)]
         if texts and name not in self.patterns:
             return f"the script printed no {name}, but {metric_flag_hint(name, texts)} if that is it"
         expected = f"a line that is a JSON object, {{\"{name}\": 0.5}}, or '{name} 0.5'"
@@ -147,8 +156,8 @@ class CommandTemplate:
     @property
     def names(self) -> list[str]:
         """Names in placeholders, in order, each once."""
-        names = [name for word in self.words for match in BRACES.finditer(word) if (name := _name(match)) is not None]
-        return list(dict.fromkeys(names))
+        names = (_placeholder_name(match) for word in self.words for match in BRACES.finditer(word))
+        return list(dict.fromkeys(name for name in names if name is not None))
 
     @property
     def genes(self) -> list[str]:
@@ -188,30 +197,26 @@ class CommandTemplate:
         Args:
             values: Values by name; a placeholder without a value stays.
         """
-        filled = []
-        for word in self.words:
-            text = BRACES.sub(lambda match: self._value(match, values), word)
-            if text or not BRACES.search(word):
-                filled.append(text)
-        return filled
 
-    def _value(self, match: re.Match[str], values: Mapping[str, Any]) -> str:
-        name = _name(match)
-        if name is None:
-            return match[0][0]
-        if name not in values:
-            return match[0]
-        value, inside = values[name], match[1]
-        steps = BUDGET_STEPS.fullmatch(inside.strip())
-        if steps:
-            return str(max(1, math.ceil(value * int(steps[1]) - 1e-9)))
-        if "?" in inside:
-            yes, _, no = inside.partition("?")[2].partition(":")
-            return yes if value else no  # the user's own text, so it is not quoted
-        return shlex.quote(str(value)) if self.shell else str(value)
+        def text_of(match: re.Match[str]) -> str:
+            name = _placeholder_name(match)
+            if name is None:
+                return match[0][0]  # one brace of a doubled one
+            if name not in values:
+                return match[0]
+            value, inside = values[name], match[1]
+            if steps := BUDGET_STEPS.fullmatch(inside.strip()):
+                return str(max(1, math.ceil(value * int(steps[1]) - 1e-9)))
+            if "?" in inside:
+                yes, _, no = inside.partition("?")[2].partition(":")
+                return yes if value else no  # the user's own text, so it is not quoted
+            return shlex.quote(str(value)) if self.shell else str(value)
+
+        texts = [(word, BRACES.sub(text_of, word)) for word in self.words]
+        return [text for word, text in texts if text or not BRACES.search(word)]
 
 
-def _name(match: re.Match[str]) -> str | None:
+def _placeholder_name(match: re.Match[str]) -> str | None:
     """Return the name in a placeholder; None for a doubled brace."""
     if match[1] is None:
         return None
@@ -268,16 +273,16 @@ def parse_progress(text: str) -> CurvePosition | None:
     if not text:
         return None
     metric, slash, total = (part.strip() for part in text.partition("/"))
-    number = total if slash else metric
     try:
-        most = float(number)
-    except ValueError:
-        valid, place = bool(metric and (total or not slash)), CurvePosition(metric, total if slash else 1.0)
+        number = float(total if slash else metric)
+    except ValueError:  # the name of a metric
+        place = CurvePosition(metric, total if slash else 1.0)
+        if metric and (total or not slash):
+            return place
     else:
-        valid = 0 < most < math.inf and bool(metric if slash else most >= 1)
-        place = CurvePosition(metric if slash else "", most)
-    if valid:
-        return place
+        place = CurvePosition(metric if slash else "", number)
+        if 0 < number < math.inf and (metric if slash else number >= 1):
+            return place
     raise OptionError(
         f"--progress {one_line(text, 60)}: expected how many points a full training prints (20), a metric and what it "
         "is at the end (step/2000, step/max_steps), or a metric that is the share done (fraction)"
@@ -296,7 +301,7 @@ class OutputReader:
         context: Context of the evaluation.
     """
 
-    def __init__(self, patterns: Patterns, place: CurvePosition | None, context: Context) -> None:
+    def __init__(self, patterns: Mapping[str, re.Pattern[str]], place: CurvePosition | None, context: Context) -> None:
         self.metrics: dict[str, float] = {}
         self.last_lines: deque[str] = deque(maxlen=TAIL_LINES)
         """Last lines of the output."""
@@ -320,26 +325,31 @@ class OutputReader:
         """
         if line.strip():
             self.last_lines.append(line)
-        values = self._by_patterns(line) if self._patterns else self._by_names(line)
+        values = find_by_patterns(line, self._patterns) if self._patterns else self._by_names(line)
         if not values:
             return
-        room = MOST_METRICS - len(self.metrics)
-        new = [name for name in values if name not in self.metrics][: max(0, room)]
+        new = [name for name in values if name not in self.metrics][: max(0, MOST_METRICS - len(self.metrics))]
         values = {name: value for name, value in values.items() if name in self.metrics or name in new}
         self.metrics |= values
         self._next_point |= values
         if self._goals & values.keys():
             self._count += 1
             point, self._next_point = self._next_point, {}
-            if self._place is None:
-                self._keep(point)
-            else:
-                self._report(self._share(self._place), point)
+            place = self._place
+            if place is not None:
+                reached = self.metrics.get(place.metric, 0.0) if place.metric else float(self._count)
+                total = self.metrics.get(place.total, math.inf) if isinstance(place.total, str) else place.total
+                self._report(reached / total if total else 0.0, point)
+                return
+            if self._count % self._keep_every == 0:
+                self._waiting_points.append(point)
+            if len(self._waiting_points) > MOST_POINTS:  # keep every other one from now on
+                self._waiting_points, self._keep_every = self._waiting_points[1::2], 2 * self._keep_every
 
     def ambiguous_lines(self, name: str) -> list[tuple[str, str]]:
         """Return the kinds of lines that have a metric, as texts with their patterns; [] if there are not several."""
-        ways = self._sources.get(name, {}).values()
-        return [(value.text, value.pattern) for value in ways] if len(ways) > 1 and name not in self._json else []
+        kinds = self._sources.get(name, {}).values()
+        return [(value.text, value.pattern) for value in kinds] if len(kinds) > 1 and name not in self._json else []
 
     def end(self) -> list[str]:
         """Report the points that waited for their places; call it when the script has ended well.
@@ -347,51 +357,41 @@ class OutputReader:
         Returns:
             A line for each objective that was found in text, which says how it was read.
         """
-        for number, point in enumerate(self._waiting_points, 1):
+        for number, point in enumerate(self._waiting_points, 1):  # spread evenly over the budget
             self._report(self._context.budget * min(1.0, number * self._keep_every / self._count), point)
-        sources = {name: next(iter(ways.values())) for name, ways in self._sources.items() if name not in self._json}
+        sources = {name: next(iter(kinds.values())) for name, kinds in self._sources.items() if name not in self._json}
         return [f"evo-tune: {name} was read from lines such as {value.text!r}" for name, value in sources.items()]
-
-    def _by_patterns(self, line: str) -> dict[str, float]:
-        values = {}
-        for name, pattern in self._patterns.items():
-            for match in pattern.finditer(line):
-                try:
-                    values[name] = float(match[1])
-                except (TypeError, ValueError):  # the group did not match, or matched no number (1.2.3)
-                    continue
-        return values
 
     def _by_names(self, line: str) -> dict[str, float]:
         """Return the numbers of a JSON object; of text, those of objectives and of the progress."""
         values = _json(line)
         if values:
-            self._forget_curve_of(values.keys() & self._sources.keys() - self._json)
+            self._forget_curve_of(values.keys() & (self._sources.keys() - self._json))
             self._json |= values.keys() & self._goals
             return values
         goals = self._goals - self._json - {"seconds"}  # those are measured
-        progress = set() if self._place is None else {self._place.metric, str(self._place.total)}
-        for name in goals | progress:
-            ways = find_by_name(line, name)
-            clear = [name not in goals or self._is_clear(name, value) for value in ways]  # notes each of them
+        progress = () if self._place is None else (self._place.metric, self._place.total)
+        for name in goals | {name for name in progress if isinstance(name, str) and name}:
+            named_values = find_by_name(line, name)
+            clear = [name not in goals or self._note_kind_of_line(name, value) for value in named_values]
             if clear and all(clear):
-                values[name] = ways[-1].value
+                values[name] = named_values[-1].value
         return values
 
-    def _is_clear(self, name: str, value: NamedValue) -> bool:
+    def _note_kind_of_line(self, name: str, value: NamedValue) -> bool:
         """Note a kind of line that has a metric; return whether it is the only one of the best source."""
-        ways = self._sources.setdefault(name, {})
-        first = next(iter(ways.values()), None)
-        if first is not None and first.exact and not value.exact:
+        kinds = self._sources.setdefault(name, {})
+        first = next(iter(kinds.values()), value)
+        if first.exact and not value.exact:
             return False
-        if first is not None and value.exact and not first.exact:
-            ways.clear()
+        if value.exact and not first.exact:
+            kinds.clear()
             self._forget_curve_of({name})
-        if len(ways) < MOST_SUGGESTIONS:
-            ways.setdefault(value.context, value)
-        if len(ways) > 1:
+        if len(kinds) < MOST_SUGGESTIONS:
+            kinds.setdefault(value.context, value)
+        if len(kinds) > 1:
             self.metrics.pop(name, None)
-        return len(ways) == 1
+        return len(kinds) == 1
 
     def _forget_curve_of(self, names: Iterable[str]) -> None:
         """Forget the points of the curve, because a better source of an objective was found."""
@@ -399,22 +399,22 @@ class OutputReader:
             self._waiting_points, self._next_point = [], {}
             self._keep_every, self._count = 1, 0
 
-    def _share(self, place: CurvePosition) -> float:
-        reached = self.metrics.get(place.metric, 0.0) if place.metric else float(self._count)
-        total = self.metrics.get(place.total, math.inf) if isinstance(place.total, str) else place.total
-        return reached / total if total else 0.0
-
-    def _keep(self, point: dict[str, float]) -> None:
-        if self._count % self._keep_every == 0:
-            self._waiting_points.append(point)
-        if len(self._waiting_points) > MOST_POINTS:
-            self._waiting_points, self._keep_every = self._waiting_points[1::2], 2 * self._keep_every
-
     def _report(self, share: float, point: dict[str, float]) -> None:
         share = min(1.0, share)
+        # At most MOST_POINTS points, and in any case the one that ends the budget.
         if share > self._last_share + 1 / MOST_POINTS or (share > self._last_share and share >= self._context.budget):
             self._last_share = share
             self._context.report_all(share, point)
+
+
+def find_by_patterns(line: str, patterns: Mapping[str, re.Pattern[str]]) -> dict[str, float]:
+    """Return the last number that each pattern finds in a line, by metric."""
+    values = {}
+    for name, pattern in patterns.items():
+        for match in pattern.finditer(line):
+            with contextlib.suppress(TypeError, ValueError):  # the group did not match, or matched no number (1.2.3)
+                values[name] = float(match[1])
+    return values
 
 
 def _json(line: str) -> dict[str, float]:
@@ -432,5 +432,115 @@ def _json(line: str) -> dict[str, float]:
             try:
                 numbers[name] = float(value)
             except OverflowError:
-                numbers[name] = math.inf if value > 0 else -math.inf
+                numbers[name] = math.copysign(math.inf, value)
     return numbers
+
+
+@dataclass(frozen=True)
+class LabelledNumber:
+    """A number in a line of text.
+
+    Args:
+        label: Words right before the number.
+        value: The number.
+        text: Label and number as they were printed.
+        before: Text of the line before the label.
+    """
+
+    label: str
+    value: float
+    text: str
+    before: str
+
+
+@dataclass(frozen=True)
+class NamedValue:
+    """A value of a metric that was found by its name.
+
+    Args:
+        value: The value.
+        exact: Whether the label is the name alone; otherwise, it ends with the name.
+        context: Words before the name, which tell kinds of lines apart: ('train',) in 'train loss 2.1'.
+        text: Label and number as they were printed.
+        pattern: Pattern for `--metric` that finds this kind of line.
+    """
+
+    value: float
+    exact: bool
+    context: tuple[str, ...]
+    text: str
+    pattern: str
+
+
+def labelled_numbers(line: str) -> Iterator[LabelledNumber]:
+    """Yield each number of a line that has words before it."""
+    line = line[:LONGEST]
+    for match in LABELLED.finditer(line):
+        yield LabelledNumber(match[1], float(match[2]), match[0].strip(), line[: match.start()])
+
+
+def find_by_name(line: str, name: str) -> list[NamedValue]:
+    """Return the values of a metric in a line, found by its name: the last exact one, or else all.
+
+    Args:
+        line: Printed line.
+        name: Name of the metric. Case does not count, and '_', '-', '/' and spaces are equal.
+    """
+    name_words = _words(name)
+    if not name_words or name_words[-1] not in line.lower():
+        return []
+    values: list[NamedValue] = []
+    for number in labelled_numbers(line):
+        words = _words(number.label)
+        exact = words == name_words
+        if words[-len(name_words) :] == name_words and (exact or not any(value.exact for value in values)):
+            words_before = [*_words(number.before), *words[: -len(name_words)]]
+            context = tuple(word for word in words_before if word.isalpha() and len(word) > 2)  # no numbers, no units
+            before = re.search(rf"{WORD}[^A-Za-z]*$", number.before)  # the word before the label, if it is on the line
+            pattern = to_pattern((before[0] if before else "") + number.label)
+            if exact:
+                values.clear()
+            values.append(NamedValue(number.value, exact, context, number.text, pattern))
+    return values
+
+
+def suggestions(lines: Iterable[str], name: str) -> list[LabelledNumber]:
+    """Return the numbers in lines that may be a metric, the likeliest first.
+
+    A label that shares words with the metric's name is likelier, and then one that has a word of the same kind.
+
+    Args:
+        lines: Last lines of the output.
+        name: Name of the metric.
+    """
+    latest = {number.label: number for line in lines for number in labelled_numbers(line)}
+    name_words = {*_words(name)}
+    alike = {word for kind in KINDS if kind & name_words for word in kind}
+
+    def unlikeliness(number: LabelledNumber) -> tuple[int, bool]:
+        words = {*_words(number.label)}
+        return -len(name_words & words), not alike & words
+
+    latest_first = list(latest.values())[::-1]  # which stays the order of equally likely ones
+    return sorted(latest_first, key=unlikeliness)[:MOST_SUGGESTIONS]
+
+
+def metric_flag_hint(name: str, texts_with_patterns: Iterable[tuple[str, str]]) -> str:
+    """Return 'A' or 'B' with the flag that reads the first one.
+
+    Args:
+        name: Name of the metric.
+        texts_with_patterns: Printed texts with the patterns that find them, the likeliest first.
+    """
+    texts, patterns = zip(*texts_with_patterns, strict=True)
+    shown = ", ".join(f"'{one_line(text, 60)}'" for text in texts)
+    return f"{shown}: add --metric {shlex.quote(one_line(f'{name}={patterns[0]}', 300))}"
+
+
+def to_pattern(text: str) -> str:
+    """Return a text as a pattern that finds it, with any number in place of its numbers."""
+    return re.sub(r"\d+", r"\\d+", re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", text))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
