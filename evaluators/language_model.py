@@ -275,7 +275,7 @@ def train_rank(
 
 
 def transfer(genome: Mapping[str, Any], target: Mapping[str, Any], options: Options) -> dict[str, Any]:
-    """Return a genome at another size, and what its training takes there (see `training.transfer_language`)."""
+    """Return a genome at another size, and what its training takes there (see `transfer_language_recipe`)."""
     return transfer_language_recipe(_task, genome, target, replace(options, size=str(_size(options))))
 
 

@@ -36,16 +36,10 @@ class EncoderOptions(SaveOptions, ParametrisationOptions, SampleOptions):
     """Held-out data, search space and checkpoints."""
 
     validation: float = option(
-        0.2,
-        bounds="(0, 1)",
-        gene=None,
-        help="Share of the samples (of each class or series) in the validation set, which ranks trials",
+        0.2, bounds="(0, 1)", gene=None, help="Validation share of each class or series, which ranks trials"
     )
     test: float = option(
-        0.2,
-        bounds="(0, 1)",
-        gene=None,
-        help="Share of the samples (of each class or series) in the test set, which no search sees",
+        0.2, bounds="(0, 1)", gene=None, help="Test share of each class or series, which no search sees"
     )
     size: Literal["small", "large"] = option(
         "small", gene=None, help="Search space: small for a CPU; large for a GPU and tens of thousands of samples"

@@ -103,13 +103,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("micro_batch", "samples", SAMPLES, "most samples in one pass", lambda t: t.micro_batch),
     Metric("micro_batch", "tokens", WORDS, "most tokens in one pass", lambda t: t.micro_batch),
     Metric("final_lr_fraction", "", ALL, "last learning rate, as a share of its peak", _final_lr_fraction),
-    Metric(
-        "clipped_fraction",
-        "",
-        ALL,
-        "share of the steps with a scaled gradient",
-        lambda t: t.trainer.clipped / max(1, t.trainer.step),
-    ),
+    Metric("clipped_fraction", "", ALL, "share of clipped steps", lambda t: t.trainer.clipped / max(1, t.trainer.step)),
     Metric("bf16", "", ALL, "1: products in bfloat16", lambda t: float(t.trainer.recipe.precision.name == "bf16")),
     Metric("val_loss_ema", NATS, CLASSES, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
     Metric("val_loss_ema", "", NUMBERS, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
@@ -118,15 +112,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("mfu", "", ALL, "share of the device's peak", lambda t: t.mfu, "on a GPU whose peak is known"),
     Metric("theta_loss", "", THETA, "val_loss of the Theta method", lambda t: t.loss, "with compare=theta"),
     Metric("theta_mase", "", THETA, "mase of the Theta method", lambda t: t.mase, "with compare=theta"),
-    Metric(
-        "resumed_step",
-        "",
-        ALL,
-        "step of the checkpoint; 0: there was none",
-        lambda t: t.resumed,
-        "from a checkpoint",
-        declared=False,
-    ),
+    Metric("resumed_step", "", ALL, "step of the checkpoint; 0: none", lambda t: t.resumed, "resumed", declared=False),
 )
 
 

@@ -155,11 +155,7 @@ class CheckpointOptions(Options):
     """Long trainings."""
 
     checkpoint_minutes: float | None = option(
-        10.0,
-        bounds="(0, inf)",
-        unit="minutes",
-        gene=None,
-        help="Time between checkpoints; a killed training continues from the last one. none: it starts again",
+        10.0, bounds="(0, inf)", unit="minutes", gene=None, help="Time between checkpoints; none: no checkpoints"
     )
 
 
@@ -221,11 +217,7 @@ class SampleOptions(TrainingBudget, TrainingOptions):
     epochs: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in passes over the training samples")
     beta2: float = redeclare(OptimizerOptions, "beta2", 0.999, reason="Adam's own default, which suits classifiers")
     micro_batch: int | Literal["auto"] | None = option(
-        "auto",
-        bounds="[1, inf)",
-        unit="samples",
-        gene=None,
-        help="Maximum samples per pass; gradients do not change; auto: as many as fit the device's memory",
+        "auto", bounds="[1, inf)", unit="samples", gene=None, help="Maximum samples per pass; auto: as many as fit"
     )
 
     @property

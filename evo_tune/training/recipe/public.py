@@ -15,15 +15,27 @@ from evo_tune.training.recipe.classifying import (
     repair_heads,
 )
 from evo_tune.training.recipe.data.corpus import Corpus, TextOptions
-from evo_tune.training.recipe.data.forecasts import ForecastScores, SplitSeries, seasonal_naive, theta_forecast
-from evo_tune.training.recipe.data.images import AugmentationOptions, Images, read_images
-from evo_tune.training.recipe.data.labelled_texts import LabelledTexts, encode_texts, read_labelled_texts
+from evo_tune.training.recipe.data.forecasts import (
+    ForecastScores,
+    SplitSeries,
+    seasonal_naive,
+    split_series,
+    theta_forecast,
+)
+from evo_tune.training.recipe.data.images import Augmentation, AugmentationOptions, Images, read_images
+from evo_tune.training.recipe.data.labelled_texts import (
+    LabelledTexts,
+    encode_texts,
+    read_docstrings,
+    read_labelled_texts,
+)
 from evo_tune.training.recipe.data.series import Series, SeriesData, find_series
 from evo_tune.training.recipe.data.tables import (
     Columns,
     Table,
     TableSource,
     data_hash,
+    describe_classes,
     describe_table,
     read_table,
     split_rows,
@@ -59,7 +71,7 @@ from evo_tune.training.recipe.hardware.memory import (
 )
 from evo_tune.training.recipe.language import LanguageOptions, LanguageTask
 from evo_tune.training.recipe.metrics import METRICS, Metric, metric_units, metric_values, names_on_test_set
-from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, read_base
+from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, matching_layers, read_base
 from evo_tune.training.recipe.models.encoder_config import (
     EncoderConfig,
     FTConfig,

@@ -226,10 +226,8 @@ class _Transfer:
         """Whether the target is the training of the run."""
         config, batch = self.task.config, self.genome["batch"]
         same_tokens = abs(self.tokens - self.run_tokens) < batch  # a training has whole steps
-        return same_tokens and (self.width, self.depth, self.wanted_batch or batch) == (
-            *(config.width, config.depth),
-            batch,
-        )
+        size = (self.width, self.depth, self.wanted_batch or batch)
+        return same_tokens and size == (config.width, config.depth, batch)
 
     @property
     def head(self) -> int:

@@ -81,9 +81,7 @@ class TuningOptions(TextBudget, TrainingOptions):
         "lora", gene=None, help="Kind of weights trained on top of the base"
     )  # a gene of SPACE
     targets: str = option(
-        "",
-        gene=None,
-        help="Tuned layers, instead of a gene: qv, attention, all-linear, or comma-separated names with *",
+        "", gene=None, help="Tuned layers, instead of a gene: qv, attention, all-linear, or names with * and commas"
     )
     context: int | None = redeclare(TextOptions, "context")
     weight_decay: float = option(0.0, bounds="[0, 1]", gene="log(1e-4,0.3)", help="Weight decay of the new weights")

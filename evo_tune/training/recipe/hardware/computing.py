@@ -30,14 +30,10 @@ class ComputeOptions(Options):
     """Precision and kernels."""
 
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = option(
-        "auto",
-        gene=None,
-        help="Precision of matrix products; auto: bf16 if faster, fp16 on a GPU without bf16; tf32: fp32 by TF32",
+        "auto", gene=None, help="Precision of products; auto: bf16 if faster, fp16 on GPUs without; tf32: fp32 by TF32"
     )
     compile: bool = option(
-        False,
-        gene=None,
-        help="Compile the blocks (about a minute per shape); on a GPU, attention windows then use flex_attention",
+        False, gene=None, help="Compile the blocks, a minute per shape; on a GPU, attention windows use flex_attention"
     )
     deterministic: bool = option(
         True, gene=None, help="Use only deterministic algorithms; false: allow faster ones on a GPU"
@@ -49,17 +45,10 @@ class PassOptions(Options):
     """Memory."""
 
     micro_batch: int | Literal["auto"] | None = option(
-        "auto",
-        bounds="[2, inf)",
-        unit="tokens",
-        gene=None,
-        help="Maximum tokens per pass; gradients do not change; auto: as many as fit the device's memory",
+        "auto", bounds="[2, inf)", unit="tokens", gene=None, help="Maximum tokens per pass; auto: as many as fit"
     )
     recompute: int | None = option(
-        None,
-        bounds="[1, inf)",
-        gene=None,
-        help="Recompute every n-th block in the backward pass, to save memory; none: no block",
+        None, bounds="[1, inf)", gene=None, help="Recompute every n-th block in the backward pass; none: no block"
     )
 
 
@@ -187,9 +176,7 @@ class ProfileOptions(Options):
     """Adaptation of the search space to the machine."""
 
     profile: str = option(
-        "false",
-        gene=None,
-        help="true: time this machine at the start of a run, and limit widths and heads to fast sizes",
+        "false", gene=None, help="true: time this machine as a run starts, and limit widths and heads to fast sizes"
     )
 
     def settled(self: P, rungs: bool) -> P:
@@ -265,11 +252,7 @@ class TimeBudget(Options):
     """Budget in time."""
 
     seconds: float | None = option(
-        None,
-        bounds="(0, 1e9]",
-        unit="s",
-        gene=None,
-        help="Budget in time, evaluations included: as many steps as the measured cost of a step allows",
+        None, bounds="(0, 1e9]", unit="s", gene=None, help="Budget in time, with evaluations, by a step's measured cost"
     )
     cost: str = option("", gene=None, help="Measured cost of a step; a run fills it in")
 

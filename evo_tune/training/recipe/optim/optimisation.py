@@ -74,16 +74,11 @@ class OptimizerOptions(Options):
     """Options of the optimizer, its learning rates and the loss."""
 
     optimizer: Literal["auto", "adamw", "muon", "sgd"] = option(
-        "auto",
-        gene="adamw|muon",
-        help="Optimizer; auto: adamw, unless it is a gene; sgd multiplies the learning rate by fifty",
+        "auto", gene="adamw|muon", help="Optimizer; auto: adamw, unless it is a gene; sgd has a 50 times larger lr"
     )
-    beta1: float = option(0.9, bounds="[0, 0.99999]", help="adamw, muon: decay of the first moment")
+    beta1: float = option(0.9, bounds="[0, 0.99999]", help="adamw, muon: decay of first moment")
     beta2: float = option(
-        0.95,
-        bounds="[0, 0.99999]",
-        gene="0.9|0.95|0.98|0.99|0.995|0.999",
-        help="adamw, muon: decay of the second moment",
+        0.95, bounds="[0, 0.99999]", gene="0.9|0.95|0.98|0.99|0.995|0.999", help="adamw, muon: decay of second moment"
     )
     eps: float = option(1e-8, bounds="(0, 1)", help="adamw, muon: added to the root of the second moment")
     momentum: float = option(0.95, bounds="[0, 0.99999]", help="muon, sgd: momentum of the gradient")
@@ -131,19 +126,13 @@ class GroupRateOptions(OptimizerOptions):
 
     # By benchmarks/parts.py.
     lr_embedding: float = option(
-        3.0,
-        bounds="(0, 1000]",
-        gene="log(0.3,30)",
-        help="Factor on the learning rate of embeddings, and of a tied head",
+        3.0, bounds="(0, 1000]", gene="log(0.3,30)", help="Factor on the learning rate of embeddings and a tied head"
     )
     lr_head: float = option(
         1.0, bounds="(0, 1000]", gene="0.1|0.3|1.0|3.0|10.0", help="Factor on the learning rate of an untied head"
     )
     lr_vectors: float = option(
-        1.0,
-        bounds="(0, 1000]",
-        gene="0.1|0.3|1.0|3.0|10.0",
-        help="Factor on the learning rate of gains, biases and residual factors",
+        1.0, bounds="(0, 1000]", gene="0.1|0.3|1.0|3.0|10.0", help="Factor on the learning rate of gains and biases"
     )
 
     @property
@@ -191,16 +180,11 @@ class StoppingOptions(Options):
         help="Evaluations in the learning curve; of a language model, each on a quarter of the held-out text",
     )
     patience: int | None = option(
-        None,
-        bounds="[1, inf)",
-        unit="evaluations",
-        help="Stop after this many evaluations without an improvement, and keep the best",
+        None, bounds="[1, inf)", unit="evaluations", help="Stop after so many without improvement, and keep the best"
     )
     min_delta: float = option(
         0.0, bounds="[0, inf)", help="Decrease of the loss above which an evaluation counts as an improvement"
     )
     smoothing: float = option(
-        0.0,
-        bounds="[0, 1)",
-        help="patience: decay of the moving average of the loss that counts instead; 0: the loss itself",
+        0.0, bounds="[0, 1)", help="patience: decay of the moving average of the loss that counts; 0: the loss itself"
     )

@@ -71,7 +71,7 @@ class ScheduleOptions(Options):
 
     schedule: str = option(
         AUTO,
-        choices=ChainMap[str, Any](SCHEDULES, {AUTO: None}),  # read when it is checked, so that users can register more
+        choices=ChainMap[str, Any](SCHEDULES, {AUTO: None}),  # read at each check: users can register more
         help="Learning rate schedule after the warm-up; auto: wsd in a run with rungs, else cosine",
     )
     fork: bool | None = option(
@@ -85,9 +85,7 @@ class ScheduleOptions(Options):
     )
     decay_shape: str = option("linear", choices=DECAYS, help="wsd: shape of the decay")
     cycle: float = option(
-        0.1,
-        bounds="(0, 1]",
-        help="sgdr, cosine_step: length of the first cycle, as a share of the steps; sgdr ends with a whole cycle",
+        0.1, bounds="(0, 1]", help="sgdr, cosine_step: share of steps in the first cycle; sgdr ends with a whole one"
     )
     cycle_growth: int = option(1, bounds="[1, inf)", help="sgdr: ratio of the length of a cycle to the one before")
     gamma: float = option(0.9, bounds="(0, 1]", help="sgdr, cosine_step: factor on the peak per cycle")
@@ -368,10 +366,7 @@ class WeightDecayOptions(Options):
         "linear", help="Shape of the change to the final weight decay"
     )
     gap_patience: int | None = option(
-        None,
-        bounds="[1, inf)",
-        unit="evaluations",
-        help="Raise weight decay only after this many evaluations with rising held-out and falling training loss",
+        None, bounds="[1, inf)", unit="evaluations", help="Raise weight decay after so many with a growing loss gap"
     )
     gap_factor: float = option(1.5, bounds="(1, 100]", help="Factor of each rise under gap_patience")
 
