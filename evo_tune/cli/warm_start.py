@@ -43,7 +43,7 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
             run = Run.open(find_run(store, source))
         except StoreError as error:
             raise UsageError(f"--warm-start {source}: expected a .csv or .json file, or a run; {error}") from None
-        best = pareto_front(run) if len(run.objectives) > 1 else run.ranked_trials()[: run.manifest.population]
+        best = pareto_front(run) if len(run.objectives) > 1 else run.ranked()[: run.manifest.population]
         genomes = [trial.genome for trial in best]
     if not genomes:
         raise UsageError(f"--warm-start {source}: expected at least one genome, found none")

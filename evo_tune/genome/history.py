@@ -254,7 +254,7 @@ class History(ABC):
         """Number of genomes proposed."""
         return len(self.fresh_proposals)
 
-    def ranked_trials(self) -> list[Trial]:
+    def ranked(self) -> list[Trial]:
         """Return `ranking` as a list."""
         return list(self.ranking)
 
@@ -360,7 +360,7 @@ class RunHistory(History):
     def ranking(self) -> Sequence[Trial]:
         return LazySequence(len(self._ranked), lambda place: self._ranked[place][-1])
 
-    def ranked_trials(self) -> list[Trial]:
+    def ranked(self) -> list[Trial]:
         return [row[-1] for row in self._ranked]
 
     def ranked_losses(self) -> np.ndarray:

@@ -46,7 +46,7 @@ MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
 
 def rank_trials(run: Run) -> list[Trial]:
     """Return a run's trials as `Run.ranked` does, with the best few reordered by what is known of other seeds."""
-    found = run.ranked_trials()
+    found = run.ranked()
     if not run.manifest.settings.extra_seeds_by_gain:
         return _proven_first(run, found) if run.manifest.settings.most_seeds > 1 else found
     place = {id: number for number, id in enumerate(_predicted(run, found))}
@@ -78,7 +78,7 @@ def predicted_value(run: Run, trial: Trial) -> float | None:
     Returns:
         None for trials that are not among the best, and in runs without such a prediction.
     """
-    loss = _predicted(run, run.ranked_trials()).get(trial.id)
+    loss = _predicted(run, run.ranked()).get(trial.id)
     return None if loss is None else run.objectives[0].value(loss)
 
 
@@ -178,7 +178,7 @@ def comparison_of(run: Run) -> FinalComparison:
     plan = run.planned
     if plan is None:
         return comparison_as_requested(run)
-    ranked_ids = {trial.id for trial in run.ranked_trials()}  # a stranger's journal may name a genome by another trial
+    ranked_ids = {trial.id for trial in run.ranked()}  # a stranger's journal may name a genome by another trial
     finalists = tuple(id for id in plan.finalists if id in ranked_ids)
     default = plan.default if plan.default in ranked_ids else None
     return FinalComparison(finalists, default, _asked(run)[0] if plan.looks else 0, plan.looks, _fine(run))
@@ -267,7 +267,7 @@ def recommend_trial(run: Run) -> Trial | None:
     found = comparison_result(run) if len(run.objectives) == 1 else None
     if found is None or not found.values:
         return next(iter(rank_trials(run)), None) if run.manifest.settings.most_seeds > 1 else run.leader
-    trials = run.ranked_trials()
+    trials = run.ranked()
     chosen = next(trial for trial in trials if trial.id == found.state.chosen)
     default = next((trial for trial in trials if is_default(trial, run)), None)
     if default is None or default.violation > chosen.violation:

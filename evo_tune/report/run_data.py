@@ -98,14 +98,14 @@ class RunData:
         return {trial.id: trial for trial in self.trials}
 
     @cached_property
-    def ranked_trials(self) -> list[Trial]:
+    def ranked(self) -> list[Trial]:
         """Fully trained trials, best first (see `Run.ranked`), without losses beyond `LARGEST`."""
-        return [trial for trial in self.run.ranked_trials() if max(map(abs, trial.losses or (math.inf,))) < LARGEST]
+        return [trial for trial in self.run.ranked() if max(map(abs, trial.losses or (math.inf,))) < LARGEST]
 
     @cached_property
     def losses(self) -> np.ndarray:
         """First objective of `ranked`, to be minimised, shape (ranked,)."""
-        return np.array([trial.losses[0] for trial in self.ranked_trials if trial.losses], dtype=float)
+        return np.array([trial.losses[0] for trial in self.ranked if trial.losses], dtype=float)
 
     @cached_property
     def values(self) -> np.ndarray:
@@ -115,7 +115,7 @@ class RunData:
     @cached_property
     def units(self) -> np.ndarray:
         """Unit coordinates of `ranked`, shape (ranked, genes)."""
-        return self.encode_trials(self.ranked_trials)
+        return self.encode_trials(self.ranked)
 
     @cached_property
     def columns(self) -> dict[str, int]:
@@ -145,7 +145,7 @@ class RunData:
         """The full trial of the default genome; None if it has no value."""
         if not self.run.candidates:
             return None
-        return next((trial for trial in self.ranked_trials if is_default(trial, self.run)), None)
+        return next((trial for trial in self.ranked if is_default(trial, self.run)), None)
 
     @cached_property
     def result(self) -> RunResult:
@@ -161,7 +161,7 @@ class RunData:
     def model(self) -> ImportanceModel | None:
         """A model of `ranked`; None for too few trials, too many genes, or losses that do not differ."""
         if (
-            len(self.ranked_trials) < summary.MIN_TRIALS_FOR_IMPORTANCE
+            len(self.ranked) < summary.MIN_TRIALS_FOR_IMPORTANCE
             or len(self.genes) > MOST_GENES
             or np.ptp(self.losses) == 0
         ):

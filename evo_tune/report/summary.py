@@ -142,7 +142,7 @@ class RunResult:
 def run_result(run: Run) -> RunResult:
     """Return the result of a run."""
     best = recommend_trial(run)
-    default = next((trial for trial in run.ranked_trials() if is_default(trial, run)), None)
+    default = next((trial for trial in run.ranked() if is_default(trial, run)), None)
     final = comparison_result(run)
     rows = {} if final is None else {row.id: row for row in final.values}
     counts = status_counts(run)
@@ -187,7 +187,7 @@ def seeds_text(trial: Trial, run: Run) -> str:
 
 def best_trials(run: Run, most: int) -> list[Trial]:
     """Return the best trials of a run: the recommended one first, then by their values in the search."""
-    best, ranked = recommend_trial(run), run.ranked_trials()
+    best, ranked = recommend_trial(run), run.ranked()
     return sorted(ranked, key=lambda trial: best is None or trial.id != best.id)[:most]  # stable
 
 
@@ -201,7 +201,7 @@ def pareto_front(run: Run) -> list[Trial]:
 
     All its trials meet the constraints. If no trial does, it is the trial that breaks them least.
     """
-    ranked = run.ranked_trials()
+    ranked = run.ranked()
     if ranked and not ranked[0].feasible:
         return ranked[:1]
     kept: list[Trial] = []
@@ -227,7 +227,7 @@ def best_so_far(run: Run) -> list[tuple[int, float, int]]:
 
 def genomes_of_one_value(run: Run) -> int:
     """Return the number of genomes with a value if there are at least three, all with the same values; otherwise 0."""
-    trials = run.ranked_trials()  # one of each genome
+    trials = run.ranked()  # one of each genome
     return len(trials) if len(trials) >= 3 and len({trial.losses for trial in trials}) == 1 else 0
 
 
@@ -237,7 +237,7 @@ def importances(run: Run) -> dict[str, float]:
     Returns:
         Gene name to share, largest first; empty for fewer than `MIN_TRIALS_FOR_IMPORTANCE` fully trained genomes.
     """
-    trials = run.ranked_trials()
+    trials = run.ranked()
     if len(trials) < MIN_TRIALS_FOR_IMPORTANCE:
         return {}
     losses = np.array([trial.losses[0] for trial in trials if trial.losses])

@@ -25,7 +25,7 @@ def copy_results(run: Run, objective: Objective) -> Learned:
     """
     results = [
         (objective.loss(trial.outcome.metrics), trial.genome)
-        for trial in run.ranked_trials()
+        for trial in run.ranked()
         if objective.metric in trial.outcome.metrics
     ]
     if len(results) < 2:

@@ -471,7 +471,7 @@ class Run:
         """Return every recorded result as a trial, by id."""
         return [self.trial(id) for id in sorted(self.outcomes)]
 
-    def ranked_trials(self) -> list[Trial]:
+    def ranked(self) -> list[Trial]:
         """Return the genomes with a successful full training, best first; feasible ones come first.
 
         Each genome is represented by its first full trial. With several seeds, the metrics are the means over seeds.
@@ -493,7 +493,7 @@ class Run:
     def leader(self) -> Trial | None:
         """First of `ranked`, if any: the leader of the search, which the final comparison may not recommend."""
         if self._has_extra_seeds:  # a mean can move either way
-            return next(iter(self.ranked_trials()), None)
+            return next(iter(self.ranked()), None)
         return None if self._leader is None else self.trial(self._leader[2])
 
     @property

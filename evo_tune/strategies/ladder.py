@@ -201,7 +201,7 @@ class Rung:
     @property
     def judged(self) -> list[Trial]:
         """The successful trials that judge the rung, best first."""
-        return [trial for trial in self.history.ranked_trials() if trial.id < self.count]
+        return [trial for trial in self.history.ranked() if trial.id < self.count]
 
     @property
     def is_judged(self) -> bool:

@@ -90,7 +90,7 @@ class Staged(Strategy):
         if won is None:
             return super().survivors(history)
         key = genome_key(won)
-        return [trial.id for trial in history.ranked_trials() if genome_key(trial.genome) == key][: self.population]
+        return [trial.id for trial in history.ranked() if genome_key(trial.genome) == key][: self.population]
 
     def grid(self, history: History, coarse: Sequence[Trial]) -> list[Proposal]:
         """Return the cells of the second stage, nearest to the best coarse genome first.
@@ -141,7 +141,7 @@ class Staged(Strategy):
 
     def _finalist_proposals(self, history: History) -> list[Proposal]:
         """Return the proposals of the third stage."""
-        finalists = [trial for trial in history.ranked_trials() if trial.candidate.extra_seed == 0][: self.finalists]
+        finalists = [trial for trial in history.ranked() if trial.candidate.extra_seed == 0][: self.finalists]
         return [
             Proposal(one.genome, "finalist", (one.id,), extra_seed=number)
             for number in range(1, self.extra_seeds + 1)

@@ -119,7 +119,7 @@ def test_trials_are_ranked_by_losses_then_age(
         for id, (loss, cost, good, whole) in enumerate(results)
         if good and whole and math.isfinite(loss) and math.isfinite(cost)
     )
-    assert [trial.id for trial in history.ranked_trials()] == [id for *_, id in expected]
+    assert [trial.id for trial in history.ranked()] == [id for *_, id in expected]
     assert (history.best.id if history.best else None) == (expected[0][-1] if expected else None)
 
 

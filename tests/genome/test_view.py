@@ -59,13 +59,13 @@ def test_what_is_kept_says_what_is_told_anew(objectives: int) -> None:
 
 def agree(one: RankedHistory, other: RankedHistory) -> None:
     assert list(one.trials) == list(other.trials)
-    assert one.ranked_trials() == other.ranked_trials() == list(one.ranking)
-    assert one.best == (one.ranked_trials() or [None])[0]
+    assert one.ranked() == other.ranked() == list(one.ranking)
+    assert one.best == (one.ranked() or [None])[0]
     assert list(one.pending) == list(other.pending)
     assert one.ids == other.ids
     assert one.proposed_count == one.fresh_count == len(one.ids)
     assert list(one.failed) == [trial for trial in one.trials if not trial.ok]
-    assert one.ranked_losses().tolist() == [list(trial.losses or ()) for trial in one.ranked_trials()]
+    assert one.ranked_losses().tolist() == [list(trial.losses or ()) for trial in one.ranked()]
 
 
 def by_place(history: History, view: RankedHistory) -> None:
@@ -74,7 +74,7 @@ def by_place(history: History, view: RankedHistory) -> None:
     wanted = places(list(told.values()), RUNGS, len(history.objectives))
     assert {genome_key(trial.genome): trial.losses for trial in view.trials if trial.ok} == wanted
     ranked = [(trial.losses, trial.id) for trial in view.trials if trial.losses is not None]
-    assert [(trial.losses, trial.id) for trial in view.ranked_trials()] == sorted(ranked)
+    assert [(trial.losses, trial.id) for trial in view.ranked()] == sorted(ranked)
 
 
 def of_one_scale(history: History, view: RankedHistory) -> None:
@@ -82,14 +82,14 @@ def of_one_scale(history: History, view: RankedHistory) -> None:
     assert np.isnan(view.scaled_losses()).all()
     full = RankedHistory(history, (1.0,), lambda genome: False)
     told = trials_by_genome(history)
-    for trial, loss in zip(full.ranked_trials(), full.scaled_losses().tolist(), strict=True):
+    for trial, loss in zip(full.ranked(), full.scaled_losses().tolist(), strict=True):
         entry = told[genome_key(trial.genome)]
         mean = None if entry.failed else entry.losses(1.0)
         assert loss == mean[0] if mean is not None and np.isfinite(mean).all() else np.isnan(loss)
-    keys = [genome_key(trial.genome) for trial in reversed(full.ranked_trials()[:5])]
+    keys = [genome_key(trial.genome) for trial in reversed(full.ranked()[:5])]
     expected = {key: float(place) for place, key in enumerate(keys)}
     shown = RankedHistory(history, (1.0,), lambda genome: False, expected)
-    scaled = zip(shown.ranked_trials(), shown.scaled_losses().tolist(), strict=True)
+    scaled = zip(shown.ranked(), shown.scaled_losses().tolist(), strict=True)
     given = {genome_key(trial.genome): loss for trial, loss in scaled if not np.isnan(loss)}
     assert given == expected
     assert np.isnan(RankedHistory(history, RUNGS, lambda genome: False, expected).scaled_losses()).all()
@@ -102,14 +102,14 @@ def test_losses_and_excesses_are_known_beside_the_order_by_constraints() -> None
     for id in range(30):
         history.add_candidate(Candidate(id, 0, 0, id, SPACES["mixed"].sample(rng), "random"))
         history.tell(id, Outcome("ok", {"loss": rng.random(), "size": rng.random()}))
-    ranked = history.ranked_trials()
+    ranked = history.ranked()
     losses = [trial.losses[0] for trial in ranked if trial.losses]
     assert not all(trial.feasible for trial in ranked)
     assert history.scaled_losses().tolist() == history.bare_losses()[:, 0].tolist() == losses
     wanted = [trial.outcome.metrics["size"] - 0.8 for trial in ranked]
     assert history.excesses()[:, 0] == pytest.approx(wanted)
     view = RankedHistory(history, (1.0,), lambda genome: False)
-    assert [trial.id for trial in view.ranked_trials()] == [trial.id for trial in ranked]
+    assert [trial.id for trial in view.ranked()] == [trial.id for trial in ranked]
     assert view.excesses()[:, 0] == pytest.approx(wanted)
     assert np.argsort(view.bare_losses()[:, 0]).tolist() == np.argsort(losses).tolist()
     assert view.scaled_losses().tolist() == losses

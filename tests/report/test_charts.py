@@ -128,7 +128,7 @@ def test_the_history_is_that_of_the_summary(material: RunData) -> None:
 
 def test_one_genome_is_recommended_and_marked_in_all_charts(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """The final comparison may choose another one than the best of the search."""
-    chosen, first = (RunData(made()).ranked_trials[place] for place in (3, 0))
+    chosen, first = (RunData(made()).ranked[place] for place in (3, 0))
     for module in ("run_data", "summary"):
         monkeypatch.setattr(f"evo_tune.report.{module}.recommend_trial", lambda run: chosen)
     found = charts.parts(RunData(made()))
@@ -224,9 +224,9 @@ def test_the_best_are_among_the_lines(made: Made) -> None:
     material = RunData(made(900))
     drawn = parallel.lines(material)
     kept, places = drawn.ranks, drawn.positions
-    assert len(kept) <= parallel.MOST < len(material.ranked_trials)
+    assert len(kept) <= parallel.MOST < len(material.ranked)
     assert set(range(parallel.MOST_BEST)) <= set(kept.tolist())
-    assert drawn.best.sum() == parallel.MOST_BEST < round(0.1 * len(material.ranked_trials))
+    assert drawn.best.sum() == parallel.MOST_BEST < round(0.1 * len(material.ranked))
     assert places.shape == (len(kept), len(parallel.axes(material)) + 1)
     assert ((places >= 0) & (places <= 1)).all()
     assert places[0, -1] == 1.0  # the best is on top
@@ -261,7 +261,7 @@ def test_no_cheaper_training_is_as_good_as_one_on_the_front() -> None:
 def test_resources_that_do_not_differ_are_left_out(made: Made) -> None:
     material = RunData(made())
     assert resources.varying_resources(material) == ["params", "flops", "seconds", "peak_memory"]
-    for trial in material.ranked_trials:
+    for trial in material.ranked:
         trial.outcome.metrics["flops"] = 5.0
     assert resources.varying_resources(material) == ["params", "seconds", "peak_memory"]
 

@@ -59,7 +59,7 @@ def test_who_has_had_all_seeds_stands_before_those_that_look_better_after_fewer(
     search = told([1.0, 1.3, 0.5], [1.2])
     run = search.saved
     newcomer = 3
-    assert run.ranked_trials()[0].id == newcomer
+    assert run.ranked()[0].id == newcomer
     assert genomes(search)[:2] == [0, newcomer]
     best = recommend_trial(run)
     assert best is not None
@@ -88,7 +88,7 @@ def test_else_the_best_that_was_seen_is(
     told: Callable[..., Search], first: list[float], further: list[float | None], given: dict[str, Any]
 ) -> None:
     search = told(first, further, **given)
-    assert genomes(search) == [trial.id for trial in search.saved.ranked_trials()]
+    assert genomes(search) == [trial.id for trial in search.saved.ranked()]
     best = recommend_trial(search.saved)
     assert best is not None
     assert best.losses == (0.5,)

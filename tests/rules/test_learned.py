@@ -130,7 +130,7 @@ def test_it_looks_as_far_down_as_the_leader_came_from() -> None:
 
 def test_audits_are_trained_in_full_before_anything_else() -> None:
     run = Simulation(ruled(SAEA(population=4)), SPACE, objectives=LOSS, evaluate=trained(misleading), births=20).run()
-    ended = {genome_key(trial.genome) for trial in run.history.ranked_trials()}
+    ended = {genome_key(trial.genome) for trial in run.history.ranked()}
     assert {genome_key(run.history.fresh_proposals[at].genome) for at in (0, 1, 4, 16)} <= ended
     for at in (1, 4):
         mine = [c.id for c in run.candidates if c.genome == run.history.fresh_proposals[at].genome]
@@ -230,5 +230,5 @@ def test_where_early_results_mislead_nearly_all_are_trained_in_full() -> None:
     for loss in (honest, misleading):
         strategy = ruled(SAEA(population=6))
         run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(loss), births=40).run()
-        shares.append(len(run.history.ranked_trials()) / 40)
+        shares.append(len(run.history.ranked()) / 40)
     assert shares[0] < 0.9 < shares[1]

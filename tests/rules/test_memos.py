@@ -97,7 +97,7 @@ def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole:
         told = list(trials_by_genome(history).values())
         for start, budget in ((0.0, 1.0), (0.2, 1 / 3)):
             assert curves.bounds(start, budget) == reference.bounds(told, "loss", 1.0, start, budget)
-        assert history.ranked_losses().tolist() == [list(trial.losses or ()) for trial in history.ranked_trials()]
+        assert history.ranked_losses().tolist() == [list(trial.losses or ()) for trial in history.ranked()]
     assert len(seen) > (name != "prune")
 
 

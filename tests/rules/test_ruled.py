@@ -182,7 +182,7 @@ def test_with_one_slot_a_limit_changes_nothing_that_comes_after(strategy: Strate
 
 def full_share(loss: Loss) -> float:
     run = simulate(ruled("random", RunSettings(fidelity=FIDELITY)), evaluate=trained(loss), births=81, slots=2)
-    return len(run.history.ranked_trials()) / 81
+    return len(run.history.ranked()) / 81
 
 
 def test_early_results_select_as_sharply_as_they_are_right() -> None:

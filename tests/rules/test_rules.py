@@ -195,7 +195,7 @@ def test_best_front_and_final_comparison_keep_to_the_constraints(descent: Begin,
     assert run.leader is not None
     assert run.leader.genome["size"] == 6
     assert [trial.genome["size"] for trial in pareto_front(run)] == [6]
-    assert not run.ranked_trials()[-1].feasible  # the default has size 4
+    assert not run.ranked()[-1].feasible  # the default has size 4
     best = recommend_trial(run)
     assert best is not None
     assert best.feasible
@@ -208,7 +208,7 @@ def test_the_incumbent_is_told_by_its_mean(descent: Begin, fast_disk: None) -> N
     seeds = [t for t in run.trials() if t.genome == run.leader.genome]
     assert sorted(trial.candidate.extra_seed for trial in seeds) == [0, 1, 2]
     assert run.leader.losses == (pytest.approx(sum(t.losses[0] for t in seeds if t.losses) / 3),)
-    assert len(run.ranked_trials()) == len({json.dumps(trial.genome) for trial in run.trials()}) == 12
+    assert len(run.ranked()) == len({json.dumps(trial.genome) for trial in run.trials()}) == 12
 
 
 def test_partial_results_are_no_best(descent: Begin) -> None:
@@ -289,14 +289,14 @@ def test_what_is_recommended_is_what_is_expected_to_be_best_and_not_what_was_see
         best = recommend_trial(run)
         assert best is not None
         assert best.id == rank_trials(run)[0].id
-        differs += best.id != run.ranked_trials()[0].id
+        differs += best.id != run.ranked()[0].id
     assert (differs > 0) == (seeds_per_trial == "auto")
 
 
 def test_the_finalists_are_those_of_which_the_least_loss_is_expected(noisy: Begin) -> None:
     run = noisy(final_seeds=1, finalists=3).run().saved
     expected = [trial.id for trial in rank_trials(run)]
-    assert [trial.id for trial in run.ranked_trials()] != expected, "or this shows nothing"
+    assert [trial.id for trial in run.ranked()] != expected, "or this shows nothing"
     assert comparison_of(run).finalists == tuple(id for id in expected[:3] if id)
 
 

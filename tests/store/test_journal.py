@@ -214,7 +214,7 @@ FULL = """
     import json, resource, sys
     from pathlib import Path
     from evo_tune.errors import StoreError
-    from evo_tune.store.journal import Journal, sealed, write_atomically
+    from evo_tune.store.journal import Journal, seal_line, write_atomically
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     journal = Journal(Path(sys.argv[1]))

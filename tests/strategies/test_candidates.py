@@ -119,7 +119,7 @@ def test_genomes_near_in_every_gene_are_not_new(change: dict[str, object], new: 
 def test_proposals_keep_apart_from_the_latest_and_the_best_trials() -> None:
     others = [{"x": place / 2000, "width": 100, "depth": 2, "kind": "b"} for place in range(MAX_RECENT_TRIALS + 20)]
     near = NARROW.check({**HERE, "x": 0.51})
-    assert not Novelty.of(grown(NARROW, HERE, *others, reported=1), 0.03)(near)
+    assert not Novelty.of(grown(NARROW, HERE, *others, told=1), 0.03)(near)
     assert Novelty.of(grown(NARROW, HERE, *others), 0.03)(near)  # neither told nor recent: forgotten
     assert not Novelty.of(grown(NARROW, *others, HERE), 0.03)(near)
 

@@ -56,7 +56,7 @@ def test_survivors_of_a_generational_run_are_those_of_the_last_complete_generati
 def test_steady_survivors_are_the_best_completed_trials() -> None:
     ga = GA(population=5)
     run = Simulation(ga, SPACES["mixed"], OBJECTIVES[:1], failing(0.3, SPACES["mixed"]), births=40, slots=3).run()
-    assert list(ga.survivors(run.history)) == [trial.id for trial in run.history.ranked_trials()[:5]]
+    assert list(ga.survivors(run.history)) == [trial.id for trial in run.history.ranked()[:5]]
 
 
 def test_it_breeds_after_half_a_population_of_results() -> None:

@@ -28,7 +28,7 @@ def sphere(candidate: Candidate) -> Outcome:
 def kept(strategy: NSGA3 | Random, seed: int) -> np.ndarray:
     """Return the losses of the twelve that NSGA-III would go on from, shape (12, 3)."""
     run = Simulation(strategy, SPACE, THREE, sphere, births=300, seed=seed, slots=2).run()
-    pool = [Individual.of(trial, run.history) for trial in run.history.ranked_trials()]
+    pool = [Individual.of(trial, run.history) for trial in run.history.ranked()]
     if isinstance(strategy, NSGA3):
         survivors = set(strategy.survivors(run.history))
         return np.array([one.losses for one in pool if one.id in survivors])

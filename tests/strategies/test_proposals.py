@@ -91,7 +91,7 @@ def test_the_last_genome_of_a_large_grid_is_found(told: int) -> None:
     space = SearchSpace(**{f"g{i}": Int(0, 7) for i in range(4)})
     genomes = list(space.grid())
     last = genomes.pop(1234)
-    history = history_of(space, *genomes, reported=told)
+    history = history_of(space, *genomes, told=told)
     assert unseen(history, birth_rng(0, 0)) == Proposal(last, "enumeration")
     history.add_candidate(Candidate(len(genomes), 0, 0, 0, last, "given"))
     assert unseen(history, birth_rng(0, 0)) is None
@@ -100,7 +100,7 @@ def test_the_last_genome_of_a_large_grid_is_found(told: int) -> None:
 def test_enumeration_is_a_function_of_history() -> None:
     space = SearchSpace(n=Int(1, 100))
     genomes = [{"n": n} for n in range(1, 98)]
-    lived, read = history_of(space, *genomes), history_of(space, *genomes, reported=90)
+    lived, read = history_of(space, *genomes), history_of(space, *genomes, told=90)
     for id in range(90):  # one is asked all along, the other at the end only
         unseen(lived, birth_rng(0, id))
         lived.tell(id, Outcome("ok", {"loss": 0.0}))

@@ -140,8 +140,8 @@ def test_a_smooth_proposal_learns_each_genomes_own_loss(count: int, monkeypatch:
         history.tell(one.id, Outcome("failed", error="no luck"))
     points, scores, _ = fitted(history, monkeypatch, smooth=1.0)
     sizes = unordered_sizes(history.space)
-    own = {tuple(encode_features(history.proposed_units[one.id], sizes)): one.losses for one in history.ranked_trials()}
-    middle = float(np.median([one.losses[0] for one in history.ranked_trials() if one.losses]))
+    own = {tuple(encode_features(history.proposed_units[one.id], sizes)): one.losses for one in history.ranked()}
+    middle = float(np.median([one.losses[0] for one in history.ranked() if one.losses]))
     better = [row for row in range(len(points)) if own[tuple(points[row])][0] < middle]  # type: ignore[index]
     losses = [own[tuple(points[row])][0] for row in better]  # type: ignore[index]
     places = _places(history.ranked_losses(), np.ones(1))
@@ -170,7 +170,7 @@ def test_a_promising_place_does_not_seem_worse_for_being_tried(alone: bool) -> N
 def test_in_a_long_run_models_learn_from_the_best_and_some_others(monkeypatch: pytest.MonkeyPatch) -> None:
     history = told(SPACES["one-float"], 1_000)
     points, scores, _ = fitted(history, monkeypatch)
-    best = [history.proposed_units[trial.id][0] for trial in history.ranked_trials()]
+    best = [history.proposed_units[trial.id][0] for trial in history.ranked()]
     assert points.shape == (MAX_FIT_POINTS, 1)
     assert points[: MAX_FIT_POINTS // 2, 0].tolist() == best[: MAX_FIT_POINTS // 2]
     assert np.all(np.diff(scores[: MAX_FIT_POINTS // 2]) < 0)
@@ -187,7 +187,7 @@ def test_dominating_trials_score_higher_for_any_weights(losses: list[tuple[int, 
     for id, row in enumerate(losses):
         history.add_candidate(Candidate(id, 0, 0, id, {"n": 1 + id}, "given"))
         history.tell(id, Outcome("ok", dict(zip("abc", map(float, row), strict=True))))
-    ranked = history.ranked_trials()
+    ranked = history.ranked()
     scores = -_places(history.ranked_losses(), birth_rng(seed, 0).dirichlet(np.ones(3)))
     for one, score in zip(ranked, scores, strict=False):
         for other, other_score in zip(ranked, scores, strict=False):
@@ -202,7 +202,7 @@ def dominated(strategy: Strategy, seed: int) -> float:
     """Return the hypervolume of a run on two bowls whose lowest points lie apart, the reference at (1, 1)."""
     run = Simulation(strategy, BOWL, OBJECTIVES, losses(BOWL), births=50, seed=seed).run()
     area, lowest = 0.0, 1.0
-    for x, y in sorted(trial.losses or () for trial in run.history.ranked_trials()):
+    for x, y in sorted(trial.losses or () for trial in run.history.ranked()):
         if x < 1.0 and y < lowest:
             area += (1.0 - x) * (lowest - y)
             lowest = y
@@ -226,7 +226,7 @@ def test_a_smooth_front_is_found_whatever_the_scale_of_an_objective(scale: float
         return Outcome("ok", {"loss": float(radius * np.cos(angle)), "cost": float(scale * radius * np.sin(angle))})
 
     run = Simulation(SAEA(), space, OBJECTIVES, evaluate, births=60, seed=0).run()
-    found = np.array([trial.losses for trial in run.history.ranked_trials() if trial.losses]) / [1.0, scale]
+    found = np.array([trial.losses for trial in run.history.ranked() if trial.losses]) / [1.0, scale]
     angles = np.arctan2(found[:, 1], found[:, 0])[np.hypot(*found.T) < 1.02]
     assert (np.histogram(angles, 4, (0.0, math.pi / 2.0))[0] > 0).sum() >= 3
 
@@ -235,7 +235,7 @@ def test_with_two_objectives_survivors_spread_over_the_front() -> None:
     run = Simulation(SAEA(), BOWL, OBJECTIVES, losses(BOWL), births=50, seed=1).run()
     kept = [run.history.trials[id].losses or () for id in SAEA().survivors(run.history)]
     assert len(kept) == 12
-    best = [min(trial.losses[place] for trial in run.history.ranked_trials() if trial.losses) for place in (0, 1)]
+    best = [min(trial.losses[place] for trial in run.history.ranked() if trial.losses) for place in (0, 1)]
     assert [min(loss[place] for loss in kept) for place in (0, 1)] == best
 
 
@@ -277,13 +277,13 @@ def test_one_step_neighbours_of_the_best_are_candidates() -> None:
     history = told(space, 12)
     drafts = SAEA()._drafts(history, birth_rng(0, 0), [_best(history)])
     asked = {genome_key(one.proposal(space).genome) for one in drafts}
-    best = history.ranked_trials()[0].genome
+    best = history.ranked()[0].genome
     steps = [{**best, "n": int(best["n"]) + step} for step in (-1, 1)] + [{**best, "kind": kind} for kind in "abcd"]
     assert {genome_key(g) for g in steps if 1 <= int(g["n"]) <= 40 and not history.seen(g)} <= asked
 
 
 def _best(history: History) -> Individual:
-    return Individual.of(history.ranked_trials()[0], history)
+    return Individual.of(history.ranked()[0], history)
 
 
 def test_a_proposal_costs_little_more_in_a_long_run() -> None:

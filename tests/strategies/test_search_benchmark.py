@@ -57,7 +57,7 @@ def test_missing_cells_fail(table: object) -> None:
 
 
 def test_what_looks_best_in_noise_is_scored_by_what_it_is(problems: ModuleType, tmp_path: Path) -> None:
-    noisy = source_of(problems, tmp_path, reported="lucky")
+    noisy = source_of(problems, tmp_path, told="lucky")
     instance = noisy.instance(0)  # type: ignore[attr-defined]
     cells = [{"width": 128, "kind": "a"}, {"width": 16, "kind": "a"}, {"width": 16, "kind": "b"}]
     assert noisy.group == "noisy"  # type: ignore[attr-defined]

@@ -172,7 +172,7 @@ def part(data: RunData) -> Part | None:
     explanation += f"trainings{', crosses are failures' if history.failed.any() else ''}."
     if data.best is not None:
         explanation += f" The star is the recommended trial {data.best.id}"
-        first = data.ranked_trials[0].id if data.ranked_trials else data.best.id
+        first = data.ranked[0].id if data.ranked else data.best.id
         if first != data.best.id and len(data.run.objectives) == 1:
             explanation += f"; trial {first} was the best on {data.result.seeds_text} and is not recommended"
         explanation += "."

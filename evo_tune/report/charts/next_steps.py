@@ -87,9 +87,9 @@ def advice(data: RunData, running: bool = False) -> list[Command]:
 def genes_at_range_ends(data: RunData) -> dict[str, AtEnd]:
     """Return the genes whose best values are at an end of their range that the run does not widen by itself."""
     genes: dict[str, AtEnd] = {}
-    if len(data.ranked_trials) < MIN_TRIALS:
+    if len(data.ranked) < MIN_TRIALS:
         return genes
-    count = max(5, math.ceil(0.1 * len(data.ranked_trials)))
+    count = max(5, math.ceil(0.1 * len(data.ranked)))
     limits = data.run.manifest.limits
     for name, gene in data.genes.items():
         if gene.size == 1 or is_unordered(gene):
@@ -101,7 +101,7 @@ def genes_at_range_ends(data: RunData) -> dict[str, AtEnd]:
             widens_by_itself = name in limits and widen_end(gene, end, limits[name]) is not None
             if not is_at_end[0] or wide is None or widens_by_itself:  # None: a natural end
                 continue
-            value, trials = show_value(data.ranked_trials[0].genome[name]), int(is_at_end[:count].sum())
+            value, trials = show_value(data.ranked[0].genome[name]), int(is_at_end[:count].sum())
             are = "is" if trials == 1 else "are"
             bare = replace(wide, default=None, prior=None, spread=None, when=None, widest=None)  # type: ignore[type-var]
             # Genes from a file keep their defaults when they are widened; a command's have only what is typed.

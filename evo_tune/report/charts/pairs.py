@@ -34,10 +34,10 @@ def draw(data: RunData, x: str | None = None, y: str | None = None) -> Spec | No
     names = data.genes_by_importance
     x = next((name for name in names if name != y), None) if x is None else x
     y = next((name for name in names if name != x), None) if y is None else y
-    if not data.ranked_trials or x is None or y is None:
+    if not data.ranked or x is None or y is None:
         return None
-    indices = charts.spread_indices(len(data.ranked_trials), MOST, keep=range(MOST // 4))  # the best are always drawn
-    trials = [data.ranked_trials[index] for index in indices]
+    indices = charts.spread_indices(len(data.ranked), MOST, keep=range(MOST // 4))  # the best are always drawn
+    trials = [data.ranked[index] for index in indices]
     values = data.shown_values(data.losses[indices])
     low, high = sorted(data.shown_values(np.array([data.losses.min(), data.edge_loss])))
     colors = {"colorscale": COLOR_SCALE, "reversescale": data.objective.sign > 0}  # good values are bright
@@ -97,7 +97,7 @@ def part(data: RunData) -> Part | None:
         explanation += (
             " The background is the prediction of a forest while all other genes are those of the best genome."
         )
-    notes = [charts.omission_note(MOST, len(data.ranked_trials), "results")]
+    notes = [charts.omission_note(MOST, len(data.ranked), "results")]
     if len(data.genes_by_importance) > MOST_GENES:
         notes.append(
             f"These are the pairs of the {MOST_GENES} most important genes; in Python `run.plot.pairs(x, y)` draws any."

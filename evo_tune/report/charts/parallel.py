@@ -52,7 +52,7 @@ def axes(data: RunData) -> list[str]:
 
 def lines(data: RunData) -> Lines:
     """Return the lines: those of the best tenth, at most `MOST_BEST`, and an even choice of the others."""
-    count = len(data.ranked_trials)
+    count = len(data.ranked)
     top = min(max(1, round(TOP * count)), MOST_BEST)
     ranks = np.arange(count)
     if count > MOST:
@@ -71,7 +71,7 @@ def _positions(data: RunData, ranks: np.ndarray) -> np.ndarray:
 def draw(data: RunData) -> Spec | None:
     """Return the figure; None for fewer than two genomes with a value, or without a gene that varies."""
     names = axes(data)
-    if len(data.ranked_trials) < 2 or not names:
+    if len(data.ranked) < 2 or not names:
         return None
     shown, count = lines(data), len(names) + 1
     best, others = shown.best, ~shown.best
@@ -88,7 +88,7 @@ def draw(data: RunData) -> Spec | None:
         ),
         _ticks(data, names),
     ]
-    for rank, trial in enumerate(data.ranked_trials):
+    for rank, trial in enumerate(data.ranked):
         if data.best and trial.id == data.best.id:  # no filter hides the line of the recommended genome
             y = np.round(_positions(data, np.array([rank]))[0], 4)
             text = f"trial {trial.id}, recommended: {data.values[rank]:.5g}"
@@ -119,9 +119,7 @@ def _trace(
     count = positions.shape[1]
     x = np.tile(np.append(np.arange(float(count)), np.nan), len(positions))
     y = np.column_stack([positions, np.full(len(positions), np.nan)]).ravel().round(4)
-    texts = [
-        f"trial {data.ranked_trials[rank].id}: {data.values[rank]:.5g}" for rank in ranks for _ in range(count + 1)
-    ]
+    texts = [f"trial {data.ranked[rank].id}: {data.values[rank]:.5g}" for rank in ranks for _ in range(count + 1)]
     meta = {"kind": "lines", "axes": count}
     return line(x, y, name, color, width, meta=meta, **options, text=texts, hovertemplate="%{text}<extra></extra>")
 
@@ -164,7 +162,7 @@ def part(data: RunData) -> Part | None:
     coordinates = draw(data)
     if coordinates is None:
         return None
-    drawn, count, names = len(lines(data).ranks), len(data.ranked_trials), axes(data)
+    drawn, count, names = len(lines(data).ranks), len(data.ranked), axes(data)
     varying = sum(gene.size > 1 for gene in data.genes.values())
     notes = []
     if drawn < count:

@@ -25,7 +25,7 @@ RESOURCES = {
 def amounts(data: RunData, resource: str) -> np.ndarray:
     """Return the use of a resource by each ranked genome, shape (ranked,); NaN if unknown."""
     values = []
-    for trial in data.ranked_trials:
+    for trial in data.ranked:
         default = trial.outcome.seconds if resource == "seconds" else math.nan
         value = trial.outcome.metrics.get(resource, default)
         values.append(value if 0 < value < LARGEST else math.nan)
@@ -70,7 +70,7 @@ def draw(data: RunData, resource: str | None = None) -> Spec | None:
         return None
     results = results[charts.spread_indices(len(results), charts.MOST_MARKS)]
     front = cheapest(x, data.losses)
-    ids = np.array([trial.id for trial in data.ranked_trials])
+    ids = np.array([trial.id for trial in data.ranked])
     hover = {"hovertemplate": "trial %{customdata}<br>%{y:.5g} at %{x:.4g}<extra></extra>"}
     marks = {"customdata": ids[results], "meta": {"kind": "result"}, "showlegend": False, **hover}
     line = {"customdata": ids[front], "meta": {"kind": "front"}, **hover}
@@ -98,5 +98,5 @@ def part(data: RunData) -> Part | None:
         "Each point is a full training. The line is the front: no cheaper training is as good. Where it is flat, a "
         "higher cost gains nothing.",
         figures,
-        note=charts.omission_note(charts.MOST_MARKS, len(data.ranked_trials), "results"),
+        note=charts.omission_note(charts.MOST_MARKS, len(data.ranked), "results"),
     )

@@ -23,7 +23,7 @@ def by_seed(data: RunData) -> dict[int, dict[int, float | None]]:
     If that metric is on the test set, the seeds that only chose among the finalists are left out: they have no value.
     """
     run, metric = data.run, reported_objective(data.run).metric
-    ids = {trial.key: trial.id for trial in reversed(run.ranked_trials())}  # the ids that the verdict uses
+    ids = {trial.key: trial.id for trial in reversed(run.ranked())}  # the ids that the verdict uses
     for candidate in run.candidates:
         ids.setdefault(genome_key(candidate.genome), candidate.id)
     seeds: dict[int, dict[int, float | None]] = {}

@@ -27,11 +27,11 @@ def draw(data: RunData, gene: str | None = None) -> Spec | None:
         data: The run.
         gene: Name of the gene; by default the most important one.
     """
-    if not data.ranked_trials or not data.genes_by_importance:
+    if not data.ranked or not data.genes_by_importance:
         return None
     name = data.genes_by_importance[0] if gene is None else gene
-    indices = charts.spread_indices(len(data.ranked_trials), MOST, keep=range(MOST // 4))  # the best are always drawn
-    trials = [data.ranked_trials[index] for index in indices]
+    indices = charts.spread_indices(len(data.ranked), MOST, keep=range(MOST // 4))  # the best are always drawn
+    trials = [data.ranked[index] for index in indices]
     ids, y = [trial.id for trial in trials], data.shown_values(data.losses[indices])
     x = charts.gene_positions(data.genes[name], (trial.genome[name] for trial in trials))
     marks: dict[str, Any] = {"hovertemplate": charts.TRIAL, "showlegend": False}
@@ -83,7 +83,7 @@ def part(data: RunData) -> Part | None:
             " The line is the prediction of a forest as only this gene varies from the best genome (orange). The band "
             "is its 80 % interval over bootstraps: where it is wide, little is known."
         )
-    notes = [charts.omission_note(MOST, len(data.ranked_trials), "results")]
+    notes = [charts.omission_note(MOST, len(data.ranked), "results")]
     if len(genes) > MOST_GENES:
         notes.append(f"The {MOST_GENES} most important of {len(genes)} genes are shown.")
     return Part("Gene by gene", explanation, figures, note=" ".join(filter(None, notes)))
