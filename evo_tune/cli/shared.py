@@ -293,6 +293,15 @@ def _finite(data: Any) -> Any:
     return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
 
 
+def print_as(output_format: str, value: Struct, *lines: str) -> None:
+    """Print a value as JSON with the format 'json', and the lines with any other."""
+    if output_format == "json":
+        print_json(value)
+        return
+    for line in lines:
+        echo(line)
+
+
 def print_metrics(metrics: Mapping[str, Any], err: bool = False) -> None:
     """Print metrics by name, a line each."""
     for name, value in metrics.items():

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from evo_tune.forecast.timing import Timing
-from evo_tune.loop import planning
+from evo_tune.loop import budget
 from evo_tune.store.manifest import FORMAT
 from tests.cli.conftest import QUICK, Result, Typed
 
@@ -298,7 +298,7 @@ def test_ctrl_c_while_steps_are_timed_starts_no_run(
             time.sleep(0.01)
         return {}, None
 
-    monkeypatch.setattr(planning, "time_genomes", interrupted)
+    monkeypatch.setattr(budget, "time_genomes", interrupted)
     done = typed("run", "-o", "seconds=1", "--trials", "1")
     assert done.code == 130, done
     assert done.err.endswith("Error: interrupted while a few steps were timed: no run was started\n")

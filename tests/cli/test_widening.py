@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.cli.output import as_sentence
+from evo_tune.report.summary import describe_widening
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
 from tests.journals import write_events
@@ -40,7 +40,7 @@ def test_each_widening_is_a_line_and_the_final_ranges_are_named(typed: Typed, st
     run = Run.open(steep / "populations" / "wide")
     assert run.widened
     for one in run.widened:
-        assert done.out.count(as_sentence(one)) == 1
+        assert done.out.count(describe_widening(one)) == 1
     said = r"^x widened to \[0\.001, 0\.03\]: \d of the best \d trials are at its high end$"
     assert re.search(said, done.out, re.MULTILINE)
     final = f"widened ranges: {', '.join(f'{name} {text}' for name, text in ranges(run).items())}"
@@ -50,7 +50,7 @@ def test_each_widening_is_a_line_and_the_final_ranges_are_named(typed: Typed, st
     assert typed("verify", "wide").code == 0
     assert "widened ranges" in (run.folder / "_report.html").read_text()
     more = typed("resume", "wide", "--trials", "27", "--final-seeds", "0")
-    assert as_sentence(run.widened[0]) not in more.out, "earlier ones are not told again"
+    assert describe_widening(run.widened[0]) not in more.out, "earlier ones are not told again"
 
 
 def ranges(run: Run) -> dict[str, str]:

@@ -35,8 +35,8 @@ def command(run: str | None, store: str, output_format: str) -> None:
         shared.echo(f"Warning: no full training satisfies {', '.join(saved.manifest.subject_to)}", err=True)
     several = len(saved.objectives) > 1
     if output_format == "json":
-        rows_json = recommendations(saved)
-        shared.print_json(rows_json if several else rows_json[0])
+        recommended = recommendations(saved)
+        shared.print_json(recommended if several else recommended[0])
         return
     trials = pareto_front(saved) if several else [best]
     if output_format == "table" and len(trials) == 1:

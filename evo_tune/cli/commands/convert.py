@@ -43,7 +43,5 @@ def command(run: str | None, tool: str, output: str | None, store: str, output_f
     path = usual_path(saved, tool) if output is None else Path(output)
     convert(saved, tool, path)
     results, opener = len(saved.outcomes), opened_by(tool, path)
-    if output_format == "json":
-        shared.print_json(ConvertedRun(run=saved.name, tool=tool, file=str(path), results=results, open=opener))
-    else:
-        shared.echo(f"wrote {results} results to {path}; open it with: {opener}")
+    converted = ConvertedRun(run=saved.name, tool=tool, file=str(path), results=results, open=opener)
+    shared.print_as(output_format, converted, f"wrote {results} results to {path}; open it with: {opener}")

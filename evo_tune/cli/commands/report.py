@@ -35,7 +35,4 @@ def command(runs: tuple[str, ...], output: str | None, store: str, output_format
         path = write_beside(saved[0])
     else:
         path = write_report(saved, Path(store) / REPORT)
-    if output_format == "json":
-        shared.print_json(WrittenReport(runs=[run.name for run in saved], report=str(path)))
-    else:
-        shared.echo(str(path))
+    shared.print_as(output_format, WrittenReport(runs=[run.name for run in saved], report=str(path)), str(path))

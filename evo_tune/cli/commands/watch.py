@@ -31,9 +31,7 @@ def command(run: str | None, port: int, store: str, output_format: str) -> None:
     folder = find_run(Path(store), run)
 
     def show(address: str) -> None:
-        if output_format == "json":
-            shared.print_json(WatchedRun(run=folder.name, address=address))
-        else:
-            shared.echo(f"open {address}   (Ctrl-C ends it)")
+        watched = WatchedRun(run=folder.name, address=address)
+        shared.print_as(output_format, watched, f"open {address}   (Ctrl-C ends it)")
 
     serve(folder, port, show)
