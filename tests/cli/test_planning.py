@@ -294,7 +294,7 @@ def test_long_trainings_get_rungs_before_the_run_begins(
     print_plan(replace(found, choices=("the budget", "the rungs")), SESSION, None, "table")
     assert "\nthe budget\nthe rungs\n" in capsys.readouterr().out, "a line each"
     assert found.pace is not None
-    assert int(fit[1]) == pytest.approx(affordable_trainings(2, found.seconds, SESSION, found.pace.usual), abs=1)
+    assert int(fit[1]) == pytest.approx(affordable_trainings(2, found.seconds, SESSION, found.pace.mean_seconds), abs=1)
     assert plan(parted, long, hours=0.25, fidelity="1").manifest.settings.fidelity == "1"
     assert plan(parted, long, hours=0.01).choices == (), "hardly a training fits"
     assert plan(parted, {"pace": "2"}, hours=0.02).choices == (), "the first rung would take less than 3 s"
