@@ -58,7 +58,7 @@ def prepare(data: str, vocab: int) -> None:
     memory, began = Memory(), time.process_time()
     corpus = Corpus(data, vocab, 1024)
     corpus.fingerprint()
-    tokens, took = len(corpus.tokens), time.process_time() - began
+    tokens, took = len(corpus.prepared.training), time.process_time() - began
     time.sleep(0.1)
     peaks = {name: kilobytes / 1e3 for name, kilobytes in memory.peaks.items()}
     size = Path(data).stat().st_size / 1e6

@@ -242,6 +242,6 @@ def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[st
     for model, into in ((training_run.model, folder), (average, folder / "averaged")):
         if model is not None:
             own = metrics if model is training_run.model else {"val_loss": metrics["val_loss_ema"]}
-            cast(GPT, model).tokenizer = task.corpus.tokenizer
+            cast(GPT, model).tokenizer = task.corpus.prepared.tokenizer
             cast(GPT, model).save(into, **training_notes(task, run, trainer.recipe.precision.name, own, judged=judged))
     return metrics

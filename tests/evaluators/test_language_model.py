@@ -435,7 +435,7 @@ def test_byte_pairs_are_learned_from_the_training_part_only(module: ModuleType, 
     prints = []
     for ending in ("zyx", "xyz"):
         (tmp_path / ending).write_bytes(text + ending.encode() * 170)
-        prints.append(Corpus(str(tmp_path / ending), 270, 128).tokenizer.to_json())  # type: ignore[attr-defined]
+        prints.append(Corpus(str(tmp_path / ending), 270, 128).prepared.tokenizer.to_json())  # type: ignore[attr-defined]
     assert prints[0] == prints[1]
     assert module.fingerprint(module.Options(size="2x64x64x512", vocab=270)) != module.fingerprint(
         module.Options(size="2x64x64x512", vocab=271)

@@ -233,16 +233,6 @@ class Corpus:
         """Bytes per held-out block."""
         return BLOCK_BYTES_PER_TOKEN * self.longest
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Tokenizer, learned from the training text only."""
-        return self.prepared.tokenizer
-
-    @property
-    def tokens(self) -> np.ndarray:
-        """Training tokens, (n,); bytes as uint8, byte pairs as uint16."""
-        return self.prepared.training
-
     def fingerprint(self) -> str:
         """Return the SHA-256 of the divided text and its learned byte pairs.
 

@@ -251,11 +251,6 @@ class DocumentIndex:
     sha256: str
     ends: np.ndarray = field(repr=False)
 
-    @property
-    def size(self) -> int:
-        """Bytes of the text."""
-        return int(self.ends[-1])
-
 
 def read_documents(data: str, *, mark: bool, into: BinaryIO | None = None) -> DocumentIndex:
     """Read a text once, and write it to a file if one is given.

@@ -96,11 +96,6 @@ class EncoderConfig(ModelConfig):
         raise NotImplementedError
 
     @property
-    def parameters(self) -> int:
-        """Number of trainable parameters."""
-        raise NotImplementedError
-
-    @property
     def head_inputs(self) -> int:
         """Number of inputs of the head."""
         return self.width

@@ -258,11 +258,11 @@ def test_another_users_file_is_not_used(text: str, monkeypatch: pytest.MonkeyPat
 
 def test_a_file_that_changes_after_it_was_checked_is_checked_again(text: str) -> None:
     corpus = Corpus(text, 300, 32)
-    before, path = corpus.tokens.copy(), file_of()
+    before, path = corpus.prepared.training.copy(), file_of()
     _flip(path, module.HEADER + 100)
-    assert np.array_equal(corpus.tokens, before)
+    assert np.array_equal(corpus.prepared.training, before)
     path.unlink()  # a cache that is emptied during a run
-    assert np.array_equal(corpus.tokens, before)
+    assert np.array_equal(corpus.prepared.training, before)
     assert not path.exists()
 
 
