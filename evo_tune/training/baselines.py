@@ -37,16 +37,16 @@ def baseline_metrics(group: str, held_out: Any, test: Any) -> dict[str, float]:
         held_out: Scores or errors on the held-out part.
         test: The same on the test part.
     """
-    found = {}
+    metrics = {}
     for row in METRICS:
         if group in row.groups and row.test and row.read is not None:
-            found[row.name] = float(row.read(SimpleNamespace(scores=held_out)) or 0.0)
-            found[row.test_name] = float(row.read(SimpleNamespace(scores=test)) or 0.0)
-    return found
+            metrics[row.name] = float(row.read(SimpleNamespace(scores=held_out)) or 0.0)
+            metrics[row.test_name] = float(row.read(SimpleNamespace(scores=test)) or 0.0)
+    return metrics
 
 
 @contextmanager
-def _scikit_learn(what: str) -> Iterator[None]:
+def _scikit_learn(method: str) -> Iterator[None]:
     """Run scikit-learn with one thread: small data gains nothing from more, and busy cores lose much.
 
     Raises:
@@ -57,7 +57,7 @@ def _scikit_learn(what: str) -> Iterator[None]:
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # comes with it
     except ImportError:
         raise OptionError(
-            f"{what} is scikit-learn's, which is not installed: pip install 'evo-tune[sklearn]', then resume; or "
+            f"{method} is scikit-learn's, which is not installed: pip install 'evo-tune[sklearn]', then resume; or "
             "--no-baseline"
         ) from None
     with threadpool_limits(1):
@@ -73,15 +73,15 @@ def _scores(model: Any, rows: Callable[[Any], Any], classes: NDArray[Any], parts
         classes: (n,), class numbers; the training part has all of them.
         parts: See `Parts`.
     """
-    training, *others = parts
+    training, *evaluation_parts = parts
     model.fit(rows(training), classes[training])
 
-    def judged(part: NDArray[np.int64]) -> Scores:
-        found, truth = model.predict_proba(rows(part)), classes[part]
-        own = np.maximum(found[np.arange(len(truth)), truth], 1e-15)
-        return Scores.of(found, truth, loss=float(-np.log(own).mean()))
+    def evaluate_part(part: NDArray[np.int64]) -> Scores:
+        shares, truth = model.predict_proba(rows(part)), classes[part]
+        probabilities = np.maximum(shares[np.arange(len(truth)), truth], 1e-15)
+        return Scores.of(shares, truth, loss=float(-np.log(probabilities).mean()))
 
-    return baseline_metrics("classes", *map(judged, others))
+    return baseline_metrics("classes", *map(evaluate_part, evaluation_parts))
 
 
 def table_baseline(table: Table) -> dict[str, float]:
@@ -94,18 +94,18 @@ def table_baseline(table: Table) -> dict[str, float]:
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
         kind = HistGradientBoostingRegressor if table.regression else HistGradientBoostingClassifier
-        few = [len(categories) <= MOST_CATEGORIES for categories in table.columns.categorical.values()]
-        model = kind(random_state=0, categorical_features=[False] * table.columns.sizes[0] + few)
+        is_categorical = [len(categories) <= MOST_CATEGORIES for categories in table.columns.categorical.values()]
+        model = kind(random_state=0, categorical_features=[False] * table.columns.sizes[0] + is_categorical)
         parts, values = (table.training, table.held_out, table.test), table.target.values
         if not table.regression:
             return _scores(model, table.inputs.__getitem__, values, parts)
         mean, deviation = table.scale
         model.fit(table.inputs[table.training], (values[table.training] - mean) / deviation)
 
-        def judged(part: NDArray[np.int64]) -> Errors:
+        def evaluate_part(part: NDArray[np.int64]) -> Errors:
             return Errors.of(mean + deviation * model.predict(table.inputs[part]), values[part], deviation)
 
-        return baseline_metrics("regression", judged(table.held_out), judged(table.test))
+        return baseline_metrics("regression", evaluate_part(table.held_out), evaluate_part(table.test))
 
 
 def text_baseline(
@@ -164,36 +164,38 @@ class NGrams:
         self.vocab, self.bits = vocab, np.uint64(8 if vocab <= 256 else 16)
         self.tables = []
         for length in range(order + 1):
-            keys, counts = np.unique(self._packed(tokens, length), return_counts=True)
+            keys, counts = np.unique(self._pack_keys(tokens, length), return_counts=True)
             heads, first = np.unique(keys >> self.bits, return_index=True)
             kinds = np.diff(np.append(first, len(keys)))
             self.tables.append((keys, counts, heads, np.add.reduceat(counts, first), kinds))
 
-    def _packed(self, tokens: NDArray[np.integer], length: int) -> NDArray[np.uint64]:
+    def _pack_keys(self, tokens: NDArray[np.integer], length: int) -> NDArray[np.uint64]:
         """Return each token with the `length` tokens before it as one number."""
         wide, count = tokens.astype(np.uint64), len(tokens) - length
-        found = np.zeros(max(0, count), np.uint64)
+        keys = np.zeros(max(0, count), np.uint64)
         for place in range(length + 1):
-            found = (found << self.bits) | wide[place : place + count]
-        return found
+            keys = (keys << self.bits) | wide[place : place + count]
+        return keys
 
     def probabilities(self, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
         """Return the probability of each token but the first, given those before it, (n − 1,)."""
-        found = np.full(len(tokens) - 1, 1.0 / self.vocab)
+        shares = np.full(len(tokens) - 1, 1.0 / self.vocab)
         for length, (keys, counts, heads, totals, kinds) in enumerate(self.tables):
-            asked = self._packed(tokens, length)[1 if length == 0 else 0 :]
-            mine = found[max(0, length - 1) :]
-            seen = _looked_up(keys, counts, asked)
-            total, kind = (_looked_up(heads, values, asked >> self.bits) for values in (totals, kinds))
-            mine[:] = np.where(total > 0, (seen + kind * mine) / np.maximum(total + kind, 1), mine)
-        return found
+            wanted_keys = self._pack_keys(tokens, length)[1 if length == 0 else 0 :]
+            mine = shares[max(0, length - 1) :]
+            key_counts = _look_up(keys, counts, wanted_keys)
+            total, kind = (_look_up(heads, values, wanted_keys >> self.bits) for values in (totals, kinds))
+            mine[:] = np.where(total > 0, (key_counts + kind * mine) / np.maximum(total + kind, 1), mine)
+        return shares
 
 
-def _looked_up(keys: NDArray[np.uint64], values: NDArray[np.integer], asked: NDArray[np.uint64]) -> NDArray[np.integer]:
+def _look_up(
+    keys: NDArray[np.uint64], values: NDArray[np.integer], wanted_keys: NDArray[np.uint64]
+) -> NDArray[np.integer]:
     """Return the value of each asked key among sorted ones; 0 for an unknown one."""
-    places = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
-    known: NDArray[np.integer] = np.where(keys[places] == asked, values[places], 0)
-    return known
+    places = np.minimum(np.searchsorted(keys, wanted_keys), len(keys) - 1)
+    counts: NDArray[np.integer] = np.where(keys[places] == wanted_keys, values[places], 0)
+    return counts
 
 
 def ngram_baseline(material: TextMaterial, longest: int) -> dict[str, float]:
@@ -208,7 +210,7 @@ def ngram_baseline(material: TextMaterial, longest: int) -> dict[str, float]:
     vocab = material.corpus.vocab
     tokens = material.training.numpy()[-MOST_TOKENS:]
     model = NGrams(tokens if vocab == 256 else tokens.view(np.uint16), vocab, 5 if vocab == 256 else 2)
-    found = {}
+    metrics = {}
     for part, testing in (("val", False), ("test", True)):
         nats, count = 0.0, 0
         for inputs, targets in material.held_out(longest, testing):
@@ -216,6 +218,6 @@ def ngram_baseline(material: TextMaterial, longest: int) -> dict[str, float]:
             text = np.concatenate([inputs.flatten().numpy()[:1], aims[aims != IGNORE]])
             nats -= float(np.log(model.probabilities(text)).sum())
             count += len(text) - 1
-        found[f"{part}_loss"] = nats / count
-        found[f"{part}_bpb"] = nats / math.log(2.0) / material.held_out_bytes(testing)
-    return found
+        metrics[f"{part}_loss"] = nats / count
+        metrics[f"{part}_bpb"] = nats / math.log(2.0) / material.held_out_bytes(testing)
+    return metrics

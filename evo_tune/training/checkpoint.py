@@ -61,10 +61,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: The file is damaged, or contains more than tensors and plain data.
     """
-    return _loaded(path, path)
+    return _load(path, path)
 
 
-def _loaded(path: Path, source: Path | BinaryIO) -> dict[str, Any]:
+def _load(path: Path, source: Path | BinaryIO) -> dict[str, Any]:
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -87,7 +87,7 @@ def own_checkpoint(path: Path) -> dict[str, Any]:
     file = open_own(path)
     if file is not None:
         with file:
-            return _loaded(path, file)
+            return _load(path, file)
     if os.path.lexists(path):
         print(f"{path} is not loaded: expected a regular file that belongs to you", file=sys.stderr, flush=True)
     return {}

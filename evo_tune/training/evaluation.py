@@ -111,7 +111,7 @@ def map_batches(
     shorten = getattr(model, "shorten", lambda inputs: inputs)
     in_pieces = of_losses is not None and getattr(model, "in_pieces", False)
 
-    def judged(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def score_batch(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if in_pieces and of_losses is not None:
             return of_losses(model(inputs, partial(token_losses_in_pieces, targets=targets)))
         return score(model(inputs).float(), targets)
@@ -123,7 +123,9 @@ def map_batches(
     try:
         with torch.inference_mode(), (precision or Precision()).evaluating(torch.device(device)):
             return [
-                judged(shorten(inputs[first : first + batch]).to(device), targets[first : first + batch].to(device))
+                score_batch(
+                    shorten(inputs[first : first + batch]).to(device), targets[first : first + batch].to(device)
+                )
                 for first in range(0, len(inputs), batch)
             ]
     finally:
@@ -193,17 +195,17 @@ class Scores:
             classes: Class numbers, (n,).
             loss: See `Scores`.
         """
-        found, truth = np.asarray(probabilities, float), np.asarray(classes)
-        predicted, number = found.argmax(1), found.shape[1]
+        shares, truth = np.asarray(probabilities, float), np.asarray(classes)
+        predicted, number = shares.argmax(1), shares.shape[1]
         right = np.bincount(truth[predicted == truth], minlength=number)
-        real, said = np.bincount(truth, minlength=number), np.bincount(predicted, minlength=number)
-        known, used = real > 0, real + said > 0
+        true_counts, predicted_counts = np.bincount(truth, minlength=number), np.bincount(predicted, minlength=number)
+        present, used = true_counts > 0, true_counts + predicted_counts > 0
         return cls(
             loss=loss,
             accuracy=float((predicted == truth).mean()),
-            balanced_accuracy=float((right[known] / real[known]).mean()),
-            macro_f1=float((2 * right[used] / (real + said)[used]).mean()),
-            auc=auc(found, truth),
+            balanced_accuracy=float((right[present] / true_counts[present]).mean()),
+            macro_f1=float((2 * right[used] / (true_counts + predicted_counts)[used]).mean()),
+            auc=auc(shares, truth),
         )
 
 
@@ -263,8 +265,8 @@ def model_outputs(
         RecipeError: batch is not an integer of at least 1.
     """
     inputs = samples[0] if ranks is None else samples[0][ranks.rank :: ranks.size]
-    parts = map_batches(model, (inputs, inputs), device, batch, lambda found, _: found.cpu(), precision=precision)
-    return torch.cat(parts) if ranks is None else _gathered(parts, len(samples[0]), ranks)
+    parts = map_batches(model, (inputs, inputs), device, batch, lambda outputs, _: outputs.cpu(), precision=precision)
+    return torch.cat(parts) if ranks is None else _gather_outputs(parts, len(samples[0]), ranks)
 
 
 def score_classifier(model: nn.Module, samples: MicroBatch, **how: Any) -> Scores:
@@ -283,7 +285,7 @@ def score_classifier(model: nn.Module, samples: MicroBatch, **how: Any) -> Score
     return Scores.of(logits.softmax(-1).numpy(), targets.numpy(), loss)
 
 
-def _gathered(parts: list[torch.Tensor], count: int, ranks: Ranks) -> torch.Tensor:
+def _gather_outputs(parts: list[torch.Tensor], count: int, ranks: Ranks) -> torch.Tensor:
     """Return the outputs for all samples from each rank's share."""
     outputs = int(ranks.sum(torch.tensor(parts[0].shape[1] if parts and ranks.rank == 0 else 0)))
     everyone = torch.zeros(count, outputs)
@@ -308,10 +310,10 @@ def auc(probabilities: ArrayLike, classes: ArrayLike) -> float:
 
 
 def _binary_auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    ours = int(positive.sum())
-    others = len(positive) - ours
-    if not ours or not others:
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    if not positives or not negatives:
         return float("nan")
     _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each group of ties, from 1
-    return float((ranks[places][positive].sum() - ours * (ours + 1) / 2) / (ours * others))
+    return float((ranks[places][positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))

@@ -88,16 +88,16 @@ class LanguageTraining(Task):
 
     def fit(self, phase: Phase, model: nn.Module | None) -> StepSplit:
         del model  # a formula gives its memory
-        options, config, each = self.plan.options, phase.config, -(-phase.per_step // self.processes)
+        options, config, per_process = self.plan.options, phase.config, -(-phase.per_step // self.processes)
         if options.micro_batch != "auto":
-            micro = min(each, max(1, (options.micro_batch or each * config.context) // config.context))
+            micro = min(per_process, max(1, (options.micro_batch or per_process * config.context) // config.context))
             return StepSplit(micro, options.recompute)
         fit = fit_device(
             config,
-            each,
+            per_process,
             self.run.device,
             sharing=self.processes,
-            probe=lambda fit: self._one_step(phase, each, fit),
+            probe=lambda fit: self._one_step(phase, per_process, fit),
             optimizer=options.optimizer_name,
             ema=options.ema is not None,
             precision=storage_precision(options.precision),
@@ -112,9 +112,9 @@ class LanguageTraining(Task):
         return StepSplit(micro, options.recompute or recompute)
 
     def _one_step(self, phase: Phase, windows: int, fit: Fit) -> None:
-        one = replace(phase, windows=windows, per_step=windows, first_step=0, ramp=None)
+        single_step = replace(phase, windows=windows, per_step=windows, first_step=0, ramp=None)
         passes = StepSplit(fit.micro_batch, self.plan.options.recompute or fit.recompute)
-        self.trainer(one, 1, lr=SAFE, passes=passes).run(1)
+        self.trainer(single_step, 1, lr=SAFE, passes=passes).run(1)
 
     def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
         return predict_memory(
@@ -163,8 +163,8 @@ class LanguageTraining(Task):
 
     def evaluate(self, trainer: Trainer, blocks: Sequence[MicroBatch], model: nn.Module | None = None) -> Evaluation:
         """Evaluate the trainer's model, or another, on blocks of windows."""
-        judged = trainer.model if model is None else model
-        return evaluate(judged, _joined(blocks), batch=_at_once(blocks), **trainer.evaluation)
+        evaluated_model = trainer.model if model is None else model
+        return evaluate(evaluated_model, _join_blocks(blocks), batch=_at_once(blocks), **trainer.evaluation)
 
     def result(self, training_run: TrainingRun, resumed: int | None) -> LanguageResult:
         return LanguageResult(self, training_run, resumed)
@@ -213,13 +213,13 @@ def evaluate_halves(model: nn.Module, blocks: Sequence[MicroBatch], **how: Any) 
         blocks: See `evaluation_blocks`.
         how: Device, ranks and precision, as in `evaluate`.
     """
-    places = evaluate_by_position(model, _joined(blocks), batch=_at_once(blocks), **how)
+    places = evaluate_by_position(model, _join_blocks(blocks), batch=_at_once(blocks), **how)
     half = len(places) // 2
     first, second = (sum(part, Evaluation(0.0, 0)) for part in (places[:half], places[half:]))
     return first, second
 
 
-def _joined(blocks: Sequence[MicroBatch]) -> MicroBatch:
+def _join_blocks(blocks: Sequence[MicroBatch]) -> MicroBatch:
     return torch.cat([inputs for inputs, _ in blocks]), torch.cat([targets for _, targets in blocks])
 
 
@@ -241,7 +241,9 @@ def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[st
     average = trainer.averaged and trainer.averaged.module
     for model, into in ((training_run.model, folder), (average, folder / "averaged")):
         if model is not None:
-            own = metrics if model is training_run.model else {"val_loss": metrics["val_loss_ema"]}
+            model_metrics = metrics if model is training_run.model else {"val_loss": metrics["val_loss_ema"]}
             cast(GPT, model).tokenizer = task.corpus.prepared.tokenizer
-            cast(GPT, model).save(into, **training_notes(task, run, trainer.recipe.precision.name, own, judged=judged))
+            cast(GPT, model).save(
+                into, **training_notes(task, run, trainer.recipe.precision.name, model_metrics, judged=judged)
+            )
     return metrics

@@ -114,13 +114,13 @@ class SampleTraining(Task):
         )
 
     def fit(self, phase: SinglePhase, model: nn.Module | None) -> StepSplit:
-        options, each = self.plan.options, -(-phase.per_step // self.processes)
+        options, per_process = self.plan.options, -(-phase.per_step // self.processes)
         if self.plan.whole:  # batch norm statistics are per pass, so one pass must be the whole step
             return StepSplit(phase.per_step)
         if options.micro_batch != "auto":
-            return StepSplit(min(each, options.micro_batch or each))
+            return StepSplit(min(per_process, options.micro_batch or per_process))
         assert model is not None
-        return StepSplit(fit_pass(self._memory(model), each, self.run.device, sharing=self.processes))
+        return StepSplit(fit_pass(self._memory(model), per_process, self.run.device, sharing=self.processes))
 
     def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
         return self._memory(trainer.model)(largest).peak
@@ -153,8 +153,8 @@ class SampleTraining(Task):
         self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None
     ) -> Evaluation | Scores | Errors | ForecastScores:
         """Evaluate the trainer's model, or another, on samples."""
-        judged = trainer.model if model is None else model
-        return evaluate(judged, samples, loss=self.loss, batch=256, **trainer.evaluation)
+        evaluated_model = trainer.model if model is None else model
+        return evaluate(evaluated_model, samples, loss=self.loss, batch=256, **trainer.evaluation)
 
     def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
         return {"val_loss": self.evaluate(trainer, self.held_out).loss}
@@ -217,8 +217,8 @@ class RegressionTraining(SampleTraining):
 
     def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Errors:
         mean, deviation = self.plan.scale
-        found = model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation).double()
-        return Errors.of(mean + deviation * found[:, 0].numpy(), samples[1][:, 0].numpy(), deviation)
+        outputs = model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation).double()
+        return Errors.of(mean + deviation * outputs[:, 0].numpy(), samples[1][:, 0].numpy(), deviation)
 
     def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
         errors = self.evaluate(trainer, self.held_out)
@@ -237,8 +237,10 @@ class SampleResult(TrainingResult):
     def __init__(self, task: SampleTraining, training_run: TrainingRun, resumed: int | None) -> None:
         self.task, trainer = task, training_run.trainer
         self.samples = trainer.targets // task.targets_per_sample
-        each = task.plan.flops_per_sample
-        super().__init__(training_run, resumed, flops=self.samples * each, flops_per_target=each)
+        flops_per_sample = task.plan.flops_per_sample
+        super().__init__(
+            training_run, resumed, flops=self.samples * flops_per_sample, flops_per_target=flops_per_sample
+        )
         self.speed /= task.targets_per_sample
         self.scores = task.evaluate(trainer, task.held_out)
         self.training_scores = task.evaluate(trainer, task.examples.training_sample)
@@ -263,15 +265,17 @@ def export_encoder(
     alone = replace(task, options=replace(task.options, ranks=1))
     training_run, metrics = train(alone, run, kind)
     trainer, parts = training_run.trainer, dict(zip(("training", "held_out", "test"), task.parts, strict=True))
-    more: dict[str, Any] = {"rows": {name: len(rows) for name, rows in parts.items()}}
+    notes: dict[str, Any] = {"rows": {name: len(rows) for name, rows in parts.items()}}
     if task.inputs.ndim == 4:  # images: their values say which files and arrays are alike
         low, high = float(task.inputs.min()), float(task.inputs.max())
-        more["inputs"] = {"dtype": str(task.inputs.dtype), "low": low, "high": high}
+        notes["inputs"] = {"dtype": str(task.inputs.dtype), "low": low, "high": high}
     average = trainer.averaged and trainer.averaged.module
     for model, into in ((training_run.model, Path(folder)), (average, Path(folder) / "averaged")):
         if model is not None:
-            own = metrics if model is training_run.model else {"val_loss": metrics["val_loss_ema"]}
-            cast(Encoder, model).save(into, **training_notes(task, run, trainer.recipe.precision.name, own, **more))
+            model_metrics = metrics if model is training_run.model else {"val_loss": metrics["val_loss_ema"]}
+            cast(Encoder, model).save(
+                into, **training_notes(task, run, trainer.recipe.precision.name, model_metrics, **notes)
+            )
     return metrics
 
 
@@ -306,7 +310,7 @@ class Slices:
 
     def to(self, device: torch.device) -> Slices:
         """Return the same rows on a device."""
-        values, start, lowest = (one.to(device) for one in (self.values, self.start, self.lowest))
+        values, start, lowest = (tensor.to(device) for tensor in (self.values, self.start, self.lowest))
         return Slices(values, start, lowest, self.first, self.last)
 
 
@@ -315,14 +319,14 @@ class SeriesExamples(Examples):
     """Examples whose judged targets are centre, scale and horizon values in the units of the series, float64.
 
     Args:
-        known: Training windows with such targets, for the training loss.
+        windows_for_loss: Training windows with such targets, for the training loss.
     """
 
-    known: MicroBatch
+    windows_for_loss: MicroBatch
 
     @property
     def training_sample(self) -> MicroBatch:
-        return self.known
+        return self.windows_for_loss
 
 
 class ForecastTraining(SampleTraining):
@@ -338,18 +342,18 @@ class ForecastTraining(SampleTraining):
         start, lowest = torch.from_numpy(windows.start), torch.from_numpy(windows.first)
         inputs = Slices(values, start, lowest, -context, 0)
         targets = Slices(values, start, lowest, 0, divided.horizon)
-        few = np.linspace(0, len(windows) - 1, min(SEEN, len(windows))).astype(np.int64)
-        some = ForecastWindows(windows.start[few], windows.first[few], windows.series[few])
+        numbers = np.linspace(0, len(windows) - 1, min(SEEN, len(windows))).astype(np.int64)
+        training_sample = ForecastWindows(windows.start[numbers], windows.first[numbers], windows.series[numbers])
         return SeriesExamples(
             (cast(Tensor, inputs), cast(Tensor, targets)),
-            *(self._judged(part) for part in (divided.held_out, divided.test, some)),
+            *(self._judged(part) for part in (divided.held_out, divided.test, training_sample)),
         )
 
     def _judged(self, windows: ForecastWindows) -> MicroBatch:
         """Return windows with targets as they are judged."""
         divided = self.plan.split_series
         inputs = torch.from_numpy(self.plan.inputs[windows.past(self.plan.context)])
-        about = np.stack([one[windows.series] for one in (divided.centres, divided.scales)], 1)
+        about = np.stack([statistic[windows.series] for statistic in (divided.centres, divided.scales)], 1)
         return inputs, torch.from_numpy(np.concatenate([about, divided.truth(windows)], 1))
 
     def default_loss(self) -> Loss:

@@ -73,7 +73,7 @@ def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) ->
         precision = _precision(plan, run, saved)
         training_run = kind(plan.in_precision(precision), run, ranks).training_run(saved)
         if run.timing:
-            return training_run, _timed(training_run, run.timing, now() - began, plan.save)
+            return training_run, _predict_cost(training_run, run.timing, now() - began, plan.save)
         resumed = training_run.trainer.step if unfinished.saved or run.resume_folder else None
         first = unfinished.saved.get("first", training_run.trainer.step)
         unfinished.attend(training_run, precision=precision, first=first)
@@ -112,7 +112,7 @@ def _precision(plan: Plan, run: Run, saved: Mapping[str, Any]) -> str:
     return str(saved.get("precision", "fp32")) if saved else probe.fastest_precision(run.device, narrow=plan.narrow)
 
 
-def _timed(training_run: TrainingRun, steps: int, built: float, saves: bool) -> dict[str, float]:
+def _predict_cost(training_run: TrainingRun, steps: int, built: float, saves: bool) -> dict[str, float]:
     """Return the predicted cost of a full training, from a few of its steps.
 
     Returns:
@@ -120,14 +120,15 @@ def _timed(training_run: TrainingRun, steps: int, built: float, saves: bool) -> 
         GPU memory in bytes; 'checkpoint', approximate bytes of a partial training's checkpoint; 'kept', those of a full
         training's.
     """
-    found = training_run.time_steps(steps)
+    seconds = training_run.time_steps(steps)
     # Weights, and at most two optimizer moments for each trained weight.
-    held = sum(
-        one.numel() * one.element_size() * (3 if one.requires_grad else 1) for one in training_run.model.parameters()
+    checkpoint_bytes = sum(
+        weight.numel() * weight.element_size() * (3 if weight.requires_grad else 1)
+        for weight in training_run.model.parameters()
     )
     memory = {"memory": training_run.peak_memory} if training_run.trainer.device.type == "cuda" else {}
-    took = {name: found[name] + built for name in ("seconds", "judging")}
-    return {**found, **took, **memory, "checkpoint": float(held), "kept": float(held) * saves}
+    took = {name: seconds[name] + built for name in ("seconds", "judging")}
+    return {**seconds, **took, **memory, "checkpoint": float(checkpoint_bytes), "kept": float(checkpoint_bytes) * saves}
 
 
 # ---------------------------------------------------------------- several processes
@@ -239,7 +240,9 @@ class _Curve:
         self.heard = 0
 
 
-def training_notes(plan: Plan, run: Run, precision: str, metrics: Mapping[str, float], **more: Any) -> dict[str, Any]:
+def training_notes(
+    plan: Plan, run: Run, precision: str, metrics: Mapping[str, float], **further_notes: Any
+) -> dict[str, Any]:
     """Return the notes on a training, as plain data for a model's folder.
 
     Args:
@@ -247,7 +250,7 @@ def training_notes(plan: Plan, run: Run, precision: str, metrics: Mapping[str, f
         run: Device, threads and seed.
         precision: Name of the precision of the evaluation.
         metrics: Metrics of the training.
-        more: Notes of this kind of model only.
+        further_notes: Notes of this kind of model only.
     """
     evaluated = {"device": torch.device(run.device).type, "threads": run.threads, "precision": precision}
     return {
@@ -257,5 +260,5 @@ def training_notes(plan: Plan, run: Run, precision: str, metrics: Mapping[str, f
         "metrics": dict(metrics),
         "data": plan.identity["data"],
         "evaluated": evaluated,
-        **more,
+        **further_notes,
     }

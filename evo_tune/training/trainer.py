@@ -119,7 +119,7 @@ class Trainer:
         compiled: bool = False,
     ) -> None:
         self.ranks = ranks
-        self.model = model if ranks is None else ranks.synchronised(model)
+        self.model = model if ranks is None else ranks.sync_batch_norms(model)
         self.replica = model if ranks is None else ranks.wrap(self.model)
         self.source = source
         self.recipe = recipe
@@ -168,10 +168,10 @@ class Trainer:
         self.model.train()
         tell = on_step or (lambda step: None)
         while self.step < until:
-            for done in self.advance(self.step + 1 < until):
-                tell(done)
-        for done in self.catch_up():
-            tell(done)
+            for finished_step in self.advance(self.step + 1 < until):
+                tell(finished_step)
+        for finished_step in self.catch_up():
+            tell(finished_step)
 
     def train_step(self) -> Step:
         """Run one step and wait for its result.
@@ -191,11 +191,11 @@ class Trainer:
             Diverged: See `run`; if `late` is not 0, the error may concern an earlier step.
         """
         lr = self.set_rates()
-        loss, norm, overflow, targets = self._scaled_gradient()
+        loss, norm, overflow, targets = self._compute_gradient()
         verdict = self.watch.judge(self.step, loss, norm, overflow)
         scale = clip(self.parameters, verdict.norm, self.recipe.clip)
         self._sent.append(_Sent(self.step, lr, targets, copy_to_host_async([*verdict, scale])))
-        known = self.catch_up(self.late)  # on a CPU this step's own verdict: it raises before the update
+        finished_steps = self.catch_up(self.late)  # on a CPU this step's own verdict: it raises before the update
         self._update(verdict.refused if self.late else None)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -203,7 +203,7 @@ class Trainer:
             self.ranks.settle(self.model, self.step)
         if another:
             self.feed.prepare(self.source, self.step)
-        return known
+        return finished_steps
 
     def catch_up(self, late: int = 0) -> list[Step]:
         """Wait for all sent steps except the last `late`, and return them.
@@ -214,8 +214,8 @@ class Trainer:
         return [self._read(self._sent.popleft()) for _ in range(len(self._sent) - late)]
 
     def _read(self, sent: _Sent) -> Step:
-        *seen, scale = sent.values()
-        verdict = Verdict(*seen)
+        *fields, scale = sent.values()
+        verdict = Verdict(*fields)
         try:
             self.watch.check(sent.number, verdict)
         except Diverged:  # the device refused this step and all later ones
@@ -290,7 +290,7 @@ class Trainer:
         assert self.gap is not None
         return self.gap.value
 
-    def _scaled_gradient(self) -> tuple[Number, Number, Number | None, int]:
+    def _compute_gradient(self) -> tuple[Number, Number, Number | None, int]:
         """Return the loss, norm, overflow flag (see `_overflow`) and targets of this step.
 
         On a CPU an overflowing step is repeated at half the scale; a GPU skips it.

@@ -245,9 +245,9 @@ class Task(ABC):
 
     def on_test_set(self) -> Task:
         """Return the same task, judged by its test set instead of its validation set."""
-        made = copy.copy(self)
-        made.testing = True
-        return made
+        task = copy.copy(self)
+        task.testing = True
+        return task
 
     def passes(self, phase: Any, model: nn.Module | None = None) -> StepSplit:
         """Return how a step of a phase fits the device; computed once per phase."""
@@ -371,7 +371,7 @@ class TrainingRun:
         Raises:
             Diverged: See `Trainer.run`.
         """
-        self._measured(lambda: self._run(stop))
+        self._record_peak(lambda: self._run(stop))
 
     def _run(self, stop: int) -> None:
         start = self.trainer.step
@@ -401,14 +401,14 @@ class TrainingRun:
                 self.stopping.update(point["val_loss"], self.model)
             self._tell(point)
 
-        self._measured(decay)
+        self._record_peak(decay)
 
     def _begin_decay(self, fork: int, stop: int) -> None:
         self.decaying = fork, stop
         schedule = ForkedSchedule.of(self.trainer.recipe.schedule, fork, stop)
         self.trainer.recipe = replace(self.trainer.recipe, schedule=schedule)
 
-    def _measured(self, work: Callable[[], None]) -> None:
+    def _record_peak(self, work: Callable[[], None]) -> None:
         """Run a part of the training and record its peak memory."""
         self._peak = max(self._peak, measure_peak_memory(self.trainer.device, work) or 0.0)
 
@@ -457,20 +457,20 @@ class TrainingRun:
         """
         first, now = self.trainer.step, clock_for(self.trainer.device)
         last = min(first + warm + steps, self.task.ends[0])
-        done, targets = [now()], list[int]()
-        while self.trainer.step < last and (done[-1] - done[0] < ENOUGH or len(targets) < 3):
+        times, targets = [now()], list[int]()
+        while self.trainer.step < last and (times[-1] - times[0] < ENOUGH or len(targets) < 3):
             self.trainer.run(self.trainer.step + 1, lambda step: targets.append(step.targets))
-            done.append(now())
+            times.append(now())
         share = self.task.share(self.trainer.step) - self.task.share(first)
-        each = _usual(list(pairwise(done)), targets, warm)
-        stepping = each * len(targets) / share
-        done = [now()]
+        step_seconds = _usual(list(pairwise(times)), targets, warm)
+        stepping = step_seconds * len(targets) / share
+        times = [now()]
         self.task.curve_point(self.trainer)
-        done.append(now())
+        times.append(now())
         metric_values(self.task.result(self, None), self.task.group)
-        done.append(now())
-        judging = len(self.marks) * (done[1] - done[0]) + done[2] - done[1]
-        return {"seconds": stepping + judging, "judging": judging, "step": each}
+        times.append(now())
+        judging = len(self.marks) * (times[1] - times[0]) + times[2] - times[1]
+        return {"seconds": stepping + judging, "judging": judging, "step": step_seconds}
 
     def state(self) -> dict[str, Any]:
         """Return the state to store in a checkpoint."""
@@ -502,11 +502,11 @@ class TrainingRun:
         if self.stopping is not None:
             self.stopping.restore_best(self.model)
         group = self.task.group
-        found = metric_values(self.task.result(self, resumed), group)
+        metrics = metric_values(self.task.result(self, resumed), group)
         if test:
-            other = metric_values(self.task.on_test_set().result(self, resumed), group)
-            found |= {name: other[shown] for shown, name in names_on_test_set(group).items()}
-        return found
+            test_metrics = metric_values(self.task.on_test_set().result(self, resumed), group)
+            metrics |= {name: test_metrics[shown] for shown, name in names_on_test_set(group).items()}
+        return metrics
 
     @property
     def speed(self) -> float:

@@ -163,11 +163,11 @@ class TuningTraining(Task):
         )
 
     def fit(self, phase: SinglePhase, model: nn.Module | None) -> StepSplit:
-        options, window, each = self.plan.options, self.plan.options.window, -(-phase.per_step // self.processes)
+        options, window, per_process = self.plan.options, self.plan.options.window, -(-phase.per_step // self.processes)
         if options.micro_batch != "auto":
-            return StepSplit(min(each, max(1, (options.micro_batch or each * window) // window)))
+            return StepSplit(min(per_process, max(1, (options.micro_batch or per_process * window) // window)))
         assert model is not None
-        return StepSplit(fit_pass(self._memory(model), each, self.run.device, sharing=self.processes))
+        return StepSplit(fit_pass(self._memory(model), per_process, self.run.device, sharing=self.processes))
 
     def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
         return self._memory(trainer.model)(largest).peak
@@ -240,8 +240,10 @@ class TuningResult(TrainingResult):
     """
 
     def __init__(self, task: TuningTraining, training_run: TrainingRun, resumed: int | None) -> None:
-        self.task, trainer, each = task, training_run.trainer, task.flops_per_token
-        super().__init__(training_run, resumed, flops=trainer.targets * each, flops_per_target=each)
+        self.task, trainer, flops_per_token = task, training_run.trainer, task.flops_per_token
+        super().__init__(
+            training_run, resumed, flops=trainer.targets * flops_per_token, flops_per_target=flops_per_token
+        )
         self.micro_batch *= task.text.context
         self.scores = self._on_all(trainer.model)
         self.bits_per_byte = self.scores.bits * task.text.tokens_per_byte
@@ -250,8 +252,8 @@ class TuningResult(TrainingResult):
         self.trainable, self.tokens = task.plan.numbers.count(task.plan.base), trainer.targets
 
     def _on_all(self, model: nn.Module) -> Evaluation:
-        first, others = (self.task.evaluate(self.trainer, part, model) for part in self.task.parts())
-        return first + others
+        curve_part, other_part = (self.task.evaluate(self.trainer, part, model) for part in self.task.parts())
+        return curve_part + other_part
 
     def loss_of(self, model: nn.Module) -> float:
         return self._on_all(model).loss
@@ -291,18 +293,20 @@ def export_tuning(task: TuningPlan, run: Run, folder: Path | str, *, merged: boo
     training_run, metrics = train(task, run, TuningTraining)
     average, folder = training_run.trainer.averaged, Path(folder)
     if average is not None:
-        found = _written(folder / "averaged", task, run, average.module, metrics, merged=merged, with_base=with_base)
-        metrics["val_loss_ema"] = found["val_loss"]
-    return _written(folder, task, run, training_run.model, metrics, merged=merged, with_base=with_base)
+        averaged_metrics = _write_with_notes(
+            folder / "averaged", task, run, average.module, metrics, merged=merged, with_base=with_base
+        )
+        metrics["val_loss_ema"] = averaged_metrics["val_loss"]
+    return _write_with_notes(folder, task, run, training_run.model, metrics, merged=merged, with_base=with_base)
 
 
-def _written(
+def _write_with_notes(
     folder: Path, task: TuningPlan, run: Run, network: nn.Module, metrics: Mapping[str, float], **how: bool
 ) -> dict[str, float]:
     """Write a tuned model and the notes on it, and return its metrics."""
     _write(folder, task, trainable_weights(network), **how)
     text = TuningTraining(task, run).whole_text
-    judged = {**metrics, **_judged(load_exported(folder, task), text, run)}
+    judged = {**metrics, **_evaluate_exported(load_exported(folder, task), text, run)}
     notes = training_notes(task, run, "fp32", judged, judged={"block": text.context, "count": text.scored})
     (folder / NOTES).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
     return judged
@@ -330,21 +334,21 @@ def load_exported(folder: Path, task: TuningPlan) -> nn.Module:
 
 def evaluate_text(model: nn.Module, text: TuningText, **how: Any) -> Evaluation:
     """Evaluate a model on the windows that judge a tuning; see `judge_windows`."""
-    first, others = (evaluate_windows(model, part, **how) for part in split_windows(text.held_out_windows()))
-    return first + others
+    curve_part, other_part = (evaluate_windows(model, part, **how) for part in split_windows(text.held_out_windows()))
+    return curve_part + other_part
 
 
-def _judged(model: nn.Module, text: TuningText, run: Run) -> dict[str, float]:
+def _evaluate_exported(model: nn.Module, text: TuningText, run: Run) -> dict[str, float]:
     """Return loss and bits per byte on the held-out part, and on the test part if the run has one."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     model = model.to(run.device)
     with reproducible(run.threads, run.device):
         for loss, bits, part in (("val_loss", "val_bpb", text), ("test_loss", "test_bpb", text.on_test_set())):
             if loss == "val_loss" or run.test:
-                judged = evaluate_text(model, part, device=run.device)
-                size = judged.count / part.tokens_per_byte
-                found |= {loss: judged.loss, bits: judged.nll / math.log(2.0) / size}
-    return found
+                evaluation = evaluate_text(model, part, device=run.device)
+                size = evaluation.count / part.tokens_per_byte
+                metrics |= {loss: evaluation.loss, bits: evaluation.nll / math.log(2.0) / size}
+    return metrics
 
 
 def prepare_base(options: TuningOptions) -> BaseModel:
@@ -367,8 +371,8 @@ def small_base_folder() -> Path:
         with FileLock(f"{folder}.lock"):
             if not _is_sound(folder):
                 partial = folder.with_name(f"{folder.name}.partial")
-                for rest in (partial, folder):
-                    shutil.rmtree(rest, ignore_errors=True)
+                for leftover_folder in (partial, folder):
+                    shutil.rmtree(leftover_folder, ignore_errors=True)
                 _train(partial)
                 partial.replace(folder)
     except OSError as error:

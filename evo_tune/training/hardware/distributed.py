@@ -101,7 +101,7 @@ class Ranks(launcher.Group):
             **_ALONE,
         )
 
-    def synchronised(self, model: nn.Module) -> nn.Module:
+    def sync_batch_norms(self, model: nn.Module) -> nn.Module:
         """Return the model with batch norms over all ranks' samples; the same model if it has none.
 
         This works only on GPUs, since torch's SyncBatchNorm has no CPU version. On CPUs each rank uses its own samples.
@@ -153,9 +153,9 @@ class Ranks(launcher.Group):
         mine = torch.frombuffer(bytearray(digest.digest()), dtype=torch.int64)
         everyone = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(everyone, mine)
-        other = [rank for rank, theirs in enumerate(everyone) if not torch.equal(theirs, everyone[0])]
-        if other:
-            raise RanksDiffer(other, step)
+        different = [rank for rank, theirs in enumerate(everyone) if not torch.equal(theirs, everyone[0])]
+        if different:
+            raise RanksDiffer(different, step)
 
 
 def _batch_norms(model: nn.Module) -> list[nn.Module]:

@@ -146,13 +146,13 @@ def activation_bytes(model: nn.Module, inputs: Tensor, autocast: Callable[[], Ab
 
     The model is unchanged, including batch norm statistics; random numbers are drawn.
     """
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    weight_storages = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     sizes: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in weight_storages:
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()
 
@@ -187,7 +187,7 @@ class PassMemory:
     def __init__(
         self,
         model: nn.Module,
-        two: Tensor,
+        two_samples: Tensor,
         *,
         autocast: Callable[[], AbstractContextManager[object]],
         optimizer: str,
@@ -198,9 +198,9 @@ class PassMemory:
         block_input: int = 0,
     ) -> None:
         device = next(model.parameters()).device
-        one = activation_bytes(model, two[:1], autocast)
-        self._each = max(1.0, activation_bytes(model, two, autocast) - one)
-        self._fixed = max(0.0, one - self._each)
+        bytes_of_one = activation_bytes(model, two_samples[:1], autocast)
+        self._each = max(1.0, activation_bytes(model, two_samples, autocast) - bytes_of_one)
+        self._fixed = max(0.0, bytes_of_one - self._each)
         self._outputs = 16.0 * outputs
         self._blocks, self.recompute, self._block_input = blocks, recompute, block_input
         self._context = LIBRARIES.get(device.type, 0.0)
@@ -211,13 +211,13 @@ class PassMemory:
 
     def __call__(self, batch: int, recompute: int | None = None) -> Memory:
         """Return the memory of a training with `batch` samples in one pass."""
-        kept, every = batch * self._each, recompute or self.recompute
+        activations, every = batch * self._each, recompute or self.recompute
         if every is not None:
-            again = -(-self._blocks // every)
+            recomputed = -(-self._blocks // every)
             # A recomputed block keeps its input; one such block at a time is in memory as a whole.
-            kept *= min(1.0, (self._blocks - again + 1) / self._blocks)
-            kept += 4.0 * batch * again * self._block_input
-        return Memory(self._states, self._fixed + kept, batch * self._outputs, self._context)
+            activations *= min(1.0, (self._blocks - recomputed + 1) / self._blocks)
+            activations += 4.0 * batch * recomputed * self._block_input
+        return Memory(self._states, self._fixed + activations, batch * self._outputs, self._context)
 
 
 def fit_pass(memory: Callable[[int], Memory], batch: int, device: torch.device | str, *, sharing: int = 1) -> int:

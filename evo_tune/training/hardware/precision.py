@@ -113,14 +113,14 @@ def fastest_precision(device: str | torch.device = "cpu", folder: Path | None = 
     key = f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     name = f"precision-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     path = (folder or cache_folder()) / name
-    gain = _remembered(path, key)
+    gain = _read_gain(path, key)
     if gain is None:
-        gain = _measured()
-        _remember(path, {"key": key, "gain": gain})
+        gain = _measure_gain()
+        _write_gain(path, {"key": key, "gain": gain})
     return "bf16" if gain >= GAIN else "fp32"
 
 
-def _measured() -> float:
+def _measure_gain() -> float:
     """Return the speed-up of a linear layer's three products in bfloat16."""
     seconds: dict[torch.dtype, float] = {}
     dtypes = (torch.float32, torch.bfloat16)
@@ -151,15 +151,15 @@ def _processor() -> str:
     return "; ".join(lines)
 
 
-def _remembered(path: Path, key: str) -> float | None:
+def _read_gain(path: Path, key: str) -> float | None:
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return float(kept["gain"]) if kept["key"] == key else None
+        cached = json.loads(path.read_text(encoding="utf-8"))
+        return float(cached["gain"]) if cached["key"] == key else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _remember(path: Path, answer: dict[str, object]) -> None:
+def _write_gain(path: Path, answer: dict[str, object]) -> None:
     """Write a file atomically: several workers may write at the same time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -108,8 +108,8 @@ def peak_flops(device_name: str, precision: str = "bf16") -> float | None:
         RecipeError: An unknown precision.
     """
     check_name("precision", precision, ("fp32", "tf32", "bf16", "fp16"))
-    known = chip(device_name)
-    peak = None if known is None else getattr(known, precision)
+    row = chip(device_name)
+    peak = None if row is None else getattr(row, precision)
     return None if peak is None else 1e12 * float(peak)
 
 

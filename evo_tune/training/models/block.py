@@ -67,14 +67,14 @@ def squared_relu(x: Tensor) -> Tensor:
 class _SquaredReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        kept = x.relu()
-        ctx.save_for_backward(kept)
-        return kept * kept
+        positive = x.relu()
+        ctx.save_for_backward(positive)
+        return positive * positive
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Tensor:
-        (kept,) = ctx.saved_tensors
-        return torch.mul(kept, slope).mul_(2.0)
+        (positive,) = ctx.saved_tensors
+        return torch.mul(positive, slope).mul_(2.0)
 
 
 def cap_logits(logits: Tensor, softcap: float) -> Tensor:
@@ -124,8 +124,8 @@ def rotary_frequencies(
     if method == "linear":
         return plain / stretch
     turns = context * plain / (2.0 * math.pi)
-    kept = ((turns - _SLOW) / (_FAST - _SLOW)).clamp(0.0, 1.0)
-    return (1.0 - kept) * plain / stretch + kept * plain
+    unchanged_share = ((turns - _SLOW) / (_FAST - _SLOW)).clamp(0.0, 1.0)
+    return (1.0 - unchanged_share) * plain / stretch + unchanged_share * plain
 
 
 def rotary_table(length: int, frequencies: Tensor, gain: float = 1.0) -> Tensor:
@@ -282,14 +282,14 @@ def _attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dro
     before, rows = generator.get_state(), []
     for sample, seed in enumerate(dropout.noise.seeds(dropout.place, dropout.part)):
         generator.manual_seed(seed)
-        one = slice(sample, sample + 1)
-        own = mask[one] if mask is not None and mask.ndim == 4 and len(mask) > 1 else mask
+        row = slice(sample, sample + 1)
+        sample_mask = mask[row] if mask is not None and mask.ndim == 4 and len(mask) > 1 else mask
         rows.append(
             F.scaled_dot_product_attention(
-                q[one],
-                k[one],
-                v[one],
-                attn_mask=own,
+                q[row],
+                k[row],
+                v[row],
+                attn_mask=sample_mask,
                 dropout_p=dropout.share,
                 is_causal=causal and mask is None,
                 enable_gqa=q.shape[1] != k.shape[1],
@@ -312,10 +312,10 @@ def document_mask(tokens: Tensor, boundary: int, window: int) -> Tensor:
     """
     ends = tokens == boundary
     document = ends.cumsum(1) - ends.long()
-    back = torch.arange(tokens.shape[1], device=tokens.device)
-    back = back[:, None] - back
+    distance = torch.arange(tokens.shape[1], device=tokens.device)
+    distance = distance[:, None] - distance
     same = document[:, :, None] == document[:, None, :]
-    return (same & (back >= 0) & (back < window))[:, None]
+    return (same & (distance >= 0) & (distance < window))[:, None]
 
 
 def chunk_mask(chunk: int, window: int) -> Tensor:
@@ -323,8 +323,8 @@ def chunk_mask(chunk: int, window: int) -> Tensor:
 
     The last `chunk` keys are at the queries' own positions; query i may attend to the keys i to i + window - 1.
     """
-    ahead = torch.arange(chunk + window - 1) - torch.arange(chunk)[:, None]
-    return (ahead >= 0) & (ahead < window)
+    distance = torch.arange(chunk + window - 1) - torch.arange(chunk)[:, None]
+    return (distance >= 0) & (distance < window)
 
 
 def attend_in_window(
@@ -350,10 +350,10 @@ def attend_in_window(
         if dropout is not None:
             dropout.part = number
         missing = first - (start - window + 1)  # columns of the mask for keys before the first token
-        seen = mask[: end - start, missing : end - start + window - 1]
+        visible = mask[: end - start, missing : end - start + window - 1]
         plain = is_causal_chunk(first, start, end, window)
         keys, values = k[:, :, first:end], v[:, :, first:end]
-        y = attend(q[:, :, start:end], keys, values, None if plain else seen, dropout, scale=scale)
+        y = attend(q[:, :, start:end], keys, values, None if plain else visible, dropout, scale=scale)
         outputs.append(y.transpose(1, 2))
     # Joined in the layers' order, (batch, length, heads, head_dim), to avoid another copy.
     return torch.cat(outputs, 1).transpose(1, 2)
@@ -382,10 +382,10 @@ def flex_mask(length: int, window: int, device: torch.device) -> FlexMask:
     """
     from torch.nn.attention.flex_attention import create_block_mask
 
-    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def is_visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query - key < window)
 
-    return FlexMask(length, create_block_mask(seen, None, None, length, length, device=str(device)))
+    return FlexMask(length, create_block_mask(is_visible, None, None, length, length, device=str(device)))
 
 
 def attend_by_flex(q: Tensor, k: Tensor, v: Tensor, mask: FlexMask, scale: float | None = None) -> Tensor:

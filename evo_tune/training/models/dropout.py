@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from evo_tune.training.hardware.device import seed_for, seeds_for
 
 # Odd numbers with well-mixed bits (the first two are splitmix64's, Steele et al. 2014), as int64.
-_FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
-_STRIDE = 0x9E3779B97F4A7C15 - 2**64
+_MULTIPLIER_1, _MULTIPLIER_2 = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+_KEY_STRIDE = 0x9E3779B97F4A7C15 - 2**64
 
 
 class Noise:
@@ -34,7 +34,7 @@ class Noise:
     def __init__(self, seed: int, places: int) -> None:
         self.seed, self.places = seed, places
         self._step = -1
-        self._layers: list[int] = []
+        self._layer_seeds: list[int] = []
         self._keys: Tensor | None = None
         self._samples = range(0)
         self._generator: torch.Generator | None = None
@@ -48,11 +48,11 @@ class Noise:
             device: Device of the model.
         """
         if step != self._step:
-            self._step, self._layers = step, seeds_for(self.seed, "dropout", self.places, step)
+            self._step, self._layer_seeds = step, seeds_for(self.seed, "dropout", self.places, step)
         self._samples = samples
         keys = torch.arange(samples.start, samples.stop, dtype=torch.int64, device=device)[:, None]
         # Keys differ widely for adjacent numbers, and change with each step.
-        self._keys = _mixed(_mixed(keys * _STRIDE + seed_for(self.seed, "samples", step)))
+        self._keys = _mix_in_place(_mix_in_place(keys * _KEY_STRIDE + seed_for(self.seed, "samples", step)))
         if self._generator is None or self._generator.device != self._keys.device:
             self._generator = torch.Generator("cpu" if device.type == "meta" else device)
 
@@ -84,21 +84,23 @@ class Noise:
         """
         assert self._keys is not None
         samples = len(self._samples)
-        each = shape.numel() // samples
-        if each * samples != shape.numel():  # the layer's input is not divided by samples
-            samples, each = 1, shape.numel()
-        return mix_into_noise(self._words(place, each, part) + self._keys[:samples], each).reshape(shape)
+        values_per_sample = shape.numel() // samples
+        if values_per_sample * samples != shape.numel():  # the layer's input is not divided by samples
+            samples, values_per_sample = 1, shape.numel()
+        return mix_into_noise(
+            self._draw_words(place, values_per_sample, part) + self._keys[:samples], values_per_sample
+        ).reshape(shape)
 
-    def unmixed(self, place: int, each: int, part: int = 0) -> Tensor:
+    def unmixed(self, place: int, values_per_sample: int, part: int = 0) -> Tensor:
         """Return the input of `mix_into_noise`, (samples, each / 4), for layers whose input is divided by samples."""
         assert self._keys is not None
-        return self._words(place, each, part) + self._keys
+        return self._draw_words(place, values_per_sample, part) + self._keys
 
-    def _words(self, place: int, each: int, part: int) -> Tensor:
+    def _draw_words(self, place: int, values_per_sample: int, part: int) -> Tensor:
         assert self._keys is not None
         assert self._generator is not None
-        self._generator.manual_seed(self._layers[place] + part)
-        words = torch.empty(-(-each // 4), dtype=torch.int64, device=self._keys.device)
+        self._generator.manual_seed(self._layer_seeds[place] + part)
+        words = torch.empty(-(-values_per_sample // 4), dtype=torch.int64, device=self._keys.device)
         return words.random_(-(2**63), None, generator=self._generator)  # each word has the noise of four channels
 
     def seeds(self, place: int, part: int = 0) -> list[int]:
@@ -106,22 +108,22 @@ class Noise:
         return [seed_for(self.seed, "samples", self._step, place + 1, sample, part) for sample in self._samples]
 
 
-def mix_into_noise(words: Tensor, each: int) -> Tensor:
+def mix_into_noise(words: Tensor, size: int) -> Tensor:
     """Return the noise in words, (…, each), int16; the words are overwritten.
 
     Args:
         words: (…, each / 4), rounded up, int64.
-        each: Channels of a sample.
+        size: Channels of a sample.
     """
-    lanes = _mixed(words).view(torch.int16)
-    return lanes if each % 4 == 0 else lanes[..., :each]
+    lanes = _mix_in_place(words).view(torch.int16)
+    return lanes if size % 4 == 0 else lanes[..., :size]
 
 
-def _mixed(words: Tensor) -> Tensor:
+def _mix_in_place(words: Tensor) -> Tensor:
     """Mix the bits of each word, in place."""
-    words *= _FIRST
+    words *= _MULTIPLIER_1
     words ^= words >> 32
-    words *= _SECOND
+    words *= _MULTIPLIER_2
     return words
 
 
@@ -132,14 +134,14 @@ def attach_noise(model: nn.Module, seed: int) -> Noise | None:
         model: Model whose layers are numbered in its own order.
         seed: Seed of the training, 0 to 2³² − 1.
     """
-    layers = [module for module in model.modules() if isinstance(module, _Noisy) and module.share]
+    layers = [module for module in model.modules() if isinstance(module, NoiseLayer) and module.share]
     noise = Noise(seed, len(layers))
     for place, layer in enumerate(layers):
         layer.place, layer.noise = place, noise
     return noise if layers else None
 
 
-class _Noisy(nn.Module):
+class NoiseLayer(nn.Module):
     """A layer that draws noise.
 
     Args:
@@ -159,7 +161,7 @@ class _Noisy(nn.Module):
         """Whether the layer changes its input."""
         return self.training and self.share > 0.0
 
-    def _dropped(self, shape: torch.Size, device: torch.device) -> Tensor:
+    def _draw_drop_mask(self, shape: torch.Size, device: torch.device) -> Tensor:
         """Draw a mask of the dropped values, bool."""
         if self.noise:
             lanes = self.noise.lanes(self.place, shape, self.part)
@@ -181,22 +183,22 @@ class _Noisy(nn.Module):
 @functools.cache
 def exclude_noise_from_compiler() -> None:
     """Exclude the drawing of noise from torch's compiler: it seeds generators, which a graph cannot do."""
-    _Noisy._dropped = torch.compiler.disable(_Noisy._dropped)  # type: ignore[method-assign,no-untyped-call]
+    NoiseLayer._draw_drop_mask = torch.compiler.disable(NoiseLayer._draw_drop_mask)  # type: ignore[method-assign,no-untyped-call]
 
 
-class Dropout(_Noisy):
+class Dropout(NoiseLayer):
     """Drops a share of the channels, and scales the others by 1 / (1 − share) to preserve the mean."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.active:
             return input
-        dropped, scale = self._dropped(input.shape, input.device), 1.0 / (1.0 - self.share)
+        dropped, scale = self._draw_drop_mask(input.shape, input.device), 1.0 / (1.0 - self.share)
         if input.device.type == "cpu":  # one multiplication is faster here, and a mask of one byte is smaller
             return input * dropped.logical_not_().to(input.dtype).mul_(scale)
         return input.masked_fill(dropped, 0.0) * scale
 
 
-class DropPath(_Noisy):
+class DropPath(NoiseLayer):
     """Drops a residual branch for a random share of the samples (stochastic depth, arXiv:1603.09382).
 
     The others are scaled by 1 / (1 − share) to preserve the mean; in evaluation nothing is dropped.
@@ -206,5 +208,5 @@ class DropPath(_Noisy):
         """Drop samples of x, (batch, …)."""
         if not self.active:
             return x
-        dropped = self._dropped(torch.Size((len(x), *(1 for _ in x.shape[1:]))), x.device)
+        dropped = self._draw_drop_mask(torch.Size((len(x), *(1 for _ in x.shape[1:]))), x.device)
         return x.masked_fill(dropped, 0.0) * (1.0 / (1.0 - self.share))

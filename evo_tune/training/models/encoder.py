@@ -293,15 +293,17 @@ class Quantiles(nn.Module):
         for column, numbers in enumerate(rows.double().cpu().T):
             present = numbers[~numbers.isnan()].sort().values
             if len(present):
-                at = places * (len(present) - 1)
-                low, high = present[at.floor().long()], present[at.ceil().long()]
-                self.values[column] = torch.maximum(low, low + (high - low) * (at - at.floor())).to(self.values)
+                positions = places * (len(present) - 1)
+                low, high = present[positions.floor().long()], present[positions.ceil().long()]
+                self.values[column] = torch.maximum(low, low + (high - low) * (positions - positions.floor())).to(
+                    self.values
+                )
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return rows, (batch, columns), without missing numbers, mapped to normal distributions."""
         x = rows.T.contiguous()
-        both = (self._place(x, right=False) + self._place(x, right=True)).T - 1.0  # -1 to 1
-        return math.sqrt(2.0) * torch.erfinv(both * (1.0 - 1.0 / self.values.shape[1]))
+        ranks = (self._place(x, right=False) + self._place(x, right=True)).T - 1.0  # -1 to 1
+        return math.sqrt(2.0) * torch.erfinv(ranks * (1.0 - 1.0 / self.values.shape[1]))
 
     def _place(self, x: Tensor, right: bool) -> Tensor:
         """Return the position of numbers, (columns, batch), among quantiles, the first or the last of equal ones."""

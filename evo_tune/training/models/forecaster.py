@@ -97,11 +97,11 @@ class Forecaster(Encoder):
         A series whose name is not of the training data is scaled by its own values.
         """
         context = self.config.context
-        known = np.array([self._scale(one) for one in series])
-        places = [np.maximum(0, np.arange(-context, 0) + len(one.values)) for one in series]
-        past = np.array([one.values[at] for one, at in zip(series, places, strict=True)])
-        standard = ((past - known[:, :1]) / known[:, 1:]).astype(np.float32)
-        return SeriesInputs(torch.from_numpy(standard), known[:, 0], known[:, 1])
+        centres_and_scales = np.array([self._scale(single) for single in series])
+        places = [np.maximum(0, np.arange(-context, 0) + len(single.values)) for single in series]
+        past = np.array([single.values[numbers] for single, numbers in zip(series, places, strict=True)])
+        standard = ((past - centres_and_scales[:, :1]) / centres_and_scales[:, 1:]).astype(np.float32)
+        return SeriesInputs(torch.from_numpy(standard), centres_and_scales[:, 0], centres_and_scales[:, 1])
 
     def forecast(self, table: Mapping[str, Any]) -> pd.DataFrame:
         """Forecast what follows the last value of each series of a table, such as a DataFrame.
@@ -126,7 +126,7 @@ class Forecaster(Encoder):
         """Return the series of a table that have values; see `forecast` for the errors."""
         if self.series is None:
             raise RecipeError("series", None, "a model that was built with series=SeriesFormat(…)")
-        series = [one for one in self.series.read(table) if len(one.values)]
+        series = [single for single in self.series.read(table) if len(single.values)]
         if not series:
             raise OptionError(f"none of the columns {', '.join(self.series.targets)} has a value to forecast from")
         return series
@@ -134,9 +134,9 @@ class Forecaster(Encoder):
     def keys(self, series: Sequence[Series]) -> dict[str, NDArray[Any]]:
         """Return the times and names of forecasts, by name of the column: `horizon` rows for each series."""
         assert self.series is not None
-        ahead = np.arange(self.config.horizon)
-        times = [self.series.grid.times(one.first + len(one.values) + ahead) for one in series]
-        names = np.repeat([one.name for one in series], len(ahead))
+        steps = np.arange(self.config.horizon)
+        times = [self.series.grid.times(single.first + len(single.values) + steps) for single in series]
+        names = np.repeat([single.name for single in series], len(steps))
         return {self.series.time: np.concatenate(times), self.series.key or "series": names}
 
     @property
@@ -144,11 +144,11 @@ class Forecaster(Encoder):
         """Names of the columns of a forecast."""
         return [str(level) for level in self.config.levels] or ["mean"]
 
-    def _scale(self, one: Series) -> tuple[float, float]:
+    def _scale(self, series: Series) -> tuple[float, float]:
         """Return the centre and scale of a series."""
         assert self.series is not None
-        error = naive_error(one.values, one.observed, self.series.season)
-        return self.scales.get(one.name, (float(one.values.mean()), error if error > 0 else 1.0))
+        error = naive_error(series.values, series.observed, self.series.season)
+        return self.scales.get(series.name, (float(series.values.mean()), error if error > 0 else 1.0))
 
     def to_json(self) -> dict[str, Any]:
         series = None if self.series is None else self.series.to_json()

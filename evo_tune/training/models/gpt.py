@@ -66,8 +66,8 @@ def stream_tokens(
     tokens = list(prompt)
     for _ in range(length):
         with torch.inference_mode():
-            seen = torch.tensor([tokens if context is None else tokens[-context:]], device=device)
-            tokens.append(_sample(model(seen)[0, -1].float().cpu(), temperature, top_k, generator))
+            visible = torch.tensor([tokens if context is None else tokens[-context:]], device=device)
+            tokens.append(_sample(model(visible)[0, -1].float().cpu(), temperature, top_k, generator))
         yield tokens[-1]
 
 

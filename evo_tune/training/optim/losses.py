@@ -126,8 +126,8 @@ class QuantileLoss(Loss):
 
     def sum_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         errors = targets[..., None].to(outputs.dtype) - outputs.view(*targets.shape, len(self.levels))
-        each = zip(self.levels, errors.unbind(-1), strict=True)
-        return torch.stack([torch.maximum(q * error, (q - 1.0) * error).sum() for q, error in each]).mean()
+        pairs = zip(self.levels, errors.unbind(-1), strict=True)
+        return torch.stack([torch.maximum(q * error, (q - 1.0) * error).sum() for q, error in pairs]).mean()
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:

@@ -337,11 +337,11 @@ class HiddenMatrices(torch.optim.Optimizer):
         state = self.state[weight]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
-        kept, share = self._kept, 1.0 - momentum
-        if kept is not None:  # a refused gradient may contain NaN or infinity
-            gradient = gradient.masked_fill(kept == 0.0, 0.0)
+        taken, share = self._kept, 1.0 - momentum
+        if taken is not None:  # a refused gradient may contain NaN or infinity
+            gradient = gradient.masked_fill(taken == 0.0, 0.0)
         average: Tensor = state["momentum_buffer"].lerp_(
-            gradient, share if kept is None else (kept * share).to(gradient.dtype)
+            gradient, share if taken is None else (taken * share).to(gradient.dtype)
         )
         return gradient.lerp(average, momentum) if nesterov else average
 
@@ -427,9 +427,9 @@ class Muon:
             model: Any module.
             precision: Precision of the training (see `orthogonalise`).
         """
-        decayed, others = decay_groups(model)
+        decayed, undecayed = decay_groups(model)
         hidden = hidden_matrices(model)
-        rest = [p for p in decayed if p not in set(hidden)]
+        other_matrices = [p for p in decayed if p not in set(hidden)]
         scales = parameter_scales(model, "muon", self.rates)
         optimizers: list[torch.optim.Optimizer] = []
         if hidden:
@@ -438,13 +438,13 @@ class Muon:
             optimizers.append(
                 HiddenMatrices(groups, lr=self.lr, maps=fused_map_sizes(model), precision=precision, **of_muon)
             )
-        if rest or others:
+        if other_matrices or undecayed:
             plain = [
                 group
-                for parameters, decay in ((rest, True), (others, False))
+                for parameters, decay in ((other_matrices, True), (undecayed, False))
                 for group in split_by_scale(parameters, scales, decay=decay, lr=self.lr, eps=self.eps)
             ]
-            fused = all(p.device.type in ("cpu", "cuda") for p in (*rest, *others))
+            fused = all(p.device.type in ("cpu", "cuda") for p in (*other_matrices, *undecayed))
             betas = (self.beta1, self.beta2)
             optimizers.append(torch.optim.AdamW(plain, lr=self.lr, betas=betas, eps=self.eps, fused=fused))
         return OptimizerPair(optimizers)

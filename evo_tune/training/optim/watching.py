@@ -31,15 +31,15 @@ def load_unfrozen_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     Raises:
         RuntimeError: The state belongs to another model.
     """
-    frozen, own = _frozen(model), model.state_dict()
-    model.load_state_dict({**{name: value for name, value in own.items() if name in frozen}, **state})
+    frozen, current = _frozen(model), model.state_dict()
+    model.load_state_dict({**{name: value for name, value in current.items() if name in frozen}, **state})
 
 
 def share_frozen_weights(model: nn.Module, copy: nn.Module) -> None:
     """Let a copy of a model share the model's frozen weights, so that they are in memory once."""
-    for mine, other in zip(model.parameters(), copy.parameters(), strict=True):
-        if not mine.requires_grad:
-            other.data = mine.data
+    for original, copied in zip(model.parameters(), copy.parameters(), strict=True):
+        if not original.requires_grad:
+            copied.data = original.data
 
 
 class Diverged(Exception):
@@ -185,8 +185,8 @@ def _where(condition: Number, then: Number, otherwise: Number) -> Number:
     return then if condition else otherwise
 
 
-def _least(one: Number, other: Number) -> Number:
-    return torch.minimum(one, other) if isinstance(one, Tensor) else min(one, other)
+def _least(first: Number, second: Number) -> Number:
+    return torch.minimum(first, second) if isinstance(first, Tensor) else min(first, second)
 
 
 def _wild(value: Number) -> Number:
@@ -251,7 +251,7 @@ class EarlyStopping:
         Returns:
             Whether to stop now.
         """
-        loss = self._smoothed(self.sign * value)
+        loss = self._smooth(self.sign * value)
         if loss < self.best - self.min_delta:
             self.best, self.waited = loss, 0
             self.weights = {name: tensor.detach().clone() for name, tensor in unfrozen_state(model).items()}
@@ -259,7 +259,7 @@ class EarlyStopping:
             self.waited += 1
         return self.waited >= self.patience
 
-    def _smoothed(self, loss: float) -> float:
+    def _smooth(self, loss: float) -> float:
         """Add a loss to the moving average, and return the average; a non-finite loss is returned as it is."""
         if not self.smoothing or not math.isfinite(loss):
             return loss

@@ -34,13 +34,13 @@ class Result:
         name: Name of the metric.
         value: Its value, or the mean over seeds.
         error: Standard error; None if unknown.
-        of: Data or seed that the value belongs to, in words.
+        measured_on: Data or seed that the value belongs to, in words.
     """
 
     name: str
     value: float
     error: float | None
-    of: str
+    measured_on: str
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,21 @@ def write_card(folder: Path, origin: Origin, metrics: Mapping[str, float], genom
     """
     if (folder / CARD_FILE).exists():
         return
-    config, about = _read(folder)
+    config, about = _read_config_and_facts(folder)
     about = about if about.genome else TrainingFacts(genome=dict(genome), metrics=dict(metrics))
     (folder / CARD_FILE).write_text(card_text(origin, about, config), encoding="utf-8")
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], TrainingFacts]:
+def _read_config_and_facts(folder: Path) -> tuple[dict[str, Any], TrainingFacts]:
     """Return the config and the notes of a model; empty ones for a model of another kind."""
     names = {path.name for path in folder.iterdir()}
-    name = next((one for one in (ADAPTER, CONFIG) if one in names), None)
-    config = {} if name is None else read_json(folder, name)
+    config_file = next((file for file in (ADAPTER, CONFIG) if file in names), None)
+    config = {} if config_file is None else read_json(folder, config_file)
     notes = read_json(folder, NOTES) if NOTES in names else config
-    own = NOTES in names or "class" in config
-    return (config if own else {}), (read_training_facts(folder, notes) if own else TrainingFacts())
+    written_by_evo_tune = NOTES in names or "class" in config
+    return (config if written_by_evo_tune else {}), (
+        read_training_facts(folder, notes) if written_by_evo_tune else TrainingFacts()
+    )
 
 
 def task_of(config: Mapping[str, Any]) -> str:
@@ -114,30 +116,30 @@ def card_text(origin: Origin, about: TrainingFacts, config: Mapping[str, Any]) -
         config: config.json, or adapter.json; empty for a model of another kind.
     """
     task = task_of(config)
-    results = [*origin.results, *_tested(about)]
+    results = [*origin.results, *_test_results(about)]
     parts = [
         _front_matter(origin, about, task, results),
         f"# {escape_markdown(origin.run)}, trial {origin.trial}\n\n{_introduction(origin, task)}",
-        _use(task, config),
-        _results(results, origin.verdict),
-        _data(about, config),
-        _training(origin, about),
+        _use_section(task, config),
+        _results_section(results, origin.verdict),
+        _data_section(about, config),
+        _training_section(origin, about),
         "## Limits\n\n" + "\n".join(f"- {line}" for line in _limits(task, config)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-AUTOLINK = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
+BEFORE_LINK_MARK = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
 """Places in an address; a backslash there keeps Markdown from making a link of it."""
 
-LIST = re.compile(r"^(\d*)(?=[-+=.)](?:\s|$))")
+BEFORE_LIST_MARKER = re.compile(r"^(\d*)(?=[-+=.)](?:\s|$))")
 """Place before the sign of a list."""
 
 
 def escape_markdown(text: object) -> str:
     """Return text of unknown origin as Markdown that shows it on one line: no link, no list, no HTML."""
     line = re.sub(r"([\\`*_{}\[\]#|<>~&$@])", r"\\\1", one_line(str(text), 200))
-    return LIST.sub(r"\1\\", AUTOLINK.sub(r"\\", line))
+    return BEFORE_LIST_MARKER.sub(r"\1\\", BEFORE_LINK_MARK.sub(r"\\", line))
 
 
 def _yaml(value: object) -> str:
@@ -147,15 +149,15 @@ def _yaml(value: object) -> str:
     return json.dumps(value)
 
 
-def _tested(about: TrainingFacts) -> list[Result]:
+def _test_results(about: TrainingFacts) -> list[Result]:
     count = about.rows.get("test", 0)
-    found = []
+    results = []
     for name, value in about.metrics.items():
         if name.startswith("test_") and value is not None and math.isfinite(value):
-            share = name == "test_accuracy" and count > 0
-            error = math.sqrt(max(0.0, value * (1.0 - value)) / count) if share else None
-            found.append(Result(name, value, error, "this model" + (f", {count} samples" if count else "")))
-    return found
+            is_proportion = name == "test_accuracy" and count > 0
+            error = math.sqrt(max(0.0, value * (1.0 - value)) / count) if is_proportion else None
+            results.append(Result(name, value, error, "this model" + (f", {count} samples" if count else "")))
+    return results
 
 
 def _front_matter(origin: Origin, about: TrainingFacts, task: str, results: Sequence[Result]) -> str:
@@ -163,74 +165,78 @@ def _front_matter(origin: Origin, about: TrainingFacts, task: str, results: Sequ
     if task:
         lines.append(f"pipeline_tag: {task}")
     lines += ["tags:", "- evo-tune", f"- {_yaml(origin.evaluator)}"]
-    own = [one for one in results if one.of.startswith("this model")]
-    if task and own:
-        lines += ["metrics:", *(f"- {_yaml(one.name.removeprefix('test_'))}" for one in own)]
+    results_of_this_model = [result for result in results if result.measured_on.startswith("this model")]
+    if task and results_of_this_model:
+        lines += ["metrics:", *(f"- {_yaml(result.name.removeprefix('test_'))}" for result in results_of_this_model)]
         data = str(about.options.get("data") or "default data of the evaluator")
         lines += ["model-index:", f"- name: {_yaml(origin.run)}", "  results:", "  - task:", f"      type: {task}"]
         lines += ["    dataset:", f"      name: {_yaml(Path(data).name)}", "      type: private", "      split: test"]
         lines.append("    metrics:")
-        for one in own:
-            lines += [f"    - type: {_yaml(one.name.removeprefix('test_'))}", f"      value: {_yaml(one.value)}"]
-            lines.append(f"      name: {_yaml(one.name)}")
+        for result in results_of_this_model:
+            lines += [f"    - type: {_yaml(result.name.removeprefix('test_'))}", f"      value: {_yaml(result.value)}"]
+            lines.append(f"      name: {_yaml(result.name)}")
     return "\n".join([*lines, "---"])
 
 
 def _introduction(origin: Origin, task: str) -> str:
-    what = f"A model for {task.replace('-', ' ')}" if task else "A model"
-    told = f" Summary of the evaluator: {escape_markdown(origin.summary)}" if origin.summary else ""
-    return f"{what}, found by evo-tune {__version__} with the evaluator `{_code(origin.evaluator)}`.{told}"
+    description = f"A model for {task.replace('-', ' ')}" if task else "A model"
+    text = f"{description}, found by evo-tune {__version__} with the evaluator `{_escape_code_span(origin.evaluator)}`."
+    return f"{text} Summary of the evaluator: {escape_markdown(origin.summary)}" if origin.summary else text
 
 
-def _code(text: str) -> str:
+def _escape_code_span(text: str) -> str:
     """Return text for a span of code."""
     return one_line(text, 300).replace("`", "'")
 
 
-def _use(task: str, config: Mapping[str, Any]) -> str:
+def _use_section(task: str, config: Mapping[str, Any]) -> str:
     if not task:
         return "## Use\n\nThe files have the evaluator's own format: its documentation says how to load them."
-    inputs, python = {
+    cli_arguments, python_call = {
         "tabular": ("new.csv --output predicted.csv", 'model.predict(pandas.read_csv("new.csv"))'),
         "time": ("past.csv --output forecast.csv", 'model.predict(pandas.read_csv("past.csv"))'),
         "text": ("new.csv --output predicted.csv", 'model.predict(["a text"])'),
         "image": ("photos/ --output predicted.csv", 'model.predict(["photo.png"])'),
     }.get(task.split("-")[0], ("", ""))
     if task == "text-generation":
-        inputs, python = "--prompt 'The '", 'model.generate("The ", 200)'
-    more = "\nmodel.predict_proba(…)  # the probability of each class of model.classes_" if "classif" in task else ""
-    first = "import pandas\n" if task.startswith(("tabular", "time")) else ""
-    base = config.get("base") and "class" not in config
-    note = "\n\nIt is an adapter: if there is no folder `base` here, give its base with `--base`." if base else ""
+        cli_arguments, python_call = "--prompt 'The '", 'model.generate("The ", 200)'
+    proba_line = (
+        "\nmodel.predict_proba(…)  # the probability of each class of model.classes_" if "classif" in task else ""
+    )
+    import_line = "import pandas\n" if task.startswith(("tabular", "time")) else ""
+    is_adapter = config.get("base") and "class" not in config
+    note = "\n\nIt is an adapter: if there is no folder `base` here, give its base with `--base`." if is_adapter else ""
     return (
         "## Use\n\n`DIR` is this folder. Loading it executes no code from it.\n\n"
-        f"```sh\nevo-tune predict DIR {inputs}\n```\n\n"
-        f'```python\n{first}import evo_tune\n\nmodel = evo_tune.load_model("DIR")\n{python}{more}\n```{note}'
+        f"```sh\nevo-tune predict DIR {cli_arguments}\n```\n\n"
+        f'```python\n{import_line}import evo_tune\n\nmodel = evo_tune.load_model("DIR")\n'
+        f"{python_call}{proba_line}\n```{note}"
     )
 
 
-def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _results(results: Sequence[Result], verdict: str) -> str:
+def _results_section(results: Sequence[Result], verdict: str) -> str:
     if not results:
         return ""
     rows = [
         (
-            escape_markdown(one.name),
-            f"{one.value:.6g}",
-            "" if one.error is None else f"± {one.error:.2g}",
-            escape_markdown(one.of),
+            escape_markdown(result.name),
+            f"{result.value:.6g}",
+            "" if result.error is None else f"± {result.error:.2g}",
+            escape_markdown(result.measured_on),
         )
-        for one in results
+        for result in results
     ]
-    told = f"\n\n{escape_markdown(verdict)}" if verdict else ""
-    return f"## Results on the test set\n\n{_rows(('metric', 'value', 'standard error', 'of'), rows)}{told}"
+    verdict_text = f"\n\n{escape_markdown(verdict)}" if verdict else ""
+    table = _markdown_table(("metric", "value", "standard error", "of"), rows)
+    return f"## Results on the test set\n\n{table}{verdict_text}"
 
 
-def _data(about: TrainingFacts, config: Mapping[str, Any]) -> str:
+def _data_section(about: TrainingFacts, config: Mapping[str, Any]) -> str:
     options = about.options
     rows = [("file", escape_markdown(Path(str(options.get("data") or "")).name) or "the evaluator's default data")]
     for name in ("time", "key", "target", "text", "label"):
@@ -239,73 +245,74 @@ def _data(about: TrainingFacts, config: Mapping[str, Any]) -> str:
     if about.data:
         rows.append(("SHA-256 of data and split", escape_markdown(about.data)))
     rows += [(f"samples: {escape_markdown(name)}", str(count)) for name, count in about.rows.items()]
-    if isinstance(form := config.get("series"), dict):
+    if isinstance(series_format := config.get("series"), dict):
         rows += [
             (f"series: {escape_markdown(name)}", escape_markdown(value))
-            for name, value in form.items()
+            for name, value in series_format.items()
             if not isinstance(value, dict)
         ]
     labels = config.get("labels")
     if isinstance(labels, list) and labels:
-        rows.append(("classes", _names(labels)))
+        rows.append(("classes", _join_names(labels)))
     columns = config.get("columns")
     if isinstance(columns, dict):
-        for kind, found in columns.items():
-            if found:
-                rows.append((f"columns: {escape_markdown(kind)}", _names(list(found))))
-    return f"## Data\n\n{_rows(('', ''), rows)}"
+        for kind, column_names in columns.items():
+            if column_names:
+                rows.append((f"columns: {escape_markdown(kind)}", _join_names(list(column_names))))
+    return f"## Data\n\n{_markdown_table(('', ''), rows)}"
 
 
-def _names(names: Sequence[Any]) -> str:
-    more = len(names) - MOST_NAMES
-    return ", ".join(escape_markdown(name) for name in names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+def _join_names(names: Sequence[Any]) -> str:
+    omitted = len(names) - MOST_NAMES
+    return ", ".join(escape_markdown(name) for name in names[:MOST_NAMES]) + (
+        f" and {omitted} more" if omitted > 0 else ""
+    )
 
 
-def _training(origin: Origin, about: TrainingFacts) -> str:
+def _training_section(origin: Origin, about: TrainingFacts) -> str:
     facts = [
         ("run", escape_markdown(origin.run)),
         ("trial", str(origin.trial)),
         ("evo-tune", escape_markdown(__version__)),
         ("seed", "" if about.seed is None else str(about.seed)),
-        ("device, threads, precision", ", ".join(escape_markdown(value) for value in vars_of(about.evaluated))),
+        ("device, threads, precision", ", ".join(escape_markdown(value) for value in field_values(about.evaluated))),
     ]
-    told = _rows(("", ""), [fact for fact in facts if fact[1]])
-    typed = f"\n\n```sh\n{_code(origin.command)}\n```" if origin.command else ""
-    genome = _rows(
+    facts_table = _markdown_table(("", ""), [fact for fact in facts if fact[1]])
+    command_block = f"\n\n```sh\n{_escape_code_span(origin.command)}\n```" if origin.command else ""
+    genome = _markdown_table(
         ("gene", "value"), [(escape_markdown(name), escape_markdown(value)) for name, value in about.genome.items()]
     )
     options = json.dumps(about.options, indent=1).replace("`", "\\u0060")
     recipe = f"\n\n### Recipe\n\nAll options of the training:\n\n```json\n{options}\n```" if about.options else ""
-    return f"## Training\n\n{told}{typed}\n\n### Genome\n\n{genome}{recipe}"
+    return f"## Training\n\n{facts_table}{command_block}\n\n### Genome\n\n{genome}{recipe}"
 
 
-def vars_of(struct: Any) -> list[Any]:
+def field_values(struct: Any) -> list[Any]:
     """Return the values of a struct's fields, in order."""
     return [getattr(struct, name) for name in struct.__struct_fields__]
 
 
 def _limits(task: str, config: Mapping[str, Any]) -> list[str]:
-    found = [
+    limits = [
         "The test samples come from the same data as the training samples. Samples of another time, place or source "
         "may be predicted worse.",
     ]
     if "classif" in task:
-        found.append("It knows only the classes above. The probabilities are not calibrated.")
+        limits.append("It knows only the classes above. The probabilities are not calibrated.")
     if task.startswith("tabular"):
-        found.append("Categories that the training rows do not have count as missing. Other columns are ignored.")
-    shape = config.get("model")
-    if isinstance(shape, dict) and task.startswith("time"):
-        found.append(
-            f"It reads the last {escape_markdown(shape.get('context'))} values of a series and forecasts "
-            f"{escape_markdown(shape.get('horizon'))}. The frequency must be that of the training table."
+        limits.append("Categories that the training rows do not have count as missing. Other columns are ignored.")
+    model_config = config.get("model")
+    if isinstance(model_config, dict) and task.startswith("time"):
+        limits.append(
+            f"It reads the last {escape_markdown(model_config.get('context'))} values of a series and forecasts "
+            f"{escape_markdown(model_config.get('horizon'))}. The frequency must be that of the training table."
         )
-    if isinstance(shape, dict) and task.startswith("image"):
-        height, width = (escape_markdown(shape.get(name)) for name in ("image_height", "image_width"))
-        found.append(f"Images are resized to {height} by {width} pixels.")
-    if isinstance(shape, dict) and task == "text-classification":
-        found.append(
-            f"It reads the first {escape_markdown(shape.get('length'))} {escape_markdown(shape.get('unit'))} of a text."
-        )
+    if isinstance(model_config, dict) and task.startswith("image"):
+        height, width = (escape_markdown(model_config.get(name)) for name in ("image_height", "image_width"))
+        limits.append(f"Images are resized to {height} by {width} pixels.")
+    if isinstance(model_config, dict) and task == "text-classification":
+        length, unit = (escape_markdown(model_config.get(name)) for name in ("length", "unit"))
+        limits.append(f"It reads the first {length} {unit} of a text.")
     if task == "text-generation":
-        found.append("It writes text that resembles its training text. What it says may be false.")
-    return found
+        limits.append("It writes text that resembles its training text. What it says may be false.")
+    return limits

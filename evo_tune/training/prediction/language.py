@@ -68,10 +68,10 @@ class ForeignTokens:
         return encode(self._base, text)
 
     def pieces(self, tokens: Iterator[int]) -> Iterator[str]:
-        tokenizer, found, before = tokenizer_of(self._base), list[int](), ""
+        tokenizer, tokens_so_far, before = tokenizer_of(self._base), list[int](), ""
         for token in tokens:
-            found.append(token)
-            text: str = tokenizer.decode(found)
+            tokens_so_far.append(token)
+            text: str = tokenizer.decode(tokens_so_far)
             if not text.endswith("\ufffd"):  # the rest of a character is in the next token
                 yield text[len(before) :]
                 before = text
@@ -113,9 +113,9 @@ class LanguageModel(Model):
         vocab_size: int,
         about: TrainingFacts,
         tuned: bool,
-        **more: Any,
+        **settings: Any,
     ) -> None:
-        super().__init__(folder, network, about, **more)
+        super().__init__(folder, network, about, **settings)
         self.vocabulary, self.context, self.vocab_size, self.tuned = vocabulary, context, vocab_size, tuned
         self.reader = TextFiles()
         self._remarks: dict[str, str] = {}
@@ -182,10 +182,10 @@ class LanguageModel(Model):
         """Return summed loss, scored tokens and scored bytes of a text, (1, 3)."""
         text = data.encode("utf-8", "replace") if isinstance(data, str) else data
         with self.computing() as how:
-            found = (self._by_windows if self.tuned else self._by_blocks)(text, how)
-        if found[2] < 0.99 * len(text) - 1:
+            totals = (self._by_windows if self.tuned else self._by_blocks)(text, how)
+        if totals[2] < 0.99 * len(text) - 1:
             self._remarks["scored"] = "only a part of the text was scored, as in training"
-        return np.array([found], np.float64)
+        return np.array([totals], np.float64)
 
     def _judged(self, text: bytes) -> ScoredText:
         return self.about.judged or ScoredText(block=self.context or 1024, count=WHOLE)
@@ -197,15 +197,15 @@ class LanguageModel(Model):
             text, self.vocabulary.encode, context=context, count=judged.count, block=judged.block
         )
         first, second = evaluate_halves(self.network, blocks, **how)
-        both = first + second
-        return both.nll, both.count, len(blocks) * min(judged.block, len(text) - 1)
+        total = first + second
+        return total.nll, total.count, len(blocks) * min(judged.block, len(text) - 1)
 
     def _by_windows(self, text: bytes, how: dict[str, Any]) -> tuple[float, float, float]:
         judged, tokens = self._judged(text), self.vocabulary.encode(text)
         share = len(tokens) / max(1, len(text))
         windows = TuningText(tokens, tokens, tokens, share, share, judged.block, judged.count)
-        both = evaluate_text(self.network, windows, **how)
-        return both.nll, both.count, both.count / share
+        total = evaluate_text(self.network, windows, **how)
+        return total.nll, total.count, total.count / share
 
     def columns(self, outputs: NDArray[np.float64]) -> dict[str, Any]:
         """Return the columns of the scores, by name."""

@@ -66,10 +66,10 @@ def load_model(
         UsageError: The folder has no model of evo-tune's, or a file of it is missing, altered, a link or too large.
     """
     place = Path(folder).expanduser()
-    names = _checked(place)
-    more = {"device": device, "threads": threads}
+    names = _check_folder(place)
+    settings = {"device": device, "threads": threads}
     if ADAPTER in names:
-        return _adapter(place, base, more)
+        return _adapter(place, base, settings)
     if base is not None:
         raise UsageError(f"base={str(base)!r}: {place} is no adapter, so it has its own weights: leave it out")
     config = read_json(place, CONFIG)
@@ -79,55 +79,55 @@ def load_model(
         network, about = loader.load(place, device), read_training_facts(place, config)
         reader = reader_of(network, about)
         if isinstance(reader, Past):
-            return ForecastModel(reader, place, network, about, **more)
-        of = RegressionModel if getattr(network, "scale", None) else ClassifierModel
-        return of(reader, place, network, about, **more)
+            return ForecastModel(reader, place, network, about, **settings)
+        model_class = RegressionModel if getattr(network, "scale", None) else ClassifierModel
+        return model_class(reader, place, network, about, **settings)
     if kind == "GPT" or "model_type" in config:
-        return _language(place, place, config, NOTES in names, more)
+        return _language(place, place, config, NOTES in names, settings)
     raise UsageError(
         f"MODEL {place}: its {CONFIG} names the class {one_line(kind, 40)!r}: expected one of "
         f"{', '.join([*ENCODERS, 'GPT'])}, in a folder that `evo-tune export` wrote"
     )
 
 
-def _checked(folder: Path) -> set[str]:
+def _check_folder(folder: Path) -> set[str]:
     """Return the names in a folder, all of them regular files and folders.
 
     Raises:
         UsageError: There is no such folder, or it has links, special files or too many files.
     """
     try:
-        found = [(entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in os.scandir(folder)]
+        entries = [(entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in os.scandir(folder)]
     except OSError as error:
         raise UsageError(f"MODEL {folder}: {error.strerror}: expected a folder that `evo-tune export` wrote") from None
-    for name, mode in found:
+    for name, mode in entries:
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            what = "is a link, and none is followed" if stat.S_ISLNK(mode) else "is no regular file"
-            raise UsageError(f"MODEL {folder}: {one_line(name, 80)!r} {what}: copy the folder again")
-    if len(found) > MOST_FILES:
-        raise UsageError(f"MODEL {folder} has {len(found)} files: expected a folder that `evo-tune export` wrote")
-    names = {name for name, _ in found}
+            problem = "is a link, and none is followed" if stat.S_ISLNK(mode) else "is no regular file"
+            raise UsageError(f"MODEL {folder}: {one_line(name, 80)!r} {problem}: copy the folder again")
+    if len(entries) > MOST_FILES:
+        raise UsageError(f"MODEL {folder} has {len(entries)} files: expected a folder that `evo-tune export` wrote")
+    names = {name for name, _ in entries}
     if not names & {CONFIG, ADAPTER}:
         raise UsageError(f"MODEL {folder} has no {CONFIG}: expected a folder that `evo-tune export` wrote")
     return names
 
 
-def _adapter(folder: Path, given: Path | str | None, more: dict[str, Any]) -> Model:
+def _adapter(folder: Path, base_folder: Path | str | None, settings: dict[str, Any]) -> Model:
     about = read_json(folder, ADAPTER)
     inside = folder / "base"
-    if given is None and not inside.is_dir():
+    if base_folder is None and not inside.is_dir():
         was = one_line(str(about.get("base", "")), 200)
         raise UsageError(f"MODEL {folder} is an adapter alone: give the folder of its base with --base; it was {was!r}")
-    place = inside if given is None else Path(given).expanduser()
-    if given is None:
-        _checked(place)
+    place = inside if base_folder is None else Path(base_folder).expanduser()
+    if base_folder is None:
+        _check_folder(place)
     base = read_base(place)
     if base.sha256() != about.get("base_sha256"):
         raise UsageError(f"MODEL {folder}: {place} is another base than the adapter was trained for")
-    return _language(folder, place, read_json(place, CONFIG), True, more)
+    return _language(folder, place, read_json(place, CONFIG), True, settings)
 
 
-def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, more: dict[str, Any]) -> Model:
+def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, settings: dict[str, Any]) -> Model:
     """Return a language model: evo-tune's own, one of Hugging Face, or an adapter on one of them.
 
     Args:
@@ -135,11 +135,11 @@ def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, 
         weights: Folder of its base; that of the model itself unless it is an adapter.
         config: config.json of the weights.
         tuned: Whether it was tuned.
-        more: device and threads.
+        settings: device and threads.
     """
     about = read_training_facts(folder, read_json(folder, NOTES) if tuned else config)
-    own = config.get("class") == "GPT"
-    base = None if own else read_base(weights)
+    is_gpt = config.get("class") == "GPT"
+    base = None if is_gpt else read_base(weights)
     network: Any = GPT.load(weights) if base is None else load_pretrained(base)
     vocabulary = OwnTokens(network.tokenizer) if base is None else ForeignTokens(base)
     shape = network.config if base is None else base
@@ -147,5 +147,5 @@ def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, 
         raise UsageError(f"MODEL {folder} has no tokenizer.json, and its tokens are no bytes: export it again")
     if weights != folder:
         load_adapter(network, folder)
-    network = network.to(more["device"]).eval()
-    return LanguageModel(folder, network, vocabulary, shape.context, shape.vocab_size, about, tuned, **more)
+    network = network.to(settings["device"]).eval()
+    return LanguageModel(folder, network, vocabulary, shape.context, shape.vocab_size, about, tuned, **settings)

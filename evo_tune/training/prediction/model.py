@@ -149,8 +149,8 @@ class SampleModel(Model, Generic[R]):
     kind: ClassVar[str]
     """'classification' or 'regression'."""
 
-    def __init__(self, reader: R, *more: Any, **given: Any) -> None:
-        super().__init__(*more, **given)
+    def __init__(self, reader: R, *model_arguments: Any, **settings: Any) -> None:
+        super().__init__(*model_arguments, **settings)
         self.reader = reader
         self.task = f"{reader.kind}-{self.kind}"
 
@@ -181,8 +181,8 @@ class SampleModel(Model, Generic[R]):
         truth = self.reader.truth(data) if truth is None else list(truth)
         outputs = self.outputs(data)
         if truth is None or len(truth) != len(outputs):
-            known = "none" if truth is None else len(truth)
-            raise UsageError(f"evaluate: {len(outputs)} samples with {known} targets: expected one for each")
+            count = "none" if truth is None else len(truth)
+            raise UsageError(f"evaluate: {len(outputs)} samples with {count} targets: expected one for each")
         return self.metrics(outputs, self.targets(truth))
 
     def predictions(self, path: Path | str, keep: Sequence[str] = ()) -> Predictions:
@@ -198,14 +198,14 @@ class SampleModel(Model, Generic[R]):
 
     def metrics(self, outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
         """Return metrics over the samples whose targets are known; without any, none."""
-        known = ~np.isnan(targets)
-        if not known.all():
-            left = f"{int((~known).sum())} of {len(known)} samples have no target that the model knows"
-            self.reader.remarks["targets"] = f"{left}: they are left out of the metrics"
-        if not known.any():
+        has_target = ~np.isnan(targets)
+        if not has_target.all():
+            omission = f"{int((~has_target).sum())} of {len(has_target)} samples have no target that the model knows"
+            self.reader.remarks["targets"] = f"{omission}: they are left out of the metrics"
+        if not has_target.any():
             return {}
-        found = self._metrics(outputs[known], targets[known])
-        return {name: value for name, value in found.items() if not math.isnan(value)}
+        metrics = self._metrics(outputs[has_target], targets[has_target])
+        return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
     @abstractmethod
     def _metrics(self, outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
@@ -232,8 +232,8 @@ class ClassifierModel(SampleModel[R]):
         Raises:
             UsageError: The data does not fit the model.
         """
-        found: NDArray[np.str_] = self.classes_[self.outputs(data).argmax(1)]
-        return found
+        names: NDArray[np.str_] = self.classes_[self.outputs(data).argmax(1)]
+        return names
 
     def predict_proba(self, data: Any) -> NDArray[np.float64]:
         """Return the probability of each class, (samples, classes), in the order of `classes_`.
@@ -305,8 +305,8 @@ class CategoryIndex:
         first: Position of the first of them.
     """
 
-    def __init__(self, known: Sequence[str], first: int) -> None:
-        self._exact = {text: place for place, text in enumerate(known, first)}
+    def __init__(self, texts: Sequence[str], first: int) -> None:
+        self._exact = {text: place for place, text in enumerate(texts, first)}
         self._alike: dict[str, int] = {}
         for text, place in self._exact.items():
             self._alike.setdefault(_canonical(text), place)
@@ -377,12 +377,12 @@ class Predictions:
         """Metrics of the samples so far that have targets, by name; empty without any."""
         if not self._judged:
             return {}
-        outputs, targets = (np.concatenate(found) for found in zip(*self._judged, strict=True))
-        found: dict[str, float] = self._model.metrics(outputs, targets)
-        return found
+        outputs, targets = (np.concatenate(metrics) for metrics in zip(*self._judged, strict=True))
+        metrics: dict[str, float] = self._model.metrics(outputs, targets)
+        return metrics
 
     @property
     def remarks(self) -> list[str]:
         """Differences from the training data, each in one line."""
-        found: list[str] = self._model.remarks
-        return found
+        remarks: list[str] = self._model.remarks
+        return remarks

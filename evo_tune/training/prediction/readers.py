@@ -27,8 +27,8 @@ DEFAULT_TARGET = "diagnosis"
 
 def join_names(names: Sequence[str], most: int = 10) -> str:
     """Return names in one line that is safe to print, with the number of those that do not fit."""
-    more = len(names) - most
-    return one_line(", ".join(names[:most])) + (f" and {more} more" if more > 0 else "")
+    omitted = len(names) - most
+    return one_line(", ".join(names[:most])) + (f" and {omitted} more" if omitted > 0 else "")
 
 
 def table_parts(path: Path, **settings: Any) -> Iterator[Any]:
@@ -73,18 +73,18 @@ class Tables(Reader):
         super().__init__(about)
         self.columns = columns
         self.target = str(about.options.get("target") or DEFAULT_TARGET)
-        self._places = {name: CategoryIndex(found, first=1) for name, found in columns.categorical.items()}
+        self._places = {name: CategoryIndex(categories, first=1) for name, categories in columns.categorical.items()}
 
     def encode(self, data: Any) -> Tensor:
         table = self._table(data)
         self._check(list(table))
         self._note(list(table))
-        known = {name: table[name] for name in self.columns.names}
+        cells = {name: table[name] for name in self.columns.names}
         for name in self.columns.categorical:
-            known[name] = self._categories(name, table[name])
+            cells[name] = self._categories(name, table[name])
         try:
             with np.errstate(over="ignore"):  # it is told of below
-                encoded = self.columns.encode(known)
+                encoded = self.columns.encode(cells)
         except RecipeError as error:
             raise UsageError(f"column {one_line(str(error.field), 80)!r}: {one_line(str(error.value), 120)}") from None
         if np.isinf(encoded).any():
@@ -117,9 +117,12 @@ class Tables(Reader):
 
     def _categories(self, name: str, values: Any) -> list[str | None]:
         """Return values as the training table writes them; an unknown one is missing, and a note names it."""
-        given = list(values.tolist() if hasattr(values, "tolist") else values)
-        places, known = self._places[name].of(given), self.columns.categorical[name]
-        unseen = {str(value) for value, place in zip(given, places, strict=True) if np.isnan(place)} - {"nan", "None"}
+        raw_values = list(values.tolist() if hasattr(values, "tolist") else values)
+        places, categories = self._places[name].of(raw_values), self.columns.categorical[name]
+        unseen = {str(value) for value, place in zip(raw_values, places, strict=True) if np.isnan(place)} - {
+            "nan",
+            "None",
+        }
         unseen = {text for text in unseen if not is_missing(text)}
         if unseen:
             shown = one_line(", ".join(sorted(unseen)[:3]), 80)
@@ -127,11 +130,11 @@ class Tables(Reader):
                 f"column {one_line(name, 60)!r}: categories that no training row has count as missing: {shown}"
                 + (" and others" if len(unseen) > 3 else "")
             )
-        return [None if np.isnan(place) else known[int(place) - 1] for place in places]
+        return [None if np.isnan(place) else categories[int(place) - 1] for place in places]
 
     def truth(self, data: Any) -> Sequence[Any] | None:
-        found = data[self.target] if self.target in list(data) else None
-        return None if found is None else list(found)
+        targets = data[self.target] if self.target in list(data) else None
+        return None if targets is None else list(targets)
 
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
         texts = [*self.columns.categorical, self.target]
@@ -155,11 +158,11 @@ def text_files(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
-    if not found:
-        what = "is empty" if path.is_dir() else "is no file or folder"
-        raise UsageError(f"INPUT {path} {what}: expected a file, or a folder with one text in each file")
-    return found
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
+    if not files:
+        problem = "is empty" if path.is_dir() else "is no file or folder"
+        raise UsageError(f"INPUT {path} {problem}: expected a file, or a folder with one text in each file")
+    return files
 
 
 def read_text_file(path: Path) -> bytes:
@@ -219,16 +222,16 @@ class Texts(Reader):
             yield from self._rows(path, keep)
             return
         files = iter(text_files(path))
-        while found := list(islice(files, PART)):
-            texts = [_as_text(file) for file in found]
-            yield Part(texts, len(texts), {"file": [str(file) for file in found]})
+        while paths := list(islice(files, PART)):
+            texts = [_as_text(file) for file in paths]
+            yield Part(texts, len(texts), {"file": [str(file) for file in paths]})
 
     def _rows(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
         import pandas as pd
 
         lines = path.suffix in (".jsonl", ".ndjson", ".json")
-        given = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
-        for frame in map(pd.DataFrame, json_parts(path)) if lines else table_parts(path, **given):
+        csv_settings = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
+        for frame in map(pd.DataFrame, json_parts(path)) if lines else table_parts(path, **csv_settings):
             for flag, name in (("-o text", self.text), *(("--keep", name) for name in keep)):
                 if name not in frame.columns:
                     raise UsageError(f"INPUT has no column {name!r} ({flag}): it has {join_names(list(frame.columns))}")
@@ -242,21 +245,21 @@ def json_parts(path: Path) -> Iterator[list[dict[str, Any]]]:
     Raises:
         UsageError: The file cannot be read, or a line is no object.
     """
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     try:
         with path.open("rb") as file:
             number = 0
             while line := file.readline(LONGEST_LINE + 1):
                 number += 1
                 if line.strip():
-                    found.append(_object(line, path, number))
-                if len(found) == PART:
-                    yield found
-                    found = []
+                    rows.append(_object(line, path, number))
+                if len(rows) == PART:
+                    yield rows
+                    rows = []
     except OSError as error:
         raise UsageError(f"INPUT {path}: cannot read it ({error.strerror})") from None
-    if found:
-        yield found
+    if rows:
+        yield rows
 
 
 def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
@@ -343,16 +346,16 @@ class Pictures(Reader):
             yield from self._npz(path)
             return
         self._check_files()
-        found = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
-        found = [path] if path.is_file() else found
-        if not found:
-            what = "is empty" if path.is_dir() else "is no file or folder"
-            raise UsageError(f"INPUT {path} {what}: expected an image, a folder of images or an .npz file")
-        named = path.is_dir() and all(self._label(file, path) in self.labels for file in found)
-        files = iter(found)
-        while some := list(islice(files, PASS)):
-            keys = {"file": [str(file) for file in some]}
-            yield Part(some, len(some), keys, [self._label(file, path) for file in some] if named else None)
+        all_files = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
+        all_files = [path] if path.is_file() else all_files
+        if not all_files:
+            problem = "is empty" if path.is_dir() else "is no file or folder"
+            raise UsageError(f"INPUT {path} {problem}: expected an image, a folder of images or an .npz file")
+        named = path.is_dir() and all(self._label(file, path) in self.labels for file in all_files)
+        files = iter(all_files)
+        while batch := list(islice(files, PASS)):
+            keys = {"file": [str(file) for file in batch]}
+            yield Part(batch, len(batch), keys, [self._label(file, path) for file in batch] if named else None)
 
     @staticmethod
     def _label(file: Path, folder: Path) -> str:
@@ -367,6 +370,6 @@ class Pictures(Reader):
             raise UsageError(f"INPUT {path} has the arrays {', '.join(arrays) or 'none'}: expected images")
         images, labels = arrays["images"], arrays.get("labels")
         for first in range(0, len(images), PASS):
-            some = images[first : first + PASS]
+            batch = images[first : first + PASS]
             truth = None if labels is None else labels[first : first + PASS].tolist()
-            yield Part(some, len(some), {}, truth)
+            yield Part(batch, len(batch), {}, truth)

@@ -48,13 +48,13 @@ class Past(Reader):
         if not (hasattr(data, "columns") or hasattr(data, "keys")):
             raise UsageError("expected a table with the columns of the training table, such as a DataFrame")
         form = self.network.series
-        known = set() if form is None else set(form.columns)
-        if form is not None and (unknown := [str(name) for name in data if str(name) not in known]):
+        column_names = set() if form is None else set(form.columns)
+        if form is not None and (unknown := [str(name) for name in data if str(name) not in column_names]):
             self.remarks["columns"] = f"columns that the model does not know are ignored: {join_names(unknown)}"
-        found = self.network.read(data)
-        if unseen := [one.name for one in found if one.name not in self.network.scales]:
+        all_series = self.network.read(data)
+        if unseen := [series.name for series in all_series if series.name not in self.network.scales]:
             self.remarks["series"] = f"series that the model never saw are scaled by themselves: {join_names(unseen)}"
-        return found
+        return all_series
 
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
         if keep:
@@ -95,10 +95,10 @@ class ForecastModel(SampleModel[Past]):
 
     def _forecast(self, series: Sequence[Series]) -> NDArray[np.float64]:
         network = self.reader.network
-        made = network.prepare(series)
+        inputs = network.prepare(series)
         with self.computing() as how:
-            found = model_outputs(network, (made.inputs, made.inputs), batch=PASS, **how).double().numpy()
-        return made.unscale_outputs(found, len(network.config.levels))
+            outputs = model_outputs(network, (inputs.inputs, inputs.inputs), batch=PASS, **how).double().numpy()
+        return inputs.unscale_outputs(outputs, len(network.config.levels))
 
     def evaluate(self, data: Any, truth: Sequence[Any] | None = None) -> dict[str, float]:
         """Forecast the last horizon of each series from the values before it, and return the scores.
@@ -112,11 +112,13 @@ class ForecastModel(SampleModel[Past]):
         """
         network = self.reader.network
         steps = network.config.horizon
-        series = [one for one in self.reader.series(data) if len(one.values) > steps]
+        series = [single for single in self.reader.series(data) if len(single.values) > steps]
         if not series:
             raise UsageError(f"no series has more than {steps} values, the horizon: expected a past before it")
-        past = [Series(one.name, one.first, one.values[:-steps], one.observed[:-steps]) for one in series]
-        values = np.array([np.where(one.observed, one.values, np.nan)[-steps:] for one in series])
+        past = [
+            Series(single.name, single.first, single.values[:-steps], single.observed[:-steps]) for single in series
+        ]
+        values = np.array([np.where(single.observed, single.values, np.nan)[-steps:] for single in series])
         scales = network.prepare(past).scales
         scores = ForecastScores.of(self._forecast(past), values, scales, network.config.levels)
         return dict(vars(scores))

@@ -58,7 +58,7 @@ class Slopes:
     """Slopes of a model's activations over one of its sizes.
 
     Args:
-        of: 'stream' (the residual stream) or 'logits'.
+        quantity: 'stream' (the residual stream) or 'logits'.
         against: 'width' or 'depth'.
         sizes: Trained sizes.
         activations: Slopes of the mean |x|, (steps, places): after each block, or of logits; for depth, after the last
@@ -67,7 +67,7 @@ class Slopes:
         bounds: Allowed slopes; None: no requirement for this parametrisation.
     """
 
-    of: str
+    quantity: str
     against: str
     sizes: tuple[int, ...]
     activations: NDArray[np.float64]
@@ -82,8 +82,8 @@ class Slopes:
     @property
     def most(self) -> float:
         """Highest of all slopes; NaN if a training diverged."""
-        both = np.concatenate([self.activations.ravel(), self.updates.ravel()])
-        return float(both.max())
+        slopes = np.concatenate([self.activations.ravel(), self.updates.ravel()])
+        return float(slopes.max())
 
     @property
     def passed(self) -> bool:
@@ -136,7 +136,7 @@ def check_coordinates(
     base, fewest = min(widths), min(depths, default=2)
     scaling = None if param == "standard" else Parametrisation(name=param, width=base, depth=fewest, head=HEAD)
 
-    def trained(width: int, depth: int) -> NDArray[np.float64]:
+    def train_size(width: int, depth: int) -> NDArray[np.float64]:
         config = GPTConfig(
             vocab_size=vocabulary,
             context=CONTEXT,
@@ -147,18 +147,18 @@ def check_coordinates(
             tied=tied,
             scaling=scaling,
         )
-        return _train(GPT(config, seed=seed), optimizer, lr, steps, seed)
+        return _train_and_measure(GPT(config, seed=seed), optimizer, lr, steps, seed)
 
     with _one_thread():
-        wider = [trained(width, fewest) for width in widths]
-        found = [
-            _slopes("stream", "width", widths, [one[:, :, :-1] for one in wider], WIDTH),
-            _slopes("logits", "width", widths, [one[:, :, -1:] for one in wider], LOGITS),
+        wider = [train_size(width, fewest) for width in widths]
+        measured = [
+            _slopes("stream", "width", widths, [means[:, :, :-1] for means in wider], WIDTH),
+            _slopes("logits", "width", widths, [means[:, :, -1:] for means in wider], LOGITS),
         ]
         if depths:
-            last = [trained(2 * base, depth)[:, :, -2:-1] for depth in depths]
-            found.append(_slopes("stream", "depth", depths, last, None if param == "mup" else DEPTH))
-    return found
+            last = [train_size(2 * base, depth)[:, :, -2:-1] for depth in depths]
+            measured.append(_slopes("stream", "depth", depths, last, None if param == "mup" else DEPTH))
+    return measured
 
 
 @contextmanager
@@ -178,7 +178,7 @@ def _check_sizes(name: str, sizes: Sequence[int], multiple: int) -> None:
 
 
 def _slopes(
-    of: str,
+    quantity: str,
     against: str,
     sizes: Sequence[int],
     trained: Sequence[NDArray[np.float64]],
@@ -188,17 +188,17 @@ def _slopes(
     x = np.log(sizes)
     x = x - x.mean()
     slopes = np.tensordot(x, np.log(np.array(trained)), axes=(0, 0)) / (x**2).sum()
-    return Slopes(of, against, tuple(sizes), slopes[0], slopes[1], bounds)
+    return Slopes(quantity, against, tuple(sizes), slopes[0], slopes[1], bounds)
 
 
-def _train(model: GPT, optimizer: str, lr: float, steps: int, seed: int) -> NDArray[np.float64]:
+def _train_and_measure(model: GPT, optimizer: str, lr: float, steps: int, seed: int) -> NDArray[np.float64]:
     """Return mean |x| and mean change of the stream after each block, and of logits: (2, steps, blocks + 1)."""
     kinds: dict[str, Any] = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
     built = kinds[optimizer](lr=lr).build(model)
     for group in built.param_groups:
         group["lr"] = group["initial_lr"]
     inputs, targets = _batch(seed, model.config.vocab_size)
-    found: list[list[list[float]]] = [[], []]
+    means: list[list[list[float]]] = [[], []]
     first: list[Tensor] = []
     with _streams(model) as streams:
         for step in range(steps + 1):
@@ -208,14 +208,14 @@ def _train(model: GPT, optimizer: str, lr: float, steps: int, seed: int) -> NDAr
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
             if step:
                 changes = [now - then for now, then in zip(streams, first, strict=True)]
-                for into, tensors in zip(found, (streams, changes), strict=True):
+                for into, tensors in zip(means, (streams, changes), strict=True):
                     into.append([max(float(tensor.abs().mean()), 1e-30) for tensor in tensors])
             else:
                 first = list(streams)
             loss.backward()  # type: ignore[no-untyped-call]
             built.step()
             built.zero_grad()
-    values = np.array(found)
+    values = np.array(means)
     return np.where(np.isfinite(values), values, math.inf)
 
 

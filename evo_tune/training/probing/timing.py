@@ -190,19 +190,19 @@ def _copy(clock: _Clock, size: int) -> Work:
 
 def _smallest(clock: _Clock) -> Work:
     """Return the work 1, and a function that runs a minimal operation."""
-    one = _ones(clock, torch.float32, 1)
-    return 1.0, lambda: one.add_(0.0)
+    number = _ones(clock, torch.float32, 1)
+    return 1.0, lambda: number.add_(0.0)
 
 
 def _main(device: str, threads: str) -> None:
     """Print a device's timings and recommendations as JSON."""
     torch.set_num_threads(int(threads))
     timings = probe_device(device)
-    known = chip(timings.device)
+    chip_data = chip(timings.device)
     answer = {
         "timings": asdict(timings),
         "suited": asdict(sizes_for_device(timings)),
-        "known": known and known._asdict(),
+        "known": chip_data and chip_data._asdict(),
     }
     print(json.dumps(answer))
 

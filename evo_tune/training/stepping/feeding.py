@@ -109,20 +109,20 @@ class Feed:
             shares = self.ranks.share(numbers)
             window = self.ranks.share(window)
             samples = [range(int(share[0]), int(share[0]) + len(share)) for share, _ in shares]
-        known = getattr(source, "target_count", None)
-        count = known(step) if known is not None else sum(self.count(targets) for _, targets in window)
-        if self.ranks is not None and known is None:
+        count_of = getattr(source, "target_count", None)
+        count = count_of(step) if count_of is not None else sum(self.count(targets) for _, targets in window)
+        if self.ranks is not None and count_of is None:
             count = int(self.ranks.sum(torch.tensor(count)))
         return Fed([(onto(x, self.device), onto(y, self.device)) for x, y in window], samples, count)
 
 
 def _ranges(first: int, window: Sequence[MicroBatch]) -> list[range]:
     """Return consecutive sample numbers from `first`, cut into the micro-batches of a window."""
-    found = []
+    ranges = []
     for inputs, _ in window:
-        found.append(range(first, first + len(inputs)))
+        ranges.append(range(first, first + len(inputs)))
         first += len(inputs)
-    return found
+    return ranges
 
 
 STEPS_AHEAD = 8
@@ -148,12 +148,12 @@ class RefusableStep:  # reads as what it is: a context
 
     def __enter__(self) -> None:
         flag = None if self._refused is None else self._refused.float()
-        for one in self._optimizers:  # the attributes that torch's GradScaler sets
-            one.grad_scale, one.found_inf = None, flag  # type: ignore[attr-defined]
+        for optimizer in self._optimizers:  # the attributes that torch's GradScaler sets
+            optimizer.grad_scale, optimizer.found_inf = None, flag  # type: ignore[attr-defined]
 
     def __exit__(self, *error: object) -> None:
-        for one in self._optimizers:
-            del one.grad_scale, one.found_inf  # type: ignore[attr-defined]
+        for optimizer in self._optimizers:
+            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
 
 
 def _each(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
@@ -178,14 +178,14 @@ def copy_to_host_async(values: Sequence[Number]) -> Callable[[], list[float]]:
     stacked = torch.stack([v.double() if isinstance(v, Tensor) else torch.full((), v, **kind) for v in values])
     if device.type != "cuda":
         return stacked.tolist
-    kept = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
-    kept.copy_(stacked, non_blocking=True)
-    there = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    there.record()
+    pinned = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
+    pinned.copy_(stacked, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record()
 
     def read() -> list[float]:
-        there.synchronize()
-        found: list[float] = kept.tolist()
-        return found
+        copied.synchronize()
+        numbers: list[float] = pinned.tolist()
+        return numbers
 
     return read

@@ -109,10 +109,10 @@ def optimizer_of(options: OptimizerOptions, lr: float, batch: float, reference: 
     """
     scaled = scale_lr(lr, batch, reference, options.lr_rule)
     beta1, beta2 = scale_betas((options.beta1, options.beta2), batch, reference, options.lr_rule)
-    own: dict[str, Any] = {"lr": scaled, "rates": options.group_rates}
+    common: dict[str, Any] = {"lr": scaled, "rates": options.group_rates}
     betas: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "eps": options.eps}
     if options.optimizer_name == "adamw":
-        return AdamW(**own, **betas)
+        return AdamW(**common, **betas)
     if options.optimizer == "muon":
-        return Muon(**own, momentum=options.momentum, momentum_warmup=options.momentum_warmup, **betas)
-    return SGD(**own, momentum=options.momentum)
+        return Muon(**common, momentum=options.momentum, momentum_warmup=options.momentum_warmup, **betas)
+    return SGD(**common, momentum=options.momentum)

@@ -82,10 +82,10 @@ class CausalLM(nn.Module):
             return False
         was_training, tokens = self.training, torch.arange(2, device=head.weight.device)[None]
         self.eval()
-        made = F.linear(self._last_layer(tokens), head.weight)
-        alike = torch.allclose(self(tokens), made, rtol=1e-4, atol=1e-5)
+        logits = F.linear(self._last_layer(tokens), head.weight)
+        same = torch.allclose(self(tokens), logits, rtol=1e-4, atol=1e-5)
         self.train(was_training)
-        return alike
+        return same
 
     def _last_layer(self, tokens: Tensor) -> Tensor:
         hidden: Tensor = self.model.base_model(input_ids=tokens, use_cache=False)[0]
@@ -139,12 +139,12 @@ def load_pretrained(base: BaseModel, device: torch.device | str = "cpu") -> GPT 
         return GPT.load(base.folder, device)
     loader = _transformers().AutoModelForCausalLM
     try:
-        model, found = loader.from_pretrained(
+        model, info = loader.from_pretrained(
             base.folder, use_safetensors=True, output_loading_info=True, attn_implementation="sdpa", **_LOCAL
         )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise RecipeError("base", str(base.folder), f"a causal language model ({_first_line(error)})") from error
-    missing = sorted(found["missing_keys"])
+    missing = sorted(info["missing_keys"])
     if missing:  # they would be random
         raise RecipeError("base", str(base.folder), f"all of its weights; {', '.join(missing)} are not there")
     return CausalLM(model.float().to(device)).eval()
@@ -210,8 +210,8 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        what = "an installed transformers, for a Hugging Face folder: pip install 'evo-tune[hf]'"
-        raise RecipeError("transformers", None, what) from error
+        needed = "an installed transformers, for a Hugging Face folder: pip install 'evo-tune[hf]'"
+        raise RecipeError("transformers", None, needed) from error
     transformers.utils.logging.disable_progress_bar()
     return transformers
 

@@ -171,9 +171,9 @@ def add_lora(model: nn.Module, options: LoRA, seed: int = 0) -> list[str]:
     for name, layer in layers.items():
         if isinstance(layer, LoRALinear):
             raise RecipeError("targets", name, "a layer without LoRA; fold_lora makes it plain again")
-        for other, module in owners:
+        for owner_name, module in owners:
             if module is not layer and module.weight is layer.weight:
-                raise RecipeError("targets", name, f"layers of their own; this one shares its weight with {other}")
+                raise RecipeError("targets", name, f"layers of their own; this one shares its weight with {owner_name}")
         check_integer(f"rank (for {name})", options.rank, 1, min(layer.in_features, layer.out_features))
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)

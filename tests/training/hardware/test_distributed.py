@@ -140,14 +140,14 @@ def test_batch_norms_become_synchronous_only_where_they_can(
     middle = torch.nn.BatchNorm1d(4) if batch_norm else torch.nn.LayerNorm(4)
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), middle, torch.nn.Linear(4, 2))
     before = list(model.parameters())
-    made = Ranks(0, size, torch.device(device)).synchronised(model)
+    made = Ranks(0, size, torch.device(device)).sync_batch_norms(model)
     assert sum(isinstance(module, torch.nn.SyncBatchNorm) for module in made.modules()) == converted
     assert all(was is now for was, now in zip(before, made.parameters(), strict=True))
 
 
 def test_the_gpt_has_nothing_to_convert() -> None:
     model = GPT(GPTConfig())
-    assert Ranks(0, 2, torch.device("cuda")).synchronised(model) is model
+    assert Ranks(0, 2, torch.device("cuda")).sync_batch_norms(model) is model
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 8])

@@ -20,7 +20,11 @@ WIDTHS = {**SHORT, "depths": ()}
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_completep_keeps_the_size_of_stream_and_logits(optimizer: str, tied: bool) -> None:
     found = check_coordinates("completep", optimizer=optimizer, tied=tied, **SHORT)
-    assert [(one.of, one.against) for one in found] == [("stream", "width"), ("logits", "width"), ("stream", "depth")]
+    assert [(one.quantity, one.against) for one in found] == [
+        ("stream", "width"),
+        ("logits", "width"),
+        ("stream", "depth"),
+    ]
     bounds = [(-0.6, 0.15), (-0.8, 0.8), (-0.1, 0.1)]
     assert all(low <= one.least <= one.most <= high for one, (low, high) in zip(found, bounds, strict=True))
     assert all(one.passed for one in found)
