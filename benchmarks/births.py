@@ -95,7 +95,7 @@ class World:
     def grow(self, strategy: StrategyWithRules) -> None:
         """Have one candidate born without a view of the run: what is due, or a random genome; and one told."""
         history, rules = self.history, strategy.settings
-        proposal = strategy.next_known(history) if history.proposed_count else self._default()
+        proposal = strategy.next_promotion_or_seed(history) if history.proposed_count else self._default()
         if proposal is None:
             proposal = Proposal(SPACE.sample(self.rng), "random", budget=rules.rungs[0])
         self._born(proposal, strategy)

@@ -59,8 +59,8 @@ from problems import CONDITIONS, FUNCTIONS, NOISY, Instance, Losses, Problem, Re
 
 from evo_tune import Choice, Float, Minimize
 from evo_tune.genome.history import RunHistory
-from evo_tune.genome.kernel import encode_features, unordered_sizes
-from evo_tune.genome.seeds import expected_losses
+from evo_tune.genome.kernel import category_counts, encode_features
+from evo_tune.genome.seeds import predict_losses
 from evo_tune.genome.trial import DEFAULT, Candidate, Constraint, Outcome, Proposal
 from evo_tune.genome.values import genome_key
 from evo_tune.genome.view import trials_by_genome
@@ -138,16 +138,22 @@ class Ours:
         if not told:
             return None
         if not self.strategy.settings.extra_seeds_by_gain:
-            return min(told, key=lambda one: (one.losses(1.0), one.birth.id)).birth.genome
-        sizes, units = unordered_sizes(self.history.space), self.history.proposed_units
+            return min(told, key=lambda one: (one.losses(1.0), one.first_candidate.id)).first_candidate.genome
+        sizes, units = category_counts(self.history.space), self.history.proposed_units
         known = [
-            {one.candidate.extra_seed: one.losses[0] for one in (entry.results[1.0], *entry.repeats) if one.losses}
+            {
+                one.candidate.extra_seed: one.losses[0]
+                for one in (entry.trial_by_budget[1.0], *entry.extra_seed_trials)
+                if one.losses
+            }
             for entry in told
         ]
-        order = expected_losses(
-            known, lambda rows: encode_features(np.stack([units[told[row].birth.id] for row in rows]), sizes), sizes > 0
+        order = predict_losses(
+            known,
+            lambda rows: encode_features(np.stack([units[told[row].first_candidate.id] for row in rows]), sizes),
+            sizes > 0,
         )
-        return told[next(iter(order))].birth.genome
+        return told[next(iter(order))].first_candidate.genome
 
 
 class Peer:

@@ -92,7 +92,7 @@ ELSEWHERE = {
     "report/recommendation": "report/test_recommendation loop/test_baseline",
     "report/run_data": "report/test_model report/test_charts",
     "report/summary": "report/test_summary report/test_further loop/test_comparison cli/test_widening",
-    "rules/promotions": "rules/test_extra_seeds rules/test_fidelity",
+    "rules/promotions": "rules/test_extra_seeds rules/test_fidelity rules/test_learned",
     "sklearn": "integrations/test_sklearn",
     "store/comparison": "loop/test_comparison store/test_table",
     "store/learned": "loop/test_learning",

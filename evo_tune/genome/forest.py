@@ -27,7 +27,7 @@ class Forest:
     Args:
         feature: Feature compared at a node, shape (nodes,).
         threshold: Value above which points go right; infinite at a leaf. Shape (nodes,).
-        left: Left child, followed by the right one; at a leaf the leaf itself. Shape (nodes,).
+        left_child: Left child, followed by the right one; at a leaf the leaf itself. Shape (nodes,).
         mean: Mean score of the points at a node, shape (nodes,).
         relabel: Each tree's own order of the values of unordered features (see `fit`), shape (trees, features, values).
         unordered: Whether a feature has no order, shape (features,).
@@ -36,7 +36,7 @@ class Forest:
 
     feature: np.ndarray
     threshold: np.ndarray
-    left: np.ndarray
+    left_child: np.ndarray
     mean: np.ndarray
     relabel: np.ndarray
     unordered: np.ndarray
@@ -44,12 +44,7 @@ class Forest:
 
     @classmethod
     def fit(
-        cls,
-        points: np.ndarray,
-        scores: np.ndarray,
-        sizes: np.ndarray,
-        samples: np.ndarray,
-        rng: np.random.Generator,
+        cls, points: np.ndarray, scores: np.ndarray, sizes: np.ndarray, samples: np.ndarray, rng: np.random.Generator
     ) -> Forest:
         """Grow one tree for each row of `samples`, down to pure leaves.
 
@@ -68,30 +63,30 @@ class Forest:
         for place in np.flatnonzero(sizes):
             size = int(sizes[place])
             relabel[:, place, :size] = np.argsort(rng.random((trees, size)), axis=1)
-        x = _relabelled(points[samples], relabel, sizes > 0).reshape(trees * sampled, -1)
+        x = _relabel(points[samples], relabel, sizes > 0).reshape(trees * sampled, -1)
         levels = _grow(x, scores[samples].ravel(), np.repeat(np.arange(trees), sampled), rng)
-        feature, threshold, left, mean = (np.concatenate(parts) for parts in zip(*levels, strict=True))
-        return cls(feature, threshold, left, mean, relabel, sizes > 0, len(levels) - 1)
+        feature, threshold, left_child, mean = (np.concatenate(parts) for parts in zip(*levels, strict=True))
+        return cls(feature, threshold, left_child, mean, relabel, sizes > 0, len(levels) - 1)
 
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance over the trees of the score of each point, both of shape (points,)."""
-        found = self.mean[self.leaves(points)]
-        return found.mean(axis=0), found.var(axis=0)
+        scores = self.mean[self.leaves(points)]
+        return scores.mean(axis=0), scores.var(axis=0)
 
     def leaves(self, points: np.ndarray) -> np.ndarray:
         """Return the leaf of each point in each tree, shape (trees, points)."""
         trees, count = len(self.relabel), len(points)
         x = np.broadcast_to(points, (trees, *points.shape))
-        flat = _relabelled(x, self.relabel, self.unordered).ravel()
+        flat = _relabel(x, self.relabel, self.unordered).ravel()
         features = points.shape[1]
         rows = np.arange(trees * count) * features
         node = np.repeat(np.arange(trees), count)
         for _ in range(self.depth):
-            node = self.left[node] + (flat[rows + self.feature[node]] > self.threshold[node])
+            node = self.left_child[node] + (flat[rows + self.feature[node]] > self.threshold[node])
         return node.reshape(trees, count)
 
 
-def _relabelled(x: np.ndarray, relabel: np.ndarray, unordered: np.ndarray) -> np.ndarray:
+def _relabel(x: np.ndarray, relabel: np.ndarray, unordered: np.ndarray) -> np.ndarray:
     """Return features of shape (trees, points, features) with unordered values in each tree's own order."""
     if not unordered.any():
         return x
@@ -121,9 +116,11 @@ def _grow(
         counts = np.diff(starts, append=len(y))
         sums = np.add.reduceat(y, starts)
         feature, threshold, splits = _split(x, y, starts, local, counts, sums, rng)
-        here = first + np.arange(len(starts))
+        own_nodes = first + np.arange(len(starts))
         children = first + len(starts) + 2 * (np.cumsum(splits) - splits)
-        levels.append((feature, np.where(splits, threshold, np.inf), np.where(splits, children, here), sums / counts))
+        levels.append(
+            (feature, np.where(splits, threshold, np.inf), np.where(splits, children, own_nodes), sums / counts)
+        )
         first += len(starts)
         goes_on = splits[local]
         x, y, local = x[goes_on], y[goes_on], local[goes_on]
@@ -157,8 +154,8 @@ def _split(
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = s**2 / n + (sums[:, None] - s) ** 2 / (counts[:, None] - n)
     # Features outside the share compete only if no feature in it varies.
-    luck = np.where(usable, rng.random(low.shape), 2.0)
-    kept = np.sort(luck, axis=1)[:, max(0, round(FEATURES * low.shape[1]) - 1)][:, None]
-    feature = np.argmax(np.where(usable & (luck <= kept), gain, -np.inf), axis=1)
+    chances = np.where(usable, rng.random(low.shape), 2.0)
+    limit = np.sort(chances, axis=1)[:, max(0, round(FEATURES * low.shape[1]) - 1)][:, None]
+    feature = np.argmax(np.where(usable & (chances <= limit), gain, -np.inf), axis=1)
     impure = np.minimum.reduceat(y, starts) < np.maximum.reduceat(y, starts)
     return feature, thresholds[np.arange(len(starts)), feature], impure & usable.any(axis=1)

@@ -3,7 +3,7 @@
 Strategies never see values. They work in *unit coordinates*, one number in [0, 1] per gene, so that one operator suits
 both learning rates and head counts. This module knows nothing of spaces, strategies or trials.
 
-A gene may have a prior (see `genome.priors`). `when` lists values of other genes for which the gene is active. An
+A gene may have a prior (see `genome.space`). `when` lists values of other genes for which the gene is active. An
 inactive gene is kept at its default, so that genomes never differ only in inactive genes. `widest` limits how far a run
 may widen the range by itself (see `genome.widening`).
 """
@@ -186,15 +186,15 @@ class Float(Gene):
         """Return the significant digits (if log) or decimal places to which values are rounded."""
         if self.log:
             # Relative digits, more for a narrow range. exp(log(x)) has a relative error of at most 2e-13.
-            wanted, exact = DIGITS + max(0, -exponent(math.log(self.high) - math.log(self.low))), 12
+            digits, exact = DIGITS + max(0, -exponent(math.log(self.high) - math.log(self.low))), 12
         else:
             # low + u * (high - low) has an error of a few units in the 16th digit of the larger bound.
-            wanted = DIGITS - exponent(self.high - self.low)
+            digits = DIGITS - exponent(self.high - self.low)
             exact = 13 - exponent(max(abs(self.low), abs(self.high)))
-        if exact < wanted - DIGITS + 2 or self.high - self.low < 1 / LARGEST:
+        if exact < digits - DIGITS + 2 or self.high - self.low < 1 / LARGEST:
             log = ", log=True" if self.log else ""
             raise SpaceError(f"Float({self.low}, {self.high}{log}): low and high are too close to tell values apart")
-        return min(wanted, exact)
+        return min(digits, exact)
 
     @property
     def size(self) -> float:
@@ -231,11 +231,11 @@ class Float(Gene):
         return self._round(float(value))  # type: ignore[arg-type]
 
     def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
-        here = self.decode(u)
+        value = self.decode(u)
         while True:
-            there = reflect(u + rng.normal(0.0, scale))
-            if self.decode(there) != here:
-                return there
+            mutated = reflect(u + rng.normal(0.0, scale))
+            if self.decode(mutated) != value:
+                return mutated
             scale = max(2.0 * scale, 10.0**-DIGITS)  # the step was too short to change the value
 
     def neighbours(self, u: float) -> list[float]:
@@ -315,15 +315,15 @@ class Int(Gene):
     def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
         if not self.log:
             return step_cell(u, self.size, rng, scale)
-        here = self.decode(u)
-        there = self.decode(reflect(u + rng.normal(0.0, scale)))
-        if there == here and self.size > 1:
-            there += 1 if here == self.low or (here < self.high and rng.random() < 0.5) else -1
-        return self.encode(there)
+        value = self.decode(u)
+        mutated = self.decode(reflect(u + rng.normal(0.0, scale)))
+        if mutated == value and self.size > 1:
+            mutated += 1 if value == self.low or (value < self.high and rng.random() < 0.5) else -1
+        return self.encode(mutated)
 
     def neighbours(self, u: float) -> list[float]:
-        here = self.decode(u)
-        around = (here - self.step, here + self.step)
+        middle = self.decode(u)
+        around = (middle - self.step, middle + self.step)
         return [self.encode(value) for value in around if self.low <= value <= self.high]
 
 
@@ -390,9 +390,11 @@ class Choice(Gene):
         return centre((cell(u, self.size) + step) % self.size, self.size)
 
     def neighbours(self, u: float) -> list[float]:
-        here = cell(u, self.size)
-        near = (here - 1, here + 1) if self.ordered else tuple(i for i in range(self.size) if i != here)
-        return [centre(index, self.size) for index in near if 0 <= index < self.size]
+        cell_index = cell(u, self.size)
+        indices = (
+            (cell_index - 1, cell_index + 1) if self.ordered else tuple(i for i in range(self.size) if i != cell_index)
+        )
+        return [centre(index, self.size) for index in indices if 0 <= index < self.size]
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "values": list(self.values)}
@@ -451,39 +453,39 @@ def step_cell(u: float, size: int, rng: np.random.Generator, scale: float) -> fl
     """Return the coordinate of another cell of an ordered gene, after a Gaussian step of at least one cell."""
     if size == 1:
         return u
-    here = cell(u, size)
+    index = cell(u, size)
     step = max(1, round(abs(rng.normal(0.0, scale)) * size))
     sign = 1 if rng.random() < 0.5 else -1
-    there = here + sign * step
-    if not 0 <= there < size:
-        there = here - sign * step
-    there = min(max(there, 0), size - 1)
-    if there == here:
-        there = here + 1 if here == 0 else here - 1
-    return centre(there, size)
+    new_index = index + sign * step
+    if not 0 <= new_index < size:
+        new_index = index - sign * step
+    new_index = min(max(new_index, 0), size - 1)
+    if new_index == index:
+        new_index = index + 1 if index == 0 else index - 1
+    return centre(new_index, size)
 
 
 # Hints.
 
 
-def parse_when(given: object) -> When | None:
+def parse_when(condition: object) -> When | None:
     """Return a condition as genes store it, from a dict of gene names to one value or several.
 
     Raises:
-        SpaceError: `given` is not a condition.
+        SpaceError: `condition` is not a condition.
     """
-    if given is None:
+    if condition is None:
         return None
     try:
-        found = tuple(
+        parsed = tuple(
             (str(name), tuple(map(to_plain, values if isinstance(values, list | tuple) else (values,))))
-            for name, values in dict(given).items()  # type: ignore[call-overload]
+            for name, values in dict(condition).items()  # type: ignore[call-overload]
         )
     except (TypeError, ValueError):
-        found = ()
-    if not found or not all(values for _, values in found):
-        raise SpaceError(f"when={given!r}: expected a dict of a gene's name to a value of it, or several")
-    return found
+        parsed = ()
+    if not parsed or not all(values for _, values in parsed):
+        raise SpaceError(f"when={condition!r}: expected a dict of a gene's name to a value of it, or several")
+    return parsed
 
 
 def gene_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -512,13 +514,13 @@ def check_hints(gene: Gene) -> None:
         return
     if gene.prior is None or gene.spread is None:
         raise SpaceError(f"prior={gene.prior}, spread={gene.spread}: give both, or neither")
-    least, most, what = 0.0, math.inf, "a number above 0"
+    least, most, expected = 0.0, math.inf, "a number above 0"
     if getattr(gene, "log", False):
-        least, what = 1.0, "a factor above 1, as the gene is logarithmic"
+        least, expected = 1.0, "a factor above 1, as the gene is logarithmic"
     elif not getattr(gene, "ordered", True):
-        most, what = 1.0, "the probability that another value is better, above 0 and below 1"
+        most, expected = 1.0, "the probability that another value is better, above 0 and below 1"
     if not is_number(gene.spread) or not least < gene.spread < most:
-        raise SpaceError(f"spread={gene.spread!r} is not allowed: expected {what}")
+        raise SpaceError(f"spread={gene.spread!r} is not allowed: expected {expected}")
     try:
         object.__setattr__(gene, "prior", gene.check(gene.prior))
     except SpaceError as error:
@@ -534,15 +536,15 @@ def check_widest(gene: Gene) -> None:
     Raises:
         SpaceError: It is not, or the gene has no range of numbers.
     """
-    given, ends = gene.widest, range_ends(gene)
+    widest, ends = gene.widest, range_ends(gene)
     if ends is None:
-        raise SpaceError(f"widest={given!r}: only a range of numbers can be widened; leave it out")
-    pair: Any = given if isinstance(given, list | tuple) and len(given) == 2 else ("", "")
+        raise SpaceError(f"widest={widest!r}: only a range of numbers can be widened; leave it out")
+    pair: Any = widest if isinstance(widest, list | tuple) and len(widest) == 2 else ("", "")
     if not all(limit is None or (is_number(limit) and abs(limit) <= LARGEST) for limit in pair):
-        raise SpaceError(f"widest={given!r}: expected (LOW, HIGH), each a number, or None for no limit of its own")
+        raise SpaceError(f"widest={widest!r}: expected (LOW, HIGH), each a number, or None for no limit of its own")
     low, high = pair
     if (low is not None and low > ends[0]) or (high is not None and high < ends[1]):
-        raise SpaceError(f"widest={given!r}: expected limits around the range from {ends[0]:g} to {ends[1]:g}")
+        raise SpaceError(f"widest={widest!r}: expected limits around the range from {ends[0]:g} to {ends[1]:g}")
     object.__setattr__(gene, "widest", tuple(None if limit is None else to_plain(limit) for limit in (low, high)))
 
 
@@ -571,9 +573,9 @@ def inactive_genes(genes: Mapping[str, Gene], genome: Genome) -> list[str]:
     counts: dict[str, bool] = {}
     for name in TopologicalSorter(_condition_genes(genes)).static_order():
         counts[name] = all(
-            other not in genes
-            or (counts[other] and any(genes[other].check(value) == genome[other] for value in values))
-            for other, values in genes[name].when or ()
+            required not in genes
+            or (counts[required] and any(genes[required].check(value) == genome[required] for value in values))
+            for required, values in genes[name].when or ()
         )
     return [name for name in genes if not counts[name]]
 
@@ -585,14 +587,16 @@ Condition: TypeAlias = tuple[int, tuple[tuple[int, Gene, tuple[Value, ...]], ...
 def resolve_conditions(genes: Mapping[str, Gene]) -> list[Condition]:
     """Return the genes with a condition, each after those that its condition names."""
     places = {name: place for place, name in enumerate(genes)}
-    found = []
+    resolved = []
     for name in TopologicalSorter(_condition_genes(genes)).static_order():
         needed = tuple(
-            (places[other], genes[other], values) for other, values in genes[name].when or () if other in genes
+            (places[required], genes[required], values)
+            for required, values in genes[name].when or ()
+            if required in genes
         )
         if needed:
-            found.append((places[name], needed))
-    return found
+            resolved.append((places[name], needed))
+    return resolved
 
 
 def decodes_to_any(gene: Gene, values: tuple[Value, ...], units: np.ndarray) -> np.ndarray:
@@ -606,7 +610,7 @@ def decodes_to_any(gene: Gene, values: tuple[Value, ...], units: np.ndarray) -> 
 
 def _condition_genes(genes: Mapping[str, Gene]) -> dict[str, set[str]]:
     """Return, for each gene, the existing genes that its condition names."""
-    return {name: {other for other, _ in gene.when or () if other in genes} for name, gene in genes.items()}
+    return {name: {required for required, _ in gene.when or () if required in genes} for name, gene in genes.items()}
 
 
 def check_conditions(genes: Mapping[str, Gene]) -> None:
@@ -616,16 +620,16 @@ def check_conditions(genes: Mapping[str, Gene]) -> None:
         SpaceError: There is such a condition.
     """
     for name, gene in genes.items():
-        for other, values in gene.when or ():
-            if other not in genes:
+        for required, values in gene.when or ():
+            if required not in genes:
                 raise SpaceError(
-                    f"gene {name}: when {other}=…: there is no gene {other!r}; expected {', '.join(genes)}"
+                    f"gene {name}: when {required}=…: there is no gene {required!r}; expected {', '.join(genes)}"
                 )
             for value in values:
                 try:
-                    genes[other].check(value)
+                    genes[required].check(value)
                 except SpaceError as error:
-                    raise SpaceError(f"gene {name}: when {other}: {error}") from None
+                    raise SpaceError(f"gene {name}: when {required}: {error}") from None
     try:
         TopologicalSorter(_condition_genes(genes)).prepare()
     except CycleError as error:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -48,14 +48,15 @@ class Lesson:
 
         Genomes with a category that the space does not have are left out.
         """
-        shared = [place for place, gene in enumerate(space.genes) if any(gene in genome for genome in genomes)]
-        units, kept = [], []
+        shared = [index for index, gene in enumerate(space.genes) if any(gene in genome for genome in genomes)]
+        units, usable_losses = [], []
         for genome, loss in zip(genomes, losses, strict=True):
             moved = {name: _nearest_value(gene, genome[name]) for name, gene in space.genes.items() if name in genome}
             if None not in moved.values():
                 units.append(space.encode(space.check({**space.default(), **moved})))
-                kept.append(loss)
-        return cls(name, np.array(shared, dtype=int), np.array(units).reshape(-1, len(space.genes)), np.array(kept))
+                usable_losses.append(loss)
+        shape = (-1, len(space.genes))
+        return cls(name, np.array(shared, dtype=int), np.array(units).reshape(shape), np.array(usable_losses))
 
 
 def _nearest_value(gene: Gene, value: Value) -> Value | None:
@@ -100,17 +101,17 @@ class LazySequence(Sequence[Item]):
         return len(self._items)
 
     @overload
-    def __getitem__(self, place: int) -> Item: ...
+    def __getitem__(self, index: int) -> Item: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[Item]: ...
+    def __getitem__(self, index: slice) -> list[Item]: ...
 
-    def __getitem__(self, place: int | slice) -> Item | list[Item]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        item = self._items[place]
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        item = self._items[index]
         if item is None:
-            item = self._items[place] = self._make(place % len(self))
+            item = self._items[index] = self._make(index % len(self))
         return item
 
 
@@ -138,10 +139,14 @@ class GrowingArray:
         self._rows[row] = values
 
     def get(self, count: int) -> np.ndarray:
-        """Return the first `count` rows, shape (count, columns)."""
+        """Return a view of the first `count` rows, shape (count, columns)."""
         while count > len(self._rows):
             self.set(len(self._rows), self._fill)
         return self._rows[:count]
+
+    def column(self, count: int) -> np.ndarray:
+        """Return a view of the first column of the first `count` rows, shape (count,)."""
+        return self.get(count)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ class Arrays:
 
     Args:
         x: Features of the fully trained trials with losses, in the order of `ranking`. Shape (trials, features).
-        y: Their losses, lower is better; places in a run whose losses have no common scale (see
+        y: Their losses, lower is better; ranks in a run whose losses have no common scale (see
             docs/strategies.md). Shape (trials, objectives).
         failed: Features of the failed trials, in the order of `failed`. Shape (failed, features).
         pending: Features of the pending trials, in the order of `pending` of the history. Shape (pending, features).
@@ -160,6 +165,15 @@ class Arrays:
     y: np.ndarray
     failed: np.ndarray
     pending: np.ndarray
+
+
+class RankingTable(NamedTuple):
+    """The numbers of the trials of `History.ranking`, a row each; see the methods of `History` with these names."""
+
+    ranked_losses: np.ndarray
+    bare_losses: np.ndarray
+    scaled_losses: np.ndarray
+    excesses: np.ndarray
 
 
 class History(ABC):
@@ -183,66 +197,79 @@ class History(ABC):
         self.objectives = tuple(objectives)
         self.constraints = tuple(constraints)
         self.lessons = tuple(lessons)
+        # The two kinds of history fill these.
+        self._trials: Sequence[Trial] = []
+        self._pending: dict[int, Candidate] = {}
+        self._fresh: list[Candidate] = []
+        self._units: list[np.ndarray] = []
+        self._failed: Sequence[Trial] = []
+        self._ranking: Sequence[Trial] = []
+        self._proposals: dict[tuple[str, float, int], int] = {}
+        """Id of each proposal by genome key, budget and extra seed."""
         self._folds: dict[Hashable, tuple[int, Any]] = {}
 
-    @property
     @abstractmethod
+    def _ranking_table(self) -> RankingTable:
+        """Return the numbers of the trials of `ranking`."""
+
+    @property
     def trials(self) -> Sequence[Trial]:
         """Completed trials, in the order of their reports."""
+        return self._trials
 
     @property
-    @abstractmethod
     def pending(self) -> Sequence[Candidate]:
         """Pending candidates, in the order of their proposal."""
+        return list(self._pending.values())
 
     @property
-    @abstractmethod
     def fresh_proposals(self) -> Sequence[Candidate]:
         """The first candidate of each genome, in the order of proposal, without promotions and extra seeds."""
+        return self._fresh
 
     @property
-    @abstractmethod
     def proposed_units(self) -> Sequence[np.ndarray]:
         """Unit coordinates of every candidate, completed or pending, by id; each of shape (genes,)."""
+        return self._units
 
     @property
-    @abstractmethod
     def failed(self) -> Sequence[Trial]:
         """Completed trials without losses, in the order of `trials`."""
+        return self._failed
 
     @property
-    @abstractmethod
     def ranking(self) -> Sequence[Trial]:
-        """Fully trained trials with losses, best first; each is looked up when it is read.
+        """Fully trained trials with losses, best first; each may be made when it is read.
 
         Trials that meet the constraints come first; equal trials are ordered by id.
         """
+        return self._ranking
 
-    @abstractmethod
     def ranked_losses(self) -> np.ndarray:
         """Return the losses of `ranking`, shape (trials, objectives)."""
+        return np.array(self._ranking_table().ranked_losses)
 
-    @abstractmethod
     def bare_losses(self) -> np.ndarray:
         """Return the losses of `ranking` as if there were no constraints, shape (trials, objectives)."""
+        return np.array(self._ranking_table().bare_losses)
 
-    @abstractmethod
     def scaled_losses(self) -> np.ndarray:
         """Return the first losses of `ranking` on one common scale, shape (trials,).
 
         They ascend among the trials that meet the constraints. NaN for trials whose loss has another scale.
         """
+        return np.array(self._ranking_table().scaled_losses)
 
-    @abstractmethod
     def excesses(self) -> np.ndarray:
         """Return by how much the trials of `ranking` exceed each constraint, shape (trials, constraints).
 
         Negative where a constraint is met by a margin, NaN where a trial lacks the metric.
         """
+        return np.array(self._ranking_table().excesses)
 
-    @abstractmethod
     def seen(self, genome: Genome, budget: float = 1.0, extra_seed: int = 0) -> bool:
         """Return whether this was proposed before; a duplicate would waste a training run."""
+        return (genome_key(genome), budget, extra_seed) in self._proposals
 
     @property
     def proposed_count(self) -> int:
@@ -268,12 +295,12 @@ class History(ABC):
         losses, scaled = self.ranked_losses(), self.scaled_losses()
         if len(self.objectives) == 1 and np.isfinite(scaled).all() and (self.excesses() <= 0.0).all():
             losses = scaled[:, None]
-        done, failed, pending = ([one.id for one in some] for some in (self.ranking, self.failed, self.pending))
-        return Arrays(self._features(done), losses, self._features(failed), self._features(pending))
 
-    def _features(self, ids: Sequence[int]) -> np.ndarray:
-        units = np.array([self.proposed_units[id] for id in ids]).reshape(-1, len(self.space.genes))
-        return self.space.to_features(units)
+        def features(trials: Sequence[Trial] | Sequence[Candidate]) -> np.ndarray:
+            units = np.array([self.proposed_units[trial.id] for trial in trials]).reshape(-1, len(self.space.genes))
+            return self.space.to_features(units)
+
+        return Arrays(features(self.ranking), losses, features(self.failed), features(self.pending))
 
     def fold(self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Trial], State]) -> State:
         """Return the left fold of `step` over `trials`.
@@ -315,6 +342,10 @@ class RunHistory(History):
         lessons: See `History`.
     """
 
+    _trials: list[Trial]
+    _failed: list[Trial]
+    _ranking: list[Trial]
+
     def __init__(
         self,
         space: SearchSpace,
@@ -325,62 +356,19 @@ class RunHistory(History):
         super().__init__(space, objectives, constraints, lessons)
         self.spaces = [space]
         """The space at first and after each widening."""
-        self._trials: list[Trial] = []
-        self._out: dict[int, Candidate] = {}
-        self._seen: dict[tuple[str, float, int], int] = {}
-        self._units: list[np.ndarray] = []
-        self._fresh: list[Candidate] = []
-        self._failed: list[Trial] = []
-        self._ranked: list[tuple[float, tuple[float, ...], int, Trial]] = []
+        self._sort_keys: list[tuple[float, tuple[float, ...], int]] = []
+        """Violation, losses and id of each trial of `ranking`."""
         self._losses = GrowingArray(*[0.0] * len(self.objectives))
         self._excesses = GrowingArray(*[0.0] * len(self.constraints))
-        self._early: frozenset[str] = frozenset()
+        self._before_widening: frozenset[str] = frozenset()
 
-    @property
-    def trials(self) -> Sequence[Trial]:
-        return self._trials
-
-    @property
-    def pending(self) -> Sequence[Candidate]:
-        return [self._out[id] for id in sorted(self._out)]
-
-    @property
-    def fresh_proposals(self) -> Sequence[Candidate]:
-        return self._fresh
-
-    @property
-    def proposed_units(self) -> Sequence[np.ndarray]:
-        return self._units
-
-    @property
-    def failed(self) -> Sequence[Trial]:
-        return self._failed
-
-    @property
-    def ranking(self) -> Sequence[Trial]:
-        return LazySequence(len(self._ranked), lambda place: self._ranked[place][-1])
-
-    def ranked(self) -> list[Trial]:
-        return [row[-1] for row in self._ranked]
-
-    def ranked_losses(self) -> np.ndarray:
-        return np.array(self._losses.get(len(self._ranked)))
-
-    def bare_losses(self) -> np.ndarray:
-        return self.ranked_losses()
-
-    def scaled_losses(self) -> np.ndarray:
-        return np.array(self._losses.get(len(self._ranked))[:, 0])
-
-    def excesses(self) -> np.ndarray:
-        return np.array(self._excesses.get(len(self._ranked)))
-
-    def seen(self, genome: Genome, budget: float = 1.0, extra_seed: int = 0) -> bool:
-        return (genome_key(genome), budget, extra_seed) in self._seen
+    def _ranking_table(self) -> RankingTable:
+        losses = self._losses.get(len(self._ranking))
+        return RankingTable(losses, losses, losses[:, 0], self._excesses.get(len(self._ranking)))
 
     def predates_widening(self, genome: Genome) -> bool:
         """Return whether a genome was proposed before the space was widened, with the steps of the earlier space."""
-        return genome_key(genome) in self._early
+        return genome_key(genome) in self._before_widening
 
     def add_candidate(self, candidate: Candidate, units: np.ndarray | None = None) -> None:
         """Add a proposed candidate.
@@ -396,10 +384,11 @@ class RunHistory(History):
             raise ValueError(f"candidate {candidate.id} is out of order: expected {self.proposed_count}")
         # This line comes first because it raises if the space has changed.
         self._units.append(self.space.encode(candidate.genome) if units is None else units)
-        self._out[candidate.id] = candidate
+        self._pending[candidate.id] = candidate
         if candidate.fresh:
             self._fresh.append(candidate)
-        self._seen.setdefault((genome_key(candidate.genome), candidate.budget, candidate.extra_seed), candidate.id)
+        key = genome_key(candidate.genome), candidate.budget, candidate.extra_seed
+        self._proposals.setdefault(key, candidate.id)
 
     def widen(self, space: SearchSpace, lessons: Sequence[Lesson] = ()) -> None:
         """Continue in a wider space: genomes stay the same, and their unit coordinates are computed again.
@@ -408,24 +397,25 @@ class RunHistory(History):
             space: Space with all values of the current one.
             lessons: Results of earlier runs, in the coordinates of the wider space.
         """
-        genomes = {one.id: one.genome for one in (*self._out.values(), *(trial.candidate for trial in self._trials))}
+        candidates = (*self._pending.values(), *(trial.candidate for trial in self._trials))
+        genomes = {candidate.id: candidate.genome for candidate in candidates}
         self.space, self.lessons = space, tuple(lessons)
         self.spaces.append(space)
         self._units = [space.encode(genomes[id]) for id in range(len(genomes))]
-        self._early = frozenset(map(genome_key, genomes.values()))
+        self._before_widening = frozenset(map(genome_key, genomes.values()))
         self._folds.clear()  # folds depend on the coordinates too
 
     def tell(self, id: int, outcome: Outcome) -> Trial:
         """Report the result of a pending candidate; return the completed trial."""
-        trial = Trial.of(self._out.pop(id), outcome, len(self._trials), self.objectives, self.constraints)
+        trial = Trial.of(self._pending.pop(id), outcome, len(self._trials), self.objectives, self.constraints)
         self._trials.append(trial)
         if not trial.ok:
             self._failed.append(trial)
         if trial.rankable and trial.losses is not None:
-            mine = (trial.violation, trial.losses, trial.id, trial)
-            place = bisect(self._ranked, mine[:3], key=lambda row: row[:3])
-            self._losses.insert(place, trial.losses, len(self._ranked))
-            excesses = [one.excess(outcome.metrics) for one in self.constraints]
-            self._excesses.insert(place, excesses, len(self._ranked))
-            self._ranked.insert(place, mine)
+            sort_key, count = (trial.violation, trial.losses, trial.id), len(self._ranking)
+            row = bisect(self._sort_keys, sort_key)
+            self._sort_keys.insert(row, sort_key)
+            self._losses.insert(row, trial.losses, count)
+            self._excesses.insert(row, [constraint.excess(outcome.metrics) for constraint in self.constraints], count)
+            self._ranking.insert(row, trial)
         return trial

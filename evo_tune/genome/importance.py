@@ -24,7 +24,11 @@ def importance(units: np.ndarray, losses: np.ndarray, unordered: bool = False) -
     Returns:
         A share from 0 (explains nothing) to 1 (explains all).
     """
-    places, groups = ranks(losses), _groups(units, unordered)
+    places, groups = ranks(losses), np.unique(units)
+    if unordered or len(groups) <= 4:
+        groups = np.searchsorted(groups, units)
+    else:
+        groups = np.searchsorted(np.quantile(units, [0.25, 0.5, 0.75]), units)
     names, counts = np.unique(groups, return_counts=True)
     if len(names) < 2 or len(names) == len(places) or np.ptp(places) == 0:
         return 0.0
@@ -37,25 +41,18 @@ def importance(units: np.ndarray, losses: np.ndarray, unordered: bool = False) -
 
 def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the ranks of values from 1, shape (values,); equal values get their mean rank."""
-    given = np.asarray(values)
-    order = np.argsort(given)  # not stable, which is faster; equal values are joined below
-    ordered, found = given[order], np.empty(len(given))
-    other = ordered[1:] != ordered[:-1]
-    ends = np.append(np.flatnonzero(other), len(given) - 1) if len(given) else np.empty(0, dtype=int)
+    array = np.asarray(values)
+    order = np.argsort(array)  # not stable, which is faster; equal values are joined below
+    ordered, result = array[order], np.empty(len(array))
+    changes = ordered[1:] != ordered[:-1]
+    ends = np.append(np.flatnonzero(changes), len(array) - 1) if len(array) else np.empty(0, dtype=int)
     counts = np.diff(ends, prepend=-1)
-    found[order] = np.repeat(ends + 1 - (counts - 1) / 2, counts)
-    return found
+    result[order] = np.repeat(ends + 1 - (counts - 1) / 2, counts)
+    return result
 
 
-def rank_correlation(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:
+def rank_correlation(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
     """Return Spearman's rank correlation of two series of equal length; 0 if either has no spread."""
-    x, y = ranks(one), ranks(other)
+    x, y = ranks(first), ranks(second)
     spread = float(np.std(x) * np.std(y))
     return float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread else 0.0
-
-
-def _groups(units: np.ndarray, unordered: bool) -> np.ndarray:
-    values = np.unique(units)
-    if unordered or len(values) <= 4:
-        return np.searchsorted(values, units)
-    return np.searchsorted(np.quantile(units, [0.25, 0.5, 0.75]), units)

@@ -49,7 +49,7 @@ FIRST_STEP, STEP_GROWTH, STEP_SHRINKAGE = 0.4, 1.2, 0.5
 """First step of a fit, and its factors if the slope keeps its sign and if it changes it."""
 
 
-def unordered_sizes(space: SearchSpace) -> np.ndarray:
+def category_counts(space: SearchSpace) -> np.ndarray:
     """Return the number of values of each gene without order, 0 for one with an order, shape (genes,)."""
     genes = space.genes.values()
     return np.array([gene.size if isinstance(gene, Choice) and not gene.ordered else 0 for gene in genes])
@@ -60,7 +60,7 @@ def encode_features(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
     Args:
         units: Unit coordinates, shape (points, genes).
-        sizes: See `unordered_sizes`.
+        sizes: See `category_counts`.
 
     Returns:
         Shape (points, genes).
@@ -87,14 +87,14 @@ class FeatureLayout:
     @classmethod
     def of(cls, space: SearchSpace) -> FeatureLayout:
         """Return the layout of a space."""
-        counts, conditional = unordered_sizes(space), space.conditional
+        counts, conditional = category_counts(space), space.conditional
         kinds = np.where(counts > 0, UNORDERED, np.where(conditional, CONDITIONAL, ORDERED))
         return cls(space, counts, np.where((counts > 0) & conditional, counts + 1, counts), kinds)
 
     @classmethod
     def ignoring_conditions(cls, space: SearchSpace) -> FeatureLayout:
         """Return the layout in which inactive genes count with their coordinates."""
-        counts = unordered_sizes(space)
+        counts = category_counts(space)
         return cls(space, counts, counts, np.where(counts > 0, UNORDERED, ORDERED))
 
     def features(self, units: np.ndarray) -> np.ndarray:
@@ -110,66 +110,66 @@ class FeatureLayout:
         return np.where(conditional & ~self.space.active(units), absent_values, features)
 
 
-def squared_differences(left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+def square_differences(rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     """Return the squared distances of points in each feature, shape (features, left, right).
 
     Args:
-        left: Features of points, shape (left, features).
-        right: Features of points, shape (right, features).
+        rows: Features of points, shape (left, features).
+        columns: Features of points, shape (right, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
-    squares = np.abs(left.T[:, :, None] - right.T[:, None, :])
+    squares = np.abs(rows.T[:, :, None] - columns.T[:, None, :])
     unordered, conditional = kinds == UNORDERED, kinds == CONDITIONAL
     squares[unordered] = squares[unordered] > 0
     squares **= 2
     if conditional.any():
-        left_has, right_has = left.T[conditional][:, :, None] >= 0.0, right.T[conditional][:, None, :] >= 0.0
+        row_has, column_has = rows.T[conditional][:, :, None] >= 0.0, columns.T[conditional][:, None, :] >= 0.0
         chord = (
             np.sin(0.5 * np.pi * np.sqrt(squares[conditional])) ** 2
         )  # on the half circle of ABSENT_SQUARED_DISTANCE
-        only_one = np.where(left_has ^ right_has, ABSENT_SQUARED_DISTANCE, 0.0)
-        squares[conditional] = np.where(left_has & right_has, chord, only_one)
+        only_one = np.where(row_has ^ column_has, ABSENT_SQUARED_DISTANCE, 0.0)
+        squares[conditional] = np.where(row_has & column_has, chord, only_one)
     return np.asarray(squares)
 
 
-def gradient_by_points(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the gradient by `right` of the sum of a matrix times `squared_differences`, shape (right, features).
+def gradient_by_points(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the gradient by `columns` of the sum of a matrix times `square_differences`, shape (right, features).
 
     The derivatives are 0 for features without order, and where one of the points does not have the feature.
 
     Args:
         matrix: Factors of the squared differences, shape (left, right).
-        left: Features of points, shape (left, features).
-        right: Features of points, shape (right, features).
+        rows: Features of points, shape (left, features).
+        columns: Features of points, shape (right, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
     # Of a scale: the sum over l of 2 m[l, r] (right[r] - left[l]).
-    gradient = 2.0 * (matrix.sum(axis=0)[:, None] * right - matrix_product(matrix.T, left))
+    gradient = 2.0 * (matrix.sum(axis=0)[:, None] * columns - matrix_product(matrix.T, rows))
     gradient[:, kinds == UNORDERED] = 0.0
     conditional = kinds == CONDITIONAL
     if conditional.any():
-        x, y = left.T[conditional][:, :, None], right.T[conditional][:, None, :]
+        x, y = rows.T[conditional][:, :, None], columns.T[conditional][:, None, :]
         chord_slope = np.where((x >= 0.0) & (y >= 0.0), 0.5 * np.pi * np.sin(np.pi * (y - x)), 0.0)
         gradient[:, conditional] = np.einsum("fab,ab->bf", chord_slope, matrix)
     return np.asarray(gradient)
 
 
-def gradient_by_relevance(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the sum of `squared_differences` times a matrix for each feature, shape (features,).
+def gradient_by_relevance(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the sum of `square_differences` times a matrix for each feature, shape (features,).
 
     Args:
         matrix: Factors of the squared differences, shape (left, right).
-        left: Features of points, shape (left, features).
-        right: Features of points, shape (right, features).
+        rows: Features of points, shape (left, features).
+        columns: Features of points, shape (right, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
     ordered, gradient = kinds == ORDERED, np.empty(len(kinds))
-    x, y = left[:, ordered], right[:, ordered]
+    x, y = rows[:, ordered], columns[:, ordered]
     # The sum of m (x - y)² is that of m x² and m y², minus that of 2 m x y.
     squares = matrix.sum(axis=1) @ x**2 + matrix.sum(axis=0) @ y**2
     gradient[ordered] = squares - 2.0 * (x * matrix_product(matrix, y)).sum(axis=0)
     if not ordered.all():
-        differences = squared_differences(left[:, ~ordered], right[:, ~ordered], kinds[~ordered])
+        differences = square_differences(rows[:, ~ordered], columns[:, ~ordered], kinds[~ordered])
         gradient[~ordered] = np.einsum("fab,ab->f", differences, matrix)
     return gradient
 
@@ -184,14 +184,14 @@ def farthest_points(points: np.ndarray, kinds: np.ndarray, count: int) -> np.nda
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
         count: Largest number of indices, 1 or more.
     """
-    indices, nearest = [0], squared_differences(points[:1], points, kinds).sum(axis=(0, 1))
+    indices, nearest = [0], square_differences(points[:1], points, kinds).sum(axis=(0, 1))
     while len(indices) < count and nearest.max() > 0.0:
         indices.append(int(np.argmax(nearest)))
-        nearest = np.minimum(nearest, squared_differences(points[indices[-1:]], points, kinds).sum(axis=(0, 1)))
+        nearest = np.minimum(nearest, square_differences(points[indices[-1:]], points, kinds).sum(axis=(0, 1)))
     return np.array(indices)
 
 
-def weighted_sum(weights: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+def sum_weighted(weights: np.ndarray, matrices: np.ndarray) -> np.ndarray:
     """Return the sum of matrices, shape (features, left, right), with weights, shape (features,)."""
     return np.asarray(np.einsum("f,fab->ab", weights, matrices))
 
@@ -203,42 +203,42 @@ def matern(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (1.0 + scaled + scaled**2 / 3.0) * decay, -5.0 / 6.0 * (1.0 + scaled) * decay
 
 
-def squared_distances(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+def square_distances(relevance: np.ndarray, rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     """Return the squared distances of points, weighted by relevance and summed over features. Shape (left, right).
 
     Features with an order are one matrix product, however many they are.
 
     Args:
         relevance: Inverse squared length scale of each feature, shape (features,).
-        left: Features of points, shape (left, features).
-        right: Features of points, shape (right, features).
+        rows: Features of points, shape (left, features).
+        columns: Features of points, shape (right, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
     ordered = kinds == ORDERED
-    x, y = (points[:, ordered] * np.sqrt(relevance[ordered]) for points in (left, right))
+    x, y = (points[:, ordered] * np.sqrt(relevance[ordered]) for points in (rows, columns))
     squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2.0 * matrix_product(x, y.T)
     if not ordered.all():
-        differences = squared_differences(left[:, ~ordered], right[:, ~ordered], kinds[~ordered])
-        squares += weighted_sum(relevance[~ordered], differences)
+        differences = square_differences(rows[:, ~ordered], columns[:, ~ordered], kinds[~ordered])
+        squares += sum_weighted(relevance[~ordered], differences)
     return np.asarray(np.maximum(squares, 0.0))
 
 
-def covariance(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the kernel of points, shape (left, right); see `squared_distances` for the arguments.
+def covariance(relevance: np.ndarray, rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the kernel of points, shape (left, right); see `square_distances` for the arguments.
 
-    With few features it is exact: the matrix product of `squared_distances` leaves a rounding error between equal
+    With few features it is exact: the matrix product of `square_distances` leaves a rounding error between equal
     points.
     """
     if len(kinds) <= EXACT_UP_TO:
-        return matern(weighted_sum(relevance, squared_differences(left, right, kinds)))[0]
-    return matern(squared_distances(relevance, left, right, kinds))[0]
+        return matern(sum_weighted(relevance, square_differences(rows, columns, kinds)))[0]
+    return matern(square_distances(relevance, rows, columns, kinds))[0]
 
 
-def matrix_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def matrix_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return a matrix product, computed in column blocks so small that BLAS starts no threads."""
-    width = max(1, SINGLE_THREAD_PRODUCTS // max(1, left.size))
-    starts = range(0, right.shape[1] or 1, width)  # one empty block for a matrix without columns
-    return np.concatenate([left @ right[:, start : start + width] for start in starts], axis=1)
+    width = max(1, SINGLE_THREAD_PRODUCTS // max(1, a.size))
+    starts = range(0, b.shape[1] or 1, width)  # one empty block for a matrix without columns
+    return np.concatenate([a @ b[:, start : start + width] for start in starts], axis=1)
 
 
 def whiten(matrix: np.ndarray) -> np.ndarray:

@@ -17,18 +17,18 @@ RANGE = re.compile(r"\[.*,.*\]|-?[\d.e+-]+\s*(?:\.\.|to)\s*-?[\d.e+-]+", re.IGNO
 """Text of a range in another notation. As a fixed value it would be one text."""
 
 
-def read_space(given: SearchSpace | Mapping[str, Gene | str]) -> SearchSpace:
+def read_space(space: SearchSpace | Mapping[str, Gene | str]) -> SearchSpace:
     """Return a search space; of a dict, each value is a gene, or its text as in `--gene NAME=TEXT`.
 
     Raises:
         SpaceError: It is something else, or a gene is wrong.
     """
-    if isinstance(given, SearchSpace):
-        return given
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        shown = one_line(repr(given), 80)
+    if isinstance(space, SearchSpace):
+        return space
+    if not isinstance(space, Mapping) or not all(isinstance(name, str) for name in space):
+        shown = one_line(repr(space), 80)
         raise SpaceError(f"space={shown}: expected SearchSpace(…) or a dict, such as {{'lr': Float(1e-4, 1e-1)}}")
-    genes = {name: parse_gene(name, gene) if isinstance(gene, str) else gene for name, gene in given.items()}
+    genes = {name: parse_gene(name, gene) if isinstance(gene, str) else gene for name, gene in space.items()}
     return SearchSpace(None, None, **genes)
 
 
@@ -47,7 +47,7 @@ def parse_gene(name: str, text: str) -> Gene:
         SpaceError: The text has another form, or its values are not allowed.
     """
 
-    def _int(low: int, high: int, step: int = 1) -> Int:
+    def int_range(low: int, high: int, step: int = 1) -> Int:
         return Int(low, high, step=step)
 
     whole = text
@@ -62,7 +62,7 @@ def parse_gene(name: str, text: str) -> Gene:
         "fixed": lambda: Choice(tuple(values), ordered=len(values) > 1 and all(map(is_number, values))),
         "float": lambda: Float(*values, log=False),  # type: ignore[arg-type,misc]  # a third value is refused
         "log": lambda: Float(*values, log=True),  # type: ignore[arg-type,misc]
-        "int": lambda: _int(*values),  # type: ignore[arg-type]
+        "int": lambda: int_range(*values),  # type: ignore[arg-type]
         "choice": lambda: Choice(tuple(values)),
         "ordered": lambda: Choice(tuple(values), ordered=True),
     }
@@ -71,8 +71,8 @@ def parse_gene(name: str, text: str) -> Gene:
             raise SpaceError("expected a range as float(LOW,HIGH), log(LOW,HIGH) or int(LOW,HIGH), or values as A|B|…")
         if kind in makers and "" in values:
             raise SpaceError("a value is empty; expected one, and one between any two commas or bars")
-        made = makers[kind]()
-        return dataclasses.replace(made, **hints) if hints else made  # type: ignore[type-var]
+        gene = makers[kind]()
+        return dataclasses.replace(gene, **hints) if hints else gene  # type: ignore[type-var]
     except SpaceError as error:
         raise SpaceError(f"--gene {name}={whole}: {error}") from None
     except (KeyError, TypeError):

@@ -25,7 +25,7 @@ from evo_tune.genome.kernel import (
     gradient_by_relevance,
     matern,
     matrix_product,
-    squared_distances,
+    square_distances,
     whiten,
 )
 
@@ -192,7 +192,7 @@ class Process:
         kernel = self._final_covariance(points)
         whitened = matrix_product(self.whitening, kernel)
         variance = self.scale * np.maximum(1.0 - (whitened**2).sum(axis=0), SMALLEST_VARIANCE)
-        _, decline = matern(squared_distances(self.relevance, self.points, points, self.kinds))
+        _, decline = matern(square_distances(self.relevance, self.points, points, self.kinds))
         if self.ages is not None:
             decline *= np.exp(-self.drift * np.abs(self.ages))[:, None]
         solved = matrix_product(self.whitening.T, whitened)  # the inverse covariance times the kernel
@@ -214,7 +214,7 @@ class Process:
         fitted_ages = np.zeros(len(self.points)) if self.ages is None else self.ages
         final = kernel * np.exp(-self.drift * np.abs(fitted_ages))[:, None]
         early = kernel * np.exp(-self.drift * np.abs(fitted_ages[:, None] - ages[None, :]))
-        final_whitened, early_whitened = (matrix_product(self.whitening, each) for each in (final, early))
+        final_whitened, early_whitened = (matrix_product(self.whitening, kernels) for kernels in (final, early))
         early_variance = np.maximum(1.0 - (early_whitened**2).sum(axis=0), SMALLEST_VARIANCE)
         common = np.exp(self.drift * ages) - (final_whitened * early_whitened).sum(axis=0)
         gain = common / (early_variance + self.noise / self.scale)
@@ -247,7 +247,7 @@ def likelihood_gradient(
     probable value, so the likelihood does not change with it.
     """
     relevance, noise = np.exp(logs[: len(kinds)]), math.exp(logs[len(kinds)])
-    kernel, slope = matern(squared_distances(relevance, points, points, kinds))
+    kernel, slope = matern(square_distances(relevance, points, points, kinds))
     if age_differences is not None:
         correlation = np.exp(-math.exp(logs[-1]) * age_differences)
         kernel, slope = kernel * correlation, slope * correlation

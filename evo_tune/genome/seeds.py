@@ -30,8 +30,8 @@ from evo_tune.genome.kernel import (
     fit_mode,
     matern,
     matrix_product,
-    squared_differences,
-    weighted_sum,
+    square_differences,
+    sum_weighted,
     whiten,
 )
 from evo_tune.genome.values import mean_of, resolution
@@ -94,8 +94,8 @@ class Trainings:
     def common_parts(self) -> np.ndarray:
         """Whether training runs share the genome, the seed, and both; shape (3, trainings, trainings)."""
         columns = (self.rows, self.seeds, np.arange(len(self.rows)))
-        genome, seed, both = (np.equal.outer(column, column).astype(float) for column in columns)
-        return np.stack([genome, seed if self.shared else np.zeros_like(seed), both])
+        genome, seed, training = (np.equal.outer(column, column).astype(float) for column in columns)
+        return np.stack([genome, seed if self.shared else np.zeros_like(seed), training])
 
     def standardize(self) -> tuple[np.ndarray, float, float]:
         """Return the losses, cut (`WORST`) and scaled to mean 0 and variance 1; then their mean and deviation."""
@@ -129,7 +129,7 @@ def fit_seed_model(trainings: Trainings) -> np.ndarray:
     """Return logarithms of relevances and variances near their most probable values, shape (features + 3,)."""
     scores, *_ = trainings.standardize()
     points = trainings.points[trainings.rows]
-    squares, parts = squared_differences(points, points, trainings.unordered), trainings.common_parts
+    squares, parts = square_differences(points, points, trainings.unordered), trainings.common_parts
     relevance_median = -2.0 * math.log(LENGTH_MEDIAN * math.sqrt(len(squares)))
     medians = np.append(np.full(len(squares), relevance_median), np.log([OWN, SHARED, NOISE]))
     deviations = np.append(np.full(len(squares), 2.0 * LENGTH_LOG_DEVIATION), np.full(3, VARIANCES))
@@ -146,8 +146,8 @@ def likelihood_gradient(squares: np.ndarray, parts: np.ndarray, scores: np.ndarr
         logs: Logarithms of relevances and variances, shape (features + 3,).
     """
     relevance, variances = np.exp(logs[:-3]), np.exp(logs[-3:])
-    kernel, slope = matern(weighted_sum(relevance, squares))
-    whitening = whiten(kernel + weighted_sum(variances, parts))
+    kernel, slope = matern(sum_weighted(relevance, squares))
+    whitening = whiten(kernel + sum_weighted(variances, parts))
     weights = whitening.T @ (whitening @ scores)
     by_covariance = np.outer(weights, weights) - matrix_product(whitening.T, whitening)  # twice the gradient
     by_relevance = relevance * np.einsum("fab,ab->f", squares, by_covariance * slope)
@@ -171,7 +171,7 @@ class SeedModel:
         self._own, self._shared, self._noise = (np.exp(logs[-3:]) * (1.0, trainings.shared, 1.0)).tolist()
         scores, mean, self._scale = trainings.standardize()
         rows, smooth = trainings.rows, self._kernel(trainings.points, trainings.points)
-        self._whitening = whiten(smooth[np.ix_(rows, rows)] + weighted_sum(np.exp(logs[-3:]), trainings.common_parts))
+        self._whitening = whiten(smooth[np.ix_(rows, rows)] + sum_weighted(np.exp(logs[-3:]), trainings.common_parts))
         self._weights = self._whitening.T @ (self._whitening @ scores)
         of_genome = np.equal.outer(np.arange(len(trainings.points)), rows)
         self._cross = smooth[:, rows] + self._own * of_genome  # covariance of genomes and training runs
@@ -212,8 +212,8 @@ class SeedModel:
         lowest = np.minimum(_lowest_means(self._means, changes), own_means)
         return self._scale * float((self._means.min() - lowest.mean(axis=1)).max())
 
-    def _kernel(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        return covariance(self._relevance, left, right, self._trainings.unordered)
+    def _kernel(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return covariance(self._relevance, rows, columns, self._trainings.unordered)
 
 
 def _lowest_means(means: np.ndarray, changes: np.ndarray) -> np.ndarray:
@@ -251,7 +251,7 @@ def seeds_change_nothing(losses_by_seed: Sequence[Mapping[int, float]]) -> bool:
     return ties >= TIES or (ties > 0 and is_fine([next(iter(losses.values())) for losses in losses_by_seed if losses]))
 
 
-def expected_losses(
+def predict_losses(
     losses_by_seed: Sequence[Mapping[int, float]],
     features: Callable[[Sequence[int]], np.ndarray],
     unordered: np.ndarray,

@@ -1,6 +1,13 @@
 """The search space: named genes, and a repair that makes any combination of them valid.
 
+A gene may have a prior, which says where good values are expected. The prior of a gene with an order is a normal
+distribution on the gene's scale around `prior`, cut off at the bounds. The prior of a Choice without order gives all
+other values together the probability `spread`. A small share of the uniform distribution is added to both, so that no
+value is ruled out. An expert's default is a prior too: `SearchSpace.near_default`.
+
 This module knows nothing of strategies, trials or torch.
+
+Sources: Hvarfner et al., πBO (ICLR 2022); Mallik et al., PriorBand (NeurIPS 2023), for defaults as priors.
 """
 
 from __future__ import annotations
@@ -9,7 +16,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,9 +35,17 @@ from evo_tune.genome.genes import (
     inactive_genes,
     resolve_conditions,
 )
-from evo_tune.genome.priors import near_default, sample_prior
 from evo_tune.genome.values import Genome, Value
 from evo_tune.text import is_writable
+
+UNSURE = 0.05
+"""Share of the uniform distribution in a prior."""
+
+NEAR = 0.2
+"""Standard deviation of the prior around an expert's default, in unit coordinates."""
+
+OTHER = 0.3
+"""Probability that another value of a Choice without order is better than an expert's default."""
 
 
 @dataclass(frozen=True, init=False)
@@ -57,11 +72,7 @@ class SearchSpace:
     _conditions: list[Condition] = field(compare=False, repr=False)
 
     def __init__(
-        self,
-        /,
-        repair: Callable[..., Genome] | None = None,
-        optional: Mapping[str, Gene] | None = None,
-        **genes: Gene,
+        self, /, repair: Callable[..., Genome] | None = None, optional: Mapping[str, Gene] | None = None, **genes: Gene
     ) -> None:
         if repair is not None and not callable(repair):
             raise SpaceError(f"repair={repair!r}: expected a function from genome to genome")
@@ -114,8 +125,8 @@ class SearchSpace:
         A search then begins near the default. The prior loses weight as results come in. A gene that a user replaces
         has no prior, unless the user gives one.
         """
-        optional = {name: near_default(gene) for name, gene in self.optional.items()}
-        return self.with_genes({name: near_default(gene) for name, gene in self.genes.items()}, optional)
+        optional = {name: add_prior(gene) for name, gene in self.optional.items()}
+        return self.with_genes({name: add_prior(gene) for name, gene in self.genes.items()}, optional)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -134,7 +145,7 @@ class SearchSpace:
 
     def sample_prior(self, rng: np.random.Generator) -> Genome:
         """Return a random valid genome from the genes' priors; genes without a prior are uniform as in `sample`."""
-        return self.snap(sample_prior(self.genes, rng))
+        return self.snap(sample_units(self.genes, rng))
 
     def snap(self, units: Sequence[float] | np.ndarray) -> Genome:
         """Return the valid genome at unit coordinates, decoded and repaired.
@@ -195,9 +206,9 @@ class SearchSpace:
     @property
     def conditional(self) -> np.ndarray:
         """Whether each gene has a condition, shape (genes,)."""
-        found = np.zeros(len(self.genes), dtype=bool)
-        found[[place for place, _ in self._conditions]] = True
-        return found
+        mask = np.zeros(len(self.genes), dtype=bool)
+        mask[[place for place, _ in self._conditions]] = True
+        return mask
 
     @cached_property
     def has_priors(self) -> bool:
@@ -207,7 +218,7 @@ class SearchSpace:
     @property
     def branching(self) -> list[int]:
         """Indices of the genes that conditions of others name."""
-        return sorted({other for _, needed in self._conditions for other, *_ in needed})
+        return sorted({required for _, needed in self._conditions for required, *_ in needed})
 
     def active(self, units: np.ndarray) -> np.ndarray:
         """Return whether each gene is active, before any repair.
@@ -218,11 +229,11 @@ class SearchSpace:
         Returns:
             Shape (points, genes).
         """
-        found = np.ones(units.shape, dtype=bool)
+        mask = np.ones(units.shape, dtype=bool)
         for place, needed in self._conditions:
-            for other, gene, values in needed:
-                found[:, place] &= found[:, other] & decodes_to_any(gene, values, units[:, other])
-        return found
+            for required, gene, values in needed:
+                mask[:, place] &= mask[:, required] & decodes_to_any(gene, values, units[:, required])
+        return mask
 
     def default(self) -> Genome:
         """Return the repaired genome of all genes' defaults."""
@@ -274,15 +285,13 @@ class SearchSpace:
         """
         if self.size == math.inf:
             raise SpaceError("a space with a Float has no grid")
-        values = [[gene.decode(centre(i, int(gene.size))) for i in range(int(gene.size))] for gene in self._linear()]
+        values = []
+        for gene in self.genes.values():
+            if isinstance(gene, Int) and gene.log:
+                gene = Int(gene.low, gene.high)  # linear, so that equal cells yield each value once
+            values.append([gene.decode(centre(index, int(gene.size))) for index in range(int(gene.size))])
         for cell in itertools.product(*values):
             yield self._repair_genome(dict(zip(self.genes, cell, strict=True)))
-
-    def _linear(self) -> list[Gene]:
-        """Return the genes with logarithmic Ints made linear, so that equal cells yield each value once."""
-        return [
-            Int(gene.low, gene.high) if isinstance(gene, Int) and gene.log else gene for gene in self.genes.values()
-        ]
 
     def _repair_genome(self, genome: Genome) -> Genome:
         if self.repair is None:
@@ -318,7 +327,7 @@ def _takes_two(repair: Callable[..., Genome]) -> bool:
     return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) > 1
 
 
-def widen_genes(genes: Mapping[str, Gene], given: Mapping[str, Gene]) -> dict[str, Gene]:
+def widen_genes(genes: Mapping[str, Gene], wider_genes: Mapping[str, Gene]) -> dict[str, Gene]:
     """Return the genes of a space with some of them widened, in the same order.
 
     A gene keeps all of its values, so that earlier trials stay valid. Its kind, scale, order and condition cannot
@@ -326,21 +335,21 @@ def widen_genes(genes: Mapping[str, Gene], given: Mapping[str, Gene]) -> dict[st
 
     Args:
         genes: Current genes by name.
-        given: Wider genes by name.
+        wider_genes: Wider genes by name.
 
     Raises:
         SpaceError: A gene is unknown, has another kind, scale, order or condition, is not wider, or loses a value.
     """
-    for name, gene in given.items():
+    for name, gene in wider_genes.items():
         if name not in genes:
             raise SpaceError(f"--gene {name}: expected a gene of the run: {', '.join(genes)}")
         try:
             _check_wider(genes[name], gene)
         except SpaceError as error:
             raise SpaceError(f"--gene {name}: {error}") from None
-    found = {**genes, **given}
-    check_conditions(found)
-    return found
+    new_genes = {**genes, **wider_genes}
+    check_conditions(new_genes)
+    return new_genes
 
 
 def _check_wider(old: Gene, new: Gene) -> None:
@@ -367,13 +376,17 @@ def _missing_values(old: Gene, new: Gene) -> tuple[list[Value], bool]:
         had, has = ([(type(value), value) for value in gene.values] for gene in (old, new))
         if odd := [value for kind, value in has if kind not in {kind for kind, _ in had}]:
             raise SpaceError(f"{odd[0]!r} is of another type than {', '.join(map(repr, old.values))}")
-        kept = [one for one in has if one in had]
-        if old.ordered and len(kept) == len(had) and kept != had:
+        common = [value_pair for value_pair in has if value_pair in had]
+        if old.ordered and len(common) == len(had) and common != had:
             raise SpaceError(f"{_format_range(new)} has another order than {_format_range(old)}")
-        return [value for kind, value in had if (kind, value) not in kept], new.size == old.size
+        return [value for kind, value in had if (kind, value) not in common], new.size == old.size
     if isinstance(old, Int) and isinstance(new, Int):
-        some = [old.low, min(old.low + old.step, old.high), old.high]
-        lost = [one for one in some if not new.low <= one <= new.high or (one - new.low) % new.step]
+        samples = [old.low, min(old.low + old.step, old.high), old.high]
+        lost = [
+            value_pair
+            for value_pair in samples
+            if not new.low <= value_pair <= new.high or (value_pair - new.low) % new.step
+        ]
         return list(lost), (old.low, old.high, old.step) == (new.low, new.high, new.step)
     assert isinstance(old, Float)
     assert isinstance(new, Float)
@@ -389,3 +402,88 @@ def _format_range(gene: Gene) -> str:
     if isinstance(gene, Int):
         return f"int({gene.low},{gene.high}{f',{gene.step}' if gene.step > 1 else ''}{',log' if gene.log else ''})"
     return f"{'log' if gene.log else 'float'}({gene.low:g},{gene.high:g})"
+
+
+def add_prior(gene: Gene) -> Gene:
+    """Return a gene with a prior around its default; the same gene if it has a prior, one value or no default."""
+    if gene.prior is not None or gene.default is None or gene.size <= 1:
+        return gene
+    if not has_order(gene):
+        spread = OTHER
+    elif getattr(gene, "log", False):
+        assert isinstance(gene, Float | Int)
+        spread = (gene.high / gene.low) ** NEAR
+    else:
+        spread = NEAR * _range(gene)
+    return replace(gene, prior=gene.default, spread=float(f"{spread:.3g}"))  # type: ignore[type-var]
+
+
+def width(gene: Gene) -> float:
+    """Return the standard deviation of the prior of a gene with an order, in unit coordinates."""
+    assert gene.spread is not None
+    if getattr(gene, "log", False):
+        assert isinstance(gene, Float | Int)
+        return math.log(gene.spread) / (math.log(gene.high) - math.log(gene.low))
+    return gene.spread / _range(gene)
+
+
+def sample_units(genes: Mapping[str, Gene], rng: np.random.Generator) -> np.ndarray:
+    """Return random unit coordinates from the genes' priors, uniform without a prior, shape (genes,)."""
+    units = rng.random(len(genes))
+    for place, gene in enumerate(genes.values()):
+        if gene.prior is None or rng.random() < UNSURE:
+            continue
+        middle = gene.encode(gene.prior)
+        if has_order(gene):
+            draws = middle + width(gene) * rng.normal(size=64)
+            inside = draws[(draws >= 0.0) & (draws <= 1.0)]
+            units[place] = inside[0] if len(inside) else middle
+        else:
+            assert gene.spread is not None
+            units[place] = gene.mutate(middle, rng, 1.0) if rng.random() < gene.spread else middle
+    return units
+
+
+def log_prior(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
+    """Return the log density of points under the priors, relative to that of the priors' middle, shape (points,).
+
+    Args:
+        genes: Genes by name.
+        units: Unit coordinates, shape (points, genes).
+    """
+    total = np.zeros(len(units))
+    for place, gene in enumerate(genes.values()):
+        if gene.prior is None:
+            continue
+        middle = gene.encode(gene.prior)
+        if has_order(gene):
+            share = np.exp(-0.5 * ((units[:, place] - middle) / width(gene)) ** 2)
+        else:
+            assert gene.spread is not None
+            others_density = gene.spread / (1.0 - gene.spread) / max(1, gene.size - 1)
+            share = np.where(decodes_to_any(gene, (gene.prior,), units[:, place]), 1.0, others_density)
+        total += np.log((1.0 - UNSURE) * share + UNSURE)
+    return total
+
+
+def log_prior_gradient(genes: Mapping[str, Gene], units: np.ndarray) -> np.ndarray:
+    """Return the gradient of `log_prior` by the unit coordinates, both of shape (points, genes)."""
+    gradient = np.zeros(units.shape)
+    for place, gene in enumerate(genes.values()):
+        if gene.prior is not None and has_order(gene):
+            z = (units[:, place] - gene.encode(gene.prior)) / width(gene)
+            density = (1.0 - UNSURE) * np.exp(-0.5 * z**2)
+            gradient[:, place] = -density * z / (density + UNSURE) / width(gene)
+    return gradient
+
+
+def has_order(gene: Gene) -> bool:
+    """Return whether the values of a gene have an order."""
+    return not isinstance(gene, Choice) or gene.ordered
+
+
+def _range(gene: Gene) -> float:
+    """Return the length of the range of a linear gene with an order, in the unit of its spread."""
+    if isinstance(gene, Float):
+        return gene.high - gene.low
+    return getattr(gene, "step", 1) * gene.size

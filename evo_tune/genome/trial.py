@@ -57,16 +57,16 @@ class Constraint:
         Raises:
             OptionError: The text has another form.
         """
-        found = re.fullmatch(r"\s*([^<>=]*[^<>=\s])\s*(<=|>=)\s*(\S+)\s*", text)
+        match = re.fullmatch(r"\s*([^<>=]*[^<>=\s])\s*(<=|>=)\s*(\S+)\s*", text)
         try:
-            bound = float(found[3]) if found else math.nan
+            bound = float(match[3]) if match else math.nan
         except ValueError:
             bound = math.nan
-        if found is None or not math.isfinite(bound):
+        if match is None or not math.isfinite(bound):
             raise OptionError(
                 f"--subject-to {text!r}: expected METRIC<=NUMBER or METRIC>=NUMBER, such as 'params<=2e6'"
             )
-        return Constraint(found[1], bound, 1.0 if found[2] == "<=" else -1.0)
+        return Constraint(match[1], bound, 1.0 if match[2] == "<=" else -1.0)
 
     def describe(self) -> str:
         """Return METRIC<=NUMBER or METRIC>=NUMBER, which `parse` reads back."""
@@ -367,8 +367,8 @@ def check_metrics(metrics: object, objectives: Sequence[Objective]) -> tuple[Sta
         try:
             plain[name] = float(value)
         except Exception:  # __float__ of a user's class or a tensor may raise anything
-            what = one_line(repr(value), LINE // 2)
-            return "failed", {}, one_line(f"evaluate returned {name}={what}: expected a number")
+            shown = one_line(repr(value), LINE // 2)
+            return "failed", {}, one_line(f"evaluate returned {name}={shown}: expected a number")
     for objective in objectives:
         if objective.metric not in plain:
             returned = ", ".join(plain) or "nothing"
@@ -386,5 +386,5 @@ def trial_seed(run_seed: int, extra_seed: int, key: str | None = None) -> int:
         extra_seed: Number of the extra seed; 0: the first seed of the genome.
         key: Identity of the genome, if each genome has its own seeds; None: all genomes share the seeds.
     """
-    own = [] if key is None else np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype="<u4").tolist()
-    return int(np.random.SeedSequence([run_seed, 1, extra_seed, *own]).generate_state(1)[0])
+    key_words = [] if key is None else np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype="<u4").tolist()
+    return int(np.random.SeedSequence([run_seed, 1, extra_seed, *key_words]).generate_state(1)[0])

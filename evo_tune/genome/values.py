@@ -31,33 +31,33 @@ def genome_key(genome: Mapping[str, Value]) -> str:
     return _CANONICAL.encode(genome)
 
 
-def is_same(genome: Mapping[str, Any], other: Mapping[str, Value]) -> bool:
+def is_same(genome: Mapping[str, Any], second: Mapping[str, Value]) -> bool:
     """Return whether two genomes are the same in type and value: 5.0 is not 5, and true is not 1."""
-    if genome.keys() == other.keys() and all(map(_is_plainly_same, genome.values(), map(other.get, genome))):
+    if genome.keys() == second.keys() and all(map(_is_plainly_same, genome.values(), map(second.get, genome))):
         return True
     try:
-        return genome_key(genome) == genome_key(other)
+        return genome_key(genome) == genome_key(second)
     except (TypeError, ValueError, RecursionError):  # not plain data, so not a genome
         return False
 
 
-def _is_plainly_same(value: Any, other: Any) -> bool:
+def _is_plainly_same(value: Any, second: Any) -> bool:
     """Return whether two values are surely the same; False leaves the decision to JSON, which is ten times slower.
 
     Zeros are left to JSON, because 0.0 and -0.0 differ there.
     """
     kind = type(value)
-    return kind is type(other) and value == other and (kind is int or kind is str or (kind is float and value != 0.0))
+    return kind is type(second) and value == second and (kind is int or kind is str or (kind is float and value != 0.0))
 
 
 def mean_of(values: Sequence[float] | Sequence[Sequence[float]]) -> np.ndarray:
     """Return the means over the first axis (≥ 1 row), finite for all finite numbers, however large."""
     with np.errstate(over="ignore", invalid="ignore"):
-        found = np.asarray(np.mean(values, axis=0))
-        if not np.isfinite(found).all() and np.isfinite(values).all():  # only the sum overflows
+        means = np.asarray(np.mean(values, axis=0))
+        if not np.isfinite(means).all() and np.isfinite(values).all():  # only the sum overflows
             _, power = np.frexp(np.abs(values).max())
-            found = np.asarray(np.ldexp(np.mean(np.ldexp(values, -power), axis=0), power))
-    return found
+            means = np.asarray(np.ldexp(np.mean(np.ldexp(values, -power), axis=0), power))
+    return means
 
 
 FINEST = 1e-5
@@ -77,9 +77,9 @@ def resolution(values: Sequence[float], rounding: float = 0.0) -> float:
     low, step = min(values), 0.0
     tolerance = max(rounding, FINEST * (max(values) - low))
     for value in set(values):
-        rest = value - low
-        while rest > tolerance:
-            step, rest = rest, abs(math.remainder(step, rest))
+        remainder = value - low
+        while remainder > tolerance:
+            step, remainder = remainder, abs(math.remainder(step, remainder))
     return step
 
 

@@ -1,11 +1,11 @@
-"""The trials of each genome, and the history for a strategy if genomes may have several trials.
+"""The trials of each genome, and the history that a strategy sees if genomes may have several trials.
 
-`trials_by_genome` groups the trials of each genome: rungs and extra seeds. A `RankedHistory` shows each genome as
-proposed once and trained in full. Each proposal makes a view, and reads little of it. So a `GenomeTable` keeps its data
-between proposals, and a trial is made when it is read.
+A run with rungs, pruning, extra seeds or constraints may train a genome several times. Its losses at different budgets,
+or of pruned trials, have no common scale. So a strategy does not see the trials of the run, but a `RankedHistory`: each
+genome as one full training whose loss is its rank. `scaled_losses` returns the losses that do have one scale.
 
-Losses at different budgets, or of pruned trials, have no common scale, so a view shows their places (ranks).
-`scaled_losses` returns the losses that have one scale. Nothing here promotes, prunes or proposes.
+`trials_by_genome` and `genome_table` keep the data of the genomes between proposals, because each proposal makes a new
+`RankedHistory` and reads little of it. Nothing here promotes, prunes or proposes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from evo_tune.genome.history import GrowingArray, History, LazySequence
+from evo_tune.genome.history import GrowingArray, History, LazySequence, RankingTable
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Candidate, Constraint, Objective, Trial
 from evo_tune.genome.values import Genome, genome_key, mean_of
@@ -29,16 +29,16 @@ class GenomeTrials:
 
     Args:
         key: Identity of the genome.
-        birth: First candidate that was proposed with it.
-        results: Its trials with the run's first seed, by budget.
-        repeats: Its trials with extra seeds.
+        first_candidate: First candidate that was proposed with it.
+        trial_by_budget: Its trials with the run's first seed, by budget.
+        extra_seed_trials: Its trials with extra seeds.
         curve: Points of its learning curve, from all of its results: (fraction, metrics).
     """
 
     key: str
     first_candidate: Candidate
     trial_by_budget: dict[float, Trial] = field(default_factory=dict)
-    repeats: list[Trial] = field(default_factory=list)
+    extra_seed_trials: list[Trial] = field(default_factory=list)
     curve: list[tuple[float, dict[str, float]]] = field(default_factory=list)
 
     @property
@@ -62,9 +62,10 @@ class GenomeTrials:
             return None
         if trial.losses is None:
             return (math.inf,)
-        if budget < 1.0 or not self.repeats:
+        if budget < 1.0 or not self.extra_seed_trials:
             return trial.losses
-        return tuple(map(float, mean_of([one.losses for one in (trial, *self.repeats) if one.losses])))
+        seeds = [seed_trial.losses for seed_trial in (trial, *self.extra_seed_trials) if seed_trial.losses]
+        return tuple(map(float, mean_of(seeds)))
 
 
 def average_trials(
@@ -83,123 +84,124 @@ def average_trials(
 def trials_by_genome(history: History) -> dict[str, GenomeTrials]:
     """Return every genome with a reported result by key, in the order of the first reports."""
 
-    def step(found: dict[str, GenomeTrials], trial: Trial) -> dict[str, GenomeTrials]:
+    def step(genomes: dict[str, GenomeTrials], trial: Trial) -> dict[str, GenomeTrials]:
         key = genome_key(trial.genome)
-        entry = found.setdefault(key, GenomeTrials(key, trial.candidate))
+        genome = genomes.setdefault(key, GenomeTrials(key, trial.candidate))
         if trial.candidate.extra_seed:
-            entry.repeats.append(trial)
+            genome.extra_seed_trials.append(trial)
         else:
-            entry.trial_by_budget[trial.candidate.budget] = trial
-            entry.curve.extend(trial.outcome.curve)
-        return found
+            genome.trial_by_budget[trial.candidate.budget] = trial
+            genome.curve.extend(trial.outcome.curve)
+        return genomes
 
     return history.fold(__name__, dict, step)
 
 
-def ranks_by_rung(known: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield, for each rung, the places of genomes by the results up to it, shape (genomes,); see `GenomeTable.places`.
+def ranks_by_rung(losses_by_rung: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield, for each rung, the ranks of genomes by the results up to it, shape (genomes,); see `GenomeTable.ranks`.
 
     Args:
-        known: Losses at each rung, lowest first, NaN without a result, each of shape (genomes,).
+        losses_by_rung: Losses at each rung, lowest first, NaN without a result, each of shape (genomes,).
     """
-    found = np.ones(len(known[0]))
-    for number, losses in enumerate(known):
-        group = np.flatnonzero(~np.isnan(losses))
-        if len(group):
-            order = ranks(losses[group])
-            seats = _seats(found, group) if number else np.arange(1.0, len(group) + 1)
-            found[group] = np.interp(order, np.arange(1.0, len(group) + 1), seats)
-        yield found.copy()
+    ranked = np.ones(len(losses_by_rung[0]))
+    for number, losses in enumerate(losses_by_rung):
+        reached = np.flatnonzero(~np.isnan(losses))
+        if len(reached):
+            order = np.arange(1.0, len(reached) + 1)
+            ranked[reached] = np.interp(ranks(losses[reached]), order, _ranks_of(ranked, reached) if number else order)
+        yield ranked.copy()
 
 
-def _seats(found: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Return the places of a group, ascending, shape (group,); equal places are spread over the ranks they share."""
-    seats = np.sort(found[group])
-    if (seats[1:] != seats[:-1]).all():
-        return np.asarray(seats)
-    values, counts = np.unique(seats, return_counts=True)
+def _ranks_of(ranked: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Return the ranks of a group, ascending, shape (group,); equal ranks are spread over the ranks they share."""
+    group_ranks = np.sort(ranked[group])
+    if (group_ranks[1:] != group_ranks[:-1]).all():
+        return np.asarray(group_ranks)
+    values, counts = np.unique(group_ranks, return_counts=True)
     shared = set(values[counts > 1].tolist())
-    among = np.sort(found)
-    for place in values.tolist():
-        mine = seats == place if place in shared else None
-        if mine is not None and (count := int(mine.sum())) > 1:
-            reach = (int(np.searchsorted(among, place, "right") - np.searchsorted(among, place)) - 1) / 2
-            seats[mine] = np.linspace(place - reach, place + reach, count)
-            shared.update(seats[mine].tolist())  # one of them may equal another place
-    return np.asarray(np.sort(seats))
+    ascending = np.sort(ranked)
+    for rank in values.tolist():
+        equal = group_ranks == rank
+        if rank in shared and (count := int(equal.sum())) > 1:
+            reach = (int(np.searchsorted(ascending, rank, "right") - np.searchsorted(ascending, rank)) - 1) / 2
+            group_ranks[equal] = np.linspace(rank - reach, rank + reach, count)
+            shared.update(group_ranks[equal].tolist())  # one of them may equal another rank
+    return np.asarray(np.sort(group_ranks))
 
 
 @dataclass
 class GenomeTable:
-    """Table of genomes for the views and rules of a run; the state of a fold over its trials.
+    """The reported results as arrays with one row per genome; the state of a fold over the trials of a run.
 
     Args:
         objectives: Number of objectives.
-        rows: Row of each genome by key, in the order of first reports.
-        alive: Whether a genome's latest trial has losses or was pruned.
-        violation: Amount by which a genome breaks the constraints.
-        losses: Losses of each genome by budget; NaN if it has none.
-        births: Id of the first candidate of each genome.
         constraints: Constraints of the run.
-        excesses: Amount beyond the bound of each constraint, by its latest trial.
+        excesses: Amount beyond the bound of each constraint, by the genome's latest trial.
+        rows: Row of each genome by key, in the order of first reports.
+        alive: 1 if the genome's latest trial has losses or was pruned, else 0.
+        violation: Amount by which the genome breaks the constraints.
+        first_ids: Id of the first candidate of each genome.
     """
 
     objectives: int
+    constraints: tuple[Constraint, ...]
+    excesses: GrowingArray
     rows: dict[str, int] = field(default_factory=dict)
     alive: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
     violation: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
-    losses: dict[float, GrowingArray] = field(default_factory=dict)
-    births: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
-    constraints: tuple[Constraint, ...] = ()
-    excesses: GrowingArray = field(default_factory=GrowingArray)
-    _by_rung: dict[tuple[int, bool], tuple[np.ndarray, list[np.ndarray]]] = field(default_factory=dict)
+    first_ids: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
+    _losses: dict[float, GrowingArray] = field(default_factory=dict)
+    _ranks_by_rung: dict[tuple[int, bool], tuple[np.ndarray, list[np.ndarray]]] = field(default_factory=dict)
 
-    def update(self, entry: GenomeTrials) -> None:
+    def update(self, genome: GenomeTrials) -> None:
         """Update the row of a genome from all of its results."""
-        row = self.rows.setdefault(entry.key, len(self.rows))
-        self.births.set(row, entry.first_candidate.id)
-        self.alive.set(row, not entry.failed)
-        self.violation.set(row, entry.latest_trial.violation)
-        self.excesses.set(row, [one.excess(entry.latest_trial.outcome.metrics) for one in self.constraints])
-        for budget in entry.trial_by_budget:
-            rows = self.losses.setdefault(budget, GrowingArray(*[math.nan] * self.objectives))
-            rows.set(row, self._row(entry.losses(budget)))
+        row = self.rows.setdefault(genome.key, len(self.rows))
+        latest = genome.latest_trial
+        self.first_ids.set(row, genome.first_candidate.id)
+        self.alive.set(row, not genome.failed)
+        self.violation.set(row, latest.violation)
+        self.excesses.set(row, [constraint.excess(latest.outcome.metrics) for constraint in self.constraints])
+        for budget in genome.trial_by_budget:
+            losses = genome.losses(budget)
+            if losses is not None and len(losses) < self.objectives:  # the one infinity of a pruned trial
+                losses = losses * self.objectives
+            self._losses_at(budget).set(row, [math.nan] * self.objectives if losses is None else losses)
 
-    def _row(self, losses: Sequence[float] | None) -> np.ndarray:
-        """Return losses as a row, shape (objectives,); the one infinity of a pruned trial fills it."""
-        if losses is None:
-            return np.full(self.objectives, math.nan)
-        return np.array(losses) if len(losses) == self.objectives else np.full(self.objectives, math.inf)
+    def _losses_at(self, budget: float) -> GrowingArray:
+        return self._losses.setdefault(budget, GrowingArray(*[math.nan] * self.objectives))
 
-    def scaled_losses(self, count: int) -> np.ndarray:
+    def losses(self, count: int, budget: float) -> np.ndarray:
+        """Return the losses of the first `count` genomes at a budget, NaN if it has none. Shape (count, objectives)."""
+        return self._losses_at(budget).get(count)
+
+    def losses_on_one_scale(self, count: int) -> np.ndarray:
         """Return the first losses of the first `count` genomes, shape (count,).
 
         NaN for genomes that were not fully trained, or that failed.
         """
-        losses = self.losses.get(1.0, GrowingArray(*[math.nan] * self.objectives)).get(count)[:, 0]
-        counts = (self.alive.get(count)[:, 0] > 0.0) & np.isfinite(losses)
-        return np.where(counts, losses, math.nan)
+        losses = self.losses(count, 1.0)[:, 0]
+        return np.where((self.alive.column(count) > 0.0) & np.isfinite(losses), losses, math.nan)
 
-    def by_rung(self, losses: np.ndarray, objective: int, constrained: bool = True) -> list[np.ndarray]:
-        """Return the list that `ranks_by_rung` yields, cached while the losses stay the same.
+    def ranks_by_rung(self, losses: np.ndarray, objective: int, constrained: bool = True) -> list[np.ndarray]:
+        """Return the list that the function `ranks_by_rung` yields, cached while the losses stay the same.
 
         Args:
             losses: Losses at each rung, shape (genomes, rungs).
             objective: Index of the objective.
-            constrained: See `places`.
+            constrained: See `ranks`.
         """
-        known = self._by_rung.get((objective, constrained))
-        if known is None or not np.array_equal(known[0], losses, equal_nan=True):
-            known = self._by_rung[objective, constrained] = losses.copy(), list(ranks_by_rung(list(losses.T)))
-        return known[1]
+        cached = self._ranks_by_rung.get((objective, constrained))
+        if cached is None or not np.array_equal(cached[0], losses, equal_nan=True):
+            cached = self._ranks_by_rung[objective, constrained] = losses.copy(), list(ranks_by_rung(list(losses.T)))
+        return cached[1]
 
-    def places(self, count: int, rungs: Sequence[float], constrained: bool = True) -> np.ndarray:
-        """Return the place of each genome in the order of each objective, from 1, shape (genomes, objectives).
+    def ranks(self, count: int, rungs: Sequence[float], constrained: bool = True) -> np.ndarray:
+        """Return the rank of each genome in the order of each objective, from 1, shape (genomes, objectives).
 
-        The results of the lowest rung order all genomes. Genomes that reached the next rung keep their places as a
+        The results of the lowest rung order all genomes. Genomes that reached the next rung keep their ranks as a
         group, and its results order them within the group. This is repeated up to the full training run. So two
         genomes are always compared at a budget that both had. A result at a higher rung overrules one at a lower rung.
-        No genome loses a place only because another one was trained longer.
+        No genome falls only because another one was trained longer.
 
         Genomes that break a constraint follow all others in every objective, ordered by violation (Deb, 2000). NaN
         for failed genomes.
@@ -209,167 +211,136 @@ class GenomeTable:
             rungs: Budgets of the run, increasing to 1.
             constrained: Whether genomes that break a constraint follow all others.
         """
-        alive = self.alive.get(count)[:, 0] > 0.0
-        violation = self.violation.get(count)[:, 0] if constrained else np.zeros(count)
-        good, bad = np.flatnonzero(alive & (violation == 0.0)), np.flatnonzero(alive & (violation > 0.0))
-        found = np.full((count, self.objectives), math.nan)
-        found[bad] = (len(good) + ranks(violation[bad]))[:, None]
-        if len(good):
-            nothing = GrowingArray(*[math.nan] * self.objectives)
-            at = [self.losses.get(rung, nothing).get(count)[good] for rung in rungs]
+        alive = self.alive.column(count) > 0.0
+        violation = self.violation.column(count) if constrained else np.zeros(count)
+        feasible, infeasible = np.flatnonzero(alive & (violation == 0.0)), np.flatnonzero(alive & (violation > 0.0))
+        ranked = np.full((count, self.objectives), math.nan)
+        ranked[infeasible] = (len(feasible) + ranks(violation[infeasible]))[:, None]
+        if len(feasible):
+            losses = np.stack([self.losses(count, rung)[feasible] for rung in rungs], axis=1)
             for objective in range(self.objectives):
-                found[good, objective] = self.by_rung(
-                    np.stack([rows[:, objective] for rows in at], 1), objective, constrained
-                )[-1]
-        return found
+                by_rung = self.ranks_by_rung(losses[:, :, objective], objective, constrained)
+                ranked[feasible, objective] = by_rung[-1]
+        return ranked
+
+
+def genome_table(history: History) -> GenomeTable:
+    """Return the table of a history's genomes; its rows are in the order of `trials_by_genome`."""
+    genomes = trials_by_genome(history)
+
+    def step(table: GenomeTable, trial: Trial) -> GenomeTable:
+        table.update(genomes[genome_key(trial.genome)])
+        return table
+
+    def begin() -> GenomeTable:
+        excesses = GrowingArray(*[math.nan] * len(history.constraints))
+        return GenomeTable(len(history.objectives), history.constraints, excesses)
+
+    return history.fold((__name__, "table"), begin, step)
 
 
 @dataclass
-class _Births:
-    """The first candidates of a run's genomes, as views show them, in order of proposal; the lists only grow.
+class _ShownProposals:
+    """The first candidates of a run's genomes as a `RankedHistory` shows them: with ids that count genomes only.
+
+    The state of a fold over the fresh proposals; the lists only grow.
 
     Args:
-        ids: Id in the run of each candidate.
-        number: Id in the view by id in the run.
-        shown: Candidates with the view's ids.
+        run_ids: Id in the run of each candidate.
+        shown_ids: Id in the `RankedHistory` by id in the run.
+        candidates: Candidates with the shown ids.
         units: Unit coordinates of each candidate, shape (genes,).
-        seen: Id in the view by (genome key, budget, extra_seed).
+        proposals: Shown id by (genome key, budget, extra_seed).
     """
 
-    ids: list[int] = field(default_factory=list)
-    number: dict[int, int] = field(default_factory=dict)
-    shown: list[Candidate] = field(default_factory=list)
+    run_ids: list[int] = field(default_factory=list)
+    shown_ids: dict[int, int] = field(default_factory=dict)
+    candidates: list[Candidate] = field(default_factory=list)
     units: list[np.ndarray] = field(default_factory=list)
-    seen: dict[tuple[str, float, int], int] = field(default_factory=dict)
+    proposals: dict[tuple[str, float, int], int] = field(default_factory=dict)
 
-    def update(self, one: Candidate, units: np.ndarray) -> _Births:
+    def add(self, candidate: Candidate, units: np.ndarray) -> _ShownProposals:
         """Add a fresh candidate and its unit coordinates, shape (genes,)."""
-        number = len(self.ids)
-        self.ids.append(one.id)
-        self.number[one.id] = number
-        parents = tuple(self.number[parent] for parent in one.parents if parent in self.number)
-        self.shown.append(replace(one, id=number, parents=parents, budget=1.0, stop_if=()))
+        shown_id = len(self.run_ids)
+        self.run_ids.append(candidate.id)
+        self.shown_ids[candidate.id] = shown_id
+        parents = tuple(self.shown_ids[parent] for parent in candidate.parents if parent in self.shown_ids)
+        self.candidates.append(replace(candidate, id=shown_id, parents=parents, budget=1.0, stop_if=()))
         self.units.append(units)
-        self.seen.setdefault((genome_key(one.genome), 1.0, one.extra_seed), number)
+        self.proposals.setdefault((genome_key(candidate.genome), 1.0, candidate.extra_seed), shown_id)
         return self
 
 
 class RankedHistory(History):
-    """A run for its strategy, with places instead of losses: each genome is shown as trained once and in full.
+    """A run as its strategy sees it: each genome trained once and in full, with its ranks as losses.
 
     Args:
         history: History of the run.
         rungs: Budgets of the run, increasing to 1.
-        barred: Function that returns whether a genome is known to break a constraint; it then counts as seen.
-        expected: Expected loss by genome key, for one objective. The places of these genomes are redistributed among
-            them in this order, lowest first. Empty: measured losses decide all places.
+        excluded: Function that returns whether a genome is known to break a constraint; it then counts as seen.
+        expected: Expected loss by genome key, for one objective. The ranks of these genomes are redistributed among
+            them in this order, lowest first. Empty: measured losses decide all ranks.
     """
 
     def __init__(
         self,
         history: History,
         rungs: Sequence[float],
-        barred: Callable[[Genome], bool],
+        excluded: Callable[[Genome], bool],
         expected: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         super().__init__(history.space, history.objectives, history.constraints, history.lessons)
-        self._barred = barred
-        self._entries = list(trials_by_genome(history).values())
-        self._births: _Births = history.fold_proposals(
-            (__name__, "births"), _Births, lambda births, one: births.update(one, history.proposed_units[one.id])
+        self._excluded = excluded
+        self._genomes = list(trials_by_genome(history).values())
+        self._shown: _ShownProposals = history.fold_proposals(
+            (__name__, "shown"),
+            _ShownProposals,
+            lambda shown, candidate: shown.add(candidate, history.proposed_units[candidate.id]),
         )
-        numbers = [self._births.number[one.id] for one in history.pending if one.fresh]
-        self._out = [self._births.shown[number] for number in sorted(numbers)]
-        ledger, count = genome_table(history), len(self._entries)
-        self._places = ledger.places(count, rungs)
-        self._bare = ledger.places(count, rungs, constrained=False) if history.constraints else self._places
-        self._excesses = ledger.excesses.get(count)
-        self._scaled = np.full(count, math.nan)
+        self._fresh, self._units, self._proposals = self._shown.candidates, self._shown.units, self._shown.proposals
+        pending = sorted(self._shown.shown_ids[candidate.id] for candidate in history.pending if candidate.fresh)
+        self._pending = {id: self._fresh[id] for id in pending}
+        table, count = genome_table(history), len(self._genomes)
+        self._ranks = table.ranks(count, rungs)
+        bare_ranks = table.ranks(count, rungs, constrained=False) if history.constraints else self._ranks
+        scaled_losses = np.full(count, math.nan)
         if len(rungs) == 1 and not expected:
-            self._scaled = ledger.scaled_losses(count)
+            scaled_losses = table.losses_on_one_scale(count)
         if expected:
-            mine = [ledger.rows[key] for key in expected]
-            for places in (self._places, *([self._bare] if history.constraints else [])):
-                places[mine, 0] = np.sort(places[mine, 0])
+            rows = [table.rows[key] for key in expected]
+            for ranked in (self._ranks, *([bare_ranks] if history.constraints else [])):
+                ranked[rows, 0] = np.sort(ranked[rows, 0])
             if len(rungs) == 1:
-                self._scaled[mine] = list(expected.values())
-        self._trials: LazySequence[Trial] = LazySequence(count, self._made)
-        known = np.isfinite(self._places).all(axis=1)
-        rows = np.flatnonzero(known)
-        ids = ledger.births.get(count)[rows, 0]  # same order as the view's ids
-        self._order = rows[np.lexsort((ids, *reversed(self._places[rows].T)))].tolist()
-        self._lost = np.flatnonzero(~known).tolist()
+                scaled_losses[rows] = list(expected.values())
+        trials = LazySequence[Trial](count, self._make_trial)
+        has_ranks = np.isfinite(self._ranks).all(axis=1)
+        ranked_rows, failed_rows = np.flatnonzero(has_ranks), np.flatnonzero(~has_ranks).tolist()
+        ids = table.first_ids.column(count)[ranked_rows]  # same order as the shown ids
+        order = ranked_rows[np.lexsort((ids, *reversed(self._ranks[ranked_rows].T)))].tolist()
+        self._trials = trials
+        self._ranking = LazySequence[Trial](len(order), lambda place: trials[order[place]])
+        self._failed = LazySequence[Trial](len(failed_rows), lambda place: trials[failed_rows[place]])
+        self._order = order
+        self._columns = self._ranks, bare_ranks, scaled_losses, table.excesses.get(count)
 
-    def _made(self, row: int) -> Trial:
-        entry, place = self._entries[row], self._places[row]
-        outcome = entry.latest_trial.outcome
-        if not math.isnan(place[0]):
-            goals = zip(self.objectives, place.tolist(), strict=True)
-            shown = {goal.metric: goal.value(loss) for goal, loss in goals}
-            outcome = replace(outcome, status="ok", metrics={**outcome.metrics, **shown}, curve=(), error=None)
-        return Trial.of(
-            self._births.shown[self._births.number[entry.first_candidate.id]], outcome, row, self.objectives
-        )
+    def _ranking_table(self) -> RankingTable:
+        return RankingTable(*(column[self._order] for column in self._columns))
+
+    def _make_trial(self, row: int) -> Trial:
+        """Return a genome as a trial: its latest outcome, ok unless it failed, with ranks in place of the losses."""
+        genome, ranked = self._genomes[row], self._ranks[row]
+        outcome = genome.latest_trial.outcome
+        if not math.isnan(ranked[0]):
+            pairs = zip(self.objectives, ranked.tolist(), strict=True)
+            metrics = {objective.metric: objective.value(rank) for objective, rank in pairs}
+            outcome = replace(outcome, status="ok", metrics={**outcome.metrics, **metrics}, curve=(), error=None)
+        candidate = self._fresh[self._shown.shown_ids[genome.first_candidate.id]]
+        return Trial.of(candidate, outcome, row, self.objectives)
 
     @property
     def ids(self) -> Sequence[int]:
-        """Ids of the candidates in the run, by their id in this view."""
-        return self._births.ids
-
-    @property
-    def trials(self) -> Sequence[Trial]:
-        return self._trials
-
-    @property
-    def pending(self) -> Sequence[Candidate]:
-        return self._out
-
-    @property
-    def fresh_proposals(self) -> Sequence[Candidate]:
-        return self._births.shown
-
-    @property
-    def proposed_units(self) -> Sequence[np.ndarray]:
-        return self._births.units
-
-    @property
-    def failed(self) -> Sequence[Trial]:
-        return LazySequence(len(self._lost), lambda place: self._trials[self._lost[place]])
-
-    @property
-    def ranking(self) -> Sequence[Trial]:
-        return LazySequence(len(self._order), lambda place: self._trials[self._order[place]])
-
-    def ranked_losses(self) -> np.ndarray:
-        return np.asarray(self._places[self._order])
-
-    def bare_losses(self) -> np.ndarray:
-        return np.asarray(self._bare[self._order])
-
-    def excesses(self) -> np.ndarray:
-        return np.asarray(self._excesses[self._order])
-
-    def scaled_losses(self) -> np.ndarray:
-        """Return the first losses of `ranking`: means over seeds, or expected losses if genomes are ranked by them.
-
-        NaN in a run with several rungs, since its losses have no common scale.
-        """
-        return np.asarray(self._scaled[self._order])
+        """Ids of the candidates in the run, by their id in this history."""
+        return self._shown.run_ids
 
     def seen(self, genome: Genome, budget: float = 1.0, extra_seed: int = 0) -> bool:
-        return (genome_key(genome), budget, extra_seed) in self._births.seen or self._barred(genome)
-
-
-def genome_table(history: History) -> GenomeTable:
-    """Return the ledger of a history; its rows are those of `trials_by_genome`."""
-    told = trials_by_genome(history)
-
-    def step(ledger: GenomeTable, trial: Trial) -> GenomeTable:
-        ledger.update(told[genome_key(trial.genome)])
-        return ledger
-
-    def begin() -> GenomeTable:
-        excesses = GrowingArray(*[math.nan] * len(history.constraints))
-        return GenomeTable(len(history.objectives), constraints=history.constraints, excesses=excesses)
-
-    return history.fold((__name__, "ledger"), begin, step)
+        return super().seen(genome, budget, extra_seed) or self._excluded(genome)

@@ -60,8 +60,8 @@ def widening_limits(gene: Gene) -> Range | None:
         usual = (max(low - room, low / FARTHEST) if low >= 0 else low - room), high + room
         if _is_share(gene):
             usual = usual[0], _short(min(usual[1], 1.0 - (1.0 - high) / 4))
-    given = gene.widest or (None, None)
-    return usual[0] if given[0] is None else given[0], usual[1] if given[1] is None else given[1]
+    widest = gene.widest or (None, None)
+    return usual[0] if widest[0] is None else widest[0], usual[1] if widest[1] is None else widest[1]
 
 
 def widen_end(gene: Gene, end: End, within: Range = (-math.inf, math.inf)) -> Gene | None:
@@ -105,10 +105,10 @@ def widen_to_limits(gene: Gene, limits: Range | None) -> Gene:
 def widening_steps(gene: Gene, end: End, limits: Range | None) -> Iterator[Gene]:
     """Yield a gene after each step at an end up to its limits, at most STEPS of them; none without limits."""
     for _ in range(STEPS if limits is not None else 0):
-        more = widen_end(gene, end, limits or (0, 0))
-        if more is None:
+        wider = widen_end(gene, end, limits or (0, 0))
+        if wider is None:
             return
-        gene = more
+        gene = wider
         yield gene
 
 

@@ -50,7 +50,7 @@ def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Propo
     if number == 0:
         return Proposal(history.space.default(), DEFAULT, budget=budget)
     if number <= len(warm):
-        follow_up = strategy.next_known(history) if isinstance(strategy, StrategyWithRules) else None
+        follow_up = strategy.next_promotion_or_seed(history) if isinstance(strategy, StrategyWithRules) else None
         return follow_up or Proposal(dict(warm[number - 1]), WARM_START, budget=budget)
     try:
         proposal = strategy.propose(history, np.random.default_rng([run.manifest.settings.seed, 0, id]))
@@ -175,7 +175,9 @@ class ProposalQueue:
         run, history, proposal = self._run, self._history, None
         results_ready = self._arrival or self._report_up_to(history.proposed_count - run.manifest.settings.lag)
         while results_ready:
-            proposal = self._strategy.next_known(history) if only_known_genomes else self._propose_and_widen(fits)
+            proposal = (
+                self._strategy.next_promotion_or_seed(history) if only_known_genomes else self._propose_and_widen(fits)
+            )
             # One result at a time: the proposal is the first one that the strategy makes.
             results_ready = proposal is None and not self._arrival and self._report_up_to(len(run.reported) + 1)
         self.did_not_fit = proposal is not None and not fits(proposal)

@@ -19,8 +19,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from evo_tune.genome.kernel import encode_features, unordered_sizes
-from evo_tune.genome.seeds import expected_losses, is_fine
+from evo_tune.genome.kernel import category_counts, encode_features
+from evo_tune.genome.seeds import is_fine, predict_losses
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Trial
 from evo_tune.genome.values import genome_key, is_same
@@ -99,14 +99,14 @@ def _modelled(run: Run, found: Sequence[Trial]) -> dict[int, float]:
         if trial.rankable and trial.feasible and trial.losses is not None:
             seeds.setdefault(genome_key(trial.genome), {})[trial.candidate.extra_seed] = trial.losses[0]
     space = SearchSpace(None, None, **run.genes)
-    sizes = unordered_sizes(space)
+    sizes = category_counts(space)
 
     def points(places: Sequence[int]) -> np.ndarray:
         return encode_features(np.stack([space.encode(found[place].genome) for place in places]), sizes)
 
     known = [seeds[genome_key(trial.genome)] for trial in found]
     shared = not run.manifest.settings.own_seeds
-    return {found[place].id: loss for place, loss in expected_losses(known, points, sizes > 0, shared).items()}
+    return {found[place].id: loss for place, loss in predict_losses(known, points, sizes > 0, shared).items()}
 
 
 def is_default(trial: Trial, run: Run) -> bool:

@@ -364,14 +364,14 @@ def anova(forest: Forest, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.
 
 def _boxes(forest: Forest, genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return tree and mean of each leaf, shape (leaves,), and its box's bounds, shape (leaves, genes), by tree."""
-    nodes, trees = len(forest.left), len(forest.relabel)
+    nodes, trees = len(forest.left_child), len(forest.relabel)
     tree = np.zeros(nodes, dtype=int)
     low, high = np.full((nodes, genes), -np.inf), np.full((nodes, genes), np.inf)
     front = np.arange(trees)
     tree[front] = front
-    leaf = forest.left == np.arange(nodes)
+    leaf = forest.left_child == np.arange(nodes)
     while len(front := front[~leaf[front]]):
-        left, feature, threshold = forest.left[front], forest.feature[front], forest.threshold[front]
+        left, feature, threshold = forest.left_child[front], forest.feature[front], forest.threshold[front]
         for child in (left, left + 1):
             low[child], high[child], tree[child] = low[front], high[front], tree[front]
         high[left, feature] = np.minimum(high[left, feature], threshold)

@@ -20,10 +20,10 @@ from evo_tune.genome.trial import DECAYED
 from evo_tune.genome.view import GenomeTrials
 from evo_tune.settings import parse_rungs
 
-BELIEF = 0.6
+PRIOR_TRUST = 0.6
 """Prior for the rank correlation of early and full results, before any measurement."""
 
-WEIGHT = 4.0
+PRIOR_WEIGHT = 4.0
 """Weight of this prior, in measurements."""
 
 PROMOTION_MARGIN = 1.5
@@ -47,14 +47,14 @@ def audit_numbers(count: int) -> list[int]:
 
 
 def rank_trust(early: Sequence[float] | np.ndarray, late: Sequence[float] | np.ndarray) -> float:
-    """Return the rank correlation of early and late losses of the same genomes, shrunk towards BELIEF.
+    """Return the rank correlation of early and late losses of the same genomes, shrunk towards PRIOR_TRUST.
 
     Most of these genomes were selected by their early losses, which narrows the range and lowers the correlation.
     The error costs more training, but not quality.
     """
     if len(early) < 2:
-        return BELIEF
-    return (len(early) * rank_correlation(early, late) + WEIGHT * BELIEF) / (len(early) + WEIGHT)
+        return PRIOR_TRUST
+    return (len(early) * rank_correlation(early, late) + PRIOR_WEIGHT * PRIOR_TRUST) / (len(early) + PRIOR_WEIGHT)
 
 
 def share_to_keep(trust: float, count: int, deviations: float) -> float:
@@ -73,29 +73,29 @@ def share_to_keep(trust: float, count: int, deviations: float) -> float:
     return 1.0 - normal.cdf(trust * best - deviations * math.sqrt(max(0.0, 1.0 - trust**2)))
 
 
-def mean_genome_cost(rungs: Sequence[float], births: int) -> float:
+def mean_genome_cost(rungs: Sequence[float], genomes: int) -> float:
     """Return the predicted mean cost of a genome, promotions included, in full trainings.
 
     Args:
         rungs: Budgets, increasing to 1.
-        births: Number of genomes of the run (int ≥ 1).
+        genomes: Number of genomes of the run (int ≥ 1).
     """
-    audits = len(audit_numbers(births)) / births
+    audits = len(audit_numbers(genomes)) / genomes
     reaching, cost = 1.0, rungs[0]
     for low, high in pairwise(rungs):
-        reaching *= max(low / high, share_to_keep(BELIEF, max(2, births), PROMOTION_MARGIN))
+        reaching *= max(low / high, share_to_keep(PRIOR_TRUST, max(2, genomes), PROMOTION_MARGIN))
         cost += reaching * (high - low)
     return audits + (1.0 - audits) * cost
 
 
-THIRDS = "1/9,1/3,1"
+AUTO_RUNGS = "1/9,1/3,1"
 """Rungs of a run that may choose them (`--fidelity auto`)."""
 
-FEWEST, MOST = 10, 120
+MIN_TRAININGS, MAX_TRAININGS = 10, 120
 """Numbers of affordable full trainings between which rungs pay. With fewer, the audits take most of them, and with more
 even a search without rungs finds the best (benchmarks/LOG.md)."""
 
-FIRST = 3.0
+MIN_SECONDS = 3.0
 """Shortest training of the first rung, in seconds: a start, a checkpoint and an evaluation cost nearly as much."""
 
 
@@ -106,14 +106,14 @@ def rungs_that_pay(trainings: float, seconds: float) -> str:
         trainings: Number of full trainings that the limits of the run allow.
         seconds: Seconds of a full training.
     """
-    pays = FEWEST <= trainings <= MOST and seconds * min(parse_rungs(THIRDS)) >= FIRST
-    return THIRDS if pays else "1"
+    long_enough = seconds * min(parse_rungs(AUTO_RUNGS)) >= MIN_SECONDS
+    return AUTO_RUNGS if long_enough and MIN_TRAININGS <= trainings <= MAX_TRAININGS else "1"
 
 
 LOOKS = (0.125, 0.25, 0.5)
 """Fractions of the full training at which a curve may be pruned."""
 
-ENOUGH = 5
+MIN_CURVES = 5
 """Minimum number of fully trained genomes with a curve before any curve is pruned."""
 
 MEDIAN = 0.5
@@ -121,7 +121,7 @@ MEDIAN = 0.5
 
 
 class Curves:
-    """The curves and the final losses of all reported genomes.
+    """The curves and the final losses of all reported genomes; the state of a fold.
 
     Args:
         metric: Metric of the objective.
@@ -131,15 +131,28 @@ class Curves:
     def __init__(self, metric: str, sign: float) -> None:
         self._metric, self._sign = metric, sign
         self._rows: dict[str, int] = {}
-        self._reached = GrowingArray(*[math.nan] * len(LOOKS))
-        self._full = GrowingArray(math.nan)
+        self._losses_at_looks = GrowingArray(*[math.nan] * len(LOOKS))
+        self._final_losses = GrowingArray(math.nan)
 
-    def update(self, entry: GenomeTrials) -> None:
-        """Update a genome with all of its results."""
-        row = self._rows.setdefault(entry.key, len(self._rows))
-        self._reached.set(row, self._at_looks(entry))
-        losses = entry.losses(1.0)
-        self._full.set(row, losses[0] if losses and losses[0] < math.inf else math.nan)
+    def update(self, genome: GenomeTrials) -> None:
+        """Update a genome with all of its results.
+
+        Of its curve, the last loss at or before each of LOOKS counts. It is NaN if the curve ended earlier. Points
+        after the learning-rate decay of a rung do not count, because their loss is lower than at the peak rate. The
+        bounds apply only to points before the decay (`Context.report`).
+        """
+        row = self._rows.setdefault(genome.key, len(self._rows))
+        points = [(fraction, point) for fraction, point in genome.curve if not point.get(DECAYED)]
+        losses = [(share, self._sign * point[self._metric]) for share, point in points if self._metric in point]
+        at_looks = []
+        for look in LOOKS:
+            last = math.nan
+            if points and points[-1][0] >= look:
+                last = next((loss for fraction, loss in reversed(losses) if fraction <= look), math.nan)
+            at_looks.append(last if math.isfinite(last) else math.nan)
+        self._losses_at_looks.set(row, at_looks)
+        final = genome.losses(1.0)
+        self._final_losses.set(row, final[0] if final and final[0] < math.inf else math.nan)
 
     def bounds(self, start: float, budget: float) -> tuple[tuple[float, str, float], ...]:
         """Return the bounds of a proposed candidate, beyond which its curve is hopeless.
@@ -151,34 +164,18 @@ class Curves:
             start: Fraction of the training that is done.
             budget: Fraction of the training at its end.
         """
-        found = []
-        ends = self._full.get(len(self._rows))[:, 0]
-        for look, reached in zip(LOOKS, self._reached.get(len(self._rows)).T, strict=True):
+        bounds = []
+        final = self._final_losses.column(len(self._rows))
+        for look, early in zip(LOOKS, self._losses_at_looks.get(len(self._rows)).T, strict=True):
             if not start < look < budget:
                 continue
-            there = ~np.isnan(reached)
-            both = there & ~np.isnan(ends)
-            if both.sum() < ENOUGH:
+            has_early = ~np.isnan(early)
+            has_both = has_early & ~np.isnan(final)
+            if has_both.sum() < MIN_CURVES:
                 continue
-            values = reached[there]
-            share = max(MEDIAN, share_to_keep(rank_trust(reached[both], ends[both]), len(values), 2.0))
-            kept = math.ceil(share * len(values))
-            if kept < len(values):
-                found.append((look, self._metric, float(np.partition(values, kept - 1)[kept - 1])))
-        return tuple(found)
-
-    def _at_looks(self, entry: GenomeTrials) -> list[float]:
-        """Return a curve's last loss at or before each of LOOKS; NaN if it ended earlier or has no loss there.
-
-        Points after the learning-rate decay of a rung do not count, because their loss is lower than at the peak
-        rate. The bounds apply only to points before the decay (`Context.report`).
-        """
-        before = [(fraction, point) for fraction, point in entry.curve if not point.get(DECAYED)]
-        known = [(fraction, self._sign * point[self._metric]) for fraction, point in before if self._metric in point]
-        found = []
-        for look in LOOKS:
-            last = math.nan
-            if before and before[-1][0] >= look:
-                last = next((value for fraction, value in reversed(known) if fraction <= look), math.nan)
-            found.append(last if math.isfinite(last) else math.nan)
-        return found
+            losses = early[has_early]
+            share = max(MEDIAN, share_to_keep(rank_trust(early[has_both], final[has_both]), len(losses), 2.0))
+            count = math.ceil(share * len(losses))
+            if count < len(losses):
+                bounds.append((look, self._metric, float(np.partition(losses, count - 1)[count - 1])))
+        return tuple(bounds)

@@ -20,17 +20,17 @@ from evo_tune.genome.trial import Candidate
 from evo_tune.genome.values import Value
 from evo_tune.genome.widening import ENDS, WIDENINGS, End, Range, end_value, widen_end
 
-ENOUGH = 10
+MIN_TRIALS = 10
 """Minimum number of full trainings with a loss; a population, if that is more."""
 
-FEWEST, MOST = 5, 10
+MIN_LEADERS, MAX_LEADERS = 5, 10
 """Number of leaders: a tenth of the full trainings, within these bounds."""
 
-NEAR = 0.05
+END_SHARE = 0.05
 """Share of a range, in unit coordinates, that counts as its end; of an ordered choice at least the last value."""
 
-AGREE = 3
-"""Minimum number of leaders at the end."""
+MIN_AT_END = 3
+"""Minimum number of leaders at the end, of their values in an added part, and of other values."""
 
 CHANCE = 0.05
 """Largest probability that as many leaders would be at the end if the gene did not matter."""
@@ -51,9 +51,9 @@ class Widening:
     reason: str
 
 
-def leader_count(count: int) -> int:
-    """Return the number of leaders among `count` full trainings."""
-    return min(MOST, max(FEWEST, count // 10))
+def leader_count(trials: int) -> int:
+    """Return the number of leaders among `trials` full trainings."""
+    return min(MAX_LEADERS, max(MIN_LEADERS, trials // 10))
 
 
 def find_widening(history: RunHistory, leaders: Sequence[Candidate], limits: Mapping[str, Range]) -> Widening | None:
@@ -70,20 +70,22 @@ def find_widening(history: RunHistory, leaders: Sequence[Candidate], limits: Map
     """
     if not leaders or len(history.spaces) > WIDENINGS:
         return None
-    units = np.stack([history.proposed_units[one.id] for one in leaders])
-    genes = history.space.genes
-    margins = np.array([max(NEAR, 0.51 / gene.size) for gene in genes.values()])
-    names = list(genes)
-    for place in np.flatnonzero((units[0] <= margins) | (units[0] >= 1.0 - margins)).tolist():
-        name, margin = names[place], float(margins[place])
-        gene = genes[name]
-        needed = leaders_needed(len(leaders), max(NEAR, 1.0 / gene.size))
-        for end, there in zip(ENDS, (units[:, place] <= margin, units[:, place] >= 1.0 - margin), strict=True):
-            if name not in limits or not there[0] or there.sum() < needed:
+    units = np.stack([history.proposed_units[leader.id] for leader in leaders])
+    for index, (name, gene) in enumerate(history.space.genes.items()):
+        margin = max(END_SHARE, 0.51 / gene.size)
+        needed = leaders_needed(len(leaders), max(END_SHARE, 1.0 / gene.size))
+        for end in ENDS if name in limits else ():
+            at_end = units[:, index] <= margin if end == "low" else units[:, index] >= 1.0 - margin
+            if not at_end[0] or at_end.sum() < needed:
                 continue
             wide = widen_end(gene, end, limits[name])
-            values = [one.genome[name] for one, is_there in zip(leaders, there.tolist(), strict=True) if is_there]
-            if wide is not None and _are_new(values, history, name, end) and _are_chosen(history, place, end, margin):
+            values = [leaders[row].genome[name] for row in np.flatnonzero(at_end).tolist()]
+            if wide is None or not _exceed_earlier_range(values, history, name, end):
+                continue
+            # Enough other values were trained in full, so that those at the end are not merely the default.
+            all_units = (float(history.proposed_units[trial.id][index]) for trial in history.ranking)
+            elsewhere = (unit for unit in all_units if (unit > margin if end == "low" else unit < 1.0 - margin))
+            if len(list(islice(elsewhere, MIN_AT_END))) == MIN_AT_END:
                 return Widening(name, wide, f"{len(values)} of the best {len(leaders)} trials are at its {end} end")
     return None
 
@@ -91,8 +93,8 @@ def find_widening(history: RunHistory, leaders: Sequence[Candidate], limits: Map
 def leaders_needed(leaders: int, share: float) -> int:
     """Return the number of leaders at an end that chance does not explain.
 
-    It is the smallest number of at least AGREE that independent draws reach with a probability of at most CHANCE. It
-    may exceed the number of leaders.
+    It is the smallest number of at least MIN_AT_END that independent draws reach with a probability of at most CHANCE.
+    It may exceed the number of leaders.
 
     Args:
         leaders: Number of leaders.
@@ -100,29 +102,20 @@ def leaders_needed(leaders: int, share: float) -> int:
     """
     at_least = 1.0
     for count in range(leaders + 1):
-        if count >= AGREE and at_least <= CHANCE:
+        if count >= MIN_AT_END and at_least <= CHANCE:
             return count
         at_least -= math.comb(leaders, count) * share**count * (1.0 - share) ** (leaders - count)
     return leaders + 1
 
 
-def _are_new(values: Sequence[Value], history: RunHistory, name: str, end: End) -> bool:
+def _exceed_earlier_range(values: Sequence[Value], history: RunHistory, name: str, end: End) -> bool:
     """Return whether enough values are outside the range before the last widening at this end, or there was none."""
-    now = end_value(history.space.genes[name], end)
-    before = [space.genes[name] for space in history.spaces if end_value(space.genes[name], end) != now]
-    return not before or sum(not _has(before[-1], value) for value in values) >= AGREE
-
-
-def _are_chosen(history: RunHistory, place: int, end: End, margin: float) -> bool:
-    """Return whether enough other values were trained in full, so that those at the end are not merely the default."""
-    units = (float(history.proposed_units[trial.id][place]) for trial in history.ranking)
-    others = (unit for unit in units if (unit > margin if end == "low" else unit < 1.0 - margin))
-    return len(list(islice(others, AGREE))) == AGREE
-
-
-def _has(gene: Gene, value: Value) -> bool:
-    try:
-        gene.check(value)
-    except SpaceError:
-        return False
-    return True
+    present_end = end_value(history.space.genes[name], end)
+    earlier = [space.genes[name] for space in history.spaces if end_value(space.genes[name], end) != present_end]
+    outside = 0
+    for value in values if earlier else ():
+        try:
+            earlier[-1].check(value)
+        except SpaceError:
+            outside += 1
+    return not earlier or outside >= MIN_AT_END

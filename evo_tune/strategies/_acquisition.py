@@ -20,8 +20,8 @@ import numpy as np
 
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.kernel import FeatureLayout, encode_features
-from evo_tune.genome.priors import log_prior, log_prior_gradient
 from evo_tune.genome.process import Process
+from evo_tune.genome.space import log_prior, log_prior_gradient
 from evo_tune.strategies._models import EarlierRuns, Models, log_density_and_probability, log_expected_improvement
 
 UNSURE = 0.05
@@ -87,9 +87,12 @@ class Improvement(Factor):
         mean, variance, rising, widening = self.models.process.slopes(self.layout.features(units))
         deviation = np.sqrt(variance)
         density, below = log_density_and_probability((mean - self.best) / deviation)
-        gained = log_expected_improvement(mean, deviation, self.best)
-        by_mean, by_deviation = np.exp(np.minimum(below - gained, 50.0)), np.exp(np.minimum(density - gained, 50.0))
-        return gained, by_mean[:, None] * rising + (by_deviation / (2.0 * deviation))[:, None] * widening
+        improvement = log_expected_improvement(mean, deviation, self.best)
+        by_mean, by_deviation = (
+            np.exp(np.minimum(below - improvement, 50.0)),
+            np.exp(np.minimum(density - improvement, 50.0)),
+        )
+        return improvement, by_mean[:, None] * rising + (by_deviation / (2.0 * deviation))[:, None] * widening
 
 
 @dataclass(frozen=True)
@@ -150,12 +153,12 @@ class Acquisition:
     Args:
         factors: The factors.
         noise: Share of the variance of the scores that the process takes for noise.
-        sure: Whether a process judges alone that predicts each good result well from the others.
+        precise: Whether a process judges alone that predicts each good result well from the others.
     """
 
     factors: Sequence[Factor]
     noise: float
-    sure: bool = False
+    precise: bool = False
 
     @property
     def smooth(self) -> bool:
@@ -200,13 +203,13 @@ def constraint_factor(layout: FeatureLayout, units: np.ndarray, excess: np.ndarr
         units: Unit coordinates of trials, shape (trials, genes).
         excess: Value of each trial beyond the bound, negative within it, NaN if it is not known. Shape (trials,).
     """
-    known = np.isfinite(excess)
-    values = excess[known]
+    is_finite = np.isfinite(excess)
+    values = excess[is_finite]
     if len(values) < 2 or math.isclose(values.min(), values.max()):
         return None
     middle, (low, high) = float(np.median(values)), np.quantile(values, (0.16, 0.84))
     scale = max(float(high - low) / 2.0, 1e-3 * float(values.std()))
     scores = np.clip((values - middle) / scale, -LARGEST, LARGEST)
     mean, deviation = float(scores.mean()), float(scores.std())
-    process = Process.fit(layout.features(units[known]), (scores - mean) / deviation, layout.kinds, precise=True)
+    process = Process.fit(layout.features(units[is_finite]), (scores - mean) / deviation, layout.kinds, precise=True)
     return Below(process, layout, float(np.clip(-middle / scale, -LARGEST, LARGEST) - mean) / deviation, 0.0)

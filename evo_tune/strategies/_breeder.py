@@ -9,6 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from evo_tune.genome.history import History
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
+from evo_tune.strategies import fresh, spread, unseen
 from evo_tune.strategies._deap import Individual, crossover, deap_generator, mutate
-from evo_tune.strategies._proposals import fresh, spread, unseen
 
 ATTEMPTS = 8
 """Maximum number of children tried before a random genome is proposed; each mutates more than the one before."""
@@ -66,13 +67,14 @@ class Breeder(Strategy):
 
     def survivors(self, history: History) -> Sequence[int]:
         if not self.generational:
-            return [one.id for one in self._steady(history)]
+            return [individual.id for individual in self._steady(history)]
         proposed = history.fresh_count // self.population - 1
         complete = min([proposed, *(candidate.generation - 1 for candidate in history.pending)])
         generations = self._generations(history)
         pool = generations.survivors(self, complete)
         # Before the first generation is complete, and if all of it failed, select among all results so far.
-        return [one.id for one in pool or self.survive([], [one for some in generations.members for one in some])]
+        pool = pool or self.survive([], [*chain.from_iterable(generations.members)])
+        return [individual.id for individual in pool]
 
     def _steady(self, history: History) -> list[Individual]:
         """Return the survivors of all completed trials, each of which competed when its result was reported."""
@@ -100,8 +102,8 @@ class Breeder(Strategy):
                 units, crossed = first.units, first.id != second.id and rng.random() < self.crossover
                 if crossed:
                     units = crossover(first.units, second.units, space)
-            more = 1.0 + attempt / 2
-            genome = space.snap(mutate(units, space, rng, self.mutation * more, min(1.0, scale * more)))
+            growth = 1.0 + attempt / 2
+            genome = space.snap(mutate(units, space, rng, self.mutation * growth, min(1.0, scale * growth)))
             if crossed:
                 yield Proposal(genome, "crossover+mutation", (first.id, second.id))
             else:

@@ -1,26 +1,36 @@
 """Candidates of `saea`: drafts of genomes, a test for new ones, and searches among them without training.
 
+A draft is a point in unit coordinates, one number in [0, 1] per gene. To snap it is to decode and repair it, so that it
+is a genome of the space. Both are slow, so searches rate drafts, and snap only the best of them:
+
 - `search_around` mutates the candidates with the highest predicted merit, in rounds.
+- `climb_drafts` takes the best candidates uphill, all at once, by the quasi-Newton method BFGS, where a Gaussian
+  process judges alone. The merit has narrow ridges, at the bound of a constraint for example, and they seldom follow
+  one gene: a method without curvature stops at their side. `drafts_near` yields starts around the best genomes, where
+  the merit of a precise model has its peak.
 - `propose_rare_value` proposes a rare value of a gene without order when the search has stalled.
 
 This module knows spaces and merits, not how the merits were learned.
+
+Source: Nocedal & Wright, Numerical Optimization (Springer, 2006), chapter 6, for BFGS.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
 from evo_tune.genome.history import History
-from evo_tune.genome.kernel import encode_features, unordered_sizes
+from evo_tune.genome.kernel import category_counts, encode_features
 from evo_tune.genome.process import Process
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Proposal
+from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
+from evo_tune.strategies._deap import Individual
 from evo_tune.strategies._models import MAX_FIT_POINTS, log_expected_improvement, normal_scores
 
 MAX_RECENT_TRIALS = 256
@@ -30,10 +40,13 @@ ROUNDS = 6
 """Rounds of mutation of a search around candidates."""
 
 PARENTS_PER_ROUND, VARIANTS_PER_PARENT = 8, 6
-"""Candidates around which a round searches, and variants of each."""
+"""Candidates around which a round searches, or that climb, and variants of each."""
 
 FIRST_STEP_DEVIATION = 0.1
 """Standard deviation of the steps of the first round, in unit coordinates. Each later round halves it."""
+
+CELL_SHARE = 0.7
+"""Smallest standard deviation of a step in a gene with few values, as a share of the width of one value."""
 
 CONTINUOUS_FROM = 64
 """Minimum number of values of a gene that counts as continuous until a candidate is snapped."""
@@ -51,8 +64,25 @@ PROGRESS = 0.02
 SUFFICIENT_TRIALS_FACTOR = 2.0
 """A value counts as sufficiently tried after this factor times the square root of the number of all trials."""
 
-RARE_BRED_DRAFTS, RARE_RANDOM_DRAFTS = 24, 36
-"""Candidates with a rare value: bred ones and random ones."""
+RARE_PARENTS, RARE_BRED_DRAFTS, RARE_RANDOM_DRAFTS = 6, 24, 36
+"""Candidates with a rare value: its best trials, whose variants are candidates, bred ones and random ones."""
+
+CLIMBS = 30
+"""Steps of a climb."""
+
+FIRST_CLIMB, LONGEST_CLIMB = 0.03, 0.5
+"""Longest move of a gene in the first step of a climb and in any step, in unit coordinates. It doubles after each step
+that was higher, and falls to a quarter of the step that was not."""
+
+FLAT = 0.02
+"""Share of the steepest slope of a climb below which a gene does not move. A gene that seems not to matter would move
+to its bound, and be the same in all results from there on, so nothing more would be learned of it."""
+
+DRAFTS_NEAR, LOG_DISTANCES = 24, (-4.0, -0.7)
+"""Number of starts near the best genomes, and range of the power of ten of their distance in each gene."""
+
+SlopeFunction = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Function from unit coordinates, shape (points, genes), to merits and their gradients, of the shape of the former."""
 
 MeritFunction = Callable[[np.ndarray], np.ndarray]
 """Function from unit coordinates, shape (points, genes), to merits, shape (points,); higher is better."""
@@ -72,10 +102,6 @@ class Draft:
     operator: str
     parents: tuple[int, ...] = ()
 
-    def proposal(self, space: SearchSpace) -> Proposal:
-        """Return the candidate with its genes snapped to their values."""
-        return Proposal(space.snap(self.units), self.operator, self.parents)
-
 
 @dataclass(frozen=True)
 class Novelty:
@@ -88,65 +114,64 @@ class Novelty:
     Args:
         history: History of the run.
         units: Unit coordinates of the best and the latest trials. Shape (trials, genes).
-        least: Minimum differences by gene; a new genome reaches at least one of them for each trial. Shape (trials,
-            genes).
+        minimum_differences: For each trial, a new genome has at least one of these differences from it, by gene. Shape
+            (trials, genes).
     """
 
     history: History
     units: np.ndarray
-    least: np.ndarray
+    minimum_differences: np.ndarray
 
     @classmethod
-    def of(cls, history: History, apart: float, pending: float | None = None) -> Novelty:
-        """Return the rule for a history.
+    def of(cls, history: History, minimum: float, minimum_to_pending: float | None = None) -> Novelty:
+        """Return the test for a history.
 
         Args:
             history: History of the run.
-            apart: Minimum difference in one gene, in unit coordinates. In a gene with few values or without order, any
-                difference is enough. With 0, every genome that was not tried is new.
-            pending: The same for pending trials, whose results may still show that another place is better; None for
-                `apart`.
+            minimum: Minimum difference in one gene, in unit coordinates. In a gene with few values or without order,
+                any difference is enough. With 0, every genome that was not tried is new.
+            minimum_to_pending: The same for pending trials, whose results may still show that another place is better;
+                None for `minimum`.
         """
         genes = history.space.genes
-        few = np.array([gene.size < CONTINUOUS_FROM for gene in genes.values()]) | (unordered_sizes(history.space) > 0)
+        any_counts = np.array([gene.size < CONTINUOUS_FROM for gene in genes.values()]) | history.space.unordered
         ids: list[int] = []
-        if apart > 0.0:
+        if minimum > 0.0:
             ids = [trial.id for trial in history.ranking[:MAX_FIT_POINTS]]
             ids += range(max(0, history.proposed_count - MAX_RECENT_TRIALS), history.proposed_count)
-        waits = np.isin(ids, [one.id for one in history.pending])
-        distances = np.where(waits, apart if pending is None else pending, apart)[:, None]
+        is_pending = np.isin(ids, [candidate.id for candidate in history.pending])
+        minima = np.where(is_pending, minimum if minimum_to_pending is None else minimum_to_pending, minimum)
         units = np.array([history.proposed_units[id] for id in ids]).reshape(-1, len(genes))
-        return cls(history, units, np.where(few, SMALLEST_DIFFERENCE, distances))
-
-    def __call__(self, genome: Genome) -> bool:
-        """Return whether a genome is new."""
-        return self.units_if_new(genome) is not None
+        return cls(history, units, np.where(any_counts, SMALLEST_DIFFERENCE, minima[:, None]))
 
     def units_if_new(self, genome: Genome) -> np.ndarray | None:
         """Return the unit coordinates of a genome, shape (genes,); None if it is not new."""
         if self.history.seen(genome):
             return None
         units = self.history.space.encode(genome)
-        far = (np.abs(self.units - units) >= self.least).any(axis=1)
-        return units if far.all() else None
+        differs = (np.abs(self.units - units) >= self.minimum_differences).any(axis=1)
+        return units if differs.all() else None
 
-    def filter_new(self, drafts: Iterable[Draft]) -> Iterator[Proposal]:
-        """Yield the distinct new genomes among drafts; each draft is snapped only when it is needed."""
-        known = set()
+    def filter_new(self, drafts: Iterable[Draft]) -> Iterator[tuple[Proposal, np.ndarray]]:
+        """Yield the distinct new genomes among drafts, with their unit coordinates; each is snapped when needed."""
+        keys = set()
         for draft in drafts:
-            proposal = draft.proposal(self.history.space)
+            proposal = Proposal(self.history.space.snap(draft.units), draft.operator, draft.parents)
             key = genome_key(proposal.genome)
-            if key not in known and self(proposal.genome):
-                known.add(key)
-                yield proposal
+            units = None if key in keys else self.units_if_new(proposal.genome)
+            if units is not None:
+                keys.add(key)
+                yield proposal, units
 
 
 def best_among(novelty: Novelty, drafts: Sequence[Draft], merits: MeritFunction) -> Proposal | None:
     """Return the genome with the highest merit among drafts; None if no draft is new."""
-    best = list(_best_new(novelty, drafts, merits, ()).values())
+    best = list(islice(_best_new(novelty, drafts, merits), PARENTS_PER_ROUND))
     if not best:
         return None
-    return best[int(np.argmax(merits(np.stack([units for _, units in best]))))][0]
+    proposals, units = zip(*best, strict=True)
+    winner: Proposal = proposals[int(np.argmax(merits(np.stack(units))))]
+    return winner
 
 
 def search_around(
@@ -167,72 +192,144 @@ def search_around(
         A proposal; None if no draft is new.
     """
     space = novelty.history.space
-    found: dict[str, Proposal] = {}
-    units, merit = np.empty((0, len(space.genes))), np.empty(0)
-    young = list(drafts)
+    # The new genomes of all rounds: proposals by key, and in the same order their coordinates and merits.
+    proposals: dict[str, Proposal] = {}
+    units, values = np.empty((0, len(space.genes))), np.empty(0)
+    round_drafts = list(drafts)
     for number in range(ROUNDS + 1):
         if number:
-            proposals = list(found.values())
-            top = np.repeat(np.argsort(-merit, kind="stable")[:PARENTS_PER_ROUND], VARIANTS_PER_PARENT)
-            varied = _mutate_units(units[top], space, rng, FIRST_STEP_DEVIATION / 2.0 ** (number - 1))
-            young = [Draft(row, "searched", proposals[place].parents) for row, place in zip(varied, top, strict=True)]
-        best = _best_new(novelty, young, merits, found)
-        if best:
-            encoded = np.stack([row for _, row in best.values()])
-            found |= {key: proposal for key, (proposal, _) in best.items()}
-            units, merit = np.concatenate([units, encoded]), np.append(merit, merits(encoded))
-        if not found:
+            parents = np.repeat(np.argsort(-values, kind="stable")[:PARENTS_PER_ROUND], VARIANTS_PER_PARENT)
+            varied = _mutate_units(units[parents], space, rng, FIRST_STEP_DEVIATION / 2.0 ** (number - 1))
+            earlier = list(proposals.values())
+            round_drafts = [
+                Draft(row, "searched", earlier[parent].parents) for row, parent in zip(varied, parents, strict=True)
+            ]
+        best = _best_new(novelty, round_drafts, merits)
+        unseen = ((proposal, row) for proposal, row in best if genome_key(proposal.genome) not in proposals)
+        chosen = list(islice(unseen, PARENTS_PER_ROUND))
+        if chosen:
+            chosen_units = np.stack([row for _, row in chosen])
+            proposals |= {genome_key(proposal.genome): proposal for proposal, _ in chosen}
+            units, values = np.concatenate([units, chosen_units]), np.append(values, merits(chosen_units))
+        if not proposals:
             return None
-    return list(found.values())[int(np.argmax(merit))]
+    return list(proposals.values())[int(np.argmax(values))]
 
 
 def _best_new(
-    novelty: Novelty, young: Sequence[Draft], merits: MeritFunction, known: Container[str]
-) -> dict[str, tuple[Proposal, np.ndarray]]:
-    """Return the LIKED drafts with the highest merits that are new and not known, by key, each with its coordinates."""
-    likely = merits(move_to_cell_centres(novelty.history.space, np.stack([one.units for one in young])))
-    best: dict[str, tuple[Proposal, np.ndarray]] = {}
-    for index in np.argsort(-likely, kind="stable"):
-        proposal = young[index].proposal(novelty.history.space)
-        key = genome_key(proposal.genome)
-        units = None if key in known or key in best else novelty.units_if_new(proposal.genome)
-        if units is not None:
-            best[key] = proposal, units
-            if len(best) == PARENTS_PER_ROUND:
-                break
-    return best
+    novelty: Novelty, drafts: Sequence[Draft], merits: MeritFunction
+) -> Iterator[tuple[Proposal, np.ndarray]]:
+    """Yield the new genomes among drafts with their coordinates, in the order of their merits before snapping."""
+    values = merits(move_to_cell_centres(novelty.history.space, np.stack([draft.units for draft in drafts])))
+    return novelty.filter_new(drafts[index] for index in np.argsort(-values, kind="stable"))
 
 
-def _mutate_units(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, scale: float) -> np.ndarray:
+def _mutate_units(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, deviation: float) -> np.ndarray:
     """Return coordinates with each active gene mutated with probability 1 / active genes, at least one in each row.
 
     Args:
         units: Unit coordinates. Shape (points, genes).
         space: Space of the genes.
         rng: The only source of randomness.
-        scale: Standard deviation of a step, in unit coordinates. For a gene with few values it is at least most of the
-            width of one value. A gene without order takes any value.
+        deviation: Standard deviation of a step, in unit coordinates. For a gene with few values it is at least most of
+            the width of one value. A gene without order takes any value.
 
     Returns:
         Mutated coordinates. Shape (points, genes).
     """
     active = space.active(units)
-    drawn = np.where(active, rng.random(units.shape), np.inf)
-    struck = drawn < 1.0 / active.sum(axis=1, keepdims=True)
-    struck[np.arange(len(units)), np.argmin(drawn, axis=1)] = True
-    widths = np.array([max(scale, 0.7 / gene.size) for gene in space.genes.values()])
-    moved = np.abs(units + widths * rng.normal(size=units.shape)) % 2.0
+    chances = np.where(active, rng.random(units.shape), np.inf)
+    mutates = chances < 1.0 / active.sum(axis=1, keepdims=True)
+    mutates[np.arange(len(units)), np.argmin(chances, axis=1)] = True
+    deviations = np.array([max(deviation, CELL_SHARE / gene.size) for gene in space.genes.values()])
+    moved = np.abs(units + deviations * rng.normal(size=units.shape)) % 2.0
     moved = np.where(moved > 1.0, 2.0 - moved, moved)  # reflected at the bounds
-    moved = np.where(unordered_sizes(space) > 0, rng.random(units.shape), moved)
-    return np.where(struck, moved, units)
+    moved = np.where(space.unordered, rng.random(units.shape), moved)
+    return np.where(mutates, moved, units)
 
 
 def move_to_cell_centres(space: SearchSpace, units: np.ndarray) -> np.ndarray:
-    """Return unit coordinates with genes of few values moved to the middle of a value, nearly as in `encode`."""
+    """Return unit coordinates with genes of few values moved to the middle of a value, as `encode` does for most."""
     sizes = np.array([float(gene.size) for gene in space.genes.values()])
-    few = sizes < CONTINUOUS_FROM
-    sizes = np.where(few, sizes, 1.0)
-    return np.where(few, (np.minimum(np.floor(units * sizes), sizes - 1) + 0.5) / sizes, units)
+    has_cells = sizes < CONTINUOUS_FROM
+    sizes = np.where(has_cells, sizes, 1.0)
+    return np.where(has_cells, (np.minimum(np.floor(units * sizes), sizes - 1) + 0.5) / sizes, units)
+
+
+def drafts_near(leaders: Sequence[Individual], rng: np.random.Generator) -> Iterator[Draft]:
+    """Yield drafts at random distances from each leader in turn."""
+    for number in range(DRAFTS_NEAR):
+        leader = leaders[number % len(leaders)]
+        steps = 10.0 ** rng.uniform(*LOG_DISTANCES) * rng.normal(size=len(leader.units))
+        yield Draft(np.clip(leader.units + steps, 0.0, 1.0), "nearby", (leader.id,))
+
+
+def climb_drafts(
+    drafts: Sequence[Draft], merits: MeritFunction, slopes: SlopeFunction, space: SearchSpace
+) -> list[Draft]:
+    """Return the drafts with the highest merits, PARENTS_PER_ROUND of them, after a climb along the merit's gradient.
+
+    Only genes with an order move. Each draft ends at the best point of its way.
+    """
+    units = np.stack([np.asarray(draft.units, dtype=np.float64) for draft in drafts])
+    best = np.argsort(-merits(move_to_cell_centres(space, units)), kind="stable")[:PARENTS_PER_ROUND]
+    points = units[best]
+    merit, gradient = slopes(points)
+    steepest, inverse_curvature = np.abs(gradient), np.zeros((*points.shape, points.shape[1]))
+    longest = np.full(len(points), FIRST_CLIMB)
+    for _ in range(CLIMBS):
+        at_bound = (points <= 0.0) & (gradient < 0.0) | (points >= 1.0) & (gradient > 0.0)
+        stays = at_bound | (steepest < FLAT * steepest.max(axis=1, keepdims=True))
+        step = _climb_step(np.where(stays, 0.0, gradient), inverse_curvature, longest)
+        new_points = np.clip(points + step, 0.0, 1.0)
+        new_merit, new_gradient = slopes(new_points)
+        steepest = np.maximum(steepest, np.abs(new_gradient))
+        _update_curvature(inverse_curvature, new_points - points, gradient - new_gradient)
+        higher = new_merit > merit
+        length = np.maximum(np.abs(new_points - points).max(axis=1), 1e-9)
+        longest = np.where(higher, np.minimum(2.0 * longest, LONGEST_CLIMB), 0.25 * length)
+        points = np.where(higher[:, None], new_points, points)
+        gradient, merit = np.where(higher[:, None], new_gradient, gradient), np.where(higher, new_merit, merit)
+    return [Draft(row, "climbed", drafts[index].parents) for row, index in zip(points, best.tolist(), strict=True)]
+
+
+def _climb_step(gradient: np.ndarray, inverse_curvature: np.ndarray, longest: np.ndarray) -> np.ndarray:
+    """Return the next steps: the gradient times the inverse curvature, where it is known, or as long as is allowed.
+
+    Args:
+        gradient: Slopes, 0 for genes that do not move. Shape (points, genes).
+        inverse_curvature: See `_update_curvature`.
+        longest: Longest move of a gene. Shape (points,).
+    """
+    is_curved = np.asarray(inverse_curvature.any(axis=(1, 2)))
+    step = np.where(is_curved[:, None], np.einsum("pij,pj->pi", inverse_curvature, gradient), gradient)
+    step[gradient == 0.0] = 0.0
+    length = np.abs(step).max(axis=1)
+    return step * np.where(is_curved & (length <= longest), 1.0, longest / np.maximum(length, 1e-300))[:, None]
+
+
+def _update_curvature(inverse_curvature: np.ndarray, step: np.ndarray, change: np.ndarray) -> None:
+    """Update inverse curvatures in place from a step, unless it shows none (Nocedal & Wright, equation 6.17).
+
+    Args:
+        inverse_curvature: Inverse of the negative second derivatives, 0 where nothing is known. Shape (points, genes,
+            genes).
+        step: Difference of the points. Shape (points, genes).
+        change: Gradient before the step minus gradient after it. Shape (points, genes).
+    """
+    product = (step * change).sum(axis=1)
+    shows = np.asarray(product > 1e-12 * np.sqrt((step**2).sum(axis=1) * (change**2).sum(axis=1)))
+    if not shows.any():
+        return
+    step, change, product = step[shows], change[shows], product[shows][:, None, None]
+    old = inverse_curvature[shows]
+    is_first = ~np.asarray(old.any(axis=(1, 2)))
+    squares = (change[is_first] ** 2).sum(axis=1)[:, None, None]
+    old[is_first] = product[is_first] / squares * np.eye(step.shape[1])
+    moved = np.einsum("pij,pj->pi", old, change)
+    across, along = step[:, :, None] * moved[:, None, :], step[:, :, None] * step[:, None, :]
+    share = (change * moved).sum(axis=1)[:, None, None] / product
+    inverse_curvature[shows] = old - (across + across.transpose(0, 2, 1)) / product + (1.0 + share) * along / product
 
 
 def propose_rare_value(
@@ -240,7 +337,7 @@ def propose_rare_value(
 ) -> Proposal | None:
     """Return a proposal with the rarest value of the genes without order, if the search has stalled.
 
-    A gene that conditions of others name divides the space into branches, and these are tried from the start.
+    A gene on which other genes depend divides the space into branches, and these are tried from the start.
 
     The best genes under one value need not be the best under another. The models know most about the surroundings of
     the best genome, so they reject a value after two trials at a bad place. When the search has stalled, a Gaussian
@@ -257,56 +354,57 @@ def propose_rare_value(
         objectives: their weights differ for each proposal, so no trial stays the best.
     """
     history = novelty.history
-    best = history.best
-    if probability == 0.0 or best is None or len(history.objectives) > 1:
+    if probability == 0.0 or history.best is None or len(history.objectives) > 1:
         return None
-    sizes, counts = unordered_sizes(history.space), unordered_sizes(history.space)
-    if not _stalled(history):
-        counts[np.setdiff1d(np.arange(len(counts)), history.space.branching)] = 0
-    rare = _rarest(encode_features(_recent(history), sizes), counts, rng)
-    if rare is None or rng.random() >= probability:
+    sizes = category_counts(history.space)
+    eligible_sizes = sizes
+    if not _has_stalled(history):
+        branching = np.isin(np.arange(len(sizes)), history.space.branching)
+        eligible_sizes = np.where(branching, sizes, 0)
+    recent = encode_features(np.stack(history.proposed_units[-MAX_RECENT_TRIALS:]), sizes)
+    rarest = _rarest_value(recent, eligible_sizes, rng)
+    if rarest is None or rng.random() >= probability:
         return None
-    gene, value = rare
-    found, points = [], []
-    for proposal in novelty.filter_new(_with_value(history, drafts, gene, (value + 0.5) / sizes[gene], rng)):
-        features = encode_features(history.space.encode(proposal.genome)[None], sizes)[0]
+    gene, value = rarest
+    proposals, points = [], []
+    candidates = _drafts_with_value(history, drafts, gene, (value + 0.5) / sizes[gene], rng)
+    for proposal, units in novelty.filter_new(candidates):
+        features = encode_features(units[None], sizes)[0]
         if features[gene] == value:  # a repair may have changed the value
-            found.append(proposal)
+            proposals.append(proposal)
             points.append(features)
-    if not found:
+    if not proposals:
         return None
-    return found[int(np.argmax(_promise(history, gene, value, np.stack(points), sizes)))]
+    return proposals[int(np.argmax(_merits_within_value(history, gene, value, np.stack(points), sizes, recent)))]
 
 
-def _stalled(history: History) -> bool:
+def _has_stalled(history: History) -> bool:
     """Return whether the latest results have not improved the best loss, or by less than PROGRESS."""
-    before = len(history.trials) - 1 - max(RESULTS_UNTIL_STALLED, len(history.pending))
-    place = next((place for place, one in enumerate(history.ranking) if one.reported_order < before), None)
-    if place is None or place == 0:
-        return place == 0
-    losses = history.scaled_losses() / 2.0  # the difference of whole ones may overflow
-    if np.isnan(losses[place]) or np.isnan(losses[0]):
+    first_late = len(history.trials) - 1 - max(RESULTS_UNTIL_STALLED, len(history.pending))
+    early_places = (place for place, trial in enumerate(history.ranking) if trial.reported_order < first_late)
+    place = next(early_places, None)  # of the best early trial
+    if place is None:
         return False
-    return bool(losses[place] - losses[0] < PROGRESS * (np.nanmedian(losses) - losses[0]))
+    if place == 0:
+        return True
+    halves = history.scaled_losses() / 2.0  # the difference of two losses themselves may overflow
+    if np.isnan(halves[place]) or np.isnan(halves[0]):
+        return False
+    return bool(halves[place] - halves[0] < PROGRESS * (np.nanmedian(halves) - halves[0]))
 
 
-def _recent(history: History) -> np.ndarray:
-    """Return the unit coordinates of the latest trials. Shape (trials, genes)."""
-    return np.stack(history.proposed_units[-MAX_RECENT_TRIALS:])
-
-
-def _rarest(features: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
+def _rarest_value(features: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
     """Return gene and value with the fewest trials, relative to the number of the gene's values.
 
     Args:
-        features: Features of the trials. Shape (trials, genes).
-        sizes: See `sizes_of`; 0 for a gene that is left out as well.
+        features: Features of the trials (see `encode_features`). Shape (trials, genes).
+        sizes: Number of values of each eligible gene, 0 for the others.
         rng: Generator that breaks ties.
 
     Returns:
         Index of the gene and index of the value; None if each value is sufficiently tried.
     """
-    rows = []
+    rows = []  # sorted by the first two items
     for gene in np.flatnonzero(sizes).tolist():
         size = int(sizes[gene])
         counts = np.bincount(features[:, gene].astype(int), minlength=size)
@@ -317,33 +415,29 @@ def _rarest(features: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -
     return (gene, value) if count < SUFFICIENT_TRIALS_FACTOR * math.sqrt(len(features)) else None
 
 
-def _with_value(
+def _drafts_with_value(
     history: History, drafts: Iterable[Draft], gene: int, unit: float, rng: np.random.Generator
 ) -> Iterator[Draft]:
     """Yield drafts whose gene has this unit coordinate: variants of its best, some of the given ones, random ones."""
-    ids = [
-        one.id
-        for one in history.ranking[:MAX_RECENT_TRIALS]
-        if abs(history.proposed_units[one.id][gene] - unit) < SMALLEST_DIFFERENCE
-    ][:ROUNDS]
+    units = history.proposed_units
+    ids = [trial.id for trial in history.ranking[:MAX_RECENT_TRIALS]]
+    ids = [id for id in ids if abs(units[id][gene] - unit) < SMALLEST_DIFFERENCE][:RARE_PARENTS]
     if ids:
-        varied = _mutate_units(
-            np.stack([history.proposed_units[id] for id in ids]).repeat(VARIANTS_PER_PARENT, 0),
-            history.space,
-            rng,
-            FIRST_STEP_DEVIATION,
-        )
-        yield from (Draft(row, "chance", (ids[place // VARIANTS_PER_PARENT],)) for place, row in enumerate(varied))
-    for one in islice(drafts, RARE_BRED_DRAFTS):
-        units = np.array(one.units, dtype=np.float64)
-        units[gene] = unit
-        yield Draft(units, "chance", one.parents)
-    for units in rng.random((RARE_RANDOM_DRAFTS, len(history.space.genes))):
-        units[gene] = unit
-        yield Draft(units, "chance")
+        repeated = np.stack([units[id] for id in ids]).repeat(VARIANTS_PER_PARENT, 0)
+        for index, row in enumerate(_mutate_units(repeated, history.space, rng, FIRST_STEP_DEVIATION)):
+            yield Draft(row, "chance", (ids[index // VARIANTS_PER_PARENT],))
+    for draft in islice(drafts, RARE_BRED_DRAFTS):
+        row = np.array(draft.units, dtype=np.float64)
+        row[gene] = unit
+        yield Draft(row, "chance", draft.parents)
+    for row in rng.random((RARE_RANDOM_DRAFTS, len(history.space.genes))):
+        row[gene] = unit
+        yield Draft(row, "chance")
 
 
-def _promise(history: History, gene: int, value: int, points: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def _merits_within_value(
+    history: History, gene: int, value: int, points: np.ndarray, sizes: np.ndarray, recent: np.ndarray
+) -> np.ndarray:
     """Return the merits of candidates from the results of their value alone. Shape (candidates,).
 
     With fewer than two results of the value, the merit is the squared distance from the nearest trial with the value,
@@ -354,25 +448,27 @@ def _promise(history: History, gene: int, value: int, points: np.ndarray, sizes:
         gene: Index of the gene.
         value: Index of the value, which all candidates have.
         points: Features of the candidates. Shape (candidates, genes).
-        sizes: See `sizes_of`.
+        sizes: See `category_counts`.
+        recent: Features of the latest trials. Shape (trials, genes).
     """
 
-    def of(ids: list[int]) -> np.ndarray:
-        units = np.array([history.proposed_units[id] for id in ids]).reshape(-1, len(sizes))
+    def features_with_value(trials: Sequence[Trial] | Sequence[Candidate]) -> np.ndarray:
+        units = np.array([history.proposed_units[trial.id] for trial in trials]).reshape(-1, len(sizes))
         features = encode_features(units, sizes)
         return np.asarray(features[features[:, gene] == value])
 
-    good = of([trial.id for trial in history.ranking[:MAX_RECENT_TRIALS]])[:MAX_FIT_POINTS]
-    failed = of([trial.id for trial in history.failed[-MAX_RECENT_TRIALS:]])[-MAX_FIT_POINTS:]
-    pending = of([one.id for one in history.pending[-MAX_RECENT_TRIALS:]])
-    known = np.concatenate([good, failed])
-    if len(known) < 2:
-        there = np.concatenate([known, pending])
-        steps = np.abs(points[:, None] - (there if len(there) else encode_features(_recent(history), sizes))[None])
+    good = features_with_value(history.ranking[:MAX_RECENT_TRIALS])[:MAX_FIT_POINTS]
+    failed = features_with_value(history.failed[-MAX_RECENT_TRIALS:])[-MAX_FIT_POINTS:]
+    pending = features_with_value(history.pending[-MAX_RECENT_TRIALS:])
+    results = np.concatenate([good, failed])
+    if len(results) < 2:
+        trials = np.concatenate([results, pending])
+        steps = np.abs(points[:, None] - (trials if len(trials) else recent)[None])
         steps[:, :, sizes > 0] = steps[:, :, sizes > 0] > 0
         return np.asarray((steps**2).sum(axis=2).min(axis=1))
-    places = np.append(np.arange(1.0, len(good) + 1), np.full(len(failed), len(good) + (len(failed) + 1) / 2))
-    scores = normal_scores(places, len(places))
-    process = Process.fit(known, scores, sizes > 0)
+    # Failures share the mean of the last ranks.
+    order = np.append(np.arange(1.0, len(good) + 1), np.full(len(failed), len(good) + (len(failed) + 1) / 2))
+    scores = normal_scores(order, len(order))
+    process = Process.fit(results, scores, sizes > 0)
     mean, variance = (process.with_pending(pending) if len(pending) else process).predict(points)
     return log_expected_improvement(mean, np.sqrt(variance), float(scores.max()))

@@ -1,13 +1,15 @@
 """Operators of evolution in unit coordinates: the only module that imports DEAP.
 
 Trials are passed in as `Individual`s, and children are returned as lists of unit coordinates. DEAP draws from the
-global generators of Python and numpy, which other threads may use as well. So its modules get their own generators,
-which `deap_generator` seeds from the caller's, and a proposal stays a pure function of the history. DEAP sees finite
-losses only; failed trials are never passed in. This module does not know proposals, duplicates or generations.
+global generators of Python and numpy. Here it must draw from the generator of a proposal, which stays a pure function
+of the history, and a user's own DEAP program must not notice. So this module uses private copies of DEAP's modules with
+a generator of their own, which `deap_generator` seeds. DEAP sees finite losses only; failed trials are never passed in.
+This module does not know proposals, duplicates or generations.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import random
 import threading
@@ -16,15 +18,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from deap import base, tools
-from deap.tools import crossover as deap_crossover
-from deap.tools import emo as deap_emo
-from deap.tools import selection as deap_selection
+from deap import base
 
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Trial
-from evo_tune.strategies._proposals import fold_seed
+from evo_tune.strategies import fold_seed
 
 ETA = 10.0
 """Crowding degree of simulated binary crossover: a child stays near one parent's value (Deb & Agrawal use 2 to 20)."""
@@ -35,25 +34,33 @@ would overflow to infinity. A crowding distance of infinity by infinity is not a
 
 
 class _Numpy:
-    """Replacement of numpy in DEAP, with its own generator as `numpy.random`."""
+    """Replacement of numpy in a copy of a DEAP module, with its own generator as `numpy.random`."""
 
-    def __init__(self, random: np.random.RandomState) -> None:
-        self.random = random
+    random = np.random.RandomState()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
 
 
-OWN, OWN_NUMPY = random.Random(), np.random.RandomState()
-"""Generators of DEAP. They replace the modules `random` and `numpy.random` in it and have the same methods."""
+def _private_copy(name: str) -> Any:
+    """Return a copy of a module of `deap.tools` that draws from GENERATOR and `_Numpy.random`.
 
-# DEAP takes no generator as an argument. Seeding the global ones instead would change what other threads draw.
-for _module in (deap_crossover, deap_emo, deap_selection):
-    _module.random = OWN
-deap_emo.numpy = _Numpy(OWN_NUMPY)
+    DEAP takes no generator as an argument. To replace the one in DEAP's modules would change what others draw.
+    """
+    spec = importlib.util.find_spec(f"deap.tools.{name}")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    vars(module).update(random=GENERATOR, numpy=_Numpy())
+    return module
+
+
+GENERATOR = random.Random()
+deap_crossover, deap_emo, deap_selection = map(_private_copy, ("crossover", "emo", "selection"))
 
 LOCK = threading.RLock()
-"""Held while DEAP draws, because runs in several threads share these generators."""
+"""Held while the copies draw, because runs in several threads share their generators."""
 
 
 class Losses(base.Fitness):  # type: ignore[misc]  # DEAP has no types
@@ -89,15 +96,15 @@ class Individual:
 
 @contextmanager
 def deap_generator(rng: np.random.Generator) -> Iterator[None]:
-    """Seed DEAP's generator from `rng`, and keep other threads from drawing from it inside the block."""
+    """Seed the generator of the copies of DEAP from `rng`, and keep other threads from using it inside the block."""
     with LOCK:
-        OWN.seed(int(rng.integers(2**63)))
+        GENERATOR.seed(int(rng.integers(2**63)))
         yield
 
 
 def tournament(pool: Sequence[Individual], size: int) -> Individual:
     """Return the best of `size` individuals drawn with replacement; call it inside `deap_generator`."""
-    winner: Individual = tools.selTournament(pool, 1, size)[0]
+    winner: Individual = deap_selection.selTournament(pool, 1, size)[0]
     return winner
 
 
@@ -108,7 +115,7 @@ def tournament_by_crowding(pool: Sequence[Individual]) -> tuple[Individual, Indi
         pool: One or more individuals from `select_by_crowding`.
     """
     # selTournamentDCD returns multiples of four, and needs at least as many individuals to choose from.
-    first, second = tools.selTournamentDCD(list(pool) * (4 if len(pool) < 4 else 1), 4)[:2]
+    first, second = deap_emo.selTournamentDCD(list(pool) * (4 if len(pool) < 4 else 1), 4)[:2]
     return first, second
 
 
@@ -117,9 +124,9 @@ def select_by_crowding(pool: Sequence[Individual], size: int) -> list[Individual
 
     The result contains copies, because a crowding distance belongs to the selection that computed it.
     """
-    copies = [Individual(one.id, one.losses, one.units) for one in pool]
-    kept: list[Individual] = tools.selNSGA2(copies, size) if copies else []
-    return kept
+    copies = [Individual(individual.id, individual.losses, individual.units) for individual in pool]
+    survivors: list[Individual] = deap_emo.selNSGA2(copies, size) if copies else []
+    return survivors
 
 
 def best_by_crowding(history: History, size: int) -> dict[int, Individual]:
@@ -128,16 +135,16 @@ def best_by_crowding(history: History, size: int) -> dict[int, Individual]:
     The result equals that of `select_by_crowding`, with its order and crowding distances. DEAP itself takes quadratic
     time in the number of trials.
     """
-    ranking, found = history.ranking, dict[int, Individual]()
+    ranking, survivors = history.ranking, dict[int, Individual]()
     fronts = _fronts(history.ranked_losses(), size) if len(ranking) else []
     for front in fronts:
         pool = {row: Individual.of(ranking[row], history) for row in front}
         deap_emo.assignCrowdingDist(list(pool.values()))
         if front is fronts[-1]:
-            last = sorted(pool.items(), key=lambda one: one[1].fitness.crowding_dist, reverse=True)
-            pool = dict(last[: size - len(found)])
-        found |= pool
-    return found
+            by_crowding = sorted(pool.items(), key=lambda item: item[1].fitness.crowding_dist, reverse=True)
+            pool = dict(by_crowding[: size - len(survivors)])
+        survivors |= pool
+    return survivors
 
 
 def _fronts(losses: np.ndarray, size: int) -> list[list[int]]:
@@ -153,23 +160,22 @@ def _fronts(losses: np.ndarray, size: int) -> list[list[int]]:
     import moocore  # takes a quarter of a second, needed for several objectives only
 
     numbers = moocore.pareto_rank(losses)
-    found: list[list[int]] = []
-    before: np.ndarray | None = None
+    fronts: list[list[int]] = []
+    previous: np.ndarray | None = None
     for number in np.unique(numbers):
-        if sum(map(len, found)) >= size:
+        if sum(map(len, fronts)) >= size:
             break
-        groups: dict[tuple[float, ...], list[int]] = {}
+        rows_by_point: dict[tuple[float, ...], list[int]] = {}
         for row in np.flatnonzero(numbers == number).tolist():
-            groups.setdefault(tuple((SHRINK * losses[row]).tolist()), []).append(row)
-        points, order = np.array(list(groups)), np.arange(len(groups))
-        if before is not None:
-            over = np.all(before[:, None] <= points, axis=2) & np.any(before[:, None] < points, axis=2)
-            over = np.asarray(over)
-            order = np.lexsort((order, len(before) - np.argmax(over[::-1], axis=0)))
-        rows = list(groups.values())
-        found.append([row for one in order.tolist() for row in rows[one]])
-        before = points[order]
-    return found
+            rows_by_point.setdefault(tuple((SHRINK * losses[row]).tolist()), []).append(row)
+        points, order = np.array(list(rows_by_point)), np.arange(len(rows_by_point))
+        if previous is not None:
+            dominates = np.all(previous[:, None] <= points, axis=2) & np.any(previous[:, None] < points, axis=2)
+            order = np.lexsort((order, len(previous) - np.argmax(dominates[::-1], axis=0)))
+        groups = list(rows_by_point.values())
+        fronts.append([row for index in order.tolist() for row in groups[index]])
+        previous = points[order]
+    return fronts
 
 
 def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individual]:
@@ -180,22 +186,14 @@ def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individua
     """
     if len(pool) <= size:
         return list(pool)
-    objectives = len(pool[0].losses)
-    with LOCK, np.errstate(all="ignore"):  # losses may overflow; the niche is then arbitrary
-        OWN_NUMPY.seed(fold_seed(one.id for one in pool))
-        points = tools.uniform_reference_points(objectives, _divisions(objectives, size))
-        kept: list[Individual] = tools.selNSGA3(list(pool), size, points, nd="standard")
-    return kept
-
-
-def _divisions(objectives: int, size: int) -> int:
-    """Return the largest number of divisions of an axis (int ≥ 1) that needs at most `size` reference points."""
-    if objectives == 1:
-        return 1
-    divisions = 1
-    while math.comb(objectives + divisions, divisions + 1) <= size:
+    objectives, divisions = len(pool[0].losses), 1  # of an axis: as many as `size` points allow
+    while objectives > 1 and math.comb(objectives + divisions, divisions + 1) <= size:
         divisions += 1
-    return divisions
+    with LOCK, np.errstate(all="ignore"):  # losses may overflow; the niche is then arbitrary
+        _Numpy.random.seed(fold_seed(individual.id for individual in pool))
+        points = deap_emo.uniform_reference_points(objectives, divisions)
+        survivors: list[Individual] = deap_emo.selNSGA3(list(pool), size, points, nd="standard")
+    return survivors
 
 
 def crossover(first: Sequence[float], second: Sequence[float], space: SearchSpace) -> list[float]:
@@ -205,13 +203,14 @@ def crossover(first: Sequence[float], second: Sequence[float], space: SearchSpac
     parent. A gene without order is taken from either parent.
     """
     child, mate = np.array(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    for places, ordered in ((~space.unordered, True), (space.unordered, False)):
-        one, other = child[places].tolist(), mate[places].tolist()
-        if ordered:
-            tools.cxSimulatedBinaryBounded(one, other, ETA, 0.0, 1.0)
+    ordered, unordered = ~space.unordered, space.unordered
+    for genes in (ordered, unordered):
+        child_values, mate_values = child[genes].tolist(), mate[genes].tolist()
+        if genes is ordered:
+            deap_crossover.cxSimulatedBinaryBounded(child_values, mate_values, ETA, 0.0, 1.0)
         else:
-            tools.cxUniform(one, other, 0.5)
-        child[places] = one
+            deap_crossover.cxUniform(child_values, mate_values, 0.5)
+        child[genes] = child_values
     units: list[float] = child.tolist()
     return units
 
@@ -229,8 +228,8 @@ def mutate(
         scale: Standard deviation of a step, in unit coordinates.
     """
     active = space.active(np.asarray(units)[None])[0]
-    struck = active & (rng.random(len(units)) < expected / active.sum())
-    if not struck.any():
-        struck[rng.choice(np.flatnonzero(active))] = True
+    mutates = active & (rng.random(len(units)) < expected / active.sum())
+    if not mutates.any():
+        mutates[rng.choice(np.flatnonzero(active))] = True
     genes = space.genes.values()
-    return [gene.mutate(u, rng, scale) if hit else u for gene, u, hit in zip(genes, units, struck, strict=True)]
+    return [gene.mutate(u, rng, scale) if moves else u for gene, u, moves in zip(genes, units, mutates, strict=True)]

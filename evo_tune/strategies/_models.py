@@ -60,38 +60,38 @@ PRUDENCE = 5.0
 """Number of results of this run that count as evidence against any earlier run, because a few may agree by luck."""
 
 
-def normal_scores(places: np.ndarray, count: int) -> np.ndarray:
-    """Return the normal scores of places among `count` results (Blom, 1958), best highest. Shape (places,).
+def normal_scores(ranking: np.ndarray, count: int) -> np.ndarray:
+    """Return the normal scores of ranks among `count` results (Blom, 1958), best highest. Shape (ranks,).
 
     They depend on the order of losses only, not on their scale or on outliers.
     """
     normal = NormalDist()
-    return np.array([-normal.inv_cdf((place - 0.375) / (count + 0.25)) for place in places])
+    return np.array([-normal.inv_cdf((rank - 0.375) / (count + 0.25)) for rank in ranking])
 
 
-def loss_scores(places: np.ndarray, losses: np.ndarray) -> np.ndarray:
+def loss_scores(ranking: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """Return scores that are linear in the loss for the better half, and fall with its logarithm for the rest.
 
     Normal scores make a smooth surface steepest at its minimum, because the best few scores are the farthest apart.
     These are as smooth as the losses, and still neither the scale of the losses nor outliers matter.
 
     Args:
-        places: Places of the results, 1 for the best, used where the losses have no scale. Shape (results,).
-        losses: Losses of the results, NaN for one that is not known, which counts as the worst. Shape (results,).
+        ranking: Ranks of the results, 1 for the best, used where the losses have no scale. Shape (results,).
+        losses: Losses of the results, NaN for an unknown one, which counts as the worst. Shape (results,).
 
     Returns:
         Scores with mean 0 and variance 1, best highest. Shape (results,).
     """
-    known = np.isfinite(losses)
-    halves = losses[known] / 2.0  # the difference of whole ones may overflow
-    middle = float(np.median(halves)) if known.any() else 0.0
+    is_finite = np.isfinite(losses)
+    halves = losses[is_finite] / 2.0  # the difference of two losses themselves may overflow
+    middle = float(np.median(halves)) if is_finite.any() else 0.0
     span = middle - float(halves.min(initial=middle))
     if not span > 0.0:
-        return normal_scores(places, len(places))
-    beyond = np.minimum(halves - middle, 1e9 * span) / span
+        return normal_scores(ranking, len(ranking))
+    excess = np.minimum(halves - middle, 1e9 * span) / span
     scores = np.empty(len(losses))
-    scores[known] = np.where(beyond > 0.0, -np.log1p(np.maximum(beyond, 0.0)), -beyond)
-    scores[~known] = scores[known].min()
+    scores[is_finite] = np.where(excess > 0.0, -np.log1p(np.maximum(excess, 0.0)), -excess)
+    scores[~is_finite] = scores[is_finite].min()
     return np.asarray((scores - scores.mean()) / scores.std())
 
 
@@ -102,8 +102,8 @@ def log_density_and_probability(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     density = -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)
     below = np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z.tolist()])
-    far = density - np.log(np.maximum(-z, 1.0))
-    return density, np.where(z > -30.0, np.log(np.maximum(below, 1e-300)), far)
+    asymptote = density - np.log(np.maximum(-z, 1.0))
+    return density, np.where(z > -30.0, np.log(np.maximum(below, 1e-300)), asymptote)
 
 
 def log_expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) -> np.ndarray:
@@ -115,8 +115,9 @@ def log_expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: floa
     z = (mean - best) / deviation
     density = -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)
     below = np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z])
-    near = np.log(np.maximum(np.exp(density) + z * below, 1e-300))
-    return np.asarray(np.log(deviation) + np.where(z > -30.0, near, density - 2.0 * np.log(np.maximum(-z, 30.0))))
+    exact = np.log(np.maximum(np.exp(density) + z * below, 1e-300))
+    asymptote = density - 2.0 * np.log(np.maximum(-z, 30.0))
+    return np.asarray(np.log(deviation) + np.where(z > -30.0, exact, asymptote))
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,9 @@ class Models:
             process = Process.fit(points, scores, kinds)
         if len(pending):
             expected, _ = process.predict(pending)
-            kept = np.argsort(-expected, kind="stable")[:PENDING]
-            process = process.with_pending(pending[kept])
-            points, scores = np.concatenate([points, pending[kept]]), np.append(scores, expected[kept])
+            best = np.argsort(-expected, kind="stable")[:PENDING]
+            process = process.with_pending(pending[best])
+            points, scores = np.concatenate([points, pending[best]]), np.append(scores, expected[best])
         if alone:
             return cls(process)
         samples = np.argsort(rng.random((TREES, len(points))), axis=1)[:, : math.ceil(BAG * len(points))]
@@ -189,28 +190,28 @@ class FidelityModel:
 
     Args:
         process: Process fitted to some of the results.
-        seen: All results.
-        sizes: See `features_of`.
+        results: All results.
+        sizes: See `category_counts`.
         used: Whether the process was fitted to a result. Shape (genomes, shares).
         best: Best score of a fully trained genome.
     """
 
     process: Process
-    seen: GenomeResults
+    results: GenomeResults
     sizes: np.ndarray
     used: np.ndarray
     best: float
 
     @classmethod
-    def of(cls, seen: GenomeResults, sizes: np.ndarray) -> FidelityModel:
-        """Return a process of some results; at least one must be from a full training."""
-        used = _choose_results(seen.places)
+    def of(cls, results: GenomeResults, sizes: np.ndarray) -> FidelityModel:
+        """Return a model of some results; at least one must be from a full training."""
+        used, count = _choose_results(results.places), len(results.places)
         rows, shares = np.nonzero(used)
-        scores = normal_scores(seen.places[used], len(seen.places))
-        points = encode_features(seen.encode(rows), sizes)
-        process = Process.fit(points, scores, sizes > 0, np.log(seen.shares)[shares])
-        best = normal_scores(np.nanmin(seen.places[:, -1:], axis=0), len(seen.places))
-        return cls(process, seen, sizes, used, float(best[0]))
+        scores = normal_scores(results.places[used], count)
+        points = encode_features(results.encode(rows), sizes)
+        process = Process.fit(points, scores, sizes > 0, np.log(results.shares)[shares])
+        best = normal_scores(np.nanmin(results.places[:, -1:], axis=0), count)
+        return cls(process, results, sizes, used, float(best[0]))
 
     def trust(self, share: float) -> float:
         return self.process.trust(share)
@@ -221,53 +222,50 @@ class FidelityModel:
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """Return the scores of genomes: measured if they were fully trained, else predicted. Shape (rows,)."""
-        final = self.seen.places[rows, -1]
-        known = ~np.isnan(final)
-        found = np.empty(len(rows))
-        found[known] = normal_scores(final[known], len(self.seen.places))
-        if not known.all():
-            found[~known], _ = self._predict(rows[~known])
-        return np.asarray(found)
+        final_ranks = self.results.places[rows, -1]
+        is_final = ~np.isnan(final_ranks)
+        scores = np.empty(len(rows))
+        scores[is_final] = normal_scores(final_ranks[is_final], len(self.results.places))
+        if not is_final.all():
+            scores[~is_final], _ = self._predict(rows[~is_final])
+        return np.asarray(scores)
 
     def _predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the final score of genomes, given all their results, each of shape (rows,)."""
-        points = encode_features(self.seen.encode(rows), self.sizes)
-        mean, variance, last = np.empty(len(rows)), np.empty(len(rows)), self._last(rows)
-        left = ~self.used[rows, last]
-        if not left.all():
-            mean[~left], variance[~left] = self.process.predict(points[~left])
-        if left.any():
-            ages, place = np.log(self.seen.shares)[last[left]], self.seen.places[rows, last][left]
-            scores = normal_scores(place, len(self.seen.places))
-            mean[left], variance[left] = self.process.predict_after_score(points[left], ages, scores)
+        places, points = self.results.places, encode_features(self.results.encode(rows), self.sizes)
+        last_columns = places.shape[1] - 1 - np.argmax(~np.isnan(places[rows, ::-1]), axis=1)
+        mean, variance = np.empty(len(rows)), np.empty(len(rows))
+        is_new = ~self.used[rows, last_columns]
+        if not is_new.all():
+            mean[~is_new], variance[~is_new] = self.process.predict(points[~is_new])
+        if is_new.any():
+            ages = np.log(self.results.shares)[last_columns[is_new]]
+            scores = normal_scores(places[rows, last_columns][is_new], len(places))
+            mean[is_new], variance[is_new] = self.process.predict_after_score(points[is_new], ages, scores)
         return mean, variance
-
-    def _last(self, rows: np.ndarray) -> np.ndarray:
-        """Return the column of the last result of genomes. Shape (rows,)."""
-        return np.asarray(len(self.seen.shares) - 1 - np.argmax(~np.isnan(self.seen.places[rows, ::-1]), axis=1))
 
 
 def _choose_results(places: np.ndarray) -> np.ndarray:
-    """Return a mask of the results to fit a process to, at most POINTS. Shape (genomes, shares).
+    """Return a mask of the results to fit a process to, at most MAX_FIT_POINTS. Shape (genomes, shares).
 
     The first and last results of the best fully trained genomes come first, so that the process can learn how the two
     are related. Half of the rest are the best other results, and half are results spread over the run.
     """
-    there = ~np.isnan(places)
-    if there.sum() <= MAX_FIT_POINTS:
-        return np.asarray(there)
-    used = np.zeros_like(there)
-    ended = np.flatnonzero(there[:, -1])
-    best = ended[np.argsort(places[ended, -1], kind="stable")[:PAIRS]]
+    exists = ~np.isnan(places)
+    if exists.sum() <= MAX_FIT_POINTS:
+        return np.asarray(exists)
+    used = np.zeros_like(exists)
+    full = np.flatnonzero(exists[:, -1])
+    best = full[np.argsort(places[full, -1], kind="stable")[:PAIRS]]
     used[best, -1] = True
-    used[best, 0] = there[best, 0]
-    rows, columns = np.nonzero(there & ~used)
+    used[best, 0] = exists[best, 0]
+    rows, columns = np.nonzero(exists & ~used)
     order = np.argsort(places[rows, columns], kind="stable")
-    left = MAX_FIT_POINTS - int(used.sum())
-    others = np.sort(order[left // 2 :])
-    spread = others[np.linspace(0, len(others) - 1, left - left // 2).astype(int)]
-    for some in (order[: left // 2], spread):
-        used[rows[some], columns[some]] = True
+    room = MAX_FIT_POINTS - int(used.sum())
+    worse = np.sort(order[room // 2 :])
+    spread = worse[np.linspace(0, len(worse) - 1, room - room // 2).astype(int)]
+    chosen = np.append(order[: room // 2], spread)
+    used[rows[chosen], columns[chosen]] = True
     return np.asarray(used)
 
 
@@ -281,13 +279,13 @@ class EarlierRuns:
         lessons: Results of the earlier runs that have a weight.
         weights: Weight of each run. Shape (lessons,).
         sizes: Number of values of each gene without order, 0 for one with an order. Shape (genes,).
-        middle: Mean prediction for this run's results.
+        mean: Mean prediction for this run's results.
     """
 
     lessons: tuple[Lesson, ...]
     weights: np.ndarray
     sizes: np.ndarray
-    middle: float
+    mean: float
 
     @classmethod
     def of(cls, lessons: Sequence[Lesson], points: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> EarlierRuns:
@@ -299,41 +297,41 @@ class EarlierRuns:
             scores: Scores of these results, best highest. Shape (results,).
             sizes: See the class.
         """
-        means = [_process_of(one, sizes).predict(points[:, one.shared])[0] for one in lessons]
         count = len(scores)
+        means = [_lesson_process(lesson, sizes).predict(points[:, lesson.shared])[0] for lesson in lessons]
         trusts = [max(0.0, rank_correlation(mean.tolist(), scores.tolist()) - 1.0 / math.sqrt(count)) for mean in means]
-        kept = [place for place, trust in enumerate(trusts) if trust > 0.0]
-        shares = np.array([trusts[place] ** 2 for place in kept])
-        if not kept:
+        useful = [number for number, trust in enumerate(trusts) if trust > 0.0]
+        shares = np.array([trusts[number] ** 2 for number in useful])
+        if not useful:
             return cls((), shares, sizes, 0.0)
         shares /= shares.sum()
-        together = shares @ np.stack([means[place] for place in kept])
-        away = together - together.mean()
-        slope = float(away @ (scores - scores.mean()) / (away @ away + PRUDENCE * max(1e-9, float(together.var()))))
+        together = shares @ np.stack([means[number] for number in useful])
+        centred = together - together.mean()
+        evidence = centred @ centred + PRUDENCE * max(1e-9, float(together.var()))
+        slope = float(centred @ (scores - scores.mean()) / evidence)
         slope = min(1.0, max(0.0, slope)) * min(1.0, FADE / count)
-        return cls(tuple(lessons[place] for place in kept), slope * shares, sizes, slope * float(together.mean()))
+        return cls(tuple(lessons[number] for number in useful), slope * shares, sizes, slope * float(together.mean()))
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return the predicted scores of points, minus their mean over this run's results. Shape (points,)."""
-        total = np.full(len(points), -self.middle)
+        total = np.full(len(points), -self.mean)
         for lesson, weight in zip(self.lessons, self.weights.tolist(), strict=True):
-            total += weight * _process_of(lesson, self.sizes).predict(points[:, lesson.shared])[0]
+            total += weight * _lesson_process(lesson, self.sizes).predict(points[:, lesson.shared])[0]
         return total
 
 
-def _process_of(lesson: Lesson, sizes: np.ndarray) -> Process:
-    """Return the process of an earlier run, fitted once to at most POINTS results.
+def _lesson_process(lesson: Lesson, sizes: np.ndarray) -> Process:
+    """Return the process of an earlier run, fitted once to at most MAX_FIT_POINTS results.
 
     Half of them are the best, the others are spread over the ranks. Scores here are the ranks, scaled to variance 1.
     """
     if "process" not in lesson.memo:
-        order = np.argsort(lesson.losses, kind="stable")
+        order, half = np.argsort(lesson.losses, kind="stable"), MAX_FIT_POINTS // 2
         if len(order) > MAX_FIT_POINTS:
-            others = np.linspace(MAX_FIT_POINTS // 2, len(order) - 1, MAX_FIT_POINTS - MAX_FIT_POINTS // 2).astype(int)
-            order = np.append(order[: MAX_FIT_POINTS // 2], order[others])
-        places = ranks(lesson.losses)
-        scores = np.asarray(math.sqrt(12.0) * (0.5 - (places - 0.5) / len(places)))
+            spread = np.linspace(half, len(order) - 1, MAX_FIT_POINTS - half).astype(int)
+            order = np.append(order[:half], order[spread])
+        scores = np.asarray(math.sqrt(12.0) * (0.5 - (ranks(lesson.losses) - 0.5) / len(lesson.losses)))
         points = encode_features(lesson.units[order], sizes)[:, lesson.shared]
         lesson.memo["process"] = Process.fit(points, scores[order], sizes[lesson.shared] > 0)
-    found: Process = lesson.memo["process"]
-    return found
+    process: Process = lesson.memo["process"]
+    return process

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from evo_tune.genome.genes import Choice, Float, Gene, Int
+from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import DEFAULT, WARM_START, Objective, Proposal, Trial
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._proposals import fresh
+from evo_tune.strategies import fresh
 
 if TYPE_CHECKING:
     from cmaes import CMAwM
@@ -53,7 +53,8 @@ class CMA(Strategy):
     needs: ClassVar[Mapping[str, str]] = {"cmaes": "evo-tune[cma]"}
 
     def unsuited(self, space: SearchSpace, objectives: Sequence[Objective]) -> str:
-        odd = [name for name, gene in space.genes.items() if _is_unordered(gene)]
+        genes = space.genes.items()
+        odd = [name for name, gene in genes if isinstance(gene, Choice) and not gene.ordered and gene.size > 1]
         if odd:
             return (
                 f"searches numbers and ordered choices, and {', '.join(odd)} has no order: fix it with --gene "
@@ -71,9 +72,6 @@ class CMA(Strategy):
         if not varied.any():
             return
 
-        def begin() -> State:
-            return State(_distribution(space, varied, self.sigma, self.population))
-
         def step(state: State, trial: Trial) -> State:
             if trial.candidate.operator in LEARNED and (trial.rankable or not trial.ok):
                 state.add(trial, history.proposed_units[trial.id][varied])
@@ -81,16 +79,15 @@ class CMA(Strategy):
                 return State(_distribution(space, varied, self.sigma, 2 * state.distribution.population_size))
             return state
 
+        def begin() -> State:
+            return State(_distribution(space, varied, self.sigma, self.population))
+
         distribution = history.fold((__name__, self), begin, step).distribution
         distribution.reseed_rng(int(rng.integers(2**32)))
         units = space.encode(space.default())
         for _ in range(ATTEMPTS):
             units[varied], _ = distribution.ask()
             yield Proposal(space.snap(units), "cma")
-
-
-def _is_unordered(gene: Gene) -> bool:
-    return isinstance(gene, Choice) and not gene.ordered and gene.size > 1
 
 
 def _distribution(space: SearchSpace, varied: np.ndarray, sigma: float, population: int) -> CMAwM:
@@ -131,7 +128,7 @@ class State:
         elif len(self.failed) < size // 2:
             self.failed.append(units)
         if len(self.good) + len(self.failed) == size:
-            ranked = [units for *_, units in sorted(self.good, key=lambda one: one[:2])]
+            ranked = [units for *_, units in sorted(self.good, key=lambda result: result[:2])]
             last = float(size)
             self.distribution.tell(
                 [(units, float(rank)) for rank, units in enumerate(ranked)] + [(units, last) for units in self.failed]

@@ -20,7 +20,7 @@ from evo_tune.genome.history import History
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._proposals import spread
+from evo_tune.strategies import spread
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Hill(Strategy):
         """Yield the neighbours of a trial, large steps first, those of one size in random order."""
         space = history.space
         genes = list(space.genes.values())
-        here = history.proposed_units[top.id]
+        start = history.proposed_units[top.id]
         size = self.step
         while size >= self.min_step:
-            moves = [(place, u) for place, gene in enumerate(genes) for u in _moves(gene, float(here[place]), size)]
+            moves = [(place, u) for place, gene in enumerate(genes) for u in _moves(gene, float(start[place]), size)]
             for which in rng.permutation(len(moves)):
                 place, u = moves[which]
-                units = here.copy()
+                units = start.copy()
                 units[place] = u
                 yield Proposal(space.snap(units), "neighbour", (top.id,))
             size /= 2
@@ -66,9 +66,9 @@ def _moves(gene: Gene, u: float, size: float) -> list[float]:
     """Return the coordinates one step away; one cell away if the step is smaller than a cell."""
     if isinstance(gene, Choice) and not gene.ordered:
         return gene.neighbours(u)
-    here = gene.decode(u)
-    far = [v for v in (u - size, u + size) if 0.0 <= v <= 1.0 and gene.decode(v) != here]
-    return far or gene.neighbours(u)
+    value = gene.decode(u)
+    moves = [v for v in (u - size, u + size) if 0.0 <= v <= 1.0 and gene.decode(v) != value]
+    return moves or gene.neighbours(u)
 
 
 @dataclass

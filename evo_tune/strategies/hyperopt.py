@@ -11,20 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.history import History
-from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.trial import Proposal
 from evo_tune.genome.values import Genome, Value
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._proposals import fresh
-
-if TYPE_CHECKING:
-    from hyperopt import Trials
+from evo_tune.strategies import fresh
 
 ATTEMPTS = 4
 """Suggestions tried before a random genome is taken; each costs as much as the first."""
@@ -46,25 +43,32 @@ class Hyperopt(Strategy):
         return fresh(history, rng, self._suggest(history, rng))
 
     def _suggest(self, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
-        from hyperopt import Domain, tpe
+        from hyperopt import Domain, Trials, tpe
 
         genes = {name: gene for name, gene in history.space.genes.items() if gene.size > 1}
         if not genes:  # Hyperopt has no parameter of one value
             return
-        domain = Domain(lambda point: 0.0, {name: _prior(name, gene) for name, gene in genes.items()})
-        trials = _trials(history, genes)
+        documents = [_document(trial.id, trial.genome, {"status": "new"}, genes) for trial in history.pending]
+        for trial in history.trials:
+            if trial.losses is None:
+                documents.append(_document(trial.id, trial.genome, {"status": "fail"}, genes))
+            elif trial.rankable:
+                result = {"status": "ok", "loss": trial.losses[0]}
+                documents.append(_document(trial.id, trial.genome, result, genes))
+        trials = Trials()
+        trials.insert_trial_docs(sorted(documents, key=lambda document: document["tid"]))
+        trials.refresh()
+        domain = Domain(lambda point: 0.0, {name: _parameter(name, gene) for name, gene in genes.items()})
         for _ in range(ATTEMPTS):
-            seed = int(rng.integers(2**31))
+            seed, next_ids = int(rng.integers(2**31)), [history.proposed_count]
             with np.errstate(all="ignore"):  # a range of 1e300 overflows in it
-                found = tpe.suggest(
-                    [history.proposed_count], domain, trials, seed, n_startup_jobs=self.first, verbose=False
-                )
-            point = found[0]["misc"]["vals"]
-            genome = {name: _value(gene, point[name][0]) for name, gene in genes.items()}
+                suggestions = tpe.suggest(next_ids, domain, trials, seed, n_startup_jobs=self.first, verbose=False)
+            point = suggestions[0]["misc"]["vals"]
+            genome = {name: _from_parameter(gene, point[name][0]) for name, gene in genes.items()}
             yield Proposal(history.space.check(genome, fill_defaults=True), "tpe")
 
 
-def _prior(name: str, gene: Gene) -> Any:
+def _parameter(name: str, gene: Gene) -> Any:
     """Return a gene as a Hyperopt parameter; its logarithmic priors take logarithms as bounds."""
     from hyperopt import hp
 
@@ -72,25 +76,26 @@ def _prior(name: str, gene: Gene) -> Any:
         if gene.log:
             return hp.loguniform(name, math.log(gene.low), math.log(gene.high))
         return hp.uniform(name, gene.low, gene.high)
-    if isinstance(gene, Int):
-        if gene.log:
-            return hp.qloguniform(name, math.log(gene.low - 0.5), math.log(gene.high + 0.5), 1)
-        return hp.uniformint(name, 0, gene.size - 1)  # steps, so that each is as likely as the others
-    assert isinstance(gene, Choice)
-    return hp.uniformint(name, 0, gene.size - 1) if gene.ordered else hp.choice(name, list(range(gene.size)))
+    if isinstance(gene, Int) and gene.log:
+        return hp.qloguniform(name, math.log(gene.low - 0.5), math.log(gene.high + 0.5), 1)
+    if isinstance(gene, Choice) and not gene.ordered:
+        return hp.choice(name, list(range(gene.size)))
+    return hp.uniformint(name, 0, int(gene.size) - 1)  # of an Int its steps, so that each is as likely as the others
 
 
-def _value(gene: Gene, point: float) -> Value:
+def _from_parameter(gene: Gene, number: float) -> Value:
+    """Return a gene's value for a number that Hyperopt suggests."""
     if isinstance(gene, Choice):
-        return gene.values[int(point)]
+        return gene.values[int(number)]
     if isinstance(gene, Int):
-        whole = int(point) if gene.log else gene.low + gene.step * int(point)
-        return min(max(whole, gene.low), gene.high)
+        value = int(number) if gene.log else gene.low + gene.step * int(number)
+        return min(max(value, gene.low), gene.high)
     assert isinstance(gene, Float)
-    return gene.check(min(max(float(point), gene.low), gene.high))  # exp(log(low)) may be just below low
+    return gene.check(min(max(float(number), gene.low), gene.high))  # exp(log(low)) may be just below low
 
 
-def _point(gene: Gene, value: Value) -> float:
+def _to_parameter(gene: Gene, value: Value) -> float:
+    """Return a gene's value as Hyperopt's number, the inverse of `_from_parameter`."""
     if isinstance(gene, Choice):
         return int(gene.encode(value) * gene.size)
     if isinstance(gene, Int) and not gene.log:
@@ -98,35 +103,12 @@ def _point(gene: Gene, value: Value) -> float:
     return float(value)
 
 
-def _trials(history: History, genes: Mapping[str, Gene]) -> Trials:
-    from hyperopt import Trials
-
-    docs = {trial.id: (trial.genome, _result(trial.losses)) for trial in history.trials if _counts(trial)}
-    docs.update({one.id: (one.genome, {"status": "new"}) for one in history.pending})
-    trials = Trials()
-    trials.insert_trial_docs([_doc(id, *docs[id], genes) for id in sorted(docs)])
-    trials.refresh()
-    return trials
-
-
-def _counts(trial: Trial) -> bool:
-    return trial.rankable or not trial.ok
-
-
-def _result(losses: tuple[float, ...] | None) -> dict[str, Any]:
-    return {"status": "fail"} if losses is None else {"status": "ok", "loss": losses[0]}
-
-
-def _doc(id: int, genome: Genome, result: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
+def _document(id: int, genome: Genome, result: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
     """Return a trial as a Hyperopt document, with one value of each parameter."""
     from hyperopt.base import JOB_STATE_DONE, JOB_STATE_RUNNING
 
-    misc = {
-        "tid": id,
-        "cmd": None,
-        "idxs": {name: [id] for name in genes},
-        "vals": {name: [_point(gene, genome[name])] for name, gene in genes.items()},
-    }
+    values = {name: [_to_parameter(gene, genome[name])] for name, gene in genes.items()}
+    misc = {"tid": id, "cmd": None, "idxs": {name: [id] for name in genes}, "vals": values}
     state = JOB_STATE_RUNNING if result["status"] == "new" else JOB_STATE_DONE
     unused = dict.fromkeys(("spec", "owner", "book_time", "refresh_time", "exp_key"))
     return {"tid": id, "state": state, "result": result, "misc": misc, **unused}

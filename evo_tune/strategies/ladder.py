@@ -23,7 +23,7 @@ from evo_tune.genome.trial import Objective, Proposal, Trial
 from evo_tune.options.binding import check_depth_first
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._proposals import unseen
+from evo_tune.strategies import unseen
 from evo_tune.strategies.ga import GA
 
 GENES = ("depth", "width")
@@ -106,20 +106,29 @@ class Ladder(GA):
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         climb = self._climb(history)
-        if climb.ended is None:
-            return self._next_of_last_rung(climb.rungs, history, rng)
-        for rung in sorted(climb.rungs, key=lambda rung: rung.best_loss):
-            proposal = rung.own(super().propose(rung.history, rng))
-            if proposal is not None or rung.history.pending:
-                return proposal
-        return None
+        rung = climb.rungs[-1]
+        if climb.end_reason is not None:
+            for rung in sorted(climb.rungs, key=lambda rung: rung.best_loss):
+                proposal = rung.as_run_proposal(super().propose(rung.history, rng))
+                if proposal is not None or rung.history.pending:
+                    return proposal
+            return None
+        if len(rung.ids) >= rung.count:  # waits for results
+            return None
+        starts = max(1, self.population // 2)
+        if len(climb.rungs) > 1 and len(rung.ids) < starts:
+            smaller = climb.rungs[-2]
+            for trial in smaller.first_trials()[:starts]:
+                genome = rung.history.space.check({**trial.genome, **rung.size._asdict()})
+                if not history.seen(genome):
+                    return Proposal(genome, "climb", (smaller.ids[trial.id],))
+        return rung.as_run_proposal(super().propose(rung.history, rng))
 
     def survivors(self, history: History) -> Sequence[int]:
-        rungs = self._climb(history).rungs
-        for rung in sorted(rungs, key=lambda rung: rung.best_loss):
-            found = [rung.ids[id] for id in super().survivors(rung.history)]
-            if found:
-                return found
+        for rung in sorted(self._climb(history).rungs, key=lambda rung: rung.best_loss):
+            ids = [rung.ids[id] for id in super().survivors(rung.history)]
+            if ids:
+                return ids
         return Strategy.survivors(self, history)
 
     def status(self, history: History) -> str:
@@ -128,7 +137,7 @@ class Ladder(GA):
         for rung, gain in zip(climb.rungs, [None, *climb.gains, None], strict=False):
             best = f"{objective.value(rung.best_loss):.4f}" if rung.best_loss < math.inf else "-"
             texts.append(f"{rung.size} {best}" + ("" if gain is None else f" (gain {gain:.3g} per doubling)"))
-        return f"ladder: {', '.join(texts)}; {climb.ended or f'on rung {climb.rungs[-1].size}'}"
+        return f"ladder: {', '.join(texts)}; {climb.end_reason or f'on rung {climb.rungs[-1].size}'}"
 
     def _climb(self, history: History) -> Climb:
         """Return the rungs that have started, and why no further one will."""
@@ -137,26 +146,14 @@ class Ladder(GA):
         for size in parse_sizes(self.sizes):
             rung = Rung(history, size, self.trials or self.population)
             rungs.append(rung)
-            if not rung.is_judged:
+            if not rung.is_complete():
                 return Climb(rungs, gains, None)
             if len(rungs) > 1:
-                gains.append(_gain(rungs[-2], rung))
+                gains.append(rung.gain_over(rungs[-2]))
                 if not gains[-1] >= self.threshold:
                     reason = f"gain {gains[-1]:.3g} per doubling is below {self.threshold:g}"
                     return Climb(rungs, gains, f"stopped at rung {size}: {reason}")
         return Climb(rungs, gains, f"reached the last rung {rungs[-1].size}")
-
-    def _next_of_last_rung(self, rungs: Sequence[Rung], history: History, rng: np.random.Generator) -> Proposal | None:
-        """Return the next proposal of the last rung; None while it waits for results."""
-        rung = rungs[-1]
-        if len(rung.ids) >= rung.count:
-            return None
-        if len(rungs) > 1 and len(rung.ids) < max(1, self.population // 2):
-            for trial in rungs[-2].judged[: max(1, self.population // 2)]:
-                genome = rung.history.space.check({**trial.genome, **rung.size._asdict()})
-                if not history.seen(genome):
-                    return Proposal(genome, "climb", (rungs[-2].ids[trial.id],))
-        return rung.own(super().propose(rung.history, rng))
 
 
 @dataclass(frozen=True)
@@ -166,12 +163,12 @@ class Climb:
     Args:
         rungs: Rungs that have started, at least one.
         gains: Gain of each judged rung after the first.
-        ended: Why no further rung will start; None while one may.
+        end_reason: Why no further rung will start; None while one may.
     """
 
     rungs: Sequence[Rung]
     gains: Sequence[float]
-    ended: str | None
+    end_reason: str | None
 
 
 class Rung:
@@ -187,29 +184,41 @@ class Rung:
         self.size = size
         self.count = count
         self.history = RunHistory(_fix_size(history.space, size), history.objectives)
-        candidates = sorted([*(trial.candidate for trial in history.trials), *history.pending], key=lambda one: one.id)
-        members = [one for one in candidates if all(one.genome[name] == getattr(size, name) for name in GENES)]
-        self.ids = [one.id for one in members]
-        places = {id: place for place, id in enumerate(self.ids)}
-        for place, one in enumerate(members):
-            parents = tuple(places[id] for id in one.parents if id in places)
-            self.history.add_candidate(replace(one, id=place, parents=parents))
+        candidates = [*(trial.candidate for trial in history.trials), *history.pending]
+        self.ids: list[int] = []
+        """Ids in the run, by the ids of the rung."""
+        rung_ids: dict[int, int] = {}
+        for candidate in sorted(candidates, key=lambda candidate: candidate.id):
+            if all(candidate.genome[name] == value for name, value in size._asdict().items()):
+                parents = tuple(rung_ids[id] for id in candidate.parents if id in rung_ids)
+                self.history.add_candidate(replace(candidate, id=len(self.ids), parents=parents))
+                rung_ids[candidate.id] = len(self.ids)
+                self.ids.append(candidate.id)
         for trial in history.trials:
-            if trial.id in places:
-                self.history.tell(places[trial.id], trial.outcome)
+            if trial.id in rung_ids:
+                self.history.tell(rung_ids[trial.id], trial.outcome)
 
-    @property
-    def judged(self) -> list[Trial]:
-        """The successful trials that judge the rung, best first."""
+    def first_trials(self) -> list[Trial]:
+        """Return the successful ones of the trials by which the rung is judged, best first."""
         return [trial for trial in self.history.ranked() if trial.id < self.count]
 
-    @property
-    def is_judged(self) -> bool:
-        """Whether all of these are complete; fewer are enough if the rung has no further genome."""
-        out = [candidate.id for candidate in self.history.pending]
+    def is_complete(self) -> bool:
+        """Return whether these trials are complete; fewer are enough if the rung has no further genome."""
+        pending = [candidate.id for candidate in self.history.pending]
         if len(self.ids) >= self.count:
-            return not out or min(out) >= self.count
-        return not out and unseen(self.history, np.random.default_rng(0)) is None
+            return not pending or min(pending) >= self.count
+        return not pending and unseen(self.history, np.random.default_rng(0)) is None
+
+    def gain_over(self, smaller: Rung) -> float:
+        """Return the fall of the best loss for each doubling of the cost; -inf if this rung has no value."""
+        before, after = (rung.first_trials()[:1] for rung in (smaller, self))
+        if not after:
+            return -math.inf
+        if not before:
+            return math.inf
+        assert before[0].losses is not None
+        assert after[0].losses is not None
+        return (before[0].losses[0] - after[0].losses[0]) / math.log2(self.size.cost / smaller.size.cost)
 
     @property
     def best_loss(self) -> float:
@@ -217,7 +226,7 @@ class Rung:
         best = self.history.best
         return math.inf if best is None or best.losses is None else best.losses[0]
 
-    def own(self, proposal: Proposal | None) -> Proposal | None:
+    def as_run_proposal(self, proposal: Proposal | None) -> Proposal | None:
         """Return a proposal of the rung's history as one of the run."""
         return proposal and replace(proposal, parents=tuple(self.ids[id] for id in proposal.parents))
 
@@ -225,11 +234,3 @@ class Rung:
 def _fix_size(space: SearchSpace, size: Size) -> SearchSpace:
     genes = {name: Choice((value,)) for name, value in size._asdict().items()}
     return SearchSpace(space.repair, None, **{**space.genes, **genes})
-
-
-def _gain(small: Rung, large: Rung) -> float:
-    """Return the fall of the best loss for each doubling of the cost; -inf if the large rung has no value."""
-    before, after = (rung.judged[0].losses if rung.judged else None for rung in (small, large))
-    if after is None:
-        return -math.inf
-    return math.inf if before is None else (before[0] - after[0]) / math.log2(large.size.cost / small.size.cost)

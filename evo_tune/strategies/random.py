@@ -10,7 +10,7 @@ import numpy as np
 from evo_tune.genome.history import History
 from evo_tune.genome.trial import Proposal
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._proposals import unseen
+from evo_tune.strategies import unseen
 
 
 @dataclass(frozen=True)

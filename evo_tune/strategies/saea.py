@@ -24,32 +24,18 @@ import numpy as np
 
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.kernel import FeatureLayout, encode_features, farthest_points, unordered_sizes
+from evo_tune.genome.kernel import FeatureLayout, category_counts, encode_features, farthest_points
 from evo_tune.genome.process import NOISE_MEDIAN, Process
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import GenomeResults, Strategy
+from evo_tune.strategies import _candidates as candidates
+from evo_tune.strategies import spread, unseen, unseen_from_prior
 from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, constraint_factor, success_factor
-from evo_tune.strategies._candidates import (
-    MAX_RECENT_TRIALS,
-    Draft,
-    Novelty,
-    best_among,
-    propose_rare_value,
-    search_around,
-)
-from evo_tune.strategies._climb import climb_drafts, drafts_near
+from evo_tune.strategies._candidates import MAX_RECENT_TRIALS, Draft, Novelty
 from evo_tune.strategies._deap import Individual, best_by_crowding, crossover, deap_generator, mutate, tournament
-from evo_tune.strategies._models import (
-    MAX_FIT_POINTS,
-    EarlierRuns,
-    FidelityModel,
-    Models,
-    loss_scores,
-    normal_scores,
-)
-from evo_tune.strategies._proposals import spread, unseen, unseen_from_prior
+from evo_tune.strategies._models import MAX_FIT_POINTS, EarlierRuns, FidelityModel, Models, loss_scores, normal_scores
 
 BROOD = 4
 """Children bred for each parent."""
@@ -57,7 +43,7 @@ BROOD = 4
 LEADERS = 3
 """Best trials whose neighbours are candidates."""
 
-NEAR = 24
+MAX_NEIGHBOUR_GENES = 24
 """Genes in which neighbours of a leader are candidates; drawn for each proposal where there are more."""
 
 IMMIGRANTS = 12
@@ -73,19 +59,19 @@ AUGMENT = 0.05
 TRUST = 10.0
 """Number of trials at which expected improvement and a prior have equal weight; before, the prior has more."""
 
-LIKELY_FIRST = 4
+FIRST_WITH_PRIORS = 4
 """Most trials before the models are used where genes have priors."""
 
-TAUGHT = (1, 3)
+IDS_FROM_EARLIER_RUNS = (1, 3)
 """Ids of the first trials that are the best genomes of earlier runs."""
 
-UNKNOWN = {"crashed": 0.0}
+UNKNOWN_CAUSE = {"crashed": 0.0}
 """Labels of failures whose cause may be the machine: they tell neither that a genome fails nor that it does not."""
 
-SUCCESSES = 4 * MAX_FIT_POINTS
+MAX_SUCCESSES = 4 * MAX_FIT_POINTS
 """Most successes of which those are chosen that tell where trainings fail, which bounds the cost in a long run."""
 
-SMOOTH, MOSTLY = 0.01, 0.9
+PRECISE_ERROR, PRECISE_SHARE = 0.01, 0.9
 """Mean squared error of the prediction of a good result from the others below which a surface is smooth, and the share
 of the proposals in which the process then judges alone."""
 
@@ -118,172 +104,179 @@ class SAEA(Strategy):
     scores: ClassVar[bool] = True
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        return self._next(history, rng, None)
-
-    def learn(self, seen: GenomeResults, space: SearchSpace) -> FidelityModel | None:
-        return FidelityModel.of(seen, unordered_sizes(space)) if len(seen.ids) >= self._first(space) else None
-
-    def _first(self, space: SearchSpace) -> int:
-        """Return the number of trials before the models are used: with priors, less of the space is to be covered."""
-        return min(self.first, LIKELY_FIRST) if space.has_priors else self.first
+        return self._propose(history, rng, None)
 
     def propose_learned(self, history: History, prospects: FidelityModel, rng: np.random.Generator) -> Proposal | None:
-        return self._next(history, rng, prospects)
+        return self._propose(history, rng, prospects)
 
-    def _next(self, history: History, rng: np.random.Generator, learned: FidelityModel | None) -> Proposal | None:
+    def learn(self, seen: GenomeResults, space: SearchSpace) -> FidelityModel | None:
+        if len(seen.ids) < self._first_count(space):
+            return None
+        return FidelityModel.of(seen, category_counts(space))
+
+    def _first_count(self, space: SearchSpace) -> int:
+        """Return the number of trials before the models are used: with priors, less of the space is to be covered."""
+        return min(self.first, FIRST_WITH_PRIORS) if space.has_priors else self.first
+
+    def _propose(self, history: History, rng: np.random.Generator, model: FidelityModel | None) -> Proposal | None:
         """Return the next proposal.
 
         Args:
             history: Completed and pending trials.
             rng: The only source of randomness.
-            learned: Predictions from partial trainings; None where all trials are trained in full.
+            model: Model of partial trainings; None where all trials are trained in full.
         """
-        first = self._first(history.space)
+        first = self._first_count(history.space)
         if history.fresh_count < first or len(history.ranking) < first // 2:
             # Where many slots ask before there are results, later trials are random: the farther apart many genomes
             # are, the more of them have extreme values.
-            return self._lesson(history) or (spread if history.fresh_count < first else unseen_from_prior)(history, rng)
-        trade = _trade(history, rng)
-        parents = self._parents(history, trade)
+            start = spread if history.fresh_count < first else unseen_from_prior
+            return self._from_earlier_run(history) or start(history, rng)
+        objectives = len(history.objectives)
+        weights = rng.dirichlet(np.ones(objectives)) if objectives > 1 else np.ones(1)
+        parents = self._parents(history, weights)
         drafts = list(self._drafts(history, rng, parents))
-        step = self.min_distance * _step(history, self.population)
-        if learned is None:
-            rare = propose_rare_value(Novelty.of(history, step), drafts, self.rare_values, rng)
+        distance = self.min_distance * self._step_deviation(history)
+        if model is None:
+            novelty = Novelty.of(history, distance)
+            rare = candidates.propose_rare_value(novelty, drafts, self.rare_values, rng)
             if rare is not None:
                 return rare
-            acquisition = self._acquisition(history, trade, parents, rng)
+            acquisition = self._acquisition(history, weights, parents, rng)
         else:  # a partial result cannot be a new best, so it does not show that a search has stalled
-            acquisition = self._learned_acquisition(history, learned, rng)
-        novelty = Novelty.of(history, step * min(1.0, acquisition.noise / NOISE_MEDIAN), step)
-        search = acquisition.sure or rng.random() < SEARCHING
-        if search and acquisition.smooth:
-            drafts += drafts_near(parents[:LEADERS], rng)
-            drafts += climb_drafts(drafts, acquisition, acquisition.slopes, history.space)
-        found = search_around(novelty, drafts, acquisition, rng) if search else best_among(novelty, drafts, acquisition)
-        return found or unseen(history, rng)
+            acquisition = self._fidelity_acquisition(history, model, rng)
+        novelty = Novelty.of(history, distance * min(1.0, acquisition.noise / NOISE_MEDIAN), distance)
+        if not acquisition.precise and rng.random() >= SEARCHING:
+            proposal = candidates.best_among(novelty, drafts, acquisition)
+        else:
+            if acquisition.smooth:
+                drafts += candidates.drafts_near(parents[:LEADERS], rng)
+                drafts += candidates.climb_drafts(drafts, acquisition, acquisition.slopes, history.space)
+            proposal = candidates.search_around(novelty, drafts, acquisition, rng)
+        return proposal or unseen(history, rng)
 
-    def _lesson(self, history: History) -> Proposal | None:
+    def _from_earlier_run(self, history: History) -> Proposal | None:
         """Return the best new genome of an earlier run, of each run in turn; None if this proposal is not for one."""
-        if not history.lessons or history.fresh_count not in TAUGHT:
+        if not history.lessons or history.fresh_count not in IDS_FROM_EARLIER_RUNS:
             return None
-        lesson = history.lessons[TAUGHT.index(history.fresh_count) % len(history.lessons)]
+        lesson = history.lessons[IDS_FROM_EARLIER_RUNS.index(history.fresh_count) % len(history.lessons)]
         drafts = (Draft(lesson.units[row], "learned") for row in np.argsort(lesson.losses, kind="stable"))
-        return next(Novelty.of(history, 0.0).filter_new(drafts), None)
+        return next((proposal for proposal, _ in Novelty.of(history, 0.0).filter_new(drafts)), None)
 
-    def _parents(self, history: History, trade: np.ndarray) -> list[Individual]:
+    def _parents(self, history: History, weights: np.ndarray) -> list[Individual]:
         """Return the trials that may become parents, the best first; those that meet the constraints come first."""
         if len(history.objectives) > 1:
-            places = _places(history.ranked_losses(), trade)
-            place_of = {one.id: float(places[row]) for row, one in best_by_crowding(history, self.population).items()}
+            weighted_ranks = _ranks(history.ranked_losses(), weights)
+            best = best_by_crowding(history, self.population)
+            rank_by_id = {individual.id: float(weighted_ranks[row]) for row, individual in best.items()}
         else:
-            place_of = {trial.id: float(row) for row, trial in enumerate(history.ranking[: self.population])}
-        pool = [Individual(id, (place,), history.proposed_units[id].tolist()) for id, place in place_of.items()]
-        return sorted(pool, key=lambda one: (one.losses, one.id))
+            rank_by_id = {trial.id: float(row) for row, trial in enumerate(history.ranking[: self.population])}
+        pool = [Individual(id, (rank,), history.proposed_units[id].tolist()) for id, rank in rank_by_id.items()]
+        return sorted(pool, key=lambda individual: (individual.losses, individual.id))
 
     def survivors(self, history: History) -> Sequence[int]:
         if len(history.objectives) > 1:
-            return [one.id for one in best_by_crowding(history, self.population).values()]
+            return [individual.id for individual in best_by_crowding(history, self.population).values()]
         return super().survivors(history)
+
+    def _step_deviation(self, history: History) -> float:
+        """Return the standard deviation of a mutation, in unit coordinates; it shrinks as the run goes on."""
+        return 0.3 / math.sqrt(1.0 + len(history.trials) / self.population)
 
     def _drafts(self, history: History, rng: np.random.Generator, pool: Sequence[Individual]) -> Iterator[Draft]:
         """Yield children, neighbours of the leaders and random genomes."""
-        space = history.space
-        scale = max(FINEST, _step(history, self.population))
+        space, deviation = history.space, max(FINEST, self._step_deviation(history))
         # Tournaments are small, unlike the genetic algorithm's: the models select, and they need variety.
         with deap_generator(rng):
             pairs = [(tournament(pool, 2), tournament(pool, 2)) for _ in range(BROOD * len(pool))]
-            crossed = [crossover(a.units, b.units, space) if a.id != b.id else a.units for a, b in pairs]
-        for (first, second), units in zip(pairs, crossed, strict=True):
-            mutated = mutate(units, space, rng, 1.0, scale)
+            children = [crossover(a.units, b.units, space) if a.id != b.id else a.units for a, b in pairs]
+        for (first, second), units in zip(pairs, children, strict=True):
+            mutated = mutate(units, space, rng, 1.0, deviation)
             if first.id == second.id:
                 yield Draft(mutated, "mutation", (first.id,))
             else:
                 yield Draft(mutated, "crossover+mutation", (first.id, second.id))
-        genes = list(enumerate(space.genes.values()))
+        genes = list(space.genes.values())
         for leader in pool[:LEADERS]:
-            some = rng.permutation(len(genes))[:NEAR].tolist() if len(genes) > NEAR else range(len(genes))
-            for place, gene in (genes[one] for one in some):
-                for u in gene.neighbours(leader.units[place]):
-                    units = list(leader.units)
-                    units[place] = u
-                    yield Draft(units, "neighbour", (leader.id,))
-        yield from (Draft(rng.random(len(space.genes)), "random") for _ in range(IMMIGRANTS))
+            all_genes = len(genes) <= MAX_NEIGHBOUR_GENES
+            for index in range(len(genes)) if all_genes else rng.permutation(len(genes))[:MAX_NEIGHBOUR_GENES].tolist():
+                for unit in genes[index].neighbours(leader.units[index]):
+                    neighbour = list(leader.units)
+                    neighbour[index] = unit
+                    yield Draft(neighbour, "neighbour", (leader.id,))
+        yield from (Draft(rng.random(len(genes)), "random") for _ in range(IMMIGRANTS))
 
     def _acquisition(
-        self, history: History, trade: np.ndarray, parents: Sequence[Individual], rng: np.random.Generator
+        self, history: History, weights: np.ndarray, parents: Sequence[Individual], rng: np.random.Generator
     ) -> Acquisition:
-        """Return a judge of candidates from full trainings.
+        """Return the acquisition for a run of full trainings.
 
         Scores are those that the losses have without constraints and failures; both are factors of their own. At most
-        POINTS trials are used. In a long run half of these are the best, the others random.
+        MAX_FIT_POINTS trials are used. In a long run half of these are the best, the others random.
         """
         layout = FeatureLayout.of(history.space)
-        places, excesses = _places(history.bare_losses(), trade), history.excesses()
+        bare_ranks, excesses = _ranks(history.bare_losses(), weights), history.excesses()
         feasible = ~(excesses > 0.0).any(axis=1) & ~np.isnan(excesses).any(axis=1)
-        lost = history.failed[-(MAX_FIT_POINTS // 4) :]
-        rows, room = np.arange(len(places)), MAX_FIT_POINTS - len(lost)
+        failed = history.failed[-(MAX_FIT_POINTS // 4) :]
+        rows, room, half = np.arange(len(bare_ranks)), MAX_FIT_POINTS - len(failed), MAX_FIT_POINTS // 2
         if len(rows) > room:
-            order = np.lexsort((places, ~feasible))
-            rows = np.append(
-                order[: MAX_FIT_POINTS // 2],
-                rng.choice(order[MAX_FIT_POINTS // 2 :], room - MAX_FIT_POINTS // 2, replace=False),
-            )
-        units = np.stack([history.proposed_units[history.ranking[row].id] for row in rows.tolist()])
-        scores = loss_scores(places, _one_loss(history, trade, parents))[rows]
-        process, sure = self._smooth(history, layout.features(units), scores, layout, rng)
-        known = units
-        if process is None:  # the forest knows edges, so failures share the places behind all others
-            behind = np.full(len(lost), len(places) + (len(history.failed) + 1) / 2)
-            scores = normal_scores(np.append(places[rows], behind), len(places) + len(history.failed))
-            known = np.stack([*units, *(history.proposed_units[one.id] for one in lost)])
-        points, plain = layout.features(known), encode_features(known, layout.counts)
-        earlier = EarlierRuns.of(history.lessons, plain, scores, layout.counts)
-        if earlier.lessons and process is not None:
-            process = Process.fit(points, scores - earlier(plain), layout.kinds, precise=True)
-        own, pending = scores - earlier(plain), _pending(history, layout)
-        alone = process is not None
-        models = Models.fit(points, own, pending, layout.sizes, layout.kinds, rng, alone, process)
-        limits = [constraint_factor(layout, units, column) for column in excesses[rows].T]
-        factors: list[Factor | None] = [*limits, _success(history, layout), self._prior(history)]
+            order = np.lexsort((bare_ranks, ~feasible))
+            rows = np.append(order[:half], rng.choice(order[half:], room - half, replace=False))
+        result_units = _units(history, [history.ranking[row] for row in rows.tolist()])
+        scores = loss_scores(bare_ranks, _combine_losses(history, weights, parents))[rows]
+        process, precise = self._process_alone(layout.features(result_units), scores, layout, rng)
+        alone, units = process is not None, result_units
+        if not alone:  # the forest knows edges, so failures share the ranks behind all others
+            last_ranks = np.full(len(failed), len(bare_ranks) + (len(history.failed) + 1) / 2)
+            scores = normal_scores(np.append(bare_ranks[rows], last_ranks), len(bare_ranks) + len(history.failed))
+            units = np.concatenate([result_units, _units(history, failed)])
+        points, plain_points = layout.features(units), encode_features(units, layout.counts)
+        earlier = EarlierRuns.of(history.lessons, plain_points, scores, layout.counts)
+        own_scores = scores - earlier(plain_points)
+        if earlier.lessons and alone:
+            process = Process.fit(points, own_scores, layout.kinds, precise=True)
+        pending = _pending_features(history, layout)
+        models = Models.fit(points, own_scores, pending, layout.sizes, layout.kinds, rng, alone, process)
+        factors: list[Factor | None] = [constraint_factor(layout, result_units, excess) for excess in excesses[rows].T]
+        factors += [_success_factor(history, layout), self._prior(history)]
         if feasible[rows].any():  # before that, any trial that meets the constraints is an improvement
             best = float(scores[: len(rows)][feasible[rows]].max())
             factors.append(Improvement(models, layout, best, earlier))
-        return Acquisition([one for one in factors if one is not None], models.process.noise, sure)
+        return Acquisition([factor for factor in factors if factor is not None], models.process.noise, precise)
 
-    def _learned_acquisition(self, history: History, learned: FidelityModel, rng: np.random.Generator) -> Acquisition:
-        """Return a judge of candidates that knows partial trainings as well.
+    def _fidelity_acquisition(self, history: History, model: FidelityModel, rng: np.random.Generator) -> Acquisition:
+        """Return the acquisition for a run with partial trainings.
 
-        The `reported_order` of a trial in this history is its row in what was learned. Trials that failed or break a
+        The `reported_order` of a trial in this history is its row in the model's results. Trials that failed or break a
         constraint rank behind all others.
         """
         layout = FeatureLayout.ignoring_conditions(history.space)
-        kept = np.arange(len(history.ranking) + len(history.failed))
-        if len(kept) > MAX_FIT_POINTS:
-            kept = np.append(
-                kept[: MAX_FIT_POINTS // 2],
-                rng.choice(kept[MAX_FIT_POINTS // 2 :], MAX_FIT_POINTS - MAX_FIT_POINTS // 2, replace=False),
-            )
-        rows = np.array([one.reported_order for one in _trials(history, kept)])
-        points, scores = layout.features(learned.seen.encode(rows)), learned.scores(rows)
+        count, half = len(history.ranking), MAX_FIT_POINTS // 2
+        numbers = np.arange(count + len(history.failed))  # in the ranking, then in the failed trials
+        if len(numbers) > MAX_FIT_POINTS:
+            random_numbers = rng.choice(numbers[half:], MAX_FIT_POINTS - half, replace=False)
+            numbers = np.append(numbers[:half], random_numbers)
+        trials = [history.ranking[n] if n < count else history.failed[n - count] for n in numbers.tolist()]
+        rows = np.array([trial.reported_order for trial in trials])
+        points, scores = layout.features(model.results.encode(rows)), model.scores(rows)
         alone = len(history.objectives) == 1 and self.gp_only > 0.0 and rng.random() < self.gp_only
-        pending = _pending(history, layout)
-        models = Models.fit(points, scores, pending, layout.sizes, layout.kinds, rng, alone, learned.process)
-        factors = [Improvement(models, layout, learned.best), self._prior(history)]
-        return Acquisition([one for one in factors if one is not None], learned.process.noise)
+        pending = _pending_features(history, layout)
+        models = Models.fit(points, scores, pending, layout.sizes, layout.kinds, rng, alone, model.process)
+        factors = [Improvement(models, layout, model.best), self._prior(history)]
+        return Acquisition([factor for factor in factors if factor is not None], model.process.noise)
 
     def _prior(self, history: History) -> Prior | None:
         """Return the priors of the genes; None if no gene has one."""
         return Prior(history.space.genes, TRUST / history.fresh_count) if history.space.has_priors else None
 
-    def _smooth(
-        self, history: History, points: np.ndarray, scores: np.ndarray, layout: FeatureLayout, rng: np.random.Generator
+    def _process_alone(
+        self, points: np.ndarray, scores: np.ndarray, layout: FeatureLayout, rng: np.random.Generator
     ) -> tuple[Process | None, bool]:
         """Return a process that judges alone, or None if this proposal is not for one, and whether it is precise.
 
         It judges a share of the proposals, which is larger where it predicts each good result well from the others.
 
         Args:
-            history: History of the run.
             points: Features of the results, shape (results, genes).
             scores: Scores of the results that are spaced as the losses, shape (results,).
             layout: Features of the space.
@@ -291,16 +284,21 @@ class SAEA(Strategy):
         """
         if self.gp_only == 0.0:
             return None, False
-        draw = rng.random()
-        if draw >= max(self.gp_only, MOSTLY):
+        chance = rng.random()
+        if chance >= max(self.gp_only, PRECISE_SHARE):
             return None, False
         process = Process.fit(points, scores, layout.kinds, precise=True)
         better = scores > np.median(scores)
-        sure = better.any() and float(np.mean(process.leave_one_out_errors()[better] ** 2)) < SMOOTH
-        return (process, bool(sure)) if draw < self.gp_only or sure else (None, False)
+        precise = better.any() and float(np.mean(process.leave_one_out_errors()[better] ** 2)) < PRECISE_ERROR
+        return (process, bool(precise)) if chance < self.gp_only or precise else (None, False)
 
 
-def _success(history: History, layout: FeatureLayout) -> Factor | None:
+def _units(history: History, trials: Sequence[Trial] | Sequence[Candidate]) -> np.ndarray:
+    """Return the unit coordinates of trials, shape (trials, genes)."""
+    return np.array([history.proposed_units[trial.id] for trial in trials]).reshape(-1, len(history.space.genes))
+
+
+def _success_factor(history: History, layout: FeatureLayout) -> Factor | None:
     """Return the probability that a training does not fail; None while none has failed.
 
     The successes that it is fitted to are spread out: most of the best are so much alike that any place with their
@@ -311,67 +309,48 @@ def _success(history: History, layout: FeatureLayout) -> Factor | None:
         return None
     rows, room = np.arange(len(history.ranking)), MAX_FIT_POINTS - len(failed)
     if len(rows) > room:
-        rows = np.linspace(0, len(rows) - 1, min(len(rows), SUCCESSES)).astype(int)
-        units = np.stack([history.proposed_units[history.ranking[row].id] for row in rows.tolist()])
+        rows = np.linspace(0, len(rows) - 1, min(len(rows), MAX_SUCCESSES)).astype(int)
+        units = _units(history, [history.ranking[row] for row in rows.tolist()])
         rows = rows[farthest_points(layout.features(units), layout.kinds, room)]
     trials = [*(history.ranking[row] for row in rows.tolist()), *failed]
-    labels = np.array([UNKNOWN.get(one.outcome.status, -1.0 if one.losses is None else 1.0) for one in trials])
-    units = np.stack([history.proposed_units[one.id] for one in trials])
-    return success_factor(layout, units, labels, len(history.trials))
+    labels = [UNKNOWN_CAUSE.get(trial.outcome.status, -1.0 if trial.losses is None else 1.0) for trial in trials]
+    return success_factor(layout, _units(history, trials), np.array(labels), len(history.trials))
 
 
-def _trials(history: History, places: np.ndarray) -> list[Trial]:
-    """Return the trials in some places of the ranked and then the failed ones."""
-    ranking, failed = history.ranking, history.failed
-    return [ranking[at] if at < len(ranking) else failed[at - len(ranking)] for at in places.tolist()]
-
-
-def _pending(history: History, layout: FeatureLayout) -> np.ndarray:
+def _pending_features(history: History, layout: FeatureLayout) -> np.ndarray:
     """Return the features of the latest pending trials, shape (pending, genes)."""
-    units = [history.proposed_units[one.id] for one in history.pending[-MAX_RECENT_TRIALS:]]
-    return layout.features(np.stack(units)) if units else np.empty((0, len(layout.sizes)))
+    return layout.features(_units(history, history.pending[-MAX_RECENT_TRIALS:]))
 
 
-def _step(history: History, population: int) -> float:
-    """Return the standard deviation of a mutation, in unit coordinates; it shrinks as the run goes on."""
-    return 0.3 / math.sqrt(1.0 + len(history.trials) / population)
-
-
-def _trade(history: History, rng: np.random.Generator) -> np.ndarray:
-    """Return random weights of several objectives, shape (objectives,); nothing is drawn for a single one."""
-    count = len(history.objectives)
-    return rng.dirichlet(np.ones(count)) if count > 1 else np.ones(1)
-
-
-def _places(losses: np.ndarray, trade: np.ndarray) -> np.ndarray:
-    """Return the places of trials by their losses, from 1, the best. Shape (trials,).
+def _ranks(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the ranks of trials by their losses, from 1, the best. Shape (trials,).
 
     Several objectives are ranked one by one and become one by an augmented Tchebycheff norm with random weights, so any
     point of the front, also in a dent of it, is the best for some weights.
 
     Args:
         losses: Losses of the trials, shape (trials, objectives).
-        trade: Weights of the objectives, shape (objectives,).
+        weights: Weights of the objectives, shape (objectives,).
     """
-    if len(trade) > 1:
-        weighted = trade * np.stack([ranks(column) for column in losses.T], axis=1)
+    if len(weights) > 1:
+        weighted = weights * np.stack([ranks(column) for column in losses.T], axis=1)
         losses = weighted.max(axis=1, keepdims=True) + AUGMENT * weighted.sum(axis=1, keepdims=True)
     return ranks(losses[:, 0])
 
 
-def _one_loss(history: History, trade: np.ndarray, parents: Sequence[Individual]) -> np.ndarray:
+def _combine_losses(history: History, weights: np.ndarray, parents: Sequence[Individual]) -> np.ndarray:
     """Return the losses of the trials on one scale, NaN where a loss has another scale. Shape (trials,).
 
-    Several objectives become one as in `_places`, but with their distances. Each is divided by its range among the
+    Several objectives become one as in `_ranks`, but with their distances. Each is divided by its range among the
     parents, which are near the front, so that an outlier does not hide the others.
     """
-    if len(trade) == 1:
+    if len(weights) == 1:
         return history.scaled_losses()
-    losses = history.bare_losses() / 2.0  # the difference of whole ones may overflow
-    ids = {one.id for one in parents}
-    near = losses[[trial.id in ids for trial in history.ranking]]
-    span, whole = np.ptp(near, axis=0), np.ptp(losses, axis=0)
-    span = np.where(span > 0.0, span, np.where(whole > 0.0, whole, 1.0))
+    halves = history.bare_losses() / 2.0  # the difference of two losses themselves may overflow
+    ids = {parent.id for parent in parents}
+    parent_range = np.ptp(halves[[trial.id in ids for trial in history.ranking]], axis=0)
+    full_range = np.ptp(halves, axis=0)
+    scale = np.where(parent_range > 0.0, parent_range, np.where(full_range > 0.0, full_range, 1.0))
     with np.errstate(over="ignore"):  # a loss that is infinite now has no scale, and counts as the worst
-        weighted = trade * (losses - losses.min(axis=0)) / span
+        weighted = weights * (halves - halves.min(axis=0)) / scale
         return np.asarray(weighted.max(axis=1) + AUGMENT * weighted.sum(axis=1))

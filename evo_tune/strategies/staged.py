@@ -24,12 +24,11 @@ from evo_tune.errors import RecipeError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import importance
-from evo_tune.genome.kernel import unordered_sizes
 from evo_tune.genome.trial import DEFAULT, WARM_START, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._proposals import spread
+from evo_tune.strategies import spread
 
 COARSE = (DEFAULT, WARM_START, "coarse")
 """Operators of the trials of the first stage."""
@@ -68,28 +67,27 @@ class Staged(Strategy):
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         coarse = [trial for trial in history.trials if trial.candidate.operator in COARSE]
-        pending = [one for one in history.pending if one.operator in COARSE]
+        pending = sum(candidate.operator in COARSE for candidate in history.pending)
         good = sum(trial.rankable for trial in coarse)
         # If most trials fail, the stage goes on until there is an elite, or the space is used up.
-        if len(coarse) + len(pending) < self._coarse_count(history) or good + len(pending) < self._elite_count(history):
-            more = spread(history, rng)
-            if more is not None:
-                return replace(more, operator="coarse")
+        if len(coarse) + pending < self._coarse_count(history) or good + pending < self._elite_count(history):
+            proposal = spread(history, rng)
+            if proposal is not None:
+                return replace(proposal, operator="coarse")
         if pending:
             return None
-        cell = next((one for one in self.grid(history, coarse) if not history.seen(one.genome)), None)
-        if cell is not None or any(one.operator == "grid" for one in history.pending):
+        cell = next((cell for cell in self.grid(history, coarse) if not history.seen(cell.genome)), None)
+        if cell is not None or any(candidate.operator == "grid" for candidate in history.pending):
             return cell
-        return next(
-            (one for one in self._finalist_proposals(history) if not history.seen(one.genome, 1.0, one.extra_seed)),
-            None,
-        )
+        finalists = self._finalist_proposals(history)
+        unseen = (trial for trial in finalists if not history.seen(trial.genome, 1.0, trial.extra_seed))
+        return next(unseen, None)
 
     def survivors(self, history: History) -> Sequence[int]:
-        won = self.winner(history)
-        if won is None:
+        winner = self.winner(history)
+        if winner is None:
             return super().survivors(history)
-        key = genome_key(won)
+        key = genome_key(winner)
         return [trial.id for trial in history.ranked() if genome_key(trial.genome) == key][: self.population]
 
     def grid(self, history: History, coarse: Sequence[Trial]) -> list[Proposal]:
@@ -106,32 +104,32 @@ class Staged(Strategy):
         units = np.stack([history.proposed_units[trial.id] for trial in ranked])
         losses = np.array([trial.losses[0] for trial in ranked if trial.losses])
         elite = units[: self._elite_count(history)]
-        levels = [_levels(gene, elite[:, place], self.levels) for place, gene in enumerate(space.genes.values())]
-        free = unordered_sizes(space) > 0
-        weights = [
-            importance(units[:, place], losses, bool(free[place])) if len(found) > 1 else -1.0
-            for place, found in enumerate(levels)
+        levels = [_levels(gene, elite[:, index], self.levels) for index, gene in enumerate(space.genes.values())]
+        importances = [
+            importance(units[:, index], losses, bool(space.unordered[index])) if len(gene_levels) > 1 else -1.0
+            for index, gene_levels in enumerate(levels)
         ]
-        chosen = [place for place in np.argsort(-np.array(weights), kind="stable")[: self.genes] if weights[place] >= 0]
+        most_important = np.argsort(-np.array(importances), kind="stable")[: self.genes]
+        varied = [index for index in most_important if importances[index] >= 0]
         cells = []
-        for values in itertools.product(*(levels[place] for place in chosen)):
+        for values in itertools.product(*(levels[index] for index in varied)):
             cell = units[0].copy()
-            cell[chosen] = values
+            cell[varied] = values
             cells.append(cell)
         cells.sort(key=lambda cell: float(np.abs(cell - units[0]).sum()))
         return [Proposal(space.snap(cell), "grid", (ranked[0].id,)) for cell in cells]
 
     def winner(self, history: History) -> Genome | None:
         """Return the genome that the third stage chose; None until all its results are known."""
-        again = [trial for trial in history.trials if trial.candidate.operator == "finalist"]
-        if not again or len(again) < len(self._finalist_proposals(history)):
+        trials = [trial for trial in history.trials if trial.candidate.operator == "finalist"]
+        if not trials or len(trials) < len(self._finalist_proposals(history)):
             return None
-        values: dict[str, list[Trial]] = {}
-        for trial in again:
+        seeds: dict[str, list[Trial]] = {}
+        for trial in trials:
             if trial.rankable:
-                values.setdefault(genome_key(trial.genome), []).append(trial)
-        won = one_standard_error(list(values.values()), self.cost)
-        return won[0].genome if won else None
+                seeds.setdefault(genome_key(trial.genome), []).append(trial)
+        winner = one_standard_error(list(seeds.values()), self.cost)
+        return winner[0].genome if winner else None
 
     def _coarse_count(self, history: History) -> int:
         return self.coarse or max(30, 5 * len(history.space.genes))
@@ -143,9 +141,9 @@ class Staged(Strategy):
         """Return the proposals of the third stage."""
         finalists = [trial for trial in history.ranked() if trial.candidate.extra_seed == 0][: self.finalists]
         return [
-            Proposal(one.genome, "finalist", (one.id,), extra_seed=number)
+            Proposal(trial.genome, "finalist", (trial.id,), extra_seed=number)
             for number in range(1, self.extra_seeds + 1)
-            for one in finalists
+            for trial in finalists
         ]
 
 
@@ -163,17 +161,17 @@ def one_standard_error(contenders: Sequence[Sequence[Trial]], cost: str) -> Sequ
         return []
     losses = [np.array([trial.losses[0] for trial in trials if trial.losses]) for trials in contenders]
     means = np.array([values.mean() for values in losses])
-    costs = np.array([np.mean([_cost(trial, cost) for trial in trials]) for trials in contenders])
+
+    def cost_of(trial: Trial) -> float:
+        return trial.outcome.seconds if cost == "seconds" else trial.outcome.metrics.get(cost, math.nan)
+
+    costs = np.array([np.mean([cost_of(trial) for trial in trials]) for trials in contenders])
     best = int(np.argmin(means))
     values = losses[best]
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     if np.isnan(costs).any():
         return contenders[best]
     return contenders[min(np.flatnonzero(means <= means[best] + error).tolist(), key=lambda i: (costs[i], means[i]))]
-
-
-def _cost(trial: Trial, cost: str) -> float:
-    return trial.outcome.seconds if cost == "seconds" else trial.outcome.metrics.get(cost, math.nan)
 
 
 def _levels(gene: Gene, elite: np.ndarray, count: int) -> list[float]:

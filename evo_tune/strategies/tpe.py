@@ -25,10 +25,9 @@ from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.genome.values import Genome, Value
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._proposals import fresh
+from evo_tune.strategies import fresh
 
 if TYPE_CHECKING:
-    from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
@@ -58,32 +57,29 @@ class TPE(Strategy):
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         with _silence():
-            return fresh(history, rng, self._ask_study(history, self._study(history, int(rng.integers(2**31)))))
+            return fresh(history, rng, self._ask_study(history, int(rng.integers(2**31))))
 
-    def _ask_study(self, history: History, study: Study) -> Iterator[Proposal]:
-        genes = history.space.genes
-        distributions = {name: distribution_of(gene) for name, gene in genes.items()}
-        for _ in range(ATTEMPTS):
-            asked = study.ask(distributions).params
-            genome = {name: value_of(gene, asked[name]) for name, gene in genes.items()}
-            yield Proposal(history.space.check(genome), self.sampler)
-
-    def _study(self, history: History, seed: int) -> Study:
-        """Return a study with all completed and pending trials, in the order of their ids."""
+    def _ask_study(self, history: History, seed: int) -> Iterator[Proposal]:
+        """Yield what Optuna suggests after all completed and pending trials, in the order of their ids."""
         import optuna
-
-        study = optuna.create_study(directions=["minimize"] * len(history.objectives), sampler=self._sampler(seed))
-        known: dict[int, FrozenTrial] = history.fold(__name__, dict, lambda known, trial: _with(known, trial, history))
-        known = {**known, **{one.id: _frozen(history, one.genome, "RUNNING", None) for one in history.pending}}
-        study.add_trials(known[id] for id in sorted(known))
-        return study
-
-    def _sampler(self, seed: int) -> BaseSampler:
         from optuna.samplers import GPSampler, TPESampler
 
         if self.sampler == "gp":
-            return GPSampler(seed=seed, n_startup_trials=self.first)
-        return TPESampler(seed=seed, n_startup_trials=self.first, constant_liar=True)
+            sampler: BaseSampler = GPSampler(seed=seed, n_startup_trials=self.first)
+        else:
+            sampler = TPESampler(seed=seed, n_startup_trials=self.first, constant_liar=True)
+        study = optuna.create_study(directions=["minimize"] * len(history.objectives), sampler=sampler)
+        genes = history.space.genes
+        completed: dict[int, FrozenTrial] = history.fold(
+            __name__, dict, lambda trials, trial: _add_trial(trials, trial, genes)
+        )
+        trials = completed | {trial.id: _frozen_trial(genes, trial.genome, "RUNNING") for trial in history.pending}
+        study.add_trials(trials[id] for id in sorted(trials))
+        distributions = {name: distribution_of(gene) for name, gene in genes.items()}
+        for _ in range(ATTEMPTS):
+            parameters = study.ask(distributions).params
+            genome = {name: value_of(gene, parameters[name]) for name, gene in genes.items()}
+            yield Proposal(history.space.check(genome), self.sampler)
 
 
 @contextmanager
@@ -123,20 +119,23 @@ def parameter_of(gene: Gene, value: Value) -> Any:
     return int(gene.encode(value) * gene.size) if isinstance(gene, Choice) else value
 
 
-def _with(trials: dict[int, FrozenTrial], trial: Trial, history: History) -> dict[int, FrozenTrial]:
+def _add_trial(
+    frozen_trials: dict[int, FrozenTrial], trial: Trial, genes: Mapping[str, Gene]
+) -> dict[int, FrozenTrial]:
     """Add a completed trial: the step of a fold, so each is converted once."""
-    if trial.rankable and trial.losses is not None:
+    if trial.losses is None:
+        frozen_trials[trial.id] = _frozen_trial(genes, trial.genome, "FAIL")
+    elif trial.rankable:
         values = [min(max(loss, -LARGEST), LARGEST) for loss in trial.losses]
-        trials[trial.id] = _frozen(history, trial.genome, "COMPLETE", values)
-    elif not trial.ok:
-        trials[trial.id] = _frozen(history, trial.genome, "FAIL", None)
-    return trials
+        frozen_trials[trial.id] = _frozen_trial(genes, trial.genome, "COMPLETE", values)
+    return frozen_trials
 
 
-def _frozen(history: History, genome: Genome, state: str, values: list[float] | None) -> FrozenTrial:
+def _frozen_trial(
+    genes: Mapping[str, Gene], genome: Genome, state: str, values: list[float] | None = None
+) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
-    genes = history.space.genes
     return create_trial(
         state=TrialState[state],
         values=values,

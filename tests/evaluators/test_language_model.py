@@ -16,7 +16,7 @@ from evo_tune import Choice, Context, Float, Int, Search, SearchSpace
 from evo_tune.cli import cli
 from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.genome.notation import parse_gene
-from evo_tune.genome.priors import near_default
+from evo_tune.genome.space import add_prior
 from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
@@ -234,7 +234,7 @@ def test_a_run_without_a_gpu_and_budget_searches_the_tiny_space(
     begun = evaluator.bind({}).for_run(False)
     assert (begun.options["size"], begun.options["optimizer"]) == ("tiny", "auto")
     space = begun.space
-    assert space.genes["optimizer"] == near_default(Choice(("adamw", "muon"), default="muon"))
+    assert space.genes["optimizer"] == add_prior(Choice(("adamw", "muon"), default="muon"))
     assert space.describe() == evaluator.bind({"size": "tiny"}).space.describe()
     for given, genes in ({"optimizer": "sgd"}, False), ({"size": "2x64x64x512"}, True), ({"size": "tiny"}, True):
         assert ("optimizer" in evaluator.bind(given).for_run(False).space.genes) == genes

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.genes import Choice, Float, Gene, Int
-from evo_tune.genome.priors import log_prior, width
-from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.space import SearchSpace, log_prior, width
 
 PRIOR = Float(1e-4, 1e-1, log=True, prior=3e-3, spread=2)
 

@@ -10,14 +10,14 @@ from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
 from evo_tune.genome.importance import rank_correlation
-from evo_tune.genome.kernel import covariance, squared_differences
+from evo_tune.genome.kernel import covariance, square_differences
 from evo_tune.genome.seeds import (
     SeedModel,
     Trainings,
     choose_genomes,
-    expected_losses,
     fit_seed_model,
     likelihood_gradient,
+    predict_losses,
 )
 
 FREE = np.array([False, False, True])
@@ -42,7 +42,7 @@ def test_the_gradient_is_that_of_the_likelihood() -> None:
         kernel = kernel + sum(np.exp(log) * part for log, part in zip(logs[3:], given.common_parts, strict=True))
         return float(multivariate_normal(np.zeros(len(scores)), kernel).logpdf(scores))
 
-    found = likelihood_gradient(squared_differences(points, points, FREE), given.common_parts, scores, LOGS)
+    found = likelihood_gradient(square_differences(points, points, FREE), given.common_parts, scores, LOGS)
     assert np.allclose(found, approx_fprime(LOGS, likelihood, 1e-6), atol=1e-3)
 
 
@@ -139,7 +139,7 @@ def test_own_seeds_carry_nothing_over_to_other_genomes() -> None:
     for row, loss in zip(given.rows[40:], given.losses[40:].tolist(), strict=True):
         known[row][1] = loss
     told = [
-        expected_losses(known, lambda rows: given.points[list(rows)], given.unordered, shared)
+        predict_losses(known, lambda rows: given.points[list(rows)], given.unordered, shared)
         for shared in (True, False)
     ]
     assert told[0] != told[1]
@@ -174,11 +174,11 @@ def test_if_seeds_change_nothing_the_mean_loss_is_expected() -> None:
     known = [{0: loss} for loss in given.losses[:40].tolist()]
     for differs in (0.0, 0.1):
         known[3][1] = known[3][0] + differs
-        found = expected_losses(known, lambda rows: given.points[list(rows)], given.unordered)
+        found = predict_losses(known, lambda rows: given.points[list(rows)], given.unordered)
         seen = {row: float(np.mean(list(losses.values()))) for row, losses in enumerate(known)}
         assert (found == seen) == (differs == 0.0)
         assert list(found.values()) == sorted(found.values())
-    assert expected_losses(known[:2], lambda rows: given.points[list(rows)], given.unordered) == {
+    assert predict_losses(known[:2], lambda rows: given.points[list(rows)], given.unordered) == {
         row: known[row][0] for row in sorted(range(2), key=lambda row: known[row][0])
     }
 
@@ -190,7 +190,7 @@ def test_with_few_genomes_of_one_seed_nothing_is_taken_for_noise() -> None:
         known = [{0: loss} for loss in losses]
         if second:
             known[0][1] = losses[0] + 0.5
-        found = expected_losses(known, lambda rows: points[list(rows)], np.zeros(12, dtype=bool))
+        found = predict_losses(known, lambda rows: points[list(rows)], np.zeros(12, dtype=bool))
         ranked = sorted(enumerate(losses), key=lambda one: one[1])
         assert (list(found.items()) == ranked) == (not second)
 

@@ -14,14 +14,22 @@ from evo_tune.genome.trial import DECAYED, EXTRA_SEED, PROMOTION, Candidate, Pro
 from evo_tune.genome.values import genome_key
 from evo_tune.genome.view import GenomeTrials, ranks_by_rung, trials_by_genome
 from evo_tune.rules.extra_seeds import SeedGains
-from evo_tune.rules.fidelity import ENOUGH, LOOKS, MEDIAN, PROMOTION_MARGIN, audit_numbers, rank_trust, share_to_keep
-from evo_tune.rules.promotions import LEADERS
+from evo_tune.rules.fidelity import (
+    LOOKS,
+    MEDIAN,
+    MIN_CURVES,
+    PROMOTION_MARGIN,
+    audit_numbers,
+    rank_trust,
+    share_to_keep,
+)
+from evo_tune.rules.promotions import LEADER_COUNT
 from evo_tune.settings import RunSettings
 
 Told = Sequence[GenomeTrials]
 
 
-def next_known(settings: RunSettings, history: History) -> Proposal | None:
+def next_promotion_or_seed(settings: RunSettings, history: History) -> Proposal | None:
     """Return the further trial that is due, without its bounds."""
     told = list(trials_by_genome(history).values())
     out = [(genome_key(one.genome), one) for one in history.pending]
@@ -36,7 +44,7 @@ def next_known(settings: RunSettings, history: History) -> Proposal | None:
         birth = doubt.best_extra_seed(history.pending, cost(told, settings.rungs))
         if found or birth is None:
             return found
-        return Proposal(birth.genome, EXTRA_SEED, birth.parents, extra_seed=1 + doubt.repeats(birth))
+        return Proposal(birth.genome, EXTRA_SEED, birth.parents, extra_seed=1 + doubt.extra_seed_count(birth))
     return found or leader_again(told, out, settings.most_seeds)
 
 
@@ -105,7 +113,7 @@ def _share(told: Told, ranked: Sequence[GenomeTrials]) -> float:
     place = {entry.key: place for place, entry in enumerate(ranked, 1)}
     late = [entry for entry in _ranked(told, 1.0) if entry.key in place]
     measured = rank_trust([place[entry.key] for entry in late], range(len(late)))
-    depth = max((place[entry.key] for entry in late[:LEADERS]), default=0)
+    depth = max((place[entry.key] for entry in late[:LEADER_COUNT]), default=0)
     return max(share_to_keep(measured, max(1, len(ranked)), PROMOTION_MARGIN), depth / max(1, len(ranked)))
 
 
@@ -119,7 +127,7 @@ def bounds(told: Told, metric: str, sign: float, start: float, budget: float) ->
         full = [
             (value, losses[0]) for value, entry in reached if (losses := entry.losses(1.0)) and losses[0] < math.inf
         ]
-        if len(full) < ENOUGH:
+        if len(full) < MIN_CURVES:
             continue
         share = max(MEDIAN, share_to_keep(rank_trust(*zip(*full, strict=True)), len(reached), 2.0))
         kept = math.ceil(share * len(reached))
@@ -144,7 +152,7 @@ def leader_again(told: Told, out: Sequence[tuple[str, Candidate]], seeds: int) -
     leader = min(
         full, key=lambda entry: (entry.trial_by_budget[1.0].violation, entry.losses(1.0), entry.first_candidate.id)
     )
-    had = 1 + len(leader.repeats) + sum(key == leader.key and one.extra_seed > 0 for key, one in out)
+    had = 1 + len(leader.extra_seed_trials) + sum(key == leader.key and one.extra_seed > 0 for key, one in out)
     if had >= seeds:
         return None
     return Proposal(leader.first_candidate.genome, EXTRA_SEED, leader.first_candidate.parents, extra_seed=had)

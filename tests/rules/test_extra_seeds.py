@@ -83,7 +83,7 @@ def test_a_run_weighs_by_what_its_genomes_cost(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("own", [True, False])
 def test_a_run_with_seeds_of_its_genomes_own_takes_none_for_shared(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bool] = []
-    plain = extra_seeds.fitted
+    plain = extra_seeds.fit_seed_model
     monkeypatch.setattr(extra_seeds, "fit_seed_model", lambda given: told.append(given.shared) or plain(given))
     run(0.2, 0, own_seeds=own)
     assert set(told) == {not own}
@@ -93,7 +93,7 @@ def test_a_run_with_seeds_of_its_genomes_own_takes_none_for_shared(own: bool, mo
 def test_those_that_did_not_go_on_are_known_to_be_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or genomes elsewhere would seem as good as those that were chosen to go on, and no seed be worth it."""
     told = further([run(0.2, seed) for seed in range(4)])
-    monkeypatch.setattr(extra_seeds, "LEFT", 0)
+    monkeypatch.setattr(extra_seeds, "MAX_UNPROMOTED", 0)
     assert further([run(0.2, seed) for seed in range(4)]) < 0.7 * told
 
 
@@ -103,7 +103,7 @@ def test_nothing_is_expected_of_those_that_did_not_go_on() -> None:
     for trial in each.history.trials:
         doubt.update(trial, each.history.proposed_units[trial.id])
     full = {key for key, entry in trials_by_genome(each.history).items() if entry.losses(1.0) is not None}
-    assert doubt.expected_losses([]).keys() == full
+    assert doubt.predict_losses([]).keys() == full
     assert len(full) < 26, "or this shows nothing"
 
 
@@ -119,15 +119,15 @@ def test_whoever_goes_on_just_now_is_not_taken_for_worse(monkeypatch: pytest.Mon
     left = [entry.latest_trial for entry in trials_by_genome(each.history).values() if entry.losses(1.0) is None]
     out = [replace(left[0].candidate, budget=1.0, resumes=left[0].id)]
     for told in ([], out, out, []):
-        doubt.expected_losses(told)
+        doubt.predict_losses(told)
         doubt.best_extra_seed(told)
-    assert 0 < len(left) <= extra_seeds.LEFT, "or this shows nothing"
+    assert 0 < len(left) <= extra_seeds.MAX_UNPROMOTED, "or this shows nothing"
     assert known == [known[0], known[0] - 1, known[0]]
 
 
 def test_a_run_tells_who_goes_on_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
-    plain = SeedGains.expected_losses
+    plain = SeedGains.predict_losses
     monkeypatch.setattr(SeedGains, "expected_losses", lambda self, out: told.append(len(out)) or plain(self, out))
     run(0.2, 0, slots=4)
     assert max(told) == 3
@@ -174,8 +174,8 @@ def test_one_tie_ends_the_extra_seeds_only_where_it_is_no_chance(places: int, ti
     for genome, loss in zip(genomes, losses, strict=True):
         take(genome, loss)
     for tie in range(ties):
-        assert doubt.expected_losses([]), "a model weighs extra seeds"
+        assert doubt.predict_losses([]), "a model weighs extra seeds"
         take(genomes[tie], losses[tie], 1)
-    assert not doubt.expected_losses([])
+    assert not doubt.predict_losses([])
     take(genomes[-1], losses[-1] + 0.5, 1)
-    assert doubt.expected_losses([]), "it is not for good"
+    assert doubt.predict_losses([]), "it is not for good"

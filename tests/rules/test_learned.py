@@ -16,7 +16,7 @@ from evo_tune.genome.values import genome_key
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import GenomeResults, Prospects, Strategy
 from evo_tune.rules.fidelity import audit_numbers
-from evo_tune.rules.learned import MOST, partial_results
+from evo_tune.rules.promotions import MAX_MODEL_GENOMES, partial_results
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
 from evo_tune.strategies.saea import SAEA
@@ -97,7 +97,7 @@ def going_on(history: History, strategy: StrategyWithRules) -> list[int]:
     """Return the births that go on beyond the first rung, in their order, as they would with many slots."""
     number = {genome_key(one.genome): at for at, one in enumerate(history.fresh_proposals)}
     found = []
-    while (due := strategy.next_known(history)) is not None:
+    while (due := strategy.next_promotion_or_seed(history)) is not None:
         assert due.budget == MIDDLE
         assert number[genome_key(due.genome)] not in found
         found.append(number[genome_key(due.genome)])
@@ -154,9 +154,9 @@ def test_what_is_learned_is_a_function_of_history(loop: dict[str, Any]) -> None:
             assert vars(proposal).items() <= vars(event.candidate).items()
         elif isinstance(event, Told):
             whole, again = rebuild(SPACE, LOSS, run.events[: cut + 1]), rebuild(SPACE, LOSS, run.events[:cut])
-            strategy.next_known(again)  # has learned from all but the last result
+            strategy.next_promotion_or_seed(again)  # has learned from all but the last result
             again.tell(event.id, event.outcome)
-            assert strategy.next_known(again) == strategy.next_known(whole)
+            assert strategy.next_promotion_or_seed(again) == strategy.next_promotion_or_seed(whole)
 
 
 @pytest.mark.parametrize("why", ["two objectives", "earlier runs", "a strategy that does not score"])
@@ -176,8 +176,8 @@ def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
         while len(history.pending) > 3:
             late = history.pending[int(rng.integers(3))]
             history.tell(late.id, outcome(rng, late, False))
-        wanted = reference.next_known(rules, history)
-        assert strategy.next_known(history) == wanted
+        wanted = reference.next_promotion_or_seed(rules, history)
+        assert strategy.next_promotion_or_seed(history) == wanted
         seen.add(wanted is None)
     assert seen == {True, False}
 
@@ -208,10 +208,10 @@ def test_nothing_is_learned_before_one_genome_was_trained_in_full() -> None:
 def test_in_a_long_run_few_genomes_are_asked_for_and_each_result_once() -> None:
     history, strategy = at_the_first_rung(2000), ruled(Knowing(hope=lambda rows: -rows.astype(float)))
     ASKED.clear()
-    due = strategy.next_known(history)
+    due = strategy.next_promotion_or_seed(history)
     assert due is None or due.budget == MIDDLE
     assert ASKED
-    assert max(ASKED) <= 2 * MOST
+    assert max(ASKED) <= 2 * MAX_MODEL_GENOMES
 
 
 def test_it_learns_once_for_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ def test_it_learns_once_for_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     learn = Knowing.learn
     monkeypatch.setattr(Knowing, "learn", lambda *given: calls.append(1) or learn(*given))
     for _ in range(3):
-        strategy.next_known(history)
+        strategy.next_promotion_or_seed(history)
         strategy.propose(history, birth_rng(0, 0))
     assert len(calls) == 1
 

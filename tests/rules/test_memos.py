@@ -70,7 +70,7 @@ def births(settings: RunSettings, rng: np.random.Generator, known: History, coun
             if higher:
                 one = replace(one, genome=last.genome, budget=higher[0], resumes=last.id)
             elif rng.random() < 0.8:
-                one = replace(one, genome=last.genome, budget=1.0, extra_seed=1 + len(entry.repeats))
+                one = replace(one, genome=last.genome, budget=1.0, extra_seed=1 + len(entry.extra_seed_trials))
             else:  # a strategy that does not look at what was born
                 one = replace(one, genome=last.genome)
         yield one
@@ -91,7 +91,7 @@ def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole:
             late = history.pending[int(rng.integers(3))]
             history.tell(late.id, outcome(rng, late, whole))
             curves.update(trials_by_genome(history)[genome_key(late.genome)])
-        due, wanted = strategy.next_known(history), reference.next_known(settings, history)
+        due, wanted = strategy.next_promotion_or_seed(history), reference.next_promotion_or_seed(settings, history)
         assert (due and replace(due, stop_if=())) == wanted
         seen.add(wanted and wanted.operator)
         told = list(trials_by_genome(history).values())

@@ -96,7 +96,7 @@ def test_verify_says_of_a_candidate_that_its_seed_is_not_its_own(noisy: Path) ->
 def test_what_is_expected_takes_no_seed_for_a_shared_one(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the rule that weighs further seeds, and in what is recommended."""
     told: list[bool] = []
-    plain = recommendation.expected_losses
+    plain = recommendation.predict_losses
     monkeypatch.setattr(recommendation, "expected_losses", lambda *given: told.append(given[3]) or plain(*given))
     for seeds in ("own", "shared"):
         search = run(noisy, seeds, seeds=seeds, seeds_per_trial="auto", trials=14)

@@ -172,7 +172,7 @@ def test_every_trial_is_where_the_rules_want_it(strategy: StrategyWithRules, kno
 
 def test_what_is_due_is_done_at_the_limit(strategy: StrategyWithRules, known: Simulation) -> None:
     assert not known.history.pending
-    assert strategy.next_known(known.history) is None
+    assert strategy.next_promotion_or_seed(known.history) is None
 
 
 def test_with_one_slot_a_limit_changes_nothing_that_comes_after(strategy: StrategyWithRules) -> None:
@@ -266,7 +266,7 @@ def test_a_strategy_is_shown_genomes_in_the_order_of_what_is_expected_of_them() 
         for trial in run.history.trials:
             doubt.update(trial, run.history.proposed_units[trial.id])
         shown = [genome_key(run.candidates[id].genome) for id in run.strategy.survivors(run.history)]
-        assert shown == list(doubt.expected_losses([]))[:4]
+        assert shown == list(doubt.predict_losses([]))[:4]
         seen = sorted(
             (entry.losses(1.0), key) for key, entry in trials_by_genome(run.history).items() if entry.losses(1.0)
         )

@@ -166,7 +166,9 @@ class Simulation:
         return candidate
 
     def _due(self) -> Proposal | None:
-        return self.strategy.next_known(self.history) if isinstance(self.strategy, StrategyWithRules) else None
+        return (
+            self.strategy.next_promotion_or_seed(self.history) if isinstance(self.strategy, StrategyWithRules) else None
+        )
 
     def _propose(self, id: int) -> Proposal | None:
         number = self.history.fresh_count

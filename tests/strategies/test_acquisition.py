@@ -9,13 +9,12 @@ from scipy.optimize import approx_fprime
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.kernel import FeatureLayout
-from evo_tune.genome.priors import log_prior
 from evo_tune.genome.process import Process
-from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.space import SearchSpace, log_prior
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, constraint_factor, success_factor
 from evo_tune.strategies._models import Models
-from evo_tune.strategies.saea import SAEA, _success
+from evo_tune.strategies.saea import SAEA, _success_factor
 from tests.strategies.cases import OBJECTIVES
 from tests.strategies.simulate import Simulation, birth_rng
 
@@ -128,7 +127,7 @@ def test_what_is_known_of_a_region_of_failures_is_not_lost_in_a_long_run() -> No
             history.add_candidate(Candidate(id, 0, 0, id, space.snap(row), "random"))
             fine = Outcome("ok", {"loss": float(((row - best) ** 2).sum())})
             history.tell(id, fine if row[:3].sum() < 1.7 else Outcome("failed", error="?"))
-        factor = _success(history, FeatureLayout.of(space))
+        factor = _success_factor(history, FeatureLayout.of(space))
         assert factor is not None
         units = birth_rng(seed, 1).random((300, 5))
         units[:, 3:], beyond = 0.5, units[:, :3].sum(axis=1) - 1.7
@@ -146,7 +145,7 @@ def test_out_of_memory_is_a_region_and_a_lost_node_is_none() -> None:
             history.add_candidate(Candidate(id, 0, 0, id, SPACE.snap(row), "random"))
             lost = row[0] > 0.6
             history.tell(id, Outcome(status, error="?") if lost else Outcome("ok", {"loss": 1.0}))  # type: ignore[arg-type]
-        factor, there = _success(history, LAYOUT), np.full((1, 5), 0.5)
+        factor, there = _success_factor(history, LAYOUT), np.full((1, 5), 0.5)
         there[:, 0] = 0.9
         assert factor is not None
         return float(np.exp(factor.logs(there))[0]) ** (1.0 / factor.power)  # type: ignore[attr-defined]

@@ -112,16 +112,18 @@ HERE = {"x": 0.5, "width": 500, "depth": 4, "kind": "a"}
 def test_genomes_near_in_every_gene_are_not_new(change: dict[str, object], new: bool) -> None:
     history = grown(NARROW, HERE)
     genome = NARROW.check({**HERE, **change})
-    assert Novelty.of(history, 0.03)(genome) is new
-    assert Novelty.of(history, 0.0)(genome) is bool(change)
+    assert (Novelty.of(history, 0.03).units_if_new(genome) is not None) is new
+    assert (Novelty.of(history, 0.0).units_if_new(genome) is not None) is bool(change)
 
 
 def test_proposals_keep_apart_from_the_latest_and_the_best_trials() -> None:
     others = [{"x": place / 2000, "width": 100, "depth": 2, "kind": "b"} for place in range(MAX_RECENT_TRIALS + 20)]
     near = NARROW.check({**HERE, "x": 0.51})
-    assert not Novelty.of(grown(NARROW, HERE, *others, told=1), 0.03)(near)
-    assert Novelty.of(grown(NARROW, HERE, *others), 0.03)(near)  # neither told nor recent: forgotten
-    assert not Novelty.of(grown(NARROW, *others, HERE), 0.03)(near)
+    assert Novelty.of(grown(NARROW, HERE, *others, told=1), 0.03).units_if_new(near) is None
+    assert (
+        Novelty.of(grown(NARROW, HERE, *others), 0.03).units_if_new(near) is not None
+    )  # neither told nor recent: forgotten
+    assert Novelty.of(grown(NARROW, *others, HERE), 0.03).units_if_new(near) is None
 
 
 def test_searches_and_drafts_yield_only_new_genomes() -> None:

@@ -9,8 +9,7 @@ from scipy.stats import ortho_group
 
 from evo_tune.genome.genes import Choice, Float
 from evo_tune.genome.space import SearchSpace
-from evo_tune.strategies._candidates import PARENTS_PER_ROUND, Draft
-from evo_tune.strategies._climb import climb_drafts, drafts_near
+from evo_tune.strategies._candidates import PARENTS_PER_ROUND, Draft, climb_drafts, drafts_near
 from evo_tune.strategies._deap import Individual
 from tests.strategies.simulate import birth_rng
 

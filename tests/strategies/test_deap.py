@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import subprocess
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from deap import creator
+from deap import creator, tools
 
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import RunHistory
@@ -56,6 +59,78 @@ def test_the_global_generators_are_neither_used_nor_changed() -> None:
     select_by_reference(pool, 4)
     assert random.getstate() == before[0]
     assert same_state(np.random.get_state(), before[1])  # type: ignore[arg-type]
+
+
+def users_program(seed: int) -> list[float]:
+    """Return what a DEAP program of a user draws: selections, children and niches."""
+    random.seed(seed)
+    np.random.seed(seed)
+    pool = [Individual(id, (float(id % 3), float(-id), float(id % 5)), [0.1 * id, 0.5]) for id in range(12)]
+    points = tools.uniform_reference_points(3, 4)
+    drawn: list[float] = []
+    for _ in range(20):
+        drawn += [one.id for one in tools.selTournament(pool, 3, 2)]
+        drawn += [one.id for one in tools.selTournamentDCD(tools.selNSGA2(pool, 8), 4)]
+        drawn += [one.id for one in tools.selNSGA3(pool, 5, points)]
+        for child in tools.cxSimulatedBinaryBounded([0.2, 0.8], [0.6, 0.4], 10.0, 0.0, 1.0):
+            drawn += child
+    return drawn
+
+
+PROGRAM = """
+import random, sys
+import numpy as np
+from deap import base, tools
+{imports}
+random.seed(5)
+np.random.seed(5)
+pool = [[0.1 * id, 0.5] for id in range(12)]
+for id, one in enumerate(pool):
+    fitness = base.Fitness.__new__(base.Fitness)
+    fitness.weights, fitness.wvalues = (-1.0, -1.0, -1.0), (-float(id % 3), float(id), -float(id % 5))
+    class Single(list): pass
+    pool[id] = Single(one); pool[id].fitness = fitness; pool[id].id = id
+{use}
+points = tools.uniform_reference_points(3, 4)
+print([one.id for one in tools.selTournament(pool, 30, 2)], [one.id for one in tools.selNSGA3(pool, 5, points)],
+      tools.cxSimulatedBinaryBounded([0.2, 0.8], [0.6, 0.4], 10.0, 0.0, 1.0), random.random(), np.random.random())
+"""
+
+USE = """
+pool_of = [Individual(id, (float(id), -float(id)), [0.5]) for id in range(9)]
+with deap_generator(np.random.default_rng(3)):
+    tournament(pool_of, 2)
+select_by_reference(pool_of, 4)
+"""
+
+
+def test_a_users_own_program_draws_the_same_with_and_without_evo_tune() -> None:
+    """In fresh interpreters: imported and used, or neither; and inside the block that has our generator."""
+    imports = "from evo_tune.strategies._deap import Individual, deap_generator, select_by_reference, tournament"
+    programs = [PROGRAM.format(imports="", use=""), PROGRAM.format(imports=imports, use=USE)]
+    first, second = (subprocess.check_output([sys.executable, "-c", program]) for program in programs)
+    assert first == second
+    alone = users_program(7)
+    with deap_generator(RNG(3)):
+        assert users_program(7) == alone
+
+
+def test_a_users_own_program_in_another_thread_draws_the_same() -> None:
+    alone, pool, stop = users_program(7), pool_of(*((float(i), float(-i)) for i in range(9))), threading.Event()
+
+    def search() -> None:
+        while not stop.is_set():
+            with deap_generator(RNG(3)):
+                tournament(pool, 2)
+            select_by_reference(pool, 4)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    try:
+        assert all(users_program(7) == alone for _ in range(20))
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_two_threads_do_not_share_a_generator() -> None:

@@ -18,7 +18,7 @@ from evo_tune.genome.values import Genome
 from evo_tune.plugins.strategy import GenomeResults
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
-from evo_tune.strategies import saea
+from evo_tune.strategies import _candidates, saea
 from evo_tune.strategies._models import (
     MAX_FIT_POINTS,
     PAIRS,
@@ -173,7 +173,7 @@ def test_results_outside_the_fit_update_the_prediction() -> None:
     left = int(np.flatnonzero(~_choose_results(given.places)[:, 0] & np.isnan(given.places[:, 2]))[0])
     learned, worth = FidelityModel.of(given, SIZES), []
     for place in (1.0, 400.0):
-        learned.seen.places[left, 0] = place  # after it has learned: only the genome's own
+        learned.results.places[left, 0] = place  # after it has learned: only the genome's own
         worth.append(float(learned.worth(np.array([left]))[0]))
     assert worth[0] > worth[1] + 1.0
 
@@ -196,9 +196,9 @@ def test_of_equal_predictions_the_less_certain_one_is_worth_more() -> None:
 
 def test_proposals_maximise_the_predicted_full_training(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    judge = saea.SAEA._learned_acquisition
-    monkeypatch.setattr(saea.SAEA, "_learned_acquisition", lambda *given: asked.append(1) or judge(*given))
-    monkeypatch.setattr(saea, "propose_rare_value", lambda *given: pytest.fail("results in part are no chance"))
+    judge = saea.SAEA._fidelity_acquisition
+    monkeypatch.setattr(saea.SAEA, "_fidelity_acquisition", lambda *given: asked.append(1) or judge(*given))
+    monkeypatch.setattr(_candidates, "propose_rare_value", lambda *given: pytest.fail("results in part are no chance"))
     strategy = ruled("saea", RunSettings(fidelity=FIDELITY))
     run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(honest), births=30).run()
     assert isinstance(strategy.inner, SAEA)

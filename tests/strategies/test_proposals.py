@@ -7,14 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
+from evo_tune import strategies
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History, RunHistory
-from evo_tune.genome.priors import log_prior
-from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.space import SearchSpace, log_prior
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.strategies import _proposals, fold_seed
-from evo_tune.strategies._proposals import fresh, spread, unseen
+from evo_tune.strategies import fold_seed, fresh, spread, unseen
 from tests.strategies.cases import OBJECTIVES, SPACES
 from tests.strategies.simulate import birth_rng
 
@@ -125,7 +124,7 @@ def test_other_budgets_and_extra_seeds_leave_room() -> None:
 
 
 def test_a_large_space_counts_as_exhausted_after_many_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_proposals, "LAST_DRAWS", 200)
+    monkeypatch.setattr(strategies, "LAST_DRAWS", 200)
     space = SearchSpace(repair=lambda genome: {"x": float(round(genome["x"]))}, x=Float(0, 1))
     history = grow(history_of(space), unseen, 2, 0)
     assert {candidate.genome["x"] for candidate in history.pending} == {0.0, 1.0}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History, RunHistory
-from evo_tune.genome.kernel import encode_features, unordered_sizes
+from evo_tune.genome.kernel import category_counts, encode_features
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.genome.values import Genome, genome_key
@@ -24,7 +24,7 @@ from evo_tune.strategies._models import MAX_FIT_POINTS, Models, normal_scores
 from evo_tune.strategies.ga import GA
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
-from evo_tune.strategies.saea import SAEA, _places
+from evo_tune.strategies.saea import SAEA, _ranks
 from tests.strategies.bowl import BOWL, best_of
 from tests.strategies.cases import OBJECTIVES, SPACES, losses, some
 from tests.strategies.simulate import Simulation, birth_rng
@@ -139,12 +139,12 @@ def test_a_smooth_proposal_learns_each_genomes_own_loss(count: int, monkeypatch:
     for one in history.pending[:2]:
         history.tell(one.id, Outcome("failed", error="no luck"))
     points, scores, _ = fitted(history, monkeypatch, smooth=1.0)
-    sizes = unordered_sizes(history.space)
+    sizes = category_counts(history.space)
     own = {tuple(encode_features(history.proposed_units[one.id], sizes)): one.losses for one in history.ranked()}
     middle = float(np.median([one.losses[0] for one in history.ranked() if one.losses]))
     better = [row for row in range(len(points)) if own[tuple(points[row])][0] < middle]  # type: ignore[index]
     losses = [own[tuple(points[row])][0] for row in better]  # type: ignore[index]
-    places = _places(history.ranked_losses(), np.ones(1))
+    places = _ranks(history.ranked_losses(), np.ones(1))
     plain = normal_scores(places, len(places))
     assert len(better) >= 10
     assert abs(np.corrcoef(scores[better], losses)[0, 1]) > 0.999999
@@ -188,7 +188,7 @@ def test_dominating_trials_score_higher_for_any_weights(losses: list[tuple[int, 
         history.add_candidate(Candidate(id, 0, 0, id, {"n": 1 + id}, "given"))
         history.tell(id, Outcome("ok", dict(zip("abc", map(float, row), strict=True))))
     ranked = history.ranked()
-    scores = -_places(history.ranked_losses(), birth_rng(seed, 0).dirichlet(np.ones(3)))
+    scores = -_ranks(history.ranked_losses(), birth_rng(seed, 0).dirichlet(np.ones(3)))
     for one, score in zip(ranked, scores, strict=False):
         for other, other_score in zip(ranked, scores, strict=False):
             a, b = np.array(one.losses), np.array(other.losses)
@@ -276,7 +276,7 @@ def test_one_step_neighbours_of_the_best_are_candidates() -> None:
     space = SearchSpace(n=Int(1, 40), kind=Choice(tuple("abcd")))
     history = told(space, 12)
     drafts = SAEA()._drafts(history, birth_rng(0, 0), [_best(history)])
-    asked = {genome_key(one.proposal(space).genome) for one in drafts}
+    asked = {genome_key(space.snap(one.units)) for one in drafts}
     best = history.ranked()[0].genome
     steps = [{**best, "n": int(best["n"]) + step} for step in (-1, 1)] + [{**best, "kind": kind} for kind in "abcd"]
     assert {genome_key(g) for g in steps if 1 <= int(g["n"]) <= 40 and not history.seen(g)} <= asked
