@@ -6,15 +6,13 @@ schedule.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from evo_tune.training import public_name
 
 if TYPE_CHECKING:
     from evo_tune.training.recipe.public import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
-    public = None if name.startswith("_") else import_module(f"{__name__}.public")
-    if not hasattr(public, name):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(public, name)
+    return public_name(__name__, name)
