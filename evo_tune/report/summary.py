@@ -116,27 +116,25 @@ class RunResult:
         After the final comparison it is the gain of the chosen finalist, over the reporting seeds on which both
         succeeded: negative if the default is recommended for its better mean.
         """
-        if not math.isnan(self._compared.gain):
-            return self._compared.gain
-        if self.best and self.default and self.best.losses and self.default.losses:
+        gain = self._finished_comparison.gain
+        if math.isnan(gain) and self.best and self.default and self.best.losses and self.default.losses:
             return self.default.losses[0] - self.best.losses[0]
-        return math.nan
+        return gain
 
     @property
     def gain_error(self) -> float:
         """Standard error of `gain`, paired by seed; NaN without a final comparison."""
-        return self._compared.error
+        return self._finished_comparison.error
 
     @property
     def beaten(self) -> bool | None:
         """Whether the best beats the default by the test in `final_comparison`; None if that was not tested."""
-        return self._compared.beats
+        return self._finished_comparison.beats
 
     @property
-    def _compared(self) -> ComparisonState:
+    def _finished_comparison(self) -> ComparisonState:
         """The final comparison if it is complete, else an empty one."""
-        complete = self.comparison is not None and self.comparison.over
-        return self.comparison if complete and self.comparison is not None else ComparisonState()
+        return self.comparison if self.comparison and self.comparison.over else ComparisonState()
 
 
 def run_result(run: Run) -> RunResult:
@@ -169,19 +167,19 @@ def run_result(run: Run) -> RunResult:
 
 def reduced_comparison(run: Run) -> ReducedComparison | None:
     """Return how a run's final comparison was made to fit into its hours; None if it is as asked for."""
-    plan, asked = run.planned, comparison_as_requested(run)
-    if plan is None or (len(plan.finalists), plan.looks) == (len(asked.finalists), asked.looks):
+    plan, request = run.planned, comparison_as_requested(run)
+    if plan is None or (len(plan.finalists), plan.looks) == (len(request.finalists), request.looks):
         return None
     hours, looks = run.session.hours or 0.0, plan.looks or (0,)
-    return ReducedComparison(hours, len(plan.finalists), len(asked.finalists), looks[-1], asked.looks[-1])
+    return ReducedComparison(hours, len(plan.finalists), len(request.finalists), looks[-1], request.looks[-1])
 
 
 # Trials.
 
 
-def seeds_text(trial: Trial, run: Run) -> str:
+def seeds_text(ranked_trial: Trial, run: Run) -> str:
     """Return how many seeds a ranked trial's value comes from: 'one seed' or 'the mean of N seeds'."""
-    count = sum(one.rankable and one.key == trial.key for one in run.trials())
+    count = sum(trial.rankable and trial.key == ranked_trial.key for trial in run.trials())
     return "one seed" if count < 2 else f"the mean of {count} seeds"
 
 
@@ -189,11 +187,6 @@ def best_trials(run: Run, most: int) -> list[Trial]:
     """Return the best trials of a run: the recommended one first, then by their values in the search."""
     best, ranked = recommend_trial(run), run.ranked()
     return sorted(ranked, key=lambda trial: best is None or trial.id != best.id)[:most]  # stable
-
-
-def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Return whether losses `a` are nowhere worse than `b` and somewhere better."""
-    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
 
 
 def pareto_front(run: Run) -> list[Trial]:
@@ -204,12 +197,15 @@ def pareto_front(run: Run) -> list[Trial]:
     ranked = run.ranked()
     if ranked and not ranked[0].feasible:
         return ranked[:1]
-    kept: list[Trial] = []
-    for trial in (trial for trial in ranked if trial.feasible):  # sorted by losses: only earlier ones can dominate
+    front: list[Trial] = []
+    losses_of_front: list[Sequence[float]] = []
+    for trial in ranked:  # sorted by losses, so only earlier ones can dominate
         losses = trial.losses or ()
-        if not any(dominates(other.losses or (), losses) or other.losses == losses for other in kept):
-            kept.append(trial)
-    return kept
+        is_dominated = any(all(x <= y for x, y in zip(better, losses, strict=True)) for better in losses_of_front)
+        if trial.feasible and not is_dominated:
+            front.append(trial)
+            losses_of_front.append(losses)
+    return front
 
 
 def best_so_far(run: Run) -> list[tuple[int, float, int]]:
@@ -241,15 +237,11 @@ def importances(run: Run) -> dict[str, float]:
     if len(trials) < MIN_TRIALS_FOR_IMPORTANCE:
         return {}
     losses = np.array([trial.losses[0] for trial in trials if trial.losses])
-    found = {
-        name: importance(
-            np.array([gene.encode(trial.genome[name]) for trial in trials]),
-            losses,
-            unordered=isinstance(gene, Choice) and not gene.ordered,
-        )
-        for name, gene in run.genes.items()
-    }
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    shares = {}
+    for name, gene in run.genes.items():
+        units = np.array([gene.encode(trial.genome[name]) for trial in trials])
+        shares[name] = importance(units, losses, unordered=isinstance(gene, Choice) and not gene.ordered)
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
 # Counts and costs.
@@ -265,17 +257,18 @@ def trial_limit(run: Run, session: SessionSettings) -> int | None:
 
     Further trials of a genome count once they are proposed.
     """
-    births = session.max_genomes(run.manifest.population)
-    more = sum(not candidate.fresh for candidate in list(run.candidates))
-    return max(int(births) + more, len(run.candidates)) if math.isfinite(births) else None
+    max_genomes = session.max_genomes(run.manifest.population)
+    further_trials = sum(not candidate.fresh for candidate in list(run.candidates))
+    return max(int(max_genomes) + further_trials, len(run.candidates)) if math.isfinite(max_genomes) else None
 
 
 def results_in_words(run: Run) -> str:
     """Return in words how many trials have a result, of all trials that the limit allows."""
-    total = trial_limit(run, run.session)
-    done, pending = len(run.outcomes), len(run.candidates) - len(run.outcomes)
-    some = f"{count_of(done, 'trial')} {'has' if done == 1 else 'have'} a result"
-    text = f"{done} of {total} trials have a result" if total else some
+    results, total = len(run.outcomes), trial_limit(run, run.session)
+    text = f"{count_of(results, 'trial')} {'has' if results == 1 else 'have'} a result"
+    if total:
+        text = f"{results} of {total} trials have a result"
+    pending = len(run.candidates) - results
     return f"{text}, {pending} pending" if pending else text
 
 
@@ -286,16 +279,16 @@ def full_training_count(run: Run) -> int:
 
 def next_trial_count(run: Run) -> int:
     """Return how many trials `flag_to_continue` adds: three generations, but not more than the limit of trials was."""
-    more, trials = 3 * run.manifest.population, run.sessions[-1].trials if run.sessions else None
-    return more if trials is None else min(trials, more)
+    count, trials = 3 * run.manifest.population, run.sessions[-1].trials if run.sessions else None
+    return count if trials is None else min(trials, count)
 
 
 def flag_to_continue(run: Run) -> str:
     """Return the flag that continues a run: of more trials if these were its limit, else of more generations."""
-    more, trials = next_trial_count(run), run.sessions[-1].trials if run.sessions else None
+    count, trials = next_trial_count(run), run.sessions[-1].trials if run.sessions else None
     if trials is not None:
-        return f"--trials {max(trials, genome_count(run)) + more}"  # a resumed run may have more than its last limit
-    return f"--generations {max(2, -(-(genome_count(run) + more) // run.manifest.population))}"
+        return f"--trials {max(trials, genome_count(run)) + count}"  # a resumed run may have more than its last limit
+    return f"--generations {max(2, math.ceil((genome_count(run) + count) / run.manifest.population))}"
 
 
 def total_cost(run: Run) -> float:
@@ -310,18 +303,20 @@ def candidate_costs(run: Run) -> dict[int, float]:
     training counts up to the last point of its curve. Without a curve it counts its seconds at the median pace of the
     ok trainings, or in full while there are none. Each training counts at least `MIN_COST`. The journal alone decides.
     """
-    found: dict[int, float] = {}
-    pace: float | None = None
+    costs: dict[int, float] = {}
+    full_seconds: float | None = None
     for candidate in run.candidates:
-        outcome, added = run.outcomes.get(candidate.id), training_share(run, candidate)
-        if outcome is None or outcome.status == "ok":
-            found[candidate.id] = added
-        elif outcome.curve:
-            found[candidate.id] = min(max(outcome.curve[-1][0] - candidate.budget + added, MIN_COST), added)
-        else:
-            pace = median_full_seconds(run) if pace is None else pace
-            found[candidate.id] = min(max(outcome.seconds / pace, MIN_COST), added) if pace > 0 else added
-    return found
+        outcome, full_cost = run.outcomes.get(candidate.id), training_share(run, candidate)
+        cost = full_cost
+        if outcome is not None and outcome.status != "ok":
+            if outcome.curve:
+                cost = outcome.curve[-1][0] - candidate.budget + full_cost
+            else:
+                full_seconds = median_full_seconds(run) if full_seconds is None else full_seconds
+                cost = outcome.seconds / full_seconds if full_seconds > 0 else full_cost
+            cost = min(max(cost, MIN_COST), full_cost)
+        costs[candidate.id] = cost
+    return costs
 
 
 def training_share(run: Run, candidate: Candidate | Proposal) -> float:
@@ -334,29 +329,24 @@ def training_share(run: Run, candidate: Candidate | Proposal) -> float:
 
 def median_full_seconds(run: Run) -> float:
     """Return the seconds of a full training at the median pace of all ok trainings; 0 without any."""
-    paces = [seconds / added for seconds, added in _done(run)]
+    shares = {id: training_share(run, run.candidates[id]) for id in run.recorded if run.outcomes[id].status == "ok"}
+    paces = [run.outcomes[id].seconds / share for id, share in shares.items() if share > 0]
     return median(paces) if paces else 0.0
-
-
-def _done(run: Run) -> list[tuple[float, float]]:
-    """Return the seconds of each ok training, and its share of a full one."""
-    oks = [run.candidates[id] for id in run.recorded if run.outcomes[id].status == "ok"]
-    rows = [(run.outcomes[one.id].seconds, training_share(run, one)) for one in oks]
-    return [(seconds, added) for seconds, added in rows if added > 0]
 
 
 def caveats(run: Run) -> list[str]:
     """Return why a repeated run would differ; `verify` passes all the same."""
-    found = []
-    options = run.manifest.options
+    reasons = []
+    options, units = run.manifest.options, run.manifest.units
     if options.get("seconds") is not None and not options.get("cost"):
-        found.append("its budget is in seconds")
-    times = [o.metric for o in run.objectives if o.metric == "seconds" or run.manifest.units.get(o.metric) in TIMES]
+        reasons.append("its budget is in seconds")
+    metrics = [objective.metric for objective in run.objectives]
+    times = [metric for metric in metrics if metric == "seconds" or units.get(metric) in TIMES]
     if times:
-        found.append(f"{', '.join(times)} depends on the machine")
+        reasons.append(f"{', '.join(times)} depends on the machine")
     if any(outcome.status == "timeout" for outcome in run.outcomes.values()):
-        found.append("a trial timed out")
-    return found
+        reasons.append("a trial timed out")
+    return reasons
 
 
 def status_counts(run: Run) -> dict[str, int]:
@@ -475,37 +465,35 @@ def improvement_chance(losses: Sequence[float], noise: float, trainings: int) ->
     beyond = threshold - (min(losses) - noise)
     if mean <= 0.0:
         return 0.0 if beyond > 0 else 1.0
-    each = count / (len(latest) + 1) * math.exp(-max(0.0, beyond) / mean)
-    each *= BELIEF / (BELIEF + _since(losses, noise))
-    return 1.0 - (1.0 - min(1.0, each)) ** trainings
-
-
-def _since(losses: Sequence[float], noise: float) -> int:
-    """Return the number of losses since the last one that was below all earlier ones by more than the noise."""
-    lowest, since = math.inf, 0
+    # The number of losses since the last one that was below all earlier ones by more than the noise
+    lowest, without_improvement = math.inf, 0
     for loss in losses:
         improved = loss < lowest - noise
-        lowest, since = (loss, 0) if improved else (lowest, since + 1)
-    return since
+        lowest, without_improvement = (loss, 0) if improved else (lowest, without_improvement + 1)
+    chance = count / (len(latest) + 1) * math.exp(-max(0.0, beyond) / mean)  # of one training
+    chance *= BELIEF / (BELIEF + without_improvement)
+    return 1.0 - (1.0 - min(1.0, chance)) ** trainings
 
 
-def predict_more_trials(trials: Sequence[Trial], trainings: int, fresh: Sequence[Trial] = ()) -> MoreTrials | None:
+def predict_more_trials(
+    trials: Sequence[Trial], trainings: int, fresh_trials: Sequence[Trial] = ()
+) -> MoreTrials | None:
     """Return the prospect of more trainings; None if too little is known, for example the noise between seeds.
 
     Args:
         trials: Completed trials in the order of their results.
         trainings: Number of next trainings.
-        fresh: Trainings of the final comparison, which add seeds of the same genomes.
+        fresh_trials: Trainings of the final comparison, which add seeds of the same genomes.
     """
-    noise = seed_noise([*trials, *fresh])
+    noise = seed_noise([*trials, *fresh_trials])
     if math.isnan(noise):
         return None
-    firsts: dict[str, float] = {}
+    first_losses: dict[str, float] = {}
     for trial in trials:
         if trial.rankable and trial.feasible and trial.losses is not None:
-            firsts.setdefault(trial.key, trial.losses[0])
-    found = improvement_chance(list(firsts.values()), noise, trainings)
-    return None if math.isnan(found) else MoreTrials(found, trainings, noise)
+            first_losses.setdefault(trial.key, trial.losses[0])
+    chance = improvement_chance(list(first_losses.values()), noise, trainings)
+    return None if math.isnan(chance) else MoreTrials(chance, trainings, noise)
 
 
 def predict_next_generation(run: Run) -> MoreTrials | None:
@@ -516,12 +504,12 @@ def predict_next_generation(run: Run) -> MoreTrials | None:
     return predict_more_trials(trials, run.manifest.population, read_comparison(run))
 
 
-def describe_more_trials(found: MoreTrials) -> str:
+def describe_more_trials(prediction: MoreTrials) -> str:
     """Return the prospect as words without a full stop."""
-    percent = 100 * found.chance
+    percent = 100 * prediction.chance
     chance = "less than 1%" if percent < 0.5 else "more than 99%" if percent > 99.5 else f"{percent:.0f}%"
-    noise = f" by more than the noise between seeds ({found.noise:.3g})" if found.noise else ""
-    return f"the next {found.trainings} trainings have a chance of {chance} to improve the best{noise}"
+    noise = f" by more than the noise between seeds ({prediction.noise:.3g})" if prediction.noise else ""
+    return f"the next {prediction.trainings} trainings have a chance of {chance} to improve the best{noise}"
 
 
 # The verdict as text
@@ -538,81 +526,78 @@ def show_fresh_values(row: FreshValues | None) -> str:
     return f"{show_decimals(row.mean)}{error} (n={len(row.values)}){failed}"
 
 
-def verdict(end: RunResult) -> str:
+def verdict(result: RunResult) -> str:
     """Return in one line whether the best beats the default, and how the comparison was made to fit into the hours."""
-    said, fitted = _verdict(end), end.reduced_comparison
-    if fitted is None:
-        return said
-    if not fitted.finalists:
+    text, reduced = _compare_with_default(result), result.reduced_comparison
+    if reduced is None:
+        return text
+    if not reduced.finalists:
         least = "2 seeds of the best and of the default"
-        return f"{said}; no final comparison: {least} did not fit into {fitted.hours:g} hours"
-    parts = [f"{fitted.finalists} of {fitted.of_finalists} finalists"] * (fitted.finalists < fitted.of_finalists)
-    parts += [f"{fitted.seeds} of at most {fitted.of_seeds} seeds"] * (fitted.seeds < fitted.of_seeds)
-    return f"{said}; to fit into {fitted.hours:g} hours, the final comparison had {' and '.join(parts)}"
+        return f"{text}; no final comparison: {least} did not fit into {reduced.hours:g} hours"
+    parts = []
+    if reduced.finalists < reduced.of_finalists:
+        parts.append(f"{reduced.finalists} of {reduced.of_finalists} finalists")
+    if reduced.seeds < reduced.of_seeds:
+        parts.append(f"{reduced.seeds} of at most {reduced.of_seeds} seeds")
+    return f"{text}; to fit into {reduced.hours:g} hours, the final comparison had {' and '.join(parts)}"
 
 
-def _verdict(end: RunResult) -> str:
-    final = end.comparison
-    if not end.results:
+def _compare_with_default(result: RunResult) -> str:
+    best, default, final = result.best, result.default, result.comparison
+    if not result.results:
         return "no evaluation finished"
-    if end.best is None and end.partial:
-        return f"{end.partial} partial trainings gave a value, no full one has finished: `evo-tune resume` continues"
-    if end.best is None:
+    if best is None and result.partial:
+        return f"{result.partial} partial trainings gave a value, no full one has finished: `evo-tune resume` continues"
+    if best is None:
         return "no trial has a value"
-    if end.default is None:
-        another = "give another one in a new run, such as --gene 'NAME=LOW|HIGH @ DEFAULT'"
-        return f"the default genome has no value, so the best cannot be compared with it: {another}"
-    if final is None and end.best.id == end.default.id:
+    if default is None:
+        advice = "give another one in a new run, such as --gene 'NAME=LOW|HIGH @ DEFAULT'"
+        return f"the default genome has no value, so the best cannot be compared with it: {advice}"
+    if final is None and best.id == default.id:
         return "nothing beat the default genome"
     if final is None:
-        return f"difference: {show_decimals(end.gain)} on one seed each: it may be luck"
+        return f"difference: {show_decimals(result.gain)} on one seed each: it may be luck"
     if not final.over:
         return "the final comparison is not complete: `evo-tune resume` continues it; the best is that of the search"
     if final.chosen is None:
         return "every finalist failed on its fresh seeds: the best is that of the search"
     if not final.pairs:
         return f"on all {final.seeds} fresh seeds the best or the default failed: they cannot be compared"
-    if end.best.id == final.chosen:
-        return _difference(end, final)
+    gain = show_decimals(abs(final.gain))
+    error = "" if math.isnan(final.error) else f" ± {show_decimals(final.error)}"
+    if best.id == final.chosen:
+        beats = f"the best {'beats' if final.beats else 'does not clearly beat'} the default"
+        gain = show_decimals(final.gain)
+        if not error:
+            return f"difference: {gain} on one fresh seed: {beats}"
+        errors = f"{final.gain / final.error:.1f} standard errors" if final.error else "no spread between seeds"
+        test_set = ", on the test set" if result.on_test_set else ""
+        return f"difference: {gain}{error}: {beats} ({errors}, paired over {final.pairs} fresh seeds{test_set})"
     if final.gain <= 0.0:
-        error = "" if math.isnan(final.error) else f" ± {show_decimals(final.error)}"
-        where = "on fresh seeds and the test set" if end.on_test_set else "on fresh seeds"
-        worse = f"{show_decimals(-final.gain)}{error} worse" if final.gain else "exactly as good"
-        worse = f"trial {final.chosen}, the finalist, is {worse}"
-        return f"nothing beat the default genome: {where} {worse}"
+        test_set = " and the test set" if result.on_test_set else ""
+        worse = f"{gain}{error} worse" if final.gain else "exactly as good"
+        finalist = f"trial {final.chosen}, the finalist, is {worse}"
+        return f"nothing beat the default genome: on fresh seeds{test_set} {finalist}"
     return f"trial {final.chosen}, the best finalist, failed on fresh seeds where the default did not: use the default"
 
 
-def _difference(end: RunResult, final: ComparisonState) -> str:
-    """Return the gain of the chosen finalist with its error."""
-    said = f"the best {'beats' if final.beats else 'does not clearly beat'} the default"
-    if math.isnan(final.error):
-        return f"difference: {show_decimals(final.gain)} on one fresh seed: {said}"
-    errors = f"{final.gain / final.error:.1f} standard errors" if final.error else "no spread between seeds"
-    how = f"{errors}, paired over {final.pairs} fresh seeds" + (", on the test set" if end.on_test_set else "")
-    return f"difference: {show_decimals(final.gain)} ± {show_decimals(final.error)}: {said} ({how})"
-
-
-def baseline_verdict(found: Baseline) -> str:
+def baseline_verdict(baseline: Baseline) -> str:
     """Return in one line, without a full stop, whether the best beats the baseline."""
-    name = found.name
-    if found.value is None:
-        return f"{name} has no value to compare with: {found.problem}"
-    if found.best is None:
-        return f"{name}: {found.metric} {show_decimals(found.value)}"
-    pair = f"{found.metric} {show_decimals(found.best)} against {show_decimals(found.value)}"
-    if math.isnan(found.error):
-        better = "better" if found.gain > 0.0 else "not better"
-        return f"the best trial is {better} than {name} on one seed: {pair}, on the data that chose the best"
-    size = f"by {show_decimals(abs(found.gain))} ± {show_decimals(found.error)}"
-    if found.beaten is None:
-        return (
-            f"the best trial does not clearly beat {name}: {pair}, a difference of {show_decimals(found.gain)} ± "
-            + show_decimals(found.error)
-        )
-    if found.beaten:
-        return f"the best trial beats {name} {size}: {pair}"
-    return f"{name} beats the best trial {size}: {pair}; use {name}, or train longer"
+    name, value, best = baseline.name, baseline.value, baseline.best
+    if value is None:
+        return f"{name} has no value to compare with: {baseline.problem}"
+    if best is None:
+        return f"{name}: {baseline.metric} {show_decimals(value)}"
+    values = f"{baseline.metric} {show_decimals(best)} against {show_decimals(value)}"
+    if math.isnan(baseline.error):
+        better = "better" if baseline.gain > 0.0 else "not better"
+        return f"the best trial is {better} than {name} on one seed: {values}, on the data that chose the best"
+    gain, error = show_decimals(baseline.gain), show_decimals(baseline.error)
+    if baseline.beaten is None:
+        return f"the best trial does not clearly beat {name}: {values}, a difference of {gain} ± {error}"
+    if baseline.beaten:
+        return f"the best trial beats {name} by {gain} ± {error}: {values}"
+    return f"{name} beats the best trial by {gain.removeprefix('-')} ± {error}: {values}; use {name}, or train longer"
 
 
 # Widened ranges as text
@@ -625,20 +610,20 @@ def show_range(gene: Gene) -> str:
     return f"[{show_value(gene.decode(0.0))}, {show_value(gene.decode(1.0))}]"
 
 
-def describe_widening(one: Widening) -> str:
+def describe_widening(widening: Widening) -> str:
     """Return a widening in one line: the genes with their new ranges, and the reason."""
-    ranges = ", ".join(f"{printable(name)} widened to {show_range(gene)}" for name, gene in one.changed.items())
-    return f"{ranges}: {one_line(one.reason) or 'as you asked on resume'}"
+    ranges = ", ".join(f"{printable(name)} widened to {show_range(gene)}" for name, gene in widening.changed.items())
+    return f"{ranges}: {one_line(widening.reason) or 'as you asked on resume'}"
 
 
 def present_ranges(run: Run) -> dict[str, str]:
     """Return the present range of each gene that was widened, by name."""
-    changed = {name for one in run.widened for name in one.changed}
+    changed = {name for widening in run.widened for name in widening.changed}
     return {name: show_range(gene) for name, gene in run.genes.items() if name in changed}
 
 
 def range_lines(run: Run) -> Iterator[str]:
     """Yield a line with the present ranges of the genes that were widened, if there are any."""
     if run.widened:
-        found = ", ".join(f"{printable(name)} {text}" for name, text in present_ranges(run).items())
-        yield f"widened ranges: {found}"
+        ranges = ", ".join(f"{printable(name)} {text}" for name, text in present_ranges(run).items())
+        yield f"widened ranges: {ranges}"

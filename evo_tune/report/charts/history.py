@@ -187,11 +187,7 @@ def part(data: RunData) -> Part | None:
         explanation,
         figures,
         rows=[
-            {
-                "evaluations": int(index) + 1,
-                "trial": int(history.id[index]),
-                data.metric: float(history.best[index]),
-            }
+            {"evaluations": int(index) + 1, "trial": int(history.id[index]), data.metric: float(history.best[index])}
             for index in history.improvements
         ],
         rows_title="Each improvement",

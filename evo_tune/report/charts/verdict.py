@@ -99,10 +99,6 @@ def _genes(data: RunData) -> list[dict[str, Any]]:
     for name in sorted(data.genes, key=lambda name: best[name] == default[name]):
         same = best[name] == default[name]
         rows.append(
-            {
-                "gene": name,
-                "best": show_value(best[name]),
-                "default": "the same" if same else show_value(default[name]),
-            }
+            {"gene": name, "best": show_value(best[name]), "default": "the same" if same else show_value(default[name])}
         )
     return rows
