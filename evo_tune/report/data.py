@@ -16,7 +16,7 @@ from evo_tune.genome.values import Genome, Value
 from evo_tune.report import summary
 from evo_tune.report.charts.next_steps import genes_at_range_ends
 from evo_tune.report.charts.scale import TransferredRecipe, read_recipe
-from evo_tune.report.recommendation import FreshValues, fresh_values, reported_objective
+from evo_tune.report.recommendation import FreshValues, comparison_objective, fresh_values
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import MoreTrials, predict_next_generation, present_ranges
 from evo_tune.store.run import Run
@@ -272,15 +272,15 @@ def _fresh_seeds(row: FreshValues, metric: str) -> FreshSeeds:
     return FreshSeeds(metric=metric, mean=row.mean, error=row.error, values=row.values, failed=row.failures)
 
 
-def _ranked(run: Run, most: int) -> list[RankedTrial]:
+def _best_trials(run: Run, most: int) -> list[RankedTrial]:
     """Return the best trials of a run, the recommended one first.
 
     Their `metrics` are those of the search: of one seed, or the mean over several.
     """
-    rows, metric = {row.id: row for row in fresh_values(run)}, reported_objective(run).metric
-    fresh = {id: _fresh_seeds(row, metric) for id, row in rows.items()}
+    rows, metric = {row.id: row for row in fresh_values(run)}, comparison_objective(run).metric
+    fresh_seeds = {id: _fresh_seeds(row, metric) for id, row in rows.items()}
     return [
-        RankedTrial(**structs.asdict(trial_summary(trial)), fresh_seeds=fresh.get(trial.id))
+        RankedTrial(**structs.asdict(trial_summary(trial)), fresh_seeds=fresh_seeds.get(trial.id))
         for trial in summary.best_trials(run, most)
     ]
 
@@ -288,7 +288,7 @@ def _ranked(run: Run, most: int) -> list[RankedTrial]:
 def recommendations(run: Run) -> list[Recommendation]:
     """Return the best trial of a run, or the Pareto front if it has several objectives."""
     if len(run.objectives) == 1:
-        return [Recommendation(run=run.name, **structs.asdict(trial)) for trial in _ranked(run, 1)]
+        return [Recommendation(run=run.name, **structs.asdict(trial)) for trial in _best_trials(run, 1)]
     return [Recommendation(run=run.name, **structs.asdict(trial_summary(trial))) for trial in summary.pareto_front(run)]
 
 
@@ -300,36 +300,36 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         status: Progress message of its strategy.
         report: File of its report; None without one.
     """
-    end = summary.run_result(run)
-    best, default = end.fresh_best, end.fresh_default
+    result = summary.run_result(run)
+    best, default = result.fresh_best, result.fresh_default
     return RunSummary(
         run=run.name,
         folder=str(run.folder),
         ended=run.ended,
-        metric=end.metric,
-        direction=end.direction,
-        reported=end.reported_metric,
-        best=None if end.best is None else trial_summary(end.best),
-        default=None if end.default is None else trial_summary(end.default),
-        gain=end.gain,
-        gain_error=end.gain_error,
-        beaten=end.beaten,
-        baseline=None if end.baseline is None else AgainstBaseline(**vars(end.baseline)),
+        metric=result.metric,
+        direction=result.direction,
+        reported=result.reported_metric,
+        best=None if result.best is None else trial_summary(result.best),
+        default=None if result.default is None else trial_summary(result.default),
+        gain=result.gain,
+        gain_error=result.gain_error,
+        beaten=result.beaten,
+        baseline=None if result.baseline is None else AgainstBaseline(**vars(result.baseline)),
         final_comparison=Comparison(
-            best=None if best is None else _fresh_seeds(best, end.reported_metric),
-            default=None if default is None else _fresh_seeds(default, end.reported_metric),
+            best=None if best is None else _fresh_seeds(best, result.reported_metric),
+            default=None if default is None else _fresh_seeds(default, result.reported_metric),
         ),
-        at_ends=_wider(run),
+        at_ends=_wider_ranges(run),
         widened=present_ranges(run),
         more_trials=predict_next_generation(run),
         scale=read_recipe(run),
-        finalist=end.comparison.chosen if end.comparison else None,
-        pairs=end.comparison.pairs if end.comparison else None,
-        results=end.results,
-        failed=end.failures,
-        pruned=end.pruned,
+        finalist=result.comparison.chosen if result.comparison else None,
+        pairs=result.comparison.pairs if result.comparison else None,
+        results=result.results,
+        failed=result.failures,
+        pruned=result.pruned,
         trainings=round(summary.total_cost(run), 6),
-        seconds=round(end.seconds, 3),
+        seconds=round(result.seconds, 3),
         status=status,
         report=None if report is None else str(report),
     )
@@ -337,22 +337,24 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
 
 def run_row(run: Run) -> ListedRun:
     """Return a run as one row of a list; its best value is that over fresh seeds where there are any."""
-    end = summary.run_result(run)
-    best = end.best.outcome.metrics[end.metric] if end.best else None
-    seeds = end.seeds_text if end.best else None
-    if end.fresh_best is not None and end.fresh_best.values:
-        best = end.fresh_best.mean
-        seeds = f"{len(end.fresh_best.values)} fresh seeds" + (f", {end.reported_metric}" if end.on_test_set else "")
+    result = summary.run_result(run)
+    best = result.best.outcome.metrics[result.metric] if result.best else None
+    seeds = result.seeds_text if result.best else None
+    if result.fresh_best is not None and result.fresh_best.values:
+        best = result.fresh_best.mean
+        seeds = f"{len(result.fresh_best.values)} fresh seeds" + (
+            f", {result.reported_metric}" if result.on_test_set else ""
+        )
     return ListedRun(
         run=run.name,
         evaluator=run.manifest.evaluator,
         strategy=run.manifest.strategy,
-        results=end.results,
-        failed=end.failures,
-        objective=end.metric,
+        results=result.results,
+        failed=result.failures,
+        objective=result.metric,
         best=best,
         seeds=seeds,
-        seconds=round(end.seconds, 3),
+        seconds=round(result.seconds, 3),
         ended=run.ended,
         created=run.manifest.created,
     )
@@ -378,15 +380,15 @@ def run_details(run: Run, top: int) -> RunDetails:
         seconds=run.seconds,
         results=len(run.outcomes),
         statuses=summary.status_counts(run),
-        best=_ranked(run, top),
+        best=_best_trials(run, top),
         front=[trial_summary(trial) for trial in summary.pareto_front(run)],
         best_so_far=summary.best_so_far(run),
         importances=summary.importances(run),
-        at_ends=_wider(run),
+        at_ends=_wider_ranges(run),
         widened=present_ranges(run),
     )
 
 
-def _wider(run: Run) -> dict[str, str]:
+def _wider_ranges(run: Run) -> dict[str, str]:
     """Return a wider range for each gene whose best values are at an end of its range."""
-    return {name: found.wider for name, found in genes_at_range_ends(RunData(run)).items()}
+    return {name: gene.wider for name, gene in genes_at_range_ends(RunData(run)).items()}

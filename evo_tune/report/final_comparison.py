@@ -135,25 +135,26 @@ class FinalComparison:
 
     def with_smaller_ones(self) -> list[FinalComparison]:
         """Return the comparison and smaller ones, the largest first: with fewer seeds, then with fewer finalists."""
-        found, count = [], len(self.finalists)
+        comparisons, count = [], len(self.finalists)
         while count and self.seeds:
-            whole = self.looks
-            fewer = [whole[:number] for number in range(len(whole), 0, -1)]
-            while fewer[-1][0] > MIN_REPORT_SEEDS:
-                fewer.append((max(MIN_REPORT_SEEDS, fewer[-1][0] * 3 // 4),))
-            found += [replace(self, finalists=self.finalists[:count], planned_looks=planned) for planned in fewer]
-            count = math.ceil(count / 2) if count > 1 else 0
-        return found
+            plans = [self.looks[:number] for number in range(len(self.looks), 0, -1)]
+            while plans[-1][0] > MIN_REPORT_SEEDS:  # one look, with fewer and fewer seeds
+                plans.append((max(MIN_REPORT_SEEDS, plans[-1][0] * 3 // 4),))
+            comparisons += [replace(self, finalists=self.finalists[:count], planned_looks=plan) for plan in plans]
+            if count == 1:
+                break
+            count = math.ceil(count / 2)
+        return comparisons
 
     def state(self, results: Results) -> ComparisonState:
         """Return the state that follows from some results; results that were not wanted change nothing."""
         if not self.seeds or not self.finalists:
             return ComparisonState()
-        chosen, wanted = self.choose(results)
+        chosen, missing = self.choose(results)
         if chosen is not None:
             return self._compare(chosen, results)
         # The default is needed whichever finalist is chosen, so it need not wait.
-        return ComparisonState((*wanted, *self.missing_report_trainings(self.looks[0], [self.default], results)))
+        return ComparisonState((*missing, *self.missing_report_trainings(self.looks[0], [self.default], results)))
 
     def missing_report_trainings(
         self, look: int, ids: Sequence[int | None], results: Results
@@ -166,59 +167,66 @@ class FinalComparison:
             results: Results so far.
         """
         needed = (FreshTraining(id, "report", number) for number in range(1, look + 1) for id in ids if id is not None)
-        return tuple(one for one in needed if one not in results)
+        return tuple(training for training in needed if training not in results)
 
     def choose(self, results: Results) -> tuple[int | None, tuple[FreshTraining, ...]]:
         """Return the chosen finalist (None: open, or all failed) and the trainings that the next halving lacks."""
-        alive, seeds = list(self.finalists), 0
-        while len(alive) > 1:
-            seeds += math.ceil(self.seeds / 3)
-            needed = [FreshTraining(id, "choose", number) for number in range(1, seeds + 1) for id in alive]
-            lacking = tuple(one for one in needed if one not in results)
-            if lacking:
-                return None, lacking
-            ranked = sorted(alive, key=lambda id: _rank(_losses(id, "choose", seeds, results)))
-            alive = ranked[: math.ceil(len(alive) / 2)]
-        tried = _losses(alive[0], "choose", seeds, results)
-        return (None if tried and all(loss is None for loss in tried) else alive[0]), ()
+        finalists, seeds_so_far = list(self.finalists), 0
+        while len(finalists) > 1:
+            seeds_so_far += math.ceil(self.seeds / 3)
+            needed = [FreshTraining(id, "choose", number) for number in range(1, seeds_so_far + 1) for id in finalists]
+            missing = tuple(training for training in needed if training not in results)
+            if missing:
+                return None, missing
+
+            def rank(id: int, seeds: int = seeds_so_far) -> tuple[int, float]:
+                """Return the sort key of a finalist: fewest failures first, then the lowest mean."""
+                losses = [loss for loss in _losses(id, "choose", seeds, results) if loss is not None]
+                return -len(losses), fmean(losses) if losses else math.inf
+
+            finalists = sorted(finalists, key=rank)[: math.ceil(len(finalists) / 2)]
+        losses = _losses(finalists[0], "choose", seeds_so_far, results)
+        all_failed = bool(losses) and all(loss is None for loss in losses)  # a single finalist is not trained to choose
+        return None if all_failed else finalists[0], ()
 
     def _compare(self, chosen: int, results: Results) -> ComparisonState:
-        spent, found = 0.0, ComparisonState()
+        spent, state = 0.0, ComparisonState()
         for look in self.looks:
-            if lacking := self.missing_report_trainings(look, [self.default, chosen], results):
-                return replace(found, next_trainings=lacking, chosen=chosen, beats=None)
+            if missing := self.missing_report_trainings(look, [self.default, chosen], results):
+                return replace(state, next_trainings=missing, chosen=chosen, beats=None)
             if self.default is None:
                 return ComparisonState((), chosen, look)
             share = look / self.looks[-1]
             level = ALPHA * share**SPENDING_POWER - spent
             spent += level
-            found = self._look(chosen, self.default, look, share, level, results)
-            if found.beats is not None:
+            state = self._look(chosen, self.default, look, share, level, results)
+            if state.beats is not None:
                 break
-        return found
+        return state
 
     def _look(
         self, chosen: int, default: int, look: int, share: float, level: float, results: Results
     ) -> ComparisonState:
         """Return the state after a look at so many seeds; `beats` is None if that stays open, or cannot be known."""
-        mine, other = (_losses(id, "report", look, results) for id in (chosen, default))
-        both = [(a, b) for a, b in zip(mine, other, strict=True) if a is not None and b is not None]
-        gains = [b - a for a, b in both]
-        gain = fmean(gains) if gains else math.nan
-        error = _error(gains, gain)
-        if any(a is None and b is not None for a, b in zip(mine, other, strict=True)):
-            beats: bool | None = False  # it failed where the default did not
-        elif len(gains) < 2:
-            beats = None
-        else:
-            losses = [loss for pair in both for loss in pair]
-            scale = ROUNDING * max(map(abs, losses))
-            gain, error = (number if abs(number) > scale else 0.0 for number in (gain, error))
-            step = 0.0 if self.is_fine_grained else resolution(losses, scale)
-            beats = _beats(gain, error, step, len(gains), level, HOPELESS_GAIN * share)
+        losses = list(zip(*(_losses(id, "report", look, results) for id in (chosen, default)), strict=True))
+        pairs = [(mine, other) for mine, other in losses if mine is not None and other is not None]
+        gains, count = [other - mine for mine, other in pairs], len(pairs)
+        gain, error, beats = math.nan, math.nan, None
+        if gains:
+            gain = fmean(gains)
+        if count > 1:
+            error = math.hypot(*(value - gain for value in gains)) / math.sqrt(count * (count - 1))
+        if any(mine is None and other is not None for mine, other in losses):
+            beats = False  # it failed where the default did not
+        elif count > 1:
+            paired_losses = [loss for pair in pairs for loss in pair]
+            tolerance = ROUNDING * max(map(abs, paired_losses))
+            gain, error = (0.0 if abs(number) <= tolerance else number for number in (gain, error))
+            step = 0.0 if self.is_fine_grained else resolution(paired_losses, tolerance)
+            beats = _beats(gain, error, step, count, level, HOPELESS_GAIN * share)
             if beats is None and share == 1.0:
                 beats = False
-        return ComparisonState((), chosen, look, len(gains), gain, error, beats)
+        return ComparisonState((), chosen, look, count, gain, error, beats)
 
 
 def _beats(gain: float, error: float, step: float, pairs: int, level: float, hopeless: float) -> bool | None:
@@ -234,10 +242,12 @@ def _beats(gain: float, error: float, step: float, pairs: int, level: float, hop
         level: Error probability that this look may spend.
         hopeless: Gain in standard errors below which more seeds are not worth their cost.
     """
-    whole = math.hypot(error, ROUNDING_DEVIATION * step / math.sqrt(pairs))
-    if gain > 0.0 and (not whole or student_tail(gain / whole, pairs - 1) <= level):
+    total_error = math.hypot(error, ROUNDING_DEVIATION * step / math.sqrt(pairs))
+    if gain > 0.0 and (not total_error or student_tail(gain / total_error, pairs - 1) <= level):
         return True
-    return False if gain <= 0.0 or gain < hopeless * error else None
+    if gain <= 0.0 or gain < hopeless * error:
+        return False
+    return None
 
 
 def default_looks(seeds: int) -> list[int]:
@@ -246,41 +256,17 @@ def default_looks(seeds: int) -> list[int]:
 
 
 def _losses(id: int, purpose: Purpose, seeds: int, results: Results) -> list[float | None]:
-    found = (results[FreshTraining(id, purpose, number)] for number in range(1, seeds + 1))
-    return [loss if loss is not None and abs(loss) < LARGEST else None for loss in found]
-
-
-def _error(values: Sequence[float], mean: float) -> float:
-    """Return the standard error of a mean; NaN for fewer than two values."""
-    if len(values) < 2:
-        return math.nan
-    return math.hypot(*(value - mean for value in values)) / math.sqrt(len(values) * (len(values) - 1))
-
-
-def _rank(losses: Sequence[float | None]) -> tuple[int, float]:
-    """Return a sort key of finalists: fewest failures first, then the lowest mean."""
-    good = [loss for loss in losses if loss is not None]
-    return len(losses) - len(good), fmean(good) if good else math.inf
+    losses = (results[FreshTraining(id, purpose, number)] for number in range(1, seeds + 1))
+    return [loss if loss is not None and abs(loss) < LARGEST else None for loss in losses]
 
 
 def student_tail(t: float, freedom: int) -> float:
     """Return the probability that Student's t exceeds a number.
 
-    By the finite sums for integer degrees of freedom (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4), exact to 1e-15.
-
     Args:
         t: Threshold.
         freedom: Degrees of freedom, at least 1.
     """
-    if math.isinf(t):
-        return 0.0 if t > 0 else 1.0
-    angle = math.atan2(t, math.sqrt(freedom))
-    cosine = freedom / (freedom + t * t)  # squared
-    odd = freedom % 2
-    term = math.sqrt(cosine) if odd else 1.0
-    total = term if freedom > 1 else 0.0
-    for k in range(3 if odd else 2, freedom - 1, 2):
-        term *= cosine * (k - 1) / k
-        total += term
-    inside = (angle + math.sin(angle) * total) * 2 / math.pi if odd else math.sin(angle) * total
-    return 0.5 - inside / 2
+    from scipy.special import stdtr  # takes a tenth of a second; only complete looks need it
+
+    return float(stdtr(freedom, -t))

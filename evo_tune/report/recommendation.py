@@ -46,14 +46,14 @@ MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
 
 def rank_trials(run: Run) -> list[Trial]:
     """Return a run's trials as `Run.ranked` does, with the best few reordered by what is known of other seeds."""
-    found = run.ranked()
+    ranked_trials = run.ranked()
     if not run.manifest.settings.extra_seeds_by_gain:
-        return _proven_first(run, found) if run.manifest.settings.most_seeds > 1 else found
-    place = {id: number for number, id in enumerate(_predicted(run, found))}
-    return sorted(found, key=lambda trial: place.get(trial.id, len(place)))  # stable
+        return _put_proven_trial_first(run, ranked_trials) if run.manifest.settings.most_seeds > 1 else ranked_trials
+    order = {id: number for number, id in enumerate(_loss_predictions(run, ranked_trials))}
+    return sorted(ranked_trials, key=lambda trial: order.get(trial.id, len(order)))  # stable
 
 
-def _proven_first(run: Run, found: list[Trial]) -> list[Trial]:
+def _put_proven_trial_first(run: Run, ranked_trials: list[Trial]) -> list[Trial]:
     """Return ranked trials, with the best one that has all its seeds moved to the front.
 
     The order stays if that trial breaks a constraint by more, or if no extra seed has changed a loss.
@@ -62,38 +62,38 @@ def _proven_first(run: Run, found: list[Trial]) -> list[Trial]:
     for trial in run.trials():
         if trial.candidate.whole:
             losses.setdefault(trial.key, []).append(trial.losses[0] if trial.losses else None)
-    again = [known for known in losses.values() if len(known) > 1]
-    proven = [place for place, trial in enumerate(found) if len(losses[trial.key]) >= run.manifest.settings.most_seeds]
-    if not proven or all(len(set(known)) == 1 for known in again):
-        return found
-    first = found[proven[0]]
-    if first.violation > found[0].violation:
-        return found
-    return [first, *(trial for trial in found if trial is not first)]
+    repeated = [genome_losses for genome_losses in losses.values() if len(genome_losses) > 1]
+    most_seeds = run.manifest.settings.most_seeds
+    proven = next((trial for trial in ranked_trials if len(losses[trial.key]) >= most_seeds), None)
+    seeds_matter = any(len(set(genome_losses)) > 1 for genome_losses in repeated)
+    if proven is None or not seeds_matter or proven.violation > ranked_trials[0].violation:
+        return ranked_trials
+    return [proven, *(trial for trial in ranked_trials if trial is not proven)]
 
 
-def predicted_value(run: Run, trial: Trial) -> float | None:
+def predict_value(run: Run, trial: Trial) -> float | None:
     """Return the value of the first objective that is predicted for a ranked trial's genome with other seeds.
 
     Returns:
         None for trials that are not among the best, and in runs without such a prediction.
     """
-    loss = _predicted(run, run.ranked()).get(trial.id)
+    loss = _loss_predictions(run, run.ranked()).get(trial.id)
     return None if loss is None else run.objectives[0].value(loss)
 
 
-def _predicted(run: Run, found: Sequence[Trial]) -> dict[int, float]:
+def _loss_predictions(run: Run, ranked_trials: Sequence[Trial]) -> dict[int, float]:
     """Return the predicted losses of the best few ranked trials by id, the lowest first."""
     if not run.manifest.settings.extra_seeds_by_gain:
         return {}
     count, losses = MEMO.get(run, (-1, {}))
     if count != len(run.outcomes):
-        losses = _modelled(run, [trial for trial in found if trial.feasible])
+        losses = _predict_losses(run, [trial for trial in ranked_trials if trial.feasible])
         MEMO[run] = len(run.outcomes), losses
     return losses
 
 
-def _modelled(run: Run, found: Sequence[Trial]) -> dict[int, float]:
+def _predict_losses(run: Run, trials: Sequence[Trial]) -> dict[int, float]:
+    """Return the losses that a model of all seeds predicts for the best few of some trials, by id."""
     seeds: dict[str, dict[int, float]] = {}
     for trial in run.trials():
         if trial.rankable and trial.feasible and trial.losses is not None:
@@ -101,12 +101,13 @@ def _modelled(run: Run, found: Sequence[Trial]) -> dict[int, float]:
     space = SearchSpace(None, None, **run.genes)
     sizes = category_counts(space)
 
-    def points(places: Sequence[int]) -> np.ndarray:
-        return encode_features(np.stack([space.encode(found[place].genome) for place in places]), sizes)
+    def features(indices: Sequence[int]) -> np.ndarray:
+        return encode_features(np.stack([space.encode(trials[index].genome) for index in indices]), sizes)
 
-    known = [seeds[genome_key(trial.genome)] for trial in found]
+    losses_by_seed = [seeds[genome_key(trial.genome)] for trial in trials]
     shared = not run.manifest.settings.own_seeds
-    return {found[place].id: loss for place, loss in predict_losses(known, points, sizes > 0, shared).items()}
+    predictions = predict_losses(losses_by_seed, features, sizes > 0, shared)
+    return {trials[index].id: loss for index, loss in predictions.items()}
 
 
 def is_default(trial: Trial, run: Run) -> bool:
@@ -120,7 +121,7 @@ def is_default(trial: Trial, run: Run) -> bool:
 
 @dataclass(frozen=True)
 class FreshValues:
-    """Values of one genome over the reporting seeds of the final comparison, by the metric of `reported_objective`.
+    """Values of one genome over the reporting seeds of the final comparison, by the metric of `comparison_objective`.
 
     Args:
         id: Id of the genome's trial.
@@ -164,7 +165,7 @@ def fresh_seed(run_seed: int, number: int, purpose: Purpose = "report") -> int:
     return int(np.random.SeedSequence([run_seed, STREAMS[purpose], number]).generate_state(1)[0])
 
 
-def reported_objective(run: Run) -> Objective:
+def comparison_objective(run: Run) -> Objective:
     """Return the objective that the reporting seeds compare: the first, on the test set if the evaluator has one.
 
     Finalists are chosen by the objective itself, so the test set has no part in the search.
@@ -181,10 +182,12 @@ def comparison_of(run: Run) -> FinalComparison:
     ranked_ids = {trial.id for trial in run.ranked()}  # a stranger's journal may name a genome by another trial
     finalists = tuple(id for id in plan.finalists if id in ranked_ids)
     default = plan.default if plan.default in ranked_ids else None
-    return FinalComparison(finalists, default, _asked(run)[0] if plan.looks else 0, plan.looks, _fine(run))
+    return FinalComparison(
+        finalists, default, _comparison_size(run)[0] if plan.looks else 0, plan.looks, _is_fine_grained(run)
+    )
 
 
-def _asked(run: Run) -> tuple[int, int]:
+def _comparison_size(run: Run) -> tuple[int, int]:
     """Return the numbers of seeds and of finalists that the last session with a final comparison asked for."""
     wanting = [session for session in run.sessions if session.final_seeds][-1:]
     return (wanting[0].final_seeds, wanting[0].finalists) if wanting else (0, 1)
@@ -195,37 +198,39 @@ def comparison_as_requested(run: Run) -> FinalComparison:
 
     With several objectives the only finalist is the best on the first one, because the result is the Pareto front.
     """
-    seeds, best = _asked(run)
+    seeds, best = _comparison_size(run)
     trials = rank_trials(run)
     default = next((trial.id for trial in trials if is_default(trial, run)), None)
     first = trials[: best if len(run.objectives) == 1 else 1]
     leaders = [trial.id for trial in first if trial.feasible == trials[0].feasible]
-    return FinalComparison(tuple(id for id in leaders if id != default), default, seeds, is_fine_grained=_fine(run))
+    return FinalComparison(
+        tuple(id for id in leaders if id != default), default, seeds, is_fine_grained=_is_fine_grained(run)
+    )
 
 
-def _fine(run: Run) -> bool:
+def _is_fine_grained(run: Run) -> bool:
     """Return whether equal losses of two seeds are no chance, judged by the trials of the search.
 
     Of a metric on the test set the search knows nothing.
     """
     losses = [trial.losses[0] for trial in run.trials() if trial.rankable and trial.losses]
-    return reported_objective(run) == run.objectives[0] and is_fine(losses)
+    return comparison_objective(run) == run.objectives[0] and is_fine(losses)
 
 
 def comparison_results(run: Run, comparison: FinalComparison) -> dict[FreshTraining, float | None]:
     """Return the losses of the final comparison's trainings so far; None for a failure."""
-    done = {(trial.key, trial.candidate.seed): trial for trial in read_comparison(run)}
-    found: dict[FreshTraining, float | None] = {}
-    if not done:
-        return found
-    by: dict[Purpose, Objective] = {"choose": run.objectives[0], "report": reported_objective(run)}
+    finished = {(trial.key, trial.candidate.seed): trial for trial in read_comparison(run)}
+    losses: dict[FreshTraining, float | None] = {}
+    if not finished:
+        return losses
+    objectives: dict[Purpose, Objective] = {"choose": run.objectives[0], "report": comparison_objective(run)}
     for purpose, most in comparison.max_seeds.items():
         for number in range(1, most + 1):
             seed = fresh_seed(run.manifest.settings.seed, number, purpose)
             for id in (*comparison.finalists, *(() if comparison.default is None else (comparison.default,))):
-                if (key := (genome_key(run.candidates[id].genome), seed)) in done:
-                    found[FreshTraining(id, purpose, number)] = _loss(done[key], by[purpose])
-    return found
+                if (key := (genome_key(run.candidates[id].genome), seed)) in finished:
+                    losses[FreshTraining(id, purpose, number)] = _loss(finished[key], objectives[purpose])
+    return losses
 
 
 def _loss(trial: Trial, by: Objective) -> float | None:
@@ -242,7 +247,7 @@ def comparison_result(run: Run) -> ComparisonResult | None:
     results = comparison_results(run, comparison)
     if not results:
         return None
-    state, value = comparison.state(results), reported_objective(run).value
+    state, value = comparison.state(results), comparison_objective(run).value
     values = []
     for id in (comparison.default, state.chosen):
         if state.over and state.chosen is not None and id is not None:
@@ -254,8 +259,8 @@ def comparison_result(run: Run) -> ComparisonResult | None:
 
 def fresh_values(run: Run) -> tuple[FreshValues, ...]:
     """Return the values of the default and of the chosen finalist; empty until the final comparison is complete."""
-    found = comparison_result(run)
-    return () if found is None else found.values
+    result = comparison_result(run)
+    return () if result is None else result.values
 
 
 def recommend_trial(run: Run) -> Trial | None:
@@ -264,17 +269,17 @@ def recommend_trial(run: Run) -> Trial | None:
     The default genome is recommended instead if it was as good on the reporting seeds: fewer failures, or the same
     number and a mean that is no worse.
     """
-    found = comparison_result(run) if len(run.objectives) == 1 else None
-    if found is None or not found.values:
+    comparison = comparison_result(run) if len(run.objectives) == 1 else None
+    if comparison is None or not comparison.values:
         return next(iter(rank_trials(run)), None) if run.manifest.settings.most_seeds > 1 else run.leader
     trials = run.ranked()
-    chosen = next(trial for trial in trials if trial.id == found.state.chosen)
+    chosen = next(trial for trial in trials if trial.id == comparison.state.chosen)
     default = next((trial for trial in trials if is_default(trial, run)), None)
     if default is None or default.violation > chosen.violation:
         return chosen
-    failures = {row.id: row.failures for row in found.values}
-    more = failures[chosen.id] - failures[default.id]
-    return default if more > 0 or (more == 0 and found.state.gain <= 0) else chosen
+    failures = {row.id: row.failures for row in comparison.values}
+    more_failures = failures[chosen.id] - failures[default.id]
+    return default if more_failures > 0 or (more_failures == 0 and comparison.state.gain <= 0) else chosen
 
 
 # The baseline
@@ -308,19 +313,19 @@ class Baseline:
     problem: str = ""
 
 
-def baseline_of(run: Run, best: Trial | None, fresh: FreshValues | None) -> Baseline | None:
+def baseline_of(run: Run, best: Trial | None, fresh_values: FreshValues | None) -> Baseline | None:
     """Return the baseline of a run; None if none was trained.
 
     Args:
         run: The run.
         best: The recommended trial.
-        fresh: Its values over fresh seeds.
+        fresh_values: Its values over fresh seeds.
     """
     if run.baseline is None:
         return None
     name, outcome = run.baseline
-    goal, again = run.objectives[0], fresh is not None and bool(fresh.values)
-    metric = reported_objective(run).metric if again else goal.metric
+    goal, has_fresh_values = run.objectives[0], fresh_values is not None and bool(fresh_values.values)
+    metric = comparison_objective(run).metric if has_fresh_values else goal.metric
     if outcome.status != "ok":
         return Baseline(name, metric, problem=outcome.error or outcome.status)
     value = outcome.metrics.get(metric, math.nan)
@@ -328,12 +333,12 @@ def baseline_of(run: Run, best: Trial | None, fresh: FreshValues | None) -> Base
         return Baseline(name, metric, problem=f"it has no {metric}")
     if best is None:
         return Baseline(name, metric, value)
-    if fresh is None or not again:
-        found = best.outcome.metrics[metric]
-        return Baseline(name, metric, value, found, goal.sign * (value - found))
-    gain, count = goal.sign * (value - fresh.mean), len(fresh.values)
-    error = fresh.error if count > 1 else math.nan
-    return Baseline(name, metric, value, fresh.mean, gain, error, _beaten(gain, error, count))
+    if fresh_values is None or not has_fresh_values:
+        best_value = best.outcome.metrics[metric]
+        return Baseline(name, metric, value, best_value, goal.sign * (value - best_value))
+    gain, count = goal.sign * (value - fresh_values.mean), len(fresh_values.values)
+    error = fresh_values.error if count > 1 else math.nan
+    return Baseline(name, metric, value, fresh_values.mean, gain, error, _beaten(gain, error, count))
 
 
 def _beaten(gain: float, error: float, count: int) -> bool | None:

@@ -122,7 +122,7 @@ class RunData:
         """Index of each gene in `units`, by name."""
         return {name: index for index, name in enumerate(self.genes)}
 
-    def shown_values(self, losses: np.ndarray) -> np.ndarray:
+    def clip_values(self, losses: np.ndarray) -> np.ndarray:
         """Return values of the first objective, with losses beyond `edge_loss` at the edge of the chart."""
         return np.asarray(self.objective.sign * np.minimum(losses, self.edge_loss))
 
@@ -184,8 +184,8 @@ class RunData:
         """Loss above which charts draw all results at their edge, far above the upper quartile; NaN without results."""
         if not len(self.losses):
             return math.nan
-        low, middle, high = np.quantile(self.losses, [0.0, 0.5, 0.75])
-        return float(min(self.losses.max(), max(high + (high - low), middle)))
+        lowest, median, upper_quartile = np.quantile(self.losses, [0.0, 0.5, 0.75])
+        return float(min(self.losses.max(), max(upper_quartile + (upper_quartile - lowest), median)))
 
 
 def is_unordered(gene: Gene) -> bool:
@@ -268,11 +268,11 @@ class ImportanceModel:
             rng: Source of randomness.
         """
         if len(losses) > MAX_FIT_TRIALS:
-            kept = rng.choice(len(losses), MAX_FIT_TRIALS, replace=False)
-            kept[0] = np.argmin(losses)  # always include the best
-            units, losses = units[np.unique(kept)], losses[np.unique(kept)]
+            indices = rng.choice(len(losses), MAX_FIT_TRIALS, replace=False)
+            indices[0] = np.argmin(losses)  # always include the best
+            units, losses = units[np.unique(indices)], losses[np.unique(indices)]
         count = len(losses)
-        scores = _normal(losses)
+        scores = _normal_scores(losses)
         samples = rng.integers(count, size=(BOOTSTRAPS, count))
         features = _features(units, sizes)
         forest = Forest.fit(features, scores, sizes, np.repeat(samples, TREES, axis=0), rng)
@@ -293,7 +293,7 @@ class ImportanceModel:
         points = np.tile(point, (len(grid), 1))
         points[:, gene] = grid
         scores = Band.from_bootstraps(self._scores(points))
-        return Band(self._loss(scores.mean), self._loss(scores.low), self._loss(scores.high))
+        return Band(self._loss_of_score(scores.mean), self._loss_of_score(scores.low), self._loss_of_score(scores.high))
 
     def predict_across(self, point: np.ndarray, x: int, y: int) -> np.ndarray:
         """Return the predicted losses over the grids of two genes, shape (points of y, points of x).
@@ -303,25 +303,25 @@ class ImportanceModel:
             x: Index of one gene.
             y: Index of the other gene.
         """
-        wide, high = len(self.grids[x]), len(self.grids[y])
-        points = np.tile(point, (wide * high, 1))
-        points[:, x], points[:, y] = np.tile(self.grids[x], high), np.repeat(self.grids[y], wide)
-        return self._loss(self._scores(points).mean(axis=0)).reshape(high, wide)
+        columns, rows = len(self.grids[x]), len(self.grids[y])
+        points = np.tile(point, (columns * rows, 1))
+        points[:, x], points[:, y] = np.tile(self.grids[x], rows), np.repeat(self.grids[y], columns)
+        return self._loss_of_score(self._scores(points).mean(axis=0)).reshape(rows, columns)
 
     def _scores(self, points: np.ndarray) -> np.ndarray:
         """Return the predicted normal scores of points, shape (bootstraps, points)."""
-        found = self.forest.mean[self.forest.leaves(_features(points, self.sizes))]
-        return np.asarray(found.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1))
+        predictions = self.forest.mean[self.forest.leaves(_features(points, self.sizes))]
+        return np.asarray(predictions.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1))
 
-    def _loss(self, scores: np.ndarray) -> np.ndarray:
+    def _loss_of_score(self, scores: np.ndarray) -> np.ndarray:
         return np.asarray(np.interp(scores, self.scores, self.losses))
 
 
-def _normal(losses: np.ndarray) -> np.ndarray:
+def _normal_scores(losses: np.ndarray) -> np.ndarray:
     """Return normal scores. Losses have long tails, which would dominate a mean."""
     normal = NormalDist()
-    places = (ranks(losses) - 0.5) / len(losses)
-    return np.array([normal.inv_cdf(float(place)) for place in places])
+    quantiles = (ranks(losses) - 0.5) / len(losses)
+    return np.array([normal.inv_cdf(float(quantile)) for quantile in quantiles])
 
 
 def _features(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -350,14 +350,14 @@ def anova(forest: Forest, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.
     width = np.stack([mask.mean(axis=1) for mask in inside], axis=1)
     before = np.cumprod(np.column_stack([np.ones(len(width)), width[:, :-1]]), axis=1)
     after = np.cumprod(np.column_stack([np.ones(len(width)), width[:, :0:-1]]), axis=1)[:, ::-1]
-    others, volume = before * after, width.prod(axis=1)
-    centre = np.add.reduceat(mean * volume, starts)
+    other_genes, volume = before * after, width.prod(axis=1)
+    tree_mean = np.add.reduceat(mean * volume, starts)
     total = np.add.reduceat(
-        volume * (mean - centre[np.searchsorted(starts, np.arange(len(tree)), "right") - 1]) ** 2, starts
+        volume * (mean - tree_mean[np.searchsorted(starts, np.arange(len(tree)), "right") - 1]) ** 2, starts
     )
     alone = []
     for gene, mask in enumerate(inside):
-        marginal = np.add.reduceat((mean * others[:, gene])[:, None] * mask, starts, axis=0)
+        marginal = np.add.reduceat((mean * other_genes[:, gene])[:, None] * mask, starts, axis=0)
         alone.append(marginal.var(axis=1))
     return np.stack(alone, axis=1) / np.where(total > 0, total, 1.0)[:, None]
 
@@ -367,16 +367,20 @@ def _boxes(forest: Forest, genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     nodes, trees = len(forest.left_child), len(forest.relabel)
     tree = np.zeros(nodes, dtype=int)
     low, high = np.full((nodes, genes), -np.inf), np.full((nodes, genes), np.inf)
-    front = np.arange(trees)
-    tree[front] = front
+    level_nodes = np.arange(trees)
+    tree[level_nodes] = level_nodes
     leaf = forest.left_child == np.arange(nodes)
-    while len(front := front[~leaf[front]]):
-        left, feature, threshold = forest.left_child[front], forest.feature[front], forest.threshold[front]
-        for child in (left, left + 1):
-            low[child], high[child], tree[child] = low[front], high[front], tree[front]
-        high[left, feature] = np.minimum(high[left, feature], threshold)
-        low[left + 1, feature] = np.maximum(low[left + 1, feature], threshold)
-        front = np.concatenate([left, left + 1])
+    while len(level_nodes := level_nodes[~leaf[level_nodes]]):
+        left_child, feature, threshold = (
+            forest.left_child[level_nodes],
+            forest.feature[level_nodes],
+            forest.threshold[level_nodes],
+        )
+        for child in (left_child, left_child + 1):
+            low[child], high[child], tree[child] = low[level_nodes], high[level_nodes], tree[level_nodes]
+        high[left_child, feature] = np.minimum(high[left_child, feature], threshold)
+        low[left_child + 1, feature] = np.maximum(low[left_child + 1, feature], threshold)
+        level_nodes = np.concatenate([left_child, left_child + 1])
     leaves = np.flatnonzero(leaf)
     leaves = leaves[np.argsort(tree[leaves], kind="stable")]
     return tree[leaves], forest.mean[leaves], low[leaves], high[leaves]
@@ -403,13 +407,13 @@ def ped_anova(units: np.ndarray, losses: np.ndarray, sizes: np.ndarray, grids: S
         grids: Points along each gene, in unit coordinates.
     """
     top = np.argsort(losses, kind="stable")[: max(8, math.ceil(TOP * len(losses)))]
-    found = []
+    divergences = []
     for gene, grid in enumerate(grids):
-        every = _density(units[:, gene], grid, int(sizes[gene]))
-        best = _density(units[top, gene], grid, int(sizes[gene]))
-        found.append(float((every * (best / every - 1.0) ** 2).sum()))
-    total = sum(found)
-    return np.array(found) / total if total > ROUNDING else np.zeros(len(grids))
+        density_of_all = _density(units[:, gene], grid, int(sizes[gene]))
+        density_of_best = _density(units[top, gene], grid, int(sizes[gene]))
+        divergences.append(float((density_of_all * (density_of_best / density_of_all - 1.0) ** 2).sum()))
+    total = sum(divergences)
+    return np.array(divergences) / total if total > ROUNDING else np.zeros(len(grids))
 
 
 def _density(units: np.ndarray, grid: np.ndarray, size: int) -> np.ndarray:

@@ -22,11 +22,11 @@ from evo_tune.report.recommendation import (
     FreshValues,
     baseline_of,
     comparison_as_requested,
+    comparison_objective,
     comparison_result,
     is_default,
-    predicted_value,
+    predict_value,
     recommend_trial,
-    reported_objective,
 )
 from evo_tune.settings import SessionSettings
 from evo_tune.store.comparison import read_comparison
@@ -158,8 +158,8 @@ def run_result(run: Run) -> RunResult:
         seconds=run.seconds,
         comparison=None if final is None else final.state,
         seeds_text="one seed" if best is None else seeds_text(best, run),
-        predicted_value=None if best is None else predicted_value(run, best),
-        reported_metric=reported_objective(run).metric,
+        predicted_value=None if best is None else predict_value(run, best),
+        reported_metric=comparison_objective(run).metric,
         reduced_comparison=reduced_comparison(run),
         baseline=baseline_of(run, best, rows.get(best.id) if best else None),
     )

@@ -15,7 +15,7 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Maximize, Outcome
 from evo_tune.loop.comparison import comparison_jobs, record_result
 from evo_tune.loop.search import Search
-from evo_tune.report.recommendation import comparison_of, fresh_values, recommend_trial, reported_objective
+from evo_tune.report.recommendation import comparison_objective, comparison_of, fresh_values, recommend_trial
 from evo_tune.report.summary import run_result, verdict
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
@@ -166,7 +166,7 @@ def test_the_test_set_is_no_objective_and_no_limit(begin: Begin, given: dict[str
 
 def test_an_objective_without_a_counterpart_is_compared_as_it_is(begin: Begin, quick: Path) -> None:
     run = begin("run", objectives=["accuracy:max"]).saved
-    assert reported_objective(run) == Maximize("test_accuracy")
+    assert comparison_objective(run) == Maximize("test_accuracy")
     quick.write_text(TASK.replace('"accuracy": "test_accuracy"', ""))
     run = begin("other", objectives=["accuracy:max"]).saved
-    assert reported_objective(run) == Maximize("accuracy")
+    assert comparison_objective(run) == Maximize("accuracy")

@@ -52,12 +52,12 @@ def command(run: str | None, store: str, output_format: str) -> None:
 
 def _print_one(run: Run, best: Trial) -> None:
     from evo_tune.plugins.command import command_of
-    from evo_tune.report.recommendation import fresh_values, predicted_value, reported_objective
+    from evo_tune.report.recommendation import comparison_objective, fresh_values, predict_value
     from evo_tune.report.summary import seeds_text, show_fresh_values
 
-    metric, measured = run.objectives[0].metric, reported_objective(run).metric
+    metric, measured = run.objectives[0].metric, comparison_objective(run).metric
     text = f"{best.outcome.metrics[metric]:.6g} on {seeds_text(best, run)}"
-    expected = predicted_value(run, best)
+    expected = predict_value(run, best)
     if expected is not None:
         text += f" ({expected:.6g} is predicted over other seeds)"
     fresh_row = next((row for row in fresh_values(run) if row.id == best.id), None)

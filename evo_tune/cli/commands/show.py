@@ -82,13 +82,13 @@ def _print_run(run: Run, top: int) -> None:
 
 def _print_trials(run: Run, top: int) -> None:
     """Print the Pareto front, or the best trials, as a table."""
-    from evo_tune.report.recommendation import fresh_values, reported_objective
+    from evo_tune.report.recommendation import comparison_objective, fresh_values
     from evo_tune.report.summary import best_trials, pareto_front, show_fresh_values
 
     metrics = [objective.metric for objective in run.objectives]
     bounded = [constraint.metric for constraint in run.constraints if constraint.metric not in metrics]
     fresh_rows = {row.id: row for row in fresh_values(run)}
-    reported_metric = reported_objective(run).metric
+    reported_metric = comparison_objective(run).metric
     fresh_column = "over fresh seeds" if reported_metric == metrics[0] else f"{reported_metric} over fresh seeds"
     trials = pareto_front(run) if len(metrics) > 1 else best_trials(run, top)
     rows = [

@@ -259,7 +259,7 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
         seconds: Duration of all.
     """
     from evo_tune.cli.training.final_training import read_wish
-    from evo_tune.report.recommendation import fresh_values, reported_objective
+    from evo_tune.report.recommendation import comparison_objective, fresh_values
     from evo_tune.report.summary import baseline_verdict, run_result, show_fresh_values, verdict
     from evo_tune.training.prediction.about import TrainingFacts
 
@@ -268,7 +268,7 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
     value = ""
     for row in fresh_values(run):
         if row.id == best.id:
-            value = f", {reported_objective(run).metric} {show_fresh_values(row)} over fresh seeds"
+            value = f", {comparison_objective(run).metric} {show_fresh_values(row)} over fresh seeds"
     wish = read_wish(run)
     if longer := wish is not None and wish.seconds is not None:
         value = f", trained for {shared.show_seconds(wish.seconds)}"  # no value of the final comparison is the model's
@@ -309,11 +309,11 @@ def _recommend(run: Run, result: RunResult, metrics: Mapping[str, float | None],
         model: Folder of the model.
         longer: Whether the model was trained longer than the trials of the final comparison.
     """
-    from evo_tune.report.recommendation import reported_objective
+    from evo_tune.report.recommendation import comparison_objective
 
     if run.baseline is None or result.baseline is None or result.baseline.value is None:
         return str(model)
-    goal, gain, beaten = reported_objective(run), result.baseline.gain, result.baseline.beaten
+    goal, gain, beaten = comparison_objective(run), result.baseline.gain, result.baseline.beaten
     value, baseline_value = metrics.get(goal.metric), run.baseline[1].metrics.get(goal.metric)
     model_gain = math.nan if value is None or baseline_value is None else goal.sign * (baseline_value - value)
     by_model_alone = longer or math.isnan(result.baseline.error) or (model_gain < 0.0 and not gain <= 0.0)

@@ -32,7 +32,7 @@ from evo_tune.genome.trial import Candidate, Objective
 from evo_tune.loop.deadline import own_seconds
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import BoundEvaluator
-from evo_tune.report.recommendation import fresh_values, reported_objective
+from evo_tune.report.recommendation import comparison_objective, fresh_values
 from evo_tune.report.summary import run_result, verdict
 from evo_tune.store.places import TRIALS
 from evo_tune.store.run import Run
@@ -214,7 +214,7 @@ class Training:
         from evo_tune.training.prediction.card import Origin, Result
 
         run, candidate, plugin = self.run, self.candidate, self.bound.plugin
-        metric, results = reported_objective(run).metric, []
+        metric, results = comparison_objective(run).metric, []
         names = {0: "the default genome", candidate.id: "this genome"}
         if candidate.genome != run.candidates[candidate.id].genome:
             names[candidate.id] = f"trial {candidate.id}, the recipe at its size in the search"

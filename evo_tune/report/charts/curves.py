@@ -71,10 +71,10 @@ def draw(data: RunData) -> Spec | None:
     named = [index for index, curve in enumerate(all_curves) if curve.trial.id in (best, 0)]
     shown = [all_curves[index] for index in charts.spread_indices(len(all_curves), MOST, named)]
     pruned = [curve for curve in shown if curve.trial.outcome.status == "pruned"]
-    others = [curve for curve in shown if curve.trial.outcome.status != "pruned" and curve.trial.id not in (0, best)]
+    unnamed = [curve for curve in shown if curve.trial.outcome.status != "pruned" and curve.trial.id not in (0, best)]
     default = [curve for curve in shown if curve.trial.id == 0 != best]
     traces = [
-        *_trace(others, "trained", Color.FAINT, 1.2),
+        *_trace(unnamed, "trained", Color.FAINT, 1.2),
         *_trace(pruned, "pruned", Color.PRUNED, 1.2),
         *_trace(default, "default", Color.DEFAULT, 2.5),
         *_trace(curve_with_rungs(all_curves, best), "best", Color.BEST, 3.0),

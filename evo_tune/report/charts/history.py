@@ -83,7 +83,7 @@ def draw(data: RunData | Sequence[RunData], by: By = "evaluations") -> Spec | No
         traces.append(_best_so_far(histories[0], unit, "best so far", charts.SERIES[1]))
         traces += _star(first, histories[0], unit)
         if len(first.losses):  # the line may begin far above the results
-            values = first.shown_values(np.append(first.objective.sign * values, first.edge_loss))
+            values = first.clip_values(np.append(first.objective.sign * values, first.edge_loss))
     else:
         traces = []
         for number, (run, history) in enumerate(zip(runs, histories, strict=True)):
@@ -114,7 +114,7 @@ def _marks(data: RunData, history: Progress, unit: float) -> list[dict[str, Any]
     traces = [
         charts.points(
             history.x[valued] / unit,
-            data.shown_values(data.objective.sign * history.value[valued]),
+            data.clip_values(data.objective.sign * history.value[valued]),
             "full trainings",
             Color.FAINT,
             customdata=history.id[valued],
@@ -140,7 +140,7 @@ def _marks(data: RunData, history: Progress, unit: float) -> list[dict[str, Any]
             )
         )
     if data.default is not None and data.default.losses:
-        x, y = np.array([0.0, history.x[-1] / unit]), data.shown_values(np.full(2, data.default.losses[0]))
+        x, y = np.array([0.0, history.x[-1] / unit]), data.clip_values(np.full(2, data.default.losses[0]))
         traces.append(charts.steps(x, y, "default", Color.DEFAULT, 1.5, line={"dash": "dot"}, hoverinfo="skip"))
     return traces
 

@@ -38,8 +38,8 @@ def draw(data: RunData, x: str | None = None, y: str | None = None) -> Spec | No
         return None
     indices = charts.spread_indices(len(data.ranked), MOST, keep=range(MOST // 4))  # the best are always drawn
     trials = [data.ranked[index] for index in indices]
-    values = data.shown_values(data.losses[indices])
-    low, high = sorted(data.shown_values(np.array([data.losses.min(), data.edge_loss])))
+    values = data.clip_values(data.losses[indices])
+    low, high = sorted(data.clip_values(np.array([data.losses.min(), data.edge_loss])))
     colors = {"colorscale": COLOR_SCALE, "reversescale": data.objective.sign > 0}  # good values are bright
     color_bar = {"thickness": 10, "outlinewidth": 0, "nticks": 5, "tickfont": {"size": charts.SIZE}, "len": 1.0}
     white_edge = {"width": 1, "color": "rgba(255,255,255,0.9)"}

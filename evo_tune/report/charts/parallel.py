@@ -74,9 +74,9 @@ def draw(data: RunData) -> Spec | None:
     if len(data.ranked) < 2 or not names:
         return None
     shown, count = lines(data), len(names) + 1
-    best, others = shown.best, ~shown.best
+    best, not_best = shown.best, ~shown.best
     traces = [
-        _trace(data, shown.ranks[others], shown.positions[others], "others", Color.OTHERS, 1.0, opacity=0.35),
+        _trace(data, shown.ranks[not_best], shown.positions[not_best], "others", Color.OTHERS, 1.0, opacity=0.35),
         _trace(
             data,
             shown.ranks[best],
@@ -138,7 +138,7 @@ def _ticks(data: RunData, names: list[str]) -> dict[str, Any]:
             texts = [f"{value:.3g}" if isinstance(value, float) else show_value(value) for value in values]
         for value, text in zip(values, texts, strict=True):
             ticks.append((number, gene.encode(value), escape_label(text, 10)))
-    best, worst = data.shown_values(np.array([data.losses.min(), data.edge_loss]))
+    best, worst = data.clip_values(np.array([data.losses.min(), data.edge_loss]))
     ticks += [(len(names), 1.0, f"{best:.4g}"), (len(names), 0.0, f"{worst:.4g}")]
     x, y, labels = zip(*ticks, strict=True)
     return points(

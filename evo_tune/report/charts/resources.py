@@ -64,7 +64,7 @@ def draw(data: RunData, resource: str | None = None) -> Spec | None:
         resource = next(iter(varying_resources(data)), None)
     if resource is None:
         return None
-    x, y = amounts(data, resource), data.shown_values(data.losses)
+    x, y = amounts(data, resource), data.clip_values(data.losses)
     results = np.flatnonzero(~np.isnan(x))
     if not len(results):
         return None

@@ -7,7 +7,7 @@ from itertools import chain, repeat
 
 from evo_tune.genome.values import genome_key
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, axis, escape_label, figure, line, points
-from evo_tune.report.recommendation import reported_objective
+from evo_tune.report.recommendation import comparison_objective
 from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.store.comparison import read_comparison
 
@@ -22,7 +22,7 @@ def by_seed(data: RunData) -> dict[int, dict[int, float | None]]:
 
     If that metric is on the test set, the seeds that only chose among the finalists are left out: they have no value.
     """
-    run, metric = data.run, reported_objective(data.run).metric
+    run, metric = data.run, comparison_objective(data.run).metric
     ids = {trial.key: trial.id for trial in reversed(run.ranked())}  # the ids that the verdict uses
     for candidate in run.candidates:
         ids.setdefault(genome_key(candidate.genome), candidate.id)
@@ -60,7 +60,7 @@ def draw(data: RunData) -> Spec | None:
     if len(traces) == 1:
         return None
     x_axis = axis("fresh seed", dtick=1 if len(seeds) < 20 else 5, range=[0.4, len(seeds) + 0.6])
-    return figure(traces, x_axis, escape_label(reported_objective(data.run).metric), height=280)
+    return figure(traces, x_axis, escape_label(comparison_objective(data.run).metric), height=280)
 
 
 def _names(data: RunData, seeds: list[dict[int, float | None]]) -> dict[int, str]:

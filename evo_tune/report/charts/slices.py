@@ -32,7 +32,7 @@ def draw(data: RunData, gene: str | None = None) -> Spec | None:
     name = data.genes_by_importance[0] if gene is None else gene
     indices = charts.spread_indices(len(data.ranked), MOST, keep=range(MOST // 4))  # the best are always drawn
     trials = [data.ranked[index] for index in indices]
-    ids, y = [trial.id for trial in trials], data.shown_values(data.losses[indices])
+    ids, y = [trial.id for trial in trials], data.clip_values(data.losses[indices])
     x = charts.gene_positions(data.genes[name], (trial.genome[name] for trial in trials))
     marks: dict[str, Any] = {"hovertemplate": charts.TRIAL, "showlegend": False}
     diamond = {"size": 10, "symbol": "diamond"}
