@@ -45,7 +45,7 @@ MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
 
 
 def rank_trials(run: Run) -> list[Trial]:
-    """Return a run's trials as `Run.ranked` does, with the best few reordered by what is known of other seeds."""
+    """Return `Run.ranked`, with the best few reordered by what is known of other seeds."""
     ranked_trials = run.ranked()
     if not run.manifest.settings.extra_seeds_by_gain:
         return _put_proven_trial_first(run, ranked_trials) if run.manifest.settings.most_seeds > 1 else ranked_trials
