@@ -13,11 +13,11 @@ __all__ = ["needing", "quiet"]
 
 
 @contextlib.contextmanager
-def needing(what: str, extra: str) -> Iterator[None]:
+def require_extra(feature: str, extra: str) -> Iterator[None]:
     """Turn a missing package into an error that names the extra to install.
 
     Args:
-        what: Feature that needs the package, as the user wrote it: '--to optuna'.
+        feature: Feature that needs the package, as the user wrote it: '--to optuna'.
         extra: Extra of evo-tune that brings the package.
 
     Raises:
@@ -26,7 +26,7 @@ def needing(what: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UsageError(f"{what} needs more than is installed ({error}): pip install 'evo-tune[{extra}]'") from None
+        raise UsageError(f"{feature} needs more than is installed ({error}): pip install 'evo-tune[{extra}]'") from None
 
 
 @contextlib.contextmanager

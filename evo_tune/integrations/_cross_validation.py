@@ -1,8 +1,8 @@
 """Evaluator of `EvoSearchCV`: one cross-validation of its estimator on its data.
 
 Estimator and data are not part of the run, which knows them by a random name only. The process of the search has them
-in `HELD`; its workers load them from a private folder that an environment variable names. Evaluators are loaded by
-path, as modules of their own, so the functions below import this module by name to share one `HELD` per process.
+in `SEARCH_DATA`; its workers load them from a private folder that an environment variable names. Evaluators are loaded
+by path, as modules of their own, so the functions below import this module by name to share one `SEARCH_DATA`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from evo_tune import Context, Maximize, SearchSpace
 from evo_tune.errors import RunError
 from evo_tune.genome.genes import gene_from
 from evo_tune.genome.values import Genome, Value
-from evo_tune.integrations import needing
+from evo_tune.integrations import require_extra
 
-with needing("evo_tune.sklearn", "sklearn"):
+with require_extra("evo_tune.sklearn", "sklearn"):
     from sklearn.base import clone
     from sklearn.exceptions import FitFailedWarning
     from sklearn.model_selection import cross_validate
@@ -44,24 +44,24 @@ def fingerprint(*, held: str) -> str:
     """Return the identity of estimator and data."""
     from evo_tune.integrations import _cross_validation
 
-    return _cross_validation.held_by(held).identity
+    return _cross_validation.search_data(held).identity
 
 
 def evaluate(genome: dict[str, Any], context: Context, *, held: str = "", space: str = "{}") -> dict[str, float]:
     """Return the scores of each split and their means."""
     from evo_tune.integrations import _cross_validation
 
-    return _cross_validation.held_by(held).scores(genome)
+    return _cross_validation.search_data(held).scores(genome)
 
 
-def drawn(distribution: Any, quantile: float) -> Any:
+def value_at_quantile(distribution: Any, quantile: float) -> Any:
     """Return the value of a distribution of scipy at a quantile: whole if the distribution is discrete."""
     value = float(distribution.ppf(quantile))
     return int(value) if hasattr(distribution, "pmf") else value
 
 
 @dataclasses.dataclass
-class Held:
+class SearchData:
     """Estimator and data of a search.
 
     Args:
@@ -92,13 +92,16 @@ class Held:
 
     def __post_init__(self) -> None:
         if not self.identity:
-            held = (self.x, self.y, self.splits, self.params, type(self.estimator).__qualname__)
-            self.identity = str(joblib.hash(held))
+            content = (self.x, self.y, self.splits, self.params, type(self.estimator).__qualname__)
+            self.identity = str(joblib.hash(content))
 
-    def decoded(self, genome: Genome) -> dict[str, Any]:
+    def to_params(self, genome: Genome) -> dict[str, Any]:
         """Return a genome as parameters of the estimator."""
-        known = {name: self.values.get(name, {}).get(value, value) for name, value in genome.items()}
-        return known | {name: drawn(one, float(known[name])) for name, one in self.distributions.items()}
+        params = {name: self.values.get(name, {}).get(value, value) for name, value in genome.items()}
+        return params | {
+            name: value_at_quantile(distribution, float(params[name]))
+            for name, distribution in self.distributions.items()
+        }
 
     def scores(self, genome: Genome) -> dict[str, float]:
         """Return 'split0_test_score', 'split0_fit_time', … and the mean scores.
@@ -106,10 +109,10 @@ class Held:
         Raises:
             Exception: Any error of a fit, if error_score is 'raise'.
         """
-        estimator = clone(self.estimator).set_params(**clone(self.decoded(genome), safe=False))
-        found: dict[str, Any]
+        estimator = clone(self.estimator).set_params(**clone(self.to_params(genome), safe=False))
+        results: dict[str, Any]
         try:
-            found = cross_validate(
+            results = cross_validate(
                 estimator, self.x, self.y, cv=self.splits, scoring=self.scoring, error_score=self.error_score,
                 return_train_score=self.return_train_score, params=self.params or None,
             )  # fmt: skip
@@ -120,24 +123,24 @@ class Held:
             names = self.scoring if isinstance(self.scoring, dict) else ["score"]
             parts = ["test", "train"] if self.return_train_score else ["test"]
             scored = {f"{part}_{name}": [self.error_score] * len(self.splits) for part in parts for name in names}
-            found = {"fit_time": [0.0] * len(self.splits), "score_time": [0.0] * len(self.splits), **scored}
-        found = {name: [float(value) for value in values] for name, values in found.items()}
-        each = {f"split{i}_{name}": value for name, values in found.items() for i, value in enumerate(values)}
-        tested = {name: values for name, values in found.items() if name.startswith("test_")}
-        return {**each, **{f"mean_{name}": float(np.mean(values)) for name, values in tested.items()}}
+            results = {"fit_time": [0.0] * len(self.splits), "score_time": [0.0] * len(self.splits), **scored}
+        results = {name: [float(value) for value in values] for name, values in results.items()}
+        by_split = {f"split{i}_{name}": value for name, values in results.items() for i, value in enumerate(values)}
+        test_scores = {name: values for name, values in results.items() if name.startswith("test_")}
+        return {**by_split, **{f"mean_{name}": float(np.mean(values)) for name, values in test_scores.items()}}
 
 
-HELD: dict[str, Held] = {}
+SEARCH_DATA: dict[str, SearchData] = {}
 """Estimators and data by random name: those of the searches of this process, or those that a worker has loaded."""
 
 
-def held_by(name: str) -> Held:
+def search_data(name: str) -> SearchData:
     """Return the estimator and data of a search.
 
     Raises:
         RunError: There is no search of that name in this process or in its parent.
     """
-    if name not in HELD:
+    if name not in SEARCH_DATA:
         folder = os.environ.get(VARIABLE + name) if name.isalnum() else None
         if folder is None:
             raise RunError(
@@ -145,6 +148,6 @@ def held_by(name: str) -> Held:
                 "object by fit(X, y) with warm_start=True"
             )
         with open(Path(folder, "rest.pickle"), "rb") as file:  # only the user can write the private folder
-            rest = pickle.load(file)
-        HELD[name] = Held(**joblib.load(Path(folder, "data.joblib"), mmap_mode="r"), **rest)
-    return HELD[name]
+            other_fields = pickle.load(file)
+        SEARCH_DATA[name] = SearchData(**joblib.load(Path(folder, "data.joblib"), mmap_mode="r"), **other_fields)
+    return SEARCH_DATA[name]

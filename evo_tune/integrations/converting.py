@@ -65,28 +65,28 @@ TRACKERS = ("tensorboard", "optuna", "wandb")
 """Tools that a run can be written for while it goes on."""
 
 
-def sink(tool: str, path: Path, what: str) -> Sink:
+def sink(tool: str, path: Path, flag: str) -> Sink:
     """Return the target of a tool.
 
     Args:
         tool: Key of TOOLS.
         path: File or folder of the target.
-        what: Flag that the user wrote, for errors.
+        flag: Flag that the user wrote, for errors.
 
     Raises:
         UsageError: The tool is not installed, or the path is not usable for it.
     """
     module, name = TOOLS[tool].home.split(":")
     make: Callable[[Path, str], Sink] = getattr(import_module(f"evo_tune.integrations.{module}"), name)
-    return make(path, what)
+    return make(path, flag)
 
 
-def usual_path(run: Run, tool: str) -> Path:
+def default_path(run: Run, tool: str) -> Path:
     """Return the default path of a target: in the working directory."""
     return Path(f"{one_line(run.folder.resolve().name, 100)}{TOOLS[tool].ending}")
 
 
-def opened_by(tool: str, path: Path) -> str:
+def opening_command(tool: str, path: Path) -> str:
     """Return the command that opens a target."""
     typed, needs = TOOLS[tool].opened.format(shlex.quote(str(path))), TOOLS[tool].pages
     return typed if not needs or find_spec(needs) is not None else f"{typed} (after pip install {tool})"
@@ -99,12 +99,12 @@ def convert(run: Run, tool: str, path: Path) -> None:
         UsageError: The path exists, or the tool is not installed.
         StoreError: The path cannot be written; it is removed again.
     """
-    what = f"--to {tool}"
+    flag = f"--to {tool}"
     if os.path.lexists(path):
-        raise UsageError(f"{what}: {path} exists: choose another -o PATH, or remove it")
-    made = sink(tool, path, what)
+        raise UsageError(f"{flag}: {path} exists: choose another -o PATH, or remove it")
+    target = sink(tool, path, flag)
     try:
-        made.update(run)
+        target.update(run)
     except BaseException as error:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -243,28 +243,28 @@ def follow(folder: Path, text: str, ended: threading.Event) -> None:
         OSError: The target cannot be written.
     """
     target = check_track(text)
-    seen, rest, last = (-1, -1), 0.0, False
+    version, pause, last = (-1, -1), 0.0, False
     run: Run | None = None
     written: dict[int, Curve] = {}
     while not last:
-        last = ended.wait(max(EVERY if seen != (-1, -1) else 0.0, rest))
+        last = ended.wait(max(EVERY if version != (-1, -1) else 0.0, pause))
         now, flying, began = _version(folder), running_curves(folder), time.monotonic()
-        if now != seen:
+        if now != version:
             try:
                 run = Run.open(folder)
             except StoreError:  # half a line, or a shared folder that is not mounted
                 if last:
                     raise
                 continue
-        if run is not None and (now != seen or flying != written):
+        if run is not None and (now != version or flying != written):
             target.update(run, flying)
-            seen, written, rest = now, flying, REST * (time.monotonic() - began)
+            version, written, pause = now, flying, REST * (time.monotonic() - began)
 
 
 def _version(folder: Path) -> tuple[int, int]:
     with contextlib.suppress(OSError):
-        found = (folder / JOURNAL).lstat()
-        return found.st_size, found.st_mtime_ns
+        status = (folder / JOURNAL).lstat()
+        return status.st_size, status.st_mtime_ns
     return -1, -1
 
 

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from evo_tune.errors import RunError
-from evo_tune.integrations import needing
+from evo_tune.integrations import require_extra
 from evo_tune.integrations.ranks import last_step, numbers, place, report
 from evo_tune.plugins.context import Context
 
-with needing("evo_tune.integrations.lightning", "lightning"):
+with require_extra("evo_tune.integrations.lightning", "lightning"):
     import torch
     from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.integrations import needing, quiet
+from evo_tune.integrations import quiet, require_extra
 from evo_tune.integrations.rows import Row, Rows, distinct
 from evo_tune.report.summary import best_so_far
 from evo_tune.store.heartbeat import Curve
@@ -40,9 +40,9 @@ class MLflowDatabase:
         UsageError: The extra `mlflow` is not installed.
     """
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, flag: str) -> None:
         self.path = path
-        with needing(what, "mlflow"), _quiet():
+        with require_extra(flag, "mlflow"), _quiet():
             import alembic  # noqa: F401  (MLflow's database needs both)
             import mlflow  # noqa: F401
             import sqlalchemy  # noqa: F401
@@ -64,8 +64,8 @@ class MLflowDatabase:
         artifacts = path.with_name(f"{path.name}-artifacts").as_uri()
         with _quiet():
             client = MlflowClient(tracking_uri=f"sqlite:///{path}")
-            made = client.create_experiment(_name(rows.name), artifact_location=artifacts)
-            _write(client, made, rows)
+            experiment = client.create_experiment(_name(rows.name), artifact_location=artifacts)
+            _write(client, experiment, rows)
 
 
 def _write(client: MlflowClient, experiment: str, rows: Rows) -> None:
@@ -98,18 +98,18 @@ def _points(row: Row, names: dict[str, str]) -> Iterator[Point]:
     """Yield the points of a trial's learning curve and its result."""
     end = row.began if row.ended is None else row.ended
     for step, point in [*row.curve, (row.last, row.metrics)]:
-        at = row.began + step / row.last * (end - row.began)
-        yield from ((names[name], value, _ms(at), step) for name, value in point.items())
+        seconds = row.began + step / row.last * (end - row.began)
+        yield from ((names[name], value, _ms(seconds), step) for name, value in point.items())
 
 
 def _log(client: MlflowClient, run: str, params: dict[str, Any], points: Iterable[Point]) -> None:
     from mlflow.entities import Metric, Param
 
     metrics = [Metric(*point) for point in points]
-    given = [Param(name, str(value)) for name, value in params.items()]
-    while metrics or given:
-        client.log_batch(run, metrics=metrics[:METRICS], params=given[:PARAMS])
-        metrics, given = metrics[METRICS:], given[PARAMS:]
+    param_batch = [Param(name, str(value)) for name, value in params.items()]
+    while metrics or param_batch:
+        client.log_batch(run, metrics=metrics[:METRICS], params=param_batch[:PARAMS])
+        metrics, param_batch = metrics[METRICS:], param_batch[PARAMS:]
 
 
 def _name(name: str) -> str:

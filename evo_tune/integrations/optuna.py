@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import Value
-from evo_tune.integrations import needing, quiet
+from evo_tune.integrations import quiet, require_extra
 from evo_tune.integrations.rows import Row, Rows
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
@@ -40,13 +40,13 @@ class OptunaJournal:
         UsageError: The extra `optuna` is not installed, or the path is not a file.
     """
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, flag: str) -> None:
         self.path = path
-        self._what = what
-        with needing(what, "optuna"):
+        self._what = flag
+        with require_extra(flag, "optuna"):
             import optuna.storages  # noqa: F401
         if os.path.lexists(path) and not path.is_file():
-            raise UsageError(f"{what}: {path} is no file; choose another")
+            raise UsageError(f"{flag}: {path} is no file; choose another")
 
     def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
         """Write the parts of a run that the study lacks, at once and under the journal's lock.
@@ -62,29 +62,29 @@ class OptunaJournal:
         rows = Rows(run, flying)
         with quiet("optuna"), _batch(self.path, self._what) as storage:
             study = self._study(storage, rows)
-            known = storage.get_all_trials(study, deepcopy=False)
+            trials = storage.get_all_trials(study, deepcopy=False)
             for id in range(len(rows)):
-                if id >= len(known):
+                if id >= len(trials):
                     storage.create_new_trial(study, _trial(rows, rows.row(id)))
-                elif not known[id].state.is_finished() and (id in run.outcomes or id in rows.flying):
+                elif not trials[id].state.is_finished() and (id in run.outcomes or id in rows.flying):
                     trial = storage.get_trial_id_from_study_id_trial_number(study, id)
-                    _update(storage, trial, known[id], _fields(rows, rows.row(id)), id in run.outcomes)
+                    _update(storage, trial, trials[id], _fields(rows, rows.row(id)), id in run.outcomes)
 
     def _study(self, storage: JournalStorage, rows: Rows) -> int:
         """Return the id of the run's study, which is made if it does not exist."""
         from optuna.study import Study, StudyDirection
 
         facts = rows.facts
-        known = {study.study_name: study for study in storage.get_all_studies()}
-        if rows.name in known:
-            if known[rows.name].user_attrs.get("identity") != facts["identity"]:
+        studies = {study.study_name: study for study in storage.get_all_studies()}
+        if rows.name in studies:
+            if studies[rows.name].user_attrs.get("identity") != facts["identity"]:
                 raise UsageError(f"{self._what}: {self.path} has another study {rows.name!r}; choose another file")
         else:
             storage.create_new_study([StudyDirection[name] for name in rows.directions], rows.name)
-            made = Study(rows.name, storage)
-            made.set_metric_names(rows.objectives)
+            new_study = Study(rows.name, storage)
+            new_study.set_metric_names(rows.objectives)
             for name, value in facts.items():
-                made.set_user_attr(name, value)
+                new_study.set_user_attr(name, value)
         return storage.get_study_id_from_name(rows.name)
 
 
@@ -104,13 +104,13 @@ def _fields(rows: Rows, row: Row) -> dict[str, Any]:
     from optuna.trial import TrialState
 
     states = {"open": TrialState.RUNNING, "whole": TrialState.COMPLETE, "failed": TrialState.FAIL}
-    told, values = rows.told(row), row.values
-    if row.state == "pruned" and told and len(rows.objectives) == 1:  # as Study.tell does
-        values = (told[max(told)],)
+    reported, values = rows.first_objective_curve(row), row.values
+    if row.state == "pruned" and reported and len(rows.objectives) == 1:  # as Study.tell does
+        values = (reported[max(reported)],)
     return {
         "state": states.get(row.state, TrialState.PRUNED),
         "values": None if values is None else list(values),
-        "intermediate_values": told,
+        "intermediate_values": reported,
         "user_attrs": {**row.facts, **{f"metric {name}": value for name, value in row.metrics.items()}},
         "system_attrs": {"constraints": [row.facts["violation"]]} if "violation" in row.facts else {},
         "datetime_start": datetime.fromtimestamp(row.began),
@@ -148,12 +148,12 @@ def _distribution(gene: Gene) -> BaseDistribution:
 def _param(kind: BaseDistribution, value: Value) -> Value:
     """Return a value as its distribution has it: as text, if its choices are texts."""
     choices = getattr(kind, "choices", None)
-    as_it_is = choices is None or any(value == one and type(value) is type(one) for one in choices)
+    as_it_is = choices is None or any(value == choice and type(value) is type(choice) for choice in choices)
     return value if as_it_is else one_line(repr(value))
 
 
 @contextlib.contextmanager
-def _batch(path: Path, what: str) -> Iterator[JournalStorage]:
+def _batch(path: Path, flag: str) -> Iterator[JournalStorage]:
     """Open a journal as Optuna's storage under its lock; all writes reach the file at the end, or none.
 
     Separate writes would each wait for the disk, and a reader could see a trial without its curve.
@@ -195,7 +195,7 @@ def _batch(path: Path, what: str) -> Iterator[JournalStorage]:
             storage = JournalStorage(batch)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
-                f"{what}: {path} is no journal of Optuna's ({one_line(str(error), 100)}); choose another file"
+                f"{flag}: {path} is no journal of Optuna's ({one_line(str(error), 100)}); choose another file"
             ) from None
         yield storage
         if batch.more:

@@ -83,7 +83,7 @@ class Rows:
         while self.parts in self.genes.values():
             self.parts += "_"
         """Name of the budget beside the genes; '' if all trainings are full ones."""
-        self.metrics = distinct([*run.metric_names, *_reported(run, self.flying)])
+        self.metrics = distinct([*run.metric_names, *_curve_metrics(run, self.flying)])
         """Names of the metrics in the rows, by name in the run."""
         self.objectives = [self.metrics[objective.metric] for objective in run.objectives]
         self.directions = ["MINIMIZE" if objective.sign > 0 else "MAXIMIZE" for objective in run.objectives]
@@ -139,7 +139,7 @@ class Rows:
             facts=facts,
         )
 
-    def told(self, row: Row) -> dict[int, float]:
+    def first_objective_curve(self, row: Row) -> dict[int, float]:
         """Return the learning curve of the first objective, by step."""
         metric = self.objectives[0]
         return {step: point[metric] for step, point in row.curve if metric in point}
@@ -167,21 +167,21 @@ def distinct(names: Iterable[str], short: Callable[[str], str] = lambda name: on
         names: Names of any origin.
         short: Function that makes a name printable.
     """
-    made: dict[str, str] = {}
-    taken: set[str] = set()
+    short_names: dict[str, str] = {}
+    used: set[str] = set()
     for name in names:
-        if name in made:
+        if name in short_names:
             continue
         line = first = short(name) or "_"
         number = 2
-        while line in taken:
+        while line in used:
             line, number = f"{first} {number}", number + 1
-        made[name] = line
-        taken.add(line)
-    return made
+        short_names[name] = line
+        used.add(line)
+    return short_names
 
 
-def _reported(run: Run, flying: Mapping[int, Curve]) -> list[str]:
+def _curve_metrics(run: Run, flying: Mapping[int, Curve]) -> list[str]:
     """Return the sorted names of all metrics in learning curves."""
     curves: list[Points] = [*(outcome.curve for outcome in run.outcomes.values()), *flying.values()]
     points = (point for curve in curves for _, point in curve)

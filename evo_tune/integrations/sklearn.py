@@ -27,14 +27,14 @@ from evo_tune.errors import OptionError, RunError, SpaceError, UsageError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Value
-from evo_tune.integrations import needing
-from evo_tune.integrations._cross_validation import HELD, VARIABLE, Held
+from evo_tune.integrations import require_extra
+from evo_tune.integrations._cross_validation import SEARCH_DATA, VARIABLE, SearchData
 from evo_tune.loop.search import Search
 
 # scikit-learn has no public base class of searches, and GridSearchCV fixes its candidates in advance. The public
 # alternative to BaseSearchCV, a MetaEstimatorMixin, fails because scoring, metadata routing, `cv_results_` and the
 # delegation of `predict` have no public functions: they would have to be copied, and follow each release.
-with needing("evo_tune.sklearn", "sklearn"):
+with require_extra("evo_tune.sklearn", "sklearn"):
     import cloudpickle  # type: ignore[import-untyped]
     from sklearn.base import clone, is_classifier
     from sklearn.model_selection import check_cv
@@ -131,38 +131,38 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
             )
         genes, values, distributions = _space(self.param_space, self.estimator)
         scoring = getattr(scorers, "_scorers", scorers)
-        kept = {name: value for name, value in params.items() if name != "groups" and value is not None}
-        held = Held(
-            clone(self.estimator), x, y, kept, splits, scoring, self.error_score, self.return_train_score, values,
+        fit_params = {name: value for name, value in params.items() if name != "groups" and value is not None}
+        data = SearchData(
+            clone(self.estimator), x, y, fit_params, splits, scoring, self.error_score, self.return_train_score, values,
             distributions,
         )  # fmt: skip
         names = [refit_metric] if isinstance(refit_metric, str) else list(scoring)
-        trials, interrupted = self._search(held, genes, [f"mean_test_{name}:max" for name in names])
+        trials, interrupted = self._search(data, genes, [f"mean_test_{name}:max" for name in names])
         if interrupted:
-            self._keep(held, trials, refit_metric)
+            self._set_incomplete_results(data, trials, refit_metric)
             raise KeyboardInterrupt
-        self._take(held, trials, refit_metric)
+        self._set_results(data, trials, refit_metric)
         self.scorer_ = scoring
         if self.refit:
-            best = clone(held.estimator).set_params(**clone(self.best_params_, safe=False))
+            best = clone(data.estimator).set_params(**clone(self.best_params_, safe=False))
             self.best_estimator_ = best.fit(x, **({} if y is None else {"y": y}), **routed.estimator.fit)
             if hasattr(best, "feature_names_in_"):
                 self.feature_names_in_ = best.feature_names_in_
         return self
 
-    def _search(self, held: Held, genes: Mapping[str, Gene], objectives: list[str]) -> tuple[list[Trial], bool]:
+    def _search(self, data: SearchData, genes: Mapping[str, Gene], objectives: list[str]) -> tuple[list[Trial], bool]:
         """Search, and return every trial and whether Ctrl-C ended the search."""
         slots = joblib.effective_n_jobs(self.n_jobs) if self.n_jobs is not None else 1
         private = Path(tempfile.mkdtemp(prefix="evo-tune-"))  # readable by its user only
         before: tuple[str, str, str] | None = getattr(self, "_run", None) if self.warm_start and self.store else None
-        if before is not None and before[2] != held.identity:
+        if before is not None and before[2] != data.identity:
             shutil.rmtree(private, ignore_errors=True)
             raise UsageError(
                 "warm_start: data, splits, fit parameters or estimator differ from those of the run: give the same, or "
                 "warm_start=False and another name"
             )
         token = secrets.token_hex(16) if before is None else before[0]
-        HELD[token] = held
+        SEARCH_DATA[token] = data
         try:
             if before is not None and self.store is not None:
                 search = Search.resume(
@@ -171,7 +171,10 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
             else:
                 search = Search(
                     str(EVALUATOR),
-                    options={"held": token, "space": json.dumps({name: one.describe() for name, one in genes.items()})},
+                    options={
+                        "held": token,
+                        "space": json.dumps({name: gene.describe() for name, gene in genes.items()}),
+                    },
                     strategy=self.strategy,
                     objectives=objectives,
                     seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
@@ -183,43 +186,43 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
                     widen=False,  # as in scikit-learn, the user's space has all values that are tried
                 )
             with search:
-                self._run = token, search.name, held.identity
+                self._run = token, search.name, data.identity
                 try:
                     if slots > 1:
-                        self._in_slots(search, held, private, token)
+                        self._evaluate_in_slots(search, data, private, token)
                     else:
-                        self._here(search, held)
+                        self._evaluate_here(search, data)
                 except KeyboardInterrupt:  # a traceback would only show a place inside of a fit
                     return list(search.trials), True
                 return list(search.trials), False
         finally:
-            del HELD[token]
+            del SEARCH_DATA[token]
             os.environ.pop(VARIABLE + token, None)
             shutil.rmtree(private, ignore_errors=True)
 
-    def _here(self, search: Search, held: Held) -> None:
+    def _evaluate_here(self, search: Search, data: SearchData) -> None:
         """Evaluate in this process."""
         while (candidate := search.ask()) is not None:
-            search.tell(candidate, held.scores(candidate.genome))
-            self._say(search)
+            search.tell(candidate, data.scores(candidate.genome))
+            self._print_progress(search)
 
-    def _in_slots(self, search: Search, held: Held, private: Path, token: str) -> None:
+    def _evaluate_in_slots(self, search: Search, data: SearchData, private: Path, token: str) -> None:
         """Evaluate in slots, whose workers load estimator and data from a private folder."""
-        rest = {field.name: getattr(held, field.name) for field in dataclasses.fields(held)}
-        data = {name: rest.pop(name) for name in ("x", "y", "splits")}
-        joblib.dump(data, private / "data.joblib")
-        (private / "rest.pickle").write_bytes(cloudpickle.dumps(rest))  # also pickles classes of a notebook
+        other_fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+        large_fields = {name: other_fields.pop(name) for name in ("x", "y", "splits")}
+        joblib.dump(large_fields, private / "data.joblib")
+        (private / "rest.pickle").write_bytes(cloudpickle.dumps(other_fields))  # also pickles classes of a notebook
         os.environ[VARIABLE + token] = str(private)
-        said, stopping = 0, False
+        printed_count, stopping = 0, False
 
         def watch(search: Search) -> None:
-            nonlocal said, stopping
+            nonlocal printed_count, stopping
             if search.stopping and not stopping and not (self.error_score == "raise" and _failure(search.trials)):
                 stopping = True
                 _warn("stopping after the running cross-validations; press Ctrl-C again to stop at once")
-            if len(search.saved.outcomes) > said:
-                said = len(search.saved.outcomes)
-                self._say(search)
+            if len(search.saved.outcomes) > printed_count:
+                printed_count = len(search.saved.outcomes)
+                self._print_progress(search)
                 if self.error_score == "raise" and _failure(search.trials):
                     search.stop()
 
@@ -230,34 +233,34 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
         if search.stopping and len(search.trials) < self.n_iter:
             raise KeyboardInterrupt
 
-    def _keep(self, held: Held, trials: Sequence[Trial], refit_metric: Any) -> None:
+    def _set_incomplete_results(self, data: SearchData, trials: Sequence[Trial], refit_metric: Any) -> None:
         """Set the attributes for the results of an interrupted search, and warn that it is incomplete."""
-        kept = ""
+        kept_results = ""
         self.__dict__.pop("best_estimator_", None)  # of an earlier fit
         with contextlib.suppress(ValueError):  # no fit has ended, or all failed
-            self._take(held, trials, refit_metric)
-            kept = ": best_params_ and cv_results_ have these, and no model is fitted"
-        more = "; fit with warm_start=True continues" if self.store else ""
-        _warn(f"interrupted after {len(trials)} of {self.n_iter} evaluations{kept}{more}")
+            self._set_results(data, trials, refit_metric)
+            kept_results = ": best_params_ and cv_results_ have these, and no model is fitted"
+        remedy = "; fit with warm_start=True continues" if self.store else ""
+        _warn(f"interrupted after {len(trials)} of {self.n_iter} evaluations{kept_results}{remedy}")
 
-    def _say(self, search: Search) -> None:
+    def _print_progress(self, search: Search) -> None:
         if self.verbose > 0:
             best, metric = search.best, search.saved.objectives[0].metric
-            told = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5g}"
-            print(f"{len(search.saved.outcomes)} of {self.n_iter} evaluated, {told}")
+            progress = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5g}"
+            print(f"{len(search.saved.outcomes)} of {self.n_iter} evaluated, {progress}")
 
-    def _take(self, held: Held, trials: Sequence[Trial], refit_metric: Any) -> None:
+    def _set_results(self, data: SearchData, trials: Sequence[Trial], refit_metric: Any) -> None:
         """Set the attributes that scikit-learn's searches have."""
-        rows = [_fits(trial, held, self.n_splits_) for trial in trials]
+        rows = [_fits(trial, data, self.n_splits_) for trial in trials]
         out = [fit for row in rows for fit in row]
         if not out:
             raise ValueError("No fits were performed: n_iter is the number of genomes, expected 1 or more")
         if all(np.isnan(value) for fit in out for value in _values(fit["test_scores"])):
             why = _failure(trials) or "error_score='raise' shows the first"
             raise ValueError(f"All the {len(out)} fits failed: {why}")
-        params = [held.decoded(trial.genome) for trial in trials]
-        more = {"trial": [trial.id for trial in trials], "operator": [trial.candidate.operator for trial in trials]}
-        results = self._format_results(params, self.n_splits_, out, more)
+        params = [data.to_params(trial.genome) for trial in trials]
+        columns = {"trial": [trial.id for trial in trials], "operator": [trial.candidate.operator for trial in trials]}
+        results = self._format_results(params, self.n_splits_, out, columns)
         self.multimetric_ = isinstance(out[0]["test_scores"], dict)
         if self.refit or not self.multimetric_:
             self.best_index_ = self._select_best_index(self.refit, refit_metric, results)
@@ -279,7 +282,7 @@ EDGE = 1e-3
 
 
 def _space(
-    given: Mapping[str, Any], estimator: Any
+    param_space: Mapping[str, Any], estimator: Any
 ) -> tuple[dict[str, Gene], dict[str, dict[Value, Any]], dict[str, Any]]:
     """Return the genes, with the estimator's own parameters as defaults where possible, and how they are decoded.
 
@@ -289,31 +292,31 @@ def _space(
     Raises:
         UsageError: The values of a parameter are neither a gene, a list nor a distribution.
     """
-    if not isinstance(given, Mapping) or not given:
+    if not isinstance(param_space, Mapping) or not param_space:
         raise UsageError(
-            f"param_space is {given!r}: expected a dict of parameter names to Float, Int, Choice, a list or a "
+            f"param_space is {param_space!r}: expected a dict of parameter names to Float, Int, Choice, a list or a "
             "distribution of scipy"
         )
-    own = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    own_params = estimator.get_params() if hasattr(estimator, "get_params") else {}
     genes: dict[str, Gene] = {}
     values: dict[str, dict[Value, Any]] = {}
     distributions: dict[str, Any] = {}
-    for name, one in given.items():
-        gene, default = one, own.get(name)
-        if hasattr(one, "ppf") and hasattr(one, "support"):
-            gene, whole = _drawn(one)
+    for name, declared in param_space.items():
+        gene, default = declared, own_params.get(name)
+        if hasattr(declared, "ppf") and hasattr(declared, "support"):
+            gene, whole = _gene_of_distribution(declared)
             if not whole:
-                distributions[name], default = one, _quantile(one, default)
-        elif not isinstance(one, Gene):
-            if isinstance(one, str | bytes | Mapping) or not hasattr(one, "__iter__"):
+                distributions[name], default = declared, _quantile(declared, default)
+        elif not isinstance(declared, Gene):
+            if isinstance(declared, str | bytes | Mapping) or not hasattr(declared, "__iter__"):
                 raise UsageError(
-                    f"param_space[{name!r}] is {one!r}: expected Float, Int, Choice, a list of values or a "
+                    f"param_space[{name!r}] is {declared!r}: expected Float, Int, Choice, a list of values or a "
                     "frozen distribution of scipy.stats"
                 )
-            gene, values[name] = _choice(list(one))
+            gene, values[name] = _choice(list(declared))
         labels = values.get(name, {})
         for label, value in labels.items():
-            default = label if value is own.get(name) else default
+            default = label if value is own_params.get(name) else default
         if gene.default is None:
             with contextlib.suppress(SpaceError, OptionError, TypeError):  # a value outside of the gene is no default
                 gene = dataclasses.replace(gene, default=default)
@@ -321,7 +324,7 @@ def _space(
     return genes, values, distributions
 
 
-def _drawn(distribution: Any) -> tuple[Gene, bool]:
+def _gene_of_distribution(distribution: Any) -> tuple[Gene, bool]:
     """Return the gene of a frozen distribution, and whether it is the range of the values, not of their quantiles."""
     kind = getattr(getattr(distribution, "dist", None), "name", "")
     low, high = (float(end) for end in distribution.support())
@@ -353,22 +356,22 @@ def _choice(values: list[Any]) -> tuple[Choice, dict[Value, Any]]:
         return Choice(tuple(labels)), dict(zip(labels, values, strict=True))
 
 
-def _fits(trial: Trial, held: Held, count: int) -> list[dict[str, Any]]:
+def _fits(trial: Trial, data: SearchData, count: int) -> list[dict[str, Any]]:
     """Return the record of each fit of a trial that scikit-learn's `_format_results` takes."""
     metrics = trial.outcome.metrics
-    several = isinstance(held.scoring, dict)
-    names = list(held.scoring) if several else ["score"]
-    found = []
+    several = isinstance(data.scoring, dict)
+    names = list(data.scoring) if several else ["score"]
+    fits = []
     for split in range(count):
-        one: dict[str, Any] = {
+        fit: dict[str, Any] = {
             "fit_time": metrics.get(f"split{split}_fit_time", trial.outcome.seconds / count),
             "score_time": metrics.get(f"split{split}_score_time", 0.0),
         }
-        for part in ("test", "train") if held.return_train_score else ("test",):
+        for part in ("test", "train") if data.return_train_score else ("test",):
             scores = {name: metrics.get(f"split{split}_{part}_{name}", np.nan) for name in names}
-            one[f"{part}_scores"] = scores if several else scores["score"]
-        found.append(one)
-    return found
+            fit[f"{part}_scores"] = scores if several else scores["score"]
+        fits.append(fit)
+    return fits
 
 
 def _values(scores: Any) -> list[float]:

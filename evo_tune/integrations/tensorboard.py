@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import Value
-from evo_tune.integrations import needing
+from evo_tune.integrations import require_extra
 from evo_tune.integrations.rows import WHOLE, Row, Rows
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
@@ -51,15 +51,15 @@ class TensorBoardFolder:
         UsageError: The extra `tensorboard` is not installed, or the path is not a folder.
     """
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, flag: str) -> None:
         self.path = path
-        self._what = what
+        self._what = flag
         self._written: set[int] = set()
-        with needing(what, "tensorboard"):
+        with require_extra(flag, "tensorboard"):
             import tensorboard.plugins.hparams.summary_v2
             import tensorboard.summary.writer.record_writer  # noqa: F401
         if os.path.lexists(path) and not path.is_dir():
-            raise UsageError(f"{what}: {path} is no folder; choose another")
+            raise UsageError(f"{flag}: {path} is no folder; choose another")
 
     def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
         """Write the parts of a run that are missing: finished trials, and the learning curves of pending ones.
@@ -132,12 +132,12 @@ def _domain(gene: Gene) -> Any:
     if isinstance(gene, Int):
         return hparams.IntInterval(gene.low, gene.high)
     assert isinstance(gene, Choice)
-    return hparams.Discrete(list(dict.fromkeys(_held(gene, value) for value in gene.values)))
+    return hparams.Discrete(list(dict.fromkeys(_hparam_value(gene, value) for value in gene.values)))
 
 
-def _held(gene: Gene, value: Value) -> Value:
+def _hparam_value(gene: Gene, value: Value) -> Value:
     """Return a value for HParams: numbers as floats, and choices of several types as text."""
-    kinds = {type(one) for one in gene.values} if isinstance(gene, Choice) else {type(value)}
+    kinds = {type(other) for other in gene.values} if isinstance(gene, Choice) else {type(value)}
     if kinds <= {int, float}:
         return float(value)
     return value if kinds == {bool} else one_line(str(value))
@@ -154,13 +154,13 @@ def _last_step(path: Path) -> int:
         return WHOLE
 
 
-def _summaries(rows: Rows, row: Row, done: int = 0) -> Iterator[tuple[float, int, Summary]]:
+def _summaries(rows: Rows, row: Row, last_written: int = 0) -> Iterator[tuple[float, int, Summary]]:
     """Yield (time in seconds since 1970, step, summary) of one trial, in order.
 
     Args:
         rows: Rows of the run.
         row: Row of the trial.
-        done: Last written step; 0 if there is none.
+        last_written: Last written step; 0 if there is none.
     """
     import tensorboard.plugins.hparams.summary_v2 as hparams
     from tensorboard.plugins.hparams import metadata
@@ -168,19 +168,21 @@ def _summaries(rows: Rows, row: Row, done: int = 0) -> Iterator[tuple[float, int
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 
     raw = rows.run.candidates[row.id].genome
-    genome = {rows.genes[name]: _held(gene, raw[name]) for name, gene in rows.run.genes.items()}
+    genome = {rows.genes[name]: _hparam_value(gene, raw[name]) for name, gene in rows.run.genes.items()}
     end = row.began if row.ended is None else row.ended
     if rows.parts:
         genome[rows.parts] = float(row.facts["budget"])
     last = row.last
-    if not done:
+    if not last_written:
         # HParams averages trials of equal names, so the name contains that of the run.
         name = f"{rows.name}/{_name(row.id)}"
         yield row.began, 0, hparams.hparams_pb(genome, trial_id=name, start_time_secs=row.began)
     for step, point in row.curve:
-        if step > done:
-            seen = row.began + min(1.0, step / last) * (end - row.began) if row.state != "open" else time.time()
-            yield seen, step, _scalars(point)
+        if step > last_written:
+            time_of_point = (
+                row.began + min(1.0, step / last) * (end - row.began) if row.state != "open" else time.time()
+            )
+            yield time_of_point, step, _scalars(point)
     if row.state == "open":
         return
     yield end, last, _scalars(row.metrics)

@@ -18,11 +18,11 @@ from typing import Any
 
 from evo_tune.errors import OptionError, RunError
 from evo_tune.genome.values import Value
-from evo_tune.integrations import needing
+from evo_tune.integrations import require_extra
 from evo_tune.integrations.ranks import last_step, numbers, report
 from evo_tune.plugins.context import Context
 
-with needing("evo_tune.integrations.transformers", "hf"):
+with require_extra("evo_tune.integrations.transformers", "hf"):
     import accelerate  # noqa: F401  (the Trainer needs it)
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 

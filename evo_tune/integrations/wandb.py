@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune.errors import UsageError
-from evo_tune.integrations import needing, quiet
+from evo_tune.integrations import quiet, require_extra
 from evo_tune.integrations.rows import Row, Rows
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
@@ -37,13 +37,13 @@ class WandbFolder:
         UsageError: The extra `wandb` is not installed, or the path is not a folder.
     """
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, flag: str) -> None:
         self.path = path
         self._written: set[int] | None = None
-        with needing(what, "wandb"):
+        with require_extra(flag, "wandb"):
             import wandb  # noqa: F401
         if os.path.lexists(path) and not path.is_dir():
-            raise UsageError(f"{what}: {path} is no folder; choose another")
+            raise UsageError(f"{flag}: {path} is no folder; choose another")
 
     def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
         """Write the trials that have a result and are not written yet, with their learning curves.
@@ -71,7 +71,7 @@ class WandbFolder:
             x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
         )  # fmt: skip
         with quiet("wandb"):
-            made = wandb.init(
+            wandb_run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
                 dir=self.path,
                 mode=_mode(),
@@ -83,9 +83,9 @@ class WandbFolder:
                 settings=settings,
             )
             for step, metrics in row.curve:
-                made.log(metrics, step=step)
-            made.summary.update(row.metrics)
-            made.finish(exit_code=1 if row.state == "failed" else 0)
+                wandb_run.log(metrics, step=step)
+            wandb_run.summary.update(row.metrics)
+            wandb_run.finish(exit_code=1 if row.state == "failed" else 0)
 
 
 def _mode() -> Any:

@@ -17,7 +17,7 @@ from evo_tune import Candidate, Outcome, Search
 from evo_tune.cli import cli
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.integrations import converting
-from evo_tune.integrations.converting import convert, usual_path
+from evo_tune.integrations.converting import convert, default_path
 from evo_tune.integrations.rows import Rows
 from evo_tune.report.summary import best_so_far
 from evo_tune.store.run import Run
@@ -253,10 +253,10 @@ def test_mlflow_has_a_parent_and_a_child_for_each_trial_whatever_their_text(tmp_
 def test_who_has_not_all_of_mlflow_is_told_what_its_pages_need(monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"flask": None}
     monkeypatch.setattr(converting, "find_spec", lambda name: there[name])
-    assert converting.opened_by("mlflow", Path("a.db")).endswith("sqlite:///a.db (after pip install mlflow)")
+    assert converting.opening_command("mlflow", Path("a.db")).endswith("sqlite:///a.db (after pip install mlflow)")
     there["flask"] = object()
-    assert converting.opened_by("mlflow", Path("a.db")).endswith("sqlite:///a.db")
-    assert converting.opened_by("optuna", Path("a.log")) == "optuna-dashboard a.log"
+    assert converting.opening_command("mlflow", Path("a.db")).endswith("sqlite:///a.db")
+    assert converting.opening_command("optuna", Path("a.log")) == "optuna-dashboard a.log"
 
 
 # All of them.
@@ -330,7 +330,7 @@ def test_the_command_says_how_to_open_it(eventful: Run, tmp_path: Path, monkeypa
     said = CliRunner().invoke(cli, given)
     assert said.exit_code == 0
     assert "optuna-dashboard mine-optuna.log" in said.output
-    assert usual_path(eventful, "optuna").is_file()
+    assert default_path(eventful, "optuna").is_file()
     again = CliRunner().invoke(cli, given)
     assert isinstance(again.exception, UsageError)
     assert "mine-optuna.log exists" in str(again.exception)

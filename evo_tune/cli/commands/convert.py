@@ -37,11 +37,11 @@ def command(run: str | None, tool: str, output: str | None, store: str, output_f
     RUN is the latest one by default. Existing files are not overwritten.
     """
     from evo_tune.cli.formats import ConvertedRun
-    from evo_tune.integrations.converting import convert, opened_by, usual_path
+    from evo_tune.integrations.converting import convert, default_path, opening_command
 
     saved = shared.open_run(run, store)
-    path = usual_path(saved, tool) if output is None else Path(output)
+    path = default_path(saved, tool) if output is None else Path(output)
     convert(saved, tool, path)
-    results, opener = len(saved.outcomes), opened_by(tool, path)
+    results, opener = len(saved.outcomes), opening_command(tool, path)
     converted = ConvertedRun(run=saved.name, tool=tool, file=str(path), results=results, open=opener)
     shared.print_as(output_format, converted, f"wrote {results} results to {path}; open it with: {opener}")
