@@ -355,7 +355,7 @@ def test_a_fingerprint_tells_texts_and_bases_apart(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"flops": 1e9, "tokens": 5}, "-o tokens and -o flops"),
+        ({"flops": 1e9, "tokens": 5}, "-o flops and -o tokens"),
         ({"flops": 0.0}, "flops=0"),
         ({"tokens": -5}, "tokens=-5"),
         ({"flops": math.nan}, "flops=nan"),

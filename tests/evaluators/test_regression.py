@@ -79,7 +79,7 @@ def test_micro_batches_of_any_size_give_the_gradient_of_torchs_mse_loss(sizes: l
 
 def test_shapes_that_would_be_broadcast_are_refused() -> None:
     with pytest.raises(RecipeError, match="the shape of the targets"):
-        SquaredError().summed(torch.zeros(3, 1), torch.zeros(3))
+        SquaredError().sum_losses(torch.zeros(3, 1), torch.zeros(3))
 
 
 def test_all_numbers_count_and_of_classes_only_those_that_are_no_padding() -> None:
