@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.training.recipe import (
-    PATCHES,
+    PATCH_LENGTHS,
     UNIT_COSTS,
     EncoderSize,
     ForecastOptions,
@@ -148,7 +148,7 @@ def search_space(options: Options) -> SearchSpace:
         OptionError: An option is out of its range, or the series cannot be used.
     """
     size, (contexts, usual) = SIZES[options.size], options.contexts()
-    patches = [patch for patch in PATCHES if patch <= contexts[-1] // 2]
+    patches = [patch for patch in PATCH_LENGTHS if patch <= contexts[-1] // 2]
 
     def repair(genome: dict[str, Any]) -> dict[str, Any]:
         fits = [patch for patch in patches if patch <= min(genome["patch"], genome["context"])]

@@ -30,11 +30,11 @@ from evo_tune.training.recipe import (
     fitting_size,
     has_gpu,
     hidden_width,
-    idle_fields,
     largest_head_divisor,
     metric_units,
     names_on_test_set,
     transfer_language_recipe,
+    unused_schedule_fields,
 )
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _merge_equal_genomes(genome: dict[str, Any], genes: Mapping[str, Gene], opti
         genome["ffn_mult"] = _representative_ffn_mult(genome, genes["ffn_mult"], genome.get("ffn", options.ffn))
     if "lr_head" in genome and genome.get("tied", options.tied):
         genome["lr_head"] = genes["lr_head"].middle()
-    for name in genome.keys() & idle_fields(genome.get("schedule", options.schedule)):
+    for name in genome.keys() & unused_schedule_fields(genome.get("schedule", options.schedule)):
         genome[name] = genes[name].middle()
     return genome
 

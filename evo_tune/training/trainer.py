@@ -35,7 +35,7 @@ from evo_tune.training.optim.watching import (
     share_frozen_weights,
     unfrozen_state,
 )
-from evo_tune.training.recipe.optim.schedule import GapDecay, GapWatch, WeightDecay
+from evo_tune.training.recipe.optim.schedule import GapDecay, GapDecayState, WeightDecay
 from evo_tune.training.stepping.averaging import average_of, compile_blocks
 from evo_tune.training.stepping.feeding import (
     STEPS_AHEAD,
@@ -130,7 +130,7 @@ class Trainer:
         self.noise = attach_noise(self.model, seed)
         self.optimizer = recipe.optimizer.build(model, recipe.precision.name)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.gap = GapWatch(recipe.weight_decay) if isinstance(recipe.weight_decay, GapDecay) else None
+        self.gap = GapDecayState(recipe.weight_decay) if isinstance(recipe.weight_decay, GapDecay) else None
         self.averaged = None if recipe.ema is None else average_of(model, recipe.ema)
         if self.averaged is not None:
             share_frozen_weights(model, self.averaged.module)

@@ -21,7 +21,7 @@ from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.training import GPT
-from evo_tune.training.recipe import LADDER, Corpus, GPTSize, hidden_width, read_text
+from evo_tune.training.recipe import SIZE_LADDER, Corpus, GPTSize, hidden_width, read_text
 from evo_tune.training.recipe.data import corpus
 
 OFF = {
@@ -146,7 +146,7 @@ def test_a_budget_chooses_the_size(module: ModuleType) -> None:
     by_seconds = [weights(seconds=10.0**power, cost=COST) for power in range(-2, 6)]
     assert by_seconds == sorted(by_seconds)
     assert by_seconds[0] < by_seconds[-1]
-    for size in LADDER:
+    for size in SIZE_LADDER:
         own = GPTSize.parse(size)
         assert module._size(module.Options(flops=own.flops)) == own, "its own budget suits it"
 

@@ -22,7 +22,7 @@ CONTEXTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 NO_SEASON, SHORTEST = 8, 8
 """Unit of `CONTEXTS` without a season, and the shortest past in steps."""
 
-PATCHES = (2, 4, 8, 16, 32)
+PATCH_LENGTHS = (2, 4, 8, 16, 32)
 """Lengths of a patch that a gene offers."""
 
 

@@ -49,7 +49,7 @@ from evo_tune.training.recipe.data.texts import (
     split_text,
 )
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
-from evo_tune.training.recipe.forecasting import PATCHES, ForecastOptions, ForecastTask
+from evo_tune.training.recipe.forecasting import PATCH_LENGTHS, ForecastOptions, ForecastTask
 from evo_tune.training.recipe.hardware.computing import (
     UNIT_COSTS,
     ComputeOptions,
@@ -104,16 +104,16 @@ from evo_tune.training.recipe.optim.schedule import (
     SCHEDULES,
     BatchRamp,
     GapDecay,
-    GapWatch,
+    GapDecayState,
     RampOptions,
     Schedule,
     ScheduleOptions,
     WeightDecay,
     WeightDecayOptions,
-    idle_fields,
     optimizer_steps,
     register_schedule,
     stop_step,
+    unused_schedule_fields,
 )
 from evo_tune.training.recipe.plan import (
     Phase,
@@ -127,9 +127,9 @@ from evo_tune.training.recipe.plan import (
 )
 from evo_tune.training.recipe.sizes import (
     GPT_SIZES,
-    LADDER,
-    NARROWEST,
-    SHALLOWEST,
+    MAX_DEPTH_FACTOR,
+    MAX_WIDTH_FACTOR,
+    SIZE_LADDER,
     GPTSize,
     LargeTraining,
     Proxy,

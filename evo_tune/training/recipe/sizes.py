@@ -17,7 +17,7 @@ from evo_tune.options.binding import check_depth_first
 from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageOptions
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, flops_per_token
 
-NARROWEST, SHALLOWEST = 8, 4
+MAX_WIDTH_FACTOR, MAX_DEPTH_FACTOR = 8, 4
 """Largest factor between the target and a proxy, in width and in depth."""
 
 WIDER = 1.5
@@ -110,11 +110,11 @@ def proxy_for(target: LargeTraining, flops: float, tokens: int | None = None) ->
         flops: Budget of a training, as a mean over both widths. Unit: FLOPs.
         tokens: Training tokens of the proxy; None: the target's tokens per weight.
     """
-    depths = range(-(-target.depth // SHALLOWEST), target.depth + 1)
+    depths = range(-(-target.depth // MAX_DEPTH_FACTOR), target.depth + 1)
     proxies = [
         _proxy(target, width, depth, tokens)
         for width in range(target.head, target.width, target.head)
-        if NARROWEST * width >= target.width and second_width(width, target.head) <= target.width
+        if MAX_WIDTH_FACTOR * width >= target.width and second_width(width, target.head) <= target.width
         for depth in depths
     ]
     if not proxies:
@@ -127,8 +127,8 @@ def proxy_for(target: LargeTraining, flops: float, tokens: int | None = None) ->
     }
 
     def distance(proxy: Proxy) -> float:  # in log width and log depth, each in units of its largest factor
-        narrower = math.log(target.width / proxy.width) / math.log(NARROWEST)
-        shallower = math.log(target.depth / proxy.depth) / math.log(SHALLOWEST)
+        narrower = math.log(target.width / proxy.width) / math.log(MAX_WIDTH_FACTOR)
+        shallower = math.log(target.depth / proxy.depth) / math.log(MAX_DEPTH_FACTOR)
         return math.hypot(narrower, shallower)
 
     if affordable := [proxy for proxy in proxies if costs[proxy] <= flops]:
@@ -155,8 +155,8 @@ def shape_with_more_weights(width: int, depth: int, head: int, times: float) -> 
     weights = depth * width**2
     shapes = [
         (wide, deep)
-        for wide in range(width, NARROWEST * width + 1, head)
-        for deep in range(depth, SHALLOWEST * depth + 1)
+        for wide in range(width, MAX_WIDTH_FACTOR * width + 1, head)
+        for deep in range(depth, MAX_DEPTH_FACTOR * depth + 1)
         if weights < deep * wide**2 <= times * weights
     ]
 
@@ -299,7 +299,7 @@ BASE_LR = 0.01
 
 SHAPE_NOTATION = re.compile(r"[0-9]{1,7}(x[0-9]{1,7}){1,3}")
 
-LADDER = (
+SIZE_LADDER = (
     *("1x32", "2x32", "2x48", "2x64", "3x64", "3x96", "3x128", "4x128", "4x192"),
     *("6x256", "6x384", "8x512", "12x768", "16x1024", "24x1024"),
 )
@@ -323,7 +323,7 @@ def fitting_size(options: LanguageOptions, gpu: bool) -> GPTSize:
         options: Options of the training.
         gpu: Whether it runs on a GPU.
     """
-    ladder = [GPTSize.parse(text) for text in LADDER]
+    ladder = [GPTSize.parse(text) for text in SIZE_LADDER]
     if options.has_budget:
         fits = [
             size for size in ladder if options.training_tokens(**size.default_training) >= MIN_TOKEN_SHARE * size.tokens

@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import UsageError
 
+NANOCHAT_BATCH = 2.0**19
+"""Tokens per step for which nanochat's learning rates are given."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -45,7 +48,7 @@ class Scale:
     parameters: float
     tokens: float
     flops: float
-    batch: float = 2.0**19
+    batch: float = NANOCHAT_BATCH
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Law:
         ranges: Smallest and largest value of the fit, by name of a field of `Scale`.
         lr: Function from a scale to the peak learning rate.
         batch: Function from a scale to the tokens per step; None if the law has none.
-        relative: Whether `lr` is a factor only, because the law's rates are of another kind.
+        gives_factor_only: Whether `lr` is a factor only, because the law's rates are of another kind.
     """
 
     name: str
@@ -66,9 +69,9 @@ class Law:
     ranges: dict[str, tuple[float, float]]
     lr: Callable[[Scale], float]
     batch: Callable[[Scale], float] | None = None
-    relative: bool = False
+    gives_factor_only: bool = False
 
-    def outside(self, scale: Scale) -> str:
+    def describe_outside(self, scale: Scale) -> str:
         """Return which fields of a scale are outside the law's ranges, in words; '' if none is."""
         texts = []
         for name, (low, high) in self.ranges.items():
@@ -79,7 +82,10 @@ class Law:
 
 
 def _deepseek_compute(scale: Scale) -> float:
-    """Return M · D with M = 72 L d² + 12 L d T: DeepSeek's non-embedding FLOPs per token, attention included."""
+    """Return M · D: training tokens D times DeepSeek's FLOPs per token, M = 72 L d² + 12 L d T.
+
+    L is the depth, d the width and T the context. M counts attention, but not embeddings.
+    """
     per_token = 72.0 * scale.depth * scale.width**2 + 12.0 * scale.depth * scale.width * scale.context
     return per_token * scale.tokens
 
@@ -89,29 +95,29 @@ LAWS = (
         "Step Law",
         "arXiv:2503.04715",
         {"parameters": (5.9e7, 1.07e9), "tokens": (2e9, 1e11)},
-        lambda scale: 1.79 * scale.parameters**-0.713 * scale.tokens**0.307,
-        lambda scale: 0.58 * scale.tokens**0.571,
+        lr=lambda scale: 1.79 * scale.parameters**-0.713 * scale.tokens**0.307,
+        batch=lambda scale: 0.58 * scale.tokens**0.571,
     ),
     Law(
         "DeepSeek LLM",
         "arXiv:2401.02954",
         {"flops": (1e17, 2e19)},
-        lambda scale: 0.3118 * _deepseek_compute(scale) ** -0.125,
-        lambda scale: 0.2920 * _deepseek_compute(scale) ** 0.3271,
+        lr=lambda scale: 0.3118 * _deepseek_compute(scale) ** -0.125,
+        batch=lambda scale: 0.2920 * _deepseek_compute(scale) ** 0.3271,
     ),
     Law(
         "GPT-3",
         "arXiv:2005.14165, table 2.1; as a formula in arXiv:2001.08361",
         {"parameters": (1e6, 1e10)},
-        lambda scale: max(1e-5, 0.003239 - 0.0001395 * math.log(scale.parameters)),
+        lr=lambda scale: max(1e-5, 0.003239 - 0.0001395 * math.log(scale.parameters)),
     ),
-    # Rates of embeddings and of the head move with both factors; those of matrices move with the batch only.
+    # Rates of embeddings and of the head change with width and batch; those of matrices with the batch only.
     Law(
         "nanochat",
         "karpathy/nanochat: rates of AdamW by 1/√width and √batch",
         {"width": (640.0, 1664.0), "batch": (2.0**17, 2.0**21)},
-        lambda scale: (scale.width / 768.0) ** -0.5 * (scale.batch / 2.0**19) ** 0.5,
-        relative=True,
+        lr=lambda scale: (scale.width / 768.0) ** -0.5 * (scale.batch / NANOCHAT_BATCH) ** 0.5,
+        gives_factor_only=True,
     ),
 )
 """Every known law, in the order of the table that `evo-tune scale` prints."""
@@ -121,7 +127,7 @@ def compute_optimal_tokens(parameters: float) -> float:
     """Return the compute-optimal tokens of a model, 20 per weight (Hoffmann et al., arXiv:2203.15556).
 
     Args:
-        parameters: Number of weights.
+        parameters: Number of weights, with embeddings.
     """
     return 20.0 * parameters
 

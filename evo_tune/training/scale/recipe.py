@@ -214,12 +214,12 @@ def law_rates(recipe: TransferResult) -> list[LawLearningRate]:
             LawLearningRate(
                 law=law.name,
                 source=law.source,
-                lr=None if law.relative else lr,
-                at_run=None if law.relative else lr_at_run,
+                lr=None if law.gives_factor_only else lr,
+                at_run=None if law.gives_factor_only else lr_at_run,
                 moved=run_lr * lr / lr_at_run,
                 batch=None if law.batch is None else law.batch(target_scale),
-                outside=law.outside(target_scale),
-                outside_run=law.outside(run_scale),
+                outside=law.describe_outside(target_scale),
+                outside_run=law.describe_outside(run_scale),
             )
         )
     return rows

@@ -5,10 +5,10 @@ import pytest
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import Trainer
-from evo_tune.training.recipe import GapDecay, GapWatch
+from evo_tune.training.recipe import GapDecay, GapDecayState
 
 
-def values(watch: GapWatch, evaluations: list[tuple[float, float]]) -> list[float]:
+def values(watch: GapDecayState, evaluations: list[tuple[float, float]]) -> list[float]:
     seen = []
     for training, held_out in evaluations:
         watch.update(training, held_out)
@@ -17,7 +17,7 @@ def values(watch: GapWatch, evaluations: list[tuple[float, float]]) -> list[floa
 
 
 def test_it_rises_after_each_gap_and_stops_at_its_end() -> None:
-    watch = GapWatch(GapDecay(start=0.04, end=0.1, patience=2))
+    watch = GapDecayState(GapDecay(start=0.04, end=0.1, patience=2))
     widening = [(1.0 - 0.1 * n, 2.0 + 0.1 * n) for n in range(8)]
     assert values(watch, widening) == pytest.approx([0.04, 0.04, 0.06, 0.06, 0.09, 0.09, 0.1, 0.1])
 
@@ -27,12 +27,12 @@ def test_it_rises_after_each_gap_and_stops_at_its_end() -> None:
     [(0.9, 2.0), (0.9, 1.9), (1.0, 2.1), (1.1, 2.1), (math.nan, 2.1), (0.9, math.nan)],
 )
 def test_only_a_rise_with_a_fall_is_a_gap(second: tuple[float, float]) -> None:
-    watch = GapWatch(GapDecay(patience=1))
+    watch = GapDecayState(GapDecay(patience=1))
     assert values(watch, [(1.0, 2.0), second]) == [0.01, 0.01]
 
 
 def test_a_gap_that_closes_starts_the_count_anew() -> None:
-    watch = GapWatch(GapDecay(patience=2))
+    watch = GapDecayState(GapDecay(patience=2))
     assert set(values(watch, [(1, 2), (0.9, 2.1), (0.8, 2.0), (0.7, 2.1)])) == {0.01}
 
 

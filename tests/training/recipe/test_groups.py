@@ -22,8 +22,8 @@ from evo_tune.training.recipe import (
     TextBudget,
     WeightDecay,
     WeightDecayOptions,
-    idle_fields,
     register_schedule,
+    unused_schedule_fields,
 )
 
 
@@ -41,12 +41,12 @@ def test_a_schedule_is_one_function(halves: str) -> None:
     assert halves in dataclass_options(ScheduleOptions)["schedule"].choices
     rates = ScheduleOptions(schedule=halves, gamma=0.5).rates(10, warmup=0.0)
     assert [rates(step) for step in (0, 4, 5, 9)] == [1.0, 1.0, 0.5, 0.5]
-    assert "gamma" not in idle_fields(halves)
-    assert {"decay_fraction", "cycle"} <= idle_fields(halves)
+    assert "gamma" not in unused_schedule_fields(halves)
+    assert {"decay_fraction", "cycle"} <= unused_schedule_fields(halves)
 
 
 def test_auto_is_a_cosine_until_a_run_with_rungs_settles_it() -> None:
-    assert idle_fields("auto") == idle_fields("cosine")
+    assert unused_schedule_fields("auto") == unused_schedule_fields("cosine")
     assert ScheduleOptions().rates(50, 0.1) == ScheduleOptions(schedule="cosine").rates(50, 0.1)
     settled = {rungs: ScheduleOptions().settled(rungs) for rungs in (False, True)}
     assert settled == {
@@ -62,10 +62,10 @@ def test_fields_that_a_schedule_does_not_use_change_nothing() -> None:
     others |= {"cycle_growth": 2}
     for name in SCHEDULES:
         plain = ScheduleOptions(schedule=name).rates(50, 0.1)
-        for field in set(others) | idle_fields(name):
+        for field in set(others) | unused_schedule_fields(name):
             moved = ScheduleOptions(**{"schedule": name, field: others[field]}).rates(50, 0.1)  # type: ignore[arg-type]
             same = [plain(step) for step in range(50)] == [moved(step) for step in range(50)]
-            assert same == (field in idle_fields(name)), (name, field)
+            assert same == (field in unused_schedule_fields(name)), (name, field)
 
 
 def test_recipes_with_another_field_have_another_identity() -> None:

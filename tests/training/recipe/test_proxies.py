@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from evo_tune.training.recipe import (
-    NARROWEST,
-    SHALLOWEST,
+    MAX_DEPTH_FACTOR,
+    MAX_WIDTH_FACTOR,
     LargeTraining,
     default_batch,
     default_context_and_batch,
@@ -28,8 +28,8 @@ def test_a_proxy_is_within_the_factors_and_has_the_targets_context_and_heads(
 ) -> None:
     found = proxy_for(target, flops)
     assert found is not None
-    assert target.width / NARROWEST <= found.width < found.wider <= target.width
-    assert target.depth / SHALLOWEST <= found.depth <= target.depth
+    assert target.width / MAX_WIDTH_FACTOR <= found.width < found.wider <= target.width
+    assert target.depth / MAX_DEPTH_FACTOR <= found.depth <= target.depth
     assert found.context == target.context
     assert found.width % target.head == found.wider % target.head == 0
 

@@ -184,7 +184,7 @@ class Schedule:
         return min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
 
 
-def idle_fields(name: str) -> frozenset[str]:
+def unused_schedule_fields(name: str) -> frozenset[str]:
     """Return the fields of `ScheduleOptions` that have no effect under a schedule because only others use them."""
     used, name = frozenset().union(*(shape.uses for shape in SCHEDULES.values())), _without_auto(name)
     return used - SCHEDULES[name].uses if name in SCHEDULES else frozenset()
@@ -320,7 +320,7 @@ class GapDecay:
         check_number("weight_decay", self.start, "(0, 1]")
 
 
-class GapWatch:
+class GapDecayState:
     """Current λ of a `GapDecay`."""
 
     def __init__(self, options: GapDecay) -> None:
