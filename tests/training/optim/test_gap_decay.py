@@ -5,7 +5,7 @@ import pytest
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import Trainer
-from evo_tune.training.recipe import GapDecay, GapDecayState
+from evo_tune.training.recipe import GapDecay, GapDecayState, WeightDecayOptions
 
 
 def values(watch: GapDecayState, evaluations: list[tuple[float, float]]) -> list[float]:
@@ -47,9 +47,12 @@ def test_the_trainer_writes_it_to_groups_that_decay(make_trainer: Callable[..., 
     assert [group[1] for group in seen] == [0.0] * 3
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("start", 0.0), ("start", 0.2), ("end", 1.5), ("patience", 0), ("factor", 1.0)]
-)
-def test_fields_out_of_range_are_refused(field: str, value: float) -> None:
-    with pytest.raises(RecipeError):
-        GapDecay(**{field: value})  # type: ignore[arg-type]
+def test_it_cannot_begin_at_zero() -> None:
+    with pytest.raises(RecipeError, match="weight_decay"):
+        GapDecay(start=0.0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight_decay_end", 1.5), ("gap_patience", 0), ("gap_factor", 1.0)])
+def test_options_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=name):
+        WeightDecayOptions(**{"weight_decay_end": 0.1, name: value})  # type: ignore[arg-type]
