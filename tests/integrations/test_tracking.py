@@ -66,7 +66,7 @@ def test_a_run_can_be_seen_while_it_goes_on_and_whole_at_its_end(begin: Begin, t
         in_flight(search.saved, 4, [(0.25, {"loss": 0.8})])
         wait_for(lambda: told(journal)[4][4] == {250: 0.8})  # and no result came meanwhile
         in_flight(search.saved, 4, [])
-        search._births.requeue_unfinished()
+        search._queue.requeue_unfinished()
         drive(search, evaluate=evaluated)
     convert(search.saved, "optuna", tmp_path / "after.log")
     assert told(journal) == told(tmp_path / "after.log")

@@ -89,15 +89,15 @@ def command(
             slot.close()
     if output_format == "json":
         shared.print_json(GenomeResult(genome=genome, **vars(outcome)))
-    else:
-        shared.echo(f"genome: {shared.show_genome(genome)}")
-        shared.echo(f"{outcome.status} in {shared.show_seconds(outcome.seconds)} on {outcome.device}")
-        if outcome.error:
-            shared.echo(outcome.error)
-        shared.print_metrics(outcome.metrics)
-        for fraction, metrics in outcome.curve:
-            shown = (f"{name} {shared.show_value(value)}" for name, value in metrics.items())
-            shared.echo(f"  at {fraction:>4.0%}: " + "  ".join(shown))
+        return 0 if outcome.status == "ok" else 1
+    shared.echo(f"genome: {shared.show_genome(genome)}")
+    shared.echo(f"{outcome.status} in {shared.show_seconds(outcome.seconds)} on {outcome.device}")
+    if outcome.error:
+        shared.echo(outcome.error)
+    shared.print_metrics(outcome.metrics)
+    for fraction, metrics in outcome.curve:
+        curve_text = "  ".join(f"{name} {shared.show_value(value)}" for name, value in metrics.items())
+        shared.echo(f"  at {fraction:>4.0%}: {curve_text}")
     return 0 if outcome.status == "ok" else 1
 
 
