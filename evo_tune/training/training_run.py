@@ -20,7 +20,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import nn
 
-from evo_tune.options.bounds import check_integer
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import measure_peak_memory
 from evo_tune.training.hardware.throughput import Throughput, clock_for, mfu, peak_flops
@@ -328,9 +327,6 @@ class TrainingRun:
         stopping: Early stopping, which restores the best weights; None: no early stopping.
         report: Function called after each evaluation with the share of the full training, the point of the curve, and
             whether the final decay of the learning rate has begun.
-
-    Raises:
-        RecipeError: evaluations is not an integer of at least 1.
     """
 
     def __init__(
@@ -342,7 +338,6 @@ class TrainingRun:
         stopping: EarlyStopping | None = None,
         report: Callable[[float, Mapping[str, float], bool], None] = lambda share, point, decayed: None,
     ) -> None:
-        check_integer("evaluations", evaluations, 1)
         self.trainer, self.task = trainer, task
         self.stopping, self.report = stopping, report
         self.between: Callable[[], bool] = lambda: False

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from evo_tune.errors import RecipeError
 from evo_tune.training import (
     EarlyStopping,
     LanguageTraining,
@@ -118,8 +117,3 @@ def test_it_stops_without_improvement_and_has_the_best_weights(
     best = make_training_run()
     best.run(2)
     assert told(training_run)["val_loss"] == told(best)["val_loss"]
-
-
-def test_the_number_of_evaluations_is_checked(make_training_run: Callable[..., TrainingRun]) -> None:
-    with pytest.raises(RecipeError, match="evaluations=0"):
-        make_training_run(evaluations=0)

@@ -91,11 +91,6 @@ class Noise:
             self._draw_words(place, values_per_sample, part) + self._keys[:samples], values_per_sample
         ).reshape(shape)
 
-    def unmixed(self, place: int, values_per_sample: int, part: int = 0) -> Tensor:
-        """Return the input of `mix_into_noise`, (samples, each / 4), for layers whose input is divided by samples."""
-        assert self._keys is not None
-        return self._draw_words(place, values_per_sample, part) + self._keys
-
     def _draw_words(self, place: int, values_per_sample: int, part: int) -> Tensor:
         assert self._keys is not None
         assert self._generator is not None

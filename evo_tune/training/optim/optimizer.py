@@ -165,7 +165,7 @@ class AdamW:
         rates: Factors on the learning rate of groups of parameters.
 
     Raises:
-        RecipeError: A field is out of its range.
+        RecipeError: The learning rate, which a rule may have scaled, is out of its range.
     """
 
     lr: float
@@ -176,9 +176,6 @@ class AdamW:
 
     def __post_init__(self) -> None:
         check_number("lr", self.lr, "(0, 1]")
-        check_number("beta1", self.beta1, "[0, 1)")
-        check_number("beta2", self.beta2, "[0, 1)")
-        check_number("eps", self.eps, "(0, 1)")
 
     def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
         """Return the optimizer over a model's trainable parameters, in `parameter_groups`; always in float32."""
@@ -203,7 +200,7 @@ class SGD:
         rates: Factors on the learning rate of groups of parameters.
 
     Raises:
-        RecipeError: A field is out of its range.
+        RecipeError: The learning rate is out of its range, or Nesterov momentum has no momentum.
     """
 
     lr: float
@@ -213,8 +210,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         check_number("lr", self.lr, "(0, 10]")
-        check_number("momentum", self.momentum, "[0, 1)")
-        if not isinstance(self.nesterov, bool) or (self.nesterov and not self.momentum):
+        if self.nesterov and not self.momentum:
             raise RecipeError("nesterov", self.nesterov, "false, or true with a momentum above 0")
 
     def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
@@ -391,7 +387,7 @@ class Muon:
         rates: Factors on the learning rate of groups of parameters.
 
     Raises:
-        RecipeError: A field is out of its range.
+        RecipeError: The learning rate, which a rule may have scaled, is out of its range.
     """
 
     lr: float
@@ -405,12 +401,6 @@ class Muon:
 
     def __post_init__(self) -> None:
         check_number("lr", self.lr, "(0, 1]")
-        for name in ("momentum", "beta1", "beta2"):
-            check_number(name, getattr(self, name), "[0, 1)")
-        check_number("eps", self.eps, "(0, 1)")
-        check_number("momentum_warmup", self.momentum_warmup, "[0, 1]")
-        if not isinstance(self.nesterov, bool):
-            raise RecipeError("nesterov", self.nesterov, "true or false")
 
     def momentum_at(self, step: int, steps: int) -> float:
         """Return Muon's momentum at a step of a training of `steps` steps."""

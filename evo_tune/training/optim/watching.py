@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.bounds import check_name
 from evo_tune.training.recipe.optim.optimisation import StoppingOptions
 
 
@@ -207,7 +207,7 @@ class EarlyStopping:
         cycle: Evaluations in one cycle of a schedule with restarts; patience must be larger.
 
     Raises:
-        RecipeError: A field is out of its range, or patience does not exceed a cycle.
+        RecipeError: An unknown mode, or patience does not exceed a cycle.
     """
 
     def __init__(
@@ -219,10 +219,7 @@ class EarlyStopping:
         smoothing: float = 0.0,
         cycle: int | None = None,
     ) -> None:
-        check_integer("patience", patience, 1)
-        check_number("min_delta", min_delta, "[0, inf)")
         check_name("mode", mode, ("min", "max"))
-        check_number("smoothing", smoothing, "[0, 1)")
         if cycle is not None and patience <= cycle:
             raise RecipeError("patience", patience, f"more than the {cycle} evaluations of one cycle")
         self.patience = patience

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from evo_tune.options.bounds import check_number
 from evo_tune.training.models.block import Attention, flex_mask
 from evo_tune.training.models.dropout import exclude_noise_from_compiler
 from evo_tune.training.recipe.optim.optimisation import ema_decay
@@ -68,11 +67,7 @@ def average_of(model: nn.Module, decay: float) -> Average:
     Args:
         model: Model to average; buffers are copied, not averaged.
         decay: Decay in [0, 1); 0 keeps the last weights.
-
-    Raises:
-        RecipeError: The decay is out of its range.
     """
-    check_number("ema", decay, "[0, 1)")
     return Average(model, decay)
 
 

@@ -29,9 +29,6 @@ class Recipe:
         z_loss: Weight of the mean square of log Σ exp(logits) added to the loss, 0 to 1; 1e-4 keeps logits
             from drifting (arXiv:2309.14322).
         ema: Decay of a moving average of the weights, in [0, 1); None: no average.
-
-    Raises:
-        RecipeError: A field is out of its range.
     """
 
     optimizer: AdamW | SGD | Muon

@@ -76,12 +76,8 @@ def test_the_best_weights_come_back_also_after_a_resume(smoothing: float) -> Non
 
 
 def test_bad_options_are_refused() -> None:
-    with pytest.raises(RecipeError, match="patience"):
-        EarlyStopping(patience=0)
     with pytest.raises(RecipeError, match="cycle"):
         EarlyStopping(patience=10, cycle=10)
-    with pytest.raises(RecipeError, match="smoothing"):
-        EarlyStopping(smoothing=1.0)
     with pytest.raises(RecipeError, match="mode"):
         EarlyStopping(mode="least")
 

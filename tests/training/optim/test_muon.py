@@ -139,21 +139,9 @@ def test_group_rates_keep_their_ratio(make_trainer: Callable[..., Trainer]) -> N
     assert ratios == pytest.approx([0.25] * 20)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("lr", 2.0),
-        ("momentum", 1.0),
-        ("momentum_warmup", 1.5),
-        ("nesterov", "yes"),
-        ("beta1", -0.1),
-        ("beta2", math.nan),
-        ("eps", 0.0),
-    ],
-)
-def test_fields_out_of_range_are_refused(field: str, value: object) -> None:
-    with pytest.raises(RecipeError, match=field):
-        Muon(**{"lr": 1e-3, field: value})  # type: ignore[arg-type]
+def test_a_learning_rate_out_of_range_is_refused() -> None:
+    with pytest.raises(RecipeError, match="lr"):
+        Muon(lr=2.0)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9 has no Muon")
