@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import evo_tune
 from evo_tune import Context
 from evo_tune.errors import EvoTuneError, OptionError
 from evo_tune.plugins.evaluator import Evaluator
@@ -161,14 +162,12 @@ def test_numbers_are_predicted_in_their_own_unit_as_reported(tables: Evaluator, 
     assert metrics["r2"] > 0.8
     assert metrics["val_loss"] < 0.2  # of the training rows' variance
     assert "label_smoothing" not in options.space.genes
-    model, test = FTTransformer.load(tmp_path / "model"), options.values.table.test
+    model, test = evo_tune.load_model(tmp_path / "model"), options.values.table.test
     frame = pd.read_csv(prices)
     found, truth = model.predict(frame)[test], frame["price"][test]
     assert metrics["test_rmse"] == pytest.approx(root_mean_squared_error(truth, found), rel=1e-6)
     assert metrics["test_mae"] == pytest.approx(mean_absolute_error(truth, found), rel=1e-6)
     assert metrics["test_r2"] == pytest.approx(r2_score(truth, found), rel=1e-6)
-    with pytest.raises(EvoTuneError, match=r"of the number .*: expected one of classes: use predict"):
-        model.classify(frame)
 
 
 def test_a_training_on_numbers_goes_on_and_shares_its_steps(tables: Evaluator, prices: Path, tmp_path: Path) -> None:

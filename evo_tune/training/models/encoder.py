@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
@@ -17,7 +15,7 @@ from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.model_files import read_model, skip_initialisation, write_model
-from evo_tune.training.recipe.data.labelled_texts import PADDING, encode_texts
+from evo_tune.training.recipe.data.labelled_texts import PADDING
 from evo_tune.training.recipe.data.tables import Columns
 from evo_tune.training.recipe.models.encoder_config import STEM, EncoderConfig, FTConfig, TextConfig, ViTConfig
 
@@ -131,14 +129,6 @@ class Encoder(nn.Module):
         finally:
             self.train(was_training)
 
-    def probabilities(self, inputs: Tensor, batch: int = 256) -> Tensor:
-        """Return the probability of each class, (samples, classes); see `outputs`."""
-        return self.outputs(inputs, batch).softmax(-1)
-
-    def names(self, inputs: Tensor) -> list[str]:
-        """Return the label of the most likely class for each input of `forward`."""
-        return [self.labels[number] for number in self.probabilities(inputs).argmax(-1).tolist()]
-
     def standardise(self, inputs: Tensor) -> None:
         """Store the scale of the training samples, (n, …); by default do nothing."""
 
@@ -226,10 +216,6 @@ class ViT(Encoder):
         logits: Tensor = self.head(x.mean(1) if self.cls is None else x[:, 0].contiguous())
         return logits
 
-    def classify(self, images: Tensor) -> list[str]:
-        """Return the label of each image, (n, channels, height, width), in pixel values as in training."""
-        return self.names(images)
-
 
 class TextClassifier(Encoder):
     """A classifier of texts; see `Encoder` for the arguments."""
@@ -254,10 +240,6 @@ class TextClassifier(Encoder):
         weight = present[..., None].to(x.dtype)
         logits: Tensor = self.head((x * weight).sum(1) / weight.sum(1))
         return logits
-
-    def classify(self, texts: Sequence[str]) -> list[str]:
-        """Return the label of each text."""
-        return self.names(torch.from_numpy(encode_texts(texts, self.config)))
 
 
 def without_padding(tokens: Tensor) -> Tensor:
@@ -323,7 +305,7 @@ class FTTransformer(Encoder):
         config: Shape of the model.
         seed: Seed of the initial weights.
         labels: Names of the classes, in order, or of the predicted number; None: their numbers.
-        columns: Names of the columns and their known categories; required by `classify` and `predict`.
+        columns: Names of the columns and their known categories; required by `evo_tune.load_model`.
         scale: Mean and standard deviation of the predicted number, whose standardised value is the output; None: the
             outputs are logits of classes.
     """
@@ -407,38 +389,6 @@ class FTTransformer(Encoder):
         x = self.encode(torch.cat(tokens, 1) + self.offsets.weight)
         logits: Tensor = self.head(torch.relu(x[:, 0]))
         return logits
-
-    def encode_table(self, table: Mapping[str, Any]) -> Tensor:
-        """Return the rows of a table, a mapping of column names to values such as a DataFrame, as inputs of `forward`.
-
-        Raises:
-            RecipeError: A column is missing, or the model was built without column names.
-        """
-        if self.columns is None:
-            raise RecipeError("columns", None, "a model that was built with columns=Columns(…)")
-        return torch.from_numpy(self.columns.encode(table))
-
-    def classify(self, table: Mapping[str, Any]) -> list[str]:
-        """Return the label of each row of a table (see `encoded`).
-
-        Raises:
-            RecipeError: The model predicts a number, or `encoded` raises it.
-        """
-        if self.scale is not None:
-            raise RecipeError("model", f"one of the number {self.labels[0]!r}", "one of classes: use predict")
-        return self.names(self.encode_table(table))
-
-    def predict(self, table: Mapping[str, Any]) -> NDArray[np.float64]:
-        """Return the predicted number of each row of a table (see `encoded`), (rows,), in the target's unit.
-
-        Raises:
-            RecipeError: The model predicts classes, or `encoded` raises it.
-        """
-        if self.scale is None:
-            raise RecipeError("model", f"{len(self.labels)} classes", "a regression model; use classify for classes")
-        mean, deviation = self.scale
-        numbers: NDArray[np.float64] = mean + deviation * self.outputs(self.encode_table(table))[:, 0].double().numpy()
-        return numbers
 
     def to_json(self) -> dict[str, Any]:
         columns = None if self.columns is None else self.columns.to_json()

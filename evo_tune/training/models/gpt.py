@@ -71,30 +71,6 @@ def stream_tokens(
         yield tokens[-1]
 
 
-def continue_tokens(
-    model: nn.Module, prompt: Sequence[int], length: int, config: GPTConfig, **sampling: Any
-) -> list[int]:
-    """Return the prompt and `length` sampled tokens; the model's training mode is restored.
-
-    Args:
-        model: See `stream_tokens`.
-        prompt: See `stream_tokens`.
-        length: See `stream_tokens`.
-        config: Shape of the model; only the last `context` tokens are used.
-        sampling: temperature, top_k and seed, as in `stream_tokens`.
-
-    Raises:
-        RecipeError: An argument is out of its range.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        sampling |= {"context": config.context, "vocab_size": config.vocab_size}
-        return [*prompt, *stream_tokens(model, prompt, length, **sampling)]
-    finally:
-        model.train(was_training)
-
-
 def _sample(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
     if temperature == 0.0:
         return int(logits.argmax())
@@ -264,7 +240,14 @@ class GPT(nn.Module):
         if self.tokenizer is None:
             raise RecipeError("vocab_size", self.config.vocab_size, "256, or a `tokenizer` given to the model")
         start = self.tokenizer.encode((prompt.encode() if isinstance(prompt, str) else prompt) or b"\n").tolist()
-        tokens = continue_tokens(self, start, length, self.config, temperature=temperature, top_k=top_k, seed=seed)
+        sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "seed": seed}
+        shape: dict[str, Any] = {"context": self.config.context, "vocab_size": self.config.vocab_size}
+        was_training = self.training
+        self.eval()
+        try:
+            tokens = [*start, *stream_tokens(self, start, length, **shape, **sampling)]
+        finally:
+            self.train(was_training)
         return self.tokenizer.decode(tokens).decode("utf-8", errors="replace")
 
     def save(self, folder: Path | str, **notes: Any) -> None:

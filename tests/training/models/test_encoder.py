@@ -114,11 +114,10 @@ def test_saved_and_loaded_it_says_the_same(name: str, tmp_path: Path) -> None:
     inputs = inputs_of(model)
     model.save(tmp_path, note=1)
     loaded = type(model).load(tmp_path)
-    assert torch.equal(loaded.probabilities(inputs), model.probabilities(inputs))
-    assert loaded.names(inputs) == model.names(inputs)
-    assert set(loaded.names(inputs)) <= {"a", "b", "c"}
-    assert loaded.names(inputs[:0]) == []
-    assert torch.allclose(model.probabilities(inputs, batch=2), model.probabilities(inputs), atol=1e-6)
+    assert torch.equal(loaded.outputs(inputs), model.outputs(inputs))
+    assert loaded.labels == ["a", "b", "c"]
+    assert loaded.outputs(inputs[:0]).shape == (0, model.config.outputs)
+    assert torch.allclose(model.outputs(inputs, batch=2), model.outputs(inputs), atol=1e-6)
     with pytest.raises(RecipeError, match="folder"):
         type(model).load(tmp_path / "nothing")
 
@@ -220,16 +219,6 @@ def test_columns_know_their_categories_and_what_is_none_of_them() -> None:
         columns.encode({"age": [1], "colour": ["red"]})
     with pytest.raises(RecipeError, match=r"age=.*'old'.*expected numbers"):
         columns.encode({"age": ["old"], "colour": ["red"], "size": [1]})
-
-
-def test_a_table_with_names_is_classified_by_them(tmp_path: Path) -> None:
-    columns = Columns(numeric=("a",), categorical={"b": ("x", "y")})
-    model = FTTransformer(FTConfig(numeric=1, categories=(2,), **SHAPE), labels=("p", "q", "r"), columns=columns)
-    table = {"b": ["y", "z"], "a": [0.5, None]}
-    model.save(tmp_path)
-    assert FTTransformer.load(tmp_path).classify(table) == model.classify(table)
-    with pytest.raises(RecipeError, match="Columns"):
-        FTTransformer(model.config).classify(table)
 
 
 # ---------------------------------------------------------------- texts
