@@ -162,8 +162,9 @@ def forecast_run(
 
     # The mean time of a full training. A search concentrates on good genomes, so later results predict it better.
     # Timings count as much as `MIN_RESULTS` trainings.
-    enough = len(timed_outcomes) >= 2 * manifest.population
-    recent_outcomes = timed_outcomes[len(timed_outcomes) // 2 :] if enough else timed_outcomes
+    recent_outcomes = timed_outcomes
+    if len(timed_outcomes) >= 2 * manifest.population:
+        recent_outcomes = timed_outcomes[len(timed_outcomes) // 2 :]
     recent_cost = sum(costs[id] for id, _ in recent_outcomes)
     weight, timed_seconds = (0, 0.0) if pace is None else (MIN_RESULTS, pace.mean_seconds)
     training_seconds = 0.0

@@ -209,14 +209,14 @@ class FinalComparison:
     ) -> ComparisonState:
         """Return the state after a look at so many seeds; `beats` is None if that stays open, or cannot be known."""
         losses = list(zip(*(_losses(id, "report", look, results) for id in (chosen, default)), strict=True))
-        pairs = [(mine, other) for mine, other in losses if mine is not None and other is not None]
-        gains, count = [other - mine for mine, other in pairs], len(pairs)
+        pairs = [(loss, default_loss) for loss, default_loss in losses if loss is not None and default_loss is not None]
+        gains, count = [default_loss - loss for loss, default_loss in pairs], len(pairs)
         gain, error, beats = math.nan, math.nan, None
         if gains:
             gain = fmean(gains)
         if count > 1:
             error = math.hypot(*(value - gain for value in gains)) / math.sqrt(count * (count - 1))
-        if any(mine is None and other is not None for mine, other in losses):
+        if any(loss is None and default_loss is not None for loss, default_loss in losses):
             beats = False  # it failed where the default did not
         elif count > 1:
             paired_losses = [loss for pair in pairs for loss in pair]

@@ -228,15 +228,13 @@ def comparison_results(run: Run, comparison: FinalComparison) -> dict[FreshTrain
         for number in range(1, most + 1):
             seed = fresh_seed(run.manifest.settings.seed, number, purpose)
             for id in (*comparison.finalists, *(() if comparison.default is None else (comparison.default,))):
-                if (key := (genome_key(run.candidates[id].genome), seed)) in finished:
-                    losses[FreshTraining(id, purpose, number)] = _loss(finished[key], objectives[purpose])
+                trial = finished.get((genome_key(run.candidates[id].genome), seed))
+                if trial is not None:
+                    metrics, objective = trial.outcome.metrics, objectives[purpose]
+                    has_value = trial.losses and objective.metric in metrics
+                    loss = objective.loss(metrics) if has_value else math.nan
+                    losses[FreshTraining(id, purpose, number)] = loss if math.isfinite(loss) else None
     return losses
-
-
-def _loss(trial: Trial, by: Objective) -> float | None:
-    """Return a training's loss; None if it failed, or has no finite one."""
-    loss = by.loss(trial.outcome.metrics) if trial.losses and by.metric in trial.outcome.metrics else math.nan
-    return loss if math.isfinite(loss) else None
 
 
 def comparison_result(run: Run) -> ComparisonResult | None:

@@ -277,7 +277,14 @@ class ImportanceModel:
         features = _features(units, sizes)
         forest = Forest.fit(features, scores, sizes, np.repeat(samples, TREES, axis=0), rng)
         order = np.argsort(losses, kind="stable")
-        shares = anova(forest, sizes, [_features_along(grid, size) for grid, size in zip(grids, sizes, strict=True)])
+        shares = anova(
+            forest,
+            sizes,
+            [
+                np.minimum(np.floor(grid * size), size - 1) if size else grid
+                for grid, size in zip(grids, sizes, strict=True)
+            ],
+        )
         ped = np.stack([ped_anova(units[sample], losses[sample], sizes, grids) for sample in samples])
         by_bootstrap = shares.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
         return cls(forest, sizes, grids, scores[order], losses[order], by_bootstrap, ped)
@@ -327,10 +334,6 @@ def _normal_scores(losses: np.ndarray) -> np.ndarray:
 def _features(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return unit coordinates with unordered genes as indices of their values, shape (points, genes)."""
     return np.where(sizes > 0, np.minimum(np.floor(units * sizes), sizes - 1), units)
-
-
-def _features_along(grid: np.ndarray, size: int) -> np.ndarray:
-    return np.minimum(np.floor(grid * size), size - 1) if size else grid
 
 
 def anova(forest: Forest, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.ndarray:

@@ -157,7 +157,7 @@ def _positions(rows: Sequence[Ancestor], data: RunData) -> Mapping[int, tuple[fl
     positions = {}
     for row in rows:
         id, generation = row.candidate.id, row.candidate.generation
-        column = [other.candidate.id for other in rows if other.candidate.generation == generation]
+        column = [peer.candidate.id for peer in rows if peer.candidate.generation == generation]
         offset = (column.index(id) + 1) / (len(column) + 1) - 0.5
         value = sign * (edge if row.value is None else min(sign * row.value, edge))
         positions[id] = _generation(row) + 0.7 * offset, value
