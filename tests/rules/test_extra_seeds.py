@@ -128,7 +128,7 @@ def test_whoever_goes_on_just_now_is_not_taken_for_worse(monkeypatch: pytest.Mon
 def test_a_run_tells_who_goes_on_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
     plain = SeedGains.predict_losses
-    monkeypatch.setattr(SeedGains, "expected_losses", lambda self, out: told.append(len(out)) or plain(self, out))
+    monkeypatch.setattr(SeedGains, "predict_losses", lambda self, out: told.append(len(out)) or plain(self, out))
     run(0.2, 0, slots=4)
     assert max(told) == 3
 

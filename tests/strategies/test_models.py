@@ -189,7 +189,7 @@ def test_fully_trained_genomes_keep_their_measured_scores() -> None:
 
 def test_of_equal_predictions_the_less_certain_one_is_worth_more() -> None:
     learned = FidelityModel.of(seen(30, 10, 1.0, smooth=False)[0], SIZES)
-    mean, variance = learned._predicted(np.arange(30))
+    mean, variance = learned._predict(np.arange(30))
     assert np.allclose(learned.worth(np.arange(30)) - mean, np.sqrt(variance))
     assert variance[10:].mean() > variance[:10].mean()
 
