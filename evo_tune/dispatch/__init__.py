@@ -66,28 +66,24 @@ def open_slots(
     if retries < 0:
         raise OptionError(f"--retries {retries} is not allowed: expected 0 or more")
     if cluster is not None:
-        return _open_remote(task, plan, timeout, retries, cluster)
+        engine: Engine
+        if cluster.backend == "dask":
+            from evo_tune.dispatch.clusters.dask_cluster import DaskEngine
+
+            engine = DaskEngine(task, cluster, plan, timeout, retries)
+        else:
+            from evo_tune.dispatch.clusters.ray_cluster import RayEngine
+
+            engine = RayEngine(task, cluster, plan, timeout, retries)
+        count = engine.free_seats if cluster.slots is None else cluster.slots
+        if not count:
+            engine.close()
+            raise OptionError(
+                f"the cluster at {cluster.address} has no workers: start some, or say --slots N to wait for N"
+            )
+        return [RemoteSlot(f"slot {i}", engine, timeout) for i in range(count)]
     slots = [LocalSlot(f"slot {i}", device, task, timeout, retries) for i, device in enumerate(plan.slots)]
     if forecast is None or not plan.memory:
         return list(slots)
     cards = SharedCards({device.name: plan.memory[device.visible] for device in plan.slots}, forecast)
     return [SharedSlot(slot, cards) for slot in slots]
-
-
-def _open_remote(task: Task, plan: Plan, timeout: float | None, retries: int, cluster: Cluster) -> list[Slot]:
-    engine: Engine
-    if cluster.backend == "dask":
-        from evo_tune.dispatch.clusters.dask_cluster import DaskEngine
-
-        engine = DaskEngine(task, cluster, plan, timeout, retries)
-    else:
-        from evo_tune.dispatch.clusters.ray_cluster import RayEngine
-
-        engine = RayEngine(task, cluster, plan, timeout, retries)
-    count = engine.free_seats if cluster.slots is None else cluster.slots
-    if not count:
-        engine.close()
-        raise OptionError(
-            f"the cluster at {cluster.address} has no workers: start some, or say --slots N to wait for N"
-        )
-    return [RemoteSlot(f"slot {i}", engine, timeout) for i in range(count)]

@@ -6,6 +6,7 @@ asked (`smi`). This module starts no worker.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -228,21 +229,18 @@ def _find_gpus() -> tuple[tuple[Device, ...], str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         listing = smi.list_gpus()
-        return tuple(Device(*pair) for pair in listing.gpus) or tuple(_others()), listing.trouble
+        found = [Device(*pair) for pair in listing.gpus]
+        if not found and os.path.exists("/dev/kfd"):  # AMD's driver
+            found = [ROCM]
+        elif not found and sys.platform == "darwin" and platform.machine() == "arm64":
+            found = [MPS]
+        return tuple(found), listing.trouble
     devices = []
     for name in (part.strip() for part in visible.split(",")):
         if not re.fullmatch(r"\d+|(GPU|MIG)-.+", name):
             break  # CUDA also ignores everything after an unknown id, such as -1
         devices.append(Device(f"cuda:{name}", name))
     return tuple(devices), ""
-
-
-def _others() -> Iterator[Device]:
-    """Yield the AMD or Apple GPU, if this machine has one."""
-    if os.path.exists("/dev/kfd"):  # AMD's driver
-        yield ROCM
-    elif sys.platform == "darwin" and platform.machine() == "arm64":
-        yield MPS
 
 
 BF16_FROM = (8, 0)
@@ -325,14 +323,10 @@ def _facts(device: Device, gpu_facts: dict[str, smi.Gpu]) -> Facts:
         return Facts("-", None, None, "-")
     least = min(gpus, key=lambda gpu: gpu.total or 0)
     name = least.name if len(gpus) == 1 else f"{len(gpus)} x {least.name}"
-    return Facts(name, least.total, least.free, _precision(least.capability))
-
-
-def _precision(capability: str | None) -> str:
-    parts = (capability or "").split(".")
-    if not all(part.isdigit() for part in parts):
-        return "-"
-    return "bf16" if tuple(map(int, parts)) >= BF16_FROM else "fp16"
+    version, precision = (least.capability or "").split("."), "-"
+    if all(part.isdigit() for part in version):
+        precision = "bf16" if tuple(map(int, version)) >= BF16_FROM else "fp16"
+    return Facts(name, least.total, least.free, precision)
 
 
 def _reasons(plan: Plan) -> Iterator[str]:
@@ -342,7 +336,14 @@ def _reasons(plan: Plan) -> Iterator[str]:
     if plan.slots[0] == CPU:
         yield f"no GPU is used: {no_gpu_reason() if not gpus() else 'the CPU was asked for'}"
         yield "one slot per core with one thread each, which is faster than fewer slots with more threads"
-        yield f"precision: bf16 if the first training measures it as faster{_bf16()}; --probe measures it now"
+        instructions = ""
+        with contextlib.suppress(OSError):
+            able = sorted({*CPUINFO.read_text().split()} & {"amx_bf16", "avx512_bf16", "bf16"})
+            instructions = (
+                f"this processor has {', '.join(able)}" if able else "this processor names no instruction for it"
+            )
+            instructions = f" ({instructions})"
+        yield f"precision: bf16 if the first training measures it as faster{instructions}; --probe measures it now"
     else:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         yield "GPUs as nvidia-smi lists them" if visible is None else f"GPUs by CUDA_VISIBLE_DEVICES={visible}"
@@ -351,16 +352,6 @@ def _reasons(plan: Plan) -> Iterator[str]:
             yield f"the slots of a GPU share its memory ({least:.1f} GiB or more): a training begins when it fits"
         yield "precision: bf16 on GPUs with compute capability 8.0 or more, else fp16"
     yield "--devices, --slots, --per-device and --threads change this"
-
-
-def _bf16() -> str:
-    """Return the processor's bfloat16 instructions as text; '' if they cannot be read."""
-    try:
-        words = set(CPUINFO.read_text().split())
-    except OSError:
-        return ""
-    able = sorted(words & {"amx_bf16", "avx512_bf16", "bf16"})
-    return f" (this processor has {', '.join(able)})" if able else " (this processor names no instruction for it)"
 
 
 # ---------------------------------------------------------------- limits of this process, in a container too
@@ -388,7 +379,13 @@ def cpu_count(proc: Path = CGROUP, root: Path = MOUNT) -> int:
         proc: See CGROUP.
         root: See MOUNT.
     """
-    return max(1, min([affinity(), *(math.ceil(quota) for quota in _quotas(proc, root))]))
+    limits = [affinity()]
+    for folder, is_version_2 in _cgroups(proc, root, "cpu"):
+        files = ("cpu.max",) if is_version_2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        words = [word for name in files for word in _words(folder / name)]
+        if len(words) == 2 and words[0].isdigit() and int(words[0]) > 0:  # no quota is 'max' or -1
+            limits.append(math.ceil(int(words[0]) / int(words[1])))
+    return max(1, min(limits))
 
 
 def affinity() -> int:
@@ -429,15 +426,6 @@ def _cgroups(proc: Path, root: Path, controller: str) -> Iterator[tuple[Path, bo
             yield from ((folder, True) for folder in _upwards(root, path))
         elif controller in controllers.split(","):
             yield from ((folder, False) for folder in _upwards(root / controllers, path))
-
-
-def _quotas(proc: Path, root: Path) -> Iterator[float]:
-    """Yield the CPU quota of each cgroup that has one, in cores."""
-    for folder, new in _cgroups(proc, root, "cpu"):
-        files = ("cpu.max",) if new else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        words = [word for name in files for word in _words(folder / name)]
-        if len(words) == 2 and words[0].isdigit() and int(words[0]) > 0:  # no quota is 'max' or -1
-            yield int(words[0]) / int(words[1])
 
 
 def _upwards(mount: Path, path: str) -> list[Path]:

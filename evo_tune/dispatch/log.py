@@ -155,22 +155,18 @@ class CurveFile:
         """Write the curve, if it has grown."""
         with self._lock:
             if self._now is not None and len(self._now[1]) > self._written:
-                self._write(self._now)
-
-    def _write(self, now: tuple[int, Curve]) -> None:
-        id, curve = now[0], list(now[1])
-        self._written = len(curve)
-        step = max(1, math.ceil(len(curve) / MOST))
-        points = [(fraction, _plain(metrics)) for fraction, metrics in curve[::-1][::step][::-1]]
-        data = json.dumps({"trial": id, "curve": points}).encode()
-        with contextlib.suppress(OSError, ValueError), inside.folder(self._run, self._trials) as folder:
-            inside.replace(folder, self._name, data, part=f"{self._name}.part", sync=False)
+                id, curve = self._now[0], list(self._now[1])
+                self._written = len(curve)
+                step = max(1, math.ceil(len(curve) / MOST))
+                points = [
+                    (fraction, {name: value if math.isfinite(value) else None for name, value in metrics.items()})
+                    for fraction, metrics in curve[::-1][::step][::-1]
+                ]
+                data = json.dumps({"trial": id, "curve": points}).encode()
+                with contextlib.suppress(OSError, ValueError), inside.folder(self._run, self._trials) as folder:
+                    inside.replace(folder, self._name, data, part=f"{self._name}.part", sync=False)
 
     def remove(self) -> None:
         """Remove the file."""
         with contextlib.suppress(OSError):
             inside.remove(self._run, self._trials, self._name)
-
-
-def _plain(metrics: dict[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

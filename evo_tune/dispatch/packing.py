@@ -147,7 +147,10 @@ class MemoryForecast:
         predicted = self._predict(genome)
         if predicted is None:
             return None
-        fixed, factor, fitted_part = *self._fit(), 0.0
+        if self._line is None and self._measurements:
+            self._line = fit_quantile_line(list(self._measurements))
+        fixed, factor = self._line or (0.0, UNMEASURED)
+        fitted_part = 0.0
         if self._measurements:
             fitted_part = min(predicted, REACH * max(size for size, _ in self._measurements))
         return int(fixed + factor * fitted_part + max(factor, UNMEASURED) * (predicted - fitted_part)) + CONTEXT
@@ -158,12 +161,6 @@ class MemoryForecast:
         if predicted is not None and measured > 0:
             self._measurements.append((predicted, measured))
             self._line = None
-
-    def _fit(self) -> tuple[float, float]:
-        line = self._line
-        if line is None:
-            line = self._line = fit_quantile_line(list(self._measurements)) if self._measurements else (0.0, UNMEASURED)
-        return line
 
     def _predict(self, genome: Genome) -> float | None:
         try:

@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -77,8 +76,12 @@ class Process:
         path = [entry or os.getcwd() for entry in sys.path]
         command = [sys.executable, "-c", PROGRAM, str(fd), str(os.getpid()), *path]
         try:
-            with _no_interrupt():
+            # Ctrl-C is blocked in this thread, so that the process has it blocked from the beginning.
+            old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
                 self._process = subprocess.Popen(command, env=env, pass_fds=[fd], stdin=subprocess.DEVNULL)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
         finally:
             os.close(fd)  # only the worker keeps its end open, so its death closes the connection
         ours.settimeout(STALL)
@@ -208,13 +211,3 @@ class Process:
         self._socket.close()
         with self._reaping:
             self._process.poll()
-
-
-@contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Block SIGINT in this thread, so that a process started meanwhile has it blocked from the beginning."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

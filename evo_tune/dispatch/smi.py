@@ -53,10 +53,10 @@ def list_gpus() -> Listing:
     UUIDs are used because nvidia-smi numbers GPUs along the PCI bus, CUDA by speed.
     """
     text, trouble = _ask("-L")
-    return Listing(tuple(_listed(text)), trouble)
+    return Listing(tuple(_gpus_in_listing(text)), trouble)
 
 
-def _listed(text: str) -> Iterator[tuple[str, str]]:
+def _gpus_in_listing(text: str) -> Iterator[tuple[str, str]]:
     whole: tuple[str, str] | None = None
     for line in text.splitlines():
         uuid = re.search(r"\(UUID: ([^)]+)\)", line)
@@ -74,18 +74,19 @@ def _listed(text: str) -> Iterator[tuple[str, str]]:
 
 def gpu_facts(ids: Iterable[str]) -> dict[str, Gpu]:
     """Return facts about GPUs by id (number, UUID or MIG id); unknown ids are omitted."""
-    wanted = set(ids)
-    rows = _rows() if wanted else {}
-    found = {id: _look_up_one(id, rows) for id in wanted}
-    return {id: gpu for id, gpu in found.items() if gpu is not None}
-
-
-def _look_up_one(id: str, rows: dict[str, Gpu]) -> Gpu | None:
-    if id.isdigit():  # CUDA numbers GPUs of several models by speed, nvidia-smi along the PCI bus
-        same = len({gpu.name for gpu in rows.values()}) == 1
-        return list(rows.values())[int(id)] if same and int(id) < len(rows) else None
-    known = _instances() if id.startswith("MIG") else rows.items()
-    return next((gpu for uuid, gpu in known if uuid.startswith(id)), None)
+    ids_wanted = set(ids)
+    rows = _rows() if ids_wanted else {}
+    one_model = len({gpu.name for gpu in rows.values()}) == 1
+    facts: dict[str, Gpu] = {}
+    for id in ids_wanted:
+        if id.isdigit():  # CUDA numbers GPUs of several models by speed, nvidia-smi along the PCI bus
+            gpus = list(rows.values())[int(id) :] if one_model else []
+        else:
+            candidates = _instances() if id.startswith("MIG") else rows.items()
+            gpus = [gpu for uuid, gpu in candidates if uuid.startswith(id)]
+        if gpus:
+            facts[id] = gpus[0]
+    return facts
 
 
 def _rows() -> dict[str, Gpu]:
@@ -125,15 +126,17 @@ def _ask(*flags: str) -> tuple[str, str]:
         return "", ""
     command = f"nvidia-smi {flags[0]}"
     try:
-        asked = subprocess.run([program, *flags], capture_output=True, text=True, errors="replace", timeout=SMI_SECONDS)
+        process = subprocess.run(
+            [program, *flags], capture_output=True, text=True, errors="replace", timeout=SMI_SECONDS
+        )
     except subprocess.TimeoutExpired as late:
-        told = late.stdout or b""
-        text = told.decode(errors="replace") if isinstance(told, bytes) else told
+        output = late.stdout or b""
+        text = output.decode(errors="replace") if isinstance(output, bytes) else output
         return text, f"{command} does not answer within {SMI_SECONDS:g} s"
     except OSError as error:
         return "", f"{command} cannot be started: {error.strerror}"
-    if not asked.returncode or NO_GPU in asked.stdout + asked.stderr:
-        return asked.stdout, ""
-    lines = [line.strip() for line in (asked.stderr + "\n" + asked.stdout).splitlines() if "UUID" not in line]
-    said = next((line for line in lines if line), "and says nothing")
-    return asked.stdout, f"{command} fails with exit code {asked.returncode}: {said[:200]}"
+    if not process.returncode or NO_GPU in process.stdout + process.stderr:
+        return process.stdout, ""
+    lines = [line.strip() for line in (process.stderr + "\n" + process.stdout).splitlines() if "UUID" not in line]
+    first_line = next((line for line in lines if line), "and says nothing")
+    return process.stdout, f"{command} fails with exit code {process.returncode}: {first_line[:200]}"

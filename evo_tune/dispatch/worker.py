@@ -25,7 +25,6 @@ import time
 import traceback
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -81,8 +80,12 @@ def verdict_of_error(error: BaseException, path: str, folder: str) -> Verdict:
         _write_traceback(error, folder)
     expected = isinstance(error, EvoTuneError) or status == error_status
     line = text if expected and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
-    where = "" if isinstance(error, EvoTuneError) else _where(error, path)
-    return Verdict(status, {}, line + where, poisoned)
+    frames = [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(error.__traceback__)]
+    if frames and not isinstance(error, EvoTuneError):
+        # The last frame in the evaluator's file, or else the last frame.
+        file, number = ([frame for frame in frames if frame[0] == path] or frames)[-1]
+        line += f" ({os.path.basename(file)}:{number})"
+    return Verdict(status, {}, line, poisoned)
 
 
 def error_text(error: BaseException) -> str:
@@ -99,13 +102,6 @@ def _is_out_of_memory(error: BaseException, text: str) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and tells_of_memory(text)
-
-
-def _where(error: BaseException, path: str) -> str:
-    """Return ' (FILE:LINE)' of the last frame in the evaluator's file, or else of the last frame."""
-    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    mine = [frame for frame in frames if frame[0] == path] or frames
-    return f" ({os.path.basename(mine[-1][0])}:{mine[-1][1]})" if mine else ""
 
 
 def _write_traceback(error: BaseException, folder: str) -> None:
@@ -164,9 +160,12 @@ class KeptMemory:
         host = _own_memory()
         if host is not None and self._own.is_high(host):
             gc.collect()
-            _give_back()
+            with contextlib.suppress(OSError, AttributeError):  # musl and macOS have no such call
+                ctypes.CDLL(None).malloc_trim(0)  # the allocator may keep gigabytes for the next training run
             host = _own_memory()
-        return max(self._own.note(host or 0), self._gpu.note(_gpu_memory()))
+        torch: Any = sys.modules.get("torch")
+        on_gpu = hasattr(torch, "cuda") and torch.cuda.is_initialized()
+        return max(self._own.note(host or 0), self._gpu.note(torch.cuda.memory_allocated() if on_gpu else 0))
 
 
 def _own_memory() -> int | None:
@@ -177,20 +176,6 @@ def _own_memory() -> int | None:
     except (OSError, ValueError):
         return None
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _give_back() -> None:
-    """Return freed memory from the allocator to the system: it may keep gigabytes for the next training run."""
-    with contextlib.suppress(OSError, AttributeError):  # musl and macOS have no such call
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _gpu_memory() -> int:
-    """Return the bytes of GPU memory in torch's tensors."""
-    torch = sys.modules.get("torch")
-    if not hasattr(torch, "cuda") or not torch.cuda.is_initialized():  # type: ignore[union-attr]
-        return 0
-    return int(torch.cuda.memory_allocated())  # type: ignore[union-attr]
 
 
 WORKER = "EVO_TUNE_WORKER"
@@ -329,7 +314,11 @@ class Worker:
         try:
             run, *names = names_inside(folder)
             _remove_earlier_attempt(run, *names)
-            _refuse_link(context.resume_folder)
+            if (
+                context.resume_folder is not None and context.resume_folder.is_symlink()
+            ):  # a stranger's run may have one
+                text = f"{context.resume_folder} is a link, and inside a run none is followed"
+                raise StoreError(f"{text}: put the folder itself there")
             if self._log:
                 self._log.begin(folder)
             evaluator = self.evaluator
@@ -344,7 +333,7 @@ class Worker:
             if any(objective.metric == "seconds" for objective in self.objectives) and isinstance(returned, Mapping):
                 returned = {"seconds": time.perf_counter() - began, **returned}
             tests = evaluator.plugin.tests if candidate.test else {}
-            test_objectives = [type(one)(tests[one.metric]) for one in self.objectives if one.metric in tests]
+            test_objectives = [type(goal)(tests[goal.metric]) for goal in self.objectives if goal.metric in tests]
             status, metrics, error = check_metrics(returned, (*self.objectives, *test_objectives))
             return Verdict(status, self._visible_metrics(metrics, candidate), error)
         except BaseException as error:
@@ -405,16 +394,6 @@ def _remove_earlier_attempt(run: str, *names: str) -> None:
         inside.remove(run, *names)
 
 
-def _refuse_link(folder: Path | None) -> None:
-    """Refuse to resume from a folder that is a symbolic link: a run may come from an untrusted source.
-
-    Raises:
-        StoreError: The folder is a link.
-    """
-    if folder is not None and folder.is_symlink():
-        raise StoreError(f"{folder} is a link, and inside a run none is followed: put the folder itself there")
-
-
 # ---------------------------------------------------------------------------------------------------------
 # The process, which evaluates for one slot.
 
@@ -455,7 +434,14 @@ def _set_up_process(task: Task, parent: int) -> tuple[Log, CurveFile]:
     """Give this process its own group and log, end it with its parent, and shield it from Ctrl-C."""
     os.setpgid(0, 0)  # a kill reaches its subprocesses, the terminal's Ctrl-C does not reach it
     adopt_orphans()
-    atexit.register(_end_strays, os.getpid())  # the first one is called last; after this process nobody finds them
+    worker = os.getpid()
+
+    def end_strays() -> None:
+        """Kill what the evaluations have left running in other process groups; do nothing in a fork of the worker."""
+        if os.getpid() == worker:
+            kill_strays(worker)
+
+    atexit.register(end_strays)  # the first one is called last; after this process nobody finds them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked during the start
     log = Log(task.folder(log_file_name(os.getpid())))
@@ -463,12 +449,6 @@ def _set_up_process(task: Task, parent: int) -> tuple[Log, CurveFile]:
     faulthandler.enable(2)
     threading.Thread(target=_watch, args=(parent, log, telling), name="watchdog", daemon=True).start()
     return log, telling
-
-
-def _end_strays(worker: int) -> None:
-    """Kill what the evaluations have left running in other process groups; do nothing in a fork of the worker."""
-    if os.getpid() == worker:
-        kill_strays(worker)
 
 
 def _watch(parent: int, log: Log, telling: CurveFile) -> None:

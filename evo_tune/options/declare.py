@@ -139,7 +139,12 @@ class Option:
                 ]
                 also = f", or {' or '.join(words)}" if words else ""
                 raise RecipeError(self.name, value, error.allowed + also) from None
-        elif not _takes(self.type, type(value)) and not _is_literal(self.type, value):
+        elif not _takes(self.type, type(value)) and (type(value), value) not in [
+            (type(choice), choice)
+            for member in union_members(self.type)
+            if typing.get_origin(member) is Literal
+            for choice in typing.get_args(member)
+        ]:
             raise RecipeError(self.name, value, self.kind)
 
     def _check_number(self, value: float) -> None:
@@ -199,11 +204,11 @@ def dataclass_options(group: type[Any]) -> Mapping[str, Option]:
     Raises:
         OptionError: A type cannot be read or cannot be typed by a user, or a default is not plain data.
     """
-    return _declared_in(group)  # type: ignore[arg-type]  # classes can be hashed
+    return _read_options(group)  # type: ignore[arg-type]  # classes can be hashed
 
 
 @lru_cache(maxsize=256)  # read at each construction of a group
-def _declared_in(group: Hashable) -> Mapping[str, Option]:
+def _read_options(group: Hashable) -> Mapping[str, Option]:
     assert isinstance(group, type)
     try:
         hints = typing.get_type_hints(group)
@@ -259,13 +264,6 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
 
 def _takes(annotation: Any, kind: type) -> bool:
     return kind in union_members(annotation) or (kind is str and Path in union_members(annotation))
-
-
-def _is_literal(annotation: Any, value: Any) -> bool:
-    literals = [member for member in union_members(annotation) if typing.get_origin(member) is Literal]
-    return any(
-        type(value) is type(member) and value == member for literal in literals for member in typing.get_args(literal)
-    )
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:

@@ -6,12 +6,13 @@ output. Whether the command of a saved run may be executed is decided in `loop.c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -74,7 +75,12 @@ def command_evaluator(
     text = reference.removeprefix(f"{COMMAND}:")
     if len(text) > LONGEST:
         raise PluginError(f"the command has {len(text)} characters: expected at most {LONGEST}; put it into a script")
-    evaluate = _evaluate_of(text)
+
+    def evaluate(
+        genome: Genome, context: Context, *, metric: str = "", progress: str = "", shell: bool = False
+    ) -> dict[str, float]:
+        return Script(text, metric.splitlines(), progress, shell).run(genome, context)
+
     values = bind(options or {}, options_of(evaluate), "a command", "-o")
     words = CommandTemplate(text, values["shell"])
     if not words.genes:
@@ -114,7 +120,15 @@ def command_evaluator(
         evaluate=evaluate,
         remarks=lambda **_: [] if "seed" in words.names else [NO_SEED],
     )
-    return Evaluator(module, _name(words), f"{COMMAND}:{text}", Path(__file__), COMMAND, tuple(_files(words)))
+    try:
+        parts = shlex.split(text)
+    except ValueError:  # text of a shell
+        parts = text.split()
+    # The name is that of the first file with a suffix, or else of the program.
+    names = [Path(part).name for part in parts]
+    script = next((name for name in names if re.fullmatch(r"[\w.-]+\.[A-Za-z]{1,3}", name)), names[0])
+    name = Path(script).stem or COMMAND
+    return Evaluator(module, name, f"{COMMAND}:{text}", Path(__file__), COMMAND, tuple(_code_files(parts)))
 
 
 def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any], device: str, threads: int) -> str:
@@ -144,15 +158,6 @@ def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any],
     put = words.fill({**values, **candidate.genome})
     make = f"mkdir -p {folder} && " if "folder" in words.names else ""
     return make + (put[0] if shell else shlex.join(put))
-
-
-def _evaluate_of(command: str) -> Callable[..., dict[str, float]]:
-    def evaluate(
-        genome: Genome, context: Context, *, metric: str = "", progress: str = "", shell: bool = False
-    ) -> dict[str, float]:
-        return Script(command, metric.splitlines(), progress, shell).run(genome, context)
-
-    return evaluate
 
 
 def _no_space() -> SearchSpace:
@@ -207,31 +212,14 @@ def _script(words: Sequence[str]) -> str | None:
     return None
 
 
-def _parts(words: CommandTemplate) -> list[str]:
-    try:
-        return shlex.split(words.text)
-    except ValueError:  # text of a shell
-        return words.text.split()
-
-
-def _name(words: CommandTemplate) -> str:
-    """Return a short name: that of the first file with a suffix, or of the program."""
-    names = [Path(part).name for part in _parts(words)]
-    script = next((name for name in names if re.fullmatch(r"[\w.-]+\.[A-Za-z]{1,3}", name)), names[0])
-    return Path(script).stem or COMMAND
-
-
-def _files(words: CommandTemplate) -> list[Path]:
+def _code_files(parts: Sequence[str]) -> list[Path]:
     """Return the files in a command that may be code, whose change changes results."""
-    parts = _parts(words)
     modules = [f"{after.replace('.', '/')}.py" for flag, after in pairwise(parts) if flag == "-m"]
-    named = [Path(part) for word in [*parts, *modules] for part in {word, word.partition("=")[2]} if part]
-    return sorted({path.resolve() for path in named if _is_code(path)})
-
-
-def _is_code(path: Path) -> bool:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return False
-    return stat.S_ISREG(status.st_mode) and 0 < status.st_size <= LARGEST  # 0: perhaps /proc/kmsg, which has no end
+    paths = {Path(part) for word in [*parts, *modules] for part in (word, word.partition("=")[2]) if part}
+    files = set()
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode) and 0 < status.st_size <= LARGEST:  # 0: perhaps /proc/kmsg, without an end
+                files.add(path.resolve())
+    return sorted(files)

@@ -178,16 +178,16 @@ class Evaluator:
         """Declared options by name."""
         return options_of(self.options_type or self.module.evaluate)
 
-    def bind(self, given: Mapping[str, Any]) -> BoundEvaluator:
+    def bind(self, values: Mapping[str, Any]) -> BoundEvaluator:
         """Return the evaluator with its options.
 
         Args:
-            given: Values by option name; strings are converted to the declared type.
+            values: Values by option name; strings are converted to the declared type.
 
         Raises:
             UsageError: An option is unknown or wrong, or the options do not go together.
         """
-        return _bound(self, given)
+        return _make_bound(self, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +219,7 @@ class BoundEvaluator:
         Raises:
             UsageError: An option is unknown or wrong, or the options do not go together.
         """
-        return _bound(self.plugin, {**self.options, **changes})
+        return _make_bound(self.plugin, {**self.options, **changes})
 
     def for_run(self, rungs: bool) -> BoundEvaluator:
         """Return the evaluator with its open options fixed for a run (see `Options.settled`).
@@ -428,11 +428,11 @@ class BoundEvaluator:
         return dict(metrics) if isinstance(metrics, Mapping) else {}
 
 
-def _bound(plugin: Evaluator, given: Mapping[str, Any]) -> BoundEvaluator:
+def _make_bound(plugin: Evaluator, values: Mapping[str, Any]) -> BoundEvaluator:
     dropped = getattr(plugin.options_type, "dropped", {}).items()
-    if isinstance(given, Mapping):
-        given = {name: value for name, value in given.items() if (name, value) not in dropped}
-    options = bind(given, plugin.options, plugin.name, "-o")
+    if isinstance(values, Mapping):
+        values = {name: value for name, value in values.items() if (name, value) not in dropped}
+    options = bind(values, plugin.options, plugin.name, "-o")
     return BoundEvaluator(plugin, options, options if plugin.options_type is None else plugin.options_type(**options))
 
 

@@ -114,7 +114,7 @@ def find_evaluator(
         return command_evaluator(name, genes, options)
     if is_file_name(name):
         return load_evaluator(Path(name).absolute(), name, "file")
-    matches = [(path, origin) for found, path, origin in _evaluator_files() if found == name]
+    matches = [(path, origin) for file_name, path, origin in _evaluator_files() if file_name == name]
     if matches:
         (path, origin), *hidden = matches
         if "bundled" in [hidden_origin for _, hidden_origin in hidden]:
@@ -122,7 +122,7 @@ def find_evaluator(
             warnings.warn(text, stacklevel=1)  # its place is the same for all callers, so it is printed once
         reference = f"{'entry' if origin == 'entry point' else origin}:{name}"
         return load_evaluator(path, str(path) if origin == "file" else reference, origin)
-    names = sorted({found for found, _, _ in _evaluator_files()})
+    names = sorted({file_name for file_name, _, _ in _evaluator_files()})
     hint = f"`evo-tune new {name}` writes a template"
     if os.path.exists(name):
         hint = f"give data as -o data={name}, or let `evo-tune auto {name}` choose the evaluator"
@@ -413,7 +413,7 @@ def _strategies_or_errors() -> Iterator[tuple[str, type[Strategy] | EvoTuneError
             yield name, strategy
 
 
-def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
+def make_strategy(name: str, options: dict[str, Any]) -> Strategy:
     """Return the strategy of a name or path, with checked options.
 
     Raises:
@@ -427,7 +427,7 @@ def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
             f"strategy {name} needs {', '.join(strategy.needs)}: install what is missing with `{command}`"
         )
     try:
-        return build(strategy, given, f"strategy {name}", "-s")
+        return build(strategy, options, f"strategy {name}", "-s")
     except EvoTuneError:
         raise
     except Exception as error:  # a method is missing, or its __post_init__ raised

@@ -131,9 +131,9 @@ def _used_names(function: Callable[..., Any]) -> set[str]:
         if code is None or code in visited:
             continue
         visited.add(code)
+        globals_ = getattr(function, "__globals__", {})
         for inner in _codes(code):
             names |= {*inner.co_names}
-            globals_ = getattr(function, "__globals__", {})
             waiting += [globals_[name] for name in inner.co_names if isinstance(globals_.get(name), FunctionType)]
     return names
 
@@ -277,7 +277,9 @@ class _Source:
             return
         if isinstance(value, ModuleType):
             self._parts[name] = f"import {value.__name__}" + (f" as {name}" if name != value.__name__ else "")
-        elif _is_own(value):
+        elif (
+            isinstance(value, FunctionType | type) and value.__name__.isidentifier() and value.__module__ == "__main__"
+        ):
             self._parts[name] = ""  # it may be recursive
             text = _source_text(value)
             for used in sorted(_used_globals(text, value)):
@@ -288,16 +290,12 @@ class _Source:
         elif (line := _import_line(name, value)) or (line := _assignment_line(name, value)):
             self._parts[name] = line
         else:
+            kind = "lambda" if getattr(value, "__name__", "") == "<lambda>" else type(value).__name__
+            article = "an" if kind[0].lower() in "aeiou" else "a"
             raise PluginError(
-                f"{user} cannot be sent to a worker: it uses {name}, {_kind(value)} of the notebook; make it inside "
+                f"{user} cannot be sent to a worker: it uses {name}, {article} {kind} of the notebook; make it inside "
                 "the function, or read it from a file whose path is an option"
             )
-
-
-def _is_own(value: Any) -> bool:
-    """Return whether a value is a named function or class of the notebook."""
-    named = isinstance(value, FunctionType | type) and value.__name__.isidentifier()
-    return named and value.__module__ == "__main__"
 
 
 def _source_text(value: Any) -> str:
@@ -365,8 +363,3 @@ def _assignment_line(name: str, value: Any) -> str:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return ""
     return f"{name} = {text}" if same is True else ""
-
-
-def _kind(value: Any) -> str:
-    kind = "lambda" if getattr(value, "__name__", "") == "<lambda>" else type(value).__name__
-    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"

@@ -95,14 +95,20 @@ class PackedTask:
         Raises:
             RunError: The two machines have different versions or different bundled evaluators.
         """
-        self._check_versions()
+        local_versions = versions()
+        for name, version in self.versions.items():
+            if local_versions.get(name) != version:
+                raise RunError(
+                    f"{platform.node()} has {name} {local_versions.get(name, 'not installed')}, the run's own machine "
+                    f"{version}: results would not be comparable; install the same version on every machine"
+                )
         task, path = self.task, Path(self.task.path)
         if self.run and not self.mark.exists():
             task = replace(task, trials_folder=f"{task.trials_folder}-{self.run}")
         if path.is_file() and source_hash(path) == self.hash:
             return task
         bundled = self.task.reference.startswith("bundled:")
-        path = find_evaluator(self.task.reference).path if bundled else self._written()
+        path = find_evaluator(self.task.reference).path if bundled else self._write_sources()
         if source_hash(path) != self.hash:
             raise RunError(
                 f"{platform.node()} has another {self.task.reference} ({source_hash(path)[:12]}) than the run "
@@ -110,16 +116,7 @@ class PackedTask:
             )
         return replace(task, path=str(path))
 
-    def _check_versions(self) -> None:
-        mine = versions()
-        for name, theirs in self.versions.items():
-            if mine.get(name) != theirs:
-                raise RunError(
-                    f"{platform.node()} has {name} {mine.get(name, 'not installed')}, the run's own machine {theirs}: "
-                    "results would not be comparable; install the same version on every machine"
-                )
-
-    def _written(self) -> Path:
+    def _write_sources(self) -> Path:
         folder = _private(Path(tempfile.gettempdir(), f"evo-tune-{os.getuid()}-{self.hash[:16]}"))
         for name, content in self.sources.items():
             target = folder / name
@@ -198,7 +195,13 @@ class SlotServer:
         """
         self.sign_of_life()
         ended = threading.Event()
-        threading.Thread(target=self._watch, args=(ended,), daemon=True).start()
+
+        def kill_abandoned() -> None:
+            while not ended.wait(1.0):
+                if time.monotonic() - self._heard > LEASE:
+                    self._slot.kill()
+
+        threading.Thread(target=kill_abandoned, daemon=True).start()
         try:
             return vars(self._slot.run(Candidate(**candidate), folder))
         except SlotClosed:
@@ -207,11 +210,6 @@ class SlotServer:
             return {"unfit": str(error)}
         finally:
             ended.set()
-
-    def _watch(self, ended: threading.Event) -> None:
-        while not ended.wait(1.0):
-            if time.monotonic() - self._heard > LEASE:
-                self._slot.kill()
 
     def sign_of_life(self) -> int | None:
         """Note a sign of life from the parent; return the process id of the worker."""

@@ -272,8 +272,14 @@ class RayEngine(Engine):
             try:
                 if self._look():
                     while self._owed and not self._closing.is_set():
-                        self._ask_for_one()
-                    self._count()
+                        actor = (
+                            self._ray.remote(_Actor).options(max_concurrency=4, max_restarts=0, **self._share).remote()
+                        )
+                        opened = actor.open.remote(self._host, self.on_gpu, self._here)
+                        with self._lock:
+                            self._owed -= 1
+                            self._coming.append(RaySeat(self, self._ray, actor, opened))
+                    self._count_if_all_parked()
             except self._ray.exceptions.RayError:  # retry a second later, unless the head is gone
                 pass
             except Exception as error:  # `take` raises it
@@ -282,15 +288,7 @@ class RayEngine(Engine):
             self._woken.wait(LOOK_EVERY)
             self._woken.clear()
 
-    def _ask_for_one(self) -> None:
-        """Ask Ray to place one actor."""
-        actor = self._ray.remote(_Actor).options(max_concurrency=4, max_restarts=0, **self._share).remote()
-        opened = actor.open.remote(self._host, self.on_gpu, self._here)
-        with self._lock:
-            self._owed -= 1
-            self._coming.append(RaySeat(self, self._ray, actor, opened))
-
-    def _count(self) -> None:
+    def _count_if_all_parked(self) -> None:
         """Count the cluster's places again, once all known ones are set aside."""
         parked = len(self._parked)
         if self._counted is None and parked >= self._room:

@@ -91,7 +91,13 @@ def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool
             take(line)
         code = script.wait()
     finally:
-        _end(script, f"{MARK}={mark}")
+        if script.poll() is None:
+            script.kill()
+        kill_marked(f"{MARK}={mark}")
+        script.wait()
+        for stream in (script.stdout, script.stderr):
+            if stream is not None:
+                stream.close()
     if code:
         raise _failure(code, tails)
     return one_line(last, 120)
@@ -99,7 +105,11 @@ def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool
 
 def _failure(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:
     lines = list(tails["err"] or tails["out"])
-    reason = one_line(_reason(lines), 300) if lines else "it printed nothing"
+    reason = "it printed nothing"
+    if lines:  # the exception of Python's first traceback, else the last line: launchers print more after it
+        begun = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+        after = lines[begun[0] + 1 :] if begun else []
+        reason = one_line(next((line for line in after if line[:1] not in (" ", "|")), lines[-1]), 300)
     if any(map(tells_of_memory, lines)):
         return Ended(f"{reason} (exit code {code})", "out_of_memory")
     if code > 0:
@@ -107,13 +117,6 @@ def _failure(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:
     with contextlib.suppress(ValueError):
         return Ended(f"the script was killed by {signal.Signals(-code).name}; its last line: {reason}", "crashed")
     return Ended(f"the script was killed by signal {-code}; its last line: {reason}", "crashed")
-
-
-def _reason(lines: Sequence[str]) -> str:
-    """Return the exception of the first traceback of Python, else the last line: launchers print more after it."""
-    begun = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
-    after = lines[begun[0] + 1 :] if begun else []
-    return next((line for line in after if line[:1] not in (" ", "|")), lines[-1])
 
 
 def _lines(script: subprocess.Popen[bytes]) -> Iterator[tuple[str, str]]:
@@ -140,17 +143,6 @@ def _lines(script: subprocess.Popen[bytes]) -> Iterator[tuple[str, str]]:
                     lines, unfinished[name] = [*lines, unfinished[name]], b""
                 yield from ((name, line.decode("utf-8", "replace")) for line in lines)
     yield from ((name, line.decode("utf-8", "replace")) for name, line in unfinished.items() if line)
-
-
-def _end(script: subprocess.Popen[bytes], mark: str) -> None:
-    """Kill a script and all its processes."""
-    if script.poll() is None:
-        script.kill()
-    kill_marked(mark)
-    script.wait()
-    for stream in (script.stdout, script.stderr):
-        if stream is not None:
-            stream.close()
 
 
 def kill_marked(mark: str) -> None:

@@ -472,7 +472,7 @@ class NamedValue:
     pattern: str
 
 
-def labelled_numbers(line: str) -> Iterator[LabelledNumber]:
+def numbers_with_labels(line: str) -> Iterator[LabelledNumber]:
     """Yield each number of a line that has words before it."""
     line = line[:LONGEST]
     for match in LABELLED.finditer(line):
@@ -490,7 +490,7 @@ def find_by_name(line: str, name: str) -> list[NamedValue]:
     if not name_words or name_words[-1] not in line.lower():
         return []
     values: list[NamedValue] = []
-    for number in labelled_numbers(line):
+    for number in numbers_with_labels(line):
         words = _words(number.label)
         exact = words == name_words
         if words[-len(name_words) :] == name_words and (exact or not any(value.exact for value in values)):
@@ -513,7 +513,7 @@ def suggestions(lines: Iterable[str], name: str) -> list[LabelledNumber]:
         lines: Last lines of the output.
         name: Name of the metric.
     """
-    latest = {number.label: number for line in lines for number in labelled_numbers(line)}
+    latest = {number.label: number for line in lines for number in numbers_with_labels(line)}
     name_words = {*_words(name)}
     alike = {word for kind in KINDS if kind & name_words for word in kind}
 
