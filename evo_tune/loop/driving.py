@@ -105,7 +105,7 @@ class Drivers:
         self._doubtful: set[int] = set()
         """Ids of the candidates whose jobs were put back."""
         self._over = False
-        """Whether no new jobs will come; `_again` may still have some."""
+        """Whether no new jobs will come; `_put_back_jobs` may still have some."""
         self._time_is_over = False
         """Whether the time for these jobs is over."""
         self.interrupted = 0

@@ -134,14 +134,14 @@ class ProposalQueue:
         run: Run that is open for writing.
         history: History that the strategy sees.
         strategy: Strategy of the run.
-        generations: Files of generations, which follow each new candidate.
+        trial_files: Files of trials, which follow each new candidate.
     """
 
-    def __init__(self, run: Run, history: RunHistory, strategy: StrategyWithRules, generations: TrialFiles) -> None:
+    def __init__(self, run: Run, history: RunHistory, strategy: StrategyWithRules, trial_files: TrialFiles) -> None:
         self._run = run
         self._history = history
         self._strategy = strategy
-        self._trial_files = generations
+        self._trial_files = trial_files
         self._arrival = run.manifest.settings.order == "arrival"
         self._waiting: deque[Candidate] = deque()
         self.did_not_fit = False
