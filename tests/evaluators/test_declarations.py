@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Float, Int
 from evo_tune.options.declare import Options as OptionGroup
 from evo_tune.options.declare import dataclass_options, option, redeclare
@@ -74,3 +75,28 @@ def test_a_redeclared_option_keeps_its_facts() -> None:
     assert again.default == 7
     assert again.metadata == {**fields(Group)[0].metadata, "redeclared": "longer"}
     assert redeclare(Group, "steps").default == 5
+
+
+def outside(bounds: str) -> Iterator[float]:
+    """Yield numbers just outside of an interval, such as 0 and 1.5 for '(0, 1]'; none for an infinite end."""
+    low, high = (float(end) for end in bounds.strip("[]()").split(","))
+    for end, closed, step in ((low, bounds[0] == "[", -1), (high, bounds[-1] == "]", 1)):
+        if abs(end) != float("inf"):
+            yield end + step * max(1.0, abs(end)) if closed else end
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_each_option_refuses_values_outside_of_its_declaration(name: str) -> None:
+    plugin, count = PLUGINS[name], 0
+    for declared in plugin.options.values():
+        values = [
+            *(outside(declared.bounds) if declared.bounds else ()),
+            *(["no such name"] if declared.choices else []),
+        ]
+        for value in values:
+            with pytest.raises(OptionError, match=rf"-o {declared.name}="):
+                plugin.bind({declared.name: value})
+            with pytest.raises(OptionError, match=rf"-o {declared.name}="):
+                plugin.bind({declared.name: str(value)})
+            count += 1
+    assert count > 40
