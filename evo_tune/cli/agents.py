@@ -27,7 +27,7 @@ from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.places import STORE, TRIALS
 from evo_tune.text import one_line, printable
 from evo_tune.trust import inside
-from evo_tune.trust.outside import describe_paths, paths_outside
+from evo_tune.trust.decide import describe_paths, paths_outside
 
 START = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from evo_tune.cli import main; main()"
 """Code of a command's process: it takes this process's path, and imports nothing from the working directory."""

@@ -33,10 +33,10 @@ from evo_tune.report.summary import (
     show_range,
     verdict,
 )
-from evo_tune.store.comparison import COMPARISON, read_comparison
 from evo_tune.store.heartbeat import running_curves
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
+from evo_tune.store.table import COMPARISON, read_comparison
 from evo_tune.text import count_of, printable, show_decimals, sparkline
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.values import read_value
 from evo_tune.report.summary import pareto_front
+from evo_tune.store.manifest import read_json
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
-from evo_tune.store.schema import read_json
 from evo_tune.store.table import GENE
 from evo_tune.text import of_cell, one_line
 from evo_tune.trust import inside

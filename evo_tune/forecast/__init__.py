@@ -28,9 +28,9 @@ from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Res
 from evo_tune.report.recommendation import comparison_of, comparison_results
 from evo_tune.report.summary import candidate_costs
 from evo_tune.settings import SessionSettings
-from evo_tune.store.comparison import read_comparison
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
+from evo_tune.store.table import read_comparison
 from evo_tune.text import count_of, show_seconds
 
 MIN_RESULTS = 3

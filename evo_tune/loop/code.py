@@ -55,14 +55,15 @@ from evo_tune.trust.decide import (
     allow,
     allow_command,
     allow_run,
+    describe_paths,
     digest,
     is_remembered,
+    paths_outside,
     reason_for_distrust,
     remember_file,
     remember_run,
     run_hashes,
 )
-from evo_tune.trust.outside import describe_paths, paths_outside
 
 OWN = "evo_tune.strategies."
 """Package of evo-tune's own strategies: their version is evo-tune's."""

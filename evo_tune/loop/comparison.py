@@ -20,9 +20,9 @@ from evo_tune.loop.driving import OVER, Fetched, Job
 from evo_tune.loop.generations import remove_unfinished
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining
 from evo_tune.report.recommendation import comparison_of, comparison_results, fresh_seed
-from evo_tune.store.comparison import read_comparison, write_comparison
 from evo_tune.store.events import journal_round_trip
 from evo_tune.store.run import Run
+from evo_tune.store.table import read_comparison, write_comparison
 
 
 def comparison_jobs(run: Run, comparison: FinalComparison) -> dict[FreshTraining, Job]:

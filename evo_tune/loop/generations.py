@@ -16,8 +16,7 @@ from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.plugins.context import UNFINISHED
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.store import table
-from evo_tune.store.learned import widen
-from evo_tune.store.run import TRIALS, Run
+from evo_tune.store.run import TRIALS, Run, widen
 from evo_tune.trust import inside
 
 

@@ -55,10 +55,9 @@ from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import rungs_that_pay
 from evo_tune.settings import RunSettings, SessionSettings
-from evo_tune.store.learned import copy_results
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.places import find_run
-from evo_tune.store.run import Run
+from evo_tune.store.run import Run, copy_results
 from evo_tune.text import is_writable
 
 RESULT_PACKAGES = ("evo-tune", "deap", "joblib", "numpy", "torch")

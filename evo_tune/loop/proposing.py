@@ -28,9 +28,8 @@ from evo_tune.loop.plan import versions_of
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.rules.widening import Widening
-from evo_tune.store.learned import history_of, widen, widen_once
 from evo_tune.store.manifest import Manifest
-from evo_tune.store.run import Run
+from evo_tune.store.run import Run, history_of, widen, widen_once
 from evo_tune.text import one_line
 
 

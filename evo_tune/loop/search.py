@@ -49,10 +49,9 @@ from evo_tune.report.recommendation import recommend_trial
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import SessionSettings, settings_of
 from evo_tune.store.journal import Removed
-from evo_tune.store.learned import history_of, replay
 from evo_tune.store.manifest import space_of
 from evo_tune.store.places import STORE
-from evo_tune.store.run import Run
+from evo_tune.store.run import Run, history_of, replay
 from evo_tune.store.table import table_of
 from evo_tune.trust.decide import Ask
 

@@ -32,8 +32,8 @@ from evo_tune.report.final_comparison import (
     Purpose,
     student_tail,
 )
-from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
+from evo_tune.store.table import read_comparison
 
 STREAMS: Mapping[Purpose, int] = {"report": 2, "choose": 3}
 """Seed streams of the final comparison; trainings of the search use 1 (`genome.trial.trial_seed`), proposals 0."""

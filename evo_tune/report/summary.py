@@ -29,8 +29,8 @@ from evo_tune.report.recommendation import (
     recommend_trial,
 )
 from evo_tune.settings import SessionSettings
-from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run, Widening
+from evo_tune.store.table import read_comparison
 from evo_tune.text import count_of, one_line, printable, show_decimals, show_value
 
 TIMES = ("s", "ms", "1/s", "tokens/s")

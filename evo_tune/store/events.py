@@ -20,7 +20,7 @@ from evo_tune.genome.genes import Gene, gene_from
 from evo_tune.genome.trial import Candidate, Outcome, Status
 from evo_tune.settings import SessionSettings, read_settings
 from evo_tune.store.journal import LONGEST, SEAL
-from evo_tune.store.schema import Finite, Seeds, Share, Spent, Whole
+from evo_tune.store.manifest import Finite, Seeds, Share, Spent, Whole
 
 Metrics: TypeAlias = dict[str, Finite | None]
 """Metrics by name; None for a value that is not finite, because JSON has no such number."""

@@ -19,8 +19,8 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from evo_tune.store.manifest import Finite, Share, Whole
 from evo_tune.store.places import HEARTBEAT, TRIALS
-from evo_tune.store.schema import Finite, Share, Whole
 from evo_tune.trust import inside
 
 PART = "_heartbeat.part"

@@ -6,11 +6,12 @@ This module does not know the journal, strategies or slots.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypeAlias, TypedDict
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.genome.genes import Gene, gene_from
@@ -20,9 +21,26 @@ from evo_tune.genome.trial import Constraint, Objective, trial_seed
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.settings import RunSettings, read_settings
 from evo_tune.store.journal import write_atomically
-from evo_tune.store.schema import Count, Finite, read_json
 from evo_tune.text import one_line
 from evo_tune.trust import inside
+
+Whole: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""An id, a count or a seed."""
+
+Finite: TypeAlias = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+"""A finite number."""
+
+Spent: TypeAlias = Annotated[float, Meta(ge=0, le=1e12)]
+"""A duration in seconds."""
+
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+"""A fraction."""
+
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**6)]
+"""A number of objects to make; bounded because the file may come from a stranger."""
+
+Seeds: TypeAlias = Annotated[int, Meta(ge=1, le=2000)]
+"""A number of fresh seeds: at most twice the largest `--final-seeds`."""
 
 FORMAT = 1
 """Version of the layout on disk. A run of another version is refused; CONTRIBUTING.md says what a new version takes."""
@@ -112,6 +130,42 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     def genes(self) -> dict[str, Gene]:
         """Return the genes."""
         return {name: gene_from(gene) for name, gene in self.space.items()}
+
+
+DEEPEST = 50
+"""Maximum nesting depth of lists and objects."""
+
+DIGITS = 300
+"""Maximum number of digits of an integer; a longer one is no finite float."""
+
+
+def read_json(data: bytes) -> Any:
+    """Return the value of JSON text from an untrusted file.
+
+    Raises:
+        ValueError: The text is not JSON, is nested too deeply, or contains an integer that is too long.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"), parse_int=_whole)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {DEEPEST} deep") from None
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        inner = [
+            nested.values() if isinstance(nested, dict) else nested
+            for nested in level
+            if isinstance(nested, dict | list)
+        ]
+        level = [value for values in inner for value in values]
+        if not level:
+            return value
+    raise ValueError(f"it is nested more than {DEEPEST} deep")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(f"a whole number in it has {len(digits)} digits")
+    return int(digits)
 
 
 def read_manifest(folder: Path) -> Manifest:

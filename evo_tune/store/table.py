@@ -11,17 +11,20 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.errors import StoreError
+import msgspec
+
+from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.genome.genes import Choice, Float, Gene
 from evo_tune.genome.trial import Outcome, Trial
 from evo_tune.genome.values import Genome
 from evo_tune.store.events import outcome_from
 from evo_tune.store.journal import write_atomically
+from evo_tune.store.manifest import Whole, read_json
 from evo_tune.store.run import Run
-from evo_tune.store.schema import read_json
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -52,7 +55,10 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
             pa.field("id", whole),
             pa.field("generation", whole),
             pa.field("status", text),
-            *(pa.field(GENE + name, _arrow_type(gene), metadata=_gene_metadata(gene)) for name, gene in genes.items()),
+            *(
+                pa.field(GENE + name, _arrow_type(gene), metadata={"encoding": "JSON"} if _is_mixed(gene) else None)
+                for name, gene in genes.items()
+            ),
             *(number(METRIC + name, units.get(name, "")) for name in metrics),
             pa.field("parents", pa.list_(whole)),
             pa.field("operator", text),
@@ -68,10 +74,6 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
             pa.field("survivor", pa.bool_()),
         ]
     )
-
-
-def _gene_metadata(gene: Gene) -> dict[str, str] | None:
-    return {"encoding": "JSON"} if _is_mixed(gene) else None
 
 
 def _is_mixed(gene: Gene) -> bool:
@@ -106,21 +108,18 @@ def from_trials(trials: Sequence[Trial], survivors: Iterable[int], columns: pa.S
 
     survivor_ids = set(survivors)
     as_json = [name for name in columns.names if (columns.field(name).metadata or {}).get(b"encoding") == b"JSON"]
-    rows = [_row(trial, trial.id in survivor_ids, as_json) for trial in trials]
-    arrays = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in columns]
-    return pa.table(arrays, schema=columns)
-
-
-def _row(trial: Trial, survivor: bool, as_json: Sequence[str]) -> dict[str, Any]:
-    candidate, outcome = trial.candidate, trial.outcome
-    row = {**vars(candidate), **vars(outcome), "survivor": survivor}
-    row |= {GENE + name: value for name, value in candidate.genome.items()}
-    row |= {METRIC + name: value for name, value in outcome.metrics.items()}
-    row |= {name: json.dumps(row[name]) for name in as_json}
-    # A message may not be valid UTF-8, for example with an undecodable file name.
-    row["error"] = outcome.error and outcome.error.encode("utf-8", "backslashreplace").decode()
-    row["reported_order"] = None if trial.reported_order < 0 else trial.reported_order
-    return row
+    rows = []
+    for trial in trials:
+        candidate, outcome = trial.candidate, trial.outcome
+        row = {**vars(candidate), **vars(outcome), "survivor": trial.id in survivor_ids}
+        row |= {GENE + name: value for name, value in candidate.genome.items()}
+        row |= {METRIC + name: value for name, value in outcome.metrics.items()}
+        row |= {name: json.dumps(row[name]) for name in as_json}
+        # A message may not be valid UTF-8, for example with an undecodable file name.
+        row["error"] = outcome.error and outcome.error.encode("utf-8", "backslashreplace").decode()
+        row["reported_order"] = None if trial.reported_order < 0 else trial.reported_order
+        rows.append(row)
+    return pa.table([pa.array([row.get(field.name) for row in rows], type=field.type) for field in columns], columns)
 
 
 def to_genome(row: Mapping[str, Any], genes: Mapping[str, Gene]) -> Genome:
@@ -160,12 +159,7 @@ LARGEST = 1 << 26
 
 def table_of(run: Run, trials: Sequence[Trial], survivors: Iterable[int] = ()) -> pa.Table:
     """Return trials as an Arrow table, with the common schema of the run's files so far."""
-    return from_trials(trials, survivors, schema_of(run))
-
-
-def schema_of(run: Run) -> pa.Schema:
-    """Return the common schema of the run's files so far."""
-    return schema(run.genes, run.metric_names, run.manifest.units)
+    return from_trials(trials, survivors, schema(run.genes, run.metric_names, run.manifest.units))
 
 
 ROWS = 1024
@@ -199,8 +193,8 @@ def file_is_whole(run: Run, number: int, rows: int) -> bool:
     """Return whether a file of trials exists, is readable, and has the run's schema and `rows` rows."""
     try:
         with open_parquet(run, file_path(run, number).name) as file:
-            whole: bool = file.schema_arrow.equals(schema_of(run)) and file.metadata.num_rows == rows
-            return whole
+            columns = schema(run.genes, run.metric_names, run.manifest.units)
+            return bool(file.schema_arrow.equals(columns)) and file.metadata.num_rows == rows
     except (OSError, ValueError):  # missing, truncated, or not Parquet
         return False
 
@@ -248,3 +242,118 @@ def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
                 path.replace(aside)
             except OSError as error:
                 raise StoreError(f"cannot rename {path}: {error.strerror}") from error
+
+
+# The run's final comparison: results outside ids and history (law 10). Each row names the evaluator and the data of its
+# training. Only rows of the run's present evaluator and data are read; other rows are kept.
+
+COMPARISON = "_comparison.parquet"
+
+LARGEST_COMPARISON = 1 << 24
+"""Maximum size of the file in bytes, because it is read as a whole."""
+
+MOST_ROWS = 100_000
+
+LONGEST_TEXT = 10_000
+"""Maximum length of an error, a device name or a value, in bytes."""
+
+HASH, DATA = "evaluator_hash", "fingerprint"
+"""Columns with the evaluator and the data of a row's training."""
+
+
+def read_comparison(run: Run) -> list[Trial]:
+    """Return the results of the final comparison as trials; a damaged file counts as empty."""
+    return _read(run)[0]
+
+
+def write_comparison(run: Run, trials: Sequence[Trial]) -> None:
+    """Write all results of the run's present evaluator and data, replacing the earlier ones.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
+    import pyarrow as pa
+
+    before = _read(run)[1]
+    metric_names = run.metric_names
+    new_names = sorted({name for trial in trials for name in trial.outcome.metrics}.difference(metric_names))
+    units = run.manifest.units
+    units = {**units, **{test: units.get(name, "") for name, test in run.manifest.tests.items()}}
+    rows = from_trials(trials, (), schema(run.genes, [*metric_names, *new_names], units))
+    for name, value in ((HASH, run.evaluator_hash), (DATA, run.fingerprint)):
+        rows = rows.append_column(name, pa.array([value] * len(trials), pa.string()))
+    if before is not None:
+        foreign = [not _is_own(row, run) for row in before.to_pylist()]
+        if any(foreign):
+            rows = pa.concat_tables([before.filter(pa.array(foreign)), rows], promote_options="default")
+    write(run.folder / COMPARISON, rows)
+
+
+def _read(run: Run) -> tuple[list[Trial], pa.Table | None]:
+    """Return the results of the present evaluator and data, and the whole table; None if no table can be read."""
+    if not inside.exists(run.folder, COMPARISON):  # checked often while a run continues
+        return [], None
+    trials: list[Trial] = []
+    try:
+        rows = _rows(run)
+        for row in rows.to_pylist():
+            if not _is_own(row, run):
+                continue
+            id, seed = msgspec.convert((row["id"], row["seed"]), tuple[Whole, Whole])
+            candidate = replace(run.candidates[id], genome=to_genome(row, run.genes_at(id)), seed=seed)
+            trial = Trial.of(candidate, to_outcome(row), -1, run.objectives, run.constraints)
+            if trial.outcome.status == "ok" and trial.losses is None:
+                raise ValueError("an objective is missing or not finite")
+            trials.append(trial)
+        return trials, rows
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, EvoTuneError):  # msgspec's are ValueErrors
+        warnings.warn(f"{run.folder / COMPARISON} is damaged: the final comparison is done again", stacklevel=3)
+        return [], None
+
+
+def _rows(run: Run) -> pa.Table:
+    """Return the file's rows, with the needed columns only.
+
+    A few kilobytes of a stranger's Parquet can expand to any size, because repeated values cost nothing on disk. So the
+    rows are counted first, only codecs with a low compression ratio are allowed, and distinct texts are checked once.
+
+    Raises:
+        OSError: The file cannot be read or is too large.
+        ValueError: The file is not Parquet, or not as evo-tune writes it.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    types = {"id": pa.int64(), "seed": pa.int64(), "status": pa.string(), "seconds": pa.float64()}
+    types |= {"device": pa.string(), "error": pa.string()}
+    with open_parquet(run, COMPARISON, LARGEST_COMPARISON) as plain:
+        meta, columns = plain.metadata, plain.schema_arrow
+        metrics = [name.removeprefix(METRIC) for name in columns.names if name.startswith(METRIC)]
+        types |= {field.name: field.type for field in schema(run.genes, metrics, {}) if "." in field.name}
+        types |= {HASH: pa.string(), DATA: pa.string()}
+        if any(columns.field(name).type != kind for name, kind in types.items()):
+            raise ValueError("its columns have other types")
+        if meta.num_rows > MOST_ROWS:
+            raise ValueError(f"it has {meta.num_rows} rows")
+        groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+        codecs = {group.column(i).compression for group in groups for i in range(group.num_columns)}
+        if not codecs <= {"SNAPPY", "UNCOMPRESSED"}:
+            raise ValueError("its codec is not ours")
+    texts = [name for name, kind in types.items() if kind == pa.string()]
+    parts = [pa.schema(types).empty_table()]
+    with open_parquet(run, COMPARISON, LARGEST_COMPARISON, texts) as file:
+        for batch in file.iter_batches(batch_size=1000, columns=list(types), use_threads=False):
+            for name in texts:
+                longest = pc.max(pc.binary_length(batch.column(name).dictionary)).as_py()
+                if (longest or 0) > LONGEST_TEXT:
+                    raise ValueError(f"a text in its column {name} has {longest} bytes")
+            parts.append(pa.Table.from_batches([batch]).select(list(types)).cast(parts[0].schema))
+    return pa.concat_tables(parts)
+
+
+def _is_own(row: Mapping[str, Any], run: Run) -> bool:
+    """Return whether a result is from the run's present evaluator and data."""
+    origin = row[HASH], row[DATA]
+    if None in origin:
+        raise ValueError("a row does not say under which evaluator or data it was made")
+    return origin == (run.evaluator_hash, run.fingerprint)

@@ -17,8 +17,8 @@ from evo_tune.loop.search import Search
 from evo_tune.report.final_comparison import FreshTraining
 from evo_tune.report.recommendation import FreshValues, comparison_of, comparison_result, fresh_values, recommend_trial
 from evo_tune.report.summary import RunResult, best_trials, run_result, verdict
-from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
+from evo_tune.store.table import read_comparison
 from tests.conftest import drive, rows
 
 Begin = Callable[..., Search]

@@ -17,8 +17,8 @@ from evo_tune.loop.comparison import comparison_jobs, record_result
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import comparison_objective, comparison_of, fresh_values, recommend_trial
 from evo_tune.report.summary import run_result, verdict
-from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
+from evo_tune.store.table import read_comparison
 from tests.conftest import drive
 
 Begin = Callable[..., Search]

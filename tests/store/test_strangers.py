@@ -21,13 +21,12 @@ import pytest
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
 from evo_tune.loop.search import Search
 from evo_tune.store import journal as journals
-from evo_tune.store.comparison import read_comparison, write_comparison
 from evo_tune.store.heartbeat import Heartbeat, SlotWork, last_beat
 from evo_tune.store.journal import Journal
 from evo_tune.store.manifest import read_manifest
 from evo_tune.store.places import HEARTBEAT, clear_stillborn, copy_run, free_folder, list_runs
 from evo_tune.store.run import Run
-from evo_tune.store.table import file_is_whole
+from evo_tune.store.table import file_is_whole, read_comparison, write_comparison
 from tests.conftest import drive
 from tests.journals import events_of, write_events
 

@@ -20,8 +20,7 @@ from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 from evo_tune.loop.search import Search
 from evo_tune.store import table
-from evo_tune.store.comparison import read_comparison, write_comparison
-from evo_tune.store.table import file_path
+from evo_tune.store.table import file_path, read_comparison, write_comparison
 from tests.conftest import drive, evaluate, rows, survivors
 
 pytestmark = pytest.mark.usefixtures("small_files")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.trust import outside
-from evo_tune.trust.outside import describe_paths, paths_outside
+from evo_tune.trust import decide
+from evo_tune.trust.decide import describe_paths, paths_outside
 
 
 @pytest.fixture
@@ -89,9 +89,9 @@ def test_a_second_name_of_a_file_is_named(run: Path, tmp_path: Path) -> None:
 def test_a_folder_without_end_and_texts_without_number_are_said_to_be_so(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outside, "MOST", 2)
+    monkeypatch.setattr(decide, "MOST_FILES", 2)
     assert paths_outside(["run/data"], run) == ["~ more than 2 files, not all of which were looked at"]
-    monkeypatch.setattr(outside, "MOST_TEXTS", 2)
+    monkeypatch.setattr(decide, "MOST_TEXTS", 2)
     assert paths_outside(map(str, range(3)), run) == ["~ more than 2 texts, not all of which were looked at"]
 
 

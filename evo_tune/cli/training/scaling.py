@@ -28,9 +28,9 @@ from evo_tune.plugins.find import find_evaluator, is_command
 from evo_tune.report.charts.scale import TransferredRecipe, write_recipe
 from evo_tune.report.recommendation import recommend_trial
 from evo_tune.report.summary import candidate_costs
-from evo_tune.store.comparison import read_comparison
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
+from evo_tune.store.table import read_comparison
 from evo_tune.training.recipe import (
     LargeTraining,
     Proxy,

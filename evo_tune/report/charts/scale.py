@@ -20,9 +20,9 @@ from evo_tune.report import charts
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Command, Part, Spec
 from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.store.journal import write_atomically
+from evo_tune.store.manifest import Count, Finite, Whole
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
-from evo_tune.store.schema import Count, Finite, Whole
 from evo_tune.trust import inside
 
 POSITION = 95

@@ -9,7 +9,7 @@ from evo_tune.genome.values import genome_key
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, axis, escape_label, figure, line, points
 from evo_tune.report.recommendation import comparison_objective
 from evo_tune.report.run_data import LARGEST, RunData
-from evo_tune.store.comparison import read_comparison
+from evo_tune.store.table import read_comparison
 
 POSITION = 110
 
