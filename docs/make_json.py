@@ -14,7 +14,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Struct, UnsetType
 
-from evo_tune.cli.formats import EVENTS, output_types
+from evo_tune.cli.run_formats import EVENTS, output_types
 from evo_tune.genome.values import Genome, Value
 
 WORDS = {

@@ -25,6 +25,7 @@ ELSEWHERE = {
     "cli/training/final_training": "cli/test_auto cli/test_details",
     "cli/flags": "test_settings cli/test_config",
     "cli/output": "cli/test_live cli/test_ends cli/test_formats",
+    "cli/run_formats": "cli/test_formats cli/test_planning",
     "cli/session": "cli/test_commands",
     "dispatch/__init__": "dispatch/test_slots",
     "dispatch/clusters": "dispatch/test_clusters",

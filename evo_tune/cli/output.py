@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, convert, structs
 
-from evo_tune.cli import formats, shared
+from evo_tune.cli import run_formats, shared
 from evo_tune.forecast import RunForecast, forecast_line
 from evo_tune.report import summary as report
 from evo_tune.report.charts.next_steps import range_end_lines
@@ -403,13 +403,13 @@ class EventStream:
 
     def print_end(self, summary: RunSummary, exit_code: int) -> None:
         """Print the last line."""
-        shared.print_json(formats.End(**structs.asdict(summary), exit_code=exit_code), line=True)
+        shared.print_json(run_formats.End(**structs.asdict(summary), exit_code=exit_code), line=True)
 
     def _new_events(self, search: Search) -> Iterator[Struct]:
         run = search.saved
         if not self._has_begun:
             self._has_begun = True
-            yield formats.Begin(
+            yield run_formats.Begin(
                 run=run.name,
                 folder=str(run.folder),
                 evaluator=run.manifest.evaluator,
@@ -427,26 +427,26 @@ class EventStream:
                 widening = run.widened[self._widened]
                 self._widened += 1
                 for name, gene in widening.changed.items():
-                    yield formats.Widened(gene=name, range=show_range(gene), reason=widening.reason)
+                    yield run_formats.Widened(gene=name, range=show_range(gene), reason=widening.reason)
             self._proposed += 1
-            yield convert(candidate, formats.Proposed, from_attributes=True)
+            yield convert(candidate, run_formats.Proposed, from_attributes=True)
         yield from self._result_events(run, recorded)
         leader = run.leader
         if leader is not None and leader.id != self._best:
             self._best = leader.id
             metric = run.objectives[0].metric
-            yield formats.NewBest(id=leader.id, metric=metric, value=leader.outcome.metrics[metric])
+            yield run_formats.NewBest(id=leader.id, metric=metric, value=leader.outcome.metrics[metric])
         yield from self._comparison_events(run)
         if search.stopping and not self._is_stopping:
             self._is_stopping = True
-            yield formats.Stopping()
+            yield run_formats.Stopping()
 
-    def _result_events(self, run: Run, ids: list[int]) -> Iterator[formats.Result]:
+    def _result_events(self, run: Run, ids: list[int]) -> Iterator[run_formats.Result]:
         for id in ids[self._results :]:
             self._results += 1
-            yield formats.Result(id=id, **vars(run.outcomes[id]))
+            yield run_formats.Result(id=id, **vars(run.outcomes[id]))
 
-    def _comparison_events(self, run: Run) -> Iterator[formats.Fresh]:
+    def _comparison_events(self, run: Run) -> Iterator[run_formats.Fresh]:
         comparison_time = _comparison_time(run)
         if comparison_time == self._comparison_time:
             return
@@ -457,7 +457,7 @@ class EventStream:
                 continue
             self._compared.add(key)
             values = {name: getattr(trial.outcome, name) for name in ("status", "metrics", "seconds", "error")}
-            yield formats.Fresh(id=trial.id, seed=trial.candidate.seed, **values)
+            yield run_formats.Fresh(id=trial.id, seed=trial.candidate.seed, **values)
 
 
 def _comparison_time(run: Run) -> int:
@@ -612,7 +612,7 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, out
     plugin = plan.evaluator.plugin
     if output_format != "table":
         shared.print_json(
-            formats.PlannedRun(
+            run_formats.PlannedRun(
                 evaluator=plugin.name,
                 slots=plan.slots,
                 device=plan.device,

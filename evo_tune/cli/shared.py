@@ -265,7 +265,7 @@ def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: S
 
 
 def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
-    """Print a value of a declared type as JSON (see `formats.output_types`).
+    """Print a value of a declared type as JSON (see `run_formats.output_types`).
 
     The text is ASCII, so that any string is kept and no terminal obeys it. Numbers that are not finite become null.
 

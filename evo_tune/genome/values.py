@@ -17,6 +17,8 @@ from evo_tune.text import is_writable
 
 Value: TypeAlias = bool | int | float | str
 Genome: TypeAlias = dict[str, Value]
+Metrics: TypeAlias = dict[str, float | None]
+"""Values of metrics by name; None is a value that is not finite."""
 
 WHOLE = range(-(2**63), 2**63)
 """Whole numbers that a Parquet column can store: signed, 64 bits."""

@@ -1,18 +1,17 @@
 """The parts of a saved run that commands print as JSON, as types, and the functions that fill them from a run.
 
-`cli/formats.py` declares what else commands print. docs/json.md is generated from the docstrings: an entry under
-`Args:` describes a key, and `Unit: s.` at its end gives the unit of the value.
+`cli/formats.py` and `cli/run_formats.py` declare what else commands print. docs/json.md is generated from the
+docstrings: an entry under `Args:` describes a key, and `Unit: s.` at its end gives the unit of the value.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from evo_tune.genome.trial import Trial
-from evo_tune.genome.values import Genome, Value
+from evo_tune.genome.values import Genome, Metrics, Value
 from evo_tune.report import summary
 from evo_tune.report.charts.next_steps import genes_at_range_ends
 from evo_tune.report.charts.scale import TransferredRecipe, read_recipe
@@ -20,8 +19,6 @@ from evo_tune.report.recommendation import FreshValues, comparison_objective, fr
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import MoreTrials, predict_next_generation, present_ranges
 from evo_tune.store.run import Run
-
-Metrics: TypeAlias = dict[str, float | None]
 
 
 class TrialSummary(Struct, forbid_unknown_fields=True, kw_only=True):

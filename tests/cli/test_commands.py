@@ -40,6 +40,20 @@ def test_help_is_light() -> None:
     assert listed[:2] == ["run", "resume"], "the help begins with what one types first"
 
 
+def test_evaluators_load_nothing_of_a_run() -> None:
+    code = (
+        "import sys; sys.argv = ['evo-tune', 'evaluators']\n"
+        "from evo_tune.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "rooms = ('dispatch', 'forecast', 'loop', 'report', 'store')\n"
+        "heavy = {f'evo_tune.{name}' for name in rooms} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", command_names())
 def test_every_command_has_help_and_is_its_file(name: str) -> None:
     assert command_module(name).command.name == name

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import evo_tune.loop.slots
 from evo_tune import Choice, Float, Search, load
 from evo_tune.cli import cli
-from evo_tune.cli.formats import output_types
+from evo_tune.cli.run_formats import output_types
 from evo_tune.cli.training.scaling import (
     TRAININGS,
     observations,

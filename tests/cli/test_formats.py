@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from evo_tune.cli import command_module, command_names, shared
-from evo_tune.cli.formats import EVENTS, output_types
+from evo_tune.cli.run_formats import EVENTS, output_types
 from tests.cli.conftest import QUICK, Result, Typed
 from tests.public import script
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evo_tune.cli.formats import output_types
+from evo_tune.cli.run_formats import output_types
 from evo_tune.training.recipe.hardware.computing import sizes_for_device
 from tests.cli.conftest import Typed
 from tests.training.probing.test_probing import CARD
