@@ -68,16 +68,6 @@ class Result(Struct, forbid_unknown_fields=True):
         return Outcome(self.status, _numbers(self.metrics), curve, self.seconds, self.device, self.error)
 
 
-def outcome_from(status: str, metrics: Mapping[str, float], seconds: float, device: str, error: str | None) -> Outcome:
-    """Return the outcome of these fields, converted as if read from the journal.
-
-    Raises:
-        msgspec.ValidationError: A field violates the schema.
-    """
-    fields = {"status": status, "metrics": _finite(metrics), "curve": (), "seconds": seconds, "device": device}
-    return msgspec.convert({**fields, "error": error}, Result).outcome()
-
-
 def _finite(metrics: Mapping[str, float]) -> Metrics:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
@@ -309,15 +299,15 @@ def read(line: bytes) -> Event:
         ValueError: The line is not an event that the schema allows; the message says how.
     """
     try:
-        return _DECODER.decode(line)
-    except (msgspec.DecodeError, OptionError, ValueError, RecursionError) as error:
-        if len(line) > LONG:
-            raise ValueError(str(error)) from None
-    try:
+        try:
+            return _DECODER.decode(line)
+        except (ValueError, OptionError, RecursionError):
+            if len(line) > LONG:
+                raise
         # The decoder refuses half of a surrogate pair, which is allowed here.
         event: Event = msgspec.convert(json.loads(line), Event)
         return event
-    except (msgspec.ValidationError, OptionError, ValueError, RecursionError) as error:
+    except (ValueError, OptionError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise ValueError(str(error)) from None
 
 
@@ -327,16 +317,16 @@ def write(event: Event) -> bytes:
     Raises:
         TypeError: The event contains a value that is not plain data.
     """
+
+    def plain(value: object) -> object:
+        if isinstance(value, float):  # a NumPy float
+            return float(value)
+        raise TypeError(f"a {type(value).__name__} cannot be saved")
+
     try:
-        return msgspec.json.encode(event, enc_hook=_plain)
+        return msgspec.json.encode(event, enc_hook=plain)
     except UnicodeEncodeError:  # half of a surrogate pair, from a file name that is not UTF-8
-        return json.dumps(msgspec.to_builtins(event, enc_hook=_plain), separators=(",", ":")).encode()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, float):  # a NumPy float
-        return float(value)
-    raise TypeError(f"a {type(value).__name__} cannot be saved")
+        return json.dumps(msgspec.to_builtins(event, enc_hook=plain), separators=(",", ":")).encode()
 
 
 def check_event(event: Event) -> tuple[bytes, Event]:

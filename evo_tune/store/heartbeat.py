@@ -57,14 +57,41 @@ class SlotWork:
     memory: Whole | None
 
 
-class _Sign(Struct):
-    """The heartbeat file; other versions may have more fields."""
+class Beat(Struct):
+    """A heartbeat, as its file has it; other versions may have more fields.
+
+    Args:
+        pid: Process id of the run.
+        host: Machine of the run.
+        time: Time of the heartbeat, in seconds since 1970.
+        slots: Work of the slots at that time.
+        started: Start of the process as in /proc, which tells it from a later one with its id; '' if unknown.
+    """
 
     pid: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     host: Name
     time: Finite
     slots: tuple[SlotWork, ...]
     started: Annotated[str, Meta(max_length=20)] = ""
+
+    @property
+    def age(self) -> float:
+        """Time since the heartbeat, in seconds; the clocks of two machines may differ a little."""
+        return max(0.0, time.time() - self.time)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the run counts as running."""
+        if self.host != platform.node():
+            return self.age < LONG
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # a process of another user
+            pass
+        now = _process_start(self.pid)
+        return not (now and self.started) or now == self.started
 
 
 class Heartbeat:
@@ -88,9 +115,9 @@ class Heartbeat:
         if now < self._next:
             return
         self._next = now + EVERY
-        sign = _Sign(os.getpid(), platform.node(), time.time(), tuple(look()), _process_start(os.getpid()))
+        beat = Beat(os.getpid(), platform.node(), time.time(), tuple(look()), _process_start(os.getpid()))
         with contextlib.suppress(OSError, ValueError):  # a name that is not valid UTF-8
-            data = msgspec.json.encode(sign)
+            data = msgspec.json.encode(beat)
             inside.replace(self._folder, HEARTBEAT, data, part=PART, sync=False)
 
     def stop(self) -> None:
@@ -98,39 +125,6 @@ class Heartbeat:
         self._next = math.inf
         with contextlib.suppress(OSError):
             inside.remove(self._folder, HEARTBEAT)
-
-
-@dataclass(frozen=True)
-class Beat:
-    """A heartbeat.
-
-    Args:
-        pid: Process id of the run.
-        host: Machine of the run.
-        age: Time since the heartbeat, in seconds; the clocks of two machines may differ a little.
-        slots: Work of the slots at that time.
-        started: Start of the process as in /proc, which tells it from a later one with its id; '' if unknown.
-    """
-
-    pid: int
-    host: str
-    age: float
-    slots: tuple[SlotWork, ...]
-    started: str = ""
-
-    @property
-    def alive(self) -> bool:
-        """Whether the run counts as running."""
-        if self.host != platform.node():
-            return self.age < LONG
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:  # a process of another user
-            pass
-        now = _process_start(self.pid)
-        return not (now and self.started) or now == self.started
 
 
 def last_beat(folder: Path, finished_ids: Container[int] = ()) -> Beat | None:
@@ -141,20 +135,15 @@ def last_beat(folder: Path, finished_ids: Container[int] = ()) -> Beat | None:
         finished_ids: Ids of the trials with a result: a slot that trained one at the heartbeat does so no more.
     """
     try:
-        sign = msgspec.json.decode(inside.read(folder, HEARTBEAT, limit=LARGEST), type=_Sign)
-    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+        beat = msgspec.json.decode(inside.read(folder, HEARTBEAT, limit=LARGEST), type=Beat)
+    except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
         return None
-    slots = tuple(
-        replace(slot_work, work="") if _trial_of(slot_work.work) in finished_ids else slot_work
-        for slot_work in sign.slots
-    )
-    return Beat(sign.pid, sign.host, max(0.0, time.time() - sign.time), slots, sign.started)
 
+    def now(slot_work: SlotWork) -> SlotWork:
+        trial = re.match(r"trial (\d{1,15})\b", slot_work.work)
+        return replace(slot_work, work="") if trial and int(trial[1]) in finished_ids else slot_work
 
-def _trial_of(work: str) -> int:
-    """Return the trial that a slot trains, -1 for none."""
-    match = re.match(r"trial (\d{1,15})\b", work)
-    return int(match[1]) if match else -1
+    return msgspec.structs.replace(beat, slots=tuple(map(now, beat.slots)))
 
 
 def _process_start(pid: int) -> str:
@@ -192,7 +181,7 @@ def running_curves(folder: Path) -> dict[int, Curve]:
                     saved_curve = msgspec.json.decode(
                         inside.read(descriptor, name, limit=LARGEST_CURVE), type=_SavedCurve
                     )
-                except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+                except (OSError, ValueError, RecursionError):
                     continue
                 curves[saved_curve.trial] = saved_curve.curve
     except OSError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import gc
 import os
 import re
 import warnings
@@ -101,35 +100,35 @@ class Journal:
             StoreError: A line is damaged or not understood, or the file cannot be read.
         """
         self._end, self._torn, self._unended = 0, 0, False
-        for number, line in enumerate(self._lines(), 1):
-            is_ended = line.endswith(b"\n")
-            event = unseal_line(line[:-1] if is_ended else line)
-            if event is not None:
-                self._end += len(line)
-                self._unended = not is_ended
-                yield self._parse(event, number, parse)
-            elif is_ended or _contains_event(line):
-                raise StoreError(
-                    f"{self.path}: line {number} is damaged (its checksum does not match): restore the file from a "
-                    f"copy, remove the line if another program wrote it, or keep the {number - 1} lines before it "
-                    f"(head -n {number - 1}); then resume"
-                )
-            else:
-                self._torn = len(line)
-
-    def _lines(self) -> Iterator[bytes]:
-        """Yield the unchanged lines of the file, with their line ends."""
-        number = 1
+        number = 0
         try:
             with inside.open_to_read(self.path.parent, self.path.name, limit=LARGEST) as file:
                 while line := file.readline(LONGEST + 1):
+                    number += 1
+                    kept_lines = f"the {number - 1} lines before it (head -n {number - 1})"
                     if len(line) > LONGEST:
                         raise StoreError(
                             f"{self.path}: line {number} is longer than {LONGEST >> 20} MiB: restore the file from a "
-                            f"copy, or keep the {number - 1} lines before it (head -n {number - 1}) and resume"
+                            f"copy, or keep {kept_lines} and resume"
                         )
-                    yield line
-                    number += 1
+                    is_ended = line.endswith(b"\n")
+                    event = unseal_line(line[:-1] if is_ended else line)
+                    if event is not None:
+                        self._end += len(line)
+                        self._unended = not is_ended
+                        try:
+                            parsed_event = parse(event)
+                        except ValueError as error:
+                            raise StoreError(invalid_line_message(self.path, number, error)) from None
+                        yield parsed_event
+                    elif is_ended or _contains_event(line):
+                        raise StoreError(
+                            f"{self.path}: line {number} is damaged (its checksum does not match): restore the file "
+                            f"from a copy, remove the line if another program wrote it, or keep {kept_lines}; "
+                            "then resume"
+                        )
+                    else:
+                        self._torn = len(line)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -144,12 +143,6 @@ class Journal:
     def is_claimed(self) -> bool:
         """Whether this object may write the file."""
         return self._file is not None
-
-    def _parse(self, event: bytes, number: int, parse: Callable[[bytes], E]) -> E:
-        try:
-            return parse(event)
-        except ValueError as error:
-            raise StoreError(invalid_line_message(self.path, number, error)) from None
 
     def claim(self, make: bool = False) -> None:
         """Open and lock the file, so that no other process writes it until `close` or the end of this process.
@@ -203,7 +196,11 @@ class Journal:
                 self.claim(make=True)
             assert self._file is not None
             self._require_size(self._end + self._torn)
-            self._cut_torn_tail()
+            if self._torn:
+                os.ftruncate(self._file, self._end)
+                text = f"{self.path}: cut off a torn tail of {self._torn} bytes; it held no whole result"
+                self._torn = 0
+                warnings.warn(text, stacklevel=3)
             if self._end + len(data) > LARGEST:
                 raise OSError(errno.EFBIG, f"it would be larger than {LARGEST >> 30} GiB")
             _write(self._file, data)
@@ -242,14 +239,6 @@ class Journal:
                 f"{self.path} was changed by another program while the run wrote it: it has {status.st_size} bytes, "
                 f"expected {size}; stop that program, then `evo-tune resume`, which names the damaged line"
             )
-
-    def _cut_torn_tail(self) -> None:
-        assert self._file is not None
-        if self._torn:
-            os.ftruncate(self._file, self._end)
-            text = f"{self.path}: cut off a torn tail of {self._torn} bytes; it held no whole result"
-            self._torn = 0
-            warnings.warn(text, stacklevel=4)
 
     def _undo_append(self, data: bytes) -> None:
         """Remove the written part of these lines; if that fails too, the next append cuts it off."""
@@ -306,9 +295,8 @@ def _write(file: int, data: bytes) -> None:
 
 
 def _write_error(path: Path, error: OSError) -> StoreError:
-    reassurance = (
-        "" if error.errno == errno.ENOENT else ": nothing is lost"
-    )  # a missing folder may have had all results
+    # A missing folder may have had all results.
+    reassurance = "" if error.errno == errno.ENOENT else ": nothing is lost"
     return StoreError(f"cannot write {path}: {error.strerror}; mend that, then `evo-tune resume`{reassurance}")
 
 
@@ -329,18 +317,3 @@ def write_atomically(path: Path, data: bytes) -> None:
         inside.replace(path.parent, path.name, data, part=f"_{path.name.lstrip('_')}.part")
     except OSError as error:
         raise _write_error(path, error) from error
-
-
-@contextlib.contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Suspend garbage collection, because a long journal makes hundreds of thousands of objects that stay alive.
-
-    To scan them repeatedly takes an eighth of the time to open a run of 10,000 trials.
-    """
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()

@@ -184,15 +184,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(f"{folder} is no saved run: it has no {MANIFEST}; `evo-tune list` shows the runs") from None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from None
-    except (
-        msgspec.ValidationError,
-        ValueError,
-        TypeError,
-        LookupError,
-        RecursionError,
-        EvoTuneError,
-        AttributeError,
-    ) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, EvoTuneError) as error:
         cause = one_line(f"{type(error).__name__}: {error}")
         raise StoreError(f"{path} is damaged ({cause}); restore it from a copy") from None
     cause = "an unreleased format" if written is None else f"format {one_line(repr(written), 60)}"
@@ -203,22 +195,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _manifest(fields: dict[str, Any]) -> Manifest:
-    """Return the manifest of these fields.
+    """Return the manifest of these fields, if its types and values are valid.
 
     Raises:
-        msgspec.ValidationError, ValueError, TypeError, AttributeError, UsageError: The fields are not valid.
+        ValueError, TypeError, AttributeError: A field is missing, or is not valid. msgspec's errors are ValueErrors.
+        EvoTuneError: A setting, a gene, an objective or a constraint is not valid.
     """
     read_settings(RunSettings, fields.get("settings", {}))  # msgspec ignores unknown fields of a dataclass
-    return _check(msgspec.convert(fields, Manifest))
-
-
-def _check(manifest: Manifest) -> Manifest:
-    """Return the manifest if its values are valid; the schema has already checked the types.
-
-    Raises:
-        ValueError: A value is not valid.
-        EvoTuneError: A gene, an objective or a constraint is not valid.
-    """
+    manifest = msgspec.convert(fields, Manifest)
     if type(manifest.strategy_options.get("population")) is not int or not 1 <= manifest.population <= CROWD:
         raise ValueError(f"population is {manifest.strategy_options.get('population')!r}")
     if not manifest.objective_list() or not manifest.genes():
@@ -229,7 +213,14 @@ def _check(manifest: Manifest) -> Manifest:
     manifest.constraints()  # raises an error if one is not valid
     if manifest.limits.keys() - manifest.space.keys():
         raise ValueError("a limit is not of a gene")
-    check_learned(manifest.learned)
+    if len(manifest.learned) > RUNS:
+        raise ValueError(f"it has learned from {len(manifest.learned)} runs, expected {RUNS} at most")
+    for earlier_run in manifest.learned:
+        name, genomes, losses = one_line(earlier_run["name"]), earlier_run["genomes"], earlier_run["losses"]
+        if not 0 < len(genomes) == len(losses) <= MOST_LEARNED:
+            raise ValueError(f"learned from {name}: {len(genomes)} genomes")
+        if results_digest(genomes, losses) != earlier_run["sha256"]:
+            raise ValueError(f"learned from {name}: the hash is not that of what is there")
     return manifest
 
 
@@ -244,7 +235,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         if len(data) > LARGEST:
             raise ValueError(f"it has {len(data)} bytes, expected at most {LARGEST}: warm-start fewer genomes")
         _manifest(read_json(data))
-    except (msgspec.ValidationError, ValueError, EvoTuneError) as error:
+    except (ValueError, EvoTuneError) as error:
         raise StoreError(f"{path} cannot be saved ({one_line(str(error))}): change what it is about") from None
     write_atomically(path, data)
 
@@ -275,18 +266,3 @@ class Learned(TypedDict):
     sha256: str
     genomes: list[Genome]
     losses: list[Finite]
-
-
-def check_learned(learned: list[Learned]) -> None:
-    """Refuse a manifest's earlier runs if they do not match their hashes or are not valid.
-
-    Raises:
-        ValueError: An earlier run is not valid.
-    """
-    if len(learned) > RUNS:
-        raise ValueError(f"it has learned from {len(learned)} runs, expected {RUNS} at most")
-    for earlier_run in learned:
-        if not 0 < len(earlier_run["genomes"]) == len(earlier_run["losses"]) <= MOST_LEARNED:
-            raise ValueError(f"learned from {one_line(earlier_run['name'])}: {len(earlier_run['genomes'])} genomes")
-        if results_digest(earlier_run["genomes"], earlier_run["losses"]) != earlier_run["sha256"]:
-            raise ValueError(f"learned from {one_line(earlier_run['name'])}: the hash is not that of what is there")

@@ -37,15 +37,15 @@ REPORT = "_report.html"
 
 def list_runs(store: Path) -> list[Path]:
     """Return the folders of a store's runs, in the order of their last write."""
+
+    def last_write(folder: Path) -> float:
+        for name in (JOURNAL, MANIFEST):
+            with contextlib.suppress(OSError):  # a file of another user, or removed meanwhile
+                return (folder / name).lstat().st_mtime
+        return 0.0
+
     folders = [path.parent for path in store.glob(f"[!.]*/{MANIFEST}")]  # skips unfinished copies
-    return sorted(folders, key=lambda folder: (_last_write(folder), folder.name))
-
-
-def _last_write(folder: Path) -> float:
-    for name in (JOURNAL, MANIFEST):
-        with contextlib.suppress(OSError):  # a file of another user, or removed meanwhile
-            return (folder / name).lstat().st_mtime
-    return 0.0
+    return sorted(folders, key=lambda folder: (last_write(folder), folder.name))
 
 
 def find_run(store: Path, name: str | None) -> Path:
@@ -70,8 +70,8 @@ def find_run(store: Path, name: str | None) -> Path:
 def as_typed(folder: Path) -> str:
     """Return the command-line arguments that name a run: 'mine', or 'mine --store DIR'."""
     store = folder.parent
-    known = Path(os.path.abspath(store)) == Path(os.path.abspath(STORE))
-    return shlex.quote(folder.name) + ("" if known else f" --store {shlex.quote(str(store))}")
+    is_default = os.path.abspath(store) == os.path.abspath(STORE)
+    return shlex.quote(folder.name) + ("" if is_default else f" --store {shlex.quote(str(store))}")
 
 
 def free_folder(store: Path, name: str) -> Path:
@@ -194,18 +194,15 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
             inside.remove(store, part)
         if target.exists():
             raise UsageError(f"{target} exists: choose another name for the copy") from None
-        raise StoreError(f"cannot copy {folder} to {target}: {_message(error)}") from error
+        cause = str(error)
+        if isinstance(error, OSError):
+            cause = one_line(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
+        raise StoreError(f"cannot copy {folder} to {target}: {cause}") from error
     if skipped:
-        rest = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        text = one_line(f"the copy is without {skipped[0]}{rest}: neither file nor folder, or a link")
+        others = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        text = one_line(f"the copy is without {skipped[0]}{others}: neither file nor folder, or a link")
         warnings.warn(text, stacklevel=2)
     return target
-
-
-def _message(error: OSError | StoreError) -> str:
-    if isinstance(error, StoreError):
-        return str(error)
-    return one_line(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
 
 
 def _copy(source: int, target: int, place: str, skipped: list[str]) -> None:
@@ -221,8 +218,8 @@ def _copy(source: int, target: int, place: str, skipped: list[str]) -> None:
         raise OSError(0, f"more than {DEEPEST} folders lie within each other", place)
     for name in sorted(os.listdir(source)):
         status = os.stat(name, dir_fd=source, follow_symlinks=False)
-        if _is_left_out(name, top=not place):
-            continue
+        if name.startswith(".worker-") if place else name in (HEARTBEAT, REPORT) or name.endswith(".part"):
+            continue  # left by a running or killed process, or made anew
         if stat.S_ISDIR(status.st_mode):
             with inside.folder(source, name) as below, inside.folder(target, name, make=True) as copy:
                 _copy(below, copy, f"{place}{name}/", skipped)
@@ -230,9 +227,3 @@ def _copy(source: int, target: int, place: str, skipped: list[str]) -> None:
             inside.copy_file(source, target, name)
         else:
             skipped.append(place + name)
-
-
-def _is_left_out(name: str, top: bool) -> bool:
-    if top:
-        return name in (HEARTBEAT, REPORT) or name.endswith(".part")
-    return name.startswith(".worker-")  # output of a killed worker

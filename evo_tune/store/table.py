@@ -21,7 +21,7 @@ from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.genome.genes import Choice, Float, Gene
 from evo_tune.genome.trial import Outcome, Trial
 from evo_tune.genome.values import Genome
-from evo_tune.store.events import outcome_from
+from evo_tune.store.events import Result
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.manifest import Whole, read_json
 from evo_tune.store.run import Run
@@ -134,9 +134,12 @@ def to_genome(row: Mapping[str, Any], genes: Mapping[str, Gene]) -> Genome:
 def to_outcome(row: Mapping[str, Any]) -> Outcome:
     """Return the outcome of a row that `from_trials` made; curves are in the journal only."""
     metrics = {
-        name.removeprefix(METRIC): value for name, value in row.items() if name.startswith(METRIC) and value is not None
+        name.removeprefix(METRIC): value if math.isfinite(value) else None
+        for name, value in row.items()
+        if name.startswith(METRIC) and value is not None
     }
-    return outcome_from(row["status"], metrics, row["seconds"], row["device"], row["error"])
+    fields = {name: row[name] for name in ("status", "seconds", "device", "error")}
+    return msgspec.convert({**fields, "metrics": metrics, "curve": ()}, Result).outcome()
 
 
 def write(path: Path, rows: pa.Table) -> None:
