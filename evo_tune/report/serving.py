@@ -33,7 +33,7 @@ from evo_tune.report.charts import (
     line,
     next_steps,
 )
-from evo_tune.report.charts.curves import curve_metric, curves
+from evo_tune.report.charts.curves import HOVER, curve_metric, curves
 from evo_tune.report.page import Library, page, plotly_script, policy, run_facts, script_data, section_html
 from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.report.summary import genome_count, results_in_words
@@ -62,8 +62,6 @@ MIN_FINISHED = 5
 
 MOST_RUNNING = 12
 """Most running trainings drawn."""
-
-META = {"kind": "running"}
 
 # What a run is doing now.
 
@@ -198,14 +196,14 @@ def _running_curves(data: RunData, running: Mapping[int, Curve], metric: str) ->
         if points := _points(curve, metric):
             x, y = zip(*points, strict=True)
             mode = "lines+markers" if len(points) < 30 else "lines"
-            traces.append(line(x, y, f"trial {id}", SERIES[number % 5], mode=mode, meta=META))
+            traces.append(line(x, y, f"trial {id}", SERIES[number % 5], 2, HOVER, mode=mode))
     if not traces:
         return None
     finished_curves = curves(data)
     for name, trial, color in (("default", data.default, Color.DEFAULT), ("best", data.best, Color.BEST)):
         for finished in finished_curves:
             if trial is not None and finished.trial.id == trial.id:
-                traces.append(line(finished.x, finished.y, name, color, line={"dash": "dot"}, meta=META))
+                traces.append(line(finished.x, finished.y, name, color, 2, HOVER, line={"dash": "dot"}))
     return figure(traces, TRAINED, escape_label(metric), height=260)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pkgutil import iter_modules
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -60,9 +60,6 @@ SIZE = 12
 """Font size of all text in a figure, in pixels."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
-
-TRIAL = "trial %{customdata}<br>%{y:.5g}<extra></extra>"
-"""Hover text of a mark whose `customdata` is its trial's id."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +151,11 @@ def spread_indices(count: int, most: int, keep: Iterable[int] = ()) -> np.ndarra
     return np.unique(np.concatenate([spread, np.array([*keep], dtype=int)]))
 
 
+def side_by_side(figures: Iterable[tuple[str, Spec | None]]) -> list[CaptionedFigure]:
+    """Return captions and figures as figures that the page may place beside each other, without those that are None."""
+    return [CaptionedFigure(figure, caption, narrow=True) for caption, figure in figures if figure is not None]
+
+
 def omission_note(most: int, count: int, noun: str) -> str:
     """Return a note that says how many of a chart's marks are drawn; '' if all are."""
     return f"{most} of {count} {noun} are drawn, evenly spread." if count > most else ""
@@ -230,30 +232,30 @@ def time_unit(longest: float) -> tuple[float, str]:
     return (3600.0, "hours") if longest >= 7200 else (60.0, "minutes") if longest >= 120 else (1.0, "seconds")
 
 
-# Traces; their names are already escaped.
+# Traces. Their names are already escaped; in a hover text, %{customdata} is the id of a mark's trial.
 
 
-def points(x: Any, y: Any, name: str, color: str, **options: Any) -> dict[str, Any]:
-    """Return a trace of points."""
+def points(x: Any, y: Any, name: str, color: str, hover: str = "", **options: Any) -> dict[str, Any]:
+    """Return a trace of points; without a hover text, the mouse finds none of them."""
     marker = {"color": color, "size": 6, "line": {"width": 0}, **options.pop("marker", {})}
-    return {"type": "scatter", "mode": "markers", "x": x, "y": y, "name": name, "marker": marker, **options}
+    return {**_trace("markers", x, y, name, hover), "marker": marker, **options}
 
 
-def star(x: Any, y: Any, size: int, marker: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> dict[str, Any]:
+def star(x: Any, y: Any, size: int, hover: str, **options: Any) -> dict[str, Any]:
     """Return the mark of the recommended trial."""
-    marker = {"symbol": "star", "size": size, "color": Color.BEST, **marker}
-    return points(x, y, "recommended", Color.BEST, marker=marker, meta={"kind": "recommended"}, **options)
+    marker = {"symbol": "star", "size": size, **options.pop("marker", {})}
+    return points(x, y, "recommended", Color.BEST, hover, marker=marker, **options)
 
 
-def line(x: Any, y: Any, name: str, color: str, width: float = 2, **options: Any) -> dict[str, Any]:
+def line(x: Any, y: Any, name: str, color: str, width: float = 2, hover: str = "", **options: Any) -> dict[str, Any]:
     """Return a trace of a line; NaN or None in it is a gap."""
     shape = {"color": color, "width": width, **options.pop("line", {})}
-    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": shape, **options}
+    return {**_trace("lines", x, y, name, hover), "line": shape, **options}
 
 
-def steps(x: Any, y: Any, name: str, color: str, width: float = 2.5, **options: Any) -> dict[str, Any]:
-    """Return a trace of a line that changes in steps."""
-    return line(x, y, name, color, width, **{**options, "line": {"shape": "hv", **options.get("line", {})}})
+def _trace(mode: str, x: Any, y: Any, name: str, hover: str) -> dict[str, Any]:
+    texts = {"hovertemplate": f"{hover}<extra></extra>"} if hover else {"hoverinfo": "skip"}
+    return {"type": "scatter", "mode": mode, "x": x, "y": y, "name": name, **texts}
 
 
 def bars(mean: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, **options: Any) -> dict[str, Any]:

@@ -23,6 +23,9 @@ MOST = 150
 MOST_POINTS = 60
 """Most points drawn of one curve."""
 
+HOVER = "%{y:.5g} at %{x:.0%}"
+"""Text of a point."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -82,7 +85,7 @@ def draw(data: RunData) -> Spec | None:
     if pruned:
         cross = {"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": Color.PRUNED}}
         x, y = [curve.x[-1] for curve in pruned], [curve.y[-1] for curve in pruned]
-        traces.append(charts.points(x, y, "end", Color.PRUNED, hoverinfo="skip", marker=cross, showlegend=False))
+        traces.append(charts.points(x, y, "end", Color.PRUNED, marker=cross, showlegend=False))
     y_axis = charts.axis(charts.escape_label(curve_metric(data) or ""))
     values = np.concatenate([curve.y for curve in shown])
     low, high = np.quantile(values, [0.0, 0.97])
@@ -109,8 +112,7 @@ def _trace(group: Sequence[Curve], name: str, color: str, width: float) -> list[
     x = np.concatenate([np.append(curve.x, np.nan) for curve in group])
     y = np.concatenate([np.append(curve.y, np.nan) for curve in group])
     texts = [f"trial {curve.trial.id}" for curve in group for _ in range(len(curve.x) + 1)]
-    hover = "%{text}<br>%{y:.5g} at %{x:.0%}<extra></extra>"
-    return [charts.line(x, y, name, color, width, text=texts, hovertemplate=hover, meta={"kind": "curve"})]
+    return [charts.line(x, y, name, color, width, f"%{{text}}<br>{HOVER}", text=texts)]
 
 
 def part(data: RunData) -> Part | None:

@@ -35,17 +35,15 @@ def draw(data: RunData, x: int = 0, y: int = 1) -> Spec | None:
     values = np.minimum(losses, limits) * signs
     shown = charts.spread_indices(len(losses), charts.MOST_MARKS)
     ids = np.array([trial.id for trial in data.ranked])[shown]
-    hover: dict[str, Any] = {"hovertemplate": "trial %{customdata}<br>%{x:.5g}, %{y:.5g}<extra></extra>"}
-    marks = {**hover, "customdata": ids, "meta": {"kind": "result"}}
-    traces = [charts.points(values[shown, 0], values[shown, 1], "dominated", Color.FAINT, **marks)]
+    hover = "trial %{customdata}<br>%{x:.5g}, %{y:.5g}"
+    traces = [charts.points(values[shown, 0], values[shown, 1], "dominated", Color.FAINT, hover, customdata=ids)]
     best = sorted(pareto_front(data.run), key=lambda trial: (trial.losses or ())[x])
     if best:
         front_values = np.minimum(_losses(best)[:, [x, y]], limits) * signs
-        marks = {**hover, "customdata": [trial.id for trial in best], "meta": {"kind": "front"}}
-        marks |= {"line": {"shape": "hv", "color": Color.BEST, "width": 1.5}, "marker": {"size": 9}}
+        marks: dict[str, Any] = {"customdata": [trial.id for trial in best], "marker": {"size": 9}}
         if len(objectives) == 2:
-            marks["mode"] = "lines+markers"
-        traces.append(charts.points(front_values[:, 0], front_values[:, 1], "Pareto front", Color.BEST, **marks))
+            marks |= {"mode": "lines+markers", "line": {"shape": "hv", "color": Color.BEST, "width": 1.5}}
+        traces.append(charts.points(front_values[:, 0], front_values[:, 1], "Pareto front", Color.BEST, hover, **marks))
     axes = []
     for objective, column in zip(pair, values.T, strict=True):
         title = f"{objective.metric} ({'lower' if objective.sign > 0 else 'higher'} is better)"
@@ -68,13 +66,10 @@ def growth(data: RunData) -> tuple[np.ndarray, np.ndarray]:
 
     evaluations = {id: number for number, id in enumerate(data.run.recorded, 1)}
     trials = sorted((trial for trial in data.ranked if trial.feasible), key=lambda trial: evaluations[trial.id])
-    nothing = np.zeros(0), np.zeros(0)
-    if len(trials) < 4:
-        return nothing
     losses = _losses(trials)
+    if len(trials) < 4 or (np.median(losses, axis=0) <= losses.min(axis=0)).any():
+        return np.zeros(0), np.zeros(0)
     best, median = losses.min(axis=0), np.median(losses, axis=0)
-    if (median <= best).any():
-        return nothing
     losses = (losses - best) / (median - best)
     looks = charts.spread_indices(len(trials), LOOKS) + 1
     volumes = [moocore.hypervolume(losses[:look], ref=np.ones(losses.shape[1])) for look in looks]
@@ -85,15 +80,14 @@ def part(data: RunData) -> Part | None:
     """Return the part; None for one objective, or without a value."""
     objectives = data.run.objectives
     pairs = list(combinations(range(min(len(objectives), 4)), 2))
-    figures = [
-        CaptionedFigure(figure, narrow=len(pairs) > 1) for x, y in pairs if (figure := draw(data, x, y)) is not None
-    ]
+    drawn = [figure for x, y in pairs if (figure := draw(data, x, y)) is not None]
+    figures = [CaptionedFigure(figure, narrow=len(pairs) > 1) for figure in drawn]
     if not figures:
         return None
     evaluations, volumes = growth(data)
     if len(evaluations):
-        marks: dict[str, Any] = {"hovertemplate": "%{y:.1%}<extra></extra>", "meta": {"kind": "volume"}}
-        trace = charts.steps(evaluations, volumes, "hypervolume", charts.SERIES[0], **marks)
+        steps = {"shape": "hv"}
+        trace = charts.line(evaluations, volumes, "hypervolume", charts.SERIES[0], 2.5, "%{y:.1%}", line=steps)
         y_axis = charts.share_axis("share of the box", rangemode="tozero")
         caption = "Hypervolume: share of the box between best and median of each objective that the front dominates"
         figures.append(CaptionedFigure(charts.figure([trace], "evaluations", y_axis, height=240), caption))

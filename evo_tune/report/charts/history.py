@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from evo_tune.report import charts
-from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
+from evo_tune.report.charts import Color, Part, Spec
 from evo_tune.report.run_data import LARGEST, RunData
 from evo_tune.text import count_of
 
@@ -75,101 +75,73 @@ def draw(data: RunData | Sequence[RunData], by: By = "evaluations") -> Spec | No
         return None
     unit, title, first = 1.0, TITLES[by], runs[0]
     if by == "time":
-        longest = max((float(history.x[-1]) for history in histories if len(history.x)), default=0.0)
-        unit, name = charts.time_unit(longest)
+        unit, name = charts.time_unit(max(float(history.x[-1]) for history in histories if len(history.x)))
         title = f"{name} of work"
+    traces = []
+    for number, (run, history) in enumerate(zip(runs, histories, strict=True)):
+        improvements = history.improvements
+        x, y, ids = history.x[improvements], history.best[improvements], history.id[improvements]
+        if len(x):  # the line continues until the last result
+            x, y, ids = np.append(x, history.x[-1]), np.append(y, y[-1]), np.append(ids, ids[-1])
+        name, color = charts.escape_label(run.name), charts.SERIES[number % len(charts.SERIES)]
+        if len(runs) == 1:
+            name, color = "best so far", charts.SERIES[1]
+        marks: dict[str, Any] = {"customdata": ids, "line": {"shape": "hv"}}
+        traces.append(
+            charts.line(x / unit, y, name, color, 2.5, "best so far %{y:.5g}<br>trial %{customdata}", **marks)
+        )
     if len(runs) == 1:
-        traces = _marks(first, histories[0], unit)
-        traces.append(_best_so_far(histories[0], unit, "best so far", charts.SERIES[1]))
-        traces += _star(first, histories[0], unit)
+        traces = _add_marks(traces, first, histories[0], unit)
         if len(first.losses):  # the line may begin far above the results
             values = first.clip_values(np.append(first.objective.sign * values, first.edge_loss))
-    else:
-        traces = []
-        for number, (run, history) in enumerate(zip(runs, histories, strict=True)):
-            color = charts.SERIES[number % len(charts.SERIES)]
-            traces.append(_best_so_far(history, unit, charts.escape_label(run.name), color))
     low, high = float(values.min()), float(values.max())
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     y_axis = charts.axis(charts.escape_label(first.metric), range=[low - margin, high + margin])
     return charts.figure(traces, charts.axis(title, rangemode="tozero"), y_axis)
 
 
-def _best_so_far(history: Progress, unit: float, name: str, color: str) -> dict[str, Any]:
-    """Return the line of the best value so far, until the last result."""
-    steps = history.improvements
-    x, y, ids = history.x[steps], history.best[steps], history.id[steps]
-    if len(x):
-        x, y, ids = np.append(x, history.x[-1]), np.append(y, y[-1]), np.append(ids, ids[-1])
-    hover = "best so far %{y:.5g}<br>trial %{customdata}<extra></extra>"
-    return charts.steps(x / unit, y, name, color, customdata=ids, hovertemplate=hover, meta={"kind": "best"})
-
-
-def _marks(data: RunData, history: Progress, unit: float) -> list[dict[str, Any]]:
-    """Return the results, the failures, and the value of the default."""
+def _add_marks(
+    best_so_far: list[dict[str, Any]], data: RunData, history: Progress, unit: float
+) -> list[dict[str, Any]]:
+    """Return the results, the failures, the value of the default, the best so far, and the recommended trial."""
+    x, hover = history.x / unit, "trial %{customdata}<br>%{text}"
     valued, failed = np.flatnonzero(~np.isnan(history.value)), np.flatnonzero(history.failed)
     valued = valued[charts.spread_indices(len(valued), charts.MOST_MARKS)]
     failed = failed[charts.spread_indices(len(failed), charts.MOST_MARKS)]
-    hover = "trial %{customdata}<br>%{text}<extra></extra>"
-    traces = [
-        charts.points(
-            history.x[valued] / unit,
-            data.clip_values(data.objective.sign * history.value[valued]),
-            "full trainings",
-            Color.FAINT,
-            customdata=history.id[valued],
-            text=[f"{value:.5g}" for value in history.value[valued]],
-            hovertemplate=hover,
-            meta={"kind": "result"},
-        )
-    ]
+    y = data.clip_values(data.objective.sign * history.value[valued])
+    texts = [f"{value:.5g}" for value in history.value[valued]]
+    marks: dict[str, Any] = {"customdata": history.id[valued], "text": texts}
+    traces = [charts.points(x[valued], y, "full trainings", Color.FAINT, hover, **marks)]
     if len(failed):
-        errors = [data.run.outcomes[id].error or "" for id in history.id[failed]]
-        color = charts.SERIES[3]
-        traces.append(
-            charts.points(
-                history.x[failed] / unit,
-                np.full(len(failed), data.objective.sign * data.edge_loss),
-                "failed",
-                color,
-                marker={"symbol": "x-thin", "size": 8, "line": {"width": 1.5, "color": color}},
-                customdata=history.id[failed],
-                text=[charts.escape_label(error, 120) for error in errors],
-                hovertemplate=hover,
-                meta={"kind": "failed"},
-            )
-        )
+        y, color = np.full(len(failed), data.objective.sign * data.edge_loss), charts.SERIES[3]
+        texts = [charts.escape_label(data.run.outcomes[id].error or "", 120) for id in history.id[failed]]
+        marks = {"customdata": history.id[failed], "text": texts}
+        marks["marker"] = {"symbol": "x-thin", "size": 8, "line": {"width": 1.5, "color": color}}
+        traces.append(charts.points(x[failed], y, "failed", color, hover, **marks))
     if data.default is not None and data.default.losses:
-        x, y = np.array([0.0, history.x[-1] / unit]), data.clip_values(np.full(2, data.default.losses[0]))
-        traces.append(charts.steps(x, y, "default", Color.DEFAULT, 1.5, line={"dash": "dot"}, hoverinfo="skip"))
+        y = data.clip_values(np.full(2, data.default.losses[0]))
+        dots = {"dash": "dot", "shape": "hv"}
+        traces.append(charts.line(np.array([0.0, x[-1]]), y, "default", Color.DEFAULT, 1.5, line=dots))
+    traces += best_so_far
+    index = np.flatnonzero((history.id == (data.best.id if data.best else None)) & ~np.isnan(history.value))
+    if len(index):
+        hover = "recommended: trial %{customdata}, %{y:.5g} in the search"
+        traces.append(charts.star(x[index], history.value[index], 14, hover, customdata=history.id[index]))
     return traces
-
-
-def _star(data: RunData, history: Progress, unit: float) -> list[dict[str, Any]]:
-    """Return the mark of the recommended trial; no mark without one."""
-    if data.best is None:
-        return []
-    index = np.flatnonzero((history.id == data.best.id) & ~np.isnan(history.value))
-    hover = "recommended: trial %{customdata}, %{y:.5g} in the search<extra></extra>"
-    x, y = history.x[index] / unit, history.value[index]
-    return [charts.star(x, y, 14, customdata=history.id[index], hovertemplate=hover)] if len(index) else []
 
 
 def part(data: RunData) -> Part | None:
     """Return the part; None if no full training has a value."""
-    figures = []
-    for by in get_args(By):
-        if (figure := draw(data, by)) is not None:
-            layout = figure["layout"]
-            layout |= {"showlegend": False, "margin": {**layout["margin"], "t": 16}}  # the text explains the marks
-            figures.append(CaptionedFigure(figure, f"By {TITLES[by]}", narrow=True))
+    figures = charts.side_by_side((f"By {TITLES[by]}", draw(data, by)) for by in get_args(By))
     if not figures:
         return None
+    for captioned in figures:  # the text explains the marks
+        layout = captioned.figure["layout"]
+        layout |= {"showlegend": False, "margin": {**layout["margin"], "t": 16}}
     history = progress(data)
-    explanation = (
-        f"The orange line is the best {data.metric} so far and the dotted line the default; grey points are full "
-    )
-    explanation += f"trainings{', crosses are failures' if history.failed.any() else ''}."
+    crosses = ", crosses are failures" if history.failed.any() else ""
+    explanation = f"The orange line is the best {data.metric} so far and the dotted line the default; "
+    explanation += f"grey points are full trainings{crosses}."
     if data.best is not None:
         explanation += f" The star is the recommended trial {data.best.id}"
         first = data.ranked[0].id if data.ranked else data.best.id
@@ -182,14 +154,8 @@ def part(data: RunData) -> Part | None:
     if outliers := int((data.losses > data.edge_loss).sum()):
         are = "is" if outliers == 1 else "are"
         notes.append(f"{count_of(outliers, 'result')} far worse than the others {are} drawn at the edge.")
-    return Part(
-        "History",
-        explanation,
-        figures,
-        rows=[
-            {"evaluations": int(index) + 1, "trial": int(history.id[index]), data.metric: float(history.best[index])}
-            for index in history.improvements
-        ],
-        rows_title="Each improvement",
-        note=" ".join(filter(None, notes)),
-    )
+    rows = [
+        {"evaluations": int(index) + 1, "trial": int(history.id[index]), data.metric: float(history.best[index])}
+        for index in history.improvements
+    ]
+    return Part("History", explanation, figures, rows=rows, rows_title="Each improvement", note=" ".join(notes).strip())

@@ -33,9 +33,8 @@ def draw(data: RunData) -> Spec | None:
         color, y = SERIES[number], np.arange(len(names)) + 0.16 * (2 * number - 1)
         mean, low, high = band.mean[:MOST], band.low[:MOST], band.high[:MOST]
         error = bars(mean, low, high, color, thickness=1.5, width=3)
-        marks = {"error_x": error, "hovertemplate": "%{x:.0%}<extra></extra>", "meta": {"kind": "share"}}
         marker = {"size": 9, "symbol": ("circle", "diamond")[number]}
-        traces.append(points(mean, y, view, color, marker=marker, **marks))
+        traces.append(points(mean, y, view, color, "%{x:.0%}", marker=marker, error_x=error))
     if not traces or not names:
         return None
     x_axis = share_axis("share", rangemode="tozero")

@@ -6,7 +6,6 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,9 @@ POSITION = 30
 
 MOST = 150
 """Most ancestors drawn: the nearest ones."""
+
+MOST_GENERATIONS = 10**9
+"""Last generation of the axis; a damaged journal may name a later one."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,10 @@ def ancestors(data: RunData, id: int | None = None) -> tuple[list[Ancestor], int
         data: The run.
         id: Id of the trial; by default the recommended one.
     """
-    if id is None:
-        if data.best is None:
-            return [], 0
+    if id is None and data.best is not None:
         id = data.best.id
+    if id is None:
+        return [], 0
     candidates = data.run.candidates
     family = {id: None}  # in the order in which the search finds them: nearest first
     queue = deque([id])
@@ -115,37 +117,27 @@ def draw(data: RunData, id: int | None = None) -> Spec | None:
             (x0, y0), (x1, y1) = positions[parent], positions[row.candidate.id]
             edges_x += [x0, x1, None]
             edges_y += [y0, y1, None]
-    hidden: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False}
-    traces = [line(edges_x, edges_y, "descent", Color.FAINT, 1.5, meta={"kind": "edge"}, **hidden)]
+    traces = [line(edges_x, edges_y, "descent", Color.FAINT, 1.5, showlegend=False)]
     for number, (operator, group) in enumerate(sorted(groups.items(), key=lambda item: -len(item[1]))):
         color = SERIES[number] if number < 5 else Color.DEFAULT
         x, y = zip(*(positions[row.candidate.id] for row in group), strict=True)
         symbols = ["circle" if row.candidate.whole and row.value is not None else "circle-open" for row in group]
-        traces.append(
-            points(
-                x,
-                y,
-                escape_label(operator, 24),
-                color,
-                marker={"size": 11, "symbol": symbols, "line": {"width": 1.5, "color": color}},
-                text=[_hover_text(data, row) for row in group],
-                hovertemplate="%{text}<extra></extra>",
-                meta={"kind": "ancestor"},
-            )
-        )
+        marker, texts = {"size": 11, "symbol": symbols, "line": {"width": 1.5, "color": color}}, []
+        for row in group:
+            text = f"trial {row.candidate.id}: {'no value' if row.value is None else f'{row.value:.5g}'}"
+            if row.gain is not None:
+                text += f", {abs(row.gain):.3g} {'better' if row.gain > 0 else 'worse'} than its parents"
+            texts.append(f"{text}<br>{escape_label(changes(data, row.candidate.id), 120)}")
+        traces.append(points(x, y, escape_label(operator, 24), color, "%{text}", marker=marker, text=texts))
     end_x, end_y = positions[rows[-1].candidate.id]  # parents have lower ids than their children
     ring = {"size": 20, "symbol": "circle-open", "line": {"width": 2.5, "color": Color.BEST}}
-    traces.append(points([end_x], [end_y], "ends here", Color.BEST, marker=ring, **hidden))
-    generations = [_generation(row) for row in rows]
+    traces.append(points([end_x], [end_y], "ends here", Color.BEST, marker=ring, showlegend=False))
+    generations = [min(row.candidate.generation, MOST_GENERATIONS) for row in rows]
     first, last = min(generations), max(generations)
     margin = 0.6 + 0.02 * (last - first)
     step = max(1, math.ceil((last - first) / 10))
     x_axis = axis("generation", dtick=step, range=[first - margin, last + margin])
     return figure(traces, x_axis, escape_label(data.metric), height=380)
-
-
-def _generation(row: Ancestor) -> int:
-    return min(row.candidate.generation, 10**9)
 
 
 def _positions(rows: Sequence[Ancestor], data: RunData) -> Mapping[int, tuple[float, float]]:
@@ -160,15 +152,8 @@ def _positions(rows: Sequence[Ancestor], data: RunData) -> Mapping[int, tuple[fl
         column = [peer.candidate.id for peer in rows if peer.candidate.generation == generation]
         offset = (column.index(id) + 1) / (len(column) + 1) - 0.5
         value = sign * (edge if row.value is None else min(sign * row.value, edge))
-        positions[id] = _generation(row) + 0.7 * offset, value
+        positions[id] = min(generation, MOST_GENERATIONS) + 0.7 * offset, value
     return positions
-
-
-def _hover_text(data: RunData, row: Ancestor) -> str:
-    text = f"trial {row.candidate.id}: {'no value' if row.value is None else f'{row.value:.5g}'}"
-    if row.gain is not None:
-        text += f", {abs(row.gain):.3g} {'better' if row.gain > 0 else 'worse'} than its parents"
-    return f"{text}<br>{escape_label(changes(data, row.candidate.id), 120)}"
 
 
 def best_ancestors(data: RunData) -> list[Ancestor]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evo_tune.report import charts
-from evo_tune.report.charts import CaptionedFigure, Part, Spec
+from evo_tune.report.charts import Part, Spec
 from evo_tune.report.run_data import RunData
 
 POSITION = 55
@@ -43,25 +43,24 @@ def draw(data: RunData, x: str | None = None, y: str | None = None) -> Spec | No
     colors = {"colorscale": COLOR_SCALE, "reversescale": data.objective.sign > 0}  # good values are bright
     color_bar = {"thickness": 10, "outlinewidth": 0, "nticks": 5, "tickfont": {"size": charts.SIZE}, "len": 1.0}
     white_edge = {"width": 1, "color": "rgba(255,255,255,0.9)"}
-    marker = {"color": values, "size": 7, "line": white_edge, "cmin": low, "cmax": high, **colors}
-    results = charts.points(
-        charts.gene_positions(data.genes[x], (trial.genome[x] for trial in trials)),
-        charts.gene_positions(data.genes[y], (trial.genome[y] for trial in trials)),
-        "results",
-        color="",
-        marker={**marker, "colorbar": color_bar},
-        meta={"kind": "result"},
-        showlegend=False,
-        hovertemplate="trial %{customdata}<br>%{text}<extra></extra>",
-        customdata=[trial.id for trial in trials],
-        text=[f"{charts.escape_label(data.metric)} {value:.5g}" for value in values],
-    )
+    marker = {
+        "color": values,
+        "size": 7,
+        "line": white_edge,
+        "cmin": low,
+        "cmax": high,
+        "colorbar": color_bar,
+        **colors,
+    }
+    xs, ys = (charts.gene_positions(data.genes[name], (trial.genome[name] for trial in trials)) for name in (x, y))
+    texts = [f"{charts.escape_label(data.metric)} {value:.5g}" for value in values]
+    marks: dict[str, Any] = {"customdata": [trial.id for trial in trials], "text": texts, "marker": marker}
+    results = charts.points(xs, ys, "results", "", "trial %{customdata}<br>%{text}", **marks)
     traces = [*_prediction(data, x, y, {"zmin": low, "zmax": high, **colors}), results]
     if data.best is not None:
         best_x, best_y = (charts.gene_positions(data.genes[name], [data.best.genome[name]]) for name in (x, y))
-        hover = f"recommended: trial {data.best.id}<extra></extra>"
         edge = {"line": {"width": 1, "color": "#fff"}}
-        traces.append(charts.star(best_x, best_y, 15, edge, hovertemplate=hover, showlegend=False))
+        traces.append(charts.star(best_x, best_y, 15, f"recommended: trial {data.best.id}", marker=edge))
     x_axis, y_axis = ({**charts.gene_axis(name, data.genes[name]), "showgrid": False} for name in (x, y))
     margin = {"l": 56, "r": 8, "t": 16, "b": 52}
     return charts.figure(traces, x_axis, y_axis, height=280, showlegend=False, margin=margin)
@@ -86,20 +85,15 @@ def _prediction(data: RunData, x: str, y: str, colors: dict[str, Any]) -> list[d
 
 def part(data: RunData) -> Part | None:
     """Return the part; None without a full training that has a value, or with fewer than two genes that vary."""
-    figures = []
-    for x, y in combinations(data.genes_by_importance[:MOST_GENES], 2):
-        if figure := draw(data, x, y):
-            figures.append(CaptionedFigure(figure, f"{x} and {y}", narrow=True))
+    pairs = combinations(data.genes_by_importance[:MOST_GENES], 2)
+    figures = charts.side_by_side((f"{x} and {y}", draw(data, x, y)) for x, y in pairs)
     if not figures:
         return None
     explanation = f"Each point is a full training, coloured by {data.metric}; the star is the recommended trial."
     if data.model is not None:
-        explanation += (
-            " The background is the prediction of a forest while all other genes are those of the best genome."
-        )
-    notes = [charts.omission_note(MOST, len(data.ranked), "results")]
+        explanation += " The background is a forest's prediction while all other genes are those of the best genome."
+    note = charts.omission_note(MOST, len(data.ranked), "results")
     if len(data.genes_by_importance) > MOST_GENES:
-        notes.append(
-            f"These are the pairs of the {MOST_GENES} most important genes; in Python `run.plot.pairs(x, y)` draws any."
-        )
-    return Part("Two genes at once", explanation, figures, note=" ".join(filter(None, notes)))
+        note += f" These are the pairs of the {MOST_GENES} most important genes; "
+        note += "in Python `run.plot.pairs(x, y)` draws any."
+    return Part("Two genes at once", explanation, figures, note=note.strip())

@@ -74,27 +74,24 @@ def draw(data: RunData) -> Spec | None:
     if len(data.ranked) < 2 or not names:
         return None
     shown, count = lines(data), len(names) + 1
-    best, not_best = shown.best, ~shown.best
-    traces = [
-        _trace(data, shown.ranks[not_best], shown.positions[not_best], "others", Color.OTHERS, 1.0, opacity=0.35),
-        _trace(
-            data,
-            shown.ranks[best],
-            shown.positions[best],
-            f"best {best.sum()} in the search",
-            SERIES[1],
-            1.6,
-            opacity=0.8,
-        ),
-        _ticks(data, names),
-    ]
+    groups = (
+        (~shown.best, "others", Color.OTHERS, 1.0, 0.35),
+        (shown.best, f"best {shown.best.sum()} in the search", SERIES[1], 1.6, 0.8),
+    )
+    traces = []
+    for mask, name, color, width, opacity in groups:  # one trace of many lines, with a gap after each
+        ranks, gaps = shown.ranks[mask], np.full((mask.sum(), 1), np.nan)
+        x = np.tile(np.append(np.arange(float(count)), np.nan), len(ranks))
+        y = np.column_stack([shown.positions[mask], gaps]).ravel().round(4)
+        texts = [f"trial {data.ranked[rank].id}: {data.values[rank]:.5g}" for rank in ranks for _ in range(count + 1)]
+        marks: dict[str, Any] = {"text": texts, "opacity": opacity, "meta": {"kind": "lines", "axes": count}}
+        traces.append(line(x, y, name, color, width, "%{text}", **marks))
+    traces.append(_ticks(data, names))
     for rank, trial in enumerate(data.ranked):
         if data.best and trial.id == data.best.id:  # no filter hides the line of the recommended genome
-            y = np.round(_positions(data, np.array([rank]))[0], 4)
-            text = f"trial {trial.id}, recommended: {data.values[rank]:.5g}"
-            marks = {"text": [text] * count, "hovertemplate": "%{text}<extra></extra>", "meta": {"kind": "recommended"}}
-            name = f"recommended (trial {trial.id})"
-            traces.append(line(np.arange(float(count)), y, name, Color.BEST, 3.0, **marks))
+            y, name = np.round(_positions(data, np.array([rank]))[0], 4), f"recommended (trial {trial.id})"
+            hover = f"trial {trial.id}, recommended: {data.values[rank]:.5g}"
+            traces.append(line(np.arange(float(count)), y, name, Color.BEST, 3.0, hover))
     texts = [escape_label(name, 18) for name in (*names, data.metric)]
     titles: dict[str, Any] = {"tickmode": "array", "tickvals": list(range(count)), "ticktext": texts, "side": "top"}
     slanted = count > 7  # steeply, so that no title reaches into the next one where 17 axes share a page of paper
@@ -110,18 +107,6 @@ def draw(data: RunData) -> Spec | None:
         margin={"l": 16, "r": 64, "t": 116 if slanted else 40, "b": 36},  # a slanted title extends beyond its axis
         legend={"orientation": "h", "x": 0, "y": -0.02, "yanchor": "top"},
     )
-
-
-def _trace(
-    data: RunData, ranks: np.ndarray, positions: np.ndarray, name: str, color: str, width: float, **options: Any
-) -> dict[str, Any]:
-    """Return a trace of some lines, with a gap after each."""
-    count = positions.shape[1]
-    x = np.tile(np.append(np.arange(float(count)), np.nan), len(positions))
-    y = np.column_stack([positions, np.full(len(positions), np.nan)]).ravel().round(4)
-    texts = [f"trial {data.ranked[rank].id}: {data.values[rank]:.5g}" for rank in ranks for _ in range(count + 1)]
-    meta = {"kind": "lines", "axes": count}
-    return line(x, y, name, color, width, meta=meta, **options, text=texts, hovertemplate="%{text}<extra></extra>")
 
 
 def _ticks(data: RunData, names: list[str]) -> dict[str, Any]:
@@ -141,20 +126,14 @@ def _ticks(data: RunData, names: list[str]) -> dict[str, Any]:
     best, worst = data.clip_values(np.array([data.losses.min(), data.edge_loss]))
     ticks += [(len(names), 1.0, f"{best:.4g}"), (len(names), 0.0, f"{worst:.4g}")]
     x, y, labels = zip(*ticks, strict=True)
-    return points(
-        x,
-        y,
-        "ticks",
-        Color.DEFAULT,
-        mode="markers+text",
-        text=labels,
-        textfont={"size": 11},
-        textposition="middle left",
-        cliponaxis=False,
-        hoverinfo="skip",
-        showlegend=False,
-        marker={"symbol": "line-ew", "size": 7, "line": {"width": 1, "color": Color.DEFAULT}},
-    )
+    marker = {"symbol": "line-ew", "size": 7, "line": {"width": 1, "color": Color.DEFAULT}}
+    style: dict[str, Any] = {
+        "mode": "markers+text",
+        "text": labels,
+        "textfont": {"size": 11},
+        "textposition": "middle left",
+    }
+    return points(x, y, "ticks", Color.DEFAULT, marker=marker, cliponaxis=False, showlegend=False, **style)
 
 
 def part(data: RunData) -> Part | None:
@@ -164,16 +143,14 @@ def part(data: RunData) -> Part | None:
         return None
     drawn, count, names = len(lines(data).ranks), len(data.ranked), axes(data)
     varying = sum(gene.size > 1 for gene in data.genes.values())
-    notes = []
-    if drawn < count:
-        notes.append(f"{drawn} of {count} genomes are drawn: the best, and an even choice of the others.")
+    note = f"{drawn} of {count} genomes are drawn: the best, and an even choice of the others." if drawn < count else ""
     if varying > len(names):
-        notes.append(f"The {len(names)} most important of {varying} genes have an axis.")
+        note += f" The {len(names)} most important of {varying} genes have an axis."
     return Part(
         "Parallel coordinates",
         "Each line is a genome; the thick one is the recommended one. If the best lines are close together on an axis, "
         "that gene's value matters. Drag along an axis to keep only the lines that pass there (with Shift for further "
         "ranges; a double click shows all), or use the sliders below.",
         [CaptionedFigure(coordinates, axes=(*names, data.metric))],
-        note=" ".join(notes),
+        note=note.strip(),
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from evo_tune.report import charts
-from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
+from evo_tune.report.charts import Color, Part, Spec
 from evo_tune.report.run_data import LARGEST, RunData
 
 POSITION = 90
@@ -24,12 +25,10 @@ RESOURCES = {
 
 def amounts(data: RunData, resource: str) -> np.ndarray:
     """Return the use of a resource by each ranked genome, shape (ranked,); NaN if unknown."""
-    values = []
-    for trial in data.ranked:
-        default = trial.outcome.seconds if resource == "seconds" else math.nan
-        value = trial.outcome.metrics.get(resource, default)
-        values.append(value if 0 < value < LARGEST else math.nan)
-    return np.array(values, dtype=float)
+    outcomes = [trial.outcome for trial in data.ranked]
+    defaults = [outcome.seconds if resource == "seconds" else math.nan for outcome in outcomes]
+    values = [outcome.metrics.get(resource, default) for outcome, default in zip(outcomes, defaults, strict=True)]
+    return np.array([value if 0 < value < LARGEST else math.nan for value in values])
 
 
 def varying_resources(data: RunData) -> list[str]:
@@ -37,8 +36,8 @@ def varying_resources(data: RunData) -> list[str]:
     names = []
     for resource in RESOURCES:
         values = amounts(data, resource)
-        values = values[~np.isnan(values)]
-        if resource != data.metric and len(values) > 3 and bool(values.max() > 1.02 * values.min()):
+        is_known = resource != data.metric and np.isfinite(values).sum() > 3
+        if is_known and np.nanmax(values) > 1.02 * np.nanmin(values):
             names.append(resource)
     return names
 
@@ -46,11 +45,8 @@ def varying_resources(data: RunData) -> list[str]:
 def cheapest(values: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """Return the indices of results that no cheaper one equals, cheapest first. NaN values do not count."""
     order = np.lexsort((losses, values))
-    order = np.asarray(order[~np.isnan(values[order])])
-    if not len(order):
-        return order
-    lowest = np.minimum.accumulate(losses[order])
-    return np.asarray(order[np.diff(lowest, prepend=np.inf) < 0])
+    order = order[~np.isnan(values[order])]
+    return np.asarray(order[np.diff(np.minimum.accumulate(losses[order]), prepend=np.inf) < 0])
 
 
 def draw(data: RunData, resource: str | None = None) -> Spec | None:
@@ -71,13 +67,11 @@ def draw(data: RunData, resource: str | None = None) -> Spec | None:
     results = results[charts.spread_indices(len(results), charts.MOST_MARKS)]
     front = cheapest(x, data.losses)
     ids = np.array([trial.id for trial in data.ranked])
-    hover = {"hovertemplate": "trial %{customdata}<br>%{y:.5g} at %{x:.4g}<extra></extra>"}
-    marks = {"customdata": ids[results], "meta": {"kind": "result"}, "showlegend": False, **hover}
-    line = {"customdata": ids[front], "meta": {"kind": "front"}, **hover}
-    line |= {"mode": "lines+markers", "marker": {"size": 7, "color": Color.BEST}}
+    hover, marker = "trial %{customdata}<br>%{y:.5g} at %{x:.4g}", {"size": 7, "color": Color.BEST}
+    marks: dict[str, Any] = {"customdata": ids[front], "marker": marker, "mode": "lines+markers"}
     traces = [
-        charts.points(x[results], y[results], "results", Color.FAINT, **marks),
-        {**charts.steps(x[front], y[front], "front", Color.BEST, 1.5), **line},
+        charts.points(x[results], y[results], "results", Color.FAINT, hover, customdata=ids[results]),
+        charts.line(x[front], y[front], "front", Color.BEST, 1.5, hover, line={"shape": "hv"}, **marks),
     ]
     low, high = np.nanmin(x), np.nanmax(x)
     scale = charts.log_axis(low, high) if high > 8 * low else {}
@@ -87,10 +81,7 @@ def draw(data: RunData, resource: str | None = None) -> Spec | None:
 
 def part(data: RunData) -> Part | None:
     """Return the part; None if genomes differ in no resource."""
-    figures = []
-    for name in varying_resources(data):
-        if (figure := draw(data, name)) is not None:
-            figures.append(CaptionedFigure(figure, RESOURCES[name], narrow=True))
+    figures = charts.side_by_side((RESOURCES[name], draw(data, name)) for name in varying_resources(data))
     if not figures:
         return None
     return Part(

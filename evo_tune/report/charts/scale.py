@@ -134,34 +134,20 @@ def draw(data: RunData) -> Spec | None:
     traces: list[dict[str, Any]] = []
     for number, group in enumerate(sizes):
         indices = charts.spread_indices(len(group), charts.MOST_MARKS // len(sizes) + 1)
-        trainings = [group[index] for index in indices]
-        traces.append(
-            charts.points(
-                [training.flops for training in trainings],
-                [training.loss for training in trainings],
-                f"{group[len(group) // 2].size:.3g} weights",
-                SERIES[number] if len(sizes) < len(SERIES) else Color.OTHERS,
-                customdata=[training.id for training in trainings],
-                hovertemplate="trial %{customdata}<br>%{y:.5g} after %{x:.3g} FLOPs<extra></extra>",
-                meta={"kind": "training"},
-            )
+        x, y, ids = zip(*((group[index].flops, group[index].loss, group[index].id) for index in indices), strict=True)
+        name, hover = (
+            f"{group[len(group) // 2].size:.3g} weights",
+            "trial %{customdata}<br>%{y:.5g} after %{x:.3g} FLOPs",
         )
+        color = SERIES[number] if len(sizes) < len(SERIES) else Color.OTHERS
+        traces.append(charts.points(x, y, name, color, hover, customdata=ids))
     flops = [training.flops for group in sizes for training in group]
     if recipe is not None and recipe.loss is not None and recipe.target_flops > 0:
         flops.append(recipe.target_flops)
         loss, low, high = (np.array([value or 0.0]) for value in (recipe.loss, recipe.low, recipe.high))
-        traces.append(
-            charts.points(
-                [recipe.target_flops],
-                loss,
-                f"{recipe.depth}x{recipe.width}, predicted",
-                Color.BEST,
-                marker={"symbol": "diamond", "size": 11},
-                error_y=charts.bars(loss, low, high, Color.BEST),
-                hovertemplate="%{y:.5g} after %{x:.3g} FLOPs<extra>predicted</extra>",
-                meta={"kind": "target"},
-            )
-        )
+        name, hover = f"{recipe.depth}x{recipe.width}, predicted", "predicted: %{y:.5g} after %{x:.3g} FLOPs"
+        marks = {"marker": {"symbol": "diamond", "size": 11}, "error_y": charts.bars(loss, low, high, Color.BEST)}
+        traces.append(charts.points([recipe.target_flops], loss, name, Color.BEST, hover, **marks))
     x_axis = charts.axis("FLOPs of the training", **charts.log_axis(min(flops), max(flops)))
     return charts.figure(traces, x_axis, charts.escape_label(data.metric), height=280)
 
@@ -179,16 +165,13 @@ def part(data: RunData) -> Part | None:
     if recipe.loss is not None and recipe.low is not None and recipe.high is not None:
         facts[f"predicted {data.metric}"] = f"{recipe.loss:.4g} ({recipe.low:.4g} to {recipe.high:.4g})"
     size = f"--depth {recipe.depth} --width {recipe.width} --tokens {recipe.tokens}"
-    check = Command(
-        "Show each gene at that size, and check the prediction with short trainings on the way:",
-        f"evo-tune scale {as_typed(data.run.folder)} {size}",
-    )
+    why = "Show each gene at that size, and check the prediction with short trainings on the way:"
+    check = Command(why, f"evo-tune scale {as_typed(data.run.folder)} {size}")
+    source = "The prediction is from a law fitted to this run."
     explanation = (
         f"This search is for a model of {recipe.depth} blocks and width {recipe.width}. "
         f"It took {recipe.search_flops:.3g} FLOPs; training that model takes {recipe.target_flops:.3g}. "
-    )
-    explanation += (
-        f"No loss can be predicted: {recipe.why}." if recipe.why else "The prediction is from a law fitted to this run."
+        f"{f'No loss can be predicted: {recipe.why}.' if recipe.why else source}"
     )
     figures = [] if figure is None else [CaptionedFigure(figure)]
     return Part("From small to large", explanation, figures, facts, [check])

@@ -47,7 +47,7 @@ def draw(data: RunData) -> Spec | None:
         if len(values) > 1:
             lines_x += [number, number, None]
             lines_y += [min(values), max(values), None]
-    traces = [line(lines_x, lines_y, "pairs", Color.FAINT, 1.5, hoverinfo="skip", showlegend=False)]
+    traces = [line(lines_x, lines_y, "pairs", Color.FAINT, 1.5, showlegend=False)]
     colors = chain(SERIES[:3], repeat(SERIES[4]))
     for id, name in _names(data, seeds).items():
         is_best = data.best is not None and id == data.best.id
@@ -55,8 +55,7 @@ def draw(data: RunData) -> Spec | None:
         x = [number for number, row in enumerate(seeds, 1) if row.get(id) is not None]
         if x:
             y = [seeds[number - 1][id] for number in x]
-            marks = {"marker": {"size": 10}, "hovertemplate": "%{y:.5g}<extra></extra>", "meta": {"kind": "seed"}}
-            traces.append(points(x, y, name, color, **marks))
+            traces.append(points(x, y, name, color, "%{y:.5g}", marker={"size": 10}))
     if len(traces) == 1:
         return None
     x_axis = axis("fresh seed", dtick=1 if len(seeds) < 20 else 5, range=[0.4, len(seeds) + 0.6])

@@ -8,7 +8,7 @@ import numpy as np
 
 from evo_tune.genome.genes import Choice
 from evo_tune.report import charts
-from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec
+from evo_tune.report.charts import SERIES, Color, Part, Spec
 from evo_tune.report.run_data import RunData
 
 POSITION = 50
@@ -34,12 +34,11 @@ def draw(data: RunData, gene: str | None = None) -> Spec | None:
     trials = [data.ranked[index] for index in indices]
     ids, y = [trial.id for trial in trials], data.clip_values(data.losses[indices])
     x = charts.gene_positions(data.genes[name], (trial.genome[name] for trial in trials))
-    marks: dict[str, Any] = {"hovertemplate": charts.TRIAL, "showlegend": False}
-    diamond = {"size": 10, "symbol": "diamond"}
+    hover, diamond = "trial %{customdata}<br>%{y:.5g}", {"size": 10, "symbol": "diamond"}
     traces = [
         *_prediction(data, name),
-        charts.points(x, y, "results", Color.FAINT, customdata=ids, meta={"kind": "result"}, **marks),
-        charts.points(x[:1], y[:1], "best", Color.BEST, customdata=ids[:1], marker=diamond, **marks),
+        charts.points(x, y, "results", Color.FAINT, hover, customdata=ids),
+        charts.points(x[:1], y[:1], "best", Color.BEST, hover, customdata=ids[:1], marker=diamond),
     ]
     x_axis, y_axis = charts.gene_axis(name, data.genes[name]), charts.escape_label(data.metric)
     return charts.figure(traces, x_axis, y_axis, height=240, showlegend=False)
@@ -58,21 +57,18 @@ def _prediction(data: RunData, name: str) -> list[dict[str, Any]]:
     if isinstance(gene, Choice):
         marker = {"symbol": "line-ew", "size": 14, "line": {"width": 2.5, "color": color}}
         error = charts.bars(mean, low, high, color, thickness=1.5, width=4)
-        return [charts.points(x, mean, "model", color, marker=marker, error_y=error, hoverinfo="skip")]
-    fill: dict[str, Any] = {"fill": "tonexty", "fillcolor": "rgba(0,114,178,0.18)"}
+        return [charts.points(x, mean, "model", color, marker=marker, error_y=error)]
     return [
-        charts.line(x, low, "low", color, 0, hoverinfo="skip"),
-        charts.line(x, high, "high", color, 0, hoverinfo="skip", **fill),
-        charts.line(x, mean, "model", color, hoverinfo="skip", meta={"kind": "model"}),
+        charts.line(x, low, "low", color, 0),
+        charts.line(x, high, "high", color, 0, fill="tonexty", fillcolor="rgba(0,114,178,0.18)"),
+        charts.line(x, mean, "model", color),
     ]
 
 
 def part(data: RunData) -> Part | None:
     """Return the part; None without a full training that has a value, or without a gene that varies."""
     genes = data.genes_by_importance
-    figures = [
-        CaptionedFigure(figure, name, narrow=True) for name in genes[:MOST_GENES] if (figure := draw(data, name))
-    ]
+    figures = charts.side_by_side((name, draw(data, name)) for name in genes[:MOST_GENES])
     if not figures:
         return None
     explanation = "Each point is a full training; the most important genes come first."
@@ -83,7 +79,7 @@ def part(data: RunData) -> Part | None:
             " The line is the prediction of a forest as only this gene varies from the best genome (orange). The band "
             "is its 80 % interval over bootstraps: where it is wide, little is known."
         )
-    notes = [charts.omission_note(MOST, len(data.ranked), "results")]
+    note = charts.omission_note(MOST, len(data.ranked), "results")
     if len(genes) > MOST_GENES:
-        notes.append(f"The {MOST_GENES} most important of {len(genes)} genes are shown.")
-    return Part("Gene by gene", explanation, figures, note=" ".join(filter(None, notes)))
+        note += f" The {MOST_GENES} most important of {len(genes)} genes are shown."
+    return Part("Gene by gene", explanation, figures, note=note.strip())
