@@ -42,6 +42,7 @@ from evo_tune.text import count_of, printable, show_decimals, sparkline
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from evo_tune.cli.session import OutputFlags
     from evo_tune.forecast.timing import Pace
     from evo_tune.loop.plan import RunPlan
     from evo_tune.loop.search import Search
@@ -469,19 +470,13 @@ def _comparison_time(run: Run) -> int:
 
 
 def print_result(
-    search: Search,
-    quiet: bool,
-    output_format: str,
-    report_file: Path | None,
-    exit_code: int,
-    events: EventStream | None,
+    search: Search, output: OutputFlags, report_file: Path | None, exit_code: int, events: EventStream | None
 ) -> None:
     """Print the result of a session in the format that the user chose.
 
     Args:
         search: The run, at its end.
-        quiet: Whether to print no table.
-        output_format: 'table', 'json', 'jsonl', or 'none'.
+        output: What to print.
         report_file: File of the report; None without one.
         exit_code: Exit code of the command.
         events: Events of the session, with 'jsonl'.
@@ -489,9 +484,9 @@ def print_result(
     run = search.saved
     if events is not None:
         events.print_end(run_summary(run, search.status, report_file), exit_code)
-    elif output_format == "json":
+    elif output.output_format == "json":
         shared.print_json(run_summary(run, search.status, report_file))
-    elif output_format == "table" and not quiet:
+    elif output.output_format == "table" and not output.quiet:
         has_no_time = not run.outcomes and search.deadline is not None and not search.stopping
         needed = search.deadline.needed_hours(run.manifest.population) if has_no_time and search.deadline else None
         print_summary(run, search.status, report_file, needed)
@@ -509,7 +504,7 @@ def print_summary(
         needed: For a run without results: seconds of a training, and hours that are enough (see `Deadline.needed`).
     """
     result = report.run_result(run)
-    shared.echo()
+    shared.echo("")
     rows: list[dict[str, Any]] = []
     for name, trial, fresh_values in (
         ("best", result.best, result.fresh_best),
@@ -596,21 +591,20 @@ def _failure_lines(run: Run, has_ended: bool, needed: tuple[float, float] | None
     yield f"next: correct the cause, then start a new run; `evo-tune show {as_typed(run.folder)}` lists the failures"
 
 
-def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, output_format: str) -> None:
+def print_plan(plan: RunPlan, session: SessionSettings, output: OutputFlags) -> None:
     """Print the forecast of a run that is not started.
 
     Args:
         plan: The plan of the run.
         session: Settings of its first session.
-        price: Price of an hour; None for no price.
-        output_format: 'table', 'json' or 'jsonl'.
+        output: How to print it, and the price of an hour.
     """
     from evo_tune.forecast import forecast_rows
     from evo_tune.loop.slots import forecast_session
 
     run_forecast = forecast_session(plan.manifest, session, plan.slots, plan.pace)
     plugin = plan.evaluator.plugin
-    if output_format != "table":
+    if output.output_format != "table":
         shared.print_json(
             run_formats.PlannedRun(
                 evaluator=plugin.name,
@@ -618,7 +612,7 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, out
                 device=plan.device,
                 options=plan.manifest.options,
                 seconds_timed=None if plan.pace is None else plan.pace.seconds,
-                forecast=run_forecast and run_forecast.with_cost(price),
+                forecast=run_forecast and run_forecast.with_cost(output.price_per_hour),
             )
         )
         return
@@ -638,5 +632,5 @@ def print_plan(plan: RunPlan, session: SessionSettings, price: float | None, out
             bounds, mean = f"{min(times):.3g} to {max(times):.3g} s", f"{plan.pace.mean_seconds:.3g} s"
             shared.echo(f"of {len(times)} genomes: {bounds}; expected in a search: about {mean}")
     if run_forecast is not None:
-        for row, text in forecast_rows(run_forecast.with_cost(price)).items():
+        for row, text in forecast_rows(run_forecast.with_cost(output.price_per_hour)).items():
             shared.echo(f"  {row:<16} {text}")

@@ -2,45 +2,66 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evo_tune.cli import shared
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from evo_tune.cli.output import EventStream
     from evo_tune.loop.search import Search
-    from evo_tune.store.run import Run
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def session_options(function: Command) -> Command:
-    """Add the flags of `run` and `resume` that are no settings."""
-    for option in reversed(
-        [
-            click.option("--no-report", is_flag=True, help="Write no report (_report.html in the run's folder)."),
-            click.option(
-                "--track",
-                "tracks",
-                multiple=True,
-                metavar="TOOL:PATH",
-                callback=_check_tracks,
-                help="Also write for another tool: tensorboard:DIR, optuna:FILE or wandb:DIR; repeatable.",
-            ),
-            shared.price_option,
-            click.option("--quiet", is_flag=True, help="Print nothing but errors."),
-            shared.format_option("table", "json", "jsonl"),
-        ]
+@dataclass(frozen=True)
+class OutputFlags:
+    """What a session prints, and what it writes beside the run.
+
+    Args:
+        output_format: 'table', 'json', 'jsonl', or 'none' for nothing on standard output.
+        quiet: Whether to print nothing but errors.
+        no_report: Whether to write no report.
+        tracks: Other tools to write for, as TOOL:PATH.
+        price_per_hour: Price of an hour; None for no price.
+    """
+
+    output_format: str = "table"
+    quiet: bool = False
+    no_report: bool = False
+    tracks: tuple[str, ...] = ()
+    price_per_hour: float | None = None
+
+
+def output_flags(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the flags of `run` and `resume` that are no settings; the command gets them as `output`."""
+
+    @functools.wraps(command)
+    def with_output_flags(**flags: Any) -> int:
+        return command(
+            output=OutputFlags(**{field.name: flags.pop(field.name) for field in fields(OutputFlags)}), **flags
+        )
+
+    for option in (
+        shared.format_option("table", "json", "jsonl"),
+        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+        shared.price_option,
+        click.option(
+            "--track",
+            "tracks",
+            multiple=True,
+            metavar="TOOL:PATH",
+            callback=_check_tracks,
+            help="Also write for another tool: tensorboard:DIR, optuna:FILE or wandb:DIR; repeatable.",
+        ),
+        click.option("--no-report", is_flag=True, help="Write no report (_report.html in the run's folder)."),
     ):
-        function = option(function)
-    return function
+        with_output_flags = option(with_output_flags)
+    return with_output_flags
 
 
 def _check_tracks(context: click.Context, parameter: click.Parameter, tracks: tuple[str, ...]) -> tuple[str, ...]:
@@ -53,25 +74,12 @@ def _check_tracks(context: click.Context, parameter: click.Parameter, tracks: tu
     return tracks
 
 
-def run_search(
-    search: Search,
-    quiet: bool,
-    output_format: str,
-    no_report: bool,
-    tracks: Sequence[str] = (),
-    price: float | None = None,
-    began: float | None = None,
-    continue_hint: str | None = None,
-) -> int:
+def run_search(search: Search, output: OutputFlags, began: float, continue_hint: str | None = None) -> int:
     """Run a search, show its progress, write its report, print its result, and train the model that `auto` asks for.
 
     Args:
         search: Search to run.
-        quiet: Whether to print nothing but errors.
-        output_format: 'table', 'json', 'jsonl', or 'none' for nothing on standard output.
-        no_report: Whether to write no report.
-        tracks: Values of `--track`.
-        price: Price of an hour; None for no price.
+        output: What to print and to write.
         began: Beginning of the command, in seconds of `time.monotonic`: `--hours` includes the time since then.
         continue_hint: How to continue after an interrupt, in words; None: `evo-tune resume`.
 
@@ -82,31 +90,38 @@ def run_search(
     from evo_tune.cli.training.final_training import train_final_model
     from evo_tune.store.places import as_typed
 
-    run, err = search.saved, output_format != "table"  # only a table has standard output for itself
+    run, err = search.saved, output.output_format != "table"  # only a table has standard output for itself
     old_results = len(run.outcomes)
-    if not quiet:
+    if not output.quiet:
         if not run.candidates:  # a resumed run has printed them
             shared.print_remarks(search.evaluator, search.space.default(), search.space)
-        for line in search.choices:
-            shared.echo(line, err=err)
+        shared.echo(*search.choices, err=err)
 
     # Two times count towards `--hours` beside that of the search: what this command took before the search's clock
     # began (planning), and the final training after it.
     session_seconds = search.seconds - run.resumed[-1]
-    planning = 0.0 if began is None else max(0.0, time.monotonic() - began - session_seconds)
+    planning = max(0.0, time.monotonic() - began - session_seconds)
     began_in_one_session = time.monotonic() - search.seconds - planning
-    events = _run_with_progress(search, quiet, output_format, tracks, price, planning)
+    events = _run_with_progress(search, output, planning)
 
     if run.manifest.settings.for_scale:
         from evo_tune.cli.training.scaling import write_recipe_at_target
 
         write_recipe_at_target(run, search.evaluator)
-    report = None if no_report else _write_report(run)
+    report = None
+    if not output.no_report:
+        from evo_tune.report.page import write_beside
+
+        try:
+            report = write_beside(run)
+        except Exception as error:  # it never ends the run
+            remedy = f"the run is saved, and `evo-tune report {as_typed(run.folder)}` tries again"
+            shared.echo(f"Warning: no report was written ({type(error).__name__}: {error}); {remedy}", err=True)
     exit_code = 130 if search.stopping else 0 if search.best is not None else 1
-    print_result(search, quiet, output_format, report, exit_code, events)
+    print_result(search, output, report, exit_code, events)
 
     model = train_final_model(search, lambda: time.monotonic() - began_in_one_session, err)
-    if quiet:
+    if output.quiet:
         return exit_code
     if model is not None:
         shared.echo(f"the model is in {model}", err=err)
@@ -118,17 +133,12 @@ def run_search(
     return exit_code
 
 
-def _run_with_progress(
-    search: Search, quiet: bool, output_format: str, tracks: Sequence[str], price: float | None, planning: float
-) -> EventStream | None:
+def _run_with_progress(search: Search, output: OutputFlags, planning: float) -> EventStream | None:
     """Run a search; show a table or lines, print events, and write for other tools at the same time.
 
     Args:
         search: Search to run.
-        quiet: See `run_search`.
-        output_format: See `run_search`.
-        tracks: See `run_search`.
-        price: See `run_search`.
+        output: What to print and to write.
         planning: Seconds before the session began that `--hours` includes.
 
     Returns:
@@ -138,14 +148,14 @@ def _run_with_progress(
     from evo_tune.cli.training.final_training import time_for_model
     from evo_tune.forecast.timing import TIMING
 
-    silent = quiet or output_format != "table"
-    events = EventStream(search) if output_format == "jsonl" else None
+    silent = output.quiet or output.output_format != "table"
+    events = EventStream(search) if output.output_format == "jsonl" else None
     with ExitStack() as contexts:
-        if tracks:
+        if output.tracks:
             from evo_tune.integrations.converting import tracking
 
-            contexts.enter_context(tracking(search.saved.folder, tracks))
-        watch = contexts.enter_context(show_progress(silent, search.saved, price))
+            contexts.enter_context(tracking(search.saved.folder, output.tracks))
+        watch = contexts.enter_context(show_progress(silent, search.saved, output.price_per_hour))
         if events is not None:
             watch = ignore_after_error(events.print_new)
         forecast = not silent and TIMING in search.evaluator.plugin.supports
@@ -155,16 +165,3 @@ def _run_with_progress(
             if events is not None:  # those since the last call
                 watch(search)
     return events
-
-
-def _write_report(run: Run) -> Path | None:
-    """Write a run's report and return its file; an error while writing it is a warning, and never ends the run."""
-    from evo_tune.report.page import write_beside
-    from evo_tune.store.places import as_typed
-
-    try:
-        return write_beside(run)
-    except Exception as error:
-        remedy = f"the run is saved, and `evo-tune report {as_typed(run.folder)}` tries again"
-        shared.echo(f"Warning: no report was written ({type(error).__name__}: {error}); {remedy}", err=True)
-        return None

@@ -66,14 +66,12 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
         return []
 
 
-def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+def complete_runs(
+    ctx: click.Context, param: click.Parameter, incomplete: str, or_file: bool = False
+) -> list[CompletionItem[str]]:
     """Complete the name of a run in the given store, or in the default one."""
-    return _completions(_run_names(ctx), incomplete)
-
-
-def _run_names(ctx: click.Context) -> list[str]:
     store = Path(ctx.params.get("store") or STORE)
-    return [path.parent.name for path in _glob(store, f"[!.]*/{MANIFEST}")]
+    return _completions([path.parent.name for path in _glob(store, f"[!.]*/{MANIFEST}")], incomplete, or_file)
 
 
 def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
@@ -88,7 +86,7 @@ def complete_folders(ctx: click.Context, param: click.Parameter, incomplete: str
 
 def complete_runs_or_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of a run, or a file."""
-    return _completions(_run_names(ctx), incomplete, or_file=True)
+    return complete_runs(ctx, param, incomplete, or_file=True)
 
 
 def complete_evaluators(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
@@ -214,9 +212,10 @@ def ask_function() -> Callable[[str], bool] | None:
     return lambda question: click.confirm(printable(question), err=True)
 
 
-def echo(text: str = "", err: bool = False) -> None:
-    """Print a line without control characters, since parts of it may come from a run or a file."""
-    click.echo(printable(text), err=err)
+def echo(*lines: str, err: bool = False) -> None:
+    """Print lines without control characters, since parts of them may come from a run or a file."""
+    for line in lines:
+        click.echo(printable(line), err=err)
 
 
 def echo_piece(text: str) -> None:
@@ -243,8 +242,7 @@ def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: S
         space: Space of a search; None for a single training.
     """
     name, lines = evaluator.plugin.name, evaluator.describe()
-    for line in lines[:DESCRIBED]:
-        echo(f"{name}: {line}", err=True)
+    echo(*(f"{name}: {line}" for line in lines[:DESCRIBED]), err=True)
     if len(lines) > DESCRIBED:
         echo(f"{name}: and {len(lines) - DESCRIBED} more lines: evo-tune describe {name}, with the same -o", err=True)
     remarks = evaluator.remarks()
@@ -260,8 +258,7 @@ def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: S
                 remedy = "give a larger budget, more data, or smaller batches"
                 remarks.append(f"with {batch}, a training has {count}: {remedy}")
                 break
-    for line in remarks:
-        echo(f"{name}: {line}", err=True)
+    echo(*(f"{name}: {line}" for line in remarks), err=True)
 
 
 def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
@@ -297,15 +294,13 @@ def print_as(output_format: str, value: Struct, *lines: str) -> None:
     """Print a value as JSON with the format 'json', and the lines with any other."""
     if output_format == "json":
         print_json(value)
-        return
-    for line in lines:
-        echo(line)
+    else:
+        echo(*lines)
 
 
-def print_metrics(metrics: Mapping[str, Any], err: bool = False) -> None:
-    """Print metrics by name, a line each."""
-    for name, value in metrics.items():
-        echo(f"  {name:<21} {show_value(value)}", err=err)
+def metric_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return a line for each metric."""
+    return [f"  {name:<21} {show_value(value)}" for name, value in metrics.items()]
 
 
 def print_rows(

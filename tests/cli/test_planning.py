@@ -16,6 +16,7 @@ import pytest
 
 from evo_tune.cli.output import print_plan
 from evo_tune.cli.run_formats import output_types
+from evo_tune.cli.session import OutputFlags
 from evo_tune.loop.budget import TRAININGS, StepTimings, affordable_trainings, needs_cost
 from evo_tune.loop.plan import Request, RunPlan, plan_run
 from evo_tune.loop.search import Search
@@ -291,7 +292,7 @@ def test_long_trainings_get_rungs_before_the_run_begins(
     assert found.manifest.settings.fidelity == "1/9,1/3,1"
     fit = re.search(r"^rungs 1/9, 1/3, 1: (\d+) full trainings of [\d.]+ s fit into 0.25 hours$", found.choices[-1])
     assert fit is not None, found.choices
-    print_plan(replace(found, choices=("the budget", "the rungs")), SESSION, None, "table")
+    print_plan(replace(found, choices=("the budget", "the rungs")), SESSION, OutputFlags())
     assert "\nthe budget\nthe rungs\n" in capsys.readouterr().out, "a line each"
     assert found.pace is not None
     assert int(fit[1]) == pytest.approx(affordable_trainings(2, found.seconds, SESSION, found.pace.mean_seconds), abs=1)

@@ -32,9 +32,8 @@ def command(ctx: click.Context, shell: str, output_format: str) -> None:
     assert kind is not None, "click knows each of the choices"
     script = kind(ctx.find_root().command, {}, PROG, COMPLETE).source()
     if output_format == "json":
-        from evo_tune.cli.formats import ShellScript
+        from evo_tune.cli.formats import ShellScript  # a shell that starts waits for the script
 
         shared.print_json(ShellScript(shell=shell, script=script))
-        return
-    for line in script.splitlines():
-        shared.echo(line)
+    else:
+        shared.echo(*script.splitlines())

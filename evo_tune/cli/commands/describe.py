@@ -26,8 +26,5 @@ def command(evaluator: str, options: tuple[str, ...], output_format: str) -> Non
     option_values = split_assignments(options, "-o")
     bound = load_named_evaluator(evaluator, None, option_values).bind(option_values)
     lines = bound.describe()
-    if output_format == "json":
-        shared.print_json(DescribedData(evaluator=bound.plugin.name, fingerprint=bound.fingerprint(), lines=lines))
-        return
-    for line in lines or [f"{bound.plugin.name} says nothing of its data"]:
-        shared.echo(line)
+    described = DescribedData(evaluator=bound.plugin.name, fingerprint=bound.fingerprint(), lines=lines)
+    shared.print_as(output_format, described, *(lines or [f"{bound.plugin.name} says nothing of its data"]))

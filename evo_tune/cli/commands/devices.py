@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
-
-if TYPE_CHECKING:
-    from evo_tune.cli.training.devices import ProbedDevice
 
 HELP_ORDER = 140
 
@@ -67,26 +62,19 @@ def command(
         for name in ("memory", "free"):
             row[name] = "-" if row[name] is None else f"{row[name] / 2**30:.1f} GiB"
     shared.print_table(rows)
-    for line in (*result.cards, *result.why):
-        shared.echo(line)
-    for probed_device in result.probed:
-        _print_probe(probed_device)
-
-
-def _print_probe(probe: ProbedDevice) -> None:
-    timings, suited, data_sheet = probe.timings, probe.suited, probe.known or {}
-    rows = [
-        {"GFLOP/s by side": name, **{str(side): f"{speed / 1e9:,.0f}" for side, speed in speeds.items()}}
-        for name, speeds in timings.products.items()
-    ]
-    shared.print_table(rows, title=f"{probe.name}: {timings.device}")
-    heads = ", ".join(map(str, suited.head_sizes))
-    peak = data_sheet.get(suited.precision)
-    sheet = f" (data sheet: {1e3 * peak:,.0f} GFLOP/s, {data_sheet['bandwidth']:,.0f} GB/s)" if peak else ""
-    for line in (
-        f"fastest precision of products: {suited.precision}{sheet}",
-        f"widths: multiples of {suited.width}; vocabularies: multiples of {suited.vocabulary}; head sizes: {heads}",
-        f"with fewer than {suited.batch} tokens a step it idles half of the time or more",
-        f"memory: {timings.bandwidth / 1e9:,.1f} GB/s; smallest operation: {timings.launch * 1e6:.1f} µs",
-    ):
-        shared.echo(line)
+    shared.echo(*result.cards, *result.why)
+    for device_probe in result.probed:
+        timings, suited, data_sheet = device_probe.timings, device_probe.suited, device_probe.known or {}
+        speed_rows = [
+            {"GFLOP/s by side": name, **{str(side): f"{speed / 1e9:,.0f}" for side, speed in speeds.items()}}
+            for name, speeds in timings.products.items()
+        ]
+        shared.print_table(speed_rows, title=f"{device_probe.name}: {timings.device}")
+        heads, peak = ", ".join(map(str, suited.head_sizes)), data_sheet.get(suited.precision)
+        sheet = f" (data sheet: {1e3 * peak:,.0f} GFLOP/s, {data_sheet['bandwidth']:,.0f} GB/s)" if peak else ""
+        shared.echo(
+            f"fastest precision of products: {suited.precision}{sheet}",
+            f"widths: multiples of {suited.width}; vocabularies: multiples of {suited.vocabulary}; head sizes: {heads}",
+            f"with fewer than {suited.batch} tokens a step it idles half of the time or more",
+            f"memory: {timings.bandwidth / 1e9:,.1f} GB/s; smallest operation: {timings.launch * 1e6:.1f} µs",
+        )

@@ -87,17 +87,16 @@ def command(
         finally:
             slot.kill()
             slot.close()
-    if output_format == "json":
-        shared.print_json(GenomeResult(genome=genome, **vars(outcome)))
-        return 0 if outcome.status == "ok" else 1
-    shared.echo(f"genome: {shared.show_genome(genome)}")
-    shared.echo(f"{outcome.status} in {shared.show_seconds(outcome.seconds)} on {outcome.device}")
-    if outcome.error:
-        shared.echo(outcome.error)
-    shared.print_metrics(outcome.metrics)
+    lines = [
+        f"genome: {shared.show_genome(genome)}",
+        f"{outcome.status} in {shared.show_seconds(outcome.seconds)} on {outcome.device}",
+        *([outcome.error] if outcome.error else []),
+        *shared.metric_lines(outcome.metrics),
+    ]
     for fraction, metrics in outcome.curve:
-        curve_text = "  ".join(f"{name} {shared.show_value(value)}" for name, value in metrics.items())
-        shared.echo(f"  at {fraction:>4.0%}: {curve_text}")
+        values_text = "  ".join(f"{name} {shared.show_value(value)}" for name, value in metrics.items())
+        lines.append(f"  at {fraction:>4.0%}: {values_text}")
+    shared.print_as(output_format, GenomeResult(genome=genome, **vars(outcome)), *lines)
     return 0 if outcome.status == "ok" else 1
 
 

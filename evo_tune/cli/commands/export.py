@@ -106,17 +106,8 @@ def command(
     with tempfile.TemporaryDirectory() as scratch, output:
         metrics = training.write(target, Path(scratch), err=output_format == "json")
     files = sorted(path.name for path in target.iterdir())
-    if output_format == "json":
-        model = ExportedModel(
-            run=saved.name,
-            trial=candidate.id,
-            genome=candidate.genome,
-            folder=str(target),
-            files=files,
-            metrics=metrics,
-        )
-        shared.print_json(model)
-        return
-    shared.print_metrics(metrics)
-    shared.echo(f"wrote {target}: {', '.join(files) or 'nothing'}")
-    shared.echo(f"how to use it: {target / 'README.md'}")
+    model = ExportedModel(
+        run=saved.name, trial=candidate.id, genome=candidate.genome, folder=str(target), files=files, metrics=metrics
+    )
+    wrote, usage = f"wrote {target}: {', '.join(files) or 'nothing'}", f"how to use it: {target / 'README.md'}"
+    shared.print_as(output_format, model, *shared.metric_lines(metrics), wrote, usage)

@@ -108,14 +108,13 @@ def _predict(model: Model, data: str, output: Path | None, keep: list[str], outp
             else:
                 rows += plain_rows(frame)
         metrics = predictions.metrics
-    for remark in predictions.remarks:
-        shared.echo(remark, err=True)
+    shared.echo(*predictions.remarks, err=True)
     if output_format == "json":
         file = None if output is None else str(output)
         results = {"output": file, "predictions": rows, "metrics": metrics, "remarks": predictions.remarks}
         _print_json(model, predictions.rows, text=None, **results)
         return
-    shared.print_metrics(metrics, err=True)
+    shared.echo(*shared.metric_lines(metrics), err=True)
     if output is not None:
         duration = shared.show_seconds(time.monotonic() - began)
         shared.echo(f"wrote {output}: {predictions.rows} predictions in {duration}", err=True)
@@ -156,4 +155,4 @@ def _write_text(model: Model, prompt: str, sampling: dict[str, Any], output_form
         return
     for piece in chain([prompt], pieces):
         shared.echo_piece(piece)
-    shared.echo()
+    shared.echo("")

@@ -8,14 +8,14 @@ import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
-from evo_tune.cli.session import run_search, session_options
+from evo_tune.cli.session import OutputFlags, output_flags, run_search
 
 HELP_ORDER = 20
 
 
 @cli_command("resume", settings="session_flags")
 @shared.run_argument
-@session_options
+@output_flags
 @shared.store_option
 @click.option("--as", "copy_as", metavar="NAME", help="Name of a copy to continue instead of the run.")
 @click.option("--accept-changes", is_flag=True, help="Continue although evaluator, data or strategy changed.")
@@ -32,11 +32,7 @@ HELP_ORDER = 20
 def command(
     run: str | None,
     store: str,
-    quiet: bool,
-    no_report: bool,
-    tracks: tuple[str, ...],
-    output_format: str,
-    price_per_hour: float | None,
+    output: OutputFlags,
     copy_as: str | None,
     accept_changes: bool,
     evaluator: str | None,
@@ -69,4 +65,4 @@ def command(
         ask=shared.ask_function(),
         **{name: value for name, value in session.items() if value is not None},
     )
-    return run_search(search, quiet, output_format, no_report, tracks, price_per_hour, began=began)
+    return run_search(search, output, began)

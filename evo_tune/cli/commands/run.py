@@ -10,7 +10,7 @@ import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
-from evo_tune.cli.session import run_search, session_options
+from evo_tune.cli.session import OutputFlags, output_flags, run_search
 from evo_tune.errors import OptionError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: str | Non
 @click.option(
     "--subject-to", multiple=True, metavar="METRIC<=N", help="Constraint, e.g. 'params<=2e6', 'accuracy>=0.9'."
 )
-@session_options
+@output_flags
 @click.option("--name", metavar="NAME", help="Name of the run.  [default: evaluator and time]")
 @shared.store_option
 @click.option(
@@ -118,11 +118,7 @@ def command(
     name: str | None,
     store: str,
     dry_run: bool,
-    price_per_hour: float | None,
-    output_format: str,
-    quiet: bool,
-    no_report: bool,
-    tracks: tuple[str, ...],
+    output: OutputFlags,
     **flags: Any,
 ) -> int:
     """Tune EVALUATOR: a name, a file, or the command of a script.
@@ -188,10 +184,10 @@ def command(
         plugin = find_evaluator(evaluator, read_genes, evaluator_options)
         run_settings, session = settings_of(settings)
         plan = plan_run(plugin, request, run_settings, session, Path(store), forecast=True)
-        print_plan(plan, session, price_per_hour, output_format)
+        print_plan(plan, session, output)
         return 0
     search = Search(evaluator, store=store, name=name, **vars(request), **settings)
-    return run_search(search, quiet, output_format, no_report, tracks, price_per_hour, began)
+    return run_search(search, output, began)
 
 
 def _ladder_genes(ladder: str, evaluator: str, options: dict[str, Any]) -> dict[str, Gene]:

@@ -151,9 +151,7 @@ def command(
         return 0
     _print_recipe(recipe)
     if emit is not None:
-        shared.echo()
-        shared.echo(f"wrote {emit}; use it with:")
-        shared.echo(f"  evo-tune run --config {emit}")
+        shared.echo("", f"wrote {emit}; use it with:", f"  evo-tune run --config {emit}")
         shared.echo(f"  evo-tune export {new_name} model")
     return 0
 
@@ -272,8 +270,7 @@ def _print_recipe(recipe: ScaledRecipe) -> None:
         for move in recipe.rows
     ]
     shared.print_table(genes, f"trial {recipe.trial} of {recipe.run} at the target size")
-    for remark in recipe.remarks:
-        shared.echo(f"note: {remark}")
+    shared.echo(*(f"note: {remark}" for remark in recipe.remarks))
     laws = []
     for law in recipe.laws:
         ranges = {"run": law.outside_run, "target": law.outside}
@@ -292,7 +289,7 @@ def _print_recipe(recipe: ScaledRecipe) -> None:
     price = "" if recipe.price is None else f", {recipe.price:,.2f} for the hours"
     hours = "unknown" if recipe.hours is None else f"{recipe.hours:,.3g}"
     epochs = "" if target.epochs is None else f"; the text is read {target.epochs:.3g} times"
-    for line in (
+    shared.echo(
         f"learning rate of hidden matrices: {at_run.lr_hidden:.3g} in the run, {target.lr_hidden:.3g} at the target",
         "",
         f"model: depth {target.depth}, width {target.width}, {target.heads} heads, context {target.context}: "
@@ -305,8 +302,7 @@ def _print_recipe(recipe: ScaledRecipe) -> None:
         f"hours: {hours} on one device ({recipe.speed}){price}",
         _loss_text(recipe.loss),
         *(_probe_text(result) for result in recipe.probe or ()),
-    ):
-        shared.echo(line)
+    )
 
 
 def _fit_text(fit: MemoryFit) -> str:

@@ -54,17 +54,16 @@ def command(
         return 1 if differing else 0
     if not differing:
         shared.echo(f"{saved.name}: all {count} proposals agree with the recorded ones")
+    lines = []
     for row in disagreements[:SHOWN]:
         replayed = shared.show_genome(row.replayed.genome) if row.replayed else "nothing"
-        shared.echo(f"trial {row.id}: recorded {shared.show_genome(row.recorded.genome)}", err=True)
-        shared.echo(f"  but replayed {replayed}", err=True)
+        lines += [f"trial {row.id}: recorded {shared.show_genome(row.recorded.genome)}", f"  but replayed {replayed}"]
     for change in ranges[:SHOWN]:
-        shared.echo(f"before trial {change.before}: recorded {change.recorded or 'no wider range'}", err=True)
-        shared.echo(f"  but replayed {change.replayed or 'no wider range'}", err=True)
+        lines.append(f"before trial {change.before}: recorded {change.recorded or 'no wider range'}")
+        lines.append(f"  but replayed {change.replayed or 'no wider range'}")
     if ranges:
-        shared.echo(f"{saved.name}: {len(ranges)} changes of ranges do not agree", err=True)
+        lines.append(f"{saved.name}: {len(ranges)} changes of ranges do not agree")
     if disagreements:
-        shared.echo(f"{saved.name}: {len(disagreements)} of {count} proposals do not agree", err=True)
-    for note in notes:
-        shared.echo(note, err=True)
+        lines.append(f"{saved.name}: {len(disagreements)} of {count} proposals do not agree")
+    shared.echo(*lines, *notes, err=True)
     return 1 if differing else 0

@@ -371,7 +371,7 @@ def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -
             inside.move(run.folder, (part.name,), (MODEL,))
             inside.remove(run.folder, TRIALS, TRAINING)
             tests = {name: value for name, value in metrics.items() if name in run.manifest.tests.values()}
-            shared.print_metrics(tests, err)
+            shared.echo(*shared.metric_lines(tests), err=err)
         with inside.folder(run.folder, MODEL):
             return target
     except OSError as error:
