@@ -83,7 +83,12 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; this is the console script."""
-    _repair_streams()
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):  # it accepts any text
+            stream.reconfigure(errors="replace")
     if COMPLETE in os.environ:
         sys.exit(print_completions())
     warnings.showwarning = _warn  # type: ignore[assignment]
@@ -135,16 +140,6 @@ def _unknown_flag_hint(error: click.UsageError) -> str:
     if is_interpreter(sys.argv[2] if len(sys.argv) > 2 else ""):
         return "; put the command of a script in quotes"
     return "; an evaluator's option is set by -o NAME=VALUE, a gene by --gene NAME=VALUE"
-
-
-def _repair_streams() -> None:
-    """Replace missing standard streams, and make the others accept any text."""
-    for name in ("stdin", "stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
 
 
 def _discard_output() -> None:

@@ -220,17 +220,9 @@ class DeclaredOption(Struct, forbid_unknown_fields=True, kw_only=True):
     @classmethod
     def of(cls, option: Option) -> DeclaredOption:
         """Return the printed part of an option."""
-        return cls(
-            group=option.group,
-            option=option.name,
-            type=option.kind,
-            required=option.required,
-            default=None if option.required else option.default,
-            unit=option.unit,
-            bounds=option.bounds,
-            gene=option.gene or "",
-            help=option.help,
-        )
+        default = None if option.required else option.default
+        same = {name: getattr(option, name) for name in ("group", "required", "unit", "bounds", "help")}
+        return cls(option=option.name, type=option.kind, default=default, gene=option.gene or "", **same)
 
 
 class DeclaredEvaluator(EvaluatorSummary, kw_only=True):

@@ -19,7 +19,7 @@ from evo_tune.forecast import RunForecast, forecast_line
 from evo_tune.report import summary as report
 from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.report.charts.scale import read_recipe
-from evo_tune.report.data import RunSummary, run_summary
+from evo_tune.report.data import run_summary
 from evo_tune.report.final_comparison import CAP_FACTOR
 from evo_tune.report.summary import (
     DONE_REASON,
@@ -97,8 +97,7 @@ def show_progress(silent: bool, run: Run, price: float | None = None) -> Iterato
         with Live(console=console, auto_refresh=False, transient=True) as live:
 
             def update_table(search: Search) -> None:
-                for line in news.lines(search):
-                    shared.echo(line)  # above the table, because Live redirects the output
+                shared.echo(*news.lines(search))  # above the table, because Live redirects the output
                 live.update(progress_table(Progress(search, forecast), recent), refresh=True)
 
             yield ignore_after_error(update_table)
@@ -343,8 +342,7 @@ class _ProgressLines:
             most = CAP_FACTOR * search.session.final_seeds
             shared.echo(f"final comparison: {finalists} against the default, on up to {most} fresh seeds each")
         self._print_forecast(search)
-        for line in self._news.lines(search):
-            shared.echo(line)
+        shared.echo(*self._news.lines(search))
         if _is_interrupted(search) and not self._is_stopping:
             self._is_stopping = True
             shared.echo(STOPPING)
@@ -401,10 +399,6 @@ class EventStream:
         """Print the events since the last call."""
         for event in self._new_events(search):
             shared.print_json(event, line=True)
-
-    def print_end(self, summary: RunSummary, exit_code: int) -> None:
-        """Print the last line."""
-        shared.print_json(run_formats.End(**structs.asdict(summary), exit_code=exit_code), line=True)
 
     def _new_events(self, search: Search) -> Iterator[Struct]:
         run = search.saved
@@ -469,9 +463,7 @@ def _comparison_time(run: Run) -> int:
         return 0
 
 
-def print_result(
-    search: Search, output: OutputFlags, report_file: Path | None, exit_code: int, events: EventStream | None
-) -> None:
+def print_result(search: Search, output: OutputFlags, report_file: Path | None, exit_code: int) -> None:
     """Print the result of a session in the format that the user chose.
 
     Args:
@@ -479,11 +471,11 @@ def print_result(
         output: What to print.
         report_file: File of the report; None without one.
         exit_code: Exit code of the command.
-        events: Events of the session, with 'jsonl'.
     """
     run = search.saved
-    if events is not None:
-        events.print_end(run_summary(run, search.status, report_file), exit_code)
+    if output.output_format == "jsonl":  # the last line of the events
+        end = structs.asdict(run_summary(run, search.status, report_file))
+        shared.print_json(run_formats.End(**end, exit_code=exit_code), line=True)
     elif output.output_format == "json":
         shared.print_json(run_summary(run, search.status, report_file))
     elif output.output_format == "table" and not output.quiet:
@@ -506,22 +498,17 @@ def print_summary(
     result = report.run_result(run)
     shared.echo("")
     rows: list[dict[str, Any]] = []
-    for name, trial, fresh_values in (
-        ("best", result.best, result.fresh_best),
-        ("default", result.default, result.fresh_default),
-    ):
-        if trial is None:
-            continue
-        row: dict[str, Any] = {"": name, "trial": trial.id}
-        if result.fresh_best or result.fresh_default:
-            row[f"{result.reported_metric} over fresh seeds"] = show_fresh_values(fresh_values)
-        rows.append({**row, f"{result.metric}, {result.seeds_text}": trial.outcome.metrics[result.metric]})
+    best, default = ("best", result.best, result.fresh_best), ("default", result.default, result.fresh_default)
+    for name, trial, fresh_values in (best, default):
+        if trial is not None:
+            row: dict[str, Any] = {"": name, "trial": trial.id}
+            if result.fresh_best or result.fresh_default:
+                row[f"{result.reported_metric} over fresh seeds"] = show_fresh_values(fresh_values)
+            rows.append({**row, f"{result.metric}, {result.seeds_text}": trial.outcome.metrics[result.metric]})
     if rows:
         shared.print_table(rows)
-    for line in _summary_lines(run, result, status, needed):
-        shared.echo(line)
-    if report_file is not None:
-        shared.echo(f"report: {report_file}")
+    report_lines = [] if report_file is None else [f"report: {report_file}"]
+    shared.echo(*_summary_lines(run, result, status, needed), *report_lines)
 
 
 def _summary_lines(run: Run, result: RunResult, status: str, needed: tuple[float, float] | None) -> Iterator[str]:
@@ -618,8 +605,7 @@ def print_plan(plan: RunPlan, session: SessionSettings, output: OutputFlags) -> 
         return
     shared.print_remarks(plan.evaluator, plan.space.default(), plan.space)
     shared.echo(f"plan: {plugin.name} on {plan.slots} x {plan.device}; no run is started, and nothing is written")
-    for line in plan.choices:
-        shared.echo(line)
+    shared.echo(*plan.choices)
     if plan.pace is None:
         remedy = ""
         if plugin.origin == "file":
@@ -632,5 +618,5 @@ def print_plan(plan: RunPlan, session: SessionSettings, output: OutputFlags) -> 
             bounds, mean = f"{min(times):.3g} to {max(times):.3g} s", f"{plan.pace.mean_seconds:.3g} s"
             shared.echo(f"of {len(times)} genomes: {bounds}; expected in a search: about {mean}")
     if run_forecast is not None:
-        for row, text in forecast_rows(run_forecast.with_cost(output.price_per_hour)).items():
-            shared.echo(f"  {row:<16} {text}")
+        rows = forecast_rows(run_forecast.with_cost(output.price_per_hour))
+        shared.echo(*(f"  {row:<16} {text}" for row, text in rows.items()))

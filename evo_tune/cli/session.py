@@ -14,7 +14,6 @@ import click
 from evo_tune.cli import shared
 
 if TYPE_CHECKING:
-    from evo_tune.cli.output import EventStream
     from evo_tune.loop.search import Search
 
 
@@ -102,7 +101,7 @@ def run_search(search: Search, output: OutputFlags, began: float, continue_hint:
     session_seconds = search.seconds - run.resumed[-1]
     planning = max(0.0, time.monotonic() - began - session_seconds)
     began_in_one_session = time.monotonic() - search.seconds - planning
-    events = _run_with_progress(search, output, planning)
+    _run_with_progress(search, output, planning)
 
     if run.manifest.settings.for_scale:
         from evo_tune.cli.training.scaling import write_recipe_at_target
@@ -118,7 +117,7 @@ def run_search(search: Search, output: OutputFlags, began: float, continue_hint:
             remedy = f"the run is saved, and `evo-tune report {as_typed(run.folder)}` tries again"
             shared.echo(f"Warning: no report was written ({type(error).__name__}: {error}); {remedy}", err=True)
     exit_code = 130 if search.stopping else 0 if search.best is not None else 1
-    print_result(search, output, report, exit_code, events)
+    print_result(search, output, report, exit_code)
 
     model = train_final_model(search, lambda: time.monotonic() - began_in_one_session, err)
     if output.quiet:
@@ -133,16 +132,13 @@ def run_search(search: Search, output: OutputFlags, began: float, continue_hint:
     return exit_code
 
 
-def _run_with_progress(search: Search, output: OutputFlags, planning: float) -> EventStream | None:
+def _run_with_progress(search: Search, output: OutputFlags, planning: float) -> None:
     """Run a search; show a table or lines, print events, and write for other tools at the same time.
 
     Args:
         search: Search to run.
         output: What to print and to write.
         planning: Seconds before the session began that `--hours` includes.
-
-    Returns:
-        The stream of events with `--format jsonl`; its last line is still to come.
     """
     from evo_tune.cli.output import EventStream, ignore_after_error, show_progress
     from evo_tune.cli.training.final_training import time_for_model
@@ -164,4 +160,3 @@ def _run_with_progress(search: Search, output: OutputFlags, planning: float) -> 
         finally:
             if events is not None:  # those since the last call
                 watch(search)
-    return events

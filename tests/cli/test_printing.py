@@ -15,7 +15,7 @@ import pytest
 
 import evo_tune.cli
 from evo_tune.cli import output, shared
-from evo_tune.cli.warm_start import read_genomes
+from evo_tune.cli.flags import read_genomes
 from evo_tune.loop.search import Search
 from tests.cli.conftest import Typed
 from tests.journals import events_of, write_events

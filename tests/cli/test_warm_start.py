@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evo_tune.cli.warm_start import read_genomes
+from evo_tune.cli.flags import read_genomes
 from evo_tune.errors import SpaceError, UsageError
 from evo_tune.report.summary import pareto_front
 from tests.conftest import cut_copy, drive, rows

@@ -72,39 +72,36 @@ def _print_evaluator(plugin: Evaluator, output_format: str) -> None:
         shared.print_json(declared)
         return
     if output_format == "csv":
-        shared.print_rows([{"group": option.group, **_row(option)} for option in options], output_format)
+        shared.print_rows([_row(option) for option in options], output_format)
         return
     units = [f"{name} ({unit})" if unit else name for name, unit in plugin.metrics.items()]
-    shared.echo(f"{plugin.name}: {plugin.summary}")
-    shared.echo(f"origin: {plugin.origin}, {plugin.path}")
-    shared.echo(f"objectives: {', '.join(objective.describe() for objective in plugin.objectives)}")
-    shared.echo(f"metrics: {', '.join(units) or 'not declared'}")
-    if plugin.tests:
-        pairs = [f"{test} ({name})" for name, test in plugin.tests.items()]
-        shared.echo(f"on the test set, in the final comparison only: {', '.join(pairs)}")
-    shared.echo(f"supports: {', '.join(plugin.supports) or 'full trainings only'}")
-    if not groups:
-        shared.echo("options: none")
+    tests = ", ".join(f"{test} ({name})" for name, test in plugin.tests.items())
+    shared.echo(
+        f"{plugin.name}: {plugin.summary}",
+        f"origin: {plugin.origin}, {plugin.path}",
+        f"objectives: {', '.join(objective.describe() for objective in plugin.objectives)}",
+        f"metrics: {', '.join(units) or 'not declared'}",
+        *([f"on the test set, in the final comparison only: {tests}"] if tests else []),
+        f"supports: {', '.join(plugin.supports) or 'full trainings only'}",
+        *([] if groups else ["options: none"]),
+    )
     for title, group in groups.items():
         shared.print_table(option_rows(group), title or "options (-o NAME=VALUE)")
 
 
 def _row(option: Option) -> dict[str, str]:
     """Return an option as a row of text, with the default as `-o` takes it; an empty text is shown as ''."""
-    default = "must be given" if option.required else shared.option_text(option.default)
-    return {
-        "option": option.name,
-        "type": option.kind,
-        "default": default or "''",
-        "unit": option.unit,
-        "bounds": option.bounds,
-        "gene": option.gene or "",
-        "help": option.help,
-    }
+    from msgspec import structs
+
+    from evo_tune.cli.formats import DeclaredOption
+
+    row = structs.asdict(DeclaredOption.of(option))
+    default = "must be given" if row.pop("required") else shared.option_text(option.default)
+    return {**row, "default": default or "''"}
 
 
 def option_rows(options: Iterable[Option]) -> list[Mapping[str, str]]:
     """Return options as rows of text, without the columns that are empty in all of them."""
     rows = [_row(option) for option in options]
-    filled = {name for row in rows for name, text in row.items() if text}
+    filled = {name for row in rows for name, text in row.items() if text and name != "group"}
     return [{name: text for name, text in row.items() if name in filled} for row in rows]

@@ -129,9 +129,8 @@ def command(
 
     began = time.monotonic()
 
-    from evo_tune.cli.flags import RUN_DEFAULTS
+    from evo_tune.cli.flags import RUN_DEFAULTS, read_genomes
     from evo_tune.cli.output import print_plan
-    from evo_tune.cli.warm_start import read_genomes
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments

@@ -271,20 +271,20 @@ def _print_recipe(recipe: ScaledRecipe) -> None:
     ]
     shared.print_table(genes, f"trial {recipe.trial} of {recipe.run} at the target size")
     shared.echo(*(f"note: {remark}" for remark in recipe.remarks))
-    laws = []
-    for law in recipe.laws:
-        ranges = {"run": law.outside_run, "target": law.outside}
-        laws.append(
-            {
-                "law": law.law,
-                "for the run": number(law.at_run),
-                "at the target": number(law.lr),
-                "run's, scaled by it": number(law.moved),
-                "batch": number(law.batch),
-                "outside of its fit": "; ".join(f"{size}: {text}" for size, text in ranges.items() if text),
-                "source": law.source,
-            }
-        )
+    laws = [
+        {
+            "law": law.law,
+            "for the run": number(law.at_run),
+            "at the target": number(law.lr),
+            "run's, scaled by it": number(law.moved),
+            "batch": number(law.batch),
+            "outside of its fit": "; ".join(
+                f"{size}: {text}" for size, text in (("run", law.outside_run), ("target", law.outside)) if text
+            ),
+            "source": law.source,
+        }
+        for law in recipe.laws
+    ]
     shared.print_table(laws, "peak learning rates")
     price = "" if recipe.price is None else f", {recipe.price:,.2f} for the hours"
     hours = "unknown" if recipe.hours is None else f"{recipe.hours:,.3g}"
