@@ -364,12 +364,10 @@ def _allow_strategy(manifest: Manifest, user: Consent, moved_to: str | None) -> 
 
 
 def _allow_file(path: Path, kind: str, user: Consent, remedy: str, if_gone: str) -> Path:
-    """Return the resolved path of a file that a run names, because a link could change after it was allowed."""
+    """Return the resolved path of a file that a run names, if its code may be executed."""
     if not os.path.isfile(path):
         raise PluginError(f"the {kind} of the run, {str(path)!r}, is not a file here: check the path, {if_gone}")
-    real = Path(os.path.realpath(path))
-    allow(real, kind, source_hash, remedy, user)
-    return real
+    return allow(path, kind, source_hash, remedy, user)
 
 
 def session_settings_to_trust(run: Run, changes: Mapping[str, Any]) -> SessionSettings:

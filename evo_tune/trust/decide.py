@@ -18,12 +18,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import filelock
 
 from evo_tune.errors import UsageError
 from evo_tune.text import is_writable, printable
+from evo_tune.trust import inside
 
 LARGEST = 1 << 23
 """Maximum bytes of the memory file."""
@@ -36,6 +37,13 @@ Ask = Callable[[str], bool]
 
 Hashes = Mapping[str, str]
 """Hashes of what determines what a run executes, by name."""
+
+
+class _Memory(TypedDict):
+    """What the user trusts: hashes by file of code, and by folder of a run and name; the newest are last."""
+
+    files: dict[str, str]
+    runs: dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ def is_identifier(name: str) -> bool:
     return name.isascii() and name.replace("-", "_").isidentifier()
 
 
-def allow(path: Path, kind: str, hash_of: Callable[[Path], str], remedy: str, user: Consent) -> None:
+def allow(path: Path, kind: str, hash_of: Callable[[Path], str], remedy: str, user: Consent) -> Path:
     """Allow the execution of a file of code that a saved run names, or refuse it.
 
     Args:
@@ -81,6 +89,9 @@ def allow(path: Path, kind: str, hash_of: Callable[[Path], str], remedy: str, us
         hash_of: Function that returns the hash of a file of code and its local modules.
         remedy: What to do instead, for messages.
         user: What the user allows.
+
+    Returns:
+        The resolved path, because a link could change after it was allowed.
 
     Raises:
         UsageError: The user has never named the file, or it has changed since, and they do not allow it now.
@@ -99,6 +110,7 @@ def allow(path: Path, kind: str, hash_of: Callable[[Path], str], remedy: str, us
         user.require(text, "Run its code?", f"continuing would run its code; look at it, then {remedy}")
     if reason or user.changes:
         remember_file(real, hash_of(real))
+    return real
 
 
 def allow_command(folder: Path, files: Sequence[Path], code: Mapping[str, str], user: Consent) -> None:
@@ -218,8 +230,7 @@ def reason_for_distrust(folder: Path, hashes: Hashes) -> str:
 
 def run_hashes(folder: Path) -> dict[str, str]:
     """Return the hashes that are remembered of the run in a folder, by name."""
-    entry: dict[str, str] = _read_memory()["runs"].get(str(_real(folder)), {})
-    return entry
+    return _read_memory()["runs"].get(str(_real(folder)), {})
 
 
 def _real(path: Path) -> Path:
@@ -233,37 +244,20 @@ def _memory_path() -> Path:
     return Path(base).expanduser() / "evo-tune" / "trusted.json"
 
 
-def _read_memory() -> dict[str, dict[str, Any]]:
-    """Return the memory by kind and key; empty if others can write the file, or its content is invalid."""
-    empty: dict[str, dict[str, Any]] = {"files": {}, "runs": {}}
-    try:
-        file = os.open(_memory_path(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, RuntimeError):  # there is no home folder
-        return empty
-    try:
-        status = os.fstat(file)
-        writable_by_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if (
-            not stat.S_ISREG(status.st_mode)
-            or status.st_uid != os.geteuid()
-            or writable_by_others
-            or status.st_size > LARGEST
-        ):
-            return empty
-        with os.fdopen(os.dup(file), encoding="utf-8") as text:
-            data = json.load(text)
-    except (OSError, ValueError, RecursionError):
-        return empty
-    finally:
-        os.close(file)
-    if not isinstance(data, dict) or not all(isinstance(data.get(kind), dict) for kind in empty):
-        return empty
-    if not all(isinstance(entry, dict) for entry in data["runs"].values()):
-        return empty
-    return {kind: data[kind] for kind in empty}
+def _read_memory() -> _Memory:
+    """Return the memory; empty if others can write the file, or its content is invalid."""
+    import msgspec
+
+    with contextlib.suppress(OSError, ValueError, RecursionError, RuntimeError):  # the last: there is no home folder
+        path = _memory_path()
+        with inside.open_to_read(path.parent, path.name, limit=LARGEST) as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                return msgspec.convert(json.load(file), _Memory)
+    return _Memory(files={}, runs={})
 
 
-def _remember(kind: str, key: str, value: Any) -> None:
+def _remember(kind: Literal["files", "runs"], key: str, value: Any) -> None:
     """Add an entry as the newest one; a dict is added to the one that is there.
 
     If the folder cannot be written, the user is asked again next time.
@@ -273,16 +267,17 @@ def _remember(kind: str, key: str, value: Any) -> None:
         memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with filelock.FileLock(memory.parent / "trusted.lock"):  # runs that begin at the same time lose no entry
             entries = _read_memory()
+            of_kind: dict[str, Any] = dict(entries[kind])
+            earlier_value = of_kind.pop(key, None)
             if isinstance(value, dict):
-                value = {**entries[kind].get(key, {}), **value}
-            if entries[kind].get(key) == value:
+                value = {**(earlier_value or {}), **value}
+            if value == earlier_value:
                 return
-            entries[kind].pop(key, None)
-            entries[kind] = dict(list(entries[kind].items())[1 - MOST :]) | {key: value}
+            newest = {**dict(list(of_kind.items())[1 - MOST :]), key: value}
             with tempfile.NamedTemporaryFile(
                 "w", dir=memory.parent, prefix=".trusted-", delete=False, encoding="utf-8"
             ) as part:
-                json.dump(entries, part)
+                json.dump({**entries, kind: newest}, part)
             os.replace(part.name, memory)
 
 

@@ -46,16 +46,13 @@ def folder(root: Root, *names: str, make: bool = False) -> Iterator[int]:
             if make:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(_plain(name), dir_fd=descriptor)
-            descriptor, above = _open_folder(descriptor, name), descriptor
+            _refuse_link(descriptor, name)
+            above = descriptor
+            descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
             os.close(above)
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _open_folder(descriptor: int, name: str) -> int:
-    _refuse_link(descriptor, name)
-    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
 
 
 def _plain(name: str) -> str:
@@ -254,34 +251,24 @@ def copy_file(source: int, target: int, name: str) -> None:
         OSError: The source is no regular file, the target exists, or the disk refuses.
     """
     with os.fdopen(_open(source, name, os.O_RDONLY), "rb") as old, os.fdopen(_new(target, name), "wb") as new:
-        status = os.fstat(old.fileno())
-        for start, end in _data_ranges(old.fileno(), status.st_size):
-            old.seek(start)
+        status, start = os.fstat(old.fileno()), 0
+        while start < status.st_size:
+            try:
+                start = os.lseek(old.fileno(), start, os.SEEK_DATA)
+                end = os.lseek(old.fileno(), start, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # the rest is a hole
+                    break
+                end = status.st_size  # the file system does not tell its holes
             new.seek(start)
-            while start < end and (piece := old.read(min(1 << 20, end - start))):
+            while start < end and (piece := os.pread(old.fileno(), min(1 << 20, end - start), start)):
                 new.write(piece)
                 start += len(piece)
+            if start < end:  # the file became shorter meanwhile
+                break
         new.flush()
         os.ftruncate(new.fileno(), status.st_size)
         os.utime(new.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _data_ranges(file: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each part of a file that is not a hole; the whole file if that is unknown."""
-    if not hasattr(os, "SEEK_DATA"):
-        yield 0, size
-        return
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(file, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # the rest is a hole
-                return
-            yield end, size
-            return
-        end = os.lseek(file, start, os.SEEK_HOLE)
-        yield start, end
 
 
 def sync_folder(root: Root) -> None:
