@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from evo_tune.errors import UsageError
 
-__all__ = ["needing", "quiet"]
+LOGGERS = ("optuna", "wandb", "mlflow", "mlflow.store.db.utils", "alembic")
+"""Loggers of tools that comment on what is written for them on purpose."""
 
 
 @contextlib.contextmanager
@@ -30,9 +31,9 @@ def require_extra(feature: str, extra: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet(*loggers: str) -> Iterator[None]:
-    """Silence warnings and some loggers: other tools comment on what is written for them on purpose."""
-    logs = [logging.getLogger(name) for name in loggers]
+def quiet() -> Iterator[None]:
+    """Silence warnings, and the loggers of tools that runs are written for."""
+    logs = [logging.getLogger(name) for name in LOGGERS]
     levels = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.ERROR)

@@ -17,36 +17,30 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError
+from evo_tune.integrations import quiet, require_extra
+from evo_tune.integrations.rows import Sink
 from evo_tune.store.heartbeat import Curve, running_curves
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
 
-class Sink(Protocol):
-    """Target that runs are written into."""
-
-    def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
-        """Write the parts of a run that are not written yet.
-
-        Args:
-            run: The run.
-            flying: Learning curves of pending trials by id (see `in_flight`).
-        """
-
-
 class _Tool(NamedTuple):
     home: str
-    """Module and class of the sink; the class is made from a path and the flag that the user wrote."""
+    """Module and class of the sink."""
+    packages: tuple[str, ...]
+    """Modules that the extra brings."""
     ending: str
     """Ending of the usual file name."""
+    is_folder: bool
+    """Whether the target is a folder, not a file."""
     opened: str
     """Command that opens the file or folder, or sends it to the tool's server."""
     pages: str = ""
@@ -54,11 +48,18 @@ class _Tool(NamedTuple):
 
 
 TOOLS = {
-    "optuna": _Tool("optuna:OptunaJournal", "-optuna.log", "optuna-dashboard {}"),
-    "tensorboard": _Tool("tensorboard:TensorBoardFolder", "-tensorboard", "tensorboard --logdir {}"),
-    "wandb": _Tool("wandb:WandbFolder", "-wandb", "wandb sync {}/wandb/*run-*"),
-    "mlflow": _Tool("mlflow:MLflowDatabase", "-mlflow.db", "mlflow ui --backend-store-uri sqlite:///{}", "flask"),
-}
+    "optuna": _Tool("optuna:OptunaJournal", ("optuna.storages",), "-optuna.log", False, "optuna-dashboard {}"),
+    "tensorboard": _Tool(
+        "tensorboard:TensorBoardFolder",
+        ("tensorboard.plugins.hparams.summary_v2", "tensorboard.summary.writer.record_writer"),
+        "-tensorboard", True, "tensorboard --logdir {}",
+    ),
+    "wandb": _Tool("wandb:WandbFolder", ("wandb",), "-wandb", True, "wandb sync {}/wandb/*run-*"),
+    "mlflow": _Tool(
+        "mlflow:MLflowDatabase", ("alembic", "mlflow", "sqlalchemy"), "-mlflow.db", False,
+        "mlflow ui --backend-store-uri sqlite:///{}", "flask",
+    ),
+}  # fmt: skip
 """Tools by name. Each has a module in this folder, and an extra of its name."""
 
 TRACKERS = ("tensorboard", "optuna", "wandb")
@@ -77,6 +78,11 @@ def sink(tool: str, path: Path, flag: str) -> Sink:
         UsageError: The tool is not installed, or the path is not usable for it.
     """
     module, name = TOOLS[tool].home.split(":")
+    with require_extra(flag, tool), quiet():
+        for package in TOOLS[tool].packages:
+            import_module(package)
+    if os.path.lexists(path) and not (path.is_dir() if TOOLS[tool].is_folder else path.is_file()):
+        raise UsageError(f"{flag}: {path} is no {'folder' if TOOLS[tool].is_folder else 'file'}; choose another")
     make: Callable[[Path, str], Sink] = getattr(import_module(f"evo_tune.integrations.{module}"), name)
     return make(path, flag)
 
@@ -248,7 +254,10 @@ def follow(folder: Path, text: str, ended: threading.Event) -> None:
     written: dict[int, Curve] = {}
     while not last:
         last = ended.wait(max(EVERY if version != (-1, -1) else 0.0, pause))
-        now, flying, began = _version(folder), running_curves(folder), time.monotonic()
+        now, flying, began = (-1, -1), running_curves(folder), time.monotonic()
+        with contextlib.suppress(OSError):
+            status = (folder / JOURNAL).lstat()
+            now = status.st_size, status.st_mtime_ns
         if now != version:
             try:
                 run = Run.open(folder)
@@ -259,13 +268,6 @@ def follow(folder: Path, text: str, ended: threading.Event) -> None:
         if run is not None and (now != version or flying != written):
             target.update(run, flying)
             version, written, pause = now, flying, REST * (time.monotonic() - began)
-
-
-def _version(folder: Path) -> tuple[int, int]:
-    with contextlib.suppress(OSError):
-        status = (folder / JOURNAL).lstat()
-        return status.st_size, status.st_mtime_ns
-    return -1, -1
 
 
 def main(folder: str, text: str) -> None:

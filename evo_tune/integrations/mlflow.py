@@ -6,15 +6,13 @@ of genes and metrics that MLflow does not allow become underscores.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.integrations import quiet, require_extra
-from evo_tune.integrations.rows import Row, Rows, distinct
+from evo_tune.integrations import quiet
+from evo_tune.integrations.rows import Rows, Sink, distinct
 from evo_tune.report.summary import best_so_far
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
@@ -29,40 +27,17 @@ Point = tuple[str, float, int, int]
 """Metric, value, time in milliseconds since 1970, and step."""
 
 
-class MLflowDatabase:
-    """New database for one run.
-
-    Args:
-        path: File to make.
-        what: Flag that the user wrote, for errors.
-
-    Raises:
-        UsageError: The extra `mlflow` is not installed.
-    """
-
-    def __init__(self, path: Path, flag: str) -> None:
-        self.path = path
-        with require_extra(flag, "mlflow"), _quiet():
-            import alembic  # noqa: F401  (MLflow's database needs both)
-            import mlflow  # noqa: F401
-            import sqlalchemy  # noqa: F401
+class MLflowDatabase(Sink):
+    """New database for one run."""
 
     def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
-        """Write a run into the new database.
-
-        Args:
-            run: The run.
-            flying: Learning curves of pending trials by id.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
+        """Write a run into the new database; see `Sink`."""
         from mlflow import MlflowClient
 
         rows, path = Rows(run, flying), self.path.resolve()
         path.touch(exist_ok=False)  # raises the system's own error if it cannot be written
         artifacts = path.with_name(f"{path.name}-artifacts").as_uri()
-        with _quiet():
+        with quiet():
             client = MlflowClient(tracking_uri=f"sqlite:///{path}")
             experiment = client.create_experiment(_name(rows.name), artifact_location=artifacts)
             _write(client, experiment, rows)
@@ -74,32 +49,29 @@ def _write(client: MlflowClient, experiment: str, rows: Rows) -> None:
     began = min((row.began for row in every), default=0.0)
     parent = client.create_run(experiment, _ms(began), run_name=rows.name).info.run_id
     facts = {name: rows.facts[fact] for fact, name in distinct(rows.facts, _name).items()}
-    _log(client, parent, facts, _best(rows, metrics))
+    objective = metrics[rows.objectives[0]]
+    best_points = (
+        (objective, value, _ms(every[id].ended or 0.0), count)
+        for count, value, id in best_so_far(rows.run)
+        if math.isfinite(value)
+    )
+    _log(client, parent, facts, best_points)
     for row in every:
         tags = {"mlflow.parentRunId": parent, "state": row.state}
         tags |= {name: str(value) for name, value in row.facts.items()}
         child = client.create_run(experiment, _ms(row.began), tags, f"trial {row.id}").info.run_id
-        _log(client, child, {genes[name]: value for name, value in row.genome.items()}, _points(row, metrics))
+        duration = 0.0 if row.ended is None else row.ended - row.began
+        points = (
+            (metrics[name], value, _ms(row.began + step / row.last * duration), step)
+            for step, point in [*row.curve, (row.last, row.metrics)]
+            for name, value in point.items()
+        )
+        _log(client, child, {genes[name]: value for name, value in row.genome.items()}, points)
         if row.ended is not None:
             state = {"failed": "FAILED", "pruned": "KILLED"}.get(row.state, "FINISHED")
             client.set_terminated(child, state, _ms(row.ended))
     if rows.run.ended is not None:
         client.set_terminated(parent, "FINISHED", _ms(max((row.ended or 0.0 for row in every), default=began)))
-
-
-def _best(rows: Rows, names: dict[str, str]) -> Iterator[Point]:
-    """Yield the best value after each evaluation: the metric of the parent run."""
-    for count, value, id in best_so_far(rows.run):
-        if math.isfinite(value):
-            yield names[rows.objectives[0]], value, _ms(rows.row(id).ended or 0.0), count
-
-
-def _points(row: Row, names: dict[str, str]) -> Iterator[Point]:
-    """Yield the points of a trial's learning curve and its result."""
-    end = row.began if row.ended is None else row.ended
-    for step, point in [*row.curve, (row.last, row.metrics)]:
-        seconds = row.began + step / row.last * (end - row.began)
-        yield from ((names[name], value, _ms(seconds), step) for name, value in point.items())
 
 
 def _log(client: MlflowClient, run: str, params: dict[str, Any], points: Iterable[Point]) -> None:
@@ -119,7 +91,3 @@ def _name(name: str) -> str:
 
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def _quiet() -> contextlib.AbstractContextManager[None]:
-    return quiet("mlflow", "mlflow.store.db.utils", "alembic")

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Generator, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
-from evo_tune.genome.values import Value
-from evo_tune.integrations import quiet, require_extra
-from evo_tune.integrations.rows import Row, Rows
+from evo_tune.integrations import quiet
+from evo_tune.integrations.rows import Row, Rows, Sink
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
@@ -29,38 +28,13 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-class OptunaJournal:
-    """Journal with the study of a run.
-
-    Args:
-        path: File, which may contain other studies.
-        what: Flag that the user wrote, for errors.
-
-    Raises:
-        UsageError: The extra `optuna` is not installed, or the path is not a file.
-    """
-
-    def __init__(self, path: Path, flag: str) -> None:
-        self.path = path
-        self._what = flag
-        with require_extra(flag, "optuna"):
-            import optuna.storages  # noqa: F401
-        if os.path.lexists(path) and not path.is_file():
-            raise UsageError(f"{flag}: {path} is no file; choose another")
+class OptunaJournal(Sink):
+    """Journal with the study of a run; the file may contain other studies."""
 
     def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
-        """Write the parts of a run that the study lacks, at once and under the journal's lock.
-
-        Args:
-            run: The run.
-            flying: Learning curves of pending trials by id (see `in_flight`).
-
-        Raises:
-            UsageError: The file is no journal, or has the study of another run of this name.
-            OSError: The file cannot be written.
-        """
+        """Write the parts of a run that the study lacks, at once and under the journal's lock; see `Sink`."""
         rows = Rows(run, flying)
-        with quiet("optuna"), _batch(self.path, self._what) as storage:
+        with quiet(), _batch(self.path, self.flag) as storage:
             study = self._study(storage, rows)
             trials = storage.get_all_trials(study, deepcopy=False)
             for id in range(len(rows)):
@@ -68,7 +42,16 @@ class OptunaJournal:
                     storage.create_new_trial(study, _trial(rows, rows.row(id)))
                 elif not trials[id].state.is_finished() and (id in run.outcomes or id in rows.flying):
                     trial = storage.get_trial_id_from_study_id_trial_number(study, id)
-                    _update(storage, trial, trials[id], _fields(rows, rows.row(id)), id in run.outcomes)
+                    fields = _fields(rows, rows.row(id))
+                    for step, value in fields["intermediate_values"].items():
+                        if step not in trials[id].intermediate_values:
+                            storage.set_trial_intermediate_value(trial, step, value)
+                    if id in run.outcomes:
+                        for name, value in fields["user_attrs"].items():
+                            storage.set_trial_user_attr(trial, name, value)
+                        for name, value in fields["system_attrs"].items():
+                            storage.set_trial_system_attr(trial, name, value)
+                        storage.set_trial_state_values(trial, fields["state"], fields["values"])
 
     def _study(self, storage: JournalStorage, rows: Rows) -> int:
         """Return the id of the run's study, which is made if it does not exist."""
@@ -78,7 +61,7 @@ class OptunaJournal:
         studies = {study.study_name: study for study in storage.get_all_studies()}
         if rows.name in studies:
             if studies[rows.name].user_attrs.get("identity") != facts["identity"]:
-                raise UsageError(f"{self._what}: {self.path} has another study {rows.name!r}; choose another file")
+                raise UsageError(f"{self.flag}: {self.path} has another study {rows.name!r}; choose another file")
         else:
             storage.create_new_study([StudyDirection[name] for name in rows.directions], rows.name)
             new_study = Study(rows.name, storage)
@@ -95,7 +78,11 @@ def _trial(rows: Rows, row: Row) -> FrozenTrial:
     if row.state == "open" and rows.run.ended is not None:  # trained when the run is resumed
         fields |= {"state": TrialState.WAITING, "datetime_start": None}
     kinds = {rows.genes[name]: _distribution(gene) for name, gene in rows.run.widest_genes.items()}
-    params = {name: _param(kinds[name], value) for name, value in row.genome.items()}
+    params = {}
+    for name, value in row.genome.items():  # as text, if the choices of its distribution are texts
+        choices = getattr(kinds[name], "choices", (value,))
+        is_choice = any(value == choice and type(value) is type(choice) for choice in choices)
+        params[name] = value if is_choice else one_line(repr(value))
     return FrozenTrial(number=row.id, trial_id=-1, value=None, params=params, distributions=kinds, **fields)
 
 
@@ -118,19 +105,6 @@ def _fields(rows: Rows, row: Row) -> dict[str, Any]:
     }
 
 
-def _update(storage: JournalStorage, id: int, trial: FrozenTrial, fields: dict[str, Any], finished: bool) -> None:
-    """Add the missing points of a running trial's learning curve, and its end if it has finished."""
-    for step, value in fields["intermediate_values"].items():
-        if step not in trial.intermediate_values:
-            storage.set_trial_intermediate_value(id, step, value)
-    if finished:
-        for name, value in fields["user_attrs"].items():
-            storage.set_trial_user_attr(id, name, value)
-        for name, value in fields["system_attrs"].items():
-            storage.set_trial_system_attr(id, name, value)
-        storage.set_trial_state_values(id, fields["state"], fields["values"])
-
-
 def _distribution(gene: Gene) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -145,13 +119,6 @@ def _distribution(gene: Gene) -> BaseDistribution:
     return CategoricalDistribution(values)
 
 
-def _param(kind: BaseDistribution, value: Value) -> Value:
-    """Return a value as its distribution has it: as text, if its choices are texts."""
-    choices = getattr(kind, "choices", None)
-    as_it_is = choices is None or any(value == choice and type(value) is type(choice) for choice in choices)
-    return value if as_it_is else one_line(repr(value))
-
-
 @contextlib.contextmanager
 def _batch(path: Path, flag: str) -> Iterator[JournalStorage]:
     """Open a journal as Optuna's storage under its lock; all writes reach the file at the end, or none.
@@ -161,31 +128,24 @@ def _batch(path: Path, flag: str) -> Iterator[JournalStorage]:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
 
-    class Held(JournalFileSymlinkLock):
-        """A lock that this process holds already."""
-
-        def acquire(self) -> bool:
-            return True
-
-        def release(self) -> None:
-            pass
-
     class Batch(BaseJournalBackend):
         def __init__(self) -> None:
-            self.file = JournalFileBackend(str(path), Held(str(path)))
+            # This process holds the lock already.
+            no_lock: Any = SimpleNamespace(acquire=lambda: True, release=lambda: None)
+            self.file = JournalFileBackend(str(path), no_lock)
             self.before = sum(1 for _ in self.file.read_logs(0))
             with open(path, "rb") as lines:
                 if sum(1 for _ in lines) != self.before:  # Optuna ignores a broken last line
                     raise ValueError("its last line is not from a journal")
-            self.more: list[dict[str, Any]] = []
+            self.new_logs: list[dict[str, Any]] = []
 
         def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
             if log_number_from < self.before:
                 yield from self.file.read_logs(log_number_from)
-            yield from self.more[max(0, log_number_from - self.before) :]
+            yield from self.new_logs[max(0, log_number_from - self.before) :]
 
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            self.more += [json.loads(json.dumps(log)) for log in logs]
+            self.new_logs += [json.loads(json.dumps(log)) for log in logs]
 
     lock = JournalFileSymlinkLock(str(path))
     lock.acquire()
@@ -198,7 +158,7 @@ def _batch(path: Path, flag: str) -> Iterator[JournalStorage]:
                 f"{flag}: {path} is no journal of Optuna's ({one_line(str(error), 100)}); choose another file"
             ) from None
         yield storage
-        if batch.more:
-            batch.file.append_logs(batch.more)
+        if batch.new_logs:
+            batch.file.append_logs(batch.new_logs)
     finally:
         lock.release()

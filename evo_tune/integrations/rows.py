@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from evo_tune.genome.trial import DECAYED, Candidate, Outcome
+from evo_tune.genome.trial import DECAYED
 from evo_tune.genome.values import Value
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
@@ -31,6 +32,32 @@ State: TypeAlias = Literal["open", "whole", "part", "pruned", "failed"]
 
 Points: TypeAlias = Sequence[tuple[float, Mapping[str, float | None]]]
 """Learning curve: shares of the full training with the metrics at each."""
+
+
+class Sink:
+    """Target that runs are written into; `converting.sink` makes it after a check of the path.
+
+    Args:
+        path: File or folder of the target.
+        flag: Flag that the user wrote, for errors.
+    """
+
+    def __init__(self, path: Path, flag: str) -> None:
+        self.path = path
+        self.flag = flag
+
+    def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
+        """Write the parts of a run that are not written yet.
+
+        Args:
+            run: The run.
+            flying: Learning curves of pending trials by id (see `running_curves`).
+
+        Raises:
+            UsageError: The target is of another tool, or has another run of this name.
+            OSError: The target cannot be written.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -70,7 +97,7 @@ class Rows:
 
     Args:
         run: The run.
-        flying: Learning curves of pending trials by id (see `in_flight`).
+        flying: Learning curves of pending trials by id (see `running_curves`).
     """
 
     def __init__(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
@@ -83,7 +110,9 @@ class Rows:
         while self.parts in self.genes.values():
             self.parts += "_"
         """Name of the budget beside the genes; '' if all trainings are full ones."""
-        self.metrics = distinct([*run.metric_names, *_curve_metrics(run, self.flying)])
+        curves: list[Points] = [*(outcome.curve for outcome in run.outcomes.values()), *self.flying.values()]
+        curve_metrics = {name for curve in curves for _, point in curve for name in point} - {DECAYED}
+        self.metrics = distinct([*run.metric_names, *sorted(curve_metrics)])
         """Names of the metrics in the rows, by name in the run."""
         self.objectives = [self.metrics[objective.metric] for objective in run.objectives]
         self.directions = ["MINIMIZE" if objective.sign > 0 else "MAXIMIZE" for objective in run.objectives]
@@ -113,11 +142,20 @@ class Rows:
         """Return the row of a candidate."""
         run = self.run
         candidate, outcome = run.candidates[id], run.outcomes.get(id)
-        born = _time(run.proposed_at.get(id, 0.0))
-        facts = _facts(candidate)
+        proposed = _time(run.proposed_at.get(id, 0.0))
+        facts: dict[str, Any] = {
+            "operator": one_line(candidate.operator, NAME),
+            "parents": list(candidate.parents),
+            "generation": candidate.generation,
+            "budget": candidate.budget,
+            "seed": candidate.seed,
+            "extra_seed": candidate.extra_seed,
+        }
+        if candidate.resumes is not None:
+            facts["resumes"] = candidate.resumes
         genome = {self.genes[name]: _plain(value) for name, value in candidate.genome.items()}
         if outcome is None:
-            return Row(id, "open", genome, None, {}, self._curve(self.flying.get(id, ())), born, None, facts)
+            return Row(id, "open", genome, None, {}, self._curve(self.flying.get(id, ())), proposed, None, facts)
         trial = run.trial(id)
         objectives = [objective.metric for objective in run.objectives]
         ended = _time(run.recorded_at.get(id, 0.0))
@@ -127,14 +165,17 @@ class Rows:
         facts |= {"seconds": outcome.seconds, "device": one_line(outcome.device, NAME)}
         if run.constraints and trial.losses is not None:
             facts["violation"] = trial.violation
+        state: State = "whole" if candidate.whole else "part"
+        if not trial.ok:
+            state = "pruned" if outcome.status == "pruned" else "failed"
         return Row(
             id=id,
-            state=_state(candidate, outcome, trial.ok),
+            state=state,
             genome=genome,
             values=tuple(outcome.metrics[name] for name in objectives) if trial.ok else None,
             metrics=self._finite(outcome.metrics),
             curve=self._curve(outcome.curve),
-            began=_time(ended - max(0.0, outcome.seconds)) or born,
+            began=_time(ended - max(0.0, outcome.seconds)) or proposed,
             ended=ended,
             facts=facts,
         )
@@ -179,33 +220,6 @@ def distinct(names: Iterable[str], short: Callable[[str], str] = lambda name: on
         short_names[name] = line
         used.add(line)
     return short_names
-
-
-def _curve_metrics(run: Run, flying: Mapping[int, Curve]) -> list[str]:
-    """Return the sorted names of all metrics in learning curves."""
-    curves: list[Points] = [*(outcome.curve for outcome in run.outcomes.values()), *flying.values()]
-    points = (point for curve in curves for _, point in curve)
-    return sorted({name for point in points for name in point} - {DECAYED})
-
-
-def _state(candidate: Candidate, outcome: Outcome, ok: bool) -> State:
-    if outcome.status == "pruned":
-        return "pruned"
-    if not ok:
-        return "failed"
-    return "whole" if candidate.whole else "part"
-
-
-def _facts(candidate: Candidate) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "operator": one_line(candidate.operator, NAME),
-        "parents": list(candidate.parents),
-        "generation": candidate.generation,
-        "budget": candidate.budget,
-        "seed": candidate.seed,
-        "extra_seed": candidate.extra_seed,
-    }
-    return facts if candidate.resumes is None else {**facts, "resumes": candidate.resumes}
 
 
 def _plain(value: Any) -> Any:

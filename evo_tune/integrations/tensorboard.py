@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import Value
-from evo_tune.integrations import require_extra
-from evo_tune.integrations.rows import WHOLE, Row, Rows
+from evo_tune.integrations.rows import WHOLE, Row, Rows, Sink
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
@@ -40,40 +39,18 @@ LONGEST = 1000
 """Maximum bytes read of these two files."""
 
 
-class TensorBoardFolder:
-    """Folder for `tensorboard --logdir`, with a folder for each run.
-
-    Args:
-        path: The folder.
-        what: Flag that the user wrote, for errors.
-
-    Raises:
-        UsageError: The extra `tensorboard` is not installed, or the path is not a folder.
-    """
+class TensorBoardFolder(Sink):
+    """Folder for `tensorboard --logdir`, with a folder for each run."""
 
     def __init__(self, path: Path, flag: str) -> None:
-        self.path = path
-        self._what = flag
+        super().__init__(path, flag)
         self._written: set[int] = set()
-        with require_extra(flag, "tensorboard"):
-            import tensorboard.plugins.hparams.summary_v2
-            import tensorboard.summary.writer.record_writer  # noqa: F401
-        if os.path.lexists(path) and not path.is_dir():
-            raise UsageError(f"{flag}: {path} is no folder; choose another")
 
     def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
         """Write the parts of a run that are missing: finished trials, and the learning curves of pending ones.
 
         Files only grow, because TensorBoard may be reading them. A long curve may therefore lack points that were not
-        reported while it was shorter (see `Telling`).
-
-        Args:
-            run: The run.
-            flying: Learning curves of pending trials by id (see `in_flight`).
-
-        Raises:
-            UsageError: There is a folder of another run of this name.
-            OSError: The folder cannot be written.
+        reported while it was shorter (see `Telling`). Arguments and errors are those of `Sink`.
         """
         rows = Rows(run, flying)
         folder = self.path / rows.name
@@ -86,14 +63,20 @@ class TensorBoardFolder:
 
     def _write(self, folder: Path, rows: Rows, row: Row) -> None:
         path, growing = folder / EVENTS, folder / GROWING
-        last = _last_step(growing) if path.exists() else 0
-        if path.exists() and not last:
-            return  # complete
+        last_written = 0
+        if path.exists():
+            try:
+                with open(growing, encoding="ascii") as file:
+                    last_written = max(1, int(file.read(LONGEST)))
+            except OSError:
+                return  # complete
+            except ValueError:  # a process ended while it wrote the file
+                last_written = WHOLE
         if row.state == "open":
             folder.mkdir(exist_ok=True)
-            growing.write_text(f"{max([last, 1, *(step for step, _ in row.curve)])}\n", encoding="ascii")
-        with _more(path) if last else _new(path) as write:
-            for time, step, summary in _summaries(rows, row, last):
+            growing.write_text(f"{max([last_written, 1, *(step for step, _ in row.curve)])}\n", encoding="ascii")
+        with _events(path, is_new=not last_written) as write:
+            for time, step, summary in _summaries(rows, row, last_written):
                 write(time, step, summary)
         if row.state != "open":
             growing.unlink(missing_ok=True)
@@ -107,13 +90,13 @@ class TensorBoardFolder:
             with contextlib.suppress(OSError), open(folder / MARK, encoding="utf-8") as file:
                 if file.read(LONGEST) == mark:
                     return
-            raise UsageError(f"{self._what}: {folder} exists and is not of this run; choose another folder")
+            raise UsageError(f"{self.flag}: {folder} exists and is not of this run; choose another folder")
         folder.mkdir(parents=True)
         genes = [hparams.HParam(rows.genes[name], _domain(gene)) for name, gene in rows.run.widest_genes.items()]
         if rows.parts:
             genes.append(hparams.HParam(rows.parts, hparams.RealInterval(0.0, 1.0)))
         metrics = [hparams.Metric(name) for name in rows.objectives]
-        with _new(folder / EVENTS) as write:
+        with _events(folder / EVENTS, is_new=True) as write:
             write(0.0, 0, hparams.hparams_config_pb(genes, metrics, time_created_secs=0.0))
         (folder / MARK).write_text(mark, encoding="utf-8")
 
@@ -137,21 +120,10 @@ def _domain(gene: Gene) -> Any:
 
 def _hparam_value(gene: Gene, value: Value) -> Value:
     """Return a value for HParams: numbers as floats, and choices of several types as text."""
-    kinds = {type(other) for other in gene.values} if isinstance(gene, Choice) else {type(value)}
+    kinds = {type(choice) for choice in gene.values} if isinstance(gene, Choice) else {type(value)}
     if kinds <= {int, float}:
         return float(value)
     return value if kinds == {bool} else one_line(str(value))
-
-
-def _last_step(path: Path) -> int:
-    """Return the last written step of a pending trial; 0 if there is none."""
-    try:
-        with open(path, encoding="ascii") as file:
-            return max(1, int(file.read(LONGEST)))
-    except OSError:
-        return 0
-    except ValueError:  # a process ended while it wrote the file
-        return WHOLE
 
 
 def _summaries(rows: Rows, row: Row, last_written: int = 0) -> Iterator[tuple[float, int, Summary]]:
@@ -163,6 +135,7 @@ def _summaries(rows: Rows, row: Row, last_written: int = 0) -> Iterator[tuple[fl
         last_written: Last written step; 0 if there is none.
     """
     import tensorboard.plugins.hparams.summary_v2 as hparams
+    from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import metadata
     from tensorboard.plugins.hparams.api_pb2 import Status
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
@@ -188,57 +161,35 @@ def _summaries(rows: Rows, row: Row, last_written: int = 0) -> Iterator[tuple[fl
     yield end, last, _scalars(row.metrics)
     status = Status.STATUS_FAILURE if row.state == "failed" else Status.STATUS_SUCCESS
     data = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=end))
-    yield end, last, _plugin(metadata.SESSION_END_INFO_TAG, data)
-
-
-def _plugin(tag: str, data: Any) -> Summary:
-    """Return a summary with data of HParams; TensorBoard's own function for this needs TensorFlow."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.plugins.hparams import metadata
-
-    value = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
-    return Summary(value=[value])
+    # TensorBoard's own function for this needs TensorFlow.
+    kind, tag = metadata.create_summary_metadata(data), metadata.SESSION_END_INFO_TAG
+    yield end, last, Summary(value=[Summary.Value(tag=tag, metadata=kind, tensor=metadata.NULL_TENSOR)])
 
 
 def _scalars(metrics: dict[str, float]) -> Summary:
+    """Return numbers as a summary, clipped to the range of 32-bit floats, which TensorBoard stores."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    return Summary(value=[Summary.Value(tag=name, simple_value=_float32(value)) for name, value in metrics.items()])
-
-
-def _float32(value: float) -> float:
-    """Clip a number to the range of 32-bit floats, which TensorBoard stores."""
-    return min(max(value, -3.4e38), 3.4e38)
+    values = {name: min(max(value, -3.4e38), 3.4e38) for name, value in metrics.items()}
+    return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
 
 
 @contextlib.contextmanager
-def _new(path: Path) -> Iterator[Any]:
-    """Return a function that writes events into a new file, which gets its name when it is complete."""
+def _events(path: Path, is_new: bool) -> Iterator[Callable[[float, int, Summary], None]]:
+    """Yield a function that appends events to a file; a new file gets its name when it is complete."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     path.parent.mkdir(exist_ok=True)
-    part = path.with_name("part")
-    with open(part, "wb") as file:
-        RecordWriter(file).write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
-        yield _writer(file)
-    os.rename(part, path)
+    part = path.with_name("part") if is_new else path
+    with open(part, "wb" if is_new else "ab") as file:
+        records = RecordWriter(file)
+        if is_new:
+            records.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
 
+        def write(time: float, step: int, summary: Summary) -> None:
+            records.write(Event(wall_time=time, step=step, summary=summary).SerializeToString())
 
-@contextlib.contextmanager
-def _more(path: Path) -> Iterator[Any]:
-    """Return a function that appends events to a file."""
-    with open(path, "ab") as file:
-        yield _writer(file)
-
-
-def _writer(file: Any) -> Callable[[float, int, Summary], None]:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    records = RecordWriter(file)
-
-    def write(time: float, step: int, summary: Summary) -> None:
-        records.write(Event(wall_time=time, step=step, summary=summary).SerializeToString())
-
-    return write
+        yield write
+    if is_new:
+        os.rename(part, path)

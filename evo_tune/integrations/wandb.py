@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from evo_tune.errors import UsageError
-from evo_tune.integrations import quiet, require_extra
-from evo_tune.integrations.rows import Row, Rows
+from evo_tune.integrations import quiet
+from evo_tune.integrations.rows import Row, Rows, Sink
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
 
@@ -26,35 +24,13 @@ LONGEST = 12
 """Characters of a run's identity in the ids of its W&B runs."""
 
 
-class WandbFolder:
-    """Folder for the folders of trials that W&B writes; several runs may share it.
+class WandbFolder(Sink):
+    """Folder for the folders of trials that W&B writes; several runs may share it."""
 
-    Args:
-        path: The folder.
-        what: Flag that the user wrote, for errors.
-
-    Raises:
-        UsageError: The extra `wandb` is not installed, or the path is not a folder.
-    """
-
-    def __init__(self, path: Path, flag: str) -> None:
-        self.path = path
-        self._written: set[int] | None = None
-        with require_extra(flag, "wandb"):
-            import wandb  # noqa: F401
-        if os.path.lexists(path) and not path.is_dir():
-            raise UsageError(f"{flag}: {path} is no folder; choose another")
+    _written: set[int] | None = None
 
     def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
-        """Write the trials that have a result and are not written yet, with their learning curves.
-
-        Args:
-            run: The run.
-            flying: Not used: W&B gets a trial after its result.
-
-        Raises:
-            OSError: The folder cannot be written.
-        """
+        """Write the trials that have a result and are not written yet, with their learning curves; see `Sink`."""
         rows = Rows(run)
         self.path.mkdir(parents=True, exist_ok=True)
         if self._written is None:
@@ -70,16 +46,17 @@ class WandbFolder:
             console="off", silent=True, disable_git=True, save_code=False, host="evo-tune", program="evo-tune",
             x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
         )  # fmt: skip
-        with quiet("wandb"):
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
+        with quiet():
             wandb_run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
                 dir=self.path,
-                mode=_mode(),
+                mode=mode,
                 id=_id(rows.run, row.id),
                 name=f"{rows.name} {row.id}",
                 group=rows.name,
                 job_type=row.state,
-                config=_config(rows, row),
+                config={**row.genome, "trial": {"id": row.id, **row.facts}, "run": rows.facts},
                 settings=settings,
             )
             for step, metrics in row.curve:
@@ -88,15 +65,6 @@ class WandbFolder:
             wandb_run.finish(exit_code=1 if row.state == "failed" else 0)
 
 
-def _mode() -> Any:
-    return os.environ.get("WANDB_MODE", "offline")
-
-
 def _id(run: Run, id: int) -> str:
     """Return the id of a trial's W&B run, which is the same in every session."""
     return f"{run.manifest.identity[:LONGEST]}-{id}"
-
-
-def _config(rows: Rows, row: Row) -> dict[str, Any]:
-    """Return the genome of a trial, and other facts about the trial and its run below names of their own."""
-    return {**row.genome, "trial": {"id": row.id, **row.facts}, "run": rows.facts}
