@@ -139,7 +139,13 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
         names = [refit_metric] if isinstance(refit_metric, str) else list(scoring)
         trials, interrupted = self._search(data, genes, [f"mean_test_{name}:max" for name in names])
         if interrupted:
-            self._set_incomplete_results(data, trials, refit_metric)
+            available = ""
+            self.__dict__.pop("best_estimator_", None)  # of an earlier fit
+            with contextlib.suppress(ValueError):  # no fit has ended, or all failed
+                self._set_results(data, trials, refit_metric)
+                available = ": best_params_ and cv_results_ have these, and no model is fitted"
+            remedy = "; fit with warm_start=True continues" if self.store else ""
+            _warn(f"interrupted after {len(trials)} of {self.n_iter} evaluations{available}{remedy}")
             raise KeyboardInterrupt
         self._set_results(data, trials, refit_metric)
         self.scorer_ = scoring
@@ -191,7 +197,9 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
                     if slots > 1:
                         self._evaluate_in_slots(search, data, private, token)
                     else:
-                        self._evaluate_here(search, data)
+                        while (candidate := search.ask()) is not None:
+                            search.tell(candidate, data.scores(candidate.genome))
+                            self._print_progress(search)
                 except KeyboardInterrupt:  # a traceback would only show a place inside of a fit
                     return list(search.trials), True
                 return list(search.trials), False
@@ -199,12 +207,6 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
             del SEARCH_DATA[token]
             os.environ.pop(VARIABLE + token, None)
             shutil.rmtree(private, ignore_errors=True)
-
-    def _evaluate_here(self, search: Search, data: SearchData) -> None:
-        """Evaluate in this process."""
-        while (candidate := search.ask()) is not None:
-            search.tell(candidate, data.scores(candidate.genome))
-            self._print_progress(search)
 
     def _evaluate_in_slots(self, search: Search, data: SearchData, private: Path, token: str) -> None:
         """Evaluate in slots, whose workers load estimator and data from a private folder."""
@@ -233,16 +235,6 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
         if search.stopping and len(search.trials) < self.n_iter:
             raise KeyboardInterrupt
 
-    def _set_incomplete_results(self, data: SearchData, trials: Sequence[Trial], refit_metric: Any) -> None:
-        """Set the attributes for the results of an interrupted search, and warn that it is incomplete."""
-        kept_results = ""
-        self.__dict__.pop("best_estimator_", None)  # of an earlier fit
-        with contextlib.suppress(ValueError):  # no fit has ended, or all failed
-            self._set_results(data, trials, refit_metric)
-            kept_results = ": best_params_ and cv_results_ have these, and no model is fitted"
-        remedy = "; fit with warm_start=True continues" if self.store else ""
-        _warn(f"interrupted after {len(trials)} of {self.n_iter} evaluations{kept_results}{remedy}")
-
     def _print_progress(self, search: Search) -> None:
         if self.verbose > 0:
             best, metric = search.best, search.saved.objectives[0].metric
@@ -251,17 +243,17 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
 
     def _set_results(self, data: SearchData, trials: Sequence[Trial], refit_metric: Any) -> None:
         """Set the attributes that scikit-learn's searches have."""
-        rows = [_fits(trial, data, self.n_splits_) for trial in trials]
-        out = [fit for row in rows for fit in row]
+        self.multimetric_ = isinstance(data.scoring, dict)
+        out = [fit for trial in trials for fit in _fits(trial, data, self.n_splits_)]
         if not out:
             raise ValueError("No fits were performed: n_iter is the number of genomes, expected 1 or more")
-        if all(np.isnan(value) for fit in out for value in _values(fit["test_scores"])):
+        test_scores = [fit["test_scores"] if self.multimetric_ else {"score": fit["test_scores"]} for fit in out]
+        if all(np.isnan(score) for scores in test_scores for score in scores.values()):
             why = _failure(trials) or "error_score='raise' shows the first"
             raise ValueError(f"All the {len(out)} fits failed: {why}")
         params = [data.to_params(trial.genome) for trial in trials]
         columns = {"trial": [trial.id for trial in trials], "operator": [trial.candidate.operator for trial in trials]}
         results = self._format_results(params, self.n_splits_, out, columns)
-        self.multimetric_ = isinstance(out[0]["test_scores"], dict)
         if self.refit or not self.multimetric_:
             self.best_index_ = self._select_best_index(self.refit, refit_metric, results)
             if not callable(self.refit):
@@ -297,26 +289,35 @@ def _space(
             f"param_space is {param_space!r}: expected a dict of parameter names to Float, Int, Choice, a list or a "
             "distribution of scipy"
         )
-    own_params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
     genes: dict[str, Gene] = {}
     values: dict[str, dict[Value, Any]] = {}
     distributions: dict[str, Any] = {}
     for name, declared in param_space.items():
-        gene, default = declared, own_params.get(name)
+        gene, default = declared, params.get(name)
         if hasattr(declared, "ppf") and hasattr(declared, "support"):
-            gene, whole = _gene_of_distribution(declared)
-            if not whole:
-                distributions[name], default = declared, _quantile(declared, default)
+            gene, is_range = _gene_of_distribution(declared)
+            if not is_range:
+                distributions[name], value, default = declared, default, None
+                with contextlib.suppress(TypeError):  # such as a text, which has no quantile
+                    is_discrete = hasattr(declared, "pmf")
+                    middle = 0.5 * declared.pmf(value) if is_discrete else 0.0  # a step may be rounded away
+                    default = float(declared.cdf(value) - middle)
         elif not isinstance(declared, Gene):
             if isinstance(declared, str | bytes | Mapping) or not hasattr(declared, "__iter__"):
                 raise UsageError(
                     f"param_space[{name!r}] is {declared!r}: expected Float, Int, Choice, a list of values or a "
                     "frozen distribution of scipy.stats"
                 )
-            gene, values[name] = _choice(list(declared))
-        labels = values.get(name, {})
-        for label, value in labels.items():
-            default = label if value is own_params.get(name) else default
+            plain_values = [value.item() if isinstance(value, np.generic) else value for value in declared]
+            try:
+                gene = Choice(tuple(plain_values))
+            except SpaceError:  # the values are not plain data
+                labels: dict[Value, Any] = {
+                    f"{place}: {str(value)[:60]}": value for place, value in enumerate(plain_values)
+                }
+                gene, values[name] = Choice(tuple(labels)), labels
+                default = next((label for label, value in labels.items() if value is default), default)
         if gene.default is None:
             with contextlib.suppress(SpaceError, OptionError, TypeError):  # a value outside of the gene is no default
                 gene = dataclasses.replace(gene, default=default)
@@ -337,25 +338,6 @@ def _gene_of_distribution(distribution: Any) -> tuple[Gene, bool]:
     return Float(EDGE, 1.0 - EDGE), False
 
 
-def _quantile(distribution: Any, value: Any) -> float | None:
-    """Return the quantile of a value in a distribution; None if there is none."""
-    try:
-        middle = 0.5 * distribution.pmf(value) if hasattr(distribution, "pmf") else 0.0  # a step may be rounded away
-        return float(distribution.cdf(value) - middle)
-    except TypeError:  # such as a text
-        return None
-
-
-def _choice(values: list[Any]) -> tuple[Choice, dict[Value, Any]]:
-    """Return a gene of any values, and the values of its labels if they are not plain data."""
-    values = [value.item() if isinstance(value, np.generic) else value for value in values]
-    try:
-        return Choice(tuple(values)), {}
-    except SpaceError:
-        labels = [f"{place}: {str(value)[:60]}" for place, value in enumerate(values)]
-        return Choice(tuple(labels)), dict(zip(labels, values, strict=True))
-
-
 def _fits(trial: Trial, data: SearchData, count: int) -> list[dict[str, Any]]:
     """Return the record of each fit of a trial that scikit-learn's `_format_results` takes."""
     metrics = trial.outcome.metrics
@@ -372,10 +354,6 @@ def _fits(trial: Trial, data: SearchData, count: int) -> list[dict[str, Any]]:
             fit[f"{part}_scores"] = scores if several else scores["score"]
         fits.append(fit)
     return fits
-
-
-def _values(scores: Any) -> list[float]:
-    return list(scores.values()) if isinstance(scores, dict) else [scores]
 
 
 def _failure(trials: Sequence[Trial]) -> str | None:
