@@ -42,7 +42,6 @@ from evo_tune.text import count_of, printable, show_decimals, sparkline
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from evo_tune.cli.session import OutputFlags
     from evo_tune.forecast.timing import Pace
     from evo_tune.loop.plan import RunPlan
     from evo_tune.loop.search import Search
@@ -463,7 +462,7 @@ def _comparison_time(run: Run) -> int:
         return 0
 
 
-def print_result(search: Search, output: OutputFlags, report_file: Path | None, exit_code: int) -> None:
+def print_result(search: Search, output: shared.OutputFlags, report_file: Path | None, exit_code: int) -> None:
     """Print the result of a session in the format that the user chose.
 
     Args:
@@ -578,7 +577,7 @@ def _failure_lines(run: Run, has_ended: bool, needed: tuple[float, float] | None
     yield f"next: correct the cause, then start a new run; `evo-tune show {as_typed(run.folder)}` lists the failures"
 
 
-def print_plan(plan: RunPlan, session: SessionSettings, output: OutputFlags) -> None:
+def print_plan(plan: RunPlan, session: SessionSettings, output: shared.OutputFlags) -> None:
     """Print the forecast of a run that is not started.
 
     Args:

@@ -1,15 +1,10 @@
-"""Parts shared by `run` and `resume`: flags that are no settings, and the loop that they start."""
+"""The session that `run`, `resume` and `auto` start: the loop, its progress, its result, and the model of `auto`."""
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
-
-import click
+from typing import TYPE_CHECKING
 
 from evo_tune.cli import shared
 
@@ -17,63 +12,7 @@ if TYPE_CHECKING:
     from evo_tune.loop.search import Search
 
 
-@dataclass(frozen=True)
-class OutputFlags:
-    """What a session prints, and what it writes beside the run.
-
-    Args:
-        output_format: 'table', 'json', 'jsonl', or 'none' for nothing on standard output.
-        quiet: Whether to print nothing but errors.
-        no_report: Whether to write no report.
-        tracks: Other tools to write for, as TOOL:PATH.
-        price_per_hour: Price of an hour; None for no price.
-    """
-
-    output_format: str = "table"
-    quiet: bool = False
-    no_report: bool = False
-    tracks: tuple[str, ...] = ()
-    price_per_hour: float | None = None
-
-
-def output_flags(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the flags of `run` and `resume` that are no settings; the command gets them as `output`."""
-
-    @functools.wraps(command)
-    def with_output_flags(**flags: Any) -> int:
-        return command(
-            output=OutputFlags(**{field.name: flags.pop(field.name) for field in fields(OutputFlags)}), **flags
-        )
-
-    for option in (
-        shared.format_option("table", "json", "jsonl"),
-        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
-        shared.price_option,
-        click.option(
-            "--track",
-            "tracks",
-            multiple=True,
-            metavar="TOOL:PATH",
-            callback=_check_tracks,
-            help="Also write for another tool: tensorboard:DIR, optuna:FILE or wandb:DIR; repeatable.",
-        ),
-        click.option("--no-report", is_flag=True, help="Write no report (_report.html in the run's folder)."),
-    ):
-        with_output_flags = option(with_output_flags)
-    return with_output_flags
-
-
-def _check_tracks(context: click.Context, parameter: click.Parameter, tracks: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse what cannot be tracked before a run is made."""
-    if tracks:
-        from evo_tune.integrations.converting import check_track
-
-        for text in tracks:
-            check_track(text)
-    return tracks
-
-
-def run_search(search: Search, output: OutputFlags, began: float, continue_hint: str | None = None) -> int:
+def run_search(search: Search, output: shared.OutputFlags, began: float, continue_hint: str | None = None) -> int:
     """Run a search, show its progress, write its report, print its result, and train the model that `auto` asks for.
 
     Args:
@@ -132,7 +71,7 @@ def run_search(search: Search, output: OutputFlags, began: float, continue_hint:
     return exit_code
 
 
-def _run_with_progress(search: Search, output: OutputFlags, planning: float) -> None:
+def _run_with_progress(search: Search, output: shared.OutputFlags, planning: float) -> None:
     """Run a search; show a table or lines, print events, and write for other tools at the same time.
 
     Args:

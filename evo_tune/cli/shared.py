@@ -7,11 +7,13 @@ that is printed. Tests compare the completed names with those that the commands 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -174,6 +176,62 @@ def format_option(*formats: str) -> Callable[[Command], Command]:
         show_default=True,
         help="Output format.",
     )
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What a session prints, and what it writes beside the run.
+
+    Args:
+        output_format: 'table', 'json', 'jsonl', or 'none' for nothing on standard output.
+        quiet: Whether to print nothing but errors.
+        no_report: Whether to write no report.
+        tracks: Other tools to write for, as TOOL:PATH.
+        price_per_hour: Price of an hour; None for no price.
+    """
+
+    output_format: str = "table"
+    quiet: bool = False
+    no_report: bool = False
+    tracks: tuple[str, ...] = ()
+    price_per_hour: float | None = None
+
+
+def output_flags(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the flags of `run` and `resume` that are no settings; the command gets them as `output`."""
+
+    @functools.wraps(command)
+    def with_output_flags(**flags: Any) -> int:
+        return command(
+            output=OutputFlags(**{field.name: flags.pop(field.name) for field in fields(OutputFlags)}), **flags
+        )
+
+    for option in (
+        format_option("table", "json", "jsonl"),
+        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+        price_option,
+        click.option(
+            "--track",
+            "tracks",
+            multiple=True,
+            metavar="TOOL:PATH",
+            callback=_check_tracks,
+            help="Also write for another tool: tensorboard:DIR, optuna:FILE or wandb:DIR; repeatable.",
+        ),
+        click.option("--no-report", is_flag=True, help="Write no report (_report.html in the run's folder)."),
+    ):
+        with_output_flags = option(with_output_flags)
+    return with_output_flags
+
+
+def _check_tracks(context: click.Context, parameter: click.Parameter, tracks: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse what cannot be tracked before a run is made."""
+    if tracks:
+        from evo_tune.integrations.converting import check_track
+
+        for text in tracks:
+            check_track(text)
+    return tracks
 
 
 # ---------------------------------------------------------------------------------------------------------

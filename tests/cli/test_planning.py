@@ -16,7 +16,7 @@ import pytest
 
 from evo_tune.cli.output import print_plan
 from evo_tune.cli.run_formats import output_types
-from evo_tune.cli.session import OutputFlags
+from evo_tune.cli.shared import OutputFlags
 from evo_tune.loop.budget import TRAININGS, StepTimings, affordable_trainings, needs_cost
 from evo_tune.loop.plan import Request, RunPlan, plan_run
 from evo_tune.loop.search import Search

@@ -65,7 +65,7 @@ def command(
     from evo_tune.cli.flags import RUN_DEFAULTS
     from evo_tune.cli.formats import AutoModel
     from evo_tune.cli.output import print_plan
-    from evo_tune.cli.session import OutputFlags, run_search
+    from evo_tune.cli.session import run_search
     from evo_tune.cli.training.auto import choose_task, copy_model, verdict_lines
     from evo_tune.cli.training.final_training import MODEL
     from evo_tune.loop.plan import Request, plan_run
@@ -91,14 +91,14 @@ def command(
             free_folder(Path(store), name)
         run_settings, session = settings_of(settings)
         plan = plan_run(plugin, Request(options=task.options), run_settings, session, Path(store), forecast=True)
-        print_plan(plan, session, OutputFlags(output_format))
+        print_plan(plan, session, shared.OutputFlags(output_format))
         if output_format == "table":
             part = "not in this time" if hours is None else f"part of the {hours:g} hours"
             shared.echo(f"the training of the model at the end is {part}")
         return 0
     search = _start_or_resume(plugin, task.options, settings, name, Path(store))
     run_name = search.saved.name
-    output = OutputFlags("none" if output_format == "json" else output_format, quiet)
+    output = shared.OutputFlags("none" if output_format == "json" else output_format, quiet)
     exit_code = run_search(search, output, began, continue_hint=f"the same command with --name {run_name}")
     run_model = search.saved.folder / MODEL
     if not run_model.is_dir() or search.stopping:

@@ -8,14 +8,14 @@ import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
-from evo_tune.cli.session import OutputFlags, output_flags, run_search
+from evo_tune.cli.session import run_search
 
 HELP_ORDER = 20
 
 
 @cli_command("resume", settings="session_flags")
 @shared.run_argument
-@output_flags
+@shared.output_flags
 @shared.store_option
 @click.option("--as", "copy_as", metavar="NAME", help="Name of a copy to continue instead of the run.")
 @click.option("--accept-changes", is_flag=True, help="Continue although evaluator, data or strategy changed.")
@@ -32,7 +32,7 @@ HELP_ORDER = 20
 def command(
     run: str | None,
     store: str,
-    output: OutputFlags,
+    output: shared.OutputFlags,
     copy_as: str | None,
     accept_changes: bool,
     evaluator: str | None,

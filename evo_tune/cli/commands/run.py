@@ -10,7 +10,7 @@ import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
-from evo_tune.cli.session import OutputFlags, output_flags, run_search
+from evo_tune.cli.session import run_search
 from evo_tune.errors import OptionError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: str | Non
 @click.option(
     "--subject-to", multiple=True, metavar="METRIC<=N", help="Constraint, e.g. 'params<=2e6', 'accuracy>=0.9'."
 )
-@output_flags
+@shared.output_flags
 @click.option("--name", metavar="NAME", help="Name of the run.  [default: evaluator and time]")
 @shared.store_option
 @click.option(
@@ -118,7 +118,7 @@ def command(
     name: str | None,
     store: str,
     dry_run: bool,
-    output: OutputFlags,
+    output: shared.OutputFlags,
     **flags: Any,
 ) -> int:
     """Tune EVALUATOR: a name, a file, or the command of a script.
