@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, StoreError
-from evo_tune.genome.genes import Choice, Gene
+from evo_tune.genome.genes import Choice
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import genome_key
@@ -106,14 +106,13 @@ def check_suited(name: str, strategy: Strategy, space: SearchSpace, objectives: 
         raise SpaceError(f"objectives {', '.join(metrics)}: one is given twice")
     reason = strategy.unsuited(space, objectives)
     if reason:
-        suited = [other_name for other_name, other in working_strategies().items() if _suits(other, space, objectives)]
+        usable = {  # with default options, and with the packages that are installed
+            other_name: other
+            for other_name, other in working_strategies().items()
+            if not install_command(other) and not any(option.required for option in options_of(other).values())
+        }
+        suited = [other_name for other_name, other in usable.items() if not other().unsuited(space, objectives)]
         raise PluginError(f"strategy {name} {reason}, or choose --strategy {' or '.join(suited)}")
-
-
-def _suits(strategy: type[Strategy], space: SearchSpace, objectives: Sequence[Objective]) -> bool:
-    """Return whether a strategy with default options can search a space and has all packages that it needs."""
-    required = any(option.required for option in options_of(strategy).values())
-    return not required and not install_command(strategy) and not strategy().unsuited(space, objectives)
 
 
 def check_support(evaluator: Evaluator, objectives: Sequence[Objective], settings: RunSettings) -> None:
@@ -136,22 +135,16 @@ def check_support(evaluator: Evaluator, objectives: Sequence[Objective], setting
         if is_set and feature not in evaluator.supports:
             if feature in evaluator.unsupported:
                 raise OptionError(f"{flag}: {evaluator.unsupported[feature]}")
+            bundled = [name for name, origin, _, _ in list_evaluators() if origin == "bundled"]
+            able = [name for name in bundled if feature in find_evaluator(name).supports]
             raise PluginError(
                 f"{flag}: evaluator {evaluator.name} does not say that it supports it: if it does what "
                 f"docs/evaluators.md asks for, put SUPPORTS = [{feature!r}] into {evaluator.path}; else leave "
-                f"{flag} out"
-                f"{_who_supports(feature)}"
+                f"{flag} out" + (f" ({', '.join(able)} can do it)" if able else "")
             )
     for flag, is_set in (("--prune", settings.prune), ("--seeds-per-trial", settings.most_seeds > 1)):
         if is_set and len(objectives) > 1:
             raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
-
-
-def _who_supports(feature: str) -> str:
-    """Return ' (NAME supports it)', naming the bundled evaluators that do; '' if none does."""
-    able = [name for name, origin, _, _ in list_evaluators() if origin == "bundled"]
-    able = [name for name in able if feature in find_evaluator(name).supports]
-    return f" ({', '.join(able)} can do it)" if able else ""
 
 
 def check_own_trials(name: str, strategy: Strategy, settings: RunSettings, constraints: Sequence[str]) -> None:
@@ -212,14 +205,13 @@ def _other_ranges(run: Run, now: SearchSpace) -> str:
         *(name for name, gene in run.manifest.genes().items() if run.genes[name] != gene),
     }
     names = [name for name in run.genes if name in present_genes and name not in user_genes]
-    ranges = {name: [_of_range(gene) for gene in (run.genes[name], present_genes[name])] for name in names}
+    ranges = {
+        # Default and limits may differ between the start of a run and a resume.
+        name: [replace(gene, default=None, widest=None) for gene in (run.genes[name], present_genes[name])]  # type: ignore[type-var]
+        for name in names
+    }
     changes = [f"{name} is now {new}, and was {old}" for name, (old, new) in ranges.items() if repr(old) != repr(new)]
     return f"its genes have changed ({'; '.join(changes)})" if changes else ""
-
-
-def _of_range(gene: Gene) -> Gene:
-    """Return a gene without what may differ between the start of a run and a resume: default and limits."""
-    return replace(gene, default=None, widest=None)  # type: ignore[type-var]
 
 
 def _other_objectives(run: Run, evaluator: Evaluator) -> str:

@@ -54,12 +54,27 @@ def open_run_slots(run: Run, session: SessionSettings, evaluator: BoundEvaluator
         OptionError: There are no such slots.
     """
     try:
-        return _open_slots(run, session, evaluator, space)
+        manifest = run.manifest
+        cluster = _cluster(session, manifest, name_on_cluster(run))
+        slot_plan, memory = plan_slots(session, manifest.threads, manifest.options), None
+        if session.per_device == AUTO and slot_plan.slots[0] != CPU and _ranks(manifest.options) == 1:
+            memory = _memory_forecast(run, evaluator, space, slot_plan)
+            if memory is None:
+                slot_plan = plan_slots(session.but(per_device=1), manifest.threads, manifest.options)
+        trials = run.folder / TRIALS
+        task = Task.of(evaluator, run.objectives, trials, manifest.threads, fingerprint=run.fingerprint)
+        remove_stale_files(str(trials))  # this process has the run's lock, so these files belong to dead processes
+        slots = open_slots(task, slot_plan, session.timeout, session.retries, cluster, memory)
     except BaseException:
         if len(run.sessions) == 1 and not run.candidates:
             run.close()
             shutil.rmtree(run.folder, ignore_errors=True)
         raise
+    order, lag = manifest.settings.order, manifest.settings.lag
+    if order == "proposal" and len(slots) > lag + 1:
+        text = f"in proposal order with --lag {lag}, at most {lag + 1} slots work at the same time"
+        warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=2)
+    return slots
 
 
 def time_few_steps(
@@ -97,24 +112,6 @@ def forecast_session(
     return forecast_run(manifest, session, slots, promoted, pace, run)
 
 
-def _open_slots(run: Run, session: SessionSettings, evaluator: BoundEvaluator, space: SearchSpace) -> list[Slot]:
-    manifest = run.manifest
-    ranks, cluster = _ranks(manifest.options), _cluster(session, manifest, _identity(run))
-    planned, forecast = plan_slots(session, manifest.threads, manifest.options), None
-    if session.per_device == AUTO and planned.slots[0] != CPU and ranks == 1:
-        forecast = _forecast(run, evaluator, space, planned)
-        if forecast is None:
-            planned = plan_slots(session.but(per_device=1), manifest.threads, manifest.options)
-    task = _task(run, evaluator)
-    remove_stale_files(task.trials_folder)  # this process has the run's lock, so these files belong to dead processes
-    slots = open_slots(task, planned, session.timeout, session.retries, cluster, forecast)
-    order, lag = manifest.settings.order, manifest.settings.lag
-    if order == "proposal" and len(slots) > lag + 1:
-        text = f"in proposal order with --lag {lag}, at most {lag + 1} slots work at the same time"
-        warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=3)
-    return slots
-
-
 def open_slots_to_plan(
     manifest: Manifest, session: SessionSettings, evaluator: BoundEvaluator, folder: Path
 ) -> list[Slot]:
@@ -136,16 +133,16 @@ def open_slots_to_plan(
     return open_slots(task, planned, session.timeout, 0, _cluster(session, manifest, uuid.uuid4().hex))
 
 
+def name_on_cluster(run: Run) -> str:
+    """Return the name of a run on a cluster: equal in all sessions, and unique even among runs of the same path."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, run.manifest.identity).hex
+
+
 def _cluster(session: SessionSettings, manifest: Manifest, identity: str) -> Cluster | None:
     if session.backend == "joblib":
         return None
     where = (session.backend, session.address, session.max_slots or session.slots, session.devices)
     return Cluster(*where, int(session.per_device), _ranks(manifest.options), identity)
-
-
-def _identity(run: Run) -> str:
-    """Return the name of a run on a cluster: equal in all sessions, and unique even among runs of the same path."""
-    return uuid.uuid5(uuid.NAMESPACE_OID, run.manifest.identity).hex
 
 
 def _ranks(options: Mapping[str, Any]) -> int:
@@ -154,24 +151,19 @@ def _ranks(options: Mapping[str, Any]) -> int:
     return ranks if isinstance(ranks, int) and ranks > 1 else 1
 
 
-def _forecast(run: Run, evaluator: BoundEvaluator, space: SearchSpace, planned: Plan) -> MemoryForecast | None:
+def _memory_forecast(run: Run, evaluator: BoundEvaluator, space: SearchSpace, slot_plan: Plan) -> MemoryForecast | None:
     """Return the forecast of a genome's GPU memory from all measurements; None if memory cannot be shared."""
     lacking = ""
     forecast = MemoryForecast(evaluator.estimate)
-    if not planned.memory:
+    if not slot_plan.memory:
         lacking = "nvidia-smi does not report the memory of each GPU"
     elif forecast.bytes_needed(space.default()) is None:
         lacking = f"{evaluator.plugin.name} predicts no gpu_memory (docs/evaluators.md)"
     if lacking:
         only = "so each GPU runs one training at a time; --per-device K runs K"
-        warnings.warn(f"--per-device {AUTO}: {lacking}, {only}", stacklevel=5)
+        warnings.warn(f"--per-device {AUTO}: {lacking}, {only}", stacklevel=4)
         return None
     for trial in run.trials():
         if "cuda" in (trial.outcome.device or ""):
             forecast.learn(trial.genome, trial.outcome.metrics)
     return forecast
-
-
-def _task(run: Run, evaluator: BoundEvaluator) -> Task:
-    manifest, folder = run.manifest, run.folder / TRIALS
-    return Task.of(evaluator, run.objectives, folder, manifest.threads, fingerprint=run.fingerprint)

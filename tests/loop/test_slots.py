@@ -44,7 +44,7 @@ def test_what_a_worker_that_died_with_its_parent_had_printed_is_swept(
 
 def test_a_run_is_named_on_a_cluster_by_its_identity(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = begin().saved, begin().saved
-    name = slots._identity(one)
-    assert name != slots._identity(other)
+    name = slots.name_on_cluster(one)
+    assert name != slots.name_on_cluster(other)
     monkeypatch.setattr("platform.node", lambda: "elsewhere")
-    assert slots._identity(one) == name, "what it left on the cluster is found from another machine too"
+    assert slots.name_on_cluster(one) == name, "what it left on the cluster is found from another machine too"
