@@ -32,17 +32,13 @@ def comparison_jobs(run: Run, comparison: FinalComparison) -> dict[FreshTraining
         run: Run with all trials completed.
         comparison: The final comparison of the run.
     """
-    return {
-        training: _job(run, training)
-        for training in comparison.state(comparison_results(run, comparison)).next_trainings
-    }
-
-
-def _job(run: Run, training: FreshTraining) -> Job:
-    seed = fresh_seed(run.manifest.settings.seed, training.number, training.purpose)
-    tested = training.purpose == "report"
-    candidate = replace(run.candidates[training.id], seed=seed, resumes=None, stop_if=(), test=tested)
-    return Job(candidate, f"final comparison, trial {training.id}", _folder(training))
+    jobs = {}
+    for training in comparison.state(comparison_results(run, comparison)).next_trainings:
+        seed = fresh_seed(run.manifest.settings.seed, training.number, training.purpose)
+        is_tested = training.purpose == "report"
+        candidate = replace(run.candidates[training.id], seed=seed, resumes=None, stop_if=(), test=is_tested)
+        jobs[training] = Job(candidate, f"final comparison, trial {training.id}", _folder(training))
+    return jobs
 
 
 def _folder(training: FreshTraining) -> str:

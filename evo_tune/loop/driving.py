@@ -156,20 +156,16 @@ class Drivers:
                         self._changed.notify_all()
 
         def look() -> None:
-            if self._time_is_over or expired():
-                self._interrupt()
+            if self._time_is_over or expired():  # end the running jobs, and start no others
+                with self._changed:
+                    self._time_is_over = True
+                    busy_slots = [slot for slot in self.slots if slot.name in self._busy_slots]
+                    self._changed.notify_all()
+                for slot in busy_slots:
+                    slot.interrupt()
             watch()
 
         self._in_background(drive, look)
-
-    def _interrupt(self) -> None:
-        """End the running jobs without an outcome, and start no others. A repeated call does no harm."""
-        with self._changed:
-            self._time_is_over = True
-            busy_slots = [slot for slot in self.slots if slot.name in self._busy_slots]
-            self._changed.notify_all()
-        for slot in busy_slots:
-            slot.interrupt()
 
     def beat(self) -> None:
         """Write a heartbeat for a run that is driven by hand; with slots, the main thread writes it."""
@@ -265,8 +261,20 @@ class Drivers:
     def _in_background(self, drive: Callable[[Slot], None], watch: Callable[[], None]) -> None:
         """Run one driver per slot to its end; this thread handles signals and the live table."""
         drivers = Parallel(n_jobs=len(self.slots), backend="threading", batch_size=1)
-        guarded = delayed(self._drive_guarded)
-        thread = threading.Thread(target=lambda: drivers(guarded(drive, slot) for slot in self.slots), daemon=True)
+
+        def drive_guarded(slot: Slot) -> None:
+            try:
+                drive(slot)
+            except SlotClosed:  # killed from the main thread: its candidate is run again on resume
+                pass
+            except BaseException as error:  # it stops the run instead of being lost in its thread
+                self._fail(error)
+            finally:
+                self.working.pop(slot.name, None)
+
+        thread = threading.Thread(
+            target=lambda: drivers(delayed(drive_guarded)(slot) for slot in self.slots), daemon=True
+        )
         thread.start()
         try:
             while thread.is_alive():
@@ -286,17 +294,6 @@ class Drivers:
             description = f"{working.description} (waits for room)" if slot.waits else working.description
             rows.append(SlotWork(slot.name, slot.device, description, time.monotonic() - working.since, slot.memory))
         return rows
-
-    def _drive_guarded(self, drive: Callable[[Slot], None], slot: Slot) -> None:
-        """Drive a slot; an error in its thread stops the run instead of being lost."""
-        try:
-            drive(slot)
-        except SlotClosed:  # killed from the main thread: its candidate is run again on resume
-            pass
-        except BaseException as error:
-            self._fail(error)
-        finally:
-            self.working.pop(slot.name, None)
 
     def _fail(self, error: BaseException) -> None:
         """Stop because a driver failed (disk full, a broken strategy); the first error is reported."""

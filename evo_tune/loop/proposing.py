@@ -319,15 +319,10 @@ class _Replay:
                 return
             self.report_up_to(widening.reported_count)
             if widening.reason:
-                proposal = propose(self._strategy, self._history, self._run, id)
-                due = self._due(proposal)
+                due = self._due(propose(self._strategy, self._history, self._run, id))
                 recorded = _describe_widening(widening.changed, widening.reason)
-                if (
-                    due is None
-                    or due.gene != widening.changed.get(due.name)
-                    or recorded != _describe_widening(*_genes_and_reason(due))
-                ):
-                    replayed = None if due is None else _describe_widening(*_genes_and_reason(due))
+                replayed = None if due is None else _describe_widening({due.name: due.gene}, due.reason)
+                if due is None or replayed != recorded or due.gene != widening.changed.get(due.name):
                     self.differences.append(RangeDisagreement(before=id, recorded=recorded, replayed=replayed))
             widen_once(self._history, self._run, widening)
 
@@ -336,28 +331,17 @@ class _Replay:
         history, run = self._history, self._run
         replayed = propose(self._strategy, history, run, candidate.id)
         due = self._due(replayed)
-        missing = (
-            None
-            if due is None
-            else RangeDisagreement(
-                before=candidate.id, recorded=None, replayed=_describe_widening(*_genes_and_reason(due))
-            )
-        )
-        if missing is not None:
-            self.differences.append(missing)
+        if due is not None:
+            missing = _describe_widening({due.name: due.gene}, due.reason)
+            self.differences.append(RangeDisagreement(before=candidate.id, recorded=None, replayed=missing))
         recorded = Proposal(**{name: getattr(candidate, name) for name in Proposal.__dataclass_fields__})
-        if replayed != recorded or not _follows_rules(candidate, history, run):
+        if replayed != recorded or candidate != candidate_of(recorded, history, run):
             self.differences.append(Disagreement(id=candidate.id, recorded=recorded, replayed=replayed))
         history.add_candidate(candidate)
 
     def _due(self, proposal: Proposal | None) -> Widening | None:
         """Return the range that is widened before a proposal is made a candidate."""
         return self._strategy.next_widening(self._history) if proposal is not None and proposal.fresh else None
-
-
-def _genes_and_reason(due: Widening) -> tuple[dict[str, Gene], str]:
-    """Return the genes and the reason that a widening records."""
-    return {due.name: due.gene}, due.reason
 
 
 def _describe_widening(genes: Mapping[str, Gene], reason: str) -> str:
@@ -382,12 +366,3 @@ def notes_of_changed_versions(manifest: Manifest) -> list[str]:
     then = manifest.versions
     now = versions_of(name for name in then if name != "python")
     return [f"{name} was {then[name]}, and is {now[name]}" for name in then if now[name] != then[name]]
-
-
-def _follows_rules(candidate: Candidate, history: RunHistory, run: Run) -> bool:
-    """Return whether generation, seed and reported_before follow from the rules of the run."""
-    return (
-        candidate.generation == history.fresh_count // run.manifest.population
-        and candidate.seed == run.manifest.seed_of(candidate.genome, candidate.extra_seed)
-        and candidate.reported_before == len(history.trials)
-    )
