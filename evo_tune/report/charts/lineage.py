@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,7 +106,16 @@ def draw(data: RunData, id: int | None = None) -> Spec | None:
     rows, _ = ancestors(data, id)
     if len(rows) < 2:
         return None
-    positions = _positions(rows, data)
+    sign = data.objective.sign
+    edge = max((sign * row.value for row in rows if row.value is not None), default=0.0)
+    edge = edge if np.isnan(data.edge_loss) else min(edge, data.edge_loss)
+    positions: dict[int, tuple[float, float]] = {}  # by id: the generation, spread by id within it, and the value
+    for row in rows:
+        generation = row.candidate.generation
+        column = [peer.candidate.id for peer in rows if peer.candidate.generation == generation]
+        offset = (column.index(row.candidate.id) + 1) / (len(column) + 1) - 0.5
+        value = sign * (edge if row.value is None else min(sign * row.value, edge))
+        positions[row.candidate.id] = min(generation, MOST_GENERATIONS) + 0.7 * offset, value
     edges_x: list[float | None] = []
     edges_y: list[float | None] = []
     groups: dict[str, list[Ancestor]] = defaultdict(list)
@@ -138,22 +146,6 @@ def draw(data: RunData, id: int | None = None) -> Spec | None:
     step = max(1, math.ceil((last - first) / 10))
     x_axis = axis("generation", dtick=step, range=[first - margin, last + margin])
     return figure(traces, x_axis, escape_label(data.metric), height=380)
-
-
-def _positions(rows: Sequence[Ancestor], data: RunData) -> Mapping[int, tuple[float, float]]:
-    """Return the position of each trial by id: its generation, spread by id within it, and its value."""
-    sign = data.objective.sign
-    edge = max((sign * row.value for row in rows if row.value is not None), default=0.0)
-    if not np.isnan(data.edge_loss):
-        edge = min(edge, data.edge_loss)
-    positions = {}
-    for row in rows:
-        id, generation = row.candidate.id, row.candidate.generation
-        column = [peer.candidate.id for peer in rows if peer.candidate.generation == generation]
-        offset = (column.index(id) + 1) / (len(column) + 1) - 0.5
-        value = sign * (edge if row.value is None else min(sign * row.value, edge))
-        positions[id] = min(generation, MOST_GENERATIONS) + 0.7 * offset, value
-    return positions
 
 
 def best_ancestors(data: RunData) -> list[Ancestor]:

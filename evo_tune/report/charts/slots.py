@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -74,25 +73,19 @@ def timeline(data: RunData) -> tuple[list[Work], list[str]]:
             devices.append(device)
             ends.append(end)
         work.append(Work(id, slot, start, end, status))
-    counts: Counter[str] = Counter()
-    names = []
-    for device in devices:
-        counts[device] += 1
-        names.append(f"{device or 'slot'} #{counts[device]}")
-    return work, names
+    numbers = [devices[: slot + 1].count(device) for slot, device in enumerate(devices)]
+    return work, [f"{device or 'slot'} #{number}" for device, number in zip(devices, numbers, strict=True)]
 
 
 def idle_shares(work: Sequence[Work], slots: int) -> list[float]:
     """Return the idle share of each slot's time, from the first start to the last end."""
-    if not work:
-        return []
     first_start, last_end = min(training.start for training in work), max(training.end for training in work)
     busy = np.zeros(slots)
     busy_until = np.full(slots, first_start)
     for training in work:
         busy[training.slot] += max(0.0, training.end - max(training.start, busy_until[training.slot]))
         busy_until[training.slot] = max(busy_until[training.slot], training.end)
-    return list(np.clip(1.0 - busy / max(last_end - first_start, 1e-9), 0.0, 1.0).tolist())
+    return np.clip(1.0 - busy / max(last_end - first_start, 1e-9), 0.0, 1.0).tolist()  # type: ignore[no-any-return]
 
 
 def draw(data: RunData) -> Spec | None:
@@ -107,8 +100,16 @@ def draw(data: RunData) -> Spec | None:
     traces = []
     for status, (name, color) in KINDS.items():
         group = [training for training in shown if (training.status if training.status in KINDS else "") == status]
+        texts = [
+            f"trial {training.id}: {training.status.replace('_', ' ')}, {show_seconds(training.end - training.start)}"
+            for training in group
+        ]
+        starts, ends = (np.array([getattr(training, edge) for training in group]) / unit for edge in ("start", "end"))
+        marker = {"color": color, "line": {"width": 0.5, "color": "rgba(128,138,150,0.9)"}}
+        style = {"type": "bar", "orientation": "h", "width": 0.62, "textposition": "none", "marker": marker}
+        bars = {"base": starts, "x": ends - starts, "y": [training.slot for training in group], "text": texts}
         if group:
-            traces.append(_bars(group, unit, name, color))
+            traces.append({"name": name, "hovertemplate": "%{text}<extra></extra>", **style, **bars})
     resumed = (seconds / unit for seconds in data.run.resumed[1:][:50] if first < seconds < LARGEST)
     y_axis = {**charts.names_axis(names, 20), "showgrid": False}
     if len(names) > MOST_NAMES:
@@ -123,29 +124,6 @@ def draw(data: RunData) -> Spec | None:
     )
 
 
-def _bars(work: Sequence[Work], unit: float, name: str, color: str) -> dict[str, Any]:
-    texts = []
-    for training in work:
-        status = training.status.replace("_", " ")
-        texts.append(f"trial {training.id}: {status}, {show_seconds(training.end - training.start)}")
-    starts = np.array([training.start for training in work]) / unit
-    ends = np.array([training.end for training in work]) / unit
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": name,
-        "base": starts,
-        "x": ends - starts,
-        "y": [training.slot for training in work],
-        "width": 0.62,
-        "text": texts,
-        "textposition": "none",
-        "marker": {"color": color, "line": {"width": 0.5, "color": "rgba(128,138,150,0.9)"}},
-        "hovertemplate": "%{text}<extra></extra>",
-        "meta": {"kind": "training"},
-    }
-
-
 def part(data: RunData) -> Part | None:
     """Return the part; None before the first result."""
     figure = draw(data)
@@ -155,15 +133,13 @@ def part(data: RunData) -> Part | None:
     shares = idle_shares(work, len(names))
     counts = Counter(training.slot for training in work)
     resumed = " A dashed line shows where the run was resumed." if len(data.run.resumed) > 1 else ""
-    return Part(
-        "Slots",
+    explanation = (
         f"Each bar is a training; gaps are idle time, {np.mean(shares):.0%} in all. Idle slots at the end are normal; "
-        f"in other gaps the slot waited for results, memory or machines.{resumed}",
-        [CaptionedFigure(figure)],
-        rows=[
-            {"slot": name, "trainings": counts[slot], "idle": f"{share:.0%}"}
-            for slot, (name, share) in enumerate(zip(names[:50], shares, strict=False))
-        ],
-        rows_title="Idle time by slot",
-        note=f"The last {MOST} of {len(work)} trainings are drawn." if len(work) > MOST else "",
+        f"in other gaps the slot waited for results, memory or machines.{resumed}"
     )
+    rows = [
+        {"slot": names[slot], "trainings": counts[slot], "idle": f"{shares[slot]:.0%}"}
+        for slot in range(min(50, len(names)))
+    ]
+    note = f"The last {MOST} of {len(work)} trainings are drawn." if len(work) > MOST else ""
+    return Part("Slots", explanation, [CaptionedFigure(figure)], rows=rows, rows_title="Idle time by slot", note=note)

@@ -37,24 +37,20 @@ def columns(data: RunData) -> dict[str, list[Any]]:
     def metric(name: str) -> list[Any]:
         return [_shorten(outcome.metrics.get(name)) if outcome else None for outcome in outcomes]
 
+    ids, budgets = [candidate.id for candidate in candidates], [_shorten(candidate.budget) for candidate in candidates]
+    errors = [_shorten(outcome.error or None) if outcome else None for outcome in outcomes]
+    logs = _log_paths(data, ids)
     table: dict[str, list[Any]] = {
-        "trial": [candidate.id for candidate in candidates],
+        "trial": ids,
         "status": [outcome.status if outcome else "pending" for outcome in outcomes],
-    }
-    table |= {objective.metric: metric(objective.metric) for objective in data.run.objectives}
-    table |= {
-        "error": [_shorten(outcome.error) if outcome and outcome.error else None for outcome in outcomes],
+        **{objective.metric: metric(objective.metric) for objective in data.run.objectives},
+        **({"error": errors} if any(errors) else {}),
         "seconds": [_shorten(outcome.seconds) if outcome else None for outcome in outcomes],
-        "log": _log_paths(data, [candidate.id for candidate in candidates]),
+        **({"log": logs} if any(logs) else {}),
         "generation": [candidate.generation for candidate in candidates],
         "operator": [candidate.operator for candidate in candidates],
-        "budget": [_shorten(candidate.budget) for candidate in candidates],
+        **({"budget": budgets} if set(budgets) != {1.0} else {}),
     }
-    if all(candidate.budget == 1.0 for candidate in candidates):
-        del table["budget"]
-    for name in ("error", "log"):
-        if not any(table[name]):
-            del table[name]
     for name in data.genes:
         values = [_shorten(candidate.genome[name]) for candidate in candidates]
         table[f"{name} (gene)" if name in table else name] = values

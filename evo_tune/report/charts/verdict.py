@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from evo_tune.report.charts import Command, Part
 from evo_tune.report.run_data import RunData
@@ -24,16 +23,15 @@ def part(data: RunData) -> Part | None:
         commands.append(Command(why, f"evo-tune best {name} --format json"))
         if run.manifest.evaluator.startswith("bundled:"):
             commands.append(Command("Train it once more and keep the model:", f"evo-tune export {name} model"))
+    rows = []
+    if data.best is not None and run.candidates:
+        best, default = data.best.genome, run.candidates[0].genome
+        for gene in sorted(data.genes, key=lambda gene: best[gene] == default[gene]):
+            default_text = "the same" if best[gene] == default[gene] else show_value(default[gene])
+            rows.append({"gene": gene, "best": show_value(best[gene]), "default": default_text})
     first = "" if len(run.objectives) == 1 else f" on {data.metric}"
-    return Part(
-        _title(data),
-        _explanation(data),
-        facts=_facts(data),
-        commands=commands,
-        rows=_genes(data),
-        rows_title=f"The best genome{first} beside the default",
-        rows_open=True,
-    )
+    rows_title = f"The best genome{first} beside the default"
+    return Part(_title(data), _explanation(data), (), _facts(data), commands, rows, rows_title, rows_open=True)
 
 
 def _title(data: RunData) -> str:
@@ -88,17 +86,3 @@ def _facts(data: RunData) -> dict[str, str]:
     if run.widened:
         facts["widened ranges"] = ", ".join(f"{name} {text}" for name, text in present_ranges(run).items())
     return facts
-
-
-def _genes(data: RunData) -> list[dict[str, Any]]:
-    """Return the genes of the best and of the default, first those that differ."""
-    if data.best is None or not data.run.candidates:
-        return []
-    best, default = data.best.genome, data.run.candidates[0].genome
-    rows = []
-    for name in sorted(data.genes, key=lambda name: best[name] == default[name]):
-        same = best[name] == default[name]
-        rows.append(
-            {"gene": name, "best": show_value(best[name]), "default": "the same" if same else show_value(default[name])}
-        )
-    return rows
