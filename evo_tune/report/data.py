@@ -15,7 +15,7 @@ from evo_tune.genome.values import Genome, Metrics, Value
 from evo_tune.report import summary
 from evo_tune.report.charts.next_steps import genes_at_range_ends
 from evo_tune.report.charts.scale import TransferredRecipe, read_recipe
-from evo_tune.report.recommendation import FreshValues, comparison_objective, fresh_values
+from evo_tune.report.recommendation import AgainstBaseline, FreshValues, comparison_objective, fresh_values
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import MoreTrials, predict_next_generation, present_ranges
 from evo_tune.store.run import Run
@@ -91,30 +91,6 @@ class Comparison(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults
 
     best: FreshSeeds | None = None
     default: FreshSeeds | None = None
-
-
-class AgainstBaseline(Struct, forbid_unknown_fields=True):
-    """The evaluator's baseline, a method that is trained once on the same data, beside the best trial.
-
-    Args:
-        name: Name of the method.
-        metric: Metric of the comparison: `reported` with a final comparison, else `metric`.
-        value: Value of the method; null if it has none.
-        best: Value of the best trial, over fresh seeds if there are any; null without a best trial.
-        gain: By how much the best is better. Unit: the metric's.
-        error: Standard error of `best` over fresh seeds. Unit: the metric's.
-        beaten: Whether the best beats the baseline by a t test over seeds; null if the difference is not clear.
-        problem: Why the method has no value; '' if it has one.
-    """
-
-    name: str
-    metric: str
-    value: float | None
-    best: float | None
-    gain: float | None
-    error: float | None
-    beaten: bool | None
-    problem: str
 
 
 class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -311,7 +287,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         gain=result.gain,
         gain_error=result.gain_error,
         beaten=result.beaten,
-        baseline=None if result.baseline is None else AgainstBaseline(**vars(result.baseline)),
+        baseline=result.baseline,
         final_comparison=Comparison(
             best=None if best is None else _fresh_seeds(best, result.reported_metric),
             default=None if default is None else _fresh_seeds(default, result.reported_metric),
@@ -338,10 +314,8 @@ def run_row(run: Run) -> ListedRun:
     best = result.best.outcome.metrics[result.metric] if result.best else None
     seeds = result.seeds_text if result.best else None
     if result.fresh_best is not None and result.fresh_best.values:
-        best = result.fresh_best.mean
-        seeds = f"{len(result.fresh_best.values)} fresh seeds" + (
-            f", {result.reported_metric}" if result.on_test_set else ""
-        )
+        test_metric = f", {result.reported_metric}" if result.on_test_set else ""
+        best, seeds = result.fresh_best.mean, f"{len(result.fresh_best.values)} fresh seeds{test_metric}"
     return ListedRun(
         run=run.name,
         evaluator=run.manifest.evaluator,

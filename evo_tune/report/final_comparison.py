@@ -190,6 +190,11 @@ class FinalComparison:
         return None if all_failed else finalists[0], ()
 
     def _compare(self, chosen: int, results: Results) -> ComparisonState:
+        """Return the state of the comparison with the default, look by look until one decides it.
+
+        A metric of few values ties by chance, which makes errors too small. So the error of rounding to its step is
+        added.
+        """
         spent, state = 0.0, ComparisonState()
         for look in self.looks:
             if missing := self.missing_report_trainings(look, [self.default, chosen], results):
@@ -199,55 +204,28 @@ class FinalComparison:
             share = look / self.looks[-1]
             level = ALPHA * share**SPENDING_POWER - spent
             spent += level
-            state = self._look(chosen, self.default, look, share, level, results)
-            if state.beats is not None:
+            losses = list(zip(*(_losses(id, "report", look, results) for id in (chosen, self.default)), strict=True))
+            pairs = [(loss, default) for loss, default in losses if loss is not None and default is not None]
+            gains, count = [default - loss for loss, default in pairs], len(pairs)
+            gain, error, beats = fmean(gains) if gains else math.nan, math.nan, None
+            if count > 1:
+                error = math.hypot(*(value - gain for value in gains)) / math.sqrt(count * (count - 1))
+            if any(loss is None and default is not None for loss, default in losses):
+                beats = False  # it failed where the default did not
+            elif count > 1:
+                paired_losses = [loss for pair in pairs for loss in pair]
+                tolerance = ROUNDING * max(map(abs, paired_losses))
+                gain, error = (0.0 if abs(number) <= tolerance else number for number in (gain, error))
+                step = 0.0 if self.is_fine_grained else resolution(paired_losses, tolerance)
+                total_error = math.hypot(error, ROUNDING_DEVIATION * step / math.sqrt(count))
+                if gain > 0.0 and (not total_error or student_tail(gain / total_error, count - 1) <= level):
+                    beats = True
+                elif gain <= 0.0 or gain < HOPELESS_GAIN * share * error or share == 1.0:
+                    beats = False
+            state = ComparisonState((), chosen, look, count, gain, error, beats)
+            if beats is not None:
                 break
         return state
-
-    def _look(
-        self, chosen: int, default: int, look: int, share: float, level: float, results: Results
-    ) -> ComparisonState:
-        """Return the state after a look at so many seeds; `beats` is None if that stays open, or cannot be known."""
-        losses = list(zip(*(_losses(id, "report", look, results) for id in (chosen, default)), strict=True))
-        pairs = [(loss, default_loss) for loss, default_loss in losses if loss is not None and default_loss is not None]
-        gains, count = [default_loss - loss for loss, default_loss in pairs], len(pairs)
-        gain, error, beats = math.nan, math.nan, None
-        if gains:
-            gain = fmean(gains)
-        if count > 1:
-            error = math.hypot(*(value - gain for value in gains)) / math.sqrt(count * (count - 1))
-        if any(loss is None and default_loss is not None for loss, default_loss in losses):
-            beats = False  # it failed where the default did not
-        elif count > 1:
-            paired_losses = [loss for pair in pairs for loss in pair]
-            tolerance = ROUNDING * max(map(abs, paired_losses))
-            gain, error = (0.0 if abs(number) <= tolerance else number for number in (gain, error))
-            step = 0.0 if self.is_fine_grained else resolution(paired_losses, tolerance)
-            beats = _beats(gain, error, step, count, level, HOPELESS_GAIN * share)
-            if beats is None and share == 1.0:
-                beats = False
-        return ComparisonState((), chosen, look, count, gain, error, beats)
-
-
-def _beats(gain: float, error: float, step: float, pairs: int, level: float, hopeless: float) -> bool | None:
-    """Test the gain of one look; None if it is neither shown nor hopeless.
-
-    A metric of few values ties by chance, which makes errors too small. So the error of rounding to its step is added.
-
-    Args:
-        gain: Mean difference of the pairs.
-        error: Its standard error; 0 if all differences are the same.
-        step: Step of the metric's values; 0 if it has none, so that equal differences are exact.
-        pairs: Number of pairs, at least two.
-        level: Error probability that this look may spend.
-        hopeless: Gain in standard errors below which more seeds are not worth their cost.
-    """
-    total_error = math.hypot(error, ROUNDING_DEVIATION * step / math.sqrt(pairs))
-    if gain > 0.0 and (not total_error or student_tail(gain / total_error, pairs - 1) <= level):
-        return True
-    if gain <= 0.0 or gain < hopeless * error:
-        return False
-    return None
 
 
 def default_looks(seeds: int) -> list[int]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from msgspec import Struct
 
 from evo_tune.genome.kernel import category_counts, encode_features
 from evo_tune.genome.seeds import is_fine, predict_losses
@@ -46,26 +47,18 @@ MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
 
 def rank_trials(run: Run) -> list[Trial]:
     """Return `Run.ranked`, with the best few reordered by what is known of other seeds."""
-    ranked_trials = run.ranked()
-    if not run.manifest.settings.extra_seeds_by_gain:
-        return _put_proven_trial_first(run, ranked_trials) if run.manifest.settings.most_seeds > 1 else ranked_trials
-    order = {id: number for number, id in enumerate(_loss_predictions(run, ranked_trials))}
-    return sorted(ranked_trials, key=lambda trial: order.get(trial.id, len(order)))  # stable
-
-
-def _put_proven_trial_first(run: Run, ranked_trials: list[Trial]) -> list[Trial]:
-    """Return ranked trials, with the best one that has all its seeds moved to the front.
-
-    The order stays if that trial breaks a constraint by more, or if no extra seed has changed a loss.
-    """
+    ranked_trials, most_seeds = run.ranked(), run.manifest.settings.most_seeds
+    if run.manifest.settings.extra_seeds_by_gain:
+        order = {id: number for number, id in enumerate(_loss_predictions(run, ranked_trials))}
+        return sorted(ranked_trials, key=lambda trial: order.get(trial.id, len(order)))  # stable
     losses: dict[str, list[float | None]] = {}
-    for trial in run.trials():
+    for trial in run.trials() if most_seeds > 1 else ():
         if trial.candidate.whole:
             losses.setdefault(trial.key, []).append(trial.losses[0] if trial.losses else None)
-    repeated = [genome_losses for genome_losses in losses.values() if len(genome_losses) > 1]
-    most_seeds = run.manifest.settings.most_seeds
-    proven = next((trial for trial in ranked_trials if len(losses[trial.key]) >= most_seeds), None)
-    seeds_matter = any(len(set(genome_losses)) > 1 for genome_losses in repeated)
+    # The best one that has all its seeds is first, unless no extra seed has changed a loss, or it breaks a constraint
+    # by more.
+    proven = next((trial for trial in ranked_trials if len(losses.get(trial.key, ())) >= most_seeds), None)
+    seeds_matter = any(len(set(genome_losses)) > 1 for genome_losses in losses.values())
     if proven is None or not seeds_matter or proven.violation > ranked_trials[0].violation:
         return ranked_trials
     return [proven, *(trial for trial in ranked_trials if trial is not proven)]
@@ -82,18 +75,13 @@ def predict_value(run: Run, trial: Trial) -> float | None:
 
 
 def _loss_predictions(run: Run, ranked_trials: Sequence[Trial]) -> dict[int, float]:
-    """Return the predicted losses of the best few ranked trials by id, the lowest first."""
+    """Return the losses that a model of all seeds predicts for the best few ranked trials, by id, the lowest first."""
     if not run.manifest.settings.extra_seeds_by_gain:
         return {}
     count, losses = MEMO.get(run, (-1, {}))
-    if count != len(run.outcomes):
-        losses = _predict_losses(run, [trial for trial in ranked_trials if trial.feasible])
-        MEMO[run] = len(run.outcomes), losses
-    return losses
-
-
-def _predict_losses(run: Run, trials: Sequence[Trial]) -> dict[int, float]:
-    """Return the losses that a model of all seeds predicts for the best few of some trials, by id."""
+    if count == len(run.outcomes):
+        return losses
+    trials = [trial for trial in ranked_trials if trial.feasible]
     seeds: dict[str, dict[int, float]] = {}
     for trial in run.trials():
         if trial.rankable and trial.feasible and trial.losses is not None:
@@ -105,9 +93,10 @@ def _predict_losses(run: Run, trials: Sequence[Trial]) -> dict[int, float]:
         return encode_features(np.stack([space.encode(trials[index].genome) for index in indices]), sizes)
 
     losses_by_seed = [seeds[genome_key(trial.genome)] for trial in trials]
-    shared = not run.manifest.settings.own_seeds
-    predictions = predict_losses(losses_by_seed, features, sizes > 0, shared)
-    return {trials[index].id: loss for index, loss in predictions.items()}
+    predictions = predict_losses(losses_by_seed, features, sizes > 0, shared=not run.manifest.settings.own_seeds)
+    losses = {trials[index].id: loss for index, loss in predictions.items()}
+    MEMO[run] = len(run.outcomes), losses
+    return losses
 
 
 def is_default(trial: Trial, run: Run) -> bool:
@@ -286,32 +275,31 @@ LEVEL = 0.05
 """Highest probability of a difference this large, on either side, if best and baseline are equally good."""
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """A method that is trained once on the run's data, beside the best trial.
+class AgainstBaseline(Struct, frozen=True, forbid_unknown_fields=True):
+    """The evaluator's baseline, a method that is trained once on the same data, beside the best trial.
 
     Args:
         name: Name of the method.
-        metric: Metric of the comparison.
-        value: Its value; None if the method has none.
-        best: Value of the best trial: the mean over fresh seeds, or that of the search; None without a best trial.
-        gain: By how much the best is better, in the metric's unit; NaN if unknown.
-        error: Standard error of `best` over fresh seeds; NaN for fewer than two. The baseline has one value.
-        beaten: Whether the best is better by a t test over seeds; None if the difference is not clear.
-        problem: Why there is no value; '' if there is one.
+        metric: Metric of the comparison: `reported` with a final comparison, else `metric`.
+        value: Value of the method; null if it has none.
+        best: Value of the best trial, over fresh seeds if there are any; null without a best trial.
+        gain: By how much the best is better. Unit: the metric's.
+        error: Standard error of `best` over fresh seeds. Unit: the metric's.
+        beaten: Whether the best beats the baseline by a t test over seeds; null if the difference is not clear.
+        problem: Why the method has no value; '' if it has one.
     """
 
     name: str
     metric: str
     value: float | None = None
     best: float | None = None
-    gain: float = math.nan
-    error: float = math.nan
+    gain: float | None = None
+    error: float | None = None
     beaten: bool | None = None
     problem: str = ""
 
 
-def baseline_of(run: Run, best: Trial | None, fresh_values: FreshValues | None) -> Baseline | None:
+def baseline_of(run: Run, best: Trial | None, fresh_values: FreshValues | None) -> AgainstBaseline | None:
     """Return the baseline of a run; None if none was trained.
 
     Args:
@@ -321,26 +309,17 @@ def baseline_of(run: Run, best: Trial | None, fresh_values: FreshValues | None) 
     """
     if run.baseline is None:
         return None
-    name, outcome = run.baseline
-    goal, has_fresh_values = run.objectives[0], fresh_values is not None and bool(fresh_values.values)
-    metric = comparison_objective(run).metric if has_fresh_values else goal.metric
-    if outcome.status != "ok":
-        return Baseline(name, metric, problem=outcome.error or outcome.status)
+    (name, outcome), goal, seeds = run.baseline, run.objectives[0], len(fresh_values.values) if fresh_values else 0
+    metric = comparison_objective(run).metric if seeds else goal.metric
     value = outcome.metrics.get(metric, math.nan)
-    if not math.isfinite(value):
-        return Baseline(name, metric, problem=f"it has no {metric}")
+    if outcome.status != "ok" or not math.isfinite(value):
+        problem = f"it has no {metric}" if outcome.status == "ok" else outcome.error or outcome.status
+        return AgainstBaseline(name, metric, problem=problem)
     if best is None:
-        return Baseline(name, metric, value)
-    if fresh_values is None or not has_fresh_values:
-        best_value = best.outcome.metrics[metric]
-        return Baseline(name, metric, value, best_value, goal.sign * (value - best_value))
-    gain, count = goal.sign * (value - fresh_values.mean), len(fresh_values.values)
-    error = fresh_values.error if count > 1 else math.nan
-    return Baseline(name, metric, value, fresh_values.mean, gain, error, _beaten(gain, error, count))
-
-
-def _beaten(gain: float, error: float, count: int) -> bool | None:
-    if math.isnan(error) or gain == 0.0:
-        return None
-    clear = error == 0.0 or student_tail(abs(gain) / error, count - 1) <= LEVEL
-    return gain > 0.0 if clear else None
+        return AgainstBaseline(name, metric, value)
+    if fresh_values is None or seeds < 2:
+        best_value = fresh_values.mean if fresh_values and seeds else best.outcome.metrics[metric]
+        return AgainstBaseline(name, metric, value, best_value, goal.sign * (value - best_value))
+    gain, error = goal.sign * (value - fresh_values.mean), fresh_values.error
+    is_clear = gain != 0.0 and (error == 0.0 or student_tail(abs(gain) / error, seeds - 1) <= LEVEL)
+    return AgainstBaseline(name, metric, value, fresh_values.mean, gain, error, beaten=gain > 0.0 if is_clear else None)

@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,23 +127,8 @@ def remaining_seconds(data: RunData, slots: int) -> float:
     return max(0.0, seconds) if seconds < 1e9 else math.nan
 
 
-@dataclass(frozen=True)
-class PredictedEnd:
-    """The predicted final value of a running training.
-
-    Args:
-        value: Median prediction.
-        low: Lower bound of the 80 % interval.
-        high: Upper bound of the interval.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
-def predict_end(data: RunData, curve: Curve, metric: str) -> PredictedEnd | None:
-    """Return the predicted final value of a running training.
+def predict_end(data: RunData, curve: Curve, metric: str) -> tuple[float, float, float] | None:
+    """Return the predicted final value of a running training, between the ends of its 80 % interval.
 
     The prediction assumes that it continues as finished trainings did from the same share. None if fewer than
     `MIN_FINISHED` trainings are known there, or if it has reported nothing.
@@ -159,8 +143,8 @@ def predict_end(data: RunData, curve: Curve, metric: str) -> PredictedEnd | None
             changes.append(float(finished.y[-1]) - float(np.interp(share, finished.x, finished.y)))
     if len(changes) < MIN_FINISHED or abs(value) > LARGEST:
         return None
-    low, middle, high = np.quantile(changes, [0.1, 0.5, 0.9])
-    return PredictedEnd(value + float(middle), value + float(low), value + float(high))
+    low, middle, high = value + np.quantile(changes, [0.1, 0.5, 0.9])
+    return float(low), float(middle), float(high)
 
 
 def _points(curve: Curve, metric: str) -> list[tuple[float, float]]:
@@ -174,17 +158,12 @@ def _slot_rows(data: RunData, beat: Beat, running: Mapping[int, Curve], metric: 
         curve = next((curve for id, curve in running.items() if slot.work.split(" (")[0] == f"trial {id}"), ())
         end = predict_end(data, curve, metric)
         value = curve[-1][1].get(metric) if curve else None
-        rows.append(
-            {
-                "slot": slot.slot,
-                "device": slot.device,
-                "training": slot.work or "none",
-                "for": show_seconds(slot.seconds + beat.age) if slot.work else "",
-                "done": f"{curve[-1][0]:.0%}" if curve else "",
-                f"{metric} so far": show_value(value) if value is not None else "",
-                "predicted end": "" if end is None else f"{end.value:.4g} ({end.low:.4g} to {end.high:.4g})",
-            }
-        )
+        row = {"slot": slot.slot, "device": slot.device, "training": slot.work or "none"}
+        row["for"] = show_seconds(slot.seconds + beat.age) if slot.work else ""
+        row["done"] = f"{curve[-1][0]:.0%}" if curve else ""
+        row[f"{metric} so far"] = show_value(value) if value is not None else ""
+        row["predicted end"] = "" if end is None else f"{end[1]:.4g} ({end[0]:.4g} to {end[2]:.4g})"
+        rows.append(row)
     columns = {name for row in rows for name, value in row.items() if value}  # scripts report nothing before they end
     return [{name: value for name, value in row.items() if name in columns} for row in rows]
 

@@ -18,7 +18,7 @@ from evo_tune.genome.importance import importance
 from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.report.final_comparison import ComparisonState
 from evo_tune.report.recommendation import (
-    Baseline,
+    AgainstBaseline,
     FreshValues,
     baseline_of,
     comparison_as_requested,
@@ -44,25 +44,6 @@ MIN_COST = 0.01
 
 
 @dataclass(frozen=True)
-class ReducedComparison:
-    """A final comparison that was made smaller to end within the hours.
-
-    Args:
-        hours: Limit of the session.
-        finalists: Number of finalists that it has; 0: there is no comparison.
-        of_finalists: Number of finalists asked for.
-        seeds: Most reporting seeds that it may use.
-        of_seeds: Most reporting seeds of the comparison that was asked for.
-    """
-
-    hours: float
-    finalists: int
-    of_finalists: int
-    seeds: int
-    of_seeds: int
-
-
-@dataclass(frozen=True)
 class RunResult:
     """The result of a run, by its first objective.
 
@@ -82,7 +63,7 @@ class RunResult:
         seeds_text: Seeds of the best's value in the search: 'one seed' or 'the mean of N seeds'.
         predicted_value: Value of the best that is predicted for other seeds (see `recommendation`); None if unknown.
         reported_metric: Metric over fresh seeds: on the test set if the evaluator has one, else `metric`.
-        reduced_comparison: Plan that made the final comparison fit into the hours; None if it is as asked for.
+        reduced_comparison: How the final comparison was made to fit into the hours, in words; '' if it is as asked for.
         baseline: The evaluator's baseline beside the best; None if none was trained.
     """
 
@@ -101,8 +82,8 @@ class RunResult:
     seeds_text: str = "one seed"
     predicted_value: float | None = None
     reported_metric: str = ""
-    reduced_comparison: ReducedComparison | None = None
-    baseline: Baseline | None = None
+    reduced_comparison: str = ""
+    baseline: AgainstBaseline | None = None
 
     @property
     def on_test_set(self) -> bool:
@@ -160,18 +141,25 @@ def run_result(run: Run) -> RunResult:
         seeds_text="one seed" if best is None else seeds_text(best, run),
         predicted_value=None if best is None else predict_value(run, best),
         reported_metric=comparison_objective(run).metric,
-        reduced_comparison=reduced_comparison(run),
+        reduced_comparison=_reduced_comparison(run),
         baseline=baseline_of(run, best, rows.get(best.id) if best else None),
     )
 
 
-def reduced_comparison(run: Run) -> ReducedComparison | None:
-    """Return how a run's final comparison was made to fit into its hours; None if it is as asked for."""
+def _reduced_comparison(run: Run) -> str:
+    """Return in words how a run's final comparison was made to fit into its hours; '' if it is as asked for."""
     plan, request = run.planned, comparison_as_requested(run)
     if plan is None or (len(plan.finalists), plan.looks) == (len(request.finalists), request.looks):
-        return None
-    hours, looks = run.session.hours or 0.0, plan.looks or (0,)
-    return ReducedComparison(hours, len(plan.finalists), len(request.finalists), looks[-1], request.looks[-1])
+        return ""
+    hours, seeds = f"{run.session.hours or 0.0:g} hours", plan.looks[-1] if plan.looks else 0
+    if not plan.finalists:
+        return f"no final comparison: 2 seeds of the best and of the default did not fit into {hours}"
+    parts = []
+    if len(plan.finalists) < len(request.finalists):
+        parts.append(f"{len(plan.finalists)} of {len(request.finalists)} finalists")
+    if seeds < request.looks[-1]:
+        parts.append(f"{seeds} of at most {request.looks[-1]} seeds")
+    return f"to fit into {hours}, the final comparison had {' and '.join(parts)}"
 
 
 # Trials.
@@ -303,19 +291,17 @@ def candidate_costs(run: Run) -> dict[int, float]:
     training counts up to the last point of its curve. Without a curve it counts its seconds at the median pace of the
     ok trainings, or in full while there are none. Each training counts at least `MIN_COST`. The journal alone decides.
     """
-    costs: dict[int, float] = {}
-    full_seconds: float | None = None
-    for candidate in run.candidates:
-        outcome, full_cost = run.outcomes.get(candidate.id), training_share(run, candidate)
-        cost = full_cost
-        if outcome is not None and outcome.status != "ok":
+    recorded = [(id, run.outcomes[id]) for id in run.recorded]
+    shares = {candidate.id: training_share(run, candidate) for candidate in run.candidates}
+    paces = [outcome.seconds / shares[id] for id, outcome in recorded if outcome.status == "ok" and shares[id] > 0]
+    full_seconds = median(paces) if paces else 0.0
+    costs = dict(shares)
+    for id, outcome in recorded:
+        if outcome.status != "ok":
+            cost = outcome.seconds / full_seconds if full_seconds > 0 else shares[id]
             if outcome.curve:
-                cost = outcome.curve[-1][0] - candidate.budget + full_cost
-            else:
-                full_seconds = median_full_seconds(run) if full_seconds is None else full_seconds
-                cost = outcome.seconds / full_seconds if full_seconds > 0 else full_cost
-            cost = min(max(cost, MIN_COST), full_cost)
-        costs[candidate.id] = cost
+                cost = outcome.curve[-1][0] - run.candidates[id].budget + shares[id]
+            costs[id] = min(max(cost, MIN_COST), shares[id])
     return costs
 
 
@@ -325,13 +311,6 @@ def training_share(run: Run, candidate: Candidate | Proposal) -> float:
         return candidate.budget
     budget, outcome = run.candidates[candidate.resumes].budget, run.outcomes.get(candidate.resumes)
     return candidate.budget - (budget if outcome is None else outcome.left_at(budget))
-
-
-def median_full_seconds(run: Run) -> float:
-    """Return the seconds of a full training at the median pace of all ok trainings; 0 without any."""
-    shares = {id: training_share(run, run.candidates[id]) for id in run.recorded if run.outcomes[id].status == "ok"}
-    paces = [run.outcomes[id].seconds / share for id, share in shares.items() if share > 0]
-    return median(paces) if paces else 0.0
 
 
 def caveats(run: Run) -> list[str]:
@@ -528,18 +507,8 @@ def show_fresh_values(row: FreshValues | None) -> str:
 
 def verdict(result: RunResult) -> str:
     """Return in one line whether the best beats the default, and how the comparison was made to fit into the hours."""
-    text, reduced = _compare_with_default(result), result.reduced_comparison
-    if reduced is None:
-        return text
-    if not reduced.finalists:
-        least = "2 seeds of the best and of the default"
-        return f"{text}; no final comparison: {least} did not fit into {reduced.hours:g} hours"
-    parts = []
-    if reduced.finalists < reduced.of_finalists:
-        parts.append(f"{reduced.finalists} of {reduced.of_finalists} finalists")
-    if reduced.seeds < reduced.of_seeds:
-        parts.append(f"{reduced.seeds} of at most {reduced.of_seeds} seeds")
-    return f"{text}; to fit into {reduced.hours:g} hours, the final comparison had {' and '.join(parts)}"
+    text = _compare_with_default(result)
+    return f"{text}; {result.reduced_comparison}" if result.reduced_comparison else text
 
 
 def _compare_with_default(result: RunResult) -> str:
@@ -581,7 +550,7 @@ def _compare_with_default(result: RunResult) -> str:
     return f"trial {final.chosen}, the best finalist, failed on fresh seeds where the default did not: use the default"
 
 
-def baseline_verdict(baseline: Baseline) -> str:
+def baseline_verdict(baseline: AgainstBaseline) -> str:
     """Return in one line, without a full stop, whether the best beats the baseline."""
     name, value, best = baseline.name, baseline.value, baseline.best
     if value is None:
@@ -589,8 +558,8 @@ def baseline_verdict(baseline: Baseline) -> str:
     if best is None:
         return f"{name}: {baseline.metric} {show_decimals(value)}"
     values = f"{baseline.metric} {show_decimals(best)} against {show_decimals(value)}"
-    if math.isnan(baseline.error):
-        better = "better" if baseline.gain > 0.0 else "not better"
+    if baseline.gain is None or baseline.error is None:
+        better = "better" if (baseline.gain or 0.0) > 0.0 else "not better"
         return f"the best trial is {better} than {name} on one seed: {values}, on the data that chose the best"
     gain, error = show_decimals(baseline.gain), show_decimals(baseline.error)
     if baseline.beaten is None:

@@ -313,13 +313,14 @@ def _recommend(run: Run, result: RunResult, metrics: Mapping[str, float | None],
 
     if run.baseline is None or result.baseline is None or result.baseline.value is None:
         return str(model)
-    goal, gain, beaten = comparison_objective(run), result.baseline.gain, result.baseline.beaten
+    goal, baseline = comparison_objective(run), result.baseline
+    gain, beaten = math.nan if baseline.gain is None else baseline.gain, baseline.beaten
     value, baseline_value = metrics.get(goal.metric), run.baseline[1].metrics.get(goal.metric)
     model_gain = math.nan if value is None or baseline_value is None else goal.sign * (baseline_value - value)
-    by_model_alone = longer or math.isnan(result.baseline.error) or (model_gain < 0.0 and not gain <= 0.0)
+    by_model_alone = longer or baseline.error is None or (model_gain < 0.0 and not gain <= 0.0)
     if by_model_alone and not math.isnan(model_gain):
         gain, beaten = model_gain, None
     if beaten is True or not gain <= 0.0:
         return str(model)
     simple = "" if by_model_alone or beaten is False else ", which is simpler and not worse,"
-    return f"{result.baseline.name}{simple} rather than {model}"
+    return f"{baseline.name}{simple} rather than {model}"
