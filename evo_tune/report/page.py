@@ -68,20 +68,15 @@ def asset(name: str) -> str:
 def templates() -> Environment:
     """Return the page's templates, which escape every value and remove characters that reverse or hide others."""
     environment = Environment(
-        loader=FunctionLoader(asset), autoescape=True, finalize=_as_text, undefined=StrictUndefined, trim_blocks=True
+        loader=FunctionLoader(asset),
+        autoescape=True,
+        # Numbers have few digits; text is escaped afterwards, HTML is not.
+        finalize=lambda value: value if isinstance(value, Markup) else show_value(value),
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
-    environment.filters |= {
-        "prose": prose,
-        "split_remark": _split_remark,
-        "columns": lambda rows: {name: [row.get(name) for row in rows] for name in rows[0]},
-        "cells": _cells,
-    }
+    environment.filters |= {"prose": prose, "split_remark": _split_remark, "cells": _cells}
     return environment
-
-
-def _as_text(value: object) -> str:
-    """Return a value as a template shows it: numbers with few digits; text is escaped afterwards, HTML is not."""
-    return value if isinstance(value, Markup) else show_value(value)
 
 
 def prose(sentences: str) -> Markup:
@@ -95,11 +90,14 @@ def _split_remark(fact: str) -> tuple[str, str]:
     return value, "".join(remarks)
 
 
-def _cells(columns: Mapping[str, Sequence[object]], most: int) -> list[list[tuple[Markup, object]]]:
-    """Return a table's head and its first rows: each cell with the class attribute of its column.
+def _cells(
+    table: Mapping[str, Sequence[object]] | Sequence[Mapping[str, object]], most: int
+) -> list[list[tuple[Markup, object]]]:
+    """Return the head and the first rows of columns or rows: each cell with the class attribute of its column.
 
     Numbers and short texts have no line breaks.
     """
+    columns = table if isinstance(table, Mapping) else {name: [row.get(name) for row in table] for name in table[0]}
     classes = []
     for column in columns.values():
         is_number = all(value is None or isinstance(value, int | float) for value in column)
@@ -123,17 +121,10 @@ def page(title: str, facts: Mapping[str, str], parts: Mapping[str, Part], librar
     sources = [_hash(library.text), _hash(script)] if library.text else ["", _hash(script)]
     # JSON that cannot close the element that contains it
     figures = as_json({**script_data(parts), **data}).translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"})
-    content = {
-        "title": title,
-        "facts": facts,
-        "parts": parts,
-        "sections": [section_html(name, part) for name, part in parts.items()],
-        "data": Markup(figures),
-        "library_text": Markup(library.text),
-        "library_path": library.path,
-        "style": Markup(asset("page.css")),
-        "script": Markup(script),
-    }
+    sections = [section_html(name, part) for name, part in parts.items()]
+    content = {"title": title, "facts": facts, "parts": parts, "sections": sections, "data": Markup(figures)}
+    content |= {"library_text": Markup(library.text), "library_path": library.path}
+    content |= {"style": Markup(asset("page.css")), "script": Markup(script)}
     nonce = ""
     if not library.text:  # a number that nothing in the page can know beforehand allows the script beside the runs
         draft = template.render(content, nonce="", policy="")
@@ -169,14 +160,8 @@ def script_data(parts: Mapping[str, Part]) -> dict[str, dict[str, Any]]:
     for name, part in parts.items():
         figures |= {f"{name}-{number}": drawn.figure for number, drawn in enumerate(part.figures)}
         if (table := part.table) is not None:
-            tables[f"{name}-table"] = {
-                "names": list(table.columns),
-                "columns": list(table.columns.values()),
-                "rows": FIRST_ROWS,
-                "choice": table.choice,
-                "links": table.links,
-                "marked": [*table.marked],
-            }
+            data = {"names": list(table.columns), "columns": list(table.columns.values()), "marked": [*table.marked]}
+            tables[f"{name}-table"] = {**data, "rows": FIRST_ROWS, "choice": table.choice, "links": table.links}
     return {"figures": figures, "tables": tables}
 
 
@@ -293,9 +278,9 @@ def write_beside(run: Run) -> Path:
     Raises:
         StoreError: Writing failed.
     """
-    html = report([run], write_shared_library(run.folder.parent))
-    write_atomically(run.folder / REPORT, html.encode())
-    return run.folder / REPORT
+    path = run.folder / REPORT
+    write_atomically(path, report([run], write_shared_library(run.folder.parent)).encode())
+    return path
 
 
 def write_report(runs: Sequence[Run], path: Path) -> Path:
@@ -355,7 +340,19 @@ def _comparison_table(runs: Sequence[RunData]) -> Part:
         explanation += " The runs have different objectives, so their values cannot be compared."
     elif len(evaluators) > 1 or len({str(data.run.manifest.options) for data in runs}) > 1:
         explanation += " The runs differ in their evaluator or its options: compare with care."
-    rows = [_comparison_row(data) for data in runs]
+    rows: list[dict[str, Any]] = []
+    for data in runs:
+        result, run = data.result, data.run
+        gain = "" if math.isnan(result.gain) else f"{result.gain:.4g}"
+        error = "" if math.isnan(result.gain_error) else f" ± {result.gain_error:.2g}"
+        row = {"run": run.name, "strategy": run.manifest.strategy, "seed": run.manifest.settings.seed}
+        row["best"] = None if result.best is None else result.best.outcome.metrics[result.metric]
+        row |= {"over fresh seeds": show_fresh_values(result.fresh_best), "gain over the default": gain + error}
+        row |= {"evaluations": result.results, "cost, full trainings": round(total_cost(run), 1)}
+        row |= {"time": show_seconds(run.seconds), "best genome": ""}
+        if result.best is not None:
+            row["best genome"] = show_genome(result.best.genome)
+        rows.append(row)
     return Part(title, explanation, rows=rows, rows_title="Run by run", rows_open=True)
 
 
@@ -367,21 +364,3 @@ def _comparable_loss(data: RunData) -> float:
     assert data.best is not None
     assert data.best.losses
     return data.best.losses[0]
-
-
-def _comparison_row(data: RunData) -> dict[str, Any]:
-    result, run = data.result, data.run
-    gain = "" if math.isnan(result.gain) else f"{result.gain:.4g}"
-    error = "" if math.isnan(result.gain_error) else f" ± {result.gain_error:.2g}"
-    return {
-        "run": run.name,
-        "strategy": run.manifest.strategy,
-        "seed": run.manifest.settings.seed,
-        "best": None if result.best is None else result.best.outcome.metrics[result.metric],
-        "over fresh seeds": show_fresh_values(result.fresh_best),
-        "gain over the default": gain + error,
-        "evaluations": result.results,
-        "cost, full trainings": round(total_cost(run), 1),
-        "time": show_seconds(run.seconds),
-        "best genome": "" if result.best is None else show_genome(result.best.genome),
-    }

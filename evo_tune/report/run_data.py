@@ -128,11 +128,10 @@ class RunData:
 
     def encode_trials(self, trials: Sequence[Trial]) -> np.ndarray:
         """Return the unit coordinates of some trials, shape (trials, genes)."""
-        genes = self.genes.items()
         for trial in trials:
             if trial.id not in self._units:
                 genome = trial.genome
-                self._units[trial.id] = [gene.encode(genome[name]) for name, gene in genes]
+                self._units[trial.id] = [gene.encode(genome[name]) for name, gene in self.genes.items()]
         return np.array([self._units[trial.id] for trial in trials], dtype=float).reshape(len(trials), len(self.genes))
 
     @cached_property
@@ -160,14 +159,17 @@ class RunData:
     @cached_property
     def model(self) -> ImportanceModel | None:
         """A model of `ranked`; None for too few trials, too many genes, or losses that do not differ."""
-        if (
-            len(self.ranked) < summary.MIN_TRIALS_FOR_IMPORTANCE
-            or len(self.genes) > MOST_GENES
-            or np.ptp(self.losses) == 0
-        ):
+        has_enough_trials = len(self.ranked) >= summary.MIN_TRIALS_FOR_IMPORTANCE
+        if not has_enough_trials or len(self.genes) > MOST_GENES or np.ptp(self.losses) == 0:
             return None
         sizes = np.array([gene.size if is_unordered(gene) else 0 for gene in self.genes.values()], dtype=int)
-        grids = [_grid(gene) for gene in self.genes.values()]
+        grids = []  # each of a gene's values if they are few, else evenly spaced
+        for gene in self.genes.values():
+            count = int(min(gene.size, MAX_GRID_POINTS))
+            points = (np.arange(count) + 0.5) / count
+            if gene.size <= MAX_GRID_POINTS:
+                points = np.unique([gene.encode(gene.decode(float(point))) for point in points])
+            grids.append(points)
         return ImportanceModel.fit(self.units, self.losses, sizes, grids, np.random.default_rng(0))
 
     @cached_property
@@ -191,16 +193,6 @@ class RunData:
 def is_unordered(gene: Gene) -> bool:
     """Return whether a gene's values have no order."""
     return isinstance(gene, Choice) and not gene.ordered
-
-
-def _grid(gene: Gene) -> np.ndarray:
-    """Return unit coordinates along a gene, shape (points,): each of its values if they are few, else evenly spaced."""
-    count = int(min(gene.size, MAX_GRID_POINTS))
-    points = (np.arange(count) + 0.5) / count
-    if gene.size <= MAX_GRID_POINTS:
-        values = [gene.decode(float(point)) for point in points]
-        points = np.unique([gene.encode(value) for value in values])
-    return np.asarray(points)
 
 
 # Which genes mattered.
@@ -272,19 +264,15 @@ class ImportanceModel:
             indices[0] = np.argmin(losses)  # always include the best
             units, losses = units[np.unique(indices)], losses[np.unique(indices)]
         count = len(losses)
-        scores = _normal_scores(losses)
+        # Normal scores, because losses have long tails, which would dominate a mean
+        scores = np.array([NormalDist().inv_cdf(quantile) for quantile in (ranks(losses) - 0.5) / count])
         samples = rng.integers(count, size=(BOOTSTRAPS, count))
         features = _features(units, sizes)
         forest = Forest.fit(features, scores, sizes, np.repeat(samples, TREES, axis=0), rng)
         order = np.argsort(losses, kind="stable")
-        shares = anova(
-            forest,
-            sizes,
-            [
-                np.minimum(np.floor(grid * size), size - 1) if size else grid
-                for grid, size in zip(grids, sizes, strict=True)
-            ],
-        )
+        sized_grids = zip(grids, sizes, strict=True)
+        feature_grids = [np.minimum(np.floor(grid * size), size - 1) if size else grid for grid, size in sized_grids]
+        shares = anova(forest, sizes, feature_grids)
         ped = np.stack([ped_anova(units[sample], losses[sample], sizes, grids) for sample in samples])
         by_bootstrap = shares.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
         return cls(forest, sizes, grids, scores[order], losses[order], by_bootstrap, ped)
@@ -324,13 +312,6 @@ class ImportanceModel:
         return np.asarray(np.interp(scores, self.scores, self.losses))
 
 
-def _normal_scores(losses: np.ndarray) -> np.ndarray:
-    """Return normal scores. Losses have long tails, which would dominate a mean."""
-    normal = NormalDist()
-    quantiles = (ranks(losses) - 0.5) / len(losses)
-    return np.array([normal.inv_cdf(float(quantile)) for quantile in quantiles])
-
-
 def _features(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return unit coordinates with unordered genes as indices of their values, shape (points, genes)."""
     return np.where(sizes > 0, np.minimum(np.floor(units * sizes), sizes - 1), units)
@@ -349,15 +330,16 @@ def anova(forest: Forest, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.
     """
     tree, mean, low, high = _boxes(forest, len(sizes))
     starts = np.flatnonzero(np.diff(tree, prepend=-1))
-    inside = [_inside(forest, tree, low, high, gene, grid) for gene, grid in enumerate(grids)]
+    inside = []  # whether each point of a gene's grid is in each leaf's box, each of shape (leaves, points)
+    for gene, grid in enumerate(grids):
+        values = forest.relabel[tree, gene][:, grid.astype(int)] if forest.unordered[gene] else grid[None, :]
+        inside.append((values > low[:, gene, None]) & (values <= high[:, gene, None]))
     width = np.stack([mask.mean(axis=1) for mask in inside], axis=1)
     before = np.cumprod(np.column_stack([np.ones(len(width)), width[:, :-1]]), axis=1)
     after = np.cumprod(np.column_stack([np.ones(len(width)), width[:, :0:-1]]), axis=1)[:, ::-1]
     other_genes, volume = before * after, width.prod(axis=1)
-    tree_mean = np.add.reduceat(mean * volume, starts)
-    total = np.add.reduceat(
-        volume * (mean - tree_mean[np.searchsorted(starts, np.arange(len(tree)), "right") - 1]) ** 2, starts
-    )
+    tree_mean = np.add.reduceat(mean * volume, starts)[np.searchsorted(starts, np.arange(len(tree)), "right") - 1]
+    total = np.add.reduceat(volume * (mean - tree_mean) ** 2, starts)
     alone = []
     for gene, mask in enumerate(inside):
         marginal = np.add.reduceat((mean * other_genes[:, gene])[:, None] * mask, starts, axis=0)
@@ -374,11 +356,8 @@ def _boxes(forest: Forest, genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     tree[level_nodes] = level_nodes
     leaf = forest.left_child == np.arange(nodes)
     while len(level_nodes := level_nodes[~leaf[level_nodes]]):
-        left_child, feature, threshold = (
-            forest.left_child[level_nodes],
-            forest.feature[level_nodes],
-            forest.threshold[level_nodes],
-        )
+        left_child, feature = forest.left_child[level_nodes], forest.feature[level_nodes]
+        threshold = forest.threshold[level_nodes]
         for child in (left_child, left_child + 1):
             low[child], high[child], tree[child] = low[level_nodes], high[level_nodes], tree[level_nodes]
         high[left_child, feature] = np.minimum(high[left_child, feature], threshold)
@@ -387,14 +366,6 @@ def _boxes(forest: Forest, genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     leaves = np.flatnonzero(leaf)
     leaves = leaves[np.argsort(tree[leaves], kind="stable")]
     return tree[leaves], forest.mean[leaves], low[leaves], high[leaves]
-
-
-def _inside(
-    forest: Forest, tree: np.ndarray, low: np.ndarray, high: np.ndarray, gene: int, grid: np.ndarray
-) -> np.ndarray:
-    """Return whether each point of a gene's grid is in each leaf's box, shape (leaves, points)."""
-    values = forest.relabel[tree, gene][:, grid.astype(int)] if forest.unordered[gene] else grid[None, :]
-    return np.asarray((values > low[:, gene, None]) & (values <= high[:, gene, None]))
 
 
 def ped_anova(units: np.ndarray, losses: np.ndarray, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.ndarray:
