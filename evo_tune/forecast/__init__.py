@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean, median, stdev
 from types import MappingProxyType
 
@@ -275,24 +274,21 @@ def _start_seconds(run: Run | None, pace: Pace | None) -> float:
     start = 0.0 if pace is None else pace.start
     if run is None or not run.resumed:
         return start
-    session_start, measured_starts, finished = run.resumed[-1], [], list(run.finished.items())
+    measured_starts, finished = [], list(run.finished.items())
     for began, end in pairwise([*run.resumed, math.inf]):
-        first_id, first_end = next(((id, at_end) for id, at_end in finished if began < at_end <= end), (None, math.nan))
-        if first_id is not None and began == session_start:
-            return 0.0
-        if first_id is not None:
-            measured_starts.append(first_end - began - run.outcomes[first_id].seconds)
+        first = next(((id, at_end) for id, at_end in finished if began < at_end <= end), None)
+        if first is not None and end == math.inf:
+            return 0.0  # the present session has a result
+        if first is not None:
+            measured_starts.append(first[1] - began - run.outcomes[first[0]].seconds)
     if not start and measured_starts:
         start = max(0.0, min(measured_starts))
-    return max(0.0, start - (run.elapsed - session_start))
+    return max(0.0, start - (run.elapsed - run.resumed[-1]))
 
 
 def _seconds_between_trainings(run: Run) -> float:
     """Return the median seconds of a slot between two trainings: a proposal, and the way to the worker and back."""
-    proposed_at, recorded_at = (
-        dict(run.proposed_at),
-        dict(run.recorded_at),
-    )  # copies, because the slots' threads write more
+    proposed_at, recorded_at = dict(run.proposed_at), dict(run.recorded_at)  # copies: the slots' threads write more
     events = sorted([*proposed_at.values(), *recorded_at.values()])
     later_proposals = [time for id, time in proposed_at.items() if run.reported_before_counts[id]]
     proposing = [time - events[bisect_left(events, time) - 1] for time in later_proposals]
@@ -337,23 +333,17 @@ def _disk_bytes(manifest: Manifest, genomes: int, pace: Pace | None, run: Run | 
     """Return the bytes of the run folder at the end."""
     if run is not None and len(run.outcomes) >= MIN_RESULTS:
         genomes_so_far = sum(candidate.fresh for candidate in run.candidates)
-        return _folder_bytes(run.folder) * max(1.0, genomes / max(1, genomes_so_far)) + REPORT_BYTES
-    size = float(genomes * RESULT_BYTES + REPORT_BYTES)
+        size = 0  # of all files; links are not followed, and a file that vanishes counts 0
+        for parent, _, names in os.walk(run.folder):
+            for name in names:
+                with suppress(OSError):
+                    size += os.lstat(os.path.join(parent, name)).st_size
+        return size * max(1.0, genomes / max(1, genomes_so_far)) + REPORT_BYTES
+    of_each = float(RESULT_BYTES)
     if pace is not None:
         # Checkpoints stay on disk for promotions that may not come.
-        waiting = genomes * (1.0 - 1.0 / len(manifest.settings.rungs))
-        size += pace.checkpoint * waiting + pace.artifact_bytes * genomes
-    return size
-
-
-def _folder_bytes(folder: Path) -> int:
-    """Return the bytes of all files below a folder. Links are not followed, and a file that vanishes counts 0."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(parent, name)).st_size
-    return total
+        of_each += pace.checkpoint * (1.0 - 1.0 / len(manifest.settings.rungs)) + pace.artifact_bytes
+    return genomes * of_each + REPORT_BYTES
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import base64
 import html
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -198,11 +199,9 @@ def log_axis(low: float, high: float) -> dict[str, Any]:
 def _tick_label(value: float) -> str:
     """Return a number as an axis shows it: 0.003, 300, 30k, 2M, 1e-6, 1e15."""
     for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if size <= value < 1000 * size and value < 1e12:
+        if size <= value < 1000 * size:
             return f"{value / size:g}{prefix}"
-    if 1e-4 < value < 1e3:
-        return f"{value:.6g}"
-    return f"{value:.0e}".replace("e+", "e").replace("e-0", "e-").replace("e0", "e")
+    return f"{value:.6g}" if 1e-4 < value < 1e3 else re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.0e}")
 
 
 def gene_axis(name: str, gene: Gene) -> dict[str, Any]:
@@ -290,25 +289,24 @@ def figure(
         layout: Further properties of plotly's layout.
     """
     font = {"family": FONT, "size": SIZE}
+    named = [trace for trace in traces if trace.get("name") and trace.get("showlegend", True)]
+    has_legend = layout.get("showlegend", len(named) > 1)
     style = {
         "template": {},
         "autosize": True,
         "height": height,
-        "margin": {"l": 64, "r": 16, "t": 16, "b": 52},
+        "margin": {"l": 64, "r": 16, "t": 40 if has_legend else 16, "b": 52},
         "font": {**font, "color": "#5b6470"},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "hovermode": "closest",
         "hoverlabel": {"font": font, "align": "left"},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": font},
-        "showlegend": sum(bool(trace.get("name")) and trace.get("showlegend", True) for trace in traces) > 1,
+        "showlegend": has_legend,
         "xaxis": _style_axis(x),
         "yaxis": _style_axis(y),
-        **layout,
     }
-    if style["showlegend"] and "margin" not in layout:
-        style["margin"] = {**style["margin"], "t": 40}
-    return {"data": [dict(trace) for trace in traces], "layout": style}
+    return {"data": [dict(trace) for trace in traces], "layout": style | layout}
 
 
 def _style_axis(properties: Mapping[str, Any] | str) -> dict[str, Any]:

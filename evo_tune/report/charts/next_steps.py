@@ -22,6 +22,7 @@ from evo_tune.report.run_data import RunData, is_unordered
 from evo_tune.report.summary import DONE_CHANCE, describe_more_trials, predict_next_generation
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
+from evo_tune.store.table import read_comparison
 from evo_tune.text import one_line, printable, show_seconds, show_value
 
 POSITION = 10
@@ -60,9 +61,8 @@ class AtEnd:
 def part(data: RunData, running: bool = False) -> Part | None:
     """Return the part; None without a recommendation."""
     commands = advice(data, running)
-    if not commands:
-        return None
-    return Part("What to do next", "Based on counts in this run, the most useful first.", commands=commands)
+    explanation = "Based on counts in this run, the most useful first."
+    return Part("What to do next", explanation, commands=commands) if commands else None
 
 
 def advice(data: RunData, running: bool = False) -> list[Command]:
@@ -103,13 +103,11 @@ def genes_at_range_ends(data: RunData) -> dict[str, AtEnd]:
                 continue
             value, trials = show_value(data.ranked[0].genome[name]), int(is_at_end[:count].sum())
             are = "is" if trials == 1 else "are"
+            description = f"{name} ({trials} of the best {count} trials {are} at its {end} end, {value})"
             bare = replace(wide, default=None, prior=None, spread=None, when=None, widest=None)  # type: ignore[type-var]
             # Genes from a file keep their defaults when they are widened; a command's have only what is typed.
             hints = format_hints(gene) if _is_command(data) else ""
-            genes[name] = AtEnd(
-                f"{name} ({trials} of the best {count} trials {are} at its {end} end, {value})",
-                f"{name}={format_gene(bare)}{hints}",
-            )
+            genes[name] = AtEnd(description, f"{name}={format_gene(bare)}{hints}")
     return genes
 
 
@@ -134,18 +132,13 @@ def _wider_ranges(data: RunData) -> Iterator[Command]:
     where = "The best values of some genes are at the ends of their ranges"
     if len(genes) == 1:
         where = "The best value of a gene is at an end of its range"
-    descriptions = ", ".join(gene.description for gene in genes.values())
-    yield Command(
-        f"{where}, and better ones may be beyond: {descriptions}. "
-        "To continue with wider ranges and all results so far:",
-        _widening_command(data.run, genes.values()),
-    )
-    command = run_command(data, {name: gene.wider for name, gene in genes.items()})
+    why = f"{where}, and better ones may be beyond: {', '.join(gene.description for gene in genes.values())}. "
+    why += "To continue with wider ranges and all results so far:"
+    yield Command(why, _widening_command(data.run, genes.values()))
     options = "" if _is_command(data) else "; add this run's -o options"
-    yield Command(
-        f"Or start a new run with wider ranges that begins with the best genomes of this one{options}:",
-        f"{command} --warm-start {as_typed(data.run.folder)}",
-    )
+    why = f"Or start a new run with wider ranges that begins with the best genomes of this one{options}:"
+    command = run_command(data, {name: gene.wider for name, gene in genes.items()})
+    yield Command(why, f"{command} --warm-start {as_typed(data.run.folder)}")
 
 
 def _is_command(data: RunData) -> bool:
@@ -183,11 +176,11 @@ def run_command(data: RunData, wider: Mapping[str, str]) -> str:
 
 def _failures(data: RunData) -> Iterator[Command]:
     """Yield each kind of failure with its count, where it happens and what may help."""
-    by_status: dict[str, list[Trial]] = {}
-    for trial in data.trials:
-        if trial.outcome.status not in ("ok", "pruned"):
-            by_status.setdefault(trial.outcome.status, []).append(trial)
-    for status, failed in sorted(by_status.items(), key=lambda item: -len(item[1])):
+    statuses = Counter(trial.outcome.status for trial in data.trials)
+    for status, _ in statuses.most_common():
+        if status in ("ok", "pruned"):
+            continue
+        failed = [trial for trial in data.trials if trial.outcome.status == status]
         commonest = Counter(trial.outcome.error or "" for trial in failed).most_common(1)[0][0]
         text = f"{len(failed)} of {len(data.trials)} evaluations ended as {status.replace('_', ' ')}"
         text += f", for example trial {failed[0].id}"
@@ -214,12 +207,9 @@ def _failure_bound(data: RunData, failed: Sequence[Trial]) -> str:
                 ok_beyond = int((sign * ok_units[:, column] >= sign * bound).sum())
                 difference = failed_beyond / len(failed) - ok_beyond / len(ok)
                 if difference > largest_difference:
-                    largest_difference = difference
-                    value = show_value(gene.decode(float(bound)))
-                    sentence = (
-                        f"{failed_beyond} of these {len(failed)} have {name} of {word} {value}, and {ok_beyond} of the "
-                        f"{len(ok)} successful ones."
-                    )
+                    largest_difference, value = difference, show_value(gene.decode(float(bound)))
+                    sentence = f"{failed_beyond} of these {len(failed)} have {name} of {word} {value}, "
+                    sentence += f"and {ok_beyond} of the {len(ok)} successful ones."
     return sentence
 
 
@@ -245,27 +235,16 @@ def _whether_to_continue(data: RunData) -> Iterator[Command]:
         yield Command(f"From the losses so far, {describe_more_trials(prediction)}: {judgement}", command)
         return
     gain = data.objective.sign * (early_values[-1] - steps[-1][1])
-    noise = _seed_deviation(data)
+    noise = summary.seed_noise([*data.trials, *read_comparison(run)])
     last_third = f"The last third of the evaluations ({count - 2 * count // 3})"
     if gain <= 0:
-        why = (
-            "found nothing better, so more trials are likely to gain little. Widen the space, or start again with "
-            "another --seed. To continue anyway:"
-        )
-    elif not math.isnan(noise) and gain < noise:
-        why = (
-            f"gained {show_value(gain)} in {data.metric}, less than one genome's values differ between seeds "
-            f"({show_value(noise)}): more trials are likely to gain little, and --seeds-per-trial 2 would tell more."
-        )
+        why = "found nothing better, so more trials are likely to gain little. "
+        why += "Widen the space, or start again with another --seed. To continue anyway:"
+    elif gain < noise:  # not if the noise is unknown, NaN
+        why = f"gained {show_value(gain)} in {data.metric}, less than one genome's values differ between seeds "
+        why += f"({show_value(noise)}): more trials are likely to gain little, and --seeds-per-trial 2 would tell more."
     else:
         added = summary.next_trial_count(run)
         duration = show_seconds(run.seconds / count * added)
         why = f"still gained {show_value(gain)} in {data.metric}: continue. {added} more take about {duration}:"
     yield Command(f"{last_third} {why}", command)
-
-
-def _seed_deviation(data: RunData) -> float:
-    """Return the standard deviation of one genome's values between seeds; NaN if unknown."""
-    rows = [row.values for row in (data.result.fresh_best, data.result.fresh_default) if row is not None]
-    variances = [float(np.var(row, ddof=1)) for row in rows if len(row) > 1 and max(map(abs, row)) < 1e150]
-    return math.sqrt(sum(variances) / len(variances)) if variances else math.nan
