@@ -19,19 +19,7 @@ import numpy as np
 
 from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.report import charts
-from evo_tune.report.charts import (
-    SERIES,
-    TRAINED,
-    CaptionedFigure,
-    Color,
-    Part,
-    Spec,
-    as_json,
-    escape_label,
-    figure,
-    line,
-    next_steps,
-)
+from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, as_json, next_steps
 from evo_tune.report.charts.curves import HOVER, curve_metric, curves
 from evo_tune.report.page import Library, page, plotly_script, policy, run_facts, script_data, section_html
 from evo_tune.report.run_data import LARGEST, RunData
@@ -79,18 +67,14 @@ def current_part(data: RunData) -> tuple[str, Part]:
         trial = data.by_id[id]
         value = show_value(data.objective.value(trial.losses[0])) if trial.losses else trial.outcome.status
         latest_results[f"trial {id}"] = value
-    return state(data, beat), Part(
-        "Now",
-        f"The latest results in {data.metric}, newest first; then each slot's current training, its progress, and "
-        "its predicted final value with an 80 % interval, from how finished trainings continued."
-        if rows
-        else f"No slot is working. The latest results in {data.metric}, newest first:",
-        [] if figure is None else [CaptionedFigure(figure, f"{metric}: running trainings beside the best so far")],
-        facts=latest_results,
-        rows=rows,
-        rows_title="Slots",
-        rows_open=True,
-    )
+    explanation = f"No slot is working. The latest results in {data.metric}, newest first:"
+    if rows:
+        explanation = f"The latest results in {data.metric}, newest first; then each slot's current training, its "
+        explanation += "progress, and its predicted final value with an 80 % interval, "
+        explanation += "from how finished trainings continued."
+    caption = f"{metric}: running trainings beside the best so far"
+    figures = [] if figure is None else [CaptionedFigure(figure, caption)]
+    return state(data, beat), Part("Now", explanation, figures, latest_results, (), rows, "Slots", rows_open=True)
 
 
 def _last_beat(data: RunData) -> Beat | None:
@@ -175,15 +159,15 @@ def _running_curves(data: RunData, running: Mapping[int, Curve], metric: str) ->
         if points := _points(curve, metric):
             x, y = zip(*points, strict=True)
             mode = "lines+markers" if len(points) < 30 else "lines"
-            traces.append(line(x, y, f"trial {id}", SERIES[number % 5], 2, HOVER, mode=mode))
+            traces.append(charts.line(x, y, f"trial {id}", SERIES[number % 5], 2, HOVER, mode=mode))
     if not traces:
         return None
     finished_curves = curves(data)
     for name, trial, color in (("default", data.default, Color.DEFAULT), ("best", data.best, Color.BEST)):
         for finished in finished_curves:
             if trial is not None and finished.trial.id == trial.id:
-                traces.append(line(finished.x, finished.y, name, color, 2, HOVER, line={"dash": "dot"}))
-    return figure(traces, TRAINED, escape_label(metric), height=260)
+                traces.append(charts.line(finished.x, finished.y, name, color, 2, HOVER, line={"dash": "dot"}))
+    return charts.figure(traces, charts.TRAINED, charts.escape_label(metric), height=260)
 
 
 # The server.

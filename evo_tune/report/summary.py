@@ -185,15 +185,13 @@ def pareto_front(run: Run) -> list[Trial]:
     ranked = run.ranked()
     if ranked and not ranked[0].feasible:
         return ranked[:1]
-    front: list[Trial] = []
-    losses_of_front: list[Sequence[float]] = []
+    front: dict[tuple[float, ...], Trial] = {}
     for trial in ranked:  # sorted by losses, so only earlier ones can dominate
         losses = trial.losses or ()
-        is_dominated = any(all(x <= y for x, y in zip(better, losses, strict=True)) for better in losses_of_front)
+        is_dominated = any(all(x <= y for x, y in zip(better, losses, strict=True)) for better in front)
         if trial.feasible and not is_dominated:
-            front.append(trial)
-            losses_of_front.append(losses)
-    return front
+            front[losses] = trial
+    return list(front.values())
 
 
 def best_so_far(run: Run) -> list[tuple[int, float, int]]:
@@ -253,9 +251,9 @@ def trial_limit(run: Run, session: SessionSettings) -> int | None:
 def results_in_words(run: Run) -> str:
     """Return in words how many trials have a result, of all trials that the limit allows."""
     results, total = len(run.outcomes), trial_limit(run, run.session)
-    text = f"{count_of(results, 'trial')} {'has' if results == 1 else 'have'} a result"
-    if total:
-        text = f"{results} of {total} trials have a result"
+    text = f"{results} of {total} trials have a result"
+    if not total:
+        text = f"{count_of(results, 'trial')} {'has' if results == 1 else 'have'} a result"
     pending = len(run.candidates) - results
     return f"{text}, {pending} pending" if pending else text
 
@@ -415,12 +413,10 @@ def seed_noise(trials: Sequence[Trial]) -> float:
     for trial in trials:
         if trial.rankable and trial.losses is not None:
             seeds.setdefault(trial.key, []).append(trial.losses[0])
-    squares, freedom = 0.0, 0
-    for losses in seeds.values():
-        if len(losses) > 1:
-            spread = float(np.var(losses)) if len(set(losses)) > 1 else 0.0  # of equal losses it is a rounding error
-            squares += spread * len(losses)
-            freedom += len(losses) - 1
+    groups = list(seeds.values())
+    freedom = sum(len(losses) - 1 for losses in groups)
+    # The variance of equal losses is a rounding error.
+    squares = sum(float(np.var(losses)) * len(losses) for losses in groups if len(set(losses)) > 1)
     return math.sqrt(squares / freedom) if freedom > 1 else math.nan
 
 
@@ -522,10 +518,9 @@ def _compare_with_default(result: RunResult) -> str:
     if default is None:
         advice = "give another one in a new run, such as --gene 'NAME=LOW|HIGH @ DEFAULT'"
         return f"the default genome has no value, so the best cannot be compared with it: {advice}"
-    if final is None and best.id == default.id:
-        return "nothing beat the default genome"
     if final is None:
-        return f"difference: {show_decimals(result.gain)} on one seed each: it may be luck"
+        gain = f"difference: {show_decimals(result.gain)} on one seed each: it may be luck"
+        return "nothing beat the default genome" if best.id == default.id else gain
     if not final.over:
         return "the final comparison is not complete: `evo-tune resume` continues it; the best is that of the search"
     if final.chosen is None:

@@ -45,19 +45,16 @@ class Curve:
 def curve_metric(data: RunData) -> str | None:
     """Return the metric that is drawn: the first objective, else the most frequent one; None without curves."""
     counts = Counter(name for trial in data.trials if trial.outcome.curve for name in trial.outcome.curve[-1][1])
-    if not counts:
-        return None
-    return data.metric if data.metric in counts else min(counts, key=lambda name: (-counts[name], name))
+    most_frequent = min(counts, key=lambda name: (-counts[name], name), default=None)
+    return data.metric if data.metric in counts else most_frequent
 
 
 def curves(data: RunData) -> list[Curve]:
     """Return the curves of all trainings that reported one; a promotion continues the curve of its rung."""
     metric, all_curves = curve_metric(data), []
-    if metric is None:
-        return []
     for trial in data.trials:
-        points = [(x, metrics[metric]) for x, metrics in trial.outcome.curve if metric in metrics]
-        points = [(x, y) for x, y in points if math.isfinite(y) and abs(y) < LARGEST]
+        points = [(x, metrics.get(metric or "", math.nan)) for x, metrics in trial.outcome.curve]
+        points = [(x, y) for x, y in points if abs(y) < LARGEST]
         if points:
             x, y = np.array(points, dtype=float).T
             indices = charts.spread_indices(len(x), MOST_POINTS)
@@ -120,9 +117,8 @@ def part(data: RunData) -> Part | None:
     figure = draw(data)
     if figure is None:
         return None
-    explanation = (
-        "Each line is a training. If lines cross late, early results mislead, and rungs or --prune stop good trials."
-    )
+    explanation = "Each line is a training. "
+    explanation += "If lines cross late, early results mislead, and rungs or --prune stop good trials."
     rows: list[dict[str, Any]] = []
     if any(rung < 1 for rung in data.run.manifest.settings.rungs):
         explanation += " A dashed line is a rung: only promising trainings are promoted beyond it."

@@ -116,15 +116,14 @@ def draw(data: RunData, id: int | None = None) -> Spec | None:
         offset = (column.index(row.candidate.id) + 1) / (len(column) + 1) - 0.5
         value = sign * (edge if row.value is None else min(sign * row.value, edge))
         positions[row.candidate.id] = min(generation, MOST_GENERATIONS) + 0.7 * offset, value
-    edges_x: list[float | None] = []
-    edges_y: list[float | None] = []
+    edges_x, edges_y = [], []
     groups: dict[str, list[Ancestor]] = defaultdict(list)
     for row in rows:
         groups[row.candidate.operator].append(row)
         for parent in row.parents:
             (x0, y0), (x1, y1) = positions[parent], positions[row.candidate.id]
-            edges_x += [x0, x1, None]
-            edges_y += [y0, y1, None]
+            edges_x += [x0, x1, math.nan]
+            edges_y += [y0, y1, math.nan]
     traces = [line(edges_x, edges_y, "descent", Color.FAINT, 1.5, showlegend=False)]
     for number, (operator, group) in enumerate(sorted(groups.items(), key=lambda item: -len(item[1]))):
         color = SERIES[number] if number < 5 else Color.DEFAULT
@@ -165,23 +164,21 @@ def part(data: RunData) -> Part | None:
     lineage = draw(data)
     if lineage is None or data.best is None:
         return None
-    rows, omitted = ancestors(data)
+    ancestor_rows, omitted = ancestors(data)
+    explanation = (
+        f"Trial {data.best.id} and its {len(ancestor_rows) - 1 + omitted} ancestors, one column for each generation. "
+        "Each line connects a parent and its child; colours show the operator that made the child. Open marks are "
+        "partial trainings, or have no value."
+    )
+    rows = []
+    for row in best_ancestors(data):
+        values = {"trial": row.candidate.id, "operator": row.candidate.operator, data.metric: row.value}
+        rows.append({**values, "gain over its better parent": row.gain, "changed": changes(data, row.candidate.id)})
     return Part(
         "Lineage",
-        f"Trial {data.best.id} and its {len(rows) - 1 + omitted} ancestors, one column for each generation. Each line "
-        "connects a parent and its child; colours show the operator that made the child. Open marks are partial "
-        "trainings, or have no value.",
+        explanation,
         [CaptionedFigure(lineage)],
-        rows=[
-            {
-                "trial": row.candidate.id,
-                "operator": row.candidate.operator,
-                data.metric: row.value,
-                "gain over its better parent": row.gain,
-                "changed": changes(data, row.candidate.id),
-            }
-            for row in best_ancestors(data)
-        ],
+        rows=rows,
         rows_title="Step by step, from the best back to its first ancestor",
-        note=f"The {MOST} nearest of {len(rows) + omitted} are drawn." if omitted else "",
+        note=f"The {MOST} nearest of {len(ancestor_rows) + omitted} are drawn." if omitted else "",
     )

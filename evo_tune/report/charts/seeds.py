@@ -40,13 +40,12 @@ def by_seed(data: RunData) -> dict[int, dict[int, float | None]]:
 def draw(data: RunData) -> Spec | None:
     """Return the figure; None without a final comparison."""
     seeds = list(by_seed(data).values())[:MOST_SEEDS]
-    lines_x: list[float | None] = []
-    lines_y: list[float | None] = []
+    lines_x, lines_y = [], []
     for number, row in enumerate(seeds, 1):
         values = [value for value in row.values() if value is not None]
         if len(values) > 1:
-            lines_x += [number, number, None]
-            lines_y += [min(values), max(values), None]
+            lines_x += [number, number, math.nan]
+            lines_y += [min(values), max(values), math.nan]
     traces = [line(lines_x, lines_y, "pairs", Color.FAINT, 1.5, showlegend=False)]
     colors = chain(SERIES[:3], repeat(SERIES[4]))
     for id, name in _names(data, seeds).items():
