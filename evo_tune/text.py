@@ -49,11 +49,8 @@ def printable(text: str) -> str:
     """
     if text.isprintable():  # fast, and true for nearly all texts
         return text
-    return "".join(c.encode("unicode_escape").decode() if _is_unsafe(c) else c for c in text)
-
-
-def _is_unsafe(character: str) -> bool:
-    return unicodedata.category(character) in UNSAFE and character not in JOINERS
+    is_unsafe = {c: unicodedata.category(c) in UNSAFE and c not in JOINERS for c in set(text)}
+    return "".join(c.encode("unicode_escape").decode() if is_unsafe[c] else c for c in text)
 
 
 def cell(value: object) -> object:

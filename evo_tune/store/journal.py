@@ -156,7 +156,12 @@ class Journal:
         """
         file, is_new = inside.open_to_write(self.path.parent, self.path.name, append=True, make=make)
         try:
-            _lock(file)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                raise OSError(error.errno, f"its file system cannot lock files (flock: {error.strerror})") from None
             if not os.path.samestat(os.fstat(file), os.lstat(self.path)):  # replaced before it was locked
                 raise BlockingIOError(errno.EAGAIN, "another process replaces it")
             if is_new:
@@ -275,16 +280,6 @@ class Journal:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-def _lock(file: int) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        message = f"its file system cannot lock files (flock: {error.strerror})"
-        raise OSError(error.errno, message) from None
 
 
 def _write(file: int, data: bytes) -> None:
