@@ -54,12 +54,6 @@ def evaluate(genome: dict[str, Any], context: Context, *, held: str = "", space:
     return _cross_validation.search_data(held).scores(genome)
 
 
-def value_at_quantile(distribution: Any, quantile: float) -> Any:
-    """Return the value of a distribution of scipy at a quantile: whole if the distribution is discrete."""
-    value = float(distribution.ppf(quantile))
-    return int(value) if hasattr(distribution, "pmf") else value
-
-
 @dataclasses.dataclass
 class SearchData:
     """Estimator and data of a search.
@@ -98,10 +92,10 @@ class SearchData:
     def to_params(self, genome: Genome) -> dict[str, Any]:
         """Return a genome as parameters of the estimator."""
         params = {name: self.values.get(name, {}).get(value, value) for name, value in genome.items()}
-        return params | {
-            name: value_at_quantile(distribution, float(params[name]))
-            for name, distribution in self.distributions.items()
-        }
+        for name, distribution in self.distributions.items():
+            value = float(distribution.ppf(float(params[name])))
+            params[name] = int(value) if hasattr(distribution, "pmf") else value  # whole if it is discrete
+        return params
 
     def scores(self, genome: Genome) -> dict[str, float]:
         """Return 'split0_test_score', 'split0_fit_time', … and the mean scores.

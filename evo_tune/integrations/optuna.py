@@ -91,7 +91,8 @@ def _fields(rows: Rows, row: Row) -> dict[str, Any]:
     from optuna.trial import TrialState
 
     states = {"open": TrialState.RUNNING, "whole": TrialState.COMPLETE, "failed": TrialState.FAIL}
-    reported, values = rows.first_objective_curve(row), row.values
+    metric, values = rows.objectives[0], row.values
+    reported = {step: point[metric] for step, point in row.curve if metric in point}
     if row.state == "pruned" and reported and len(rows.objectives) == 1:  # as Study.tell does
         values = (reported[max(reported)],)
     return {

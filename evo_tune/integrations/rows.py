@@ -180,11 +180,6 @@ class Rows:
             facts=facts,
         )
 
-    def first_objective_curve(self, row: Row) -> dict[int, float]:
-        """Return the learning curve of the first objective, by step."""
-        metric = self.objectives[0]
-        return {step: point[metric] for step, point in row.curve if metric in point}
-
     def _curve(self, curve: Points) -> tuple[tuple[int, dict[str, float]], ...]:
         return tuple((step_of(share), self._finite(point)) for share, point in curve)
 

@@ -133,7 +133,7 @@ class TrialFiles:
             for trial in trials
             if trial.id in self._survivors.get(trial.candidate.generation, present_survivors)
         ]
-        table.write_file(self._run, number, trials, survivor_ids)
+        table.write(table.file_path(self._run, number), table.table_of(self._run, trials, survivor_ids))
 
 
 def strategy_error(name: str, function: str, error: Exception) -> RunError:

@@ -152,19 +152,6 @@ def missing(folder: Path) -> str:
     return f"{folder / JOURNAL} is missing or empty, and the run had begun: restore it from a copy"
 
 
-def check_trials(folder: Path) -> None:
-    """Refuse a run whose entry for the trials' folders is not a folder, because files are removed there.
-
-    Raises:
-        StoreError: The entry is not a folder.
-    """
-    try:
-        with contextlib.suppress(FileNotFoundError), inside.folder(folder, TRIALS):
-            pass
-    except OSError as error:
-        raise StoreError(f"cannot write {folder / TRIALS}: {error.strerror}; put a folder in its place") from None
-
-
 DEEPEST = inside.DEEPEST - 10
 """Maximum depth of folders that are copied, so that a copy can be removed again."""
 

@@ -44,7 +44,7 @@ from evo_tune.store.events import (
 )
 from evo_tune.store.journal import JOURNAL, Journal, Removed, invalid_line_message
 from evo_tune.store.manifest import MOST_LEARNED, Learned, Manifest, read_manifest, write_manifest
-from evo_tune.store.places import TRIALS, as_typed, check_trials, free_folder, lock_run, missing
+from evo_tune.store.places import TRIALS, as_typed, free_folder, lock_run, missing
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -219,8 +219,13 @@ class Run:
             run = cls(folder, manifest, journal, journal.read(read))
             if journal.is_empty:
                 raise StoreError(missing(folder))
-            if write:
-                check_trials(folder)
+            if write:  # files in the trials' folders will be removed
+                try:
+                    with contextlib.suppress(FileNotFoundError), inside.folder(folder, TRIALS):
+                        pass
+                except OSError as error:
+                    message = f"cannot write {folder / TRIALS}: {error.strerror}; put a folder in its place"
+                    raise StoreError(message) from None
         except BaseException:
             journal.close()
             raise

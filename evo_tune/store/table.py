@@ -183,15 +183,6 @@ def file_path(run: Run, number: int) -> Path:
     return run.folder / f"trials-{number:04d}.parquet"
 
 
-def write_file(run: Run, number: int, trials: Sequence[Trial], survivors: Iterable[int]) -> None:
-    """Write all trials of a file, which replaces the file atomically.
-
-    Raises:
-        StoreError: The file cannot be written.
-    """
-    write(file_path(run, number), table_of(run, trials, survivors))
-
-
 def file_is_whole(run: Run, number: int, rows: int) -> bool:
     """Return whether a file of trials exists, is readable, and has the run's schema and `rows` rows."""
     try:

@@ -68,22 +68,6 @@ def _refuse_link(descriptor: int, name: str) -> os.stat_result:
     return status
 
 
-def is_link(root: Root, *names: str) -> bool:
-    """Return whether any of the names is a link.
-
-    Raises:
-        OSError: There is no such file or folder, or it cannot be read.
-    """
-    try:
-        with folder(root, *names[:-1]) as descriptor:
-            _refuse_link(descriptor, names[-1])
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return True
-        raise
-    return False
-
-
 def exists(root: Root, *names: str) -> bool:
     """Return whether the name exists; a link counts, wherever it points."""
     try:
