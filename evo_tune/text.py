@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LINE = 400
+LONGEST_LINE = 400
 """Maximum characters of a line."""
 
 UNSAFE = ("Cc", "Cs", "Cf", "Zl", "Zp", "Co", "Cn")
@@ -22,11 +22,11 @@ and paragraph separators, private and unassigned."""
 JOINERS = "\u200c\u200d"
 """Two format characters that are harmless, and necessary for Persian, the scripts of India, and composed emoji."""
 
-COMPUTED = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+FORMULA_STARTS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 """First characters of texts that a spreadsheet computes; the last four are wide forms of the first four."""
 
 
-def one_line(text: str, longest: int = LINE) -> str:
+def one_line(text: str, longest: int = LONGEST_LINE) -> str:
     """Return a text as one short line that is safe to save and to print on a terminal.
 
     Args:
@@ -53,28 +53,28 @@ def printable(text: str) -> str:
     return "".join(c.encode("unicode_escape").decode() if is_unsafe[c] else c for c in text)
 
 
-def cell(value: object) -> object:
+def to_csv_cell(value: object) -> object:
     """Return a value as a cell of a CSV file; an apostrophe precedes a text that a spreadsheet would compute.
 
-    Numbers stay numbers, even as text. `of_cell` is the inverse.
+    Numbers stay numbers, even as text. `from_csv_cell` is the inverse.
     """
     if not isinstance(value, str):
         return value
-    return printable(f"'{value}" if _is_computed(value) else value)
+    return printable(f"'{value}" if _is_formula(value) else value)
 
 
-def of_cell(text: str) -> str:
-    """Return the text that `cell` made a cell of, if it had no unsafe characters."""
-    return text[1:] if text.startswith("'") and _is_computed(text) else text
+def from_csv_cell(text: str) -> str:
+    """Return the text that `to_csv_cell` made a cell of, if it had no unsafe characters."""
+    return text[1:] if text.startswith("'") and _is_formula(text) else text
 
 
-def _is_computed(text: str) -> bool:
+def _is_formula(text: str) -> bool:
     """Return whether a spreadsheet would compute a text, perhaps without its leading apostrophes."""
     bare = text.lstrip("'")
-    return bare[:1] != "" and bare[0] in COMPUTED and not re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", text)
+    return bare[:1] != "" and bare[0] in FORMULA_STARTS and not re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", text)
 
 
-def is_writable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
     """Return whether a text can be encoded: names that are not UTF-8 contain lone surrogates, which cannot."""
     try:
         text.encode()

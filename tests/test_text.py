@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo_tune.text import cell, is_writable, of_cell, one_line, printable
+from evo_tune.text import from_csv_cell, is_encodable, one_line, printable, to_csv_cell
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def test_a_text_becomes_one_line_that_is_safe_to_print(text: str, line: str) -> 
 
 
 def test_half_of_a_surrogate_pair_cannot_be_written() -> None:
-    assert is_writable("é 中 🙂")
-    assert not is_writable("a\udcff")
+    assert is_encodable("é 中 🙂")
+    assert not is_encodable("a\udcff")
 
 
 STEERING = (
@@ -84,20 +84,20 @@ def test_plain_text_is_printed_as_it_is(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "@SUM(A1)", "-2+3", "\t=1", "\r=1", "\uff1d1", "'=1"])
 def test_a_cell_that_a_spreadsheet_would_compute_is_quoted(text: str) -> None:
-    made = cell(text)
+    made = to_csv_cell(text)
     assert isinstance(made, str)
     assert made.startswith("'")
-    assert not text.isprintable() or of_cell(made) == text
+    assert not text.isprintable() or from_csv_cell(made) == text
 
 
 @pytest.mark.parametrize("value", [-1, -1.5, None, True, "-1", "+1.5e-3", "a=b", "'quoted'", "", "-", [1]])
 def test_other_cells_stay(value: object) -> None:
-    assert cell(value) == ("'-" if value == "-" else value)
+    assert to_csv_cell(value) == ("'-" if value == "-" else value)
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"])))
 def test_a_cell_is_read_back_as_it_was(text: str) -> None:
-    made = cell(text)
+    made = to_csv_cell(text)
     assert isinstance(made, str)
     assert made[:1] not in list("=+-@") or float(made) is not None
-    assert of_cell(made) == text
+    assert from_csv_cell(made) == text

@@ -24,7 +24,7 @@ from evo_tune.cli.shared import WORD, option_text
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.plugins.find import is_command
 from evo_tune.store.manifest import MANIFEST
-from evo_tune.store.places import STORE, TRIALS
+from evo_tune.store.places import DEFAULT_STORE, TRIALS
 from evo_tune.text import one_line, printable
 from evo_tune.trust import inside
 from evo_tune.trust.decide import describe_paths, paths_outside
@@ -104,7 +104,7 @@ class Workplace:
                 raise UsageError(f"option {shown} cannot be given here: expected the name of an option")
         _check_evaluator(root, evaluator)
         _check_paths(root, [*option_texts.values(), *(genes or ())])
-        if inside.exists(root, STORE, _check_run_name(name)):
+        if inside.exists(root, DEFAULT_STORE, _check_run_name(name)):
             raise UsageError(f"run {name} exists: choose another name, or use `resume`")
         words = [f"-o{option}={text}" for option, text in option_texts.items()]
         words += [f"--gene={text}" for text in genes or ()] + [f"--objective={text}" for text in objectives or ()]
@@ -171,8 +171,8 @@ class Workplace:
         """
         root = self._run(folder, name)
         for file in ("error.txt", "log.txt"):
-            if inside.exists(root, STORE, name, TRIALS, f"{trial:06d}", file):
-                text = inside.read(root, STORE, name, TRIALS, f"{trial:06d}", file, limit=LARGEST_LOG)
+            if inside.exists(root, DEFAULT_STORE, name, TRIALS, f"{trial:06d}", file):
+                text = inside.read(root, DEFAULT_STORE, name, TRIALS, f"{trial:06d}", file, limit=LARGEST_LOG)
                 lines = text.decode("utf-8", "replace")[-LONGEST_LOG:].splitlines()
                 return "\n".join(map(printable, lines))
         return f"trial {trial} of {name} has no log"
@@ -204,12 +204,15 @@ class Workplace:
     def _run(self, folder: str, name: str) -> str:
         """Return the named folder of a run that is in it, and not behind a link."""
         root = self._root(folder)
-        with _os_error_as_usage(f"there is no run {name} in {root}"), inside.folder(root, STORE, _check_run_name(name)):
+        with (
+            _os_error_as_usage(f"there is no run {name} in {root}"),
+            inside.folder(root, DEFAULT_STORE, _check_run_name(name)),
+        ):
             return root
 
     def _check_store(self, root: str) -> None:
-        if inside.exists(root, STORE):
-            with _os_error_as_usage(f"{STORE} in {root} cannot be used"), inside.folder(root, STORE):
+        if inside.exists(root, DEFAULT_STORE):
+            with _os_error_as_usage(f"{DEFAULT_STORE} in {root} cannot be used"), inside.folder(root, DEFAULT_STORE):
                 pass
 
     def _begin(self, root: str, name: str, words: list[str]) -> str:
@@ -223,14 +226,14 @@ class Workplace:
         self._started[root, name] = process
         deadline = time.monotonic() + BEGINS
         while time.monotonic() < deadline and process.poll() is None:
-            if words[0] == "run" and inside.exists(root, STORE, name, MANIFEST):
+            if words[0] == "run" and inside.exists(root, DEFAULT_STORE, name, MANIFEST):
                 break
             time.sleep(0.2)
             if words[0] == "resume" and time.monotonic() > deadline - BEGINS + 3.0:  # an error comes at once
                 break
         if process.poll():
             raise StoreError(_last_line(output) or f"evo-tune {words[0]} ended with code {process.returncode}")
-        if not inside.exists(root, STORE, name, MANIFEST):
+        if not inside.exists(root, DEFAULT_STORE, name, MANIFEST):
             return f"run {name} is being planned; `status` will tell when it has begun"
         return self.status(name, root)
 

@@ -21,7 +21,7 @@ from evo_tune.cli import shared
 from evo_tune.errors import OptionError, StoreError, UsageError
 from evo_tune.options.declare import AUTO, Options, dataclass_options, union_members
 from evo_tune.settings import RunSettings, SessionSettings
-from evo_tune.text import of_cell, one_line
+from evo_tune.text import from_csv_cell, one_line
 
 RUN_DEFAULTS = {"final_seeds": 3, "finalists": 2, "seeds_per_trial": None}
 """Defaults of `evo-tune run` that differ from those of `Search`: the command ends with a final comparison, and with
@@ -247,7 +247,7 @@ def _genomes_of_csv(path: Path) -> list[dict[str, Any]]:
     reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     genomes = []
     try:
-        header = [of_cell(name) for name in next(reader, [])]
+        header = [from_csv_cell(name) for name in next(reader, [])]
         prefixed = any(name.startswith(GENE) for name in header)
         for cells in reader:
             if cells and len(cells) != len(header):  # an empty line has none
@@ -258,7 +258,7 @@ def _genomes_of_csv(path: Path) -> list[dict[str, Any]]:
             named = [(name, cell) for name, cell in zip(header, cells, strict=False) if name]
             genes = [(name, cell) for name, cell in named if name.startswith(GENE) or not prefixed]
             if genes:
-                genomes.append({name.removeprefix(GENE): read_value(of_cell(cell)) for name, cell in genes})
+                genomes.append({name.removeprefix(GENE): read_value(from_csv_cell(cell)) for name, cell in genes})
     except csv.Error as error:
         raise UsageError(f"--warm-start {path}, line {reader.line_num}: {error}; expected CSV") from None
     return genomes

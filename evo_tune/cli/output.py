@@ -34,7 +34,7 @@ from evo_tune.report.summary import (
     verdict,
 )
 from evo_tune.store.heartbeat import running_curves
-from evo_tune.store.places import as_typed
+from evo_tune.store.places import run_arguments
 from evo_tune.store.run import Run
 from evo_tune.store.table import COMPARISON, read_comparison
 from evo_tune.text import count_of, printable, show_decimals, sparkline
@@ -511,7 +511,7 @@ def print_summary(
 
 
 def _summary_lines(run: Run, result: RunResult, status: str, needed: tuple[float, float] | None) -> Iterator[str]:
-    name = as_typed(run.folder)
+    name = run_arguments(run.folder)
     if result.best is not None:
         yield f"best genome: {shared.show_genome(result.best.genome)}"
     if result.predicted_value is not None and result.fresh_best is None:
@@ -572,9 +572,10 @@ def _failure_lines(run: Run, has_ended: bool, needed: tuple[float, float] | None
     yield f"saved in {run.folder}"
     if not run.outcomes:
         longer = f" --hours {needed[1] if needed else 2 * hours:g}" if hours is not None and has_ended else ""
-        yield f"next: evo-tune resume {as_typed(run.folder)}{longer}"
+        yield f"next: evo-tune resume {run_arguments(run.folder)}{longer}"
         return
-    yield f"next: correct the cause, then start a new run; `evo-tune show {as_typed(run.folder)}` lists the failures"
+    failures = f"`evo-tune show {run_arguments(run.folder)}` lists the failures"
+    yield f"next: correct the cause, then start a new run; {failures}"
 
 
 def print_plan(plan: RunPlan, session: SessionSettings, output: shared.OutputFlags) -> None:

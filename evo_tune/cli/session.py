@@ -26,7 +26,7 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
     """
     from evo_tune.cli.output import print_result
     from evo_tune.cli.training.final_training import train_final_model
-    from evo_tune.store.places import as_typed
+    from evo_tune.store.places import run_arguments
 
     run, err = search.saved, output.output_format != "table"  # only a table has standard output for itself
     old_results = len(run.outcomes)
@@ -53,7 +53,7 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
         try:
             report = write_beside(run)
         except Exception as error:  # it never ends the run
-            remedy = f"the run is saved, and `evo-tune report {as_typed(run.folder)}` tries again"
+            remedy = f"the run is saved, and `evo-tune report {run_arguments(run.folder)}` tries again"
             shared.echo(f"Warning: no report was written ({type(error).__name__}: {error}); {remedy}", err=True)
     exit_code = 130 if search.stopping else 0 if search.best is not None else 1
     print_result(search, output, report, exit_code)
@@ -64,7 +64,7 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
     if model is not None:
         shared.echo(f"the model is in {model}", err=err)
     if search.stopping:
-        continue_hint = continue_hint or f"evo-tune resume {as_typed(run.folder)}"
+        continue_hint = continue_hint or f"evo-tune resume {run_arguments(run.folder)}"
         shared.echo(f"Interrupted. Continue with: {continue_hint}", err=True)
     elif len(run.outcomes) == old_results > 0:
         shared.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)

@@ -21,7 +21,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from evo_tune.errors import EvoTuneError, OptionError, StoreError
-from evo_tune.text import cell, printable
+from evo_tune.text import printable, to_csv_cell
 from evo_tune.text import show_genome as show_genome
 from evo_tune.text import show_seconds as show_seconds
 from evo_tune.text import show_value as show_value
@@ -253,12 +253,12 @@ def require_best_trial(run: Run) -> Trial:
         StoreError: No full training of the run has a value.
     """
     from evo_tune.report.recommendation import recommend_trial
-    from evo_tune.store.places import as_typed
+    from evo_tune.store.places import run_arguments
 
     best = recommend_trial(run)
     if best is None:
         raise StoreError(
-            f"run {run.name} has no full training with a value: `evo-tune show {as_typed(run.folder)}` prints why"
+            f"run {run.name} has no full training with a value: `evo-tune show {run_arguments(run.folder)}` prints why"
         )
     return best
 
@@ -383,8 +383,8 @@ def print_rows(
         text = io.StringIO()
         if rows:
             writer = csv.writer(text, lineterminator="\n")
-            writer.writerow([cell(name) for name in rows[0]])
-            writer.writerows([cell(row.get(name)) for name in rows[0]] for row in rows)
+            writer.writerow([to_csv_cell(name) for name in rows[0]])
+            writer.writerows([to_csv_cell(row.get(name)) for name in rows[0]] for row in rows)
         click.echo(text.getvalue(), nl=False)
     elif not rows:
         echo(empty)

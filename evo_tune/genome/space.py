@@ -36,7 +36,7 @@ from evo_tune.genome.genes import (
     resolve_conditions,
 )
 from evo_tune.genome.values import Genome, Value
-from evo_tune.text import is_writable
+from evo_tune.text import is_encodable
 
 UNSURE = 0.05
 """Share of the uniform distribution in a prior."""
@@ -86,7 +86,7 @@ class SearchSpace:
         for name, gene in {**genes, **optional}.items():
             if not isinstance(gene, Gene):
                 raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
-            if not is_writable(name):
+            if not is_encodable(name):
                 raise SpaceError(f"gene {name!r}: its name cannot be written as UTF-8; give it another one")
         check_conditions({**genes, **optional})
         object.__setattr__(self, "genes", dict(genes))

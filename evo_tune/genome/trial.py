@@ -18,7 +18,7 @@ import numpy as np
 
 from evo_tune.errors import OptionError, SpaceError
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.text import LINE, one_line
+from evo_tune.text import LONGEST_LINE, one_line
 
 DEFAULT = "default"
 """Operator of the default genome, the first trial of a run."""
@@ -260,7 +260,7 @@ class Outcome:
     @property
     def cause(self) -> str:
         """Status and error, without quoted texts and numbers: these differ between trials that fail alike."""
-        return f"{self.status}: {VARYING.sub('…', (self.error or '')[:LINE])}"
+        return f"{self.status}: {VARYING.sub('…', (self.error or '')[:LONGEST_LINE])}"
 
     def left_at(self, budget: float) -> float:
         """Return the share of the full training run where a promotion continues.
@@ -367,7 +367,7 @@ def check_metrics(metrics: object, objectives: Sequence[Objective]) -> tuple[Sta
         try:
             plain[name] = float(value)
         except Exception:  # __float__ of a user's class or a tensor may raise anything
-            shown = one_line(repr(value), LINE // 2)
+            shown = one_line(repr(value), LONGEST_LINE // 2)
             return "failed", {}, one_line(f"evaluate returned {name}={shown}: expected a number")
     for objective in objectives:
         if objective.metric not in plain:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from evo_tune.errors import SpaceError
-from evo_tune.text import is_writable
+from evo_tune.text import is_encodable
 
 Value: TypeAlias = bool | int | float | str
 Genome: TypeAlias = dict[str, Value]
@@ -125,7 +125,7 @@ def to_plain(value: object) -> Value:
         return value + 0.0  # no negative zero: it equals zero but is written differently
     if type(value) is int and value not in WHOLE:
         raise SpaceError(f"Choice: a value is {too_large_message(value)}; give a float, or a name and look it up")
-    if type(value) is str and not is_writable(value):
+    if type(value) is str and not is_encodable(value):
         raise SpaceError(f"Choice: {value!r} cannot be written as UTF-8; give another name and look it up")
     for kind in (bool, int, str):
         if type(value) is kind:  # an enum's member would have another type when read from a file

@@ -254,7 +254,7 @@ def follow(folder: Path, text: str, ended: threading.Event) -> None:
     written: dict[int, Curve] = {}
     while not last:
         last = ended.wait(max(EVERY if version != (-1, -1) else 0.0, pause))
-        now, flying, began = (-1, -1), running_curves(folder), time.monotonic()
+        now, pending_curves, began = (-1, -1), running_curves(folder), time.monotonic()
         with contextlib.suppress(OSError):
             status = (folder / JOURNAL).lstat()
             now = status.st_size, status.st_mtime_ns
@@ -265,9 +265,9 @@ def follow(folder: Path, text: str, ended: threading.Event) -> None:
                 if last:
                     raise
                 continue
-        if run is not None and (now != version or flying != written):
-            target.update(run, flying)
-            version, written, pause = now, flying, REST * (time.monotonic() - began)
+        if run is not None and (now != version or pending_curves != written):
+            target.update(run, pending_curves)
+            version, written, pause = now, pending_curves, REST * (time.monotonic() - began)
 
 
 def main(folder: str, text: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.integrations import quiet
-from evo_tune.integrations.rows import Rows, Sink, distinct
+from evo_tune.integrations.rows import Rows, Sink, unique_names
 from evo_tune.report.summary import best_so_far
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
@@ -20,7 +20,7 @@ from evo_tune.store.run import Run
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-METRICS, PARAMS = 900, 90
+METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 900, 90
 """Metrics and parameters in one request; MLflow accepts 1000 and 100."""
 
 Point = tuple[str, float, int, int]
@@ -30,11 +30,11 @@ Point = tuple[str, float, int, int]
 class MLflowDatabase(Sink):
     """New database for one run."""
 
-    def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
+    def update(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
         """Write a run into the new database; see `Sink`."""
         from mlflow import MlflowClient
 
-        rows, path = Rows(run, flying), self.path.resolve()
+        rows, path = Rows(run, pending_curves), self.path.resolve()
         path.touch(exist_ok=False)  # raises the system's own error if it cannot be written
         artifacts = path.with_name(f"{path.name}-artifacts").as_uri()
         with quiet():
@@ -43,45 +43,45 @@ class MLflowDatabase(Sink):
             _write(client, experiment, rows)
 
 
-def _write(client: MlflowClient, experiment: str, rows: Rows) -> None:
-    genes, metrics = distinct(rows.genes.values(), _name), distinct(rows.metrics.values(), _name)
-    every = [rows.row(id) for id in range(len(rows))]
-    began = min((row.began for row in every), default=0.0)
-    parent = client.create_run(experiment, _ms(began), run_name=rows.name).info.run_id
-    facts = {name: rows.facts[fact] for fact, name in distinct(rows.facts, _name).items()}
-    objective = metrics[rows.objectives[0]]
+def _write(client: MlflowClient, experiment_id: str, rows: Rows) -> None:
+    gene_names, metric_names = unique_names(rows.genes.values(), _name), unique_names(rows.metrics.values(), _name)
+    all_rows = [rows.row(id) for id in range(len(rows))]
+    began = min((row.began for row in all_rows), default=0.0)
+    parent = client.create_run(experiment_id, _ms(began), run_name=rows.name).info.run_id
+    facts = {name: rows.facts[fact] for fact, name in unique_names(rows.facts, _name).items()}
+    objective = metric_names[rows.objectives[0]]
     best_points = (
-        (objective, value, _ms(every[id].ended or 0.0), count)
-        for count, value, id in best_so_far(rows.run)
+        (objective, value, _ms(all_rows[id].ended or 0.0), evaluations)
+        for evaluations, value, id in best_so_far(rows.run)
         if math.isfinite(value)
     )
     _log(client, parent, facts, best_points)
-    for row in every:
+    for row in all_rows:
         tags = {"mlflow.parentRunId": parent, "state": row.state}
         tags |= {name: str(value) for name, value in row.facts.items()}
-        child = client.create_run(experiment, _ms(row.began), tags, f"trial {row.id}").info.run_id
+        child = client.create_run(experiment_id, _ms(row.began), tags, f"trial {row.id}").info.run_id
         duration = 0.0 if row.ended is None else row.ended - row.began
         points = (
-            (metrics[name], value, _ms(row.began + step / row.last * duration), step)
-            for step, point in [*row.curve, (row.last, row.metrics)]
+            (metric_names[name], value, _ms(row.began + step / row.last_step * duration), step)
+            for step, point in [*row.curve, (row.last_step, row.metrics)]
             for name, value in point.items()
         )
-        _log(client, child, {genes[name]: value for name, value in row.genome.items()}, points)
+        _log(client, child, {gene_names[name]: value for name, value in row.genome.items()}, points)
         if row.ended is not None:
-            state = {"failed": "FAILED", "pruned": "KILLED"}.get(row.state, "FINISHED")
-            client.set_terminated(child, state, _ms(row.ended))
+            status = {"failed": "FAILED", "pruned": "KILLED"}.get(row.state, "FINISHED")
+            client.set_terminated(child, status, _ms(row.ended))
     if rows.run.ended is not None:
-        client.set_terminated(parent, "FINISHED", _ms(max((row.ended or 0.0 for row in every), default=began)))
+        client.set_terminated(parent, "FINISHED", _ms(max((row.ended or 0.0 for row in all_rows), default=began)))
 
 
-def _log(client: MlflowClient, run: str, params: dict[str, Any], points: Iterable[Point]) -> None:
+def _log(client: MlflowClient, run_id: str, params: dict[str, Any], points: Iterable[Point]) -> None:
     from mlflow.entities import Metric, Param
 
     metrics = [Metric(*point) for point in points]
     param_batch = [Param(name, str(value)) for name, value in params.items()]
     while metrics or param_batch:
-        client.log_batch(run, metrics=metrics[:METRICS], params=param_batch[:PARAMS])
-        metrics, param_batch = metrics[METRICS:], param_batch[PARAMS:]
+        client.log_batch(run_id, metrics=metrics[:METRICS_PER_REQUEST], params=param_batch[:PARAMS_PER_REQUEST])
+        metrics, param_batch = metrics[METRICS_PER_REQUEST:], param_batch[PARAMS_PER_REQUEST:]
 
 
 def _name(name: str) -> str:

@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 class OptunaJournal(Sink):
     """Journal with the study of a run; the file may contain other studies."""
 
-    def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
+    def update(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
         """Write the parts of a run that the study lacks, at once and under the journal's lock; see `Sink`."""
-        rows = Rows(run, flying)
+        rows = Rows(run, pending_curves)
         with quiet(), _batch(self.path, self.flag) as storage:
             study = self._study(storage, rows)
             trials = storage.get_all_trials(study, deepcopy=False)
             for id in range(len(rows)):
                 if id >= len(trials):
                     storage.create_new_trial(study, _trial(rows, rows.row(id)))
-                elif not trials[id].state.is_finished() and (id in run.outcomes or id in rows.flying):
+                elif not trials[id].state.is_finished() and (id in run.outcomes or id in rows.pending_curves):
                     trial = storage.get_trial_id_from_study_id_trial_number(study, id)
                     fields = _fields(rows, rows.row(id))
                     for step, value in fields["intermediate_values"].items():

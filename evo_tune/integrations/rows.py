@@ -46,12 +46,12 @@ class Sink:
         self.path = path
         self.flag = flag
 
-    def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
+    def update(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
         """Write the parts of a run that are not written yet.
 
         Args:
             run: The run.
-            flying: Learning curves of pending trials by id (see `running_curves`).
+            pending_curves: Learning curves of pending trials by id (see `running_curves`).
 
         Raises:
             UsageError: The target is of another tool, or has another run of this name.
@@ -87,7 +87,7 @@ class Row:
     facts: dict[str, Any]
 
     @property
-    def last(self) -> int:
+    def last_step(self) -> int:
         """Last step: that of the budget, or of the curve's last point if that is later."""
         return max([step_of(self.facts["budget"]), *(step for step, _ in self.curve)])
 
@@ -97,22 +97,22 @@ class Rows:
 
     Args:
         run: The run.
-        flying: Learning curves of pending trials by id (see `running_curves`).
+        pending_curves: Learning curves of pending trials by id (see `running_curves`).
     """
 
-    def __init__(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
+    def __init__(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
         self.run = run
-        self.flying = {id: curve for id, curve in (flying or {}).items() if id not in run.outcomes}
+        self.pending_curves = {id: curve for id, curve in (pending_curves or {}).items() if id not in run.outcomes}
         self.name = one_line(run.folder.resolve().name, NAME)
-        self.genes = distinct(run.genes)
+        self.genes = unique_names(run.genes)
         """Names of the genes in the rows, by name in the run."""
         self.parts = "budget" if min(run.manifest.settings.rungs) < 1 else ""
         while self.parts in self.genes.values():
             self.parts += "_"
         """Name of the budget beside the genes; '' if all trainings are full ones."""
-        curves: list[Points] = [*(outcome.curve for outcome in run.outcomes.values()), *self.flying.values()]
+        curves: list[Points] = [*(outcome.curve for outcome in run.outcomes.values()), *self.pending_curves.values()]
         curve_metrics = {name for curve in curves for _, point in curve for name in point} - {DECAYED}
-        self.metrics = distinct([*run.metric_names, *sorted(curve_metrics)])
+        self.metrics = unique_names([*run.metric_names, *sorted(curve_metrics)])
         """Names of the metrics in the rows, by name in the run."""
         self.objectives = [self.metrics[objective.metric] for objective in run.objectives]
         self.directions = ["MINIMIZE" if objective.sign > 0 else "MAXIMIZE" for objective in run.objectives]
@@ -155,7 +155,9 @@ class Rows:
             facts["resumes"] = candidate.resumes
         genome = {self.genes[name]: _plain(value) for name, value in candidate.genome.items()}
         if outcome is None:
-            return Row(id, "open", genome, None, {}, self._curve(self.flying.get(id, ())), proposed, None, facts)
+            return Row(
+                id, "open", genome, None, {}, self._curve(self.pending_curves.get(id, ())), proposed, None, facts
+            )
         trial = run.trial(id)
         objectives = [objective.metric for objective in run.objectives]
         ended = _time(run.recorded_at.get(id, 0.0))
@@ -196,7 +198,9 @@ def step_of(share: float) -> int:
     return max(1, round(share * WHOLE))
 
 
-def distinct(names: Iterable[str], short: Callable[[str], str] = lambda name: one_line(name, NAME)) -> dict[str, str]:
+def unique_names(
+    names: Iterable[str], short: Callable[[str], str] = lambda name: one_line(name, NAME)
+) -> dict[str, str]:
     """Return the printable form of each name, with numbers added where two are equal.
 
     Args:

@@ -46,16 +46,16 @@ class TensorBoardFolder(Sink):
         super().__init__(path, flag)
         self._written: set[int] = set()
 
-    def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
+    def update(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
         """Write the parts of a run that are missing: finished trials, and the learning curves of pending ones.
 
         Files only grow, because TensorBoard may be reading them. A long curve may therefore lack points that were not
         reported while it was shorter (see `Telling`). Arguments and errors are those of `Sink`.
         """
-        rows = Rows(run, flying)
+        rows = Rows(run, pending_curves)
         folder = self.path / rows.name
         self._claim(folder, rows)
-        for id in sorted((run.outcomes.keys() | rows.flying.keys()) - self._written):
+        for id in sorted((run.outcomes.keys() | rows.pending_curves.keys()) - self._written):
             if id < len(rows):
                 self._write(folder / _name(id), rows, rows.row(id))
             if id in run.outcomes:
@@ -145,7 +145,7 @@ def _summaries(rows: Rows, row: Row, last_written: int = 0) -> Iterator[tuple[fl
     end = row.began if row.ended is None else row.ended
     if rows.parts:
         genome[rows.parts] = float(row.facts["budget"])
-    last = row.last
+    last = row.last_step
     if not last_written:
         # HParams averages trials of equal names, so the name contains that of the run.
         name = f"{rows.name}/{_name(row.id)}"

@@ -29,7 +29,7 @@ class WandbFolder(Sink):
 
     _written: set[int] | None = None
 
-    def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
+    def update(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
         """Write the trials that have a result and are not written yet, with their learning curves; see `Sink`."""
         rows = Rows(run)
         self.path.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from evo_tune.loop.deadline import Deadline
 from evo_tune.report.summary import DONE_CHANCE, DONE_REASON, describe_more_trials, predict_more_trials, total_cost
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import LIMITS, SessionSettings
-from evo_tune.store.places import as_typed
+from evo_tune.store.places import run_arguments
 from evo_tune.store.run import Run
 
 GENERATIONS = 5
@@ -138,7 +138,7 @@ def check_any_success(run: Run, session: SessionSettings) -> None:
     devices = Counter(outcome.device or "?" for outcome in outcomes.values())
     counts = ", ".join(f"{count} on {device}" for device, count in devices.items())
     by_device = f" ({counts})" if len(devices) > 1 else ""
-    remedy = f"correct this and start a new run, or continue with `evo-tune resume {as_typed(run.folder)}"
+    remedy = f"correct this and start a new run, or continue with `evo-tune resume {run_arguments(run.folder)}"
     if failed_alike:
         message = f"the first {len(outcomes)} trials failed alike{by_device}: {first.error}"
         raise RunError(f"{message}; {remedy} --accept-changes`")

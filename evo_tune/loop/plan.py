@@ -58,7 +58,7 @@ from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run, copy_results
-from evo_tune.text import is_writable
+from evo_tune.text import is_encodable
 
 RESULT_PACKAGES = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions change results."""
@@ -412,7 +412,7 @@ def _parse_objectives(objectives: Sequence[str | Objective] | str | Objective) -
     for item in objectives:
         objective = Objective.parse(item) if isinstance(item, str) else item
         valid = isinstance(objective, Objective) and isinstance(objective.metric, str)
-        if not valid or not is_writable(objective.metric):
+        if not valid or not is_encodable(objective.metric):
             raise SpaceError(f"objective {item!r}: expected METRIC:min, METRIC:max, Minimize(…) or Maximize(…)")
         parsed.append(objective)
     return tuple(parsed)

@@ -50,7 +50,7 @@ from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import SessionSettings, settings_of
 from evo_tune.store.journal import Removed
 from evo_tune.store.manifest import space_of
-from evo_tune.store.places import STORE
+from evo_tune.store.places import DEFAULT_STORE
 from evo_tune.store.run import Run, history_of, replay
 from evo_tune.store.table import table_of
 from evo_tune.trust.decide import Ask
@@ -99,7 +99,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         warm_start: Iterable[Mapping[str, Any]] = (),
         fill_defaults: bool = False,
         learn_from: Iterable[str | Path] = (),
-        store: str | Path = STORE,
+        store: str | Path = DEFAULT_STORE,
         name: str | None = None,
         **settings: Any,
     ) -> None:
@@ -130,7 +130,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         cls,
         name: str | None = None,
         *,
-        store: str | Path = STORE,
+        store: str | Path = DEFAULT_STORE,
         copy_as: str | None = None,
         accept_changes: bool = False,
         evaluator: str | Callable[..., Any] | None = None,

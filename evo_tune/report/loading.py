@@ -18,7 +18,7 @@ from evo_tune.report import charts, summary
 from evo_tune.report.charts import Spec, as_plotly
 from evo_tune.report.page import run_facts, section_html, write_report
 from evo_tune.report.run_data import RunData
-from evo_tune.store.places import STORE, find_run
+from evo_tune.store.places import DEFAULT_STORE, find_run
 from evo_tune.store.run import Run
 from evo_tune.text import count_of, printable
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-def load(name: str | Path | None = None, *, store: str | Path = STORE) -> Results:
+def load(name: str | Path | None = None, *, store: str | Path = DEFAULT_STORE) -> Results:
     """Return the results of a saved run.
 
     Args:

@@ -22,7 +22,7 @@ from evo_tune.store.manifest import MANIFEST, read_manifest, write_manifest
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
-STORE = "populations"
+DEFAULT_STORE = "populations"
 """Default folder of the saved runs."""
 
 HEARTBEAT = "_heartbeat.json"
@@ -67,10 +67,10 @@ def find_run(store: Path, name: str | None) -> Path:
     raise StoreError(f"there is no run {name!r} in {store}: it holds {names}")
 
 
-def as_typed(folder: Path) -> str:
+def run_arguments(folder: Path) -> str:
     """Return the command-line arguments that name a run: 'mine', or 'mine --store DIR'."""
     store = folder.parent
-    is_default = os.path.abspath(store) == os.path.abspath(STORE)
+    is_default = os.path.abspath(store) == os.path.abspath(DEFAULT_STORE)
     return shlex.quote(folder.name) + ("" if is_default else f" --store {shlex.quote(str(store))}")
 
 
@@ -86,38 +86,38 @@ def free_folder(store: Path, name: str) -> Path:
             "beginning with a letter or digit"
         )
     folder = store / name
-    if os.path.lexists(folder) and not _is_stillborn(folder):
+    if os.path.lexists(folder) and not _has_not_begun(folder):
         is_run = os.path.lexists(folder / MANIFEST)
-        go_on = f", or continue it: evo-tune resume {as_typed(folder)}" if is_run else ""
+        go_on = f", or continue it: evo-tune resume {run_arguments(folder)}" if is_run else ""
         raise UsageError(f"{folder} exists: choose another name{go_on}")
     return folder
 
 
-STILLBORN = {JOURNAL, f"{MANIFEST}.part"}
+FILES_BEFORE_MANIFEST = {JOURNAL, f"{MANIFEST}.part"}
 """Names of the files in a folder before it is a run."""
 
-BEGUN = 1 << 16
+LARGEST_BEGINNING = 1 << 16
 """Maximum size in bytes of a journal that contains only the beginning of a session."""
 
 
-def clear_stillborn(folder: Path) -> None:
+def remove_unbegun_run(folder: Path) -> None:
     """Remove the files of a run that never began, unless another process is beginning it now."""
     if folder.exists():
         with contextlib.closing(lock_run(folder, make=True)):
-            for name in STILLBORN:
+            for name in FILES_BEFORE_MANIFEST:
                 inside.remove(folder, name)
             folder.rmdir()  # fails if other files are left
 
 
-def _is_stillborn(folder: Path) -> bool:
+def _has_not_begun(folder: Path) -> bool:
     """Return whether a folder is left from a crash before the manifest was written, so that no result can be lost."""
     try:
         if folder.is_symlink():
             return False
         names = set(os.listdir(folder))
-        if not names <= STILLBORN:
+        if not names <= FILES_BEFORE_MANIFEST:
             return False
-        return JOURNAL not in names or b'"proposed"' not in inside.read(folder, JOURNAL, limit=BEGUN)
+        return JOURNAL not in names or b'"proposed"' not in inside.read(folder, JOURNAL, limit=LARGEST_BEGINNING)
     except OSError:
         return False
 
@@ -138,21 +138,21 @@ def lock_run(folder: Path, make: bool = False) -> Journal:
     except BlockingIOError:
         raise StoreError(
             f"{folder} is in use by another process: wait for it or stop it, or continue a copy "
-            f"(evo-tune resume {as_typed(folder)} --as NAME)"
+            f"(evo-tune resume {run_arguments(folder)} --as NAME)"
         ) from None
     except FileNotFoundError:
-        raise StoreError(missing(folder)) from None
+        raise StoreError(missing_journal_message(folder)) from None
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error.strerror} ({JOURNAL}); choose another --store") from None
     return journal
 
 
-def missing(folder: Path) -> str:
+def missing_journal_message(folder: Path) -> str:
     """Return the error message for a run without its journal, whose first line was written before the manifest."""
     return f"{folder / JOURNAL} is missing or empty, and the run had begun: restore it from a copy"
 
 
-DEEPEST = inside.DEEPEST - 10
+DEEPEST_COPY = inside.DEEPEST - 10
 """Maximum depth of folders that are copied, so that a copy can be removed again."""
 
 
@@ -174,7 +174,7 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
         with inside.folder(folder) as source, inside.folder(store, part, make=True) as copy:
             _copy(source, copy, "", skipped)
         write_manifest(store / part, manifest)
-        clear_stillborn(free_folder(store, name))
+        remove_unbegun_run(free_folder(store, name))  # again: another process may have taken the name meanwhile
         os.replace(store / part, target)  # fails if another process has made this folder meanwhile
     except (OSError, StoreError) as error:
         with contextlib.suppress(OSError):
@@ -192,25 +192,25 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
     return target
 
 
-def _copy(source: int, target: int, place: str, skipped: list[str]) -> None:
+def _copy(source: int, target: int, prefix: str, skipped: list[str]) -> None:
     """Copy the contents of an open folder into another one.
 
     Args:
         source: File descriptor of the source folder.
         target: File descriptor of the target folder.
-        place: Path of the source in the run: '' or 'FOLDER/'.
+        prefix: Path of the source in the run: '' or 'FOLDER/'.
         skipped: List to which the paths of skipped entries are appended, for the warning.
     """
-    if place.count("/") > DEEPEST:
-        raise OSError(0, f"more than {DEEPEST} folders lie within each other", place)
+    if prefix.count("/") > DEEPEST_COPY:
+        raise OSError(0, f"more than {DEEPEST_COPY} folders lie within each other", prefix)
     for name in sorted(os.listdir(source)):
         status = os.stat(name, dir_fd=source, follow_symlinks=False)
-        if name.startswith(".worker-") if place else name in (HEARTBEAT, REPORT) or name.endswith(".part"):
+        if name.startswith(".worker-") if prefix else name in (HEARTBEAT, REPORT) or name.endswith(".part"):
             continue  # left by a running or killed process, or made anew
         if stat.S_ISDIR(status.st_mode):
             with inside.folder(source, name) as below, inside.folder(target, name, make=True) as copy:
-                _copy(below, copy, f"{place}{name}/", skipped)
+                _copy(below, copy, f"{prefix}{name}/", skipped)
         elif stat.S_ISREG(status.st_mode):
             inside.copy_file(source, target, name)
         else:
-            skipped.append(place + name)
+            skipped.append(prefix + name)

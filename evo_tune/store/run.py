@@ -44,7 +44,7 @@ from evo_tune.store.events import (
 )
 from evo_tune.store.journal import JOURNAL, Journal, Removed, invalid_line_message
 from evo_tune.store.manifest import MOST_LEARNED, Learned, Manifest, read_manifest, write_manifest
-from evo_tune.store.places import TRIALS, as_typed, free_folder, lock_run, missing
+from evo_tune.store.places import TRIALS, free_folder, lock_run, missing_journal_message, run_arguments
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -218,7 +218,7 @@ class Run:
         try:
             run = cls(folder, manifest, journal, journal.read(read))
             if journal.is_empty:
-                raise StoreError(missing(folder))
+                raise StoreError(missing_journal_message(folder))
             if write:  # files in the trials' folders will be removed
                 try:
                     with contextlib.suppress(FileNotFoundError), inside.folder(folder, TRIALS):
@@ -344,7 +344,7 @@ class Run:
         except (OSError, StoreError) as error:
             cause = one_line(str(error))
             return f"results since its last copy are lost, because {folder} cannot be made ({cause}); restore the copy"
-        return f"all results are saved in {folder}, without checkpoints; `evo-tune resume {as_typed(folder)}`"
+        return f"all results are saved in {folder}, without checkpoints; `evo-tune resume {run_arguments(folder)}`"
 
     def _apply(self, event: Event) -> None:
         """Follow an event, and add the time that was spent since the last one.

@@ -91,8 +91,8 @@ def _arrow_type(gene: Gene) -> pa.DataType:
         return pa.string()
     if isinstance(gene, Choice):
         kinds = {type(value) for value in gene.values}
-        plain = {bool: pa.bool_(), int: pa.int64(), str: pa.string()}
-        return plain.get(kinds.pop(), pa.float64()) if len(kinds) == 1 else pa.float64()
+        without_dictionaries = {bool: pa.bool_(), int: pa.int64(), str: pa.string()}
+        return without_dictionaries.get(kinds.pop(), pa.float64()) if len(kinds) == 1 else pa.float64()
     return pa.float64() if isinstance(gene, Float) else pa.int64()
 
 
@@ -193,14 +193,14 @@ def file_is_whole(run: Run, number: int, rows: int) -> bool:
         return False
 
 
-def open_parquet(run: Run, name: str, limit: int = LARGEST, texts: Sequence[str] = ()) -> Any:
+def open_parquet(run: Run, name: str, limit: int = LARGEST, as_dictionaries: Sequence[str] = ()) -> Any:
     """Open and return a Parquet file in a run's folder.
 
     Args:
         run: Saved run.
         name: Name of the file.
         limit: Maximum size in bytes.
-        texts: Columns that are read as dictionaries.
+        as_dictionaries: Columns that are read as dictionaries.
 
     Raises:
         OSError: The file cannot be read or is too large.
@@ -211,7 +211,7 @@ def open_parquet(run: Run, name: str, limit: int = LARGEST, texts: Sequence[str]
 
     data = inside.read(run.folder, name, limit=limit)
     limits = {"thrift_string_size_limit": LARGEST, "thrift_container_size_limit": LARGEST // 10}
-    return pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(texts), **limits)
+    return pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(as_dictionaries), **limits)
 
 
 def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
@@ -238,7 +238,7 @@ def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
                 raise StoreError(f"cannot rename {path}: {error.strerror}") from error
 
 
-# The run's final comparison: results outside ids and history (law 10). Each row names the evaluator and the data of its
+# The run's final comparison: its results are no trials, so they have no ids and are not in the history. Each row names the evaluator and the data of its
 # training. Only rows of the run's present evaluator and data are read; other rows are kept.
 
 COMPARISON = "_comparison.parquet"
@@ -251,13 +251,13 @@ MOST_ROWS = 100_000
 LONGEST_TEXT = 10_000
 """Maximum length of an error, a device name or a value, in bytes."""
 
-HASH, DATA = "evaluator_hash", "fingerprint"
+EVALUATOR_COLUMN, DATA_COLUMN = "evaluator_hash", "fingerprint"
 """Columns with the evaluator and the data of a row's training."""
 
 
 def read_comparison(run: Run) -> list[Trial]:
     """Return the results of the final comparison as trials; a damaged file counts as empty."""
-    return _read(run)[0]
+    return _read_comparison(run)[0]
 
 
 def write_comparison(run: Run, trials: Sequence[Trial]) -> None:
@@ -268,28 +268,29 @@ def write_comparison(run: Run, trials: Sequence[Trial]) -> None:
     """
     import pyarrow as pa
 
-    before = _read(run)[1]
+    old_rows = _read_comparison(run)[1]
     metric_names = run.metric_names
-    new_names = sorted({name for trial in trials for name in trial.outcome.metrics}.difference(metric_names))
+    extra_metrics = sorted({name for trial in trials for name in trial.outcome.metrics}.difference(metric_names))
     units = run.manifest.units
+    # A metric on the test set has the unit of the same metric in the search.
     units = {**units, **{test: units.get(name, "") for name, test in run.manifest.tests.items()}}
-    rows = from_trials(trials, (), schema(run.genes, [*metric_names, *new_names], units))
-    for name, value in ((HASH, run.evaluator_hash), (DATA, run.fingerprint)):
+    rows = from_trials(trials, (), schema(run.genes, [*metric_names, *extra_metrics], units))
+    for name, value in ((EVALUATOR_COLUMN, run.evaluator_hash), (DATA_COLUMN, run.fingerprint)):
         rows = rows.append_column(name, pa.array([value] * len(trials), pa.string()))
-    if before is not None:
-        foreign = [not _is_own(row, run) for row in before.to_pylist()]
-        if any(foreign):
-            rows = pa.concat_tables([before.filter(pa.array(foreign)), rows], promote_options="default")
+    if old_rows is not None:
+        is_foreign = [not _is_own(row, run) for row in old_rows.to_pylist()]
+        if any(is_foreign):
+            rows = pa.concat_tables([old_rows.filter(pa.array(is_foreign)), rows], promote_options="default")
     write(run.folder / COMPARISON, rows)
 
 
-def _read(run: Run) -> tuple[list[Trial], pa.Table | None]:
+def _read_comparison(run: Run) -> tuple[list[Trial], pa.Table | None]:
     """Return the results of the present evaluator and data, and the whole table; None if no table can be read."""
     if not inside.exists(run.folder, COMPARISON):  # checked often while a run continues
         return [], None
     trials: list[Trial] = []
     try:
-        rows = _rows(run)
+        rows = _read_comparison_rows(run)
         for row in rows.to_pylist():
             if not _is_own(row, run):
                 continue
@@ -305,7 +306,7 @@ def _read(run: Run) -> tuple[list[Trial], pa.Table | None]:
         return [], None
 
 
-def _rows(run: Run) -> pa.Table:
+def _read_comparison_rows(run: Run) -> pa.Table:
     """Return the file's rows, with the needed columns only.
 
     A few kilobytes of a stranger's Parquet can expand to any size, because repeated values cost nothing on disk. So the
@@ -320,19 +321,19 @@ def _rows(run: Run) -> pa.Table:
 
     types = {"id": pa.int64(), "seed": pa.int64(), "status": pa.string(), "seconds": pa.float64()}
     types |= {"device": pa.string(), "error": pa.string()}
-    with open_parquet(run, COMPARISON, LARGEST_COMPARISON) as plain:
-        meta, columns = plain.metadata, plain.schema_arrow
+    with open_parquet(run, COMPARISON, LARGEST_COMPARISON) as without_dictionaries:
+        metadata, columns = without_dictionaries.metadata, without_dictionaries.schema_arrow
         metrics = [name.removeprefix(METRIC) for name in columns.names if name.startswith(METRIC)]
         types |= {field.name: field.type for field in schema(run.genes, metrics, {}) if "." in field.name}
-        types |= {HASH: pa.string(), DATA: pa.string()}
+        types |= {EVALUATOR_COLUMN: pa.string(), DATA_COLUMN: pa.string()}
         if any(columns.field(name).type != kind for name, kind in types.items()):
             raise ValueError("its columns have other types")
-        if meta.num_rows > MOST_ROWS:
-            raise ValueError(f"it has {meta.num_rows} rows")
-        groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+        if metadata.num_rows > MOST_ROWS:
+            raise ValueError(f"it has {metadata.num_rows} rows")
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         codecs = {group.column(i).compression for group in groups for i in range(group.num_columns)}
         if not codecs <= {"SNAPPY", "UNCOMPRESSED"}:
-            raise ValueError("its codec is not ours")
+            raise ValueError("its compression is not that of evo-tune")
     texts = [name for name, kind in types.items() if kind == pa.string()]
     parts = [pa.schema(types).empty_table()]
     with open_parquet(run, COMPARISON, LARGEST_COMPARISON, texts) as file:
@@ -346,8 +347,12 @@ def _rows(run: Run) -> pa.Table:
 
 
 def _is_own(row: Mapping[str, Any], run: Run) -> bool:
-    """Return whether a result is from the run's present evaluator and data."""
-    origin = row[HASH], row[DATA]
+    """Return whether a result is from the run's present evaluator and data.
+
+    Raises:
+        ValueError: The row does not name them.
+    """
+    origin = row[EVALUATOR_COLUMN], row[DATA_COLUMN]
     if None in origin:
         raise ValueError("a row does not say under which evaluator or data it was made")
     return origin == (run.evaluator_hash, run.fingerprint)

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypedDict
 import filelock
 
 from evo_tune.errors import UsageError
-from evo_tune.text import is_writable, printable
+from evo_tune.text import is_encodable, printable
 from evo_tune.trust import inside
 
 LARGEST = 1 << 23
@@ -294,16 +294,16 @@ SHOWN = 10
 """Maximum number of paths in a message."""
 
 
-def paths_outside(texts: Iterable[str], folder: Path) -> list[str]:
+def paths_outside(values: Iterable[str], folder: Path) -> list[str]:
     """Return the resolved paths outside of a folder that are read if texts are names of files, folders or patterns.
 
     A link counts if it leads out of the named folder, even to another place of the run, which is not searched. A file
     with a second name (a hard link) counts too, since its other name may be anywhere. If there are too many texts or
     files, the last entry says so.
     """
-    root, distinct = os.path.realpath(folder), sorted(set(texts))
-    tops = {os.path.realpath(place) for place in map(_path_in_text, distinct[:MOST_TEXTS]) if place}
-    outside = {top for top in tops if not _is_within(top, root)}.union(_links_out(tops))
+    root, distinct = os.path.realpath(folder), sorted(set(values))
+    starts = {os.path.realpath(place) for place in map(_path_in_text, distinct[:MOST_TEXTS]) if place}
+    outside = {top for top in starts if not _is_within(top, root)}.union(_links_out(starts))
     if len(distinct) > MOST_TEXTS:
         outside.add(f"~ more than {MOST_TEXTS} texts, not all of which were looked at")
     return sorted(outside)
@@ -318,7 +318,7 @@ def describe_paths(paths: list[str]) -> str:
 def _path_in_text(text: str) -> str:
     """Return the file or folder that a text names; of a pattern, the folder above its first wildcard; '' for none."""
     path = os.path.expanduser(text)
-    if "\0" in path or not is_writable(path):  # no file has such a name
+    if "\0" in path or not is_encodable(path):  # no file has such a name
         return ""
     if os.path.lexists(path):
         return path
@@ -333,11 +333,11 @@ def _is_within(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def _links_out(tops: Iterable[str]) -> Iterator[str]:
+def _links_out(starts: Iterable[str]) -> Iterator[str]:
     """Yield the targets of links below resolved paths that lead out of these, and the files that have a second name."""
-    waiting, file_count = [(top, top) for top in tops], 0
-    while waiting:
-        path, top = waiting.pop()
+    stack, file_count = [(start, start) for start in starts], 0
+    while stack:
+        path, start = stack.pop()
         file_count += 1
         if file_count > MOST_FILES:
             yield f"~ more than {MOST_FILES} files, not all of which were looked at"
@@ -345,10 +345,10 @@ def _links_out(tops: Iterable[str]) -> Iterator[str]:
         try:
             if os.path.islink(path):
                 target = os.path.realpath(path)
-                if not _is_within(target, top):
+                if not _is_within(target, start):
                     yield target
             elif os.path.isdir(path):
-                waiting += [(os.path.join(path, name), top) for name in os.listdir(path)]
+                stack += [(os.path.join(path, name), start) for name in os.listdir(path)]
             elif os.lstat(path).st_nlink > 1:
                 yield path
         except OSError:  # it cannot be read, so nothing is read

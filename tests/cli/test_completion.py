@@ -17,7 +17,7 @@ from click.shell_completion import ShellComplete
 from evo_tune.cli import COMPLETE, PROG, cli, print_completions, shared
 from evo_tune.plugins.find import list_evaluators, list_strategies
 from evo_tune.store.manifest import MANIFEST
-from evo_tune.store.places import STORE
+from evo_tune.store.places import DEFAULT_STORE
 from tests.cli.conftest import Typed
 
 NASTY = ["$(touch owned)", "a b", "-rf", "x\ny", "x\033[31m", "`id`", "mine;ls", "a,b", "c'd", ".hidden", "ünder"]
@@ -33,10 +33,10 @@ def completed(*words: str) -> list[str]:
 def store(folder: Path) -> Path:
     """A store with two runs, and folders of names that a shell would obey."""
     for name in ("mine", "mine-2", *NASTY):
-        (folder / STORE / name).mkdir(parents=True)
-        (folder / STORE / name / shared.MANIFEST).write_text("not even JSON")
-    (folder / STORE / "no-run").mkdir()
-    return folder / STORE
+        (folder / DEFAULT_STORE / name).mkdir(parents=True)
+        (folder / DEFAULT_STORE / name / shared.MANIFEST).write_text("not even JSON")
+    (folder / DEFAULT_STORE / "no-run").mkdir()
+    return folder / DEFAULT_STORE
 
 
 def test_commands_flags_and_choices_are_completed(folder: Path) -> None:

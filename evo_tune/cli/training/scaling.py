@@ -28,7 +28,7 @@ from evo_tune.plugins.find import find_evaluator, is_command
 from evo_tune.report.charts.scale import TransferredRecipe, write_recipe
 from evo_tune.report.recommendation import recommend_trial
 from evo_tune.report.summary import candidate_costs
-from evo_tune.store.places import as_typed
+from evo_tune.store.places import run_arguments
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
 from evo_tune.training.recipe import (
@@ -298,7 +298,7 @@ def trial_to_transfer(run: Run, id: int | None = None) -> Trial:
     trials = {trial.id: trial for trial in run.trials()}
     if id not in trials or trials[id].outcome.status != "ok":
         raise UsageError(
-            f"--trial {id}: expected one that has a value: `evo-tune show {as_typed(run.folder)}` lists them"
+            f"--trial {id}: expected one that has a value: `evo-tune show {run_arguments(run.folder)}` lists them"
         )
     return trials[id]
 
@@ -439,6 +439,6 @@ def recipe_lines(run: Run, recipe: TransferredRecipe) -> Iterator[str]:
     if recipe.narrow:
         yield recipe.narrow
     yield (
-        f"transfer it: evo-tune scale {as_typed(run.folder)} --depth {recipe.depth} --width {recipe.width} "
+        f"transfer it: evo-tune scale {run_arguments(run.folder)} --depth {recipe.depth} --width {recipe.width} "
         f"--tokens {recipe.tokens}"
     )

@@ -7,7 +7,7 @@ import math
 from evo_tune.report.charts import Command, Part
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import baseline_verdict, pareto_front, present_ranges, show_fresh_values, verdict
-from evo_tune.store.places import as_typed
+from evo_tune.store.places import run_arguments
 from evo_tune.text import count_of, show_value
 
 POSITION = 0
@@ -16,7 +16,7 @@ POSITION = 0
 def part(data: RunData) -> Part | None:
     """Return the part."""
     run = data.run
-    name = as_typed(run.folder)
+    name = run_arguments(run.folder)
     commands = []
     if data.best is not None:
         why = "Print the genome, for a program or for --warm-start of another run:"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.errors import StoreError, UsageError
-from evo_tune.text import cell
+from evo_tune.text import to_csv_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,9 +68,9 @@ class Writer:
         self.rows += len(frame)
 
     def _csv(self, frame: pd.DataFrame) -> None:
-        safe = frame.rename(columns=lambda name: cell(str(name)))
+        safe = frame.rename(columns=lambda name: to_csv_cell(str(name)))
         for name in safe.select_dtypes(["object", "string"]).columns:
-            safe[name] = safe[name].map(cell)
+            safe[name] = safe[name].map(to_csv_cell)
         safe.to_csv(self._text, index=False, header=self.rows == 0, lineterminator="\n")
 
     def _parquet(self, frame: pd.DataFrame) -> None:
