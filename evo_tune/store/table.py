@@ -238,8 +238,8 @@ def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
                 raise StoreError(f"cannot rename {path}: {error.strerror}") from error
 
 
-# The run's final comparison: its results are no trials, so they have no ids and are not in the history. Each row names the evaluator and the data of its
-# training. Only rows of the run's present evaluator and data are read; other rows are kept.
+# The run's final comparison: its results are no trials, so they have no ids and are not in the history. Each row names
+# the evaluator and the data of its training. Rows of another evaluator or other data are kept, but not read.
 
 COMPARISON = "_comparison.parquet"
 

@@ -211,7 +211,7 @@ def test_the_end_comes_after_the_curve_and_how_it_ended_before_the_rest(begin: B
     run = drive(begin("mine", trials=4, fidelity="1/9,1"), slots=1, evaluate=coarse).saved
     row = Rows(run).row(0)
     assert run.candidates[0].budget < 1 / 3
-    assert row.last == 333
+    assert row.last_step == 333
     assert next(iter(row.facts)) == "status"
 
 
