@@ -178,9 +178,8 @@ def forecast_run(
     cost = (cost * manifest.population + finished_cost) / (manifest.population + finished_genomes)
     more_genomes = max_genomes > finished_genomes or has_pending
     shortest, longest = _remaining_comparison(run, session, training_seconds, slots, more_genomes)
-    remaining_seconds = math.inf
-    if session.hours is not None:
-        remaining_seconds = max(0.0, session.hours * 3600 - (0.0 if run is None else run.elapsed))
+    elapsed = 0.0 if run is None else run.elapsed
+    remaining_seconds = math.inf if session.hours is None else max(0.0, session.hours * 3600 - elapsed)
     search_seconds = max(0.0, remaining_seconds - (shortest + longest) / 2)
     affordable = search_seconds * slots / training_seconds if training_seconds > 0 else math.inf
     # Pending trainings are half done on average.
@@ -204,8 +203,8 @@ def forecast_run(
     error = _relative_error(pace, [outcome.seconds for _, outcome in timed_outcomes], trainings)
     if required > affordable:  # the clock ends the run
         half = (longest - shortest) / 2
-        low, expected, high = remaining_seconds - half - tail, remaining_seconds, remaining_seconds + half
-        high += CLOSING_SECONDS
+        low, expected = remaining_seconds - half - tail, remaining_seconds
+        high = remaining_seconds + half + CLOSING_SECONDS
     elif not trainings and not longest and not has_pending:  # no worker starts
         low = expected = high = 0.0
     else:
@@ -441,12 +440,10 @@ def forecast_line(forecast: RunForecast) -> str:
 def forecast_rows(forecast: RunForecast) -> dict[str, str]:
     """Return a forecast as named rows of text; see `forecast_line`."""
     training, comparison = show_seconds(forecast.seconds_of_each), forecast.final_comparison
-    count = str(comparison.most)
-    if comparison.fewest != comparison.most:
-        count = f"{comparison.fewest} to {count}"
+    fewest = f"{comparison.fewest} to " if comparison.fewest != comparison.most else ""
     rows = {
         "genomes": f"{forecast.genomes}, the cost of {forecast.full_trainings:.0f} full trainings of {training}",
-        "final comparison": f"{count} trainings" if comparison.most else "none",
+        "final comparison": f"{fewest}{comparison.most} trainings" if comparison.most else "none",
         "time": f"{_show_time(forecast)}, with {forecast.slots} at the same time",
     }
     if forecast.memory_of_each:

@@ -196,12 +196,8 @@ def time_genomes(
             future.result()
     for folder in timing.folder.glob(f"{TIMING}-*"):
         shutil.rmtree(folder, ignore_errors=True)
-    measured: dict[int, Mapping[str, float]] = {
-        number: {**outcome.metrics, "start": max(starts)}
-        for number, outcome in sorted(outcomes.items())
-        if outcome.status == "ok"
-    }
-    return measured, memory[0]
+    ok = sorted((number, outcome.metrics) for number, outcome in outcomes.items() if outcome.status == "ok")
+    return {number: {**metrics, "start": max(starts)} for number, metrics in ok}, memory[0]
 
 
 def pace_of(

@@ -168,18 +168,11 @@ def comparison_of(run: Run) -> FinalComparison:
     plan = run.planned
     if plan is None:
         return comparison_as_requested(run)
+    seeds = next((session.final_seeds for session in reversed(run.sessions) if session.final_seeds), 0)
     ranked_ids = {trial.id for trial in run.ranked()}  # a stranger's journal may name a genome by another trial
     finalists = tuple(id for id in plan.finalists if id in ranked_ids)
     default = plan.default if plan.default in ranked_ids else None
-    return FinalComparison(
-        finalists, default, _comparison_size(run)[0] if plan.looks else 0, plan.looks, _is_fine_grained(run)
-    )
-
-
-def _comparison_size(run: Run) -> tuple[int, int]:
-    """Return the numbers of seeds and of finalists that the last session with a final comparison asked for."""
-    wanting = [session for session in run.sessions if session.final_seeds][-1:]
-    return (wanting[0].final_seeds, wanting[0].finalists) if wanting else (0, 1)
+    return FinalComparison(finalists, default, seeds if plan.looks else 0, plan.looks, _is_fine_grained(run))
 
 
 def comparison_as_requested(run: Run) -> FinalComparison:
@@ -187,14 +180,14 @@ def comparison_as_requested(run: Run) -> FinalComparison:
 
     With several objectives the only finalist is the best on the first one, because the result is the Pareto front.
     """
-    seeds, best = _comparison_size(run)
+    wanting = [session for session in run.sessions if session.final_seeds]
+    seeds, best = (wanting[-1].final_seeds, wanting[-1].finalists) if wanting else (0, 1)
     trials = rank_trials(run)
     default = next((trial.id for trial in trials if is_default(trial, run)), None)
     first = trials[: best if len(run.objectives) == 1 else 1]
     leaders = [trial.id for trial in first if trial.feasible == trials[0].feasible]
-    return FinalComparison(
-        tuple(id for id in leaders if id != default), default, seeds, is_fine_grained=_is_fine_grained(run)
-    )
+    finalists = tuple(id for id in leaders if id != default)
+    return FinalComparison(finalists, default, seeds, is_fine_grained=_is_fine_grained(run))
 
 
 def _is_fine_grained(run: Run) -> bool:
@@ -234,10 +227,9 @@ def comparison_result(run: Run) -> ComparisonResult | None:
     results = comparison_results(run, comparison)
     if not results:
         return None
-    state, value = comparison.state(results), comparison_objective(run).value
-    values = []
-    for id in (comparison.default, state.chosen):
-        if state.over and state.chosen is not None and id is not None:
+    state, value, values = comparison.state(results), comparison_objective(run).value, []
+    for id in (comparison.default, state.chosen) if state.over and state.chosen is not None else ():
+        if id is not None:
             losses = [results[FreshTraining(id, "report", number)] for number in range(1, state.seeds + 1)]
             good = tuple(value(loss) for loss in losses if loss is not None)
             values.append(FreshValues(id, good, len(losses) - len(good)))

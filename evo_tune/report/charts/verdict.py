@@ -51,18 +51,17 @@ def _title(data: RunData) -> str:
 def _explanation(data: RunData) -> str:
     result = data.result
     first = "the objective" if len(data.run.objectives) == 1 else "the first objective"
-    explanation = f"{_sentence(verdict(result))} {data.metric} is {first}: {data.better_direction} is better."
+    verdicts = [verdict(result)]
     if result.baseline is not None:
-        explanation += f" {_sentence(baseline_verdict(result.baseline))}"
+        verdicts.append(baseline_verdict(result.baseline))
+    sentences = [f"{text[:1].upper()}{text[1:]}." for text in verdicts]
+    sentences.insert(1, f"{data.metric} is {first}: {data.better_direction} is better.")
+    explanation = " ".join(sentences)
     if not math.isnan(result.gain_error):
         explanation += " Numbers after ± are standard errors over fresh seeds."
     if result.on_test_set:
         explanation += f" {result.reported_metric} is {result.metric} on the test set, which had no part in the search."
     return explanation
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _facts(data: RunData) -> dict[str, str]:
