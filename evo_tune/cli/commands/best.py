@@ -68,8 +68,7 @@ def _print_one(run: Run, best: Trial) -> None:
         text = f"{measured} {show_fresh_values(fresh_row)} over fresh seeds, {name}{text} in the search"
     shared.echo(f"{text} (trial {best.id} of run {run.name})")
     width = max(map(len, best.genome))
-    for gene, value in best.genome.items():
-        shared.echo(f"  {gene:<{width}} {value}")
+    shared.echo(*(f"  {gene:<{width}} {value}" for gene, value in best.genome.items()))
     manifest, device = run.manifest, best.outcome.device or "cpu"
     if typed := command_of(manifest.evaluator, best.candidate, manifest.options, device, manifest.threads):
         shared.echo(f"train it: {typed}")

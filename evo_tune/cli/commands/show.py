@@ -55,28 +55,22 @@ def _print_run(run: Run, top: int) -> None:
         f"{run.name}: {manifest.evaluator}, strategy {manifest.strategy}, seed {manifest.settings.seed}, "
         f"{', '.join(manifest.objectives)}, {evaluations} in {shared.show_seconds(run.seconds)}"
     )
-    rules = _rules(manifest)
-    if rules:
+    if rules := _rules(manifest):
         shared.echo(f"{', '.join(rules)}: the cost of {report.total_cost(run):.1f} full trainings so far")
     _print_trials(run, top)
-    steps = report.best_so_far(run)
-    if steps:
+    if steps := report.best_so_far(run):
         shared.echo(
             f"best {metric} so far, by evaluations: " + "  ".join(f"{count}: {value:.5g}" for count, value, _ in steps)
         )
     counts = "  ".join(f"{count} {status}" for status, count in report.status_counts(run).items())
     shared.echo(f"results: {counts or 'none yet'}")
-    for line in report.failure_lines(run):
-        shared.echo(line)
-    shares = report.importances(run)
-    if shares:
+    shared.echo(*report.failure_lines(run))
+    if shares := report.importances(run):
         shares_text = "  ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:MOST_SHARES])
         shares_text += f"  and {hidden_count} others less" if (hidden_count := len(shares) - MOST_SHARES) > 0 else ""
         shared.echo(f"share of the spread in {metric} that each gene explains by itself: {shares_text}")
-    for line in [*range_lines(run), *range_end_lines(run)]:
-        shared.echo(line)
-    pending = len(run.candidates) - len(run.outcomes)
-    if pending:
+    shared.echo(*range_lines(run), *range_end_lines(run))
+    if pending := len(run.candidates) - len(run.outcomes):
         shared.echo(f"{pending} pending trials have no result yet: they are running, or `resume` runs them again")
 
 

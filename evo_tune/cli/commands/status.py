@@ -73,9 +73,8 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
     if best is not None:
         value = f"best {metric} {show_decimals(best.outcome.metrics[metric])} in the search (trial {best.id})"
     counts = f"{status.failed} failed" + (f", {status.pruned} pruned" if status.pruned else "")
-    shared.echo(f"{status.run}: {status.state}")
-    shared.echo(f"{results_in_words(run)}; {counts}; {value}")
-    shared.echo(f"last event {shared.show_seconds(status.seconds_since_last_event)} ago")
+    last_event = f"last event {shared.show_seconds(status.seconds_since_last_event)} ago"
+    shared.echo(f"{status.run}: {status.state}", f"{results_in_words(run)}; {counts}; {value}", last_event)
     if not status.running:
         return
     if not status.slots:
@@ -86,10 +85,8 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
     rows = []
     for slot in status.slots:
         memory = None if slot.memory is None else f"{slot.memory / 2**20:.0f} MiB"
-        duration = shared.show_seconds(slot.seconds + age)
-        rows.append(
-            {"slot": slot.slot, "device": slot.device, "work": slot.work or "none", "for": duration, "memory": memory}
-        )
+        row = {"slot": slot.slot, "device": slot.device, "work": slot.work or "none"}
+        rows.append({**row, "for": shared.show_seconds(slot.seconds + age), "memory": memory})
     shared.print_table(rows)
 
 
