@@ -30,7 +30,7 @@ ELSEWHERE = {
     "dispatch/__init__": "dispatch/test_slots",
     "dispatch/clusters": "dispatch/test_clusters",
     "dispatch/log": "dispatch/test_telling",
-    "dispatch/process": "dispatch/test_local dispatch/test_orphans",
+    "dispatch/local": "dispatch/test_local dispatch/test_orphans",
     "dispatch/slot": "dispatch/test_slots",
     "dispatch/devices": "dispatch/test_devices dispatch/test_local",
     "dispatch/smi": "dispatch/test_devices",

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from evo_tune.cli.shared import WORD, option_text
 from evo_tune.errors import StoreError, UsageError
-from evo_tune.plugins.find import is_command
+from evo_tune.plugins.command import is_command
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.places import DEFAULT_STORE, TRIALS
 from evo_tune.text import one_line, printable

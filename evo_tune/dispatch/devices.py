@@ -111,7 +111,17 @@ def plan(
         count, threads_each = slots or max(1, cpu_count() // ranks), threads or 1
         return Plan((CPU,) * count, threads_each)
     chosen = chosen if ranks == 1 else _groups(chosen, ranks)
-    memory = {} if isinstance(per_device, int) or ranks > 1 else _memory_to_share(chosen)
+    memory: dict[str, int] = {}
+    if not isinstance(per_device, int) and ranks == 1:
+        # Memory that other processes use now is left to them. It changes when training runs start, but no result.
+        facts = smi.gpu_facts(device.visible for device in chosen)
+        for device in chosen:
+            gpu = facts.get(device.visible)
+            if gpu is None or gpu.total is None:  # unknown memory cannot be shared
+                memory = {}
+                break
+            free = gpu.total if gpu.free is None else gpu.free
+            memory[device.visible] = max(1, min(int(USABLE * gpu.total), free))
     if not isinstance(per_device, int):
         fed = cpu_count() // (len(chosen) * (threads or 1))
         per_device = max(1, min(MOST, fed), math.ceil((slots or 1) / len(chosen))) if memory else 1
@@ -147,44 +157,20 @@ def _groups(devices: tuple[Device, ...], ranks: int) -> tuple[Device, ...]:
             f"ranks={ranks} wants {ranks} GPUs for each training, and this run has {len(whole)}{besides}: give fewer "
             "ranks, more GPUs or --devices cpu"
         )
-    return tuple(
-        Device(
-            "cuda:" + "+".join(device.name.removeprefix("cuda:") for device in group),
-            ",".join(device.visible for device in group),
-        )
-        for group in groups
-    )
-
-
-def _memory_to_share(devices: tuple[Device, ...]) -> dict[str, int]:
-    """Return the bytes of each GPU to share out, by `Device.visible`; empty if any GPU's memory is unknown.
-
-    Memory that other processes use now is left to them. It changes when training runs start, but no result.
-    """
-    facts = smi.gpu_facts(device.visible for device in devices)
-    shareable = {}
-    for device in devices:
-        gpu = facts.get(device.visible)
-        if gpu is None or gpu.total is None:
-            return {}
-        free = gpu.total if gpu.free is None else gpu.free
-        shareable[device.visible] = max(1, min(int(USABLE * gpu.total), free))
-    return shareable
+    names = ["cuda:" + "+".join(device.name.removeprefix("cuda:") for device in group) for group in groups]
+    visible = [",".join(device.visible for device in group) for group in groups]
+    return tuple(map(Device, names, visible))
 
 
 def _choose_gpus(devices: str | None) -> tuple[Device, ...]:
     """Return the GPUs to use; an empty tuple means the CPU."""
     if devices == "cpu":
         return ()
-    devices_found, error = _find_gpus()
+    devices_found, error = find_gpus()
     if devices is None:
         if error:
-            consequence = (
-                f"the run uses the {len(devices_found)} GPU(s) that it lists"
-                if devices_found
-                else "the run uses the CPU"
-            )
-            warnings.warn(f"{error}; {consequence}; mend that, or name what to use by --devices", stacklevel=4)
+            used = f"the {len(devices_found)} GPU(s) that it lists" if devices_found else "the CPU"
+            warnings.warn(f"{error}; the run uses {used}; mend that, or name what to use by --devices", stacklevel=4)
         return devices_found
     if not devices_found:
         raise OptionError(f"--devices {devices}: {error or no_gpu_reason()}; use --devices cpu")
@@ -193,16 +179,16 @@ def _choose_gpus(devices: str | None) -> tuple[Device, ...]:
             raise OptionError(f"--devices cuda: {error}; mend that, or name the GPUs to use: --devices 0,1")
         return devices_found
     names = [name.strip().removeprefix("cuda:") for name in devices.split(",")]
-    return tuple(_device_named(name, devices_found, devices, error) for name in names)
-
-
-def _device_named(name: str, devices: tuple[Device, ...], flag_value: str, error: str) -> Device:
-    for device in devices:
-        if name in (device.name.removeprefix("cuda:"), device.visible):
-            return device
-    names = ", ".join(device.name.removeprefix("cuda:") for device in devices)
-    why = f" ({error})" if error else ""
-    raise OptionError(f"--devices {flag_value}: there is no GPU {name!r}{why}; expected cpu, cuda, or some of {names}")
+    by_name = {device.visible: device for device in devices_found}
+    by_name |= {device.name.removeprefix("cuda:"): device for device in devices_found}
+    for name in names:
+        if name not in by_name:
+            expected = ", ".join(device.name.removeprefix("cuda:") for device in devices_found)
+            why = f" ({error})" if error else ""
+            raise OptionError(
+                f"--devices {devices}: there is no GPU {name!r}{why}; expected cpu, cuda, or some of {expected}"
+            )
+    return tuple(by_name[name] for name in names)
 
 
 def no_gpu_reason() -> str:
@@ -212,29 +198,25 @@ def no_gpu_reason() -> str:
         return f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU"
     if shutil.which("nvidia-smi") is None:
         return "there is no nvidia-smi, so no GPU was found"
-    return nvidia_error() or "nvidia-smi lists no GPU"
+    return find_gpus()[1] or "nvidia-smi lists no GPU"
 
 
 def gpus() -> tuple[Device, ...]:
     """Return the GPUs that a worker can be pinned to; each MIG instance is one."""
-    return _find_gpus()[0]
+    return find_gpus()[0]
 
 
-def nvidia_error() -> str:
-    """Return how nvidia-smi fails, so that `gpus` may miss GPUs, in one line; '' if it works."""
-    return _find_gpus()[1]
-
-
-def _find_gpus() -> tuple[tuple[Device, ...], str]:
+def find_gpus() -> tuple[tuple[Device, ...], str]:
+    """Return the GPUs, and how nvidia-smi fails, so that some may be missing, in one line; '' if it works."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        listing = smi.list_gpus()
-        found = [Device(*pair) for pair in listing.gpus]
+        listing, error = smi.list_gpus()
+        found = [Device(*pair) for pair in listing]
         if not found and os.path.exists("/dev/kfd"):  # AMD's driver
             found = [ROCM]
         elif not found and sys.platform == "darwin" and platform.machine() == "arm64":
             found = [MPS]
-        return tuple(found), listing.trouble
+        return tuple(found), error
     devices = []
     for name in (part.strip() for part in visible.split(",")):
         if not re.fullmatch(r"\d+|(GPU|MIG)-.+", name):
@@ -339,10 +321,8 @@ def _reasons(plan: Plan) -> Iterator[str]:
         instructions = ""
         with contextlib.suppress(OSError):
             able = sorted({*CPUINFO.read_text().split()} & {"amx_bf16", "avx512_bf16", "bf16"})
-            instructions = (
-                f"this processor has {', '.join(able)}" if able else "this processor names no instruction for it"
-            )
-            instructions = f" ({instructions})"
+            named = f"has {', '.join(able)}" if able else "names no instruction for it"
+            instructions = f" (this processor {named})"
         yield f"precision: bf16 if the first training measures it as faster{instructions}; --probe measures it now"
     else:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -423,14 +403,15 @@ def _cgroups(proc: Path, root: Path, controller: str) -> Iterator[tuple[Path, bo
     for line in lines:
         number, controllers, path = line.split(":", 2)
         if number == "0":
-            yield from ((folder, True) for folder in _upwards(root, path))
+            mount, is_version_2 = root, True
         elif controller in controllers.split(","):
-            yield from ((folder, False) for folder in _upwards(root / controllers, path))
-
-
-def _upwards(mount: Path, path: str) -> list[Path]:
-    inner = mount / path.strip("/")
-    return [inner, *(folder for folder in inner.parents if folder == mount or mount in folder.parents)]
+            mount, is_version_2 = root / controllers, False
+        else:
+            continue
+        inner = mount / path.strip("/")
+        for folder in (inner, *inner.parents):
+            if folder in (inner, mount) or mount in folder.parents:
+                yield folder, is_version_2
 
 
 def _words(file: Path) -> list[str]:

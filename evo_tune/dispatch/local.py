@@ -1,22 +1,212 @@
 """A slot on this machine: one long-lived worker process, pinned to its device and replaced when it breaks.
 
-A slot that has lost a worker keeps a spare one, which imports the evaluator while the other trains. So repeated crashes
-do not wait for imports. This module does retries and replaces workers. `process` controls one process, and `worker` is
-the code inside it.
+`Process` controls one worker process, a Python subprocess, over a socket: timeouts, process groups, and deaths that do
+not close the socket. `LocalSlot` does retries and replaces workers. Each slot has its own process, so that a dying
+worker affects no other. A slot that has lost a worker keeps a spare one, which imports the evaluator while the other
+trains. So repeated crashes do not wait for imports. `worker` is the code inside the process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+import uuid
 import warnings
+from multiprocessing.connection import wait
+from typing import Any
 
 from evo_tune.dispatch.devices import Device
-from evo_tune.dispatch.process import Process, WorkerLost
+from evo_tune.dispatch.log import curve_file_name, log_file_name
 from evo_tune.dispatch.slot import Slot, SlotClosed, SlotInterrupted, SlotUnfit, Task, keep_log
-from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.dispatch.worker import WORKER
+from evo_tune.genome.trial import Candidate, Outcome, Status
+from evo_tune.plugins.context import THREAD_VARIABLES
+from evo_tune.plugins.scripts.processes import kill_marked, kill_strays
+
+TICK = 0.5
+"""Seconds between two checks of a silent worker. A timeout counts these ticks, so that a pause of the machine
+counts as at most one second."""
+
+SHORT = 0.005
+"""Seconds between two checks of a process that is expected to end."""
+
+STALL = 60.0
+"""Seconds after which an incomplete message that makes no progress is abandoned."""
+
+PROGRAM = """import sys
+fd, parent, sys.path[:] = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+del sys.argv[1:]
+from evo_tune.dispatch.worker import serve
+serve(fd, parent)
+"""
+"""Program of a worker. It sets the parent's import path before any import, so that nothing is imported from the
+working directory, which may have any file."""
+
+
+class WorkerLost(Exception):
+    """No result will come from this worker."""
+
+    def __init__(self, status: Status, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Process:
+    """A worker process.
+
+    Args:
+        device: Device to which it is pinned before it imports anything.
+        task: Settings common to its candidates.
+    """
+
+    def __init__(self, device: Device, task: Task) -> None:
+        mark = uuid.uuid4().hex
+        self._mark = f"{WORKER}={mark}"
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": device.visible, WORKER: mark}
+        env |= dict.fromkeys(THREAD_VARIABLES, str(task.threads))
+        env.setdefault("PYTHONHASHSEED", "0")  # same order of sets in all workers
+        ours, theirs = socket.socketpair()
+        fd = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)  # 0 to 2 become the worker's standard streams
+        theirs.close()
+        path = [entry or os.getcwd() for entry in sys.path]
+        command = [sys.executable, "-c", PROGRAM, str(fd), str(os.getpid()), *path]
+        try:
+            # Ctrl-C is blocked in this thread, so that the process has it blocked from the beginning.
+            old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._process = subprocess.Popen(command, env=env, pass_fds=[fd], stdin=subprocess.DEVNULL)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+        finally:
+            os.close(fd)  # only the worker keeps its end open, so its death closes the connection
+        ours.settimeout(STALL)
+        self._socket, self._file = ours, ours.makefile("rwb")
+        self.pid = self._process.pid
+        self._reaping = threading.Lock()
+        """Held while the process is reaped, or a signal is sent to its group."""
+        self.spool = task.folder(log_file_name(self.pid))  # its output, until moved to a trial's folder
+        self.curve_file = task.folder(curve_file_name(self.pid))  # curve of the current training run
+        self.send((task, device.inside))
+
+    def send(self, message: Any) -> None:
+        """Send a message; see `worker.serve`.
+
+        Raises:
+            WorkerLost: The process died.
+        """
+        try:
+            pickle.dump(message, self._file)
+            self._file.flush()
+        except (OSError, ValueError):  # it died since the last message, or the slot was closed just now
+            raise self._lost() from None
+
+    def receive(self, limit: float | None) -> Any:
+        """Wait for the reply to the last message, and return it.
+
+        Args:
+            limit: Longest wait in seconds; None means no limit.
+
+        Raises:
+            WorkerLost: The process died, or the limit has passed.
+        """
+        spent = 0.0
+        while limit is None or spent < limit:
+            began = time.monotonic()
+            if self._has_reply(TICK if limit is None else min(TICK, limit - spent)):
+                return self._read()
+            spent += min(time.monotonic() - began, 1.0)
+            if self.is_dead():
+                break  # processes that it forked may keep its end of the socket open
+        else:
+            raise WorkerLost("timeout", f"no result within {limit:g} s: killed")
+        self.kill()
+        if self._has_reply(0.0):  # it came before the worker died
+            return self._read()
+        raise self._lost()
+
+    def _has_reply(self, seconds: float) -> bool:
+        try:
+            return bool(wait([self._socket], seconds))
+        except (OSError, ValueError):  # the slot was closed just now
+            raise self._lost() from None
+
+    def _read(self) -> Any:
+        try:
+            return pickle.load(self._file)
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
+            raise self._lost() from None
+
+    def _lost(self) -> WorkerLost:
+        """Return the error that says how the process ended."""
+        self.wait_dead(1.0)
+        code = self._exit_code()
+        if code is None:
+            return WorkerLost("crashed", "worker died: nobody knows how")
+        return WorkerLost("crashed", f"worker died: {f'killed by signal {-code}' if code < 0 else f'exit code {code}'}")
+
+    def _exit_code(self) -> int | None:
+        """Return the exit code, -N after signal N; None while the process runs.
+
+        A dead process is not reaped here: until `abandon` does it, no other process can get its id.
+        """
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except (AttributeError, ChildProcessError):  # macOS before Python 3.13; reaped already
+            return self._process.poll()
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def is_dead(self) -> bool:
+        """Return whether the process is dead."""
+        return self._exit_code() is not None
+
+    def wait_dead(self, seconds: float) -> bool:
+        """Wait up to `seconds` until the process is dead; return whether it is."""
+        end = time.monotonic() + seconds
+        while not (is_dead := self.is_dead()) and time.monotonic() < end:
+            time.sleep(SHORT)
+        return is_dead
+
+    def kill(self) -> None:
+        """Kill the process, its group (which may outlive it) and its processes that left the group.
+
+        Once the process is reaped, its id may be that of another process or group. Then only processes that carry its
+        mark are killed.
+        """
+        with self._reaping:
+            if not self.is_dead():
+                os.kill(self.pid, signal.SIGSTOP)  # so that it sends no reply about the loss of a stray
+                kill_strays(self.pid)
+            if self._process.returncode is None:  # not reaped
+                try:
+                    os.killpg(self.pid, signal.SIGKILL)
+                except OSError:  # no such group: all are gone, or the worker has not created it yet
+                    self._process.kill()
+        kill_marked(self._mark)
+
+    def leave(self, seconds: float) -> None:
+        """Ask an idle worker to exit, and wait up to `seconds` for its end."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self.wait_dead(seconds)
+
+    def abandon(self) -> None:
+        """Close the connection to a dead worker, and reap it."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._socket.close()
+        with self._reaping:
+            self._process.poll()
+
 
 LOADING = 300.0
 """Seconds that the evaluator's import may take, if there is a timeout; a longer timeout replaces it."""
@@ -39,22 +229,16 @@ class LocalSlot(Slot):
         retries: Number of times that a crashed evaluation is repeated.
     """
 
-    def __init__(
-        self,
-        name: str,
-        device: Device,
-        task: Task,
-        timeout: float | None = None,
-        retries: int = 0,
-    ) -> None:
+    def __init__(self, name: str, device: Device, task: Task, timeout: float | None = None, retries: int = 0) -> None:
         self.name = name
         self.device = device.name
+        self.closed = False
+        """Whether it was closed or killed; it cannot be reopened."""
         self._pinned = device
         self._task = task
         self._timeout = timeout
         self._retries = retries
         self._lock = threading.Lock()
-        self._closed = False
         self._interrupted = False
         self._worker: Process | None = None
         self._spare: Process | None = None
@@ -63,11 +247,6 @@ class LocalSlot(Slot):
         """Workers that could not be killed."""
         self._told = False
         """Whether the warning about workers that keep memory was given."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed or killed; it cannot be reopened."""
-        return self._closed
 
     @property
     def pid(self) -> int | None:
@@ -93,12 +272,13 @@ class LocalSlot(Slot):
     def _attempt(self, candidate: Candidate, folder: str | None) -> Outcome:
         began = time.monotonic()
         try:
-            worker = self._ready()
+            worker = self._ready_worker()
             began = time.monotonic()
-            reply = worker.work({"candidate": vars(candidate), "folder": folder}, self._timeout)
+            worker.send({"candidate": vars(candidate), "folder": folder})
+            reply = worker.receive(self._timeout)
         except WorkerLost as lost:
             stuck_pid = self._discard(self._task.folder(candidate.id if folder is None else folder))
-            if self._closed:
+            if self.closed:
                 raise SlotClosed(f"{self.name} was closed") from None
             if stuck_pid is not None:  # it may keep the device's memory, and write to the next attempt's folder
                 raise SlotUnfit(
@@ -109,12 +289,12 @@ class LocalSlot(Slot):
                 raise SlotInterrupted(f"{self.name} was interrupted") from None
             return Outcome(lost.status, seconds=time.monotonic() - began, device=self.device, error=str(lost))
         except BaseException:  # Ctrl-C in this thread: stop the worker too
-            self._discard(None)
+            self._discard()
             raise
         if "unfit" in reply:
             raise SlotUnfit(f"{self.name}: {reply['unfit']}")
         if reply["replace"]:
-            self._discard(None)
+            self._discard()
         if reply["kept"] and not self._told:
             self._told = True
             warnings.warn(
@@ -124,35 +304,32 @@ class LocalSlot(Slot):
             )
         return Outcome(**{**reply["outcome"], "device": self.device})
 
-    def _ready(self) -> Process:
+    def _ready_worker(self) -> Process:
         """Return a worker that has imported the evaluator: the current one, or else the spare or a new one."""
         worker = self._worker
-        if worker is not None and not worker.is_dead() and not self._closed:
+        if worker is not None and not worker.is_dead() and not self.closed:
             return worker
-        self._discard(None)
+        self._discard()
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise SlotClosed(f"{self.name} is closed")
             spare, self._spare = self._spare, None
             if spare is not None and spare.is_dead():
-                _bury(spare, None)
+                _bury(spare)
                 spare = None
-            worker = self._worker = spare or self._start()
-        worker.wait_loaded(None if self._timeout is None else max(self._timeout, LOADING))
+            worker = self._worker = spare or Process(self._pinned, self._task)
+        worker.receive(None if self._timeout is None else max(self._timeout, LOADING))
         with self._lock, contextlib.suppress(WorkerLost):
-            if self._lost_one and not self._closed:
-                self._spare = self._start()
+            if self._lost_one and not self.closed:
+                self._spare = Process(self._pinned, self._task)
         return worker
 
-    def _start(self) -> Process:
-        return Process(self._pinned, self._task)
-
-    def _discard(self, folder: str | None) -> int | None:
+    def _discard(self, folder: str | None = None, is_lost: bool = True) -> int | None:
         """Kill the worker and move its output into `folder`; return the same as `_bury`."""
         worker, self._worker = self._worker, None
         if worker is None:
             return None
-        self._lost_one = True
+        self._lost_one |= is_lost
         pid = _bury(worker, folder)
         if pid is not None:
             self._stuck.append(worker)
@@ -160,9 +337,7 @@ class LocalSlot(Slot):
 
     def rest(self) -> None:
         """End an idle worker to free its device's memory; the next candidate gets a new one."""
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            _bury(worker, None)
+        self._discard(is_lost=False)
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -171,27 +346,24 @@ class LocalSlot(Slot):
             worker.kill()
 
     def kill(self) -> None:
-        self._closed = True
+        self.closed = True
         with self._lock:
             workers = [worker for worker in (self._worker, self._spare) if worker is not None]
         for worker in workers:
             worker.kill()
             worker.wait_dead(DYING / 10)
-            with contextlib.suppress(OSError):
-                os.unlink(worker.spool)
-            with contextlib.suppress(OSError):
-                os.unlink(worker.curve_file)
+            _remove_files(worker.spool, worker.curve_file)
 
     def close(self) -> None:
-        self._closed = True
+        self.closed = True
         with self._lock:
             worker = self._worker
             spare, self._spare = self._spare, None
         if spare is not None:
-            _bury(spare, None)
+            _bury(spare)
         if worker is not None:
             worker.leave(GRACE)
-            self._discard(None)  # kills processes that its evaluations left running too
+            self._discard()  # kills processes that its evaluations left running too
         for stuck in self._stuck:
             stuck.wait_dead(0.1)
             stuck.abandon()  # reaps one that has died since
@@ -199,7 +371,7 @@ class LocalSlot(Slot):
             os.rmdir(self._task.trials_folder)  # only if no trial has a folder
 
 
-def _bury(worker: Process, folder: str | None) -> int | None:
+def _bury(worker: Process, folder: str | None = None) -> int | None:
     """Kill a worker, and move its output into `folder` if there is one.
 
     Returns:
@@ -213,6 +385,11 @@ def _bury(worker: Process, folder: str | None) -> int | None:
             keep_log(worker.spool, folder)
         else:
             os.unlink(worker.spool)
-    with contextlib.suppress(OSError):
-        os.unlink(worker.curve_file)
+    _remove_files(worker.curve_file)
     return None if is_dead else worker.pid
+
+
+def _remove_files(*paths: str) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.unlink(path)

@@ -208,29 +208,15 @@ class SharedCards:
 
     def __init__(self, memory: Mapping[str, int], forecast: MemoryForecast) -> None:
         self.forecast = forecast
-        self._cards = {device: Card(amount) for device, amount in memory.items()}
-        self._slots: list[SharedSlot] = []
-        self._waiting: dict[SharedSlot, tuple[int, bool]] = {}
+        self.cards = {device: Card(amount) for device, amount in memory.items()}
+        """The memory of each GPU, by device name."""
+        self.slots: list[SharedSlot] = []
+        """All slots."""
+        self.waiting: dict[SharedSlot, tuple[int, bool]] = {}
         """Bytes needed by each waiting slot, and whether it may use another GPU; in order of arrival."""
         self._busy: set[SharedSlot] = set()
         """Slots that train or wait, or whose driver has not read their last outcome and device yet."""
         self._changed = threading.Condition()
-
-    def join(self, slot: SharedSlot) -> None:
-        """Add a slot."""
-        self._slots.append(slot)
-
-    def memory(self, device: str) -> int:
-        """Return the memory to share out of a GPU, bytes."""
-        return self._cards[device].memory
-
-    def has_queue(self, device: str) -> bool:
-        """Return whether a slot waits for memory of a GPU."""
-        return bool(self._cards[device].waiting)
-
-    def waits(self, slot: SharedSlot) -> bool:
-        """Return whether a slot waits for memory."""
-        return slot in self._waiting
 
     @contextlib.contextmanager
     def reserve(self, slot: SharedSlot, needed: int, stays: bool = False) -> Iterator[LocalSlot]:
@@ -248,10 +234,10 @@ class SharedCards:
         try:
             with self._changed:
                 self._busy.add(slot)
-                self._waiting[slot] = needed, not stays
-                self._cards[slot.device].enter(slot.place.name, needed)
+                self.waiting[slot] = needed, not stays
+                self.cards[slot.device].enter(slot.place.name, needed)
                 self._admit()
-                self._changed.wait_for(lambda: slot.place.closed or slot.interrupted or slot not in self._waiting)
+                self._changed.wait_for(lambda: slot.place.closed or slot.interrupted or slot not in self.waiting)
                 place = slot.place
             if place.closed:
                 raise SlotClosed(f"{slot.name} is closed")
@@ -260,41 +246,41 @@ class SharedCards:
             yield place
         finally:
             with self._changed:
-                self._waiting.pop(slot, None)
+                self.waiting.pop(slot, None)
                 place = slot.place
-                self._cards[slot.device].leave(place.name, 0 if place.pid is None else CONTEXT)
+                self.cards[slot.device].leave(place.name, 0 if place.pid is None else CONTEXT)
                 self._admit()
 
     def _admit(self) -> None:
         """Start all slots that can; the thread that freed memory does it, before any other asks for a candidate."""
-        for card in self._cards.values():
+        for card in self.cards.values():
             self._let_begin(card)
-        for slot, (needed, may_go) in list(self._waiting.items()):
+        for slot, (needed, may_go) in list(self.waiting.items()):
             idle_slot = self._idle_slot_elsewhere(slot, needed) if may_go else None
             if idle_slot is not None:
-                old_card = self._cards[slot.device]
+                old_card = self.cards[slot.device]
                 old_card.leave(slot.place.name)
                 slot.place, idle_slot.place = idle_slot.place, slot.place
-                card = self._cards[slot.device]
+                card = self.cards[slot.device]
                 card.enter(slot.place.name, needed)
                 self._let_begin(card)
                 self._let_begin(old_card)
         self._changed.notify_all()
 
     def _let_begin(self, card: Card) -> None:
-        by_place = {slot.place.name: slot for slot in self._slots}
+        by_place = {slot.place.name: slot for slot in self.slots}
         while (admitted := card.admit()) is not None:
-            self._waiting.pop(by_place[admitted.slot], None)
+            self.waiting.pop(by_place[admitted.slot], None)
             for name in admitted.resting:
                 by_place[name].place.rest()
 
     def _idle_slot_elsewhere(self, slot: SharedSlot, needed: int) -> SharedSlot | None:
         """Return an idle slot of another GPU with free memory; of a smaller GPU only if all that is needed fits."""
-        card_memory = self._cards[slot.device].memory
-        for idle_slot in self._slots:
+        card_memory = self.cards[slot.device].memory
+        for idle_slot in self.slots:
             if idle_slot in self._busy or idle_slot.left or idle_slot.place.closed or idle_slot.device == slot.device:
                 continue
-            card = self._cards[idle_slot.device]
+            card = self.cards[idle_slot.device]
             if card.fits(min(needed, card.memory)) and card.memory >= min(needed, card_memory):
                 return idle_slot
         return None
@@ -329,7 +315,7 @@ class SharedSlot(Slot):
         self.interrupted = False
         """Whether its current training was interrupted."""
         self._cards = cards
-        cards.join(self)
+        cards.slots.append(self)
 
     @property
     def device(self) -> str:  # type: ignore[override] # its place may change
@@ -344,11 +330,11 @@ class SharedSlot(Slot):
     def _run(self, candidate: Candidate, folder: str | None, stays: bool) -> Outcome:
         self.interrupted = False
         needed = self._cards.forecast.bytes_needed(candidate.genome)
-        whole = self._cards.memory(self.device)
-        needed = whole if needed is None else needed
+        if needed is None:
+            needed = self._cards.cards[self.device].memory
         with self._cards.reserve(self, needed, stays) as place:
             outcome = place.run(candidate, folder)
-        whole = self._cards.memory(self.device)
+        whole = self._cards.cards[self.device].memory
         if outcome.status == "out_of_memory" and needed < whole:  # its neighbours may have caused it
             with self._cards.reserve(self, whole, stays=True) as place:
                 outcome = place.run(candidate, folder)
@@ -362,11 +348,11 @@ class SharedSlot(Slot):
     @property
     def available(self) -> bool:
         self._cards.note_idle(self)
-        return self.place.closed or not self._cards.has_queue(self.device)
+        return self.place.closed or not self._cards.cards[self.device].waiting
 
     @property
     def waits(self) -> bool:
-        return self._cards.waits(self)
+        return self in self._cards.waiting
 
     @property
     def pid(self) -> int | None:

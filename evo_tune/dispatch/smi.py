@@ -35,47 +35,34 @@ class Gpu(NamedTuple):
     capability: str | None
 
 
-class Listing(NamedTuple):
-    """The GPUs of this machine.
+def list_gpus() -> tuple[list[tuple[str, str]], str]:
+    """Return name and UUID of each GPU, or of its MIG instances if it is split into them, and the error of nvidia-smi.
 
-    Args:
-        gpus: Name and UUID of each GPU.
-        trouble: Error of nvidia-smi, which may hide more GPUs, in one line; '' if none.
-    """
-
-    gpus: tuple[tuple[str, str], ...]
-    trouble: str
-
-
-def list_gpus() -> Listing:
-    """Return name and UUID of each GPU, or of its MIG instances if it is split into them.
-
-    UUIDs are used because nvidia-smi numbers GPUs along the PCI bus, CUDA by speed.
+    The error is one line, '' if there is none; it may hide more GPUs. UUIDs are used because nvidia-smi numbers GPUs
+    along the PCI bus, CUDA by speed.
     """
     text, trouble = _ask("-L")
-    return Listing(tuple(_gpus_in_listing(text)), trouble)
-
-
-def _gpus_in_listing(text: str) -> Iterator[tuple[str, str]]:
-    whole: tuple[str, str] | None = None
+    gpus: list[tuple[str, str]] = []
     for line in text.splitlines():
         uuid = re.search(r"\(UUID: ([^)]+)\)", line)
         number = re.match(r"GPU (\d+):", line)
         if number and uuid:
-            if whole:
-                yield whole
-            whole = (f"cuda:{number[1]}", uuid[1])
+            gpus.append((f"cuda:{number[1]}", uuid[1]))
         elif uuid and line.strip().startswith("MIG"):
-            whole = None
-            yield f"cuda:{uuid[1]}", uuid[1]
-    if whole:
-        yield whole
+            if gpus and not gpus[-1][1].startswith("MIG"):  # the GPU that is split into these instances
+                gpus.pop()
+            gpus.append((f"cuda:{uuid[1]}", uuid[1]))
+    return gpus, trouble
 
 
 def gpu_facts(ids: Iterable[str]) -> dict[str, Gpu]:
     """Return facts about GPUs by id (number, UUID or MIG id); unknown ids are omitted."""
     ids_wanted = set(ids)
-    rows = _rows() if ids_wanted else {}
+    rows: dict[str, Gpu] = {}  # all GPUs by UUID
+    if ids_wanted:
+        capabilities = {row[0]: row[1] for row in _query("compute_cap")}  # its own query: old drivers do not know it
+        for uuid, name, total, free in _query("name", "memory.total", "memory.free"):
+            rows[uuid] = Gpu(name, _bytes(total), _bytes(free), capabilities.get(uuid))
     one_model = len({gpu.name for gpu in rows.values()}) == 1
     facts: dict[str, Gpu] = {}
     for id in ids_wanted:
@@ -87,15 +74,6 @@ def gpu_facts(ids: Iterable[str]) -> dict[str, Gpu]:
         if gpus:
             facts[id] = gpus[0]
     return facts
-
-
-def _rows() -> dict[str, Gpu]:
-    """Return all GPUs by UUID."""
-    capabilities = {row[0]: row[1] for row in _query("compute_cap")}  # its own query: old drivers do not know it
-    return {
-        uuid: Gpu(name, _bytes(total), _bytes(free), capabilities.get(uuid))
-        for uuid, name, total, free in _query("name", "memory.total", "memory.free")
-    }
 
 
 def _bytes(mebibytes: str) -> int | None:

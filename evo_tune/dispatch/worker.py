@@ -33,9 +33,9 @@ from evo_tune.dispatch.log import CurveFile, Log, curve_file_name, log_file_name
 from evo_tune.dispatch.slot import Task, names_inside
 from evo_tune.errors import EvoTuneError, StoreError, tells_of_memory
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome, Status, check_metrics
+from evo_tune.plugins.code import local_sources
 from evo_tune.plugins.context import UNFINISHED, Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
-from evo_tune.plugins.find import local_sources
 from evo_tune.plugins.scripts.processes import AdoptedOrphans, adopt_orphans, kill_marked, kill_strays
 from evo_tune.text import one_line
 from evo_tune.trust import inside
@@ -70,14 +70,24 @@ def verdict_of_error(error: BaseException, path: str, folder: str) -> Verdict:
         type(error).__name__ == "AcceleratorError" or any(sign in text.lower() for sign in POISONED)
     )
     error_status = getattr(error, "status", None)
-    if _is_out_of_memory(error, text):
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if isinstance(error, OSError):
+        out_of_memory = error.errno == errno.ENOMEM
+    elif isinstance(error, RuntimeError):
+        out_of_memory = out_of_memory or tells_of_memory(text)
+    if out_of_memory:
         status: Status = "out_of_memory"
     elif isinstance(error_status, str) and error_status in STATUSES and error_status != "ok":
         status = cast(Status, error_status)
     else:
         status = "crashed" if poisoned else "failed"
     if status in ("failed", "crashed", "out_of_memory"):
-        _write_traceback(error, folder)
+        with contextlib.suppress(Exception):
+            run, *names = names_inside(folder)
+            os.makedirs(run, exist_ok=True)
+            content = "".join(traceback.format_exception(error))[-MOST_TRACEBACK:].encode("utf-8", "backslashreplace")
+            with inside.folder(run, *names, make=True) as folder_fd:
+                inside.replace(folder_fd, "error.txt", content, part=".error.part", sync=False)
     expected = isinstance(error, EvoTuneError) or status == error_status
     line = text if expected and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(error.__traceback__)]
@@ -94,25 +104,6 @@ def error_text(error: BaseException) -> str:
         return one_line(str(error))  # the whole text is in error.txt
     except Exception as broken:  # an exception whose __str__ raises
         return f"(its text cannot be read: {type(broken).__name__})"
-
-
-def _is_out_of_memory(error: BaseException, text: str) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and tells_of_memory(text)
-
-
-def _write_traceback(error: BaseException, folder: str) -> None:
-    with contextlib.suppress(Exception):
-        run, *names = names_inside(folder)
-        os.makedirs(run, exist_ok=True)
-        text = "".join(traceback.format_exception(error))[-MOST_TRACEBACK:]
-        with inside.folder(run, *names, make=True) as folder_fd:
-            inside.replace(
-                folder_fd, "error.txt", text.encode("utf-8", "backslashreplace"), part=".error.part", sync=False
-            )
 
 
 KEPT_MEMORY = 2**30
@@ -149,32 +140,13 @@ class MemoryLevel:
         return bytes - self._first if self._times >= KEPT_TIMES else 0
 
 
-class KeptMemory:
-    """Memory that this process keeps between evaluations, on the host and on its GPU."""
-
-    def __init__(self) -> None:
-        self._own, self._gpu = MemoryLevel(), MemoryLevel()
-
-    def after_evaluation(self) -> int:
-        """Return the bytes that this process keeps beyond the accepted limit, 0 if none."""
-        host = _own_memory()
-        if host is not None and self._own.is_high(host):
-            gc.collect()
-            with contextlib.suppress(OSError, AttributeError):  # musl and macOS have no such call
-                ctypes.CDLL(None).malloc_trim(0)  # the allocator may keep gigabytes for the next training run
-            host = _own_memory()
-        torch: Any = sys.modules.get("torch")
-        on_gpu = hasattr(torch, "cuda") and torch.cuda.is_initialized()
-        return max(self._own.note(host or 0), self._gpu.note(torch.cuda.memory_allocated() if on_gpu else 0))
-
-
-def _own_memory() -> int | None:
-    """Return the bytes of memory private to this process; None if the system does not report them."""
+def _host_memory() -> int:
+    """Return the bytes of memory private to this process; 0 if the system does not report them."""
     try:
         with open("/proc/self/statm", "rb") as file:
             _, resident, shared = map(int, file.read().split()[:3])
     except (OSError, ValueError):
-        return None
+        return 0
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -209,7 +181,7 @@ class Worker:
         self._curve_file = telling
         self._home = os.getcwd()
         self._seconds_since_collection = 0.0
-        self._kept_memory = KeptMemory()
+        self._host_level, self._gpu_level = MemoryLevel(), MemoryLevel()
         self._adopted = AdoptedOrphans()
 
     @cached_property
@@ -267,7 +239,19 @@ class Worker:
         if self.unfit is not None:
             return {"unfit": self.unfit}
         folder = self.task.folder(candidate.id if folder_name is None else folder_name)
-        context = self._context(candidate, folder)
+        resume = None if candidate.resumes is None else self.task.folder(candidate.resumes)
+        context = Context(
+            device=self.device,
+            threads=self.task.threads,
+            seed=candidate.seed,
+            budget=candidate.budget,
+            folder=folder,
+            resume_folder=resume if resume is not None and os.path.isdir(resume) else None,
+            stop_if=candidate.stop_if,
+            objectives=self.objectives,
+            test=candidate.test,
+            timing=candidate.timing,
+        )
         began = time.perf_counter()
         if self._curve_file and folder_name is None:
             self._curve_file.begin(candidate.id, context.curve)
@@ -282,27 +266,24 @@ class Worker:
         usable = self._tidy(seconds, verdict.status)
         curve = tuple((fraction, self._visible_metrics(metrics, candidate)) for fraction, metrics in context.curve)
         outcome = Outcome(verdict.status, verdict.metrics, curve, seconds, self.device, verdict.error)
-        kept_bytes = self._kept_memory.after_evaluation() if usable else 0
+        kept_bytes = self._excess_bytes() if usable else 0
         return {
             "outcome": vars(outcome),
             "replace": verdict.poisoned or not usable or kept_bytes > 0,
             "kept": kept_bytes,
         }
 
-    def _context(self, candidate: Candidate, folder: str) -> Context:
-        resume = None if candidate.resumes is None else self.task.folder(candidate.resumes)
-        return Context(
-            device=self.device,
-            threads=self.task.threads,
-            seed=candidate.seed,
-            budget=candidate.budget,
-            folder=folder,
-            resume_folder=resume if resume is not None and os.path.isdir(resume) else None,
-            stop_if=candidate.stop_if,
-            objectives=self.objectives,
-            test=candidate.test,
-            timing=candidate.timing,
-        )
+    def _excess_bytes(self) -> int:
+        """Return the bytes that this process keeps beyond the accepted limit, on the host or its GPU; 0 if none."""
+        host = _host_memory()
+        if host and self._host_level.is_high(host):
+            gc.collect()
+            with contextlib.suppress(OSError, AttributeError):  # musl and macOS have no such call
+                ctypes.CDLL(None).malloc_trim(0)  # the allocator may keep gigabytes for the next training run
+            host = _host_memory()
+        torch: Any = sys.modules.get("torch")
+        on_gpu = hasattr(torch, "cuda") and torch.cuda.is_initialized()
+        return max(self._host_level.note(host), self._gpu_level.note(torch.cuda.memory_allocated() if on_gpu else 0))
 
     def _visible_metrics(self, metrics: dict[str, float], candidate: Candidate) -> dict[str, float]:
         """Return the metrics, without those of the test set unless the candidate asks for them."""
@@ -313,12 +294,14 @@ class Worker:
     def _evaluate(self, candidate: Candidate, context: Context, folder: str) -> Verdict:
         try:
             run, *names = names_inside(folder)
-            _remove_earlier_attempt(run, *names)
-            if (
-                context.resume_folder is not None and context.resume_folder.is_symlink()
-            ):  # a stranger's run may have one
-                text = f"{context.resume_folder} is a link, and inside a run none is followed"
-                raise StoreError(f"{text}: put the folder itself there")
+            if os.path.isdir(run):
+                if inside.exists(run, *names, UNFINISHED[0]):  # a killed attempt, from which this one continues
+                    inside.remove_all_but(run, *names, files=UNFINISHED)
+                else:
+                    inside.remove(run, *names)
+            resume = context.resume_folder
+            if resume is not None and resume.is_symlink():  # a stranger's run may have one
+                raise StoreError(f"{resume} is a link, and inside a run none is followed: put the folder itself there")
             if self._log:
                 self._log.begin(folder)
             evaluator = self.evaluator
@@ -384,16 +367,6 @@ def _seed(seed: int, device: str) -> None:
             torch.manual_seed(seed)  # type: ignore[union-attr]
 
 
-def _remove_earlier_attempt(run: str, *names: str) -> None:
-    """Remove what an earlier attempt left in a trial's folder, except the `UNFINISHED` files of a killed one."""
-    if not os.path.isdir(run):
-        return
-    if inside.exists(run, *names, UNFINISHED[0]):
-        inside.remove_all_but(run, *names, files=UNFINISHED)
-    else:
-        inside.remove(run, *names)
-
-
 # ---------------------------------------------------------------------------------------------------------
 # The process, which evaluates for one slot.
 
@@ -420,7 +393,16 @@ def serve(fd: int, parent: int) -> None:
             return
         if worker is None:
             task, device = message
-            log, telling = _set_up_process(task, parent)
+            os.setpgid(0, 0)  # a kill reaches its subprocesses, the terminal's Ctrl-C does not reach it
+            adopt_orphans()
+            # The first function is called last; after this process nobody finds its strays.
+            atexit.register(_end_strays, os.getpid())
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked during the start
+            log = Log(task.folder(log_file_name(os.getpid())))
+            telling = CurveFile(task.folder(curve_file_name(os.getpid())))
+            faulthandler.enable(2)
+            threading.Thread(target=_watch, args=(parent, log, telling), name="watchdog", daemon=True).start()
             worker = Worker(task, device, log, telling)
             worker.load()
         else:
@@ -430,25 +412,10 @@ def serve(fd: int, parent: int) -> None:
             file.flush()
 
 
-def _set_up_process(task: Task, parent: int) -> tuple[Log, CurveFile]:
-    """Give this process its own group and log, end it with its parent, and shield it from Ctrl-C."""
-    os.setpgid(0, 0)  # a kill reaches its subprocesses, the terminal's Ctrl-C does not reach it
-    adopt_orphans()
-    worker = os.getpid()
-
-    def end_strays() -> None:
-        """Kill what the evaluations have left running in other process groups; do nothing in a fork of the worker."""
-        if os.getpid() == worker:
-            kill_strays(worker)
-
-    atexit.register(end_strays)  # the first one is called last; after this process nobody finds them
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked during the start
-    log = Log(task.folder(log_file_name(os.getpid())))
-    telling = CurveFile(task.folder(curve_file_name(os.getpid())))
-    faulthandler.enable(2)
-    threading.Thread(target=_watch, args=(parent, log, telling), name="watchdog", daemon=True).start()
-    return log, telling
+def _end_strays(worker: int) -> None:
+    """Kill what the evaluations have left running in other process groups; do nothing in a fork of the worker."""
+    if os.getpid() == worker:
+        kill_strays(worker)
 
 
 def _watch(parent: int, log: Log, telling: CurveFile) -> None:

@@ -21,18 +21,17 @@ from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.notation import read_space
 from evo_tune.genome.space import SearchSpace
+from evo_tune.plugins.code import source_hash
+from evo_tune.plugins.command import COMMAND, is_command
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import (
-    COMMAND,
     file_being_imported,
     find_evaluator,
     find_strategy,
-    is_command,
     is_file_name,
     load_evaluator,
     load_function,
     make_strategy,
-    source_hash,
 )
 from evo_tune.plugins.function import (
     FUNCTION,

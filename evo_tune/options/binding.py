@@ -7,6 +7,7 @@ not know what any option means.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import operator
@@ -22,6 +23,9 @@ from evo_tune.options.declare import Option, dataclass_options, union_members, v
 
 OptionsT = TypeVar("OptionsT")
 
+TRUE_WORDS, FALSE_WORDS = ("true", "yes", "1"), ("false", "no", "0")
+"""Texts of a bool, in lower case."""
+
 
 def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
     """Return the options that a function (keyword-only parameters) or a dataclass (fields) declares, by name.
@@ -31,29 +35,24 @@ def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
     """
     if isinstance(declared, type):
         return dict(dataclass_options(declared))
-    parameters = inspect.signature(declared).parameters.values()
-    return {p.name: _option_of(declared, p) for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def _option_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Option:
-    default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
-    annotation = parameter.annotation
-    if annotation is parameter.empty:
-        annotation = _type_of(default)
-    elif isinstance(annotation, str):
-        # One at a time: other parameters may name types that are imported for type checkers only.
-        try:
-            annotation = eval(annotation, getattr(function, "__globals__", {}))
-        except Exception as error:
-            raise OptionError(f"option {parameter.name}: cannot read its type {annotation!r}: {error}") from error
-    return validate_declaration(Option(parameter.name, annotation, default))
-
-
-def _type_of(default: Any) -> type:
-    """Return the type of an option that declares only a default."""
-    if default is dataclasses.MISSING or default is None:
-        return str
-    return next((kind for kind in (Path, float) if isinstance(default, kind)), type(default))
+    options = {}
+    for parameter in inspect.signature(declared).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
+        annotation = parameter.annotation
+        if annotation is parameter.empty:  # the type of the default
+            no_type = default is dataclasses.MISSING or default is None
+            annotation = str if no_type else type(default)
+            annotation = next((kind for kind in (Path, float) if isinstance(default, kind)), annotation)
+        elif isinstance(annotation, str):
+            # One at a time: other parameters may name types that are imported for type checkers only.
+            try:
+                annotation = eval(annotation, getattr(declared, "__globals__", {}))
+            except Exception as error:
+                raise OptionError(f"option {parameter.name}: cannot read its type {annotation!r}: {error}") from error
+        options[parameter.name] = validate_declaration(Option(parameter.name, annotation, default))
+    return options
 
 
 def build(kind: type[OptionsT], values: Mapping[str, Any], owner: str, flag: str) -> OptionsT:
@@ -101,27 +100,20 @@ def bind(values: Mapping[str, Any], options: Mapping[str, Option], owner: str, f
             )
     bound = {}
     for name, option in options.items():
-        if name in values:
-            bound[name] = _convert_and_check(values[name], option, owner, flag)
-        elif option.required:
-            raise OptionError(f"{owner} needs {as_user_types(flag, name, '…')} ({option.kind})")
-        else:
+        if name not in values:
+            if option.required:
+                raise OptionError(f"{owner} needs {as_user_types(flag, name, '…')} ({option.kind})")
             bound[name] = option.default
+            continue
+        try:
+            bound[name] = _convert(values[name], option.type)
+            if option.choices or option.bounds:
+                option.check(bound[name])
+        except (TypeError, ValueError, OverflowError):  # int() of an infinite number overflows
+            raise _refusal(name, values[name], option.kind, owner, flag) from None
+        except RecipeError as error:
+            raise _refusal(name, values[name], error.allowed, owner, flag) from None
     return bound
-
-
-def _convert_and_check(user_value: Any, option: Option, owner: str, flag: str) -> Any:
-    try:
-        value = _convert(user_value, option.type)
-        if option.choices or option.bounds:
-            option.check(value)
-    except (TypeError, ValueError, OverflowError):  # int() of an infinite number overflows
-        expected = option.kind
-    except RecipeError as error:
-        expected = error.allowed
-    else:
-        return value
-    raise _refusal(option.name, user_value, expected, owner, flag)
 
 
 def _refusal(name: str, value: object, expected: str, owner: str, flag: str) -> OptionError:
@@ -177,21 +169,29 @@ def did_you_mean(name: str, names: typing.Iterable[str]) -> str:
 
 
 def _convert(value: Any, target: Any) -> Any:
-    if union_members(target) != (target,):
-        return _convert_union(value, union_members(target))
+    members = union_members(target)
+    if members != (target,):
+        words = ("none",) if str in members else ("none", "")  # an empty text is a valid text
+        if type(None) in members and (value is None or str(value).lower() in words):
+            return None
+        for member in members:
+            if member is not type(None):
+                with contextlib.suppress(TypeError, ValueError, OverflowError):
+                    return _convert(value, member)
+        raise ValueError(value)
     if typing.get_origin(target) is Literal:
         for allowed in typing.get_args(target):
             if value == allowed or value == str(allowed):
                 return allowed
         raise ValueError(value)
     if target is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if str(value).lower() not in words:
+        word = str(value).lower()
+        if word not in TRUE_WORDS + FALSE_WORDS:
             raise ValueError(value)
-        return words[str(value).lower()]
+        return word in TRUE_WORDS
+    if target in (int, float) and isinstance(value, bool):
+        raise ValueError(value)
     if target is int:
-        if isinstance(value, bool):
-            raise ValueError(value)
         if hasattr(value, "__index__"):  # numpy's too
             return operator.index(value)
         if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
@@ -201,27 +201,12 @@ def _convert(value: Any, target: Any) -> Any:
             raise ValueError(value)
         return int(number)
     if target is float:
-        if isinstance(value, bool):
-            raise ValueError(value)
         return float(value)
     if target is Path:
         return str(value)  # plain data in the manifest; evaluators make a Path of it
     if target is str and not isinstance(value, str):
         raise ValueError(value)
     return value
-
-
-def _convert_union(value: Any, kinds: tuple[Any, ...]) -> Any:
-    words = ("none",) if str in kinds else ("none", "")  # an empty text is a valid text
-    if type(None) in kinds and (value is None or str(value).lower() in words):
-        return None
-    for member in kinds:
-        if member is not type(None):
-            try:
-                return _convert(value, member)
-            except (TypeError, ValueError, OverflowError):
-                continue
-    raise ValueError(value)
 
 
 LARGEST_SIZE = 10**6

@@ -131,34 +131,27 @@ class Option:
         elif self.choices and not any(type(choice) is type(value) and choice == value for choice in self.choices):
             raise RecipeError(self.name, value, self.kind)
         elif isinstance(value, int | float) and not isinstance(value, bool):
+            is_real = _takes(self.type, float)
+            bounds = self.bounds or "(-inf, inf)"
+            low, high = (float(bound) for bound in bounds[1:-1].split(","))
             try:
-                self._check_number(value)
+                if is_real:
+                    check_number(self.name, value, bounds)
+                elif not _takes(self.type, int):
+                    raise RecipeError(self.name, value, self.kind)
+                elif math.isinf(low):
+                    check_integer(self.name, value, -(2**63), 2**63 - 1)
+                else:
+                    check_integer(self.name, value, int(low), None if math.isinf(high) else int(high))
             except RecipeError as error:
-                words = [
-                    type_in_words(choice) for choice in union_members(self.type) if choice not in (bool, int, float)
-                ]
-                also = f", or {' or '.join(words)}" if words else ""
+                other_types = [member for member in union_members(self.type) if member not in (bool, int, float)]
+                also = f", or {' or '.join(map(type_in_words, other_types))}" if other_types else ""
                 raise RecipeError(self.name, value, error.allowed + also) from None
-        elif not _takes(self.type, type(value)) and (type(value), value) not in [
-            (type(choice), choice)
-            for member in union_members(self.type)
-            if typing.get_origin(member) is Literal
-            for choice in typing.get_args(member)
-        ]:
-            raise RecipeError(self.name, value, self.kind)
-
-    def _check_number(self, value: float) -> None:
-        real = _takes(self.type, float)
-        if not real and not _takes(self.type, int):
-            raise RecipeError(self.name, value, self.kind)
-        bounds = self.bounds or "(-inf, inf)"
-        low, high = (float(bound) for bound in bounds[1:-1].split(","))
-        if real:
-            check_number(self.name, value, bounds)
-        elif math.isinf(low):
-            check_integer(self.name, value, -(2**63), 2**63 - 1)
-        else:
-            check_integer(self.name, value, int(low), None if math.isinf(high) else int(high))
+        elif not _takes(self.type, type(value)):
+            literals = [member for member in union_members(self.type) if typing.get_origin(member) is Literal]
+            allowed = [choice for literal in literals for choice in typing.get_args(literal)]
+            if not any(type(choice) is type(value) and choice == value for choice in allowed):
+                raise RecipeError(self.name, value, self.kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,19 +207,21 @@ def _read_options(group: Hashable) -> Mapping[str, Option]:
         hints = typing.get_type_hints(group)
     except Exception as error:
         raise OptionError(f"cannot read the types of {group.__qualname__}: {error}") from error
-    fields = [field for field in dataclasses.fields(group) if field.init]
-    return {field.name: _option_of_field(group, field, hints[field.name]) for field in fields}
-
-
-def _option_of_field(group: type, field: dataclasses.Field[Any], annotation: Any) -> Option:
-    factory: Any = field.default_factory
-    default = field.default if factory is MISSING else factory()
-    facts = {name: field.metadata[name] for name in ("help", "bounds", "unit", "choices", "gene") if field.metadata}
-    owners = [base for base in group.__mro__ if field.name in vars(base).get("__annotations__", {})]
-    described = [base for base in owners if base.__doc__ and not base.__doc__.startswith(f"{base.__name__}(")]
-    title = (described[-1].__doc__ or "").strip().partition("\n")[0].rstrip(".") if described else ""
-    facts["choices"] = facts.get("choices") or _literals(annotation)
-    return validate_declaration(Option(field.name, annotation, default, **facts, group=title))
+    options = {}
+    for field in (field for field in dataclasses.fields(group) if field.init):
+        factory: Any = field.default_factory
+        default = field.default if factory is MISSING else factory()
+        facts = {name: field.metadata[name] for name in ("help", "bounds", "unit", "choices", "gene") if field.metadata}
+        owners = [base for base in group.__mro__ if field.name in vars(base).get("__annotations__", {})]
+        described = [base for base in owners if base.__doc__ and not base.__doc__.startswith(f"{base.__name__}(")]
+        title = (described[-1].__doc__ or "").strip().partition("\n")[0].rstrip(".") if described else ""
+        if not facts.get("choices"):  # the values of a Literal, alone or in a union with None
+            kinds = [member for member in union_members(hints[field.name]) if member is not type(None)]
+            is_literal = len(kinds) == 1 and typing.get_origin(kinds[0]) is Literal
+            facts["choices"] = typing.get_args(kinds[0]) if is_literal else ()
+        declared = Option(field.name, hints[field.name], default, **facts, group=title)
+        options[field.name] = validate_declaration(declared)
+    return options
 
 
 def validate_declaration(option: Option) -> Option:
@@ -255,21 +250,12 @@ def validate_declaration(option: Option) -> Option:
 
 def union_members(annotation: Any) -> tuple[Any, ...]:
     """Return the members of a union, or the type itself if it is not a union."""
-    return (
-        typing.get_args(annotation)
-        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
-        else (annotation,)
-    )
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if is_union else (annotation,)
 
 
 def _takes(annotation: Any, kind: type) -> bool:
     return kind in union_members(annotation) or (kind is str and Path in union_members(annotation))
-
-
-def _literals(annotation: Any) -> tuple[Any, ...]:
-    """Return the values of a Literal, alone or in a union with None; else nothing."""
-    kinds = [member for member in union_members(annotation) if member is not type(None)]
-    return typing.get_args(kinds[0]) if len(kinds) == 1 and typing.get_origin(kinds[0]) is Literal else ()
 
 
 def _is_known(annotation: Any) -> bool:

@@ -99,11 +99,8 @@ def command_evaluator(
         _check_program(words)
     module = ModuleType(COMMAND)
     module.__doc__ = one_line(text)
-    supports = [
-        feature
-        for feature, supported in (("budget", "budget" in words.names), ("curve", place is not None))
-        if supported
-    ]
+    supports = ["budget"] if "budget" in words.names else []
+    supports += ["curve"] if place is not None else []
     unsupported = {
         "budget": "the command has no {budget}: put it where the length of a training belongs, such as "
         "--steps {budget*2000} where a full one has 2000",
@@ -155,7 +152,7 @@ def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any],
     }
     shell = options.get("shell") is True
     words = CommandTemplate(text, shell)
-    put = words.fill({**values, **candidate.genome})
+    put = words.fill({**values, "folder": folder, **candidate.genome})
     make = f"mkdir -p {folder} && " if "folder" in words.names else ""
     return make + (put[0] if shell else shlex.join(put))
 

@@ -131,13 +131,27 @@ class Cost:
         return json.dumps({"each": dict(self.unit_costs), "start": self.start, "judging": self.judging})
 
     @staticmethod
+    @lru_cache(maxsize=16)  # read at each estimate of a genome
     def parse(text: str) -> Cost:
         """Return the costs from the value of an option.
 
         Raises:
             OptionError: The text was not made by `text`.
         """
-        return parse_cost(text)
+        wrong = OptionError(f"-o cost={text[:60]}: expected the costs that a run measured, as its manifest has them")
+        try:
+            data = json.loads(text)
+            unit_costs = {str(name): float(seconds) for name, seconds in data["each"].items()}
+            cost = Cost(unit_costs, data["start"], data["judging"])
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+            raise wrong from None
+        numbers = [*unit_costs.values(), cost.start, cost.judging]
+        are_numbers = all(isinstance(seconds, int | float) for seconds in numbers)
+        if not are_numbers or not any(unit_costs.values()):
+            raise wrong
+        if not all(seconds == 0 or LEAST_COST <= seconds < 1e9 for seconds in numbers):
+            raise wrong
+        return cost
 
 
 def fit_costs(work: Array, seconds: Array, usual: Array, spread: Array) -> Array:
@@ -167,27 +181,3 @@ def fit_costs(work: Array, seconds: Array, usual: Array, spread: Array) -> Array
             break
     costs: Array = np.exp(logs)
     return costs
-
-
-@lru_cache(maxsize=16)  # read at each estimate of a genome
-def parse_cost(text: str) -> Cost:
-    """Return the costs from the value of an option, as `Cost.text` writes it.
-
-    Raises:
-        OptionError: The text was not made by `Cost.text`.
-    """
-    wrong = OptionError(f"-o cost={text[:60]}: expected the costs that a run measured, as its manifest has them")
-    try:
-        data = json.loads(text)
-        cost = Cost(
-            {str(name): float(seconds) for name, seconds in data["each"].items()}, data["start"], data["judging"]
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        raise wrong from None
-    numbers = [*cost.unit_costs.values(), cost.start, cost.judging]
-    valid = all(
-        isinstance(seconds, int | float) and (seconds == 0 or LEAST_COST <= seconds < 1e9) for seconds in numbers
-    )
-    if not valid or not any(cost.unit_costs.values()):
-        raise wrong
-    return cost

@@ -187,7 +187,11 @@ class Evaluator:
         Raises:
             UsageError: An option is unknown or wrong, or the options do not go together.
         """
-        return _make_bound(self, values)
+        dropped = getattr(self.options_type, "dropped", {}).items()
+        if isinstance(values, Mapping):
+            values = {name: value for name, value in values.items() if (name, value) not in dropped}
+        options = bind(values, self.options, self.name, "-o")
+        return BoundEvaluator(self, options, options if self.options_type is None else self.options_type(**options))
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +223,7 @@ class BoundEvaluator:
         Raises:
             UsageError: An option is unknown or wrong, or the options do not go together.
         """
-        return _make_bound(self.plugin, {**self.options, **changes})
+        return self.plugin.bind({**self.options, **changes})
 
     def for_run(self, rungs: bool) -> BoundEvaluator:
         """Return the evaluator with its open options fixed for a run (see `Options.settled`).
@@ -346,8 +350,7 @@ class BoundEvaluator:
         Raises:
             PluginError: The function raises; the text names file and line.
         """
-        function = getattr(self.plugin.module, "remarks", None)
-        return [] if function is None else [one_line(str(text)) for text in self._call(function)]
+        return self._lines("remarks")
 
     def describe(self) -> list[str]:
         """Return what the file's `describe` says of the data that was read, one line each; empty if it has none.
@@ -355,7 +358,11 @@ class BoundEvaluator:
         Raises:
             PluginError: The function raises; the text names file and line.
         """
-        function = getattr(self.plugin.module, "describe", None)
+        return self._lines("describe")
+
+    def _lines(self, name: str) -> list[str]:
+        """Return the texts that a function of the file gives; none if there is no such function."""
+        function = getattr(self.plugin.module, name, None)
         return [] if function is None else [one_line(str(text)) for text in self._call(function)]
 
     def estimate(self, genome: Genome) -> dict[str, float]:
@@ -426,14 +433,6 @@ class BoundEvaluator:
         context.test = True
         metrics = self._call(self.plugin.module.export, dict(genome), context, folder, values=self._of(genome))
         return dict(metrics) if isinstance(metrics, Mapping) else {}
-
-
-def _make_bound(plugin: Evaluator, values: Mapping[str, Any]) -> BoundEvaluator:
-    dropped = getattr(plugin.options_type, "dropped", {}).items()
-    if isinstance(values, Mapping):
-        values = {name: value for name, value in values.items() if (name, value) not in dropped}
-    options = bind(values, plugin.options, plugin.name, "-o")
-    return BoundEvaluator(plugin, options, options if plugin.options_type is None else plugin.options_type(**options))
 
 
 def _gene_of_option(option: Option) -> Gene | None:

@@ -28,31 +28,12 @@ from typing import Any, get_origin
 from evo_tune.errors import EvoTuneError, PluginError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.options.binding import build, did_you_mean, options_of
-from evo_tune.plugins.code import local_sources, package_of, source_hash
+from evo_tune.plugins.code import package_of
 from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
 from evo_tune.plugins.evaluator import AS_COMMAND, Evaluator, error_location, error_text
 from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, function_evaluator
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.trust.decide import is_identifier
-
-__all__ = [
-    "COMMAND",
-    "file_being_imported",
-    "find_evaluator",
-    "find_strategy",
-    "install_command",
-    "is_command",
-    "is_file_name",
-    "list_evaluators",
-    "list_strategies",
-    "load_evaluator",
-    "load_function",
-    "local_sources",
-    "make_strategy",
-    "package_of",
-    "source_hash",
-    "working_strategies",
-]
 
 PACKAGE = Path(__file__).parents[1]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import dis
 import importlib
 import inspect
@@ -100,17 +101,17 @@ def function_evaluator(
     module.__doc__ = inspect.getdoc(function)
     if space is None and genes:
         space = SearchSpace(names[reference.repair] if reference.repair else None, None, **genes)
-    used = _used_names(function)
     unsupported = {
         "budget": f"{reference.name} does not look at context.budget: let it train that share of a full training",
         "curve": f"{reference.name} does not call context.report: let it report its first objective as it goes",
     }
-    attributes = {"budget": "budget", "curve": "report"}
+    used = _used_names(function)
+    supports = [feature for feature, name in (("budget", "budget"), ("curve", "report")) if name in used]
     vars(module).update(
         evaluate=function,
         SPACE=_no_space if space is None else space,
         OBJECTIVES=[],
-        SUPPORTS=[feature for feature, attribute in attributes.items() if attribute in used],
+        SUPPORTS=supports,
         UNSUPPORTED=unsupported,
     )
     return Evaluator(module, reference.name, str(reference), path, FUNCTION)
@@ -168,7 +169,7 @@ def prepare_for_workers(
         _check_file(path, function, repair)
         shown = os.path.relpath(path)
         return Reference(name, repair_name, str(path) if shown.startswith("..") else shown), path, _names_of(function)
-    text = _Source(_names_of(function)).of(function, repair)
+    text = _notebook_source(_names_of(function), function, repair)
     folder = tempfile.TemporaryDirectory(prefix="evo-tune-")
     _temporary_folders.append(folder)
     path = Path(folder.name, OWN_FILE)
@@ -256,39 +257,35 @@ def _check_file(path: Path, *functions: Any) -> None:
                 )
 
 
-class _Source:
-    """Source of a file with a notebook's function and all that it uses of the notebook.
+def _notebook_source(names: Mapping[str, Any], *functions: Any) -> str:
+    """Return the source of a file with functions of a notebook and all that they use of it.
 
     Args:
         names: Names in the notebook with their values.
+        functions: The functions; None is left out.
+
+    Raises:
+        PluginError: A value that they use cannot be written to a file.
     """
+    parts: dict[str, str] = {}
 
-    def __init__(self, names: Mapping[str, Any]) -> None:
-        self._names = names
-        self._parts: dict[str, str] = {}
-
-    def of(self, *values: Any) -> str:
-        for value in filter(None, values):
-            self._take(value.__name__, value, value.__name__)
-        return '"""A function of a notebook, as a run began with it."""\n\n' + "\n".join(self._parts.values())
-
-    def _take(self, name: str, value: Any, user: str) -> None:
-        if name in self._parts:
+    def add(name: str, value: Any, user: str) -> None:
+        if name in parts:
             return
         if isinstance(value, ModuleType):
-            self._parts[name] = f"import {value.__name__}" + (f" as {name}" if name != value.__name__ else "")
+            parts[name] = f"import {value.__name__}" + (f" as {name}" if name != value.__name__ else "")
         elif (
             isinstance(value, FunctionType | type) and value.__name__.isidentifier() and value.__module__ == "__main__"
         ):
-            self._parts[name] = ""  # it may be recursive
+            parts[name] = ""  # it may be recursive
             text = _source_text(value)
             for used in sorted(_used_globals(text, value)):
-                if used in self._names and used != name:
-                    self._take(used, self._names[used], name)
-            del self._parts[name]
-            self._parts[name] = f"\n\n{text}" + ("" if value.__name__ == name else f"\n{name} = {value.__name__}")
-        elif (line := _import_line(name, value)) or (line := _assignment_line(name, value)):
-            self._parts[name] = line
+                if used in names and used != name:
+                    add(used, names[used], name)
+            del parts[name]
+            parts[name] = f"\n\n{text}" + ("" if value.__name__ == name else f"\n{name} = {value.__name__}")
+        elif line := _import_or_assignment(name, value):
+            parts[name] = line
         else:
             kind = "lambda" if getattr(value, "__name__", "") == "<lambda>" else type(value).__name__
             article = "an" if kind[0].lower() in "aeiou" else "a"
@@ -297,26 +294,24 @@ class _Source:
                 "the function, or read it from a file whose path is an option"
             )
 
+    for function in filter(None, functions):
+        add(function.__name__, function, function.__name__)
+    return '"""A function of a notebook, as a run began with it."""\n\n' + "\n".join(parts.values())
+
 
 def _source_text(value: Any) -> str:
-    try:
-        return _class_text(value) if isinstance(value, type) else textwrap.dedent(inspect.getsource(value)).rstrip()
-    except (OSError, TypeError, SyntaxError):
-        raise PluginError(
-            f"{value.__name__} cannot be sent to a worker: its source is not available; write it into a file"
-        ) from None
-
-
-def _class_text(class_: type) -> str:
-    """Return the source of a notebook's class, which inspect finds for classes of files only."""
-    methods = [method for method in vars(class_).values() if isinstance(method, FunctionType)]
-    for file in {method.__code__.co_filename for method in methods}:
-        text = "".join(linecache.getlines(file))
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.ClassDef) and node.name == class_.__name__:
-                first = min([node.lineno, *(method.lineno for method in node.decorator_list)])
-                return "\n".join(text.split("\n")[first - 1 : node.end_lineno])
-    raise OSError(f"the source of {class_.__name__} is nowhere")
+    """Return the source of a notebook's function or class; inspect finds classes of files only."""
+    with contextlib.suppress(OSError, TypeError, SyntaxError):
+        if not isinstance(value, type):
+            return textwrap.dedent(inspect.getsource(value)).rstrip()
+        methods = [method for method in vars(value).values() if isinstance(method, FunctionType)]
+        for file in {method.__code__.co_filename for method in methods}:
+            text = "".join(linecache.getlines(file))
+            for node in ast.parse(text).body:
+                if isinstance(node, ast.ClassDef) and node.name == value.__name__:
+                    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                    return "\n".join(text.split("\n")[first - 1 : node.end_lineno])
+    raise PluginError(f"{value.__name__} cannot be sent to a worker: its source is not available; write it into a file")
 
 
 def _used_globals(text: str, value: Any) -> set[str]:
@@ -338,28 +333,19 @@ def _used_globals(text: str, value: Any) -> set[str]:
     return names - set(dir(builtins))
 
 
-def _import_line(name: str, value: Any) -> str:
-    """Return the import statement for a value that another module has under its own name; '' if there is none."""
+def _import_or_assignment(name: str, value: Any) -> str:
+    """Return the statement that makes a value which is no function or class of the notebook; '' if there is none.
+
+    It imports a value that another module has under its own name, or assigns a plain value (numbers, texts, lists,
+    tuples, sets, dicts).
+    """
     module, own_name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if (
-        not isinstance(module, str)
-        or not isinstance(own_name, str)
-        or not own_name.isidentifier()
-        or module == "__main__"
-    ):
-        return ""
-    try:
-        exported = getattr(importlib.import_module(module), own_name, None)
-    except Exception:
-        return ""
-    return f"from {module} import {own_name}" + (f" as {name}" if name != own_name else "") if exported is value else ""
-
-
-def _assignment_line(name: str, value: Any) -> str:
-    """Return the assignment of a plain value (numbers, texts, lists, tuples, sets, dicts); '' for other values."""
+    if isinstance(module, str) and isinstance(own_name, str) and own_name.isidentifier() and module != "__main__":
+        with contextlib.suppress(Exception):
+            if getattr(importlib.import_module(module), own_name, None) is value:
+                return f"from {module} import {own_name}" + (f" as {name}" if name != own_name else "")
     text = repr(value)
-    try:
-        same = len(text) <= LONGEST and ast.literal_eval(text) == value
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return ""
-    return f"{name} = {text}" if same is True else ""
+    with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        if len(text) <= LONGEST and (ast.literal_eval(text) == value) is True:
+            return f"{name} = {text}"
+    return ""

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from evo_tune.errors import EvoTuneError, RecipeError, RunError, tells_of_memory
 from evo_tune.options.bounds import check_integer, check_name, check_number
@@ -173,11 +173,8 @@ def process_group(
 # ---------------------------------------------------------------- in the process that starts the ranks
 
 
-class _Message(NamedTuple):
-    """A line from a rank: a dict, or None after the last one."""
-
-    rank: int
-    line: dict[str, Any] | None
+Message = tuple[int, dict[str, Any] | None]
+"""A line from a rank, with its number: a dict, or None after the last one."""
 
 
 def launch(
@@ -228,12 +225,23 @@ def launch(
             "parts": parts,
             "store": Path(folder, "store").as_uri(),
         }
-        messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         processes: list[subprocess.Popen[bytes]] = []
+        results: dict[int, Any] = {}
         try:
             for rank in range(ranks):
                 processes.append(_start_rank(rank, ranks, order, messages))
-            return _rank_0_result(processes, messages, on_message)
+            while len(results) < ranks:
+                rank, line = messages.get()
+                if line is None and rank in results:
+                    continue
+                if line is None or "error" in line:
+                    raise _cause(processes, messages, (rank, line))
+                if "result" in line:
+                    results[rank] = line["result"]
+                elif rank == 0 and on_message is not None:
+                    on_message(line["message"])
+            return results[0]
         finally:
             for process in processes:
                 process.kill()
@@ -251,7 +259,7 @@ def function_reference(function: Callable[..., Any]) -> dict[str, str] | None:
 
 
 def _start_rank(
-    rank: int, size: int, order: Mapping[str, Any], messages: queue.SimpleQueue[_Message]
+    rank: int, size: int, order: Mapping[str, Any], messages: queue.SimpleQueue[Message]
 ) -> subprocess.Popen[bytes]:
     """Start one rank and a thread that reads its messages."""
     env = {**os.environ, **dict(zip(_PLACES, map(str, (rank, size, rank, size)), strict=True))}
@@ -275,8 +283,8 @@ def _start_rank(
     def read_messages() -> None:
         with open(reading_end, encoding="utf-8") as lines:
             for line in lines:
-                messages.put(_Message(rank, json.loads(line)))
-        messages.put(_Message(rank, None))
+                messages.put((rank, json.loads(line)))
+        messages.put((rank, None))
 
     threading.Thread(target=read_messages, daemon=True).start()
     assert process.stdin is not None
@@ -286,55 +294,34 @@ def _start_rank(
     return process
 
 
-def _rank_0_result(
-    processes: list[subprocess.Popen[bytes]],
-    messages: queue.SimpleQueue[_Message],
-    on_message: Callable[[dict[str, Any]], None] | None,
-) -> Any:
-    """Return rank 0's result after all ranks have finished, or raise the first error."""
-    results: dict[int, Any] = {}
-    while len(results) < len(processes):
-        rank, line = messages.get()
-        if line is None and rank in results:
-            continue
-        if line is None or "error" in line:
-            _raise_cause(processes, messages, _Message(rank, line))
-        if "result" in line:
-            results[rank] = line["result"]
-        elif rank == 0 and on_message is not None:
-            on_message(line["message"])
-    return results[0]
-
-
-def _raise_cause(
-    processes: list[subprocess.Popen[bytes]], messages: queue.SimpleQueue[_Message], first: _Message
-) -> NoReturn:
-    """Raise the failure that caused the others: the earliest one that is not an echo of another."""
-    last_messages = {first.rank: first}
+def _cause(
+    processes: list[subprocess.Popen[bytes]], messages: queue.SimpleQueue[Message], first: Message
+) -> RankFailed:
+    """Return the failure that caused the others: the earliest one that is not an echo of another."""
+    last_lines = dict([first])
     deadline = time.monotonic() + GRACE
-    while len(last_messages) < len(processes) and (seconds := deadline - time.monotonic()) > 0:
+    while len(last_lines) < len(processes) and (seconds := deadline - time.monotonic()) > 0:
         try:
-            message = messages.get(timeout=seconds)
+            rank, line = messages.get(timeout=seconds)
         except queue.Empty:
             break
-        if message.line is None or "error" in message.line:
-            last_messages.setdefault(message.rank, message)
-    failures = [_failure(message, processes[message.rank]) for message in last_messages.values()]
+        if line is None or "error" in line:
+            last_lines.setdefault(rank, line)
+    failures = []
+    for rank, line in last_lines.items():
+        if line is not None:
+            failures.append(RankFailed(rank, line["error"], line["status"], line["smaller"]))
+            continue
+        try:
+            code = processes[rank].wait(GRACE)
+            text = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        except subprocess.TimeoutExpired:
+            text = "ended without a word"
+        failures.append(RankFailed(rank, text, "crashed"))
     for failure in failures:
         if failure.status != "failed" or not any(word in failure.text.lower() for word in _ECHOES):
-            raise failure
-    raise failures[0]
-
-
-def _failure(message: _Message, process: subprocess.Popen[bytes]) -> RankFailed:
-    """Return the error of a rank, from its last message or its exit code."""
-    if message.line is not None:
-        return RankFailed(message.rank, message.line["error"], message.line["status"], message.line["smaller"])
-    try:
-        code = process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        return RankFailed(message.rank, "ended without a word", "crashed")
-    return RankFailed(message.rank, f"killed by signal {-code}" if code < 0 else f"exit code {code}", "crashed")
+            return failure
+    return failures[0]
 
 
 # ---------------------------------------------------------------- in a rank

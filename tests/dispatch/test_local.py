@@ -9,8 +9,7 @@ from slot_helpers import candidate, until, workers
 
 from evo_tune import dispatch
 from evo_tune.dispatch import CPU, Plan, SlotUnfit, devices, local, open_slots
-from evo_tune.dispatch import process as processes
-from evo_tune.dispatch.process import Process, WorkerLost
+from evo_tune.dispatch.local import Process, WorkerLost
 from evo_tune.errors import OptionError
 
 
@@ -44,13 +43,13 @@ def test_a_slot_that_lost_a_worker_keeps_a_spare(task_of, tmp_path, trials):
 
 
 def test_a_pause_costs_one_tick_of_the_timeout(monkeypatch):
-    monkeypatch.setattr(processes, "time", Clock())
+    monkeypatch.setattr(local, "time", Clock())
     process = object.__new__(Process)
     waits = []
     monkeypatch.setattr(process, "is_dead", lambda: False, raising=False)
     monkeypatch.setattr(process, "_has_reply", lambda seconds: waits.append(seconds), raising=False)
     with pytest.raises(WorkerLost, match="no result within 5 s: killed"):
-        process._receive(5.0)
+        process.receive(5.0)
     assert len(waits) == 5
 
 

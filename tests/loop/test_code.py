@@ -17,6 +17,7 @@ from evo_tune.genome.genes import Choice
 from evo_tune.loop.code import hashes_of, load_code, load_run_evaluator
 from evo_tune.loop.search import Search
 from evo_tune.plugins import find
+from evo_tune.plugins.code import source_hash
 from evo_tune.store.manifest import read_manifest
 from evo_tune.store.run import Run
 from evo_tune.trust import decide as trust
@@ -139,7 +140,7 @@ def test_a_plain_name_is_not_looked_for_in_a_folder_of_evaluators(stranger: Path
 
 def test_what_was_allowed_is_what_is_loaded(stranger: Path, tmp_path: Path) -> None:
     """A link could be turned elsewhere between the question and the last of the workers."""
-    trust.remember_file(tmp_path / "quick.py", find.source_hash(tmp_path / "quick.py"))
+    trust.remember_file(tmp_path / "quick.py", source_hash(tmp_path / "quick.py"))
     (tmp_path / "link.py").symlink_to(tmp_path / "quick.py")
     assert load_run_evaluator(named(stranger, evaluator="link.py")).path == (tmp_path / "quick.py").resolve()
 

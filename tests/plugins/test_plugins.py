@@ -17,15 +17,14 @@ from click.testing import CliRunner
 from evo_tune.cli.commands.strategies import command as strategies_command
 from evo_tune.errors import OptionError, PluginError
 from evo_tune.plugins import find as plugins
+from evo_tune.plugins.code import local_sources, source_hash
 from evo_tune.plugins.find import (
     find_evaluator,
     find_strategy,
     list_evaluators,
     list_strategies,
     load_evaluator,
-    local_sources,
     make_strategy,
-    source_hash,
     working_strategies,
 )
 from evo_tune.plugins.strategy import Strategy

@@ -213,7 +213,7 @@ def test_numbers_found_by_their_names_make_a_curve() -> None:
 @pytest.mark.parametrize(("metric", "first"), [("val_loss", "final error"), ("test_score", "accuracy")])
 def test_a_number_of_the_same_kind_is_suggested_first(metric: str, first: str) -> None:
     lines = ["final error: 0.1 (accuracy 0.9)", "final error: 0.1, accuracy 0.9, epoch 3"]
-    assert suggestions(lines, metric)[0].label == first
+    assert suggestions(lines, metric)[0][1] == first
 
 
 @pytest.mark.parametrize(

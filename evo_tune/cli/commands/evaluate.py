@@ -58,8 +58,8 @@ def command(
     from evo_tune.loop.code import load_named_evaluator
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.options.binding import split_assignments
+    from evo_tune.plugins.command import is_command
     from evo_tune.plugins.context import UNFINISHED
-    from evo_tune.plugins.find import is_command
     from evo_tune.settings import settings_of
     from evo_tune.trust import inside
 

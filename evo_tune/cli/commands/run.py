@@ -134,7 +134,8 @@ def command(
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
-    from evo_tune.plugins.find import find_evaluator, is_command
+    from evo_tune.plugins.command import is_command
+    from evo_tune.plugins.find import find_evaluator
     from evo_tune.settings import settings_of
     from evo_tune.store.places import free_folder
 
@@ -192,7 +193,8 @@ def command(
 def _ladder_genes(ladder: str, evaluator: str, options: dict[str, Any]) -> dict[str, Gene]:
     """Return the evaluator's depth and width as the ladder has them: its rungs may lie outside of their own range."""
     from evo_tune.genome.genes import Choice
-    from evo_tune.plugins.find import find_evaluator, is_command
+    from evo_tune.plugins.command import is_command
+    from evo_tune.plugins.find import find_evaluator
     from evo_tune.strategies.ladder import parse_sizes
 
     gene_names: Collection[str] = ("depth", "width")

@@ -17,51 +17,16 @@ import time
 import uuid
 import warnings
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from queue import Empty, SimpleQueue
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import wait as wait_for_futures
 from typing import Any
 
-from evo_tune.dispatch.clusters.host import PackedTask, SlotServer, list_slot_devices
+from evo_tune.dispatch.clusters.host import SlotServer, list_slot_devices
 from evo_tune.dispatch.clusters.remote import ANSWER_SECONDS, CLOSE_SECONDS, Cluster, Engine, Seat, SeatLost
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
-from evo_tune.errors import ClusterLost, OptionError, RunError
-
-
-class PendingAnswer:
-    """A pending answer.
-
-    Args:
-        loop: Event loop of the client.
-        ask: Function called in the client's own thread, which awaits the returned object.
-    """
-
-    def __init__(self, loop: Any, ask: Callable[[], Awaitable[Any]]) -> None:
-        self._result_queue: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        self._ask = ask
-        loop.add_callback(self._ask_and_store)
-
-    async def _ask_and_store(self) -> None:
-        try:
-            self._result_queue.put((await self._ask(), None))
-        except BaseException as error:  # otherwise `get` would wait for ever
-            self._result_queue.put((None, error))
-
-    def get(self, seconds: float) -> Any:
-        """Return the answer; it can be read only once.
-
-        Args:
-            seconds: Longest wait in seconds.
-
-        Raises:
-            queue.Empty: No answer came in time.
-            BaseException: The exception that `ask` or its result ended with.
-        """
-        answer, error = self._result_queue.get(timeout=max(0.0, seconds))
-        if error is not None:
-            raise error
-        return answer
-
+from evo_tune.errors import OptionError, RunError
 
 LOOK_EVERY = 0.5
 """Seconds between two reads of the list of workers."""
@@ -101,22 +66,19 @@ def _run(
     return None if server is None else server.run(candidate, folder)
 
 
-def _sign_of_life(key: str) -> int | None:
-    host = _hosts.get(key)
-    return None if host is None else host.sign_of_life()
+def _call(method: str, *keys: str) -> int | None:
+    """Call `sign_of_life`, `kill` or `close` of the seats with these keys; return the last result.
 
-
-def _kill(*keys: str) -> None:
+    The last two close a seat for good.
+    """
+    answer: int | None = None
     for key in keys:
-        host, _hosts[key] = _hosts.get(key), None
-        if host is not None:
-            host.kill()
-
-
-def _close(key: str) -> None:
-    host, _hosts[key] = _hosts.get(key), None
-    if host is not None:
-        host.close()
+        server = _hosts.get(key)
+        if method != "sign_of_life":
+            _hosts[key] = None
+        if server is not None:
+            answer = getattr(server, method)()
+    return answer
 
 
 def _prepare_worker(run: str, device_request: tuple[Any, ...]) -> list[Device]:
@@ -124,7 +86,7 @@ def _prepare_worker(run: str, device_request: tuple[Any, ...]) -> list[Device]:
 
     A session whose parent died leaves them behind.
     """
-    _kill(*(key for key, host in list(_hosts.items()) if host is not None and key.startswith(f"{run}/")))
+    _call("kill", *(key for key, host in list(_hosts.items()) if host is not None and key.startswith(f"{run}/")))
     return list_slot_devices(*device_request)
 
 
@@ -147,57 +109,44 @@ class DaskEngine(Engine):
     """
 
     def __init__(self, task: Task, cluster: Cluster, plan: Plan, timeout: float | None, retries: int) -> None:
-        super().__init__()
         try:
             distributed: Any = importlib.import_module("distributed")
             security = None if cluster.address else distributed.Security.temporary()
         except ImportError:
             raise OptionError("--backend dask needs Dask and cryptography: pip install 'evo-tune[dask]'") from None
+        super().__init__(task, cluster)
         if cluster.address and cluster.address.startswith("tls://"):
             _check_certificate(distributed, cluster.address)
-        self._parcel, self._slot_arguments = PackedTask.of(task, cluster.run), (timeout, retries)
-        self._settings = cluster
+        self.limits = (timeout, retries)
         self._own_cluster = None if cluster.address else _local_cluster(distributed, plan, security)
         try:
-            self._client = distributed.Client(
-                cluster.address or self._own_cluster, timeout=CONNECT, set_as_default=False
-            )
+            scheduler = cluster.address or self._own_cluster
+            self.client = distributed.Client(scheduler, timeout=CONNECT, set_as_default=False)
         except BaseException as error:
             if self._own_cluster is not None:
                 self._own_cluster.close(timeout=CONNECT)
             if cluster.address and isinstance(error, OSError | ValueError | TimeoutError):
                 raise OptionError(f"--address {cluster.address}: no Dask scheduler answers there ({error})") from None
             raise
-        self._lock = threading.Lock()
-        self._machine_by_worker: dict[str, str] = {}
+        self.machine_by_worker: dict[str, str] = {}
         """Machine of each current worker, by address."""
         self._free: list[DaskSeat] = []
         self._usable_devices: dict[str, int] = {}
         """Number of usable devices, by worker address."""
-        self._refusal: str | None = None
-        """Reason why the last device was set aside."""
         self._silent: dict[str, list[DaskSeat]] = {}
         """Seats of workers that do not answer, by worker address."""
-        self._last_answer_time = time.monotonic()
-        self._closing = threading.Event()
-        self._parcel.mark_shared_folder()
         try:
             self._update_workers()
         except SeatLost as error:
             self.close()
             raise OptionError(f"--address {cluster.address}: the Dask scheduler there gives {error}") from None
-        threading.Thread(target=self._watch, name="dask workers", daemon=True).start()
+        self.start()
 
     @property
     def free_seats(self) -> int:
         return len(self._free)
 
-    @property
-    def run(self) -> str:
-        """The run's identifier, the prefix of its seats' keys."""
-        return self._parcel.run
-
-    def _watch(self) -> None:
+    def watch(self) -> None:
         while not self._closing.wait(LOOK_EVERY):
             with contextlib.suppress(SeatLost):  # no answer: try again at the next look
                 self._update_workers()
@@ -208,27 +157,24 @@ class DaskEngine(Engine):
 
     def _update_workers(self) -> None:
         """Add the workers that have joined, and remove those that have left."""
-        workers = self._ask_within(ANSWER_SECONDS, lambda: self._client.scheduler.identity(n_workers=-1))["workers"]
+        workers = self._ask_within(ANSWER_SECONDS, lambda: self.client.scheduler.identity(n_workers=-1))["workers"]
         machines = {address: str(worker["host"]) for address, worker in workers.items()}
-        if new := machines.keys() - self._machine_by_worker.keys():
-            with ThreadPoolExecutor(MAX_PARALLEL_JOINS) as threads:
-                list(
-                    threads.map(
-                        lambda worker: self._join(worker, machines[worker], int(workers[worker]["nthreads"])), new
-                    )
-                )
+        if new := [*(machines.keys() - self.machine_by_worker.keys())]:
+            with ThreadPoolExecutor(MAX_PARALLEL_JOINS) as pool:
+                threads = [int(workers[worker]["nthreads"]) for worker in new]
+                list(pool.map(self._join, new, [machines[worker] for worker in new], threads))
         with self._lock:
-            self._machine_by_worker = machines
+            self.machine_by_worker = machines
             self._free = [seat for seat in self._free if seat.address in machines]
             self._silent = {address: seats for address, seats in self._silent.items() if address in machines}
             self._usable_devices = {
-                address: count for address, count in self._usable_devices.items() if address in machines
+                worker: count for worker, count in self._usable_devices.items() if worker in machines
             }
 
     def _join(self, address: str, machine: str, threads: int) -> None:
         device_request = (self._settings.devices, self._settings.per_device, threads, self._settings.ranks)
         try:
-            devices = self.call(address, ANSWER_SECONDS, _prepare_worker, self._parcel.run, device_request)
+            devices = self.call(address, ANSWER_SECONDS, _prepare_worker, self._settings.run, device_request)
         except SeatLost:
             # `_wake` asks again; this seat keeps the machine's name until then.
             with self._lock:
@@ -244,10 +190,8 @@ class DaskEngine(Engine):
 
     def _wake(self, address: str) -> None:
         """Ask a silent worker again; if it answers, kill its lost training runs and reuse its seats."""
-        seats = self._silent.get(address, [])
-        self._ask_within(
-            ANSWER_SECONDS, lambda: self._client.run(_kill, *(seat.key for seat in seats), workers=[address])
-        )
+        keys = [seat.key for seat in self._silent.get(address, [])]
+        self._ask_within(ANSWER_SECONDS, lambda: self.client.run(_call, "kill", *keys, workers=[address]))
         with self._lock:
             seats = self._silent.pop(address, [])
             self._free += [seat.replacement() for seat in seats if not seat.threads]
@@ -255,63 +199,71 @@ class DaskEngine(Engine):
             if seat.threads:
                 self._join(address, seat.device, seat.threads)
 
-    def _ask_within(self, seconds: float, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the answer to a request made in the client's own thread.
+    def ask(self, request: Callable[[], Awaitable[Any]]) -> Future[Any]:
+        """Call `request` in the client's own thread, and await its result there; return the pending answer."""
+        pending: Future[Any] = Future()
+
+        async def answer() -> None:
+            try:
+                pending.set_result(await request())
+            except BaseException as error:  # otherwise `result` would wait for ever
+                pending.set_exception(error)
+
+        self.client.loop.add_callback(answer)
+        return pending
+
+    def _ask_within(self, seconds: float, request: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the answer to a request; see `ask`.
 
         Raises:
-            Lost: No answer came within `seconds`, or the connection is broken.
+            SeatLost: No answer came within `seconds`, or the connection is broken.
         """
         try:
-            return PendingAnswer(self._client.loop, lambda: asyncio.wait_for(ask(), seconds)).get(seconds)
-        except Empty:
-            raise SeatLost(f"no answer within {seconds:g} s") from None
-        except (OSError, TimeoutError, asyncio.TimeoutError) as error:
+            return self.ask(lambda: asyncio.wait_for(request(), seconds)).result(seconds)
+        except (OSError, TimeoutError, asyncio.TimeoutError, FutureTimeoutError) as error:
             raise SeatLost(f"no answer within {seconds:g} s ({type(error).__name__})") from None
-        except (RuntimeError, AttributeError, asyncio.CancelledError) as error:  # closed, or about to connect again
-            raise SeatLost(f"no connection ({error})") from None
+        except (RuntimeError, AttributeError, asyncio.CancelledError) as error:
+            raise SeatLost(f"no connection ({error})") from None  # closed, or about to connect again
 
     def call(self, address: str, seconds: float, function: Any, *args: Any) -> Any:
         """Have a worker call a function at once, past its task queue; return the result.
 
         Raises:
-            Lost: The worker has left, or does not answer within `seconds`.
+            SeatLost: The worker has left, or does not answer within `seconds`.
         """
         if address in self._silent or not self.connected:
             raise SeatLost(f"the Dask worker at {address} does not answer")
         try:
-            return self._ask_within(seconds, lambda: self._client.run(function, *args, workers=[address]))[address]
+            return self._ask_within(seconds, lambda: self.client.run(function, *args, workers=[address]))[address]
         except KeyError:
             raise SeatLost(f"the Dask worker at {address} is not there") from None
         except SeatLost as error:
-            if self.connected and address in self._machine_by_worker:
-                self._suspend_worker(address, str(error))
+            if self.connected and address in self.machine_by_worker:
+                with self._lock:
+                    is_new = address not in self._silent
+                    waiting = [seat for seat in self._free if seat.address == address]
+                    self._free = [seat for seat in self._free if seat.address != address]
+                    self._silent.setdefault(address, []).extend(waiting)
+                if is_new and not self._closing.is_set():
+                    text = f"the Dask worker at {address} is set aside until it answers: {error}"
+                    warnings.warn(text, stacklevel=2)
             raise SeatLost(f"the Dask worker at {address} does not answer: {error}") from None
 
-    def _suspend_worker(self, address: str, why: str) -> None:
-        with self._lock:
-            first = address not in self._silent
-            waiting = [seat for seat in self._free if seat.address == address]
-            self._free = [seat for seat in self._free if seat.address != address]
-            self._silent.setdefault(address, []).extend(waiting)
-        if first and not self._closing.is_set():
-            warnings.warn(f"the Dask worker at {address} is set aside until it answers: {why}", stacklevel=2)
-
     @property
-    def connected(self) -> bool:
-        """Whether there is a connection to the scheduler."""
-        return bool(self._client.status == "running")
+    def connected(self) -> bool:  # type: ignore[override] # the client knows
+        return bool(self.client.status == "running")
 
-    def is_known(self, address: str) -> bool:
-        """Return whether a worker is in the cluster."""
-        return address in self._machine_by_worker
+    def cancel(self, future: Any) -> None:
+        """Cancel a future whose worker has left."""
+        with contextlib.suppress(SeatLost):
+            self._ask_within(CLOSE_SECONDS, lambda: self.client.cancel([future]))
 
     def refuse(self, seat: Seat, why: str) -> None:
         assert isinstance(seat, DaskSeat)
         with contextlib.suppress(SeatLost):
             seat.close()
-        self._exclude_device(
-            seat.address, max(0, self._usable_devices.get(seat.address, 0) - 1), f"{seat.device}: {why}"
-        )
+        remaining = max(0, self._usable_devices.get(seat.address, 0) - 1)
+        self._exclude_device(seat.address, remaining, f"{seat.device}: {why}")
 
     def _exclude_device(self, address: str, remaining: int, why: str) -> None:
         with self._lock:
@@ -320,72 +272,40 @@ class DaskEngine(Engine):
         warnings.warn(f"set aside: {why}", stacklevel=3)
 
     @property
-    def _all_devices_excluded(self) -> bool:
-        """Whether every device of the cluster is set aside."""
-        return (
-            self._refusal is not None
-            and bool(self._machine_by_worker)
-            and not any(self._usable_devices.values())
-            and not self._silent
-        )
+    def all_devices_excluded(self) -> bool:
+        usable = any(self._usable_devices.values()) or self._silent
+        return self._refusal is not None and bool(self.machine_by_worker) and not usable
 
     @property
-    def _scheduler_lost(self) -> bool:
+    def lost(self) -> bool:
         silent = time.monotonic() - self._last_answer_time > SCHEDULER_TIMEOUT
-        return not self._closing.is_set() and (silent or self._client.status in ("closing", "closed"))
+        return not self._closing.is_set() and (silent or self.client.status in ("closing", "closed"))
 
-    def take_returns_now(self) -> bool:
-        return self._scheduler_lost or self._all_devices_excluded or (self.connected and bool(self._free))
+    @property
+    def loss(self) -> str:
+        return f"the Dask scheduler at {self._place} does not answer"
 
-    def take(self) -> Seat | None:
-        if self._scheduler_lost:
-            raise ClusterLost(
-                f"the Dask scheduler at {self._settings.address or 'this machine'} does not answer any more; "
-                "everything recorded is saved: `evo-tune resume` goes on once it is back"
-            )
+    @property
+    def has_seat(self) -> bool:
+        return bool(self._free)
+
+    def next_seat(self) -> Seat | None:
         with self._lock:
-            if self._free and self.connected:
-                return self._free.pop(0)
-            if self._all_devices_excluded:
-                raise RunError(f"no device of the cluster can be used; the last one was set aside: {self._refusal}")
-        return None
+            return self._free.pop(0) if self._free else None
 
     def note_lost(self, seat: Seat) -> None:
         assert isinstance(seat, DaskSeat)
         with self._lock:
             if seat.address in self._silent:
                 self._silent[seat.address].append(seat)
-            elif seat.address in self._machine_by_worker:
+            elif seat.address in self.machine_by_worker:
                 self._free.append(seat.replacement())
 
     def close(self) -> None:
-        self._closing.set()
-        self._parcel.remove_mark()
-        with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):  # it may be gone
-            self._client.close(timeout=CLOSE_SECONDS)
-        if self._own_cluster is not None:
-            with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):
-                self._own_cluster.close(timeout=CLOSE_SECONDS)
-
-    def submit(self, seat: DaskSeat, candidate: dict[str, Any], folder: str | None) -> tuple[Any, PendingAnswer]:
-        """Send a candidate to a seat's worker; return the Dask future and its pending answer.
-
-        Raises:
-            Lost: The worker cannot be reached.
-        """
-        host = (self._parcel, seat.device, seat.slot_device, *self._slot_arguments)
-        try:
-            future = self._client.submit(
-                _run, seat.key, host, candidate, folder, workers=[seat.address], allow_other_workers=False, pure=False
-            )
-            return future, PendingAnswer(self._client.loop, lambda: future)
-        except Exception as error:  # the client or its connection is closed
-            raise SeatLost(f"the Dask worker at {seat.address} cannot be reached ({type(error).__name__})") from None
-
-    def forget(self, future: Any) -> None:
-        """Cancel a future whose worker has left."""
-        with contextlib.suppress(SeatLost):
-            self._ask_within(CLOSE_SECONDS, lambda: self._client.cancel([future]))
+        super().close()
+        for connection in filter(None, (self.client, self._own_cluster)):
+            with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):  # it may be gone
+                connection.close(timeout=CLOSE_SECONDS)
 
 
 def _check_certificate(distributed: Any, address: str) -> None:
@@ -446,37 +366,37 @@ class DaskSeat(Seat):
         self.device = device
         self.slot_device = pinned
         self.threads = threads
-        self.key = f"{engine.run}/{uuid.uuid4().hex}"
+        self.key = f"{engine.parcel.run}/{uuid.uuid4().hex}"
 
     def replacement(self) -> DaskSeat:
         """Return a new seat that replaces this lost one."""
         return DaskSeat(self._engine, self.address, self.device, self.slot_device)
 
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:
-        return self._engine.submit(self, candidate, folder)
+        host_arguments = (self._engine.parcel, self.device, self.slot_device, *self._engine.limits)
+        arguments = (self.key, host_arguments, candidate, folder)
+        try:
+            future = self._engine.client.submit(
+                _run, *arguments, workers=[self.address], allow_other_workers=False, pure=False
+            )
+            return future, self._engine.ask(lambda: future)
+        except Exception as error:  # the client or its connection is closed
+            raise SeatLost(f"the Dask worker at {self.address} cannot be reached ({type(error).__name__})") from None
 
     def wait(self, pending: Any, seconds: float) -> dict[str, Any] | None:
         future, answer = pending
         end = time.monotonic() + seconds
-        while True:
-            try:
-                reply: dict[str, Any] | None = answer.get(min(0.1, end - time.monotonic()))
-                return reply
-            except Empty:
-                if not self._engine.is_known(self.address):
-                    self._engine.forget(future)
-                    raise SeatLost(f"the Dask worker at {self.address} has left the cluster") from None
-                if time.monotonic() >= end:
-                    raise TimeoutError from None
-            except (Exception, asyncio.CancelledError) as error:  # KilledWorker, a broken connection
-                raise SeatLost(f"the Dask worker at {self.address} is lost ({type(error).__name__})") from None
+        while not wait_for_futures([answer], min(0.1, max(0.0, end - time.monotonic()))).done:
+            if self.address not in self._engine.machine_by_worker:
+                self._engine.cancel(future)
+                raise SeatLost(f"the Dask worker at {self.address} has left the cluster")
+            if time.monotonic() >= end:
+                raise TimeoutError
+        try:
+            reply: dict[str, Any] | None = answer.result()
+            return reply
+        except (Exception, asyncio.CancelledError) as error:  # KilledWorker, a broken connection
+            raise SeatLost(f"the Dask worker at {self.address} is lost ({type(error).__name__})") from None
 
-    def sign_of_life(self, within: float = ANSWER_SECONDS) -> int | None:
-        pid: int | None = self._engine.call(self.address, within, _sign_of_life, self.key)
-        return pid
-
-    def kill(self) -> None:
-        self._engine.call(self.address, CLOSE_SECONDS, _kill, self.key)
-
-    def close(self) -> None:
-        self._engine.call(self.address, CLOSE_SECONDS, _close, self.key)
+    def call(self, method: str, seconds: float) -> Any:
+        return self._engine.call(self.address, seconds, _call, method, self.key)

@@ -19,12 +19,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evo_tune.dispatch.devices import CPU, Device, gpus, nvidia_error, plan
+from evo_tune.dispatch.devices import CPU, Device, find_gpus, plan
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.slot import SlotClosed, SlotUnfit, Task
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate
-from evo_tune.plugins.find import find_evaluator, local_sources, package_of, source_hash
+from evo_tune.plugins.code import local_sources, package_of, source_hash
+from evo_tune.plugins.find import find_evaluator
 
 LEASE = 60.0
 """Seconds without a sign of life from the parent after which a training run is killed: otherwise it would write
@@ -107,25 +108,24 @@ class PackedTask:
             task = replace(task, trials_folder=f"{task.trials_folder}-{self.run}")
         if path.is_file() and source_hash(path) == self.hash:
             return task
-        bundled = self.task.reference.startswith("bundled:")
-        path = find_evaluator(self.task.reference).path if bundled else self._write_sources()
+        if self.task.reference.startswith("bundled:"):
+            path = find_evaluator(self.task.reference).path
+        else:
+            folder = _private(Path(tempfile.gettempdir(), f"evo-tune-{os.getuid()}-{self.hash[:16]}"))
+            path = folder / self.main
+            for name, content in self.sources.items():
+                target = folder / name
+                if not target.is_file() or target.read_bytes() != content:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+                    part.write_bytes(content)
+                    part.replace(target)
         if source_hash(path) != self.hash:
             raise RunError(
                 f"{platform.node()} has another {self.task.reference} ({source_hash(path)[:12]}) than the run "
                 f"({self.hash[:12]}): install the same evo-tune on every machine"
             )
         return replace(task, path=str(path))
-
-    def _write_sources(self) -> Path:
-        folder = _private(Path(tempfile.gettempdir(), f"evo-tune-{os.getuid()}-{self.hash[:16]}"))
-        for name, content in self.sources.items():
-            target = folder / name
-            if not target.is_file() or target.read_bytes() != content:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
-                part.write_bytes(content)
-                part.replace(target)
-        return folder / self.main
 
 
 def _private(folder: Path) -> Path:
@@ -160,9 +160,10 @@ def list_slot_devices(devices: str | None, per_device: int, cores: int, ranks: i
     Raises:
         RunError: nvidia-smi fails, so it is unknown whether there is a GPU.
     """
-    if devices is None and (wrong := nvidia_error()) and not gpus():
-        raise RunError(f"{wrong}; mend that, or give --devices cpu")
-    slots = plan(None, devices, per_device if devices != "cpu" and gpus() else 1, ranks=ranks).slots
+    visible_gpus, error = find_gpus()
+    if devices is None and error and not visible_gpus:
+        raise RunError(f"{error}; mend that, or give --devices cpu")
+    slots = plan(None, devices, per_device if devices != "cpu" and visible_gpus else 1, ranks=ranks).slots
     return list((CPU,) * max(1, cores // ranks) if slots[0] == CPU else slots)
 
 

@@ -29,11 +29,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from evo_tune.dispatch.clusters.host import PackedTask, SlotServer
+from evo_tune.dispatch.clusters.host import SlotServer
 from evo_tune.dispatch.clusters.remote import ANSWER_SECONDS, CLOSE_SECONDS, Cluster, Engine, Seat, SeatLost
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
-from evo_tune.errors import ClusterLost, EvoTuneError, OptionError, RunError
+from evo_tune.errors import EvoTuneError, OptionError, RunError
 
 CONNECT = 10.0
 """Seconds that a head has to answer the first connection."""
@@ -75,14 +75,28 @@ def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
     if address is None:
         gpus = {id for device in plan.slots for id in device.visible.split(",") if id}
         cores = len(plan.slots) * plan.threads * ranks
-        folder = _private_folder()
+        # A folder for Ray's sockets and files that only this user can enter. Ray lets everybody write its own folder,
+        # which is therefore inside. The path is short: a socket's has at most 107 bytes.
+        private = tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR") or "/tmp")
+        atexit.register(shutil.rmtree, private, ignore_errors=True)
+        folder = os.path.join(private, "r")
         local_options = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False, "_temp_dir": folder}
-        _require_token(ray)
-    with _own_signals(), _to_itself(ray) if local_options else contextlib.nullcontext():
-        try:
+        # Ray answers only who has a token, which this process and those of Ray get. Ray's own default differs between
+        # versions, and its token is in a file that other users may be able to read.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        with contextlib.suppress(AttributeError):  # what Ray has read when it was imported
+            ray._raylet.Config.initialize("")
+            ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+    sigterm_handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with _to_itself(ray) if local_options else contextlib.nullcontext():
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local_options)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise OptionError(f"--address {address or 'local'}: no Ray answers there ({error})") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise OptionError(f"--address {address or 'local'}: no Ray answers there ({error})") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():  # Ray's own handler exits and saves nothing
+            signal.signal(signal.SIGTERM, sigterm_handler)
 
 
 def head_of(ray: Any) -> tuple[str, int] | None:
@@ -97,28 +111,6 @@ def _place(address: str) -> tuple[str, int] | None:
     """Return host and port of an address HOST:PORT; None for any other, such as 'auto'."""
     host, _, port = address.rpartition(":")
     return (host.strip("[]"), int(port)) if host and "/" not in host and port.isdecimal() else None
-
-
-def _private_folder() -> str:
-    """Return a folder for Ray's sockets and files that only this user can enter; it is removed with this process.
-
-    Ray lets everybody write its folders, the given one included. The path is short: a socket's has at most 107 bytes.
-    """
-    private = tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR") or "/tmp")
-    atexit.register(shutil.rmtree, private, ignore_errors=True)
-    return os.path.join(private, "r")
-
-
-def _require_token(ray: Any) -> None:
-    """Have a Ray that starts now answer only who has a token, which this process and those of Ray get.
-
-    Ray's own default differs between versions, and its token is in a file that other users may be able to read.
-    """
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with contextlib.suppress(AttributeError):  # what Ray has read when it was imported
-        ray._raylet.Config.initialize("")
-        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextlib.contextmanager
@@ -148,19 +140,6 @@ def _to_itself(ray: Any) -> Iterator[None]:
         warnings.warn(f"this version of Ray can be reached from other machines, at {address}", stacklevel=2)
 
 
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the SIGTERM handler, which Ray would replace by an exit that saves nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 LOOK_EVERY = 1.0
 """Seconds between two checks of the cluster."""
 
@@ -171,32 +150,23 @@ Ray itself ends this process after 60 s without an answer of the head.
 """
 
 
-class _Actor:
-    """A Ray actor with the slot's host; `open` creates the host, so that its error can be returned."""
+class _Actor(SlotServer):
+    """A Ray actor with the slot's server, which `open` initialises, so that its error can be returned."""
 
-    def open(self, host: tuple[Any, ...], on_gpu: bool, is_local: bool) -> tuple[str, str]:
+    def __init__(self) -> None:
+        """Initialise nothing."""
+
+    def open(self, arguments: tuple[Any, ...], on_gpu: bool, is_local: bool) -> tuple[str, str]:
         """Return the device's name and the reason why this machine cannot be used, '' if it can."""
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if on_gpu else ""
         device = Device(f"cuda:{visible}", visible) if visible else CPU
         name = device.name if is_local else f"{platform.node()}/{device.name}"
         try:
-            parcel, *limits = host
-            self._host = SlotServer(parcel, name, device, *limits)
+            parcel, *limits = arguments
+            super().__init__(parcel, name, device, *limits)
         except EvoTuneError as error:
             return name, str(error)
         return name, ""
-
-    def run(self, candidate: dict[str, Any], folder: str | None) -> dict[str, Any] | None:
-        return self._host.run(candidate, folder)
-
-    def sign_of_life(self) -> int | None:
-        return self._host.sign_of_life()
-
-    def kill(self) -> None:
-        self._host.kill()
-
-    def close(self) -> None:
-        self._host.close()
 
 
 class RayEngine(Engine):
@@ -214,32 +184,24 @@ class RayEngine(Engine):
     """
 
     def __init__(self, task: Task, cluster: Cluster, plan: Plan, timeout: float | None, retries: int) -> None:
-        super().__init__()
-        self._ray = ray = import_ray()
-        self._here = cluster.address is None
-        self._address = cluster.address or "this machine"
+        self.ray = ray = import_ray()
+        super().__init__(task, cluster)
         self.connected = True
         """Whether the head answered the last check, and a node was alive."""
-        self._dead = self._no_head
-        """What a lost cluster lacks."""
-        self._parcel = PackedTask.of(task, cluster.run)
-        self._host = (self._parcel, timeout, retries)
+        self._no_head = self._loss = f"the Ray head at {self._place} does not answer"
+        self._server_arguments = (self.parcel, timeout, retries)
         self._mine = not ray.is_initialized()
         if self._mine:
             connect(ray, cluster.address, plan, cluster.ranks)
-        resources = ray.cluster_resources()
-        self.on_gpu = cluster.devices != "cpu" and resources.get("GPU", 0) > 0
-        ranks, cores = cluster.ranks, cluster.ranks * task.threads
+        self._on_gpu = cluster.devices != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+        ranks = cluster.ranks
         gpus = ranks if ranks > 1 else 1 / cluster.per_device  # Ray allows fractions only below one GPU
-        self._each, self._cores = gpus, cores
-        self._share = {"num_cpus": cores, "num_gpus": gpus if self.on_gpu else 0}
-        self._room = self._places()
-        self._lock = threading.Lock()
+        self._share = {"num_cpus": ranks * task.threads, "num_gpus": gpus if self._on_gpu else 0}
+        """Resources of one actor."""
+        self._room = self._count_places()
         self._coming: list[RaySeat] = []
         self._parked: list[RaySeat] = []
         """Seats that are set aside."""
-        self._refusal = ""
-        """Reason why the last one was set aside."""
         self._failure: Exception | None = None
         """Exception that ended the watching thread."""
         self._owed = 0
@@ -247,10 +209,8 @@ class RayEngine(Engine):
         self._counted: int | None = None
         """Number of actors that the cluster has resources for; None if not counted since the last was set aside."""
         self._head = head_of(ray)
-        self._last_answer_time = time.monotonic()
-        self._closing, self._woken = threading.Event(), threading.Event()
-        self._parcel.mark_shared_folder()
-        threading.Thread(target=self._watch, name="ray head", daemon=True).start()
+        self._woken = threading.Event()
+        self.start()
 
     @property
     def free_seats(self) -> int:
@@ -266,21 +226,24 @@ class RayEngine(Engine):
             self._owed += 1
         self._woken.set()
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
         """Check the head until the engine closes; while it answers, create the requested actors."""
         while not self._closing.is_set():
             try:
-                if self._look():
-                    while self._owed and not self._closing.is_set():
-                        actor = (
-                            self._ray.remote(_Actor).options(max_concurrency=4, max_restarts=0, **self._share).remote()
-                        )
-                        opened = actor.open.remote(self._host, self.on_gpu, self._here)
-                        with self._lock:
-                            self._owed -= 1
-                            self._coming.append(RaySeat(self, self._ray, actor, opened))
-                    self._count_if_all_parked()
-            except self._ray.exceptions.RayError:  # retry a second later, unless the head is gone
+                answers = self._answers()
+                self.connected = answers and any(node["Alive"] for node in self.ray.nodes())
+                if self.connected:
+                    self._last_answer_time = time.monotonic()
+                    self._create_actors()
+                else:
+                    self._loss = f"no node of the Ray cluster at {self._place} is alive" if answers else self._no_head
+                parked = len(self._parked)
+                if self.connected and self._counted is None and parked >= self._room:  # count the places again
+                    places = self._count_places()
+                    with self._lock:
+                        if parked == len(self._parked):
+                            self._counted = places
+            except self.ray.exceptions.RayError:  # retry a second later, unless the head is gone
                 pass
             except Exception as error:  # `take` raises it
                 self._failure = error
@@ -288,28 +251,14 @@ class RayEngine(Engine):
             self._woken.wait(LOOK_EVERY)
             self._woken.clear()
 
-    def _count_if_all_parked(self) -> None:
-        """Count the cluster's places again, once all known ones are set aside."""
-        parked = len(self._parked)
-        if self._counted is None and parked >= self._room:
-            places = self._places()
+    def _create_actors(self) -> None:
+        """Create the requested actors."""
+        while self._owed and not self._closing.is_set():
+            actor = self.ray.remote(_Actor).options(max_concurrency=4, max_restarts=0, **self._share).remote()
+            opened = actor.open.remote(self._server_arguments, self._on_gpu, self._settings.address is None)
             with self._lock:
-                if parked == len(self._parked):
-                    self._counted = places
-
-    def _look(self) -> bool:
-        """Return whether the head answers now, and a node is alive."""
-        answers = self._answers()
-        self.connected = answers and any(node["Alive"] for node in self._ray.nodes())
-        if self.connected:
-            self._last_answer_time = time.monotonic()
-        if not self.connected:
-            self._dead = f"no node of the Ray cluster at {self._address} is alive" if answers else self._no_head
-        return self.connected
-
-    @property
-    def _no_head(self) -> str:
-        return f"the Ray head at {self._address} does not answer"
+                self._owed -= 1
+                self._coming.append(RaySeat(self, actor, opened))
 
     def _answers(self) -> bool:
         """Return whether the head node accepts a connection."""
@@ -325,83 +274,72 @@ class RayEngine(Engine):
         """Whether the head has been silent, or no node alive, for too long."""
         return time.monotonic() - self._last_answer_time > CLUSTER_TIMEOUT and not self._closing.is_set()
 
-    def take_returns_now(self) -> bool:
-        if self.lost or self._failure is not None:
-            return True
-        return self.connected and (self._all_devices_excluded or any(seat.ready for seat in self._coming))
-
-    def take(self) -> Seat | None:
-        if self.lost:
-            raise ClusterLost(
-                f"{self._dead} any more; everything recorded is saved: `evo-tune resume` goes on once it is back"
-            )
-        if self._failure is not None:
-            raise RunError(f"Ray gives no place: {self._failure}") from self._failure
-        if not self.connected:
-            return None
-        while (seat := self._next_ready()) is not None:
-            if self._is_fit(seat):
-                return seat
-            self._owe()
-        if self._all_devices_excluded:
-            raise RunError(f"no device of the cluster can be used; the last one was set aside: {self._refusal}")
-        return None
-
-    def _next_ready(self) -> RaySeat | None:
-        with self._lock:
-            seat = next((seat for seat in self._coming if seat.ready), None)
-            if seat is not None:
-                self._coming.remove(seat)
-            return seat
+    @property
+    def loss(self) -> str:
+        return self._loss
 
     @property
-    def _all_devices_excluded(self) -> bool:
-        """Whether every place of the cluster is set aside."""
-        return self._counted is not None and len(self._parked) >= max(self._room, self._counted)
+    def all_devices_excluded(self) -> bool:
+        excluded = self._counted is not None and len(self._parked) >= max(self._room, self._counted)
+        return excluded and self.connected
 
-    def _places(self) -> int:
+    @property
+    def has_seat(self) -> bool:
+        return any(seat.ready for seat in self._coming)
+
+    def take_returns_now(self) -> bool:
+        return self._failure is not None or super().take_returns_now()
+
+    def take(self) -> Seat | None:
+        if self._failure is not None and not self.lost:
+            raise RunError(f"Ray gives no place: {self._failure}") from self._failure
+        return super().take()
+
+    def next_seat(self) -> Seat | None:
+        while True:
+            with self._lock:
+                seat = next((seat for seat in self._coming if seat.ready), None)
+                if seat is None:
+                    return None
+                self._coming.remove(seat)
+            with contextlib.suppress(self.ray.exceptions.RayError):
+                seat.device, refusal = self.ray.get(seat.opened, timeout=ANSWER_SECONDS)
+                if not refusal:
+                    return seat
+                self._park(seat, refusal)
+            self._owe()
+
+    def _count_places(self) -> int:
         """Return how many actors the cluster has room for now."""
-        resources = self._ray.cluster_resources()
-        return int(resources.get("GPU", 0) / self._each if self.on_gpu else resources.get("CPU", 0) / self._cores)
+        resource, share = ("GPU", "num_gpus") if self._on_gpu else ("CPU", "num_cpus")
+        return int(self.ray.cluster_resources().get(resource, 0) / self._share[share])
 
     def refuse(self, seat: Seat, why: str) -> None:
         assert isinstance(seat, RaySeat)
         seat.stop()
-        with self._lock:
-            self._park(seat, f"{seat.device}: {why}")
+        self._park(seat, f"{seat.device}: {why}")
         self._owe()
 
     def _park(self, seat: RaySeat, why: str) -> None:
-        self._parked.append(seat)
-        self._refusal, self._counted = why, None
+        with self._lock:
+            self._parked.append(seat)
+            self._refusal, self._counted = why, None
         warnings.warn(f"set aside: {why}", stacklevel=3)
-
-    def _is_fit(self, seat: RaySeat) -> bool:
-        """Return whether the seat's machine can be used; set the seat aside if not."""
-        try:
-            seat.device, refusal = self._ray.get(seat.opened, timeout=ANSWER_SECONDS)
-        except self._ray.exceptions.RayError:
-            return False
-        if refusal:
-            with self._lock:
-                self._park(seat, refusal)
-        return not refusal
 
     def note_lost(self, seat: Seat) -> None:
         self._owe()
 
     def close(self) -> None:
-        self._parcel.remove_mark()
-        self._closing.set()
+        super().close()
         self._woken.set()
         self.connected = self.connected and self._answers()
         for seat in (*self._parked, *self._coming):
             seat.end()
         if self._mine and self.connected:
-            self._ray.shutdown()
+            self.ray.shutdown()
         elif self._mine:  # shutdown may wait for the lost head; Ray's processes end by themselves
-            atexit.unregister(self._ray.shutdown)
-            ending = threading.Thread(target=self._ray.shutdown, name="ray shutdown", daemon=True)
+            atexit.unregister(self.ray.shutdown)
+            ending = threading.Thread(target=self.ray.shutdown, name="ray shutdown", daemon=True)
             ending.start()
             ending.join(CLOSE_SECONDS)
 
@@ -411,13 +349,12 @@ class RaySeat(Seat):
 
     Args:
         engine: Cluster of the seat; a lost one is asked nothing.
-        ray: Ray's module.
         actor: Handle of the actor.
         opened: Ray's reference to the result of its `open`.
     """
 
-    def __init__(self, engine: RayEngine, ray: Any, actor: Any, opened: Any) -> None:
-        self._engine, self._ray, self._actor = engine, ray, actor
+    def __init__(self, engine: RayEngine, actor: Any, opened: Any) -> None:
+        self._engine, self._ray, self._actor = engine, engine.ray, actor
         self.opened = opened
         self.device = "ray"
 
@@ -427,8 +364,7 @@ class RaySeat(Seat):
         return bool(self._ray.wait([self.opened], timeout=0)[0])
 
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:
-        if self._engine.lost:  # a surviving actor still answers, until Ray ends this process
-            raise SeatLost("the Ray cluster is gone")
+        self._check_cluster()
         return self._actor.run.remote(candidate, folder)
 
     def wait(self, pending: Any, seconds: float) -> dict[str, Any] | None:
@@ -436,19 +372,25 @@ class RaySeat(Seat):
             reply: dict[str, Any] | None = self._ray.get(pending, timeout=seconds)
             return reply
         except self._ray.exceptions.GetTimeoutError:
-            if self._engine.lost:
-                raise SeatLost("the Ray cluster is gone") from None
+            self._check_cluster()
             raise TimeoutError from None
         except self._ray.exceptions.RayError as error:
             raise SeatLost(f"the Ray actor on {self.device} is lost ({type(error).__name__})") from None
 
-    def sign_of_life(self, within: float = ANSWER_SECONDS) -> int | None:
-        pid: int | None = self._ask(self._actor.sign_of_life, within)
-        return pid
+    def call(self, method: str, seconds: float) -> Any:
+        self._check_cluster()
+        try:
+            return self._ray.get(getattr(self._actor, method).remote(), timeout=seconds)
+        except self._ray.exceptions.RayError as error:
+            raise SeatLost(f"the Ray actor on {self.device} does not answer ({type(error).__name__})") from None
+
+    def _check_cluster(self) -> None:
+        if self._engine.lost:  # a surviving actor still answers, until Ray ends this process
+            raise SeatLost("the Ray cluster is gone")
 
     def kill(self) -> None:
         with contextlib.suppress(Exception):
-            self._ask(self._actor.kill, CLOSE_SECONDS)
+            super().kill()
         self.end()
 
     def close(self) -> None:
@@ -458,19 +400,10 @@ class RaySeat(Seat):
     def stop(self) -> None:
         """End the worker, and keep the place reserved."""
         with contextlib.suppress(Exception):
-            self._ask(self._actor.close, CLOSE_SECONDS)
+            super().close()
 
     def end(self) -> None:
         """Kill the actor and free its place."""
-        if not self._engine.connected:
-            return
-        with contextlib.suppress(Exception):  # Ray may be gone already
-            self._ray.kill(self._actor)
-
-    def _ask(self, method: Any, within: float) -> Any:
-        if self._engine.lost:
-            raise SeatLost("the Ray cluster is gone")
-        try:
-            return self._ray.get(method.remote(), timeout=within)
-        except self._ray.exceptions.RayError as error:
-            raise SeatLost(f"the Ray actor on {self.device} does not answer ({type(error).__name__})") from None
+        if self._engine.connected:
+            with contextlib.suppress(Exception):  # Ray may be gone already
+                self._ray.kill(self._actor)

@@ -1,21 +1,23 @@
 """Cluster slots on the parent's side: the code common to Dask and Ray.
 
-An `Engine` knows one cluster and gives out seats. A seat is a `Host` in a process of the engine, on some machine, that
-evaluates for one slot at a time. A slot that loses its seat takes another and sends its candidate again. The code on
+An `Engine` knows one cluster and gives out seats. A seat is a `SlotServer` in a process of the engine, on some machine.
+It evaluates for one slot at a time. A slot that loses its seat takes another and sends its candidate again. The code on
 the other machine is `host.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
-from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotInterrupted
-from evo_tune.errors import RunError
+from evo_tune.dispatch.clusters.host import PackedTask
+from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotInterrupted, Task
+from evo_tune.errors import ClusterLost, RunError
 from evo_tune.genome.trial import Candidate, Outcome
 
 TICK = 0.5
@@ -42,12 +44,8 @@ class SeatLost(Exception):
     """The seat is gone: its process died, its machine left the cluster, or it does not answer."""
 
 
-class _Unfit(RunError):
-    """This seat cannot train any candidate."""
-
-
 class Seat(ABC):
-    """A `Host` somewhere in a cluster.
+    """A `SlotServer` somewhere in a cluster.
 
     Attributes:
         device: Machine and device, as Outcomes report them: 'node7/cuda:0'.
@@ -61,7 +59,7 @@ class Seat(ABC):
 
     @abstractmethod
     def wait(self, pending: Any, seconds: float) -> dict[str, Any] | None:
-        """Return the result of `Host.run`.
+        """Return the result of `SlotServer.run`.
 
         Args:
             pending: Handle that `begin` returned.
@@ -69,35 +67,33 @@ class Seat(ABC):
 
         Raises:
             TimeoutError: The evaluation has not ended yet.
-            Lost: The seat is gone, so no result will come.
+            SeatLost: The seat is gone, so no result will come.
         """
 
     @abstractmethod
-    def sign_of_life(self, within: float = ANSWER_SECONDS) -> int | None:
-        """Send a sign of life; return the process id of the worker.
+    def call(self, method: str, seconds: float) -> Any:
+        """Call a method of the seat's `SlotServer`; return the result.
 
         Args:
-            within: Longest wait for the answer, seconds.
+            method: Name of a method without arguments.
+            seconds: Longest wait for the answer, seconds.
 
         Raises:
-            Lost: The seat does not answer.
+            SeatLost: The seat does not answer.
         """
 
-    @abstractmethod
+    def sign_of_life(self, seconds: float = ANSWER_SECONDS) -> int | None:
+        """Send a sign of life; return the process id of the worker. See `call`."""
+        pid: int | None = self.call("sign_of_life", seconds)
+        return pid
+
     def kill(self) -> None:
-        """Kill the training run; callers may ignore a machine that does not answer.
+        """Kill the training run; callers may ignore a machine that does not answer. See `call`."""
+        self.call("kill", CLOSE_SECONDS)
 
-        Raises:
-            Lost: The seat does not answer.
-        """
-
-    @abstractmethod
     def close(self) -> None:
-        """End the seat's processes.
-
-        Raises:
-            Lost: The seat does not answer.
-        """
+        """End the seat's processes. See `call`."""
+        self.call("close", CLOSE_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -125,21 +121,60 @@ class Cluster:
 
 
 class Engine(ABC):
-    """A connection to a cluster, shared by all slots of a run; any thread may call its methods."""
+    """A connection to a cluster, shared by all slots of a run; any thread may call its methods.
 
-    def __init__(self) -> None:
+    Args:
+        task: Settings common to all candidates.
+        cluster: Address and options of the cluster.
+    """
+
+    connected: bool
+    """Whether the cluster answers now."""
+
+    def __init__(self, task: Task, cluster: Cluster) -> None:
+        self._settings = cluster
+        self._place = cluster.address or "this machine"
+        self.parcel = PackedTask.of(task, cluster.run)
         self._users = 0
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._last_answer_time = 0.0
+        self._refusal: str | None = None
+        """Reason why the last device was set aside."""
 
     @property
     @abstractmethod
     def free_seats(self) -> int:
         """Number of seats that are available now."""
 
+    @property
     @abstractmethod
-    def take_returns_now(self) -> bool:
-        """Return, without waiting, whether `take` would return a seat or raise."""
+    def lost(self) -> bool:
+        """Whether the cluster has been silent for too long."""
+
+    @property
+    @abstractmethod
+    def loss(self) -> str:
+        """Description of what a lost cluster lacks."""
+
+    @property
+    @abstractmethod
+    def all_devices_excluded(self) -> bool:
+        """Whether every device of the cluster is set aside."""
+
+    @property
+    @abstractmethod
+    def has_seat(self) -> bool:
+        """Whether `next_seat` would return a seat."""
 
     @abstractmethod
+    def next_seat(self) -> Seat | None:
+        """Return a seat of a connected cluster, which the caller keeps; None if there is none now."""
+
+    def take_returns_now(self) -> bool:
+        """Return, without waiting, whether `take` would return a seat or raise."""
+        return self.lost or self.all_devices_excluded or (self.connected and self.has_seat)
+
     def take(self) -> Seat | None:
         """Return a seat, which the caller keeps; None if there is none now.
 
@@ -147,6 +182,15 @@ class Engine(ABC):
             RunError: No machine of the cluster can be used for the run.
             ClusterLost: The cluster itself does not answer any more.
         """
+        if self.lost:
+            raise ClusterLost(
+                f"{self.loss} any more; everything recorded is saved: `evo-tune resume` goes on once it is back"
+            )
+        if self.connected and (seat := self.next_seat()) is not None:
+            return seat
+        if self.all_devices_excluded:
+            raise RunError(f"no device of the cluster can be used; the last one was set aside: {self._refusal}")
+        return None
 
     @abstractmethod
     def refuse(self, seat: Seat, why: str) -> None:
@@ -156,9 +200,20 @@ class Engine(ABC):
     def note_lost(self, seat: Seat) -> None:
         """Note that a seat is lost or was killed; a new one may replace it if its machine is still there."""
 
-    @abstractmethod
     def close(self) -> None:
         """Close the connection, and end a cluster that was started here."""
+        self._closing.set()
+        self.parcel.remove_mark()
+
+    def start(self) -> None:
+        """Mark the trials' folder as shared, and start the thread that watches the cluster; call it once."""
+        self.parcel.mark_shared_folder()
+        self._last_answer_time = time.monotonic()
+        threading.Thread(target=self.watch, name=f"{self._settings.backend} cluster", daemon=True).start()
+
+    @abstractmethod
+    def watch(self) -> None:
+        """Watch the cluster until the engine closes."""
 
     def join(self) -> None:
         """Note that a slot uses this connection."""
@@ -216,10 +271,20 @@ class RemoteSlot(Slot):
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
         lost, self._interrupted = 0, False
         while True:
-            seat = self._wait_for_seat()
+            end = time.monotonic() + PATIENCE
+            while self._seat is None:
+                self._check_open()
+                self._take()
+                if self._seat is None:
+                    if time.monotonic() > end:
+                        raise NoMachine(f"{self.name} has lost its machine, and there is no other")
+                    time.sleep(TICK)
+            seat = self._seat
             began = time.monotonic()
             try:
-                return self._attempt(seat, candidate, folder)
+                reply = self._wait_for_reply(seat, seat.begin(vars(candidate), folder))
+                if reply is None:
+                    raise SeatLost(f"{seat.device} ended the training: it heard nothing from here for too long")
             except SeatLost as error:
                 self._drop_seat(seat)
                 self._check_open()
@@ -227,16 +292,42 @@ class RemoteSlot(Slot):
                 if lost == ELSEWHERE:
                     seconds = time.monotonic() - began
                     return Outcome("crashed", seconds=seconds, device=seat.device, error=f"{error}")
-            except _Unfit as error:
-                self._check_open()
-                self.move(str(error))
-                if self._engine is not None and not self._engine.take_returns_now():
-                    raise NoMachine(f"{self.name} has left its machine, and there is no other now") from None
+                continue
             except BaseException:  # an interrupt, or Ctrl-C in this thread: stop the training run too
                 with contextlib.suppress(SeatLost):
                     seat.kill()
                 self._drop_seat(seat)
                 raise
+            if "unfit" not in reply:
+                return Outcome(**{**reply, "device": seat.device})
+            self.move(reply["unfit"])
+            if self._engine is not None and not self._engine.take_returns_now():
+                raise NoMachine(f"{self.name} has left its machine, and there is no other now")
+
+    def _wait_for_reply(self, seat: Seat, pending: Any) -> dict[str, Any] | None:
+        """Return the result of `SlotServer.run`; meanwhile send signs of life.
+
+        Raises:
+            SeatLost: The seat is gone.
+            SlotClosed: The slot was closed meanwhile.
+            SlotInterrupted: The slot was interrupted meanwhile.
+        """
+        spent, heard = 0.0, time.monotonic()
+        while True:
+            self._check_open()
+            began = time.monotonic()
+            try:
+                reply = seat.wait(pending, TICK)
+            except TimeoutError:
+                now = time.monotonic()
+                spent += min(now - began, 1.0)  # like `LocalSlot`: a pause of this process counts as one tick
+                overdue = self._timeout is not None and spent > self._timeout
+                if now - heard > (TICK if overdue else HEARD_EVERY):
+                    seat.sign_of_life(CLOSE_SECONDS if overdue else ANSWER_SECONDS)
+                    heard = time.monotonic()
+            else:
+                self._check_open()
+                return reply
 
     def _drop_seat(self, seat: Seat) -> None:
         self._seat, self.device = None, UNKNOWN
@@ -248,51 +339,11 @@ class RemoteSlot(Slot):
         if self._seat is not None:
             self.device = self._seat.device
 
-    def _wait_for_seat(self) -> Seat:
-        """Return the slot's seat; wait for one if it has none.
-
-        Raises:
-            NoMachine: No seat became free within `PATIENCE` seconds.
-            SlotClosed: The slot was closed meanwhile.
-        """
-        end = time.monotonic() + PATIENCE
-        while self._seat is None:
-            self._check_open()
-            self._take()
-            if self._seat is None:
-                if time.monotonic() > end:
-                    raise NoMachine(f"{self.name} has lost its machine, and there is no other")
-                time.sleep(TICK)
-        return self._seat
-
     def _check_open(self) -> None:
         if self._closed:
             raise SlotClosed(f"{self.name} is closed")
         if self._interrupted:
             raise SlotInterrupted(f"{self.name} was interrupted")
-
-    def _attempt(self, seat: Seat, candidate: Candidate, folder: str | None) -> Outcome:
-        pending = seat.begin(vars(candidate), folder)
-        spent, heard = 0.0, time.monotonic()
-        while True:
-            self._check_open()
-            began = time.monotonic()
-            try:
-                reply = seat.wait(pending, TICK)
-                break
-            except TimeoutError:
-                now = time.monotonic()
-                spent += min(now - began, 1.0)  # like `LocalSlot`: a pause of this process counts as one tick
-                overdue = self._timeout is not None and spent > self._timeout
-                if now - heard > (TICK if overdue else HEARD_EVERY):
-                    seat.sign_of_life(CLOSE_SECONDS if overdue else ANSWER_SECONDS)
-                    heard = time.monotonic()
-        self._check_open()
-        if reply is None:
-            raise SeatLost(f"{seat.device} ended the training: it heard nothing from here for too long")
-        if "unfit" in reply:
-            raise _Unfit(reply["unfit"])
-        return Outcome(**{**reply, "device": seat.device})
 
     def interrupt(self) -> None:
         self._interrupted = True  # the thread in `run` sees it at its next check

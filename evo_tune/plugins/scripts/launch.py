@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import ast
 import math
+import operator
 import os
 import re
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +24,14 @@ CONSTANT = re.compile(r"[A-Za-z_][\w.]*=")
 
 LONGEST, WHOLE = 200, 2**53
 """Maximum characters and largest whole number of a constant that can be replaced."""
+
+OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.USub: operator.neg,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 
 UNKNOWN: Any = object()
 """Value of an expression that is no plain value."""
@@ -75,21 +85,18 @@ def _replace(node: ast.stmt, prefix: str, values: dict[str, str], unused: dict[s
         holder: ast.keyword | ast.Assign | ast.AnnAssign = node
         if isinstance(node.value, ast.Call):
             holder = next((keyword for keyword in node.value.keywords if keyword.arg == "default"), node)
-        old = value_of(holder.value)
-        if old is not UNKNOWN:
-            holder.value = ast.copy_location(ast.Constant(_like(old, values[name], name)), node.value)
-            unused.pop(name, None)
-
-
-def _like(old: bool | int | float | str, text: str, name: str) -> bool | int | float | str:
-    try:
-        if isinstance(old, bool):
-            return {"True": True, "False": False}[text]
-        return type(old)(text)
-    except (KeyError, ValueError):
-        if isinstance(old, int) and not isinstance(old, bool):
-            return float(text)
-        raise UsageError(f"{name}={text}: expected a value like {old!r}, which is in the script") from None
+        old, text = value_of(holder.value), values[name]
+        if old is UNKNOWN:
+            continue
+        new: bool | float | str
+        try:
+            new = {"True": True, "False": False}[text] if isinstance(old, bool) else type(old)(text)
+        except (KeyError, ValueError):
+            if type(old) is not int:
+                raise UsageError(f"{name}={text}: expected a value like {old!r}, which is in the script") from None
+            new = float(text)
+        holder.value = ast.copy_location(ast.Constant(new), node.value)
+        unused.pop(name, None)
 
 
 def value_of(node: ast.expr | None, depth: int = 0) -> Any:
@@ -102,15 +109,10 @@ def value_of(node: ast.expr | None, depth: int = 0) -> Any:
     numbers = [value_of(operand, depth + 1) for operand in operands]
     if not all(type(number) in (int, float) for number in numbers):
         return UNKNOWN
-    value: Any = UNKNOWN
-    if isinstance(node.op, ast.USub):
-        value = -numbers[0]
-    elif isinstance(node.op, ast.Add | ast.Sub):
-        value = numbers[0] + numbers[1] if isinstance(node.op, ast.Add) else numbers[0] - numbers[1]
-    elif isinstance(node.op, ast.Mult):
-        value = numbers[0] * numbers[1]
-    elif isinstance(node.op, ast.Div) and numbers[1]:
-        value = numbers[0] / numbers[1]
+    try:
+        value = OPERATORS[type(node.op)](*numbers)
+    except (KeyError, ZeroDivisionError):
+        return UNKNOWN
     return value if _is_plain(value) else UNKNOWN
 
 

@@ -201,26 +201,20 @@ def _kill_all(find: Callable[[], Iterable[int]], is_meant: Callable[[int], bool]
     for _ in range(ROUNDS):
         pids = list(find())
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                _kill(pid, is_meant)
+            with contextlib.suppress(ProcessLookupError, PermissionError), contextlib.ExitStack() as stack:
+                try:
+                    handle = os.pidfd_open(pid)
+                    stack.callback(os.close, handle)
+                except ProcessLookupError:
+                    continue
+                except (AttributeError, OSError):  # a system without pidfds
+                    os.kill(pid, signal.SIGKILL)
+                    continue
+                if is_meant(pid):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
         if not pids:
             break
         time.sleep(0.002)
-
-
-def _kill(pid: int, is_meant: Callable[[int], bool]) -> None:
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    except (AttributeError, OSError):  # a system without pidfds
-        os.kill(pid, signal.SIGKILL)
-        return
-    try:
-        if is_meant(pid):
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-    finally:
-        os.close(handle)
 
 
 def _others() -> list[int]:

@@ -16,7 +16,7 @@ import os
 import re
 import shlex
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,24 +106,10 @@ class Script:
         last = run_script(self.words.fill({**values, **genome}), environment, self.words.shell, reader.read_line)
         missing = [goal.metric for goal in context.objectives if goal.metric not in reader.metrics]
         if missing and missing != ["seconds"]:  # seconds are measured, not printed
-            raise Ended(self._missing_metric_text(missing[0], reader, last))
+            raise Ended(reader.missing_metric_text(missing[0], last))
         for line in reader.end():
             print(line)  # into the log of the trial
         return reader.metrics
-
-    def _missing_metric_text(self, name: str, reader: OutputReader, last: str) -> str:
-        """Return why an objective has no value, and what to do."""
-        if kinds := reader.ambiguous_lines(name):
-            return f"the script prints several numbers named {name}, {metric_flag_hint(name, kinds)} to choose one"
-        texts = [(number.text, to_pattern(number.label)) for number in suggestions(reader.last_lines, name)]
-        if texts and name not in self.patterns:
-            return f"the script printed no {name}, but {metric_flag_hint(name, texts)} if that is it"
-        expected = f"a line that is a JSON object, {{\"{name}\": 0.5}}, or '{name} 0.5'"
-        if self.patterns:
-            expected = "a line in which its --metric finds a number"
-        if self.patterns and name not in self.patterns:
-            expected = f"--metric '{name}=PATTERN' to say where it is"
-        return f"the script printed no {name}: expected {expected}; its last line: {last or '(none)'}"
 
 
 class CommandTemplate:
@@ -346,10 +332,26 @@ class OutputReader:
             if len(self._waiting_points) > MOST_POINTS:  # keep every other one from now on
                 self._waiting_points, self._keep_every = self._waiting_points[1::2], 2 * self._keep_every
 
-    def ambiguous_lines(self, name: str) -> list[tuple[str, str]]:
-        """Return the kinds of lines that have a metric, as texts with their patterns; [] if there are not several."""
+    def missing_metric_text(self, name: str, last: str) -> str:
+        """Return why an objective has no value, and what to do.
+
+        Args:
+            name: Name of the metric.
+            last: Last printed line.
+        """
         kinds = self._sources.get(name, {}).values()
-        return [(value.text, value.pattern) for value in kinds] if len(kinds) > 1 and name not in self._json else []
+        if len(kinds) > 1 and name not in self._json:
+            hint = metric_flag_hint(name, [(value.text, value.pattern) for value in kinds])
+            return f"the script prints several numbers named {name}, {hint} to choose one"
+        texts = [(match[0].strip(), to_pattern(match[1])) for match in suggestions(self.last_lines, name)]
+        if texts and name not in self._patterns:
+            return f"the script printed no {name}, but {metric_flag_hint(name, texts)} if that is it"
+        expected = f"a line that is a JSON object, {{\"{name}\": 0.5}}, or '{name} 0.5'"
+        if self._patterns:
+            expected = "a line in which its --metric finds a number"
+        if self._patterns and name not in self._patterns:
+            expected = f"--metric '{name}=PATTERN' to say where it is"
+        return f"the script printed no {name}: expected {expected}; its last line: {last or '(none)'}"
 
     def end(self) -> list[str]:
         """Report the points that waited for their places; call it when the script has ended well.
@@ -437,23 +439,6 @@ def _json(line: str) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class LabelledNumber:
-    """A number in a line of text.
-
-    Args:
-        label: Words right before the number.
-        value: The number.
-        text: Label and number as they were printed.
-        before: Text of the line before the label.
-    """
-
-    label: str
-    value: float
-    text: str
-    before: str
-
-
-@dataclass(frozen=True)
 class NamedValue:
     """A value of a metric that was found by its name.
 
@@ -472,13 +457,6 @@ class NamedValue:
     pattern: str
 
 
-def numbers_with_labels(line: str) -> Iterator[LabelledNumber]:
-    """Yield each number of a line that has words before it."""
-    line = line[:LONGEST]
-    for match in LABELLED.finditer(line):
-        yield LabelledNumber(match[1], float(match[2]), match[0].strip(), line[: match.start()])
-
-
 def find_by_name(line: str, name: str) -> list[NamedValue]:
     """Return the values of a metric in a line, found by its name: the last exact one, or else all.
 
@@ -490,22 +468,23 @@ def find_by_name(line: str, name: str) -> list[NamedValue]:
     if not name_words or name_words[-1] not in line.lower():
         return []
     values: list[NamedValue] = []
-    for number in numbers_with_labels(line):
-        words = _words(number.label)
+    for match in LABELLED.finditer(line[:LONGEST]):
+        label, text_before = match[1], line[: match.start()]
+        words = _words(label)
         exact = words == name_words
         if words[-len(name_words) :] == name_words and (exact or not any(value.exact for value in values)):
-            words_before = [*_words(number.before), *words[: -len(name_words)]]
+            words_before = [*_words(text_before), *words[: -len(name_words)]]
             context = tuple(word for word in words_before if word.isalpha() and len(word) > 2)  # no numbers, no units
-            before = re.search(rf"{WORD}[^A-Za-z]*$", number.before)  # the word before the label, if it is on the line
-            pattern = to_pattern((before[0] if before else "") + number.label)
+            word_before = re.search(rf"{WORD}[^A-Za-z]*$", text_before)  # the word before the label, if on the line
+            pattern = to_pattern((word_before[0] if word_before else "") + label)
             if exact:
                 values.clear()
-            values.append(NamedValue(number.value, exact, context, number.text, pattern))
+            values.append(NamedValue(float(match[2]), exact, context, match[0].strip(), pattern))
     return values
 
 
-def suggestions(lines: Iterable[str], name: str) -> list[LabelledNumber]:
-    """Return the numbers in lines that may be a metric, the likeliest first.
+def suggestions(lines: Iterable[str], name: str) -> list[re.Match[str]]:
+    """Return the matches of `LABELLED` in lines that may be a metric, the likeliest first.
 
     A label that shares words with the metric's name is likelier, and then one that has a word of the same kind.
 
@@ -513,12 +492,12 @@ def suggestions(lines: Iterable[str], name: str) -> list[LabelledNumber]:
         lines: Last lines of the output.
         name: Name of the metric.
     """
-    latest = {number.label: number for line in lines for number in numbers_with_labels(line)}
+    latest = {match[1]: match for line in lines for match in LABELLED.finditer(line[:LONGEST])}
     name_words = {*_words(name)}
     alike = {word for kind in KINDS if kind & name_words for word in kind}
 
-    def unlikeliness(number: LabelledNumber) -> tuple[int, bool]:
-        words = {*_words(number.label)}
+    def unlikeliness(match: re.Match[str]) -> tuple[int, bool]:
+        words = {*_words(match[1])}
         return -len(name_words & words), not alike & words
 
     latest_first = list(latest.values())[::-1]  # which stays the order of equally likely ones
