@@ -218,12 +218,6 @@ class Worker:
             f"the run's {self.task.fingerprint!r}"
         )
 
-    def load(self) -> None:
-        """Import the evaluator and check its data, outside the timed evaluation; `work` reports errors."""
-        with contextlib.suppress(BaseException):
-            self.evaluator  # noqa: B018
-            self.unfit  # noqa: B018
-
     def work(self, candidate: Candidate, folder_name: str | None = None) -> dict[str, Any]:
         """Evaluate a candidate.
 
@@ -404,7 +398,9 @@ def serve(fd: int, parent: int) -> None:
             faulthandler.enable(2)
             threading.Thread(target=_watch, args=(parent, log, telling), name="watchdog", daemon=True).start()
             worker = Worker(task, device, log, telling)
-            worker.load()
+            with contextlib.suppress(BaseException):  # outside the timed evaluation; `work` reports errors
+                worker.evaluator  # noqa: B018
+                worker.unfit  # noqa: B018
         else:
             reply = worker.work(Candidate(**message["candidate"]), message["folder"])
         with contextlib.suppress(OSError):

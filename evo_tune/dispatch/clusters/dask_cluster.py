@@ -277,13 +277,10 @@ class DaskEngine(Engine):
         return self._refusal is not None and bool(self.machine_by_worker) and not usable
 
     @property
-    def lost(self) -> bool:
-        silent = time.monotonic() - self._last_answer_time > SCHEDULER_TIMEOUT
-        return not self._closing.is_set() and (silent or self.client.status in ("closing", "closed"))
-
-    @property
     def loss(self) -> str:
-        return f"the Dask scheduler at {self._place} does not answer"
+        silent = time.monotonic() - self._last_answer_time > SCHEDULER_TIMEOUT
+        lost = not self._closing.is_set() and (silent or self.client.status in ("closing", "closed"))
+        return f"the Dask scheduler at {self._place} does not answer" if lost else ""
 
     @property
     def has_seat(self) -> bool:

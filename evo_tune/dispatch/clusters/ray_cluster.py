@@ -188,7 +188,7 @@ class RayEngine(Engine):
         super().__init__(task, cluster)
         self.connected = True
         """Whether the head answered the last check, and a node was alive."""
-        self._no_head = self._loss = f"the Ray head at {self._place} does not answer"
+        self._no_head = self._silence = f"the Ray head at {self._place} does not answer"
         self._server_arguments = (self.parcel, timeout, retries)
         self._mine = not ray.is_initialized()
         if self._mine:
@@ -236,7 +236,9 @@ class RayEngine(Engine):
                     self._last_answer_time = time.monotonic()
                     self._create_actors()
                 else:
-                    self._loss = f"no node of the Ray cluster at {self._place} is alive" if answers else self._no_head
+                    self._silence = (
+                        f"no node of the Ray cluster at {self._place} is alive" if answers else self._no_head
+                    )
                 parked = len(self._parked)
                 if self.connected and self._counted is None and parked >= self._room:  # count the places again
                     places = self._count_places()
@@ -270,13 +272,9 @@ class RayEngine(Engine):
         return True
 
     @property
-    def lost(self) -> bool:
-        """Whether the head has been silent, or no node alive, for too long."""
-        return time.monotonic() - self._last_answer_time > CLUSTER_TIMEOUT and not self._closing.is_set()
-
-    @property
     def loss(self) -> str:
-        return self._loss
+        lost = time.monotonic() - self._last_answer_time > CLUSTER_TIMEOUT and not self._closing.is_set()
+        return self._silence if lost else ""
 
     @property
     def all_devices_excluded(self) -> bool:
@@ -291,7 +289,7 @@ class RayEngine(Engine):
         return self._failure is not None or super().take_returns_now()
 
     def take(self) -> Seat | None:
-        if self._failure is not None and not self.lost:
+        if self._failure is not None and not self.loss:
             raise RunError(f"Ray gives no place: {self._failure}") from self._failure
         return super().take()
 
@@ -385,7 +383,7 @@ class RaySeat(Seat):
             raise SeatLost(f"the Ray actor on {self.device} does not answer ({type(error).__name__})") from None
 
     def _check_cluster(self) -> None:
-        if self._engine.lost:  # a surviving actor still answers, until Ray ends this process
+        if self._engine.loss:  # a surviving actor still answers, until Ray ends this process
             raise SeatLost("the Ray cluster is gone")
 
     def kill(self) -> None:

@@ -149,13 +149,8 @@ class Engine(ABC):
 
     @property
     @abstractmethod
-    def lost(self) -> bool:
-        """Whether the cluster has been silent for too long."""
-
-    @property
-    @abstractmethod
     def loss(self) -> str:
-        """Description of what a lost cluster lacks."""
+        """Description of what does not answer any more; '' unless the cluster has been silent for too long."""
 
     @property
     @abstractmethod
@@ -173,7 +168,7 @@ class Engine(ABC):
 
     def take_returns_now(self) -> bool:
         """Return, without waiting, whether `take` would return a seat or raise."""
-        return self.lost or self.all_devices_excluded or (self.connected and self.has_seat)
+        return bool(self.loss) or self.all_devices_excluded or (self.connected and self.has_seat)
 
     def take(self) -> Seat | None:
         """Return a seat, which the caller keeps; None if there is none now.
@@ -182,9 +177,9 @@ class Engine(ABC):
             RunError: No machine of the cluster can be used for the run.
             ClusterLost: The cluster itself does not answer any more.
         """
-        if self.lost:
+        if loss := self.loss:
             raise ClusterLost(
-                f"{self.loss} any more; everything recorded is saved: `evo-tune resume` goes on once it is back"
+                f"{loss} any more; everything recorded is saved: `evo-tune resume` goes on once it is back"
             )
         if self.connected and (seat := self.next_seat()) is not None:
             return seat
