@@ -211,12 +211,12 @@ def find_gpus() -> tuple[tuple[Device, ...], str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         listing, error = smi.list_gpus()
-        found = [Device(*pair) for pair in listing]
-        if not found and os.path.exists("/dev/kfd"):  # AMD's driver
-            found = [ROCM]
-        elif not found and sys.platform == "darwin" and platform.machine() == "arm64":
-            found = [MPS]
-        return tuple(found), error
+        devices = [Device(*pair) for pair in listing]
+        if not devices and os.path.exists("/dev/kfd"):  # AMD's driver
+            devices = [ROCM]
+        elif not devices and sys.platform == "darwin" and platform.machine() == "arm64":
+            devices = [MPS]
+        return tuple(devices), error
     devices = []
     for name in (part.strip() for part in visible.split(",")):
         if not re.fullmatch(r"\d+|(GPU|MIG)-.+", name):

@@ -321,13 +321,10 @@ class SharedSlot(Slot):
     def device(self) -> str:  # type: ignore[override] # its place may change
         return self.place.device
 
-    def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
-        return self._run(candidate, folder, stays=False)
-
     def run_here(self, candidate: Candidate, folder: str | None = None) -> Outcome:
-        return self._run(candidate, folder, stays=True)
+        return self.run(candidate, folder, stays=True)
 
-    def _run(self, candidate: Candidate, folder: str | None, stays: bool) -> Outcome:
+    def run(self, candidate: Candidate, folder: str | None = None, stays: bool = False) -> Outcome:
         self.interrupted = False
         needed = self._cards.forecast.bytes_needed(candidate.genome)
         if needed is None:

@@ -300,9 +300,10 @@ class DaskEngine(Engine):
 
     def close(self) -> None:
         super().close()
-        for connection in filter(None, (self.client, self._own_cluster)):
-            with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):  # it may be gone
-                connection.close(timeout=CLOSE_SECONDS)
+        for connection in (self.client, self._own_cluster):
+            if connection is not None:
+                with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):  # it may be gone
+                    connection.close(timeout=CLOSE_SECONDS)
 
 
 def _check_certificate(distributed: Any, address: str) -> None:
