@@ -151,7 +151,9 @@ class World:
 
 def ruled(name: str, rules: RunSettings, constraints: Sequence[Constraint]) -> StrategyWithRules:
     """Return a strategy with rules around it."""
-    return StrategyWithRules.of(make_strategy(name, {"population": 24}), rules, constraints, estimate)
+    return StrategyWithRules(
+        inner=make_strategy(name, {"population": 24}), settings=rules, constraints=constraints, estimate=estimate
+    )
 
 
 def grown(

@@ -242,7 +242,7 @@ def play(table: Table, strategy: str, rules: RunSettings, seed: int, cost: float
     """Play one run, one training at a time."""
     table = table.at(seed)
     name, *options = strategy.split(":")
-    ruled = StrategyWithRules.of(make_strategy(name, dict(one.split("=", 1) for one in options)), rules)
+    ruled = StrategyWithRules(inner=make_strategy(name, dict(one.split("=", 1) for one in options)), settings=rules)
     history = RunHistory(table.space, [Minimize("loss")])
     spent, best = 0.0, np.inf
     ended: dict[int, float] = {}

@@ -109,7 +109,7 @@ class Ours:
 
     def __init__(self, instance: Instance, seed: int, name: str, rules: RunSettings = NO_RULES, **options: Any) -> None:
         constraints = [Constraint(f"limit{place}", 0.0, 1.0) for place in range(instance.constraints)]
-        self.strategy = StrategyWithRules.of(make_strategy(name, options), rules, constraints)
+        self.strategy = StrategyWithRules(inner=make_strategy(name, options), settings=rules, constraints=constraints)
         self.objectives = [Minimize(f"loss{place}") for place in range(instance.objectives)]
         self.metrics = [one.metric for one in (*self.objectives, *constraints)]
         self.history = RunHistory(instance.space, self.objectives, constraints)

@@ -115,7 +115,22 @@ def _grow(
         local = np.cumsum(np.diff(node, prepend=node[0]) > 0)  # each row's node within this level
         counts = np.diff(starts, append=len(y))
         sums = np.add.reduceat(y, starts)
-        feature, threshold, splits = _split(x, y, starts, local, counts, sums, rng)
+        # One threshold is drawn for each feature, uniformly between its least and greatest value at the node. Among a
+        # random share of the features, the split with the least squared error wins.
+        low, high = np.minimum.reduceat(x, starts), np.maximum.reduceat(x, starts)
+        thresholds = low + rng.random(low.shape) * (high - low)
+        usable = (low <= thresholds) & (thresholds < high)
+        at_left = (x <= thresholds[local]).astype(np.float64)
+        left_counts = np.add.reduceat(at_left, starts)
+        left_sums = np.add.reduceat(at_left * y[:, None], starts)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gain = left_sums**2 / left_counts + (sums[:, None] - left_sums) ** 2 / (counts[:, None] - left_counts)
+        # Features outside the share compete only if no feature in it varies.
+        draws = np.where(usable, rng.random(low.shape), 2.0)
+        limit = np.sort(draws, axis=1)[:, max(0, round(FEATURES * low.shape[1]) - 1)][:, None]
+        feature = np.argmax(np.where(usable & (draws <= limit), gain, -np.inf), axis=1)
+        threshold = thresholds[np.arange(len(starts)), feature]
+        splits = (np.minimum.reduceat(y, starts) < np.maximum.reduceat(y, starts)) & usable.any(axis=1)
         own_nodes = first + np.arange(len(starts))
         children = first + len(starts) + 2 * (np.cumsum(splits) - splits)
         levels.append(
@@ -129,33 +144,3 @@ def _grow(
         order = np.argsort(node, kind="stable")
         x, y, node = x[order], y[order], node[order]
     return levels
-
-
-def _split(
-    x: np.ndarray,
-    y: np.ndarray,
-    starts: np.ndarray,
-    local: np.ndarray,
-    counts: np.ndarray,
-    sums: np.ndarray,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each node's feature, its threshold and whether it splits, each of shape (nodes,).
-
-    One threshold is drawn for each feature, uniformly between its least and greatest value at the node. Among a
-    random share of the features, the split with the least squared error wins.
-    """
-    low, high = np.minimum.reduceat(x, starts), np.maximum.reduceat(x, starts)
-    thresholds = low + rng.random(low.shape) * (high - low)
-    usable = (low <= thresholds) & (thresholds < high)
-    lefts = (x <= thresholds[local]).astype(np.float64)
-    n = np.add.reduceat(lefts, starts)
-    s = np.add.reduceat(lefts * y[:, None], starts)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gain = s**2 / n + (sums[:, None] - s) ** 2 / (counts[:, None] - n)
-    # Features outside the share compete only if no feature in it varies.
-    chances = np.where(usable, rng.random(low.shape), 2.0)
-    limit = np.sort(chances, axis=1)[:, max(0, round(FEATURES * low.shape[1]) - 1)][:, None]
-    feature = np.argmax(np.where(usable & (chances <= limit), gain, -np.inf), axis=1)
-    impure = np.minimum.reduceat(y, starts) < np.maximum.reduceat(y, starts)
-    return feature, thresholds[np.arange(len(starts)), feature], impure & usable.any(axis=1)

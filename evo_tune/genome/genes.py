@@ -22,7 +22,6 @@ import numpy as np
 from evo_tune.errors import SpaceError
 from evo_tune.genome.values import (
     WHOLE,
-    Genome,
     Value,
     genome_key,
     is_number,
@@ -120,19 +119,47 @@ class Gene(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return the gene's kind and fields as plain data; `gene_from` rebuilds the gene from them."""
-        return {"kind": self.kind, **gene_fields({name: value for name, value in vars(self).items() if name[0] != "_"})}
+        fields = {name: value for name, value in vars(self).items() if name[0] != "_"}
+        plain = {name: value for name, value in fields.items() if value is not None or name not in HINTS}
+        if self.when is not None:
+            plain["when"] = {name: list(values) for name, values in self.when}
+        if self.widest is not None:
+            plain["widest"] = list(self.widest)
+        return {"kind": self.kind, **plain}
 
     def middle(self) -> Value:
         """Return the default, or else the middle of the range (of a choice without order, the first value)."""
         return self.decode(0.5) if self.default is None else self.default
 
-    def _check_default(self) -> None:
-        check_hints(self)
-        if self.default is not None:
-            try:
-                object.__setattr__(self, "default", self.check(self.default))
-            except SpaceError as error:
-                raise SpaceError(f"default {error}") from None
+    def _check_hints(self) -> None:
+        """Check and normalize the hints and the default; a gene without default gets its prior as default.
+
+        Raises:
+            SpaceError: The prior is out of range or without spread. Or the default, the spread, the condition or
+                `widest` is malformed.
+        """
+        object.__setattr__(self, "when", parse_when(self.when))
+        if self.widest is not None:
+            check_widest(self)
+        if (self.prior is None) != (self.spread is None):
+            raise SpaceError(f"prior={self.prior}, spread={self.spread}: give both, or neither")
+        if self.prior is not None:
+            least, most, expected = 0.0, math.inf, "a number above 0"
+            if getattr(self, "log", False):
+                least, expected = 1.0, "a factor above 1, as the gene is logarithmic"
+            elif not getattr(self, "ordered", True):
+                most, expected = 1.0, "the probability that another value is better, above 0 and below 1"
+            if not is_number(self.spread) or not least < self.spread < most:  # type: ignore[operator]
+                raise SpaceError(f"spread={self.spread!r} is not allowed: expected {expected}")
+            object.__setattr__(self, "spread", float(self.spread))  # type: ignore[arg-type]
+        for name in ("prior", "default"):
+            if getattr(self, name) is not None:
+                try:
+                    object.__setattr__(self, name, self.check(getattr(self, name)))
+                except SpaceError as error:
+                    raise SpaceError(f"{name} {error}") from None
+        if self.default is None:
+            object.__setattr__(self, "default", self.prior)
 
 
 @dataclass(frozen=True)
@@ -156,7 +183,7 @@ class Float(Gene):
     spread: float | None = None
     when: When | None = None
     widest: Limits | None = None
-    _digits: int = field(init=False, repr=False, compare=False)
+    _digits: int = field(init=False, repr=False, compare=False)  # significant ones if log, else decimal places
     _ends: tuple[float, float] = field(init=False, repr=False, compare=False)  # the bounds, rounded
 
     def __post_init__(self) -> None:
@@ -169,21 +196,6 @@ class Float(Gene):
             raise SpaceError(f"Float({self.low}, {self.high}): low must be below high")
         if self.log and self.low < 1 / LARGEST:
             raise SpaceError(f"Float({self.low}, {self.high}, log=True): a log gene needs low above 0")
-        object.__setattr__(self, "_digits", self._resolution())
-        object.__setattr__(self, "_ends", (self._shorten(self.low), self._shorten(self.high)))
-        self._check_default()
-
-    def times(self, factor: float) -> Float:
-        """Return the gene with its range, its limits and its default multiplied by a factor."""
-        default = None if self.default is None else self.default * factor
-        widest = None
-        if self.widest is not None:
-            low, high = (None if limit is None else limit * factor for limit in self.widest)
-            widest = (low, high)
-        return replace(self, low=self.low * factor, high=self.high * factor, default=default, widest=widest)
-
-    def _resolution(self) -> int:
-        """Return the significant digits (if log) or decimal places to which values are rounded."""
         if self.log:
             # Relative digits, more for a narrow range. exp(log(x)) has a relative error of at most 2e-13.
             digits, exact = DIGITS + max(0, -exponent(math.log(self.high) - math.log(self.low))), 12
@@ -194,7 +206,18 @@ class Float(Gene):
         if exact < digits - DIGITS + 2 or self.high - self.low < 1 / LARGEST:
             log = ", log=True" if self.log else ""
             raise SpaceError(f"Float({self.low}, {self.high}{log}): low and high are too close to tell values apart")
-        return min(digits, exact)
+        object.__setattr__(self, "_digits", min(digits, exact))
+        object.__setattr__(self, "_ends", (self._shorten(self.low), self._shorten(self.high)))
+        self._check_hints()
+
+    def times(self, factor: float) -> Float:
+        """Return the gene with its range, its limits and its default multiplied by a factor."""
+        default = None if self.default is None else self.default * factor
+        widest = None
+        if self.widest is not None:
+            low, high = (None if limit is None else limit * factor for limit in self.widest)
+            widest = (low, high)
+        return replace(self, low=self.low * factor, high=self.high * factor, default=default, widest=widest)
 
     @property
     def size(self) -> float:
@@ -281,7 +304,7 @@ class Int(Gene):
                 f"Int({self.low}, {self.high}, log=True): a log gene needs low of at least 1 and no step; "
                 "for powers of two use Choice([...], ordered=True)"
             )
-        self._check_default()
+        self._check_hints()
 
     @property
     def size(self) -> int:
@@ -352,7 +375,7 @@ class Choice(Gene):
         if len({genome_key({"": value}) for value in values}) != len(values):
             raise SpaceError(f"Choice({list(values)}): a value is given twice")
         object.__setattr__(self, "values", values)
-        self._check_default()
+        self._check_hints()
 
     @property
     def size(self) -> int:
@@ -390,11 +413,9 @@ class Choice(Gene):
         return centre((cell(u, self.size) + step) % self.size, self.size)
 
     def neighbours(self, u: float) -> list[float]:
-        cell_index = cell(u, self.size)
-        indices = (
-            (cell_index - 1, cell_index + 1) if self.ordered else tuple(i for i in range(self.size) if i != cell_index)
-        )
-        return [centre(index, self.size) for index in indices if 0 <= index < self.size]
+        index = cell(u, self.size)
+        indices = (index - 1, index + 1) if self.ordered else range(self.size)
+        return [centre(moved, self.size) for moved in indices if 0 <= moved < self.size and moved != index]
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "values": list(self.values)}
@@ -413,12 +434,6 @@ def gene_from(description: Mapping[str, Any]) -> Gene:
     kind = fields.pop("kind", None)
     if kind not in _KINDS:
         raise SpaceError(f"a gene of kind {kind!r} is not known: expected one of {', '.join(_KINDS)}")
-    if "values" in fields:
-        fields["values"] = tuple(fields["values"])
-    if "when" in fields:
-        fields["when"] = parse_when(fields["when"])
-    if "widest" in fields:
-        fields["widest"] = tuple(fields["widest"])
     try:
         return _KINDS[kind](**fields)
     except TypeError as error:
@@ -488,46 +503,7 @@ def parse_when(condition: object) -> When | None:
     return parsed
 
 
-def gene_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a gene as plain data, without hints that are None."""
-    plain = {name: value for name, value in fields.items() if value is not None or name not in HINTS}
-    if "when" in plain:
-        plain["when"] = {name: list(values) for name, values in plain["when"]}
-    if "widest" in plain:
-        plain["widest"] = list(plain["widest"])
-    return plain
-
-
 HINTS = ("prior", "spread", "when", "widest")
-
-
-def check_hints(gene: Gene) -> None:
-    """Check and normalize a gene's hints; a gene without default gets its prior as default.
-
-    Raises:
-        SpaceError: The prior is out of range or without spread. Or the spread, the condition or `widest` is malformed.
-    """
-    object.__setattr__(gene, "when", parse_when(gene.when))
-    if gene.widest is not None:
-        check_widest(gene)
-    if gene.prior is None and gene.spread is None:
-        return
-    if gene.prior is None or gene.spread is None:
-        raise SpaceError(f"prior={gene.prior}, spread={gene.spread}: give both, or neither")
-    least, most, expected = 0.0, math.inf, "a number above 0"
-    if getattr(gene, "log", False):
-        least, expected = 1.0, "a factor above 1, as the gene is logarithmic"
-    elif not getattr(gene, "ordered", True):
-        most, expected = 1.0, "the probability that another value is better, above 0 and below 1"
-    if not is_number(gene.spread) or not least < gene.spread < most:
-        raise SpaceError(f"spread={gene.spread!r} is not allowed: expected {expected}")
-    try:
-        object.__setattr__(gene, "prior", gene.check(gene.prior))
-    except SpaceError as error:
-        raise SpaceError(f"prior {error}") from None
-    object.__setattr__(gene, "spread", float(gene.spread))
-    if gene.default is None:
-        object.__setattr__(gene, "default", gene.prior)
 
 
 def check_widest(gene: Gene) -> None:
@@ -560,24 +536,6 @@ def range_ends(gene: Gene) -> tuple[int | float, int | float] | None:
         return None
     numbers = [value for value in gene.values if isinstance(value, int | float)]
     return min(numbers), max(numbers)
-
-
-def inactive_genes(genes: Mapping[str, Gene], genome: Genome) -> list[str]:
-    """Return the names of a genome's inactive genes.
-
-    A condition on a missing gene counts as met: it may be an optional gene that is off.
-    """
-    if all(gene.when is None for gene in genes.values()):
-        return []
-
-    counts: dict[str, bool] = {}
-    for name in TopologicalSorter(_condition_genes(genes)).static_order():
-        counts[name] = all(
-            required not in genes
-            or (counts[required] and any(genes[required].check(value) == genome[required] for value in values))
-            for required, values in genes[name].when or ()
-        )
-    return [name for name in genes if not counts[name]]
 
 
 Condition: TypeAlias = tuple[int, tuple[tuple[int, Gene, tuple[Value, ...]], ...]]

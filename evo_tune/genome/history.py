@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -100,13 +100,7 @@ class LazySequence(Sequence[Item]):
     def __len__(self) -> int:
         return len(self._items)
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         item = self._items[index]
@@ -412,7 +406,7 @@ class RunHistory(History):
         if not trial.ok:
             self._failed.append(trial)
         if trial.rankable and trial.losses is not None:
-            sort_key, count = (trial.violation, trial.losses, trial.id), len(self._ranking)
+            count, sort_key = len(self._ranking), (trial.violation, trial.losses, trial.id)
             row = bisect(self._sort_keys, sort_key)
             self._sort_keys.insert(row, sort_key)
             self._losses.insert(row, trial.losses, count)

@@ -51,22 +51,20 @@ def parse_gene(name: str, text: str) -> Gene:
         return Int(low, high, step=step)
 
     whole = text
-    try:
-        text, hints = _split_hints(text)
-    except SpaceError as error:
-        raise SpaceError(f"--gene {name}={whole}: {error}") from None
-    match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
-    kind, inside = (match[1], match[2].split(",")) if match else ("fixed", text.split("|"))
-    values = [read_value(part.strip()) for part in inside]
+    values: list[Any] = []
     makers: dict[str, Callable[[], Gene]] = {
         "fixed": lambda: Choice(tuple(values), ordered=len(values) > 1 and all(map(is_number, values))),
-        "float": lambda: Float(*values, log=False),  # type: ignore[arg-type,misc]  # a third value is refused
-        "log": lambda: Float(*values, log=True),  # type: ignore[arg-type,misc]
-        "int": lambda: int_range(*values),  # type: ignore[arg-type]
+        "float": lambda: Float(*values, log=False),  # type: ignore[misc]  # a third value is refused
+        "log": lambda: Float(*values, log=True),  # type: ignore[misc]
+        "int": lambda: int_range(*values),
         "choice": lambda: Choice(tuple(values)),
         "ordered": lambda: Choice(tuple(values), ordered=True),
     }
     try:
+        text, hints = _split_hints(text)
+        match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
+        kind, inside = (match[1], match[2].split(",")) if match else ("fixed", text.split("|"))
+        values += [read_value(part.strip()) for part in inside]
         if kind == "fixed" and RANGE.fullmatch(text.strip()):
             raise SpaceError("expected a range as float(LOW,HIGH), log(LOW,HIGH) or int(LOW,HIGH), or values as A|B|…")
         if kind in makers and "" in values:
@@ -142,10 +140,8 @@ def format_hints(gene: Gene) -> str:
     """Return a gene's default, prior, condition and limits in the notation of `--gene NAME=`; '' if it has none."""
     text = "" if gene.default is None else f" @ {_format_value(gene.default)}"
     if gene.prior is not None:
-        spread = (
-            "" if gene.spread is None else f"±{_format_value(gene.spread)}{'x' if getattr(gene, 'log', False) else ''}"
-        )
-        text += f" ~ {_format_value(gene.prior)}{spread}"
+        factor = "x" if getattr(gene, "log", False) else ""
+        text += f" ~ {_format_value(gene.prior)}±{_format_value(gene.spread)}{factor}"
     for name, values in gene.when or ():
         text += f" when {name}={'|'.join(map(_format_value, values))}"
     if gene.widest is not None:

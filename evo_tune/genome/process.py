@@ -16,18 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evo_tune.genome.kernel import (
-    LENGTH_LOG_DEVIATION,
-    LENGTH_MEDIAN,
-    covariance,
-    fit_mode,
-    gradient_by_points,
-    gradient_by_relevance,
-    matern,
-    matrix_product,
-    square_distances,
-    whiten,
-)
+from evo_tune.genome import kernel as kernels
 
 NOISE_MEDIAN, NOISE_LOG_DEVIATION = 0.02, 1.5
 """Prior of the noise variance, where scores have variance 1: its median and the deviation of its logarithm."""
@@ -105,28 +94,28 @@ class Process:
         age_differences = None if ages is None else np.abs(ages[:, None] - ages[None, :])
         features = len(kinds)
         # Logarithms of relevances (-2 log length), then of the noise, then of the drift if there is one.
-        relevance_median = -2.0 * math.log(LENGTH_MEDIAN * math.sqrt(features))
+        relevance_median = -2.0 * math.log(kernels.LENGTH_MEDIAN * math.sqrt(features))
         medians = np.append(np.full(features, relevance_median), math.log(NOISE_MEDIAN))
         noise_deviation = PRECISE_NOISE_LOG_DEVIATION if precise else NOISE_LOG_DEVIATION
-        deviations = np.append(np.full(features, 2.0 * LENGTH_LOG_DEVIATION), noise_deviation)
+        deviations = np.append(np.full(features, 2.0 * kernels.LENGTH_LOG_DEVIATION), noise_deviation)
         if ages is not None:
             medians, deviations = np.append(medians, math.log(DRIFT_MEDIAN)), np.append(deviations, DRIFT_LOG_DEVIATION)
         reach = 3.0 * deviations
         if precise:
             evidence = min(1.0, len(points) / (POINTS_PER_FEATURE * features))
-            growth = (LENGTH_LOG_DEVIATION - FIRST_LENGTH_LOG_DEVIATION) * evidence
+            growth = (kernels.LENGTH_LOG_DEVIATION - FIRST_LENGTH_LOG_DEVIATION) * evidence
             deviations[:features] = 2.0 * (FIRST_LENGTH_LOG_DEVIATION + growth)
 
         def gradient(logs: np.ndarray) -> np.ndarray:
             return likelihood_gradient(points, kinds, scores, logs, age_differences, precise)
 
-        logs = fit_mode(gradient, medians, deviations, reach)
+        logs = kernels.fit_mode(gradient, medians, deviations, reach)
         relevance, noise = np.exp(logs[:features]), math.exp(logs[features])
-        kernel = covariance(relevance, points, points, kinds)
+        kernel = kernels.covariance(relevance, points, points, kinds)
         drift = 0.0 if ages is None else math.exp(logs[-1])
         if age_differences is not None:
             kernel *= np.exp(-drift * age_differences)
-        whitening = whiten(kernel + noise * np.eye(len(kernel)))
+        whitening = kernels.whiten(kernel + noise * np.eye(len(kernel)))
         weights = whitening.T @ (whitening @ scores)
         scale = _scale(scores, weights) if precise else 1.0
         return cls(points, kinds, relevance, whitening, weights, scale * noise, scale, ages, drift)
@@ -140,13 +129,14 @@ class Process:
             pending: Features of the points, shape (pending, features).
         """
         # Block form of the Cholesky factor of all points, [[L, 0], [C, P]], and of its inverse.
-        cross = matrix_product(self.whitening, self._final_covariance(pending)).T
-        kernel = covariance(self.relevance, pending, pending, self.kinds)
-        corner = whiten(kernel + self.noise / self.scale * np.eye(len(pending)) - matrix_product(cross, cross.T))
+        cross = kernels.matrix_product(self.whitening, self._final_covariance(pending)).T
+        kernel = kernels.covariance(self.relevance, pending, pending, self.kinds)
+        noise = self.noise / self.scale * np.eye(len(pending))
+        corner = kernels.whiten(kernel + noise - kernels.matrix_product(cross, cross.T))
         count, total = len(self.points), len(self.points) + len(pending)
         whitening = np.zeros((total, total))
         whitening[:count, :count] = self.whitening
-        whitening[count:, :count] = -matrix_product(matrix_product(corner, cross), self.whitening)
+        whitening[count:, :count] = -kernels.matrix_product(kernels.matrix_product(corner, cross), self.whitening)
         whitening[count:, count:] = corner
         return replace(
             self,
@@ -158,9 +148,9 @@ class Process:
 
     def with_noise(self, noise: float) -> Process:
         """Return a process of full trainings with another noise variance and the same length scales."""
-        kernel = covariance(self.relevance, self.points, self.points, self.kinds)
+        kernel = kernels.covariance(self.relevance, self.points, self.points, self.kinds)
         scores = kernel @ self.weights + self.noise / self.scale * self.weights
-        whitening = whiten(kernel + noise / self.scale * np.eye(len(kernel)))
+        whitening = kernels.whiten(kernel + noise / self.scale * np.eye(len(kernel)))
         return replace(self, whitening=whitening, weights=whitening.T @ (whitening @ scores), noise=noise)
 
     def trust(self, share: float) -> float:
@@ -170,7 +160,7 @@ class Process:
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the final score of each point, without noise, each of shape (points,)."""
         kernel = self._final_covariance(points)
-        whitened = matrix_product(self.whitening, kernel)
+        whitened = kernels.matrix_product(self.whitening, kernel)
         return self.weights @ kernel, self.scale * np.maximum(1.0 - (whitened**2).sum(axis=0), SMALLEST_VARIANCE)
 
     def leave_one_out_errors(self) -> np.ndarray:
@@ -190,14 +180,14 @@ class Process:
             Mean and variance, each of shape (points,), then their gradients, each of shape (points, features).
         """
         kernel = self._final_covariance(points)
-        whitened = matrix_product(self.whitening, kernel)
+        whitened = kernels.matrix_product(self.whitening, kernel)
         variance = self.scale * np.maximum(1.0 - (whitened**2).sum(axis=0), SMALLEST_VARIANCE)
-        _, decline = matern(square_distances(self.relevance, self.points, points, self.kinds))
+        _, decline = kernels.matern(kernels.square_distances(self.relevance, self.points, points, self.kinds))
         if self.ages is not None:
             decline *= np.exp(-self.drift * np.abs(self.ages))[:, None]
-        solved = matrix_product(self.whitening.T, whitened)  # the inverse covariance times the kernel
-        rising = gradient_by_points(self.weights[:, None] * decline, self.points, points, self.kinds)
-        explained = gradient_by_points(2.0 * solved * decline, self.points, points, self.kinds)
+        solved = kernels.matrix_product(self.whitening.T, whitened)  # the inverse covariance times the kernel
+        rising = kernels.gradient_by_points(self.weights[:, None] * decline, self.points, points, self.kinds)
+        explained = kernels.gradient_by_points(2.0 * solved * decline, self.points, points, self.kinds)
         return self.weights @ kernel, variance, self.relevance * rising, -self.scale * (self.relevance * explained)
 
     def predict_after_score(
@@ -210,11 +200,11 @@ class Process:
             ages: Logarithms of the shares of a training run after which they were scored, shape (points,).
             scores: Scores of the points, shape (points,).
         """
-        kernel = covariance(self.relevance, self.points, points, self.kinds)
+        kernel = kernels.covariance(self.relevance, self.points, points, self.kinds)
         fitted_ages = np.zeros(len(self.points)) if self.ages is None else self.ages
         final = kernel * np.exp(-self.drift * np.abs(fitted_ages))[:, None]
         early = kernel * np.exp(-self.drift * np.abs(fitted_ages[:, None] - ages[None, :]))
-        final_whitened, early_whitened = (matrix_product(self.whitening, kernels) for kernels in (final, early))
+        final_whitened, early_whitened = (kernels.matrix_product(self.whitening, x) for x in (final, early))
         early_variance = np.maximum(1.0 - (early_whitened**2).sum(axis=0), SMALLEST_VARIANCE)
         common = np.exp(self.drift * ages) - (final_whitened * early_whitened).sum(axis=0)
         gain = common / (early_variance + self.noise / self.scale)
@@ -227,7 +217,7 @@ class Process:
 
         Shape (points of the process, points).
         """
-        kernel = covariance(self.relevance, self.points, points, self.kinds)
+        kernel = kernels.covariance(self.relevance, self.points, points, self.kinds)
         if self.ages is not None:
             kernel *= np.exp(-self.drift * np.abs(self.ages))[:, None]
         return kernel
@@ -247,15 +237,16 @@ def likelihood_gradient(
     probable value, so the likelihood does not change with it.
     """
     relevance, noise = np.exp(logs[: len(kinds)]), math.exp(logs[len(kinds)])
-    kernel, slope = matern(square_distances(relevance, points, points, kinds))
+    kernel, slope = kernels.matern(kernels.square_distances(relevance, points, points, kinds))
     if age_differences is not None:
         correlation = np.exp(-math.exp(logs[-1]) * age_differences)
         kernel, slope = kernel * correlation, slope * correlation
-    whitening = whiten(kernel + noise * np.eye(len(kernel)))
+    whitening = kernels.whiten(kernel + noise * np.eye(len(kernel)))
     weights = whitening.T @ (whitening @ scores)
     scale = _scale(scores, weights) if precise else 1.0
-    by_covariance = np.outer(weights, weights) / scale - matrix_product(whitening.T, whitening)  # twice the gradient
-    by_relevance = relevance * gradient_by_relevance(by_covariance * slope, points, points, kinds)
+    # Twice the gradient by the covariance.
+    by_covariance = np.outer(weights, weights) / scale - kernels.matrix_product(whitening.T, whitening)
+    by_relevance = relevance * kernels.gradient_by_relevance(by_covariance * slope, points, points, kinds)
     gradient = 0.5 * np.append(by_relevance, noise * np.trace(by_covariance))
     if age_differences is None:
         return gradient

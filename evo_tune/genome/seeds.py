@@ -23,17 +23,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from evo_tune.genome.kernel import (
-    LENGTH_LOG_DEVIATION,
-    LENGTH_MEDIAN,
-    covariance,
-    fit_mode,
-    matern,
-    matrix_product,
-    square_differences,
-    sum_weighted,
-    whiten,
-)
+from evo_tune.genome import kernel as kernels
 from evo_tune.genome.values import mean_of, resolution
 
 OWN, SHARED, NOISE = 0.02, 0.02, 0.05
@@ -129,11 +119,11 @@ def fit_seed_model(trainings: Trainings) -> np.ndarray:
     """Return logarithms of relevances and variances near their most probable values, shape (features + 3,)."""
     scores, *_ = trainings.standardize()
     points = trainings.points[trainings.rows]
-    squares, parts = square_differences(points, points, trainings.unordered), trainings.common_parts
-    relevance_median = -2.0 * math.log(LENGTH_MEDIAN * math.sqrt(len(squares)))
+    squares, parts = kernels.square_differences(points, points, trainings.unordered), trainings.common_parts
+    relevance_median = -2.0 * math.log(kernels.LENGTH_MEDIAN * math.sqrt(len(squares)))
     medians = np.append(np.full(len(squares), relevance_median), np.log([OWN, SHARED, NOISE]))
-    deviations = np.append(np.full(len(squares), 2.0 * LENGTH_LOG_DEVIATION), np.full(3, VARIANCES))
-    return fit_mode(lambda logs: likelihood_gradient(squares, parts, scores, logs), medians, deviations)
+    deviations = np.append(np.full(len(squares), 2.0 * kernels.LENGTH_LOG_DEVIATION), np.full(3, VARIANCES))
+    return kernels.fit_mode(lambda logs: likelihood_gradient(squares, parts, scores, logs), medians, deviations)
 
 
 def likelihood_gradient(squares: np.ndarray, parts: np.ndarray, scores: np.ndarray, logs: np.ndarray) -> np.ndarray:
@@ -146,10 +136,10 @@ def likelihood_gradient(squares: np.ndarray, parts: np.ndarray, scores: np.ndarr
         logs: Logarithms of relevances and variances, shape (features + 3,).
     """
     relevance, variances = np.exp(logs[:-3]), np.exp(logs[-3:])
-    kernel, slope = matern(sum_weighted(relevance, squares))
-    whitening = whiten(kernel + sum_weighted(variances, parts))
+    kernel, slope = kernels.matern(kernels.sum_weighted(relevance, squares))
+    whitening = kernels.whiten(kernel + kernels.sum_weighted(variances, parts))
     weights = whitening.T @ (whitening @ scores)
-    by_covariance = np.outer(weights, weights) - matrix_product(whitening.T, whitening)  # twice the gradient
+    by_covariance = np.outer(weights, weights) - kernels.matrix_product(whitening.T, whitening)  # twice the gradient
     by_relevance = relevance * np.einsum("fab,ab->f", squares, by_covariance * slope)
     return 0.5 * np.append(by_relevance, variances * np.einsum("fab,ab->f", parts, by_covariance))
 
@@ -171,11 +161,12 @@ class SeedModel:
         self._own, self._shared, self._noise = (np.exp(logs[-3:]) * (1.0, trainings.shared, 1.0)).tolist()
         scores, mean, self._scale = trainings.standardize()
         rows, smooth = trainings.rows, self._kernel(trainings.points, trainings.points)
-        self._whitening = whiten(smooth[np.ix_(rows, rows)] + sum_weighted(np.exp(logs[-3:]), trainings.common_parts))
+        parts = kernels.sum_weighted(np.exp(logs[-3:]), trainings.common_parts)
+        self._whitening = kernels.whiten(smooth[np.ix_(rows, rows)] + parts)
         self._weights = self._whitening.T @ (self._whitening @ scores)
         of_genome = np.equal.outer(np.arange(len(trainings.points)), rows)
         self._cross = smooth[:, rows] + self._own * of_genome  # covariance of genomes and training runs
-        self._cross_whitened = matrix_product(self._cross, self._whitening.T)
+        self._cross_whitened = kernels.matrix_product(self._cross, self._whitening.T)
         self._prior = smooth + self._own * np.eye(len(trainings.points))
         self._means = self._cross @ self._weights
         self.expected = mean + self._scale * self._means
@@ -201,19 +192,19 @@ class SeedModel:
         """
         smooth = self._kernel(self._trainings.points, points)
         cross = smooth[self._trainings.rows]
-        whitened = matrix_product(self._whitening, cross + self._shared * (self._trainings.seeds == 0)[:, None])
+        whitened = kernels.matrix_product(self._whitening, cross + self._shared * (self._trainings.seeds == 0)[:, None])
         variance = 1.0 + self._own + self._shared + self._noise - (whitened**2).sum(axis=0)
         deviation = np.sqrt(np.maximum(variance, 1e-12))
-        changes = (smooth - matrix_product(self._cross_whitened, whitened)) / deviation
+        changes = (smooth - kernels.matrix_product(self._cross_whitened, whitened)) / deviation
         # A new genome's own mean changes most by its result.
-        own_explained = (matrix_product(self._whitening, cross) * whitened).sum(axis=0)
+        own_explained = (kernels.matrix_product(self._whitening, cross) * whitened).sum(axis=0)
         own_changes = (1.0 + self._own - own_explained) / deviation
         own_means = (self._weights @ cross)[:, None] + own_changes[:, None] * NODES
         lowest = np.minimum(_lowest_means(self._means, changes), own_means)
         return self._scale * float((self._means.min() - lowest.mean(axis=1)).max())
 
     def _kernel(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return covariance(self._relevance, rows, columns, self._trainings.unordered)
+        return kernels.covariance(self._relevance, rows, columns, self._trainings.unordered)
 
 
 def _lowest_means(means: np.ndarray, changes: np.ndarray) -> np.ndarray:

@@ -32,7 +32,6 @@ from evo_tune.genome.genes import (
     centre,
     check_conditions,
     decodes_to_any,
-    inactive_genes,
     resolve_conditions,
 )
 from evo_tune.genome.values import Genome, Value
@@ -89,11 +88,13 @@ class SearchSpace:
             if not is_encodable(name):
                 raise SpaceError(f"gene {name!r}: its name cannot be written as UTF-8; give it another one")
         check_conditions({**genes, **optional})
-        object.__setattr__(self, "genes", dict(genes))
-        object.__setattr__(self, "repair", repair)
-        object.__setattr__(self, "optional", dict(optional))
-        object.__setattr__(self, "_gives_genes", repair is not None and _takes_two(repair))
-        object.__setattr__(self, "_conditions", resolve_conditions(genes))
+        try:
+            parameters = [] if repair is None else inspect.signature(repair).parameters.values()
+        except (TypeError, ValueError):  # a builtin
+            parameters = []
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        vars(self).update(genes=dict(genes), repair=repair, optional=dict(optional))  # the class is frozen
+        vars(self).update(_gives_genes=len(positional) > 1, _conditions=resolve_conditions(genes))
 
     def including(self, names: Iterable[str]) -> SearchSpace:
         """Return the space with the named optional genes switched on; other names are ignored."""
@@ -112,12 +113,7 @@ class SearchSpace:
         optional = self.optional if optional is None else optional
         optional = {name: gene for name, gene in optional.items() if name not in genes}
         genes = {**self.genes, **genes}
-        check_conditions({**genes, **optional})
-        derived = object.__new__(SearchSpace)
-        values = {"genes": genes, "repair": self.repair, "optional": optional, "_gives_genes": self._gives_genes}
-        for name, value in {**values, "_conditions": resolve_conditions(genes)}.items():
-            object.__setattr__(derived, name, value)
-        return derived
+        return SearchSpace(self.repair, optional, **genes)
 
     def near_default(self) -> SearchSpace:
         """Return the space with a prior around the default of each gene that has none, for defaults of an expert.
@@ -310,21 +306,17 @@ class SearchSpace:
 
     def _reset_inactive(self, genome: Genome) -> Genome:
         """Return the genome with its inactive genes set to their defaults."""
-        if not self._conditions:
-            return genome
-        return {**genome, **{name: self.genes[name].middle() for name in inactive_genes(self.genes, genome)}}
+        names, inactive = list(self.genes), set[int]()
+        for place, needed in self._conditions:
+            for required, gene, values in needed:
+                met = any(gene.check(value) == genome[names[required]] for value in values)
+                if required in inactive or not met:
+                    inactive.add(place)
+        return {**genome, **{names[place]: self.genes[names[place]].middle() for place in sorted(inactive)}}
 
     def describe(self) -> dict[str, Any]:
         """Return the genes as plain data for the manifest; the repair is code and stays in the evaluator."""
         return {name: gene.describe() for name, gene in self.genes.items()}
-
-
-def _takes_two(repair: Callable[..., Genome]) -> bool:
-    try:
-        parameters = inspect.signature(repair).parameters.values()
-    except (TypeError, ValueError):  # a builtin
-        return False
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) > 1
 
 
 def widen_genes(genes: Mapping[str, Gene], wider_genes: Mapping[str, Gene]) -> dict[str, Gene]:
@@ -353,45 +345,32 @@ def widen_genes(genes: Mapping[str, Gene], wider_genes: Mapping[str, Gene]) -> d
 
 
 def _check_wider(old: Gene, new: Gene) -> None:
-    log = (getattr(old, "log", None), getattr(new, "log", None))
-    order = (getattr(old, "ordered", None), getattr(new, "ordered", None))
-    if type(old) is not type(new) or log[0] is not log[1] or order[0] is not order[1]:
-        raise SpaceError(
-            f"{_format_range(new)} is of another kind than {_format_range(old)}: a run keeps kind, scale and order"
-        )
+    kinds = [(type(gene), getattr(gene, "log", None), getattr(gene, "ordered", None)) for gene in (old, new)]
+    old_range, new_range = _format_range(old), _format_range(new)
+    if kinds[0] != kinds[1]:
+        raise SpaceError(f"{new_range} is of another kind than {old_range}: a run keeps kind, scale and order")
     if new.when != old.when:
         raise SpaceError("'when' cannot change in a run: leave it out")
-    lost, same = _missing_values(old, new)
-    if lost:
-        raise SpaceError(
-            f"{_format_range(new)} has no {lost[0]!r}, which {_format_range(old)} has: a range can only be widened"
-        )
-    if same:
-        raise SpaceError(f"it is {_format_range(old)} as it is: expected a wider range")
-
-
-def _missing_values(old: Gene, new: Gene) -> tuple[list[Value], bool]:
-    """Return values of `old` that `new`, of the same kind, lacks, and whether both have the same range."""
+    lost: list[Value]
     if isinstance(old, Choice) and isinstance(new, Choice):
         had, has = ([(type(value), value) for value in gene.values] for gene in (old, new))
         if odd := [value for kind, value in has if kind not in {kind for kind, _ in had}]:
             raise SpaceError(f"{odd[0]!r} is of another type than {', '.join(map(repr, old.values))}")
         common = [value_pair for value_pair in has if value_pair in had]
         if old.ordered and len(common) == len(had) and common != had:
-            raise SpaceError(f"{_format_range(new)} has another order than {_format_range(old)}")
-        return [value for kind, value in had if (kind, value) not in common], new.size == old.size
-    if isinstance(old, Int) and isinstance(new, Int):
-        samples = [old.low, min(old.low + old.step, old.high), old.high]
-        lost = [
-            value_pair
-            for value_pair in samples
-            if not new.low <= value_pair <= new.high or (value_pair - new.low) % new.step
-        ]
-        return list(lost), (old.low, old.high, old.step) == (new.low, new.high, new.step)
-    assert isinstance(old, Float)
-    assert isinstance(new, Float)
-    ends = [old.low, old.high]
-    return [end for end in ends if not new.low <= end <= new.high], ends == [new.low, new.high]
+            raise SpaceError(f"{new_range} has another order than {old_range}")
+        lost, same = [value for kind, value in had if (kind, value) not in common], new.size == old.size
+    else:
+        assert isinstance(old, Float | Int)
+        assert isinstance(new, Float | Int)
+        step, new_step = getattr(old, "step", 0), getattr(new, "step", 0)
+        samples = [old.low, min(old.low + step, old.high), old.high]
+        lost = [n for n in samples if not new.low <= n <= new.high or (new_step and (n - new.low) % new_step)]
+        same = (old.low, old.high, step) == (new.low, new.high, new_step)
+    if lost:
+        raise SpaceError(f"{new_range} has no {lost[0]!r}, which {old_range} has: a range can only be widened")
+    if same:
+        raise SpaceError(f"it is {old_range} as it is: expected a wider range")
 
 
 def _format_range(gene: Gene) -> str:

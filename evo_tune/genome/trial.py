@@ -180,7 +180,7 @@ class Proposal:
     @property
     def fresh(self) -> bool:
         """See Candidate."""
-        return _is_fresh(self)
+        return self.resumes is None and self.extra_seed == 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parents", tuple(self.parents))
@@ -225,16 +225,12 @@ class Candidate:
     @property
     def fresh(self) -> bool:
         """Whether it counts for `--trials` and generations: only the first trial of a genome counts."""
-        return _is_fresh(self)
+        return self.resumes is None and self.extra_seed == 0
 
     @property
     def whole(self) -> bool:
         """Whether it is trained in full."""
         return self.budget == 1.0
-
-
-def _is_fresh(birth: Proposal | Candidate) -> bool:
-    return birth.resumes is None and birth.extra_seed == 0
 
 
 @dataclass(frozen=True)
@@ -308,13 +304,11 @@ class Trial:
         It has no losses if an objective is missing or not finite, even with status ok: comparisons with NaN would
         give wrong rankings.
         """
-        losses = None
         if outcome.status == "ok" and all(objective.metric in outcome.metrics for objective in objectives):
             losses = tuple(objective.loss(outcome.metrics) for objective in objectives)
-        if losses is not None and not all(math.isfinite(loss) for loss in losses):
-            losses = None
-        beyond = violation(constraints, outcome.metrics) if losses is not None else 0.0
-        return cls(candidate, outcome, reported_order, losses, beyond)
+            if all(map(math.isfinite, losses)):
+                return cls(candidate, outcome, reported_order, losses, violation(constraints, outcome.metrics))
+        return cls(candidate, outcome, reported_order, None)
 
     @property
     def id(self) -> int:

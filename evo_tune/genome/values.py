@@ -87,9 +87,8 @@ def resolution(values: Sequence[float], rounding: float = 0.0) -> float:
 
 def read_value(text: str) -> Value:
     """Return a typed text as a bool, int or float, or else as it is."""
-    words = {"true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     for kind in (int, float):
         try:
             return kind(text)
@@ -127,7 +126,6 @@ def to_plain(value: object) -> Value:
         raise SpaceError(f"Choice: a value is {too_large_message(value)}; give a float, or a name and look it up")
     if type(value) is str and not is_encodable(value):
         raise SpaceError(f"Choice: {value!r} cannot be written as UTF-8; give another name and look it up")
-    for kind in (bool, int, str):
-        if type(value) is kind:  # an enum's member would have another type when read from a file
-            return value
+    if type(value) in (bool, int, str):  # an enum's member would have another type when read from a file
+        return value  # type: ignore[return-value]
     raise SpaceError(f"Choice: {value!r} is not a plain number, string or bool; give a name and look it up")

@@ -165,22 +165,12 @@ class GenomeTable:
             losses = genome.losses(budget)
             if losses is not None and len(losses) < self.objectives:  # the one infinity of a pruned trial
                 losses = losses * self.objectives
-            self._losses_at(budget).set(row, [math.nan] * self.objectives if losses is None else losses)
-
-    def _losses_at(self, budget: float) -> GrowingArray:
-        return self._losses.setdefault(budget, GrowingArray(*[math.nan] * self.objectives))
+            missing = [math.nan] * self.objectives
+            self._losses.setdefault(budget, GrowingArray(*missing)).set(row, missing if losses is None else losses)
 
     def losses(self, count: int, budget: float) -> np.ndarray:
         """Return the losses of the first `count` genomes at a budget, NaN if it has none. Shape (count, objectives)."""
-        return self._losses_at(budget).get(count)
-
-    def losses_on_one_scale(self, count: int) -> np.ndarray:
-        """Return the first losses of the first `count` genomes, shape (count,).
-
-        NaN for genomes that were not fully trained, or that failed.
-        """
-        losses = self.losses(count, 1.0)[:, 0]
-        return np.where((self.alive.column(count) > 0.0) & np.isfinite(losses), losses, math.nan)
+        return self._losses.get(budget, GrowingArray(*[math.nan] * self.objectives)).get(count)
 
     def ranks_by_rung(self, losses: np.ndarray, objective: int, constrained: bool = True) -> list[np.ndarray]:
         """Return the list that the function `ranks_by_rung` yields, cached while the losses stay the same.
@@ -305,7 +295,8 @@ class RankedHistory(History):
         bare_ranks = table.ranks(count, rungs, constrained=False) if history.constraints else self._ranks
         scaled_losses = np.full(count, math.nan)
         if len(rungs) == 1 and not expected:
-            scaled_losses = table.losses_on_one_scale(count)
+            losses = table.losses(count, 1.0)[:, 0]
+            scaled_losses = np.where((table.alive.column(count) > 0.0) & np.isfinite(losses), losses, math.nan)
         if expected:
             rows = [table.rows[key] for key in expected]
             for ranked in (self._ranks, *([bare_ranks] if history.constraints else [])):

@@ -80,13 +80,23 @@ def widen_end(gene: Gene, end: End, within: Range = (-math.inf, math.inf)) -> Ge
     if range_ends(gene) is None or gene.size == 1:
         return None
     if isinstance(gene, Choice):
-        return _add_value(gene, end, within)
+        numbers = [value for value in gene.values if isinstance(value, int | float)]
+        added = _next_in_progression(numbers if end == "high" else numbers[::-1])
+        if added is None or not within[0] <= added <= within[1]:
+            return None
+        return _with_range(gene, values=(*gene.values, added) if end == "high" else (added, *gene.values))
     assert isinstance(gene, Float | Int)
     moved = _next_float(gene, end) if isinstance(gene, Float) else _next_int(gene, end)
     if moved is None:
         return None
-    moved = _clip_end(gene, moved, within)
-    if not (moved < gene.low if end == "low" else moved > gene.high):
+    if not within[0] <= moved <= within[1]:  # stops at the limit, on the steps of the gene
+        if isinstance(gene, Float):
+            moved = float(min(max(moved, within[0]), within[1]))
+        elif moved < gene.low:
+            moved = gene.low - gene.step * ((gene.low - math.ceil(within[0])) // gene.step)
+        else:
+            moved = gene.low + gene.step * ((math.floor(within[1]) - gene.low) // gene.step)
+    if gene.low <= moved if end == "low" else moved <= gene.high:
         return None
     changed: dict[str, Any] = {end: moved}
     try:
@@ -167,29 +177,6 @@ def _next_int(gene: Int, end: End) -> int | None:
         if gene.low > 0 and moved < 1:
             moved = 1 + (gene.low - 1) % gene.step
     return moved if moved in WHOLE else None
-
-
-def _clip_end(gene: Float | Int, moved: float, within: Range) -> float:
-    """Return a new end inside the limits, on the steps of the gene."""
-    if within[0] <= moved <= within[1]:
-        return moved
-    if isinstance(gene, Float):
-        return float(min(max(moved, within[0]), within[1]))
-    if moved < gene.low:
-        return gene.low - gene.step * ((gene.low - math.ceil(within[0])) // gene.step)
-    return gene.low + gene.step * ((math.floor(within[1]) - gene.low) // gene.step)
-
-
-def _add_value(gene: Choice, end: End, within: Range) -> Choice | None:
-    """Return an ordered choice of numbers with one value more; None at a natural end or at the limit."""
-    numbers = [value for value in gene.values if isinstance(value, int | float)]
-    added = _next_in_progression(numbers if end == "high" else numbers[::-1])
-    if added is None or not within[0] <= added <= within[1]:
-        return None
-    values = (*gene.values, added) if end == "high" else (added, *gene.values)
-    wide = _with_range(gene, values=values)
-    assert isinstance(wide, Choice)
-    return wide
 
 
 def _next_in_progression(values: Sequence[int | float]) -> int | float | None:

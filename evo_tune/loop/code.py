@@ -250,12 +250,12 @@ def strategy_with_rules(manifest: Manifest, evaluator: BoundEvaluator, strategy:
         PluginError: There is no such strategy, or it is broken.
         OptionError: An option of the strategy is wrong.
     """
-    return StrategyWithRules.of(
-        make_strategy(strategy, manifest.strategy_options),
-        manifest.settings,
-        manifest.constraints(),
-        evaluator.estimate,
-        manifest.limits,
+    return StrategyWithRules(
+        inner=make_strategy(strategy, manifest.strategy_options),
+        settings=manifest.settings,
+        constraints=manifest.constraints(),
+        estimate=evaluator.estimate,
+        limits=manifest.limits,
     )
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
 from typing import TypeAlias
 
 import numpy as np
@@ -58,26 +57,18 @@ class LeaderRanking:
     """Ranking of the fully trained genomes by the mean over their seeds."""
 
     def __init__(self) -> None:
-        self._sort_keys: dict[str, SortKey] = {}
-        self._heap: list[tuple[SortKey, str]] = []
-        self._genomes: dict[str, GenomeTrials] = {}
+        self._genomes: dict[str, tuple[SortKey, GenomeTrials]] = {}
 
     def update(self, genome: GenomeTrials) -> None:
         """Update a genome with all of its results."""
-        trial = genome.trial_by_budget.get(1.0)
-        losses = genome.losses(1.0)
-        if trial is None or not trial.ok or losses is None:
-            self._sort_keys.pop(genome.key, None)
-            return
-        self._genomes[genome.key] = genome
-        self._sort_keys[genome.key] = trial.violation, losses, genome.first_candidate.id
-        heappush(self._heap, (self._sort_keys[genome.key], genome.key))
+        trial, losses = genome.trial_by_budget.get(1.0), genome.losses(1.0)
+        self._genomes.pop(genome.key, None)
+        if trial is not None and trial.ok and losses is not None:
+            self._genomes[genome.key] = (trial.violation, losses, genome.first_candidate.id), genome
 
     def leader(self) -> GenomeTrials | None:
         """Return the leading genome; None if no genome was fully trained."""
-        while self._heap and self._sort_keys.get(self._heap[0][1]) != self._heap[0][0]:
-            heappop(self._heap)  # outdated: the genome has another key now
-        return self._genomes[self._heap[0][1]] if self._heap else None
+        return min(self._genomes.values(), key=lambda ranked: ranked[0], default=(None, None))[1]
 
 
 @dataclass
@@ -183,17 +174,15 @@ class SeedGains:
             return None
         rows, model = prediction
         order = np.argsort(model.expected, kind="stable")
-        best: GenomeLosses | None = None
-        best_gain = -math.inf
-        for index in order[:CONTENDERS].tolist():
-            genome = self._genomes[rows[index]]
-            if genome.losses and genome.extra_seeds < self._max_seeds - 1 and genome.key not in pending_seeds:
-                gain = model.gain_of_seed(index, 1 + genome.extra_seeds)
-                if gain > best_gain:
-                    best_gain, best = gain, genome
-        if best is None or cost * best_gain <= PRICE * model.gain_of_new(self._new_features(rows[order])):
-            return None
-        return best.first_candidate
+        contenders = [(index, self._genomes[rows[index]]) for index in order[:CONTENDERS].tolist()]
+        gains = [
+            (model.gain_of_seed(index, 1 + genome.extra_seeds), genome.first_candidate)
+            for index, genome in contenders
+            if genome.losses and genome.extra_seeds < self._max_seeds - 1 and genome.key not in pending_seeds
+        ]
+        gain, candidate = max(gains, key=lambda pair: pair[0], default=(-math.inf, None))
+        worth = candidate is not None and cost * gain > PRICE * model.gain_of_new(self._new_features(rows[order]))
+        return candidate if worth else None
 
     def predict_losses(self, pending: Sequence[Candidate]) -> dict[str, float]:
         """Return the predicted loss by genome key, lowest first: of the best few genomes and of some others.
@@ -242,22 +231,16 @@ class SeedGains:
             promoted: Keys of genomes with a running promotion. They are excluded because they were selected.
         """
         excluded = {self._rows[key] for key in promoted if key in self._rows}
-        rows = [
-            row
-            for row, genome in enumerate(self._genomes)
-            if genome.partly_trained and not genome.losses and row not in excluded
-        ]
+        unpromoted = (row for row, genome in enumerate(self._genomes) if genome.partly_trained and not genome.losses)
+        rows = [row for row in unpromoted if row not in excluded]
         steps = np.linspace(0, max(0, len(rows) - 1), min(MAX_UNPROMOTED, len(rows)))
         return np.asarray(np.array(rows, dtype=int)[np.unique(steps.astype(int))])
 
     def _trainings(self, rows: np.ndarray) -> Trainings:
         """Return the trainings of genomes; those without a loss have the worst loss with the first seed."""
         worst = max(max(self._genomes[row].losses.values(), default=-math.inf) for row in rows)
-        trainings = [
-            (number, *pair)
-            for number, row in enumerate(rows)
-            for pair in (self._genomes[row].losses or {0: worst}).items()
-        ]
+        losses_by_seed = [self._genomes[row].losses or {0: worst} for row in rows]
+        trainings = [(number, *pair) for number, by_seed in enumerate(losses_by_seed) for pair in by_seed.items()]
         numbers, seeds, losses = (np.array(column) for column in zip(*trainings, strict=True))
         points = encode_features(self._units.get(len(self._genomes))[rows], self._sizes)
         return Trainings(points, numbers, seeds, losses, self._sizes > 0, self._shared)

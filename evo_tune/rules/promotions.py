@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from evo_tune.genome.history import GrowingArray, History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.trial import PROMOTION, Proposal, Trial
+from evo_tune.genome.trial import PROMOTION, Proposal
 from evo_tune.genome.view import GenomeTrials, genome_table
 from evo_tune.plugins.strategy import GenomeResults, Prospects, Strategy
 from evo_tune.rules.fidelity import PROMOTION_MARGIN, rank_trust, share_to_keep
@@ -48,15 +47,59 @@ class Rungs:
     """
 
     def __init__(self, budgets: Sequence[float], objectives: int) -> None:
-        self.budgets = tuple(budgets)
-        self._rung_by_budget = {budget: _Rung(budget, objectives) for budget in self.budgets}
+        self.budgets, self._objectives = tuple(budgets), objectives
+        self.genomes: list[GenomeTrials] = []
         self._number_by_key: dict[str, int] = {}
+        # Columns by number of the genome, for each budget; losses are NaN without a value.
+        self._first_ids = GrowingArray(0.0)
+        self._losses = {budget: GrowingArray(*[math.nan] * objectives) for budget in self.budgets}
+        self._violation = {budget: GrowingArray(0.0) for budget in self.budgets}
+        self._dominating = {budget: GrowingArray(0.0) for budget in self.budgets}
+        self._order: dict[float, np.ndarray] = {}
 
     def update(self, genome: GenomeTrials) -> None:
         """Update a genome with all of its results."""
-        number = self._number_by_key.setdefault(genome.key, len(self._number_by_key))
-        for budget, next_budget in pairwise((*self.budgets, math.inf)):  # the last rung has no next one
-            self._rung_by_budget[budget].update(genome, number, next_budget)
+        number = self._number_by_key.setdefault(genome.key, len(self.genomes))
+        if number == len(self.genomes):
+            self.genomes.append(genome)
+            self._first_ids.set(number, genome.first_candidate.id)
+        for budget in self.budgets:
+            trial = genome.trial_by_budget.get(budget)
+            if trial is not None:
+                losses = np.array(trial.losses or [math.nan] * self._objectives)
+                if self._objectives > 1:
+                    self._count_dominating(budget, number, losses)
+                self._losses[budget].set(number, losses)
+                self._violation[budget].set(number, trial.violation)
+        self._order.clear()
+
+    def _count_dominating(self, budget: float, number: int, new: np.ndarray) -> None:
+        """Update the number of genomes that dominate each (Fonseca & Fleming, 1993) before losses of one change.
+
+        Args:
+            budget: Budget of the rung.
+            number: Number of the genome.
+            new: New losses, NaN without a value. Shape (objectives,).
+        """
+        losses = self._losses[budget].get(len(self.genomes))
+        dominating = self._dominating[budget].column(len(self.genomes))
+        for values, change in ((losses[number].copy(), -1.0), (new, 1.0)):  # NaN dominates nothing
+            dominating[(losses >= values).all(axis=1) & (losses > values).any(axis=1)] += change
+        dominating[number] = ((losses <= new).all(axis=1) & (losses < new).any(axis=1)).sum()
+
+    def numbers_best_first(self, budget: float) -> np.ndarray:
+        """Return the numbers of the genomes with a value at a rung, shape (genomes,).
+
+        They are ordered by violation, then by loss or number of dominating genomes, then by age.
+        """
+        if budget not in self._order:
+            count = len(self.genomes)
+            numbers = np.flatnonzero(~np.isnan(self._losses[budget].column(count)))
+            score = (self._dominating if self._objectives > 1 else self._losses)[budget].column(count)
+            # Ids and violations are nearly sorted already, so two of the three sorts are cheap.
+            keys = self._first_ids.column(count), score, self._violation[budget].column(count)
+            self._order[budget] = numbers[np.lexsort([key[numbers] for key in keys])]
+        return self._order[budget]
 
     def next_promotion(self, pending: set[tuple[str, float]], audits: Iterable[str]) -> Proposal | None:
         """Return the promotion that is due, or None.
@@ -72,44 +115,36 @@ class Rungs:
         if audit is not None:
             return audit
         for budget, next_budget in reversed(list(pairwise(self.budgets))):
-            rung = self._rung_by_budget[budget]
-            rows = rung.rows_best_first()
-            count = math.floor(max(budget / next_budget, self._share(budget)) * len(rows))
-            for genome in rung.not_promoted(rows[:count]):
-                if (genome.key, next_budget) not in pending:
-                    return promotion_of(genome, next_budget)
+            numbers = self.numbers_best_first(budget)
+            count = math.floor(max(budget / next_budget, self._share(budget)) * len(numbers))
+            waiting = self.not_promoted(numbers[:count], next_budget, pending)
+            if waiting:
+                return promotion_of(self.genomes[waiting[0]], next_budget)
         return None
 
     def next_audit(self, pending: set[tuple[str, float]], audits: Iterable[str]) -> Proposal | None:
         """Return the promotion of an audit that is due, or None, the oldest first; see `next_promotion`."""
+        audit_numbers = [self._number_by_key[key] for key in audits if key in self._number_by_key]
         for budget, next_budget in pairwise(self.budgets):
-            rung = self._rung_by_budget[budget]
-            keys = sorted((key for key in audits if key in rung.rows), key=self._number_by_key.__getitem__)
-            for genome in (rung.genomes[rung.rows[key]] for key in keys):
-                if next_budget not in genome.trial_by_budget and (genome.key, next_budget) not in pending:
-                    return promotion_of(genome, next_budget)
+            numbers = np.intersect1d(audit_numbers, self.numbers_best_first(budget)).astype(int)
+            waiting = self.not_promoted(numbers, next_budget, pending)
+            if waiting:
+                return promotion_of(self.genomes[waiting[0]], next_budget)
         return None
 
     def cost(self) -> float:
         """Return the mean cost of a genome so far, promotions included, in full trainings."""
-        count = len(self._rung_by_budget[self.budgets[0]].genomes)
+        count = len(self.numbers_best_first(self.budgets[0]))
         if len(self.budgets) == 1 or not count:
             return 1.0
         steps = pairwise((0.0, *self.budgets))
-        return sum((high - low) * len(self._rung_by_budget[high].genomes) for low, high in steps) / count
+        return sum((high - low) * len(self.numbers_best_first(high)) for low, high in steps) / count
 
-    def number(self, genome: GenomeTrials) -> int:
-        """Return the number of a genome."""
-        return self._number_by_key[genome.key]
-
-    def numbers_best_first(self, budget: float) -> np.ndarray:
-        """Return the numbers of the genomes with a value at a rung, best first. Shape (genomes,)."""
-        return self._rung_by_budget[budget].numbers_best_first()
-
-    def not_promoted(self, budget: float, most: int) -> list[GenomeTrials]:
-        """Return at most `most` genomes that were not trained beyond a rung, best first."""
-        rung = self._rung_by_budget[budget]
-        return rung.not_promoted(rung.rows_best_first())[:most]
+    def not_promoted(self, numbers: np.ndarray, budget: float, pending: set[tuple[str, float]]) -> list[int]:
+        """Return the numbers of those of some genomes without a result or a pending promotion at a budget."""
+        genomes = ((number, self.genomes[number]) for number in numbers.tolist())
+        waiting = ((number, genome) for number, genome in genomes if budget not in genome.trial_by_budget)
+        return [number for number, genome in waiting if (genome.key, budget) not in pending]
 
     def _share(self, budget: float) -> float:
         """Return the share of the genomes at a rung to promote, measured on the fully trained genomes.
@@ -117,7 +152,7 @@ class Rungs:
         The share includes at least the ranks that the present leaders had at this rung.
         """
         early_numbers, full_numbers = self.numbers_best_first(budget), self.numbers_best_first(1.0)
-        early_rank_by_number = np.zeros(len(self._number_by_key), dtype=int)  # 0 without a result at the rung
+        early_rank_by_number = np.zeros(len(self.genomes), dtype=int)  # 0 without a result at the rung
         early_rank_by_number[early_numbers] = np.arange(1, len(early_numbers) + 1)
         early_ranks = early_rank_by_number[full_numbers]  # in the order of the full results
         early_ranks = early_ranks[early_ranks > 0]
@@ -126,113 +161,20 @@ class Rungs:
         return max(share_to_keep(trust, count, PROMOTION_MARGIN), worst_leader_rank / count)
 
 
-class _Rung:
-    """Ranking of the genomes at one rung: by violation, then by loss or number of dominating genomes, then by age.
-
-    Args:
-        budget: Budget of the rung.
-        objectives: Number of objectives.
-    """
-
-    def __init__(self, budget: float, objectives: int) -> None:
-        self._budget, self._multi_objective = budget, objectives > 1
-        self._trials: dict[str, Trial] = {}
-        self.genomes: list[GenomeTrials] = []
-        self.rows: dict[str, int] = {}
-        # Columns by row of the genome.
-        self._losses, self._dominating = GrowingArray(*[0.0] * objectives), GrowingArray(0.0)
-        self._violation, self._first_ids, self._numbers = GrowingArray(0.0), GrowingArray(0.0), GrowingArray(0.0)
-        self._awaits_promotion = GrowingArray(0.0)  # 1 without a result at the next rung, else 0
-        self._order: np.ndarray | None = None
-
-    def update(self, genome: GenomeTrials, number: int, next_budget: float) -> None:
-        """Update a genome with its results.
-
-        Args:
-            genome: The genome with all of its results.
-            number: Number of the genome, in the order of first results.
-            next_budget: Budget of the next rung.
-        """
-        trial, previous = genome.trial_by_budget.get(self._budget), self._trials.get(genome.key)
-        if trial is None:
-            return
-        self._trials[genome.key] = trial
-        if previous is not None and previous is not trial and previous.ok:  # trained again
-            self._remove(genome.key)
-        if trial.ok and genome.key not in self.rows:
-            self._add(genome, trial, number)
-        if genome.key in self.rows:
-            self._awaits_promotion.set(self.rows[genome.key], next_budget not in genome.trial_by_budget)
-
-    def _add(self, genome: GenomeTrials, trial: Trial, number: int) -> None:
-        row = len(self.genomes)
-        self.rows[genome.key] = row
-        self.genomes.append(genome)
-        assert trial.losses is not None
-        new, existing = np.array(trial.losses), self._losses.get(row)
-        if self._multi_objective:  # Fonseca & Fleming, 1993
-            dominated = (existing >= new).all(axis=1) & (existing > new).any(axis=1)
-            self._dominating.column(row)[dominated] += 1.0
-            self._dominating.set(row, ((existing <= new).all(axis=1) & (existing < new).any(axis=1)).sum())
-        self._losses.set(row, new)
-        self._violation.set(row, trial.violation)
-        self._first_ids.set(row, genome.first_candidate.id)
-        self._numbers.set(row, number)
-        self._order = None
-
-    def _remove(self, key: str) -> None:
-        """Rebuild the ranking without one genome, whose repeated training replaces its value. This is rare."""
-        genomes, count = self.genomes, len(self.genomes)
-        numbers, awaits = self._numbers.column(count).copy(), self._awaits_promotion.column(count).copy()
-        self.genomes, self.rows = [], {}
-        self._dominating = GrowingArray(0.0)  # it accumulates; the other columns are overwritten
-        for genome, number, waits in zip(genomes, numbers.tolist(), awaits.tolist(), strict=True):
-            if genome.key != key:
-                self._add(genome, self._trials[genome.key], int(number))
-                self._awaits_promotion.set(self.rows[genome.key], waits)
-        self._order = None
-
-    def rows_best_first(self) -> np.ndarray:
-        """Return the rows of the genomes, best first. Shape (genomes,)."""
-        if self._order is None:
-            count = len(self.genomes)
-            score = (self._dominating if self._multi_objective else self._losses).column(count)
-            # Ids and violations are nearly sorted already, so two of the three sorts are cheap.
-            self._order = np.lexsort((self._first_ids.column(count), score, self._violation.column(count)))
-        return self._order
-
-    def numbers_best_first(self) -> np.ndarray:
-        """Return the numbers of the genomes, best first. Shape (genomes,)."""
-        return np.asarray(self._numbers.column(len(self.genomes))[self.rows_best_first()], dtype=int)
-
-    def not_promoted(self, rows: np.ndarray) -> list[GenomeTrials]:
-        """Return those of some genomes that have no result at the next rung."""
-        waits = self._awaits_promotion.column(len(self.genomes))[rows] > 0.0
-        return [self.genomes[row] for row in rows[waits].tolist()]
-
-
 def promotion_of(genome: GenomeTrials, budget: float) -> Proposal:
     """Return the proposal to continue the latest training of a genome to a budget."""
     latest = genome.latest_trial
     return Proposal(latest.genome, PROMOTION, latest.candidate.parents, budget, resumes=latest.id)
 
 
-@dataclass
-class _FittedModel:
-    """The strategy's model of the results reported so far, fitted on first use; the state of a fold."""
-
-    is_fitted: bool = False
-    prospects: Prospects | None = None
-
-
 def fit_prospects(history: History, rungs: Sequence[float], strategy: Strategy) -> Prospects | None:
     """Return the strategy's model of a run, or None without one; fitted at most once per result."""
-    # A new result makes the model outdated, so each step of the fold starts anew.
-    model = history.fold((__name__, strategy, tuple(rungs)), _FittedModel, lambda model, trial: _FittedModel())
-    if not model.is_fitted:
-        results, model.is_fitted = partial_results(history, rungs), True
-        model.prospects = None if results is None else strategy.learn(results, history.space)
-    return model.prospects
+    # A new result makes the model outdated, so each step of the fold starts with an empty cache.
+    cache: dict[str, Prospects | None] = history.fold((__name__, strategy, tuple(rungs)), dict, lambda cache, trial: {})
+    if "prospects" not in cache:
+        results = partial_results(history, rungs)
+        cache["prospects"] = None if results is None else strategy.learn(results, history.space)
+    return cache["prospects"]
 
 
 def partial_results(history: History, rungs: Sequence[float]) -> GenomeResults | None:
@@ -268,7 +210,7 @@ def next_model_promotion(rungs: Rungs, prospects: Prospects, pending: set[tuple[
     """
     full_numbers = rungs.numbers_best_first(1.0)
     for budget, next_budget in reversed(list(pairwise(rungs.budgets))):
-        numbers = rungs.numbers_best_first(budget)
+        best_first = numbers = rungs.numbers_best_first(budget)
         # The rank here of the genome that leads after full training, as a share of the genomes.
         leader_rank = np.flatnonzero(numbers == full_numbers[0]) if len(full_numbers) else np.empty(0)
         leader_share = float((leader_rank[0] + 1) / len(numbers)) if len(leader_rank) else 0.0
@@ -277,15 +219,15 @@ def next_model_promotion(rungs: Rungs, prospects: Prospects, pending: set[tuple[
         if len(numbers) > MAX_MODEL_GENOMES:
             numbers = np.sort(numbers)[np.linspace(0, len(numbers) - 1, MAX_MODEL_GENOMES).astype(int)]
         count = math.floor(share * len(numbers))
-        waiting = rungs.not_promoted(budget, MAX_MODEL_GENOMES)
-        waiting = [genome for genome in waiting if (genome.key, next_budget) not in pending]
+        waiting = rungs.not_promoted(best_first, next_budget, set())[:MAX_MODEL_GENOMES]
+        waiting = [number for number in waiting if (rungs.genomes[number].key, next_budget) not in pending]
         if not count or not waiting:
             continue
-        waiting_numbers = np.array([rungs.number(genome) for genome in waiting])
+        waiting_numbers = np.array(waiting)
         all_numbers = np.union1d(numbers, waiting_numbers)  # each once, so that a genome's two values are bit-identical
         worth = prospects.worth(all_numbers)
         bar = np.sort(worth[np.searchsorted(all_numbers, numbers)])[-count]
         waiting_worth = worth[np.searchsorted(all_numbers, waiting_numbers)]
         if waiting_worth.max() >= bar:
-            return promotion_of(waiting[int(np.argmax(waiting_worth))], next_budget)
+            return promotion_of(rungs.genomes[waiting[int(np.argmax(waiting_worth))]], next_budget)
     return None

@@ -19,7 +19,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from types import MappingProxyType
 
 import numpy as np
 
@@ -61,7 +60,7 @@ class StrategyWithRules(Strategy):
     """A strategy whose genomes are trained by the rules of a run.
 
     Args:
-        population: Population of the inner strategy.
+        population: Set to that of the inner strategy.
         inner: Strategy that proposes genomes.
         settings: Settings of the run. Only those for rungs, pruning and seeds are used.
         constraints: Constraints on genomes.
@@ -71,22 +70,9 @@ class StrategyWithRules(Strategy):
 
     inner: Strategy
     settings: RunSettings
-    constraints: tuple[Constraint, ...] = ()
+    constraints: Sequence[Constraint] = ()
     estimate: Callable[[Genome], Mapping[str, float]] = lambda genome: {}
     limits: Mapping[str, Range] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
-        inner: Strategy,
-        settings: RunSettings,
-        constraints: Sequence[Constraint] = (),
-        estimate: Callable[[Genome], Mapping[str, float]] = lambda genome: {},
-        limits: Mapping[str, Range] = MappingProxyType({}),
-    ) -> StrategyWithRules:
-        """Return a strategy with the rules of a run around it; see the class for the arguments."""
-        rules = {"settings": settings, "constraints": tuple(constraints), "estimate": estimate, "limits": limits}
-        return cls(population=inner.population, inner=inner, **rules)  # type: ignore[arg-type]
 
     @property
     def has_rules(self) -> bool:
@@ -94,7 +80,8 @@ class StrategyWithRules(Strategy):
         return bool(self.settings.continues or self.settings.prune or self.constraints)
 
     def __post_init__(self) -> None:
-        """Skip the check of options, because only the population is an option here."""
+        """Take the population of the inner strategy. The check of options is skipped, because there are no others."""
+        object.__setattr__(self, "population", self.inner.population)
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         if not self.has_rules:
@@ -184,9 +171,8 @@ class StrategyWithRules(Strategy):
 
     def _model_decides(self, history: History) -> bool:
         """Return whether the strategy's model decides promotions: with one objective and no earlier runs."""
-        return (
-            self.inner.scores and len(history.objectives) == 1 and not history.lessons and len(self.settings.rungs) > 1
-        )
+        has_rungs = len(self.settings.rungs) > 1
+        return self.inner.scores and len(history.objectives) == 1 and not history.lessons and has_rungs
 
     def _prospects(self, history: History) -> Prospects | None:
         """Return the strategy's model of partial results; None if it has no such model, or none yet."""
@@ -233,9 +219,11 @@ class StrategyWithRules(Strategy):
     def _history_for_strategy(self, history: History) -> RankedHistory:
         """Return the history that the strategy sees."""
         expected = self._predict_losses(history)
-        return RankedHistory(
-            history, self.settings.rungs, lambda genome: self._violation_before_training(genome) > 0.0, expected
-        )
+
+        def excluded(genome: Genome) -> bool:
+            return self._violation_before_training(genome) > 0.0
+
+        return RankedHistory(history, self.settings.rungs, excluded, expected)
 
     def _violation_before_training(self, genome: Genome) -> float:
         """Return the violation of the constraints that are known before training; 0 if there is none."""

@@ -88,10 +88,8 @@ class Improvement(Factor):
         deviation = np.sqrt(variance)
         density, below = log_density_and_probability((mean - self.best) / deviation)
         improvement = log_expected_improvement(mean, deviation, self.best)
-        by_mean, by_deviation = (
-            np.exp(np.minimum(below - improvement, 50.0)),
-            np.exp(np.minimum(density - improvement, 50.0)),
-        )
+        by_mean = np.exp(np.minimum(below - improvement, 50.0))
+        by_deviation = np.exp(np.minimum(density - improvement, 50.0))
         return improvement, by_mean[:, None] * rising + (by_deviation / (2.0 * deviation))[:, None] * widening
 
 

@@ -104,10 +104,8 @@ class Breeder(Strategy):
                     units = crossover(first.units, second.units, space)
             growth = 1.0 + attempt / 2
             genome = space.snap(mutate(units, space, rng, self.mutation * growth, min(1.0, scale * growth)))
-            if crossed:
-                yield Proposal(genome, "crossover+mutation", (first.id, second.id))
-            else:
-                yield Proposal(genome, "mutation", (first.id,))
+            parents = (first.id, second.id) if crossed else (first.id,)
+            yield Proposal(genome, "crossover+mutation" if crossed else "mutation", parents)
 
 
 @dataclass

@@ -164,18 +164,8 @@ class Novelty:
                 yield proposal, units
 
 
-def best_among(novelty: Novelty, drafts: Sequence[Draft], merits: MeritFunction) -> Proposal | None:
-    """Return the genome with the highest merit among drafts; None if no draft is new."""
-    best = list(islice(_best_new(novelty, drafts, merits), PARENTS_PER_ROUND))
-    if not best:
-        return None
-    proposals, units = zip(*best, strict=True)
-    winner: Proposal = proposals[int(np.argmax(merits(np.stack(units))))]
-    return winner
-
-
 def search_around(
-    novelty: Novelty, drafts: Sequence[Draft], merits: MeritFunction, rng: np.random.Generator
+    novelty: Novelty, drafts: Sequence[Draft], merits: MeritFunction, rng: np.random.Generator, rounds: int = ROUNDS
 ) -> Proposal | None:
     """Return the genome with the highest merit among drafts and their variants from rounds of mutation.
 
@@ -187,6 +177,7 @@ def search_around(
         drafts: Candidates of the first round.
         merits: Function that returns the merits of candidates.
         rng: The only source of randomness.
+        rounds: Number of rounds of mutation (int ≥ 0).
 
     Returns:
         A proposal; None if no draft is new.
@@ -196,7 +187,7 @@ def search_around(
     proposals: dict[str, Proposal] = {}
     units, values = np.empty((0, len(space.genes))), np.empty(0)
     round_drafts = list(drafts)
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         if number:
             parents = np.repeat(np.argsort(-values, kind="stable")[:PARENTS_PER_ROUND], VARIANTS_PER_PARENT)
             varied = _mutate_units(units[parents], space, rng, FIRST_STEP_DEVIATION / 2.0 ** (number - 1))
@@ -204,7 +195,9 @@ def search_around(
             round_drafts = [
                 Draft(row, "searched", earlier[parent].parents) for row, parent in zip(varied, parents, strict=True)
             ]
-        best = _best_new(novelty, round_drafts, merits)
+        # The new genomes in the order of their merits before snapping.
+        bare_merits = merits(move_to_cell_centres(space, np.stack([draft.units for draft in round_drafts])))
+        best = novelty.filter_new(round_drafts[index] for index in np.argsort(-bare_merits, kind="stable"))
         unseen = ((proposal, row) for proposal, row in best if genome_key(proposal.genome) not in proposals)
         chosen = list(islice(unseen, PARENTS_PER_ROUND))
         if chosen:
@@ -214,14 +207,6 @@ def search_around(
         if not proposals:
             return None
     return list(proposals.values())[int(np.argmax(values))]
-
-
-def _best_new(
-    novelty: Novelty, drafts: Sequence[Draft], merits: MeritFunction
-) -> Iterator[tuple[Proposal, np.ndarray]]:
-    """Yield the new genomes among drafts with their coordinates, in the order of their merits before snapping."""
-    values = merits(move_to_cell_centres(novelty.history.space, np.stack([draft.units for draft in drafts])))
-    return novelty.filter_new(drafts[index] for index in np.argsort(-values, kind="stable"))
 
 
 def _mutate_units(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, deviation: float) -> np.ndarray:
@@ -280,7 +265,13 @@ def climb_drafts(
     for _ in range(CLIMBS):
         at_bound = (points <= 0.0) & (gradient < 0.0) | (points >= 1.0) & (gradient > 0.0)
         stays = at_bound | (steepest < FLAT * steepest.max(axis=1, keepdims=True))
-        step = _climb_step(np.where(stays, 0.0, gradient), inverse_curvature, longest)
+        rising = np.where(stays, 0.0, gradient)
+        # The gradient times the inverse curvature, where it is known, or as long as is allowed.
+        is_curved = np.asarray(inverse_curvature.any(axis=(1, 2)))
+        step = np.where(is_curved[:, None], np.einsum("pij,pj->pi", inverse_curvature, rising), rising)
+        step[rising == 0.0] = 0.0
+        length = np.abs(step).max(axis=1)
+        step *= np.where(is_curved & (length <= longest), 1.0, longest / np.maximum(length, 1e-300))[:, None]
         new_points = np.clip(points + step, 0.0, 1.0)
         new_merit, new_gradient = slopes(new_points)
         steepest = np.maximum(steepest, np.abs(new_gradient))
@@ -291,21 +282,6 @@ def climb_drafts(
         points = np.where(higher[:, None], new_points, points)
         gradient, merit = np.where(higher[:, None], new_gradient, gradient), np.where(higher, new_merit, merit)
     return [Draft(row, "climbed", drafts[index].parents) for row, index in zip(points, best.tolist(), strict=True)]
-
-
-def _climb_step(gradient: np.ndarray, inverse_curvature: np.ndarray, longest: np.ndarray) -> np.ndarray:
-    """Return the next steps: the gradient times the inverse curvature, where it is known, or as long as is allowed.
-
-    Args:
-        gradient: Slopes, 0 for genes that do not move. Shape (points, genes).
-        inverse_curvature: See `_update_curvature`.
-        longest: Longest move of a gene. Shape (points,).
-    """
-    is_curved = np.asarray(inverse_curvature.any(axis=(1, 2)))
-    step = np.where(is_curved[:, None], np.einsum("pij,pj->pi", inverse_curvature, gradient), gradient)
-    step[gradient == 0.0] = 0.0
-    length = np.abs(step).max(axis=1)
-    return step * np.where(is_curved & (length <= longest), 1.0, longest / np.maximum(length, 1e-300))[:, None]
 
 
 def _update_curvature(inverse_curvature: np.ndarray, step: np.ndarray, change: np.ndarray) -> None:
@@ -357,12 +333,9 @@ def propose_rare_value(
     if probability == 0.0 or history.best is None or len(history.objectives) > 1:
         return None
     sizes = category_counts(history.space)
-    eligible_sizes = sizes
-    if not _has_stalled(history):
-        branching = np.isin(np.arange(len(sizes)), history.space.branching)
-        eligible_sizes = np.where(branching, sizes, 0)
+    eligible = np.isin(np.arange(len(sizes)), history.space.branching) | _has_stalled(history)
     recent = encode_features(np.stack(history.proposed_units[-MAX_RECENT_TRIALS:]), sizes)
-    rarest = _rarest_value(recent, eligible_sizes, rng)
+    rarest = _rarest_value(recent, np.where(eligible, sizes, 0), rng)
     if rarest is None or rng.random() >= probability:
         return None
     gene, value = rarest
@@ -383,10 +356,8 @@ def _has_stalled(history: History) -> bool:
     first_late = len(history.trials) - 1 - max(RESULTS_UNTIL_STALLED, len(history.pending))
     early_places = (place for place, trial in enumerate(history.ranking) if trial.reported_order < first_late)
     place = next(early_places, None)  # of the best early trial
-    if place is None:
-        return False
-    if place == 0:
-        return True
+    if not place:
+        return place == 0
     halves = history.scaled_losses() / 2.0  # the difference of two losses themselves may overflow
     if np.isnan(halves[place]) or np.isnan(halves[0]):
         return False

@@ -49,12 +49,9 @@ class Hyperopt(Strategy):
         if not genes:  # Hyperopt has no parameter of one value
             return
         documents = [_document(trial.id, trial.genome, {"status": "new"}, genes) for trial in history.pending]
-        for trial in history.trials:
-            if trial.losses is None:
-                documents.append(_document(trial.id, trial.genome, {"status": "fail"}, genes))
-            elif trial.rankable:
-                result = {"status": "ok", "loss": trial.losses[0]}
-                documents.append(_document(trial.id, trial.genome, result, genes))
+        for trial in (*history.failed, *history.ranking):
+            result = {"status": "ok", "loss": trial.losses[0]} if trial.losses else {"status": "fail"}
+            documents.append(_document(trial.id, trial.genome, result, genes))
         trials = Trials()
         trials.insert_trial_docs(sorted(documents, key=lambda document: document["tid"]))
         trials.refresh()

@@ -19,7 +19,7 @@ from evo_tune.errors import OptionError, SpaceError
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Objective, Proposal, Trial
+from evo_tune.genome.trial import Objective, Proposal
 from evo_tune.options.binding import check_depth_first
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
@@ -88,10 +88,8 @@ class Ladder(GA):
             return "needs -s sizes=DEPTHxWIDTH,… (or run --ladder 2x64,4x96,6x128)"
         missing = [name for name in GENES if name not in space.genes]
         if missing:
-            return (
-                f"needs genes depth and width; the evaluator has no {' and no '.join(missing)}: its genes are "
-                f"{', '.join(space.genes)}"
-            )
+            lacks, names = " and no ".join(missing), ", ".join(space.genes)
+            return f"needs genes depth and width; the evaluator has no {lacks}: its genes are {names}"
         for size in parse_sizes(self.sizes):
             for name, value in zip(GENES, size, strict=True):
                 try:
@@ -105,10 +103,10 @@ class Ladder(GA):
         return super().unsuited(space, objectives)
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        climb = self._climb(history)
-        rung = climb.rungs[-1]
-        if climb.end_reason is not None:
-            for rung in sorted(climb.rungs, key=lambda rung: rung.best_loss):
+        rungs, _, end_reason = self._climb(history)
+        rung = rungs[-1]
+        if end_reason:
+            for rung in sorted(rungs, key=Rung.lowest_loss):
                 proposal = rung.as_run_proposal(super().propose(rung.history, rng))
                 if proposal is not None or rung.history.pending:
                     return proposal
@@ -116,59 +114,45 @@ class Ladder(GA):
         if len(rung.ids) >= rung.count:  # waits for results
             return None
         starts = max(1, self.population // 2)
-        if len(climb.rungs) > 1 and len(rung.ids) < starts:
-            smaller = climb.rungs[-2]
-            for trial in smaller.first_trials()[:starts]:
+        if len(rungs) > 1 and len(rung.ids) < starts:
+            smaller = rungs[-2]
+            for trial in [trial for trial in smaller.history.ranking if trial.id < smaller.count][:starts]:
                 genome = rung.history.space.check({**trial.genome, **rung.size._asdict()})
                 if not history.seen(genome):
                     return Proposal(genome, "climb", (smaller.ids[trial.id],))
         return rung.as_run_proposal(super().propose(rung.history, rng))
 
     def survivors(self, history: History) -> Sequence[int]:
-        for rung in sorted(self._climb(history).rungs, key=lambda rung: rung.best_loss):
+        for rung in sorted(self._climb(history)[0], key=Rung.lowest_loss):
             ids = [rung.ids[id] for id in super().survivors(rung.history)]
             if ids:
                 return ids
         return Strategy.survivors(self, history)
 
     def status(self, history: History) -> str:
-        climb, objective = self._climb(history), history.objectives[0]
-        texts = []
-        for rung, gain in zip(climb.rungs, [None, *climb.gains, None], strict=False):
-            best = f"{objective.value(rung.best_loss):.4f}" if rung.best_loss < math.inf else "-"
+        (rungs, gains, end_reason), texts = self._climb(history), []
+        for rung, gain in zip(rungs, [None, *gains, None], strict=False):
+            loss = rung.lowest_loss()
+            best = f"{history.objectives[0].value(loss):.4f}" if loss < math.inf else "-"
             texts.append(f"{rung.size} {best}" + ("" if gain is None else f" (gain {gain:.3g} per doubling)"))
-        return f"ladder: {', '.join(texts)}; {climb.end_reason or f'on rung {climb.rungs[-1].size}'}"
+        return f"ladder: {', '.join(texts)}; {end_reason or f'on rung {rungs[-1].size}'}"
 
-    def _climb(self, history: History) -> Climb:
-        """Return the rungs that have started, and why no further one will."""
-        rungs: list[Rung] = []
-        gains: list[float] = []
+    def _climb(self, history: History) -> tuple[list[Rung], list[float], str]:
+        """Return the rungs that have started, the gains of the judged ones, and why no further one will start or ''."""
+        rungs, gains = list[Rung](), list[float]()
         for size in parse_sizes(self.sizes):
             rung = Rung(history, size, self.trials or self.population)
             rungs.append(rung)
             if not rung.is_complete():
-                return Climb(rungs, gains, None)
+                return rungs, gains, ""
             if len(rungs) > 1:
-                gains.append(rung.gain_over(rungs[-2]))
+                before, after = (judged.lowest_loss(judged.count) for judged in rungs[-2:])
+                doublings = math.log2(size.cost / rungs[-2].size.cost)
+                gains.append((before - after) / doublings if after < math.inf else -math.inf)
                 if not gains[-1] >= self.threshold:
                     reason = f"gain {gains[-1]:.3g} per doubling is below {self.threshold:g}"
-                    return Climb(rungs, gains, f"stopped at rung {size}: {reason}")
-        return Climb(rungs, gains, f"reached the last rung {rungs[-1].size}")
-
-
-@dataclass(frozen=True)
-class Climb:
-    """State of the ladder after a history.
-
-    Args:
-        rungs: Rungs that have started, at least one.
-        gains: Gain of each judged rung after the first.
-        end_reason: Why no further rung will start; None while one may.
-    """
-
-    rungs: Sequence[Rung]
-    gains: Sequence[float]
-    end_reason: str | None
+                    return rungs, gains, f"stopped at rung {size}: {reason}"
+        return rungs, gains, f"reached the last rung {rungs[-1].size}"
 
 
 class Rung:
@@ -198,33 +182,17 @@ class Rung:
             if trial.id in rung_ids:
                 self.history.tell(rung_ids[trial.id], trial.outcome)
 
-    def first_trials(self) -> list[Trial]:
-        """Return the successful ones of the trials by which the rung is judged, best first."""
-        return [trial for trial in self.history.ranked() if trial.id < self.count]
-
     def is_complete(self) -> bool:
-        """Return whether these trials are complete; fewer are enough if the rung has no further genome."""
+        """Return whether the trials that judge the rung are complete; fewer are enough without a further genome."""
         pending = [candidate.id for candidate in self.history.pending]
         if len(self.ids) >= self.count:
             return not pending or min(pending) >= self.count
         return not pending and unseen(self.history, np.random.default_rng(0)) is None
 
-    def gain_over(self, smaller: Rung) -> float:
-        """Return the fall of the best loss for each doubling of the cost; -inf if this rung has no value."""
-        before, after = (rung.first_trials()[:1] for rung in (smaller, self))
-        if not after:
-            return -math.inf
-        if not before:
-            return math.inf
-        assert before[0].losses is not None
-        assert after[0].losses is not None
-        return (before[0].losses[0] - after[0].losses[0]) / math.log2(self.size.cost / smaller.size.cost)
-
-    @property
-    def best_loss(self) -> float:
-        """The lowest loss of all trials of the rung; infinite without any."""
-        best = self.history.best
-        return math.inf if best is None or best.losses is None else best.losses[0]
+    def lowest_loss(self, count: float = math.inf) -> float:
+        """Return the lowest loss of the first `count` trials of the rung; infinite without any."""
+        losses = (trial.losses[0] for trial in self.history.ranking if trial.id < count and trial.losses)
+        return next(losses, math.inf)
 
     def as_run_proposal(self, proposal: Proposal | None) -> Proposal | None:
         """Return a proposal of the rung's history as one of the run."""

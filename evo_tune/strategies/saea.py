@@ -146,14 +146,11 @@ class SAEA(Strategy):
         else:  # a partial result cannot be a new best, so it does not show that a search has stalled
             acquisition = self._fidelity_acquisition(history, model, rng)
         novelty = Novelty.of(history, distance * min(1.0, acquisition.noise / NOISE_MEDIAN), distance)
-        if not acquisition.precise and rng.random() >= SEARCHING:
-            proposal = candidates.best_among(novelty, drafts, acquisition)
-        else:
-            if acquisition.smooth:
-                drafts += candidates.drafts_near(parents[:LEADERS], rng)
-                drafts += candidates.climb_drafts(drafts, acquisition, acquisition.slopes, history.space)
-            proposal = candidates.search_around(novelty, drafts, acquisition, rng)
-        return proposal or unseen(history, rng)
+        rounds = candidates.ROUNDS if acquisition.precise or rng.random() < SEARCHING else 0
+        if rounds and acquisition.smooth:
+            drafts += candidates.drafts_near(parents[:LEADERS], rng)
+            drafts += candidates.climb_drafts(drafts, acquisition, acquisition.slopes, history.space)
+        return candidates.search_around(novelty, drafts, acquisition, rng, rounds) or unseen(history, rng)
 
     def _from_earlier_run(self, history: History) -> Proposal | None:
         """Return the best new genome of an earlier run, of each run in turn; None if this proposal is not for one."""
@@ -191,11 +188,9 @@ class SAEA(Strategy):
             pairs = [(tournament(pool, 2), tournament(pool, 2)) for _ in range(BROOD * len(pool))]
             children = [crossover(a.units, b.units, space) if a.id != b.id else a.units for a, b in pairs]
         for (first, second), units in zip(pairs, children, strict=True):
-            mutated = mutate(units, space, rng, 1.0, deviation)
-            if first.id == second.id:
-                yield Draft(mutated, "mutation", (first.id,))
-            else:
-                yield Draft(mutated, "crossover+mutation", (first.id, second.id))
+            operator = "mutation" if first.id == second.id else "crossover+mutation"
+            parents = tuple(dict.fromkeys((first.id, second.id)))
+            yield Draft(mutate(units, space, rng, 1.0, deviation), operator, parents)
         genes = list(space.genes.values())
         for leader in pool[:LEADERS]:
             all_genes = len(genes) <= MAX_NEIGHBOUR_GENES

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -56,8 +55,16 @@ class TPE(Strategy):
     needs: ClassVar[Mapping[str, str]] = {"optuna": "evo-tune[optuna]"}
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        with _silence():
-            return fresh(history, rng, self._ask_study(history, int(rng.integers(2**31))))
+        import optuna
+
+        level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of experimental features
+                return fresh(history, rng, self._ask_study(history, int(rng.integers(2**31))))
+        finally:
+            optuna.logging.set_verbosity(level)
 
     def _ask_study(self, history: History, seed: int) -> Iterator[Proposal]:
         """Yield what Optuna suggests after all completed and pending trials, in the order of their ids."""
@@ -80,21 +87,6 @@ class TPE(Strategy):
             parameters = study.ask(distributions).params
             genome = {name: value_of(gene, parameters[name]) for name, gene in genes.items()}
             yield Proposal(history.space.check(genome), self.sampler)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep Optuna's log and its warnings of experimental features off the terminal; restore its level afterwards."""
-    import optuna
-
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)
 
 
 def distribution_of(gene: Gene) -> BaseDistribution:

@@ -34,7 +34,7 @@ def run(noise: float, seed: int, name: str = "saea", own_seeds: bool = False, sl
         return Outcome("ok", {"loss": loss + noise * luck + 1.0 - candidate.budget})
 
     settings = RunSettings(fidelity=FIDELITY, seeds_per_trial="auto", seeds="own" if own_seeds else "shared")
-    strategy = StrategyWithRules.of(make_strategy(name, {"population": 8}), settings)
+    strategy = StrategyWithRules(inner=make_strategy(name, {"population": 8}), settings=settings)
     return Simulation(strategy, SPACE, OBJECTIVES[:1], evaluate, births=26, seed=seed, slots=slots).run()
 
 

@@ -72,7 +72,7 @@ class Knowing(Strategy):
 
 
 def ruled(inner: Strategy, rules: RunSettings | None = None) -> StrategyWithRules:
-    return StrategyWithRules.of(inner, rules or RunSettings(fidelity=FIDELITY))
+    return StrategyWithRules(inner=inner, settings=rules or RunSettings(fidelity=FIDELITY))
 
 
 def at_the_first_rung(count: int) -> History:

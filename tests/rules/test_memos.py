@@ -83,7 +83,9 @@ def births(settings: RunSettings, rng: np.random.Generator, known: History, coun
 def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole: bool, count: int) -> None:
     settings, rng = VARIANTS[name], np.random.default_rng([objectives, whole, *name.encode()])
     history = RunHistory(SPACE, OBJECTIVES[:objectives], CONSTRAINTS.get(name, ()))
-    strategy = StrategyWithRules.of(make_strategy("random", {"population": 8}), settings, CONSTRAINTS.get(name, ()))
+    strategy = StrategyWithRules(
+        inner=make_strategy("random", {"population": 8}), settings=settings, constraints=CONSTRAINTS.get(name, ())
+    )
     seen, curves = set(), Curves("loss", 1.0)
     for one in births(settings, rng, history, count):
         history.add_candidate(one)
@@ -121,7 +123,9 @@ def test_the_genetic_algorithm_sees_in_a_view_what_it_would_keep_one_by_one(name
 def test_a_birth_in_a_long_run_asks_few_genomes_what_they_reached(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, rng = VARIANTS[name], np.random.default_rng(2)
     history = RunHistory(SPACE, OBJECTIVES[:1], CONSTRAINTS.get(name, ()))
-    strategy = StrategyWithRules.of(make_strategy("ga", {"population": 8}), settings, CONSTRAINTS.get(name, ()))
+    strategy = StrategyWithRules(
+        inner=make_strategy("ga", {"population": 8}), settings=settings, constraints=CONSTRAINTS.get(name, ())
+    )
     for one in births(settings, rng, history, 400):
         history.add_candidate(one)
         history.tell(one.id, outcome(rng, one, False))

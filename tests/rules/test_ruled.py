@@ -79,7 +79,12 @@ def ruled(
     **options: object,
 ) -> StrategyWithRules:
     inner = make_strategy(name, {"population": 4, **options})
-    return StrategyWithRules.of(inner, rules or RunSettings(), constraints, estimate if known else lambda genome: {})
+    return StrategyWithRules(
+        inner=inner,
+        settings=rules or RunSettings(),
+        constraints=constraints,
+        estimate=estimate if known else lambda genome: {},
+    )
 
 
 EVERYTHING = RunSettings(fidelity=FIDELITY, prune=True, seeds_per_trial=3)
@@ -331,4 +336,4 @@ def test_a_strategy_with_budgets_of_its_own_is_refused() -> None:
             return []
 
     with pytest.raises(ValueError, match="of its own: declare own_trials = True"):
-        simulate(StrategyWithRules.of(Own(), RunSettings(fidelity=FIDELITY)))
+        simulate(StrategyWithRules(inner=Own(), settings=RunSettings(fidelity=FIDELITY)))

@@ -43,7 +43,7 @@ def history(*genomes: Mapping[str, Any], losses: Sequence[float] = (), objective
 
 def decided(found: RunHistory, limits: Mapping[str, Range] = LIMITS, **rules: Any) -> Widening | None:
     strategy = make_strategy("random", {"population": rules.pop("population", 4)})
-    return StrategyWithRules.of(strategy, RunSettings(**rules), limits=limits).next_widening(found)
+    return StrategyWithRules(inner=strategy, settings=RunSettings(**rules), limits=limits).next_widening(found)
 
 
 def test_three_of_five_at_an_end_widen_it_there() -> None:

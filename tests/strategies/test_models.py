@@ -88,7 +88,7 @@ def births(power: float, scale: float = 1.0, rules: RunSettings | None = None, *
         return Outcome("ok", {"loss": scale * loss**power})
 
     strategy = SAEA(**options)
-    ruled = strategy if rules is None else StrategyWithRules.of(strategy, rules)
+    ruled = strategy if rules is None else StrategyWithRules(inner=strategy, settings=rules)
     run = Simulation(ruled, SQUARE, OBJECTIVES[:1], evaluate, births=24).run()
     return [one.genome for one in run.candidates]
 
