@@ -102,6 +102,7 @@ ELSEWHERE = {
     "store/table": "loop/test_comparison",
     "strategies/__init__": "strategies/test_proposals",
     "strategies/_breeder": "strategies/test_ga",
+    "strategies/_models": "strategies/test_models strategies/test_acquisition",
     "strategies/random": "strategies/test_contract",
     "trust/decide": "trust/test_outside",
     "training/__init__": "training/test_package",

@@ -542,21 +542,6 @@ Condition: TypeAlias = tuple[int, tuple[tuple[int, Gene, tuple[Value, ...]], ...
 """Index of a gene, and the indices of the genes that its condition names, each with the values that meet it."""
 
 
-def resolve_conditions(genes: Mapping[str, Gene]) -> list[Condition]:
-    """Return the genes with a condition, each after those that its condition names."""
-    places = {name: place for place, name in enumerate(genes)}
-    resolved = []
-    for name in TopologicalSorter(_condition_genes(genes)).static_order():
-        needed = tuple(
-            (places[required], genes[required], values)
-            for required, values in genes[name].when or ()
-            if required in genes
-        )
-        if needed:
-            resolved.append((places[name], needed))
-    return resolved
-
-
 def decodes_to_any(gene: Gene, values: tuple[Value, ...], units: np.ndarray) -> np.ndarray:
     """Return whether unit coordinates of a gene decode to one of some values, shape (points,)."""
     if isinstance(gene, Choice):  # the usual case, without a loop over points
@@ -566,30 +551,39 @@ def decodes_to_any(gene: Gene, values: tuple[Value, ...], units: np.ndarray) -> 
     return np.array([gene.decode(u) in checked for u in units.tolist()], dtype=bool)
 
 
-def _condition_genes(genes: Mapping[str, Gene]) -> dict[str, set[str]]:
-    """Return, for each gene, the existing genes that its condition names."""
-    return {name: {required for required, _ in gene.when or () if required in genes} for name, gene in genes.items()}
+def resolve_conditions(genes: Mapping[str, Gene], optional: Mapping[str, Gene]) -> list[Condition]:
+    """Return the genes with a condition, each after those that its condition names.
 
+    A condition on an optional gene that is off counts as met.
 
-def check_conditions(genes: Mapping[str, Gene]) -> None:
-    """Reject conditions on unknown genes or values, and circular conditions.
+    Args:
+        genes: Genes of a space by name.
+        optional: Other genes that conditions may name.
 
     Raises:
-        SpaceError: There is such a condition.
+        SpaceError: A condition names an unknown gene or value, or conditions are circular.
     """
-    for name, gene in genes.items():
+    every, required_by = {**genes, **optional}, dict[str, list[str]]()
+    for name, gene in every.items():
+        required_by[name] = [required for required, _ in gene.when or ()]
         for required, values in gene.when or ():
-            if required not in genes:
-                raise SpaceError(
-                    f"gene {name}: when {required}=…: there is no gene {required!r}; expected {', '.join(genes)}"
-                )
+            if required not in every:
+                expected = ", ".join(every)
+                raise SpaceError(f"gene {name}: when {required}=…: there is no gene {required!r}; expected {expected}")
             for value in values:
                 try:
-                    genes[required].check(value)
+                    every[required].check(value)
                 except SpaceError as error:
                     raise SpaceError(f"gene {name}: when {required}: {error}") from None
     try:
-        TopologicalSorter(_condition_genes(genes)).prepare()
+        order = list(TopologicalSorter(required_by).static_order())
     except CycleError as error:
         circle = error.args[1]
         raise SpaceError(f"gene {circle[0]}: when: {' needs '.join(circle)}: expected no circle") from None
+    places = {name: place for place, name in enumerate(genes)}
+    conditions = []
+    for name in order:
+        needed = [(places[other], genes[other], values) for other, values in every[name].when or () if other in genes]
+        if name in genes and needed:
+            conditions.append((places[name], tuple(needed)))
+    return conditions

@@ -30,7 +30,6 @@ from evo_tune.genome.genes import (
     Gene,
     Int,
     centre,
-    check_conditions,
     decodes_to_any,
     resolve_conditions,
 )
@@ -87,14 +86,13 @@ class SearchSpace:
                 raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
             if not is_encodable(name):
                 raise SpaceError(f"gene {name!r}: its name cannot be written as UTF-8; give it another one")
-        check_conditions({**genes, **optional})
         try:
             parameters = [] if repair is None else inspect.signature(repair).parameters.values()
         except (TypeError, ValueError):  # a builtin
             parameters = []
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         vars(self).update(genes=dict(genes), repair=repair, optional=dict(optional))  # the class is frozen
-        vars(self).update(_gives_genes=len(positional) > 1, _conditions=resolve_conditions(genes))
+        vars(self).update(_gives_genes=len(positional) > 1, _conditions=resolve_conditions(genes, optional))
 
     def including(self, names: Iterable[str]) -> SearchSpace:
         """Return the space with the named optional genes switched on; other names are ignored."""
@@ -340,7 +338,7 @@ def widen_genes(genes: Mapping[str, Gene], wider_genes: Mapping[str, Gene]) -> d
         except SpaceError as error:
             raise SpaceError(f"--gene {name}: {error}") from None
     new_genes = {**genes, **wider_genes}
-    check_conditions(new_genes)
+    resolve_conditions(new_genes, {})
     return new_genes
 
 

@@ -145,18 +145,16 @@ def with_limits(gene: Gene, limits: Limits | None) -> Gene:
 
 def _next_float(gene: Float, end: End) -> float | None:
     """Return the next end of a real range; None at a natural end."""
-    low, high = gene.low, gene.high
+    low, high, half = gene.low, gene.high, (gene.high - gene.low) / 2
     is_share = _is_share(gene)
-    if end == "high" and high == 1.0 and is_share:
+    if (end == "high" and high == 1.0 and is_share) or (end == "low" and low == 0.0):
         return None
     if gene.log:
         moved = low / FACTOR if end == "low" else high * FACTOR
     elif end == "low":
-        if low == 0.0:
-            return None
-        moved = low - (min((high - low) / 2, low / 2) if low > 0.0 else (high - low) / 2)
+        moved = low - (min(half, low / 2) if low > 0.0 else half)
     else:
-        moved = high + (min((high - low) / 2, (1.0 - high) / 2) if is_share else (high - low) / 2)
+        moved = high + (min(half, (1.0 - high) / 2) if is_share else half)
     return _short(moved, 6 if gene.log else 12) if 1 / LARGEST <= abs(moved) <= LARGEST else None
 
 

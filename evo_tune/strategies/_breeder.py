@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 
@@ -73,7 +73,8 @@ class Breeder(Strategy):
         generations = self._generations(history)
         pool = generations.survivors(self, complete)
         # Before the first generation is complete, and if all of it failed, select among all results so far.
-        pool = pool or self.survive([], [*chain.from_iterable(generations.members)])
+        members = generations.members
+        pool = pool or self.survive([], [individual for number in sorted(members) for individual in members[number]])
         return [individual.id for individual in pool]
 
     def _steady(self, history: History) -> list[Individual]:
@@ -87,7 +88,7 @@ class Breeder(Strategy):
     def _generations(self, history: History) -> Generations:
         def step(generations: Generations, trial: Trial) -> Generations:
             if trial.rankable:
-                generations.add(trial.candidate.generation, Individual.of(trial, history))
+                generations.members[trial.candidate.generation].append(Individual.of(trial, history))
             return generations
 
         return history.fold((__name__, "generations", self), Generations, step)
@@ -119,19 +120,12 @@ class Generations:
         closed: Survivors after each complete generation.
     """
 
-    members: list[list[Individual]] = field(default_factory=list)
+    members: defaultdict[int, list[Individual]] = field(default_factory=lambda: defaultdict(list))
     closed: list[list[Individual]] = field(default_factory=list)
-
-    def add(self, generation: int, individual: Individual) -> None:
-        """Add a completed individual to its generation."""
-        while len(self.members) <= generation:
-            self.members.append([])
-        self.members[generation].append(individual)
 
     def survivors(self, strategy: Breeder, last: int) -> list[Individual]:
         """Return the survivors of the complete generations up to `last`; none if `last` is -1."""
         while len(self.closed) <= last:
-            number = len(self.closed)
-            young = self.members[number] if number < len(self.members) else []
-            self.closed.append(strategy.survive(self.closed[-1] if self.closed else [], young))
+            earlier = self.closed[-1] if self.closed else []
+            self.closed.append(strategy.survive(earlier, self.members.get(len(self.closed), [])))
         return self.closed[last] if last >= 0 else []

@@ -31,11 +31,11 @@ from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import GenomeResults, Strategy
 from evo_tune.strategies import _candidates as candidates
+from evo_tune.strategies import _models as surrogates
 from evo_tune.strategies import spread, unseen, unseen_from_prior
-from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, constraint_factor, success_factor
 from evo_tune.strategies._candidates import MAX_RECENT_TRIALS, Draft, Novelty
 from evo_tune.strategies._deap import Individual, best_by_crowding, crossover, deap_generator, mutate, tournament
-from evo_tune.strategies._models import MAX_FIT_POINTS, EarlierRuns, FidelityModel, Models, loss_scores, normal_scores
+from evo_tune.strategies._models import MAX_FIT_POINTS, Acquisition, FidelityModel, Models, loss_scores, normal_scores
 
 BROOD = 4
 """Children bred for each parent."""
@@ -104,10 +104,7 @@ class SAEA(Strategy):
     scores: ClassVar[bool] = True
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        return self._propose(history, rng, None)
-
-    def propose_learned(self, history: History, prospects: FidelityModel, rng: np.random.Generator) -> Proposal | None:
-        return self._propose(history, rng, prospects)
+        return self.propose_learned(history, None, rng)
 
     def learn(self, seen: GenomeResults, space: SearchSpace) -> FidelityModel | None:
         if len(seen.ids) < self._first_count(space):
@@ -118,47 +115,46 @@ class SAEA(Strategy):
         """Return the number of trials before the models are used: with priors, less of the space is to be covered."""
         return min(self.first, FIRST_WITH_PRIORS) if space.has_priors else self.first
 
-    def _propose(self, history: History, rng: np.random.Generator, model: FidelityModel | None) -> Proposal | None:
+    def propose_learned(
+        self, history: History, prospects: FidelityModel | None, rng: np.random.Generator
+    ) -> Proposal | None:
         """Return the next proposal.
 
         Args:
             history: Completed and pending trials.
+            prospects: Model of partial trainings; None where all trials are trained in full.
             rng: The only source of randomness.
-            model: Model of partial trainings; None where all trials are trained in full.
         """
         first = self._first_count(history.space)
         if history.fresh_count < first or len(history.ranking) < first // 2:
             # Where many slots ask before there are results, later trials are random: the farther apart many genomes
             # are, the more of them have extreme values.
             start = spread if history.fresh_count < first else unseen_from_prior
-            return self._from_earlier_run(history) or start(history, rng)
+            if history.lessons and history.fresh_count in IDS_FROM_EARLIER_RUNS:  # the best new one of each in turn
+                lesson = history.lessons[IDS_FROM_EARLIER_RUNS.index(history.fresh_count) % len(history.lessons)]
+                best_first = np.argsort(lesson.losses, kind="stable")
+                learned = Novelty.of(history, 0.0).filter_new(Draft(lesson.units[row], "learned") for row in best_first)
+                return next((proposal for proposal, _ in learned), None) or start(history, rng)
+            return start(history, rng)
         objectives = len(history.objectives)
         weights = rng.dirichlet(np.ones(objectives)) if objectives > 1 else np.ones(1)
         parents = self._parents(history, weights)
         drafts = list(self._drafts(history, rng, parents))
         distance = self.min_distance * self._step_deviation(history)
-        if model is None:
+        if prospects is None:
             novelty = Novelty.of(history, distance)
             rare = candidates.propose_rare_value(novelty, drafts, self.rare_values, rng)
             if rare is not None:
                 return rare
             acquisition = self._acquisition(history, weights, parents, rng)
         else:  # a partial result cannot be a new best, so it does not show that a search has stalled
-            acquisition = self._fidelity_acquisition(history, model, rng)
+            acquisition = self._fidelity_acquisition(history, prospects, rng)
         novelty = Novelty.of(history, distance * min(1.0, acquisition.noise / NOISE_MEDIAN), distance)
         rounds = candidates.ROUNDS if acquisition.precise or rng.random() < SEARCHING else 0
         if rounds and acquisition.smooth:
             drafts += candidates.drafts_near(parents[:LEADERS], rng)
             drafts += candidates.climb_drafts(drafts, acquisition, acquisition.slopes, history.space)
         return candidates.search_around(novelty, drafts, acquisition, rng, rounds) or unseen(history, rng)
-
-    def _from_earlier_run(self, history: History) -> Proposal | None:
-        """Return the best new genome of an earlier run, of each run in turn; None if this proposal is not for one."""
-        if not history.lessons or history.fresh_count not in IDS_FROM_EARLIER_RUNS:
-            return None
-        lesson = history.lessons[IDS_FROM_EARLIER_RUNS.index(history.fresh_count) % len(history.lessons)]
-        drafts = (Draft(lesson.units[row], "learned") for row in np.argsort(lesson.losses, kind="stable"))
-        return next((proposal for proposal, _ in Novelty.of(history, 0.0).filter_new(drafts)), None)
 
     def _parents(self, history: History, weights: np.ndarray) -> list[Individual]:
         """Return the trials that may become parents, the best first; those that meet the constraints come first."""
@@ -219,24 +215,30 @@ class SAEA(Strategy):
             rows = np.append(order[:half], rng.choice(order[half:], room - half, replace=False))
         result_units = _units(history, [history.ranking[row] for row in rows.tolist()])
         scores = loss_scores(bare_ranks, _combine_losses(history, weights, parents))[rows]
-        process, precise = self._process_alone(layout.features(result_units), scores, layout, rng)
-        alone, units = process is not None, result_units
+        # A process judges a share of the proposals alone, a larger one where it predicts each good result well from the
+        # others. Nothing is drawn where none ever does.
+        process, precise, chance = None, False, rng.random() if self.gp_only > 0.0 else 1.0
+        if chance < max(self.gp_only, PRECISE_SHARE):
+            process = Process.fit(layout.features(result_units), scores, layout.kinds, precise=True)
+            better = scores > np.median(scores)
+            precise = bool(better.any() and np.mean(process.leave_one_out_errors()[better] ** 2) < PRECISE_ERROR)
+        alone, units = process is not None and (precise or chance < self.gp_only), result_units
         if not alone:  # the forest knows edges, so failures share the ranks behind all others
             last_ranks = np.full(len(failed), len(bare_ranks) + (len(history.failed) + 1) / 2)
             scores = normal_scores(np.append(bare_ranks[rows], last_ranks), len(bare_ranks) + len(history.failed))
             units = np.concatenate([result_units, _units(history, failed)])
         points, plain_points = layout.features(units), encode_features(units, layout.counts)
-        earlier = EarlierRuns.of(history.lessons, plain_points, scores, layout.counts)
+        earlier = surrogates.EarlierRuns.of(history.lessons, plain_points, scores, layout.counts)
         own_scores = scores - earlier(plain_points)
-        if earlier.lessons and alone:
-            process = Process.fit(points, own_scores, layout.kinds, precise=True)
-        pending = _pending_features(history, layout)
-        models = Models.fit(points, own_scores, pending, layout.sizes, layout.kinds, rng, alone, process)
-        factors: list[Factor | None] = [constraint_factor(layout, result_units, excess) for excess in excesses[rows].T]
+        if process is None or earlier.lessons or not alone:
+            process = Process.fit(points, own_scores, layout.kinds, precise=alone)
+        models = Models.fit(process, points, own_scores, _pending_features(history, layout), layout.sizes, rng, alone)
+        factors: list[surrogates.Factor | None] = []
+        factors += [surrogates.constraint_factor(layout, result_units, excess) for excess in excesses[rows].T]
         factors += [_success_factor(history, layout), self._prior(history)]
         if feasible[rows].any():  # before that, any trial that meets the constraints is an improvement
             best = float(scores[: len(rows)][feasible[rows]].max())
-            factors.append(Improvement(models, layout, best, earlier))
+            factors.append(surrogates.Improvement(models, layout, best, earlier))
         return Acquisition([factor for factor in factors if factor is not None], models.process.noise, precise)
 
     def _fidelity_acquisition(self, history: History, model: FidelityModel, rng: np.random.Generator) -> Acquisition:
@@ -256,36 +258,13 @@ class SAEA(Strategy):
         points, scores = layout.features(model.results.encode(rows)), model.scores(rows)
         alone = len(history.objectives) == 1 and self.gp_only > 0.0 and rng.random() < self.gp_only
         pending = _pending_features(history, layout)
-        models = Models.fit(points, scores, pending, layout.sizes, layout.kinds, rng, alone, model.process)
-        factors = [Improvement(models, layout, model.best), self._prior(history)]
+        models = Models.fit(model.process, points, scores, pending, layout.sizes, rng, alone)
+        factors = [surrogates.Improvement(models, layout, model.best), self._prior(history)]
         return Acquisition([factor for factor in factors if factor is not None], model.process.noise)
 
-    def _prior(self, history: History) -> Prior | None:
+    def _prior(self, history: History) -> surrogates.Prior | None:
         """Return the priors of the genes; None if no gene has one."""
-        return Prior(history.space.genes, TRUST / history.fresh_count) if history.space.has_priors else None
-
-    def _process_alone(
-        self, points: np.ndarray, scores: np.ndarray, layout: FeatureLayout, rng: np.random.Generator
-    ) -> tuple[Process | None, bool]:
-        """Return a process that judges alone, or None if this proposal is not for one, and whether it is precise.
-
-        It judges a share of the proposals, which is larger where it predicts each good result well from the others.
-
-        Args:
-            points: Features of the results, shape (results, genes).
-            scores: Scores of the results that are spaced as the losses, shape (results,).
-            layout: Features of the space.
-            rng: The only source of randomness; nothing is drawn where no process ever judges alone.
-        """
-        if self.gp_only == 0.0:
-            return None, False
-        chance = rng.random()
-        if chance >= max(self.gp_only, PRECISE_SHARE):
-            return None, False
-        process = Process.fit(points, scores, layout.kinds, precise=True)
-        better = scores > np.median(scores)
-        precise = better.any() and float(np.mean(process.leave_one_out_errors()[better] ** 2)) < PRECISE_ERROR
-        return (process, bool(precise)) if chance < self.gp_only or precise else (None, False)
+        return surrogates.Prior(history.space.genes, TRUST / history.fresh_count) if history.space.has_priors else None
 
 
 def _units(history: History, trials: Sequence[Trial] | Sequence[Candidate]) -> np.ndarray:
@@ -293,7 +272,7 @@ def _units(history: History, trials: Sequence[Trial] | Sequence[Candidate]) -> n
     return np.array([history.proposed_units[trial.id] for trial in trials]).reshape(-1, len(history.space.genes))
 
 
-def _success_factor(history: History, layout: FeatureLayout) -> Factor | None:
+def _success_factor(history: History, layout: FeatureLayout) -> surrogates.Factor | None:
     """Return the probability that a training does not fail; None while none has failed.
 
     The successes that it is fitted to are spread out: most of the best are so much alike that any place with their
@@ -309,7 +288,7 @@ def _success_factor(history: History, layout: FeatureLayout) -> Factor | None:
         rows = rows[farthest_points(layout.features(units), layout.kinds, room)]
     trials = [*(history.ranking[row] for row in rows.tolist()), *failed]
     labels = [UNKNOWN_CAUSE.get(trial.outcome.status, -1.0 if trial.losses is None else 1.0) for trial in trials]
-    return success_factor(layout, _units(history, trials), np.array(labels), len(history.trials))
+    return surrogates.success_factor(layout, _units(history, trials), np.array(labels), len(history.trials))
 
 
 def _pending_features(history: History, layout: FeatureLayout) -> np.ndarray:

@@ -12,8 +12,15 @@ from evo_tune.genome.kernel import FeatureLayout
 from evo_tune.genome.process import Process
 from evo_tune.genome.space import SearchSpace, log_prior
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
-from evo_tune.strategies._acquisition import Acquisition, Factor, Improvement, Prior, constraint_factor, success_factor
-from evo_tune.strategies._models import Models
+from evo_tune.strategies._models import (
+    Acquisition,
+    Factor,
+    Improvement,
+    Models,
+    Prior,
+    constraint_factor,
+    success_factor,
+)
 from evo_tune.strategies.saea import SAEA, _success_factor
 from tests.strategies.cases import OBJECTIVES
 from tests.strategies.simulate import Simulation, birth_rng
@@ -33,7 +40,7 @@ def improvement(scores: np.ndarray, pending: int = 0, precise: bool = False) -> 
     scores, points = (scores - scores.mean()) / scores.std(), LAYOUT.features(UNITS)
     waiting = LAYOUT.features(UNITS[:pending] + 0.05)
     process = Process.fit(points, scores, LAYOUT.kinds, precise=precise)
-    models = Models.fit(points, scores, waiting, LAYOUT.sizes, LAYOUT.kinds, birth_rng(0, 1), True, process)
+    models = Models.fit(process, points, scores, waiting, LAYOUT.sizes, birth_rng(0, 1), True)
     return Improvement(models, LAYOUT, float(scores.max()))
 
 

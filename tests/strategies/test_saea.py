@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.kernel import category_counts, encode_features
+from evo_tune.genome.process import Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.genome.values import Genome, genome_key
@@ -113,7 +114,7 @@ def fitted(history: History, monkeypatch: pytest.MonkeyPatch, smooth: float = 0.
     """Return points, scores and pending points to which the models of a proposal are fitted."""
     given: list[tuple[np.ndarray, ...]] = []
     fit = Models.fit
-    monkeypatch.setattr(Models, "fit", lambda *all: given.append(all[:3]) or fit(*all))
+    monkeypatch.setattr(Models, "fit", lambda *all: given.append(all[1:4]) or fit(*all))
     SAEA(gp_only=smooth)._acquisition(history, np.ones(1), [], birth_rng(0, 0))
     monkeypatch.undo()
     return given[0]
@@ -158,7 +159,9 @@ def test_a_promising_place_does_not_seem_worse_for_being_tried(alone: bool) -> N
     scores = -((points - 0.5) ** 2).sum(axis=1)
     scores = (scores - scores.mean()) / scores.std()
     models = [
-        Models.fit(points, scores, waiting, np.zeros(2), np.zeros(2), birth_rng(0, 0), alone)
+        Models.fit(
+            Process.fit(points, scores, np.zeros(2)), points, scores, waiting, np.zeros(2), birth_rng(0, 0), alone
+        )
         for waiting in (points[:0], pending)
     ]
     (mean, deviation), (expected, surer) = (one.predict(pending) for one in models)
