@@ -63,10 +63,45 @@ class Forest:
         for place in np.flatnonzero(sizes):
             size = int(sizes[place])
             relabel[:, place, :size] = np.argsort(rng.random((trees, size)), axis=1)
+        # Rows of all trees, sorted by node.
         x = _relabel(points[samples], relabel, sizes > 0).reshape(trees * sampled, -1)
-        levels = _grow(x, scores[samples].ravel(), np.repeat(np.arange(trees), sampled), rng)
-        feature, threshold, left_child, mean = (np.concatenate(parts) for parts in zip(*levels, strict=True))
-        return cls(feature, threshold, left_child, mean, relabel, sizes > 0, len(levels) - 1)
+        y, node = scores[samples].ravel(), np.repeat(np.arange(trees), sampled)
+        levels = []
+        first = 0  # index of this level's first node
+        while len(y):
+            starts = np.flatnonzero(np.diff(node, prepend=-1))
+            local = np.cumsum(np.diff(node, prepend=node[0]) > 0)  # each row's node within this level
+            counts = np.diff(starts, append=len(y))
+            sums = np.add.reduceat(y, starts)
+            # One threshold is drawn for each feature, uniformly between its least and greatest value at the node.
+            # Among a random share of the features, the split with the least squared error wins.
+            low, high = np.minimum.reduceat(x, starts), np.maximum.reduceat(x, starts)
+            thresholds = low + rng.random(low.shape) * (high - low)
+            usable = (low <= thresholds) & (thresholds < high)
+            at_left = (x <= thresholds[local]).astype(np.float64)
+            left_counts = np.add.reduceat(at_left, starts)
+            left_sums = np.add.reduceat(at_left * y[:, None], starts)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                gain = left_sums**2 / left_counts + (sums[:, None] - left_sums) ** 2 / (counts[:, None] - left_counts)
+            # Features outside the share compete only if no feature in it varies.
+            draws = np.where(usable, rng.random(low.shape), 2.0)
+            limit = np.sort(draws, axis=1)[:, max(0, round(FEATURES * low.shape[1]) - 1)][:, None]
+            feature = np.argmax(np.where(usable & (draws <= limit), gain, -np.inf), axis=1)
+            threshold = thresholds[np.arange(len(starts)), feature]
+            splits = (np.minimum.reduceat(y, starts) < np.maximum.reduceat(y, starts)) & usable.any(axis=1)
+            own_nodes = first + np.arange(len(starts))
+            children = first + len(starts) + 2 * (np.cumsum(splits) - splits)
+            limits, child_nodes = np.where(splits, threshold, np.inf), np.where(splits, children, own_nodes)
+            levels.append((feature, limits, child_nodes, sums / counts))
+            first += len(starts)
+            goes_on = splits[local]
+            x, y, local = x[goes_on], y[goes_on], local[goes_on]
+            right = x[np.arange(len(y)), feature[local]] > threshold[local]
+            node = children[local] + right
+            order = np.argsort(node, kind="stable")
+            x, y, node = x[order], y[order], node[order]
+        features, thresholds, children, means = (np.concatenate(parts) for parts in zip(*levels, strict=True))
+        return cls(features, thresholds, children, means, relabel, sizes > 0, len(levels) - 1)
 
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance over the trees of the score of each point, both of shape (points,)."""
@@ -95,52 +130,3 @@ def _relabel(x: np.ndarray, relabel: np.ndarray, unordered: np.ndarray) -> np.nd
     for place in np.flatnonzero(unordered):
         x[:, :, place] = relabel[trees, place, x[:, :, place].astype(np.intp)]
     return x
-
-
-def _grow(
-    x: np.ndarray, y: np.ndarray, node: np.ndarray, rng: np.random.Generator
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Return (feature, threshold, left, mean) of the nodes of each level.
-
-    Args:
-        x: Features of each tree's points, rows sorted by node. Shape (rows, features).
-        y: Scores of the rows, shape (rows,).
-        node: Root node of each row's tree, shape (rows,).
-        rng: The only source of randomness.
-    """
-    levels = []
-    first = 0  # index of this level's first node
-    while len(y):
-        starts = np.flatnonzero(np.diff(node, prepend=-1))
-        local = np.cumsum(np.diff(node, prepend=node[0]) > 0)  # each row's node within this level
-        counts = np.diff(starts, append=len(y))
-        sums = np.add.reduceat(y, starts)
-        # One threshold is drawn for each feature, uniformly between its least and greatest value at the node. Among a
-        # random share of the features, the split with the least squared error wins.
-        low, high = np.minimum.reduceat(x, starts), np.maximum.reduceat(x, starts)
-        thresholds = low + rng.random(low.shape) * (high - low)
-        usable = (low <= thresholds) & (thresholds < high)
-        at_left = (x <= thresholds[local]).astype(np.float64)
-        left_counts = np.add.reduceat(at_left, starts)
-        left_sums = np.add.reduceat(at_left * y[:, None], starts)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            gain = left_sums**2 / left_counts + (sums[:, None] - left_sums) ** 2 / (counts[:, None] - left_counts)
-        # Features outside the share compete only if no feature in it varies.
-        draws = np.where(usable, rng.random(low.shape), 2.0)
-        limit = np.sort(draws, axis=1)[:, max(0, round(FEATURES * low.shape[1]) - 1)][:, None]
-        feature = np.argmax(np.where(usable & (draws <= limit), gain, -np.inf), axis=1)
-        threshold = thresholds[np.arange(len(starts)), feature]
-        splits = (np.minimum.reduceat(y, starts) < np.maximum.reduceat(y, starts)) & usable.any(axis=1)
-        own_nodes = first + np.arange(len(starts))
-        children = first + len(starts) + 2 * (np.cumsum(splits) - splits)
-        levels.append(
-            (feature, np.where(splits, threshold, np.inf), np.where(splits, children, own_nodes), sums / counts)
-        )
-        first += len(starts)
-        goes_on = splits[local]
-        x, y, local = x[goes_on], y[goes_on], local[goes_on]
-        right = x[np.arange(len(y)), feature[local]] > threshold[local]
-        node = children[local] + right
-        order = np.argsort(node, kind="stable")
-        x, y, node = x[order], y[order], node[order]
-    return levels

@@ -583,7 +583,8 @@ def resolve_conditions(genes: Mapping[str, Gene], optional: Mapping[str, Gene]) 
     places = {name: place for place, name in enumerate(genes)}
     conditions = []
     for name in order:
-        needed = [(places[other], genes[other], values) for other, values in every[name].when or () if other in genes]
+        conditions_of = every[name].when or ()
+        needed = [(places[gene], genes[gene], values) for gene, values in conditions_of if gene in genes]
         if name in genes and needed:
             conditions.append((places[name], tuple(needed)))
     return conditions

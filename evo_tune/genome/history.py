@@ -180,6 +180,24 @@ class History(ABC):
         lessons: Results of earlier runs, which do not count as trials.
     """
 
+    trials: Sequence[Trial]
+    """Completed trials, in the order of their reports."""
+
+    fresh_proposals: Sequence[Candidate]
+    """The first candidate of each genome, in the order of proposal, without promotions and extra seeds."""
+
+    proposed_units: Sequence[np.ndarray]
+    """Unit coordinates of every candidate, completed or pending, by id; each of shape (genes,)."""
+
+    failed: Sequence[Trial]
+    """Completed trials without losses, in the order of `trials`."""
+
+    ranking: Sequence[Trial]
+    """Fully trained trials with losses, best first; each may be made when it is read.
+
+    Trials that meet the constraints come first; equal trials are ordered by id.
+    """
+
     def __init__(
         self,
         space: SearchSpace,
@@ -192,12 +210,8 @@ class History(ABC):
         self.constraints = tuple(constraints)
         self.lessons = tuple(lessons)
         # The two kinds of history fill these.
-        self._trials: Sequence[Trial] = []
+        self.trials, self.fresh_proposals, self.proposed_units, self.failed, self.ranking = [], [], [], [], []
         self._pending: dict[int, Candidate] = {}
-        self._fresh: list[Candidate] = []
-        self._units: list[np.ndarray] = []
-        self._failed: Sequence[Trial] = []
-        self._ranking: Sequence[Trial] = []
         self._proposals: dict[tuple[str, float, int], int] = {}
         """Id of each proposal by genome key, budget and extra seed."""
         self._folds: dict[Hashable, tuple[int, Any]] = {}
@@ -207,37 +221,9 @@ class History(ABC):
         """Return the numbers of the trials of `ranking`."""
 
     @property
-    def trials(self) -> Sequence[Trial]:
-        """Completed trials, in the order of their reports."""
-        return self._trials
-
-    @property
     def pending(self) -> Sequence[Candidate]:
         """Pending candidates, in the order of their proposal."""
         return list(self._pending.values())
-
-    @property
-    def fresh_proposals(self) -> Sequence[Candidate]:
-        """The first candidate of each genome, in the order of proposal, without promotions and extra seeds."""
-        return self._fresh
-
-    @property
-    def proposed_units(self) -> Sequence[np.ndarray]:
-        """Unit coordinates of every candidate, completed or pending, by id; each of shape (genes,)."""
-        return self._units
-
-    @property
-    def failed(self) -> Sequence[Trial]:
-        """Completed trials without losses, in the order of `trials`."""
-        return self._failed
-
-    @property
-    def ranking(self) -> Sequence[Trial]:
-        """Fully trained trials with losses, best first; each may be made when it is read.
-
-        Trials that meet the constraints come first; equal trials are ordered by id.
-        """
-        return self._ranking
 
     def ranked_losses(self) -> np.ndarray:
         """Return the losses of `ranking`, shape (trials, objectives)."""
@@ -336,9 +322,11 @@ class RunHistory(History):
         lessons: See `History`.
     """
 
-    _trials: list[Trial]
-    _failed: list[Trial]
-    _ranking: list[Trial]
+    trials: list[Trial]
+    fresh_proposals: list[Candidate]
+    proposed_units: list[np.ndarray]
+    failed: list[Trial]
+    ranking: list[Trial]
 
     def __init__(
         self,
@@ -357,8 +345,8 @@ class RunHistory(History):
         self._before_widening: frozenset[str] = frozenset()
 
     def _ranking_table(self) -> RankingTable:
-        losses = self._losses.get(len(self._ranking))
-        return RankingTable(losses, losses, losses[:, 0], self._excesses.get(len(self._ranking)))
+        losses = self._losses.get(len(self.ranking))
+        return RankingTable(losses, losses, losses[:, 0], self._excesses.get(len(self.ranking)))
 
     def predates_widening(self, genome: Genome) -> bool:
         """Return whether a genome was proposed before the space was widened, with the steps of the earlier space."""
@@ -377,10 +365,10 @@ class RunHistory(History):
         if candidate.id != self.proposed_count:
             raise ValueError(f"candidate {candidate.id} is out of order: expected {self.proposed_count}")
         # This line comes first because it raises if the space has changed.
-        self._units.append(self.space.encode(candidate.genome) if units is None else units)
+        self.proposed_units.append(self.space.encode(candidate.genome) if units is None else units)
         self._pending[candidate.id] = candidate
         if candidate.fresh:
-            self._fresh.append(candidate)
+            self.fresh_proposals.append(candidate)
         key = genome_key(candidate.genome), candidate.budget, candidate.extra_seed
         self._proposals.setdefault(key, candidate.id)
 
@@ -391,25 +379,25 @@ class RunHistory(History):
             space: Space with all values of the current one.
             lessons: Results of earlier runs, in the coordinates of the wider space.
         """
-        candidates = (*self._pending.values(), *(trial.candidate for trial in self._trials))
+        candidates = (*self._pending.values(), *(trial.candidate for trial in self.trials))
         genomes = {candidate.id: candidate.genome for candidate in candidates}
         self.space, self.lessons = space, tuple(lessons)
         self.spaces.append(space)
-        self._units = [space.encode(genomes[id]) for id in range(len(genomes))]
+        self.proposed_units = [space.encode(genomes[id]) for id in range(len(genomes))]
         self._before_widening = frozenset(map(genome_key, genomes.values()))
         self._folds.clear()  # folds depend on the coordinates too
 
     def tell(self, id: int, outcome: Outcome) -> Trial:
         """Report the result of a pending candidate; return the completed trial."""
-        trial = Trial.of(self._pending.pop(id), outcome, len(self._trials), self.objectives, self.constraints)
-        self._trials.append(trial)
+        trial = Trial.of(self._pending.pop(id), outcome, len(self.trials), self.objectives, self.constraints)
+        self.trials.append(trial)
         if not trial.ok:
-            self._failed.append(trial)
+            self.failed.append(trial)
         if trial.rankable and trial.losses is not None:
-            count, sort_key = len(self._ranking), (trial.violation, trial.losses, trial.id)
+            count, sort_key = len(self.ranking), (trial.violation, trial.losses, trial.id)
             row = bisect(self._sort_keys, sort_key)
             self._sort_keys.insert(row, sort_key)
             self._losses.insert(row, trial.losses, count)
             self._excesses.insert(row, [constraint.excess(outcome.metrics) for constraint in self.constraints], count)
-            self._ranking.insert(row, trial)
+            self.ranking.insert(row, trial)
         return trial

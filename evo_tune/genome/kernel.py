@@ -85,17 +85,11 @@ class FeatureLayout:
     kinds: np.ndarray
 
     @classmethod
-    def of(cls, space: SearchSpace) -> FeatureLayout:
-        """Return the layout of a space."""
-        counts, conditional = category_counts(space), space.conditional
+    def of(cls, space: SearchSpace, with_conditions: bool = True) -> FeatureLayout:
+        """Return the layout of a space; without conditions, inactive genes count with their coordinates."""
+        counts, conditional = category_counts(space), space.conditional & with_conditions
         kinds = np.where(counts > 0, UNORDERED, np.where(conditional, CONDITIONAL, ORDERED))
         return cls(space, counts, np.where((counts > 0) & conditional, counts + 1, counts), kinds)
-
-    @classmethod
-    def ignoring_conditions(cls, space: SearchSpace) -> FeatureLayout:
-        """Return the layout in which inactive genes count with their coordinates."""
-        counts = category_counts(space)
-        return cls(space, counts, counts, np.where(counts > 0, UNORDERED, ORDERED))
 
     def features(self, units: np.ndarray) -> np.ndarray:
         """Return the features of genomes at unit coordinates, both of shape (points, genes).

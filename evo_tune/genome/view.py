@@ -287,9 +287,13 @@ class RankedHistory(History):
             _ShownProposals,
             lambda shown, candidate: shown.add(candidate, history.proposed_units[candidate.id]),
         )
-        self._fresh, self._units, self._proposals = self._shown.candidates, self._shown.units, self._shown.proposals
+        self.fresh_proposals, self.proposed_units, self._proposals = (
+            self._shown.candidates,
+            self._shown.units,
+            self._shown.proposals,
+        )
         pending = sorted(self._shown.shown_ids[candidate.id] for candidate in history.pending if candidate.fresh)
-        self._pending = {id: self._fresh[id] for id in pending}
+        self._pending = {id: self.fresh_proposals[id] for id in pending}
         table, count = genome_table(history), len(self._genomes)
         self._ranks = table.ranks(count, rungs)
         bare_ranks = table.ranks(count, rungs, constrained=False) if history.constraints else self._ranks
@@ -308,9 +312,9 @@ class RankedHistory(History):
         ranked_rows, failed_rows = np.flatnonzero(has_ranks), np.flatnonzero(~has_ranks).tolist()
         ids = table.first_ids.column(count)[ranked_rows]  # same order as the shown ids
         order = ranked_rows[np.lexsort((ids, *reversed(self._ranks[ranked_rows].T)))].tolist()
-        self._trials = trials
-        self._ranking = LazySequence[Trial](len(order), lambda place: trials[order[place]])
-        self._failed = LazySequence[Trial](len(failed_rows), lambda place: trials[failed_rows[place]])
+        self.trials = trials
+        self.ranking = LazySequence[Trial](len(order), lambda place: trials[order[place]])
+        self.failed = LazySequence[Trial](len(failed_rows), lambda place: trials[failed_rows[place]])
         self._order = order
         self._columns = self._ranks, bare_ranks, scaled_losses, table.excesses.get(count)
 
@@ -325,7 +329,7 @@ class RankedHistory(History):
             pairs = zip(self.objectives, ranked.tolist(), strict=True)
             metrics = {objective.metric: objective.value(rank) for objective, rank in pairs}
             outcome = replace(outcome, status="ok", metrics={**outcome.metrics, **metrics}, curve=(), error=None)
-        candidate = self._fresh[self._shown.shown_ids[genome.first_candidate.id]]
+        candidate = self.fresh_proposals[self._shown.shown_ids[genome.first_candidate.id]]
         return Trial.of(candidate, outcome, row, self.objectives)
 
     @property

@@ -144,13 +144,9 @@ class Curves:
         row = self._rows.setdefault(genome.key, len(self._rows))
         points = [(fraction, point) for fraction, point in genome.curve if not point.get(DECAYED)]
         losses = [(share, self._sign * point[self._metric]) for share, point in points if self._metric in point]
-        at_looks = []
-        for look in LOOKS:
-            last = math.nan
-            if points and points[-1][0] >= look:
-                last = next((loss for fraction, loss in reversed(losses) if fraction <= look), math.nan)
-            at_looks.append(last if math.isfinite(last) else math.nan)
-        self._losses_at_looks.set(row, at_looks)
+        end = points[-1][0] if points else 0.0
+        lasts = [([math.nan] + [loss for share, loss in losses if share <= look <= end])[-1] for look in LOOKS]
+        self._losses_at_looks.set(row, [last if math.isfinite(last) else math.nan for last in lasts])
         final = genome.losses(1.0)
         self._final_losses.set(row, final[0] if final and final[0] < math.inf else math.nan)
 

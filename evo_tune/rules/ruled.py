@@ -220,10 +220,10 @@ class StrategyWithRules(Strategy):
         """Return the history that the strategy sees."""
         expected = self._predict_losses(history)
 
-        def excluded(genome: Genome) -> bool:
+        def breaks_constraint(genome: Genome) -> bool:
             return self._violation_before_training(genome) > 0.0
 
-        return RankedHistory(history, self.settings.rungs, excluded, expected)
+        return RankedHistory(history, self.settings.rungs, breaks_constraint, expected)
 
     def _violation_before_training(self, genome: Genome) -> float:
         """Return the violation of the constraints that are known before training; 0 if there is none."""

@@ -335,10 +335,16 @@ def propose_rare_value(
     sizes = category_counts(history.space)
     eligible = np.isin(np.arange(len(sizes)), history.space.branching) | _has_stalled(history)
     recent = encode_features(np.stack(history.proposed_units[-MAX_RECENT_TRIALS:]), sizes)
-    rarest = _rarest_value(recent, np.where(eligible, sizes, 0), rng)
-    if rarest is None or rng.random() >= probability:
+    # Of each value: its trials times the number of the gene's values, a random number that breaks ties, and its place.
+    rows = []
+    for index in np.flatnonzero(np.where(eligible, sizes, 0)).tolist():
+        counts = np.bincount(recent[:, index].astype(int), minlength=int(sizes[index])).tolist()
+        rows += [(count * len(counts), rng.random(), count, index, value) for value, count in enumerate(counts)]
+    if not rows:
         return None
-    gene, value = rarest
+    _, _, count, gene, value = min(rows)
+    if count >= SUFFICIENT_TRIALS_FACTOR * math.sqrt(len(recent)) or rng.random() >= probability:
+        return None
     proposals, points = [], []
     candidates = _drafts_with_value(history, drafts, gene, (value + 0.5) / sizes[gene], rng)
     for proposal, units in novelty.filter_new(candidates):
@@ -362,28 +368,6 @@ def _has_stalled(history: History) -> bool:
     if np.isnan(halves[place]) or np.isnan(halves[0]):
         return False
     return bool(halves[place] - halves[0] < PROGRESS * (np.nanmedian(halves) - halves[0]))
-
-
-def _rarest_value(features: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
-    """Return gene and value with the fewest trials, relative to the number of the gene's values.
-
-    Args:
-        features: Features of the trials (see `encode_features`). Shape (trials, genes).
-        sizes: Number of values of each eligible gene, 0 for the others.
-        rng: Generator that breaks ties.
-
-    Returns:
-        Index of the gene and index of the value; None if each value is sufficiently tried.
-    """
-    rows = []  # sorted by the first two items
-    for gene in np.flatnonzero(sizes).tolist():
-        size = int(sizes[gene])
-        counts = np.bincount(features[:, gene].astype(int), minlength=size)
-        rows += [(count * size, rng.random(), count, gene, value) for value, count in enumerate(counts.tolist())]
-    if not rows:
-        return None
-    _, _, count, gene, value = min(rows)
-    return (gene, value) if count < SUFFICIENT_TRIALS_FACTOR * math.sqrt(len(features)) else None
 
 
 def _drafts_with_value(

@@ -31,10 +31,8 @@ class GA(Breeder):
             raise RecipeError("elites", self.elites, f"0 to {self.population}, the size of the population")
 
     def survive(self, old: Sequence[Individual], young: Sequence[Individual]) -> list[Individual]:
-        candidates = old[: self.elites] if self.generational else old
-        return sorted([*candidates, *young], key=lambda individual: (individual.losses, individual.id))[
-            : self.population
-        ]
+        pool = [*(old[: self.elites] if self.generational else old), *young]
+        return sorted(pool, key=lambda individual: (individual.losses, individual.id))[: self.population]
 
     def _steady(self, history: History) -> list[Individual]:
         # The same as `survive` applied to each result in turn, but cheap where rules make a new history each time.

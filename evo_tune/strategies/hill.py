@@ -48,17 +48,14 @@ class Hill(Strategy):
 
     def _neighbours(self, history: History, rng: np.random.Generator, top: Trial) -> Iterator[Proposal]:
         """Yield the neighbours of a trial, large steps first, those of one size in random order."""
-        space = history.space
-        genes = list(space.genes.values())
-        start = history.proposed_units[top.id]
-        size = self.step
+        start, size = history.proposed_units[top.id], self.step
         while size >= self.min_step:
-            moves = [(place, u) for place, gene in enumerate(genes) for u in _moves(gene, float(start[place]), size)]
-            for which in rng.permutation(len(moves)):
-                place, u = moves[which]
+            genes = enumerate(history.space.genes.values())
+            moves = [(place, u) for place, gene in genes for u in _moves(gene, float(start[place]), size)]
+            for place, u in (moves[index] for index in rng.permutation(len(moves))):
                 units = start.copy()
                 units[place] = u
-                yield Proposal(space.snap(units), "neighbour", (top.id,))
+                yield Proposal(history.space.snap(units), "neighbour", (top.id,))
             size /= 2
 
 

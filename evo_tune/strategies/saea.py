@@ -247,7 +247,7 @@ class SAEA(Strategy):
         The `reported_order` of a trial in this history is its row in the model's results. Trials that failed or break a
         constraint rank behind all others.
         """
-        layout = FeatureLayout.ignoring_conditions(history.space)
+        layout = FeatureLayout.of(history.space, with_conditions=False)
         count, half = len(history.ranking), MAX_FIT_POINTS // 2
         numbers = np.arange(count + len(history.failed))  # in the ranking, then in the failed trials
         if len(numbers) > MAX_FIT_POINTS:

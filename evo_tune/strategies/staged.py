@@ -111,13 +111,11 @@ class Staged(Strategy):
         ]
         most_important = np.argsort(-np.array(importances), kind="stable")[: self.genes]
         varied = [index for index in most_important if importances[index] >= 0]
-        cells = []
-        for values in itertools.product(*(levels[index] for index in varied)):
-            cell = units[0].copy()
-            cell[varied] = values
-            cells.append(cell)
-        cells.sort(key=lambda cell: float(np.abs(cell - units[0]).sum()))
-        return [Proposal(space.snap(cell), "grid", (ranked[0].id,)) for cell in cells]
+        values = list(itertools.product(*(levels[index] for index in varied)))
+        cells = np.tile(units[0], (len(values), 1))
+        cells[:, varied] = values
+        nearest_first = sorted(cells, key=lambda cell: float(np.abs(cell - units[0]).sum()))
+        return [Proposal(space.snap(cell), "grid", (ranked[0].id,)) for cell in nearest_first]
 
     def winner(self, history: History) -> Genome | None:
         """Return the genome that the third stage chose; None until all its results are known."""
@@ -161,11 +159,10 @@ def one_standard_error(contenders: Sequence[Sequence[Trial]], cost: str) -> Sequ
         return []
     losses = [np.array([trial.losses[0] for trial in trials if trial.losses]) for trials in contenders]
     means = np.array([values.mean() for values in losses])
-
-    def cost_of(trial: Trial) -> float:
-        return trial.outcome.seconds if cost == "seconds" else trial.outcome.metrics.get(cost, math.nan)
-
-    costs = np.array([np.mean([cost_of(trial) for trial in trials]) for trials in contenders])
+    outcomes = [[trial.outcome for trial in trials] for trials in contenders]
+    seconds = [np.mean([outcome.seconds for outcome in trials]) for trials in outcomes]
+    metrics = [np.mean([outcome.metrics.get(cost, math.nan) for outcome in trials]) for trials in outcomes]
+    costs = np.array(seconds if cost == "seconds" else metrics)
     best = int(np.argmin(means))
     values = losses[best]
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
