@@ -209,7 +209,10 @@ class History(ABC):
         self.objectives = tuple(objectives)
         self.constraints = tuple(constraints)
         self.lessons = tuple(lessons)
-        # The two kinds of history fill these.
+        self._begin()
+
+    def _begin(self) -> None:
+        """Create what the two kinds of history fill; a subclass adds its own attributes."""
         self.trials, self.fresh_proposals, self.proposed_units, self.failed, self.ranking = [], [], [], [], []
         self._pending: dict[int, Candidate] = {}
         self._proposals: dict[tuple[str, float, int], int] = {}
@@ -328,15 +331,9 @@ class RunHistory(History):
     failed: list[Trial]
     ranking: list[Trial]
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Objective],
-        constraints: Sequence[Constraint] = (),
-        lessons: Sequence[Lesson] = (),
-    ) -> None:
-        super().__init__(space, objectives, constraints, lessons)
-        self.spaces = [space]
+    def _begin(self) -> None:
+        super()._begin()
+        self.spaces = [self.space]
         """The space at first and after each widening."""
         self._sort_keys: list[tuple[float, tuple[float, ...], int]] = []
         """Violation, losses and id of each trial of `ranking`."""

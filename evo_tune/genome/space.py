@@ -23,16 +23,7 @@ from typing import Any
 import numpy as np
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.genes import (
-    Choice,
-    Condition,
-    Float,
-    Gene,
-    Int,
-    centre,
-    decodes_to_any,
-    resolve_conditions,
-)
+from evo_tune.genome.genes import Choice, Condition, Float, Gene, Int, centre, decodes_to_any, resolve_conditions
 from evo_tune.genome.values import Genome, Value
 from evo_tune.text import is_encodable
 

@@ -282,16 +282,13 @@ class RankedHistory(History):
         super().__init__(history.space, history.objectives, history.constraints, history.lessons)
         self._excluded = excluded
         self._genomes = list(trials_by_genome(history).values())
-        self._shown: _ShownProposals = history.fold_proposals(
-            (__name__, "shown"),
-            _ShownProposals,
-            lambda shown, candidate: shown.add(candidate, history.proposed_units[candidate.id]),
-        )
-        self.fresh_proposals, self.proposed_units, self._proposals = (
-            self._shown.candidates,
-            self._shown.units,
-            self._shown.proposals,
-        )
+
+        def add(shown: _ShownProposals, candidate: Candidate) -> _ShownProposals:
+            return shown.add(candidate, history.proposed_units[candidate.id])
+
+        self._shown = history.fold_proposals((__name__, "shown"), _ShownProposals, add)
+        self.fresh_proposals, self.proposed_units = self._shown.candidates, self._shown.units
+        self._proposals = self._shown.proposals
         pending = sorted(self._shown.shown_ids[candidate.id] for candidate in history.pending if candidate.fresh)
         self._pending = {id: self.fresh_proposals[id] for id in pending}
         table, count = genome_table(history), len(self._genomes)

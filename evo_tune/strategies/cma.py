@@ -56,10 +56,8 @@ class CMA(Strategy):
         genes = space.genes.items()
         odd = [name for name, gene in genes if isinstance(gene, Choice) and not gene.ordered and gene.size > 1]
         if odd:
-            return (
-                f"searches numbers and ordered choices, and {', '.join(odd)} has no order: fix it with --gene "
-                f"{odd[0]}=VALUE"
-            )
+            fix = f"fix it with --gene {odd[0]}=VALUE"
+            return f"searches numbers and ordered choices, and {', '.join(odd)} has no order: {fix}"
         return super().unsuited(space, objectives)
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
@@ -129,8 +127,6 @@ class State:
             self.failed.append(units)
         if len(self.good) + len(self.failed) == size:
             ranked = [units for *_, units in sorted(self.good, key=lambda result: result[:2])]
-            last = float(size)
-            self.distribution.tell(
-                [(units, float(rank)) for rank, units in enumerate(ranked)] + [(units, last) for units in self.failed]
-            )
+            results = [(units, float(rank)) for rank, units in enumerate(ranked)]
+            self.distribution.tell(results + [(units, float(size)) for units in self.failed])
             self.good, self.failed = [], []

@@ -70,6 +70,7 @@ class TPE(Strategy):
         """Yield what Optuna suggests after all completed and pending trials, in the order of their ids."""
         import optuna
         from optuna.samplers import GPSampler, TPESampler
+        from optuna.trial import TrialState, create_trial
 
         if self.sampler == "gp":
             sampler: BaseSampler = GPSampler(seed=seed, n_startup_trials=self.first)
@@ -77,12 +78,23 @@ class TPE(Strategy):
             sampler = TPESampler(seed=seed, n_startup_trials=self.first, constant_liar=True)
         study = optuna.create_study(directions=["minimize"] * len(history.objectives), sampler=sampler)
         genes = history.space.genes
-        completed: dict[int, FrozenTrial] = history.fold(
-            __name__, dict, lambda trials, trial: _add_trial(trials, trial, genes)
-        )
-        trials = completed | {trial.id: _frozen_trial(genes, trial.genome, "RUNNING") for trial in history.pending}
-        study.add_trials(trials[id] for id in sorted(trials))
         distributions = {name: distribution_of(gene) for name, gene in genes.items()}
+
+        def freeze(genome: Genome, state: TrialState, values: list[float] | None = None) -> FrozenTrial:
+            params = {name: parameter_of(gene, genome[name]) for name, gene in genes.items()}
+            return create_trial(state=state, values=values, params=params, distributions=distributions)
+
+        def add(frozen_trials: dict[int, FrozenTrial], trial: Trial) -> dict[int, FrozenTrial]:
+            if trial.losses is None:
+                frozen_trials[trial.id] = freeze(trial.genome, TrialState.FAIL)
+            elif trial.rankable:
+                values = [min(max(loss, -LARGEST), LARGEST) for loss in trial.losses]
+                frozen_trials[trial.id] = freeze(trial.genome, TrialState.COMPLETE, values)
+            return frozen_trials
+
+        completed: dict[int, FrozenTrial] = history.fold(__name__, dict, add)  # each is converted once
+        trials = completed | {trial.id: freeze(trial.genome, TrialState.RUNNING) for trial in history.pending}
+        study.add_trials(trials[id] for id in sorted(trials))
         for _ in range(ATTEMPTS):
             parameters = study.ask(distributions).params
             genome = {name: value_of(gene, parameters[name]) for name, gene in genes.items()}
@@ -109,28 +121,3 @@ def value_of(gene: Gene, parameter: Any) -> Value:
 def parameter_of(gene: Gene, value: Value) -> Any:
     """Return the Optuna parameter for a value of a gene."""
     return int(gene.encode(value) * gene.size) if isinstance(gene, Choice) else value
-
-
-def _add_trial(
-    frozen_trials: dict[int, FrozenTrial], trial: Trial, genes: Mapping[str, Gene]
-) -> dict[int, FrozenTrial]:
-    """Add a completed trial: the step of a fold, so each is converted once."""
-    if trial.losses is None:
-        frozen_trials[trial.id] = _frozen_trial(genes, trial.genome, "FAIL")
-    elif trial.rankable:
-        values = [min(max(loss, -LARGEST), LARGEST) for loss in trial.losses]
-        frozen_trials[trial.id] = _frozen_trial(genes, trial.genome, "COMPLETE", values)
-    return frozen_trials
-
-
-def _frozen_trial(
-    genes: Mapping[str, Gene], genome: Genome, state: str, values: list[float] | None = None
-) -> FrozenTrial:
-    from optuna.trial import TrialState, create_trial
-
-    return create_trial(
-        state=TrialState[state],
-        values=values,
-        params={name: parameter_of(gene, genome[name]) for name, gene in genes.items()},
-        distributions={name: distribution_of(gene) for name, gene in genes.items()},
-    )
