@@ -138,13 +138,9 @@ class Process:
         whitening[:count, :count] = self.whitening
         whitening[count:, :count] = -kernels.matrix_product(kernels.matrix_product(corner, cross), self.whitening)
         whitening[count:, count:] = corner
-        return replace(
-            self,
-            points=np.concatenate([self.points, pending]),
-            whitening=whitening,
-            weights=np.append(self.weights, np.zeros(len(pending))),
-            ages=None if self.ages is None else np.append(self.ages, np.zeros(len(pending))),
-        )
+        points, zeros = np.concatenate([self.points, pending]), np.zeros(len(pending))
+        ages = None if self.ages is None else np.append(self.ages, zeros)
+        return replace(self, points=points, whitening=whitening, weights=np.append(self.weights, zeros), ages=ages)
 
     def with_noise(self, noise: float) -> Process:
         """Return a process of full trainings with another noise variance and the same length scales."""

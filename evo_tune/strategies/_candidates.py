@@ -192,9 +192,8 @@ def search_around(
             parents = np.repeat(np.argsort(-values, kind="stable")[:PARENTS_PER_ROUND], VARIANTS_PER_PARENT)
             varied = _mutate_units(units[parents], space, rng, FIRST_STEP_DEVIATION / 2.0 ** (number - 1))
             earlier = list(proposals.values())
-            round_drafts = [
-                Draft(row, "searched", earlier[parent].parents) for row, parent in zip(varied, parents, strict=True)
-            ]
+            pairs = zip(varied, (earlier[parent] for parent in parents), strict=True)
+            round_drafts = [Draft(row, "searched", proposal.parents) for row, proposal in pairs]
         # The new genomes in the order of their merits before snapping.
         bare_merits = merits(move_to_cell_centres(space, np.stack([draft.units for draft in round_drafts])))
         best = novelty.filter_new(round_drafts[index] for index in np.argsort(-bare_merits, kind="stable"))

@@ -105,10 +105,8 @@ class Staged(Strategy):
         losses = np.array([trial.losses[0] for trial in ranked if trial.losses])
         elite = units[: self._elite_count(history)]
         levels = [_levels(gene, elite[:, index], self.levels) for index, gene in enumerate(space.genes.values())]
-        importances = [
-            importance(units[:, index], losses, bool(space.unordered[index])) if len(gene_levels) > 1 else -1.0
-            for index, gene_levels in enumerate(levels)
-        ]
+        columns = zip(levels, units.T, space.unordered.tolist(), strict=True)
+        importances = [importance(u, losses, unordered) if len(few) > 1 else -1.0 for few, u, unordered in columns]
         most_important = np.argsort(-np.array(importances), kind="stable")[: self.genes]
         varied = [index for index in most_important if importances[index] >= 0]
         values = list(itertools.product(*(levels[index] for index in varied)))
@@ -138,11 +136,8 @@ class Staged(Strategy):
     def _finalist_proposals(self, history: History) -> list[Proposal]:
         """Return the proposals of the third stage."""
         finalists = [trial for trial in history.ranked() if trial.candidate.extra_seed == 0][: self.finalists]
-        return [
-            Proposal(trial.genome, "finalist", (trial.id,), extra_seed=number)
-            for number in range(1, self.extra_seeds + 1)
-            for trial in finalists
-        ]
+        pairs = itertools.product(range(1, self.extra_seeds + 1), finalists)
+        return [Proposal(trial.genome, "finalist", (trial.id,), extra_seed=number) for number, trial in pairs]
 
 
 def one_standard_error(contenders: Sequence[Sequence[Trial]], cost: str) -> Sequence[Trial]:
