@@ -220,7 +220,7 @@ def naive(method: str) -> Iterator[None]:
     with (
         mock.patch("evo_tune.rules.promotions.Rungs._share", return_value=0.0),
         mock.patch("evo_tune.rules.ruled.is_audit", lambda number: number == 0),
-        mock.patch("evo_tune.rules.ruled.audits_among", lambda count: [0][:count]),
+        mock.patch("evo_tune.rules.ruled.audit_numbers", lambda count: [0][:count]),
     ):
         yield
 

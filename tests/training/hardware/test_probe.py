@@ -12,7 +12,7 @@ from evo_tune.training.hardware import precision as probe
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Gains that the next timings find, the last one first."""
     gains = [0.8, 2.0]
-    monkeypatch.setattr(probe, "_measured", gains.pop)
+    monkeypatch.setattr(probe, "_measure_gain", gains.pop)
     return gains
 
 
@@ -55,7 +55,7 @@ def test_a_gpu_is_asked(able: bool, expected: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_narrow_models_are_no_faster_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(probe, "_measured", lambda: 2.0)
+    monkeypatch.setattr(probe, "_measure_gain", lambda: 2.0)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert fastest_precision("cpu", tmp_path) == "bf16"
     assert fastest_precision("cpu", tmp_path, narrow=True) == "fp32"
