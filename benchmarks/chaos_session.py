@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune import Search
-from evo_tune.dispatch import process
+from evo_tune.dispatch import local
 from evo_tune.dispatch.clusters import ray_cluster
 from evo_tune.loop import code
 from evo_tune.store import journal, run
@@ -290,13 +290,13 @@ def mutate(mutant: str) -> None:
     elif mutant == "checksum":
         journal.unseal_line = lambda line: line[: -journal.SEAL] + b"}"
     elif mutant == "trust":
-        code.doubt = lambda folder, held: ""
+        code.reason_for_distrust = lambda folder, hashes: ""
         code.allow_command = lambda *given: None
     elif mutant == "pid":
-        process.Process.kill = partialmethod(kill_group_later, process.Process.kill)  # type: ignore[assignment]
+        local.Process.kill = partialmethod(kill_group_later, local.Process.kill)  # type: ignore[assignment]
     elif mutant == "cap":
         uncut = "import evo_tune.dispatch.log as log; log.Log.shorten = lambda self: None\nserve("
-        process.PROGRAM = process.PROGRAM.replace("serve(", uncut)
+        local.PROGRAM = local.PROGRAM.replace("serve(", uncut)
     elif mutant == "nodes":
         ray_cluster.RayEngine._look = look_at_head  # type: ignore[method-assign]
     elif mutant == "truncate":
@@ -314,7 +314,7 @@ def look_at_head(engine: ray_cluster.RayEngine) -> bool:
     return engine.connected
 
 
-def kill_group_later(worker: process.Process, kill: Callable[[process.Process], None]) -> None:
+def kill_group_later(worker: local.Process, kill: Callable[[local.Process], None]) -> None:
     """As `Process.kill`, and once more by the id alone, when the process may be reaped."""
 
     def again() -> None:
