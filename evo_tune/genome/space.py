@@ -102,7 +102,10 @@ class SearchSpace:
         optional = self.optional if optional is None else optional
         optional = {name: gene for name, gene in optional.items() if name not in genes}
         genes = {**self.genes, **genes}
-        return SearchSpace(self.repair, optional, **genes)
+        derived = object.__new__(SearchSpace)  # names and repair are checked already, and a run derives many spaces
+        vars(derived).update(genes=genes, repair=self.repair, optional=optional)
+        vars(derived).update(_gives_genes=self._gives_genes, _conditions=resolve_conditions(genes, optional))
+        return derived
 
     def near_default(self) -> SearchSpace:
         """Return the space with a prior around the default of each gene that has none, for defaults of an expert.
