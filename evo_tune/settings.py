@@ -21,10 +21,10 @@ from evo_tune.options.declare import AUTO, Options, dataclass_options, option
 LIMITS = ("trials", "generations", "budget", "hours")
 """Settings that end a session. New limits replace all earlier ones."""
 
-CAP = 4
+MAX_AUTOMATIC_SEEDS = 4
 """Maximum number of seeds per genome with `--seeds-per-trial auto`."""
 
-Settings = TypeVar("Settings", bound=Options)
+SettingsT = TypeVar("SettingsT", bound=Options)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -60,7 +60,7 @@ class _Training(Options):
 
     @property
     def rungs(self) -> tuple[float, ...]:
-        """Budgets of the trials of a genome, increasing to 1; full trainings until rungs are chosen for a new run."""
+        """Budgets of the trials of a genome, increasing to 1; only 1 while `fidelity` is auto (a new run chooses)."""
         return (1.0,) if self.fidelity == AUTO else parse_rungs(self.fidelity)
 
 
@@ -88,7 +88,7 @@ class _Seeds(Options):
     @property
     def most_seeds(self) -> int:
         """Maximum number of seeds of a genome."""
-        return CAP if isinstance(self.seeds_per_trial, str) else self.seeds_per_trial or 1
+        return MAX_AUTOMATIC_SEEDS if isinstance(self.seeds_per_trial, str) else self.seeds_per_trial or 1
 
     @property
     def own_seeds(self) -> bool:
@@ -109,7 +109,7 @@ class RunSettings(_Processor, _Seeds, _Training):
 
     @property
     def continues(self) -> bool:
-        """Whether a genome can have further trials."""
+        """Whether a genome can have further trials: at larger budgets, or with other seeds."""
         return len(self.rungs) > 1 or self.most_seeds > 1
 
 
@@ -146,7 +146,7 @@ class _Attempts(Options):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class _Places(Options):
+class _DeviceSettings(Options):
     """Devices."""
 
     slots: int | None = option(
@@ -165,8 +165,8 @@ class _Places(Options):
     max_slots: int | None = option(None, bounds="[1, 10000]", help="Maximum number of slots on a cluster that grows.")
 
 
-PLACES = tuple(dataclass_options(_Places))
-"""Settings that say where trainings run; those of a stranger's run are not used."""
+DEVICE_SETTINGS = tuple(dataclass_options(_DeviceSettings))
+"""Settings that say where trainings run; those of a run folder from someone else are not used."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -183,7 +183,7 @@ class _Comparison(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionSettings(_Comparison, _Places, _Attempts, _Limits):
+class SessionSettings(_Comparison, _DeviceSettings, _Attempts, _Limits):
     """Settings of one `run` or `resume`; its limits are totals over all sessions."""
 
     def check(self) -> None:
@@ -212,9 +212,8 @@ class SessionSettings(_Comparison, _Places, _Attempts, _Limits):
         Raises:
             OptionError: A setting is unknown, of the wrong type or out of its bounds.
         """
-        return SessionSettings(
-            **bind({**self.to_json(), **changes}, dataclass_options(SessionSettings), "a session", "--")
-        )
+        values = {**self.to_json(), **changes}
+        return SessionSettings(**bind(values, dataclass_options(SessionSettings), owner="a session", flag="--"))
 
     def max_genomes(self, population: int) -> float:
         """Return the maximum number of genomes by `trials` and `generations`; infinity if neither is set.
@@ -240,13 +239,12 @@ def settings_of(values: Mapping[str, Any]) -> tuple[RunSettings, SessionSettings
         parts = rungs if isinstance(rungs, Sequence) else [rungs]
         values = {**values, "fidelity": ",".join(map(str, parts))}
     bound = bind(values, {**dataclass_options(RunSettings), **dataclass_options(SessionSettings)}, "Search", "--")
-    run, session = (
-        {setting.name: bound[setting.name] for setting in fields(kind)} for kind in (RunSettings, SessionSettings)
-    )
-    return RunSettings(**run), SessionSettings(**session)
+    run_values = {setting.name: bound[setting.name] for setting in fields(RunSettings)}
+    session_values = {setting.name: bound[setting.name] for setting in fields(SessionSettings)}
+    return RunSettings(**run_values), SessionSettings(**session_values)
 
 
-def read_settings(kind: type[Settings], saved: Mapping[str, Any]) -> Settings:
+def read_settings(kind: type[SettingsT], saved: Mapping[str, Any]) -> SettingsT:
     """Return settings from saved plain data; a setting that is not there has its default.
 
     Raises:

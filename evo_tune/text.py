@@ -33,7 +33,7 @@ def one_line(text: str, longest: int = LONGEST_LINE) -> str:
         text: Text of any origin. White space becomes single spaces, and unsafe characters become escapes.
         longest: Maximum number of characters.
     """
-    line = printable(" ".join(text[: 10 * longest].split()))
+    line = printable(" ".join(text[: 10 * longest].split()))  # a huge text is cut first
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
@@ -49,8 +49,8 @@ def printable(text: str) -> str:
     """
     if text.isprintable():  # fast, and true for nearly all texts
         return text
-    is_unsafe = {c: unicodedata.category(c) in UNSAFE and c not in JOINERS for c in set(text)}
-    return "".join(c.encode("unicode_escape").decode() if is_unsafe[c] else c for c in text)
+    unsafe_by_character = {c: unicodedata.category(c) in UNSAFE and c not in JOINERS for c in set(text)}
+    return "".join(c.encode("unicode_escape").decode() if unsafe_by_character[c] else c for c in text)
 
 
 def to_csv_cell(value: object) -> object:
@@ -64,14 +64,15 @@ def to_csv_cell(value: object) -> object:
 
 
 def from_csv_cell(text: str) -> str:
-    """Return the text that `to_csv_cell` made a cell of, if it had no unsafe characters."""
+    """Undo `to_csv_cell`: return the original text, except that unsafe characters stay escaped."""
     return text[1:] if text.startswith("'") and _is_formula(text) else text
 
 
 def _is_formula(text: str) -> bool:
     """Return whether a spreadsheet would compute a text, perhaps without its leading apostrophes."""
     bare = text.lstrip("'")
-    return bare[:1] != "" and bare[0] in FORMULA_STARTS and not re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", text)
+    is_number = re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", text) is not None
+    return bare.startswith(tuple(FORMULA_STARTS)) and not is_number
 
 
 def is_encodable(text: str) -> bool:
@@ -108,10 +109,10 @@ def sparkline(values: Sequence[float], width: int = 30) -> str:
         width: Most bars; of more values, each bar shows the last one of its share.
     """
     shown = [value for value in values if math.isfinite(value)]
-    if len(shown) > width:
+    if len(shown) > width:  # the last value of each of `width` equal shares
         shown = [shown[round((place + 1) * len(shown) / width) - 1] for place in range(width)]
     low, high = min(shown, default=0.0), max(shown, default=0.0)
-    if not high - low < math.inf:
+    if math.isinf(high - low):  # the difference overflows
         return ""
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((value - low) * scale)] for value in shown)

@@ -242,13 +242,13 @@ def _read_text(path: Path) -> str:
 
 def _genomes_of_csv(path: Path) -> list[dict[str, Any]]:
     from evo_tune.genome.values import read_value
-    from evo_tune.store.table import GENE
+    from evo_tune.store.table import GENE_PREFIX
 
     reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     genomes = []
     try:
         header = [from_csv_cell(name) for name in next(reader, [])]
-        prefixed = any(name.startswith(GENE) for name in header)
+        prefixed = any(name.startswith(GENE_PREFIX) for name in header)
         for cells in reader:
             if cells and len(cells) != len(header):  # an empty line has none
                 raise UsageError(
@@ -256,9 +256,11 @@ def _genomes_of_csv(path: Path) -> list[dict[str, Any]]:
                     "line 1"
                 )
             named = [(name, cell) for name, cell in zip(header, cells, strict=False) if name]
-            genes = [(name, cell) for name, cell in named if name.startswith(GENE) or not prefixed]
+            genes = [(name, cell) for name, cell in named if name.startswith(GENE_PREFIX) or not prefixed]
             if genes:
-                genomes.append({name.removeprefix(GENE): read_value(from_csv_cell(cell)) for name, cell in genes})
+                genomes.append(
+                    {name.removeprefix(GENE_PREFIX): read_value(from_csv_cell(cell)) for name, cell in genes}
+                )
     except csv.Error as error:
         raise UsageError(f"--warm-start {path}, line {reader.line_num}: {error}; expected CSV") from None
     return genomes

@@ -20,7 +20,7 @@ from evo_tune.report import summary as report
 from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.report.charts.scale import read_recipe
 from evo_tune.report.data import run_summary
-from evo_tune.report.final_comparison import CAP_FACTOR
+from evo_tune.report.final_comparison import MAX_SEEDS_FACTOR
 from evo_tune.report.summary import (
     DONE_REASON,
     RunResult,
@@ -338,7 +338,7 @@ class _ProgressLines:
             self._is_comparing = True
             count = search.session.finalists
             finalists = "the best" if count == 1 else f"the best of {count} finalists"
-            most = CAP_FACTOR * search.session.final_seeds
+            most = MAX_SEEDS_FACTOR * search.session.final_seeds
             shared.echo(f"final comparison: {finalists} against the default, on up to {most} fresh seeds each")
         self._print_forecast(search)
         shared.echo(*self._news.lines(search))

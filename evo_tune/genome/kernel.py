@@ -96,7 +96,8 @@ class FeatureLayout:
 
         Where a conditional gene is inactive, its feature is ABSENT, or one more than the last index without an order.
         """
-        features, conditional_unordered = encode_features(units, self.counts), self.sizes > self.counts
+        features = encode_features(units, self.counts)
+        conditional_unordered = self.sizes > self.counts  # those have one more, for absence
         conditional = conditional_unordered | (self.kinds == CONDITIONAL)
         if not conditional.any():
             return features
@@ -105,44 +106,44 @@ class FeatureLayout:
 
 
 def square_differences(rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the squared distances of points in each feature, shape (features, left, right).
+    """Return the squared distances of points in each feature, shape (features, rows, columns).
 
     Args:
-        rows: Features of points, shape (left, features).
-        columns: Features of points, shape (right, features).
+        rows: Features of points, shape (rows, features).
+        columns: Features of points, shape (columns, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
-    squares = np.abs(rows.T[:, :, None] - columns.T[:, None, :])
+    differences = np.abs(rows.T[:, :, None] - columns.T[:, None, :])
     unordered, conditional = kinds == UNORDERED, kinds == CONDITIONAL
-    squares[unordered] = squares[unordered] > 0
-    squares **= 2
+    differences[unordered] = differences[unordered] > 0
+    squares = differences**2
     if conditional.any():
         row_has, column_has = rows.T[conditional][:, :, None] >= 0.0, columns.T[conditional][:, None, :] >= 0.0
-        chord = (
-            np.sin(0.5 * np.pi * np.sqrt(squares[conditional])) ** 2
-        )  # on the half circle of ABSENT_SQUARED_DISTANCE
+        # Squared chord of the half circle of ABSENT_SQUARED_DISTANCE.
+        chord = np.sin(0.5 * np.pi * np.sqrt(squares[conditional])) ** 2
         only_one = np.where(row_has ^ column_has, ABSENT_SQUARED_DISTANCE, 0.0)
         squares[conditional] = np.where(row_has & column_has, chord, only_one)
     return np.asarray(squares)
 
 
-def gradient_by_points(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the gradient by `columns` of the sum of a matrix times `square_differences`, shape (right, features).
+def gradient_by_columns(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Return the gradient by `columns` of the sum of a matrix times `square_differences`, shape (columns, features).
 
     The derivatives are 0 for features without order, and where one of the points does not have the feature.
 
     Args:
-        matrix: Factors of the squared differences, shape (left, right).
-        rows: Features of points, shape (left, features).
-        columns: Features of points, shape (right, features).
+        matrix: Factors of the squared differences, shape (rows, columns).
+        rows: Features of points, shape (rows, features).
+        columns: Features of points, shape (columns, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
-    # Of a scale: the sum over l of 2 m[l, r] (right[r] - left[l]).
+    # Of a scale: the sum over r of 2 m[r, c] (columns[c] - rows[r]).
     gradient = 2.0 * (matrix.sum(axis=0)[:, None] * columns - matrix_product(matrix.T, rows))
     gradient[:, kinds == UNORDERED] = 0.0
     conditional = kinds == CONDITIONAL
     if conditional.any():
         x, y = rows.T[conditional][:, :, None], columns.T[conditional][:, None, :]
+        # Derivative of the squared chord, sin²(π (y - x) / 2).
         chord_slope = np.where((x >= 0.0) & (y >= 0.0), 0.5 * np.pi * np.sin(np.pi * (y - x)), 0.0)
         gradient[:, conditional] = np.einsum("fab,ab->bf", chord_slope, matrix)
     return np.asarray(gradient)
@@ -151,10 +152,12 @@ def gradient_by_points(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray
 def gradient_by_relevance(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     """Return the sum of `square_differences` times a matrix for each feature, shape (features,).
 
+    It is the gradient by the relevance of each feature, where the matrix is the gradient by `square_distances`.
+
     Args:
-        matrix: Factors of the squared differences, shape (left, right).
-        rows: Features of points, shape (left, features).
-        columns: Features of points, shape (right, features).
+        matrix: Factors of the squared differences, shape (rows, columns).
+        rows: Features of points, shape (rows, features).
+        columns: Features of points, shape (columns, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
     ordered, gradient = kinds == ORDERED, np.empty(len(kinds))
@@ -186,7 +189,7 @@ def farthest_points(points: np.ndarray, kinds: np.ndarray, count: int) -> np.nda
 
 
 def sum_weighted(weights: np.ndarray, matrices: np.ndarray) -> np.ndarray:
-    """Return the sum of matrices, shape (features, left, right), with weights, shape (features,)."""
+    """Return the sum of matrices, shape (features, rows, columns), with weights, shape (features,)."""
     return np.asarray(np.einsum("f,fab->ab", weights, matrices))
 
 
@@ -198,14 +201,14 @@ def matern(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def square_distances(relevance: np.ndarray, rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the squared distances of points, weighted by relevance and summed over features. Shape (left, right).
+    """Return the squared distances of points, weighted by relevance and summed over features. Shape (rows, columns).
 
     Features with an order are one matrix product, however many they are.
 
     Args:
         relevance: Inverse squared length scale of each feature, shape (features,).
-        rows: Features of points, shape (left, features).
-        columns: Features of points, shape (right, features).
+        rows: Features of points, shape (rows, features).
+        columns: Features of points, shape (columns, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
     """
     ordered = kinds == ORDERED
@@ -218,7 +221,7 @@ def square_distances(relevance: np.ndarray, rows: np.ndarray, columns: np.ndarra
 
 
 def covariance(relevance: np.ndarray, rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the kernel of points, shape (left, right); see `square_distances` for the arguments.
+    """Return the kernel of points, shape (rows, columns); see `square_distances` for the arguments.
 
     With few features it is exact: the matrix product of `square_distances` leaves a rounding error between equal
     points.
@@ -235,7 +238,7 @@ def matrix_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.concatenate([a @ b[:, start : start + width] for start in starts], axis=1)
 
 
-def whiten(matrix: np.ndarray) -> np.ndarray:
+def inverse_cholesky_factor(matrix: np.ndarray) -> np.ndarray:
     """Return the inverse W of the lower Cholesky factor of a covariance matrix, so W.T @ W is the matrix's inverse.
 
     Solves with the factor itself would start threads in BLAS even for small matrices.
@@ -256,11 +259,11 @@ def whiten(matrix: np.ndarray) -> np.ndarray:
     return np.asarray(lapack.dtrtri(factor, lower=1)[0])
 
 
-def fit_mode(
+def find_posterior_mode(
     gradient: Callable[[np.ndarray], np.ndarray],
     medians: np.ndarray,
     deviations: np.ndarray,
-    reach: np.ndarray | None = None,
+    max_distance: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return values near the mode of a posterior with a normal prior, after a fixed number of steps. Shape (values,).
 
@@ -268,14 +271,14 @@ def fit_mode(
         gradient: Function that returns the gradient of the log likelihood, shape (values,), at some values.
         medians: Medians of the prior, shape (values,).
         deviations: Deviations of the prior, shape (values,).
-        reach: Largest differences from the medians, shape (values,); None for three deviations.
+        max_distance: Largest differences from the medians, shape (values,); None for three deviations.
     """
-    reach = 3.0 * deviations if reach is None else reach
+    max_distance = 3.0 * deviations if max_distance is None else max_distance
     values, step_sizes, last_slope = medians.copy(), np.full(len(medians), FIRST_STEP), np.zeros(len(medians))
     for _ in range(FIT_STEPS):
         slope = gradient(values) - (values - medians) / deviations**2
-        same_sign = np.sign(slope * last_slope)  # negative where a step went too far
-        step_sizes *= np.where(same_sign > 0, STEP_GROWTH, np.where(same_sign < 0, STEP_SHRINKAGE, 1.0))
-        last_slope = np.where(same_sign < 0, 0.0, slope)
-        values = np.clip(values + np.sign(last_slope) * step_sizes, medians - reach, medians + reach)
+        sign_of_product = np.sign(slope * last_slope)  # negative where a step went too far
+        step_sizes *= np.where(sign_of_product > 0, STEP_GROWTH, np.where(sign_of_product < 0, STEP_SHRINKAGE, 1.0))
+        last_slope = np.where(sign_of_product < 0, 0.0, slope)
+        values = np.clip(values + np.sign(last_slope) * step_sizes, medians - max_distance, medians + max_distance)
     return np.asarray(values)

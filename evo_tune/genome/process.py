@@ -53,7 +53,7 @@ class Process:
         kinds: Kind of each feature (see `FeatureLayout`), or whether it has no order. Shape (features,).
         relevance: Inverse squared length scale of each feature, shape (features,).
         whitening: Inverse of the Cholesky factor of the covariance of the points, noise included, for scale 1 (see
-            `whiten`), shape (points, points).
+            `inverse_cholesky_factor`), shape (points, points).
         weights: Inverse of that covariance times the scores, shape (points,). 0 for pending points.
         noise: Noise variance.
         scale: Variance of the prior.
@@ -109,13 +109,13 @@ class Process:
         def gradient(logs: np.ndarray) -> np.ndarray:
             return likelihood_gradient(points, kinds, scores, logs, age_differences, precise)
 
-        logs = kernels.fit_mode(gradient, medians, deviations, reach)
+        logs = kernels.find_posterior_mode(gradient, medians, deviations, reach)
         relevance, noise = np.exp(logs[:features]), math.exp(logs[features])
         kernel = kernels.covariance(relevance, points, points, kinds)
         drift = 0.0 if ages is None else math.exp(logs[-1])
         if age_differences is not None:
             kernel *= np.exp(-drift * age_differences)
-        whitening = kernels.whiten(kernel + noise * np.eye(len(kernel)))
+        whitening = kernels.inverse_cholesky_factor(kernel + noise * np.eye(len(kernel)))
         weights = whitening.T @ (whitening @ scores)
         scale = _scale(scores, weights) if precise else 1.0
         return cls(points, kinds, relevance, whitening, weights, scale * noise, scale, ages, drift)
@@ -132,7 +132,7 @@ class Process:
         cross = kernels.matrix_product(self.whitening, self._final_covariance(pending)).T
         kernel = kernels.covariance(self.relevance, pending, pending, self.kinds)
         noise = self.noise / self.scale * np.eye(len(pending))
-        corner = kernels.whiten(kernel + noise - kernels.matrix_product(cross, cross.T))
+        corner = kernels.inverse_cholesky_factor(kernel + noise - kernels.matrix_product(cross, cross.T))
         count, total = len(self.points), len(self.points) + len(pending)
         whitening = np.zeros((total, total))
         whitening[:count, :count] = self.whitening
@@ -146,7 +146,7 @@ class Process:
         """Return a process of full trainings with another noise variance and the same length scales."""
         kernel = kernels.covariance(self.relevance, self.points, self.points, self.kinds)
         scores = kernel @ self.weights + self.noise / self.scale * self.weights
-        whitening = kernels.whiten(kernel + noise / self.scale * np.eye(len(kernel)))
+        whitening = kernels.inverse_cholesky_factor(kernel + noise / self.scale * np.eye(len(kernel)))
         return replace(self, whitening=whitening, weights=whitening.T @ (whitening @ scores), noise=noise)
 
     def trust(self, share: float) -> float:
@@ -182,8 +182,8 @@ class Process:
         if self.ages is not None:
             decline *= np.exp(-self.drift * np.abs(self.ages))[:, None]
         solved = kernels.matrix_product(self.whitening.T, whitened)  # the inverse covariance times the kernel
-        rising = kernels.gradient_by_points(self.weights[:, None] * decline, self.points, points, self.kinds)
-        explained = kernels.gradient_by_points(2.0 * solved * decline, self.points, points, self.kinds)
+        rising = kernels.gradient_by_columns(self.weights[:, None] * decline, self.points, points, self.kinds)
+        explained = kernels.gradient_by_columns(2.0 * solved * decline, self.points, points, self.kinds)
         return self.weights @ kernel, variance, self.relevance * rising, -self.scale * (self.relevance * explained)
 
     def predict_after_score(
@@ -237,7 +237,7 @@ def likelihood_gradient(
     if age_differences is not None:
         correlation = np.exp(-math.exp(logs[-1]) * age_differences)
         kernel, slope = kernel * correlation, slope * correlation
-    whitening = kernels.whiten(kernel + noise * np.eye(len(kernel)))
+    whitening = kernels.inverse_cholesky_factor(kernel + noise * np.eye(len(kernel)))
     weights = whitening.T @ (whitening @ scores)
     scale = _scale(scores, weights) if precise else 1.0
     # Twice the gradient by the covariance.

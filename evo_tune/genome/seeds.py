@@ -123,7 +123,9 @@ def fit_seed_model(trainings: Trainings) -> np.ndarray:
     relevance_median = -2.0 * math.log(kernels.LENGTH_MEDIAN * math.sqrt(len(squares)))
     medians = np.append(np.full(len(squares), relevance_median), np.log([OWN, SHARED, NOISE]))
     deviations = np.append(np.full(len(squares), 2.0 * kernels.LENGTH_LOG_DEVIATION), np.full(3, VARIANCES))
-    return kernels.fit_mode(lambda logs: likelihood_gradient(squares, parts, scores, logs), medians, deviations)
+    return kernels.find_posterior_mode(
+        lambda logs: likelihood_gradient(squares, parts, scores, logs), medians, deviations
+    )
 
 
 def likelihood_gradient(squares: np.ndarray, parts: np.ndarray, scores: np.ndarray, logs: np.ndarray) -> np.ndarray:
@@ -137,7 +139,7 @@ def likelihood_gradient(squares: np.ndarray, parts: np.ndarray, scores: np.ndarr
     """
     relevance, variances = np.exp(logs[:-3]), np.exp(logs[-3:])
     kernel, slope = kernels.matern(kernels.sum_weighted(relevance, squares))
-    whitening = kernels.whiten(kernel + kernels.sum_weighted(variances, parts))
+    whitening = kernels.inverse_cholesky_factor(kernel + kernels.sum_weighted(variances, parts))
     weights = whitening.T @ (whitening @ scores)
     by_covariance = np.outer(weights, weights) - kernels.matrix_product(whitening.T, whitening)  # twice the gradient
     by_relevance = relevance * np.einsum("fab,ab->f", squares, by_covariance * slope)
@@ -162,7 +164,7 @@ class SeedModel:
         scores, mean, self._scale = trainings.standardize()
         rows, smooth = trainings.rows, self._kernel(trainings.points, trainings.points)
         parts = kernels.sum_weighted(np.exp(logs[-3:]), trainings.common_parts)
-        self._whitening = kernels.whiten(smooth[np.ix_(rows, rows)] + parts)
+        self._whitening = kernels.inverse_cholesky_factor(smooth[np.ix_(rows, rows)] + parts)
         self._weights = self._whitening.T @ (self._whitening @ scores)
         of_genome = np.equal.outer(np.arange(len(trainings.points)), rows)
         self._cross = smooth[:, rows] + self._own * of_genome  # covariance of genomes and training runs

@@ -39,52 +39,57 @@ class MLflowDatabase(Sink):
         artifacts = path.with_name(f"{path.name}-artifacts").as_uri()
         with quiet():
             client = MlflowClient(tracking_uri=f"sqlite:///{path}")
-            experiment = client.create_experiment(_name(rows.name), artifact_location=artifacts)
-            _write(client, experiment, rows)
+            experiment = client.create_experiment(_allowed_name(rows.name), artifact_location=artifacts)
+            _log_runs(client, experiment, rows)
 
 
-def _write(client: MlflowClient, experiment_id: str, rows: Rows) -> None:
-    gene_names, metric_names = unique_names(rows.genes.values(), _name), unique_names(rows.metrics.values(), _name)
+def _log_runs(client: MlflowClient, experiment_id: str, rows: Rows) -> None:
+    gene_names, metric_names = (
+        unique_names(rows.genes.values(), _allowed_name),
+        unique_names(rows.metrics.values(), _allowed_name),
+    )
     all_rows = [rows.row(id) for id in range(len(rows))]
-    began = min((row.began for row in all_rows), default=0.0)
-    parent = client.create_run(experiment_id, _ms(began), run_name=rows.name).info.run_id
-    facts = {name: rows.facts[fact] for fact, name in unique_names(rows.facts, _name).items()}
+    earliest_start = min((row.began for row in all_rows), default=0.0)
+    parent = client.create_run(experiment_id, _ms(earliest_start), run_name=rows.name).info.run_id
+    run_params = {name: rows.facts[fact] for fact, name in unique_names(rows.facts, _allowed_name).items()}
     objective = metric_names[rows.objectives[0]]
     best_points = (
         (objective, value, _ms(all_rows[id].ended or 0.0), evaluations)
         for evaluations, value, id in best_so_far(rows.run)
         if math.isfinite(value)
     )
-    _log(client, parent, facts, best_points)
+    _log(client, parent, run_params, best_points)
     for row in all_rows:
         tags = {"mlflow.parentRunId": parent, "state": row.state}
         tags |= {name: str(value) for name, value in row.facts.items()}
         child = client.create_run(experiment_id, _ms(row.began), tags, f"trial {row.id}").info.run_id
         duration = 0.0 if row.ended is None else row.ended - row.began
-        points = (
+        points = (  # the time of a step is interpolated
             (metric_names[name], value, _ms(row.began + step / row.last_step * duration), step)
-            for step, point in [*row.curve, (row.last_step, row.metrics)]
-            for name, value in point.items()
+            for step, metrics_at_step in [*row.curve, (row.last_step, row.metrics)]
+            for name, value in metrics_at_step.items()
         )
         _log(client, child, {gene_names[name]: value for name, value in row.genome.items()}, points)
         if row.ended is not None:
             status = {"failed": "FAILED", "pruned": "KILLED"}.get(row.state, "FINISHED")
             client.set_terminated(child, status, _ms(row.ended))
     if rows.run.ended is not None:
-        client.set_terminated(parent, "FINISHED", _ms(max((row.ended or 0.0 for row in all_rows), default=began)))
+        client.set_terminated(
+            parent, "FINISHED", _ms(max((row.ended or 0.0 for row in all_rows), default=earliest_start))
+        )
 
 
 def _log(client: MlflowClient, run_id: str, params: dict[str, Any], points: Iterable[Point]) -> None:
     from mlflow.entities import Metric, Param
 
     metrics = [Metric(*point) for point in points]
-    param_batch = [Param(name, str(value)) for name, value in params.items()]
-    while metrics or param_batch:
-        client.log_batch(run_id, metrics=metrics[:METRICS_PER_REQUEST], params=param_batch[:PARAMS_PER_REQUEST])
-        metrics, param_batch = metrics[METRICS_PER_REQUEST:], param_batch[PARAMS_PER_REQUEST:]
+    remaining_params = [Param(name, str(value)) for name, value in params.items()]
+    while metrics or remaining_params:
+        client.log_batch(run_id, metrics=metrics[:METRICS_PER_REQUEST], params=remaining_params[:PARAMS_PER_REQUEST])
+        metrics, remaining_params = metrics[METRICS_PER_REQUEST:], remaining_params[PARAMS_PER_REQUEST:]
 
 
-def _name(name: str) -> str:
+def _allowed_name(name: str) -> str:
     """Return a name of letters, digits, '_', '-', spaces, and dots inside, as MLflow allows it."""
     return re.sub(r"[^\w\-. ]|^[. ]+|[. ]+$|\.(?=\.)", "_", name) or "_"
 

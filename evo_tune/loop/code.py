@@ -43,7 +43,7 @@ from evo_tune.plugins.function import (
 )
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
-from evo_tune.settings import PLACES, SessionSettings
+from evo_tune.settings import DEVICE_SETTINGS, SessionSettings
 from evo_tune.store.journal import JOURNAL, write_atomically
 from evo_tune.store.manifest import MANIFEST, Manifest, read_manifest
 from evo_tune.store.run import Run
@@ -175,7 +175,7 @@ def hashes_of(manifest: Manifest, genes: Mapping[str, Gene]) -> dict[str, str]:
 
 def _hash_places(session: SessionSettings) -> dict[str, str]:
     """Return the hash of where a session trains, by name."""
-    return {"places": digest({name: getattr(session, name) for name in PLACES})}
+    return {"places": digest({name: getattr(session, name) for name in DEVICE_SETTINGS})}
 
 
 def _gene_texts(genes: Mapping[str, Gene]) -> set[str]:
@@ -381,10 +381,10 @@ def session_settings_to_trust(run: Run, changes: Mapping[str, Any]) -> SessionSe
         return last
     default_settings = SessionSettings()
     untrusted_places = {
-        name: value for name in PLACES if (value := getattr(last, name)) != getattr(default_settings, name)
+        name: value for name in DEVICE_SETTINGS if (value := getattr(last, name)) != getattr(default_settings, name)
     }
     flags = [f"--{name.replace('_', '-')} {value}" for name, value in untrusted_places.items() if name not in changes]
     if flags:
         text = f"run {run.name} names places to train that you have not given it here ({', '.join(flags)})"
         warnings.warn(printable(f"{text}: they are not used; give the flags that you want"), stacklevel=4)
-    return last.but(**{name: getattr(default_settings, name) for name in PLACES})
+    return last.but(**{name: getattr(default_settings, name) for name in DEVICE_SETTINGS})

@@ -16,8 +16,8 @@ from statistics import fmean
 from evo_tune.dispatch import Slot
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.loop.deadline import Deadline
-from evo_tune.loop.driving import OVER, Fetched, Job
-from evo_tune.loop.generations import remove_unfinished
+from evo_tune.loop.driving import NO_MORE_JOBS, Job, JobOrEnd
+from evo_tune.loop.generations import remove_checkpoint
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining
 from evo_tune.report.recommendation import comparison_of, comparison_results, fresh_seed
 from evo_tune.store.events import journal_round_trip
@@ -35,8 +35,8 @@ def comparison_jobs(run: Run, comparison: FinalComparison) -> dict[FreshTraining
     jobs = {}
     for training in comparison.state(comparison_results(run, comparison)).next_trainings:
         seed = fresh_seed(run.manifest.settings.seed, training.number, training.purpose)
-        is_tested = training.purpose == "report"
-        candidate = replace(run.candidates[training.id], seed=seed, resumes=None, stop_if=(), test=is_tested)
+        uses_test_set = training.purpose == "report"
+        candidate = replace(run.candidates[training.id], seed=seed, resumes=None, stop_if=(), test=uses_test_set)
         jobs[training] = Job(candidate, f"final comparison, trial {training.id}", _folder(training))
     return jobs
 
@@ -48,6 +48,7 @@ def _folder(training: FreshTraining) -> str:
 
 def record_result(run: Run, candidate: Candidate, outcome: Outcome) -> None:
     """Add one result to the run's final comparison file, durably."""
+    # Rounded as in the journal, so that a resumed run sees the same values; -1: not reported to the strategy.
     trial = Trial.of(candidate, journal_round_trip(outcome), -1, run.objectives, run.constraints)
     write_comparison(run, [*read_comparison(run), trial])
 
@@ -76,21 +77,21 @@ class ComparisonJobs:
         self._comparison: FinalComparison | None = None
         self._running: dict[FreshTraining, float] = {}
         """Beginning of each running training, in seconds of `time.monotonic`."""
-        self._seconds: dict[int, list[float]] = {}
+        self._durations_by_trial: dict[int, list[float]] = {}
         """Seconds of the trainings of this session, by trial id."""
 
-    def fetch(self, slot: Slot) -> Fetched:
+    def fetch(self, slot: Slot) -> JobOrEnd:
         """Return the next job, for any slot; None while the next jobs depend on running ones."""
         del slot
         with self._changed:
             if self._stopping():
-                return OVER
+                return NO_MORE_JOBS
             self._comparison = self._comparison or comparison_of(self._run)
             if self._jobs():
                 self._shrink(self._comparison)
-            jobs = self._jobs()
+            jobs = self._jobs()  # of the comparison that may be smaller now
             if not jobs:
-                return None if self._running else OVER
+                return None if self._running else NO_MORE_JOBS
             training, job = next(iter(jobs.items()))
             self._running[training] = time.monotonic()
             return job
@@ -105,11 +106,11 @@ class ComparisonJobs:
         """Record the outcome of a job."""
         with self._changed:
             record_result(self._run, job.candidate, outcome)
-            remove_unfinished(self._run, str(job.folder))
+            remove_checkpoint(self._run, str(job.folder))
             training = next((training for training in self._running if _folder(training) == job.folder), None)
             if training is not None:
                 del self._running[training]
-                self._seconds.setdefault(training.id, []).append(outcome.seconds)
+                self._durations_by_trial.setdefault(training.id, []).append(outcome.seconds)
             self._changed.notify_all()
 
     def time_is_over(self) -> bool:
@@ -120,21 +121,21 @@ class ComparisonJobs:
         """Reduce a comparison whose time is over to the trainings that have ended."""
         with self._changed:
             if self._comparison is not None and self._deadline is not None and self.time_is_over():
-                self._running.clear()
+                self._running.clear()  # so that they count as never started
                 self._shrink(self._comparison)
 
     def _shrink(self, comparison: FinalComparison) -> None:
-        """Make the comparison smaller, and record that, if its next look would not be in time."""
+        """Make the comparison smaller, and record that, if its next decision would not be in time."""
         if self._deadline is None or not comparison.finalists:
             return
         now, results = time.monotonic(), comparison_results(self._run, comparison)
         running = {training: now - began for training, began in self._running.items()}
-        fitting = self._deadline.fitting(comparison, results, running, self._seconds_of)
-        if fitting != comparison:
-            self._deadline.record(fitting)
+        reduced = self._deadline.largest_in_time(comparison, results, running, self._predicted_seconds)
+        if reduced != comparison:
+            self._deadline.record(reduced)
             self._comparison = comparison_of(self._run)
 
-    def _seconds_of(self, id: int) -> float:
+    def _predicted_seconds(self, id: int) -> float:
         """Return the predicted seconds of a training: the mean of this genome's, if it was trained here."""
         assert self._deadline is not None
-        return fmean(self._seconds[id]) if id in self._seconds else self._deadline.seconds_of(id)
+        return fmean(self._durations_by_trial[id]) if id in self._durations_by_trial else self._deadline.seconds_of(id)

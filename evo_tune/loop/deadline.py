@@ -201,9 +201,11 @@ class Deadline:
             return
         requested = comparison_as_requested(self.run)
         if requested.finalists:
-            self.record(self.fitting(requested, comparison_results(self.run, requested), {}, self.seconds_of, MARGIN))
+            self.record(
+                self.largest_in_time(requested, comparison_results(self.run, requested), {}, self.seconds_of, MARGIN)
+            )
 
-    def fitting(
+    def largest_in_time(
         self,
         comparison: FinalComparison,
         results: Results,

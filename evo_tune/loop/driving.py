@@ -48,14 +48,14 @@ class Job:
 
 
 class _End(Enum):
-    OVER = "over"
+    NO_MORE_JOBS = "over"
 
 
-OVER = _End.OVER
+NO_MORE_JOBS = _End.NO_MORE_JOBS
 """Returned by a source that has no more jobs."""
 
-Fetched = Job | _End | None
-"""A job; None if there is none now; OVER if there will be no more."""
+JobOrEnd = Job | _End | None
+"""A job; None if there is none now; NO_MORE_JOBS if there will be no more."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Drivers:
 
     def drive(
         self,
-        fetch: Callable[[Slot], Fetched],
+        fetch: Callable[[Slot], JobOrEnd],
         take: Callable[[Job, Outcome], None],
         watch: Callable[[], None],
         default: Callable[[], Candidate | None] | None = None,
@@ -172,7 +172,7 @@ class Drivers:
         if not self.slots:
             self._heart.beat(list)
 
-    def _next(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> Job | None:
+    def _next(self, slot: Slot, fetch: Callable[[Slot], JobOrEnd]) -> Job | None:
         """Wait for the next job of a slot and return it; None if there are no more jobs."""
         while not (self._stopping() or self._time_is_over):  # jobs held back then have no result; a resume trains them
             ready = slot.available
@@ -187,7 +187,7 @@ class Drivers:
                     self._busy_slots.add(slot.name)
                     self.working[slot.name] = Working(fetched.description, time.monotonic())
                     return fetched
-                self._over = self._over or fetched is OVER
+                self._over = self._over or fetched is NO_MORE_JOBS
                 if self._over and not (self._busy_slots or self._put_back_jobs):  # a running job may be put back
                     break
                 self.working[slot.name] = Working("", time.monotonic())
@@ -196,7 +196,7 @@ class Drivers:
             self._changed.notify_all()
         return None
 
-    def _fetch(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> Fetched:
+    def _fetch(self, slot: Slot, fetch: Callable[[Slot], JobOrEnd]) -> JobOrEnd:
         """Return the next job of a slot; jobs that another slot gave back come first."""
         for job in self._put_back_jobs:
             if self.health.may_try(slot.device, job.candidate.id, self._devices()):

@@ -148,7 +148,7 @@ LOGS = ("log.txt", "error.txt")
 """Files in the folder of a trial that evo-tune writes itself."""
 
 
-def remove_unfinished(run: Run, folder: str) -> None:
+def remove_checkpoint(run: Run, folder: str) -> None:
     """Remove the checkpoint inside a training whose result is recorded.
 
     Args:
@@ -174,7 +174,7 @@ class CheckpointCleaner:
 
         A checkpoint is resumed at most once, and the checkpoint of a failed trial never.
         """
-        remove_unfinished(self._run, f"{candidate.id:06d}")
+        remove_checkpoint(self._run, f"{candidate.id:06d}")
         if candidate.resumes is not None:
             self._remove(candidate.resumes)
         if outcome.status != "ok" and candidate.budget < 1.0:

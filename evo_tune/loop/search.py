@@ -30,7 +30,7 @@ from evo_tune.loop.code import (
 )
 from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
-from evo_tune.loop.driving import OVER, Drivers, Fetched, Interrupts, Job
+from evo_tune.loop.driving import NO_MORE_JOBS, Drivers, Interrupts, Job, JobOrEnd
 from evo_tune.loop.generations import CheckpointCleaner, TrialFiles
 from evo_tune.loop.genes import widen_by_hand
 from evo_tune.loop.limits import (
@@ -413,7 +413,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         with self._changed:
             check_any_success(self.saved, self.session)
 
-    def _next(self, slot: Slot) -> Fetched:
+    def _next(self, slot: Slot) -> JobOrEnd:
         """Return the next candidate as a job, for any slot."""
         with self._changed:
             if self._wants_baseline:
@@ -423,7 +423,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             candidate = self.ask()
             if candidate is not None:
                 return Job(candidate, f"trial {candidate.id}")
-            return OVER if self.finished or self.stopping else None
+            return NO_MORE_JOBS if self.finished or self.stopping else None
 
     def stop(self) -> None:
         """Start no new trial; running trials finish and are recorded."""

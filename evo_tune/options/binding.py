@@ -44,6 +44,7 @@ def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
         if annotation is parameter.empty:  # the type of the default
             no_type = default is dataclasses.MISSING or default is None
             annotation = str if no_type else type(default)
+            # The default may be of a subclass, such as PosixPath or a float of numpy.
             annotation = next((kind for kind in (Path, float) if isinstance(default, kind)), annotation)
         elif isinstance(annotation, str):
             # One at a time: other parameters may name types that are imported for type checkers only.
@@ -55,11 +56,11 @@ def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
     return options
 
 
-def build(kind: type[OptionsT], values: Mapping[str, Any], owner: str, flag: str) -> OptionsT:
+def build(options_class: type[OptionsT], values: Mapping[str, Any], owner: str, flag: str) -> OptionsT:
     """Return a dataclass of options made from the values that a user gave.
 
     Args:
-        kind: The dataclass.
+        options_class: The dataclass.
         values: See `bind`.
         owner: See `bind`.
         flag: See `bind`.
@@ -69,12 +70,12 @@ def build(kind: type[OptionsT], values: Mapping[str, Any], owner: str, flag: str
         UsageError: The group's own check refuses the combination.
     """
     try:
-        return kind(**bind(values, options_of(kind), owner, flag))
+        return options_class(**bind(values, options_of(options_class), owner, flag))
     except RecipeError as error:
-        raise _refusal(error.field, error.value, error.allowed, owner, flag) from None
+        raise _option_error(error.field, error.value, error.allowed, owner, flag) from None
 
 
-LONGEST = 300
+MAX_SHOWN_VALUE = 300
 """Maximum characters of a refused value in an error: it may come from a stranger's run."""
 
 
@@ -102,7 +103,7 @@ def bind(values: Mapping[str, Any], options: Mapping[str, Option], owner: str, f
     for name, option in options.items():
         if name not in values:
             if option.required:
-                raise OptionError(f"{owner} needs {as_user_types(flag, name, '…')} ({option.kind})")
+                raise OptionError(f"{owner} needs {format_flag(flag, name, '…')} ({option.kind})")
             bound[name] = option.default
             continue
         try:
@@ -110,24 +111,24 @@ def bind(values: Mapping[str, Any], options: Mapping[str, Option], owner: str, f
             if option.choices or option.bounds:
                 option.check(bound[name])
         except (TypeError, ValueError, OverflowError):  # int() of an infinite number overflows
-            raise _refusal(name, values[name], option.kind, owner, flag) from None
+            raise _option_error(name, values[name], option.kind, owner, flag) from None
         except RecipeError as error:
-            raise _refusal(name, values[name], error.allowed, owner, flag) from None
+            raise _option_error(name, values[name], error.allowed, owner, flag) from None
     return bound
 
 
-def _refusal(name: str, value: object, expected: str, owner: str, flag: str) -> OptionError:
-    shown = as_user_types(flag, name, value)
-    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+def _option_error(name: str, value: object, expected: str, owner: str, flag: str) -> OptionError:
+    shown = format_flag(flag, name, value)
+    shown = shown if len(shown) <= MAX_SHOWN_VALUE else f"{shown[:MAX_SHOWN_VALUE]}…"
     return OptionError(f"{shown}: expected {expected} (an option of {owner})")
 
 
-def as_user_types(flag: str, name: str, value: object) -> str:
+def format_flag(flag: str, name: str, value: object) -> str:
     """Return an option as a user types it: '-o steps=5', or '--max-slots 5' where the flag is '--'."""
     return f"--{name.replace('_', '-')} {value}" if flag == "--" else f"{flag} {name}={value}"
 
 
-def call_with_declared(function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
+def call_with_declared_options(function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
     """Call a function with the options that it declares; with all of them if it takes **kwargs.
 
     Args:
@@ -171,8 +172,8 @@ def did_you_mean(name: str, names: typing.Iterable[str]) -> str:
 def _convert(value: Any, target: Any) -> Any:
     members = union_members(target)
     if members != (target,):
-        words = ("none",) if str in members else ("none", "")  # an empty text is a valid text
-        if type(None) in members and (value is None or str(value).lower() in words):
+        none_words = ("none",) if str in members else ("none", "")  # an empty text is a valid text
+        if type(None) in members and (value is None or str(value).lower() in none_words):
             return None
         for member in members:
             if member is not type(None):

@@ -31,7 +31,7 @@ from evo_tune.genome.notation import parse_gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
-from evo_tune.options.binding import bind, call_with_declared, options_of
+from evo_tune.options.binding import bind, call_with_declared_options, options_of
 from evo_tune.options.declare import AUTO, Option, Options
 from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.context import Context
@@ -322,7 +322,7 @@ class BoundEvaluator:
         """
         values = self.values if values is None else values
         if self.plugin.options_type is None:
-            return self._call_with_location(call_with_declared, function, values, *args)
+            return self._call_with_location(call_with_declared_options, function, values, *args)
         return self._call_with_location(
             function, *args, *([values] if len(positional_parameters(function)) > len(args) else [])
         )

@@ -29,10 +29,10 @@ from evo_tune.genome.values import resolution
 ALPHA = 0.05
 """Highest probability of 'beats' for a finalist that is no better than the default."""
 
-CAP_FACTOR = 2
+MAX_SEEDS_FACTOR = 2
 """Most seeds of the comparison with the default, as a multiple of those that were asked for."""
 
-LOOKS = 3
+MAX_LOOKS = 3
 """Most looks at the results."""
 
 MIN_REPORT_SEEDS = 2
@@ -41,16 +41,16 @@ MIN_REPORT_SEEDS = 2
 SPENDING_POWER = 3
 """Power of the spending function."""
 
-HOPELESS_GAIN = 1.5
-"""Least gain, in standard errors at the cap, for which more seeds are worth their cost; proportionally less before."""
+MIN_PROMISING_GAIN = 1.5
+"""Least gain, in standard errors, for which more seeds are worth their cost, times the share of the most seeds used."""
 
 ROUNDING = 1e-12
 """Relative difference that counts as rounding: some thousand times that of one operation."""
 
-ROUNDING_DEVIATION = 1 / math.sqrt(6)
-"""Deviation of the difference of two losses that are rounded to a step, in steps."""
+ROUNDED_DIFFERENCE_DEVIATION = 1 / math.sqrt(6)
+"""Deviation of the difference of two losses that are rounded to a step, in steps: √2 times 1/√12."""
 
-LARGEST = 1e300
+FAILURE_LOSS = 1e300
 """Losses of at least this size (and NaN) count as failures: their sums overflow."""
 
 Purpose: TypeAlias = Literal["choose", "report"]
@@ -113,7 +113,7 @@ class FinalComparison:
         seeds: Number of seeds asked for: each halving uses a third of it. 0: no comparison.
         planned_looks: Numbers of reporting seeds at each look, increasing, if time allows fewer than the default; empty
             for `default_looks(seeds)`. They may depend on the clock, but on no loss, so `ALPHA` still bounds the error.
-        is_fine_grained: Whether the metric takes so many values that equal losses of two seeds are no chance.
+        is_fine_grained: Whether the metric takes so many values that equal losses mean equal models, not rounding.
     """
 
     finalists: tuple[int, ...]
@@ -170,7 +170,10 @@ class FinalComparison:
         return tuple(training for training in needed if training not in results)
 
     def choose(self, results: Results) -> tuple[int | None, tuple[FreshTraining, ...]]:
-        """Return the chosen finalist (None: open, or all failed) and the trainings that the next halving lacks."""
+        """Return the chosen finalist and the trainings that the next halving lacks.
+
+        The finalist is None while trainings are missing, and if all of them failed.
+        """
         finalists, seeds_so_far = list(self.finalists), 0
         while len(finalists) > 1:
             seeds_so_far += math.ceil(self.seeds / 3)
@@ -187,7 +190,7 @@ class FinalComparison:
             finalists = sorted(finalists, key=rank)[: math.ceil(len(finalists) / 2)]
         losses = _losses(finalists[0], "choose", seeds_so_far, results)
         all_failed = bool(losses) and all(loss is None for loss in losses)  # a single finalist is not trained to choose
-        return None if all_failed else finalists[0], ()
+        return (None if all_failed else finalists[0]), ()
 
     def _compare(self, chosen: int, results: Results) -> ComparisonState:
         """Return the state of the comparison with the default, look by look until one decides it.
@@ -195,19 +198,20 @@ class FinalComparison:
         A metric of few values ties by chance, which makes errors too small. So the error of rounding to its step is
         added.
         """
-        spent, state = 0.0, ComparisonState()
+        alpha_spent, state = 0.0, ComparisonState()
         for look in self.looks:
             if missing := self.missing_report_trainings(look, [self.default, chosen], results):
                 return replace(state, next_trainings=missing, chosen=chosen, beats=None)
             if self.default is None:
                 return ComparisonState((), chosen, look)
-            share = look / self.looks[-1]
-            level = ALPHA * share**SPENDING_POWER - spent
-            spent += level
+            share_of_max_seeds = look / self.looks[-1]
+            alpha_of_look = ALPHA * share_of_max_seeds**SPENDING_POWER - alpha_spent
+            alpha_spent += alpha_of_look
             losses = list(zip(*(_losses(id, "report", look, results) for id in (chosen, self.default)), strict=True))
             pairs = [(loss, default) for loss, default in losses if loss is not None and default is not None]
             gains, count = [default - loss for loss, default in pairs], len(pairs)
-            gain, error, beats = fmean(gains) if gains else math.nan, math.nan, None
+            gain, error = fmean(gains) if gains else math.nan, math.nan
+            beats = None
             if count > 1:
                 error = math.hypot(*(value - gain for value in gains)) / math.sqrt(count * (count - 1))
             if any(loss is None and default is not None for loss, default in losses):
@@ -217,11 +221,13 @@ class FinalComparison:
                 tolerance = ROUNDING * max(map(abs, paired_losses))
                 gain, error = (0.0 if abs(number) <= tolerance else number for number in (gain, error))
                 step = 0.0 if self.is_fine_grained else resolution(paired_losses, tolerance)
-                total_error = math.hypot(error, ROUNDING_DEVIATION * step / math.sqrt(count))
-                if gain > 0.0 and (not total_error or student_tail(gain / total_error, count - 1) <= level):
+                total_error = math.hypot(error, ROUNDED_DIFFERENCE_DEVIATION * step / math.sqrt(count))
+                if gain > 0.0 and (not total_error or student_tail(gain / total_error, count - 1) <= alpha_of_look):
                     beats = True
-                elif gain <= 0.0 or gain < HOPELESS_GAIN * share * error or share == 1.0:
-                    beats = False
+                else:
+                    is_hopeless = gain <= 0.0 or gain < MIN_PROMISING_GAIN * share_of_max_seeds * error
+                    is_last_look = share_of_max_seeds == 1.0
+                    beats = False if is_hopeless or is_last_look else None
             state = ComparisonState((), chosen, look, count, gain, error, beats)
             if beats is not None:
                 break
@@ -230,12 +236,12 @@ class FinalComparison:
 
 def default_looks(seeds: int) -> list[int]:
     """Return the numbers of reporting seeds at each look: thirds of the cap, and at least 2."""
-    return sorted({max(2, math.ceil(CAP_FACTOR * seeds * part / LOOKS)) for part in range(1, LOOKS + 1)})
+    return sorted({max(2, math.ceil(MAX_SEEDS_FACTOR * seeds * part / MAX_LOOKS)) for part in range(1, MAX_LOOKS + 1)})
 
 
 def _losses(id: int, purpose: Purpose, seeds: int, results: Results) -> list[float | None]:
     losses = (results[FreshTraining(id, purpose, number)] for number in range(1, seeds + 1))
-    return [loss if loss is not None and abs(loss) < LARGEST else None for loss in losses]
+    return [loss if loss is not None and abs(loss) < FAILURE_LOSS else None for loss in losses]
 
 
 def student_tail(t: float, freedom: int) -> float:

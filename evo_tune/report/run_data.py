@@ -32,7 +32,7 @@ from evo_tune.report.recommendation import is_default, recommend_trial
 from evo_tune.report.summary import RunResult
 from evo_tune.store.run import Run
 
-LARGEST = 1e300
+MAX_ABSOLUTE_LOSS = 1e300
 """Charts leave out values beyond this size: their sums overflow."""
 
 MAX_GRID_POINTS = 48
@@ -49,7 +49,7 @@ TREES = 5
 MAX_FIT_TRIALS = 400
 """Most trials that the forest learns from; of more, a random sample."""
 
-TOP = 0.1
+BEST_SHARE = 0.1
 """Share of the trials that PED-ANOVA calls the best, but at least eight trials."""
 
 DENSITY_FLOOR = 1e-3
@@ -99,8 +99,8 @@ class RunData:
 
     @cached_property
     def ranked(self) -> list[Trial]:
-        """Fully trained trials, best first (see `Run.ranked`), without losses beyond `LARGEST`."""
-        return [trial for trial in self.run.ranked() if max(map(abs, trial.losses or (math.inf,))) < LARGEST]
+        """Fully trained trials, best first (see `Run.ranked`), without losses beyond `MAX_ABSOLUTE_LOSS`."""
+        return [trial for trial in self.run.ranked() if max(map(abs, trial.losses or (math.inf,))) < MAX_ABSOLUTE_LOSS]
 
     @cached_property
     def losses(self) -> np.ndarray:
@@ -118,7 +118,7 @@ class RunData:
         return self.encode_trials(self.ranked)
 
     @cached_property
-    def columns(self) -> dict[str, int]:
+    def gene_indices(self) -> dict[str, int]:
         """Index of each gene in `units`, by name."""
         return {name: index for index, name in enumerate(self.genes)}
 
@@ -148,7 +148,7 @@ class RunData:
 
     @cached_property
     def result(self) -> RunResult:
-        """The run's result (see `summary.Closing`)."""
+        """The run's result (see `summary.RunResult`)."""
         return summary.run_result(self.run)
 
     @cached_property
@@ -168,6 +168,7 @@ class RunData:
             count = int(min(gene.size, MAX_GRID_POINTS))
             points = (np.arange(count) + 0.5) / count
             if gene.size <= MAX_GRID_POINTS:
+                # Moved to the coordinates of the gene's real values.
                 points = np.unique([gene.encode(gene.decode(float(point))) for point in points])
             grids.append(points)
         return ImportanceModel.fit(self.units, self.losses, sizes, grids, np.random.default_rng(0))
@@ -274,8 +275,8 @@ class ImportanceModel:
         feature_grids = [np.minimum(np.floor(grid * size), size - 1) if size else grid for grid, size in sized_grids]
         shares = anova(forest, sizes, feature_grids)
         ped = np.stack([ped_anova(units[sample], losses[sample], sizes, grids) for sample in samples])
-        by_bootstrap = shares.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
-        return cls(forest, sizes, grids, scores[order], losses[order], by_bootstrap, ped)
+        anova_by_bootstrap = shares.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
+        return cls(forest, sizes, grids, scores[order], losses[order], anova_by_bootstrap, ped)
 
     def predict_along(self, point: np.ndarray, gene: int) -> Band:
         """Return the predicted losses along one gene's grid while all other genes keep their values.
@@ -330,42 +331,48 @@ def anova(forest: Forest, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.
     """
     tree, mean, low, high = _boxes(forest, len(sizes))
     starts = np.flatnonzero(np.diff(tree, prepend=-1))
-    inside = []  # whether each point of a gene's grid is in each leaf's box, each of shape (leaves, points)
+    is_inside_by_gene = []  # whether each point of a gene's grid is in each leaf's box, each of shape (leaves, points)
     for gene, grid in enumerate(grids):
         values = forest.relabel[tree, gene][:, grid.astype(int)] if forest.unordered[gene] else grid[None, :]
-        inside.append((values > low[:, gene, None]) & (values <= high[:, gene, None]))
-    width = np.stack([mask.mean(axis=1) for mask in inside], axis=1)
+        is_inside_by_gene.append((values > low[:, gene, None]) & (values <= high[:, gene, None]))
+    width = np.stack([mask.mean(axis=1) for mask in is_inside_by_gene], axis=1)
     before = np.cumprod(np.column_stack([np.ones(len(width)), width[:, :-1]]), axis=1)
     after = np.cumprod(np.column_stack([np.ones(len(width)), width[:, :0:-1]]), axis=1)[:, ::-1]
-    other_genes, volume = before * after, width.prod(axis=1)
-    tree_mean = np.add.reduceat(mean * volume, starts)[np.searchsorted(starts, np.arange(len(tree)), "right") - 1]
-    total = np.add.reduceat(volume * (mean - tree_mean) ** 2, starts)
-    alone = []
-    for gene, mask in enumerate(inside):
-        marginal = np.add.reduceat((mean * other_genes[:, gene])[:, None] * mask, starts, axis=0)
-        alone.append(marginal.var(axis=1))
-    return np.stack(alone, axis=1) / np.where(total > 0, total, 1.0)[:, None]
+    volume_of_other_genes = before * after  # products of the widths of the genes before and after each
+    volume = width.prod(axis=1)
+    mean_by_tree = np.add.reduceat(mean * volume, starts)  # the volumes of a tree's leaves sum to 1
+    tree_of_leaf = np.searchsorted(starts, np.arange(len(tree)), "right") - 1
+    total = np.add.reduceat(volume * (mean - mean_by_tree[tree_of_leaf]) ** 2, starts)
+    marginal_variances = []
+    for gene, mask in enumerate(is_inside_by_gene):
+        marginal = np.add.reduceat((mean * volume_of_other_genes[:, gene])[:, None] * mask, starts, axis=0)
+        marginal_variances.append(marginal.var(axis=1))
+    return np.stack(marginal_variances, axis=1) / np.where(total > 0, total, 1.0)[:, None]
 
 
 def _boxes(forest: Forest, genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return tree and mean of each leaf, shape (leaves,), and its box's bounds, shape (leaves, genes), by tree."""
     nodes, trees = len(forest.left_child), len(forest.relabel)
-    tree = np.zeros(nodes, dtype=int)
+    tree_of_node = np.zeros(nodes, dtype=int)
     low, high = np.full((nodes, genes), -np.inf), np.full((nodes, genes), np.inf)
     level_nodes = np.arange(trees)
-    tree[level_nodes] = level_nodes
-    leaf = forest.left_child == np.arange(nodes)
-    while len(level_nodes := level_nodes[~leaf[level_nodes]]):
+    tree_of_node[level_nodes] = level_nodes  # the first nodes are the roots, in the order of the trees
+    is_leaf = forest.left_child == np.arange(nodes)  # a leaf is its own child
+    while len(level_nodes := level_nodes[~is_leaf[level_nodes]]):
         left_child, feature = forest.left_child[level_nodes], forest.feature[level_nodes]
         threshold = forest.threshold[level_nodes]
         for child in (left_child, left_child + 1):
-            low[child], high[child], tree[child] = low[level_nodes], high[level_nodes], tree[level_nodes]
+            low[child], high[child], tree_of_node[child] = (
+                low[level_nodes],
+                high[level_nodes],
+                tree_of_node[level_nodes],
+            )
         high[left_child, feature] = np.minimum(high[left_child, feature], threshold)
         low[left_child + 1, feature] = np.maximum(low[left_child + 1, feature], threshold)
         level_nodes = np.concatenate([left_child, left_child + 1])
-    leaves = np.flatnonzero(leaf)
-    leaves = leaves[np.argsort(tree[leaves], kind="stable")]
-    return tree[leaves], forest.mean[leaves], low[leaves], high[leaves]
+    leaves = np.flatnonzero(is_leaf)
+    leaves = leaves[np.argsort(tree_of_node[leaves], kind="stable")]
+    return tree_of_node[leaves], forest.mean[leaves], low[leaves], high[leaves]
 
 
 def ped_anova(units: np.ndarray, losses: np.ndarray, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.ndarray:
@@ -380,7 +387,7 @@ def ped_anova(units: np.ndarray, losses: np.ndarray, sizes: np.ndarray, grids: S
         sizes: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
         grids: Points along each gene, in unit coordinates.
     """
-    top = np.argsort(losses, kind="stable")[: max(8, math.ceil(TOP * len(losses)))]
+    top = np.argsort(losses, kind="stable")[: max(8, math.ceil(BEST_SHARE * len(losses)))]
     divergences = []
     for gene, grid in enumerate(grids):
         density_of_all = _density(units[:, gene], grid, int(sizes[gene]))

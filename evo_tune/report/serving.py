@@ -22,7 +22,7 @@ from evo_tune.report import charts
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, as_json, next_steps
 from evo_tune.report.charts.curves import HOVER, curve_metric, curves
 from evo_tune.report.page import Library, page, plotly_script, policy, run_facts, script_data, section_html
-from evo_tune.report.run_data import LARGEST, RunData
+from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 from evo_tune.report.summary import genome_count, results_in_words
 from evo_tune.store.heartbeat import Beat, Curve, last_beat, running_curves
 from evo_tune.store.journal import JOURNAL
@@ -125,7 +125,7 @@ def predict_end(data: RunData, curve: Curve, metric: str) -> tuple[float, float,
     for finished in curves(data):
         if finished.trial.rankable and finished.x[0] <= share <= finished.x[-1]:
             changes.append(float(finished.y[-1]) - float(np.interp(share, finished.x, finished.y)))
-    if len(changes) < MIN_FINISHED or abs(value) > LARGEST:
+    if len(changes) < MIN_FINISHED or abs(value) > MAX_ABSOLUTE_LOSS:
         return None
     low, middle, high = value + np.quantile(changes, [0.1, 0.5, 0.9])
     return float(low), float(middle), float(high)

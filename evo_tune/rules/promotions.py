@@ -1,6 +1,6 @@
-"""Promotions to a larger budget: asynchronous successive halving, with a guard.
+"""Promotions to a larger budget: asynchronous successive halving that promotes more genomes if early results mislead.
 
-`Rungs` holds the genomes at each rung. It is the state of a fold in `ruled`, which updates it with each result. Two
+`Rungs` holds the genomes at each rung. It is kept by `rules/ruled.py`, which updates it with each result. Two
 rules choose the genome to promote next. Both promote so many that the eventual best one is probably among them:
 
 - `Rungs.next_promotion` compares genomes by their results at a rung, for any strategy.
@@ -32,7 +32,7 @@ LEADER_COUNT = 3
 """Number of fully trained leaders whose early ranks set the minimum promoted share."""
 
 MIN_MODEL_SHARE = 0.6
-"""Minimum share promoted by a model, as a fraction of the budgets' ratio: it may be more selective than halving."""
+"""Minimum share promoted by a model, as a fraction of the share that halving promotes, budget / next budget."""
 
 MAX_MODEL_GENOMES = 96
 """Maximum number of genomes at a rung for which the model predicts; it bounds the cost of a proposal."""
@@ -116,8 +116,8 @@ class Rungs:
             return audit
         for budget, next_budget in reversed(list(pairwise(self.budgets))):
             numbers = self.numbers_best_first(budget)
-            count = math.floor(max(budget / next_budget, self._share(budget)) * len(numbers))
-            waiting = self.not_promoted(numbers[:count], next_budget, pending)
+            count = math.floor(max(budget / next_budget, self._share_to_promote(budget)) * len(numbers))
+            waiting = self.unpromoted_genomes(numbers[:count], next_budget, pending)
             if waiting:
                 return promotion_of(self.genomes[waiting[0]], next_budget)
         return None
@@ -127,7 +127,7 @@ class Rungs:
         audit_numbers = [self._number_by_key[key] for key in audits if key in self._number_by_key]
         for budget, next_budget in pairwise(self.budgets):
             numbers = np.intersect1d(audit_numbers, self.numbers_best_first(budget)).astype(int)
-            waiting = self.not_promoted(numbers, next_budget, pending)
+            waiting = self.unpromoted_genomes(numbers, next_budget, pending)
             if waiting:
                 return promotion_of(self.genomes[waiting[0]], next_budget)
         return None
@@ -137,16 +137,16 @@ class Rungs:
         count = len(self.numbers_best_first(self.budgets[0]))
         if len(self.budgets) == 1 or not count:
             return 1.0
-        steps = pairwise((0.0, *self.budgets))
+        steps = pairwise((0.0, *self.budgets))  # each is paid by the genomes that reached its end
         return sum((high - low) * len(self.numbers_best_first(high)) for low, high in steps) / count
 
-    def not_promoted(self, numbers: np.ndarray, budget: float, pending: set[tuple[str, float]]) -> list[int]:
+    def unpromoted_genomes(self, numbers: np.ndarray, budget: float, pending: set[tuple[str, float]]) -> list[int]:
         """Return the numbers of those of some genomes without a result or a pending promotion at a budget."""
         genomes = ((number, self.genomes[number]) for number in numbers.tolist())
         waiting = ((number, genome) for number, genome in genomes if budget not in genome.trial_by_budget)
         return [number for number, genome in waiting if (genome.key, budget) not in pending]
 
-    def _share(self, budget: float) -> float:
+    def _share_to_promote(self, budget: float) -> float:
         """Return the share of the genomes at a rung to promote, measured on the fully trained genomes.
 
         The share includes at least the ranks that the present leaders had at this rung.
@@ -154,10 +154,12 @@ class Rungs:
         early_numbers, full_numbers = self.numbers_best_first(budget), self.numbers_best_first(1.0)
         early_rank_by_number = np.zeros(len(self.genomes), dtype=int)  # 0 without a result at the rung
         early_rank_by_number[early_numbers] = np.arange(1, len(early_numbers) + 1)
-        early_ranks = early_rank_by_number[full_numbers]  # in the order of the full results
+        # Early ranks of the fully trained genomes, best full result first.
+        early_ranks = early_rank_by_number[full_numbers]
         early_ranks = early_ranks[early_ranks > 0]
         trust = rank_trust(early_ranks, np.arange(len(early_ranks)))
-        worst_leader_rank, count = int(early_ranks[:LEADER_COUNT].max(initial=0)), max(1, len(early_numbers))
+        worst_leader_rank = int(early_ranks[:LEADER_COUNT].max(initial=0))
+        count = max(1, len(early_numbers))
         return max(share_to_keep(trust, count, PROMOTION_MARGIN), worst_leader_rank / count)
 
 
@@ -192,7 +194,7 @@ def partial_results(history: History, rungs: Sequence[float]) -> GenomeResults |
     feasible, infeasible = np.flatnonzero(alive & (violation == 0.0)), np.flatnonzero(alive & (violation > 0.0))
     ranked = np.full(losses.shape, math.nan)
     if len(feasible):
-        ranked[feasible] = np.stack(table.ranks_by_rung(losses[feasible], 0), axis=1)
+        ranked[feasible] = np.stack(table.ranks_by_rung(losses[feasible], objective=0), axis=1)
     ranked[infeasible] = (len(feasible) + ranks(violation[infeasible]))[:, None]
     ranked[np.isnan(losses)] = math.nan
     ranked[~alive] = math.nan
@@ -211,23 +213,23 @@ def next_model_promotion(rungs: Rungs, prospects: Prospects, pending: set[tuple[
     full_numbers = rungs.numbers_best_first(1.0)
     for budget, next_budget in reversed(list(pairwise(rungs.budgets))):
         best_first = numbers = rungs.numbers_best_first(budget)
-        # The rank here of the genome that leads after full training, as a share of the genomes.
-        leader_rank = np.flatnonzero(numbers == full_numbers[0]) if len(full_numbers) else np.empty(0)
-        leader_share = float((leader_rank[0] + 1) / len(numbers)) if len(leader_rank) else 0.0
+        # The place here, from 0, of the genome that leads after full training; empty without a result of it.
+        leader_places = np.flatnonzero(numbers == full_numbers[0]) if len(full_numbers) else np.empty(0)
+        leader_share = float((leader_places[0] + 1) / len(numbers)) if len(leader_places) else 0.0
         trusted_share = share_to_keep(prospects.trust(budget), max(1, len(numbers)), PROMOTION_MARGIN)
         share = max(MIN_MODEL_SHARE * budget / next_budget, trusted_share, leader_share)
-        if len(numbers) > MAX_MODEL_GENOMES:
+        if len(numbers) > MAX_MODEL_GENOMES:  # a sample spread evenly over their ages
             numbers = np.sort(numbers)[np.linspace(0, len(numbers) - 1, MAX_MODEL_GENOMES).astype(int)]
         count = math.floor(share * len(numbers))
-        waiting = rungs.not_promoted(best_first, next_budget, set())[:MAX_MODEL_GENOMES]
+        waiting = rungs.unpromoted_genomes(best_first, next_budget, set())[:MAX_MODEL_GENOMES]
         waiting = [number for number in waiting if (rungs.genomes[number].key, next_budget) not in pending]
         if not count or not waiting:
             continue
         waiting_numbers = np.array(waiting)
         all_numbers = np.union1d(numbers, waiting_numbers)  # each once, so that a genome's two values are bit-identical
-        worth = prospects.worth(all_numbers)
-        bar = np.sort(worth[np.searchsorted(all_numbers, numbers)])[-count]
+        worth = prospects.worth(all_numbers)  # a genome's number is its row in `genome_table`
+        lowest_promoted_worth = np.sort(worth[np.searchsorted(all_numbers, numbers)])[-count]
         waiting_worth = worth[np.searchsorted(all_numbers, waiting_numbers)]
-        if waiting_worth.max() >= bar:
+        if waiting_worth.max() >= lowest_promoted_worth:
             return promotion_of(rungs.genomes[waiting[int(np.argmax(waiting_worth))]], next_budget)
     return None

@@ -74,7 +74,7 @@ def run_arguments(folder: Path) -> str:
     return shlex.quote(folder.name) + ("" if is_default else f" --store {shlex.quote(str(store))}")
 
 
-def free_folder(store: Path, name: str) -> Path:
+def new_run_folder(store: Path, name: str) -> Path:
     """Return the folder of a new run.
 
     Raises:
@@ -96,7 +96,7 @@ def free_folder(store: Path, name: str) -> Path:
 FILES_BEFORE_MANIFEST = {JOURNAL, f"{MANIFEST}.part"}
 """Names of the files in a folder before it is a run."""
 
-LARGEST_BEGINNING = 1 << 16
+MAX_BEGINNING_JOURNAL_BYTES = 1 << 16
 """Maximum size in bytes of a journal that contains only the beginning of a session."""
 
 
@@ -117,7 +117,10 @@ def _has_not_begun(folder: Path) -> bool:
         names = set(os.listdir(folder))
         if not names <= FILES_BEFORE_MANIFEST:
             return False
-        return JOURNAL not in names or b'"proposed"' not in inside.read(folder, JOURNAL, limit=LARGEST_BEGINNING)
+        if JOURNAL not in names:
+            return True
+        journal = inside.read(folder, JOURNAL, limit=MAX_BEGINNING_JOURNAL_BYTES)
+        return b'"proposed"' not in journal  # the event of a first trial
     except OSError:
         return False
 
@@ -165,20 +168,21 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
         UsageError: The name is taken or not valid.
         StoreError: The copy cannot be written, or the manifest is damaged.
     """
-    target = free_folder(store, name)
+    target = new_run_folder(store, name)
     manifest = msgspec.structs.replace(read_manifest(folder), identity=uuid.uuid4().hex)
-    part = f".{name}.part"
+    partial_name = f".{name}.part"
     skipped: list[str] = []
     try:
-        inside.remove(store, part)
-        with inside.folder(folder) as source, inside.folder(store, part, make=True) as copy:
+        inside.remove(store, partial_name)
+        with inside.folder(folder) as source, inside.folder(store, partial_name, make=True) as copy:
             _copy(source, copy, "", skipped)
-        write_manifest(store / part, manifest)
-        remove_unbegun_run(free_folder(store, name))  # again: another process may have taken the name meanwhile
-        os.replace(store / part, target)  # fails if another process has made this folder meanwhile
+        write_manifest(store / partial_name, manifest)
+        target = new_run_folder(store, name)  # again: another process may have taken the name meanwhile
+        remove_unbegun_run(target)
+        os.replace(store / partial_name, target)  # fails if another process has made this folder meanwhile
     except (OSError, StoreError) as error:
         with contextlib.suppress(OSError):
-            inside.remove(store, part)
+            inside.remove(store, partial_name)
         if target.exists():
             raise UsageError(f"{target} exists: choose another name for the copy") from None
         cause = str(error)
@@ -190,6 +194,13 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
         text = one_line(f"the copy is without {skipped[0]}{others}: neither file nor folder, or a link")
         warnings.warn(text, stacklevel=2)
     return target
+
+
+def _is_left_over(name: str, is_top: bool) -> bool:
+    """Return whether a file was left by a running or killed process, or is made anew."""
+    if is_top:
+        return name in (HEARTBEAT, REPORT) or name.endswith(".part")
+    return name.startswith(".worker-")
 
 
 def _copy(source: int, target: int, prefix: str, skipped: list[str]) -> None:
@@ -205,11 +216,11 @@ def _copy(source: int, target: int, prefix: str, skipped: list[str]) -> None:
         raise OSError(0, f"more than {DEEPEST_COPY} folders lie within each other", prefix)
     for name in sorted(os.listdir(source)):
         status = os.stat(name, dir_fd=source, follow_symlinks=False)
-        if name.startswith(".worker-") if prefix else name in (HEARTBEAT, REPORT) or name.endswith(".part"):
-            continue  # left by a running or killed process, or made anew
+        if _is_left_over(name, is_top=not prefix):
+            continue
         if stat.S_ISDIR(status.st_mode):
-            with inside.folder(source, name) as below, inside.folder(target, name, make=True) as copy:
-                _copy(below, copy, f"{prefix}{name}/", skipped)
+            with inside.folder(source, name) as subfolder, inside.folder(target, name, make=True) as copy:
+                _copy(subfolder, copy, f"{prefix}{name}/", skipped)
         elif stat.S_ISREG(status.st_mode):
             inside.copy_file(source, target, name)
         else:

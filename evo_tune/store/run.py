@@ -44,7 +44,7 @@ from evo_tune.store.events import (
 )
 from evo_tune.store.journal import JOURNAL, Journal, Removed, invalid_line_message
 from evo_tune.store.manifest import MOST_LEARNED, Learned, Manifest, read_manifest, write_manifest
-from evo_tune.store.places import TRIALS, free_folder, lock_run, missing_journal_message, run_arguments
+from evo_tune.store.places import TRIALS, lock_run, missing_journal_message, new_run_folder, run_arguments
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -170,7 +170,7 @@ class Run:
             UsageError: The name is taken or not valid.
             StoreError: The store cannot be written.
         """
-        folder = free_folder(store, name)
+        folder = new_run_folder(store, name)
         try:
             store.mkdir(parents=True, exist_ok=True)
             folder.mkdir(exist_ok=True)
@@ -183,7 +183,7 @@ class Run:
                 folder.rmdir()  # fails if it is another process's
             raise
         try:
-            free_folder(store, name)  # another process may have been faster
+            new_run_folder(store, name)  # another process may have been faster
             journal.clear()
             run = cls(folder, manifest, journal, [])
             run.begin(session)

@@ -31,8 +31,8 @@ from evo_tune.trust import inside
 if TYPE_CHECKING:
     import pyarrow as pa
 
-GENE = "gene."
-METRIC = "metric."
+GENE_PREFIX = "gene."
+METRIC_PREFIX = "metric."
 
 
 def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str, str]) -> pa.Schema:
@@ -56,10 +56,12 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
             pa.field("generation", whole),
             pa.field("status", text),
             *(
-                pa.field(GENE + name, _arrow_type(gene), metadata={"encoding": "JSON"} if _is_mixed(gene) else None)
+                pa.field(
+                    GENE_PREFIX + name, _arrow_type(gene), metadata={"encoding": "JSON"} if _is_mixed(gene) else None
+                )
                 for name, gene in genes.items()
             ),
-            *(number(METRIC + name, units.get(name, "")) for name in metrics),
+            *(number(METRIC_PREFIX + name, units.get(name, "")) for name in metrics),
             pa.field("parents", pa.list_(whole)),
             pa.field("operator", text),
             pa.field("seed", whole),
@@ -91,8 +93,8 @@ def _arrow_type(gene: Gene) -> pa.DataType:
         return pa.string()
     if isinstance(gene, Choice):
         kinds = {type(value) for value in gene.values}
-        without_dictionaries = {bool: pa.bool_(), int: pa.int64(), str: pa.string()}
-        return without_dictionaries.get(kinds.pop(), pa.float64()) if len(kinds) == 1 else pa.float64()
+        arrow_types = {bool: pa.bool_(), int: pa.int64(), str: pa.string()}
+        return arrow_types.get(kinds.pop(), pa.float64()) if len(kinds) == 1 else pa.float64()
     return pa.float64() if isinstance(gene, Float) else pa.int64()
 
 
@@ -107,14 +109,15 @@ def from_trials(trials: Sequence[Trial], survivors: Iterable[int], columns: pa.S
     import pyarrow as pa
 
     survivor_ids = set(survivors)
-    as_json = [name for name in columns.names if (columns.field(name).metadata or {}).get(b"encoding") == b"JSON"]
+    json_columns = [name for name in columns.names if (columns.field(name).metadata or {}).get(b"encoding") == b"JSON"]
     rows = []
     for trial in trials:
         candidate, outcome = trial.candidate, trial.outcome
+        # The table takes only the fields that the schema names.
         row = {**vars(candidate), **vars(outcome), "survivor": trial.id in survivor_ids}
-        row |= {GENE + name: value for name, value in candidate.genome.items()}
-        row |= {METRIC + name: value for name, value in outcome.metrics.items()}
-        row |= {name: json.dumps(row[name]) for name in as_json}
+        row |= {GENE_PREFIX + name: value for name, value in candidate.genome.items()}
+        row |= {METRIC_PREFIX + name: value for name, value in outcome.metrics.items()}
+        row |= {name: json.dumps(row[name]) for name in json_columns}
         # A message may not be valid UTF-8, for example with an undecodable file name.
         row["error"] = outcome.error and outcome.error.encode("utf-8", "backslashreplace").decode()
         row["reported_order"] = None if trial.reported_order < 0 else trial.reported_order
@@ -124,7 +127,7 @@ def from_trials(trials: Sequence[Trial], survivors: Iterable[int], columns: pa.S
 
 def to_genome(row: Mapping[str, Any], genes: Mapping[str, Gene]) -> Genome:
     """Return the genome of a row that `from_trials` made."""
-    values = {name: row[GENE + name] for name in genes}
+    values = {name: row[GENE_PREFIX + name] for name in genes}
     return {
         name: gene.check(read_json(values[name].encode()) if _is_mixed(gene) else values[name])
         for name, gene in genes.items()
@@ -134,9 +137,9 @@ def to_genome(row: Mapping[str, Any], genes: Mapping[str, Gene]) -> Genome:
 def to_outcome(row: Mapping[str, Any]) -> Outcome:
     """Return the outcome of a row that `from_trials` made; curves are in the journal only."""
     metrics = {
-        name.removeprefix(METRIC): value if math.isfinite(value) else None
+        name.removeprefix(METRIC_PREFIX): value if math.isfinite(value) else None
         for name, value in row.items()
-        if name.startswith(METRIC) and value is not None
+        if name.startswith(METRIC_PREFIX) and value is not None
     }
     fields = {name: row[name] for name in ("status", "seconds", "device", "error")}
     return msgspec.convert({**fields, "metrics": metrics, "curve": ()}, Result).outcome()
@@ -193,14 +196,14 @@ def file_is_whole(run: Run, number: int, rows: int) -> bool:
         return False
 
 
-def open_parquet(run: Run, name: str, limit: int = LARGEST, as_dictionaries: Sequence[str] = ()) -> Any:
+def open_parquet(run: Run, name: str, limit: int = LARGEST, dictionary_columns: Sequence[str] = ()) -> Any:
     """Open and return a Parquet file in a run's folder.
 
     Args:
         run: Saved run.
         name: Name of the file.
         limit: Maximum size in bytes.
-        as_dictionaries: Columns that are read as dictionaries.
+        dictionary_columns: Columns that are read as dictionaries.
 
     Raises:
         OSError: The file cannot be read or is too large.
@@ -211,7 +214,7 @@ def open_parquet(run: Run, name: str, limit: int = LARGEST, as_dictionaries: Seq
 
     data = inside.read(run.folder, name, limit=limit)
     limits = {"thrift_string_size_limit": LARGEST, "thrift_container_size_limit": LARGEST // 10}
-    return pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(as_dictionaries), **limits)
+    return pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(dictionary_columns), **limits)
 
 
 def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
@@ -238,8 +241,9 @@ def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
                 raise StoreError(f"cannot rename {path}: {error.strerror}") from error
 
 
-# The run's final comparison: its results are no trials, so they have no ids and are not in the history. Each row names
-# the evaluator and the data of its training. Rows of another evaluator or other data are kept, but not read.
+# The run's final comparison: its results are not in the history. The id of a row is that of the trial whose genome is
+# trained again. Each row names the evaluator and the data of its training. Rows of another evaluator or other data are
+# kept, but not read.
 
 COMPARISON = "_comparison.parquet"
 
@@ -278,9 +282,9 @@ def write_comparison(run: Run, trials: Sequence[Trial]) -> None:
     for name, value in ((EVALUATOR_COLUMN, run.evaluator_hash), (DATA_COLUMN, run.fingerprint)):
         rows = rows.append_column(name, pa.array([value] * len(trials), pa.string()))
     if old_rows is not None:
-        is_foreign = [not _is_own(row, run) for row in old_rows.to_pylist()]
-        if any(is_foreign):
-            rows = pa.concat_tables([old_rows.filter(pa.array(is_foreign)), rows], promote_options="default")
+        foreign_mask = [not _is_of_present_evaluator(row, run) for row in old_rows.to_pylist()]
+        if any(foreign_mask):
+            rows = pa.concat_tables([old_rows.filter(pa.array(foreign_mask)), rows], promote_options="default")
     write(run.folder / COMPARISON, rows)
 
 
@@ -292,8 +296,9 @@ def _read_comparison(run: Run) -> tuple[list[Trial], pa.Table | None]:
     try:
         rows = _read_comparison_rows(run)
         for row in rows.to_pylist():
-            if not _is_own(row, run):
+            if not _is_of_present_evaluator(row, run):
                 continue
+            # Checked, because they are used below: a damaged file may hold other types.
             id, seed = msgspec.convert((row["id"], row["seed"]), tuple[Whole, Whole])
             candidate = replace(run.candidates[id], genome=to_genome(row, run.genes_at(id)), seed=seed)
             trial = Trial.of(candidate, to_outcome(row), -1, run.objectives, run.constraints)
@@ -321,10 +326,12 @@ def _read_comparison_rows(run: Run) -> pa.Table:
 
     types = {"id": pa.int64(), "seed": pa.int64(), "status": pa.string(), "seconds": pa.float64()}
     types |= {"device": pa.string(), "error": pa.string()}
-    with open_parquet(run, COMPARISON, LARGEST_COMPARISON) as without_dictionaries:
-        metadata, columns = without_dictionaries.metadata, without_dictionaries.schema_arrow
-        metrics = [name.removeprefix(METRIC) for name in columns.names if name.startswith(METRIC)]
-        types |= {field.name: field.type for field in schema(run.genes, metrics, {}) if "." in field.name}
+    with open_parquet(run, COMPARISON, LARGEST_COMPARISON) as plain_file:  # without dictionaries, to see its types
+        metadata, columns = plain_file.metadata, plain_file.schema_arrow
+        metrics = [name.removeprefix(METRIC_PREFIX) for name in columns.names if name.startswith(METRIC_PREFIX)]
+        prefixes = (GENE_PREFIX, METRIC_PREFIX)
+        fields = [field for field in schema(run.genes, metrics, {}) if field.name.startswith(prefixes)]
+        types |= {field.name: field.type for field in fields}
         types |= {EVALUATOR_COLUMN: pa.string(), DATA_COLUMN: pa.string()}
         if any(columns.field(name).type != kind for name, kind in types.items()):
             raise ValueError("its columns have other types")
@@ -334,19 +341,20 @@ def _read_comparison_rows(run: Run) -> pa.Table:
         codecs = {group.column(i).compression for group in groups for i in range(group.num_columns)}
         if not codecs <= {"SNAPPY", "UNCOMPRESSED"}:
             raise ValueError("its compression is not that of evo-tune")
-    texts = [name for name, kind in types.items() if kind == pa.string()]
-    parts = [pa.schema(types).empty_table()]
-    with open_parquet(run, COMPARISON, LARGEST_COMPARISON, texts) as file:
+    text_columns = [name for name, kind in types.items() if kind == pa.string()]
+    needed_schema = pa.schema(types)
+    parts = [needed_schema.empty_table()]
+    with open_parquet(run, COMPARISON, LARGEST_COMPARISON, text_columns) as file:
         for batch in file.iter_batches(batch_size=1000, columns=list(types), use_threads=False):
-            for name in texts:
+            for name in text_columns:
                 longest = pc.max(pc.binary_length(batch.column(name).dictionary)).as_py()
                 if (longest or 0) > LONGEST_TEXT:
                     raise ValueError(f"a text in its column {name} has {longest} bytes")
-            parts.append(pa.Table.from_batches([batch]).select(list(types)).cast(parts[0].schema))
+            parts.append(pa.Table.from_batches([batch]).select(list(types)).cast(needed_schema))
     return pa.concat_tables(parts)
 
 
-def _is_own(row: Mapping[str, Any], run: Run) -> bool:
+def _is_of_present_evaluator(row: Mapping[str, Any], run: Run) -> bool:
     """Return whether a result is from the run's present evaluator and data.
 
     Raises:

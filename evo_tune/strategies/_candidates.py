@@ -46,7 +46,7 @@ FIRST_STEP_DEVIATION = 0.1
 """Standard deviation of the steps of the first round, in unit coordinates. Each later round halves it."""
 
 CELL_SHARE = 0.7
-"""Smallest standard deviation of a step in a gene with few values, as a share of the width of one value."""
+"""Smallest standard deviation of a step in a gene with few values, as a share of a cell, the width of one value."""
 
 CONTINUOUS_FROM = 64
 """Minimum number of values of a gene that counts as continuous until a candidate is snapped."""
@@ -58,7 +58,7 @@ RESULTS_UNTIL_STALLED = 12
 """Results without a new best after which a search has stalled; at least the number of pending trials, which were
 proposed without knowing these results."""
 
-PROGRESS = 0.02
+MIN_PROGRESS_SHARE = 0.02
 """Least improvement of the best loss, as a share of its distance from the median, that counts as a new best."""
 
 SUFFICIENT_TRIALS_FACTOR = 2.0
@@ -67,21 +67,21 @@ SUFFICIENT_TRIALS_FACTOR = 2.0
 RARE_PARENTS, RARE_BRED_DRAFTS, RARE_RANDOM_DRAFTS = 6, 24, 36
 """Candidates with a rare value: its best trials, whose variants are candidates, bred ones and random ones."""
 
-CLIMBS = 30
+CLIMB_STEPS = 30
 """Steps of a climb."""
 
-FIRST_CLIMB, LONGEST_CLIMB = 0.03, 0.5
+FIRST_CLIMB_MOVE, MAX_CLIMB_MOVE = 0.03, 0.5
 """Longest move of a gene in the first step of a climb and in any step, in unit coordinates. It doubles after each step
-that was higher, and falls to a quarter of the step that was not."""
+that raised the merit; after another one it becomes a quarter of that step."""
 
-FLAT = 0.02
+MIN_SLOPE_SHARE = 0.02
 """Share of the steepest slope of a climb below which a gene does not move. A gene that seems not to matter would move
 to its bound, and be the same in all results from there on, so nothing more would be learned of it."""
 
-DRAFTS_NEAR, LOG_DISTANCES = 24, (-4.0, -0.7)
+NEARBY_DRAFT_COUNT, LOG_DISTANCES = 24, (-4.0, -0.7)
 """Number of starts near the best genomes, and range of the power of ten of their distance in each gene."""
 
-SlopeFunction = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+MeritWithGradient = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Function from unit coordinates, shape (points, genes), to merits and their gradients, of the shape of the former."""
 
 MeritFunction = Callable[[np.ndarray], np.ndarray]
@@ -134,7 +134,9 @@ class Novelty:
                 None for `minimum`.
         """
         genes = history.space.genes
-        any_counts = np.array([gene.size < CONTINUOUS_FROM for gene in genes.values()]) | history.space.unordered
+        any_difference_suffices = (
+            np.array([gene.size < CONTINUOUS_FROM for gene in genes.values()]) | history.space.unordered
+        )
         ids: list[int] = []
         if minimum > 0.0:
             ids = [trial.id for trial in history.ranking[:MAX_FIT_POINTS]]
@@ -142,7 +144,7 @@ class Novelty:
         is_pending = np.isin(ids, [candidate.id for candidate in history.pending])
         minima = np.where(is_pending, minimum if minimum_to_pending is None else minimum_to_pending, minimum)
         units = np.array([history.proposed_units[id] for id in ids]).reshape(-1, len(genes))
-        return cls(history, units, np.where(any_counts, SMALLEST_DIFFERENCE, minima[:, None]))
+        return cls(history, units, np.where(any_difference_suffices, SMALLEST_DIFFERENCE, minima[:, None]))
 
     def units_if_new(self, genome: Genome) -> np.ndarray | None:
         """Return the unit coordinates of a genome, shape (genes,); None if it is not new."""
@@ -165,7 +167,7 @@ class Novelty:
 
 
 def search_around(
-    novelty: Novelty, drafts: Sequence[Draft], merits: MeritFunction, rng: np.random.Generator, rounds: int = ROUNDS
+    novelty: Novelty, drafts: Sequence[Draft], merit_of: MeritFunction, rng: np.random.Generator, rounds: int = ROUNDS
 ) -> Proposal | None:
     """Return the genome with the highest merit among drafts and their variants from rounds of mutation.
 
@@ -175,7 +177,7 @@ def search_around(
     Args:
         novelty: Test for new genomes.
         drafts: Candidates of the first round.
-        merits: Function that returns the merits of candidates.
+        merit_of: Function that returns the merits of candidates.
         rng: The only source of randomness.
         rounds: Number of rounds of mutation (int ≥ 0).
 
@@ -185,27 +187,28 @@ def search_around(
     space = novelty.history.space
     # The new genomes of all rounds: proposals by key, and in the same order their coordinates and merits.
     proposals: dict[str, Proposal] = {}
-    units, values = np.empty((0, len(space.genes))), np.empty(0)
+    units, merits = np.empty((0, len(space.genes))), np.empty(0)
     round_drafts = list(drafts)
     for number in range(rounds + 1):
-        if number:
-            parents = np.repeat(np.argsort(-values, kind="stable")[:PARENTS_PER_ROUND], VARIANTS_PER_PARENT)
+        if number:  # round 0 has the drafts themselves
+            parents = np.repeat(np.argsort(-merits, kind="stable")[:PARENTS_PER_ROUND], VARIANTS_PER_PARENT)
             varied = _mutate_units(units[parents], space, rng, FIRST_STEP_DEVIATION / 2.0 ** (number - 1))
+            # A variant has the parents of its source, which is only a proposal, without an id.
             earlier = list(proposals.values())
             pairs = zip(varied, (earlier[parent] for parent in parents), strict=True)
             round_drafts = [Draft(row, "searched", proposal.parents) for row, proposal in pairs]
         # The new genomes in the order of their merits before snapping.
-        bare_merits = merits(move_to_cell_centres(space, np.stack([draft.units for draft in round_drafts])))
+        bare_merits = merit_of(move_to_cell_centres(space, np.stack([draft.units for draft in round_drafts])))
         best = novelty.filter_new(round_drafts[index] for index in np.argsort(-bare_merits, kind="stable"))
         unseen = ((proposal, row) for proposal, row in best if genome_key(proposal.genome) not in proposals)
         chosen = list(islice(unseen, PARENTS_PER_ROUND))
         if chosen:
             chosen_units = np.stack([row for _, row in chosen])
             proposals |= {genome_key(proposal.genome): proposal for proposal, _ in chosen}
-            units, values = np.concatenate([units, chosen_units]), np.append(values, merits(chosen_units))
+            units, merits = np.concatenate([units, chosen_units]), np.append(merits, merit_of(chosen_units))
         if not proposals:
             return None
-    return list(proposals.values())[int(np.argmax(values))]
+    return list(proposals.values())[int(np.argmax(merits))]
 
 
 def _mutate_units(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, deviation: float) -> np.ndarray:
@@ -222,9 +225,10 @@ def _mutate_units(units: np.ndarray, space: SearchSpace, rng: np.random.Generato
         Mutated coordinates. Shape (points, genes).
     """
     active = space.active(units)
-    chances = np.where(active, rng.random(units.shape), np.inf)
-    mutates = chances < 1.0 / active.sum(axis=1, keepdims=True)
-    mutates[np.arange(len(units)), np.argmin(chances, axis=1)] = True
+    draws = np.where(active, rng.random(units.shape), np.inf)
+    # The lowest draws of a row mutate.
+    mutates = draws < 1.0 / active.sum(axis=1, keepdims=True)
+    mutates[np.arange(len(units)), np.argmin(draws, axis=1)] = True
     deviations = np.array([max(deviation, CELL_SHARE / gene.size) for gene in space.genes.values()])
     moved = np.abs(units + deviations * rng.normal(size=units.shape)) % 2.0
     moved = np.where(moved > 1.0, 2.0 - moved, moved)  # reflected at the bounds
@@ -242,42 +246,42 @@ def move_to_cell_centres(space: SearchSpace, units: np.ndarray) -> np.ndarray:
 
 def drafts_near(leaders: Sequence[Individual], rng: np.random.Generator) -> Iterator[Draft]:
     """Yield drafts at random distances from each leader in turn."""
-    for number in range(DRAFTS_NEAR):
+    for number in range(NEARBY_DRAFT_COUNT):
         leader = leaders[number % len(leaders)]
         steps = 10.0 ** rng.uniform(*LOG_DISTANCES) * rng.normal(size=len(leader.units))
         yield Draft(np.clip(leader.units + steps, 0.0, 1.0), "nearby", (leader.id,))
 
 
 def climb_drafts(
-    drafts: Sequence[Draft], merits: MeritFunction, slopes: SlopeFunction, space: SearchSpace
+    drafts: Sequence[Draft], merit_of: MeritFunction, merit_and_gradient: MeritWithGradient, space: SearchSpace
 ) -> list[Draft]:
     """Return the drafts with the highest merits, PARENTS_PER_ROUND of them, after a climb along the merit's gradient.
 
     Only genes with an order move. Each draft ends at the best point of its way.
     """
     units = np.stack([np.asarray(draft.units, dtype=np.float64) for draft in drafts])
-    best = np.argsort(-merits(move_to_cell_centres(space, units)), kind="stable")[:PARENTS_PER_ROUND]
+    best = np.argsort(-merit_of(move_to_cell_centres(space, units)), kind="stable")[:PARENTS_PER_ROUND]
     points = units[best]
-    merit, gradient = slopes(points)
-    steepest, inverse_curvature = np.abs(gradient), np.zeros((*points.shape, points.shape[1]))
-    longest = np.full(len(points), FIRST_CLIMB)
-    for _ in range(CLIMBS):
+    merit, gradient = merit_and_gradient(points)
+    max_slopes_so_far, inverse_curvature = np.abs(gradient), np.zeros((*points.shape, points.shape[1]))
+    longest = np.full(len(points), FIRST_CLIMB_MOVE)
+    for _ in range(CLIMB_STEPS):
         at_bound = (points <= 0.0) & (gradient < 0.0) | (points >= 1.0) & (gradient > 0.0)
-        stays = at_bound | (steepest < FLAT * steepest.max(axis=1, keepdims=True))
+        stays = at_bound | (max_slopes_so_far < MIN_SLOPE_SHARE * max_slopes_so_far.max(axis=1, keepdims=True))
         rising = np.where(stays, 0.0, gradient)
         # The gradient times the inverse curvature, where it is known, or as long as is allowed.
-        is_curved = np.asarray(inverse_curvature.any(axis=(1, 2)))
-        step = np.where(is_curved[:, None], np.einsum("pij,pj->pi", inverse_curvature, rising), rising)
+        has_curvature = np.asarray(inverse_curvature.any(axis=(1, 2)))
+        step = np.where(has_curvature[:, None], np.einsum("pij,pj->pi", inverse_curvature, rising), rising)
         step[rising == 0.0] = 0.0
         length = np.abs(step).max(axis=1)
-        step *= np.where(is_curved & (length <= longest), 1.0, longest / np.maximum(length, 1e-300))[:, None]
+        step *= np.where(has_curvature & (length <= longest), 1.0, longest / np.maximum(length, 1e-300))[:, None]
         new_points = np.clip(points + step, 0.0, 1.0)
-        new_merit, new_gradient = slopes(new_points)
-        steepest = np.maximum(steepest, np.abs(new_gradient))
+        new_merit, new_gradient = merit_and_gradient(new_points)
+        max_slopes_so_far = np.maximum(max_slopes_so_far, np.abs(new_gradient))
         _update_curvature(inverse_curvature, new_points - points, gradient - new_gradient)
         higher = new_merit > merit
         length = np.maximum(np.abs(new_points - points).max(axis=1), 1e-9)
-        longest = np.where(higher, np.minimum(2.0 * longest, LONGEST_CLIMB), 0.25 * length)
+        longest = np.where(higher, np.minimum(2.0 * longest, MAX_CLIMB_MOVE), 0.25 * length)
         points = np.where(higher[:, None], new_points, points)
         gradient, merit = np.where(higher[:, None], new_gradient, gradient), np.where(higher, new_merit, merit)
     return [Draft(row, "climbed", drafts[index].parents) for row, index in zip(points, best.tolist(), strict=True)]
@@ -293,18 +297,23 @@ def _update_curvature(inverse_curvature: np.ndarray, step: np.ndarray, change: n
         change: Gradient before the step minus gradient after it. Shape (points, genes).
     """
     product = (step * change).sum(axis=1)
-    shows = np.asarray(product > 1e-12 * np.sqrt((step**2).sum(axis=1) * (change**2).sum(axis=1)))
-    if not shows.any():
+    shows_curvature = np.asarray(product > 1e-12 * np.sqrt((step**2).sum(axis=1) * (change**2).sum(axis=1)))
+    if not shows_curvature.any():
         return
-    step, change, product = step[shows], change[shows], product[shows][:, None, None]
-    old = inverse_curvature[shows]
+    step, change, product = step[shows_curvature], change[shows_curvature], product[shows_curvature][:, None, None]
+    old = inverse_curvature[shows_curvature]
     is_first = ~np.asarray(old.any(axis=(1, 2)))
     squares = (change[is_first] ** 2).sum(axis=1)[:, None, None]
     old[is_first] = product[is_first] / squares * np.eye(step.shape[1])
-    moved = np.einsum("pij,pj->pi", old, change)
-    across, along = step[:, :, None] * moved[:, None, :], step[:, :, None] * step[:, None, :]
-    share = (change * moved).sum(axis=1)[:, None, None] / product
-    inverse_curvature[shows] = old - (across + across.transpose(0, 2, 1)) / product + (1.0 + share) * along / product
+    inverse_times_change = np.einsum("pij,pj->pi", old, change)
+    step_by_product = step[:, :, None] * inverse_times_change[:, None, :]
+    step_outer = step[:, :, None] * step[:, None, :]
+    curvature_ratio = (change * inverse_times_change).sum(axis=1)[:, None, None] / product
+    inverse_curvature[shows_curvature] = (
+        old
+        - (step_by_product + step_by_product.transpose(0, 2, 1)) / product
+        + (1.0 + curvature_ratio) * step_outer / product
+    )
 
 
 def propose_rare_value(
@@ -359,14 +368,15 @@ def propose_rare_value(
 def _has_stalled(history: History) -> bool:
     """Return whether the latest results have not improved the best loss, or by less than PROGRESS."""
     first_late = len(history.trials) - 1 - max(RESULTS_UNTIL_STALLED, len(history.pending))
-    early_places = (place for place, trial in enumerate(history.ranking) if trial.reported_order < first_late)
-    place = next(early_places, None)  # of the best early trial
-    if not place:
-        return place == 0
-    halves = history.scaled_losses() / 2.0  # the difference of two losses themselves may overflow
-    if np.isnan(halves[place]) or np.isnan(halves[0]):
+    early_ranks = (rank for rank, trial in enumerate(history.ranking) if trial.reported_order < first_late)
+    best_early_rank = next(early_ranks, None)
+    if not best_early_rank:  # the best of all trials is early, or none is
+        return best_early_rank == 0
+    halved_losses = history.scaled_losses() / 2.0  # the difference of two losses themselves may overflow
+    best, best_early = halved_losses[0], halved_losses[best_early_rank]
+    if np.isnan(best_early) or np.isnan(best):
         return False
-    return bool(halves[place] - halves[0] < PROGRESS * (np.nanmedian(halves) - halves[0]))
+    return bool(best_early - best < MIN_PROGRESS_SHARE * (np.nanmedian(halved_losses) - best))
 
 
 def _drafts_with_value(
@@ -411,18 +421,18 @@ def _merits_within_value(
         features = encode_features(units, sizes)
         return np.asarray(features[features[:, gene] == value])
 
-    good = features_with_value(history.ranking[:MAX_RECENT_TRIALS])[:MAX_FIT_POINTS]
+    ranked_features = features_with_value(history.ranking[:MAX_RECENT_TRIALS])[:MAX_FIT_POINTS]
     failed = features_with_value(history.failed[-MAX_RECENT_TRIALS:])[-MAX_FIT_POINTS:]
     pending = features_with_value(history.pending[-MAX_RECENT_TRIALS:])
-    results = np.concatenate([good, failed])
+    results = np.concatenate([ranked_features, failed])
     if len(results) < 2:
-        trials = np.concatenate([results, pending])
-        steps = np.abs(points[:, None] - (trials if len(trials) else recent)[None])
-        steps[:, :, sizes > 0] = steps[:, :, sizes > 0] > 0
-        return np.asarray((steps**2).sum(axis=2).min(axis=1))
-    # Failures share the mean of the last ranks.
-    order = np.append(np.arange(1.0, len(good) + 1), np.full(len(failed), len(good) + (len(failed) + 1) / 2))
-    scores = normal_scores(order, len(order))
+        known_features = np.concatenate([results, pending])
+        differences = np.abs(points[:, None] - (known_features if len(known_features) else recent)[None])
+        differences[:, :, sizes > 0] = differences[:, :, sizes > 0] > 0
+        return np.asarray((differences**2).sum(axis=2).min(axis=1))
+    failure_rank = len(ranked_features) + (len(failed) + 1) / 2  # failures share the mean of the last ranks
+    ranks = np.append(np.arange(1.0, len(ranked_features) + 1), np.full(len(failed), failure_rank))
+    scores = normal_scores(ranks, len(ranks))
     process = Process.fit(results, scores, sizes > 0)
     mean, variance = (process.with_pending(pending) if len(pending) else process).predict(points)
     return log_expected_improvement(mean, np.sqrt(variance), float(scores.max()))

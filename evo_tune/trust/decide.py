@@ -149,7 +149,7 @@ def allow_run(folder: Path, hashes: Hashes, actions: Mapping[str, Any], user: Co
         user: What the user allows.
 
     Returns:
-        Files that the user allows: all of those in the wishes if the answer was yes.
+        Consent with the files that the user allows: all of those in `hashes` if the answer was yes.
 
     Raises:
         UsageError: The user does not allow it.
@@ -294,17 +294,18 @@ SHOWN = 10
 """Maximum number of paths in a message."""
 
 
-def paths_outside(values: Iterable[str], folder: Path) -> list[str]:
-    """Return the resolved paths outside of a folder that are read if texts are names of files, folders or patterns.
+def paths_outside(texts: Iterable[str], folder: Path) -> list[str]:
+    """Return the resolved paths outside of a folder that code would read if it used some texts as paths or patterns.
 
-    A link counts if it leads out of the named folder, even to another place of the run, which is not searched. A file
+    A link counts if it leads out of the path that the text names, even to another path in the folder, as only the
+    named paths are searched. A file
     with a second name (a hard link) counts too, since its other name may be anywhere. If there are too many texts or
-    files, the last entry says so.
+    files, the last entry says so: it begins with '~', which sorts last.
     """
-    root, distinct = os.path.realpath(folder), sorted(set(values))
-    starts = {os.path.realpath(place) for place in map(_path_in_text, distinct[:MOST_TEXTS]) if place}
-    outside = {top for top in starts if not _is_within(top, root)}.union(_links_out(starts))
-    if len(distinct) > MOST_TEXTS:
+    root, distinct_texts = os.path.realpath(folder), sorted(set(texts))
+    named_paths = {os.path.realpath(place) for place in map(_path_in_text, distinct_texts[:MOST_TEXTS]) if place}
+    outside = {path for path in named_paths if not _is_within(path, root)}.union(_escapes_below(named_paths))
+    if len(distinct_texts) > MOST_TEXTS:
         outside.add(f"~ more than {MOST_TEXTS} texts, not all of which were looked at")
     return sorted(outside)
 
@@ -323,7 +324,7 @@ def _path_in_text(text: str) -> str:
     if os.path.lexists(path):
         return path
     if os.sep not in path:
-        return os.curdir if glob.has_magic(path) and glob.glob(path) else ""
+        return os.curdir if glob.has_magic(path) and glob.glob(path) else ""  # a bare pattern must match a file here
     while glob.has_magic(path):
         path = os.path.dirname(path)
     return path or os.curdir
@@ -333,13 +334,13 @@ def _is_within(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def _links_out(starts: Iterable[str]) -> Iterator[str]:
+def _escapes_below(starts: Iterable[str]) -> Iterator[str]:
     """Yield the targets of links below resolved paths that lead out of these, and the files that have a second name."""
-    stack, file_count = [(start, start) for start in starts], 0
+    stack, entry_count = [(start, start) for start in starts], 0
     while stack:
         path, start = stack.pop()
-        file_count += 1
-        if file_count > MOST_FILES:
+        entry_count += 1
+        if entry_count > MOST_FILES:
             yield f"~ more than {MOST_FILES} files, not all of which were looked at"
             return
         try:

@@ -276,7 +276,7 @@ def test_a_machine_that_is_not_fit_is_set_aside_and_told(task_of, monkeypatch):
     ],
 )
 def test_an_address_where_nobody_is(task_of, cluster, message, monkeypatch):
-    monkeypatch.setattr("evo_tune.dispatch.clusters.dask_cluster.CONNECT", 1.0)
+    monkeypatch.setattr("evo_tune.dispatch.clusters.dask_cluster.CONNECT_TIMEOUT", 1.0)
     with pytest.raises(OptionError, match=message):
         open_slots(task_of(OK), Plan((CPU,), 1), cluster=cluster)
 

@@ -16,7 +16,7 @@ from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
-from evo_tune.loop.driving import OVER, Job
+from evo_tune.loop.driving import NO_MORE_JOBS, Job
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import comparison_of
 from evo_tune.report.summary import run_result, total_cost, verdict
@@ -181,7 +181,7 @@ def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: 
     assert isinstance(job, Job)
     clock[0] += 150.0
     jobs.take(job, Outcome("ok", {"loss": 1.0}, seconds=150.0))
-    assert jobs.fetch(None) is OVER  # type: ignore[arg-type]
+    assert jobs.fetch(None) is NO_MORE_JOBS  # type: ignore[arg-type]
     assert comparison_of(search.saved).seeds == 0
     assert comparison_of(search.saved) == comparison_of(Run.open(search.saved.folder))
     clock[0] = 3600.0

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
-from evo_tune.options.binding import bind, call_with_declared, did_you_mean, options_of, split_assignments
+from evo_tune.options.binding import bind, call_with_declared_options, did_you_mean, options_of, split_assignments
 
 if TYPE_CHECKING:
     from nowhere import Unknown
@@ -286,11 +286,11 @@ def test_a_function_gets_the_options_that_it_declares() -> None:
     def everything(**options: object) -> object:
         return options
 
-    assert call_with_declared(keyword, given) == 5
-    assert call_with_declared(plain, given) == (5, 1)
-    assert call_with_declared(after, given, "mine") == ("mine", 0.1)
-    assert call_with_declared(everything, given) == given
-    assert call_with_declared(lambda: 1, given) == 1
+    assert call_with_declared_options(keyword, given) == 5
+    assert call_with_declared_options(plain, given) == (5, 1)
+    assert call_with_declared_options(after, given, "mine") == ("mine", 0.1)
+    assert call_with_declared_options(everything, given) == given
+    assert call_with_declared_options(lambda: 1, given) == 1
 
 
 @pytest.mark.parametrize(

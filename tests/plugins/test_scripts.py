@@ -27,9 +27,9 @@ from evo_tune.plugins.scripts.script import (
     CommandTemplate,
     OutputReader,
     find_by_name,
+    likely_numbers,
     parse_patterns,
     parse_progress,
-    suggestions,
 )
 
 NASTY = ["a b", "$(touch pwned)", "`id`", "; rm -rf x", "'", '"', "-x", "{lr}", "\\", "é\u202e", "a\nb", "*", "&&", ""]
@@ -213,7 +213,7 @@ def test_numbers_found_by_their_names_make_a_curve() -> None:
 @pytest.mark.parametrize(("metric", "first"), [("val_loss", "final error"), ("test_score", "accuracy")])
 def test_a_number_of_the_same_kind_is_suggested_first(metric: str, first: str) -> None:
     lines = ["final error: 0.1 (accuracy 0.9)", "final error: 0.1, accuracy 0.9, epoch 3"]
-    assert suggestions(lines, metric)[0][1] == first
+    assert likely_numbers(lines, metric)[0][1] == first
 
 
 @pytest.mark.parametrize(

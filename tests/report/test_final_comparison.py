@@ -13,7 +13,7 @@ from scipy import stats
 
 from evo_tune.report.final_comparison import (
     ALPHA,
-    CAP_FACTOR,
+    MAX_SEEDS_FACTOR,
     ComparisonState,
     FinalComparison,
     FreshTraining,
@@ -83,7 +83,7 @@ def test_caps_are_kept_and_failures_never_win(finalists: int, seeds: int, luck: 
     halvings = math.ceil(math.log2(finalists))
     for id in range(finalists + 1):
         numbers = {kind: [one.number for one in results if (one.id, one.purpose) == (id, kind)] for kind in Purposes}
-        assert len(numbers["report"]) <= CAP_FACTOR * seeds
+        assert len(numbers["report"]) <= MAX_SEEDS_FACTOR * seeds
         assert len(numbers["choose"]) <= math.ceil(seeds / 3) * halvings
         assert sorted(numbers["report"]) == list(range(1, len(numbers["report"]) + 1))
     assert not any(one.purpose == "choose" and one.id == 0 for one in results)

@@ -72,7 +72,7 @@ def command(
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
     from evo_tune.settings import settings_of
-    from evo_tune.store.places import free_folder
+    from evo_tune.store.places import new_run_folder
 
     model = None if out is None else Path(out).expanduser()
     if model is not None and model.exists() and (not model.is_dir() or any(model.iterdir())):
@@ -88,7 +88,7 @@ def command(
     settings = {**RUN_DEFAULTS, **{key: value for key, value in flags.items() if value is not None}}
     if dry_run:
         if name is not None:
-            free_folder(Path(store), name)
+            new_run_folder(Path(store), name)
         run_settings, session = settings_of(settings)
         plan = plan_run(plugin, Request(options=task.options), run_settings, session, Path(store), forecast=True)
         print_plan(plan, session, shared.OutputFlags(output_format))

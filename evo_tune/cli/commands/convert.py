@@ -39,10 +39,10 @@ def command(run: str | None, tool: str, output: str | None, store: str, output_f
     from evo_tune.cli.formats import ConvertedRun
     from evo_tune.integrations.converting import convert, default_path, opening_command
 
-    saved = shared.open_run(run, store)
-    path = default_path(saved, tool) if output is None else Path(output)
-    convert(saved, tool, path)
-    result_count = len(saved.outcomes)
-    open_with = opening_command(tool, path)
-    converted = ConvertedRun(run=saved.name, tool=tool, file=str(path), results=result_count, open=open_with)
-    shared.print_as(output_format, converted, f"wrote {result_count} results to {path}; open it with: {open_with}")
+    opened_run = shared.open_run(run, store)
+    path = default_path(opened_run, tool) if output is None else Path(output)
+    convert(opened_run, tool, path)
+    result_count = len(opened_run.outcomes)
+    open_command = opening_command(tool, path)
+    converted = ConvertedRun(run=opened_run.name, tool=tool, file=str(path), results=result_count, open=open_command)
+    shared.print_as(output_format, converted, f"wrote {result_count} results to {path}; open it with: {open_command}")

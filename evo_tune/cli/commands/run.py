@@ -137,7 +137,7 @@ def command(
     from evo_tune.plugins.command import is_command
     from evo_tune.plugins.find import find_evaluator
     from evo_tune.settings import settings_of
-    from evo_tune.store.places import free_folder
+    from evo_tune.store.places import new_run_folder
 
     request_flags = ("population", "objectives", "subject_to", "fill_defaults", "learn_from")
     request_values = {name: flags.pop(name) for name in request_flags}
@@ -178,7 +178,7 @@ def command(
         **request_values,
     )
     if name is not None:
-        free_folder(Path(store), name)
+        new_run_folder(Path(store), name)
     if dry_run:
         # Not `named_evaluator`, which would note that the file is trusted: nothing is written here.
         plugin = find_evaluator(evaluator, read_genes, evaluator_options)

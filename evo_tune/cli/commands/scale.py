@@ -107,7 +107,7 @@ def command(
     from evo_tune.cli.training.scaling import scale_run, trial_to_transfer
     from evo_tune.loop.code import bind_to_run, load_run_evaluator
     from evo_tune.store.run import Run
-    from evo_tune.training.scale.recipe import TransferRequest, probe_rates, probe_results, recipe_flags
+    from evo_tune.training.scale.recipe import TransferRequest, probe_rates, probe_results, recipe_config_toml
 
     quiet, saved = output_format == "json", shared.open_run(run, store)
     bound = bind_to_run(saved, load_run_evaluator(saved, evaluator, trust, shared.ask_function()))
@@ -141,7 +141,7 @@ def command(
     plugin, new_name = bound.plugin, f"{saved.name}-{size}"
     if emit is not None:
         reference = plugin.name if plugin.origin == "bundled" else plugin.reference
-        flags = recipe_flags(reference, new_name, recipe, saved.manifest.options, plugin.options)
+        flags = recipe_config_toml(reference, new_name, recipe, saved.manifest.options, plugin.options)
         try:
             emit.write_text(flags, encoding="utf-8")
         except OSError as error:

@@ -31,7 +31,7 @@ from evo_tune.errors import OptionError, RunError
 LOOK_EVERY = 0.5
 """Seconds between two reads of the list of workers."""
 
-CONNECT = 10.0
+CONNECT_TIMEOUT = 10.0
 """Seconds that a scheduler has to answer, also after its connection breaks."""
 
 SCHEDULER_TIMEOUT = 30.0
@@ -40,29 +40,29 @@ SCHEDULER_TIMEOUT = 30.0
 MAX_PARALLEL_JOINS = 16
 """Joining workers that are asked in parallel."""
 
-_hosts: dict[str, SlotServer | None] = {}
+_servers: dict[str, SlotServer | None] = {}
 """On a worker: its hosts by seat key; None marks a closed seat, so that late messages do not reopen it."""
 
-_hosts_lock = threading.Lock()
+_servers_lock = threading.Lock()
 
 
 # ---------------------------------------------------------------- on a worker
 
 
 def _run(
-    key: str, host_arguments: tuple[Any, ...], candidate: dict[str, Any], folder: str | None
+    key: str, server_arguments: tuple[Any, ...], candidate: dict[str, Any], folder: str | None
 ) -> dict[str, Any] | None:
     """Evaluate a candidate in the seat of this key; its first candidate opens it."""
     import distributed
 
-    distributed.secede()  # type: ignore[no-untyped-call] # this module counts seats: GPUs may share a thread
-    with _hosts_lock:
-        if key not in _hosts:
+    distributed.secede()  # type: ignore[no-untyped-call] # leave the pool, so that its threads do not limit us
+    with _servers_lock:
+        if key not in _servers:
             try:
-                _hosts[key] = SlotServer(*host_arguments)
+                _servers[key] = SlotServer(*server_arguments)
             except RunError as error:
                 return {"unfit": str(error)}
-        server = _hosts[key]
+        server = _servers[key]
     return None if server is None else server.run(candidate, folder)
 
 
@@ -73,9 +73,9 @@ def _call(method: str, *keys: str) -> int | None:
     """
     answer: int | None = None
     for key in keys:
-        server = _hosts.get(key)
+        server = _servers.get(key)
         if method != "sign_of_life":
-            _hosts[key] = None
+            _servers[key] = None
         if server is not None:
             answer = getattr(server, method)()
     return answer
@@ -86,7 +86,7 @@ def _prepare_worker(run: str, device_request: tuple[Any, ...]) -> list[Device]:
 
     A session whose parent died leaves them behind.
     """
-    _call("kill", *(key for key, host in list(_hosts.items()) if host is not None and key.startswith(f"{run}/")))
+    _call("kill", *(key for key, server in list(_servers.items()) if server is not None and key.startswith(f"{run}/")))
     return list_slot_devices(*device_request)
 
 
@@ -121,10 +121,10 @@ class DaskEngine(Engine):
         self._own_cluster = None if cluster.address else _local_cluster(distributed, plan, security)
         try:
             scheduler = cluster.address or self._own_cluster
-            self.client = distributed.Client(scheduler, timeout=CONNECT, set_as_default=False)
+            self.client = distributed.Client(scheduler, timeout=CONNECT_TIMEOUT, set_as_default=False)
         except BaseException as error:
             if self._own_cluster is not None:
-                self._own_cluster.close(timeout=CONNECT)
+                self._own_cluster.close(timeout=CONNECT_TIMEOUT)
             if cluster.address and isinstance(error, OSError | ValueError | TimeoutError):
                 raise OptionError(f"--address {cluster.address}: no Dask scheduler answers there ({error})") from None
             raise
@@ -153,7 +153,7 @@ class DaskEngine(Engine):
                 self._last_answer_time = time.monotonic()
             for address in list(self._silent):
                 with contextlib.suppress(SeatLost):
-                    self._wake(address)
+                    self._retry_silent_worker(address)
 
     def _update_workers(self) -> None:
         """Add the workers that have joined, and remove those that have left."""
@@ -162,7 +162,7 @@ class DaskEngine(Engine):
         if new := [*(machines.keys() - self.machine_by_worker.keys())]:
             with ThreadPoolExecutor(MAX_PARALLEL_JOINS) as pool:
                 threads = [int(workers[worker]["nthreads"]) for worker in new]
-                list(pool.map(self._join, new, [machines[worker] for worker in new], threads))
+                list(pool.map(self._add_worker, new, [machines[worker] for worker in new], threads))
         with self._lock:
             self.machine_by_worker = machines
             self._free = [seat for seat in self._free if seat.address in machines]
@@ -171,24 +171,24 @@ class DaskEngine(Engine):
                 worker: count for worker, count in self._usable_devices.items() if worker in machines
             }
 
-    def _join(self, address: str, machine: str, threads: int) -> None:
+    def _add_worker(self, address: str, machine: str, threads: int) -> None:
         device_request = (self._settings.devices, self._settings.per_device, threads, self._settings.ranks)
         try:
             devices = self.call(address, ANSWER_SECONDS, _prepare_worker, self._settings.run, device_request)
         except SeatLost:
-            # `_wake` asks again; this seat keeps the machine's name until then.
+            # A placeholder of the worker, with its threads and the machine's name, until `_retry_silent_worker`.
             with self._lock:
                 self._silent.setdefault(address, []).append(DaskSeat(self, address, machine, CPU, threads))
             return
         except Exception as error:  # evo-tune is not installed there, or a requested GPU is missing
-            self._exclude_device(address, 0, f"the Dask worker at {address} cannot be used: {error}")
+            self._set_usable_devices(address, 0, f"the Dask worker at {address} cannot be used: {error}")
             return
-        place = "" if self._own_cluster else f"{machine}/"
+        prefix = "" if self._own_cluster else f"{machine}/"
         with self._lock:
             self._usable_devices[address] = len(devices)
-            self._free += [DaskSeat(self, address, place + device.name, device) for device in devices]
+            self._free += [DaskSeat(self, address, prefix + device.name, device) for device in devices]
 
-    def _wake(self, address: str) -> None:
+    def _retry_silent_worker(self, address: str) -> None:
         """Ask a silent worker again; if it answers, kill its lost training runs and reuse its seats."""
         keys = [seat.key for seat in self._silent.get(address, [])]
         self._ask_within(ANSWER_SECONDS, lambda: self.client.run(_call, "kill", *keys, workers=[address]))
@@ -196,8 +196,8 @@ class DaskEngine(Engine):
             seats = self._silent.pop(address, [])
             self._free += [seat.replacement() for seat in seats if not seat.threads]
         for seat in seats:
-            if seat.threads:
-                self._join(address, seat.device, seat.threads)
+            if seat.threads:  # a placeholder, see `_add_worker`
+                self._add_worker(address, seat.device, seat.threads)
 
     def ask(self, request: Callable[[], Awaitable[Any]]) -> Future[Any]:
         """Call `request` in the client's own thread, and await its result there; return the pending answer."""
@@ -263,9 +263,10 @@ class DaskEngine(Engine):
         with contextlib.suppress(SeatLost):
             seat.close()
         remaining = max(0, self._usable_devices.get(seat.address, 0) - 1)
-        self._exclude_device(seat.address, remaining, f"{seat.device}: {why}")
+        self._set_usable_devices(seat.address, remaining, f"{seat.device}: {why}")
 
-    def _exclude_device(self, address: str, remaining: int, why: str) -> None:
+    def _set_usable_devices(self, address: str, remaining: int, why: str) -> None:
+        """Note how many devices of a worker remain, and warn why one is excluded for good."""
         with self._lock:
             self._usable_devices[address] = remaining
             self._refusal = why
@@ -323,7 +324,7 @@ def _check_certificate(distributed: Any, address: str) -> None:
 
 
 NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
-"""Dask's HTTP servers answer anybody who reaches them, and cannot be switched off."""
+"""Dask's configuration without HTTP routes: its servers answer anybody who reaches them, and cannot be switched off."""
 
 
 def _local_cluster(distributed: Any, plan: Plan, security: Any) -> Any:
@@ -371,8 +372,8 @@ class DaskSeat(Seat):
         return DaskSeat(self._engine, self.address, self.device, self.slot_device)
 
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:
-        host_arguments = (self._engine.parcel, self.device, self.slot_device, *self._engine.limits)
-        arguments = (self.key, host_arguments, candidate, folder)
+        server_arguments = (self._engine.parcel, self.device, self.slot_device, *self._engine.limits)
+        arguments = (self.key, server_arguments, candidate, folder)
         try:
             future = self._engine.client.submit(
                 _run, *arguments, workers=[self.address], allow_other_workers=False, pure=False

@@ -30,7 +30,7 @@ from evo_tune.text import one_line
 TRIAL_PLACEHOLDERS = ("seed", "device", "threads", "budget", "folder", "resume")
 """Placeholders that are no genes. `resume` is '' if there is nothing to resume from."""
 
-BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+PLACEHOLDER_OR_BRACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 BUDGET_STEPS = re.compile(r"budget\s*\*\s*(\d{1,15})")
 
 MOST_METRICS, MOST_POINTS = 500, 1000
@@ -40,16 +40,16 @@ NUMBER = r"[-+]?(?:\d+(?:_\d+)*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?
 """A printed number. It may be nan, so that a diverged training does not count with its last finite value."""
 
 WORD = r"[^\W\d_][\w/@-]*"
-LABELLED = re.compile(rf"(?<![\w/@-])({WORD}(?: {WORD}){{0,3}})[^\w.+-]+({NUMBER})", re.IGNORECASE)
+NUMBER_WITH_LABEL = re.compile(rf"(?<![\w/@-])({WORD}(?: {WORD}){{0,3}})[^\w.+-]+({NUMBER})", re.IGNORECASE)
 """Up to four words, and the number behind them."""
 
-LONGEST = 2000
+MAX_SEARCHED_CHARACTERS = 2000
 """Characters of a line that are searched: the pattern takes quadratic time."""
 
 MOST_SUGGESTIONS = 3
 """Most numbers to suggest for a metric, and most kinds of lines to note for one."""
 
-KINDS = (
+METRIC_WORDS_BY_DIRECTION = (
     {"bpb", "cost", "err", "error", "loss", "mae", "mse", "nll", "perplexity", "ppl", "regret", "rmse"},
     {"acc", "accuracy", "auc", "bleu", "f1", "precision", "r2", "recall", "reward", "score"},
 )
@@ -142,12 +142,12 @@ class CommandTemplate:
     @property
     def names(self) -> list[str]:
         """Names in placeholders, in order, each once."""
-        names = (_placeholder_name(match) for word in self.words for match in BRACES.finditer(word))
+        names = (_placeholder_name(match) for word in self.words for match in PLACEHOLDER_OR_BRACE.finditer(word))
         return list(dict.fromkeys(name for name in names if name is not None))
 
     @property
     def genes(self) -> list[str]:
-        """Names that are not in GIVEN."""
+        """Names that are not in TRIAL_PLACEHOLDERS."""
         return [name for name in self.names if name not in TRIAL_PLACEHOLDERS]
 
     def check(self, genes: Iterable[str]) -> None:
@@ -198,8 +198,8 @@ class CommandTemplate:
                 return yes if value else no  # the user's own text, so it is not quoted
             return shlex.quote(str(value)) if self.shell else str(value)
 
-        texts = [(word, BRACES.sub(text_of, word)) for word in self.words]
-        return [text for word, text in texts if text or not BRACES.search(word)]
+        texts = [(word, PLACEHOLDER_OR_BRACE.sub(text_of, word)) for word in self.words]
+        return [text for word, text in texts if text or not PLACEHOLDER_OR_BRACE.search(word)]
 
 
 def _placeholder_name(match: re.Match[str]) -> str | None:
@@ -262,13 +262,13 @@ def parse_progress(text: str) -> CurvePosition | None:
     try:
         number = float(total if slash else metric)
     except ValueError:  # the name of a metric
-        place = CurvePosition(metric, total if slash else 1.0)
+        curve_position = CurvePosition(metric, total if slash else 1.0)
         if metric and (total or not slash):
-            return place
+            return curve_position
     else:
-        place = CurvePosition(metric if slash else "", number)
+        curve_position = CurvePosition(metric if slash else "", number)
         if 0 < number < math.inf and (metric if slash else number >= 1):
-            return place
+            return curve_position
     raise OptionError(
         f"--progress {one_line(text, 60)}: expected how many points a full training prints (20), a metric and what it "
         "is at the end (step/2000, step/max_steps), or a metric that is the share done (fraction)"
@@ -294,14 +294,14 @@ class OutputReader:
         self._patterns = patterns
         self._place = place
         self._context = context
-        self._goals = {objective.metric for objective in context.objectives}
-        self._sources: dict[str, dict[tuple[str, ...], NamedValue]] = {}
+        self._objective_names = {objective.metric for objective in context.objectives}
+        self._line_kinds_by_metric: dict[str, dict[tuple[str, ...], NamedValue]] = {}
         """For each metric that was found in text: the kinds of lines, by their words before the name."""
-        self._json: set[str] = set()
+        self._metrics_from_json: set[str] = set()
         """Metrics that were found in JSON objects."""
         self._next_point: dict[str, float] = {}
         self._waiting_points: list[dict[str, float]] = []
-        self._keep_every, self._count, self._last_share = 1, 0, 0.0
+        self._keep_every, self._points_read, self._last_share = 1, 0, 0.0
 
     def read_line(self, line: str) -> None:
         """Read a line.
@@ -311,23 +311,23 @@ class OutputReader:
         """
         if line.strip():
             self.last_lines.append(line)
-        values = find_by_patterns(line, self._patterns) if self._patterns else self._by_names(line)
+        values = find_by_patterns(line, self._patterns) if self._patterns else self._find_by_names(line)
         if not values:
             return
         new = [name for name in values if name not in self.metrics][: max(0, MOST_METRICS - len(self.metrics))]
         values = {name: value for name, value in values.items() if name in self.metrics or name in new}
         self.metrics |= values
         self._next_point |= values
-        if self._goals & values.keys():
-            self._count += 1
+        if self._objective_names & values.keys():
+            self._points_read += 1
             point, self._next_point = self._next_point, {}
-            place = self._place
-            if place is not None:
-                reached = self.metrics.get(place.metric, 0.0) if place.metric else float(self._count)
-                total = self.metrics.get(place.total, math.inf) if isinstance(place.total, str) else place.total
+            rule = self._place
+            if rule is not None:
+                reached = self.metrics.get(rule.metric, 0.0) if rule.metric else float(self._points_read)
+                total = self.metrics.get(rule.total, math.inf) if isinstance(rule.total, str) else rule.total
                 self._report(reached / total if total else 0.0, point)
                 return
-            if self._count % self._keep_every == 0:
+            if self._points_read % self._keep_every == 0:
                 self._waiting_points.append(point)
             if len(self._waiting_points) > MOST_POINTS:  # keep every other one from now on
                 self._waiting_points, self._keep_every = self._waiting_points[1::2], 2 * self._keep_every
@@ -339,13 +339,14 @@ class OutputReader:
             name: Name of the metric.
             last: Last printed line.
         """
-        kinds = self._sources.get(name, {}).values()
-        if len(kinds) > 1 and name not in self._json:
+        kinds = self._line_kinds_by_metric.get(name, {}).values()
+        if len(kinds) > 1 and name not in self._metrics_from_json:
             hint = metric_flag_hint(name, [(value.text, value.pattern) for value in kinds])
             return f"the script prints several numbers named {name}, {hint} to choose one"
-        texts = [(match[0].strip(), to_pattern(match[1])) for match in suggestions(self.last_lines, name)]
-        if texts and name not in self._patterns:
-            return f"the script printed no {name}, but {metric_flag_hint(name, texts)} if that is it"
+        matches = likely_numbers(self.last_lines, name)
+        texts_with_patterns = [(match[0].strip(), to_pattern(match[1])) for match in matches]
+        if texts_with_patterns and name not in self._patterns:
+            return f"the script printed no {name}, but {metric_flag_hint(name, texts_with_patterns)} if that is it"
         expected = f"a line that is a JSON object, {{\"{name}\": 0.5}}, or '{name} 0.5'"
         if self._patterns:
             expected = "a line in which its --metric finds a number"
@@ -360,46 +361,53 @@ class OutputReader:
             A line for each objective that was found in text, which says how it was read.
         """
         for number, point in enumerate(self._waiting_points, 1):  # spread evenly over the budget
-            self._report(self._context.budget * min(1.0, number * self._keep_every / self._count), point)
-        sources = {name: next(iter(kinds.values())) for name, kinds in self._sources.items() if name not in self._json}
-        return [f"evo-tune: {name} was read from lines such as {value.text!r}" for name, value in sources.items()]
+            self._report(self._context.budget * min(1.0, number * self._keep_every / self._points_read), point)
+        lines = []
+        for name, kinds in self._line_kinds_by_metric.items():
+            if name not in self._metrics_from_json:
+                lines.append(f"evo-tune: {name} was read from lines such as {next(iter(kinds.values())).text!r}")
+        return lines
 
-    def _by_names(self, line: str) -> dict[str, float]:
+    def _find_by_names(self, line: str) -> dict[str, float]:
         """Return the numbers of a JSON object; of text, those of objectives and of the progress."""
-        values = _json(line)
+        values = _parse_json_numbers(line)
         if values:
-            self._forget_curve_of(values.keys() & (self._sources.keys() - self._json))
-            self._json |= values.keys() & self._goals
+            only_in_text_so_far = self._line_kinds_by_metric.keys() - self._metrics_from_json
+            self._forget_curve_if_objective(values.keys() & only_in_text_so_far)
+            self._metrics_from_json |= values.keys() & self._objective_names
             return values
-        goals = self._goals - self._json - {"seconds"}  # those are measured
+        goals = self._objective_names - self._metrics_from_json - {"seconds"}  # those are measured
         progress = () if self._place is None else (self._place.metric, self._place.total)
         for name in goals | {name for name in progress if isinstance(name, str) and name}:
             named_values = find_by_name(line, name)
-            clear = [name not in goals or self._note_kind_of_line(name, value) for value in named_values]
-            if clear and all(clear):
+            are_unambiguous = [name not in goals or self._note_kind_of_line(name, value) for value in named_values]
+            if are_unambiguous and all(are_unambiguous):
                 values[name] = named_values[-1].value
         return values
 
     def _note_kind_of_line(self, name: str, value: NamedValue) -> bool:
-        """Note a kind of line that has a metric; return whether it is the only one of the best source."""
-        kinds = self._sources.setdefault(name, {})
+        """Note a kind of line that has a metric; return whether it is the only one of the best source.
+
+        The first exact line replaces the others and their curve. A metric with two kinds of lines loses its value.
+        """
+        kinds = self._line_kinds_by_metric.setdefault(name, {})
         first = next(iter(kinds.values()), value)
         if first.exact and not value.exact:
             return False
         if value.exact and not first.exact:
             kinds.clear()
-            self._forget_curve_of({name})
+            self._forget_curve_if_objective({name})
         if len(kinds) < MOST_SUGGESTIONS:
-            kinds.setdefault(value.context, value)
+            kinds.setdefault(value.words_before, value)
         if len(kinds) > 1:
             self.metrics.pop(name, None)
         return len(kinds) == 1
 
-    def _forget_curve_of(self, names: Iterable[str]) -> None:
+    def _forget_curve_if_objective(self, names: Iterable[str]) -> None:
         """Forget the points of the curve, because a better source of an objective was found."""
-        if self._goals & {*names}:
+        if self._objective_names & {*names}:
             self._waiting_points, self._next_point = [], {}
-            self._keep_every, self._count = 1, 0
+            self._keep_every, self._points_read = 1, 0
 
     def _report(self, share: float, point: dict[str, float]) -> None:
         share = min(1.0, share)
@@ -419,7 +427,7 @@ def find_by_patterns(line: str, patterns: Mapping[str, re.Pattern[str]]) -> dict
     return values
 
 
-def _json(line: str) -> dict[str, float]:
+def _parse_json_numbers(line: str) -> dict[str, float]:
     """Return the numbers of a line that is a JSON object, by name; {} for other lines."""
     line = line.strip()
     if not (line.startswith("{") and line.endswith("}")):
@@ -445,14 +453,14 @@ class NamedValue:
     Args:
         value: The value.
         exact: Whether the label is the name alone; otherwise, it ends with the name.
-        context: Words before the name, which tell kinds of lines apart: ('train',) in 'train loss 2.1'.
+        words_before: Words before the name, which tell kinds of lines apart: ('train',) in 'train loss 2.1'.
         text: Label and number as they were printed.
         pattern: Pattern for `--metric` that finds this kind of line.
     """
 
     value: float
     exact: bool
-    context: tuple[str, ...]
+    words_before: tuple[str, ...]
     text: str
     pattern: str
 
@@ -468,7 +476,7 @@ def find_by_name(line: str, name: str) -> list[NamedValue]:
     if not name_words or name_words[-1] not in line.lower():
         return []
     values: list[NamedValue] = []
-    for match in LABELLED.finditer(line[:LONGEST]):
+    for match in NUMBER_WITH_LABEL.finditer(line[:MAX_SEARCHED_CHARACTERS]):
         label, text_before = match[1], line[: match.start()]
         words = _words(label)
         exact = words == name_words
@@ -483,8 +491,8 @@ def find_by_name(line: str, name: str) -> list[NamedValue]:
     return values
 
 
-def suggestions(lines: Iterable[str], name: str) -> list[re.Match[str]]:
-    """Return the matches of `LABELLED` in lines that may be a metric, the likeliest first.
+def likely_numbers(lines: Iterable[str], name: str) -> list[re.Match[str]]:
+    """Return the matches of `NUMBER_WITH_LABEL` in lines that may be a metric, the likeliest first.
 
     A label that shares words with the metric's name is likelier, and then one that has a word of the same kind.
 
@@ -492,20 +500,20 @@ def suggestions(lines: Iterable[str], name: str) -> list[re.Match[str]]:
         lines: Last lines of the output.
         name: Name of the metric.
     """
-    latest = {match[1]: match for line in lines for match in LABELLED.finditer(line[:LONGEST])}
+    latest = {match[1]: match for line in lines for match in NUMBER_WITH_LABEL.finditer(line[:MAX_SEARCHED_CHARACTERS])}
     name_words = {*_words(name)}
-    alike = {word for kind in KINDS if kind & name_words for word in kind}
+    words_of_same_kind = {word for kind in METRIC_WORDS_BY_DIRECTION if kind & name_words for word in kind}
 
-    def unlikeliness(match: re.Match[str]) -> tuple[int, bool]:
+    def likeliness(match: re.Match[str]) -> tuple[int, bool]:
         words = {*_words(match[1])}
-        return -len(name_words & words), not alike & words
+        return len(name_words & words), bool(words_of_same_kind & words)
 
     latest_first = list(latest.values())[::-1]  # which stays the order of equally likely ones
-    return sorted(latest_first, key=unlikeliness)[:MOST_SUGGESTIONS]
+    return sorted(latest_first, key=likeliness, reverse=True)[:MOST_SUGGESTIONS]
 
 
 def metric_flag_hint(name: str, texts_with_patterns: Iterable[tuple[str, str]]) -> str:
-    """Return 'A' or 'B' with the flag that reads the first one.
+    """Return the texts, separated by commas, and the flag that reads the first one.
 
     Args:
         name: Name of the metric.

@@ -13,7 +13,7 @@ import numpy as np
 from evo_tune.genome.trial import Trial
 from evo_tune.report import charts
 from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
-from evo_tune.report.run_data import LARGEST, RunData
+from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 
 POSITION = 70
 
@@ -54,7 +54,7 @@ def curves(data: RunData) -> list[Curve]:
     metric, all_curves = curve_metric(data), []
     for trial in data.trials:
         points = [(x, metrics.get(metric or "", math.nan)) for x, metrics in trial.outcome.curve]
-        points = [(x, y) for x, y in points if abs(y) < LARGEST]
+        points = [(x, y) for x, y in points if abs(y) < MAX_ABSOLUTE_LOSS]
         if points:
             x, y = np.array(points, dtype=float).T
             indices = charts.spread_indices(len(x), MOST_POINTS)

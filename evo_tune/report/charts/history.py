@@ -10,7 +10,7 @@ import numpy as np
 
 from evo_tune.report import charts
 from evo_tune.report.charts import Color, Part, Spec
-from evo_tune.report.run_data import LARGEST, RunData
+from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 from evo_tune.text import count_of
 
 POSITION = 20
@@ -53,7 +53,7 @@ def progress(data: RunData, by: By = "evaluations") -> Progress:
     losses = np.full(len(trials), np.nan)
     for index, trial in enumerate(trials):
         is_counted = trial.rankable and trial.feasible and not trial.candidate.extra_seed
-        if is_counted and trial.losses and abs(trial.losses[0]) <= LARGEST:
+        if is_counted and trial.losses and abs(trial.losses[0]) <= MAX_ABSOLUTE_LOSS:
             losses[index] = trial.losses[0]
     best = np.minimum.accumulate(np.where(np.isnan(losses), np.inf, losses))
     failed = np.array([trial.outcome.status not in ("ok", "pruned") for trial in trials], dtype=bool)

@@ -20,7 +20,7 @@ def shares(data: RunData) -> dict[str, Band]:
     model = data.model
     if model is None:
         return {}
-    columns = [data.columns[name] for name in data.genes_by_importance]
+    columns = [data.gene_indices[name] for name in data.genes_by_importance]
     views = {"over the whole space": model.anova, "among the best": model.ped}
     return {view: Band.from_bootstraps(bootstraps[:, columns]) for view, bootstraps in views.items()}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from evo_tune.genome.trial import Candidate
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, axis, escape_label, figure, line, points
-from evo_tune.report.run_data import LARGEST, RunData
+from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 from evo_tune.text import show_value
 
 POSITION = 30
@@ -79,7 +79,7 @@ def _parents(candidate: Candidate) -> list[int]:
 def _loss(data: RunData, id: int) -> float | None:
     """Return a trial's first loss; None without a value that can be drawn."""
     trial = data.by_id.get(id)
-    return trial.losses[0] if trial is not None and trial.losses and abs(trial.losses[0]) <= LARGEST else None
+    return trial.losses[0] if trial is not None and trial.losses and abs(trial.losses[0]) <= MAX_ABSOLUTE_LOSS else None
 
 
 def changes(data: RunData, id: int) -> str:

@@ -94,7 +94,7 @@ def genes_at_range_ends(data: RunData) -> dict[str, AtEnd]:
     for name, gene in data.genes.items():
         if gene.size == 1 or is_unordered(gene):
             continue
-        units = data.units[:, data.columns[name]]
+        units = data.units[:, data.gene_indices[name]]
         margin = END_MARGIN if gene.size == math.inf else 0.51 / min(gene.size, 1e6)
         for end, is_at_end in zip(ENDS, (units <= margin, units >= 1.0 - margin), strict=True):
             wide = widen_end(gene, end)

@@ -13,7 +13,7 @@ from evo_tune.report.run_data import RunData
 
 POSITION = 55
 
-MOST = 200
+MAX_POINTS = 200
 """Most points drawn for one pair."""
 
 MOST_GENES = 3
@@ -36,11 +36,13 @@ def draw(data: RunData, x: str | None = None, y: str | None = None) -> Spec | No
     y = next((name for name in names if name != x), None) if y is None else y
     if not data.ranked or x is None or y is None:
         return None
-    indices = charts.spread_indices(len(data.ranked), MOST, keep=range(MOST // 4))  # the best are always drawn
+    indices = charts.spread_indices(
+        len(data.ranked), MAX_POINTS, keep=range(MAX_POINTS // 4)
+    )  # the best are always drawn
     trials = [data.ranked[index] for index in indices]
     values = data.clip_values(data.losses[indices])
     low, high = sorted(data.clip_values(np.array([data.losses.min(), data.edge_loss])))
-    colors = {"colorscale": COLOR_SCALE, "reversescale": data.objective.sign > 0}  # good values are bright
+    color_scale = {"colorscale": COLOR_SCALE, "reversescale": data.objective.sign > 0}  # good values are bright
     color_bar = {"thickness": 10, "outlinewidth": 0, "nticks": 5, "tickfont": {"size": charts.SIZE}, "len": 1.0}
     white_edge = {"width": 1, "color": "rgba(255,255,255,0.9)"}
     marker = {
@@ -50,34 +52,35 @@ def draw(data: RunData, x: str | None = None, y: str | None = None) -> Spec | No
         "cmin": low,
         "cmax": high,
         "colorbar": color_bar,
-        **colors,
+        **color_scale,
     }
     xs, ys = (charts.gene_positions(data.genes[name], (trial.genome[name] for trial in trials)) for name in (x, y))
     texts = [f"{charts.escape_label(data.metric)} {value:.5g}" for value in values]
-    marks: dict[str, Any] = {"customdata": [trial.id for trial in trials], "text": texts, "marker": marker}
-    results = charts.points(xs, ys, "results", "", "trial %{customdata}<br>%{text}", **marks)
-    traces = [*_prediction(data, x, y, {"zmin": low, "zmax": high, **colors}), results]
+    point_options: dict[str, Any] = {"customdata": [trial.id for trial in trials], "text": texts, "marker": marker}
+    results = charts.points(xs, ys, "results", "", "trial %{customdata}<br>%{text}", **point_options)
+    traces = [*_prediction_traces(data, x, y, {"zmin": low, "zmax": high, **color_scale}), results]
     if data.best is not None:
         best_x, best_y = (charts.gene_positions(data.genes[name], [data.best.genome[name]]) for name in (x, y))
-        edge = {"line": {"width": 1, "color": "#fff"}}
-        traces.append(charts.star(best_x, best_y, 15, f"recommended: trial {data.best.id}", marker=edge))
+        star_marker = {"line": {"width": 1, "color": "#fff"}}
+        traces.append(charts.star(best_x, best_y, 15, f"recommended: trial {data.best.id}", marker=star_marker))
     x_axis, y_axis = ({**charts.gene_axis(name, data.genes[name]), "showgrid": False} for name in (x, y))
     margin = {"l": 56, "r": 8, "t": 16, "b": 52}
     return charts.figure(traces, x_axis, y_axis, height=280, showlegend=False, margin=margin)
 
 
-def _prediction(data: RunData, x: str, y: str, colors: dict[str, Any]) -> list[dict[str, Any]]:
+def _prediction_traces(data: RunData, x: str, y: str, colors: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the prediction as a coloured background; nothing without a model."""
     if data.model is None:
         return []
-    best_units = data.units[0]  # of the search
-    columns = [data.columns[name] for name in (x, y)]
-    predictions = data.objective.sign * data.model.predict_across(best_units, *columns)
+    best_found_units = data.units[0]  # of the first trial of `ranked`; `data.best` may be another
+    gene_indices = [data.gene_indices[name] for name in (x, y)]
+    predictions = data.objective.sign * data.model.predict_across(best_found_units, *gene_indices)
     positions = []
-    for name, column in zip((x, y), columns, strict=True):
+    for name, column in zip((x, y), gene_indices, strict=True):
         gene = data.genes[name]
-        positions.append(charts.gene_positions(gene, (gene.decode(float(unit)) for unit in data.model.grids[column])))
-    # Several points of a grid may decode to the same value.
+        grid_values = (gene.decode(float(unit)) for unit in data.model.grids[column])
+        positions.append(charts.gene_positions(gene, grid_values))
+    # Several points of a grid may decode to the same value, of which the first is drawn. Predictions are (y, x).
     (xs, x_indices), (ys, y_indices) = (np.unique(axis, return_index=True) for axis in positions)
     z = predictions[np.ix_(y_indices, x_indices)].round(6)
     return [{"type": "heatmap", "x": xs, "y": ys, "z": z, "showscale": False, "hoverinfo": "skip", **colors}]
@@ -92,7 +95,7 @@ def part(data: RunData) -> Part | None:
     explanation = f"Each point is a full training, coloured by {data.metric}; the star is the recommended trial."
     if data.model is not None:
         explanation += " The background is a forest's prediction while all other genes are those of the best genome."
-    note = charts.omission_note(MOST, len(data.ranked), "results")
+    note = charts.omission_note(MAX_POINTS, len(data.ranked), "results")
     if len(data.genes_by_importance) > MOST_GENES:
         note += f" These are the pairs of the {MOST_GENES} most important genes; "
         note += "in Python `run.plot.pairs(x, y)` draws any."

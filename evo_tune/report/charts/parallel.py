@@ -62,7 +62,7 @@ def lines(data: RunData) -> Lines:
 
 def _positions(data: RunData, ranks: np.ndarray) -> np.ndarray:
     """Return the positions of genomes on the axes, shape (ranks, axes)."""
-    columns = [data.columns[name] for name in axes(data)]
+    columns = [data.gene_indices[name] for name in axes(data)]
     low, high = float(data.losses.min()), data.edge_loss
     losses = (np.minimum(data.losses[ranks], high) - low) / ((high - low) or 1.0)
     return np.column_stack([data.units[ranks][:, columns], 1.0 - losses])

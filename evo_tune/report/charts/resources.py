@@ -9,7 +9,7 @@ import numpy as np
 
 from evo_tune.report import charts
 from evo_tune.report.charts import Color, Part, Spec
-from evo_tune.report.run_data import LARGEST, RunData
+from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 
 POSITION = 90
 
@@ -28,7 +28,7 @@ def amounts(data: RunData, resource: str) -> np.ndarray:
     outcomes = [trial.outcome for trial in data.ranked]
     defaults = [outcome.seconds if resource == "seconds" else math.nan for outcome in outcomes]
     values = [outcome.metrics.get(resource, default) for outcome, default in zip(outcomes, defaults, strict=True)]
-    return np.array([value if 0 < value < LARGEST else math.nan for value in values])
+    return np.array([value if 0 < value < MAX_ABSOLUTE_LOSS else math.nan for value in values])
 
 
 def varying_resources(data: RunData) -> list[str]:

@@ -18,7 +18,7 @@ from msgspec import Struct
 from evo_tune.genome.trial import DECAYED
 from evo_tune.report import charts
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Command, Part, Spec
-from evo_tune.report.run_data import LARGEST, RunData
+from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.manifest import Count, Finite, Whole
 from evo_tune.store.places import run_arguments
@@ -118,7 +118,7 @@ def by_size(data: RunData) -> list[list[Training]]:
         metrics, curve = trial.outcome.metrics, trial.outcome.curve
         is_complete = trial.candidate.budget == 1.0 or bool(curve and curve[-1][1].get(DECAYED))
         size, flops, loss = (metrics.get(name, math.nan) for name in ("params", "flops", data.metric))
-        is_drawable = 0 < size < LARGEST and 0 < flops < LARGEST and abs(loss) < LARGEST
+        is_drawable = 0 < size < MAX_ABSOLUTE_LOSS and 0 < flops < MAX_ABSOLUTE_LOSS and abs(loss) < MAX_ABSOLUTE_LOSS
         if trial.outcome.status == "ok" and is_complete and is_drawable:
             groups.setdefault(round(math.log(size, SIZE_FACTOR)), []).append(Training(size, flops, loss, trial.id))
     return [sorted(group) for _, group in sorted(groups.items())]

@@ -8,7 +8,7 @@ from itertools import chain, repeat
 from evo_tune.genome.values import genome_key
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, axis, escape_label, figure, line, points
 from evo_tune.report.recommendation import comparison_objective
-from evo_tune.report.run_data import LARGEST, RunData
+from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 from evo_tune.store.table import read_comparison
 
 POSITION = 110
@@ -33,7 +33,7 @@ def by_seed(data: RunData) -> dict[int, dict[int, float | None]]:
             continue
         value = metrics.get(metric, math.nan)
         id = ids.get(trial.key, trial.id)
-        seeds.setdefault(trial.candidate.seed, {})[id] = value if abs(value) < LARGEST else None
+        seeds.setdefault(trial.candidate.seed, {})[id] = value if abs(value) < MAX_ABSOLUTE_LOSS else None
     return seeds
 
 

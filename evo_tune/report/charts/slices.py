@@ -48,7 +48,7 @@ def _prediction(data: RunData, name: str) -> list[dict[str, Any]]:
     """Return the prediction and its bounds; nothing without a model."""
     if data.model is None:
         return []
-    gene, column, color, sign = data.genes[name], data.columns[name], SERIES[0], data.objective.sign
+    gene, column, color, sign = data.genes[name], data.gene_indices[name], SERIES[0], data.objective.sign
     band = data.model.predict_along(data.units[0], column)  # from the best genome of the search
     low, mean, high = sign * band.low, sign * band.mean, sign * band.high
     if sign < 0:

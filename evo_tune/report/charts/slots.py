@@ -11,7 +11,7 @@ import numpy as np
 
 from evo_tune.report import charts
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec
-from evo_tune.report.run_data import LARGEST, RunData
+from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 from evo_tune.text import show_seconds
 
 POSITION = 100
@@ -58,7 +58,7 @@ def timeline(data: RunData) -> tuple[list[Work], list[str]]:
     trainings = []
     for id in run.recorded:
         outcome, end = run.outcomes[id], run.finished[id]
-        if math.isfinite(end) and abs(end) < LARGEST and 0 <= outcome.seconds < LARGEST:
+        if math.isfinite(end) and abs(end) < MAX_ABSOLUTE_LOSS and 0 <= outcome.seconds < MAX_ABSOLUTE_LOSS:
             trainings.append((max(0.0, end - outcome.seconds), end, id, outcome.device, outcome.status))
     devices: list[str] = []
     ends: list[float] = []  # of the last training of each slot
@@ -110,7 +110,7 @@ def draw(data: RunData) -> Spec | None:
         bars = {"base": starts, "x": ends - starts, "y": [training.slot for training in group], "text": texts}
         if group:
             traces.append({"name": name, "hovertemplate": "%{text}<extra></extra>", **style, **bars})
-    resumed = (seconds / unit for seconds in data.run.resumed[1:][:50] if first < seconds < LARGEST)
+    resumed = (seconds / unit for seconds in data.run.resumed[1:][:50] if first < seconds < MAX_ABSOLUTE_LOSS)
     y_axis = {**charts.names_axis(names, 20), "showgrid": False}
     if len(names) > MOST_NAMES:
         y_axis |= {"tickvals": [], "ticktext": []}

@@ -39,7 +39,7 @@ class Scale:
         parameters: Number of weights without embeddings.
         tokens: Training text in tokens.
         flops: FLOPs of the whole training.
-        batch: Tokens per step.
+        batch: Tokens per step; by default one that leaves nanochat's rates as they are.
     """
 
     width: int
@@ -59,7 +59,7 @@ class Law:
         name: Display name.
         source: Paper or program.
         ranges: Smallest and largest value of the fit, by name of a field of `Scale`.
-        lr: Function from a scale to the peak learning rate.
+        lr: Function from a scale to the peak learning rate, or to a factor (see `gives_factor_only`).
         batch: Function from a scale to the tokens per step; None if the law has none.
         gives_factor_only: Whether `lr` is a factor only, because the law's rates are of another kind.
     """
@@ -71,7 +71,7 @@ class Law:
     batch: Callable[[Scale], float] | None = None
     gives_factor_only: bool = False
 
-    def describe_outside(self, scale: Scale) -> str:
+    def describe_out_of_range(self, scale: Scale) -> str:
         """Return which fields of a scale are outside the law's ranges, in words; '' if none is."""
         texts = []
         for name, (low, high) in self.ranges.items():
@@ -111,7 +111,7 @@ LAWS = (
         {"parameters": (1e6, 1e10)},
         lr=lambda scale: max(1e-5, 0.003239 - 0.0001395 * math.log(scale.parameters)),
     ),
-    # Rates of embeddings and of the head change with width and batch; those of matrices with the batch only.
+    # The factor of embeddings and of the head; the rates of nanochat's matrices change with the batch only.
     Law(
         "nanochat",
         "karpathy/nanochat: rates of AdamW by 1/√width and √batch",

@@ -178,24 +178,24 @@ def recipe_at(evaluator: BoundEvaluator, request: TransferRequest, trial: Trial)
         PluginError: `transfer` of the evaluator returns something other than a recipe.
         UsageError: The recipe cannot be transferred to this size.
     """
-    plain = evaluator.transfer(trial.genome, request.target)
+    recipe_data = evaluator.transfer(trial.genome, request.target)
     try:
-        return msgspec.convert(plain, TransferResult)
+        return msgspec.convert(recipe_data, TransferResult)
     except msgspec.ValidationError as error:
         raise PluginError(
             f"evaluator {evaluator.plugin.name}: no recipe from transfer() ({error}); docs/evaluators.md lists its keys"
         ) from None
 
 
-def _scale(size: TrainingSize) -> Scale:
-    same = {name: getattr(size, name) for name in ("width", "depth", "context", "tokens", "flops", "batch")}
-    return Scale(parameters=size.without_embeddings, **same)
+def _law_inputs(size: TrainingSize) -> Scale:
+    shared_fields = {name: getattr(size, name) for name in ("width", "depth", "context", "tokens", "flops", "batch")}
+    return Scale(parameters=size.without_embeddings, **shared_fields)
 
 
 def law_rates(recipe: TransferResult) -> list[LawLearningRate]:
     """Return the learning rate and batch of the recipe and of each law, at the run's size and at the target."""
     target, run_lr = recipe.target, recipe.found.lr
-    run_scale, target_scale = _scale(recipe.found), _scale(target)
+    run_scale, target_scale = _law_inputs(recipe.found), _law_inputs(target)
     rows = [
         LawLearningRate(
             law="this run",
@@ -218,8 +218,8 @@ def law_rates(recipe: TransferResult) -> list[LawLearningRate]:
                 at_run=None if law.gives_factor_only else lr_at_run,
                 moved=run_lr * lr / lr_at_run,
                 batch=None if law.batch is None else law.batch(target_scale),
-                outside=law.describe_outside(target_scale),
-                outside_run=law.describe_outside(run_scale),
+                outside=law.describe_out_of_range(target_scale),
+                outside_run=law.describe_out_of_range(run_scale),
             )
         )
     return rows
@@ -273,7 +273,7 @@ CONFIRMED_WITHIN = 1.02
 """Maximum loss of a confirmed transferred rate, as a multiple of the best loss of its neighbours."""
 
 
-def recipe_flags(
+def recipe_config_toml(
     evaluator: str, name: str, recipe: ScaledRecipe, options: Mapping[str, Any], declared: Mapping[str, Option]
 ) -> str:
     """Return a TOML file for `evo-tune run --config` that trains the transferred recipe once.
@@ -319,7 +319,7 @@ def _key(name: str) -> str:
 
 def _toml(value: Any) -> str:
     if value is None:
-        return '"none"'
+        return '"none"'  # TOML has no null; `--config` reads this text as None
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False)
@@ -339,8 +339,8 @@ def probe_sizes(run_size: TrainingSize, target: TrainingSize, count: int) -> lis
     Raises:
         UsageError: The run is of the target's size.
     """
-    ends = [(size.width, size.depth) for size in (run_size, target)]
-    if ends[0] == ends[1]:
+    end_sizes = [(size.width, size.depth) for size in (run_size, target)]
+    if end_sizes[0] == end_sizes[1]:
         raise UsageError(f"--probe: the run is of the target's size, {target.depth}x{target.width}; leave it out")
     head = run_size.width // run_size.heads
     sizes = []
@@ -348,7 +348,7 @@ def probe_sizes(run_size: TrainingSize, target: TrainingSize, count: int) -> lis
         width = math.exp((1 - share) * math.log(run_size.width) + share * math.log(target.width))
         depth = math.exp((1 - share) * math.log(run_size.depth) + share * math.log(target.depth))
         sizes.append((max(head, round(width / head) * head), max(1, round(depth))))
-    sizes = [size for size in dict.fromkeys(sizes) if size not in ends] or [ends[1]]
+    sizes = [size for size in dict.fromkeys(sizes) if size not in end_sizes] or [end_sizes[1]]
     return [TransferRequest(width=width, depth=depth, tokens=round(run_size.tokens)) for width, depth in sizes]
 
 
@@ -359,8 +359,8 @@ def probe_rates(lr: float, count: int) -> list[float]:
         lr: The transferred rate.
         count: Number of rates (int ≥ 1).
     """
-    steps = sorted(range(-count, count + 1), key=lambda step: (abs(step), step))[:count]
-    return [lr * 2.0**step for step in steps]
+    powers = sorted(range(-count, count + 1), key=lambda power: (abs(power), power))[:count]  # 0, -1, 1, -2, …
+    return [lr * 2.0**power for power in powers]
 
 
 def probe_results(trials: Sequence[Trial], metric: str, rates: Mapping[int, float]) -> list[ProbeResult]:
@@ -397,12 +397,16 @@ def probe_results(trials: Sequence[Trial], metric: str, rates: Mapping[int, floa
     return rows
 
 
+MAX_LOG_EXCESS = math.log(4)
+"""Maximum distance of an optimal log lr outside the probed ones: a factor of 4."""
+
+
 def _optimal_lr(points: Sequence[tuple[float, float]]) -> float | None:
     """Return the minimum of a parabola through losses in log lr; None if there is none, or it is far outside."""
     if len(points) < 3:
         return None
     log_lr, losses = np.log([lr for lr, _ in points]), np.array([loss for _, loss in points])
-    curve, slope, _ = np.polyfit(log_lr, losses, 2)
-    minimum = -slope / (2 * curve) if curve > 0 else math.inf
-    within = log_lr.min() - math.log(4) <= minimum <= log_lr.max() + math.log(4)
-    return float(np.exp(minimum)) if within else None
+    quadratic, linear, _ = np.polyfit(log_lr, losses, 2)
+    minimum = -linear / (2 * quadratic) if quadratic > 0 else math.inf
+    is_near = log_lr.min() - MAX_LOG_EXCESS <= minimum <= log_lr.max() + MAX_LOG_EXCESS
+    return float(np.exp(minimum)) if is_near else None

@@ -34,9 +34,9 @@ def test_deepseek_says_what_its_models_were_trained_with(depth: int, width: int,
 
 def test_what_lies_outside_of_a_fit_is_told() -> None:
     small = Scale(width=64, depth=2, context=128, parameters=1e5, tokens=4e5, flops=1.5e11)
-    assert "parameters 1e+05 is below" in BY_NAME["Step Law"].describe_outside(small)
-    assert "flops 1.5e+11 is below" in BY_NAME["DeepSeek LLM"].describe_outside(small)
-    assert BY_NAME["Step Law"].describe_outside(BILLION) == ""
+    assert "parameters 1e+05 is below" in BY_NAME["Step Law"].describe_out_of_range(small)
+    assert "flops 1.5e+11 is below" in BY_NAME["DeepSeek LLM"].describe_out_of_range(small)
+    assert BY_NAME["Step Law"].describe_out_of_range(BILLION) == ""
 
 
 def test_every_law_names_its_source_and_its_range() -> None:

@@ -23,7 +23,7 @@ from evo_tune.training.scale.recipe import (
     probe_results,
     probe_sizes,
     recipe_at,
-    recipe_flags,
+    recipe_config_toml,
 )
 
 GENOME = {
@@ -137,7 +137,9 @@ def test_what_does_not_fit_is_said() -> None:
 def test_the_file_of_flags_names_what_differs_from_the_defaults() -> None:
     tomllib = pytest.importorskip("tomllib")
     told = transfer()
-    text = recipe_flags("language_model", "mine-8x256", of_run("mine", told), options().options, evaluator().options)
+    text = recipe_config_toml(
+        "language_model", "mine-8x256", of_run("mine", told), options().options, evaluator().options
+    )
     read = tomllib.loads(text)
     bound = evaluator().bind({name: str(value).lower() for name, value in read["option"].items()})
     assert {name: bound.options[name] for name in told.options} == told.options
@@ -153,7 +155,7 @@ def test_no_line_of_the_file_of_flags_is_a_strangers() -> None:
     told = of_run(evil, transfer())
     told.genome = {**GENOME, 'y" = 1\naddress = "tcp://them"\n"z': 1, "a.b": 2}
     read = tomllib.loads(
-        recipe_flags("language_model", evil, told, {**options().options, evil: evil}, evaluator().options)
+        recipe_config_toml("language_model", evil, told, {**options().options, evil: evil}, evaluator().options)
     )
     assert read.keys() == {"evaluator", "name", "trials", "final_seeds", "option", "gene"}
     assert read["name"] == evil

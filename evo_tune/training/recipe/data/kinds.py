@@ -23,7 +23,7 @@ UNUSED_KINDS = ("text", "identifier", "constant")
 MOST_CATEGORIES = 1000
 """Maximum number of categories of a column; more count as free text."""
 
-FEWEST_ROWS_OF_IDENTIFIER = 20
+MIN_IDENTIFIER_ROWS = 20
 """Minimum number of rows for a column without repeated values to be an identifier."""
 
 DATE_START = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
@@ -69,47 +69,48 @@ def classify_column(values: pd.Series[Any], as_category: bool) -> Column:
 
     name, missing = str(values.name), int(values.isna().sum())
     try:
-        distinct = int(values.nunique())
+        distinct_count = int(values.nunique())
     except TypeError:  # lists and other values that cannot be counted
         raise OptionError(
             f"column {name!r} holds no plain values: expected numbers or texts; -o ignore={name}"
         ) from None
     if types.is_timedelta64_dtype(values) or types.is_complex_dtype(values):
         raise OptionError(f"column {name!r} is of type {values.dtype}: expected numbers or texts; -o ignore={name}")
-    if not distinct:
+    if not distinct_count:
         return Column(name, "constant", "no value in any row", missing)
-    if distinct == 1 and not missing:  # with gaps, a single value still tells two kinds of rows apart
+    if distinct_count == 1 and not missing:  # else, having a value is itself information
         return Column(name, "constant", "the same in every row", missing)
-    all_distinct = distinct == len(values) and len(values) >= FEWEST_ROWS_OF_IDENTIFIER
+    may_be_identifier = distinct_count == len(values) and len(values) >= MIN_IDENTIFIER_ROWS
     if as_category:
-        return Column(name, "category", f"{distinct} values, by -o categorical", missing)
+        return Column(name, "category", f"{distinct_count} values, by -o categorical", missing)
     if types.is_datetime64_any_dtype(values):
-        return Column(name, "date", f"{distinct} dates", missing, "ISO8601")  # the format in which a model is asked
+        # The format of dates in later predictions.
+        return Column(name, "date", f"{distinct_count} dates", missing, "ISO8601")
     if types.is_bool_dtype(values):
         return Column(name, "number", "true and false", missing)
     if types.is_numeric_dtype(values):
-        return _classify_numbers(values.to_numpy(float, na_value=np.nan), name, missing, all_distinct)
+        return _classify_numbers(values.to_numpy(float, na_value=np.nan), name, missing, may_be_identifier)
     if formats := _date_formats(values):
         alternative = f" (but they may be {formats[1]})" if len(formats) > 1 else ""
-        return Column(name, "date", f"{distinct} dates as {formats[0]}{alternative}", missing, formats[0])
-    if all_distinct:
+        return Column(name, "date", f"{distinct_count} dates as {formats[0]}{alternative}", missing, formats[0])
+    if may_be_identifier:
         return Column(name, "identifier", "a different text in every row", missing)
-    if distinct > MOST_CATEGORIES:
-        return Column(name, "text", f"{distinct} different texts, more than {MOST_CATEGORIES}", missing)
+    if distinct_count > MOST_CATEGORIES:
+        return Column(name, "text", f"{distinct_count} different texts, more than {MOST_CATEGORIES}", missing)
     other_types = ", ".join(sorted({type(value).__name__ for value in values.dropna()} - {"str"}))
-    reason = f"{distinct} values of mixed types: {other_types}" if other_types else f"{distinct} texts"
+    reason = f"{distinct_count} values of mixed types: {other_types}" if other_types else f"{distinct_count} texts"
     return Column(name, "category", reason, missing)
 
 
-def _classify_numbers(numbers: NDArray[np.float64], name: str, missing: int, all_distinct: bool) -> Column:
-    with np.errstate(over="ignore"):
+def _classify_numbers(numbers: NDArray[np.float64], name: str, missing: int, may_be_identifier: bool) -> Column:
+    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite
         if np.isinf(numbers.astype(np.float32)).any():
             raise OptionError(
                 f"column {name!r} holds infinite numbers, or some too large for float32: expected finite ones; "
                 f"-o ignore={name}"
             )
     whole = bool((numbers == np.round(numbers)).all())
-    if all_distinct and whole and np.ptp(numbers) == len(numbers) - 1:  # whole numbers without gaps, in any order
+    if may_be_identifier and whole and np.ptp(numbers) == len(numbers) - 1:  # whole numbers without gaps, in any order
         return Column(name, "identifier", "counts the rows", missing)
     return Column(name, "number", f"{np.nanmin(numbers):.6g} to {np.nanmax(numbers):.6g}", missing)
 
@@ -119,6 +120,7 @@ def _date_formats(values: pd.Series[Any]) -> list[str]:
     import pandas as pd
 
     texts = values.dropna()
+    # A cheap test of the first cells only; the formats below are tested with all of them.
     if not all(isinstance(text, str) and DATE_START.match(text) for text in texts[:100]):
         return []
     texts = texts.astype(str)
@@ -162,8 +164,8 @@ def describe_columns(columns: Mapping[str, Column], rows: int) -> list[str]:
     unused = [column for column in columns.values() if column.kind in UNUSED_KINDS]
     used = [column for column in columns.values() if column.kind not in UNUSED_KINDS]
     counts = {kind: sum(column.kind == kind for column in used) for kind in ("number", "category", "date")}
-    kinds = ", ".join(f"{count} of kind {kind}" for kind, count in counts.items() if count)
-    lines = [f"{len(used)} columns to learn from: {kinds}"]
+    kinds_text = ", ".join(f"{count} of kind {kind}" for kind, count in counts.items() if count)
+    lines = [f"{len(used)} columns to learn from: {kinds_text}"]
     if missing := sum(column.missing for column in used):
         lines.append(f"{missing} of {rows * len(used)} cells are missing")
     lines += [f"left out: {column.name} ({column.kind}: {column.reason})" for column in unused]
