@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,18 +56,18 @@ def _alone(state: Any) -> Any:
     return state
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, file: BinaryIO | None = None) -> dict[str, Any]:
     """Read a file written by `save_checkpoint`, onto the CPU.
+
+    Args:
+        path: The file.
+        file: The same file, if it is open already.
 
     Raises:
         RecipeError: The file is damaged, or contains more than tensors and plain data.
     """
-    return _load(path, path)
-
-
-def _load(path: Path, source: Path | BinaryIO) -> dict[str, Any]:
     try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
+        state = torch.load(path if file is None else file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises several types of error for a foreign file
@@ -87,7 +88,7 @@ def own_checkpoint(path: Path) -> dict[str, Any]:
     file = open_own(path)
     if file is not None:
         with file:
-            return _load(path, file)
+            return load_checkpoint(path, file)
     if os.path.lexists(path):
         print(f"{path} is not loaded: expected a regular file that belongs to you", file=sys.stderr, flush=True)
     return {}
@@ -137,20 +138,15 @@ class Unfinished:
             "budget": run.budget,
             "resumes": run.resume_folder is not None,
         }
-        self.saved: Mapping[str, Any] = self._read() if run.attempted and not run.timing else {}
-        """State that an earlier attempt saved; empty if there is none."""
-
-    def _read(self) -> Mapping[str, Any]:
-        """Return what an earlier attempt saved; empty if it is missing, damaged, or of another training."""
-        path = self._run.folder / UNFINISHED
-        try:
-            saved = own_checkpoint(path)
-        except (RecipeError, OSError):
-            return {}
-        if any(saved.get(name) != value for name, value in self._about.items()):
-            return {}
-        # After the fork the state before the decay must be there too: a longer training continues from it.
-        return saved if saved["decay"] is None or (path.parent / CHECKPOINT).is_file() else {}
+        self.saved: Mapping[str, Any] = {}
+        """State that an earlier attempt saved; empty if it is missing, damaged, or of another training."""
+        if run.attempted and not run.timing:
+            with suppress(RecipeError, OSError):
+                saved = own_checkpoint(run.folder / UNFINISHED)
+                is_mine = all(saved.get(name) == value for name, value in self._about.items())
+                # After the fork the state before the decay must be there too: a longer training continues from it.
+                if is_mine and (saved["decay"] is None or (run.folder / CHECKPOINT).is_file()):
+                    self.saved = saved
 
     def attend(self, training_run: TrainingRun, **notes: Any) -> None:
         """Report the points of earlier attempts, and write a checkpoint every so many minutes from now on.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import nn
 
 from evo_tune.options.bounds import check_integer
@@ -19,6 +19,9 @@ from evo_tune.training.hardware.device import IGNORE, MicroBatch
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.optim.losses import CrossEntropy, Loss, cross_entropy_sum, token_losses_in_pieces
+
+AT_ONCE = 4096
+"""Maximum number of tokens in one evaluation pass."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,22 @@ def _share(windows: MicroBatch, ranks: Ranks | None) -> MicroBatch:
     return windows[0][ranks.rank :: ranks.size], windows[1][ranks.rank :: ranks.size]
 
 
+def evaluate_windows(model: nn.Module, windows: MicroBatch, **how: Any) -> Evaluation:
+    """Evaluate a language model on windows.
+
+    Args:
+        model: The model.
+        windows: Inputs and targets.
+        how: Device, ranks and precision, as in `evaluate`.
+    """
+    return evaluate(model, windows, batch=windows_per_pass(windows), **how)
+
+
+def windows_per_pass(windows: MicroBatch) -> int:
+    """Return the number of windows of tokens to evaluate in one pass."""
+    return max(1, AT_ONCE // windows[0].shape[1])
+
+
 def map_batches(
     model: nn.Module,
     windows: MicroBatch,
@@ -108,28 +127,22 @@ def map_batches(
 
     If `of_losses` computes the same from the loss of each target, a large vocabulary's logits are made in pieces.
     """
-    shorten = getattr(model, "shorten", lambda inputs: inputs)
-    in_pieces = of_losses is not None and getattr(model, "in_pieces", False)
-
-    def score_batch(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if in_pieces and of_losses is not None:
-            return of_losses(model(inputs, partial(token_losses_in_pieces, targets=targets)))
-        return score(model(inputs).float(), targets)
-
     check_integer("batch", batch, 1)
-    inputs, targets = windows
-    was_training = model.training
+    shorten = getattr(model, "shorten", lambda inputs: inputs)
+    precision, was_training, scores = precision or Precision(), model.training, []
     model.eval()
     try:
-        with torch.inference_mode(), (precision or Precision()).evaluating(torch.device(device)):
-            return [
-                score_batch(
-                    shorten(inputs[first : first + batch]).to(device), targets[first : first + batch].to(device)
-                )
-                for first in range(0, len(inputs), batch)
-            ]
+        with torch.inference_mode(), precision.products(), precision.autocast(torch.device(device)):
+            for first in range(0, len(windows[0]), batch):
+                inputs, targets = (part[first : first + batch] for part in windows)
+                inputs, targets = shorten(inputs).to(device), targets.to(device)
+                if of_losses is not None and getattr(model, "in_pieces", False):
+                    scores.append(of_losses(model(inputs, partial(token_losses_in_pieces, targets=targets))))
+                else:
+                    scores.append(score(model(inputs).float(), targets))
     finally:
         model.train(was_training)
+    return scores
 
 
 def evaluate_by_position(
@@ -150,12 +163,12 @@ def evaluate_by_position(
     """
     _, targets = windows = _share(windows, ranks)
 
+    def places(losses: torch.Tensor) -> torch.Tensor:
+        return losses.sum(0).cpu().double()
+
     def by_position(logits: torch.Tensor, aims: torch.Tensor) -> torch.Tensor:
         losses = F.cross_entropy(logits.flatten(0, 1), aims.flatten(), ignore_index=IGNORE, reduction="none")
         return places(losses.view_as(aims))
-
-    def places(losses: torch.Tensor) -> torch.Tensor:
-        return losses.sum(0).cpu().double()
 
     parts = map_batches(model, windows, device, batch, by_position, places, precision=precision)
     sums = sum(parts, torch.zeros(targets.shape[1], dtype=torch.float64))
@@ -266,7 +279,13 @@ def model_outputs(
     """
     inputs = samples[0] if ranks is None else samples[0][ranks.rank :: ranks.size]
     parts = map_batches(model, (inputs, inputs), device, batch, lambda outputs, _: outputs.cpu(), precision=precision)
-    return torch.cat(parts) if ranks is None else _gather_outputs(parts, len(samples[0]), ranks)
+    if ranks is None:
+        return torch.cat(parts)
+    outputs = int(ranks.sum(torch.tensor(parts[0].shape[1] if parts and ranks.rank == 0 else 0)))
+    everyone = torch.zeros(len(samples[0]), outputs)
+    if parts:
+        everyone[ranks.rank :: ranks.size] = torch.cat(parts)
+    return ranks.sum(everyone)  # each row comes from one rank; the others add zeros
 
 
 def score_classifier(model: nn.Module, samples: MicroBatch, **how: Any) -> Scores:
@@ -285,15 +304,6 @@ def score_classifier(model: nn.Module, samples: MicroBatch, **how: Any) -> Score
     return Scores.of(logits.softmax(-1).numpy(), targets.numpy(), loss)
 
 
-def _gather_outputs(parts: list[torch.Tensor], count: int, ranks: Ranks) -> torch.Tensor:
-    """Return the outputs for all samples from each rank's share."""
-    outputs = int(ranks.sum(torch.tensor(parts[0].shape[1] if parts and ranks.rank == 0 else 0)))
-    everyone = torch.zeros(count, outputs)
-    if parts:
-        everyone[ranks.rank :: ranks.size] = torch.cat(parts)
-    return ranks.sum(everyone)  # each row comes from one rank; the others add zeros
-
-
 def auc(probabilities: ArrayLike, classes: ArrayLike) -> float:
     """Return the area under the ROC curve; for more than two classes, the mean of one against the rest.
 
@@ -304,16 +314,14 @@ def auc(probabilities: ArrayLike, classes: ArrayLike) -> float:
         probabilities: Class probabilities, (n, classes).
         classes: Class numbers, (n,).
     """
-    scores, truth = np.asarray(probabilities, float), np.asarray(classes)
-    columns = [1] if scores.shape[1] == 2 else range(scores.shape[1])
-    return float(np.mean([_binary_auc(scores[:, column], truth == column) for column in columns]))
-
-
-def _binary_auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    if not positives or not negatives:
-        return float("nan")
-    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each group of ties, from 1
-    return float((ranks[places][positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    scores, truth, areas = np.asarray(probabilities, float), np.asarray(classes), []
+    for column in [1] if scores.shape[1] == 2 else range(scores.shape[1]):
+        positive = truth == column
+        positives = int(positive.sum())
+        negatives = len(positive) - positives
+        if not positives or not negatives:
+            return float("nan")
+        _, places, counts = np.unique(scores[:, column], return_inverse=True, return_counts=True)
+        ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each group of ties, from 1
+        areas.append((ranks[places][positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(np.mean(areas))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from evo_tune.training.data.batches import TextMaterial
-from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
+from evo_tune.training.evaluation import Evaluation, evaluate_by_position, evaluate_windows, windows_per_pass
 from evo_tune.training.extension import extend_trainer
 from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.distributed import Ranks
@@ -25,13 +25,10 @@ from evo_tune.training.recipe.hardware.memory import Fit, predict_memory
 from evo_tune.training.recipe.language import LanguageTask
 from evo_tune.training.recipe.models.gpt_config import flops_per_token
 from evo_tune.training.recipe.plan import Phase, phase_with_shape, tokens_and_flops
-from evo_tune.training.session import train, training_notes
+from evo_tune.training.session import train_and_export
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import Run, StepSplit, Task, TrainingResult, TrainingRun
-
-AT_ONCE = 4096
-"""Maximum number of tokens in one evaluation pass."""
 
 
 class Material(Protocol):
@@ -88,21 +85,23 @@ class LanguageTraining(Task):
 
     def fit(self, phase: Phase, model: nn.Module | None) -> StepSplit:
         del model  # a formula gives its memory
-        options, config, per_process = self.plan.options, phase.config, -(-phase.per_step // self.processes)
+        options, config, per_process = self.plan.options, phase.config, self.share_of(phase)
         if options.micro_batch != "auto":
             micro = min(per_process, max(1, (options.micro_batch or per_process * config.context) // config.context))
             return StepSplit(micro, options.recompute)
+
+        def run_one_step(fit: Fit) -> None:
+            single_step = replace(phase, windows=per_process, per_step=per_process, first_step=0, ramp=None)
+            passes = StepSplit(fit.micro_batch, options.recompute or fit.recompute)
+            self.trainer(single_step, 1, lr=SAFE, passes=passes).run(1)
+
         fit = fit_device(
             config,
             per_process,
             self.run.device,
             sharing=self.processes,
-            probe=lambda fit: self._one_step(phase, per_process, fit),
-            optimizer=options.optimizer_name,
-            ema=options.ema is not None,
-            precision=storage_precision(options.precision),
-            z_loss=options.z_loss > 0.0,
-            ranks=self.processes,
+            probe=run_one_step,
+            **self._memory_options(),
         )
         micro, recompute = fit.micro_batch, fit.recompute
         if self.ranks is not None:
@@ -111,22 +110,19 @@ class LanguageTraining(Task):
             recompute = None if plain else 1
         return StepSplit(micro, options.recompute or recompute)
 
-    def _one_step(self, phase: Phase, windows: int, fit: Fit) -> None:
-        single_step = replace(phase, windows=windows, per_step=windows, first_step=0, ramp=None)
-        passes = StepSplit(fit.micro_batch, self.plan.options.recompute or fit.recompute)
-        self.trainer(single_step, 1, lr=SAFE, passes=passes).run(1)
-
     def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
-        return predict_memory(
-            self.phase_of(trainer).config,
-            largest,
-            recompute=cast(GPT, trainer.model).recompute,
-            optimizer=type(trainer.recipe.optimizer).__name__.lower(),
-            ema=trainer.averaged is not None,
-            precision=storage_precision(trainer.recipe.precision.name),
-            z_loss=trainer.recipe.z_loss > 0.0,
-            ranks=1 if trainer.ranks is None else trainer.ranks.size,
-        ).peak
+        config, recompute = self.phase_of(trainer).config, cast(GPT, trainer.model).recompute
+        return predict_memory(config, largest, recompute=recompute, **self._memory_options()).peak
+
+    def _memory_options(self) -> dict[str, Any]:
+        options = self.plan.options
+        return {
+            "optimizer": options.optimizer_name,
+            "ema": options.ema is not None,
+            "precision": storage_precision(options.precision),
+            "z_loss": options.z_loss > 0.0,
+            "ranks": self.processes,
+        }
 
     # Phases.
 
@@ -164,7 +160,7 @@ class LanguageTraining(Task):
     def evaluate(self, trainer: Trainer, blocks: Sequence[MicroBatch], model: nn.Module | None = None) -> Evaluation:
         """Evaluate the trainer's model, or another, on blocks of windows."""
         evaluated_model = trainer.model if model is None else model
-        return evaluate(evaluated_model, _join_blocks(blocks), batch=_at_once(blocks), **trainer.evaluation)
+        return evaluate_windows(evaluated_model, _join_blocks(blocks), **trainer.evaluation)
 
     def result(self, training_run: TrainingRun, resumed: int | None) -> LanguageResult:
         return LanguageResult(self, training_run, resumed)
@@ -213,7 +209,8 @@ def evaluate_halves(model: nn.Module, blocks: Sequence[MicroBatch], **how: Any) 
         blocks: See `evaluation_blocks`.
         how: Device, ranks and precision, as in `evaluate`.
     """
-    places = evaluate_by_position(model, _join_blocks(blocks), batch=_at_once(blocks), **how)
+    windows = _join_blocks(blocks)
+    places = evaluate_by_position(model, windows, batch=windows_per_pass(windows), **how)
     half = len(places) // 2
     first, second = (sum(part, Evaluation(0.0, 0)) for part in (places[:half], places[half:]))
     return first, second
@@ -221,10 +218,6 @@ def evaluate_halves(model: nn.Module, blocks: Sequence[MicroBatch], **how: Any) 
 
 def _join_blocks(blocks: Sequence[MicroBatch]) -> MicroBatch:
     return torch.cat([inputs for inputs, _ in blocks]), torch.cat([targets for _, targets in blocks])
-
-
-def _at_once(blocks: Sequence[MicroBatch]) -> int:
-    return max(1, AT_ONCE // blocks[0][0].shape[1])
 
 
 def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[str, float]:
@@ -235,15 +228,7 @@ def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[st
         run: Device, seed, budget and folders.
         folder: Folder to write; created if missing. Its `averaged` has the moving average of the weights, if any.
     """
-    training_run, metrics = train(task, run, LanguageTraining)
-    trainer, folder = training_run.trainer, Path(folder)
     judged = {"block": task.corpus.block, "count": task.scored}
-    average = trainer.averaged and trainer.averaged.module
-    for model, into in ((training_run.model, folder), (average, folder / "averaged")):
-        if model is not None:
-            model_metrics = metrics if model is training_run.model else {"val_loss": metrics["val_loss_ema"]}
-            cast(GPT, model).tokenizer = task.corpus.prepared.tokenizer
-            cast(GPT, model).save(
-                into, **training_notes(task, run, trainer.recipe.precision.name, model_metrics, judged=judged)
-            )
-    return metrics
+    return train_and_export(
+        task, run, LanguageTraining, folder, tokenizer=task.corpus.prepared.tokenizer, judged=judged
+    )

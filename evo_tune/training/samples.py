@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -17,14 +17,12 @@ from evo_tune.training.data.batches import Epochs, steps_of
 from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, model_outputs, score_classifier
 from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.distributed import Ranks
-from evo_tune.training.hardware.memory import PassMemory, fit_pass
-from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError
 from evo_tune.training.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_single_pass
 from evo_tune.training.recipe.data.forecasts import ForecastScores, ForecastWindows, unscale_outputs
 from evo_tune.training.recipe.forecasting import ForecastTask
-from evo_tune.training.session import train, training_notes
+from evo_tune.training.session import train_and_export
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import Run, SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
 
@@ -34,18 +32,19 @@ SEEN = 1000
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs and targets on the CPU, for training, validation and test."""
+    """Inputs and targets on the CPU.
+
+    Args:
+        training: Training samples, with targets as they are trained on after `SampleTraining.training_targets`.
+        held_out: Samples for validation, with targets as they are judged.
+        test: The same for the test.
+        training_sample: Up to `SEEN` evenly spaced training samples, the same in every training, for their loss.
+    """
 
     training: MicroBatch
     held_out: MicroBatch
     test: MicroBatch
-
-    @property
-    def training_sample(self) -> MicroBatch:
-        """Up to `SEEN` evenly spaced training samples, the same in every training."""
-        inputs, targets = self.training
-        rows = torch.linspace(0, len(inputs) - 1, min(SEEN, len(inputs))).long()
-        return inputs[rows], targets[rows]
+    training_sample: MicroBatch
 
 
 class SampleTraining(Task):
@@ -55,6 +54,8 @@ class SampleTraining(Task):
     plan: SampleTask
     classes: int | None = None
     """Number of classes, set when a model is built; None: targets are not classes."""
+    curve_metrics: tuple[str, ...] = ()
+    """Scores in the points of the curve, in addition to the loss."""
 
     @cached_property
     def examples(self) -> Examples:
@@ -62,8 +63,8 @@ class SampleTraining(Task):
         inputs, targets = torch.from_numpy(self.plan.inputs), torch.from_numpy(self.plan.targets)
         targets = self.exact_targets(targets)
         rows = [torch.from_numpy(part) for part in self.plan.parts]
-        training, held_out, test = ((inputs[part], targets[part]) for part in rows)
-        return Examples(training, held_out, test)
+        rows.append(rows[0][torch.linspace(0, len(rows[0]) - 1, min(SEEN, len(rows[0]))).long()])
+        return Examples(*((inputs[part], targets[part]) for part in rows))
 
     def exact_targets(self, targets: Tensor) -> Tensor:
         """Return targets as they are judged."""
@@ -114,33 +115,17 @@ class SampleTraining(Task):
         )
 
     def fit(self, phase: SinglePhase, model: nn.Module | None) -> StepSplit:
-        options, per_process = self.plan.options, -(-phase.per_step // self.processes)
         if self.plan.whole:  # batch norm statistics are per pass, so one pass must be the whole step
             return StepSplit(phase.per_step)
-        if options.micro_batch != "auto":
-            return StepSplit(min(per_process, options.micro_batch or per_process))
-        assert model is not None
-        return StepSplit(fit_pass(self._memory(model), per_process, self.run.device, sharing=self.processes))
+        return super().fit(phase, model)
 
-    def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
-        return self._memory(trainer.model)(largest).peak
-
-    def _memory(self, model: nn.Module) -> PassMemory:
-        options, device = self.plan.options, torch.device(self.run.device)
+    def largest_inputs(self, model: nn.Module) -> tuple[Tensor, dict[str, Any]]:
         inputs, targets = self.examples.training
-        shape: dict[str, Any] = {"outputs": targets[:1].numel()}
+        sizes: dict[str, Any] = {"outputs": targets[:1].numel()}
         if isinstance(model, Encoder):
             config = model.config
-            shape = {"outputs": config.outputs, "blocks": config.depth, "block_input": config.tokens * config.width}
-        return PassMemory(
-            model,
-            torch.ones(2, *inputs.shape[1:], dtype=inputs.dtype, device=device),
-            autocast=lambda: Precision(name=options.precision).autocast(device),
-            optimizer=options.optimizer_name,
-            ema=options.ema is not None,
-            recompute=options.recompute,
-            **shape,
-        )
+            sizes = {"outputs": config.outputs, "blocks": config.depth, "block_input": config.tokens * config.width}
+        return torch.ones(2, *inputs.shape[1:], dtype=inputs.dtype), sizes
 
     # Judging.
 
@@ -157,7 +142,8 @@ class SampleTraining(Task):
         return evaluate(evaluated_model, samples, loss=self.loss, batch=256, **trainer.evaluation)
 
     def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
-        return {"val_loss": self.evaluate(trainer, self.held_out).loss}
+        scores = self.evaluate(trainer, self.held_out)
+        return {"val_loss": scores.loss, **{name: getattr(scores, name) for name in self.curve_metrics}}
 
     def training_loss(self, trainer: Trainer) -> float:
         return self.evaluate(trainer, self.examples.training_sample).loss
@@ -175,6 +161,7 @@ class ClassifierTraining(SampleTraining):
 
     group = "classes"
     plan: ClassifierTask
+    curve_metrics = ("accuracy",)
 
     def __init__(self, plan: ClassifierTask, run: Run, ranks: Ranks | None = None) -> None:
         if plan.whole:
@@ -197,16 +184,13 @@ class ClassifierTraining(SampleTraining):
     def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Scores:
         return score_classifier(trainer.model if model is None else model, samples, **trainer.evaluation)
 
-    def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
-        scores = self.evaluate(trainer, self.held_out)
-        return {"val_loss": scores.loss, "accuracy": scores.accuracy}
-
 
 class RegressionTraining(SampleTraining):
     """Predict real numbers; also report errors in their own unit."""
 
     group = "regression"
     plan: RegressionTask
+    curve_metrics = ("rmse",)
 
     def exact_targets(self, targets: Tensor) -> Tensor:
         return targets.double()  # in their own unit, and float32 would round what is reported
@@ -219,10 +203,6 @@ class RegressionTraining(SampleTraining):
         mean, deviation = self.plan.scale
         outputs = model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation).double()
         return Errors.of(mean + deviation * outputs[:, 0].numpy(), samples[1][:, 0].numpy(), deviation)
-
-    def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
-        errors = self.evaluate(trainer, self.held_out)
-        return {"val_loss": errors.loss, "rmse": errors.rmse}
 
 
 class SampleResult(TrainingResult):
@@ -262,21 +242,12 @@ def export_encoder(
         folder: Folder to write; created if missing. Its `averaged` has the moving average of the weights, if any.
         kind: Class of the task.
     """
-    alone = replace(task, options=replace(task.options, ranks=1))
-    training_run, metrics = train(alone, run, kind)
-    trainer, parts = training_run.trainer, dict(zip(("training", "held_out", "test"), task.parts, strict=True))
-    notes: dict[str, Any] = {"rows": {name: len(rows) for name, rows in parts.items()}}
+    parts = zip(("training", "held_out", "test"), task.parts, strict=True)
+    notes: dict[str, Any] = {"rows": {name: len(rows) for name, rows in parts}}
     if task.inputs.ndim == 4:  # images: their values say which files and arrays are alike
         low, high = float(task.inputs.min()), float(task.inputs.max())
         notes["inputs"] = {"dtype": str(task.inputs.dtype), "low": low, "high": high}
-    average = trainer.averaged and trainer.averaged.module
-    for model, into in ((training_run.model, Path(folder)), (average, Path(folder) / "averaged")):
-        if model is not None:
-            model_metrics = metrics if model is training_run.model else {"val_loss": metrics["val_loss_ema"]}
-            cast(Encoder, model).save(
-                into, **training_notes(task, run, trainer.recipe.precision.name, model_metrics, **notes)
-            )
-    return metrics
+    return train_and_export(task, run, kind, folder, **notes)
 
 
 class Slices:
@@ -314,29 +285,16 @@ class Slices:
         return Slices(values, start, lowest, self.first, self.last)
 
 
-@dataclass(frozen=True)
-class SeriesExamples(Examples):
-    """Examples whose judged targets are centre, scale and horizon values in the units of the series, float64.
-
-    Args:
-        windows_for_loss: Training windows with such targets, for the training loss.
-    """
-
-    windows_for_loss: MicroBatch
-
-    @property
-    def training_sample(self) -> MicroBatch:
-        return self.windows_for_loss
-
-
 class ForecastTraining(SampleTraining):
     """Forecast series; also report MASE, sMAPE and the quantile loss."""
 
     group = "series"
     plan: ForecastTask
+    curve_metrics = ("mase",)
 
     @cached_property
-    def examples(self) -> SeriesExamples:
+    def examples(self) -> Examples:
+        """Samples; judged targets are centre, scale and horizon values in the units of the series, float64."""
         divided, context = self.plan.split_series, self.plan.context
         windows, values = divided.training(context), torch.from_numpy(self.plan.inputs)
         start, lowest = torch.from_numpy(windows.start), torch.from_numpy(windows.first)
@@ -344,17 +302,12 @@ class ForecastTraining(SampleTraining):
         targets = Slices(values, start, lowest, 0, divided.horizon)
         numbers = np.linspace(0, len(windows) - 1, min(SEEN, len(windows))).astype(np.int64)
         training_sample = ForecastWindows(windows.start[numbers], windows.first[numbers], windows.series[numbers])
-        return SeriesExamples(
-            (cast(Tensor, inputs), cast(Tensor, targets)),
-            *(self._judged(part) for part in (divided.held_out, divided.test, training_sample)),
-        )
-
-    def _judged(self, windows: ForecastWindows) -> MicroBatch:
-        """Return windows with targets as they are judged."""
-        divided = self.plan.split_series
-        inputs = torch.from_numpy(self.plan.inputs[windows.past(self.plan.context)])
-        about = np.stack([statistic[windows.series] for statistic in (divided.centres, divided.scales)], 1)
-        return inputs, torch.from_numpy(np.concatenate([about, divided.truth(windows)], 1))
+        scored_parts = []
+        for part in (divided.held_out, divided.test, training_sample):
+            past = torch.from_numpy(self.plan.inputs[part.past(context)])
+            centre_and_scale = np.stack([statistic[part.series] for statistic in (divided.centres, divided.scales)], 1)
+            scored_parts.append((past, torch.from_numpy(np.concatenate([centre_and_scale, divided.truth(part)], 1))))
+        return Examples((cast(Tensor, inputs), cast(Tensor, targets)), *scored_parts)
 
     def default_loss(self) -> Loss:
         levels = self.plan.options.quantiles
@@ -365,7 +318,3 @@ class ForecastTraining(SampleTraining):
         outputs = model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation).double()
         forecast = unscale_outputs(outputs.numpy(), about[:, 0], about[:, 1], len(levels))
         return ForecastScores.of(forecast, about[:, 2:], about[:, 1], levels)
-
-    def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
-        scores = self.evaluate(trainer, self.held_out)
-        return {"val_loss": scores.loss, "mase": scores.mase}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -70,46 +70,29 @@ def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) ->
     with reproducible(run.threads, run.device, strict=getattr(options, "deterministic", True)):
         unfinished = Unfinished(plan, run, writes=writes)
         saved = unfinished.saved or read_checkpoint_of(run.resume_folder, plan.identity)
-        precision = _precision(plan, run, saved)
+        precision: str = options.precision
+        if precision == "auto" and saved:  # a resumed training keeps its own; this machine's choice is ignored
+            precision = str(saved.get("precision", "fp32"))
+        elif precision == "auto":
+            precision = probe.fastest_precision(run.device, narrow=plan.narrow)
         training_run = kind(plan.in_precision(precision), run, ranks).training_run(saved)
         if run.timing:
             return training_run, _predict_cost(training_run, run.timing, now() - began, plan.save)
         resumed = training_run.trainer.step if unfinished.saved or run.resume_folder else None
         first = unfinished.saved.get("first", training_run.trainer.step)
         unfinished.attend(training_run, precision=precision, first=first)
-        _train(training_run, plan, run, precision, first, writes)
+        stop = stop_step(training_run.steps, run.budget)
+        is_forked = training_run.decaying is not None
+        if not is_forked:
+            fork = max(first, fork_step(training_run.trainer.recipe.schedule, stop)) if options.fork else stop
+            training_run.run(fork)
+            if writes and (plan.save or stop < training_run.steps):
+                about = {"task": plan.identity, "precision": precision}
+                save_checkpoint(run.folder / CHECKPOINT, {**about, **training_run.state()})
+            is_forked = fork < stop and not training_run.stopped
+        if is_forked:
+            training_run.decay(stop)  # for the evaluation only: a longer training continues from the checkpoint
         return training_run, training_run.metrics(resumed, run.test)
-
-
-def _train(training_run: TrainingRun, plan: Plan, run: Run, precision: str, first: int, writes: bool) -> None:
-    """Train up to the run's budget, and write the checkpoint that a longer training continues from.
-
-    Args:
-        training_run: The training run.
-        plan: See `train`.
-        run: See `train`.
-        precision: Name of the precision.
-        first: First step of this training, attempts that were killed included.
-        writes: Whether this process writes.
-    """
-    stop = stop_step(training_run.steps, run.budget)
-    if training_run.decaying is None:
-        fork = max(first, fork_step(training_run.trainer.recipe.schedule, stop)) if plan.options.fork else stop
-        training_run.run(fork)
-        if writes and (plan.save or stop < training_run.steps):
-            about = {"task": plan.identity, "precision": precision}
-            save_checkpoint(run.folder / CHECKPOINT, {**about, **training_run.state()})
-        if fork >= stop or training_run.stopped:
-            return
-    training_run.decay(stop)  # for the evaluation only: a longer training continues from the checkpoint
-
-
-def _precision(plan: Plan, run: Run, saved: Mapping[str, Any]) -> str:
-    """Return the name of the precision. A resumed training keeps its own; this machine's choice is ignored."""
-    precision: str = plan.options.precision
-    if precision != "auto":
-        return precision
-    return str(saved.get("precision", "fp32")) if saved else probe.fastest_precision(run.device, narrow=plan.narrow)
 
 
 def _predict_cost(training_run: TrainingRun, steps: int, built: float, saves: bool) -> dict[str, float]:
@@ -203,7 +186,16 @@ def train_together(
     place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "test", "timing", "attempted")}
     for name in ("folder", "resume_folder"):
         place[name] = getattr(run, name) and str(getattr(run, name))
-    curve, parts = _Curve(run), 1
+    reported = heard = 0  # points of the curve; each is reported once, even if the training restarts
+
+    def report_once(point: dict[str, Any]) -> None:
+        nonlocal reported, heard
+        heard += 1
+        if heard > reported:
+            reported = heard
+            run.report(**point)
+
+    parts = 1
     while True:
         try:
             metrics: dict[str, float] = launch(
@@ -212,7 +204,7 @@ def train_together(
                 ranks=options["ranks"],
                 device=run.device,
                 threads=run.threads,
-                on_message=curve.tell,
+                on_message=report_once,
                 parts=parts,
             )
             return metrics
@@ -221,23 +213,34 @@ def train_together(
                 raise
             parts *= 2
             print(f"{failure}: all ranks begin again, with {parts} parts of each", file=sys.stderr, flush=True)
-            curve.begin_again()
+            heard = 0
 
 
-class _Curve:
-    """A learning curve that reports each point once, even if the training restarts."""
+def train_and_export(
+    plan: Any, run: Run, kind: type[Task], folder: Path | str, *, tokenizer: Any = None, **further_notes: Any
+) -> dict[str, float]:
+    """Train in one process, write weights and config.json to a folder, and return the metrics.
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.told, self.heard = run, 0, 0
-
-    def tell(self, point: dict[str, Any]) -> None:
-        self.heard += 1
-        if self.heard > self.told:
-            self.told = self.heard
-            self.run.report(**point)
-
-    def begin_again(self) -> None:
-        self.heard = 0
+    Args:
+        plan: The evaluator's description of the training.
+        run: Device, seed, budget and folders.
+        kind: Class of the task.
+        folder: Folder to write; created if missing. Its `averaged` has the moving average of the weights, if any.
+        tokenizer: Tokenizer of a `GPT`.
+        further_notes: See `training_notes`.
+    """
+    training_run, metrics = train(replace(plan, options=replace(plan.options, ranks=1)), run, kind)
+    trained: Any = training_run.model
+    models = {Path(folder): (trained, metrics)}
+    if training_run.trainer.averaged is not None:
+        averaged = training_run.trainer.averaged.module
+        models[Path(folder) / "averaged"] = averaged, {"val_loss": metrics["val_loss_ema"]}
+    for into, (model, model_metrics) in models.items():
+        if tokenizer is not None:
+            model.tokenizer = tokenizer
+        precision = training_run.trainer.recipe.precision.name
+        model.save(into, **training_notes(plan, run, precision, model_metrics, **further_notes))
+    return metrics
 
 
 def training_notes(

@@ -41,10 +41,10 @@ from evo_tune.training.stepping.feeding import (
     STEPS_AHEAD,
     Fed,
     Feed,
-    RefusableStep,
     Source,
     can_refuse,
     copy_to_host_async,
+    step_unless,
 )
 from evo_tune.training.stepping.recipe import Recipe
 
@@ -121,10 +121,7 @@ class Trainer:
         self.ranks = ranks
         self.model = model if ranks is None else ranks.sync_batch_norms(model)
         self.replica = model if ranks is None else ranks.wrap(self.model)
-        self.source = source
-        self.recipe = recipe
-        self.seed = seed
-        self.device = torch.device(device)
+        self.source, self.recipe, self.seed, self.device = source, recipe, seed, torch.device(device)
         recipe.precision.check_device(self.device)
         self.scaler = recipe.precision.scaler(self.device)
         self.noise = attach_noise(self.model, seed)
@@ -147,10 +144,7 @@ class Trainer:
             compile_blocks(self.model)
         # Batch norm statistics depend on the pass: smaller passes would change the step.
         self.divisible = not any(isinstance(module, _BatchNorm) for module in model.modules())
-        self.step = 0
-        self.targets = 0
-        self.clipped = 0
-        self.overflows = 0
+        self.step = self.targets = self.clipped = self.overflows = 0
         self.parts = 1 if ranks is None else ranks.parts
 
     def run(self, until: int, on_step: Callable[[Step], None] | None = None) -> None:
@@ -191,12 +185,25 @@ class Trainer:
             Diverged: See `run`; if `late` is not 0, the error may concern an earlier step.
         """
         lr = self.set_rates()
-        loss, norm, overflow, targets = self._compute_gradient()
+        while True:
+            loss, norm, targets = self._gradient()
+            overflow = self._overflow(loss, norm)
+            if self.late or self.scaler is None or not overflow:
+                break
+            # On a CPU an overflowing step is repeated at half the scale; a GPU skips it.
+            self.scaler.update()
+            self.overflows += 1
+            self.optimizer.zero_grad(set_to_none=True)
         verdict = self.watch.judge(self.step, loss, norm, overflow)
         scale = clip(self.parameters, verdict.norm, self.recipe.clip)
         self._sent.append(_Sent(self.step, lr, targets, copy_to_host_async([*verdict, scale])))
         finished_steps = self.catch_up(self.late)  # on a CPU this step's own verdict: it raises before the update
-        self._update(verdict.refused if self.late else None)
+        refused = verdict.refused if self.late else None
+        step_unless(refused, self.optimizer)
+        if self.scaler is not None:
+            self.scaler.update()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model, refused)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.ranks is not None:
@@ -211,22 +218,23 @@ class Trainer:
         Raises:
             Diverged: See `run`.
         """
-        return [self._read(self._sent.popleft()) for _ in range(len(self._sent) - late)]
-
-    def _read(self, sent: _Sent) -> Step:
-        *fields, scale = sent.values()
-        verdict = Verdict(*fields)
-        try:
-            self.watch.check(sent.number, verdict)
-        except Diverged:  # the device refused this step and all later ones
-            self.step = sent.number
-            self._sent.clear()
-            raise
-        clipped = scale < 1.0 and not verdict.overflow
-        self.overflows += bool(verdict.overflow)
-        self.targets += sent.targets
-        self.clipped += clipped
-        return Step(sent.number, verdict.loss, verdict.norm, sent.lr, sent.targets, clipped)
+        finished_steps = []
+        for _ in range(len(self._sent) - late):
+            sent = self._sent.popleft()
+            *fields, scale = sent.values()
+            verdict = Verdict(*fields)
+            try:
+                self.watch.check(sent.number, verdict)
+            except Diverged:  # the device refused this step and all later ones
+                self.step = sent.number
+                self._sent.clear()
+                raise
+            clipped = scale < 1.0 and not verdict.overflow
+            self.overflows += bool(verdict.overflow)
+            self.targets += sent.targets
+            self.clipped += clipped
+            finished_steps.append(Step(sent.number, verdict.loss, verdict.norm, sent.lr, sent.targets, clipped))
+        return finished_steps
 
     def _overflow(self, loss: Number, norm: Number) -> Number | None:
         """Return whether only a too large loss scale makes a gradient non-finite; None without a loss scale.
@@ -240,29 +248,6 @@ class Trainer:
         scale = self.scaler.scale(torch.ones((), device=self.device))  # get_scale would wait
         return torch.isfinite(loss) & ~torch.isfinite(norm) & (scale > 1.0)
 
-    def _update(self, refused: Tensor | None) -> None:
-        """Update the weights and their average.
-
-        Args:
-            refused: Device flag: whether to skip the step; None: take it.
-        """
-        with RefusableStep(self.optimizer, refused):
-            self.optimizer.step()
-        if self.scaler is not None:
-            self.scaler.update()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model, refused)
-
-    def record_evaluation(self, training: float, held_out: float) -> None:
-        """Record an evaluation, after which a `GapDecay` may raise the weight decay.
-
-        Args:
-            training: Loss on the training text.
-            held_out: Loss on the held-out text.
-        """
-        if self.gap is not None:
-            self.gap.update(training, held_out)
-
     @property
     def evaluation(self) -> dict[str, Any]:
         """Keywords for functions of `training.evaluation`: device, ranks and the training's precision."""
@@ -274,35 +259,20 @@ class Trainer:
         Returns:
             The first group's learning rate.
         """
-        factor = self.recipe.schedule(self.step)
-        decay, optimizer = self._weight_decay(), self.recipe.optimizer
-        momentum = optimizer.momentum_at(self.step, self.recipe.schedule.steps) if isinstance(optimizer, Muon) else None
+        recipe, steps = self.recipe, self.recipe.schedule.steps
+        factor, optimizer = recipe.schedule(self.step), recipe.optimizer
+        if isinstance(recipe.weight_decay, WeightDecay):
+            decay = recipe.weight_decay.at(self.step, steps)
+        else:
+            assert self.gap is not None
+            decay = self.gap.value
+        momentum = optimizer.momentum_at(self.step, steps) if isinstance(optimizer, Muon) else None
         for group in self.optimizer.param_groups:
             if momentum is not None and "momentum" in group:
                 group["momentum"] = momentum
             group["lr"] = group["initial_lr"] * factor
             group["weight_decay"] = decay * group["decay"]
         return float(self.optimizer.param_groups[0]["lr"])
-
-    def _weight_decay(self) -> float:
-        if isinstance(self.recipe.weight_decay, WeightDecay):
-            return self.recipe.weight_decay.at(self.step, self.recipe.schedule.steps)
-        assert self.gap is not None
-        return self.gap.value
-
-    def _compute_gradient(self) -> tuple[Number, Number, Number | None, int]:
-        """Return the loss, norm, overflow flag (see `_overflow`) and targets of this step.
-
-        On a CPU an overflowing step is repeated at half the scale; a GPU skips it.
-        """
-        while True:
-            loss, norm, targets = self._gradient()
-            overflow = self._overflow(loss, norm)
-            if self.late or self.scaler is None or not overflow:
-                return loss, norm, overflow, targets
-            self.scaler.update()
-            self.overflows += 1
-            self.optimizer.zero_grad(set_to_none=True)
 
     def _gradient(self) -> tuple[Number, Number, int]:
         """Write this step's gradient to the parameters; return its loss, norm and counted targets.

@@ -18,10 +18,11 @@ from statistics import median
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evo_tune.training.hardware.distributed import Ranks
-from evo_tune.training.hardware.memory import measure_peak_memory
+from evo_tune.training.hardware.memory import PassMemory, fit_pass, measure_peak_memory
+from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.throughput import Throughput, clock_for, mfu, peak_flops
 from evo_tune.training.optim.losses import Loss
 from evo_tune.training.optim.watching import EarlyStopping
@@ -105,24 +106,14 @@ class Plan(Protocol):
         """Return the same plan with another precision, given by name."""
 
 
-class Phase(Protocol):
-    """A part of a training with a constant model shape."""
-
-    @property
-    def windows(self) -> int:
-        """Windows or samples to train on, repetitions counted."""
-
-    @property
-    def per_step(self) -> int:
-        """Windows or samples in one step."""
-
-    @property
-    def end(self) -> int:
-        """Step after the last one."""
-
-
 class SinglePhase(NamedTuple):
-    """The only phase of a training (see `Phase`)."""
+    """The only phase of a training: a part with a constant model shape.
+
+    Args:
+        windows: Windows or samples to train on, repetitions counted.
+        per_step: Windows or samples in one step.
+        end: Step after the last one.
+    """
 
     windows: int
     per_step: int
@@ -186,24 +177,6 @@ class Task(ABC):
         """Return the batches of a phase."""
 
     @abstractmethod
-    def fit(self, phase: Any, model: nn.Module | None) -> StepSplit:
-        """Return how a step of a phase fits the device.
-
-        Args:
-            phase: The phase.
-            model: Its model, if it was built already.
-        """
-
-    @abstractmethod
-    def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
-        """Return the predicted peak memory of a training, bytes.
-
-        Args:
-            trainer: Its trainer.
-            largest: Windows or samples in the largest pass.
-        """
-
-    @abstractmethod
     def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
         """Return a point of the learning curve: `val_loss`, which controls early stopping, and further metrics."""
 
@@ -215,7 +188,49 @@ class Task(ABC):
     def result(self, training_run: TrainingRun, resumed: int | None) -> TrainingResult:
         """Return the object that provides the metrics of the rows of the group."""
 
-    # Overridden by tasks with several phases.
+    # Overridden by some tasks.
+
+    tokens_per_sample: int = 1
+    """Units of the option micro_batch in one sample."""
+
+    def largest_inputs(self, model: nn.Module) -> tuple[Tensor, dict[str, Any]]:
+        """Return inputs of two samples of the largest length, and the sizes that `PassMemory` needs."""
+        raise NotImplementedError
+
+    def fit(self, phase: Any, model: nn.Module | None) -> StepSplit:
+        """Return how a step of a phase fits the device.
+
+        Args:
+            phase: The phase.
+            model: Its model, if it was built already.
+        """
+        tokens, micro_batch, per_process = self.tokens_per_sample, self.plan.options.micro_batch, self.share_of(phase)
+        if micro_batch != "auto":
+            return StepSplit(min(per_process, max(1, (micro_batch or per_process * tokens) // tokens)))
+        assert model is not None
+        return StepSplit(fit_pass(self._pass_memory(model), per_process, self.run.device, sharing=self.processes))
+
+    def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
+        """Return the predicted peak memory of a training, bytes.
+
+        Args:
+            trainer: Its trainer.
+            largest: Windows or samples in the largest pass.
+        """
+        return self._pass_memory(trainer.model)(largest).peak
+
+    def _pass_memory(self, model: nn.Module) -> PassMemory:
+        options, device = self.plan.options, torch.device(self.run.device)
+        inputs, sizes = self.largest_inputs(model)
+        return PassMemory(
+            model,
+            inputs.to(device),
+            autocast=lambda: Precision(name=options.precision).autocast(device),
+            optimizer=options.optimizer_name,
+            ema=options.ema is not None,
+            recompute=options.recompute,
+            **sizes,
+        )
 
     def share(self, step: int) -> float:
         """Return the share of the full training's FLOPs before a step."""
@@ -241,6 +256,11 @@ class Task(ABC):
     def processes(self) -> int:
         """Processes that share a step."""
         return 1 if self.ranks is None else self.ranks.size
+
+    def share_of(self, phase: Any) -> int:
+        """Return the windows or samples of a step of a phase that one process trains on."""
+        per_step: int = phase.per_step
+        return -(-per_step // self.processes)
 
     def on_test_set(self) -> Task:
         """Return the same task, judged by its test set instead of its validation set."""
@@ -301,7 +321,10 @@ class Task(ABC):
         Raises:
             UsageError: The options do not fit the model, or the data cannot be used.
         """
-        options = self.plan.options
+        options, stopping = self.plan.options, None
+        if options.patience is not None:
+            patience, min_delta, smoothing = options.patience, options.min_delta, options.smoothing
+            stopping = EarlyStopping(patience=patience, min_delta=min_delta, smoothing=smoothing)
         self.phases = self.plan_phases()
         step = saved["trainer"]["step"] if saved else 0
         phase = next((phase for phase in self.phases if step <= phase.end), self.phases[-1])
@@ -309,7 +332,7 @@ class Task(ABC):
             self.trainer(phase, self.phases[-1].end, ranks=self.ranks),
             self,
             evaluations=options.evaluations,
-            stopping=EarlyStopping.of(options),
+            stopping=stopping,
             report=lambda share, point, decayed: self.run.report(share, decayed=decayed, **point),
         )
         if saved:
@@ -366,19 +389,23 @@ class TrainingRun:
         Raises:
             Diverged: See `Trainer.run`.
         """
-        self._record_peak(lambda: self._run(stop))
-
-    def _run(self, stop: int) -> None:
         start = self.trainer.step
-        for mark in sorted({mark for mark in self.marks if start < mark < stop} | {max(start, stop)}):
-            if self.stopped:
-                return
-            self._train(mark)
-            point = self.task.curve_point(self.trainer)
-            # Only evaluations at marks may have effects; otherwise a partial training would differ from a full one.
-            if mark in self.marks and mark > start:
-                self._take_note(point["val_loss"])
-            self._tell(point)
+
+        def train_to_marks() -> None:
+            for mark in sorted({mark for mark in self.marks if start < mark < stop} | {max(start, stop)}):
+                if self.stopped:
+                    return
+                self._train(mark)
+                point = self.task.curve_point(self.trainer)
+                # Only evaluations at marks may have effects; otherwise a partial training would differ from a full one.
+                if mark in self.marks and mark > start:
+                    if self.trainer.gap is not None:
+                        self.trainer.gap.update(self.task.training_loss(self.trainer), point["val_loss"])
+                    if self.stopping is not None:
+                        self.stopping.update(point["val_loss"], self.model)
+                self._tell(point)
+
+        self._record_peak(train_to_marks)
 
     def decay(self, stop: int) -> None:
         """Train to step `stop` with a falling learning rate, and evaluate. The training cannot continue afterwards.
@@ -430,18 +457,12 @@ class TrainingRun:
         step = self.trainer.step
         self.report(step / self.steps, point, self.trainer.recipe.schedule.decay_has_begun(step))
 
-    def _take_note(self, loss: float) -> None:
-        if self.trainer.gap is not None:
-            self.trainer.record_evaluation(self.task.training_loss(self.trainer), loss)
-        if self.stopping is not None:
-            self.stopping.update(loss, self.model)
-
     def time_steps(self, steps: int, warm: int = 2) -> dict[str, float]:
         """Time a few steps and each kind of evaluation, and return the predicted time of the full training.
 
         Args:
             steps: Number of steps to time; fewer if the phase is shorter or the steps are slow.
-            warm: Number of untimed steps before them; fewer if only few steps can be done.
+            warm: Number of untimed steps before them; fewer if less than two full steps are left.
 
         Returns:
             'seconds', from the current step to the end; 'judging', the part of them that does not grow with the budget;
@@ -457,7 +478,10 @@ class TrainingRun:
             self.trainer.run(self.trainer.step + 1, lambda step: targets.append(step.targets))
             times.append(now())
         share = self.task.share(self.trainer.step) - self.task.share(first)
-        step_seconds = _usual(list(pairwise(times)), targets, warm)
+        # Full steps only: the last one of an epoch may be small. On a busy machine a few slow ones dominate a mean.
+        times_and_targets = zip(pairwise(times), targets, strict=True)
+        full = [end - start for (start, end), count in times_and_targets if count > 0.75 * max(targets)]
+        step_seconds = median(full[min(warm, max(0, len(full) - 2)) :])
         stepping = step_seconds * len(targets) / share
         times = [now()]
         self.task.curve_point(self.trainer)
@@ -559,17 +583,3 @@ class TrainingResult:
         peak = peak_flops(torch.cuda.get_device_name(trainer.device), trainer.recipe.precision.name)
         devices = 1 if trainer.ranks is None else trainer.ranks.size
         return mfu(self.flops_per_target, self.speed, peak, devices=devices)
-
-
-def _usual(times: Sequence[tuple[float, float]], targets: Sequence[int], warm: int) -> float:
-    """Return the median seconds of a full step: the last step of an epoch may be a small one.
-
-    A median, because on a busy machine a few slow steps would dominate a mean.
-
-    Args:
-        times: Start and end of each step, in seconds.
-        targets: Targets of each step.
-        warm: Number of first steps to leave out, if two full ones are left.
-    """
-    full = [end - start for (start, end), count in zip(times, targets, strict=True) if count > 0.75 * max(targets)]
-    return median(full[min(warm, max(0, len(full) - 2)) :])

@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -21,9 +22,8 @@ from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError, StoreError
 from evo_tune.training.data.batches import TrainingWindows
-from evo_tune.training.evaluation import Evaluation, evaluate
+from evo_tune.training.evaluation import Evaluation, evaluate_windows
 from evo_tune.training.hardware.device import MicroBatch, reproducible, seed_for
-from evo_tune.training.hardware.memory import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import AdamW
@@ -37,9 +37,8 @@ from evo_tune.training.recipe.tuning import TuningOptions
 from evo_tune.training.session import train, training_notes
 from evo_tune.training.stepping.recipe import Recipe
 from evo_tune.training.trainer import Trainer
-from evo_tune.training.training_run import Run, SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
+from evo_tune.training.training_run import Run, SinglePhase, Task, TrainingResult, TrainingRun
 from evo_tune.training.tuning.pretrained import (
-    CausalLM,
     TuningText,
     halve_frozen,
     load_pretrained,
@@ -47,9 +46,6 @@ from evo_tune.training.tuning.pretrained import (
     save_merged,
 )
 from evo_tune.training.tuning.weights import Adapters, LoRA, add_adapter, load_adapter, save_adapter, trainable_weights
-
-AT_ONCE = 4096
-"""Maximum number of tokens in one evaluation pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,20 +89,6 @@ class TuningPlan:
     def in_precision(self, precision: Any) -> TuningPlan:
         """Return the same plan with another precision."""
         return replace(self, options=replace(self.options, precision=precision))
-
-
-def rebuild_tuned_model(task: TuningPlan, trained: Mapping[str, Tensor], device: str = "cpu") -> GPT | CausalLM:
-    """Return the base in float32 with the trained weights added.
-
-    Args:
-        task: Plan of the tuning.
-        trained: Trained weights, by name (see `trainable_weights`).
-        device: Device of the model.
-    """
-    model = load_pretrained(task.base, device)
-    add_adapter(model, task.new)
-    model.load_state_dict({**model.state_dict(), **trained})
-    return model
 
 
 class TuningTraining(Task):
@@ -162,45 +144,27 @@ class TuningTraining(Task):
             micro_batch=micro_batch,
         )
 
-    def fit(self, phase: SinglePhase, model: nn.Module | None) -> StepSplit:
-        options, window, per_process = self.plan.options, self.plan.options.window, -(-phase.per_step // self.processes)
-        if options.micro_batch != "auto":
-            return StepSplit(min(per_process, max(1, (options.micro_batch or per_process * window) // window)))
-        assert model is not None
-        return StepSplit(fit_pass(self._memory(model), per_process, self.run.device, sharing=self.processes))
+    @property
+    def tokens_per_sample(self) -> int:  # type: ignore[override]
+        window: int = self.plan.options.window
+        return window
 
-    def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
-        return self._memory(trainer.model)(largest).peak
-
-    def _memory(self, model: nn.Module) -> PassMemory:
-        options, base, device = self.plan.options, self.plan.base, torch.device(self.run.device)
-        return PassMemory(
-            model,
-            torch.zeros(2, options.window, dtype=torch.long, device=device),
-            autocast=lambda: Precision(name=options.precision).autocast(device),
-            optimizer=options.optimizer_name,
-            ema=options.ema is not None,
-            outputs=options.window * base.vocab_size,
-            blocks=base.depth,
-            recompute=options.recompute,
-            block_input=options.window * base.width,
-        )
+    def largest_inputs(self, model: nn.Module) -> tuple[Tensor, dict[str, Any]]:
+        window, base = self.plan.options.window, self.plan.base
+        sizes = {"outputs": window * base.vocab_size, "blocks": base.depth, "block_input": window * base.width}
+        return torch.zeros(2, window, dtype=torch.long), sizes
 
     # Judging.
 
     def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
-        return {"val_loss": self.evaluate(trainer, self.parts()[0]).loss}
+        return {"val_loss": self.evaluate(trainer, split_windows(self.text.held_out_windows())[0]).loss}
 
     def training_loss(self, trainer: Trainer) -> float:
         return self.evaluate(trainer, self.text.training_windows()).loss
 
-    def parts(self) -> tuple[MicroBatch, MicroBatch]:
-        """Return the held-out windows used for the curve, and the others."""
-        return split_windows(self.text.held_out_windows())
-
-    def evaluate(self, trainer: Trainer, windows: MicroBatch, model: nn.Module | None = None) -> Evaluation:
-        """Evaluate the trainer's model, or another, on windows, in the precision of the stored base."""
-        return evaluate_windows(trainer.model if model is None else model, windows, **trainer.evaluation)
+    def evaluate(self, trainer: Trainer, windows: MicroBatch) -> Evaluation:
+        """Evaluate the trainer's model on windows, in the precision of the stored base."""
+        return evaluate_windows(trainer.model, windows, **trainer.evaluation)
 
     def base_loss(self) -> float:
         """Return the loss of the base on the held-out text."""
@@ -213,21 +177,10 @@ class TuningTraining(Task):
 
 
 def split_windows(windows: MicroBatch) -> tuple[MicroBatch, MicroBatch]:
-    """Return every fourth window, and the others."""
+    """Return every fourth window, for the curve, and the others."""
     inputs, targets = windows
     curve = torch.arange(len(inputs)) % 4 == 0
     return (inputs[curve], targets[curve]), (inputs[~curve], targets[~curve])
-
-
-def evaluate_windows(model: nn.Module, windows: MicroBatch, **how: Any) -> Evaluation:
-    """Evaluate a model on windows.
-
-    Args:
-        model: The model.
-        windows: Inputs and targets.
-        how: Device, ranks and precision, as in `evaluate`.
-    """
-    return evaluate(model, windows, batch=max(1, AT_ONCE // windows[0].shape[1]), **how)
 
 
 class TuningResult(TrainingResult):
@@ -245,18 +198,14 @@ class TuningResult(TrainingResult):
             training_run, resumed, flops=trainer.targets * flops_per_token, flops_per_target=flops_per_token
         )
         self.micro_batch *= task.text.context
-        self.scores = self._on_all(trainer.model)
+        self.scores = evaluate_text(trainer.model, task.text, **trainer.evaluation)
         self.bits_per_byte = self.scores.bits * task.text.tokens_per_byte
         self.training_scores = task.evaluate(trainer, task.text.training_windows())
         self.base_loss = task.base_loss()
         self.trainable, self.tokens = task.plan.numbers.count(task.plan.base), trainer.targets
 
-    def _on_all(self, model: nn.Module) -> Evaluation:
-        curve_part, other_part = (self.task.evaluate(self.trainer, part, model) for part in self.task.parts())
-        return curve_part + other_part
-
     def loss_of(self, model: nn.Module) -> float:
-        return self._on_all(model).loss
+        return evaluate_text(model, self.task.text, **self.trainer.evaluation).loss
 
 
 @lru_cache(maxsize=1)  # the loss is the same for every genome
@@ -269,8 +218,7 @@ def _loss_of_base(
     windows, model = load_tuning_text(base, data, context, scored).held_out_windows(), load_pretrained(base, device)
     model.requires_grad_(False)
     halve_frozen(model, precision)
-    batch = max(1, AT_ONCE // windows[0].shape[1])
-    return evaluate(model, windows, device=device, batch=batch, precision=Precision(name=precision)).loss
+    return evaluate_windows(model, windows, device=device, precision=Precision(name=precision)).loss
 
 
 NOTES = "fine_tuning.json"
@@ -291,64 +239,42 @@ def export_tuning(task: TuningPlan, run: Run, folder: Path | str, *, merged: boo
     """
     task = replace(task, options=replace(task.options, ranks=1))
     training_run, metrics = train(task, run, TuningTraining)
-    average, folder = training_run.trainer.averaged, Path(folder)
+    average, base, text = training_run.trainer.averaged, task.base, TuningTraining(task, run).whole_text
+
+    def write(folder: Path, network: nn.Module) -> dict[str, float]:
+        """Write a tuned model and the notes on it, and return its metrics."""
+        model = load_pretrained(base)
+        add_adapter(model, task.new)
+        model.load_state_dict({**model.state_dict(), **trainable_weights(network)})
+        if merged and isinstance(task.new, LoRA):
+            save_merged(model, base, folder)
+            written = load_pretrained(read_base(folder))
+        else:
+            origin = str(shutil.copytree(base.folder, folder / "base") if with_base else base.folder)
+            save_adapter(model, task.new, folder, base=origin, base_sha256=base.sha256())
+            written = load_pretrained(base)
+            load_adapter(written, folder)
+        written_metrics, parts = dict(metrics), {"val": text, "test": text.on_test_set()}
+        with reproducible(run.threads, run.device):
+            for name in ("val", "test") if run.test else ("val",):
+                evaluation = evaluate_text(written.to(run.device).eval(), parts[name], device=run.device)
+                size = evaluation.count / parts[name].tokens_per_byte
+                written_metrics[f"{name}_loss"] = evaluation.loss
+                written_metrics[f"{name}_bpb"] = evaluation.nll / math.log(2.0) / size
+        judged = {"block": text.context, "count": text.scored}
+        notes = training_notes(task, run, "fp32", written_metrics, judged=judged)
+        (folder / NOTES).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+        return written_metrics
+
     if average is not None:
-        averaged_metrics = _write_with_notes(
-            folder / "averaged", task, run, average.module, metrics, merged=merged, with_base=with_base
-        )
-        metrics["val_loss_ema"] = averaged_metrics["val_loss"]
-    return _write_with_notes(folder, task, run, training_run.model, metrics, merged=merged, with_base=with_base)
-
-
-def _write_with_notes(
-    folder: Path, task: TuningPlan, run: Run, network: nn.Module, metrics: Mapping[str, float], **how: bool
-) -> dict[str, float]:
-    """Write a tuned model and the notes on it, and return its metrics."""
-    _write(folder, task, trainable_weights(network), **how)
-    text = TuningTraining(task, run).whole_text
-    judged = {**metrics, **_evaluate_exported(load_exported(folder, task), text, run)}
-    notes = training_notes(task, run, "fp32", judged, judged={"block": text.context, "count": text.scored})
-    (folder / NOTES).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
-    return judged
-
-
-def _write(folder: Path, task: TuningPlan, trained: Mapping[str, Tensor], *, merged: bool, with_base: bool) -> None:
-    model, base = rebuild_tuned_model(task, trained), task.base
-    if merged and isinstance(task.new, LoRA):
-        save_merged(model, base, folder)
-        return
-    origin = str(base.folder)
-    if with_base:
-        origin = str(shutil.copytree(base.folder, folder / "base"))
-    save_adapter(model, task.new, folder, base=origin, base_sha256=base.sha256())
-
-
-def load_exported(folder: Path, task: TuningPlan) -> nn.Module:
-    """Return the model that was written for a tuning."""
-    if not (folder / "adapter.json").exists():
-        return load_pretrained(read_base(folder))
-    model = load_pretrained(task.base)
-    load_adapter(model, folder)
-    return model.eval()
+        metrics["val_loss_ema"] = write(Path(folder) / "averaged", average.module)["val_loss"]
+    return write(Path(folder), training_run.model)
 
 
 def evaluate_text(model: nn.Module, text: TuningText, **how: Any) -> Evaluation:
     """Evaluate a model on the windows that judge a tuning; see `judge_windows`."""
     curve_part, other_part = (evaluate_windows(model, part, **how) for part in split_windows(text.held_out_windows()))
     return curve_part + other_part
-
-
-def _evaluate_exported(model: nn.Module, text: TuningText, run: Run) -> dict[str, float]:
-    """Return loss and bits per byte on the held-out part, and on the test part if the run has one."""
-    metrics: dict[str, float] = {}
-    model = model.to(run.device)
-    with reproducible(run.threads, run.device):
-        for loss, bits, part in (("val_loss", "val_bpb", text), ("test_loss", "test_bpb", text.on_test_set())):
-            if loss == "val_loss" or run.test:
-                evaluation = evaluate_text(model, part, device=run.device)
-                size = evaluation.count / part.tokens_per_byte
-                metrics |= {loss: evaluation.loss, bits: evaluation.nll / math.log(2.0) / size}
-    return metrics
 
 
 def prepare_base(options: TuningOptions) -> BaseModel:
@@ -369,7 +295,11 @@ def small_base_folder() -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if not _is_sound(folder):
+            is_sound = False
+            with suppress(OSError, ValueError, RecipeError):
+                base = read_base(folder)
+                is_sound = "files" in base.config and base.sha256() == (folder / "sha256").read_text()
+            if not is_sound:
                 partial = folder.with_name(f"{folder.name}.partial")
                 for leftover_folder in (partial, folder):
                     shutil.rmtree(leftover_folder, ignore_errors=True)
@@ -382,30 +312,15 @@ def small_base_folder() -> Path:
     return folder
 
 
-def _is_sound(folder: Path) -> bool:
-    try:
-        base = read_base(folder)
-        return "files" in base.config and base.sha256() == (folder / "sha256").read_text()
-    except (OSError, ValueError, RecipeError):
-        return False
-
-
 def _train(folder: Path) -> None:
+    small, text = planned.SMALL, planned.built_in_text(tuning=False)
     with reproducible(1):
-        config = GPTConfig.from_json(planned.SMALL["model"])
-        source = TrainingWindows(
-            torch.frombuffer(bytearray(planned.built_in_text(tuning=False)), dtype=torch.uint8),
-            context=config.context,
-            batch=planned.SMALL["batch"],
-            total=planned.SMALL["windows"],
-            seed=planned.SMALL["seed"],
-        )
-        recipe = Recipe(
-            optimizer=AdamW(lr=planned.SMALL["lr"]),
-            schedule=Schedule(steps=source.steps),
-            weight_decay=WeightDecay(start=planned.SMALL["weight_decay"]),
-        )
-        model = GPT(config, seed=planned.SMALL["seed"])
-        Trainer(model, source, recipe, seed=planned.SMALL["seed"]).run(source.steps)
-        model.save(folder, made=planned.SMALL)
+        config, tokens = GPTConfig.from_json(small["model"]), torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        size = {"context": config.context, "batch": small["batch"], "total": small["windows"]}
+        source = TrainingWindows(tokens, **size, seed=small["seed"])
+        schedule, decay = Schedule(steps=source.steps), WeightDecay(start=small["weight_decay"])
+        recipe = Recipe(optimizer=AdamW(lr=small["lr"]), schedule=schedule, weight_decay=decay)
+        model = GPT(config, seed=small["seed"])
+        Trainer(model, source, recipe, seed=small["seed"]).run(source.steps)
+        model.save(folder, made=small)
     (folder / "sha256").write_text(read_base(folder).sha256())

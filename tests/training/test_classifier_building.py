@@ -226,7 +226,8 @@ def test_a_step_with_a_batch_norm_is_not_halved_when_memory_runs_out(tmp_path: P
 def test_narrow_classifiers_gain_nothing_from_bf16(
     width: int, bf16: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(probe, "_read_gain", lambda path, key: 2.0)
+    monkeypatch.setattr(probe, "_measure_gain", lambda: 2.0)
+    monkeypatch.setattr(probe, "cache_folder", lambda: tmp_path / "cache")
     options = {"epochs": 0.5, "precision": "auto"}
     assert fit(tmp_path, options, {"width": width}, width=width)[0]["bf16"] == bf16
 

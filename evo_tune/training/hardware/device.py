@@ -121,12 +121,6 @@ def reproducible(threads: int, device: str = "cpu", *, strict: bool = True) -> I
         torch.set_num_threads(before[0])
 
 
-# From glibc's malloc.h, which accepts mapping thresholds up to 32 MiB; mapping larger buffers is cheap enough.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST_THRESHOLD = 32 * 2**20
-_NEVER = 2**31 - 1
-
-
 def keep_freed_memory() -> bool:
     """Set this process's allocator to keep up to 2 GiB of freed memory.
 
@@ -136,8 +130,8 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
-    mallopt(_TRIM_THRESHOLD, _NEVER)
-    mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never
+    mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD: the largest that glibc accepts; mapping larger buffers is cheap enough
     return True
 
 

@@ -9,7 +9,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,12 +78,6 @@ class Precision:
         finally:
             torch.set_float32_matmul_precision(before)
 
-    @contextmanager
-    def evaluating(self, device: torch.device) -> Iterator[None]:
-        """Compute forward passes without gradients as those of a training; used for evaluation."""
-        with self.products(), self.autocast(device):
-            yield
-
     def scaler(self, device: torch.device) -> torch.amp.GradScaler | None:
         """Return the loss scaler; None if the precision needs none."""
         if self.name != "fp16":
@@ -110,13 +104,24 @@ def fastest_precision(device: str | torch.device = "cpu", folder: Path | None = 
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if kind != "cpu" or narrow:
         return "fp32"
-    key = f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    processor = [platform.machine(), platform.processor()]  # on virtual machines its name is not enough
+    with suppress(OSError):
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+        processor += [line for line in first.splitlines() if line.startswith(("model name", "flags", "Features"))]
+    key = f"{'; '.join(processor)}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     name = f"precision-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     path = (folder or cache_folder()) / name
-    gain = _read_gain(path, key)
-    if gain is None:
-        gain = _measure_gain()
-        _write_gain(path, {"key": key, "gain": gain})
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        cached = json.loads(path.read_text(encoding="utf-8"))
+        if cached["key"] == key:
+            return "bf16" if float(cached["gain"]) >= GAIN else "fp32"
+    gain = _measure_gain()
+    with suppress(OSError):  # written atomically: several workers may write at the same time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=path.name, dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({"key": key, "gain": gain}, file)
+        os.replace(partial, path)
     return "bf16" if gain >= GAIN else "fp32"
 
 
@@ -138,34 +143,3 @@ def _measure_gain() -> float:
     except RuntimeError:  # the processor or the torch build lacks these products
         return 0.0
     return seconds[torch.float32] / seconds[torch.bfloat16]
-
-
-def _processor() -> str:
-    """Return a description that identifies this processor; on virtual machines the name is not enough."""
-    lines = [platform.machine(), platform.processor()]
-    try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-        lines += [line for line in first.splitlines() if line.startswith(("model name", "flags", "Features"))]
-    except OSError:
-        pass
-    return "; ".join(lines)
-
-
-def _read_gain(path: Path, key: str) -> float | None:
-    try:
-        cached = json.loads(path.read_text(encoding="utf-8"))
-        return float(cached["gain"]) if cached["key"] == key else None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _write_gain(path: Path, answer: dict[str, object]) -> None:
-    """Write a file atomically: several workers may write at the same time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(answer, file)
-        os.replace(partial, path)
-    except OSError:
-        pass

@@ -6,9 +6,11 @@ Recomputation to save memory does not count. If the peak is unknown there is no 
 
 from __future__ import annotations
 
+import csv
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -38,53 +40,14 @@ class Chip(NamedTuple):
     source: str
 
 
-_TURING = "NVIDIA T4 data sheet"
-_VOLTA = "NVIDIA V100 data sheet"
-_AMPERE = "NVIDIA A100 data sheet"
-_HOPPER = "NVIDIA H100 data sheet"
-_GRACE = "NVIDIA GH200 data sheet"
-_GA102 = "NVIDIA Ampere GA102 white paper"
-_ADA = "NVIDIA Ada white paper"
-_ADA_PRO = "NVIDIA Ada professional white paper"
-_RTX_50 = "NVIDIA RTX Blackwell white paper"
+def _read_chips() -> Iterator[Chip]:
+    with Path(__file__).with_name("chips.csv").open(encoding="utf-8", newline="") as file:
+        for names, *numbers, source in list(csv.reader(file))[1:]:
+            fp32, tf32, bf16, fp16, bandwidth = (float(number) if number else None for number in numbers)
+            yield Chip(tuple(names.split("|")), fp32, tf32, bf16, fp16, bandwidth, source)  # type: ignore[arg-type]
 
-CHIPS: tuple[Chip, ...] = (
-    Chip(("GB200",), 80.0, 1250.0, 2500.0, 2500.0, 8000.0, "NVIDIA GB200 NVL72 data sheet"),
-    Chip(("B200",), 75.0, 1125.0, 2250.0, 2250.0, 8000.0, "NVIDIA HGX B200 data sheet"),
-    Chip(("H200",), 67.0, 494.5, 989.0, 989.0, 4800.0, "NVIDIA H200 data sheet"),
-    Chip(("H200 NVL",), 60.0, 417.5, 835.0, 835.0, 4800.0, "NVIDIA H200 data sheet"),
-    Chip(("GH200 480GB",), 67.0, 494.5, 989.0, 989.0, 4000.0, _GRACE),
-    Chip(("GH200 144G HBM3e",), 67.0, 494.5, 989.0, 989.0, 4900.0, _GRACE),
-    Chip(("H100 80GB HBM3",), 67.0, 494.5, 989.0, 989.0, 3350.0, _HOPPER),
-    Chip(("H100 NVL",), 60.0, 417.5, 835.0, 835.0, 3900.0, _HOPPER),
-    Chip(("H100 PCIe",), 51.0, 378.0, 756.0, 756.0, 2000.0, _HOPPER),
-    Chip(("H20",), 44.0, 74.0, 148.0, 148.0, 4000.0, "NVIDIA H20 data sheet"),
-    Chip(("A100-SXM4-80GB",), 19.5, 156.0, 312.0, 312.0, 2039.0, _AMPERE),
-    Chip(("A100 80GB PCIe",), 19.5, 156.0, 312.0, 312.0, 1935.0, _AMPERE),
-    Chip(("A100-SXM4-40GB", "A100-PCIE-40GB"), 19.5, 156.0, 312.0, 312.0, 1555.0, _AMPERE),
-    Chip(("A40",), 37.4, 74.8, 149.7, 149.7, 696.0, "NVIDIA A40 data sheet"),
-    Chip(("A30",), 10.3, 82.0, 165.0, 165.0, 933.0, "NVIDIA A30 data sheet"),
-    Chip(("A10",), 31.2, 62.5, 125.0, 125.0, 600.0, "NVIDIA A10 data sheet"),
-    Chip(("A10G",), 35.0, 35.0, 70.0, 70.0, 600.0, "NVIDIA A10G data sheet"),
-    Chip(("L40S",), 91.6, 183.0, 362.0, 362.0, 864.0, "NVIDIA L40S data sheet"),
-    Chip(("L40",), 90.5, 90.5, 181.0, 181.0, 864.0, "NVIDIA L40 data sheet"),
-    Chip(("L4",), 30.3, 60.0, 121.0, 121.0, 300.0, "NVIDIA L4 data sheet"),
-    Chip(("Tesla T4",), 8.1, None, None, 65.0, 320.0, _TURING),
-    Chip(("Tesla V100-SXM2-16GB", "Tesla V100-SXM2-32GB"), 15.7, None, None, 125.0, 900.0, _VOLTA),
-    Chip(("Tesla V100-PCIE-16GB", "Tesla V100-PCIE-32GB"), 14.0, None, None, 112.0, 900.0, _VOLTA),
-    Chip(("Tesla V100S-PCIE-32GB",), 16.4, None, None, 130.0, 1134.0, _VOLTA),
-    Chip(("Tesla P100-PCIE-16GB",), 9.3, None, None, 18.7, 732.0, "NVIDIA P100 data sheet"),
-    Chip(("RTX 6000 Ada Generation",), 91.1, 182.1, 364.2, 364.2, 960.0, _ADA_PRO),
-    Chip(("RTX A6000",), 38.7, 77.4, 154.8, 154.8, 768.0, _GA102),
-    Chip(("GeForce RTX 5090",), 104.8, 104.8, 209.5, 209.5, 1792.0, _RTX_50),
-    Chip(("GeForce RTX 5080",), 56.3, 56.3, 112.6, 112.6, 960.0, _RTX_50),
-    Chip(("GeForce RTX 4090",), 82.6, 82.6, 165.2, 165.2, 1008.0, _ADA),
-    Chip(("GeForce RTX 4080",), 48.7, 48.7, 97.5, 97.5, 717.0, _ADA),
-    Chip(("GeForce RTX 3090 Ti",), 40.0, 40.0, 80.0, 80.0, 1008.0, _ADA),
-    Chip(("GeForce RTX 3090",), 35.6, 35.6, 71.0, 71.0, 936.0, _GA102),
-    Chip(("AMD Instinct MI300X",), 163.4, 653.7, 1307.4, 1307.4, 5300.0, "AMD Instinct MI300X data sheet"),
-)
 
+CHIPS: tuple[Chip, ...] = tuple(_read_chips())
 _BY_NAME = {name: row for row in CHIPS for name in row.names}
 
 
@@ -140,8 +103,6 @@ class Throughput:
     A median ignores occasional evaluations and other processes. The first steps are skipped because of one-time work.
 
     Args:
-        synchronise: Function that waits for the device, such as `torch.cuda.synchronize`; None if the device is
-            synchronous, as a CPU.
         skip: Number of first steps that are not measured (int ≥ 0).
         clock: Function that returns seconds.
 
@@ -149,24 +110,15 @@ class Throughput:
         RecipeError: skip is not an integer of at least 0.
     """
 
-    def __init__(
-        self,
-        synchronise: Callable[[], object] | None = None,
-        *,
-        skip: int = 10,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
+    def __init__(self, *, skip: int = 10, clock: Callable[[], float] = time.perf_counter) -> None:
         check_integer("skip", skip, 0)
-        self._synchronise = synchronise
-        self._skip = skip
-        self._clock = clock
-        self._last = 0.0
+        self._skip, self._clock = skip, clock
         self._rates: list[float] = []
         self.start()
 
     def start(self) -> None:
         """Start to measure here, for example after an evaluation, whose time must not count."""
-        self._last = self._now()
+        self._last = self._clock()
 
     def __call__(self, targets: int) -> None:
         """Record the end of a step.
@@ -174,7 +126,7 @@ class Throughput:
         Args:
             targets: Tokens of the step, without padding (`Step.targets`).
         """
-        now, last = self._now(), self._last
+        now, last = self._clock(), self._last
         self._last = now
         if self._skip:
             self._skip -= 1
@@ -185,11 +137,6 @@ class Throughput:
     def tokens_per_second(self) -> float | None:
         """Median over the measured steps; None without measured steps."""
         return statistics.median(self._rates) if self._rates else None
-
-    def _now(self) -> float:
-        if self._synchronise is not None:
-            self._synchronise()
-        return self._clock()
 
 
 def clock_for(device: torch.device) -> Callable[[], float]:

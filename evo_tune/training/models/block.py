@@ -213,13 +213,15 @@ def attend(
     """
     if scale is not None:  # the functions below multiply by 1/√head_dim
         q = q * (scale * math.sqrt(q.shape[-1]))
-    if dropout is not None:
-        return _attend_dropped(q, k, v, mask, dropout, causal)
+    if dropout is not None:  # a sample's dropout does not depend on the other samples
+        if q.device.type == "cuda" and q.shape[2] > LONGEST_DROPPED and dropout.noise:
+            return _attend_one_by_one(q, k, v, mask, dropout, causal)
+        return (_attend_plainly if causal else _attend_all)(q, k, v, mask, dropout)
     head_dim, added = q.shape[-1], 0
     if q.device.type == "cpu":
         precision, keys = _PRECISIONS.get(q.dtype, ""), k.shape[2]
         if uses_plain_products(precision, keys):
-            return _attend_plainly(q, k, v, mask) if causal else _attend_all(q, k, v, mask)
+            return (_attend_plainly if causal else _attend_all)(q, k, v, mask)
         added = padding_channels(precision, head_dim, keys)
     if added:  # zeros, which change no product
         q, k, v = (F.pad(x, (0, added)) for x in (q, k, v))
@@ -250,19 +252,6 @@ def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropou
     if dropout is not None:
         weights = dropout(weights)
     return torch.bmm(weights, v).view(batch, heads, length, head_dim)
-
-
-def _attend_dropped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropout, causal: bool) -> Tensor:
-    """Attend with dropout of the weights; a sample's dropout does not depend on the other samples.
-
-    On a CPU torch's own function computes the same products.
-    """
-    length = q.shape[2]
-    if q.device.type == "cuda" and length > LONGEST_DROPPED and dropout.noise:
-        return _attend_one_by_one(q, k, v, mask, dropout, causal)
-    if causal:
-        return _attend_plainly(q, k, v, mask, dropout)
-    return _attend_all(q, k, v, mask, dropout)
 
 
 def _attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropout | None = None) -> Tensor:

@@ -64,11 +64,6 @@ class Noise:
         """Return whether a pass is running."""
         return self._keys is not None
 
-    @property
-    def samples(self) -> int:
-        """Number of samples in the pass."""
-        return len(self._samples)
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Noise:
         return Noise(self.seed, self.places)  # a copy of a model, such as its average, is not part of the pass
 
@@ -83,35 +78,20 @@ class Noise:
             part: Number of the draw, for a layer that draws several times per pass.
         """
         assert self._keys is not None
+        assert self._generator is not None
         samples = len(self._samples)
         values_per_sample = shape.numel() // samples
         if values_per_sample * samples != shape.numel():  # the layer's input is not divided by samples
             samples, values_per_sample = 1, shape.numel()
-        return mix_into_noise(
-            self._draw_words(place, values_per_sample, part) + self._keys[:samples], values_per_sample
-        ).reshape(shape)
-
-    def _draw_words(self, place: int, values_per_sample: int, part: int) -> Tensor:
-        assert self._keys is not None
-        assert self._generator is not None
         self._generator.manual_seed(self._layer_seeds[place] + part)
         words = torch.empty(-(-values_per_sample // 4), dtype=torch.int64, device=self._keys.device)
-        return words.random_(-(2**63), None, generator=self._generator)  # each word has the noise of four channels
+        words.random_(-(2**63), None, generator=self._generator)  # each word has the noise of four channels
+        lanes = _mix_in_place(words + self._keys[:samples]).view(torch.int16)
+        return lanes[:, :values_per_sample].reshape(shape)
 
     def seeds(self, place: int, part: int = 0) -> list[int]:
         """Return a seed for each sample, for a layer (or a part of one) whose noise torch draws."""
         return [seed_for(self.seed, "samples", self._step, place + 1, sample, part) for sample in self._samples]
-
-
-def mix_into_noise(words: Tensor, size: int) -> Tensor:
-    """Return the noise in words, (…, each), int16; the words are overwritten.
-
-    Args:
-        words: (…, each / 4), rounded up, int64.
-        size: Channels of a sample.
-    """
-    lanes = _mix_in_place(words).view(torch.int16)
-    return lanes if size % 4 == 0 else lanes[..., :size]
 
 
 def _mix_in_place(words: Tensor) -> Tensor:
@@ -164,12 +144,7 @@ class NoiseLayer(nn.Module):
             n = shape.numel()
             words = torch.empty(-(-n // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
             lanes = words.view(torch.int16)[:n].view(shape)
-        return lanes < self.threshold
-
-    @property
-    def threshold(self) -> int:
-        """Noise value below which a value is dropped."""
-        return round(self.share * 65536) - 32768
+        return lanes < round(self.share * 65536) - 32768
 
     def extra_repr(self) -> str:
         return f"{self.share}"

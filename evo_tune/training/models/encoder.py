@@ -111,24 +111,6 @@ class Encoder(nn.Module):
         """
         return inputs
 
-    @torch.inference_mode()
-    def outputs(self, inputs: Tensor, batch: int = 256) -> Tensor:
-        """Return the outputs of `forward`, (samples, outputs), float32 on the CPU; dropout is off.
-
-        Args:
-            inputs: Inputs of `forward`.
-            batch: Samples per pass.
-        """
-        if not len(inputs):
-            return torch.empty(0, self.config.outputs)
-        was_training, device = self.training, self.head.weight.device
-        self.eval()
-        try:
-            pieces = (self.shorten(part).to(device) for part in torch.split(inputs, batch))
-            return torch.cat([self(piece).float().cpu() for piece in pieces])
-        finally:
-            self.train(was_training)
-
     def standardise(self, inputs: Tensor) -> None:
         """Store the scale of the training samples, (n, …); by default do nothing."""
 
@@ -170,6 +152,8 @@ class ViT(Encoder):
 
     def build(self, config: ViTConfig) -> None:
         """Build patch embedding, positions and stem."""
+        self.register_buffer("mean", torch.zeros(config.channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(config.channels, 1, 1))
         self.patches = nn.Linear(config.patch_values, config.width)
         self.positions = nn.Embedding(config.tokens, config.width)
         self.cls = nn.Embedding(1, config.width) if config.pooling == "cls" else None
@@ -177,11 +161,6 @@ class ViT(Encoder):
         if config.stem == "conv":
             first, second = (nn.Conv2d(n, STEM, 3, padding=1, bias=False) for n in (config.channels, STEM))
             self.stem = nn.Sequential(first, nn.BatchNorm2d(STEM), nn.GELU(), second, nn.BatchNorm2d(STEM), nn.GELU())
-
-    def __init__(self, config: ViTConfig, seed: int = 0, *, labels: Sequence[str] | None = None) -> None:
-        super().__init__(config, seed, labels=labels)
-        self.register_buffer("mean", torch.zeros(config.channels, 1, 1))
-        self.register_buffer("deviation", torch.ones(config.channels, 1, 1))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the positions as large as the embedded patches, about 1, and the rest as in `Encoder`.
@@ -230,7 +209,10 @@ class TextClassifier(Encoder):
 
     def shorten(self, inputs: Tensor) -> Tensor:
         """Remove the padding common to all texts, unless attention dropout would then drop other weights."""
-        return inputs if self.training and self.config.attention_dropout else without_padding(inputs)
+        if self.training and self.config.attention_dropout:
+            return inputs
+        longest = int((inputs != PADDING).sum(1).max()) if len(inputs) else 0
+        return inputs[:, : max(1, longest)]
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits, (batch, classes), of texts as `encode_texts` gives them, (batch, length)."""
@@ -240,12 +222,6 @@ class TextClassifier(Encoder):
         weight = present[..., None].to(x.dtype)
         logits: Tensor = self.head((x * weight).sum(1) / weight.sum(1))
         return logits
-
-
-def without_padding(tokens: Tensor) -> Tensor:
-    """Return texts on the CPU, (texts, length), without the trailing padding that all of them have."""
-    longest = int((tokens != PADDING).sum(1).max()) if len(tokens) else 0
-    return tokens[:, : max(1, longest)]
 
 
 class Quantiles(nn.Module):

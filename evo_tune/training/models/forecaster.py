@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,34 +13,15 @@ from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.models.encoder import Encoder
-from evo_tune.training.recipe.data.forecasts import naive_error, unscale_outputs
+from evo_tune.training.recipe.data.forecasts import naive_error
 from evo_tune.training.recipe.data.series import Series, SeriesFormat
 from evo_tune.training.recipe.models.encoder_config import PatchConfig
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 EPS = 1e-5
 """Added to the variance of a window, in squared units of the series' scale."""
-
-
-@dataclass(frozen=True)
-class SeriesInputs:
-    """The past of some series.
-
-    Args:
-        inputs: Standardised values, (series, context).
-        centres: (series,), see `SplitSeries`.
-        scales: (series,), see `SplitSeries`.
-    """
-
-    inputs: Tensor
-    centres: NDArray[np.float64]
-    scales: NDArray[np.float64]
-
-    def unscale_outputs(self, outputs: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
-        """Return outputs of the model as forecasts, (series, horizon, max(1, levels)); see `unscale_outputs`."""
-        return unscale_outputs(outputs, self.centres, self.scales, levels)
 
 
 class Forecaster(Encoder):
@@ -53,7 +33,7 @@ class Forecaster(Encoder):
     Args:
         config: Shape of the model.
         seed: Seed of the initial weights.
-        series: Layout of series in a table; required by `forecast`.
+        series: Layout of series in a table; required by `read`.
         scales: Centre and scale of each series of the training data, by name (see `SplitSeries`).
     """
 
@@ -91,39 +71,33 @@ class Forecaster(Encoder):
         forecast: Tensor = self.head(x.flatten(1)).float() * deviation + mean
         return forecast
 
-    def prepare(self, series: Sequence[Series]) -> SeriesInputs:
+    def prepare(self, series: Sequence[Series]) -> tuple[Tensor, NDArray[np.float64], NDArray[np.float64]]:
         """Return the standardised past of series; a shorter past than the context is extended by its first value.
 
         A series whose name is not of the training data is scaled by its own values.
+
+        Returns:
+            Inputs, (series, context), and centre and scale of each series, (series,), see `SplitSeries`.
         """
-        context = self.config.context
-        centres_and_scales = np.array([self._scale(single) for single in series])
+        assert self.series is not None
+        context, season = self.config.context, self.series.season
+        rows = []
+        for single in series:
+            error = naive_error(single.values, single.observed, season)
+            rows.append(self.scales.get(single.name, (float(single.values.mean()), error if error > 0 else 1.0)))
+        centres_and_scales = np.array(rows)
         places = [np.maximum(0, np.arange(-context, 0) + len(single.values)) for single in series]
         past = np.array([single.values[numbers] for single, numbers in zip(series, places, strict=True)])
         standard = ((past - centres_and_scales[:, :1]) / centres_and_scales[:, 1:]).astype(np.float32)
-        return SeriesInputs(torch.from_numpy(standard), centres_and_scales[:, 0], centres_and_scales[:, 1])
+        return torch.from_numpy(standard), centres_and_scales[:, 0], centres_and_scales[:, 1]
 
-    def forecast(self, table: Mapping[str, Any]) -> pd.DataFrame:
-        """Forecast what follows the last value of each series of a table, such as a DataFrame.
-
-        Returns:
-            The time, the series' name, and a column for each quantile, such as 0.1, or mean; a row per step.
+    def read(self, table: Mapping[str, Any]) -> list[Series]:
+        """Return the series of a table, such as a DataFrame, that have values.
 
         Raises:
             OptionError: A column is missing or has unusable values, or the frequency is another one.
             RecipeError: The model was built without a format of series.
         """
-        import pandas as pd
-
-        series = self.read(table)
-        made = self.prepare(series)
-        found = made.unscale_outputs(self.outputs(made.inputs).double().numpy(), len(self.config.levels))
-        quantiles = dict(zip(self.columns, found.reshape(-1, len(self.columns)).T, strict=True))
-        forecast: pd.DataFrame = pd.DataFrame({**self.keys(series), **quantiles})
-        return forecast
-
-    def read(self, table: Mapping[str, Any]) -> list[Series]:
-        """Return the series of a table that have values; see `forecast` for the errors."""
         if self.series is None:
             raise RecipeError("series", None, "a model that was built with series=SeriesFormat(…)")
         series = [single for single in self.series.read(table) if len(single.values)]
@@ -143,12 +117,6 @@ class Forecaster(Encoder):
     def columns(self) -> list[str]:
         """Names of the columns of a forecast."""
         return [str(level) for level in self.config.levels] or ["mean"]
-
-    def _scale(self, series: Series) -> tuple[float, float]:
-        """Return the centre and scale of a series."""
-        assert self.series is not None
-        error = naive_error(series.values, series.observed, self.series.season)
-        return self.scales.get(series.name, (float(series.values.mean()), error if error > 0 else 1.0))
 
     def to_json(self) -> dict[str, Any]:
         series = None if self.series is None else self.series.to_json()

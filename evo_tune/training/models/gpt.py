@@ -67,19 +67,18 @@ def stream_tokens(
     for _ in range(length):
         with torch.inference_mode():
             visible = torch.tensor([tokens if context is None else tokens[-context:]], device=device)
-            tokens.append(_sample(model(visible)[0, -1].float().cpu(), temperature, top_k, generator))
+            logits = model(visible)[0, -1].float().cpu()
+            if temperature == 0.0:
+                tokens.append(int(logits.argmax()))
+            else:
+                if top_k is not None:
+                    logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
+                shares = (logits / temperature).softmax(0)
+                if not shares.isfinite().all():
+                    expected = "a larger one, or a model whose logits are finite numbers"
+                    raise RecipeError("temperature", temperature, expected)
+                tokens.append(int(torch.multinomial(shares, 1, generator=generator)))
         yield tokens[-1]
-
-
-def _sample(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
-    if temperature == 0.0:
-        return int(logits.argmax())
-    if top_k is not None:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
-    shares = (logits / temperature).softmax(0)
-    if not shares.isfinite().all():
-        raise RecipeError("temperature", temperature, "a larger one, or a model whose logits are finite numbers")
-    return int(torch.multinomial(shares, 1, generator=generator))
 
 
 TOKENIZER = "tokenizer.json"
@@ -121,23 +120,15 @@ class GPT(nn.Module):
             self.norm = norm_of(config)
             self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self._initialise(torch.Generator().manual_seed(seed))
-        self._register_tables()
-
-    def _register_tables(self) -> None:
-        """Compute the tables that depend on the shape alone; they are not saved with the weights."""
-        config, stretch = self.config, self.config.stretch
-        fixed = rotation = mask = None
+        # Tables that depend on the shape alone are not saved with the weights.
+        fixed, rotation, mask, stretch = None, None, None, config.stretch
         if config.position == "sinusoidal":
             # The size of the initial embeddings: 0.02 in root mean square.
             fixed = (0.02 * math.sqrt(2.0) * sinusoids(config.context, config.width, stretch)).float()
         if config.position == "rope":
-            trained = config.extended_from or config.context
+            head_dim, trained = config.width // config.heads, config.extended_from or config.context
             frequencies = rotary_frequencies(
-                config.width // config.heads,
-                config.rope_base,
-                context=trained,
-                stretch=stretch,
-                method=config.extension,
+                head_dim, config.rope_base, context=trained, stretch=stretch, method=config.extension
             )
             gain = 0.1 * math.log(stretch) + 1.0 if config.extension == "yarn" else 1.0
             rotation = rotary_table(config.context, frequencies, gain).float()
@@ -149,6 +140,7 @@ class GPT(nn.Module):
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
         """Draw the weights according to `GPTConfig.init`; norms and residual scaling begin as identities."""
+        config, scaling = self.config, self.config.scaling
         for name, parameter in self.named_parameters():
             if "norm" in name:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
@@ -157,17 +149,15 @@ class GPT(nn.Module):
             elif name.endswith(".scales"):
                 parameter.copy_(torch.tensor([1.0, 0.0]))
             else:
-                parameter.normal_(0.0, self._std(name, parameter), generator=generator)
-
-    def _std(self, name: str, weight: Tensor) -> float:
-        hidden, residual = name.startswith("blocks."), name.endswith(".out.weight")
-        if self.config.init == "fan_in" and hidden:
-            return 0.0 if residual else 1.0 / math.sqrt(weight.shape[1])
-        scaling = self.config.scaling
-        narrower = math.sqrt(scaling.wider(self.config.width)) if scaling is not None and hidden else 1.0
-        # Branches multiplied by 1 / m_L already account for depth.
-        depth = self.config.depth * self.config.branch
-        return 0.02 / math.sqrt(2 * depth) / narrower if residual else 0.02 / narrower
+                hidden, residual = name.startswith("blocks."), name.endswith(".out.weight")
+                if config.init == "fan_in" and hidden:
+                    std = 0.0 if residual else 1.0 / math.sqrt(parameter.shape[1])
+                else:
+                    narrower = math.sqrt(scaling.wider(config.width)) if scaling is not None and hidden else 1.0
+                    # Branches multiplied by 1 / m_L already account for depth.
+                    depth = config.depth * config.branch
+                    std = 0.02 / math.sqrt(2 * depth) / narrower if residual else 0.02 / narrower
+                parameter.normal_(0.0, std, generator=generator)
 
     @property
     def in_pieces(self) -> bool:
@@ -197,21 +187,16 @@ class GPT(nn.Module):
         x = self.dropout(x if table is None else x + table[:length])
         rotation = None if self.rotation is None else self.rotation[:, :length]
         first = x if self.config.residual_scaling else None
-        masks = {window: self._mask(tokens, window) for window in set(self.config.windows)}
+        masks = {window: self.mask if window < length else None for window in self.config.windows}  # see `Attention`
+        if self.config.boundary is not None:
+            masks = {window: document_mask(tokens, self.config.boundary, window) for window in masks}
         for number, (block, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
-            mask = masks[window]
-            x = run_block(block, number, self.recompute, x, rotation, mask, tokens, first)
+            x = run_block(block, number, self.recompute, x, rotation, masks[window], tokens, first)
         x = self.norm(x)
         if read is not None:
             return read(x, self.embedding.weight if self.head is None else self.head.weight, self.config.softcap)
         logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
         return cap_logits(logits, self.config.softcap)
-
-    def _mask(self, tokens: Tensor, window: int) -> Tensor | None:
-        """Return the mask of blocks of a window (see `Attention`)."""
-        if self.config.boundary is not None:
-            return document_mask(tokens, self.config.boundary, window)
-        return self.mask if window < tokens.shape[1] else None
 
     def generate(
         self,

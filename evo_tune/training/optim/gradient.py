@@ -61,50 +61,40 @@ def accumulate(
         targets = targets if ranks is None else int(ranks.sum(torch.tensor(targets)))
     if targets == 0:
         raise RecipeError("targets", 0, "at least one in a step that is not padding")
+    # The ranks' gradients are averaged, but their sum is needed.
+    times = 1.0 if ranks is None else float(ranks.size)
+
+    def compute_shares(inputs: Tensor, aims: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a micro-batch's share of the mean loss, without graph, and the scalar to minimise for it.
+
+        Only the graph keeps the outputs, and the logits of a large vocabulary are never in memory as a whole.
+        """
+        if getattr(getattr(model, "module", model), "in_pieces", False):
+            factor = torch.full((), times / targets, device=inputs.device)  # a kernel: copying a number would wait
+            pieces = loss.of_pieces(aims, factor if scale is None else scale(factor))
+            if pieces is not None:
+                with autocast():
+                    minimised, share = model(inputs, pieces)
+                return share / targets, minimised
+        with autocast():
+            outputs = model(inputs)
+        if outputs.dtype in (torch.bfloat16, torch.float16):
+            outputs = outputs.float()
+        share, minimised = loss.shares(outputs, aims, targets)
+        if ranks is not None:
+            minimised = minimised * times
+        return share.detach(), minimised if scale is None else scale(minimised)
+
     total = torch.zeros((), device=device)
     for number, (inputs, aims) in enumerate(window):
         # Gradients are reduced once per window. The forward pass must be under no_sync too: it prepares the reduction.
         silent = ranks is not None and number < len(window) - 1
         before(number)
         with model.no_sync() if silent else nullcontext():  # type: ignore[operator]
-            micro = inputs.to(device, non_blocking=True), aims.to(device, non_blocking=True)
-            share, minimised = _shares(model, micro, targets, loss, autocast, scale, ranks)
+            share, minimised = compute_shares(inputs.to(device, non_blocking=True), aims.to(device, non_blocking=True))
             total = total + share
             minimised.backward()  # type: ignore[no-untyped-call]
     return total, targets
-
-
-def _shares(
-    model: nn.Module,
-    micro: MicroBatch,
-    n: int,
-    loss: Loss,
-    autocast: Callable[[], AbstractContextManager[object]],
-    scale: Callable[[Tensor], Tensor] | None,
-    ranks: Ranks | None,
-) -> tuple[Tensor, Tensor]:
-    """Return a micro-batch's share of the mean loss, without graph, and the scalar to minimise for it.
-
-    Only the graph keeps the outputs, and the logits of a large vocabulary are never in memory as a whole.
-    """
-    inputs, targets = micro
-    # The ranks' gradients are averaged, but their sum is needed.
-    times = 1.0 if ranks is None else float(ranks.size)
-    if getattr(getattr(model, "module", model), "in_pieces", False):
-        factor = torch.full((), times / n, device=inputs.device)  # a kernel: copying a number would wait
-        pieces = loss.of_pieces(targets, factor if scale is None else scale(factor))
-        if pieces is not None:
-            with autocast():
-                minimised, share = model(inputs, pieces)
-            return share / n, minimised
-    with autocast():
-        outputs = model(inputs)
-    if outputs.dtype in (torch.bfloat16, torch.float16):
-        outputs = outputs.float()
-    share, minimised = loss.shares(outputs, targets, n)
-    if ranks is not None:
-        minimised = minimised * times
-    return share.detach(), minimised if scale is None else scale(minimised)
 
 
 def split(window: Sequence[MicroBatch], parts: int) -> list[MicroBatch]:

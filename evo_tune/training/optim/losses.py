@@ -31,9 +31,9 @@ PiecewiseLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 class Loss(ABC):
     """A loss as a sum over the targets that count, and their number."""
 
-    @abstractmethod
     def count(self, targets: Tensor) -> int:
-        """Return how many of the targets count."""
+        """Return how many of the targets count: by default every number."""
+        return targets.numel()
 
     @abstractmethod
     def sum_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -62,7 +62,6 @@ class Loss(ABC):
             targets: See `summed`.
             factor: Factor of the minimised loss, a scalar.
         """
-        del targets, factor
         return None
 
 
@@ -99,9 +98,6 @@ class CrossEntropy(Loss):
 class SquaredError(Loss):
     """Squared error of real numbers; every number of the targets counts."""
 
-    def count(self, targets: Tensor) -> int:
-        return targets.numel()
-
     def sum_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if outputs.shape != targets.shape:
             raise RecipeError("outputs", tuple(outputs.shape), f"the shape of the targets, {tuple(targets.shape)}")
@@ -120,9 +116,6 @@ class QuantileLoss(Loss):
     """
 
     levels: tuple[float, ...]
-
-    def count(self, targets: Tensor) -> int:
-        return targets.numel()
 
     def sum_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         errors = targets[..., None].to(outputs.dtype) - outputs.view(*targets.shape, len(self.levels))

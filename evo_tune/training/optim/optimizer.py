@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
@@ -42,22 +43,6 @@ def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
     return decayed, [p for p in trainable if p not in matmul or p in embedding]
 
 
-def parameter_factors(model: nn.Module, optimizer: str) -> dict[nn.Parameter, Factors]:
-    """Return the learning-rate factors of each parameter by the model's `config.scaling`; empty without one.
-
-    A model with frozen parameters is fine-tuned, not trained from scratch, so it has no factors.
-
-    Args:
-        model: Any module.
-        optimizer: See `Parametrisation.factors`.
-    """
-    config = getattr(model, "config", None)
-    scaling = getattr(config, "scaling", None)
-    if config is None or scaling is None or not all(p.requires_grad for p in model.parameters()):
-        return {}
-    return {weight: scaling.factors(optimizer, kind, config) for weight, kind in parameter_kinds(model).items()}
-
-
 def parameter_kinds(model: nn.Module) -> dict[nn.Parameter, str]:
     """Return the kind of each parameter, one of `recipe.models.rules.KINDS`; blocks are in a module called `blocks`."""
     matrices, heads = set(decay_groups(model)[0]), _of_heads(model)
@@ -83,74 +68,50 @@ def _of_heads(model: nn.Module) -> set[nn.Parameter]:
     return {p for name, module in model.named_modules() if name.split(".")[-1] == "head" for p in module.parameters()}
 
 
-class Scale(NamedTuple):
-    """Factors on the rates of a parameter.
-
-    Args:
-        factors: Factors of the parametrisation by size.
-        rate: Factor of `Rates` on the learning rate. The weight decay per step changes with it, as with any rate.
-    """
-
-    factors: Factors
-    rate: float
-
-
-def parameter_scales(model: nn.Module, optimizer: str, rates: GroupFactors) -> dict[nn.Parameter, Scale]:
-    """Return the factors of each parameter.
-
-    Args:
-        model: Any module.
-        optimizer: See `Parametrisation.factors`.
-        rates: Factors of groups of parameters.
-    """
-    factors = parameter_factors(model, optimizer)
-    return {
-        weight: Scale(factors.get(weight, Factors()), rates.factor(kind, weight.ndim))
-        for weight, kind in parameter_kinds(model).items()
-    }
-
-
-def split_by_scale(
-    parameters: Sequence[nn.Parameter], scales: Mapping[nn.Parameter, Scale], *, decay: bool, lr: float, eps: float
-) -> list[dict[str, Any]]:
-    """Return groups of parameters with equal factors, ordered by the first parameter of each; empty without parameters.
-
-    Args:
-        parameters: Parameters that all have weight decay, or all have none.
-        scales: Factors of each parameter.
-        decay: Whether the parameters have weight decay.
-        lr: Peak learning rate.
-        eps: Adam's ε; 0: the optimizer has none.
-    """
-    same: dict[Scale, list[nn.Parameter]] = {}
-    for parameter in parameters:
-        same.setdefault(scales[parameter], []).append(parameter)
-    return [
-        {
-            "params": alike,
-            "decay": decay and factors.decay,
-            "initial_lr": lr * factors.lr * rate,
-            "weight_decay": 0.0,
-            **({"eps": eps * factors.eps} if eps else {}),
-        }
-        for (factors, rate), alike in same.items()
-    ]
-
-
 def parameter_groups(
-    model: nn.Module, lr: float, optimizer: str, eps: float = 0.0, rates: GroupFactors | None = None
+    model: nn.Module, parameters: Collection[nn.Parameter], optimizer: str, lr: float, rates: GroupFactors, eps: float
 ) -> list[dict[str, Any]]:
     """Return the groups of `decay_groups`, split by factors, in the format of an optimizer.
 
-    Each group has `initial_lr`, the peak that schedules multiply, and `decay`, the trainer's factor of weight decay.
+    Each group has `initial_lr`, the peak that schedules multiply, and `decay`, the trainer's factor of weight decay. A
+    model with frozen parameters is fine-tuned, not trained from scratch: its `config.scaling` has no effect.
+
+    Args:
+        model: Any module.
+        parameters: Trainable parameters to put into groups.
+        optimizer: See `Parametrisation.factors`.
+        lr: Peak learning rate.
+        rates: Factors on the learning rate. The weight decay per step changes with them, as with any rate.
+        eps: Adam's ε; 0: the optimizer has none.
     """
-    scales = parameter_scales(model, optimizer, rates or GroupFactors())
-    parts = zip(decay_groups(model), (True, False), strict=True)
-    return [
-        group
-        for parameters, decay in parts
-        for group in split_by_scale(parameters, scales, decay=decay, lr=lr, eps=eps)
-    ]
+    config = getattr(model, "config", None)
+    from_scratch = all(p.requires_grad for p in model.parameters())
+    scaling = getattr(config, "scaling", None) if from_scratch else None
+    kinds, groups = parameter_kinds(model), []
+    for part, decay in zip(decay_groups(model), (True, False), strict=True):
+        same: dict[tuple[Factors, float], list[nn.Parameter]] = {}
+        for parameter in part:
+            if parameter in parameters:
+                kind = kinds[parameter]
+                factors = Factors() if scaling is None else scaling.factors(optimizer, kind, config)
+                same.setdefault((factors, rates.factor(kind, parameter.ndim)), []).append(parameter)
+        for (factors, rate), alike in same.items():
+            group = {
+                "params": alike,
+                "decay": decay and factors.decay,
+                "initial_lr": lr * factors.lr * rate,
+                "weight_decay": 0.0,
+            }
+            groups.append({**group, "eps": eps * factors.eps} if eps else group)
+    return groups
+
+
+def _adamw(options: AdamW | Muon, model: nn.Module, optimizer: str, parameters: Collection[nn.Parameter]) -> Optimizer:
+    """Return torch's AdamW over some of a model's parameters."""
+    groups = parameter_groups(model, parameters, optimizer, options.lr, options.rates, options.eps)
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    betas = (options.beta1, options.beta2)
+    return torch.optim.AdamW(groups, lr=options.lr, betas=betas, eps=options.eps, fused=fused)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +141,7 @@ class AdamW:
     def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
         """Return the optimizer over a model's trainable parameters, in `parameter_groups`; always in float32."""
         del precision
-        groups = parameter_groups(model, self.lr, "adamw", self.eps, self.rates)
-        fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-        betas = (self.beta1, self.beta2)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=betas, eps=self.eps, fused=fused)
+        return _adamw(self, model, "adamw", {p for p in model.parameters() if p.requires_grad})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +174,9 @@ class SGD:
     def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
         """Return the optimizer over a model's trainable parameters, in `parameter_groups`; always in float32."""
         del precision
-        groups = parameter_groups(model, self.lr, "sgd", rates=self.rates)
-        fused = all(p.device.type == "cuda" for group in groups for p in group["params"])
+        parameters = {p for p in model.parameters() if p.requires_grad}
+        groups = parameter_groups(model, parameters, "sgd", self.lr, self.rates, eps=0.0)
+        fused = all(p.device.type == "cuda" for p in parameters)
         options = {"momentum": self.momentum, "nesterov": self.nesterov, "fused": fused or None}
         optimizer = torch.optim.SGD(groups, lr=self.lr, **options)  # type: ignore[arg-type]
         if fused and self.momentum:
@@ -302,44 +261,34 @@ class HiddenMatrices(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         if closure is not None:
             raise NotImplementedError("Muon.step: expected no closure, call it without arguments")
+        refused: Tensor | None = getattr(self, "found_inf", None)
+        taken = None if refused is None else 1.0 - refused  # 0 or 1; None: the device does not decide
         for group in self.param_groups:
             same: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+            momentum, shrink = group["momentum"], group["lr"] * group["weight_decay"]
             for weight in group["params"]:
-                if weight.grad is None:
+                if (gradient := weight.grad) is None:
                     continue
-                update = self._average(weight, weight.grad, group["momentum"], group["nesterov"])
-                shrink = group["lr"] * group["weight_decay"]
-                weight.mul_(1.0 - (shrink if self._kept is None else self._kept * shrink))
-                sizes = self.maps.get(weight, (len(weight),))
-                for part, change in zip(
-                    torch.split(weight, list(sizes)), torch.split(update, list(sizes)), strict=True
-                ):
+                state, share = self.state[weight], 1.0 - momentum
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(gradient)
+                if taken is not None:  # a refused gradient may contain NaN or infinity
+                    gradient = gradient.masked_fill(taken == 0.0, 0.0)
+                    share = (taken * share).to(gradient.dtype)
+                update = state["momentum_buffer"].lerp_(gradient, share)
+                if group["nesterov"]:
+                    update = gradient.lerp(update, momentum)
+                weight.mul_(1.0 - (shrink if taken is None else taken * shrink))
+                sizes = list(self.maps.get(weight, (len(weight),)))
+                for part, change in zip(weight.split(sizes), update.split(sizes), strict=True):
                     lying = len(part) <= part.shape[1]
                     part, change = (part, change) if lying else (part.mT, change.mT)
                     same.setdefault((part.shape[0], part.shape[1]), []).append((part, change))
             for (_, longer), pairs in same.items():
                 changes = orthogonalise(torch.stack([change for _, change in pairs]), self.precision)
-                changes = changes if self._kept is None else changes.masked_fill_(self._kept == 0.0, 0.0)
+                changes = changes if taken is None else changes.masked_fill_(taken == 0.0, 0.0)
                 for (part, _), change in zip(pairs, changes, strict=True):
                     part.add_(change, alpha=-group["lr"] * 0.2 * math.sqrt(longer))
-
-    @property
-    def _kept(self) -> Tensor | None:
-        """1 if the step is taken, 0 if it is refused; None if the device does not decide that."""
-        refused: Tensor | None = getattr(self, "found_inf", None)
-        return None if refused is None else 1.0 - refused
-
-    def _average(self, weight: Tensor, gradient: Tensor, momentum: float, nesterov: bool) -> Tensor:
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        taken, share = self._kept, 1.0 - momentum
-        if taken is not None:  # a refused gradient may contain NaN or infinity
-            gradient = gradient.masked_fill(taken == 0.0, 0.0)
-        average: Tensor = state["momentum_buffer"].lerp_(
-            gradient, share if taken is None else (taken * share).to(gradient.dtype)
-        )
-        return gradient.lerp(average, momentum) if nesterov else average
 
 
 class OptimizerPair(torch.optim.Optimizer):
@@ -417,24 +366,13 @@ class Muon:
             model: Any module.
             precision: Precision of the training (see `orthogonalise`).
         """
-        decayed, undecayed = decay_groups(model)
-        hidden = hidden_matrices(model)
-        other_matrices = [p for p in decayed if p not in set(hidden)]
-        scales = parameter_scales(model, "muon", self.rates)
-        optimizers: list[torch.optim.Optimizer] = []
+        hidden = set(hidden_matrices(model))
+        others = {p for p in model.parameters() if p.requires_grad} - hidden
+        optimizers: list[Optimizer] = []
         if hidden:
-            of_muon: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov}
-            groups = split_by_scale(hidden, scales, decay=True, lr=self.lr, eps=0.0)
-            optimizers.append(
-                HiddenMatrices(groups, lr=self.lr, maps=fused_map_sizes(model), precision=precision, **of_muon)
-            )
-        if other_matrices or undecayed:
-            plain = [
-                group
-                for parameters, decay in ((other_matrices, True), (undecayed, False))
-                for group in split_by_scale(parameters, scales, decay=decay, lr=self.lr, eps=self.eps)
-            ]
-            fused = all(p.device.type in ("cpu", "cuda") for p in (*other_matrices, *undecayed))
-            betas = (self.beta1, self.beta2)
-            optimizers.append(torch.optim.AdamW(plain, lr=self.lr, betas=betas, eps=self.eps, fused=fused))
+            of_muon: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov, "precision": precision}
+            groups = parameter_groups(model, hidden, "muon", self.lr, self.rates, eps=0.0)
+            optimizers.append(HiddenMatrices(groups, lr=self.lr, maps=fused_map_sizes(model), **of_muon))
+        if others:
+            optimizers.append(_adamw(self, model, "muon", others))
         return OptimizerPair(optimizers)

@@ -9,10 +9,6 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_name
-from evo_tune.training.recipe.optim.optimisation import StoppingOptions
-
 
 def _frozen(model: nn.Module) -> set[str]:
     named = model.named_parameters(remove_duplicate=False)  # a tied weight is listed under each of its names
@@ -54,8 +50,7 @@ class Diverged(Exception):
 
     def __init__(self, reason: str, step: int) -> None:
         super().__init__(f"{reason} at step {step}")
-        self.reason = reason
-        self.step = step
+        self.reason, self.step = reason, step
 
     def __reduce__(self) -> tuple[type[Diverged], tuple[str, int]]:
         return type(self), (self.reason, self.step)
@@ -104,9 +99,7 @@ class DivergenceWatch:
     PATIENCE = 50
 
     def __init__(self, warmup: int = 0, ceiling: float | None = None, device: torch.device | str | None = None) -> None:
-        self.warmup = warmup
-        self.ceiling = ceiling
-        self.device = device
+        self.warmup, self.ceiling, self.device = warmup, ceiling, device
         self.average: Number
         self.best: Number
         self.high_steps: Number
@@ -128,7 +121,7 @@ class DivergenceWatch:
         before = self.average, self.best, self.high_steps
         first = self.average != self.average
         average = _where(first, loss, self.average * self.DECAY + loss * (1.0 - self.DECAY))
-        best = _least(self.best, average)
+        best = _where(average < self.best, average, self.best)
         high = (average > best * self.RISE) & (average > best + self.LEAST_RISE)
         high_steps = (self.high_steps + 1) * high
         lost = self._lost | _wild(loss) | _wild(norm) | (high_steps >= self.PATIENCE)
@@ -185,10 +178,6 @@ def _where(condition: Number, then: Number, otherwise: Number) -> Number:
     return then if condition else otherwise
 
 
-def _least(first: Number, second: Number) -> Number:
-    return torch.minimum(first, second) if isinstance(first, Tensor) else min(first, second)
-
-
 def _wild(value: Number) -> Number:
     """Return whether a number is not finite."""
     return ~torch.isfinite(value) if isinstance(value, Tensor) else not math.isfinite(value)
@@ -199,70 +188,39 @@ class EarlyStopping:
 
     Args:
         patience: Evaluations without improvement before stopping (int ≥ 1).
-        min_delta: Smallest improvement that counts, in units of the metric, 0 or more; a tie does not count.
-        mode: 'min' or 'max'.
-        smoothing: Decay β of the moving average of the metric that is compared instead of the metric, in [0, 1). The
+        min_delta: Smallest fall of the loss that counts, 0 or more; a tie does not count.
+        smoothing: Decay β of the moving average of the loss that is compared instead of the loss, in [0, 1). The
             average of n values is (1 - β) · Σ β^(n-i) · x_i / (1 - β^n), corrected for its start as Adam's moments
             (Kingma & Ba, arXiv:1412.6980). Non-finite values are left out.
-        cycle: Evaluations in one cycle of a schedule with restarts; patience must be larger.
-
-    Raises:
-        RecipeError: An unknown mode, or patience does not exceed a cycle.
     """
 
-    def __init__(
-        self,
-        *,
-        patience: int = 5,
-        min_delta: float = 0.0,
-        mode: str = "min",
-        smoothing: float = 0.0,
-        cycle: int | None = None,
-    ) -> None:
-        check_name("mode", mode, ("min", "max"))
-        if cycle is not None and patience <= cycle:
-            raise RecipeError("patience", patience, f"more than the {cycle} evaluations of one cycle")
-        self.patience = patience
-        self.min_delta = min_delta
-        self.sign = 1.0 if mode == "min" else -1.0
-        self.smoothing = smoothing
+    def __init__(self, *, patience: int = 5, min_delta: float = 0.0, smoothing: float = 0.0) -> None:
+        self.patience, self.min_delta, self.smoothing = patience, min_delta, smoothing
         self.average, self.weight = 0.0, 0.0  # without correction, and the sum of its weights
         self.best = math.inf
         self.waited = 0
         self.weights: dict[str, Any] = {}
 
-    @classmethod
-    def of(cls, options: StoppingOptions) -> EarlyStopping | None:
-        """Return a new early stopping for the options; None if they have no patience."""
-        if options.patience is None:
-            return None
-        return cls(patience=options.patience, min_delta=options.min_delta, smoothing=options.smoothing)
-
-    def update(self, value: float, model: nn.Module) -> bool:
-        """Record one evaluation, and keep the model's weights if the (smoothed) metric is the best so far.
+    def update(self, loss: float, model: nn.Module) -> bool:
+        """Record one evaluation, and keep the model's weights if the (smoothed) loss is the best so far.
 
         Args:
-            value: Value of the metric; NaN is no improvement.
+            loss: Loss on the held-out data; NaN is no improvement.
             model: Evaluated model.
 
         Returns:
             Whether to stop now.
         """
-        loss = self._smooth(self.sign * value)
+        if self.smoothing and math.isfinite(loss):
+            self.average += (1.0 - self.smoothing) * (loss - self.average)
+            self.weight += (1.0 - self.smoothing) * (1.0 - self.weight)
+            loss = self.average / self.weight
         if loss < self.best - self.min_delta:
             self.best, self.waited = loss, 0
             self.weights = {name: tensor.detach().clone() for name, tensor in unfrozen_state(model).items()}
         else:
             self.waited += 1
         return self.waited >= self.patience
-
-    def _smooth(self, loss: float) -> float:
-        """Add a loss to the moving average, and return the average; a non-finite loss is returned as it is."""
-        if not self.smoothing or not math.isfinite(loss):
-            return loss
-        self.average += (1.0 - self.smoothing) * (loss - self.average)
-        self.weight += (1.0 - self.smoothing) * (1.0 - self.weight)
-        return self.average / self.weight
 
     def restore_best(self, model: nn.Module) -> None:
         """Restore the best weights; without a recorded improvement, leave the model unchanged."""

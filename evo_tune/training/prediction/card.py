@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from evo_tune import __version__
 from evo_tune.text import one_line, printable
 from evo_tune.training.models.model_files import CONFIG, read_json
@@ -80,31 +82,26 @@ def write_card(folder: Path, origin: Origin, metrics: Mapping[str, float], genom
     """
     if (folder / CARD_FILE).exists():
         return
-    config, about = _read_config_and_facts(folder)
-    about = about if about.genome else TrainingFacts(genome=dict(genome), metrics=dict(metrics))
-    (folder / CARD_FILE).write_text(card_text(origin, about, config), encoding="utf-8")
-
-
-def _read_config_and_facts(folder: Path) -> tuple[dict[str, Any], TrainingFacts]:
-    """Return the config and the notes of a model; empty ones for a model of another kind."""
     names = {path.name for path in folder.iterdir()}
     config_file = next((file for file in (ADAPTER, CONFIG) if file in names), None)
     config = {} if config_file is None else read_json(folder, config_file)
     notes = read_json(folder, NOTES) if NOTES in names else config
-    written_by_evo_tune = NOTES in names or "class" in config
-    return (config if written_by_evo_tune else {}), (
-        read_training_facts(folder, notes) if written_by_evo_tune else TrainingFacts()
-    )
+    if NOTES not in names and "class" not in config:  # a model of another kind
+        config, notes = {}, {}
+    about = read_training_facts(folder, notes)
+    about = about if about.genome else TrainingFacts(genome=dict(genome), metrics=dict(metrics))
+    (folder / CARD_FILE).write_text(card_text(origin, about, config), encoding="utf-8")
 
 
 def task_of(config: Mapping[str, Any]) -> str:
     """Return the task of a model, as Hugging Face names it; '' if it is none of evo-tune's kinds."""
-    kind = "regression" if config.get("scale") else "classification"
-    names = {"FTTransformer": f"tabular-{kind}", "TextClassifier": "text-classification", "ViT": "image-classification"}
-    names["Forecaster"] = "time-series-forecasting"
-    if not config:
-        return ""
-    return names.get(str(config.get("class")), "text-generation")
+    names = {
+        "Forecaster": "time-series-forecasting",
+        "FTTransformer": "tabular-regression" if config.get("scale") else "tabular-classification",
+        "TextClassifier": "text-classification",
+        "ViT": "image-classification",
+    }
+    return names.get(str(config.get("class")), "text-generation") if config else ""
 
 
 def card_text(origin: Origin, about: TrainingFacts, config: Mapping[str, Any]) -> str:
@@ -117,9 +114,14 @@ def card_text(origin: Origin, about: TrainingFacts, config: Mapping[str, Any]) -
     """
     task = task_of(config)
     results = [*origin.results, *_test_results(about)]
+    description = f"A model for {task.replace('-', ' ')}" if task else "A model"
+    evaluator = _escape_code_span(origin.evaluator)
+    introduction = f"{description}, found by evo-tune {__version__} with the evaluator `{evaluator}`."
+    if origin.summary:
+        introduction += f" Summary of the evaluator: {escape_markdown(origin.summary)}"
     parts = [
         _front_matter(origin, about, task, results),
-        f"# {escape_markdown(origin.run)}, trial {origin.trial}\n\n{_introduction(origin, task)}",
+        f"# {escape_markdown(origin.run)}, trial {origin.trial}\n\n{introduction}",
         _use_section(task, config),
         _results_section(results, origin.verdict),
         _data_section(about, config),
@@ -178,12 +180,6 @@ def _front_matter(origin: Origin, about: TrainingFacts, task: str, results: Sequ
     return "\n".join([*lines, "---"])
 
 
-def _introduction(origin: Origin, task: str) -> str:
-    description = f"A model for {task.replace('-', ' ')}" if task else "A model"
-    text = f"{description}, found by evo-tune {__version__} with the evaluator `{_escape_code_span(origin.evaluator)}`."
-    return f"{text} Summary of the evaluator: {escape_markdown(origin.summary)}" if origin.summary else text
-
-
 def _escape_code_span(text: str) -> str:
     """Return text for a span of code."""
     return one_line(text, 300).replace("`", "'")
@@ -222,15 +218,10 @@ def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _results_section(results: Sequence[Result], verdict: str) -> str:
     if not results:
         return ""
-    rows = [
-        (
-            escape_markdown(result.name),
-            f"{result.value:.6g}",
-            "" if result.error is None else f"± {result.error:.2g}",
-            escape_markdown(result.measured_on),
-        )
-        for result in results
-    ]
+    rows = []
+    for result in results:
+        error = "" if result.error is None else f"± {result.error:.2g}"
+        rows.append((escape_markdown(result.name), f"{result.value:.6g}", error, escape_markdown(result.measured_on)))
     verdict_text = f"\n\n{escape_markdown(verdict)}" if verdict else ""
     table = _markdown_table(("metric", "value", "standard error", "of"), rows)
     return f"## Results on the test set\n\n{table}{verdict_text}"
@@ -275,7 +266,7 @@ def _training_section(origin: Origin, about: TrainingFacts) -> str:
         ("trial", str(origin.trial)),
         ("evo-tune", escape_markdown(__version__)),
         ("seed", "" if about.seed is None else str(about.seed)),
-        ("device, threads, precision", ", ".join(escape_markdown(value) for value in field_values(about.evaluated))),
+        ("device, threads, precision", ", ".join(map(escape_markdown, msgspec.structs.astuple(about.evaluated)))),
     ]
     facts_table = _markdown_table(("", ""), [fact for fact in facts if fact[1]])
     command_block = f"\n\n```sh\n{_escape_code_span(origin.command)}\n```" if origin.command else ""
@@ -285,11 +276,6 @@ def _training_section(origin: Origin, about: TrainingFacts) -> str:
     options = json.dumps(about.options, indent=1).replace("`", "\\u0060")
     recipe = f"\n\n### Recipe\n\nAll options of the training:\n\n```json\n{options}\n```" if about.options else ""
     return f"## Training\n\n{facts_table}{command_block}\n\n### Genome\n\n{genome}{recipe}"
-
-
-def field_values(struct: Any) -> list[Any]:
-    """Return the values of a struct's fields, in order."""
-    return [getattr(struct, name) for name in struct.__struct_fields__]
 
 
 def _limits(task: str, config: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ import codecs
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evo_tune.errors import UsageError
-from evo_tune.training import TuningText, encode, evaluation_blocks
+from evo_tune.training import TuningText, evaluation_blocks
+from evo_tune.training import encode as encode_by_folder
 from evo_tune.training.models.gpt import stream_tokens
 from evo_tune.training.prediction.about import ScoredText, TrainingFacts
-from evo_tune.training.prediction.model import Model, Part, Predictions
-from evo_tune.training.prediction.readers import read_text_file, text_files
+from evo_tune.training.prediction.model import Model, Part
+from evo_tune.training.prediction.readers import list_files, read_text_file
 from evo_tune.training.reading import evaluate_halves
 from evo_tune.training.recipe import Tokenizer
 from evo_tune.training.recipe.models.base import BaseModel
@@ -32,16 +33,6 @@ WHOLE = 1 << 40
 """Number of scored bytes where the folder does not say how the training was judged."""
 
 
-class Vocabulary(Protocol):
-    """Map between texts and tokens."""
-
-    def encode(self, text: bytes) -> Tensor:
-        """Return the tokens of a text, (n,)."""
-
-    def pieces(self, tokens: Iterator[int]) -> Iterator[str]:
-        """Yield the text of tokens as they come."""
-
-
 class OwnTokens:
     """Tokens of evo-tune's own models: bytes, or byte pairs."""
 
@@ -49,9 +40,11 @@ class OwnTokens:
         self._tokenizer = tokenizer
 
     def encode(self, text: bytes) -> Tensor:
+        """Return the tokens of a text, (n,)."""
         return torch.from_numpy(self._tokenizer.encode(text).astype("int32"))
 
     def pieces(self, tokens: Iterator[int]) -> Iterator[str]:
+        """Yield the text of tokens as they come."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for token in tokens:
             yield decoder.decode(self._tokenizer.decode([token]))
@@ -59,13 +52,13 @@ class OwnTokens:
 
 
 class ForeignTokens:
-    """Tokens of a Hugging Face folder."""
+    """Tokens of a Hugging Face folder; see `OwnTokens`."""
 
     def __init__(self, base: BaseModel) -> None:
         self._base = base
 
     def encode(self, text: bytes) -> Tensor:
-        return encode(self._base, text)
+        return encode_by_folder(self._base, text)
 
     def pieces(self, tokens: Iterator[int]) -> Iterator[str]:
         tokenizer, tokens_so_far, before = tokenizer_of(self._base), list[int](), ""
@@ -80,11 +73,14 @@ class ForeignTokens:
 class TextFiles:
     """Text files, one sample each."""
 
+    def __init__(self) -> None:
+        self.remarks: dict[str, str] = {}
+
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
         """Yield the texts of a file or a folder; see `Reader.parts`."""
         if keep:
             raise UsageError(f"--keep {keep[0]}: texts have no columns: leave it out")
-        for file in text_files(path):
+        for file in list_files(path):
             yield Part(read_text_file(file), 1, {"file": [str(file)]}, [None])
 
 
@@ -108,7 +104,7 @@ class LanguageModel(Model):
         self,
         folder: Path,
         network: nn.Module,
-        vocabulary: Vocabulary,
+        vocabulary: OwnTokens | ForeignTokens,
         context: int | None,
         vocab_size: int,
         about: TrainingFacts,
@@ -118,12 +114,6 @@ class LanguageModel(Model):
         super().__init__(folder, network, about, **settings)
         self.vocabulary, self.context, self.vocab_size, self.tuned = vocabulary, context, vocab_size, tuned
         self.reader = TextFiles()
-        self._remarks: dict[str, str] = {}
-
-    @property
-    def remarks(self) -> list[str]:
-        """Notes for a reader of the scores, each in one line."""
-        return list(self._remarks.values())
 
     def stream(
         self,
@@ -175,37 +165,27 @@ class LanguageModel(Model):
         """
         return self.metrics(self.outputs(data), np.zeros(1))
 
-    def predictions(self, path: Path | str, keep: Sequence[str] = ()) -> Predictions:
-        return Predictions(self, Path(path).expanduser(), keep)
-
     def outputs(self, data: str | bytes) -> NDArray[np.float64]:
         """Return summed loss, scored tokens and scored bytes of a text, (1, 3)."""
         text = data.encode("utf-8", "replace") if isinstance(data, str) else data
+        encode, judged = self.vocabulary.encode, self.about.judged
+        judged = judged or ScoredText(block=self.context or 1024, count=WHOLE)
         with self.computing() as how:
-            totals = (self._by_windows if self.tuned else self._by_blocks)(text, how)
-        if totals[2] < 0.99 * len(text) - 1:
-            self._remarks["scored"] = "only a part of the text was scored, as in training"
-        return np.array([totals], np.float64)
-
-    def _judged(self, text: bytes) -> ScoredText:
-        return self.about.judged or ScoredText(block=self.context or 1024, count=WHOLE)
-
-    def _by_blocks(self, text: bytes, how: dict[str, Any]) -> tuple[float, float, float]:
-        judged = self._judged(text)
-        context = self.context or judged.block
-        blocks = evaluation_blocks(
-            text, self.vocabulary.encode, context=context, count=judged.count, block=judged.block
-        )
-        first, second = evaluate_halves(self.network, blocks, **how)
-        total = first + second
-        return total.nll, total.count, len(blocks) * min(judged.block, len(text) - 1)
-
-    def _by_windows(self, text: bytes, how: dict[str, Any]) -> tuple[float, float, float]:
-        judged, tokens = self._judged(text), self.vocabulary.encode(text)
-        share = len(tokens) / max(1, len(text))
-        windows = TuningText(tokens, tokens, tokens, share, share, judged.block, judged.count)
-        total = evaluate_text(self.network, windows, **how)
-        return total.nll, total.count, total.count / share
+            if self.tuned:
+                tokens = encode(text)
+                share = len(tokens) / max(1, len(text))
+                windows = TuningText(tokens, tokens, tokens, share, share, judged.block, judged.count)
+                total = evaluate_text(self.network, windows, **how)
+                size = total.count / share
+            else:
+                context = self.context or judged.block
+                blocks = evaluation_blocks(text, encode, context=context, count=judged.count, block=judged.block)
+                first_halves, second_halves = evaluate_halves(self.network, blocks, **how)
+                total = first_halves + second_halves
+                size = len(blocks) * min(judged.block, len(text) - 1)
+        if size < 0.99 * len(text) - 1:
+            self.reader.remarks["scored"] = "only a part of the text was scored, as in training"
+        return np.array([[total.nll, total.count, size]], np.float64)
 
     def columns(self, outputs: NDArray[np.float64]) -> dict[str, Any]:
         """Return the columns of the scores, by name."""

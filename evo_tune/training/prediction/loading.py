@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evo_tune.errors import RecipeError, UsageError
+from evo_tune.errors import UsageError
 from evo_tune.text import one_line
 from evo_tune.training import GPT, Forecaster, FTTransformer, TextClassifier, ViT, load_adapter, load_pretrained
 from evo_tune.training.models.encoder import Encoder
@@ -30,21 +30,9 @@ MOST_FILES = 1000
 """Maximum number of files in a model's folder."""
 
 
-def _tables(network: Any, about: TrainingFacts) -> Tables:
-    if network.columns is None:
-        raise RecipeError("columns", None, "the names of the columns, as export writes them")
-    return Tables(about, network.columns)
-
-
-def _past(network: Any, about: TrainingFacts) -> Past:
-    if network.series is None:
-        raise RecipeError("series", None, "the columns and the frequency, as export writes them")
-    return Past(about, network)
-
-
 ENCODERS: dict[str, tuple[type[Encoder], Callable[[Any, TrainingFacts], Reader]]] = {
-    "Forecaster": (Forecaster, _past),
-    "FTTransformer": (FTTransformer, _tables),
+    "Forecaster": (Forecaster, lambda network, about: Past(about, network)),
+    "FTTransformer": (FTTransformer, lambda network, about: Tables(about, network.columns)),
     "TextClassifier": (TextClassifier, lambda network, about: Texts(about, network.config)),
     "ViT": (ViT, lambda network, about: Pictures(about, network.config, network.labels)),
 }
@@ -69,7 +57,17 @@ def load_model(
     names = _check_folder(place)
     settings = {"device": device, "threads": threads}
     if ADAPTER in names:
-        return _adapter(place, base, settings)
+        adapter, inside = read_json(place, ADAPTER), place / "base"
+        if base is None and not inside.is_dir():
+            was = one_line(str(adapter.get("base", "")), 200)
+            remedy = f"give the folder of its base with --base; it was {was!r}"
+            raise UsageError(f"MODEL {place} is an adapter alone: {remedy}")
+        base_folder = inside if base is None else Path(base).expanduser()
+        if base is None:
+            _check_folder(base_folder)
+        if read_base(base_folder).sha256() != adapter.get("base_sha256"):
+            raise UsageError(f"MODEL {place}: {base_folder} is another base than the adapter was trained for")
+        return _language(place, base_folder, read_json(base_folder, CONFIG), True, settings)
     if base is not None:
         raise UsageError(f"base={str(base)!r}: {place} is no adapter, so it has its own weights: leave it out")
     config = read_json(place, CONFIG)
@@ -110,21 +108,6 @@ def _check_folder(folder: Path) -> set[str]:
     if not names & {CONFIG, ADAPTER}:
         raise UsageError(f"MODEL {folder} has no {CONFIG}: expected a folder that `evo-tune export` wrote")
     return names
-
-
-def _adapter(folder: Path, base_folder: Path | str | None, settings: dict[str, Any]) -> Model:
-    about = read_json(folder, ADAPTER)
-    inside = folder / "base"
-    if base_folder is None and not inside.is_dir():
-        was = one_line(str(about.get("base", "")), 200)
-        raise UsageError(f"MODEL {folder} is an adapter alone: give the folder of its base with --base; it was {was!r}")
-    place = inside if base_folder is None else Path(base_folder).expanduser()
-    if base_folder is None:
-        _check_folder(place)
-    base = read_base(place)
-    if base.sha256() != about.get("base_sha256"):
-        raise UsageError(f"MODEL {folder}: {place} is another base than the adapter was trained for")
-    return _language(folder, place, read_json(place, CONFIG), True, settings)
 
 
 def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, settings: dict[str, Any]) -> Model:

@@ -112,6 +112,7 @@ class Model(ABC):
         self, folder: Path, network: nn.Module, about: TrainingFacts, device: str = "cpu", threads: int | None = None
     ) -> None:
         self.folder, self.network, self.about, self.device = folder, network, about, device
+        self.reader: Any  # set by each kind of model
         self.threads = threads or about.evaluated.threads
 
     def __repr__(self) -> str:
@@ -125,9 +126,14 @@ class Model(ABC):
     def evaluate(self, data: Any) -> dict[str, float]:
         """Return metrics of the predictions, by the names that the training reports, without 'val_' and 'test_'."""
 
-    @abstractmethod
+    @property
+    def remarks(self) -> list[str]:
+        """Differences from the training data and from a complete score, each in one line."""
+        return list(self.reader.remarks.values())
+
     def predictions(self, path: Path | str, keep: Sequence[str] = ()) -> Predictions:
         """Return the predictions for a file or a folder, in parts."""
+        return Predictions(self, Path(path).expanduser(), keep)
 
     @contextmanager
     def computing(self) -> Iterator[dict[str, Any]]:
@@ -153,11 +159,6 @@ class SampleModel(Model, Generic[R]):
         super().__init__(*model_arguments, **settings)
         self.reader = reader
         self.task = f"{reader.kind}-{self.kind}"
-
-    @property
-    def remarks(self) -> list[str]:
-        """Differences from the training data, each in one line."""
-        return list(self.reader.remarks.values())
 
     def outputs(self, data: Any) -> NDArray[np.float64]:
         """Return the network's outputs, (samples, outputs), float64."""
@@ -185,16 +186,13 @@ class SampleModel(Model, Generic[R]):
             raise UsageError(f"evaluate: {len(outputs)} samples with {count} targets: expected one for each")
         return self.metrics(outputs, self.targets(truth))
 
-    def predictions(self, path: Path | str, keep: Sequence[str] = ()) -> Predictions:
-        return Predictions(self, Path(path).expanduser(), keep)
-
     @abstractmethod
     def columns(self, outputs: NDArray[np.float64]) -> dict[str, Any]:
         """Return the columns of the predictions, by name."""
 
-    @abstractmethod
     def targets(self, truth: Sequence[Any]) -> NDArray[np.float64]:
         """Return targets as numbers, (samples,); NaN for one that is missing or unknown."""
+        raise AssertionError(f"the data of {type(self).__name__} have no targets")
 
     def metrics(self, outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
         """Return metrics over the samples whose targets are known; without any, none."""
@@ -207,9 +205,9 @@ class SampleModel(Model, Generic[R]):
         metrics = self._metrics(outputs[has_target], targets[has_target])
         return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
-    @abstractmethod
     def _metrics(self, outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
         """Return metrics, without missing targets."""
+        raise AssertionError(f"the data of {type(self).__name__} have no targets")
 
 
 class ClassifierModel(SampleModel[R]):
@@ -313,13 +311,11 @@ class CategoryIndex:
 
     def of(self, values: Sequence[Any]) -> NDArray[np.float64]:
         """Return the position of each value, (values,); NaN if it is missing or unknown."""
-        return np.array([self._place(value) for value in values], np.float64)
-
-    def _place(self, value: Any) -> float:
-        if is_missing(value):
-            return math.nan
-        text = str(value)
-        return self._exact.get(text, self._alike.get(_canonical(text), math.nan))
+        places = np.full(len(values), math.nan)
+        for row, value in enumerate(values):
+            if not is_missing(value):
+                places[row] = self._exact.get(str(value), self._alike.get(_canonical(str(value)), math.nan))
+        return places
 
 
 def is_missing(value: Any) -> bool:
@@ -377,12 +373,10 @@ class Predictions:
         """Metrics of the samples so far that have targets, by name; empty without any."""
         if not self._judged:
             return {}
-        outputs, targets = (np.concatenate(metrics) for metrics in zip(*self._judged, strict=True))
-        metrics: dict[str, float] = self._model.metrics(outputs, targets)
-        return metrics
+        outputs, targets = map(np.concatenate, zip(*self._judged, strict=True))
+        return dict(self._model.metrics(outputs, targets))
 
     @property
     def remarks(self) -> list[str]:
         """Differences from the training data, each in one line."""
-        remarks: list[str] = self._model.remarks
-        return remarks
+        return list(self._model.remarks)

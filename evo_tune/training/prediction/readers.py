@@ -69,17 +69,32 @@ class Tables(Reader):
 
     kind = "tabular"
 
-    def __init__(self, about: TrainingFacts, columns: Columns) -> None:
+    def __init__(self, about: TrainingFacts, columns: Columns | None) -> None:
         super().__init__(about)
+        if columns is None:
+            raise RecipeError("columns", None, "the names of the columns, as export writes them")
         self.columns = columns
         self.target = str(about.options.get("target") or DEFAULT_TARGET)
         self._places = {name: CategoryIndex(categories, first=1) for name, categories in columns.categorical.items()}
 
     def encode(self, data: Any) -> Tensor:
-        table = self._table(data)
-        self._check(list(table))
-        self._note(list(table))
-        cells = {name: table[name] for name in self.columns.names}
+        names = self.columns.names
+        if hasattr(data, "columns") or isinstance(data, Mapping):
+            table = {str(name): data[name] for name in data}
+        else:
+            rows = np.asarray(data)
+            if rows.ndim != 2 or rows.shape[1] != len(names):
+                expected = f"(rows, {len(names)}), with the columns {join_names(names)}"
+                raise UsageError(f"an array of shape {rows.shape}: expected {expected}")
+            table = {name: rows[:, place] for place, name in enumerate(names)}
+        if missing := [name for name in names if name not in table]:
+            expected = f"expected the columns of the training table, {join_names(names)}"
+            raise UsageError(f"INPUT has no column {join_names(missing)}: {expected}")
+        ignored = filter(None, str(self.about.options.get("ignore") or "").split(","))
+        expected_names = {*names, *ignored, self.target}
+        if unknown := [name for name in table if name not in expected_names]:
+            self.remarks["columns"] = f"columns that the model does not know are ignored: {join_names(unknown)}"
+        cells = {name: table[name] for name in names}
         for name in self.columns.categorical:
             cells[name] = self._categories(name, table[name])
         try:
@@ -91,45 +106,16 @@ class Tables(Reader):
             raise UsageError("INPUT has infinite numbers, or some too large for float32: expected finite ones")
         return torch.from_numpy(encoded)
 
-    def _table(self, data: Any) -> Mapping[str, Any]:
-        if hasattr(data, "columns") or isinstance(data, Mapping):
-            return {str(name): data[name] for name in data}
-        rows, names = np.asarray(data), self.columns.names
-        if rows.ndim != 2 or rows.shape[1] != len(names):
-            raise UsageError(
-                f"an array of shape {rows.shape}: expected (rows, {len(names)}), with the columns {join_names(names)}"
-            )
-        return {name: rows[:, place] for place, name in enumerate(names)}
-
-    def _check(self, names: Sequence[str]) -> None:
-        missing = [name for name in self.columns.names if name not in names]
-        if missing:
-            raise UsageError(
-                f"INPUT has no column {join_names(missing)}: expected the columns of the training table, "
-                f"{join_names(self.columns.names)}"
-            )
-
-    def _note(self, names: Sequence[str]) -> None:
-        ignored = {text for text in str(self.about.options.get("ignore") or "").split(",") if text}
-        unknown = [name for name in names if name not in {*self.columns.names, *ignored, self.target}]
-        if unknown:
-            self.remarks["columns"] = f"columns that the model does not know are ignored: {join_names(unknown)}"
-
     def _categories(self, name: str, values: Any) -> list[str | None]:
         """Return values as the training table writes them; an unknown one is missing, and a note names it."""
         raw_values = list(values.tolist() if hasattr(values, "tolist") else values)
         places, categories = self._places[name].of(raw_values), self.columns.categorical[name]
-        unseen = {str(value) for value, place in zip(raw_values, places, strict=True) if np.isnan(place)} - {
-            "nan",
-            "None",
-        }
-        unseen = {text for text in unseen if not is_missing(text)}
+        unseen = {str(value) for value, place in zip(raw_values, places, strict=True) if np.isnan(place)}
+        unseen = {text for text in unseen - {"nan", "None"} if not is_missing(text)}
         if unseen:
-            shown = one_line(", ".join(sorted(unseen)[:3]), 80)
-            self.remarks[f"categories {name}"] = (
-                f"column {one_line(name, 60)!r}: categories that no training row has count as missing: {shown}"
-                + (" and others" if len(unseen) > 3 else "")
-            )
+            shown = one_line(", ".join(sorted(unseen)[:3]), 80) + (" and others" if len(unseen) > 3 else "")
+            remark = f"column {one_line(name, 60)!r}: categories that no training row has count as missing: {shown}"
+            self.remarks[f"categories {name}"] = remark
         return [None if np.isnan(place) else categories[int(place) - 1] for place in places]
 
     def truth(self, data: Any) -> Sequence[Any] | None:
@@ -150,7 +136,7 @@ LONGEST_LINE, LARGEST_TEXT = 1 << 24, 1 << 26
 """Maximum bytes of a line of JSON, and of a file that is one text."""
 
 
-def text_files(path: Path) -> list[Path]:
+def list_files(path: Path, expected: str = "a file, or a folder with one text in each file") -> list[Path]:
     """Return the files of a folder, in order, or the file itself.
 
     Raises:
@@ -161,7 +147,7 @@ def text_files(path: Path) -> list[Path]:
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
     if not files:
         problem = "is empty" if path.is_dir() else "is no file or folder"
-        raise UsageError(f"INPUT {path} {problem}: expected a file, or a folder with one text in each file")
+        raise UsageError(f"INPUT {path} {problem}: expected {expected}")
     return files
 
 
@@ -178,13 +164,6 @@ def read_text_file(path: Path) -> bytes:
         return path.read_bytes() if size else b""  # /proc/kmsg has a size of 0, and reading it waits forever
     except OSError as error:
         raise UsageError(f"INPUT {path}: cannot read it ({error.strerror})") from None
-
-
-def _as_text(path: Path) -> str:
-    try:
-        return read_text_file(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"INPUT {path} is not UTF-8 text: convert it with iconv -t UTF-8") from None
 
 
 class Texts(Reader):
@@ -218,18 +197,20 @@ class Texts(Reader):
         return list(data[self.label]) if hasattr(data, "columns") and self.label in data else None
 
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
-        if path.suffix in (".csv", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".gz", ".bz2", ".xz"):
-            yield from self._rows(path, keep)
+        lines = path.suffix in (".jsonl", ".ndjson", ".json")
+        if not lines and path.suffix not in (".csv", ".parquet", ".pq", ".gz", ".bz2", ".xz"):
+            files = iter(list_files(path))
+            while paths := list(islice(files, PART)):
+                texts = []
+                for file in paths:
+                    try:
+                        texts.append(read_text_file(file).decode("utf-8-sig"))
+                    except UnicodeDecodeError:
+                        raise UsageError(f"INPUT {file} is not UTF-8 text: convert it with iconv -t UTF-8") from None
+                yield Part(texts, len(texts), {"file": [str(file) for file in paths]})
             return
-        files = iter(text_files(path))
-        while paths := list(islice(files, PART)):
-            texts = [_as_text(file) for file in paths]
-            yield Part(texts, len(texts), {"file": [str(file) for file in paths]})
-
-    def _rows(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
         import pandas as pd
 
-        lines = path.suffix in (".jsonl", ".ndjson", ".json")
         csv_settings = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
         for frame in map(pd.DataFrame, json_parts(path)) if lines else table_parts(path, **csv_settings):
             for flag, name in (("-o text", self.text), *(("--keep", name) for name in keep)):
@@ -248,11 +229,18 @@ def json_parts(path: Path) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     try:
         with path.open("rb") as file:
-            number = 0
-            while line := file.readline(LONGEST_LINE + 1):
-                number += 1
-                if line.strip():
-                    rows.append(_object(line, path, number))
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+                try:
+                    if len(line) > LONGEST_LINE:
+                        raise ValueError(f"more than {LONGEST_LINE} bytes")
+                    row = json.loads(line.decode("utf-8-sig")) if line.strip() else None
+                    if row is not None and not isinstance(row, dict):
+                        raise ValueError("no object")
+                except (ValueError, RecursionError) as error:
+                    problem = f"line {number} is no JSON object in UTF-8 ({one_line(str(error), 120)})"
+                    raise UsageError(f"INPUT {path}: {problem}: correct it") from None
+                if row is not None:
+                    rows.append(row)
                 if len(rows) == PART:
                     yield rows
                     rows = []
@@ -260,19 +248,6 @@ def json_parts(path: Path) -> Iterator[list[dict[str, Any]]]:
         raise UsageError(f"INPUT {path}: cannot read it ({error.strerror})") from None
     if rows:
         yield rows
-
-
-def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    try:
-        if len(line) > LONGEST_LINE:
-            raise ValueError(f"more than {LONGEST_LINE} bytes")
-        row = json.loads(line.decode("utf-8-sig"))
-        if not isinstance(row, dict):
-            raise ValueError("no object")
-        return row
-    except (ValueError, RecursionError) as error:
-        reason = one_line(str(error), 120)
-        raise UsageError(f"INPUT {path}: line {number} is no JSON object in UTF-8 ({reason}): correct it") from None
 
 
 FILES = 100.0
@@ -342,34 +317,25 @@ class Pictures(Reader):
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
         if keep:
             raise UsageError(f"--keep {keep[0]}: images have no columns: leave it out")
+        expected = "an image, a folder of images or an .npz file"
         if path.suffix == ".npz":
-            yield from self._npz(path)
+            if not path.is_file():
+                raise UsageError(f"INPUT {path} is no file: expected {expected}")
+            arrays = read_npz(path, f"INPUT {path}")
+            if "images" not in arrays:
+                raise UsageError(f"INPUT {path} has the arrays {', '.join(arrays) or 'none'}: expected images")
+            images, labels = arrays["images"], arrays.get("labels")
+            for first in range(0, len(images), PASS):
+                batch = images[first : first + PASS]
+                truth = None if labels is None else labels[first : first + PASS].tolist()
+                yield Part(batch, len(batch), {}, truth)
             return
         self._check_files()
-        all_files = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
-        all_files = [path] if path.is_file() else all_files
-        if not all_files:
-            problem = "is empty" if path.is_dir() else "is no file or folder"
-            raise UsageError(f"INPUT {path} {problem}: expected an image, a folder of images or an .npz file")
-        named = path.is_dir() and all(self._label(file, path) in self.labels for file in all_files)
-        files = iter(all_files)
-        while batch := list(islice(files, PASS)):
-            keys = {"file": [str(file) for file in batch]}
-            yield Part(batch, len(batch), keys, [self._label(file, path) for file in batch] if named else None)
-
-    @staticmethod
-    def _label(file: Path, folder: Path) -> str:
-        inside = file.relative_to(folder).parts if file != folder else ()
-        return inside[0] if len(inside) > 1 else ""
-
-    def _npz(self, path: Path) -> Iterator[Part]:
-        if not path.is_file():
-            raise UsageError(f"INPUT {path} is no file: expected an image, a folder of images or an .npz file")
-        arrays = read_npz(path, f"INPUT {path}")
-        if "images" not in arrays:
-            raise UsageError(f"INPUT {path} has the arrays {', '.join(arrays) or 'none'}: expected images")
-        images, labels = arrays["images"], arrays.get("labels")
-        for first in range(0, len(images), PASS):
-            batch = images[first : first + PASS]
-            truth = None if labels is None else labels[first : first + PASS].tolist()
-            yield Part(batch, len(batch), {}, truth)
+        files = list_files(path, expected)
+        # A file's label is the subfolder that it is in.
+        subfolders = [(*file.relative_to(path).parts[:-1], "")[0] for file in files]
+        named = path.is_dir() and all(name in self.labels for name in subfolders)
+        for first in range(0, len(files), PASS):
+            paths = files[first : first + PASS]
+            keys = {"file": [str(file) for file in paths]}
+            yield Part(paths, len(paths), keys, subfolders[first : first + PASS] if named else None)

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evo_tune.errors import UsageError
+from evo_tune.errors import RecipeError, UsageError
 from evo_tune.training import Forecaster, model_outputs
 from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.model import PASS, Part, Reader, SampleModel
 from evo_tune.training.prediction.readers import join_names
 from evo_tune.training.recipe import ForecastScores, Series
+from evo_tune.training.recipe.data.forecasts import unscale_outputs
 from evo_tune.training.recipe.data.tables import read_file
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ class Past(Reader):
 
     def __init__(self, about: TrainingFacts, network: Forecaster) -> None:
         super().__init__(about)
-        self.network = network
+        if network.series is None:
+            raise RecipeError("series", None, "the columns and the frequency, as export writes them")
+        self.network, self.format = network, network.series
 
     def encode(self, data: Any) -> Tensor:
-        return self.network.prepare(self.series(data)).inputs
+        return self.network.prepare(self.series(data))[0]
 
     def series(self, data: Any) -> list[Series]:
         """Return the series of a table.
@@ -47,9 +50,7 @@ class Past(Reader):
         """
         if not (hasattr(data, "columns") or hasattr(data, "keys")):
             raise UsageError("expected a table with the columns of the training table, such as a DataFrame")
-        form = self.network.series
-        column_names = set() if form is None else set(form.columns)
-        if form is not None and (unknown := [str(name) for name in data if str(name) not in column_names]):
+        if unknown := [str(name) for name in data if str(name) not in self.format.columns]:
             self.remarks["columns"] = f"columns that the model does not know are ignored: {join_names(unknown)}"
         all_series = self.network.read(data)
         if unseen := [series.name for series in all_series if series.name not in self.network.scales]:
@@ -95,10 +96,10 @@ class ForecastModel(SampleModel[Past]):
 
     def _forecast(self, series: Sequence[Series]) -> NDArray[np.float64]:
         network = self.reader.network
-        inputs = network.prepare(series)
+        inputs, centres, scales = network.prepare(series)
         with self.computing() as how:
-            outputs = model_outputs(network, (inputs.inputs, inputs.inputs), batch=PASS, **how).double().numpy()
-        return inputs.unscale_outputs(outputs, len(network.config.levels))
+            outputs = model_outputs(network, (inputs, inputs), batch=PASS, **how).double().numpy()
+        return unscale_outputs(outputs, centres, scales, len(network.config.levels))
 
     def evaluate(self, data: Any, truth: Sequence[Any] | None = None) -> dict[str, float]:
         """Forecast the last horizon of each series from the values before it, and return the scores.
@@ -119,15 +120,8 @@ class ForecastModel(SampleModel[Past]):
             Series(single.name, single.first, single.values[:-steps], single.observed[:-steps]) for single in series
         ]
         values = np.array([np.where(single.observed, single.values, np.nan)[-steps:] for single in series])
-        scales = network.prepare(past).scales
-        scores = ForecastScores.of(self._forecast(past), values, scales, network.config.levels)
-        return dict(vars(scores))
+        scales = network.prepare(past)[2]
+        return dict(vars(ForecastScores.of(self._forecast(past), values, scales, network.config.levels)))
 
     def columns(self, outputs: NDArray[np.float64]) -> dict[str, Any]:
         return dict(zip(self.reader.network.columns, outputs.T, strict=True))
-
-    def targets(self, truth: Sequence[Any]) -> NDArray[np.float64]:
-        raise AssertionError("a file of the past has no targets")
-
-    def _metrics(self, outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
-        raise AssertionError("see evaluate")

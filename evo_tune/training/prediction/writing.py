@@ -56,32 +56,26 @@ class Writer:
         """
         try:
             if self.path is not None and self.path.suffix == ".parquet":
-                self._parquet(frame)
+                import pyarrow as pa
+                import pyarrow.parquet as pq
+
+                schema = None if self._table is None else self._table.schema
+                table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+                if self._table is None:
+                    self._table = self._stack.enter_context(pq.ParquetWriter(self.path, table.schema))
+                self._table.write_table(table)
             elif self.path is not None and self.path.suffix == ".jsonl":
                 self._text.writelines(json.dumps(row) + "\n" for row in plain_rows(frame))
             else:
-                self._csv(frame)
+                safe = frame.rename(columns=lambda name: to_csv_cell(str(name)))
+                for name in safe.select_dtypes(["object", "string"]).columns:
+                    safe[name] = safe[name].map(to_csv_cell)
+                safe.to_csv(self._text, index=False, header=self.rows == 0, lineterminator="\n")
         except OSError as error:
             if self.path is None:  # such as a closed pipe
                 raise
             raise StoreError(f"--output {self.path}: cannot write it ({error.strerror})") from None
         self.rows += len(frame)
-
-    def _csv(self, frame: pd.DataFrame) -> None:
-        safe = frame.rename(columns=lambda name: to_csv_cell(str(name)))
-        for name in safe.select_dtypes(["object", "string"]).columns:
-            safe[name] = safe[name].map(to_csv_cell)
-        safe.to_csv(self._text, index=False, header=self.rows == 0, lineterminator="\n")
-
-    def _parquet(self, frame: pd.DataFrame) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        schema = None if self._table is None else self._table.schema
-        table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-        if self._table is None:
-            self._table = self._stack.enter_context(pq.ParquetWriter(self.path, table.schema))
-        self._table.write_table(table)
 
     @contextmanager
     def keep_complete(self) -> Iterator[Writer]:

@@ -17,8 +17,7 @@ it does not grow. This is no reason to change Muon's rule; arXiv:2512.05620 find
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.training.hardware.device import reproducible
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
@@ -38,7 +38,7 @@ from evo_tune.training.recipe.models.rules import Parametrisation
 WIDTH = (-0.6, 0.15)
 """Allowed slopes over width: activations that shrink a little learn a little slowly, growing ones diverge.
 
-The rate of a tied embedding falls with the root of the width, so its part of the stream's changes falls as well.
+The rate of a tied embedding falls with the root of the width, and with it its part of the stream's changes.
 """
 
 LOGITS = (-0.8, 0.8)
@@ -47,11 +47,10 @@ LOGITS = (-0.8, 0.8)
 DEPTH = (-0.1, 0.1)
 """Allowed slopes over depth."""
 
-LARGE_LEARNING_RATES = {"adamw": 1e-2, "muon": 1e-2, "sgd": 0.3}
+LARGE = {"adamw": 1e-2, "muon": 1e-2, "sgd": 0.3}
 """A deliberately large learning rate of each optimizer."""
 
-HEAD_WIDTH, VOCABULARY, CONTEXT, BATCH_SIZE = 16, 64, 32, 8
-"""Channels of a head, distinct tokens, tokens of a window, and windows of the batch."""
+HEAD, VOCABULARY, CONTEXT, WINDOWS = 16, 64, 32, 8
 
 
 @dataclass(frozen=True)
@@ -127,17 +126,15 @@ def check_coordinates(
     """
     check_name("param", param, ("standard", "mup", "completep"))
     check_integer("vocabulary", vocabulary, 2)
-    check_name("optimizer", optimizer, tuple(LARGE_LEARNING_RATES))
+    check_name("optimizer", optimizer, tuple(LARGE))
     check_integer("steps", steps, 1)
-    lr = LARGE_LEARNING_RATES[optimizer] if lr is None else lr
+    lr = LARGE[optimizer] if lr is None else lr
     check_number("lr", lr, "(0, 10]")
-    _check_sizes("widths", widths, HEAD_WIDTH)
+    _check_sizes("widths", widths, HEAD)
     if depths:
         _check_sizes("depths", depths, 1)
-    smallest_width, smallest_depth = min(widths), min(depths, default=2)
-    scaling = None
-    if param != "standard":
-        scaling = Parametrisation(name=param, width=smallest_width, depth=smallest_depth, head=HEAD_WIDTH)
+    base, fewest = min(widths), min(depths, default=2)
+    scaling = None if param == "standard" else Parametrisation(name=param, width=base, depth=fewest, head=HEAD)
 
     def train_size(width: int, depth: int) -> NDArray[np.float64]:
         config = GPTConfig(
@@ -145,34 +142,23 @@ def check_coordinates(
             context=CONTEXT,
             depth=depth,
             width=width,
-            heads=width // HEAD_WIDTH,
+            heads=width // HEAD,
             init=init,
             tied=tied,
             scaling=scaling,
         )
         return _train_and_measure(GPT(config, seed=seed), optimizer, lr, steps, seed)
 
-    with _one_thread():
-        means_by_width = [train_size(width, smallest_depth) for width in widths]
+    with reproducible(1, strict=False):  # one thread is faster for products this small
+        wider = [train_size(width, fewest) for width in widths]
         measured = [
-            _slopes("stream", "width", widths, [means[:, :, :-1] for means in means_by_width], WIDTH),
-            _slopes("logits", "width", widths, [means[:, :, -1:] for means in means_by_width], LOGITS),
+            _slopes("stream", "width", widths, [means[:, :, :-1] for means in wider], WIDTH),
+            _slopes("logits", "width", widths, [means[:, :, -1:] for means in wider], LOGITS),
         ]
         if depths:
-            last = [train_size(2 * smallest_width, depth)[:, :, -2:-1] for depth in depths]
+            last = [train_size(2 * base, depth)[:, :, -2:-1] for depth in depths]
             measured.append(_slopes("stream", "depth", depths, last, None if param == "mup" else DEPTH))
     return measured
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread, which is faster for products this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_sizes(name: str, sizes: Sequence[int], multiple: int) -> None:
@@ -184,65 +170,47 @@ def _slopes(
     quantity: str,
     against: str,
     sizes: Sequence[int],
-    means_by_size: Sequence[NDArray[np.float64]],
+    trained: Sequence[NDArray[np.float64]],
     bounds: tuple[float, float] | None,
 ) -> Slopes:
     """Return the slopes of mean |x| and mean change, each (steps, places), over the sizes of the trainings."""
-    log_sizes = np.log(sizes)
-    log_sizes = log_sizes - log_sizes.mean()
-    # Least squares: the sum of x · y over the sum of x².
-    slopes = np.tensordot(log_sizes, np.log(np.array(means_by_size)), axes=(0, 0)) / (log_sizes**2).sum()
+    x = np.log(sizes)
+    x = x - x.mean()
+    slopes = np.tensordot(x, np.log(np.array(trained)), axes=(0, 0)) / (x**2).sum()
     return Slopes(quantity, against, tuple(sizes), slopes[0], slopes[1], bounds)
 
 
 def _train_and_measure(model: GPT, optimizer: str, lr: float, steps: int, seed: int) -> NDArray[np.float64]:
     """Return mean |x| and mean change of the stream after each block, and of logits: (2, steps, blocks + 1)."""
-    optimizer_classes: dict[str, Any] = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
-    torch_optimizer = optimizer_classes[optimizer](lr=lr).build(model)
-    for group in torch_optimizer.param_groups:
-        group["lr"] = group["initial_lr"]  # no warm-up
-    inputs, targets = _batch(seed, model.config.vocab_size)
+    kinds: dict[str, Any] = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
+    built = kinds[optimizer](lr=lr).build(model)
+    for group in built.param_groups:
+        group["lr"] = group["initial_lr"]
+    # Each token determines the next one, so that there is something to learn.
+    vocabulary, generator = model.config.vocab_size, torch.Generator().manual_seed(seed)
+    next_token = torch.randperm(vocabulary, generator=generator)
+    tokens = [torch.randint(0, vocabulary, (WINDOWS,), generator=generator)]
+    for _ in range(CONTEXT):
+        tokens.append(next_token[tokens[-1]])
+    windows = torch.stack(tokens, 1)
     means: list[list[list[float]]] = [[], []]
     first: list[Tensor] = []
-    with _collect_block_outputs(model) as outputs:
-        for step in range(steps + 1):
-            outputs.clear()
-            logits = model(inputs)
-            outputs.append(logits.detach())  # one tensor per block, then the logits
-            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-            if step:
-                changes = [now - then for now, then in zip(outputs, first, strict=True)]
-                for series, tensors in zip(means, (outputs, changes), strict=True):
-                    series.append([max(float(tensor.abs().mean()), 1e-30) for tensor in tensors])
-            else:
-                first = list(outputs)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch_optimizer.step()
-            torch_optimizer.zero_grad()
+    streams: list[Tensor] = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _, __, output: streams.append(output.detach()))
+    for step in range(steps + 1):
+        streams.clear()
+        logits = model(windows[:, :-1])
+        streams.append(logits.detach())
+        loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+        if step:
+            changes = [now - then for now, then in zip(streams, first, strict=True)]
+            for into, tensors in zip(means, (streams, changes), strict=True):
+                into.append([max(float(tensor.abs().mean()), 1e-30) for tensor in tensors])
+        else:
+            first = list(streams)
+        loss.backward()  # type: ignore[no-untyped-call]
+        built.step()
+        built.zero_grad()
     values = np.array(means)
     return np.where(np.isfinite(values), values, math.inf)
-
-
-def _batch(seed: int, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Return tokens that each determine the next one, so that there is something to learn."""
-    generator = torch.Generator().manual_seed(seed)
-    next_one = torch.randperm(vocabulary, generator=generator)
-    tokens = [torch.randint(0, vocabulary, (BATCH_SIZE,), generator=generator)]
-    for _ in range(CONTEXT):
-        tokens.append(next_one[tokens[-1]])
-    windows = torch.stack(tokens, 1)
-    return windows[:, :-1], windows[:, 1:]
-
-
-@contextmanager
-def _collect_block_outputs(model: GPT) -> Iterator[list[Tensor]]:
-    """Collect the outputs of a model's blocks, in order, as they are computed."""
-    outputs: list[Tensor] = []
-    hooks = [
-        block.register_forward_hook(lambda _, __, output: outputs.append(output.detach())) for block in model.blocks
-    ]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()

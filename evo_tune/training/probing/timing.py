@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import torch
@@ -90,13 +90,17 @@ def probe_device(device: str = "cpu", sizes: Sizes | None = None) -> Timings:
     clock = _Clock(where, sizes.seconds)
     with torch.no_grad():
         products = {}
-        for name in _precisions(where):
-            with _set(name):
-                works = {n: _layer(clock, _DTYPES[name], n, n, n) for n in sizes.products}
-                products[name] = clock.speeds(works)
+        for name, dtype in _DTYPES.items():
+            precision = Precision(name=name)
+            with suppress(RecipeError):
+                precision.check_device(where)
+                if where.type != "cpu" or name != "fp16":  # a CPU's fp16 is for tests only
+                    with precision.products():
+                        products[name] = clock.speeds({n: _layer(clock, dtype, n, n, n) for n in sizes.products})
         best = max(products, key=lambda name: max(products[name].values()))
         dtype, tokens, width = _DTYPES[best], sizes.tokens, sizes.width
-        with _set(best):
+        with Precision(name=best).products():
+            number = _ones(clock, torch.float32, 1)
             return Timings(
                 device=torch.cuda.get_device_name(where) if where.type == "cuda" else device,
                 products=products,
@@ -105,29 +109,11 @@ def probe_device(device: str = "cpu", sizes: Sizes | None = None) -> Timings:
                 head_sizes=clock.speeds({n: _attention(clock, dtype, sizes, n) for n in sizes.head_sizes}),
                 batches=clock.speeds({n: _layer(clock, dtype, n, width, 4 * width) for n in sizes.batches}),
                 bandwidth=clock.speeds({0: _copy(clock, sizes.memory)})[0],
-                launch=1.0 / clock.speeds({0: _smallest(clock)})[0],
+                launch=1.0 / clock.speeds({0: (1.0, lambda: number.add_(0.0))})[0],
             )
 
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def _precisions(device: torch.device) -> Iterator[str]:
-    """Yield the precisions for training on a device; a CPU's fp16 is for tests only."""
-    for name in _DTYPES:
-        if device.type == "cpu" and name == "fp16":
-            continue
-        try:
-            Precision(name=name).check_device(device)
-        except RecipeError:
-            continue
-        yield name
-
-
-@contextmanager
-def _set(precision: str) -> Iterator[None]:
-    with Precision(name=precision).products():
-        yield
 
 
 Work = tuple[float, Callable[[], object]]
@@ -188,24 +174,9 @@ def _copy(clock: _Clock, size: int) -> Work:
     return 2.0 * size, lambda: target.copy_(source)
 
 
-def _smallest(clock: _Clock) -> Work:
-    """Return the work 1, and a function that runs a minimal operation."""
-    number = _ones(clock, torch.float32, 1)
-    return 1.0, lambda: number.add_(0.0)
-
-
-def _main(device: str, threads: str) -> None:
-    """Print a device's timings and recommendations as JSON."""
-    torch.set_num_threads(int(threads))
-    timings = probe_device(device)
+if __name__ == "__main__":  # prints a device's timings and recommendations as JSON
+    torch.set_num_threads(int(sys.argv[2]))
+    timings = probe_device(sys.argv[1])
     chip_data = chip(timings.device)
-    answer = {
-        "timings": asdict(timings),
-        "suited": asdict(sizes_for_device(timings)),
-        "known": chip_data and chip_data._asdict(),
-    }
-    print(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    answer = {"timings": asdict(timings), "suited": asdict(sizes_for_device(timings))}
+    print(json.dumps({**answer, "known": chip_data and chip_data._asdict()}))

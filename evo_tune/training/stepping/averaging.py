@@ -35,7 +35,11 @@ class Average(AveragedModel):
             model: Model with the new weights.
             refused: Device flag: whether the step was refused, so that nothing changes; None: it was not.
         """
-        share = self.share_of_update()
+        if self._updates is None:
+            self._updates = int(self.n_averaged)
+        share = 1.0 - ema_decay(self.decay, self._updates)
+        self._updates += 1
+        self.n_averaged += 1  # on the CPU and saved with the weights, so that a resumed training continues the count
         pairs = zip(self.module.parameters(), model.parameters(), strict=True)
         # Frozen weights are the same in both.
         averages, weights = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
@@ -46,15 +50,6 @@ class Average(AveragedModel):
             torch._foreach_lerp_(averages, weights, [(~refused).to(w.dtype) * share for w in weights])
         for mine, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
-
-    def share_of_update(self) -> float:
-        """Count an update, and return its weight 1 − dₜ."""
-        if self._updates is None:
-            self._updates = int(self.n_averaged)
-        share = 1.0 - ema_decay(self.decay, self._updates)
-        self._updates += 1
-        self.n_averaged += 1  # on the CPU and saved with the weights, so that a resumed training continues the count
-        return share
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         self._updates = None
@@ -78,21 +73,19 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile a model's blocks in place at their first pass; the model must already be on its final device."""
+    """Compile a model's blocks in place at their first pass; the model must already be on its final device.
+
+    Windowed attention gets the mask for flex_attention, where the device and the shapes allow it.
+    """
     exclude_noise_from_compiler()
+    flex, config, table = None, getattr(model, "config", None), getattr(model, "mask", None)
+    if config is not None and table is not None and table.device.type == "cuda":
+        head_dim = config.width // config.heads
+        if head_dim >= 16 and head_dim & (head_dim - 1) == 0:
+            chunk, reach = table.shape
+            flex = flex_mask(config.context, reach - chunk + 1, torch.device(table.device))
     for block in blocks_of(model):
         for module in block.modules():
             if isinstance(module, Attention) and module.windowed:
-                _attend_by_flex(model, module)
+                module.flex = flex
         block.compile()
-
-
-def _attend_by_flex(model: nn.Module, attention: Attention) -> None:
-    """Give an attention layer the mask for flex_attention, where the device and its shapes allow it."""
-    config, table = getattr(model, "config", None), getattr(model, "mask", None)
-    if config is None or table is None or table.device.type != "cuda":
-        return
-    head_dim = config.width // config.heads
-    if head_dim >= 16 and head_dim & (head_dim - 1) == 0:
-        chunk, reach = table.shape
-        attention.flex = flex_mask(config.context, reach - chunk + 1, torch.device(table.device))

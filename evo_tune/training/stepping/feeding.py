@@ -81,7 +81,11 @@ class Feed:
         """Return a step's samples, prefetched if `prepare` was called for this step."""
         if source is not self._looked_at:
             self._looked_at, self._next = source, None
-            self._settle(source)
+            kind, move, size = self.device.type, getattr(source, "move_to", None), getattr(source, "nbytes", None)
+            if size is not None and move is not None and self.shorten is None:  # None: the data stay on the CPU
+                is_small = kind == "cuda" and size <= RESIDENT * device_memory(self.device)
+                if is_small or kind == "meta":
+                    move(self.device)
         prepared, self._next = self._next, None
         return prepared[1] if prepared is not None and prepared[0] == step else self._fetch(source, step)
 
@@ -89,14 +93,6 @@ class Feed:
         """Start to move a step's samples while the device is busy; on a CPU, which is not, do nothing."""
         if self.device.type != "cpu" and source is self._looked_at:
             self._next = step, self._fetch(source, step)
-
-    def _settle(self, source: Source) -> None:
-        """Move a source's data to the device if they are small compared to its memory."""
-        move, size = getattr(source, "move_to", None), getattr(source, "nbytes", None)
-        if move is None or size is None or self.device.type == "cpu" or self.shorten is not None:
-            return
-        if self.device.type == "meta" or (self.device.type == "cuda" and size <= RESIDENT * device_memory(self.device)):
-            move(self.device)
 
     def _fetch(self, source: Source, step: int) -> Fed:
         window = source.window(step)
@@ -130,30 +126,26 @@ STEPS_AHEAD = 8
 
 
 def can_refuse(optimizer: torch.optim.Optimizer) -> bool:
-    """Return whether an optimizer can skip a step by a flag on the device (see `RefusableStep`)."""
+    """Return whether an optimizer can skip a step by a flag on the device (see `step_unless`)."""
     return all(map(_refuses, _each(optimizer)))
 
 
-class RefusableStep:  # reads as what it is: a context
-    """Context that skips an optimizer's step if `refused` is true, even if gradients are not finite.
+def step_unless(refused: Tensor | None, optimizer: torch.optim.Optimizer) -> None:
+    """Take an optimizer's step, or skip it if `refused` is true, even if gradients are not finite.
 
     Args:
-        optimizer: Optimizer for which `can_refuse` is true; others take the step regardless.
         refused: Bool tensor without dimensions, on the device; None: the step is taken.
+        optimizer: Optimizer for which `can_refuse` is true; others take the step regardless.
     """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, refused: Tensor | None) -> None:
-        self._optimizers = [] if refused is None else list(filter(_refuses, _each(optimizer)))
-        self._refused = refused
-
-    def __enter__(self) -> None:
-        flag = None if self._refused is None else self._refused.float()
-        for optimizer in self._optimizers:  # the attributes that torch's GradScaler sets
-            optimizer.grad_scale, optimizer.found_inf = None, flag  # type: ignore[attr-defined]
-
-    def __exit__(self, *error: object) -> None:
-        for optimizer in self._optimizers:
-            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+    optimizers = [] if refused is None else list(filter(_refuses, _each(optimizer)))
+    flag = None if refused is None else refused.float()
+    for part in optimizers:  # the attributes that torch's GradScaler sets
+        part.grad_scale, part.found_inf = None, flag  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        for part in optimizers:
+            del part.grad_scale, part.found_inf  # type: ignore[attr-defined]
 
 
 def _each(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:

@@ -39,12 +39,8 @@ def halve_frozen(model: nn.Module, precision: str) -> bool:
         if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.requires_grad:
             module.weight.data = module.weight.data.to(_DTYPES[precision])
             if isinstance(module, nn.Embedding):
-                module.register_forward_hook(_in_full)
+                module.register_forward_hook(lambda _, __, output: output.float())
     return True
-
-
-def _in_full(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-    return output.float()
 
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
@@ -112,12 +108,10 @@ class CausalLM(nn.Module):
         Raises:
             OptionError: The model does not support it.
         """
-        new, old = (
-            "activation_checkpointing_enable",
-            "gradient_checkpointing_enable",
-        )  # since transformers 5, and for older versions
+        old_name = "gradient_checkpointing_enable"  # before transformers 5
+        enable = getattr(self.model, "activation_checkpointing_enable", None) or getattr(self.model, old_name)
         try:
-            getattr(self.model, new if hasattr(self.model, new) else old)({"use_reentrant": False})
+            enable({"use_reentrant": False})
         except ValueError as error:
             raise OptionError(f"-o recompute=1: {error}: leave it out") from error
 
@@ -157,7 +151,13 @@ def encode(base: BaseModel, text: bytes) -> Tensor:
         RecipeError: There is no tokenizer, or it gives tokens that the model does not know.
     """
     if base.gpt is not None:
-        return torch.from_numpy(_tokenizer_of_gpt(base).encode(text).astype("int32"))
+        tokenizer: Tokenizer = Bytes()
+        if (base.folder / TOKENIZER).is_file():
+            tokenizer = BPE((base.folder / TOKENIZER).read_text(encoding="utf-8"), base.vocab_size)
+        elif base.vocab_size != 256:
+            expected = f"a {TOKENIZER} for its {base.vocab_size} tokens, or a model of bytes"
+            raise RecipeError("base", str(base.folder), expected)
+        return torch.from_numpy(tokenizer.encode(text).astype("int32"))
     words = text.decode("utf-8", errors="replace")
     tokens = torch.tensor(tokenizer_of(base)(words, add_special_tokens=False, verbose=False)["input_ids"])
     if len(tokens) and int(tokens.max()) >= base.vocab_size:
@@ -182,16 +182,6 @@ def save_merged(model: nn.Module, base: BaseModel, folder: Path, **notes: Any) -
     assert isinstance(model, CausalLM)
     model.original().save_pretrained(folder)
     tokenizer_of(base).save_pretrained(folder)
-
-
-def _tokenizer_of_gpt(base: BaseModel) -> Tokenizer:
-    if (base.folder / TOKENIZER).is_file():
-        return BPE((base.folder / TOKENIZER).read_text(encoding="utf-8"), base.vocab_size)
-    if base.vocab_size != 256:
-        raise RecipeError(
-            "base", str(base.folder), f"a {TOKENIZER} for its {base.vocab_size} tokens, or a model of bytes"
-        )
-    return Bytes()
 
 
 def tokenizer_of(base: BaseModel) -> Any:

@@ -266,13 +266,8 @@ def add_adapters(model: nn.Module, options: Adapters, seed: int = 0) -> list[str
         layer.adapter = adapter.to(layer.weight).train(layer.training)
         # A hook keeps the names of the layer's weights; a function of the module lets copies of
         # the model use their own adapter.
-        layer.register_forward_hook(_adapt)
+        layer.register_forward_hook(lambda module, _, output: module.adapter(output))
     return list(layers)
-
-
-def _adapt(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
-    adapted: Tensor = layer.adapter(output)  # type: ignore[operator]
-    return adapted
 
 
 def add_adapter(model: nn.Module, options: LoRA | Adapters, seed: int = 0) -> list[str]:

@@ -12,6 +12,8 @@ import torch
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training import Forecaster, QuantileLoss
+from evo_tune.training.prediction.about import TrainingFacts
+from evo_tune.training.prediction.series import ForecastModel, Past
 from evo_tune.training.recipe import PatchConfig, find_series
 
 SHAPE: dict[str, Any] = {"depth": 1, "width": 16, "heads": 2, "context": 12, "patch": 4, "horizon": 3}
@@ -68,17 +70,22 @@ def test_the_loss_is_the_mean_of_the_pinball_loss_over_quantiles() -> None:
     assert loss.count(targets) == 15
 
 
+def forecast_of(network: Forecaster, frame: pd.DataFrame) -> pd.DataFrame:
+    facts = TrainingFacts()
+    return ForecastModel(Past(facts, network), Path(), network, facts).predict(frame)
+
+
 def test_a_forecast_has_the_times_after_a_series_and_quantiles_in_order(model: Forecaster, tmp_path: Path) -> None:
     frame = table(("north", "south"))
     frame.loc[25:, "south"] = np.nan
-    forecast = model.forecast(frame)
+    forecast = forecast_of(model, frame)
     assert forecast.columns.tolist() == ["day", "series", "0.1", "0.5", "0.9"]
     assert forecast["series"].tolist() == ["north"] * 3 + ["south"] * 3
     assert forecast["day"].dt.day.tolist() == [31, 1, 2, 26, 27, 28]
     assert (forecast["0.1"] < forecast["0.9"]).all()
     assert forecast["0.5"].between(*sorted((frame[["north", "south"]].min().min() - 9, 1e6 + 20))).all()
     model.save(tmp_path, note=1)
-    pd.testing.assert_frame_equal(Forecaster.load(tmp_path).forecast(frame), forecast)
+    pd.testing.assert_frame_equal(forecast_of(Forecaster.load(tmp_path), frame), forecast)
 
 
 def test_series_that_it_never_saw_and_short_ones_are_forecast(model: Forecaster) -> None:
@@ -86,16 +93,16 @@ def test_series_that_it_never_saw_and_short_ones_are_forecast(model: Forecaster)
     found = find_series(long, key="shop", target="sold")
     other = Forecaster(model.config, series=found.format)
     other.load_state_dict(model.state_dict())
-    whole = other.eval().forecast(long)
+    whole = forecast_of(other.eval(), long)
     assert whole["shop"].tolist() == ["east"] * 3
-    assert len(other.forecast(long.head(5))) == 3, "its first value is repeated before it"
-    assert other.forecast(long.head(5)).iloc[0]["day"] == pd.Timestamp("2024-01-06")
+    assert len(forecast_of(other, long.head(5))) == 3, "its first value is repeated before it"
+    assert forecast_of(other, long.head(5)).iloc[0]["day"] == pd.Timestamp("2024-01-06")
 
 
 def test_a_mean_is_one_column_and_years_stay_numbers() -> None:
     years = pd.DataFrame({"year": np.arange(1900, 1960), "spots": np.arange(60.0)})
     model = Forecaster(PatchConfig(outputs=3, **SHAPE), series=find_series(years).format).eval()
-    forecast = model.forecast(years)
+    forecast = forecast_of(model, years)
     assert forecast.columns.tolist() == ["year", "series", "mean"]
     assert forecast["year"].tolist() == [1960, 1961, 1962]
     assert forecast["mean"].tolist() == pytest.approx([53.5] * 3), "it knows nothing but the mean of its past"
@@ -107,10 +114,10 @@ def test_what_cannot_be_forecast_is_said_in_one_line(model: Forecaster) -> None:
     cases = [(frame.drop(columns="south"), "no column 'south'"), (empty, "none of the columns")]
     for given, words in cases:
         with pytest.raises(OptionError, match=words) as caught:
-            model.forecast(given)
+            model.read(given)
         assert "\n" not in str(caught.value)
     with pytest.raises(RecipeError, match="series"):
-        Forecaster(model.config).forecast(frame)
+        Forecaster(model.config).read(frame)
     with pytest.raises(RecipeError, match="outputs"):
         PatchConfig(outputs=4, **SHAPE)
     with pytest.raises(RecipeError, match="patch"):

@@ -42,7 +42,7 @@ def test_the_trainer_writes_it_to_groups_that_decay(make_trainer: Callable[..., 
     for held_out in (2.0, 2.1, 2.2):
         trainer.run(trainer.step + 1)
         seen.append([group["weight_decay"] for group in trainer.optimizer.param_groups])
-        trainer.record_evaluation(1.0 / held_out, held_out)
+        trainer.gap.update(1.0 / held_out, held_out)
     assert [group[0] for group in seen] == pytest.approx([0.01, 0.01, 0.015])
     assert [group[1] for group in seen] == [0.0] * 3
 
