@@ -17,8 +17,9 @@ from typing import Any, BinaryIO
 import torch
 
 from evo_tune.errors import OptionError, RecipeError
+from evo_tune.plugins.context import Context
 from evo_tune.training.recipe.data.reading import open_own
-from evo_tune.training.training_run import Plan, Run, TrainingRun
+from evo_tune.training.training_run import Plan, TrainingRun
 
 CHECKPOINT = "checkpoint.pt"
 """Name of the checkpoint file in a training's folder."""
@@ -127,7 +128,7 @@ class Unfinished:
         clock: Function that returns seconds.
     """
 
-    def __init__(self, plan: Plan, run: Run, *, writes: bool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, plan: Plan, run: Context, *, writes: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._clock = run, clock
         minutes = plan.options.checkpoint_minutes if writes and not run.timing else None
         self._pause = None if minutes is None else 60.0 * minutes

@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
+from evo_tune.plugins.context import Context
 from evo_tune.training.data.batches import TextMaterial
 from evo_tune.training.evaluation import Evaluation, evaluate_by_position, evaluate_windows, windows_per_pass
 from evo_tune.training.extension import extend_trainer
@@ -28,7 +29,7 @@ from evo_tune.training.recipe.plan import Phase, phase_with_shape, tokens_and_fl
 from evo_tune.training.session import train_and_export
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer
-from evo_tune.training.training_run import Run, StepSplit, Task, TrainingResult, TrainingRun
+from evo_tune.training.training_run import StepSplit, Task, TrainingResult, TrainingRun
 
 
 class Material(Protocol):
@@ -60,7 +61,7 @@ class LanguageTraining(Task):
     group = "language"
     plan: LanguageTask
 
-    def __init__(self, plan: LanguageTask, run: Run, ranks: Ranks | None = None, material: Material | None = None):
+    def __init__(self, plan: LanguageTask, run: Context, ranks: Ranks | None = None, material: Material | None = None):
         super().__init__(plan, run, ranks)
         self._material = material
 
@@ -101,7 +102,11 @@ class LanguageTraining(Task):
             self.run.device,
             sharing=self.processes,
             probe=run_one_step,
-            **self._memory_options(),
+            optimizer=options.optimizer_name,
+            ema=options.ema is not None,
+            precision=storage_precision(options.precision),
+            z_loss=options.z_loss > 0.0,
+            ranks=self.processes,
         )
         micro, recompute = fit.micro_batch, fit.recompute
         if self.ranks is not None:
@@ -111,18 +116,17 @@ class LanguageTraining(Task):
         return StepSplit(micro, options.recompute or recompute)
 
     def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
-        config, recompute = self.phase_of(trainer).config, cast(GPT, trainer.model).recompute
-        return predict_memory(config, largest, recompute=recompute, **self._memory_options()).peak
-
-    def _memory_options(self) -> dict[str, Any]:
-        options = self.plan.options
-        return {
-            "optimizer": options.optimizer_name,
-            "ema": options.ema is not None,
-            "precision": storage_precision(options.precision),
-            "z_loss": options.z_loss > 0.0,
-            "ranks": self.processes,
-        }
+        recipe = trainer.recipe
+        return predict_memory(
+            self.phase_of(trainer).config,
+            largest,
+            recompute=cast(GPT, trainer.model).recompute,
+            optimizer=type(recipe.optimizer).__name__.lower(),
+            ema=recipe.ema is not None,
+            precision=storage_precision(recipe.precision.name),
+            z_loss=recipe.z_loss > 0.0,
+            ranks=1 if trainer.ranks is None else trainer.ranks.size,
+        ).peak
 
     # Phases.
 
@@ -220,7 +224,7 @@ def _join_blocks(blocks: Sequence[MicroBatch]) -> MicroBatch:
     return torch.cat([inputs for inputs, _ in blocks]), torch.cat([targets for _, targets in blocks])
 
 
-def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[str, float]:
+def export_language(task: LanguageTask, run: Context, folder: Path | str) -> dict[str, float]:
     """Train in one process, write weights and config.json to a folder, and return the metrics.
 
     Args:

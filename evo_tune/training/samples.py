@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evo_tune.plugins.context import Context
 from evo_tune.training.data.batches import Epochs, steps_of
 from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, model_outputs, score_classifier
 from evo_tune.training.hardware.device import MicroBatch, seed_for
@@ -24,7 +25,7 @@ from evo_tune.training.recipe.data.forecasts import ForecastScores, ForecastWind
 from evo_tune.training.recipe.forecasting import ForecastTask
 from evo_tune.training.session import train_and_export
 from evo_tune.training.trainer import Trainer
-from evo_tune.training.training_run import Run, SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
+from evo_tune.training.training_run import SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
 
 SEEN = 1000
 """Maximum number of training samples for the training loss."""
@@ -163,7 +164,7 @@ class ClassifierTraining(SampleTraining):
     plan: ClassifierTask
     curve_metrics = ("accuracy",)
 
-    def __init__(self, plan: ClassifierTask, run: Run, ranks: Ranks | None = None) -> None:
+    def __init__(self, plan: ClassifierTask, run: Context, ranks: Ranks | None = None) -> None:
         if plan.whole:
             check_single_pass(plan.options, plan.batch, ranks_on_cpu=torch.device(run.device).type == "cpu")
         super().__init__(plan, run, ranks)
@@ -232,7 +233,7 @@ class SampleResult(TrainingResult):
 
 
 def export_encoder(
-    task: SampleTask, run: Run, folder: Path | str, kind: type[SampleTraining] = ClassifierTraining
+    task: SampleTask, run: Context, folder: Path | str, kind: type[SampleTraining] = ClassifierTraining
 ) -> dict[str, float]:
     """Train an encoder in one process, write weights and config.json to a folder, and return its metrics.
 

@@ -1,20 +1,21 @@
 """Train a plan up to its budget: resume its checkpoint, choose the precision, train, judge, and write a checkpoint.
 
-Every training of an evaluator uses `train`, in one process or in several. A `Run`, such as an evaluator's context,
-gives device, seed, budget and folders. This module is independent of data and models.
+Every training of an evaluator uses `train`, in one process or in several. An evaluator's context gives device, seed,
+budget and folders. This module is independent of data and models.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import torch
 
+from evo_tune.plugins.context import Context
 from evo_tune.plugins.ranks import RankFailed
 from evo_tune.training.checkpoint import CHECKPOINT, Unfinished, read_checkpoint_of, save_checkpoint
 from evo_tune.training.hardware import precision as probe
@@ -22,11 +23,11 @@ from evo_tune.training.hardware.device import keep_freed_memory, reproducible
 from evo_tune.training.hardware.distributed import Ranks, launch
 from evo_tune.training.hardware.throughput import clock_for
 from evo_tune.training.recipe.optim.schedule import fork_step, stop_step
-from evo_tune.training.training_run import Plan, Run, Task, TrainingRun
+from evo_tune.training.training_run import Plan, Task, TrainingRun
 
 
 def evaluate_task(
-    plan: Plan, kind: type[Task], train_rank: FunctionType | Callable[..., Any], run: Run
+    plan: Plan, kind: type[Task], train_rank: FunctionType | Callable[..., Any], run: Context
 ) -> dict[str, float]:
     """Train in this process, or in several processes, and return the metrics.
 
@@ -47,7 +48,9 @@ def evaluate_task(
     return train_together(train_rank, run, plan.options.to_json(), narrow=plan.narrow, genome=genome)
 
 
-def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) -> tuple[TrainingRun, dict[str, float]]:
+def train(
+    plan: Plan, run: Context, kind: type[Task], ranks: Ranks | None = None
+) -> tuple[TrainingRun, dict[str, float]]:
     """Train up to the run's budget, from its checkpoint if there is one.
 
     Args:
@@ -117,49 +120,27 @@ def _predict_cost(training_run: TrainingRun, steps: int, built: float, saves: bo
 # ---------------------------------------------------------------- several processes
 
 
-@dataclass
-class RankRun:
-    """A `Run` of plain data for one of several processes.
+class RankRun(Context):
+    """The context of one of several processes; the first one sends the learning curve to the main process."""
 
-    Args:
-        device: Device of this rank.
-        threads: See `evo_tune.Context`; the same on all ranks.
-        seed: Seed of the training.
-        budget: Share of the full training.
-        folder: Folder of this training; it exists.
-        resume_folder: Folder of the training to continue; None: start from scratch.
-        test: Whether to evaluate on the test set.
-        timing: Number of steps to time; 0 in a training.
-        attempted: Whether an earlier attempt may have left files in the folder.
-        tell: Function that sends a point of the learning curve to the main process.
-    """
-
-    device: str
-    threads: int
-    seed: int
-    budget: float
-    folder: Path
-    resume_folder: Path | None
-    test: bool
-    timing: int
-    attempted: bool
-    tell: Callable[[dict[str, float]], None]
+    attempted = False
+    tell: Callable[[dict[str, Any]], None] | None = None
 
     @classmethod
-    def of(cls, ranks: Ranks, tell: Callable[[dict[str, float]], None], run: Mapping[str, Any]) -> RankRun:
-        """Return a rank's place, from the data that `train_together` sent; only the first rank reports the curve."""
-        folders = {name: run[name] and Path(run[name]) for name in ("folder", "resume_folder")}
-        quiet = tell if ranks.rank == 0 else lambda point: None
-        return cls(**{**run, **folders}, device=str(ranks.device), tell=quiet)
+    def of(cls, ranks: Ranks, tell: Callable[[dict[str, Any]], None], run: Mapping[str, Any]) -> RankRun:
+        """Return a rank's context, from the data that `train_together` sent."""
+        place = cls(str(ranks.device), **{name: value for name, value in run.items() if name != "attempted"})
+        place.attempted, place.tell = run["attempted"], tell if ranks.rank == 0 else None
+        return place
 
-    def report(self, fraction: float, **metrics: float) -> None:
-        """Add a point to the learning curve."""
-        self.tell({"fraction": fraction, **metrics})
+    def report(self, fraction: float, *, decayed: bool | None = None, **metrics: float) -> None:
+        if self.tell is not None:
+            self.tell({"fraction": fraction, "decayed": decayed, **metrics})
 
 
 def train_together(
     function: FunctionType | Callable[..., Any],
-    run: Run,
+    run: Context,
     options: Mapping[str, Any],
     *,
     narrow: bool = False,
@@ -217,7 +198,7 @@ def train_together(
 
 
 def train_and_export(
-    plan: Any, run: Run, kind: type[Task], folder: Path | str, *, tokenizer: Any = None, **further_notes: Any
+    plan: Any, run: Context, kind: type[Task], folder: Path | str, *, tokenizer: Any = None, **further_notes: Any
 ) -> dict[str, float]:
     """Train in one process, write weights and config.json to a folder, and return the metrics.
 
@@ -244,7 +225,7 @@ def train_and_export(
 
 
 def training_notes(
-    plan: Plan, run: Run, precision: str, metrics: Mapping[str, float], **further_notes: Any
+    plan: Plan, run: Context, precision: str, metrics: Mapping[str, float], **further_notes: Any
 ) -> dict[str, Any]:
     """Return the notes on a training, as plain data for a model's folder.
 

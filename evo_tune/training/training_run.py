@@ -13,13 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from evo_tune.plugins.context import Context
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import PassMemory, fit_pass, measure_peak_memory
 from evo_tune.training.hardware.precision import Precision
@@ -36,31 +36,11 @@ ENOUGH = 1.5
 """Seconds after which no more steps are timed, once there are three, of which the first is not counted."""
 
 
-class Run(Protocol):
-    """Device, seed, budget and folders of a training; documented in `evo_tune.Context`."""
-
-    device: str
-    threads: int
-    seed: int
-    budget: float
-    resume_folder: Path | None
-    test: bool
-    timing: int
-
-    @property
-    def attempted(self) -> bool:
-        """Return whether the folder exists, because an earlier attempt at this training was killed."""
-
-    @property
-    def folder(self) -> Path:
-        """Return the folder of this training."""
-
-    def report(self, fraction: float, **metrics: float) -> None:
-        """Add a point to the learning curve."""
-
-
 class Plan(Protocol):
-    """An evaluator's description of a training, without torch: options, numbers and the identity of its checkpoints."""
+    """An evaluator's description of a training, without torch: options, numbers and the identity of its checkpoints.
+
+    It also has the numbers that `recipe_of` needs: lr, batch, reference, weight_decay and warmup.
+    """
 
     @property
     def options(self) -> Any:
@@ -81,26 +61,6 @@ class Plan(Protocol):
     @property
     def narrow(self) -> bool:
         """Whether the matrix products are too small for a CPU to gain from bfloat16."""
-
-    @property
-    def lr(self) -> float:
-        """Peak learning rate, at the reference batch."""
-
-    @property
-    def batch(self) -> int:
-        """Windows or samples in a step."""
-
-    @property
-    def reference(self) -> int:
-        """Batch for which learning rates are given (see `scale_lr`)."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Initial weight decay λ."""
-
-    @property
-    def warmup(self) -> float:
-        """Share of the steps for warm-up."""
 
     def in_precision(self, precision: Any) -> Any:
         """Return the same plan with another precision, given by name."""
@@ -144,7 +104,7 @@ class Task(ABC):
     group: ClassVar[str]
     """Group of the rows of `metrics.METRICS` to report."""
 
-    def __init__(self, plan: Any, run: Run, ranks: Ranks | None = None) -> None:
+    def __init__(self, plan: Any, run: Context, ranks: Ranks | None = None) -> None:
         self.plan, self.run, self.ranks = plan, run, ranks
         self.phases: Sequence[Any] = ()
         """Phases of the full training, set by `training_run`."""

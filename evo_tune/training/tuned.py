@@ -21,6 +21,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError, StoreError
+from evo_tune.plugins.context import Context
 from evo_tune.training.data.batches import TrainingWindows
 from evo_tune.training.evaluation import Evaluation, evaluate_windows
 from evo_tune.training.hardware.device import MicroBatch, reproducible, seed_for
@@ -37,7 +38,7 @@ from evo_tune.training.recipe.tuning import TuningOptions
 from evo_tune.training.session import train, training_notes
 from evo_tune.training.stepping.recipe import Recipe
 from evo_tune.training.trainer import Trainer
-from evo_tune.training.training_run import Run, SinglePhase, Task, TrainingResult, TrainingRun
+from evo_tune.training.training_run import SinglePhase, Task, TrainingResult, TrainingRun
 from evo_tune.training.tuning.pretrained import (
     TuningText,
     halve_frozen,
@@ -224,7 +225,9 @@ def _loss_of_base(
 NOTES = "fine_tuning.json"
 
 
-def export_tuning(task: TuningPlan, run: Run, folder: Path | str, *, merged: bool, with_base: bool) -> dict[str, float]:
+def export_tuning(
+    task: TuningPlan, run: Context, folder: Path | str, *, merged: bool, with_base: bool
+) -> dict[str, float]:
     """Tune in one process, write the model in float32, and return the metrics of the written model.
 
     Merging rounds, and a base that was stored in bf16 is written in full. So val_loss, val_bpb and their values on the

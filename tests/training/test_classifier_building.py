@@ -19,7 +19,6 @@ from evo_tune.training import (
     FTTransformer,
     TrainingRun,
     ViT,
-    recipe,
     score_classifier,
     train,
 )
@@ -34,6 +33,7 @@ from evo_tune.training.recipe import (
     metric_units,
     split_stratified,
 )
+from evo_tune.training.recipe.metrics import names_on_test_set
 
 RNG = torch.Generator().manual_seed(5)
 IMAGES = torch.randint(0, 256, (60, 1, 4, 4), generator=RNG).to(torch.uint8)
@@ -101,7 +101,7 @@ def test_it_learns_and_says_what_it_spent(tmp_path: Path) -> None:
 def test_the_test_set_is_judged_where_it_is_asked_for_and_changes_nothing_else(tmp_path: Path) -> None:
     metrics, _, _ = fit(tmp_path / "a", {"epochs": 6.0, "patience": 2, "evaluations": 6})
     more, _, training_run = fit(tmp_path / "b", {"epochs": 6.0, "patience": 2, "evaluations": 6}, test=True)
-    told = {name: more.pop(name) for name in recipe.test_metrics("classes").values()}
+    told = {name: more.pop(name) for name in names_on_test_set("classes").values()}
     assert without_clock(more) == without_clock(metrics)
     parts = split_stratified(BRIGHT.numpy(), 1 / 6, 1 / 6)
     held, test = (score_classifier(training_run.model, (IMAGES[part], BRIGHT[part])) for part in parts[1:])
