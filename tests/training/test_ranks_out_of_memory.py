@@ -83,7 +83,7 @@ def test_a_rank_that_runs_out_of_memory_in_mid_training_has_all_begin_again(
 def test_where_not_even_one_sample_fits_it_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RankFailed, match=r"rank 1 is out of memory .*no pass of it can be smaller") as caught:
         trained(tmp_path, room=0, options={"micro_batch": 1})
-    assert (caught.value.status, caught.value.with_smaller_ones) == ("out_of_memory", False)
+    assert (caught.value.status, caught.value.smaller) == ("out_of_memory", False)
     assert "begin again" not in capfd.readouterr().err
 
 
@@ -96,7 +96,7 @@ def test_all_begin_again_as_often_as_a_pass_can_be_smaller(
 
     def launch(*_: Any, **given: Any) -> dict[str, float]:
         parts.append(given["parts"])
-        raise RankFailed(1, "no room", "out_of_memory", with_smaller_ones=len(parts) <= rooms)
+        raise RankFailed(1, "no room", "out_of_memory", smaller=len(parts) <= rooms)
 
     monkeypatch.setattr(session, "launch", launch)
     with pytest.raises(RankFailed, match="no room"):
