@@ -136,7 +136,7 @@ def plugin_names() -> Iterator[tuple[str, list[str]]]:
     from evo_tune.plugins.find import find_evaluator, find_strategy
 
     text = (ROOT / "evo_tune" / "plugins" / "evaluator.py").read_text()
-    asked = re.findall(r'module, "(\w+)"|module\.([A-Za-z]\w+)|_amounts\("(\w+)"', text)
+    asked = re.findall(r'module, "(\w+)"|module\.([A-Za-z]\w+)|_(?:amounts|lines)\("(\w+)"', text)
     yield "evaluator file", sorted({"".join(one) for one in asked} - {"__doc__", "SEEDED"})  # SEEDED: commands only
     for path in sorted((ROOT / "evaluators").glob("[!_]*.py")):
         plugin = find_evaluator(f"bundled:{path.stem}")
