@@ -31,8 +31,8 @@ class Noise:
         places: Number of layers that draw noise.
     """
 
-    def __init__(self, seed: int, places: int) -> None:
-        self.seed, self.places = seed, places
+    def __init__(self, seed: int, layer_count: int) -> None:
+        self.seed, self.layer_count = seed, layer_count
         self._step = -1
         self._layer_seeds: list[int] = []
         self._keys: Tensor | None = None
@@ -48,7 +48,7 @@ class Noise:
             device: Device of the model.
         """
         if step != self._step:
-            self._step, self._layer_seeds = step, seeds_for(self.seed, "dropout", self.places, step)
+            self._step, self._layer_seeds = step, seeds_for(self.seed, "dropout", self.layer_count, step)
         self._samples = samples
         keys = torch.arange(samples.start, samples.stop, dtype=torch.int64, device=device)[:, None]
         # Keys differ widely for adjacent numbers, and change with each step.
@@ -65,33 +65,37 @@ class Noise:
         return self._keys is not None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Noise:
-        return Noise(self.seed, self.places)  # a copy of a model, such as its average, is not part of the pass
+        return Noise(self.seed, self.layer_count)  # a copy of a model, such as its average, is not part of the pass
 
-    def lanes(self, place: int, shape: torch.Size, part: int = 0) -> Tensor:
+    def draw_int16(self, layer_index: int, shape: torch.Size, draw_index: int = 0) -> Tensor:
         """Return uniformly distributed 16-bit integers, int16.
 
         A sample's values do not depend on the number of samples; those of a longer sample begin with a shorter one's.
 
         Args:
-            place: Number of the layer.
+            layer_index: Number of the layer.
             shape: (samples, …), or (samples · n, …) with each sample's n rows consecutive.
-            part: Number of the draw, for a layer that draws several times per pass.
+            draw_index: Number of the draw, for a layer that draws several times per pass.
         """
         assert self._keys is not None
         assert self._generator is not None
-        samples = len(self._samples)
-        values_per_sample = shape.numel() // samples
-        if values_per_sample * samples != shape.numel():  # the layer's input is not divided by samples
-            samples, values_per_sample = 1, shape.numel()
-        self._generator.manual_seed(self._layer_seeds[place] + part)
-        words = torch.empty(-(-values_per_sample // 4), dtype=torch.int64, device=self._keys.device)
+        sample_count = len(self._samples)
+        values_per_sample = shape.numel() // sample_count
+        if values_per_sample * sample_count != shape.numel():
+            # The input is not divided by samples, so all of it is drawn with the first sample's key.
+            sample_count, values_per_sample = 1, shape.numel()
+        self._generator.manual_seed(self._layer_seeds[layer_index] + draw_index)
+        word_count = (values_per_sample + 3) // 4  # rounded up
+        words = torch.empty(word_count, dtype=torch.int64, device=self._keys.device)
         words.random_(-(2**63), None, generator=self._generator)  # each word has the noise of four channels
-        lanes = _mix_in_place(words + self._keys[:samples]).view(torch.int16)
+        lanes = _mix_in_place(words + self._keys[:sample_count]).view(torch.int16)
         return lanes[:, :values_per_sample].reshape(shape)
 
-    def seeds(self, place: int, part: int = 0) -> list[int]:
+    def seeds(self, layer_index: int, draw_index: int = 0) -> list[int]:
         """Return a seed for each sample, for a layer (or a part of one) whose noise torch draws."""
-        return [seed_for(self.seed, "samples", self._step, place + 1, sample, part) for sample in self._samples]
+        return [
+            seed_for(self.seed, "samples", self._step, layer_index + 1, sample, draw_index) for sample in self._samples
+        ]
 
 
 def _mix_in_place(words: Tensor) -> Tensor:
@@ -111,8 +115,8 @@ def attach_noise(model: nn.Module, seed: int) -> Noise | None:
     """
     layers = [module for module in model.modules() if isinstance(module, NoiseLayer) and module.share]
     noise = Noise(seed, len(layers))
-    for place, layer in enumerate(layers):
-        layer.place, layer.noise = place, noise
+    for layer_index, layer in enumerate(layers):
+        layer.place, layer.noise = layer_index, noise
     return noise if layers else None
 
 
@@ -138,8 +142,8 @@ class NoiseLayer(nn.Module):
 
     def _draw_drop_mask(self, shape: torch.Size, device: torch.device) -> Tensor:
         """Draw a mask of the dropped values, bool."""
-        if self.noise:
-            lanes = self.noise.lanes(self.place, shape, self.part)
+        if self.noise:  # a pass is running
+            lanes = self.noise.draw_int16(self.place, shape, self.part)
         else:
             n = shape.numel()
             words = torch.empty(-(-n // 4), dtype=torch.int64, device=device).random_(-(2**63), None)

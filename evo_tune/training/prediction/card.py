@@ -88,44 +88,45 @@ def write_card(folder: Path, origin: Origin, metrics: Mapping[str, float], genom
     notes = read_json(folder, NOTES) if NOTES in names else config
     if NOTES not in names and "class" not in config:  # a model of another kind
         config, notes = {}, {}
-    about = read_training_facts(folder, notes)
-    about = about if about.genome else TrainingFacts(genome=dict(genome), metrics=dict(metrics))
-    (folder / CARD_FILE).write_text(card_text(origin, about, config), encoding="utf-8")
+    facts = read_training_facts(folder, notes)
+    # Without a genome, the model has no notes of its training.
+    facts = facts if facts.genome else TrainingFacts(genome=dict(genome), metrics=dict(metrics))
+    (folder / CARD_FILE).write_text(card_text(origin, facts, config), encoding="utf-8")
 
 
 def task_of(config: Mapping[str, Any]) -> str:
     """Return the task of a model, as Hugging Face names it; '' if it is none of evo-tune's kinds."""
-    names = {
+    task_by_class = {
         "Forecaster": "time-series-forecasting",
-        "FTTransformer": "tabular-regression" if config.get("scale") else "tabular-classification",
+        "FTTransformer": "tabular-regression" if config.get("scale") else "tabular-classification",  # of the target
         "TextClassifier": "text-classification",
         "ViT": "image-classification",
     }
-    return names.get(str(config.get("class")), "text-generation") if config else ""
+    return task_by_class.get(str(config.get("class")), "text-generation") if config else ""
 
 
-def card_text(origin: Origin, about: TrainingFacts, config: Mapping[str, Any]) -> str:
+def card_text(origin: Origin, facts: TrainingFacts, config: Mapping[str, Any]) -> str:
     """Return the text of a model card.
 
     Args:
         origin: Where the model comes from.
-        about: The training of the model.
+        facts: The training of the model.
         config: config.json, or adapter.json; empty for a model of another kind.
     """
     task = task_of(config)
-    results = [*origin.results, *_test_results(about)]
+    results = [*origin.results, *_test_results(facts)]
     description = f"A model for {task.replace('-', ' ')}" if task else "A model"
     evaluator = _escape_code_span(origin.evaluator)
     introduction = f"{description}, found by evo-tune {__version__} with the evaluator `{evaluator}`."
     if origin.summary:
         introduction += f" Summary of the evaluator: {escape_markdown(origin.summary)}"
     parts = [
-        _front_matter(origin, about, task, results),
+        _front_matter(origin, facts, task, results),
         f"# {escape_markdown(origin.run)}, trial {origin.trial}\n\n{introduction}",
         _use_section(task, config),
         _results_section(results, origin.verdict),
-        _data_section(about, config),
-        _training_section(origin, about),
+        _data_section(facts, config),
+        _training_section(origin, facts),
         "## Limits\n\n" + "\n".join(f"- {line}" for line in _limits(task, config)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -135,7 +136,7 @@ BEFORE_LINK_MARK = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
 """Places in an address; a backslash there keeps Markdown from making a link of it."""
 
 BEFORE_LIST_MARKER = re.compile(r"^(\d*)(?=[-+=.)](?:\s|$))")
-"""Place before the sign of a list."""
+"""Place before the sign of a list, or of a line that underlines a heading, at the start of a line."""
 
 
 def escape_markdown(text: object) -> str:
@@ -144,17 +145,17 @@ def escape_markdown(text: object) -> str:
     return BEFORE_LIST_MARKER.sub(r"\1\\", BEFORE_LINK_MARK.sub(r"\\", line))
 
 
-def _yaml(value: object) -> str:
-    """Return a value as YAML, which includes JSON."""
+def _to_yaml(value: object) -> str:
+    """Return a value as JSON, which is valid YAML."""
     if isinstance(value, str):
         return json.dumps(printable(value)[:200], ensure_ascii=False)
     return json.dumps(value)
 
 
-def _test_results(about: TrainingFacts) -> list[Result]:
-    count = about.rows.get("test", 0)
+def _test_results(facts: TrainingFacts) -> list[Result]:
+    count = facts.rows.get("test", 0)
     results = []
-    for name, value in about.metrics.items():
+    for name, value in facts.metrics.items():
         if name.startswith("test_") and value is not None and math.isfinite(value):
             is_proportion = name == "test_accuracy" and count > 0
             error = math.sqrt(max(0.0, value * (1.0 - value)) / count) if is_proportion else None
@@ -162,21 +163,29 @@ def _test_results(about: TrainingFacts) -> list[Result]:
     return results
 
 
-def _front_matter(origin: Origin, about: TrainingFacts, task: str, results: Sequence[Result]) -> str:
+def _front_matter(origin: Origin, facts: TrainingFacts, task: str, results: Sequence[Result]) -> str:
     lines = ["---", "library_name: evo-tune"]
     if task:
         lines.append(f"pipeline_tag: {task}")
-    lines += ["tags:", "- evo-tune", f"- {_yaml(origin.evaluator)}"]
+    lines += ["tags:", "- evo-tune", f"- {_to_yaml(origin.evaluator)}"]
     results_of_this_model = [result for result in results if result.measured_on.startswith("this model")]
     if task and results_of_this_model:
-        lines += ["metrics:", *(f"- {_yaml(result.name.removeprefix('test_'))}" for result in results_of_this_model)]
-        data = str(about.options.get("data") or "default data of the evaluator")
-        lines += ["model-index:", f"- name: {_yaml(origin.run)}", "  results:", "  - task:", f"      type: {task}"]
-        lines += ["    dataset:", f"      name: {_yaml(Path(data).name)}", "      type: private", "      split: test"]
+        lines += ["metrics:", *(f"- {_to_yaml(result.name.removeprefix('test_'))}" for result in results_of_this_model)]
+        data = str(facts.options.get("data") or "default data of the evaluator")
+        lines += ["model-index:", f"- name: {_to_yaml(origin.run)}", "  results:", "  - task:", f"      type: {task}"]
+        lines += [
+            "    dataset:",
+            f"      name: {_to_yaml(Path(data).name)}",
+            "      type: private",
+            "      split: test",
+        ]
         lines.append("    metrics:")
         for result in results_of_this_model:
-            lines += [f"    - type: {_yaml(result.name.removeprefix('test_'))}", f"      value: {_yaml(result.value)}"]
-            lines.append(f"      name: {_yaml(result.name)}")
+            lines += [
+                f"    - type: {_to_yaml(result.name.removeprefix('test_'))}",
+                f"      value: {_to_yaml(result.value)}",
+            ]
+            lines.append(f"      name: {_to_yaml(result.name)}")
     return "\n".join([*lines, "---"])
 
 
@@ -227,20 +236,20 @@ def _results_section(results: Sequence[Result], verdict: str) -> str:
     return f"## Results on the test set\n\n{table}{verdict_text}"
 
 
-def _data_section(about: TrainingFacts, config: Mapping[str, Any]) -> str:
-    options = about.options
+def _data_section(facts: TrainingFacts, config: Mapping[str, Any]) -> str:
+    options = facts.options
     rows = [("file", escape_markdown(Path(str(options.get("data") or "")).name) or "the evaluator's default data")]
     for name in ("time", "key", "target", "text", "label"):
         if options.get(name):
             rows.append((name, escape_markdown(options[name])))
-    if about.data:
-        rows.append(("SHA-256 of data and split", escape_markdown(about.data)))
-    rows += [(f"samples: {escape_markdown(name)}", str(count)) for name, count in about.rows.items()]
+    if facts.data:
+        rows.append(("SHA-256 of data and split", escape_markdown(facts.data)))
+    rows += [(f"samples: {escape_markdown(name)}", str(count)) for name, count in facts.rows.items()]
     if isinstance(series_format := config.get("series"), dict):
         rows += [
             (f"series: {escape_markdown(name)}", escape_markdown(value))
             for name, value in series_format.items()
-            if not isinstance(value, dict)
+            if not isinstance(value, dict)  # a table shows single values only
         ]
     labels = config.get("labels")
     if isinstance(labels, list) and labels:
@@ -260,21 +269,21 @@ def _join_names(names: Sequence[Any]) -> str:
     )
 
 
-def _training_section(origin: Origin, about: TrainingFacts) -> str:
-    facts = [
+def _training_section(origin: Origin, facts: TrainingFacts) -> str:
+    rows = [
         ("run", escape_markdown(origin.run)),
         ("trial", str(origin.trial)),
         ("evo-tune", escape_markdown(__version__)),
-        ("seed", "" if about.seed is None else str(about.seed)),
-        ("device, threads, precision", ", ".join(map(escape_markdown, msgspec.structs.astuple(about.evaluated)))),
+        ("seed", "" if facts.seed is None else str(facts.seed)),
+        ("device, threads, precision", ", ".join(map(escape_markdown, msgspec.structs.astuple(facts.evaluated)))),
     ]
-    facts_table = _markdown_table(("", ""), [fact for fact in facts if fact[1]])
+    facts_table = _markdown_table(("", ""), [row for row in rows if row[1]])
     command_block = f"\n\n```sh\n{_escape_code_span(origin.command)}\n```" if origin.command else ""
     genome = _markdown_table(
-        ("gene", "value"), [(escape_markdown(name), escape_markdown(value)) for name, value in about.genome.items()]
+        ("gene", "value"), [(escape_markdown(name), escape_markdown(value)) for name, value in facts.genome.items()]
     )
-    options = json.dumps(about.options, indent=1).replace("`", "\\u0060")
-    recipe = f"\n\n### Recipe\n\nAll options of the training:\n\n```json\n{options}\n```" if about.options else ""
+    options = json.dumps(facts.options, indent=1).replace("`", "\\u0060")
+    recipe = f"\n\n### Recipe\n\nAll options of the training:\n\n```json\n{options}\n```" if facts.options else ""
     return f"## Training\n\n{facts_table}{command_block}\n\n### Genome\n\n{genome}{recipe}"
 
 
