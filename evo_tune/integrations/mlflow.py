@@ -44,10 +44,8 @@ class MLflowDatabase(Sink):
 
 
 def _log_runs(client: MlflowClient, experiment_id: str, rows: Rows) -> None:
-    gene_names, metric_names = (
-        unique_names(rows.genes.values(), _allowed_name),
-        unique_names(rows.metrics.values(), _allowed_name),
-    )
+    gene_names = unique_names(rows.genes.values(), _allowed_name)
+    metric_names = unique_names(rows.metrics.values(), _allowed_name)
     all_rows = [rows.row(id) for id in range(len(rows))]
     earliest_start = min((row.began for row in all_rows), default=0.0)
     parent = client.create_run(experiment_id, _ms(earliest_start), run_name=rows.name).info.run_id

@@ -177,7 +177,7 @@ class Deadline:
         def seconds(id: int) -> float:
             return mean_seconds if id < 0 else self.seconds_of(id)
 
-        plans = requested.with_smaller_ones()
+        plans = requested.largest_first_alternatives()
         ends = [comparison_end_times(plan, seconds, self.slots) for plan in plans]
         least = MARGIN * ends[-1][0]
         if least > MOST * self.limit_seconds:
@@ -227,7 +227,7 @@ class Deadline:
         busy = [max(0.0, seconds(training.id) - age) for training, age in running.items()]
         assumed = {**dict.fromkeys(running, 0.0), **results}
         plan, end = None, math.inf
-        for plan in comparison.with_smaller_ones():
+        for plan in comparison.largest_first_alternatives():
             if plan.state(results).over:
                 return plan
             ends = comparison_end_times(plan, seconds, self.slots, assumed, busy)

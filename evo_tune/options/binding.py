@@ -171,7 +171,7 @@ def did_you_mean(name: str, names: typing.Iterable[str]) -> str:
 
 def _convert(value: Any, target: Any) -> Any:
     members = union_members(target)
-    if members != (target,):
+    if members != (target,):  # a union
         none_words = ("none",) if str in members else ("none", "")  # an empty text is a valid text
         if type(None) in members and (value is None or str(value).lower() in none_words):
             return None
@@ -254,9 +254,12 @@ def parse_target_size(text: str) -> TargetSize:
         OptionError: The text is something else, or the depth exceeds the width.
     """
     match = re.fullmatch(r"(\d{1,9})x(\d{1,9})(?:x(\d+(?:\.\d*)?(?:e\d{1,2})?))?", text, re.ASCII)
-    depth, width = (int(match[1]), int(match[2])) if match else (0, 0)
-    tokens = float(match[3]) if match and match[3] else None
+    error = OptionError(f"--for-scale {text}: expected DEPTHxWIDTH or DEPTHxWIDTHxTOKENS, such as 24x1024x1e9")
+    if match is None:
+        raise error
+    depth, width = int(match[1]), int(match[2])
+    tokens = float(match[3]) if match[3] else None
     if not (0 < width <= LARGEST_SIZE and 0 < depth <= LARGEST_SIZE) or not (tokens is None or 1 <= tokens < 2**63):
-        raise OptionError(f"--for-scale {text}: expected DEPTHxWIDTH or DEPTHxWIDTHxTOKENS, such as 24x1024x1e9")
+        raise error
     check_depth_first(f"--for-scale {text}", depth, width)
     return TargetSize(depth=depth, width=width, tokens=None if tokens is None else int(tokens))

@@ -133,7 +133,7 @@ class FinalComparison:
         halvings = math.ceil(math.log2(max(1, len(self.finalists))))
         return {"choose": math.ceil(self.seeds / 3) * halvings, "report": self.looks[-1] if self.seeds else 0}
 
-    def with_smaller_ones(self) -> list[FinalComparison]:
+    def largest_first_alternatives(self) -> list[FinalComparison]:
         """Return the comparison and smaller ones, the largest first: with fewer seeds, then with fewer finalists."""
         comparisons, count = [], len(self.finalists)
         while count and self.seeds:

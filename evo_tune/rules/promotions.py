@@ -54,7 +54,7 @@ class Rungs:
         self._first_ids = GrowingArray(0.0)
         self._losses = {budget: GrowingArray(*[math.nan] * objectives) for budget in self.budgets}
         self._violation = {budget: GrowingArray(0.0) for budget in self.budgets}
-        self._dominating = {budget: GrowingArray(0.0) for budget in self.budgets}
+        self._dominator_counts = {budget: GrowingArray(0.0) for budget in self.budgets}
         self._order: dict[float, np.ndarray] = {}
 
     def update(self, genome: GenomeTrials) -> None:
@@ -73,19 +73,19 @@ class Rungs:
                 self._violation[budget].set(number, trial.violation)
         self._order.clear()
 
-    def _count_dominating(self, budget: float, number: int, new: np.ndarray) -> None:
+    def _count_dominating(self, budget: float, number: int, new_losses: np.ndarray) -> None:
         """Update the number of genomes that dominate each (Fonseca & Fleming, 1993) before losses of one change.
 
         Args:
             budget: Budget of the rung.
             number: Number of the genome.
-            new: New losses, NaN without a value. Shape (objectives,).
+            new_losses: New losses, NaN without a value. Shape (objectives,).
         """
         losses = self._losses[budget].get(len(self.genomes))
-        dominating = self._dominating[budget].column(len(self.genomes))
-        for values, change in ((losses[number].copy(), -1.0), (new, 1.0)):  # NaN dominates nothing
+        dominating = self._dominator_counts[budget].column(len(self.genomes))
+        for values, change in ((losses[number].copy(), -1.0), (new_losses, 1.0)):  # NaN dominates nothing
             dominating[(losses >= values).all(axis=1) & (losses > values).any(axis=1)] += change
-        dominating[number] = ((losses <= new).all(axis=1) & (losses < new).any(axis=1)).sum()
+        dominating[number] = ((losses <= new_losses).all(axis=1) & (losses < new_losses).any(axis=1)).sum()
 
     def numbers_best_first(self, budget: float) -> np.ndarray:
         """Return the numbers of the genomes with a value at a rung, shape (genomes,).
@@ -95,7 +95,7 @@ class Rungs:
         if budget not in self._order:
             count = len(self.genomes)
             numbers = np.flatnonzero(~np.isnan(self._losses[budget].column(count)))
-            score = (self._dominating if self._objectives > 1 else self._losses)[budget].column(count)
+            score = (self._dominator_counts if self._objectives > 1 else self._losses)[budget].column(count)
             # Ids and violations are nearly sorted already, so two of the three sorts are cheap.
             keys = self._first_ids.column(count), score, self._violation[budget].column(count)
             self._order[budget] = numbers[np.lexsort([key[numbers] for key in keys])]
@@ -188,17 +188,22 @@ def partial_results(history: History, rungs: Sequence[float]) -> GenomeResults |
     table = genome_table(history)
     count = len(table.rows)
     losses = np.concatenate([table.losses(count, rung) for rung in rungs], axis=1)
-    alive, violation = table.alive.column(count) > 0.0, table.violation.column(count)
-    if not np.isfinite(losses[alive, -1]).any():
+    not_failed, violation = table.alive.column(count) > 0.0, table.violation.column(count)
+    if not np.isfinite(losses[not_failed, -1]).any():
         return None
-    feasible, infeasible = np.flatnonzero(alive & (violation == 0.0)), np.flatnonzero(alive & (violation > 0.0))
+    feasible, infeasible = (
+        np.flatnonzero(not_failed & (violation == 0.0)),
+        np.flatnonzero(not_failed & (violation > 0.0)),
+    )
     ranked = np.full(losses.shape, math.nan)
     if len(feasible):
         ranked[feasible] = np.stack(table.ranks_by_rung(losses[feasible], objective=0), axis=1)
     ranked[infeasible] = (len(feasible) + ranks(violation[infeasible]))[:, None]
     ranked[np.isnan(losses)] = math.nan
-    ranked[~alive] = math.nan
-    ranked[~alive, -1] = alive.sum() + ((~alive).sum() + 1) / 2  # failures share the mean of the last ranks
+    ranked[~not_failed] = math.nan
+    ranked[~not_failed, -1] = (
+        not_failed.sum() + ((~not_failed).sum() + 1) / 2
+    )  # failures share the mean of the last ranks
     return GenomeResults(tuple(rungs), ranked, table.first_ids.column(count), history.proposed_units)
 
 

@@ -172,7 +172,7 @@ def test_stopped_workers_hold_up_no_end(task_of):
 
 
 def test_a_lost_scheduler_ends_the_run_with_one_line_and_it_is_saved(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CONNECT", 2.0)
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT", 2.0)
     script = textwrap.dedent("""
         import sys, time
         from distributed import LocalCluster

@@ -227,7 +227,7 @@ def test_the_last_look_of_a_shorter_comparison_may_spend_the_whole_error() -> No
 
 
 def test_smaller_comparisons_have_fewer_seeds_and_then_fewer_finalists() -> None:
-    found = [(len(one.finalists), one.looks) for one in FinalComparison((4, 3, 2), 0, 6).with_smaller_ones()]
+    found = [(len(one.finalists), one.looks) for one in FinalComparison((4, 3, 2), 0, 6).largest_first_alternatives()]
     looks_of = [(4, 8, 12), (4, 8), (4,), (3,), (2,)]
     assert found == [(count, looks) for count in (3, 2, 1) for looks in looks_of]
-    assert FinalComparison((), 0, 6).with_smaller_ones() == []
+    assert FinalComparison((), 0, 6).largest_first_alternatives() == []

@@ -160,7 +160,7 @@ def test_noise_is_drawn_only_where_something_is_dropped() -> None:
     model = gpt()
     noise = attach_noise(model, 1)
     assert noise is not None
-    assert noise.places == 1 + 2 * 3
+    assert noise.layer_count == 1 + 2 * 3
 
 
 def test_long_texts_on_a_gpu_are_attended_one_by_one_each_with_its_seed() -> None:

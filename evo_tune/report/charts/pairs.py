@@ -57,7 +57,7 @@ def draw(data: RunData, x: str | None = None, y: str | None = None) -> Spec | No
     xs, ys = (charts.gene_positions(data.genes[name], (trial.genome[name] for trial in trials)) for name in (x, y))
     texts = [f"{charts.escape_label(data.metric)} {value:.5g}" for value in values]
     point_options: dict[str, Any] = {"customdata": [trial.id for trial in trials], "text": texts, "marker": marker}
-    results = charts.points(xs, ys, "results", "", "trial %{customdata}<br>%{text}", **point_options)
+    results = charts.points(xs, ys, "results", color="", hover="trial %{customdata}<br>%{text}", **point_options)
     traces = [*_prediction_traces(data, x, y, {"zmin": low, "zmax": high, **color_scale}), results]
     if data.best is not None:
         best_x, best_y = (charts.gene_positions(data.genes[name], [data.best.genome[name]]) for name in (x, y))

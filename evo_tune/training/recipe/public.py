@@ -1,4 +1,10 @@
-"""The public names of `evo_tune.training.recipe`."""
+"""The public names of `evo_tune.training.recipe`.
+
+Words in these names: tuning is fine-tuning of a base, a pretrained model; its targets are the layers that get adapters.
+A sample is a row, a text or an image, of which encoders learn. A rank is a process. A pass is one micro-batch. To fit
+is to find what fits into a device's memory. Work is the operations of a step by kind, whose seconds are in
+`UNIT_COSTS`. A proxy is a small model in place of a large one. `predict_memory` is for the GPT.
+"""
 
 from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.options.declare import redeclare
