@@ -218,7 +218,7 @@ def naive(method: str) -> Iterator[None]:
         yield
         return
     with (
-        mock.patch("evo_tune.rules.promotions.Rungs._share", return_value=0.0),
+        mock.patch("evo_tune.rules.promotions.Rungs._share_to_promote", return_value=0.0),
         mock.patch("evo_tune.rules.ruled.is_audit", lambda number: number == 0),
         mock.patch("evo_tune.rules.ruled.audit_numbers", lambda count: [0][:count]),
     ):

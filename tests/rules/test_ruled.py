@@ -283,7 +283,7 @@ def test_a_strategy_is_shown_genomes_in_the_order_of_what_is_expected_of_them() 
 def test_no_genome_gets_more_seeds_than_there_may_be(cap: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # With a price of 0 the rounding of gains near 0 would decide, and NumPy versions round differently.
     monkeypatch.setattr(extra_seeds, "PRICE", -1.0)  # an extra seed is worth more than a new genome
-    monkeypatch.setattr(settings, "CAP", cap)
+    monkeypatch.setattr(settings, "MAX_AUTOMATIC_SEEDS", cap)
     strategy = ruled("random", RunSettings(seeds_per_trial="auto", seeds="shared"))
     run = simulate(strategy, evaluate=trained(noise=0.3), births=14)
     assert max(one.extra_seed for one in run.candidates) == cap - 1
