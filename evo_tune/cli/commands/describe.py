@@ -26,5 +26,8 @@ def command(evaluator: str, options: tuple[str, ...], output_format: str) -> Non
     option_values = split_assignments(options, "-o")
     bound = load_named_evaluator(evaluator, None, option_values).bind(option_values)
     lines = bound.describe()
-    described = DescribedData(evaluator=bound.plugin.name, fingerprint=bound.fingerprint(), lines=lines)
-    shared.print_as(output_format, described, *(lines or [f"{bound.plugin.name} says nothing of its data"]))
+    if output_format == "json":  # the fingerprint takes a pass over the data, and refuses data that is too short
+        shared.print_json(DescribedData(evaluator=bound.plugin.name, fingerprint=bound.fingerprint(), lines=lines))
+        return
+    for line in lines or [f"{bound.plugin.name} says nothing of its data"]:
+        shared.echo(line)
