@@ -18,11 +18,11 @@ from evo_tune.errors import OptionError
 from evo_tune.options.binding import bind
 from evo_tune.options.declare import AUTO, Options, dataclass_options, option
 
+# Settings that end a session. New limits replace all earlier ones.
 LIMITS = ("trials", "generations", "budget", "hours")
-"""Settings that end a session. New limits replace all earlier ones."""
 
+# Maximum number of seeds per genome with `--seeds-per-trial auto`.
 MAX_AUTOMATIC_SEEDS = 4
-"""Maximum number of seeds per genome with `--seeds-per-trial auto`."""
 
 SettingsT = TypeVar("SettingsT", bound=Options)
 
@@ -165,8 +165,8 @@ class _DeviceSettings(Options):
     max_slots: int | None = option(None, bounds="[1, 10000]", help="Maximum number of slots on a cluster that grows.")
 
 
+# Settings that say where trainings run; those of a run folder from someone else are not used.
 DEVICE_SETTINGS = tuple(dataclass_options(_DeviceSettings))
-"""Settings that say where trainings run; those of a run folder from someone else are not used."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

@@ -12,18 +12,18 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# Maximum characters of a line.
 LONGEST_LINE = 400
-"""Maximum characters of a line."""
 
+# Categories of characters that a terminal may obey or hide: control, surrogate, format (direction marks, tags), line
+# and paragraph separators, private and unassigned.
 UNSAFE = ("Cc", "Cs", "Cf", "Zl", "Zp", "Co", "Cn")
-"""Categories of characters that a terminal may obey or hide: control, surrogate, format (direction marks, tags), line
-and paragraph separators, private and unassigned."""
 
+# Two format characters that are harmless, and necessary for Persian, the scripts of India, and composed emoji.
 JOINERS = "\u200c\u200d"
-"""Two format characters that are harmless, and necessary for Persian, the scripts of India, and composed emoji."""
 
+# First characters of texts that a spreadsheet computes; the last four are wide forms of the first four.
 FORMULA_STARTS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
-"""First characters of texts that a spreadsheet computes; the last four are wide forms of the first four."""
 
 
 def one_line(text: str, longest: int = LONGEST_LINE) -> str:

@@ -26,8 +26,8 @@ __all__ = ["main"]
 
 PROG = "evo-tune"
 
+# Environment variable by which a shell asks for completions.
 COMPLETE = "_EVO_TUNE_COMPLETE"
-"""Environment variable by which a shell asks for completions."""
 
 
 def command_names() -> list[str]:
@@ -148,8 +148,8 @@ def _discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+# Maximum characters of an error or a warning: a name or a value of somebody's data may have millions.
 LONGEST = 2000
-"""Maximum characters of an error or a warning: a name or a value of somebody's data may have millions."""
 
 
 def _print_problem(kind: str, message: object) -> None:

@@ -29,20 +29,20 @@ from evo_tune.text import one_line, printable
 from evo_tune.trust import inside
 from evo_tune.trust.decide import describe_paths, paths_outside
 
+# Code of a command's process: it takes this process's path, and imports nothing from the working directory.
 START = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from evo_tune.cli import main; main()"
-"""Code of a command's process: it takes this process's path, and imports nothing from the working directory."""
 
+# Seconds that a run has to begin before `start` answers.
 BEGINS = 60.0
-"""Seconds that a run has to begin before `start` answers."""
 
+# Characters that are returned of the end of a log, and the most bytes of a log that is read.
 LONGEST_LOG, LARGEST_LOG = 20_000, 1 << 28
-"""Characters that are returned of the end of a log, and the most bytes of a log that is read."""
 
+# Most trials that `results` returns.
 MOST = 50
-"""Most trials that `results` returns."""
 
+# What may be before or behind a path in an option, in a gene or in a word of a command.
 SEPARATORS = r"[=|,;:(){}?@\s]+"
-"""What may be before or behind a path in an option, in a gene or in a word of a command."""
 
 
 class Workplace:

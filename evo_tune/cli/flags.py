@@ -23,19 +23,19 @@ from evo_tune.options.declare import AUTO, Options, dataclass_options, union_mem
 from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.text import from_csv_cell, one_line
 
+# Defaults of `evo-tune run` that differ from those of `Search`: the command ends with a final comparison, and with a
+# limit in training time the leading genomes get extra seeds (`loop.plan`).
 RUN_DEFAULTS = {"final_seeds": 3, "finalists": 2, "seeds_per_trial": None}
-"""Defaults of `evo-tune run` that differ from those of `Search`: the command ends with a final comparison, and with
-a limit in training time the leading genomes get extra seeds (`loop.plan`)."""
 
+# Maximum length of a file of flags.
 MAX_CONFIG_CHARACTERS = 1 << 18
-"""Maximum length of a file of flags."""
 
+# Maximum size of a file of genomes, in bytes.
 LARGEST_GENOME_FILE = 1 << 26
-"""Maximum size of a file of genomes, in bytes."""
 
 KEY_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
+# A key of more than ten parts ('a.a.a.…'): parsing it takes time that grows with the square of its parts.
 LONG_KEY = re.compile(rf"(?:^|[{{,\[])\s*{KEY_PART}(?:[ \t]*\.[ \t]*{KEY_PART}){{10}}", re.MULTILINE)
-"""A key of more than ten parts ('a.a.a.…'): parsing it takes time that grows with the square of its parts."""
 
 
 class SettingFlag(click.Option):

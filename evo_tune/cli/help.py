@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+# Titles of the groups and names of their flags, both in the order of the help; all others are in 'Other flags'.
 FLAGS: Mapping[str, str] = {
     "Training": """trial from gene option ladder for-scale evaluator metric progress shell width depth batch
         base prompt length temperature top-k""",
@@ -24,20 +25,19 @@ FLAGS: Mapping[str, str] = {
     "Output": """out name as store folder config emit output keep track no-report price-per-hour quiet
         format help""",
 }
-"""Titles of the groups and names of their flags, both in the order of the help; all others are in 'Other flags'."""
 
+# Most flags of a command without groups.
 FEW = 9
-"""Most flags of a command without groups."""
 
+# Names of values in the help, by the type of a flag without a name of its own.
 METAVARS: Mapping[type[click.ParamType[Any]], str] = {
     click.types.IntParamType: "N",
     click.types.FloatParamType: "NUMBER",
     click.types.StringParamType: "TEXT",
 }
-"""Names of values in the help, by the type of a flag without a name of its own."""
 
+# What an error says a value is not, for types whose own names only programmers know.
 KINDS: Mapping[type[click.ParamType[Any]], str] = {click.IntRange: "whole number", click.FloatRange: "number"}
-"""What an error says a value is not, for types whose own names only programmers know."""
 
 
 class Formatter(click.HelpFormatter):

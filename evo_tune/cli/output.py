@@ -47,18 +47,19 @@ if TYPE_CHECKING:
     from evo_tune.loop.search import Search
     from evo_tune.settings import SessionSettings
 
+# Number of results in the live table.
 SHOWN_RESULTS = 6
-"""Number of results in the live table."""
 
+# Least time between two forecasts in seconds.
 FORECAST_EVERY = 2.0
-"""Least time between two forecasts in seconds."""
 
+# Seconds by which the end of a run must leave the interval of its last forecast before another one is printed.
 FORECAST_CHANGE = 5.0
-"""Seconds by which the end of a run must leave the interval of its last forecast before another one is printed."""
 
+# Most causes of failures to print while a run goes on.
 MAX_CAUSES = 5
-"""Most causes of failures to print while a run goes on."""
 
+# Statuses of failures as verbs.
 ENDINGS = {
     "failed": "failed",
     "diverged": "diverged",
@@ -66,12 +67,11 @@ ENDINGS = {
     "crashed": "crashed",
     "timeout": "timed out",
 }
-"""Statuses of failures as verbs."""
 
 STOPPING = "stopping after the pending trials; press Ctrl-C again to stop at once"
 
+# Least time between two lines without a better best, in seconds.
 LINE_EVERY = 10.0
-"""Least time between two lines without a better best, in seconds."""
 
 
 @contextlib.contextmanager

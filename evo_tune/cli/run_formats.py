@@ -199,8 +199,8 @@ class End(RunSummary, tag_field="event", tag="end", kw_only=True):
     exit_code: int
 
 
+# The types of the lines that `run` and `resume` print with `--format jsonl`.
 EVENTS = Begin | Proposed | Widened | Result | NewBest | Fresh | Stopping | End
-"""The types of the lines that `run` and `resume` print with `--format jsonl`."""
 
 
 def output_types() -> dict[str, Any]:

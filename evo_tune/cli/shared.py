@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# The value of `store.places.STORE`, which takes too long to import for `evo-tune --help`.
 STORE = "populations"
-"""The value of `store.places.STORE`, which takes too long to import for `evo-tune --help`."""
 
+# Names that a run may have and that no shell expands.
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""Names that a run may have and that no shell expands."""
 
+# The value of `store.manifest.MANIFEST`, which takes a quarter of a second to import.
 MANIFEST = "_run.json"
-"""The value of `store.manifest.MANIFEST`, which takes a quarter of a second to import."""
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -130,8 +130,8 @@ evaluator_option = click.option(
 )
 
 
+# Types of flags.
 COUNT, NOT_NEGATIVE, POSITIVE = click.IntRange(min=1), click.IntRange(min=0), click.FloatRange(min=0, min_open=True)
-"""Types of flags."""
 
 
 class CountOrAuto(click.IntRange):
@@ -283,12 +283,12 @@ def echo_piece(text: str) -> None:
     sys.stdout.flush()
 
 
+# Fewest steps of a training that passes without a remark.
 FEW_STEPS = 10
-"""Fewest steps of a training that passes without a remark."""
 
 
+# Most lines about the data that are printed before anything is trained.
 DESCRIBED = 9
-"""Most lines about the data that are printed before anything is trained."""
 
 
 def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: SearchSpace | None = None) -> None:

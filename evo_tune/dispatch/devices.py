@@ -24,20 +24,20 @@ from evo_tune.errors import OptionError
 from evo_tune.text import count_of
 
 PROC = Path("/proc")
+# File that names the process's cgroups.
 CGROUP = PROC / "self" / "cgroup"
-"""File that names the process's cgroups."""
 
+# Mount point of cgroups.
 MOUNT = Path("/sys/fs/cgroup")
-"""Mount point of cgroups."""
 
+# Value of `--per-device`: several slots on each GPU, which share its memory.
 AUTO = "auto"
-"""Value of `--per-device`: several slots on each GPU, which share its memory."""
 
+# Maximum number of slots on a GPU under `--per-device auto`, if there are enough CPU cores for them.
 MOST = 8
-"""Maximum number of slots on a GPU under `--per-device auto`, if there are enough CPU cores for them."""
 
+# Share of a GPU's memory that is shared out; a training run adapts to the same share.
 USABLE = 0.9
-"""Share of a GPU's memory that is shared out; a training run adapts to the same share."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Device:
 
 
 CPU = Device("cpu", "", "cpu")
+# An AMD GPU: torch calls it cuda, and HIP follows CUDA_VISIBLE_DEVICES too.
 ROCM = Device("rocm:0", "0")
-"""An AMD GPU: torch calls it cuda, and HIP follows CUDA_VISIBLE_DEVICES too."""
+# Apple's GPU.
 MPS = Device("mps", "", "mps")
-"""Apple's GPU."""
 
 
 @dataclass(frozen=True)
@@ -225,8 +225,8 @@ def find_gpus() -> tuple[tuple[Device, ...], str]:
     return tuple(devices), ""
 
 
+# Lowest compute capability that multiplies in bfloat16; `training.fastest_precision` asks torch for the same.
 BF16_FROM = (8, 0)
-"""Lowest compute capability that multiplies in bfloat16; `training.fastest_precision` asks torch for the same."""
 
 CPUINFO = Path("/proc/cpuinfo")
 

@@ -31,24 +31,24 @@ from evo_tune.genome.trial import Candidate, Outcome, Status
 from evo_tune.plugins.context import THREAD_VARIABLES
 from evo_tune.plugins.scripts.processes import kill_marked, kill_strays
 
+# Seconds between two checks of a silent worker. A timeout counts these ticks, so that a pause of the machine counts as
+# at most one second.
 TICK = 0.5
-"""Seconds between two checks of a silent worker. A timeout counts these ticks, so that a pause of the machine
-counts as at most one second."""
 
+# Seconds between two checks of a process that is expected to end.
 SHORT = 0.005
-"""Seconds between two checks of a process that is expected to end."""
 
+# Seconds after which an incomplete message that makes no progress is abandoned.
 STALL = 60.0
-"""Seconds after which an incomplete message that makes no progress is abandoned."""
 
+# Program of a worker. It sets the parent's import path before any import, so that nothing is imported from the working
+# directory, which may have any file.
 PROGRAM = """import sys
 fd, parent, sys.path[:] = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 del sys.argv[1:]
 from evo_tune.dispatch.worker import serve
 serve(fd, parent)
 """
-"""Program of a worker. It sets the parent's import path before any import, so that nothing is imported from the
-working directory, which may have any file."""
 
 
 class WorkerLost(Exception):
@@ -90,8 +90,8 @@ class Process:
         ours.settimeout(STALL)
         self._socket, self._file = ours, ours.makefile("rwb")
         self.pid = self._process.pid
+        # Held while the process is reaped, or a signal is sent to its group.
         self._reaping = threading.Lock()
-        """Held while the process is reaped, or a signal is sent to its group."""
         self.spool = task.folder(log_file_name(self.pid))  # its output, until moved to a trial's folder
         self.curve_file = task.folder(curve_file_name(self.pid))  # curve of the current training run
         self.send((task, device.inside))
@@ -208,14 +208,14 @@ class Process:
             self._process.poll()
 
 
+# Seconds that the evaluator's import may take, if there is a timeout; a longer timeout replaces it.
 LOADING = 300.0
-"""Seconds that the evaluator's import may take, if there is a timeout; a longer timeout replaces it."""
 
+# Seconds to wait for the end of a killed worker; one that hangs in a driver may never end.
 DYING = 10.0
-"""Seconds to wait for the end of a killed worker; one that hangs in a driver may never end."""
 
+# Seconds that an idle worker has to exit by itself, exit handlers included.
 GRACE = 3.0
-"""Seconds that an idle worker has to exit by itself, exit handlers included."""
 
 
 class LocalSlot(Slot):
@@ -232,8 +232,8 @@ class LocalSlot(Slot):
     def __init__(self, name: str, device: Device, task: Task, timeout: float | None = None, retries: int = 0) -> None:
         self.name = name
         self.device = device.name
+        # Whether it was closed or killed; it cannot be reopened.
         self.closed = False
-        """Whether it was closed or killed; it cannot be reopened."""
         self._pinned = device
         self._task = task
         self._timeout = timeout
@@ -243,10 +243,10 @@ class LocalSlot(Slot):
         self._worker: Process | None = None
         self._spare: Process | None = None
         self._lost_one = False
+        # Workers that could not be killed.
         self._stuck: list[Process] = []
-        """Workers that could not be killed."""
+        # Whether the warning about workers that keep memory was given.
         self._told = False
-        """Whether the warning about workers that keep memory was given."""
 
     @property
     def pid(self) -> int | None:

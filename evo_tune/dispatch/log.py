@@ -17,11 +17,9 @@ from collections.abc import Sequence
 from evo_tune.dispatch.slot import keep_log, names_inside
 from evo_tune.trust import inside
 
+# Bytes of a log above which its middle is left out, and bytes that stay of its beginning and of its end. The journal is
+# on the same disk: a training that prints without end must not fill it.
 LONGEST, KEPT = 1 << 24, 1 << 22
-"""Bytes of a log above which its middle is left out, and bytes that stay of its beginning and of its end.
-
-The journal is on the same disk: a training that prints without end must not fill it.
-"""
 
 LEFT_OUT = b"\n[evo-tune has left out a part of the output here: a log has at most 16 MiB]\n"
 
@@ -115,8 +113,8 @@ def remove_stale_files(trials_folder: str) -> None:
                     inside.remove(folder, name)
 
 
+# Maximum number of curve points to write; the last point is always written.
 MOST = 200
-"""Maximum number of curve points to write; the last point is always written."""
 
 Curve = Sequence[tuple[float, dict[str, float]]]
 

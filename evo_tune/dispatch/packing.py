@@ -19,27 +19,27 @@ from evo_tune.errors import EvoTuneError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome
 
+# Metric in which `estimate` predicts torch's peak GPU memory, bytes.
 PREDICTED = "gpu_memory"
-"""Metric in which `estimate` predicts torch's peak GPU memory, bytes."""
 
+# Metric in which `evaluate` reports the measured peak, bytes.
 MEASURED = "peak_memory"
-"""Metric in which `evaluate` reports the measured peak, bytes."""
 
+# GPU memory that CUDA and its libraries use in each process, bytes; an idle worker keeps it as well.
 CONTEXT = 768 * 2**20
-"""GPU memory that CUDA and its libraries use in each process, bytes; an idle worker keeps it as well."""
 
+# Factor on a prediction until a training run was measured: memory formulas are off by at most 1.8.
 UNMEASURED = 2.0
-"""Factor on a prediction until a training run was measured: memory formulas are off by at most 1.8."""
 
 
+# Multiple of the largest measured size up to which a fit is used.
 REACH = 4.0
-"""Multiple of the largest measured size up to which a fit is used."""
 
+# Target share of training runs that use no more memory than was reserved for them.
 QUANTILE = 0.9
-"""Target share of training runs that use no more memory than was reserved for them."""
 
+# Number of most recent measurements in a fit.
 MAX_MEASUREMENTS = 64
-"""Number of most recent measurements in a fit."""
 
 
 class Admission(NamedTuple):
@@ -66,12 +66,12 @@ class Card:
 
     def __init__(self, memory: int) -> None:
         self.memory = memory
+        # Bytes reserved by each slot that trains, by slot name.
         self.running: dict[str, int] = {}
-        """Bytes reserved by each slot that trains, by slot name."""
+        # Bytes needed by each slot that waits, in order of arrival.
         self.waiting: dict[str, int] = {}
-        """Bytes needed by each slot that waits, in order of arrival."""
+        # Bytes that each slot's idle worker keeps.
         self.idle: dict[str, int] = {}
-        """Bytes that each slot's idle worker keeps."""
 
     @property
     def used_bytes(self) -> int:
@@ -134,8 +134,8 @@ class MemoryForecast:
 
     def __init__(self, estimate: Callable[[Genome], Mapping[str, float]]) -> None:
         self._estimate = estimate
+        # Predicted and measured bytes.
         self._measurements: deque[tuple[float, float]] = deque(maxlen=MAX_MEASUREMENTS)
-        """Predicted and measured bytes."""
         self._line: tuple[float, float] | None = None
 
     def bytes_needed(self, genome: Genome) -> int | None:
@@ -208,14 +208,14 @@ class SharedCards:
 
     def __init__(self, memory: Mapping[str, int], forecast: MemoryForecast) -> None:
         self.forecast = forecast
+        # The memory of each GPU, by device name.
         self.cards = {device: Card(amount) for device, amount in memory.items()}
-        """The memory of each GPU, by device name."""
+        # All slots.
         self.slots: list[SharedSlot] = []
-        """All slots."""
+        # Bytes needed by each waiting slot, and whether it may use another GPU; in order of arrival.
         self.waiting: dict[SharedSlot, tuple[int, bool]] = {}
-        """Bytes needed by each waiting slot, and whether it may use another GPU; in order of arrival."""
+        # Slots that train or wait, or whose driver has not read their last outcome and device yet.
         self._busy: set[SharedSlot] = set()
-        """Slots that train or wait, or whose driver has not read their last outcome and device yet."""
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
@@ -308,12 +308,12 @@ class SharedSlot(Slot):
 
     def __init__(self, place: LocalSlot, cards: SharedCards) -> None:
         self.name = place.name
+        # Local slot where it trains; only `SharedCards` changes it.
         self.place = place
-        """Local slot where it trains; only `SharedCards` changes it."""
+        # Whether it has left its device for good.
         self.left = False
-        """Whether it has left its device for good."""
+        # Whether its current training was interrupted.
         self.interrupted = False
-        """Whether its current training was interrupted."""
         self._cards = cards
         cards.slots.append(self)
 

@@ -20,8 +20,8 @@ from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import load_evaluator
 from evo_tune.trust import inside
 
+# Device name of a cluster slot that has no machine now.
 UNKNOWN = "cluster"
-"""Device name of a cluster slot that has no machine now."""
 
 
 class SlotClosed(RunError):

@@ -12,11 +12,11 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+# Message with which nvidia-smi fails if there is a driver but no GPU; it is not an error here.
 NO_GPU = "No devices were found"
-"""Message with which nvidia-smi fails if there is a driver but no GPU; it is not an error here."""
 
+# Longest run of nvidia-smi in seconds: it is slow with many GPUs and no persistence daemon.
 SMI_SECONDS = 15.0
-"""Longest run of nvidia-smi in seconds: it is slow with many GPUs and no persistence daemon."""
 
 
 class Gpu(NamedTuple):

@@ -40,8 +40,8 @@ from evo_tune.plugins.scripts.processes import AdoptedOrphans, adopt_orphans, ki
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
+# Characters that are kept of the end of a traceback, whose error may say anything.
 MOST_TRACEBACK = 1 << 20
-"""Characters that are kept of the end of a traceback, whose error may say anything."""
 
 POISONED = ("cuda error", "cudnn error", "hip error")
 
@@ -106,14 +106,14 @@ def error_text(error: BaseException) -> str:
         return f"(its text cannot be read: {type(broken).__name__})"
 
 
+# Bytes by which a worker may grow after its first evaluation.
 KEPT_MEMORY = 2**30
-"""Bytes by which a worker may grow after its first evaluation."""
 
+# Evaluations that must grow it beyond that before it is replaced: one or two may fill a cache.
 KEPT_TIMES = 3
-"""Evaluations that must grow it beyond that before it is replaced: one or two may fill a cache."""
 
+# Bytes that count as growth: smaller changes come from the allocator.
 KEPT_STEP = 4 * 2**20
-"""Bytes that count as growth: smaller changes come from the allocator."""
 
 
 class MemoryLevel:
@@ -150,17 +150,17 @@ def _host_memory() -> int:
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
+# Environment variable that marks a worker and all processes that it starts.
 WORKER = "EVO_TUNE_WORKER"
-"""Environment variable that marks a worker and all processes that it starts."""
 
+# Seconds between two checks of the watchdog.
 TICK = 0.5
-"""Seconds between two checks of the watchdog."""
 
+# Seconds of evaluation after which cyclic garbage is collected, which takes 0.06 s with torch loaded.
 COLLECT_EVERY = 5.0
-"""Seconds of evaluation after which cyclic garbage is collected, which takes 0.06 s with torch loaded."""
 
+# Metric that the timing of a few steps must return.
 TIMED = Minimize("seconds")
-"""Metric that the timing of a few steps must return."""
 
 
 class Worker:

@@ -32,32 +32,32 @@ from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
 from evo_tune.text import count_of, show_seconds
 
+# Number of results that allow a forecast without timings. Timings count as much as this many results.
 MIN_RESULTS = 3
-"""Number of results that allow a forecast without timings. Timings count as much as this many results."""
 
+# Seconds below which a training may have spent most of its time on imports, if it was the first of its worker.
 IMPORT_SECONDS = 60.0
-"""Seconds below which a training may have spent most of its time on imports, if it was the first of its worker."""
 
+# Expected change of the mean time as the search concentrates, in standard deviations of the genomes' times.
 DRIFT = 0.5
-"""Expected change of the mean time as the search concentrates, in standard deviations of the genomes' times."""
 
+# Smallest such change, as a share of the time: for spaces in which genomes hardly differ.
 MIN_DRIFT = 0.05
-"""Smallest such change, as a share of the time: for spaces in which genomes hardly differ."""
 
+# Extra seeds per genome with `--seeds-per-trial auto` (measured by the noisy form of benchmarks/search.py).
 EXTRA_SEEDS_PER_GENOME = 0.08
-"""Extra seeds per genome with `--seeds-per-trial auto` (measured by the noisy form of benchmarks/search.py)."""
 
+# Half width of an 80 % interval of a normal distribution, in standard deviations.
 Z_80_PERCENT = 1.2816
-"""Half width of an 80 % interval of a normal distribution, in standard deviations."""
 
+# Seconds for the last generation's file, the report, and the end of the workers.
 CLOSING_SECONDS = 2.0
-"""Seconds for the last generation's file, the report, and the end of the workers."""
 
+# Bytes of one result in the journal, the generation file and the log.
 RESULT_BYTES = 2000
-"""Bytes of one result in the journal, the generation file and the log."""
 
+# Bytes of a report.
 REPORT_BYTES = 300_000
-"""Bytes of a report."""
 
 
 class Bounds(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -27,26 +27,26 @@ from evo_tune.genome.values import Genome, genome_key
 from evo_tune.report.summary import training_share
 from evo_tune.store.run import Run
 
+# Entry in SUPPORTS of an evaluator that can time its steps.
 TIMING = "timing"
-"""Entry in SUPPORTS of an evaluator that can time its steps."""
 
+# Number of timed steps of a genome.
 STEPS = 10
-"""Number of timed steps of a genome."""
 
+# Indices of the corners in `genomes_to_time`.
 CORNERS = (1, 2)
-"""Indices of the corners in `genomes_to_time`."""
 
+# Number of random genomes to time for a forecast, in addition to the default, the middle and two corners.
 RANDOM = 6
-"""Number of random genomes to time for a forecast, in addition to the default, the middle and two corners."""
 
+# Seconds after which no new timing begins; the start of the workers is not included.
 MAX_TIMING_SECONDS = 20.0
-"""Seconds after which no new timing begins; the start of the workers is not included."""
 
+# Duration of a training, in seconds, up to which only the default is timed, because results will come soon.
 QUICK = 1.0
-"""Duration of a training, in seconds, up to which only the default is timed, because results will come soon."""
 
+# Seconds between two calls of `watch`.
 TICK = 0.2
-"""Seconds between two calls of `watch`."""
 
 
 @dataclass(frozen=True)
@@ -233,19 +233,18 @@ def pace_of(
 
 # Predicted durations of single trainings
 
+# Metric in which `estimate` predicts the seconds of a full training.
 ESTIMATED_SECONDS = "seconds"
-"""Metric in which `estimate` predicts the seconds of a full training."""
 
+# Number of latest trainings that predict: the load of the machine changes.
 MOST_RECENT = 24
-"""Number of latest trainings that predict: the load of the machine changes."""
 
+# Number of the most similar of these that predict the duration of a genome, if the evaluator predicts none.
 MOST_SIMILAR = 5
-"""Number of the most similar of these that predict the duration of a genome, if the evaluator predicts none."""
 
+# Largest ratio of the shares of two trainings of which one predicts the other, if there are such trainings. A start, a
+# checkpoint and an evaluation cost a short training relatively more.
 MAX_SHARE_RATIO = 2.0
-"""Largest ratio of the shares of two trainings of which one predicts the other, if there are such trainings.
-
-A start, a checkpoint and an evaluation cost a short training relatively more."""
 
 
 class Durations:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Share of the features that compete at a node. It makes trees differ, and their deviation is the uncertainty.
 FEATURES = 0.5
-"""Share of the features that compete at a node. It makes trees differ, and their deviation is the uncertainty."""
 
 
 @dataclass(frozen=True)

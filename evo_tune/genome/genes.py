@@ -31,22 +31,22 @@ from evo_tune.genome.values import (
     too_large_message,
 )
 
+# Condition of a gene: names of other genes, each with its values for which the gene is active.
 When: TypeAlias = tuple[tuple[str, tuple[Value, ...]], ...]
-"""Condition of a gene: names of other genes, each with its values for which the gene is active."""
 
+# Lowest and highest value to which a run may widen a range by itself; None for an end without a limit of its own.
 Limits: TypeAlias = tuple[int | float | None, int | float | None]
-"""Lowest and highest value to which a run may widen a range by itself; None for an end without a limit of its own."""
 
 
+# Decimal digits of resolution of a Float over its range: values stay short to read and type, and
+# `decode(encode(value))` returns the same number.
 DIGITS = 6
-"""Decimal digits of resolution of a Float over its range: values stay short to read and type, and
-`decode(encode(value))` returns the same number."""
 
+# Largest absolute value of a Float's bounds: their difference stays finite, and its inverse a normal number.
 LARGEST = 1e300
-"""Largest absolute value of a Float's bounds: their difference stays finite, and its inverse a normal number."""
 
+# Largest number of values of an Int: unit coordinates must separate neighbouring values.
 CELLS = 10**12
-"""Largest number of values of an Int: unit coordinates must separate neighbouring values."""
 
 
 class Gene(ABC):
@@ -538,8 +538,8 @@ def range_ends(gene: Gene) -> tuple[int | float, int | float] | None:
     return min(numbers), max(numbers)
 
 
+# Index of a gene, and the indices of the genes that its condition names, each with the values that meet it.
 Condition: TypeAlias = tuple[int, tuple[tuple[int, Gene, tuple[Value, ...]], ...]]
-"""Index of a gene, and the indices of the genes that its condition names, each with the values that meet it."""
 
 
 def decodes_to_any(gene: Gene, values: tuple[Value, ...], units: np.ndarray) -> np.ndarray:

@@ -180,23 +180,21 @@ class History(ABC):
         lessons: Results of earlier runs, which do not count as trials.
     """
 
+    # Completed trials, in the order of their reports.
     trials: Sequence[Trial]
-    """Completed trials, in the order of their reports."""
 
+    # The first candidate of each genome, in the order of proposal, without promotions and extra seeds.
     fresh_proposals: Sequence[Candidate]
-    """The first candidate of each genome, in the order of proposal, without promotions and extra seeds."""
 
+    # Unit coordinates of every candidate, completed or pending, by id; each of shape (genes,).
     proposed_units: Sequence[np.ndarray]
-    """Unit coordinates of every candidate, completed or pending, by id; each of shape (genes,)."""
 
+    # Completed trials without losses, in the order of `trials`.
     failed: Sequence[Trial]
-    """Completed trials without losses, in the order of `trials`."""
 
+    # Fully trained trials with losses, best first; each may be made when it is read. Trials that meet the constraints
+    # come first; equal trials are ordered by id.
     ranking: Sequence[Trial]
-    """Fully trained trials with losses, best first; each may be made when it is read.
-
-    Trials that meet the constraints come first; equal trials are ordered by id.
-    """
 
     def __init__(
         self,
@@ -215,8 +213,8 @@ class History(ABC):
         """Create what the two kinds of history fill; a subclass adds its own attributes."""
         self.trials, self.fresh_proposals, self.proposed_units, self.failed, self.ranking = [], [], [], [], []
         self._pending: dict[int, Candidate] = {}
+        # Id of each proposal by genome key, budget and extra seed.
         self._proposals: dict[tuple[str, float, int], int] = {}
-        """Id of each proposal by genome key, budget and extra seed."""
         self._folds: dict[Hashable, tuple[int, Any]] = {}
 
     @abstractmethod
@@ -333,10 +331,10 @@ class RunHistory(History):
 
     def _begin(self) -> None:
         super()._begin()
+        # The space at first and after each widening.
         self.spaces = [self.space]
-        """The space at first and after each widening."""
+        # Violation, losses and id of each trial of `ranking`.
         self._sort_keys: list[tuple[float, tuple[float, ...], int]] = []
-        """Violation, losses and id of each trial of `ranking`."""
         self._losses = GrowingArray(*[0.0] * len(self.objectives))
         self._excesses = GrowingArray(*[0.0] * len(self.constraints))
         self._before_widening: frozenset[str] = frozenset()

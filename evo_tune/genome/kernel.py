@@ -17,36 +17,36 @@ import numpy as np
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.space import SearchSpace
 
+# Prior of a length scale for one gene, in unit coordinates: its median and the deviation of its logarithm.
 LENGTH_MEDIAN, LENGTH_LOG_DEVIATION = 0.5, 1.0
-"""Prior of a length scale for one gene, in unit coordinates: its median and the deviation of its logarithm."""
 
+# Kinds of features: a scale, values without order, and a scale that only some points have.
 ORDERED, UNORDERED, CONDITIONAL = 0, 1, 2
-"""Kinds of features: a scale, values without order, and a scale that only some points have."""
 
+# Value of a conditional feature of a point that does not have it.
 ABSENT = -1.0
-"""Value of a conditional feature of a point that does not have it."""
 
+# Squared distance in a conditional feature of two points, of which one does not have it. The points that have it are on
+# a half circle around those that do not, with its ends at distance 1. So the kernel stays positive definite (Swersky et
+# al., Raiders of the lost architecture: kernels for Bayesian optimization in conditional parameter spaces, 2013).
 ABSENT_SQUARED_DISTANCE = 0.25
-"""Squared distance in a conditional feature of two points, of which one does not have it. The points that have it are
-on a half circle around those that do not, with its ends at distance 1. So the kernel stays positive definite (Swersky
-et al., Raiders of the lost architecture: kernels for Bayesian optimization in conditional parameter spaces, 2013)."""
 
+# Number of features up to which a kernel is computed feature by feature.
 EXACT_UP_TO = 16
-"""Number of features up to which a kernel is computed feature by feature."""
 
 SQRT_5 = math.sqrt(5.0)
 
+# Largest number of multiplications of a matrix product that BLAS does in the calling thread.
 SINGLE_THREAD_PRODUCTS = 200_000
-"""Largest number of multiplications of a matrix product that BLAS does in the calling thread."""
 
+# Variance that is added to a covariance matrix that rounding has made singular.
 JITTER = 1e-6
-"""Variance that is added to a covariance matrix that rounding has made singular."""
 
+# Steps of a fit: enough to tell genes that matter from others, few enough to be cheap.
 FIT_STEPS = 20
-"""Steps of a fit: enough to tell genes that matter from others, few enough to be cheap."""
 
+# First step of a fit, and its factors if the slope keeps its sign and if it changes it.
 FIRST_STEP, STEP_GROWTH, STEP_SHRINKAGE = 0.4, 1.2, 0.5
-"""First step of a fit, and its factors if the slope keeps its sign and if it changes it."""
 
 
 def category_counts(space: SearchSpace) -> np.ndarray:

@@ -13,8 +13,8 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import is_number, read_value
 from evo_tune.text import one_line, printable
 
+# Text of a range in another notation. As a fixed value it would be one text.
 RANGE = re.compile(r"\[.*,.*\]|-?[\d.e+-]+\s*(?:\.\.|to)\s*-?[\d.e+-]+", re.IGNORECASE)
-"""Text of a range in another notation. As a fixed value it would be one text."""
 
 
 def read_space(space: SearchSpace | Mapping[str, Gene | str]) -> SearchSpace:

@@ -18,27 +18,27 @@ import numpy as np
 
 from evo_tune.genome import kernel as kernels
 
+# Prior of the noise variance, where scores have variance 1: its median and the deviation of its logarithm.
 NOISE_MEDIAN, NOISE_LOG_DEVIATION = 0.02, 1.5
-"""Prior of the noise variance, where scores have variance 1: its median and the deviation of its logarithm."""
 
+# Deviation of the logarithm of the noise variance of a precise process, whose scores may have no noise at all.
 PRECISE_NOISE_LOG_DEVIATION = 4.0
-"""Deviation of the logarithm of the noise variance of a precise process, whose scores may have no noise at all."""
 
+# Deviation of the logarithm of a length scale of a precise process without points, and number of points per feature
+# from which it is LENGTH_LOG_DEVIATION. With few points, a wide prior finds differences between features that are
+# chance.
 FIRST_LENGTH_LOG_DEVIATION, POINTS_PER_FEATURE = 0.35, 20.0
-"""Deviation of the logarithm of a length scale of a precise process without points, and number of points per feature
-from which it is LENGTH_LOG_DEVIATION. With few points, a wide prior finds differences between features that are
-chance."""
 
+# Number of scores of variance 1 that the prior of the scale of a precise process is worth.
 SCALE_PRIOR_SCORES = 5.0
-"""Number of scores of variance 1 that the prior of the scale of a precise process is worth."""
 
+# Prior of the drift: its median and the deviation of its logarithm. The drift is the rate at which a genome's results
+# lose their correlation as budgets differ. At the median, a ninth of a training run has correlation 0.67 with all of
+# it.
 DRIFT_MEDIAN, DRIFT_LOG_DEVIATION = 0.18, 1.0
-"""Prior of the drift: its median and the deviation of its logarithm. The drift is the rate at which a genome's results
-lose their correlation as budgets differ. At the median, a ninth of a training run has correlation 0.67 with all of it.
-"""
 
+# Smallest variance of a prediction, for scale 1.
 SMALLEST_VARIANCE = 1e-9
-"""Smallest variance of a prediction, for scale 1."""
 
 
 @dataclass(frozen=True)

@@ -26,38 +26,38 @@ import numpy as np
 from evo_tune.genome import kernel as kernels
 from evo_tune.genome.values import mean_of, resolution
 
+# Medians of the priors of three variances, if losses have variance 1: the part of the genome alone, of the seed, and
+# noise.
 OWN, SHARED, NOISE = 0.02, 0.02, 0.05
-"""Medians of the priors of three variances, if losses have variance 1: the part of the genome alone, of the seed, and
-noise."""
 
+# Deviation of the logarithm of each of these variances.
 VARIANCES = 1.5
-"""Deviation of the logarithm of each of these variances."""
 
+# Losses are cut at the median plus this share of its distance from the best. Otherwise the size of bad losses would
+# hide the differences between good ones.
 WORST = 0.5
-"""Losses are cut at the median plus this share of its distance from the best. Otherwise the size of bad losses would
-hide the differences between good ones."""
 
+# Smallest number of genomes to which the model is fitted. With fewer, the expected loss is the mean loss.
 FEWEST = 3
-"""Smallest number of genomes to which the model is fitted. With fewer, the expected loss is the mean loss."""
 
+# Number of genomes with the best means that are always in the model.
 LEADERS = 32
-"""Number of genomes with the best means that are always in the model."""
 
+# Largest number of training runs in the model, which bounds its cost in a long search.
 MOST = 72
-"""Largest number of training runs in the model, which bounds its cost in a long search."""
 
+# Fewest different losses from which a metric may be known to be fine.
 FEWEST_FINE = 8
-"""Fewest different losses from which a metric may be known to be fine."""
 
+# Least number of steps in the range of the losses (see `resolution`) for which equal losses are no chance.
 STEPS = 1000
-"""Least number of steps in the range of the losses (see `resolution`) for which equal losses are no chance."""
 
+# Number of extra seeds without a change of the loss after which the seed is taken to change nothing, if equal losses
+# may be chance.
 TIES = 6
-"""Number of extra seeds without a change of the loss after which the seed is taken to change nothing, if equal losses
-may be chance."""
 
+# Equally probable outcomes of a training run, in standard deviations, that represent all outcomes.
 NODES = np.array([NormalDist().inv_cdf((place + 0.5) / 25) for place in range(25)])
-"""Equally probable outcomes of a training run, in standard deviations, that represent all outcomes."""
 
 
 @dataclass(frozen=True)

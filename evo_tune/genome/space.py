@@ -27,14 +27,14 @@ from evo_tune.genome.genes import Choice, Condition, Float, Gene, Int, centre, d
 from evo_tune.genome.values import Genome, Value
 from evo_tune.text import is_encodable
 
+# Share of the uniform distribution in a prior.
 UNSURE = 0.05
-"""Share of the uniform distribution in a prior."""
 
+# Standard deviation of the prior around an expert's default, in unit coordinates.
 NEAR = 0.2
-"""Standard deviation of the prior around an expert's default, in unit coordinates."""
 
+# Probability that another value of a Choice without order is better than an expert's default.
 OTHER = 0.3
-"""Probability that another value of a Choice without order is better than an expert's default."""
 
 
 @dataclass(frozen=True, init=False)
@@ -56,8 +56,8 @@ class SearchSpace:
     genes: dict[str, Gene]
     repair: Callable[..., Genome] | None = field(compare=False)
     optional: dict[str, Gene] = field(compare=False)
+    # Whether the repair also takes the genes; computed once, because each genome needs it.
     _gives_genes: bool = field(compare=False, repr=False)
-    """Whether the repair also takes the genes; computed once, because each genome needs it."""
     _conditions: list[Condition] = field(compare=False, repr=False)
 
     def __init__(

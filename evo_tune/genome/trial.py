@@ -20,20 +20,20 @@ from evo_tune.errors import OptionError, SpaceError
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.text import LONGEST_LINE, one_line
 
+# Operator of the default genome, the first trial of a run.
 DEFAULT = "default"
-"""Operator of the default genome, the first trial of a run."""
 
+# Operator of a genome that the user gave, proposed right after the default.
 WARM_START = "warm-start"
-"""Operator of a genome that the user gave, proposed right after the default."""
 
+# Operator of a training run that continues to the next rung.
 PROMOTION = "promotion"
-"""Operator of a training run that continues to the next rung."""
 
+# Operator of an extra seed of a genome.
 EXTRA_SEED = "extra-seed"
-"""Operator of an extra seed of a genome."""
 
+# Operator of a genome that is trained outside any run.
 BY_HAND = "by hand"
-"""Operator of a genome that is trained outside any run."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ def violation(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -
 Status: TypeAlias = Literal["ok", "failed", "diverged", "out_of_memory", "crashed", "timeout", "pruned"]
 STATUSES: tuple[str, ...] = get_args(Status)
 
+# Parts of an error that say nothing about its cause: genomes, quoted texts, numbers, the last line of a script.
 VARYING = re.compile(r"; its last line: .*|\{[^{}]*\}|(?<!\w)(['\"`]).*?\1(?!\w)|[-+]?\d[\w.+-]*", re.DOTALL)
-"""Parts of an error that say nothing about its cause: genomes, quoted texts, numbers, the last line of a script."""
 
+# Name of a value in curve points: 1 from the start of the final learning-rate decay on.
 DECAYED = "decayed"
-"""Name of a value in curve points: 1 from the start of the final learning-rate decay on."""
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,15 @@ from evo_tune.text import is_encodable
 
 Value: TypeAlias = bool | int | float | str
 Genome: TypeAlias = dict[str, Value]
+# Values of metrics by name; None is a value that is not finite.
 Metrics: TypeAlias = dict[str, float | None]
-"""Values of metrics by name; None is a value that is not finite."""
 
+# Whole numbers that a Parquet column can store: signed, 64 bits.
 WHOLE = range(-(2**63), 2**63)
-"""Whole numbers that a Parquet column can store: signed, 64 bits."""
 
 
+# Encoder, created once: `json.dumps` creates one in each call with options.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
-"""Encoder, created once: `json.dumps` creates one in each call with options."""
 
 
 def genome_key(genome: Mapping[str, Value]) -> str:
@@ -62,8 +62,8 @@ def mean_of(values: Sequence[float] | Sequence[Sequence[float]]) -> np.ndarray:
     return means
 
 
+# Share of the range of some values that counts as rounding: a metric may be computed in float32.
 FINEST = 1e-5
-"""Share of the range of some values that counts as rounding: a metric may be computed in float32."""
 
 
 def resolution(values: Sequence[float], rounding: float = 0.0) -> float:

@@ -16,25 +16,25 @@ from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import LARGEST, Choice, Float, Gene, Int, Limits, range_ends
 from evo_tune.genome.values import WHOLE, Value
 
+# An end of a range, in unit coordinates: 0 is 'low', 1 is 'high'.
 End: TypeAlias = Literal["low", "high"]
-"""An end of a range, in unit coordinates: 0 is 'low', 1 is 'high'."""
 
 ENDS: tuple[End, End] = ("low", "high")
 
+# Lowest and highest value.
 Range: TypeAlias = tuple[int | float, int | float]
-"""Lowest and highest value."""
 
+# Maximum number of times that genes of a run are widened, because each time all genomes are checked again.
 WIDENINGS = 100
-"""Maximum number of times that genes of a run are widened, because each time all genomes are checked again."""
 
+# Factor of one step of a logarithmic range.
 FACTOR = 3
-"""Factor of one step of a logarithmic range."""
 
+# Maximum number of steps at an end.
 STEPS = 8
-"""Maximum number of steps at an end."""
 
+# Factor by which a run may move an end of a logarithmic range or of an ordered choice, if the gene sets no limit.
 FARTHEST = 10
-"""Factor by which a run may move an end of a logarithmic range or of an ordered choice, if the gene sets no limit."""
 
 
 def end_value(gene: Gene, end: End) -> Value:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from evo_tune.errors import UsageError
 
+# Loggers of tools that comment on what is written for them on purpose.
 LOGGERS = ("optuna", "wandb", "mlflow", "mlflow.store.db.utils", "alembic")
-"""Loggers of tools that comment on what is written for them on purpose."""
 
 
 @contextlib.contextmanager

@@ -29,8 +29,8 @@ with require_extra("evo_tune.sklearn", "sklearn"):
     from sklearn.exceptions import FitFailedWarning
     from sklearn.model_selection import cross_validate
 
+# Prefix of the environment variable with the private folder; the random name follows.
 VARIABLE = "EVO_TUNE_HELD_"
-"""Prefix of the environment variable with the private folder; the random name follows."""
 
 OBJECTIVES = [Maximize("mean_test_score")]
 
@@ -124,8 +124,8 @@ class SearchData:
         return {**by_split, **{f"mean_{name}": float(np.mean(values)) for name, values in test_scores.items()}}
 
 
+# Estimators and data by random name: those of the searches of this process, or those that a worker has loaded.
 SEARCH_DATA: dict[str, SearchData] = {}
-"""Estimators and data by random name: those of the searches of this process, or those that a worker has loaded."""
 
 
 def search_data(name: str) -> SearchData:

@@ -33,20 +33,21 @@ from evo_tune.text import one_line
 
 
 class _Tool(NamedTuple):
+    # Module and class of the sink.
     home: str
-    """Module and class of the sink."""
+    # Modules that the extra brings.
     packages: tuple[str, ...]
-    """Modules that the extra brings."""
+    # Ending of the usual file name.
     ending: str
-    """Ending of the usual file name."""
+    # Whether the target is a folder, not a file.
     is_folder: bool
-    """Whether the target is a folder, not a file."""
+    # Command that opens the file or folder, or sends it to the tool's server.
     opened: str
-    """Command that opens the file or folder, or sends it to the tool's server."""
+    # Module that this command needs and the extra does not bring; '' for none.
     pages: str = ""
-    """Module that this command needs and the extra does not bring; '' for none."""
 
 
+# Tools by name. Each has a module in this folder, and an extra of its name.
 TOOLS = {
     "optuna": _Tool("optuna:OptunaJournal", ("optuna.storages",), "-optuna.log", False, "optuna-dashboard {}"),
     "tensorboard": _Tool(
@@ -60,10 +61,9 @@ TOOLS = {
         "mlflow ui --backend-store-uri sqlite:///{}", "flask",
     ),
 }  # fmt: skip
-"""Tools by name. Each has a module in this folder, and an extra of its name."""
 
+# Tools that a run can be written for while it goes on.
 TRACKERS = ("tensorboard", "optuna", "wandb")
-"""Tools that a run can be written for while it goes on."""
 
 
 def sink(tool: str, path: Path, flag: str) -> Sink:
@@ -125,20 +125,20 @@ def convert(run: Run, tool: str, path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------
 # Tracking
 
+# Least seconds between two looks at the run's journal.
 EVERY = 2.0
-"""Least seconds between two looks at the run's journal."""
 
+# Seconds that a tracker rests per second that it wrote, so that it takes at most a tenth of a core.
 REST = 10
-"""Seconds that a tracker rests per second that it wrote, so that it takes at most a tenth of a core."""
 
+# Seconds that a tracker gets at the end of a run.
 PATIENCE = 15.0
-"""Seconds that a tracker gets at the end of a run."""
 
+# Code of the tracker's process: it takes this process's path, and nothing from the working directory.
 START = (
     "import sys; sys.path[:] = sys.argv[3:]; "
     "from evo_tune.integrations.converting import main; main(sys.argv[1], sys.argv[2])"
 )
-"""Code of the tracker's process: it takes this process's path, and nothing from the working directory."""
 
 
 @contextlib.contextmanager

@@ -28,11 +28,11 @@ with require_extra("evo_tune.integrations.lightning", "lightning"):
     import torch
     from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
+# Name of a rung's checkpoint in its folder.
 CHECKPOINT = "rung.ckpt"
-"""Name of a rung's checkpoint in its folder."""
 
+# State of the random number generators, as plain data and tensors.
 RandomState = dict[str, Any]
-"""State of the random number generators, as plain data and tensors."""
 
 
 def trainer(context: Context, **fixed: Any) -> Trainer:
@@ -71,8 +71,8 @@ class Report(Callback):  # type: ignore[misc] # mypy does not read Lightning
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        # Metrics of the last validation.
         self.last_metrics: dict[str, float] | None = None
-        """Metrics of the last validation."""
         self._steps = 0
         self._random: RandomState | None = None
 

@@ -20,11 +20,11 @@ from evo_tune.store.run import Run
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+# Metrics and parameters in one request; MLflow accepts 1000 and 100.
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 900, 90
-"""Metrics and parameters in one request; MLflow accepts 1000 and 100."""
 
+# Metric, value, time in milliseconds since 1970, and step.
 Point = tuple[str, float, int, int]
-"""Metric, value, time in milliseconds since 1970, and step."""
 
 
 class MLflowDatabase(Sink):

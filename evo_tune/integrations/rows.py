@@ -18,20 +18,20 @@ from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
+# Steps of a full training: tools index curves by whole numbers, and a step is a thousandth.
 WHOLE = 1000
-"""Steps of a full training: tools index curves by whole numbers, and a step is a thousandth."""
 
+# End of 2099 in seconds since 1970; later times are clipped.
 LATEST = 4102444800.0
-"""End of 2099 in seconds since 1970; later times are clipped."""
 
+# Maximum length of a name in characters.
 NAME = 100
-"""Maximum length of a name in characters."""
 
+# No result yet; full training; partial training; stopped by its learning curve; failed.
 State: TypeAlias = Literal["open", "whole", "part", "pruned", "failed"]
-"""No result yet; full training; partial training; stopped by its learning curve; failed."""
 
+# Learning curve: shares of the full training with the metrics at each.
 Points: TypeAlias = Sequence[tuple[float, Mapping[str, float | None]]]
-"""Learning curve: shares of the full training with the metrics at each."""
 
 
 class Sink:
@@ -104,16 +104,16 @@ class Rows:
         self.run = run
         self.pending_curves = {id: curve for id, curve in (pending_curves or {}).items() if id not in run.outcomes}
         self.name = one_line(run.folder.resolve().name, NAME)
+        # Names of the genes in the rows, by name in the run.
         self.genes = unique_names(run.genes)
-        """Names of the genes in the rows, by name in the run."""
         self.parts = "budget" if min(run.manifest.settings.rungs) < 1 else ""
         while self.parts in self.genes.values():
             self.parts += "_"
         """Name of the budget beside the genes; '' if all trainings are full ones."""
         curves: list[Points] = [*(outcome.curve for outcome in run.outcomes.values()), *self.pending_curves.values()]
         curve_metrics = {name for curve in curves for _, point in curve for name in point} - {DECAYED}
+        # Names of the metrics in the rows, by name in the run.
         self.metrics = unique_names([*run.metric_names, *sorted(curve_metrics)])
-        """Names of the metrics in the rows, by name in the run."""
         self.objectives = [self.metrics[objective.metric] for objective in run.objectives]
         self.directions = ["MINIMIZE" if objective.sign > 0 else "MAXIMIZE" for objective in run.objectives]
 

@@ -269,8 +269,8 @@ def _warn(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+# Lowest quantile that is proposed of a distribution; the highest one is as far from 1.
 EDGE = 1e-3
-"""Lowest quantile that is proposed of a distribution; the highest one is as far from 1."""
 
 
 def _space(

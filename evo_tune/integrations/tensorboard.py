@@ -26,17 +26,17 @@ from evo_tune.text import one_line
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
+# Name of every event file; TensorBoard looks for 'tfevents' in it.
 EVENTS = "events.out.tfevents.evo-tune"
-"""Name of every event file; TensorBoard looks for 'tfevents' in it."""
 
+# File with the identity of a folder's run.
 MARK = "evo-tune-run.txt"
-"""File with the identity of a folder's run."""
 
+# File with the last written step of a pending trial.
 GROWING = "growing"
-"""File with the last written step of a pending trial."""
 
+# Maximum bytes read of these two files.
 LONGEST = 1000
-"""Maximum bytes read of these two files."""
 
 
 class TensorBoardFolder(Sink):

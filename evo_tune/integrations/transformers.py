@@ -26,8 +26,8 @@ with require_extra("evo_tune.integrations.transformers", "hf"):
     import accelerate  # noqa: F401  (the Trainer needs it)
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+# Endings of metrics that describe the machine rather than the model.
 SPEED = ("runtime", "per_second", "epoch")
-"""Endings of metrics that describe the machine rather than the model."""
 
 
 def training_arguments(context: Context, genome: Mapping[str, Value], **fixed: Any) -> TrainingArguments:
@@ -76,8 +76,8 @@ class Report(TrainerCallback):  # type: ignore[misc] # mypy does not read transf
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        # Step and metrics of the last evaluation.
         self.last_evaluation: tuple[int, dict[str, float]] | None = None
-        """Step and metrics of the last evaluation."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **hook_arguments: Any

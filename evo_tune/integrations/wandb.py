@@ -17,11 +17,11 @@ from evo_tune.integrations.rows import Row, Rows, Sink
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
 
+# Default project.
 PROJECT = "evo-tune"
-"""Default project."""
 
+# Characters of a run's identity in the ids of its W&B runs.
 LONGEST = 12
-"""Characters of a run's identity in the ids of its W&B runs."""
 
 
 class WandbFolder(Sink):

@@ -27,20 +27,20 @@ from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.settings import SessionSettings
 from evo_tune.store.manifest import Manifest
 
+# Number of full trainings, final comparison included, that fit into `--hours` by the chosen budget.
 TRAININGS = 30
-"""Number of full trainings, final comparison included, that fit into `--hours` by the chosen budget."""
 
+# Smallest share of the evaluator's own budget that a limit in time leaves: shorter trainings say little about it.
 SHORTEST = 1 / 8
-"""Smallest share of the evaluator's own budget that a limit in time leaves: shorter trainings say little about it."""
 
+# Seconds of a search without options and limits, such as that of `make run`, on a machine of any speed.
 DEFAULT_SEARCH = 180.0
-"""Seconds of a search without options and limits, such as that of `make run`, on a machine of any speed."""
 
+# Maximum share of the hours for a round of timing, apart from the start of workers. There are at most two rounds.
 TIME_SHARE = 0.025
-"""Maximum share of the hours for a round of timing, apart from the start of workers. There are at most two rounds."""
 
+# Weight of the default genome in the fit of the cost: it is trained in every run, and the best are often like it.
 DEFAULT_WEIGHT = 4
-"""Weight of the default genome in the fit of the cost: it is trained in every run, and the best are often like it."""
 
 
 def needs_cost(evaluator: BoundEvaluator) -> bool:

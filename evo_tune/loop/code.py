@@ -64,11 +64,11 @@ from evo_tune.trust.decide import (
     run_hashes,
 )
 
+# Package of evo-tune's own strategies: their version is evo-tune's.
 OWN = "evo_tune.strategies."
-"""Package of evo-tune's own strategies: their version is evo-tune's."""
 
+# Prefixes of references to installed code.
 PREFIXES = ("bundled", "entry")
-"""Prefixes of references to installed code."""
 
 
 def load_named_evaluator(
@@ -156,11 +156,11 @@ def remember_copy(run: Run, original: Path) -> None:
     remember_run(run.folder, {**run_hashes(original), **mine})
 
 
+# Name of the hash of the genes' values.
 GENES = f"a value of a gene in {JOURNAL}"
-"""Name of the hash of the genes' values."""
 
+# Name of the hash of all files that a run's command names.
 CODE = "the files of the command"
-"""Name of the hash of all files that a run's command names."""
 
 
 def hashes_of(manifest: Manifest, genes: Mapping[str, Gene]) -> dict[str, str]:

@@ -75,10 +75,10 @@ class ComparisonJobs:
         self._stopping = stopping
         self._deadline = deadline
         self._comparison: FinalComparison | None = None
+        # Beginning of each running training, in seconds of `time.monotonic`.
         self._running: dict[FreshTraining, float] = {}
-        """Beginning of each running training, in seconds of `time.monotonic`."""
+        # Seconds of the trainings of this session, by trial id.
         self._durations_by_trial: dict[int, list[float]] = {}
-        """Seconds of the trainings of this session, by trial id."""
 
     def fetch(self, slot: Slot) -> JobOrEnd:
         """Return the next job, for any slot; None while the next jobs depend on running ones."""

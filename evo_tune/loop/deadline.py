@@ -22,20 +22,20 @@ from evo_tune.report.summary import training_share
 from evo_tune.settings import SessionSettings
 from evo_tune.store.run import Run
 
+# Largest share of the hours that the final comparison may take, where it has to be smaller than asked for.
 SHARE = 0.25
-"""Largest share of the hours that the final comparison may take, where it has to be smaller than asked for."""
 
+# Largest share of the hours that the smallest comparison may take; beyond it there is none.
 MOST = 0.5
-"""Largest share of the hours that the smallest comparison may take; beyond it there is none."""
 
+# Factor on the predicted time of a comparison that is planned; none once it has begun.
 MARGIN = 1.1
-"""Factor on the predicted time of a comparison that is planned; none once it has begun."""
 
+# Ratio of the predicted time to the time that is left, up to which the smallest comparison is tried.
 HOPE = 1.5
-"""Ratio of the predicted time to the time that is left, up to which the smallest comparison is tried."""
 
+# Seconds that a slot needs after its training was ended.
 RESTART = 1.0
-"""Seconds that a slot needs after its training was ended."""
 
 
 @dataclass

@@ -28,8 +28,8 @@ from evo_tune.loop.health import Health, Verdict
 from evo_tune.store.heartbeat import Heartbeat, SlotWork
 from evo_tune.store.run import TRIALS
 
+# Seconds between two checks of signals and updates of the live table by the main thread.
 TICK = 0.2
-"""Seconds between two checks of signals and updates of the live table by the main thread."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class _End(Enum):
     NO_MORE_JOBS = "over"
 
 
+# Returned by a source that has no more jobs.
 NO_MORE_JOBS = _End.NO_MORE_JOBS
-"""Returned by a source that has no more jobs."""
 
+# A job; None if there is none now; NO_MORE_JOBS if there will be no more.
 JobOrEnd = Job | _End | None
-"""A job; None if there is none now; NO_MORE_JOBS if there will be no more."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class Drivers:
         self, folder: Path, stop: Callable[[], None], stopping: Callable[[], bool], changed: threading.Condition
     ) -> None:
         self.slots: list[Slot] = []
+        # Activity by name of the slot.
         self.working: dict[str, Working] = {}
-        """Activity by name of the slot."""
+        # First error of a driver.
         self.error: EvoTuneError | None = None
-        """First error of a driver."""
         self.health = Health()
         self._folder = folder
         self._stop = stop
@@ -96,22 +96,22 @@ class Drivers:
         self._heart = Heartbeat(folder)
         self._lock = threading.Lock()
         self._changed = changed
+        # Slots that take jobs, by name.
         self._at_work: dict[str, Slot] = {}
-        """Slots that take jobs, by name."""
+        # Names of the slots that are running a job.
         self._busy_slots: set[str] = set()
-        """Names of the slots that are running a job."""
+        # Jobs for another slot, because their outcome was held back or missing.
         self._put_back_jobs: list[Job] = []
-        """Jobs for another slot, because their outcome was held back or missing."""
+        # Ids of the candidates whose jobs were put back.
         self._doubtful: set[int] = set()
-        """Ids of the candidates whose jobs were put back."""
+        # Whether no new jobs will come; `_put_back_jobs` may still have some.
         self._over = False
-        """Whether no new jobs will come; `_put_back_jobs` may still have some."""
+        # Whether the time for these jobs is over.
         self._time_is_over = False
-        """Whether the time for these jobs is over."""
+        # Number of trainings that were ended because their time was over.
         self.interrupted = 0
-        """Number of trainings that were ended because their time was over."""
+        # Devices that were already reported as set aside.
         self._named: set[str] = set()
-        """Devices that were already reported as set aside."""
         self._started = time.monotonic()
 
     def drive(

@@ -33,15 +33,15 @@ class TrialFiles:
         self._run = run
         self._strategy = strategy
         self._history = history
+        # Ids of the candidates of each file, by its number.
         self._members: dict[int, list[int]] = {}
-        """Ids of the candidates of each file, by its number."""
         self._unreported: dict[int, int] = {}
+        # Survivors of each closed generation.
         self._survivors: dict[int, frozenset[int]] = {}
-        """Survivors of each closed generation."""
+        # Files that contain all recorded results.
         self._complete: set[int] = set()
-        """Files that contain all recorded results."""
+        # Number of results in complete files; they are replayed only when needed.
         self._saved = 0
-        """Number of results in complete files; they are replayed only when needed."""
         self._metrics = run.metric_names
 
     def add_candidate(self, candidate: Candidate) -> None:
@@ -144,8 +144,8 @@ def strategy_error(name: str, function: str, error: Exception) -> RunError:
     )
 
 
+# Files in the folder of a trial that evo-tune writes itself.
 LOGS = ("log.txt", "error.txt")
-"""Files in the folder of a trial that evo-tune writes itself."""
 
 
 def remove_checkpoint(run: Run, folder: str) -> None:

@@ -115,13 +115,13 @@ def widen_by_hand(run: Run, evaluator: BoundEvaluator, strategy: Strategy, genes
     run.widen(wider_genes)
 
 
+# Types by kind of value, in words; the first kind that fits all values of a gene counts.
 KINDS: dict[str, type | tuple[type, ...]] = {
     "true or false": bool,
     "whole numbers": int,
     "numbers": (int, float),
     "text": str,
 }
-"""Types by kind of value, in words; the first kind that fits all values of a gene counts."""
 
 
 def genes_with_defaults(

@@ -16,47 +16,47 @@ from enum import Enum, auto
 
 from evo_tune.genome.trial import Outcome
 
+# Statuses that a device may cause. Any other status counts as a success here, because the training took place.
 FAILING = ("failed", "crashed", "timeout", "out_of_memory")
-"""Statuses that a device may cause. Any other status counts as a success here, because the training took place."""
 
+# Number of candidates in a row that fail on a device and succeed elsewhere before the device is set aside.
 SICK = 3
-"""Number of candidates in a row that fail on a device and succeed elsewhere before the device is set aside."""
 
+# Maximum number of failures in a row before the default genome is trained as a test again.
 RARELY = 4 * SICK
-"""Maximum number of failures in a row before the default genome is trained as a test again."""
 
+# Seconds up to which a failure counts as immediate; to try its candidate elsewhere costs almost nothing.
 AT_ONCE = 30.0
-"""Seconds up to which a failure counts as immediate; to try its candidate elsewhere costs almost nothing."""
 
+# The same limit as a share of the mean time of successful trainings; the larger limit counts.
 SHARE = 0.1
-"""The same limit as a share of the mean time of successful trainings; the larger limit counts."""
 
 
 class Verdict(Enum):
     """The next step for an outcome."""
 
+    # Record the outcome: the candidate caused it.
     RECORD = auto()
-    """Record the outcome: the candidate caused it."""
+    # Do not record the outcome: its cause is unclear, so another device trains the candidate.
     HOLD = auto()
-    """Do not record the outcome: its cause is unclear, so another device trains the candidate."""
+    # Train the default genome on the same device first; `Health.tested` then decides.
     TEST = auto()
-    """Train the default genome on the same device first; `Health.tested` then decides."""
 
 
 class _Record:
     """Outcomes of the trainings on a device."""
 
     def __init__(self) -> None:
+        # Number of trainings by status.
         self.counts: Counter[str] = Counter()
-        """Number of trainings by status."""
+        # Error of the last failure.
         self.error: str | None = None
-        """Error of the last failure."""
+        # Candidates that failed since the last success, except those that failed elsewhere as well.
         self.row: list[int] = []
-        """Candidates that failed since the last success, except those that failed elsewhere as well."""
+        # Candidates in `row` that succeeded elsewhere.
         self.blamed: set[int] = set()
-        """Candidates in `row` that succeeded elsewhere."""
+        # Total time of successful trainings, in seconds.
         self.seconds = 0.0
-        """Total time of successful trainings, in seconds."""
 
     @property
     def well(self) -> int:
@@ -73,15 +73,15 @@ class Health:
     """State of the devices of a run, from the outcomes of their trainings."""
 
     def __init__(self) -> None:
+        # Reason by device, for devices that are set aside.
         self.aside: dict[str, str] = {}
-        """Reason by device, for devices that are set aside."""
         self._records: dict[str, _Record] = {}
+        # Devices that each candidate with an unclear failure failed on, by id.
         self._tried: dict[int, list[str]] = {}
-        """Devices that each candidate with an unclear failure failed on, by id."""
+        # Candidates whose failure was not held back for another device, since the last success on any device.
         self._row: list[int] = []
-        """Candidates whose failure was not held back for another device, since the last success on any device."""
+        # Length of `_row` from which the default genome is trained as a test.
         self._test_at = SICK
-        """Length of `_row` from which the default genome is trained as a test."""
 
     def record_outcome(
         self, device: str, id: int, outcome: Outcome, other_devices: Collection[str], testable: bool

@@ -18,11 +18,11 @@ from evo_tune.settings import LIMITS, SessionSettings
 from evo_tune.store.places import run_arguments
 from evo_tune.store.run import Run
 
+# Default limit in generations, for a run without any limit.
 GENERATIONS = 5
-"""Default limit in generations, for a run without any limit."""
 
+# Tolerance for the budget, because sums of thirds are not exact.
 SLACK = 1e-9
-"""Tolerance for the budget, because sums of thirds are not exact."""
 
 
 def next_session(last: SessionSettings, changes: Mapping[str, Any], seeds: int) -> SessionSettings:

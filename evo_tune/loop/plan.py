@@ -60,11 +60,11 @@ from evo_tune.store.places import find_run
 from evo_tune.store.run import Run, copy_results
 from evo_tune.text import is_encodable
 
+# Packages whose versions change results.
 RESULT_PACKAGES = ("evo-tune", "deap", "joblib", "numpy", "torch")
-"""Packages whose versions change results."""
 
+# Number of random genomes to time for the cost of a step, in addition to the default and the middle of the space.
 RANDOM_GENOMES = 14
-"""Number of random genomes to time for the cost of a step, in addition to the default and the middle of the space."""
 
 
 @dataclass(frozen=True, kw_only=True)

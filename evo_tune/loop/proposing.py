@@ -143,8 +143,8 @@ class ProposalQueue:
         self._trial_files = trial_files
         self._arrival = run.manifest.settings.order == "arrival"
         self._waiting: deque[Candidate] = deque()
+        # Whether the last proposal was not made a candidate, because it would not fit.
         self.did_not_fit = False
-        """Whether the last proposal was not made a candidate, because it would not fit."""
 
     def requeue_unfinished(self) -> None:
         """Return every candidate without a result again, before any new one."""

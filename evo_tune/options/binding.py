@@ -23,8 +23,8 @@ from evo_tune.options.declare import Option, dataclass_options, union_members, v
 
 OptionsT = TypeVar("OptionsT")
 
+# Texts of a bool, in lower case.
 TRUE_WORDS, FALSE_WORDS = ("true", "yes", "1"), ("false", "no", "0")
-"""Texts of a bool, in lower case."""
 
 
 def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
@@ -75,8 +75,8 @@ def build(options_class: type[OptionsT], values: Mapping[str, Any], owner: str, 
         raise _option_error(error.field, error.value, error.allowed, owner, flag) from None
 
 
+# Maximum characters of a refused value in an error: it may come from a stranger's run.
 MAX_SHOWN_VALUE = 300
-"""Maximum characters of a refused value in an error: it may come from a stranger's run."""
 
 
 def bind(values: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
@@ -210,8 +210,8 @@ def _convert(value: Any, target: Any) -> Any:
     return value
 
 
+# Largest width and depth of a target.
 LARGEST_SIZE = 10**6
-"""Largest width and depth of a target."""
 
 
 def check_depth_first(flag_text: str, depth: int, width: int) -> None:

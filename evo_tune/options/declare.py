@@ -29,13 +29,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 
+# Types of an option, beside Literal and unions of these. Each can be typed as text and saved as plain data.
 TYPES = (bool, int, float, str, Path, type(None))
-"""Types of an option, beside Literal and unions of these. Each can be typed as text and saved as plain data."""
 
 MISSING: Any = dataclasses.MISSING
 
+# The choice by which the program decides. It stands for another choice, so a gene cannot have it as a value.
 AUTO = "auto"
-"""The choice by which the program decides. It stands for another choice, so a gene cannot have it as a value."""
 
 Self = TypeVar("Self", bound="Options")
 
@@ -165,8 +165,8 @@ class Options:
         UsageError: A group's own check refuses the combination.
     """
 
+    # Options of earlier versions with their defaults, which saved runs contain. Another value is refused.
     dropped: ClassVar[Mapping[str, Any]] = {}
-    """Options of earlier versions with their defaults, which saved runs contain. Another value is refused."""
 
     def __post_init__(self) -> None:
         for option in dataclass_options(type(self)).values():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
+# Folders of installed packages, which never count as local.
 INSTALLED = ("site-packages", "dist-packages")
-"""Folders of installed packages, which never count as local."""
 
 
 def package_of(path: Path) -> tuple[str, Path]:

@@ -29,24 +29,24 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.scripts.script import CommandTemplate, Script, parse_patterns, parse_progress
 from evo_tune.text import one_line
 
+# Origin of such an evaluator, and prefix of its reference.
 COMMAND = "command"
-"""Origin of such an evaluator, and prefix of its reference."""
 
+# Maximum bytes of a file in the command that counts as code; larger files are data.
 LARGEST = 1 << 20
-"""Maximum bytes of a file in the command that counts as code; larger files are data."""
 
+# Maximum characters of a command.
 LONGEST = 4000
-"""Maximum characters of a command."""
 
 
+# Remark about a command without a placeholder for the seed.
 NO_SEED = (
     "the command has no {seed}: unless the script reads EVO_TUNE_SEED, extra seeds may all give the same result; "
     "--final-seeds 0 leaves them out"
 )
-"""Remark about a command without a placeholder for the seed."""
 
+# Programs whose first argument that is no flag is a script.
 INTERPRETERS = re.compile(r"(?:python|pypy)[\d.]*|bash|sh|dash|zsh|Rscript|julia|perl|ruby")
-"""Programs whose first argument that is no flag is a script."""
 
 
 def is_command(name: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evo_tune.genome.trial import DECAYED, Objective
 
+# Environment variables from which libraries take their number of threads.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -16,11 +17,10 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-"""Environment variables from which libraries take their number of threads."""
 
 
+# Files of a killed evaluation that the next attempt finds in the trial's folder, if the first of them is there.
 UNFINISHED = ("unfinished.pt", "checkpoint.pt")
-"""Files of a killed evaluation that the next attempt finds in the trial's folder, if the first of them is there."""
 
 
 class Pruned(BaseException):

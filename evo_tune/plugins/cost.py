@@ -20,31 +20,31 @@ from evo_tune.errors import OptionError
 
 Array = NDArray[np.float64]
 
+# Amount of each kind of work in a step, by name; with `JUDGED` before the name, in all evaluations of a training.
 Work = Mapping[str, float]
-"""Amount of each kind of work in a step, by name; with `JUDGED` before the name, in all evaluations of a training."""
 
 JUDGED = "judged "
 
+# Usual `start` and `judging` (see `Cost`).
 OVERHEAD = (0.03, 1.2)
-"""Usual `start` and `judging` (see `Cost`)."""
 
+# Relative error of a measured step.
 NOISE = 0.1
-"""Relative error of a measured step."""
 
+# Standard deviation of the prior of a cost's logarithm: with a usual cost, and without.
 KNOWN, UNKNOWN = 0.5, 2.0
-"""Standard deviation of the prior of a cost's logarithm: with a usual cost, and without."""
 
+# Maximum number of Gauss-Newton iterations; some ten are enough.
 ITERATIONS = 100
-"""Maximum number of Gauss-Newton iterations; some ten are enough."""
 
+# Smallest cost of a unit of work in seconds, so that the number of steps stays finite.
 LEAST_COST = 1e-30
-"""Smallest cost of a unit of work in seconds, so that the number of steps stays finite."""
 
+# Smallest share of a budget that is left for steps, where evaluations would take more.
 LEAST_SHARE = 0.1
-"""Smallest share of a budget that is left for steps, where evaluations would take more."""
 
+# Options that set the length of a training, if an evaluator has them.
 BUDGETS = ("flops", "tokens", "epochs", "seconds")
-"""Options that set the length of a training, if an evaluator has them."""
 
 
 def budgets_of(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,16 +37,16 @@ from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.context import Context
 from evo_tune.text import one_line
 
+# Features that an evaluator may support. 'budget': it trains `context.budget` of a full training, and resumes from
+# `context.resume_folder`. 'curve': it reports its first objective by `context.report`. 'timing': it times
+# `context.timing` steps and returns the seconds of a full training.
 SUPPORTS = ("budget", "curve", "timing")
-"""Features that an evaluator may support. 'budget': it trains `context.budget` of a full training, and resumes from
-`context.resume_folder`. 'curve': it reports its first objective by `context.report`. 'timing': it times
-`context.timing` steps and returns the seconds of a full training."""
 
+# Hint for a file that is no evaluator.
 AS_COMMAND = "; a script is run by its command, such as 'python train.py --lr {lr}'"
-"""Hint for a file that is no evaluator."""
 
+# Origins of evaluators whose genes and objectives come from the caller.
 WITHOUT_OBJECTIVES = ("command", "function")
-"""Origins of evaluators whose genes and objectives come from the caller."""
 
 
 @dataclass(frozen=True)

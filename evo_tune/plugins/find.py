@@ -37,15 +37,15 @@ from evo_tune.trust.decide import is_identifier
 
 PACKAGE = Path(__file__).parents[1]
 
+# Maximum bytes of a plug-in's file.
 LARGEST = 1 << 24
-"""Maximum bytes of a plug-in's file."""
 
+# Text of a new evaluator.
 TEMPLATE = Path(__file__).with_name("templates") / "evaluator.py.txt"
-"""Text of a new evaluator."""
 
 EVALUATORS = "evo_tune.evaluators"
+# Entry point groups; the value of an entry point is a module.
 STRATEGIES = "evo_tune.strategies"
-"""Entry point groups; the value of an entry point is a module."""
 
 
 def bundled_folder() -> Path:
@@ -231,8 +231,8 @@ def file_being_imported() -> Path | None:
 
 _importing: list[Path] = []
 
+# Imported modules by path and content: a second import would make a second class of each of its classes.
 _loaded: dict[tuple[str, str], ModuleType] = {}
-"""Imported modules by path and content: a second import would make a second class of each of its classes."""
 
 
 def _load(path: Path, kind: str, named: bool) -> ModuleType:

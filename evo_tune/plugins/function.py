@@ -31,17 +31,17 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.text import one_line
 
+# Origin of such an evaluator, and prefix of its reference.
 FUNCTION = "function"
-"""Origin of such an evaluator, and prefix of its reference."""
 
+# File in the run folder for a function of a notebook.
 OWN_FILE = "_function.py"
-"""File in the run folder for a function of a notebook."""
 
+# Maximum characters of a notebook's plain value that a function uses.
 LONGEST = 20_000
-"""Maximum characters of a notebook's plain value that a function uses."""
 
+# Temporary folders of notebook functions, removed at the end of the process.
 _temporary_folders: list[tempfile.TemporaryDirectory[str]] = []
-"""Temporary folders of notebook functions, removed at the end of the process."""
 
 
 @dataclass(frozen=True)

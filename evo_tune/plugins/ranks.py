@@ -32,16 +32,15 @@ from evo_tune.options.bounds import check_integer, check_name, check_number
 if TYPE_CHECKING:
     import torch
 
+# Seconds to wait for errors of other ranks after a failure, since the first failure is not always the first to be
+# received.
 GRACE = 2.0
-"""Seconds to wait for errors of other ranks after a failure, since the first failure is not always the first
-to be received.
-"""
 
+# Words in errors that a rank raises because another rank has ended.
 _ECHOES = ("connection", "gloo", "nccl", "peer", "abort")
-"""Words in errors that a rank raises because another rank has ended."""
 
+# torchrun's environment variables.
 _PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-"""torchrun's environment variables."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +172,8 @@ def process_group(
 # ---------------------------------------------------------------- in the process that starts the ranks
 
 
+# A line from a rank, with its number: a dict, or None after the last one.
 Message = tuple[int, dict[str, Any] | None]
-"""A line from a rank, with its number: a dict, or None after the last one."""
 
 
 def launch(

@@ -64,25 +64,25 @@ class Strategy(Options, ABC):
 
     population: int = option(12, bounds="[2, inf)", help="Number of surviving trials, and of trials in a generation.")
 
+    # Whether it can optimise more than one objective.
     several_objectives: ClassVar[bool] = False
-    """Whether it can optimise more than one objective."""
 
+    # Whether it reads `history.lessons`, the results of earlier runs. Others are refused with --learn-from.
     learns: ClassVar[bool] = False
-    """Whether it reads `history.lessons`, the results of earlier runs. Others are refused with --learn-from."""
 
+    # Whether it predicts full trainings from partial ones: it defines `learn` and `propose_learned`. In a run with
+    # `--fidelity`, its predictions then decide which trials are promoted.
     scores: ClassVar[bool] = False
-    """Whether it predicts full trainings from partial ones: it defines `learn` and `propose_learned`. In a run with
-    `--fidelity`, its predictions then decide which trials are promoted."""
 
+    # Whether it decides itself on budgets, continuations or extra seeds. Runs with rules for these (`--fidelity`,
+    # `--prune`, `--seeds-per-trial`, `--subject-to`) refuse it.
     own_trials: ClassVar[bool] = False
-    """Whether it decides itself on budgets, continuations or extra seeds. Runs with rules for these (`--fidelity`,
-    `--prune`, `--seeds-per-trial`, `--subject-to`) refuse it."""
 
+    # Whether ranges of genes may become wider during its run. Unit coordinates then change for all trials.
     widens: ClassVar[bool] = True
-    """Whether ranges of genes may become wider during its run. Unit coordinates then change for all trials."""
 
+    # Packages that evo-tune does not install and that it imports inside its functions; for each, what pip installs.
     needs: ClassVar[Mapping[str, str]] = {}
-    """Packages that evo-tune does not install and that it imports inside its functions; for each, what pip installs."""
 
     def learn(self, seen: GenomeResults, space: SearchSpace) -> Prospects | None:
         """Return predictions from partial trainings, a pure function of the arguments; None with too few results."""

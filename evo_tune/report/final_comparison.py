@@ -26,32 +26,32 @@ from typing import Literal, TypeAlias
 
 from evo_tune.genome.values import resolution
 
+# Highest probability of 'beats' for a finalist that is no better than the default.
 ALPHA = 0.05
-"""Highest probability of 'beats' for a finalist that is no better than the default."""
 
+# Most seeds of the comparison with the default, as a multiple of those that were asked for.
 MAX_SEEDS_FACTOR = 2
-"""Most seeds of the comparison with the default, as a multiple of those that were asked for."""
 
+# Most looks at the results.
 MAX_LOOKS = 3
-"""Most looks at the results."""
 
+# Fewest reporting seeds: one pair has no standard error.
 MIN_REPORT_SEEDS = 2
-"""Fewest reporting seeds: one pair has no standard error."""
 
+# Power of the spending function.
 SPENDING_POWER = 3
-"""Power of the spending function."""
 
+# Least gain, in standard errors, for which more seeds are worth their cost, times the share of the most seeds used.
 MIN_PROMISING_GAIN = 1.5
-"""Least gain, in standard errors, for which more seeds are worth their cost, times the share of the most seeds used."""
 
+# Relative difference that counts as rounding: some thousand times that of one operation.
 ROUNDING = 1e-12
-"""Relative difference that counts as rounding: some thousand times that of one operation."""
 
+# Deviation of the difference of two losses that are rounded to a step, in steps: √2 times 1/√12.
 ROUNDED_DIFFERENCE_DEVIATION = 1 / math.sqrt(6)
-"""Deviation of the difference of two losses that are rounded to a step, in steps: √2 times 1/√12."""
 
+# Losses of at least this size (and NaN) count as failures: their sums overflow.
 FAILURE_LOSS = 1e300
-"""Losses of at least this size (and NaN) count as failures: their sums overflow."""
 
 Purpose: TypeAlias = Literal["choose", "report"]
 
@@ -71,8 +71,8 @@ class FreshTraining:
     number: int
 
 
+# Loss of each finished training; None for a failure.
 Results: TypeAlias = Mapping[FreshTraining, float | None]
-"""Loss of each finished training; None for a failure."""
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,14 @@ from evo_tune.store.run import Run
 from evo_tune.text import printable, show_genome, show_seconds, show_value
 from evo_tune.trust import inside
 
+# Most rows of a table that the page's script does not show in parts.
 MOST_ROWS = 200
-"""Most rows of a table that the page's script does not show in parts."""
 
+# Rows of a long table that the page shows at a time, the first ones without its script.
 FIRST_ROWS = 20
-"""Rows of a long table that the page shows at a time, the first ones without its script."""
 
+# Longest text of a table cell that has no line break, in characters.
 SHORT = 36
-"""Longest text of a table cell that has no line break, in characters."""
 
 # The page.
 
@@ -173,14 +173,14 @@ def section_html(name: str, part: Part) -> Markup:
 
 # The plotly script.
 
+# Beginning and end of the one function that contains the whole script.
 OPENS, CLOSES = b": this, () => {", b"\n}));"
-"""Beginning and end of the one function that contains the whole script."""
 
+# Largest plotly script, in bytes.
 LARGEST = 1 << 25
-"""Largest plotly script, in bytes."""
 
+# Kinds of traces that charts use, besides scatter, which plotly always has.
 TRACES = ("bar", "heatmap")
-"""Kinds of traces that charts use, besides scatter, which plotly always has."""
 
 
 def plotly_script() -> bytes:

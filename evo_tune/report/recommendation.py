@@ -36,11 +36,11 @@ from evo_tune.report.final_comparison import (
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
 
+# Seed streams of the final comparison; trainings of the search use 1 (`genome.trial.trial_seed`), proposals 0.
 STREAMS: Mapping[Purpose, int] = {"report": 2, "choose": 3}
-"""Seed streams of the final comparison; trainings of the search use 1 (`genome.trial.trial_seed`), proposals 0."""
 
+# For each run, its number of results and the predicted losses that follow from them.
 MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
-"""For each run, its number of results and the predicted losses that follow from them."""
 
 # Ranking.
 
@@ -263,8 +263,8 @@ def recommend_trial(run: Run) -> Trial | None:
 
 # The baseline
 
+# Highest probability of a difference this large, on either side, if best and baseline are equally good.
 LEVEL = 0.05
-"""Highest probability of a difference this large, on either side, if best and baseline are equally good."""
 
 
 class AgainstBaseline(Struct, frozen=True, forbid_unknown_fields=True):

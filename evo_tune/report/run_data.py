@@ -32,31 +32,31 @@ from evo_tune.report.recommendation import is_default, recommend_trial
 from evo_tune.report.summary import RunResult
 from evo_tune.store.run import Run
 
+# Charts leave out values beyond this size: their sums overflow.
 MAX_ABSOLUTE_LOSS = 1e300
-"""Charts leave out values beyond this size: their sums overflow."""
 
+# Most points of a gene's grid.
 MAX_GRID_POINTS = 48
-"""Most points of a gene's grid."""
 
+# Most genes of a space that the model learns.
 MOST_GENES = 100
-"""Most genes of a space that the model learns."""
 
 BOOTSTRAPS = 16
 
+# Trees for each bootstrap; they differ in their random thresholds only.
 TREES = 5
-"""Trees for each bootstrap; they differ in their random thresholds only."""
 
+# Most trials that the forest learns from; of more, a random sample.
 MAX_FIT_TRIALS = 400
-"""Most trials that the forest learns from; of more, a random sample."""
 
+# Share of the trials that PED-ANOVA calls the best, but at least eight trials.
 BEST_SHARE = 0.1
-"""Share of the trials that PED-ANOVA calls the best, but at least eight trials."""
 
+# Least density anywhere, relative to a kernel's 1 at its point.
 DENSITY_FLOOR = 1e-3
-"""Least density anywhere, relative to a kernel's 1 at its point."""
 
+# A sum of divergences up to this counts as zero.
 ROUNDING = 1e-9
-"""A sum of divergences up to this counts as zero."""
 
 
 class RunData:

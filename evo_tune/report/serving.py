@@ -38,17 +38,17 @@ HOSTS = ["127.0.0.1", "localhost"]
 
 SCRIPT = "plotly.min.js"
 
+# Least pause between two readings of a run, as a multiple of the time that reading and drawing took.
 PAUSE = 4.0
-"""Least pause between two readings of a run, as a multiple of the time that reading and drawing took."""
 
+# Number of latest results shown: whole rows on a screen (five columns) and on a phone (two).
 LATEST = 4
-"""Number of latest results shown: whole rows on a screen (five columns) and on a phone (two)."""
 
+# Fewest finished trainings from which the end of a running one is predicted.
 MIN_FINISHED = 5
-"""Fewest finished trainings from which the end of a running one is predicted."""
 
+# Most running trainings drawn.
 MOST_RUNNING = 12
-"""Most running trainings drawn."""
 
 # What a run is doing now.
 

@@ -33,14 +33,14 @@ from evo_tune.store.run import Run, Widening
 from evo_tune.store.table import read_comparison
 from evo_tune.text import count_of, one_line, printable, show_decimals, show_value
 
+# Units of metrics that depend on the machine.
 TIMES = ("s", "ms", "1/s", "tokens/s")
-"""Units of metrics that depend on the machine."""
 
+# Fewest fully trained genomes for importances.
 MIN_TRIALS_FOR_IMPORTANCE = 20
-"""Fewest fully trained genomes for importances."""
 
+# Least cost of a training, so that a run whose trainings all fail at once still reaches its budget.
 MIN_COST = 0.01
-"""Least cost of a training, so that a run whose trainings all fail at once still reaches its budget."""
 
 
 @dataclass(frozen=True)
@@ -345,8 +345,8 @@ def failures_by_cause(run: Run) -> list[tuple[str, list[int]]]:
     return sorted(named, key=lambda item: -len(item[1]))
 
 
+# Most causes of failures that are printed, the most frequent first.
 MOST_FAILURES = 5
-"""Most causes of failures that are printed, the most frequent first."""
 
 
 def failure_lines(run: Run) -> list[str]:
@@ -367,23 +367,23 @@ def failure_lines(run: Run) -> list[str]:
 # These are pure functions of trials in the order in which their results were reported, so a run that stops by them
 # stops there again in a replay. benchmarks/stopping.py measures how often they are right.
 
+# Fewest genomes with a loss for a prediction.
 MIN_LOSSES_FOR_CHANCE = 16
-"""Fewest genomes with a loss for a prediction."""
 
+# The model uses the latest half of the losses, and at least so many.
 SHARE, WINDOW = 0.5, 16
-"""The model uses the latest half of the losses, and at least so many."""
 
+# Share of these losses that makes the tail.
 TAIL = 1 / 3
-"""Share of these losses that makes the tail."""
 
+# Weight of the tail's estimate, in trainings.
 BELIEF = 24
-"""Weight of the tail's estimate, in trainings."""
 
+# Chance of an improvement below which a run that stops by itself ends.
 DONE_CHANCE = 0.05
-"""Chance of an improvement below which a run that stops by itself ends."""
 
+# Beginning of the reason for which such a run has ended.
 DONE_REASON = "no further improvement is likely: "
-"""Beginning of the reason for which such a run has ended."""
 
 
 @dataclass(frozen=True)

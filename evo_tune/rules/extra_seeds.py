@@ -26,31 +26,31 @@ from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key, mean_of
 from evo_tune.genome.view import GenomeTrials
 
+# Violation of constraints, mean losses, id of the first trial; the lowest leads.
 SortKey: TypeAlias = tuple[float, tuple[float, ...], int]
-"""Violation of constraints, mean losses, id of the first trial; the lowest leads."""
 
+# Minimum number of genomes with a loss for the model.
 MIN_GENOMES = 8
-"""Minimum number of genomes with a loss for the model."""
 
+# Number of genomes with the lowest predicted losses that are considered for an extra seed.
 CONTENDERS = 6
-"""Number of genomes with the lowest predicted losses that are considered for an extra seed."""
 
+# Factor on the expected gain of a new genome, because the largest of many predictions is too optimistic.
 PRICE = 0.5
-"""Factor on the expected gain of a new genome, because the largest of many predictions is too optimistic."""
 
+# Maximum number of genomes that were not promoted and enter the model with the worst loss. Promoted genomes were
+# selected; from these alone the model would predict that genomes elsewhere are as good.
 MAX_UNPROMOTED = 24
-"""Maximum number of genomes that were not promoted and enter the model with the worst loss. Promoted genomes were
-selected; from these alone the model would predict that genomes elsewhere are as good."""
 
+# Number of candidates for a new genome: variants of the best, and a quarter as many anywhere.
 VARIANTS = 64
-"""Number of candidates for a new genome: variants of the best, and a quarter as many anywhere."""
 
+# Standard deviation of a variant's steps, in unit coordinates.
 STEP_DEVIATION = 0.2
-"""Standard deviation of a variant's steps, in unit coordinates."""
 
+# Factor of growth in trainings after which the model is fitted again, which bounds its cost. It is also fitted after
+# each extra seed, because these results are few and say most about the noise.
 GROWTH = 1.1
-"""Factor of growth in trainings after which the model is fitted again, which bounds its cost. It is also fitted after
-each extra seed, because these results are few and say most about the noise."""
 
 
 class LeaderRanking:

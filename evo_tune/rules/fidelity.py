@@ -20,14 +20,14 @@ from evo_tune.genome.trial import DECAYED
 from evo_tune.genome.view import GenomeTrials
 from evo_tune.settings import parse_rungs
 
+# Prior for the rank correlation of early and full results, before any measurement.
 PRIOR_TRUST = 0.6
-"""Prior for the rank correlation of early and full results, before any measurement."""
 
+# Weight of this prior, in measurements.
 PRIOR_WEIGHT = 4.0
-"""Weight of this prior, in measurements."""
 
+# Margin for promotions, in standard deviations of the eventual best genome's early score.
 PROMOTION_MARGIN = 1.5
-"""Margin for promotions, in standard deviations of the eventual best genome's early score."""
 
 
 def is_audit(number: int) -> bool:
@@ -88,15 +88,15 @@ def mean_genome_cost(rungs: Sequence[float], genomes: int) -> float:
     return audits + (1.0 - audits) * cost
 
 
+# Rungs of a run that may choose them (`--fidelity auto`).
 AUTO_RUNGS = "1/9,1/3,1"
-"""Rungs of a run that may choose them (`--fidelity auto`)."""
 
+# Numbers of affordable full trainings between which rungs pay. With fewer, the audits take most of them, and with more
+# even a search without rungs finds the best (benchmarks/LOG.md).
 MIN_TRAININGS, MAX_TRAININGS = 10, 120
-"""Numbers of affordable full trainings between which rungs pay. With fewer, the audits take most of them, and with more
-even a search without rungs finds the best (benchmarks/LOG.md)."""
 
+# Shortest training of the first rung, in seconds: a start, a checkpoint and an evaluation cost nearly as much.
 MIN_SECONDS = 3.0
-"""Shortest training of the first rung, in seconds: a start, a checkpoint and an evaluation cost nearly as much."""
 
 
 def rungs_that_pay(trainings: float, seconds: float) -> str:
@@ -110,14 +110,14 @@ def rungs_that_pay(trainings: float, seconds: float) -> str:
     return AUTO_RUNGS if long_enough and MIN_TRAININGS <= trainings <= MAX_TRAININGS else "1"
 
 
+# Fractions of the full training at which a curve may be pruned.
 LOOKS = (0.125, 0.25, 0.5)
-"""Fractions of the full training at which a curve may be pruned."""
 
+# Minimum number of fully trained genomes with a curve before any curve is pruned.
 MIN_CURVES = 5
-"""Minimum number of fully trained genomes with a curve before any curve is pruned."""
 
+# Minimum share of the curves that are never pruned (the median rule of Golovin et al., Vizier, KDD 2017).
 MEDIAN = 0.5
-"""Minimum share of the curves that are never pruned (the median rule of Golovin et al., Vizier, KDD 2017)."""
 
 
 class Curves:

@@ -28,14 +28,14 @@ from evo_tune.genome.view import GenomeTrials, genome_table
 from evo_tune.plugins.strategy import GenomeResults, Prospects, Strategy
 from evo_tune.rules.fidelity import PROMOTION_MARGIN, rank_trust, share_to_keep
 
+# Number of fully trained leaders whose early ranks set the minimum promoted share.
 LEADER_COUNT = 3
-"""Number of fully trained leaders whose early ranks set the minimum promoted share."""
 
+# Minimum share promoted by a model, as a fraction of the share that halving promotes, budget / next budget.
 MIN_MODEL_SHARE = 0.6
-"""Minimum share promoted by a model, as a fraction of the share that halving promotes, budget / next budget."""
 
+# Maximum number of genomes at a rung for which the model predicts; it bounds the cost of a proposal.
 MAX_MODEL_GENOMES = 96
-"""Maximum number of genomes at a rung for which the model predicts; it bounds the cost of a proposal."""
 
 
 class Rungs:

@@ -35,14 +35,14 @@ from evo_tune.rules.promotions import Rungs, fit_prospects, next_model_promotion
 from evo_tune.rules.widening import MIN_TRIALS, Widening, find_widening, leader_count
 from evo_tune.settings import RunSettings
 
+# Maximum number of times that the strategy is asked for a genome within the constraints.
 MAX_PROPOSALS = 4
-"""Maximum number of times that the strategy is asked for a genome within the constraints."""
 
+# Maximum number of random genomes that are tried after that.
 MAX_SAMPLES = 500
-"""Maximum number of random genomes that are tried after that."""
 
+# Number of trials that are looked through for each leading genome, because some genomes have several seeds.
 TRIALS_PER_LEADER = 3
-"""Number of trials that are looked through for each leading genome, because some genomes have several seeds."""
 
 
 @dataclass(frozen=True)

@@ -20,20 +20,20 @@ from evo_tune.genome.trial import Candidate
 from evo_tune.genome.values import Value
 from evo_tune.genome.widening import ENDS, WIDENINGS, End, Range, end_value, widen_end
 
+# Minimum number of full trainings with a loss; a population, if that is more.
 MIN_TRIALS = 10
-"""Minimum number of full trainings with a loss; a population, if that is more."""
 
+# Number of leaders: a tenth of the full trainings, within these bounds.
 MIN_LEADERS, MAX_LEADERS = 5, 10
-"""Number of leaders: a tenth of the full trainings, within these bounds."""
 
+# Share of a range, in unit coordinates, that counts as its end; of an ordered choice at least the last value.
 END_SHARE = 0.05
-"""Share of a range, in unit coordinates, that counts as its end; of an ordered choice at least the last value."""
 
+# Minimum number of leaders at the end, of their values in an added part, and of other values.
 MIN_AT_END = 3
-"""Minimum number of leaders at the end, of their values in an added part, and of other values."""
 
+# Largest probability that as many leaders would be at the end if the gene did not matter.
 CHANCE = 0.05
-"""Largest probability that as many leaders would be at the end if the gene did not matter."""
 
 
 @dataclass(frozen=True)

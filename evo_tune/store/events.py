@@ -22,14 +22,14 @@ from evo_tune.settings import SessionSettings, read_settings
 from evo_tune.store.journal import LONGEST, SEAL
 from evo_tune.store.manifest import Finite, Seeds, Share, Spent, Whole
 
+# Metrics by name; None for a value that is not finite, because JSON has no such number.
 Metrics: TypeAlias = dict[str, Finite | None]
-"""Metrics by name; None for a value that is not finite, because JSON has no such number."""
 
+# A value of a gene.
 Plain: TypeAlias = bool | int | Finite | str
-"""A value of a gene."""
 
+# Length in bytes above which an invalid line is not parsed a second time.
 LONG = 1 << 20
-"""Length in bytes above which an invalid line is not parsed a second time."""
 
 
 class CandidateRecord(Struct, forbid_unknown_fields=True):
@@ -288,8 +288,8 @@ Event: TypeAlias = (
     SessionBegun | Proposed | Recorded | Reported | Changed | Widened | ComparisonPlanned | BaselineTrained | Ended
 )
 
+# Decoder of every kind of event, by its tag.
 _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
-"""Decoder of every kind of event, by its tag."""
 
 
 def read(line: bytes) -> Event:

@@ -25,15 +25,15 @@ from evo_tune.trust import inside
 
 PART = "_heartbeat.part"
 
+# Seconds between two heartbeats.
 EVERY = 2.0
-"""Seconds between two heartbeats."""
 
+# Seconds without a heartbeat after which a run on another machine counts as dead or unreachable.
 LONG = 15.0
-"""Seconds without a heartbeat after which a run on another machine counts as dead or unreachable."""
 
 
+# Maximum size of a heartbeat file in bytes.
 LARGEST = 1 << 22
-"""Maximum size of a heartbeat file in bytes."""
 
 Name = Annotated[str, Meta(max_length=1000)]
 
@@ -155,14 +155,14 @@ def _process_start(pid: int) -> str:
         return ""
 
 
+# Maximum size of the file of a curve, in bytes.
 LARGEST_CURVE = 1 << 20
-"""Maximum size of the file of a curve, in bytes."""
 
+# Maximum number of workers whose curves are read.
 MOST = 1000
-"""Maximum number of workers whose curves are read."""
 
+# Points of a curve: fraction of a full training, and the metrics there.
 Curve: TypeAlias = tuple[tuple[Share, dict[str, Finite | None]], ...]
-"""Points of a curve: fraction of a full training, and the metrics there."""
 
 
 class _SavedCurve(Struct):

@@ -25,16 +25,16 @@ E = TypeVar("E")
 
 JOURNAL = "_journal.jsonl"
 
+# Maximum size of a journal in bytes, about ten million trials, because it may come from a stranger.
 LARGEST = 1 << 33
-"""Maximum size of a journal in bytes, about ten million trials, because it may come from a stranger."""
 
+# Maximum length of a line in bytes, a curve of 250,000 points; it bounds the memory for a stranger's file.
 LONGEST = 1 << 24
-"""Maximum length of a line in bytes, a curve of 250,000 points; it bounds the memory for a stranger's file."""
 
 _SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
 
+# Length in bytes of a line's checksum, with its key and the brace that ends the line.
 SEAL = len(',"crc32":"01234567"}')
-"""Length in bytes of a line's checksum, with its key and the brace that ends the line."""
 
 
 class Removed(StoreError):
@@ -80,12 +80,12 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: int | None = None
+        # Size in bytes of the whole events.
         self._end = 0
-        """Size in bytes of the whole events."""
+        # Size in bytes of the unfinished line after them.
         self._torn = 0
-        """Size in bytes of the unfinished line after them."""
+        # Whether the last event lacks its line end.
         self._unended = False
-        """Whether the last event lacks its line end."""
 
     def read(self, parse: Callable[[bytes], E]) -> Iterator[E]:
         """Yield every complete event.

@@ -24,37 +24,37 @@ from evo_tune.store.journal import write_atomically
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
+# An id, a count or a seed.
 Whole: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-"""An id, a count or a seed."""
 
+# A finite number.
 Finite: TypeAlias = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
-"""A finite number."""
 
+# A duration in seconds.
 Spent: TypeAlias = Annotated[float, Meta(ge=0, le=1e12)]
-"""A duration in seconds."""
 
+# A fraction.
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-"""A fraction."""
 
+# A number of objects to make; bounded because the file may come from a stranger.
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**6)]
-"""A number of objects to make; bounded because the file may come from a stranger."""
 
+# A number of fresh seeds: at most twice the largest `--final-seeds`.
 Seeds: TypeAlias = Annotated[int, Meta(ge=1, le=2000)]
-"""A number of fresh seeds: at most twice the largest `--final-seeds`."""
 
+# Version of the layout on disk. A run of another version is refused; CONTRIBUTING.md says what a new version takes.
 FORMAT = 1
-"""Version of the layout on disk. A run of another version is refused; CONTRIBUTING.md says what a new version takes."""
 
 MANIFEST = "_run.json"
 
+# Maximum size of a manifest in bytes.
 LARGEST = 1 << 24
-"""Maximum size of a manifest in bytes."""
 
+# Maximum length of a path in characters.
 LONGEST = 4096
-"""Maximum length of a path in characters."""
 
+# Maximum number of new genomes in a generation.
 CROWD = 10**6
-"""Maximum number of new genomes in a generation."""
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,11 +132,11 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         return {name: gene_from(gene) for name, gene in self.space.items()}
 
 
+# Maximum nesting depth of lists and objects.
 DEEPEST = 50
-"""Maximum nesting depth of lists and objects."""
 
+# Maximum number of digits of an integer; a longer one is no finite float.
 DIGITS = 300
-"""Maximum number of digits of an integer; a longer one is no finite float."""
 
 
 def read_json(data: bytes) -> Any:
@@ -245,11 +245,11 @@ def space_of(manifest: Manifest, repair_from: SearchSpace | None = None) -> Sear
     return SearchSpace(None if repair_from is None else repair_from.repair, None, **manifest.genes())
 
 
+# Maximum number of trials copied from an earlier run: half are the best, half are spread evenly over the rest.
 MOST_LEARNED = 1_000
-"""Maximum number of trials copied from an earlier run: half are the best, half are spread evenly over the rest."""
 
+# Maximum number of earlier runs.
 RUNS = 100
-"""Maximum number of earlier runs."""
 
 
 class Learned(TypedDict):

@@ -22,17 +22,17 @@ from evo_tune.store.manifest import MANIFEST, read_manifest, write_manifest
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
+# Default folder of the saved runs.
 DEFAULT_STORE = "populations"
-"""Default folder of the saved runs."""
 
+# File that a running session writes every few seconds.
 HEARTBEAT = "_heartbeat.json"
-"""File that a running session writes every few seconds."""
 
+# Folder for the trials' own folders.
 TRIALS = "_trials"
-"""Folder for the trials' own folders."""
 
+# The report in a run's folder. Readers of the folder as one Parquet table skip names with an underscore.
 REPORT = "_report.html"
-"""The report in a run's folder. Readers of the folder as one Parquet table skip names with an underscore."""
 
 
 def list_runs(store: Path) -> list[Path]:
@@ -93,11 +93,11 @@ def new_run_folder(store: Path, name: str) -> Path:
     return folder
 
 
+# Names of the files in a folder before it is a run.
 FILES_BEFORE_MANIFEST = {JOURNAL, f"{MANIFEST}.part"}
-"""Names of the files in a folder before it is a run."""
 
+# Maximum size in bytes of a journal that contains only the beginning of a session.
 MAX_BEGINNING_JOURNAL_BYTES = 1 << 16
-"""Maximum size in bytes of a journal that contains only the beginning of a session."""
 
 
 def remove_unbegun_run(folder: Path) -> None:
@@ -155,8 +155,8 @@ def missing_journal_message(folder: Path) -> str:
     return f"{folder / JOURNAL} is missing or empty, and the run had begun: restore it from a copy"
 
 
+# Maximum depth of folders that are copied, so that a copy can be removed again.
 DEEPEST_COPY = inside.DEEPEST - 10
-"""Maximum depth of folders that are copied, so that a copy can be removed again."""
 
 
 def copy_run(folder: Path, store: Path, name: str) -> Path:

@@ -70,8 +70,8 @@ class Widening:
     reason: str
 
 
+# Settings of a session on which the planned final comparison depends.
 PLANNED_BY = ("hours", "final_seeds", "finalists")
-"""Settings of a session on which the planned final comparison depends."""
 
 
 class Run:
@@ -89,45 +89,45 @@ class Run:
         self.manifest = manifest
         self.objectives = manifest.objective_list()
         self.constraints = manifest.constraints()
+        # Present genes by name.
         self.genes = manifest.genes()
-        """Present genes by name."""
         self.widened: list[Widening] = []
         self.journal = journal
         self.candidates: list[Candidate] = []
         self.outcomes: dict[int, Outcome] = {}
+        # Ids of the recorded results, in the order of recording.
         self.recorded: list[int] = []
-        """Ids of the recorded results, in the order of recording."""
         self.reported: list[int] = []
+        # By candidate: number of results that the strategy had seen when it was proposed.
         self.reported_before_counts: list[int] = []
-        """By candidate: number of results that the strategy had seen when it was proposed."""
         self.sessions: list[SessionSettings] = []
         self.evaluator_hash = manifest.evaluator_hash
         self.fingerprint = manifest.fingerprint
         self.strategy_hash = manifest.strategy_hash
+        # The final comparison that was planned by the clock; None after a later result, or under other limits.
         self.planned: ComparisonPlanned | None = None
-        """The final comparison that was planned by the clock; None after a later result, or under other limits."""
+        # Name and last result of the baseline of the present evaluator and data; None if it was not trained.
         self.baseline: tuple[str, Outcome] | None = None
-        """Name and last result of the baseline of the present evaluator and data; None if it was not trained."""
+        # Reason why the last session ended; None while it runs, or if it was killed.
         self.ended: str | None = None
-        """Reason why the last session ended; None while it runs, or if it was killed."""
+        # Time spent in all sessions, in seconds; a killed session counts up to its last event.
         self.seconds = 0.0
-        """Time spent in all sessions, in seconds; a killed session counts up to its last event."""
+        # By candidate with a result: `seconds` at that time.
         self.finished: dict[int, float] = {}
-        """By candidate with a result: `seconds` at that time."""
+        # By candidate: time of its proposal, in seconds since 1970.
         self.proposed_at: dict[int, float] = {}
-        """By candidate: time of its proposal, in seconds since 1970."""
+        # By candidate with a result: time of the result, in seconds since 1970.
         self.recorded_at: dict[int, float] = {}
-        """By candidate with a result: time of the result, in seconds since 1970."""
+        # `seconds` when each session began.
         self.resumed: list[float] = []
-        """`seconds` when each session began."""
         self._metrics: set[str] = set()
         self._early: set[str] = set()
         self._reported_orders: dict[int, int] = {}
         self._trials: dict[int, Trial] = {}
         self._has_extra_seeds = False
         self.rescued = False  # whether the journal was removed; what could be saved is in another folder
+        # Whether the user widened ranges since the last session.
         self._by_hand = False
-        """Whether the user widened ranges since the last session."""
         self._leader: tuple[float, tuple[float, ...], int] | None = None
         self._last_time = 0.0
         self._spent = 0.0

@@ -159,8 +159,8 @@ def write(path: Path, rows: pa.Table) -> None:
     write_atomically(path, sink.getvalue().to_pybytes())
 
 
+# Maximum size of a Parquet file to read, in bytes: about 200,000 trials.
 LARGEST = 1 << 26
-"""Maximum size of a Parquet file to read, in bytes: about 200,000 trials."""
 
 
 def table_of(run: Run, trials: Sequence[Trial], survivors: Iterable[int] = ()) -> pa.Table:
@@ -168,8 +168,8 @@ def table_of(run: Run, trials: Sequence[Trial], survivors: Iterable[int] = ()) -
     return from_trials(trials, survivors, schema(run.genes, run.metric_names, run.manifest.units))
 
 
+# Number of genomes in a file, rounded up to whole generations: more would make each closed generation cost more.
 ROWS = 1024
-"""Number of genomes in a file, rounded up to whole generations: more would make each closed generation cost more."""
 
 
 def file_of(run: Run, generation: int) -> int:
@@ -247,16 +247,16 @@ def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
 
 COMPARISON = "_comparison.parquet"
 
+# Maximum size of the file in bytes, because it is read as a whole.
 LARGEST_COMPARISON = 1 << 24
-"""Maximum size of the file in bytes, because it is read as a whole."""
 
 MOST_ROWS = 100_000
 
+# Maximum length of an error, a device name or a value, in bytes.
 LONGEST_TEXT = 10_000
-"""Maximum length of an error, a device name or a value, in bytes."""
 
+# Columns with the evaluator and the data of a row's training.
 EVALUATOR_COLUMN, DATA_COLUMN = "evaluator_hash", "fingerprint"
-"""Columns with the evaluator and the data of a row's training."""
 
 
 def read_comparison(run: Run) -> list[Trial]:

@@ -17,18 +17,18 @@ from evo_tune.genome.values import Genome, genome_key
 
 __all__ = ["fold_seed", "fresh", "spread", "unseen"]
 
+# Number of random genomes from which `spread` takes the most remote one, without priors and with. The most remote one
+# of many that follow a prior is the least likely one.
 SAMPLES, LIKELY = 20, 3
-"""Number of random genomes from which `spread` takes the most remote one, without priors and with. The most remote one
-of many that follow a prior is the least likely one."""
 
+# Number of random genomes tried before a finite space is enumerated.
 DRAWS = 32
-"""Number of random genomes tried before a finite space is enumerated."""
 
+# Maximum number of cells to enumerate, which takes about a second, once in a run.
 GRID = 50_000
-"""Maximum number of cells to enumerate, which takes about a second, once in a run."""
 
+# Number of additional random genomes tried if there are too many cells to enumerate.
 LAST_DRAWS = 2_000
-"""Number of additional random genomes tried if there are too many cells to enumerate."""
 
 
 def spread(history: History, rng: np.random.Generator) -> Proposal | None:

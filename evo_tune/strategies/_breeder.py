@@ -20,11 +20,11 @@ from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies import fresh, spread, unseen
 from evo_tune.strategies._deap import Individual, crossover, deap_generator, mutate
 
+# Maximum number of children tried before a random genome is proposed; each mutates more than the one before.
 ATTEMPTS = 8
-"""Maximum number of children tried before a random genome is proposed; each mutates more than the one before."""
 
+# Smallest standard deviation of a mutation, in unit coordinates.
 FINEST = 0.02
-"""Smallest standard deviation of a mutation, in unit coordinates."""
 
 
 @dataclass(frozen=True)

@@ -33,59 +33,59 @@ from evo_tune.genome.values import Genome, genome_key
 from evo_tune.strategies._deap import Individual
 from evo_tune.strategies._models import MAX_FIT_POINTS, log_expected_improvement, normal_scores
 
+# Maximum number of latest trials that are used, which bounds the cost of a proposal in a long run.
 MAX_RECENT_TRIALS = 256
-"""Maximum number of latest trials that are used, which bounds the cost of a proposal in a long run."""
 
+# Rounds of mutation of a search around candidates.
 ROUNDS = 6
-"""Rounds of mutation of a search around candidates."""
 
+# Candidates around which a round searches, or that climb, and variants of each.
 PARENTS_PER_ROUND, VARIANTS_PER_PARENT = 8, 6
-"""Candidates around which a round searches, or that climb, and variants of each."""
 
+# Standard deviation of the steps of the first round, in unit coordinates. Each later round halves it.
 FIRST_STEP_DEVIATION = 0.1
-"""Standard deviation of the steps of the first round, in unit coordinates. Each later round halves it."""
 
+# Smallest standard deviation of a step in a gene with few values, as a share of a cell, the width of one value.
 CELL_SHARE = 0.7
-"""Smallest standard deviation of a step in a gene with few values, as a share of a cell, the width of one value."""
 
+# Minimum number of values of a gene that counts as continuous until a candidate is snapped.
 CONTINUOUS_FROM = 64
-"""Minimum number of values of a gene that counts as continuous until a candidate is snapped."""
 
+# Difference in unit coordinates that is smaller than between any two values.
 SMALLEST_DIFFERENCE = 1e-9
-"""Difference in unit coordinates that is smaller than between any two values."""
 
+# Results without a new best after which a search has stalled; at least the number of pending trials, which were
+# proposed without knowing these results.
 RESULTS_UNTIL_STALLED = 12
-"""Results without a new best after which a search has stalled; at least the number of pending trials, which were
-proposed without knowing these results."""
 
+# Least improvement of the best loss, as a share of its distance from the median, that counts as a new best.
 MIN_PROGRESS_SHARE = 0.02
-"""Least improvement of the best loss, as a share of its distance from the median, that counts as a new best."""
 
+# A value counts as sufficiently tried after this factor times the square root of the number of all trials.
 SUFFICIENT_TRIALS_FACTOR = 2.0
-"""A value counts as sufficiently tried after this factor times the square root of the number of all trials."""
 
+# Candidates with a rare value: its best trials, whose variants are candidates, bred ones and random ones.
 RARE_PARENTS, RARE_BRED_DRAFTS, RARE_RANDOM_DRAFTS = 6, 24, 36
-"""Candidates with a rare value: its best trials, whose variants are candidates, bred ones and random ones."""
 
+# Steps of a climb.
 CLIMB_STEPS = 30
-"""Steps of a climb."""
 
+# Longest move of a gene in the first step of a climb and in any step, in unit coordinates. It doubles after each step
+# that raised the merit; after another one it becomes a quarter of that step.
 FIRST_CLIMB_MOVE, MAX_CLIMB_MOVE = 0.03, 0.5
-"""Longest move of a gene in the first step of a climb and in any step, in unit coordinates. It doubles after each step
-that raised the merit; after another one it becomes a quarter of that step."""
 
+# Share of the steepest slope of a climb below which a gene does not move. A gene that seems not to matter would move to
+# its bound, and be the same in all results from there on, so nothing more would be learned of it.
 MIN_SLOPE_SHARE = 0.02
-"""Share of the steepest slope of a climb below which a gene does not move. A gene that seems not to matter would move
-to its bound, and be the same in all results from there on, so nothing more would be learned of it."""
 
+# Number of starts near the best genomes, and range of the power of ten of their distance in each gene.
 NEARBY_DRAFT_COUNT, LOG_DISTANCES = 24, (-4.0, -0.7)
-"""Number of starts near the best genomes, and range of the power of ten of their distance in each gene."""
 
+# Function from unit coordinates, shape (points, genes), to merits and their gradients, of the shape of the former.
 MeritWithGradient = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Function from unit coordinates, shape (points, genes), to merits and their gradients, of the shape of the former."""
 
+# Function from unit coordinates, shape (points, genes), to merits, shape (points,); higher is better.
 MeritFunction = Callable[[np.ndarray], np.ndarray]
-"""Function from unit coordinates, shape (points, genes), to merits, shape (points,); higher is better."""
 
 
 @dataclass(frozen=True)

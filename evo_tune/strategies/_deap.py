@@ -25,12 +25,12 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Trial
 from evo_tune.strategies import fold_seed
 
+# Crowding degree of simulated binary crossover: a child stays near one parent's value (Deb & Agrawal use 2 to 20).
 ETA = 10.0
-"""Crowding degree of simulated binary crossover: a child stays near one parent's value (Deb & Agrawal use 2 to 20)."""
 
+# Factor of all losses; exact, because it is a power of two. Without it, the difference of two of the largest floats
+# would overflow to infinity. A crowding distance of infinity by infinity is not a number.
 SHRINK = 2.0**-10
-"""Factor of all losses; exact, because it is a power of two. Without it, the difference of two of the largest floats
-would overflow to infinity. A crowding distance of infinity by infinity is not a number."""
 
 
 class _Numpy:
@@ -59,8 +59,8 @@ def _private_copy(name: str) -> Any:
 GENERATOR = random.Random()
 deap_crossover, deap_emo, deap_selection = map(_private_copy, ("crossover", "emo", "selection"))
 
+# Held while the copies draw, because runs in several threads share their generators.
 LOCK = threading.RLock()
-"""Held while the copies draw, because runs in several threads share their generators."""
 
 
 class Losses(base.Fitness):  # type: ignore[misc]  # DEAP has no types

@@ -44,46 +44,46 @@ from evo_tune.genome.process import Process
 from evo_tune.genome.space import log_prior, log_prior_gradient
 from evo_tune.plugins.strategy import GenomeResults
 
+# Maximum number of results that a model is fitted to, which bounds the cost of a proposal in a long run. From 100,
+# OpenBLAS inverts a matrix with several threads, which is slower and takes cores from the slots.
 MAX_FIT_POINTS = 96
-"""Maximum number of results that a model is fitted to, which bounds the cost of a proposal in a long run. From 100,
-OpenBLAS inverts a matrix with several threads, which is slower and takes cores from the slots."""
 
+# Number of trees of the forest.
 TREES = 40
-"""Number of trees of the forest."""
 
+# Share of the points that each tree is fitted to. Trees of different trials disagree where trials are few.
 BAG = 0.7
-"""Share of the points that each tree is fitted to. Trees of different trials disagree where trials are few."""
 
+# Maximum number of pending points that the models use: those with the highest predicted score.
 PENDING = 32
-"""Maximum number of pending points that the models use: those with the highest predicted score."""
 
+# Standard deviations added to a prediction for promotions, so that the less certain of two equals is promoted.
 OPTIMISM = 1.0
-"""Standard deviations added to a prediction for promotions, so that the less certain of two equals is promoted."""
 
+# Maximum number of the best fully trained genomes whose first and last results are always used.
 PAIRS = 32
-"""Maximum number of the best fully trained genomes whose first and last results are always used."""
 
+# Number of results of this run after which the weight of earlier runs falls.
 FADE = 10.0
-"""Number of results of this run after which the weight of earlier runs falls."""
 
+# Number of results of this run that count as evidence against any earlier run, because a few may agree by luck.
 PRUDENCE = 5.0
-"""Number of results of this run that count as evidence against any earlier run, because a few may agree by luck."""
 
+# Variance that is added to the prediction of success, so that a few failures near a point do not rule it out.
 UNSURE = 0.05
-"""Variance that is added to the prediction of success, so that a few failures near a point do not rule it out."""
 
+# Share of the variance of success that is predicted from the other trials above which failures are a region, and the
+# largest noise variance there. Trials at both sides of an edge look like noise, which hides it. Failures at random
+# seldom have a share above 0.1.
 PREDICTABLE, SHARP = 0.2, 0.05
-"""Share of the variance of success that is predicted from the other trials above which failures are a region, and the
-largest noise variance there. Trials at both sides of an edge look like noise, which hides it. Failures at random seldom
-have a share above 0.1."""
 
+# Share of failures without a price, and price of each further one: by so much the power of the probability of success
+# rises. Where all that is safe is known, expected improvement is larger beyond an edge, however likely a failure is. A
+# region can be avoided, so fewer failures are borne.
 ANYWHERE, IN_REGION = (0.05, 3.0), (0.03, 5.0)
-"""Share of failures without a price, and price of each further one: by so much the power of the probability of success
-rises. Where all that is safe is known, expected improvement is larger beyond an edge, however likely a failure is. A
-region can be avoided, so fewer failures are borne."""
 
+# Largest value of a constraint that a model is fitted to, in standard deviations; larger ones are cut.
 LARGEST = 3.0
-"""Largest value of a constraint that a model is fitted to, in standard deviations; larger ones are cut."""
 
 
 def normal_scores(ranking: np.ndarray, count: int) -> np.ndarray:
@@ -362,8 +362,8 @@ def _lesson_process(lesson: Lesson, sizes: np.ndarray) -> Process:
 class Factor(ABC):
     """A factor of the acquisition."""
 
+    # Whether it has a gradient.
     smooth: bool = True
-    """Whether it has a gradient."""
 
     @abstractmethod
     def logs(self, units: np.ndarray) -> np.ndarray:

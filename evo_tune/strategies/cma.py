@@ -28,11 +28,11 @@ from evo_tune.strategies import fresh
 if TYPE_CHECKING:
     from cmaes import CMAwM
 
+# Draws tried before a random genome is taken.
 ATTEMPTS = 8
-"""Draws tried before a random genome is taken."""
 
+# Operators of the trials that it learns from. Random ones would be steps of many deviations.
 LEARNED = (DEFAULT, WARM_START, "cma")
-"""Operators of the trials that it learns from. Random ones would be steps of many deviations."""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies import fresh
 
+# Suggestions tried before a random genome is taken; each costs as much as the first.
 ATTEMPTS = 4
-"""Suggestions tried before a random genome is taken; each costs as much as the first."""
 
 
 @dataclass(frozen=True)

@@ -169,8 +169,8 @@ class Rung:
         self.count = count
         self.history = RunHistory(_fix_size(history.space, size), history.objectives)
         candidates = [*(trial.candidate for trial in history.trials), *history.pending]
+        # Ids in the run, by the ids of the rung.
         self.ids: list[int] = []
-        """Ids in the run, by the ids of the rung."""
         rung_ids: dict[int, int] = {}
         for candidate in sorted(candidates, key=lambda candidate: candidate.id):
             if all(candidate.genome[name] == value for name, value in size._asdict().items()):

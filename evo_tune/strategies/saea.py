@@ -37,46 +37,46 @@ from evo_tune.strategies._candidates import MAX_RECENT_TRIALS, Draft, Novelty
 from evo_tune.strategies._deap import Individual, best_by_crowding, crossover, deap_generator, mutate, tournament
 from evo_tune.strategies._models import MAX_FIT_POINTS, Acquisition, FidelityModel, Models, loss_scores, normal_scores
 
+# Children bred for each parent.
 BROOD = 4
-"""Children bred for each parent."""
 
+# Best trials whose neighbours are candidates.
 LEADERS = 3
-"""Best trials whose neighbours are candidates."""
 
+# Genes in which neighbours of a leader are candidates; drawn for each proposal where there are more.
 MAX_NEIGHBOUR_GENES = 24
-"""Genes in which neighbours of a leader are candidates; drawn for each proposal where there are more."""
 
+# Random candidates.
 IMMIGRANTS = 12
-"""Random candidates."""
 
+# Probability that rounds of mutation around the candidates follow; the other proposals are the best candidate as bred,
+# so that an error of the models does not decide alone.
 SEARCHING = 0.5
-"""Probability that rounds of mutation around the candidates follow; the other proposals are the best candidate as bred,
-so that an error of the models does not decide alone."""
 
+# Share of the sum in an augmented Tchebycheff scalarisation, as in ParEGO.
 AUGMENT = 0.05
-"""Share of the sum in an augmented Tchebycheff scalarisation, as in ParEGO."""
 
+# Number of trials at which expected improvement and a prior have equal weight; before, the prior has more.
 TRUST = 10.0
-"""Number of trials at which expected improvement and a prior have equal weight; before, the prior has more."""
 
+# Most trials before the models are used where genes have priors.
 FIRST_WITH_PRIORS = 4
-"""Most trials before the models are used where genes have priors."""
 
+# Ids of the first trials that are the best genomes of earlier runs.
 IDS_FROM_EARLIER_RUNS = (1, 3)
-"""Ids of the first trials that are the best genomes of earlier runs."""
 
+# Labels of failures whose cause may be the machine: they tell neither that a genome fails nor that it does not.
 UNKNOWN_CAUSE = {"crashed": 0.0}
-"""Labels of failures whose cause may be the machine: they tell neither that a genome fails nor that it does not."""
 
+# Most successes of which those are chosen that tell where trainings fail, which bounds the cost in a long run.
 MAX_SUCCESSES = 4 * MAX_FIT_POINTS
-"""Most successes of which those are chosen that tell where trainings fail, which bounds the cost in a long run."""
 
+# Mean squared error of the prediction of a good result from the others below which a surface is smooth, and the share
+# of the proposals in which the process then judges alone.
 PRECISE_ERROR, PRECISE_SHARE = 0.01, 0.9
-"""Mean squared error of the prediction of a good result from the others below which a surface is smooth, and the share
-of the proposals in which the process then judges alone."""
 
+# Smallest standard deviation of a mutation, in unit coordinates.
 FINEST = 0.02
-"""Smallest standard deviation of a mutation, in unit coordinates."""
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,14 @@ from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies import spread
 
+# Operators of the trials of the first stage.
 COARSE = (DEFAULT, WARM_START, "coarse")
-"""Operators of the trials of the first stage."""
 
+# Largest grid.
 CELLS = 10_000
-"""Largest grid."""
 
+# Share of its width by which a box is larger than its elite.
 WIDER = 0.1
-"""Share of its width by which a box is larger than its elite."""
 
 
 @dataclass(frozen=True)

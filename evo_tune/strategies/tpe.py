@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
+# Points tried before a random genome is taken; those that were proposed before count as running.
 ATTEMPTS = 8
-"""Points tried before a random genome is taken; those that were proposed before count as running."""
 
+# Largest size of a loss, because the differences of several objectives are multiplied.
 LARGEST = 1e60
-"""Largest size of a loss, because the differences of several objectives are multiplied."""
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from evo_tune.training.hardware.device import IGNORE
 from evo_tune.training.recipe.data.tables import Table
 from evo_tune.training.recipe.metrics import METRICS
 
+# Row numbers of the training, the held-out and the test part.
 Parts = Sequence[NDArray[np.int64]]
-"""Row numbers of the training, the held-out and the test part."""
 
+# Categories of a column that gradient boosting takes as such; it takes more as numbers.
 MOST_CATEGORIES = 254
-"""Categories of a column that gradient boosting takes as such; it takes more as numbers."""
 
 
 def baseline_metrics(group: str, held_out: Any, test: Any) -> dict[str, float]:
@@ -144,8 +144,8 @@ def image_baseline(pixels: NDArray[Any], classes: NDArray[Any], parts: Parts) ->
         return _scores(model, flat.__getitem__, classes, parts)
 
 
+# Last tokens of a text that are counted, which takes some seconds.
 MOST_TOKENS = 4_000_000
-"""Last tokens of a text that are counted, which takes some seconds."""
 
 
 class NGrams:

@@ -21,8 +21,8 @@ from evo_tune.plugins.context import Context
 from evo_tune.training.recipe.data.reading import open_own
 from evo_tune.training.training_run import Plan, TrainingRun
 
+# Name of the checkpoint file in a training's folder.
 CHECKPOINT = "checkpoint.pt"
-"""Name of the checkpoint file in a training's folder."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -114,8 +114,8 @@ def read_checkpoint_of(folder: Path | None, task: dict[str, Any]) -> dict[str, A
     return saved
 
 
+# Name of the file (see `evo_tune.plugins.context.UNFINISHED`).
 UNFINISHED = "unfinished.pt"
-"""Name of the file (see `evo_tune.plugins.context.UNFINISHED`)."""
 
 
 class Unfinished:
@@ -139,8 +139,8 @@ class Unfinished:
             "budget": run.budget,
             "resumes": run.resume_folder is not None,
         }
+        # State that an earlier attempt saved; empty if it is missing, damaged, or of another training.
         self.saved: Mapping[str, Any] = {}
-        """State that an earlier attempt saved; empty if it is missing, damaged, or of another training."""
         if run.attempted and not run.timing:
             with suppress(RecipeError, OSError):
                 saved = own_checkpoint(run.folder / UNFINISHED)

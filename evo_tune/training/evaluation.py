@@ -20,8 +20,8 @@ from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.optim.losses import CrossEntropy, Loss, cross_entropy_sum, token_losses_in_pieces
 
+# Maximum number of tokens in one evaluation pass.
 AT_ONCE = 4096
-"""Maximum number of tokens in one evaluation pass."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from evo_tune.training.session import train_and_export
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
 
+# Maximum number of training samples for the training loss.
 SEEN = 1000
-"""Maximum number of training samples for the training loss."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class SampleTraining(Task):
 
     group = "samples"
     plan: SampleTask
+    # Number of classes, set when a model is built; None: targets are not classes.
     classes: int | None = None
-    """Number of classes, set when a model is built; None: targets are not classes."""
+    # Scores in the points of the curve, in addition to the loss.
     curve_metrics: tuple[str, ...] = ()
-    """Scores in the points of the curve, in addition to the loss."""
 
     @cached_property
     def examples(self) -> Examples:

@@ -32,8 +32,8 @@ from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.stepping.recipe import recipe_of
 from evo_tune.training.trainer import Step, Trainer
 
+# Seconds after which no more steps are timed, once there are three, of which the first is not counted.
 ENOUGH = 1.5
-"""Seconds after which no more steps are timed, once there are three, of which the first is not counted."""
 
 
 class Plan(Protocol):
@@ -101,15 +101,15 @@ class Task(ABC):
         ranks: Processes that share each step; None: one process.
     """
 
+    # Group of the rows of `metrics.METRICS` to report.
     group: ClassVar[str]
-    """Group of the rows of `metrics.METRICS` to report."""
 
     def __init__(self, plan: Any, run: Context, ranks: Ranks | None = None) -> None:
         self.plan, self.run, self.ranks = plan, run, ranks
+        # Phases of the full training, set by `training_run`.
         self.phases: Sequence[Any] = ()
-        """Phases of the full training, set by `training_run`."""
+        # Whether the test set takes the place of the held-out data.
         self.testing = False
-        """Whether the test set takes the place of the held-out data."""
         self._passes: dict[Any, StepSplit] = {}
 
     # Supplied by each task.
@@ -150,8 +150,8 @@ class Task(ABC):
 
     # Overridden by some tasks.
 
+    # Units of the option micro_batch in one sample.
     tokens_per_sample: int = 1
-    """Units of the option micro_batch in one sample."""
 
     def largest_inputs(self, model: nn.Module) -> tuple[Tensor, dict[str, Any]]:
         """Return inputs of two samples of the largest length, and the sizes that `PassMemory` needs."""
@@ -323,10 +323,10 @@ class TrainingRun:
     ) -> None:
         self.trainer, self.task = trainer, task
         self.stopping, self.report = stopping, report
+        # Function called between two steps, apart from ends of parts; it returns whether it took some time.
         self.between: Callable[[], bool] = lambda: False
-        """Function called between two steps, apart from ends of parts; it returns whether it took some time."""
+        # Steps at which the decay of a partial training began and ends; None before it.
         self.decaying: tuple[int, int] | None = None
-        """Steps at which the decay of a partial training began and ends; None before it."""
         self._until = 0
         self.steps = task.ends[-1]
         self.marks = {-(-self.steps * point // evaluations) for point in range(1, evaluations + 1)}

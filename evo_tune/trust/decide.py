@@ -26,17 +26,17 @@ from evo_tune.errors import UsageError
 from evo_tune.text import is_encodable, printable
 from evo_tune.trust import inside
 
+# Maximum bytes of the memory file.
 LARGEST = 1 << 23
-"""Maximum bytes of the memory file."""
 
+# Maximum entries of each kind; the oldest are dropped first.
 MOST = 2000
-"""Maximum entries of each kind; the oldest are dropped first."""
 
+# Function that asks the user a question; returns whether the answer is yes.
 Ask = Callable[[str], bool]
-"""Function that asks the user a question; returns whether the answer is yes."""
 
+# Hashes of what determines what a run executes, by name.
 Hashes = Mapping[str, str]
-"""Hashes of what determines what a run executes, by name."""
 
 
 class _Memory(TypedDict):
@@ -284,14 +284,14 @@ def _remember(kind: Literal["files", "runs"], key: str, value: Any) -> None:
 # The paths outside of a run's folder that its values name, or to which links in its data lead. Only names and kinds of
 # files are looked at. A text is a path if something of that name exists, or if it has a separator.
 
+# Maximum number of files in which links are looked for.
 MOST_FILES = 100_000
-"""Maximum number of files in which links are looked for."""
 
+# Maximum number of texts that are looked at.
 MOST_TEXTS = 10_000
-"""Maximum number of texts that are looked at."""
 
+# Maximum number of paths in a message.
 SHOWN = 10
-"""Maximum number of paths in a message."""
 
 
 def paths_outside(texts: Iterable[str], folder: Path) -> list[str]:

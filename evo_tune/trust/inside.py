@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+# A path, or the descriptor of an open folder.
 Root: TypeAlias = Path | str | int
-"""A path, or the descriptor of an open folder."""
 
+# Maximum depth of folders; each level needs a descriptor.
 DEEPEST = 60
-"""Maximum depth of folders; each level needs a descriptor."""
 
 LINK = "it is a link, and inside a run none is followed"
 
+# Whether a warning was given that the file system cannot sync folders.
 _unsynced = False
-"""Whether a warning was given that the file system cannot sync folders."""
 
 
 @contextlib.contextmanager

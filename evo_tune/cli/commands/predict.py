@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 HELP_ORDER = 125
 
+# Seconds between two lines of progress in a terminal.
 PROGRESS_SECONDS = 1.0
-"""Seconds between two lines of progress in a terminal."""
 
+# Most rows in the JSON on standard output.
 MAX_JSON_ROWS = 10_000
-"""Most rows in the JSON on standard output."""
 
 
 @cli_command(

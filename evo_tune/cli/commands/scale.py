@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 HELP_ORDER = 115
 
+# Most probes.
 MOST = 30
-"""Most probes."""
 
+# Share of the text on which each probe is trained once more, so that the effect of the text can be measured.
 PART = 1 / 4
-"""Share of the text on which each probe is trained once more, so that the effect of the text can be measured."""
 
+# Number of probes at the target by default: its learning rate, half of it, and twice of it.
 AT_TARGET = 3
-"""Number of probes at the target by default: its learning rate, half of it, and twice of it."""
 
+# Ending of the name of the run with these trainings.
 SHORT = "-short"
-"""Ending of the name of the run with these trainings."""
 
 
 class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions of click

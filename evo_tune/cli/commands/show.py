@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 HELP_ORDER = 50
 
+# Most genes to print with the spread that they explain, the largest share first.
 MOST_SHARES = 20
-"""Most genes to print with the spread that they explain, the largest share first."""
 
 
 @cli_command("show")

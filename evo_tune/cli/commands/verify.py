@@ -9,8 +9,8 @@ from evo_tune.cli.help import cli_command
 
 HELP_ORDER = 70
 
+# Most disagreements to print.
 SHOWN = 5
-"""Most disagreements to print."""
 
 
 @cli_command("verify")

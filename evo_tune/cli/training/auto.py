@@ -34,17 +34,17 @@ TABLES = {".csv", ".parquet", ".pq"}
 LINES = {".jsonl", ".ndjson", ".json"}
 PACKED = {".gz", ".bz2", ".xz"}
 
+# Names of columns that are taken for the target if exactly one of them is there.
 TARGETS = ("target", "label", "class", "y")
-"""Names of columns that are taken for the target if exactly one of them is there."""
 
+# Mean characters of a column of texts from which it is a text to read, and no category.
 LONG_TEXT = 30
-"""Mean characters of a column of texts from which it is a text to read, and no category."""
 
+# Most bytes of a model's config.json.
 MAX_CONFIG_BYTES = 1 << 24
-"""Most bytes of a model's config.json."""
 
+# Rows that are looked at.
 ROWS_READ = 1000
-"""Rows that are looked at."""
 
 
 @dataclass(frozen=True)

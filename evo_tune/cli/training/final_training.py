@@ -43,33 +43,33 @@ if TYPE_CHECKING:
     from evo_tune.loop.search import Search
     from evo_tune.training.prediction.card import Origin
 
+# Shortest training in seconds for which numbers of threads are compared: the comparison takes some seconds itself.
 SHORTEST_TO_COMPARE = 60.0
-"""Shortest training in seconds for which numbers of threads are compared: the comparison takes some seconds itself."""
 
+# Seconds after which a line is printed if the training has reported nothing.
 SILENCE = 30.0
-"""Seconds after which a line is printed if the training has reported nothing."""
 
+# Least seconds between two lines of progress: an evaluator may report after each step.
 PROGRESS_EVERY = 5.0
-"""Least seconds between two lines of progress: an evaluator may report after each step."""
 
+# Metrics of `estimate` by which trainings of one genome are compared, the best one first.
 WORK = ("seconds", "flops", "tokens", "samples", "steps")
-"""Metrics of `estimate` by which trainings of one genome are compared, the best one first."""
 
+# Files in a run's folder: the wish for a model, the model, and the folder of its training in `_trials`.
 WISH_FILE, MODEL, TRAINING = "_auto.json", "_model", "auto"
-"""Files in a run's folder: the wish for a model, the model, and the folder of its training in `_trials`."""
 
+# Share of the hours for the final training, where it gets more budget than a trial.
 MODEL_SHARE = {"language_model": 0.3}
-"""Share of the hours for the final training, where it gets more budget than a trial."""
 
+# Factor on the predicted time of the final training, which no later training can make up for.
 SLACK = 1.05
-"""Factor on the predicted time of the final training, which no later training can make up for."""
 
+# Seconds for the final training to import torch and read the data, and for the model to be written.
 STARTING_SECONDS = 5.0
-"""Seconds for the final training to import torch and read the data, and for the model to be written."""
 
+# Least ratio of the tokens of the final training to those that suit its size (`GPTSize.tokens`) for a larger model: it
+# has twice the weights and reads half of the tokens. With fewer, the larger model was worse (benchmarks/LOG.md).
 LARGER_FROM_RATIO = 4.0
-"""Least ratio of the tokens of the final training to those that suit its size (`GPTSize.tokens`) for a larger model: it
-has twice the weights and reads half of the tokens. With fewer, the larger model was worse (benchmarks/LOG.md)."""
 
 Size = Annotated[int, Meta(ge=1, le=2**40)]
 

@@ -44,26 +44,26 @@ from evo_tune.training.scale.laws import Observation, compute_optimal_tokens
 from evo_tune.training.scale.recipe import ScaledRecipe as ScaledRecipe
 from evo_tune.training.scale.recipe import TransferRequest, law_rates, recipe_at, target_duration, target_loss
 
+# Maximum factor between the sizes or texts of trainings of one kind.
 SAME_KIND_FACTOR = 1.3
-"""Maximum factor between the sizes or texts of trainings of one kind."""
 
+# Number of best trainings of a kind that are used for the loss at its size. The others have bad recipes.
 BEST_PER_KIND = 3
-"""Number of best trainings of a kind that are used for the loss at its size. The others have bad recipes."""
 
+# Rungs of a search with proxies; each partial training has a complete schedule.
 BUDGETS = "1/4,1"
-"""Rungs of a search with proxies; each partial training has a complete schedule."""
 
+# Trainings of a search, by which `--hours` or the target's own training are divided into budgets.
 TRAININGS = 30
-"""Trainings of a search, by which `--hours` or the target's own training are divided into budgets."""
 
+# Multiple of the default budget up to which a target is searched at its own size, and of which a proxy's budget is.
 CHEAP_FACTOR = 20
-"""Multiple of the default budget up to which a target is searched at its own size, and of which a proxy's budget is."""
 
+# Tokens per weight of a target without given tokens (arXiv:2203.15556).
 PER_WEIGHT = 20
-"""Tokens per weight of a target without given tokens (arXiv:2203.15556)."""
 
+# Genes that depend on the text and not on the size: fixed at this value; None: at the default of the space.
 UNTRANSFERABLE = {"dropout": 0.0, "context": None, "window": None}
-"""Genes that depend on the text and not on the size: fixed at this value; None: at the default of the space."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +85,8 @@ class ScaleSearch:
     explanation: str
 
 
+# Function that returns the FLOPs that all slots do in the given hours, for options and genes of a small training.
 Rate = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
-"""Function that returns the FLOPs that all slots do in the given hours, for options and genes of a small training."""
 
 
 def plan_scale_search(

@@ -28,20 +28,20 @@ from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import OptionError, RunError
 
+# Seconds between two reads of the list of workers.
 LOOK_EVERY = 0.5
-"""Seconds between two reads of the list of workers."""
 
+# Seconds that a scheduler has to answer, also after its connection breaks.
 CONNECT_TIMEOUT = 10.0
-"""Seconds that a scheduler has to answer, also after its connection breaks."""
 
+# Seconds without an answer after which the scheduler counts as lost.
 SCHEDULER_TIMEOUT = 30.0
-"""Seconds without an answer after which the scheduler counts as lost."""
 
+# Joining workers that are asked in parallel.
 MAX_PARALLEL_JOINS = 16
-"""Joining workers that are asked in parallel."""
 
+# On a worker: its hosts by seat key; None marks a closed seat, so that late messages do not reopen it.
 _servers: dict[str, SlotServer | None] = {}
-"""On a worker: its hosts by seat key; None marks a closed seat, so that late messages do not reopen it."""
 
 _servers_lock = threading.Lock()
 
@@ -128,13 +128,13 @@ class DaskEngine(Engine):
             if cluster.address and isinstance(error, OSError | ValueError | TimeoutError):
                 raise OptionError(f"--address {cluster.address}: no Dask scheduler answers there ({error})") from None
             raise
+        # Machine of each current worker, by address.
         self.machine_by_worker: dict[str, str] = {}
-        """Machine of each current worker, by address."""
         self._free: list[DaskSeat] = []
+        # Number of usable devices, by worker address.
         self._usable_devices: dict[str, int] = {}
-        """Number of usable devices, by worker address."""
+        # Seats of workers that do not answer, by worker address.
         self._silent: dict[str, list[DaskSeat]] = {}
-        """Seats of workers that do not answer, by worker address."""
         try:
             self._update_workers()
         except SeatLost as error:
@@ -323,8 +323,8 @@ def _check_certificate(distributed: Any, address: str) -> None:
         raise OptionError(f"--address {address} needs a certificate ({reason}): set {names} to its files")
 
 
+# Dask's configuration without HTTP routes: its servers answer anybody who reaches them, and cannot be switched off.
 NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
-"""Dask's configuration without HTTP routes: its servers answer anybody who reaches them, and cannot be switched off."""
 
 
 def _local_cluster(distributed: Any, plan: Plan, security: Any) -> Any:

@@ -27,9 +27,9 @@ from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.code import local_sources, package_of, source_hash
 from evo_tune.plugins.find import find_evaluator
 
+# Seconds without a sign of life from the parent after which a training run is killed: otherwise it would write into the
+# folder that a resumed run uses.
 LEASE = 60.0
-"""Seconds without a sign of life from the parent after which a training run is killed: otherwise it would write
-into the folder that a resumed run uses."""
 
 
 def versions() -> dict[str, str]:

@@ -35,8 +35,8 @@ from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError, OptionError, RunError
 
+# Seconds that a head has to answer the first connection.
 CONNECT = 10.0
-"""Seconds that a head has to answer the first connection."""
 
 
 def import_ray() -> Any:
@@ -140,14 +140,12 @@ def _to_itself(ray: Any) -> Iterator[None]:
         warnings.warn(f"this version of Ray can be reached from other machines, at {address}", stacklevel=2)
 
 
+# Seconds between two checks of the cluster.
 LOOK_EVERY = 1.0
-"""Seconds between two checks of the cluster."""
 
+# Seconds without an answer of the head, or without a live node, after which the cluster counts as lost. Ray itself ends
+# this process after 60 s without an answer of the head.
 CLUSTER_TIMEOUT = 20.0
-"""Seconds without an answer of the head, or without a live node, after which the cluster counts as lost.
-
-Ray itself ends this process after 60 s without an answer of the head.
-"""
 
 
 class _Actor(SlotServer):
@@ -186,8 +184,8 @@ class RayEngine(Engine):
     def __init__(self, task: Task, cluster: Cluster, plan: Plan, timeout: float | None, retries: int) -> None:
         self.ray = ray = import_ray()
         super().__init__(task, cluster)
+        # Whether the head answered the last check, and a node was alive.
         self.connected = True
-        """Whether the head answered the last check, and a node was alive."""
         self._no_head = self._silence = f"the Ray head at {self._place} does not answer"
         self._server_arguments = (self.parcel, timeout, retries)
         self._mine = not ray.is_initialized()
@@ -196,18 +194,18 @@ class RayEngine(Engine):
         self._on_gpu = cluster.devices != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         ranks = cluster.ranks
         gpus = ranks if ranks > 1 else 1 / cluster.per_device  # Ray allows fractions only below one GPU
+        # Resources of one actor.
         self._share = {"num_cpus": ranks * task.threads, "num_gpus": gpus if self._on_gpu else 0}
-        """Resources of one actor."""
         self._room = self._count_places()
         self._coming: list[RaySeat] = []
+        # Seats that are set aside.
         self._parked: list[RaySeat] = []
-        """Seats that are set aside."""
+        # Exception that ended the watching thread.
         self._failure: Exception | None = None
-        """Exception that ended the watching thread."""
+        # Number of actors to create as soon as the head answers.
         self._owed = 0
-        """Number of actors to create as soon as the head answers."""
+        # Number of actors that the cluster has resources for; None if not counted since the last was set aside.
         self._counted: int | None = None
-        """Number of actors that the cluster has resources for; None if not counted since the last was set aside."""
         self._head = head_of(ray)
         self._woken = threading.Event()
         self.start()

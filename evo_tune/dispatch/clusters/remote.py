@@ -20,24 +20,23 @@ from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotInt
 from evo_tune.errors import ClusterLost, RunError
 from evo_tune.genome.trial import Candidate, Outcome
 
+# Seconds between two checks of a silent seat.
 TICK = 0.5
-"""Seconds between two checks of a silent seat."""
 
+# Seconds between two signs of life to a busy seat, which kills abandoned training runs (`host.LEASE`).
 HEARD_EVERY = 10.0
-"""Seconds between two signs of life to a busy seat, which kills abandoned training runs (`host.LEASE`)."""
 
+# Seconds that a seat has for a short answer: every call to a cluster has a deadline.
 ANSWER_SECONDS = 10.0
-"""Seconds that a seat has for a short answer: every call to a cluster has a deadline."""
 
+# Shorter deadline, used at the end of a run and once a training run is overdue.
 CLOSE_SECONDS = 5.0
-"""Shorter deadline, used at the end of a run and once a training run is overdue."""
 
+# Seconds that a candidate waits for another machine; then another slot may take it.
 PATIENCE = 30.0
-"""Seconds that a candidate waits for another machine; then another slot may take it."""
 
+# Lost seats after which a candidate counts as crashed: one loss may be the machine's fault, this many are the genome's.
 ELSEWHERE = 3
-"""Lost seats after which a candidate counts as crashed: one loss may be the machine's fault, this many are the
-genome's."""
 
 
 class SeatLost(Exception):
@@ -128,8 +127,8 @@ class Engine(ABC):
         cluster: Address and options of the cluster.
     """
 
+    # Whether the cluster answers now.
     connected: bool
-    """Whether the cluster answers now."""
 
     def __init__(self, task: Task, cluster: Cluster) -> None:
         self._settings = cluster
@@ -139,8 +138,8 @@ class Engine(ABC):
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._last_answer_time = 0.0
+        # Reason why the last device was set aside.
         self._refusal: str | None = None
-        """Reason why the last device was set aside."""
 
     @property
     @abstractmethod

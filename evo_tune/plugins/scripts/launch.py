@@ -22,8 +22,8 @@ from evo_tune.errors import UsageError
 
 CONSTANT = re.compile(r"[A-Za-z_][\w.]*=")
 
+# Maximum characters and largest whole number of a constant that can be replaced.
 LONGEST, WHOLE = 200, 2**53
-"""Maximum characters and largest whole number of a constant that can be replaced."""
 
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.USub: operator.neg,
@@ -33,8 +33,8 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Div: operator.truediv,
 }
 
+# Value of an expression that is no plain value.
 UNKNOWN: Any = object()
-"""Value of an expression that is no plain value."""
 
 
 def main(words: list[str]) -> None:

@@ -23,23 +23,23 @@ from evo_tune.errors import RunError, tells_of_memory
 from evo_tune.genome.trial import Status
 from evo_tune.text import one_line
 
+# Bytes of a line; longer lines come in parts.
 LONGEST = 1 << 16
-"""Bytes of a line; longer lines come in parts."""
 
+# Seconds between two looks at a silent script.
 TICK = 0.1
-"""Seconds between two looks at a silent script."""
 
+# Number of searches for processes to kill: they may start others meanwhile.
 ROUNDS = 50
-"""Number of searches for processes to kill: they may start others meanwhile."""
 
+# Last lines of each stream that are searched for the reason of a failure.
 TAIL_LINES = 50
-"""Last lines of each stream that are searched for the reason of a failure."""
 
+# Option of prctl(2).
 PR_SET_CHILD_SUBREAPER = 36
-"""Option of prctl(2)."""
 
+# Environment variable that marks a script and all its processes.
 MARK = "EVO_TUNE_CALL"
-"""Environment variable that marks a script and all its processes."""
 
 
 class Ended(RunError):

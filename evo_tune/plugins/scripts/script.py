@@ -27,33 +27,33 @@ from evo_tune.plugins.context import THREAD_VARIABLES, Context
 from evo_tune.plugins.scripts.processes import TAIL_LINES, Ended, run_script
 from evo_tune.text import one_line
 
+# Placeholders that are no genes. `resume` is '' if there is nothing to resume from.
 TRIAL_PLACEHOLDERS = ("seed", "device", "threads", "budget", "folder", "resume")
-"""Placeholders that are no genes. `resume` is '' if there is nothing to resume from."""
 
 PLACEHOLDER_OR_BRACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 BUDGET_STEPS = re.compile(r"budget\s*\*\s*(\d{1,15})")
 
+# Metrics of a script, and points of its learning curve, that are kept.
 MOST_METRICS, MOST_POINTS = 500, 1000
-"""Metrics of a script, and points of its learning curve, that are kept."""
 
+# A printed number. It may be nan, so that a diverged training does not count with its last finite value.
 NUMBER = r"[-+]?(?:\d+(?:_\d+)*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?:nan|inf(?:inity)?)\b)"
-"""A printed number. It may be nan, so that a diverged training does not count with its last finite value."""
 
 WORD = r"[^\W\d_][\w/@-]*"
+# Up to four words, and the number behind them.
 NUMBER_WITH_LABEL = re.compile(rf"(?<![\w/@-])({WORD}(?: {WORD}){{0,3}})[^\w.+-]+({NUMBER})", re.IGNORECASE)
-"""Up to four words, and the number behind them."""
 
+# Characters of a line that are searched: the pattern takes quadratic time.
 MAX_SEARCHED_CHARACTERS = 2000
-"""Characters of a line that are searched: the pattern takes quadratic time."""
 
+# Most numbers to suggest for a metric, and most kinds of lines to note for one.
 MOST_SUGGESTIONS = 3
-"""Most numbers to suggest for a metric, and most kinds of lines to note for one."""
 
+# Words of metrics that are minimised, and of those that are maximised.
 METRIC_WORDS_BY_DIRECTION = (
     {"bpb", "cost", "err", "error", "loss", "mae", "mse", "nll", "perplexity", "ppl", "regret", "rmse"},
     {"acc", "accuracy", "auc", "bleu", "f1", "precision", "r2", "recall", "reward", "score"},
 )
-"""Words of metrics that are minimised, and of those that are maximised."""
 
 
 class Script:
@@ -289,16 +289,16 @@ class OutputReader:
 
     def __init__(self, patterns: Mapping[str, re.Pattern[str]], place: CurvePosition | None, context: Context) -> None:
         self.metrics: dict[str, float] = {}
+        # Last lines of the output.
         self.last_lines: deque[str] = deque(maxlen=TAIL_LINES)
-        """Last lines of the output."""
         self._patterns = patterns
         self._place = place
         self._context = context
         self._objective_names = {objective.metric for objective in context.objectives}
+        # For each metric that was found in text: the kinds of lines, by their words before the name.
         self._line_kinds_by_metric: dict[str, dict[tuple[str, ...], NamedValue]] = {}
-        """For each metric that was found in text: the kinds of lines, by their words before the name."""
+        # Metrics that were found in JSON objects.
         self._metrics_from_json: set[str] = set()
-        """Metrics that were found in JSON objects."""
         self._next_point: dict[str, float] = {}
         self._waiting_points: list[dict[str, float]] = []
         self._keep_every, self._points_read, self._last_share = 1, 0, 0.0

@@ -33,8 +33,8 @@ from evo_tune.text import one_line, show_value
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+# A figure: its `data` (traces) and its `layout`, in plotly's schema.
 Spec: TypeAlias = dict[str, Any]
-"""A figure: its `data` (traces) and its `layout`, in plotly's schema."""
 
 
 class Color:
@@ -47,18 +47,18 @@ class Color:
     FAINT = "rgba(128,138,150,0.45)"
 
 
+# Colours that people with any common kind of colour blindness can tell apart (Okabe & Ito, Color universal design,
+# 2008), visible on white and on near-black.
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-"""Colours that people with any common kind of colour blindness can tell apart (Okabe & Ito, Color universal design,
-2008), visible on white and on near-black."""
 
+# Most marks of one kind in a chart: more take longer to draw and hide each other.
 MOST_MARKS = 300
-"""Most marks of one kind in a chart: more take longer to draw and hide each other."""
 
+# Longest label, in characters.
 LONGEST = 60
-"""Longest label, in characters."""
 
+# Font size of all text in a figure, in pixels.
 SIZE = 12
-"""Font size of all text in a figure, in pixels."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 
@@ -175,8 +175,8 @@ def share_axis(title: str, **options: Any) -> dict[str, Any]:
     return axis(title, tickformat=".0%", **options)
 
 
+# The x axis of learning curves.
 TRAINED: Mapping[str, Any] = share_axis("share of a full training", range=[0, 1.02])
-"""The x axis of learning curves."""
 
 
 def names_axis(names: Sequence[str], longest: int) -> dict[str, Any]:

@@ -17,14 +17,14 @@ from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 
 POSITION = 70
 
+# Most curves drawn.
 MOST = 150
-"""Most curves drawn."""
 
+# Most points drawn of one curve.
 MOST_POINTS = 60
-"""Most points drawn of one curve."""
 
+# Text of a point.
 HOVER = "%{y:.5g} at %{x:.0%}"
-"""Text of a point."""
 
 
 @dataclass(frozen=True)

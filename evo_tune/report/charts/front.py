@@ -18,8 +18,8 @@ from evo_tune.text import show_value
 
 POSITION = 80
 
+# Number of points at which the hypervolume is computed along a run.
 LOOKS = 60
-"""Number of points at which the hypervolume is computed along a run."""
 
 
 def draw(data: RunData, x: int = 0, y: int = 1) -> Spec | None:

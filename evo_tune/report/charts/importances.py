@@ -11,8 +11,8 @@ from evo_tune.report.run_data import Band, RunData
 
 POSITION = 60
 
+# Most genes drawn.
 MOST = 24
-"""Most genes drawn."""
 
 
 def shares(data: RunData) -> dict[str, Band]:

@@ -15,11 +15,11 @@ from evo_tune.text import show_value
 
 POSITION = 30
 
+# Most ancestors drawn: the nearest ones.
 MOST = 150
-"""Most ancestors drawn: the nearest ones."""
 
+# Last generation of the axis; a damaged journal may name a later one.
 MOST_GENERATIONS = 10**9
-"""Last generation of the axis; a damaged journal may name a later one."""
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,14 @@ from evo_tune.text import one_line, printable, show_seconds, show_value
 
 POSITION = 10
 
+# Fewest genomes with a value, or evaluations, for a recommendation.
 MIN_TRIALS = 12
-"""Fewest genomes with a value, or evaluations, for a recommendation."""
 
+# Distance from the end of a range, in unit coordinates, that counts as being at the end.
 END_MARGIN = 0.03
-"""Distance from the end of a range, in unit coordinates, that counts as being at the end."""
 
+# Least difference between the shares of failed and of successful trials beyond a bound that is reported.
 MIN_DIFFERENCE = 0.6
-"""Least difference between the shares of failed and of successful trials beyond a bound that is reported."""
 
 FIXES = {
     "diverged": "a smaller learning rate, a longer warmup, or clipping",

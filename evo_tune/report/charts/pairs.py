@@ -13,14 +13,14 @@ from evo_tune.report.run_data import RunData
 
 POSITION = 55
 
+# Most points drawn for one pair.
 MAX_POINTS = 200
-"""Most points drawn for one pair."""
 
+# Most genes of which all pairs are drawn.
 MOST_GENES = 3
-"""Most genes of which all pairs are drawn."""
 
+# Colours that differ in brightness too, so that they can be told apart with any kind of colour vision.
 COLOR_SCALE = "Viridis"
-"""Colours that differ in brightness too, so that they can be told apart with any kind of colour vision."""
 
 
 def draw(data: RunData, x: str | None = None, y: str | None = None) -> Spec | None:

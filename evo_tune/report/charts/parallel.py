@@ -14,20 +14,20 @@ from evo_tune.text import show_value
 
 POSITION = 40
 
+# Most lines drawn.
 MOST = 600
-"""Most lines drawn."""
 
+# Most of them that are among the best: hundreds would be one area.
 MOST_BEST = 60
-"""Most of them that are among the best: hundreds would be one area."""
 
+# Most genes with an axis.
 MOST_AXES = 16
-"""Most genes with an axis."""
 
+# Share of the genomes called the best.
 TOP = 0.1
-"""Share of the genomes called the best."""
 
+# Most values of a gene that each get a tick.
 TICKS = 6
-"""Most values of a gene that each get a tick."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 
 POSITION = 90
 
+# Metrics of the bundled evaluators that are resources, with their descriptions.
 RESOURCES = {
     "params": "parameters",
     "flops": "FLOPs of the training",
@@ -20,7 +21,6 @@ RESOURCES = {
     "peak_memory": "peak memory, bytes",
     "gpu_memory": "GPU memory, bytes",
 }
-"""Metrics of the bundled evaluators that are resources, with their descriptions."""
 
 
 def amounts(data: RunData, resource: str) -> np.ndarray:

@@ -27,13 +27,13 @@ from evo_tune.trust import inside
 
 POSITION = 95
 
+# Models whose weights differ by less than this factor have one size.
 SIZE_FACTOR = 1.3
-"""Models whose weights differ by less than this factor have one size."""
 
 FILE = "_scale.json"
 
+# Largest such file, in bytes.
 LARGEST_FILE = 1 << 16
-"""Largest such file, in bytes."""
 
 
 class TransferredRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

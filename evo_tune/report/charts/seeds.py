@@ -13,8 +13,8 @@ from evo_tune.store.table import read_comparison
 
 POSITION = 110
 
+# Most seeds drawn.
 MOST_SEEDS = 60
-"""Most seeds drawn."""
 
 
 def by_seed(data: RunData) -> dict[int, dict[int, float | None]]:

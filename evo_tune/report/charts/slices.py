@@ -13,11 +13,11 @@ from evo_tune.report.run_data import RunData
 
 POSITION = 50
 
+# Most points drawn for one gene.
 MOST = 200
-"""Most points drawn for one gene."""
 
+# Most genes drawn.
 MOST_GENES = 24
-"""Most genes drawn."""
 
 
 def draw(data: RunData, gene: str | None = None) -> Spec | None:

@@ -16,17 +16,17 @@ from evo_tune.text import show_seconds
 
 POSITION = 100
 
+# Most trainings drawn: the last ones, since a gap between two bars is idle time only if none is left out.
 MOST = 400
-"""Most trainings drawn: the last ones, since a gap between two bars is idle time only if none is left out."""
 
+# Most slots with a label.
 MOST_NAMES = 30
-"""Most slots with a label."""
 
+# Names and colours of trainings by status; '' stands for all other statuses.
 KINDS = {"ok": ("trained", Color.OTHERS), "pruned": ("pruned", Color.PRUNED), "": ("failed", SERIES[5])}
-"""Names and colours of trainings by status; '' stands for all other statuses."""
 
+# Seconds by which trainings in one slot may overlap, because recording a result takes a moment.
 SLACK = 0.25
-"""Seconds by which trainings in one slot may overlap, because recording a result takes a moment."""
 
 
 @dataclass(frozen=True)

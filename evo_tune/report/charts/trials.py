@@ -16,14 +16,14 @@ from evo_tune.trust import inside
 
 POSITION = 120
 
+# Most metrics with a column, besides the objectives.
 MOST_METRICS = 12
-"""Most metrics with a column, besides the objectives."""
 
+# Longest error and longest value of a gene, in characters.
 LONGEST = 160
-"""Longest error and longest value of a gene, in characters."""
 
+# Files of a trial that a reader may want to open, the first one that exists.
 LOGS = ("error.txt", "log.txt")
-"""Files of a trial that a reader may want to open, the first one that exists."""
 
 
 def columns(data: RunData) -> dict[str, list[Any]]:

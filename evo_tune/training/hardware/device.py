@@ -16,13 +16,12 @@ from torch.utils.checkpoint import checkpoint
 
 from evo_tune.options.bounds import check_integer
 
+# Target value of padding, which never counts (torch's own convention).
 IGNORE = -100
-"""Target value of padding, which never counts (torch's own convention)."""
 
+# Inputs and targets; the first dimension of both is the sample. Targets are class numbers, (…), or floating-point
+# probabilities of each class, (…, classes), which all count.
 MicroBatch: TypeAlias = "tuple[Tensor, Tensor]"
-"""Inputs and targets; the first dimension of both is the sample. Targets are class numbers, (…), or
-floating-point probabilities of each class, (…, classes), which all count.
-"""
 
 
 def onto(tensor: Tensor, device: torch.device | str) -> Tensor:

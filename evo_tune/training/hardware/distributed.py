@@ -20,8 +20,8 @@ from evo_tune.plugins import ranks as launcher
 from evo_tune.training.hardware.device import IGNORE, MicroBatch
 
 _NEWER, _OLDER = "forward_sync_buffers", "broadcast_buffers"
+# Option not to synchronise buffers; newer torch renamed it and warns of the old name.
 _ALONE: dict[str, Any] = {_NEWER if _NEWER in inspect.signature(DistributedDataParallel).parameters else _OLDER: False}
-"""Option not to synchronise buffers; newer torch renamed it and warns of the old name."""
 
 
 class RanksDiffer(RunError):

@@ -29,13 +29,12 @@ from evo_tune.training.recipe.hardware.memory import (
 )
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
+# Files with a container's limit, under cgroup v2 and v1.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Files with a container's limit, under cgroup v2 and v1."""
 
+# Share of a GPU's memory above which a step checks the prediction. Below it, an error of the formula by a factor of 1.8
+# does no harm.
 _PROBE_ABOVE = 0.5
-"""Share of a GPU's memory above which a step checks the prediction. Below it, an error of the formula by a factor
-of 1.8 does no harm.
-"""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -56,8 +56,8 @@ def chip(device_name: str) -> Chip | None:
     return _BY_NAME.get(device_name.strip().removeprefix("NVIDIA "))
 
 
+# Learning rate at which no training diverges, for trainings that are discarded.
 SAFE = 1e-6
-"""Learning rate at which no training diverges, for trainings that are discarded."""
 
 
 def peak_flops(device_name: str, precision: str = "bf16") -> float | None:

@@ -45,8 +45,8 @@ class Encoder(nn.Module):
     """
 
     config_class: ClassVar[type[EncoderConfig]]
+    # Recompute every n-th block in the backward pass: 1 for all blocks; None: none.
     recompute: int | None = None
-    """Recompute every n-th block in the backward pass: 1 for all blocks; None: none."""
 
     def __init__(self, config: Any, seed: int = 0, *, labels: Sequence[str] | None = None) -> None:
         super().__init__()

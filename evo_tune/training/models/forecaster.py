@@ -20,8 +20,8 @@ from evo_tune.training.recipe.models.encoder_config import PatchConfig
 if TYPE_CHECKING:
     pass
 
+# Added to the variance of a window, in squared units of the series' scale.
 EPS = 1e-5
-"""Added to the variance of a window, in squared units of the series' scale."""
 
 
 class Forecaster(Encoder):

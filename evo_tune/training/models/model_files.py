@@ -49,9 +49,10 @@ M = TypeVar("M", bound=nn.Module)
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
+# Maximum bytes of a JSON file and of the weights, and maximum numbers in tables that are computed from the shape.
 LARGEST_JSON, LARGEST_WEIGHTS, LARGEST_TABLES = 1 << 26, 1 << 36, 1 << 28
-"""Maximum bytes of a JSON file and of the weights, and maximum numbers in tables that are computed from the shape."""
 
+# Errors of a file that is damaged, or was made to do damage.
 ERRORS = (
     OSError,
     ValueError,
@@ -63,7 +64,6 @@ ERRORS = (
     MemoryError,
     SafetensorError,
 )
-"""Errors of a file that is damaged, or was made to do damage."""
 
 
 def write_model(folder: Path | str, model: nn.Module, config: dict[str, Any], texts: Mapping[str, str] = {}) -> None:

@@ -24,8 +24,8 @@ from evo_tune.training.hardware.device import IGNORE
 from evo_tune.training.models.block import cap_logits
 from evo_tune.training.recipe.models.gpt_config import tokens_in_piece
 
+# Function of the head's inputs, its weight and the softcap, such as a partial `cross_entropy_in_pieces`.
 PiecewiseLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""Function of the head's inputs, its weight and the softcap, such as a partial `cross_entropy_in_pieces`."""
 
 
 class Loss(ABC):

@@ -186,8 +186,8 @@ class SGD:
         return optimizer
 
 
+# Coefficients of the quintic Newton-Schulz iteration (Jordan et al.): steepest at 0, near 1 after five iterations.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the quintic Newton-Schulz iteration (Jordan et al.): steepest at 0, near 1 after five iterations."""
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
@@ -206,9 +206,9 @@ def fused_map_sizes(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
     return {weight: sizes for weight, sizes in maps if len(sizes) > 1}
 
 
+# Smallest shorter side of matrices that a CPU orthogonalises faster in bfloat16 than in float32, if it has hardware for
+# bfloat16 (benchmarks/muon.py).
 SMALLEST_IN_BF16 = 64
-"""Smallest shorter side of matrices that a CPU orthogonalises faster in bfloat16 than in float32, if it has hardware
-for bfloat16 (benchmarks/muon.py)."""
 
 
 def orthogonalise(matrices: Tensor, precision: str = "fp32") -> Tensor:

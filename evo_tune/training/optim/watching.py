@@ -56,8 +56,8 @@ class Diverged(Exception):
         return type(self), (self.reason, self.step)
 
 
+# A Python number, or a scalar tensor on a device: `judge` does the same float64 arithmetic on both.
 Number: TypeAlias = Any
-"""A Python number, or a scalar tensor on a device: `judge` does the same float64 arithmetic on both."""
 
 
 class Verdict(NamedTuple):
@@ -94,8 +94,8 @@ class DivergenceWatch:
 
     DECAY = 0.95
     RISE = 3.0
+    # Smallest rise that counts: a loss near zero, as of a classifier that fits its training set, triples by chance.
     LEAST_RISE = 0.5
-    """Smallest rise that counts: a loss near zero, as of a classifier that fits its training set, triples by chance."""
     PATIENCE = 50
 
     def __init__(self, warmup: int = 0, ceiling: float | None = None, device: torch.device | str | None = None) -> None:

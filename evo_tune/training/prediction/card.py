@@ -24,8 +24,8 @@ from evo_tune.training.tuning.weights import ADAPTER
 
 CARD_FILE = "README.md"
 
+# Maximum number of classes or columns that are listed.
 MOST_NAMES = 20
-"""Maximum number of classes or columns that are listed."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,11 @@ def card_text(origin: Origin, facts: TrainingFacts, config: Mapping[str, Any]) -
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+# Places in an address; a backslash there keeps Markdown from making a link of it.
 BEFORE_LINK_MARK = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
-"""Places in an address; a backslash there keeps Markdown from making a link of it."""
 
+# Place before the sign of a list, or of a line that underlines a heading, at the start of a line.
 BEFORE_LIST_MARKER = re.compile(r"^(\d*)(?=[-+=.)](?:\s|$))")
-"""Place before the sign of a list, or of a line that underlines a heading, at the start of a line."""
 
 
 def escape_markdown(text: object) -> str:

@@ -26,11 +26,11 @@ from evo_tune.training.recipe.models.base import BaseModel
 from evo_tune.training.tuned import evaluate_text
 from evo_tune.training.tuning.pretrained import tokenizer_of
 
+# Tokens to add to a prompt by default, and the temperature.
 LENGTH, TEMPERATURE = 200, 0.8
-"""Tokens to add to a prompt by default, and the temperature."""
 
+# Number of scored bytes where the folder does not say how the training was judged.
 WHOLE = 1 << 40
-"""Number of scored bytes where the folder does not say how the training was judged."""
 
 
 class OwnTokens:

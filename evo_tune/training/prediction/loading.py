@@ -26,17 +26,17 @@ from evo_tune.training.recipe.models.base import read_base
 from evo_tune.training.tuned import NOTES
 from evo_tune.training.tuning.weights import ADAPTER
 
+# Maximum number of files in a model's folder.
 MOST_FILES = 1000
-"""Maximum number of files in a model's folder."""
 
 
+# Networks of samples by the name in config.json, each with the function that makes its reader.
 ENCODERS: dict[str, tuple[type[Encoder], Callable[[Any, TrainingFacts], Reader]]] = {
     "Forecaster": (Forecaster, lambda network, about: Past(about, network)),
     "FTTransformer": (FTTransformer, lambda network, about: Tables(about, network.columns)),
     "TextClassifier": (TextClassifier, lambda network, about: Texts(about, network.config)),
     "ViT": (ViT, lambda network, about: Pictures(about, network.config, network.labels)),
 }
-"""Networks of samples by the name in config.json, each with the function that makes its reader."""
 
 
 def load_model(

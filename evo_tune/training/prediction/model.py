@@ -27,11 +27,11 @@ from evo_tune.training.prediction.about import TrainingFacts
 if TYPE_CHECKING:
     import pandas as pd
 
+# Samples in a pass, as in the evaluations of a training.
 PASS = 256
-"""Samples in a pass, as in the evaluations of a training."""
 
+# Samples that are read and predicted at once; whole passes.
 PART = 16 * PASS
-"""Samples that are read and predicted at once; whole passes."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Reader(ABC):
         about: The training of the model.
     """
 
+    # Kind of data in the names of tasks: 'tabular', 'image', 'text'.
     kind: ClassVar[str]
-    """Kind of data in the names of tasks: 'tabular', 'image', 'text'."""
 
     def __init__(self, about: TrainingFacts) -> None:
         self.about = about
+        # What differs from the training data, each in one line, by a name that is given once.
         self.remarks: dict[str, str] = {}
-        """What differs from the training data, each in one line, by a name that is given once."""
 
     @abstractmethod
     def encode(self, data: Any) -> Tensor:
@@ -105,8 +105,8 @@ class Model(ABC):
         threads: CPU threads; None: as in training, which gives the same digits.
     """
 
+    # Name of the task, as Hugging Face names it: 'tabular-classification'.
     task: str
-    """Name of the task, as Hugging Face names it: 'tabular-classification'."""
 
     def __init__(
         self, folder: Path, network: nn.Module, about: TrainingFacts, device: str = "cpu", threads: int | None = None
@@ -152,8 +152,8 @@ class SampleModel(Model, Generic[R]):
         more: See `Model`.
     """
 
+    # 'classification' or 'regression'.
     kind: ClassVar[str]
-    """'classification' or 'regression'."""
 
     def __init__(self, reader: R, *model_arguments: Any, **settings: Any) -> None:
         super().__init__(*model_arguments, **settings)
@@ -354,8 +354,8 @@ class Predictions:
     def __init__(self, model: SampleModel[Any] | Any, path: Path, keep: Sequence[str] = ()) -> None:
         self._model, self._path, self._keep = model, path, keep
         self._judged: list[tuple[Any, Any]] = []
+        # Number of samples so far.
         self.rows = 0
-        """Number of samples so far."""
 
     def __iter__(self) -> Iterator[pd.DataFrame]:
         import pandas as pd

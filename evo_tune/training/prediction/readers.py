@@ -21,8 +21,8 @@ from evo_tune.training.recipe import Columns, TextConfig, ViTConfig, encode_text
 from evo_tune.training.recipe.data.images import read_image, read_npz
 from evo_tune.training.recipe.data.reading import csv_parts, parquet_parts
 
+# Target of the default data.
 DEFAULT_TARGET = "diagnosis"
-"""Target of the default data."""
 
 
 def join_names(names: Sequence[str], most: int = 10) -> str:
@@ -132,8 +132,8 @@ class Tables(Reader):
             yield Part(frame, len(frame), keys, self.truth(frame))
 
 
+# Maximum bytes of a line of JSON, and of a file that is one text.
 LONGEST_LINE, LARGEST_TEXT = 1 << 24, 1 << 26
-"""Maximum bytes of a line of JSON, and of a file that is one text."""
 
 
 def list_files(path: Path, expected: str = "a file, or a folder with one text in each file") -> list[Path]:
@@ -250,8 +250,8 @@ def json_parts(path: Path) -> Iterator[list[dict[str, Any]]]:
         yield rows
 
 
+# Smallest largest pixel of training images whose values are those of image files, 0 to 255.
 FILES = 100.0
-"""Smallest largest pixel of training images whose values are those of image files, 0 to 255."""
 
 
 class Pictures(Reader):

@@ -35,20 +35,18 @@ from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.recipe.models.rules import Parametrisation
 
+# Allowed slopes over width: activations that shrink a little learn a little slowly, growing ones diverge. The rate of a
+# tied embedding falls with the root of the width, and with it its part of the stream's changes.
 WIDTH = (-0.6, 0.15)
-"""Allowed slopes over width: activations that shrink a little learn a little slowly, growing ones diverge.
 
-The rate of a tied embedding falls with the root of the width, and with it its part of the stream's changes.
-"""
-
+# Allowed slopes of logits over width.
 LOGITS = (-0.8, 0.8)
-"""Allowed slopes of logits over width."""
 
+# Allowed slopes over depth.
 DEPTH = (-0.1, 0.1)
-"""Allowed slopes over depth."""
 
+# A deliberately large learning rate of each optimizer.
 LARGE = {"adamw": 1e-2, "muon": 1e-2, "sgd": 0.3}
-"""A deliberately large learning rate of each optimizer."""
 
 HEAD, VOCABULARY, CONTEXT, WINDOWS = 16, 64, 32, 8
 

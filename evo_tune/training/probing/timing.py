@@ -116,8 +116,8 @@ def probe_device(device: str = "cpu", sizes: Sizes | None = None) -> Timings:
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+# Amount of work, and a function that does it.
 Work = tuple[float, Callable[[], object]]
-"""Amount of work, and a function that does it."""
 
 
 class _Clock:

@@ -44,8 +44,8 @@ class EncoderOptions(SaveOptions, ParametrisationOptions, SampleOptions):
     size: Literal["small", "large"] = option(
         "small", gene=None, help="Search space: small for a CPU; large for a GPU and tens of thousands of samples"
     )
+    # Size to search space.
     sizes: ClassVar[Mapping[str, EncoderSize]] = {}
-    """Size to search space."""
 
     @property
     def default_training(self) -> dict[str, int]:
@@ -93,8 +93,8 @@ def repair_heads(genome: Mapping[str, Any], most: int) -> dict[str, Any]:
     return {**genome, "heads": nearest_divisor(genome["width"], genome["heads"], most)}
 
 
+# Width below which bfloat16 does not pay on a CPU: the casts make an encoder up to three times slower.
 NARROW_WIDTH = 256
-"""Width below which bfloat16 does not pay on a CPU: the casts make an encoder up to three times slower."""
 
 
 def check_single_pass(options: EncoderOptions, batch: int, ranks_on_cpu: bool = False) -> None:

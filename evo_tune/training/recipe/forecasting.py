@@ -16,14 +16,14 @@ from evo_tune.training.recipe.data.forecasts import SplitSeries, split_series
 from evo_tune.training.recipe.data.series import SeriesData, find_series, passengers
 from evo_tune.training.recipe.data.tables import data_hash, read_file
 
+# Lengths of the past that a gene offers, in seasons, or in steps of `NO_SEASON` where there is none.
 CONTEXTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
-"""Lengths of the past that a gene offers, in seasons, or in steps of `NO_SEASON` where there is none."""
 
+# Unit of `CONTEXTS` without a season, and the shortest past in steps.
 NO_SEASON, SHORTEST = 8, 8
-"""Unit of `CONTEXTS` without a season, and the shortest past in steps."""
 
+# Lengths of a patch that a gene offers.
 PATCH_LENGTHS = (2, 4, 8, 16, 32)
-"""Lengths of a patch that a gene offers."""
 
 
 @dataclass(frozen=True, kw_only=True)

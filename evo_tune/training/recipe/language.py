@@ -27,8 +27,8 @@ from evo_tune.training.recipe.optim.optimisation import GroupRateOptions
 from evo_tune.training.recipe.optim.schedule import RampOptions, ScheduleOptions
 from evo_tune.training.recipe.plan import Phase, TextBudget, TrainingOptions, plan_phases, tokens_and_flops
 
+# Passes over a text up to which repeated text is about as useful as new text (arXiv:2305.16264).
 MOST_EPOCHS = 4.0
-"""Passes over a text up to which repeated text is about as useful as new text (arXiv:2305.16264)."""
 
 
 @dataclass(frozen=True, kw_only=True)

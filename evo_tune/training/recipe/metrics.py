@@ -12,16 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+# Groups: classifiers, language models, and fine-tuned models.
 CLASSES, LANGUAGE, TUNING = ("classes",), ("language",), ("tuning",)
-"""Groups: classifiers, language models, and fine-tuned models."""
 
+# Groups of trainings on samples whose targets are real numbers: any, one number per sample in its own unit, and the
+# next values of a time series.
 NUMBERS, REGRESSION, SERIES = ("samples", "regression", "series"), ("regression",), ("series",)
-"""Groups of trainings on samples whose targets are real numbers: any, one number per sample in its own unit, and the
-next values of a time series."""
 
 
+# Group of the forecasts of the Theta method.
 THETA = ("theta",)
-"""Group of the forecasts of the Theta method."""
 
 
 @dataclass(frozen=True)

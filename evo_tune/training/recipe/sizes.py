@@ -17,14 +17,14 @@ from evo_tune.options.binding import check_depth_first
 from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageOptions
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, flops_per_token
 
+# Largest factor between the target and a proxy, in width and in depth.
 MAX_WIDTH_FACTOR, MAX_DEPTH_FACTOR = 8, 4
-"""Largest factor between the target and a proxy, in width and in depth."""
 
+# Ratio of the two widths of a search: large enough that the size matters, and not much more expensive.
 WIDER = 1.5
-"""Ratio of the two widths of a search: large enough that the size matters, and not much more expensive."""
 
+# Usual context of a training of fewer tokens than the first number.
 CONTEXTS = ((3e5, 32), (1.5e6, 64), (3e7, 128), (3e8, 256), (3e9, 512), (math.inf, 1024))
-"""Usual context of a training of fewer tokens than the first number."""
 
 
 def default_batch(tokens: float) -> float:
@@ -287,23 +287,23 @@ class GPTSize:
         return tuple(batch for batch in (self.batch * 2**power // 4 for power in range(5)) if batch >= 16)
 
 
+# Tokens per weight of a good training: 7 up to 1 M weights, measured on nanoGPT's example (benchmarks/LOG.md); from
+# there it rises by a power of the weights to Chinchilla's 20 (arXiv:2203.15556) at 100 M.
 LEAST_PER_WEIGHT, MOST_PER_WEIGHT = 7.0, 20.0
-"""Tokens per weight of a good training: 7 up to 1 M weights, measured on nanoGPT's example (benchmarks/LOG.md); from
-there it rises by a power of the weights to Chinchilla's 20 (arXiv:2203.15556) at 100 M."""
 
+# Share of the suitable tokens for which a size still fits a budget.
 MIN_TOKEN_SHARE = 0.7
-"""Share of the suitable tokens for which a size still fits a budget."""
 
+# Best learning rate at width 128 (benchmarks/LOG.md); updates of Muon have the size of AdamW's.
 BASE_LR = 0.01
-"""Best learning rate at width 128 (benchmarks/LOG.md); updates of Muon have the size of AdamW's."""
 
 SHAPE_NOTATION = re.compile(r"[0-9]{1,7}(x[0-9]{1,7}){1,3}")
 
+# Sizes among which a budget chooses.
 SIZE_LADDER = (
     *("1x32", "2x32", "2x48", "2x64", "3x64", "3x96", "3x128", "4x128", "4x192"),
     *("6x256", "6x384", "8x512", "12x768", "16x1024", "24x1024"),
 )
-"""Sizes among which a budget chooses."""
 
 
 GPT_SIZES = {

@@ -19,6 +19,7 @@ from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.optim.optimisation import OptimizerOptions
 from evo_tune.training.recipe.plan import TextBudget, TrainingOptions
 
+# Recipe of the small base. It is trained on one CPU thread, so that every slot gets the same model.
 SMALL: dict[str, Any] = {
     "version": 1,
     "model": {"vocab_size": 256, "context": 128, "depth": 2, "width": 64, "heads": 4, "init": "fan_in"},
@@ -28,10 +29,9 @@ SMALL: dict[str, Any] = {
     "weight_decay": 0.1,
     "seed": 0,
 }
-"""Recipe of the small base. It is trained on one CPU thread, so that every slot gets the same model."""
 
+# First letters of the topics of the built-in text that the small base is tuned to; it is trained on the others.
 SUBJECTS = ("bltin", "dict", "format", "sequence", "string", "types")
-"""First letters of the topics of the built-in text that the small base is tuned to; it is trained on the others."""
 
 
 @lru_cache
@@ -67,8 +67,8 @@ def small_base_key() -> str:
     return digest.hexdigest()
 
 
+# Default budget, in tokens.
 TOKENS = 65536
-"""Default budget, in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)

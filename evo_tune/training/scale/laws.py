@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import UsageError
 
+# Tokens per step for which nanochat's learning rates are given.
 NANOCHAT_BATCH = 2.0**19
-"""Tokens per step for which nanochat's learning rates are given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,7 @@ def _deepseek_compute(scale: Scale) -> float:
     return per_token * scale.tokens
 
 
+# Every known law, in the order of the table that `evo-tune scale` prints.
 LAWS = (
     Law(
         "Step Law",
@@ -120,7 +121,6 @@ LAWS = (
         gives_factor_only=True,
     ),
 )
-"""Every known law, in the order of the table that `evo-tune scale` prints."""
 
 
 def compute_optimal_tokens(parameters: float) -> float:
@@ -132,41 +132,37 @@ def compute_optimal_tokens(parameters: float) -> float:
     return 20.0 * parameters
 
 
+# Minimum number of observations for a law.
 MIN_OBSERVATIONS = 6
-"""Minimum number of observations for a law."""
 
+# Minimum factor between two sizes, or two lengths of text, that counts as a difference.
 MIN_FACTOR = 1.3
-"""Minimum factor between two sizes, or two lengths of text, that counts as a difference."""
 
+# Grid of both exponents.
 EXPONENTS = np.geomspace(0.06, 1.4, 17)
-"""Grid of both exponents."""
 
+# Prior of an exponent: median, and standard deviation of its logarithm. Published exponents are between 0.28 and 0.37:
+# 0.34 and 0.28 (Hoffmann et al.), 0.35 and 0.37 for the same trainings (Besiroglu et al., arXiv:2404.10102). Much
+# smaller models may differ, so half and twice the median are plausible.
 EXPONENT, EXPONENT_SPREAD = 0.33, 0.5
-"""Prior of an exponent: median, and standard deviation of its logarithm.
 
-Published exponents are between 0.28 and 0.37: 0.34 and 0.28 (Hoffmann et al.), 0.35 and 0.37 for the same trainings
-(Besiroglu et al., arXiv:2404.10102). Much smaller models may differ, so half and twice the median are plausible.
-"""
-
+# Grid of the floor, as a share of the lowest observed loss.
 FLOORS = np.linspace(0.0, 0.96, 25)
-"""Grid of the floor, as a share of the lowest observed loss."""
 
+# Prior of the relative scatter of trainings around a law, and the number of trainings that it counts as.
 SCATTER, SCATTER_COUNT = 0.01, 2.0
-"""Prior of the relative scatter of trainings around a law, and the number of trainings that it counts as."""
 
+# Relative error of a law per doubling of the text beyond the longest observed one. Measured (benchmarks/transfer.py):
+# at an observed length of text, models with 8 times the weights were 1.7 % off on average. Beyond it, the loss falls
+# unevenly, because a model learns in phases: between 12,500 and 400,000 tokens the doublings reduced it by 7, 13, 10, 8
+# and 15 %.
 MODEL_ERROR = 0.03
-"""Relative error of a law per doubling of the text beyond the longest observed one.
 
-Measured (benchmarks/transfer.py): at an observed length of text, models with 8 times the weights were 1.7 % off on
-average. Beyond it, the loss falls unevenly, because a model learns in phases: between 12,500 and 400,000 tokens the
-doublings reduced it by 7, 13, 10, 8 and 15 %.
-"""
-
+# Half of an interval, as a share of the loss, above which it is said what would narrow it.
 WIDE = 0.05
-"""Half of an interval, as a share of the loss, above which it is said what would narrow it."""
 
+# Number of laws drawn for an interval.
 DRAWS = 4_000
-"""Number of laws drawn for an interval."""
 
 
 @dataclass(frozen=True)

@@ -269,8 +269,8 @@ def target_duration(trial: Trial, target: TrainingSize, request: TransferRequest
     return target.flops / flops_per_second, speed
 
 
+# Maximum loss of a confirmed transferred rate, as a multiple of the best loss of its neighbours.
 CONFIRMED_WITHIN = 1.02
-"""Maximum loss of a confirmed transferred rate, as a multiple of the best loss of its neighbours."""
 
 
 def recipe_config_toml(
@@ -397,8 +397,8 @@ def probe_results(trials: Sequence[Trial], metric: str, rates: Mapping[int, floa
     return rows
 
 
+# Maximum distance of an optimal log lr outside the probed ones: a factor of 4.
 MAX_LOG_EXCESS = math.log(4)
-"""Maximum distance of an optimal log lr outside the probed ones: a factor of 4."""
 
 
 def _optimal_lr(points: Sequence[tuple[float, float]]) -> float | None:

@@ -16,8 +16,8 @@ from evo_tune.training.optim.losses import CrossEntropy
 from evo_tune.training.optim.optimizer import HiddenMatrices, OptimizerPair
 from evo_tune.training.optim.watching import Number
 
+# Largest share of a device's memory for training data that stays there.
 RESIDENT = 0.05
-"""Largest share of a device's memory for training data that stays there."""
 
 
 class Source(Protocol):
@@ -121,8 +121,8 @@ def _ranges(first: int, window: Sequence[MicroBatch]) -> list[range]:
     return ranges
 
 
+# Number of steps that a GPU is given before the host reads the verdict of the first.
 STEPS_AHEAD = 8
-"""Number of steps that a GPU is given before the host reads the verdict of the first."""
 
 
 def can_refuse(optimizer: torch.optim.Optimizer) -> bool:

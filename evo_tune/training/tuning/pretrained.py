@@ -53,8 +53,8 @@ class CausalLM(nn.Module):
     its noise would depend on how a step is cut into passes.
     """
 
+    # Beginning of the names of all weights, which those in the folder do not have.
     prefix = "model."
-    """Beginning of the names of all weights, which those in the folder do not have."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

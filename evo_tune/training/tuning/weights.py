@@ -71,8 +71,8 @@ class LoRA:
 class LowRank(nn.Module):
     """The matrices A and B, and DoRA's norms."""
 
+    # Weights with weight decay that Muon orthogonalises.
     matrices = ("a", "b")
-    """Weights with weight decay that Muon orthogonalises."""
 
     def __init__(self, layer: nn.Linear, options: LoRA, generator: torch.Generator) -> None:
         super().__init__()
@@ -281,11 +281,11 @@ def trainable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 ADAPTER, WEIGHTS = "adapter.json", "adapter.safetensors"
+# Files of a LoRA in the format of peft, which transformers and vLLM read too. Version 1.0.0 wrote WEIGHTS instead.
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-"""Files of a LoRA in the format of peft, which transformers and vLLM read too. Version 1.0.0 wrote WEIGHTS instead."""
 
+# Names that peft gives to the weights of a `LowRank`.
 PEFT_PARTS = {"a": "lora_A.weight", "b": "lora_B.weight", "lengths": "lora_magnitude_vector"}
-"""Names that peft gives to the weights of a `LowRank`."""
 
 
 def peft_name(name: str, prefix: str) -> str:

@@ -46,28 +46,28 @@ from evo_tune.training.recipe.data.texts import (
 )
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, library_version, pieces_of, tokenizer_for
 
+# Bytes of a held-out block per token of the longest window; more than a byte-pair token usually has.
 BLOCK_BYTES_PER_TOKEN = 4
-"""Bytes of a held-out block per token of the longest window; more than a byte-pair token usually has."""
 
+# Minimum number of scored bytes; with fewer, sampling noise hides differences of 0.01 nats between genomes.
 FEWEST_SCORED_BYTES = 8192
-"""Minimum number of scored bytes; with fewer, sampling noise hides differences of 0.01 nats between genomes."""
 
+# Maximum number of bytes of a text that each process reads and tokenises by itself.
 IN_MEMORY = {"bytes": 1 << 24, "pairs": 1 << 20}
-"""Maximum number of bytes of a text that each process reads and tokenises by itself."""
 
+# Bytes before the tokens: one page, so that the tokens are aligned.
 HEADER = 4096
-"""Bytes before the tokens: one page, so that the tokens are aligned."""
 
+# Version of the file; another version is another file.
 VERSION = 1
-"""Version of the file; another version is another file."""
 
 SECTIONS = ("training", "validation", "test", "tokenizer")
 
+# Bytes that byte pairs are learned from, about: evenly spaced pieces of a longer training text.
 LEARNED_FROM = 1 << 25
-"""Bytes that byte pairs are learned from, about: evenly spaced pieces of a longer training text."""
 
+# Seconds between two lines about the progress of a tokenisation.
 EVERY = 10.0
-"""Seconds between two lines about the progress of a tokenisation."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,14 +22,14 @@ from evo_tune.training.recipe.data.series import Series
 
 Array = NDArray[np.float64]
 
+# About the number of windows in the validation part and in the test part; at least one per series.
 EVALUATED = 512
-"""About the number of windows in the validation part and in the test part; at least one per series."""
 
+# Share outside of a normal interval of one standard deviation to each side.
 ONE_SIGMA = 2.0 * (1.0 - NormalDist().cdf(1.0))
-"""Share outside of a normal interval of one standard deviation to each side."""
 
+# Fewest values before the horizon in the training part.
 SHORTEST = 4
-"""Fewest values before the horizon in the training part."""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from evo_tune.training.recipe.data.tables import (
     split_stratified,
 )
 
+# Formats of image files, by Pillow's names. For others, such as EPS, Pillow may start another program.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats of image files, by Pillow's names. For others, such as EPS, Pillow may start another program."""
 
 
 @dataclass(frozen=True)

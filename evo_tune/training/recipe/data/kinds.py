@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 Kind = Literal["number", "category", "date", "text", "identifier", "constant"]
 
+# Kinds of columns from which nothing is learned.
 UNUSED_KINDS = ("text", "identifier", "constant")
-"""Kinds of columns from which nothing is learned."""
 
+# Maximum number of categories of a column; more count as free text.
 MOST_CATEGORIES = 1000
-"""Maximum number of categories of a column; more count as free text."""
 
+# Minimum number of rows for a column without repeated values to be an identifier.
 MIN_IDENTIFIER_ROWS = 20
-"""Minimum number of rows for a column without repeated values to be an identifier."""
 
+# Beginning of a text that may be a date.
 DATE_START = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
-"""Beginning of a text that may be a date."""
 
+# Formats of dates. A column is a date if one of them reads all its values.
 DATE_FORMATS = ("ISO8601", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y")
-"""Formats of dates. A column is a date if one of them reads all its values."""
 
+# Numbers that a date becomes.
 DATE_PARTS = ("year", "month", "day", "day of week", "day of year", "second of day", "days since 1970")
-"""Numbers that a date becomes."""
 
 
 @dataclass(frozen=True)

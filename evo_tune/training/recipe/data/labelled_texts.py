@@ -21,6 +21,7 @@ from evo_tune.training.recipe.data.reading import read_csv
 from evo_tune.training.recipe.data.tables import check_class_sizes, data_hash, describe_classes, split_stratified
 from evo_tune.training.recipe.models.encoder_config import TextConfig
 
+# Packages whose docstrings are the default data, each with the folders to read if they exist.
 SOURCES = {
     "networkx": ("algorithms", "generators", "classes"),
     "numpy": ("lib", "linalg", "polynomial", "ma", "_core", "core"),
@@ -28,15 +29,14 @@ SOURCES = {
     "sympy": ("core", "functions", "geometry", "matrices", "physics", "solvers", "stats"),
     "torch": ("nn", "optim", "distributions", "utils", "fx", "ao"),
 }
-"""Packages whose docstrings are the default data, each with the folders to read if they exist."""
 
+# Maximum number of docstrings per package, and minimum length of a docstring in characters.
 PER_SOURCE, SHORTEST = 800, 40
-"""Maximum number of docstrings per package, and minimum length of a docstring in characters."""
 
+# First paragraph of the docstring of a function or class. A parser would take many times as long.
 DOCSTRING = re.compile(
     r'^[ \t]*(?:def|class)\s[^\n]*(?:\n[^\n]*){0,20}?:\n\s*[rR]?"""(.+?)(?:"""|\n\s*\n)', re.M | re.S
 )
-"""First paragraph of the docstring of a function or class. A parser would take many times as long."""
 
 
 def read_docstrings() -> list[tuple[str, str]]:
@@ -67,8 +67,8 @@ def read_docstrings() -> list[tuple[str, str]]:
     return rows
 
 
+# Maximum number of classes; more suggest that the column is not a label.
 MOST_CLASSES = 1000
-"""Maximum number of classes; more suggest that the column is not a label."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class LabelledTexts:
     texts: tuple[str, ...]
     classes: NDArray[Any]
     labels: tuple[str, ...]
+    # Results of `token_statistics`, which is called for each genome.
     _statistics: dict[Any, tuple[int, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Results of `token_statistics`, which is called for each genome."""
 
     def fingerprint(self, *shares: float) -> str:
         """Return the SHA-256 of the texts, their labels and of how they are split into these shares."""
@@ -169,11 +169,11 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+# Maximum number of texts of a CSV file, which may be packed: short rows take fifty times their size in memory.
 MOST_ROWS = 5_000_000
-"""Maximum number of texts of a CSV file, which may be packed: short rows take fifty times their size in memory."""
 
+# Token that pads a short text.
 PADDING = 0
-"""Token that pads a short text."""
 
 WORD = re.compile(r"\w+|[^\w\s]")
 

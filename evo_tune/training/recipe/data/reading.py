@@ -23,17 +23,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     import pandas as pd
 
+# Maximum factor by which a file may grow when it is unpacked, and bytes to which any file may grow. Texts shrink to a
+# twentieth at most; a file made to fill the memory shrinks to a thousandth.
 MOST_TIMES, ALWAYS = 100, 1 << 28
-"""Maximum factor by which a file may grow when it is unpacked, and bytes to which any file may grow.
 
-Texts shrink to a twentieth at most; a file made to fill the memory shrinks to a thousandth.
-"""
-
+# Maximum columns of a table, and maximum rows times columns (3.2 GB as float64).
 MOST_COLUMNS, MOST_CELLS = 20_000, 400_000_000
-"""Maximum columns of a table, and maximum rows times columns (3.2 GB as float64)."""
 
+# Maximum bytes of the first line of a CSV file.
 LONGEST_HEADER = 1 << 24
-"""Maximum bytes of the first line of a CSV file."""
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 

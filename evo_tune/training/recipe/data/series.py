@@ -20,6 +20,7 @@ from evo_tune.training.recipe.data.times import Grid, read_times
 if TYPE_CHECKING:
     import pandas as pd
 
+# Thousands of airline passengers in each month of 1949 to 1960 (Box & Jenkins 1976, series G): the default data.
 PASSENGERS = """
 112 118 132 129 121 135 148 148 136 119 104 118 115 126 141 135 125 149 170 170 158 133 114 140 145 150 178 163 172 178
 199 199 184 162 146 166 171 180 193 181 183 218 230 242 209 191 172 194 196 196 236 235 229 243 264 272 237 211 180 201
@@ -27,17 +28,16 @@ PASSENGERS = """
 413 405 355 306 271 306 315 301 356 348 355 422 465 467 404 347 305 336 340 318 362 348 363 435 491 505 404 359 310 337
 360 342 406 396 420 472 548 559 463 407 362 405 417 391 419 461 472 535 622 606 508 461 390 432
 """
-"""Thousands of airline passengers in each month of 1949 to 1960 (Box & Jenkins 1976, series G): the default data."""
 
+# Largest share of missing values in a series. They are filled, and not scored.
 MOST_MISSING = 0.2
-"""Largest share of missing values in a series. They are filled, and not scored."""
 
+# Values of a column of texts that show whether it holds dates.
 LOOKED_AT = 20
-"""Values of a column of texts that show whether it holds dates."""
 
 
+# Names of a column of whole numbers that is the time column.
 TIMES = ("time", "date", "timestamp", "year", "ds", "t")
-"""Names of a column of whole numbers that is the time column."""
 
 
 @dataclass(frozen=True)
@@ -299,8 +299,8 @@ def _targets(frame: pd.DataFrame, chosen: list[str], key: str) -> tuple[str, ...
     return tuple(names)
 
 
+# Name, sorted times (datetime64 or int64, all different) and values (float64) of a series as it is in a table.
 Part = tuple[str, NDArray[Any], NDArray[np.float64]]
-"""Name, sorted times (datetime64 or int64, all different) and values (float64) of a series as it is in a table."""
 
 
 def _parts(frame: pd.DataFrame, time: str, key: str, targets: Sequence[str]) -> tuple[list[Part], bool, int]:

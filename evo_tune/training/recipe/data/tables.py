@@ -232,14 +232,14 @@ def _as_list(values: Any) -> list[Any]:
     return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
+# Maximum number of classes; more suggest a regression target, or an identifier.
 MOST_CLASSES = 100
-"""Maximum number of classes; more suggest a regression target, or an identifier."""
 
+# Most different whole numbers of a target that are taken for classes.
 MOST_WHOLE_NUMBERS = 20
-"""Most different whole numbers of a target that are taken for classes."""
 
+# Largest number of a target: a sum of squares must be finite.
 MOST_NUMBER = 1e100
-"""Largest number of a target: a sum of squares must be finite."""
 
 
 @dataclass(frozen=True)
@@ -294,10 +294,10 @@ class Table:
     held_out: NDArray[Any]
     test: NDArray[Any]
     columns: Columns
+    # The kind of each column, by name.
     kinds: dict[str, Column]
-    """The kind of each column, by name."""
+    # Number of rows that were left out because they have no target.
     dropped: int
-    """Number of rows that were left out because they have no target."""
 
     @property
     def regression(self) -> bool:

@@ -20,17 +20,17 @@ from evo_tune.options.bounds import check_integer, check_name
 if TYPE_CHECKING:
     import pandas as pd
 
+# Nanoseconds of a day and of a second.
 DAY, SECOND = 86_400_000_000_000, 1_000_000_000
-"""Nanoseconds of a day and of a second."""
 
+# Season to default horizon, as in the M4 competition (Makridakis et al. 2020); business days: two weeks.
 HORIZONS = {24: 48, 7: 14, 5: 10, 52: 13, 12: 18, 4: 8}
-"""Season to default horizon, as in the M4 competition (Makridakis et al. 2020); business days: two weeks."""
 
+# Default horizon without a season (M4's for years), and the largest default horizon.
 NO_SEASON, LONGEST = 6, 96
-"""Default horizon without a season (M4's for years), and the largest default horizon."""
 
+# Offset from UTC at the end of a text that is a time.
 OFFSET = re.compile(r":\d\d(?:\.\d+)?\s*(Z|[+-]\d\d:?\d\d)$")
-"""Offset from UTC at the end of a text that is a time."""
 
 NAMES = {
     ("months", 1): "monthly",

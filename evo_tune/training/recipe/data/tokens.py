@@ -13,21 +13,20 @@ import numpy as np
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
 
+# Words, which merges cannot cross, over bytes read as Latin-1; non-ASCII letters are bytes above 0x7f. The byte 0 is a
+# word of its own, because it may mark the end of a document.
 _WORDS = r" ?[A-Za-z\x80-\xff]+| ?[0-9]+|\x00| ?[^ \x00\t\n\r0-9A-Za-z\x80-\xff]+|[ \t\n\r]+"
-"""Words, which merges cannot cross, over bytes read as Latin-1; non-ASCII letters are bytes above 0x7f.
-
-The byte 0 is a word of its own, because it may mark the end of a document."""
 
 _WORD = re.compile(_WORDS.encode("latin-1"))
 
+# Bytes per call of the library, up to the next line end; it needs much memory per token.
 _PIECE = 1 << 16
-"""Bytes per call of the library, up to the next line end; it needs much memory per token."""
 
+# Maximum number of words whose tokens are remembered, about 100 MB; other words are encoded each time.
 REMEMBERED = 1 << 19
-"""Maximum number of words whose tokens are remembered, about 100 MB; other words are encoded each time."""
 
+# Maximum number of bytes of a remembered word.
 LONGEST_REMEMBERED = 64
-"""Maximum number of bytes of a remembered word."""
 
 
 class Tokenizer(Protocol):

@@ -79,14 +79,14 @@ def has_gpu(device: str | None = None) -> bool:
     return not hidden and (Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists())
 
 
+# Share of the best speed at which a size counts as equally fast.
 AS_FAST = 0.9
-"""Share of the best speed at which a size counts as equally fast."""
 
+# Share of the best speed below which a chip idles.
 IDLE = 0.5
-"""Share of the best speed below which a chip idles."""
 
+# Speed-up required of a lower precision; the same as in `fastest_precision`.
 GAIN = 1.3
-"""Speed-up required of a lower precision; the same as in `fastest_precision`."""
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -163,8 +163,8 @@ def _fast_multiple(speeds: Mapping[int, float]) -> int:
     return max(multiple for multiple in MULTIPLES if any(size % multiple == 0 for size in fast_sizes))
 
 
+# Minimum number of widths in a space after rounding.
 FEWEST = 4
-"""Minimum number of widths in a space after rounding."""
 
 MEASURED_PROFILE = re.compile(r"width (\d+), heads (\d+(?: \d+)*)")
 
@@ -225,9 +225,10 @@ def _time_machine() -> str:
     return f"width {suited['width']}, heads {' '.join(map(str, suited['head_sizes']))}"
 
 
+# Tokens in a pass of an evaluation.
 AT_ONCE = 4096
-"""Tokens in a pass of an evaluation."""
 
+# Seconds of a unit of each kind of work on one core of a CPU. Only their ratios are used.
 UNIT_COSTS = {
     "step": 1.5e-3,
     "blocks": 1e-3,
@@ -244,7 +245,6 @@ UNIT_COSTS = {
     "muon": 1e-3,
     "orthogonalising": 6e-12,
 }
-"""Seconds of a unit of each kind of work on one core of a CPU. Only their ratios are used."""
 
 
 @dataclass(frozen=True, kw_only=True)

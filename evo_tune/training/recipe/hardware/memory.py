@@ -25,17 +25,17 @@ from evo_tune.training.recipe.models.gpt_config import (
     window_chunks,
 )
 
+# Optimizer to bytes of its moments per trained weight; Muon is counted as AdamW, an upper bound.
 MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
-"""Optimizer to bytes of its moments per trained weight; Muon is counted as AdamW, an upper bound."""
 
+# Ratio of the peak to the counted memory; the rest is for short-lived tensors.
 SHORT_LIVED = 1.1
-"""Ratio of the peak to the counted memory; the rest is for short-lived tensors."""
 
+# Device to bytes used by its libraries.
 LIBRARIES = {"cpu": 0.0, "cuda": 0.75 * 2**30}
-"""Device to bytes used by its libraries."""
 
+# Maximum share of a device's memory for a predicted training.
 USABLE = 0.9
-"""Maximum share of a device's memory for a predicted training."""
 
 
 class Memory(NamedTuple):

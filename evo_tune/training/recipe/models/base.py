@@ -53,17 +53,14 @@ def matching_layers(names: Collection[str], targets: Sequence[str]) -> list[str]
     return [name for name in names if name in matches]
 
 
+# Common choices of layers, as regular expressions of their names. The choices are queries and values (with keys if one
+# layer computes all three), the whole attention, all layers of a block, and the layers that an adapter follows.
 TARGET_PRESETS = {
     "qv": r"(.*\.)?(q|v|q_proj|v_proj|query|value|qkv|qkv_proj|c_attn|query_key_value|Wqkv)",
     "attention": r".*(attn|attention).*",
     "all-linear": r".*",
     "branch-outputs": r".*\.(out|o_proj|out_proj|c_proj|dense|down_proj|fc2|fc_out|dense_4h_to_h)",
 }
-"""Common choices of layers, as regular expressions of their names.
-
-The choices are queries and values (with keys if one layer computes all three), the whole attention, all layers of a
-block, and the layers that an adapter follows.
-"""
 
 _NOT_HIDDEN = re.compile(r".*(embed|wte|wpe|positions)|(.*\.)?(head|lm_head|score)\.")
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # their linear weights have shape (inputs, outputs)

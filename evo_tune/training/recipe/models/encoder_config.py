@@ -17,8 +17,8 @@ from evo_tune.options.declare import Options, option
 from evo_tune.training.recipe.models.gpt_config import ModelConfig, padding_channels, uses_plain_products
 from evo_tune.training.recipe.models.rules import Parametrisation
 
+# Channels of the convolution stem.
 STEM = 16
-"""Channels of the convolution stem."""
 
 
 def nearest_divisor(width: int, heads: int, most: int) -> int:

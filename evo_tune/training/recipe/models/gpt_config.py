@@ -85,25 +85,23 @@ class ModelConfig:
         return cls(**data)
 
 
+# Longest sequence, in tokens, for plain products in bfloat16 attention on a CPU (see `training.models.block`). Up to
+# there they are faster than the fused kernel. At twice the length both are about equal; beyond, they are slower.
 LONGEST_PLAIN = 256
-"""Longest sequence, in tokens, for plain products in bfloat16 attention on a CPU (see `training.models.block`).
 
-Up to there they are faster than the fused kernel. At twice the length both are about equal; beyond, they are slower."""
-
+# Sequence lengths for plain products in float32: 1.1 to 1.9 times faster, most if not a multiple of 16.
 PLAIN_IN_FP32 = range(16, 49)
-"""Sequence lengths for plain products in float32: 1.1 to 1.9 times faster, most if not a multiple of 16."""
 
+# Channels of a head below which the fused kernel in float32 is slow on an AMD CPU: there MKL's products with 8 columns
+# take 2.4 times as long as with 16 (benchmarks/LOG.md).
 NARROW_HEAD = 16
-"""Channels of a head below which the fused kernel in float32 is slow on an AMD CPU: there MKL's products with 8 columns
-take 2.4 times as long as with 16 (benchmarks/LOG.md)."""
 
+# Longest sequence, in tokens, for plain products with attention dropout on a GPU. The fused kernel stores no attention
+# weights, but needs one call per sample, because its noise depends on the batch.
 LONGEST_DROPPED = 512
-"""Longest sequence, in tokens, for plain products with attention dropout on a GPU.
 
-The fused kernel stores no attention weights, but needs one call per sample, because its noise depends on the batch."""
-
+# Smallest vocabulary whose logits are computed in pieces (see `training.optim.losses`).
 LARGE_VOCABULARY = 1024
-"""Smallest vocabulary whose logits are computed in pieces (see `training.optim.losses`)."""
 
 
 def uses_plain_products(precision: str, keys: int) -> bool:
@@ -124,8 +122,8 @@ def _has_amd_cpu() -> bool:
         return "AuthenticAMD" in os.environ.get("PROCESSOR_IDENTIFIER", "")
 
 
+# Whether this machine's CPU is made by AMD.
 AMD = _has_amd_cpu()
-"""Whether this machine's CPU is made by AMD."""
 
 
 def padding_channels(precision: str, head_dim: int, keys: int) -> int:
@@ -145,16 +143,16 @@ def tokens_in_piece(vocab_size: int, device: str) -> int:
     return max(1, (2**21 if device == "cpu" else 2**26) // vocab_size)
 
 
+# Values of the fields of a `GPTConfig` that are names.
 CHOICES = {
     "init": ("normal", "fan_in"),
     "position": ("learned", "sinusoidal", "rope"),
     "ffn": ("gelu", "swiglu", "relu2"),
     "norm": ("layernorm", "rmsnorm"),
 }
-"""Values of the fields of a `GPTConfig` that are names."""
 
+# Limits on the chunks of queries in windowed attention; for shorter chunks, kernel calls cost more than they save.
 SHORTEST_CHUNK, MOST_CHUNKS = 32, 16
-"""Limits on the chunks of queries in windowed attention; for shorter chunks, kernel calls cost more than they save."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,12 +47,10 @@ from evo_tune.options.declare import Options, option
 
 P = TypeVar("P", bound="ParametrisationOptions")
 
+# Kinds of parameters. 'hidden': matrices in blocks; 'block': other parameters in blocks; 'embedding': embeddings of
+# tokens and positions, and a head that shares their weights; 'head': the output head; 'other': the rest, such as the
+# final norm.
 KINDS = ("hidden", "block", "embedding", "head", "other")
-"""Kinds of parameters.
-
-'hidden': matrices in blocks; 'block': other parameters in blocks; 'embedding': embeddings of tokens and positions, and
-a head that shares their weights; 'head': the output head; 'other': the rest, such as the final norm.
-"""
 
 
 class Factors(NamedTuple):

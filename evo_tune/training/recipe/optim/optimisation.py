@@ -34,8 +34,8 @@ def scale_betas(betas: tuple[float, float], batch: float, reference: float, rule
     return (first, second) if batch != reference else betas
 
 
+# Muon's momentum at the first step of its warm-up.
 FIRST_MOMENTUM = 0.85
-"""Muon's momentum at the first step of its warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,8 +30,8 @@ class Shape:
     flat: bool = False
 
 
+# Name to shape; filled by the decorator `register_schedule`.
 SCHEDULES: dict[str, Shape] = {}
-"""Name to shape; filled by the decorator `register_schedule`."""
 
 
 def register_schedule(
