@@ -136,7 +136,8 @@ def test_a_size_that_is_none_is_refused(module: ModuleType, size: str) -> None:
 
 def test_a_budget_chooses_the_size(module: ModuleType) -> None:
     def weights(**budget: Any) -> int:
-        return int(module._size(module.Options(**budget)).weights)
+        size = module._size(module.Options(**budget))
+        return int(12 * size.depth * size.width**2)
 
     by_tokens = [weights(tokens=10**power) for power in range(3, 11)]
     assert by_tokens == sorted(by_tokens)

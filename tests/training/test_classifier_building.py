@@ -255,9 +255,6 @@ def test_a_lost_training_is_diverged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"epochs": 1.0, "flops": 1.0}, "epochs"),
-        ({"flops": 1.0, "seconds": 1.0}, "flops"),
-        ({"seconds": 1.0, "ranks": 2}, "seconds"),
         ({"epochs": 1.0, "micro_batch": 0}, "micro_batch"),
         ({"epochs": 0.0}, "epochs"),
         ({"flops": math.inf}, "flops"),
@@ -272,6 +269,19 @@ def test_plans_out_of_bounds_are_refused(fields: dict[str, Any], field: str) -> 
     with pytest.raises(RecipeError) as caught:
         SampleOptions(**fields)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epochs": 1.0, "flops": 1.0}, "-o epochs and -o flops are both given: give one budget"),
+        ({"flops": 1.0, "seconds": 1.0}, "-o flops and -o seconds are both given: give one budget"),
+        ({"seconds": 1.0, "ranks": 2}, "-o ranks and -o seconds are both given: give another budget"),
+    ],
+)
+def test_a_plan_has_one_budget(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        SampleOptions(**fields)
 
 
 def test_a_plan_counts_samples() -> None:
