@@ -7,7 +7,7 @@ import pytest
 
 from evo_tune.errors import UsageError
 from evo_tune.options.declare import dataclass_options
-from evo_tune.training import SGD, AdamW, EarlyStopping, Recipe, optimizer_of
+from evo_tune.training import SGD, AdamW, Recipe, optimizer_of
 from evo_tune.training.recipe import (
     SCHEDULES,
     ClippingOptions,
@@ -102,7 +102,6 @@ def test_groups_build_what_they_configure() -> None:
     gap = WeightDecayOptions(weight_decay_end=0.3, gap_patience=2).decay(0.4)
     assert gap == GapDecay(start=0.4, end=0.4, patience=2)
     assert RampOptions().ramp is None
-    assert EarlyStopping.of(StoppingOptions()) is None
     config = GPTShapeOptions(kv_heads=5, window=64).shape(
         vocab=256, context=64, depth=1, width=48, heads=6, dropout=0.0
     )
