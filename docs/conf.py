@@ -45,7 +45,7 @@ nitpick_ignore_regex = [
     # Types of Python and of libraries: their pages are not here, and nothing is fetched.
     ("py:.*", r"(numpy|np|pd|pandas|collections|pathlib|typing|types|contextlib|dataclasses|optional|Path|torch)\b.*"),
     # Names of ours that are no public ones, as they stand in signatures.
-    ("py:.*", r"evo_tune\.(genome|loop|options|plugins|prediction|report|store)\..*"),
+    ("py:.*", r"evo_tune\.(genome|loop|options|plugins|report|store|training)\..*"),
 ]
 
 SHOWN = {

@@ -97,7 +97,12 @@ def test_what_is_expected_takes_no_seed_for_a_shared_one(noisy: Path, monkeypatc
     """In the rule that weighs further seeds, and in what is recommended."""
     told: list[bool] = []
     plain = recommendation.predict_losses
-    monkeypatch.setattr(recommendation, "predict_losses", lambda *given: told.append(given[3]) or plain(*given))
+
+    def record(*given: Any, shared: bool) -> Any:
+        told.append(shared)
+        return plain(*given, shared=shared)
+
+    monkeypatch.setattr(recommendation, "predict_losses", record)
     for seeds in ("own", "shared"):
         search = run(noisy, seeds, seeds=seeds, seeds_per_trial="auto", trials=14)
         rules = strategy_with_rules(search.saved.manifest, search.evaluator, "saea").settings
