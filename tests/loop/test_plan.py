@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evo_tune.errors import OptionError, SpaceError
+from evo_tune.errors import OptionError, PluginError, SpaceError
 from evo_tune.genome.genes import Int
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Maximize, Minimize
-from evo_tune.loop.budget import StepTimings
+from evo_tune.loop.budget import StepTimings, fit_cost
 from evo_tune.loop.opening import new_name
 from evo_tune.loop.search import Search
+from evo_tune.plugins.cost import JUDGED, Cost
 from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import find_evaluator
 from tests.loop.cases import TASK
 
 
@@ -145,3 +147,22 @@ def test_a_run_begins_with_one_bind_and_three_spaces(
     spaces = 4 if options else 3  # the budget in time may change the evaluator's space
     assert counts["Evaluator.bind"] == 1
     assert 0 < counts["SearchSpace.__init__"] <= spaces
+
+
+def test_the_usual_costs_that_an_evaluator_declares_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = find_evaluator("tabular").bind({"epochs": 2})
+    genome = bound.space.default()
+    declared = bound.plugin.cpu_costs
+    assert {name for name in bound.work(genome) if not name.startswith(JUDGED)} <= declared.keys()
+    calls: list[dict[str, float]] = []
+    monkeypatch.setattr(Cost, "fit", lambda points, device, cpu_costs: calls.append(cpu_costs))
+    fit_cost(bound, [genome], StepTimings({0: {"seconds": 5.0, "step": 0.01, "judging": 0.1}}, 0, 1, "cpu"))
+    assert calls == [declared]
+
+
+@pytest.mark.parametrize("costs", ["[1]", "{'step': 0.0}", "{'step': 'much'}"])
+def test_costs_that_are_none_are_refused(costs: str, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text(f"{TASK}\nCPU_COSTS = {costs}\n")
+    with pytest.raises(PluginError, match=r"CPU_COSTS is .*: expected a dict of kinds of work to seconds above 0"):
+        find_evaluator(str(path))
