@@ -158,8 +158,9 @@ def plan_run(
     cost_is_open = needs_cost(evaluator)
     checked = _check_request(plugin, request, settings, session, store)
     if cost_is_open:
-        draft, timings, pace, choices = _budget_in_time(checked, evaluator, began)
-        slots, device = timings.slots, timings.device
+        timed = _budget_in_time(checked, evaluator, began)
+        draft, pace, choices = timed.draft, timed.pace, timed.choices
+        slots, device = timed.timings.slots, timed.timings.device
     else:
         draft, choices = _draft(checked, evaluator, checked.settings), []
         rungs_are_open = settings.fidelity == AUTO and "budget" in plugin.supports and session.hours is not None
@@ -176,9 +177,24 @@ def plan_run(
     return RunPlan(draft.evaluator, draft.space, draft.manifest, slots, device, pace, tuple(choices), planning)
 
 
-def _budget_in_time(
-    checked: _CheckedRequest, evaluator: BoundEvaluator, began: float
-) -> tuple[Draft, StepTimings, Pace | None, list[str]]:
+@dataclass(frozen=True)
+class _TimedDraft:
+    """A draft with a budget in time.
+
+    Args:
+        draft: The draft.
+        timings: Last timings of steps.
+        pace: Times of its trainings; None if no step could be timed.
+        choices: The chosen budget in words; empty if the user gave it.
+    """
+
+    draft: Draft
+    timings: StepTimings
+    pace: Pace | None
+    choices: list[str]
+
+
+def _budget_in_time(checked: _CheckedRequest, evaluator: BoundEvaluator, began: float) -> _TimedDraft:
     """Measure the cost of a step, and choose the time of a training unless the user gave it.
 
     Args:
@@ -187,8 +203,7 @@ def _budget_in_time(
         began: Beginning of the planning, by `time.monotonic`.
 
     Returns:
-        The draft with the budget, the last timings, the pace of trainings, and the choice in words. Without a measured
-        cost, the draft has the evaluator's own budget.
+        The draft with the budget; without a measured cost, it has the evaluator's own budget.
 
     Raises:
         UsageError: No step could be timed, but the user gave a time.
@@ -220,7 +235,7 @@ def _budget_in_time(
         if draft.space.default() == timed_default:
             break
         # Else the budget has changed the size that suits it, and so the space: the cost is measured there once more.
-    return draft, timings, pace, choices
+    return _TimedDraft(draft, timings, pace, choices)
 
 
 def time_for_trainings(checked: _CheckedRequest, slots: int, planning: float) -> TimeLimit | None:
