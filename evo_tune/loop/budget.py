@@ -1,8 +1,9 @@
 """The budget of a training in time: time some steps, fit their cost, and choose the seconds of a training.
 
-Where no budget is given, all genomes get the same time: that of the default genome with the evaluator's own budget, a
-share of `--hours`, or, without any option and limit, a share of three minutes. A measured cost model turns the time
-into steps (`plugins.cost`). It is saved in the manifest, so the same manifest gives the same run on any machine.
+Where no budget is given, all genomes get the same time. It is that of the default genome with the evaluator's own
+budget, or a share of `--hours`. Without any option and limit, it is a share of three minutes. A measured cost model
+turns the time into steps (`plugins.cost`). It is saved in the manifest, so the same manifest gives the same run on any
+machine.
 """
 
 from __future__ import annotations
