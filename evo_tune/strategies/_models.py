@@ -3,8 +3,8 @@
 - `Models` combines a forest and a Gaussian process of this run's results in one prediction.
 - `FidelityModel` is a Gaussian process of partial and full trainings, for runs with `--fidelity`.
 - `EarlierRuns` predicts from earlier runs (`--learn-from`); its prediction is the prior mean of this run's models.
-- `Acquisition` is a product of factors, of which each judges candidates in one respect: expected improvement ×
-  probability of success × probability that each constraint is met × prior. A factor returns its logarithm at unit
+- `Acquisition` is a product of factors: expected improvement × probability of success × probability that each
+  constraint is met × prior. A factor returns its logarithm at unit
   coordinates, and the gradient where it has one; the logarithm of the product is their sum.
 
 A score has variance about 1, and the best result has the highest. This module knows points, unit coordinates and
