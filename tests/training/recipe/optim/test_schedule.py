@@ -86,6 +86,30 @@ def test_the_last_cycle_of_sgdr_is_over_at_the_end(steps: int, cycle: int, growt
     assert schedule(schedule.warmup) == 1.0
 
 
+# Factors after three quarters of 100 steps, computed by hand from the formulas; sgdr is in the middle of its 8th cycle.
+FACTORS = {
+    "constant": 1.0,
+    "cosine": 0.1 + 0.45 * (1 - math.sqrt(0.5)),
+    "cosine_step": (0.1 + 0.45 * (1 - math.sqrt(0.5))) * 0.9**7,
+    "linear": 0.325,
+    "multi_step": 1.0,
+    "sgdr": (0.9**7 + 0.1) / 2,
+    "wsd": 0.55,
+}
+
+
+def test_each_schedule_has_its_factor_after_three_quarters() -> None:
+    options = {
+        "warmup_fraction": 0.0,
+        "min_lr_ratio": 0.1,
+        "decay_fraction": 0.5,
+        "decay_shape": "linear",
+        "gamma": 0.9,
+    }
+    factors = {name: Schedule(steps=100, name=name, **options)(75) for name in SCHEDULES}  # type: ignore[arg-type]
+    assert factors == pytest.approx(FACTORS)
+
+
 def test_sgdr_peaks_fall_by_gamma() -> None:
     schedule = Schedule(steps=40, name="sgdr", warmup_fraction=0, cycle=10, gamma=0.9)
     assert [3e-4 * schedule(t) for t in (0, 10, 20, 30)] == pytest.approx([3e-4, 2.7e-4, 2.43e-4, 2.187e-4])
