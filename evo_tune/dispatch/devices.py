@@ -1,7 +1,7 @@
 """Find this machine's devices without importing torch, assign slots to them, and describe both for people.
 
 The user's CUDA_VISIBLE_DEVICES is used as it is, UUIDs and MIG ids included. Only if it is unset is nvidia-smi
-asked (`smi`). This module starts no worker.
+asked. This module starts no worker.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from evo_tune.dispatch import smi
 from evo_tune.errors import OptionError
 from evo_tune.text import count_of
 
@@ -114,7 +114,7 @@ def plan(
     memory: dict[str, int] = {}
     if not isinstance(per_device, int) and ranks == 1:
         # Memory that other processes use now is left to them. It changes when training runs start, but no result.
-        facts = smi.gpu_facts(device.visible for device in chosen)
+        facts = query_gpus(device.visible for device in chosen)
         for device in chosen:
             gpu = facts.get(device.visible)
             if gpu is None or gpu.total is None:  # unknown memory cannot be shared
@@ -210,7 +210,7 @@ def find_gpus() -> tuple[tuple[Device, ...], str]:
     """Return the GPUs, and how nvidia-smi fails, so that some may be missing, in one line; '' if it works."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        listing, error = smi.list_gpus()
+        listing, error = list_gpus()
         devices = [Device(*pair) for pair in listing]
         if not devices and os.path.exists("/dev/kfd"):  # AMD's driver
             devices = [ROCM]
@@ -264,7 +264,7 @@ class Inventory(NamedTuple):
 def inventory(plan: Plan) -> Inventory:
     """Return facts about a plan's devices and the reasons for the plan."""
     ids = {id for device in plan.slots for id in device.visible.split(",") if device.name.startswith("cuda")}
-    gpu_facts = smi.gpu_facts(ids)
+    gpu_facts = query_gpus(ids)
     facts = {device: _facts(device, gpu_facts) for device in set(plan.slots)}
     gpus = dict.fromkeys(device for device in plan.slots if device != CPU)
     cards = tuple(_use_text(device, facts[device], plan) for device in gpus)
@@ -294,7 +294,7 @@ def _gib(amount: float) -> str:
     return f"{amount / 2**30:.1f}"
 
 
-def _facts(device: Device, gpu_facts: dict[str, smi.Gpu]) -> Facts:
+def _facts(device: Device, gpu_facts: dict[str, Gpu]) -> Facts:
     if device == CPU:
         total, free = host_memory() or (None, None)
         return Facts("-", total, free, "measured later")
@@ -332,6 +332,117 @@ def _reasons(plan: Plan) -> Iterator[str]:
             yield f"the slots of a GPU share its memory ({least:.1f} GiB or more): a training begins when it fits"
         yield "precision: bf16 on GPUs with compute capability 8.0 or more, else fp16"
     yield "--devices, --slots, --per-device and --threads change this"
+
+
+# ---------------------------------------------------------------- the answers of nvidia-smi
+# One broken GPU makes nvidia-smi fail or hang. Then the facts about the other GPUs are kept, and the error is reported.
+
+# Message with which nvidia-smi fails if there is a driver but no GPU; it is not an error here.
+NO_GPU = "No devices were found"
+
+# Longest run of nvidia-smi in seconds: it is slow with many GPUs and no persistence daemon.
+SMI_SECONDS = 15.0
+
+
+class Gpu(NamedTuple):
+    """Facts that nvidia-smi reports about a GPU.
+
+    Args:
+        name: Model name.
+        total: Memory in bytes; None if not reported.
+        free: Memory that is free now, bytes; None if not reported.
+        capability: Compute capability, such as '8.0'; None if not reported.
+    """
+
+    name: str
+    total: int | None
+    free: int | None
+    capability: str | None
+
+
+def list_gpus() -> tuple[list[tuple[str, str]], str]:
+    """Return name and UUID of each GPU, or of its MIG instances if it is split into them, and the error of nvidia-smi.
+
+    The error is one line, '' if there is none; it may hide more GPUs. UUIDs are used because nvidia-smi numbers GPUs
+    along the PCI bus, CUDA by speed.
+    """
+    text, trouble = _ask("-L")
+    gpus: list[tuple[str, str]] = []
+    for line in text.splitlines():
+        uuid = re.search(r"\(UUID: ([^)]+)\)", line)
+        number = re.match(r"GPU (\d+):", line)
+        if number and uuid:
+            gpus.append((f"cuda:{number[1]}", uuid[1]))
+        elif uuid and line.strip().startswith("MIG"):
+            if gpus and not gpus[-1][1].startswith("MIG"):  # the GPU that is split into these instances
+                gpus.pop()
+            gpus.append((f"cuda:{uuid[1]}", uuid[1]))
+    return gpus, trouble
+
+
+def query_gpus(ids: Iterable[str]) -> dict[str, Gpu]:
+    """Return facts about GPUs by id (number, UUID or MIG id); unknown ids are omitted."""
+    ids_wanted = set(ids)
+    rows: dict[str, Gpu] = {}  # all GPUs by UUID
+    if ids_wanted:
+        capabilities = {row[0]: row[1] for row in _query("compute_cap")}  # its own query: old drivers do not know it
+        for uuid, name, total, free in _query("name", "memory.total", "memory.free"):
+            rows[uuid] = Gpu(name, _bytes(total), _bytes(free), capabilities.get(uuid))
+    one_model = len({gpu.name for gpu in rows.values()}) == 1
+    facts: dict[str, Gpu] = {}
+    for id in ids_wanted:
+        if id.isdigit():  # CUDA numbers GPUs of several models by speed, nvidia-smi along the PCI bus
+            gpus = list(rows.values())[int(id) :] if one_model else []
+        else:
+            candidates = _instances() if id.startswith("MIG") else rows.items()
+            gpus = [gpu for uuid, gpu in candidates if uuid.startswith(id)]
+        if gpus:
+            facts[id] = gpus[0]
+    return facts
+
+
+def _bytes(mebibytes: str) -> int | None:
+    return int(mebibytes) * 2**20 if mebibytes.isdigit() else None  # '[N/A]' if the GPU uses the machine's memory
+
+
+def _query(*fields: str) -> Iterator[tuple[str, ...]]:
+    """Yield the UUID and the queried fields of each GPU."""
+    text, _ = _ask("--query-gpu=" + ",".join(("uuid", *fields)), "--format=csv,noheader,nounits")
+    for line in text.splitlines():
+        parts = tuple(part.strip() for part in line.split(","))
+        if len(parts) == 1 + len(fields):
+            yield parts
+
+
+def _instances() -> Iterator[tuple[str, Gpu]]:
+    """Yield UUID and facts of each MIG instance; its profile gives its memory: 3g.20gb has 20 GB."""
+    for line in _ask("-L")[0].splitlines():
+        mig = re.search(r"(MIG \S*?(\d+)gb\S*)\s+Device.*\(UUID: ([^)]+)\)", line)
+        if mig:
+            yield mig[3], Gpu(mig[1], int(mig[2]) * 10**9, None, "8.0")  # GPUs below 8.0 have no instances
+
+
+def _ask(*flags: str) -> tuple[str, str]:
+    """Return the output of nvidia-smi and its error in one line; both are '' if it is not installed."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "", ""
+    command = f"nvidia-smi {flags[0]}"
+    try:
+        process = subprocess.run(
+            [program, *flags], capture_output=True, text=True, errors="replace", timeout=SMI_SECONDS
+        )
+    except subprocess.TimeoutExpired as late:
+        output = late.stdout or b""
+        text = output.decode(errors="replace") if isinstance(output, bytes) else output
+        return text, f"{command} does not answer within {SMI_SECONDS:g} s"
+    except OSError as error:
+        return "", f"{command} cannot be started: {error.strerror}"
+    if not process.returncode or NO_GPU in process.stdout + process.stderr:
+        return process.stdout, ""
+    lines = [line.strip() for line in (process.stderr + "\n" + process.stdout).splitlines() if "UUID" not in line]
+    first_line = next((line for line in lines if line), "and says nothing")
+    return process.stdout, f"{command} fails with exit code {process.returncode}: {first_line[:200]}"
 
 
 # ---------------------------------------------------------------- limits of this process, in a container too

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from evo_tune.errors import EvoTuneError, RecipeError, RunError, tells_of_memory
-from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.declare import check_integer, check_name, check_number
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import nn
 
-from evo_tune.options.bounds import check_integer
+from evo_tune.options.declare import check_integer
 from evo_tune.training.hardware.device import IGNORE, MicroBatch
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.precision import Precision

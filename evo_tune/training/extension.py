@@ -12,7 +12,7 @@ from typing import cast
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer
+from evo_tune.options.declare import check_integer
 from evo_tune.training.models.block import interpolate_positions
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.stepping.feeding import Source

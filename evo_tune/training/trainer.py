@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer
+from evo_tune.options.declare import check_integer
 from evo_tune.training.hardware.device import seed_everything, seed_for
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import is_out_of_memory

@@ -8,7 +8,7 @@ import re
 import pytest
 from slot_helpers import SMI, answering, listing
 
-from evo_tune.dispatch import CPU, Device, Plan, cpu_count, devices, gpus, inventory, plan, smi
+from evo_tune.dispatch import CPU, Device, Plan, cpu_count, devices, gpus, inventory, plan
 from evo_tune.dispatch.clusters.host import list_slot_devices
 from evo_tune.errors import OptionError, RunError
 from evo_tune.loop.search import Search
@@ -65,7 +65,7 @@ LOST = "Unable to determine the device handle for GPU1: 0000:3D:00.0: GPU is los
     ],
 )
 def test_an_nvidia_smi_that_fails_makes_no_run_a_cpus_in_silence(machine, monkeypatch, answer, cause):
-    monkeypatch.setattr(smi, "SMI_SECONDS", 0.2)
+    monkeypatch.setattr(devices, "SMI_SECONDS", 0.2)
     machine(smi=answer)
     with pytest.warns(UserWarning, match=re.escape(f"{cause}; the run uses the CPU")):
         assert plan(slots=1).slots == (CPU,)
@@ -79,7 +79,7 @@ def test_an_nvidia_smi_that_fails_makes_no_run_a_cpus_in_silence(machine, monkey
 
 @pytest.mark.parametrize("end", [f"echo '{LOST}'; exit 15", "exec sleep 60"])
 def test_one_broken_card_leaves_the_others_to_the_run_and_is_named(machine, monkeypatch, end):
-    monkeypatch.setattr(smi, "SMI_SECONDS", 0.5)
+    monkeypatch.setattr(devices, "SMI_SECONDS", 0.5)
     machine(smi=f"echo 'GPU 0: A GPU (UUID: GPU-aaaa)'\n{end}")
     with pytest.warns(UserWarning, match=r"nvidia-smi -L .*; the run uses the 1 GPU\(s\) that it lists"):
         assert ids(plan().slots) == [("cuda:0", "GPU-aaaa")]

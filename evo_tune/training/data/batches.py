@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer, check_number
+from evo_tune.options.declare import check_integer, check_number
 from evo_tune.training.hardware.device import IGNORE, MicroBatch, onto, seed_for
 from evo_tune.training.recipe.data.corpus import Corpus
 from evo_tune.training.recipe.data.images import Augmentation

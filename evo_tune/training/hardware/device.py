@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from evo_tune.options.bounds import check_integer
+from evo_tune.options.declare import check_integer
 
 # Target value of padding, which never counts (torch's own convention).
 IGNORE = -100

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError, tells_of_memory
-from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.declare import check_integer, check_name, check_number
 from evo_tune.training.recipe.hardware.memory import (
     LIBRARIES,
     Fit,

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.declare import check_integer, check_name, check_number
 from evo_tune.training.recipe.data.reading import cache_folder
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.declare import check_integer, check_name, check_number
 
 
 class Chip(NamedTuple):

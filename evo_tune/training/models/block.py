@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_name
+from evo_tune.options.declare import check_name
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig
 from evo_tune.training.recipe.models.gpt_config import (

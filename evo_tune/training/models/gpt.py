@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer, check_number
+from evo_tune.options.declare import check_integer, check_number
 from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models.block import (
     Block,

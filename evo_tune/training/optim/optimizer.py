@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_number
+from evo_tune.options.declare import check_number
 from evo_tune.training.recipe.models.rules import Factors
 from evo_tune.training.recipe.optim.optimisation import FIRST_MOMENTUM, GroupFactors
 

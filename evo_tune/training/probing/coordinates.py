@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.declare import check_integer, check_name, check_number
 from evo_tune.training.hardware.device import reproducible
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon

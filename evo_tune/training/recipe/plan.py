@@ -9,8 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from evo_tune.errors import OptionError
-from evo_tune.options.bounds import check_integer
-from evo_tune.options.declare import Options, option, redeclare
+from evo_tune.options.declare import Options, check_integer, option, redeclare
 from evo_tune.plugins.cost import Work
 from evo_tune.training.recipe.hardware.computing import (
     ComputeOptions,

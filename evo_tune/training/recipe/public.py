@@ -6,8 +6,7 @@ is to find what fits into a device's memory. Work is the operations of a step by
 `UNIT_COSTS`. A proxy is a small model in place of a large one. `predict_memory` is for the GPT.
 """
 
-from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.options.declare import redeclare
+from evo_tune.options.declare import check_integer, check_number, redeclare
 from evo_tune.training.recipe.classifying import (
     ClassifierTask,
     EncoderOptions,

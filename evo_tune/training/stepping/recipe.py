@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from evo_tune.options.bounds import check_number
+from evo_tune.options.declare import check_number
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
 from evo_tune.training.recipe.optim.optimisation import OptimizerOptions, scale_betas, scale_lr

@@ -16,7 +16,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer, check_number
+from evo_tune.options.declare import check_integer, check_number
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.model_files import ERRORS, read_json, read_verified, skip_initialisation
 from evo_tune.training.recipe.models.base import check_targets, matching_layers

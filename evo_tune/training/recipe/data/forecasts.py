@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
-from evo_tune.options.bounds import check_number
+from evo_tune.options.declare import check_number
 from evo_tune.training.recipe.data.series import Series
 
 Array = NDArray[np.float64]

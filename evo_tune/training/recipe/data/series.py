@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.options.bounds import check_integer
+from evo_tune.options.declare import check_integer
 from evo_tune.training.recipe.data.times import Grid, read_times
 
 if TYPE_CHECKING:

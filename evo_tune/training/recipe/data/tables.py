@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.options.bounds import check_number
+from evo_tune.options.declare import check_number
 from evo_tune.training.recipe.data.kinds import DATE_PARTS, Column, classify_column, date_numbers, describe_columns
 from evo_tune.training.recipe.data.reading import read_csv, read_parquet
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
-from evo_tune.options.bounds import check_integer, check_name
+from evo_tune.options.declare import check_integer, check_name
 
 if TYPE_CHECKING:
     import pandas as pd

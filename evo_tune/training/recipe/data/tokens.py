@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer
+from evo_tune.options.declare import check_integer
 
 # Words, which merges cannot cross, over bytes read as Latin-1; non-ASCII letters are bytes above 0x7f. The byte 0 is a
 # word of its own, because it may mark the end of a document.

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.options.declare import Options, option
+from evo_tune.options.declare import Options, check_integer, check_name, check_number, option
 from evo_tune.training.recipe.models.gpt_config import ModelConfig, padding_channels, uses_plain_products
 from evo_tune.training.recipe.models.rules import Parametrisation
 

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.options.declare import Options, option
+from evo_tune.options.declare import Options, check_integer, check_name, check_number, option
 from evo_tune.training.recipe.models.rules import Parametrisation
 
 C = TypeVar("C", bound="ModelConfig")

@@ -42,8 +42,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
-from evo_tune.options.bounds import check_integer, check_name
-from evo_tune.options.declare import Options, option
+from evo_tune.options.declare import Options, check_integer, check_name, option
 
 P = TypeVar("P", bound="ParametrisationOptions")
 

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from evo_tune.options.bounds import check_number
-from evo_tune.options.declare import Options, option
+from evo_tune.options.declare import Options, check_number, option
 
 
 def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:

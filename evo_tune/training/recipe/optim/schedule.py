@@ -11,8 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from evo_tune.errors import OptionError
-from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.options.declare import AUTO, Options, option
+from evo_tune.options.declare import AUTO, Options, check_integer, check_number, option
 
 
 @dataclass(frozen=True)
