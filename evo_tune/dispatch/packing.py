@@ -11,7 +11,6 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.slot import Slot, SlotClosed, SlotInterrupted
@@ -42,18 +41,6 @@ QUANTILE = 0.9
 MAX_MEASUREMENTS = 64
 
 
-class Admission(NamedTuple):
-    """Permission to start a training run.
-
-    Args:
-        slot: Name of the slot that may start.
-        resting: Names of slots whose idle workers must end first, to free their memory.
-    """
-
-    slot: str
-    resting: tuple[str, ...]
-
-
 class Card:
     """The memory of one GPU and its users; first come, first served.
 
@@ -73,11 +60,6 @@ class Card:
         # Bytes that each slot's idle worker keeps.
         self.idle: dict[str, int] = {}
 
-    @property
-    def used_bytes(self) -> int:
-        """Bytes in use, those of idle workers included."""
-        return sum(self.running.values()) + sum(self.idle.values())
-
     def fits(self, needed: int) -> bool:
         """Return whether a new arrival that needs `needed` bytes could start at once."""
         return not self.waiting and sum(self.running.values()) + needed <= self.memory
@@ -91,8 +73,12 @@ class Card:
         """
         self.waiting[slot] = min(needed, self.memory)
 
-    def admit(self) -> Admission | None:
-        """Give the first slot in the queue its memory, if it is free or kept by idle workers; else return None."""
+    def admit(self) -> tuple[str, list[str]] | None:
+        """Give the first slot in the queue its memory, if it is free or kept by idle workers; else return None.
+
+        Returns:
+            Name of the slot, and names of slots whose idle workers must end first, to free their memory.
+        """
         if not self.waiting:
             return None
         slot, needed = next(iter(self.waiting.items()))
@@ -102,10 +88,10 @@ class Card:
         self.idle.pop(slot, None)
         self.running[slot] = needed
         resting = []
-        while self.used_bytes > self.memory:
+        while sum(self.running.values()) + sum(self.idle.values()) > self.memory:
             resting.append(next(iter(self.idle)))  # idle for longest
             del self.idle[resting[-1]]
-        return Admission(slot, tuple(resting))
+        return slot, resting
 
     def leave(self, slot: str, idle_bytes: int = 0) -> None:
         """Take back a slot's memory, or its place in the queue.
@@ -269,9 +255,10 @@ class SharedCards:
 
     def _let_begin(self, card: Card) -> None:
         by_place = {slot.place.name: slot for slot in self.slots}
-        while (admitted := card.admit()) is not None:
-            self.waiting.pop(by_place[admitted.slot], None)
-            for name in admitted.resting:
+        while (admission := card.admit()) is not None:
+            slot_name, idle_names = admission
+            self.waiting.pop(by_place[slot_name], None)
+            for name in idle_names:
                 by_place[name].place.rest()
 
     def _idle_slot_elsewhere(self, slot: SharedSlot, needed: int) -> SharedSlot | None:

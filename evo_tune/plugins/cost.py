@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,6 +65,14 @@ class TimedGenome:
 
     work: Work
     step: float
+    judging: float
+
+
+class _SavedCost(msgspec.Struct):
+    """The value of `-o cost`; see `Cost`."""
+
+    each: dict[str, float]
+    start: float
     judging: float
 
 
@@ -140,18 +149,13 @@ class Cost:
         """
         wrong = OptionError(f"-o cost={text[:60]}: expected the costs that a run measured, as its manifest has them")
         try:
-            data = json.loads(text)
-            unit_costs = {str(name): float(seconds) for name, seconds in data["each"].items()}
-            cost = Cost(unit_costs, data["start"], data["judging"])
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+            data = msgspec.json.decode(text, type=_SavedCost)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise wrong from None
-        numbers = [*unit_costs.values(), cost.start, cost.judging]
-        are_numbers = all(isinstance(seconds, int | float) for seconds in numbers)
-        if not are_numbers or not any(unit_costs.values()):
+        numbers = [*data.each.values(), data.start, data.judging]
+        if not any(data.each.values()) or not all(seconds == 0 or LEAST_COST <= seconds < 1e9 for seconds in numbers):
             raise wrong
-        if not all(seconds == 0 or LEAST_COST <= seconds < 1e9 for seconds in numbers):
-            raise wrong
-        return cost
+        return Cost(data.each, data.start, data.judging)
 
 
 def fit_costs(work: Array, seconds: Array, usual: Array, spread: Array) -> Array:

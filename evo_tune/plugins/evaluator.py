@@ -242,10 +242,7 @@ class BoundEvaluator:
         Raises:
             PluginError: SPACE is neither a SearchSpace nor a function that returns one.
         """
-        file_space = self._file_space
-        if self.plugin.options_type is None:
-            return file_space
-        return file_space.with_genes({}, optional=self.optional_genes)
+        return self._file_space.with_genes({}, optional=self.optional_genes)
 
     def space_with(self, genes: Mapping[str, Gene | None], replaced: Mapping[str, Gene]) -> SearchSpace:
         """Return the space of a run: the file's genes, the optional ones that a user named, and the user's own.
@@ -274,14 +271,12 @@ class BoundEvaluator:
             SpaceError: A declaration offers an invalid gene.
         """
         genes = dict(self._file_space.optional)
-        if self.plugin.options_type is not None:
-            names = self._file_space.genes.keys() | genes.keys()
-            for name, option in self.plugin.options.items():
-                gene = None if name in names else _gene_of_option(option)
-                if gene is not None:
-                    with contextlib.suppress(SpaceError):  # the gene does not have the option's value
-                        gene = dataclasses.replace(gene, default=gene.check(self.options[name]))  # type: ignore[type-var]
-                    genes[name] = gene
+        for name, option in self.gene_options.items():
+            gene = None if name in genes else _gene_of_option(option)
+            if gene is not None:
+                with contextlib.suppress(SpaceError):  # the gene does not have the option's value
+                    gene = dataclasses.replace(gene, default=gene.check(self.options[name]))  # type: ignore[type-var]
+                genes[name] = gene
         return genes
 
     @cached_property

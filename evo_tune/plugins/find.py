@@ -20,22 +20,20 @@ import stat
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any, get_origin
 
 from evo_tune.errors import EvoTuneError, PluginError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.options.binding import build, did_you_mean, options_of
-from evo_tune.plugins.code import package_of
+from evo_tune.plugins.code import PACKAGE, package_of
 from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
 from evo_tune.plugins.evaluator import AS_COMMAND, Evaluator, error_location, error_text
 from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, function_evaluator
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.trust.decide import is_identifier
-
-PACKAGE = Path(__file__).parents[1]
 
 # Maximum bytes of a plug-in's file.
 LARGEST = 1 << 24
@@ -261,18 +259,13 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
     if key in _loaded:
         return _loaded[key]
     name = f"evo_tune_plugin_{path.stem}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}"
-    name = f"{package}.{name}" if package else name
-    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
-    if path.suffix != ".py" or spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise PluginError(f"cannot load the {kind} {path}: expected a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and typing look up their module
     _importing.append(path)
     try:
         with _quiet():
-            spec.loader.exec_module(module)
+            module = execute_file(f"{package}.{name}" if package else name, path, content)
     except BaseException as error:
-        del sys.modules[name]
         if isinstance(error, KeyboardInterrupt):
             raise
         hint = AS_COMMAND if kind == "evaluator" and b"SPACE" not in content else ""
@@ -289,17 +282,21 @@ def _quiet() -> contextlib.AbstractContextManager[object]:
     return contextlib.redirect_stdout(sys.stderr)
 
 
-class _FromSource(SourceFileLoader):
-    """Loader that always compiles the text of a module, and neither reads nor writes a compiled copy.
+def execute_file(name: str, path: Path, content: bytes) -> ModuleType:
+    """Return a new module with the content of a file. A compiled copy is neither read nor written.
 
     Python accepts a compiled copy if size and second agree. So it would execute the first version of a file that was
     written twice within a second, or a file that somebody has put into `__pycache__`.
     """
-
-    def get_code(self, fullname: str) -> CodeType:
-        path = self.get_filename(fullname)
-        code: CodeType = self.source_to_code(self.get_data(path), path)
-        return code
+    module = importlib.util.module_from_spec(ModuleSpec(name, None, origin=str(path)))
+    module.__file__ = str(path)
+    sys.modules[name] = module  # dataclasses and typing look up their module
+    try:
+        exec(compile(content, path, "exec"), vars(module))
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def render(name: str) -> str:
@@ -388,10 +385,9 @@ def _strategies_or_errors() -> Iterator[tuple[str, type[Strategy] | EvoTuneError
         try:
             strategy = find_strategy(name)
             options_of(strategy)
+            yield name, strategy
         except EvoTuneError as error:
             yield name, error
-        else:
-            yield name, strategy
 
 
 def make_strategy(name: str, options: dict[str, Any]) -> Strategy:

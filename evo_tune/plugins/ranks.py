@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import importlib.util
 import json
 import os
 import queue
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from evo_tune.errors import EvoTuneError, RecipeError, RunError, tells_of_memory
 from evo_tune.options.declare import check_integer, check_name, check_number
+from evo_tune.plugins.find import execute_file
 
 if TYPE_CHECKING:
     import torch
@@ -382,13 +382,7 @@ def _error_line(error: BaseException) -> dict[str, Any]:
 def load_function(file: str, name: str) -> Callable[..., Any]:
     """Import a file by its path, as for plug-ins, and return a function of it."""
     path = Path(file)
-    spec = importlib.util.spec_from_file_location(f"evo_tune_rank_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise RecipeError("file", str(path), "a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and typing look up their module here
-    spec.loader.exec_module(module)
-    function: Callable[..., Any] = getattr(module, name)
+    function: Callable[..., Any] = getattr(execute_file(f"evo_tune_rank_{path.stem}", path, path.read_bytes()), name)
     return function
 
 

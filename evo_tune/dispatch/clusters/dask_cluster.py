@@ -128,8 +128,8 @@ class DaskEngine(Engine):
             if cluster.address and isinstance(error, OSError | ValueError | TimeoutError):
                 raise OptionError(f"--address {cluster.address}: no Dask scheduler answers there ({error})") from None
             raise
-        # Machine of each current worker, by address.
-        self.machine_by_worker: dict[str, str] = {}
+        # Addresses of the current workers.
+        self.workers: set[str] = set()
         self._free: list[DaskSeat] = []
         # Number of usable devices, by worker address.
         self._usable_devices: dict[str, int] = {}
@@ -158,32 +158,30 @@ class DaskEngine(Engine):
     def _update_workers(self) -> None:
         """Add the workers that have joined, and remove those that have left."""
         workers = self._ask_within(ANSWER_SECONDS, lambda: self.client.scheduler.identity(n_workers=-1))["workers"]
-        machines = {address: str(worker["host"]) for address, worker in workers.items()}
-        if new := [*(machines.keys() - self.machine_by_worker.keys())]:
+        if new := [*(workers.keys() - self._usable_devices.keys() - self._silent.keys())]:
             with ThreadPoolExecutor(MAX_PARALLEL_JOINS) as pool:
-                threads = [int(workers[worker]["nthreads"]) for worker in new]
-                list(pool.map(self._add_worker, new, [machines[worker] for worker in new], threads))
+                list(pool.map(self._add_worker, new, [workers[address] for address in new]))
         with self._lock:
-            self.machine_by_worker = machines
-            self._free = [seat for seat in self._free if seat.address in machines]
-            self._silent = {address: seats for address, seats in self._silent.items() if address in machines}
+            self.workers = {*workers}
+            self._free = [seat for seat in self._free if seat.address in workers]
+            self._silent = {address: seats for address, seats in self._silent.items() if address in workers}
             self._usable_devices = {
-                worker: count for worker, count in self._usable_devices.items() if worker in machines
+                address: count for address, count in self._usable_devices.items() if address in workers
             }
 
-    def _add_worker(self, address: str, machine: str, threads: int) -> None:
-        device_request = (self._settings.devices, self._settings.per_device, threads, self._settings.ranks)
+    def _add_worker(self, address: str, facts: dict[str, Any]) -> None:
+        settings = self._settings
+        device_request = (settings.devices, settings.per_device, int(facts["nthreads"]), settings.ranks)
         try:
-            devices = self.call(address, ANSWER_SECONDS, _prepare_worker, self._settings.run, device_request)
-        except SeatLost:
-            # A placeholder of the worker, with its threads and the machine's name, until `_retry_silent_worker`.
+            devices = self.call(address, ANSWER_SECONDS, _prepare_worker, settings.run, device_request)
+        except SeatLost:  # `_update_workers` adds it once it has answered `_retry_silent_worker`
             with self._lock:
-                self._silent.setdefault(address, []).append(DaskSeat(self, address, machine, CPU, threads))
+                self._silent.setdefault(address, [])
             return
         except Exception as error:  # evo-tune is not installed there, or a requested GPU is missing
             self._set_usable_devices(address, 0, f"the Dask worker at {address} cannot be used: {error}")
             return
-        prefix = "" if self._own_cluster else f"{machine}/"
+        prefix = "" if self._own_cluster else f"{facts['host']}/"
         with self._lock:
             self._usable_devices[address] = len(devices)
             self._free += [DaskSeat(self, address, prefix + device.name, device) for device in devices]
@@ -193,11 +191,7 @@ class DaskEngine(Engine):
         keys = [seat.key for seat in self._silent.get(address, [])]
         self._ask_within(ANSWER_SECONDS, lambda: self.client.run(_call, "kill", *keys, workers=[address]))
         with self._lock:
-            seats = self._silent.pop(address, [])
-            self._free += [seat.replacement() for seat in seats if not seat.threads]
-        for seat in seats:
-            if seat.threads:  # a placeholder, see `_add_worker`
-                self._add_worker(address, seat.device, seat.threads)
+            self._free += [seat.replacement() for seat in self._silent.pop(address, [])]
 
     def ask(self, request: Callable[[], Awaitable[Any]]) -> Future[Any]:
         """Call `request` in the client's own thread, and await its result there; return the pending answer."""
@@ -238,7 +232,7 @@ class DaskEngine(Engine):
         except KeyError:
             raise SeatLost(f"the Dask worker at {address} is not there") from None
         except SeatLost as error:
-            if self.connected and address in self.machine_by_worker:
+            if self.connected and address in self.workers:
                 with self._lock:
                     is_new = address not in self._silent
                     waiting = [seat for seat in self._free if seat.address == address]
@@ -274,8 +268,8 @@ class DaskEngine(Engine):
 
     @property
     def all_devices_excluded(self) -> bool:
-        usable = any(self._usable_devices.values()) or self._silent
-        return self._refusal is not None and bool(self.machine_by_worker) and not usable
+        # A worker that has not reported its devices yet may have some.
+        return bool(self.workers) and not any(self._usable_devices.get(address, 1) for address in self.workers)
 
     @property
     def loss(self) -> str:
@@ -296,7 +290,7 @@ class DaskEngine(Engine):
         with self._lock:
             if seat.address in self._silent:
                 self._silent[seat.address].append(seat)
-            elif seat.address in self.machine_by_worker:
+            elif seat.address in self.workers:
                 self._free.append(seat.replacement())
 
     def close(self) -> None:
@@ -355,16 +349,13 @@ class DaskSeat(Seat):
         address: Address of the worker.
         device: Machine and device, for messages.
         pinned: Device, as its machine knows it.
-        threads: Threads of a worker that has not reported its devices yet, else 0; `device` is its machine's name
-            until it does.
     """
 
-    def __init__(self, engine: DaskEngine, address: str, device: str, pinned: Device, threads: int = 0) -> None:
+    def __init__(self, engine: DaskEngine, address: str, device: str, pinned: Device) -> None:
         self._engine = engine
         self.address = address
         self.device = device
         self.slot_device = pinned
-        self.threads = threads
         self.key = f"{engine.parcel.run}/{uuid.uuid4().hex}"
 
     def replacement(self) -> DaskSeat:
@@ -386,7 +377,7 @@ class DaskSeat(Seat):
         future, answer = pending
         end = time.monotonic() + seconds
         while not wait_for_futures([answer], min(0.1, max(0.0, end - time.monotonic()))).done:
-            if self.address not in self._engine.machine_by_worker:
+            if self.address not in self._engine.workers:
                 self._engine.cancel(future)
                 raise SeatLost(f"the Dask worker at {self.address} has left the cluster")
             if time.monotonic() >= end:

@@ -33,7 +33,7 @@ from evo_tune.dispatch.clusters.host import SlotServer
 from evo_tune.dispatch.clusters.remote import ANSWER_SECONDS, CLOSE_SECONDS, Cluster, Engine, Seat, SeatLost
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
-from evo_tune.errors import EvoTuneError, OptionError, RunError
+from evo_tune.errors import EvoTuneError, OptionError
 
 # Seconds that a head has to answer the first connection.
 CONNECT = 10.0
@@ -200,8 +200,6 @@ class RayEngine(Engine):
         self._coming: list[RaySeat] = []
         # Seats that are set aside.
         self._parked: list[RaySeat] = []
-        # Exception that ended the watching thread.
-        self._failure: Exception | None = None
         # Number of actors to create as soon as the head answers.
         self._owed = 0
         # Number of actors that the cluster has resources for; None if not counted since the last was set aside.
@@ -282,14 +280,6 @@ class RayEngine(Engine):
     @property
     def has_seat(self) -> bool:
         return any(seat.ready for seat in self._coming)
-
-    def take_returns_now(self) -> bool:
-        return self._failure is not None or super().take_returns_now()
-
-    def take(self) -> Seat | None:
-        if self._failure is not None and not self.loss:
-            raise RunError(f"Ray gives no place: {self._failure}") from self._failure
-        return super().take()
 
     def next_seat(self) -> Seat | None:
         while True:

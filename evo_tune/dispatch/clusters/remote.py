@@ -140,6 +140,8 @@ class Engine(ABC):
         self._last_answer_time = 0.0
         # Reason why the last device was set aside.
         self._refusal: str | None = None
+        # Exception that ended the watching thread.
+        self._failure: Exception | None = None
 
     @property
     @abstractmethod
@@ -167,19 +169,22 @@ class Engine(ABC):
 
     def take_returns_now(self) -> bool:
         """Return, without waiting, whether `take` would return a seat or raise."""
-        return bool(self.loss) or self.all_devices_excluded or (self.connected and self.has_seat)
+        raises = self._failure is not None or bool(self.loss) or self.all_devices_excluded
+        return raises or (self.connected and self.has_seat)
 
     def take(self) -> Seat | None:
         """Return a seat, which the caller keeps; None if there is none now.
 
         Raises:
-            RunError: No machine of the cluster can be used for the run.
+            RunError: No machine of the cluster can be used for the run, or the cluster refuses a request.
             ClusterLost: The cluster itself does not answer any more.
         """
         if loss := self.loss:
             raise ClusterLost(
                 f"{loss} any more; everything recorded is saved: `evo-tune resume` goes on once it is back"
             )
+        if self._failure is not None:
+            raise RunError(f"{self._settings.backend.title()} gives no place: {self._failure}") from self._failure
         if self.connected and (seat := self.next_seat()) is not None:
             return seat
         if self.all_devices_excluded:

@@ -9,12 +9,11 @@ values.
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
-import operator
 import os
 import re
 import sys
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -25,13 +24,8 @@ CONSTANT = re.compile(r"[A-Za-z_][\w.]*=")
 # Maximum characters and largest whole number of a constant that can be replaced.
 LONGEST, WHOLE = 200, 2**53
 
-OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.USub: operator.neg,
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
+# Nodes of an expression of numbers, beside the numbers.
+ARITHMETIC = (ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div)
 
 # Value of an expression that is no plain value.
 UNKNOWN: Any = object()
@@ -99,20 +93,17 @@ def _replace(node: ast.stmt, prefix: str, values: dict[str, str], unused: dict[s
         unused.pop(name, None)
 
 
-def value_of(node: ast.expr | None, depth: int = 0) -> Any:
+def value_of(node: ast.expr | None) -> Any:
     """Return the value of a plain expression: a bool, a text, or numbers with +, -, * and /; else UNKNOWN."""
+    parts = [] if node is None else list(ast.walk(node))
+    constants = [part.value for part in parts if isinstance(part, ast.Constant)]
+    others = [part for part in parts if not isinstance(part, (*ARITHMETIC, ast.Constant))]
+    value = UNKNOWN
     if isinstance(node, ast.Constant):
-        return node.value if _is_plain(node.value) else UNKNOWN
-    if depth > 8 or not isinstance(node, ast.UnaryOp | ast.BinOp):
-        return UNKNOWN
-    operands = [node.operand] if isinstance(node, ast.UnaryOp) else [node.left, node.right]
-    numbers = [value_of(operand, depth + 1) for operand in operands]
-    if not all(type(number) in (int, float) for number in numbers):
-        return UNKNOWN
-    try:
-        value = OPERATORS[type(node.op)](*numbers)
-    except (KeyError, ZeroDivisionError):
-        return UNKNOWN
+        value = node.value
+    elif node is not None and not others and all(type(number) in (int, float) for number in constants):
+        with contextlib.suppress(ZeroDivisionError, OverflowError, RecursionError):
+            value = eval(compile(ast.Expression(node), "constant", "eval"))
     return value if _is_plain(value) else UNKNOWN
 
 

@@ -67,13 +67,13 @@ def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool
     Raises:
         Ended: The script cannot be started, or its exit code is not 0.
     """
-    argv = ["/bin/sh", "-c", words[0]] if shell else list(words)
     mark = uuid.uuid4().hex
     tails: dict[str, deque[str]] = {"out": deque(maxlen=TAIL_LINES), "err": deque(maxlen=TAIL_LINES)}
     last = ""
     try:
         script = subprocess.Popen(
-            argv,
+            words[0] if shell else list(words),
+            shell=shell,
             env={**environment, MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -81,23 +81,20 @@ def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool
         )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise Ended(f"cannot start {one_line(argv[0], 100)!r}: {reason}; check the command") from None
-    try:
-        for name, line in _lines(script):
-            print(line, file=sys.stdout if name == "out" else sys.stderr)
-            if line.strip():
-                tails[name].append(line)
-                last = line
-            take(line)
-        code = script.wait()
-    finally:
-        if script.poll() is None:
-            script.kill()
-        kill_marked(f"{MARK}={mark}")
-        script.wait()
-        for stream in (script.stdout, script.stderr):
-            if stream is not None:
-                stream.close()
+        program = "/bin/sh" if shell else one_line(words[0], 100)
+        raise Ended(f"cannot start {program!r}: {reason}; check the command") from None
+    with script:
+        try:
+            for name, line in _lines(script):
+                print(line, file=sys.stdout if name == "out" else sys.stderr)
+                if line.strip():
+                    tails[name].append(line)
+                    last = line
+                take(line)
+            code = script.wait()
+        finally:
+            script.kill()  # nothing if it has ended
+            kill_marked(f"{MARK}={mark}")
     if code:
         raise _failure(code, tails)
     return one_line(last, 120)

@@ -433,17 +433,10 @@ def _parse_json_numbers(line: str) -> dict[str, float]:
     if not (line.startswith("{") and line.endswith("}")):
         return {}
     try:
-        data = json.loads(line)
+        data = json.loads(line, parse_int=float)  # a huge number becomes infinite
     except (ValueError, RecursionError):
         return {}
-    numbers = {}
-    for name, value in data.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            try:
-                numbers[name] = float(value)
-            except OverflowError:
-                numbers[name] = math.copysign(math.inf, value)
-    return numbers
+    return {name: value for name, value in data.items() if isinstance(value, float)}
 
 
 @dataclass(frozen=True)
