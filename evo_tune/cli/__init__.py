@@ -13,7 +13,6 @@ import warnings
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any
 
 import click
 
@@ -46,26 +45,19 @@ class Commands(click.Group):
     context_class = Context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(command_names(), key=lambda name: (command_module(name).HELP_ORDER, name))
+        return sorted(command_names(), key=lambda name: (command_module(name).command.order, name))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in command_names():
+        if cmd_name in command_names():
+            command: click.Command = command_module(cmd_name).command
+            return command
+        if cmd_name.startswith("-") or ctx.resilient_parsing:  # a flag, or a shell that completes
             return None
-        command: click.Command = command_module(cmd_name).command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
         from evo_tune.options.binding import did_you_mean
 
-        if args and not args[0].startswith("-") and args[0] not in command_names() and not ctx.resilient_parsing:
-            names = self.list_commands(ctx)
-            raise click.UsageError(
-                f"there is no command {args[0]!r}{did_you_mean(args[0], names)}: expected one of {', '.join(names)}",
-                ctx,
-            )
-        return super().resolve_command(ctx, args)
+        names = self.list_commands(ctx)
+        expected = f"{did_you_mean(cmd_name, names)}: expected one of {', '.join(names)}"
+        raise click.UsageError(f"there is no command {cmd_name!r}{expected}", ctx)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -89,8 +81,8 @@ def main() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):  # it accepts any text
             stream.reconfigure(errors="replace")
-    if COMPLETE in os.environ:
-        sys.exit(print_completions())
+    if COMPLETE in os.environ:  # a shell shows nothing but completions
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         code = cli.main(prog_name=PROG, standalone_mode=False)
@@ -108,26 +100,12 @@ def main() -> None:
         _fail(f"{error.format_message().rstrip('.')}{_unknown_flag_hint(error)}; see `{where} --help`", error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
-    except BrokenPipeError:  # `evo-tune show | head`
-        _discard_output()
-        sys.exit(1)
     except OSError as error:
-        _discard_output()
+        # Discard buffered output: writing it at exit would fail again, with a traceback.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(f"{error.strerror or error}: cannot continue", 1)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def print_completions() -> int:
-    """Print completions for a shell and return the exit code; errors are not shown."""
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 2)
-    try:
-        result: Any = cli.main(prog_name=PROG, complete_var=COMPLETE, standalone_mode=False)
-    except SystemExit as end:
-        result = end.code
-    except Exception:
-        result = 1
-    return result if isinstance(result, int) else 0
 
 
 def _unknown_flag_hint(error: click.UsageError) -> str:
@@ -140,12 +118,6 @@ def _unknown_flag_hint(error: click.UsageError) -> str:
     if is_interpreter(sys.argv[2] if len(sys.argv) > 2 else ""):
         return "; put the command of a script in quotes"
     return "; an evaluator's option is set by -o NAME=VALUE, a gene by --gene NAME=VALUE"
-
-
-def _discard_output() -> None:
-    """Discard buffered output: writing it at exit would fail again, with a traceback."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # Maximum characters of an error or a warning: a name or a value of somebody's data may have millions.

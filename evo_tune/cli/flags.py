@@ -38,20 +38,6 @@ KEY_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
 LONG_KEY = re.compile(rf"(?:^|[{{,\[])\s*{KEY_PART}(?:[ \t]*\.[ \t]*{KEY_PART}){{10}}", re.MULTILINE)
 
 
-class SettingFlag(click.Option):
-    """Flag of a declared setting.
-
-    Args:
-        title: Title of its group in the help.
-        args: Arguments of `click.Option`.
-        kwargs: Arguments of `click.Option`.
-    """
-
-    def __init__(self, *args: Any, title: str = "", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.title = title
-
-
 def run_flags() -> list[click.Option]:
     """Return a flag for each setting of a run and of a session, as `evo-tune run` takes them."""
     return [*_flags(RunSettings, RUN_DEFAULTS), *_flags(SessionSettings, RUN_DEFAULTS)]
@@ -90,9 +76,7 @@ def _flags(group: type[Options], defaults: Mapping[str, Any] | None) -> list[cli
         default_text = "" if default is None or default is False or default == "" else f"  [default: {default}]"
         name = setting.name.replace("_", "-")
         flag = f"--{name}/--no-{name}" if setting.default is True else f"--{name}"
-        flags.append(
-            SettingFlag([flag], default=None, title=setting.group, help=setting.help + default_text, **attributes)
-        )
+        flags.append(click.Option([flag], default=None, help=setting.help + default_text, **attributes))
     return flags
 
 

@@ -19,7 +19,7 @@ FLAGS: Mapping[str, str] = {
         base prompt length temperature top-k""",
     "Search": """target strategy strategy-option accept-changes trust population fidelity prune widen seed order lag
         warm-start learn-from fill-defaults""",
-    "Limits": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",
+    "Limits": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run give-up-after",
     "Devices": "slots device devices per-device threads backend address max-slots memory speed",
     "Evaluation": "objective subject-to seeds-per-trial seeds final-seeds finalists baseline with probe",
     "Output": """out name as store folder config emit output keep track no-report price-per-hour quiet
@@ -72,6 +72,7 @@ class Command(click.Command):
     """A command whose help shows its flags in groups.
 
     Args:
+        order: Place in the help of `evo-tune`: the lower, the earlier.
         examples: Command lines for the end of the help, each with an optional comment after two blanks and '#'.
         settings: Function of `cli.flags` that returns further flags, called once this command is used or asked for its
             help. It keeps the declarations of settings out of `evo-tune --help`.
@@ -81,8 +82,11 @@ class Command(click.Command):
 
     context_class = Context
 
-    def __init__(self, *args: Any, examples: Sequence[str] = (), settings: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, order: int, examples: Sequence[str] = (), settings: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.order = order
         self.examples = examples
         self._settings = settings
 
@@ -109,7 +113,6 @@ class Command(click.Command):
         groups: dict[str, list[click.Option]] = {}
         for title, names in FLAGS.items():
             group = [flags.pop(name) for name in names.split() if name in flags]
-            group += [flags.pop(name) for name, flag in list(flags.items()) if getattr(flag, "title", "") == title]
             if group:
                 groups[title] = group
         return {**groups, "Other flags": list(flags.values())} if flags else groups

@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     from evo_tune.loop.search import Search
     from evo_tune.plugins.evaluator import Evaluator
 
-HELP_ORDER = 25
-
 
 @cli_command(
     "auto",
     "evo-tune auto table.csv --target price --hours 0.5 --out model",
     "evo-tune auto photos/ --hours 2  # one subfolder for each class",
     "evo-tune auto corpus/ --hours 8  # a language model",
+    order=25,
 )
 @click.argument("data", metavar="DATA", shell_complete=shared.complete_files)
 @click.option("--target", metavar="COLUMN", help="Column of a table to predict.")

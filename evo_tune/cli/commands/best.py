@@ -11,10 +11,8 @@ if TYPE_CHECKING:
     from evo_tune.genome.trial import Trial
     from evo_tune.store.run import Run
 
-HELP_ORDER = 60
 
-
-@cli_command("best")
+@cli_command("best", order=60)
 @shared.run_argument
 @shared.store_option
 @shared.format_option("table", "json", "csv")

@@ -7,14 +7,13 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
-HELP_ORDER = 150
-
 
 @cli_command(
     "completion",
     'eval "$(evo-tune completion bash)"                                  # in ~/.bashrc',
     'eval "$(evo-tune completion zsh)"                                   # in ~/.zshrc, after compinit',
     "evo-tune completion fish > ~/.config/fish/completions/evo-tune.fish  # once",
+    order=150,
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @shared.format_option("script", "json")

@@ -9,10 +9,10 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
-HELP_ORDER = 125
 
-
-@cli_command("convert", "evo-tune convert mine --to optuna", "evo-tune convert mine --to tensorboard -o logs")
+@cli_command(
+    "convert", "evo-tune convert mine --to optuna", "evo-tune convert mine --to tensorboard -o logs", order=125
+)
 @shared.run_argument
 @click.option(
     "--to",

@@ -7,10 +7,8 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
-HELP_ORDER = 85
 
-
-@cli_command("describe", "evo-tune describe tabular -o data=table.csv -o target=kind")
+@cli_command("describe", "evo-tune describe tabular -o data=table.csv -o target=kind", order=85)
 @click.argument("evaluator", shell_complete=shared.complete_evaluators)
 @click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the evaluator.")
 @shared.format_option("table", "json")

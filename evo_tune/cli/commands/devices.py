@@ -7,10 +7,8 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
-HELP_ORDER = 140
 
-
-@cli_command("devices")
+@cli_command("devices", order=140)
 @click.option("--devices", metavar="LIST", help="Devices to use: 'cpu', 'cuda', or GPUs by number (0,2).")
 @shared.per_device_option
 @click.option("--slots", type=shared.COUNT, help="Number of trainings at the same time.")

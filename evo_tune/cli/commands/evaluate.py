@@ -12,10 +12,8 @@ from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 from evo_tune.errors import OptionError
 
-HELP_ORDER = 110
 
-
-@cli_command("evaluate", "evo-tune evaluate language_model -g lr=3e-3 -g depth=2")
+@cli_command("evaluate", "evo-tune evaluate language_model -g lr=3e-3 -g depth=2", order=110)
 @click.argument("evaluator", default="language_model", shell_complete=shared.complete_evaluators)
 @click.option(
     "-g", "--gene", "genes", multiple=True, metavar="NAME=VALUE", help="Value of a gene.  [default: the default genome]"

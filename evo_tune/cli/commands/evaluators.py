@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from evo_tune.options.declare import Option
     from evo_tune.plugins.evaluator import Evaluator
 
-HELP_ORDER = 80
 
-
-@cli_command("evaluators", "evo-tune evaluators language_model")
+@cli_command("evaluators", "evo-tune evaluators language_model", order=80)
 @click.argument("name", required=False, shell_complete=shared.complete_evaluators)
 @shared.format_option("table", "json", "csv")
 def command(name: str | None, output_format: str) -> None:

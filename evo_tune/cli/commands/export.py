@@ -13,13 +13,12 @@ from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 
-HELP_ORDER = 120
-
 
 @cli_command(
     "export",
     "evo-tune export mine model                   # the best of run mine, into ./model",
     "evo-tune export mine model --tokens 1000000  # trained for longer",
+    order=120,
 )
 @shared.run_argument
 @click.argument("folder", metavar="DIR", required=False, shell_complete=shared.complete_folders)

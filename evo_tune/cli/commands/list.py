@@ -11,10 +11,8 @@ from evo_tune.cli.help import cli_command
 if TYPE_CHECKING:
     from evo_tune.report.data import ListedRun
 
-HELP_ORDER = 30
 
-
-@cli_command("list")
+@cli_command("list", order=30)
 @shared.store_option
 @shared.format_option("table", "json", "csv")
 def command(store: str, output_format: str) -> None:

@@ -7,11 +7,12 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
-HELP_ORDER = 145
-
 
 @cli_command(
-    "mcp", "evo-tune mcp .                # started by the agent's program, not typed", "evo-tune mcp . --format json"
+    "mcp",
+    "evo-tune mcp .                # started by the agent's program, not typed",
+    "evo-tune mcp . --format json",
+    order=145,
 )
 @click.argument("folders", metavar="FOLDER…", nargs=-1, required=True)
 @shared.format_option("mcp", "json")

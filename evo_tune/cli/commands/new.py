@@ -9,10 +9,8 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
-HELP_ORDER = 100
 
-
-@cli_command("new", "evo-tune new mytask")
+@cli_command("new", "evo-tune new mytask", order=100)
 @click.argument("name")
 @shared.format_option("table", "json")
 def command(name: str, output_format: str) -> None:

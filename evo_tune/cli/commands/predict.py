@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from evo_tune.training.prediction.model import Model, Predictions
     from evo_tune.training.prediction.writing import Writer
 
-HELP_ORDER = 125
-
 # Seconds between two lines of progress in a terminal.
 PROGRESS_SECONDS = 1.0
 
@@ -35,6 +33,7 @@ MAX_JSON_ROWS = 10_000
     "evo-tune predict model new.csv --output predicted.csv",
     "evo-tune predict model new.csv --keep id  # to standard output, with the column id",
     "evo-tune predict model --prompt 'The ' --length 500  # a language model writes",
+    order=125,
 )
 @click.argument("model", metavar="MODEL", shell_complete=shared.complete_folders)
 @click.argument("data", metavar="[INPUT]", required=False, shell_complete=shared.complete_files)

@@ -9,10 +9,8 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
-HELP_ORDER = 65
 
-
-@cli_command("report")
+@cli_command("report", order=65)
 @click.argument("runs", metavar="[RUN]…", nargs=-1, shell_complete=shared.complete_runs)
 @click.option("-o", "--output", metavar="FILE", help="File to write.  [default: in the run's folder]")
 @shared.store_option

@@ -10,10 +10,8 @@ from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 from evo_tune.cli.session import run_search
 
-HELP_ORDER = 20
 
-
-@cli_command("resume", settings="session_flags")
+@cli_command("resume", settings="session_flags", order=20)
 @shared.run_argument
 @shared.output_flags
 @shared.store_option
@@ -29,18 +27,7 @@ HELP_ORDER = 20
     help="Wider range of a gene for later trials: lr=log(1e-5,1e0).",
 )
 @shared.trust_option
-def command(
-    run: str | None,
-    store: str,
-    output: shared.OutputFlags,
-    copy_as: str | None,
-    accept_changes: bool,
-    evaluator: str | None,
-    strategy: str | None,
-    genes: tuple[str, ...],
-    trust: bool,
-    **session: Any,
-) -> int:
+def command(run: str | None, output: shared.OutputFlags, genes: tuple[str, ...], **flags: Any) -> int:
     """Continue RUN, after a stop or beyond its limit.
 
     RUN is the latest one by default.
@@ -53,16 +40,6 @@ def command(
 
     from evo_tune.loop.search import Search
 
-    search = Search.resume(
-        run,
-        store=store,
-        copy_as=copy_as,
-        accept_changes=accept_changes,
-        evaluator=evaluator,
-        strategy=strategy,
-        genes=shared.read_genes(genes),
-        trust=trust,
-        ask=shared.ask_function(),
-        **{name: value for name, value in session.items() if value is not None},
-    )
+    given_flags = {name: value for name, value in flags.items() if value is not None}
+    search = Search.resume(run, genes=shared.read_genes(genes), ask=shared.ask_function(), **given_flags)
     return run_search(search, output, began)

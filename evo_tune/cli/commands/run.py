@@ -16,8 +16,6 @@ from evo_tune.errors import OptionError
 if TYPE_CHECKING:
     from evo_tune.genome.genes import Gene
 
-HELP_ORDER = 10
-
 
 def _read_config(ctx: click.Context, parameter: click.Parameter, path: str | None) -> None:
     from evo_tune.cli.flags import read_config
@@ -32,6 +30,7 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: str | Non
     "evo-tune run evaluators/mine.py --trials 100     # your own task",
     "evo-tune run 'python train.py --lr {lr}' --gene 'lr=log(1e-4,1e-1)' --objective val_loss:min",
     settings="run_flags",
+    order=10,
 )
 @click.argument("evaluator", default="language_model", shell_complete=shared.complete_evaluators)
 @shared.evaluator_options_option

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from evo_tune.training.recipe.transferring import MemoryFit
     from evo_tune.training.scale.recipe import ProbeResult, ScaledRecipe, TargetLoss
 
-HELP_ORDER = 115
-
 # Most probes.
 MOST = 30
 
@@ -54,6 +52,7 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older 
     "scale",
     "evo-tune scale mine --depth 24 --width 1024 --tokens 1e9",
     "evo-tune scale mine --depth 4 --width 256 --tokens 1e7 --probe 3 --emit target.toml",
+    order=115,
 )
 @shared.run_argument
 @click.option("--width", type=shared.COUNT, required=True, help="Width of the target model.")

@@ -13,13 +13,11 @@ if TYPE_CHECKING:
     from evo_tune.store.manifest import Manifest
     from evo_tune.store.run import Run
 
-HELP_ORDER = 50
-
 # Most genes to print with the spread that they explain, the largest share first.
 MOST_SHARES = 20
 
 
-@cli_command("show")
+@cli_command("show", order=50)
 @shared.run_argument
 @click.option("--top", type=shared.COUNT, default=10, show_default=True, help="Number of best trials to show.")
 @shared.store_option

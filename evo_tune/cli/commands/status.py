@@ -13,10 +13,8 @@ if TYPE_CHECKING:
     from evo_tune.store.heartbeat import Beat
     from evo_tune.store.run import Run
 
-HELP_ORDER = 40
 
-
-@cli_command("status")
+@cli_command("status", order=40)
 @shared.run_argument
 @shared.store_option
 @shared.price_option

@@ -5,10 +5,8 @@ from __future__ import annotations
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
-HELP_ORDER = 90
 
-
-@cli_command("strategies")
+@cli_command("strategies", order=90)
 @shared.format_option("table", "json", "csv")
 def command(output_format: str) -> None:
     """List the strategies and their options."""

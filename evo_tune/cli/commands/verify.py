@@ -7,13 +7,11 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
-HELP_ORDER = 70
-
 # Most disagreements to print.
 SHOWN = 5
 
 
-@cli_command("verify")
+@cli_command("verify", order=70)
 @shared.run_argument
 @shared.store_option
 @shared.evaluator_option

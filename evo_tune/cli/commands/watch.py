@@ -9,10 +9,8 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
-HELP_ORDER = 55
 
-
-@cli_command("watch")
+@cli_command("watch", order=55)
 @shared.run_argument
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]")
 @shared.store_option
