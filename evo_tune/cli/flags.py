@@ -27,11 +27,8 @@ from evo_tune.text import from_csv_cell, one_line
 # limit in training time the leading genomes get extra seeds (`loop.plan`).
 RUN_DEFAULTS = {"final_seeds": 3, "finalists": 2, "seeds_per_trial": None}
 
-# Maximum length of a file of flags.
-MAX_CONFIG_CHARACTERS = 1 << 18
-
-# Maximum size of a file of genomes, in bytes.
-LARGEST_GENOME_FILE = 1 << 26
+# Maximum sizes of a file of flags and of a file of genomes, in bytes.
+LARGEST_CONFIG, LARGEST_GENOME_FILE = 1 << 18, 1 << 26
 
 KEY_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
 # A key of more than ten parts ('a.a.a.…'): parsing it takes time that grows with the square of its parts.
@@ -39,8 +36,17 @@ LONG_KEY = re.compile(rf"(?:^|[{{,\[])\s*{KEY_PART}(?:[ \t]*\.[ \t]*{KEY_PART}){
 
 
 def run_flags() -> list[click.Option]:
-    """Return a flag for each setting of a run and of a session, as `evo-tune run` takes them."""
-    return [*_flags(RunSettings, RUN_DEFAULTS), *_flags(SessionSettings, RUN_DEFAULTS)]
+    """Return `--config`, and a flag for each setting of a run and of a session, as `evo-tune run` takes them."""
+    config = click.Option(
+        ["--config"],
+        metavar="FILE.toml",
+        shell_complete=shared.complete_files,
+        callback=read_config,
+        is_eager=True,
+        expose_value=False,
+        help="File of flags; flags on the command line take precedence.",
+    )
+    return [config, *_flags(RunSettings, RUN_DEFAULTS), *_flags(SessionSettings, RUN_DEFAULTS)]
 
 
 def session_flags() -> list[click.Option]:
@@ -94,11 +100,14 @@ def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
+    text = _read_text("--config", Path(path), LARGEST_CONFIG)
+    if LONG_KEY.search(text):
+        raise OptionError(f"--config {path}: a key in it has more than ten parts")
     try:
-        values = tomllib.loads(_read_config_text(path))
+        values = tomllib.loads(text)
     except RecursionError:
         raise OptionError(f"--config {path}: nested too deeply; expected a TOML file") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise OptionError(f"--config {path}: {error}; expected a TOML file") from None
     flags = {opt.lstrip("-").replace("-", "_"): flag for flag in ctx.command.params for opt in flag.opts}
     defaults: dict[str, Any] = {}
@@ -115,26 +124,6 @@ def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None
         except ValueError as error:
             raise OptionError(f"--config {path}, {key}: {value!r}: {error}") from None
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
-
-
-def _read_config_text(path: str) -> str:
-    """Return the text of a file.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is no text file, or it is too large.
-    """
-    if not Path(path).is_file() and Path(path).exists() and not Path(path).is_dir():
-        raise ValueError("it is not a regular file")
-    if not Path(path).stat().st_size:
-        return ""  # /proc/kmsg has a size of 0, and reading it waits forever
-    with open(path, encoding="utf-8") as file:
-        text = file.read(MAX_CONFIG_CHARACTERS + 1)
-    if len(text) > MAX_CONFIG_CHARACTERS:
-        raise ValueError(f"it has more than {MAX_CONFIG_CHARACTERS} characters")
-    if LONG_KEY.search(text):
-        raise ValueError("a key in it has more than ten parts")
-    return text
 
 
 def _flag_value(flag: click.Parameter, value: object, ctx: click.Context) -> object:
@@ -212,23 +201,28 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
     return genomes
 
 
-def _read_text(path: Path) -> str:
+def _read_text(flag: str, path: Path, limit: int) -> str:
+    """Return the text of a file that a flag names.
+
+    Raises:
+        OptionError: It is no text file, larger than the limit, or cannot be read.
+    """
     from evo_tune.trust import inside
 
     try:
-        data = inside.read(path.resolve().parent, path.resolve().name, limit=LARGEST_GENOME_FILE)  # the user's own link
+        data = inside.read(path.resolve().parent, path.resolve().name, limit=limit)  # the user's own link
         return data.decode("utf-8-sig")  # Excel begins a file with a byte order mark
     except UnicodeDecodeError as error:
-        raise UsageError(f"--warm-start {path}: byte {error.start} is not UTF-8: save it as UTF-8") from None
+        raise OptionError(f"{flag} {path}: byte {error.start} is not UTF-8: save it as UTF-8") from None
     except OSError as error:
-        raise UsageError(f"--warm-start {path}: {error.strerror}; check the file") from None
+        raise OptionError(f"{flag} {path}: {error.strerror}; check the file") from None
 
 
 def _genomes_of_csv(path: Path) -> list[dict[str, Any]]:
     from evo_tune.genome.values import read_value
     from evo_tune.store.table import GENE_PREFIX
 
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_read_text("--warm-start", path, LARGEST_GENOME_FILE), newline=""), strict=True)
     genomes = []
     try:
         header = [from_csv_cell(name) for name in next(reader, [])]
@@ -254,7 +248,7 @@ def _genomes_of_json(path: Path) -> list[dict[str, Any]]:
     from evo_tune.store.manifest import read_json
 
     try:
-        data = read_json(_read_text(path).encode())
+        data = read_json(_read_text("--warm-start", path, LARGEST_GENOME_FILE).encode())
     except ValueError as error:
         raise UsageError(f"--warm-start {path}: {error}; expected JSON") from None
     genomes = []

@@ -21,18 +21,6 @@ from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.report.charts.scale import read_recipe
 from evo_tune.report.data import run_summary
 from evo_tune.report.final_comparison import MAX_SEEDS_FACTOR
-from evo_tune.report.summary import (
-    DONE_REASON,
-    RunResult,
-    baseline_verdict,
-    describe_more_trials,
-    describe_widening,
-    predict_next_generation,
-    range_lines,
-    show_fresh_values,
-    show_range,
-    verdict,
-)
 from evo_tune.store.heartbeat import running_curves
 from evo_tune.store.places import run_arguments
 from evo_tune.store.run import Run
@@ -143,8 +131,8 @@ class _LiveForecast:
             slots = len(search.drivers.slots)
             new_forecast = forecast_session(search.saved.manifest, search.session, slots, search.pace, search.saved)
             self.forecast = new_forecast and new_forecast.with_cost(self._price)
-            more_trials = predict_next_generation(search.saved)
-            self.more_trials = "" if more_trials is None else describe_more_trials(more_trials)
+            more_trials = report.predict_next_generation(search.saved)
+            self.more_trials = "" if more_trials is None else report.describe_more_trials(more_trials)
             # The forecast of a long run takes a while, and the main thread must not hold the drivers up.
             duration = time.monotonic() - self._update_time
             self._next_update = time.monotonic() + max(FORECAST_EVERY, 50 * duration)
@@ -307,7 +295,7 @@ class _News:
         """Yield a line for each."""
         for widening in list(search.saved.widened)[self._widened :]:
             self._widened += 1
-            yield describe_widening(widening)
+            yield report.describe_widening(widening)
         for id in list(search.saved.recorded)[self._results :]:
             self._results += 1
             outcome = search.saved.outcomes[id]
@@ -421,7 +409,7 @@ class EventStream:
                 widening = run.widened[self._widened]
                 self._widened += 1
                 for name, gene in widening.changed.items():
-                    yield run_formats.Widened(gene=name, range=show_range(gene), reason=widening.reason)
+                    yield run_formats.Widened(gene=name, range=report.show_range(gene), reason=widening.reason)
             self._proposed += 1
             yield convert(candidate, run_formats.Proposed, from_attributes=True)
         yield from self._result_events(run, recorded)
@@ -502,7 +490,7 @@ def print_summary(
         if trial is not None:
             row: dict[str, Any] = {"": name, "trial": trial.id}
             if result.fresh_best or result.fresh_default:
-                row[f"{result.reported_metric} over fresh seeds"] = show_fresh_values(fresh_values)
+                row[f"{result.reported_metric} over fresh seeds"] = report.show_fresh_values(fresh_values)
             rows.append({**row, f"{result.metric}, {result.seeds_text}": trial.outcome.metrics[result.metric]})
     if rows:
         shared.print_table(rows)
@@ -510,14 +498,16 @@ def print_summary(
     shared.echo(*_summary_lines(run, result, status, needed), *report_lines)
 
 
-def _summary_lines(run: Run, result: RunResult, status: str, needed: tuple[float, float] | None) -> Iterator[str]:
+def _summary_lines(
+    run: Run, result: report.RunResult, status: str, needed: tuple[float, float] | None
+) -> Iterator[str]:
     name = run_arguments(run.folder)
     if result.best is not None:
         yield f"best genome: {shared.show_genome(result.best.genome)}"
     if result.predicted_value is not None and result.fresh_best is None:
         yield f"predicted {result.metric} with other seeds: {result.predicted_value:.6g}"
     if result.baseline is not None:
-        yield baseline_verdict(result.baseline)
+        yield report.baseline_verdict(result.baseline)
     if len(run.objectives) > 1:
         yield f"Pareto front: {count_of(len(report.pareto_front(run)), 'trial')} (`evo-tune best {name}`)"
     if len(run.manifest.settings.rungs) > 1:
@@ -528,7 +518,7 @@ def _summary_lines(run: Run, result: RunResult, status: str, needed: tuple[float
         yield f"no full training satisfies {constraints}: the best is the one that violates them least"
     elif result.default is not None and not result.default.feasible:
         yield f"the default genome does not satisfy {constraints}, so the comparison with it is not fair"
-    yield verdict(result)
+    yield report.verdict(result)
     if genome_count := report.genomes_of_one_value(run):
         remedy = "check that the training uses the values of the genes"
         yield f"all {genome_count} genomes have the same {result.metric}: {remedy}"
@@ -540,12 +530,12 @@ def _summary_lines(run: Run, result: RunResult, status: str, needed: tuple[float
     if pending and has_ended:
         trainings = "1 training was" if pending == 1 else f"{pending} trainings were"
         yield f"{trainings} ended by the limit of {run.session.hours:g} hours; a longer run continues"
-    yield from range_lines(run)
+    yield from report.range_lines(run)
     yield from range_end_lines(run)
-    if run.ended is not None and run.ended.startswith(DONE_REASON):
+    if run.ended is not None and run.ended.startswith(report.DONE_REASON):
         yield f"stopped, since {run.ended}"
-    elif (more_trials := predict_next_generation(run)) is not None:
-        yield f"more trials: {describe_more_trials(more_trials)}"
+    elif (more_trials := report.predict_next_generation(run)) is not None:
+        yield f"more trials: {report.describe_more_trials(more_trials)}"
     if (recipe := read_recipe(run)) is not None:
         from evo_tune.cli.training.scaling import recipe_lines
 

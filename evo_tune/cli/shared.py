@@ -61,19 +61,12 @@ def _completions(names: Iterable[str], incomplete: str, or_file: bool = False) -
     return [CompletionItem(name) for name in sorted(fitting)]
 
 
-def _glob(folder: Path, pattern: str) -> list[Path]:
-    try:
-        return list(folder.glob(pattern))
-    except OSError:
-        return []
-
-
 def complete_runs(
     ctx: click.Context, param: click.Parameter, incomplete: str, or_file: bool = False
 ) -> list[CompletionItem[str]]:
     """Complete the name of a run in the given store, or in the default one."""
     store = Path(ctx.params.get("store") or STORE)
-    return _completions([path.parent.name for path in _glob(store, f"[!.]*/{MANIFEST}")], incomplete, or_file)
+    return _completions([path.parent.name for path in store.glob(f"[!.]*/{MANIFEST}")], incomplete, or_file)
 
 
 def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
@@ -106,7 +99,7 @@ def complete_strategies(ctx: click.Context, param: click.Parameter, incomplete: 
 def _plugin_names(kind: str, folders: list[Path]) -> list[str]:
     from importlib.metadata import entry_points
 
-    files = [path.stem for folder in folders for path in _glob(folder, "[!_]*.py")]
+    files = [path.stem for folder in folders for path in folder.glob("[!_]*.py")]
     return files + [point.name for point in entry_points(group=f"evo_tune.{kind}")]
 
 
@@ -202,9 +195,13 @@ def output_flags(command: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(command)
     def with_output_flags(**flags: Any) -> int:
-        return command(
-            output=OutputFlags(**{field.name: flags.pop(field.name) for field in fields(OutputFlags)}), **flags
-        )
+        output = OutputFlags(**{field.name: flags.pop(field.name) for field in fields(OutputFlags)})
+        if output.tracks:  # a path that cannot be used is refused before a run is made
+            from evo_tune.integrations.converting import check_track
+
+            for text in output.tracks:
+                check_track(text)
+        return command(output=output, **flags)
 
     for option in (
         format_option("table", "json", "jsonl"),
@@ -215,23 +212,12 @@ def output_flags(command: Callable[..., int]) -> Callable[..., int]:
             "tracks",
             multiple=True,
             metavar="TOOL:PATH",
-            callback=_check_tracks,
             help="Also write for another tool: tensorboard:DIR, optuna:FILE or wandb:DIR; repeatable.",
         ),
         click.option("--no-report", is_flag=True, help="Write no report (_report.html in the run's folder)."),
     ):
         with_output_flags = option(with_output_flags)
     return with_output_flags
-
-
-def _check_tracks(context: click.Context, parameter: click.Parameter, tracks: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse what cannot be tracked before a run is made."""
-    if tracks:
-        from evo_tune.integrations.converting import check_track
-
-        for text in tracks:
-            check_track(text)
-    return tracks
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -335,17 +321,8 @@ def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
     for item in value if isinstance(value, Sequence) else (value,):
         if not isinstance(item, msgspec.Struct):
             raise TypeError(f"expected a type of cli/formats.py to print, got {type(item).__name__}")
-    text = json.dumps(_finite(msgspec.to_builtins(value)), indent=None if line else 2, ensure_ascii=True)
-    click.echo(text.replace("\x7f", "\\u007f"))
-
-
-def _finite(data: Any) -> Any:
-    """Return plain data with None for each number that is not finite; JSON has no such numbers."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, dict):
-        return {str(key): _finite(value) for key, value in data.items()}
-    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
+    data = json.loads(json.dumps(msgspec.to_builtins(value)), parse_constant=lambda constant: None)
+    click.echo(json.dumps(data, indent=None if line else 2).replace("\x7f", "\\u007f"))
 
 
 def print_as(output_format: str, value: Struct, *lines: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 import evo_tune
 from evo_tune.cli.run_formats import output_types
 from evo_tune.cli.training import final_training
-from evo_tune.cli.training.auto import DataTask, Question, recognise_task
+from evo_tune.cli.training.auto import recognise_task
 from evo_tune.errors import UsageError
 from evo_tune.store.run import Run
 from evo_tune.training.recipe import sizes
@@ -80,7 +80,6 @@ TAKEN = {
 def test_a_data_set_is_taken_for_its_task_and_why_is_said(name: str, data: Path) -> None:
     evaluator, options, target = TAKEN[name]
     found = recognise_task(name, target)
-    assert isinstance(found, DataTask)
     assert found.evaluator == f"bundled:{evaluator}"
     assert found.options == {"data": name, **options}
     assert found.why
@@ -117,7 +116,8 @@ def test_looking_at_data_does_not_load_torch(data: Path) -> None:
 def test_what_the_data_leaves_open_is_asked_on_a_terminal_and_an_error_elsewhere(
     data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(recognise_task("table.csv", None), Question)
+    with pytest.raises(UsageError, match="which one is to be predicted"):
+        recognise_task("table.csv", None)
     done = typed("auto", "table.csv")
     assert done.code == 2
     assert "which one is to be predicted? give --target NAME: one of width, height, kind" in done.err

@@ -101,7 +101,7 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"name = '\xe9'")
     ctx = click.Context(run_command)
     config = next(parameter for parameter in run_command.get_params(ctx) if parameter.name == "config")
-    with pytest.raises(OptionError, match=r"run\.toml: .*utf-8.*; expected a TOML file"):
+    with pytest.raises(OptionError, match=r"run\.toml: byte 8 is not UTF-8: save it as UTF-8"):
         read_config(ctx, config, str(path))
 
 
@@ -151,7 +151,7 @@ def test_an_evaluation_that_is_terminated_leaves_no_folder(folder: Path) -> None
         ("a" + ".a" * 100_000 + " = 1", "more than ten parts"),
         ("[a" + ".a" * 100_000 + "]", "more than ten parts"),
         ("gene = {a" + ' . "a.b"' * 20_000 + " = 1}", "more than ten parts"),
-        ("#" * 1_000_000, "more than 262144 characters"),
+        ("#" * 1_000_000, "expected at most 262144"),
     ],
 )
 def test_a_bomb_of_toml_is_refused_at_once(tmp_path: Path, text: str, said: str) -> None:
@@ -167,5 +167,5 @@ def test_flags_are_not_read_from_what_never_ends(tmp_path: Path) -> None:
     ctx = click.Context(run_command)
     config = next(parameter for parameter in run_command.get_params(ctx) if parameter.name == "config")
     for path in (tmp_path / "run.toml", Path("/dev/zero")):
-        with pytest.raises(OptionError, match="not a regular file"):
+        with pytest.raises(OptionError, match="no regular file"):
             read_config(ctx, config, str(path))

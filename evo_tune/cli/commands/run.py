@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from evo_tune.genome.genes import Gene
 
 
-def _read_config(ctx: click.Context, parameter: click.Parameter, path: str | None) -> None:
-    from evo_tune.cli.flags import read_config
-
-    read_config(ctx, parameter, path)
-
-
 @cli_command(
     "run",
     "evo-tune run                                     # a small GPT on English text",
@@ -94,15 +88,6 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: str | Non
 )
 @click.option("--fill-defaults", is_flag=True, help="Set genes that a warm start lacks to their defaults.")
 @click.option("--dry-run", is_flag=True, help="Print a forecast of the run without starting it.")
-@click.option(
-    "--config",
-    metavar="FILE.toml",
-    shell_complete=shared.complete_files,
-    callback=_read_config,
-    is_eager=True,
-    expose_value=False,
-    help="File of flags; flags on the command line take precedence.",
-)
 def command(
     evaluator: str,
     options: tuple[str, ...],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,19 +34,12 @@ AT_TARGET = 3
 SHORT = "-short"
 
 
-class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions of click
-    """A whole number, also as 1e9."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            number = float(value)
-            if number < 1 or number != int(number):
-                raise ValueError
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r}: expected a whole number from 1, such as 1e9", param, ctx)
-        return int(number)
+def parse_count(text: str) -> int:
+    """Return a whole number from 1, which may be written as 1e9."""
+    with contextlib.suppress(ValueError):
+        if (number := float(text)) >= 1 and number.is_integer():
+            return int(number)
+    raise click.BadParameter(f"{text!r}: expected a whole number from 1, such as 1e9")
 
 
 @cli_command(
@@ -57,8 +51,10 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older 
 @shared.run_argument
 @click.option("--width", type=shared.COUNT, required=True, help="Width of the target model.")
 @click.option("--depth", type=shared.COUNT, required=True, help="Blocks of the target model.")
-@click.option("--tokens", type=Count(), required=True, help="Length of the target's training in tokens, such as 1e9.")
-@click.option("--batch", type=Count(), help="Tokens in a step of the target's training.  [default: by a rule]")
+@click.option(
+    "--tokens", type=parse_count, metavar="N", required=True, help="Tokens of the target's training, such as 1e9."
+)
+@click.option("--batch", type=parse_count, metavar="N", help="Tokens in a step of that training.  [default: by a rule]")
 @click.option("--trial", type=shared.NOT_NEGATIVE, help="Trial whose recipe is transferred instead of the best.")
 @click.option("--speed", type=shared.POSITIVE, help="Speed of the target's training, in tokens per second.")
 @click.option("--price-per-hour", "price", type=click.FloatRange(min=0), help="Price of an hour of one device.")

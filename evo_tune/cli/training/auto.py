@@ -9,11 +9,12 @@ import contextlib
 import math
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import msgspec
 
 from evo_tune.cli import shared
@@ -64,28 +65,15 @@ class DataTask:
     otherwise: str = ""
 
 
-@dataclass(frozen=True)
-class Question:
-    """What the data leaves open.
-
-    Args:
-        text: The question.
-        choices: Columns that may be the target; `--target` names one.
-    """
-
-    text: str
-    choices: Sequence[str]
-
-
-def recognise_task(data: str, target: str | None) -> DataTask | Question:
-    """Return the task of a data set, or the question that it leaves open.
+def recognise_task(data: str, target: str | None) -> DataTask:
+    """Return the task of a data set; ask on a terminal for a target that the data leaves open.
 
     Args:
         data: Path of the data.
         target: Column to predict, if the user gave one.
 
     Raises:
-        UsageError: There is no such data, or no task for it.
+        UsageError: There is no such data, or no task for it; or the target is open, and standard input is no terminal.
     """
     path = Path(data).expanduser()
     if path.is_dir():
@@ -125,16 +113,14 @@ def _folder_task(path: Path, data: str) -> DataTask:
     return DataTask("bundled:image_classification", {"data": data}, words)
 
 
-def _table_task(path: Path, data: str, target: str | None, lines: bool) -> DataTask | Question:
+def _table_task(path: Path, data: str, target: str | None, lines: bool) -> DataTask:
     frame = _first_rows(path, data, lines)
     names = list(frame.columns)
     if not lines and target in (None, *names) and (series := _series_task(frame, data, target)) is not None:
         return series
     if target is None:
         named = [name for name in names if name.lower() in TARGETS]
-        if len(named) != 1:
-            return Question(f"{data} has {len(names)} columns: which one is to be predicted?", names)
-        target = named[0]
+        target = named[0] if len(named) == 1 else _ask_target(data, names)
     if target not in names:
         raise UsageError(f"--target {target}: no such column; {data} has {one_line(', '.join(names))}")
     texts = []
@@ -153,6 +139,14 @@ def _table_task(path: Path, data: str, target: str | None, lines: bool) -> DataT
     why = f"it is a table, and {one_line(target, 60)!r} its target"
     otherwise = f"--evaluator text_classification -o text={texts[0]} -o label={target}" if texts else ""
     return DataTask("bundled:tabular", {"data": data, "target": target}, why, otherwise)
+
+
+def _ask_target(data: str, names: list[str]) -> str:
+    question = f"{data} has {len(names)} columns: which one is to be predicted?"
+    if shared.ask_function() is None:
+        raise UsageError(f"{question} give --target NAME: one of {one_line(', '.join(names))}")
+    shared.echo(question, err=True)
+    return str(click.prompt("column", type=click.Choice(names), err=True))
 
 
 def _series_task(frame: pd.DataFrame, data: str, target: str | None) -> DataTask | None:
@@ -206,30 +200,18 @@ def _first_rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
 
 
 def choose_task(data: str, target: str | None, evaluator: str | None, options: dict[str, str]) -> DataTask:
-    """Return the task of a data set; ask on a terminal what the data leaves open.
+    """Return the task of the evaluator that the user gave, or else that of the data (see `recognise_task`).
 
     Args:
         data: Path of the data.
         target: Column to predict, if the user gave one.
         evaluator: Name of the evaluator, if the user gave one.
         options: Options that the user gave.
-
-    Raises:
-        UsageError: Something is left open, and standard input is no terminal.
     """
-    import click
-
     if evaluator is not None:
         target_option = {} if target is None else {"target": target}
         return DataTask(evaluator, {"data": data, **target_option, **options}, "by --evaluator")
     task = recognise_task(data, target)
-    if isinstance(task, Question):
-        if shared.ask_function() is None:
-            choices = one_line(", ".join(task.choices))
-            raise UsageError(f"{task.text} give --target NAME: one of {choices}")
-        shared.echo(task.text, err=True)
-        task = recognise_task(data, click.prompt("column", type=click.Choice(list(task.choices)), err=True))
-    assert isinstance(task, DataTask), "the question was answered"
     return replace(task, options={**task.options, **options})
 
 
