@@ -18,8 +18,7 @@ from evo_tune.errors import EvoTuneError, StoreError, UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from evo_tune.training.prediction.model import Model, Predictions
-    from evo_tune.training.prediction.writing import Writer
+    from evo_tune.training.prediction.model import Model, Predictions, Writer
 
 # Seconds between two lines of progress in a terminal.
 PROGRESS_SECONDS = 1.0
@@ -94,7 +93,7 @@ def command(
 
 
 def _predict(model: Model, data: str, output: Path | None, keep: list[str], output_format: str) -> None:
-    from evo_tune.training.prediction.writing import Writer, plain_rows
+    from evo_tune.training.prediction.model import Writer, plain_rows
 
     began, predictions = time.monotonic(), model.predictions(data, keep)
     rows: list[dict[str, Any]] | None = [] if output_format == "json" and output is None else None

@@ -1,4 +1,4 @@
-"""An exported model, and its predictions for data in memory or in files; what all kinds of models share.
+"""An exported model, its predictions for data in memory or in files, and their writing; common to all kinds of models.
 
 Predictions are made in passes of the size that judged the training, with its number of threads and its precision. So
 the same rows, alone and in the same order, get the same numbers to the last digit.
@@ -6,10 +6,12 @@ the same rows, alone and in the same order, get the same numbers to the last dig
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -19,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from evo_tune.errors import UsageError
+from evo_tune.errors import StoreError, UsageError
+from evo_tune.text import to_csv_cell
 from evo_tune.training import Errors, Precision, Scores, model_outputs, reproducible
 from evo_tune.training.optim.losses import cross_entropy_sum
 from evo_tune.training.prediction.about import TrainingFacts
@@ -380,3 +383,89 @@ class Predictions:
     def remarks(self) -> list[str]:
         """Differences from the training data, each in one line."""
         return list(self._model.remarks)
+
+
+# Endings of files of predictions.
+FORMATS = (".csv", ".parquet", ".jsonl")
+
+
+class Writer:
+    """A file of predictions, or standard output as CSV.
+
+    Args:
+        path: The file, which must be new; its ending says the format. None: standard output.
+
+    Raises:
+        UsageError: The file exists, or has another ending.
+        StoreError: The disk refuses.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.rows = path, 0
+        self._stack, self._text = ExitStack(), sys.stdout
+        self._table: Any = None
+        if path is None:
+            return
+        if path.suffix not in FORMATS:
+            raise UsageError(f"--output {path}: expected a name that ends with {', '.join(FORMATS)}")
+        try:
+            if path.suffix != ".parquet":
+                self._text = self._stack.enter_context(path.open("x", encoding="utf-8", newline=""))
+            else:
+                path.open("xb").close()
+        except FileExistsError:
+            raise UsageError(f"--output {path} exists: choose another name, or remove it") from None
+        except OSError as error:
+            raise StoreError(f"--output {path}: cannot write it ({error.strerror}); choose another place") from None
+
+    def write(self, frame: pd.DataFrame) -> None:
+        """Add rows; all parts have the same columns.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
+        try:
+            if self.path is not None and self.path.suffix == ".parquet":
+                import pyarrow as pa
+                import pyarrow.parquet as pq
+
+                schema = None if self._table is None else self._table.schema
+                table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+                if self._table is None:
+                    self._table = self._stack.enter_context(pq.ParquetWriter(self.path, table.schema))
+                self._table.write_table(table)
+            elif self.path is not None and self.path.suffix == ".jsonl":
+                self._text.writelines(json.dumps(row) + "\n" for row in plain_rows(frame))
+            else:
+                safe = frame.rename(columns=lambda name: to_csv_cell(str(name)))
+                for name in safe.select_dtypes(["object", "string"]).columns:
+                    safe[name] = safe[name].map(to_csv_cell)
+                safe.to_csv(self._text, index=False, header=self.rows == 0, lineterminator="\n")
+        except OSError as error:
+            if self.path is None:  # such as a closed pipe
+                raise
+            raise StoreError(f"--output {self.path}: cannot write it ({error.strerror})") from None
+        self.rows += len(frame)
+
+    @contextmanager
+    def keep_complete(self) -> Iterator[Writer]:
+        """Close the file at the end; after an error it has all rows so far, or is removed if there are none."""
+        try:
+            with self._stack:
+                yield self
+        except BaseException:
+            if self.path is not None and not self.rows:
+                self.path.unlink(missing_ok=True)
+            raise
+
+
+def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as plain data, with None for a number that is not finite."""
+
+    def to_plain(value: Any) -> Any:
+        value = value.item() if hasattr(value, "item") else value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+        return value if isinstance(value, str | int | bool | None) else str(value)
+
+    return [{str(name): to_plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
