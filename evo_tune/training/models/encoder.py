@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -367,15 +369,10 @@ class FTTransformer(Encoder):
         return logits
 
     def to_json(self) -> dict[str, Any]:
-        columns = None if self.columns is None else self.columns.to_json()
+        columns = None if self.columns is None else asdict(self.columns)
         return {**super().to_json(), "columns": columns, "scale": self.scale}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FTTransformer:
-        columns = data["columns"]
-        return cls(
-            FTConfig.from_json(data["model"]),
-            labels=data["labels"],
-            columns=None if columns is None else Columns.from_json(columns),
-            scale=data["scale"],
-        )
+        config, columns = FTConfig.from_json(data["model"]), msgspec.convert(data["columns"], Columns | None)
+        return cls(config, labels=data["labels"], columns=columns, scale=data["scale"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,9 +18,6 @@ from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.recipe.data.forecasts import naive_error
 from evo_tune.training.recipe.data.series import Series, SeriesFormat
 from evo_tune.training.recipe.models.encoder_config import PatchConfig
-
-if TYPE_CHECKING:
-    pass
 
 # Added to the variance of a window, in squared units of the series' scale.
 EPS = 1e-5
@@ -119,14 +118,10 @@ class Forecaster(Encoder):
         return [str(level) for level in self.config.levels] or ["mean"]
 
     def to_json(self) -> dict[str, Any]:
-        series = None if self.series is None else self.series.to_json()
+        series = None if self.series is None else asdict(self.series)
         return {"model": self.config.to_json(), "series": series, "scales": self.scales}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Forecaster:
-        series = data["series"]
-        return cls(
-            PatchConfig.from_json(data["model"]),
-            series=None if series is None else SeriesFormat.from_json(series),
-            scales=data["scales"],
-        )
+        series = msgspec.convert(data["series"], SeriesFormat | None)
+        return cls(PatchConfig.from_json(data["model"]), series=series, scales=data["scales"])

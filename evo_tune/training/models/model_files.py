@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from msgspec import MsgspecError
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import nn
@@ -62,6 +63,7 @@ ERRORS = (
     ArithmeticError,
     RuntimeError,  # RecursionError too
     MemoryError,
+    MsgspecError,
     SafetensorError,
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import option
+from evo_tune.options.declare import fixed_option
 from evo_tune.training.recipe.classifying import EncoderOptions, SampleTask, TableOptions
 from evo_tune.training.recipe.data.forecasts import SplitSeries, split_series
 from evo_tune.training.recipe.data.series import SeriesData, find_series, passengers
@@ -30,20 +30,20 @@ PATCH_LENGTHS = (2, 4, 8, 16, 32)
 class ForecastOptions(TableOptions, EncoderOptions):
     """The series."""
 
-    data: str = option("", gene=None, help="CSV or Parquet file; empty: airline passengers in 144 months")
-    time: str = option("", gene=None, help="The time column; empty: the only one with times")
-    key: str = option("", gene=None, help="Column that tells series apart; empty: each column of numbers is a series")
-    target: str = option("", gene=None, help="Columns to forecast, with commas between them; empty: all others")
-    horizon: int | None = option(
-        None, bounds="[1, 10000]", unit="steps", gene=None, help="Steps to forecast; none: as usual for the frequency"
+    data: str = fixed_option("", help="CSV or Parquet file; empty: airline passengers in 144 months")
+    time: str = fixed_option("", help="The time column; empty: the only one with times")
+    key: str = fixed_option("", help="Column that tells series apart; empty: each column of numbers is a series")
+    target: str = fixed_option("", help="Columns to forecast, with commas between them; empty: all others")
+    horizon: int | None = fixed_option(
+        None, bounds="[1, 10000]", unit="steps", help="Steps to forecast; none: as usual for the frequency"
     )
-    season: int | None = option(
-        None, bounds="[1, 100000]", unit="steps", gene=None, help="Steps of a season; none: by the frequency; 1: none"
+    season: int | None = fixed_option(
+        None, bounds="[1, 100000]", unit="steps", help="Steps of a season; none: by the frequency; 1: none"
     )
-    loss: Literal["quantile", "mse"] = option(
-        "quantile", gene=None, help="Loss: of the quantiles in levels, or the squared error of a mean"
+    loss: Literal["quantile", "mse"] = fixed_option(
+        "quantile", help="Loss: of the quantiles in levels, or the squared error of a mean"
     )
-    levels: str = option("0.1,0.5,0.9", gene=None, help="Quantiles to forecast, 0.5 among them, with commas between")
+    levels: str = fixed_option("0.1,0.5,0.9", help="Quantiles to forecast, 0.5 among them, with commas between")
 
     def check(self) -> None:
         """Require quantiles in order, with the median, and a file where columns are named.
@@ -89,7 +89,7 @@ class ForecastOptions(TableOptions, EncoderOptions):
         """Return the SHA-256 of the series and of how they are split."""
         split = self.split_series
         names = [series.name for series in split.series]
-        description = f"{self.series_data.format.to_json()}{names}{split.horizon}{self.quantiles}".encode()
+        description = f"{asdict(self.series_data.format)}{names}{split.horizon}{self.quantiles}".encode()
         return data_hash(description, split.values, split.observed, split.ends)
 
     def contexts(self) -> tuple[list[int], int]:

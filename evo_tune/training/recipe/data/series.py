@@ -7,13 +7,13 @@ series apart (long). This module knows neither splits nor models.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evo_tune.errors import OptionError, RecipeError
+from evo_tune.errors import OptionError
 from evo_tune.options.declare import check_integer
 from evo_tune.training.recipe.data.times import Grid, read_times
 
@@ -80,8 +80,6 @@ class SeriesFormat:
 
     def __post_init__(self) -> None:
         check_integer("season", self.season, 1)
-        if not all(isinstance(name, str) for name in (self.time, self.key, *self.targets)):
-            raise RecipeError("targets", self.targets, "names of columns")
 
     def read(self, table: Mapping[str, Any]) -> list[Series]:
         """Return the series of a table with these columns.
@@ -136,15 +134,6 @@ class SeriesFormat:
         on_grid = np.full(length, np.nan)
         on_grid[positions - first] = values
         return Series(name, first, fill_gaps(on_grid, self.season), ~np.isnan(on_grid))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the format as plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> SeriesFormat:
-        """Return the format from the data of `to_json`."""
-        return cls(**{**data, "targets": tuple(data["targets"]), "grid": Grid.from_json(data["grid"])})
 
 
 def fill_gaps(values: NDArray[np.float64], season: int) -> NDArray[np.float64]:

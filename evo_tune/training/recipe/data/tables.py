@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,16 +207,6 @@ class Columns:
                 except (TypeError, ValueError) as error:
                     raise RecipeError(name, str(error), "numbers, as in the training table") from None
         return np.stack(inputs, 1)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the columns as plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Columns:
-        """Return the columns from the data of `to_json`."""
-        categorical = {name: tuple(categories) for name, categories in data["categorical"].items()}
-        return cls(numeric=tuple(data["numeric"]), categorical=categorical, dates=dict(data["dates"]))
 
 
 def _texts(values: Any) -> list[str | None]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -256,15 +256,6 @@ class Grid:
     def format_time(self, position: int) -> str:
         """Return a time in words, as short as the frequency allows."""
         return _format(self.times(np.array([position]))[0])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the grid as plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Grid:
-        """Return the grid from the data of `to_json`."""
-        return cls(**data)
 
 
 def _format(time: Any) -> str:

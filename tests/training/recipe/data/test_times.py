@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,7 +42,7 @@ def test_a_frequency_is_found_and_its_times_are_made_again(code: str) -> None:
     assert (grid.name, grid.season, grid.horizon) == FREQUENCIES[code]
     assert grid.positions(times, "t").tolist() == list(range(60))
     assert np.array_equal(grid.times(np.arange(60)), times)
-    assert Grid.from_json(grid.to_json()) == grid
+    assert msgspec.convert(asdict(grid), Grid) == grid
 
 
 def test_times_far_ahead_and_at_any_hour_and_day_of_a_month() -> None:
