@@ -32,7 +32,7 @@ from evo_tune.training import (
 )
 from evo_tune.training.evaluation import evaluate_by_position
 from evo_tune.training.optim.losses import CrossEntropy
-from evo_tune.training.recipe import BPE, TARGET_PRESETS, GPTConfig, flops_per_token, read_base
+from evo_tune.training.recipe import BPE, TARGET_PRESETS, GPTConfig, NewWeights, flops_per_token, read_base
 from evo_tune.training.tuning import pretrained
 from tests.hugging_face import CONTEXT, VOCABULARY, make_folder
 
@@ -195,7 +195,7 @@ def test_added_weights_are_counted_before_they_are_made(folder: Path, options: A
     model = load_pretrained(base)
     add_adapter(model, type(options)(**{**vars(options), "targets": targets}))
     added = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    assert base.new_weights(targets, **new) == added
+    assert NewWeights(layers=targets, **new).count(base) == added
 
 
 def test_an_adapter_for_another_model_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -96,21 +96,19 @@ class Setup:
         return 4 if self.precision == "fp32" else 2
 
 
-def state_bytes(trainable: int, setup: Setup, *, frozen: int = 0) -> float:
+def state_bytes(trainable: int, setup: Setup) -> float:
     """Return the bytes of weights, gradients and moments in float32; with AdamW 16 per trainable weight.
 
     Args:
         trainable: Number of weights with a gradient.
-        setup: Optimizer, average and ranks. An average shares the frozen weights. With several ranks, gradients have a
-            second buffer for communication.
-        frozen: Number of weights without a gradient.
+        setup: Optimizer, average and ranks. With several ranks, gradients have a second buffer for communication.
     """
     average = 4.0 * trainable if setup.ema else 0.0
     gradients = 4.0 if setup.ranks == 1 else 8.0
-    return (4.0 + gradients + MOMENTS[setup.optimizer]) * trainable + 4.0 * frozen + average
+    return (4.0 + gradients + MOMENTS[setup.optimizer]) * trainable + average
 
 
-def activation_bytes(config: GPTConfig, batch: int, setup: Setup, *, length: int | None = None) -> float:
+def activation_bytes(config: GPTConfig, batch: int, setup: Setup) -> float:
     """Return the bytes that one forward pass keeps for the backward pass, without logits.
 
     A plain block keeps 16 numbers per channel: 64 · bTd bytes in fp32. Under autocast the residual stream stays in
@@ -123,12 +121,10 @@ def activation_bytes(config: GPTConfig, batch: int, setup: Setup, *, length: int
         batch: Sequences b per micro-batch.
         setup: Precision, recomputed blocks and device. On a CPU dropout masks are larger, and attention with dropout is
             not fused.
-        length: Tokens T per sequence, at most the context; None: the context.
     """
-    length = config.context if length is None else length
-    tokens, d, e, recompute = batch * length, config.width, setup.number_bytes, setup.recompute
+    tokens, d, e, recompute = batch * config.context, config.width, setup.number_bytes, setup.recompute
     blocks = [
-        _block_bytes(config, batch, window, length, setup, values=values)
+        _block_bytes(config, batch, window, setup, values=values)
         for window, values in zip(config.windows, config.embeds_values, strict=True)
     ]
     if setup.precision != "fp32":
@@ -143,12 +139,12 @@ def activation_bytes(config: GPTConfig, batch: int, setup: Setup, *, length: int
     return ends + sum(blocks) - sum(recomputed) + 4.0 * tokens * d * len(recomputed) + max(recomputed)
 
 
-def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, setup: Setup, *, values: bool) -> float:
+def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, values: bool) -> float:
     """Return the bytes that a block with a window keeps, without copies of its weights.
 
     `values` says whether the block has value embeddings.
     """
-    d, f, heads = config.width, config.ffn_width, config.heads
+    d, f, heads, length = config.width, config.ffn_width, config.heads, config.context
     e, precision, device = setup.number_bytes, setup.precision, setup.device
     chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
     plain = [device == "cpu" and uses_plain_products(precision, end - first) for first, _, end in chunks]
@@ -246,25 +242,19 @@ def logit_bytes(config: GPTConfig, tokens: int, setup: Setup, *, frozen: bool = 
     return max(6.0 * words, (4.0 + bound) * words, 2.0 * words + head_gradient) + gradients
 
 
-def predict_memory(
-    config: GPTConfig, batch: int, *, length: int | None = None, trainable: int | None = None, **setup: Any
-) -> Memory:
+def predict_memory(config: GPTConfig, batch: int, **setup: Any) -> Memory:
     """Return the predicted memory of a training of a GPT.
 
     Args:
         config: Shape of the model.
         batch: Sequences per micro-batch.
-        length: Tokens T per sequence, at most the context; None: the context.
-        trainable: Number of trained weights, if not all (LoRA); the head then counts as frozen.
         setup: Fields of `Setup`.
     """
     training_setup = Setup(**setup)
-    trained = config.parameters if trainable is None else trainable
-    frozen = max(0, config.parameters - trained)
     return Memory(
-        states=state_bytes(trained, training_setup, frozen=frozen),
-        activations=activation_bytes(config, batch, training_setup, length=length),
-        logits=logit_bytes(config, batch * (length or config.context), training_setup, frozen=frozen > 0),
+        states=state_bytes(config.parameters, training_setup),
+        activations=activation_bytes(config, batch, training_setup),
+        logits=logit_bytes(config, batch * config.context, training_setup),
         context=LIBRARIES[training_setup.device],
     )
 
@@ -388,8 +378,14 @@ class NewWeights:
     bottleneck: int = 0
 
     def count(self, base: BaseModel) -> int:
-        """Return the number of added weights for this base."""
-        return base.new_weights(self.layers, rank=self.rank, dora=self.dora, bottleneck=self.bottleneck)
+        """Return the number of added weights for this base.
+
+        LoRA adds r · (d_in + d_out) per layer, DoRA d_out more, and an adapter 2md + d + m.
+        """
+        sizes = [base.linears[name] for name in self.layers]
+        if self.bottleneck:
+            return sum(2 * self.bottleneck * outputs + outputs + self.bottleneck for _, outputs in sizes)
+        return sum(self.rank * (inputs + outputs) + (outputs if self.dora else 0) for inputs, outputs in sizes)
 
     def activation_bytes(self, inputs: int, outputs: int, e: int, mask: int, *, bias: bool) -> float:
         """Return the bytes per token that the added weights of a layer keep for the backward pass.

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
@@ -168,22 +168,6 @@ class BaseModel:
         if not 2 <= length <= longest:
             raise OptionError(f"-o context={length}: expected 2 to {longest} tokens, what the base takes")
         return length
-
-    def new_weights(self, layers: Iterable[str], *, rank: int = 0, dora: bool = False, bottleneck: int = 0) -> int:
-        """Return the number of trained weights that are added to layers.
-
-        LoRA adds r · (d_in + d_out) per layer, DoRA d_out more, and an adapter 2md + d + m.
-
-        Args:
-            layers: Names of the layers.
-            rank: Rank r of LoRA.
-            dora: Whether DoRA's lengths are trained too.
-            bottleneck: Width m of an adapter.
-        """
-        sizes = [self.linears[name] for name in layers]
-        if bottleneck:
-            return sum(2 * bottleneck * outputs + outputs + bottleneck for _, outputs in sizes)
-        return sum(rank * (inputs + outputs) + (outputs if dora else 0) for inputs, outputs in sizes)
 
     def flops_per_token(self, length: int, trainable: int) -> float:
         """Return the FLOPs per token of training some of the weights, or added ones.

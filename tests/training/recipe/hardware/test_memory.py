@@ -98,7 +98,6 @@ def test_states_are_what_a_training_holds() -> None:
     held = sum(p.nbytes + p.grad.nbytes for p in model.parameters() if p.grad is not None)
     held += sum(value.nbytes for state in optimizer.state.values() for value in state.values() if value.ndim)
     assert state_bytes(model.config.parameters, Setup()) == held
-    assert state_bytes(10, Setup(), frozen=90) == 16 * 10 + 4 * 90
     assert state_bytes(10, Setup(optimizer="sgd", ema=True)) == 16 * 10
 
 
@@ -110,7 +109,6 @@ def test_a_prediction_adds_up() -> None:
     )
     assert memory.peak == pytest.approx(1.1 * sum(memory))
     assert predict_memory(config, 4, device="cuda").peak > predict_memory(config, 4).peak
-    assert predict_memory(config, 4, trainable=100).states == 12 * 100 + 4 * config.parameters
     assert predict_memory(config, 8).activations > 1.9 * predict_memory(config, 4).activations
 
 
