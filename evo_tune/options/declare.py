@@ -64,6 +64,16 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def fixed_option(default: Any = MISSING, **facts: Any) -> Any:
+    """Declare an option that cannot differ between genomes: `option` with `gene=None`.
+
+    Args:
+        default: Default value.
+        facts: Other arguments of `option`.
+    """
+    return option(default, gene=None, **facts)
+
+
 def redeclare(group: type[Any], name: str, default: Any = MISSING, *, reason: str = "") -> Any:
     """Declare an option as another group declares it, with another default if need be.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import Options, option
+from evo_tune.options.declare import Options, fixed_option
 from evo_tune.training.recipe.data.images import Augmentation
 from evo_tune.training.recipe.data.tables import split_stratified
 from evo_tune.training.recipe.hardware.computing import encoder_work
@@ -28,21 +28,19 @@ from evo_tune.training.recipe.plan import SampleOptions, SaveOptions
 class TableOptions(Options):
     """Columns of a table."""
 
-    ignore: str = option("", gene=None, help="Columns to leave out, with commas between them")
+    ignore: str = fixed_option("", help="Columns to leave out, with commas between them")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions(SaveOptions, ParametrisationOptions, SampleOptions):
     """Held-out data, search space and checkpoints."""
 
-    validation: float = option(
-        0.2, bounds="(0, 1)", gene=None, help="Validation share of each class or series, which ranks trials"
+    validation: float = fixed_option(
+        0.2, bounds="(0, 1)", help="Validation share of each class or series, which ranks trials"
     )
-    test: float = option(
-        0.2, bounds="(0, 1)", gene=None, help="Test share of each class or series, which no search sees"
-    )
-    size: Literal["small", "large"] = option(
-        "small", gene=None, help="Search space: small for a CPU; large for a GPU and tens of thousands of samples"
+    test: float = fixed_option(0.2, bounds="(0, 1)", help="Test share of each class or series, which no search sees")
+    size: Literal["small", "large"] = fixed_option(
+        "small", help="Search space: small for a CPU; large for a GPU and tens of thousands of samples"
     )
     # Size to search space.
     sizes: ClassVar[Mapping[str, EncoderSize]] = {}

@@ -78,27 +78,14 @@ class LanguageOptions(
         """Return how many held-out bytes are scored at the end, given a size's default training (see `tokens_in`)."""
         return self.eval_tokens or bytes_to_score(self.training_tokens(**usual))
 
-    def epochs(self, **usual: Any) -> float:
-        """Return the passes of a size's default training over the text, counting a token as a byte."""
-        return self.training_tokens(**usual) / bytes_to_train_on(self.data)
-
-    @property
-    def has_budget(self) -> bool:
-        """Whether a budget is set, and if it is a time, whether the cost of a step is known."""
-        return self.flops is not None or self.tokens is not None or (self.seconds is not None and bool(self.cost))
-
-    @property
-    def bytes_to_train_on(self) -> int:
-        """Bytes of the text that are not held out."""
-        return bytes_to_train_on(self.data)
-
     def short_text_warnings(self, **usual: Any) -> list[str]:
         """Return a warning if the text is too short for the budget, given a size's default training."""
-        epochs = 0.0 if self.seconds is not None and not self.cost else self.epochs(**usual)
-        if epochs <= MOST_EPOCHS:
+        size = bytes_to_train_on(self.data)
+        epochs = self.training_tokens(**usual) / size  # a token counts as a byte
+        if epochs <= MOST_EPOCHS or (self.seconds is not None and not self.cost):
             return []
         return [
-            f"a training reads the {self.bytes_to_train_on:,} bytes of text {epochs:.0f} times, and more than "
+            f"a training reads the {size:,} bytes of text {epochs:.0f} times, and more than "
             f"{MOST_EPOCHS:.0f} times teaches little: give more text with -o data= or a smaller budget"
         ]
 

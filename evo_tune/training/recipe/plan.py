@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import Options, check_integer, option, redeclare
+from evo_tune.options.declare import Options, check_integer, fixed_option, redeclare
 from evo_tune.plugins.cost import Work
 from evo_tune.training.recipe.hardware.computing import (
     ComputeOptions,
@@ -38,9 +38,7 @@ from evo_tune.training.recipe.optim.schedule import (
 class TrainingBudget(TimeBudget):
     """Budget, equal for all trainings: at most one; by default the time of the default genome."""
 
-    flops: float | None = option(
-        None, bounds="(0, 1e30]", gene=None, help="Budget in FLOPs; a larger model sees less data"
-    )
+    flops: float | None = fixed_option(None, bounds="(0, 1e30]", help="Budget in FLOPs; a larger model sees less data")
 
     def check(self) -> None:
         """Require at most one budget, and none in time with several ranks.
@@ -60,9 +58,7 @@ class TrainingBudget(TimeBudget):
 class TextBudget(TrainingBudget):
     """Budget in text."""
 
-    tokens: int | None = option(
-        None, bounds="[1, 1e18]", gene=None, help="Budget in training tokens; favours large models"
-    )
+    tokens: int | None = fixed_option(None, bounds="[1, 1e18]", help="Budget in training tokens; favours large models")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,15 +142,15 @@ def tokens_and_flops(phases: Sequence[Phase], step: int) -> dict[str, float]:
 class SaveOptions(Options):
     """Checkpoints of finished trainings."""
 
-    save: bool = option(False, gene=None, help="Keep a checkpoint of full trainings too")
+    save: bool = fixed_option(False, help="Keep a checkpoint of full trainings too")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions(Options):
     """Long trainings."""
 
-    checkpoint_minutes: float | None = option(
-        10.0, bounds="(0, inf)", unit="minutes", gene=None, help="Time between checkpoints; none: no checkpoints"
+    checkpoint_minutes: float | None = fixed_option(
+        10.0, bounds="(0, inf)", unit="minutes", help="Time between checkpoints; none: no checkpoints"
     )
 
 
@@ -213,10 +209,10 @@ class TrainingOptions(
 class SampleOptions(TrainingBudget, TrainingOptions):
     """Training options of models on samples."""
 
-    epochs: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in passes over the training samples")
+    epochs: float | None = fixed_option(None, bounds="(0, inf)", help="Budget in passes over the training samples")
     beta2: float = redeclare(OptimizerOptions, "beta2", 0.999, reason="Adam's own default, which suits classifiers")
-    micro_batch: int | Literal["auto"] | None = option(
-        "auto", bounds="[1, inf)", unit="samples", gene=None, help="Maximum samples per pass; auto: as many as fit"
+    micro_batch: int | Literal["auto"] | None = fixed_option(
+        "auto", bounds="[1, inf)", unit="samples", help="Maximum samples per pass; auto: as many as fit"
     )
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 
 from evo_tune.errors import OptionError
 from evo_tune.options.binding import check_depth_first
+from evo_tune.training.recipe.data.corpus import bytes_to_train_on
 from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageOptions
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, flops_per_token
 
@@ -324,12 +325,13 @@ def fitting_size(options: LanguageOptions, gpu: bool) -> GPTSize:
         gpu: Whether it runs on a GPU.
     """
     ladder = [GPTSize.parse(text) for text in SIZE_LADDER]
-    if options.has_budget:
+    has_budget = options.flops is not None or options.tokens is not None
+    if has_budget or (options.seconds is not None and options.cost):
         fits = [
             size for size in ladder if options.training_tokens(**size.default_training) >= MIN_TOKEN_SHARE * size.tokens
         ]
     elif gpu:
-        fits = [size for size in ladder if size.tokens <= MOST_EPOCHS * options.bytes_to_train_on]
+        fits = [size for size in ladder if size.tokens <= MOST_EPOCHS * bytes_to_train_on(options.data)]
     else:
         fits = [GPT_SIZES["tiny"]]
     return fits[-1] if fits else ladder[0]

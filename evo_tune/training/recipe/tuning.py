@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from evo_tune.options.declare import option, redeclare
+from evo_tune.options.declare import fixed_option, option, redeclare
 from evo_tune.training.recipe.data.corpus import TextOptions
 from evo_tune.training.recipe.data.tables import data_hash
 from evo_tune.training.recipe.data.texts import python_paragraphs, read_text, split_text
@@ -55,11 +55,6 @@ def read_tuning_text(data: str, context: int) -> tuple[bytes, bytes, bytes]:
     return split_text(read_text(data) if data else built_in_text(tuning=True), context, data)
 
 
-def small_base_description() -> BaseModel:
-    """Return the description of the small base, which may not be trained yet."""
-    return BaseModel(Path(), {"model": SMALL["model"]}, {})
-
-
 def small_base_key() -> str:
     """Return the SHA-256 of the recipe and the text of the small base."""
     digest = hashlib.sha256(json.dumps(SMALL, sort_keys=True).encode())
@@ -75,23 +70,23 @@ TOKENS = 65536
 class TuningOptions(TextBudget, TrainingOptions):
     """Base model, text and trained weights."""
 
-    data: str = option("", gene=None, help="Text: file, folder or glob; empty: a part of Python's own documentation")
-    base: str = option("", gene=None, help="Folder of the base model; empty: a small one, trained once")
-    method: Literal["lora", "dora", "adapter"] = option(
-        "lora", gene=None, help="Kind of weights trained on top of the base"
+    data: str = fixed_option("", help="Text: file, folder or glob; empty: a part of Python's own documentation")
+    base: str = fixed_option("", help="Folder of the base model; empty: a small one, trained once")
+    method: Literal["lora", "dora", "adapter"] = fixed_option(
+        "lora", help="Kind of weights trained on top of the base"
     )  # a gene of SPACE
-    targets: str = option(
-        "", gene=None, help="Tuned layers, instead of a gene: qv, attention, all-linear, or names with * and commas"
+    targets: str = fixed_option(
+        "", help="Tuned layers, instead of a gene: qv, attention, all-linear, or names with * and commas"
     )
     context: int | None = redeclare(TextOptions, "context")
     weight_decay: float = option(0.0, bounds="[0, 1]", gene="log(1e-4,0.3)", help="Weight decay of the new weights")
     beta2: float = redeclare(OptimizerOptions, "beta2", 0.999, reason="Adam's own default, which suits a tuning")
-    eval_tokens: int = option(16384, bounds="[1, inf)", gene=None, help="Number of held-out tokens scored at the end")
+    eval_tokens: int = fixed_option(16384, bounds="[1, inf)", help="Number of held-out tokens scored at the end")
 
     @property
     def base_description(self) -> BaseModel:
         """The base, read without torch; the small base may not be trained yet."""
-        return read_base(self.base) if self.base else small_base_description()
+        return read_base(self.base) if self.base else BaseModel(Path(), {"model": SMALL["model"]}, {})
 
     @property
     def window(self) -> int:

@@ -31,7 +31,7 @@ import numpy as np
 from filelock import FileLock
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.options.declare import Options, option
+from evo_tune.options.declare import Options, fixed_option
 from evo_tune.training.recipe.data.reading import cache_folder, open_own
 from evo_tune.training.recipe.data.texts import (
     BOUNDARY,
@@ -74,36 +74,23 @@ EVERY = 10.0
 class TextOptions(Options):
     """Text."""
 
-    data: str = option("", gene=None, help="Text: file, folder (recursive) or glob; empty: Python's own documentation")
-    split: Literal["auto", "tail", "even"] = option(
-        "auto",
-        gene=None,
-        help="Held-out tenth: tail (end of the text), even (documents by a hash), auto (tail for one document)",
+    data: str = fixed_option("", help="Text: file, folder (recursive) or glob; empty: Python's own documentation")
+    split: Literal["auto", "tail", "even"] = fixed_option(
+        "auto", help="Held-out tenth: tail (end of the text), even (documents by a hash), auto (tail for one document)"
     )
-    documents: Literal["join", "mask"] = option(
-        "join",
-        gene=None,
-        help="Documents in a window: join, as one text; mask, a token attends only to its own document",
+    documents: Literal["join", "mask"] = fixed_option(
+        "join", help="Documents in a window: join, as one text; mask, a token attends only to its own document"
     )
-    vocab: int = option(
-        256,
-        bounds="[256, 65536]",
-        unit="tokens",
-        gene=None,
-        help="Vocabulary size; 256: bytes; more: learned byte pairs",
+    vocab: int = fixed_option(
+        256, bounds="[256, 65536]", unit="tokens", help="Vocabulary size; 256: bytes; more: learned byte pairs"
     )
-    context: int | None = option(
-        None,
-        bounds="[2, inf)",
-        unit="tokens",
-        gene=None,
-        help="Tokens per window; none: a gene; fine-tuning: up to 512",
+    context: int | None = fixed_option(
+        None, bounds="[2, inf)", unit="tokens", help="Tokens per window; none: a gene; fine-tuning: up to 512"
     )
-    eval_tokens: int | None = option(
+    eval_tokens: int | None = fixed_option(
         None,
         bounds="[1, inf)",
         unit="bytes",
-        gene=None,
         help="Number of held-out bytes scored at the end; none: about 1% of the training's FLOPs",
     )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import Options, option
+from evo_tune.options.declare import Options, fixed_option
 from evo_tune.plugins.cost import JUDGED, Cost, Work
 from evo_tune.training.recipe.hardware.memory import NewWeights
 from evo_tune.training.recipe.models.base import BaseModel
@@ -29,14 +29,14 @@ from evo_tune.training.recipe.models.gpt_config import GPTConfig
 class ComputeOptions(Options):
     """Precision and kernels."""
 
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = option(
-        "auto", gene=None, help="Precision of products; auto: bf16 if faster, fp16 on GPUs without; tf32: fp32 by TF32"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = fixed_option(
+        "auto", help="Precision of products; auto: bf16 if faster, fp16 on GPUs without; tf32: fp32 by TF32"
     )
-    compile: bool = option(
-        False, gene=None, help="Compile the blocks, a minute per shape; on a GPU, attention windows use flex_attention"
+    compile: bool = fixed_option(
+        False, help="Compile the blocks, a minute per shape; on a GPU, attention windows use flex_attention"
     )
-    deterministic: bool = option(
-        True, gene=None, help="Use only deterministic algorithms; false: allow faster ones on a GPU"
+    deterministic: bool = fixed_option(
+        True, help="Use only deterministic algorithms; false: allow faster ones on a GPU"
     )
 
 
@@ -44,11 +44,11 @@ class ComputeOptions(Options):
 class PassOptions(Options):
     """Memory."""
 
-    micro_batch: int | Literal["auto"] | None = option(
-        "auto", bounds="[2, inf)", unit="tokens", gene=None, help="Maximum tokens per pass; auto: as many as fit"
+    micro_batch: int | Literal["auto"] | None = fixed_option(
+        "auto", bounds="[2, inf)", unit="tokens", help="Maximum tokens per pass; auto: as many as fit"
     )
-    recompute: int | None = option(
-        None, bounds="[1, inf)", gene=None, help="Recompute every n-th block in the backward pass; none: no block"
+    recompute: int | None = fixed_option(
+        None, bounds="[1, inf)", help="Recompute every n-th block in the backward pass; none: no block"
     )
 
 
@@ -56,8 +56,8 @@ class PassOptions(Options):
 class RankOptions(Options):
     """Processes on this machine."""
 
-    ranks: int = option(
-        1, bounds="[1, 64]", gene=None, help="Data-parallel processes, each with the slot's threads or its own GPU"
+    ranks: int = fixed_option(
+        1, bounds="[1, 64]", help="Data-parallel processes, each with the slot's threads or its own GPU"
     )
 
 
@@ -175,8 +175,8 @@ P = TypeVar("P", bound="ProfileOptions")
 class ProfileOptions(Options):
     """Adaptation of the search space to the machine."""
 
-    profile: str = option(
-        "false", gene=None, help="true: time this machine as a run starts, and limit widths and heads to fast sizes"
+    profile: str = fixed_option(
+        "false", help="true: time this machine as a run starts, and limit widths and heads to fast sizes"
     )
 
     def settled(self: P, rungs: bool) -> P:
@@ -251,10 +251,10 @@ UNIT_COSTS = {
 class TimeBudget(Options):
     """Budget in time."""
 
-    seconds: float | None = option(
-        None, bounds="(0, 1e9]", unit="s", gene=None, help="Budget in time, with evaluations, by a step's measured cost"
+    seconds: float | None = fixed_option(
+        None, bounds="(0, 1e9]", unit="s", help="Budget in time, with evaluations, by a step's measured cost"
     )
-    cost: str = option("", gene=None, help="Measured cost of a step; a run fills it in")
+    cost: str = fixed_option("", help="Measured cost of a step; a run fills it in")
 
     def check(self) -> None:
         if self.cost:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.declare import Options, check_integer, check_name, check_number, option
+from evo_tune.options.declare import Options, check_integer, check_name, check_number, fixed_option, option
 from evo_tune.training.recipe.models.rules import Parametrisation
 
 C = TypeVar("C", bound="ModelConfig")
@@ -416,15 +416,11 @@ class ArchitectureOptions(Options):
 class ContextExtensionOptions(Options):
     """Context extension."""
 
-    extend_from: int | None = option(
-        None,
-        bounds="[2, inf)",
-        unit="tokens",
-        gene=None,
-        help="Shorter context at the start of the training; none: no extension",
+    extend_from: int | None = fixed_option(
+        None, bounds="[2, inf)", unit="tokens", help="Shorter context at the start of the training; none: no extension"
     )
-    extension: Literal["linear", "ntk", "yarn"] = option(
-        "linear", gene=None, help="Extension of positions after extend_from; ntk and yarn need rope"
+    extension: Literal["linear", "ntk", "yarn"] = fixed_option(
+        "linear", help="Extension of positions after extend_from; ntk and yarn need rope"
     )
     extend_share: float = option(0.2, bounds="(0, 1)", help="Share of the budget at the full context")
 

@@ -42,7 +42,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
-from evo_tune.options.declare import Options, check_integer, check_name, option
+from evo_tune.options.declare import Options, check_integer, check_name, fixed_option
 
 P = TypeVar("P", bound="ParametrisationOptions")
 
@@ -148,24 +148,18 @@ class Parametrisation:
 class ParametrisationOptions(Options):
     """Parametrisation by model size."""
 
-    param: Literal["standard", "mup", "completep"] = option(
-        "standard",
-        gene=None,
-        help="Scaling of weights, rates and branches with size; mup: width, completep: width and depth",
+    param: Literal["standard", "mup", "completep"] = fixed_option(
+        "standard", help="Scaling of weights, rates and branches with size; mup: width, completep: width and depth"
     )
-    base_width: int | None = option(
+    base_width: int | None = fixed_option(
+        None, bounds="[1, inf)", help="mup, completep: width of the base model; none: the default of the size"
+    )
+    base_depth: int | None = fixed_option(
+        None, bounds="[1, inf)", help="completep: blocks of the base model; none: the default of the size"
+    )
+    base_head: int | None = fixed_option(
         None,
         bounds="[1, inf)",
-        gene=None,
-        help="mup, completep: width of the base model; none: the default of the size",
-    )
-    base_depth: int | None = option(
-        None, bounds="[1, inf)", gene=None, help="completep: blocks of the base model; none: the default of the size"
-    )
-    base_head: int | None = option(
-        None,
-        bounds="[1, inf)",
-        gene=None,
         help="mup, completep: channels per head of the base model; none: the default of the size",
     )
 

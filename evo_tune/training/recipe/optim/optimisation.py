@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from evo_tune.options.declare import Options, check_number, option
+from evo_tune.options.declare import Options, check_number, fixed_option, option
 
 
 def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:
@@ -172,10 +172,9 @@ def ema_decay(decay: float, update: int) -> float:
 class StoppingOptions(Options):
     """Evaluations and early stopping."""
 
-    evaluations: int = option(
+    evaluations: int = fixed_option(
         4,
         bounds="[1, 10000]",
-        gene=None,
         help="Evaluations in the learning curve; of a language model, each on a quarter of the held-out text",
     )
     patience: int | None = option(

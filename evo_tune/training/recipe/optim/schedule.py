@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import AUTO, Options, check_integer, check_number, option
+from evo_tune.options.declare import AUTO, Options, check_integer, check_number, fixed_option, option
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class ScheduleOptions(Options):
         choices=ChainMap[str, Any](SCHEDULES, {AUTO: None}),  # read at each check: users can register more
         help="Learning rate schedule after the warm-up; auto: wsd in a run with rungs, else cosine",
     )
-    fork: bool | None = option(
-        None, gene=None, help="wsd: decay a copy to evaluate each rung, then discard it; none: if the run has rungs"
+    fork: bool | None = fixed_option(
+        None, help="wsd: decay a copy to evaluate each rung, then discard it; none: if the run has rungs"
     )
     # Short trainings gain from a decay to zero (arXiv:2502.15938).
     min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
