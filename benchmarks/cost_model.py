@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from evo_tune import Search
-from evo_tune.dispatch import Slot
+from evo_tune.dispatch.slot import Slot
 from evo_tune.forecast.timing import Timing, time_genomes
 from evo_tune.genome.trial import Candidate
 from evo_tune.loop.plan import Request, RunPlan, plan_run

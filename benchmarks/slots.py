@@ -18,7 +18,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from evo_tune.dispatch import CPU, Cluster, Plan, Slot, Task, open_slots
+from evo_tune.dispatch import open_slots
+from evo_tune.dispatch.clusters.remote import Cluster
+from evo_tune.dispatch.devices import CPU, Plan
+from evo_tune.dispatch.slot import Slot, Task
 from evo_tune.genome.trial import Candidate
 
 TRAINER = '''"""Trains a small network for a fixed number of steps."""

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from evo_tune.dispatch import Plan, Slot, Task
+from evo_tune.dispatch.devices import Plan
+from evo_tune.dispatch.slot import Slot, Task
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.trial import Candidate
 from evo_tune.loop import slots

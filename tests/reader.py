@@ -18,7 +18,7 @@ from typing import Any
 import evo_tune.dispatch
 import evo_tune.loop.slots
 from evo_tune.cli import main
-from evo_tune.dispatch import Slot, Task
+from evo_tune.dispatch.slot import Slot, Task
 from tests.here import Here
 
 

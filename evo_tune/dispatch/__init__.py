@@ -1,41 +1,17 @@
 """Slots: places that evaluate candidates. Each kind of slot is one file here (see `slot.Slot`).
 
-`plan` returns the slots that this machine offers, and `open_slots` opens them. Importing this package starts nothing
+`devices.plan` returns the slots of this machine, and `open_slots` opens them. Importing this package starts nothing
 and loads neither joblib nor torch.
 """
 
 from __future__ import annotations
 
-from evo_tune.dispatch.clusters.remote import Cluster, Engine, RemoteSlot
-from evo_tune.dispatch.devices import AUTO, CPU, Device, Plan, check_system, cpu_count, gpus, inventory, plan
+from evo_tune.dispatch.clusters.remote import Cluster, RemoteSlot
+from evo_tune.dispatch.devices import Plan, check_system
 from evo_tune.dispatch.local import LocalSlot
-from evo_tune.dispatch.log import remove_stale_files
 from evo_tune.dispatch.packing import MemoryForecast, SharedCards, SharedSlot
-from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotInterrupted, SlotUnfit, Task
+from evo_tune.dispatch.slot import Slot, Task
 from evo_tune.errors import OptionError
-
-__all__ = [
-    "AUTO",
-    "CPU",
-    "UNKNOWN",
-    "Cluster",
-    "Device",
-    "LocalSlot",
-    "MemoryForecast",
-    "NoMachine",
-    "Plan",
-    "Slot",
-    "SlotClosed",
-    "SlotInterrupted",
-    "SlotUnfit",
-    "Task",
-    "cpu_count",
-    "gpus",
-    "inventory",
-    "open_slots",
-    "plan",
-    "remove_stale_files",
-]
 
 
 def open_slots(
@@ -57,25 +33,16 @@ def open_slots(
         forecast: Memory forecast for slots that share a GPU, used if the plan has memory to share.
 
     Raises:
-        OptionError: A timeout or number of retries is out of range, the cluster cannot be used, or the system is
-            not supported.
+        OptionError: The cluster cannot be used, or the system is not supported.
     """
     check_system()
-    if timeout is not None and not timeout > 0:
-        raise OptionError(f"--timeout {timeout:g} is not allowed: expected more than 0 seconds")
-    if retries < 0:
-        raise OptionError(f"--retries {retries} is not allowed: expected 0 or more")
     if cluster is not None:
-        engine: Engine
         if cluster.backend == "dask":
-            from evo_tune.dispatch.clusters.dask_cluster import DaskEngine
-
-            engine = DaskEngine(task, cluster, plan, timeout, retries)
+            from evo_tune.dispatch.clusters.dask_cluster import DaskEngine as ClusterEngine
         else:
-            from evo_tune.dispatch.clusters.ray_cluster import RayEngine
-
-            engine = RayEngine(task, cluster, plan, timeout, retries)
-        count = engine.free_seats if cluster.slots is None else cluster.slots
+            from evo_tune.dispatch.clusters.ray_cluster import RayEngine as ClusterEngine  # type: ignore[assignment]
+        engine = ClusterEngine(task, cluster, plan, timeout, retries)
+        count = engine.seats_at_start if cluster.slots is None else cluster.slots
         if not count:
             engine.close()
             raise OptionError(

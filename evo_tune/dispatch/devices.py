@@ -90,20 +90,16 @@ def plan(
     If a training run has several ranks, each slot has that many GPUs, or cores, for the whole run.
 
     Args:
-        slots: Number of slots, spread over the GPUs; None: all that fit.
+        slots: Number of slots (≥ 1), spread over the GPUs; None: all that fit.
         devices: 'cpu', 'cuda', or GPUs by number or id: '0,2'. None uses the GPUs, or else the CPU.
-        per_device: Slots on each GPU; 'auto': up to 8 that share its memory, if nvidia-smi reports how much it has.
+        per_device: Slots on each GPU (≥ 1); 'auto': up to 8 that share its memory, if nvidia-smi reports its size.
         threads: CPU threads of each slot, by default 1. It never depends on the number of slots, because
             the thread count changes floating-point results.
         ranks: Processes of one training run.
 
     Raises:
-        OptionError: A number below 1, a missing device, fewer GPUs than ranks, or more slots than fit on the GPUs.
+        OptionError: A missing device, fewer GPUs than ranks, or more slots than fit on the GPUs.
     """
-    for flag, number in (("slots", slots), ("per-device", per_device), ("threads", threads)):
-        auto = flag == "per-device"
-        if not (number is None or (auto and number == AUTO) or (isinstance(number, int) and number >= 1)):
-            raise OptionError(f"--{flag} {number} is not allowed: expected 1 or more{', or auto' if auto else ''}")
     chosen = _choose_gpus(devices)
     if not chosen:
         if per_device not in (1, AUTO):

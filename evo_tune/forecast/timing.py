@@ -19,7 +19,7 @@ from statistics import fmean, geometric_mean, median, stdev
 
 import numpy as np
 
-from evo_tune.dispatch import NoMachine, Slot, SlotClosed, SlotUnfit
+from evo_tune.dispatch.slot import NoMachine, Slot, SlotClosed, SlotUnfit
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evo_tune.dispatch import Slot
+from evo_tune.dispatch.slot import Slot
 from evo_tune.forecast import comparison_seconds
 from evo_tune.forecast.timing import MAX_TIMING_SECONDS, TIMING, Timing, time_genomes
 from evo_tune.genome.values import Genome

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from statistics import fmean
 
-from evo_tune.dispatch import Slot
+from evo_tune.dispatch.slot import Slot
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import NO_MORE_JOBS, Job, JobOrEnd

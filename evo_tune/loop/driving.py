@@ -21,7 +21,7 @@ from typing import Any
 
 from joblib import Parallel, delayed
 
-from evo_tune.dispatch import UNKNOWN, NoMachine, Slot, SlotClosed, SlotInterrupted, SlotUnfit
+from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotInterrupted, SlotUnfit
 from evo_tune.errors import EvoTuneError, RunError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.health import Health, Verdict

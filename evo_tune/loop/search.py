@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.dispatch import Slot
+from evo_tune.dispatch.slot import Slot
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace

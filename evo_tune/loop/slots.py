@@ -13,7 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evo_tune.dispatch import AUTO, CPU, Cluster, MemoryForecast, Plan, Slot, Task, open_slots, plan, remove_stale_files
+from evo_tune.dispatch import open_slots
+from evo_tune.dispatch.clusters.remote import Cluster
+from evo_tune.dispatch.devices import AUTO, CPU, Plan, plan
+from evo_tune.dispatch.log import remove_stale_files
+from evo_tune.dispatch.packing import MemoryForecast
+from evo_tune.dispatch.slot import Slot, Task
 from evo_tune.forecast import MIN_RESULTS, RunForecast, forecast_run
 from evo_tune.forecast.timing import Pace, Timing, time_trainings
 from evo_tune.genome.space import SearchSpace
@@ -34,7 +39,7 @@ def plan_slots(session: SessionSettings, threads: int | None, options: Mapping[s
         options: Bound options of the evaluator; one may be the number of processes per training.
 
     Raises:
-        OptionError: See `dispatch.plan`.
+        OptionError: See `devices.plan`.
     """
     if session.address is not None:
         return plan(None, "cpu", 1, threads)

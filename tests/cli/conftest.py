@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune.cli import main
-from evo_tune.dispatch import Slot, Task
+from evo_tune.dispatch.slot import Slot, Task
 from evo_tune.loop.code import load_named_evaluator, remember
 from evo_tune.store.run import Run
 from tests.here import Here

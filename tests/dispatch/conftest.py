@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from slot_helpers import HEAD, KINDS, OVER_CLUSTERS, note_processes, until, workers
 
-from evo_tune.dispatch import CPU, Device, Slot, Task, devices
+from evo_tune.dispatch import devices
+from evo_tune.dispatch.devices import CPU, Device
+from evo_tune.dispatch.slot import Slot, Task
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups

@@ -11,7 +11,10 @@ from typing import Any
 
 import psutil
 
-from evo_tune.dispatch import Cluster, Device, Plan, Slot, Task, open_slots
+from evo_tune.dispatch import open_slots
+from evo_tune.dispatch.clusters.remote import Cluster
+from evo_tune.dispatch.devices import Device, Plan
+from evo_tune.dispatch.slot import Slot, Task
 from evo_tune.genome.trial import Candidate
 
 HEAD = '''\

@@ -25,10 +25,13 @@ import distributed
 from slot_helpers import alive, candidate, dask_address, dask_cluster, open_dask, open_ray, start_ray, until
 
 from evo_tune import Minimize
-from evo_tune.dispatch import CPU, Cluster, Plan, Slot, Task, open_slots
+from evo_tune.dispatch import open_slots
 from evo_tune.dispatch.clusters import host as on_host
 from evo_tune.dispatch.clusters.dask_cluster import DaskEngine
 from evo_tune.dispatch.clusters.host import PackedTask
+from evo_tune.dispatch.clusters.remote import Cluster
+from evo_tune.dispatch.devices import CPU, Plan
+from evo_tune.dispatch.slot import Slot, Task
 from evo_tune.errors import OptionError, RunError
 from evo_tune.loop.search import Search
 from evo_tune.plugins.command import command_evaluator
@@ -171,7 +174,10 @@ def test_what_a_killed_parent_left_is_killed_by_the_next_session(task_of, tmp_pa
     """And if there is no next session, by the lease."""
     task = task_of(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n{OK}")
     script = textwrap.dedent(f"""
-        from evo_tune.dispatch import CPU, Cluster, Plan, Task, open_slots
+        from evo_tune.dispatch import open_slots
+        from evo_tune.dispatch.clusters.remote import Cluster
+        from evo_tune.dispatch.devices import CPU, Plan
+        from evo_tune.dispatch.slot import Task
         from evo_tune.genome.trial import Candidate
         task = Task(**{dataclasses.asdict(task)!r})
         (slot,) = open_slots(task, Plan((CPU,), 1), cluster=Cluster("dask", {dask_address()!r}, slots=1, run="r"))

@@ -20,8 +20,10 @@ import psutil
 import pytest
 from slot_helpers import alive, candidate, dask_cluster, until
 
-from evo_tune.dispatch import CPU, Cluster, Plan, open_slots
+from evo_tune.dispatch import open_slots
 from evo_tune.dispatch.clusters import dask_cluster as module
+from evo_tune.dispatch.clusters.remote import Cluster
+from evo_tune.dispatch.devices import CPU, Plan
 from evo_tune.errors import ClusterLost, OptionError, RunError
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run

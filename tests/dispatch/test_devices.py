@@ -8,8 +8,9 @@ import re
 import pytest
 from slot_helpers import SMI, answering, listing
 
-from evo_tune.dispatch import CPU, Device, Plan, cpu_count, devices, gpus, inventory, plan
+from evo_tune.dispatch import devices
 from evo_tune.dispatch.clusters.host import list_slot_devices
+from evo_tune.dispatch.devices import CPU, Device, Plan, cpu_count, gpus, inventory, plan
 from evo_tune.errors import OptionError, RunError
 from evo_tune.loop.search import Search
 
@@ -124,9 +125,6 @@ def test_gpus_may_be_named(machine, given):
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
-        ({"slots": 0}, "--slots 0 is not allowed: expected 1 or more"),
-        ({"per_device": 0}, "--per-device 0 is not allowed: expected 1 or more"),
-        ({"threads": -1}, "--threads -1 is not allowed: expected 1 or more"),
         ({"devices": "0,2"}, "--devices 0,2: there is no GPU '0'; expected cpu, cuda, or some of 4, 5"),
         ({"devices": "gpu"}, "there is no GPU 'gpu'"),
         ({"devices": ""}, "there is no GPU ''"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from slot_helpers import candidate
 
-from evo_tune.dispatch import CPU, Plan, open_slots
+from evo_tune.dispatch import open_slots
+from evo_tune.dispatch.devices import CPU, Plan
 from evo_tune.dispatch.worker import MemoryLevel
 
 MIB = 2**20

@@ -8,8 +8,10 @@ import pytest
 from slot_helpers import candidate, until, workers
 
 from evo_tune import dispatch
-from evo_tune.dispatch import CPU, Plan, SlotUnfit, devices, local, open_slots
+from evo_tune.dispatch import devices, local, open_slots
+from evo_tune.dispatch.devices import CPU, Plan
 from evo_tune.dispatch.local import Process, WorkerLost
+from evo_tune.dispatch.slot import SlotUnfit
 from evo_tune.errors import OptionError
 
 
@@ -65,19 +67,6 @@ def test_a_result_cut_in_half_holds_nothing_up(task_of):
     assert slot.run(candidate()).error == "worker died: exit code 1"
     slot.close()
     assert not workers()
-
-
-@pytest.mark.parametrize(
-    ("settings", "error"),
-    [
-        ({"timeout": 0.0}, "--timeout 0 is not allowed: expected more than 0 seconds"),
-        ({"timeout": float("nan")}, "--timeout nan is not allowed: expected more than 0 seconds"),
-        ({"retries": -1}, "--retries -1 is not allowed: expected 0 or more"),
-    ],
-)
-def test_settings_are_checked(task_of, settings, error):
-    with pytest.raises(OptionError, match=error):
-        open_slots(task_of("return {'loss': 0.0}"), Plan((CPU,), 1), **settings)
 
 
 def test_a_worker_that_cannot_be_killed_is_named_and_its_slot_is_unfit(task_of, monkeypatch):

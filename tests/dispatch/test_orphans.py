@@ -18,7 +18,9 @@ PARENT = """\
 import signal, sys, threading
 from pathlib import Path
 from slot_helpers import candidate
-from evo_tune.dispatch import Task, open_slots, plan
+from evo_tune.dispatch import open_slots
+from evo_tune.dispatch.devices import plan
+from evo_tune.dispatch.slot import Task
 
 path, trials = sys.argv[1:]
 task = Task(path, "evaluator", path, "file", {}, ("loss:min",), trials)

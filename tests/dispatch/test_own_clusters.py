@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from slot_helpers import candidate
 
-from evo_tune.dispatch import Task
+from evo_tune.dispatch.slot import Task
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -25,7 +25,10 @@ import sys
 
 import psutil
 
-from evo_tune.dispatch import CPU, Cluster, Plan, Task, open_slots
+from evo_tune.dispatch import open_slots
+from evo_tune.dispatch.clusters.remote import Cluster
+from evo_tune.dispatch.devices import CPU, Plan
+from evo_tune.dispatch.slot import Task
 from evo_tune.genome.trial import Candidate
 
 if __name__ == "__main__":

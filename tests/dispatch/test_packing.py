@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slot_helpers import answering, candidate, until
 
-from evo_tune.dispatch import SlotClosed
 from evo_tune.dispatch.packing import CONTEXT, Card, MemoryForecast, SharedCards, SharedSlot
+from evo_tune.dispatch.slot import SlotClosed
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Outcome
 from evo_tune.loop.search import Search

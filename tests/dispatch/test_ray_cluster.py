@@ -18,9 +18,11 @@ from types import SimpleNamespace
 import pytest
 from slot_helpers import candidate, until
 
-from evo_tune.dispatch import CPU, Cluster, Plan, RemoteSlot, open_slots
+from evo_tune.dispatch import open_slots
 from evo_tune.dispatch.clusters import ray_cluster as module
 from evo_tune.dispatch.clusters.ray_cluster import connect
+from evo_tune.dispatch.clusters.remote import Cluster, RemoteSlot
+from evo_tune.dispatch.devices import CPU, Plan
 from evo_tune.errors import ClusterLost, OptionError, RunError
 from evo_tune.store.run import Run
 

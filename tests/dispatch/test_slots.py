@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from slot_helpers import FIRST_LINE, alive, candidate, until
 
-from evo_tune.dispatch import CPU, Device, SlotClosed, SlotInterrupted
+from evo_tune.dispatch.devices import CPU, Device
+from evo_tune.dispatch.slot import SlotClosed, SlotInterrupted
 from evo_tune.dispatch.worker import Worker
 
 OK = "return {'loss': genome['x']}"

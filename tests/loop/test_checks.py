@@ -107,6 +107,11 @@ def test_a_strategy_that_is_no_file_cannot_have_moved(begin: Begin, resume: Begi
         ({"order": "size"}, OptionError, "--order size: expected arrival or proposal"),
         ({"lag": -1}, OptionError, "--lag -1"),
         ({"slots": 0}, OptionError, "--slots 0: expected a whole number, 1 to 10000"),
+        ({"per_device": 0}, OptionError, "--per-device 0: expected a whole number, 1 to 1000"),
+        ({"threads": -1}, OptionError, "--threads -1: expected a whole number, 1 to 1000000"),
+        ({"timeout": 0.0}, OptionError, "--timeout 0.0: expected a number in"),
+        ({"timeout": float("nan")}, OptionError, "--timeout nan: expected a number in"),
+        ({"retries": -1}, OptionError, "--retries -1: expected a whole number, 0 to 10000"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_made(

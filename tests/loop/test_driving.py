@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evo_tune.dispatch import NoMachine, Slot, SlotUnfit
+from evo_tune.dispatch.slot import NoMachine, Slot, SlotUnfit
 from evo_tune.errors import RunError, StoreError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop import slots

@@ -30,7 +30,7 @@ def command(
     from msgspec import structs
 
     from evo_tune.cli.training.devices import Devices, PlannedSlot, fastest_cpu_precision, probe_devices
-    from evo_tune.dispatch import CPU, inventory, plan
+    from evo_tune.dispatch.devices import CPU, inventory, plan
 
     planned = plan(slots, devices, per_device or 1, threads)
     device_inventory = inventory(planned)

@@ -49,7 +49,9 @@ def command(
     from pathlib import Path
 
     from evo_tune.cli.formats import GenomeResult
-    from evo_tune.dispatch import Task, open_slots, plan
+    from evo_tune.dispatch import open_slots
+    from evo_tune.dispatch.devices import plan
+    from evo_tune.dispatch.slot import Task
     from evo_tune.genome.notation import parse_gene
     from evo_tune.genome.trial import Candidate
     from evo_tune.loop.budget import needs_cost

@@ -62,7 +62,7 @@ def command(
 
     from evo_tune.cli.formats import ExportedModel
     from evo_tune.cli.training.final_training import Training, choose_pace
-    from evo_tune.dispatch import plan
+    from evo_tune.dispatch.devices import plan
     from evo_tune.loop.code import load_run_evaluator
     from evo_tune.options.binding import split_assignments
 

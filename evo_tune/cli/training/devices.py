@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from evo_tune.dispatch import Plan
+from evo_tune.dispatch.devices import Plan
 from evo_tune.errors import RunError
 from evo_tune.training.recipe.hardware.computing import DeviceSizes, Timings
 

@@ -24,8 +24,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from evo_tune.cli import shared
-from evo_tune.dispatch import Plan, Task, cpu_count, open_slots, plan
-from evo_tune.dispatch.devices import CPU
+from evo_tune.dispatch import open_slots
+from evo_tune.dispatch.devices import CPU, Plan, cpu_count, plan
+from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.forecast.timing import TIMING, Timing, time_genomes
 from evo_tune.genome.trial import Candidate, Objective

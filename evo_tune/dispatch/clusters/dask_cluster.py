@@ -93,7 +93,7 @@ def _prepare_worker(run: str, device_request: tuple[Any, ...]) -> list[Device]:
 # ---------------------------------------------------------------- in the parent
 
 
-class DaskEngine(Engine):
+class DaskEngine(Engine["DaskSeat"]):
     """A Dask cluster.
 
     Args:
@@ -130,21 +130,17 @@ class DaskEngine(Engine):
             raise
         # Addresses of the current workers.
         self.workers: set[str] = set()
-        self._free: list[DaskSeat] = []
         # Number of usable devices, by worker address.
         self._usable_devices: dict[str, int] = {}
         # Seats of workers that do not answer, by worker address.
         self._silent: dict[str, list[DaskSeat]] = {}
         try:
             self._update_workers()
+            self.seats_at_start = len(self._free)
         except SeatLost as error:
             self.close()
             raise OptionError(f"--address {cluster.address}: the Dask scheduler there gives {error}") from None
         self.start()
-
-    @property
-    def free_seats(self) -> int:
-        return len(self._free)
 
     def watch(self) -> None:
         while not self._closing.wait(LOOK_EVERY):
@@ -252,8 +248,7 @@ class DaskEngine(Engine):
         with contextlib.suppress(SeatLost):
             self._ask_within(CLOSE_SECONDS, lambda: self.client.cancel([future]))
 
-    def refuse(self, seat: Seat, why: str) -> None:
-        assert isinstance(seat, DaskSeat)
+    def refuse(self, seat: DaskSeat, why: str) -> None:
         with contextlib.suppress(SeatLost):
             seat.close()
         remaining = max(0, self._usable_devices.get(seat.address, 0) - 1)
@@ -277,16 +272,7 @@ class DaskEngine(Engine):
         lost = not self._closing.is_set() and (silent or self.client.status in ("closing", "closed"))
         return f"the Dask scheduler at {self._place} does not answer" if lost else ""
 
-    @property
-    def has_seat(self) -> bool:
-        return bool(self._free)
-
-    def next_seat(self) -> Seat | None:
-        with self._lock:
-            return self._free.pop(0) if self._free else None
-
-    def note_lost(self, seat: Seat) -> None:
-        assert isinstance(seat, DaskSeat)
+    def note_lost(self, seat: DaskSeat) -> None:
         with self._lock:
             if seat.address in self._silent:
                 self._silent[seat.address].append(seat)

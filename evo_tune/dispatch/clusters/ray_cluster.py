@@ -167,7 +167,7 @@ class _Actor(SlotServer):
         return name, ""
 
 
-class RayEngine(Engine):
+class RayEngine(Engine["RaySeat"]):
     """Opens slots on a Ray cluster, each of them an actor.
 
     Args:
@@ -196,8 +196,7 @@ class RayEngine(Engine):
         gpus = ranks if ranks > 1 else 1 / cluster.per_device  # Ray allows fractions only below one GPU
         # Resources of one actor.
         self._share = {"num_cpus": ranks * task.threads, "num_gpus": gpus if self._on_gpu else 0}
-        self._room = self._count_places()
-        self._coming: list[RaySeat] = []
+        self.seats_at_start = self._count_places()
         # Seats that are set aside.
         self._parked: list[RaySeat] = []
         # Number of actors to create as soon as the head answers.
@@ -207,10 +206,6 @@ class RayEngine(Engine):
         self._head = head_of(ray)
         self._woken = threading.Event()
         self.start()
-
-    @property
-    def free_seats(self) -> int:
-        return self._room
 
     def join(self) -> None:
         super().join()
@@ -236,7 +231,7 @@ class RayEngine(Engine):
                         f"no node of the Ray cluster at {self._place} is alive" if answers else self._no_head
                     )
                 parked = len(self._parked)
-                if self.connected and self._counted is None and parked >= self._room:  # count the places again
+                if self.connected and self._counted is None and parked >= self.seats_at_start:  # count the places again
                     places = self._count_places()
                     with self._lock:
                         if parked == len(self._parked):
@@ -256,7 +251,7 @@ class RayEngine(Engine):
             opened = actor.open.remote(self._server_arguments, self._on_gpu, self._settings.address is None)
             with self._lock:
                 self._owed -= 1
-                self._coming.append(RaySeat(self, actor, opened))
+                self._free.append(RaySeat(self, actor, opened))
 
     def _answers(self) -> bool:
         """Return whether the head node accepts a connection."""
@@ -274,34 +269,25 @@ class RayEngine(Engine):
 
     @property
     def all_devices_excluded(self) -> bool:
-        excluded = self._counted is not None and len(self._parked) >= max(self._room, self._counted)
+        excluded = self._counted is not None and len(self._parked) >= max(self.seats_at_start, self._counted)
         return excluded and self.connected
 
-    @property
-    def has_seat(self) -> bool:
-        return any(seat.ready for seat in self._coming)
-
-    def next_seat(self) -> Seat | None:
-        while True:
-            with self._lock:
-                seat = next((seat for seat in self._coming if seat.ready), None)
-                if seat is None:
-                    return None
-                self._coming.remove(seat)
+    def next_seat(self) -> RaySeat | None:
+        while (seat := super().next_seat()) is not None:
             with contextlib.suppress(self.ray.exceptions.RayError):
                 seat.device, refusal = self.ray.get(seat.opened, timeout=ANSWER_SECONDS)
                 if not refusal:
                     return seat
                 self._park(seat, refusal)
             self._owe()
+        return None
 
     def _count_places(self) -> int:
         """Return how many actors the cluster has room for now."""
         resource, share = ("GPU", "num_gpus") if self._on_gpu else ("CPU", "num_cpus")
         return int(self.ray.cluster_resources().get(resource, 0) / self._share[share])
 
-    def refuse(self, seat: Seat, why: str) -> None:
-        assert isinstance(seat, RaySeat)
+    def refuse(self, seat: RaySeat, why: str) -> None:
         seat.stop()
         self._park(seat, f"{seat.device}: {why}")
         self._owe()
@@ -312,14 +298,14 @@ class RayEngine(Engine):
             self._refusal, self._counted = why, None
         warnings.warn(f"set aside: {why}", stacklevel=3)
 
-    def note_lost(self, seat: Seat) -> None:
+    def note_lost(self, seat: RaySeat) -> None:
         self._owe()
 
     def close(self) -> None:
         super().close()
         self._woken.set()
         self.connected = self.connected and self._answers()
-        for seat in (*self._parked, *self._coming):
+        for seat in (*self._parked, *self._free):
             seat.end()
         if self._mine and self.connected:
             self.ray.shutdown()

@@ -13,7 +13,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from evo_tune.dispatch.clusters.host import PackedTask
 from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotInterrupted, Task
@@ -51,6 +51,11 @@ class Seat(ABC):
     """
 
     device: str
+
+    @property
+    def ready(self) -> bool:
+        """Whether a slot can take it now."""
+        return True
 
     @abstractmethod
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:
@@ -95,6 +100,9 @@ class Seat(ABC):
         self.call("close", CLOSE_SECONDS)
 
 
+SeatT = TypeVar("SeatT", bound=Seat)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """Settings of a cluster that runs the slots.
@@ -119,7 +127,7 @@ class Cluster:
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
-class Engine(ABC):
+class Engine(ABC, Generic[SeatT]):
     """A connection to a cluster, shared by all slots of a run; any thread may call its methods.
 
     Args:
@@ -130,11 +138,16 @@ class Engine(ABC):
     # Whether the cluster answers now.
     connected: bool
 
+    # Number of seats that the cluster had at the start.
+    seats_at_start: int
+
     def __init__(self, task: Task, cluster: Cluster) -> None:
         self._settings = cluster
         self._place = cluster.address or "this machine"
         self.parcel = PackedTask.of(task, cluster.run)
         self._users = 0
+        # Seats without a slot.
+        self._free: list[SeatT] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._last_answer_time = 0.0
@@ -142,11 +155,6 @@ class Engine(ABC):
         self._refusal: str | None = None
         # Exception that ended the watching thread.
         self._failure: Exception | None = None
-
-    @property
-    @abstractmethod
-    def free_seats(self) -> int:
-        """Number of seats that are available now."""
 
     @property
     @abstractmethod
@@ -158,21 +166,20 @@ class Engine(ABC):
     def all_devices_excluded(self) -> bool:
         """Whether every device of the cluster is set aside."""
 
-    @property
-    @abstractmethod
-    def has_seat(self) -> bool:
-        """Whether `next_seat` would return a seat."""
-
-    @abstractmethod
-    def next_seat(self) -> Seat | None:
+    def next_seat(self) -> SeatT | None:
         """Return a seat of a connected cluster, which the caller keeps; None if there is none now."""
+        with self._lock:
+            seat = next((seat for seat in self._free if seat.ready), None)
+            if seat is not None:
+                self._free.remove(seat)
+            return seat
 
     def take_returns_now(self) -> bool:
         """Return, without waiting, whether `take` would return a seat or raise."""
         raises = self._failure is not None or bool(self.loss) or self.all_devices_excluded
-        return raises or (self.connected and self.has_seat)
+        return raises or (self.connected and any(seat.ready for seat in self._free))
 
-    def take(self) -> Seat | None:
+    def take(self) -> SeatT | None:
         """Return a seat, which the caller keeps; None if there is none now.
 
         Raises:
@@ -192,11 +199,11 @@ class Engine(ABC):
         return None
 
     @abstractmethod
-    def refuse(self, seat: Seat, why: str) -> None:
+    def refuse(self, seat: SeatT, why: str) -> None:
         """Set a seat's device aside for good, with a warning: no slot gets it again."""
 
     @abstractmethod
-    def note_lost(self, seat: Seat) -> None:
+    def note_lost(self, seat: SeatT) -> None:
         """Note that a seat is lost or was killed; a new one may replace it if its machine is still there."""
 
     def close(self) -> None:
@@ -234,11 +241,11 @@ class RemoteSlot(Slot):
         timeout: Seconds after which its host kills an evaluation; a host that is silent after that counts as lost.
     """
 
-    def __init__(self, name: str, engine: Engine, timeout: float | None = None) -> None:
+    def __init__(self, name: str, engine: Engine[Any], timeout: float | None = None) -> None:
         self.name = name
         self._timeout = timeout
         self.device = UNKNOWN
-        self._engine: Engine | None = engine
+        self._engine: Engine[Any] | None = engine
         self._seat: Seat | None = None
         self._closed = False
         self._interrupted = False
