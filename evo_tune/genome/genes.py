@@ -119,17 +119,19 @@ class Gene(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return the gene's kind and fields as plain data; `gene_from` rebuilds the gene from them."""
-        fields = {name: value for name, value in vars(self).items() if name[0] != "_"}
-        plain = {name: value for name, value in fields.items() if value is not None or name not in HINTS}
+        plain: dict[str, Any] = {"kind": self.kind}
+        for name, value in vars(self).items():
+            if name[0] != "_" and (value is not None or name not in HINTS):
+                plain[name] = list(value) if isinstance(value, tuple) else value
         if self.when is not None:
             plain["when"] = {name: list(values) for name, values in self.when}
-        if self.widest is not None:
-            plain["widest"] = list(self.widest)
-        return {"kind": self.kind, **plain}
+        return plain
 
     def middle(self) -> Value:
         """Return the default, or else the middle of the range (of a choice without order, the first value)."""
-        return self.decode(0.5) if self.default is None else self.default
+        if self.default is not None:
+            return self.default
+        return self.decode(0.5 if getattr(self, "ordered", True) else 0.0)
 
     def _check_hints(self) -> None:
         """Check and normalize the hints and the default; a gene without default gets its prior as default.
@@ -401,11 +403,6 @@ class Choice(Gene):
     def check(self, value: object) -> Value:
         return self.values[self._index(value)]
 
-    def middle(self) -> Value:
-        if self.default is not None:
-            return self.default
-        return self.decode(0.5) if self.ordered else self.values[0]
-
     def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
         if self.ordered or self.size == 1:
             return step_cell(u, self.size, rng, scale)
@@ -416,9 +413,6 @@ class Choice(Gene):
         index = cell(u, self.size)
         indices = (index - 1, index + 1) if self.ordered else range(self.size)
         return [centre(moved, self.size) for moved in indices if 0 <= moved < self.size and moved != index]
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "values": list(self.values)}
 
 
 _KINDS: dict[str, type[Gene]] = {kind.kind: kind for kind in (Float, Int, Choice)}

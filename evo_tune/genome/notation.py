@@ -46,30 +46,25 @@ def parse_gene(name: str, text: str) -> Gene:
     Raises:
         SpaceError: The text has another form, or its values are not allowed.
     """
-
-    def int_range(low: int, high: int, step: int = 1) -> Int:
-        return Int(low, high, step=step)
-
     whole = text
-    values: list[Any] = []
-    makers: dict[str, Callable[[], Gene]] = {
-        "fixed": lambda: Choice(tuple(values), ordered=len(values) > 1 and all(map(is_number, values))),
-        "float": lambda: Float(*values, log=False),  # type: ignore[misc]  # a third value is refused
-        "log": lambda: Float(*values, log=True),  # type: ignore[misc]
-        "int": lambda: int_range(*values),
-        "choice": lambda: Choice(tuple(values)),
-        "ordered": lambda: Choice(tuple(values), ordered=True),
+    makers: dict[str, Callable[..., Gene]] = {
+        "fixed": lambda *values: Choice(values, ordered=len(values) > 1 and all(map(is_number, values))),
+        "float": lambda low, high: Float(low, high),
+        "log": lambda low, high: Float(low, high, log=True),
+        "int": lambda low, high, step=1: Int(low, high, step=step),
+        "choice": lambda *values: Choice(values),
+        "ordered": lambda *values: Choice(values, ordered=True),
     }
     try:
         text, hints = _split_hints(text)
         match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
         kind, inside = (match[1], match[2].split(",")) if match else ("fixed", text.split("|"))
-        values += [read_value(part.strip()) for part in inside]
+        values = [read_value(part.strip()) for part in inside]
         if kind == "fixed" and RANGE.fullmatch(text.strip()):
             raise SpaceError("expected a range as float(LOW,HIGH), log(LOW,HIGH) or int(LOW,HIGH), or values as A|B|…")
         if kind in makers and "" in values:
             raise SpaceError("a value is empty; expected one, and one between any two commas or bars")
-        gene = makers[kind]()
+        gene = makers[kind](*values)
         return dataclasses.replace(gene, **hints) if hints else gene  # type: ignore[type-var]
     except SpaceError as error:
         raise SpaceError(f"--gene {name}={whole}: {error}") from None

@@ -58,7 +58,7 @@ class Process:
         noise: Noise variance.
         scale: Variance of the prior.
         ages: Logarithms of the shares of a training run after which the points were scored, 0 for a full one, shape
-            (points,). None if all were trained in full.
+            (points,).
         drift: Rate at which scores after different shares lose their correlation.
     """
 
@@ -68,9 +68,9 @@ class Process:
     whitening: np.ndarray
     weights: np.ndarray
     noise: float
-    scale: float = 1.0
-    ages: np.ndarray | None = None
-    drift: float = 0.0
+    scale: float
+    ages: np.ndarray
+    drift: float
 
     @classmethod
     def fit(
@@ -87,7 +87,7 @@ class Process:
             points: Features of the points; those with an order are in [0, 1]. Shape (points, features).
             scores: Scores of the points, with mean 0 and variance 1 or less, shape (points,).
             kinds: See the class.
-            ages: See the class.
+            ages: See the class; None if all were trained in full.
             precise: Whether scores may have no noise at all. Then features matter about alike while points are few,
                 and the scale is fitted too; otherwise it is 1.
         """
@@ -118,6 +118,7 @@ class Process:
         whitening = kernels.inverse_cholesky_factor(kernel + noise * np.eye(len(kernel)))
         weights = whitening.T @ (whitening @ scores)
         scale = _scale(scores, weights) if precise else 1.0
+        ages = np.zeros(len(points)) if ages is None else ages
         return cls(points, kinds, relevance, whitening, weights, scale * noise, scale, ages, drift)
 
     def with_pending(self, pending: np.ndarray) -> Process:
@@ -139,8 +140,8 @@ class Process:
         whitening[count:, :count] = -kernels.matrix_product(kernels.matrix_product(corner, cross), self.whitening)
         whitening[count:, count:] = corner
         points, zeros = np.concatenate([self.points, pending]), np.zeros(len(pending))
-        ages = None if self.ages is None else np.append(self.ages, zeros)
-        return replace(self, points=points, whitening=whitening, weights=np.append(self.weights, zeros), ages=ages)
+        weights, ages = np.append(self.weights, zeros), np.append(self.ages, zeros)
+        return replace(self, points=points, whitening=whitening, weights=weights, ages=ages)
 
     def with_noise(self, noise: float) -> Process:
         """Return a process of full trainings with another noise variance and the same length scales."""
@@ -179,8 +180,7 @@ class Process:
         whitened = kernels.matrix_product(self.whitening, kernel)
         variance = self.scale * np.maximum(1.0 - (whitened**2).sum(axis=0), SMALLEST_VARIANCE)
         _, decline = kernels.matern(kernels.square_distances(self.relevance, self.points, points, self.kinds))
-        if self.ages is not None:
-            decline *= np.exp(-self.drift * np.abs(self.ages))[:, None]
+        decline *= np.exp(-self.drift * np.abs(self.ages))[:, None]
         solved = kernels.matrix_product(self.whitening.T, whitened)  # the inverse covariance times the kernel
         rising = kernels.gradient_by_columns(self.weights[:, None] * decline, self.points, points, self.kinds)
         explained = kernels.gradient_by_columns(2.0 * solved * decline, self.points, points, self.kinds)
@@ -197,9 +197,8 @@ class Process:
             scores: Scores of the points, shape (points,).
         """
         kernel = kernels.covariance(self.relevance, self.points, points, self.kinds)
-        fitted_ages = np.zeros(len(self.points)) if self.ages is None else self.ages
-        final = kernel * np.exp(-self.drift * np.abs(fitted_ages))[:, None]
-        early = kernel * np.exp(-self.drift * np.abs(fitted_ages[:, None] - ages[None, :]))
+        final = kernel * np.exp(-self.drift * np.abs(self.ages))[:, None]
+        early = kernel * np.exp(-self.drift * np.abs(self.ages[:, None] - ages[None, :]))
         final_whitened, early_whitened = (kernels.matrix_product(self.whitening, x) for x in (final, early))
         early_variance = np.maximum(1.0 - (early_whitened**2).sum(axis=0), SMALLEST_VARIANCE)
         common = np.exp(self.drift * ages) - (final_whitened * early_whitened).sum(axis=0)
@@ -214,8 +213,7 @@ class Process:
         Shape (points of the process, points).
         """
         kernel = kernels.covariance(self.relevance, self.points, points, self.kinds)
-        if self.ages is not None:
-            kernel *= np.exp(-self.drift * np.abs(self.ages))[:, None]
+        kernel *= np.exp(-self.drift * np.abs(self.ages))[:, None]
         return kernel
 
 

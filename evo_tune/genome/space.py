@@ -189,14 +189,12 @@ class SearchSpace:
     @cached_property
     def unordered(self) -> np.ndarray:
         """Whether each gene is a Choice without order, shape (genes,)."""
-        return np.array([isinstance(gene, Choice) and not gene.ordered for gene in self.genes.values()])
+        return np.array([not has_order(gene) for gene in self.genes.values()])
 
     @property
     def conditional(self) -> np.ndarray:
         """Whether each gene has a condition, shape (genes,)."""
-        mask = np.zeros(len(self.genes), dtype=bool)
-        mask[[place for place, _ in self._conditions]] = True
-        return mask
+        return np.isin(np.arange(len(self.genes)), [place for place, _ in self._conditions])
 
     @cached_property
     def has_priors(self) -> bool:
@@ -282,9 +280,9 @@ class SearchSpace:
             yield self._repair_genome(dict(zip(self.genes, cell, strict=True)))
 
     def _repair_genome(self, genome: Genome) -> Genome:
-        if self.repair is None:
-            return self._reset_inactive(genome)
         genome = self._reset_inactive(genome)
+        if self.repair is None:
+            return genome
         try:
             repaired = self.repair(dict(genome), self.genes) if self._gives_genes else self.repair(dict(genome))
         except Exception as error:

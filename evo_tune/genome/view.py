@@ -304,15 +304,13 @@ class RankedHistory(History):
                 ranked[rows, 0] = np.sort(ranked[rows, 0])
             if len(rungs) == 1:
                 scaled_losses[rows] = list(expected.values())
-        trials = LazySequence[Trial](count, self._make_trial)
+        self.trials = trials = LazySequence[Trial](count, self._make_trial)
         has_ranks = np.isfinite(self._ranks).all(axis=1)
         ranked_rows, failed_rows = np.flatnonzero(has_ranks), np.flatnonzero(~has_ranks).tolist()
         ids = table.first_ids.column(count)[ranked_rows]  # same order as the shown ids
-        order = ranked_rows[np.lexsort((ids, *reversed(self._ranks[ranked_rows].T)))].tolist()
-        self.trials = trials
+        self._order = order = ranked_rows[np.lexsort((ids, *reversed(self._ranks[ranked_rows].T)))].tolist()
         self.ranking = LazySequence[Trial](len(order), lambda place: trials[order[place]])
         self.failed = LazySequence[Trial](len(failed_rows), lambda place: trials[failed_rows[place]])
-        self._order = order
         self._columns = self._ranks, bare_ranks, scaled_losses, table.excesses.get(count)
 
     def _ranking_table(self) -> RankingTable:

@@ -217,7 +217,6 @@ def test_an_update_equals_a_fit_with_the_score() -> None:
     process, asked = partly(True), points(5, 8)
     ages, scores = AGES[[0, 1, 0, 1, 0]], np.array([1.0, -1.0, 0.3, 0.0, 2.0])
     mean, variance = process.predict_after_score(asked, ages, scores)
-    assert process.ages is not None
     for at in range(5):
         seen, when = np.vstack([process.points, asked[at]]), np.append(process.ages, ages[at])
         kernel, _ = matern(np.tensordot(process.relevance, square_differences(seen, seen, FREE), 1))
