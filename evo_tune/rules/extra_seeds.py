@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 
@@ -22,12 +21,9 @@ from evo_tune.genome.history import GrowingArray
 from evo_tune.genome.kernel import category_counts, encode_features
 from evo_tune.genome.seeds import SeedModel, Trainings, choose_genomes, fit_seed_model, seeds_change_nothing
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Candidate, Trial
+from evo_tune.genome.trial import EXTRA_SEED, Candidate, Proposal, Trial
 from evo_tune.genome.values import genome_key, mean_of
 from evo_tune.genome.view import GenomeTrials
-
-# Violation of constraints, mean losses, id of the first trial; the lowest leads.
-SortKey: TypeAlias = tuple[float, tuple[float, ...], int]
 
 # Minimum number of genomes with a loss for the model.
 MIN_GENOMES = 8
@@ -57,7 +53,8 @@ class LeaderRanking:
     """Ranking of the fully trained genomes by the mean over their seeds."""
 
     def __init__(self) -> None:
-        self._genomes: dict[str, tuple[SortKey, GenomeTrials]] = {}
+        # By genome key: violation of constraints, mean losses and id of the first trial; the lowest leads.
+        self._genomes: dict[str, tuple[tuple[float, tuple[float, ...], int], GenomeTrials]] = {}
 
     def update(self, genome: GenomeTrials) -> None:
         """Update a genome with all of its results."""
@@ -66,9 +63,20 @@ class LeaderRanking:
         if trial is not None and trial.ok and losses is not None:
             self._genomes[genome.key] = (trial.violation, losses, genome.first_candidate.id), genome
 
-    def leader(self) -> GenomeTrials | None:
-        """Return the leading genome; None if no genome was fully trained."""
-        return min(self._genomes.values(), key=lambda ranked: ranked[0], default=(None, None))[1]
+    def next_seed(self, pending: Sequence[Candidate], max_seeds: int) -> Proposal | None:
+        """Return the extra seed of the leading genome; None if it has had enough, or no genome was fully trained.
+
+        Args:
+            pending: Pending candidates.
+            max_seeds: Maximum number of seeds per genome.
+        """
+        _, leader = min(self._genomes.values(), key=lambda ranked: ranked[0], default=(None, None))
+        if leader is None:
+            return None
+        pending_keys = [genome_key(candidate.genome) for candidate in pending if candidate.extra_seed]
+        seed = 1 + len(leader.extra_seed_trials) + pending_keys.count(leader.key)
+        first = leader.first_candidate
+        return Proposal(first.genome, EXTRA_SEED, first.parents, extra_seed=seed) if seed < max_seeds else None
 
 
 @dataclass
@@ -154,12 +162,8 @@ class SeedGains:
                 self._fit_trainings = self._trainings(np.append(rows, self._rows_not_promoted(set())))
                 self._fit_logs = None
 
-    def extra_seed_count(self, candidate: Candidate) -> int:
-        """Return the number of reported extra seeds of a candidate's genome."""
-        return self._genomes[self._rows[genome_key(candidate.genome)]].extra_seeds
-
-    def best_extra_seed(self, pending: Sequence[Candidate], cost: float = 1.0) -> Candidate | None:
-        """Return the first candidate of the genome whose extra seed gains most; None if a new genome gains more.
+    def best_extra_seed(self, pending: Sequence[Candidate], cost: float = 1.0) -> Proposal | None:
+        """Return the extra seed with the highest expected gain; None if a new genome gains more.
 
         If extra seeds change no loss, and that is no chance, there are no more.
 
@@ -176,13 +180,15 @@ class SeedGains:
         order = np.argsort(model.expected, kind="stable")
         contenders = [(index, self._genomes[rows[index]]) for index in order[:CONTENDERS].tolist()]
         gains = [
-            (model.gain_of_seed(index, 1 + genome.extra_seeds), genome.first_candidate)
+            (model.gain_of_seed(index, 1 + genome.extra_seeds), genome)
             for index, genome in contenders
             if genome.losses and genome.extra_seeds < self._max_seeds - 1 and genome.key not in pending_seeds
         ]
-        gain, candidate = max(gains, key=lambda pair: pair[0], default=(-math.inf, None))
-        worth = candidate is not None and cost * gain > PRICE * model.gain_of_new(self._new_features(rows[order]))
-        return candidate if worth else None
+        gain, genome = max(gains, key=lambda pair: pair[0], default=(-math.inf, None))
+        if genome is None or cost * gain <= PRICE * model.gain_of_new(self._new_features(rows[order])):
+            return None
+        first = genome.first_candidate
+        return Proposal(first.genome, EXTRA_SEED, first.parents, extra_seed=1 + genome.extra_seeds)
 
     def predict_losses(self, pending: Sequence[Candidate]) -> dict[str, float]:
         """Return the predicted loss by genome key, lowest first: of the best few genomes and of some others.

@@ -191,19 +191,14 @@ def partial_results(history: History, rungs: Sequence[float]) -> GenomeResults |
     not_failed, violation = table.alive.column(count) > 0.0, table.violation.column(count)
     if not np.isfinite(losses[not_failed, -1]).any():
         return None
-    feasible, infeasible = (
-        np.flatnonzero(not_failed & (violation == 0.0)),
-        np.flatnonzero(not_failed & (violation > 0.0)),
-    )
+    feasible, infeasible = (np.flatnonzero(not_failed & met) for met in (violation == 0.0, violation > 0.0))
     ranked = np.full(losses.shape, math.nan)
     if len(feasible):
         ranked[feasible] = np.stack(table.ranks_by_rung(losses[feasible], objective=0), axis=1)
     ranked[infeasible] = (len(feasible) + ranks(violation[infeasible]))[:, None]
-    ranked[np.isnan(losses)] = math.nan
-    ranked[~not_failed] = math.nan
-    ranked[~not_failed, -1] = (
-        not_failed.sum() + ((~not_failed).sum() + 1) / 2
-    )  # failures share the mean of the last ranks
+    ranked[np.isnan(losses) | ~not_failed[:, None]] = math.nan
+    # Failures share the mean of the last ranks.
+    ranked[~not_failed, -1] = not_failed.sum() + ((~not_failed).sum() + 1) / 2
     return GenomeResults(tuple(rungs), ranked, table.first_ids.column(count), history.proposed_units)
 
 

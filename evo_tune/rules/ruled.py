@@ -24,7 +24,7 @@ import numpy as np
 
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.history import History, RunHistory
-from evo_tune.genome.trial import EXTRA_SEED, Candidate, Constraint, Proposal, Trial, violation
+from evo_tune.genome.trial import Candidate, Constraint, Proposal, Trial, violation
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.genome.view import GenomeTrials, RankedHistory, trials_by_genome
 from evo_tune.genome.widening import Range
@@ -125,20 +125,8 @@ class StrategyWithRules(Strategy):
         if promotion is not None:
             return promotion if genome_key(promotion.genome) in audits else self._with_bounds(promotion, history)
         if self.settings.extra_seeds_by_gain:
-            candidate = state.seed_gains.best_extra_seed(history.pending, state.rungs.cost())
-            if candidate is None:
-                return None
-            seed = 1 + state.seed_gains.extra_seed_count(candidate)
-        else:
-            leader = state.ranking.leader()
-            if leader is None:
-                return None
-            candidate = leader.first_candidate
-            pending_keys = [genome_key(trial.genome) for trial in history.pending if trial.extra_seed]
-            seed = 1 + len(leader.extra_seed_trials) + pending_keys.count(leader.key)
-            if seed >= self.settings.most_seeds:
-                return None
-        return Proposal(candidate.genome, EXTRA_SEED, candidate.parents, extra_seed=seed)
+            return state.seed_gains.best_extra_seed(history.pending, state.rungs.cost())
+        return state.ranking.next_seed(history.pending, self.settings.most_seeds)
 
     def next_widening(self, history: RunHistory) -> Widening | None:
         """Return the range to widen before a new genome is proposed; None if there is none.
@@ -219,11 +207,7 @@ class StrategyWithRules(Strategy):
     def _history_for_strategy(self, history: History) -> RankedHistory:
         """Return the history that the strategy sees."""
         expected = self._predict_losses(history)
-
-        def breaks_constraint(genome: Genome) -> bool:
-            return self._violation_before_training(genome) > 0.0
-
-        return RankedHistory(history, self.settings.rungs, breaks_constraint, expected)
+        return RankedHistory(history, self.settings.rungs, lambda g: self._violation_before_training(g) > 0.0, expected)
 
     def _violation_before_training(self, genome: Genome) -> float:
         """Return the violation of the constraints that are known before training; 0 if there is none."""

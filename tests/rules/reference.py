@@ -41,10 +41,7 @@ def next_promotion_or_seed(settings: RunSettings, history: History) -> Proposal 
         doubt = SeedGains(history.space, settings.most_seeds, not settings.own_seeds)
         for trial in history.trials:
             doubt.update(trial, history.proposed_units[trial.id])
-        birth = doubt.best_extra_seed(history.pending, cost(told, settings.rungs))
-        if found or birth is None:
-            return found
-        return Proposal(birth.genome, EXTRA_SEED, birth.parents, extra_seed=1 + doubt.extra_seed_count(birth))
+        return found or doubt.best_extra_seed(history.pending, cost(told, settings.rungs))
     return found or leader_again(told, out, settings.most_seeds)
 
 
