@@ -115,24 +115,38 @@ def check_suited(name: str, strategy: Strategy, space: SearchSpace, objectives: 
         raise PluginError(f"strategy {name} {reason}, or choose --strategy {' or '.join(suited)}")
 
 
-def check_support(evaluator: Evaluator, objectives: Sequence[Objective], settings: RunSettings) -> None:
-    """Refuse rules for trials that this evaluator, or this number of objectives, does not allow.
+def check_rules(
+    evaluator: Evaluator,
+    strategy_name: str,
+    strategy: Strategy,
+    objectives: Sequence[Objective],
+    settings: RunSettings,
+    constraints: Sequence[str],
+) -> None:
+    """Refuse rules for trials that this evaluator, this number of objectives, or this strategy does not allow.
 
     Args:
         evaluator: Evaluator of the run.
+        strategy_name: Name of the strategy.
+        strategy: Strategy of the run.
         objectives: Objectives of the run.
         settings: Settings of the run.
+        constraints: Constraints of the run.
 
     Raises:
-        PluginError: The evaluator does not declare support for a rule.
+        PluginError: The evaluator does not declare support for a rule, or the strategy decides by itself how genomes
+            are trained.
         OptionError: A rule needs a single objective, or the evaluator reports why it cannot support the rule.
     """
-    needed = {
-        "--fidelity": ("budget", len(settings.rungs) > 1),
-        "--prune": ("curve", settings.prune),
+    rules = {
+        "--fidelity": len(settings.rungs) > 1,
+        "--prune": settings.prune,
+        "--seeds-per-trial": settings.most_seeds > 1,
+        "--subject-to": bool(constraints),
     }
-    for flag, (feature, is_set) in needed.items():
-        if is_set and feature not in evaluator.supports:
+    flags = [flag for flag, is_set in rules.items() if is_set]
+    for flag, feature in (("--fidelity", "budget"), ("--prune", "curve")):
+        if flag in flags and feature not in evaluator.supports:
             if feature in evaluator.unsupported:
                 raise OptionError(f"{flag}: {evaluator.unsupported[feature]}")
             bundled = [name for name, origin, _, _ in list_evaluators() if origin == "bundled"]
@@ -142,35 +156,14 @@ def check_support(evaluator: Evaluator, objectives: Sequence[Objective], setting
                 f"docs/evaluators.md asks for, put SUPPORTS = [{feature!r}] into {evaluator.path}; else leave "
                 f"{flag} out" + (f" ({', '.join(able)} can do it)" if able else "")
             )
-    for flag, is_set in (("--prune", settings.prune), ("--seeds-per-trial", settings.most_seeds > 1)):
-        if is_set and len(objectives) > 1:
+    for flag in ("--prune", "--seeds-per-trial"):
+        if flag in flags and len(objectives) > 1:
             raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
-
-
-def check_own_trials(name: str, strategy: Strategy, settings: RunSettings, constraints: Sequence[str]) -> None:
-    """Refuse rules for a strategy that decides by itself how genomes are trained.
-
-    Args:
-        name: Name of the strategy.
-        strategy: Strategy of the run.
-        settings: Settings of the run.
-        constraints: Constraints of the run.
-
-    Raises:
-        PluginError: The strategy decides by itself, and rules are set.
-    """
-    rules = {
-        "--fidelity": len(settings.rungs) > 1,
-        "--prune": settings.prune,
-        "--seeds-per-trial": settings.most_seeds > 1,
-        "--subject-to": bool(constraints),
-    }
-    flags = [flag for flag, is_set in rules.items() if is_set]
     if flags and strategy.own_trials:
         able = [other_name for other_name, other in working_strategies().items() if not other.own_trials]
         raise PluginError(
-            f"strategy {name} decides itself on budgets and extra seeds, so {flags[0]} does not go with it: choose "
-            f"--strategy {' or '.join(able)}, or leave {flags[0]} out"
+            f"strategy {strategy_name} decides itself on budgets and extra seeds, so {flags[0]} does not go with it: "
+            f"choose --strategy {' or '.join(able)}, or leave {flags[0]} out"
         )
 
 
@@ -188,7 +181,10 @@ def _check_genes(run: Run, evaluator: BoundEvaluator) -> None:
         parts = [f"{', '.join(names)} {change}" for names, change in ((lost, "is gone"), (new, "is new")) if names]
         cause = f"its genes have changed ({'; '.join(parts)})"
     elif evaluator.plugin.hash != run.evaluator_hash:  # else ranges differ by machine (-o size=auto)
-        cause = _other_ranges(run, now) or _other_objectives(run, evaluator.plugin)
+        old_goals, goals = run.manifest.objectives, [goal.describe() for goal in evaluator.plugin.objectives]
+        cause = _other_ranges(run, now)
+        if not cause and not run.manifest.given_objectives and goals != old_goals:
+            cause = f"its objectives have changed (now {', '.join(goals)}, and were {', '.join(old_goals)})"
     if cause:
         raise StoreError(message_of_changed_evaluator(run, evaluator.plugin, cause))
 
@@ -199,27 +195,15 @@ def _other_ranges(run: Run, now: SearchSpace) -> str:
     Genes that the user gave are not compared. Defaults may differ, because the default genome was proposed first and
     nothing else depends on it.
     """
-    present_genes = {**now.optional, **now.genes}
-    user_genes = {
-        *run.manifest.given_genes,
-        *(name for name, gene in run.manifest.genes().items() if run.genes[name] != gene),
-    }
-    names = [name for name in run.genes if name in present_genes and name not in user_genes]
-    ranges = {
-        # Default and limits may differ between the start of a run and a resume.
-        name: [replace(gene, default=None, widest=None) for gene in (run.genes[name], present_genes[name])]  # type: ignore[type-var]
-        for name in names
-    }
-    changes = [f"{name} is now {new}, and was {old}" for name, (old, new) in ranges.items() if repr(old) != repr(new)]
+    present_genes, first_genes, changes = {**now.optional, **now.genes}, run.manifest.genes(), []
+    for name, gene in run.genes.items():
+        is_widened = first_genes[name] != gene
+        if name in present_genes and name not in run.manifest.given_genes and not is_widened:
+            # Default and limits may differ between the start of a run and a resume.
+            old, new = (replace(each, default=None, widest=None) for each in (gene, present_genes[name]))  # type: ignore[type-var]
+            if repr(old) != repr(new):
+                changes.append(f"{name} is now {new}, and was {old}")
     return f"its genes have changed ({'; '.join(changes)})" if changes else ""
-
-
-def _other_objectives(run: Run, evaluator: Evaluator) -> str:
-    """Return how the evaluator's own objectives changed since the run began, in words; '' if they did not."""
-    before, now = run.manifest.objectives, [goal.describe() for goal in evaluator.objectives]
-    if run.manifest.given_objectives or now == before:
-        return ""
-    return f"its objectives have changed (now {', '.join(now)}, and were {', '.join(before)})"
 
 
 def check_unchanged(run: Run, evaluator: BoundEvaluator, strategy: Strategy, accept_changes: bool) -> None:
@@ -236,15 +220,14 @@ def check_unchanged(run: Run, evaluator: BoundEvaluator, strategy: Strategy, acc
     """
     _check_genes(run, evaluator)
     plugin = evaluator.plugin
-    now = {"evaluator_hash": plugin.hash, "fingerprint": evaluator.fingerprint()}
-    now["strategy_hash"] = hash_of(strategy)
+    fingerprint, strategy_hash = evaluator.fingerprint(), hash_of(strategy)
     changed = []
-    if now["evaluator_hash"] != run.evaluator_hash:
+    if plugin.hash != run.evaluator_hash:
         changed.append(f"the evaluator's file {plugin.place} (or a module that it imports)")
-    if now["fingerprint"] != run.fingerprint:
+    if fingerprint != run.fingerprint:
         changed.append("the evaluator's data")
     why = "old and new results may not be comparable" if changed else "later proposals would differ"
-    if now["strategy_hash"] != run.strategy_hash:
+    if strategy_hash != run.strategy_hash:
         changed.append(f"the strategy's file {inspect.getfile(type(strategy))} (or a module that it imports)")
     if changed and not accept_changes:
         raise StoreError(
@@ -252,4 +235,4 @@ def check_unchanged(run: Run, evaluator: BoundEvaluator, strategy: Strategy, acc
             "--accept-changes continues nevertheless"
         )
     if changed:
-        run.change(**now)
+        run.change(evaluator_hash=plugin.hash, fingerprint=fingerprint, strategy_hash=strategy_hash)

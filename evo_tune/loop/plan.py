@@ -39,10 +39,9 @@ from evo_tune.loop.checks import (
     check_ends,
     check_learning,
     check_metrics,
-    check_own_trials,
     check_repair,
+    check_rules,
     check_suited,
-    check_support,
 )
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.genes import genes_with_defaults, limits_for
@@ -52,7 +51,6 @@ from evo_tune.options.binding import did_you_mean, parse_target_size
 from evo_tune.options.declare import AUTO
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import make_strategy
-from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import rungs_that_pay
 from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.manifest import Manifest
@@ -105,14 +103,15 @@ class Draft:
         return self.evaluator.estimate(self.space.default()).get(ESTIMATED_SECONDS, 0.0)
 
 
-@dataclass(frozen=True)
-class RunPlan:
-    """The plan of a run.
+@dataclass(frozen=True, kw_only=True)
+class RunPlan(Draft):
+    """The plan of a run: its manifest and its slots.
 
     Args:
-        evaluator: Evaluator with its options.
-        space: Search space of the run.
-        manifest: Manifest with which it would begin.
+        requested: See `Draft`.
+        evaluator: See `Draft`.
+        space: See `Draft`.
+        manifest: See `Draft`.
         slots: Number of slots.
         device: Device of its slots.
         pace: Times of its trainings; None if they were not timed.
@@ -120,9 +119,6 @@ class RunPlan:
         seconds: Duration of the planning.
     """
 
-    evaluator: BoundEvaluator
-    space: SearchSpace
-    manifest: Manifest
     slots: int
     device: str
     pace: Pace | None
@@ -156,11 +152,10 @@ def plan_run(
     began = time.monotonic()
     evaluator = plugin.bind(request.options)
     cost_is_open = needs_cost(evaluator)
-    checked = _check_request(plugin, request, settings, session, store)
+    checked = _CheckedRequest(plugin, request, settings, session, store)
     if cost_is_open:
-        timed = _budget_in_time(checked, evaluator, began)
-        draft, pace, choices = timed.draft, timed.pace, timed.choices
-        slots, device = timed.timings.slots, timed.timings.device
+        draft, timings, pace, choices = _budget_in_time(checked, evaluator, began)
+        slots, device = timings.slots, timings.device
     else:
         draft, choices = _draft(checked, evaluator, checked.settings), []
         rungs_are_open = settings.fidelity == AUTO and "budget" in plugin.supports and session.hours is not None
@@ -173,28 +168,13 @@ def plan_run(
     seconds = draft.default_seconds if pace is None else pace.mean_seconds
     planning = time.monotonic() - began if pace is not None or cost_is_open else 0.0
     draft, choice = _choose_rungs(checked, draft, slots, seconds, planning)
-    choices = [*choices, *([choice] if choice else [])]
-    return RunPlan(draft.evaluator, draft.space, draft.manifest, slots, device, pace, tuple(choices), planning)
+    choices += [choice] if choice else []
+    return RunPlan(**vars(draft), slots=slots, device=device, pace=pace, choices=tuple(choices), seconds=planning)
 
 
-@dataclass(frozen=True)
-class _TimedDraft:
-    """A draft with a budget in time.
-
-    Args:
-        draft: The draft.
-        timings: Last timings of steps.
-        pace: Times of its trainings; None if no step could be timed.
-        choices: The chosen budget in words; empty if the user gave it.
-    """
-
-    draft: Draft
-    timings: StepTimings
-    pace: Pace | None
-    choices: list[str]
-
-
-def _budget_in_time(checked: _CheckedRequest, evaluator: BoundEvaluator, began: float) -> _TimedDraft:
+def _budget_in_time(
+    checked: _CheckedRequest, evaluator: BoundEvaluator, began: float
+) -> tuple[Draft, StepTimings, Pace | None, list[str]]:
     """Measure the cost of a step, and choose the time of a training unless the user gave it.
 
     Args:
@@ -203,7 +183,9 @@ def _budget_in_time(checked: _CheckedRequest, evaluator: BoundEvaluator, began: 
         began: Beginning of the planning, by `time.monotonic`.
 
     Returns:
-        The draft with the budget; without a measured cost, it has the evaluator's own budget.
+        The draft with the budget; without a measured cost, it has the evaluator's own budget. Then the last timings of
+        steps, the times of its trainings (None if no step could be timed), and the chosen budget in words (empty if the
+        user gave it).
 
     Raises:
         UsageError: No step could be timed, but the user gave a time.
@@ -235,7 +217,7 @@ def _budget_in_time(checked: _CheckedRequest, evaluator: BoundEvaluator, began: 
         if draft.space.default() == timed_default:
             break
         # Else the budget has changed the size that suits it, and so the space: the cost is measured there once more.
-    return _TimedDraft(draft, timings, pace, choices)
+    return draft, timings, pace, choices
 
 
 def time_for_trainings(checked: _CheckedRequest, slots: int, planning: float) -> TimeLimit | None:
@@ -287,65 +269,55 @@ def _choose_rungs(
     return with_rungs, words
 
 
-@dataclass(frozen=True, kw_only=True)
 class _CheckedRequest:
     """A request whose parts are checked, and which do not depend on budget and rungs.
 
     Args:
+        plugin: Evaluator of the run.
         request: The user's request.
-        settings: Settings of the run, with the number of seeds decided.
+        settings: Settings of the run; the number of seeds is decided here.
         session: Settings of the first session.
+        store: Folder of the saved runs.
+
+    Attributes:
         objectives: Objectives of the run.
         strategy_name: Name or path of the strategy.
         strategy: The strategy.
-        earlier_runs: Runs to learn from.
-    """
-
-    request: Request
-    settings: RunSettings
-    session: SessionSettings
-    objectives: tuple[Objective, ...]
-    strategy_name: str
-    strategy: Strategy
-    earlier_runs: Sequence[Run]
-
-
-def _check_request(
-    plugin: Evaluator, request: Request, settings: RunSettings, session: SessionSettings, store: Path
-) -> _CheckedRequest:
-    """Return the parts of a request that do not depend on budget and rungs.
+        earlier_runs: Runs to learn from, read as plain data; no code that they name is executed.
 
     Raises:
-        UsageError: One of them is unknown, of the wrong type or out of range.
+        UsageError: A part is unknown, of the wrong type or out of range.
     """
-    if settings.for_scale:
-        parse_target_size(settings.for_scale)
-    objectives = _parse_objectives(request.objectives) or plugin.objectives
-    if not objectives:
-        raise OptionError(
-            f"{plugin.name} names no objective: give --objective METRIC:min or METRIC:max, of a metric that it "
-            "prints or returns (from Python: objectives=['METRIC:min'])"
-        )
-    check_metrics(plugin, objectives)
-    strategy_name = request.strategy or "saea"
-    population = {} if request.population is None else {"population": request.population}
-    strategy = make_strategy(strategy_name, {**request.strategy_options, **population})
-    if settings.seeds_per_trial is None:
-        can_repeat = plugin.seeded and len(objectives) == 1 and not strategy.own_trials
-        # All trainings count towards limits in time, so extra seeds cost no extra time there.
-        limited_by_time = session.hours is not None or session.budget is not None
-        limited_by_time &= session.trials is None and session.generations is None
-        settings = replace(settings, seeds_per_trial="auto" if can_repeat and limited_by_time else 1)
-    check_noise(session, settings.most_seeds)
-    return _CheckedRequest(
-        request=request,
-        settings=settings,
-        session=session,
-        objectives=objectives,
-        strategy_name=strategy_name,
-        strategy=strategy,
-        earlier_runs=_open_earlier_runs(request.learn_from, store),
-    )
+
+    def __init__(
+        self, plugin: Evaluator, request: Request, settings: RunSettings, session: SessionSettings, store: Path
+    ) -> None:
+        if settings.for_scale:
+            parse_target_size(settings.for_scale)
+        self.request, self.settings, self.session = request, settings, session
+        self.objectives = _parse_objectives(request.objectives) or plugin.objectives
+        if not self.objectives:
+            raise OptionError(
+                f"{plugin.name} names no objective: give --objective METRIC:min or METRIC:max, of a metric that it "
+                "prints or returns (from Python: objectives=['METRIC:min'])"
+            )
+        check_metrics(plugin, self.objectives)
+        self.strategy_name = request.strategy or "saea"
+        population = {} if request.population is None else {"population": request.population}
+        self.strategy = make_strategy(self.strategy_name, {**request.strategy_options, **population})
+        if settings.seeds_per_trial is None:
+            can_repeat = plugin.seeded and len(self.objectives) == 1 and not self.strategy.own_trials
+            # All trainings count towards limits in time, so extra seeds cost no extra time there.
+            limited_by_time = session.hours is not None or session.budget is not None
+            limited_by_time &= session.trials is None and session.generations is None
+            self.settings = replace(settings, seeds_per_trial="auto" if can_repeat and limited_by_time else 1)
+        check_noise(session, self.settings.most_seeds)
+        self.earlier_runs = []
+        for source in [request.learn_from] if isinstance(request.learn_from, str | Path) else request.learn_from:
+            try:
+                self.earlier_runs.append(Run.open(find_run(store, str(source))))
+            except StoreError as error:
+                raise UsageError(f"--learn-from {source}: expected the name or path of a run; {error}") from None
 
 
 def _draft(checked: _CheckedRequest, evaluator: BoundEvaluator, settings: RunSettings) -> Draft:
@@ -371,8 +343,7 @@ def _draft(checked: _CheckedRequest, evaluator: BoundEvaluator, settings: RunSet
     check_suited(checked.strategy_name, strategy, space, objectives)
     check_learning(checked.strategy_name, strategy, space, objectives, checked.earlier_runs)
     constraints = _parse_constraints(plugin, objectives, estimates, request.subject_to)
-    check_support(plugin, objectives, settings)
-    check_own_trials(checked.strategy_name, strategy, settings, constraints)
+    check_rules(plugin, checked.strategy_name, strategy, objectives, settings, constraints)
     manifest = Manifest(
         evaluator=plugin.reference,
         evaluator_hash=plugin.hash,
@@ -402,21 +373,6 @@ def _draft(checked: _CheckedRequest, evaluator: BoundEvaluator, settings: RunSet
         identity=uuid.uuid4().hex,
     )
     return Draft(requested, evaluator, space, manifest)
-
-
-def _open_earlier_runs(sources: Iterable[str | Path], store: Path) -> list[Run]:
-    """Return earlier runs by name or path, read as plain data; no code that they name is executed.
-
-    Raises:
-        UsageError: A source is not a run.
-    """
-    runs = []
-    for source in [sources] if isinstance(sources, str | Path) else sources:
-        try:
-            runs.append(Run.open(find_run(store, str(source))))
-        except StoreError as error:
-            raise UsageError(f"--learn-from {source}: expected the name or path of a run; {error}") from None
-    return runs
 
 
 def _parse_objectives(objectives: Sequence[str | Objective] | str | Objective) -> tuple[Objective, ...]:
