@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
@@ -128,12 +128,6 @@ class _Limits(Options):
         None, bounds="(0, inf)", unit="hours", help="Maximum number of hours, final comparison included."
     )
     stop_when_done: bool = option(False, help="Stop when further improvement is likely to be smaller than seed noise.")
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class _Attempts(Options):
-    """Limits."""
-
     timeout: float | None = option(
         None, bounds="(0, inf)", unit="seconds", help="Time limit of one evaluation, in seconds."
     )
@@ -183,7 +177,7 @@ class _Comparison(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionSettings(_Comparison, _DeviceSettings, _Attempts, _Limits):
+class SessionSettings(_Comparison, _DeviceSettings, _Limits):
     """Settings of one `run` or `resume`; its limits are totals over all sessions."""
 
     def check(self) -> None:
@@ -198,10 +192,6 @@ class SessionSettings(_Comparison, _DeviceSettings, _Attempts, _Limits):
     def limited(self) -> bool:
         """Whether any limit is set."""
         return any(getattr(self, name) is not None for name in LIMITS)
-
-    def without_limits(self) -> SessionSettings:
-        """Return the settings without limits."""
-        return replace(self, **{name: setting.default for name, setting in dataclass_options(_Limits).items()})
 
     def but(self, **changes: Any) -> SessionSettings:
         """Return the settings with some of them changed.
@@ -269,9 +259,8 @@ def parse_rungs(text: str) -> tuple[float, ...]:
     try:
         rungs = tuple(float(Fraction(part.strip())) for part in text.split(","))
     except (ValueError, OverflowError, ZeroDivisionError):
-        raise OptionError(
-            f"--fidelity {text}: expected auto, or fractions of a full training, such as 1/9,1/3,1"
-        ) from None
+        expected = "auto, or fractions of a full training, such as 1/9,1/3,1"
+        raise OptionError(f"--fidelity {text}: expected {expected}") from None
     if not all(0.0 < rung <= 1.0 for rung in rungs):
         raise OptionError(f"--fidelity {text}: expected fractions above 0 and at most 1, such as 1/9,1/3,1")
     if any(low >= high for low, high in pairwise(rungs)):

@@ -14,6 +14,7 @@ from evo_tune import Search
 from evo_tune.cli.commands import resume, run
 from evo_tune.cli.help import FLAGS
 from evo_tune.errors import OptionError, UsageError
+from evo_tune.loop.limits import next_session
 from evo_tune.options.declare import dataclass_options
 from evo_tune.settings import LIMITS, RunSettings, SessionSettings, read_settings, settings_of
 from tests.public import script
@@ -81,11 +82,11 @@ def test_saved_settings_are_read_strictly() -> None:
         read_settings(RunSettings, {"seed": "1"})
 
 
-def test_without_limits_nothing_else_changes() -> None:
+def test_a_new_limit_replaces_all_earlier_ones_and_nothing_else_changes() -> None:
     session = SessionSettings(trials=3, hours=1.0, slots=2, stop_when_done=True)
     assert session.limited
-    free = session.without_limits()
-    assert not free.limited
-    changed = {name for name, value in vars(session).items() if getattr(free, name) != value}
+    following = next_session(session, {"trials": 5}, 2)
+    changed = {name for name, value in vars(session).items() if getattr(following, name) != value}
     assert changed == {"trials", "hours", "stop_when_done"}
+    assert (following.trials, following.hours, following.stop_when_done) == (5, None, False)
     assert set(LIMITS) < {one.name for one in dataclasses.fields(SessionSettings)}

@@ -45,7 +45,6 @@ ELSEWHERE = {
     "integrations/tensorboard": "integrations/test_converting integrations/test_tracking",
     "loop/deadline": "loop/test_limits loop/test_hours",
     "loop/budget": "cli/test_planning",
-    "loop/opening": "loop/test_plan loop/test_code",
     "plugins/code": "plugins/test_scripts plugins/test_plugins",
     "plugins/command": "plugins/test_scripts",
     "plugins/context": "plugins/test_evaluator",

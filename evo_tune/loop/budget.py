@@ -114,15 +114,9 @@ def time_steps(
     try:
         with Interrupts(stop, stop):
             slots += open_slots_to_plan(manifest, session, evaluator, folder / "trials")
-            longest = MAX_TIMING_SECONDS
-            if session.hours is not None:
-                longest = min(longest, TIME_SHARE * session.hours * 3600)
-            timing = Timing(
-                folder=folder / "trials",
-                stopping=interrupted.is_set,
-                longest=longest,
-                quick=quick,
-            )
+            hours = math.inf if session.hours is None else session.hours
+            longest = min(MAX_TIMING_SECONDS, TIME_SHARE * hours * 3600)
+            timing = Timing(folder=folder / "trials", stopping=interrupted.is_set, longest=longest, quick=quick)
             rows, worker = time_genomes(slots, genomes, timing)
             device = slots[0].device
     finally:

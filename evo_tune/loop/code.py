@@ -107,10 +107,8 @@ def load_named_evaluator(
         raise OptionError(
             "space= is for a function, or a command if the space has no repair: a file defines SPACE instead"
         )
-    is_file = evaluator.origin == "file" or (
-        evaluator.origin == FUNCTION and Reference.read(evaluator.reference).path != ""
-    )
-    if is_file:
+    in_file = evaluator.origin == FUNCTION and Reference.read(evaluator.reference).path != ""
+    if evaluator.origin == "file" or in_file:
         _remember_file(evaluator.path)
     return evaluator
 
@@ -216,7 +214,7 @@ def load_code(
     """
     user = Consent(trust, ask, accept_changes)
     chosen = _allow_strategy(run.manifest, user, strategy)
-    bound = bind_to_run(run, _load_evaluator_of(run, evaluator, user))
+    bound = bind_to_run(run, load_run_evaluator(run, evaluator, trust, ask, accept_changes))
     return bound, strategy_with_rules(run.manifest, bound, chosen)
 
 
@@ -266,19 +264,17 @@ def hash_of(strategy: Strategy) -> str:
 
 
 def load_run_evaluator(
-    run: Run, moved_to: str | Callable[..., Any] | None = None, trust: bool = False, ask: Ask | None = None
+    run: Run,
+    moved_to: str | Callable[..., Any] | None = None,
+    trust: bool = False,
+    ask: Ask | None = None,
+    accept_changes: bool = False,
 ) -> Evaluator:
     """Load the evaluator of a saved run, if it may be executed and the run's options followed; see `load_code`."""
-    return _load_evaluator_of(run, moved_to, Consent(trust, ask))
-
-
-def _load_evaluator_of(run: Run, moved_to: str | Callable[..., Any] | None, user: Consent) -> Evaluator:
     manifest, hashes = run.manifest, hashes_of(run.manifest, run.genes)
-    consent = (
-        allow_run(run.folder, hashes, _actions_to_allow(run, moved_to is not None), user)
-        if reason_for_distrust(run.folder, hashes)
-        else user
-    )
+    consent = user = Consent(trust, ask, accept_changes)
+    if reason_for_distrust(run.folder, hashes):
+        consent = allow_run(run.folder, hashes, _actions_to_allow(run, moved_to is not None), user)
     reference = manifest.evaluator
     if reference.startswith(f"{FUNCTION}:") and (moved_to is None or isinstance(moved_to, str)):
         return _load_function_of(run, moved_to, consent)
@@ -289,7 +285,9 @@ def _load_evaluator_of(run: Run, moved_to: str | Callable[..., Any] | None, user
             space = space_of_saved_run(moved_to, Reference.read(name), manifest.genes())
         return load_named_evaluator(moved_to, manifest.genes(), manifest.options, space)
     if reference.startswith(f"{COMMAND}:"):
-        return _load_command_of(run, consent)
+        evaluator = find_evaluator(reference, manifest.genes(), manifest.options)  # nothing is executed yet
+        allow_command(run.folder, evaluator.code or (), {CODE: evaluator.hash}, consent)
+        return evaluator
     if reference.partition(":")[0] in PREFIXES:
         return find_evaluator(reference)
     if not is_file_name(reference):  # it would be searched in ./evaluators, which may contain any code
@@ -337,14 +335,6 @@ def _load_function_of(run: Run, moved_to: str | None, user: Consent) -> Evaluato
     return load_function(_allow_file(path, "evaluator", user, remedy, if_gone), reference, genes)
 
 
-def _load_command_of(run: Run, user: Consent) -> Evaluator:
-    """Return the command of a run that this user began or trusts; nothing is executed yet."""
-    manifest = run.manifest
-    evaluator = find_evaluator(manifest.evaluator, manifest.genes(), manifest.options)
-    allow_command(run.folder, evaluator.code or (), {CODE: evaluator.hash}, user)
-    return evaluator
-
-
 def _allow_strategy(manifest: Manifest, user: Consent, moved_to: str | None) -> str:
     """Return the name of a run's strategy, or the path that the user gave or allowed."""
     name = manifest.strategy
@@ -379,12 +369,11 @@ def session_settings_to_trust(run: Run, changes: Mapping[str, Any]) -> SessionSe
     last = run.session
     if is_remembered(run.folder, _hash_places(last)):
         return last
-    default_settings = SessionSettings()
-    untrusted_places = {
-        name: value for name in DEVICE_SETTINGS if (value := getattr(last, name)) != getattr(default_settings, name)
-    }
-    flags = [f"--{name.replace('_', '-')} {value}" for name, value in untrusted_places.items() if name not in changes]
+    default_places = {name: getattr(SessionSettings(), name) for name in DEVICE_SETTINGS}
+    places = {name: getattr(last, name) for name in DEVICE_SETTINGS if name not in changes}
+    untrusted_places = {name: value for name, value in places.items() if value != default_places[name]}
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in untrusted_places.items()]
     if flags:
         text = f"run {run.name} names places to train that you have not given it here ({', '.join(flags)})"
         warnings.warn(printable(f"{text}: they are not used; give the flags that you want"), stacklevel=4)
-    return last.but(**{name: getattr(default_settings, name) for name in DEVICE_SETTINGS})
+    return last.but(**default_places)

@@ -149,12 +149,9 @@ class Deadline:
         results = len(self.run.recorded)
         if self._own_rest is None or self._own_rest[0] != results:
             requested = comparison_as_requested(self.run)
-            ids = (
-                [id for id in (*requested.finalists, requested.default) if id is not None]
-                if requested.finalists
-                else []
-            )
-            training = max((self.seconds_of(id) for id in ids), default=self.durations.mean_seconds)
+            ids = (*requested.finalists, requested.default) if requested.finalists else ()
+            seconds = (self.seconds_of(id) for id in ids if id is not None)
+            training = max(seconds, default=self.durations.mean_seconds)
             self._own_rest = results, self.after(training)
         return self._own_rest[1]
 
@@ -170,9 +167,8 @@ class Deadline:
             return 0.0, 0.0
         requested = comparison_as_requested(self.run)
         if not requested.finalists:  # nothing has beaten the default yet
-            requested = FinalComparison(
-                tuple(range(-self.session.finalists, 0)), requested.default, self.session.final_seeds
-            )
+            finalists = tuple(range(-self.session.finalists, 0))
+            requested = FinalComparison(finalists, requested.default, self.session.final_seeds)
 
         def seconds(id: int) -> float:
             return mean_seconds if id < 0 else self.seconds_of(id)
@@ -201,9 +197,8 @@ class Deadline:
             return
         requested = comparison_as_requested(self.run)
         if requested.finalists:
-            self.record(
-                self.largest_in_time(requested, comparison_results(self.run, requested), {}, self.seconds_of, MARGIN)
-            )
+            results = comparison_results(self.run, requested)
+            self.record(self.largest_in_time(requested, results, {}, self.seconds_of, MARGIN))
 
     def largest_in_time(
         self,
@@ -238,10 +233,8 @@ class Deadline:
 
     def record(self, plan: FinalComparison | None) -> None:
         """Record a plan; None for no comparison."""
-        if plan is None:
-            self.run.plan_comparison((), None, ())
-        else:
-            self.run.plan_comparison(plan.finalists, plan.default, plan.looks)
+        finalists, default, looks = ((), None, ()) if plan is None else (plan.finalists, plan.default, plan.looks)
+        self.run.plan_comparison(finalists, default, looks)
 
 
 def own_seconds(run: Run, id: int) -> float:

@@ -159,37 +159,37 @@ def remove_checkpoint(run: Run, folder: str) -> None:
         inside.remove(run.folder, TRIALS, folder, UNFINISHED[0])
 
 
-class CheckpointCleaner:
-    """Removes checkpoints that no later trial can use, as results come in.
+def clean_checkpoints_after(run: Run, candidate: Candidate, outcome: Outcome) -> None:
+    """Remove checkpoints that no trial needs after a recorded result.
+
+    A checkpoint is resumed at most once, and the checkpoint of a failed trial never.
+
+    Args:
+        run: Run that is open for writing.
+        candidate: Candidate with the result.
+        outcome: The result.
+    """
+    remove_checkpoint(run, f"{candidate.id:06d}")
+    if candidate.resumes is not None:
+        _remove_saved_files(run, candidate.resumes)
+    if outcome.status != "ok" and candidate.budget < 1.0:
+        _remove_saved_files(run, candidate.id)
+
+
+def remove_partial_checkpoints(run: Run) -> None:
+    """Remove the checkpoints of all partial trainings, because no genome will be promoted any more.
+
+    Call it when the strategy has no more proposals, not at a limit, because a longer run promotes more genomes.
 
     Args:
         run: Run that is open for writing.
     """
+    for candidate in run.candidates:
+        if candidate.budget < 1.0:
+            _remove_saved_files(run, candidate.id)
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
 
-    def clean_after(self, candidate: Candidate, outcome: Outcome) -> None:
-        """Remove checkpoints that no trial needs after a recorded result.
-
-        A checkpoint is resumed at most once, and the checkpoint of a failed trial never.
-        """
-        remove_checkpoint(self._run, f"{candidate.id:06d}")
-        if candidate.resumes is not None:
-            self._remove(candidate.resumes)
-        if outcome.status != "ok" and candidate.budget < 1.0:
-            self._remove(candidate.id)
-
-    def remove_all(self) -> None:
-        """Remove the checkpoints of all partial trainings, because no genome will be promoted any more.
-
-        Call it when the strategy has no more proposals, not at a limit, because a longer run promotes more genomes.
-        """
-        for candidate in self._run.candidates:
-            if candidate.budget < 1.0:
-                self._remove(candidate.id)
-
-    def _remove(self, id: int) -> None:
-        """Remove the files that a trial saved, except its logs."""
-        with contextlib.suppress(OSError):
-            inside.remove_all_but(self._run.folder, TRIALS, f"{id:06d}", files=LOGS)
+def _remove_saved_files(run: Run, id: int) -> None:
+    """Remove the files that a trial saved, except its logs."""
+    with contextlib.suppress(OSError):
+        inside.remove_all_but(run.folder, TRIALS, f"{id:06d}", files=LOGS)

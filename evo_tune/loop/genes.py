@@ -146,46 +146,37 @@ def genes_with_defaults(
     user_genes = {}
     own_genes = {**own_space.genes, **own_space.optional}
     for name, gene in genes.items():
-        if name not in own_genes and name not in gene_options:
+        own, field = own_genes.get(name), gene_options.get(name)
+        if own is None and field is None:
             hint = did_you_mean(str(name), [*own_genes, *gene_options])
             raise SpaceError(f"--gene {name}: expected one of {', '.join(own_genes)}{hint}")
         if gene is None and name in own_space.genes:
             raise SpaceError(f"--gene {name}: it is on as it is; expected --gene {name}=GENE")
-        if name not in own_genes:
+        if own is None:
             _check_option_gene(gene_options[name], gene)
-        if (
-            name in gene_options
-            and AUTO in gene_options[name].choices
-            and isinstance(gene, Choice)
-            and AUTO in gene.values
-        ):
+        if field is not None and AUTO in field.choices and isinstance(gene, Choice) and AUTO in gene.values:
             raise SpaceError(f"--gene {name}: auto cannot be a value of a gene: give the values that auto chooses from")
         if gene is None:
             continue
         if not isinstance(gene, Gene):
             raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
         try:
-            user_genes[name] = (
-                _with_types_of(own_genes[name], gene)
-                if name in own_genes
-                else _with_option_type(gene_options[name], gene)
-            )
+            user_gene = _with_option_type(gene_options[name], gene) if own is None else _with_types_of(own, gene)
         except SpaceError as error:
             raise SpaceError(f"--gene {name}: {error}") from None
-        if name in own_genes and user_genes[name].widest is None:
-            user_genes[name] = with_limits(user_genes[name], own_genes[name].widest)
+        if own is not None and user_gene.widest is None:
+            user_gene = with_limits(user_gene, own.widest)
         if gene.default is None:
-            default = own_genes[name].middle() if name in own_genes else option_values.get(name)
+            default = option_values.get(name) if own is None else own.middle()
             with contextlib.suppress(SpaceError):
-                user_genes[name] = dataclasses.replace(user_genes[name], default=user_genes[name].check(default))  # type: ignore[type-var]
+                user_gene = dataclasses.replace(user_gene, default=user_gene.check(default))  # type: ignore[type-var]
+        user_genes[name] = user_gene
+    known_genes = {**own_space.genes, **genes}
     for name, gene in user_genes.items():
         for condition_gene, _ in gene.when or ():
-            if condition_gene not in {*own_space.genes, *genes}:
-                hint = did_you_mean(condition_gene, [*own_space.genes, *genes])
-                raise SpaceError(
-                    f"--gene {name}: when {condition_gene}: expected one of "
-                    f"{', '.join({**own_space.genes, **genes})}{hint}"
-                )
+            if condition_gene not in known_genes:
+                expected = f"{', '.join(known_genes)}{did_you_mean(condition_gene, known_genes)}"
+                raise SpaceError(f"--gene {name}: when {condition_gene}: expected one of {expected}")
     return user_genes
 
 
@@ -204,16 +195,14 @@ def wider_user_genes(genes: Mapping[str, Gene | None], run_genes: Mapping[str, G
     wider_genes: dict[str, Gene] = {}
     for name, gene in genes.items():
         if name not in run_genes:
-            raise SpaceError(
-                f"--gene {name}: expected a gene of the run: {', '.join(run_genes)}{did_you_mean(name, run_genes)}"
-            )
+            expected = f"{', '.join(run_genes)}{did_you_mean(name, run_genes)}"
+            raise SpaceError(f"--gene {name}: expected a gene of the run: {expected}")
         old = run_genes[name]
         if not isinstance(gene, Gene):
             raise SpaceError(f"--gene {name}: expected its wider range, such as --gene '{name}=log(1e-5,1e-1)'")
         if gene.default is not None and gene.default != old.middle():
-            raise SpaceError(
-                f"--gene {name}: its default is {old.middle()!r}, and was trained already: leave {gene.default!r} out"
-            )
+            present = f"its default is {old.middle()!r}, and was trained already"
+            raise SpaceError(f"--gene {name}: {present}: leave {gene.default!r} out")
         try:
             wider_genes[name] = _keep_properties(_with_types_of(old, gene), old)
         except SpaceError as error:

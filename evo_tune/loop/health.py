@@ -97,7 +97,13 @@ class Health:
         """
         record = self._count(device, outcome)
         if outcome.status not in FAILING:
-            self._record_success(device, id, outcome)
+            record.seconds += outcome.seconds or 0.0
+            record.row.clear()
+            record.blamed.clear()
+            self._row.clear()
+            for device_tried in self._tried.pop(id, ()):
+                if device_tried != device:
+                    self._blame(device_tried, id)
             return Verdict.RECORD
         proven = record.proven
         if id not in record.row:
@@ -124,12 +130,8 @@ class Health:
         if id in self._row:
             self._row.remove(id)
         self._tried[id] = [device]  # the other devices that it failed on may be broken as well
-        self.set_aside(device, f"it fails the default genome too, which did well before, with '{outcome.error}'")
+        self.aside.setdefault(device, f"it fails the default genome too, which did well before, with '{outcome.error}'")
         return Verdict.HOLD
-
-    def set_aside(self, device: str, why: str) -> None:
-        """Set a device aside for good."""
-        self.aside.setdefault(device, why)
 
     def may_work(self, device: str) -> bool:
         """Return whether a device may be given a new candidate: not while unclear failures may set it aside."""
@@ -163,16 +165,6 @@ class Health:
             record.error = outcome.error
         return record
 
-    def _record_success(self, device: str, id: int, outcome: Outcome) -> None:
-        record = self._records[device]
-        record.seconds += outcome.seconds or 0.0
-        record.row.clear()
-        record.blamed.clear()
-        self._row.clear()
-        for device_tried in self._tried.pop(id, ()):
-            if device_tried != device:
-                self._blame(device_tried, id)
-
     def _blame(self, device: str, id: int) -> None:
         record = self._records[device]
         if id not in record.row:  # the device has succeeded since
@@ -180,7 +172,7 @@ class Health:
         record.blamed.add(id)
         if len(record.blamed) >= SICK:
             which = f"{len(record.blamed)} trainings in a row that did well elsewhere"
-            self.set_aside(device, f"it failed {which}, the last with '{record.error}'")
+            self.aside.setdefault(device, f"it failed {which}, the last with '{record.error}'")
 
     def _may_be_device(self, record: _Record, outcome: Outcome, other_devices: Collection[str]) -> bool:
         """Return whether the device may have caused a candidate's first failure, so that another device should try."""

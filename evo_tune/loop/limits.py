@@ -13,7 +13,6 @@ from evo_tune.errors import OptionError, RunError
 from evo_tune.genome.history import History
 from evo_tune.loop.deadline import Deadline
 from evo_tune.report.summary import DONE_CHANCE, DONE_REASON, describe_more_trials, predict_more_trials, total_cost
-from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import LIMITS, SessionSettings
 from evo_tune.store.places import run_arguments
 from evo_tune.store.run import Run
@@ -37,7 +36,7 @@ def next_session(last: SessionSettings, changes: Mapping[str, Any], seeds: int) 
         OptionError: See `check_noise`.
     """
     if set(LIMITS) & changes.keys():
-        last = last.without_limits()
+        changes = {**dict.fromkeys(LIMITS), "stop_when_done": False, **changes}
     session = last.but(**changes)
     check_noise(session, seeds)
     return session
@@ -49,49 +48,32 @@ def with_default_limit(session: SessionSettings) -> SessionSettings:
 
 
 def limit_reason(
-    run: Run,
-    session: SessionSettings,
-    history: History,
-    strategy: StrategyWithRules,
-    seconds: float,
-    deadline: Deadline | None,
+    run: Run, session: SessionSettings, history: History, seconds: float, deadline: Deadline | None
 ) -> str | None:
     """Return the reached limit in words; None if no limit is reached.
+
+    Limits on trials do not count further trials of known genomes, for which the rules of the run may ask. The answer of
+    `stop_when_done` follows from the history, so a resumed run with the same settings stops at the same point.
 
     Args:
         run: Run in progress.
         session: Limits.
         history: All trials so far.
-        strategy: Strategy of the run. Its rules may ask for more trials of known genomes; limits on trials do not
-            count these.
         seconds: Time spent in the run so far, in seconds.
         deadline: Limit in hours of a run in slots, with the final comparison; None for a run driven by hand.
     """
     if session.budget is not None and total_cost(run) >= session.budget - SLACK:
         return f"the budget of {session.budget:g} full trainings is spent"
+    if session.stop_when_done:
+        prediction = predict_more_trials(history.trials, run.manifest.population)
+        if prediction is not None and prediction.chance < DONE_CHANCE:
+            return DONE_REASON + describe_more_trials(prediction)
     proposal_limit = proposal_limit_reason(run, session, history)
-    if unlikely := improvement_unlikely_reason(session, history, run.manifest.population):
-        return unlikely
-    if proposal_limit and not strategy.settings.continues:
+    if proposal_limit and not run.manifest.settings.continues:
         return proposal_limit
     if session.hours is not None and seconds >= session.hours * 3600:
         return f"{session.hours:g} hours are over"
     return None if deadline is None else deadline.limit_reason()
-
-
-def improvement_unlikely_reason(session: SessionSettings, history: History, population: int) -> str | None:
-    """Return the reason to stop if `stop_when_done` is set and further improvement is likely to be below seed noise.
-
-    The answer follows from the history, so a resumed run with the same settings stops at the same point.
-    """
-    if not session.stop_when_done:
-        return None
-    prediction = predict_more_trials(history.trials, population)
-    return (
-        None
-        if prediction is None or prediction.chance >= DONE_CHANCE
-        else DONE_REASON + describe_more_trials(prediction)
-    )
 
 
 def check_noise(session: SessionSettings, seeds: int) -> None:

@@ -86,13 +86,9 @@ def as_outcome(outcome: Outcome | Mapping[str, float], run: Run) -> Outcome:
     if outcome.status != "ok":
         return outcome
     status, metrics, error = check_metrics(outcome.metrics, run.objectives)
-    missing_metrics = [
-        constraint.metric for constraint in run.constraints if status == "ok" and constraint.metric not in metrics
-    ]
-    if missing_metrics:
-        message = (
-            f"evaluate returned no {missing_metrics[0]!r}, which --subject-to needs (it returned {', '.join(metrics)})"
-        )
+    missing = [constraint.metric for constraint in run.constraints if constraint.metric not in metrics]
+    if status == "ok" and missing:
+        message = f"evaluate returned no {missing[0]!r}, which --subject-to needs (it returned {', '.join(metrics)})"
         status, metrics, error = "failed", {}, one_line(message)
     return replace(outcome, status=status, metrics=metrics, error=error)
 
@@ -113,9 +109,8 @@ def _check_proposal(proposal: object, history: RunHistory) -> Proposal:
         raise TypeError(f"returned a {type(proposal).__name__}, expected a Proposal or None")
     genes = history.space.genes
     checked_genome = {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}
-    if not is_same(proposal.genome, checked_genome) and (
-        proposal.fresh or not history.predates_widening(proposal.genome)
-    ):
+    keeps_earlier_steps = not proposal.fresh and history.predates_widening(proposal.genome)
+    if not keeps_earlier_steps and not is_same(proposal.genome, checked_genome):
         raise ValueError(f"proposed {proposal.genome}, which is not snapped: see SearchSpace.snap")
     if not 0.0 < proposal.budget <= 1.0:
         raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")
@@ -174,13 +169,18 @@ class ProposalQueue:
         run, history, proposal = self._run, self._history, None
         results_ready = self._arrival or self._report_up_to(history.proposed_count - run.manifest.settings.lag)
         while results_ready:
-            proposal = (
-                self._strategy.next_promotion_or_seed(history) if only_known_genomes else self._propose_and_widen(fits)
-            )
+            propose_known = self._strategy.next_promotion_or_seed
+            proposal = propose_known(history) if only_known_genomes else self._propose_and_widen(fits)
             # One result at a time: the proposal is the first one that the strategy makes.
             results_ready = proposal is None and not self._arrival and self._report_up_to(len(run.reported) + 1)
         self.did_not_fit = proposal is not None and not fits(proposal)
-        return None if proposal is None or self.did_not_fit else self._record_candidate(proposal)
+        if proposal is None or self.did_not_fit:
+            return None
+        # Not synced: a candidate that is lost in a power cut is proposed again identically.
+        candidate = run.record_candidate(candidate_of(proposal, history, run))  # as the journal gives it back
+        history.add_candidate(candidate)
+        self._trial_files.add_candidate(candidate)
+        return candidate
 
     def _propose_and_widen(self, fits: Callable[[Proposal], bool]) -> Proposal | None:
         """Return the next proposal; before a new genome, widen the ranges whose ends the best trials have reached.
@@ -213,15 +213,6 @@ class ProposalQueue:
         if ready:
             self.tell(list(ids))
         return ready
-
-    def _record_candidate(self, proposal: Proposal) -> Candidate:
-        # Not synced: a candidate that is lost in a power cut is proposed again identically.
-        candidate = self._run.record_candidate(
-            candidate_of(proposal, self._history, self._run)
-        )  # as the journal gives it back
-        self._history.add_candidate(candidate)
-        self._trial_files.add_candidate(candidate)
-        return candidate
 
 
 class Disagreement(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -7,9 +7,13 @@ lock; joblib runs one driver per slot. Only this module decides which results a 
 from __future__ import annotations
 
 import contextlib
+import datetime
+import re
+import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +28,7 @@ from evo_tune.loop.code import (
     load_code,
     load_named_evaluator,
     remember,
+    remember_copy,
     remember_session,
     session_settings_to_trust,
     strategy_with_rules,
@@ -31,7 +36,7 @@ from evo_tune.loop.code import (
 from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import NO_MORE_JOBS, Drivers, Interrupts, Job, JobOrEnd
-from evo_tune.loop.generations import CheckpointCleaner, TrialFiles
+from evo_tune.loop.generations import TrialFiles, clean_checkpoints_after, remove_partial_checkpoints
 from evo_tune.loop.genes import widen_by_hand
 from evo_tune.loop.limits import (
     check_any_success,
@@ -40,7 +45,6 @@ from evo_tune.loop.limits import (
     proposal_limit_reason,
     with_default_limit,
 )
-from evo_tune.loop.opening import close_on_error, new_name, open_saved_run
 from evo_tune.loop.plan import Request, RunPlan, plan_run
 from evo_tune.loop.proposing import ProposalQueue, as_outcome
 from evo_tune.loop.slots import open_run_slots, time_few_steps
@@ -50,7 +54,7 @@ from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import SessionSettings, settings_of
 from evo_tune.store.journal import Removed
 from evo_tune.store.manifest import space_of
-from evo_tune.store.places import DEFAULT_STORE
+from evo_tune.store.places import DEFAULT_STORE, copy_run, find_run
 from evo_tune.store.run import Run, history_of, replay
 from evo_tune.store.table import table_of
 from evo_tune.trust.decide import Ask
@@ -158,7 +162,11 @@ class Search(contextlib.AbstractContextManager["Search"]):
             UsageError: The copy's name is taken, a change is not allowed, or what the run names is not trusted.
             StoreError: There is no such run, or it cannot be continued.
         """
-        with open_saved_run(Path(store), name, copy_as) as run:
+        original = find_run(Path(store), name)
+        run = Run.open(original if copy_as is None else copy_run(original, Path(store), copy_as), write=True)
+        with close_on_error(run, remove=copy_as is not None):
+            if copy_as is not None:
+                remember_copy(run, original)
             bound, ruled = load_code(run, evaluator, trust, ask, strategy, accept_changes)
             check_unchanged(run, bound, ruled.inner, accept_changes)
             session = next_session(session_settings_to_trust(run, changes), changes, run.manifest.settings.most_seeds)
@@ -193,7 +201,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         # All that follows is derived from the journal (law 2: resume is reading).
         space = space_of(run.manifest, evaluator.space)
         self.history = history_of(run, space)
-        self._cleaner = CheckpointCleaner(run)
         self._trial_files = TrialFiles(run, self.strategy, history_of(run, space))
         replay(self.history, run)
         self._queue = ProposalQueue(run, self.history, self.strategy, self._trial_files)
@@ -257,8 +264,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 self.finished = self._hours_are_over
                 return None
             seconds = self.seconds + self._planning
-            limits = (self.saved, self.session, self.history, self.strategy, seconds, self.deadline)
-            self.finished = limit_reason(*limits)
+            self.finished = limit_reason(self.saved, self.session, self.history, seconds, self.deadline)
             return None if self.finished else self._propose()
 
     def _fits(self, proposal: Candidate | Proposal) -> bool:
@@ -284,7 +290,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         elif candidate is None and not self.history.pending:
             self.finished = limit or "the strategy has nothing more to propose"
             if not limit:
-                self._cleaner.remove_all()
+                remove_partial_checkpoints(run)
         return candidate
 
     def _time_is_over(self) -> bool:
@@ -316,7 +322,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             run.record(candidate.id, outcome, tell=self._arrival)
             if self._arrival:
                 self.history.tell(candidate.id, run.outcomes[candidate.id])
-            self._cleaner.clean_after(candidate, outcome)
+            clean_checkpoints_after(run, candidate, outcome)
             self._trial_files.update()
             self.drivers.beat()
             self._changed.notify_all()
@@ -461,3 +467,29 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def new_name(evaluator: str, store: Path) -> str:
+    """Return a free name for a run, from the evaluator's name (ASCII, at most 50 characters) and the time."""
+    plain = unicodedata.normalize("NFKD", evaluator).encode("ascii", "ignore").decode()  # é becomes e plus an accent
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", plain)[:50].strip("-_") or "run"
+    stem = f"{slug}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, 100))]
+    return next(name for name in names if not (store / name).exists())
+
+
+@contextlib.contextmanager
+def close_on_error(run: Run, remove: bool = False) -> Iterator[None]:
+    """Close an open run if the block raises an error.
+
+    Args:
+        run: Open run.
+        remove: Whether to remove its folder as well.
+    """
+    try:
+        yield
+    except BaseException:
+        run.close()
+        if remove:
+            shutil.rmtree(run.folder, ignore_errors=True)
+        raise

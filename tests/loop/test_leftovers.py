@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune.genome.trial import Outcome
-from evo_tune.loop.generations import CheckpointCleaner
+from evo_tune.loop.generations import clean_checkpoints_after
 from evo_tune.loop.search import Search
 
 
@@ -27,10 +27,9 @@ def test_a_checkpoint_that_was_gone_on_from_is_removed_whatever_came_of_it(
     (folder / "checkpoint").mkdir(parents=True)
     for name in ("log.txt", "error.txt", "weights.pt", "checkpoint/state"):
         (folder / name).write_text("text")
-    leftovers = CheckpointCleaner(search.saved)
-    leftovers.clean_after(candidate, Outcome("ok", {"loss": 1.0}))
+    clean_checkpoints_after(search.saved, candidate, Outcome("ok", {"loss": 1.0}))
     assert len(list(folder.iterdir())) == 4, "it went on from nothing"
-    leftovers.clean_after(replace(candidate, id=1, resumes=0), Outcome(status))  # type: ignore[arg-type]
+    clean_checkpoints_after(search.saved, replace(candidate, id=1, resumes=0), Outcome(status))  # type: ignore[arg-type]
     assert sorted(path.name for path in folder.iterdir()) == ["error.txt", "log.txt"]
 
 
@@ -97,6 +96,6 @@ def test_nothing_is_removed_behind_a_link(begin: Callable[..., Search], tmp_path
     link = search.saved.folder / name
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(outside)
-    CheckpointCleaner(search.saved).clean_after(replace(candidate, id=1, resumes=0), Outcome("ok", {"loss": 1.0}))
+    clean_checkpoints_after(search.saved, replace(candidate, id=1, resumes=0), Outcome("ok", {"loss": 1.0}))
     assert all(path.exists() for path in precious)
     assert link.is_symlink() is (name != "_trials/000000/checkpoint"), "the link itself may go"

@@ -16,8 +16,7 @@ from evo_tune.genome.genes import Int
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Maximize, Minimize
 from evo_tune.loop.budget import StepTimings, fit_cost
-from evo_tune.loop.opening import new_name
-from evo_tune.loop.search import Search
+from evo_tune.loop.search import Search, new_name
 from evo_tune.plugins.cost import JUDGED, Cost
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
