@@ -14,8 +14,44 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Struct, UnsetType
 
-from evo_tune.cli.run_formats import EVENTS, output_types
+from evo_tune.cli import formats, run_formats
+from evo_tune.cli.run_formats import Begin, End, Fresh, NewBest, Proposed, Result, Stopping, Widened
+from evo_tune.cli.training.devices import Devices
 from evo_tune.genome.values import Genome, Value
+from evo_tune.loop.proposing import Verification
+from evo_tune.report.data import ListedRun, Recommendation, RunDetails, RunSummary
+from evo_tune.training.scale.recipe import ScaledRecipe
+
+# The type that each command prints with `--format json`.
+OUTPUT_TYPES: dict[str, Any] = {
+    "auto": formats.AutoModel,
+    "run": RunSummary,
+    "run --dry-run": run_formats.PlannedRun,
+    "auto --dry-run": run_formats.PlannedRun,
+    "resume": RunSummary,
+    "list": list[ListedRun],
+    "status": run_formats.RunStatus,
+    "show": RunDetails,
+    "watch": formats.WatchedRun,
+    "mcp": formats.AgentTools,
+    "best": Recommendation | list[Recommendation],
+    "report": formats.WrittenReport,
+    "convert": formats.ConvertedRun,
+    "verify": Verification,
+    "describe": formats.DescribedData,
+    "evaluators": list[formats.EvaluatorSummary] | formats.DeclaredEvaluator,
+    "strategies": list[formats.StrategySummary],
+    "new": formats.NewEvaluator,
+    "evaluate": formats.GenomeResult,
+    "export": formats.ExportedModel,
+    "predict": formats.Predicted,
+    "devices": Devices,
+    "scale": ScaledRecipe,
+    "completion": formats.ShellScript,
+}
+
+# The types of the lines that `run` and `resume` print with `--format jsonl`.
+EVENTS = Begin | Proposed | Widened | Result | NewBest | Fresh | Stopping | End
 
 WORDS = {
     str: "text",
@@ -127,9 +163,9 @@ def reached(kinds: Any) -> list[Any]:
 def generated() -> str:
     """Return the tables."""
     events = get_args(EVENTS)
-    kinds = [kind for kind in reached([*output_types().values(), *events]) if kind not in events]
+    kinds = [kind for kind in reached([*OUTPUT_TYPES.values(), *events]) if kind not in events]
     lines = ["", "## What each command prints", "", "| command | `--format json` |", "| --- | --- |"]
-    lines += [f"| `evo-tune {name}` | {in_words(kind)} |" for name, kind in output_types().items()]
+    lines += [f"| `evo-tune {name}` | {in_words(kind)} |" for name, kind in OUTPUT_TYPES.items()]
     lines += ["", "## The objects", ""]
     lines += [line for kind in kinds for line in table(kind)]
     lines += ["## The events", ""]

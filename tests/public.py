@@ -109,10 +109,8 @@ def _hidden(parameter: click.Parameter) -> bool:
 
 def json_names() -> Iterator[tuple[str, list[str]]]:
     """Yield the keys of each object that a command prints, and of each event."""
-    from evo_tune.cli.run_formats import EVENTS, output_types
-
     make = script("docs/make_json.py")
-    for kind in make.reached([*output_types().values(), *get_args(EVENTS)]):
+    for kind in make.reached([*make.OUTPUT_TYPES.values(), *get_args(make.EVENTS)]):
         yield f"JSON {kind.__name__}", sorted(key for key, *_ in make.fields(kind))
 
 

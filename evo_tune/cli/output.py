@@ -493,7 +493,7 @@ def print_summary(
                 row[f"{result.reported_metric} over fresh seeds"] = report.show_fresh_values(fresh_values)
             rows.append({**row, f"{result.metric}, {result.seeds_text}": trial.outcome.metrics[result.metric]})
     if rows:
-        shared.print_table(rows)
+        shared.print_rows(rows, "table")
     report_lines = [] if report_file is None else [f"report: {report_file}"]
     shared.echo(*_summary_lines(run, result, status, needed), *report_lines)
 

@@ -1,4 +1,4 @@
-"""The types that print a run with `--format json` or `jsonl`, and the list of the types of all commands.
+"""The types that print a run with `--format json` or `jsonl`.
 
 docs/json.md is generated from the docstrings, see `cli/formats.py`.
 """
@@ -6,14 +6,13 @@ docs/json.md is generated from the docstrings, see `cli/formats.py`.
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from msgspec import Struct, field
 
 from evo_tune.cli import formats
 from evo_tune.forecast import RunForecast
 from evo_tune.genome.values import Genome, Metrics, Value
-from evo_tune.report.data import ListedRun, Recommendation, RunDetails, RunSummary, TrialSummary
+from evo_tune.report.data import RunSummary, TrialSummary
 from evo_tune.store.heartbeat import SlotWork
 
 
@@ -197,41 +196,3 @@ class End(RunSummary, tag_field="event", tag="end", kw_only=True):
 
     time: float = field(default_factory=_now)
     exit_code: int
-
-
-# The types of the lines that `run` and `resume` print with `--format jsonl`.
-EVENTS = Begin | Proposed | Widened | Result | NewBest | Fresh | Stopping | End
-
-
-def output_types() -> dict[str, Any]:
-    """Return the type that each command prints with `--format json`."""
-    from evo_tune.cli.training.devices import Devices
-    from evo_tune.cli.training.scaling import ScaledRecipe
-    from evo_tune.loop.proposing import Verification
-
-    return {
-        "auto": formats.AutoModel,
-        "run": RunSummary,
-        "run --dry-run": PlannedRun,
-        "auto --dry-run": PlannedRun,
-        "resume": RunSummary,
-        "list": list[ListedRun],
-        "status": RunStatus,
-        "show": RunDetails,
-        "watch": formats.WatchedRun,
-        "mcp": formats.AgentTools,
-        "best": Recommendation | list[Recommendation],
-        "report": formats.WrittenReport,
-        "convert": formats.ConvertedRun,
-        "verify": Verification,
-        "describe": formats.DescribedData,
-        "evaluators": list[formats.EvaluatorSummary] | formats.DeclaredEvaluator,
-        "strategies": list[formats.StrategySummary],
-        "new": formats.NewEvaluator,
-        "evaluate": formats.GenomeResult,
-        "export": formats.ExportedModel,
-        "predict": formats.Predicted,
-        "devices": Devices,
-        "scale": ScaledRecipe,
-        "completion": formats.ShellScript,
-    }

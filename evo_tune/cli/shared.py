@@ -306,7 +306,7 @@ def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: S
 
 
 def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
-    """Print a value of a declared type as JSON (see `run_formats.output_types`).
+    """Print a value of a declared type as JSON (see `cli/formats.py`).
 
     The text is ASCII, so that any string is kept and no terminal obeys it. Numbers that are not finite become null.
 
@@ -345,7 +345,7 @@ def print_rows(
     empty: str = "nothing to show",
     spare: Sequence[str] = (),
 ) -> None:
-    """Print rows as a table or as CSV.
+    """Print rows as a table that fits the terminal, or as CSV. A file gets the whole width of a table.
 
     Args:
         rows: Values by column; the same columns in each row.
@@ -363,20 +363,10 @@ def print_rows(
             writer.writerow([to_csv_cell(name) for name in rows[0]])
             writer.writerows([to_csv_cell(row.get(name)) for name in rows[0]] for row in rows)
         click.echo(text.getvalue(), nl=False)
-    elif not rows:
+        return
+    if not rows:
         echo(empty)
-    else:
-        print_table(rows, title, spare)
-
-
-def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", spare: Sequence[str] = ()) -> None:
-    """Print rows as a table that fits the terminal; a file gets the whole width.
-
-    Args:
-        rows: Values by column; the same columns in each row.
-        title: Title of the table.
-        spare: Columns that a narrow terminal may leave out, the least important first.
-    """
+        return
     from rich import box
     from rich.table import Table
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import evo_tune
-from evo_tune.cli.run_formats import output_types
+from evo_tune.cli.run_formats import PlannedRun
 from evo_tune.cli.training import final_training
 from evo_tune.cli.training.auto import recognise_task
 from evo_tune.errors import UsageError
@@ -152,7 +152,7 @@ def test_a_dry_run_says_the_task_the_columns_and_the_time_and_leaves_no_file(dat
     assert "width" in done.err, "each column is described"
     assert "plan: tabular on 1 x cpu; no run is started, and nothing is written" in done.out
     assert "the training of the model at the end is part of the 0.1 hours" in done.out
-    planned = msgspec.json.decode(typed(*words, "--format", "json").out, type=output_types()["auto --dry-run"])
+    planned = msgspec.json.decode(typed(*words, "--format", "json").out, type=PlannedRun)
     assert planned.options["target"] == "kind"
     assert set(data.rglob("*")) == before
 

@@ -15,7 +15,6 @@ from click.testing import CliRunner
 import evo_tune.loop.slots
 from evo_tune import Choice, Float, Search, load
 from evo_tune.cli import cli
-from evo_tune.cli.run_formats import output_types
 from evo_tune.cli.training.scaling import (
     TRAININGS,
     observations,
@@ -31,6 +30,7 @@ from evo_tune.options.binding import parse_target_size
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report import charts
 from evo_tune.report.charts.scale import read_recipe, write_recipe
+from evo_tune.report.data import RunSummary
 from evo_tune.report.run_data import RunData
 from evo_tune.store.run import Run
 from tests.here import Here
@@ -234,7 +234,7 @@ def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resu
     flags = ["--for-scale", "4x128x1e5", "--final-seeds", "0", "--format", "json", "--name", "mine", "--threads", "1"]
     done = CliRunner().invoke(cli, ["run", "language_model", *options, *flags, "--trials", "2"])
     assert done.exit_code == 0, done.output + str(done.exception)
-    told = msgspec.json.decode(done.stdout, type=output_types()["run"]).scale
+    told = msgspec.json.decode(done.stdout, type=RunSummary).scale
     run = Run.open(tmp_path / "populations" / "mine")
     seen = observations([run], "val_loss")
     assert [t.outcome.error for t in run.trials()] == [None] * 4
@@ -251,7 +251,7 @@ def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resu
     (run.folder / "_scale.json").unlink()
     again = CliRunner().invoke(cli, ["resume", "mine", "--trials", "2", "--format", "json"])
     assert again.exit_code == 0, again.output
-    assert msgspec.json.decode(again.stdout, type=output_types()["resume"]).scale == told
+    assert msgspec.json.decode(again.stdout, type=RunSummary).scale == told
     shown = CliRunner().invoke(cli, ["resume", "mine", "--trials", "2"])
     assert f"{told.share:.2%} of the" in shown.output
     assert json.loads((run.folder / "_scale.json").read_text())["search_flops"] == told.search_flops

@@ -15,9 +15,11 @@ import msgspec
 import pytest
 
 from evo_tune.cli import command_module, command_names, shared
-from evo_tune.cli.run_formats import EVENTS, output_types
 from tests.cli.conftest import QUICK, Result, Typed
 from tests.public import script
+
+MAKE = script("docs/make_json.py")
+EVENTS, OUTPUT_TYPES = MAKE.EVENTS, MAKE.OUTPUT_TYPES
 
 Act = Callable[[Typed, Path], Result]
 
@@ -67,7 +69,7 @@ LOOKS = [
 
 def read(name: str, printed: str) -> Any:
     """Return what a command has printed, which must be what is promised of it."""
-    return msgspec.json.decode(printed.encode(), type=output_types()[name])
+    return msgspec.json.decode(printed.encode(), type=OUTPUT_TYPES[name])
 
 
 def kind_of(event: Any) -> str:
@@ -100,8 +102,8 @@ def test_every_command_prints_json_and_its_keys_are_written_down(name: str) -> N
     assert isinstance(formats.type, click.Choice)
     assert "json" in formats.type.choices
     assert ("jsonl" in formats.type.choices) == (name in ("run", "resume"))
-    assert name in output_types(), "its output has no declared type"
-    assert set(output_types()) == {*command_names(), "run --dry-run", "auto --dry-run"}
+    assert name in OUTPUT_TYPES, "its output has no declared type"
+    assert set(OUTPUT_TYPES) == {*command_names(), "run --dry-run", "auto --dry-run"}
 
 
 @pytest.fixture
@@ -146,14 +148,14 @@ def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed
         "auto",
         "auto --dry-run",
     }  # these have tests of their own
-    assert {line.split()[0] for line in LOOKS} | alone == set(output_types())
+    assert {line.split()[0] for line in LOOKS} | alone == set(OUTPUT_TYPES)
     for line in LOOKS:
         name, *words = line.split()
         more = ("--trust",) if name in ("export", "scale", "verify") else ()
         printed.clear()
         done = typed(name, *words, "--format", "json", *more)
         assert read(name, done.out), (line, done)
-        assert [is_declared(value, output_types()[name]) for value in printed] == [True], f"{name} prints another type"
+        assert [is_declared(value, OUTPUT_TYPES[name]) for value in printed] == [True], f"{name} prints another type"
         assert done.out.isascii()
         assert done.code == (1 if "depth=7" in line else 0), (line, done)
 
@@ -239,9 +241,8 @@ def test_exit_codes_are_those_of_the_page(
 
 
 def test_the_page_is_made_of_the_types() -> None:
-    make = script("docs/make_json.py")
-    tables = make.generated()
-    assert all(f"| `evo-tune {name}` | " in tables for name in output_types())
-    for kind in make.reached([*output_types().values(), EVENTS]):
-        described = {*make.entries(kind), *(make.entries(kind.__base__)), "time"}
+    tables = MAKE.generated()
+    assert all(f"| `evo-tune {name}` | " in tables for name in OUTPUT_TYPES)
+    for kind in MAKE.reached([*OUTPUT_TYPES.values(), EVENTS]):
+        described = {*MAKE.entries(kind), *(MAKE.entries(kind.__base__)), "time"}
         assert get_type_hints(kind).keys() <= described, f"{kind.__name__}: a key has no text under Args"

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from evo_tune.cli.output import print_plan
-from evo_tune.cli.run_formats import output_types
+from evo_tune.cli.run_formats import PlannedRun
 from evo_tune.cli.shared import OutputFlags
 from evo_tune.loop.budget import TRAININGS, StepTimings, affordable_trainings, needs_cost
 from evo_tune.loop.plan import Request, RunPlan, plan_run
@@ -79,7 +79,7 @@ def test_a_dry_run_tells_a_plan_and_leaves_no_file(timed: Path, typed: Typed, mo
     assert "at the given price" in done.out
     printed = typed(*what, "--format", "json").out
     data = json.loads(printed)["forecast"]
-    msgspec.json.decode(printed.encode(), type=output_types()["run --dry-run"])
+    msgspec.json.decode(printed.encode(), type=PlannedRun)
     search, race = 20 * 2, (6 + 14) / 2 * 2
     assert data["seconds"]["expected"] == pytest.approx(search + race, rel=0.25)
     assert data["seconds"]["low"] < search + race < data["seconds"]["high"]

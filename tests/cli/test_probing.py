@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evo_tune.cli.run_formats import output_types
+from evo_tune.cli.training.devices import Devices
 from evo_tune.training.recipe.hardware.computing import sizes_for_device
 from tests.cli.conftest import Typed
 from tests.training.probing.test_probing import CARD
@@ -40,7 +40,7 @@ def test_each_device_is_timed_once_and_what_it_wants_is_told(typed: Typed, timed
     assert "multiples of 8; vocabularies: multiples of 64; head sizes: 64, 128" in told.out
     assert "fewer than 16384 tokens a step" in told.out
     printed = typed("devices", "--devices", "cpu", "--slots", "2", "--probe", "--format", "json").out
-    as_json = msgspec.json.decode(printed.encode(), type=output_types()["devices"])  # as docs/json.md promises it
+    as_json = msgspec.json.decode(printed.encode(), type=Devices)  # as docs/json.md promises it
     assert as_json.probed[0].suited.batch == 16384
     assert json.loads(typed("devices", "--devices", "cpu", "--format", "json").out)["probed"] == []
 

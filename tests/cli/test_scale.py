@@ -37,7 +37,7 @@ WANTED = ("--width", "256", "--depth", "8", "--tokens", "1e8")
 def test_everything_is_told_as_json(store: Path) -> None:
     done = scale(store, *WANTED, "--speed", "1e5", "--price-per-hour", "2", "--format", "json")
     assert done.exit_code == 0, done.output
-    told = json.loads(done.output)
+    told = json.loads(done.stdout)
     assert told["hours"] == pytest.approx(1e8 / 1e5 / 3600)
     assert told["price"] == pytest.approx(2 * told["hours"])
     assert {row["law"] for row in told["laws"]} >= {"this run", "Step Law", "DeepSeek LLM", "nanochat"}
@@ -131,7 +131,7 @@ def test_probes_are_a_run_and_a_file_that_trains_the_target_is_written(
     probed = [*wanted, "--probe", "2", "--emit", str(tmp_path / "target.toml"), "--format", "json"]
     done = runner.invoke(cli, probed)
     assert done.exit_code == 0, done.output
-    (row,) = json.loads(done.output)["probe"]
+    (row,) = json.loads(done.stdout)["probe"]
     assert row["trainings"] == 2
     assert row["confirmed"] is not None
     assert 32 < row["width"] < 64 or row["depth"] == 2

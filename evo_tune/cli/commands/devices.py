@@ -59,7 +59,7 @@ def command(
     for row in rows:
         for name in ("memory", "free"):
             row[name] = "-" if row[name] is None else f"{row[name] / 2**30:.1f} GiB"
-    shared.print_table(rows)
+    shared.print_rows(rows, "table")
     shared.echo(*result.cards, *result.why)
     for device_probe in result.probed:
         timings, suited, data_sheet = device_probe.timings, device_probe.suited, device_probe.known or {}
@@ -67,7 +67,7 @@ def command(
             {"GFLOP/s by side": name, **{str(side): f"{speed / 1e9:,.0f}" for side, speed in speeds.items()}}
             for name, speeds in timings.products.items()
         ]
-        shared.print_table(speed_rows, title=f"{device_probe.name}: {timings.device}")
+        shared.print_rows(speed_rows, "table", f"{device_probe.name}: {timings.device}")
         heads, peak = ", ".join(map(str, suited.head_sizes)), data_sheet.get(suited.precision)
         sheet = f" (data sheet: {1e3 * peak:,.0f} GFLOP/s, {data_sheet['bandwidth']:,.0f} GB/s)" if peak else ""
         shared.echo(

@@ -84,7 +84,7 @@ def _print_evaluator(plugin: Evaluator, output_format: str) -> None:
         *([] if groups else ["options: none"]),
     )
     for title, group in groups.items():
-        shared.print_table(option_rows(group), title or "options (-o NAME=VALUE)")
+        shared.print_rows(option_rows(group), "table", title or "options (-o NAME=VALUE)")
 
 
 def _row(option: Option) -> dict[str, str]:

@@ -104,7 +104,7 @@ def command(
     from evo_tune.store.run import Run
     from evo_tune.training.scale.recipe import TransferRequest, probe_rates, probe_results, recipe_config_toml
 
-    quiet, saved = output_format == "json", shared.open_run(run, store)
+    saved = shared.open_run(run, store)
     bound = bind_to_run(saved, load_run_evaluator(saved, evaluator, trust, shared.ask_function()))
     trial_to_scale, request = trial_to_transfer(saved, trial), TransferRequest(**target)
     if emit is not None and emit.exists():
@@ -116,9 +116,9 @@ def command(
     short_folder = probe_folder.with_name(probe_folder.name + SHORT)
     results = None
     if probe:
-        trials, rates = _probe_between(saved, bound, recipe, trial_to_scale, probe, probe_folder, quiet)
+        trials, rates = _probe_between(saved, bound, recipe, trial_to_scale, probe, probe_folder)
         results = probe_results(trials, metric, rates)
-    elif probe is None and _is_target_affordable(saved, recipe, quiet):
+    elif probe is None and _is_target_affordable(saved, recipe):
         lr = float(recipe.genome["lr"])
         genomes = [{**recipe.genome, "lr": rate} for rate in probe_rates(lr, AT_TARGET)]
         trials = _train(saved, bound.plugin, genomes, recipe.options, target_folder)
@@ -152,30 +152,21 @@ def command(
     return 0
 
 
-def _is_target_affordable(run: Run, recipe: ScaledRecipe, quiet: bool) -> bool:
+def _is_target_affordable(run: Run, recipe: ScaledRecipe) -> bool:
     """Return whether `AT_TARGET` trainings at the target take no longer than the search did; print the comparison."""
     is_own_size = recipe.target.parameters == recipe.found.parameters and recipe.target.tokens == recipe.found.tokens
     if is_own_size or recipe.hours is None:
         return False
     target_hours, search_hours = AT_TARGET * recipe.hours, sum(trial.outcome.seconds for trial in run.trials()) / 3600
     is_affordable = target_hours <= search_hours
-    if not quiet:
-        cost = f"{AT_TARGET} trainings at the target take about {target_hours:.3g} h"
-        choice = "not probed; --probe 3 is cheaper"
-        if is_affordable:
-            choice = "probing its learning rate, half and twice of it"
-        shared.echo(f"{cost}, and the search took {search_hours:.3g} h: {choice}")
+    cost = f"{AT_TARGET} trainings at the target take about {target_hours:.3g} h"
+    choice = "probing its learning rate, half and twice of it" if is_affordable else "not probed; --probe 3 is cheaper"
+    shared.echo(f"{cost}, and the search took {search_hours:.3g} h: {choice}", err=True)
     return is_affordable
 
 
 def _probe_between(
-    run: Run,
-    evaluator: BoundEvaluator,
-    recipe: ScaledRecipe,
-    trial_to_scale: Trial,
-    count: int,
-    folder: Path,
-    quiet: bool,
+    run: Run, evaluator: BoundEvaluator, recipe: ScaledRecipe, trial_to_scale: Trial, count: int, folder: Path
 ) -> tuple[list[Trial], dict[int, float]]:
     """Train probes between the size of the run and the target.
 
@@ -186,7 +177,6 @@ def _probe_between(
         trial_to_scale: Trial with the recipe.
         count: Number of probes.
         folder: Run folder of the probes; that of their short trainings is beside it. Existing runs are continued.
-        quiet: Whether to print nothing.
 
     Returns:
         Trials of the probes, and the transferred learning rates by width.
@@ -196,12 +186,12 @@ def _probe_between(
     from evo_tune.training.scale.recipe import probe_rates, probe_sizes, recipe_at
 
     sizes = probe_sizes(recipe.found, recipe.target, count)
-    if not quiet:
-        full_tokens, short_tokens = sizes[0].tokens, round(PART * sizes[0].tokens)
-        shared.echo(
-            f"probing: {count} trainings of {full_tokens:,} tokens, as run {folder.name}, and {count} of "
-            f"{short_tokens:,}, as run {folder.name + SHORT}, to measure the effect of the text"
-        )
+    full_tokens, short_tokens = sizes[0].tokens, round(PART * sizes[0].tokens)
+    shared.echo(
+        f"probing: {count} trainings of {full_tokens:,} tokens, as run {folder.name}, and {count} of "
+        f"{short_tokens:,}, as run {folder.name + SHORT}, to measure the effect of the text",
+        err=True,
+    )
     trials: list[Trial] = []
     for ending, share in ((SHORT, PART), ("", 1.0)):
         targets = [replace(size, tokens=max(1, round(share * size.tokens))) for size in sizes]
@@ -257,23 +247,20 @@ def _train(
 def _print_recipe(recipe: ScaledRecipe) -> None:
     from msgspec import structs
 
-    def number(value: float | None) -> str:
-        return "" if value is None else f"{value:.3g}"
-
     target, at_run = recipe.target, recipe.found
     genes = [
         {**structs.asdict(move), "factor": "" if move.factor is None or move.kind == "kept" else f"x{move.factor:.3g}"}
         for move in recipe.rows
     ]
-    shared.print_table(genes, f"trial {recipe.trial} of {recipe.run} at the target size")
+    shared.print_rows(genes, "table", f"trial {recipe.trial} of {recipe.run} at the target size")
     shared.echo(*(f"note: {remark}" for remark in recipe.remarks))
     laws = [
         {
             "law": law.law,
-            "for the run": number(law.at_run),
-            "at the target": number(law.lr),
-            "run's, scaled by it": number(law.moved),
-            "batch": number(law.batch),
+            "for the run": law.at_run,
+            "at the target": law.lr,
+            "run's, scaled by it": law.moved,
+            "batch": law.batch,
             "outside of its fit": "; ".join(
                 f"{size}: {text}" for size, text in (("run", law.outside_run), ("target", law.outside)) if text
             ),
@@ -281,7 +268,7 @@ def _print_recipe(recipe: ScaledRecipe) -> None:
         }
         for law in recipe.laws
     ]
-    shared.print_table(laws, "peak learning rates")
+    shared.print_rows(laws, "table", "peak learning rates")
     price = "" if recipe.price is None else f", {recipe.price:,.2f} for the hours"
     hours = "unknown" if recipe.hours is None else f"{recipe.hours:,.3g}"
     epochs = "" if target.epochs is None else f"; the text is read {target.epochs:.3g} times"

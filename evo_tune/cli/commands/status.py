@@ -85,7 +85,7 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
         memory = None if slot.memory is None else f"{slot.memory / 2**20:.0f} MiB"
         row = {"slot": slot.slot, "device": slot.device, "work": slot.work or "none"}
         rows.append({**row, "for": shared.show_seconds(slot.seconds + age), "memory": memory})
-    shared.print_table(rows)
+    shared.print_rows(rows, "table")
 
 
 def _state(saved: Run, beat: Beat | None) -> str:

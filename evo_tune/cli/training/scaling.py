@@ -41,8 +41,14 @@ from evo_tune.training.recipe import (
     second_width,
 )
 from evo_tune.training.scale.laws import Observation, compute_optimal_tokens
-from evo_tune.training.scale.recipe import ScaledRecipe as ScaledRecipe
-from evo_tune.training.scale.recipe import TransferRequest, law_rates, recipe_at, target_duration, target_loss
+from evo_tune.training.scale.recipe import (
+    ScaledRecipe,
+    TransferRequest,
+    law_rates,
+    recipe_at,
+    target_duration,
+    target_loss,
+)
 
 # Maximum factor between the sizes or texts of trainings of one kind.
 SAME_KIND_FACTOR = 1.3
