@@ -14,8 +14,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Struct, UnsetType
 
-from evo_tune.cli import formats, run_formats
-from evo_tune.cli.run_formats import Begin, End, Fresh, NewBest, Proposed, Result, Stopping, Widened
+from evo_tune.cli import formats
+from evo_tune.cli.output import Begin, End, Fresh, NewBest, Proposed, Result, RunStatus, Stopping, Widened
+from evo_tune.cli.session import PlannedRun
 from evo_tune.cli.training.devices import Devices
 from evo_tune.genome.values import Genome, Value
 from evo_tune.loop.proposing import Verification
@@ -26,11 +27,11 @@ from evo_tune.training.scale.recipe import ScaledRecipe
 OUTPUT_TYPES: dict[str, Any] = {
     "auto": formats.AutoModel,
     "run": RunSummary,
-    "run --dry-run": run_formats.PlannedRun,
-    "auto --dry-run": run_formats.PlannedRun,
+    "run --dry-run": PlannedRun,
+    "auto --dry-run": PlannedRun,
     "resume": RunSummary,
     "list": list[ListedRun],
-    "status": run_formats.RunStatus,
+    "status": RunStatus,
     "show": RunDetails,
     "watch": formats.WatchedRun,
     "mcp": formats.AgentTools,

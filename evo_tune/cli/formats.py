@@ -1,8 +1,8 @@
 """The types of what commands print with `--format json`; each command fills its type and prints it with `print_json`.
 
-Types of a run are in `cli/run_formats.py` and `report/data.py`, which take longer to import. docs/make_json.py names
-the type of each command, and makes docs/json.md from the docstrings: an entry under `Args:` describes a key, and
-`Unit: s.` at its end gives the unit.
+Types of a run are in `cli/output.py`, `cli/session.py` and `report/data.py`, which take longer to import.
+docs/make_json.py names the type of each command, and makes docs/json.md from the docstrings: an entry under `Args:`
+describes a key, and `Unit: s.` at its end gives the unit.
 """
 
 from __future__ import annotations

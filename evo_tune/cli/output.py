@@ -1,6 +1,7 @@
-"""The output of `run` and `resume`: progress as a table, as lines or as JSON events, and the summary at the end.
+"""The progress of a run: as a table, as lines, or as JSON events, whose types are here.
 
 The progress is polled: the loop does not know of it, and a slow terminal or a slow reader does not hold the run up.
+docs/json.md is generated from the docstrings of the types, see `cli/formats.py`.
 """
 
 from __future__ import annotations
@@ -9,31 +10,26 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from msgspec import Struct, convert, structs
+from msgspec import Struct, convert, field
 
-from evo_tune.cli import run_formats, shared
+from evo_tune.cli import formats, shared
 from evo_tune.forecast import RunForecast, forecast_line
+from evo_tune.genome.values import Genome, Metrics
 from evo_tune.report import summary as report
-from evo_tune.report.charts.next_steps import range_end_lines
-from evo_tune.report.charts.scale import read_recipe
-from evo_tune.report.data import run_summary
+from evo_tune.report.data import RunSummary, TrialSummary
 from evo_tune.report.final_comparison import MAX_SEEDS_FACTOR
-from evo_tune.store.heartbeat import running_curves
-from evo_tune.store.places import run_arguments
+from evo_tune.store.heartbeat import SlotWork, running_curves
 from evo_tune.store.run import Run
 from evo_tune.store.table import COMPARISON, read_comparison
-from evo_tune.text import count_of, printable, show_decimals, sparkline
+from evo_tune.text import printable, show_decimals, sparkline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from evo_tune.forecast.timing import Pace
-    from evo_tune.loop.plan import RunPlan
     from evo_tune.loop.search import Search
-    from evo_tune.settings import SessionSettings
 
 # Number of results in the live table.
 SHOWN_RESULTS = 6
@@ -60,6 +56,168 @@ STOPPING = "stopping after the pending trials; press Ctrl-C again to stop at onc
 
 # Least time between two lines without a better best, in seconds.
 LINE_EVERY = 10.0
+
+
+class RunStatus(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The present state of a run.
+
+    Args:
+        run: Name of the run.
+        state: Whether it is running, has ended or was killed, in words.
+        running: Whether the run gave a recent sign of life.
+        proposed: Number of proposed trials.
+        results: Number of trials with a result.
+        failed: Number of results that failed.
+        pruned: Number of trainings that were stopped early.
+        best: Best trial so far.
+        seconds_since_last_event: Time since the last write to the journal. Unit: s.
+        forecast: Forecast of the whole run; null if it is not running, or too little is known.
+        slots: Work of each slot; empty if the run is not running.
+    """
+
+    run: str
+    state: str
+    running: bool
+    proposed: int
+    results: int
+    failed: int
+    pruned: int
+    best: TrialSummary | None
+    seconds_since_last_event: float
+    forecast: RunForecast | None
+    slots: tuple[SlotWork, ...]
+
+
+def _now() -> float:
+    return round(time.time(), 3)
+
+
+class _Event(Struct, tag_field="event", forbid_unknown_fields=True, kw_only=True):
+    time: float = field(default_factory=_now)
+
+
+class Begin(_Event, tag="begin", kw_only=True):
+    """The first line: the run exists, and its slots are being opened.
+
+    Args:
+        run: Name of the run.
+        folder: Folder of the run.
+        evaluator: Evaluator as the run names it.
+        strategy: Strategy, by name or file.
+        objectives: METRIC:min or METRIC:max.
+        seed: Seed of the run.
+        proposed: Number of trials of earlier sessions; they are not repeated.
+        results: Number of those trials that have a result.
+    """
+
+    run: str
+    folder: str
+    evaluator: str
+    strategy: str
+    objectives: list[str]
+    seed: int
+    proposed: int
+    results: int
+
+
+class Proposed(_Event, tag="proposed", kw_only=True):
+    """A trial was proposed.
+
+    Args:
+        id: Number of the trial in the run, from 0.
+        generation: Number of its generation, from 0.
+        operator: Operator that made the genome.
+        parents: Trials from which the genome was made.
+        genome: Values of the genes, by name.
+        budget: Share of a full training at which it stops. Unit: full trainings.
+        resumes: Trial whose training it continues.
+        extra_seed: Number of the extra seed; 0: the first seed of the genome.
+    """
+
+    id: int
+    generation: int
+    operator: str
+    parents: tuple[int, ...]
+    genome: Genome
+    budget: float
+    resumes: int | None
+    extra_seed: int
+
+
+class Widened(_Event, tag="widened", kw_only=True):
+    """A gene has a wider range for all later trials.
+
+    Args:
+        gene: Name of the gene.
+        range: Its new range.
+        reason: Why the run widened it.
+    """
+
+    gene: str
+    range: str
+    reason: str
+
+
+class Result(formats.TrainingResult, tag_field="event", tag="result", kw_only=True):
+    """The result of a trial is on disk.
+
+    Args:
+        time: Time at which the line was printed. Unit: seconds since 1970.
+        id: Number of the trial.
+    """
+
+    time: float = field(default_factory=_now)
+    id: int
+
+
+class NewBest(_Event, tag="best", kw_only=True):
+    """Another trial is the best; the event follows its result.
+
+    Args:
+        id: Number of the trial.
+        metric: Metric of the first objective.
+        value: Its value, the mean if the genome was trained with several seeds. Unit: the metric's.
+    """
+
+    id: int
+    metric: str
+    value: float
+
+
+class Fresh(_Event, tag="fresh", kw_only=True):
+    """A training of the final comparison has ended.
+
+    Args:
+        id: Trial whose genome was trained.
+        seed: Seed of the training.
+        status: ok, or the kind of failure.
+        metrics: Values by name; null if not finite. Unit: the metric's.
+        seconds: Duration of the training. Unit: s.
+        error: Cause of the failure, in one line.
+    """
+
+    id: int
+    seed: int
+    status: str
+    metrics: Metrics
+    seconds: float
+    error: str | None
+
+
+class Stopping(_Event, tag="stopping", kw_only=True):
+    """No further training will start, after Ctrl-C, SIGTERM, SIGHUP or an error that is reported at the end."""
+
+
+class End(RunSummary, tag_field="event", tag="end", kw_only=True):
+    """The last line: the state of the run. If it is missing, standard error has the reason.
+
+    Args:
+        time: Time at which the line was printed. Unit: seconds since 1970.
+        exit_code: Exit code of the command.
+    """
+
+    time: float = field(default_factory=_now)
+    exit_code: int
 
 
 @contextlib.contextmanager
@@ -391,7 +549,7 @@ class EventStream:
         run = search.saved
         if not self._has_begun:
             self._has_begun = True
-            yield run_formats.Begin(
+            yield Begin(
                 run=run.name,
                 folder=str(run.folder),
                 evaluator=run.manifest.evaluator,
@@ -409,26 +567,26 @@ class EventStream:
                 widening = run.widened[self._widened]
                 self._widened += 1
                 for name, gene in widening.changed.items():
-                    yield run_formats.Widened(gene=name, range=report.show_range(gene), reason=widening.reason)
+                    yield Widened(gene=name, range=report.show_range(gene), reason=widening.reason)
             self._proposed += 1
-            yield convert(candidate, run_formats.Proposed, from_attributes=True)
+            yield convert(candidate, Proposed, from_attributes=True)
         yield from self._result_events(run, recorded)
         leader = run.leader
         if leader is not None and leader.id != self._best:
             self._best = leader.id
             metric = run.objectives[0].metric
-            yield run_formats.NewBest(id=leader.id, metric=metric, value=leader.outcome.metrics[metric])
+            yield NewBest(id=leader.id, metric=metric, value=leader.outcome.metrics[metric])
         yield from self._comparison_events(run)
         if search.stopping and not self._is_stopping:
             self._is_stopping = True
-            yield run_formats.Stopping()
+            yield Stopping()
 
-    def _result_events(self, run: Run, ids: list[int]) -> Iterator[run_formats.Result]:
+    def _result_events(self, run: Run, ids: list[int]) -> Iterator[Result]:
         for id in ids[self._results :]:
             self._results += 1
-            yield run_formats.Result(id=id, **vars(run.outcomes[id]))
+            yield Result(id=id, **vars(run.outcomes[id]))
 
-    def _comparison_events(self, run: Run) -> Iterator[run_formats.Fresh]:
+    def _comparison_events(self, run: Run) -> Iterator[Fresh]:
         comparison_time = _comparison_time(run)
         if comparison_time == self._comparison_time:
             return
@@ -439,7 +597,7 @@ class EventStream:
                 continue
             self._compared.add(key)
             values = {name: getattr(trial.outcome, name) for name in ("status", "metrics", "seconds", "error")}
-            yield run_formats.Fresh(id=trial.id, seed=trial.candidate.seed, **values)
+            yield Fresh(id=trial.id, seed=trial.candidate.seed, **values)
 
 
 def _comparison_time(run: Run) -> int:
@@ -448,165 +606,3 @@ def _comparison_time(run: Run) -> int:
         return (run.folder / COMPARISON).stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def print_result(search: Search, output: shared.OutputFlags, report_file: Path | None, exit_code: int) -> None:
-    """Print the result of a session in the format that the user chose.
-
-    Args:
-        search: The run, at its end.
-        output: What to print.
-        report_file: File of the report; None without one.
-        exit_code: Exit code of the command.
-    """
-    run = search.saved
-    if output.output_format == "jsonl":  # the last line of the events
-        end = structs.asdict(run_summary(run, search.status, report_file))
-        shared.print_json(run_formats.End(**end, exit_code=exit_code), line=True)
-    elif output.output_format == "json":
-        shared.print_json(run_summary(run, search.status, report_file))
-    elif output.output_format == "table" and not output.quiet:
-        has_no_time = not run.outcomes and search.deadline is not None and not search.stopping
-        needed = search.deadline.needed_hours(run.manifest.population) if has_no_time and search.deadline else None
-        print_summary(run, search.status, report_file, needed)
-
-
-def print_summary(
-    run: Run, status: str = "", report_file: Path | None = None, needed: tuple[float, float] | None = None
-) -> None:
-    """Print the best and the default, the cost of the run, its folder and the next commands.
-
-    Args:
-        run: The saved run.
-        status: Progress message of its strategy.
-        report_file: File of its report; None without one.
-        needed: For a run without results: seconds of a training, and hours that are enough (see `Deadline.needed`).
-    """
-    result = report.run_result(run)
-    shared.echo("")
-    rows: list[dict[str, Any]] = []
-    best, default = ("best", result.best, result.fresh_best), ("default", result.default, result.fresh_default)
-    for name, trial, fresh_values in (best, default):
-        if trial is not None:
-            row: dict[str, Any] = {"": name, "trial": trial.id}
-            if result.fresh_best or result.fresh_default:
-                row[f"{result.reported_metric} over fresh seeds"] = report.show_fresh_values(fresh_values)
-            rows.append({**row, f"{result.metric}, {result.seeds_text}": trial.outcome.metrics[result.metric]})
-    if rows:
-        shared.print_rows(rows, "table")
-    report_lines = [] if report_file is None else [f"report: {report_file}"]
-    shared.echo(*_summary_lines(run, result, status, needed), *report_lines)
-
-
-def _summary_lines(
-    run: Run, result: report.RunResult, status: str, needed: tuple[float, float] | None
-) -> Iterator[str]:
-    name = run_arguments(run.folder)
-    if result.best is not None:
-        yield f"best genome: {shared.show_genome(result.best.genome)}"
-    if result.predicted_value is not None and result.fresh_best is None:
-        yield f"predicted {result.metric} with other seeds: {result.predicted_value:.6g}"
-    if result.baseline is not None:
-        yield report.baseline_verdict(result.baseline)
-    if len(run.objectives) > 1:
-        yield f"Pareto front: {count_of(len(report.pareto_front(run)), 'trial')} (`evo-tune best {name}`)"
-    if len(run.manifest.settings.rungs) > 1:
-        counts = f"{report.genome_count(run)} genomes, {report.full_training_count(run)} of them trained in full"
-        yield f"{counts}: the cost of {report.total_cost(run):.1f} full trainings"
-    constraints = ", ".join(run.manifest.subject_to)
-    if result.best is not None and not result.best.feasible:
-        yield f"no full training satisfies {constraints}: the best is the one that violates them least"
-    elif result.default is not None and not result.default.feasible:
-        yield f"the default genome does not satisfy {constraints}, so the comparison with it is not fair"
-    yield report.verdict(result)
-    if genome_count := report.genomes_of_one_value(run):
-        remedy = "check that the training uses the values of the genes"
-        yield f"all {genome_count} genomes have the same {result.metric}: {remedy}"
-    has_ended = run.ended not in (None, "interrupted")
-    if result.best is None and not result.partial:
-        yield from _failure_lines(run, has_ended, needed)
-        return
-    pending = len(run.candidates) - len(run.outcomes)
-    if pending and has_ended:
-        trainings = "1 training was" if pending == 1 else f"{pending} trainings were"
-        yield f"{trainings} ended by the limit of {run.session.hours:g} hours; a longer run continues"
-    yield from report.range_lines(run)
-    yield from range_end_lines(run)
-    if run.ended is not None and run.ended.startswith(report.DONE_REASON):
-        yield f"stopped, since {run.ended}"
-    elif (more_trials := report.predict_next_generation(run)) is not None:
-        yield f"more trials: {report.describe_more_trials(more_trials)}"
-    if (recipe := read_recipe(run)) is not None:
-        from evo_tune.cli.training.scaling import recipe_lines
-
-        yield from recipe_lines(run, recipe)
-    if status:
-        yield status
-    pruned = f", {result.pruned} pruned" if result.pruned else ""
-    seconds = shared.show_seconds(result.seconds)
-    yield f"{count_of(result.results, 'evaluation')}, {result.failures} of them failed{pruned}, in {seconds}"
-    if reasons := report.caveats(run):
-        yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"
-    yield f"saved in {run.folder}"
-    resume = f"evo-tune resume {name}" + (f" {report.flag_to_continue(run)}" if has_ended else "")
-    yield f"next: evo-tune show {name}   |   {resume}   |   evo-tune best {name} --format json"
-
-
-def _failure_lines(run: Run, has_ended: bool, needed: tuple[float, float] | None) -> Iterator[str]:
-    """Yield the causes for which no trial of a run has a value, and the next command; `needed`: see `print_summary`."""
-    yield from report.failure_lines(run)
-    hours = run.session.hours
-    if needed is not None:
-        remedy = f"{needed[1]:g} hours are enough for {run.manifest.population} and the final comparison"
-        yield f"a training takes about {shared.show_seconds(needed[0])}, too long for {hours:g} hours; {remedy}"
-    yield f"saved in {run.folder}"
-    if not run.outcomes:
-        longer = f" --hours {needed[1] if needed else 2 * hours:g}" if hours is not None and has_ended else ""
-        yield f"next: evo-tune resume {run_arguments(run.folder)}{longer}"
-        return
-    failures = f"`evo-tune show {run_arguments(run.folder)}` lists the failures"
-    yield f"next: correct the cause, then start a new run; {failures}"
-
-
-def print_plan(plan: RunPlan, session: SessionSettings, output: shared.OutputFlags) -> None:
-    """Print the forecast of a run that is not started.
-
-    Args:
-        plan: The plan of the run.
-        session: Settings of its first session.
-        output: How to print it, and the price of an hour.
-    """
-    from evo_tune.forecast import forecast_rows
-    from evo_tune.loop.slots import forecast_session
-
-    run_forecast = forecast_session(plan.manifest, session, plan.slots, plan.pace)
-    plugin = plan.evaluator.plugin
-    if output.output_format != "table":
-        shared.print_json(
-            run_formats.PlannedRun(
-                evaluator=plugin.name,
-                slots=plan.slots,
-                device=plan.device,
-                options=plan.manifest.options,
-                seconds_timed=None if plan.pace is None else plan.pace.seconds,
-                forecast=run_forecast and run_forecast.with_cost(output.price_per_hour),
-            )
-        )
-        return
-    shared.print_remarks(plan.evaluator, plan.space.default(), plan.space)
-    shared.echo(f"plan: {plugin.name} on {plan.slots} x {plan.device}; no run is started, and nothing is written")
-    shared.echo(*plan.choices)
-    if plan.pace is None:
-        remedy = ""
-        if plugin.origin == "file":
-            remedy = f"add 'timing' to SUPPORTS of {plugin.path} (docs/evaluators.md), or start the run; "
-        shared.echo(f"the duration of its trainings is unknown: {remedy}a forecast follows after three trainings")
-    else:
-        times = (*plan.pace.seconds, *plan.pace.corners)
-        shared.echo(f"a full training of the default genome, from timed steps: {times[0]:.3g} s")
-        if len(times) > 1:
-            bounds, mean = f"{min(times):.3g} to {max(times):.3g} s", f"{plan.pace.mean_seconds:.3g} s"
-            shared.echo(f"of {len(times)} genomes: {bounds}; expected in a search: about {mean}")
-    if run_forecast is not None:
-        rows = forecast_rows(run_forecast.with_cost(output.price_per_hour))
-        shared.echo(*(f"  {row:<16} {text}" for row, text in rows.items()))

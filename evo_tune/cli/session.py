@@ -1,15 +1,32 @@
-"""The session that `run`, `resume` and `auto` start: the loop, its progress, its result, and the model of `auto`."""
+"""The session that `run`, `resume` and `auto` start: its plan, the loop, its result, and the model of `auto`."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct, structs
 
 from evo_tune.cli import shared
-
-if TYPE_CHECKING:
-    from evo_tune.loop.search import Search
+from evo_tune.cli.output import End, EventStream, ignore_after_error, show_progress
+from evo_tune.cli.training.final_training import time_for_model, train_final_model
+from evo_tune.forecast import RunForecast, forecast_rows
+from evo_tune.forecast.timing import TIMING
+from evo_tune.genome.values import Value
+from evo_tune.loop.plan import RunPlan
+from evo_tune.loop.search import Search
+from evo_tune.loop.slots import forecast_session
+from evo_tune.report import summary as report
+from evo_tune.report.charts.next_steps import range_end_lines
+from evo_tune.report.charts.scale import read_recipe
+from evo_tune.report.data import run_summary
+from evo_tune.settings import SessionSettings
+from evo_tune.store.places import run_arguments
+from evo_tune.store.run import Run
+from evo_tune.text import count_of
 
 
 def run_search(search: Search, output: shared.OutputFlags, began: float, continue_hint: str | None = None) -> int:
@@ -24,10 +41,6 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
     Returns:
         Exit code: 1 if no trial has a value, 130 after an interrupt.
     """
-    from evo_tune.cli.output import print_result
-    from evo_tune.cli.training.final_training import train_final_model
-    from evo_tune.store.places import run_arguments
-
     run, err = search.saved, output.output_format != "table"  # only a table has standard output for itself
     old_results = len(run.outcomes)
     if not output.quiet:
@@ -79,10 +92,6 @@ def _run_with_progress(search: Search, output: shared.OutputFlags, planning: flo
         output: What to print and to write.
         planning: Seconds before the session began that `--hours` includes.
     """
-    from evo_tune.cli.output import EventStream, ignore_after_error, show_progress
-    from evo_tune.cli.training.final_training import time_for_model
-    from evo_tune.forecast.timing import TIMING
-
     silent = output.quiet or output.output_format != "table"
     events = EventStream(search) if output.output_format == "jsonl" else None
     with ExitStack() as contexts:
@@ -99,3 +108,182 @@ def _run_with_progress(search: Search, output: shared.OutputFlags, planning: flo
         finally:
             if events is not None:  # those since the last call
                 watch(search)
+
+
+class PlannedRun(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A run that was not started (`--dry-run`).
+
+    Args:
+        evaluator: Name of the evaluator.
+        slots: Number of trainings at the same time.
+        device: Device of the slots.
+        options: Options of the evaluator, by name. Unit: the option's.
+        seconds_timed: Durations of full trainings, from timed steps; null if steps cannot be timed. Unit: s.
+        forecast: Forecast of the run; null if nothing can be predicted before trainings have ended.
+    """
+
+    evaluator: str
+    slots: int
+    device: str
+    options: dict[str, Value | None]
+    seconds_timed: tuple[float, ...] | None
+    forecast: RunForecast | None
+
+
+def print_result(search: Search, output: shared.OutputFlags, report_file: Path | None, exit_code: int) -> None:
+    """Print the result of a session in the format that the user chose.
+
+    Args:
+        search: The run, at its end.
+        output: What to print.
+        report_file: File of the report; None without one.
+        exit_code: Exit code of the command.
+    """
+    run = search.saved
+    if output.output_format == "jsonl":  # the last line of the events
+        end = structs.asdict(run_summary(run, search.status, report_file))
+        shared.print_json(End(**end, exit_code=exit_code), line=True)
+    elif output.output_format == "json":
+        shared.print_json(run_summary(run, search.status, report_file))
+    elif output.output_format == "table" and not output.quiet:
+        has_no_time = not run.outcomes and search.deadline is not None and not search.stopping
+        needed = search.deadline.needed_hours(run.manifest.population) if has_no_time and search.deadline else None
+        print_summary(run, search.status, report_file, needed)
+
+
+def print_summary(
+    run: Run, status: str = "", report_file: Path | None = None, needed: tuple[float, float] | None = None
+) -> None:
+    """Print the best and the default, the cost of the run, its folder and the next commands.
+
+    Args:
+        run: The saved run.
+        status: Progress message of its strategy.
+        report_file: File of its report; None without one.
+        needed: For a run without results: seconds of a training, and hours that are enough (see `Deadline.needed`).
+    """
+    result = report.run_result(run)
+    shared.echo("")
+    rows: list[dict[str, Any]] = []
+    best, default = ("best", result.best, result.fresh_best), ("default", result.default, result.fresh_default)
+    for name, trial, fresh_values in (best, default):
+        if trial is not None:
+            row: dict[str, Any] = {"": name, "trial": trial.id}
+            if result.fresh_best or result.fresh_default:
+                row[f"{result.reported_metric} over fresh seeds"] = report.show_fresh_values(fresh_values)
+            rows.append({**row, f"{result.metric}, {result.seeds_text}": trial.outcome.metrics[result.metric]})
+    if rows:
+        shared.print_rows(rows, "table")
+    report_lines = [] if report_file is None else [f"report: {report_file}"]
+    shared.echo(*_summary_lines(run, result, status, needed), *report_lines)
+
+
+def _summary_lines(
+    run: Run, result: report.RunResult, status: str, needed: tuple[float, float] | None
+) -> Iterator[str]:
+    name = run_arguments(run.folder)
+    if result.best is not None:
+        yield f"best genome: {shared.show_genome(result.best.genome)}"
+    if result.predicted_value is not None and result.fresh_best is None:
+        yield f"predicted {result.metric} with other seeds: {result.predicted_value:.6g}"
+    if result.baseline is not None:
+        yield report.baseline_verdict(result.baseline)
+    if len(run.objectives) > 1:
+        yield f"Pareto front: {count_of(len(report.pareto_front(run)), 'trial')} (`evo-tune best {name}`)"
+    if len(run.manifest.settings.rungs) > 1:
+        counts = f"{report.genome_count(run)} genomes, {report.full_training_count(run)} of them trained in full"
+        yield f"{counts}: the cost of {report.total_cost(run):.1f} full trainings"
+    constraints = ", ".join(run.manifest.subject_to)
+    if result.best is not None and not result.best.feasible:
+        yield f"no full training satisfies {constraints}: the best is the one that violates them least"
+    elif result.default is not None and not result.default.feasible:
+        yield f"the default genome does not satisfy {constraints}, so the comparison with it is not fair"
+    yield report.verdict(result)
+    if genome_count := report.genomes_of_one_value(run):
+        remedy = "check that the training uses the values of the genes"
+        yield f"all {genome_count} genomes have the same {result.metric}: {remedy}"
+    has_ended = run.ended not in (None, "interrupted")
+    if result.best is None and not result.partial:
+        yield from _failure_lines(run, has_ended, needed)
+        return
+    pending = len(run.candidates) - len(run.outcomes)
+    if pending and has_ended:
+        trainings = "1 training was" if pending == 1 else f"{pending} trainings were"
+        yield f"{trainings} ended by the limit of {run.session.hours:g} hours; a longer run continues"
+    yield from report.range_lines(run)
+    yield from range_end_lines(run)
+    if run.ended is not None and run.ended.startswith(report.DONE_REASON):
+        yield f"stopped, since {run.ended}"
+    elif (more_trials := report.predict_next_generation(run)) is not None:
+        yield f"more trials: {report.describe_more_trials(more_trials)}"
+    if (recipe := read_recipe(run)) is not None:
+        from evo_tune.cli.training.scaling import recipe_lines
+
+        yield from recipe_lines(run, recipe)
+    if status:
+        yield status
+    pruned = f", {result.pruned} pruned" if result.pruned else ""
+    seconds = shared.show_seconds(result.seconds)
+    yield f"{count_of(result.results, 'evaluation')}, {result.failures} of them failed{pruned}, in {seconds}"
+    if reasons := report.caveats(run):
+        yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"
+    yield f"saved in {run.folder}"
+    resume = f"evo-tune resume {name}" + (f" {report.flag_to_continue(run)}" if has_ended else "")
+    yield f"next: evo-tune show {name}   |   {resume}   |   evo-tune best {name} --format json"
+
+
+def _failure_lines(run: Run, has_ended: bool, needed: tuple[float, float] | None) -> Iterator[str]:
+    """Yield the causes for which no trial of a run has a value, and the next command; `needed`: see `print_summary`."""
+    yield from report.failure_lines(run)
+    hours = run.session.hours
+    if needed is not None:
+        remedy = f"{needed[1]:g} hours are enough for {run.manifest.population} and the final comparison"
+        yield f"a training takes about {shared.show_seconds(needed[0])}, too long for {hours:g} hours; {remedy}"
+    yield f"saved in {run.folder}"
+    if not run.outcomes:
+        longer = f" --hours {needed[1] if needed else 2 * hours:g}" if hours is not None and has_ended else ""
+        yield f"next: evo-tune resume {run_arguments(run.folder)}{longer}"
+        return
+    failures = f"`evo-tune show {run_arguments(run.folder)}` lists the failures"
+    yield f"next: correct the cause, then start a new run; {failures}"
+
+
+def print_plan(plan: RunPlan, session: SessionSettings, output: shared.OutputFlags) -> None:
+    """Print the forecast of a run that is not started.
+
+    Args:
+        plan: The plan of the run.
+        session: Settings of its first session.
+        output: How to print it, and the price of an hour.
+    """
+    run_forecast = forecast_session(plan.manifest, session, plan.slots, plan.pace)
+    plugin = plan.evaluator.plugin
+    if output.output_format != "table":
+        shared.print_json(
+            PlannedRun(
+                evaluator=plugin.name,
+                slots=plan.slots,
+                device=plan.device,
+                options=plan.manifest.options,
+                seconds_timed=None if plan.pace is None else plan.pace.seconds,
+                forecast=run_forecast and run_forecast.with_cost(output.price_per_hour),
+            )
+        )
+        return
+    shared.print_remarks(plan.evaluator, plan.space.default(), plan.space)
+    shared.echo(f"plan: {plugin.name} on {plan.slots} x {plan.device}; no run is started, and nothing is written")
+    shared.echo(*plan.choices)
+    if plan.pace is None:
+        remedy = ""
+        if plugin.origin == "file":
+            remedy = f"add 'timing' to SUPPORTS of {plugin.path} (docs/evaluators.md), or start the run; "
+        shared.echo(f"the duration of its trainings is unknown: {remedy}a forecast follows after three trainings")
+    else:
+        times = (*plan.pace.seconds, *plan.pace.corners)
+        shared.echo(f"a full training of the default genome, from timed steps: {times[0]:.3g} s")
+        if len(times) > 1:
+            bounds, mean = f"{min(times):.3g} to {max(times):.3g} s", f"{plan.pace.mean_seconds:.3g} s"
+            shared.echo(f"of {len(times)} genomes: {bounds}; expected in a search: about {mean}")
+    if run_forecast is not None:
+        rows = forecast_rows(run_forecast.with_cost(output.price_per_hour))
+        shared.echo(*(f"  {row:<16} {text}" for row, text in rows.items()))

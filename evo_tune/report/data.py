@@ -1,7 +1,7 @@
 """The parts of a saved run that commands print as JSON, as types, and the functions that fill them from a run.
 
-`cli/formats.py` and `cli/run_formats.py` declare what else commands print. docs/json.md is generated from the
-docstrings: an entry under `Args:` describes a key, and `Unit: s.` at its end gives the unit of the value.
+`cli/formats.py`, `cli/output.py` and `cli/session.py` declare what else commands print. docs/json.md is generated from
+the docstrings: an entry under `Args:` describes a key, and `Unit: s.` at its end gives the unit of the value.
 """
 
 from __future__ import annotations

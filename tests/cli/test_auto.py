@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import evo_tune
-from evo_tune.cli.run_formats import PlannedRun
+from evo_tune.cli.session import PlannedRun
 from evo_tune.cli.training import final_training
 from evo_tune.cli.training.auto import recognise_task
 from evo_tune.errors import UsageError

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from evo_tune.cli import cli
-from evo_tune.cli.output import print_summary
+from evo_tune.cli.session import print_summary
 from evo_tune.store.run import Run
 
 STORE = Path(__file__).parents[2] / "populations"

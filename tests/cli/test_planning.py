@@ -14,8 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evo_tune.cli.output import print_plan
-from evo_tune.cli.run_formats import PlannedRun
+from evo_tune.cli.session import PlannedRun, print_plan
 from evo_tune.cli.shared import OutputFlags
 from evo_tune.loop.budget import TRAININGS, StepTimings, affordable_trainings, needs_cost
 from evo_tune.loop.plan import Request, RunPlan, plan_run

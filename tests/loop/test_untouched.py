@@ -137,7 +137,7 @@ def test_everything_that_tells_of_fresh_seeds_says_test(begin: Begin, quick: Pat
 
 @pytest.mark.usefixtures("here")
 def test_the_closing_table_names_the_test_metric(begin: Begin, capsys: pytest.CaptureFixture[str]) -> None:
-    from evo_tune.cli.output import print_summary
+    from evo_tune.cli.session import print_summary
     from evo_tune.cli.shared import print_json
     from evo_tune.report.data import run_summary
 

@@ -63,8 +63,7 @@ def command(
     began = time.monotonic()
     from evo_tune.cli.flags import RUN_DEFAULTS
     from evo_tune.cli.formats import AutoModel
-    from evo_tune.cli.output import print_plan
-    from evo_tune.cli.session import run_search
+    from evo_tune.cli.session import print_plan, run_search
     from evo_tune.cli.training.auto import choose_task, copy_model, verdict_lines
     from evo_tune.cli.training.final_training import MODEL
     from evo_tune.loop.plan import Request, plan_run

@@ -8,7 +8,6 @@ import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
-from evo_tune.cli.session import run_search
 
 
 @cli_command("resume", settings="session_flags", order=20)
@@ -38,6 +37,7 @@ def command(run: str | None, output: shared.OutputFlags, genes: tuple[str, ...],
 
     began = time.monotonic()
 
+    from evo_tune.cli.session import run_search
     from evo_tune.loop.search import Search
 
     given_flags = {name: value for name, value in flags.items() if value is not None}

@@ -10,7 +10,6 @@ import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
-from evo_tune.cli.session import run_search
 from evo_tune.errors import OptionError
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def command(
     began = time.monotonic()
 
     from evo_tune.cli.flags import RUN_DEFAULTS, read_genomes
-    from evo_tune.cli.output import print_plan
+    from evo_tune.cli.session import print_plan, run_search
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments

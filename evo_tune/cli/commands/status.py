@@ -9,7 +9,7 @@ from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
 if TYPE_CHECKING:
-    from evo_tune.cli.run_formats import RunStatus
+    from evo_tune.cli.output import RunStatus
     from evo_tune.store.heartbeat import Beat
     from evo_tune.store.run import Run
 
@@ -24,7 +24,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
 
     RUN is the latest one by default. Any machine that sees its folder may be used.
     """
-    from evo_tune.cli.run_formats import RunStatus
+    from evo_tune.cli.output import RunStatus
     from evo_tune.loop.slots import forecast_session
     from evo_tune.report.data import trial_summary
     from evo_tune.store.heartbeat import last_beat
