@@ -352,9 +352,7 @@ def _disk_bytes(manifest: Manifest, genomes: int, pace: Pace | None, run: Run | 
 def comparison_trainings(session: SessionSettings) -> ComparisonTrainings:
     """Return the number of trainings of a session's final comparison."""
     seeds, finalists = session.final_seeds, session.finalists
-    if not seeds:
-        return ComparisonTrainings(fewest=0, most=0)
-    choosing, looks = 0, default_looks(seeds)
+    choosing, looks = 0, default_looks(seeds) if seeds else [0]
     while finalists > 1:
         choosing += math.ceil(seeds / 3) * finalists
         finalists = math.ceil(finalists / 2)

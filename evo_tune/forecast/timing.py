@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, geometric_mean, median, stdev
 
@@ -87,16 +87,6 @@ class Pace:
         """Standard deviation of the logarithms of the genomes' seconds."""
         return stdev(map(math.log, self.seconds)) if len(self.seconds) > 1 else 0.0
 
-    def with_more_steps(self, factor: float) -> Pace:
-        """Return the pace of trainings with `factor` times as many steps."""
-        share = max(0.0, 1.0 - self.judging / self.mean_seconds)
-        scale = 1.0 + (factor - 1.0) * share
-        return replace(
-            self,
-            seconds=tuple(seconds * scale for seconds in self.seconds),
-            corners=tuple(seconds * scale for seconds in self.corners),
-        )
-
 
 def genomes_to_time(space: SearchSpace, random: int = RANDOM, corners: bool = True) -> list[Genome]:
     """Return the genomes to time: the default, two corners of the space, its middle, and a few random ones.
@@ -130,17 +120,6 @@ class Timing:
     stopping: Callable[[], bool] = lambda: False
     longest: float = MAX_TIMING_SECONDS
     quick: bool = True
-
-
-def time_trainings(slots: Sequence[Slot], space: SearchSpace, timing: Timing) -> Pace | None:
-    """Time a few steps of a few genomes; return the pace, or None if no timing succeeded.
-
-    Args:
-        slots: Open slots; they stay open, with their workers started.
-        space: Search space of the genomes.
-        timing: How to time them.
-    """
-    return pace_of(*time_genomes(slots, genomes_to_time(space), timing))
 
 
 def time_genomes(
@@ -200,35 +179,23 @@ def time_genomes(
     return {number: {**metrics, "start": max(starts)} for number, metrics in ok}, memory[0]
 
 
-def pace_of(
-    measured: Mapping[int, Mapping[str, float]], worker: int = 0, corners: Sequence[int] = CORNERS
-) -> Pace | None:
+def pace_of(rows: Mapping[int, Mapping[str, float]], worker: int = 0, corners: Sequence[int] = CORNERS) -> Pace | None:
     """Return the pace from timings; None without a valid timing.
 
     Args:
-        measured: Metrics of each timing (see `docs/evaluators.md`), by its index in `genomes_to_time`.
+        rows: Metrics of each timing (see `docs/evaluators.md`), by its index in `genomes_to_time`.
         worker: Resident memory of a worker in bytes.
         corners: Indices of the corners of the space.
     """
-    valid = {number: row for number, row in measured.items() if math.isfinite(row["seconds"]) and row["seconds"] > 0}
+    valid = {number: row for number, row in rows.items() if math.isfinite(row["seconds"]) and row["seconds"] > 0}
     if not valid:
         return None
     typical = tuple(row["seconds"] for number, row in valid.items() if number not in corners)
     extremes = tuple(row["seconds"] for number, row in valid.items() if number in corners)
-
-    def mean(name: str) -> float:
-        return fmean(row.get(name, 0.0) for row in valid.values())
-
-    return Pace(
-        seconds=typical or extremes,
-        corners=extremes,
-        judging=mean("judging"),
-        worker=worker,
-        memory=max(row.get("memory", 0.0) for row in valid.values()),
-        checkpoint=mean("checkpoint"),
-        artifact_bytes=mean("kept"),
-        start=mean("start"),
-    )
+    names = {"judging": "judging", "checkpoint": "checkpoint", "artifact_bytes": "kept", "start": "start"}
+    means = {field: fmean(row.get(name, 0.0) for row in valid.values()) for field, name in names.items()}
+    memory = max(row.get("memory", 0.0) for row in valid.values())
+    return Pace(typical or extremes, extremes, worker=worker, memory=memory, **means)
 
 
 # Predicted durations of single trainings

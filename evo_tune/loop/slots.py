@@ -20,7 +20,7 @@ from evo_tune.dispatch.log import remove_stale_files
 from evo_tune.dispatch.packing import MemoryForecast
 from evo_tune.dispatch.slot import Slot, Task
 from evo_tune.forecast import MIN_RESULTS, RunForecast, forecast_run
-from evo_tune.forecast.timing import Pace, Timing, time_trainings
+from evo_tune.forecast.timing import Pace, Timing, genomes_to_time, pace_of, time_genomes
 from evo_tune.genome.space import SearchSpace
 from evo_tune.loop.limits import with_default_limit
 from evo_tune.plugins.evaluator import BoundEvaluator
@@ -96,7 +96,8 @@ def time_few_steps(
     """
     if len(run.outcomes) >= MIN_RESULTS:
         return None
-    return time_trainings(slots, space, Timing(folder=run.folder / TRIALS, watch=watch, stopping=stopping))
+    timing = Timing(folder=run.folder / TRIALS, watch=watch, stopping=stopping)
+    return pace_of(*time_genomes(slots, genomes_to_time(space), timing))
 
 
 def forecast_session(
