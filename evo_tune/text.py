@@ -77,11 +77,7 @@ def _is_formula(text: str) -> bool:
 
 def is_encodable(text: str) -> bool:
     """Return whether a text can be encoded: names that are not UTF-8 contain lone surrogates, which cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not re.search("[\ud800-\udfff]", text)
 
 
 # Values as text for people

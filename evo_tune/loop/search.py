@@ -446,7 +446,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         """Write the generations that are not complete, and release slots and lock. A second call does nothing."""
         self.drivers.close()
         with self._changed:
-            if self.saved.closed:
+            if not self.saved.journal.is_claimed:
                 return
             try:
                 if self.saved.rescued:  # nothing more can be written, and the error says where the results are

@@ -130,10 +130,8 @@ class Proposed(_Event, tag="proposed"):
     @classmethod
     def of(cls, candidate: Candidate, time: float) -> Proposed:
         """Return the event of a new candidate."""
-        return cls(
-            candidate=CandidateRecord(*(getattr(candidate, name) for name in CandidateRecord.__struct_fields__)),
-            time=time,
-        )
+        fields = (getattr(candidate, name) for name in CandidateRecord.__struct_fields__)
+        return cls(candidate=CandidateRecord(*fields), time=time)
 
 
 class Recorded(_Event, tag="recorded"):

@@ -148,11 +148,9 @@ def last_beat(folder: Path, finished_ids: Container[int] = ()) -> Beat | None:
 
 def _process_start(pid: int) -> str:
     """Return the start of a process in clock ticks since the machine started; '' without /proc."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[19].decode()  # the name before may have spaces
-    except (OSError, IndexError):
-        return ""
+    with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()[19].decode()  # the name before may have spaces
+    return ""
 
 
 # Maximum size of the file of a curve, in bytes.
@@ -173,17 +171,11 @@ class _SavedCurve(Struct):
 def running_curves(folder: Path) -> dict[int, Curve]:
     """Return the known curves of a run's running trials, by id."""
     curves: dict[int, Curve] = {}
-    try:
-        with inside.folder(folder, TRIALS) as descriptor:
-            names = sorted(name for name in os.listdir(descriptor) if re.fullmatch(r"\.worker-[0-9]{1,10}\.json", name))
-            for name in names[:MOST]:
-                try:
-                    saved_curve = msgspec.json.decode(
-                        inside.read(descriptor, name, limit=LARGEST_CURVE), type=_SavedCurve
-                    )
-                except (OSError, ValueError, RecursionError):
-                    continue
+    with contextlib.suppress(OSError), inside.folder(folder, TRIALS) as descriptor:
+        names = sorted(name for name in os.listdir(descriptor) if re.fullmatch(r"\.worker-[0-9]{1,10}\.json", name))
+        for name in names[:MOST]:
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                data = inside.read(descriptor, name, limit=LARGEST_CURVE)
+                saved_curve = msgspec.json.decode(data, type=_SavedCurve)
                 curves[saved_curve.trial] = saved_curve.curve
-    except OSError:
-        return {}
     return curves

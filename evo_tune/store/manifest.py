@@ -151,12 +151,8 @@ def read_json(data: bytes) -> Any:
         raise ValueError(f"it is nested more than {DEEPEST} deep") from None
     level: list[Any] = [value]
     for _ in range(DEEPEST):
-        inner = [
-            nested.values() if isinstance(nested, dict) else nested
-            for nested in level
-            if isinstance(nested, dict | list)
-        ]
-        level = [value for values in inner for value in values]
+        nested = [[*inner.values()] if isinstance(inner, dict) else inner for inner in level]
+        level = [value for inner in nested if isinstance(inner, list) for value in inner]
         if not level:
             return value
     raise ValueError(f"it is nested more than {DEEPEST} deep")

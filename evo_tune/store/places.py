@@ -81,10 +81,8 @@ def new_run_folder(store: Path, name: str) -> Path:
         UsageError: The name is taken or not valid.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name.endswith(".parquet"):
-        raise UsageError(
-            f"a run cannot be named {name!r}: expected up to 100 letters, digits, '.', '_' or '-', "
-            "beginning with a letter or digit"
-        )
+        expected = "expected up to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+        raise UsageError(f"a run cannot be named {name!r}: {expected}")
     folder = store / name
     if os.path.lexists(folder) and not _has_not_begun(folder):
         is_run = os.path.lexists(folder / MANIFEST)
@@ -111,18 +109,11 @@ def remove_unbegun_run(folder: Path) -> None:
 
 def _has_not_begun(folder: Path) -> bool:
     """Return whether a folder is left from a crash before the manifest was written, so that no result can be lost."""
-    try:
-        if folder.is_symlink():
-            return False
-        names = set(os.listdir(folder))
-        if not names <= FILES_BEFORE_MANIFEST:
-            return False
-        if JOURNAL not in names:
-            return True
-        journal = inside.read(folder, JOURNAL, limit=MAX_BEGINNING_JOURNAL_BYTES)
-        return b'"proposed"' not in journal  # the event of a first trial
-    except OSError:
-        return False
+    with contextlib.suppress(OSError):
+        if not folder.is_symlink() and (names := set(os.listdir(folder))) <= FILES_BEFORE_MANIFEST:
+            journal = inside.read(folder, JOURNAL, limit=MAX_BEGINNING_JOURNAL_BYTES) if JOURNAL in names else b""
+            return b'"proposed"' not in journal  # the event of a first trial
+    return False
 
 
 def lock_run(folder: Path, make: bool = False) -> Journal:
@@ -196,13 +187,6 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
     return target
 
 
-def _is_left_over(name: str, is_top: bool) -> bool:
-    """Return whether a file was left by a running or killed process, or is made anew."""
-    if is_top:
-        return name in (HEARTBEAT, REPORT) or name.endswith(".part")
-    return name.startswith(".worker-")
-
-
 def _copy(source: int, target: int, prefix: str, skipped: list[str]) -> None:
     """Copy the contents of an open folder into another one.
 
@@ -216,7 +200,9 @@ def _copy(source: int, target: int, prefix: str, skipped: list[str]) -> None:
         raise OSError(0, f"more than {DEEPEST_COPY} folders lie within each other", prefix)
     for name in sorted(os.listdir(source)):
         status = os.stat(name, dir_fd=source, follow_symlinks=False)
-        if _is_left_over(name, is_top=not prefix):
+        # Left by a running or killed process, or made anew
+        is_left_over = name.startswith(".worker-") if prefix else name in (HEARTBEAT, REPORT) or name.endswith(".part")
+        if is_left_over:
             continue
         if stat.S_ISDIR(status.st_mode):
             with inside.folder(source, name) as subfolder, inside.folder(target, name, make=True) as copy:

@@ -28,20 +28,7 @@ from evo_tune.genome.values import genome_key, is_same
 from evo_tune.genome.view import average_trials
 from evo_tune.genome.widening import WIDENINGS, widen_to_limits
 from evo_tune.settings import SessionSettings
-from evo_tune.store.events import (
-    BaselineTrained,
-    Changed,
-    ComparisonPlanned,
-    Ended,
-    Event,
-    Proposed,
-    Recorded,
-    Reported,
-    SessionBegun,
-    Widened,
-    check_event,
-    read,
-)
+from evo_tune.store import events
 from evo_tune.store.journal import JOURNAL, Journal, Removed, invalid_line_message
 from evo_tune.store.manifest import MOST_LEARNED, Learned, Manifest, read_manifest, write_manifest
 from evo_tune.store.places import TRIALS, lock_run, missing_journal_message, new_run_folder, run_arguments
@@ -81,10 +68,10 @@ class Run:
         folder: Folder of the run.
         manifest: Manifest of the run.
         journal: Journal of the run.
-        events: Events of the journal so far.
+        past_events: Events of the journal so far.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, journal: Journal, events: Iterable[Event]) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, journal: Journal, past_events: Iterable[events.Event]) -> None:
         self.folder = folder
         self.manifest = manifest
         self.objectives = manifest.objective_list()
@@ -105,7 +92,7 @@ class Run:
         self.fingerprint = manifest.fingerprint
         self.strategy_hash = manifest.strategy_hash
         # The final comparison that was planned by the clock; None after a later result, or under other limits.
-        self.planned: ComparisonPlanned | None = None
+        self.planned: events.ComparisonPlanned | None = None
         # Name and last result of the baseline of the present evaluator and data; None if it was not trained.
         self.baseline: tuple[str, Outcome] | None = None
         # Reason why the last session ended; None while it runs, or if it was killed.
@@ -129,10 +116,11 @@ class Run:
         # Whether the user widened ranges since the last session.
         self._by_hand = False
         self._leader: tuple[float, tuple[float, ...], int] | None = None
-        self._last_time = 0.0
+        # Time of the journal's last event, in seconds since 1970.
+        self.last_event = 0.0
         self._spent = 0.0
         self._began: float | None = None
-        for number, event in enumerate(events, 1):
+        for number, event in enumerate(past_events, 1):
             try:
                 self._apply(event)
             except (ValueError, EvoTuneError) as error:
@@ -149,14 +137,9 @@ class Run:
         return self.sessions[-1] if self.sessions else SessionSettings()
 
     @property
-    def last_event(self) -> float:
-        """Time of the journal's last event, in seconds since 1970."""
-        return self._last_time
-
-    @property
     def elapsed(self) -> float:
         """Time spent in all sessions until now, in seconds; equal to `seconds` after the end of the session."""
-        if self._began is None or self.closed:
+        if self._began is None or not self.journal.is_claimed:
             return self.seconds
         return self.seconds + max(0.0, time.monotonic() - self._began - self._spent)
 
@@ -172,8 +155,7 @@ class Run:
         """
         folder = new_run_folder(store, name)
         try:
-            store.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from None
         try:
@@ -216,7 +198,7 @@ class Run:
         # of the time to open a run of 10,000 trials.
         gc.disable()
         try:
-            run = cls(folder, manifest, journal, journal.read(read))
+            run = cls(folder, manifest, journal, journal.read(events.read))
             if journal.is_empty:
                 raise StoreError(missing_journal_message(folder))
             if write:  # files in the trials' folders will be removed
@@ -234,11 +216,6 @@ class Run:
                 gc.enable()
         return run
 
-    @property
-    def closed(self) -> bool:
-        """Whether the run is not open for writing."""
-        return not self.journal.is_claimed
-
     def close(self) -> None:
         """Close the journal, which releases its lock; idempotent."""
         self.journal.close()
@@ -248,11 +225,11 @@ class Run:
     def begin(self, session: SessionSettings) -> None:
         """Begin a session, durably. This and the next methods raise StoreError if the event cannot be written."""
         self._began = time.monotonic()
-        self._write(SessionBegun.of(session, _now()), sync=True)
+        self._write(events.SessionBegun.of(session, _now()), sync=True)
 
     def change(self, evaluator_hash: str, fingerprint: str, strategy_hash: str) -> None:
         """Record a change of the evaluator, its data or the strategy's file, durably."""
-        event = Changed(
+        event = events.Changed(
             evaluator_hash=evaluator_hash, fingerprint=fingerprint, strategy_hash=strategy_hash, time=_now()
         )
         self._write(event, sync=True)
@@ -264,14 +241,14 @@ class Run:
             genes: Genes with their wider ranges, by name.
             reason: Reason in words; '' if the user widens them before a session.
         """
-        self._write(Widened.of(genes, _now(), reason), sync=True)
+        self._write(events.Widened.of(genes, _now(), reason), sync=True)
 
     def record_candidate(self, candidate: Candidate) -> Candidate:
         """Write a new candidate and return it as read from the journal.
 
         It is not synced: a candidate that is lost in a power cut is proposed again identically.
         """
-        self._write(Proposed.of(candidate, _now()))
+        self._write(events.Proposed.of(candidate, _now()))
         return self.candidates[-1]
 
     def record(self, id: int, outcome: Outcome, tell: bool) -> None:
@@ -283,40 +260,41 @@ class Run:
             tell: Whether the strategy sees it at once.
         """
         now = _now()
-        self._write(Recorded.of(id, outcome, now), *([Reported(id=id, time=now)] if tell else []), sync=True)
+        reported = [events.Reported(id=id, time=now)] if tell else []
+        self._write(events.Recorded.of(id, outcome, now), *reported, sync=True)
 
     def tell(self, ids: Sequence[int]) -> None:
         """Write that the strategy sees recorded results, in this order."""
         now = _now()
-        self._write(*(Reported(id=id, time=now) for id in ids))
+        self._write(*(events.Reported(id=id, time=now) for id in ids))
 
     def plan_comparison(self, finalists: Sequence[int], default: int | None, looks: Sequence[int]) -> None:
         """Record the final comparison that fits into the hours, durably; see `ComparisonPlanned`."""
-        event = ComparisonPlanned(finalists=tuple(finalists), default=default, looks=tuple(looks), time=_now())
+        event = events.ComparisonPlanned(finalists=tuple(finalists), default=default, looks=tuple(looks), time=_now())
         self._write(event, sync=True)
 
     def record_baseline(self, name: str, outcome: Outcome) -> None:
         """Write the result of the evaluator's baseline, durably."""
-        self._write(BaselineTrained.of(name, outcome, _now()), sync=True)
+        self._write(events.BaselineTrained.of(name, outcome, _now()), sync=True)
 
     def end(self, reason: str) -> None:
         """End the session, durably."""
-        self._write(Ended(reason=reason, time=_now()), sync=True)
+        self._write(events.Ended(reason=reason, time=_now()), sync=True)
 
-    def _write(self, *events: Event, sync: bool = False) -> None:
+    def _write(self, *new_events: events.Event, sync: bool = False) -> None:
         """Append events to the journal, then apply them as read back.
 
         Raises:
             StoreError: The events could not be written or read back; nothing is applied.
         """
-        if self.closed:
+        if not self.journal.is_claimed:
             raise StoreError(f"{self.folder} is not open for writing (any more): resume it")
-        for event in events:
+        for event in new_events:
             event.spent = 0.0 if self._began is None else round(time.monotonic() - self._began, 3)
         try:
-            checked_events = [check_event(event) for event in events]
+            checked_events = [events.check_event(event) for event in new_events]
         except ValueError as error:
-            message = f"{self.journal.path}: {type(events[0]).__name__} cannot be saved ({one_line(str(error))})"
+            message = f"{self.journal.path}: {type(new_events[0]).__name__} cannot be saved ({one_line(str(error))})"
             raise StoreError(f"{message}: mend the evaluator or the strategy that it came from") from None
         lines = [line for line, _ in checked_events]
         try:
@@ -346,51 +324,51 @@ class Run:
             return f"results since its last copy are lost, because {folder} cannot be made ({cause}); restore the copy"
         return f"all results are saved in {folder}, without checkpoints; `evo-tune resume {run_arguments(folder)}`"
 
-    def _apply(self, event: Event) -> None:
+    def _apply(self, event: events.Event) -> None:
         """Follow an event, and add the time that was spent since the last one.
 
         Raises:
             ValueError, EvoTuneError: The event cannot follow the earlier ones.
         """
-        if self._by_hand and isinstance(event, Proposed | Recorded):
+        if self._by_hand and isinstance(event, events.Proposed | events.Recorded):
             raise ValueError("ranges were widened without a reason, and not before a session")
-        if isinstance(event, SessionBegun):
+        if isinstance(event, events.SessionBegun):
             self._spent = 0.0
         self.seconds += max(0.0, event.spent - self._spent)
-        self._spent, self._last_time = event.spent, event.time
-        if isinstance(event, Proposed):
+        self._spent, self.last_event = event.spent, event.time
+        if isinstance(event, events.Proposed):
             self._apply_proposed(event.candidate.candidate())
             self.proposed_at[event.candidate.id] = event.time
-        elif isinstance(event, Recorded):
+        elif isinstance(event, events.Recorded):
             self._apply_recorded(event.id, event.outcome.outcome())
             self.finished[event.id] = self.seconds
             self.recorded_at[event.id] = event.time
-        elif isinstance(event, Reported):
+        elif isinstance(event, events.Reported):
             waiting = self.sequence(start=len(self.reported))
             if not waiting:
                 raise ValueError("a result is reported that is not recorded")
             if event.id != waiting[0]:
                 raise ValueError(f"result of candidate {event.id} is reported out of order")
             self.reported.append(event.id)
-        elif isinstance(event, SessionBegun):
+        elif isinstance(event, events.SessionBegun):
             session = event.settings()
             if self.sessions and any(getattr(session, name) != getattr(self.session, name) for name in PLANNED_BY):
                 self.planned = None
             self._by_hand, self.ended = False, None
             self.sessions.append(session)
             self.resumed.append(self.seconds)
-        elif isinstance(event, Changed):
+        elif isinstance(event, events.Changed):
             self.evaluator_hash, self.fingerprint = event.evaluator_hash, event.fingerprint
             self.strategy_hash = event.strategy_hash
             self.baseline = None
-        elif isinstance(event, Widened):
+        elif isinstance(event, events.Widened):
             self._apply_widened({name: event_gene.gene() for name, event_gene in event.genes.items()}, event.reason)
-        elif isinstance(event, ComparisonPlanned):
+        elif isinstance(event, events.ComparisonPlanned):
             ids = [*event.finalists, *([] if event.default is None else [event.default])]
             if len({id for id in ids if id in self.outcomes and self.trial(id).rankable}) != len(ids):
                 raise ValueError("the final comparison needs trials that were trained in full, each once")
             self.planned = event
-        elif isinstance(event, BaselineTrained):
+        elif isinstance(event, events.BaselineTrained):
             self.baseline = event.name, event.outcome.outcome()
         else:
             self.ended = event.reason
@@ -520,21 +498,17 @@ def copy_results(run: Run, objective: Objective) -> Learned:
     Raises:
         UsageError: The earlier run has fewer than two full trainings with this metric.
     """
-    results = [
-        (objective.loss(trial.outcome.metrics), trial.genome)
-        for trial in run.ranked()
-        if objective.metric in trial.outcome.metrics
-    ]
-    if len(results) < 2:
+    trials = [trial for trial in run.ranked() if objective.metric in trial.outcome.metrics]
+    if len(trials) < 2:
         raise UsageError(
-            f"--learn-from {run.name}: it has {len(results)} trainings in full with the metric {objective.metric!r}: "
+            f"--learn-from {run.name}: it has {len(trials)} trainings in full with the metric {objective.metric!r}: "
             "expected 2 or more; leave it out, or learn from another run"
         )
-    results.sort(key=lambda row: row[0])
-    if len(results) > MOST_LEARNED:
-        half, step = MOST_LEARNED // 2, (len(results) - MOST_LEARNED // 2) / (MOST_LEARNED // 2)
-        results = [*results[:half], *(results[half + int(step * place)] for place in range(half))]
-    genomes, losses = [genome for _, genome in results], [loss for loss, _ in results]
+    trials.sort(key=lambda trial: objective.loss(trial.outcome.metrics))
+    if len(trials) > MOST_LEARNED:
+        half, step = MOST_LEARNED // 2, (len(trials) - MOST_LEARNED // 2) / (MOST_LEARNED // 2)
+        trials = [*trials[:half], *(trials[half + int(step * place)] for place in range(half))]
+    genomes, losses = [trial.genome for trial in trials], [objective.loss(trial.outcome.metrics) for trial in trials]
     return Learned(name=run.name, sha256=results_digest(genomes, losses), genomes=genomes, losses=losses)
 
 
@@ -550,11 +524,8 @@ def history_of(run: Run, space: SearchSpace) -> RunHistory:
 
 
 def _lessons(run: Run, space: SearchSpace) -> list[Lesson]:
-    lessons = [
-        Lesson.of(earlier_run["name"], earlier_run["genomes"], earlier_run["losses"], space)
-        for earlier_run in run.manifest.learned
-    ]
-    return [earlier_run for earlier_run in lessons if len(earlier_run.losses)]
+    lessons = (Lesson.of(past["name"], past["genomes"], past["losses"], space) for past in run.manifest.learned)
+    return [lesson for lesson in lessons if len(lesson.losses)]
 
 
 def widen(history: RunHistory, run: Run) -> None:

@@ -7,6 +7,7 @@ and can be rebuilt. pyarrow is imported when a table is made.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import warnings
@@ -47,6 +48,10 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
 
     whole, text = pa.int64(), pa.string()
 
+    def gene_field(name: str, kind: type | None) -> pa.Field:
+        arrow_type = {bool: pa.bool_(), int: whole, float: pa.float64()}.get(kind or str, text)
+        return pa.field(GENE_PREFIX + name, arrow_type, metadata=None if kind else {"encoding": "JSON"})
+
     def number(name: str, unit: str) -> pa.Field:
         return pa.field(name, pa.float64(), metadata={"unit": str(unit)} if unit else None)
 
@@ -55,12 +60,7 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
             pa.field("id", whole),
             pa.field("generation", whole),
             pa.field("status", text),
-            *(
-                pa.field(
-                    GENE_PREFIX + name, _arrow_type(gene), metadata={"encoding": "JSON"} if _is_mixed(gene) else None
-                )
-                for name, gene in genes.items()
-            ),
+            *(gene_field(name, _value_type(gene)) for name, gene in genes.items()),
             *(number(METRIC_PREFIX + name, units.get(name, "")) for name in metrics),
             pa.field("parents", pa.list_(whole)),
             pa.field("operator", text),
@@ -78,24 +78,14 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
     )
 
 
-def _is_mixed(gene: Gene) -> bool:
-    """Return whether a gene's values have no common Arrow type, so that they are stored as JSON text."""
+def _value_type(gene: Gene) -> type | None:
+    """Return the common type of a gene's values; None if they have none, so that they are stored as JSON text."""
     if not isinstance(gene, Choice):
-        return False
+        return float if isinstance(gene, Float) else int
     kinds = {type(value) for value in gene.values}
-    return len(kinds) > 1 and kinds != {int, float}
-
-
-def _arrow_type(gene: Gene) -> pa.DataType:
-    import pyarrow as pa
-
-    if _is_mixed(gene):
-        return pa.string()
-    if isinstance(gene, Choice):
-        kinds = {type(value) for value in gene.values}
-        arrow_types = {bool: pa.bool_(), int: pa.int64(), str: pa.string()}
-        return arrow_types.get(kinds.pop(), pa.float64()) if len(kinds) == 1 else pa.float64()
-    return pa.float64() if isinstance(gene, Float) else pa.int64()
+    if kinds == {int, float}:
+        return float
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def from_trials(trials: Sequence[Trial], survivors: Iterable[int], columns: pa.Schema) -> pa.Table:
@@ -128,10 +118,8 @@ def from_trials(trials: Sequence[Trial], survivors: Iterable[int], columns: pa.S
 def to_genome(row: Mapping[str, Any], genes: Mapping[str, Gene]) -> Genome:
     """Return the genome of a row that `from_trials` made."""
     values = {name: row[GENE_PREFIX + name] for name in genes}
-    return {
-        name: gene.check(read_json(values[name].encode()) if _is_mixed(gene) else values[name])
-        for name, gene in genes.items()
-    }
+    values |= {name: read_json(values[name].encode()) for name, gene in genes.items() if _value_type(gene) is None}
+    return {name: gene.check(values[name]) for name, gene in genes.items()}
 
 
 def to_outcome(row: Mapping[str, Any]) -> Outcome:
@@ -188,12 +176,11 @@ def file_path(run: Run, number: int) -> Path:
 
 def file_is_whole(run: Run, number: int, rows: int) -> bool:
     """Return whether a file of trials exists, is readable, and has the run's schema and `rows` rows."""
-    try:
-        with open_parquet(run, file_path(run, number).name) as file:
-            columns = schema(run.genes, run.metric_names, run.manifest.units)
-            return bool(file.schema_arrow.equals(columns)) and file.metadata.num_rows == rows
-    except (OSError, ValueError):  # missing, truncated, or not Parquet
-        return False
+    name = file_path(run, number).name
+    with contextlib.suppress(OSError, ValueError), open_parquet(run, name) as file:  # missing, truncated, no Parquet
+        columns = schema(run.genes, run.metric_names, run.manifest.units)
+        return bool(file.schema_arrow.equals(columns)) and file.metadata.num_rows == rows
+    return False
 
 
 def open_parquet(run: Run, name: str, limit: int = LARGEST, dictionary_columns: Sequence[str] = ()) -> Any:
@@ -324,14 +311,12 @@ def _read_comparison_rows(run: Run) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    types = {"id": pa.int64(), "seed": pa.int64(), "status": pa.string(), "seconds": pa.float64()}
-    types |= {"device": pa.string(), "error": pa.string()}
     with open_parquet(run, COMPARISON, LARGEST_COMPARISON) as plain_file:  # without dictionaries, to see its types
         metadata, columns = plain_file.metadata, plain_file.schema_arrow
         metrics = [name.removeprefix(METRIC_PREFIX) for name in columns.names if name.startswith(METRIC_PREFIX)]
-        prefixes = (GENE_PREFIX, METRIC_PREFIX)
-        fields = [field for field in schema(run.genes, metrics, {}) if field.name.startswith(prefixes)]
-        types |= {field.name: field.type for field in fields}
+        needed = {"id", "seed", "status", "seconds", "device", "error"}  # and genes and metrics, whose prefix has a dot
+        fields = [field for field in schema(run.genes, metrics, {}) if field.name in needed or "." in field.name]
+        types = {field.name: field.type for field in fields}
         types |= {EVALUATOR_COLUMN: pa.string(), DATA_COLUMN: pa.string()}
         if any(columns.field(name).type != kind for name, kind in types.items()):
             raise ValueError("its columns have other types")

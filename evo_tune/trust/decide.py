@@ -187,11 +187,10 @@ def _only_private_group(status: os.stat_result) -> bool:
     import grp
     import pwd
 
-    try:
+    with contextlib.suppress(KeyError):
         group, user = grp.getgrgid(status.st_gid), pwd.getpwuid(os.geteuid())
-    except KeyError:
-        return False
-    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+        return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+    return False
 
 
 def remember_file(path: Path, hash: str) -> None:

@@ -70,12 +70,10 @@ def _refuse_link(descriptor: int, name: str) -> os.stat_result:
 
 def exists(root: Root, *names: str) -> bool:
     """Return whether the name exists; a link counts, wherever it points."""
-    try:
-        with folder(root, *names[:-1]) as descriptor:
-            os.stat(_plain(names[-1]), dir_fd=descriptor, follow_symlinks=False)
-    except OSError:
-        return False
-    return True
+    with contextlib.suppress(OSError), folder(root, *names[:-1]) as descriptor:
+        os.stat(_plain(names[-1]), dir_fd=descriptor, follow_symlinks=False)
+        return True
+    return False
 
 
 def _open(descriptor: int, name: str, flags: int) -> int:
@@ -151,9 +149,8 @@ def open_to_write(root: Root, *names: str, append: bool = False, make: bool = Tr
 
 
 def _new(descriptor: int, name: str, flags: int = os.O_WRONLY) -> int:
-    return os.open(
-        _plain(name), flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=descriptor
-    )
+    flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(_plain(name), flags, 0o644, dir_fd=descriptor)
 
 
 def replace(root: Root, name: str, data: bytes, part: str, sync: bool = True) -> None:
