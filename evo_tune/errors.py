@@ -12,10 +12,13 @@
         └── ClusterLost         the cluster is gone; the run is saved as if interrupted (exit code 130)
 
 Every text states in one line the given value, the expected one, and what to do next. A failed trial is no error, but an
-Outcome (see `evo_tune.genome.trial`). This module imports nothing.
+Outcome (see `evo_tune.genome.trial`). This module imports nothing of evo-tune.
 """
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 
 class EvoTuneError(Exception):
@@ -86,14 +89,24 @@ class ClusterLost(RunError):
     exit_code = 130
 
 
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "outofmemoryerror",
-    "memoryerror",
-    "not enough memory",
-    "t allocate memory",
-    "alloc_failed",
-)
+@contextlib.contextmanager
+def require_extra(feature: str, extra: str) -> Iterator[None]:
+    """Turn a missing package into an error that names the extra to install.
+
+    Args:
+        feature: Feature that needs the package, as the user wrote it: '--to optuna'.
+        extra: Extra of evo-tune that brings the package.
+
+    Raises:
+        UsageError: An import inside fails.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(f"{feature} needs more than is installed ({error}): pip install 'evo-tune[{extra}]'") from None
+
+
+_OUT_OF_MEMORY = ("out of memory", "memoryerror", "not enough memory", "t allocate memory", "alloc_failed")
 
 
 def tells_of_memory(text: str) -> bool:

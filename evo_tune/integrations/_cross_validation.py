@@ -19,10 +19,9 @@ import joblib
 import numpy as np
 
 from evo_tune import Context, Maximize, SearchSpace
-from evo_tune.errors import RunError
+from evo_tune.errors import RunError, require_extra
 from evo_tune.genome.genes import gene_from
 from evo_tune.genome.values import Genome, Value
-from evo_tune.integrations import require_extra
 
 with require_extra("evo_tune.sklearn", "sklearn"):
     from sklearn.base import clone

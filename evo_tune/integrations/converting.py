@@ -23,8 +23,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError
-from evo_tune.integrations import quiet, require_extra
+from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError, require_extra
+from evo_tune.integrations import quiet
 from evo_tune.integrations.rows import Sink
 from evo_tune.store.heartbeat import Curve, running_curves
 from evo_tune.store.journal import JOURNAL

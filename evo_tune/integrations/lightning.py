@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from evo_tune.errors import RunError
-from evo_tune.integrations import require_extra
+from evo_tune.errors import RunError, require_extra
 from evo_tune.integrations.ranks import last_step, numbers, place, report
 from evo_tune.plugins.context import Context
 
@@ -185,9 +184,8 @@ def fit(
             fit_arguments["weights_only"] = True  # a run folder may come from a stranger
     trainer.fit(module, train, validation, **fit_arguments)
     if reported.last_metrics is None:
-        raise RunError(
-            "Lightning validated nothing: give the Trainer validation data, and log the objective in validation_step"
-        )
+        remedy = "give the Trainer validation data, and log the objective in validation_step"
+        raise RunError(f"Lightning validated nothing: {remedy}")
     return reported.last_metrics
 
 

@@ -72,9 +72,8 @@ def _log_runs(client: MlflowClient, experiment_id: str, rows: Rows) -> None:
             status = {"failed": "FAILED", "pruned": "KILLED"}.get(row.state, "FINISHED")
             client.set_terminated(child, status, _ms(row.ended))
     if rows.run.ended is not None:
-        client.set_terminated(
-            parent, "FINISHED", _ms(max((row.ended or 0.0 for row in all_rows), default=earliest_start))
-        )
+        latest_end = max((row.ended or 0.0 for row in all_rows), default=earliest_start)
+        client.set_terminated(parent, "FINISHED", _ms(latest_end))
 
 
 def _log(client: MlflowClient, run_id: str, params: dict[str, Any], points: Iterable[Point]) -> None:

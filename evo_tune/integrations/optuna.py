@@ -155,9 +155,8 @@ def _batch(path: Path, flag: str) -> Iterator[JournalStorage]:
             batch = Batch()
             storage = JournalStorage(batch)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(
-                f"{flag}: {path} is no journal of Optuna's ({one_line(str(error), 100)}); choose another file"
-            ) from None
+            cause = one_line(str(error), 100)
+            raise UsageError(f"{flag}: {path} is no journal of Optuna's ({cause}); choose another file") from None
         yield storage
         if batch.new_logs:
             batch.file.append_logs(batch.new_logs)

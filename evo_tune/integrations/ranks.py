@@ -14,6 +14,7 @@ steps; rank 0 reports to the context, and a pruned training ends in all ranks at
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -145,10 +146,8 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     for name, value in metrics.items():
         if isinstance(value, str | bytes | bool) or name in ("fraction", "decayed"):
             continue
-        try:
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
             values[str(name)] = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            continue
     return values
 
 

@@ -155,9 +155,8 @@ class Rows:
             facts["resumes"] = candidate.resumes
         genome = {self.genes[name]: _plain(value) for name, value in candidate.genome.items()}
         if outcome is None:
-            return Row(
-                id, "open", genome, None, {}, self._curve(self.pending_curves.get(id, ())), proposed, None, facts
-            )
+            curve = self._curve(self.pending_curves.get(id, ()))
+            return Row(id, "open", genome, None, {}, curve, proposed, None, facts)
         trial = run.trial(id)
         objectives = [objective.metric for objective in run.objectives]
         ended = _time(run.recorded_at.get(id, 0.0))
@@ -208,16 +207,12 @@ def unique_names(
         short: Function that makes a name printable.
     """
     short_names: dict[str, str] = {}
-    used: set[str] = set()
-    for name in names:
-        if name in short_names:
-            continue
+    for name in dict.fromkeys(names):
         line = first = short(name) or "_"
         number = 2
-        while line in used:
+        while line in short_names.values():
             line, number = f"{first} {number}", number + 1
         short_names[name] = line
-        used.add(line)
     return short_names
 
 

@@ -23,11 +23,10 @@ from typing import Any
 import joblib
 import numpy as np
 
-from evo_tune.errors import OptionError, RunError, SpaceError, UsageError
+from evo_tune.errors import OptionError, RunError, SpaceError, UsageError, require_extra
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Value
-from evo_tune.integrations import require_extra
 from evo_tune.integrations._cross_validation import SEARCH_DATA, VARIABLE, SearchData
 from evo_tune.loop.search import Search
 
@@ -125,10 +124,8 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
         splits = list(cv.split(x, y, **routed.splitter.split))
         self.n_splits_ = cv.get_n_splits(x, y, **routed.splitter.split)
         if len(splits) != self.n_splits_:
-            raise ValueError(
-                "cv.split and cv.get_n_splits return inconsistent results. "
-                f"Expected {len(splits)} splits, got {self.n_splits_}"
-            )
+            counts = f"Expected {len(splits)} splits, got {self.n_splits_}"
+            raise ValueError(f"cv.split and cv.get_n_splits return inconsistent results. {counts}")
         genes, values, distributions = _space(self.param_space, self.estimator)
         scoring = getattr(scorers, "_scorers", scorers)
         fit_params = {name: value for name, value in params.items() if name != "groups" and value is not None}
@@ -168,6 +165,7 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
                 "warm_start=False and another name"
             )
         token = secrets.token_hex(16) if before is None else before[0]
+        space = json.dumps({name: gene.describe() for name, gene in genes.items()})
         SEARCH_DATA[token] = data
         try:
             if before is not None and self.store is not None:
@@ -177,10 +175,7 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
             else:
                 search = Search(
                     str(EVALUATOR),
-                    options={
-                        "held": token,
-                        "space": json.dumps({name: gene.describe() for name, gene in genes.items()}),
-                    },
+                    options={"held": token, "space": space},
                     strategy=self.strategy,
                     objectives=objectives,
                     seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
@@ -313,9 +308,7 @@ def _space(
             try:
                 gene = Choice(tuple(plain_values))
             except SpaceError:  # the values are not plain data
-                labels: dict[Value, Any] = {
-                    f"{place}: {str(value)[:60]}": value for place, value in enumerate(plain_values)
-                }
+                labels: dict[Value, Any] = {f"{i}: {str(value)[:60]}": value for i, value in enumerate(plain_values)}
                 gene, values[name] = Choice(tuple(labels)), labels
                 default = next((label for label, value in labels.items() if value is default), default)
         if gene.default is None:

@@ -152,10 +152,8 @@ def _summaries(rows: Rows, row: Row, last_written: int = 0) -> Iterator[tuple[fl
         yield row.began, 0, hparams.hparams_pb(genome, trial_id=name, start_time_secs=row.began)
     for step, point in row.curve:
         if step > last_written:
-            time_of_point = (
-                row.began + min(1.0, step / last) * (end - row.began) if row.state != "open" else time.time()
-            )
-            yield time_of_point, step, _scalars(point)
+            time_in_training = row.began + min(1.0, step / last) * (end - row.began)
+            yield time.time() if row.state == "open" else time_in_training, step, _scalars(point)
     if row.state == "open":
         return
     yield end, last, _scalars(row.metrics)

@@ -16,9 +16,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from evo_tune.errors import OptionError, RunError
+from evo_tune.errors import OptionError, RunError, require_extra
 from evo_tune.genome.values import Value
-from evo_tune.integrations import require_extra
 from evo_tune.integrations.ranks import last_step, numbers, report
 from evo_tune.plugins.context import Context
 
@@ -59,9 +58,8 @@ def training_arguments(context: Context, genome: Mapping[str, Value], **fixed: A
     }
     arguments = {**usual, **{name: value for name, value in genome.items() if name in names}, **fixed}
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
-    if (
-        "warmup_ratio" in arguments and "warmup_ratio" not in fields
-    ):  # transformers 5 takes a share as warmup_steps below 1
+    # transformers 5 takes a share as warmup_steps below 1
+    if "warmup_ratio" in arguments and "warmup_ratio" not in fields:
         ratio = float(arguments.pop("warmup_ratio"))
         arguments.setdefault("warmup_steps", min(ratio, 1 - 1e-9))
     return TrainingArguments(**arguments)

@@ -7,6 +7,7 @@ folder when a page asks, so the run never waits and may belong to another proces
 from __future__ import annotations
 
 import math
+import os
 import secrets
 import socket
 import threading
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evo_tune.errors import EvoTuneError, UsageError
+from evo_tune.errors import EvoTuneError, UsageError, require_extra
 from evo_tune.report import charts
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, as_json, next_steps
 from evo_tune.report.charts.curves import HOVER, curve_metric, curves
@@ -64,7 +65,7 @@ def current_part(data: RunData) -> tuple[str, Part]:
     figure = _running_curves(data, running, metric)
     latest_results = {}
     for id in data.run.recorded[: -LATEST - 1 : -1]:
-        trial = data.by_id[id]
+        trial = data.run.trial(id)
         value = show_value(data.objective.value(trial.losses[0])) if trial.losses else trial.outcome.status
         latest_results[f"trial {id}"] = value
     explanation = f"No slot is working. The latest results in {data.metric}, newest first:"
@@ -183,10 +184,6 @@ class LiveReport:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        self._version = ""
-        self._next_reading = 0.0
-        self._parts: dict[str, Part] = {}
-        self.data: RunData
         self._read()
 
     def _read(self) -> None:
@@ -247,14 +244,12 @@ def application(report: LiveReport, token: str) -> Starlette:
     Raises:
         UsageError: The extra `web` is not installed.
     """
-    try:
+    with require_extra("evo-tune watch", "web"):
         from starlette.applications import Starlette
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
         from starlette.responses import HTMLResponse, Response
         from starlette.routing import Route
-    except ImportError as error:
-        raise _missing(error) from None
 
     headers = {
         "Content-Security-Policy": policy(["'self'", "'unsafe-inline'"], "'self'") + "; frame-ancestors 'none'",
@@ -283,10 +278,6 @@ def application(report: LiveReport, token: str) -> Starlette:
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)])
 
 
-def _missing(error: ImportError) -> UsageError:
-    return UsageError(f"evo-tune watch needs an extra ({error}): pip install 'evo-tune[web]'")
-
-
 def serve(folder: Path, port: int, tell: Callable[[str], object]) -> None:
     """Serve a run's page on this machine until Ctrl-C.
 
@@ -301,18 +292,13 @@ def serve(folder: Path, port: int, tell: Callable[[str], object]) -> None:
     """
     token = secrets.token_urlsafe(24)
     app = application(LiveReport(folder), token)
-    try:
+    with require_extra("evo-tune watch", "web"):
         import uvicorn
-    except ImportError as error:
-        raise _missing(error) from None
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", port))
-        listening.listen()  # the address may be used as soon as it is printed
+        listening = socket.create_server(("127.0.0.1", port))  # the address may be used as soon as it is printed
     except OSError as error:
-        listening.close()
-        raise UsageError(f"--port {port}: {error.strerror}; leave it out to use a free port") from None
+        cause = os.strerror(error.errno or 0)
+        raise UsageError(f"--port {port}: {cause}; leave it out to use a free port") from None
     tell(f"http://127.0.0.1:{listening.getsockname()[1]}/{token}/")
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
     server.run(sockets=[listening])
