@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evo_tune.plugins.context import Context
     from evo_tune.plugins.scripts.script import Script
     from evo_tune.plugins.strategy import Strategy
-    from evo_tune.report.loading import load
+    from evo_tune.report.page import load
     from evo_tune.training.prediction.loading import load_model
 
 __version__ = "1.0.0"
@@ -43,7 +43,7 @@ _HOMES = {
     "SearchSpace": "genome.space",
     "Strategy": "plugins.strategy",
     "Trial": "genome.trial",
-    "load": "report.loading",
+    "load": "report.page",
     "load_model": "training.prediction.loading",
     "option": "options.declare",
 }

@@ -35,7 +35,7 @@ OUTSIDE = {
     "evo_tune.training.prediction.language": ("LanguageModel",),
     "evo_tune.training.prediction.model": ("ClassifierModel", "RegressionModel"),
     "evo_tune.training.prediction.series": ("ForecastModel",),
-    "evo_tune.report.loading": ("Results",),
+    "evo_tune.report.page": ("Results",),
 }
 """Public names in other modules than `evo_tune` itself, as docs/api.md and docs/integrations.md have them."""
 
@@ -162,7 +162,7 @@ def public() -> dict[str, list[str]]:
     found = dict(python_names(evo_tune, evo_tune.__all__))
     for place, names in OUTSIDE.items():
         found.update(python_names(importlib.import_module(place), names))
-    found["evo_tune.report.loading.Results.plot"] = charts.names()
+    found["evo_tune.report.page.Results.plot"] = charts.names()
     for place in ENGINE:
         module = importlib.import_module(place)
         shown = {name: one for name, one in vars(module).items() if not name.startswith("_") and name != "annotations"}

@@ -88,6 +88,7 @@ ELSEWHERE = {
     "report/charts/next_steps": "report/test_advice",
     "report/charts/scale": "cli/test_for_scale",
     "report/data": "report/test_advice cli/test_formats",
+    "report/page": "report/test_loading",
     "report/recommendation": "report/test_recommendation loop/test_baseline",
     "report/run_data": "report/test_model report/test_charts",
     "report/summary": "report/test_summary report/test_further loop/test_comparison cli/test_widening",

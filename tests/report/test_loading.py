@@ -12,7 +12,7 @@ import pytest
 import evo_tune
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.report import charts
-from evo_tune.report.loading import Results
+from evo_tune.report.page import Results
 from evo_tune.store.run import Run
 from tests.report.conftest import HOSTILE, SAMPLE
 
