@@ -223,7 +223,7 @@ def _summary_lines(
     if status:
         yield status
     pruned = f", {result.pruned} pruned" if result.pruned else ""
-    seconds = shared.show_seconds(result.seconds)
+    seconds = shared.show_seconds(run.seconds)
     yield f"{count_of(result.results, 'evaluation')}, {result.failures} of them failed{pruned}, in {seconds}"
     if reasons := report.caveats(run):
         yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"

@@ -280,7 +280,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         folder=str(run.folder),
         ended=run.ended,
         metric=result.metric,
-        direction=result.direction,
+        direction=run.objectives[0].direction,
         reported=result.reported_metric,
         best=None if result.best is None else trial_summary(result.best),
         default=None if result.default is None else trial_summary(result.default),
@@ -302,7 +302,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         failed=result.failures,
         pruned=result.pruned,
         trainings=round(summary.total_cost(run), 6),
-        seconds=round(result.seconds, 3),
+        seconds=round(run.seconds, 3),
         status=status,
         report=None if report is None else str(report),
     )
@@ -325,7 +325,7 @@ def run_row(run: Run) -> ListedRun:
         objective=result.metric,
         best=best,
         seeds=seeds,
-        seconds=round(result.seconds, 3),
+        seconds=round(run.seconds, 3),
         ended=run.ended,
         created=run.manifest.created,
     )

@@ -93,11 +93,6 @@ class RunData:
         return self.run.trials()
 
     @cached_property
-    def by_id(self) -> dict[int, Trial]:
-        """All recorded trials by their ids."""
-        return {trial.id: trial for trial in self.trials}
-
-    @cached_property
     def ranked(self) -> list[Trial]:
         """Fully trained trials, best first (see `Run.ranked`), without losses beyond `MAX_ABSOLUTE_LOSS`."""
         return [trial for trial in self.run.ranked() if max(map(abs, trial.losses or (math.inf,))) < MAX_ABSOLUTE_LOSS]
@@ -142,19 +137,12 @@ class RunData:
     @cached_property
     def default(self) -> Trial | None:
         """The full trial of the default genome; None if it has no value."""
-        if not self.run.candidates:
-            return None
         return next((trial for trial in self.ranked if is_default(trial, self.run)), None)
 
     @cached_property
     def result(self) -> RunResult:
         """The run's result (see `summary.RunResult`)."""
         return summary.run_result(self.run)
-
-    @cached_property
-    def costs(self) -> dict[int, float]:
-        """Cost of each candidate, in full trainings."""
-        return summary.candidate_costs(self.run)
 
     @cached_property
     def model(self) -> ImportanceModel | None:
@@ -362,11 +350,8 @@ def _boxes(forest: Forest, genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
         left_child, feature = forest.left_child[level_nodes], forest.feature[level_nodes]
         threshold = forest.threshold[level_nodes]
         for child in (left_child, left_child + 1):
-            low[child], high[child], tree_of_node[child] = (
-                low[level_nodes],
-                high[level_nodes],
-                tree_of_node[level_nodes],
-            )
+            low[child], high[child] = low[level_nodes], high[level_nodes]
+            tree_of_node[child] = tree_of_node[level_nodes]
         high[left_child, feature] = np.minimum(high[left_child, feature], threshold)
         low[left_child + 1, feature] = np.maximum(low[left_child + 1, feature], threshold)
         level_nodes = np.concatenate([left_child, left_child + 1])

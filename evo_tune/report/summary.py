@@ -16,18 +16,9 @@ import numpy as np
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.importance import importance
 from evo_tune.genome.trial import Candidate, Proposal, Trial
+from evo_tune.report import recommendation
 from evo_tune.report.final_comparison import ComparisonState
-from evo_tune.report.recommendation import (
-    AgainstBaseline,
-    FreshValues,
-    baseline_of,
-    comparison_as_requested,
-    comparison_objective,
-    comparison_result,
-    is_default,
-    predict_value,
-    recommend_trial,
-)
+from evo_tune.report.recommendation import AgainstBaseline, FreshValues
 from evo_tune.settings import SessionSettings
 from evo_tune.store.run import Run, Widening
 from evo_tune.store.table import read_comparison
@@ -49,7 +40,6 @@ class RunResult:
 
     Args:
         metric: Metric of the first objective.
-        direction: 'min' or 'max'.
         best: The recommended trial (see `recommendation.recommend_trial`); None without a successful full training.
         default: The default genome's full trial; None if it has no value.
         fresh_best: Values of the best over the reporting seeds of the final comparison; None without them.
@@ -58,7 +48,6 @@ class RunResult:
         failures: Number of results that are neither ok nor pruned.
         partial: Number of ok results of partial trainings.
         pruned: Number of pruned trainings.
-        seconds: Wall time of all sessions.
         comparison: State of the final comparison; None before its first result.
         seeds_text: Seeds of the best's value in the search: 'one seed' or 'the mean of N seeds'.
         predicted_value: Value of the best that is predicted for other seeds (see `recommendation`); None if unknown.
@@ -68,7 +57,6 @@ class RunResult:
     """
 
     metric: str
-    direction: str
     best: Trial | None
     default: Trial | None
     fresh_best: FreshValues | None
@@ -77,7 +65,6 @@ class RunResult:
     failures: int
     partial: int
     pruned: int
-    seconds: float
     comparison: ComparisonState | None = None
     seeds_text: str = "one seed"
     predicted_value: float | None = None
@@ -120,14 +107,13 @@ class RunResult:
 
 def run_result(run: Run) -> RunResult:
     """Return the result of a run."""
-    best = recommend_trial(run)
-    default = next((trial for trial in run.ranked() if is_default(trial, run)), None)
-    final = comparison_result(run)
+    best = recommendation.recommend_trial(run)
+    default = next((trial for trial in run.ranked() if recommendation.is_default(trial, run)), None)
+    final = recommendation.comparison_result(run)
     rows = {} if final is None else {row.id: row for row in final.values}
     counts = status_counts(run)
     return RunResult(
         metric=run.objectives[0].metric,
-        direction=run.objectives[0].direction,
         best=best,
         default=default,
         fresh_best=rows.get(best.id) if best else None,
@@ -136,19 +122,18 @@ def run_result(run: Run) -> RunResult:
         failures=len(run.outcomes) - counts.get("ok", 0) - counts.get("pruned", 0),
         partial=sum(outcome.status == "ok" and run.candidates[id].budget < 1 for id, outcome in run.outcomes.items()),
         pruned=counts.get("pruned", 0),
-        seconds=run.seconds,
         comparison=None if final is None else final.state,
         seeds_text="one seed" if best is None else seeds_text(best, run),
-        predicted_value=None if best is None else predict_value(run, best),
-        reported_metric=comparison_objective(run).metric,
+        predicted_value=None if best is None else recommendation.predict_value(run, best),
+        reported_metric=recommendation.comparison_objective(run).metric,
         reduced_comparison=_reduced_comparison(run),
-        baseline=baseline_of(run, best, rows.get(best.id) if best else None),
+        baseline=recommendation.baseline_of(run, best, rows.get(best.id) if best else None),
     )
 
 
 def _reduced_comparison(run: Run) -> str:
     """Return in words how a run's final comparison was made to fit into its hours; '' if it is as asked for."""
-    plan, request = run.planned, comparison_as_requested(run)
+    plan, request = run.planned, recommendation.comparison_as_requested(run)
     if plan is None or (len(plan.finalists), plan.looks) == (len(request.finalists), request.looks):
         return ""
     hours, seeds = f"{run.session.hours or 0.0:g} hours", plan.looks[-1] if plan.looks else 0
@@ -173,7 +158,7 @@ def seeds_text(ranked_trial: Trial, run: Run) -> str:
 
 def best_trials(run: Run, most: int) -> list[Trial]:
     """Return the best trials of a run: the recommended one first, then by their values in the search."""
-    best, ranked = recommend_trial(run), run.ranked()
+    best, ranked = recommendation.recommend_trial(run), run.ranked()
     return sorted(ranked, key=lambda trial: best is None or trial.id != best.id)[:most]  # stable
 
 

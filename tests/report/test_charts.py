@@ -181,8 +181,8 @@ def test_ancestors_are_all_from_whom_the_best_descends(material: RunData) -> Non
 
 def test_what_a_step_gained_is_told_against_the_better_parent(material: RunData) -> None:
     for row in lineage.ancestors(material)[0]:
-        values = [material.by_id[parent].losses for parent in row.candidate.parents]
-        own = material.by_id[row.candidate.id].losses
+        values = [material.run.trial(parent).losses for parent in row.candidate.parents]
+        own = material.run.trial(row.candidate.id).losses
         if row.gain is not None:
             assert own is not None
             assert row.gain == pytest.approx(min(losses[0] for losses in values if losses) - own[0])

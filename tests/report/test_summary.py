@@ -28,7 +28,7 @@ def ended(gain: float, error: float, beats: bool) -> RunResult:
     trials = [Trial(Candidate(id, 0, id, 0, {"x": id}, "-"), Outcome("ok"), id, (0.0,)) for id in (0, 1)]
     counts = dict.fromkeys(("results", "failures", "partial", "pruned"), 9)
     comparison = ComparisonState((), 1, 3, 3, gain, error, beats)
-    return RunResult("loss", "min", trials[1], trials[0], None, None, **counts, seconds=1.0, comparison=comparison)
+    return RunResult("loss", trials[1], trials[0], None, None, **counts, comparison=comparison)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 from evo_tune.report import charts
 from evo_tune.report.charts import Color, Part, Spec
 from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
+from evo_tune.report.summary import candidate_costs
 from evo_tune.text import count_of
 
 POSITION = 20
@@ -49,7 +50,7 @@ def progress(data: RunData, by: By = "evaluations") -> Progress:
     """Return the progress of a run."""
     run, sign = data.run, data.objective.sign
     ids = np.array(run.recorded, dtype=int)
-    trials = [data.by_id[id] for id in run.recorded]
+    trials = [run.trial(id) for id in run.recorded]
     losses = np.full(len(trials), np.nan)
     for index, trial in enumerate(trials):
         is_counted = trial.rankable and trial.feasible and not trial.candidate.extra_seed
@@ -58,7 +59,8 @@ def progress(data: RunData, by: By = "evaluations") -> Progress:
     best = np.minimum.accumulate(np.where(np.isnan(losses), np.inf, losses))
     failed = np.array([trial.outcome.status not in ("ok", "pruned") for trial in trials], dtype=bool)
     if by == "cost":
-        x = np.cumsum([data.costs[id] for id in run.recorded])
+        costs = candidate_costs(run)
+        x = np.cumsum([costs[id] for id in run.recorded])
     elif by == "time":
         x = np.array([run.finished[id] for id in run.recorded], dtype=float)
     else:
@@ -86,10 +88,8 @@ def draw(data: RunData | Sequence[RunData], by: By = "evaluations") -> Spec | No
         name, color = charts.escape_label(run.name), charts.SERIES[number % len(charts.SERIES)]
         if len(runs) == 1:
             name, color = "best so far", charts.SERIES[1]
-        marks: dict[str, Any] = {"customdata": ids, "line": {"shape": "hv"}}
-        traces.append(
-            charts.line(x / unit, y, name, color, 2.5, "best so far %{y:.5g}<br>trial %{customdata}", **marks)
-        )
+        hover = "best so far %{y:.5g}<br>trial %{customdata}"
+        traces.append(charts.line(x / unit, y, name, color, 2.5, hover, customdata=ids, line={"shape": "hv"}))
     if len(runs) == 1:
         traces = _add_marks(traces, first, histories[0], unit)
         if len(first.losses):  # the line may begin far above the results
@@ -100,9 +100,7 @@ def draw(data: RunData | Sequence[RunData], by: By = "evaluations") -> Spec | No
     return charts.figure(traces, charts.axis(title, rangemode="tozero"), y_axis)
 
 
-def _add_marks(
-    best_so_far: list[dict[str, Any]], data: RunData, history: Progress, unit: float
-) -> list[dict[str, Any]]:
+def _add_marks(lines: list[dict[str, Any]], data: RunData, history: Progress, unit: float) -> list[dict[str, Any]]:
     """Return the results, the failures, the value of the default, the best so far, and the recommended trial."""
     x, hover = history.x / unit, "trial %{customdata}<br>%{text}"
     valued, failed = np.flatnonzero(~np.isnan(history.value)), np.flatnonzero(history.failed)
@@ -122,7 +120,7 @@ def _add_marks(
         y = data.clip_values(np.full(2, data.default.losses[0]))
         dots = {"dash": "dot", "shape": "hv"}
         traces.append(charts.line(np.array([0.0, x[-1]]), y, "default", Color.DEFAULT, 1.5, line=dots))
-    traces += best_so_far
+    traces += lines
     index = np.flatnonzero((history.id == (data.best.id if data.best else None)) & ~np.isnan(history.value))
     if len(index):
         hover = "recommended: trial %{customdata}, %{y:.5g} in the search"

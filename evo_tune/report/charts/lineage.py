@@ -46,8 +46,7 @@ def ancestors(data: RunData, id: int | None = None) -> tuple[list[Ancestor], int
         data: The run.
         id: Id of the trial; by default the recommended one.
     """
-    if id is None and data.best is not None:
-        id = data.best.id
+    id = data.best.id if id is None and data.best else id
     if id is None:
         return [], 0
     candidates = data.run.candidates
@@ -78,7 +77,7 @@ def _parents(candidate: Candidate) -> list[int]:
 
 def _loss(data: RunData, id: int) -> float | None:
     """Return a trial's first loss; None without a value that can be drawn."""
-    trial = data.by_id.get(id)
+    trial = data.run.trial(id) if id in data.run.outcomes else None
     return trial.losses[0] if trial is not None and trial.losses and abs(trial.losses[0]) <= MAX_ABSOLUTE_LOSS else None
 
 

@@ -113,10 +113,8 @@ def genes_at_range_ends(data: RunData) -> dict[str, AtEnd]:
 
 def range_end_lines(run: Run) -> list[str]:
     """Return a line for each gene whose best values are at an end of its range, with the command that widens it."""
-    genes = genes_at_range_ends(RunData(run)).values()
-    return [
-        f"at an end of its range: {gene.description}; `{_widening_command(run, [gene])}` widens it" for gene in genes
-    ]
+    ends = genes_at_range_ends(RunData(run)).values()
+    return [f"at an end of its range: {end.description}; `{_widening_command(run, [end])}` widens it" for end in ends]
 
 
 def _widening_command(run: Run, genes: Iterable[AtEnd]) -> str:

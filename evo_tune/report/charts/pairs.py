@@ -36,29 +36,19 @@ def draw(data: RunData, x: str | None = None, y: str | None = None) -> Spec | No
     y = next((name for name in names if name != x), None) if y is None else y
     if not data.ranked or x is None or y is None:
         return None
-    indices = charts.spread_indices(
-        len(data.ranked), MAX_POINTS, keep=range(MAX_POINTS // 4)
-    )  # the best are always drawn
+    indices = charts.spread_indices(len(data.ranked), MAX_POINTS, keep=range(MAX_POINTS // 4))  # keeps the best
     trials = [data.ranked[index] for index in indices]
     values = data.clip_values(data.losses[indices])
     low, high = sorted(data.clip_values(np.array([data.losses.min(), data.edge_loss])))
-    color_scale = {"colorscale": COLOR_SCALE, "reversescale": data.objective.sign > 0}  # good values are bright
+    scale = {"colorscale": COLOR_SCALE, "reversescale": data.objective.sign > 0}  # good values are bright
     color_bar = {"thickness": 10, "outlinewidth": 0, "nticks": 5, "tickfont": {"size": charts.SIZE}, "len": 1.0}
-    white_edge = {"width": 1, "color": "rgba(255,255,255,0.9)"}
-    marker = {
-        "color": values,
-        "size": 7,
-        "line": white_edge,
-        "cmin": low,
-        "cmax": high,
-        "colorbar": color_bar,
-        **color_scale,
-    }
+    edge = {"width": 1, "color": "rgba(255,255,255,0.9)"}
+    marker = {"color": values, "size": 7, "line": edge, "cmin": low, "cmax": high, "colorbar": color_bar, **scale}
     xs, ys = (charts.gene_positions(data.genes[name], (trial.genome[name] for trial in trials)) for name in (x, y))
     texts = [f"{charts.escape_label(data.metric)} {value:.5g}" for value in values]
-    point_options: dict[str, Any] = {"customdata": [trial.id for trial in trials], "text": texts, "marker": marker}
-    results = charts.points(xs, ys, "results", color="", hover="trial %{customdata}<br>%{text}", **point_options)
-    traces = [*_prediction_traces(data, x, y, {"zmin": low, "zmax": high, **color_scale}), results]
+    ids, hover = [trial.id for trial in trials], "trial %{customdata}<br>%{text}"
+    results = charts.points(xs, ys, "results", "", hover, customdata=ids, text=texts, marker=marker)
+    traces = [*_prediction_traces(data, x, y, {"zmin": low, "zmax": high, **scale}), results]
     if data.best is not None:
         best_x, best_y = (charts.gene_positions(data.genes[name], [data.best.genome[name]]) for name in (x, y))
         star_marker = {"line": {"width": 1, "color": "#fff"}}

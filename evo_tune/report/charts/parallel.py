@@ -74,10 +74,8 @@ def draw(data: RunData) -> Spec | None:
     if len(data.ranked) < 2 or not names:
         return None
     shown, count = lines(data), len(names) + 1
-    groups = (
-        (~shown.best, "others", Color.OTHERS, 1.0, 0.35),
-        (shown.best, f"best {shown.best.sum()} in the search", SERIES[1], 1.6, 0.8),
-    )
+    top = f"best {shown.best.sum()} in the search"
+    groups = (~shown.best, "others", Color.OTHERS, 1.0, 0.35), (shown.best, top, SERIES[1], 1.6, 0.8)
     traces = []
     for mask, name, color, width, opacity in groups:  # one trace of many lines, with a gap after each
         ranks, gaps = shown.ranks[mask], np.full((mask.sum(), 1), np.nan)
@@ -127,13 +125,9 @@ def _ticks(data: RunData, names: list[str]) -> dict[str, Any]:
     ticks += [(len(names), 1.0, f"{best:.4g}"), (len(names), 0.0, f"{worst:.4g}")]
     x, y, labels = zip(*ticks, strict=True)
     marker = {"symbol": "line-ew", "size": 7, "line": {"width": 1, "color": Color.DEFAULT}}
-    style: dict[str, Any] = {
-        "mode": "markers+text",
-        "text": labels,
-        "textfont": {"size": 11},
-        "textposition": "middle left",
-    }
-    return points(x, y, "ticks", Color.DEFAULT, marker=marker, cliponaxis=False, showlegend=False, **style)
+    style: dict[str, Any] = {"mode": "markers+text", "textfont": {"size": 11}, "textposition": "middle left"}
+    style |= {"text": labels, "cliponaxis": False, "showlegend": False}
+    return points(x, y, "ticks", Color.DEFAULT, marker=marker, **style)
 
 
 def part(data: RunData) -> Part | None:

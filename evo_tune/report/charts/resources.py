@@ -56,8 +56,7 @@ def draw(data: RunData, resource: str | None = None) -> Spec | None:
         data: The run.
         resource: Name of a metric, or 'seconds'; by default the first that differs between genomes.
     """
-    if resource is None:
-        resource = next(iter(varying_resources(data)), None)
+    resource = resource or next(iter(varying_resources(data)), None)
     if resource is None:
         return None
     x, y = amounts(data, resource), data.clip_values(data.losses)

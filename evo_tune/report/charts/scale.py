@@ -7,9 +7,9 @@ origin.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -76,10 +76,9 @@ def read_recipe(run: Run) -> TransferredRecipe | None:
     """Return a run's transferred recipe; None if the run has no target size, or no recipe yet."""
     if not run.manifest.settings.for_scale:
         return None
-    try:
+    with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return msgspec.json.decode(inside.read(run.folder, FILE, limit=LARGEST_FILE), type=TransferredRecipe)
-    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
-        return None
+    return None
 
 
 def write_recipe(run: Run, recipe: TransferredRecipe) -> None:
@@ -91,8 +90,7 @@ def write_recipe(run: Run, recipe: TransferredRecipe) -> None:
     write_atomically(run.folder / FILE, msgspec.json.format(msgspec.json.encode(recipe)))
 
 
-@dataclass(frozen=True, order=True)
-class Training:
+class Training(NamedTuple):
     """A complete training.
 
     Args:
@@ -134,11 +132,9 @@ def draw(data: RunData) -> Spec | None:
     traces: list[dict[str, Any]] = []
     for number, group in enumerate(sizes):
         indices = charts.spread_indices(len(group), charts.MOST_MARKS // len(sizes) + 1)
-        x, y, ids = zip(*((group[index].flops, group[index].loss, group[index].id) for index in indices), strict=True)
-        name, hover = (
-            f"{group[len(group) // 2].size:.3g} weights",
-            "trial %{customdata}<br>%{y:.5g} after %{x:.3g} FLOPs",
-        )
+        _, x, y, ids = zip(*(group[index] for index in indices), strict=True)
+        name = f"{group[len(group) // 2].size:.3g} weights"
+        hover = "trial %{customdata}<br>%{y:.5g} after %{x:.3g} FLOPs"
         color = SERIES[number] if len(sizes) < len(SERIES) else Color.OTHERS
         traces.append(charts.points(x, y, name, color, hover, customdata=ids))
     flops = [training.flops for group in sizes for training in group]

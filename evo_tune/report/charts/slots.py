@@ -65,13 +65,12 @@ def timeline(data: RunData) -> tuple[list[Work], list[str]]:
     work = []
     for start, end, id, device, status in sorted(trainings):
         free = [slot for slot, name in enumerate(devices) if name == device and ends[slot] <= start + SLACK]
-        if free:
-            slot = max(free, key=ends.__getitem__)  # the one with the shortest gap
-            ends[slot] = end
-        else:
-            slot = len(devices)
+        if not free:
+            free = [len(devices)]
             devices.append(device)
             ends.append(end)
+        slot = max(free, key=ends.__getitem__)  # the one with the shortest gap
+        ends[slot] = end
         work.append(Work(id, slot, start, end, status))
     numbers = [devices[: slot + 1].count(device) for slot, device in enumerate(devices)]
     return work, [f"{device or 'slot'} #{number}" for device, number in zip(devices, numbers, strict=True)]

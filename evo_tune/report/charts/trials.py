@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -68,14 +69,10 @@ def _shorten(value: Value | None) -> Value | None:
 def _log_paths(data: RunData, ids: list[int]) -> list[str | None]:
     """Return the path of each trial's log from the run's folder; None for a trial without one."""
     paths: dict[str, str] = {}
-    try:
-        with inside.folder(data.run.folder, TRIALS) as descriptor:
-            for name in os.listdir(descriptor):
-                log = next((log for log in LOGS if inside.exists(descriptor, name, log)), None)
-                if log is not None:
-                    paths[name] = f"{TRIALS}/{name}/{log}"
-    except OSError:
-        return [None] * len(ids)
+    with contextlib.suppress(OSError), inside.folder(data.run.folder, TRIALS) as descriptor:
+        for name in os.listdir(descriptor):
+            if log := next((log for log in LOGS if inside.exists(descriptor, name, log)), None):
+                paths[name] = f"{TRIALS}/{name}/{log}"
     return [paths.get(f"{id:06d}") for id in ids]
 
 

@@ -17,14 +17,12 @@ def part(data: RunData) -> Part | None:
     """Return the part."""
     run = data.run
     name = run_arguments(run.folder)
-    commands = []
+    commands, rows = [], []
     if data.best is not None:
         why = "Print the genome, for a program or for --warm-start of another run:"
         commands.append(Command(why, f"evo-tune best {name} --format json"))
         if run.manifest.evaluator.startswith("bundled:"):
             commands.append(Command("Train it once more and keep the model:", f"evo-tune export {name} model"))
-    rows = []
-    if data.best is not None and run.candidates:
         best, default = data.best.genome, run.candidates[0].genome
         for gene in sorted(data.genes, key=lambda gene: best[gene] == default[gene]):
             default_text = "the same" if best[gene] == default[gene] else show_value(default[gene])
