@@ -129,7 +129,7 @@ def test_the_history_is_that_of_the_summary(material: RunData) -> None:
 def test_one_genome_is_recommended_and_marked_in_all_charts(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """The final comparison may choose another one than the best of the search."""
     chosen, first = (RunData(made()).ranked[place] for place in (3, 0))
-    for module in ("run_data", "summary"):
+    for module in ("run_data", "recommendation"):
         monkeypatch.setattr(f"evo_tune.report.{module}.recommend_trial", lambda run: chosen)
     found = charts.parts(RunData(made()))
     assert f"trial {chosen.id}" in " ".join(found["verdict"].facts)
