@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.declare import Options, check_integer, check_name, check_number, option
+from evo_tune.options.declare import Options, check_integer, check_number, option
 from evo_tune.training.recipe.models.gpt_config import ModelConfig, padding_channels, uses_plain_products
 from evo_tune.training.recipe.models.rules import Parametrisation
 
@@ -54,25 +54,20 @@ class EncoderConfig(ModelConfig):
     residual_scaling: ClassVar[bool] = False
     tied: ClassVar[bool] = False
 
-    outputs: int
-    depth: int = 4
-    width: int = 64
-    heads: int = 4
-    ffn_mult: float = 4.0
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    drop_path: float = 0.0
+    outputs: int = option(bounds="[1, inf)")
+    depth: int = option(4, bounds="[1, inf)")
+    width: int = option(64, bounds="[1, inf)")
+    heads: int = option(4, bounds="[1, inf)")
+    ffn_mult: float = option(4.0, bounds="(0, 64]")
+    dropout: float = option(0.0, bounds="[0, 1)")
+    attention_dropout: float = option(0.0, bounds="[0, 1)")
+    drop_path: float = option(0.0, bounds="[0, 1)")
     scaling: Parametrisation | None = None
 
     @property
     def gradient(self) -> float:
         """Size of the gradients outside of blocks and the head, relative to the base (see `models.rules`)."""
         return 1.0 if self.scaling is None else 1.0 / self.scaling.wider(self.width)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_integer("outputs", self.outputs, 1)
-        check_number("drop_path", self.drop_path, "[0, 1)")
 
     @property
     def key_value_heads(self) -> int:
@@ -173,21 +168,17 @@ class ViTConfig(EncoderConfig):
             (after arXiv:2106.14881).
     """
 
-    channels: int = 3
-    image_height: int = 32
-    image_width: int = 32
-    patch: int = 4
-    pooling: str = "mean"
-    stem: str = "none"
+    channels: int = option(3, bounds="[1, inf)")
+    image_height: int = option(32, bounds="[1, inf)")
+    image_width: int = option(32, bounds="[1, inf)")
+    patch: int = option(4, bounds="[1, inf)")
+    pooling: str = option("mean", choices=("mean", "cls"))
+    stem: str = option("none", choices=("none", "conv"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("channels", "image_height", "image_width", "patch"):
-            check_integer(name, getattr(self, name), 1)
         if self.image_height % self.patch or self.image_width % self.patch:
             raise RecipeError("patch", self.patch, f"a divisor of {self.image_height} and {self.image_width} pixels")
-        check_name("pooling", self.pooling, ("mean", "cls"))
-        check_name("stem", self.stem, ("none", "conv"))
 
     @property
     def patches(self) -> int:
@@ -247,17 +238,15 @@ class PatchConfig(EncoderConfig):
         levels: Quantiles to forecast, in order; empty: the mean. There are `horizon` outputs for each.
     """
 
-    context: int
+    context: int = option(bounds="[1, inf)")
     patch: int
-    horizon: int
+    horizon: int = option(bounds="[1, inf)")
     levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "levels", tuple(self.levels))  # JSON has lists only
-        check_integer("context", self.context, 1)
         check_integer("patch", self.patch, 1, self.context)
-        check_integer("horizon", self.horizon, 1)
         for level in self.levels:
             check_number("levels", level, "(0, 1)")
         check_integer("outputs", self.outputs, outputs := self.horizon * max(1, len(self.levels)), outputs)
@@ -302,15 +291,13 @@ class FTConfig(EncoderConfig):
         quantiles: Number of quantiles that map numbers to a normal distribution (see `Quantiles`); 0: standardise.
     """
 
-    numeric: int = 1
+    numeric: int = option(1, bounds="[0, inf)")
     categories: tuple[int, ...] = ()
-    quantiles: int = 0
+    quantiles: int = option(0, bounds="[0, inf)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "categories", tuple(self.categories))  # JSON has lists only
-        check_integer("numeric", self.numeric, 0)
-        check_integer("quantiles", self.quantiles, 0)
         if self.quantiles == 1:
             raise RecipeError("quantiles", 1, "two or more, or 0 for none")
         for number in self.categories:
@@ -376,15 +363,9 @@ class TextConfig(EncoderConfig):
         buckets: Number of word hashes; words with the same hash share a token.
     """
 
-    unit: str = "words"
-    length: int = 32
-    buckets: int = 4096
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_name("unit", self.unit, ("words", "bytes"))
-        check_integer("length", self.length, 1)
-        check_integer("buckets", self.buckets, 1, 2**24)
+    unit: str = option("words", choices=("words", "bytes"))
+    length: int = option(32, bounds="[1, inf)")
+    buckets: int = option(4096, bounds=f"[1, {2**24}]")
 
     @property
     def tokens(self) -> int:

@@ -8,17 +8,29 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, TypeVar
+from functools import cache
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.declare import Options, check_integer, check_name, check_number, fixed_option, option
+from evo_tune.options.declare import Option, Options, check_integer, check_name, fixed_option, option
 from evo_tune.training.recipe.models.rules import Parametrisation
 
 C = TypeVar("C", bound="ModelConfig")
 
 
+@cache  # read at each construction of a shape
+def _declared_fields(config: type[Any]) -> list[Option]:
+    """Return the fields of a dataclass that are declared with `option`."""
+    types = get_type_hints(config)
+    declared = [field for field in fields(config) if field.metadata]
+    return [Option(field.name, types[field.name], field.default, **field.metadata) for field in declared]
+
+
 class ModelConfig:
-    """Shape of a model, as a dataclass of plain fields; `scaling` is its parametrisation by size."""
+    """Shape of a model, as a dataclass of plain fields; `scaling` is its parametrisation by size.
+
+    Fields that a subclass declares with `option` are checked by their type, bounds and choices.
+    """
 
     depth: int
     width: int
@@ -32,13 +44,10 @@ class ModelConfig:
         scaling: Any = self.scaling
         if isinstance(scaling, Mapping):  # from JSON
             object.__setattr__(self, "scaling", Parametrisation(**scaling))
-        for name in ("depth", "width", "heads"):
-            check_integer(name, getattr(self, name), 1)
+        for field in _declared_fields(type(self)):  # type: ignore[arg-type]  # classes can be hashed
+            field.check(getattr(self, field.name))
         if self.width % self.heads:
             raise RecipeError("heads", self.heads, f"a divisor of width={self.width}")
-        check_number("ffn_mult", self.ffn_mult, "(0, 64]")
-        check_number("dropout", self.dropout, "[0, 1)")
-        check_number("attention_dropout", self.attention_dropout, "[0, 1)")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data."""
@@ -142,14 +151,6 @@ def tokens_in_piece(vocab_size: int, device: str) -> int:
     return max(1, (2**21 if device == "cpu" else 2**26) // vocab_size)
 
 
-# Values of the fields of a `GPTConfig` that are names.
-CHOICES = {
-    "init": ("normal", "fan_in"),
-    "position": ("learned", "sinusoidal", "rope"),
-    "ffn": ("gelu", "swiglu", "relu2"),
-    "norm": ("layernorm", "rmsnorm"),
-}
-
 # Limits on the chunks of queries in windowed attention; for shorter chunks, kernel calls cost more than they save.
 SHORTEST_CHUNK, MOST_CHUNKS = 32, 16
 
@@ -201,45 +202,37 @@ class GPTConfig(ModelConfig):
 
     causal: ClassVar[bool] = True
 
-    vocab_size: int = 256
-    context: int = 128
-    depth: int = 2
-    width: int = 64
-    heads: int = 4
-    ffn_mult: float = 4.0
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    bias: bool = False
-    tied: bool = True
-    init: str = "normal"
-    position: str = "learned"
-    rope_base: float = 10000.0
+    vocab_size: int = option(256, bounds="[2, inf)")
+    context: int = option(128, bounds="[1, inf)")
+    depth: int = option(2, bounds="[1, inf)")
+    width: int = option(64, bounds="[1, inf)")
+    heads: int = option(4, bounds="[1, inf)")
+    ffn_mult: float = option(4.0, bounds="(0, 64]")
+    dropout: float = option(0.0, bounds="[0, 1)")
+    attention_dropout: float = option(0.0, bounds="[0, 1)")
+    bias: bool = option(False)
+    tied: bool = option(True)
+    init: str = option("normal", choices=("normal", "fan_in"))
+    position: str = option("learned", choices=("learned", "sinusoidal", "rope"))
+    rope_base: float = option(10000.0, bounds="(1, inf)")
     extended_from: int | None = None
     extension: str = "linear"
     window: int | None = None
     window_pattern: str = "S"
-    kv_heads: int | None = None
-    qk_norm: bool = False
-    ffn: str = "gelu"
-    norm: str = "layernorm"
-    softcap: float = 0.0
-    value_embeddings: bool = False
-    residual_scaling: bool = False
-    norm_eps: float = 1e-5
-    ffn_multiple: int = 8
+    kv_heads: int | None = option(None, bounds="[1, inf)")
+    qk_norm: bool = option(False)
+    ffn: str = option("gelu", choices=("gelu", "swiglu", "relu2"))
+    norm: str = option("layernorm", choices=("layernorm", "rmsnorm"))
+    softcap: float = option(0.0, bounds="[0, inf)")
+    value_embeddings: bool = option(False)
+    residual_scaling: bool = option(False)
+    norm_eps: float = option(1e-5, bounds="(0, 1)")
+    ffn_multiple: int = option(8, bounds="[1, inf)")
     scaling: Parametrisation | None = None
     boundary: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integer("vocab_size", self.vocab_size, 2)
-        check_integer("context", self.context, 1)
-        for name, values in CHOICES.items():
-            check_name(name, getattr(self, name), values)
-        for name in ("bias", "tied", "qk_norm", "value_embeddings", "residual_scaling"):
-            if not isinstance(getattr(self, name), bool):
-                raise RecipeError(name, getattr(self, name), "true or false")
-        check_number("rope_base", self.rope_base, "(1, inf)")
         head_dim = self.width // self.heads
         if self.position == "rope" and head_dim % 2:
             raise RecipeError("heads", self.heads, f"one that leaves an even width of a head, not {head_dim}, for rope")
@@ -254,13 +247,8 @@ class GPTConfig(ModelConfig):
             check_integer("window", self.window, 1, self.context)
         if not isinstance(self.window_pattern, str) or not self.window_pattern or set(self.window_pattern) - {*"SL"}:
             raise RecipeError("window_pattern", self.window_pattern, "letters S and L, at least one")
-        if self.kv_heads is not None:
-            check_integer("kv_heads", self.kv_heads, 1)
-            if self.heads % self.kv_heads:
-                raise RecipeError("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
-        check_number("softcap", self.softcap, "[0, inf)")
-        check_number("norm_eps", self.norm_eps, "(0, 1)")
-        check_integer("ffn_multiple", self.ffn_multiple, 1)
+        if self.heads % self.key_value_heads:
+            raise RecipeError("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
 
     @property
     def key_value_heads(self) -> int:
