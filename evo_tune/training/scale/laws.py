@@ -23,32 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import UsageError
+from evo_tune.training.recipe.transferring import TrainingSize
 
 # Tokens per step for which nanochat's learning rates are given.
 NANOCHAT_BATCH = 2.0**19
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """Size of a training; every field is above 0.
-
-    Args:
-        width: Width of the model.
-        depth: Number of blocks.
-        context: Window length in tokens.
-        parameters: Number of weights without embeddings.
-        tokens: Training text in tokens.
-        flops: FLOPs of the whole training.
-        batch: Tokens per step; by default one that leaves nanochat's rates as they are.
-    """
-
-    width: int
-    depth: int
-    context: int
-    parameters: float
-    tokens: float
-    flops: float
-    batch: float = NANOCHAT_BATCH
 
 
 @dataclass(frozen=True)
@@ -58,36 +36,36 @@ class Law:
     Args:
         name: Display name.
         source: Paper or program.
-        ranges: Smallest and largest value of the fit, by name of a field of `Scale`.
-        lr: Function from a scale to the peak learning rate, or to a factor (see `gives_factor_only`).
-        batch: Function from a scale to the tokens per step; None if the law has none.
+        ranges: Smallest and largest value of the fit, by name of a field of `TrainingSize`.
+        lr: Function from a size to the peak learning rate, or to a factor (see `gives_factor_only`).
+        batch: Function from a size to the tokens per step; None if the law has none.
         gives_factor_only: Whether `lr` is a factor only, because the law's rates are of another kind.
     """
 
     name: str
     source: str
     ranges: dict[str, tuple[float, float]]
-    lr: Callable[[Scale], float]
-    batch: Callable[[Scale], float] | None = None
+    lr: Callable[[TrainingSize], float]
+    batch: Callable[[TrainingSize], float] | None = None
     gives_factor_only: bool = False
 
-    def describe_out_of_range(self, scale: Scale) -> str:
-        """Return which fields of a scale are outside the law's ranges, in words; '' if none is."""
+    def describe_out_of_range(self, size: TrainingSize) -> str:
+        """Return which fields of a size are outside the law's ranges, in words; '' if none is."""
         texts = []
         for name, (low, high) in self.ranges.items():
-            value = getattr(scale, name)
+            value = getattr(size, name)
             if not low <= value <= high:
                 texts.append(f"{name} {value:.2g} is {'below' if value < low else 'above'} {low:.2g} to {high:.2g}")
         return "; ".join(texts)
 
 
-def _deepseek_compute(scale: Scale) -> float:
+def _deepseek_compute(size: TrainingSize) -> float:
     """Return M · D: training tokens D times DeepSeek's FLOPs per token, M = 72 L d² + 12 L d T.
 
     L is the depth, d the width and T the context. M counts attention, but not embeddings.
     """
-    per_token = 72.0 * scale.depth * scale.width**2 + 12.0 * scale.depth * scale.width * scale.context
-    return per_token * scale.tokens
+    per_token = 72.0 * size.depth * size.width**2 + 12.0 * size.depth * size.width * size.context
+    return per_token * size.tokens
 
 
 # Every known law, in the order of the table that `evo-tune scale` prints.
@@ -95,29 +73,29 @@ LAWS = (
     Law(
         "Step Law",
         "arXiv:2503.04715",
-        {"parameters": (5.9e7, 1.07e9), "tokens": (2e9, 1e11)},
-        lr=lambda scale: 1.79 * scale.parameters**-0.713 * scale.tokens**0.307,
-        batch=lambda scale: 0.58 * scale.tokens**0.571,
+        {"without_embeddings": (5.9e7, 1.07e9), "tokens": (2e9, 1e11)},
+        lr=lambda size: 1.79 * size.without_embeddings**-0.713 * size.tokens**0.307,
+        batch=lambda size: 0.58 * size.tokens**0.571,
     ),
     Law(
         "DeepSeek LLM",
         "arXiv:2401.02954",
         {"flops": (1e17, 2e19)},
-        lr=lambda scale: 0.3118 * _deepseek_compute(scale) ** -0.125,
-        batch=lambda scale: 0.2920 * _deepseek_compute(scale) ** 0.3271,
+        lr=lambda size: 0.3118 * _deepseek_compute(size) ** -0.125,
+        batch=lambda size: 0.2920 * _deepseek_compute(size) ** 0.3271,
     ),
     Law(
         "GPT-3",
         "arXiv:2005.14165, table 2.1; as a formula in arXiv:2001.08361",
-        {"parameters": (1e6, 1e10)},
-        lr=lambda scale: max(1e-5, 0.003239 - 0.0001395 * math.log(scale.parameters)),
+        {"without_embeddings": (1e6, 1e10)},
+        lr=lambda size: max(1e-5, 0.003239 - 0.0001395 * math.log(size.without_embeddings)),
     ),
     # The factor of embeddings and of the head; the rates of nanochat's matrices change with the batch only.
     Law(
         "nanochat",
         "karpathy/nanochat: rates of AdamW by 1/√width and √batch",
         {"width": (640.0, 1664.0), "batch": (2.0**17, 2.0**21)},
-        lr=lambda scale: (scale.width / 768.0) ** -0.5 * (scale.batch / NANOCHAT_BATCH) ** 0.5,
+        lr=lambda size: (size.width / 768.0) ** -0.5 * (size.batch / NANOCHAT_BATCH) ** 0.5,
         gives_factor_only=True,
     ),
 )
@@ -161,8 +139,8 @@ MODEL_ERROR = 0.03
 # Half of an interval, as a share of the loss, above which it is said what would narrow it.
 WIDE = 0.05
 
-# Number of laws drawn for an interval.
-DRAWS = 4_000
+# Number of laws drawn for an interval, and its coverage.
+DRAWS, COVERAGE = 4_000, 0.8
 
 
 @dataclass(frozen=True)
@@ -283,9 +261,7 @@ def reason_not_fittable(observations: Sequence[Observation]) -> str:
     return ""
 
 
-def predict_loss(
-    observations: Sequence[Observation], parameters: float, tokens: float, *, share: float = 0.8, seed: int = 0
-) -> Prediction:
+def predict_loss(observations: Sequence[Observation], parameters: float, tokens: float, *, seed: int = 0) -> Prediction:
     """Return the predicted loss of a training, with an interval.
 
     The interval is narrow if some training had as much text as the target, even with a small model.
@@ -294,7 +270,6 @@ def predict_loss(
         observations: Trainings, each with a good recipe for its size.
         parameters: Number of weights of the target.
         tokens: Training text of the target in tokens.
-        share: Coverage of the interval, 0 to 1.
         seed: Seed of the drawn laws.
 
     Raises:
@@ -304,8 +279,8 @@ def predict_loss(
         raise UsageError(f"the loss at another size is not identifiable: {reason}")
     laws = _Laws(np.array([(training.parameters, training.tokens, training.loss) for training in observations]))
     losses = laws.draw_losses(parameters, tokens, np.random.default_rng(seed))
-    low, middle, high = np.quantile(losses, [(1 - share) / 2, 0.5, (1 + share) / 2])
-    return Prediction(float(middle), float(low), float(high), share, laws.best)
+    low, middle, high = np.quantile(losses, [(1 - COVERAGE) / 2, 0.5, (1 + COVERAGE) / 2])
+    return Prediction(float(middle), float(low), float(high), COVERAGE, laws.best)
 
 
 class _Laws:

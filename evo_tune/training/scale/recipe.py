@@ -25,7 +25,6 @@ from evo_tune.training.recipe.transferring import TrainingSize, TransferResult
 from evo_tune.training.scale.laws import (
     LAWS,
     Observation,
-    Scale,
     ScalingLaw,
     interval_advice,
     predict_loss,
@@ -187,21 +186,15 @@ def recipe_at(evaluator: BoundEvaluator, request: TransferRequest, trial: Trial)
         ) from None
 
 
-def _law_inputs(size: TrainingSize) -> Scale:
-    shared_fields = {name: getattr(size, name) for name in ("width", "depth", "context", "tokens", "flops", "batch")}
-    return Scale(parameters=size.without_embeddings, **shared_fields)
-
-
 def law_rates(recipe: TransferResult) -> list[LawLearningRate]:
     """Return the learning rate and batch of the recipe and of each law, at the run's size and at the target."""
-    target, run_lr = recipe.target, recipe.found.lr
-    run_scale, target_scale = _law_inputs(recipe.found), _law_inputs(target)
+    run_size, target = recipe.found, recipe.target
     rows = [
         LawLearningRate(
             law="this run",
             source="the best genome, transferred by its parametrisation",
             lr=target.lr,
-            at_run=run_lr,
+            at_run=run_size.lr,
             moved=target.lr,
             batch=target.batch,
             outside="",
@@ -209,17 +202,17 @@ def law_rates(recipe: TransferResult) -> list[LawLearningRate]:
         )
     ]
     for law in LAWS:
-        lr, lr_at_run = law.lr(target_scale), law.lr(run_scale)
+        lr, lr_at_run = law.lr(target), law.lr(run_size)
         rows.append(
             LawLearningRate(
                 law=law.name,
                 source=law.source,
                 lr=None if law.gives_factor_only else lr,
                 at_run=None if law.gives_factor_only else lr_at_run,
-                moved=run_lr * lr / lr_at_run,
-                batch=None if law.batch is None else law.batch(target_scale),
-                outside=law.describe_out_of_range(target_scale),
-                outside_run=law.describe_out_of_range(run_scale),
+                moved=run_size.lr * lr / lr_at_run,
+                batch=None if law.batch is None else law.batch(target),
+                outside=law.describe_out_of_range(target),
+                outside_run=law.describe_out_of_range(run_size),
             )
         )
     return rows
