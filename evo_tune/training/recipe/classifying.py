@@ -150,10 +150,7 @@ def encoder_estimate(
     if whole:
         check_single_pass(options, genome["batch"])
     options.check_genes(lr=genome["lr"], weight_decay=genome["weight_decay"], warmup=genome["warmup"])
-    pass_size = -(-genome["batch"] // options.ranks)
-    if isinstance(options.micro_batch, int) and not whole:
-        pass_size = min(pass_size, options.micro_batch)
-    memory = encoder_memory(config, pass_size, **options.gpu_setup)
+    memory = encoder_memory(config, options.pass_size(genome["batch"]), **options.gpu_setup)
     work = encoder_step_work(genome, options, config, flops_per_sample, rows, held_out)
     samples = options.samples(rows, flops_per_sample, genome["batch"], work)
     steps = samples / genome["batch"]
@@ -185,11 +182,8 @@ def encoder_step_work(
         rows: Number of training samples.
         held_out: Number of validation samples; None: by the option validation.
     """
-    if held_out is None:
-        held_out_rows = rows * (options.validation / (1.0 - options.validation - options.test))
-    else:
-        held_out_rows = held_out
-    judged = held_out_rows * (options.evaluations + 1)
+    held_out_share = options.validation / (1.0 - options.validation - options.test)
+    judged = (rows * held_out_share if held_out is None else held_out) * (options.evaluations + 1)
     return encoder_work(config, flops_per_sample, genome["batch"], options.optimizer_name, judged)
 
 

@@ -195,9 +195,7 @@ class LanguageTask:
         self.options.check_genes(lr=self.lr, weight_decay=self.weight_decay, warmup=self.warmup)
         phases, options, gpu_memory = self.phases(), self.options, 0.0
         for phase in phases:
-            windows = -(-phase.per_step // options.ranks)
-            if isinstance(options.micro_batch, int):
-                windows = min(windows, max(1, options.micro_batch // phase.config.context))
+            windows = options.pass_size(phase.per_step, phase.config.context)
             memory = predict_memory(phase.config, windows, **options.gpu_setup)
             gpu_memory = max(gpu_memory, memory.peak - memory.context)
         return {

@@ -115,14 +115,13 @@ def plan_phases(
     for (_, before), (_, after) in itertools.pairwise(shares):
         check_integer("context", after.context, before.context + 1)
     phases: list[Phase] = []
+    first_step = 0
     for share, config in shares:
         windows, per_step = max(1, round(share * budget / window_cost(config))), max(1, batch // config.context)
-        if phases:
-            phases.append(Phase(config=config, windows=windows, per_step=per_step, first_step=phases[-1].end))
-        else:
-            if ramp is not None:
-                ramp = replace(ramp, start=min(per_step, max(1, ramp.start // config.context)))
-            phases.append(Phase(config=config, windows=windows, per_step=per_step, ramp=ramp))
+        if ramp is not None:
+            ramp = replace(ramp, start=min(per_step, max(1, ramp.start // config.context)))
+        phases.append(Phase(config=config, windows=windows, per_step=per_step, first_step=first_step, ramp=ramp))
+        first_step, ramp = phases[-1].end, None
     return tuple(phases)
 
 
@@ -193,6 +192,16 @@ class TrainingOptions(
             "z_loss": self.z_loss > 0.0,
             "ranks": self.ranks,
         }
+
+    def pass_size(self, samples: int, tokens: int = 1) -> int:
+        """Return the samples in the largest pass of a rank, as far as the options determine it.
+
+        Args:
+            samples: Samples or windows per step.
+            tokens: Size of one in the unit of micro_batch.
+        """
+        size = -(-samples // self.ranks)
+        return min(size, max(1, self.micro_batch // tokens)) if isinstance(self.micro_batch, int) else size
 
     def check_genes(self, *, lr: float, weight_decay: float, warmup: float) -> None:
         """Check the gene values before anything is built.

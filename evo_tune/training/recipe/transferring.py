@@ -28,6 +28,7 @@ from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.recipe.data.corpus import bytes_to_train_on
 from evo_tune.training.recipe.hardware.memory import fit_memory
 from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageTask
+from evo_tune.training.recipe.models.rules import Parametrisation
 from evo_tune.training.recipe.sizes import default_batch
 
 # Exponent by which the best time scale of decay shrinks with tokens per parameter (arXiv:2505.13738). Fitted between 20
@@ -248,12 +249,10 @@ class _Transfer:
     @property
     def parametrisation(self) -> dict[str, Any]:
         """Options of the parametrisation: the run's, or completep with the run's size as the base."""
-        scaling, config = self.task.options.scaling, self.task.config
-        if scaling is None:
-            base = {"base_width": config.width, "base_depth": config.depth, "base_head": self.head}
-            return {"param": "completep", **base}
-        sizes = {"base_width": scaling.width, "base_depth": scaling.depth, "base_head": scaling.head}
-        return {"param": scaling.name, **sizes}
+        config = self.task.config
+        run_size = Parametrisation(name="completep", width=config.width, depth=config.depth, head=self.head)
+        base = self.task.options.scaling or run_size
+        return {"param": base.name, "base_width": base.width, "base_depth": base.depth, "base_head": base.head}
 
     def shape_moves(self) -> list[GeneMove]:
         """Return the moves of width, depth and heads.
@@ -290,10 +289,8 @@ class _Transfer:
         batch_rule, batch_source = "given", ""
         if not self.wanted_batch:
             batches = f"{default_batch(self.run_tokens):,.0f} and {default_batch(self.tokens):,.0f}"
-            batch_rule, batch_source = (
-                f"the ratio of Step Law's batches, {batches}, as a power of 2",
-                "arXiv:2503.04715",
-            )
+            batch_rule = f"the ratio of Step Law's batches, {batches}, as a power of 2"
+            batch_source = "arXiv:2503.04715"
         token_ratio = self.tokens / self.run_tokens
         size_ratio = float(self.depth * self.width**2) / float(config.depth * config.width**2)
         decay = float(genome["weight_decay"]) * (batch_ratio / max(lr_ratio, 1e-12)) / token_ratio
@@ -352,22 +349,16 @@ class _Transfer:
 def _training_size(task: LanguageTask) -> TrainingSize:
     config, estimate = task.config, task.estimate()
     embeddings = config.vocab_size + (config.context if config.position == "learned" else 0)
-    hidden_factor = 1.0
-    if config.scaling is not None:
-        hidden_factor = config.scaling.factors(task.options.optimizer_name, "hidden", config).lr
+    factors = config.scaling and config.scaling.factors(task.options.optimizer_name, "hidden", config)
     return TrainingSize(
-        width=config.width,
-        depth=config.depth,
-        heads=config.heads,
-        context=config.context,
-        parameters=config.parameters,
+        **{name: getattr(config, name) for name in ("width", "depth", "heads", "context", "parameters")},
         without_embeddings=config.parameters - config.width * embeddings,
         tokens=estimate["tokens"],
         flops=estimate["flops"],
         batch=task.batch,
         steps=math.ceil(estimate["tokens"] / task.batch),
         lr=task.lr,
-        lr_hidden=task.lr * hidden_factor,
+        lr_hidden=task.lr * (factors.lr if factors else 1.0),
     )
 
 

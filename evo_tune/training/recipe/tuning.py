@@ -130,9 +130,7 @@ class TuningOptions(TextBudget, TrainingOptions):
             new: Weights that are trained.
             batch: Windows per step.
         """
-        base, pass_windows = self.base_description, -(-batch // self.ranks)
-        if isinstance(self.micro_batch, int):
-            pass_windows = min(pass_windows, max(1, self.micro_batch // self.window))
+        base, pass_windows = self.base_description, self.pass_size(batch, self.window)
         memory = tuning_memory(base, new, self.window, pass_windows, **self.gpu_setup)
         windows = self.windows(new, batch)
         steps, tokens = -(-windows // batch), windows * self.window
