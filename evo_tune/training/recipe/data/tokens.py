@@ -68,10 +68,9 @@ class BPE:
     """
 
     def __init__(self, data: str, vocab_size: int) -> None:
+        library = _library()
         try:
-            self._tokenizer = _library().Tokenizer.from_str(data)
-        except RecipeError:
-            raise
+            self._tokenizer = library.Tokenizer.from_str(data)
         except Exception as error:  # the library raises plain Exception
             raise RecipeError("tokenizer", data[:40], f"a tokenizer's JSON ({error})") from None
         self.vocab_size = vocab_size
@@ -114,8 +113,7 @@ class BPE:
 
     def to_json(self) -> str:
         """Return the tokenizer as JSON."""
-        text: str = self._tokenizer.to_str()
-        return text
+        return str(self._tokenizer.to_str())
 
 
 class _Words(dict[bytes, bytes]):
@@ -157,8 +155,7 @@ def library_version() -> str:
     Raises:
         RecipeError: The library is not installed.
     """
-    version: str = _library().__version__
-    return version
+    return str(_library().__version__)
 
 
 def _library() -> Any:

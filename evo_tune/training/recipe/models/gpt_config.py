@@ -51,8 +51,7 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data."""
-        data: dict[str, Any] = asdict(self)  # type: ignore[call-overload] # of the dataclasses below
-        return data
+        return asdict(self)  # type: ignore[call-overload, no-any-return] # of the dataclasses below
 
     @property
     def branch(self) -> float:

@@ -40,9 +40,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from evo_tune.options.declare import Options, check_integer, check_name, fixed_option
+
+if TYPE_CHECKING:
+    from evo_tune.training.recipe.models.encoder_config import EncoderConfig
+    from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
 P = TypeVar("P", bound="ParametrisationOptions")
 
@@ -67,26 +71,6 @@ class Factors(NamedTuple):
     def decay(self) -> float:
         """Factor on λ that keeps the decay per step constant."""
         return 1.0 / self.lr
-
-
-class Shape(Protocol):
-    """Properties of a model that the rules depend on."""
-
-    @property
-    def width(self) -> int:
-        """Width of the residual stream."""
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-
-    @property
-    def tied(self) -> bool:
-        """Whether the output head shares the embedding's weights."""
-
-    @property
-    def gradient(self) -> float:
-        """Size of the gradients outside of blocks, relative to the base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +109,7 @@ class Parametrisation:
         """Return the factor on query-key products; None: the standard 1/√head."""
         return None if head == self.head else math.sqrt(self.head) / head
 
-    def factors(self, optimizer: str, kind: str, shape: Shape) -> Factors:
+    def factors(self, optimizer: str, kind: str, shape: GPTConfig | EncoderConfig) -> Factors:
         """Return the factors for one kind of parameters.
 
         Args:

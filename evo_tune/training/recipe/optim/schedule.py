@@ -24,18 +24,19 @@ class Shape:
         flat: Whether it stays at the peak until a final decay, if any.
     """
 
-    factor: Callable[[Schedule, int], float]
+    factor: StepFactor
     uses: frozenset[str]
     flat: bool = False
 
+
+# Function from a schedule and a step after its warm-up to the factor on the peak rate.
+StepFactor = Callable[["Schedule", int], float]
 
 # Name to shape; filled by the decorator `register_schedule`.
 SCHEDULES: dict[str, Shape] = {}
 
 
-def register_schedule(
-    *uses: str, flat: bool = False
-) -> Callable[[Callable[[Schedule, int], float]], Callable[[Schedule, int], float]]:
+def register_schedule(*uses: str, flat: bool = False) -> Callable[[StepFactor], StepFactor]:
     """Register the decorated function as a schedule under its name, for options and genes.
 
     Args:
@@ -43,7 +44,7 @@ def register_schedule(
         flat: See `Shape`.
     """
 
-    def add(factor: Callable[[Schedule, int], float]) -> Callable[[Schedule, int], float]:
+    def add(factor: StepFactor) -> StepFactor:
         SCHEDULES[factor.__name__] = Shape(factor, frozenset(uses), flat)
         return factor
 
