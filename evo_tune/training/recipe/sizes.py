@@ -120,12 +120,10 @@ def proxy_for(target: LargeTraining, flops: float, tokens: int | None = None) ->
     ]
     if not proxies:
         return None
-    costs = {
-        proxy: proxy.tokens
-        * sum(_flops_per_token(width, proxy.depth, target) for width in (proxy.width, proxy.wider))
-        / 2
-        for proxy in proxies
-    }
+    costs = {}
+    for proxy in proxies:
+        token_flops = sum(_flops_per_token(width, proxy.depth, target) for width in (proxy.width, proxy.wider))
+        costs[proxy] = proxy.tokens * token_flops / 2
 
     def distance(proxy: Proxy) -> float:  # in log width and log depth, each in units of its largest factor
         narrower = math.log(target.width / proxy.width) / math.log(MAX_WIDTH_FACTOR)

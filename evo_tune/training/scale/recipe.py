@@ -280,11 +280,10 @@ def recipe_config_toml(
         options: Options of the original run.
         declared: Declared options of the evaluator; options at their default are left out.
     """
-    values = {key: value for key, value in {**options, **recipe.options}.items() if key in declared}
     values = {
         key: value
-        for key, value in values.items()
-        if key not in recipe.genome and (declared[key].required or declared[key].default != value)
+        for key, value in {**options, **recipe.options}.items()
+        if key in declared and key not in recipe.genome and (declared[key].required or declared[key].default != value)
     }
     # `--gene` takes a fixed value as text.
     genes = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in recipe.genome.items()}

@@ -20,7 +20,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -284,11 +284,10 @@ def _write_sections(corpus: Corpus, text: memoryview, documents: DocumentIndex, 
     every = -(-sizes[0] // LEARNED_FROM)
     sample = b"".join(islice(_pieces(text, training), 0, None, every)) if corpus.vocab != 256 else b""
     tokenizer = tokenizer_for(sample, corpus.vocab)
-    progress, token_bytes = _Progress(corpus.data, sizes[0]), 0
-    for piece in _pieces(text, training):
+    token_bytes = 0
+    for piece in _report_progress(_pieces(text, training), corpus.data, sizes[0]):
         fingerprint.update(piece)
         token_bytes += file.write(tokenizer.encode(piece).tobytes())
-        progress(len(piece))
     for start, end in (*validation, *test):
         fingerprint.update(text[start:end])
         file.write(text[start:end])
@@ -303,6 +302,24 @@ def _pieces(text: memoryview, ranges: Ranges) -> Iterator[memoryview]:
     for start, end in ranges:
         for first, last in pieces_of(text[start:end]):
             yield text[start + first : start + last]
+
+
+def _report_progress(pieces: Iterable[memoryview], data: str, size: int) -> Iterator[memoryview]:
+    """Yield the pieces of a text; from time to time, print a line on standard error: a worker's log, or the terminal.
+
+    Args:
+        pieces: The pieces, which are tokenised as they are taken.
+        data: Name of the text.
+        size: Bytes of all pieces.
+    """
+    done, next_time = 0, time.monotonic() + EVERY
+    for piece in pieces:
+        yield piece
+        done += len(piece)
+        if time.monotonic() >= next_time:
+            next_time = time.monotonic() + EVERY
+            progress = f"{done / size:.0%} of {size / 1e6:,.0f} MB"
+            print(f"tokenising {data}: {progress}", file=sys.stderr, flush=True)
 
 
 def _read_sections(content: memoryview, header: Mapping[str, Any], corpus: Corpus, **file: Any) -> PreparedText:
@@ -357,25 +374,13 @@ def _open(path: Path, corpus: Corpus, key: str) -> PreparedText | None:
             header = json.loads(file.read(HEADER))
         except (ValueError, RecursionError):
             return None
-        if status.st_mode & 0o022 or not _is_complete(header) or header["key"] != key:
+        if status.st_mode & 0o022 or not isinstance(header, dict) or header.get("key") != key:
             return None
-        if status.st_size != HEADER + sum(header[name] for name in SECTIONS):
-            return None
-        if _digest(header, file) != header["sha256"]:
+        if _digest(header, file) != header.get("sha256"):  # of the sizes and of the whole content
             return None
         # A private mapping: its pages are shared, but torch, which has no read-only tensors, cannot change the file.
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))[HEADER:]
     return _read_sections(content, header, corpus, path=path, checked_state=_state(status))
-
-
-def _is_complete(header: Any) -> bool:
-    """Return whether a header has all sizes and hashes."""
-    if not isinstance(header, dict):
-        return False
-    sizes, hashes = (header.get(name) for name in SECTIONS), ("key", "sha256", "fingerprint")
-    return all(isinstance(size, int) and size >= 0 for size in sizes) and all(
-        isinstance(header.get(name), str) for name in hashes
-    )
 
 
 def _digest(header: Mapping[str, Any], file: BinaryIO) -> str:
@@ -390,18 +395,3 @@ def _digest(header: Mapping[str, Any], file: BinaryIO) -> str:
 
 def _state(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-class _Progress:
-    """Prints a line about a tokenisation from time to time, on standard error: a worker's log, or the terminal."""
-
-    def __init__(self, data: str, size: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._data, self._size, self._clock = data, size, clock
-        self._done, self._next = 0, clock() + EVERY
-
-    def __call__(self, size: int) -> None:
-        self._done += size
-        if self._clock() >= self._next:
-            self._next = self._clock() + EVERY
-            progress = f"{self._done / self._size:.0%} of {self._size / 1e6:,.0f} MB"
-            print(f"tokenising {self._data}: {progress}", file=sys.stderr, flush=True)

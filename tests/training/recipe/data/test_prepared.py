@@ -312,12 +312,13 @@ def test_a_long_text_is_not_held_in_memory(text: str) -> None:
         tracemalloc.stop()
 
 
-def test_a_long_tokenisation_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_tokenisation_says_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [0.0]
-    progress = module._Progress("books", 2_000_000, lambda: now[0])
-    for _ in range(4):
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    for _ in module._report_progress([memoryview(bytes(500_000))] * 4, "books", 2_000_000):
         now[0] += 6.0
-        progress(500_000)
     assert capsys.readouterr().err.splitlines() == [
         "tokenising books: 50% of 2 MB",
         "tokenising books: 100% of 2 MB",
