@@ -18,6 +18,7 @@ Outcome (see `evo_tune.genome.trial`). This module imports nothing of evo-tune.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 
 
@@ -113,3 +114,17 @@ def tells_of_memory(text: str) -> bool:
     """Return whether an error message (of torch, CUDA, Python or the system) says that memory ran out."""
     lower = text.lower()
     return any(sign in lower for sign in _OUT_OF_MEMORY)
+
+
+def is_out_of_memory(error: BaseException, text: str = "") -> bool:
+    """Return whether an error means that memory ran out; on a CPU torch raises a plain RuntimeError.
+
+    Args:
+        error: The error.
+        text: Its text, if it was read already.
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    of_torch = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    told = isinstance(error, RuntimeError) and tells_of_memory(text or str(error))
+    return of_torch or told or isinstance(error, MemoryError)

@@ -7,10 +7,9 @@ import pytest
 
 from evo_tune import Context
 from evo_tune.dispatch.worker import verdict_of_error
-from evo_tune.errors import tells_of_memory
+from evo_tune.errors import is_out_of_memory, tells_of_memory
 from evo_tune.plugins.scripts.processes import Ended
 from evo_tune.plugins.scripts.script import Script
-from evo_tune.training.hardware.memory import is_out_of_memory
 
 SIGNS = (
     "CUDA out of memory. Tried to allocate 20.00 GiB",

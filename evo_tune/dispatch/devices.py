@@ -108,17 +108,14 @@ def plan(
         return Plan((CPU,) * count, threads_each)
     chosen = chosen if ranks == 1 else _groups(chosen, ranks)
     memory: dict[str, int] = {}
-    if not isinstance(per_device, int) and ranks == 1:
-        # Memory that other processes use now is left to them. It changes when training runs start, but no result.
-        facts = query_gpus(device.visible for device in chosen)
-        for device in chosen:
-            gpu = facts.get(device.visible)
-            if gpu is None or gpu.total is None:  # unknown memory cannot be shared
-                memory = {}
-                break
-            free = gpu.total if gpu.free is None else gpu.free
-            memory[device.visible] = max(1, min(int(USABLE * gpu.total), free))
     if not isinstance(per_device, int):
+        # Memory that other processes use now is left to them. It changes when training runs start, but no result.
+        gpu_facts = query_gpus(device.visible for device in chosen) if ranks == 1 else {}
+        for id, gpu in gpu_facts.items():
+            if gpu.total is not None:
+                memory[id] = max(1, min(int(USABLE * gpu.total), gpu.total if gpu.free is None else gpu.free))
+        if not all(device.visible in memory for device in chosen):  # unknown memory cannot be shared
+            memory = {}
         fed = cpu_count() // (len(chosen) * (threads or 1))
         per_device = max(1, min(MOST, fed), math.ceil((slots or 1) / len(chosen))) if memory else 1
     room = len(chosen) * per_device
@@ -364,15 +361,10 @@ def list_gpus() -> tuple[list[tuple[str, str]], str]:
     """
     text, trouble = _ask("-L")
     gpus: list[tuple[str, str]] = []
-    for line in text.splitlines():
-        uuid = re.search(r"\(UUID: ([^)]+)\)", line)
-        number = re.match(r"GPU (\d+):", line)
-        if number and uuid:
-            gpus.append((f"cuda:{number[1]}", uuid[1]))
-        elif uuid and line.strip().startswith("MIG"):
-            if gpus and not gpus[-1][1].startswith("MIG"):  # the GPU that is split into these instances
-                gpus.pop()
-            gpus.append((f"cuda:{uuid[1]}", uuid[1]))
+    for number, uuid in re.findall(r"^(?:GPU (\d+):|\s*MIG).*\(UUID: ([^)]+)\)", text, re.MULTILINE):
+        if not number and gpus and not gpus[-1][1].startswith("MIG"):  # the GPU that is split into these instances
+            gpus.pop()
+        gpus.append((f"cuda:{number or uuid}", uuid))
     return gpus, trouble
 
 
@@ -412,10 +404,9 @@ def _query(*fields: str) -> Iterator[tuple[str, ...]]:
 
 def _instances() -> Iterator[tuple[str, Gpu]]:
     """Yield UUID and facts of each MIG instance; its profile gives its memory: 3g.20gb has 20 GB."""
-    for line in _ask("-L")[0].splitlines():
-        mig = re.search(r"(MIG \S*?(\d+)gb\S*)\s+Device.*\(UUID: ([^)]+)\)", line)
-        if mig:
-            yield mig[3], Gpu(mig[1], int(mig[2]) * 10**9, None, "8.0")  # GPUs below 8.0 have no instances
+    pattern = r"(MIG \S*?(\d+)gb\S*)\s+Device.*\(UUID: ([^)]+)\)"
+    for name, gigabytes, uuid in re.findall(pattern, _ask("-L")[0]):
+        yield uuid, Gpu(name, int(gigabytes) * 10**9, None, "8.0")  # GPUs below 8.0 have no instances
 
 
 def _ask(*flags: str) -> tuple[str, str]:

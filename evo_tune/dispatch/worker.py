@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import errno
 import faulthandler
 import gc
 import importlib
@@ -31,7 +30,7 @@ import numpy as np
 
 from evo_tune.dispatch.log import CurveFile, Log, curve_file_name, log_file_name
 from evo_tune.dispatch.slot import Task, names_inside
-from evo_tune.errors import EvoTuneError, StoreError, tells_of_memory
+from evo_tune.errors import EvoTuneError, StoreError, is_out_of_memory
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome, Status, check_metrics
 from evo_tune.plugins.code import local_sources
 from evo_tune.plugins.context import UNFINISHED, Context, Pruned
@@ -70,12 +69,7 @@ def verdict_of_error(error: BaseException, path: str, folder: str) -> Verdict:
         type(error).__name__ == "AcceleratorError" or any(sign in text.lower() for sign in POISONED)
     )
     error_status = getattr(error, "status", None)
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if isinstance(error, OSError):
-        out_of_memory = error.errno == errno.ENOMEM
-    elif isinstance(error, RuntimeError):
-        out_of_memory = out_of_memory or tells_of_memory(text)
-    if out_of_memory:
+    if is_out_of_memory(error, text):
         status: Status = "out_of_memory"
     elif isinstance(error_status, str) and error_status in STATUSES and error_status != "ok":
         status = cast(Status, error_status)

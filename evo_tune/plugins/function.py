@@ -10,12 +10,12 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
-import dis
 import importlib
 import inspect
 import linecache
 import os
 import re
+import symtable
 import sys
 import tempfile
 import textwrap
@@ -279,7 +279,7 @@ def _notebook_source(names: Mapping[str, Any], *functions: Any) -> str:
         ):
             parts[name] = ""  # it may be recursive
             text = _source_text(value)
-            for used in sorted(_used_globals(text, value)):
+            for used in sorted(_used_globals(text)):
                 if used in names and used != name:
                     add(used, names[used], name)
             del parts[name]
@@ -314,22 +314,14 @@ def _source_text(value: Any) -> str:
     raise PluginError(f"{value.__name__} cannot be sent to a worker: its source is not available; write it into a file")
 
 
-def _used_globals(text: str, value: Any) -> set[str]:
-    """Return the global names that a function or a class uses."""
-    tree = ast.parse(text)
-    if isinstance(value, type):
-        return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    loads = {"LOAD_GLOBAL", "LOAD_NAME"}
-    names = {
-        str(step.argval)
-        for code in _codes(value.__code__)
-        for step in dis.get_instructions(code)
-        if step.opname in loads
-    }
-    head = tree.body[0]
-    if isinstance(head, ast.FunctionDef):
-        outside = [*head.decorator_list, head.args, *filter(None, [head.returns])]
-        names |= {node.id for part in outside for node in ast.walk(part) if isinstance(node, ast.Name)}
+def _used_globals(text: str) -> set[str]:
+    """Return the global names that the source of a function or a class uses."""
+    names: set[str] = set()
+    tables = [symtable.symtable(text, "notebook", "exec")]
+    while tables:
+        table = tables.pop()
+        names |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
+        tables += table.get_children()
     return names - set(dir(builtins))
 
 

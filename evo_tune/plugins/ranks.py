@@ -25,7 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evo_tune.errors import EvoTuneError, RecipeError, RunError, tells_of_memory
+from evo_tune.errors import EvoTuneError, RecipeError, RunError, is_out_of_memory
 from evo_tune.options.declare import check_integer, check_name, check_number
 from evo_tune.plugins.find import execute_file
 
@@ -366,15 +366,10 @@ def _is_expected(error: BaseException) -> bool:
 
 def _error_line(error: BaseException) -> dict[str, Any]:
     """Return the message that reports an error: its text, its status, and whether a pass could be smaller."""
-    import torch
-
     text = " ".join(str(error).split())
-    of_memory = isinstance(error, RuntimeError) and (
-        isinstance(error, torch.OutOfMemoryError) or tells_of_memory(str(error))
-    )
     return {
         "error": text if _is_expected(error) and text else f"{type(error).__name__}: {text}",
-        "status": "out_of_memory" if of_memory else getattr(error, "status", "failed"),
+        "status": "out_of_memory" if is_out_of_memory(error) else getattr(error, "status", "failed"),
         "smaller": getattr(error, "smaller", False),
     }
 

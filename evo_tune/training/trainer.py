@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from evo_tune.errors import RecipeError
+from evo_tune.errors import RecipeError, is_out_of_memory
 from evo_tune.options.declare import check_integer
 from evo_tune.training.hardware.device import seed_everything, seed_for
 from evo_tune.training.hardware.distributed import Ranks
-from evo_tune.training.hardware.memory import is_out_of_memory
 from evo_tune.training.models.dropout import attach_noise
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evo_tune.errors import RecipeError, tells_of_memory
+from evo_tune.errors import RecipeError
 from evo_tune.options.declare import check_integer, check_name, check_number
 from evo_tune.training.recipe.hardware.memory import (
     LIBRARIES,
@@ -35,13 +35,6 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 # Share of a GPU's memory above which a step checks the prediction. Below it, an error of the formula by a factor of 1.8
 # does no harm.
 _PROBE_ABOVE = 0.5
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out; on a CPU torch raises a plain RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and tells_of_memory(str(error))
 
 
 def device_memory(device: torch.device | str = "cpu") -> float:
