@@ -18,7 +18,7 @@ import click
 
 from evo_tune import __version__
 from evo_tune.cli import commands, shared
-from evo_tune.cli.help import Context
+from evo_tune.cli.help import COLOR, Context
 from evo_tune.errors import ClusterLost, EvoTuneError
 
 __all__ = ["main"]
@@ -60,7 +60,9 @@ class Commands(click.Group):
         raise click.UsageError(f"there is no command {cmd_name!r}{expected}", ctx)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "color": COLOR}
+)
 @click.version_option(__version__, prog_name=PROG)
 def cli() -> None:
     """Find the hyperparameters and the architecture with which a model trains best on your data and hardware.

@@ -40,7 +40,7 @@ def run_flags() -> list[click.Option]:
     config = click.Option(
         ["--config"],
         metavar="FILE.toml",
-        shell_complete=shared.complete_files,
+        type=click.Path(),
         callback=read_config,
         is_eager=True,
         expose_value=False,

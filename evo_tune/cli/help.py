@@ -7,7 +7,6 @@ into pipes; cloup takes 50 ms more for every command and every completion.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,26 +39,21 @@ METAVARS: Mapping[type[click.ParamType[Any]], str] = {
 KINDS: Mapping[type[click.ParamType[Any]], str] = {click.IntRange: "whole number", click.FloatRange: "number"}
 
 
+# Whether click prints colours; None: in a terminal only.
+COLOR = False if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb" else None
+
+
 class Formatter(click.HelpFormatter):
-    """click's formatter with colours in a terminal."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-        self._coloured = sys.stdout.isatty() and not plain
-
-    def style(self, text: str, **style: Any) -> str:
-        """Return a text in a style, or the plain text without colours."""
-        return click.style(text, **style) if self._coloured and text else text
+    """click's formatter with colours."""
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
-        super().write_usage(self.style(prog, bold=True), args, self.style(prefix or "Usage:", bold=True) + " ")
+        super().write_usage(click.style(prog, bold=True), args, click.style(prefix or "Usage:", bold=True) + " ")
 
     def write_heading(self, heading: str) -> None:
-        super().write_heading(self.style(heading, bold=True, fg="yellow"))
+        super().write_heading(click.style(heading, bold=True, fg="yellow"))
 
     def write_dl(self, rows: Any, col_max: int = 30, col_spacing: int = 2) -> None:
-        super().write_dl([(self.style(first, fg="cyan"), second) for first, second in rows], col_max, col_spacing)
+        super().write_dl([(click.style(first, fg="cyan"), second) for first, second in rows], col_max, col_spacing)
 
 
 class Context(click.Context):
@@ -130,8 +124,8 @@ class Command(click.Command):
         with formatter.section("Examples"):
             for line in self.examples:
                 command_line, mark, comment = line.partition("  #")
-                if mark and isinstance(formatter, Formatter):
-                    comment = formatter.style(mark + comment, dim=True)
+                if mark:
+                    comment = click.style(mark + comment, dim=True)
                 formatter.write(f"{'':>{formatter.current_indent}}{command_line}{comment}\n")
 
 

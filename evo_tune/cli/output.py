@@ -321,30 +321,19 @@ class Progress:
         statuses = [outcome.status for outcome in list(run.outcomes.values())]
         self.pruned = statuses.count("pruned")
         self.failed = len(statuses) - self.pruned - statuses.count("ok")
+        self.count = f"{self.results}/{self.planned}" if self.planned else str(self.results)
         self.best = search.best
+        self.best_text = "no full training has a value yet"
+        if self.best is not None:
+            metric = run.objectives[0].metric
+            self.best_text = f"best {metric} {show_decimals(self.best.outcome.metrics[metric])} (trial {self.best.id})"
         self.live_forecast = live_forecast or _LiveForecast()
-        self.live_forecast.update(search)
-
-    @property
-    def best_text(self) -> str:
-        """The best value and its trial."""
-        if self.best is None:
-            return "no full training has a value yet"
-        metric = self.search.saved.objectives[0].metric
-        return f"best {metric} {show_decimals(self.best.outcome.metrics[metric])} (trial {self.best.id})"
-
-    @property
-    def seconds_left(self) -> float:
-        """Seconds until the end: by the forecast, or by the hours that remain; NaN if neither is known."""
-        if (forecast := self.live_forecast.forecast) is not None:
-            return max(0.0, self.live_forecast.end_time(forecast.seconds.expected) - time.monotonic())
-        hours = self.search.session.hours
-        return math.nan if hours is None else hours * 3600 - self.search.seconds
-
-    @property
-    def count(self) -> str:
-        """Number of evaluations, and their total if it is known."""
-        return f"{self.results}/{self.planned}" if self.planned else str(self.results)
+        # Until the end: by the forecast, or by the hours that remain; NaN if neither is known.
+        self.seconds_left = math.nan
+        if (forecast := self.live_forecast.update(search)) is not None:
+            self.seconds_left = max(0.0, self.live_forecast.end_time(forecast.seconds.expected) - time.monotonic())
+        elif search.session.hours is not None:
+            self.seconds_left = search.session.hours * 3600 - search.seconds
 
 
 class Recent:

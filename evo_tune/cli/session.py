@@ -146,8 +146,8 @@ def print_result(search: Search, output: shared.OutputFlags, report_file: Path |
     elif output.output_format == "json":
         shared.print_json(run_summary(run, search.status, report_file))
     elif output.output_format == "table" and not output.quiet:
-        has_no_time = not run.outcomes and search.deadline is not None and not search.stopping
-        needed = search.deadline.needed_hours(run.manifest.population) if has_no_time and search.deadline else None
+        deadline = None if run.outcomes or search.stopping else search.deadline
+        needed = None if deadline is None else deadline.needed_hours(run.manifest.population)
         print_summary(run, search.status, report_file, needed)
 
 

@@ -69,16 +69,6 @@ def complete_runs(
     return _completions([path.parent.name for path in store.glob(f"[!.]*/{MANIFEST}")], incomplete, or_file)
 
 
-def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Let the shell complete a file."""
-    return [CompletionItem(incomplete, type="file")]
-
-
-def complete_folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Let the shell complete a folder."""
-    return [CompletionItem(incomplete, type="dir")]
-
-
 def complete_runs_or_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of a run, or a file."""
     return complete_runs(ctx, param, incomplete, or_file=True)
@@ -114,7 +104,7 @@ store_option = click.option(
     default=STORE,
     show_default=True,
     metavar="DIR",
-    shell_complete=complete_folders,
+    type=click.Path(file_okay=False),
     help="Folder of the saved runs.",
 )
 

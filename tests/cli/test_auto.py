@@ -92,7 +92,7 @@ def test_a_data_set_is_taken_for_its_task_and_why_is_said(name: str, data: Path)
         ("nothing", None, "is an empty folder"),
         ("loose", None, "one subfolder for each class"),
         ("photos/cat/1.png", None, "is one image"),
-        ("corpus", "kind", "--target kind: corpus is a folder"),
+        ("corpus", "kind", "--target kind: corpus is not a table"),
         ("bytes.bin", None, "looks like .*, not like UTF-8 text.* as they are"),
         ("prose.txt", "kind", "is not a table"),
         ("table.csv", "price", "no such column"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "evo-tune auto corpus/ --hours 8  # a language model",
     order=25,
 )
-@click.argument("data", metavar="DATA", shell_complete=shared.complete_files)
+@click.argument("data", metavar="DATA", type=click.Path())
 @click.option("--target", metavar="COLUMN", help="Column of a table to predict.")
 @click.option("--hours", type=shared.POSITIVE, help="Maximum number of hours, final training included.  [default: 1]")
 @click.option("--trials", type=shared.COUNT, help="Maximum number of trials, with or without --hours.")

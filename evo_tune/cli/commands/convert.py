@@ -26,7 +26,7 @@ from evo_tune.cli.help import cli_command
     "-o",
     "--output",
     metavar="PATH",
-    shell_complete=shared.complete_files,
+    type=click.Path(),
     help="File or folder to write.  [default: RUN-optuna.log, RUN-tensorboard, …]",
 )
 @shared.store_option

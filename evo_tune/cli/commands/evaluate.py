@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 from collections.abc import Iterator
 
@@ -63,8 +64,9 @@ def command(
     from evo_tune.settings import settings_of
     from evo_tune.trust import inside
 
-    if not 0 < budget <= 1:  # click lets nan pass
-        raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")
+    for flag, number in (("--budget", budget), ("--timeout", timeout)):
+        if number is not None and math.isnan(number):  # click lets it pass
+            raise OptionError(f"{flag} {number}: expected more than 0")
     option_values, values = split_assignments(options, "-o"), split_assignments(genes, "-g")
     fixed = {name: parse_gene(name, value) for name, value in values.items()} if is_command(evaluator) else None
     plugin = load_named_evaluator(evaluator, fixed, option_values)

@@ -21,7 +21,7 @@ from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
     order=120,
 )
 @shared.run_argument
-@click.argument("folder", metavar="DIR", required=False, shell_complete=shared.complete_folders)
+@click.argument("folder", metavar="DIR", required=False, type=click.Path(file_okay=False))
 @click.option("--trial", type=shared.NOT_NEGATIVE, help="Trial to export instead of the best.")
 @click.option("--tokens", type=shared.COUNT, help="Length of the training in tokens, instead of the run's budget.")
 @click.option(

@@ -34,8 +34,8 @@ MAX_JSON_ROWS = 10_000
     "evo-tune predict model --prompt 'The ' --length 500  # a language model writes",
     order=125,
 )
-@click.argument("model", metavar="MODEL", shell_complete=shared.complete_folders)
-@click.argument("data", metavar="[INPUT]", required=False, shell_complete=shared.complete_files)
+@click.argument("model", metavar="MODEL", type=click.Path(file_okay=False))
+@click.argument("data", metavar="[INPUT]", required=False, type=click.Path())
 @click.option("--output", metavar="FILE", help="New file to write: .csv, .parquet or .jsonl.  [default: print CSV]")
 @click.option("--keep", metavar="COLUMNS", help="Columns of INPUT to copy to the output, with commas between them.")
 @click.option("--prompt", help="Text that a language model continues.")

@@ -76,17 +76,15 @@ def recognise_task(data: str, target: str | None) -> DataTask:
         UsageError: There is no such data, or no task for it; or the target is open, and standard input is no terminal.
     """
     path = Path(data).expanduser()
-    if path.is_dir():
-        if target is not None:
-            raise UsageError(f"--target {target}: {data} is a folder, and only a table has columns: leave --target out")
-        return _folder_task(path, data)
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise UsageError(f"DATA {data} is neither a file nor a folder (from {Path.cwd()}): give the path of your data")
     kind = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
-    if kind in TABLES or kind in LINES:
+    if path.is_file() and (kind in TABLES or kind in LINES):
         return _table_task(path, data, target, kind in LINES)
     if target is not None:
-        raise UsageError(f"--target {target}: {data} is not a table: leave --target out")
+        raise UsageError(f"--target {target}: {data} is not a table, which alone has columns: leave --target out")
+    if path.is_dir():
+        return _folder_task(path, data)
     if kind == ".npz":
         return DataTask("bundled:image_classification", {"data": data}, "it is a file of arrays")
     if kind in IMAGES:
@@ -241,27 +239,22 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
         seconds: Duration of all.
     """
     from evo_tune.cli.training.final_training import read_wish
-    from evo_tune.report.recommendation import comparison_objective, fresh_values
     from evo_tune.report.summary import baseline_verdict, run_result, show_fresh_values, verdict
     from evo_tune.training.prediction.about import TrainingFacts
 
-    run, best = search.saved, search.best
-    assert best is not None, "there is a model"
-    value = ""
-    for row in fresh_values(run):
-        if row.id == best.id:
-            value = f", {comparison_objective(run).metric} {show_fresh_values(row)} over fresh seeds"
-    wish = read_wish(run)
+    run, result, wish, value = search.saved, run_result(search.saved), read_wish(search.saved), ""
+    assert result.best is not None, "there is a model"
+    if result.fresh_best is not None:
+        value = f", {result.reported_metric} {show_fresh_values(result.fresh_best)} over fresh seeds"
     if longer := wish is not None and wish.seconds is not None:
         value = f", trained for {shared.show_seconds(wish.seconds)}"  # no value of the final comparison is the model's
     test_data = "the test set" if run.manifest.tests and value else "held-out data"
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
-    result = run_result(run)
     metrics: dict[str, float | None] = {}
     with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):  # another evaluator's files have none
         config = inside.read(model, "config.json", limit=MAX_CONFIG_BYTES)
         metrics = msgspec.json.decode(config, type=TrainingFacts).metrics
-    lines = [f"use {_recommend(run, result, metrics, model, longer)}: trial {best.id} of run {run.name}{value}"]
+    lines = [f"use {_recommend(run, result, metrics, model, longer)}: trial {result.best.id} of run {run.name}{value}"]
     lines.append(verdict(result))
     if result.baseline is not None and not longer:
         lines.append(baseline_verdict(result.baseline))

@@ -247,7 +247,6 @@ class ProgressContext(Context):
     def __init__(self, expected: float, objective: Objective, err: bool, **fields: Any) -> None:
         super().__init__(objectives=[objective], **fields)
         self._metric, self._err = objective.metric, err
-        self._predicted = expected
         self._expected = expected  # from the beginning, with the time that libraries take to load
         self._first_report: tuple[float, float] | None = None  # its share, and its seconds
         self._began = self._last_line = time.monotonic()
@@ -258,7 +257,7 @@ class ProgressContext(Context):
         elapsed = time.monotonic() - self._began
         if self._first_report is None:  # by the prediction, later by the pace since the first report
             self._first_report = fraction, elapsed
-            total = elapsed / fraction if math.isnan(self._predicted) else self._predicted
+            total = elapsed / fraction if math.isnan(self._expected) else self._expected
         else:
             share, seconds = self._first_report
             total = (elapsed - seconds) / max(fraction - share, 1e-9)
