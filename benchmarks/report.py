@@ -27,7 +27,7 @@ from evo_tune import Choice, Float, Int, Outcome, SearchSpace
 from evo_tune.genome.trial import Candidate, trial_seed
 from evo_tune.report.page import write_beside
 from evo_tune.settings import RunSettings, SessionSettings
-from evo_tune.store.events import Ended, Proposed, Recorded, Reported, SessionBegun, write
+from evo_tune.store.events import CandidateRecord, Ended, Proposed, Recorded, Reported, Result, SessionBegun, write
 from evo_tune.store.journal import JOURNAL, seal_line
 from evo_tune.store.manifest import Manifest, write_manifest
 from evo_tune.store.places import REPORT
@@ -87,7 +87,7 @@ def _events(
     fidelity: tuple[float, ...],
 ) -> Iterator[object]:
     began = 1.7e9
-    yield SessionBegun.of(SessionSettings(trials=trials, slots=SLOTS), began)
+    yield SessionBegun(session=SessionSettings(trials=trials, slots=SLOTS).to_json(), time=began)
     free, known = [0.0] * SLOTS, list[tuple[float, int, np.ndarray]]()
     made: list[tuple[float, int, object]] = []
     for id in range(trials):
@@ -98,9 +98,9 @@ def _events(
         budget = fidelity[0] if len(fidelity) > 1 and rng.random() < 0.6 and id else 1.0
         candidate = Candidate(id, id // 12, trial_seed(seed, 0), len(known), genome, operator, parents, budget)
         outcome, loss = _outcome(units, rng, budget)
-        made.append((free[slot], id, Proposed.of(candidate, began + free[slot])))
+        made.append((free[slot], id, Proposed(candidate=CandidateRecord.of(candidate), time=began + free[slot])))
         free[slot] += outcome.seconds + float(rng.exponential(0.05))
-        made.append((free[slot], id, Recorded.of(id, outcome, began + free[slot])))
+        made.append((free[slot], id, Recorded(id=id, outcome=Result.of(outcome), time=began + free[slot])))
         made.append((free[slot], id, Reported(id=id, time=began + free[slot])))
         if math.isfinite(loss) and budget == 1.0:
             known.append((loss, id, units))

@@ -47,6 +47,11 @@ class CandidateRecord(Struct, forbid_unknown_fields=True):
     extra_seed: Whole = 0
     stop_if: tuple[tuple[Finite, str, Finite], ...] = ()
 
+    @classmethod
+    def of(cls, candidate: Candidate) -> CandidateRecord:
+        """Return the record of a candidate."""
+        return cls(*(getattr(candidate, name) for name in cls.__struct_fields__))
+
     def candidate(self) -> Candidate:
         """Return the candidate."""
         return Candidate(*msgspec.structs.astuple(self))
@@ -61,6 +66,13 @@ class Result(Struct, forbid_unknown_fields=True):
     seconds: Finite = 0.0
     device: str = ""
     error: str | None = None
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Result:
+        """Return the record of an outcome."""
+        curve = tuple((fraction, _finite(metrics)) for fraction, metrics in outcome.curve)
+        metrics, seconds = _finite(outcome.metrics), round(outcome.seconds, 4)
+        return cls(outcome.status, metrics, curve, seconds, outcome.device, outcome.error)
 
     def outcome(self) -> Outcome:
         """Return the outcome; a metric that is null in the journal is NaN."""
@@ -101,11 +113,6 @@ class SessionBegun(_Event, tag="session"):
     def __post_init__(self) -> None:
         self.settings()
 
-    @classmethod
-    def of(cls, settings: SessionSettings, time: float) -> SessionBegun:
-        """Return the beginning of a session with these settings."""
-        return cls(session=settings.to_json(), time=time)
-
     def settings(self) -> SessionSettings:
         """Return the settings of the session.
 
@@ -127,12 +134,6 @@ class Proposed(_Event, tag="proposed"):
 
     candidate: CandidateRecord
 
-    @classmethod
-    def of(cls, candidate: Candidate, time: float) -> Proposed:
-        """Return the event of a new candidate."""
-        fields = (getattr(candidate, name) for name in CandidateRecord.__struct_fields__)
-        return cls(candidate=CandidateRecord(*fields), time=time)
-
 
 class Recorded(_Event, tag="recorded"):
     """A result was recorded.
@@ -144,14 +145,6 @@ class Recorded(_Event, tag="recorded"):
 
     id: Whole
     outcome: Result
-
-    @classmethod
-    def of(cls, id: int, outcome: Outcome, time: float) -> Recorded:
-        """Return the event of a result."""
-        curve = tuple((fraction, _finite(metrics)) for fraction, metrics in outcome.curve)
-        metrics, seconds = _finite(outcome.metrics), round(outcome.seconds, 4)
-        result = Result(outcome.status, metrics, curve, seconds, outcome.device, outcome.error)
-        return cls(id=id, outcome=result, time=time)
 
 
 class Reported(_Event, tag="reported"):
@@ -266,11 +259,6 @@ class BaselineTrained(_Event, tag="baseline"):
     name: str
     outcome: Result
 
-    @classmethod
-    def of(cls, name: str, outcome: Outcome, time: float) -> BaselineTrained:
-        """Return the event of a baseline's result."""
-        return cls(name=name, outcome=Recorded.of(0, outcome, time).outcome, time=time)
-
 
 class Ended(_Event, tag="ended"):
     """The session ended or was interrupted; the event is missing if its process was killed.
@@ -344,6 +332,6 @@ def check_event(event: Event) -> tuple[bytes, Event]:
 
 def journal_round_trip(outcome: Outcome) -> Outcome:
     """Return an outcome, converted as if read from the journal."""
-    _, event = check_event(Recorded.of(0, outcome, time=0.0))
+    _, event = check_event(Recorded(id=0, outcome=Result.of(outcome), time=0.0))
     assert isinstance(event, Recorded)
     return event.outcome.outcome()

@@ -225,7 +225,7 @@ class Run:
     def begin(self, session: SessionSettings) -> None:
         """Begin a session, durably. This and the next methods raise StoreError if the event cannot be written."""
         self._began = time.monotonic()
-        self._write(events.SessionBegun.of(session, _now()), sync=True)
+        self._write(events.SessionBegun(session=session.to_json(), time=_now()), sync=True)
 
     def change(self, evaluator_hash: str, fingerprint: str, strategy_hash: str) -> None:
         """Record a change of the evaluator, its data or the strategy's file, durably."""
@@ -248,7 +248,7 @@ class Run:
 
         It is not synced: a candidate that is lost in a power cut is proposed again identically.
         """
-        self._write(events.Proposed.of(candidate, _now()))
+        self._write(events.Proposed(candidate=events.CandidateRecord.of(candidate), time=_now()))
         return self.candidates[-1]
 
     def record(self, id: int, outcome: Outcome, tell: bool) -> None:
@@ -261,7 +261,7 @@ class Run:
         """
         now = _now()
         reported = [events.Reported(id=id, time=now)] if tell else []
-        self._write(events.Recorded.of(id, outcome, now), *reported, sync=True)
+        self._write(events.Recorded(id=id, outcome=events.Result.of(outcome), time=now), *reported, sync=True)
 
     def tell(self, ids: Sequence[int]) -> None:
         """Write that the strategy sees recorded results, in this order."""
@@ -275,7 +275,7 @@ class Run:
 
     def record_baseline(self, name: str, outcome: Outcome) -> None:
         """Write the result of the evaluator's baseline, durably."""
-        self._write(events.BaselineTrained.of(name, outcome, _now()), sync=True)
+        self._write(events.BaselineTrained(name=name, outcome=events.Result.of(outcome), time=_now()), sync=True)
 
     def end(self, reason: str) -> None:
         """End the session, durably."""

@@ -99,10 +99,10 @@ WIDER = st.sampled_from(
 )
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Widened.of, st.dictionaries(TEXT, WIDER, max_size=3), FINITE),
-    st.builds(Proposed.of, CANDIDATES, FINITE),
-    st.builds(Recorded.of, WHOLE, OUTCOMES, FINITE),
+    st.builds(Proposed, candidate=CANDIDATES.map(CandidateRecord.of), time=FINITE),
+    st.builds(Recorded, id=WHOLE, outcome=OUTCOMES.map(Result.of), time=FINITE),
     st.builds(Reported, id=WHOLE, time=FINITE),
-    st.builds(SessionBegun.of, SESSIONS, FINITE),
+    st.builds(SessionBegun, session=SESSIONS.map(SessionSettings.to_json), time=FINITE),
     st.builds(Changed, evaluator_hash=TEXT, fingerprint=TEXT, strategy_hash=TEXT, time=FINITE),
     st.builds(
         ComparisonPlanned,
@@ -113,6 +113,10 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     ),
     st.builds(Ended, reason=TEXT, time=FINITE),
 )
+
+
+def proposed(candidate: Candidate) -> Proposed:
+    return Proposed(candidate=CandidateRecord.of(candidate), time=1.0)
 
 
 @given(EVENTS)
@@ -136,7 +140,7 @@ def test_a_gene_survives_the_journal(gene: Gene) -> None:
 
 @given(CANDIDATES)
 def test_a_candidate_survives_the_journal(candidate: Candidate) -> None:
-    event = read(write(Proposed.of(candidate, 1.0)))
+    event = read(write(proposed(candidate)))
     assert isinstance(event, Proposed)
     assert event.candidate.candidate() == candidate
     assert repr(event.candidate.candidate()) == repr(candidate), "1, 1.0 and true are three values"
@@ -173,9 +177,11 @@ def test_the_sample_journal_would_be_written_the_same() -> None:
         assert seal_line(write(read(event))) == line
 
 
-BORN = json.loads(write(Proposed.of(Candidate(1, 0, 7, 0, {"n": 1}, "given", stop_if=((0.5, "loss", 1.0),)), 1.0)))
-RECORDED = json.loads(write(Recorded.of(1, Outcome("ok", {"loss": 1.0}, ((0.5, {"loss": 2.0}),)), 1.0)))
-SESSION = json.loads(write(SessionBegun.of(SessionSettings(trials=3), 1.0)))
+CANDIDATE = Candidate(1, 0, 7, 0, {"n": 1}, "given", stop_if=((0.5, "loss", 1.0),))
+RESULT = Result.of(Outcome("ok", {"loss": 1.0}, ((0.5, {"loss": 2.0}),)))
+BORN = json.loads(write(proposed(CANDIDATE)))
+RECORDED = json.loads(write(Recorded(id=1, outcome=RESULT, time=1.0)))
+SESSION = json.loads(write(SessionBegun(session=SessionSettings(trials=3).to_json(), time=1.0)))
 DEEP: Any = "[" * 90_000 + "]" * 90_000
 WRONG = [None, True, "1", [1], {}, math.nan, math.inf, 10**30, 10**400, -1, 1.5, DEEP]
 
@@ -288,9 +294,9 @@ def test_what_is_no_event_at_all_is_refused(line: bytes) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Proposed.of(Candidate(0, 0, 0, 0, {"n": 1}, "given", parents=("a",)), 1.0),  # type: ignore[arg-type]
-        lambda: Proposed.of(Candidate(0, 0, 0, 0, {"n": 1}, "given", budget=math.nan), 1.0),
-        lambda: Proposed.of(Candidate(0, 0, 0, 0, {"n": object()}, "given"), 1.0),  # type: ignore[dict-item]
+        lambda: proposed(Candidate(0, 0, 0, 0, {"n": 1}, "given", parents=("a",))),  # type: ignore[arg-type]
+        lambda: proposed(Candidate(0, 0, 0, 0, {"n": 1}, "given", budget=math.nan)),
+        lambda: proposed(Candidate(0, 0, 0, 0, {"n": object()}, "given")),  # type: ignore[dict-item]
         lambda: Reported(id=-1, time=1.0),
         lambda: Reported(id=True, time=1.0),
     ],
