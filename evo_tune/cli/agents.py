@@ -331,14 +331,13 @@ def server(workplace: Workplace) -> Any:
     Raises:
         UsageError: The extra `mcp` is not installed.
     """
-    try:
-        from mcp.server import MCPServer
-        from mcp.server.mcpserver.exceptions import ToolError
-    except ImportError as error:
-        raise UsageError(f"evo-tune mcp needs an extra ({error}): pip install 'evo-tune[mcp]'") from None
     from functools import wraps
 
-    from evo_tune.errors import EvoTuneError
+    from evo_tune.errors import EvoTuneError, require_extra
+
+    with require_extra("evo-tune mcp", "mcp"):
+        from mcp.server import MCPServer
+        from mcp.server.mcpserver.exceptions import ToolError
 
     mcp_server = MCPServer(
         "evo-tune",

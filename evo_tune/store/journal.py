@@ -100,11 +100,9 @@ class Journal:
             StoreError: A line is damaged or not understood, or the file cannot be read.
         """
         self._end, self._torn, self._unended = 0, 0, False
-        number = 0
         try:
             with inside.open_to_read(self.path.parent, self.path.name, limit=LARGEST) as file:
-                while line := file.readline(LONGEST + 1):
-                    number += 1
+                for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
                     kept_lines = f"the {number - 1} lines before it (head -n {number - 1})"
                     if len(line) > LONGEST:
                         raise StoreError(

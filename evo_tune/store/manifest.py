@@ -50,8 +50,8 @@ MANIFEST = "_run.json"
 # Maximum size of a manifest in bytes.
 LARGEST = 1 << 24
 
-# Maximum length of a path in characters.
-LONGEST = 4096
+# A name, or a path.
+Reference: TypeAlias = Annotated[str, Meta(max_length=4096)]
 
 # Maximum number of new genomes in a generation.
 CROWD = 10**6
@@ -86,13 +86,13 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         format_version: Version of the layout on disk.
     """
 
-    evaluator: str
+    evaluator: Reference
     evaluator_hash: str
     fingerprint: str
     options: dict[str, Any]
     space: dict[str, dict[str, Any]]
     objectives: list[str]
-    strategy: str
+    strategy: Reference
     strategy_options: dict[str, Any]
     settings: RunSettings
     threads: Count
@@ -101,7 +101,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     given_genes: list[str] = field(default_factory=list)
     given_objectives: bool = False
     warm_start: list[Genome] = field(default_factory=list)
-    learned: list[Learned] = field(default_factory=list)
+    learned: Annotated[list[Learned], Meta(max_length=RUNS)] = field(default_factory=list)
     limits: dict[str, tuple[int | Finite, int | Finite]] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     tests: dict[str, str] = field(default_factory=dict)
@@ -203,14 +203,9 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         raise ValueError(f"population is {manifest.strategy_options.get('population')!r}")
     if not manifest.objective_list() or not manifest.genes():
         raise ValueError("no objective, or no gene")
-    for name in (manifest.evaluator, manifest.strategy):
-        if len(name) > LONGEST:
-            raise ValueError(f"the name of the evaluator, or of the strategy, has {len(name)} characters")
     manifest.constraints()  # raises an error if one is not valid
     if manifest.limits.keys() - manifest.space.keys():
         raise ValueError("a limit is not of a gene")
-    if len(manifest.learned) > RUNS:
-        raise ValueError(f"it has learned from {len(manifest.learned)} runs, expected {RUNS} at most")
     for earlier_run in manifest.learned:
         name, genomes, losses = one_line(earlier_run["name"]), earlier_run["genomes"], earlier_run["losses"]
         if not 0 < len(genomes) == len(losses) <= MOST_LEARNED:
